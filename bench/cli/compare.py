@@ -38,7 +38,12 @@ baseline_app = typer.Typer(
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help="Before: a results folder, baseline, commit, method or record.")],
+    a: Annotated[
+        str,
+        typer.Argument(
+            help="Before: a results folder (ours, lm-eval's or lighteval's), baseline, commit, method or record."
+        ),
+    ],
     b: Annotated[str, typer.Argument(help="After: the same.")],
     results: Results = None,
     config: Config = None,
@@ -53,9 +58,15 @@ def compare(
     from bench.compare import render, resolve, verdict
     from bench.results.store import RESULTS
 
-    before, after, ignore = resolve.resolve_both(a, b, results or RESULTS)
+    ignore: tuple[str, ...] = ()
+    if harness := _pair_harness(a, b):
+        before, after = harness
+    else:
+        before, after, ignore = resolve.resolve_both(a, b, results or RESULTS)
     compare_settings = settings.read(config, before.metrics | after.metrics)
-    comparison = verdict.compare(before, after, compare_settings, ignore=ignore, exploratory=True)
+    comparison = verdict.compare(
+        before, after, compare_settings, ignore=ignore, exploratory=True, every_metric=harness is not None
+    )
     headline = f"{a} → {b}: {render.describe_counts(comparison)}"
     _print_comparison(comparison, json, md, headline)
     print_line(f"bench: {headline}", err=True)
@@ -86,9 +97,12 @@ def gate(
     from bench.compare.verdict import compare
     from bench.results.store import RESULTS
 
-    before, after = _read_baseline(baseline), read(results or RESULTS)
+    harness = _pair_harness(baseline, str(results or RESULTS))
+    before, after = harness or (_read_baseline(baseline), read(results or RESULTS))
     gate_settings = settings.read(config, before.metrics | after.metrics, strict=strict or None)
     comparison = compare(before, after, gate_settings)
+    if rerun_suspects and harness:
+        raise UserError("--rerun-suspects measures again with cast-bench, and these results are of another harness")
     if rerun_suspects and comparison.failed:
         comparison = _rerun_suspects(before, after, gate_settings, comparison)
     if junit:
@@ -105,6 +119,26 @@ def gate(
     print_line(f"bench: {render.describe_outcome(comparison)}", err=True)
     if comparison.failed:
         raise typer.Exit(1)
+
+
+def _pair_harness(a: str, b: str) -> tuple[ResultSet, ResultSet] | None:
+    """Pair two folders of lm-eval or lighteval, and say what cannot be paired. None: neither is one.
+
+    Raises:
+        UserError: only one of them is, or one cannot be read.
+    """
+    from bench.compare import elsewhere
+
+    known = [text for text in (a, b) if elsewhere.is_elsewhere(Path(text))]
+    if not known:
+        return None
+    if len(known) == 1:
+        other = b if known[0] == a else a
+        raise UserError(f"{known[0]!r} has results of another harness and {other!r} has none: name two such folders")
+    before, after, notes = elsewhere.pair(Path(a), Path(b))
+    for line in notes:
+        print_line(f"bench: {line}", err=True)
+    return before, after
 
 
 def _rerun_suspects(

@@ -26,6 +26,7 @@ from methods.errors import UserError
 from methods.folder import Folder
 
 if TYPE_CHECKING:
+    from bench.planning.cards import Cards
     from bench.planning.spec import Spec
 
 Quantizer = Annotated[str | None, typer.Option("--quant", help="Quantizer, which runs last [default: none].")]
@@ -115,21 +116,27 @@ def plan(
     if slurm and spec.shard:
         raise UserError(f"--slurm divides the plan itself: leave --shard {spec.shard} out")
     from bench import api
+    from bench.inputs.shapes import planned_bytes
     from bench.planning import estimate
+    from bench.planning.cards import split_cards
     from bench.planning.refusal import describe_whole_blocks, find_problem
 
+    spec, cards = split_cards(spec)
     planned = api.plan(spec)
     if planned.to_pull and not planned.measurements:
         name = planned.to_pull[0]
-        raise UserError(f"the plan of {name} needs its files, which are not downloaded yet: bench pull {name} first")
-    for device in planned.devices if spec.executor == "local" else ():
+        raise UserError(
+            f"the plan of {name} needs its files, which are not downloaded yet: bench pull {name} first, or name a folder "
+            "with its config.json"
+        )
+    for device in planned.devices if spec.executor == "local" and not cards else ():
         if not exists(device):
             note(f"device {device!r} is not on this machine: planned for one that has it")
     model = estimate.fit_model(planned)
-    rows = estimate.rows(planned, model)
+    rows = estimate.rows(planned, model, cards)
     print_rows(rows if json else [_with_duration(row) for row in rows], json)
     if planned.measurements:
-        note(estimate.describe_error(model))
+        note(_describe_cards(cards, rows) if cards else estimate.describe_error(model))
     artifacts = [measurements[0].artifact for measurements in planned.artifacts().values()]
     for line in dict.fromkeys(filter(None, map(describe_whole_blocks, artifacts))):
         note(line)
@@ -147,7 +154,21 @@ def plan(
             note(UNKNOWN_TIME)
         note(f"check the time and memory in it, then: sbatch {shlex.quote(str(slurm))}")
     for name in planned.to_pull:
-        note(f"{name} is not downloaded yet: bench run will do it, or bench pull {name}")
+        size = f" of about {planned_bytes(name) / 1e9:,.0f} GB" if planned_bytes(name) else ""
+        note(f"{name} is not downloaded yet: bench run will do it, or bench pull {name}{size}")
+
+
+def _describe_cards(cards: Cards, rows: list[dict[str, Any]]) -> str:
+    """Return how the times for named cards were computed, and the time of all artifacts together."""
+    from bench.planning.cards import RATE
+
+    # An artifact that trains uses all cards. Others run side by side.
+    longest = max(row["about_s"] for row in rows)
+    shared = max(longest, sum(row["about_s"] for row in rows) / cards.count)
+    return (
+        f"times are arithmetic, not measured: {RATE:.0%} of the {cards.card.peak('bf16'):g} TFLOP/s in the datasheet of "
+        f"{cards.card.name} ({cards.card.source}); {cards.count} of them take about {duration(shared)} for all rows"
+    )
 
 
 def _with_duration(row: dict[str, Any]) -> dict[str, Any]:

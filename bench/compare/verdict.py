@@ -123,6 +123,7 @@ def compare(
     *,
     ignore: tuple[str, ...] = (),
     exploratory: bool = False,
+    every_metric: bool = False,
 ) -> Comparison:
     """Compare every number of `before` with that of `after`.
 
@@ -132,13 +133,18 @@ def compare(
         ignore: columns of an identity in which the two may differ.
         exploratory: compare for people, not for a gate. Intervals hold each on its own instead of Bonferroni's, and seeds
             of only one side are left out. Metrics without a margin are compared, too.
+        every_metric: compare metrics that no table shows, too.
 
     Raises:
         UserError: scores cannot be read.
     """
     before, after = before.with_cache(), after.with_cache()
     pairs, unpaired, new = pair_results(before, after, ignore, common_seeds=exploratory)
-    judged = [p for p in pairs if (exploratory and p.definition.in_tables) or settings.margin(p.definition) is not None]
+    judged = [
+        p
+        for p in pairs
+        if (exploratory and (every_metric or p.definition.in_tables)) or settings.margin(p.definition) is not None
+    ]
     skipped = sorted({p.metric for p in pairs} - {p.metric for p in judged})
     rows = [_unpaired_row(u) for u in unpaired if _matters(u, settings)]
     to_estimate: list[MetricPair] = []

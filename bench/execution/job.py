@@ -16,6 +16,7 @@ from bench.catalog import choice, registry
 from bench.execution import ranks
 from bench.inputs import loading, training_text, windows
 from bench.inputs.bos import encode, first_tokens
+from bench.inputs.own_text import template_of
 from bench.planning.artifact import Artifact
 from bench.planning.memory import STREAMED_FROM
 from bench.system import digests, environments
@@ -133,6 +134,7 @@ class Workspace:
             lambda text: list(encode(tokenizer, text, first)["input_ids"]),
             artifact.data_dir,
             first,
+            template_of(tokenizer),
         )
         return torch.tensor(crops)
 

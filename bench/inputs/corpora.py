@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.inputs import wikimini
+from bench.inputs import own_text, wikimini
 from bench.inputs.hub import Repository, fill, is_whole, roots
 from bench.system import digests
 from bench.system.cache import cache_dir
@@ -81,13 +81,18 @@ _WIKI_MINI_SPLITS = {"evaluation": "test", "validation": "validation", "calibrat
 
 
 def lookup(name: str) -> CorpusSource:
-    """Return the corpus of a name.
+    """Return the corpus of a name, or of the path of a text file.
 
     Raises:
-        UserError: unknown name. The message has the nearest known names.
+        UserError: unknown name, or no such file. The message has the nearest known names.
     """
+    if own := own_text.parse(name):
+        # A token has about four bytes.
+        return CorpusSource("text files of the user", tokens=own_text.count_bytes(own) // 4)
     if name not in CORPORA:
-        raise UserError(describe_unknown("corpus", name, CORPORA))
+        raise UserError(
+            describe_unknown("corpus", name, CORPORA, ", or a .txt, .jsonl or .parquet file, or a folder of them")
+        )
     return CORPORA[name]
 
 
@@ -97,6 +102,8 @@ def require_split(name: str, use: str) -> None:
     Raises:
         UserError: the corpus has no such text.
     """
+    if own_text.parse(name) and use == "validation":
+        raise UserError(f"{name} has one split: name the file with the validation text, and leave perplexity.split out")
     if (uses := dict(lookup(name).files)) and use not in uses:
         suitable = [n for n, c in CORPORA.items() if not c.hub or use in dict(c.files)]
         raise UserError(f"{name} has no {use} split: use {' or '.join(suitable)}")
@@ -126,6 +133,8 @@ def ensure(name: str, use: str, data_dir: Path | None) -> str:
     Raises:
         UserError: it is neither in the mirror nor in the cache, and the hub does not give it.
     """
+    if own := own_text.parse(name):
+        return own_text.content_digest(own)
     if not lookup(name).hub:
         return wikimini.VERSION
     if not files(name, use, data_dir):
@@ -157,12 +166,14 @@ def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = 
     return fill(root, repository, tuple(pattern for file_use, pattern in corpus.files if use in (None, file_use)))
 
 
-def documents(name: str, use: str, data_dir: Path | None) -> Sequence[str]:
-    """Return the texts of a corpus: articles, rows or pages.
+def documents(name: str, use: str, data_dir: Path | None, render: own_text.Render | None = None) -> Sequence[str]:
+    """Return the texts of a corpus: articles, rows or pages. render: writes the messages of a user's chat data.
 
     Raises:
         UserError: the files are not on this machine, or cannot be read.
     """
+    if own := own_text.parse(name):
+        return list(own_text.read(own, render))
     if not lookup(name).hub:
         return [a.text for a in wikimini.articles(_WIKI_MINI_SPLITS[use])]
     paths = files(name, use, data_dir)

@@ -117,10 +117,11 @@ ALIASES = {
         terms="Gemma Terms of Use, https://ai.google.dev/gemma/terms",
         about="Gemma 3 270M from a Q4_K_M GGUF file, dequantized (Gemma Terms of Use)",
     ),
-    **_hub({"llama2-7b": "meta-llama/Llama-2-7b-hf", "llama2-13b": "meta-llama/Llama-2-13b-hf"}, seqlen=4096),
+    **_hub({f"llama2-{s}": f"meta-llama/Llama-2-{s}-hf" for s in ("7b", "13b", "70b")}, seqlen=4096),
     **_hub(
         {
             "llama3-8b": "meta-llama/Meta-Llama-3-8B",
+            "llama3-70b": "meta-llama/Meta-Llama-3-70B",
             "llama3.1-8b": "meta-llama/Llama-3.1-8B",
             "llama3.2-1b": "meta-llama/Llama-3.2-1B",
             "llama3.2-3b": "meta-llama/Llama-3.2-3B",

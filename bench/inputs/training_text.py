@@ -6,8 +6,6 @@ An end-of-text token follows each document. A sequence may begin anywhere in a d
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from bench.inputs import corpora, hub, wikimini
+from bench.inputs import corpora, hub, own_text, wikimini
 from bench.inputs.bos import Bos, first_tokens
 from bench.system import digests
 from bench.system.cache import cache_dir
@@ -34,7 +32,6 @@ PIECE = 2**20
 HELD_OUT_SEQUENCES = 64
 """Number of sequences at the end of a corpus that serve as its validation split if it has none."""
 MAX_VALIDATION_WINDOWS = 256
-TEXT_SUFFIXES = (".txt", ".jsonl")
 
 
 @dataclass(frozen=True)
@@ -105,8 +102,7 @@ def check_name(name: str) -> None:
     Raises:
         UserError: unknown corpus.
     """
-    if not _is_local(name):
-        corpora.lookup(name)
+    corpora.lookup(name)
 
 
 def content_digest(name: str, data_dir: Path | None) -> str:
@@ -115,8 +111,8 @@ def content_digest(name: str, data_dir: Path | None) -> str:
     Raises:
         UserError: the corpus is not on this machine, and the hub does not give it.
     """
-    if _is_local(name):
-        return digests.of([digests.of_file(f) for f in _local_files(name)])
+    if own := own_text.parse(name):
+        return own_text.content_digest(own)
     if not corpora.lookup(name).hub:
         return wikimini.VERSION
     if files := corpora.files(name, "training", data_dir):
@@ -171,7 +167,7 @@ def _load_tokens(
     key = digests.of([name, use, identity, limit])[:32]
     file = cache_dir() / "tokens" / f"{key}.npy"
     if not file.exists():
-        tokens = _tokens(_texts(name, use, data_dir), tokenizer, limit)
+        tokens = _tokens(_texts(name, use, data_dir, own_text.template_of(tokenizer)), tokenizer, limit)
         with atomic_write(file) as temporary, temporary.open("wb") as stream:
             _write_tokens(stream, tokens, np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32))
     return np.load(file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
@@ -208,37 +204,14 @@ def _tokens(texts: Iterator[str], tokenizer: Any, limit: int | None) -> Iterator
     yield from islice(tokens(), limit or None)
 
 
-def _texts(name: str, use: str, data_dir: Path | None) -> Iterator[str]:
+def _texts(name: str, use: str, data_dir: Path | None, render: own_text.Render | None = None) -> Iterator[str]:
     if name == "wiki-mini":
         yield from corpora.documents(name, use, data_dir)
         return
-    if _is_local(name):
-        for file in _local_files(name):
-            yield from _file_texts(file)
+    if own := own_text.parse(name):
+        yield from own_text.read(own, render)
         return
     yield from _stream(name, use, data_dir)
-
-
-def _file_texts(file: Path) -> Iterator[str]:
-    try:
-        if file.suffix == ".jsonl":
-            with file.open(encoding="utf-8") as lines:
-                for number, line in enumerate(lines, 1):
-                    yield _text_of(line, file, number)
-        else:
-            yield file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as fault:
-        raise UserError(f"{file} is not text in UTF-8 ({fault}): convert it, or use another file") from None
-
-
-def _text_of(line: str, file: Path, number: int) -> str:
-    try:
-        text = json.loads(line)["text"]
-        if isinstance(text, str):
-            return text
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise UserError(f'{file} line {number} is not JSON with a "text": correct it, or use plain .txt files')
 
 
 def _stream(name: str, use: str, data_dir: Path | None) -> Iterator[str]:
@@ -276,17 +249,3 @@ def _hub_revision(name: str, data_dir: Path | None) -> str:
         tuple(r / corpus.hub for r in hub.roots(data_dir)),
     )
     return repository.latest().revision
-
-
-def _is_local(name: str) -> bool:
-    return os.sep in name or name.endswith(TEXT_SUFFIXES)
-
-
-def _local_files(name: str) -> list[Path]:
-    path = Path(name)
-    files = [path] if path.is_file() else sorted(f for s in TEXT_SUFFIXES for f in path.glob(f"*{s}"))
-    if not files:
-        raise UserError(
-            f"training text {name!r} does not exist or has no {' or '.join(TEXT_SUFFIXES)} file: check the path"
-        )
-    return files

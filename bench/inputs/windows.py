@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from bench.inputs.bos import Bos, encode, first_tokens
 from bench.inputs.corpora import documents, lookup
+from bench.inputs.own_text import Render, template_of
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def load_windows(
     """
     import torch  # slow to import
 
-    texts, joined = _join_documents(name, split, data_dir)
+    texts, joined = _join_documents(name, split, data_dir, template_of(tokenizer))
     first = first_tokens(tokenizer, bos)
     encoded = encode(tokenizer, joined, first, return_offsets_mapping=True)
     ids, width = encoded["input_ids"], seqlen - len(first)
@@ -68,17 +69,22 @@ def load_windows(
     return torch.cat([text.new_tensor(first).expand(used, -1), text], 1), clusters
 
 
-def _join_documents(name: str, split: str, data_dir: Path | None) -> tuple[Sequence[str], str]:
+def _join_documents(
+    name: str, split: str, data_dir: Path | None, render: Render | None = None
+) -> tuple[Sequence[str], str]:
     """Return the documents, and one text with all of them."""
     corpus = lookup(name)
-    texts = documents(name, split, data_dir)[: corpus.rows]
+    texts = documents(name, split, data_dir, render)[: corpus.rows]
     return texts, corpus.joiner.join(texts)
 
 
 def _too_few(name: str, tokens: int, width: int, seqlen: int, count: int | None, at_most: str = "") -> str:
     if tokens < width:
-        return f"{name} has {at_most}{tokens} tokens, not one window of perplexity.seqlen={seqlen}: use a smaller one"
-    return f"{name} has {at_most}{tokens // width} windows of {seqlen} tokens, not perplexity.windows={count}: use a smaller number, or all"
+        return f"{name} has {at_most}{tokens} tokens, not one window of perplexity.seqlen={seqlen}: use a smaller one, or a longer text"
+    return (
+        f"{name} has {at_most}{tokens // width} windows of {seqlen} tokens, not perplexity.windows={count}: use a smaller "
+        f"number, or all, or a text of {width * (count or 1):,} tokens"
+    )
 
 
 def _article_starts(texts: Sequence[str], gap: int) -> list[int]:
@@ -99,18 +105,20 @@ def draw_calibration(
     encode: Callable[[str], list[int]],
     data_dir: Path | None,
     first: Sequence[int] = (),
+    render: Render | None = None,
 ) -> list[list[int]]:
     """Draw random crops of random documents with replacement, as SparseGPT and Wanda do.
 
     Args:
         seqlen: tokens in a sequence, with those of `first`.
         first: tokens at the start of each sequence.
+        render: writes the messages of chat data.
 
     Raises:
         UserError: no document is longer than a sequence.
     """
     width = seqlen - len(first)
-    texts = documents(name, "calibration", data_dir)
+    texts = documents(name, "calibration", data_dir, render)
     rng = random.Random(seed)
     eligible = [i for i, t in enumerate(texts) if len(t.encode()) > width]  # a token is at least one byte
     tokens: dict[int, list[int]] = {}

@@ -63,4 +63,4 @@ class Size:
         if counts.pattern.unstructured:
             values += (Reading(BITMAP, bitmap, "1", "lower"),)
         items = tuple(Item(name, name, x.zeros / x.weights, float(x.weights)) for name, x in counts.layers.items())
-        return Readings(values, items, notes={SCALE_BITS: stored.scale_bits} if stored else {})
+        return Readings(values, items, notes={SCALE_BITS: stored.scale_bits} if context.storage else {})

@@ -37,7 +37,8 @@ class WindowSettings(MeasureSettings):
 
     table: ClassVar[str] = "perplexity"
     data: str | None = None
-    """Name of a corpus. Default: the model's evaluation corpus."""
+    """Name of a corpus, a .txt, .jsonl or .parquet file (FILE:FIELD names a field), or a folder of such files. Default: the
+    model's evaluation corpus."""
     seqlen: Length | None = None
     """Tokens in a window. Default: the model's evaluation length."""
     windows: Extent = None

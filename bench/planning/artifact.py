@@ -294,7 +294,7 @@ class Plan:
     measurements: tuple[Measurement, ...]
     """Measurements in order, artifact by artifact."""
     to_pull: tuple[str, ...]
-    """Known models that are not downloaded, and so not planned."""
+    """Known models that are not downloaded. Those whose shapes are known are planned."""
     jobs: int = 1
     """Number of artifacts to make in parallel."""
     devices: tuple[str, ...] = ()

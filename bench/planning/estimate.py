@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from bench.planning.artifact import Measurement, Plan
+from bench.planning.cards import Cards, enough
 from bench.planning.cost_model import WITHIN, CostModel
 from bench.planning.memory import (
     estimate_bytes,
@@ -45,10 +46,11 @@ def describe_error(model: CostModel) -> str:
     )
 
 
-def rows(plan: Plan, model: CostModel | None = None) -> list[dict[str, Any]]:
+def rows(plan: Plan, model: CostModel | None = None, cards: Cards | None = None) -> list[dict[str, Any]]:
     """Return a row for each artifact: measurements, how many are done, tokens, and estimates of time, memory and disk.
 
-    A stage that several artifacts share counts for the first of them.
+    A stage that several artifacts share counts for the first of them. cards: cards that are named, whose datasheet gives the
+    time.
     """
     model = model or fit_model(plan)
     store = ReadOnlyStore(plan.spec.results) if plan.spec.results.exists() else None
@@ -64,6 +66,8 @@ def rows(plan: Plan, model: CostModel | None = None) -> list[dict[str, Any]]:
         on_device = {} if device_bytes is None else {"about_device_GB": round(device_bytes * ratio / 1e9, 1)}
         stages = sum(part.kinds[0].startswith("stage") for part in work.parts)
         seconds = _seconds(work, model, artifact.device) if left else 0.0
+        if cards:
+            seconds = START_S + work.operations / cards.flops if left else 0.0
         out.append(
             {
                 "model": artifact.model,
@@ -77,6 +81,7 @@ def rows(plan: Plan, model: CostModel | None = None) -> list[dict[str, Any]]:
                 "about_s": round(seconds) if seconds is not None else None,
                 "about_GB": round(estimate_bytes(artifact) * (1.0 if on_device else ratio) / 1e9, 1),
                 **on_device,
+                **({"cards_enough": enough(artifact, cards)} if cards else {}),
                 "about_disk_GB": round(estimate_disk_bytes(artifact, stages) / 1e9 if stages else 0.0, 1),
             }
         )

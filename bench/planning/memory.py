@@ -50,10 +50,13 @@ def estimate_device_bytes(artifact: Artifact, processes: int | None = None) -> f
     if is_streamed(artifact):
         return streamed_device_bytes(artifact)
     both = 2.0 * model_bytes(artifact)
-    if not artifact.training:
-        return both
-    shared = artifact.model_copy(update={"processes": processes or artifact.processes})
-    return max(both, (model_bytes(artifact) + _state_bytes(artifact)) / shared.processes + _gathered_bytes(shared))
+    return max(both, training_device_bytes(artifact, processes or artifact.processes)) if artifact.training else both
+
+
+def training_device_bytes(artifact: Artifact, processes: int) -> float:
+    """Estimate the memory of each GPU for a training that processes share, without the measures after it."""
+    shared = artifact.model_copy(update={"processes": processes})
+    return (model_bytes(artifact) + _state_bytes(artifact)) / processes + _gathered_bytes(shared)
 
 
 def _gathered_bytes(artifact: Artifact) -> float:

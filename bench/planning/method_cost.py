@@ -7,7 +7,7 @@ per token. Attention, selection and inverses are not counted.
 from __future__ import annotations
 
 from bench.catalog.declarations import CatalogEntry
-from bench.measures.speed import roofline
+from bench.inputs.shapes import known_shapes
 from bench.planning import recipes
 
 MODEL = "llama2-7b"
@@ -21,7 +21,7 @@ def describe(entry: CatalogEntry) -> str:
     if cost is None:
         return ""
     hidden, inner, blocks = (
-        roofline.known_shapes()[MODEL][k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers")
+        known_shapes()[MODEL][k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers")
     )
     weights = blocks * (4 * hidden**2 + 3 * hidden * inner)
     # Inputs of q, k and v, of o, of gate and up, and of down.

@@ -12,6 +12,7 @@ from bench.catalog import registry
 from bench.formats.differences import Inspection, inspect
 from bench.inputs import corpora, models, training_text, windows
 from bench.inputs.bos import Bos, begins_with_bos, count_first, first_tokens, resolve_bos
+from bench.inputs.shapes import open_shapes
 from bench.measures.contract import PlanContext, Planned
 from bench.planning import recipes
 from bench.planning.artifact import CalibrationSet, Stage, TrainingRun
@@ -38,7 +39,7 @@ class ModelInputs:
             UserError: a pattern or group does not divide a layer's width, or a training or a measure is impossible.
         """
         self.request, self.model = request, model
-        folder = model.open()
+        folder = open_shapes(model.folder)
         self.config = folder.config
         patterns = () if all(chain.is_control for chain in request.chains) else request.patterns
         groups = {stage.label: stage.config.get("group") for stage in request.quantizers if stage}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from bench.inputs import download, models
+from bench.inputs.shapes import is_planned, planned_model
 from bench.planning.artifact import Artifact, Measurement, Plan
 from bench.planning.memory import estimate_bytes
 from bench.planning.model_inputs import ModelInputs
@@ -33,9 +35,14 @@ def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None
     measurements: dict[str, Measurement] = {}
     to_pull = []
     for name in spec.models:
-        model = download.pull(name, spec.data_dir, on_fetch) if fetch else models.resolve(name, spec.data_dir)
+        if not fetch and is_planned(Path(name)):
+            model = planned_model(name)
+        else:
+            model = download.pull(name, spec.data_dir, on_fetch) if fetch else models.resolve(name, spec.data_dir)
         if model is None:
             to_pull.append(name)
+            model = planned_model(name)
+        if model is None:
             continue
         inputs = ModelInputs(request, model)
         for artifact, fields in itertools.product(_artifacts(request, inputs), inputs.measurements):

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from bench.inputs.shapes import PlannedModel
 from bench.planning.spec import Targets
 from methods.errors import UserError
 from methods.folder import Folder
@@ -43,7 +44,9 @@ class ModelSizes(BaseModel):
         return self.rest + self.expert + max(self.rest, self.expert)
 
 
-def count_sizes(folder: Folder, wanted: Targets, patterns: Iterable[Pattern], groups: Mapping[str, Any]) -> ModelSizes:
+def count_sizes(
+    folder: Folder | PlannedModel, wanted: Targets, patterns: Iterable[Pattern], groups: Mapping[str, Any]
+) -> ModelSizes:
     """Count the parameters of a model. groups: group size of each quantizer, or None, by its label.
 
     Raises:

@@ -35,7 +35,7 @@ class Calibration(Strict):
     """Calibration text: random crops of random documents."""
 
     data: str = "wiki-mini"
-    """Name of a corpus."""
+    """Name of a corpus, a .txt, .jsonl or .parquet file (FILE:FIELD names a field), or a folder of such files."""
     sequences: Count = 128
     """Number of crops."""
     seqlen: Length | None = None
@@ -50,7 +50,7 @@ class Training(Strict):
     """Training of the methods that need it. The recipe for the model's size gives what is not set."""
 
     data: str = "wiki-mini"
-    """Name of a corpus, a .txt or .jsonl file, or a folder of such files."""
+    """Name of a corpus, a .txt, .jsonl or .parquet file (FILE:FIELD names a field), or a folder of such files."""
     recipe: str | None = None
     """Name of a recipe. Default: the recipe for the model's size."""
     tokens: int | None = Field(default=None, ge=1, le=10**15)

@@ -16,6 +16,7 @@ from typing import Any
 
 from bench.inputs import architecture, models
 from bench.inputs.model_config import ModelConfig
+from bench.inputs.shapes import known_shapes
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 from methods.targets import family_of, find_targets, weight_shape
@@ -36,11 +37,14 @@ DECODES = ((1, 0), (1, 2048), (16, 2048), (64, 2048), (64, 8192))
 
 @dataclass(frozen=True)
 class DeviceSpec:
-    """The datasheet of a card. tflops: 10^12 dense operations per second, by kind. tbps: 10^12 bytes per second."""
+    """The datasheet of a card. tflops: 10^12 dense operations per second, by kind. tbps: 10^12 bytes per second.
+    gb: 10^9 bytes of memory.
+    """
 
     name: str
     tflops: Mapping[str, float]
     tbps: float
+    gb: float
     source: str
 
     def peak(self, kind: str) -> float:
@@ -112,11 +116,6 @@ def _row(what: str, tokens: int, kv: int | None, limits: dict[str, float]) -> di
 def device_specs() -> dict[str, DeviceSpec]:
     """Return the datasheets by name."""
     return {name: DeviceSpec(**about) for name, about in _asset("devices.toml").items()}
-
-
-def known_shapes() -> dict[str, dict[str, Any]]:
-    """Return the part of config.json that determines the shapes, for models that need no download."""
-    return _asset("shapes.toml")
 
 
 def shape_limit(out: int, width: int, tokens: int, kind: str, card: DeviceSpec) -> float:

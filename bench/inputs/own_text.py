@@ -1,0 +1,145 @@
+"""Text files of a user: .txt, .jsonl and .parquet, or a folder of them.
+
+A .txt file is one document. Each line of a .jsonl file and each row of a .parquet file is one: its `text`, or its
+`messages` through the model's chat template. `FILE:FIELD` names another field.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.system import digests
+from methods.errors import UserError
+
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+TEXT, MESSAGES = "text", "messages"
+
+Render = Callable[[list[Any]], str]
+"""Function that writes a list of messages as the model's chat template does."""
+
+
+class OwnText(NamedTuple):
+    """A path as typed, and the field that has the text; "" for `text` or `messages`."""
+
+    path: Path
+    field: str
+
+    @property
+    def files(self) -> list[Path]:
+        """The files, sorted by name.
+
+        Raises:
+            UserError: there is none.
+        """
+        path = self.path
+        found = [path] if path.is_file() else sorted(f for s in SUFFIXES for f in path.glob(f"*{s}"))
+        if not found:
+            raise UserError(
+                f"text {str(path)!r} does not exist or has no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file: check the path"
+            )
+        return found
+
+
+def parse(name: str) -> OwnText | None:
+    """Return the path of a name, or None if it is the name of a corpus."""
+    path, colon, field = name.rpartition(":")
+    if colon and not Path(name).exists() and _is_path(path):
+        return OwnText(Path(path), field)
+    return OwnText(Path(name), "") if _is_path(name) else None
+
+
+def _is_path(name: str) -> bool:
+    return os.sep in name or name.endswith(SUFFIXES) or name in (".", "..")
+
+
+def content_digest(own: OwnText) -> str:
+    """Return the digest of the files and of the field."""
+    content = [digests.of_file(f) for f in own.files]
+    return digests.of([*content, own.field] if own.field else content)
+
+
+def count_bytes(own: OwnText) -> int:
+    """Return the size of the files in bytes."""
+    return sum(file.stat().st_size for file in own.files)
+
+
+def read(own: OwnText, render: Render | None = None) -> Iterator[str]:
+    """Yield the documents. render: writes messages. None: their contents alone, for a count before a model is loaded.
+
+    Raises:
+        UserError: a file is not UTF-8, or a row has no such field.
+    """
+    for file in own.files:
+        if file.suffix == ".parquet":
+            yield from _read_parquet(file, own.field, render)
+            continue
+        try:
+            if file.suffix == ".jsonl":
+                with file.open(encoding="utf-8") as lines:
+                    for number, line in enumerate(lines, 1):
+                        yield _text_of(_parse(line), own.field, render, f"{file} line {number}", "JSON with a")
+            else:
+                yield file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as fault:
+            raise UserError(f"{file} is not text in UTF-8 ({fault}): convert it, or use another file") from None
+
+
+def _read_parquet(file: Path, field: str, render: Render | None) -> Iterator[str]:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        opened = parquet.ParquetFile(file)
+        wanted = [name for name in ([field] if field else [TEXT, MESSAGES]) if name in opened.schema_arrow.names]
+        for batch in opened.iter_batches(columns=wanted[:1]) if wanted else ():
+            for row in batch.to_pylist():
+                yield _text_of(row, field, render, str(file), "a table with a")
+    except (ArrowException, OSError) as fault:
+        raise UserError(f"{file} cannot be read as Parquet ({fault}): write it again, or use another file") from None
+    if not wanted:
+        raise UserError(_lacks(str(file), "a table with a", field))
+
+
+def _parse(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _text_of(row: Any, field: str, render: Render | None, where: str, kind: str) -> str:
+    row = row if isinstance(row, dict) else {}
+    value = row.get(field or TEXT, None if field else row.get(MESSAGES))
+    if isinstance(value, str):
+        return value
+    is_chat = isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value)
+    if is_chat and render:
+        return render(value)
+    if is_chat:
+        return "\n".join(str(message.get("content") or "") for message in value)
+    raise UserError(_lacks(where, kind, field))
+
+
+def _lacks(where: str, kind: str, field: str) -> str:
+    return f'{where} is not {kind} "{field or TEXT}": correct it, name a field (FILE:FIELD), or use plain .txt files'
+
+
+def template_of(tokenizer: Any) -> Render:
+    """Return a function that writes messages with a tokenizer's chat template.
+
+    Raises:
+        UserError: in the function, if the tokenizer has no template or refuses the messages.
+    """
+
+    def render(messages: list[Any]) -> str:
+        if not getattr(tokenizer, "chat_template", None):
+            raise UserError("the text has messages, and the model's tokenizer has no chat template: use plain text")
+        try:
+            return str(tokenizer.apply_chat_template(messages, tokenize=False))
+        except Exception as fault:  # noqa: BLE001 (the template may raise anything)
+            raise UserError(f"the model's chat template refuses a list of messages: {fault}") from None
+
+    return render

@@ -1,0 +1,103 @@
+"""Shapes of models whose weights are not on this machine, from this package or from a config.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from bench.inputs import models
+from bench.inputs.architecture import layout_of
+from bench.inputs.model_config import ModelConfig
+from bench.system import digests
+from bench.system.cache import cache_dir
+from bench.system.files import atomic_write
+from methods.folder import FORMATS, INDEX, TIED, WEIGHTS, Folder, read_config
+from methods.targets import family_of
+
+ASSUMED_DTYPE = "bfloat16"
+"""Number format of weights if the config does not say."""
+
+
+class PlannedModel:
+    """A model of which only config.json is here.
+
+    Raises:
+        UserError: the config is invalid, or its architecture is unknown.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.config = path, read_config(path)
+        family = family_of(self.config)
+        layout = layout_of(family, ModelConfig(self.config, str(path)))
+        self._shapes = dict(layout.tensors(family.blocks))
+        if not self.config.get("tie_word_embeddings", family.tied):
+            self._shapes.setdefault(TIED[0], next(iter(layout.outer.values())))
+
+    @property
+    def dtype(self) -> str:
+        """Number format that the config names."""
+        named = self.config.get("dtype", self.config.get("torch_dtype"))
+        return named if named in FORMATS else ASSUMED_DTYPE
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return self._shapes
+
+    @property
+    def download_bytes(self) -> int:
+        """Bytes of its weights in that format."""
+        size = 4 if self.dtype == "float32" else 2
+        return size * sum(map(math.prod, self._shapes.values()))
+
+
+def is_planned(path: Path) -> bool:
+    """Return whether a folder has a config.json and no weights."""
+    weights = any((path / name).exists() for name in (WEIGHTS, INDEX, "packed24.json"))
+    return (path / "config.json").is_file() and not weights and not any(path.glob("*.safetensors"))
+
+
+def open_shapes(path: Path) -> Folder | PlannedModel:
+    """Return the config and shapes of a model folder, with or without weights."""
+    return PlannedModel(path) if is_planned(path) else Folder(path)
+
+
+@cache
+def known_shapes() -> dict[str, dict[str, Any]]:
+    """Return the part of config.json that determines the shapes, for models that need no download."""
+    text = (resources.files("bench") / "assets" / "shapes.toml").read_text()
+    return tomllib.loads(text)
+
+
+def planned_model(name: str) -> models.Model | None:
+    """Return a model to plan with, from its shapes in this package or from a folder with a config.json alone.
+
+    None: its shapes are not known.
+
+    Raises:
+        UserError: the config is invalid.
+    """
+    alias = models.ALIASES.get(name)
+    if name in known_shapes():
+        folder = cache_dir() / "folders" / f"shapes-{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / "config.json") as temporary:
+            temporary.write_text(json.dumps(known_shapes()[name]))
+    elif is_planned(Path(name)):
+        folder = Path(name).resolve()
+    else:
+        return None
+    opened = PlannedModel(folder)
+    seqlen, data = (alias.seqlen, alias.data) if alias else (models.Alias.seqlen, models.Alias.data)
+    context = ModelConfig(opened.config, str(folder)).context(default=seqlen)
+    digest = digests.of(opened.config)
+    return models.Model(name, folder, digest, "", "", min(seqlen, context), data)
+
+
+def planned_bytes(name: str) -> int:
+    """Return the size of a model's download in bytes, or 0 if its shapes are not known."""
+    model = planned_model(name)
+    return PlannedModel(model.folder).download_bytes if model else 0

@@ -1,0 +1,74 @@
+"""Plans for cards that are named, such as 8xh100: time by their datasheet, and the number of cards that is enough."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from bench.measures.speed.roofline import DeviceSpec, device_specs
+from bench.planning.artifact import Artifact
+from bench.planning.memory import estimate_device_bytes, streamed_device_bytes, training_device_bytes
+from bench.planning.spec import Spec
+from bench.system.suggest import describe_unknown
+from methods.errors import UserError
+
+RATE = 0.4
+"""Share of the datasheet's rate that a whole run reaches: what large trainings on such cards report."""
+FILLED = 0.95
+"""Share of a card's memory that an artifact may use."""
+MAX_CARDS = 1024
+
+
+class Cards(NamedTuple):
+    """Cards of one kind."""
+
+    count: int
+    card: DeviceSpec
+
+    @property
+    def flops(self) -> float:
+        """Operations per second of one card."""
+        return RATE * 1e12 * self.card.peak("bf16")
+
+    @property
+    def usable_bytes(self) -> float:
+        return FILLED * 1e9 * self.card.gb
+
+
+def split_cards(spec: Spec) -> tuple[Spec, Cards | None]:
+    """Return the spec for CUDA and the cards that its device names, or None if it names none.
+
+    All cards share a training, if the spec does not say how many processes do.
+
+    Raises:
+        UserError: unknown card, or more than MAX_CARDS.
+    """
+    match = re.fullmatch(r"(?:([0-9]{1,5})x)?([a-z]+[0-9]+\w*)", spec.device)
+    if match is None:
+        return spec, None
+    known = device_specs()
+    if match[2] not in known:
+        raise UserError(describe_unknown("card", match[2], known))
+    count = int(match[1] or 1)
+    if not 0 < count <= MAX_CARDS:
+        raise UserError(f"device {spec.device} names {count} cards: use 1 to {MAX_CARDS}")
+    training = spec.training
+    if training.processes == 1:
+        training = training.model_copy(update={"processes": count})
+    return spec.model_copy(update={"device": "cuda", "training": training}), Cards(count, known[match[2]])
+
+
+def enough(artifact: Artifact, cards: Cards) -> str:
+    """Return the smallest number of cards, a power of two, that holds an artifact, in words.
+
+    Measures of a model that one card does not hold read it block by block.
+    """
+    if artifact.training:
+        counts = (2**power for power in range(MAX_CARDS.bit_length()))
+        found = next((n for n in counts if training_device_bytes(artifact, n) <= cards.usable_bytes), None)
+        return f"{found}" if found else f"more than {MAX_CARDS}"
+    if (estimate_device_bytes(artifact) or 0.0) <= cards.usable_bytes:
+        return "1"
+    return (
+        "1, block by block" if streamed_device_bytes(artifact) <= cards.usable_bytes else "none: a block does not fit"
+    )

@@ -1,0 +1,159 @@
+"""Folders of lm-eval: questions are paired by content, and what cannot be paired is said."""
+
+import json
+
+import pytest
+
+from bench.compare import elsewhere
+from bench.compare.settings import CompareSettings
+from bench.compare.verdict import compare
+from bench.stats.mcnemar import mcnemar_p, tango_interval
+from methods.errors import UserError
+
+RIGHT_BEFORE = (1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1)
+RIGHT_AFTER = (1, 1, 0, 0, 0, 0, 0, 0, 1, 0, 1, 1)
+
+
+def sample(number, right, prompt="p", **fields):
+    """A line as lm-eval 0.4 writes it."""
+    return {
+        "doc_id": number,
+        "doc": {"question": f"q{number}"},
+        "filter": "none",
+        "metrics": ["acc", "acc_norm"],
+        "doc_hash": f"d{number}",
+        "prompt_hash": f"{prompt}{number}",
+        "target_hash": "t",
+        "acc": float(right),
+        "acc_norm": float(right),
+    } | fields
+
+
+def folder(path, rows, task="piqa", stamp="2026-01-01T00-00-00.0", **about):
+    home = path / "some__model"
+    home.mkdir(parents=True, exist_ok=True)
+    results = {
+        "results": {task: {"acc,none": 0.5}},
+        "versions": {task: 1.0},
+        "n-shot": {task: 0},
+        "higher_is_better": {task: {"acc": True, "acc_norm": True}},
+    }
+    (home / f"results_{stamp}.json").write_text(json.dumps(results | about))
+    lines = [json.dumps(row) for row in rows]
+    (home / f"samples_{task}_{stamp}.jsonl").write_text("\n".join(lines) + "\n")
+    return path
+
+
+def answers(path, right, **fields):
+    """One line for each question, in any order."""
+    return folder(path, [sample(i, x, **fields) for i, x in reversed(list(enumerate(right)))])
+
+
+def test_the_counts_are_those_of_a_few_lines(tmp_path, cli):
+    a, b = answers(tmp_path / "a", RIGHT_BEFORE), answers(tmp_path / "b", RIGHT_AFTER)
+
+    code, out, err = cli("compare", str(a), str(b), "--json")
+
+    assert code == 0, err
+    rows = {row["metric"]: row for row in json.loads(out)["rows"]}
+    lost = sum(x > y for x, y in zip(RIGHT_BEFORE, RIGHT_AFTER, strict=True))
+    gained = sum(x < y for x, y in zip(RIGHT_BEFORE, RIGHT_AFTER, strict=True))
+    assert set(rows) == {"acc", "acc_norm"}
+    assert rows["acc"]["before"] == pytest.approx(sum(RIGHT_BEFORE) / 12)
+    before, after, _ = elsewhere.pair(a, b)
+    (row, _) = compare(before, after, CompareSettings(), exploratory=True, every_metric=True).rows
+    assert (row.estimate.lost, row.estimate.gained, row.estimate.n) == (lost, gained, 12)
+    assert row.estimate.p == mcnemar_p(lost, gained)
+    assert (row.estimate.low, row.estimate.high) == tango_interval(lost, gained, 12, CompareSettings().alpha)
+
+
+def test_only_questions_of_both_with_one_prompt_are_paired(tmp_path):
+    a = answers(tmp_path / "a", RIGHT_BEFORE)
+    rows = [sample(i, x) for i, x in enumerate(RIGHT_AFTER[:8])]
+    rows[0]["prompt_hash"] = "other"
+    b = folder(tmp_path / "b", [*rows, sample(50, 1), sample(51, 0)])
+
+    before, after, notes = elsewhere.pair(a, b)
+
+    assert notes == ("piqa: 7 questions pair; 1 have another prompt or answer; 4 only before; 2 only after",)
+    (was,), (now,) = before.records, after.records
+    assert was.readings[0].n == now.readings[0].n == 7
+    assert was.readings[0].value == pytest.approx(sum(RIGHT_BEFORE[1:8]) / 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"prompt": "another"}, "0 questions pair; 12 have another prompt or answer"),
+        ({"versions": {"piqa": 2.0}}, "different protocol: piqa@1.0, now piqa@2.0"),
+        ({"n-shot": {"piqa": 5}, "prompt": "shots"}, "shots 0 before and 5 after"),
+    ],
+)
+def test_what_cannot_be_paired_is_said_for_the_task(change, said, tmp_path, cli):
+    prompt = {"prompt": change.pop("prompt")} if "prompt" in change else {}
+    a = answers(tmp_path / "a", RIGHT_BEFORE)
+    b = folder(tmp_path / "b", [sample(i, x, **prompt) for i, x in enumerate(RIGHT_AFTER)], **change)
+
+    code, out, err = cli("compare", str(a), str(b))
+
+    assert code == 0 and "1.0" in out + err
+    assert said in " ".join((out + err).split())
+    assert cli("gate", "--baseline", str(a), "--results", str(b))[0] == 2
+
+
+def test_a_gate_on_two_folders(tmp_path, cli):
+    many = answers(tmp_path / "a", RIGHT_BEFORE * 20), answers(tmp_path / "b", RIGHT_AFTER * 20)
+
+    assert cli("gate", "--baseline", str(many[0]), "--results", str(many[0]))[0] == 0
+    assert cli("gate", "--baseline", str(many[0]), "--results", str(many[1]))[0] == 1
+
+
+def test_a_question_that_occurs_twice_and_filters(tmp_path):
+    rows = [sample(0, 1), sample(0, 0), sample(0, 1, filter="strict", metrics=["exact_match"], exact_match=1.0)]
+    found = elsewhere.read(folder(tmp_path / "a", rows))["piqa"]
+
+    assert [q.document for q in found.scores] == ["d0", "d0#1"]
+    assert found.scores[next(iter(found.scores))] == {"acc": 1.0, "acc_norm": 1.0, "exact_match_strict": 1.0}
+
+
+def test_old_samples_without_hashes_are_paired_by_content(tmp_path):
+    rows = [sample(i, x, arguments=[["a", "b"]], target="0") for i, x in enumerate(RIGHT_BEFORE)]
+    for row in rows:
+        del row["doc_hash"], row["prompt_hash"], row["target_hash"]
+    a, b = folder(tmp_path / "a", rows), folder(tmp_path / "b", rows[::-1])
+
+    assert elsewhere.pair(a, b).notes == ()
+
+
+def test_the_newest_run_counts(tmp_path):
+    folder(tmp_path / "a", [sample(0, 1)])
+    folder(tmp_path / "a", [sample(0, 0)], stamp="2026-02-01T00-00-00.0")
+
+    (scores,) = elsewhere.read(tmp_path / "a")["piqa"].scores.values()
+    assert scores["acc"] == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("samples_piqa_2026-01-01T00-00-00.0.jsonl", "{", "line 1 is no sample of lm-eval"),
+        ("samples_piqa_2026-01-01T00-00-00.0.jsonl", '{"filter": "none"}', "line 1 is no sample of lm-eval"),
+        ("results_2026-01-01T00-00-00.0.json", "[]", "cannot be read as results"),
+        ("results_2026-01-01T00-00-00.0.json", '{"results": {}}', "--log_samples"),
+    ],
+)
+def test_a_damaged_folder_is_refused_in_a_sentence(file, content, said, tmp_path):
+    answers(tmp_path / "a", RIGHT_BEFORE)
+    (tmp_path / "a/some__model" / file).write_text(content)
+
+    with pytest.raises(UserError, match=said):
+        elsewhere.read(tmp_path / "a")
+
+
+def test_a_folder_of_another_kind_is_refused(tmp_path, cli):
+    answers(tmp_path / "a", RIGHT_BEFORE)
+    (tmp_path / "b/records").mkdir(parents=True)
+
+    code, _, err = cli("compare", str(tmp_path / "a"), str(tmp_path / "b"))
+
+    assert code == 2 and "name two such folders" in err

@@ -1,0 +1,132 @@
+"""A user's text: each document is a cluster, its content is in the key, and a short file says what it needs."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from bench.inputs import corpora, own_text, windows
+from bench.planning.plan import make_plan
+from helpers import runs
+from methods.errors import UserError
+
+LONG = "The mask of each layer is chosen from a few samples of text, block by block. " * 60
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+def jsonl(path, *rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    return path
+
+
+def parquet(path, **columns):
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def read(name):
+    return list(own_text.read(own_text.parse(str(name))))
+
+
+def test_documents_of_each_kind(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\ntwo")
+    jsonl(tmp_path / "b.jsonl", {"text": "x", "body": "y"}, {"text": "z", "body": "w"})
+    parquet(tmp_path / "c.parquet", text=["p", "q"], body=["r", "s"])
+
+    assert read(tmp_path / "a.txt") == ["one\n\ntwo"]
+    assert read(tmp_path / "b.jsonl") == ["x", "z"]
+    assert read(f"{tmp_path / 'b.jsonl'}:body") == ["y", "w"]
+    assert read(tmp_path / "c.parquet") == ["p", "q"]
+    assert read(f"{tmp_path / 'c.parquet'}:body") == ["r", "s"]
+    assert read(tmp_path) == ["one\n\ntwo", "x", "z", "p", "q"]
+
+
+def test_messages_go_through_the_template(tmp_path):
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    file = jsonl(tmp_path / "a.jsonl", {"messages": chat})
+    tokenizer = SimpleNamespace(
+        chat_template="x", apply_chat_template=lambda m, tokenize: "".join(f"<{x['role']}>{x['content']}" for x in m)
+    )
+
+    assert read(file) == ["hi\nyes"]
+    rendered = corpora.documents(str(file), "evaluation", None, own_text.template_of(tokenizer))
+    assert rendered == ["<user>hi<assistant>yes"]
+    with pytest.raises(UserError, match="no chat template"):
+        corpora.documents(str(file), "evaluation", None, own_text.template_of(SimpleNamespace()))
+
+
+def test_the_content_decides_the_digest(tmp_path):
+    file = jsonl(tmp_path / "a.jsonl", {"text": "x", "body": "y"})
+    before = corpora.digest(str(file), "evaluation", None, fetch=False)
+    assert before != corpora.digest(f"{file}:body", "evaluation", None, fetch=False)
+
+    jsonl(file, {"text": "xx", "body": "y"})
+    assert before != corpora.digest(str(file), "evaluation", None, fetch=False)
+
+
+def test_a_run_on_a_users_text(tmp_path):
+    file = jsonl(tmp_path / "a.jsonl", *({"text": f"{number} {LONG}"} for number in range(9)))
+    settings = {"data": str(file), "seqlen": 64, "windows": 40}
+    spec = runs.small(
+        tmp_path / "r",
+        methods=("wanda",),
+        measures=("perplexity",),
+        perplexity=settings,
+        calibration={"data": str(file), "sequences": 4, "seqlen": 64},
+    )
+
+    runs.run_here(spec, only=("dense", "wanda"))
+
+    found = [r for r in runs.records(tmp_path / "r").values() if r.identity.measure == "perplexity"]
+    assert {r.status for r in found} == {"ok"} and len(found) == 2
+    assert {r.identity.protocol.label for r in found} == {f"{file}@64x40"}
+    assert {r.identity.calibration.data for r in found if r.identity.calibration} == {str(file)}
+    contents = {r.key_inputs["measure"]["content"] for r in found}
+    assert contents == {corpora.digest(str(file), "evaluation", None, fetch=False)}
+
+
+def test_a_document_is_a_cluster(tmp_path):
+    from bench.inputs.loading import load_tokenizer
+
+    file = jsonl(tmp_path / "a.jsonl", *({"text": LONG} for _ in range(5)))
+
+    _, clusters = windows.load_windows(str(file), load_tokenizer(runs.TINY), 64, None, None)
+
+    assert sorted(set(clusters)) == list("01234")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"data": "{short}", "seqlen": 128}, "tokens, not one window of perplexity.seqlen=128"),
+        ({"data": "{short}", "seqlen": 8, "windows": 1000}, "or a text of 8,000 tokens"),
+        ({"data": "{short}:words"}, 'line 1 is not JSON with a "words"'),
+        ({"data": "missing.txt"}, "text 'missing.txt' does not exist"),
+        ({"data": "{short}", "split": "validation"}, "has one split"),
+        ({"data": "wikitext"}, "or a .txt, .jsonl or .parquet file"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_before_the_run(settings, said, tmp_path):
+    short = jsonl(tmp_path / "s.jsonl", {"text": "a few words of text and then some more"})
+    settings = settings | {"data": settings["data"].format(short=short)}
+
+    with pytest.raises(UserError) as fault:
+        make_plan(runs.small(tmp_path / "r", methods=("magnitude",), perplexity={"windows": "all"} | settings))
+
+    assert said in str(fault.value)
+
+
+def test_a_damaged_parquet_file_is_refused(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        read(tmp_path / "a.parquet")
+    parquet(tmp_path / "a.parquet", words=["x"])
+    with pytest.raises(UserError, match='a table with a "text"'):
+        read(tmp_path / "a.parquet")

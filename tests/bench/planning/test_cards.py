@@ -1,0 +1,92 @@
+"""Plans for models and cards that are not here."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from bench.inputs.shapes import PlannedModel, known_shapes, open_shapes, planned_model
+from bench.planning.cards import RATE, Cards, enough, split_cards
+from bench.planning.estimate import count_operations, rows
+from bench.planning.memory import training_device_bytes
+from bench.planning.plan import make_plan
+from bench.planning.spec import Spec
+from helpers import runs
+from methods.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+def planned(tmp_path, **changes):
+    spec = Spec(results=tmp_path / "r", quantizers=("none",), **changes)
+    spec, cards = split_cards(spec)
+    return make_plan(spec), cards
+
+
+@pytest.mark.parametrize("name", ["llama2-7b", "llama2-70b", "llama3-8b"])
+def test_the_shapes_are_those_of_the_class_in_transformers(name):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = planned_model(name)
+    with torch.device("meta"):
+        built: nn.Module = AutoModelForCausalLM.from_config(AutoConfig.for_model(**known_shapes()[name]))
+
+    assert open_shapes(model.folder).shapes() == {n: tuple(p.shape) for n, p in built.named_parameters()}
+
+
+def test_a_plan_with_no_file_present(tmp_path, cli):
+    code, out, err = cli("plan", "--model", "llama2-70b", "--methods", "wanda", "--quant", "none", "--device", "8xh100")
+
+    assert code == 0, err
+    assert "1, block by block" in out and "arithmetic, not measured" in err
+    assert "llama2-70b is not downloaded yet" in err and "of about 138 GB" in err
+
+
+def test_the_time_and_the_cards_that_are_enough(tmp_path):
+    plan, cards = planned(
+        tmp_path, models=("llama2-7b",), methods=("cast",), device="8xh100", training={"recipe": "paper-7b"}
+    )
+
+    found = {row["method"]: row for row in rows(plan, cards=cards)}
+    (trained,) = [m[0].artifact for m in plan.artifacts().values() if m[0].artifact.training]
+    assert trained.processes == 8 and trained.device == "cuda"
+    assert found["dense"]["cards_enough"] == "1"
+    count = int(enough(trained, cards))
+    limit = 0.95 * 80e9
+    assert training_device_bytes(trained, count) <= limit < training_device_bytes(trained, count // 2)
+    operations = count_operations(plan.artifacts().values())
+    seconds = sum(row["about_s"] for row in found.values())
+    assert seconds == pytest.approx(operations / (RATE * 989.4e12), abs=5)
+
+
+def test_a_config_alone_is_enough(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(known_shapes()["llama2-7b"] | {"torch_dtype": "float16"}))
+
+    plan, _ = planned(tmp_path, models=(str(folder),), methods=("wanda",))
+
+    assert {m.artifact.dtype for m in plan.measurements} == {"float16"}
+    assert PlannedModel(folder).download_bytes == 2 * 6_738_415_616
+    with pytest.raises(UserError, match=r"no model\.safetensors"):
+        make_plan(Spec(results=tmp_path / "r", models=(str(folder),)), fetch=True)
+
+
+@pytest.mark.parametrize(("device", "said"), [("8xh1000", "unknown card 'h1000'"), ("0xh100", "use 1 to 1024")])
+def test_unknown_cards(device, said):
+    with pytest.raises(UserError, match=said):
+        split_cards(Spec(device=device))
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto", "cuda", "cuda:1", "cuda:0,cuda:1"])
+def test_devices_of_this_machine_are_left_alone(device):
+    assert split_cards(Spec(device=device))[1] is None
+
+
+def test_a_card_without_a_count():
+    spec, cards = split_cards(Spec(device="h200"))
+    assert isinstance(cards, Cards) and (cards.count, cards.card.gb, spec.training.processes) == (1, 141, 1)
