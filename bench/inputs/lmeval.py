@@ -17,7 +17,7 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
-from lm_eval.utils import handle_non_serializable, hash_string
+from lm_eval.utils import handle_non_serializable, hash_string, simple_parse_args_string
 from torch import nn
 
 from bench.inputs import data_sets, wikimini
@@ -56,6 +56,18 @@ class Scores(NamedTuple):
     guesses: tuple[float, float] | None = None
     """Accuracy at random, and of the choice, by its position, that is right most often. None for a task without choices."""
 
+
+class Prompt(NamedTuple):
+    """Settings of lm-eval that change the questions or the answers."""
+
+    num_fewshot: int | None = None
+    apply_chat_template: bool = False
+    system_instruction: str = ""
+    gen_kwargs: str = ""
+
+
+NO_CHANGE = Prompt()
+"""Settings that leave a task as its file describes it."""
 
 Scorer = Callable[[Sequence[tuple[list[int], list[int]]], int], Iterator[tuple[int, float, bool]]]
 """Function that scores pairs of context tokens and continuation tokens, given the context length of the model.
@@ -153,6 +165,7 @@ def evaluate(
     limit: int | None,
     progress: Progress,
     scorer: Scorer | None = None,
+    prompt: Prompt = NO_CHANGE,
 ) -> Scores:
     """Evaluate a loaded model on a task.
 
@@ -167,13 +180,25 @@ def evaluate(
     Raises:
         UserError: the data cannot be read.
     """
-    loaded = _load(task, data)
+    loaded = _load(task, data, prompt.num_fewshot)
     for one in loaded["tasks"].values():
-        if one.get_config("num_fewshot") is None:
+        if prompt.num_fewshot is not None:
+            one.set_config(key="num_fewshot", value=prompt.num_fewshot)
+        elif one.get_config("num_fewshot") is None:
             one.set_config(key="num_fewshot", value=0)
+        if prompt.gen_kwargs and one.get_config("output_type") == "generate_until":
+            one.set_config(key="generation_kwargs", value=_parse_arguments(prompt.gen_kwargs), update=True)
         one.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
     lm = _LoadedModel(model, copy.deepcopy(tokenizer), batch, progress, scorer)  # lm-eval may add a padding token
-    results = evaluator.evaluate(lm, loaded, limit=limit, bootstrap_iters=1000)
+    results = evaluator.evaluate(
+        lm,
+        loaded,
+        limit=limit,
+        bootstrap_iters=1000,
+        system_instruction=prompt.system_instruction or None,
+        apply_chat_template=prompt.apply_chat_template,
+        fewshot_as_multiturn=prompt.apply_chat_template,
+    )
     samples = tuple(_samples(results["samples"][task.name]))
     return Scores(
         tuple(_scores(results["results"][task.name], results["higher_is_better"][task.name])),
@@ -216,7 +241,21 @@ def read_config(task: Task) -> dict[str, Any]:
     return dict(load_yaml(wikimini.FOLDER / f"{task.name}.yaml"), dataset_kwargs=questions)
 
 
-def _load(task: Task, data: Path | None) -> Any:
+def _parse_arguments(text: str) -> dict[str, Any]:
+    """Read arguments of generation: "temperature=0,max_gen_toks=64".
+
+    Raises:
+        UserError: a part has no value.
+    """
+    try:
+        return dict(simple_parse_args_string(text))
+    except (ValueError, IndexError) as fault:
+        raise UserError(
+            f"invalid zeroshot.gen_kwargs={text!r} ({fault}): write name=value, separated by commas"
+        ) from None
+
+
+def _load(task: Task, data: Path | None, shots: int | None = None) -> Any:
     """Load a task with its whole config. Only the place of its data set is replaced."""
     config = read_config(task)
     for structure in ("tag", "group", "task_list"):
@@ -227,7 +266,7 @@ def _load(task: Task, data: Path | None) -> Any:
     if not config.get("custom_dataset"):
         kwargs = config.get("dataset_kwargs") or {}
         config["dataset_kwargs"] = kwargs | {"cache_dir": str(cache_dir() / "datasets")}
-    if not config.get("num_fewshot"):
+    if not (config.get("num_fewshot") if shots is None else shots):
         config["training_split"] = None  # only few-shot examples need it, and a mirror may lack it
     try:
         return TaskManager(include_defaults=False).load([config])

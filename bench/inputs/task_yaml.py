@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 
 from bench.inputs import wikimini
 from bench.system import digests
+from methods.errors import UserError
 
 FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
 """Values of `dataset_path` that mean local files instead of a hub id."""
@@ -26,7 +28,7 @@ class Task(NamedTuple):
 
     name: str
     file: str
-    """Path of the YAML file in the folder of lm-eval's tasks; "" for tasks of this package."""
+    """Path of the YAML file in the folder of lm-eval's tasks, or the whole path of a user's; "" for tasks of this package."""
     hub: str
     """Hub id of the data; "" for data that is not on the hub."""
     version: str
@@ -34,6 +36,8 @@ class Task(NamedTuple):
     """Digest of the YAML file and its includes."""
     config: str = ""
     """Configuration of the data set, or ""."""
+    shots: int | None = None
+    """Number of examples that the file names, or None."""
 
 
 def lm_eval_version() -> str:
@@ -57,6 +61,9 @@ def read_task(name: str, file: str) -> Task:
     config = _read(tasks_root() / file, texts)
     path = str(config.get("dataset_path") or "")
     about = config.get("metadata")
+    shots = config.get("num_fewshot")
+    if Path(file).is_absolute():
+        texts += [digests.of_file(data) for data in _data_files(config)]
     return Task(
         name,
         file,
@@ -64,7 +71,36 @@ def read_task(name: str, file: str) -> Task:
         str(about.get("version", "")) if isinstance(about, dict) else "",
         digests.of(texts),
         str(config.get("dataset_name") or ""),
+        shots if type(shots) is int else None,
     )
+
+
+def read_own(path: Path) -> str:
+    """Return the name of the task in a user's YAML file.
+
+    Raises:
+        UserError: it cannot be read, or has no task.
+    """
+    try:
+        config = _read(path, [])
+        name = config.get("task")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError, RecursionError) as fault:
+        raise UserError(
+            f"task file {str(path)!r} cannot be read ({' '.join(str(fault).split())}): correct it"
+        ) from None
+    if not isinstance(name, str) or not name:
+        raise UserError(f"task file {str(path)!r} names no task: add a line such as task: my_task")
+    return name
+
+
+def _data_files(config: dict[str, Any]) -> Iterator[Path]:
+    """Yield the local files that a task's data set is read from."""
+    kwargs = config.get("dataset_kwargs")
+    named = kwargs.get("data_files") if isinstance(kwargs, dict) else None
+    for value in named.values() if isinstance(named, dict) else [named]:
+        for file in value if isinstance(value, list) else [value]:
+            if isinstance(file, str) and Path(file).is_file():
+                yield Path(file)
 
 
 def find_names(wanted: str) -> tuple[bool, list[str]]:

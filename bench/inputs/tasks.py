@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from difflib import get_close_matches
 from pathlib import Path
 
 from bench.inputs import data_sets, hub, tracks, wikimini
-from bench.inputs.task_yaml import Task, find_names
+from bench.inputs.task_yaml import Task, find_names, read_own
 from bench.system import digests
 from bench.system.cache import cache_dir
 from methods.errors import UserError
@@ -56,14 +57,23 @@ NOT_DATA = ("*.py", "*.bin", "*.pt", "*.pkl", "*.pickle", ".git*")
 """Patterns of files that are never downloaded: code, pickles, and files of git."""
 
 
-def expand(names: tuple[str, ...]) -> dict[str, str]:
+def expand(names: tuple[str, ...], include_path: Path | None = None) -> dict[str, str]:
     """Replace sets of tasks, and groups of lm-eval, by their tasks. Return the YAML file of each task; tracks have none.
+
+    A name that ends with .yaml is a user's file. include_path: folder with a user's files, by the names of their tasks.
 
     Raises:
         UserError: unknown name. The message has the nearest known names.
     """
     files: dict[str, str] = {}
+    own = _own_tasks(include_path) if include_path else {}
     for name in (name for name in names if not tracks.is_track(name)):
+        if name.endswith((".yaml", ".yml")):
+            files[read_own(Path(name))] = str(Path(name).resolve())
+            continue
+        if name in own:
+            files[name] = own[name]
+            continue
         for one in TASK_SETS.get(name, (name,)):
             if one in BUILTIN_TASKS:
                 files[one] = ""
@@ -72,6 +82,17 @@ def expand(names: tuple[str, ...]) -> dict[str, str]:
             else:
                 files |= _find_in_lm_eval(one)
     return files
+
+
+def _own_tasks(folder: Path) -> dict[str, str]:
+    """Return the files of a folder by the names of their tasks. Files without one are includes."""
+    if not folder.is_dir():
+        raise UserError(f"task folder {str(folder)!r} does not exist: check zeroshot.include_path")
+    found: dict[str, str] = {}
+    for file in sorted(folder.rglob("*.yaml")):
+        with contextlib.suppress(UserError):
+            found[read_own(file)] = str(file.resolve())
+    return found
 
 
 def _find_in_lm_eval(name: str) -> dict[str, str]:

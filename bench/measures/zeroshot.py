@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -15,6 +16,7 @@ from bench.inputs.task_yaml import lm_eval_version, read_task
 from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
+from bench.system import digests
 from bench.system.validation import MAX_TOKENS, Count, Extent, count_of
 from methods.contract import Needs
 from methods.errors import UserError
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bench.inputs.lmeval import Sample
+
+
+PROMPT = ("num_fewshot", "apply_chat_template", "system_instruction", "gen_kwargs")
+"""Settings that change the questions or the answers."""
 
 
 class ZeroshotSettings(MeasureSettings):
@@ -36,6 +42,16 @@ class ZeroshotSettings(MeasureSettings):
     """Requests in a forward pass of a task that lm-eval runs itself, for example with generated answers."""
     limit: Extent = None
     """Number of questions of each task, from the first, or "all". Default: 200 for `tiny`, all for other models."""
+    include_path: Path | None = None
+    """Folder with YAML files of tasks. A file can also be named itself: `--tasks my_task.yaml`."""
+    num_fewshot: int | None = Field(default=None, ge=0, le=1000)
+    """Number of examples before each question. Default: that of the task."""
+    apply_chat_template: bool = False
+    """Write each question with the model's chat template."""
+    system_instruction: str = Field(default="", max_length=10_000)
+    """Text of the system's turn, or text before each question without a chat template."""
+    gen_kwargs: str = Field(default="", max_length=1000)
+    """Arguments of generation as in lm-eval, for example `temperature=0,max_gen_toks=64`."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +74,20 @@ class Zeroshot:
     batch: int
     tokens: int
     limit: int | None = None
+    num_fewshot: int | None = None
+    apply_chat_template: bool = False
+    system_instruction: str = ""
+    gen_kwargs: str = ""
 
     @classmethod
     def check(cls, run: RunSettings, *, fetch: bool) -> None:
-        """Raise UserError if the name of a task is unknown, or only the measure answers can read it."""
-        tasks.expand(run.tasks)
+        """Raise UserError if the name of a task is unknown, or only the measure answers can read it, or it is for 0 examples."""
+        wanted = run.settings_of(ZeroshotSettings)
+        for name, file in tasks.expand(run.tasks, wanted.include_path).items():
+            if wanted.num_fewshot and file and read_task(name, file).shots == 0:
+                raise UserError(
+                    f"task {name} is for 0 examples, so zeroshot.num_fewshot={wanted.num_fewshot} cannot be used: leave it out"
+                )
         if "answers" not in run.measures and (found := [name for name in run.tasks if tracks.is_track(name)]):
             raise UserError(f"{found[0]} is read by the measure answers: add it to --measures, or leave {found[0]} out")
 
@@ -71,15 +96,20 @@ class Zeroshot:
         wanted, data_dir = context.run.settings_of(ZeroshotSettings), context.run.data_dir
         tokens = wanted.tokens or (1024 if context.devices[0] == "cpu" else 8192)
         limit = count_of(wanted.limit, context.quick_questions)
-        for name, file in tasks.expand(context.run.tasks).items():
+        prompt = {name: value for name in PROMPT if (value := getattr(wanted, name)) not in (None, False, "")}
+        for name, file in tasks.expand(context.run.tasks, wanted.include_path).items():
             task = read_task(name, file)
             config: dict[str, Any] = {"task": name, "file": file, "version": task.version, "harness": lm_eval_version()}
-            config |= {"tokens": tokens, "batch": wanted.batch, "limit": limit}
+            config |= {"tokens": tokens, "batch": wanted.batch, "limit": limit} | prompt
             yield Planned(config, tasks.ensure(task, data_dir) if context.fetch else tasks.data_digest(task, data_dir))
 
     @property
     def protocol(self) -> Protocol:
-        return Protocol(name=self.task, version=self.version, limit=self.limit)
+        parts = [f"{self.num_fewshot}-shot"] if self.num_fewshot is not None else []
+        parts += ["chat template"] if self.apply_chat_template else []
+        parts += [f"system {digests.of(self.system_instruction)[:6]}"] if self.system_instruction else []
+        parts += [self.gen_kwargs] if self.gen_kwargs else []
+        return Protocol(name=self.task, version=self.version, limit=self.limit, prompt=", ".join(parts))
 
     @property
     def estimated_tokens(self) -> int:
@@ -104,6 +134,7 @@ class Zeroshot:
             self.limit,
             context.progress,
             None if obstacle else partial(packed_scoring.score, loaded, capacity=self.tokens),
+            lmeval.Prompt(self.num_fewshot, self.apply_chat_template, self.system_instruction, self.gen_kwargs),
         )
         questions = len(scores.samples)
         values = tuple(

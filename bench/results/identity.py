@@ -33,7 +33,7 @@ class Protocol(_IdentityPart):
     """The text or task of a measurement.
 
     seqlen: tokens of a window. limit: number of windows or questions, if not all. engine: library that ran the model, if the
-    measure compares engines. bos: rule for BOS where it changes the tokens.
+    measure compares engines. bos: rule for BOS where it changes the tokens. prompt: settings that change the questions of a task.
     """
 
     name: str
@@ -42,11 +42,13 @@ class Protocol(_IdentityPart):
     limit: int | None = None
     engine: str = ""
     bos: str = ""
+    prompt: str = ""
 
     @property
     def label(self) -> str:
         detail = self.version if self.version is not None else self.seqlen
         label = self.name + (f"@{detail}" if detail is not None else "") + (f"x{self.limit}" if self.limit else "")
+        label += f" ({self.prompt})" if self.prompt else ""
         return _with_bos(label, self.bos) + (f" in {self.engine}" if self.engine else "")
 
 

@@ -151,7 +151,9 @@ def _measure_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:
     if "corpus" in config:
         return {"perplexity": {"windows": "all"} | {("data" if k == "corpus" else k): v for k, v in config.items()}}
     if "task" in config:
-        kept = {k: config[k] for k in ("tokens", "batch", "limit", "context") if k in config}
-        return {"tasks": (config["task"],), measure: {"limit": "all"} | kept}
+        prompt = ("num_fewshot", "apply_chat_template", "system_instruction", "gen_kwargs")
+        kept = {k: config[k] for k in ("tokens", "batch", "limit", "context", *prompt) if k in config}
+        own = str(config.get("file", "")).startswith("/")
+        return {"tasks": (config["file"] if own else config["task"],), measure: {"limit": "all"} | kept}
     # Sizes of workloads are no settings.
     return {} if "workload" in config or not config else {measure: config}
