@@ -15,6 +15,7 @@ from bench.system.files import require_writable_file
 from bench.system.suggest import describe_unknown
 from bench.system.text import amount
 from methods.errors import UserError
+from methods.pattern import Pattern
 
 if TYPE_CHECKING:
     from bench.compare.result_set import ResultSet
@@ -176,6 +177,25 @@ def history(
     print_rows(metric_history.rows(series), json)
     if out:
         print_line(figures.draw_history(series, out), err=json)
+
+
+def import_results(
+    folder: Annotated[Path, typer.Argument(help="Folder of lm-eval (--log_samples) or lighteval (--save-details).")],
+    model: Annotated[str, typer.Option(help="Name of the original [default: the name that the harness wrote].")] = "",
+    method: Annotated[str, typer.Option(help="Name of the row.")] = "dense",
+    pattern: Annotated[str, typer.Option(help="Pattern of the row, for example 2:4.")] = "dense",
+    results: Results = None,
+) -> None:
+    """Make records of what another harness measured.
+
+    Their columns name the harness, so they never mix with numbers of bench run.
+    """
+    from bench.compare import elsewhere
+    from bench.results.store import RESULTS
+
+    Pattern.parse(pattern)
+    tasks = elsewhere.import_folder(folder, results or RESULTS, model=model, method=method, pattern=pattern)
+    print_line(f"{amount(len(tasks), 'task')} of {folder} in {results or RESULTS}: {', '.join(tasks)}")
 
 
 def merge(

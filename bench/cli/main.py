@@ -77,6 +77,8 @@ MAX_SENTENCE = 500
 """Largest length of an error in terminal columns."""
 for command in COMMANDS:
     app.command()(command)
+# A keyword of Python is no name of a function.
+app.command("import")(compare.import_results)
 app.add_typer(families.families_app, name="families")
 app.add_typer(setup.cache_app, name="cache")
 app.add_typer(setup.env_app, name="env")

@@ -15,10 +15,14 @@ import numpy as np
 from bench.compare.result_set import ResultSet
 from bench.results.identity import Identity, Protocol
 from bench.results.items import Items
-from bench.results.record import ReadingRow, Record
+from bench.results.record import Item, ReadingRow, Record
+from bench.results.store import Store
 from bench.system import digests
+from bench.system.provenance import format_time
 from methods.errors import UserError
 
+MAX_TIME = 2**33
+"""Largest time in seconds since 1970 that is no error."""
 MAX_LINE = 2**24
 """Largest line of a file of samples in bytes."""
 LOG_SAMPLES = "run lm_eval with --log_samples, which writes the answer to each question"
@@ -45,6 +49,10 @@ class Evaluation:
     """Scores of each question by metric. A question that occurs again has a number after its document."""
     left_out: set[str] = field(default_factory=set)
     """Metrics without a number for each question."""
+
+    harness: str = "lm-eval"
+    about: Mapping[str, str] = field(default_factory=dict)
+    """Name of the model, version of the harness, and time, as far as the harness wrote them."""
 
 
 class Pairing(NamedTuple):
@@ -111,7 +119,21 @@ def _evaluation(task: str, about: Mapping[str, Any]) -> Evaluation:
         "gen_kwargs": (config or {}).get("gen_kwargs"),
     }
     higher = of("higher_is_better") or {}
-    return Evaluation(task, str(of("versions")), settings, {str(k): v is not False for k, v in higher.items()})
+    return Evaluation(
+        task,
+        str(of("versions")),
+        settings,
+        {str(k): v is not False for k, v in higher.items()},
+        about=_facts(about.get("model_name"), about.get("lm_eval_version"), about.get("date")),
+    )
+
+
+def _facts(model: Any, version: Any, date: Any) -> dict[str, str]:
+    """Return facts for a record. Of the path of a model only the name is kept, because a path tells about a machine."""
+    facts = {"model": Path(str(model)).name if model else "", "version": str(version or "")}
+    if isinstance(date, int | float) and 0 < date < MAX_TIME:
+        facts["recorded"] = format_time(date)
+    return facts
 
 
 def _fill(evaluation: Evaluation, file: Path) -> Evaluation:
@@ -157,7 +179,10 @@ def _read_lighteval(results: Path, about: Mapping[str, Any]) -> Iterator[tuple[s
     for file in sorted(root.rglob(f"details_*_{stamp}.parquet")) if root else ():
         task = file.stem.removeprefix("details_").removesuffix(f"_{stamp}")
         name, _, shots = task.rpartition("|")
-        found = Evaluation(name or task, str((about.get("versions") or {}).get(task)), {"shots": shots or None})
+        general = about["config_general"]
+        facts = _facts(general.get("model_name"), general.get("lighteval_sha"), None)
+        version = str((about.get("versions") or {}).get(task))
+        found = Evaluation(name or task, version, {"shots": shots or None}, harness="lighteval", about=facts)
         counts: Counter[Question] = Counter()
         try:
             rows = pandas.read_parquet(file, columns=["doc", "metric"])
@@ -201,6 +226,66 @@ def pair(a: Path, b: Path) -> Pairing:
         if each.left_out:
             notes.append(f"{task}: {', '.join(sorted(each.left_out))} has no number for each question")
     return Pairing(_result_set(a, sides[0]), _result_set(b, sides[1]), tuple(dict.fromkeys(notes)))
+
+
+def import_folder(folder: Path, results: Path, *, model: str, method: str, pattern: str) -> list[str]:
+    """Write a record for each task of a folder, marked as made by its harness. Return the names of the tasks.
+
+    model: name of the original; "" for the name that the harness wrote.
+
+    Raises:
+        UserError: see `read`, or the model has no name.
+    """
+    store = Store(results)
+    found = read(folder)
+    for task, evaluation in found.items():
+        record, items = _record_of(evaluation, model or evaluation.about.get("model", ""), method, pattern)
+        if not record.identity.model:
+            raise UserError(f"{folder} does not name the model of {task}: name it with --model")
+        store.write(record, items)
+    return list(found)
+
+
+def _record_of(evaluation: Evaluation, model: str, method: str, pattern: str) -> tuple[Record, tuple[Item, ...]]:
+    questions = sorted(evaluation.scores)
+    side = _result_set(Path(), [_Side(evaluation, questions, "")])
+    (shown,) = side.records
+    columns = side.items(shown).columns
+    first = "acc" if "acc" in columns else next(iter(columns), "")
+    content = digests.of([["/".join(q), evaluation.scores[q]] for q in questions])
+    inputs = {
+        "harness": evaluation.harness,
+        "task": evaluation.task,
+        "model": model,
+        "method": method,
+        "content": content,
+    }
+    protocol = shown.identity.protocol.model_copy(update={"engine": evaluation.harness})
+    identity = Identity(model=model, stages=(method,), pattern=pattern, measure="zeroshot", protocol=protocol)
+    settings = {name: value for name, value in evaluation.settings.items() if value is not None}
+    record = Record(
+        key=digests.of(inputs),
+        identity=identity,
+        status="ok",
+        readings=shown.readings,
+        key_inputs=inputs,
+        notes={"made_elsewhere": evaluation.harness, "settings": settings, **evaluation.about},
+        provenance={
+            "recorded": evaluation.about.get("recorded"),
+            "versions": {evaluation.harness: evaluation.about.get("version")},
+        },
+    )
+    items = tuple(
+        Item(
+            "/".join(q),
+            q.document,
+            float(columns[first][i]),
+            1.0,
+            {name: float(values[i]) for name, values in columns.items() if name != first},
+        )
+        for i, q in enumerate(questions)
+    )
+    return record, items if first else ()
 
 
 def _describe_rest(was: Evaluation, now: Evaluation, paired: int) -> str:

@@ -72,18 +72,16 @@ class AdapterCheckpoint(Checkpoint):
         with safe_open(self.path / WEIGHTS, framework="pt") as opened:
             read = {part: opened.get_tensor(stored) for part, stored in parts.items()}
         if "whole" in read:
-            return self._fitting(name, read["whole"], weight)
+            if read["whole"].shape != weight.shape:
+                raise self._cannot_read(f"{name} is {list(read['whole'].shape)}, not {list(weight.shape)}")
+            return read["whole"]
         a, b = read["A"].float(), read["B"].float()
-        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
-            raise self._cannot_read(f"A and B of {name} do not fit together")
+        shape = tuple(weight.shape[::-1] if self._transposed else weight.shape)
+        # Before the product, which may be much larger than its factors.
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or (b.shape[0], a.shape[1]) != shape:
+            raise self._cannot_read(f"A {list(a.shape)} and B {list(b.shape)} of {name} do not fit {list(shape)}")
         delta = (b @ a) * self._scale(name, a.shape[0])
-        merged = weight.float() + self._fitting(name, delta.T if self._transposed else delta, weight)
-        return merged.to(weight.dtype)
-
-    def _fitting(self, name: str, value: Tensor, weight: Tensor) -> Tensor:
-        if value.shape != weight.shape:
-            raise self._cannot_read(f"{name} is {list(value.shape)}, and in the original {list(weight.shape)}")
-        return value
+        return (weight.float() + (delta.T if self._transposed else delta)).to(weight.dtype)
 
     def _scale(self, name: str, rank: int) -> float:
         """Return the factor of a linear's update. alpha_pattern has those of single linears."""

@@ -106,7 +106,10 @@ class CompressedTensorsScheme:
             return parts["weight"]
         if MASKED in parts:
             rows, width = (int(n) for n in parts["weight.shape"].tolist())
-            keep = unpack_mask(parts["weight.bitmask"].view(rows, -1), width)
+            mask = parts["weight.bitmask"]
+            if (rows, -(-width // 8)) != tuple(mask.shape):
+                raise ValueError(f"a mask {list(mask.shape)} for {rows} x {width} weights")
+            keep = unpack_mask(mask, width)
             dense = torch.zeros(rows, width, dtype=parts[MASKED].dtype)
             return dense.masked_scatter_(keep, parts[MASKED].flatten())
         packed = parts["weight_packed"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -10,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.formats.checkpoint import content_digest, open_checkpoint
+from bench.formats.checkpoint import Checkpoint, content_digest, open_checkpoint
 from bench.formats.differences import list_differences, same_values
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
@@ -39,57 +41,72 @@ class ModelFolder:
     sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$", description="64 hexadecimal digits")] = ""
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        del model
         path, original = Path(self.path), Folder(job.source)
         if self.sha256 and content_digest(path) != self.sha256:
             raise UserError(f"{path} has changed since the run was planned: start the run again")
         checkpoint = open_checkpoint(path, original)
-        shapes, known = checkpoint.shapes(), set(original)
-        weights = {f"{t}.weight" for t in find_targets(checkpoint.config, shapes)}
-        chosen = {f"{t}.weight" for t in job.targets}
+        reader = _Reader(checkpoint, original, job)
         writer = Writer(job.workdir / "folder", dtype=job.compute.stored)
-        done, changed, negative, rounded = 0, [], 0, set()
-
-        def read(name: str) -> Tensor:
-            nonlocal done, negative
-            tensor = checkpoint.tensor(name)
-            if name in weights:
-                zero = tensor == 0
-                negative += int((tensor.signbit() & zero).sum())
-                tensor = tensor.masked_fill(zero, 0)
-            if tensor.is_floating_point() and not same_values(tensor.to(job.compute.stored).to(tensor.dtype), tensor):
-                rounded.add(dtype_name(tensor.dtype))
-            if name in known and name not in chosen:
-                old = original.tensor(name)
-                if not same_values(tensor.to(job.compute.stored), old.to(job.compute.stored)):
-                    changed.append(name)
-            done += 1
-            job.progress.advance(done, len(shapes))
-            return tensor
-
         family = FAMILIES[checkpoint.config["model_type"]]
-        for name, tensor in fold(dict.fromkeys(checkpoint), read, family):
+        for name, tensor in fold(dict.fromkeys(checkpoint), reader.read, family):
             writer.add(name, tensor)
         out = writer.close()
-        config = {k: v for k, v in checkpoint.config.items() if k != "auto_map"}
+        config = dict(checkpoint.config)
         if checkpoint.activations:
             config[ACTIVATIONS_KEY] = {"bits": 8, "kind": checkpoint.activations, "targets": list(checkpoint.rounded)}
         (out / "config.json").write_text(json.dumps(config, indent=2))
-        sizes = checkpoint.stored()
-        count = sum(rows * columns for rows, columns in (shapes[name] for name in chosen & set(shapes)))
-        values = sum(sizes[name].values for name in chosen & set(shapes))
-        others = sum(sizes[name].others for name in chosen & set(shapes))
-        stored = Stored(
-            bits=8 * values / max(1, count),
-            scale_bits=8,
-            scales=others,
-            activations=8 if checkpoint.activations else None,
-            library=checkpoint.form,
-            packed=checkpoint.is_packed,
-            total_bytes=sum(size.values + size.others for size in sizes.values()),
-        )
         notes: dict[str, Any] = {"folder": path.name, "format": checkpoint.form, "sha256": self.sha256}
-        notes |= {"differences": list_differences(checkpoint, original, changed)}
-        notes |= {"negative_zeros_stored": negative} if negative else {}
-        notes |= {"rounded_from": sorted(rounded)} if rounded else {}
-        return Outcome(out, changed=frozenset(changed), notes=notes | stored.notes())
+        notes |= {"differences": list_differences(checkpoint, original, reader.changed)}
+        notes |= {"negative_zeros_stored": reader.negative_zeros} if reader.negative_zeros else {}
+        notes |= {"rounded_from": sorted(reader.rounded)} if reader.rounded else {}
+        return Outcome(out, changed=frozenset(reader.changed), notes=notes | _stored(checkpoint, job.targets).notes())
+
+
+class _Reader:
+    """Reader of a checkpoint's tensors, which notes how they differ from those of the original."""
+
+    def __init__(self, checkpoint: Checkpoint, original: Folder, job: Job) -> None:
+        self._checkpoint, self._original, self._job = checkpoint, original, job
+        self._shapes, self._known, self._done = checkpoint.shapes(), set(original), 0
+        self._linears = {f"{target}.weight" for target in find_targets(checkpoint.config, self._shapes)}
+        self._targets = {f"{target}.weight" for target in job.targets}
+        self.changed: list[str] = []
+        """Tensors outside the targets whose values differ."""
+        self.negative_zeros = 0
+        """Number of weights that are -0.0. They are read as 0, because packed formats would keep them."""
+        self.rounded: set[str] = set()
+        """Number formats with values that the run's format cannot hold."""
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor."""
+        tensor, kind = self._checkpoint.tensor(name), self._job.compute.stored
+        if name in self._linears:
+            zero = tensor == 0
+            self.negative_zeros += int((tensor.signbit() & zero).sum())
+            tensor = tensor.masked_fill(zero, 0)
+        written = tensor.to(kind) if tensor.is_floating_point() else tensor
+        if not same_values(written.to(tensor.dtype), tensor):
+            self.rounded.add(dtype_name(tensor.dtype))
+        if name in self._known - self._targets:
+            old = self._original.tensor(name)
+            if not same_values(written, old.to(kind) if old.is_floating_point() else old):
+                self.changed.append(name)
+        self._done += 1
+        self._job.progress.advance(self._done, len(self._shapes))
+        return tensor
+
+
+def _stored(checkpoint: Checkpoint, targets: Iterable[str]) -> Stored:
+    """Return the storage format of the targets, by the bytes that they take in the files."""
+    shapes, sizes = checkpoint.shapes(), checkpoint.stored()
+    names = [name for target in targets if (name := f"{target}.weight") in shapes]
+    count = sum(math.prod(shapes[name]) for name in names)
+    return Stored(
+        bits=8 * sum(sizes[name].values for name in names) / max(1, count),
+        scale_bits=8,
+        scales=sum(sizes[name].others for name in names),
+        activations=8 if checkpoint.activations else None,
+        library=checkpoint.form,
+        packed=checkpoint.is_packed,
+        total_bytes=sum(size.values + size.others for size in sizes.values()),
+    )

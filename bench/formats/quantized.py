@@ -120,7 +120,7 @@ class QuantizedCheckpoint(Checkpoint):
         parts = {part: self.folder.tensor(inner) for part, inner in self._parts[module].items()}
         try:
             weight = self.scheme.decode(parts)
-        except (KeyError, ValueError, IndexError, RuntimeError, OverflowError) as fault:
+        except (KeyError, ValueError, TypeError, IndexError, RuntimeError, ArithmeticError) as fault:
             raise self._cannot_read(f"the parts of {module} do not fit together ({fault})") from None
         if weight.ndim != 2:
             raise self._cannot_read(f"{module} is no matrix")

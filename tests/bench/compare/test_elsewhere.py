@@ -157,3 +157,25 @@ def test_a_folder_of_another_kind_is_refused(tmp_path, cli):
     code, _, err = cli("compare", str(tmp_path / "a"), str(tmp_path / "b"))
 
     assert code == 2 and "name two such folders" in err
+
+
+def test_an_imported_folder_is_a_row_of_a_leaderboard(tmp_path, cli):
+    a, b = answers(tmp_path / "a", RIGHT_BEFORE), answers(tmp_path / "b", RIGHT_AFTER)
+    results = str(tmp_path / "r")
+    for folder_, method, pattern in ((a, "dense", "dense"), (b, "theirs", "2:4")):
+        named = ("--model", "some-model", "--method", method, "--pattern", pattern)
+        code, _, err = cli("import", str(folder_), "--results", results, *named)
+        assert code == 0, err
+
+    assert cli("check", results)[0] == 0
+    code, out, _ = cli("report", "--results", results)
+    assert code == 0 and "theirs" in out and "piqa@1.0 in lm-eval" in out
+    code, out, err = cli("compare", "dense", "theirs", "--results", results, "--json")
+    assert code == 0, err
+    (row,) = [row for row in json.loads(out)["rows"] if row["metric"] == "acc"]
+    assert row["before"] == pytest.approx(sum(RIGHT_BEFORE) / 12)
+
+
+def test_an_import_needs_a_name(tmp_path, cli):
+    code, _, err = cli("import", str(answers(tmp_path / "a", RIGHT_BEFORE)), "--results", str(tmp_path / "r"))
+    assert code == 2 and "--model" in err

@@ -1,0 +1,127 @@
+"""A user's task file gives the answers of the lm-eval command, with examples, a chat template and generated text."""
+
+import json
+
+import pytest
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from bench.inputs import tasks
+from bench.planning.plan import make_plan
+from helpers import runs
+from methods.errors import UserError
+
+LIMIT = 8
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+CHOICE = """
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: label
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+"""
+GENERATED = """
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{choices[label]}}"
+generation_kwargs: {until: ["."], max_gen_toks: 4, do_sample: false}
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true}
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    return runs.own_cache(tmp_path, monkeypatch)
+
+
+def task_file(folder, kind=CHOICE, name="mine"):
+    folder.mkdir(exist_ok=True)
+    rows = [{"question": f"a word {i}", "choices": ["yes it is", "no it was"], "label": i % 2} for i in range(20)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    head = f"task: {name}\ndataset_path: json\ntest_split: test\ntraining_split: test\n"
+    head += f"dataset_kwargs: {{data_files: {{test: {folder / 'rows.jsonl'}}}}}\nmetadata: {{version: 2.0}}\n"
+    (folder / f"{name}.yaml").write_text(head + kind)
+    return folder / f"{name}.yaml"
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "label"),
+    [
+        (CHOICE, {"num_fewshot": 2}, "mine@2.0x8 (2-shot)"),
+        (CHOICE, {"apply_chat_template": True, "num_fewshot": 1}, "mine@2.0x8 (1-shot, chat template)"),
+        (GENERATED, {"gen_kwargs": "max_gen_toks=2"}, "mine@2.0x8 (max_gen_toks=2)"),
+    ],
+)
+def test_the_answers_are_those_of_lm_eval(kind, settings, label, tmp_path):
+    file, model = task_file(tmp_path / "t", kind), runs.tiny(tmp_path / "m")
+    (model / "chat_template.jinja").write_text(TEMPLATE)
+    spec = runs.small(
+        tmp_path / "r",
+        models=(str(model),),
+        measures=("zeroshot",),
+        tasks=(str(file),),
+        zeroshot={"limit": LIMIT} | settings,
+    )
+
+    runs.run_here(spec, only=("dense",))
+
+    (record,) = [r for r in runs.records(tmp_path / "r").values() if r.identity.measure == "zeroshot"]
+    assert record.status == "ok", record.traceback
+    assert record.identity.protocol.label == label
+    want = simple_evaluate(
+        HFLM(pretrained=str(model), device="cpu", batch_size=16),
+        tasks=["mine"],
+        task_manager=TaskManager(include_path=str(file.parent), include_defaults=False),
+        limit=LIMIT,
+        bootstrap_iters=0,
+        **settings,
+    )["results"]["mine"]
+    for reading in record.readings:
+        assert reading.value == want[f"{reading.metric},none"]
+
+
+def test_names_in_a_folder_and_the_content_in_the_key(tmp_path):
+    file = task_file(tmp_path / "t")
+    settings = {"include_path": str(file.parent)}
+    spec = runs.small(tmp_path / "r", measures=("zeroshot",), tasks=("mine",), zeroshot=settings)
+
+    def keys():
+        from bench.inputs.task_yaml import read_task
+
+        read_task.cache_clear()
+        return {m.key for m in make_plan(spec).measurements if m.measure == "zeroshot"}
+
+    before = keys()
+    (tmp_path / "t/rows.jsonl").write_text('{"question": "x", "choices": ["a", "b"], "label": 0}')
+    assert before.isdisjoint(keys())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("task: [", "cannot be read"),
+        ("dataset_path: json\n", "names no task"),
+        ("- a\n", "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_bad_file_is_refused_in_a_sentence(content, said, tmp_path):
+    file = tmp_path / "a.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError, match=said):
+        tasks.expand((str(file),))
+
+
+def test_examples_for_a_task_that_is_for_none(tmp_path):
+    file = task_file(tmp_path / "t", CHOICE + "num_fewshot: 0\n")
+    with pytest.raises(UserError, match="for 0 examples"):
+        make_plan(runs.small(tmp_path / "r", measures=("zeroshot",), tasks=(str(file),), zeroshot={"num_fewshot": 3}))
+
+
+def test_a_folder_that_does_not_exist(tmp_path):
+    with pytest.raises(UserError, match="task folder"):
+        tasks.expand(("mine",), tmp_path / "none")
