@@ -80,7 +80,7 @@ def facts(section: str, name: str) -> str:
     if name not in known:
         raise LookupError(f"{name!r} is not in {section} of bench/catalog/entries.py: correct or remove its section")
     entry = known[name]
-    rows = [("command line", f"`{FLAGS[section]} {name}`")]
+    rows = [("command line", f"`{FLAGS[section]} {name}{f':{entry.file}=DIR' if entry.elsewhere else ''}`")]
     if entry.presets:
         presets = (f"`{name}:{p}` ({_fields(fields)})" for p, fields in entry.presets.items())
         rows.append(("presets", ", ".join(presets)))
