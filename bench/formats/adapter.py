@@ -70,7 +70,7 @@ class AdapterCheckpoint(Checkpoint):
         if not (parts := self._replaced.get(name)):
             return weight
         with safe_open(self.path / WEIGHTS, framework="pt") as opened:
-            read = {part: opened.get_tensor(stored) for part, stored in parts.items()}
+            read: dict[str, Tensor] = {part: opened.get_tensor(stored) for part, stored in parts.items()}
         if "whole" in read:
             if read["whole"].shape != weight.shape:
                 raise self._cannot_read(f"{name} is {list(read['whole'].shape)}, not {list(weight.shape)}")
@@ -81,7 +81,8 @@ class AdapterCheckpoint(Checkpoint):
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or (b.shape[0], a.shape[1]) != shape:
             raise self._cannot_read(f"A {list(a.shape)} and B {list(b.shape)} of {name} do not fit {list(shape)}")
         delta = (b @ a) * self._scale(name, a.shape[0])
-        return (weight.float() + (delta.T if self._transposed else delta)).to(weight.dtype)
+        merged: Tensor = weight.float() + (delta.T if self._transposed else delta)
+        return merged.to(weight.dtype)
 
     def _scale(self, name: str, rank: int) -> float:
         """Return the factor of a linear's update. alpha_pattern has those of single linears."""

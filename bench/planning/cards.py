@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from bench.measures.speed.roofline import DeviceSpec, device_specs
 from bench.planning.artifact import Artifact
@@ -19,7 +19,8 @@ FILLED = 0.95
 MAX_CARDS = 1024
 
 
-class Cards(NamedTuple):
+@dataclass(frozen=True)
+class Cards:
     """Cards of one kind."""
 
     count: int

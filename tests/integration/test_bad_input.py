@@ -113,7 +113,7 @@ BAD = {
     ),
     "training text": (
         "run --methods cast --set training.data=nowhere.txt",
-        ["training text 'nowhere.txt' does not exist"],
+        ["text 'nowhere.txt' does not exist"],
     ),
     "training corpus": (
         "run --methods cast --set training.data=wikimini",
