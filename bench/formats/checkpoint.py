@@ -48,7 +48,7 @@ class Checkpoint:
     is_packed = False
     """True if the files leave out pruned weights."""
     activations = ""
-    """Rounding of the inputs of `rounded` while the model runs: a name in INPUT_ROUNDINGS, or ""."""
+    """Rounding of the inputs of `rounded` while the model runs: a name in INPUT_FORMATS, or ""."""
     rounded: tuple[str, ...] = ()
     """Module names of the linears whose inputs are rounded."""
 

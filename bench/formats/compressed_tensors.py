@@ -149,7 +149,7 @@ class CompressedTensorsScheme:
 
 
 def _activations(settings: Any) -> str:
-    """Return the rounding of a linear's inputs by its name in INPUT_ROUNDINGS, or "".
+    """Return the rounding of a linear's inputs by its name in INPUT_FORMATS, or "".
 
     Raises:
         UserError: a rounding that is not computed here.

@@ -53,7 +53,7 @@ class ModelFolder:
         out = writer.close()
         config = dict(checkpoint.config)
         if checkpoint.activations:
-            config[ACTIVATIONS_KEY] = {"bits": 8, "kind": checkpoint.activations, "targets": list(checkpoint.rounded)}
+            config[ACTIVATIONS_KEY] = {"format": checkpoint.activations, "targets": list(checkpoint.rounded)}
         (out / "config.json").write_text(json.dumps(config, indent=2))
         notes: dict[str, Any] = {"folder": path.name, "format": checkpoint.form, "sha256": self.sha256}
         notes |= {"differences": list_differences(checkpoint, original, reader.changed)}
