@@ -160,3 +160,24 @@ def test_verify_reads_a_quantized_folder(tmp_path, cli):
     code, out, _ = cli("verify", str(tmp_path / "m"), "--pattern", "2:4")
 
     assert code == 1 and "q_proj" in out
+
+
+def test_another_number_of_logits_is_skipped_for_kl_alone(tmp_path):
+    """Rows that another tool added to the vocabulary."""
+    rows = 64
+
+    def padded(tensors):
+        wide = {n for n in tensors if n.startswith(("model.embed_tokens", "lm_head"))}
+        return {n: torch.cat([t, t[:rows]]) if n in wide else t for n, t in tensors.items()}
+
+    folder = with_tensors(tmp_path / "m", padded)
+    size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    folders.config(vocab_size=size + rows)(folder)
+    label = f"folder:path={folder}"
+
+    runs.run_here(runs.small(tmp_path / "r", methods=(label,), measures=("perplexity", "agreement")), only=(label,))
+
+    found = {r.identity.measure: r for r in runs.records(tmp_path / "r").values()}
+    assert found["perplexity"].status == "ok"
+    assert found["agreement"].status == "skipped" and "KL needs one vocabulary" in found["agreement"].reason
+    assert any(line.startswith("vocab_size") for line in found["pattern"].notes["differences"]["config"])
