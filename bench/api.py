@@ -70,6 +70,6 @@ def report(results: Path | str) -> pd.DataFrame:
         UserError: no such folder, or a record in it cannot be read.
     """
     store = ReadOnlyStore(Path(results))
-    frame = to_frame(newest(store))
+    frame = to_frame(newest(store.verified()))
     store.require_whole()
     return frame

@@ -1,4 +1,4 @@
-"""`bench compare`, `gate`, `baseline`, `history`, `merge` and `check`. Each imports what it needs when it runs."""
+"""`bench compare`, `gate`, `baseline` and `history`. Each imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.console import fail, print_commands, print_json, print_line, print_lines, print_rows
+from bench.cli.console import print_commands, print_json, print_line, print_lines, print_rows
 from bench.cli.flags import Figure, Json, Results, file_callback
 from bench.compare import settings
 from bench.system.files import require_writable_file
@@ -196,53 +196,6 @@ def import_results(
     Pattern.parse(pattern)
     tasks = elsewhere.import_folder(folder, results or RESULTS, model=model, method=method, pattern=pattern)
     print_line(f"{amount(len(tasks), 'task')} of {folder} in {results or RESULTS}: {', '.join(tasks)}")
-
-
-def merge(
-    sources: Annotated[
-        list[Path], typer.Argument(metavar="DIR", help="Results folders to merge, for example of several machines.")
-    ],
-    results: Results = None,
-) -> None:
-    """Merge results folders into the one of --results.
-
-    Records that it has already are kept. A finished record replaces a failed one.
-    """
-    from bench.results.merge import merge_folders
-    from bench.results.store import RESULTS
-
-    done = merge_folders(sources, results or RESULTS)
-    counts = f"{amount(done.taken, 'record')} copied, {done.known} already there"
-    print_line(counts + (f", {done.other} not copied: here they have another number" if done.other else ""))
-
-
-def check(
-    results: Annotated[
-        list[Path] | None, typer.Argument(metavar="DIR", help="Results folders [default: results/local].")
-    ] = None,
-) -> None:
-    """Check that records were not changed and are consistent.
-
-    Numbers are computed again from their items. Files that belong to no record are listed. Nothing is changed. The exit code
-    is 1 if a record is damaged.
-    """
-    from bench.results.check import check_folder
-    from bench.results.store import RESULTS
-
-    damaged = False
-    for folder in results or [RESULTS]:
-        found = check_folder(folder)
-        damaged |= bool(found.problems)
-        for problem in found.problems:
-            print_line(f"damaged: {problem}")
-        for path in found.leftovers:
-            print_line(f"belongs to no record: {path}")
-        print_line(
-            f"{folder}: {amount(found.records, 'record')}, {len(found.problems)} damaged, "
-            f"{amount(found.recomputed, 'number')} computed again"
-        )
-    if damaged:
-        fail("records above are damaged or were changed: delete them and run the same bench run again", 1)
 
 
 @baseline_app.command("set")

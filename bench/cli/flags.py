@@ -82,6 +82,12 @@ AllResults = Annotated[list[Path] | None, typer.Option("--results", metavar="DIR
 Results = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of records [default: results/local].")]
 _MIRROR_HELP = "Local mirror of hub data, DIR/<hub id>/...; also $BENCH_DATA_DIR."
 DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help=_MIRROR_HELP, callback=checked(_check_mirror))]
+SignedBy = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="File of allowed signers, as ssh-keygen and git read it: a line NAME KEY for each signer."
+    ),
+]
 Figure = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Also draw it: .svg, .png or .pdf.", callback=figure_callback("--out")),

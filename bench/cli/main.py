@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from bench.cli import compare, conformance, families, models, pick, results, run, search, setup, speed, watch
+from bench.cli import check, compare, conformance, families, models, pick, results, run, search, setup, speed, watch
 from bench.cli.console import note, print_line
 from bench.execution import signals
 from bench.system import interpreter, provenance, terminal
@@ -55,8 +55,9 @@ COMMANDS = (
     compare.compare,
     compare.gate,
     compare.history,
-    compare.check,
-    compare.merge,
+    check.check,
+    check.sign,
+    check.merge,
 )
 """Commands in the order of the help."""
 USAGE_ERROR: Any = typer.BadParameter.__base__

@@ -153,7 +153,7 @@ def _print_folders(results: list[Path] | None, format_: str, equal_bytes: bool) 
     require_format(format_, equal_bytes)
     for folder in results or [RESULTS]:
         store = ReadOnlyStore(folder)
-        records = newest(store)
+        records = newest(store.verified())
         for line in store.damaged:
             note(f"{line}: left out")
         if not records and not store.damaged:

@@ -16,6 +16,7 @@ from typing import Any
 
 from bench.compare.result_set import ResultSet
 from bench.results import metrics
+from bench.results.consistency import require_consistent
 from bench.results.items import Items, of_table, read_parquet
 from bench.results.record import SCHEMA, Record, parse, require_schema
 from bench.results.rows import latest
@@ -116,6 +117,8 @@ def _read_files(path: Path, max_bytes: int) -> tuple[dict[str, Any], dict[str, b
     try:
         with zipfile.ZipFile(path) as packed:
             infos = {i.filename: i for i in packed.infolist()}
+            if len(infos) < len(packed.infolist()):
+                raise ValueError("two files of one name")
             wanted = [infos[name] for name in (MANIFEST, RECORDS, ITEMS)]
             max_bytes = min(max_bytes, MAX_RATIO * path.stat().st_size)
             if sum(info.file_size for info in wanted) > max_bytes:
@@ -167,6 +170,10 @@ def read(path: Path, max_bytes: int = MAX_FILE_BYTES) -> ResultSet:
         raise UserError(f"baseline {str(path)!r} contains an invalid record ({reason}): {REMAKE}") from None
     if not records:
         raise UserError(f"baseline {str(path)!r} has no records: {REMAKE}")
+    for record in records:
+        require_consistent(record)
+    if len({record.key for record in records}) < len(records):
+        raise UserError(f"baseline {str(path)!r} has two records of one key: {REMAKE}")
     rows = sum(record.items.rows for record in records if record.items)
     return ResultSet(str(path), tuple(latest(records)), _ItemReader(files[ITEMS], rows, str(path)))
 

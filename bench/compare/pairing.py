@@ -62,7 +62,7 @@ class MetricPair:
         Machines are the same if their CPUs have the same model and instruction set. Names do not count.
         """
         return all(
-            a.key == b.key and _machine(a) == _machine(b) and a.versions == b.versions
+            a.key == b.key and machine_of(a) == machine_of(b) and a.versions == b.versions
             for a, b in zip(self.before, self.after, strict=True)
         )
 
@@ -94,7 +94,8 @@ class Unpaired:
     records: tuple[Record, ...] = ()
 
 
-def _machine(record: Record) -> tuple[Any, ...]:
+def machine_of(record: Record) -> tuple[Any, ...]:
+    """Return what decides rounding on a machine."""
     return tuple(record.machine.get(k) for k in ("cpu", "cpu_model", "isa", "device"))
 
 

@@ -128,7 +128,7 @@ def read(path: Path, what: str = "results", *, every: bool = False) -> ResultSet
         raise UserError(f"{what} {str(path)!r} does not exist: name a results folder or a file of bench baseline set")
     require_results(path)
     store = ReadOnlyStore(path)
-    records = list(store)
+    records = list(store.verified())
     store.require_whole(what)
     if not records:
         raise UserError(f"{what} {str(path)!r} has no records: run bench run --results {shlex.quote(str(path))} first")

@@ -102,7 +102,9 @@ class Sweep:
                     self._take(task, event)
         except (KeyboardInterrupt, SystemExit):
             if any(task.artifact.training for task in self._at_work):
-                self._listener.note("stopping after a checkpoint of the training; a second signal stops at once")
+                self._listener.note(
+                    f"stopping after a checkpoint of the training, in {CHECKPOINT_S:.0f} seconds at most"
+                )
             self._stop()
             raise
 

@@ -17,8 +17,8 @@ LOOK_S = 0.2
 """Seconds between two looks for the end of a worker."""
 EXIT_S = 10.0
 """Seconds that a worker has to end after its work."""
-CHECKPOINT_S = 60.0
-"""Seconds that a training worker has to end, because it saves its state first."""
+CHECKPOINT_S = 4.0
+"""Seconds that a training worker has to save its state and end. Without it, the training resumes from an earlier state."""
 LOG_BYTES = 20_000
 """Number of bytes of a worker's last output for the record of its death."""
 

@@ -26,7 +26,7 @@ def export_results(results: Path, format_: str, out: Path, organization: str) ->
         UserError: no such folder, a damaged record, nothing to export, two models of one file name, or `out` exists.
     """
     store = ReadOnlyStore(results)
-    models, skipped = group_by_model(store)
+    models, skipped = group_by_model(store.verified())
     if store.damaged:
         raise UserError(f"{store.damaged[0]}: delete it to continue without it")
     files: dict[str, str] = {}

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from bench.results import metrics
-from bench.results.items import derive
-from bench.results.record import Record
+from bench.results.consistency import require_consistent
+from bench.results.derive import Derived, derive, differences
+from bench.results.items import Items
+from bench.results.record import ReadingRow, Record
 from bench.results.store import ReadOnlyStore, require_results
-from bench.system import digests
 from methods.errors import UserError
+from methods.pattern import Pattern
+
+ROUNDING = 1e-12
+"""Rounding of a layer's share of zeros."""
 
 
 @dataclass(frozen=True)
 class FolderCheck:
     """The result of a check."""
 
-    records: int
+    records: tuple[Record, ...]
+    """Records without a problem of their own."""
     recomputed: int
     """Numbers that were computed again from their items."""
+    not_derived: Mapping[str, int]
+    """Numbers that do not follow from what is stored, by metric."""
     problems: tuple[str, ...]
     """Sentences about records that are damaged or were changed."""
     leftovers: tuple[Path, ...]
@@ -36,53 +46,92 @@ def check_folder(root: Path) -> FolderCheck:
     require_results(root)
     store = ReadOnlyStore(root)
     problems: list[str] = []
-    recomputed, owned = 0, set()
-    records = list(store)
-    for record in records:
-        problems += [f"{store.path(record.key)}: {sentence}" for sentence in contradictions(record)]
-        if record.items is None:
-            continue
-        owned.add(store.items_path(record).name)
+    sound: list[Record] = []
+    recomputed, not_derived, owned = 0, Counter[str](), set()
+    items_of: dict[str, Items] = {}
+    for record in store:
+        derived: set[str] = set()
+        if record.items is not None:
+            owned.add(store.items_path(record).name)
         try:
-            recomputed += sum(1 for _ in derive(record, store.items(record)))
+            require_consistent(record)
+            if record.items is not None:
+                items = store.items(record)
+                derived = {reading.metric for reading, _ in derive(record, items)}
+                if record.identity.measure == "size":
+                    items_of[record.key] = items
         except UserError as fault:
             problems.append(f"{store.path(record.key)}: {fault}")
+            continue
+        sound.append(record)
+        recomputed += len(derived)
+        not_derived.update(r.metric for r in record.readings if r.value is not None and r.metric not in derived)
+    for record, sentence in disagreements(sound, items_of):
+        problems.append(f"{store.path(record.key)}: {sentence}")
     return FolderCheck(
-        records=len(records) + len(store.damaged),
+        records=tuple(sound),
         recomputed=recomputed,
+        not_derived=dict(sorted(not_derived.items())),
         problems=(*store.damaged, *problems),
         leftovers=tuple(_leftovers(root, owned)),
     )
 
 
-def contradictions(record: Record) -> Iterator[str]:
-    """Yield a sentence for each part of a record that contradicts another."""
-    inputs, identity = record.key_inputs, record.identity
-    if record.key != digests.of(inputs):
-        yield "its key is not the digest of its key_inputs"
-    stages = [*identity.stages, *([] if identity.quantizer == "none" else [identity.quantizer])]
-    parts = {
-        "seed": identity.seed,
-        "dtype": identity.dtype,
-        "arithmetic": identity.arithmetic,
-        "device": identity.device,
-        "targets": [list(identity.include), list(identity.exclude)],
-        "stages": [stage.partition(":")[0] for stage in stages],
-        "calibration": identity.calibration and identity.calibration.data,
-        "training": identity.training and identity.training.data,
-        "measure": identity.measure,
-    }
-    stored = dict(inputs)
-    for name, key in (("calibration", "data"), ("training", "data"), ("measure", "name")):
-        stored[name] = (inputs.get(name) or {}).get(key)
-    stored["stages"] = [stage["name"] for stage in inputs.get("stages", ())]
-    # A timing of engines has other inputs.
-    for name in parts.keys() & inputs.keys():
-        if parts[name] != stored[name]:
-            yield f"its identity has {name} {parts[name]!r}, but its key was made from {stored[name]!r}"
-    owed = [r.metric for r in record.readings if r.value is not None and metrics.find(r.metric).averages_items]
-    if owed and record.items is None:
-        yield f"it has no items, but its {owed[0]} is a mean over items"
+def disagreements(records: Iterable[Record], items_of: Mapping[str, Items]) -> Iterator[tuple[Record, str]]:
+    """Yield a record and a sentence where two records of a folder cannot both be true.
+
+    items_of: sparsity of each layer of `size` records, by key.
+    """
+    weights: dict[str, Record] = {}
+    tokens: dict[object, Record] = {}
+    artifacts: dict[str, dict[str, Record]] = {}
+    for record in records:
+        digest, inputs = record.key_inputs.get("model"), record.key_inputs
+        first = weights.setdefault(record.identity.model, record)
+        if first.key_inputs.get("model") != digest:
+            name = record.identity.model
+            yield record, f"its {name} has other weights than in record {first.short_key}: one name for two models"
+        config = (inputs.get("measure") or {}).get("config") or {}
+        if record.token_digest and "corpus" in config:
+            parts = {name: config.get(name) for name in ("corpus", "split", "seqlen", "windows", "bos")}
+            text = repr((sorted(parts.items()), inputs.get("tokenizer"), inputs["measure"].get("content")))
+            first = tokens.setdefault(text, record)
+            if _text_of(first) != _text_of(record):
+                yield record, f"it was measured on other tokens than record {first.short_key} of the same text"
+        if record.artifact:
+            artifacts.setdefault(record.artifact, {})[record.identity.measure] = record
+    for by_measure in artifacts.values():
+        if (pattern := by_measure.get("pattern")) and (size := by_measure.get("size")) and size.key in items_of:
+            yield from ((size, sentence) for sentence in _of_artifact(pattern, size, items_of[size.key]))
+
+
+def _text_of(record: Record) -> tuple[Any, ...]:
+    return record.token_digest, record.items and record.items.rows
+
+
+def _of_artifact(counted: Record, size: Record, items: Items) -> Iterator[str]:
+    """Yield a sentence where the `pattern` and `size` records of an artifact cannot both be true."""
+    readings: dict[str, ReadingRow] = {r.metric: r for r in counted.readings}
+    violated = readings.get("violated_groups")
+    pattern = Pattern.parse(size.identity.pattern)
+    if violated is None:
+        return
+    if violated.n not in (None, len(items.ids)):
+        yield f"it has {len(items.ids)} layers, but record {counted.short_key} counted {violated.n}"
+    lowest = float(items.columns["value"].min())
+    if violated.value == 0 and pattern.m and lowest < pattern.share - ROUNDING:
+        yield f"a layer has {lowest:.4g} zeros, but record {counted.short_key} says that no group breaks {pattern}"
+    bits = {r.metric: r for r in size.readings}.get("bits_per_weight")
+    if bits is None or violated.value != 0 or "stored" not in counted.notes:
+        return
+    try:
+        of_value, of_scale, scales = (counted.notes["stored"][name] for name in ("bits", "scale_bits", "scales"))
+        kept, mask = (1.0, 0) if pattern.dense or not pattern.m else (pattern.n / pattern.m, 1)
+        expected = of_value * kept + mask + of_scale * scales / math.fsum(items.weights)
+        for sentence in differences(bits, Derived(expected)):
+            yield sentence.replace("its items", f"the notes of record {counted.short_key}")
+    except (TypeError, KeyError, ArithmeticError):
+        yield f"the notes of record {counted.short_key} do not say how its weights are stored"
 
 
 def _leftovers(root: Path, owned: set[str]) -> Iterator[Path]:

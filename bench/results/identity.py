@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 COLUMNS = (
     "model", "method", "pattern", "quantizer", "seed", "measure", "protocol", "calibration", "training", "targets",
@@ -16,6 +16,8 @@ COLUMNS = (
 TIMED = "speed"
 """Measure whose numbers are times. Its protocol is a step of the model, with a length or a version like others."""
 
+Whole = Annotated[int, Field(strict=True)]
+"""A whole number, but no text or fraction of one."""
 IdentityKey = tuple[tuple[str, Any], ...]
 """Pairs of column and text, without empty columns."""
 
@@ -38,8 +40,8 @@ class Protocol(_IdentityPart):
 
     name: str
     version: str | None = None
-    seqlen: int | None = None
-    limit: int | None = None
+    seqlen: Whole | None = None
+    limit: Whole | None = None
     engine: str = ""
     bos: str = ""
     prompt: str = ""
@@ -56,9 +58,9 @@ class CalibrationText(_IdentityPart):
     """The calibration tokens: `sequences` sequences of `seqlen` tokens. None if the record does not say."""
 
     data: str
-    sequences: int | None = None
-    seqlen: int | None = None
-    all_experts: bool = False
+    sequences: Whole | None = None
+    seqlen: Whole | None = None
+    all_experts: Annotated[bool, Field(strict=True)] = False
     """True if every expert of a mixture saw all tokens."""
     bos: str = ""
 
@@ -73,9 +75,9 @@ class TrainingText(_IdentityPart):
     """The training tokens, in steps of `batch` sequences of `seqlen` tokens. None if the record does not say."""
 
     data: str
-    seqlen: int | None = None
-    batch: int | None = None
-    tokens: int | None = None
+    seqlen: Whole | None = None
+    batch: Whole | None = None
+    tokens: Whole | None = None
     bos: str = ""
 
     @property
@@ -91,7 +93,7 @@ class Identity(_IdentityPart):
     stages: tuple[str, ...]
     pattern: str
     quantizer: str = "none"
-    seed: int | None = None
+    seed: Whole | None = None
     measure: str = ""
     protocol: Protocol = Protocol(name="")
     calibration: CalibrationText | None = None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bench.results import metrics
-from bench.results.record import Item, ReadingRow, Record
+from bench.results.derive import derive, differences
+from bench.results.parquet_pages import find_lie
+from bench.results.record import Item, Record
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ HEADER_BYTES, ROW_BYTES = 2**16, 1024
 """Most bytes of a file of items: for its header, and for each item. Our own items have up to 256 bytes each."""
 MAX_ID = 1000
 """Largest length of an item id in bytes."""
-TOLERANCE = 1e-9
-"""Relative difference between a number and its items that is no damage: only the summation order may differ."""
 
 
 class Items(NamedTuple):
@@ -73,7 +71,11 @@ def read_parquet(content: bytes, name: str, rows: int) -> Any:
 
     try:
         file = parquet.ParquetFile(pyarrow.BufferReader(content))
-        if wrong := _find_excess(file.metadata, rows) or _find_odd_column(file.schema_arrow, rows):
+        if (
+            wrong := _find_excess(file.metadata, rows)
+            or _find_odd_column(file.schema_arrow, rows)
+            or find_lie(content, file.metadata)
+        ):
             raise UserError(f"{name} {wrong}: make it again")
         text = [column for column in TEXT_COLUMNS if column in file.schema_arrow.names and rows]
         # A dictionary holds a text once, however often a small file repeats it.
@@ -148,41 +150,4 @@ def _mismatches(record: Record, items: Items) -> Iterator[str]:
     if len(set(items.ids)) != len(items.ids):
         yield "it has an item twice"
     for reading, derived in derive(record, items):
-        for what, stored, value in zip(
-            ("", "standard error of ", "n of "), (reading.value, reading.stderr, reading.n), derived, strict=True
-        ):
-            if stored is not None and not math.isclose(stored, value, rel_tol=TOLERANCE, abs_tol=1e-12):
-                yield f"{what}{reading.metric} is {stored:.9g}, but its items give {value:.9g}"
-
-
-class Derived(NamedTuple):
-    """The parts of a reading that its items give."""
-
-    value: float
-    stderr: float
-    n: int
-
-
-def derive(record: Record, items: Items) -> Iterator[tuple[ReadingRow, Derived]]:
-    """Yield the readings that are means over a record's items, each with what its items give.
-
-    Raises:
-        ArithmeticError: the items have no finite mean.
-    """
-    own = [reading for reading in record.readings if reading.metric not in items.columns]
-    for reading in record.readings:
-        metric = metrics.find(reading.metric)
-        column = reading.metric if reading not in own else "value" if len(own) == 1 else None
-        if column is None or reading.value is None or not metric.averages_items:
-            continue
-        values, n = items.columns[column], len(items.ids)
-        # The value of a window is a sum over its tokens.
-        with np.errstate(all="ignore"):
-            each = values / items.weights if metric.windowed else values
-        weights = items.weights if metric.windowed else np.ones(n)
-        if not (np.isfinite(values).all() and weights.sum() > 0):
-            raise ArithmeticError(f"{reading.metric} has no finite mean")
-        mean = float(math.fsum(values) / math.fsum(weights))
-        stderr = float(each.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-        value = math.exp(mean) if metric.log else mean
-        yield reading, Derived(value, stderr * value if metric.log else stderr, n)
+        yield from differences(reading, derived)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.results import signatures
 from bench.results.record import DONE, Record
 from bench.results.store import ReadOnlyStore, Store, require_results
 from methods.errors import UserError
@@ -23,10 +24,12 @@ class MergeSummary:
 
 
 def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
-    """Copy all records that `into` lacks, with their items. A finished record replaces a failed one.
+    """Copy all records that `into` lacks, with their items, as they are. A finished record replaces a failed one.
+
+    Each record is verified, and no digest is written for it. Signatures are copied, too.
 
     Raises:
-        UserError: a folder does not exist, or is `into`, or items do not match their record. Earlier copies stay.
+        UserError: a folder does not exist, or is `into`, or a record is damaged. Earlier copies stay.
     """
     folders = [ReadOnlyStore(source, how="as in bench merge DIR") for source in sources]
     for source in sources:
@@ -36,10 +39,10 @@ def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
     target = Store(into)
     taken = known = other = 0
     for folder in folders:
-        for record in folder:
+        for record in folder.verified():
             here = target.get(record.key)
             if here is None or (here.status not in DONE and record.status in DONE):
-                target.write_content(record, folder.content(record) if record.items else b"")
+                target.copy(record, folder)
                 taken += 1
             elif record.status not in DONE or _number(here) == _number(record):
                 known += 1
@@ -47,6 +50,7 @@ def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
                 other += 1
         if folder.damaged:
             raise UserError(f"{folder.damaged[0]}: delete it to go on without it")
+        signatures.copy(folder, target)
     return MergeSummary(taken, known, other)
 
 

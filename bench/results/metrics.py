@@ -60,6 +60,11 @@ class Metric:
         return self.windowed or (self.quantity in ("proportion", "bits/byte") and not self.counted)
 
     @property
+    def is_count(self) -> bool:
+        """Return whether values are whole numbers."""
+        return self.counted and self.quantity in ("groups", "weights", "bytes")
+
+    @property
     def is_time(self) -> bool:
         """Return whether it is a time or a speed."""
         return self.unit in TIME_UNITS or self.unit.endswith("/s")
@@ -111,7 +116,7 @@ _ALL = (
     Metric("acc_raw", "1", "higher", "proportion", 0.0, 1.0, tolerance=1e-3, in_tables=False),
     Metric("acc_per_byte", "1", "higher", "proportion", 0.0, 1.0, tolerance=1e-3, in_tables=False),
     Metric("acc_per_char", "1", "higher", "proportion", 0.0, 1.0, tolerance=1e-3, in_tables=False),
-    Metric("parameters", "1", counted=True, in_tables=False),
+    Metric("parameters", "1", "", "weights", 0.0, counted=True, in_tables=False),
     Metric("nonzeros", "1", "lower", "weights", 0.0, counted=True, in_tables=False),
     Metric("bytes", "B", "lower", "bytes", 0.0, counted=True, in_tables=False),
     Metric("negative_zeros", "1", "lower", "weights", 0.0, counted=True, in_tables=False),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
 
 from bench.results.identity import Identity
 from bench.system import digests
@@ -60,13 +60,13 @@ class ReadingRow(BaseModel):
     unit: str
     better: str
     stderr: Annotated[float, Field(strict=True, ge=0)] | None = None
-    n: Annotated[int, Field(strict=True)] | None = None
+    n: Annotated[int, Field(strict=True, ge=0)] | None = None
 
 
 class ItemsFile(BaseModel):
     model_config = ConfigDict(strict=True)
     file: str
-    rows: int
+    rows: Annotated[int, Field(ge=1)]
     sha256: str
     size: int | None = None
     """Bytes of the file. None if the record does not say."""
@@ -129,6 +129,12 @@ class Record(BaseModel):
     """Values whose digest is the key."""
     cost: Annotated[dict[str, Any], _shaped(_RecordCost)] = {}
     provenance: Annotated[dict[str, Any], _shaped(_Provenance)] = {}
+    _digest: str = PrivateAttr("")
+
+    @property
+    def digest(self) -> str:
+        """Digest of the stored text, which signatures name. Empty for a record that was not read."""
+        return self._digest
 
     @property
     def stem(self) -> str:
@@ -192,17 +198,26 @@ def parse(content: bytes, name: str) -> Record:
     if len(content) > MAX_BYTES:
         raise ValueError(f"{len(content):,} bytes, more than {MAX_BYTES:,}")
     try:
-        fields = json.loads(content)
+        fields = json.loads(content, object_pairs_hook=_without_doubles)
         require_schema(fields["schema_version"], name)
         digest = fields.pop("digest", None)
         if digest != digests.of(fields):
             raise ValueError("it was changed after it was written: its digest is of other content")
         record = Record.model_validate(fields)
+        record._digest = digest
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as fault:
         raise ValueError(f"{type(fault).__name__}: {fault}") from None
     if today := RENAMED_MODELS.get((record.identity.model, str(record.key_inputs.get("model")))):
         record.identity = record.identity.model_copy(update={"model": today})
     return record
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object. Readers differ in which of two equal names they take."""
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        raise ValueError("it has a name twice in one object")
+    return out
 
 
 def require_schema(version: Any, name: str) -> None:

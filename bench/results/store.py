@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.results.record import ItemsFile, Record, parse
+from bench.results.consistency import require_consistent
+from bench.results.record import MAX_BYTES, ItemsFile, Record, parse
 from bench.system import digests
 from bench.system.files import atomic_write, sweep
 from methods.errors import UserError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 RESULTS = Path("results/local")
 """Default results folder. It is not committed. Published records are in folders beside it."""
+FOLDERS = ("records", "items", "locks", "corrupt", "runs", "signatures")
+"""Folders in a results folder. A link in place of one would lead our files elsewhere."""
 PATIENCE_S = 60.0
 """Timeout for a shared folder to come back."""
 LOOK_S = 0.2
@@ -69,6 +72,18 @@ class ReadOnlyStore:
             if (record := self._read(path)) is not None:
                 yield record
 
+    def verified(self) -> Iterator[Record]:
+        """Yield the records that do not contradict themselves or their items. The others are damaged."""
+        for record in self:
+            try:
+                require_consistent(record)
+                if record.items is not None:
+                    self.items(record)
+            except UserError as fault:
+                self.damaged.append(f"{self.path(record.key)}: {fault}")
+            else:
+                yield record
+
     def find(self, prefix: str) -> Record:
         """
         Raises:
@@ -105,6 +120,8 @@ class ReadOnlyStore:
         """
         if path.exists() and not path.is_file():  # reading a pipe would block
             raise ValueError("is no record (it is no file)")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ValueError(f"is no record ({size:,} bytes, more than {MAX_BYTES:,})")
         content = path.read_bytes()
         try:
             record = parse(content, str(path))
@@ -114,7 +131,7 @@ class ReadOnlyStore:
             raise ValueError("does not bear its own key")
         if record.items:
             items, whole = self.items_path(record), record.items.size
-            if not items.exists():
+            if not items.is_file():
                 raise ValueError(f"has lost its items {items.name}")
             if whole not in (None, size := items.stat().st_size):
                 raise ValueError(f"has damaged items: {items.name} has {size:,} of {whole:,} bytes")
@@ -170,6 +187,11 @@ class Store(ReadOnlyStore):
 
     def __init__(self, root: Path) -> None:
         try:
+            for folder in FOLDERS:
+                if (root / folder).is_symlink():
+                    raise UserError(
+                        f"{root / folder} is a link: replace it by a folder, because results are written there"
+                    )
             for folder in ("records", "items", "locks"):
                 (root / folder).mkdir(parents=True, exist_ok=True)
                 sweep(root / folder)
@@ -212,14 +234,32 @@ class Store(ReadOnlyStore):
 
         The items are written first, so a record that exists is whole.
         """
-        wait_for_folder(self.root)
         if content:
             assert record.items is not None
             record.items.file = f"{record.stem}.parquet"
+        self._put(record, (record.to_json(indent=1) + "\n").encode(), content)
+
+    def copy(self, record: Record, source: ReadOnlyStore) -> None:
+        """Copy a record's files from another folder, byte by byte, so that its digest and signatures stay.
+
+        Raises:
+            UserError: a file has changed since the record was read.
+        """
+        text = source.path(record.key).read_bytes()
+        if parse(text, str(source.path(record.key))).digest != record.digest:
+            raise UserError(f"{source.path(record.key)} has changed while it was read: run the same command again")
+        self._put(record, text, source.content(record) if record.items else b"")
+
+    def _put(self, record: Record, text: bytes, items: bytes) -> None:
+        wait_for_folder(self.root)
+        for path in (self.path(record.key), *([self.items_path(record)] if items else [])):
+            if path.is_symlink():  # it would lead our file elsewhere
+                path.unlink()
+        if items:
             with atomic_write(self.items_path(record)) as temporary:
-                temporary.write_bytes(content)
+                temporary.write_bytes(items)
         with atomic_write(self.path(record.key)) as temporary:
-            temporary.write_text(record.to_json(indent=1) + "\n")
+            temporary.write_bytes(text)
 
 
 def is_disk_full(fault: BaseException) -> bool:

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Collection
 from typing import Any
 
+from bench.results.consistency import require_consistent
 from bench.results.record import DONE, Record, parse
 from bench.results.store import Store
 
@@ -29,6 +30,7 @@ def unpack_record(store: Store, packed: dict[str, Any], keys: Collection[str]) -
     record = parse(str(packed["record"]).encode(), "a record of another machine")
     if record.key not in keys:
         raise ValueError(f"record {record.short_key} was not requested")
+    require_consistent(record)
     known = store.get(record.key)
     if known and known.status in DONE:
         return known

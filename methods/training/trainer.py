@@ -132,11 +132,15 @@ class Trainer:
         started = saved = time.monotonic()
         agrees = True
         for step in range(start, total):
+            of_optimizer = dict(getattr(optimizer, "metrics", {}))
             metrics = dict(hook(step, total) or {}) if hook else {}
             lr = settings.lr_at(step, total)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             losses = self._gradients(step, teacher_model)
+            if losses is None:
+                self._save_unchanged(optimizer, step, pending, of_optimizer, is_new=step > start)
+                raise Stopped
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf)
             optimizer.step()
             optimizer.zero_grad()
@@ -161,12 +165,27 @@ class Trainer:
                     raise Stopped
                 agrees = self.world == 1 or is_slow
 
-    def _gradients(self, step: int, teacher: FrozenTeacher | None) -> Tensor:
-        """Accumulate the gradients of one step. Return the mean loss, CE and KL per token."""
+    def _save_unchanged(
+        self, optimizer: torch.optim.Optimizer, step: int, pending: Pending, metrics: dict[str, float], *, is_new: bool
+    ) -> None:
+        """Save the state from before a step that a signal interrupted. is_new: no checkpoint has this state."""
+        optimizer.zero_grad()
+        if metrics:
+            optimizer.metrics = metrics  # type: ignore[attr-defined]
+        if is_new:
+            self._save(optimizer, step, pending)
+
+    def _gradients(self, step: int, teacher: FrozenTeacher | None) -> Tensor | None:
+        """Accumulate the gradients of one step. Return the mean loss, CE and KL per token.
+
+        Return None if a signal came between two micro-batches. Several processes agree on it after the step.
+        """
         batch = self._batches.take(step)
         count = batch.shape[0] * (batch.shape[1] - 1)
         sums = torch.zeros(3, device=self.device)
         for ids in batch.split(self.job.budget.micro or len(batch)):
+            if self.world == 1 and stop_request():
+                return None
             with self._precision():
                 outputs = teacher(ids) if teacher is not None else None
                 loss, ce, kl = self.student(ids, outputs, self.settings.eta, self.settings.temperature, 1 / count)

@@ -53,6 +53,7 @@ def _parts(label, names):
     text, _, tokens = label.removesuffix(" tokens").partition(", ")
     found = re.fullmatch(r"(.+)@([0-9.]+(?:-shot)?)(?:x([0-9]+))?", text)
     parts = dict(zip(names, found.groups() if found else (text,), strict=False))
+    parts = {k: int(v) if v and k in ("seqlen", "limit", "sequences", "batch") else v for k, v in parts.items()}
     return parts | ({"tokens": int(tokens.replace(",", ""))} if tokens else {})
 
 

@@ -24,10 +24,10 @@ pytestmark = pytest.mark.usefixtures("cache")
 @pytest.fixture
 def results(tmp_path):
     root = tmp_path / "results"
-    fake_records.perplexity(root, method="wanda", seed=0, notes={"curve": [1] * 1000}, traceback="no")
+    fake_records.perplexity(root, method="wanda", seed=0, notes={"curve": [1] * 1000})
     fake_records.accuracy(root, method="wanda", seed=0)
     fake_records.counted(root, "violated_groups", 0.0)
-    fake_records.failed(root, method="cast")
+    fake_records.failed(root, method="cast", traceback="no")
     return root
 
 

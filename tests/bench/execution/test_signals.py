@@ -19,7 +19,7 @@ def handlers():
     [
         (signal.SIGTERM, signals.ended_by_signals, 143),
         (signal.SIGHUP, signals.ended_by_signals, 129),
-        (signal.SIGINT, signals.checkpoint_first, 130),
+        (signal.SIGINT, lambda: signals.checkpoint_first(60), 130),
     ],
 )
 def test_a_signal_ends_a_command_with_its_code(signum, block, code):
@@ -32,7 +32,7 @@ def test_a_signal_ends_a_command_with_its_code(signum, block, code):
 
 def test_a_training_that_asks_is_not_interrupted():
     def train():
-        with signals.checkpoint_first():
+        with signals.checkpoint_first(60):
             asked.append(stop_request())
             os.kill(os.getpid(), signal.SIGTERM)
             asked.append(stop_request())  # now it saves its state

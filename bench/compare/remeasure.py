@@ -1,0 +1,106 @@
+"""Measure random records of a folder again, and compare the numbers: for results of others."""
+
+from __future__ import annotations
+
+import math
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.compare.pairing import machine_of
+from bench.results import metrics
+from bench.results.record import Record
+from methods.errors import UserError
+
+
+@dataclass(frozen=True)
+class Remeasured:
+    """One record, measured again."""
+
+    record: Record
+    verdict: str
+    """ "equal", "within tolerance", "differs" or "not measured"."""
+    reason: str
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict in ("equal", "within tolerance")
+
+
+def choose(records: Sequence[Record], count: int, seed: int) -> list[Record]:
+    """Return `count` random records with a number. The same folder and seed give the same records.
+
+    Raises:
+        UserError: fewer records have a number.
+    """
+    known = sorted((r for r in records if r.status == "ok"), key=lambda r: r.key)
+    if count > len(known):
+        raise UserError(
+            f"--remeasure {count} is more than the {len(known)} records with a number: give at most that many"
+        )
+    return random.Random(seed).sample(known, count)
+
+
+def remeasure(
+    records: Sequence[Record], tolerance: float | None, measure: Callable[[Record, Path], Record], workdir: Path
+) -> Iterator[Remeasured]:
+    """Measure each record again, and yield how it compares.
+
+    Args:
+        tolerance: largest relative difference on another machine or of other code. None: the metric's margin.
+        measure: runs a record's measurement into an empty results folder. It raises UserError if it cannot.
+    """
+    for record in records:
+        try:
+            new = measure(record, Path(tempfile.mkdtemp(prefix="again-", dir=workdir)))
+        except UserError as fault:
+            yield Remeasured(record, "not measured", str(fault))
+        else:
+            yield Remeasured(record, *_compare(record, new, tolerance))
+
+
+def _compare(record: Record, new: Record, tolerance: float | None) -> tuple[str, str]:
+    if new.status != record.status:
+        return ("not measured" if new.status == "skipped" else "differs"), f"now {new.status}: {new.reason}"
+    was, now = ({r.metric: r for r in one.readings} for one in (record, new))
+    if was.keys() != now.keys():
+        return "differs", f"it has {', '.join(was)}, now {', '.join(now)}"
+    if record.token_digest != new.token_digest:
+        return "differs", "it was measured on other tokens"
+    same = record.key == new.key and machine_of(record) == machine_of(new) and record.versions == new.versions
+    changes = []
+    for name, old in was.items():
+        definition = metrics.find(name, old.unit)
+        exact = same and not definition.is_time and name != "speedup"
+        if was[name].value == now[name].value and (not exact or old == now[name]):
+            continue
+        assert old.value is not None
+        assert now[name].value is not None
+        distance = _distance(old.value, now[name].value or 0.0, definition)
+        limit = 0.0 if exact else tolerance if tolerance is not None else tolerance_of(definition)
+        changes.append((distance > limit, f"{name} {old.value:.6g}, now {now[name].value:.6g}, tolerance {limit:.3g}"))
+    worst = [text for is_over, text in changes if is_over]
+    why = "" if same else f" ({_difference(record, new)})"
+    if worst:
+        return "differs", "; ".join(worst) + why
+    return ("within tolerance" if changes else "equal"), "; ".join(text for _, text in changes) + why
+
+
+def tolerance_of(metric: metrics.Metric) -> float:
+    """Return the largest difference of a metric between machines: its margin in a gate, or else 1%."""
+    return max(metric.margin if metric.margin is not None else 0.01, metric.tolerance)
+
+
+def _distance(was: float, now: float, metric: metrics.Metric) -> float:
+    """Return the difference: relative to the first, or absolute for a proportion."""
+    absolute = metric.high is not None or was == 0
+    return abs(now - was) if absolute else abs(math.inf if not math.isfinite(now) else now / was - 1)
+
+
+def _difference(record: Record, new: Record) -> str:
+    """Say what two records of one identity do not share."""
+    if record.key != new.key:
+        return "code or data differ"
+    return "machines differ" if machine_of(record) != machine_of(new) else "libraries differ"

@@ -1,0 +1,194 @@
+"""Contradictions within one record: between its key, its identity, its status and its readings.
+
+They are found without the items. `bench.results.derive` computes readings again from items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from bench.results import metrics
+from bench.system import digests
+from methods.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.results.identity import Identity
+    from bench.results.record import ReadingRow, Record
+
+METRICS_OF = {
+    "perplexity": ("perplexity",),
+    "agreement": ("kl", "top1_agreement"),
+    "pattern": ("violated_groups", "negative_zeros", "zeros_lost"),
+    "size": ("parameters", "nonzeros", "sparsity", "bytes", "bytes_packed", "bits_per_weight"),
+}
+"""All metrics of a measure. Other measures may have others."""
+PROTOCOL_OF = {"pattern": "targets", "size": "weights"}
+"""Protocol of a measure that reads no data."""
+TIMINGS = {"tokens_per_s": ("tokens/s", "higher"), "latency": ("s", "lower"), "linears": ("s", "lower")}
+"""Unit and direction of timings. The same metric of the dense side has no direction."""
+SPEEDS = {"speedup": ("1", "higher"), **TIMINGS, **{f"{name}_dense": (unit, "") for name, (unit, _) in TIMINGS.items()}}
+
+BESIDE_ARTIFACT = ("tokenizer", "measure", "hardware")
+"""Key inputs of a measurement that are no inputs of its artifact."""
+
+
+def require_consistent(record: Record) -> None:
+    """
+    Raises:
+        UserError: a part of the record contradicts another.
+    """
+    try:
+        wrong = next(contradictions(record), "")
+    except (TypeError, AttributeError, LookupError, ValueError, OverflowError, RecursionError) as fault:
+        wrong = f"its key_inputs have another shape ({type(fault).__name__}: {fault})"
+    if wrong:
+        raise UserError(f"record {record.short_key} contradicts itself: {wrong}")
+
+
+def contradictions(record: Record) -> Iterator[str]:
+    """Yield a sentence for each part of a record that contradicts another. Key inputs of another shape raise any error."""
+    inputs = record.key_inputs
+    if record.key != digests.of(inputs):
+        yield "its key is not the digest of its key_inputs"
+    made_from = {name: value for name, value in inputs.items() if name not in BESIDE_ARTIFACT}
+    if record.artifact and inputs.get("stages") and record.artifact != digests.of(made_from):
+        yield "its artifact is not the digest of the artifact's key_inputs"
+    stated, stored = _of_identity(record.identity), _of_inputs(inputs, record.identity)
+    for name in stated.keys() & stored.keys():
+        if stated[name] != stored[name]:
+            yield f"its identity has {name} {stated[name]!r}, but its key was made from {stored[name]!r}"
+    yield from _of_status(record)
+    for reading in record.readings:
+        yield from _of_reading(reading, record.identity.measure)
+    if record.items is not None:
+        if record.items.file not in ("", f"{record.stem}.parquet"):
+            yield f"its items are in {record.items.file!r}, which is not named by its key"
+        limit = record.identity.protocol.limit
+        if limit is not None and record.items.rows > limit:
+            yield f"it has {record.items.rows:,} items, but its protocol has at most {limit:,}"
+
+
+def _of_identity(identity: Identity) -> dict[str, Any]:
+    """Return the parts of an identity that key inputs repeat."""
+    calibration, training, protocol = identity.calibration, identity.training, identity.protocol
+    labels = [*identity.stages, *([] if identity.quantizer == "none" else [identity.quantizer])]
+    return {
+        "seed": identity.seed,
+        "dtype": identity.dtype,
+        "arithmetic": identity.arithmetic,
+        "device": identity.device,
+        "targets": [list(identity.include), list(identity.exclude)],
+        "stages": [label.partition(":")[0] for label in labels],
+        "settings": [_typed_settings(label) for label in labels],
+        "pattern": identity.pattern,
+        "calibration": calibration
+        and (calibration.data, calibration.sequences, calibration.seqlen, calibration.bos, calibration.all_experts),
+        "training": training and (training.data, training.seqlen, training.batch, training.tokens, training.bos),
+        "measure": identity.measure,
+        "protocol": (protocol.name, protocol.version, protocol.seqlen, protocol.limit, protocol.bos),
+    }
+
+
+def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
+    """Return the same parts from key inputs. A timing of engines has few of them, and so has a measure of a plug-in.
+
+    Lengths that an old identity leaves out are left out here, too.
+    """
+    out = {name: inputs[name] for name in ("seed", "dtype", "arithmetic", "device", "targets") if name in inputs}
+    if inputs.get("stages"):
+        stages = inputs["stages"]
+        out["stages"] = [stage["name"] for stage in stages]
+        typed = _of_identity(identity)["settings"]
+        out["settings"] = [
+            _same_settings(stage.get("config", {}), of) for stage, of in zip(stages, typed, strict=False)
+        ]
+        if "pattern" in stages[-1]:
+            out["pattern"] = stages[-1]["pattern"]
+    if "calibration" in inputs:
+        text = inputs["calibration"]
+        out["calibration"] = text and (text["data"], *_lengths(text, identity.calibration, ("sequences", "seqlen")))
+        if text:
+            out["calibration"] += (text.get("bos", ""), text.get("all_experts", False))
+    if "training" in inputs:
+        text = inputs["training"]
+        out["training"] = text and (text["data"], *_lengths(text, identity.training, ("seqlen", "batch", "tokens")))
+        if text:
+            out["training"] += (text.get("bos", ""),)
+    if "measure" in inputs:
+        out["measure"] = inputs["measure"]["name"]
+        config = dict(inputs["measure"].get("config") or {})
+        if "corpus" in config:
+            name = config["corpus"] + (f"-{config['split']}" if "split" in config else "")
+            out["protocol"] = (name, None, config["seqlen"], config.get("windows"), config.get("bos", ""))
+        elif "task" in config:
+            out["protocol"] = (config["task"], config["version"], None, config.get("limit"), "")
+        elif out["measure"] in PROTOCOL_OF:
+            out["protocol"] = (PROTOCOL_OF[out["measure"]], None, None, None, "")
+    return out
+
+
+def _lengths(text: dict[str, Any], stated: object, names: tuple[str, ...]) -> tuple[Any, ...]:
+    stated_lengths = {name: getattr(stated, name, None) for name in names}
+    return tuple(None if length is None else text.get(name, length) for name, length in stated_lengths.items())
+
+
+def _typed_settings(label: str) -> dict[str, Any]:
+    """Return the settings in a label by their names in a configuration. A word without a value is a switch."""
+    out: dict[str, Any] = {}
+    for setting in label.split(":")[1:]:
+        name, has_value, text = setting.partition("=")
+        out[name.replace("-", "_")] = _value(text) if has_value else True
+    return out
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _same_settings(config: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
+    """Return the stored values of settings that were typed. A default value is not stored, nor is what a text becomes."""
+    stored = {name.removesuffix("_"): value for name, value in config.items()}
+    plain = {name: value for name, value in stored.items() if isinstance(value, bool | int | float)}
+    return {name: plain.get(name, value) for name, value in typed.items()}
+
+
+def _of_status(record: Record) -> Iterator[str]:
+    finite = [reading.value is not None for reading in record.readings]
+    if record.status == "ok" and (not all(finite) or record.reason or record.traceback):
+        yield "it is ok, but a reading has no value, or it has a reason or a traceback"
+    if record.status == "diverged" and record.readings and all(finite):
+        yield "it has diverged, but every reading has a value"
+    if record.status in ("failed", "skipped") and record.readings:
+        yield f"it has {record.status}, but it has readings"
+    if record.status != "ok" and record.items is not None:
+        yield f"it is {record.status}, but it has items"
+    if record.status != "ok" and not record.reason:
+        yield f"it is {record.status}, but it has no reason"
+    names = [reading.metric for reading in record.readings]
+    if doubled := next((name for name in names if names.count(name) > 1), None):
+        yield f"it has two readings of {doubled}"
+    owed = [r.metric for r in record.readings if r.value is not None and metrics.find(r.metric).averages_items]
+    if owed and record.items is None:
+        yield f"it has no items, but its {owed[0]} is a mean over items"
+
+
+def _of_reading(reading: ReadingRow, measure: str) -> Iterator[str]:
+    known, value = metrics.METRICS.get(reading.metric), reading.value
+    if measure in METRICS_OF and reading.metric not in METRICS_OF[measure]:
+        yield f"its measure {measure} has no metric {reading.metric!r}"
+    stated = (reading.unit, reading.better)
+    expected = (known.unit, known.better) if known else SPEEDS.get(reading.metric, stated)
+    if stated != expected:
+        yield f"its {reading.metric} has unit and direction {stated}, not {expected}"
+    if known is None or value is None:
+        return
+    if (known.low is not None and value < known.low) or (known.high is not None and value > known.high):
+        yield f"its {reading.metric} is {value:.9g}, outside {known.low} to {known.high}"
+    if known.is_count and not value.is_integer():
+        yield f"its {reading.metric} is {value:.9g}, but it is a count"

@@ -1,0 +1,119 @@
+"""Compute the readings of a record again from its items and from each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from bench.results import metrics
+from methods.pattern import Pattern
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bench.results.items import Items
+    from bench.results.record import ReadingRow, Record
+
+    Array = NDArray[np.float64]
+
+TOLERANCE = 1e-9
+"""Relative difference between a number and its items that is no damage: only the summation order may differ."""
+SPEEDUP_DIGITS = 4
+"""Digits of a stored speedup. Some measures round it."""
+
+
+class Derived(NamedTuple):
+    """The parts of a reading that items give. None: a record must not state the part."""
+
+    value: float
+    stderr: float | None = None
+    n: int | None = None
+
+
+def derive(record: Record, items: Items) -> Iterator[tuple[ReadingRow, Derived]]:
+    """Yield the readings that a record's items give, each with what they give.
+
+    These are means over items, medians of timings, the sparsity, and the size in bytes.
+
+    Raises:
+        ArithmeticError: the items have no finite mean.
+    """
+    own = [reading for reading in record.readings if reading.metric not in items.columns]
+    # The items of a measure with several readings belong to the first that averages them.
+    main = next((r for r in own if _reduces(r)), None) if sum(map(_reduces, own)) == 1 else None
+    for reading in record.readings:
+        column = reading.metric if reading not in own else "value" if reading is main else None
+        if reading.value is None:
+            continue
+        if column is not None and _reduces(reading):
+            yield reading, _reduced(reading, items.columns[column], items.weights)
+        elif (derived := _packed(reading, record, items)) is not None:
+            yield reading, derived
+
+
+def differences(reading: ReadingRow, derived: Derived) -> Iterator[str]:
+    """Yield a sentence for each part of a reading that is not the derived one. A stored part may be missing."""
+    parts = ((reading.value, derived.value), (reading.stderr, derived.stderr), (reading.n, derived.n))
+    for what, (stored, value) in zip(("", "standard error of ", "n of "), parts, strict=True):
+        if stored is not None and value is None:
+            yield f"{what}{reading.metric} is {stored:.9g}, but it has none"
+        elif stored is not None and value is not None and not _equal(reading.metric, stored, value):
+            yield f"{what}{reading.metric} is {stored:.9g}, but its items give {value:.9g}"
+
+
+def _equal(metric: str, stored: float, value: float) -> bool:
+    rounded = float(f"{value:.{SPEEDUP_DIGITS}g}") if metric == "speedup" else value
+    return stored == rounded or math.isclose(stored, value, rel_tol=TOLERANCE, abs_tol=1e-12)
+
+
+def _reduces(reading: ReadingRow) -> bool:
+    return metrics.find(reading.metric).averages_items or reading.metric in ("sparsity", *_TIMINGS)
+
+
+_TIMINGS = (*metrics.TIMINGS, *(f"{name}_dense" for name in metrics.TIMINGS))
+
+
+def _reduced(reading: ReadingRow, values: Array, weights: Array) -> Derived:
+    metric, n = metrics.find(reading.metric), len(values)
+    if not (np.isfinite(values).all() and np.isfinite(weights).all() and weights.sum() > 0):
+        raise ArithmeticError(f"{reading.metric} has no finite mean")
+    if metric.name in _TIMINGS:
+        if values.min() <= 0:
+            raise ArithmeticError(f"a timing of {reading.metric} is 0 or less")
+        if metric.name == "speedup":
+            return Derived(math.exp(math.fsum(np.log(values)) / n), n=n)
+        # A rate is the reciprocal of the median time.
+        return Derived(float(1 / np.median(1 / values) if reading.unit.endswith("/s") else np.median(values)), n=n)
+    if metric.name == "sparsity":
+        return Derived(math.fsum(values * weights) / math.fsum(weights))
+    # The value of a window is a sum over its tokens.
+    with np.errstate(all="ignore"):
+        each = values / weights if metric.windowed else values
+    mean = math.fsum(values) / (math.fsum(weights) if metric.windowed else n)
+    stderr = float(each.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    value = math.exp(mean) if metric.log else mean
+    return Derived(value, stderr * value if metric.log else stderr, n)
+
+
+def _packed(reading: ReadingRow, record: Record, items: Items) -> Derived | None:
+    """Derive the bits per weight and the packed bytes of a `size` record, as bench.measures.size defines them.
+
+    A quantizer's bits are in its notes, which are in another record, so only the bytes follow from the bits.
+    """
+    known = {r.metric: r.value for r in record.readings if r.value is not None}
+    if not {"parameters", "bytes", "sparsity"} <= known.keys() or not known["parameters"]:
+        return None
+    item_bits = 8 * known["bytes"] / known["parameters"]
+    pattern = Pattern.parse(record.identity.pattern)
+    packs = bool(pattern.m) and pattern.n < pattern.m
+    if reading.metric == "bits_per_weight" and record.identity.quantizer == "none":
+        # A model that breaks its pattern counts as dense.
+        choices = (item_bits, item_bits * pattern.n / pattern.m + 1) if packs else (item_bits,)
+        return Derived(min(choices, key=lambda bits: abs(bits - (reading.value or 0.0))))
+    if reading.metric == "bytes_packed" and (bits := known.get("bits_per_weight")) is not None:
+        targets = math.fsum(items.weights)
+        return Derived(math.ceil(known["bytes"] - targets * (item_bits - bits) / 8))
+    return None

@@ -1,0 +1,188 @@
+"""Signatures of records, made and verified by ssh-keygen as git does: a signed list of the records' digests.
+
+A list is two files in `signatures/`: NAME.txt with a line `KEY DIGEST` for each record, and NAME.txt.sig. A merge copies both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.results.record import Record
+from bench.results.store import ReadOnlyStore, Store
+from bench.system.files import atomic_write
+from methods.errors import UserError
+
+NAMESPACE = "cast-bench"
+"""Namespace of signatures, so that a signature of another program's text is none of a record."""
+HEADER = "cast-bench records, schema 1"
+FOLDER = "signatures"
+MAX_FILES, MAX_BYTES = 1000, 2**24
+"""Most lists in a folder, and most bytes of one."""
+TIMEOUT_S = 60.0
+"""Seconds that ssh-keygen may take to verify. Signing has no limit, because it may ask for a passphrase."""
+LINE = re.compile("[0-9a-f]{64} [0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Signers:
+    """The verified signatures of a results folder."""
+
+    by_digest: dict[str, str]
+    """Signer by the digest of a record. Several names are joined by commas."""
+    problems: tuple[str, ...]
+    """Sentences about lists whose signature is not valid."""
+
+    def of(self, record: Record) -> str:
+        """Return who signed a record, or ""."""
+        return self.by_digest.get(f"{record.key} {record.digest}", "")
+
+
+def sign(root: Path, records: Sequence[Record], key: Path) -> Path:
+    """Sign records of a results folder with an ssh key, and return the list. The same records give the same list.
+
+    Raises:
+        UserError: no record, no ssh-keygen, or it cannot sign.
+    """
+    if not records:
+        raise UserError(f"results folder {str(root)!r} has no records to sign: name another")
+    if not key.is_file():
+        raise UserError(f"--key {str(key)!r} is no file: name an ssh key, for example ~/.ssh/id_ed25519")
+    text = "\n".join([HEADER, *sorted(f"{r.key} {r.digest}" for r in records)]) + "\n"
+    name = f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.txt"
+    Store(root)  # refuses links, and a folder that cannot be written
+    with tempfile.TemporaryDirectory() as folder:
+        listed = Path(folder) / name
+        listed.write_text(text)
+        done = _keygen("-Y", "sign", "-f", str(key.absolute()), "-n", NAMESPACE, str(listed), timeout=None)
+        if done.returncode:
+            raise UserError(f"ssh-keygen cannot sign with {str(key)!r} ({_last_line(done)}): use a private ssh key")
+        signature = listed.with_name(f"{name}.sig").read_bytes()
+    target = root / FOLDER / name
+    for path, content in ((target.with_name(f"{name}.sig"), signature), (target, text.encode())):
+        if path.is_symlink():
+            path.unlink()
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content)
+    return target
+
+
+def verify(root: Path, allowed: Path) -> Signers:
+    """Return who signed which records of a folder. allowed: file of allowed signers, as ssh-keygen and git read it.
+
+    Raises:
+        UserError: no such file, no ssh-keygen, or too many lists.
+    """
+    if not allowed.is_file():
+        raise UserError(f"--signed-by {str(allowed)!r} is no file: name a file of allowed signers (man ssh-keygen)")
+    found: dict[str, dict[str, None]] = {}
+    problems = []
+    for path in _lists(root):
+        try:
+            text, signature = _read(path), _read(path.with_name(f"{path.name}.sig"))
+            signers = _signers(text, signature, allowed.absolute())
+            lines = _lines(text)
+        except ValueError as fault:
+            problems.append(f"{path}: {fault}")
+            continue
+        for line in lines:
+            found.setdefault(line, {}).update(dict.fromkeys(signers))
+    return Signers({line: ", ".join(names) for line, names in found.items()}, tuple(problems))
+
+
+def copy(source: ReadOnlyStore, target: Store) -> None:
+    """Copy all signed lists of a folder. A list that is no longer of any record does no harm."""
+    for path in _lists(source.root):
+        for one in (path, path.with_name(f"{path.name}.sig")):
+            place = target.root / FOLDER / one.name
+            if (
+                one.is_file()
+                and not one.is_symlink()
+                and one.stat().st_size <= MAX_BYTES
+                and not os.path.lexists(place)
+            ):
+                with atomic_write(place) as temporary:
+                    temporary.write_bytes(one.read_bytes())
+
+
+def _lists(root: Path) -> list[Path]:
+    paths = sorted((root / FOLDER).glob("*.txt"))
+    if len(paths) > MAX_FILES:
+        raise UserError(
+            f"{root / FOLDER} has {len(paths):,} files, more than {MAX_FILES:,}: delete those you do not need"
+        )
+    return paths
+
+
+def _read(path: Path) -> bytes:
+    """
+    Raises:
+        ValueError: no regular file, or too large.
+    """
+    if not path.is_file() or path.is_symlink():
+        raise ValueError(f"{path.name} is no file")
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ValueError(f"{path.name} has {size:,} bytes, more than {MAX_BYTES:,}")
+    return path.read_bytes()
+
+
+def _lines(text: bytes) -> list[str]:
+    header, *lines = text.decode(errors="replace").splitlines() or [""]
+    if header != HEADER or not all(LINE.fullmatch(line) for line in lines):
+        raise ValueError("it is no list of records")
+    return lines
+
+
+def _signers(text: bytes, signature: bytes, allowed: Path) -> list[str]:
+    """Return the allowed signers of a text.
+
+    Raises:
+        ValueError: nobody in the file has signed it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "signature"
+        file.write_bytes(signature)
+        found = _keygen("-Y", "find-principals", "-f", str(allowed), "-s", str(file))
+        if found.returncode:
+            raise ValueError(f"it is signed by nobody in {allowed.name} ({_last_line(found)})")
+        names = found.stdout.decode(errors="replace").splitlines()
+        for name in names:
+            line = ("-Y", "verify", "-f", str(allowed), "-I", name, "-n", NAMESPACE, "-s", str(file))
+            done = _keygen(*line, content=text)
+            if done.returncode:
+                raise ValueError(f"its signature by {name} is not valid ({_last_line(done)})")
+    return names
+
+
+def _keygen(
+    *arguments: str, content: bytes = b"", timeout: float | None = TIMEOUT_S
+) -> subprocess.CompletedProcess[bytes]:
+    program = shutil.which("ssh-keygen")
+    if program is None:
+        raise UserError("signatures need ssh-keygen, which is not installed: install OpenSSH (openssh-client)")
+    try:
+        pipes: dict[str, object] = {"input": content} if timeout else {"stdin": None}
+        return subprocess.run(  # type: ignore[call-overload, no-any-return]
+            [program, *arguments], capture_output=True, check=False, timeout=timeout, **pipes
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"ssh-keygen took more than {timeout:.0f} seconds: try again") from None
+
+
+def _last_line(done: subprocess.CompletedProcess[bytes]) -> str:
+    lines = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
+    return lines[-1][:120] if lines else f"code {done.returncode}"
+
+
+def counts(records: Sequence[Record], signers: Signers) -> Iterator[tuple[str, int]]:
+    """Yield each signer and the number of records that it signed. "" is last, for unsigned records."""
+    names = [signers.of(record) for record in records]
+    for name in sorted(set(names), key=lambda name: (not name, name)):
+        yield name, names.count(name)

@@ -1,0 +1,247 @@
+"""A record of which one leaf was changed: each command that reads records notices, or the leaf proves nothing.
+
+Two kinds of change. Without a new digest, the digest shows every change. With a new digest, written by bench's own code, the
+record's other parts or its items contradict the change, except in the leaves of UNPROVEN, which only a signature or a new
+measurement proves.
+"""
+
+import ast
+import copy
+import fnmatch
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import bench
+from bench.results import items as items_module
+from bench.results.consistency import require_consistent
+from bench.results.record import parse
+from bench.results.store import ReadOnlyStore
+from bench.system import digests
+from methods.errors import UserError
+
+RESULTS = Path(bench.__file__).parents[1] / "results"
+PRODUCT = [path for name in ("bench", "methods", "cast", "baselines") for path in (RESULTS.parent / name).rglob("*.py")]
+UNPROVEN = (
+    "provenance*", "cost*", "notes*", "token_digest", "identity.model", "items.size",
+    "reason", "traceback",  # of a record without a number
+    "identity.stages.*",  # settings whose value is the default, which a key leaves out, and texts
+    "readings.*",  # of the metrics that bench check names as not computed again
+    "identity.*",  # of timings of engines, whose key has other inputs
+)  # fmt: skip
+PROVEN_METRICS = {"perplexity", "acc", "acc_norm", "kl", "top1_agreement", "sparsity", "tokens_per_s", "speedup"}
+"""Metrics of which value, standard error and n follow from the items."""
+
+
+def published():
+    return sorted(RESULTS.glob("*/records/*.json"))
+
+
+def sample(paths, count=20):
+    """Some of each measure, from all folders."""
+    return paths[:: max(1, len(paths) // count)][:count]
+
+
+def leaves(value, path=()):
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if not inner:
+        yield path
+    for name, part in inner:
+        yield from leaves(part, (*path, name))
+
+
+def other_values(value):
+    """Another value of the same type, and one of another type."""
+    if isinstance(value, bool):
+        return [not value, str(value)]
+    if isinstance(value, int | float):
+        return [value + 1, str(value), float(value) if isinstance(value, int) else None]
+    if isinstance(value, str):
+        return [value + "x", [value]]
+    return [{"a": 1}, 7] if isinstance(value, dict) else [[1], 7] if isinstance(value, list) else ["x", 0]
+
+
+def with_leaf(fields, path, value):
+    """The same fields in the same order, with one leaf changed."""
+    out = copy.deepcopy(fields)
+    *above, last = path
+    place = out
+    for name in above:
+        place = place[name]
+    place[last] = value
+    return out
+
+
+def leaf_of(fields, path):
+    for name in path:
+        fields = fields[name]
+    return fields
+
+
+def is_unproven(path, fields):
+    name = ".".join(map(str, path))
+    if path[0] == "readings" and (metric := fields["readings"][path[1]]["metric"]) in PROVEN_METRICS:
+        # A speedup states no n. Measures of lm-eval's tasks and timings may have any metric.
+        named = path[2] == "metric" and fields["identity"]["measure"] in ("zeroshot", "speed")
+        return named or (path[2] == "n" and metric == "speedup")
+    if path[0] in ("reason", "traceback"):
+        return fields["status"] != "ok"
+    if path[0] == "identity" and path[1] not in ("model", "stages"):
+        return fields["identity"]["measure"] == "speed"
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in UNPROVEN)
+
+
+def notices(content, items):
+    """Whether the strict reader, the record's own parts or its items refuse it."""
+    try:
+        record = parse(content, "a record")
+        require_consistent(record)
+        if record.items is not None:
+            wrong = next(items_module._mismatches(record, items), "") if items is not None else "no items"
+            if wrong:
+                raise UserError(wrong)
+    except (ValueError, UserError, ArithmeticError):
+        return True
+    return False
+
+
+def misses(path):
+    """Leaves of a record whose change nobody notices although UNPROVEN does not name them, sealed or not."""
+    fields = json.loads(path.read_text())
+    store = ReadOnlyStore(path.parents[1])
+    record = parse(path.read_bytes(), str(path))
+    items = store.items(record) if record.items else None
+    for leaf in leaves(fields):
+        for value in other_values(leaf_of(fields, leaf)):
+            changed = with_leaf(fields, leaf, value)
+            try:
+                parse(json.dumps(changed).encode(), "a record")
+            except (ValueError, UserError):
+                pass
+            else:
+                yield "unsealed", leaf, value
+            if leaf == ("digest",) or is_unproven(leaf, fields):
+                continue
+            if leaf[-1] == "stderr" and value is None:
+                continue  # it states less
+            if leaf[0] == "items" and record.items and leaf[1] in ("sha256", "file"):
+                continue  # the store compares them with the file
+            try:
+                changed["digest"] = digests.of({k: v for k, v in changed.items() if k != "digest"})
+            except (TypeError, ValueError):
+                continue
+            if not notices(json.dumps(changed).encode(), items):
+                yield "sealed", leaf, value
+
+
+@pytest.mark.parametrize("path", sample(published()), ids=lambda path: path.stem[:8])
+def test_any_leaf_of_some_records(path):
+    assert list(misses(path)) == []
+
+
+@pytest.mark.full
+@pytest.mark.slow
+def test_any_leaf_of_all_published_records():
+    assert {path.stem: found for path in published() if (found := list(misses(path)))} == {}
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    """Two folders of one published record and its row: an edited one, and one whose owner wrote a new digest."""
+    root = tmp_path_factory.mktemp("damaged")
+    for name in ("edited", "sealed"):
+        folder = shutil.copytree(RESULTS / "tiny", root / name)
+        path = next(p for p in sorted((folder / "records").iterdir()) if '"measure": "perplexity"' in p.read_text())
+        fields = json.loads(path.read_text())
+        fields["readings"][0]["value"] *= 0.9
+        if name == "sealed":
+            fields["digest"] = digests.of({k: v for k, v in fields.items() if k != "digest"})
+        path.write_text(json.dumps(fields))
+    return root
+
+
+@pytest.mark.parametrize("name", ["edited", "sealed"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("check", "{}"),
+        ("gate", "--baseline", RESULTS / "tiny", "--results", "{}"),
+        ("gate", "--baseline", "{}", "--results", RESULTS / "tiny"),
+        ("compare", RESULTS / "tiny", "{}"),
+        ("report", "--results", "{}"),
+        ("report", "--results", "{}", "--out", "page"),
+        ("merge", "{}", "--results", "merged"),
+        ("pick", "--model", "tiny", "--results", "{}"),
+        ("history", "--results", "{}"),
+        ("baseline", "set", "--results", "{}", "--dir", "baselines"),
+    ],
+    ids=lambda line: line[0],
+)
+def test_each_command_names_it(damaged, name, line, cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = damaged / name
+
+    code, out, err = cli(*(folder if part == "{}" else part for part in line))
+
+    named = [text for text in (out + err).splitlines() if str(folder) in text and "records" in text]
+    assert named and ("changed after" in named[0] or "its items give" in named[0])
+    # A printed table leaves it out and says so; everything else fails.
+    assert code == (0 if line == ("report", "--results", "{}") else 1 if line[0] == "check" else 2)
+    if code == 0:
+        assert "left out" in named[0]
+
+
+def calls(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func)
+
+
+def modules_that_call(*names):
+    found = {}
+    for path in PRODUCT:
+        called = {name for name in calls(ast.parse(path.read_text())) if name in names}
+        if called:
+            found[str(path.relative_to(RESULTS.parent))] = called
+    return found
+
+
+def test_one_reader_parses_records():
+    """A record from outside is read by `record.parse` alone, which these modules call."""
+    imports = {
+        str(path.relative_to(RESULTS.parent))
+        for path in PRODUCT
+        if any(
+            isinstance(node, ast.ImportFrom)
+            and node.module == "bench.results.record"
+            and any(name.name == "parse" for name in node.names)
+            for node in ast.walk(ast.parse(path.read_text()))
+        )
+    }
+
+    assert imports == {"bench/compare/baseline.py", "bench/results/store.py", "bench/results/transfer.py"}
+    validates = ("Record.model_validate", "Record.model_validate_json", "Record.model_construct", "Record.parse_raw")
+    assert modules_that_call(*validates) == {"bench/results/record.py": {"Record.model_validate"}}
+    # These make the record of a measurement, and seal it.
+    assert modules_that_call("Record").keys() == {
+        "bench/execution/new_record.py", "bench/execution/time_linears.py", "bench/execution/time_models.py",
+    }  # fmt: skip
+
+
+def test_what_a_command_shows_is_verified():
+    """Results are read with a check of their parts and items by these modules, and listed without by the others."""
+    assert modules_that_call("store.verified", "folder.verified").keys() == {
+        "bench/api.py", "bench/cli/results.py", "bench/compare/resolve.py", "bench/compare/scaling_law.py",
+        "bench/export/results.py", "bench/results/merge.py",
+    }  # fmt: skip
+    assert modules_that_call("require_consistent").keys() == {
+        "bench/compare/baseline.py", "bench/results/check.py", "bench/results/store.py", "bench/results/transfer.py",
+    }  # fmt: skip
+    assert modules_that_call("ReadOnlyStore").keys() == {
+        "bench/api.py", "bench/cli/listing.py", "bench/cli/results.py", "bench/cli/speed.py", "bench/cli/watch.py",
+        "bench/compare/resolve.py", "bench/compare/scaling_law.py", "bench/export/results.py",
+        "bench/planning/estimate.py", "bench/results/artifacts.py", "bench/results/check.py", "bench/results/merge.py",
+        "bench/search.py",
+    }  # fmt: skip
