@@ -138,8 +138,8 @@ def sign(
 ) -> None:
     """Sign the records of a results folder with an ssh key.
 
-    The folder is checked first. ssh-keygen signs a list of the records' digests, as git signs a commit. Whoever has your
-    line in a file of allowed signers verifies it with bench check --signed-by FILE.
+    The folder is checked first. ssh-keygen signs a list of the records' digests, as git signs a commit. To verify it, put your
+    line into a file of allowed signers, and run bench check --signed-by FILE.
     """
     from bench.results import signatures
     from bench.results.check import check_folder

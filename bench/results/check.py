@@ -26,7 +26,7 @@ class FolderCheck:
     """The result of a check."""
 
     records: tuple[Record, ...]
-    """Records without a problem of their own."""
+    """Records that do not contradict themselves."""
     recomputed: int
     """Numbers that were computed again from their items."""
     not_derived: Mapping[str, int]

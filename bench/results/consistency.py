@@ -56,7 +56,7 @@ def contradictions(record: Record) -> Iterator[str]:
         yield "its artifact is not the digest of the artifact's key_inputs"
     stated, stored = _of_identity(record.identity), _of_inputs(inputs, record.identity)
     for name in stated.keys() & stored.keys():
-        if stated[name] != stored[name]:
+        if stated[name] != stored[name] and (name != "settings" or stated["stages"] == stored["stages"]):
             yield f"its identity has {name} {stated[name]!r}, but its key was made from {stored[name]!r}"
     yield from _of_status(record)
     for reading in record.readings:
@@ -95,7 +95,9 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
 
     Lengths that an old identity leaves out are left out here, too.
     """
-    out = {name: inputs[name] for name in ("seed", "dtype", "arithmetic", "device", "targets") if name in inputs}
+    out: dict[str, Any] = {
+        name: inputs[name] for name in ("seed", "dtype", "arithmetic", "device", "targets") if name in inputs
+    }
     if inputs.get("stages"):
         stages = inputs["stages"]
         out["stages"] = [stage["name"] for stage in stages]

@@ -24,7 +24,7 @@ class MergeSummary:
 
 
 def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
-    """Copy all records that `into` lacks, with their items, as they are. A finished record replaces a failed one.
+    """Copy all records that `into` lacks, with their items, byte by byte. A finished record replaces a failed one.
 
     Each record is verified, and no digest is written for it. Signatures are copied, too.
 

@@ -144,14 +144,14 @@ def _signers(text: bytes, signature: bytes, allowed: Path) -> list[str]:
     """Return the allowed signers of a text.
 
     Raises:
-        ValueError: nobody in the file has signed it.
+        ValueError: no allowed signer has signed it.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "signature"
         file.write_bytes(signature)
         found = _keygen("-Y", "find-principals", "-f", str(allowed), "-s", str(file))
         if found.returncode:
-            raise ValueError(f"it is signed by nobody in {allowed.name} ({_last_line(found)})")
+            raise ValueError(f"no signer in {allowed.name} has signed it ({_last_line(found)})")
         names = found.stdout.decode(errors="replace").splitlines()
         for name in names:
             line = ("-Y", "verify", "-f", str(allowed), "-I", name, "-n", NAMESPACE, "-s", str(file))

@@ -106,12 +106,13 @@ def test_other_windows_are_not_paired():
     [("strangeness", "1", "different items"), ("latency", "s", "different numbers of blocks")],
 )
 def test_seeds_with_unequal_numbers_of_items_are_not_compared(tmp_path, measure, unit, why):
-    reading = ReadingRow(metric=measure, value=1.0, unit=unit, better="lower", stderr=0.1)
     for method in ("a", "b"):
         for seed, count in ((0, 12), (1, 16)):
             record = fake_records.record(method, seed, measure=measure)
             items = [Item(str(i), str(i // WINDOWS), 1.0 + i, 1.0) for i in range(count)]
             items[0] = items[0]._replace(value=1.5 if method == "a" else 2.5)
+            value, stderr = (np.median([item.value for item in items]), None) if unit == "s" else (1.0, 0.1)
+            reading = ReadingRow(metric=measure, value=value, unit=unit, better="lower", stderr=stderr)
             fake_records.put(tmp_path, record, items, [reading])
     results = read(tmp_path)
     a, b = (tuple(r for r in results.records if r.identity.method == method) for method in ("a", "b"))

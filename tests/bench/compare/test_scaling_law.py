@@ -7,6 +7,7 @@ from bench.compare import scaling_law
 from bench.compare.scaling_law import GridRun
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import Store
+from bench.system import digests
 from helpers import fake_records
 from methods.errors import UserError
 
@@ -93,15 +94,14 @@ def write(root, method, model, weights, tokens, values, seed=0, pattern="2:4", t
         "training": f"text@128x8, {tokens:,} tokens",
     }
     labels |= {"protocol": "wiki-mini@128", "measure": "perplexity"} | more
-    key = "".join(f"{ord(c):02x}" for c in f"{method}{model}{tokens}{seed}")[:40].ljust(64, "0")
-    about = {"training": {"tokens": tokens}}
+    about = {"training": {"data": "text", "seqlen": 128, "batch": 8, "tokens": tokens}, "made": repr(labels)}
     items = tuple(Item(str(i), str(i // 2), v, 100.0) for i, v in enumerate(values))
     value = float(np.exp(np.mean(values) / 100))
     reading = ReadingRow(metric="perplexity", value=value, unit="1", better="lower")
     store = Store(root)
     store.write(
         Record(
-            key=key,
+            key=digests.of(about),
             identity=fake_records.identity_of(**labels),
             status="ok",
             readings=[reading],
@@ -110,14 +110,14 @@ def write(root, method, model, weights, tokens, values, seed=0, pattern="2:4", t
         ),
         items,
     )
-    size = ReadingRow(metric="parameters", value=float(weights), unit="1", better="lower")
+    size = ReadingRow(metric="parameters", value=float(weights), unit="1", better="")
     store.write(
         Record(
-            key="f" + key[1:],
+            key=digests.of(about | {"measure": {"name": "size"}}),
             identity=fake_records.identity_of(**labels | {"measure": "size", "protocol": "weights"}),
             status="ok",
             readings=[size],
-            key_inputs=about,
+            key_inputs=about | {"measure": {"name": "size"}},
         )
     )
 

@@ -148,7 +148,7 @@ def test_who_only_reads_names_a_truncated_record_and_moves_nothing(tmp_path, mon
 
 def test_a_report_in_python_leaves_no_record_out_unsaid(tmp_path):
     store = Store(tmp_path / "r")
-    store.write(record())
+    store.write(fake_records.record(measure="size", protocol="weights"))
     assert len(bench.report(tmp_path / "r")) == 1
     store.path("cd" * 32).write_text("{")
 
