@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.console import fail, note, print_json, print_line, print_lines, print_records, print_rows, require_format
-from bench.cli.flags import AllResults, Figure, Json, Results, checked, figure_callback
+from bench.cli.flags import AllResults, Figure, Json, Results, SignedBy, checked, figure_callback
 from bench.system.files import require_folder
 from methods.errors import UserError
 
@@ -117,6 +117,7 @@ def report(
         bool,
         typer.Option("--check", help="Write nothing; exit code 1 if the files in the folder are out of date."),
     ] = False,
+    signed_by: SignedBy = None,
 ) -> None:
     """Write the leaderboard, or print tables of records.
 
@@ -124,10 +125,10 @@ def report(
     numbers from papers (results/published). With --results or --format, and without --out and --check, tables are printed
     instead.
     """
-    if out or check:
+    if out or check or signed_by:
         if format_ or equal_bytes:
             raise UserError(
-                "--format and --equal-bytes print tables, --out and --check are for files: use options of one kind"
+                "--format and --equal-bytes print tables, --out, --check and --signed-by are for files: use options of one kind"
             )
     elif format_ or equal_bytes or results:
         return _print_folders(results, format_ or "table", equal_bytes)
@@ -135,7 +136,7 @@ def report(
     from bench.results.store import RESULTS
 
     folder = out or leaderboard.FOLDER
-    files = leaderboard.build(results or leaderboard.results_folders(), leaderboard.PUBLISHED)
+    files = leaderboard.build(results or leaderboard.results_folders(), leaderboard.PUBLISHED, signed_by)
     if not check:
         for path in leaderboard.write(files, folder):
             print_line(path)

@@ -26,6 +26,7 @@ from bench.reporting import (
 from bench.reporting.protocol import RULE
 from bench.reporting.table_figures import TableFigure
 from bench.reporting.view import ReportSection
+from bench.results import signatures
 from bench.results.rows import frame_to_csv, to_frame
 from bench.results.store import RESULTS
 from bench.system.files import atomic_write
@@ -87,8 +88,10 @@ def make_search_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
     return [from_records.make_section(r, title) for r, title in zip(results, titles, strict=True)]
 
 
-def build(results: Sequence[Path], papers: Path) -> dict[str, bytes]:
+def build(results: Sequence[Path], papers: Path, signed_by: Path | None = None) -> dict[str, bytes]:
     """Build all files. Returns them by name. The same records give the same bytes.
+
+    signed_by: file of allowed signers. The page shows who of them signed a record.
 
     Raises:
         UserError: a folder does not exist or has no records, or something in it cannot be read.
@@ -96,6 +99,8 @@ def build(results: Sequence[Path], papers: Path) -> dict[str, bytes]:
     result_sets = [resolve.read(path) for path in results]
     of_search = [r for r in result_sets if searches.is_search(r)]
     sections = make_sections([r for r in result_sets if r not in of_search], papers)
+    if signed_by:
+        sections = _add_signers(sections, result_sets, signed_by)
     figures = _draw(sections)
     figure_files = _figure_files(sections, figures)
     page = (
@@ -123,6 +128,21 @@ def build(results: Sequence[Path], papers: Path) -> dict[str, bytes]:
         found = make_search_sections(of_search)
         files[SEARCHES] = html.render_page(found, _draw(found), about)
     return {name: text.encode() for name, text in files.items()}
+
+
+def _add_signers(sections: Sequence[ReportSection], results: Sequence[ResultSet], allowed: Path) -> list[ReportSection]:
+    """Add to each section how many of its records are signed, and to each record by whom."""
+    names = {}
+    for one in results:
+        signers = signatures.verify(Path(one.name), allowed)
+        names.update({record.stem: signers.of(record) for record in one.records})
+    out = []
+    for section in sections:
+        records = {key: {**about, "signed_by": names.get(key, "")} for key, about in section.records.items()}
+        signed = sum(bool(about["signed_by"]) for about in records.values())
+        about = section.description if section.published else f"{section.description} · {signed:,} signed"
+        out.append(replace(section, records=records, description=about))
+    return out
 
 
 def write(files: dict[str, bytes], folder: Path) -> list[Path]:
