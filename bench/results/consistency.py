@@ -60,7 +60,7 @@ def contradictions(record: Record) -> Iterator[str]:
             yield f"its identity has {name} {stated[name]!r}, but its key was made from {stored[name]!r}"
     yield from _of_status(record)
     for reading in record.readings:
-        yield from _of_reading(reading, record.identity.measure)
+        yield from _of_reading(reading, record.identity.measure if "measure" in inputs else "")
     if record.items is not None:
         if record.items.file not in ("", f"{record.stem}.parquet"):
             yield f"its items are in {record.items.file!r}, which is not named by its key"
