@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 
+from bench.results import metrics
 from bench.results.identity import Identity
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import Store
@@ -119,10 +120,17 @@ def latency(root, factor=1.0, blocks=12, *, made="a", noise=1, spread=0.01, **ab
 
 def counted(root, metric, value, *, made="a", better="lower", unit="1", items=(), beside=None, **about):
     """beside: values of further metrics of the same record, by name."""
-    rows = [ReadingRow(metric=metric, value=value, unit=unit, better=better)]
-    rows += [ReadingRow(metric=name, value=other, unit="1", better="lower") for name, other in (beside or {}).items()]
+    rows = [_reading(metric, value, unit, better)]
+    rows += [_reading(name, other, "1", "lower") for name, other in (beside or {}).items()]
     about = {"measure": "pattern", "protocol": "targets", "token_digest": ""} | about
     return put(root, record(made=made, **about), items, rows)
+
+
+def _reading(metric, value, unit, better):
+    """A reading with the unit and direction that the metric has, if it is known."""
+    known = metrics.METRICS.get(metric)
+    unit, better = (known.unit, known.better) if known else (unit, better)
+    return ReadingRow(metric=metric, value=value, unit=unit, better=better)
 
 
 def read_items(path):

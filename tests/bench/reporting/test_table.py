@@ -103,7 +103,7 @@ HOSTILE = ["=cmd|'/C calc'!A0", "<img src=x onerror=alert(1)>", "[red]x[/red]", 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_stays_text(cli, tmp_path, name):
-    Store(tmp_path / "r").write(cell(model=name))
+    fake_records.perplexity(tmp_path / "r", identity={"model": name})
     outs = {f: cli("report", "--results", "r", "--format", f)[1] for f in ("csv", "md", "table", "json")}
 
     read = pd.read_csv(io.StringIO(outs["csv"]))["model"][0]

@@ -1,0 +1,86 @@
+"""Random records measured again: equal on the same machine, within a tolerance elsewhere."""
+
+import pytest
+
+from bench.results.store import ReadOnlyStore
+from helpers import fake_records
+from methods.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path):
+    for method in ("wanda", "magnitude", "sparsegpt"):
+        fake_records.perplexity(tmp_path / "r", method=method, made="a")
+    return tmp_path / "r"
+
+
+def again(monkeypatch, change=lambda record: record):
+    """Pretend that each record is measured again, with a change."""
+    monkeypatch.setattr(
+        "bench.execution.runner.measure_again", lambda record, root: change(record.model_copy(deep=True))
+    )
+
+
+def moved(by, **fields):
+    def change(record):
+        record.readings[0] = record.readings[0].model_copy(update={"value": record.readings[0].value * by})
+        return record.model_copy(update=fields)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "verdict"),
+    [
+        (lambda record: record, 0, "equal"),
+        (moved(1 + 1e-9), 1, "differs"),  # the same machine and code
+        (moved(1.001, provenance={}), 0, "within tolerance"),
+        (moved(1.02, provenance={}), 1, "differs"),
+        (moved(1.001, key="0" * 64), 0, "within tolerance"),
+        (lambda record: record.model_copy(update={"status": "failed", "reason": "OOM"}), 1, "differs"),
+        (lambda record: record.model_copy(update={"token_digest": "other"}), 1, "differs"),
+    ],
+)
+def test_verdicts(root, cli, monkeypatch, change, code, verdict):
+    again(monkeypatch, change)
+
+    found, out, err = cli("check", root, "--remeasure", 2, "--seed", 3)
+
+    assert found == code, err
+    assert out.count(f": {verdict}") == 2 and "chosen by seed 3" in out
+
+
+def test_a_stated_tolerance(root, cli, monkeypatch):
+    again(monkeypatch, moved(1.02, provenance={}))
+
+    assert cli("check", root, "--remeasure", 1, "--tolerance", 0.05)[0] == 0
+
+
+def test_the_seed_chooses(root, cli, monkeypatch):
+    again(monkeypatch)
+    chosen = {cli("check", root, "--remeasure", 1, "--seed", seed)[1] for seed in (0, 0, 1, 2, 3, 4)}
+
+    assert 1 < len(chosen) < 6
+
+
+def test_what_cannot_be_measured_here(root, cli, monkeypatch):
+    def refuse(record, root):
+        raise UserError("model 'tiny' is not downloaded yet: run bench pull tiny")
+
+    monkeypatch.setattr("bench.execution.runner.measure_again", refuse)
+
+    code, out, err = cli("check", root, "--remeasure", 1)
+
+    assert code == 2 and "not measured: model 'tiny' is not downloaded yet" in out
+    assert "cannot be measured again here" in err and len(err.splitlines()) == 1
+
+
+def test_more_than_there_are(root, cli):
+    code, _, err = cli("check", root, "--remeasure", 4)
+
+    assert code == 2 and "--remeasure 4 is more than the 3 records" in err
+
+
+def test_options_of_remeasure_alone(root, cli):
+    assert cli("check", root, "--seed", 4)[0] == 2
+    assert len(list(ReadOnlyStore(root))) == 3

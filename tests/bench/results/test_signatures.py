@@ -1,0 +1,98 @@
+"""Signed records: who signed which, and that a change after the signature is not covered by it."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from bench.results.store import ReadOnlyStore
+from helpers import fake_records
+
+pytestmark = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="OpenSSH is not installed")
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    """Private keys of alice and bob, and a file that allows each alone."""
+    folder = tmp_path_factory.mktemp("keys")
+    for name in ("alice", "bob"):
+        make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", folder / name]
+        subprocess.run(make, check=True)
+        (folder / f"{name}.allowed").write_text(f"{name}@example.org {(folder / f'{name}.pub').read_text()}")
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path):
+    fake_records.perplexity(tmp_path / "r")
+    fake_records.accuracy(tmp_path / "r")
+    return tmp_path / "r"
+
+
+def test_signed_records_keep_their_signer_until_they_change(root, keys, tmp_path, cli):
+    code, out, err = cli("sign", root, "--key", keys / "alice")
+    assert code == 0 and out.endswith(": 2 records signed\n"), err
+
+    assert cli("merge", root, "--results", tmp_path / "merged")[0] == 0
+    for folder in (root, tmp_path / "merged"):
+        code, out, err = cli("check", folder, "--signed-by", keys / "alice.allowed")
+        assert code == 0 and "2 records signed by alice@example.org" in out, err
+
+    code, out, err = cli("check", root, "--signed-by", keys / "bob.allowed")
+    assert code == 1 and out.count("unsigned: ") == 2 and "no signer in bob.allowed has signed it" in err
+
+    path = next((root / "records").glob("*.json"))
+    fake_records.edit(path, seal=True, notes={"edited": True})
+    code, out, _ = cli("check", root, "--signed-by", keys / "alice.allowed")
+    assert code == 1 and f"unsigned: {path}" in out and "1 record signed by alice@example.org" in out
+
+
+def test_an_edited_list_is_signed_by_nobody(root, keys, cli):
+    cli("sign", root, "--key", keys / "alice")
+    (listed,) = (root / "signatures").glob("*.txt")
+    listed.write_text(listed.read_text().replace("1", "2"))
+
+    code, _, err = cli("check", root, "--signed-by", keys / "alice.allowed")
+
+    assert code == 1 and "its signature by alice@example.org is not valid" in err
+
+
+def test_a_damaged_folder_is_not_signed(root, keys, cli):
+    path = next((root / "records").glob("*.json"))
+    fake_records.edit(path, notes={"edited": True})
+
+    code, _, err = cli("sign", root, "--key", keys / "alice")
+
+    assert code == 2 and "delete damaged records before you sign" in err and not (root / "signatures").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [("missing", "is no file: name an ssh key"), ("alice.allowed", "ssh-keygen cannot sign with")],
+)
+def test_what_is_no_key(root, keys, cli, key, sentence):
+    code, _, err = cli("sign", root, "--key", keys / key)
+
+    assert code == 2 and sentence in err and len(err.splitlines()) == 1
+
+
+def test_without_openssh(root, keys, cli, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+
+    code, _, err = cli("sign", root, "--key", keys / "alice")
+
+    assert code == 2 and "install OpenSSH" in err
+
+
+def test_a_link_in_place_of_a_folder_is_not_followed(root, tmp_path, keys, cli):
+    (tmp_path / "elsewhere").mkdir()
+    (root / "signatures").symlink_to(tmp_path / "elsewhere")
+
+    code, _, err = cli("sign", root, "--key", keys / "alice")
+
+    assert code == 2 and "is a link" in err and not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_the_digest_that_is_signed_is_the_stored_one(root):
+    for record in ReadOnlyStore(root):
+        assert record.digest and f'"digest": "{record.digest}"' in ReadOnlyStore(root).path(record.key).read_text()
