@@ -8,7 +8,6 @@ import pytest
 
 from bench.reporting import table
 from bench.results.record import ReadingRow
-from bench.results.store import Store
 from helpers import fake_records
 
 pytestmark = pytest.mark.usefixtures("cache", "in_tmp_path")

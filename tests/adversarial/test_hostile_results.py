@@ -1,0 +1,182 @@
+"""Results folders, items and baselines made to mislead a reader, or to lead it elsewhere."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import time
+import warnings
+import zipfile
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from bench.compare import baseline
+from bench.compare.resolve import read
+from bench.execution import prune
+from bench.results.items import read_parquet
+from bench.results.record import MAX_BYTES, parse
+from bench.results.store import ReadOnlyStore, Store
+from bench.system import digests
+from helpers import fake_records
+from helpers.limits import limits
+from methods.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path):
+    fake_records.perplexity(tmp_path / "r")
+    fake_records.accuracy(tmp_path / "r")
+    return tmp_path / "r"
+
+
+def varint(number):
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*out, number])
+
+
+def with_lying_page(compression, size, rows=10):
+    """Items whose last page claims to unpack to `size` bytes, and a footer that knows nothing of it."""
+    columns = {"item_id": [str(i) for i in range(rows)], "cluster_id": ["a"] * rows}
+    sink = io.BytesIO()
+    table = pa.table(columns | {"weight": [1.0] * rows, "value": [0.5] * rows})
+    parquet.write_table(table, sink, compression=compression, use_dictionary=False, write_statistics=False)
+    content = sink.getvalue()
+    chunk = parquet.ParquetFile(io.BytesIO(content)).metadata.row_group(0).column(3)
+    at = chunk.data_page_offset + 3  # after the page's type and the head of the field
+    end = next(i for i in range(at, at + 9) if content[i] < 128) + 1
+    claimed = varint(2 * size)
+    content = content[:at] + claimed + content[end:]
+    old, new = (b"\x16" + varint(2 * (chunk.total_compressed_size + grown)) for grown in (0, len(claimed) - end + at))
+    before, _, after = content.rpartition(old)
+    return before + new + after
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip"])
+def test_a_page_that_unpacks_to_more_than_its_footer_says(compression):
+    content = with_lying_page(compression, 2**30)
+
+    with limits(bytes_=3 * 10**8), pytest.raises(UserError, match="unpack to 1,073,741,824 bytes, but its footer says"):
+        read_parquet(content, "items", 10)
+
+
+def test_damaged_page_headers_are_a_sentence():
+    content = with_lying_page("none", 86)
+    assert read_parquet(content, "items", 10).num_rows == 10
+    for at in range(4, len(content) - 8, 3):
+        changed = content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
+        with limits(bytes_=3 * 10**8), contextlib.suppress(UserError):
+            read_parquet(changed, "items", 10)
+
+
+def test_a_name_twice_in_a_record(root):
+    text = next((root / "records").glob("*.json")).read_text()
+
+    with pytest.raises(ValueError, match="a name twice"):
+        parse(text.replace('"status": "ok"', '"status": "failed", "status": "ok"', 1).encode(), "r")
+
+
+def rewritten(root, tmp_path, change):
+    """A baseline whose owner changed its files, with a manifest that fits."""
+    made = baseline.write(read(root), tmp_path / "b.zip")
+    with zipfile.ZipFile(made) as packed:
+        files = {name: packed.read(name) for name in packed.namelist()}
+    files[baseline.RECORDS] = change(files[baseline.RECORDS])
+    about = json.loads(files[baseline.MANIFEST])
+    about["digest"] = digests.of([files[baseline.RECORDS].decode(), files[baseline.ITEMS].hex()])
+    files[baseline.MANIFEST] = json.dumps(about).encode()
+    with zipfile.ZipFile(made, "w") as out:
+        for name, content in files.items():
+            out.writestr(name, content)
+    return made
+
+
+def test_two_records_of_one_key_in_a_baseline(root, tmp_path):
+    path = rewritten(root, tmp_path, lambda lines: lines + lines.splitlines(keepends=True)[0])
+
+    with pytest.raises(UserError, match="two records of one key"):
+        baseline.read(path)
+
+
+def test_two_files_of_one_name_in_a_baseline(root, tmp_path):
+    path = rewritten(root, tmp_path, lambda lines: lines)
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as out:
+        warnings.simplefilter("ignore", UserWarning)
+        out.writestr(baseline.RECORDS, "{}")
+
+    with pytest.raises(UserError, match="two files of one name"):
+        baseline.read(path)
+
+
+def test_items_of_another_seed(root, tmp_path):
+    """Two records of one method swap their items, and their owner writes new digests."""
+    store = Store(root)
+    records = [fake_records.perplexity(root, 0.01 * seed, seed=seed, noise=seed + 1) for seed in (0, 1)]
+    contents = [store.content(record) for record in records]
+    for record, content in zip(records, reversed(contents), strict=True):
+        about = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+        store.write_content(record.model_copy(update={"items": record.items.model_copy(update=about)}), content)
+
+    found = ReadOnlyStore(root)
+    assert not {r.key for r in found.verified()} & {r.key for r in records}
+    assert len(found.damaged) == 2 and "but its items give" in found.damaged[0]
+
+
+def test_a_pipe_or_a_huge_file_in_place_of_a_record(root):
+    os.mkfifo(root / "records" / f"{'a' * 32}.json")
+    with (root / "records" / f"{'b' * 32}.json").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    items = next((root / "items").glob("*.parquet"))
+    items.unlink()
+    os.mkfifo(items)
+
+    with limits(bytes_=10**8):
+        store = ReadOnlyStore(root)
+        assert len(list(store.verified())) == 1
+    assert len(store.damaged) == 3
+
+
+@pytest.mark.parametrize("name", ["records", "items", "locks", "corrupt", "runs", "signatures"])
+def test_nothing_is_written_through_a_link(tmp_path, name):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / name).symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(UserError, match="is a link"):
+        Store(tmp_path / "r")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_file_is_not_written_through_a_link(root, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("as before")
+    (record,) = (r for r in ReadOnlyStore(root) if r.identity.measure == "zeroshot")
+    source = ReadOnlyStore(root)
+    target = Store(tmp_path / "new")
+    for path in (target.path(record.key), target.items_path(record)):
+        path.symlink_to(secret)
+
+    target.copy(record, source)
+
+    assert secret.read_text() == "as before" and target.get(record.key) is not None
+
+
+def test_a_prune_without_progress_ends(monkeypatch):
+    ended = []
+    monkeypatch.setattr(prune, "WAKE_S", 0.01)
+    monkeypatch.setattr(prune, "end_process", lambda code, sentence: ended.append((code, sentence)))
+    with prune._StallWatch(0.05) as watch:
+        watch.note_progress(waits=True)
+        time.sleep(0.2)
+        assert not ended  # another run has the artifact
+        watch.note_progress()
+        end = time.monotonic() + 20
+        while not ended and time.monotonic() < end:
+            time.sleep(0.01)
+
+    assert ended[0] == (1, "no progress for 0.05 seconds: raise stall_timeout if it needs more")
