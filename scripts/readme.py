@@ -60,6 +60,7 @@ LEADER_COLUMNS = (
     "perplexity ratio",
     "mean acc",
     "worst drop",
+    "flips",
 )
 """First words of the columns' headers."""
 MAX_LEADERS = (10, 4)
@@ -101,7 +102,8 @@ def profiles(folder: str) -> str:
         parts.append(f"![{escape_markdown(picture.title)}]({FIGURES.name}/{name}.svg)\n\n{profile.CAPTION}\n")
         for text, about in zip(profile.text_tables(one), profile.captions(), strict=False):
             summary = f"<details><summary>{escape_markdown(text.title)}</summary>"
-            parts.append(f"{summary}\n\n{about}\n\n{table.to_markdown(text)}\n</details>\n")
+            note = "" if about == profile.CAPTION else f"{about}\n\n"  # that one is under the picture
+            parts.append(f"{summary}\n\n{note}{table.to_markdown(text)}\n</details>\n")
     return "\n".join(parts)
 
 

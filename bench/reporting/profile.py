@@ -21,7 +21,8 @@ from bench.stats.ratios import PairedGroup, differ_p, estimate_ratio_change, wil
 MEASURE = "answers"
 CAPTION = (
     "Loss of each track: bits per byte of the right answers over the dense model's, minus 1, averaged over the track's tasks, "
-    "with the 95% interval of the pairs of questions. Rows are in the order of their bits per weight."
+    "with the 95% interval of the pairs of questions. The noise between calibration seeds is not in it if a row has one seed. "
+    "Rows are in the order of their bits per weight."
 )
 ORDER_CAPTION = "Tracks that do not differ significantly are joined by =; the one that loses most is first."
 FLIPS_CAPTION = (

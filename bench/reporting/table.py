@@ -24,7 +24,7 @@ ALWAYS_SHOWN = ("method", "pattern")
 ABSENT = "–"
 """Text of a number that was not measured. A cell is never blank, and such a cell is never 0."""
 
-TEXT_COLUMNS = (*IDENTITY, "source", "made on", "best compressed", "tied with")
+TEXT_COLUMNS = (*IDENTITY, "source", "made on", "best compressed", "tied with", "row", "order")
 """Columns of words, which are aligned at the left. Numbers are aligned at the right."""
 
 NO_TASKS = ", rows without tasks"

@@ -1,0 +1,57 @@
+"""Accuracy of a track's task against lm-eval's, where both have the same prompt: RTE on dense smollm2-135m-instruct-q4.
+
+lm-eval makes the prompts and the metric, and encodes prompt and answer together. The questions are in the cache
+(bench pull --from index rte, and bench pull language).
+
+python benchmarks/track_lm_eval.py [questions]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from harness import finish, like_a_worker
+
+from bench.inputs import download, hub, lmeval, loading, tasks, tracks
+from bench.inputs.task_yaml import read_task
+from bench.measures import answers, packed_scoring
+from methods.contract import Compute, NoProgress
+
+LIMIT, CAPACITY, CONTEXT = 100, 1024, 2048
+
+
+def main(limit: int) -> None:
+    torch.set_num_threads(1)
+    folder = download.pull("smollm2-135m-instruct-q4").folder
+    model, tokenizer = loading.load(folder, Compute()), loading.load_tokenizer(folder)
+    task = read_task("rte", tasks.TASK_FILES["rte"])
+    scorer = partial(packed_scoring.score, model, capacity=CAPACITY)
+    data = tasks.data_folder(task, hub.mirror(None))
+    theirs = lmeval.evaluate(model, tokenizer, task, data, 16, limit, NoProgress(), scorer).samples
+    before, every = tracks.read("language/rte", None, None)
+    questions = [q for q in every if int(q.id) < len(theirs)]
+    pairs = answers.encode(tokenizer, "", before, questions)
+    logs = [0.0] * len(pairs)
+    for score in packed_scoring.score(model, pairs, CONTEXT, CAPACITY):
+        logs[score.number] = score.log_likelihood
+    marks = answers.marks(questions, logs, "raw")
+    ours = {int(q.id): mark.beside["acc_raw"] for q, mark in zip(questions, marks, strict=True)}
+    figures = {
+        "rte": {
+            "questions": len(ours),
+            "accuracy, the track": round(sum(ours.values()) / len(ours), 4),
+            "accuracy, lm-eval": round(sum(s.scores["acc"] for s in theirs) / len(theirs), 4),
+            "questions judged otherwise": sum(ours[i] != s.scores["acc"] for i, s in enumerate(theirs)),
+        }
+    }
+    finish("track_lm_eval", figures)
+
+
+if __name__ == "__main__":
+    like_a_worker()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else LIMIT)
