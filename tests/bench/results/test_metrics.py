@@ -24,7 +24,9 @@ def test_published_records_have_the_units_and_directions_of_the_table():
                 assert known.low is None or reading.value >= known.low
                 assert known.high is None or reading.value <= known.high
                 seen.add(reading.metric)
-    assert seen == METRICS.keys() - {"mean_acc", "worst_drop", "mean_bits_per_byte"}, "averages are made from records and are in none"
+    assert seen == METRICS.keys() - {"mean_acc", "worst_drop", "mean_bits_per_byte"}, (
+        "averages are made from records and are in none"
+    )
 
 
 def test_an_unknown_metric_is_shown_sampled_and_not_judged():
