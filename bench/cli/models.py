@@ -13,7 +13,6 @@ import typer
 from bench.cli.console import fail, note, print_line, print_rows
 from bench.cli.flags import Json, NewFolder, Results, checked, note_former_names, split_list
 from bench.export.onnx_file import OnnxFile
-from bench.formats.checkpoint import open_checkpoint
 from bench.system.files import require_folder
 from bench.system.suggest import describe_unknown
 from bench.verify import CheckFailed, WeightCounts, WeightSource, verify_folder
@@ -196,6 +195,8 @@ def _open_folder(name: str) -> WeightSource:
     from bench.inputs import models
 
     if Path(name).is_dir() or name.endswith(".gguf"):
+        from bench.formats.opening import open_checkpoint
+
         return open_checkpoint(Path(name))
     note_former_names([name])
     model = models.resolve(name)

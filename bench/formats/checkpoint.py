@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bench.system import digests
 from methods.errors import UserError
 from methods.families import FAMILIES
-from methods.files import check_files, find_file
-from methods.folder import Folder, read_config
+from methods.files import check_files
+from methods.folder import Folder
 from methods.header import DTYPE_BITS
 
 if TYPE_CHECKING:
@@ -93,42 +93,6 @@ class Checkpoint:
 def stored_plain(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]) -> dict[str, StoredBytes]:
     """Return the bytes of tensors that are stored one by one."""
     return {name: StoredBytes(math.prod(shape) * DTYPE_BITS[dtypes[name]] // 8) for name, shape in shapes.items()}
-
-
-def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
-    """Open a model folder or a GGUF file in any supported format.
-
-    original: model that an adapter is added to. None: an adapter is refused.
-
-    Raises:
-        UserError: it does not exist, or has a format that cannot be read.
-    """
-    # Here, so that a plan of other methods imports no format.
-    if path.suffix == ".gguf" and path.is_file():
-        from bench.formats.gguf import GgufCheckpoint
-
-        return GgufCheckpoint(path)
-    if not path.is_dir():
-        raise UserError(f"model folder {str(path)!r} does not exist: check the path")
-    check_files(path)
-    if find_file(path, PACKED24):
-        from bench.formats.packed24 import Packed24Checkpoint
-
-        return Packed24Checkpoint(path)
-    if find_file(path, ADAPTER):
-        from bench.formats.adapter import AdapterCheckpoint
-
-        if original is None:
-            raise UserError(f"{path} is an adapter: name the model that it is added to")
-        return AdapterCheckpoint(path, original)
-    config = read_config(path)
-    if any(config.get(key) for key in QUANTIZATION_KEYS):
-        from bench.formats.quantized import QuantizedCheckpoint
-
-        return QuantizedCheckpoint(Folder(path))
-    if not list(path.glob("*.safetensors")) and (found := sorted(path.glob("*.gguf"))):
-        raise UserError(f"{path} has GGUF files: name one of them, for example {found[0]}")
-    return Checkpoint(Folder(path))
 
 
 def content_digest(path: Path) -> str:

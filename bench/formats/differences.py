@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from bench.formats.checkpoint import QUANTIZATION_KEYS, Checkpoint, content_digest, open_checkpoint
+from bench.formats.checkpoint import QUANTIZATION_KEYS, Checkpoint, content_digest
+from bench.formats.opening import open_checkpoint
 from bench.inputs import architecture, windows
 from bench.inputs.models import TOKENIZER_FILES
 from bench.system import digests

@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench.formats.checkpoint import content_digest, open_checkpoint
+from bench.formats.checkpoint import content_digest
 from bench.formats.compressed_tensors import CompressedTensorsScheme
 from bench.formats.integers import FP4
+from bench.formats.opening import open_checkpoint
 from bench.inputs import architecture
 from helpers import gguf_files, packers, runs
 from methods.errors import UserError

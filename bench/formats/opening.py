@@ -1,0 +1,41 @@
+"""Open a model made elsewhere in whatever format it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.formats.adapter import AdapterCheckpoint
+from bench.formats.checkpoint import ADAPTER, PACKED24, QUANTIZATION_KEYS, Checkpoint
+from bench.formats.gguf import GgufCheckpoint
+from bench.formats.quantized import QuantizedCheckpoint
+from methods.errors import UserError
+from methods.files import check_files, find_file
+from methods.folder import Folder, read_config
+
+
+def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
+    """Open a model folder or a GGUF file in any supported format.
+
+    original: model that an adapter is added to. None: an adapter is refused.
+
+    Raises:
+        UserError: it does not exist, or has a format that cannot be read.
+    """
+    if path.suffix == ".gguf" and path.is_file():
+        return GgufCheckpoint(path)
+    if not path.is_dir():
+        raise UserError(f"model folder {str(path)!r} does not exist: check the path")
+    check_files(path)
+    if find_file(path, PACKED24):
+        from bench.formats.packed24 import Packed24Checkpoint  # imports torch
+
+        return Packed24Checkpoint(path)
+    if find_file(path, ADAPTER):
+        if original is None:
+            raise UserError(f"{path} is an adapter: name the model that it is added to")
+        return AdapterCheckpoint(path, original)
+    if any(read_config(path).get(key) for key in QUANTIZATION_KEYS):
+        return QuantizedCheckpoint(Folder(path))
+    if not list(path.glob("*.safetensors")) and (found := sorted(path.glob("*.gguf"))):
+        raise UserError(f"{path} has GGUF files: name one of them, for example {found[0]}")
+    return Checkpoint(Folder(path))
