@@ -89,7 +89,7 @@ def group_prefixes(sequences: Sequence[Sequence[int]], least: int) -> list[Prefi
     groups: list[tuple[int, list[tuple[int, ...]]]] = []
     for sequence in sorted(numbers):
         length, members = groups[-1] if groups else (0, [])
-        shared = min(length, _count_shared(members[-1], sequence), len(sequence) - 1) if members else 0
+        shared = min(length, _count_shared(members[-1], sequence)) if members else 0
         if shared >= least and shared * len(members) >= length * (len(members) - 1):
             groups[-1] = (shared, [*members, sequence])
         else:
