@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 METRICS_OF = {
     "perplexity": ("perplexity",),
     "agreement": ("kl", "top1_agreement"),
+    "answers": ("bits_per_byte", "acc_raw", "acc_per_byte", "acc_per_char"),
     "pattern": ("violated_groups", "negative_zeros", "zeros_lost"),
     "size": ("parameters", "nonzeros", "sparsity", "bytes", "bytes_packed", "bits_per_weight"),
 }
@@ -124,7 +125,8 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
             name = config["corpus"] + (f"-{config['split']}" if "split" in config else "")
             out["protocol"] = (name, None, config["seqlen"], config.get("windows"), config.get("bos", ""))
         elif "task" in config:
-            out["protocol"] = (config["task"], config["version"], None, config.get("limit"), "")
+            version = f"{config['shots']}-shot" if "shots" in config else config["version"]
+            out["protocol"] = (config["task"], version, None, config.get("limit"), config.get("bos", ""))
         elif out["measure"] in PROTOCOL_OF:
             out["protocol"] = (PROTOCOL_OF[out["measure"]], None, None, None, "")
     return out
