@@ -97,7 +97,9 @@ def test_gemma3s_heads_have_the_width_of_its_field(width):
         for name in ("q", "k", "v"):
             shapes[f"blk.{i}.attn_{name}.weight"] = (gguf_files.HEADS * 16, gguf_files.HIDDEN)
         shapes[f"blk.{i}.attn_output.weight"] = (gguf_files.HIDDEN, gguf_files.HEADS * 16)
-    tensors = {name: gguf_header._Tensor(shape=shape[::-1], begin=0, size=0, kind="F32") for name, shape in shapes.items()}
+    tensors = {
+        name: gguf_header._Tensor(shape=shape[::-1], begin=0, size=0, kind="F32") for name, shape in shapes.items()
+    }
     header = gguf_header.Header(fields, tensors)
     if width:
         gguf_header._check_architecture(header)
