@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.formats.checkpoint import content_digest
 from bench.formats.compressed_tensors import CompressedTensorsScheme
+from bench.formats.gptq import GptqScheme
 from bench.formats.integers import FP4
 from bench.formats.opening import open_checkpoint
 from bench.inputs import architecture
@@ -61,9 +62,16 @@ def test_a_quantized_folder_is_read_as_its_packer_stored_it(name, tmp_path):
 def test_inputs_in_another_order_keep_their_groups():
     weight, order = torch.randn(32, 64), torch.randperm(64) // packers.GROUP
     parts, dense = packers.gptq(weight, 4, order)
-    from bench.formats.gptq import GptqScheme
-
     assert torch.equal(GptqScheme({"bits": 4, "group_size": 16}).decode(parts), dense)
+
+
+def test_version_2_stores_the_zero_itself():
+    weight = torch.randn(32, 64)
+    parts, dense = packers.gptq(weight, 4)
+    about = {"bits": 4, "group_size": 16, "checkpoint_format": "gptq_v2"}
+
+    step = parts["scales"].T.float().repeat_interleave(16, 1)
+    assert torch.allclose(GptqScheme(about).decode(parts).float(), dense.float() + step, atol=2e-3)
 
 
 def test_a_masked_folder_is_packed(tmp_path):
