@@ -66,7 +66,7 @@ def enough(artifact: Artifact, cards: Cards) -> str:
     """
     if artifact.training:
         counts = (2**power for power in range(MAX_CARDS.bit_length()))
-        found = next((n for n in counts if training_device_bytes(artifact, n) <= 2 * cards.usable_bytes), None)
+        found = next((n for n in counts if training_device_bytes(artifact, n) <= cards.usable_bytes), None)
         return f"{found}" if found else f"more than {MAX_CARDS}"
     if (estimate_device_bytes(artifact) or 0.0) <= cards.usable_bytes:
         return "1"
