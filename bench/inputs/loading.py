@@ -19,6 +19,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from bench.inputs import gguf_header
+from bench.inputs.rounded_cache import round_cache
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.experts import unfold
@@ -106,8 +107,6 @@ def add_rounding(model: nn.Module, folder: Path) -> nn.Module:
     if (cache := config.get(CACHE_KEY)) is not None:
         if not isinstance(cache, dict) or cache.get("bits") not in (4, 8):
             raise UserError(invalid.format(CACHE_KEY))
-        from bench.inputs.rounded_cache import round_cache
-
         round_cache(model, cache["bits"])
     return model
 
