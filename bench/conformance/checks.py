@@ -17,6 +17,7 @@ import torch
 from bench import verify
 from bench.conformance.subject import Subject
 from methods.contract import Needs
+from methods.folder import dtype_name
 from methods.targets import dense_weight
 
 
@@ -70,7 +71,8 @@ def keeps_its_function(subject: Subject) -> None:
     if subject.entry.transform:
         model, tokens = subject.model, torch.arange(32, device=subject.job.compute.device)[None]
         try:
-            verify.check_function(model, subject.applied(), tokens, subject.job.compute.dtype)
+            tolerance = verify.FUNCTION_TOLERANCE[dtype_name(subject.job.compute.dtype)]
+            verify.check_function(model, subject.applied(), tokens, tolerance)
         except verify.CheckFailed as fault:
             raise NotConformant(str(fault)) from None
 

@@ -25,7 +25,7 @@ from bench.planning.artifact import Artifact
 from bench.system import provenance
 from bench.system.cache import build_lock, cache_dir, is_built, temporary_folder
 from bench.system.files import atomic_write, publish
-from bench.verify import WeightCounts, check_function, count_folder, verify
+from bench.verify import FUNCTION_TOLERANCE, WeightCounts, check_function, count_folder, verify
 from methods.contract import Job, Outcome
 from methods.experts import fold
 from methods.files import find_file
@@ -175,8 +175,8 @@ class Builder:
         random = torch.randint(size, (1, 64), generator=torch.Generator().manual_seed(0))
         text = torch.tensor(self.workspace.tokenizer()(SENTENCE)["input_ids"])[None]
         tokens = {"random_tokens": random, "text": text}
-        dtype = self.workspace.compute.stored
-        return {k: float(f"{check_function(old, new, v.to(compute.device), dtype):.3g}") for k, v in tokens.items()}
+        tolerance = FUNCTION_TOLERANCE[dtype_name(self.workspace.compute.stored)]
+        return {k: float(f"{check_function(old, new, v.to(compute.device), tolerance):.3g}") for k, v in tokens.items()}
 
     def run_as_rank(self, artifact: Artifact) -> None:
         """Take part in the last stage as a rank after the first."""

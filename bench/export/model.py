@@ -1,4 +1,4 @@
-"""Export a pruned model to a folder: dense, for transformers and vLLM; packed24; or ONNX."""
+"""Export a model to a folder: dense, compressed-tensors, packed24 or ONNX."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from methods.families import FAMILIES
 from methods.files import check_files, find_file
 from methods.folder import INDEX, Folder, Writer, read_config
 from methods.pattern import Pattern
+from methods.quantizing.stored import ACTIVATIONS_KEY
 from methods.targets import family_of, find_targets
 
-MODEL_FORMATS = ("hf", "packed24", "onnx")
+MODEL_FORMATS = ("hf", "packed24", "compressed-tensors", "onnx")
 MODEL_CARD = "README.md"
 SPARSITY_KEYS = ("sparsity_config", "compression_config")
 """Keys of config.json that loaders refuse, or take for formats that are no longer in use."""
@@ -66,6 +67,13 @@ def export_model(
 
             pattern = Pattern.parse(record.identity.pattern) if record else None
             summary = onnx_model.write(folder, workdir, dtype, pattern, include, kept_dense)
+        elif format_ == "compressed-tensors":
+            # Here, because only some formats need transformers.
+            from bench.export import compressed_folder
+
+            if not record:
+                raise UserError(f"{folder} says no quantizer: name the record of a quantized row (bench ls runs)")
+            summary, own = compressed_folder.write(folder, workdir, record.identity.quantizer, include, kept_dense)
         elif format_ == "packed24":
             quantizer = record.identity.quantizer if record else "none"
             grid = values or integer_grid(quantizer)
@@ -80,7 +88,12 @@ def export_model(
         for file in filter(None, (find_file(folder, companion) for companion in extra)):
             shutil.copyfile(file, workdir / file.name)
         config = {key: value for key, value in read_config(folder).items() if key not in SPARSITY_KEYS}
+        if format_ == "compressed-tensors":
+            config = {k: v for k, v in config.items() if k != ACTIVATIONS_KEY} | own
         (workdir / "config.json").write_text(json.dumps(config, indent=2))
+        if format_ == "compressed-tensors":
+            error = compressed_folder.check_logits(folder, workdir, record.identity.quantizer)
+            summary += f"; loaded by transformers, its logits differ by {error:.2g} of their size"
     return f"{out}: {summary}"
 
 

@@ -54,7 +54,7 @@ def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> RoundedWeig
     exact = True
     for at in row_pieces(rows, width):
         groups = weight[at].reshape(-1, group)
-        scale, on_grid = _scales(groups, BITS[kind])
+        scale, on_grid = restore_scales(groups, BITS[kind])
         exact &= on_grid
         integers[at] = _integers(groups, scale, BITS[kind]).to(torch.int8).view(-1, width)
         scales[at] = scale.view(-1, width // group)
@@ -66,7 +66,7 @@ def _integers(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
     return (groups.float() / scale.float()).round_().clamp_(-half, half - 1)
 
 
-def _scales(groups: Tensor, bits: int) -> tuple[Tensor, bool]:
+def restore_scales(groups: Tensor, bits: int) -> tuple[Tensor, bool]:
     """Return scales, bfloat16 [groups, 1], and whether every group is on its grid.
 
     A group off the grid gets the scale of `Integer`.

@@ -1,0 +1,189 @@
+"""Export quantized weights in the format of compressed-tensors, which vLLM and transformers load."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.catalog import choice
+from bench.inputs import loading
+from bench.kernels.integers24 import restore_scales
+from bench.system.packages import pip_install, require
+from bench.verify import FUNCTION_TOLERANCE, check_function
+from methods.contract import Compute
+from methods.errors import UserError
+from methods.folder import Folder, Writer
+from methods.quantizing import grids
+from methods.targets import as_regexes, family_of, find_targets
+
+SENTENCE = "A folder that another program loads must give the logits of the model that was measured."
+
+
+@dataclass(frozen=True)
+class StoredFormat:
+    """How a quantizer's weights are stored. `weights` and `inputs` are QuantizationArgs of compressed-tensors."""
+
+    name: str
+    """Name of the format in compressed-tensors."""
+    weights: Mapping[str, Any]
+    largest_group: int = 0
+    """Default of the number of weights that share a scale; 0: a row."""
+    inputs: Mapping[str, Any] | None = None
+
+
+INT = {"type": "int", "symmetric": True}
+FLOAT = {"type": "float", "symmetric": True}
+TOKEN = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+INT4 = StoredFormat("pack-quantized", {"num_bits": 4, **INT, "strategy": "group"}, 128)
+MXFP4 = StoredFormat(
+    "mxfp4-pack-quantized", {"num_bits": 4, **FLOAT, "strategy": "group", "scale_dtype": torch.uint8}, 32
+)
+NVFP4 = StoredFormat(
+    "nvfp4-pack-quantized",
+    {"num_bits": 4, **FLOAT, "strategy": "tensor_group", "scale_dtype": torch.float8_e4m3fn},
+    16,
+)
+FORMATS = {
+    "int8": StoredFormat("pack-quantized", {"num_bits": 8, **INT, "strategy": "channel"}),
+    "w8a8": StoredFormat("int-quantized", {"num_bits": 8, **INT, "strategy": "channel"}, 0, TOKEN),
+    "fp8": StoredFormat("float-quantized", {"num_bits": 8, **FLOAT, "strategy": "channel"}),
+    "int4-rtn": INT4,
+    "int4-gptq": INT4,
+    "mxfp4": MXFP4,
+    "mxfp4-gptq": MXFP4,
+    "nvfp4": NVFP4,
+    "nvfp4-gptq": NVFP4,
+}
+"""Formats by quantizer."""
+FP4 = (MXFP4, NVFP4)
+"""Formats whose loaders compute in bfloat16, so that the other tensors are stored in it."""
+INPUTS_TOLERANCE = 0.05
+"""Largest relative change of logits where inputs are rounded while the model runs."""
+
+
+def write(
+    folder: Path, workdir: Path, quantizer: str, include: tuple[str, ...], exclude: tuple[str, ...]
+) -> tuple[str, dict[str, Any]]:
+    """Write the weights of a quantized model folder. Return a sentence, and keys of config.json.
+
+    Each weight is unpacked again and compared. `check_logits` compares the model that transformers loads.
+
+    Raises:
+        UserError: the quantizer has no such format, a missing package, or an architecture whose weights are [in, out].
+    """
+    require("compressed_tensors", what="compressed-tensors", how=pip_install("compressed-tensors"))
+    parsed = choice.parse_quantizer(quantizer)
+    form = FORMATS.get(parsed.name) if parsed else None
+    if parsed is None or form is None:
+        raise UserError(f"quantizer {quantizer} has no format of compressed-tensors: use one of {', '.join(FORMATS)}")
+    source = Folder(folder)
+    family = family_of(source.config)
+    if family.transposed or family.experts:
+        raise UserError(f"a {source.config['model_type']} cannot be exported as compressed-tensors: use --format hf")
+    targets = find_targets(source.config, source.shapes(), include, exclude)
+    groups: dict[int, list[str]] = {}
+    for target in targets:
+        width = source.shapes()[f"{target}.weight"][1]
+        size = (
+            grids.group_size(width, parsed.config.get("group"), form.largest_group, quantizer)
+            if form.largest_group
+            else 0
+        )
+        groups.setdefault(size, []).append(target)
+    schemes = {target: (size, _scheme(form, size)) for size, names in groups.items() for target in names}
+    writer, inexact = Writer(workdir), 0
+    for name in source:
+        target = name.removesuffix(".weight")
+        if target not in schemes:
+            tensor = source.tensor(name)
+            writer.add(name, tensor.bfloat16() if form in FP4 and tensor.is_floating_point() else tensor)
+            continue
+        weight = source.tensor(name)
+        stored, exact = _store(weight, form, *schemes[target])
+        inexact += not exact
+        for leaf, tensor in stored.items():
+            writer.add(f"{target}.{leaf}", tensor)
+    writer.close()
+    config = {"quantization_config": _config(form, {size: as_regexes(names, family) for size, names in groups.items()})}
+    if form in FP4:
+        config["dtype"] = "bfloat16"
+    rounded = f"; {inexact} of them differ in the last bit of {source.dtype}" if inexact else ""
+    return f"{len(targets)} linears stored as {form.name}{rounded}", config
+
+
+def check_logits(before: Path, after: Path, quantizer: str) -> float:
+    """Load an exported folder with transformers, and return how far its logits are from those of the model it is of.
+
+    Raises:
+        CheckFailed: they differ by more than rounding does.
+    """
+    form = FORMATS[quantizer.split(":")[0]]
+    computed = "bfloat16" if form in FP4 else Folder(before).dtype
+    compute = Compute(dtype=getattr(torch, computed))
+    tokens = torch.tensor(loading.load_tokenizer(before)(SENTENCE)["input_ids"])[None]
+    models = (loading.load(folder, compute) for folder in (before, after))
+    # engines round an input by another scale than ours: max|x| / 127.5, say, and not / 127
+    tolerance = INPUTS_TOLERANCE if form.inputs else FUNCTION_TOLERANCE[computed]
+    return check_function(*models, tokens, tolerance)
+
+
+def _scheme(form: StoredFormat, group: int) -> Any:
+    args: Any = importlib.import_module("compressed_tensors.quantization")
+    weights = dict(form.weights) | ({"group_size": group} if group else {})
+    inputs = args.QuantizationArgs(**form.inputs) if form.inputs else None
+    return args.QuantizationScheme(
+        targets=["Linear"], weights=args.QuantizationArgs(**weights), input_activations=inputs, format=form.name
+    )
+
+
+def _config(form: StoredFormat, targets: Mapping[int, list[str]]) -> dict[str, Any]:
+    args: Any = importlib.import_module("compressed_tensors.quantization")
+    groups = {
+        f"group_{i}": _scheme(form, size).model_copy(update={"targets": [f"re:{regex}" for regex in regexes]})
+        for i, (size, regexes) in enumerate(sorted(targets.items()))
+    }
+    config = args.QuantizationConfig(config_groups=groups, format=form.name, quantization_status="compressed")
+    out: dict[str, Any] = config.model_dump(mode="json")
+    return out | {"quant_method": "compressed-tensors"}
+
+
+def _store(weight: Tensor, form: StoredFormat, group: int, scheme: Any) -> tuple[dict[str, Tensor], bool]:
+    """Return the tensors of a linear by their names in it, and whether they give its weight bit for bit."""
+    compressors: Any = importlib.import_module("compressed_tensors.compressors")
+    compressor = compressors.BaseCompressor.get_value_from_registry(form.name)
+    known = {"weight": weight.float(), **_scales(weight, form, group or weight.shape[1])}
+    stored = compressor.compress(known, scheme)
+    restored = compressor.decompress(dict(stored), scheme)["weight"].to(weight.dtype)
+    return stored, torch.equal(restored, weight)
+
+
+def _scales(weight: Tensor, form: StoredFormat, group: int) -> dict[str, Tensor]:
+    """Return the scales [out, groups] for which the weights are on the grid."""
+    groups, shape = weight.float().unflatten(1, (-1, group)), (len(weight), -1)
+    if form is NVFP4:
+        grid = grids.NvFloat4().of(groups)
+        codes = grids.e4m3(grid.scale(groups) / grid.tensor_scale)
+        return {"weight_scale": codes.view(shape), "weight_global_scale": torch.tensor([1 / grid.tensor_scale])}
+    if form is MXFP4:
+        return {"weight_scale": grids.Microscaling(4).scale(groups).view(shape)}
+    if form.weights["type"] == "float":
+        return {"weight_scale": _float8_scales(weight, group).view(shape)}
+    return {"weight_scale": restore_scales(weight.reshape(-1, group), form.weights["num_bits"])[0].float().view(shape)}
+
+
+def _float8_scales(weight: Tensor, group: int) -> Tensor:
+    """Return the scales of e4m3 weights, moved by a unit in the last place where only that restores the weights."""
+    grid, rows = grids.Float8(), weight.reshape(-1, group)
+    scale = first = grid.scale(rows.float())
+    exact = (grid.snap(rows.float(), first).to(weight.dtype) == rows).all(1, keepdim=True)
+    for ulps in (1, -1):
+        moved = (first.bfloat16().view(torch.int16) + ulps).view(torch.bfloat16).float()
+        hit = ~exact & (grid.snap(rows.float(), moved).to(weight.dtype) == rows).all(1, keepdim=True)
+        scale, exact = torch.where(hit, moved, scale), exact | hit
+    return scale
