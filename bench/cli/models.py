@@ -145,7 +145,8 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="A model: hf (dense, for transformers and vLLM), packed24 (kept values and bitmasks), onnx. "
+            help="A model: hf (dense, for transformers and vLLM), compressed-tensors (quantized), packed24 (kept values and "
+            "bitmasks), onnx. "
             "Results: eee (Every Eval Ever), lm-eval (its results files).",
         ),
     ] = "hf",
