@@ -115,6 +115,7 @@ ALIASES = {
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         megabytes=238,
         terms="Gemma Terms of Use, https://ai.google.dev/gemma/terms",
+        file=QuantizedFile("Q4_K_M", 5.434, 246_587_904),
         about="Gemma 3 270M from a Q4_K_M GGUF file, dequantized (Gemma Terms of Use)",
     ),
     **_hub({f"llama2-{s}": f"meta-llama/Llama-2-{s}-hf" for s in ("7b", "13b", "70b")}, seqlen=4096),
