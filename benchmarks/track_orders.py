@@ -2,8 +2,8 @@
 
 - Rank correlation (Spearman) of the loss in each track with the loss in perplexity, over the compressed rows of a model.
 - Rank correlation of two models' orders of tracks, each the mean loss over the rows that both have.
-- Questions that a paired test needs to tell sparsegpt 2:4 from 4:8 with 80% power at the level 5%: by bits per byte, and by the
-  accuracy in the task's ranking, on the same questions.
+- Questions that a paired test needs to tell two rows apart with 80% power at the level 5%: by bits per byte, and by the accuracy in
+  the task's ranking, on the same questions. For each of PAIRS that has records.
 
 An interval is from 2,000 draws of every loss from its normal error.
 
@@ -26,12 +26,14 @@ from scipy.stats import rankdata
 from bench.compare.resolve import read
 from bench.compare.result_set import ResultSet
 from bench.reporting import board, profile
+from bench.reporting.labelled_rows import is_file
 from bench.reporting.view import Table
 from bench.results.record import Record
 
 DRAWS = 2000
 POWER, LEVEL = 0.8, 0.05
-PAIR = ("2:4", "4:8")
+PAIRS = (("sparsegpt 2:4", "sparsegpt 4:8"), ("wanda 2:4", "sparsegpt 2:4"), ("sparsegpt 2:4", "sparsegpt 6:8"))
+"""Rows that are told apart, the one that is expected to be worse first."""
 Rows = dict[str, dict[str, tuple[float, float]]]
 """Loss and its standard error by row and track. The loss in perplexity is in the track "perplexity"."""
 
@@ -40,6 +42,8 @@ def losses(table: Table) -> Rows:
     out: Rows = {}
     for k in profile.rows_of(table):
         facts = table.rows[k].facts
+        if is_file(table.rows[k].filters):  # its weights are the dense model's
+            continue
         if facts and facts.loss and facts.loss.low is not None and facts.loss.high is not None:
             half = (facts.loss.high - facts.loss.low) / 2 / float(ndtri(1 - LEVEL / 2))
             own = {name: (x.loss.value, x.change.stderr) for name, x in facts.tracks.items()}
@@ -82,32 +86,32 @@ def order_of_tracks(one: Rows, other: Rows) -> str:
     return f"{with_interval(means(one), means(other))} over {len(shared)} rows and {len(tracks)} tracks"
 
 
-def questions_needed(records: list[Record], results: ResultSet) -> dict[str, dict[str, int | str]]:
-    """Return the questions that tell PAIR apart in each track, by bits per byte and by accuracy."""
-    rows = {p: profile.by_task(r for r in records if _is_plain(r, p)) for p in (*PAIR, "dense")}
+def questions_needed(pair: tuple[str, str], records: list[Record], results: ResultSet) -> dict[str, Any]:
+    """Return the questions that tell two rows apart in each track, by bits per byte and by accuracy."""
+    names = (*pair, "dense dense")
+    rows = {name: profile.by_task(r for r in records if _name(r) == name) for name in names}
     found: dict[str, dict[str, list[float]]] = {}
     for task in sorted(set.intersection(*map(set, rows.values()))):
-        (a, b, dense) = (results.items(rows[p][task][0]).columns for p in (*PAIR, "dense"))
+        (a, b, dense) = (results.items(rows[name][task][0]).columns for name in names)
         of_track = found.setdefault(task.partition("/")[0], {"bits": [], "accuracy": []})
         of_track["bits"] += list((a["value"] - b["value"]) / dense["value"].mean())
         if "choice" in a:
-            right = f"acc_{rows[PAIR[0]][task][0].notes['ranking']}"
+            right = f"acc_{rows[pair[0]][task][0].notes['ranking']}"
             of_track["accuracy"] += list(b[right] - a[right])
     return {
         track: {f"by {kind}": _needed(np.array(x)) for kind, x in kinds.items() if x} for track, kinds in found.items()
     }
 
 
-def _is_plain(record: Record, pattern: str) -> bool:
+def _name(record: Record) -> str:
     identity = record.identity
-    method = "dense" if pattern == "dense" else "sparsegpt"
-    return (identity.method, identity.pattern, identity.quantizer) == (method, pattern, "none")
+    return f"{identity.method} {identity.pattern}" + ("" if identity.quantizer == "none" else f" {identity.quantizer}")
 
 
 def _needed(differences: np.ndarray) -> int | str:
     mean, spread = float(differences.mean()), float(differences.std(ddof=1))
     if mean <= 0:
-        return f"none: {PAIR[0]} is not worse in these {len(differences)}"
+        return f"none: it is not worse in these {len(differences)}"
     return math.ceil(((float(ndtri(1 - LEVEL / 2)) + float(ndtri(POWER))) * spread / mean) ** 2)
 
 
@@ -127,8 +131,10 @@ def main(folders: list[Path]) -> None:
             "rows": len(rows[model]),
             "tokens run, share of those of each pair alone": round(run / alone, 3),
             "rank correlation with perplexity": orders_of_methods(rows[model]),
-            "questions to tell 2:4 from 4:8": questions_needed(records, results),
         }
+        for pair in PAIRS:
+            if needed := questions_needed(pair, records, results):
+                figures[model][f"questions to tell {pair[0]} from {pair[1]}"] = needed
     for one, other in combinations(models, 2):
         if set(rows[one]) & set(rows[other]):
             figures[f"order of tracks, {one} and {other}"] = order_of_tracks(rows[one], rows[other])
