@@ -128,6 +128,7 @@ class DSnoT:
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2310.08915",
         refines=True,
+        same_blocks=True,
         cost=Cost(passes=3, also="a second, dense model in memory"),
         variant="linears of the attention only",
         variant_field="part",

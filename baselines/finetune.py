@@ -49,7 +49,7 @@ class Finetune(Settings):
 
     name: ClassVar[str] = "finetune"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
-    info: ClassVar[MethodInfo] = MethodInfo(paper="none", cost=TRAINING)
+    info: ClassVar[MethodInfo] = MethodInfo(paper="none", keeps_pattern=True, cost=TRAINING)
     eta: Fraction = 0.0
     rank: CountOrZero = 0
     alpha: Positive = 16.0

@@ -56,6 +56,7 @@ def verify(
     dtype: torch.dtype,
     *,
     counting: bool = False,
+    frozen: bool = False,
 ) -> WeightCounts:
     """Compare two model folders, and count.
 
@@ -65,6 +66,7 @@ def verify(
         declared: names of tensors outside the targets that may change, or be new.
         counting: count broken groups, and zeros of `before` that `after` lost, instead of failing. For quantizers, whose
             rows show these numbers.
+        frozen: no weight of a target may change, either.
 
     Raises:
         CheckFailed: a broken pattern (unless `counting`), a weight that is not finite, a missing or new tensor, another
@@ -101,6 +103,8 @@ def verify(
         counts.bytes += new.nbytes
         if name in names:
             count_layer(counts, names[name], new)
+            if frozen and not torch.equal(_bits(new), _bits(old)):
+                raise CheckFailed(f"{name} changed, and its method only removes blocks")
             if counting and not pattern.dense:
                 filled = int(((old == 0) & (new != 0)).sum())
                 counts.zeros_lost = (counts.zeros_lost or 0) + filled

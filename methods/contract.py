@@ -147,6 +147,8 @@ class Job:
     targets: tuple[str, ...]
     """Module names of the linears to prune. Nothing else is pruned."""
     prior: Prior | None = None
+    blocks: tuple[int, ...] | None = None
+    """Indices of the dense model's blocks that `source` has, in order; None for all."""
     calibration: Tensor | None = None
     """int64 [sequences, seqlen]"""
     all_experts: bool = False
@@ -177,6 +179,9 @@ class Outcome(NamedTuple):
     """JSON for the record: shown, never ranked."""
     config: Mapping[str, Any] = MappingProxyType({})
     """Keys of config.json that the method changed."""
+    blocks: tuple[int, ...] | None = None
+    """Indices of the decoder blocks to keep, in order; None for all. The runner removes the others, and `model` must be
+    unchanged."""
 
 
 class Method(Protocol):

@@ -25,16 +25,21 @@ class Pattern:
     n: int = 1
     m: int = 1
     sparsity: float = 0.0
+    removed: str = ""
+    """Share or number of decoder blocks that are removed. All weights of the others are kept, so it is dense, too."""
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """Read "2:4" (2 of every 4 kept), "50%" (half of the weights zero, anywhere) or "dense". `str` is the inverse.
+        """Read "2:4" (2 of every 4 kept), "50%" (half of the weights zero, anywhere), "dense", or "depth 25%" (a quarter of
+        the blocks removed). `str` is the inverse.
 
         Raises:
             UserError: anything else.
         """
         if text == "dense":
             return cls()
+        if match := re.fullmatch(r"depth ([0-9]{1,6}(?:\.[0-9]{1,4})?%|[0-9]{1,6})", text):
+            return cls(removed=match[1])
         if match := re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text):
             n, m = int(match[1]), int(match[2])
             if 0 < n <= m:
@@ -49,6 +54,8 @@ class Pattern:
         )
 
     def __str__(self) -> str:
+        if self.removed:
+            return f"depth {self.removed}"
         if self.dense:
             return "dense"
         return f"{self.n}:{self.m}" if self.m else f"{100 * self.sparsity:g}%"

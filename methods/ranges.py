@@ -20,3 +20,5 @@ Positive = Annotated[float, Field(gt=0, le=MAX)]
 NonNegative = Annotated[float, Field(ge=0, le=MAX)]
 Count = Annotated[int, Field(ge=1, le=MAX)]
 CountOrZero = Annotated[int, Field(ge=0, le=MAX)]
+Share = Annotated[str, Field(pattern=r"^[0-9]{1,2}(\.[0-9]{1,4})?%$", description="a share below 100%, such as 25%")]
+"""A share in percent, as text."""

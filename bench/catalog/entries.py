@@ -20,6 +20,7 @@ METHODS = Catalog(
         "alps": "baselines.alps:Alps",
         "recon": "baselines.recon:Recon",
         "cast": "cast.method:Cast",
+        "depth": "baselines.depth:Depth",
         "rotate": "baselines.rotate:Rotate",
         "permute": "baselines.permute:Permute",
         "smooth": "baselines.smooth:Smooth",

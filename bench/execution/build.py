@@ -7,9 +7,10 @@ import itertools
 import json
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import Timeout
@@ -31,6 +32,7 @@ from methods.experts import fold
 from methods.files import find_file
 from methods.folder import Folder, Writer, dtype_name, save, state
 from methods.header import TORCH_DTYPES, read_header
+from methods.kept_blocks import FolderOfBlocks, changed_config, count_dropped, rename
 from methods.pattern import Pattern
 from methods.pruning import streaming
 from methods.targets import family_of
@@ -65,9 +67,11 @@ class Builder:
         about = json.loads((home / "artifact.json").read_text())
         folder = self._folder(artifact, home, about["unchanged"])
         if counts is None or len(artifact.stages) > 1:  # so far, each stage was checked against its own input only
-            counts = self._verify(self.source.path, folder, artifact, about["changed"])
+            before_all, frozen = _opened(self.source.path, about["blocks"]), len(artifact.stages) == 1
+            counts = self._verify(before_all, folder, artifact, about["changed"], about["blocks"], frozen=frozen)
             counts.zeros_lost = about.get("zeros_lost")  # relative to its own input
-        return BuiltArtifact(folder, counts, about["notes"], about["cost"], frozenset(about["changed"]))
+        blocks = tuple(about["blocks"]) if about["blocks"] else None
+        return BuiltArtifact(folder, counts, about["notes"], about["cost"], blocks, frozenset(about["changed"]))
 
     @contextlib.contextmanager
     def _alone(self, artifact: Artifact) -> Iterator[None]:
@@ -115,16 +119,29 @@ class Builder:
         before = self._before(artifact)
         return before.folder if before else self.source.path
 
-    def _verify(self, before: Path, after: Path, artifact: Artifact, changed: Collection[str]) -> WeightCounts:
-        stage, opened = artifact.stages[-1], Folder(after)
-        pattern = Pattern() if registry.lookup(stage.kind, stage.name).dense else Pattern.parse(stage.pattern)
-        targets = self.workspace.targets_of(opened)
-        counting = stage.kind == "quantizers"
+    def _verify(
+        self,
+        before: Folder,
+        after: Path,
+        artifact: Artifact,
+        changed: Collection[str],
+        blocks: Sequence[int] | None,
+        *,
+        frozen: bool,
+    ) -> WeightCounts:
+        """Check a folder against one with the same blocks. blocks: those of the source that are left, None for all.
+
+        frozen: whether a method that removes blocks was the only one since `before`.
+        """
+        stage, opened_after = artifact.stages[-1], Folder(after)
+        entry = registry.lookup(stage.kind, stage.name)
+        pattern = Pattern() if entry.dense else Pattern.parse(stage.pattern)
+        targets, counting = self.workspace.targets_of(opened_after, blocks), stage.kind == "quantizers"
         first = artifact.stages[0]
-        if before == self.source.path and registry.lookup(first.kind, first.name).elsewhere:
-            return count_folder(opened, pattern, targets, changed, counting=counting)
-        dtype = self.workspace.compute.stored
-        return verify(Folder(before), opened, pattern, targets, changed, dtype, counting=counting)
+        if before.path == self.source.path and registry.lookup(first.kind, first.name).elsewhere:
+            return count_folder(opened_after, pattern, targets, changed, counting=counting)
+        dtype, frozen = self.workspace.compute.stored, frozen and bool(entry.drops_blocks)
+        return verify(before, opened_after, pattern, targets, changed, dtype, counting=counting, frozen=frozen)
 
     def _apply(self, artifact: Artifact, before: BuiltArtifact | None, workdir: Path) -> WeightCounts:
         """Run the last stage, check it, and write it to workdir/artifact."""
@@ -149,15 +166,20 @@ class Builder:
         if tokens is not None:
             notes["calibration_digest"] = windows.token_digest(tokens)
         target = workdir / "artifact"
-        folder = self._keep(outcome, source, target)
+        kept = _kept_blocks(outcome, stage, source)
+        folder = self._keep(outcome, source, target, kept)
         if registry.lookup(stage.kind, stage.name).transform and folder != source:
             notes["function_error"] = self._function_error(source, folder, job)
         declared = outcome.changed
-        changed = declared | (before.changed if before else frozenset())
+        changed, blocks = declared | (before.changed if before else frozenset()), before.blocks if before else None
+        if kept is not None:
+            family = family_of(self.source.config)
+            changed = frozenset(name for old in changed if (name := rename(family, kept, old)))
+            blocks = kept
         del model, outcome  # free their memory for the check
-        counts = self._verify(source, folder, artifact, declared)
+        counts = self._verify(_opened(source, kept), folder, artifact, declared, blocks, frozen=True)
         about = {"unchanged": folder != target, "changed": sorted(changed), "notes": notes, "cost": cost}
-        about["zeros_lost"] = counts.zeros_lost
+        about |= {"zeros_lost": counts.zeros_lost, "blocks": blocks}
         with atomic_write(target / "artifact.json") as temporary:
             temporary.write_text(json.dumps(about | {"key_inputs": artifact.key_inputs()}, allow_nan=False))
         return counts
@@ -187,11 +209,17 @@ class Builder:
             torch.manual_seed(job.seed)
             method.apply(model, job)
 
-    def _keep(self, outcome: Outcome, source: Path, target: Path) -> Path:
-        """Write the model and return its folder, or return the source if nothing changed."""
+    def _keep(self, outcome: Outcome, source: Path, target: Path, kept: Sequence[int] | None) -> Path:
+        """Write the model and return its folder, or return the source if nothing changed.
+
+        kept: blocks of the source that are left, None for all.
+        """
         target.mkdir(exist_ok=True)
         stored = self.workspace.compute.stored
-        if isinstance(outcome.model, nn.Module):
+        changes = dict(outcome.config)
+        if kept is not None:
+            changes |= _write_blocks(outcome.model, source, kept, target, stored)
+        elif isinstance(outcome.model, nn.Module):
             if not outcome.config and _same(outcome.model, Folder(source), stored):
                 return source
             if any(p.is_meta for p in outcome.model.parameters()):
@@ -208,18 +236,67 @@ class Builder:
             shutil.copyfile(own, target / "config.json")
         config = json.loads((target / "config.json").read_text())
         config.pop("torch_dtype", None)
-        config |= {"dtype": dtype_name(stored), **outcome.config}
+        config |= {"dtype": dtype_name(stored), **changes}
         (target / "config.json").write_text(json.dumps(config, indent=2))
         return target
 
 
-def _same(model: nn.Module, folder: Folder, dtype: torch.dtype) -> bool:
-    """Return whether a model that is written in `dtype` has the tensors of a folder. A tensor on meta was never loaded."""
-    tensors, dtypes = state(model), folder.dtypes()
+def _opened(folder: Path, blocks: Sequence[int] | None) -> Folder:
+    """Return a folder as if it had only these blocks. None: all."""
+    return Folder(folder) if blocks is None else FolderOfBlocks(folder, blocks)
+
+
+def _kept_blocks(outcome: Outcome, stage: Stage, source: Path) -> tuple[int, ...] | None:
+    """Return the blocks to keep, or None for all.
+
+    Raises:
+        CheckFailed: they are not as many as the stage's pattern says.
+    """
+    if outcome.blocks is None:
+        return None
+    config = Folder(source).config
+    removed = Pattern.parse(stage.pattern).removed or "0"
+    blocks: int = config[family_of(config).layers]
+    count = count_dropped(int(removed) if removed.isdecimal() else removed, config)
+    kept = outcome.blocks
+    if sorted(set(kept) & set(range(blocks))) != list(kept) or len(kept) != blocks - count:
+        raise CheckFailed(f"blocks {list(kept)} of {blocks} are kept, and {stage.pattern} removes {count} of them")
+    return kept if count else None
+
+
+def _write_blocks(
+    model: nn.Module | Path, source: Path, kept: Sequence[int], target: Path, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Write some blocks of a folder, and return the keys of config.json that change.
+
+    Raises:
+        CheckFailed: the method also changed weights.
+    """
+    if not isinstance(model, nn.Module) or not _unchanged(model, Folder(source), dtype):
+        raise CheckFailed("a method that removes blocks also changed weights: leave the model as it is")
+    folder, writer = FolderOfBlocks(source, kept), Writer(target, dtype=dtype)
+    for name, tensor in fold(folder, folder.tensor, family_of(folder.config)):
+        writer.add(name, tensor)
+    writer.close()
+    return changed_config(model.config.to_dict(), kept)  # type: ignore[operator, union-attr]
+
+
+def _unchanged(model: nn.Module, folder: Folder, dtype: torch.dtype) -> bool:
+    """Return whether a model has the tensors of a folder, both rounded to `dtype`. A tensor on meta was never loaded."""
+    tensors = state(model)
     return set(tensors) == set(folder) and all(
-        TORCH_DTYPES.get(dtypes[n]) == dtype_name(kind := dtype if t.is_floating_point() else t.dtype)
-        and (t.is_meta or torch.equal(t.cpu().to(kind), folder.tensor(n)))
+        t.is_meta or torch.equal(t.cpu().to(kind), folder.tensor(n).to(kind))
         for n, t in tensors.items()
+        for kind in (dtype if t.is_floating_point() else t.dtype,)
+    )
+
+
+def _same(model: nn.Module, folder: Folder, dtype: torch.dtype) -> bool:
+    """Return whether a model that is written in `dtype` is the folder."""
+    dtypes = folder.dtypes()
+    kinds = {n: dtype_name(dtype if t.is_floating_point() else t.dtype) for n, t in state(model).items()}
+    return all(TORCH_DTYPES.get(dtypes.get(n, "")) == kind for n, kind in kinds.items()) and _unchanged(
+        model, folder, dtype
     )
 
 

@@ -25,9 +25,10 @@ from bench.system.devices import select_card
 from bench.verify import WeightCounts
 from methods.contract import Budget, Compute, Environment, Job, Method, Prior, Progress
 from methods.folder import Folder
+from methods.kept_blocks import rename
 from methods.pattern import Pattern
 from methods.quantizing.stored import STORED_KEY, Stored
-from methods.targets import find_targets
+from methods.targets import family_of, find_targets
 
 
 class PhaseProgress(Progress, Protocol):
@@ -47,6 +48,8 @@ class BuiltArtifact:
     counts: WeightCounts
     notes: Mapping[str, Any]
     cost: Mapping[str, Any]
+    blocks: tuple[int, ...] | None
+    """Indices of the source's blocks that are left, in order. None: all."""
     changed: frozenset[str]
     """Tensors outside the targets that its stages declare as changed."""
 
@@ -74,9 +77,15 @@ class Workspace:
         )
         self._tokenizer: Any = None
 
-    def targets_of(self, folder: Folder) -> tuple[str, ...]:
-        """Return the targets of the source, or of a stage's result: a model made elsewhere may have other layers."""
-        return find_targets(folder.config, folder.shapes(), *self._globs)
+    def targets_of(self, folder: Folder, blocks: Sequence[int] | None = None) -> tuple[str, ...]:
+        """Return the targets of the source, or of a stage's result: a model made elsewhere may have other layers.
+
+        blocks: those of the source that are left, None for all. The names that a user types are those of the source.
+        """
+        if blocks is None:
+            return find_targets(folder.config, folder.shapes(), *self._globs)
+        family = family_of(self.source.config)
+        return tuple(name for target in self.targets if (name := rename(family, blocks, target)))
 
     def tokenizer(self) -> Any:
         if self._tokenizer is None:
@@ -97,7 +106,8 @@ class Workspace:
         compute = replace(self.compute, scratch=workdir)
         if text and artifact.processes > 1:
             compute = replace(compute, is_shared=True, stream=False)
-        targets, prior = self.targets_of(Folder(source)), None
+        prior, blocks = None, before.blocks if before else None
+        targets = self.targets_of(Folder(source), blocks)
         if before:
             pruned = Folder(before.folder)
             prior = Prior(folder=before.folder, masks={t: pruned.weight(t) != 0 for t in targets})
@@ -106,6 +116,7 @@ class Workspace:
             pattern=Pattern.parse(stage.pattern),
             targets=targets,
             prior=prior,
+            blocks=blocks,
             environment=resolve_environment(artifact) if "isolated" in stage.needs else None,
             calibration=self._calibration(artifact) if "calibration" in stage.needs else None,
             all_experts=artifact.calibration is not None and artifact.calibration.all_experts,

@@ -23,6 +23,8 @@ from bench.system import digests
 from bench.system.devices import has_instructions_for
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
+from methods.kept_blocks import count_dropped
+from methods.pattern import Pattern
 from methods.targets import family_of
 from methods.training.settings import require_trainable
 
@@ -41,7 +43,7 @@ class ModelInputs:
         self.request, self.model = request, model
         folder = open_shapes(model.folder)
         self.config = folder.config
-        patterns = () if all(chain.is_control for chain in request.chains) else request.patterns
+        patterns = () if all(chain.pattern for chain in request.chains) else request.patterns
         groups = {stage.label: stage.config.get("group") for stage in request.quantizers if stage}
         self.sizes = count_sizes(folder, request.spec.targets, patterns, groups)
         self.family = family_of(self.config)
@@ -159,6 +161,9 @@ class ModelInputs:
 
     def complete(self, stage: Stage, pattern: str) -> Stage:
         """Return a stage with its pattern, and with the recipe's fields that the user did not set."""
+        pattern = stage.pattern or pattern
+        if removed := Pattern.parse(pattern).removed:
+            count_dropped(int(removed) if removed.isdecimal() else removed, self.config)
         fields = self.recipe.fields_of(stage.name) if self.recipe and "training" in stage.needs else {}
         return stage.model_copy(update={"pattern": pattern, "config": fields | stage.config})
 

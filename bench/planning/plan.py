@@ -70,8 +70,7 @@ def _fit_memory(plan: Plan, devices: tuple[str, ...]) -> Plan:
 
 
 def _artifacts(request: PlanRequest, inputs: ModelInputs) -> Iterator[Artifact]:
-    """Yield an artifact of one model for every method, quantizer, pattern and seed. Controls have only the dense pattern,
-    and a model made elsewhere its own."""
+    """Yield an artifact of one model for every method, quantizer, pattern and seed. Some methods have one pattern only."""
     spec, model = request.spec, inputs.model
     for chain in request.chains:
         for quantizer, pattern in itertools.product(inputs.quantizers_of(chain), inputs.patterns_of(chain)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -26,8 +26,9 @@ Kind = Literal["methods", "quantizers"]
 
 class MethodStages(NamedTuple):
     stages: tuple[Stage, ...]
-    is_control: bool
-    """True if the model stays dense for every pattern."""
+    """Stages in order. A stage has a pattern if its method alone decides it."""
+    pattern: str
+    """Pattern of the result if that is not a pattern of the run: "dense" for a control, "depth 25%" without some blocks."""
 
     @property
     def elsewhere(self) -> Stage | None:
@@ -75,6 +76,9 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
     by_ray = spec.executor == "ray"
     devices = (cluster_device(spec.device),) if by_ray else resolve_devices(spec.device, elsewhere=not fetch)
     patterns = tuple(Pattern.parse(text) for text in spec.patterns)
+    for pattern in patterns:
+        if pattern.removed:
+            raise UserError(f"{pattern} is no pattern to prune to: use --methods depth:drop={pattern.removed}")
     choices = list(itertools.chain(*chains))
     for choice, pattern in itertools.product(choices, patterns):
         _require_pattern(choice, pattern)
@@ -85,13 +89,7 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
     jobs = 1 if spec.jobs == AUTO else len(devices) if spec.jobs is None else int(spec.jobs)
     return PlanRequest(
         spec=spec,
-        chains=tuple(
-            MethodStages(
-                tuple(_stage(choice, "methods") for choice in chain),
-                all(registry.lookup("methods", choice.name).dense for choice in chain),
-            )
-            for chain in chains
-        ),
+        chains=tuple(map(_stages, chains)),
         patterns=patterns,
         quantizers=tuple(_stage(choice, "quantizers") if choice else None for choice in quantizers),
         measures=measures,
@@ -100,6 +98,32 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
         threads=spec.threads or (1 if spec.executor == "ray" else max(1, cores() // jobs)),
         fetch=fetch,
     )
+
+
+def _stages(chain: Sequence[Choice]) -> MethodStages:
+    """Return the stages of a method, or raise UserError if one of them cannot follow a removal of blocks."""
+    pattern, stages, dropping = "dense", [], None
+    for choice in chain:
+        entry, own = registry.lookup("methods", choice.name), ""
+        if entry.drops_blocks:
+            if dropping or pattern != "dense":
+                raise UserError(
+                    f"{choice.label} must come first, because it removes blocks of a dense model: "
+                    f"use METHOD:from={choice.label.split(':from=')[0]}, without from= in it"
+                )
+            own, dropping = f"depth {choice.config.get(entry.drops_blocks, entry.dropped)}", choice
+        elif dropping and entry.same_blocks:
+            raise UserError(
+                f"{choice.name} compares each block with the dense model's block of the same number, and {dropping.label} "
+                f"renumbers them: use recon or retrain in place of {choice.name}"
+            )
+        elif dropping and pattern and (entry.prior or entry.keeps_pattern):
+            own = pattern
+        elif not entry.dense:
+            pattern = ""
+        pattern = own or pattern
+        stages.append(_stage(choice, "methods").model_copy(update={"pattern": own}))
+    return MethodStages(tuple(stages), pattern)
 
 
 def _stage(choice: Choice, kind: Kind) -> Stage:

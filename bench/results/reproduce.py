@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.results.record import Record
 from methods.errors import UserError
+from methods.pattern import Pattern
 
 FLAGS = {
     "models": "--model",
@@ -70,7 +71,7 @@ def prune_and_export(record: Record) -> tuple[str, str]:
     words = [identity.model, identity.method, identity.pattern, identity.quantizer]
     kept = (w for w in dict.fromkeys(words) if w != "none")
     folder = re.sub(r"[^A-Za-z0-9.]+", "-", " ".join(kept)).strip("-.") or "model"
-    if identity.pattern == "dense":
+    if Pattern.parse(identity.pattern).dense:
         del values["patterns"]
     parts = ["bench", "prune"]
     for key, flag in PRUNE_FLAGS.items():
@@ -117,7 +118,7 @@ def settings(record: Record) -> dict[str, Any]:
         values: dict[str, Any] = {
             "methods": (identity.stages[-1],),
             "models": (identity.model,),
-            "patterns": (identity.pattern,) if identity.pattern != "dense" else ("2:4",),
+            "patterns": ("2:4",) if Pattern.parse(identity.pattern).dense else (identity.pattern,),
             "measures": (identity.measure,),
             "dtype": identity.dtype,
             "device": identity.device,

@@ -69,12 +69,17 @@ class PairedWalk:
         if self._goal == "dense":
             goal_tokens = dense.start(self._batches, job.compute)
         with held, dense:
-            for i in range(self.blocks):
+            origins = job.blocks or range(self.blocks)
+            for i, origin in enumerate(origins):
                 with held.block(i) as block:
-                    with dense.block(i) as original:
-                        goals = [goal_tokens.run(i, original, hidden) for hidden in goal_tokens.hidden]
-                    if self._goal == "dense":
-                        goal_tokens.replace(goals)
+                    # Blocks that were removed pass the dense model's tokens on.
+                    for k in range(origins[i - 1] + 1 if i else 0, origin + 1):
+                        with dense.block(k) as original:
+                            if self._goal == "dense":
+                                goals = [goal_tokens.run(k, original, hidden) for hidden in goal_tokens.hidden]
+                                goal_tokens.replace(goals)
+                            elif k == origin:
+                                goals = [tokens.run(i, original, hidden) for hidden in tokens.hidden]
                     linears = {t: held.model.get_submodule(t) for t in job.targets if held.family.block_of(t) == i}
                     pair = Pair(
                         held.name(i),

@@ -12,7 +12,7 @@ from methods.contract import Compute, Progress
 from methods.pruning.holders import hold
 
 
-class _Replay(nn.Module):
+class Replay(nn.Module):
     """A stand-in for a block. Returns `value`, or its input if that is None."""
 
     def __init__(self, block: nn.Module) -> None:
@@ -60,7 +60,7 @@ def last_hidden(
                 pass
             progress.advance(i + 1, len(blocks))
     originals = list(blocks)
-    replays = [_Replay(block) for block in originals]
+    replays = [Replay(block) for block in originals]
     out = []
     try:
         for i, replay in enumerate(replays):
