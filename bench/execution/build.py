@@ -10,7 +10,6 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import Timeout
@@ -20,6 +19,7 @@ from bench.catalog import registry
 from bench.execution import ranks
 from bench.execution.events import WAITING
 from bench.execution.job import BuiltArtifact, PhaseProgress, Workspace, checkpoint_folder
+from bench.execution.kept import is_same, kept_blocks, opened, write_blocks
 from bench.execution.source_guard import read_only
 from bench.inputs import loading, models, windows
 from bench.planning.artifact import Artifact
@@ -30,9 +30,9 @@ from bench.verify import FUNCTION_TOLERANCE, WeightCounts, check_function, count
 from methods.contract import Job, Outcome
 from methods.experts import fold
 from methods.files import find_file
-from methods.folder import Folder, Writer, dtype_name, save, state
+from methods.folder import Folder, Writer, dtype_name, save
 from methods.header import TORCH_DTYPES, read_header
-from methods.kept_blocks import FolderOfBlocks, changed_config, count_dropped, rename
+from methods.kept_blocks import rename
 from methods.pattern import Pattern
 from methods.pruning import streaming
 from methods.targets import family_of
@@ -67,7 +67,7 @@ class Builder:
         about = json.loads((home / "artifact.json").read_text())
         folder = self._folder(artifact, home, about["unchanged"])
         if counts is None or len(artifact.stages) > 1:  # so far, each stage was checked against its own input only
-            before_all, frozen = _opened(self.source.path, about["blocks"]), len(artifact.stages) == 1
+            before_all, frozen = opened(self.source.path, about["blocks"]), len(artifact.stages) == 1
             counts = self._verify(before_all, folder, artifact, about["changed"], about["blocks"], frozen=frozen)
             counts.zeros_lost = about.get("zeros_lost")  # relative to its own input
         blocks = tuple(about["blocks"]) if about["blocks"] else None
@@ -166,7 +166,7 @@ class Builder:
         if tokens is not None:
             notes["calibration_digest"] = windows.token_digest(tokens)
         target = workdir / "artifact"
-        kept = _kept_blocks(outcome, stage, source)
+        kept = kept_blocks(outcome, stage, source)
         folder = self._keep(outcome, source, target, kept)
         if registry.lookup(stage.kind, stage.name).transform and folder != source:
             notes["function_error"] = self._function_error(source, folder, job)
@@ -177,7 +177,7 @@ class Builder:
             changed = frozenset(name for old in changed if (name := rename(family, kept, old)))
             blocks = kept
         del model, outcome  # free their memory for the check
-        counts = self._verify(_opened(source, kept), folder, artifact, declared, blocks, frozen=True)
+        counts = self._verify(opened(source, kept), folder, artifact, declared, blocks, frozen=True)
         about = {"unchanged": folder != target, "changed": sorted(changed), "notes": notes, "cost": cost}
         about |= {"zeros_lost": counts.zeros_lost, "blocks": blocks}
         with atomic_write(target / "artifact.json") as temporary:
@@ -218,9 +218,9 @@ class Builder:
         stored = self.workspace.compute.stored
         changes = dict(outcome.config)
         if kept is not None:
-            changes |= _write_blocks(outcome.model, source, kept, target, stored)
+            changes |= write_blocks(outcome.model, source, kept, target, stored)
         elif isinstance(outcome.model, nn.Module):
-            if not outcome.config and _same(outcome.model, Folder(source), stored):
+            if not outcome.config and is_same(outcome.model, Folder(source), stored):
                 return source
             if any(p.is_meta for p in outcome.model.parameters()):
                 streaming.write(outcome.model, source, target, self.workspace.compute)
@@ -239,65 +239,6 @@ class Builder:
         config |= {"dtype": dtype_name(stored), **changes}
         (target / "config.json").write_text(json.dumps(config, indent=2))
         return target
-
-
-def _opened(folder: Path, blocks: Sequence[int] | None) -> Folder:
-    """Return a folder as if it had only these blocks. None: all."""
-    return Folder(folder) if blocks is None else FolderOfBlocks(folder, blocks)
-
-
-def _kept_blocks(outcome: Outcome, stage: Stage, source: Path) -> tuple[int, ...] | None:
-    """Return the blocks to keep, or None for all.
-
-    Raises:
-        CheckFailed: they are not as many as the stage's pattern says.
-    """
-    if outcome.blocks is None:
-        return None
-    config = Folder(source).config
-    removed = Pattern.parse(stage.pattern).removed or "0"
-    blocks: int = config[family_of(config).layers]
-    count = count_dropped(int(removed) if removed.isdecimal() else removed, config)
-    kept = outcome.blocks
-    if sorted(set(kept) & set(range(blocks))) != list(kept) or len(kept) != blocks - count:
-        raise CheckFailed(f"blocks {list(kept)} of {blocks} are kept, and {stage.pattern} removes {count} of them")
-    return kept if count else None
-
-
-def _write_blocks(
-    model: nn.Module | Path, source: Path, kept: Sequence[int], target: Path, dtype: torch.dtype
-) -> dict[str, Any]:
-    """Write some blocks of a folder, and return the keys of config.json that change.
-
-    Raises:
-        CheckFailed: the method also changed weights.
-    """
-    if not isinstance(model, nn.Module) or not _unchanged(model, Folder(source), dtype):
-        raise CheckFailed("a method that removes blocks also changed weights: leave the model as it is")
-    folder, writer = FolderOfBlocks(source, kept), Writer(target, dtype=dtype)
-    for name, tensor in fold(folder, folder.tensor, family_of(folder.config)):
-        writer.add(name, tensor)
-    writer.close()
-    return changed_config(model.config.to_dict(), kept)  # type: ignore[operator, union-attr]
-
-
-def _unchanged(model: nn.Module, folder: Folder, dtype: torch.dtype) -> bool:
-    """Return whether a model has the tensors of a folder, both rounded to `dtype`. A tensor on meta was never loaded."""
-    tensors = state(model)
-    return set(tensors) == set(folder) and all(
-        t.is_meta or torch.equal(t.cpu().to(kind), folder.tensor(n).to(kind))
-        for n, t in tensors.items()
-        for kind in (dtype if t.is_floating_point() else t.dtype,)
-    )
-
-
-def _same(model: nn.Module, folder: Folder, dtype: torch.dtype) -> bool:
-    """Return whether a model that is written in `dtype` is the folder."""
-    dtypes = folder.dtypes()
-    kinds = {n: dtype_name(dtype if t.is_floating_point() else t.dtype) for n, t in state(model).items()}
-    return all(TORCH_DTYPES.get(dtypes.get(n, "")) == kind for n, kind in kinds.items()) and _unchanged(
-        model, folder, dtype
-    )
 
 
 def _move(folder: Path, source: Path, target: Path, dtype: torch.dtype) -> None:

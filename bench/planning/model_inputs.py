@@ -131,14 +131,14 @@ class ModelInputs:
         return "float32" if in_float32 and self.dtype != "float32" else ""
 
     def patterns_of(self, chain: MethodStages) -> tuple[str, ...]:
-        """Return the patterns of a method. A control is dense, and a model made elsewhere has the pattern found in it.
+        """Return the patterns of a method. A model made elsewhere has the pattern found in it.
 
         Raises:
             UserError: a model made elsewhere cannot be compared with this one.
         """
         if found := self._inspect(chain):
             return (found.pattern,)
-        return ("dense",) if chain.is_control else tuple(map(str, self.request.patterns))
+        return (chain.pattern,) if chain.pattern else tuple(map(str, self.request.patterns))
 
     def quantizers_of(self, chain: MethodStages) -> tuple[Stage | None, ...]:
         """Return the quantizers of a method: none for a model made elsewhere that is quantized already.

@@ -1,0 +1,144 @@
+"""Depth against plain loops, and what may follow it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from baselines.depth import Depth, influences
+from bench import api
+from bench.planning.spec import Spec
+from bench.results.store import ReadOnlyStore
+from helpers import runs
+from helpers.models import REPRESENTATIVES, build, job_for, sample
+from methods.contract import Compute
+from methods.errors import UserError
+from methods.targets import family_of
+
+
+def blocks_of(model):
+    return model.get_submodule(family_of(model.config.to_dict()).blocks)
+
+
+def naive_influences(model, tokens):
+    """Token by token, from the inputs and outputs that one pass of the whole model has."""
+    seen = {}
+
+    def hook(index):
+        def record(_module, args, output):
+            seen[index] = args[0], output[0] if isinstance(output, tuple) else output
+
+        return record
+
+    for i, block in enumerate(blocks_of(model)):
+        block.register_forward_hook(hook(i))
+    model(input_ids=tokens, use_cache=False)
+    out = []
+    for i in range(len(seen)):
+        x, y = (part.double().flatten(0, 1) for part in seen[i])
+        cosines = [float(a @ b) / float(a.norm() * b.norm()) for a, b in zip(x, y, strict=True)]
+        out.append(1 - sum(cosines) / len(cosines))
+    return out
+
+
+@pytest.mark.parametrize("family", sample(REPRESENTATIVES, "llama", "gpt2"))
+@torch.inference_mode()
+def test_influence_is_the_definition(family):
+    model = build(family)
+    job = job_for(model)
+
+    expected = naive_influences(model, job.calibration)
+
+    assert influences(model, job) == pytest.approx(expected, abs=1e-5)
+    assert Depth(drop=1).apply(model, job).blocks == tuple(
+        i for i in range(3) if i != min(range(3), key=expected.__getitem__)
+    )
+
+
+def naive_loss(model, tokens, without):
+    """Mean cross-entropy with the blocks `without` as identities."""
+    handles = [
+        blocks_of(model)[i].register_forward_hook(
+            lambda _module, args, output: (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
+        )
+        for i in without
+    ]
+    log_p = model(input_ids=tokens, use_cache=False).logits.double().log_softmax(-1)
+    for handle in handles:
+        handle.remove()
+    return -float(log_p[:, :-1].gather(2, tokens[:, 1:, None]).mean())
+
+
+@torch.inference_mode()
+def test_perplexity_removes_one_at_a_time():
+    model = build("llama")
+    job = job_for(model)
+    gone, after = [], []
+    for _ in range(2):
+        losses = {i: naive_loss(model, job.calibration, [*gone, i]) for i in range(3) if i not in gone}
+        gone.append(min(losses, key=losses.__getitem__))
+        after.append(float(torch.tensor(losses[gone[-1]]).exp()))
+
+    outcome = Depth(drop=2, by="perplexity").apply(model, job)
+
+    assert outcome.notes["blocks"] == {"of": 3, "removed": gone}
+    assert outcome.notes["perplexity_after_each"] == pytest.approx(after, rel=1e-4)
+    assert len(blocks_of(model)) == 3
+
+
+@pytest.mark.parametrize("by", ["influence", "perplexity"])
+def test_dropping_no_block_keeps_all(by):
+    model = build("llama")
+
+    outcome = Depth(drop=0, by=by).apply(model, job_for(model))
+
+    assert outcome.blocks == (0, 1, 2)
+    assert outcome.model is model
+
+
+def test_last_block_stays():
+    model = build("llama")
+    with pytest.raises(UserError, match="at least one must be left"):
+        Depth(drop=3).apply(model, replace(job_for(model), compute=Compute()))
+
+
+@pytest.mark.parametrize(
+    ("methods", "patterns", "said"),
+    [
+        ("depth:from=wanda", "2:4", "must come first"),
+        ("dsnot:from=depth+wanda", "2:4", "renumbers them"),
+        ("depth:drop=100%", "2:4", "a share below 100%"),
+        ("depth:drop=99", "2:4", "at least one must be left"),
+        ("wanda", "depth 25%", "no pattern to prune to"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_loaded(methods, patterns, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        api.plan(Spec(models=("tiny",), methods=(methods,), patterns=(patterns,), results=tmp_path, device="cpu"))
+
+
+def test_rows_that_follow(tmp_path):
+    """The runner checks each: what is left is the source's, but for what its method changed."""
+    methods = ("depth", "magnitude:from=depth", "recon:from=depth:epochs=0", "retrain:from=depth")
+    few = {"sequences": 2, "seqlen": 32}
+    small = {"measures": ("size",), "calibration": few, "training": {"tokens": 128, "batch": 2, "seqlen": 32}}
+    runs.run_here(runs.small(tmp_path, methods=methods, **small))
+    runs.run_here(runs.small(tmp_path, methods=("depth",), quantizers=("int4-gptq",), **small), only=("depth",))
+
+    rows = list(ReadOnlyStore(tmp_path))
+    assert not [r.reason for r in rows if r.status != "ok"]
+    labels = {(r.identity.method, r.identity.quantizer): r.identity.pattern for r in rows}
+    assert labels == {
+        ("dense", "none"): "dense",
+        ("depth", "none"): "depth 25%",
+        ("depth", "int4-gptq"): "depth 25%",
+        ("depth + magnitude:from=depth", "none"): "2:4",
+        ("depth + recon:from=depth:epochs=0", "none"): "depth 25%",
+        ("depth + retrain:from=depth", "none"): "depth 25%",
+    }
+    sizes = {
+        r.identity.method: next(x.value for x in r.readings if x.metric == "parameters")
+        for r in rows
+        if r.identity.measure == "size"
+    }
+    assert sizes["depth"] == sizes["depth + retrain:from=depth"] < sizes["dense"]
