@@ -85,7 +85,7 @@ class Workspace:
         if blocks is None:
             return find_targets(folder.config, folder.shapes(), *self._globs)
         family = family_of(self.source.config)
-        return tuple(name for target in self.targets if (name := rename(family, blocks, target)))
+        return tuple(name for target in self.targets_of(self.source) if (name := rename(family, blocks, target)))
 
     def tokenizer(self) -> Any:
         if self._tokenizer is None:
