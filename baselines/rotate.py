@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError
+from methods.ranges import CountOrZero
 from methods.transforms.changes import Rotation
 from methods.transforms.hadamard import fix_mean, random_rotation
 from methods.transforms.wiring import Wiring
@@ -28,7 +29,7 @@ class Rotate:
     info: ClassVar[MethodInfo] = MethodInfo(paper="2404.00456", dense=True, transform=True, cost=Cost())
     residual: bool = True
     values: bool = True
-    seed: int = 0
+    seed: CountOrZero = 0
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         wiring = Wiring(model, job, self.name)
