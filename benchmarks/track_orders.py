@@ -1,4 +1,4 @@
-"""What the records of results/tracks say together: orders of methods and of tracks, and how many questions a comparison needs.
+"""Orders of methods and of tracks in the records of results/tracks, and the number of questions that a comparison needs.
 
 - Rank correlation (Spearman) of the loss in each track with the loss in perplexity, over the compressed rows of a model.
 - Rank correlation of two models' orders of tracks, each the mean loss over the rows that both have.
@@ -33,7 +33,7 @@ from bench.results.record import Record
 DRAWS = 2000
 POWER, LEVEL = 0.8, 0.05
 PAIRS = (("sparsegpt 2:4", "sparsegpt 4:8"), ("wanda 2:4", "sparsegpt 2:4"), ("sparsegpt 2:4", "sparsegpt 6:8"))
-"""Rows that are told apart, the one that is expected to be worse first."""
+"""Pairs of rows, with the one that is expected to be worse first."""
 Rows = dict[str, dict[str, tuple[float, float]]]
 """Loss and its standard error by row and track. The loss in perplexity is in the track "perplexity"."""
 

@@ -17,7 +17,8 @@ from typing import Any
 from bench.compare.result_set import ResultSet
 from bench.results import metrics
 from bench.results.consistency import require_consistent
-from bench.results.items import Items, of_table, read_parquet
+from bench.results.derive import Items
+from bench.results.items import of_table, read_parquet
 from bench.results.record import SCHEMA, Record, parse, require_schema
 from bench.results.rows import latest
 from bench.system import digests

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.compare.result_set import ResultSet
+from bench.results.derive import Items
 from bench.results.identity import Identity, Protocol
-from bench.results.items import Items
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import Store
 from bench.system import digests

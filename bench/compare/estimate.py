@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.compare.pairing import MetricPair
 from bench.compare.result_set import ResultSet
-from bench.results.items import Items
+from bench.results.derive import Items
 from bench.stats import bootstrap, mcnemar
 from bench.stats.bootstrap import Estimate
 from bench.stats.seed_noise import SeedNoise, add_seed_noise

@@ -7,7 +7,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from bench.results.items import Items
+from bench.results.derive import Items
 from bench.results.record import Record
 
 

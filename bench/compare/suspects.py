@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.compare.resolve import read
 from bench.compare.result_set import ResultSet
 from bench.compare.verdict import Comparison
-from bench.results.items import Items
+from bench.results.derive import Items
 from bench.results.record import Record
 from methods.errors import UserError
 

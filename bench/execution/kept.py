@@ -1,4 +1,4 @@
-"""What is left of a stage's source: blocks, and whether weights changed."""
+"""Blocks of a stage's source that it kept, and whether it changed their weights."""
 
 from __future__ import annotations
 

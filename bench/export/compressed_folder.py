@@ -27,7 +27,7 @@ SENTENCE = "A folder that another program loads must give the logits of the mode
 
 @dataclass(frozen=True)
 class StoredFormat:
-    """How a quantizer's weights are stored. `weights` and `inputs` are QuantizationArgs of compressed-tensors."""
+    """Storage format of a quantizer's weights. `weights` and `inputs` are QuantizationArgs of compressed-tensors."""
 
     name: str
     """Name of the format in compressed-tensors."""

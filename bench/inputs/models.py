@@ -246,7 +246,7 @@ def describe_terms(name: str) -> str:
     alias = ALIASES.get(name)
     if alias is None or not alias.terms:
         return ""
-    return f"{name} is a download of {alias.megabytes} MB under the {alias.terms}: whoever uses it agrees to them"
+    return f"{name} is a download of {alias.megabytes} MB under the {alias.terms}: using it means agreeing to them"
 
 
 def describe_former(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.reporting.drawing import SERIES, new_figure, save_figure
-from bench.results.items import Items
+from bench.results.derive import Items
 from bench.results.record import Record
 from bench.stats import bootstrap
 from bench.system.text import printable

@@ -141,7 +141,7 @@ class Flips:
 
 @dataclass(frozen=True)
 class TrackLoss:
-    """What a track loses: the increase of bits per byte of the right answers, as a fraction of the dense model's.
+    """Loss of a track: the increase of bits per byte of the right answers, as a fraction of the dense model's.
 
     flips: None for a track without choices.
     """

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.results.consistency import require_consistent
-from bench.results.derive import Derived, derive, differences
-from bench.results.items import Items
+from bench.results.derive import Derived, Items, derive, differences
 from bench.results.record import ReadingRow, Record
 from bench.results.store import ReadOnlyStore, require_results
 from methods.errors import UserError

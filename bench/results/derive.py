@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from methods.pattern import Pattern
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bench.results.items import Items
     from bench.results.record import ReadingRow, Record
 
     Array = NDArray[np.float64]
@@ -23,6 +22,15 @@ TOLERANCE = 1e-9
 """Relative difference between a number and its items that is no damage: only the summation order may differ."""
 SPEEDUP_DIGITS = 4
 """Digits of a stored speedup. Some measures round it."""
+
+
+class Items(NamedTuple):
+    """Scores by item, sorted by item id. columns: `value`, and those of other metrics by their names."""
+
+    ids: NDArray[Any]
+    clusters: NDArray[Any]
+    weights: Array
+    columns: dict[str, Array]
 
 
 class Derived(NamedTuple):

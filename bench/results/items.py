@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.results.derive import derive, differences
+from bench.results.derive import Items, derive, differences
 from bench.results.parquet_pages import find_lie
 from bench.results.record import Item, Record
 from methods.errors import UserError
@@ -25,15 +25,6 @@ HEADER_BYTES, ROW_BYTES = 2**16, 1024
 """Most bytes of a file of items: for its header, and for each item. Our own items have up to 256 bytes each."""
 MAX_ID = 1000
 """Largest length of an item id in bytes."""
-
-
-class Items(NamedTuple):
-    """Scores by item, sorted by item id. columns: `value`, and those of other metrics by their names."""
-
-    ids: NDArray[Any]
-    clusters: NDArray[Any]
-    weights: Array
-    columns: dict[str, Array]
 
 
 def pack(items: Sequence[Item]) -> bytes:

