@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from methods.quantizing.grids import Microscaling, NvFloat4
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -58,12 +56,16 @@ def int8_tokens(x: Tensor) -> Tensor:
 
 def mxfp4_tokens(x: Tensor) -> Tensor:
     """Return activations [..., in] rounded to MXFP4, in groups of 32 inputs."""
+    from methods.quantizing.grids import Microscaling
+
     grid, groups = Microscaling(4), x.float().unflatten(-1, (-1, 32))
     return grid.snap(groups, grid.scale(groups)).flatten(-2).to(x.dtype)
 
 
 def nvfp4_tokens(x: Tensor) -> Tensor:
     """Return activations [..., in] rounded to NVFP4, in groups of 16 inputs. The scale in float32 is of each token."""
+    from methods.quantizing.grids import NvFloat4
+
     wide = x.float()
     largest = wide.abs().amax(-1, keepdim=True)
     grid = NvFloat4(1 / (6 * 448))  # of values up to 1
