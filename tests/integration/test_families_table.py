@@ -26,7 +26,7 @@ from methods.errors import UserError
 from methods.families import FAMILIES
 
 FILE = Path(__file__).parents[2] / "results/families.json"
-ONE_SHOT = tuple(f"{name}:from=magnitude" if name == "dsnot" else name for name in runs.ONE_SHOT if name != "dense")
+ONE_SHOT = tuple(f"{name}:from=magnitude" if name == "dsnot" else name for name in runs.PRUNERS)
 READ = ("perplexity", "agreement", "size")
 COLUMNS = {
     "one-shot": {"methods": ONE_SHOT, "measures": READ},
@@ -55,8 +55,8 @@ WORKS = "works"
 
 
 def entry_digest(family):
-    """Of what the family's row depends on: its entry."""
-    return digests.of(asdict(FAMILIES[family]))
+    """Of what the family's row depends on: its entry, without what only transforms read."""
+    return digests.of({name: value for name, value in asdict(FAMILIES[family]).items() if name != "flow"})
 
 
 def run_cell(folder, results, changes):

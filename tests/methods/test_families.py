@@ -10,7 +10,7 @@ from bench.catalog.choice import build
 from helpers import runs
 from methods.targets import dense_weight
 
-PRUNERS = [name for name in runs.ONE_SHOT if name != "dense"]
+PRUNERS = runs.PRUNERS
 
 
 @pytest.fixture

@@ -220,7 +220,7 @@ def test_statistic_without_calibration_is_refused(llama, job):
         list(Walk(llama, replace(job, calibration=None), add_gram))
 
 
-METHODS = {name: (name, {}) for name in runs.ONE_SHOT if name != "dense"}
+METHODS = {name: (name, {}) for name in runs.PRUNERS}
 METHODS["mask-only"] = ("sparsegpt", {"mask_only": True})
 
 
