@@ -132,7 +132,8 @@ class Trainer:
         started = saved = time.monotonic()
         agrees = True
         for step in range(start, total):
-            of_optimizer = dict(getattr(optimizer, "metrics", {}))
+            # only a hook changes them before the step; to read them may wait for the device
+            of_optimizer = dict(getattr(optimizer, "metrics", {})) if hook else {}
             metrics = dict(hook(step, total) or {}) if hook else {}
             lr = settings.lr_at(step, total)
             for group in optimizer.param_groups:
