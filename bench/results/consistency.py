@@ -87,7 +87,7 @@ def _of_identity(identity: Identity) -> dict[str, Any]:
         and (calibration.data, calibration.sequences, calibration.seqlen, calibration.bos, calibration.all_experts),
         "training": training and (training.data, training.seqlen, training.batch, training.tokens, training.bos),
         "measure": identity.measure,
-        "protocol": (protocol.name, protocol.version, protocol.seqlen, protocol.limit, protocol.bos),
+        "protocol": (protocol.name, protocol.version, protocol.seqlen, protocol.limit, protocol.bos, protocol.engine),
     }
 
 
@@ -96,9 +96,9 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
 
     Lengths that an old identity leaves out are left out here, too.
     """
-    out: dict[str, Any] = {
-        name: inputs[name] for name in ("seed", "dtype", "arithmetic", "device", "targets") if name in inputs
-    }
+    out: dict[str, Any] = {name: inputs[name] for name in ("seed", "dtype", "device", "targets") if name in inputs}
+    if "dtype" in inputs:
+        out["arithmetic"] = inputs.get("arithmetic", "")  # left out if it is the dtype
     if inputs.get("stages"):
         stages = inputs["stages"]
         out["stages"] = [stage["name"] for stage in stages]
@@ -123,12 +123,12 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
         config = dict(inputs["measure"].get("config") or {})
         if "corpus" in config:
             name = config["corpus"] + (f"-{config['split']}" if "split" in config else "")
-            out["protocol"] = (name, None, config["seqlen"], config.get("windows"), config.get("bos", ""))
+            out["protocol"] = (name, None, config["seqlen"], config.get("windows"), config.get("bos", ""), "")
         elif "task" in config:
             version = f"{config['shots']}-shot" if "shots" in config else config["version"]
-            out["protocol"] = (config["task"], version, None, config.get("limit"), config.get("bos", ""))
+            out["protocol"] = (config["task"], version, None, config.get("limit"), config.get("bos", ""), "")
         elif out["measure"] in PROTOCOL_OF:
-            out["protocol"] = (PROTOCOL_OF[out["measure"]], None, None, None, "")
+            out["protocol"] = (PROTOCOL_OF[out["measure"]], None, None, None, "", "")
     return out
 
 

@@ -235,7 +235,8 @@ def test_hub_task_from_a_mirror(mirror, tmp_path, no_network):
     assert got.status == "ok" and got.readings[0].n == len(PIQA) == len(set(items["item_id"]))
     assert items["item_id"][5] == items["item_id"][4] + "#1"
     assert list(items["cluster_id"]) == list(items["item_id"])
-    assert got.notes == {"data": "baber/piqa", "revision": "mirror", "engine": "packed"}
+    made = {"data": "baber/piqa", "revision": "mirror", "engine": "packed"}
+    assert got.notes == made | {"chance": 1 / 2, "majority": 4 / 6}
     assert list(items["value"]) == scored_by_hand(right)
 
 
@@ -324,7 +325,7 @@ def index(monkeypatch, folder, **texts):
     monkeypatch.setattr(lmeval, "tasks_root", lambda: folder)
 
 
-SCIQ = "task: sciq\ndataset_path: allenai/sciq\ntag: science\nmetadata: {version: 2.0}\n"
+SCIQ = "task: sciq\ndataset_path: allenai/sciq\ntag: sciences\nmetadata: {version: 2.0}\n"
 
 
 def test_other_tasks_come_from_lm_evals_index(monkeypatch, tmp_path):
@@ -333,13 +334,13 @@ def test_other_tasks_come_from_lm_evals_index(monkeypatch, tmp_path):
         tmp_path,
         sciq=SCIQ,
         other=SCIQ.replace("sciq", "other"),
-        all="group: all\ntask: [science]\n",
+        every="group: every\ntask: [sciences]\n",
         changed="group: changed\ntask: [{task: sciq, num_fewshot: 5}]\n",
     )
 
     assert tasks.expand(("sciq",)) == {"sciq": "sciq.yaml"}
     assert read_task("sciq", "sciq.yaml")[2:4] == ("allenai/sciq", "2.0")
-    assert tasks.expand(("science",)) == tasks.expand(("all",)) == {"other": "other.yaml", "sciq": "sciq.yaml"}
+    assert tasks.expand(("sciences",)) == tasks.expand(("every",)) == {"other": "other.yaml", "sciq": "sciq.yaml"}
     with pytest.raises(UserError, match=r"group 'changed' .* one by one"):
         tasks.expand(("changed",))
 

@@ -10,10 +10,13 @@ from bench.planning import estimate, refusal
 from bench.planning.cost_model import CostModel
 from bench.planning.memory import estimate_bytes, estimate_device_bytes, model_bytes
 from bench.planning.past_costs import PastCost, machine_of, measure_part, read_past, stage_part
+from bench.planning.sizes import count_sizes
+from bench.planning.spec import Targets
 from bench.system import provenance
 from helpers import runs
 from helpers.folders import hollow_llama
 from methods.errors import UserError
+from methods.folder import Folder
 
 RESULTS = Path(__file__).parents[3] / "results"
 
@@ -185,7 +188,8 @@ def test_llama2_13b_trains_on_eight_cards_of_80_gb(monkeypatch, tmp_path):
     the blocks and the head that it has whole. To be measured, two models of 26 GB."""
     monkeypatch.setattr(refusal, "_gpu_bytes", lambda device: 80e9)
     folder = hollow_llama(tmp_path / "13b", hidden=5120, inner=13824, blocks=40, vocabulary=32000)
-    artifact = of(methods=("cast",)).model_copy(update={"folder": folder, "device": "cuda", "dtype": "bfloat16"})
+    sizes = count_sizes(Folder(folder), Targets(), (), {})
+    artifact = of(methods=("cast",)).model_copy(update={"sizes": sizes, "device": "cuda", "dtype": "bfloat16"})
 
     assert "takes about 247.3 GB of each GPU to train, and a GPU has 76.0 GB: use --set training.processes=4" in (
         refusal.find_problem(artifact)

@@ -91,7 +91,7 @@ def test_a_comment_or_docstring_changes_nothing(tree):
 def test_another_rule_for_crops_is_another_measure_and_another_calibration(tree):
     before = digest(MEASURE), digest(CROPS), digest(METHOD)
 
-    rewrite(tree / WINDOWS, "// seqlen", "// (seqlen + 0)")
+    rewrite(tree / WINDOWS, "len(ids) // width", "len(ids) // (width + 0)")
 
     after = digest(MEASURE), digest(CROPS), digest(METHOD)
     assert [a != b for a, b in zip(after, before, strict=True)] == [True, True, False]
