@@ -16,7 +16,7 @@ from bench.inputs.model_config import ModelConfig
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.files import atomic_write
-from methods.folder import FORMATS, INDEX, TIED, WEIGHTS, Folder, read_config
+from methods.folder import FORMATS, INDEX, PICKLES, TIED, WEIGHTS, Folder, read_config
 from methods.targets import family_of
 
 ASSUMED_DTYPE = "bfloat16"
@@ -55,9 +55,10 @@ class PlannedModel:
 
 
 def is_planned(path: Path) -> bool:
-    """Return whether a folder has a config.json and no weights."""
+    """Return whether a folder has a config.json and no weights, not even in pickle."""
     weights = any((path / name).exists() for name in (WEIGHTS, INDEX, "packed24.json"))
-    return (path / "config.json").is_file() and not weights and not any(path.glob("*.safetensors"))
+    stored = any(file.name.endswith((".safetensors", *PICKLES)) for file in path.glob("*"))
+    return (path / "config.json").is_file() and not weights and not stored
 
 
 def open_shapes(path: Path) -> Folder | PlannedModel:

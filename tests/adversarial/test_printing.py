@@ -21,6 +21,7 @@ from bench.execution.progress import LogDisplay
 from bench.results.record import Record
 from bench.results.run_status import RunStatus, write_status
 from bench.results.store import ReadOnlyStore, Store
+from bench.system import digests
 from bench.system.text import FORMULA_STARTS
 from helpers import fake_records, runs, terminal
 
@@ -85,8 +86,10 @@ def poison(root, text, n, loss):
         (rows.model_copy(update={"key": rows.key[::-1]}), KEPT, items),
         (fault, KEPT, ()),
     ):
-        fields = record.model_dump() | {"items": None, "notes": {"a": "b"}, "key_inputs": {"c": "d"}}
-        Store(root / "hostile").write(Record.model_validate(poisoned(fields, text, kept)), tuple(scores))
+        fields = record.model_dump() | {"items": None, "notes": {"a": "b"}, "key_inputs": {"c": record.key}}
+        fields = poisoned(fields, text, kept)
+        fields["key"] = digests.of(fields["key_inputs"])
+        Store(root / "hostile").write(Record.model_validate(fields), tuple(scores))
 
 
 @pytest.fixture(scope="module")
