@@ -87,7 +87,8 @@ def poison(root, text, n, loss):
         (fault, KEPT, ()),
     ):
         fields = record.model_dump() | {"items": None, "notes": {"a": "b"}, "key_inputs": {"c": record.key}}
-        fields = poisoned(fields, text, kept)
+        empty = ("reason", "traceback") if record.status == "ok" else ()
+        fields = poisoned(fields, text, (*kept, *empty))
         fields["key"] = digests.of(fields["key_inputs"])
         Store(root / "hostile").write(Record.model_validate(fields), tuple(scores))
 
