@@ -110,7 +110,9 @@ def write(
         for leaf, tensor in stored.items():
             writer.add(f"{target}.{leaf}", tensor)
     writer.close()
-    config = {"quantization_config": _config(form, {size: as_regexes(names, family) for size, names in groups.items()})}
+    config: dict[str, Any] = {
+        "quantization_config": _config(form, {size: as_regexes(names, family) for size, names in groups.items()})
+    }
     if form in FP4:
         config["dtype"] = "bfloat16"
     rounded = f"; {inexact} of them differ in the last bit of {source.dtype}" if inexact else ""
@@ -127,10 +129,10 @@ def check_logits(before: Path, after: Path, quantizer: str) -> float:
     computed = "bfloat16" if form in FP4 else Folder(before).dtype
     compute = Compute(dtype=getattr(torch, computed))
     tokens = torch.tensor(loading.load_tokenizer(before)(SENTENCE)["input_ids"])[None]
-    models = (loading.load(folder, compute) for folder in (before, after))
+    old, new = (loading.load(folder, compute) for folder in (before, after))
     # engines round an input by another scale than ours: max|x| / 127.5, say, and not / 127
     tolerance = INPUTS_TOLERANCE if form.inputs else FUNCTION_TOLERANCE[computed]
-    return check_function(*models, tokens, tolerance)
+    return check_function(old, new, tokens, tolerance)
 
 
 def _scheme(form: StoredFormat, group: int) -> Any:

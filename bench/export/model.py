@@ -91,7 +91,7 @@ def export_model(
         if format_ == "compressed-tensors":
             config = {k: v for k, v in config.items() if k != ACTIVATIONS_KEY} | own
         (workdir / "config.json").write_text(json.dumps(config, indent=2))
-        if format_ == "compressed-tensors":
+        if format_ == "compressed-tensors" and record:
             error = compressed_folder.check_logits(folder, workdir, record.identity.quantizer)
             summary += f"; loaded by transformers, its logits differ by {error:.2g} of their size"
     return f"{out}: {summary}"
