@@ -14,9 +14,8 @@ from pydantic import Field
 from bench.inputs import tasks, tracks
 from bench.inputs.task_yaml import lm_eval_version, read_task
 from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
-from bench.results.identity import Protocol
+from bench.results.identity import PROMPT, Protocol, describe_prompt
 from bench.results.record import Item, Reading
-from bench.system import digests
 from bench.system.validation import MAX_TOKENS, Count, Extent, count_of
 from methods.contract import Needs
 from methods.errors import UserError
@@ -25,10 +24,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bench.inputs.lmeval import Sample
-
-
-PROMPT = ("num_fewshot", "apply_chat_template", "system_instruction", "gen_kwargs")
-"""Settings that change the questions or the answers."""
 
 
 class ZeroshotSettings(MeasureSettings):
@@ -105,11 +100,8 @@ class Zeroshot:
 
     @property
     def protocol(self) -> Protocol:
-        parts = [f"{self.num_fewshot}-shot"] if self.num_fewshot is not None else []
-        parts += ["chat template"] if self.apply_chat_template else []
-        parts += [f"system {digests.of(self.system_instruction)[:6]}"] if self.system_instruction else []
-        parts += [self.gen_kwargs] if self.gen_kwargs else []
-        return Protocol(name=self.task, version=self.version, limit=self.limit, prompt=", ".join(parts))
+        prompt = describe_prompt(*(getattr(self, name) for name in PROMPT))
+        return Protocol(name=self.task, version=self.version, limit=self.limit, prompt=prompt)
 
     @property
     def estimated_tokens(self) -> int:

@@ -5,10 +5,11 @@ They are found without the items. `bench.results.derive` computes readings again
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.results import metrics
+from bench.results.identity import PROMPT, describe_prompt
 from bench.system import digests
 from methods.errors import UserError
 
@@ -87,7 +88,15 @@ def _of_identity(identity: Identity) -> dict[str, Any]:
         and (calibration.data, calibration.sequences, calibration.seqlen, calibration.bos, calibration.all_experts),
         "training": training and (training.data, training.seqlen, training.batch, training.tokens, training.bos),
         "measure": identity.measure,
-        "protocol": (protocol.name, protocol.version, protocol.seqlen, protocol.limit, protocol.bos, protocol.engine),
+        "protocol": (
+            protocol.name,
+            protocol.version,
+            protocol.seqlen,
+            protocol.limit,
+            protocol.bos,
+            protocol.engine,
+            protocol.prompt,
+        ),
     }
 
 
@@ -123,13 +132,25 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
         config = dict(inputs["measure"].get("config") or {})
         if "corpus" in config:
             name = config["corpus"] + (f"-{config['split']}" if "split" in config else "")
-            out["protocol"] = (name, None, config["seqlen"], config.get("windows"), config.get("bos", ""), "")
+            out["protocol"] = (name, None, config["seqlen"], config.get("windows"), config.get("bos", ""), "", "")
         elif "task" in config:
             version = f"{config['shots']}-shot" if "shots" in config else config["version"]
-            out["protocol"] = (config["task"], version, None, config.get("limit"), config.get("bos", ""), "")
+            out["protocol"] = (
+                config["task"],
+                version,
+                None,
+                config.get("limit"),
+                config.get("bos", ""),
+                "",
+                _prompt(config),
+            )
         elif out["measure"] in PROTOCOL_OF:
-            out["protocol"] = (PROTOCOL_OF[out["measure"]], None, None, None, "", "")
+            out["protocol"] = (PROTOCOL_OF[out["measure"]], None, None, None, "", "", "")
     return out
+
+
+def _prompt(config: Mapping[str, Any]) -> str:
+    return describe_prompt(*(config.get(name) for name in PROMPT))
 
 
 def _lengths(text: dict[str, Any], stated: object, names: tuple[str, ...]) -> tuple[Any, ...]:

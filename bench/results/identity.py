@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bench.system import digests
+
 COLUMNS = (
     "model", "method", "pattern", "quantizer", "seed", "measure", "protocol", "calibration", "training", "targets",
     "dtype", "device",
@@ -157,3 +159,15 @@ class Identity(_IdentityPart):
     def key(self, *without: str) -> IdentityKey:
         """Return the parts that two compared numbers share. without: columns in which they may differ."""
         return tuple((k, v) for k, v in self.labels().items() if v is not None and k not in without)
+
+
+PROMPT = ("num_fewshot", "apply_chat_template", "system_instruction", "gen_kwargs")
+"""Settings that change the questions of a task, or its answers."""
+
+
+def describe_prompt(shots: int | None, chat: bool | None, system: str | None, arguments: str | None) -> str:
+    """Return the settings of PROMPT in words, "" if none is set."""
+    parts = [f"{shots}-shot"] if shots is not None else []
+    parts += ["chat template"] if chat else []
+    parts += [f"system {digests.of(system)[:6]}"] if system else []
+    return ", ".join([*parts, *([arguments] if arguments else [])])
