@@ -74,7 +74,7 @@ class Awq:
         paper="2306.00978", dense=True, transform=True, cost=Cost(passes=2, hessians=1)
     )
     bits: Count = 4
-    group: Count = 128
+    group: Count | None = None
     grid: Count = 20
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
@@ -122,10 +122,7 @@ class Awq:
 
     def _errors(self, weight: Tensor, hessian: Tensor) -> Tensor:
         """Return the error of each alpha, float64 [grid]. hessian: X^T X, [in, in]."""
-        grid, group = (
-            Integer(self.bits),
-            group_size(weight.shape[1], _divisor(weight.shape[1], self.group), 128, self.name),
-        )
+        grid, group = Integer(self.bits), group_size(weight.shape[1], self.group, 128, self.name)
         size, out = hessian.diagonal().double().sqrt(), []
         for step in range(self.grid):
             scale = self._scale(size, step / self.grid).float()
@@ -133,11 +130,6 @@ class Awq:
             change = grid.snap(groups, grid.scale(groups)).flatten(1) / scale - weight
             out.append(float((change @ hessian).mul_(change).sum(dtype=torch.float64)))
         return torch.tensor(out, dtype=torch.float64)
-
-
-def _divisor(width: int, group: int) -> int | None:
-    """Return the size of a group if it divides the width, else None for the default."""
-    return group if width % group == 0 else None
 
 
 def _positive(x: Tensor) -> Tensor:

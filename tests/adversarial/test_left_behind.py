@@ -64,7 +64,7 @@ LEAVING = {
     "threads": "threading.Thread(target=time.sleep, args=(600,), daemon=False).start()",
     "dies": "leave(daemonize)\nos._exit(3)",  # the worker is gone before it could clear up
 }
-"""What each method leaves. Python waits for processes of multiprocessing and for threads when it ends."""
+"""Things that each method leaves running or on disk. Python waits for processes of multiprocessing and for threads when it ends."""
 WRITING = {"scribbles": "scribble(weights(job))", "touches": "weights(job).touch()"}
 
 

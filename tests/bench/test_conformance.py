@@ -18,7 +18,7 @@ ENDS = {
     "casts": "model.model.norm.double()",
     "notes": 'return walk.outcome(loss=float("nan"))',
 }
-"""What each method does after it has pruned."""
+"""Statements that each method runs after it has pruned."""
 BROKEN = {
     "touches": (checks.prunes_its_targets_and_nothing_else, "model.norm.weight changed, and it is neither a target"),
     "draws": (checks.gives_the_same_twice, "two runs with one seed differ in their notes"),

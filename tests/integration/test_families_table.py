@@ -55,7 +55,7 @@ WORKS = "works"
 
 
 def entry_digest(family):
-    """Of what the family's row depends on: its entry, without what only transforms read."""
+    """Return a digest of the entry that a family's row depends on, without the part that only transforms read."""
     return digests.of({name: value for name, value in asdict(FAMILIES[family]).items() if name != "flow"})
 
 

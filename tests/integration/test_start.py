@@ -1,4 +1,4 @@
-"""What starts at once: an import or a command loads no slow library that it does not need."""
+"""Imports and commands load no slow library that they do not need."""
 
 import subprocess
 import sys

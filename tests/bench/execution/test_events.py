@@ -75,7 +75,7 @@ class Told(RunListener):
 
 
 def test_listeners_are_told_the_time_left(tmp_path, monkeypatch):
-    """By the plan each artifact takes five seconds. By a clock that stands still, the first took none."""
+    """The plan expects five seconds for each artifact. The clock stands still, so the first took none."""
     runs.workers_here(monkeypatch)
     monkeypatch.setattr(sweep, "Forecast", partial(Forecast, clock=lambda: 0.0))
     monkeypatch.setattr(sweep, "estimate_seconds", lambda missing, model: {ms[0].artifact.key: 5.0 for ms in missing})

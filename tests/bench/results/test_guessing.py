@@ -1,4 +1,4 @@
-"""What guesses reach on a task, and what is above them."""
+"""Accuracy of guesses on a task, and rows that are above it."""
 
 import pytest
 from scipy.stats import binomtest

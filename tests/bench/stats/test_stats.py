@@ -190,7 +190,7 @@ def test_noise_between_seeds_adds_to_an_estimate_from_one_seed(freedom):
 
 
 def test_noise_between_seeds_never_narrows_an_interval():
-    """Of few articles with a bootstrap's long tail, and of much noise with many degrees of freedom."""
+    """Two sources of noise: few articles with a bootstrap's long tail, and much noise with many degrees of freedom."""
     skewed = np.random.default_rng(7).lognormal(0, 1.5, (1, 9))
     alone = bootstrap.studentized_bootstrap(skewed, np.ones(9), 0.01)
     for deviation in np.geomspace(1e-3, 1e3, 13):

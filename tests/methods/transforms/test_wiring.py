@@ -141,3 +141,9 @@ def test_a_streamed_model_is_skipped(source):
     model.model.layers[1].to("meta")
     with pytest.raises(Skipped, match="in memory"):
         Rotate().apply(model, job)
+
+
+def test_a_group_that_does_not_divide_the_inputs_is_refused(source):
+    model, job = source("llama")
+    with pytest.raises(UserError, match="awq:group=5 does not divide"):
+        Awq(group=5).apply(model, job)
