@@ -101,10 +101,15 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
 
 
 def _stages(chain: Sequence[Choice]) -> MethodStages:
-    """Return the stages of a method, or raise UserError if one of them cannot follow a removal of blocks."""
+    """Return the stages of a method, or raise UserError if one of them cannot follow those before it."""
     pattern, stages, dropping = "dense", [], None
     for choice in chain:
         entry, own = registry.lookup("methods", choice.name), ""
+        if entry.transform and not pattern:
+            raise UserError(
+                f"{choice.label} must come before pruning, because it would fill the zeros: "
+                f"use METHOD:from={choice.label.split(':from=')[0]}"
+            )
         if entry.drops_blocks:
             if dropping or pattern != "dense":
                 raise UserError(

@@ -2,8 +2,10 @@
 
 import pytest
 
+from bench import api
 from bench.results.store import ReadOnlyStore
 from helpers import runs
+from methods.errors import UserError
 
 BENDS = '''
 from dataclasses import dataclass
@@ -75,3 +77,8 @@ def test_a_transform_that_changes_the_logits_is_refused(tmp_path):
     spec = runs.small(tmp_path / "r", methods=("bends",), measures=("size",))
     runs.run_here(spec)
     assert "the logits changed by" in runs.records(spec.results)["bends", None, "size"].reason
+
+
+def test_a_transform_after_pruning_is_refused_before_anything_is_loaded(tmp_path):
+    with pytest.raises(UserError, match="rotate:from=wanda must come before pruning"):
+        api.plan(runs.small(tmp_path / "r", methods=("rotate:from=wanda",)))
