@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-import bench
 from bench.results import items as items_module
 from bench.results.consistency import require_consistent
 from bench.results.record import parse
@@ -22,7 +21,7 @@ from bench.results.store import ReadOnlyStore
 from bench.system import digests
 from methods.errors import UserError
 
-RESULTS = Path(bench.__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 PRODUCT = [path for name in ("bench", "methods", "cast", "baselines") for path in (RESULTS.parent / name).rglob("*.py")]
 UNPROVEN = (
     "provenance*", "cost*", "notes*", "token_digest", "identity.model", "items.size",
