@@ -14,6 +14,7 @@ from torch import Tensor
 from bench.catalog import choice
 from bench.inputs import loading
 from bench.kernels.integers24 import restore_scales
+from bench.quantizers.formats import format_of
 from bench.system.packages import pip_install, require
 from bench.verify import FUNCTION_TOLERANCE, check_function
 from methods.contract import Compute
@@ -32,26 +33,20 @@ class StoredFormat:
     name: str
     """Name of the format in compressed-tensors."""
     weights: Mapping[str, Any]
-    largest_group: int = 0
-    """Default of the number of weights that share a scale; 0: a row."""
     inputs: Mapping[str, Any] | None = None
 
 
 INT = {"type": "int", "symmetric": True}
 FLOAT = {"type": "float", "symmetric": True}
 TOKEN = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
-INT4 = StoredFormat("pack-quantized", {"num_bits": 4, **INT, "strategy": "group"}, 128)
-MXFP4 = StoredFormat(
-    "mxfp4-pack-quantized", {"num_bits": 4, **FLOAT, "strategy": "group", "scale_dtype": torch.uint8}, 32
-)
+INT4 = StoredFormat("pack-quantized", {"num_bits": 4, **INT, "strategy": "group"})
+MXFP4 = StoredFormat("mxfp4-pack-quantized", {"num_bits": 4, **FLOAT, "strategy": "group", "scale_dtype": torch.uint8})
 NVFP4 = StoredFormat(
-    "nvfp4-pack-quantized",
-    {"num_bits": 4, **FLOAT, "strategy": "tensor_group", "scale_dtype": torch.float8_e4m3fn},
-    16,
+    "nvfp4-pack-quantized", {"num_bits": 4, **FLOAT, "strategy": "tensor_group", "scale_dtype": torch.float8_e4m3fn}
 )
 FORMATS = {
     "int8": StoredFormat("pack-quantized", {"num_bits": 8, **INT, "strategy": "channel"}),
-    "w8a8": StoredFormat("int-quantized", {"num_bits": 8, **INT, "strategy": "channel"}, 0, TOKEN),
+    "w8a8": StoredFormat("int-quantized", {"num_bits": 8, **INT, "strategy": "channel"}, TOKEN),
     "fp8": StoredFormat("float-quantized", {"num_bits": 8, **FLOAT, "strategy": "channel"}),
     "int4-rtn": INT4,
     "int4-gptq": INT4,
@@ -86,15 +81,11 @@ def write(
     family = family_of(source.config)
     if family.transposed or family.experts:
         raise UserError(f"a {source.config['model_type']} cannot be exported as compressed-tensors: use --format hf")
-    targets = find_targets(source.config, source.shapes(), include, exclude)
+    targets, layout = find_targets(source.config, source.shapes(), include, exclude), format_of(parsed.name)
     groups: dict[int, list[str]] = {}
     for target in targets:
         width = source.shapes()[f"{target}.weight"][1]
-        size = (
-            grids.group_size(width, parsed.config.get("group"), form.largest_group, quantizer)
-            if form.largest_group
-            else 0
-        )
+        size = layout.group(width, parsed.config.get("group"), quantizer) if layout.most else 0
         groups.setdefault(size, []).append(target)
     schemes = {target: (size, _scheme(form, size)) for size, names in groups.items() for target in names}
     writer, inexact = Writer(workdir), 0

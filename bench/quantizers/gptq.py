@@ -8,10 +8,11 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from bench.quantizers.formats import format_of
 from methods.contract import Job, Needs, Outcome
 from methods.info import MethodInfo
 from methods.pruning.hessian import HessianWalk, compensate_, inverse_factor
-from methods.quantizing.grids import Grid, Integer, Microscaling, NvFloat4, assign_, group_size
+from methods.quantizing.grids import Grid, Integer, assign_
 from methods.quantizing.stored import Stored
 from methods.ranges import Count, Fraction
 
@@ -69,32 +70,7 @@ def quantize_(weight: Tensor, keep: Tensor, prepared: OrderedFactor, group: int,
 
 
 @dataclass(frozen=True)
-class _Gptq:
-    name: ClassVar[str]
-    needs: ClassVar[Needs] = Needs.CALIBRATION
-    shares_calibration: ClassVar[bool] = True
-    info: ClassVar[MethodInfo] = MethodInfo(paper="2210.17323")
-    grid: ClassVar[Grid]
-    max_group: ClassVar[int]
-    group: Count | None = None
-    damping: Fraction = 0.01
-    act_order: bool = True
-
-    def apply(self, model: nn.Module, job: Job) -> Outcome:
-        walk = HessianWalk(model, job, self.damping, largest_first if self.act_order else left_to_right)
-        scales = 0
-        for visit, prepared in walk:
-            out, width = visit.weight.shape
-            group = group_size(width, self.group, self.max_group, self.name)
-            keep = visit.weight.new_ones(out, width).bool() if job.pattern.dense else visit.weight != 0
-            quantize_(visit.weight, keep, prepared, group, self.grid)
-            scales += out * (width // group)
-        (total,) = walk.total(scales)
-        return walk.outcome(**Stored(bits=self.grid.bits, scale_bits=self.grid.scale_bits, scales=int(total)).notes())
-
-
-@dataclass(frozen=True)
-class Int4Gptq(_Gptq):
+class Int4Gptq:
     """int4, GPTQ with act-order under a fixed mask; also compensates the pruning error.
 
     group: number of weights along the input that share a scale. damping: fraction of H's mean diagonal that is added to
@@ -103,32 +79,39 @@ class Int4Gptq(_Gptq):
     """
 
     name: ClassVar[str] = "int4-gptq"
-    grid: ClassVar[Grid] = INT4
-    max_group: ClassVar[int] = 128
+    needs: ClassVar[Needs] = Needs.CALIBRATION
+    shares_calibration: ClassVar[bool] = True
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2210.17323")
+    group: Count | None = None
+    damping: Fraction = 0.01
+    act_order: bool = True
+
+    def apply(self, model: nn.Module, job: Job) -> Outcome:
+        walk = HessianWalk(model, job, self.damping, largest_first if self.act_order else left_to_right)
+        form, scales = format_of(self.name), 0
+        for visit, prepared in walk:
+            out, width = visit.weight.shape
+            group = form.group(width, self.group, self.name)
+            keep = visit.weight.new_ones(out, width).bool() if job.pattern.dense else visit.weight != 0
+            quantize_(visit.weight, keep, prepared, group, form.grid)
+            scales += out * (width // group)
+        (total,) = walk.total(scales)
+        return walk.outcome(**Stored(bits=form.grid.bits, scale_bits=form.grid.scale_bits, scales=int(total)).notes())
 
 
-@dataclass(frozen=True)
-class Int3Gptq(_Gptq):
+class Int3Gptq(Int4Gptq):
     """int3, GPTQ with act-order under a fixed mask. The fields are those of int4-gptq."""
 
-    name: ClassVar[str] = "int3-gptq"
-    grid: ClassVar[Grid] = Integer(3)
-    max_group: ClassVar[int] = 128
+    name = "int3-gptq"
 
 
-@dataclass(frozen=True)
-class MxFp4Gptq(_Gptq):
+class MxFp4Gptq(Int4Gptq):
     """MXFP4, GPTQ with act-order under a fixed mask. The fields are those of int4-gptq."""
 
-    name: ClassVar[str] = "mxfp4-gptq"
-    grid: ClassVar[Grid] = Microscaling(4)
-    max_group: ClassVar[int] = 32
+    name = "mxfp4-gptq"
 
 
-@dataclass(frozen=True)
-class NvFp4Gptq(_Gptq):
+class NvFp4Gptq(Int4Gptq):
     """NVFP4, GPTQ with act-order under a fixed mask. The fields are those of int4-gptq."""
 
-    name: ClassVar[str] = "nvfp4-gptq"
-    grid: ClassVar[Grid] = NvFloat4()
-    max_group: ClassVar[int] = 16
+    name = "nvfp4-gptq"
