@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError
-from methods.kept_blocks import count_dropped
 from methods.pruning.activations import batch_of
 from methods.pruning.holders import hold
 from methods.pruning.streaming import Replay
 from methods.ranges import CountOrZero, Share
+from methods.smaller import Kept, count_blocks
 
 
 def influences(model: nn.Module, job: Job) -> list[float]:
@@ -86,7 +86,7 @@ class Depth:
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2403.03853",
         dense=True,
-        drops_blocks="drop",
+        drops="drop",
         cost=Cost(passes=1, also="with by=perplexity, a pass for each block that is left, in each step"),
     )
     drop: CountOrZero | Share = "25%"
@@ -94,7 +94,8 @@ class Depth:
 
     @torch.inference_mode()
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        count = count_dropped(self.drop, model.config.to_dict())  # type: ignore[operator, union-attr]
+        left = count_blocks(self.drop, model.config.to_dict())  # type: ignore[operator, union-attr]
+        blocks = len(hold(model, job.source, job.compute).blocks)
         notes: dict[str, object]
         if self.by == "influence":
             scores = influences(model, job)
@@ -103,9 +104,9 @@ class Depth:
         else:
             if any(p.is_meta for p in model.parameters()):
                 raise UserError("by=perplexity needs the whole model in memory: use by=influence")
-            order, perplexities = drop_greedily(model, job, count)
+            order, perplexities = drop_greedily(model, job, blocks - left)
             notes = {"perplexity_after_each": [float(f"{p:.6g}") for p in perplexities]}
-        blocks = len(hold(model, job.source, job.compute).blocks)
-        kept = tuple(sorted(set(range(blocks)) - set(order[:count])))
-        notes["blocks"] = {"of": blocks, "removed": order[:count]}
-        return Outcome(model, blocks=kept, notes=notes)
+        notes["blocks"] = {"of": blocks, "removed": order[: blocks - left]}
+        return Outcome(
+            model, kept=Kept(blocks=tuple(sorted(set(range(blocks)) - set(order[: blocks - left])))), notes=notes
+        )

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from methods.smaller import Kept
+
 
 class Needs(Flag):
     """Requirements of a method or a measure. The runner supplies them, or says why it cannot."""
@@ -179,9 +181,8 @@ class Outcome(NamedTuple):
     """JSON for the record: shown, never ranked."""
     config: Mapping[str, Any] = MappingProxyType({})
     """Keys of config.json that the method changed."""
-    blocks: tuple[int, ...] | None = None
-    """Indices of the decoder blocks to keep, in order; None for all. The runner removes the others, and `model` must be
-    unchanged."""
+    kept: Kept | None = None
+    """What to keep of the model; None for all. The runner removes the rest, and `model` must be unchanged."""
 
 
 class Method(Protocol):

@@ -5,10 +5,12 @@ No code depends on the name of an architecture: an entry in that file is all tha
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -66,6 +68,17 @@ class Flow:
 
 
 @dataclass(frozen=True)
+class Width:
+    """Keys of config.json with the numbers of what can be removed within a block."""
+
+    units: str
+    """Number of inner units of an MLP."""
+    heads: tuple[str, ...] = ()
+    """Number of heads of the queries, and of the keys and values. Empty if the model's other sizes decide them, or if a norm
+    spans all heads."""
+
+
+@dataclass(frozen=True)
 class Family:
     """The structure of the models of one architecture."""
 
@@ -104,6 +117,8 @@ class Family:
     experts: Experts | None = None
     flow: Flow | None = None
     """None if no transform is known for it."""
+    width: Width | None = None
+    """None if no units and heads can be removed."""
 
     @property
     def base(self) -> str:
@@ -128,14 +143,25 @@ class Family:
         last = [other for other in linears if other.rpartition(".")[0] == module][-1]
         return unit, linear if linear == last else f"{module}."
 
+    def size(self, size: Size, config: Mapping[str, Any]) -> int:
+        """Compute a size for a config, with the family's defaults of values that it leaves out."""
+
+        def value(name: str) -> int:
+            known = config.get(name)
+            return self.size(self.defaults[name], config) if known is None else known
+
+        return size if isinstance(size, int) else compute(size, value)
+
+    @property
+    def tensors(self) -> dict[str, Shape]:
+        """Shapes of the tensors of a block, also of those that exist under a condition."""
+        return {name: shape for table in (self.block, *self.when.values()) for name, shape in table.items()}
+
     @property
     def fused(self) -> dict[str, int]:
         """The tensors that fuse linears, and the fused dimension of the stored tensor."""
-        tensors = dict(self.block)
-        for more in self.when.values():
-            tensors |= more
         parts = {
-            name: [i for i, size in enumerate(shape) if isinstance(size, tuple)] for name, shape in tensors.items()
+            name: [i for i, size in enumerate(shape) if isinstance(size, tuple)] for name, shape in self.tensors.items()
         }
         return {name: at[0] for name, at in parts.items() if at}
 
@@ -174,8 +200,9 @@ def _family(entry: Mapping[str, Any]) -> Family:
     values = {key: _frozen(value) for key, value in entry.items()}
     if "experts" in values:
         values["experts"] = Experts(**values["experts"])
-    if "flow" in values:
-        values["flow"] = Flow(**values["flow"])
+    for key, kind in (("flow", Flow), ("width", Width)):
+        if key in values:
+            values[key] = kind(**values[key])
     return Family(**values)
 
 
@@ -184,6 +211,43 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _frozen(inner) for key, inner in value.items()}
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+@cache
+def _parse(text: str) -> ast.expr:
+    return ast.parse(text, mode="eval").body
+
+
+def compute(text: str, value: Callable[[str], int]) -> int:
+    """Compute an arithmetic expression or a condition. value: returns a value by name.
+
+    Raises:
+        ValueError: the text has more than sums, products, quotients, `and`, `not` and `!=`.
+    """
+
+    def visit(node: ast.expr) -> int:
+        if isinstance(node, ast.Constant) and type(node.value) is int:
+            return node.value
+        if isinstance(node, ast.Name):
+            return value(node.id)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return not visit(node.operand)
+        if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
+            return all(map(visit, node.values))
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.NotEq):
+            return visit(node.left) != visit(node.comparators[0])
+        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+            return _OPERATORS[type(node.op)](visit(node.left), visit(node.right))
+        raise ValueError(f"invalid expression in a family: {text!r}")
+
+    return visit(_parse(text))
+
+
+_OPERATORS: Mapping[Any, Callable[[int, int], int]] = {
+    ast.Add: int.__add__,
+    ast.Mult: int.__mul__,
+    ast.FloorDiv: int.__floordiv__,
+}
 
 
 FAMILIES = read_families(resources.files("methods").joinpath("families.toml").read_text())

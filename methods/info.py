@@ -53,10 +53,10 @@ class MethodInfo:
     """True if it is a control, whose model stays dense."""
     transform: bool = False
     """True if it changes weights and keeps the model's function. It is dense, too."""
-    drops_blocks: str = ""
-    """Field with the share or number of decoder blocks that it removes. All weights of the others are kept."""
+    drops: str = ""
+    """Field with the share or number of blocks, or of a block's units, that it removes. The rest of the weights are kept."""
     same_blocks: bool = False
-    """True if it needs the dense model's blocks under the same numbers, so that it cannot follow a removal of blocks."""
+    """True if it needs each block of the dense model, whole, so that it cannot follow a method that `drops`."""
     keeps_pattern: bool = False
     """True if it trains a model under the pattern that this has. A method with a `prior` does, too."""
     prior: str = ""

@@ -26,20 +26,20 @@ class Pattern:
     m: int = 1
     sparsity: float = 0.0
     removed: str = ""
-    """Share or number of decoder blocks that are removed. All weights of the others are kept, so it is dense, too."""
+    """What is removed and how much, "depth 25%" or "width 25%". All weights of the rest are kept, so it is dense, too."""
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """Read "2:4" (2 of every 4 kept), "50%" (half of the weights zero, anywhere), "dense", or "depth 25%" (a quarter of
-        the blocks removed). `str` is the inverse.
+        """Read "2:4" (2 of every 4 kept), "50%" (half of the weights zero, anywhere), "dense", "depth 25%" (a quarter of the
+        blocks removed) or "width 25%" (a quarter of the units of each MLP). `str` is the inverse.
 
         Raises:
             UserError: anything else.
         """
         if text == "dense":
             return cls()
-        if match := re.fullmatch(r"depth ([0-9]{1,6}(?:\.[0-9]{1,4})?%|[0-9]{1,6})", text):
-            return cls(removed=match[1])
+        if match := re.fullmatch(r"(depth|width) ([0-9]{1,6}(?:\.[0-9]{1,4})?%|[0-9]{1,6})", text):
+            return cls(removed=match[0])
         if match := re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text):
             n, m = int(match[1]), int(match[2])
             if 0 < n <= m:
@@ -55,7 +55,7 @@ class Pattern:
 
     def __str__(self) -> str:
         if self.removed:
-            return f"depth {self.removed}"
+            return self.removed
         if self.dense:
             return "dense"
         return f"{self.n}:{self.m}" if self.m else f"{100 * self.sparsity:g}%"

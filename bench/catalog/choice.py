@@ -27,7 +27,10 @@ CONTRACT_FIELDS = ("name", "needs", "shares_calibration", "info")
 
 @dataclass(frozen=True)
 class Choice:
-    """A typed method: NAME[:PRESET | :FIELD=VALUE]..., with `from=STAGE` or `from=STAGE+STAGE` for the stages before it."""
+    """A typed method: NAME[:PRESET | :FIELD=VALUE]..., with `from=STAGE` or `from=STAGE+STAGE` for the stages before it.
+
+    A setting of such a stage follows a slash: `recon:from=depth/drop=50%:epochs=2`.
+    """
 
     name: str
     config: dict[str, Any]
@@ -57,7 +60,8 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
             config |= entry.presets[key]
         elif key == "from":
             *before, last = value.split("+")
-            prior = parse_method(f"{last}:from={'+'.join(before)}" if before else last, kind).label
+            stage = last.replace("/", ":")
+            prior = parse_method(f"{stage}:from={'+'.join(before)}" if before else stage, kind).label
         else:
             config[_field_name(key)] = parse_value(value)
     if entry.refines and not prior:

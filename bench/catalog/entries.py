@@ -21,6 +21,7 @@ METHODS = Catalog(
         "recon": "baselines.recon:Recon",
         "cast": "cast.method:Cast",
         "depth": "baselines.depth:Depth",
+        "width": "baselines.width:Width",
         "rotate": "baselines.rotate:Rotate",
         "permute": "baselines.permute:Permute",
         "smooth": "baselines.smooth:Smooth",

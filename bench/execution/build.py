@@ -7,8 +7,8 @@ import itertools
 import json
 import shutil
 import time
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from bench.catalog import registry
 from bench.execution import ranks
 from bench.execution.events import WAITING
 from bench.execution.job import BuiltArtifact, PhaseProgress, Workspace, checkpoint_folder
-from bench.execution.kept import is_same, kept_blocks, opened, write_blocks
+from bench.execution.smaller import is_same, kept_of, opened, write_smaller
 from bench.execution.source_guard import read_only
 from bench.inputs import loading, models, windows
 from bench.planning.artifact import Artifact
@@ -32,9 +32,9 @@ from methods.experts import fold
 from methods.files import find_file
 from methods.folder import Folder, Writer, dtype_name, save
 from methods.header import TORCH_DTYPES, read_header
-from methods.kept_blocks import rename
 from methods.pattern import Pattern
 from methods.pruning import streaming
+from methods.smaller import Kept, rename
 from methods.targets import family_of
 from methods.training.interrupt import stop_request
 
@@ -66,12 +66,12 @@ class Builder:
                     counts = self._make(artifact, before, home)
         about = json.loads((home / "artifact.json").read_text())
         folder = self._folder(artifact, home, about["unchanged"])
+        kept = Kept.read(about["kept"]) if about["kept"] else None
         if counts is None or len(artifact.stages) > 1:  # so far, each stage was checked against its own input only
-            before_all, frozen = opened(self.source.path, about["blocks"]), len(artifact.stages) == 1
-            counts = self._verify(before_all, folder, artifact, about["changed"], about["blocks"], frozen=frozen)
+            before_all, frozen = opened(self.source.path, kept), len(artifact.stages) == 1
+            counts = self._verify(before_all, folder, artifact, about["changed"], kept, frozen=frozen)
             counts.zeros_lost = about.get("zeros_lost")  # relative to its own input
-        blocks = tuple(about["blocks"]) if about["blocks"] else None
-        return BuiltArtifact(folder, counts, about["notes"], about["cost"], blocks, frozenset(about["changed"]))
+        return BuiltArtifact(folder, counts, about["notes"], about["cost"], kept, frozenset(about["changed"]))
 
     @contextlib.contextmanager
     def _alone(self, artifact: Artifact) -> Iterator[None]:
@@ -125,22 +125,22 @@ class Builder:
         after: Path,
         artifact: Artifact,
         changed: Collection[str],
-        blocks: Sequence[int] | None,
+        kept: Kept | None,
         *,
         frozen: bool,
     ) -> WeightCounts:
-        """Check a folder against one with the same blocks. blocks: those of the source that are left, None for all.
+        """Check a folder against one with the same tensors. kept: what is left of the source, None for all.
 
-        frozen: whether a method that removes blocks was the only one since `before`.
+        frozen: whether a method that makes a model smaller was the only one since `before`.
         """
         stage, opened_after = artifact.stages[-1], Folder(after)
         entry = registry.lookup(stage.kind, stage.name)
         pattern = Pattern() if entry.dense else Pattern.parse(stage.pattern)
-        targets, counting = self.workspace.targets_of(opened_after, blocks), stage.kind == "quantizers"
+        targets, counting = self.workspace.targets_of(opened_after, kept), stage.kind == "quantizers"
         first = artifact.stages[0]
         if before.path == self.source.path and registry.lookup(first.kind, first.name).elsewhere:
             return count_folder(opened_after, pattern, targets, changed, counting=counting)
-        dtype, frozen = self.workspace.compute.stored, frozen and bool(entry.drops_blocks)
+        dtype, frozen = self.workspace.compute.stored, frozen and bool(entry.drops)
         return verify(before, opened_after, pattern, targets, changed, dtype, counting=counting, frozen=frozen)
 
     def _apply(self, artifact: Artifact, before: BuiltArtifact | None, workdir: Path) -> WeightCounts:
@@ -166,20 +166,19 @@ class Builder:
         if tokens is not None:
             notes["calibration_digest"] = windows.token_digest(tokens)
         target = workdir / "artifact"
-        kept = kept_blocks(outcome, stage, source)
-        folder = self._keep(outcome, source, target, kept)
+        smaller = kept_of(outcome, stage, source)
+        folder = self._keep(outcome, source, target, smaller)
         if registry.lookup(stage.kind, stage.name).transform and folder != source:
             notes["function_error"] = self._function_error(source, folder, job)
         declared = outcome.changed
-        changed, blocks = declared | (before.changed if before else frozenset()), before.blocks if before else None
-        if kept is not None:
-            family = family_of(self.source.config)
+        changed, kept = declared | (before.changed if before else frozenset()), before.kept if before else None
+        if smaller is not None:
+            family, kept = family_of(self.source.config), smaller
             changed = frozenset(name for old in changed if (name := rename(family, kept, old)))
-            blocks = kept
         del model, outcome  # free their memory for the check
-        counts = self._verify(opened(source, kept), folder, artifact, declared, blocks, frozen=True)
+        counts = self._verify(opened(source, smaller), folder, artifact, declared, kept, frozen=True)
         about = {"unchanged": folder != target, "changed": sorted(changed), "notes": notes, "cost": cost}
-        about |= {"zeros_lost": counts.zeros_lost, "blocks": blocks}
+        about |= {"zeros_lost": counts.zeros_lost, "kept": kept and asdict(kept)}
         with atomic_write(target / "artifact.json") as temporary:
             temporary.write_text(json.dumps(about | {"key_inputs": artifact.key_inputs()}, allow_nan=False))
         return counts
@@ -209,16 +208,16 @@ class Builder:
             torch.manual_seed(job.seed)
             method.apply(model, job)
 
-    def _keep(self, outcome: Outcome, source: Path, target: Path, kept: Sequence[int] | None) -> Path:
+    def _keep(self, outcome: Outcome, source: Path, target: Path, kept: Kept | None) -> Path:
         """Write the model and return its folder, or return the source if nothing changed.
 
-        kept: blocks of the source that are left, None for all.
+        kept: what is left of the source, None for all.
         """
         target.mkdir(exist_ok=True)
         stored = self.workspace.compute.stored
         changes = dict(outcome.config)
         if kept is not None:
-            changes |= write_blocks(outcome.model, source, kept, target, stored)
+            changes |= write_smaller(outcome.model, source, kept, target, stored)
         elif isinstance(outcome.model, nn.Module):
             if not outcome.config and is_same(outcome.model, Folder(source), stored):
                 return source

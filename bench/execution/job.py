@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,9 +25,9 @@ from bench.system.devices import select_card
 from bench.verify import WeightCounts
 from methods.contract import Budget, Compute, Environment, Job, Method, Prior, Progress
 from methods.folder import Folder
-from methods.kept_blocks import rename
 from methods.pattern import Pattern
 from methods.quantizing.stored import STORED_KEY, Stored
+from methods.smaller import Kept, rename
 from methods.targets import family_of, find_targets
 
 
@@ -48,8 +48,8 @@ class BuiltArtifact:
     counts: WeightCounts
     notes: Mapping[str, Any]
     cost: Mapping[str, Any]
-    blocks: tuple[int, ...] | None
-    """Indices of the source's blocks that are left, in order. None: all."""
+    kept: Kept | None
+    """What is left of the source. None: all."""
     changed: frozenset[str]
     """Tensors outside the targets that its stages declare as changed."""
 
@@ -77,15 +77,15 @@ class Workspace:
         )
         self._tokenizer: Any = None
 
-    def targets_of(self, folder: Folder, blocks: Sequence[int] | None = None) -> tuple[str, ...]:
+    def targets_of(self, folder: Folder, kept: Kept | None = None) -> tuple[str, ...]:
         """Return the targets of the source, or of a stage's result: a model made elsewhere may have other layers.
 
-        blocks: those of the source that are left, None for all. The names that a user types are those of the source.
+        kept: what is left of the source, None for all. The names that a user types are those of the source.
         """
-        if blocks is None:
+        if kept is None:
             return find_targets(folder.config, folder.shapes(), *self._globs)
         family = family_of(self.source.config)
-        return tuple(name for target in self.targets_of(self.source) if (name := rename(family, blocks, target)))
+        return tuple(name for target in self.targets_of(self.source) if (name := rename(family, kept, target)))
 
     def tokenizer(self) -> Any:
         if self._tokenizer is None:
@@ -106,8 +106,8 @@ class Workspace:
         compute = replace(self.compute, scratch=workdir)
         if text and artifact.processes > 1:
             compute = replace(compute, is_shared=True, stream=False)
-        prior, blocks = None, before.blocks if before else None
-        targets = self.targets_of(Folder(source), blocks)
+        prior, kept = None, before.kept if before else None
+        targets = self.targets_of(Folder(source), kept)
         if before:
             pruned = Folder(before.folder)
             prior = Prior(folder=before.folder, masks={t: pruned.weight(t) != 0 for t in targets})
@@ -116,7 +116,7 @@ class Workspace:
             pattern=Pattern.parse(stage.pattern),
             targets=targets,
             prior=prior,
-            blocks=blocks,
+            blocks=kept.blocks if kept else None,
             environment=resolve_environment(artifact) if "isolated" in stage.needs else None,
             calibration=self._calibration(artifact) if "calibration" in stage.needs else None,
             all_experts=artifact.calibration is not None and artifact.calibration.all_experts,

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from bench.inputs import loading
-from bench.inputs.architecture import compute
+
 from methods.errors import UserError
-from methods.families import Shape, Size
+from methods.families import Shape, Size, compute
 
 SIZES = {
     "hidden_size": 108, "n_embd": 108, "intermediate_size": 134, "ffn_dim": 134, "n_inner": 134,

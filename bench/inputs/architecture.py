@@ -6,17 +6,15 @@ family lists its tensors, with shapes as arithmetic on values of the config.
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from bench.inputs.model_config import ACTIVATIONS, ATTENTION, CONFIG_DTYPES, MAX_LABELS, REDIRECTS, ModelConfig
 from methods import families
 from methods.errors import UserError
-from methods.families import Family, Size
+from methods.families import Family, Size, compute
 from methods.folder import TIED
 
 Shape = tuple[int, ...]
@@ -192,40 +190,3 @@ class _Values:
         if isinstance(default, str):
             default = None if self._config.has(name) else max(1, self.size(default))
         return self._config.size(name, default=default)
-
-
-@cache
-def _parse(text: str) -> ast.expr:
-    return ast.parse(text, mode="eval").body
-
-
-def compute(text: str, value: Callable[[str], int]) -> int:
-    """Compute an arithmetic expression or a condition. value: returns a value by name.
-
-    Raises:
-        ValueError: the text has more than sums, products, quotients, `and`, `not` and `!=`.
-    """
-
-    def visit(node: ast.expr) -> int:
-        if isinstance(node, ast.Constant) and type(node.value) is int:
-            return node.value
-        if isinstance(node, ast.Name):
-            return value(node.id)
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            return not visit(node.operand)
-        if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
-            return all(map(visit, node.values))
-        if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.NotEq):
-            return visit(node.left) != visit(node.comparators[0])
-        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-            return _OPERATORS[type(node.op)](visit(node.left), visit(node.right))
-        raise ValueError(f"invalid expression in a family: {text!r}")
-
-    return visit(_parse(text))
-
-
-_OPERATORS: Mapping[Any, Callable[[int, int], int]] = {
-    ast.Add: int.__add__,
-    ast.Mult: int.__mul__,
-    ast.FloorDiv: int.__floordiv__,
-}

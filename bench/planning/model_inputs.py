@@ -23,8 +23,7 @@ from bench.system import digests
 from bench.system.devices import has_instructions_for
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
-from methods.kept_blocks import count_dropped
-from methods.pattern import Pattern
+from methods.smaller import count_left
 from methods.targets import family_of
 from methods.training.settings import require_trainable
 
@@ -162,8 +161,8 @@ class ModelInputs:
     def complete(self, stage: Stage, pattern: str) -> Stage:
         """Return a stage with its pattern, and with the recipe's fields that the user did not set."""
         pattern = stage.pattern or pattern
-        if removed := Pattern.parse(pattern).removed:
-            count_dropped(int(removed) if removed.isdecimal() else removed, self.config)
+        if registry.lookup(stage.kind, stage.name).drops:
+            count_left(pattern, stage.config, self.config)
         fields = self.recipe.fields_of(stage.name) if self.recipe and "training" in stage.needs else {}
         return stage.model_copy(update={"pattern": pattern, "config": fields | stage.config})
 

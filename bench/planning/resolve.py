@@ -28,7 +28,7 @@ class MethodStages(NamedTuple):
     stages: tuple[Stage, ...]
     """Stages in order. A stage has a pattern if its method alone decides it."""
     pattern: str
-    """Pattern of the result if that is not a pattern of the run: "dense" for a control, "depth 25%" without some blocks."""
+    """Pattern of the result if that is not a pattern of the run: "dense" for a control, "depth 25%" of a smaller one."""
 
     @property
     def elsewhere(self) -> Stage | None:
@@ -78,7 +78,9 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
     patterns = tuple(Pattern.parse(text) for text in spec.patterns)
     for pattern in patterns:
         if pattern.removed:
-            raise UserError(f"{pattern} is no pattern to prune to: use --methods depth:drop={pattern.removed}")
+            raise UserError(
+                f"{pattern} is no pattern to prune to: use --methods {pattern.removed.replace(' ', ':drop=')}"
+            )
     choices = list(itertools.chain(*chains))
     for choice, pattern in itertools.product(choices, patterns):
         _require_pattern(choice, pattern)
@@ -110,17 +112,17 @@ def _stages(chain: Sequence[Choice]) -> MethodStages:
                 f"{choice.label} must come before pruning, because it would fill the zeros: "
                 f"use METHOD:from={choice.label.split(':from=')[0]}"
             )
-        if entry.drops_blocks:
+        if entry.drops:
             if dropping or pattern != "dense":
                 raise UserError(
-                    f"{choice.label} must come first, because it removes blocks of a dense model: "
+                    f"{choice.label} must come first, because it removes parts of a dense model: "
                     f"use METHOD:from={choice.label.split(':from=')[0]}, without from= in it"
                 )
-            own, dropping = f"depth {choice.config.get(entry.drops_blocks, entry.dropped)}", choice
+            own, dropping = f"{choice.name} {choice.config.get(entry.drops, entry.dropped)}", choice
         elif dropping and entry.same_blocks:
             raise UserError(
-                f"{choice.name} compares each block with the dense model's block of the same number, and {dropping.label} "
-                f"renumbers them: use recon or retrain in place of {choice.name}"
+                f"{choice.name} compares each block with the dense model's block of the same number and shapes, and "
+                f"{dropping.label} changes them: use recon or retrain in place of {choice.name}"
             )
         elif dropping and pattern and (entry.prior or entry.keeps_pattern):
             own = pattern

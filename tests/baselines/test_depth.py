@@ -50,7 +50,7 @@ def test_influence_is_the_definition(family):
     expected = naive_influences(model, job.calibration)
 
     assert influences(model, job) == pytest.approx(expected, abs=1e-5)
-    assert Depth(drop=1).apply(model, job).blocks == tuple(
+    assert Depth(drop=1).apply(model, job).kept.blocks == tuple(
         i for i in range(3) if i != min(range(3), key=expected.__getitem__)
     )
 
@@ -92,7 +92,7 @@ def test_dropping_no_block_keeps_all(by):
 
     outcome = Depth(drop=0, by=by).apply(model, job_for(model))
 
-    assert outcome.blocks == (0, 1, 2)
+    assert outcome.kept.blocks == (0, 1, 2)
     assert outcome.model is model
 
 
@@ -106,7 +106,7 @@ def test_last_block_stays():
     ("methods", "patterns", "said"),
     [
         ("depth:from=wanda", "2:4", "must come first"),
-        ("dsnot:from=depth+wanda", "2:4", "renumbers them"),
+        ("dsnot:from=depth+wanda", "2:4", "changes them"),
         ("depth:drop=100%", "2:4", "a share below 100%"),
         ("depth:drop=99", "2:4", "at least one must be left"),
         ("wanda", "depth 25%", "no pattern to prune to"),

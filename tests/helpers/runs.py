@@ -40,7 +40,7 @@ ONE_SHOT = [
     n for n, e in METHODS.items() if not ({"training", "cuda", "isolated"} & set(e.needs) or e.extra or e.elsewhere)
 ]
 """Those that need no training corpus, no device and no other library; what refines a mask is among them."""
-PRUNERS = [n for n in ONE_SHOT if not METHODS[n].dense and n != "depth"]
+PRUNERS = [n for n in ONE_SHOT if not METHODS[n].dense and not METHODS[n].drops]
 """Those of ONE_SHOT that set weights of their targets to zero."""
 
 

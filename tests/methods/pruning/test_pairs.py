@@ -117,3 +117,28 @@ def test_needs_calibration(llama, make_job, refining):
 
     with pytest.raises(RuntimeError, match="CALIBRATION"):
         PairedWalk(llama, job, goal="dense")
+
+
+@pytest.mark.parametrize("goal", ["dense", "own-input"])
+@pytest.mark.parametrize("kept", [(0, 2), (1, 2), (0, 1), (1,)])
+def test_blocks_of_a_shorter_model_are_paired_by_their_old_numbers(goal, kept, llama, make_job, refining):
+    job = replace(refining(llama, make_job(llama)), blocks=kept)
+    short = copy.deepcopy(llama)
+    short.model.layers = torch.nn.ModuleList(short.model.layers[i] for i in kept)
+    for i, block in enumerate(short.model.layers):
+        block.mlp.down_proj.weight.mul_(0.5)
+        block.self_attn.layer_idx = i
+    job = replace(job, targets=tuple(t for t in job.targets if int(t.split(".")[2]) < len(kept)))
+
+    pairs = [(torch.cat(p.inputs), torch.cat(p.goals)) for p in PairedWalk(short, job, goal=goal, batch=2).pairs()]
+
+    own, dense = (block_calls(m, "model.layers", job.calibration) for m in (short, llama))
+    assert len(pairs) == len(kept)
+    for i, ((inputs, goals), old) in enumerate(zip(pairs, kept, strict=True)):
+        torch.testing.assert_close(inputs, own[i][0])
+        if goal == "dense":
+            torch.testing.assert_close(goals, dense[old][1])
+        else:
+            mixed = copy.deepcopy(short)
+            mixed.model.layers[i] = copy.deepcopy(llama.model.layers[old])
+            torch.testing.assert_close(goals, block_calls(mixed, "model.layers", job.calibration)[i][1])

@@ -1,8 +1,7 @@
-"""Blocks of a stage's source that it kept, and whether it changed their weights."""
+"""What a stage kept of its source, and whether it changed the weights of the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +14,45 @@ from methods.contract import Outcome
 from methods.experts import fold
 from methods.folder import Folder, Writer, dtype_name, state
 from methods.header import TORCH_DTYPES
-from methods.kept_blocks import FolderOfBlocks, changed_config, count_dropped
-from methods.pattern import Pattern
+from methods.smaller import Kept, SmallerFolder, changed_config, count_left
 from methods.targets import family_of
 
 
-def opened(folder: Path, blocks: Sequence[int] | None) -> Folder:
-    """Return a folder as if it had only these blocks. None: all."""
-    return Folder(folder) if blocks is None else FolderOfBlocks(folder, blocks)
+def opened(folder: Path, kept: Kept | None) -> Folder:
+    """Return a folder as if it had only this. None: all."""
+    return Folder(folder) if kept is None else SmallerFolder(folder, kept)
 
 
-def kept_blocks(outcome: Outcome, stage: Stage, source: Path) -> tuple[int, ...] | None:
-    """Return the blocks to keep, or None for all.
+def kept_of(outcome: Outcome, stage: Stage, source: Path) -> Kept | None:
+    """Return what a stage keeps of its source, or None for all.
 
     Raises:
-        CheckFailed: they are not as many as the stage's pattern says.
+        CheckFailed: it is not as much as the stage says.
     """
-    if outcome.blocks is None:
+    if outcome.kept is None:
         return None
     config = Folder(source).config
-    removed = Pattern.parse(stage.pattern).removed or "0"
-    blocks: int = config[family_of(config).layers]
-    count = count_dropped(int(removed) if removed.isdecimal() else removed, config)
-    kept = outcome.blocks
-    if sorted(set(kept) & set(range(blocks))) != list(kept) or len(kept) != blocks - count:
-        raise CheckFailed(f"blocks {list(kept)} of {blocks} are kept, and {stage.pattern} removes {count} of them")
-    return kept if count else None
+    expected = count_left(stage.pattern, stage.config, config)
+    try:
+        counts = outcome.kept.counts(config)
+    except ValueError as fault:
+        raise CheckFailed(f"{stage.label} kept parts that do not fit: {fault}") from None
+    if (left := tuple(count for count, _ in counts)) != expected:
+        raise CheckFailed(f"{stage.label} kept {left} blocks, units and heads, and {stage.pattern} leaves {expected}")
+    return outcome.kept if any(count not in (None, size) for count, size in counts) else None
 
 
-def write_blocks(
-    model: nn.Module | Path, source: Path, kept: Sequence[int], target: Path, dtype: torch.dtype
+def write_smaller(
+    model: nn.Module | Path, source: Path, kept: Kept, target: Path, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Write some blocks of a folder, and return the keys of config.json that change.
+    """Write what is left of a folder, and return the keys of config.json that change.
 
     Raises:
         CheckFailed: the method also changed weights.
     """
     if not isinstance(model, nn.Module) or not is_unchanged(model, Folder(source), dtype):
-        raise CheckFailed("a method that removes blocks also changed weights: return it unchanged")
-    folder, writer = FolderOfBlocks(source, kept), Writer(target, dtype=dtype)
+        raise CheckFailed("a method that makes a model smaller also changed weights: return the model unchanged")
+    folder, writer = SmallerFolder(source, kept), Writer(target, dtype=dtype)
     for name, tensor in fold(folder, folder.tensor, family_of(folder.config)):
         writer.add(name, tensor)
     writer.close()
