@@ -1,0 +1,101 @@
+"""Width: remove inner units and attention heads. Minitron (Muralidharan et al. 2024), arXiv 2407.14679, section 2.2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from methods import Cost, Job, MethodInfo, Needs, Outcome
+from methods.pruning.activations import batch_of
+from methods.pruning.holders import hold
+from methods.ranges import CountOrZero, Share
+from methods.smaller import Kept, count_width, reader
+
+Score = Callable[[Tensor], Tensor]
+"""Scores of the inputs of a linear: float [sequences, seqlen, in] -> [sequences, seqlen, parts]."""
+
+
+def head_norms(heads: int) -> Score:
+    """Return the score of attention heads: the norm of the output of each."""
+    return lambda x: x.unflatten(-1, (heads, -1)).norm(dim=-1)
+
+
+@torch.inference_mode()
+def importances(model: nn.Module, job: Job, scores: dict[str, Score]) -> list[dict[str, Tensor]]:
+    """Return the importance of the parts of each block, float32 [parts] by linear.
+
+    It is the root, over sequences, of the sum of the squared means over tokens.
+
+    scores: what scores the inputs of each linear, by its name in a block.
+    """
+    tokens = job.calibration
+    assert tokens is not None
+    held = hold(model, job.source, job.compute, by_expert=False)
+    states = held.start(tokens.split(batch_of(tokens, job.compute.device)), job.compute, last=True)
+    out = []
+    with held:
+        for i in range(len(held.blocks)):
+            sums: dict[str, Tensor] = {}
+
+            def add(name: str, inputs: Tensor, sums: dict[str, Tensor] = sums) -> None:
+                x = inputs.float().reshape(-1, tokens.shape[1], inputs.shape[-1])
+                squares = scores[name](x).mean(1).square().sum(0)
+                sums[name] = sums[name] + squares if name in sums else squares
+
+            with held.block(i) as block:
+                hooks = [
+                    block.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: add(name, args[0]))  # type: ignore[misc]
+                    for name in scores
+                ]
+                states.advance(i, block)
+                for hook in hooks:
+                    hook.remove()
+            out.append({name: total.sqrt().cpu() for name, total in sums.items()})
+            job.progress.advance(i + 1, len(held.blocks))
+    return out
+
+
+def best(importance: Sequence[Tensor], count: int) -> tuple[tuple[int, ...], ...]:
+    """Return the most important parts of each block, in order. Of equal ones the first is kept."""
+    return tuple(
+        tuple(each.argsort(descending=True, stable=True)[:count].sort().values.tolist()) for each in importance
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Width:
+    """Remove inner units of each MLP, and attention heads; what is left is an ordinary smaller model.
+
+    drop: share of the units; heads: share of the heads of keys and values, or their number, each with the query heads that
+    read it. Without it, the same share as of units.
+    """
+
+    name: ClassVar[str] = "width"
+    needs: ClassVar[Needs] = Needs.CALIBRATION
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2407.14679", dense=True, drops="drop", cost=Cost(passes=1))
+    drop: Share = "25%"
+    heads: CountOrZero | Share | None = None
+
+    def apply(self, model: nn.Module, job: Job) -> Outcome:
+        held = hold(model, job.source, job.compute)
+        config, family = model.config.to_dict(), held.family  # type: ignore[operator, union-attr]
+        units, groups = count_width(self.drop, self.heads, config)
+        width = family.width
+        assert width is not None
+        scores: dict[str, Score] = {reader(family, width.units): torch.abs}
+        queries = [family.size(key, config) for key in width.heads]
+        if groups is not None:
+            scores[reader(family, width.heads[0])] = head_norms(queries[0])
+        found = importances(model, job, scores)
+        kept_units = best([block[reader(family, width.units)] for block in found], units)
+        kept_groups = None
+        notes = {"units": {"of": family.size(width.units, config), "left": units}}
+        if groups is not None:
+            heads = [block[reader(family, width.heads[0])].view(queries[1], -1).sum(1) for block in found]
+            kept_groups = best(heads, groups)
+            notes["heads"] = {"of": queries[1], "left": groups}
+        return Outcome(model, kept=Kept(units=kept_units, groups=kept_groups), notes=notes)
