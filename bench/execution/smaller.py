@@ -1,4 +1,4 @@
-"""What a stage kept of its source, and whether it changed the weights of the rest."""
+"""Write what a stage kept of its source, and check that it changed no weight of it."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(methods, patterns
 
 
 def test_rows_that_follow(tmp_path):
-    """The runner checks each: what is left is the source's, but for what its method changed."""
+    """The runner compares what is left with the source, and allows only what the method declared."""
     methods = ("depth", "magnitude:from=depth", "recon:from=depth:epochs=0", "retrain:from=depth")
     few = {"sequences": 2, "seqlen": 32}
     small = {"measures": ("size",), "calibration": few, "training": {"tokens": 128, "batch": 2, "seqlen": 32}}

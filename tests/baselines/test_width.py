@@ -79,7 +79,7 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(methods, said, tm
 
 
 def test_rows_that_follow(tmp_path):
-    """The runner checks each: what is left is the source's, but for what its method changed."""
+    """The runner compares what is left with the source, and allows only what the method declared."""
     width = "width:heads=50%"
     methods = (width, *(f"{name}:from=width/heads=50%" for name in ("magnitude", "recon:epochs=0", "retrain")))
     few = {"sequences": 2, "seqlen": 32}
