@@ -81,7 +81,9 @@ class LowRank:
         prior="sparsegpt",
         same_blocks=True,
         adds="rank",
-        cost=Cost(passes=2, hessians=1, also="a second, dense model in memory, and an SVD of each linear in each round"),
+        cost=Cost(
+            passes=2, hessians=1, also="a second, dense model in memory, and an SVD of each linear in each round"
+        ),
     )
     rank: CountOrZero | Share = 16
     svd: Svd = "whitened"

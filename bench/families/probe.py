@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from bench.inputs import loading
-
 from methods.errors import UserError
 from methods.families import Shape, Size, compute
 
