@@ -130,10 +130,12 @@ def main() -> None:
         if isinstance(end.__context__, BrokenPipeError):
             # typer and rich exit with 1, which is the code of a failed gate.
             _end_without_reader()
-        if sentence := signals.describe_exit(end.code):
-            with contextlib.suppress(OSError):  # the terminal may be gone
-                note(sentence)
-        raise
+        if not (sentence := signals.describe_exit(end.code)):
+            raise
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            note(sentence)
+            sys.stdout.flush()
+        os._exit(int(end.code))  # taking the interpreter down takes seconds on a busy machine
 
 
 def _require_values(arguments: list[str]) -> None:

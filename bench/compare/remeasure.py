@@ -80,7 +80,9 @@ def _compare(record: Record, new: Record, tolerance: float | None) -> tuple[str,
         assert now[name].value is not None
         distance = _distance(old.value, now[name].value or 0.0, definition)
         limit = 0.0 if exact else tolerance if tolerance is not None else tolerance_of(definition)
-        changes.append((distance > limit, f"{name} {old.value:.6g}, now {now[name].value:.6g}, tolerance {limit:.3g}"))
+        part = "" if distance else "standard error or n of "
+        text = f"{part}{name} {old.value:.6g}, now {now[name].value:.6g}, tolerance {limit:.3g}"
+        changes.append((exact or distance > limit, text))
     worst = [text for is_over, text in changes if is_over]
     why = "" if same else f" ({_difference(record, new)})"
     if worst:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from bench.results.identity import Identity
 from bench.system import digests
+from bench.system.suggest import shorten
+from bench.system.validation import describe_allowed
 from methods.errors import UserError
 
 SCHEMA = 4
@@ -25,6 +27,9 @@ RENAMED_MODELS = {
     ("smollm2-135m", "6552ae7d47a3749cedb8b52ce99fad52a3a5d8b185949da19bcb740eac0b3385"): "smollm2-135m-instruct-q4",
 }
 """Today's name of a model, by the name in a record and the digest of the model's weights."""
+
+MAX_ITEMS = 10**6
+"""Largest number of items of a record. A task has up to 70,000 questions."""
 
 DONE = ("ok", "diverged")
 """Statuses that a later run does not try again."""
@@ -66,7 +71,7 @@ class ReadingRow(BaseModel):
 class ItemsFile(BaseModel):
     model_config = ConfigDict(strict=True)
     file: str
-    rows: Annotated[int, Field(ge=1)]
+    rows: Annotated[int, Field(ge=1, le=MAX_ITEMS)]
     sha256: str
     size: int | None = None
     """Bytes of the file. None if the record does not say."""
@@ -107,6 +112,10 @@ def _shaped(shape: type[_Shape]) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+class OtherSchema(UserError):
+    """A record of another version, which is not damaged."""
 
 
 class Record(BaseModel):
@@ -192,7 +201,7 @@ def parse(content: bytes, name: str) -> Record:
     name: where the text was read, for the error.
 
     Raises:
-        UserError: it has another schema.
+        OtherSchema: it has another schema.
         ValueError: it is no record, or was changed after it was written.
     """
     if len(content) > MAX_BYTES:
@@ -205,6 +214,10 @@ def parse(content: bytes, name: str) -> Record:
             raise ValueError("it was changed after it was written: its digest is of other content")
         record = Record.model_validate(fields)
         record._digest = digest
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"its {place} is {shorten(repr(first['input']))}, but {describe_allowed(first)}") from None
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as fault:
         raise ValueError(f"{type(fault).__name__}: {fault}") from None
     if today := RENAMED_MODELS.get((record.identity.model, str(record.key_inputs.get("model")))):
@@ -223,11 +236,11 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def require_schema(version: Any, name: str) -> None:
     """
     Raises:
-        UserError: another schema than this version's.
+        OtherSchema: another schema than this version's.
         ValueError: no number.
     """
     if type(version) is not int:
         raise ValueError(f"schema_version is {version!r}, not a whole number")
     if version != SCHEMA:
         remedy = "upgrade cast-bench" if version > SCHEMA else "measure it again"
-        raise UserError(f"{name} has schema {version}, but this version reads only schema {SCHEMA}: {remedy}")
+        raise OtherSchema(f"{name} has schema {version}, but this version reads only schema {SCHEMA}: {remedy}")

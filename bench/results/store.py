@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.results.consistency import require_consistent
-from bench.results.record import MAX_BYTES, ItemsFile, Record, parse
+from bench.results.record import MAX_BYTES, ItemsFile, OtherSchema, Record, parse
 from bench.system import digests
 from bench.system.files import atomic_write, sweep
 from methods.errors import UserError
@@ -104,9 +104,12 @@ class ReadOnlyStore:
         return [folder / name for name in sorted(names) if name.endswith(".json")]
 
     def _read(self, path: Path) -> Record | None:
-        """Return a record. Set a damaged one aside: it is made again, and never read as empty."""
+        """Return a record. Set a damaged one aside: it is made again, and never read as empty. One of another schema stays."""
         try:
             return self._parse(path)
+        except OtherSchema as fault:
+            self.damaged.append(str(fault))
+            return None
         except FileNotFoundError:
             return None
         except ValueError as fault:
@@ -116,6 +119,7 @@ class ReadOnlyStore:
     def _parse(self, path: Path) -> Record:
         """
         Raises:
+            OtherSchema: the record is of another version.
             ValueError: the record or its items are damaged.
         """
         if path.exists() and not path.is_file():  # reading a pipe would block

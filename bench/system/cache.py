@@ -108,23 +108,25 @@ def sweep_locks(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def gc_lock() -> Iterator[None]:
-    """Hold the lock that `bench cache gc` holds while it deletes. Others hold it while they mark what they use."""
-    lock = _gc_lock()
+def gc_lock(timeout: float = -1) -> Iterator[None]:
+    """Hold the lock that `bench cache gc` holds while it deletes. Others hold it while they mark what they use.
+
+    timeout: seconds to wait after it is said. A negative number has no limit.
+
+    Raises:
+        Timeout: another process holds the lock.
+    """
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    lock = FileLock(cache_dir() / "gc.lock")
     try:
         lock.acquire(timeout=NOTICE_S)
     except Timeout:
         print(f"bench: waiting for another process that holds {lock.lock_file}", file=sys.stderr, flush=True)
-        lock.acquire()
+        lock.acquire(timeout=timeout)
     try:
         yield
     finally:
         lock.release()
-
-
-def _gc_lock() -> FileLock:
-    cache_dir().mkdir(parents=True, exist_ok=True)
-    return FileLock(cache_dir() / "gc.lock")
 
 
 def info() -> list[dict[str, Any]]:
@@ -144,7 +146,7 @@ def gc(*, everything: bool, days: int) -> tuple[int, int]:
         UserError: another garbage collection is running.
     """
     try:
-        with _gc_lock().acquire(timeout=60):
+        with gc_lock(timeout=60):
             return _collect((*REBUILDABLE, *EXPENSIVE) if everything else REBUILDABLE, time.time() - days * 86400)
     except Timeout:
         raise UserError("another bench cache gc is running: wait until it ends") from None

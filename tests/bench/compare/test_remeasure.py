@@ -29,11 +29,18 @@ def moved(by, **fields):
     return change
 
 
+def narrowed(record):
+    """Give it another standard error, as other items with the same mean have."""
+    record.readings[0] = record.readings[0].model_copy(update={"stderr": record.readings[0].stderr / 3})
+    return record
+
+
 @pytest.mark.parametrize(
     ("change", "code", "verdict"),
     [
         (lambda record: record, 0, "equal"),
         (moved(1 + 1e-9), 1, "differs"),  # the same machine and code
+        (narrowed, 1, "differs: standard error or n of perplexity"),
         (moved(1.001, provenance={}), 0, "within tolerance"),
         (moved(1.02, provenance={}), 1, "differs"),
         (moved(1.001, key="0" * 64), 0, "within tolerance"),

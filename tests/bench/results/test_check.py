@@ -164,6 +164,7 @@ def packed(table, **options):
         (lambda t: t.append_column("more", pa.array([np.random.bytes(9000).hex() for _ in range(120)])), "unpacks to"),
         (lambda t: t.set_column(2, "value", pa.array([1e308] * 120)), "other values than numbers"),
         (lambda t: t.set_column(2, "value", pa.array([0.5] * 119 + [None])), "other values than numbers"),
+        (lambda t: t.set_column(2, "value", pa.nulls(120, pa.float64())), "other values than numbers"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:overflow")
