@@ -128,9 +128,7 @@ def _items(table: Any) -> Items:
     order = np.argsort(fixed["item_id"].astype(str), kind="stable")
     columns = {}
     for name in table.column_names:
-        if name == "value" or (
-            name not in (*ID_COLUMNS, "record") and table.column(name).null_count < table.num_rows
-        ):
+        if name == "value" or (name not in (*ID_COLUMNS, "record") and table.column(name).null_count < table.num_rows):
             columns[name] = table.column(name).to_numpy(zero_copy_only=False).astype(np.float64)[order]
     weights = fixed["weight"][order].astype(np.float64)
     return Items(fixed["item_id"][order], fixed["cluster_id"][order], weights, columns)
