@@ -42,7 +42,7 @@ def compare(
     a: Annotated[
         str,
         typer.Argument(
-            help="Before: a results folder (ours, lm-eval's or lighteval's), baseline, commit, method or record."
+            help="Before: a results folder (ours, or another harness's), baseline, commit, method or record."
         ),
     ],
     b: Annotated[str, typer.Argument(help="After: the same.")],
@@ -123,7 +123,7 @@ def gate(
 
 
 def _pair_harness(a: str, b: str) -> tuple[ResultSet, ResultSet] | None:
-    """Pair two folders of lm-eval or lighteval, and say what cannot be paired. None: neither is one.
+    """Pair two folders of other harnesses, and say what cannot be paired. None: neither is one.
 
     Raises:
         UserError: only one of them is, or one cannot be read.
@@ -180,7 +180,12 @@ def history(
 
 
 def import_results(
-    folder: Annotated[Path, typer.Argument(help="Folder of lm-eval (--log_samples) or lighteval (--save-details).")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of lm-eval (--log_samples), lighteval (--save-details), EvalScope or Every Eval Ever."
+        ),
+    ],
     model: Annotated[str, typer.Option(help="Name of the original [default: the name that the harness wrote].")] = "",
     method: Annotated[str, typer.Option(help="Name of the row.")] = "dense",
     pattern: Annotated[str, typer.Option(help="Pattern of the row, for example 2:4.")] = "dense",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -123,15 +124,24 @@ def report(
 
     The leaderboard is an HTML page, Markdown, CSV, LaTeX and figures. It has the newest record of each identity, and
     numbers from papers (results/published). With --results or --format, and without --out and --check, tables are printed
-    instead.
+    instead. --results also takes folders of lm-eval, lighteval, EvalScope and Every Eval Ever.
     """
-    if out or check or signed_by:
-        if format_ or equal_bytes:
-            raise UserError(
-                "--format and --equal-bytes print tables, --out, --check and --signed-by are for files: use options of one kind"
-            )
-    elif format_ or equal_bytes or results:
-        return _print_folders(results, format_ or "table", equal_bytes)
+    from bench.compare import elsewhere
+
+    files = bool(out or check or signed_by)
+    if files and (format_ or equal_bytes):
+        raise UserError(
+            "--format and --equal-bytes print tables, --out, --check and --signed-by are for files: use options of one kind"
+        )
+    with ExitStack() as stack:
+        opened = [stack.enter_context(elsewhere.as_results(folder)) for folder in results or ()]
+        if not files and (format_ or equal_bytes or results):
+            _print_folders(opened, format_ or "table", equal_bytes)
+        else:
+            _write_leaderboard(opened, out, check, signed_by)
+
+
+def _write_leaderboard(results: list[Path], out: Path | None, check: bool, signed_by: Path | None) -> None:
     from bench.reporting import leaderboard
     from bench.results.store import RESULTS
 
@@ -147,7 +157,7 @@ def report(
         fail(f"out of date: {', '.join(map(str, stale))}: run bench report" + (f" --out {out}" if out else ""), 1)
 
 
-def _print_folders(results: list[Path] | None, format_: str, equal_bytes: bool) -> None:
+def _print_folders(results: list[Path], format_: str, equal_bytes: bool) -> None:
     from bench.results.rows import newest
     from bench.results.store import RESULTS, ReadOnlyStore
 

@@ -1,58 +1,27 @@
-"""Results that lm-eval or lighteval measured: read their folders, and pair their questions by content."""
+"""Results that other harnesses measured: read their folders, pair their questions by content, and import them."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bench.compare.harnesses import evalscope, every_eval_ever, lighteval, lm_eval
+from bench.compare.harnesses.evaluation import Evaluation, Question
 from bench.compare.result_set import ResultSet
 from bench.results.derive import Items
 from bench.results.identity import Identity, Protocol
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import Store
 from bench.system import digests
-from bench.system.provenance import format_time
+from bench.system.cache import temporary_folder
 from methods.errors import UserError
 
-MAX_TIME = 2**33
-"""Largest time in seconds since 1970 that is no error."""
-MAX_LINE = 2**24
-"""Largest line of a file of samples in bytes."""
-LOG_SAMPLES = "run lm_eval with --log_samples, which writes the answer to each question"
-
-
-class Question(NamedTuple):
-    """Content of a question: digests of the document, of the prompt and of the right answer."""
-
-    document: str
-    prompt: str
-    target: str
-
-
-@dataclass
-class Evaluation:
-    """One task as a harness measured it."""
-
-    task: str
-    version: str
-    settings: Mapping[str, Any]
-    higher: dict[str, bool] = field(default_factory=dict)
-    """Direction of each metric."""
-    scores: dict[Question, dict[str, float]] = field(default_factory=dict)
-    """Scores of each question by metric. A question that occurs again has a number after its document."""
-    left_out: set[str] = field(default_factory=set)
-    """Metrics without a number for each question."""
-
-    harness: str = "lm-eval"
-    about: Mapping[str, str] = field(default_factory=dict)
-    """Name of the model, version of the harness, and time, as far as the harness wrote them."""
+HARNESSES = (lm_eval.HARNESS, lighteval.HARNESS, evalscope.HARNESS, every_eval_ever.HARNESS)
 
 
 class Pairing(NamedTuple):
@@ -64,8 +33,10 @@ class Pairing(NamedTuple):
 
 
 def is_elsewhere(path: Path) -> bool:
-    """Return whether a folder has results of lm-eval or lighteval."""
-    return path.is_dir() and not (path / "records").is_dir() and next(_results_files(path), None) is not None
+    """Return whether a folder has results of another harness."""
+    if not path.is_dir() or (path / "records").is_dir():
+        return False
+    return any(next(iter(harness.find(path)), None) for harness in HARNESSES)
 
 
 def read(folder: Path) -> dict[str, Evaluation]:
@@ -75,129 +46,13 @@ def read(folder: Path) -> dict[str, Evaluation]:
         UserError: a file is damaged, or there are no answers to single questions.
     """
     found: dict[str, Evaluation] = {}
-    for results in sorted(_results_files(folder), key=lambda f: f.name):
-        about = _read_json(results)
-        lighteval = "config_general" in about
-        found |= dict(_read_lighteval(results, about) if lighteval else _read_lm_eval(results, about))
+    for harness in HARNESSES:
+        for results in sorted(harness.find(folder), key=lambda f: f.name):
+            found |= {evaluation.task: evaluation for evaluation in harness.read(results)}
     if not found:
-        raise UserError(f"{folder} has no answers to single questions: {LOG_SAMPLES}")
+        ways = "; ".join(f"{harness.name}: {harness.how}" for harness in HARNESSES)
+        raise UserError(f"{folder} has no answers to single questions: measure again and keep them ({ways})")
     return found
-
-
-def _results_files(folder: Path) -> Iterator[Path]:
-    yield from (file for file in folder.rglob("results_*.json") if file.is_file())
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(file.read_bytes())
-        if isinstance(about, dict) and isinstance(about.get("results"), dict):
-            return about
-        raise ValueError("it has no results")
-    except (OSError, ValueError, RecursionError) as fault:
-        raise UserError(f"{file} cannot be read as results of a harness ({fault}): measure it again") from None
-
-
-def _read_lm_eval(results: Path, about: Mapping[str, Any]) -> Iterator[tuple[str, Evaluation]]:
-    stamp = results.stem.removeprefix("results_")
-    for task in about["results"]:
-        file = results.parent / f"samples_{task}_{stamp}.jsonl"
-        # A group has results and no questions.
-        if file.is_file():
-            yield task, _fill(_evaluation(task, about), file)
-
-
-def _evaluation(task: str, about: Mapping[str, Any]) -> Evaluation:
-    def of(key: str) -> Any:
-        value = about.get(key)
-        return value.get(task) if isinstance(value, dict) else None
-
-    config = about.get("config") if isinstance(about.get("config"), dict) else {}
-    settings = {"shots": of("n-shot"), "chat template": about.get("chat_template_sha")}
-    settings |= {
-        "system instruction": about.get("system_instruction_sha"),
-        "gen_kwargs": (config or {}).get("gen_kwargs"),
-    }
-    higher = of("higher_is_better") or {}
-    return Evaluation(
-        task,
-        str(of("versions")),
-        settings,
-        {str(k): v is not False for k, v in higher.items()},
-        about=_facts(about.get("model_name"), about.get("lm_eval_version"), about.get("date")),
-    )
-
-
-def _facts(model: Any, version: Any, date: Any) -> dict[str, str]:
-    """Return facts for a record. Of the path of a model only the name is kept, because a path tells about a machine."""
-    facts = {"model": Path(str(model)).name if model else "", "version": str(version or "")}
-    if isinstance(date, int | float) and 0 < date < MAX_TIME:
-        facts["recorded"] = format_time(date)
-    return facts
-
-
-def _fill(evaluation: Evaluation, file: Path) -> Evaluation:
-    """Read the lines of a file of samples: one for each question and filter."""
-    seen: defaultdict[str, Counter[Question]] = defaultdict(Counter)
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                if len(line) > MAX_LINE:
-                    raise ValueError(f"{len(line):,} bytes")
-                row = json.loads(line)
-                question, part = _question(row), str(row.get("filter", "none"))
-                metrics = row.get("metrics") or [k for k in evaluation.higher if k in row]
-                named = {m if part == "none" else f"{m}_{part}": (m, row[m]) for m in metrics}
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
-                raise UserError(f"{file} line {number} is no sample of lm-eval ({fault}): measure it again") from None
-            again = seen[part][question]
-            seen[part][question] += 1
-            if again:
-                question = question._replace(document=f"{question.document}#{again}")
-            scores = evaluation.scores.setdefault(question, {})
-            for name, (metric, value) in named.items():
-                evaluation.higher.setdefault(name, evaluation.higher.get(metric, True))
-                if isinstance(value, int | float) and math.isfinite(value):
-                    scores[name] = float(value)
-                else:
-                    evaluation.left_out.add(name)
-    return evaluation
-
-
-def _question(row: Mapping[str, Any]) -> Question:
-    """Return the digests that lm-eval wrote, or those of the content."""
-    names = (("doc_hash", "doc"), ("prompt_hash", "arguments"), ("target_hash", "target"))
-    return Question(*(str(row.get(known) or digests.of(row[content])) for known, content in names))
-
-
-def _read_lighteval(results: Path, about: Mapping[str, Any]) -> Iterator[tuple[str, Evaluation]]:
-    """Read the details that lighteval keeps beside its results: details/MODEL/DATE/details_TASK_DATE.parquet."""
-    import pandas
-
-    stamp = results.stem.removeprefix("results_")
-    root = next((p for p in results.parents if (p / "details").is_dir()), None)
-    for file in sorted(root.rglob(f"details_*_{stamp}.parquet")) if root else ():
-        task = file.stem.removeprefix("details_").removesuffix(f"_{stamp}")
-        name, _, shots = task.rpartition("|")
-        general = about["config_general"]
-        facts = _facts(general.get("model_name"), general.get("lighteval_sha"), None)
-        version = str((about.get("versions") or {}).get(task))
-        found = Evaluation(name or task, version, {"shots": shots or None}, harness="lighteval", about=facts)
-        counts: Counter[Question] = Counter()
-        try:
-            rows = pandas.read_parquet(file, columns=["doc", "metric"])
-            for doc, metric in zip(rows["doc"], rows["metric"], strict=True):
-                content = [digests.of(str(doc.get(key))) for key in ("query", "instruction", "gold_index")]
-                choices = digests.of([str(c) for c in doc.get("choices", ())])
-                question = Question(digests.of([content[0], choices]), digests.of(content[:2]), content[2])
-                counts[question] += 1
-                if counts[question] > 1:
-                    question = question._replace(document=f"{question.document}#{counts[question] - 1}")
-                found.scores[question] = {k: float(v) for k, v in metric.items() if isinstance(v, int | float)}
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as fault:
-            raise UserError(f"{file} cannot be read as details of lighteval ({fault}): measure it again") from None
-        found.higher = {name: True for scores in found.scores.values() for name in scores}
-        yield found.task, found
 
 
 def pair(a: Path, b: Path) -> Pairing:
@@ -244,6 +99,22 @@ def import_folder(folder: Path, results: Path, *, model: str, method: str, patte
             raise UserError(f"{folder} does not name the model of {task}: name it with --model")
         store.write(record, items)
     return list(found)
+
+
+@contextlib.contextmanager
+def as_results(folder: Path) -> Iterator[Path]:
+    """Yield the folder, or a temporary results folder with its records if another harness wrote it. The row has its name.
+
+    Raises:
+        UserError: see `import_folder`.
+    """
+    if not is_elsewhere(folder):
+        yield folder
+        return
+    with temporary_folder("elsewhere-") as parent:
+        results = parent / folder.resolve().name
+        import_folder(folder, results, model="", method=results.name, pattern="dense")
+        yield results
 
 
 def _record_of(evaluation: Evaluation, model: str, method: str, pattern: str) -> tuple[Record, tuple[Item, ...]]:
@@ -326,7 +197,7 @@ def _result_set(path: Path, sides: list[_Side]) -> ResultSet:
             stages=(),
             pattern="",
             measure="zeroshot",
-            protocol=Protocol(name=evaluation.task, version=evaluation.version),
+            protocol=Protocol(name=evaluation.task, version=evaluation.version or None),
         )
         inputs = {"folder": str(path), "task": evaluation.task}
         readings = [_reading(name, values, evaluation.higher.get(name, True)) for name, values in columns.items()]

@@ -1,0 +1,111 @@
+"""A task as another harness measured it, question by question."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.system.provenance import format_time
+from methods.errors import UserError
+
+MAX_TIME = 2**33
+"""Largest time in seconds since 1970 that is no error."""
+MAX_LINE = 2**24
+"""Largest line of a file of samples in bytes."""
+
+
+class Question(NamedTuple):
+    """Content of a question: digests of the document, of the prompt and of the right answer."""
+
+    document: str
+    prompt: str
+    target: str
+
+
+@dataclass
+class Evaluation:
+    """One task as a harness measured it."""
+
+    task: str
+    version: str
+    settings: Mapping[str, Any]
+    higher: dict[str, bool] = field(default_factory=dict)
+    """Direction of each metric."""
+    scores: dict[Question, dict[str, float]] = field(default_factory=dict)
+    """Scores of each question by metric. A question that occurs again has a number after its document."""
+    left_out: set[str] = field(default_factory=set)
+    """Metrics without a number for each question."""
+
+    harness: str = "lm-eval"
+    about: Mapping[str, str] = field(default_factory=dict)
+    """Name of the model, version of the harness, and time, as far as the harness wrote them."""
+    _seen: Counter[tuple[Question, str]] = field(default_factory=Counter)
+
+    def add(self, question: Question, part: str, scores: Mapping[str, Any]) -> None:
+        """Add scores of a question. part: what may score a question once, for example a filter or a metric."""
+        again = self._seen[question, part]
+        self._seen[question, part] += 1
+        if again:
+            question = question._replace(document=f"{question.document}#{again}")
+        known = self.scores.setdefault(question, {})
+        for name, value in scores.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                known[name] = float(value)
+            else:
+                self.left_out.add(name)
+
+
+class Harness(NamedTuple):
+    """A harness whose folders can be read."""
+
+    name: str
+    how: str
+    """Way to make it write the answer to each question."""
+    find: Callable[[Path], Iterable[Path]]
+    """Function that returns the files with its results in a folder."""
+    read: Callable[[Path], Iterator[Evaluation]]
+    """Function that reads one of these files, and those with the answers beside it. It raises UserError."""
+
+
+def read_results(file: Path, key: str, kind: type) -> dict[str, Any]:
+    """Read a JSON object that has a value of this kind.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        about = json.loads(file.read_bytes())
+        if isinstance(about, dict) and isinstance(about.get(key), kind):
+            return about
+        raise ValueError(f"it has no {key}")
+    except (OSError, ValueError, RecursionError) as fault:
+        raise UserError(f"{file} cannot be read as results of a harness ({fault}): measure it again") from None
+
+
+def add_lines(file: Path, harness: str, add: Callable[[Any], None]) -> None:
+    """Call `add` with the JSON of each line.
+
+    Raises:
+        UserError: a line is damaged.
+    """
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                if len(line) > MAX_LINE:
+                    raise ValueError(f"{len(line):,} bytes")
+                add(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as fault:
+                raise UserError(f"{file} line {number} is no sample of {harness} ({fault}): measure it again") from None
+
+
+def facts(model: Any, version: Any, date: Any = None) -> dict[str, str]:
+    """Return facts for a record. Of the path of a model only the name is kept, because a path tells about a machine."""
+    known = {"model": Path(str(model)).name if model else "", "version": str(version or "")}
+    if isinstance(date, int | float) and 0 < date < MAX_TIME:
+        known["recorded"] = format_time(date)
+    return known

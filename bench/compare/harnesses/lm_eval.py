@@ -1,0 +1,69 @@
+"""Folders of lm-eval: results_DATE.json, and samples_TASK_DATE.jsonl beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.compare.harnesses import lighteval
+from bench.compare.harnesses.evaluation import Evaluation, Harness, Question, add_lines, facts, read_results
+from bench.system import digests
+
+
+def _find(folder: Path) -> list[Path]:
+    theirs = set(lighteval.HARNESS.find(folder))
+    return [file for file in folder.rglob("results_*.json") if file.is_file() and file not in theirs]
+
+
+def _read(results: Path) -> Iterator[Evaluation]:
+    about = read_results(results, "results", dict)
+    stamp = results.stem.removeprefix("results_")
+    for task in about["results"]:
+        file = results.parent / f"samples_{task}_{stamp}.jsonl"
+        # A group has results and no questions.
+        if file.is_file():
+            found = _evaluation(task, about)
+            add_lines(file, "lm-eval", lambda row, found=found: _add(found, row))  # type: ignore[misc]
+            yield found
+
+
+def _evaluation(task: str, about: Mapping[str, Any]) -> Evaluation:
+    def of(key: str) -> Any:
+        value = about.get(key)
+        return value.get(task) if isinstance(value, dict) else None
+
+    config = about.get("config") if isinstance(about.get("config"), dict) else {}
+    settings = {
+        "shots": of("n-shot"),
+        "chat template": about.get("chat_template_sha"),
+        "system instruction": about.get("system_instruction_sha"),
+        "gen_kwargs": (config or {}).get("gen_kwargs"),
+    }
+    higher = of("higher_is_better") or {}
+    return Evaluation(
+        task,
+        str(of("versions")),
+        settings,
+        {str(k): v is not False for k, v in higher.items()},
+        about=facts(about.get("model_name"), about.get("lm_eval_version"), about.get("date")),
+    )
+
+
+def _add(evaluation: Evaluation, row: Mapping[str, Any]) -> None:
+    """Add a line: the answer to a question under one filter."""
+    part = str(row.get("filter", "none"))
+    metrics = row.get("metrics") or [k for k in evaluation.higher if k in row]
+    named = {m if part == "none" else f"{m}_{part}": m for m in metrics}
+    for name, metric in named.items():
+        evaluation.higher.setdefault(name, evaluation.higher.get(metric, True))
+    evaluation.add(_question(row), part, {name: row[metric] for name, metric in named.items()})
+
+
+def _question(row: Mapping[str, Any]) -> Question:
+    """Return the digests that lm-eval wrote, or those of the content."""
+    names = (("doc_hash", "doc"), ("prompt_hash", "arguments"), ("target_hash", "target"))
+    return Question(*(str(row.get(known) or digests.of(row[content])) for known, content in names))
+
+
+HARNESS = Harness("lm-eval", "lm_eval --log_samples", _find, _read)

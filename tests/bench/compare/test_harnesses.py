@@ -1,0 +1,161 @@
+"""Folders of lighteval, EvalScope and Every Eval Ever, as their tools write them."""
+
+import json
+import re
+
+import pandas
+import pytest
+import yaml
+
+from bench.compare import elsewhere
+from bench.compare.settings import CompareSettings
+from bench.compare.verdict import compare
+from methods.errors import UserError
+
+BEFORE, AFTER = (1, 1, 1, 1, 1, 0, 0, 1), (0, 0, 1, 1, 1, 1, 0, 1)
+DATE = "2026-01-01T00-00-00.0"
+UUID = "1ee37d29-346d-4f94-a614-46ce209cdc0c"
+
+
+def write(file, content):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = content if isinstance(content, list) else [content]
+    file.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+
+
+def lighteval(path, right, asked="Question"):
+    general = {"model_name": "/home/me/models/mine", "lighteval_sha": "abc"}
+    about = {"config_general": general, "versions": {"mini|0": 0}, "results": {"mini|0": {"acc": 0.5}}}
+    write(path / f"results/mine/results_{DATE}.json", about)
+    rows = [
+        {
+            "doc": {"query": f"{asked} {i}", "instruction": None, "gold_index": 0, "choices": ["a", "b"]},
+            "metric": {"acc": float(x)},
+        }
+        for i, x in enumerate(right)
+    ]
+    file = path / f"details/mine/{DATE}/details_mini|0_{DATE}.parquet"
+    file.parent.mkdir(parents=True)
+    pandas.DataFrame(rows).to_parquet(file)
+    return file
+
+
+def evalscope(path, right, asked="Question"):
+    metric = {
+        "identity": {"name": "acc", "aggregation": "mean"},
+        "categories": [{"name": ["default"], "subsets": [{"name": "s", "is_aggregate": False}]}],
+        "semantics": {"direction": "higher_is_better"},
+    }
+    write(path / "reports/mine/mini.json", {"dataset_name": "mini", "model_name": "mine", "metrics": [metric]})
+    rows = [
+        {
+            "index": i,
+            "target": ["A"],
+            "messages": [{"role": "user", "content": f"{asked} {i}"}, {"role": "assistant", "content": f"answer {x}"}],
+            "sample_score": {"score": {"value": {"acc": float(x)}}},
+        }
+        for i, x in enumerate(right)
+    ]
+    file = path / "reviews/mine/mini_s.jsonl"
+    write(file, rows)
+    run = {
+        "evalscope_version": "1.14.1",
+        "evaluation_identity": {"benchmarks": {"mini": {"evaluation_version": "v1.1"}}},
+        "generation_config": {"max_tokens": 8},
+        "resolved_benchmarks": {"mini": {"few_shot_num": 0}},
+    }
+    (path / "configs").mkdir()
+    (path / "configs/task_config.yaml").write_text(yaml.safe_dump(run))
+    return file
+
+
+def every_eval_ever(path, right, asked="Question"):
+    home = path / "mini/org/mine"
+    result = {
+        "evaluation_result_id": "acc",
+        "evaluation_name": "mini",
+        "metric_config": {"metric_name": "acc", "lower_is_better": False},
+    }
+    about = {"eval_library": {"name": "lm_eval", "version": "0.4.13"}, "model_info": {"name": "org/mine"}}
+    write(home / f"{UUID}.json", about | {"evaluation_results": [result]})
+    rows = [
+        {
+            "evaluation_name": "mini",
+            "evaluation_result_id": "acc",
+            "sample_id": str(i),
+            "input": {"raw": f"{asked} {i}", "reference": ["0"], "choices": ["a", "b"]},
+            "evaluation": {"score": float(x), "is_correct": bool(x)},
+        }
+        for i, x in enumerate(right)
+    ]
+    file = home / f"{UUID}_samples.jsonl"
+    write(file, rows)
+    return file
+
+
+WRITERS = {"lighteval": lighteval, "EvalScope": evalscope, "Every Eval Ever": every_eval_ever}
+every_harness = pytest.mark.parametrize(("harness", "writer"), WRITERS.items(), ids=WRITERS)
+
+
+@every_harness
+def test_questions_are_paired_and_counted(harness, writer, tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    writer(a, BEFORE), writer(b, AFTER)
+
+    before, after, notes = elsewhere.pair(a, b)
+
+    (row,) = compare(before, after, CompareSettings(), exploratory=True, every_metric=True).rows
+    pairs = list(zip(BEFORE, AFTER, strict=True))
+    lost, gained = sum(x > y for x, y in pairs), sum(x < y for x, y in pairs)
+    assert (row.estimate.lost, row.estimate.gained, row.estimate.n, notes) == (lost, gained, 8, ())
+    (found,) = elsewhere.read(a).values()
+    assert found.harness == harness and found.about["model"] == "mine"
+
+
+@every_harness
+def test_other_questions_do_not_pair(harness, writer, tmp_path):
+    writer(tmp_path / "a", BEFORE), writer(tmp_path / "b", AFTER, asked="Another")
+
+    (note,) = elsewhere.pair(tmp_path / "a", tmp_path / "b").notes
+
+    assert "0 questions pair" in note and "8 only before" in note
+
+
+@every_harness
+def test_rows_of_a_leaderboard(harness, writer, tmp_path, cli):
+    writer(tmp_path / "theirs", BEFORE)
+
+    code, out, err = cli("report", "--results", str(tmp_path / "theirs"))
+    assert code == 0 and "theirs" in out and f"in {harness}" in " ".join(out.split()), err
+    code, _, err = cli("import", str(tmp_path / "theirs"), "--results", str(tmp_path / "r"), "--method", "theirs")
+    assert code == 0 and cli("check", str(tmp_path / "r"))[0] == 0, err
+    assert not re.search("/home/me", "".join(f.read_text() for f in (tmp_path / "r/records").glob("*.json")))
+
+
+@every_harness
+def test_damaged_answers_are_refused_in_a_sentence(harness, writer, tmp_path):
+    writer(tmp_path, BEFORE).write_text("{")
+
+    with pytest.raises(UserError, match=f"{harness}.*measure it again"):
+        elsewhere.read(tmp_path)
+
+
+@every_harness
+def test_a_folder_without_answers_says_how_to_keep_them(harness, writer, tmp_path):
+    writer(tmp_path, BEFORE).unlink()
+
+    with pytest.raises(UserError, match="no answers to single questions"):
+        elsewhere.read(tmp_path)
+
+
+def test_settings_of_evalscope_are_compared(tmp_path):
+    evalscope(tmp_path / "a", BEFORE), evalscope(tmp_path / "b", BEFORE)
+    file = tmp_path / "b/configs/task_config.yaml"
+    file.write_text(file.read_text().replace("max_tokens: 8", "max_tokens: 16"))
+
+    (note,) = elsewhere.pair(tmp_path / "a", tmp_path / "b").notes
+
+    assert note == "mini/s: generation_config {'max_tokens': 8} before and {'max_tokens': 16} after"
+    file.write_text("!!python/object/apply:os.system ['true']")
+    with pytest.raises(UserError, match=r"task_config\.yaml cannot be read"):
+        elsewhere.read(tmp_path / "b")
