@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 def pull(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Models, corpora, tasks or tracks.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME", help="Models, corpora, tasks of lm-eval or YAML files of yours, tracks."),
+    ],
     data_dir: Annotated[
         Path | None,
         typer.Option(
@@ -55,15 +58,13 @@ def pull(
         raise UserError(describe_unknown("source", source, download.TASK_SOURCES))
     root = data_dir or cache_dir() / "data"
     of_tracks = tracks.expand(names)
-    chosen = [name for name in names if name in (*tasks.TASK_SETS, *tasks.TASK_FILES)]
+    others = (*tasks.TASK_SETS, *tasks.TASK_FILES, *corpora.CORPORA, tracks.EVERYTHING, *tracks.names(), *of_tracks)
+    # All names are checked before the first download.
+    chosen = [name for name in names if _is_task(name, others)]
     if source == "index" and (left := [n for n in names if n not in chosen and not tracks.is_track(n)]):
         raise UserError(f"--from index is for tasks, and {left[0]!r} is none of them: leave --from out for it")
     if source == "hub" and of_tracks:
         raise UserError(f"{next(iter(of_tracks))} is not on the hub in this form: leave --from out for it")
-    others = (*tasks.TASK_SETS, *tasks.TASK_FILES, *corpora.CORPORA, tracks.EVERYTHING, *tracks.names(), *of_tracks)
-    # All names are checked before the first download.
-    for name in names:
-        _require_known(name, others)
     note_former_names(names)
     with in_use():
         for name in names:
@@ -79,6 +80,10 @@ def pull(
         if of_tracks:
             _pull_tracks(of_tracks, root)
         wanted = [read_task(*pair) for pair in tasks.expand(tuple(chosen)).items()]
+        for task in [task for task in wanted if not task.hub]:
+            wanted.remove(task)
+            where = "the files that its YAML file names" if task.file else "data that comes with the package"
+            print_line(f"{task.name}: reads {where}")
         for task, origin in download.pull_tasks(wanted, data_dir, source, lambda line: print_line(line, err=True)):
             print_line(f"{task.name}: {root / task.hub} ({origin})")
 
@@ -99,18 +104,24 @@ def _pull_tracks(wanted: Mapping[str, TrackTask], root: Path) -> None:
         print_line(f"{name}: {tracks.path(name, root)} ({here}licence of the texts: {task.licence})")
 
 
-def _require_known(name: str, others: tuple[str, ...]) -> None:
-    """Refuse a name that is neither a model nor one of `others`, and suggest the nearest."""
+def _is_task(name: str, others: tuple[str, ...]) -> bool:
+    """Return whether a name is that of a task. Refuse one that is neither a task, a model nor one of `others`."""
+    from bench.inputs import tasks
     from bench.inputs.models import alias_of
+    from bench.inputs.task_yaml import find_names
 
     if name in others:
-        return
+        return name in (*tasks.TASK_SETS, *tasks.TASK_FILES)
     try:
         alias_of(name)
     except UserError:
-        if get_close_matches(name, others, n=1):
-            raise UserError(describe_unknown("model, corpus or task", name, others)) from None
+        if tasks.is_task(name):
+            return True
+        known = (*others, *find_names(name).every)
+        if get_close_matches(name, known, n=1):
+            raise UserError(describe_unknown("model, corpus or task", name, known)) from None
         raise
+    return False
 
 
 def verify(

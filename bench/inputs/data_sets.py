@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from yaml import YAMLError
@@ -14,6 +20,35 @@ def files(folder: Path) -> list[Path]:
     found = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in (REVISION_FILE, UNFINISHED_FILE)]
     visible = [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
     return visible if any(p.suffix not in (".md", "") for p in visible) else []
+
+
+def measure_rows(paths: Iterable[Path], prompt: str) -> tuple[int, float]:
+    """Return the number of rows in data files, and the mean number of bytes in a row's fields that `prompt` names.
+
+    Without any named field, all fields count. Files other than Parquet, JSON lines and CSV are left out.
+    """
+    from pyarrow import ArrowInvalid, parquet  # slow to import
+
+    words = set(re.findall(r"\w+", prompt))
+    rows, sizes = 0, Counter[str]()
+    for path in paths:
+        with contextlib.suppress(ArrowInvalid, OSError, ValueError):
+            if path.suffix == ".parquet":
+                about = parquet.read_metadata(path)
+                rows += about.num_rows
+                columns = [
+                    about.row_group(i).column(j) for i in range(about.num_row_groups) for j in range(about.num_columns)
+                ]
+                for column in columns:
+                    sizes[column.path_in_schema.partition(".")[0]] += column.total_uncompressed_size
+            elif path.suffix in (".jsonl", ".csv"):
+                with path.open(newline="") as file:
+                    read = map(json.loads, file) if path.suffix == ".jsonl" else csv.DictReader(file)
+                    for row in read:
+                        rows += 1
+                        sizes.update({str(name): len(str(value)) for name, value in dict(row).items()})
+    named = [size for name, size in sizes.items() if name in words] or list(sizes.values())
+    return rows, sum(named) / max(1, rows)
 
 
 def holds(folder: Path, config: str) -> bool:

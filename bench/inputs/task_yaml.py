@@ -20,7 +20,10 @@ from methods.errors import UserError
 FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
 """Values of `dataset_path` that mean local files instead of a hub id."""
 
-_NAME = re.compile(rb"^(?:task|group|tag):[ \t]*['\"]?([A-Za-z0-9_.-]+)", re.MULTILINE)
+GENERATED = 256
+"""Largest number of tokens that lm-eval generates for a task that does not say."""
+
+_NAME = re.compile(rb"^(task|group|tag):[ \t]*['\"]?([A-Za-z0-9_.-]+)", re.MULTILINE)
 
 
 class Task(NamedTuple):
@@ -38,6 +41,14 @@ class Task(NamedTuple):
     """Configuration of the data set, or ""."""
     shots: int | None = None
     """Number of examples that the file names, or None."""
+    split: str = ""
+    """Name of the split with the questions."""
+    files: tuple[str, ...] = ()
+    """Local files that the file names for this split."""
+    prompt: str = ""
+    """Template of a question, or the name of a field or of a function; "" for another description."""
+    generates: int = 0
+    """Largest number of tokens in an answer; 0 if the task generates none."""
 
 
 def lm_eval_version() -> str:
@@ -72,7 +83,25 @@ def read_task(name: str, file: str) -> Task:
         digests.of(texts),
         str(config.get("dataset_name") or ""),
         shots if type(shots) is int else None,
+        split := str(config.get("test_split") or config.get("validation_split") or ""),
+        tuple(map(str, _data_files(config, split))),
+        prompt if isinstance(prompt := config.get("doc_to_text"), str) else "",
+        _most_generated(config),
     )
+
+
+def most_generated(arguments: str, default: int) -> int:
+    """Return the largest number of tokens in an answer by lm-eval's gen_kwargs, or `default`."""
+    found = re.search(r"(?:^|,)\s*max_(?:gen_toks|new_tokens)=([0-9]{1,9})", arguments)
+    return int(found[1]) if found else default
+
+
+def _most_generated(config: dict[str, Any]) -> int:
+    if config.get("output_type") != "generate_until":
+        return 0
+    kwargs = config.get("generation_kwargs")
+    wanted = kwargs.get("max_gen_toks") if isinstance(kwargs, dict) else None
+    return wanted if type(wanted) is int and wanted > 0 else GENERATED
 
 
 def read_own(path: Path) -> str:
@@ -93,27 +122,44 @@ def read_own(path: Path) -> str:
     return name
 
 
-def _data_files(config: dict[str, Any]) -> Iterator[Path]:
-    """Yield the local files that a task's data set is read from."""
+def _data_files(config: dict[str, Any], split: str = "") -> Iterator[Path]:
+    """Yield the local files that a task's data set, or a split of it, is read from."""
     kwargs = config.get("dataset_kwargs")
     named = kwargs.get("data_files") if isinstance(kwargs, dict) else None
-    for value in named.values() if isinstance(named, dict) else [named]:
+    files = named if isinstance(named, dict) else {split: named}
+    for value in [files.get(split)] if split else files.values():
         for file in value if isinstance(value, list) else [value]:
             if isinstance(file, str) and Path(file).is_file():
                 yield Path(file)
 
 
-def find_names(wanted: str) -> tuple[bool, list[str]]:
-    """Return whether any YAML file of lm-eval has a name, and all names. This takes a second; lm-eval's index takes more."""
+class Names(NamedTuple):
+    """Result of a search in the YAML files of lm-eval."""
+
+    mentioned: bool
+    """True if the wanted name occurs in any file."""
+    every: list[str]
+    """Names of all tasks, groups and tags that have a separate line."""
+    files: list[str]
+    """Paths of the files of a task with the wanted name."""
+
+
+def find_names(wanted: str) -> Names:
+    """Search the YAML files of lm-eval for a name. This takes a second; lm-eval's index takes more."""
     mentioned = False
     names: set[bytes] = set()
-    for folder, _, files in os.walk(tasks_root()):
-        for file in files:
+    files: list[str] = []
+    name = os.fsencode(wanted)
+    for folder, _, found in os.walk(tasks_root()):
+        for file in found:
             if file.endswith(".yaml"):
                 text = Path(folder, file).read_bytes()
-                mentioned = mentioned or (wanted != "" and os.fsencode(wanted) in text)
-                names.update(_NAME.findall(text))
-    return mentioned, sorted(name.decode() for name in names)
+                names.update(known for _, known in _NAME.findall(text))
+                if wanted and name in text:
+                    mentioned = True
+                    if (b"task", name) in _NAME.findall(text) and b"\nclass:" not in text:
+                        files.append(str(Path(folder, file).relative_to(tasks_root())))
+    return Names(mentioned, sorted(name.decode() for name in names), files)
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]

@@ -50,6 +50,9 @@ TASK_SIZES = {
 }
 """Number of questions of each task, and approximate number of tokens of a question with all choices."""
 
+BYTES_PER_TOKEN = 4
+"""Approximate number of bytes of text in a token."""
+
 HUB_ONLY = ("race",)
 """Tasks in sets whose data no known package of the index has."""
 
@@ -95,9 +98,23 @@ def _own_tasks(folder: Path) -> dict[str, str]:
     return found
 
 
+def is_task(name: str) -> bool:
+    """Return whether a name is a set, a task of this package or of lm-eval, a group or tag of lm-eval, or a user's file."""
+    if name in (*TASK_SETS, *TASK_FILES, *BUILTIN_TASKS) or name.endswith((".yaml", ".yml")):
+        return True
+    found = find_names(name)
+    if not found.mentioned or name in found.every:
+        return found.mentioned
+    from bench.inputs import lmeval  # imports lm_eval
+
+    return bool(lmeval.expand_group(name))
+
+
 def _find_in_lm_eval(name: str) -> dict[str, str]:
-    """Look a name up in lm-eval's index. Building it takes seconds, so names in none of its files are refused first."""
-    mentioned, names = find_names(name)
+    """Look a name up in lm-eval's files, and in its index, which takes seconds to build, only for groups and tags."""
+    mentioned, names, files = find_names(name)
+    if len(files) == 1:
+        return {name: files[0]}
     if mentioned:
         from bench.inputs import lmeval  # imports lm_eval
 
@@ -116,6 +133,24 @@ def estimate_tokens(name: str, limit: int | None) -> int:
     """Return the approximate number of tokens of a task; 0 if it is unknown."""
     questions, each = TASK_SIZES.get(name, (0, 0))
     return each * min(questions, limit or questions)
+
+
+def count_tokens(task: Task, data_dir: Path | None, limit: int | None, shots: int, generates: int) -> int:
+    """Return about how many tokens a task reads and generates; 0 if its data is not on this machine.
+
+    Args:
+        limit: number of questions; None for all.
+        shots: number of examples before each question.
+        generates: largest number of tokens in an answer.
+    """
+    if task.name in TASK_SIZES:
+        return (1 + shots) * estimate_tokens(task.name, limit)
+    files = [Path(file) for file in task.files]
+    if not files and (folder := data_folder(task, data_dir)):
+        place, _ = data_sets.location(folder, task.config)
+        files = [file for file in data_sets.files(place) if task.split and task.split in file.name]
+    rows, size = data_sets.measure_rows(files, task.prompt)
+    return round(min(rows, limit or rows) * ((1 + shots) * size / BYTES_PER_TOKEN + generates))
 
 
 def data_folder(task: Task, data_dir: Path | None) -> Path | None:
@@ -152,12 +187,6 @@ def ensure(task: Task, data_dir: Path | None) -> str:
     """
     if task.hub and data_folder(task, data_dir) is None:
         pull(task, cache_dir() / "data", data_dir)
-        if data_folder(task, data_dir) is None:
-            place = f"{task.hub}/{task.config}".rstrip("/")
-            raise UserError(
-                f"task {task.name} needs {place}, and {task.hub} on the hub has no such data: put the files into "
-                f"<mirror>/{place}/ and pass --data-dir <mirror>"
-            )
     return data_digest(task, data_dir)
 
 
@@ -165,7 +194,7 @@ def pull(task: Task, root: Path, data_dir: Path | None = None) -> Path:
     """Download the data set of a task into the mirror or cache `root`.
 
     Raises:
-        UserError: the hub does not answer, or refuses.
+        UserError: the hub does not answer, refuses, or has no such data.
     """
     in_package = task.name in TASK_FILES and task.name not in HUB_ONLY
     package = f"bench pull {task.name} --from index, or " if in_package else ""
@@ -177,4 +206,10 @@ def pull(task: Task, root: Path, data_dir: Path | None = None) -> Path:
         tuple(r / task.hub / task.config for r in hub.roots(data_dir)),
     )
     hub.fill(root, repository, ignore=NOT_DATA)
+    if not data_sets.holds(root / task.hub, task.config):
+        place = f"{task.hub}/{task.config}".rstrip("/")
+        raise UserError(
+            f"task {task.name} needs {place}, and {task.hub} on the hub has no such data: put the files into "
+            f"<mirror>/{place}/ and pass --data-dir <mirror>"
+        )
     return root / task.hub

@@ -156,7 +156,7 @@ class Planned(NamedTuple):
     content: str = ""
     """Digest of the data that the measure reads. Empty if the data is not here."""
     options: Mapping[str, Any] = {}
-    """Settings that change no number and are not part of the key."""
+    """Settings that change no number and are not part of the key. `tokens`: about how many it reads, if the data tells."""
 
 
 @dataclass(frozen=True)

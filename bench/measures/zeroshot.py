@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from bench.inputs import tasks, tracks
-from bench.inputs.task_yaml import lm_eval_version, read_task
+from bench.inputs.task_yaml import lm_eval_version, most_generated, read_task
 from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
 from bench.results.identity import PROMPT, Protocol, describe_prompt
 from bench.results.record import Item, Reading
@@ -96,7 +96,11 @@ class Zeroshot:
             task = read_task(name, file)
             config: dict[str, Any] = {"task": name, "file": file, "version": task.version, "harness": lm_eval_version()}
             config |= {"tokens": tokens, "batch": wanted.batch, "limit": limit} | prompt
-            yield Planned(config, tasks.ensure(task, data_dir) if context.fetch else tasks.data_digest(task, data_dir))
+            content = tasks.ensure(task, data_dir) if context.fetch else tasks.data_digest(task, data_dir)
+            shots = task.shots if wanted.num_fewshot is None else wanted.num_fewshot
+            generates = task.generates and most_generated(wanted.gen_kwargs, task.generates)
+            tokens_read = tasks.count_tokens(task, data_dir, limit, shots or 0, generates)
+            yield Planned(config, content, {"tokens": tokens_read})
 
     @property
     def protocol(self) -> Protocol:

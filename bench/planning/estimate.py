@@ -125,7 +125,7 @@ def _work(measurements: list[Measurement], made: set[str]) -> _Work:
     """Return the work of one artifact, without the stages in `made`. Add its stages to `made`."""
     artifact = measurements[0].artifact
     parameters = artifact.sizes.parameters
-    counts = [(m, estimate_tokens(m.measure, m.config)) for m in measurements]
+    counts = [(m, m.options.get("tokens") or estimate_tokens(m.measure, m.config)) for m in measurements]
     parts = [measure_part(m.measure, m.protocol.name, parameters, count) for m, count in counts]
     # Measures with one protocol read the same windows in one pass.
     tokens = passes = sum({m.protocol: count for m, count in counts}.values())

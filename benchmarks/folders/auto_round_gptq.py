@@ -1,7 +1,7 @@
-"""Quantize a model to 4 bits with auto-round, and save it in GPTQ's format.
+"""Round a model to 4 bits with auto-round, without training steps, and save it in GPTQ's format.
 
-Its loader runs a GPTQ folder in float16. The scales are float16, so the weights that it multiplies by are those of the
-folder. Here they are read from its linears and put into float32 linears, so that the logits have no rounding of float16.
+Its loader runs a GPTQ folder in float16. The weights
+that it multiplies by are read from its linears and put into float32 linears, so that the logits have no rounding of float16.
 
 python auto_round_gptq.py ORIGINAL IDS OUT
 """
@@ -9,9 +9,9 @@ python auto_round_gptq.py ORIGINAL IDS OUT
 # dependencies = ["auto-round==0.16.1", "transformers>=5", "torch"]
 # ///
 
-import glob
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,19 +19,16 @@ from auto_round import AutoRound
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 original, ids, out = sys.argv[1:]
-drawn = np.load(ids)
 torch.set_num_threads(1)
-model = AutoModelForCausalLM.from_pretrained(original, dtype=torch.bfloat16)
-calibration = [torch.tensor(row[None]) for row in drawn["calibration"]]
-rounding = AutoRound(
-    model, AutoTokenizer.from_pretrained(original), bits=4, group_size=64, sym=True, dataset=calibration,
-    nsamples=len(calibration), seqlen=calibration[0].shape[1], iters=20, batch_size=4, low_gpu_mem_usage=True,
-)  # fmt: skip
-rounding.quantize_and_save(f"{out}.parts", format="auto_gptq")
-(folder,) = [p.rpartition("/")[0] for p in glob.glob(f"{out}.parts/**/config.json", recursive=True)]
-shutil.move(folder, out)
+if not Path(out).exists():
+    model = AutoModelForCausalLM.from_pretrained(original, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(original)
+    rounding = AutoRound(model, tokenizer, bits=4, group_size=32, sym=True, iters=0, disable_opt_rtn=True)
+    rounding.quantize_and_save(f"{out}.parts", format="auto_gptq")
+    (config,) = Path(f"{out}.parts").rglob("config.json")
+    shutil.move(config.parent, out)
+probe = torch.tensor(np.load(ids)["probe"][None])
 again = AutoModelForCausalLM.from_pretrained(out)
-probe = torch.tensor(drawn["probe"][None])
 with torch.no_grad():
     np.save(f"{out}.float16.logits.npy", again(probe).logits[0].float().numpy())
     plain = AutoModelForCausalLM.from_pretrained(original, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Prune a model to 2:4 with llm-compressor's SparseGPT, and save it as compressed-tensors stores 2:4: kept values and bitmasks.
+"""Prune a model to 2:4 with llm-compressor's Wanda, and save it as compressed-tensors stores 2:4: kept values and bitmasks.
 
 0.8 is the last minor version that saves the bitmask. Later ones save such a model dense.
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from llmcompressor import oneshot
-from llmcompressor.modifiers.pruning import SparseGPTModifier
+from llmcompressor.modifiers.pruning import WandaPruningModifier
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 original, ids, out = sys.argv[1:]
@@ -26,7 +26,7 @@ oneshot(
     model=model,
     processor=PreTrainedTokenizerFast(tokenizer_file=f"{original}/tokenizer.json"),
     dataset=Dataset.from_dict({"input_ids": drawn["calibration"].tolist()}),
-    recipe=SparseGPTModifier(sparsity=0.5, mask_structure="2:4", targets=[r"re:model\.layers\.\d+\..*_proj$"]),
+    recipe=WandaPruningModifier(sparsity=0.5, mask_structure="2:4", targets=[r"re:model\.layers\.\d+\..*_proj$"]),
     max_seq_length=drawn["calibration"].shape[1],
     num_calibration_samples=len(drawn["calibration"]),
 )

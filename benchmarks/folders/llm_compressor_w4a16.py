@@ -9,6 +9,7 @@ python llm_compressor_w4a16.py ORIGINAL IDS OUT
 # ///
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,19 +22,21 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 original, ids, out = sys.argv[1:]
 drawn = np.load(ids)
 torch.set_num_threads(1)
-model = AutoModelForCausalLM.from_pretrained(original, dtype=torch.bfloat16)
-weights = QuantizationArgs(num_bits=4, type="int", strategy="group", group_size=64, symmetric=True, actorder="static")
-oneshot(
-    model=model,
-    dataset=Dataset.from_dict({"input_ids": drawn["calibration"].tolist()}),
-    recipe=GPTQModifier(
-        ignore=["lm_head"], config_groups={"all": QuantizationScheme(targets=["Linear"], weights=weights)}
-    ),
-    max_seq_length=drawn["calibration"].shape[1],
-    num_calibration_samples=len(drawn["calibration"]),
-)
-model.save_pretrained(out, save_compressed=True)
-AutoTokenizer.from_pretrained(original).save_pretrained(out)
-again = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).float()
+if not Path(out).exists():
+    weights = QuantizationArgs(
+        num_bits=4, type="int", strategy="group", group_size=64, symmetric=True, actorder="static"
+    )
+    scheme = QuantizationScheme(targets=["Linear"], weights=weights)
+    model = AutoModelForCausalLM.from_pretrained(original, dtype=torch.bfloat16)
+    oneshot(
+        model=model,
+        dataset=Dataset.from_dict({"input_ids": drawn["calibration"].tolist()}),
+        recipe=GPTQModifier(ignore=["lm_head"], config_groups={"all": scheme}),
+        max_seq_length=drawn["calibration"].shape[1],
+        num_calibration_samples=len(drawn["calibration"]),
+    )
+    model.save_pretrained(out, save_compressed=True)
+    AutoTokenizer.from_pretrained(original).save_pretrained(out)
+again = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
 with torch.no_grad():
     np.save(f"{out}.logits.npy", again(torch.tensor(drawn["probe"][None])).logits[0].numpy())

@@ -1,15 +1,18 @@
 """A user's task file gives the answers of the lm-eval command, with examples, a chat template and generated text."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from bench.inputs import tasks
+from bench.inputs import lmeval, loading, tasks
+from bench.inputs.task_yaml import read_task
 from bench.planning.plan import make_plan
 from helpers import runs
+from methods.contract import Compute
 from methods.errors import UserError
 
 LIMIT = 8
@@ -81,6 +84,18 @@ def test_the_answers_are_those_of_lm_eval(kind, settings, label, tmp_path):
     )["results"]["mine"]
     for reading in record.readings:
         assert reading.value == want[f"{reading.metric},none"]
+
+
+def test_generated_answers_advance_the_progress(tmp_path):
+    file, model = task_file(tmp_path / "t", GENERATED), runs.tiny(tmp_path / "m")
+    steps = []
+    progress = SimpleNamespace(advance=lambda done, total: steps.append((done, total)))
+    task = read_task("mine", str(file))
+    loaded, tokenizer = loading.load(model, Compute()), loading.load_tokenizer(model)
+
+    lmeval.evaluate(loaded, tokenizer, task, None, 2, 4, progress)
+
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_names_in_a_folder_and_the_content_in_the_key(tmp_path):

@@ -1,6 +1,7 @@
 """Plans for models and cards that are not here."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -61,6 +62,24 @@ def test_the_time_and_the_cards_that_are_enough(tmp_path):
     operations = count_operations(plan.artifacts().values())
     seconds = sum(row["about_s"] for row in found.values())
     assert seconds == pytest.approx(operations / (RATE * 989.4e12), abs=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "hours", "card", "ratio"),
+    [
+        ("llama2-7b", 2e12, 184_320, "a100", 1.02),
+        ("llama2-70b", 2e12, 1_720_320, "a100", 0.93),
+        ("llama3-8b", 15e12, 1.3e6, "h100", 2.6),
+        ("llama3-70b", 15e12, 6.4e6, "h100", 1.4),
+    ],
+)
+def test_the_rate_against_trainings_that_were_published(name, tokens, hours, card, ratio):
+    """Hours of cards from the LLaMA 2 paper, table 2, and from the model card of Llama 3."""
+    parameters = sum(math.prod(shape) for shape in open_shapes(planned_model(name).folder).shapes().values())
+    _, cards = split_cards(Spec(device=card))
+    arithmetic = 3 * 2 * parameters * tokens / cards.flops / 3600  # one pass forward, two backward
+
+    assert hours / arithmetic == pytest.approx(ratio, rel=0.03)
 
 
 def test_a_config_alone_is_enough(tmp_path):

@@ -1,0 +1,105 @@
+"""Any task of lm-eval, and a user's file: its data is downloaded by name, and its tokens are known before a run."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bench.inputs import tasks
+from bench.inputs.task_yaml import most_generated, read_task
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+GSM8K = "openai/gsm8k"
+
+
+def gsm8k():
+    (file,) = tasks.expand(("gsm8k",)).values()
+    return read_task("gsm8k", file)
+
+
+def test_a_task_outside_the_sets_is_downloaded(cli, fake_hub, tmp_path):
+    fake_hub.files = ("main/test-00000-of-00001.parquet", "README.md", "gsm8k.py")
+
+    code, out, err = cli("pull", "gsm8k", "--data-dir", tmp_path)
+
+    assert code == 0 and f"gsm8k: {tmp_path / GSM8K} (hub, {fake_hub.revision})" in out, err
+    assert (tmp_path / GSM8K / "main/test-00000-of-00001.parquet").exists()
+    assert not (tmp_path / GSM8K / "gsm8k.py").exists()  # code is never downloaded
+    assert "here already" in cli("pull", "gsm8k", "--data-dir", tmp_path)[1]
+
+
+def test_without_a_hub_the_sentence_names_task_data_and_ways(cli, fake_hub):
+    fake_hub.error = OSError("no network")
+
+    code, out, err = cli("pull", "gsm8k")
+
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "task gsm8k (openai/gsm8k) is not in" in err and "--data-dir" in err
+
+
+def test_the_index_has_only_its_own(cli, fake_hub):
+    code, _, err = cli("pull", "gsm8k", "--from", "index")
+
+    assert code == 2 and "gsm8k needs openai/gsm8k, which is not in" in err and not fake_hub.timeouts
+
+
+def test_a_hub_without_the_configuration(cli, fake_hub, tmp_path):
+    fake_hub.files = ("socratic/test-00000-of-00001.parquet", "README.md")
+
+    code, _, err = cli("pull", "gsm8k", "--data-dir", tmp_path)
+
+    assert code == 2 and f"put the files into <mirror>/{GSM8K}/main/" in err
+
+
+def test_a_name_that_is_nearly_one(cli):
+    code, _, err = cli("pull", "gsm8kk")
+    assert code == 2 and "gsm8k" in err
+
+
+def own(folder, rows):
+    """Write a task file with local data, and return it."""
+    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    file = folder / "mine.yaml"
+    file.write_text(
+        "task: mine\ndataset_path: json\ntest_split: test\noutput_type: generate_until\n"
+        f"dataset_kwargs: {{data_files: {{test: {folder / 'rows.jsonl'}, train: none.jsonl}}}}\n"
+        'doc_to_text: "{{question}}"\ngeneration_kwargs: {max_gen_toks: 10}\n'
+    )
+    return file
+
+
+def test_a_file_of_yours_reads_its_own_data(cli, tmp_path):
+    code, out, _ = cli("pull", own(tmp_path, [{"question": "x"}]))
+    assert code == 0 and out == "mine: reads the files that its YAML file names\n"
+
+
+def test_tokens_of_a_task_that_generates(tmp_path):
+    rows = [{"question": "x" * 40, "answer": "y" * 4000}] * 6
+    task = read_task("mine", str(own(tmp_path, rows)))
+
+    assert task.generates == 10
+    assert tasks.count_tokens(task, None, None, 0, 10) == 6 * (40 / 4 + 10)
+    assert tasks.count_tokens(task, None, 2, 3, 100) == 2 * (4 * 40 / 4 + 100)
+
+
+def test_tokens_of_downloaded_data(tmp_path):
+    folder = tmp_path / GSM8K / "main"
+    folder.mkdir(parents=True)
+    assert tasks.count_tokens(gsm8k(), tmp_path, None, 0, 256) == 0
+    for split, count in (("test", 8), ("train", 100)):
+        rows = [{"question": f"{i:04}" * 100, "answer": "y"} for i in range(count)]
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet", compression=None)
+
+    found = tasks.count_tokens(gsm8k(), tmp_path, None, 0, 256)
+
+    assert 8 * (400 / 4 + 256) <= found <= 1.1 * 8 * (400 / 4 + 256)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tokens"),
+    [("", 256), ("temperature=0,max_gen_toks=64", 64), ("max_new_tokens=8", 8), ("until=max_gen_toks", 256)],
+)
+def test_arguments_of_generation(arguments, tokens):
+    assert most_generated(arguments, 256) == tokens
