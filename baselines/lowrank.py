@@ -93,7 +93,7 @@ class LowRank:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.prior is None:
             raise UserError("lowrank needs a pruned model: use lowrank:from=METHOD, for example lowrank:from=wanda")
-        dense, terms, errors = dense_weights(job), dict[str, Term](), dict[str, float]()
+        dense, terms, errors, hooks = dense_weights(job), dict[str, Term](), dict[str, float](), []
         walk = Walk(model, job, add_gram)
         moment = root = torch.empty(0)
         for visit in walk:
@@ -111,13 +111,17 @@ class LowRank:
                     visit.prune(job.pattern.keep(left.square() * moment.diagonal()))
                     error = goal - visit.weight.float()
                 term = low_rank(error, root, rank).to(goal.device, job.compute.stored)
-                attach(model.get_submodule(visit.name), term)  # so that later blocks see its outputs
+                hooks.append(attach(model.get_submodule(visit.name), term))  # so that later blocks see its outputs
                 terms[visit.name] = term
                 error = error - term.b.float() @ term.a.float()
             errors[visit.name] = _size(error, moment) / max(_size(goal, moment), torch.finfo(torch.float32).tiny)
+        for hook in hooks:
+            hook.remove()
         walk.errors |= errors
         outcome = walk.outcome(ranks={name: len(term.a) for name, term in terms.items()})
-        return outcome._replace(terms=terms)
+        assert job.calibration is not None
+        inputs = {"reconstruction_inputs": f"{job.calibration.numel()} calibration tokens"}
+        return outcome._replace(terms=terms, notes={**outcome.notes, **inputs})
 
 
 def _size(weight: Tensor, moment: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +14,8 @@ from methods.targets import find_targets, require_fit
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from methods.adapter import Term
 
 
 class CheckFailed(Exception):
@@ -45,6 +47,10 @@ class WeightCounts:
     layers: dict[str, Layer] = field(default_factory=dict)
     changed: frozenset[str] = frozenset()
     """Names of declared tensors outside the targets that changed."""
+    term_parameters: int = 0
+    """Parameters of low-rank terms beside the targets. `parameters` has them, too."""
+    term_bytes: int = 0
+    """Bytes of low-rank terms, which are part of `bytes`."""
 
 
 def verify(
@@ -116,6 +122,27 @@ def verify(
     if counts.violations and not counting:
         raise CheckFailed(f"{counts.violations} groups break {pattern}")
     return counts
+
+
+def count_terms(counts: WeightCounts, terms: Mapping[str, Term], folder: Folder, dtype: torch.dtype) -> None:
+    """Check the low-rank terms beside the weights of a folder, and add them to the counts of its targets.
+
+    Raises:
+        CheckFailed: a term of another linear than a target, of another shape or dtype, or with a value that is not finite.
+    """
+    for name, (b, a) in terms.items():
+        shape = tuple(folder.weight(name).shape) if name in counts.layers else None
+        if (len(b), a.shape[1]) != shape or {a.dtype, b.dtype} != {dtype}:
+            raise CheckFailed(
+                f"the low-rank term of {name} is {list(b.shape)} x {list(a.shape)} in {dtype_name(a.dtype)}, which does not fit "
+                f"a target of {shape} in {dtype_name(dtype)}"
+            )
+        if not bool(a.isfinite().all() & b.isfinite().all()):
+            raise CheckFailed(f"the low-rank term of {name} contains NaN or infinity")
+        counts.term_parameters += a.numel() + b.numel()
+        counts.term_bytes += a.nbytes + b.nbytes
+    counts.parameters += counts.term_parameters
+    counts.bytes += counts.term_bytes
 
 
 FUNCTION_TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}

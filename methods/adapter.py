@@ -18,6 +18,7 @@ from methods.files import find_file
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+    from torch.utils.hooks import RemovableHandle
 
 FOLDER = "adapter"
 CONFIG = "adapter_config.json"
@@ -42,8 +43,8 @@ class Term(NamedTuple):
         return Term(self.b.to(device, dtype), self.a.to(device, dtype))
 
 
-def attach(module: nn.Module, term: Term) -> None:
-    """Add a term to a linear from now on, in at least float32, as peft does. The weight stays what it is."""
+def attach(module: nn.Module, term: Term) -> RemovableHandle:
+    """Add a term to a linear until the handle is removed, in at least float32, as peft does. The weight does not change."""
     import torch
     from torch.nn.functional import linear
 
@@ -53,7 +54,7 @@ def attach(module: nn.Module, term: Term) -> None:
     def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return (output + linear(linear(args[0].to(wide), a), b)).to(output.dtype)
 
-    module.register_forward_hook(add)
+    return module.register_forward_hook(add)
 
 
 def write(folder: Path, terms: Mapping[str, Term], transposed: bool) -> None:
@@ -69,7 +70,7 @@ def write(folder: Path, terms: Mapping[str, Term], transposed: bool) -> None:
     about = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": "..",
+        "base_model_name_or_path": None,
         "r": most,
         "lora_alpha": most,
         "rank_pattern": own,
@@ -121,7 +122,8 @@ def read(folder: Path) -> dict[str, Term]:
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in load_file(home / WEIGHTS).items():
         match = re.fullmatch(rf"{re.escape(PREFIX)}(.+)\.lora_(A|B)\.weight", name)
-        parts.setdefault(match[1] if match else name, {})[match[2] if match else ""] = tensor
+        # the rounding of products depends on the alignment of their operands, and a reader aligns none
+        parts.setdefault(match[1] if match else name, {})[match[2] if match else ""] = tensor.clone()
     for name, found in parts.items():
         if found.keys() != {"A", "B"} or found["A"].dim() != 2 or found["B"].shape[1:] != found["A"].shape[:1]:
             raise UserError(f"{home} lacks factors of {name} that fit each other: write it again")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from methods.adapter import Term
     from methods.smaller import Kept
 
 
@@ -181,6 +182,8 @@ class Outcome(NamedTuple):
     """JSON for the record: shown, never ranked."""
     config: Mapping[str, Any] = MappingProxyType({})
     """Keys of config.json that the method changed."""
+    terms: Mapping[str, Term] = MappingProxyType({})
+    """Low-rank terms that are stored beside the weights of targets, by target."""
     kept: Kept | None = None
     """What to keep of the model; None for all. The runner removes the rest, and `model` must be unchanged."""
 

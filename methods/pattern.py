@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from methods.errors import UserError
@@ -25,17 +25,23 @@ class Pattern:
     n: int = 1
     m: int = 1
     sparsity: float = 0.0
+    beside: str = ""
+    """Low-rank term beside the weights: its rank, such as "r16", or the share of the dense bytes that it takes, "10%"."""
     removed: str = ""
     """What is removed and how much, "depth 25%" or "width 25%". All weights of the rest are kept, so it is dense, too."""
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
         """Read "2:4" (2 of every 4 kept), "50%" (half of the weights zero, anywhere), "dense", "depth 25%" (a quarter of the
-        blocks removed) or "width 25%" (a quarter of the units of each MLP). `str` is the inverse.
+        blocks removed) or "width 25%" (a quarter of the units of each MLP). " + r16" after n:m or a
+        sparsity is a low-rank term of rank 16, and " + 10%" one that takes a tenth of the dense bytes. `str` is the inverse.
 
         Raises:
             UserError: anything else.
         """
+        base, _, beside = text.partition(" + ")
+        if re.fullmatch(r"r[0-9]{1,6}|[0-9]{1,6}(\.[0-9]{1,4})?%", beside) and not (pattern := cls.parse(base)).dense:
+            return replace(pattern, beside=beside)
         if text == "dense":
             return cls()
         if match := re.fullmatch(r"(depth|width) ([0-9]{1,6}(?:\.[0-9]{1,4})?%|[0-9]{1,6})", text):
@@ -58,7 +64,14 @@ class Pattern:
             return self.removed
         if self.dense:
             return "dense"
+        if self.beside:
+            return f"{self.base} + {self.beside}"
         return f"{self.n}:{self.m}" if self.m else f"{100 * self.sparsity:g}%"
+
+    @property
+    def base(self) -> Pattern:
+        """The pattern of the weights alone."""
+        return replace(self, beside="")
 
     @property
     def dense(self) -> bool:

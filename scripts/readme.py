@@ -12,6 +12,7 @@ What is between these comments is replaced:
 <!-- rates: NAME --> and <!-- /rates -->                    the shares with intervals of a simulated benchmark
 <!-- ratio: results/FOLDER A B --> and <!-- /ratio -->      perplexity ratios of pairs of methods, named as in the table. Folders
                                                         are separated by commas. A pair with ?B is left out until B is measured
+<!-- worth: results/FOLDER METHOD -->                    whether another row beats the method's at its bytes, in a sentence
 <!-- profile: results/FOLDER --> and <!-- /profile -->      what each track loses: a picture and tables for each model
 <!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs
 <!-- search: results/FOLDER --> and <!-- /search -->        the best trial of each method of the folder's search.toml
@@ -28,6 +29,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import benchmark_figures
@@ -202,6 +204,36 @@ def _perplexities(results: ResultSet) -> dict[str, dict[str, Seeds]]:
     return rows
 
 
+def worth(folder: str, method: str) -> str:
+    """Return whether rows of at most 2% more bytes than a method's have a lower perplexity, in sentences."""
+    logs: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    for record in newest(ReadOnlyStore(ROOT / folder)):
+        identity = record.identity
+        row = logs.setdefault((identity.method.split(" + ")[-1], identity.pattern, identity.quantizer), {})
+        for reading in record.readings:
+            if reading.metric in ("perplexity", "bytes_packed") and reading.value:
+                row.setdefault(reading.metric, []).append(math.log(reading.value))
+    rows = {name: tuple(math.exp(fmean(row[k])) for k in ("perplexity", "bytes_packed")) for name, row in logs.items()}
+    (name,) = (key for key in rows if key[0] == method and key[2] == "none")
+    perplexity, size = rows.pop(name)
+    as_small = {key: values for key, values in rows.items() if values[1] <= 1.02 * size}
+    better = sorted((p, s, key) for key, (p, s) in as_small.items() if p < perplexity)
+    lines = [
+        f"**Is {name[1]} worth it here?** {'No' if better else 'Yes'}: of {len(as_small)} other rows in at most 2% more bytes, "
+        f"{len(better) or 'none'} {'has' if len(better) == 1 else 'have'} a lower perplexity than {method} at {name[1]}, "
+        f"{perplexity:.2f} in {size / 1e6:.2f} MB."
+    ]
+    plain = min(((p, s, key) for key, (p, s) in as_small.items() if key[2] == "none"), default=None)
+    for what, best in (
+        ("The best of them", better[0] if better else None),
+        ("The best of them without a quantizer", plain),
+    ):
+        if best:
+            label = " ".join(part for part in best[2] if part != "none")
+            lines.append(f"{what} is {escape_markdown(label)}: {best[0]:.2f} in {best[1] / 1e6:.2f} MB.")
+    return " ".join(lines) + "\n"
+
+
 def found(folder: str) -> str:
     """Return the settings of the trained rows, and their perplexity as a ratio to the two controls."""
     results = resolve.read(ROOT / folder).with_cache()
@@ -274,6 +306,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "ratio": ratios,
     "scaling": law,
     "search": trials,
+    "worth": lambda where: worth(*where.split()),
 } | {kind: _words(make) for kind, make in reference.BLOCKS.items()}
 """Functions that make the text between two comments, by the word in the first."""
 

@@ -31,8 +31,8 @@ class CatalogEntry(MethodInfo):
     """True if several processes can share its calibration."""
     block: int = 0
     """Default of the field that `columns` names; 0 without one."""
-    dropped: int | str = ""
-    """Default of the field that `drops` names."""
+    amount: int | str = ""
+    """Default of the field that `drops` or `adds` names."""
     is_plugin: bool = False
     """True if another distribution provides it."""
     broken: str = ""
@@ -94,7 +94,7 @@ def describe(target: str, declared: Any, *, is_plugin: bool = False) -> CatalogE
         needs=tuple(str(flag.name).lower() for flag in needs),
         shares_calibration=getattr(declared, "shares_calibration", False) is True,
         block=getattr(declared, stated.columns, 0) if stated.columns else 0,
-        dropped=getattr(declared, stated.drops, "") if stated.drops else "",
+        amount=getattr(declared, stated.drops or stated.adds, "") if stated.drops or stated.adds else "",
         is_plugin=is_plugin,
         **vars(stated),
     )

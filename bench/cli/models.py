@@ -171,6 +171,9 @@ def export(
     exclude: Annotated[
         str | None, typer.Option(help="For packed24: linears to leave dense: globs, comma-separated.")
     ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Add low-rank terms to the weights, which ends their pattern.")
+    ] = False,
     organization: Annotated[str, typer.Option(help="For eee: name of the evaluator.")] = "unknown",
     results: Results = None,
 ) -> None:
@@ -188,8 +191,8 @@ def export(
     if format_ in RESULT_FORMATS:
         if artifact:
             raise UserError(f"--format {format_} exports all of --results: leave {artifact!r} out")
-        for flag, value in {"--values": values, "--dtype": dtype, "--exclude": exclude}.items():
-            if value is not None:
+        for flag, value in {"--values": values, "--dtype": dtype, "--exclude": exclude, "--merge": merge}.items():
+            if value:
                 raise UserError(f"{flag} is for the format of a model, and {format_} is one of results: leave it out")
         print_line(export_results(results or RESULTS, format_, out, organization))
         return
@@ -198,7 +201,8 @@ def export(
     globs = tuple(split_list("exclude", exclude)) if exclude else ()
     model = artifact or ""
     try:
-        print_line(export_model(model, format_, out, values=values, dtype=dtype, exclude=globs, results=results))
+        options = {"values": values, "dtype": dtype, "exclude": globs, "results": results, "merge": merge}
+        print_line(export_model(model, format_, out, **options))
     except CheckFailed as failure:
         fail(f"check failed: {failure}", 1)
 

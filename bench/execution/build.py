@@ -26,7 +26,8 @@ from bench.planning.artifact import Artifact
 from bench.system import provenance
 from bench.system.cache import build_lock, cache_dir, is_built, temporary_folder
 from bench.system.files import atomic_write, publish
-from bench.verify import FUNCTION_TOLERANCE, WeightCounts, check_function, count_folder, verify
+from bench.verify import FUNCTION_TOLERANCE, WeightCounts, check_function, count_folder, count_terms, verify
+from methods import adapter
 from methods.contract import Job, Outcome
 from methods.experts import fold
 from methods.files import find_file
@@ -141,7 +142,9 @@ class Builder:
         if before.path == self.source.path and registry.lookup(first.kind, first.name).elsewhere:
             return count_folder(opened_after, pattern, targets, changed, counting=counting)
         dtype, frozen = self.workspace.compute.stored, frozen and bool(entry.drops)
-        return verify(before, opened_after, pattern, targets, changed, dtype, counting=counting, frozen=frozen)
+        counts = verify(before, opened_after, pattern, targets, changed, dtype, counting=counting, frozen=frozen)
+        count_terms(counts, adapter.read(after), opened_after, dtype)
+        return counts
 
     def _apply(self, artifact: Artifact, before: BuiltArtifact | None, workdir: Path) -> WeightCounts:
         """Run the last stage, check it, and write it to workdir/artifact."""
@@ -219,7 +222,7 @@ class Builder:
         if kept is not None:
             changes |= write_smaller(outcome.model, source, kept, target, stored)
         elif isinstance(outcome.model, nn.Module):
-            if not outcome.config and is_same(outcome.model, Folder(source), stored):
+            if not outcome.config and not outcome.terms and is_same(outcome.model, Folder(source), stored):
                 return source
             if any(p.is_meta for p in outcome.model.parameters()):
                 streaming.write(outcome.model, source, target, self.workspace.compute)
@@ -227,6 +230,10 @@ class Builder:
                 save(outcome.model, target, dtype=stored)
         else:
             _move(Path(outcome.model), source, target, stored)
+        if outcome.terms:
+            adapter.write(target, outcome.terms, family_of(self.source.config).transposed)
+        else:
+            adapter.copy(source, target)
         for name in CARRIED:
             if found := find_file(source, name):
                 shutil.copyfile(found, target / name)

@@ -26,6 +26,7 @@ from bench.system import provenance
 from bench.system.cache import in_use, sweep_leftovers
 from bench.system.files import atomic_folder, require_folder
 from bench.system.limits import require_file_size, require_open_files
+from methods import adapter
 from methods.errors import Skipped, UserError
 from methods.files import find_file
 from methods.quantizing.stored import STORED_KEY
@@ -120,6 +121,7 @@ def _write(running: RunningArtifact, out: Path, stall_timeout: float) -> str:
             if not file.is_dir() and file.name not in ("artifact.json", "PULLED.json", "TRAINING.json", "README.md"):
                 find_file(built.folder, file.name, None)
                 shutil.copyfile(file, folder / file.name)
+        adapter.copy(built.folder, folder)
         (folder / "README.md").write_text(_card(artifact, zeros, built.notes))
     check = f"{counts.violations} groups break the pattern" if counts.violations else "pattern checked"
     validation = built.notes.get("validation_perplexity", {})

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.export.results import RESULT_FORMATS
+from bench.formats.adapter import AdapterCheckpoint
 from bench.inputs import models
 from bench.kernels import folder24
 from bench.kernels.integers24 import BITS, pack_rounded
@@ -17,6 +18,7 @@ from bench.results.reproduce import integer_grid
 from bench.system.cache import in_use
 from bench.system.files import atomic_folder
 from bench.system.suggest import describe_unknown, shorten
+from methods import adapter
 from methods.errors import UserError
 from methods.experts import fold
 from methods.families import FAMILIES
@@ -41,12 +43,14 @@ def export_model(
     dtype: str | None = None,
     exclude: tuple[str, ...] = (),
     results: Path | None = None,
+    merge: bool = False,
 ) -> str:
     """Write the model of a record, or a model folder, to `out`. Returns a sentence for the user.
 
     Args:
         values: integers that packed24 rounds to, int8 or int4. None takes those of the record's quantizer, if any.
         dtype: for onnx: float32, float16 or bfloat16. None keeps the dtype of the weights.
+        merge: add the low-rank terms of a model to its weights, which ends its pattern.
         exclude: globs of linears that packed24 leaves dense, besides those that the record left dense.
 
     Raises:
@@ -57,6 +61,10 @@ def export_model(
     with in_use(), atomic_folder(out) as workdir:
         folder, record = find_pruned(name, results)
         check_files(folder)
+        if merge:
+            folder, record = _merge(folder, workdir / "merged"), None
+        elif format_ != "hf":
+            adapter.refuse(folder)
         packed = (folder / folder24.MANIFEST).exists()
         if packed and format_ != "hf":
             raise UserError(f"{folder} is packed24: turn it into a dense folder with --format hf, and export that")
@@ -84,6 +92,9 @@ def export_model(
             summary = _write_dense(folder, workdir)
         else:
             summary = _copy_weights(folder, workdir)
+            adapter.copy(folder, workdir)
+            if adapter.is_beside(workdir):
+                summary += f", and their low-rank terms in {adapter.FOLDER}, which peft loads"
         extra = (*models.COMPANIONS, MODEL_CARD) if format_ == "hf" else models.COMPANIONS
         for file in filter(None, (find_file(folder, companion) for companion in extra)):
             shutil.copyfile(file, workdir / file.name)
@@ -94,7 +105,28 @@ def export_model(
         if format_ == "compressed-tensors" and record:
             error = compressed_folder.check_logits(folder, workdir, record.identity.quantizer)
             summary += f"; loaded by transformers, its logits differ by {error:.2g} of their size"
+        if merge:
+            shutil.rmtree(folder)
+            summary += "; low-rank terms are merged, so the pattern of the weights ends"
     return f"{out}: {summary}"
+
+
+def _merge(folder: Path, target: Path) -> Path:
+    """Write a model with its low-rank terms added to its weights. Return the folder.
+
+    Raises:
+        UserError: it has none.
+    """
+    if not adapter.is_beside(folder):
+        raise UserError(f"{folder} has no low-rank terms: leave --merge out")
+    source = Folder(folder)
+    merged, writer = AdapterCheckpoint(folder / adapter.FOLDER, source), Writer(target)
+    for name, tensor in fold(source, merged.tensor, family_of(source.config)):
+        writer.add(name, tensor)
+    writer.close()
+    for file in filter(None, (find_file(folder, name) for name in ("config.json", *models.COMPANIONS, MODEL_CARD))):
+        shutil.copyfile(file, target / file.name)
+    return target
 
 
 def _require_options(format_: str, values: str | None, dtype: str | None, exclude: Sequence[str]) -> None:

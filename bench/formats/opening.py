@@ -8,6 +8,7 @@ from bench.formats.adapter import AdapterCheckpoint
 from bench.formats.checkpoint import ADAPTER, PACKED24, QUANTIZATION_KEYS, Checkpoint
 from bench.formats.gguf import GgufCheckpoint
 from bench.formats.quantized import QuantizedCheckpoint
+from methods import adapter
 from methods.errors import UserError
 from methods.files import check_files, find_file
 from methods.folder import Folder, read_config
@@ -26,6 +27,8 @@ def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
     if not path.is_dir():
         raise UserError(f"model folder {str(path)!r} does not exist: check the path")
     check_files(path)
+    if original is not None:
+        adapter.refuse(path)
     if find_file(path, PACKED24):
         from bench.formats.packed24 import Packed24Checkpoint  # imports torch
 

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from bench.inputs import gguf_header
 from bench.inputs.rounded_cache import round_cache
+from methods import adapter
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.experts import unfold
@@ -33,17 +34,26 @@ transformers.logging.disable_progress_bar()
 
 
 def load(folder: Path, compute: Compute) -> nn.Module:
-    """Load the model in a folder to the device, in eval mode and frozen. With `compute.stream` its blocks stay on disk.
+    """Load the model in a folder to the device, in eval mode and frozen, with its low-rank terms.
 
-    A model that processes share is on the CPU. Its weights are pages of the files, and each process copies only its part.
+    With `compute.stream` its blocks stay on disk. A model that processes share is on the CPU. Its weights are pages of the files,
+    and each process copies only its part.
 
     Raises:
         UserError: transformers cannot build it.
     """
+    model = add_rounding(_load(folder, compute), folder)
+    with _faults(f"low-rank term in {str(folder)!r}"):
+        for name, term in adapter.read(folder).items():
+            adapter.attach(model.get_submodule(name), term.to(compute.device))
+    return model
+
+
+def _load(folder: Path, compute: Compute) -> nn.Module:
     if compute.is_shared:
-        return add_rounding(_map(folder, compute.dtype), folder)
+        return _map(folder, compute.dtype)
     if compute.stream:
-        return add_rounding(_load_without_blocks(folder, compute), folder)
+        return _load_without_blocks(folder, compute)
     with _faults(f"model in {str(folder)!r}"):
         model, about = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -54,7 +64,7 @@ def load(folder: Path, compute: Compute) -> nn.Module:
             output_loading_info=True,
         )
         _require_all(about)
-    return add_rounding(unfold(model).to(compute.device).eval().requires_grad_(False), folder)
+    return unfold(model).to(compute.device).eval().requires_grad_(False)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from bench.inputs.model_config import ModelConfig
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.suggest import describe_unknown
+from methods import adapter
 from methods.errors import UserError
 from methods.families import FAMILIES
 from methods.files import check_files, find_file, read_object
@@ -281,6 +282,7 @@ def _identify(name: str, folder: Path, alias: Alias) -> Model:
         )
     if {ACTIVATIONS_KEY, CACHE_KEY} & contents.config.keys():
         raise UserError(f"model {name!r} is quantized already (by cast-bench): use its unquantized weights")
+    adapter.refuse(folder)
     if find_file(folder, "adapter_config.json"):
         raise UserError(
             f"model {name!r} is an adapter (adapter_config.json), and transformers would load its base model: merge it first"

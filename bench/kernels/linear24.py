@@ -97,15 +97,17 @@ def _engine(packed: PackedWeight, device: torch.device) -> str:
 
 
 def swap_linears(model: nn.Module, packed: dict[str, PackedWeight], *, engine: str | None = None) -> nn.Module:
-    """Replace each module named in `packed` by a Linear24, in place. It keeps the bias and the hook that rounds inputs."""
+    """Replace each module named in `packed` by a Linear24, in place. It keeps the bias and the hooks."""
     for name, weight in packed.items():
         old = model.get_submodule(name)
         bias: Any = getattr(old, "bias", None)
         device = next((p.device for p in old.parameters() if not p.is_meta), None)
         new = Linear24(weight, bias, device=device, engine=engine)
-        # w8a8 rounds the inputs in such a hook.
+        # w8a8 rounds the inputs in such a hook, and a low-rank term is added in one.
         for hook in old._forward_pre_hooks.values():
             new.register_forward_pre_hook(hook)
+        for after in old._forward_hooks.values():
+            new.register_forward_hook(after)
         model.set_submodule(name, new)
     return model
 

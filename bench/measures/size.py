@@ -35,7 +35,9 @@ class Size:
         bytes_packed is computed, not measured. Each target stores n of every m values and a mask of one bit per weight. The
         other tensors keep their size. A quantizer states the bits of its values and scales. A model that breaks its pattern
         cannot be packed and counts as dense, as does an unstructured one. bits_with_bitmap is what that takes as non-zeros and
-        a mask. A model made elsewhere counts with the bytes of its files. Items: sparsity of each layer.
+        a mask. The factors of low-rank terms count in every reading of bits and bytes. relative_flops is the arithmetic of
+        the targets and their terms for one token, over that of the dense targets. A model made elsewhere counts with the bytes
+        of its files. Items: sparsity of each layer.
         """
         counts = context.counts
         target_count = sum(layer.weights for layer in counts.layers.values())
@@ -52,15 +54,22 @@ class Size:
         bitmap = bits_with_bitmap(bits, scales, sparsity)
         bits += scales
         packed = total - target_count * (stored_bits - bits) / 8
+        beside = 8 * counts.term_bytes / max(1, target_count)
         values: tuple[Reading, ...] = (
             Reading("parameters", counts.parameters, "1", ""),
             Reading("nonzeros", counts.parameters - counts.zeros, "1", "lower"),
             Reading("sparsity", sparsity, "1", "higher"),
             Reading("bytes", total, "B", "lower"),
             Reading("bytes_packed", math.ceil(packed), "B", "lower"),
-            Reading("bits_per_weight", bits, "1", "lower"),
+            Reading("bits_per_weight", bits + beside, "1", "lower"),
         )
         if counts.pattern.unstructured:
-            values += (Reading(BITMAP, bitmap, "1", "lower"),)
+            values += (Reading(BITMAP, bitmap + beside, "1", "lower"),)
+        if counts.term_bytes:
+            flops = 1 - counts.pattern.share + counts.term_parameters / target_count
+            values += (
+                Reading("adapter_bytes", counts.term_bytes, "B", "lower"),
+                Reading("relative_flops", flops, "1", "lower"),
+            )
         items = tuple(Item(name, name, x.zeros / x.weights, float(x.weights)) for name, x in counts.layers.items())
         return Readings(values, items, notes={SCALE_BITS: stored.scale_bits} if context.storage else {})

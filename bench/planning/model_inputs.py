@@ -160,7 +160,7 @@ class ModelInputs:
 
     def complete(self, stage: Stage, pattern: str) -> Stage:
         """Return a stage with its pattern, and with the recipe's fields that the user did not set."""
-        pattern = stage.pattern or pattern
+        pattern = pattern + stage.pattern if stage.pattern.startswith(" + ") else stage.pattern or pattern
         if registry.lookup(stage.kind, stage.name).drops:
             count_left(pattern, stage.config, self.config)
         fields = self.recipe.fields_of(stage.name) if self.recipe and "training" in stage.needs else {}

@@ -74,7 +74,8 @@ def _artifacts(request: PlanRequest, inputs: ModelInputs) -> Iterator[Artifact]:
     spec, model = request.spec, inputs.model
     for chain in request.chains:
         for quantizer, pattern in itertools.product(inputs.quantizers_of(chain), inputs.patterns_of(chain)):
-            stages = tuple(inputs.complete(s, pattern) for s in (*chain.stages, *filter(None, [quantizer])))
+            last = [quantizer.model_copy(update={"pattern": chain.beside})] if quantizer else []
+            stages = tuple(inputs.complete(s, pattern) for s in (*chain.stages, *last))
             calibrates, trains = (any(need in s.needs for s in stages) for need in ("calibration", "training"))
             for seed in spec.seeds if any(s.random for s in stages) else (None,):
                 yield Artifact(

@@ -28,7 +28,10 @@ class MethodStages(NamedTuple):
     stages: tuple[Stage, ...]
     """Stages in order. A stage has a pattern if its method alone decides it."""
     pattern: str
-    """Pattern of the result if that is not a pattern of the run: "dense" for a control, "depth 25%" of a smaller one."""
+    """Pattern of the weights if that is not a pattern of the run: "dense" for a control, "depth 25%" of a smaller one."""
+
+    beside: str = ""
+    """What follows the pattern: " + r16" for a low-rank term, as in `Pattern.parse`. It is the pattern of later stages, too."""
 
     @property
     def elsewhere(self) -> Stage | None:
@@ -81,6 +84,8 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
             raise UserError(
                 f"{pattern} is no pattern to prune to: use --methods {pattern.removed.replace(' ', ':drop=')}"
             )
+        if pattern.beside:
+            raise UserError(f"{pattern} is no pattern to prune to: use --pattern {pattern.base} and --methods lowrank")
     choices = list(itertools.chain(*chains))
     for choice, pattern in itertools.product(choices, patterns):
         _require_pattern(choice, pattern)
@@ -104,9 +109,14 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
 
 def _stages(chain: Sequence[Choice]) -> MethodStages:
     """Return the stages of a method, or raise UserError if one of them cannot follow those before it."""
-    pattern, stages, dropping = "dense", [], None
+    pattern, stages, dropping, beside = "dense", [], None, ""
     for choice in chain:
         entry, own = registry.lookup("methods", choice.name), ""
+        if beside and (entry.adds or entry.drops or not (entry.prior or entry.keeps_pattern)):
+            raise UserError(
+                f"{choice.name} cannot follow a low-rank term, which would no longer fit: use it before lowrank, "
+                f"lowrank:from={choice.name}"
+            )
         if entry.transform and not pattern:
             raise UserError(
                 f"{choice.label} must come before pruning, because it would fill the zeros: "
@@ -118,19 +128,23 @@ def _stages(chain: Sequence[Choice]) -> MethodStages:
                     f"{choice.label} must come first, because it removes parts of a dense model: "
                     f"use METHOD:from={choice.label.split(':from=')[0]}, without from= in it"
                 )
-            own, dropping = f"{choice.name} {choice.config.get(entry.drops, entry.dropped)}", choice
+            own, dropping = f"{choice.name} {choice.config.get(entry.drops, entry.amount)}", choice
         elif dropping and entry.same_blocks:
             raise UserError(
                 f"{choice.name} compares each block with the dense model's block of the same number and shapes, and "
                 f"{dropping.label} changes them: use recon or retrain in place of {choice.name}"
             )
+        elif entry.adds:
+            amount = choice.config.get(entry.adds, entry.amount)
+            beside = f" + {amount}" if isinstance(amount, str) else f" + r{amount}"
+            pattern = ""
         elif dropping and pattern and (entry.prior or entry.keeps_pattern):
             own = pattern
         elif not entry.dense:
             pattern = ""
         pattern = own or pattern
-        stages.append(_stage(choice, "methods").model_copy(update={"pattern": own}))
-    return MethodStages(tuple(stages), pattern)
+        stages.append(_stage(choice, "methods").model_copy(update={"pattern": own or beside}))
+    return MethodStages(tuple(stages), pattern, beside)
 
 
 def _stage(choice: Choice, kind: Kind) -> Stage:

@@ -126,7 +126,8 @@ def _of_artifact(counted: Record, size: Record, items: Items) -> Iterator[str]:
     try:
         of_value, of_scale, scales = (counted.notes["stored"][name] for name in ("bits", "scale_bits", "scales"))
         kept, mask = (1.0, 0) if pattern.dense or not pattern.m else (pattern.n / pattern.m, 1)
-        expected = of_value * kept + mask + of_scale * scales / math.fsum(items.weights)
+        adapter = next((r.value or 0.0 for r in size.readings if r.metric == "adapter_bytes"), 0.0)
+        expected = of_value * kept + mask + (of_scale * scales + 8 * adapter) / math.fsum(items.weights)
         for sentence in differences(bits, Derived(expected)):
             yield sentence.replace("its items", f"the notes of record {counted.short_key}")
     except (TypeError, KeyError, ArithmeticError):

@@ -22,7 +22,10 @@ METRICS_OF = {
     "agreement": ("kl", "top1_agreement"),
     "answers": ("bits_per_byte", "acc_raw", "acc_per_byte", "acc_per_char"),
     "pattern": ("violated_groups", "negative_zeros", "zeros_lost"),
-    "size": ("parameters", "nonzeros", "sparsity", "bytes", "bytes_packed", "bits_per_weight"),
+    "size": (
+        *("parameters", "nonzeros", "sparsity", "bytes", "bytes_packed", "bits_per_weight", "bits_with_bitmap"),
+        *("adapter_bytes", "relative_flops"),
+    ),
 }
 """All metrics of a measure. Other measures may have others."""
 PROTOCOL_OF = {"pattern": "targets", "size": "weights"}

@@ -117,11 +117,12 @@ def _packed(reading: ReadingRow, record: Record, items: Items) -> Derived | None
     item_bits = 8 * known["bytes"] / known["parameters"]
     pattern = Pattern.parse(record.identity.pattern)
     packs = bool(pattern.m) and pattern.n < pattern.m
+    targets = math.fsum(items.weights)
+    beside = 8 * known.get("adapter_bytes", 0.0) / max(1.0, targets)
     if reading.metric == "bits_per_weight" and record.identity.quantizer == "none":
         # A model that breaks its pattern counts as dense.
         choices = (item_bits, item_bits * pattern.n / pattern.m + 1) if packs else (item_bits,)
-        return Derived(min(choices, key=lambda bits: abs(bits - (reading.value or 0.0))))
+        return Derived(min((bits + beside for bits in choices), key=lambda bits: abs(bits - (reading.value or 0.0))))
     if reading.metric == "bytes_packed" and (bits := known.get("bits_per_weight")) is not None:
-        targets = math.fsum(items.weights)
-        return Derived(math.ceil(known["bytes"] - targets * (item_bits - bits) / 8))
+        return Derived(math.ceil(known["bytes"] - targets * (item_bits - bits + beside) / 8))
     return None

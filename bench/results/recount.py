@@ -7,6 +7,7 @@ An unstructured pattern can also be stored as its non-zeros and a mask of one bi
 from __future__ import annotations
 
 import math
+import re
 
 from bench.results.record import ReadingRow, Record
 
@@ -36,7 +37,7 @@ def read(record: Record) -> list[ReadingRow]:
     values = {r.metric: r.value for r in readings if r.value is not None}
     if identity.quantizer.split(":")[0] == "hqq" and SCALE_BITS not in record.notes:
         readings = [r.model_copy(update=_recounted(r.metric, values)) for r in readings]
-    is_sparse = identity.pattern.endswith("%") and identity.quantizer == "none"
+    is_sparse = re.match("[0-9.]+%", identity.pattern) and identity.quantizer == "none"
     if is_sparse and BITMAP not in values and {BITS, "sparsity"} <= values.keys():
         bits = bits_with_bitmap(values[BITS], 0, values["sparsity"])
         readings = [*readings, ReadingRow(metric=BITMAP, value=bits, unit="1", better="lower")]

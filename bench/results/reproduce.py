@@ -115,10 +115,11 @@ def settings(record: Record) -> dict[str, Any]:
     """
     identity, inputs = record.identity, record.key_inputs
     try:
+        pattern = Pattern.parse(identity.pattern)
         values: dict[str, Any] = {
             "methods": (identity.stages[-1],),
             "models": (identity.model,),
-            "patterns": ("2:4",) if Pattern.parse(identity.pattern).dense else (identity.pattern,),
+            "patterns": ("2:4",) if pattern.dense else (str(pattern.base),),
             "measures": (identity.measure,),
             "dtype": identity.dtype,
             "device": identity.device,
