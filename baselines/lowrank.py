@@ -34,7 +34,8 @@ def root_of(moment: Tensor, svd: Svd, damping: float) -> Tensor:
         diagonal = moment.diagonal()
         return (diagonal + damping * diagonal.mean()).sqrt().diag()
     total, _ = damped(moment, damping)
-    return torch.linalg.cholesky(total)
+    root: Tensor = torch.linalg.cholesky(total)
+    return root
 
 
 def low_rank(error: Tensor, root: Tensor, rank: int) -> Term:

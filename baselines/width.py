@@ -48,7 +48,7 @@ def importances(model: nn.Module, job: Job, scores: dict[str, Score]) -> list[di
 
             with held.block(i) as block:
                 hooks = [
-                    block.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: add(name, args[0]))  # type: ignore[misc]
+                    block.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: add(name, args[0]))
                     for name in scores
                 ]
                 states.advance(i, block)

@@ -53,7 +53,8 @@ class Kept:
         """
         family = family_of(config)
         width = (family.width.units, *family.width.heads[-1:]) if family.width else ()
-        parts = (self.blocks and (self.blocks,), self.units, self.groups)
+        blocks = None if self.blocks is None else (self.blocks,)
+        parts: tuple[tuple[Indices, ...] | None, ...] = (blocks, self.units, self.groups)
         out: list[tuple[int | None, int]] = []
         for key, part in zip_longest((family.layers, *width), parts):
             size = family.size(key, config) if key else 0

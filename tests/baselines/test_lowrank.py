@@ -162,7 +162,7 @@ def test_folder_loads_here_and_in_peft_with_the_same_logits(folder):
 
 @torch.inference_mode()
 def test_export_keeps_the_term_or_merges_it(folder, tmp_path):
-    path, outcome, job = folder
+    path, _, job = folder
     expected = loading.load(path, Compute())(input_ids=job.calibration).logits
 
     kept = export_model(str(path), "hf", tmp_path / "kept")
