@@ -201,8 +201,9 @@ def export(
     globs = tuple(split_list("exclude", exclude)) if exclude else ()
     model = artifact or ""
     try:
-        options = {"values": values, "dtype": dtype, "exclude": globs, "results": results, "merge": merge}
-        print_line(export_model(model, format_, out, **options))
+        print_line(
+            export_model(model, format_, out, values=values, dtype=dtype, exclude=globs, results=results, merge=merge)
+        )
     except CheckFailed as failure:
         fail(f"check failed: {failure}", 1)
 

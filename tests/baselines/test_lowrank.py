@@ -26,13 +26,13 @@ from methods.targets import dense_weight
 
 
 def pruned(family, pattern="2:4"):
-    """A dense model, and the job of a stage that refines magnitude's mask."""
+    """Build a dense model, and the job of a stage that refines magnitude's mask."""
     model = build(family)
     return model, with_prior(model, job_for(model, pattern))
 
 
 def attached(outcome):
-    """The model of an outcome with its terms."""
+    """Return the model of an outcome with its terms."""
     model = copy.deepcopy(outcome.model)
     for name, term in outcome.terms.items():
         adapter.attach(model.get_submodule(name), term)
@@ -138,7 +138,7 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(methods, pattern,
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder of a sparse model with terms of several ranks."""
+    """Write a sparse model with terms of several ranks."""
     dense, job = pruned("llama")
     outcome = LowRank(rank="20%").apply(dense, job)
     write(outcome.model, tmp_path / "model")
