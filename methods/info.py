@@ -1,4 +1,4 @@
-"""Facts that a method's class states besides its hyperparameters. They decide no number, and are no part of a key."""
+"""Facts that the class of a method or measure states besides its fields. They decide no number, and are no part of a key."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ DISTILLATION = Cost(training=8, state=18)
 
 HESSIANS_PER_LINEAR = 1.3
 """Hessians of a library that has one per linear, not one per input: (6 4096^2 + 11008^2) / (3 4096^2 + 11008^2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureInfo:
+    """Facts about a measure. A class has it as `info: ClassVar[MeasureInfo]`, which is read as that of a method is."""
+
+    leaderboard: tuple[str, ...] = ()
+    """Metrics that a leaderboard shows at first, in this order: readings, and numbers derived from them."""
 
 
 @dataclass(frozen=True, kw_only=True)

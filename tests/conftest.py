@@ -18,6 +18,7 @@ for name, level in matching_onednn_limit().items():
 import torch
 from torch import nn
 
+from bench.inputs import windows
 from helpers import browser, faulty, runs
 from helpers.fake_hub import FakeHub
 from helpers.models import CONFIGS, REPRESENTATIVES, build, exact, job_for, mean_float64, sample, with_prior, write
@@ -52,6 +53,23 @@ def threads() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def encoded_once() -> Iterator[None]:
+    """Encode a text once for each tokenizer. Most tests read the first windows of the same text."""
+    known: dict[tuple[Any, ...], Any] = {}
+    real = windows.encode
+
+    def encode(tokenizer: Any, text: str, first: list[int], **options: Any) -> Any:
+        key = (tokenizer.backend_tokenizer.to_str(), text, tuple(first), tuple(options.items()))
+        if key not in known:
+            known[key] = real(tokenizer, text, first, **options)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "encode", encode)
+        yield
 
 
 @pytest.fixture

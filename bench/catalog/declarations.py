@@ -14,7 +14,7 @@ from typing import Any
 from bench.system.module_files import find_file
 from methods import info
 from methods.contract import Needs
-from methods.info import MethodInfo
+from methods.info import MeasureInfo, MethodInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,8 @@ class CatalogEntry(MethodInfo):
     """Default of the field that `columns` names; 0 without one."""
     amount: int | str = ""
     """Default of the field that `drops` or `adds` names."""
+    leaderboard: tuple[str, ...] = ()
+    """Metrics of a measure that a leaderboard shows at first."""
     is_plugin: bool = False
     """True if another distribution provides it."""
     broken: str = ""
@@ -85,8 +87,10 @@ def describe(target: str, declared: Any, *, is_plugin: bool = False) -> CatalogE
         TypeError: `needs` or `info` is of another type.
     """
     needs, stated = getattr(declared, "needs", Needs.NOTHING), getattr(declared, "info", MethodInfo())
-    if not isinstance(needs, Needs) or not isinstance(stated, MethodInfo):
+    if not isinstance(needs, Needs) or not isinstance(stated, MethodInfo | MeasureInfo):
         raise TypeError(f"needs={needs!r} and info={stated!r} must be a Needs and a MethodInfo of `methods`")
+    about_measure = stated if isinstance(stated, MeasureInfo) else MeasureInfo()
+    stated = stated if isinstance(stated, MethodInfo) else MethodInfo()
     first = inspect.cleandoc(declared.__doc__ or "").split("\n\n")[0]
     return CatalogEntry(
         target=target,
@@ -96,6 +100,7 @@ def describe(target: str, declared: Any, *, is_plugin: bool = False) -> CatalogE
         block=getattr(declared, stated.columns, 0) if stated.columns else 0,
         amount=getattr(declared, stated.drops or stated.adds, "") if stated.drops or stated.adds else "",
         is_plugin=is_plugin,
+        **vars(about_measure),
         **vars(stated),
     )
 

@@ -67,15 +67,16 @@ QUANTIZERS = Catalog(
 
 MEASURES = Catalog(
     {
-        "perplexity": "bench.measures.perplexity:Perplexity",
-        "agreement": "bench.measures.agreement:Agreement",
-        "answers": "bench.measures.answers:Answers",
         "size": "bench.measures.size:Size",
+        "perplexity": "bench.measures.perplexity:Perplexity",
+        "answers": "bench.measures.answers:Answers",
         "zeroshot": "bench.measures.zeroshot:Zeroshot",
+        "agreement": "bench.measures.agreement:Agreement",
         "speed": "bench.measures.speed.measure:Speed",
         "pattern": "bench.measures.pattern:PatternHolds",
     }
 )
+"""Measures in the order of their columns in a leaderboard."""
 
 DEFAULT_METHODS = ("magnitude", "wanda", "sparsegpt", "cast")
 """Methods that `bench run` compares if the user names none."""

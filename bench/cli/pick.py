@@ -21,8 +21,9 @@ from bench.system.text import one_line
 from methods.errors import UserError
 
 if TYPE_CHECKING:
+    from bench.reporting.facts import Bound
     from bench.reporting.pick import Answer, Candidate, Check
-    from bench.reporting.view import Bound, Table
+    from bench.reporting.view import Table
 
 MAX_WIDTH = 80
 MAX_ROWS, MAX_NAMES = 10, 5

@@ -11,6 +11,7 @@ from bench.measures.window_pass import LogitPart
 from bench.measures.windowed import Windowed, Windows, WindowSums, mean_and_stderr
 from bench.results.record import Item, Reading
 from methods.errors import Skipped
+from methods.info import MeasureInfo
 
 if TYPE_CHECKING:
     from bench.measures.contract import MeasureContext
@@ -24,6 +25,7 @@ class Agreement(Windowed):
     """
 
     name: ClassVar[str] = "agreement"
+    info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=("top1_agreement",))
     beside_dense: ClassVar[bool] = True
 
     def known(self, windows: Windows, context: MeasureContext) -> Readings | None:

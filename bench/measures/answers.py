@@ -17,6 +17,7 @@ from bench.results.record import Item, Reading
 from bench.system.validation import MAX_TOKENS, Extent, Length, count_of
 from methods.contract import Needs
 from methods.errors import Skipped, UserError
+from methods.info import MeasureInfo
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,6 +53,7 @@ class Answers:
     """
 
     name: ClassVar[str] = "answers"
+    info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=("worst_track",))
     needs: ClassVar[Needs] = Needs.NOTHING
     settings: ClassVar[type[AnswerSettings]] = AnswerSettings
     task: str

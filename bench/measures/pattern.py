@@ -10,6 +10,7 @@ from bench.measures.contract import MeasureContext, Readings
 from bench.results.identity import Protocol
 from bench.results.record import Reading
 from methods.contract import Needs
+from methods.info import MeasureInfo
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +24,7 @@ class PatternHolds:
     """
 
     name: ClassVar[str] = "pattern"
+    info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=("violated_groups",))
     needs: ClassVar[Needs] = Needs.NOTHING
 
     @property

@@ -10,6 +10,7 @@ from bench.measures.contract import Readings
 from bench.measures.window_pass import LogitPart
 from bench.measures.windowed import Windowed, Windows, WindowSums, mean_and_stderr
 from bench.results.record import Item, Reading
+from methods.info import MeasureInfo
 
 if TYPE_CHECKING:
     from bench.measures.contract import MeasureContext
@@ -23,6 +24,9 @@ class Perplexity(Windowed):
     """
 
     name: ClassVar[str] = "perplexity"
+    info: ClassVar[MeasureInfo] = MeasureInfo(
+        leaderboard=("perplexity", "perplexity_ratio", "perplexity_ratio_to_dense-ft")
+    )
 
     def reader(self, windows: Windows, context: MeasureContext) -> WindowLosses:
         return WindowLosses(windows)

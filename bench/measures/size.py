@@ -12,6 +12,7 @@ from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
 from bench.results.recount import BITMAP, SCALE_BITS, bits_with_bitmap
 from methods.contract import Needs
+from methods.info import MeasureInfo
 from methods.quantizing.stored import Stored
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class Size:
     """Parameters, non-zeros, sparsity, bytes on disk and in theory."""
 
     name: ClassVar[str] = "size"
+    info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=("bits_per_weight", "bits_with_bitmap"))
     needs: ClassVar[Needs] = Needs.NOTHING
 
     @property

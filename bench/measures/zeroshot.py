@@ -19,6 +19,7 @@ from bench.results.record import Item, Reading
 from bench.system.validation import MAX_TOKENS, Count, Extent, count_of
 from methods.contract import Needs
 from methods.errors import UserError
+from methods.info import MeasureInfo
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,6 +58,7 @@ class Zeroshot:
     """
 
     name: ClassVar[str] = "zeroshot"
+    info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=("mean_acc", "worst_drop", "acc", "flips"))
     needs: ClassVar[Needs] = Needs.NOTHING
     settings: ClassVar[type[ZeroshotSettings]] = ZeroshotSettings
     imports: ClassVar[tuple[str, ...]] = ("bench.inputs.lmeval",)

@@ -16,6 +16,7 @@ from bench.planning.resolve import AUTO, PlanRequest, resolve_request
 from bench.planning.shards import divide, parse_shard
 from bench.planning.spec import Spec
 from bench.system.devices import cores, memory_bytes
+from bench.system.source_digest import digest_source
 
 JOBS_SHARE = 0.8
 """Share of the machine's memory that parallel artifacts may use together."""
@@ -30,6 +31,7 @@ def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None
     Raises:
         UserError: the run would fail later.
     """
+    digest_source.cache_clear()  # a plug-in may have changed since the last plan of this process
     index, count = parse_shard(spec.shard)
     request = resolve_request(spec, fetch=fetch)
     measurements: dict[str, Measurement] = {}

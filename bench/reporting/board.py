@@ -10,30 +10,20 @@ from bench.compare.result_set import ResultSet
 from bench.reporting import from_records, pairwise, profile, words
 from bench.reporting.cost import BUILT, CostIndex, RowCost
 from bench.reporting.dense_comparison import DenseComparison, leading_column
+from bench.reporting.derived_columns import DERIVED, DEVICE, RATIOS, derived_cell, leading_metrics
+from bench.reporting.facts import Facts
 from bench.reporting.folding import fold
 from bench.reporting.hardware import pattern_label
 from bench.reporting.labelled_rows import is_file, labelled_rows
 from bench.reporting.protocol import BoardProtocol, group_by_protocol, line_of
 from bench.reporting.table import ColumnKey, PivotLine, pivot
-from bench.reporting.view import Facts, ReportSection, Table, TableCell, TableColumn, TableRow
+from bench.reporting.view import ReportSection, Table, TableColumn, TableRow
 from bench.results import metrics, reproduce
 from bench.results.record import Record
 from bench.results.rows import latest
 from bench.system.grouping import group_by
 
-RATIO, WORST_TRACK, FLIPS, MEAN_BITS = "perplexity_ratio", "worst_track", "flips", "mean_bits_per_byte"
-CONTROL_RATIO = "perplexity_ratio_to_dense-ft"
-"""Ratio to the control of an equal training, for trained rows."""
-TOKENS, SECONDS, DEVICE = "tokens_to_make", "time_to_make", "made_on"
-DERIVED = (RATIO, CONTROL_RATIO, WORST_TRACK, FLIPS, TOKENS, SECONDS, DEVICE)
-"""Columns that are computed from other columns and from the cost in records."""
-RATIOS = (RATIO, CONTROL_RATIO)
-LEADING = (
-    "bits_per_weight", "bits_with_bitmap", "perplexity", RATIO, CONTROL_RATIO, WORST_TRACK, "mean_acc", "worst_drop", "acc", FLIPS,
-    "top1_agreement", "speedup", "violated_groups",
-    TOKENS, SECONDS, DEVICE,
-)  # fmt: skip
-"""Columns that a leaderboard shows, in this order. All others are hidden."""
+MEAN_BITS = "mean_bits_per_byte"
 BROKEN = "pattern broken"
 ONE_PROTOCOL = ("mean_acc", "worst_drop", "top1_agreement", "speedup")
 """Metrics that show a single column."""
@@ -118,6 +108,7 @@ class Board:
         self.records = {r.stem: r for r in records}
         self.rows = [_named_speed(row, self.records, protocol.device) for row in labelled_rows(records)]
         self.pivot = pivot(self.rows, all_metrics=True)
+        self.leading = leading_metrics({record.identity.measure for record in records})
 
     def fits(self, protocol: str, device: str) -> bool:
         """Return whether the label contains every part, and whether quality or a speed was measured on the device.
@@ -163,7 +154,7 @@ class Board:
             for n in DERIVED
         ]
         both = [*measured, *((column, "") for column in derived)]
-        order = [LEADING.index(c.metric) if c.metric in LEADING else len(LEADING) for c, _ in both]
+        order = [self.leading.index(c.metric) if c.metric in self.leading else len(self.leading) for c, _ in both]
         return [both[i] for i in sorted(range(len(both)), key=lambda i: (order[i], i))]
 
     def _with_derived(self, out: Table, lines: Sequence[PivotLine]) -> Table:
@@ -186,7 +177,7 @@ class Board:
             cells = list(row.cells)
             for c, (cell, column) in enumerate(zip(row.cells, out.columns, strict=True)):
                 if column.metric in DERIVED:
-                    cells[c] = _derived_cell(column.metric, facts, cost)
+                    cells[c] = derived_cell(column.metric, facts, cost)
                 elif c == comparison.drop_column and cell and facts.drop and facts.drop.low is not None:
                     text = f"{words.points(facts.drop.value, facts.drop.low, facts.drop.high)} {facts.worst_task}"
                     cells[c] = replace(cell, text=text, value=facts.drop.value, spread=None)
@@ -238,7 +229,7 @@ class Board:
         best = {metric: leading_column(out, metric) for metric in ONE_PROTOCOL}
         columns = []
         for c, column in enumerate(out.columns):
-            shown = column.metric in LEADING and best.get(column.metric, c) == c
+            shown = column.metric in self.leading and best.get(column.metric, c) == c
             shown = shown and not (column.metric == "acc" and has_mean)
             shown = shown and not (column.metric == "worst_drop" and any(r.facts and r.facts.tracks for r in out.rows))
             if column.metric == "violated_groups":
@@ -287,22 +278,3 @@ def _marked(row: TableRow) -> TableRow:
 def _value(out: Table, row: int, metric: str) -> float | None:
     cells = (out.rows[row].cells[c] for c, column in enumerate(out.columns) if column.metric == metric)
     return next((cell.value for cell in cells if cell and cell.value is not None), None)
-
-
-def _derived_cell(metric: str, facts: Facts, cost: RowCost | None) -> TableCell | None:
-    if metric in RATIOS:
-        ratio = facts.ratio if metric == RATIO else facts.control_ratio
-        return TableCell(words.ratio(ratio.value, ratio.low, ratio.high), ratio.value) if ratio else None
-    if metric == FLIPS:
-        return TableCell(profile.describe_flips(facts.flips), facts.flips.changed.value) if facts.flips else None
-    if metric == WORST_TRACK:
-        loss = facts.track_loss
-        return TableCell(f"{words.percent(*loss.parts)} {facts.worst_track}", loss.value) if loss else None
-    if cost is None:
-        return None
-    sign = "≥ " if cost.at_least else ""
-    if metric == TOKENS:
-        return TableCell(sign + words.short_count(cost.tokens), float(cost.tokens))
-    if metric == SECONDS:
-        return TableCell(sign + words.duration(cost.seconds), cost.seconds)
-    return TableCell(cost.device) if cost.device else None

@@ -9,7 +9,8 @@ import numpy as np
 from bench.compare.result_set import ResultSet
 from bench.compare.seed_noise import SeedNoiseTable
 from bench.reporting import pairwise, task_averages
-from bench.reporting.view import Bound, Flips, Interval, Table
+from bench.reporting.facts import Bound, Flips, Interval
+from bench.reporting.view import Table
 from bench.results.record import Record
 from bench.stats import bootstrap, multiple_tests
 from bench.stats.ratios import wilson_interval

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.reporting import pick
-from bench.reporting.view import Interval, ReportSection, Table, TableCell
+from bench.reporting.facts import Interval
+from bench.reporting.view import ReportSection, Table, TableCell
 
 
 class _StringTable:

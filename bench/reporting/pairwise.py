@@ -11,7 +11,8 @@ from bench.compare import estimate
 from bench.compare.pairing import MetricPair, Seeds, pair_seeds
 from bench.compare.result_set import ResultSet
 from bench.compare.seed_noise import SeedNoiseTable
-from bench.reporting.view import Interval, Table, TableColumn
+from bench.reporting.facts import Interval
+from bench.reporting.view import Table, TableColumn
 from bench.results.record import Record
 from bench.stats import multiple_tests
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from bench.reporting import pairwise, pareto, profile
+from bench.reporting.facts import Bound, Facts
 from bench.reporting.table import ABSENT
-from bench.reporting.view import Bound, Facts, Table, TableRow
+from bench.reporting.view import Table, TableRow
 from bench.reporting.words import duration, hundredths, percent, quantity, short_count
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError

@@ -11,9 +11,10 @@ import numpy as np
 from bench.compare.result_set import ResultSet
 from bench.inputs import tracks
 from bench.reporting import words
+from bench.reporting.facts import Bound, Flips, TrackLoss
 from bench.reporting.pairwise import ALPHA
 from bench.reporting.table import ABSENT, TextTable
-from bench.reporting.view import Bound, Flips, Table, TrackLoss
+from bench.reporting.view import Table
 from bench.results.record import Record
 from bench.stats import multiple_tests
 from bench.stats.ratios import PairedGroup, differ_p, estimate_ratio_change, wilson_interval

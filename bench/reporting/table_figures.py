@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.reporting import drawing, pareto, profile, words
+from bench.reporting.facts import Bound, Facts
 from bench.reporting.hardware import hardware_limit
 from bench.reporting.pareto import Front, FrontPoint
 from bench.reporting.table import ABSENT
-from bench.reporting.view import Bound, Facts, Table
+from bench.reporting.view import Table
 from bench.system.text import printable
 from methods.errors import UserError
 from methods.pattern import Pattern

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from bench.reporting.facts import Facts, Interval
 from bench.reporting.table import ABSENT, NO_TASKS, TextTable, caption
-from bench.reporting.words import rounded
 from bench.results import metrics
-from bench.stats.ratios import RatioChange
 
 SEED_NOISE_NOTE = (
     "Intervals of rows with one seed, and ranks, include the noise between seeds. Its standard deviation for a row:"
@@ -71,129 +70,6 @@ class TableCell:
     """True if the cell is a mean over tasks, from several records for each seed."""
     command: str = ""
     """Command that makes the records again. Empty if the records do not say how."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A value with its 95% interval. Low and high are None where no pairs of items give one."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    def __post_init__(self) -> None:
-        _round(self)
-
-    @property
-    def parts(self) -> tuple[float, float | None, float | None]:
-        """Return value, low and high."""
-        return self.value, self.low, self.high
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """Return the ends of the interval. Without an interval, the value twice."""
-        return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Row b compared with row a: a ratio or a difference, with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    unit: str
-    seeds: int
-    p: float
-    seed_noise: str = ""
-    """Source of the noise between seeds that was added; empty if none was."""
-
-    def __post_init__(self) -> None:
-        _round(self)
-
-
-def _round(bound: Bound | Interval) -> None:
-    """Round in place, so that what is written is the same on every processor: their sums differ in the last bits."""
-    numbers = rounded(bound.value, bound.low, bound.high)
-    for name, number in zip(("value", "low", "high"), numbers, strict=True):
-        object.__setattr__(bound, name, number)
-
-
-def _ratio(loss: Bound | None) -> Bound | None:
-    """Return 1 + loss."""
-    if loss is None:
-        return None
-    low, high = (None if x is None else 1 + x for x in (loss.low, loss.high))
-    return Bound(1 + loss.value, low, high)
-
-
-@dataclass(frozen=True)
-class Flips:
-    """Answers of the choices of a track compared with the dense model's, as shares of the questions."""
-
-    changed: Bound
-    """Another choice ranks first."""
-    lost: float
-    """The answer was right and is wrong."""
-    gained: float
-
-
-@dataclass(frozen=True)
-class TrackLoss:
-    """Loss of a track: the increase of bits per byte of the right answers, as a fraction of the dense model's.
-
-    flips: None for a track without choices.
-    """
-
-    loss: Bound
-    change: RatioChange
-    flips: Flips | None = None
-
-    def interval(self, level: float) -> tuple[float, float]:
-        """Return the ends of the interval of coverage 1 - level."""
-        return self.change.interval(level)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The numbers that `bench pick` and the page choose a row by. None: not measured.
-
-    loss: the perplexity's ratio to the dense model, minus 1; control_loss: the same to dense-ft of an equal training; drop: how
-    much accuracy the worst task loses; tracks: loss of each track; track_loss: that of worst_track; flips: of zero-shot tasks;
-    speedup: measured, over dense; tokens, seconds: to make it, `at_least` if the record of an earlier stage is missing.
-    make, export: commands, empty if the records do not say how they were made.
-    """
-
-    compressed: bool
-    broken: bool = False
-    """True if the weights break the pattern."""
-    bits: float | None = None
-    loss: Bound | None = None
-    control_loss: Bound | None = None
-    drop: Bound | None = None
-    worst_task: str = ""
-    tracks: Mapping[str, TrackLoss] = field(default_factory=dict)
-    track_loss: Bound | None = None
-    worst_track: str = ""
-    flips: Flips | None = None
-    speedup: Bound | None = None
-    tokens: int | None = None
-    seconds: float | None = None
-    at_least: bool = False
-    device: str = ""
-    make: str = ""
-    export: str = ""
-
-    @property
-    def ratio(self) -> Bound | None:
-        """The perplexity as a ratio to the dense model's."""
-        return _ratio(self.loss)
-
-    @property
-    def control_ratio(self) -> Bound | None:
-        """The perplexity as a ratio to that of dense-ft with an equal training."""
-        return _ratio(self.control_loss)
 
 
 def is_quantized(labels: Mapping[str, str]) -> bool:

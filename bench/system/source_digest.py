@@ -39,13 +39,17 @@ def digest_source(*modules: str) -> str:
     return digests.of(sorted(set(contents.values())))
 
 
-@cache
 def _read(module: str) -> tuple[str, tuple[str, ...]]:
     """Return the content digest of a module, and the imported modules that count too."""
     file = find_file(module)
     if file is None:
         raise ModuleNotFoundError(f"no module named {module!r}")
-    tree = _absolute(ast.parse(file.read_bytes()), module if file.name == "__init__.py" else module.rpartition(".")[0])
+    return _parse(module, module if file.name == "__init__.py" else module.rpartition(".")[0], file.read_bytes())
+
+
+@cache
+def _parse(module: str, package: str, source: bytes) -> tuple[str, tuple[str, ...]]:
+    tree = _absolute(ast.parse(source), package)
     followed = _imports(tree, _packages_of(module))
     imports = tuple(name for name in followed if name != DESCRIPTION and find_file(name))
     return _content_digest(tree), imports
@@ -127,7 +131,7 @@ class _Stripper(ast.NodeTransformer):
         return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
-        is_description = ast.unparse(node.annotation) == "ClassVar[MethodInfo]"
+        is_description = ast.unparse(node.annotation) in ("ClassVar[MethodInfo]", "ClassVar[MeasureInfo]")
         return None if is_description else self.generic_visit(node)
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:

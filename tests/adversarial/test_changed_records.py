@@ -188,54 +188,48 @@ def test_each_command_names_it(damaged, name, line, cli, tmp_path, monkeypatch):
         assert "left out" in named[0]
 
 
-def calls(tree):
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func)
-
-
-def modules_that_call(*names):
-    found = {}
+@pytest.fixture(scope="module")
+def uses():
+    """Names that each module of the project calls, and names that it imports from bench.results.record."""
+    calls, imports = {}, {}
     for path in PRODUCT:
-        called = {name for name in calls(ast.parse(path.read_text())) if name in names}
-        if called:
-            found[str(path.relative_to(RESULTS.parent))] = called
-    return found
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        module = str(path.relative_to(RESULTS.parent))
+        calls[module] = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
+        records = [n for n in nodes if isinstance(n, ast.ImportFrom) and n.module == "bench.results.record"]
+        imports[module] = {alias.name for node in records for alias in node.names}
+    return calls, imports
 
 
-def test_one_reader_parses_records():
+def modules_with(found, *names):
+    return {module: used & {*names} for module, used in found.items() if used & {*names}}
+
+
+def test_one_reader_parses_records(uses):
     """A record from outside is read by `record.parse` alone, which these modules call."""
-    imports = {
-        str(path.relative_to(RESULTS.parent))
-        for path in PRODUCT
-        if any(
-            isinstance(node, ast.ImportFrom)
-            and node.module == "bench.results.record"
-            and any(name.name == "parse" for name in node.names)
-            for node in ast.walk(ast.parse(path.read_text()))
-        )
-    }
-
-    assert imports == {"bench/compare/baseline.py", "bench/results/store.py", "bench/results/transfer.py"}
+    calls, imports = uses
+    readers = {"bench/compare/baseline.py", "bench/results/store.py", "bench/results/transfer.py"}
+    assert modules_with(imports, "parse").keys() == readers
     validates = ("Record.model_validate", "Record.model_validate_json", "Record.model_construct", "Record.parse_raw")
-    assert modules_that_call(*validates) == {"bench/results/record.py": {"Record.model_validate"}}
+    assert modules_with(calls, *validates) == {"bench/results/record.py": {"Record.model_validate"}}
     # These make the record of a measurement, and seal it.
-    assert modules_that_call("Record").keys() == {
+    assert modules_with(calls, "Record").keys() == {
         "bench/compare/elsewhere.py", "bench/execution/new_record.py", "bench/execution/time_linears.py",
         "bench/execution/time_models.py",
     }  # fmt: skip
 
 
-def test_what_a_command_shows_is_verified():
+def test_what_a_command_shows_is_verified(uses):
     """Results are read with a check of their parts and items by these modules, and listed without by the others."""
-    assert modules_that_call("store.verified", "folder.verified").keys() == {
+    calls, _ = uses
+    assert modules_with(calls, "store.verified", "folder.verified").keys() == {
         "bench/api.py", "bench/cli/results.py", "bench/compare/resolve.py", "bench/compare/scaling_law.py",
         "bench/export/results.py", "bench/results/merge.py",
     }  # fmt: skip
-    assert modules_that_call("require_consistent").keys() == {
+    assert modules_with(calls, "require_consistent").keys() == {
         "bench/compare/baseline.py", "bench/results/check.py", "bench/results/store.py", "bench/results/transfer.py",
     }  # fmt: skip
-    assert modules_that_call("ReadOnlyStore").keys() == {
+    assert modules_with(calls, "ReadOnlyStore").keys() == {
         "bench/api.py", "bench/cli/listing.py", "bench/cli/results.py", "bench/cli/speed.py", "bench/cli/watch.py",
         "bench/compare/resolve.py", "bench/compare/scaling_law.py", "bench/export/results.py",
         "bench/planning/estimate.py", "bench/results/artifacts.py", "bench/results/check.py", "bench/results/merge.py",

@@ -257,5 +257,4 @@ def forget() -> None:
     """Let the catalog look again."""
     registry.forget_plugins()
     source_digest.digest_source.cache_clear()
-    source_digest._read.cache_clear()
     module_files.find_file.cache_clear()

@@ -80,10 +80,10 @@ def method(name: str, config: dict[str, Any]):
 
 
 def main(out: Path, cases: list[str]) -> None:
-    """out: a folder; cases: names of EXACT, and `tiny`."""
+    """out: a folder; cases: names of EXACT, and of cases on `tiny` with "tiny " before them."""
     tokens = load_file(out / "tokens.safetensors")["tokens"]
     rank, done = dist.get_rank(), out / str(dist.get_world_size())
-    for case in (*TINY_METHODS, STREAMED) if "tiny" in cases else ():
+    for case in [case for case in (*TINY_METHODS, STREAMED) if f"tiny {case}" in cases]:
         folder = done / "tiny" / case
         keep(*tiny_case(case, tokens, folder / f"work {rank}"), folder)
     mean_float64(pytest.MonkeyPatch())

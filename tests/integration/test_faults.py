@@ -52,20 +52,28 @@ def again(cli, monkeypatch, command):
     return out, err
 
 
-def test_killed_worker_costs_its_artifact_alone(tmp_path, cli, monkeypatch, gate):
-    spec, command = prepared(tmp_path, methods=("magnitude", "waits"))
+def test_a_process_that_ends_costs_its_artifact_alone(tmp_path, cli, monkeypatch, gate):
+    """One started and ended by itself, and two forked: one killed, one ended by its library."""
+    spec, command = prepared(tmp_path, methods=("dies", "waits", "leaves", "magnitude"))
     run, worker = stopped_at(gate, command)
     assert worker.ppid() != run.pid, "the first alone is no fork"
     worker.kill()
-    _, err = run.communicate(timeout=PATIENCE_S)
+    out, err = run.communicate(timeout=PATIENCE_S)
 
     assert run.returncode == 1
-    assert "2 measurements failed" in err
+    assert err.splitlines()[-1].startswith("bench: 6 measurements failed")
+    assert "failed" in out
     got = runs.records(spec.results)
     assert {k[0] for k, r in got.items() if r.status == "ok"} == {"dense", "magnitude"}
     assert "signal 9" in got["waits", None, "size"].reason
+    assert "ended with code 3" in got["dies", None, "size"].reason
+    assert "ended with code 1" in got["leaves", None, "size"].reason
+    assert "never meant to be called" in got["leaves", None, "size"].traceback
+    _, shown, _ = cli("show", got["dies", None, "size"].key, "--results", spec.results)
+    assert "last words" in shown
 
     gate.unlink()
+    command[2] = "magnitude,waits"
     out, err = again(cli, monkeypatch, command)
 
     assert "2 measurements run, 4 read" in out
@@ -140,28 +148,6 @@ def test_declared_change_is_allowed_and_shown(tmp_path):
 
     assert got.status == "ok"
     assert got.notes["changed"] == ["model.norm.weight"]
-
-
-def test_process_that_ends_is_a_failed_row_and_the_rest_goes_on(tmp_path, cli):
-    """Started or forked."""
-    spec, command = prepared(tmp_path, methods=("dies", "leaves", "magnitude"))
-    code, out, err = cli(*command)
-
-    assert code == 1
-    assert err.splitlines()[-1].startswith("bench: 4 measurements failed")
-    assert "failed" in out
-    got = runs.records(spec.results)
-    assert {k[0]: r.status for k, r in got.items()} == {
-        "dense": "ok",
-        "dies": "failed",
-        "leaves": "failed",
-        "magnitude": "ok",
-    }
-    assert "ended with code 3" in got["dies", None, "size"].reason
-    assert "ended with code 1" in got["leaves", None, "size"].reason
-    assert "never meant to be called" in got["leaves", None, "size"].traceback
-    _, shown, _ = cli("show", got["dies", None, "size"].key, "--results", spec.results)
-    assert "last words" in shown
 
 
 @pytest.mark.parametrize("at", [0, 1])

@@ -136,13 +136,14 @@ def test_a_stopped_worker_fails_and_a_stopped_server_goes_on(tmp_path):
     assert "made no progress" in runs.records(tmp_path / "r")["stops", None, "size"].reason
 
 
-def test_a_run_with_a_stopped_worker_and_server_ends_in_five_seconds(tmp_path, gate):
+@pytest.mark.full
+def test_a_run_with_a_stopped_worker_and_server_ends(tmp_path, gate):
     run, worker = stopped_at(gate, command(tmp_path, "waits"))
     server = server_of(run)
     for process in (worker, server):
         process.send_signal(signal.SIGSTOP)
     run.send_signal(signal.SIGTERM)
-    run.communicate(timeout=5)
+    run.communicate(timeout=PATIENCE_S)
 
     assert run.returncode == 128 + signal.SIGTERM
     assert gone(server, worker)

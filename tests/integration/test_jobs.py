@@ -24,6 +24,7 @@ METHODS = ("magnitude", "wanda")
 pytestmark = pytest.mark.usefixtures("world")
 
 
+@pytest.mark.full
 def test_two_at_a_time_give_the_records_of_one(tmp_path, monkeypatch):
     flags = ["--methods", ",".join(METHODS), "--measures", "perplexity,size", "--jobs", "2"]
     run = runs.start("run", *flags, *runs.flags(tmp_path / "two"))
@@ -98,6 +99,7 @@ def test_what_was_recorded_before_a_worker_died_has_not_failed(tmp_path, monkeyp
 
 
 def test_a_version_of_what_is_being_made_lets_another_artifact_go_first(tmp_path, monkeypatch):
+    """The records are those of one at a time."""
     order = []
 
     class Slow(runs.Here):
@@ -105,13 +107,16 @@ def test_a_version_of_what_is_being_made_lets_another_artifact_go_first(tmp_path
             order.append(Assignment.model_validate_json(self._job).measurements[0].artifact.label)
             time.sleep(0.5)
             yield from super().lines()
+            order.append("end")
 
     monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Slow())
     monkeypatch.setattr(sweep, "estimate_seconds", estimates)
-    changes = {"methods": ("magnitude", "wanda"), "quantizers": ("none", "int8"), "measures": ("size",), "jobs": 2}
-    api.execute(runs.small(tmp_path / "r", **changes))
+    changes = {"methods": ("magnitude", "wanda"), "quantizers": ("none", "int8"), "measures": ("size",)}
+    api.execute(runs.small(tmp_path / "two", jobs=2, **changes))
+    runs.run_here(runs.small(tmp_path / "one", **changes))
 
     assert [label.split()[1] for label in order[:2]] == ["wanda", "magnitude"], order
+    assert runs.contents(tmp_path / "two") == runs.contents(tmp_path / "one")
 
 
 @pytest.mark.parametrize("training", [None, "a training"])

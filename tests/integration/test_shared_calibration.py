@@ -84,7 +84,11 @@ def test_a_slurm_task_has_the_cores_of_all_processes(tmp_path):
     assert "--cpus-per-task=6" in slurm.write_script(plan, 1)
 
 
-def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "quantizers"),
+    [("wanda", ("none",)), pytest.param("sparsegpt", ("none", "int4-gptq"), marks=pytest.mark.full)],
+)
+def test_a_run_of_two_processes_is_a_run_of_one(method, quantizers, tmp_path, monkeypatch):
     """Stages of both kinds are shared. A second run finds everything made."""
     others = set(psutil.Process().children())
     runs.own_cache(tmp_path, monkeypatch)
@@ -92,28 +96,28 @@ def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):
     for processes in (1, 2):
         spec = runs.small(
             tmp_path / str(processes),
-            methods=("sparsegpt",),
-            quantizers=("none", "int4-gptq"),
+            methods=(method,),
+            quantizers=quantizers,
             measures=("perplexity",),
             calibration=SHARED | {"processes": processes},
         )
-        runs.run_here(spec, only=("sparsegpt",))
+        runs.run_here(spec, only=(method,))
         records = ReadOnlyStore(tmp_path / str(processes))
         found[processes] = {(r.identity.quantizer, r.identity.measure): r for r in records}
     one, two = found[1], found[2]
 
-    assert len(two) == 4
+    assert len(two) == 2 * len(quantizers)
     assert {r.status for r in (*one.values(), *two.values())} == {"ok"}, [r.reason for r in two.values()]
     for kind, record in one.items():
         assert two[kind].key != record.key and two[kind].identity == record.identity
     before, after = (of["none", "perplexity"].readings[0].value for of in (one, two))
     assert after == pytest.approx(before, rel=1e-5)
-    one, two = (of["int4-gptq", "perplexity"] for of in (one, two))
+    one, two = (of[quantizers[-1], "perplexity"] for of in (one, two))
     assert "--set calibration.processes=2" in reproduce.command([two])
     assert "processes" not in reproduce.command([one])
     assert not set(psutil.Process().children()) - others, "a process is left"
     monkeypatch.setattr(ranks, "start_ranks", None)
-    assert {event["known"] for event in runs.run_here(spec, only=("sparsegpt",))} == {True}
+    assert {event["known"] for event in runs.run_here(spec, only=(method,))} == {True}
 
 
 FAULTY = """

@@ -39,8 +39,9 @@ def got(tmp_path_factory):
         folder = tmp_path_factory.mktemp("transforms")
         runs.own_cache(folder, patch)
         methods = ("rotate", "sparsegpt", "recon:from=rotate+sparsegpt", "wanda", "wanda:from=permute")
-        spec = runs.small(folder / "r", methods=methods, quantizers=("none", "kv4"))
+        spec = runs.small(folder / "r", methods=methods, measures=("perplexity",))
         runs.run_here(spec)
+        runs.run_here(runs.small(spec.results, measures=("perplexity",), quantizers=("kv4",)), only=["dense"])
         return {(r.identity.method, r.identity.quantizer, r.identity.measure): r for r in ReadOnlyStore(spec.results)}
 
 

@@ -13,6 +13,7 @@ from bench.results.record import Item, Reading
 from bench.system.devices import fingerprint, resolve_devices
 from methods.contract import Needs
 from methods.errors import Skipped, UserError
+from methods.info import MeasureInfo
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,6 +45,7 @@ class Speed:
     """
 
     name: ClassVar[str] = "speed"
+    info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=("speedup",))
     needs: ClassVar[Needs] = Needs.NOTHING
     settings: ClassVar[type[SpeedSettings]] = SpeedSettings
     workload: Literal["decode", "prefill", "linears", "cuda"] = "decode"

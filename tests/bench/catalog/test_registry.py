@@ -68,10 +68,9 @@ def site(tmp_path_factory):
 pytestmark = pytest.mark.usefixtures("world")
 
 
-def test_run_with_their_method_and_their_measure(tmp_path, cli):
-    """From the command line to the table, through a worker's process; dense is done."""
-    spec = runs.small(tmp_path / "r", methods=("theirs:power=2",), measures=("counts",))
-    runs.run_here(spec, only=["dense"])
+def test_run_with_their_method_and_their_measure(tmp_path, cli, monkeypatch):
+    """From the command line to the table."""
+    runs.workers_here(monkeypatch)
     named = ["--methods", "theirs:power=2", "--measures", "counts"]
     code, out, err = cli("run", *named, *runs.flags(tmp_path / "r"))
 
@@ -91,7 +90,6 @@ def test_their_code_is_part_of_the_key(site, tmp_path, monkeypatch):
     file = site / "their_method.py"
     text = file.read_text()
     file.write_text(text + "\nCHANGED = True\n")
-    runs.forget()
     after = {c.key for c in api.plan(spec).measurements if c.artifact.method == "theirs"}
     file.write_text(text)
 

@@ -1,16 +1,22 @@
 """`bench pick` on the command line: what it prints, its JSON, its exit codes and its errors."""
 
 import json
+import shutil
 
 import pytest
 
 from helpers import fake_records, reports
 
 
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    return reports.compressed(tmp_path_factory.mktemp("filled") / "run")
+
+
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, filled):
     monkeypatch.chdir(tmp_path)
-    reports.compressed(tmp_path / "results/run")
+    shutil.copytree(filled, tmp_path / "results/run")
     return tmp_path
 
 

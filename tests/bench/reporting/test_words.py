@@ -3,7 +3,7 @@
 import pytest
 
 from bench.reporting import words
-from bench.reporting.view import Bound
+from bench.reporting.facts import Bound
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def tree(tmp_path, monkeypatch):
 
 
 def forget():
-    for function in (digest_source, source_digest._read, module_files.find_file):
+    for function in (digest_source, source_digest._parse, module_files.find_file):
         function.cache_clear()
 
 

@@ -40,8 +40,10 @@ def shared(request, tokens, tmp_path_factory):
     for item in request.session.items:
         if item.path == request.path and "[" in item.name:
             params = item.callspec.params
-            case = params["case"] if "float64" in item.fixturenames else "tiny"
-            asked.setdefault(params["world"], set()).add(case)
+            case = params.get("case", STREAMED)
+            asked.setdefault(params["world"], {"tiny sparsegpt"}).add(
+                case if "float64" in item.fixturenames else f"tiny {case}"
+            )
     forked_ranks.launch(shared_calibration, out, *(",".join([str(w), *sorted(cases)]) for w, cases in asked.items()))
     return out
 
