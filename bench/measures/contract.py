@@ -211,6 +211,7 @@ class Measure(Protocol):
     - `plan(context)`, a class method: return a `Planned` for each measurement. Default: one, with default fields.
     - `estimated_tokens`, a property: about how many tokens it reads, for the estimate of time.
     - `imports`: modules that a worker should import early.
+    - `info`, a `methods.info.MeasureInfo`: the metrics that a leaderboard shows at first. It is no part of a key.
     - `streams = True`: for models larger than the device, `read` gets a model without its blocks if
       `context.compute.stream`. The blocks are in `context.folder` and `context.source`.
     """

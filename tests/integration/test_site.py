@@ -11,14 +11,17 @@ pytest.importorskip("sphinx", reason="pip install '.[docs]'")
 pytest.importorskip("furo", reason="pip install '.[docs]'")
 
 ROOT = Path(__file__).parents[2]
+BUILT = os.environ.get("CAST_BENCH_SITE")
+"""Folder of a site that is built already, as in .ci/run."""
+pytestmark = [] if BUILT else pytest.mark.full
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory, chromium):
-    """The built site: that of CAST_BENCH_SITE where a build has made it already."""
-    if built := os.environ.get("CAST_BENCH_SITE"):
-        return Path(built)
+    """Return the folder of the built site."""
+    if BUILT:
+        return Path(BUILT)
     folder = tmp_path_factory.mktemp("site") / "html"
     subprocess.run([sys.executable, str(ROOT / "scripts/docs.py"), str(folder)], check=True, cwd=ROOT)
     return folder

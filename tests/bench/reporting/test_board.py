@@ -11,7 +11,7 @@ from bench.reporting import board, hardware, leaderboard, searches, table_figure
 from bench.reporting.cost import CostIndex
 from bench.reporting.protocol import group_by_protocol
 from bench.results.record import Item, ReadingRow
-from helpers import fake_records, reports
+from helpers import fake_records, reports, runs
 from methods.errors import UserError
 from methods.pattern import Pattern
 
@@ -261,3 +261,24 @@ def test_a_record_in_two_folders_is_of_the_one_that_it_was_taken_from(tmp_path):
     assert (
         merged.items(merged.records[0]).columns["value"] == results[0].items(results[0].records[0]).columns["value"]
     ).all()
+
+
+def test_a_measure_says_which_of_its_metrics_a_leaderboard_shows(tmp_path, monkeypatch):
+    """Also one of a plug-in, if it is installed."""
+    source = (
+        "from typing import ClassVar\nfrom methods.info import MeasureInfo\n"
+        "class Norm:\n    info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=('max_norm',))\n"
+    )
+    fake_records.counted(tmp_path / "r", "max_norm", 3.0, measure="norm")
+    fake_records.counted(tmp_path / "r", "bytes", 3.0, measure="size")
+    fake_records.counted(tmp_path / "r", "bits_per_weight", 3.0, measure="size")
+
+    def shown():
+        table = board.make_sections([read(tmp_path / "r")])[0].tables[0]
+        return [c.metric for c in table.columns if not c.hidden]
+
+    assert shown() == ["bits_per_weight"]
+    runs.put_on_path(runs.distribution(tmp_path, "norms", source, measures={"norm": "norms:Norm"}), monkeypatch)
+    assert shown() == ["bits_per_weight", "max_norm"]
+    monkeypatch.undo()
+    runs.forget()

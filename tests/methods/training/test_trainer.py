@@ -44,8 +44,9 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "family"),
     [
-        *((name, "llama") for name in NAMES),
+        *((name, "llama") for name in NAMES if name != "proxsparse"),
         ("cast", "gpt2"),
+        pytest.param("proxsparse", "llama", marks=pytest.mark.full),
         *(
             pytest.param(name, family, marks=pytest.mark.full)
             for name in NAMES
