@@ -1,6 +1,8 @@
 """The environment that workers get, and which modules the fork server loads for them."""
 
 import importlib
+import os
+import signal
 
 import pytest
 
@@ -63,6 +65,21 @@ def test_all_that_any_measure_and_method_imports_can_be_forked(tmp_path):
             worker.kill()
             assert worker.wait() == -9
             worker.close()
+    finally:
+        server.close()
+
+
+def test_a_stopped_worker_of_a_stopped_server_can_be_killed(tmp_path):
+    server = ForkServer([], processes.worker_environment())
+    try:
+        with (tmp_path / "log").open("w") as log:
+            worker = server.fork(log)
+        for pid in (worker.pid, server.pid):
+            os.kill(pid, signal.SIGSTOP)
+        worker.kill()
+
+        assert worker.wait(60) == -signal.SIGKILL
+        worker.close()
     finally:
         server.close()
 
