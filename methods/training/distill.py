@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +33,8 @@ class Teacher(NamedTuple):
     head: Tensor
     bias: Tensor | None = None
     finish: Finish = PLAIN
+    blocks: deque[Tensor] | None = None
+    """Outputs of blocks [batch, seqlen, width], which the student takes out as it compares its own with them."""
 
 
 class _Part(NamedTuple):

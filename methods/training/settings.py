@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from methods.errors import UserError
-from methods.ranges import Beta, Fraction, LearningRate, NonNegative, Positive
+from methods.ranges import Beta, Count, Fraction, LearningRate, NonNegative, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,8 @@ class Settings:
 
     lr: peak learning rate; warmup: share of the steps in which it rises; final_lr_ratio: share of the peak where the
     cosine ends; grad_clip: largest L2 norm of all gradients, 0 for no limit; eta: share of distillation in the loss;
-    temperature: of both softmaxes in it; recompute: forget activations inside blocks and compute them again in the
+    temperature: of both softmaxes in it; hidden: weight in the loss of the distance to the teacher's hidden states, 0 for
+    none; hidden_every: number of blocks from one such state to the next, counted back from the last block; recompute: forget activations inside blocks and compute them again in the
     backward pass; compile: torch.compile the blocks. "auto": on a CUDA device that has Triton.
     """
 
@@ -29,6 +30,8 @@ class Settings:
     grad_clip: NonNegative = 1.0
     eta: Fraction = 1 / 3
     temperature: Positive = 1.0
+    hidden: NonNegative = 0.0
+    hidden_every: Count = 1
     recompute: bool = False
     compile: Literal["auto", "on", "off"] = "auto"
 

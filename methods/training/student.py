@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from methods.logits import finish_of
 from methods.training import distill
+from methods.training.block_outputs import BlockOutputs, distance
 
 
 class Student(nn.Module):
@@ -19,15 +21,40 @@ class Student(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.outputs: BlockOutputs | None = None
+        """Outputs of blocks that are compared with the teacher's."""
 
     def forward(
-        self, ids: Tensor, teacher: distill.Teacher | None, eta: float, temperature: float, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self,
+        ids: Tensor,
+        teacher: distill.Teacher | None,
+        eta: float,
+        temperature: float,
+        scale: float,
+        weight: float = 0.0,
+    ) -> tuple[Tensor, ...]:
+        """Return the loss, and sums over tokens: of CE, of T^2 KL and, if the blocks are compared, of their distances.
+
+        weight: of the distances, beside the rest of the loss.
+        """
+        wanted = teacher.blocks if teacher else None
+        distances: list[Tensor] = []
+
+        def compare(output: Tensor) -> None:
+            # taken out, so that it is freed before the next block
+            distances.append(distance(output[:, :-1], wanted.popleft()[:, :-1]))
+
+        with self.outputs.sent_to(compare) if self.outputs and wanted else nullcontext():
+            states = hidden_states(self.model, ids)
         head = head_of(self.model)
-        return distill.loss(
-            hidden_states(self.model, ids), head.weight, ids[:, 1:].flatten(), teacher,
+        loss, ce, kl = distill.loss(
+            states, head.weight, ids[:, 1:].flatten(), teacher,
             bias=head.bias, finish=head.finish, eta=eta, temperature=temperature, scale=scale,
         )  # fmt: skip
+        if not distances:
+            return loss, ce, kl
+        total = torch.stack(distances).sum()
+        return loss + weight * scale * total, ce, kl, total.detach()
 
 
 class FrozenTeacher(nn.Module):
@@ -36,10 +63,14 @@ class FrozenTeacher(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
+        self.outputs: BlockOutputs | None = None
 
     @torch.no_grad()
     def forward(self, ids: Tensor) -> distill.Teacher:
-        return distill.Teacher(hidden_states(self.model, ids), *head_of(self.model))
+        blocks: deque[Tensor] = deque()
+        with self.outputs.sent_to(blocks.append) if self.outputs else nullcontext():
+            states = hidden_states(self.model, ids)
+        return distill.Teacher(states, *head_of(self.model), blocks)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from methods.contract import Job
 from methods.errors import Diverged, UserError
 from methods.targets import stores_in_out
 from methods.training import checkpoint, compiled, ranks
+from methods.training.block_outputs import BlockOutputs
 from methods.training.gather import Finish, Skeleton
 from methods.training.interrupt import Stopped, stop_request
 from methods.training.settings import Settings, require_trainable
@@ -82,12 +83,16 @@ class Trainer:
             _no_dropout(self.model)
             self.model.train()  # transformers recomputes activations in training mode only
         self._worlds = [self.world]
+        self._parts: tuple[str, ...] = ("loss", "ce", "kl")
+        """Names of the values that `_gradients` returns."""
         self._skeleton = Skeleton(self.model) if self._sharded else None
         self._compiles = compiled.is_wanted(settings.compile, self.device)
         if self._compiles:
             compiled.compile_blocks(self.model)
         if self._sharded:
             ranks.shard(self.student, compiled.blocks_of(self.model), self.device)
+        if settings.hidden:
+            self.student.outputs = BlockOutputs(self.model, settings.hidden_every)
         self._batches = Batches(self.corpus, self.device, self.rank, self.world)
 
     def parameters(self, targets: Iterable[str]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -125,8 +130,10 @@ class Trainer:
 
     def _run(self, optimizer: torch.optim.Optimizer, teacher: bool, hook: Hook | None) -> None:
         settings, total = self.settings, self.total
+        if teacher and settings.hidden:
+            self._parts = (*self._parts, "hidden")
         start, pending = self._resume(optimizer)
-        teacher_model = self._load_teacher() if teacher and settings.eta else None
+        teacher_model = self._load_teacher() if teacher and (settings.eta or settings.hidden) else None
         if start == 0:
             self.log_validation("start")
         started = saved = time.monotonic()
@@ -177,21 +184,23 @@ class Trainer:
             self._save(optimizer, step, pending)
 
     def _gradients(self, step: int, teacher: FrozenTeacher | None) -> Tensor | None:
-        """Accumulate the gradients of one step. Return the mean loss, CE and KL per token.
+        """Accumulate the gradients of one step. Return the mean loss and its parts per token.
 
         Return None if a signal came between two micro-batches. Several processes agree on it after the step.
         """
         batch = self._batches.take(step)
         count = batch.shape[0] * (batch.shape[1] - 1)
-        sums = torch.zeros(3, device=self.device)
+        settings, sums = self.settings, torch.zeros(len(self._parts), device=self.device)
         for ids in batch.split(self.job.budget.micro or len(batch)):
             if self.world == 1 and stop_request():
                 return None
             with self._precision():
                 outputs = teacher(ids) if teacher is not None else None
-                loss, ce, kl = self.student(ids, outputs, self.settings.eta, self.settings.temperature, 1 / count)
+                loss, *parts = self.student(
+                    ids, outputs, settings.eta, settings.temperature, 1 / count, settings.hidden
+                )
             loss.backward()
-            sums += torch.stack([loss.detach() * count, ce, kl])
+            sums += torch.stack([loss.detach() * count, *parts])
         return sums / count
 
     def _precision(self) -> Any:
@@ -202,20 +211,28 @@ class Trainer:
         sizes = len(head_of(teacher.model).weight), len(head_of(self.model).weight)
         if sizes[0] != sizes[1]:
             raise UserError("teacher and student have different vocabularies ({} and {})".format(*sizes))
+        lengths = len(compiled.blocks_of(teacher.model)), len(compiled.blocks_of(self.model))
+        if self.settings.hidden and lengths[0] != lengths[1]:
+            raise UserError(
+                "hidden={} compares each block with the teacher's, and teacher and student have different numbers of "
+                "blocks ({} and {}): leave hidden out".format(self.settings.hidden, *lengths)
+            )
         if self._compiles:
             compiled.compile_blocks(teacher.model)
         if self._sharded:
             ranks.shard_frozen(teacher, compiled.blocks_of(teacher.model), self.device, self.job.compute.dtype)
+        if self.settings.hidden:
+            teacher.outputs = BlockOutputs(teacher.model, self.settings.hidden_every)
         return teacher
 
     def _read_losses(self, pending: Pending) -> list[list[float]]:
-        """Return the loss, CE, KL and gradient norm of each step.
+        """Return the loss, its parts and the gradient norm of each step.
 
         Raises:
             Diverged: in one of the steps.
         """
         table: list[list[float]] = torch.stack([values for _, _, values in pending]).tolist() if pending else []
-        for (step, _, _), (loss, ce, _, norm) in zip(pending, table, strict=True):
+        for (step, _, _), (loss, ce, *_, norm) in zip(pending, table, strict=True):
             if not self.curve and step == pending[0][0]:
                 self.initial_ce = ce
             if not (math.isfinite(loss) and math.isfinite(norm)) or ce > DIVERGED_AT * self.initial_ce:
@@ -231,7 +248,7 @@ class Trainer:
         table = self._read_losses(pending)
         mean = [sum(column) / len(table) for column in zip(*table, strict=True)]
         step, metrics, _ = pending[-1]
-        row = {"step": step + 1} | metrics | of_optimizer | dict(zip(("loss", "ce", "kl", "norm"), mean, strict=True))
+        row = {"step": step + 1} | metrics | of_optimizer | dict(zip((*self._parts, "norm"), mean, strict=True))
         self.curve.append({k: float(f"{v:.6g}") for k, v in row.items()})
 
     @torch.no_grad()
@@ -273,7 +290,7 @@ class Trainer:
             return self._skeleton.write(self.model, job.workdir / "trained", job.compute.stored, job.targets, finish)
         if finish:
             finish(self.model, job.targets)
-        if self._compiles:
+        if self._compiles or self.settings.hidden:
             compiled.restore_blocks(self.model)
         if self.settings.recompute:
             self.model.gradient_checkpointing_disable()  # type: ignore[operator]
