@@ -65,11 +65,11 @@ class _Distance(torch.autograd.Function):
         difference = (student.float() - teacher) * channels
         gradient = weights * difference
         ctx.gradient = gradient.to(student.dtype)
-        return 0.5 * gradient.mul_(difference).sum()
+        return 0.5 * difference.mul_(gradient).sum()
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
-        return ctx.gradient.mul_(outer[0].to(ctx.gradient.dtype)), None
+        return ctx.gradient.mul_(outer[0]), None
 
 
 def distance(student: Tensor, teacher: Tensor) -> Tensor:
