@@ -14,6 +14,7 @@ What is between these comments is replaced:
                                                         are separated by commas. A pair with ?B is left out until B is measured
 <!-- worth: results/FOLDER METHOD -->                    whether another row beats the method's at its bytes, in a sentence
 <!-- profile: results/FOLDER --> and <!-- /profile -->      what each track loses: a picture and tables for each model
+<!-- budget: results/A results/B --> and <!-- /budget -->  the chain of stages to take with a budget of time, for each folder
 <!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs
 <!-- search: results/FOLDER --> and <!-- /search -->        the best trial of each method of the folder's search.toml
 
@@ -25,14 +26,16 @@ from __future__ import annotations
 import json
 import math
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import benchmark_figures
+import budgets
 import reference
 import trained_rows
 
@@ -44,8 +47,10 @@ from bench.compare.seed_noise import SeedNoiseTable
 from bench.planning.search import read_search
 from bench.reporting import board, drawing, pairwise, profile, table, table_figures
 from bench.reporting import leaderboard as boards
+from bench.reporting.cost import CostIndex
 from bench.reporting.table_figures import TableFigure
-from bench.reporting.view import SEED_NOISE_NOTE, Table
+from bench.reporting.view import SEED_NOISE_NOTE, Interval, Table
+from bench.results.record import Record
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
 from bench.system.text import escape_markdown
@@ -194,6 +199,36 @@ def ratios(where: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def budget(folders: str) -> str:
+    """Return which chain to take with a budget of time, for the model of each folder. Folders of a model are joined by commas."""
+    chains, compare = {}, {}
+    for names in folders.split():
+        results = board.merge([resolve.read(ROOT / one) for one in names.split(",")]).with_cache()
+        costs, named = CostIndex(results.records), _perplexities(results)
+        rows = {
+            label: by_pattern[budgets.PATTERN] for label, by_pattern in named.items() if budgets.PATTERN in by_pattern
+        }
+        model = results.records[0].identity.model
+        chains[model] = [
+            budgets.Chain(label, statistics.mean(map(_perplexity, seeds.values())), cost.seconds, cost.device)
+            for label, seeds in rows.items()
+            # a row with typed fields is a search or an ablation
+            if not re.search(r":(?!from=)[^: ]+=", label)
+            and (cost := costs.of_row(record.identity for record in seeds.values()))
+            and not cost.at_least
+        ]
+        compare[model] = partial(_ratio, results, rows)
+    return "\n".join(budgets.lines(chains, compare)) + "\n"
+
+
+def _perplexity(record: Record) -> float:
+    return next(r.value for r in record.readings if r.metric == "perplexity" and r.value is not None)
+
+
+def _ratio(results: ResultSet, rows: dict[str, Seeds], before: str, after: str) -> Interval | None:
+    return pairwise.compare(rows[before], rows[after], "perplexity", results, _seed_noises())
+
+
 def _perplexities(results: ResultSet) -> dict[str, dict[str, Seeds]]:
     """Return the records of perplexity without a quantizer by method, pattern and seed."""
     rows: dict[str, dict[str, Seeds]] = {}
@@ -304,6 +339,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "benchmark": benchmark,
     "rates": rates,
     "ratio": ratios,
+    "budget": budget,
     "scaling": law,
     "search": trials,
     "worth": lambda where: worth(*where.split()),

@@ -33,7 +33,7 @@ class Teacher(NamedTuple):
     head: Tensor
     bias: Tensor | None = None
     finish: Finish = PLAIN
-    blocks: deque[Tensor] | None = None
+    blocks: deque[Tensor] = deque(maxlen=0)  # noqa: RUF012
     """Outputs of blocks [batch, seqlen, width], which the student takes out as it compares its own with them."""
 
 

@@ -37,7 +37,7 @@ class Student(nn.Module):
 
         weight: of the distances, beside the rest of the loss.
         """
-        wanted = teacher.blocks if teacher else None
+        wanted = teacher.blocks if teacher else deque[Tensor]()
         distances: list[Tensor] = []
 
         def compare(output: Tensor) -> None:

@@ -211,11 +211,11 @@ class Trainer:
         sizes = len(head_of(teacher.model).weight), len(head_of(self.model).weight)
         if sizes[0] != sizes[1]:
             raise UserError("teacher and student have different vocabularies ({} and {})".format(*sizes))
-        lengths = len(compiled.blocks_of(teacher.model)), len(compiled.blocks_of(self.model))
-        if self.settings.hidden and lengths[0] != lengths[1]:
+        shapes = [f"{len(compiled.blocks_of(m))} of {head_of(m).weight.shape[1]}" for m in (teacher.model, self.model)]
+        if self.settings.hidden and shapes[0] != shapes[1]:
             raise UserError(
-                "hidden={} compares each block with the teacher's, and teacher and student have different numbers of "
-                "blocks ({} and {}): leave hidden out".format(self.settings.hidden, *lengths)
+                f"hidden={self.settings.hidden} compares the outputs of blocks, and teacher and student have different "
+                f"blocks ({' and '.join(shapes)} channels): leave hidden out"
             )
         if self._compiles:
             compiled.compile_blocks(teacher.model)

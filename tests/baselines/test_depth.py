@@ -107,6 +107,7 @@ def test_last_block_stays():
     [
         ("depth:from=wanda", "2:4", "must come first"),
         ("dsnot:from=depth+wanda", "2:4", "changes them"),
+        ("retrain:from=depth+wanda:hidden=1", "2:4", "removes blocks: leave hidden out"),
         ("depth:drop=100%", "2:4", "a share below 100%"),
         ("depth:drop=99", "2:4", "at least one must be left"),
         ("wanda", "depth 25%", "no pattern to prune to"),

@@ -85,18 +85,16 @@ def test_a_student_that_equals_its_teacher_does_not_move(llama, task):
 
 def naive_loss(model, dense, ids, every):
     """Return CE, and the distance of every `every`-th block, per token, from hooks on the blocks."""
-    seen = {id(m): [] for m in (model, dense)}
-    for m in (model, dense):
+    seen = [], []
+    for m, to in zip((model, dense), seen, strict=True):
         for block in list(blocks_of(m))[::-1][::every]:
-            block.register_forward_hook(
-                lambda _b, _a, out, to=seen[id(m)]: to.append(out[0] if type(out) is tuple else out)
-            )
+            block.register_forward_hook(lambda _b, _a, out, to=to: to.append(out[0] if type(out) is tuple else out))
     with torch.no_grad():
         logits = model(input_ids=ids).logits[:, :-1]
         dense(input_ids=ids)
     ce = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
     count = ids[:, 1:].numel()
-    return float(ce), sum(naive(h[:, :-1], t[:, :-1])[0] for h, t in zip(*seen.values(), strict=True)) / count
+    return float(ce), sum(naive(h[:, :-1], t[:, :-1])[0] for h, t in zip(*seen, strict=True)) / count
 
 
 @pytest.mark.parametrize("every", [1, 2, 9])
@@ -104,7 +102,7 @@ def naive_loss(model, dense, ids, every):
     "family", sample(["llama", "gpt2", "opt", "gemma3_text", "mixtral", "gpt_oss"], "gpt2", "mixtral")
 )
 def test_first_loss_is_that_of_the_definition(family, every, make, task):
-    """The blocks are counted back from the last. Mixtures of experts are compared like others."""
+    """Count blocks back from the last. Compare mixtures of experts like others."""
     dense = make(family)
     model = copy.deepcopy(dense)
     for p in model.parameters():
@@ -163,5 +161,8 @@ def test_a_teachers_state_is_freed_once_it_is_compared(llama):
 def test_a_teacher_with_other_blocks_is_refused(llama, task):
     short = copy.deepcopy(llama)
     short.model.layers = short.model.layers[:-1]
-    with pytest.raises(UserError, match=r"hidden=0.5 compares each block .* \(2 and 3\): leave hidden out"):
+    with pytest.raises(
+        UserError,
+        match=r"hidden=0.5 compares the outputs of blocks, .* \(2 of 32 and 3 of 32 channels\): leave hidden out",
+    ):
         method("cast", hidden=0.5).apply(copy.deepcopy(llama), task(llama, teacher=lambda: short))
