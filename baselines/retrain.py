@@ -52,7 +52,9 @@ class Retrain(Settings):
 
     name: ClassVar[str] = "retrain"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
-    info: ClassVar[MethodInfo] = MethodInfo(paper="none", prior="sparsegpt", cost=DISTILLATION)
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="none", prior="sparsegpt", presets={"hidden": {"hidden": 1.0}}, cost=DISTILLATION
+    )
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.prior is None:

@@ -43,6 +43,7 @@ class Cast(Settings):
             "fixed-mask": {"fixed": True},
             "decoupled": {"decoupled": True},
             "wanda-mask": {"mask": "wanda"},
+            "hidden": {"hidden": 1.0},
         },
         cost=DISTILLATION,
         groups_only=True,
