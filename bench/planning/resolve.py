@@ -142,10 +142,11 @@ def _stages(chain: Sequence[Choice]) -> MethodStages:
             own = pattern
         elif not entry.dense:
             pattern = ""
-        if dropping and entry.trains and choice.config.get("hidden"):
+        # width keeps the shape of what a block puts out
+        if dropping and dropping.name == "depth" and entry.trains and choice.config.get("hidden"):
             raise UserError(
                 f"{choice.label} compares the output of each block with the dense model's, and {dropping.label} removes "
-                f"blocks: leave hidden out"
+                "blocks: leave hidden out"
             )
         pattern = own or pattern
         stages.append(_stage(choice, "methods").model_copy(update={"pattern": own or beside}))
