@@ -240,33 +240,32 @@ def _perplexities(results: ResultSet) -> dict[str, dict[str, Seeds]]:
 
 
 def worth(folder: str, method: str) -> str:
-    """Return whether rows of at most 2% more bytes than a method's have a lower perplexity, in sentences."""
+    """Return whether a row of at most 2% more bytes than a method's has a lower perplexity, in sentences."""
     logs: dict[tuple[str, ...], dict[str, list[float]]] = {}
     for record in newest(ReadOnlyStore(ROOT / folder)):
         identity = record.identity
-        row = logs.setdefault((identity.method.split(" + ")[-1], identity.pattern, identity.quantizer), {})
+        row = logs.setdefault((identity.method.split(" + ")[-1], identity.quantizer, identity.pattern), {})
         for reading in record.readings:
             if reading.metric in ("perplexity", "bytes_packed") and reading.value:
                 row.setdefault(reading.metric, []).append(math.log(reading.value))
-    rows = {name: tuple(math.exp(fmean(row[k])) for k in ("perplexity", "bytes_packed")) for name, row in logs.items()}
-    (name,) = (key for key in rows if key[0] == method and key[2] == "none")
-    perplexity, size = rows.pop(name)
-    as_small = {key: values for key, values in rows.items() if values[1] <= 1.02 * size}
-    better = sorted((p, s, key) for key, (p, s) in as_small.items() if p < perplexity)
-    lines = [
-        f"**Is {name[1]} worth it here?** {'No' if better else 'Yes'}: of {len(as_small)} other rows in at most 2% more bytes, "
-        f"{len(better) or 'none'} {'has' if len(better) == 1 else 'have'} a lower perplexity than {method} at {name[1]}, "
-        f"{perplexity:.2f} in {size / 1e6:.2f} MB."
+    rows = {
+        (math.exp(fmean(row["perplexity"])), math.exp(fmean(row["bytes_packed"])), name) for name, row in logs.items()
+    }
+    (own,) = (row for row in rows if row[2][:2] == (method, "none"))
+    others = sorted(row for row in rows - {own} if row[1] <= 1.02 * own[1])
+
+    def say(row: tuple[float, float, tuple[str, ...]]) -> str:
+        name = " ".join(part for part in row[2][:2] if part != "none")
+        return f"{escape_markdown(name)} has a perplexity of {row[0]:.2f} in {row[1] / 1e6:.2f} MB"
+
+    is_best = not others or own < others[0]
+    first = f"none of {len(others)} other rows of as many bytes is better" if is_best else say(others[0])
+    sentences = [
+        f"**Is {own[2][2]} worth it here?** {'Yes' if is_best else 'No'}: {first}. At {own[2][2]}, {say(own)}."
     ]
-    plain = min(((p, s, key) for key, (p, s) in as_small.items() if key[2] == "none"), default=None)
-    for what, best in (
-        ("The best of them", better[0] if better else None),
-        ("The best of them without a quantizer", plain),
-    ):
-        if best:
-            label = " ".join(part for part in best[2] if part != "none")
-            lines.append(f"{what} is {escape_markdown(label)}: {best[0]:.2f} in {best[1] / 1e6:.2f} MB.")
-    return " ".join(lines) + "\n"
+    if plain := next((row for row in others if row[2][1] == "none"), None):
+        sentences.append(f"Without a quantizer, {say(plain)}, the best of the other rows of as many bytes.")
+    return " ".join(sentences) + "\n"
 
 
 def found(folder: str) -> str:

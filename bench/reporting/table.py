@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -224,8 +225,7 @@ def summarize(group: list[Row], column: ColumnKey) -> CellSummary | None:
         note = f" ({task})" + note
     mean, spread = values[0], rows[0]["stderr"]
     if len(values) > 1:
-        mean = math.fsum(values) / len(values)
-        spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)) or None
+        mean, spread = statistics.mean(values), statistics.stdev(values) or None  # exact: equal values have no spread
     return CellSummary(format_number(mean, spread, rows[0]["unit"]) + note, rows, mean, spread)
 
 
