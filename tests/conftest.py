@@ -57,18 +57,28 @@ def seeded() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def encoded_once() -> Iterator[None]:
-    """Encode a text once for each tokenizer. Most tests read the first windows of the same text."""
+    """Encode a text once for each tokenizer. Most tests read or count the tokens of the same text."""
     known: dict[tuple[Any, ...], Any] = {}
-    real = windows.encode
+    real_encode, real_counter = windows.encode, windows._token_counter
+
+    def once(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        if key not in known:
+            known[key] = make()
+        return known[key]
 
     def encode(tokenizer: Any, text: str, first: list[int], **options: Any) -> Any:
+        if not hasattr(tokenizer, "backend_tokenizer"):  # a test's own
+            return real_encode(tokenizer, text, first, **options)
         key = (tokenizer.backend_tokenizer.to_str(), text, tuple(first), tuple(options.items()))
-        if key not in known:
-            known[key] = real(tokenizer, text, first, **options)
-        return known[key]
+        return once(key, lambda: real_encode(tokenizer, text, first, **options))
+
+    def counter(tokenizer_json: Path) -> Callable[[str], int]:
+        count, content = real_counter(tokenizer_json), tokenizer_json.read_bytes()
+        return lambda text: once((content, text), lambda: count(text))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(windows, "encode", encode)
+        patch.setattr(windows, "_token_counter", counter)
         yield
 
 
