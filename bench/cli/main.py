@@ -13,7 +13,21 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from bench.cli import check, compare, conformance, families, models, pick, results, run, search, setup, speed, watch
+from bench.cli import (
+    check,
+    compare,
+    conformance,
+    families,
+    models,
+    pick,
+    results,
+    run,
+    search,
+    setup,
+    speed,
+    submit,
+    watch,
+)
 from bench.cli.console import note, print_line
 from bench.execution import signals
 from bench.system import interpreter, provenance, terminal
@@ -58,6 +72,7 @@ COMMANDS = (
     check.check,
     check.sign,
     check.merge,
+    submit.submit,
 )
 """Commands in the order of the help."""
 USAGE_ERROR: Any = typer.BadParameter.__base__

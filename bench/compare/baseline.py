@@ -8,8 +8,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,7 @@ from bench.results.derive import Items
 from bench.results.items import of_table, read_parquet
 from bench.results.record import SCHEMA, Record, parse, require_schema
 from bench.results.rows import latest
-from bench.system import digests
-from bench.system.files import atomic_write
+from bench.system import archives, digests
 from methods.errors import UserError
 
 FORMAT = 1
@@ -30,8 +27,6 @@ FOLDER = Path("results/baselines")
 MANIFEST, RECORDS, ITEMS = "manifest.json", "records.jsonl", "items.parquet"
 MAX_FILE_BYTES = 2**30
 """Largest unpacked size of a file in a baseline."""
-MAX_RATIO = 64
-"""Largest ratio of the unpacked files of a baseline to its own size. Records are packed to a tenth."""
 REMAKE = "make it again with bench baseline set"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -66,15 +61,8 @@ def write(results: ResultSet, path: Path) -> Path:
     items = _parquet(tables)
     about = {"format": FORMAT, "schema": SCHEMA, "records": len(records), "commits": _commits(records)}
     about["digest"] = digests.of([text.decode(), items.hex()])
-    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as out:
-        for name, content, compression in (
-            (MANIFEST, json.dumps(about, indent=1, sort_keys=True).encode(), zipfile.ZIP_STORED),
-            (RECORDS, text, zipfile.ZIP_DEFLATED),
-            (ITEMS, items, zipfile.ZIP_STORED),
-        ):
-            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            info.compress_type = compression
-            out.writestr(info, content)
+    header = json.dumps(about, indent=1, sort_keys=True).encode()
+    archives.write(path, ((MANIFEST, header), (RECORDS, text), (ITEMS, items)), stored=(MANIFEST, ITEMS))
     return path
 
 
@@ -116,32 +104,12 @@ def _read_files(path: Path, max_bytes: int) -> tuple[dict[str, Any], dict[str, b
     if not path.is_file():
         raise UserError(f"no baseline {str(path)!r}: write one with bench baseline set")
     try:
-        with zipfile.ZipFile(path) as packed:
-            infos = {i.filename: i for i in packed.infolist()}
-            if len(infos) < len(packed.infolist()):
-                raise ValueError("two files of one name")
-            wanted = [infos[name] for name in (MANIFEST, RECORDS, ITEMS)]
-            max_bytes = min(max_bytes, MAX_RATIO * path.stat().st_size)
-            if sum(info.file_size for info in wanted) > max_bytes:
-                raise UserError(f"baseline {str(path)!r} unpacks to more than {max_bytes:,} bytes: {REMAKE}")
-            # Other methods of compression unpack without a limit.
-            if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in wanted):
-                raise ValueError("another method of compression than deflate")
-            files = {info.filename: packed.read(info) for info in wanted}
+        files = archives.read(path, max_bytes, (MANIFEST, RECORDS, ITEMS))
         about = json.loads(files[MANIFEST])
         version, schema = int(about["format"]), int(about.get("schema", SCHEMA))
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        OverflowError,
-        KeyError,
-        ValueError,
-        TypeError,
-        OSError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-    ) as fault:
+    except archives.TooLarge as fault:
+        raise UserError(f"cannot read baseline {str(path)!r}: {fault}: {REMAKE}") from None
+    except archives.FAULTS as fault:
         reason = (str(fault) or type(fault).__name__).splitlines()[0][:80]
         raise UserError(f"cannot read baseline {str(path)!r} ({reason}): {REMAKE}") from None
     if version > FORMAT:

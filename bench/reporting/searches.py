@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,11 @@ class About(BaseModel):
     model_config = ConfigDict(extra="forbid")
     kind: Literal["results", "search", "grid"] = "results"
     about: str = ""
+    credit: str = ""
+    """Who contributed the folder."""
+    submitted: date | None = None
+    licences: dict[str, str] = {}
+    """Licences of models and data, by name."""
 
 
 def read_about(folder: Path) -> About:
@@ -39,7 +45,8 @@ def read_about(folder: Path) -> About:
         first = fault.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(
-            f"invalid {where} in {str(file)!r}: use kind (results, search or grid) and about, one sentence"
+            f"invalid {where} in {str(file)!r}: use kind (results, search or grid), about (one sentence), credit, submitted (a "
+            "date) and [licences]"
         ) from None
 
 
