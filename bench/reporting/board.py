@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from bench.compare.result_set import ResultSet
-from bench.reporting import from_records, pairwise, profile, words
+from bench.reporting import from_records, pairwise, profile, searches, words
 from bench.reporting.cost import BUILT, CostIndex, RowCost
 from bench.reporting.dense_comparison import DenseComparison, leading_column
 from bench.reporting.derived_columns import DERIVED, DEVICE, RATIOS, derived_cell, leading_metrics
@@ -44,12 +45,17 @@ def make_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
     """
     merged = merge(results)
     folders = {id(record): one.name for one in results for record in one.records}
+    credits = {one.name: searches.read_about(Path(one.name)).credit for one in results}
     models = group_by(merged.records, lambda record: record.identity.model)
     sections = []
     for model, records in models.items():
         tables = [b.make_table() for b in boards_of(model, merged.only(model, records))]
-        about = {r.stem: from_records.describe_record(r, folders[id(r)]) for r in records}
-        sections.append(ReportSection(model, from_records.describe_records(records), tuple(tables), records=about))
+        about = {r.stem: from_records.describe_record(r, folders[id(r)], credits[folders[id(r)]]) for r in records}
+        named = sorted({str(one["credit"]) for one in about.values()} - {""})
+        description = from_records.describe_records(records) + (
+            f" · with results of {', '.join(named)}" if named else ""
+        )
+        sections.append(ReportSection(model, description, tuple(tables), records=about))
     return sorted(sections, key=lambda s: (-_size(models[s.title]), s.title))
 
 

@@ -90,14 +90,15 @@ def _cell(
     )
 
 
-def describe_record(record: Record, folder: str) -> dict[str, Any]:
-    """Return what the page shows of a record. folder: folder of the record."""
+def describe_record(record: Record, folder: str, credit: str = "") -> dict[str, Any]:
+    """Return what the page shows of a record. folder: folder of the record; credit: who contributed it."""
     dirty = ", with uncommitted changes" if record.commit.get("dirty") else ""
     return {
         "status": record.status,
         "reason": record.reason,
         "seed": record.identity.seed,
         "folder": folder,
+        "credit": credit,
         "commit": (record.commit_id or "not recorded") + dirty,
         "recorded": record.recorded,
         "machine": " ".join(str(name) for k in ("device", "cpu") if (name := record.machine.get(k))),

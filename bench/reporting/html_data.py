@@ -76,5 +76,5 @@ def _cell(cell: TableCell | None, strings: _StringTable) -> dict[str, Any] | Non
 
 
 def _record(record: Mapping[str, Any], strings: _StringTable) -> dict[str, Any]:
-    repeated = ("commit", "machine", "versions", "folder")
+    repeated = ("commit", "machine", "versions", "folder", "credit")
     return {k: strings(v) if k in repeated else v for k, v in record.items() if v not in (None, "")}

@@ -13,7 +13,7 @@ from bench.submission.review import Effect, Review
 from bench.system.grouping import group_by
 from bench.system.text import amount
 
-MAX_COMMANDS, MAX_MOVED = 20, 20
+MAX_COMMANDS, MAX_MOVED = 20, 10
 """Largest numbers of commands, and of other rows whose rank moves, that the text lists."""
 
 
@@ -72,7 +72,7 @@ def changes(effect: Effect) -> list[str]:
 
 
 def _name(row: TableRow) -> str:
-    return ", ".join(label for label in row.labels if label != "none")
+    return ", ".join(dict.fromkeys(label for label in row.labels if label != "none"))
 
 
 def _rank(table: Table, row: int) -> str:
@@ -81,7 +81,10 @@ def _rank(table: Table, row: int) -> str:
 
 
 def _commands(records: Sequence[Record]) -> str:
-    rows = group_by(records, lambda r: (r.identity.measure, r.identity.key("seed", "measure")))
-    commands = list(dict.fromkeys(filter(None, map(reproduce.command, rows.values()))))
+    """Return the commands that make the rows again. Any of them also counts the pattern, and most make several numbers."""
+    rows = group_by(records, lambda r: r.identity.key("seed", "measure", "protocol"))
+    measured = [[r for r in of_row if r.identity.subject != "weights"] or of_row[:1] for of_row in rows.values()]
+    by_measure = (group_by(of_row, lambda r: r.identity.measure).values() for of_row in measured)
+    commands = list(dict.fromkeys(reproduce.command(some) for groups in by_measure for some in groups))
     more = [f"# and {len(commands) - MAX_COMMANDS:,} more"] if len(commands) > MAX_COMMANDS else []
     return "```bash\n" + "\n".join([*commands[:MAX_COMMANDS], *more]).replace("```", "'''") + "\n```"

@@ -104,8 +104,8 @@ def _of_records(folder: Path, records: Sequence[Record], published: Sequence[Res
 
 
 def index(published: Sequence[ResultSet]) -> rules.Published:
-    """Return the folder and the record of each published measurement by identity."""
-    return {record.identity.key(): (one.name, record) for one in published for record in one.records}
+    """Return the folder and the record of each measurement that the leaderboard has, by identity."""
+    return {r.identity.key(): (one.name, r) for one in published if not searches.is_search(one) for r in one.records}
 
 
 def _effects(folder: Path, records: Sequence[Record], published: Sequence[ResultSet]) -> Iterator[Effect]:

@@ -67,6 +67,8 @@ def read(path: Path, max_bytes: int, wanted: Collection[str] | None = None) -> d
         for info in chosen:
             if info.compress_type not in METHODS:
                 raise ValueError("another method of compression than deflate")
+            if info.flag_bits & 1:
+                raise ValueError(f"{info.filename} is encrypted")
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise ValueError(f"{info.filename} is a link or a device")
         return {info.filename: packed.read(info) for info in chosen if not info.is_dir()}

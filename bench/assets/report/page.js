@@ -308,7 +308,7 @@ function details(table, k, c) {
     const record = data.records[name], at = (field) => data.strings[record[field]];
     parts.push(el("h3", `Record ${name.slice(0, 12)}`), definitions([
       ["status", record.status + (record.reason ? `: ${record.reason}` : "")], ["seed", record.seed], ["commit", at("commit")], ["recorded", record.recorded],
-      ["machine", at("machine")], ["versions", at("versions")], ["seconds", record.seconds],
+      ["machine", at("machine")], ["versions", at("versions")], ["seconds", record.seconds], ["credit", at("credit")],
       ["show all", `bench show ${name.slice(0, 12)} --json --results ${at("folder")}`],
     ]));
   }

@@ -1,0 +1,176 @@
+"""bench submit: made, edited and refused; made again, accepted, and on the leaderboard by the workflow's own steps."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench.results.store import ReadOnlyStore
+from helpers import fake_records
+
+ROOT = Path(__file__).parents[3]
+WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/submission.yml").read_text())
+
+
+def copy(target, keep):
+    """Copy records of a published folder, with their items."""
+    store = ReadOnlyStore(ROOT / "results/tiny-default")
+    for record in store:
+        identity = record.identity
+        if keep(identity) and identity.measure in ("perplexity", "size", "pattern"):
+            for path in (store.path(record.key), *([store.items_path(record)] if record.items else [])):
+                (target / path.parent.name).mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target / path.parent.name)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch, cache):
+    """A repository with a published folder, and a run of more than that."""
+    monkeypatch.chdir(tmp_path)
+    copy(tmp_path / "results/base", lambda i: i.stages in (("dense",), ("magnitude",)) and i.quantizer == "none")
+    copy(tmp_path / "results/local", lambda i: i.stages in (("dense",), ("wanda",)) and i.quantizer == "none")
+    copy(tmp_path / "more", lambda i: i.stages == ("wanda",) and i.quantizer == "int8" and i.measure == "pattern")
+    (path,) = (tmp_path / "more/records").iterdir()
+    fake_records.edit(path, seal=True, status="failed", readings=[], reason="OOM", traceback="/home/ada/x.py")
+    shutil.move(path, tmp_path / "results/local/records")
+    return tmp_path
+
+
+MAKE = ("submit", "results/local", "--credit", "Ada *L*", "--about", "Wanda, again.", "--name", "tiny-xeon-ada")
+
+
+def test_made_edited_refused_made_again_accepted(checkout, cli):
+    code, out, err = cli(*MAKE)
+    assert code == 0, err
+    assert "3 records that are published already left out" in err and "1 record without numbers left out" in err
+    assert "tiny-xeon-ada.zip: 3 records" in out
+    archive, text = (checkout / "submissions" / f"tiny-xeon-ada.{kind}" for kind in ("zip", "md"))
+    first = archive.read_bytes()
+    assert "Ada \\*L\\*" in text.read_text() and "new: wanda, 2:4 rank" in text.read_text()
+
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(checkout / "results")
+    folder = checkout / "results/tiny-xeon-ada"
+    record = next(r for r in ReadOnlyStore(folder) if r.identity.measure == "perplexity")
+    path = ReadOnlyStore(folder).path(record.key)
+    fake_records.edit_value(path, 20.0, seal=True)
+    code, out, err = cli("submit", folder, "--check", "--md", "review.md")
+    assert code == 1 and "refused: " in out and "its items give" in out and "correct them" in err
+    assert (checkout / "review.md").read_text().startswith("## Refused")
+
+    shutil.rmtree(folder)
+    assert cli(*MAKE)[0] == 0
+    assert archive.read_bytes() == first  # the same records and day, the same bytes
+    code, out, err = cli("submit", archive, "--check", "--md", "review.md")
+    assert code == 0, out + err
+    assert out == (checkout / "review.md").read_text() == text.read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (("submit",), "needs --credit"),
+        (("submit", "--check", "--credit", "x"), "--credit is for a new submission"),
+        ((*MAKE, "--md", "x.md"), "--md is for --check"),
+        ((*MAKE, "--licence", "x"), "give NAME=LICENCE"),
+        (("submit", "nowhere.zip", "--check"), "does not exist"),
+        (("submit", "results/base", "--credit", "x"), "no new record"),
+    ],
+    ids=lambda value: " ".join(value)[:30] if isinstance(value, tuple) else None,
+)
+def test_what_a_command_line_refuses(checkout, cli, line, reason):
+    if line[1:2] == ("results/base",):
+        shutil.copytree("results/base", "results/copy")  # base itself is not compared with itself
+    code, _, err = cli(*line)
+
+    assert code == 2 and reason in err and not (checkout / "submissions").exists()
+
+
+def test_another_dense_number_than_the_published_one(checkout, cli):
+    """The machine or its libraries measure something else, so no other number of the folder counts either."""
+    store = ReadOnlyStore(checkout / "results/base")
+    dense = next(r for r in store if r.identity.stages == ("dense",) and r.identity.measure == "size")
+    path = store.path(dense.key)
+    readings = json.loads(path.read_text())["readings"]
+    more = [r | {"value": r["value"] * 2} if r["metric"] in ("bytes", "bytes_packed") else r for r in readings]
+    bits = [r | {"value": r["value"] * 2} if r["metric"] == "bits_per_weight" else r for r in more]
+    fake_records.edit(path, seal=True, readings=bits)
+
+    code, _, err = cli(*MAKE)
+
+    assert code == 2 and "disagrees with results/base: its bytes_packed" in err
+
+
+def test_an_expression_is_never_pasted_into_a_command():
+    steps = [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
+    assert not [step for step in steps if "${{" in step.get("run", "")]
+    assert WORKFLOW["permissions"] == {"contents": "read"}
+    assert "pull_request_target" not in WORKFLOW[True]  # YAML 1.1 reads `on` so
+    install = [s["run"] for s in steps if "pip install" in s.get("run", "")]
+    assert install == ["pip install --quiet ./base"]  # never the code of the change
+
+
+def git(folder, *arguments):
+    name = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    done = subprocess.run(["git", "-C", str(folder), *name, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def run_steps(room, base):
+    """Run the job's steps in order, as a runner does."""
+    summary = {
+        "GITHUB_STEP_SUMMARY": str(room / "summary.md"),
+        "BASE": base,
+        "PATH": f"{room / 'bin'}:{os.environ['PATH']}",
+    }
+    summary["PYTHONPATH"] = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+    failed, said = 0, ""
+    for step in WORKFLOW["jobs"]["review"]["steps"]:
+        if "run" in step and (not failed or step.get("if") == "always()"):
+            command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
+            done = subprocess.run(
+                command, cwd=room, env=os.environ | summary, capture_output=True, text=True, check=False
+            )
+            failed, said = failed or done.returncode, said + done.stdout + done.stderr
+    return failed, said
+
+
+@pytest.mark.full
+def test_the_workflows_own_steps(checkout, cli):
+    assert cli(*MAKE)[0] == 0
+    room = checkout / "runner"
+    (room / "bin").mkdir(parents=True)
+    for name, line in (("pip", "exit 0"), ("bench", f'exec {sys.executable} -m bench "$@"')):
+        (room / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (room / "bin" / name).chmod(0o755)
+    shutil.copytree(checkout / "results/base", room / "base/results/base")
+    shutil.copytree(room / "base", room / "change")
+    git(room / "change", "init", "-q", "-b", "main")
+    git(room / "change", "add", ".")
+    git(room / "change", "commit", "-qm", "base")
+    base = git(room / "change", "rev-parse", "HEAD")
+    with zipfile.ZipFile(checkout / "submissions/tiny-xeon-ada.zip") as packed:
+        packed.extractall(room / "change/results")
+    git(room / "change", "add", ".")
+    git(room / "change", "commit", "-qm", "results: tiny on a Xeon")
+
+    code, said = run_steps(room, base)
+
+    assert code == 0, said
+    assert "new: wanda, 2:4 rank" in (room / "summary.md").read_text()
+    assert "| wanda |" in (room / "review/page/leaderboard.md").read_text()
+    page = (room / "review/page/leaderboard.html").read_text()
+    assert "Ada *L*" in page
+
+    (room / "change/results/base/records/x.txt").write_text("and one more file")
+    git(room / "change", "add", ".")
+    git(room / "change", "commit", "-qm", "more")
+    shutil.rmtree(room / "base/results/tiny-xeon-ada")
+    code, said = run_steps(room, base)
+    assert code == 1 and "adds one folder" in said
