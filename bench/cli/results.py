@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 from bench.cli.console import fail, note, print_json, print_line, print_lines, print_records, print_rows, require_format
 from bench.cli.flags import AllResults, Figure, Json, Results, SignedBy, checked, figure_callback
 from bench.system.files import require_folder
+from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
 
@@ -52,23 +54,75 @@ def show(
 
 
 def figure(
-    record: Annotated[
-        str, typer.Argument(help="The first digits of a key: the `pattern` record of a method that trains.")
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A model: its table. A record of a training (the first digits of a `pattern` record's key): its curves. With "
+            "OTHER: a row, as in bench compare."
+        ),
     ],
     out: Annotated[
         Path,
         typer.Option(metavar="FILE", help="Figure to write: .svg, .png or .pdf.", callback=figure_callback("--out")),
     ],
+    other: Annotated[str | None, typer.Argument(help="Draw how this row differs from the first.")] = None,
+    metric: Annotated[
+        str, typer.Option(help="Metric of a table's rows [default: the perplexity's ratio to the dense model].")
+    ] = "",
+    protocol: Annotated[
+        str, typer.Option(help="Part of the protocol of a table, for example wikitext2@2048 [default: the main one].")
+    ] = "",
     results: Results = None,
 ) -> None:
-    """Draw the curves of a training over its steps.
+    """Draw a table, a pair of rows, or the curves of a training.
 
-    Losses, S (the share of |w| that the mask keeps), mask flips, learning rate and alpha.
+    A table: each row with its interval, the best first. A pair: every metric of both, as a ratio or a difference. A training:
+    losses, S (the share of |w| that the mask keeps), mask flips, learning rate and alpha.
     """
-    from bench.reporting import figures
     from bench.results.store import RESULTS, ReadOnlyStore
 
-    print_line(figures.draw_training(ReadOnlyStore(results or RESULTS).find(record), out))
+    folder = results or RESULTS
+    if other is not None:
+        if metric or protocol:
+            raise UserError("--metric and --protocol are for a table: leave them out of a pair of rows")
+        return _draw_pair(what, other, folder, out)
+    store = ReadOnlyStore(folder)
+    models = dict.fromkeys(record.identity.model for record in store)
+    if what in models:
+        return _draw_table(what, folder, metric, protocol, out)
+    if not re.fullmatch("[0-9a-f]{4,64}", what):
+        raise UserError(
+            describe_unknown("model", what, models, ", or a row with a second row, or digits of a record's key")
+        )
+    if metric or protocol:
+        raise UserError("--metric and --protocol are for a table: leave them out of a training")
+    from bench.reporting import figures
+
+    print_line(figures.draw_training(store.find(what), out))
+
+
+def _draw_table(model: str, folder: Path, metric: str, protocol: str, out: Path) -> None:
+    from bench.compare.resolve import read
+    from bench.reporting import board, table_figures
+
+    results = read(folder)
+    (section,) = board.make_sections(
+        [results.only(results.name, (r for r in results.records if r.identity.model == model))]
+    )
+    table = next((one for one in section.tables if protocol in one.protocol), None)
+    if table is None:
+        raise UserError(describe_unknown(f"protocol of {model}", protocol, [one.protocol for one in section.tables]))
+    print_line(table_figures.draw_column(table, metric, out))
+
+
+def _draw_pair(before: str, after: str, folder: Path, out: Path) -> None:
+    from bench.compare import resolve, settings, verdict
+    from bench.reporting import table_figures
+
+    a, b, ignore = resolve.resolve_both(before, after, folder)
+    chosen = settings.read(None, a.metrics | b.metrics)
+    rows = verdict.compare(a, b, chosen, ignore=ignore, exploratory=True).rows
+    print_line(table_figures.draw_pair(rows, out, before, after))
 
 
 def scaling(
@@ -119,6 +173,13 @@ def report(
         typer.Option("--check", help="Write nothing; exit code 1 if the files in the folder are out of date."),
     ] = False,
     signed_by: SignedBy = None,
+    title: Annotated[str | None, typer.Option(help="Title of the page [default: cast-bench leaderboard].")] = None,
+    papers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Folder of CSV files with rows from papers, or none [default: results/published]."
+        ),
+    ] = None,
 ) -> None:
     """Write the leaderboard, or print tables of records.
 
@@ -128,25 +189,36 @@ def report(
     """
     from bench.compare import elsewhere
 
-    files = bool(out or check or signed_by)
+    files = bool(out or check or signed_by or title or papers)
     if files and (format_ or equal_bytes):
         raise UserError(
-            "--format and --equal-bytes print tables, --out, --check and --signed-by are for files: use options of one kind"
+            "--format and --equal-bytes print tables, --out, --check, --signed-by, --title and --papers are for files: use "
+            "options of one kind"
         )
     with ExitStack() as stack:
         opened = [stack.enter_context(elsewhere.as_results(folder)) for folder in results or ()]
         if not files and (format_ or equal_bytes or results):
             _print_folders(opened, format_ or "table", equal_bytes)
         else:
-            _write_leaderboard(opened, out, check, signed_by)
+            _write_leaderboard(opened, out, check, signed_by, title, papers)
 
 
-def _write_leaderboard(results: list[Path], out: Path | None, check: bool, signed_by: Path | None) -> None:
+def _write_leaderboard(
+    results: list[Path],
+    out: Path | None,
+    check: bool,
+    signed_by: Path | None,
+    title: str | None,
+    papers: str | None,
+) -> None:
     from bench.reporting import leaderboard
     from bench.results.store import RESULTS
 
     folder = out or leaderboard.FOLDER
-    files = leaderboard.build(results or leaderboard.results_folders(), leaderboard.PUBLISHED, signed_by)
+    rows = leaderboard.PUBLISHED if papers is None else None if papers == "none" else Path(papers)
+    if papers and rows and not rows.is_dir():
+        raise UserError(f"--papers {papers!r} is no folder: name one with CSV files, or none")
+    files = leaderboard.build(results or leaderboard.results_folders(), rows, signed_by, *([title] if title else []))
     if not check:
         for path in leaderboard.write(files, folder):
             print_line(path)

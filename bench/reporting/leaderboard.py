@@ -69,14 +69,14 @@ def read_boards(folders: Sequence[Path]) -> list[ResultSet]:
     return results
 
 
-def make_sections(results: Sequence[ResultSet], papers: Path) -> list[ReportSection]:
-    """Make a section for each model of all folders, and one for papers at the end.
+def make_sections(results: Sequence[ResultSet], papers: Path | None) -> list[ReportSection]:
+    """Make a section for each model of all folders, and one for papers at the end. papers: folder of their rows.
 
     Raises:
         UserError: something in them cannot be read.
     """
     out = board.make_sections(results)
-    if section := from_papers.make_section(papers):
+    if papers and (section := from_papers.make_section(papers)):
         out.append(section)
     return out
 
@@ -88,9 +88,12 @@ def make_search_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
     return [from_records.make_section(r, title) for r, title in zip(results, titles, strict=True)]
 
 
-def build(results: Sequence[Path], papers: Path, signed_by: Path | None = None) -> dict[str, bytes]:
+def build(
+    results: Sequence[Path], papers: Path | None, signed_by: Path | None = None, title: str = html.LEADERBOARD.title
+) -> dict[str, bytes]:
     """Build all files. Returns them by name. The same records give the same bytes.
 
+    papers: folder of rows from papers, which need not exist. title: title of the page.
     signed_by: file of allowed signers. The page shows who of them signed a record.
 
     Raises:
@@ -103,14 +106,12 @@ def build(results: Sequence[Path], papers: Path, signed_by: Path | None = None) 
         sections = _add_signers(sections, result_sets, signed_by)
     figures = _draw(sections)
     figure_files = _figure_files(sections, figures)
-    page = (
-        replace(html.LEADERBOARD, other=SEARCHES, other_name="Searches and scaling grids")
-        if of_search
-        else html.LEADERBOARD
-    )
+    page = replace(html.LEADERBOARD, title=title)
+    if of_search:
+        page = replace(page, other=SEARCHES, other_name="Searches and scaling grids")
     files = {
         f"{NAME}.html": html.render_page(sections, figures, page),
-        f"{NAME}.md": _markdown(sections, figure_files, of_search),
+        f"{NAME}.md": _markdown(sections, figure_files, of_search, title),
         f"{NAME}.csv": _csv(result_sets),
         f"{NAME}.tex": latex.render_document(
             [
@@ -201,10 +202,13 @@ def _figure_files(
 
 
 def _markdown(
-    sections: Sequence[ReportSection], figures: dict[int, dict[str, TableFigure]], of_search: Sequence[ResultSet]
+    sections: Sequence[ReportSection],
+    figures: dict[int, dict[str, TableFigure]],
+    of_search: Sequence[ResultSet],
+    title: str,
 ) -> str:
     out = [
-        "# cast-bench leaderboard",
+        f"# {escape_all_markdown(title)}",
         "Made by `bench report`. After ±: the standard deviation over calibration seeds if a row has several, otherwise the "
         "standard error over windows or questions. A dash: not measured. Rank: by perplexity, or by the first column "
         "that has ranks; rows that do not differ significantly share a range. " + folding.RULE,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.reporting import drawing, pareto, profile, words
 from bench.reporting.facts import Bound, Facts
 from bench.reporting.hardware import hardware_limit
 from bench.reporting.pareto import Front, FrontPoint
-from bench.reporting.table import ABSENT
+from bench.reporting.table import ABSENT, format_number
 from bench.reporting.view import Table
+from bench.system.suggest import describe_unknown
 from bench.system.text import printable
 from methods.errors import UserError
 from methods.pattern import Pattern
@@ -19,6 +21,8 @@ from methods.pattern import Pattern
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from bench.compare.verdict import Row
 
 WIDTH, HEIGHT = 400, 310
 INK, SOFT, PAPER, BLUE = (drawing.LIGHT[name] for name in ("ink", "soft", "paper", "blue"))
@@ -28,6 +32,8 @@ MAX_LABELS = 40
 """Number of points from which only those on the front have a label."""
 MAX_LETTERS = 32
 """Longest label of a row. The table and the tooltip have the whole name."""
+PAIR_WIDTH, PAIR_LETTERS = 620, 60
+"""Size of a figure of two rows: its labels have the metric, too."""
 PLACES = ((8, 0, "left", "center"), (-8, 0, "right", "center"), (0, 7, "center", "bottom"), (0, -7, "center", "top"),
           (-4, 7, "left", "bottom"), (-4, -7, "left", "top"))  # fmt: skip
 """Places for a label beside its point: pixels to the right and up, and its alignment."""
@@ -211,23 +217,107 @@ def forest_rows(table: Table) -> list[tuple[str, Bound]]:
 
 def draw_forest(rows: Sequence[tuple[str, Bound]]) -> Figure:
     """Draw each row's ratio with its interval, the best at the top."""
+    figure, ((axes,),) = drawing.new_figure(WIDTH, 60 + 17 * min(len(rows), MAX_FOREST_ROWS))
+    add_forest(axes, rows, "perplexity ratio to dense, 95% interval", words.ratio, reference=1)
+    return figure
+
+
+def add_forest(
+    axes: Axes,
+    rows: Sequence[tuple[str, Bound]],
+    name: str,
+    describe: Callable[..., str],
+    reference: float | None = None,
+    letters: int = MAX_LETTERS,
+) -> None:
+    """Draw values with their intervals, the first row at the top.
+
+    name: name of the values; describe: returns a value in words; reference: value of no change. Blue: the interval leaves it out. letters: longest
+    label of a row.
+    """
     shown = rows[:MAX_FOREST_ROWS]
-    figure, ((axes,),) = drawing.new_figure(WIDTH, 60 + 17 * len(shown))
-    axes.axvline(1, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
-    for at, (name, ratio) in enumerate(shown):
-        low, high = ratio.ends
-        color = SOFT if low <= 1 <= high else BLUE
-        tip = drawing.tip(f"{name}: {words.ratio(ratio.value, ratio.low, ratio.high)}")
+    if reference is not None:
+        axes.axvline(reference, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
+    for at, (label, bound) in enumerate(shown):
+        low, high = bound.ends
+        color = SOFT if reference is not None and low <= reference <= high else BLUE
+        tip = drawing.tip(f"{label}: {describe(*bound.parts)}")
         axes.plot([low, high], [at, at], color=color, linewidth=1.2, gid=tip)
-        axes.plot(ratio.value, at, "o", color=color, markersize=6, gid=tip)
-        axes.text(1.02, at, words.ratio(ratio.value), transform=axes.get_yaxis_transform(), va="center", color=SOFT)
-    axes.set_yticks(range(len(shown)), [words.cut(printable(name), MAX_LETTERS) for name, _ in shown], color=INK)
+        axes.plot(bound.value, at, "o", color=color, markersize=6, gid=tip)
+        axes.text(1.02, at, describe(bound.value), transform=axes.get_yaxis_transform(), va="center", color=SOFT)
+    axes.set_yticks(range(len(shown)), [words.cut(printable(label), letters) for label, _ in shown], color=INK)
     axes.set_ylim(len(shown) - 0.5, -0.7)
     axes.grid(visible=False, axis="y")
-    ends = [end for _, ratio in shown for end in (*ratio.ends, 1.0)]
+    ends = [end for _, bound in shown for end in (*bound.ends, *([] if reference is None else [reference]))]
     best = f", best {MAX_FOREST_ROWS} of {len(rows)} rows" if len(rows) > MAX_FOREST_ROWS else ""
-    _scale(axes, "x", ends, f"perplexity ratio to dense, 95% interval{best}")
-    return figure
+    _scale(axes, "x", ends, name + best)
+
+
+def draw_column(table: Table, metric: str, file: Path) -> Path:
+    """Draw the rows of a table by one metric, with their spread. metric: "" for the ratio to the dense model.
+
+    Raises:
+        UserError: the table has no such numbers.
+    """
+    title = f"{table.title}, {table.protocol}" if table.protocol else table.title
+    if not metric and (rows := forest_rows(table)):
+        return drawing.save_figure(
+            draw_forest(rows), file, f"{title}: perplexity of each row as a ratio to the dense model"
+        )
+    found = [c for c, column in enumerate(table.columns) if metric in (column.metric, column.name)]
+    found = found or ([table.ranked_by] if not metric and table.ranked_by is not None else [])
+    if not found:
+        known = dict.fromkeys(column.metric for c, column in enumerate(table.columns) if _values(table, c))
+        raise UserError(describe_unknown(f"metric of {title}", metric, known))
+    column, bounds = table.columns[found[0]], _values(table, found[0])
+    if not bounds:
+        raise UserError(f"no row of {title} has a number in the column {column.name}: name another with --metric")
+    bounds.sort(key=lambda row: (-row[1].value if column.better == "higher" else row[1].value, row[0]))
+    figure, ((axes,),) = drawing.new_figure(WIDTH, 60 + 17 * min(len(bounds), MAX_FOREST_ROWS))
+    add_forest(axes, bounds, column.name, lambda value, low=None, high=None: format_number(value, None, column.unit))
+    return drawing.save_figure(figure, file, f"{title}: {column.name}")
+
+
+def _values(table: Table, column: int) -> list[tuple[str, Bound]]:
+    cells = ((table.rows[k].name, table.rows[k].cells[column]) for k in table.whole_rows)
+    return [
+        (name, Bound(c.value, c.value - (c.spread or 0), c.value + (c.spread or 0)))
+        for name, c in cells
+        if c and c.value is not None
+    ]
+
+
+def draw_pair(rows: Sequence[Row], file: Path, before: str, after: str) -> Path:
+    """Draw a comparison: a panel of ratios and one of differences, with their intervals. before, after: names of the sides.
+
+    Raises:
+        UserError: no number of it has an estimate.
+    """
+    title, panels = f"{after} against {before}", []
+    for is_ratio, name, describe in (
+        (True, f"{after} / {before}", words.ratio),
+        (False, f"{after} − {before}", _signed),
+    ):
+        of_kind = [(row, Bound(*row.effect)) for row in rows if row.effect and row.ratio == is_ratio]
+        # Counts that are equal say nothing.
+        some = [(f"{row.metric} {row.name}", x) for row, x in of_kind if x.parts != (is_ratio,) * 3]
+        panels += (
+            [(some, f"{words.cut(printable(name), PAIR_LETTERS)}, 95% interval", describe, float(is_ratio))]
+            if some
+            else []
+        )
+    if not panels:
+        raise UserError(f"{title}: nothing to draw, because no pair of numbers has an interval")
+    heights = [60 + 17 * min(len(some), MAX_FOREST_ROWS) for some, *_ in panels]
+    figure, axes = drawing.new_figure(PAIR_WIDTH, sum(heights), rows=len(panels), heights=heights)
+    for (some, name, describe, reference), panel in zip(panels, axes[:, 0], strict=True):
+        add_forest(panel, some, name, describe, reference, letters=PAIR_LETTERS)
+    return drawing.save_figure(figure, file, title)
+
+
+def _signed(value: float, low: float | None = None, high: float | None = None) -> str:
+    ends = "" if low is None or high is None else f" ({low:+.3g} to {high:+.3g})"
+    return f"{value:+.3g}{ends}"
 
 
 def pattern_ratios(table: Table) -> dict[str, dict[str, Bound]]:

@@ -31,7 +31,7 @@ COMPRESSED = (".parquet",)
 
 @dataclass(frozen=True)
 class Contributor:
-    """What the contributor says beside the records."""
+    """Credit, purpose and licences that the contributor states."""
 
     credit: str
     about: str = ""
@@ -135,7 +135,7 @@ def opened(path: Path) -> Iterator[tuple[Path, str]]:
     names = {name.partition("/")[0] for name in files}
     if len(names) != 1 or not rules.NAME.fullmatch(name := min(names)) or f"{name}.zip" != path.name:
         raise UserError(
-            f"submission {str(path)!r} does not have one folder of its own name: make it again with bench submit"
+            f"submission {str(path)!r} does not have one folder with the archive's name: make it again with bench submit"
         )
     if strange := next((one for one in files if not rules.FILE.fullmatch(one.partition("/")[2])), None):
         raise UserError(

@@ -72,7 +72,7 @@ def of_about(about: About, records: Sequence[Record], today: date) -> Iterator[s
     """Refuse a folder that does not say who contributed it, when, and under which licences its models and data are."""
     credit = about.credit.strip()
     if not credit or len(credit) > MAX_CREDIT or not credit.isprintable():
-        yield f"about.toml names nobody to credit in at most {MAX_CREDIT} characters: give --credit NAME"
+        yield f"about.toml needs a name to credit, of at most {MAX_CREDIT} characters: give --credit NAME"
     newest = max((record.recorded[:10] for record in records), default="")
     if about.kind != "results":
         yield f"about.toml says kind = {about.kind!r}: only results are submitted"

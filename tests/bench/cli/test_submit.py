@@ -31,7 +31,7 @@ def copy(target, keep):
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch, cache):
-    """A repository with a published folder, and a run of more than that."""
+    """Repository with a published folder, and a run of more than that."""
     monkeypatch.chdir(tmp_path)
     copy(tmp_path / "results/base", lambda i: i.stages in (("dense",), ("magnitude",)) and i.quantizer == "none")
     copy(tmp_path / "results/local", lambda i: i.stages in (("dense",), ("wanda",)) and i.quantizer == "none")
@@ -93,7 +93,7 @@ def test_what_a_command_line_refuses(checkout, cli, line, reason):
 
 
 def test_another_dense_number_than_the_published_one(checkout, cli):
-    """The machine or its libraries measure something else, so no other number of the folder counts either."""
+    """Such a machine, or its libraries, measures something else. No other number of the folder counts either."""
     store = ReadOnlyStore(checkout / "results/base")
     dense = next(r for r in store if r.identity.stages == ("dense",) and r.identity.measure == "size")
     path = store.path(dense.key)

@@ -161,7 +161,7 @@ def edited(*args, **fields):
 
 
 def keyed(*path, to, measure="perplexity", quantizer="none", identity=None):
-    """A change of one key input, by its path, with a key that fits."""
+    """Return a change of one key input, by its path, with a key that fits."""
 
     def change(inputs):
         for part in path[:-1]:
@@ -187,7 +187,7 @@ def encrypted(content):
     return bytes(content)
 
 
-def with_lie(content):
+def with_false_size(content):
     """Say in both headers that the first file unpacks to one byte."""
     at = content.index(b"PK\x01\x02")
     content = bytearray(content)
@@ -293,18 +293,18 @@ REFUSED = {
     "cut": ("cannot read submission", with_raw(lambda c: c[: len(c) // 2])),
     "a flipped byte": ("cannot read submission", with_raw(lambda c: c[:3000] + bytes([c[3000] ^ 1]) + c[3001:])),
     "encrypted": ("is encrypted", with_raw(encrypted)),
-    "a size that lies": ("cannot read submission", with_raw(with_lie)),
+    "a false size": ("cannot read submission", with_raw(with_false_size)),
     "unpacks to much": ("unpacks to more than", bomb()),
     "data before the first file": ("data before its first file", with_raw(lambda c: b"#!/bin/sh\n" + c)),
     "another compression": ("another method of compression", with_info(kind=zipfile.ZIP_BZIP2)),
     "a link": ("is a link or a device", with_info(stat.S_IFLNK | 0o777, content=b"/etc/passwd")),
     "a device": ("is a link or a device", with_info(stat.S_IFCHR | 0o666)),
     "two files of one name": ("two files of one name", with_info(name=f"{NAME}/about.toml", content=ABOUT.encode())),
-    "two folders": ("one folder of its own name", with_file("!other/about.toml")),
-    "another folder's name": ("one folder of its own name", lambda d: setattr(d, "folder", "tiny-other")),
+    "two folders": ("one folder with the archive's name", with_file("!other/about.toml")),
+    "another folder's name": ("one folder with the archive's name", lambda d: setattr(d, "folder", "tiny-other")),
     "a path that climbs": ("no file of a submission", with_file("../../x.json")),
-    "a path from the root": ("one folder of its own name", with_file("!/etc/cron.d/x")),
-    "a path of Windows": ("one folder of its own name", with_file("!C:\\x.json")),
+    "a path from the root": ("one folder with the archive's name", with_file("!/etc/cron.d/x")),
+    "a path of Windows": ("one folder with the archive's name", with_file("!C:\\x.json")),
     "a script": ("no file of a submission", with_file("run.sh")),
     "a pickle": ("no file of a submission", with_file("items/model.pkl")),
     "a name in capitals": ("no file of a submission", with_file(f"records/{'A' * 32}.json")),
@@ -312,12 +312,12 @@ REFUSED = {
     "a newline in a name": ("no file of a submission", with_file(f"records/{'a' * 31}\n.json")),
     "no file at all": ("cannot read submission|one folder", lambda d: d.clear()),
     # The folder.
-    "no about.toml": ("names nobody to credit", lambda d: d.pop("about.toml")),
+    "no about.toml": ("needs a name to credit", lambda d: d.pop("about.toml")),
     "about is no TOML": ("is not TOML", with_file("about.toml", b"\xff[")),
     "about has another key": ("invalid script in", with_file("about.toml", b'script = "x"\n' + ABOUT.encode())),
-    "a credit of spaces": ("names nobody to credit", about('"Ada"', '" "')),
-    "a credit that acts on a terminal": ("names nobody to credit", about('"Ada"', '"\\u001b[2J"')),
-    "a long credit": ("names nobody to credit", about('"Ada"', f'"{"a" * 500}"')),
+    "a credit of spaces": ("needs a name to credit", about('"Ada"', '" "')),
+    "a credit that acts on a terminal": ("needs a name to credit", about('"Ada"', '"\\u001b[2J"')),
+    "a long credit": ("needs a name to credit", about('"Ada"', f'"{"a" * 500}"')),
     "a search": ("only results are submitted", about('"results"', '"search"')),
     "a date to come": ("which is to come", about("2026", "2126")),
     "a date before the records": ("but a record is of", about("2026-11-26", "2026-01-26")),
@@ -391,7 +391,7 @@ CASES = [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.full)
 
 
 def judge(draft, published, tmp_path):
-    """The reasons why a submission is refused."""
+    """Return the review of a draft."""
     archive = tmp_path / f"{draft.name}.zip"
     archive.write_bytes(draft.packed())
     with limits(bytes_=6 * 10**8), opened(archive) as (folder, name):
@@ -434,7 +434,7 @@ def test_at_least_sixty_cases():
 
 
 def test_a_link_in_a_folder(sound, published, tmp_path):
-    """A pull request holds the folder itself, and git can hold links."""
+    """Git can hold links, and a pull request holds the folder itself."""
     folder = tmp_path / NAME
     for name, content in sound.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
