@@ -41,14 +41,24 @@ TARGET = re.compile(r"([\w.]+)\s*:\s*(\w+)\s*(\[.*\])?")
 
 
 @cache
-def _plugin_targets(kind: str) -> dict[str, str]:
-    """Return the entry-point value of each plug-in by its name. A plug-in cannot replace a built-in name."""
-    targets: dict[str, str] = {}
+def _plugins(kind: str) -> dict[str, tuple[str, Distribution]]:
+    """Return the entry-point value and the distribution of each plug-in by its name. None can replace a built-in name."""
+    found: dict[str, tuple[str, Distribution]] = {}
     for installed in distributions():
         for name, value in _entry_points(installed, f"cast_bench.{kind}"):
             if name not in SECTIONS[kind].built_in:
-                targets.setdefault(name, value)
-    return targets
+                found.setdefault(name, (value, installed))
+    return found
+
+
+def _plugin_targets(kind: str) -> dict[str, str]:
+    """Return the entry-point value of each plug-in by its name."""
+    return {name: value for name, (value, _) in _plugins(kind).items()}
+
+
+def distribution_of(kind: str, name: str) -> Distribution | None:
+    """Return the distribution that provides a name, or None for a built-in or unknown one."""
+    return _plugins(kind)[name][1] if name in _plugins(kind) else None
 
 
 def _entry_points(installed: Distribution, group: str) -> Iterator[tuple[str, str]]:
@@ -87,7 +97,7 @@ def _import_plugin(name: str, value: str) -> CatalogEntry:
 
 def forget_plugins() -> None:
     """Look for plug-ins again when the next name is looked up."""
-    _plugin_targets.cache_clear()
+    _plugins.cache_clear()
     _import_plugin.cache_clear()
 
 

@@ -166,7 +166,8 @@ def history(
 ) -> None:
     """Show a metric over commits, and its steps beyond noise.
 
-    It also shows changes of machine and libraries. Commits with different seeds have separate rows.
+    It also shows changes of machine and libraries. Commits with different seeds have separate rows. The commits of a plug-in's
+    row are those of its repository.
     """
     from bench.compare import history as metric_history
     from bench.compare.resolve import read

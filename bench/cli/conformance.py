@@ -1,7 +1,8 @@
-"""`bench conformance`: check a method."""
+"""`bench conformance`: check a method or a measure."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 import typer
@@ -13,19 +14,27 @@ from methods.errors import Skipped, UserError
 
 
 def conformance(
-    name: Annotated[str, typer.Argument(help="A method or quantizer, as in bench run: NAME[:FIELD=VALUE]...")],
+    name: Annotated[
+        str, typer.Argument(help="A method or quantizer, as in bench run: NAME[:FIELD=VALUE]...; or a measure.")
+    ],
     json: Json = False,
 ) -> None:
-    """Check a method's contract on the model tiny.
+    """Check a method's or a measure's contract on the model tiny.
 
-    For authors of plug-ins: the method prunes its targets and nothing else, gives the same result twice, and leaves no
-    files.
+    For authors of plug-ins. A method prunes its targets and nothing else, gives the same result twice, and leaves no files. A
+    measure reads a dense and a pruned model, gives the same numbers twice, says their unit and direction, and has a column.
     """
     kind = _kind_of(name)
+    from bench.conformance import measures
     from bench.conformance.run import rows
 
     try:
-        found = list(rows(name, kind))
+        if kind == "measures":
+            from bench.api import execute
+
+            found = list(measures.rows(name, lambda spec: execute(spec).records))
+        else:
+            found = list(rows(name, kind))
     except Skipped as why:
         raise UserError(f"{name} cannot be checked here: {why}") from None
     print_rows(found, json)
@@ -36,9 +45,9 @@ def conformance(
 def _kind_of(text: str) -> str:
     """Return the kind of a name, or refuse an unknown one."""
     name = text.partition(":")[0]
-    try:
-        registry.lookup("quantizers", name)
-    except UserError:
-        registry.lookup("methods", name)
-        return "methods"
-    return "quantizers"
+    for kind in ("quantizers", "measures"):
+        with contextlib.suppress(UserError):
+            registry.lookup(kind, name)
+            return kind
+    registry.lookup("methods", name)
+    return "methods"

@@ -22,6 +22,7 @@ def rows(record: Record) -> list[dict[str, Any]]:
         ("took", _cost(record.cost)),
         ("recorded", record.recorded),
         ("commit", commit),
+        ("plug-ins", ", ".join(f"{one['name']} of {one['distribution']} {one['version']}" for one in record.plugins)),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
         ("machine", ", ".join(str(part) for part in machine if part)),
     ]

@@ -12,6 +12,7 @@ import typer
 
 from bench.cli.console import fail, note, print_json, print_line, print_lines, print_records, print_rows, require_format
 from bench.cli.flags import AllResults, Figure, Json, Results, SignedBy, checked, figure_callback
+from bench.compare import settings
 from bench.system.files import require_folder
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
@@ -116,7 +117,7 @@ def _draw_table(model: str, folder: Path, metric: str, protocol: str, out: Path)
 
 
 def _draw_pair(before: str, after: str, folder: Path, out: Path) -> None:
-    from bench.compare import resolve, settings, verdict
+    from bench.compare import resolve, verdict
     from bench.reporting import table_figures
 
     a, b, ignore = resolve.resolve_both(before, after, folder)

@@ -1,4 +1,7 @@
-"""The history of a metric over commits: values, steps, and changes of machine or libraries."""
+"""The history of a metric over commits: values, steps, and changes of machine or libraries.
+
+The commits are those of the plug-in of a row, if a plug-in made it and its commit is known.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,7 @@ def _by_seeds(records: Sequence[Record]) -> dict[str, list[Record]]:
 def _by_commit(records: Iterable[Record]) -> dict[tuple[str, bool], list[Record]]:
     commits: dict[tuple[str, bool], list[Record]] = {}
     for record in records:
-        commit = record.commit_id or "unknown", bool(record.commit.get("dirty"))
+        commit = str(record.code.get("id") or "unknown"), bool(record.code.get("dirty"))
         commits.setdefault(commit, []).append(record)
     return commits
 
@@ -120,7 +123,12 @@ def _point(commit: str, dirty: bool, records: Sequence[Record], metric: str) -> 
 def _environment(records: Iterable[Record]) -> tuple[tuple[str, str], ...]:
     *_, last = records
     parts = last.machine | last.versions
-    return tuple(sorted((str(k), str(v)) for k, v in parts.items() if k != "cast-bench" and v is not None))
+    if last.code is last.commit:
+        # The commit says more than the version.
+        parts.pop("cast-bench", None)
+    else:
+        parts["cast-bench"] = last.commit_id[:12] or parts.get("cast-bench")
+    return tuple(sorted((str(k), str(v)) for k, v in parts.items() if v is not None))
 
 
 def _changes(before: tuple[tuple[str, str], ...], now: tuple[tuple[str, str], ...]) -> tuple[str, ...]:

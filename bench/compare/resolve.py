@@ -86,7 +86,7 @@ def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
     if of_method := [r for r in every.records if r.identity.method == text]:
         return every.only(text, latest(of_method)), METHOD_COLUMNS
     if re.fullmatch(r"[0-9a-f]{4,64}", text):
-        if of_commit := [r for r in every.records if r.commit_id.startswith(text)]:
+        if of_commit := [r for r in every.records if str(r.code.get("id") or "").startswith(text)]:
             return every.only(text, latest(_check_one_commit(text, of_commit))), ()
         if with_key := [r for r in every.records if r.key.startswith(text)]:
             return every.only(text, _artifact_records(text, with_key, every)), METHOD_COLUMNS
@@ -97,7 +97,7 @@ def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
 
 
 def _check_one_commit(text: str, records: list[Record]) -> list[Record]:
-    if len(commits := {r.commit_id for r in records}) > 1:
+    if len(commits := {r.code["id"] for r in records}) > 1:
         raise UserError(f"{len(commits)} commits begin with {text!r}: give more digits")
     return records
 

@@ -151,7 +151,7 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def describe(check: Check) -> str:
+def describe(check: Callable[..., None]) -> str:
     """Return the name of a check in words."""
     return check.__name__.replace("_", " ")
 

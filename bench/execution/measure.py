@@ -12,7 +12,7 @@ from torch import nn
 
 from bench.catalog import registry
 from bench.execution.job import BuiltArtifact, Workspace, read_stored
-from bench.execution.new_record import failed_record, new_record
+from bench.execution.new_record import failed_record, gather, new_record
 from bench.inputs import loading
 from bench.measures.contract import Measure, MeasureContext, Readings
 from bench.measures.dense_states import DenseModel
@@ -164,7 +164,7 @@ def _record_readings(measurement: Measurement, readings: Any, built: BuiltArtifa
         token_digest=readings.token_digest,
         notes=notes,
         cost=cost,
-        provenance=provenance.gather(),
+        provenance=gather(measurement),
     )
     return record, () if bad else readings.items
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
+from bench.catalog import registry
 from bench.planning.artifact import Measurement
 from bench.results.record import Record
 from bench.system import provenance
@@ -36,5 +37,13 @@ def failed_record(measurement: Measurement, fault: BaseException) -> Record:
         status="skipped" if isinstance(fault, Skipped) else "diverged" if isinstance(fault, Diverged) else "failed",
         reason=reason,
         traceback="" if isinstance(fault, Skipped) else "".join(traceback.format_exception(fault)),
-        provenance=provenance.gather(),
+        provenance=gather(measurement),
     )
+
+
+def gather(measurement: Measurement) -> dict[str, Any]:
+    """Return the provenance of a measurement, with the plug-ins that take part in it."""
+    names = [(stage.kind, stage.name) for stage in measurement.artifact.stages] + [("measures", measurement.measure)]
+    found = {name: one for kind, name in names if (one := registry.distribution_of(kind, name))}
+    plugins = [provenance.describe_plugin(name, one) for name, one in found.items()]
+    return provenance.gather() | ({"plugins": plugins} if plugins else {})

@@ -87,8 +87,16 @@ class _Commit(_Shape):
     dirty: bool | None = None
 
 
+class _Plugin(_Shape):
+    name: str
+    distribution: str
+    version: str
+    commit: _Commit | None = None
+
+
 class _Provenance(_Shape):
     commit: _Commit | None = None
+    plugins: list[_Plugin] = []
     machine: dict[str, str | int | float | dict[str, str] | None] | None = None
     versions: dict[str, str | None] | None = None
     recorded: str | None = None
@@ -164,6 +172,16 @@ class Record(BaseModel):
     def commit_id(self) -> str:
         """Commit, or "" if unknown."""
         return str(self.commit.get("id") or "")
+
+    @property
+    def plugins(self) -> list[dict[str, Any]]:
+        """Plug-ins that took part: `name`, `distribution`, `version`, and `commit` if it is known."""
+        return self.provenance.get("plugins") or []
+
+    @property
+    def code(self) -> dict[str, Any]:
+        """The commit that a history follows: of the first plug-in that has one, else of this suite."""
+        return next((one["commit"] for one in self.plugins if one.get("commit")), None) or self.commit
 
     @property
     def versions(self) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def age(records: Iterable[Record]) -> Callable[[Record], tuple[str, str]]:
 
     It is the time of the commits if all have one, because clocks may go back, and then the time of recording.
     """
-    times = {id(record): str(record.commit.get("time") or "") for record in records}
+    times = {id(record): str(record.code.get("time") or "") for record in records}
     if not all(times.values()):
         times = {}
     return lambda record: (times.get(id(record), ""), record.recorded)

@@ -171,9 +171,5 @@ def _remarks(records: Sequence[Record], published: Sequence[ResultSet]) -> Itera
             if record in records and labels[0]["method"] != labels[1]["method"]:
                 names = (f"{x['method']} {x['pattern']} {x['quantizer']}" for x in labels)
                 yield f"Equal to the last bit: {' and '.join(names)}."
-    for plugin in sorted({_plugin(p) for r in records for p in r.provenance.get("plugins") or ()}):
-        yield f"Made by the plug-in {plugin}, which this review does not run."
-
-
-def _plugin(about: object) -> str:
-    return " ".join(map(str, about.values())) if isinstance(about, dict) else str(about)
+    for name, version in sorted({(one["distribution"], one["version"]) for r in records for one in r.plugins}):
+        yield f"Made with the plug-in {name} {version}, which this review does not run."

@@ -133,18 +133,25 @@ def _of_reproduction(record: Record) -> Iterator[str]:
         reproduce.settings(record)
     except UserError as fault:
         yield f"it does not say how it was made: {fault}"
-    if record.provenance.get("plugins"):
-        return
+    provided = {one["name"] for one in record.plugins}
+    if any((one.get("commit") or {}).get("dirty") for one in record.plugins):
+        yield "it was made with uncommitted changes of a plug-in: commit them and run again"
+    named = [*(("methods", stage) for stage in identity.stages), ("quantizers", identity.quantizer)]
+    stages = []
     try:
-        stages = [registry.lookup("methods", choice.parse_method(stage).name) for stage in identity.stages]
-        if any(stage.elsewhere for stage in stages):
-            yield "its model was made elsewhere: no one else can make it"
-        if identity.training and not any(stage.trains for stage in stages):
-            yield "it has a training text, but none of its methods trains"
-        choice.parse_quantizer(identity.quantizer)
-        registry.lookup("measures", identity.measure)
+        for kind, label in named:
+            name = label.split(":")[0]
+            if name not in ("none", *(provided - registry.SECTIONS[kind].built_in.keys())):
+                stages.append(registry.lookup(kind, choice.parse_method(label, kind).name))
+        if identity.measure not in provided:
+            registry.lookup("measures", identity.measure)
     except UserError as fault:
         yield f"bench run cannot make it again: {fault}"
+        return
+    if any(stage.elsewhere for stage in stages):
+        yield "its model was made elsewhere: no one else can make it"
+    if identity.training and not provided and not any(stage.trains for stage in stages):
+        yield "it has a training text, but none of its methods trains"
 
 
 def _config(record: Record) -> dict[str, Any]:

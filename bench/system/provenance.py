@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import resource
@@ -10,9 +11,10 @@ import sys
 import time
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import Distribution, PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from bench.system.interpreter import ROOT
 
@@ -57,17 +59,38 @@ def versions() -> dict[str, str]:
 
 
 @cache
-def commit() -> dict[str, Any]:
-    """Return id and time of the commit if this package runs from a checkout, and whether the checkout has changes."""
+def commit(root: Path = ROOT) -> dict[str, Any]:
+    """Return id and time of the commit of a checkout, and whether it has changes. root: of this package, if not given."""
     absent = {"id": None, "dirty": None}
-    if not (ROOT / ".git").exists():
+    if not (root / ".git").exists():
         return absent
     try:
-        head, seconds = _git("log", "-1", "--format=%H %ct").split()
-        changed = _git("status", "--porcelain", "--untracked-files=no")
+        head, seconds = _git(root, "log", "-1", "--format=%H %ct").split()
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
     except (OSError, ValueError, subprocess.SubprocessError):
         return absent
     return {"id": head, "dirty": bool(changed.strip()), "time": format_time(int(seconds))}
+
+
+def describe_plugin(name: str, installed: Distribution) -> dict[str, Any]:
+    """Return the distribution and version of a plug-in, and its repository and commit as far as its installation says them.
+
+    A checkout has a commit if it is installed with `pip install -e`. A package from git has that of its download.
+    """
+    about: dict[str, Any] = {"name": name, "distribution": installed.metadata["Name"], "version": installed.version}
+    try:
+        source = json.loads(installed.read_text("direct_url.json") or "{}")
+        url, downloaded = urlsplit(source.get("url", "")), source.get("vcs_info", {}).get("commit_id")
+    except (OSError, ValueError, AttributeError):
+        return about
+    if url.scheme == "file" and source.get("dir_info", {}).get("editable"):
+        here = Path(unquote(url.path))
+        root = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), here)
+        return about | {"commit": one} if (one := commit(root))["id"] else about
+    if url.scheme in ("http", "https") and url.hostname:
+        # Not the name and password of a user.
+        about["repository"] = f"{url.scheme}://{url.hostname}{url.path}"
+    return about | ({"commit": {"id": downloaded, "dirty": False}} if isinstance(downloaded, str) else {})
 
 
 def describe_version() -> str:
@@ -77,8 +100,8 @@ def describe_version() -> str:
     return f"{VERSION} (commit {here['id'][:12]}{changed})" if here["id"] else VERSION
 
 
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(ROOT), *arguments]
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
 
 

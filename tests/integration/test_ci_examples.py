@@ -18,25 +18,30 @@ ACTION = yaml.safe_load((ROOT / ".github/actions/gate/action.yml").read_text())
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/bench.yml").read_text())
 PAGE = (ROOT / "docs/ci.md").read_text()
 BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL) for kind in ("yaml", "toml", "bash")}
-GITHUB, GITLAB, NOTE = map(yaml.safe_load, BLOCKS["yaml"])
+GITHUB, OWN_METHOD, GITLAB, NOTE = map(yaml.safe_load, BLOCKS["yaml"])
+REVIEW, RELEASE = (yaml.safe_load((ROOT / f".github/workflows/{n}.yml").read_text()) for n in ("submission", "release"))
+MAY_WRITE = {"comment": {"pull-requests": "write"}, "release": {"contents": "write"}}
+"""Rights of the jobs that run no code of a change."""
 STEPS = [
     *ACTION["runs"]["steps"],
-    *(s for w in (WORKFLOW, GITHUB) for job in w["jobs"].values() for s in job["steps"]),
+    *(s for w in (WORKFLOW, GITHUB, OWN_METHOD, REVIEW, RELEASE) for job in w["jobs"].values() for s in job["steps"]),
 ]
 SMALL = 'methods = ["magnitude"]\nquantizers = ["none"]\nmeasures = ["perplexity"]\nthreads = 1\ndevice = "cpu"\n'
 SMALL += "[perplexity]\nwindows = 4\n"
 
 
 def test_a_build_may_read_and_nothing_else_but_for_the_job_that_comments():
-    for workflow in (WORKFLOW, GITHUB):
+    for workflow in (WORKFLOW, GITHUB, OWN_METHOD, REVIEW, RELEASE):
         assert workflow["permissions"] == {"contents": "read"}
         assert "pull_request_target" not in workflow[True]  # YAML 1.1 reads `on` so
         for name, job in workflow["jobs"].items():
-            assert job.get("permissions") == ({"pull-requests": "write"} if name == "comment" else None)
+            assert job.get("permissions") == MAY_WRITE.get(name)
             assert job["timeout-minutes"] <= 30
-    output = str(WORKFLOW["jobs"]["comment"]["steps"])
-    assert "checkout" not in output and "pip" not in output and "bench " not in output
-    assert "head.repo.full_name == github.repository" in WORKFLOW["jobs"]["comment"]["if"]
+    for job in (WORKFLOW["jobs"]["comment"], REVIEW["jobs"]["comment"], RELEASE["jobs"]["release"]):
+        assert not [word for word in ("checkout", "pip", "bench ") if word in str(job["steps"])]
+    for workflow in (WORKFLOW, REVIEW):
+        assert "head.repo.full_name == github.repository" in workflow["jobs"]["comment"]["if"]
+    assert RELEASE["jobs"]["release"]["if"] == "github.ref_type == 'tag'"
 
 
 def test_actions_are_pinned_and_a_checkout_keeps_no_token():
@@ -54,7 +59,11 @@ def test_no_expression_is_pasted_into_a_command():
 
 def test_every_input_is_declared_and_used():
     given = {
-        k for w in (WORKFLOW, GITHUB) for s in w["jobs"]["gate"]["steps"] if "gate" in s["uses"] for k in s["with"]
+        k
+        for w in (WORKFLOW, GITHUB, OWN_METHOD)
+        for s in w["jobs"]["gate"]["steps"]
+        if "gate" in s["uses"]
+        for k in s["with"]
     }
     used = set(re.findall(r"inputs\.([\w-]+)", (ROOT / ".github/actions/gate/action.yml").read_text()))
     assert given <= set(ACTION["inputs"]) == used
@@ -161,3 +170,18 @@ def test_the_projects_own_gate_has_its_settings():
         assert (ROOT / name).exists()
     (name,) = re.findall(r"--baseline (\S+)", run)
     assert (ROOT / f"results/baselines/{name}.zip").exists()
+
+
+def test_the_installed_code_is_that_of_the_action_or_of_the_change():
+    """A bare name would install another package, because this one is on no index."""
+    (install,) = (s["run"] for s in ACTION["runs"]["steps"] if s.get("name") == "Install")
+    assert install == 'pip install --quiet "${REQUIREMENT:-$GITHUB_ACTION_PATH/../../..}"'
+    assert (ROOT / ".github/actions/gate/../../../pyproject.toml").exists()
+    assert "cast-bench @ git+https://" in GITLAB["bench"]["script"][0]
+    assert not re.findall(r"pip install (?:--quiet )?cast-bench\b", PAGE)
+
+
+def test_a_citation_has_the_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == re.search('__version__ = "(.*)"', (ROOT / "bench/__init__.py").read_text())[1]
+    assert {"cff-version", "message", "title", "authors", "license"} <= set(citation)

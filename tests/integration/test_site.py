@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("sphinx", reason="pip install '.[docs]'")
 pytest.importorskip("furo", reason="pip install '.[docs]'")
+pytest.importorskip("sphinx_copybutton", reason="pip install '.[docs]'")
 
 ROOT = Path(__file__).parents[2]
 BUILT = os.environ.get("CAST_BENCH_SITE")

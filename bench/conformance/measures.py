@@ -1,0 +1,127 @@
+"""Checks of a measure: two runs of it on the model tiny, dense and pruned."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from bench.catalog import registry
+from bench.conformance.checks import NotConformant, describe, require
+from bench.planning.spec import Spec, make_spec
+from bench.results.check import check_folder
+from bench.results.record import Record
+from methods.contract import Needs
+from methods.errors import Skipped
+from methods.info import MeasureInfo
+
+SPEC: dict[str, Any] = {
+    "methods": ("magnitude",), "quantizers": ("none",), "perplexity": {"windows": 8}, "zeroshot": {"limit": 8},
+    "device": "cpu", "threads": 1,
+}  # fmt: skip
+DIRECTIONS = ("lower", "higher", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A measure, and the records of two runs of it."""
+
+    name: str
+    kind: Any
+    first: Sequence[Record]
+    second: Sequence[Record]
+    problems: tuple[str, ...]
+    """Sentences of `bench check` on the first run."""
+
+
+def declares_itself(trial: Trial) -> None:
+    """Check that the class is a frozen dataclass with the name and valid needs."""
+    kind = trial.kind
+    require(
+        getattr(kind, "name", None) == trial.name,
+        f"its class does not have the name {trial.name!r} under which it is installed",
+    )
+    require(isinstance(getattr(kind, "needs", None), Needs), "`needs` is not a methods.Needs")
+    frozen = getattr(getattr(kind, "__dataclass_params__", None), "frozen", False)
+    require(frozen, "its class is no frozen dataclass: write @dataclass(frozen=True)")
+
+
+def reads_a_dense_and_a_pruned_model(trial: Trial) -> None:
+    """Check that each model has a finite number."""
+    require(trial.first, "it planned no measurement")
+    for record in trial.first:
+        require(record.status == "ok", f"it has {record.status} on {record.identity.method}: {record.reason}")
+        require(record.readings, f"it has no number on {record.identity.method}")
+
+
+def gives_the_same_twice(trial: Trial) -> None:
+    """Check that two runs give the same numbers and items."""
+    second = {record.key: record for record in trial.second}
+    for record in trial.first:
+        other = second[record.key]
+        require(record.readings == other.readings, f"two runs differ on {record.identity.method}: use a seed")
+        same = (record.items and record.items.sha256) == (other.items and other.items.sha256)
+        require(same, f"the items of two runs differ on {record.identity.method}")
+
+
+def says_what_its_numbers_are(trial: Trial) -> None:
+    """Check that each number has a unit and a direction, and that numbers which items give are theirs."""
+    for reading in (reading for record in trial.first for reading in record.readings):
+        require(reading.unit, f"{reading.metric} has no unit: give 1 if it has none")
+        require(
+            reading.better in DIRECTIONS,
+            f"{reading.metric} is better {reading.better!r}: give lower, higher or an empty text",
+        )
+    require(not trial.problems, trial.problems[0] if trial.problems else "")
+
+
+def has_a_column(trial: Trial) -> None:
+    """Check that a leaderboard shows one of its metrics, and that its models have one protocol, and so share a column."""
+    shown = getattr(trial.kind, "info", MeasureInfo()).leaderboard
+    measured = sorted({reading.metric for record in trial.first for reading in record.readings})
+    require(
+        set(shown) & set(measured), f"`info.leaderboard` names none of its metrics ({', '.join(measured)}): name one"
+    )
+    columns: dict[str, set[tuple[str, str]]] = {}
+    for record in trial.first:
+        found = {(reading.metric, record.identity.protocol.label) for reading in record.readings}
+        columns.setdefault(record.identity.method, set()).update(found)
+    require(len({frozenset(found) for found in columns.values()}) == 1, f"its models share no column: {columns}")
+
+
+CHECKS: tuple[Callable[[Trial], None], ...] = (
+    declares_itself,
+    reads_a_dense_and_a_pruned_model,
+    gives_the_same_twice,
+    says_what_its_numbers_are,
+    has_a_column,
+)
+
+
+def rows(name: str, run: Callable[[Spec], Sequence[Record]]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each check of a measure. run: makes the records of a spec.
+
+    Raises:
+        UserError: the measure cannot be loaded.
+        Skipped: it cannot run here.
+    """
+    kind = registry.load(registry.lookup("measures", name))
+    with TemporaryDirectory(prefix="cast-bench-") as home:
+        spec = make_spec(SPEC | {"measures": (name,), "results": Path(home) / "results"})
+        first = [record for record in run(spec) if record.identity.measure == name]
+        if skipped := next((record for record in first if record.status == "skipped"), None):
+            raise Skipped(skipped.reason)
+        problems = check_folder(spec.results).problems
+        shutil.rmtree(spec.results)
+        second = [record for record in run(spec) if record.identity.measure == name]
+        trial = Trial(name, kind, first, second, problems)
+        for check in CHECKS:
+            state, detail = "ok", ""
+            try:
+                check(trial)
+            except NotConformant as fault:
+                state, detail = "failed", str(fault)
+            yield {"check": describe(check), "state": state, "detail": detail}

@@ -1,0 +1,98 @@
+"""bench conformance of a measure, and its column."""
+
+import dataclasses
+import json
+
+import pytest
+
+from bench.compare.resolve import read
+from bench.conformance import measures
+from bench.results.record import ReadingRow
+from helpers import fake_records, runs
+from methods.info import MeasureInfo
+
+SOURCE = '''
+import random
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bench.measures.contract import Readings
+from bench.results.record import Reading
+from methods.contract import Needs
+from methods.info import MeasureInfo
+
+
+@dataclass(frozen=True)
+class MaxNorm:
+    """The largest norm of a parameter."""
+
+    name: ClassVar[str] = "max-norm"
+    needs: ClassVar[Needs] = Needs.NOTHING
+    info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=("max_norm",))
+
+    @property
+    def protocol(self):
+        return "weights"
+
+    def read(self, model, context):
+        return Readings((Reading("max_norm", max(float(p.norm()) for p in model().parameters()), "1", "lower"),))
+
+
+@dataclass(frozen=True)
+class Draws(MaxNorm):
+    name: ClassVar[str] = "draws"
+
+    def read(self, model, context):
+        return Readings((Reading("drawn", random.SystemRandom().random(), "", "up"),))
+'''
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    names = {"max-norm": "norms:MaxNorm", "draws": "norms:Draws"}
+    return runs.distribution(tmp_path_factory.mktemp("norms"), "norms", SOURCE, measures=names)
+
+
+def states(name):
+    """Return the detail of each failed check. The measure runs in this process."""
+
+    def run(spec):
+        runs.run_here(spec)
+        return read(spec.results).records
+
+    return {row["check"]: row["detail"] for row in measures.rows(name, run) if row["state"] == "failed"}
+
+
+@pytest.mark.usefixtures("world")
+def test_a_measure_that_conforms_and_one_that_does_not():
+    assert states("max-norm") == {}
+    found = states("draws")
+    assert set(found) == {"gives the same twice", "says what its numbers are", "has a column"}
+    assert "two runs differ" in found["gives the same twice"] and "no unit" in found["says what its numbers are"]
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("world")
+def test_the_command(cli):
+    code, out, err = cli("conformance", "max-norm", "--json")
+
+    assert code == 0, err
+    assert {row["state"] for row in json.loads(out)} == {"ok"}
+
+
+def test_checks_that_no_run_reaches(tmp_path):
+    row = ReadingRow(metric="m", value=1.0, unit="1", better="lower")
+    record = fake_records.put(tmp_path, fake_records.record(measure="mine", protocol="p"), readings=[row])
+    kind = type("Kind", (), {"info": MeasureInfo(leaderboard=("m",))})
+    trial = measures.Trial("mine", kind, [record], [record], ("a number is not that of its items",))
+    for check in (measures.declares_itself, measures.says_what_its_numbers_are):
+        with pytest.raises(measures.NotConformant):
+            check(trial)
+    other = fake_records.record(method="other", measure="mine", protocol="q")
+    other.readings = [row]
+    with pytest.raises(measures.NotConformant, match="share no column"):
+        measures.has_a_column(dataclasses.replace(trial, first=[record, other]))
+    failed = fake_records.record(measure="mine", status="failed", reason="OOM")
+    for first, sentence in (([], "planned no measurement"), ([failed], "has failed on wanda: OOM")):
+        with pytest.raises(measures.NotConformant, match=sentence):
+            measures.reads_a_dense_and_a_pruned_model(dataclasses.replace(trial, first=first))
