@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.formats.gptq import describe_group, even_groups
 from methods.errors import UserError
@@ -11,12 +11,16 @@ from methods.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
+
 FORMATS = (
     "dense", "pack-quantized", "int-quantized", "naive-quantized", "float-quantized", "nvfp4-pack-quantized",
     "mxfp4-pack-quantized",
 )  # fmt: skip
 SPARSE_FORMATS = ("dense", "sparse-24-bitmask", "sparse-bitmask")
-MASKED = "weight.compressed"
+MASKED = "compressed"
+MASK_PARTS = (MASKED, "bitmask", "shape", "row_offsets")
+"""Parts of a weight without its zeros. Some versions write `weight.` before each, others write only these names."""
 
 
 class CompressedTensorsScheme:
@@ -27,13 +31,13 @@ class CompressedTensorsScheme:
     - `weight_scale` [out, groups], and with e2m1 `weight_global_scale`, by which it is divided.
     - `weight_zero_point` [out, groups], packed along the outputs beside a packed weight.
     - `weight_g_idx` int32 [in]: group of each input, or -1.
-    - `weight.compressed` and `weight.bitmask`: kept values, and a bit for each weight.
+    - `compressed` and `bitmask`: kept values, and a bit for each weight.
     """
 
-    markers = ("weight_packed", "weight_scale", MASKED)
+    markers = ("weight_packed", "weight_scale", f"weight.{MASKED}", MASKED)
     parts = (
         "weight", "weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx",
-        "weight_global_scale", MASKED, "weight.bitmask", "weight.shape", "weight.row_offsets",
+        "weight_global_scale", *(f"weight.{part}" for part in MASK_PARTS), *MASK_PARTS,
     )  # fmt: skip
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -70,10 +74,11 @@ class CompressedTensorsScheme:
 
     def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
         """Return the shape [out, in] of a weight, from the shapes of its parts."""
+        shapes = _short(shapes)
         if "weight" in shapes:
             return shapes["weight"]
         if MASKED in shapes:
-            rows, width = shapes["weight.bitmask"]
+            rows, width = shapes["bitmask"]
             return rows, 8 * width
         rows, words = shapes["weight_packed"]
         # A byte has two floats of 4 bits, which are the only parts without a shape.
@@ -83,6 +88,7 @@ class CompressedTensorsScheme:
         """Return a weight [out, in] in the dtype of its scales, or of its values if it has no scales."""
         import torch
 
+        parts = _short(parts)
         q, scale = self._values(parts), parts.get("weight_scale")
         if scale is None:
             return q
@@ -105,8 +111,8 @@ class CompressedTensorsScheme:
         if "weight" in parts:
             return parts["weight"]
         if MASKED in parts:
-            rows, width = (int(n) for n in parts["weight.shape"].tolist())
-            mask = parts["weight.bitmask"]
+            rows, width = (int(n) for n in parts["shape"].flatten().tolist())
+            mask = parts["bitmask"]
             if (rows, -(-width // 8)) != tuple(mask.shape):
                 raise ValueError(f"a mask {list(mask.shape)} for {rows} x {width} weights")
             keep = unpack_mask(mask, width)
@@ -146,6 +152,11 @@ class CompressedTensorsScheme:
         order = parts.get("weight_g_idx")
         groups = order.long() if order is not None and int(order.min()) >= 0 else None
         return scale[:, even_groups(width, scale.shape[1], self.group) if groups is None else groups]
+
+
+def _short(parts: Mapping[str, T]) -> dict[str, T]:
+    """Return the parts by names without `weight.`."""
+    return {name.removeprefix("weight."): part for name, part in parts.items()}
 
 
 def _activations(settings: Any) -> str:

@@ -39,7 +39,7 @@ SCHEMES: dict[str, Callable[[Mapping[str, Any]], Scheme]] = {
     "awq": AwqScheme,
     "compressed-tensors": CompressedTensorsScheme,
 }
-VALUES = ("qweight", "weight_packed", "weight", "weight.compressed")
+VALUES = ("qweight", "weight_packed", "weight", "weight.compressed", "compressed")
 """Parts with the values of a weight. The others count as scales."""
 
 
@@ -84,6 +84,8 @@ class QuantizedCheckpoint(Checkpoint):
         """Names of the parts of each quantized linear, by module and part."""
         names = set(self.folder)
         modules = {n[: -len(m) - 1] for n in names for m in self.scheme.markers if n.endswith(f".{m}")}
+        # The name X.weight.compressed ends with two markers, and only X is a module.
+        modules -= {f"{module}.weight" for module in modules}
         return {
             module: {part: f"{module}.{part}" for part in self.scheme.parts if f"{module}.{part}" in names}
             for module in sorted(modules)

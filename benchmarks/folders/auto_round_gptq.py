@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from auto_round import AutoRound
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoRoundConfig, AutoTokenizer
 
 original, ids, out = sys.argv[1:]
 torch.set_num_threads(1)
@@ -28,7 +28,7 @@ if not Path(out).exists():
     (config,) = Path(f"{out}.parts").rglob("config.json")
     shutil.move(config.parent, out)
 probe = torch.tensor(np.load(ids)["probe"][None])
-again = AutoModelForCausalLM.from_pretrained(out)
+again = AutoModelForCausalLM.from_pretrained(out, quantization_config=AutoRoundConfig())
 with torch.no_grad():
     np.save(f"{out}.float16.logits.npy", again(probe).logits[0].float().numpy())
     plain = AutoModelForCausalLM.from_pretrained(original, dtype=torch.float32)

@@ -10,6 +10,7 @@ python llm_compressor_24.py ORIGINAL IDS OUT
 
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,17 +22,18 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 original, ids, out = sys.argv[1:]
 drawn = np.load(ids)
 torch.set_num_threads(1)
-model = AutoModelForCausalLM.from_pretrained(original, dtype=torch.bfloat16)
-oneshot(
-    model=model,
-    processor=PreTrainedTokenizerFast(tokenizer_file=f"{original}/tokenizer.json"),
-    dataset=Dataset.from_dict({"input_ids": drawn["calibration"].tolist()}),
-    recipe=WandaPruningModifier(sparsity=0.5, mask_structure="2:4", targets=[r"re:model\.layers\.\d+\..*_proj$"]),
-    max_seq_length=drawn["calibration"].shape[1],
-    num_calibration_samples=len(drawn["calibration"]),
-)
-model.save_pretrained(out, save_compressed=True)
-shutil.copy(f"{original}/tokenizer.json", out)
-again = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).float()
+if not Path(out).exists():
+    model = AutoModelForCausalLM.from_pretrained(original, dtype=torch.bfloat16)
+    oneshot(
+        model=model,
+        processor=PreTrainedTokenizerFast(tokenizer_file=f"{original}/tokenizer.json"),
+        dataset=Dataset.from_dict({"input_ids": drawn["calibration"].tolist()}),
+        recipe=WandaPruningModifier(sparsity=0.5, mask_structure="2:4", targets=[r"re:model\.layers\.\d+\..*_proj$"]),
+        max_seq_length=drawn["calibration"].shape[1],
+        num_calibration_samples=len(drawn["calibration"]),
+    )
+    model.save_pretrained(out, save_compressed=True)
+    shutil.copy(f"{original}/tokenizer.json", out)
+again = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
 with torch.no_grad():
     np.save(f"{out}.logits.npy", again(torch.tensor(drawn["probe"][None])).logits[0].numpy())

@@ -71,12 +71,13 @@ def pack_quantized(weight: Tensor, bits: int = 4) -> tuple[dict[str, Tensor], Te
     return parts, dense
 
 
-def bitmask(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """compressed-tensors: kept values, and a bit for each weight."""
+def bitmask(weight: Tensor, prefix: str = "weight.") -> tuple[dict[str, Tensor], Tensor]:
+    """compressed-tensors: kept values, and a bit for each weight. prefix: "" as llm-compressor 0.8 writes it."""
     bits = (weight != 0).unflatten(1, (-1, 8)).int()
     mask = (bits << torch.arange(8)).sum(-1).to(torch.uint8)
-    kept = {"weight.compressed": weight[weight != 0].view(len(weight), -1), "weight.bitmask": mask}
-    return kept | {"weight.shape": torch.tensor(weight.shape)}, weight
+    shape = torch.tensor(weight.shape) if prefix else torch.tensor(weight.shape)[:, None]
+    parts = {"compressed": weight[weight != 0].view(len(weight), -1), "bitmask": mask, "shape": shape}
+    return {f"{prefix}{name}": part for name, part in parts.items()}, weight
 
 
 def folder(path: Path, pack, quantization: dict, source: Path = TINY) -> dict[str, Tensor]:

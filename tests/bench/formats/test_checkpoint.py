@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -38,9 +39,9 @@ CASES = {
 }
 
 
-def halves_of_four(weight):
+def halves_of_four(weight, prefix="weight."):
     """2:4 with the first two of every four kept."""
-    return packers.bitmask(weight * (torch.arange(weight.shape[1]) % 4 < 2))
+    return packers.bitmask(weight * (torch.arange(weight.shape[1]) % 4 < 2), prefix)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -74,9 +75,10 @@ def test_version_2_stores_the_zero_itself():
     assert torch.allclose(GptqScheme(about).decode(parts).float(), dense.float() + step, atol=2e-3)
 
 
-def test_a_masked_folder_is_packed(tmp_path):
+@pytest.mark.parametrize("prefix", ["weight.", ""])
+def test_a_masked_folder_is_packed(prefix, tmp_path):
     about = {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24-bitmask"}}
-    stored = packers.folder(tmp_path / "m", halves_of_four, about)
+    stored = packers.folder(tmp_path / "m", partial(halves_of_four, prefix=prefix), about)
 
     opened = open_checkpoint(tmp_path / "m")
 
