@@ -17,20 +17,24 @@ import torch
 from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.modifiers.pruning import WandaPruningModifier
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 original, ids, out = sys.argv[1:]
 drawn = np.load(ids)
+calibration = drawn["calibration"][:8]
 torch.set_num_threads(1)
 if not Path(out).exists():
-    model = AutoModelForCausalLM.from_pretrained(original, dtype=torch.bfloat16)
+    config = AutoConfig.from_pretrained(original)
+    # transformers 5 writes the key that 4.56 does not read.
+    config.rope_theta = config.rope_parameters["rope_theta"]
+    model = AutoModelForCausalLM.from_pretrained(original, config=config, dtype=torch.bfloat16)
     oneshot(
         model=model,
         processor=PreTrainedTokenizerFast(tokenizer_file=f"{original}/tokenizer.json"),
-        dataset=Dataset.from_dict({"input_ids": drawn["calibration"].tolist()}),
+        dataset=Dataset.from_dict({"input_ids": calibration.tolist()}),
         recipe=WandaPruningModifier(sparsity=0.5, mask_structure="2:4", targets=[r"re:model\.layers\.\d+\..*_proj$"]),
-        max_seq_length=drawn["calibration"].shape[1],
-        num_calibration_samples=len(drawn["calibration"]),
+        max_seq_length=calibration.shape[1],
+        num_calibration_samples=len(calibration),
     )
     model.save_pretrained(out, save_compressed=True)
     shutil.copy(f"{original}/tokenizer.json", out)

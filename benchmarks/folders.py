@@ -1,7 +1,7 @@
 """Models of five tools, read by `folder:path=`: logits against each tool's own loader, and bytes against the files.
 
-python check.py draw IDS              tokens for the scripts beside this one: calibration [16, 256] and a prompt of 64
-python check.py compare IDS DIR       DIR has what the scripts wrote, by the names of TOOLS
+python benchmarks/folders.py draw IDS           tokens for the scripts in benchmarks/other_tools: calibration and a prompt
+python benchmarks/folders.py compare IDS DIR    DIR has what the scripts wrote, by the names of TOOLS
 
 Every script runs in a separate environment: the packages are at its top. Each but llama.cpp's is given the folder of
 smollm2-135m-instruct-q4; llama.cpp's is given the GGUF file that the folder was made from.
@@ -14,8 +14,6 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
@@ -37,13 +35,14 @@ TOOLS = {
     "auto-round, GPTQ": "smollm2-gptq-auto-round",
     "llama.cpp, Q4_K_M": "smollm2-Q4_K_M.gguf",
 }
-PROMPT = Path(__file__).parents[2] / "LICENSE"
+PROMPT = Path(__file__).parents[1] / "LICENSE"
 
 
 def draw(ids: Path) -> None:
+    """Write calibration [16, 256] from wiki-mini, and the first 64 tokens of a text that no tool was calibrated on."""
     folder = download.pull(MODEL).folder
     prompt = loading.load_tokenizer(folder)(PROMPT.read_text())["input_ids"][:64]
-    np.savez(ids, calibration=draw_tokens(folder, 16, 256).numpy(), probe=np.array(prompt))
+    np.savez(ids, calibration=draw_tokens(folder, 32, 512)[:16, :256].numpy(), probe=np.array(prompt))
 
 
 def compare(ids: Path, made: Path) -> None:
