@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from bench.formats.checkpoint import ADAPTER, Checkpoint
+from methods.adapter import PREFIX, WEIGHTS
 from methods.errors import UserError
 from methods.families import FAMILIES
 from methods.files import read_object
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
-
-WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."
 
 
 class AdapterCheckpoint(Checkpoint):
