@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from bench.reporting.view import Interval
+from bench.reporting.facts import Interval
 from bench.system.text import escape_markdown
 
 BUDGETS = {"a minute": 60, "ten minutes": 600, "an hour": 3600, "a day": 86_400}

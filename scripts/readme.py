@@ -26,31 +26,24 @@ from __future__ import annotations
 import json
 import math
 import re
-import statistics
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import benchmark_figures
-import budgets
+import perplexity_ratios
 import reference
 import trained_rows
 
 from bench import search
 from bench.compare import resolve, scaling_law
-from bench.compare.pairing import Seeds
-from bench.compare.result_set import ResultSet
-from bench.compare.seed_noise import SeedNoiseTable
 from bench.planning.search import read_search
-from bench.reporting import board, drawing, pairwise, profile, table, table_figures
+from bench.reporting import drawing, profile, table, table_figures
 from bench.reporting import leaderboard as boards
-from bench.reporting.cost import CostIndex
 from bench.reporting.table_figures import TableFigure
-from bench.reporting.view import SEED_NOISE_NOTE, Interval, Table
-from bench.results.record import Record
+from bench.reporting.view import Table
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
 from bench.system.text import escape_markdown
@@ -162,127 +155,6 @@ def figures() -> dict[Path, str]:
     return drawn | {FIGURES / f"{name}.svg": drawing.to_file(f.svg) for name, _, f in _profiles(PROFILES)}
 
 
-@cache
-def _seed_noises() -> SeedNoiseTable:
-    """Return the noise between seeds that the leaderboard adds, from all folders that are no searches."""
-    folders = sorted(path.parent for path in (ROOT / "results").glob("*/records"))
-    return SeedNoiseTable(board.merge(boards.read_boards(folders)).records)
-
-
-def ratios(where: str) -> str:
-    folder, *names = where.split()
-    results = board.merge([resolve.read(ROOT / one) for one in folder.split(",")]).with_cache()
-    rows = _perplexities(results)
-    ends = {row.label: f"{row.floor:g}" for row in trained_rows.read(results.records)}
-    lines = ["| perplexity ratio | | 95% interval | |", "|---|---:|---:|---|"]
-    noises: dict[str, None] = {}
-    for a, b in zip(names[::2], names[1::2], strict=True):
-        if any(name.startswith("?") and name[1:].replace("_+_", " + ") not in rows for name in (a, b)):
-            continue
-        a, b = (name.removeprefix("?").replace("_+_", " + ") for name in (a, b))
-        if several := [name for name in (a, b) if len(rows[name]) > 1]:
-            sys.exit(f"{several[0]} in {folder} has several patterns: {', '.join(rows[several[0]])}")
-        (before,), (after,) = rows[b].values(), rows[a].values()
-        r = pairwise.compare(before, after, "perplexity", results, _seed_noises())
-        if r is None:
-            sys.exit(f"{a} and {b} in {folder} cannot be compared: bench compare --results {folder} says why")
-        over = f"{r.seeds} seeds, {r.n} {r.unit}" if r.seeds > 1 else f"{r.n} {r.unit}"
-        over += ", one seed" if r.seed_noise else ""
-        if a in ends and b in ends and ends[a] != ends[b]:
-            over += f"; not one schedule: lr ends at {ends[a]} and {ends[b]} of its peak"
-        noises |= dict.fromkeys(filter(None, [r.seed_noise]))
-        lines.append(
-            f"| {escape_markdown(a)} / {escape_markdown(b)} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {over} |"
-        )
-    if noises:
-        lines.append(f"\n{SEED_NOISE_NOTE} {escape_markdown('; '.join(noises))}.")
-    return "\n".join(lines) + "\n"
-
-
-def budget(folders: str) -> str:
-    """Return which chain to take with a budget of time, for the model of each folder. Folders of a model are joined by commas."""
-    chains, compare = {}, {}
-    for names in folders.split():
-        results = board.merge([resolve.read(ROOT / one) for one in names.split(",")]).with_cache()
-        costs, named = CostIndex(results.records), _perplexities(results)
-        rows = {
-            label: by_pattern[budgets.PATTERN] for label, by_pattern in named.items() if budgets.PATTERN in by_pattern
-        }
-        model = results.records[0].identity.model
-        chains[model] = [
-            budgets.Chain(label, statistics.mean(map(_perplexity, seeds.values())), cost.seconds, cost.device)
-            for label, seeds in rows.items()
-            # a row with typed fields is a search or an ablation
-            if not re.search(r":(?!from=)[^: ]+=", label)
-            and (cost := costs.of_row(record.identity for record in seeds.values()))
-            and not cost.at_least
-        ]
-        compare[model] = partial(_ratio, results, rows)
-    return "\n".join(budgets.lines(chains, compare)) + "\n"
-
-
-def _perplexity(record: Record) -> float:
-    return next(r.value for r in record.readings if r.metric == "perplexity" and r.value is not None)
-
-
-def _ratio(results: ResultSet, rows: dict[str, Seeds], before: str, after: str) -> Interval | None:
-    return pairwise.compare(rows[before], rows[after], "perplexity", results, _seed_noises())
-
-
-def _perplexities(results: ResultSet) -> dict[str, dict[str, Seeds]]:
-    """Return the records of perplexity without a quantizer by method, pattern and seed."""
-    rows: dict[str, dict[str, Seeds]] = {}
-    for record in results.records:
-        identity = record.identity
-        if (identity.measure, identity.quantizer) == ("perplexity", "none"):
-            rows.setdefault(identity.method, {}).setdefault(identity.pattern, {})[identity.seed] = record
-    return rows
-
-
-def worth(folder: str, method: str) -> str:
-    """Return whether a row of at most 2% more bytes than a method's has a lower perplexity, in sentences."""
-    logs: dict[tuple[str, ...], dict[str, list[float]]] = {}
-    for record in newest(ReadOnlyStore(ROOT / folder)):
-        identity = record.identity
-        row = logs.setdefault((identity.method.split(" + ")[-1], identity.quantizer, identity.pattern), {})
-        for reading in record.readings:
-            if reading.metric in ("perplexity", "bytes_packed") and reading.value:
-                row.setdefault(reading.metric, []).append(math.log(reading.value))
-    rows = {
-        (math.exp(fmean(row["perplexity"])), math.exp(fmean(row["bytes_packed"])), name) for name, row in logs.items()
-    }
-    (own,) = (row for row in rows if row[2][:2] == (method, "none"))
-    others = sorted(row for row in rows - {own} if row[1] <= 1.02 * own[1])
-
-    def say(row: tuple[float, float, tuple[str, ...]]) -> str:
-        name = " ".join(part for part in row[2][:2] if part != "none")
-        return f"{escape_markdown(name)} has a perplexity of {row[0]:.2f} in {row[1] / 1e6:.2f} MB"
-
-    is_best = not others or own < others[0]
-    first = f"none of {len(others)} other rows of as many bytes is better" if is_best else say(others[0])
-    sentences = [
-        f"**Is {own[2][2]} worth it here?** {'Yes' if is_best else 'No'}: {first}. At {own[2][2]}, {say(own)}."
-    ]
-    if plain := next((row for row in others if row[2][1] == "none"), None):
-        sentences.append(f"Without a quantizer, {say(plain)}, the best of the other rows of as many bytes.")
-    return " ".join(sentences) + "\n"
-
-
-def found(folder: str) -> str:
-    """Return the settings of the trained rows, and their perplexity as a ratio to the two controls."""
-    results = resolve.read(ROOT / folder).with_cache()
-    rows = _perplexities(results)
-
-    def ratio(method: str, control: str) -> str:
-        (before, *_), (after, *_) = (list(rows.get(name, {}).values()) or [{}] for name in (control, method))
-        if method == control or not before or not after:
-            return "–"
-        r = pairwise.compare(before, after, "perplexity", results, _seed_noises())
-        return f"{r.value:.3f} ({r.low:.3f} to {r.high:.3f}){', one seed' if r.seed_noise else ''}" if r else "–"
-
-    return trained_rows.settings_table(trained_rows.read(newest(ReadOnlyStore(ROOT / folder))), ratio)
-
-
 def law(folder: str) -> str:
     points = scaling_law.read(ROOT / folder, "cast", "dense-ft")
     holdout, predicted = scaling_law.predict_holdout(points)
@@ -332,16 +204,16 @@ def _words(make: Callable[..., str]) -> Callable[[str], str]:
 
 BLOCKS: dict[str, Callable[[str], str]] = {
     "table": leaderboard,
-    "found": found,
+    "found": perplexity_ratios.found,
     "leaders": leaders,
     "profile": profiles,
     "benchmark": benchmark,
     "rates": rates,
-    "ratio": ratios,
-    "budget": budget,
+    "ratio": perplexity_ratios.ratios,
+    "budget": perplexity_ratios.budget,
     "scaling": law,
     "search": trials,
-    "worth": lambda where: worth(*where.split()),
+    "worth": lambda where: perplexity_ratios.worth(*where.split()),
 } | {kind: _words(make) for kind, make in reference.BLOCKS.items()}
 """Functions that make the text between two comments, by the word in the first."""
 
