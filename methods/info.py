@@ -79,6 +79,8 @@ class MethodInfo:
     """Field that holds a number of columns, which must be a whole number of groups."""
     file: str = ""
     """Field that names a file. If it is set nothing else is needed, and the field `sha256` identifies the content."""
+    settings_file: str = ""
+    """Field that names a file with settings, which the user must name. The field `sha256` identifies the content."""
     elsewhere: bool = False
     """True if `file` names a model made elsewhere, which the user must name. It may differ from its source in any tensor, and
     has the pattern that is found in it."""

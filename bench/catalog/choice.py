@@ -68,6 +68,8 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
         raise UserError(f"{name} refines a pruned model: name the method that prunes it, for example {name}:from=wanda")
     if entry.elsewhere and (prior or not config.get(entry.file)):
         raise UserError(f"{name} is a model made elsewhere: name its folder, {name}:{entry.file}=DIR, and no from=")
+    if entry.settings_file and not config.get(entry.settings_file):
+        raise UserError(f"{name} reads its settings from a file: name it, {name}:{entry.settings_file}=FILE")
     if config:
         method = build(entry, name, config)
         config = {k: getattr(method, k) for k in config}

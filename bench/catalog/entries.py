@@ -57,6 +57,7 @@ QUANTIZERS = Catalog(
         "nvfp4": "bench.quantizers.rounding:NvFp4",
         "nvfp4-gptq": "bench.quantizers.gptq:NvFp4Gptq",
         "nvfp4-w4a4": "bench.quantizers.rounding:NvFp4W4A4",
+        "allocated": "bench.quantizers.allocated:Allocated",
         "kv8": "bench.quantizers.cache:Kv8",
         "kv4": "bench.quantizers.cache:Kv4",
         "hqq": "bench.quantizers.libraries:Hqq",

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from bench.cli import (
+    allocate,
     check,
     compare,
     conformance,
@@ -52,6 +53,7 @@ COMMANDS = (
     run.plan,
     watch.top,
     search.search,
+    allocate.allocate,
     results.ls,
     results.show,
     results.figure,

@@ -156,14 +156,17 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="A model: hf (dense, for transformers and vLLM), compressed-tensors (quantized), packed24 (kept values and "
-            "bitmasks), onnx. "
+            help="A model: hf (dense, for transformers and vLLM), compressed-tensors, gptq or awq (quantized, for vLLM), gguf "
+            "(for llama.cpp), packed24 (kept values and bitmasks), onnx. "
             "Results: eee (Every Eval Ever), lm-eval (its results files).",
         ),
     ] = "hf",
     values: Annotated[
         str | None,
-        typer.Option(help="For packed24: round values to int8 or int4 [default: as the record's quantizer]."),
+        typer.Option(
+            help="For packed24: round values to int8 or int4. For gguf: f16, q8_0, q4_0, or a K-quant such as q4_k_m "
+            "[default: as the record's quantizer]."
+        ),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="For onnx: float32, float16 or bfloat16 [default: that of the weights].")

@@ -118,7 +118,7 @@ class Workspace:
             prior=prior,
             blocks=kept.blocks if kept else None,
             environment=resolve_environment(artifact) if "isolated" in stage.needs else None,
-            calibration=self._calibration(artifact) if "calibration" in stage.needs else None,
+            calibration=self.calibration(artifact) if "calibration" in stage.needs else None,
             all_experts=artifact.calibration is not None and artifact.calibration.all_experts,
             training=text,
             validation=validation,
@@ -132,7 +132,8 @@ class Workspace:
         method = choice.build(registry.lookup(stage.kind, stage.name), stage.name, stage.config)
         return source, method, job
 
-    def _calibration(self, artifact: Artifact) -> Tensor:
+    def calibration(self, artifact: Artifact) -> Tensor:
+        """Return the calibration tokens of an artifact: int64 [sequences, seqlen]."""
         recipe = artifact.calibration
         assert recipe is not None
         tokenizer = self.tokenizer()

@@ -11,17 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.catalog import choice
+from bench.export.integers import StoredLinears, require_linears
 from bench.inputs import loading
 from bench.kernels.integers24 import restore_scales
-from bench.quantizers.formats import format_of
 from bench.system.packages import pip_install, require
 from bench.verify import FUNCTION_TOLERANCE, check_function
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder, Writer
 from methods.quantizing import grids
-from methods.targets import as_regexes, family_of, find_targets
+from methods.targets import as_regexes, family_of
 
 SENTENCE = "A folder that another program loads must give the logits of the model that was measured."
 
@@ -62,9 +61,7 @@ INPUTS_TOLERANCE = 0.05
 """Largest relative change of logits where inputs are rounded while the model runs."""
 
 
-def write(
-    folder: Path, workdir: Path, quantizer: str, include: tuple[str, ...], exclude: tuple[str, ...]
-) -> tuple[str, dict[str, Any]]:
+def write(folder: Path, workdir: Path, stored: StoredLinears | None, quantizer: str) -> tuple[str, dict[str, Any]]:
     """Write the weights of a quantized model folder. Return a sentence, and keys of config.json.
 
     Each weight is unpacked again and compared. `check_logits` compares the model that transformers loads.
@@ -73,20 +70,14 @@ def write(
         UserError: the quantizer has no such format, a missing package, or an architecture whose weights are [in, out].
     """
     require("compressed_tensors", what="compressed-tensors", how=pip_install("compressed-tensors"))
-    parsed = choice.parse_quantizer(quantizer)
-    form = FORMATS.get(parsed.name) if parsed else None
-    if parsed is None or form is None:
+    form, source = FORMATS.get(quantizer.split(":")[0]), Folder(folder)
+    if stored is None or form is None:
         raise UserError(f"quantizer {quantizer} has no format of compressed-tensors: use one of {', '.join(FORMATS)}")
-    source = Folder(folder)
+    require_linears(source, "compressed-tensors")
     family = family_of(source.config)
-    if family.transposed or family.experts:
-        raise UserError(f"a {source.config['model_type']} cannot be exported as compressed-tensors: use --format hf")
-    targets, layout = find_targets(source.config, source.shapes(), include, exclude), format_of(parsed.name)
     groups: dict[int, list[str]] = {}
-    for target in targets:
-        width = source.shapes()[f"{target}.weight"][1]
-        size = layout.group(width, parsed.config.get("group"), quantizer) if layout.most else 0
-        groups.setdefault(size, []).append(target)
+    for target, size in stored.groups.items():
+        groups.setdefault(size if stored.form.most else 0, []).append(target)
     schemes = {target: (size, _scheme(form, size)) for size, names in groups.items() for target in names}
     writer, inexact = Writer(workdir), 0
     for name in source:
@@ -96,9 +87,9 @@ def write(
             writer.add(name, tensor.bfloat16() if form in FP4 and tensor.is_floating_point() else tensor)
             continue
         weight = source.tensor(name)
-        stored, exact = _store(weight, form, *schemes[target])
+        parts, exact = _store(weight, form, *schemes[target])
         inexact += not exact
-        for leaf, tensor in stored.items():
+        for leaf, tensor in parts.items():
             writer.add(f"{target}.{leaf}", tensor)
     writer.close()
     config: dict[str, Any] = {
@@ -107,7 +98,7 @@ def write(
     if form in FP4:
         config["dtype"] = "bfloat16"
     rounded = f"; {inexact} of them differ in the last bit of {source.dtype}" if inexact else ""
-    return f"{len(targets)} linears stored as {form.name}{rounded}", config
+    return f"{len(schemes)} linears stored as {form.name}{rounded}", config
 
 
 def check_logits(before: Path, after: Path, quantizer: str) -> float:

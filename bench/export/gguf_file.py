@@ -1,58 +1,64 @@
-"""Write a LLaMA as GGUF, the format of llama.cpp, in F16 or Q8_0.
-
-The file is for timing and has no vocabulary.
-"""
+"""Write a LLaMA as GGUF, the format of llama.cpp: F16, Q8_0, Q4_0, and K-quants by llama.cpp's own quantizer."""
 
 from __future__ import annotations
 
-import re
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bench.export.integers import StoredLinears, restore
 from methods.errors import UserError
+from methods.files import find_file
 from methods.folder import Folder
 
-KINDS = ("fp16", "q8_0")
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+KINDS = ("f16", "q8_0", "q4_0")
+"""Types that this module writes. llama.cpp writes the others."""
+BITS = {"q8_0": 8, "q4_0": 4}
 FAMILY = "llama"
-NAMES = {
-    "model.embed_tokens.weight": "token_embd.weight",
-    "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-}
-"""Names in the file, by names in a state dict. Without an output matrix, llama.cpp uses the embedding."""
-BLOCK_NAMES = {
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
+BLOCK = 32
+"""Weights of a row that share a scale in Q8_0 and Q4_0."""
+PRE_TOKENIZERS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
+"""llama.cpp's name for the steps that split text before a byte-level BPE."""
 
 
-def write(folder: Path, file: Path, kind: str) -> None:
-    """Write the model in a folder: matrices in `kind`, vectors in float32.
+def write(
+    folder: Path,
+    file: Path,
+    kind: str,
+    linears: Mapping[str, int] | None = None,
+    *,
+    vocabulary: bool = False,
+    instead: str = "leave llamacpp out of --engine",
+) -> int:
+    """Write the model in a folder. Return the number of `linears` whose weights were rounded.
+
+    Args:
+        kind: one of KINDS.
+        linears: the linears that get `kind`, with the number of weights that share a scale, while the other matrices are
+            in F16. None: all matrices get `kind`. Vectors are in float32.
+        vocabulary: add the tokenizer of the folder, which a file for timing does not need.
+        instead: what else the user can do, for errors.
 
     Raises:
-        UserError: another family, a scaled rotary embedding, or a tensor that the format has no name for.
+        UserError: another family, a scaled rotary embedding, a tensor or a tokenizer that is not written.
     """
-    from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, quants
+    from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, LlamaFileType, get_tensor_name_map, quants
 
     source = Folder(folder)
     config = source.config
-    _require_plain(config, folder)
+    _require_plain(config, folder, instead)
     heads, kv_heads = config["num_attention_heads"], config.get("num_key_value_heads") or config["num_attention_heads"]
     head_size = config.get("head_dim") or config["hidden_size"] // heads
-    stored = GGMLQuantizationType.Q8_0 if kind == "q8_0" else GGMLQuantizationType.F16
     writer = GGUFWriter(file, FAMILY)
-    writer.add_file_type(LlamaFileType.MOSTLY_Q8_0 if kind == "q8_0" else LlamaFileType.MOSTLY_F16)
+    writer.add_file_type(LlamaFileType[f"MOSTLY_{kind.upper()}"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -65,35 +71,98 @@ def write(folder: Path, file: Path, kind: str) -> None:
     writer.add_rope_dimension_count(head_size)
     writer.add_rope_freq_base(_theta(config))
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("no_vocab")
+    if vocabulary and find_file(folder, "tokenizer.json"):
+        _add_vocabulary(writer, folder, config["vocab_size"], instead)
+    else:
+        writer.add_tokenizer_model("no_vocab")
+    names, rounded = get_tensor_name_map(MODEL_ARCH.LLAMA, config["num_hidden_layers"]), 0
     for name in source:
-        tensor = source.tensor(name).float()
+        tensor, target = source.tensor(name).float(), name.removesuffix(".weight")
+        if (stored_name := names.get_name(name, try_suffixes=(".weight",))) is None:
+            raise UserError(f"{folder} has the tensor {name}, which is not written as GGUF: {instead}")
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             tensor = _interleave_halves(tensor, heads if name.endswith("q_proj.weight") else kv_heads)
-        array = tensor.contiguous().numpy()
-        if array.ndim < 2:
-            writer.add_tensor(_name(name, folder), array.astype(np.float32))
-        else:
-            writer.add_tensor(_name(name, folder), quants.quantize(array, stored), raw_dtype=stored)
+        if tensor.ndim < 2:
+            writer.add_tensor(stored_name, tensor.contiguous().numpy().astype(np.float32))
+            continue
+        form = GGMLQuantizationType[kind.upper() if linears is None or target in linears else "F16"]
+        if form.name.lower() in BITS and tensor.shape[1] % BLOCK:
+            raise UserError(f"{name} has {tensor.shape[1]} inputs, no multiple of {BLOCK} as {kind} needs: {instead}")
+        array = _on_grid(tensor, kind, (linears or {}).get(target, 0)) if form.name.lower() in BITS else None
+        if array is None:
+            array = quants.quantize(tensor.contiguous().numpy(), form)
+            if linears and target in linears:
+                rounded += not np.array_equal(quants.dequantize(array, form), tensor.numpy())
+        writer.add_tensor(stored_name, array, raw_dtype=form)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return rounded
 
 
-def _require_plain(config: dict[str, Any], folder: Path) -> None:
+def kind_of(stored: StoredLinears | None) -> str:
+    """Return the kind that holds a row's weights without rounding, or f16."""
+    return next((kind for kind, bits in BITS.items() if stored and stored.bits == bits), "f16")
+
+
+def _on_grid(weight: Tensor, kind: str, group: int) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+    """Return the blocks of a weight [out, in] on an integer grid, uint8 [out, bytes], or None if they cannot hold it.
+
+    A block is a scale in float16 and 32 integers: int8, or int4 + 8 with the second half in the upper bits.
+    """
+    from gguf import GGMLQuantizationType, quants
+
+    if not group or group % BLOCK:
+        return None
+    codes, scales, exact = restore(weight, BITS[kind], group)
+    blocks = codes.unflatten(1, (-1, BLOCK)).to(torch.int8)
+    if kind == "q4_0":
+        nibbles = (blocks + 8).view(torch.uint8)
+        blocks = (nibbles[..., : BLOCK // 2] | nibbles[..., BLOCK // 2 :] << 4).view(torch.int8)
+    halves = scales.repeat_interleave(group // BLOCK, 1).half().unsqueeze(-1)
+    array: np.ndarray[Any, np.dtype[np.uint8]] = (
+        torch.cat([halves.view(torch.int8), blocks], -1).flatten(1).view(torch.uint8).numpy()
+    )
+    restored = torch.from_numpy(quants.dequantize(array, GGMLQuantizationType[kind.upper()]))
+    return array if exact and torch.equal(restored, codes * scales.repeat_interleave(group, 1)) else None
+
+
+def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -> None:
+    """Add the tokenizer of a folder. size: number of rows of the embedding.
+
+    Raises:
+        UserError: it is no byte-level BPE, or splits text in a way without a name.
+    """
+    from gguf import SpecialVocab, TokenType
+
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    splitter = tokenizer.get("pre_tokenizer") or {}
+    steps = tuple(step.get("type") for step in splitter.get("pretokenizers", [splitter]))
+    if tokenizer["model"].get("type") != "BPE" or steps not in PRE_TOKENIZERS:
+        raise UserError(f"the tokenizer of {folder} is not written as GGUF ({', '.join(map(str, steps))}): {instead}")
+    added = {token["id"]: token for token in tokenizer.get("added_tokens", ())}
+    known = {number: text for text, number in tokenizer["model"]["vocab"].items()}
+    known |= {number: token["content"] for number, token in added.items()}
+    special = {number: TokenType.CONTROL if t["special"] else TokenType.USER_DEFINED for number, t in added.items()}
+    unused = {number: TokenType.UNUSED for number in range(size) if number not in known}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(PRE_TOKENIZERS[steps])
+    writer.add_token_list([known.get(number, f"[PAD{number}]") for number in range(size)])
+    writer.add_token_types([{**unused, **special}.get(number, TokenType.NORMAL) for number in range(size)])
+    SpecialVocab(folder, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)
+
+
+def _require_plain(config: dict[str, Any], folder: Path, instead: str) -> None:
     """Refuse a family or a rotary embedding that this module does not write."""
     if config.get("model_type") != FAMILY:
         raise UserError(
-            f"{folder} is of the family {config.get('model_type')}, and only {FAMILY} is written as GGUF: "
-            "leave llamacpp out of --engine"
+            f"{folder} is of the family {config.get('model_type')}, and only {FAMILY} is written as GGUF: {instead}"
         )
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind != "default":
-        raise UserError(
-            f"{folder} scales its rotary embedding ({kind}), which is not written as GGUF: leave llamacpp out of --engine"
-        )
+        raise UserError(f"{folder} scales its rotary embedding ({kind}), which is not written as GGUF: {instead}")
 
 
 def _theta(config: dict[str, Any]) -> float:
@@ -108,13 +177,3 @@ def _interleave_halves(weight: Tensor, heads: int) -> Tensor:
     """
     halves = weight.unflatten(0, (heads, 2, -1))
     return torch.stack(halves.unbind(1), dim=2).flatten(0, 2)
-
-
-def _name(name: str, folder: Path) -> str:
-    """Return the name in the file, or refuse a tensor that the family does not have."""
-    if name in NAMES:
-        return NAMES[name]
-    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)
-    if match is None or match[2] not in BLOCK_NAMES:
-        raise UserError(f"{folder} has the tensor {name}, which is not written as GGUF: leave llamacpp out of --engine")
-    return f"blk.{match[1]}.{BLOCK_NAMES[match[2]]}.weight"

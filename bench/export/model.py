@@ -1,4 +1,4 @@
-"""Export a model to a folder: dense, compressed-tensors, packed24 or ONNX."""
+"""Export a model to a folder: dense, packed24, ONNX, or in a format of another engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,24 @@ from methods.pattern import Pattern
 from methods.quantizing.stored import ACTIVATIONS_KEY
 from methods.targets import family_of, find_targets
 
-MODEL_FORMATS = ("hf", "packed24", "compressed-tensors", "onnx")
+DEPLOYED_FORMATS = ("compressed-tensors", "gptq", "awq", "gguf")
+"""Formats of other engines, whose files are loaded and compared."""
+GGUF_TYPES = (
+    "f16",
+    "q8_0",
+    "q4_0",
+    "q2_k",
+    "q3_k_s",
+    "q3_k_m",
+    "q3_k_l",
+    "q4_k_s",
+    "q4_k_m",
+    "q5_k_s",
+    "q5_k_m",
+    "q6_k",
+)
+"""Types of GGUF. llama.cpp writes those that end in `_k`, `_s`, `_m` or `_l`."""
+MODEL_FORMATS = ("hf", "packed24", "onnx", *DEPLOYED_FORMATS)
 MODEL_CARD = "README.md"
 SPARSITY_KEYS = ("sparsity_config", "compression_config")
 """Keys of config.json that loaders refuse, or take for formats that are no longer in use."""
@@ -48,7 +65,8 @@ def export_model(
     """Write the model of a record, or a model folder, to `out`. Returns a sentence for the user.
 
     Args:
-        values: integers that packed24 rounds to, int8 or int4. None takes those of the record's quantizer, if any.
+        values: integers that packed24 rounds to, int8 or int4, or the type of GGUF. None takes those of the record's
+            quantizer, if any.
         dtype: for onnx: float32, float16 or bfloat16. None keeps the dtype of the weights.
         merge: add the low-rank terms of a model to its weights, which ends its pattern.
         exclude: globs of linears that packed24 leaves dense, besides those that the record left dense.
@@ -75,13 +93,13 @@ def export_model(
 
             pattern = Pattern.parse(record.identity.pattern) if record else None
             summary = onnx_model.write(folder, workdir, dtype, pattern, include, kept_dense)
-        elif format_ == "compressed-tensors":
+        elif format_ in DEPLOYED_FORMATS:
             # Here, because only some formats need transformers.
-            from bench.export import compressed_folder
+            from bench.export import deployed
 
-            if not record:
-                raise UserError(f"{folder} says no quantizer: name the record of a quantized row (bench ls runs)")
-            summary, own = compressed_folder.write(folder, workdir, record.identity.quantizer, include, kept_dense)
+            summary, own = deployed.write(format_, folder, workdir, record, values, results)
+            if own is None:
+                return f"{out}: {summary}{_end_merge(folder) if merge else ''}"
         elif format_ == "packed24":
             quantizer = record.identity.quantizer if record else "none"
             grid = values or integer_grid(quantizer)
@@ -99,15 +117,12 @@ def export_model(
         for file in filter(None, (find_file(folder, companion) for companion in extra)):
             shutil.copyfile(file, workdir / file.name)
         config = {key: value for key, value in read_config(folder).items() if key not in SPARSITY_KEYS}
-        if format_ == "compressed-tensors":
+        if format_ in DEPLOYED_FORMATS:
             config = {k: v for k, v in config.items() if k != ACTIVATIONS_KEY} | own
         (workdir / "config.json").write_text(json.dumps(config, indent=2))
-        if format_ == "compressed-tensors" and record:
-            error = compressed_folder.check_logits(folder, workdir, record.identity.quantizer)
-            summary += f"; loaded by transformers, its logits differ by {error:.2g} of their size"
-        if merge:
-            shutil.rmtree(folder)
-            summary += "; low-rank terms are merged, so the pattern of the weights ends"
+        if format_ in DEPLOYED_FORMATS and record:
+            summary += deployed.check(format_, folder, workdir, record, results)
+        summary += _end_merge(folder) if merge else ""
     return f"{out}: {summary}"
 
 
@@ -129,6 +144,12 @@ def _merge(folder: Path, target: Path) -> Path:
     return target
 
 
+def _end_merge(folder: Path) -> str:
+    """Remove the folder of `_merge`. Return a sentence."""
+    shutil.rmtree(folder)
+    return "; low-rank terms are merged, so the pattern of the weights ends"
+
+
 def _require_options(format_: str, values: str | None, dtype: str | None, exclude: Sequence[str]) -> None:
     """Refuse an unknown format, and options of another format."""
     if format_ not in MODEL_FORMATS:
@@ -142,8 +163,10 @@ def _require_options(format_: str, values: str | None, dtype: str | None, exclud
         raise UserError(f"--exclude {shorten(','.join(exclude))} needs --format packed24: leave it out")
     if dtype is not None and format_ != "onnx":
         raise UserError(f"invalid --dtype {shorten(dtype)!r}: it needs --format onnx; leave it out")
-    if values is not None and (values not in BITS or format_ != "packed24"):
-        raise UserError(f"invalid --values {values!r}: it must be int8 or int4, and needs --format packed24")
+    able = {"packed24": tuple(BITS), "gguf": GGUF_TYPES}
+    if values is not None and values not in able.get(format_, ()):
+        choices = "; ".join(f"with --format {name}, {', '.join(types)}" for name, types in able.items())
+        raise UserError(f"invalid --values {values!r}: it must be, {choices}")
 
 
 def _write_packed(

@@ -157,8 +157,8 @@ def _stage(choice: Choice, kind: Kind) -> Stage:
     """Return the stage of a choice, without its pattern and without the fields of a recipe."""
     entry = registry.lookup(kind, choice.name)
     config = dict(choice.config)
-    if file := config.get(entry.file):
-        config["sha256"] = _file_digest(choice, file)
+    if file := config.get(entry.file or entry.settings_file):
+        config["sha256"] = _file_digest(choice, entry, file)
     return Stage(
         name=choice.name,
         label=choice.label,
@@ -235,9 +235,9 @@ def method_digest(entry: CatalogEntry) -> str:
     return digests.of([code, environments.pins(entry.environment)]) if entry.environment else code
 
 
-def _file_digest(choice: Choice, name: str) -> str:
+def _file_digest(choice: Choice, entry: CatalogEntry, name: str) -> str:
     """Return the digest of a file that a method reads, or raise UserError if it cannot be read."""
-    if registry.lookup("methods", choice.name).elsewhere:
+    if entry.elsewhere:
         return content_digest(Path(name))
     try:
         return digests.of_file(Path(name))

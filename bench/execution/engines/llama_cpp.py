@@ -11,11 +11,10 @@ import torch
 
 from bench.execution.engines.contract import Contestant, Step, require_device
 from bench.execution.versions import DENSE, ModelVersions
-from bench.export import gguf_file
+from bench.export import gguf_file, llama_cpp
 from bench.export.onnx_model import RANDOM_TOKENS
 from bench.inputs import loading
 from bench.kernels.timing import Work
-from bench.system.packages import pip_install, require
 from methods.contract import Compute
 from methods.errors import UserError
 
@@ -33,7 +32,7 @@ class LlamaCpp:
     sparse: ClassVar[bool] = False
 
     def require(self, device: str) -> None:
-        require("llama_cpp", what=f"--engine {self.name}", how=f"{pip_install('llamacpp')}, which compiles it")
+        llama_cpp.require_package(f"--engine {self.name}")
         require_device(device, "cpu", self.name)
 
     def about(self) -> dict[str, Any]:
@@ -49,26 +48,15 @@ class LlamaCpp:
         files = {kind: versions.workdir / f"{kind}.gguf" for kind in self.kinds}
         for kind, file in files.items():
             if not file.exists():
-                gguf_file.write(folder, file, kind)
+                gguf_file.write(folder, file, kind.replace("fp", "f"))
                 _check(folder, file, kind, threads)
         return [Contestant(kind, DENSE, _work(file, step, threads)) for kind, file in files.items()]
-
-
-def _load(file: Path, tokens: int, threads: int, *, logits_all: bool = False) -> Any:
-    import llama_cpp
-
-    return llama_cpp.Llama(
-        str(file), n_ctx=tokens, n_batch=tokens, n_ubatch=tokens, n_threads=threads, n_threads_batch=threads,
-        logits_all=logits_all, verbose=False,
-    )  # fmt: skip
 
 
 def _check(folder: Path, file: Path, kind: str, threads: int) -> None:
     """Raise UserError if the logits of a prompt are not the model's."""
     ids = np.random.default_rng(1).integers(RANDOM_TOKENS, size=CHECK_TOKENS)
-    llama = _load(file, CHECK_TOKENS, threads, logits_all=True)
-    llama.eval(ids.tolist())
-    got = torch.from_numpy(np.array(llama.scores[:CHECK_TOKENS]))
+    got = llama_cpp.logits(file, torch.from_numpy(ids), threads)
     with torch.inference_mode():
         expected = loading.load(folder, Compute())(torch.from_numpy(ids)[None]).logits[0]
     off = float((got - expected).abs().max() / expected.abs().max())
@@ -80,7 +68,7 @@ def _check(folder: Path, file: Path, kind: str, threads: int) -> None:
 
 def _work(file: Path, step: Step, threads: int) -> Work:
     ids = np.random.default_rng(0).integers(RANDOM_TOKENS, size=step.kv + step.prompt).tolist()
-    llama = _load(file, len(ids), threads)
+    llama = llama_cpp.load(file, len(ids), threads)
     llama.eval(ids[: step.kv]) if step.kv else None
     last = ids[step.kv :]
 

@@ -1,0 +1,79 @@
+"""`bench allocate`: bits by layer."""
+
+from __future__ import annotations
+
+import json as json_module
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.cli.console import note, print_rows
+from bench.cli.flags import Json, checked, spec_of, split_list, with_flags
+from bench.system.files import atomic_write, require_writable_file
+from bench.verify import CheckFailed
+from methods.errors import UserError
+
+
+@with_flags(
+    "methods",
+    "models",
+    "quantizers",
+    "measures",
+    "tasks",
+    "jobs",
+    "executor",
+    "ray_address",
+    "shard",
+    "log_to",
+    "results",
+)
+def allocate(
+    choices: Annotated[str, typer.Option(metavar="NAME,...", help="Quantizers that a linear can have.")],
+    bits: Annotated[float, typer.Option(help="Mean bits per weight that all linears may use, with scales.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="JSON file to write, for --quant allocated:file=FILE.",
+            callback=checked(partial(require_writable_file, option="--out")),
+        ),
+    ],
+    methods: Annotated[str, typer.Option("--method", help="Method whose model is quantized.")] = "dense",
+    models: Annotated[str, typer.Option("--model", help="Alias, hub id or folder.")] = "tiny",
+    seeds: Annotated[int, typer.Option("--seed", help="Seed of the calibration text.")] = 0,
+    tokens: Annotated[int, typer.Option(help="Calibration tokens on which damage is measured.", min=1)] = 4096,
+    swaps: Annotated[int, typer.Option(help="Swaps of choices to measure in the whole model.", min=0)] = 32,
+    json: Json = False,
+    **flags: Any,
+) -> None:
+    """Share bits among the linears of a model by measured damage.
+
+    Each choice is measured in each linear alone: the KL divergence on calibration text. The choices with the lowest sum
+    within the budget are then improved by swaps, measured in the whole model. The table has each choice alone, too.
+    """
+    fixed = {"methods": methods, "models": models, "measures": "size", "seeds": seeds}
+    spec = spec_of(flags | fixed)
+    if len(spec.patterns) != 1:
+        raise UserError("bench allocate takes one pattern")
+    from bench.execution import allocation
+
+    try:
+        shares = allocation.allocate(spec, split_list("--choices", choices), bits, tokens, swaps, note)
+    except CheckFailed as failure:
+        raise UserError(f"check failed: {failure}") from None
+    with atomic_write(out) as temporary:
+        temporary.write_text(json_module.dumps(allocation.to_file(shares, bits, spec), indent=1) + "\n")
+    print_rows([_row(share) for share in shares], json)
+
+
+def _row(share: Any) -> dict[str, Any]:
+    used = list(share.linears.values())
+    return {
+        "choice": share.name,
+        "bits per weight": round(share.bits, 3),
+        "predicted KL": float(f"{share.predicted:.4g}"),
+        "measured KL": float(f"{share.measured:.4g}"),
+        "linears": ", ".join(f"{used.count(name)} {name}" for name in dict.fromkeys(sorted(used))),
+    }

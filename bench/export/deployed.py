@@ -1,0 +1,146 @@
+"""Export the model of a row for other engines: compressed-tensors, GPTQ, AWQ and GGUF, each loaded and compared."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from bench.export import compressed_folder, gguf_file, gptq_folder, llama_cpp
+from bench.export.integers import stored_linears
+from bench.formats.checkpoint import stored_plain
+from bench.inputs import gguf_header, loading
+from bench.results.record import Record
+from bench.results.store import RESULTS, ReadOnlyStore
+from bench.verify import FUNCTION_TOLERANCE, CheckFailed, check_function
+from methods.contract import Compute
+from methods.errors import UserError
+from methods.folder import Folder
+from methods.quantizing.stored import ACTIVATIONS_KEY, CACHE_KEY
+from methods.targets import find_targets
+
+SENTENCE = compressed_folder.SENTENCE
+INSTEAD = "use --format hf"
+LLAMA_CPP_TOLERANCE = 0.05
+"""Largest relative change of logits by llama.cpp, whose products round the activations to int8, too."""
+ROUNDED_TOLERANCE = 0.5
+"""The same where the weights are rounded. A file with other weights is off by more than 1."""
+
+
+def write(
+    format_: str, folder: Path, workdir: Path, record: Record | None, values: str | None, results: Path | None
+) -> tuple[str, dict[str, Any] | None]:
+    """Write a model folder in the format of another engine. Return a sentence, and keys of config.json; None without one.
+
+    Raises:
+        UserError: the format cannot hold the model, or a package is missing.
+        CheckFailed: a written weight or the logits differ.
+    """
+    if format_ == "gguf":
+        return _write_gguf(folder, workdir, record, values, results), None
+    if not record:
+        raise UserError(f"{folder} says no quantizer: name the record of a quantized row (bench ls runs)")
+    identity = record.identity
+    stored = stored_linears(Folder(folder), identity.quantizer, identity.include, identity.exclude)
+    if format_ == "compressed-tensors":
+        return compressed_folder.write(folder, workdir, stored, identity.quantizer)
+    own = gptq_folder.write(folder, workdir, format_, stored, identity.quantizer)
+    return f"{len(stored.groups if stored else ())} linears stored as {format_}, read back bit for bit", own
+
+
+def check(format_: str, folder: Path, workdir: Path, record: Record, results: Path | None) -> str:
+    """Load a written folder with transformers where it can. Return sentences about its logits and its size."""
+    said = ""
+    if format_ == "compressed-tensors":
+        said = _describe("transformers", compressed_folder.check_logits(folder, workdir, record.identity.quantizer))
+    elif gptq_folder.loads(format_):
+        compute = Compute(dtype=torch.float32)
+        old, new = loading.load(folder, compute), loading.load(workdir, compute)
+        tokens = torch.tensor(loading.load_tokenizer(folder)(SENTENCE)["input_ids"])[None]
+        said = _describe("transformers", check_function(old, new, tokens, FUNCTION_TOLERANCE["float16"]))
+    else:
+        packages = " ".join(gptq_folder.LOADERS[format_])
+        said = f"; not loaded by transformers, which needs pip install {packages}"
+    written, source, identity = Folder(workdir), Folder(folder), record.identity
+    targets = set(find_targets(source.config, source.shapes(), identity.include, identity.exclude))
+    parts = stored_plain(written.shapes(), written.dtypes()).items()
+    count = sum(math.prod(source.shapes()[f"{target}.weight"]) for target in targets)
+    bits = 8 * sum(size.values for name, size in parts if name.rpartition(".")[0] in targets) / count
+    total = sum(file.stat().st_size for file in workdir.glob("*.safetensors"))
+    return said + _describe_size(total, bits, record, results)
+
+
+def _write_gguf(folder: Path, workdir: Path, record: Record | None, values: str | None, results: Path | None) -> str:
+    source = Folder(folder)
+    for key, what in ((ACTIVATIONS_KEY, "inputs of linears"), (CACHE_KEY, "keys and values")):
+        if source.config.get(key):
+            raise UserError(f"{folder} rounds {what} while it runs, which no GGUF file says: {INSTEAD}")
+    include, exclude = (record.identity.include, record.identity.exclude) if record else (("*",), ())
+    stored = stored_linears(source, record.identity.quantizer, include, exclude) if record else None
+    targets = find_targets(source.config, source.shapes(), include, exclude)
+    kind = values or gguf_file.kind_of(stored)
+    by_llama_cpp = kind not in gguf_file.KINDS
+    if by_llama_cpp:
+        llama_cpp.require_package(f"--values {kind}")
+    groups = dict.fromkeys(targets, 0) | dict(
+        stored.groups if stored and stored.bits == gguf_file.BITS.get(kind) else {}
+    )
+    file, threads = workdir / f"model-{kind}.gguf", torch.get_num_threads()
+    with tempfile.TemporaryDirectory(dir=workdir) as temporary:
+        first = Path(temporary) / "f16.gguf" if by_llama_cpp else file
+        rounded = gguf_file.write(
+            folder, first, "f16" if by_llama_cpp else kind, groups, vocabulary=True, instead=INSTEAD
+        )
+        if by_llama_cpp:
+            llama_cpp.quantize(first, file, kind, threads)
+    said = f"{len(targets)} linears stored as {kind}"
+    said += " by llama.cpp" if by_llama_cpp else f"; {rounded} of them rounded to it" if rounded else ", bit for bit"
+    said += _check_gguf(folder, file, exact=not (rounded or by_llama_cpp), threads=threads)
+    tensors = gguf_header.read(file).tensors
+    blocks = [t for name, t in tensors.items() if name.startswith("blk.") and len(t.shape) == 2]
+    bits = 8 * sum(t.size for t in blocks) / sum(math.prod(t.shape) for t in blocks)
+    return said + _describe_size(file.stat().st_size, bits, record, results)
+
+
+def _check_gguf(folder: Path, file: Path, *, exact: bool, threads: int) -> str:
+    """Load a file with llama.cpp, or with transformers' reader without it, and compare tokens and logits.
+
+    Raises:
+        CheckFailed: they differ.
+    """
+    tokenizer = loading.load_tokenizer(folder)
+    expected: list[int] = tokenizer(SENTENCE, add_special_tokens=False)["input_ids"]
+    tokens, dense = torch.tensor(expected), loading.load(folder, Compute(dtype=torch.float32))
+    new: Any
+    if importlib.util.find_spec("llama_cpp"):
+        engine, tolerance, found = "llama.cpp", LLAMA_CPP_TOLERANCE, llama_cpp.tokenize(file, SENTENCE)
+        new = lambda input_ids, **_: SimpleNamespace(logits=llama_cpp.logits(file, input_ids[0], threads)[None])  # noqa: E731
+    else:
+        engine, tolerance = "transformers", FUNCTION_TOLERANCE["float16"]
+        with tempfile.TemporaryDirectory() as temporary:
+            loading.convert_gguf(file, Path(temporary))
+            found = loading.load_tokenizer(Path(temporary))(SENTENCE, add_special_tokens=False)["input_ids"]
+            new = loading.load(Path(temporary), Compute(dtype=torch.float32))
+    error = check_function(dense, new, tokens[None], tolerance if exact else ROUNDED_TOLERANCE)
+    if found != expected:
+        raise CheckFailed(f"{engine} reads {SENTENCE!r} as the tokens {found}, and the tokenizer as {expected}")
+    return _describe(engine, error)
+
+
+def _describe(engine: str, error: float) -> str:
+    return f"; loaded by {engine}, its logits differ by {error:.2g} of their size"
+
+
+def _describe_size(total: int, bits: float, record: Record | None, results: Path | None) -> str:
+    """Return a sentence about the size of the files beside what the row says."""
+    said = f"; {total / 1e6:.4g} MB, {bits:.4g} bits per weight"
+    if record is None:
+        return said
+    same = (r for r in ReadOnlyStore(results or RESULTS) if r.artifact == record.artifact)
+    counted = (reading.value for r in same for reading in r.readings if reading.metric == "bits_per_weight")
+    return said + next((f", where the row counts {value:.4g}" for value in counted if value), "")

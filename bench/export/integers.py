@@ -1,0 +1,77 @@
+"""Integers and scales behind the dequantized weights of a row, as other programs store them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from bench.catalog import choice
+from bench.kernels.integers24 import restore_scales
+from bench.quantizers.formats import FORMATS, Format, format_of
+from methods.errors import UserError
+from methods.folder import Folder
+from methods.quantizing.grids import Integer
+from methods.targets import family_of, find_targets, weight_shape
+
+
+class StoredLinears(NamedTuple):
+    """Format of a row's weights, and the linears that have it."""
+
+    form: Format
+    groups: Mapping[str, int]
+    """Number of weights that share a scale, by name of the linear."""
+
+    @property
+    def bits(self) -> int:
+        """Bits of the integers; 0 if the format has none, or needs rounded inputs."""
+        return self.form.grid.bits if isinstance(self.form.grid, Integer) and not self.form.inputs else 0
+
+
+def stored_linears(
+    source: Folder, quantizer: str, include: tuple[str, ...], exclude: tuple[str, ...]
+) -> StoredLinears | None:
+    """Return how a quantizer stores the linears of a folder, or None if its format is not of this project.
+
+    Raises:
+        UserError: a group does not divide a width.
+    """
+    parsed = choice.parse_quantizer(quantizer)
+    if parsed is None or (parsed.name.rpartition("-")[0] not in FORMATS and parsed.name not in FORMATS):
+        return None
+    form, shapes = format_of(parsed.name), source.shapes()
+    targets = find_targets(source.config, shapes, include, exclude)
+    widths = {target: weight_shape(source.config, shapes, target)[1] for target in targets}
+    requested = parsed.config.get("group")
+    return StoredLinears(form, {target: form.group(width, requested, quantizer) for target, width in widths.items()})
+
+
+def require_linears(source: Folder, what: str) -> None:
+    """Refuse a family whose linears other programs store in another way.
+
+    Raises:
+        UserError: the weights are [in, out], or of experts.
+    """
+    family = family_of(source.config)
+    if family.transposed or family.experts:
+        raise UserError(f"a {source.config['model_type']} cannot be exported as {what}: use --format hf")
+
+
+class Integers(NamedTuple):
+    """A weight [out, in] on an integer grid."""
+
+    codes: Tensor
+    """Two's complement integers, float32 [out, in]."""
+    scales: Tensor
+    """float32 [out, groups]."""
+    exact: bool
+    """True if codes and scales give the weight, bit for bit."""
+
+
+def restore(weight: Tensor, bits: int, group: int) -> Integers:
+    """Return the integers and scales of a dequantized weight [out, in]. group: number of weights that share a scale."""
+    rows, half = weight.reshape(-1, group), 2 ** (bits - 1)
+    scales, exact = restore_scales(rows, bits)
+    codes = (rows.float() / scales.float()).round_().clamp_(-half, half - 1)
+    return Integers(codes.view(weight.shape), scales.float().view(len(weight), -1), exact)

@@ -1,0 +1,200 @@
+"""Rows in the formats of other engines: what they store, and the logits of what loads there."""
+
+import json
+import re
+
+import pytest
+import torch
+from gguf import GGUFReader, quants
+from safetensors.torch import load_file
+
+from bench.export import gptq_folder
+from bench.export.compressed_folder import FORMATS
+from bench.export.integers import Integers
+from bench.export.model import export_model
+from bench.results.artifacts import find_pruned
+from bench.results.store import ReadOnlyStore
+from helpers import packers, runs
+from methods.errors import UserError
+from methods.folder import Folder
+
+pytest.importorskip("compressed_tensors")
+FEW = ("int4-rtn", "w8a8", "nvfp4")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """made(quantizer) -> the record of tiny's size under it, by magnitude, in a cache of the module."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("compressed")
+        runs.own_cache(folder, patch)
+
+        def make(quantizer):
+            spec = runs.small(folder / quantizer.replace(":", "_"), quantizers=(quantizer,), measures=("size",))
+            runs.run_here(spec, only=("magnitude",))
+            (record,) = (r for r in ReadOnlyStore(spec.results) if r.identity.measure == "size")
+            return spec.results, record
+
+        yield make
+
+
+@pytest.mark.parametrize(
+    "quantizer", [q if q in FEW else pytest.param(q, marks=pytest.mark.full) for q in (*FORMATS, "int4-rtn:group=16")]
+)
+def test_transformers_loads_what_was_measured(quantizer, made, cli, tmp_path):
+    results, record = made(quantizer)
+    out = tmp_path / "out"
+    code, said, err = cli(
+        "export", record.key, "--results", str(results), "--format", "compressed-tensors", "--out", str(out)
+    )
+
+    assert code == 0, err
+    assert re.search(r"bits per weight, where the row counts \d", said)
+    error = float(re.search(r"its logits differ by (\S+) of", said)[1])
+    assert error <= {"w8a8": 0.05, "nvfp4": 0.02, "nvfp4-gptq": 0.02, "mxfp4": 0.02, "mxfp4-gptq": 0.02}.get(
+        quantizer, 0
+    )
+    config = json.loads((out / "config.json").read_text())
+    assert config["quantization_config"]["quant_method"] == "compressed-tensors"
+    assert config["quantization_config"]["format"] == FORMATS[quantizer.split(":")[0]].name
+    weights = load_file(out / "model.safetensors")
+    packed = weights["model.layers.0.mlp.up_proj." + ("weight" if quantizer in ("w8a8", "fp8") else "weight_packed")]
+    assert packed.nbytes == 352 * 128 * (1 if quantizer in ("int8", "w8a8", "fp8") else 0.5)
+
+
+@pytest.mark.parametrize("quantizer", ["nf4", "none"])
+def test_a_quantizer_without_a_format_is_refused(quantizer, made, cli, tmp_path):
+    results, record = made(quantizer)
+    code, _, err = cli(
+        "export", record.key, "--results", str(results), "--format", "compressed-tensors", "--out", str(tmp_path / "o")
+    )
+    assert code == 2
+    assert f"quantizer {quantizer} has no format of compressed-tensors" in err
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_folder_without_a_record_is_refused(cli, tmp_path):
+    code, _, err = cli("export", str(runs.TINY), "--format", "compressed-tensors", "--out", str(tmp_path / "o"))
+    assert code == 2
+    assert "name the record of a quantized row" in err
+
+
+def stored(bits, group=16):
+    codes = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (32, 64)).float()
+    return Integers(codes, (torch.rand(32, 64 // group) + 1).half().float(), True)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_gptq_is_packed_as_a_naive_packer_does(bits):
+    integers = stored(bits)
+    parts = gptq_folder.gptq_parts(integers, bits, "x")
+
+    rows = (integers.codes + 2 ** (bits - 1)).int().tolist()
+    assert parts["qweight"].T.tolist() == [packers.words(row, bits) for row in rows]
+    zero = packers.words([2 ** (bits - 1) - 1] * 32, bits)
+    assert parts["qzeros"].tolist() == [zero] * 4
+    assert torch.equal(parts["scales"].float(), integers.scales.T)
+    assert parts["g_idx"].tolist() == [i // 16 for i in range(64)]
+
+
+def test_awq_is_packed_as_a_naive_packer_does():
+    integers = stored(4)
+    parts = gptq_folder.awq_parts(integers, 4, "x")
+
+    lanes = (integers.codes.T + 8).int().unflatten(1, (-1, 8))[..., list(packers.AWQ_LANES)].flatten(1)
+    assert parts["qweight"].tolist() == [packers.words(row, 4) for row in lanes.tolist()]
+    assert parts["qzeros"].tolist() == [packers.words([8] * 32, 4)] * 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "quantizer", "bits"),
+    [
+        ("gptq", "int4-rtn", 4.8),
+        ("awq", "int4-rtn", 4.625),
+        *(pytest.param("gptq", q, b, marks=pytest.mark.full) for q, b in (("int3-gptq", 3.77), ("int8", 8.34))),
+    ],
+)
+def test_a_folder_with_integers_holds_the_row(kind, quantizer, bits, made, tmp_path):
+    """Each linear reads back bit for bit; that all is written is seen in the parts, and the groups of two widths are one."""
+    results, record = made(quantizer)
+    said = export_model(record.key, kind, tmp_path / "out", results=results)
+
+    assert "28 linears stored as" in said and "read back bit for bit" in said
+    assert float(re.search(r"([\d.]+) bits per weight, where", said)[1]) == pytest.approx(bits, rel=0.03)
+    about = json.loads((tmp_path / "out/config.json").read_text())
+    assert about["quantization_config"]["group_size"] == (-1 if quantizer == "int8" else 32)
+    assert about["dtype"] == "float16"
+    weights = load_file(tmp_path / "out/model.safetensors")
+    assert {w.dtype for n, w in weights.items() if not n.endswith(("qweight", "qzeros", "g_idx"))} == {torch.float16}
+    assert not [n for n in weights if n.endswith("_proj.weight")]
+
+
+def test_a_scale_too_small_for_float16_is_no_silent_change(made, tmp_path, monkeypatch):
+    results, record = made("int4-rtn")
+    restored = gptq_folder.restore
+
+    def small(weight, bits, group):
+        found = restored(weight, bits, group)
+        return found._replace(scales=found.scales * 2**-30)
+
+    monkeypatch.setattr(gptq_folder, "restore", small)
+    with pytest.raises(Exception, match="reads back with other values"):
+        export_model(record.key, "gptq", tmp_path / "out", results=results)
+    assert not (tmp_path / "out").exists()
+
+
+def test_gguf_holds_the_integers_of_the_row(made, tmp_path):
+    results, record = made("int4-rtn")
+    said = export_model(record.key, "gguf", tmp_path / "out", results=results)
+
+    assert "28 linears stored as q4_0, bit for bit" in said
+    assert "4.5 bits per weight, where the row counts" in said
+    read = {t.name: t for t in GGUFReader(tmp_path / "out/model-q4_0.gguf").tensors}
+    folder = Folder(find_pruned(record.key, results)[0])
+    for i, leaf, theirs in ((0, "self_attn.v_proj", "attn_v"), (3, "mlp.down_proj", "ffn_down")):
+        tensor = read[f"blk.{i}.{theirs}.weight"]
+        got = torch.from_numpy(quants.dequantize(tensor.data, tensor.tensor_type))
+        assert tensor.tensor_type.name == "Q4_0"
+        assert torch.equal(got, folder.tensor(f"model.layers.{i}.{leaf}.weight"))
+    assert read["token_embd.weight"].tensor_type.name == "F16"
+
+
+def test_gguf_says_what_it_rounds(tmp_path):
+    said = export_model(str(runs.TINY), "gguf", tmp_path / "out", values="q8_0")
+    assert "28 linears stored as q8_0; 28 of them rounded to it" in said
+    assert 0 < float(re.search(r"its logits differ by (\S+) of", said)[1]) < 0.05
+    assert "8.5 bits per weight" in said
+
+
+def test_llama_cpp_writes_k_quants(tmp_path):
+    pytest.importorskip("llama_cpp")
+    assert "by llama.cpp" in export_model(str(runs.TINY), "gguf", tmp_path / "out", values="q4_k_m")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "said"),
+    [
+        (
+            "gguf",
+            "int4",
+            "invalid --values 'int4': it must be, with --format packed24, int8, int4; with --format gguf, f16",
+        ),
+        ("gptq", None, "says no quantizer: name the record of a quantized row"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused(kind, values, said, tmp_path):
+    with pytest.raises(UserError, match=re.escape(said)):
+        export_model(str(runs.TINY), kind, tmp_path / "out", values=values)
+
+
+def test_rounding_at_run_time_is_no_gguf(tmp_path):
+    folder = runs.tiny(tmp_path / "m", cast_bench_cache={"bits": 8})
+    with pytest.raises(
+        UserError, match="rounds keys and values while it runs, which no GGUF file says: use --format hf"
+    ):
+        export_model(str(folder), "gguf", tmp_path / "out")
+
+
+def test_other_grids_are_no_awq():
+    with pytest.raises(UserError, match="quantizer nf4 has no weights in the format awq: use int4-rtn or int4-gptq"):
+        gptq_folder.write(runs.TINY, runs.TINY, "awq", None, "nf4")
