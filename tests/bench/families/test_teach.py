@@ -44,7 +44,7 @@ def forgotten(plain, make, keep_as, tmp_path, monkeypatch):
 
 def test_gives_back_the_entry(plain, forgotten):
     assert plain not in FAMILIES
-    want = replace(TABLE[plain], flow=None)  # transforms are for those who know the architecture
+    want = replace(TABLE[plain], flow=None, width=None)  # transforms are for those who know the architecture
 
     kind, got = teach.teach(forgotten)
 
@@ -90,7 +90,7 @@ def test_the_command_prints_the_entry(make, keep_as, tmp_path, cli):
     assert (code, err) == (0, "")
     assert out.startswith('[olmo2]\nblocks = "model.layers"\nlinears = ["self_attn.q_proj", ')
     assert "layers =" not in out, "the default"
-    assert read_families(out) == {"olmo2": replace(FAMILIES["olmo2"], flow=None)}
+    assert read_families(out) == {"olmo2": replace(FAMILIES["olmo2"], flow=None, width=None)}
 
 
 def test_the_list_has_every_family(cli):
