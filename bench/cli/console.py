@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -32,8 +32,12 @@ def require_format(format_: str, equal_bytes: bool) -> None:
         raise UserError(f"--equal-bytes does not work with --format {format_}: use --format table or md")
 
 
-def print_records(records: list[Record], format_: str, equal_bytes: bool = False) -> None:
-    """Print records as tables, or in another format. equal_bytes: sparse rows with dense rows of about the same size.
+def print_records(
+    records: list[Record], format_: str, equal_bytes: bool = False, signers: Mapping[str, str] | None = None
+) -> None:
+    """Print records as tables, or in another format.
+
+    equal_bytes: sparse rows with dense rows of about the same size. signers: who signed each record, for one more column.
 
     Raises:
         UserError: an unknown format, or no rows of about the same size.
@@ -45,12 +49,12 @@ def print_records(records: list[Record], format_: str, equal_bytes: bool = False
 
     require_format(format_, equal_bytes)
     if format_ == "json":
-        print_json(to_json(records))
+        print_json(to_json(records, signers))
         return
     if format_ == "csv":
-        print_lines(to_csv(records))
+        print_lines(to_csv(records, signers))
         return
-    tables = equal_bits.text_tables(records) if equal_bytes else text_tables(records)
+    tables = equal_bits.text_tables(records) if equal_bytes else text_tables(records, signers)
     if equal_bytes and not tables:
         raise UserError(
             "no sparse row has a dense row of similar size: add dense quantized rows, for example with "

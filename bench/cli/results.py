@@ -190,16 +190,18 @@ def report(
     """
     from bench.compare import elsewhere
 
-    files = bool(out or check or signed_by or title or papers)
+    files = bool(out or check or title or papers)
     if files and (format_ or equal_bytes):
         raise UserError(
-            "--format and --equal-bytes print tables, --out, --check, --signed-by, --title and --papers are for files: use "
-            "options of one kind"
+            "--format and --equal-bytes print tables, --out, --check, --title and --papers are for files: use options of "
+            "one kind"
         )
+    if equal_bytes and signed_by:
+        raise UserError("--equal-bytes prints no signers: leave --signed-by out")
     with ExitStack() as stack:
         opened = [stack.enter_context(elsewhere.as_results(folder)) for folder in results or ()]
         if not files and (format_ or equal_bytes or results):
-            _print_folders(opened, format_ or "table", equal_bytes)
+            _print_folders(opened, format_ or "table", equal_bytes, signed_by)
         else:
             _write_leaderboard(opened, out, check, signed_by, title, papers)
 
@@ -230,8 +232,9 @@ def _write_leaderboard(
         fail(f"out of date: {', '.join(map(str, stale))}: run bench report" + (f" --out {out}" if out else ""), 1)
 
 
-def _print_folders(results: list[Path], format_: str, equal_bytes: bool) -> None:
+def _print_folders(results: list[Path], format_: str, equal_bytes: bool, signed_by: Path | None) -> None:
     from bench.results.rows import newest
+    from bench.results.signatures import names, verify
     from bench.results.store import RESULTS, ReadOnlyStore
 
     require_format(format_, equal_bytes)
@@ -242,4 +245,7 @@ def _print_folders(results: list[Path], format_: str, equal_bytes: bool) -> None
             note(f"{line}: left out")
         if not records and not store.damaged:
             raise UserError(f"results folder {str(folder)!r} has no records: name another, or run bench run first")
-        print_records(records, format_, equal_bytes)
+        signers = verify(folder, signed_by) if signed_by else None
+        for problem in signers.problems if signers else ():
+            note(problem)
+        print_records(records, format_, equal_bytes, names(records, signers) if signers else None)

@@ -28,6 +28,7 @@ from bench.reporting.table_figures import TableFigure
 from bench.reporting.view import ReportSection
 from bench.results import signatures
 from bench.results.rows import frame_to_csv, to_frame
+from bench.results.signatures import SIGNED_BY
 from bench.results.store import RESULTS
 from bench.system.files import atomic_write
 from bench.system.text import escape_markdown
@@ -94,7 +95,7 @@ def build(
     """Build all files. Returns them by name. The same records give the same bytes.
 
     papers: folder of rows from papers, which need not exist. title: title of the page.
-    signed_by: file of allowed signers. The page shows who of them signed a record.
+    signed_by: file of allowed signers. Each row names those who signed its records.
 
     Raises:
         UserError: a folder does not exist or has no records, or something in it cannot be read.
@@ -102,8 +103,12 @@ def build(
     result_sets = [resolve.read(path) for path in results]
     of_search = [r for r in result_sets if searches.is_search(r)]
     sections = make_sections([r for r in result_sets if r not in of_search], papers)
+    signers: dict[str, str] | None = None
     if signed_by:
-        sections = _add_signers(sections, result_sets, signed_by)
+        signers = {}
+        for one in result_sets:
+            signers |= signatures.names(one.records, signatures.verify(Path(one.name), signed_by))
+        sections = [section if section.published else _with_signers(section, signers) for section in sections]
     figures = _draw(sections)
     figure_files = _figure_files(sections, figures)
     page = replace(html.LEADERBOARD, title=title)
@@ -112,7 +117,7 @@ def build(
     files = {
         f"{NAME}.html": html.render_page(sections, figures, page),
         f"{NAME}.md": _markdown(sections, figure_files, of_search, title),
-        f"{NAME}.csv": _csv(result_sets),
+        f"{NAME}.csv": _csv(result_sets, signers),
         f"{NAME}.tex": latex.render_document(
             [
                 (s.title, s.description, [x for t in s.tables for x in (*t.to_text_tables(), *profile.text_tables(t))])
@@ -131,19 +136,23 @@ def build(
     return {name: text.encode() for name, text in files.items()}
 
 
-def _add_signers(sections: Sequence[ReportSection], results: Sequence[ResultSet], allowed: Path) -> list[ReportSection]:
-    """Add to each section how many of its records are signed, and to each record by whom."""
-    names = {}
-    for one in results:
-        signers = signatures.verify(Path(one.name), allowed)
-        names.update({record.stem: signers.of(record) for record in one.records})
-    out = []
-    for section in sections:
-        records = {key: {**about, "signed_by": names.get(key, "")} for key, about in section.records.items()}
-        signed = sum(bool(about["signed_by"]) for about in records.values())
-        about = section.description if section.published else f"{section.description} · {signed:,} signed"
-        out.append(replace(section, records=records, description=about))
-    return out
+def _with_signers(section: ReportSection, signers: Mapping[str, str]) -> ReportSection:
+    """Add who signed to each record and row, and how many records are signed to the section. signers: by record."""
+    records = {
+        key: {**about, "status": f"{about['status']}, {SIGNED_BY} {who}"} if (who := signers.get(key)) else about
+        for key, about in section.records.items()
+    }
+    tables = []
+    for one in section.tables:
+        stems = [(key for cell in row.cells if cell for key in cell.records) for row in one.rows]
+        rows = tuple(
+            replace(row, labels=(*row.labels, signatures.of_row(keys, signers)))
+            for row, keys in zip(one.rows, stems, strict=True)
+        )
+        tables.append(replace(one, label_names=(*one.label_names, SIGNED_BY), rows=rows))
+    signed = sum(bool(signers.get(key)) for key in records)
+    about = f"{section.description} · {signed:,} signed"
+    return replace(section, records=records, tables=tuple(tables), description=about)
 
 
 def write(files: dict[str, bytes], folder: Path) -> list[Path]:
@@ -172,11 +181,11 @@ def _own_files(folder: Path) -> list[Path]:
     return [p for p in folder.glob(f"{NAME}-*") if p.is_file() and (p.name == SEARCHES or FIGURE.fullmatch(p.name))]
 
 
-def _csv(results: Sequence[ResultSet]) -> str:
+def _csv(results: Sequence[ResultSet], signers: Mapping[str, str] | None) -> str:
     """Write a line for each reading. Numbers from papers are left out."""
     import pandas as pd
 
-    frames = [to_frame(r.records).assign(folder=r.name) for r in results]
+    frames = [to_frame(r.records, signers).assign(folder=r.name) for r in results]
     return frame_to_csv(pd.concat(frames, ignore_index=True))
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.inputs import models
 from bench.reporting import task_averages
 from bench.reporting.hardware import pattern_label
 from bench.reporting.labelled_rows import Row, facts_of, labelled_rows
-from bench.results import metrics
+from bench.results import metrics, signatures
 from bench.results.record import Record
 from bench.results.rows import IDENTITY
 from bench.system.grouping import group_by
@@ -25,7 +25,7 @@ ALWAYS_SHOWN = ("method", "pattern")
 ABSENT = "–"
 """Text of a number that was not measured. A cell is never blank, and such a cell is never 0."""
 
-TEXT_COLUMNS = (*IDENTITY, "source", "made on", "best compressed", "tied with", "row", "order")
+TEXT_COLUMNS = (*IDENTITY, "source", "made on", "best compressed", "tied with", "row", "order", signatures.SIGNED_BY)
 """Columns of words, which are aligned at the left. Numbers are aligned at the right."""
 
 NO_TASKS = ", rows without tasks"
@@ -47,16 +47,18 @@ class TextTable:
     notes: tuple[str, ...] = ()
 
 
-def text_tables(records: Sequence[Record]) -> list[TextTable]:
+def text_tables(records: Sequence[Record], signers: Mapping[str, str] | None = None) -> list[TextTable]:
     """Make a table for each model, and one for its rows without tasks. A column is one metric under one protocol.
 
     Several seeds give mean ± standard deviation over seeds. A single seed gives value ± standard error over items. If a
     seed failed, its cell shows the failure, and no mean. Missing seeds are shown in the label if another method has them,
     and in the cell if other cells of the row have them.
+
+    signers: who signed each record, for one more column.
     """
     by_model = group_by(labelled_rows(records), lambda row: str(row["model"]))
     parts = [(caption(model) + kind, part) for model, rows in by_model.items() for kind, part in _by_tasks(rows)]
-    return [_text_table(title, rows) for title, rows in parts]
+    return [_text_table(title, rows, signers) for title, rows in parts]
 
 
 def caption(model: str) -> str:
@@ -71,9 +73,14 @@ def _by_tasks(rows: list[Row]) -> list[tuple[str, list[Row]]]:
     return [("", parts[True]), (NO_TASKS, parts[False])] if len(parts) > 1 else [("", rows)]
 
 
-def _text_table(title: str, rows: list[Row]) -> TextTable:
+def _text_table(title: str, rows: list[Row], signers: Mapping[str, str] | None) -> TextTable:
     table = pivot(rows)
     lines = [[*line.labels, *cells(line.group, table.columns)] for line in table.lines]
+    if signers is not None:
+        table = replace(table, label_names=(*table.label_names, signatures.SIGNED_BY))
+        for line, of in zip(lines, table.lines, strict=True):
+            stems = (stem for row in of.group if (stem := row.get("record")))
+            line.insert(len(of.labels), signatures.of_row(stems, signers))
     headers = [column_header(*c[:2], task_averages.describe_column(*c[:2], rows)) for c in table.columns]
     return TextTable(title, [*table.label_names, *headers], lines, table.notes)
 

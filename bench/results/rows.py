@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.results import guessing, recount
@@ -72,14 +72,16 @@ def to_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
     return out
 
 
-def to_frame(records: Iterable[Record]) -> pd.DataFrame:
+def to_frame(records: Iterable[Record], signers: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Return a frame with COLUMNS. signers: who signed each record, for one more column."""
     import pandas as pd
 
-    return pd.DataFrame(to_rows(records), columns=list(COLUMNS)).astype({"seed": "Int64", "n": "Int64"})
+    frame = pd.DataFrame(to_rows(records), columns=list(COLUMNS)).astype({"seed": "Int64", "n": "Int64"})
+    return frame if signers is None else frame.assign(signed_by=frame["record"].map(signers))
 
 
-def to_csv(records: Iterable[Record]) -> str:
-    return frame_to_csv(to_frame(records))
+def to_csv(records: Iterable[Record], signers: Mapping[str, str] | None = None) -> str:
+    return frame_to_csv(to_frame(records, signers))
 
 
 def frame_to_csv(table: pd.DataFrame) -> str:
@@ -91,6 +93,8 @@ def frame_to_csv(table: pd.DataFrame) -> str:
     return text
 
 
-def to_json(records: Iterable[Record]) -> str:
+def to_json(records: Iterable[Record], signers: Mapping[str, str] | None = None) -> str:
     rows = [{c: row[c] for c in COLUMNS} for row in to_rows(records)]
+    if signers is not None:
+        rows = [row | {"signed_by": signers.get(row["record"], "")} for row in rows]
     return json.dumps(rows, indent=1, allow_nan=False)

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def verify(root: Path, allowed: Path) -> Signers:
             continue
         for line in lines:
             found.setdefault(line, {}).update(dict.fromkeys(signers))
-    return Signers({line: ", ".join(names) for line, names in found.items()}, tuple(problems))
+    return Signers({line: ", ".join(sorted(names)) for line, names in found.items()}, tuple(problems))
 
 
 def copy(source: ReadOnlyStore, target: Store) -> None:
@@ -179,6 +179,24 @@ def _keygen(
 def _last_line(done: subprocess.CompletedProcess[bytes]) -> str:
     lines = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
     return lines[-1][:120] if lines else f"code {done.returncode}"
+
+
+SIGNED_BY = "signed by"
+"""Head of the column of signers in tables."""
+
+
+def names(records: Iterable[Record], signers: Signers) -> dict[str, str]:
+    """Return who signed each record, by its stem. "" for an unsigned record."""
+    return {record.stem: signers.of(record) for record in records}
+
+
+def of_row(stems: Iterable[str], names: Mapping[str, str]) -> str:
+    """Say who signed the records of a table's row, and how many are signed if not all are."""
+    found = [names.get(stem, "") for stem in dict.fromkeys(stems)]
+    who = ", ".join(sorted({name for text in found for name in text.split(", ")} - {""}))
+    if not who:
+        return "unsigned"
+    return who if all(found) else f"{who} ({sum(map(bool, found))} of {len(found)} records)"
 
 
 def counts(records: Sequence[Record], signers: Signers) -> Iterator[tuple[str, int]]:

@@ -1,5 +1,6 @@
 """Signed records: who signed which, and that a change after the signature is not covered by it."""
 
+import json
 import shutil
 import subprocess
 
@@ -45,6 +46,43 @@ def test_signed_records_keep_their_signer_until_they_change(root, keys, tmp_path
     fake_records.edit(path, seal=True, notes={"edited": True})
     code, out, _ = cli("check", root, "--signed-by", keys / "alice.allowed")
     assert code == 1 and f"unsigned: {path}" in out and "1 record signed by alice@example.org" in out
+
+
+def test_what_agrees_with_itself_is_invented_all_the_same(root, keys, cli):
+    """Only a signature tells invented items, or a later time than is true, from measured ones: their digests are fresh."""
+    cli("sign", root, "--key", keys / "alice")
+    fake_records.perplexity(root, loss=-0.5)  # in place of the signed one
+    fake_records.accuracy(root, gained=100, made="later", provenance={"recorded": "2099-01-01T00:00:00Z"})
+
+    code, out, err = cli("check", root)
+    assert code == 0 and ": 3 records read, 0 problems" in out, err
+    shown = {row["metric"]: row["value"] for row in json.loads(cli("report", "--results", root, "--format", "json")[1])}
+    assert shown["acc"] == 0.6  # it counts as the newest
+    code, out, _ = cli("check", root, "--signed-by", keys / "alice.allowed")
+    assert code == 1 and out.count("unsigned: ") == 2 and "1 record signed by alice@example.org" in out
+
+
+def test_rows_name_who_signed_their_records(root, keys, tmp_path, cli):
+    cli("sign", root, "--key", keys / "alice")
+    fake_records.perplexity(root, method="sparsegpt")
+    fake_records.accuracy(root, method="sparsegpt", protocol="arc_easy@1.0")
+    cli("sign", root, "--key", keys / "bob")
+    fake_records.accuracy(root, method="sparsegpt")
+    fake_records.perplexity(root, method="magnitude")
+    line = ("report", "--results", root, "--signed-by", keys / "both.allowed")
+    (keys / "both.allowed").write_text("".join((keys / f"{name}.allowed").read_text() for name in ("alice", "bob")))
+
+    both, some = "alice@example.org, bob@example.org", "bob@example.org (2 of 3 records)"
+    rows = {(row["method"], row["signed_by"]) for row in json.loads(cli(*line, "--format", "json")[1])}
+    assert rows == {("wanda", both), ("sparsegpt", "bob@example.org"), ("sparsegpt", ""), ("magnitude", "")}
+    code, out, err = cli(*line, "--format", "md")
+    assert code == 0 and "signed by" in out and both in out and some in out and "unsigned" in out, err
+
+    code, _, err = cli(*line, "--out", tmp_path / "page")
+    page, text, csv = ((tmp_path / f"page/leaderboard.{kind}").read_text() for kind in ("html", "md", "csv"))
+    for name in (both, some, "unsigned"):
+        assert code == 0 and f'<td class="label">{name}</td>' in page and f"| {name} |" in text, err
+    assert "4 signed" in page and csv.count(",signed_by,folder") == 1 and f'"{both}"' in csv
 
 
 def test_an_edited_list_is_signed_by_nobody(root, keys, cli):
