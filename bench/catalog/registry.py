@@ -90,7 +90,9 @@ def _import_plugin(name: str, value: str) -> CatalogEntry:
         with _guest(name):
             if not match:
                 raise ValueError(f"its entry point {value!r} is not MODULE:CLASS")
-            return describe(target, _import(target), is_plugin=True)
+            if not isinstance(declared := _import(target), type):
+                raise TypeError(f"{target} is no class")
+            return describe(target, declared, is_plugin=True)
     except UserError as fault:
         return CatalogEntry(target=target, is_plugin=True, broken=str(fault))
 
@@ -156,8 +158,8 @@ def _guest(name: str) -> Iterator[None]:
             yield
     except UserError:
         raise
-    except (Exception, SystemExit) as fault:
-        if type(fault) is not SystemExit and isinstance(fault, SystemExit):
+    except BaseException as fault:
+        if isinstance(fault, KeyboardInterrupt) or (isinstance(fault, SystemExit) and type(fault) is not SystemExit):
             raise  # ours, for a signal
         why = f"{type(fault).__name__}: " + " ".join(str(fault).split())
         raise UserError(f"plug-in {name!r} cannot be used ({why}): repair or uninstall it") from fault

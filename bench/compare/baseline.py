@@ -20,6 +20,7 @@ from bench.results.items import of_table, read_parquet
 from bench.results.record import SCHEMA, Record, parse, require_schema
 from bench.results.rows import latest
 from bench.system import archives, digests
+from bench.system.suggest import shorten
 from methods.errors import UserError
 
 FORMAT = 1
@@ -106,7 +107,10 @@ def _read_files(path: Path, max_bytes: int) -> tuple[dict[str, Any], dict[str, b
     try:
         files = archives.read(path, max_bytes, (MANIFEST, RECORDS, ITEMS))
         about = json.loads(files[MANIFEST])
-        version, schema = int(about["format"]), int(about.get("schema", SCHEMA))
+        version, schema = about["format"], about.get("schema", SCHEMA)
+        if type(version) is not int:
+            raise ValueError(f"its format is {shorten(repr(version))}, not a whole number")
+        require_schema(schema, f"baseline {str(path)!r}")
     except archives.TooLarge as fault:
         raise UserError(f"cannot read baseline {str(path)!r}: {fault}: {REMAKE}") from None
     except archives.FAULTS as fault:
@@ -116,14 +120,13 @@ def _read_files(path: Path, max_bytes: int) -> tuple[dict[str, Any], dict[str, b
         raise UserError(
             f"baseline {str(path)!r} has format {version}, newer than this version's {FORMAT}: upgrade cast-bench"
         )
-    require_schema(schema, f"baseline {str(path)!r}")
     if version < FORMAT:
         raise UserError(f"baseline {str(path)!r} has format {version}, older than this version's {FORMAT}: {REMAKE}")
     return about, files
 
 
 def read(path: Path, max_bytes: int = MAX_FILE_BYTES) -> ResultSet:
-    """Read a baseline. max_bytes: a larger file inside it is refused.
+    """Read a baseline, and compute its numbers again from their items. max_bytes: a larger file inside it is refused.
 
     Raises:
         UserError: it does not exist, is damaged, or has an older or newer format.
@@ -144,7 +147,11 @@ def read(path: Path, max_bytes: int = MAX_FILE_BYTES) -> ResultSet:
     if len({record.key for record in records}) < len(records):
         raise UserError(f"baseline {str(path)!r} has two records of one key: {REMAKE}")
     rows = sum(record.items.rows for record in records if record.items)
-    return ResultSet(str(path), tuple(latest(records)), _ItemReader(files[ITEMS], rows, str(path)))
+    reader = _ItemReader(files[ITEMS], rows, str(path))
+    for record in records:
+        if record.items:
+            reader(record)
+    return ResultSet(str(path), tuple(latest(records)), reader)
 
 
 class _ItemReader:

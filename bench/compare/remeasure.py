@@ -87,7 +87,7 @@ def _compare(record: Record, new: Record, tolerance: float | None) -> tuple[str,
     why = "" if same else f" ({_difference(record, new)})"
     if worst:
         return "differs", "; ".join(worst) + why
-    return ("within tolerance" if changes else "equal"), "; ".join(text for _, text in changes) + why
+    return ("within tolerance" if changes else "equal"), ("; ".join(text for _, text in changes) + why).lstrip()
 
 
 def tolerance_of(metric: metrics.Metric) -> float:

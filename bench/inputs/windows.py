@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -214,10 +215,22 @@ def read_tokenizer(tokenizer_json: Path) -> Tokenizer:
     Raises:
         UserError: the file is damaged.
     """
-    try:
+    with tokenizer_faults(tokenizer_json):
         return Tokenizer.from_file(str(tokenizer_json))
-    except Exception as fault:  # noqa: BLE001 (the library raises no other class)
-        raise UserError(f"cannot read {tokenizer_json} ({fault}): download or write it again") from None
+
+
+@contextlib.contextmanager
+def tokenizer_faults(tokenizer_json: Path) -> Iterator[None]:
+    """
+    Raises:
+        UserError: in place of what the library raises. A panic has no base class but BaseException.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as fault:  # noqa: BLE001 (a panic has no other base)
+        raise UserError(f"cannot use {tokenizer_json} ({fault}): download or write it again") from None
 
 
 def check_vocabulary(tokenizer_json: Path, rows: int) -> None:
@@ -242,7 +255,12 @@ def _token_counter(tokenizer_json: Path) -> Callable[[str], int]:
     """Return a function that counts the tokens of a text."""
     tokenizer = read_tokenizer(tokenizer_json)
     tokenizer.no_truncation()  # some files turn it on
-    return lambda text: len(tokenizer.encode(text).ids)
+
+    def count(text: str) -> int:
+        with tokenizer_faults(tokenizer_json):
+            return len(tokenizer.encode(text).ids)
+
+    return count
 
 
 def _too_long(name: str, seqlen: int) -> str:

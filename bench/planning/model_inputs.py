@@ -101,7 +101,8 @@ class ModelInputs:
         """
         rule = self.request.spec.bos
         known = tokenizer_json.exists()
-        adds = known and begins_with_bos(windows.read_tokenizer(tokenizer_json))
+        with windows.tokenizer_faults(tokenizer_json):
+            adds = known and begins_with_bos(windows.read_tokenizer(tokenizer_json))
         if adds or (known and rule != "always"):
             return resolve_bos(rule, adds=adds)
         if not any((self.model.folder / name).exists() for name in models.TOKENIZER_FILES):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -84,7 +85,13 @@ def disagreements(records: Iterable[Record], items_of: Mapping[str, Items]) -> I
     weights: dict[str, Record] = {}
     tokens: dict[object, Record] = {}
     artifacts: dict[str, dict[str, Record]] = {}
+    spellings: dict[tuple[str, str], tuple[str, Record]] = {}
     for record in records:
+        for column, text in record.identity.labels().items():
+            if isinstance(text, str):
+                known, first = spellings.setdefault((column, unicodedata.normalize("NFKC", text)), (text, record))
+                if known != text:
+                    yield record, f"its {column} {text!a} looks like {known!a} of record {first.short_key}"
         digest, inputs = record.key_inputs.get("model"), record.key_inputs
         first = weights.setdefault(record.identity.model, record)
         if first.key_inputs.get("model") != digest:

@@ -98,10 +98,10 @@ def _reduced(reading: ReadingRow, values: Array, weights: Array) -> Derived:
     if metric.name == "sparsity":
         return Derived(math.fsum(values * weights) / math.fsum(weights))
     # The value of a window is a sum over its tokens.
+    mean = math.fsum(values) / (math.fsum(weights) if metric.windowed else n)
     with np.errstate(all="ignore"):
         each = values / weights if metric.windowed else values
-    mean = math.fsum(values) / (math.fsum(weights) if metric.windowed else n)
-    stderr = float(each.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+        stderr = float(each.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
     value = math.exp(mean) if metric.log else mean
     return Derived(value, stderr * value if metric.log else stderr, n)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.results.derive import Items, derive, differences
 from bench.results.parquet_pages import find_lie
-from bench.results.record import Item, Record
+from bench.results.record import Item, Record, max_items_bytes
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 ID_COLUMNS = ("item_id", "cluster_id", "weight")
 TEXT_COLUMNS = ("item_id", "cluster_id", "record")
-HEADER_BYTES, ROW_BYTES = 2**16, 1024
-"""Most bytes of a file of items: for its header, and for each item. Our own items have up to 256 bytes each."""
 MAX_ID = 1000
 """Largest length of an item id in bytes."""
 
@@ -87,7 +85,7 @@ def _find_excess(footer: Any, rows: int) -> str:
     for found in (footer.num_rows, sum(group.num_rows for group in groups)):
         if found != rows:
             return f"has {found:,} items, but its record says {rows:,}"
-    size, most = sum(group.total_byte_size for group in groups), HEADER_BYTES + ROW_BYTES * rows
+    size, most = sum(group.total_byte_size for group in groups), max_items_bytes(rows)
     return f"unpacks to {size:,} bytes, more than {most:,}" if size > most else ""
 
 

@@ -31,6 +31,9 @@ RENAMED_MODELS = {
 MAX_ITEMS = 10**6
 """Largest number of items of a record. A task has up to 70,000 questions."""
 
+HEADER_BYTES, ROW_BYTES = 2**16, 1024
+"""Most bytes of a file of items: for its header, and for each item. Our own items have up to 256 bytes each."""
+
 DONE = ("ok", "diverged")
 """Statuses that a later run does not try again."""
 
@@ -75,6 +78,11 @@ class ItemsFile(BaseModel):
     sha256: str
     size: int | None = None
     """Bytes of the file. None if the record does not say."""
+
+
+def max_items_bytes(rows: int) -> int:
+    """Return the largest size of a file of items, packed or not."""
+    return HEADER_BYTES + ROW_BYTES * rows
 
 
 class _Shape(BaseModel):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.results.consistency import require_consistent
-from bench.results.record import MAX_BYTES, ItemsFile, OtherSchema, Record, parse
+from bench.results.record import MAX_BYTES, ItemsFile, OtherSchema, Record, max_items_bytes, parse
 from bench.system import digests
 from bench.system.files import atomic_write, sweep
 from methods.errors import UserError
@@ -137,8 +137,11 @@ class ReadOnlyStore:
             items, whole = self.items_path(record), record.items.size
             if not items.is_file():
                 raise ValueError(f"has lost its items {items.name}")
-            if whole not in (None, size := items.stat().st_size):
+            size = items.stat().st_size
+            if whole not in (None, size):
                 raise ValueError(f"has damaged items: {items.name} has {size:,} of {whole:,} bytes")
+            if size > (most := max_items_bytes(record.items.rows)):
+                raise ValueError(f"has damaged items: {items.name} has {size:,} bytes, more than {most:,}")
         return record
 
     def _set_aside(self, path: Path, why: str) -> None:

@@ -35,4 +35,8 @@ def _list(names: list[str]) -> str:
 
 def shorten(value: Any) -> str:
     """Return user input for a sentence. A long text is cut in the middle."""
-    return terminal.shorten(str(value), MAX_TYPED)
+    try:
+        text = str(value)
+    except ValueError:  # Python writes no number of more digits in decimals
+        text = "a number of more than 4,300 digits"
+    return terminal.shorten(text, MAX_TYPED)

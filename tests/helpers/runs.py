@@ -25,6 +25,8 @@ from bench.system.cache import cache_dir
 
 USUAL = cache_dir()
 TINY = Path(models.__file__).parents[1] / "assets/tiny"
+NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+"""Environment of a process that reaches no hub: nobody listens there."""
 SMALL = {
     "methods": ("magnitude",),
     "quantizers": ("none",),
@@ -51,7 +53,7 @@ def own_cache(tmp_path, monkeypatch) -> Path:
     if (USUAL / "native").is_dir():
         shutil.copytree(USUAL / "native", folder / "native")
     monkeypatch.setenv("CAST_BENCH_CACHE", str(folder))
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("HF_ENDPOINT", NO_HUB["HF_ENDPOINT"])
     monkeypatch.delenv("BENCH_DATA_DIR", raising=False)
     return folder
 

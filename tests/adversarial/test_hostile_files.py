@@ -1,0 +1,97 @@
+"""Hostile files under 2 GB of address space: no traceback, no hang, and nothing is written but where a command was told to.
+
+Each goes through the command that reads it. The default run takes a few, the full one all.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import pytest
+
+from helpers import fake_records, runs
+from helpers.forked_commands import Commands
+from helpers.hostile_inputs import GGUF, PLUGINS, SAFETENSORS, TOKENIZERS, TOML, Case
+from helpers.hostile_results import ITEMS, RECORDS, ZIPS
+
+
+class Kind(NamedTuple):
+    """Cases of one kind of file, and the commands that read it. They take turns. {} is the case's folder."""
+
+    commands: tuple[str, ...]
+    cases: Mapping[str, Case]
+    harmless: tuple[str, ...] = ()
+    """Cases that a command may accept."""
+
+
+KINDS: dict[str, Kind] = {
+    "records": Kind(
+        ("check {}", "merge {} --results out/m", "report --results {} --out out/page", "gate --baseline {} --results {}",
+         "baseline set x --results {} --dir out", "history --results {}", "pick --model tiny --results {}"),
+        RECORDS, ("provenance 1",),
+    ),
+    "items": Kind(("check {}", "gate --baseline {} --results {}", "merge {} --results out/m"), ITEMS),
+    "zips": Kind(("gate --baseline {}/b.zip --results {}/r", "baseline show {}/b.zip", "compare {}/b.zip {}/r"), ZIPS, ("checksum",)),
+    "safetensors": Kind(("plan --model {}/model", "verify {}/model", "export {}/model --out out/new"), SAFETENSORS),
+    "tokenizers": Kind(("plan --model {}/model --measures perplexity",), TOKENIZERS, ("own class", "special token of a list", "length of text")),
+    "GGUF": Kind(("plan --model {}/x.gguf",), GGUF),
+    "TOML": Kind(("plan --config {}/x.toml", "gate --baseline {}/r --results {}/r --config {}/x.toml"), TOML),
+    "plug-ins": Kind(("ls methods --long", "plan --methods hostile --measures size", "doctor"), PLUGINS),
+}  # fmt: skip
+"""All kinds. A plug-in's folder is on Python's path."""
+FEW = {
+    ("records", "items elsewhere"), ("records", "deep notes"), ("records", "schema_version 1"), ("items", "value of None"),
+    ("items", "many groups"), ("zips", "spaces"), ("zips", "size of a lie"), ("safetensors", "map to a root"),
+    ("tokenizers", "far id"), ("GGUF", "byte 6"), ("TOML", "dotted"), ("plug-ins", "raises GeneratorExit"),
+}  # fmt: skip
+
+
+def cases():
+    for kind, (commands, table, harmless) in KINDS.items():
+        for i, (name, write) in enumerate(table.items()):
+            marks = () if (kind, name) in FEW else pytest.mark.full
+            may_pass = name in harmless or kind == "plug-ins"
+            yield pytest.param(commands[i % len(commands)], write, may_pass, id=f"{kind}: {name}"[:60], marks=marks)
+
+
+@pytest.fixture(scope="module")
+def commands():
+    with Commands() as started:
+        yield started
+
+
+def state(root):
+    """Return every path with its size and time, without those that commands may write."""
+    out = {}
+    for folder, names, files in os.walk(root):
+        for name in [*names, *files]:
+            about = os.lstat(os.path.join(folder, name))
+            out[folder, name] = about.st_mode, (about.st_size, about.st_mtime_ns) if name in files else ()
+        names[:] = [name for name in names if (folder, name) not in ((str(root), "cache"), (str(root / "here"), "out"))]
+    return out
+
+
+def test_there_are_many():
+    assert sum(len(kind.cases) for kind in KINDS.values()) >= 200
+
+
+@pytest.mark.parametrize(("command", "write", "may_pass"), list(cases()))
+def test_a_hostile_file_is_a_sentence(tmp_path, commands, command, write, may_pass):
+    hostile = tmp_path / "here/hostile"
+    for name in ("here/hostile", "here/out", "home", "cache"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "secret").write_text("secret")
+    write(hostile)
+    if "--config" in command:
+        fake_records.perplexity(hostile / "r")
+    before = state(tmp_path)
+    environment = {"HOME": str(tmp_path / "home"), "CAST_BENCH_CACHE": str(tmp_path / "cache")} | runs.NO_HUB
+
+    code, out, err = commands.run(
+        command.replace("{}", str(hostile)).split(), tmp_path / "here", environment, path=hostile
+    )
+
+    assert code in (0, 1, 2) and (may_pass or code), out + err
+    assert "Traceback" not in out + err and "\x1b]" not in out + err, out + err
+    assert not code or "bench: " in err, out + err
+    assert state(tmp_path) == before
