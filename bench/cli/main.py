@@ -152,7 +152,8 @@ def main() -> None:
         with contextlib.suppress(OSError):  # the terminal may be gone
             note(sentence)
             sys.stdout.flush()
-        os._exit(int(end.code))  # taking the interpreter down takes seconds on a busy machine
+        # Taking the interpreter down takes seconds on a busy machine.
+        os._exit(int(str(end.code)))
 
 
 def _require_values(arguments: list[str]) -> None:

@@ -243,6 +243,15 @@ def test_an_identity_that_its_key_does_not_have(change, part):
     assert part in sentence
 
 
+def test_two_names_that_look_alike_are_named(root, cli):
+    for name in ("caf\u00e9", "cafe\u0301"):
+        fake_records.perplexity(root, identity={"model": name})
+
+    code, out, _ = cli("check", root)
+
+    assert code == 1 and out.count("looks like") == 1 and "'cafe\\u0301'" in out and "'caf\\xe9'" in out
+
+
 def test_what_belongs_to_no_record_is_listed_and_is_no_damage(root, cli):
     for name in ("items/0000.parquet", "items/.half.tmp", "corrupt/a.json.1"):
         path = root / name
