@@ -46,6 +46,7 @@ def print_records(
     from bench.reporting import equal_bits
     from bench.reporting.table import text_tables, to_markdown
     from bench.results.rows import IDENTITY, to_csv, to_json
+    from bench.results.signatures import SIGNED_BY
 
     require_format(format_, equal_bytes)
     if format_ == "json":
@@ -66,7 +67,7 @@ def print_records(
     for i, table in enumerate(tables):
         if i:
             print_line()
-        right = [header not in IDENTITY for header in table.headers]
+        right = [header not in (*IDENTITY, SIGNED_BY) for header in table.headers]
         print_table(table.headers, table.lines, right=right, title=table.title, notes=table.notes)
 
 
