@@ -118,6 +118,7 @@ def test_what_it_costs_and_how_sure_it_is(visit):
     assert "do not say how it was made" in page.locator("#picked details").inner_text()
 
 
+@pytest.mark.full
 def test_axe_finds_nothing_serious_in_an_answer(visit):
     page = visit("#model=tiny&max-loss=15%25", color_scheme="dark", viewport=PHONE, bypass_csp=True)
     assert load_axe(page)() == []
