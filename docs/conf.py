@@ -46,6 +46,7 @@ if repository := find_repository():
 html_title = "cast-bench"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = [("tables.js", {"defer": "defer"})]
 html_math_renderer = "mathml"
 html_copy_source = html_show_sourcelink = False
 html_last_updated_fmt = None

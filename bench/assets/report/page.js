@@ -400,5 +400,13 @@ $("theme").addEventListener("click", () => { root.dataset.theme = isDark() ? "li
 dark.addEventListener("change", name);
 name();
 
+// --- tables that are wider than the page ------------------------------------------------------------------------
+
+const widths = new ResizeObserver((seen) => seen.forEach(({ target }) => {
+  const box = target.closest(".scroll");
+  box.classList.toggle("scrolls", box.scrollWidth > box.clientWidth);
+}));
+document.querySelectorAll(".scroll, .scroll > table").forEach((one) => widths.observe(one));
+
 $("theme").hidden = $("tools").hidden = false;
 if (readFilters()) $("results").scrollIntoView();
