@@ -78,3 +78,62 @@ def test_progress_line_tells_figures_and_a_time_counted_from_where_it_went_on(mo
     plain.take(running, runs.progress("cast", 900, 1000, loss=2.3456, tokens_per_s=1234.0), TimeLeft(phase=20.0))
 
     assert "cast 900/1000, loss 2.346, 1,234 tokens/s, done at 00:00:20" in printed.getvalue()
+
+
+@pytest.fixture
+def rows(tmp_path):
+    fake_records.perplexity(tmp_path / "r", method="dense", identity={"pattern": "dense"})
+    fake_records.perplexity(tmp_path / "r", 0.1, method="wanda")
+    fake_records.perplexity(tmp_path / "r", 0.2, method="magnitude", noise=1)
+    return tmp_path / "r"
+
+
+@pytest.mark.parametrize(
+    ("words", "drawn"),
+    [
+        (("tiny",), ("perplexity ratio to dense", "×1.105", "wanda 2:4")),
+        (("tiny", "--metric", "perplexity"), ("perplexity wiki-mini@128", "dense", "magnitude 2:4")),
+        (("wanda", "magnitude"), ("magnitude / wanda, 95% interval", "perplexity")),
+    ],
+    ids=["ratios", "metric", "pair"],
+)
+def test_the_command_draws_a_table_and_a_pair(rows, cli, tmp_path, words, drawn):
+    code, _, err = cli("figure", *words, "--results", rows, "--out", tmp_path / "f.svg")
+
+    assert code == 0, err
+    text = (tmp_path / "f.svg").read_text()
+    assert [word for word in drawn if word not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("tinny",), "unknown model 'tinny': did you mean tiny"),
+        (("tiny", "--metric", "perplexty"), "did you mean perplexity"),
+        (("tiny", "--protocol", "c4"), "unknown protocol of tiny 'c4'"),
+        (("wanda", "magnitude", "--metric", "perplexity"), "are for a table"),
+        (("abcd", "--metric", "perplexity"), "are for a table"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_the_command_cannot_draw(rows, cli, tmp_path, words, reason):
+    code, _, err = cli("figure", *words, "--results", rows, "--out", tmp_path / "f.svg")
+
+    assert code == 2 and reason in err and not (tmp_path / "f.svg").exists()
+
+
+def test_title_and_rows_from_papers_are_settings(rows, cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    papers = tmp_path / "papers"
+    papers.mkdir()
+    header = "model,method,pattern,perplexity,protocol,zero_shot_mean,zero_shot_tasks,source,note\n"
+    (papers / "a.csv").write_text(header + "llama,wanda,2:4,11.5,wikitext2@4096,,,arXiv 1,\n")
+    line = ("report", "--results", rows, "--out", tmp_path / "page", "--title", "Our *models*")
+    for folder, has_papers in ((papers, True), ("none", False)):
+        code, _, err = cli(*line, "--papers", folder)
+        assert code == 0, err
+        text = (tmp_path / "page/leaderboard.md").read_text()
+        assert text.startswith("# Our \\*models\\*\n") and ("Published by others" in text) is has_papers
+        assert "<title>Our *models*</title>" in (tmp_path / "page/leaderboard.html").read_text()
+    code, _, err = cli(*line, "--papers", tmp_path / "nowhere")
+    assert code == 2 and "is no folder" in err

@@ -222,6 +222,25 @@ def test_a_phone_scrolls_tables_and_never_the_page(visit):
     assert page.locator("#panel").bounding_box()["width"] <= PHONE["width"]
 
 
+def test_a_phone_shows_the_name_and_the_quality_of_a_row(visit):
+    page = visit(viewport=PHONE)
+    head = column(page, "perplexity").bounding_box()
+    name = page.locator("[data-table='0'] tbody th").first.bounding_box()
+    assert name["x"] >= 0 and head["x"] >= name["x"] + name["width"] and head["x"] + head["width"] <= PHONE["width"]
+    region = page.locator("[data-table='0'] .scroll.scrolls")
+    said = "e => getComputedStyle(e, '::after').content"
+    assert "Scroll sideways" in region.locator("caption").evaluate(said)
+
+
+def test_a_print_on_a4_cuts_nothing(visit):
+    page = visit(viewport={"width": 1047, "height": 718})  # 277 by 190 mm
+    page.emulate_media(media="print")
+    assert (
+        page.evaluate("Math.max(...[...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().right))")
+        <= 1047
+    )
+
+
 def test_hostile_names_are_shown_and_do_nothing(visit):
     page = visit()
     headings = page.locator("h2").all_inner_texts()
