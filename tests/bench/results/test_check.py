@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from bench.results.check import check_folder
+from bench.results.check import check_folder, disagreements
 from bench.results.consistency import contradictions
+from bench.results.derive import Items
 from bench.results.record import Item, ItemsFile, ReadingRow
 from bench.results.store import ReadOnlyStore, Store
 from helpers import fake_records
@@ -241,6 +242,39 @@ def test_an_identity_that_its_key_does_not_have(change, part):
 
     (sentence,) = contradictions(other)
     assert part in sentence
+
+
+TEXT = {"measure": {"name": "perplexity", "config": {"corpus": "wiki-mini", "seqlen": 128}}}
+
+
+def of_artifact(measure, protocol, **fields):
+    return fake_records.record(measure=measure, protocol=protocol, artifact="a" * 64, **fields)
+
+
+def violated(layers):
+    row = ReadingRow(metric="violated_groups", value=0.0, unit="1", better="lower", n=layers)
+    return of_artifact("pattern", "targets", readings=[row])
+
+
+@pytest.mark.parametrize(
+    ("records", "sentence"),
+    [
+        ([fake_records.record(seed=s, key_inputs={"model": str(s)}) for s in (0, 1)], "one name for two models"),
+        (
+            [fake_records.record(seed=s, key_inputs=TEXT, token_digest=str(s)) for s in (0, 1)],
+            "measured on other tokens",
+        ),
+        ([violated(2), of_artifact("size", "weights")], "a layer has 0.4 zeros"),
+        ([violated(3), of_artifact("size", "weights", identity={"pattern": "1:4"})], "it has 2 layers, but"),
+    ],
+)
+def test_records_that_cannot_both_be_true(records, sentence):
+    ids, sparsity = np.array(["x", "y"]), {"value": np.array([0.5, 0.4])}
+
+    found = list(disagreements(records, {records[1].key: Items(ids, ids, np.ones(2), sparsity)}))
+
+    assert found[0][0] is records[1] and sentence in found[0][1]
+    assert not list(disagreements(records[:1], {}))
 
 
 def test_two_names_that_look_alike_are_named(root, cli):
