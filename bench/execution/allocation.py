@@ -1,7 +1,7 @@
 """Share a budget of bits among the linears of a model by the damage that each choice does.
 
-The damage of a quantizer in one linear is the KL divergence from the model without it, on calibration text, with all other
-linears as they were. An integer program finds the choices of the lowest sum within the budget. Sums assume that damages
+The damage of a quantizer in one linear is the KL divergence from the model without it, on calibration text, while all other
+linears are unchanged. An integer program finds the choices of the lowest sum within the budget. Sums assume that damages
 add up, so swaps of choices are then measured in the whole model. After EvoPress (arXiv 2410.14649).
 """
 
@@ -208,7 +208,8 @@ class _Problem:
         for part, expected in zip(self._text, self._expected, strict=True):
             found = self._log_probabilities(part)
             total += float(nn.functional.kl_div(found, expected, log_target=True, reduction="sum"))
-        return total / sum(part.numel() for part in self._text)
+        mean: float = total / sum(part.numel() for part in self._text)
+        return mean
 
 
 def _mean_bits(quantizer: str, width: int) -> float:

@@ -73,7 +73,7 @@ def _config(source: Folder, kind: str, stored: StoredLinears, group: int) -> dic
         about: dict[str, Any] = {"quant_method": "awq", "version": "gemm", "zero_point": True}
         return {**about, "bits": 4, "group_size": group, "modules_to_not_convert": left or None}
     about = {"quant_method": "gptq", "checkpoint_format": "gptq", "sym": True, "desc_act": False, "lm_head": False}
-    dynamic = {f"-:{regex}": {} for regex in as_regexes(left, family_of(source.config))}
+    dynamic: dict[str, Any] = {f"-:{regex}": {} for regex in as_regexes(left, family_of(source.config))}
     return {**about, "bits": stored.bits, "group_size": group or -1, **({"dynamic": dynamic} if dynamic else {})}
 
 
@@ -96,7 +96,7 @@ def awq_parts(integers: Integers, bits: int, name: str) -> dict[str, Tensor]:
     codes, scales = _unsigned(integers, bits), integers.scales.T
     _require_words(len(codes), bits, f"{name} has {len(codes)} outputs")
     lanes = torch.tensor(AWQ_ORDER).argsort()
-    words = codes.T.unflatten(1, (-1, 8))[..., lanes].flatten(1)
+    words: Tensor = codes.T.unflatten(1, (-1, 8))[..., lanes].flatten(1)
     zeros = torch.full(scales.shape, 2 ** (bits - 1), dtype=torch.uint8)
     return {
         "qweight": pack_stream(words, bits),
@@ -107,7 +107,8 @@ def awq_parts(integers: Integers, bits: int, name: str) -> dict[str, Tensor]:
 
 def _unsigned(integers: Integers, bits: int) -> Tensor:
     """Return the integers plus the zero point 2^(bits - 1), uint8 [out, in]."""
-    return (integers.codes + 2 ** (bits - 1)).to(torch.uint8)
+    shifted: Tensor = (integers.codes + 2 ** (bits - 1)).to(torch.uint8)
+    return shifted
 
 
 def _require_words(count: int, bits: int, what: str) -> None:

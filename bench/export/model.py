@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.export.results import RESULT_FORMATS
 from bench.formats.adapter import AdapterCheckpoint
@@ -86,6 +87,7 @@ def export_model(
         packed = (folder / folder24.MANIFEST).exists()
         if packed and format_ != "hf":
             raise UserError(f"{folder} is packed24: turn it into a dense folder with --format hf, and export that")
+        own: dict[str, Any] | None = {}
         include, kept_dense = (record.identity.include, record.identity.exclude) if record else (("*",), ())
         if format_ == "onnx":
             # Here, because only this format needs transformers.
@@ -118,7 +120,7 @@ def export_model(
             shutil.copyfile(file, workdir / file.name)
         config = {key: value for key, value in read_config(folder).items() if key not in SPARSITY_KEYS}
         if format_ in DEPLOYED_FORMATS:
-            config = {k: v for k, v in config.items() if k != ACTIVATIONS_KEY} | own
+            config = {k: v for k, v in config.items() if k != ACTIVATIONS_KEY} | (own or {})
         (workdir / "config.json").write_text(json.dumps(config, indent=2))
         if format_ in DEPLOYED_FORMATS and record:
             summary += deployed.check(format_, folder, workdir, record, results)

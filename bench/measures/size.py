@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.measures.contract import MeasureContext, Readings
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
 from bench.results.recount import BITMAP, SCALE_BITS, bits_with_bitmap
 from methods.contract import Needs
+from methods.folder import read_config
 from methods.info import MeasureInfo
-from methods.quantizing.stored import Stored
+from methods.quantizing.stored import CACHE_KEY, Stored
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +40,7 @@ class Size:
         cannot be packed and counts as dense, as does an unstructured one. bits_with_bitmap is what that takes as non-zeros and
         a mask. The factors of low-rank terms count in every reading of bits and bytes. relative_flops is the arithmetic of
         the targets and their terms for one token, over that of the dense targets. A model made elsewhere counts with the bytes
-        of its files. Items: sparsity of each layer.
+        of its files. cache_bytes_per_token is what rounded keys and values take, with scales. Items: sparsity of each layer.
         """
         counts = context.counts
         target_count = sum(layer.weights for layer in counts.layers.values())
@@ -73,5 +74,18 @@ class Size:
                 Reading("adapter_bytes", counts.term_bytes, "B", "lower"),
                 Reading("relative_flops", flops, "1", "lower"),
             )
+        config = read_config(context.folder)
+        if cache := config.get(CACHE_KEY):
+            values += (Reading("cache_bytes_per_token", cache_bytes(config, cache["bits"]), "B", "lower"),)
         items = tuple(Item(name, name, x.zeros / x.weights, float(x.weights)) for name, x in counts.layers.items())
         return Readings(values, items, notes={SCALE_BITS: stored.scale_bits} if context.storage else {})
+
+
+def cache_bytes(config: Mapping[str, Any], bits: int) -> int:
+    """Return the bytes of a token's keys and values in integers of `bits`, with a scale of 16 bits for each group."""
+    from bench.inputs.rounded_cache import GROUPS  # imports transformers
+    from bench.measures.speed.roofline import count_cached, head_dim_of
+
+    head_dim = head_dim_of(config)
+    group = math.gcd(head_dim, GROUPS[bits] or head_dim)
+    return count_cached(config) * (bits * group + 16) // (8 * group)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from bench.quantizers.formats import format_of
 from bench.quantizers.gptq import Int3Gptq, Int4Gptq, MxFp4Gptq, NvFp4Gptq
@@ -34,8 +34,8 @@ LINEARS = "linears"
 class Allocated:
     """A quantizer for each linear, named in a file of `bench allocate`.
 
-    Each quantizer is applied to the whole model, and each linear takes the weights of its own quantizer. So a linear has
-    the weights whose damage was measured. After EvoPress, without its evolutionary search.
+    Each quantizer is applied to the whole model, and each linear takes the weights of the quantizer that the file names. So
+    a linear has the weights whose damage was measured. After EvoPress, without its evolutionary search.
 
     file: JSON file. sha256: digest of its content, which a plan fills in.
     """
@@ -50,7 +50,7 @@ class Allocated:
         if job.compute.stream:
             raise Skipped("allocated needs the whole model in memory, and this one is streamed")
         chosen = read_allocation(Path(self.file), self.sha256, job.targets)
-        weights = {}
+        weights: dict[str, Tensor] = {}
         for name in sorted(set(chosen.values())):
             quantized = copy.deepcopy(model)
             CHOICES[name]().apply(quantized, job)

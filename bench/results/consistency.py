@@ -24,7 +24,7 @@ METRICS_OF = {
     "pattern": ("violated_groups", "negative_zeros", "zeros_lost"),
     "size": (
         *("parameters", "nonzeros", "sparsity", "bytes", "bytes_packed", "bits_per_weight", "bits_with_bitmap"),
-        *("adapter_bytes", "relative_flops"),
+        *("adapter_bytes", "relative_flops", "cache_bytes_per_token"),
     ),
 }
 """All metrics of a measure. Other measures may have others."""

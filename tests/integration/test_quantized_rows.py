@@ -159,9 +159,15 @@ def test_bits_per_weight(pattern, item, stored, bits):
     counts = WeightCounts(
         Pattern.parse(pattern), parameters=100_500, bytes=item * 100_500, layers={"x": Layer(100_000, 0)}
     )
-    read = {r.metric: r.value for r in Size().read(None, SimpleNamespace(counts=counts, storage=stored)).values}
+    read = {
+        r.metric: r.value
+        for r in Size().read(None, SimpleNamespace(counts=counts, storage=stored, folder=runs.TINY)).values
+    }
     counts.violations = 1
-    broken = {r.metric: r.value for r in Size().read(None, SimpleNamespace(counts=counts, storage=stored)).values}
+    broken = {
+        r.metric: r.value
+        for r in Size().read(None, SimpleNamespace(counts=counts, storage=stored, folder=runs.TINY)).values
+    }
 
     assert read["bits_per_weight"] == pytest.approx(bits)
     assert read.get("bits_with_bitmap") == (17 if pattern == "50%" else None), "no weight is zero here"

@@ -203,11 +203,21 @@ def sizes_of_targets(config: Mapping[str, Any], targets: Mapping[str, int]) -> S
 
 def _sizes(config: Mapping[str, Any], linears: Counter[tuple[int, int]], weights: Weights) -> Sizes:
     hidden = config.get("hidden_size") or config["n_embd"]
-    layers = config.get("num_hidden_layers") or config["n_layer"]
-    heads = config.get("num_attention_heads") or config["n_head"]
-    head_dim = config.get("head_dim") or hidden // heads
-    kv_bytes = 2 * layers * _kv_heads(config) * head_dim * ACTIVATION_BYTES
+    kv_bytes = count_cached(config) * ACTIVATION_BYTES
     return Sizes(linears, weights, head=config["vocab_size"] * hidden, kv_bytes=kv_bytes)
+
+
+def count_cached(config: Mapping[str, Any]) -> int:
+    """Return the number of values that a KV cache holds for a token."""
+    layers: int = config.get("num_hidden_layers") or config["n_layer"]
+    return 2 * layers * _kv_heads(config) * head_dim_of(config)
+
+
+def head_dim_of(config: Mapping[str, Any]) -> int:
+    """Return the number of values of a head."""
+    heads = config.get("num_attention_heads") or config["n_head"]
+    size: int = config.get("head_dim") or (config.get("hidden_size") or config["n_embd"]) // heads
+    return size
 
 
 def _kv_heads(config: Mapping[str, Any]) -> int:

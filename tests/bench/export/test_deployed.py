@@ -115,7 +115,7 @@ def test_awq_is_packed_as_a_naive_packer_does():
     ],
 )
 def test_a_folder_with_integers_holds_the_row(kind, quantizer, bits, made, tmp_path):
-    """Each linear reads back bit for bit; that all is written is seen in the parts, and the groups of two widths are one."""
+    """Each linear reads back bit for bit. Linears of two widths get groups of one size."""
     results, record = made(quantizer)
     said = export_model(record.key, kind, tmp_path / "out", results=results)
 

@@ -5,6 +5,7 @@ import torch
 from transformers import DynamicCache
 
 from bench.inputs.rounded_cache import round_cache, rounded
+from bench.measures.size import cache_bytes
 from helpers import models
 from methods.errors import UserError
 
@@ -41,3 +42,10 @@ def test_another_attention_is_refused():
     model = models.build("llama", attn_implementation="eager")
     with pytest.raises(UserError, match="kv8 needs the attention `sdpa`"):
         round_cache(model, 8)
+
+
+@pytest.mark.parametrize(("bits", "size"), [(8, 2 * 4 * 3 * (64 + 2)), (4, 2 * 4 * 3 * (32 + 2 * 2))])
+def test_bytes_of_a_token(bits, size):
+    """Keys and values of four layers and three heads of 64 values: a scale for a head in int8, for 32 values in int4."""
+    config = {"num_hidden_layers": 4, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}
+    assert cache_bytes(config, bits) == size
