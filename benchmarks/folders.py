@@ -70,7 +70,7 @@ def _row(stages: tuple[str, ...]) -> dict[str, Any]:
         "perplexity / dense": round(perplexity / values[("dense",), "perplexity"], 3),
         "KL": round(values[stages, "kl"], 3),
         "bits per weight": round(values[stages, "bits_per_weight"], 2),
-        "MB counted": round(values[stages, "bytes_packed"] / 1e6, 1),
+        "MB counted": round(values[stages, "bytes"] / 1e6, 1),
     }
 
 

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from yaml import YAMLError
 
@@ -32,7 +33,7 @@ def measure_rows(paths: Iterable[Path], prompt: str) -> tuple[int, float]:
     words = set(re.findall(r"\w+", prompt))
     rows, sizes = 0, Counter[str]()
     for path in paths:
-        with contextlib.suppress(ArrowInvalid, OSError, ValueError):
+        with contextlib.suppress(ArrowInvalid, OSError, ValueError, TypeError, csv.Error, RecursionError):
             if path.suffix == ".parquet":
                 about = parquet.read_metadata(path)
                 rows += about.num_rows
@@ -43,7 +44,7 @@ def measure_rows(paths: Iterable[Path], prompt: str) -> tuple[int, float]:
                     sizes[column.path_in_schema.partition(".")[0]] += column.total_uncompressed_size
             elif path.suffix in (".jsonl", ".csv"):
                 with path.open(newline="") as file:
-                    read = map(json.loads, file) if path.suffix == ".jsonl" else csv.DictReader(file)
+                    read: Iterable[Any] = map(json.loads, file) if path.suffix == ".jsonl" else csv.DictReader(file)
                     for row in read:
                         rows += 1
                         sizes.update({str(name): len(str(value)) for name, value in dict(row).items()})

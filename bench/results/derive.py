@@ -81,6 +81,9 @@ def _reduces(reading: ReadingRow) -> bool:
     return metrics.find(reading.metric).averages_items or reading.metric in ("sparsity", *_TIMINGS)
 
 
+MADE_ELSEWHERE = "folder"
+"""Name of the method whose bytes are those of its files."""
+
 _TIMINGS = (*metrics.TIMINGS, *(f"{name}_dense" for name in metrics.TIMINGS))
 
 
@@ -109,7 +112,8 @@ def _reduced(reading: ReadingRow, values: Array, weights: Array) -> Derived:
 def _packed(reading: ReadingRow, record: Record, items: Items) -> Derived | None:
     """Derive the bits per weight and the packed bytes of a `size` record, as bench.measures.size defines them.
 
-    A quantizer's bits are in its notes, which are in another record, so only the bytes follow from the bits.
+    A quantizer's bits are in its notes, which are in another record, so only the bytes follow from the bits. A model made
+    elsewhere has the bits of its files: its packed bytes follow if nothing of it was packed.
     """
     known = {r.metric: r.value for r in record.readings if r.value is not None}
     if not {"parameters", "bytes", "sparsity"} <= known.keys() or not known["parameters"]:
@@ -119,6 +123,8 @@ def _packed(reading: ReadingRow, record: Record, items: Items) -> Derived | None
     packs = bool(pattern.m) and pattern.n < pattern.m
     targets = math.fsum(items.weights)
     beside = 8 * known.get("adapter_bytes", 0.0) / max(1.0, targets)
+    if any(stage["name"] == MADE_ELSEWHERE for stage in record.key_inputs.get("stages", ())):
+        return Derived(known["bytes"]) if reading.metric == "bytes_packed" and not packs else None
     if reading.metric == "bits_per_weight" and record.identity.quantizer == "none":
         # A model that breaks its pattern counts as dense.
         choices = (item_bits, item_bits * pattern.n / pattern.m + 1) if packs else (item_bits,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def _read(report: Path) -> Iterator[Evaluation]:
                 harness="EvalScope",
                 about=facts(about.get("model_name"), run.get("evalscope_version")),
             )
-            add_lines(file, "EvalScope", lambda row, found=found: _add(found, row))  # type: ignore[misc]
+            add_lines(file, "EvalScope", partial(_add, found))
             yield found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def _read(results: Path) -> Iterator[Evaluation]:
         # A group has results and no questions.
         if file.is_file():
             found = _evaluation(task, about)
-            add_lines(file, "lm-eval", lambda row, found=found: _add(found, row))  # type: ignore[misc]
+            add_lines(file, "lm-eval", partial(_add, found))
             yield found
 
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.catalog.choice import parse_method
 from bench.formats.differences import inspect
+from bench.results.store import ReadOnlyStore
 from helpers import folders, packers, runs
 from methods.errors import UserError
 from methods.folder import Folder
@@ -60,6 +61,8 @@ def test_a_row_beside_its_original(tmp_path):
     assert values["sparsity"] == 0.5 and values["bits_per_weight"] == 17
     assert {r.metric: r.value for r in by_measure["agreement"].readings}["kl"] > 0.1
     assert by_measure["size"].key_inputs["stages"][0]["config"]["sha256"]
+    store = ReadOnlyStore(tmp_path / "r")
+    assert len(list(store.verified())) == len(found) and not store.damaged
 
 
 def test_a_quantized_folder_has_the_bits_of_its_files_and_no_second_quantizer(tmp_path):
@@ -79,6 +82,8 @@ def test_a_quantized_folder_has_the_bits_of_its_files_and_no_second_quantizer(tm
     weights = sum(t.numel() * 8 for n, t in stored.items() if n.endswith("qweight"))
     assert values["bits_per_weight"] == pytest.approx(8 * packed / weights)
     assert values["bytes"] == values["bytes_packed"] == sum(t.nbytes for t in stored.values())
+    store = ReadOnlyStore(tmp_path / "r")
+    assert record.key in {r.key for r in store.verified()} and not store.damaged
 
     with pytest.raises(UserError, match=r"is quantized already .*: add none to --quant"):
         runs.run_here(runs.small(tmp_path / "r", methods=(label,), quantizers=("int8",)))

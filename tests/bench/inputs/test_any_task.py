@@ -84,6 +84,15 @@ def test_tokens_of_a_task_that_generates(tmp_path):
     assert tasks.count_tokens(task, None, 2, 3, 100) == 2 * (4 * 40 / 4 + 100)
 
 
+@pytest.mark.parametrize("content", [b"3", b"{", b"\xff", b"[" * 10_000, b""])
+def test_data_that_cannot_be_read_has_no_tokens(content, tmp_path):
+    file = own(tmp_path, [])
+    for name in ("rows.jsonl", "rows.csv", "rows.parquet"):
+        (tmp_path / name).write_bytes(content)
+        file.write_text(file.read_text().replace("rows.jsonl", name))
+        assert tasks.count_tokens(read_task("mine", str(file)), None, None, 0, 0) in (0, 1)
+
+
 def test_tokens_of_downloaded_data(tmp_path):
     folder = tmp_path / GSM8K / "main"
     folder.mkdir(parents=True)
