@@ -32,7 +32,7 @@ from bench.results.record import DONE, Record
 from bench.results.store import Store
 from bench.system.cache import is_built
 
-STOP_S = 3.0
+STOP_S = 2.0
 """Seconds that a worker without a training has to end after a signal."""
 MAX_ATTEMPTS = 3
 """Attempts when the machine, not the artifact, killed the worker."""
