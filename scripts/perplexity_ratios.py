@@ -6,6 +6,7 @@ import math
 import re
 import statistics
 import sys
+from collections.abc import Callable
 from functools import cache, partial
 from statistics import fmean
 
@@ -67,7 +68,8 @@ def ratios(where: str) -> str:
 
 def budget(folders: str) -> str:
     """Return which chain to take with a budget of time, for the model of each folder. Folders of a model are joined by commas."""
-    chains, compare = {}, {}
+    chains: dict[str, list[budgets.Chain]] = {}
+    compare: dict[str, Callable[[str, str], Interval | None]] = {}
     for names in folders.split():
         results = board.merge([resolve.read(ROOT / one) for one in names.split(",")]).with_cache()
         costs, named = CostIndex(results.records), _perplexities(results)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.reporting.view import Interval
+from bench.reporting.facts import Interval
 
 SCRIPT = Path(__file__).parents[2] / "scripts/budgets.py"
 
