@@ -185,7 +185,7 @@ class Outcome(NamedTuple):
     terms: Mapping[str, Term] = MappingProxyType({})
     """Low-rank terms that are stored beside the weights of targets, by target."""
     kept: Kept | None = None
-    """What to keep of the model; None for all. The runner removes the rest, and `model` must be unchanged."""
+    """Parts of the model to keep; None for all. The runner removes the rest, and `model` must be unchanged."""
 
 
 class Method(Protocol):

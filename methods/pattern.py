@@ -28,7 +28,7 @@ class Pattern:
     beside: str = ""
     """Low-rank term beside the weights: its rank, such as "r16", or the share of the dense bytes that it takes, "10%"."""
     removed: str = ""
-    """What is removed and how much, "depth 25%" or "width 25%". All weights of the rest are kept, so it is dense, too."""
+    """Part that is removed, and how much: "depth 25%" or "width 25%". All weights of the rest are kept, so it is dense, too."""
 
     @classmethod
     def parse(cls, text: str) -> Pattern:

@@ -49,7 +49,7 @@ class BuiltArtifact:
     notes: Mapping[str, Any]
     cost: Mapping[str, Any]
     kept: Kept | None
-    """What is left of the source. None: all."""
+    """Parts of the source that are left. None: all."""
     changed: frozenset[str]
     """Tensors outside the targets that its stages declare as changed."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.measures.contract import MeasureContext, Readings
+from bench.measures.speed.roofline import count_cached, head_dim_of
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
 from bench.results.recount import BITMAP, SCALE_BITS, bits_with_bitmap
@@ -84,7 +85,6 @@ class Size:
 def cache_bytes(config: Mapping[str, Any], bits: int) -> int:
     """Return the bytes of a token's keys and values in integers of `bits`, with a scale of 16 bits for each group."""
     from bench.inputs.rounded_cache import GROUPS  # imports transformers
-    from bench.measures.speed.roofline import count_cached, head_dim_of
 
     head_dim = head_dim_of(config)
     group = math.gcd(head_dim, GROUPS[bits] or head_dim)

@@ -31,7 +31,7 @@ class MethodStages(NamedTuple):
     """Pattern of the weights if that is not a pattern of the run: "dense" for a control, "depth 25%" of a smaller one."""
 
     beside: str = ""
-    """What follows the pattern: " + r16" for a low-rank term, as in `Pattern.parse`. It is the pattern of later stages, too."""
+    """Text behind the pattern: " + r16" for a low-rank term, as in `Pattern.parse`. It is the pattern of later stages, too."""
 
     @property
     def elsewhere(self) -> Stage | None:

@@ -232,7 +232,7 @@ def test_what_a_command_shows_is_verified(uses):
     }  # fmt: skip
     assert modules_with(calls, "ReadOnlyStore").keys() == {
         "bench/api.py", "bench/cli/listing.py", "bench/cli/results.py", "bench/cli/speed.py", "bench/cli/watch.py",
-        "bench/compare/resolve.py", "bench/compare/scaling_law.py", "bench/export/results.py",
+        "bench/compare/resolve.py", "bench/compare/scaling_law.py", "bench/export/deployed.py", "bench/export/results.py",
         "bench/planning/estimate.py", "bench/results/artifacts.py", "bench/results/check.py", "bench/results/merge.py",
         "bench/search.py", "bench/submission/folder.py", "bench/submission/review.py",
     }  # fmt: skip

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.execution import kept
+from bench.execution import smaller
 from bench.inputs import loading
 from bench.planning import plan
 from bench.planning.spec import Spec
@@ -65,10 +65,10 @@ def test_a_model_is_compared_with_its_folder_in_the_format_that_is_written(store
 
     with torch.no_grad():
         next(model.parameters()).mul_(1 + 2**-12)
-    assert kept.is_same(model, folder, torch.bfloat16), "the change is lost when the weights are rounded"
+    assert smaller.is_same(model, folder, torch.bfloat16), "the change is lost when the weights are rounded"
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1
-    assert not kept.is_same(model, folder, torch.bfloat16)
+    assert not smaller.is_same(model, folder, torch.bfloat16)
 
 
 def test_another_format_than_the_stored_one(stored, tmp_path):

@@ -121,7 +121,7 @@ def test_averages_stand_in_the_table():
 
     worse = SEVEN | {"piqa": SEVEN["piqa"] - 0.2}
     grid = _text_table(
-        "m", rows("dense", SEVEN, pattern="dense") + rows("wanda", worse) + rows("magnitude", {"piqa": 0.4})
+        "m", rows("dense", SEVEN, pattern="dense") + rows("wanda", worse) + rows("magnitude", {"piqa": 0.4}), None
     )
     cells = {line[0]: dict(zip(grid.headers, line, strict=True)) for line in grid.lines}
 
