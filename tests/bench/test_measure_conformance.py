@@ -49,8 +49,8 @@ class Draws(MaxNorm):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    names = {"max-norm": "norms:MaxNorm", "draws": "norms:Draws"}
-    return runs.distribution(tmp_path_factory.mktemp("norms"), "norms", SOURCE, measures=names)
+    names = {"max-norm": "measured_norms:MaxNorm", "draws": "measured_norms:Draws"}
+    return runs.distribution(tmp_path_factory.mktemp("norms"), "measured_norms", SOURCE, measures=names)
 
 
 def states(name):

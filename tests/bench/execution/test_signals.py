@@ -23,10 +23,14 @@ def handlers():
     ],
 )
 def test_a_signal_ends_a_command_with_its_code(signum, block, code):
-    before = handlers()
-    with pytest.raises(SystemExit) as ended, block():
-        os.kill(os.getpid(), signum)
-    assert ended.value.code == code and handlers() == before and not stop_request.signal
+    own = signal.signal(signum, signal.default_int_handler)  # a worker of xdist ignores SIGINT, which then stays ignored
+    try:
+        before = handlers()
+        with pytest.raises(SystemExit) as ended, block():
+            os.kill(os.getpid(), signum)
+        assert ended.value.code == code and handlers() == before and not stop_request.signal
+    finally:
+        signal.signal(signum, own)
     assert signals.describe_exit(code).endswith("Run the same command to resume.")
 
 
