@@ -23,7 +23,8 @@ def handlers():
     ],
 )
 def test_a_signal_ends_a_command_with_its_code(signum, block, code):
-    own = signal.signal(signum, signal.default_int_handler)  # a worker of xdist ignores SIGINT, which then stays ignored
+    # A worker of xdist ignores SIGINT, and what is ignored stays so.
+    own = signal.signal(signum, signal.default_int_handler)
     try:
         before = handlers()
         with pytest.raises(SystemExit) as ended, block():
