@@ -233,7 +233,7 @@ def parse(content: bytes, name: str) -> Record:
     if len(content) > MAX_BYTES:
         raise ValueError(f"{len(content):,} bytes, more than {MAX_BYTES:,}")
     try:
-        fields = json.loads(content, object_pairs_hook=_without_doubles)
+        fields = json.loads(content.decode(), object_pairs_hook=_without_doubles)
         require_schema(fields["schema_version"], name)
         digest = fields.pop("digest", None)
         if digest != digests.of(fields):
