@@ -249,8 +249,11 @@ def distribution(folder: Path, name: str, source: str, **groups: dict[str, str])
 
 
 def put_on_path(folder: Path, monkeypatch) -> None:
-    """For this process and those it starts."""
+    """For this process and those it starts. A module of the same name from another test's folder is forgotten."""
     monkeypatch.syspath_prepend(folder)
+    for file in folder.glob("*.py"):
+        if (loaded := sys.modules.get(file.stem)) and getattr(loaded, "__file__", None) != str(file):
+            del sys.modules[file.stem]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])))
     forget()
 
