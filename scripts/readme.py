@@ -9,7 +9,8 @@ What is between these comments is replaced:
 <!-- leaders: results/A results/B --> and <!-- /leaders -->  the first rows of the folders' leaderboard, in few columns
 <!-- benchmark: NAME --> and <!-- /benchmark -->            a figure of a benchmark (docs/figures), and its numbers
 <!-- found: results/FOLDER --> and <!-- /found -->          how the settings of the folder's trained rows were found
-<!-- grid: NAME --> and <!-- /grid -->                      the numbers of a benchmark, a line for each of its rows
+<!-- grid: NAME --> and <!-- /grid -->                      the numbers of a benchmark, a line for each of its rows. NAME task calls
+                                                        the first column `task` instead of `model`
 <!-- rates: NAME --> and <!-- /rates -->                    the shares with intervals of a simulated benchmark
 <!-- ratio: results/FOLDER A B --> and <!-- /ratio -->      perplexity ratios of pairs of methods, named as in the table. Folders
                                                         are separated by commas. A pair with ?B is left out until B is measured
@@ -131,12 +132,12 @@ def benchmark(name: str) -> str:
     return f"{picture}<details><summary>The numbers</summary>\n\n{table_}\n\n</details>\n"
 
 
-def grid(name: str) -> str:
+def grid(name: str, first: str = "model") -> str:
     """Return the numbers of a benchmark as one table, with a line for each first key."""
     rows = {row: dict(_leaves(values)) for row, values in _saved(name)["figures"].items()}
     columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
     lines = [f"| {row} | " + " | ".join(cells.get(c, "–") for c in columns) + " |" for row, cells in rows.items()]
-    return "\n".join([f"| model | {' | '.join(columns)} |", "|---" + "|---:" * len(columns) + "|", *lines]) + "\n"
+    return "\n".join([f"| {first} | {' | '.join(columns)} |", "|---" + "|---:" * len(columns) + "|", *lines]) + "\n"
 
 
 def rates(name: str) -> str:
@@ -217,7 +218,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "leaders": leaders,
     "profile": profiles,
     "benchmark": benchmark,
-    "grid": grid,
+    "grid": lambda where: grid(*where.split()),
     "rates": rates,
     "ratio": perplexity_ratios.ratios,
     "budget": perplexity_ratios.budget,

@@ -142,7 +142,13 @@ def verify(
         counts = verify_folder(_open_folder(model), pattern, *globs)
     print_rows(_layer_rows(counts), json)
     if counts.violations:
-        fail(f"check failed: {counts.violations:,} groups of {model} break {counts.pattern}", 1)
+        why = ""
+        if counts.negative_zeros:
+            why = (
+                f". {counts.negative_zeros:,} weights are -0.0, which packed formats keep: bench prune --model ORIGINAL "
+                f"--method folder:path={model} --out PLAIN writes them as 0"
+            )
+        fail(f"check failed: {counts.violations:,} groups of {model} break {counts.pattern}{why}", 1)
     note(f"{counts.pattern} holds in {len(counts.layers)} linears of {model}")
 
 

@@ -79,8 +79,9 @@ def short_count(value: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write seconds for people: 0.3 s, 12 s, 4 min, 1.3 h, 5.3 days."""
-    units = ((2 * 86400, 86400, "days"), (3600, 3600, "h"), (60, 60, "min"), (0, 1, "s"))
+    """Write seconds for people: 0.3 s, 12 s, 4 min, 1.3 h, 5.3 days, 12 years."""
+    day = 86400
+    units = ((730 * day, 365 * day, "years"), (2 * day, day, "days"), (3600, 3600, "h"), (60, 60, "min"), (0, 1, "s"))
     size, unit = next((size, unit) for least, size, unit in units if seconds >= least)
     value = seconds / size
     return f"{value:.2g} {unit}" if value < 10 else f"{value:,.0f} {unit}"

@@ -80,6 +80,16 @@ def test_negative_zero_within_the_pattern_is_only_counted(pruned, cli):
     assert rows(out)["total"]["negative_zeros"] == 1
 
 
+def test_negative_zeros_that_break_the_pattern_have_a_way_out(pruned, cli):
+    folder = pruned(lambda t: t[TARGET + ".weight"][0, :4].copy_(torch.tensor([1, 1, -0.0, 0])))
+
+    code, _, err = cli("verify", folder)
+
+    assert code == 1
+    assert f"1 groups of {folder} break 2:4. 1 weights are -0.0" in err
+    assert f"--method folder:path={folder}" in err
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
 def test_any_dtype(pruned, cli, dtype):
     folder = pruned(lambda tensors: tensors.update({n: t.to(dtype) for n, t in tensors.items()}))

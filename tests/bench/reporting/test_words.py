@@ -39,3 +39,11 @@ def test_numbers_of_two_processors_are_one_number(noise):
     assert Bound(0.9479126583197635 + noise, 0.9 + noise, 1.1 + noise) == Bound(0.9479, 0.9, 1.1)
     assert Bound(0.00125 * (1 + noise), 0.0, 0.0025).value == Bound(0.00125, 0.0, 0.0025).value
     assert Bound(1 / 3 + noise).value == 0.333333333333, "without an interval"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.3, "0.3 s"), (240, "4 min"), (5.3 * 86400, "5.3 days"), (729 * 86400, "729 days"), (4.4e9, "140 years")],
+)
+def test_a_duration_is_in_the_units_of_people(seconds, text):
+    assert words.duration(seconds) == text

@@ -1,0 +1,147 @@
+"""Answers of `bench run` against those of the `lm_eval` command, question by question: 100 questions each of three tasks.
+
+The tasks are YAML files as a user writes them, on questions of wiki-mini. One has examples before each question, one uses the
+chat template, and one generates text. The model is smollm2-135m-instruct-q4 in float32.
+
+python benchmarks/lm_eval_command.py [questions] [case ...]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness import finish, like_a_worker
+
+from bench.inputs import download, wikimini
+from bench.results.store import ReadOnlyStore
+
+LIMIT, BATCH = 100, 16
+HEAD = """task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+fewshot_split: test
+metadata: {{version: 1.0}}
+"""
+CHOICES = """output_type: multiple_choice
+doc_to_text: "{{context}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: label
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
+"""
+GENERATED = """output_type: generate_until
+doc_to_text: "{{context}}"
+doc_to_target: word
+generation_kwargs: {until: ["\\n", "."], max_gen_toks: 8, do_sample: false}
+process_results: !function marks.mark
+metric_list:
+  - {metric: first_word, aggregation: mean, higher_is_better: true}
+  - {metric: text, aggregation: mean, higher_is_better: true}
+"""
+MARKS = '''"""Marks of a generated text: is its first word right, and a number for the whole text, so that two runs can be compared."""
+import zlib
+
+
+def mark(doc, results):
+    (text,) = results
+    return {"first_word": float(text.split()[:1] == [doc["word"]]), "text": float(zlib.crc32(text.encode()))}
+'''
+
+
+class Case(NamedTuple):
+    name: str
+    body: str
+    data: str
+    ours: Sequence[str] = ()
+    """Settings of `bench run`."""
+    theirs: Sequence[str] = ()
+    """Flags of `lm_eval`."""
+
+
+CASES = (
+    Case("few_shot", CHOICES, "wiki_continuation", ("num_fewshot=2",), ("--num_fewshot", "2")),
+    Case("chat", CHOICES, "wiki_continuation", ("apply_chat_template=true",), ("--apply_chat_template",)),
+    Case("generated", GENERATED, "wiki_lastword"),
+)
+
+
+def ours(case: Case, model: Path, folder: Path, limit: int) -> dict[str, Mapping[str, float]]:
+    """Return the values of each question, by the digest of its document, as `bench run` records them."""
+    results = folder / "results"
+    flags = [
+        "--model",
+        str(model),
+        "--methods",
+        "dense",
+        "--quant",
+        "none",
+        "--measures",
+        "zeroshot",
+        "--dtype",
+        "float32",
+    ]
+    flags += ["--tasks", str(folder / f"{case.name}.yaml"), "--device", "cpu", "--results", str(results)]
+    for setting in (f"limit={limit}", f"batch={BATCH}", *case.ours):
+        flags += ["--set", f"zeroshot.{setting}"]
+    _call(["bench", "run", *flags, "--set", "threads=1"])
+    store = ReadOnlyStore(results)
+    (record,) = (r for r in store.verified() if r.identity.measure == "zeroshot")
+    items, first = store.items(record), record.readings[0].metric
+    columns = {first if name == "value" else name: values.tolist() for name, values in items.columns.items()}
+    return {one: {name: values[i] for name, values in columns.items()} for i, one in enumerate(items.ids.tolist())}
+
+
+def theirs(case: Case, model: Path, folder: Path, limit: int) -> list[dict[str, Any]]:
+    """Return what `lm_eval --log_samples` writes of each question."""
+    flags = ["--model", "hf", "--model_args", f"pretrained={model},dtype=float32", "--device", "cpu"]
+    flags += ["--include_path", str(folder), "--tasks", case.name, "--limit", str(limit), "--batch_size", str(BATCH)]
+    _call(["lm_eval", "run", *flags, *case.theirs, "--log_samples", "--output_path", str(folder / "lm_eval")])
+    (file,) = folder.glob(f"lm_eval/**/samples_{case.name}_*.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def _call(module: list[str]) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-m", *module], capture_output=True, text=True, env=environment)
+    if done.returncode:
+        sys.exit(f"{' '.join(module)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def compare(case: Case, model: Path, limit: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        head = HEAD.format(name=case.name, data=wikimini.FOLDER / f"{case.data}.jsonl")
+        (folder / f"{case.name}.yaml").write_text(head + case.body)
+        (folder / "marks.py").write_text(MARKS)
+        samples, recorded = theirs(case, model, folder, limit), ours(case, model, folder, limit)
+    metric, *others = samples[0]["metrics"]
+    figures: dict[str, Any] = {"questions": len(samples), "right": sum(int(s[metric]) for s in samples)}
+    if case.body is GENERATED:
+        texts = [s["resps"][0][0] for s in samples]
+        figures["different texts"] = len(set(texts))
+        if any(zlib.crc32(t.encode()) != s["text"] for t, s in zip(texts, samples, strict=True)):
+            sys.exit("the number of a text is not that of the text in lm_eval's file")
+    for one in (metric, *others):
+        figures[f"questions with another {one}"] = sum(recorded[s["doc_hash"]][one] != s[one] for s in samples)
+    return figures
+
+
+def main(limit: int, names: list[str]) -> None:
+    model = download.pull("smollm2-135m-instruct-q4").folder
+    cases = [case for case in CASES if not names or case.name in names]
+    finish("lm_eval_command", {case.name: compare(case, model, limit) for case in cases})
+
+
+if __name__ == "__main__":
+    like_a_worker()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else LIMIT, sys.argv[2:])
