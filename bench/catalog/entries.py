@@ -73,6 +73,7 @@ MEASURES = Catalog(
         "answers": "bench.measures.answers:Answers",
         "zeroshot": "bench.measures.zeroshot:Zeroshot",
         "agreement": "bench.measures.agreement:Agreement",
+        "continuation": "bench.measures.continuation:Continuation",
         "speed": "bench.measures.speed.measure:Speed",
         "pattern": "bench.measures.pattern:PatternHolds",
     }

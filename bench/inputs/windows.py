@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_TOKENIZED_BYTES = 4_000_000
 """Largest text that is tokenized for a check, in bytes. It takes a few seconds."""
+WINDOWS = "perplexity.windows"
 MAX_CALIBRATION_TOKENS = 2**27
 """Largest number of calibration tokens, a gigabyte. Papers use up to 2^24."""
 MAX_ADDED_TOKENS = 2**14
@@ -79,11 +80,13 @@ def _join_documents(
     return texts, corpus.joiner.join(texts)
 
 
-def _too_few(name: str, tokens: int, width: int, seqlen: int, count: int | None, at_most: str = "") -> str:
+def _too_few(
+    name: str, tokens: int, width: int, seqlen: int, count: int | None, at_most: str = "", setting: str = WINDOWS
+) -> str:
     if tokens < width:
         return f"{name} has {at_most}{tokens} tokens, not one window of perplexity.seqlen={seqlen}: use a smaller one, or a longer text"
     return (
-        f"{name} has {at_most}{tokens // width} windows of {seqlen} tokens, not perplexity.windows={count}: use a smaller "
+        f"{name} has {at_most}{tokens // width} windows of {seqlen} tokens, not {setting}={count}: use a smaller "
         f"number, or all, or a text of {width * (count or 1):,} tokens"
     )
 
@@ -148,6 +151,7 @@ def check_windows(
     *,
     first: int = 0,
     max_tokenized_bytes: int = MAX_TOKENIZED_BYTES,
+    setting: str = WINDOWS,
 ) -> None:
     """Check that a local corpus has enough windows, before a model is loaded.
 
@@ -156,6 +160,7 @@ def check_windows(
 
     Args:
         first: number of tokens in a window that are no text.
+        setting: where `count` comes from, for the message.
 
     Raises:
         UserError: the corpus has fewer windows.
@@ -169,7 +174,7 @@ def check_windows(
     exact = size <= max_tokenized_bytes and tokenizer_json.exists()
     tokens = _token_counter(tokenizer_json)(text) if exact else size
     if tokens + MAX_SPECIAL_TOKENS < needed:
-        raise UserError(_too_few(name, tokens, width, seqlen, count, "" if exact else "at most "))
+        raise UserError(_too_few(name, tokens, width, seqlen, count, "" if exact else "at most ", setting))
 
 
 def check_calibration(

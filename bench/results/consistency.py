@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 METRICS_OF = {
     "perplexity": ("perplexity",),
     "agreement": ("kl", "top1_agreement"),
+    "continuation": ("common_prefix",),
     "answers": ("bits_per_byte", "acc_raw", "acc_per_byte", "acc_per_char"),
     "pattern": ("violated_groups", "negative_zeros", "zeros_lost"),
     "size": (

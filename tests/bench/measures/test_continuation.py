@@ -1,0 +1,72 @@
+"""The common prefix with the dense model's greedy text against two texts that are written token by token."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bench.inputs import loading, windows
+from bench.measures.continuation import NEW, Continuation
+from bench.measures.contract import MeasureContext
+from bench.verify import WeightCounts
+from helpers import runs
+from methods.contract import Compute, NoProgress
+from methods.pattern import Pattern
+
+PROMPTS = 5
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+def near(noise):
+    """tiny, its weights a little wrong."""
+    model = loading.load(runs.TINY, Compute())
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        parameter.add_(noise * parameter.std() * torch.randn_like(parameter))
+    return model
+
+
+def read(model, tmp_path, **changed):
+    context = MeasureContext(
+        folder=tmp_path,
+        source=runs.TINY,
+        is_dense=False,
+        tokenizer=lambda: loading.load_tokenizer(runs.TINY),
+        load_dense=lambda: loading.load(runs.TINY, Compute()),
+        counts=WeightCounts(Pattern()),
+        compute=Compute(),
+        data_dir=None,
+        workdir=tmp_path,
+        progress=NoProgress(),
+        seed=None,
+    )
+    return Continuation("wiki-mini", PROMPTS).read(lambda: model, replace(context, **changed))
+
+
+def write(model, ids):
+    """Write token by token, without a cache."""
+    for _ in range(NEW):
+        ids = torch.cat([ids, model(input_ids=ids[None], use_cache=False).logits[0, -1].argmax()[None]])
+    return ids[-NEW:].tolist()
+
+
+def test_it_is_where_two_texts_part(tmp_path):
+    model, dense = near(0.02), loading.load(runs.TINY, Compute())
+    every, articles = windows.load_windows("wiki-mini", loading.load_tokenizer(runs.TINY), 64, None, None)
+    chosen = [i * len(every) // PROMPTS for i in range(PROMPTS)]
+    expected = []
+    for at in chosen:
+        both = zip(write(model, every[at]), write(dense, every[at]), strict=True)
+        expected.append(next((i for i, (a, b) in enumerate(both) if a != b), NEW))
+
+    found = read(model, tmp_path)
+
+    assert [i.value for i in found.items] == expected and 0 < min(expected) < max(expected)
+    assert found.values[0].value == pytest.approx(sum(expected) / PROMPTS)
+    assert found.items[-1].cluster_id == articles[chosen[-1]]
+
+
+def test_a_model_agrees_with_itself_and_the_dense_row_runs_nothing(tmp_path):
+    assert read(loading.load(runs.TINY, Compute()), tmp_path).values[0].value == NEW
+    dense = read(None, tmp_path, is_dense=True)
+    assert dense.values[0].value == NEW and dense.tokens == 0
