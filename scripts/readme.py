@@ -14,6 +14,7 @@ What is between these comments is replaced:
 <!-- rates: NAME --> and <!-- /rates -->                    the shares with intervals of a simulated benchmark
 <!-- ratio: results/FOLDER A B --> and <!-- /ratio -->      perplexity ratios of pairs of methods, named as in the table. Folders
                                                         are separated by commas. A pair with ?B is left out until B is measured
+<!-- wanted: results/A results/B --> and <!-- /wanted -->  models that no folder has, with the command and the cost of their rows
 <!-- worth: results/FOLDER METHOD -->                    whether another row beats the method's at its bytes, in a sentence
 <!-- profile: results/FOLDER --> and <!-- /profile -->      what each track loses: a picture and tables for each model
 <!-- budget: results/A results/B --> and <!-- /budget -->  the chain of stages to take with a budget of time, for each folder
@@ -38,6 +39,7 @@ import benchmark_figures
 import perplexity_ratios
 import reference
 import trained_rows
+import wanted_records
 
 from bench import search
 from bench.compare import resolve, scaling_law
@@ -224,6 +226,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "budget": perplexity_ratios.budget,
     "scaling": law,
     "search": trials,
+    "wanted": lambda where: wanted_records.wanted(where.split()),
     "worth": lambda where: perplexity_ratios.worth(*where.split()),
 } | {kind: _words(make) for kind, make in reference.BLOCKS.items()}
 """Functions that make the text between two comments, by the word in the first."""
