@@ -83,6 +83,12 @@ class Alias:
     formerly: str = ""
     """Name that this model had before, which now names another model."""
 
+    @property
+    def short_ref(self) -> str:
+        """Reference for a list: the first part, and how many follow."""
+        first, *more = self.ref.split(" + ")
+        return f"{first.partition(':')[0]} and {len(more)} more wheels" if more else first
+
 
 def _hub(ids: dict[str, str], **defaults: Any) -> dict[str, Alias]:
     return {name: Alias("hub", ref, **defaults) for name, ref in ids.items()}
