@@ -30,7 +30,13 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
         return [_entry(what, name, entry, long) for name, entry in registry.entries(what).items()]
     if what == "models":
         return [
-            {"model": n, "source": a.source, "ref": a.short_ref, "evaluated_on": f"{a.data}@{a.seqlen}", "about": a.about}
+            {
+                "model": n,
+                "source": a.source,
+                "ref": a.short_ref,
+                "evaluated_on": f"{a.data}@{a.seqlen}",
+                "about": a.about,
+            }
             for n, a in models.ALIASES.items()
         ]
     if what == "data":
