@@ -10,25 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli.console import note, print_rows
-from bench.cli.flags import Json, checked, spec_of, split_list, with_flags
+from bench.cli.flags import OF_RUNS, Json, checked, spec_of, split_list, with_flags
 from bench.system.files import atomic_write, require_writable_file
 from bench.verify import CheckFailed
 from methods.errors import UserError
 
 
-@with_flags(
-    "methods",
-    "models",
-    "quantizers",
-    "measures",
-    "tasks",
-    "jobs",
-    "executor",
-    "ray_address",
-    "shard",
-    "log_to",
-    "results",
-)
+@with_flags(*OF_RUNS, "methods", "models", "quantizers", "results")
 def allocate(
     choices: Annotated[str, typer.Option(metavar="NAME,...", help="Quantizers that a linear can have.")],
     bits: Annotated[float, typer.Option(help="Mean bits per weight that all linears may use, with scales.")],

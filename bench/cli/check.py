@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from bench.results.record import Record
 
 
+FAILURES = {
+    "damaged": ("are damaged or were changed: delete them and run the same bench run again", 1),
+    "unsigned": ("have no valid signature: have them signed with bench sign, or leave them out", 1),
+    "differs": ("give other numbers when they are measured again: do not rely on them", 1),
+    "not measured": ("cannot be measured again here: bench pull their model or data, or take another machine", 2),
+}
+"""What is wrong with a record, the worst first: the end of the sentence, and the exit code."""
+
+
 def merge(
     sources: Annotated[
         list[Path], typer.Argument(metavar="DIR", help="Results folders to merge, for example of several machines.")
@@ -65,7 +74,7 @@ def check(
 
     if remeasure is None and (seed or tolerance is not None):
         raise UserError("--seed and --tolerance are for --remeasure: give --remeasure K, too")
-    failures: dict[str, bool] = {}
+    failures: set[str] = set()
     for folder in results or [RESULTS]:
         found = check_folder(folder)
         for problem in found.problems:
@@ -79,22 +88,15 @@ def check(
         if found.not_derived:
             names = ", ".join(f"{name} ({count})" for name, count in found.not_derived.items())
             print_line(f"  not computed again, because it does not follow from what is stored: {names}")
-        failures["damaged"] = failures.get("damaged", False) or bool(found.problems)
-        if signed_by:
-            failures["unsigned"] = _check_signatures(folder, found.records, signed_by) or failures.get(
-                "unsigned", False
-            )
+        if found.problems:
+            failures.add("damaged")
+        if signed_by and _check_signatures(folder, found.records, signed_by):
+            failures.add("unsigned")
         if remeasure:
-            for verdict, failed in _remeasure(found.records, remeasure, seed, tolerance).items():
-                failures[verdict] = failures.get(verdict, False) or failed
-    if failures.get("damaged"):
-        fail("records above are damaged or were changed: delete them and run the same bench run again", 1)
-    if failures.get("unsigned"):
-        fail("records above have no valid signature: have them signed with bench sign, or leave them out", 1)
-    if failures.get("differs"):
-        fail("records above give other numbers when they are measured again: do not rely on them", 1)
-    if failures.get("not measured"):
-        fail("records above cannot be measured again here: bench pull their model or data, or take another machine", 2)
+            failures |= _remeasure(found.records, remeasure, seed, tolerance)
+    for failure, (sentence, code) in FAILURES.items():
+        if failure in failures:
+            fail(f"records above {sentence}", code)
 
 
 def _check_signatures(folder: Path, records: Sequence[Record], allowed: Path) -> bool:
@@ -112,7 +114,7 @@ def _check_signatures(folder: Path, records: Sequence[Record], allowed: Path) ->
     return bool(unsigned)
 
 
-def _remeasure(records: Sequence[Record], count: int, seed: int, tolerance: float | None) -> dict[str, bool]:
+def _remeasure(records: Sequence[Record], count: int, seed: int, tolerance: float | None) -> set[str]:
     """Measure random records again, print a line for each, and return which verdicts there were."""
     from bench.compare import remeasure
     from bench.execution.runner import measure_again
@@ -120,13 +122,13 @@ def _remeasure(records: Sequence[Record], count: int, seed: int, tolerance: floa
 
     chosen = remeasure.choose(records, count, seed)
     print_line(f"  measuring {amount(count, 'record')} again, chosen by seed {seed}")
-    verdicts: dict[str, bool] = {}
+    verdicts = set()
     with temporary_folder("again-") as workdir:
         for one in remeasure.remeasure(chosen, tolerance, measure_again, Path(workdir)):
             labels = one.record.identity.labels()
             row = " ".join(str(labels[name]) for name in ("model", "method", "pattern", "measure", "protocol"))
             print_line(f"  {one.record.short_key} {row}: {one.verdict}" + (f": {one.reason}" if one.reason else ""))
-            verdicts[one.verdict] = True
+            verdicts.add(one.verdict)
     return verdicts
 
 

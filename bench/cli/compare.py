@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.console import print_commands, print_json, print_line, print_lines, print_rows
+from bench.cli.console import note, print_commands, print_json, print_line, print_lines, print_rows
 from bench.cli.flags import Figure, Json, Results, file_callback
 from bench.compare import settings
 from bench.system.files import require_writable_file
@@ -70,7 +70,7 @@ def compare(
     )
     headline = f"{a} → {b}: {render.describe_counts(comparison)}"
     _print_comparison(comparison, json, md, headline)
-    print_line(f"bench: {headline}", err=True)
+    note(headline)
 
 
 def gate(
@@ -117,7 +117,7 @@ def gate(
             + (f" ({comparison.rows[0].reason})" if comparison.rows else "")
             + ": bench baseline show lists the baseline's numbers"
         )
-    print_line(f"bench: {render.describe_outcome(comparison)}", err=True)
+    note(render.describe_outcome(comparison))
     if comparison.failed:
         raise typer.Exit(1)
 
@@ -138,7 +138,7 @@ def _pair_harness(a: str, b: str) -> tuple[ResultSet, ResultSet] | None:
         raise UserError(f"{known[0]!r} has results of another harness and {other!r} has none: name two such folders")
     before, after, notes = elsewhere.pair(Path(a), Path(b))
     for line in notes:
-        print_line(f"bench: {line}", err=True)
+        note(line)
     return before, after
 
 
@@ -149,9 +149,6 @@ def _rerun_suspects(
     from bench.compare.suspects import rerun
     from bench.execution.runner import measure_again
     from bench.system.cache import temporary_folder
-
-    def note(text: str) -> None:
-        print_line(f"bench: {text}", err=True)
 
     with temporary_folder("again-") as workdir:
         return verdict.compare(before, rerun(after, comparison, Path(workdir), measure_again, note), gate_settings)

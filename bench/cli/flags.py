@@ -145,6 +145,9 @@ FLAGS: dict[str, Any] = {
 }
 """Flags that make a spec, by the spec's field names. Every command `with_flags` has them."""
 
+OF_RUNS = ("measures", "tasks", "jobs", "executor", "ray_address", "shard", "log_to")
+"""Flags that only a run of several artifacts has."""
+
 
 def with_flags(*omit: str) -> Callable[[Command], Command]:
     """Replace a command's `**flags` by FLAGS, except those in `omit`, which --set cannot set either.

@@ -43,7 +43,13 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
         return [{"corpus": n, "hub_id": c.hub, "about": c.about} for n, c in corpora.CORPORA.items()]
     if what == "tasks":
         names = tasks.expand((*tasks.BUILTIN_TASKS, *tasks.TASK_FILES)).items()
-        return [*(_task(name, file) for name, file in names), *map(_track_task, tracks.all_tasks())]
+        return [
+            *(_task(name, file) for name, file in names),
+            *(
+                {"task": name, "version": f"{track.shots}-shot", "hub_id": "", "sets": name.partition("/")[0]}
+                for name, track in tracks.all_tasks().items()
+            ),
+        ]
     if what == "recipes":
         return [
             {
@@ -93,15 +99,6 @@ def _task(name: str, file: str) -> dict[str, Any]:
     task = read_task(name, file)
     sets = " ".join(s for s, members in tasks.TASK_SETS.items() if name in members)
     return {"task": name, "version": task.version, "hub_id": task.hub, "sets": sets}
-
-
-def _track_task(name: str) -> dict[str, Any]:
-    return {
-        "task": name,
-        "version": f"{tracks.all_tasks()[name].shots}-shot",
-        "hub_id": "",
-        "sets": name.partition("/")[0],
-    }
 
 
 def _runs(results: Path | None) -> Rows:

@@ -49,46 +49,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 COMMANDS = (
-    run.run,
-    run.plan,
-    watch.top,
-    search.search,
-    allocate.allocate,
-    results.ls,
-    results.show,
-    results.figure,
-    results.scaling,
-    results.report,
-    pick.pick,
-    models.pull,
-    run.prune,
-    run.finetune,
-    models.verify,
-    models.export,
-    speed.speed,
-    setup.doctor,
-    conformance.conformance,
-    compare.compare,
-    compare.gate,
-    compare.history,
-    check.check,
-    check.sign,
-    check.merge,
-    submit.submit,
-)
+    run.run, run.plan, watch.top, search.search, allocate.allocate, results.ls, results.show, results.figure,
+    results.scaling, results.report, pick.pick, models.pull, run.prune, run.finetune, models.verify, models.export,
+    speed.speed, setup.doctor, conformance.conformance, compare.compare, compare.gate, compare.history, check.check,
+    check.sign, check.merge, submit.submit,
+)  # fmt: skip
 """Commands in the order of the help."""
 USAGE_ERROR: Any = typer.BadParameter.__base__
 """Base class of typer's errors about a command line, which has no public name."""
 PATH_ERRORS = (
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
-)
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
 """Errors of paths that a user named and no command checked."""
 OUR_VARIABLES = ("BENCH_", "CAST_BENCH_")
 MAX_SENTENCE = 500

@@ -6,7 +6,7 @@ import json as json_module
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +21,6 @@ from bench.system.text import one_line
 from methods.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.reporting.facts import Bound
     from bench.reporting.pick import Answer, Candidate, Check
     from bench.reporting.view import Table
 
@@ -259,9 +258,4 @@ def _print_first(answer: Answer) -> None:
 
 def _describe_check(check: Check) -> str:
     assert check.bound is not None
-    return f"{_interval(check.bound, check.limit.text)}, limit {check.limit.text(check.wanted)}"
-
-
-def _interval(bound: Bound | None, text: Callable[..., str]) -> str:
-    """Format a bound by `text`, from its value and its interval."""
-    return "–" if bound is None else text(bound.value, bound.low, bound.high)
+    return f"{check.limit.text(*check.bound.parts)}, limit {check.limit.text(check.wanted)}"

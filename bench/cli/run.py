@@ -15,7 +15,7 @@ import typer
 
 from bench.catalog.choice import parse_method
 from bench.cli.console import fail, note, print_line, print_records, print_rows
-from bench.cli.flags import Json, NewFolder, checked, spec_of, with_flags
+from bench.cli.flags import OF_RUNS, Json, NewFolder, checked, spec_of, with_flags
 from bench.execution import nodes
 from bench.execution.descendants import adopting
 from bench.reporting.words import duration
@@ -173,15 +173,11 @@ def _describe_cards(cards: Cards, rows: list[dict[str, Any]]) -> str:
 
 def _with_duration(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row of a plan with its seconds in a person's units."""
-    shown = {}
-    for name, value in row.items():
-        if name == "about_s":
-            name, value = "about_time", "" if value is None else duration(value)
-        shown[name] = value
-    return shown
+    shown = {name.replace("about_s", "about_time"): value for name, value in row.items()}
+    return shown | {"about_time": "" if row["about_s"] is None else duration(row["about_s"])}
 
 
-@with_flags("measures", "tasks", "results", "jobs", "executor", "ray_address", "shard", "log_to")
+@with_flags(*OF_RUNS, "results")
 def prune(
     methods: Annotated[str, typer.Option("--method", help="One method, as in bench run.")],
     out: NewFolder,
@@ -204,7 +200,7 @@ def prune(
         fail(f"check failed for {methods} on {models}: {failure}. Nothing was written.", 1)
 
 
-@with_flags("methods", "models", "measures", "tasks", "jobs", "executor", "ray_address", "shard", "log_to")
+@with_flags(*OF_RUNS, "methods", "models")
 def finetune(
     artifact: Annotated[
         str, typer.Option(help="A record (the first digits of its key), or a folder written by bench prune.")

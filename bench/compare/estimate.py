@@ -52,7 +52,7 @@ def estimate_pair(
         UserError: scores cannot be read.
     """
     if pair.counted:
-        return _estimate_counted(pair)
+        return bootstrap.exact(mean_change(pair), 1, "count", len(pair.before))
     both = [
         _check_items(before.items(a), after.items(b), pair.definition.is_time)
         for a, b in zip(pair.before, pair.after, strict=True)
@@ -117,11 +117,6 @@ def mean_change(pair: MetricPair) -> float:
     return math.log(b / a) if pair.definition.is_ratio and min(a, b) > 0 else b - a
 
 
-def _estimate_counted(pair: MetricPair) -> Estimate:
-    change = mean_change(pair)
-    return bootstrap.exact(change, 1, "count", len(pair.before))
-
-
 def _check_items(a: Items, b: Items, timing: bool) -> tuple[Items, Items]:
     if not timing and not (
         np.array_equal(a.ids, b.ids) and np.array_equal(a.clusters, b.clusters) and np.array_equal(a.weights, b.weights)
@@ -162,11 +157,9 @@ def _estimate_questions(was: Array, now: Array, level: float, margin: float) -> 
         return mcnemar.estimate_flips(was[0], now[0], level, margin=margin)
     if was.shape[1] < 2:
         raise NotComparable("there is only one item")
-    return (
-        bootstrap.estimate_means(now - was, level, margin=margin)
-        if not right_or_wrong
-        else mcnemar.estimate_flips_over_seeds(was, now, level, margin=margin)
-    )
+    if right_or_wrong:
+        return mcnemar.estimate_flips_over_seeds(was, now, level, margin=margin)
+    return bootstrap.estimate_means(now - was, level, margin=margin)
 
 
 def _sums_by_cluster(differences: Array, items: Items) -> tuple[Array, Array, str]:

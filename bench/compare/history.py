@@ -19,6 +19,7 @@ from bench.results.identity import IdentityKey
 from bench.results.record import Record
 from bench.results.rows import age
 from bench.stats import changepoints
+from bench.system.grouping import group_by
 from methods.errors import UserError
 
 
@@ -90,11 +91,7 @@ def _by_seeds(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def _by_commit(records: Iterable[Record]) -> dict[tuple[str, bool], list[Record]]:
-    commits: dict[tuple[str, bool], list[Record]] = {}
-    for record in records:
-        commit = str(record.code.get("id") or "unknown"), bool(record.code.get("dirty"))
-        commits.setdefault(commit, []).append(record)
-    return commits
+    return group_by(records, lambda r: (str(r.code.get("id") or "unknown"), bool(r.code.get("dirty"))))
 
 
 def _series(name: str, metric: str, records: Sequence[Record], alpha: float) -> Series:

@@ -24,10 +24,6 @@ class Remeasured:
     """ "equal", "within tolerance", "differs" or "not measured"."""
     reason: str
 
-    @property
-    def passed(self) -> bool:
-        return self.verdict in ("equal", "within tolerance")
-
 
 def choose(records: Sequence[Record], count: int, seed: int) -> list[Record]:
     """Return `count` random records with a number. The same folder and seed give the same records.

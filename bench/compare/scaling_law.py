@@ -76,12 +76,9 @@ class Law:
 
     def excess(self, weights: float, training: float, row: Sequence[float] | None = None) -> float:
         """Return the nats per token above the control. row: coefficients of one bootstrap draw."""
-        names = list(self.coefficients)
-        values = (
-            dict(zip(names, row, strict=True))
-            if row is not None
-            else {k: v.value for k, v in self.coefficients.items()}
-        )
+        values = {k: v.value for k, v in self.coefficients.items()}
+        if row is not None:
+            values = dict(zip(values, row, strict=True))
         size = (weights / self.n0) ** -values.get("a", 0.0)
         return float(values["A"] * size * (training / self.d0) ** -values.get("b", 0.0))
 
@@ -271,11 +268,3 @@ def to_rows(law: Law, holdout: GridRun | None = None, predicted: FitInterval | N
             }
         )
     return rows
-
-
-def group_by_model(points: Iterable[GridRun]) -> Mapping[str, list[GridRun]]:
-    """Group points by model, in the order of their budgets."""
-    out: dict[str, list[GridRun]] = {}
-    for p in sorted(points, key=lambda p: p.training):
-        out.setdefault(p.model, []).append(p)
-    return out

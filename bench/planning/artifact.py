@@ -59,13 +59,7 @@ class CalibrationSet(_Frozen):
 
     @property
     def text(self) -> CalibrationText:
-        return CalibrationText(
-            data=self.data,
-            sequences=self.sequences,
-            seqlen=self.seqlen,
-            all_experts=self.all_experts,
-            bos=self.bos,
-        )
+        return CalibrationText(**self.model_dump(include={*CalibrationText.model_fields}))
 
 
 class TrainingRun(_Frozen):
@@ -86,7 +80,7 @@ class TrainingRun(_Frozen):
     @property
     def text(self) -> TrainingText:
         """Part that two trainings must share to be compared."""
-        return TrainingText(data=self.data, seqlen=self.seqlen, batch=self.batch, tokens=self.tokens, bos=self.bos)
+        return TrainingText(**self.model_dump(include={*TrainingText.model_fields}))
 
 
 class Artifact(_Frozen):
@@ -132,18 +126,15 @@ class Artifact(_Frozen):
 
     def key_inputs(self) -> dict[str, Any]:
         """Return everything that decides the content of the artifact's folder."""
+        text, training = self.calibration, self.training
+        made = {"tokenizer": self.tokenizer}
         return {
             "model": self.digest,
             "companions": self.companions,
             "loader": self.loader,
             "stages": [s.model_dump(exclude={"label", "target", "needs", "kind"}) for s in self.stages],
-            "calibration": self.calibration.model_dump(exclude_defaults=True) | {"tokenizer": self.tokenizer}
-            if self.calibration
-            else None,
-            "training": self.training.model_dump(exclude={"recipe"}, exclude_defaults=True)
-            | {"tokenizer": self.tokenizer}
-            if self.training
-            else None,
+            "calibration": text.model_dump(exclude_defaults=True) | made if text else None,
+            "training": training.model_dump(exclude={"recipe"}, exclude_defaults=True) | made if training else None,
             "targets": [self.include, self.exclude],
             "seed": self.seed,
             "dtype": self.dtype,

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from bench.planning.artifact import Measurement, Plan
 from bench.planning.estimate import count_operations
+from bench.system.grouping import group_by
 from methods.errors import UserError
 
 MAX_SHARDS = 10_000
@@ -50,11 +51,12 @@ def divide(plan: Plan, count: int) -> list[Plan]:
     Artifacts with the same last pruning stage stay together, such as a model and its quantized versions. So the stage is
     computed once. The division depends on neither records nor machine, so every machine computes the same one.
     """
-    groups: dict[str, list[list[Measurement]]] = {}
-    for measurements in plan.artifacts().values():
+
+    def pruned(measurements: list[Measurement]) -> str:
         artifact = measurements[0].artifact
-        pruned = artifact.up_to(sum(stage.kind == "methods" for stage in artifact.stages))
-        groups.setdefault(pruned.key, []).append(measurements)
+        return artifact.up_to(sum(stage.kind == "methods" for stage in artifact.stages)).key
+
+    groups = group_by(plan.artifacts().values(), pruned)
     work = {key: count_operations(group) for key, group in groups.items()}
     shards: list[set[str]] = [set() for _ in range(count)]
     loads = [0.0] * count

@@ -185,7 +185,7 @@ class Board:
                 if column.metric in DERIVED:
                     cells[c] = derived_cell(column.metric, facts, cost)
                 elif c == comparison.drop_column and cell and facts.drop and facts.drop.low is not None:
-                    text = f"{words.points(facts.drop.value, facts.drop.low, facts.drop.high)} {facts.worst_task}"
+                    text = f"{words.points(*facts.drop.parts)} {facts.worst_task}"
                     cells[c] = replace(cell, text=text, value=facts.drop.value, spread=None)
             rows.append(_marked(replace(row, cells=tuple(cells), facts=facts)))
         return replace(out, rows=tuple(rows))

@@ -44,7 +44,7 @@ class DenseComparison:
     def loss(self, row: int, reference: int | None = None) -> Bound | None:
         """Return the increase of perplexity, as a fraction of the reference's: another row, by default the dense model."""
         reference = self.dense if reference is None else reference
-        column = next((i for i, c in enumerate(self.table.columns) if c.metric == "perplexity"), None)
+        column = self.table.column("perplexity")
         before, own = self.table.value(reference, column), self.table.value(row, column)
         if column is None or before is None or own is None or row == reference:
             return None

@@ -34,7 +34,7 @@ def leading_metrics(measures: Iterable[str]) -> list[str]:
 def derived_cell(metric: str, facts: Facts, cost: RowCost | None) -> TableCell | None:
     if metric in RATIOS:
         ratio = facts.ratio if metric == RATIO else facts.control_ratio
-        return TableCell(words.ratio(ratio.value, ratio.low, ratio.high), ratio.value) if ratio else None
+        return TableCell(words.ratio(*ratio.parts), ratio.value) if ratio else None
     if metric == FLIPS:
         return TableCell(profile.describe_flips(facts.flips), facts.flips.changed.value) if facts.flips else None
     if metric == WORST_TRACK:

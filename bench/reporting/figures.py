@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.reporting.drawing import LIGHT, SERIES, choose_colors, name_ticks, new_figure, save_figure
 from bench.results.record import Record
+from bench.system.grouping import group_by
 from bench.system.text import printable
 from methods.errors import UserError
 
@@ -48,13 +49,11 @@ def draw_training(record: Record, file: Path) -> Path:
 
 def draw_scaling(law: Law, file: Path, method: str, control: str, holdout: GridRun | None = None) -> Path:
     """Draw a law's curve for each model, with its points; the holdout is a hollow one."""
-    from bench.compare.scaling_law import group_by_model
-
     figure, ((axis,),) = new_figure(430, 290)
     everything = [*law.points, *([holdout] if holdout else [])]
     budgets = [p.training for p in everything]
     grid = [min(budgets) * (max(budgets) / min(budgets)) ** (k / 60) for k in range(61)]
-    by_model = group_by_model(everything)
+    by_model = group_by(sorted(everything, key=lambda p: p.training), lambda p: p.model)
     for color, (model, points) in zip(choose_colors(len(by_model)), by_model.items(), strict=True):
         weights = points[0].weights
         predicted = [law.predict(weights, d) for d in grid]

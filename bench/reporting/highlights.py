@@ -78,7 +78,7 @@ def _of_table(section: int, table: Table) -> Iterator[Highlight]:
     whole = [
         k for k in table.whole_rows if k in facts and not facts[k].compressed and table.value(k, column) is not None
     ]
-    sign = -1 if table.columns[column].better == "higher" else 1
+    sign = table.columns[column].sign
     dense = min(whole, key=lambda k: sign * (table.value(k, column) or 0.0), default=None)
     limit = (facts[dense].bits if dense is not None else None) or float("inf")
     differ = pairwise.significance(table, column)
@@ -107,8 +107,7 @@ def _of_table(section: int, table: Table) -> Iterator[Highlight]:
 
 
 def _describe_size(table: Table, row: int, dense: int | None) -> str:
-    column = next((i for i, c in enumerate(table.columns) if c.metric == metrics.SIZE), None)
-    sizes = [table.value(k, column) for k in (row, dense)]
+    sizes = [table.value(k, table.column(metrics.SIZE)) for k in (row, dense)]
     return "" if sizes[0] is None else " of ".join(format_number(x, None, "B") for x in sizes if x is not None)
 
 

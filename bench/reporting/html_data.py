@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,31 +10,25 @@ from bench.reporting import pick
 from bench.reporting.facts import Interval
 from bench.reporting.view import ReportSection, Table, TableCell
 
-
-class _StringTable:
-    """Strings that a page repeats, each stored once. Call it with a string to get its number."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-
-    def __call__(self, text: str) -> int:
-        return self.numbers.setdefault(text, len(self.numbers))
+Strings = defaultdict[str, int]
+"""Strings that a page repeats, each with its number."""
 
 
 def page_data(sections: Sequence[ReportSection], max_visible_rows: int, picks: bool) -> dict[str, Any]:
     """Return the page's data, as JSON takes it. picks: with what its sliders pick rows by."""
-    strings = _StringTable()
+    strings: Strings = defaultdict()
+    strings.default_factory = strings.__len__
     tables = [_table(s, t, strings, picks) for s in sections for t in s.tables]
     records = {name: _record(record, strings) for s in sections for name, record in s.records.items()}
     return {
         "max_visible_rows": max_visible_rows,
         "tables": tables,
         "records": records,
-        "strings": list(strings.numbers),
+        "strings": list(strings),
     }
 
 
-def _table(section: ReportSection, table: Table, strings: _StringTable, picks: bool) -> dict[str, Any]:
+def _table(section: ReportSection, table: Table, strings: Strings, picks: bool) -> dict[str, Any]:
     pairs: dict[str, dict[int, Any]] = {}
     for (a, b, c), interval in table.intervals.items():
         pairs.setdefault(f"{a},{b}", {})[c] = _interval(interval, strings)
@@ -56,11 +51,11 @@ def _table(section: ReportSection, table: Table, strings: _StringTable, picks: b
     }
 
 
-def _interval(i: Interval, strings: _StringTable) -> list[Any]:
-    return [i.value, i.low, i.high, i.n, strings(i.unit), i.seeds, *([strings(i.seed_noise)] if i.seed_noise else [])]
+def _interval(i: Interval, strings: Strings) -> list[Any]:
+    return [i.value, i.low, i.high, i.n, strings[i.unit], i.seeds, *([strings[i.seed_noise]] if i.seed_noise else [])]
 
 
-def _cell(cell: TableCell | None, strings: _StringTable) -> dict[str, Any] | None:
+def _cell(cell: TableCell | None, strings: Strings) -> dict[str, Any] | None:
     if cell is None:
         return None
     out: dict[str, Any] = {"v": cell.value, "records": cell.records}
@@ -71,10 +66,10 @@ def _cell(cell: TableCell | None, strings: _StringTable) -> dict[str, Any] | Non
     if cell.reason:
         out["why"] = cell.reason
     if cell.command:
-        out["cmd"] = strings(cell.command)
+        out["cmd"] = strings[cell.command]
     return out
 
 
-def _record(record: Mapping[str, Any], strings: _StringTable) -> dict[str, Any]:
+def _record(record: Mapping[str, Any], strings: Strings) -> dict[str, Any]:
     repeated = ("commit", "machine", "versions", "folder", "credit")
-    return {k: strings(v) if k in repeated else v for k, v in record.items() if v not in (None, "")}
+    return {k: strings[v] if k in repeated else v for k, v in record.items() if v not in (None, "")}

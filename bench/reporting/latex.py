@@ -7,39 +7,13 @@ from collections.abc import Iterable, Sequence
 from bench.reporting.table import TEXT_COLUMNS, TextTable
 
 SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "%": r"\%",
-    "_": r"\_",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "'": r"\textquotesingle{}",
-    "`": r"\textasciigrave{}",
-    "-": r"{-}",
-    "[": r"{[}",
-    "*": r"{*}",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "–": r"\textendash{}",
-    "—": r"\textemdash{}",
-    "…": r"\dots{}",
-    "·": r"\textperiodcentered{}",
-    "’": r"\textquoteright{}",
-    "†": r"\textdagger{}",
-    "≥": r"$\geq$",
-    "−": r"$-$",
-    "\n": " ",
-    "\t": " ",
-    "\r": " ",
-}
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}", "-": r"{-}",
+    "[": r"{[}", "*": r"{*}", "±": r"$\pm$", "×": r"$\times$", "–": r"\textendash{}", "—": r"\textemdash{}",
+    "…": r"\dots{}", "·": r"\textperiodcentered{}", "’": r"\textquoteright{}", "†": r"\textdagger{}",
+    "≥": r"$\geq$", "−": r"$-$", "\n": " ", "\t": " ", "\r": " ",
+}  # fmt: skip
 """Replacements. Hyphens are in braces because two would become a dash, brackets because they could be an argument."""
 LETTER_MM, COLUMN_MM = 1.9, 5.0
 """Estimated widths of a letter and of the space between columns. The page is as wide as its widest table."""

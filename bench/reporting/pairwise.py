@@ -118,9 +118,8 @@ def _significant(intervals: Mapping[Rows, Interval]) -> dict[Rows, bool]:
 
 
 def _ranks(table: Table, column: int, differ: Mapping[Rows, bool]) -> tuple[str, ...]:
-    sign = -1 if table.columns[column].better == "higher" else 1
-    cells = {k: table.rows[k].cells[column] for k in table.whole_rows}
-    values = {k: sign * c.value for k, c in cells.items() if c and c.value is not None}
+    sign = table.columns[column].sign
+    values = {k: sign * value for k in table.whole_rows if (value := table.value(k, column)) is not None}
     order = [str(k) for k in sorted(values, key=lambda k: values[k])]
     groups = multiple_tests.tie_groups(order, lambda a, b: differ.get(ordered(int(a), int(b)), False))
     ranks = {int(name): str(best) if best == worst else f"{best}–{worst}" for name, best, worst in groups}

@@ -68,23 +68,13 @@ def _front(table: Table, x: int, y: int) -> Front:
     )
     both = [(k, a, b, a.value, b.value) for k, a, b in cells if a and b and a.value is not None and b.value is not None]
     columns = table.columns[x], table.columns[y]
-    places = [(_lower_is_better(columns[0], u), _lower_is_better(columns[1], v)) for *_, u, v in both]
+    places = [(columns[0].sign * u, columns[1].sign * v) for *_, u, v in both]
     optimal = _pareto_optimal(places)
     points = []
     for (k, a, b, u, v), place in zip(both, places, strict=True):
-        row = table.rows[k]
-        points.append(
-            FrontPoint(
-                k,
-                row.name,
-                u,
-                v,
-                b.spread or 0.0,
-                f"{columns[1].name} {b.text}, {columns[0].name} {a.text}",
-                place in optimal,
-                row.filters.get("pattern") == "dense",
-            )
-        )
+        row, text = table.rows[k], f"{columns[1].name} {b.text}, {columns[0].name} {a.text}"
+        is_dense = row.filters.get("pattern") == "dense"
+        points.append(FrontPoint(k, row.name, u, v, b.spread or 0.0, text, place in optimal, is_dense))
     return Front(*columns, tuple(points))
 
 
@@ -96,11 +86,6 @@ def _pareto_optimal(places: Iterable[tuple[float, float]]) -> set[tuple[float, f
             out.add((x, y))
             lowest = y
     return out
-
-
-def _lower_is_better(column: TableColumn, value: float) -> float:
-    """Return the value, or its negative if higher is better."""
-    return -value if column.better == "higher" else value
 
 
 def describe(front: Front) -> str:

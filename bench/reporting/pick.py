@@ -136,14 +136,10 @@ class Candidate:
 
     index: int
     row: TableRow
+    facts: Facts
     quality: float
     checks: tuple[Check, ...]
     tied: bool = False
-
-    @property
-    def facts(self) -> Facts:
-        assert self.row.facts is not None
-        return self.row.facts
 
     @property
     def failed(self) -> list[Check]:
@@ -211,9 +207,8 @@ def pick(table: Table, limits: Limits, pattern: str = "", quantizer: str = "", t
     for k, row in rows:
         cell = row.cells[column]
         if row.facts and not row.facts.broken and cell and cell.value is not None:
-            sign = -1 if table.columns[column].better == "higher" else 1
             checks = tuple(_check(limit, row.facts, float(wanted)) for limit, wanted in given)
-            candidates.append(Candidate(k, row, sign * cell.value, checks))
+            candidates.append(Candidate(k, row, row.facts, table.columns[column].sign * cell.value, checks))
     meets = sorted((c for c in candidates if not c.failed and not c.unmeasured), key=lambda c: (c.quality, c.index))
     differ = pairwise.significance(table, column)
     first = tied_rows(meets, differ)
@@ -286,10 +281,10 @@ def describe_facts(facts: Facts) -> dict[str, str]:
     """Return a row's numbers as text, by the heads of their columns."""
     least = "≥ " if facts.at_least else ""
     loss, drop = facts.loss, facts.drop
-    points = quantity(hundredths, "", drop.value, drop.low, drop.high) if drop else ABSENT  # the header has the unit
+    points = quantity(hundredths, "", *drop.parts) if drop else ABSENT  # the header has the unit
     return {
         "bits": ABSENT if facts.bits is None else f"{facts.bits:.4g}",
-        "loss (95% interval)": percent(loss.value, loss.low, loss.high) if loss else ABSENT,
+        "loss (95% interval)": percent(*loss.parts) if loss else ABSENT,
         "worst task, pp": f"{points} {facts.worst_task}".strip(),
         "speedup": f"{facts.speedup.value:.2f}×" if facts.speedup else ABSENT,
         "tokens": ABSENT if facts.tokens is None else least + short_count(facts.tokens),

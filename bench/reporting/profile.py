@@ -136,9 +136,8 @@ def names_of(table: Table) -> list[str]:
 
 def rows_of(table: Table) -> list[int]:
     """Return the rows with a profile, those of the fewest bits per weight first."""
-    facts = {k: table.rows[k].facts for k in table.whole_rows}
-    kept = [k for k, f in facts.items() if f and f.tracks]
-    return sorted(kept, key=lambda k: (getattr(facts[k], "bits", None) or 0.0, k))
+    kept = [k for k in table.whole_rows if (facts := table.rows[k].facts) and facts.tracks]
+    return sorted(kept, key=lambda k: (table.facts(k).bits or 0.0, k))
 
 
 def text_tables(table: Table) -> list[TextTable]:
@@ -149,8 +148,7 @@ def text_tables(table: Table) -> list[TextTable]:
     title = f"{table.title}, {table.protocol}"
     losses, orders, flips = [], [], []
     for k in rows:
-        facts = table.rows[k].facts
-        assert facts is not None
+        facts = table.facts(k)
         first = [table.rows[k].name, ABSENT if facts.bits is None else f"{facts.bits:.4g}"]
         found = [facts.tracks.get(name) for name in names]
         losses.append([*first, *(words.percent(*x.loss.parts) if x else ABSENT for x in found)])

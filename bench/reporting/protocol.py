@@ -38,13 +38,9 @@ class BoardProtocol:
 
     @property
     def label(self) -> str:
-        parts = [
-            self.text or "no text",
-            self.dtype,
-            self.device,
-            "" if self.targets == "*" else f"targets {self.targets}",
-        ]
-        parts.append(f"calibrated on {self.calibration}" if self.calibration else "")
+        targets = "" if self.targets == "*" else f"targets {self.targets}"
+        calibration = f"calibrated on {self.calibration}" if self.calibration else ""
+        parts = (self.text or "no text", self.dtype, self.device, targets, calibration)
         return ", ".join(filter(None, parts))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.reporting import drawing, pareto, profile, words
-from bench.reporting.facts import Bound, Facts
+from bench.reporting.facts import Bound
 from bench.reporting.hardware import hardware_limit
 from bench.reporting.pareto import Front, FrontPoint
 from bench.reporting.table import ABSENT, format_number
@@ -41,6 +42,7 @@ MAX_FOREST_ROWS, MIN_FOREST_ROWS = 40, 2
 MIN_PATTERNS, MAX_METHODS = 2, 4
 FIRST_METHODS = ("wanda", "sparsegpt")
 """Methods that come first in the figure of patterns."""
+FOREST_TITLE = "perplexity of each row as a ratio to the dense model"
 FOREST_CAPTION = (
     "Perplexity over the dense model's, with the 95% interval of the pairs of windows and seeds. Blue: the interval leaves "
     "out 1."
@@ -64,40 +66,42 @@ class TableFigure:
 def draw_all(table: Table, name: str) -> list[TableFigure]:
     """Draw all figures of a table. name: the name of its section."""
     title = ", ".join(filter(None, (name, table.protocol or table.title)))
-    out = []
-    for front in pareto.fronts(table):
-        of_front, caption = f"{title}: {front.y.name} against {front.x.name}", pareto.describe(front)
-        out.append(TableFigure(of_front, caption, drawing.to_svg(draw_front(front), of_front, caption)))
+    out = [
+        _make(f"{title}: {front.y.name} against {front.x.name}", pareto.describe(front), draw_front(front))
+        for front in pareto.fronts(table)
+    ]
     if rows := forest_rows(table):
-        of_rows = f"{title}: perplexity of each row as a ratio to the dense model"
-        text = "; ".join(f"{row} {words.ratio(x.value, x.low, x.high)}" for row, x in rows)
-        out.append(TableFigure(of_rows, FOREST_CAPTION, drawing.to_svg(draw_forest(rows), of_rows, text)))
+        text = "; ".join(f"{row} {words.ratio(*x.parts)}" for row, x in rows)
+        out.append(_make(f"{title}: {FOREST_TITLE}", FOREST_CAPTION, draw_forest(rows), text))
     if ratios := pattern_ratios(table):
-        of_patterns = f"{title}: what a pattern costs"
         each = ((method, pattern, x) for method, own in ratios.items() for pattern, x in own.items())
-        text = "; ".join(f"{method} {pattern} {words.ratio(x.value, x.low, x.high)}" for method, pattern, x in each)
-        out.append(TableFigure(of_patterns, PATTERN_CAPTION, drawing.to_svg(draw_patterns(ratios), of_patterns, text)))
+        text = "; ".join(f"{method} {pattern} {words.ratio(*x.parts)}" for method, pattern, x in each)
+        out.append(_make(f"{title}: what a pattern costs", PATTERN_CAPTION, draw_patterns(ratios), text))
     if profile.rows_of(table):
         out.append(draw_tracks(table, title))
     return out
 
 
+def _make(title: str, caption: str, figure: Figure, text: str = "") -> TableFigure:
+    """Return a figure as SVG. text: description for readers who do not see it, by default the caption."""
+    return TableFigure(title, caption, drawing.to_svg(figure, title, text or caption))
+
+
 def draw_tracks(table: Table, title: str) -> TableFigure:
     """Draw the profile of a table that has one."""
     rows, names = profile.rows_of(table), profile.names_of(table)
-    heading = f"{title}: what each track loses"
     text = "; ".join(
         f"{table.rows[k].name} {name} {words.percent(*loss.loss.parts)}"
         for k in rows
-        for name, loss in _facts(table, k).tracks.items()
+        for name, loss in table.facts(k).tracks.items()
     )
-    return TableFigure(heading, profile.CAPTION, drawing.to_svg(draw_profile(table, rows, names), heading, text))
+    return _make(f"{title}: what each track loses", profile.CAPTION, draw_profile(table, rows, names), text)
 
 
 def draw_profile(table: Table, rows: Sequence[int], names: Sequence[str]) -> Figure:
     """Draw a heat map of losses, rows by tracks, each cell with its value and its interval. Blue: the interval leaves out 0."""
     figure, ((axes,),) = drawing.new_figure(190 + 88 * len(names), 64 + 34 * len(rows))
-    losses = [[_facts(table, k).tracks.get(name) for name in names] for k in rows]
+    losses = [[table.facts(k).tracks.get(name) for name in names] for k in rows]
     most = max((abs(x.loss.value) for line in losses for x in line if x), default=0.0) or 1.0
     for y, (k, line) in enumerate(zip(rows, losses, strict=True)):
         for x, (name, one) in enumerate(zip(names, line, strict=True)):
@@ -113,7 +117,7 @@ def draw_profile(table: Table, rows: Sequence[int], names: Sequence[str]) -> Fig
                 ends = f"{words.hundredths(low)} to {words.hundredths(high)}"
                 axes.text(x, y + 0.25, ends, ha="center", va="center", color=SOFT, fontsize=7.5)
     labels = [words.cut(printable(table.rows[k].name), MAX_LETTERS) for k in rows]
-    bits = [_facts(table, k).bits for k in rows]
+    bits = [table.facts(k).bits for k in rows]
     shown = [f"{name}\n{b:.3g} bits" if b is not None else name for name, b in zip(labels, bits, strict=True)]
     axes.set_yticks(range(len(rows)), shown, color=INK, fontsize=8.5)
     axes.set_xticks(range(len(names)), names, color=INK)
@@ -122,12 +126,6 @@ def draw_profile(table: Table, rows: Sequence[int], names: Sequence[str]) -> Fig
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     return figure
-
-
-def _facts(table: Table, row: int) -> Facts:
-    facts = table.rows[row].facts
-    assert facts is not None
-    return facts
 
 
 def _cell(x: float, y: float, color: str, alpha: float) -> Any:
@@ -215,11 +213,20 @@ def forest_rows(table: Table) -> list[tuple[str, Bound]]:
     return rows if len(rows) >= MIN_FOREST_ROWS else []
 
 
-def draw_forest(rows: Sequence[tuple[str, Bound]]) -> Figure:
-    """Draw each row's ratio with its interval, the best at the top."""
-    figure, ((axes,),) = drawing.new_figure(WIDTH, 60 + 17 * min(len(rows), MAX_FOREST_ROWS))
-    add_forest(axes, rows, "perplexity ratio to dense, 95% interval", words.ratio, reference=1)
+def draw_forest(
+    rows: Sequence[tuple[str, Bound]],
+    name: str = "perplexity ratio to dense, 95% interval",
+    describe: Callable[..., str] = words.ratio,
+    reference: float | None = 1,
+) -> Figure:
+    """Draw a figure of one panel, as `add_forest` draws it: by default each row's ratio, the best at the top."""
+    figure, ((axes,),) = drawing.new_figure(WIDTH, _forest_height(rows))
+    add_forest(axes, rows, name, describe, reference)
     return figure
+
+
+def _forest_height(rows: Sequence[Any]) -> int:
+    return 60 + 17 * min(len(rows), MAX_FOREST_ROWS)
 
 
 def add_forest(
@@ -232,8 +239,8 @@ def add_forest(
 ) -> None:
     """Draw values with their intervals, the first row at the top.
 
-    name: name of the values; describe: returns a value in words; reference: value of no change. Blue: the interval leaves it out. letters: longest
-    label of a row.
+    name: name of the values; describe: returns a value in words; reference: value of no change; letters: longest label of
+    a row. Blue: the interval leaves the reference out.
     """
     shown = rows[:MAX_FOREST_ROWS]
     if reference is not None:
@@ -261,9 +268,7 @@ def draw_column(table: Table, metric: str, file: Path) -> Path:
     """
     title = f"{table.title}, {table.protocol}" if table.protocol else table.title
     if not metric and (rows := forest_rows(table)):
-        return drawing.save_figure(
-            draw_forest(rows), file, f"{title}: perplexity of each row as a ratio to the dense model"
-        )
+        return drawing.save_figure(draw_forest(rows), file, f"{title}: {FOREST_TITLE}")
     found = [c for c, column in enumerate(table.columns) if metric in (column.metric, column.name)]
     found = found or ([table.ranked_by] if not metric and table.ranked_by is not None else [])
     if not found:
@@ -272,9 +277,8 @@ def draw_column(table: Table, metric: str, file: Path) -> Path:
     column, bounds = table.columns[found[0]], _values(table, found[0])
     if not bounds:
         raise UserError(f"no row of {title} has a number in the column {column.name}: name another with --metric")
-    bounds.sort(key=lambda row: (-row[1].value if column.better == "higher" else row[1].value, row[0]))
-    figure, ((axes,),) = drawing.new_figure(WIDTH, 60 + 17 * min(len(bounds), MAX_FOREST_ROWS))
-    add_forest(axes, bounds, column.name, lambda value, low=None, high=None: format_number(value, None, column.unit))
+    bounds.sort(key=lambda row: (column.sign * row[1].value, row[0]))
+    figure = draw_forest(bounds, column.name, lambda value, *ends: format_number(value, None, column.unit), None)
     return drawing.save_figure(figure, file, f"{title}: {column.name}")
 
 
@@ -294,30 +298,24 @@ def draw_pair(rows: Sequence[Row], file: Path, before: str, after: str) -> Path:
         UserError: no number of it has an estimate.
     """
     title, panels = f"{after} against {before}", []
+    signed = partial(words.quantity, "{:+.3g}".format, "")
     for is_ratio, name, describe in (
         (True, f"{after} / {before}", words.ratio),
-        (False, f"{after} − {before}", _signed),
+        (False, f"{after} − {before}", signed),
     ):
         of_kind = [(row, Bound(*row.effect)) for row in rows if row.effect and row.ratio == is_ratio]
         # Counts that are equal say nothing.
         some = [(f"{row.metric} {row.name}", x) for row, x in of_kind if x.parts != (is_ratio,) * 3]
-        panels += (
-            [(some, f"{words.cut(printable(name), PAIR_LETTERS)}, 95% interval", describe, float(is_ratio))]
-            if some
-            else []
-        )
+        if some:
+            head = f"{words.cut(printable(name), PAIR_LETTERS)}, 95% interval"
+            panels.append((some, head, describe, float(is_ratio)))
     if not panels:
         raise UserError(f"{title}: nothing to draw, because no pair of numbers has an interval")
-    heights = [60 + 17 * min(len(some), MAX_FOREST_ROWS) for some, *_ in panels]
+    heights = [_forest_height(some) for some, *_ in panels]
     figure, axes = drawing.new_figure(PAIR_WIDTH, sum(heights), rows=len(panels), heights=heights)
     for (some, name, describe, reference), panel in zip(panels, axes[:, 0], strict=True):
         add_forest(panel, some, name, describe, reference, letters=PAIR_LETTERS)
     return drawing.save_figure(figure, file, title)
-
-
-def _signed(value: float, low: float | None = None, high: float | None = None) -> str:
-    ends = "" if low is None or high is None else f" ({low:+.3g} to {high:+.3g})"
-    return f"{value:+.3g}{ends}"
 
 
 def pattern_ratios(table: Table) -> dict[str, dict[str, Bound]]:
@@ -351,7 +349,7 @@ def draw_patterns(ratios: dict[str, dict[str, Bound]]) -> Figure:
         color = drawing.SERIES[k]
         for name, ratio in own.items():
             at = patterns.index(name) + 0.12 * (k - (len(ratios) - 1) / 2)
-            tip = drawing.tip(f"{method} {name}: {words.ratio(ratio.value, ratio.low, ratio.high)}")
+            tip = drawing.tip(f"{method} {name}: {words.ratio(*ratio.parts)}")
             axes.plot([at, at], ratio.ends, color=color, gid=tip)
             axes.plot(at, ratio.value, "osD^"[k], color=color, markersize=6.5, gid=tip)
         axes.plot([], [], "osD^"[k], color=color, label=words.cut(printable(method), MAX_LETTERS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.inputs.tasks import TASK_SETS
@@ -59,12 +59,16 @@ def _average_tracks(rows: list[Row]) -> list[Row]:
         questions = sum(row["n"] for row in of_track)
         tasks = "1 task" if len(of_track) == 1 else f"{len(of_track)} tasks"
         base = of_track[0] | {"metric": "mean_bits_per_byte", "protocol": f"{track}: {tasks}, {questions:,} questions"}
-        errors = [row["stderr"] for row in of_track]
-        stderr = None if None in errors else math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
-        mean = math.fsum(row["value"] for row in of_track) / len(of_track)
-        records = tuple(row["record"] for row in of_track)
-        out.append(base | {"value": mean, "stderr": stderr, "n": len(of_track), "records": records})
+        out.append(base | _mean(of_track))
     return out
+
+
+def _mean(rows: Sequence[Row]) -> Row:
+    """Return the fields of a mean over tasks, each with equal weight."""
+    errors = [row["stderr"] for row in rows]
+    stderr = None if None in errors else math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
+    mean = math.fsum(row["value"] for row in rows) / len(rows)
+    return {"value": mean, "stderr": stderr, "n": len(rows), "records": tuple(row["record"] for row in rows)}
 
 
 def _average_set(name: str, rows: dict[str, Row], dense: Mapping[tuple[Any, ...], Row]) -> list[Row]:
@@ -74,12 +78,8 @@ def _average_set(name: str, rows: dict[str, Row], dense: Mapping[tuple[Any, ...]
         return []
     first = next(iter(kept.values()))
     rest = f": {', '.join(kept)}" if len(kept) < len(rows) else ""
-    base = first | {"protocol": name + _limit(first) + rest, "n": len(kept)}
-    base |= {"records": tuple(r["record"] for r in kept.values())}
-    errors = [r["stderr"] for r in kept.values()]
-    stderr = None if None in errors else math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
-    mean = math.fsum(r["value"] for r in kept.values()) / len(kept)
-    out = [base | {"metric": "mean_acc", "value": mean, "stderr": stderr}]
+    base = first | {"metric": "mean_acc", "protocol": name + _limit(first) + rest} | _mean([*kept.values()])
+    out = [base]
     befores = {t: dense[_dense_key(r)] for t, r in kept.items() if _dense_key(r) in dense}
     if not _is_dense(base) and len(befores) == len(kept):
         drops = {t: befores[t]["value"] - r["value"] for t, r in kept.items()}

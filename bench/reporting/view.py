@@ -39,6 +39,11 @@ class TableColumn:
         return f"{self.name} ({self.about})" if self.about else self.name
 
     @property
+    def sign(self) -> int:
+        """Return the factor that puts the best value first in a sort: -1 if higher is better."""
+        return -1 if self.better == "higher" else 1
+
+    @property
     def label(self) -> str:
         """Return the metric's name for readers."""
         return self.definition.label
@@ -146,6 +151,16 @@ class Table:
                 sources.setdefault(self.columns[c].label, {}).update(dict.fromkeys(interval.seed_noise.split("; ")))
         noises = "; ".join(f"{label}: {', '.join(sorted(of))}" for label, of in sources.items())
         return (*self.remarks, *([f"{SEED_NOISE_NOTE} {noises}."] if noises else []))
+
+    def column(self, metric: str) -> int | None:
+        """Return the first column of a metric."""
+        return next((i for i, c in enumerate(self.columns) if c.metric == metric), None)
+
+    def facts(self, row: int) -> Facts:
+        """Return the facts of a row that has some."""
+        facts = self.rows[row].facts
+        assert facts is not None
+        return facts
 
     def value(self, row: int | None, column: int | None) -> float | None:
         cell = None if row is None or column is None else self.rows[row].cells[column]

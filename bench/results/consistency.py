@@ -5,7 +5,7 @@ They are found without the items. `bench.results.derive` computes readings again
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from bench.results import metrics
@@ -29,6 +29,7 @@ METRICS_OF = {
     ),
 }
 """All metrics of a measure. Other measures may have others."""
+PROTOCOL = ("name", "version", "seqlen", "limit", "bos", "engine", "prompt")
 PROTOCOL_OF = {"pattern": "targets", "size": "weights"}
 """Protocol of a measure that reads no data."""
 TIMINGS = {"tokens_per_s": ("tokens/s", "higher"), "latency": ("s", "lower"), "linears": ("s", "lower")}
@@ -92,15 +93,7 @@ def _of_identity(identity: Identity) -> dict[str, Any]:
         and (calibration.data, calibration.sequences, calibration.seqlen, calibration.bos, calibration.all_experts),
         "training": training and (training.data, training.seqlen, training.batch, training.tokens, training.bos),
         "measure": identity.measure,
-        "protocol": (
-            protocol.name,
-            protocol.version,
-            protocol.seqlen,
-            protocol.limit,
-            protocol.bos,
-            protocol.engine,
-            protocol.prompt,
-        ),
+        "protocol": tuple(getattr(protocol, part) for part in PROTOCOL),
     }
 
 
@@ -139,22 +132,11 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
             out["protocol"] = (name, None, config["seqlen"], config.get("windows"), config.get("bos", ""), "", "")
         elif "task" in config:
             version = f"{config['shots']}-shot" if "shots" in config else config["version"]
-            out["protocol"] = (
-                config["task"],
-                version,
-                None,
-                config.get("limit"),
-                config.get("bos", ""),
-                "",
-                _prompt(config),
-            )
+            prompt = describe_prompt(*(config.get(name) for name in PROMPT))
+            out["protocol"] = (config["task"], version, None, config.get("limit"), config.get("bos", ""), "", prompt)
         elif out["measure"] in PROTOCOL_OF:
             out["protocol"] = (PROTOCOL_OF[out["measure"]], None, None, None, "", "", "")
     return out
-
-
-def _prompt(config: Mapping[str, Any]) -> str:
-    return describe_prompt(*(config.get(name) for name in PROMPT))
 
 
 def _lengths(text: dict[str, Any], stated: object, names: tuple[str, ...]) -> tuple[Any, ...]:

@@ -7,36 +7,21 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from bench.results.identity import PROMPT
 from bench.results.record import Record
 from methods.errors import UserError
 from methods.pattern import Pattern
 
 FLAGS = {
-    "models": "--model",
-    "methods": "--methods",
-    "patterns": "--pattern",
-    "quantizers": "--quant",
-    "measures": "--measures",
-    "tasks": "--tasks",
-    "seeds": "--seeds",
-    "dtype": "--dtype",
-    "device": "--device",
-}
+    "models": "--model", "methods": "--methods", "patterns": "--pattern", "quantizers": "--quant",
+    "measures": "--measures", "tasks": "--tasks", "seeds": "--seeds", "dtype": "--dtype", "device": "--device",
+}  # fmt: skip
 """Flags of `bench run` by setting. The other settings use --set."""
-
-
 PRUNE_FLAGS = {
-    "methods": "--method",
-    "models": "--model",
-    "patterns": "--pattern",
-    "quantizers": "--quant",
-    "seeds": "--seed",
-    "dtype": "--dtype",
-    "device": "--device",
-}
+    "methods": "--method", "models": "--model", "patterns": "--pattern", "quantizers": "--quant", "seeds": "--seed",
+    "dtype": "--dtype", "device": "--device",
+}  # fmt: skip
 """Flags of `bench prune` by setting."""
-
-
 ONE_PROCESS = (("training.processes", 1), ("calibration.processes", 1))
 
 
@@ -153,8 +138,7 @@ def _measure_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:
     if "corpus" in config:
         return {"perplexity": {"windows": "all"} | {("data" if k == "corpus" else k): v for k, v in config.items()}}
     if "task" in config:
-        prompt = ("num_fewshot", "apply_chat_template", "system_instruction", "gen_kwargs")
-        kept = {k: config[k] for k in ("tokens", "batch", "limit", "context", *prompt) if k in config}
+        kept = {k: config[k] for k in ("tokens", "batch", "limit", "context", *PROMPT) if k in config}
         own = str(config.get("file", "")).startswith("/")
         return {"tasks": (config["file"] if own else config["task"],), measure: {"limit": "all"} | kept}
     # Sizes of workloads are no settings.

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.results import guessing, recount
-from bench.results.identity import IdentityKey
 from bench.results.record import Record
+from bench.system.grouping import group_by
 from bench.system.text import escape_csv
 
 if TYPE_CHECKING:
@@ -32,9 +32,7 @@ def latest(records: Iterable[Record]) -> list[Record]:
 
 def newest(records: Iterable[Record], *, good_first: bool = True) -> list[Record]:
     """Return the last record of each identity. good_first: prefer any good record to a failed one."""
-    groups: dict[IdentityKey, list[Record]] = {}
-    for record in records:
-        groups.setdefault(record.identity.key(), []).append(record)
+    groups = group_by(records, lambda record: record.identity.key())
     return [_last(group, good_first) for group in groups.values()]
 
 
