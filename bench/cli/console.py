@@ -110,13 +110,9 @@ def print_rows(rows: Rows, as_json: bool) -> None:
     from bench.cli.tables import print_table
 
     names = list(rows[0]) if rows else ["nothing here"]
-    right = [_is_numeric(rows, name) for name in names]
+    right = [bool(rows) and all(isinstance(r.get(name), int | float | None) for r in rows) for name in names]
     headers = [name.replace("about_", "~").replace("_", " ") for name in names]
     print_table(headers, [[_text(row[n]) for n in names] for row in rows], right=right)
-
-
-def _is_numeric(rows: Rows, name: str) -> bool:
-    return bool(rows) and all(isinstance(r.get(name), int | float | None) for r in rows)
 
 
 def _text(value: Any) -> str:

@@ -60,15 +60,12 @@ def write(results: ResultSet, path: Path) -> Path:
         lines.append(small.to_json() + "\n")
     text = "".join(lines).encode()
     items = _parquet(tables)
-    about = {"format": FORMAT, "schema": SCHEMA, "records": len(records), "commits": _commits(records)}
+    commits = sorted({r.commit_id for r in records} - {""})
+    about = {"format": FORMAT, "schema": SCHEMA, "records": len(records), "commits": commits}
     about["digest"] = digests.of([text.decode(), items.hex()])
     header = json.dumps(about, indent=1, sort_keys=True).encode()
     archives.write(path, ((MANIFEST, header), (RECORDS, text), (ITEMS, items)), stored=(MANIFEST, ITEMS))
     return path
-
-
-def _commits(records: Sequence[Record]) -> list[str]:
-    return sorted({r.commit_id for r in records} - {""})
 
 
 def _parquet(tables: Sequence[tuple[str, Items]]) -> bytes:

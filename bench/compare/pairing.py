@@ -252,7 +252,9 @@ def short_names(identities: Iterable[IdentityKey], ignore: tuple[str, ...]) -> d
     by_name: dict[str, list[IdentityKey]] = {}
     for key in identities:
         about = {k: v for k, v in key if not (k == "quantizer" and v == "none") and k not in ignore}
-        parts = [str(about[k]) for k in short if about.get(k) and not (k == "pattern" and _pattern_is_method(about))]
+        if about.get("pattern") == about.get("method"):  # as dense names its pattern
+            about.pop("pattern", None)
+        parts = [str(about[k]) for k in short if about.get(k)]
         by_name.setdefault(" ".join(parts), []).append(key)
     out = {}
     for name, keys in by_name.items():
@@ -260,8 +262,3 @@ def short_names(identities: Iterable[IdentityKey], ignore: tuple[str, ...]) -> d
         for key in keys:
             out[key] = " ".join([name, *(str(dict(key).get(k)) for k in differing)])
     return out
-
-
-def _pattern_is_method(about: Mapping[str, Any]) -> bool:
-    """Return whether the method names the pattern already, as dense does."""
-    return bool(about.get("pattern") == about.get("method"))

@@ -87,19 +87,15 @@ def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
         return every.only(text, latest(of_method)), METHOD_COLUMNS
     if re.fullmatch(r"[0-9a-f]{4,64}", text):
         if of_commit := [r for r in every.records if str(r.code.get("id") or "").startswith(text)]:
-            return every.only(text, latest(_check_one_commit(text, of_commit))), ()
+            if len(commits := {r.code["id"] for r in of_commit}) > 1:
+                raise UserError(f"{len(commits)} commits begin with {text!r}: give more digits")
+            return every.only(text, latest(of_commit)), ()
         if with_key := [r for r in every.records if r.key.startswith(text)]:
             return every.only(text, _artifact_records(text, with_key, every)), METHOD_COLUMNS
     known = sorted({str(r.identity.method) for r in every.records})
     raise UserError(
         f"{text!r} is not a folder, baseline, method, commit or record of {str(results)!r}: known methods: {', '.join(known)}"
     )
-
-
-def _check_one_commit(text: str, records: list[Record]) -> list[Record]:
-    if len(commits := {r.code["id"] for r in records}) > 1:
-        raise UserError(f"{len(commits)} commits begin with {text!r}: give more digits")
-    return records
 
 
 def _artifact_records(text: str, with_key: list[Record], every: ResultSet) -> list[Record]:

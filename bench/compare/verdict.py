@@ -146,7 +146,8 @@ def compare(
         if (exploratory and (every_metric or p.definition.in_tables)) or settings.margin(p.definition) is not None
     ]
     skipped = sorted({p.metric for p in pairs} - {p.metric for p in judged})
-    rows = [_unpaired_row(u) for u in unpaired if _matters(u, settings)]
+    known = [u for u in unpaired if _matters(u, settings)]
+    rows = [Row(u.name, u.metric, u.verdict, u.reason, records=u.records) for u in known]
     to_estimate: list[MetricPair] = []
     for pair in judged:
         if reason := pair.obstacle():
@@ -279,7 +280,3 @@ def _row(pair: MetricPair, verdict: str, reason: str = "", **fields: Any) -> Row
         records=pair.after,
         **fields,
     )
-
-
-def _unpaired_row(unpaired: Unpaired) -> Row:
-    return Row(unpaired.name, unpaired.metric, unpaired.verdict, unpaired.reason, records=unpaired.records)

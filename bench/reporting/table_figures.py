@@ -169,11 +169,13 @@ def _scale(axes: Axes, which: str, values: Sequence[float], name: str) -> None:
 
 def _add_labels(figure: Figure, axes: Axes, points: Sequence[FrontPoint], mega: float) -> None:
     """Name the points, those on the front first. A name that fits nowhere is left out."""
+    from matplotlib.transforms import Bbox
+
     axes.margins(0.1)
     figure.draw_without_rendering()
     panel = axes.get_window_extent()
     taken = [axes.transData.transform((p.x / mega, p.y)) for p in points]
-    boxes: list[Any] = [_box(x - 5, y - 5, x + 5, y + 5) for x, y in taken]
+    boxes: list[Any] = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in taken]
     named = points if len(points) < MAX_LABELS else [p for p in points if p.on_front]
     for p in sorted(named, key=lambda p: (not p.on_front, -p.y, p.x)):
         for letters in (MAX_LETTERS, MAX_LETTERS // 2) if p.on_front else (MAX_LETTERS,):
@@ -197,12 +199,6 @@ def _place(axes: Axes, p: FrontPoint, mega: float, letters: int, place: Any, pan
         return True
     label.remove()
     return False
-
-
-def _box(*ends: float) -> Any:
-    from matplotlib.transforms import Bbox
-
-    return Bbox.from_extents(*ends)
 
 
 def forest_rows(table: Table) -> list[tuple[str, Bound]]:

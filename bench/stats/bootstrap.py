@@ -119,7 +119,8 @@ def studentized_bootstrap(
     between = variance_parts(differences, weights)
     if between.total == 0:
         return exact(value, clusters, unit, seeds, margin)
-    sample = _draws(differences - value * weights, weights, _draw_count(level))
+    draws = min(MAX_DRAWS, int(np.ceil(DRAWS_OVER_LEVEL / level)))
+    sample = _draws(differences - value * weights, weights, draws)
     freedom = degrees_of_freedom(between, weights, seeds)
     stderr = between.total**0.5
     low, high = (_quantile(sample, tail, freedom) for tail in (1 - level / 2, level / 2))
