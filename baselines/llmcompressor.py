@@ -114,11 +114,7 @@ def _oneshot(model: nn.Module, job: Job, kind: str, settings: dict[str, Any]) ->
 
 
 def _import_modifiers() -> dict[str, Any]:
-    """Return the modifiers by name.
-
-    Raises:
-        Skipped: it is not installed or cannot be imported.
-    """
+    """Return the modifiers by name. Raise Skipped if llm-compressor is not installed or cannot be imported."""
     try:
         from llmcompressor.modifiers.pruning import WandaPruningModifier
         from llmcompressor.modifiers.pruning.sparsegpt import SparseGPTModifier

@@ -33,11 +33,7 @@ def _invalid(path: Path, what: str) -> UserError:
 
 
 def open_masks(path: Path) -> zipfile.ZipFile:
-    """Open a mask file.
-
-    Raises:
-        UserError: the file cannot be read, is not an npz, or has other members than masks.
-    """
+    """Open a mask file. Raise UserError if the file cannot be read, is not an npz, or has other members than masks."""
     try:
         archive = zipfile.ZipFile(path)
     except OSError as fault:

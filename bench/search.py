@@ -69,11 +69,7 @@ class TrialFailed(Exception):
 
 
 def require_optuna() -> Any:
-    """Import Optuna.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Import Optuna. Raise UserError if it is not installed."""
     require("optuna", what="a search", how=pip_install("search"))
     found = importlib.import_module("optuna")
     found.logging.set_verbosity(found.logging.WARNING)

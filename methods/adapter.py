@@ -95,11 +95,7 @@ def is_beside(folder: Path) -> bool:
 
 
 def refuse(folder: Path) -> None:
-    """Refuse a model folder whose terms the caller would drop.
-
-    Raises:
-        UserError: it has terms.
-    """
+    """Refuse a model folder whose terms the caller would drop. Raise UserError if it has terms."""
     if is_beside(folder):
         raise UserError(
             f"{folder} has a low-rank term beside its weights (the folder {FOLDER}): "

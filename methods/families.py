@@ -167,11 +167,7 @@ class Family:
 
 
 def read_families(text: str) -> dict[str, Family]:
-    """Read families by model_type from the text of families.toml.
-
-    Raises:
-        UserError: the text is not valid.
-    """
+    """Read families by model_type from the text of families.toml. Raise UserError if the text is not valid."""
     try:
         entries = tomllib.loads(text)
         return {kind: _family(_expanded(entries, kind)) for kind in entries}

@@ -208,11 +208,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the config.json of a model folder.
-
-    Raises:
-        UserError: the file is missing or not valid.
-    """
+    """Read the config.json of a model folder. Raise UserError if the file is missing or not valid."""
     try:
         config = read_object(path, "config.json")
         if config is None:

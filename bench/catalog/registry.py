@@ -127,11 +127,7 @@ def lookup(kind: str, name: str) -> CatalogEntry:
 
 
 def load(entry: CatalogEntry) -> Any:
-    """Import the class of an entry.
-
-    Raises:
-        UserError: a plug-in cannot be imported.
-    """
+    """Import the class of an entry. Raise UserError if a plug-in cannot be imported."""
     with guarded(entry):
         return _import(entry.target)
 
@@ -148,11 +144,7 @@ def _import(target: str) -> Any:
 
 @contextlib.contextmanager
 def _guest(name: str) -> Iterator[None]:
-    """Run a plug-in's code: what it prints goes to stderr.
-
-    Raises:
-        UserError: in place of what it raises.
-    """
+    """Run a plug-in's code: what it prints goes to stderr. Raise UserError in place of what it raises."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield

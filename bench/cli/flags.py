@@ -45,11 +45,7 @@ def note_former_names(models: Iterable[str]) -> None:
 
 
 def split_list(option: str, text: str) -> list[str]:
-    """Return the names in a comma-separated option.
-
-    Raises:
-        UserError: an empty name.
-    """
+    """Return the names in a comma-separated option. Raise UserError for an empty name."""
     try:
         return [part.strip() for part in split_commas(text)]
     except ValueError as fault:

@@ -90,11 +90,7 @@ def pick(
 
 
 def _tracks(keep: str | None, max_loss: str | None) -> list[str]:
-    """Return the names after --keep.
-
-    Raises:
-        UserError: a name is no track, or --max-loss is missing.
-    """
+    """Return the names after --keep. Raise UserError if a name is no track, or --max-loss is missing."""
     from bench.inputs.tracks import names
 
     kept = split_list("keep", keep) if keep is not None else []

@@ -33,11 +33,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def path_of(name: str, folder: Path = FOLDER) -> Path:
-    """Return the file of a baseline with this name.
-
-    Raises:
-        UserError: the name cannot be a file name.
-    """
+    """Return the file of a baseline with this name. Raise UserError if the name cannot be a file name."""
     if not NAME.fullmatch(name):
         raise UserError(f"invalid baseline name {name!r}: use letters, digits, dots, dashes and underscores")
     return folder / f"{name.removesuffix('.zip')}.zip"

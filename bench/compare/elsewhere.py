@@ -56,11 +56,7 @@ def read(folder: Path) -> dict[str, Evaluation]:
 
 
 def pair(a: Path, b: Path) -> Pairing:
-    """Read two folders, and pair the questions of each task by content.
-
-    Raises:
-        UserError: see `read`.
-    """
+    """Read two folders, and pair the questions of each task by content. Raise UserError as `read` does."""
     before, after = read(a), read(b)
     sides: tuple[list[_Side], list[_Side]] = ([], [])
     notes: list[str] = []

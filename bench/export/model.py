@@ -129,11 +129,7 @@ def export_model(
 
 
 def _merge(folder: Path, target: Path) -> Path:
-    """Write a model with its low-rank terms added to its weights. Return the folder.
-
-    Raises:
-        UserError: it has none.
-    """
+    """Write a model with its low-rank terms added to its weights. Return the folder. Raise UserError if it has none."""
     if not adapter.is_beside(folder):
         raise UserError(f"{folder} has no low-rank terms: leave --merge out")
     source = Folder(folder)

@@ -111,11 +111,7 @@ class OnnxFile:
         return patterns[0] if patterns else Pattern.parse("dense")
 
     def weight(self, linear: Linear) -> Tensor:
-        """Return the matrix [out, in].
-
-        Raises:
-            UserError: its file of weights is damaged.
-        """
+        """Return the matrix [out, in]. Raise UserError if its file of weights is damaged."""
         import torch
         from onnx import external_data_helper, numpy_helper
 

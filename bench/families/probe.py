@@ -42,11 +42,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def build(config: Mapping[str, Any]) -> Any:
-    """Build a model on the meta device.
-
-    Raises:
-        UserError: transformers cannot build it.
-    """
+    """Build a model on the meta device. Raise UserError if transformers cannot build it."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(config))
         return loading.empty_model(Path(folder), torch.float32)

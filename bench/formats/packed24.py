@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 
 class Packed24Checkpoint(Checkpoint):
-    """A packed24 folder. Its packed weights are stored without their zeros.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """A packed24 folder. Its packed weights are stored without their zeros. A damaged one raises UserError."""
 
     is_packed = True
 

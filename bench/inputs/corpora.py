@@ -97,11 +97,7 @@ def lookup(name: str) -> CorpusSource:
 
 
 def require_split(name: str, use: str) -> None:
-    """Check that a corpus has text for a use.
-
-    Raises:
-        UserError: the corpus has no such text.
-    """
+    """Check that a corpus has text for a use. Raise UserError if the corpus has no such text."""
     if own_text.parse(name) and use == "validation":
         raise UserError(f"{name} has one split: name the file with the validation text, and leave perplexity.split out")
     if (uses := dict(lookup(name).files)) and use not in uses:

@@ -60,11 +60,7 @@ def check(file: Path) -> dict[str, Any]:
 
 
 def read(file: Path) -> Header:
-    """Return the checked header of a GGUF file.
-
-    Raises:
-        UserError: see `check`.
-    """
+    """Return the checked header of a GGUF file. Raise UserError as `check` does."""
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):
             raise ValueError("not a regular file")
@@ -84,11 +80,7 @@ class _Reader:
         self._stream, self._size, self._elements = stream, size, 0
 
     def header(self) -> Header:
-        """Read the header.
-
-        Raises:
-            ValueError: the header is invalid, or the file is too short.
-        """
+        """Read the header. Raise ValueError if the header is invalid, or the file is too short."""
         if self._bytes(4) != b"GGUF":
             raise ValueError("it does not begin with GGUF")
         if (version := self._number("<I")) not in VERSIONS:
@@ -170,11 +162,7 @@ class _Reader:
 
 
 def _check_architecture(header: Header) -> None:
-    """Check the fields of a model against its tensors.
-
-    Raises:
-        ValueError: a field contradicts the tensors.
-    """
+    """Check the fields of a model against its tensors. Raise ValueError if a field contradicts the tensors."""
     from gguf.constants import MODEL_ARCH_NAMES
 
     fields, tensors = header

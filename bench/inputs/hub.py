@@ -42,11 +42,7 @@ def offline_variable() -> str:
 
 
 def require_mirror(folder: Path) -> None:
-    """Check that a mirror exists.
-
-    Raises:
-        UserError: the folder does not exist.
-    """
+    """Check that a mirror exists. Raise UserError if the folder does not exist."""
     if not os.path.isdir(folder):
         raise UserError(
             f"data directory {str(folder)!r} does not exist: create it, or leave --data-dir and ${DATA_ENV} out"
@@ -97,11 +93,7 @@ class Repository:
     """Local folders that were searched before."""
 
     def latest(self) -> Snapshot:
-        """Return the current revision and its files.
-
-        Raises:
-            UserError: the hub does not answer, or refuses.
-        """
+        """Return the current revision and its files. Raise UserError if the hub does not answer, or refuses."""
         from huggingface_hub import HfApi  # slow to import, like the names below
 
         with self._errors():

@@ -171,11 +171,7 @@ def _set(model: nn.Module, name: str, parameter: nn.Parameter, value: torch.Tens
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer in a folder.
-
-    Raises:
-        UserError: transformers cannot read it.
-    """
+    """Load the tokenizer in a folder. Raise UserError if transformers cannot read it."""
     with _faults(f"tokenizer in {str(folder)!r}"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     tokenizer.model_max_length = int(1e12)  # no warning for a whole corpus

@@ -30,11 +30,7 @@ class OwnText(NamedTuple):
 
     @property
     def files(self) -> list[Path]:
-        """The files, sorted by name.
-
-        Raises:
-            UserError: there is none.
-        """
+        """The files, sorted by name. Raise UserError if there is none."""
         path = self.path
         found = [path] if path.is_file() else sorted(f for s in SUFFIXES for f in path.glob(f"*{s}"))
         if not found:

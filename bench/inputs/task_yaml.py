@@ -105,11 +105,7 @@ def _most_generated(config: dict[str, Any]) -> int:
 
 
 def read_own(path: Path) -> str:
-    """Return the name of the task in a user's YAML file.
-
-    Raises:
-        UserError: it cannot be read, or has no task.
-    """
+    """Return the name of the task in a user's YAML file. Raise UserError if it cannot be read, or has no task."""
     try:
         config = _read(path, [])
         name = config.get("task")

@@ -103,11 +103,7 @@ def expand(wanted: Collection[str]) -> dict[str, TrackTask]:
 
 
 def require_limits(limits: Collection[str]) -> None:
-    """Check the names that limits are set for.
-
-    Raises:
-        UserError: a name is neither a track nor a task of one.
-    """
+    """Check the names that limits are set for. Raise UserError if a name is neither a track nor a task of one."""
     known = (*names(), *all_tasks())
     if unknown := [name for name in limits if name not in known]:
         raise UserError(describe_unknown("track or task in answers.limits", unknown[0], known))
@@ -130,11 +126,7 @@ def digest(name: str, data_dir: Path | None) -> str:
 
 
 def read(name: str, data_dir: Path | None, limit: int | None) -> QuestionSet:
-    """Read a task's questions, at most the first `limit` of them.
-
-    Raises:
-        UserError: they are missing or damaged.
-    """
+    """Read a task's questions, at most the first `limit` of them. Raise UserError if they are missing or damaged."""
     file = find(name, data_dir)
     if file is None:
         raise UserError(f"task {name} needs its questions: run bench pull {name}")

@@ -97,11 +97,7 @@ def _draw_epoch(seed: int, epoch: int, sequences: int, max_shift: int) -> tuple[
 
 
 def check_name(name: str) -> None:
-    """Check that a name is a corpus or a path.
-
-    Raises:
-        UserError: unknown corpus.
-    """
+    """Check that a name is a corpus or a path. Raise UserError for an unknown corpus."""
     corpora.lookup(name)
 
 

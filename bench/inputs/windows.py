@@ -215,11 +215,7 @@ def check_calibration(
 
 
 def read_tokenizer(tokenizer_json: Path) -> Tokenizer:
-    """Read a tokenizer without transformers.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """Read a tokenizer without transformers. Raise UserError if the file is damaged."""
     with tokenizer_faults(tokenizer_json):
         return Tokenizer.from_file(str(tokenizer_json))
 

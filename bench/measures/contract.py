@@ -137,11 +137,7 @@ class PlanContext:
     """Rule for BOS as far as it changes this model's tokens."""
 
     def require_positions(self, use: str, seqlen: int) -> None:
-        """Check that the model can read sequences of this length.
-
-        Raises:
-            UserError: the model has fewer positions.
-        """
+        """Check that the model can read sequences of this length. Raise UserError if the model has fewer positions."""
         if self.positions is not None and seqlen > self.positions:
             raise UserError(
                 f"{use}.seqlen={seqlen} is more than the {self.positions} positions of {self.model}: use at most that many"

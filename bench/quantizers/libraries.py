@@ -26,11 +26,7 @@ from methods.targets import dense_weight, stores_in_out
 
 
 def _import_library(module: str, extra: str) -> Any:
-    """Import a library.
-
-    Raises:
-        Skipped: it is not installed, or cannot be imported.
-    """
+    """Import a library. Raise Skipped if it is not installed, or cannot be imported."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as fault:

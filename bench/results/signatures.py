@@ -141,11 +141,7 @@ def _lines(text: bytes) -> list[str]:
 
 
 def _signers(text: bytes, signature: bytes, allowed: Path) -> list[str]:
-    """Return the allowed signers of a text.
-
-    Raises:
-        ValueError: no allowed signer has signed it.
-    """
+    """Return the allowed signers of a text. Raise ValueError if no allowed signer has signed it."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "signature"
         file.write_bytes(signature)

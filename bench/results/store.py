@@ -186,11 +186,7 @@ class ReadOnlyStore:
 
 
 class Store(ReadOnlyStore):
-    """A results folder that is written.
-
-    Raises:
-        UserError: it cannot be made or written.
-    """
+    """A results folder that is written. It raises UserError if it cannot be made or written."""
 
     def __init__(self, root: Path) -> None:
         try:

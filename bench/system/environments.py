@@ -94,11 +94,7 @@ def state(name: str) -> str:
 
 
 def python(name: str) -> Path:
-    """Return the interpreter of an environment.
-
-    Raises:
-        Skipped: it is not built. The message says what to do.
-    """
+    """Return the interpreter of an environment. Raise Skipped if it is not built. The message says what to do."""
     if state(name) != "built":
         raise Skipped(f"run `bench env create {name}`")
     return _python(folder(name))

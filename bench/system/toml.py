@@ -16,11 +16,7 @@ MAX_DOTS = 100
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises:
-        UserError: the file cannot be read, or is not valid TOML.
-    """
+    """Read a TOML file. Raise UserError if the file cannot be read, or is not valid TOML."""
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_BYTES:

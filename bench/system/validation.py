@@ -86,11 +86,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def split_commas(text: str) -> list[str]:
-    """Return the parts between commas.
-
-    Raises:
-        ValueError: a part is empty.
-    """
+    """Return the parts between commas. Raise ValueError if a part is empty."""
     parts = text.split(",")
     if not all(part.strip() for part in parts):
         raise ValueError("leave the extra comma out" if "," in text else "must not be empty")

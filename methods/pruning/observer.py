@@ -66,11 +66,7 @@ class Observer:
         self._inputs.clear()
 
     def batch(self, run: Callable[[], object]) -> None:
-        """Run a forward pass of one batch.
-
-        Raises:
-            RuntimeError: the pass did not reach a required linear.
-        """
+        """Run a forward pass of one batch. Raise RuntimeError if the pass did not reach a required linear."""
         self._missing = set(self._required)
         self._inputs.clear()
         with contextlib.suppress(Stop):

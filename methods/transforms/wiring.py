@@ -221,11 +221,7 @@ def _pruned(mask: Tensor) -> bool:
 
 
 def _divide(bias: Tensor, scale: Tensor, name: str) -> Tensor:
-    """Return bias / scale, where a bias of zero stays zero.
-
-    Raises:
-        UserError: a scale is zero, and its bias is not.
-    """
+    """Return bias / scale, where a bias of zero stays zero. Raise UserError if a scale is zero, and its bias is not."""
     quotient = torch.where(bias == 0, bias, bias / scale)
     if not math.isfinite(float(quotient.abs().sum())):
         raise UserError(f"{name} cannot fold a norm whose weight is zero and whose bias is not: use another transform")

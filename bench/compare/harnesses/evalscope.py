@@ -44,11 +44,7 @@ def _read(report: Path) -> Iterator[Evaluation]:
 
 
 def _read_run(home: Path) -> Mapping[str, Any]:
-    """Return the settings of the run, or nothing if it kept none.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """Return the settings of the run, or nothing if it kept none. Raise UserError if the file is damaged."""
     file = next(iter(sorted(home.glob("configs/task_config*.yaml"))), None)
     try:
         run = yaml.safe_load(file.read_bytes()) if file else None

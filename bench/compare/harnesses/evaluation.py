@@ -73,11 +73,7 @@ class Harness(NamedTuple):
 
 
 def read_results(file: Path, key: str, kind: type) -> dict[str, Any]:
-    """Read a JSON object that has a value of this kind.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """Read a JSON object that has a value of this kind. Raise UserError if it is damaged."""
     try:
         about = json.loads(file.read_bytes())
         if isinstance(about, dict) and isinstance(about.get(key), kind):
@@ -88,11 +84,7 @@ def read_results(file: Path, key: str, kind: type) -> dict[str, Any]:
 
 
 def add_lines(file: Path, harness: str, add: Callable[[Any], None]) -> None:
-    """Call `add` with the JSON of each line.
-
-    Raises:
-        UserError: a line is damaged.
-    """
+    """Call `add` with the JSON of each line. Raise UserError if a line is damaged."""
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
