@@ -133,35 +133,40 @@ def _write(running: RunningArtifact, out: Path, stall_timeout: float) -> str:
 
 
 def _card(artifact: Artifact, zeros: float, notes: Any) -> str:
-    versions = provenance.versions()
-    calibration, training = artifact.calibration, artifact.training
-    errors = notes.get("reconstruction_error", {})
-    worst = max(errors, key=errors.get) if errors else ""
+    versions, calibration, training = provenance.versions(), artifact.calibration, artifact.training
+    revision = f" (revision {artifact.revision})" if artifact.revision else ""
+    day = time.strftime("%Y-%m-%d", time.gmtime())
     lines = [
         f"# {Path(artifact.model).name}, {artifact.pattern} by {artifact.stage_labels}",
         "",
-        f"Made from `{artifact.model}`"
-        + (f" (revision {artifact.revision})" if artifact.revision else "")
-        + f" by cast-bench {versions['cast-bench']} on {time.strftime('%Y-%m-%d', time.gmtime())}.",
+        f"Made from `{artifact.model}`{revision} by cast-bench {versions['cast-bench']} on {day}.",
         "",
         f"- pattern: {artifact.pattern}; {zeros:.2%} of the pruned linears' weights are zero, stored dense",
         f"- method: {artifact.method}, code {artifact.pruner.source[:12]}",
-        *_quantizer_lines(artifact.quantizer, notes),
-        f"- calibration: {calibration.sequences} x {calibration.seqlen} tokens of {calibration.data}, seed {artifact.seed}"
-        if calibration
-        else "- calibration: none",
-        *(
-            [
-                f"- training: {training.tokens:,} tokens of {training.data} in steps of {training.batch} x {training.seqlen}, "
-                f"seed {artifact.seed}, {json.dumps(artifact.pruner.config)}"
-            ]
-            if training
-            else []
-        ),
-        *([f"- terms of the source: {artifact.terms}"] if artifact.terms else []),
+    ]
+    if artifact.quantizer != "none":
+        lines.append(f"- quantizer: {artifact.quantizer}, its weights stored dequantized")
+        if notes.get(STORED_KEY, {}).get("activations"):
+            lines[-1] += (
+                "; the linears' inputs are rounded, too, when cast-bench loads this folder, and not when transformers does"
+            )
+    lines.append("- calibration: none")
+    if calibration:
+        text = f"{calibration.sequences} x {calibration.seqlen} tokens of {calibration.data}"
+        lines[-1] = f"- calibration: {text}, seed {artifact.seed}"
+    if training:
+        text = f"{training.tokens:,} tokens of {training.data} in steps of {training.batch} x {training.seqlen}"
+        lines.append(f"- training: {text}, seed {artifact.seed}, {json.dumps(artifact.pruner.config)}")
+    if artifact.terms:
+        lines.append(f"- terms of the source: {artifact.terms}")
+    lines += [
         f"- source weights: sha256 {artifact.digest}",
         f"- dtype {artifact.dtype}, arithmetic in {artifact.computed_in}, torch {versions['torch']}, transformers {versions['transformers']}",
-        *([f"- largest relative reconstruction error: {errors[worst]:.3g} ({worst})"] if worst else []),
+    ]
+    if errors := notes.get("reconstruction_error", {}):
+        worst = max(errors, key=errors.get)
+        lines.append(f"- largest relative reconstruction error: {errors[worst]:.3g} ({worst})")
+    lines += [
         "",
         "```python",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
@@ -170,15 +175,3 @@ def _card(artifact: Artifact, zeros: float, notes: Any) -> str:
         "```",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _quantizer_lines(quantizer: str, notes: Any) -> list[str]:
-    """Describe the quantizer, which the dequantized weights do not show."""
-    if quantizer == "none":
-        return []
-    rounded = (
-        "; the linears' inputs are rounded, too, when cast-bench loads this folder, and not when transformers does"
-        if notes.get(STORED_KEY, {}).get("activations")
-        else ""
-    )
-    return [f"- quantizer: {quantizer}, its weights stored dequantized{rounded}"]

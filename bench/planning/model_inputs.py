@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bench.catalog import registry
-from bench.formats.differences import Inspection, inspect
+from bench.formats.differences import inspect
 from bench.inputs import corpora, models, training_text, windows
 from bench.inputs.bos import Bos, begins_with_bos, count_first, first_tokens, resolve_bos
 from bench.inputs.shapes import open_shapes
@@ -130,34 +131,25 @@ class ModelInputs:
         in_float32 = wanted.arithmetic == "float32" or (wanted.arithmetic == "auto" and is_slow)
         return "float32" if in_float32 and self.dtype != "float32" else ""
 
-    def patterns_of(self, chain: MethodStages) -> tuple[str, ...]:
-        """Return the patterns of a method. A model made elsewhere has the pattern found in it.
+    def variants(self, chain: MethodStages) -> Iterable[tuple[Stage | None, str]]:
+        """Return each quantizer of a method with each pattern.
+
+        A model made elsewhere has the pattern found in it, and no quantizer if it is quantized already.
 
         Raises:
-            UserError: a model made elsewhere cannot be compared with this one.
+            UserError: such a model cannot be compared with this one, or is quantized already in a run of quantizers only.
         """
-        if found := self._inspect(chain):
-            return (found.pattern,)
-        return (chain.pattern,) if chain.pattern else tuple(map(str, self.request.patterns))
-
-    def quantizers_of(self, chain: MethodStages) -> tuple[Stage | None, ...]:
-        """Return the quantizers of a method: none for a model made elsewhere that is quantized already.
-
-        Raises:
-            UserError: it is quantized already, and the run has quantizers only.
-        """
-        found, stage = self._inspect(chain), chain.elsewhere
-        if not found or not found.is_quantized or stage is None:
-            return self.request.quantizers
-        if None not in self.request.quantizers:
-            raise UserError(f"{stage.label} is quantized already ({found.form}): add none to --quant")
-        return (None,)
-
-    def _inspect(self, chain: MethodStages) -> Inspection | None:
-        if (stage := chain.elsewhere) is None:
-            return None
-        targets = self.request.spec.targets
-        return inspect(Path(stage.config["path"]), self.model.open(), targets.include, targets.exclude)
+        quantizers, patterns = self.request.quantizers, tuple(map(str, self.request.patterns))
+        if stage := chain.elsewhere:
+            targets = self.request.spec.targets
+            found = inspect(Path(stage.config["path"]), self.model.open(), targets.include, targets.exclude)
+            patterns = (found.pattern,)
+            if found.is_quantized and None not in quantizers:
+                raise UserError(f"{stage.label} is quantized already ({found.form}): add none to --quant")
+            quantizers = (None,) if found.is_quantized else quantizers
+        elif chain.pattern:
+            patterns = (chain.pattern,)
+        return itertools.product(quantizers, patterns)
 
     def complete(self, stage: Stage, pattern: str) -> Stage:
         """Return a stage with its pattern, and with the recipe's fields that the user did not set."""

@@ -75,7 +75,7 @@ def _artifacts(request: PlanRequest, inputs: ModelInputs) -> Iterator[Artifact]:
     """Yield an artifact of one model for every method, quantizer, pattern and seed. Some methods have one pattern only."""
     spec, model = request.spec, inputs.model
     for chain in request.chains:
-        for quantizer, pattern in itertools.product(inputs.quantizers_of(chain), inputs.patterns_of(chain)):
+        for quantizer, pattern in inputs.variants(chain):
             last = [quantizer.model_copy(update={"pattern": chain.beside})] if quantizer else []
             stages = tuple(inputs.complete(s, pattern) for s in (*chain.stages, *last))
             calibrates, trains = (any(need in s.needs for s in stages) for need in ("calibration", "training"))
