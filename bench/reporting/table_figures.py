@@ -293,8 +293,9 @@ def draw_pair(rows: Sequence[Row], file: Path, before: str, after: str) -> Path:
     Raises:
         UserError: no number of it has an estimate.
     """
-    title, panels = f"{after} against {before}", []
-    signed = partial(words.quantity, "{:+.3g}".format, "")
+    title = f"{after} against {before}"
+    panels: list[Any] = []
+    signed: Callable[..., str] = partial(words.quantity, "{:+.3g}".format, "")
     for is_ratio, name, describe in (
         (True, f"{after} / {before}", words.ratio),
         (False, f"{after} − {before}", signed),
