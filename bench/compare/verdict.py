@@ -146,8 +146,8 @@ def compare(
         if (exploratory and (every_metric or p.definition.in_tables)) or settings.margin(p.definition) is not None
     ]
     skipped = sorted({p.metric for p in pairs} - {p.metric for p in judged})
-    known = [u for u in unpaired if _matters(u, settings)]
-    rows = [Row(u.name, u.metric, u.verdict, u.reason, records=u.records) for u in known]
+    mattering = [u for u in unpaired if _matters(u, settings)]
+    rows = [Row(u.name, u.metric, u.verdict, u.reason, records=u.records) for u in mattering]
     to_estimate: list[MetricPair] = []
     for pair in judged:
         if reason := pair.obstacle():
