@@ -55,9 +55,9 @@ def _of_effect(effect: Effect) -> Iterator[str]:
 
 
 def changes(effect: Effect) -> list[str]:
-    """Return a line for each new row with its rank, and one for each other row whose rank or number moves."""
+    """Return a line for each new row with its rank, and one for each other row whose rank moves."""
     table, before = effect.table, effect.before
-    lines = [f"new: {_name(table.rows[k])}{_rank(table, k)}" for k in effect.rows]
+    lines = [f"new: {_name(table.rows[k])}: {_rank(table, k)}, in {len(table.whole_rows)} rows" for k in effect.rows]
     if before is None:
         return [*lines, "The leaderboard had no such table."]
     was = {_name(before.rows[k]): k for k in before.whole_rows}
@@ -65,7 +65,8 @@ def changes(effect: Effect) -> list[str]:
     for k in table.whole_rows:
         name = _name(table.rows[k])
         if k not in effect.rows and name in was and _rank(before, was[name]) != _rank(table, k):
-            moved.append(f"{name}:{_rank(before, was[name])} before, now{_rank(table, k)}")
+            moved.append(f"{name}: {_rank(before, was[name])} before, now {_rank(table, k)}")
+    moved = moved or ["No other row moves."]
     rest = [f"and {len(moved) - MAX_MOVED:,} other rows"] if len(moved) > MAX_MOVED else []
     gone = sorted(was.keys() - {_name(table.rows[k]) for k in table.whole_rows})
     return [*lines, *moved[:MAX_MOVED], *rest, *(f"no longer there by this name: {name}" for name in gone)]
@@ -77,7 +78,7 @@ def _name(row: TableRow) -> str:
 
 def _rank(table: Table, row: int) -> str:
     rank = table.ranks[table.ranked_by][row] if table.ranked_by is not None else ""
-    return f" rank {rank} of {len(table.whole_rows)}" if rank else " without a rank"
+    return f"rank {rank}" if rank else "no rank"
 
 
 def _commands(records: Sequence[Record]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def test_made_edited_refused_made_again_accepted(checkout, cli):
     assert "tiny-xeon-ada.zip: 3 records" in out
     archive, text = (checkout / "submissions" / f"tiny-xeon-ada.{kind}" for kind in ("zip", "md"))
     first = archive.read_bytes()
-    assert "Ada \\*L\\*" in text.read_text() and "new: wanda, 2:4 rank" in text.read_text()
+    assert "Ada \\*L\\*" in text.read_text() and "new: wanda, 2:4: rank" in text.read_text()
 
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(checkout / "results")
@@ -163,7 +164,10 @@ def test_the_workflows_own_steps(checkout, cli):
     code, said = run_steps(room, base)
 
     assert code == 0, said
-    assert "new: wanda, 2:4 rank" in (room / "summary.md").read_text()
+    summary = (room / "summary.md").read_text()
+    assert "new: wanda, 2:4: rank" in summary
+    moved = re.findall(r"(rank \S+|no rank) before, now (rank \S+|no rank)", summary)
+    assert all(before != now for before, now in moved) and bool(moved) != ("No other row moves." in summary)
     assert "| wanda |" in (room / "review/page/leaderboard.md").read_text()
     page = (room / "review/page/leaderboard.html").read_text()
     assert "Ada *L*" in page
