@@ -1,8 +1,9 @@
-"""Models of five tools, read by `folder:path=`: logits against each tool's own loader, and bytes against the files.
+"""Models of five tools, read by `folder:path=`: logits against each tool's own loader, and bits against the files.
 
 python benchmarks/folders.py draw            tokens for the scripts in benchmarks/other_tools: calibration and a prompt
-python benchmarks/folders.py compare         IDS and what the scripts wrote are in this folder, by the names of TOOLS;
-                                             bench run --config benchmarks/other_tools/rows.toml --results rows ran here
+python benchmarks/folders.py compare         IDS and what the scripts wrote are in this folder, by the names of TOOLS
+
+Between the two, bench run --config results/smollm2-folders/spec.toml ran in this folder, and its records are in ROWS.
 
 Every script runs in a separate environment: the packages are at its top. Each but llama.cpp's is given the folder of
 smollm2-135m-instruct-q4; llama.cpp's is given the GGUF file that the folder was made from.
@@ -10,17 +11,21 @@ smollm2-135m-instruct-q4; llama.cpp's is given the GGUF file that the folder was
 
 from __future__ import annotations
 
+import json
+import math
+import struct
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gguf import GGUFReader
 from harness import draw_tokens, finish, like_a_worker
 
 from bench.formats.method import ModelFolder
-from bench.formats.opening import open_checkpoint
 from bench.inputs import download, loading
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
@@ -37,8 +42,22 @@ TOOLS = {
     "auto-round, GPTQ": "smollm2-gptq-auto-round",
     "llama.cpp, Q4_K_M": "smollm2-Q4_K_M.gguf",
 }
-IDS, ROWS = Path("ids.npz"), Path("rows")
+STORED_DENSE = "smollm2-2of4-ten-lines"
+"""Model with zeros in its file. Its bits are compared with those of its packed24 export."""
+IDS, ROWS = Path("ids.npz"), Path(__file__).parents[1] / "results" / "smollm2-folders"
 PROMPT = Path(__file__).parents[1] / "LICENSE"
+MAX_DIFFERENCE = 0.01
+"""Largest relative difference between counted bits and those in a file."""
+
+
+class FileParts(NamedTuple):
+    """Bytes of a file, counted from its own header and without this suite's readers."""
+
+    targets: int
+    """Bytes of the tensors of linears in decoder blocks."""
+    others: int
+    """Bytes of all other tensors."""
+    whole: int
 
 
 def draw() -> None:
@@ -51,33 +70,70 @@ def draw() -> None:
 def compare() -> None:
     torch.set_num_threads(1)
     original = Folder(download.pull(MODEL).folder)
+    targets = find_targets(original.config, original.shapes())
+    weights = sum(math.prod(original.shapes()[f"{target}.weight"]) for target in targets)
     probe = torch.tensor(np.load(IDS)["probe"][None])
-    figures = {row: _row((row,)) for row in ("dense", "wanda")}
+    figures = {}
     for tool, name in TOOLS.items():
-        figures[tool] = _row((f"folder:path={name}",)) | _compare(Path(name), original, probe)
+        figures[tool] = _compare_bits(name, targets, weights) | _compare_logits(Path(name), original, targets, probe)
     finish("folders", figures)
 
 
-def _row(stages: tuple[str, ...]) -> dict[str, Any]:
-    """Return what bench run measured: perplexity, its ratio to that of the dense model, KL divergence, and size."""
-    records = [r for r in newest(ReadOnlyStore(ROWS).verified()) if r.identity.quantizer == "none"]
-    values = {(r.identity.stages, reading.metric): reading.value for r in records for reading in r.readings}
-    (pattern,) = {str(r.identity.pattern) for r in records if r.identity.stages == stages}
-    perplexity = values[stages, "perplexity"]
+def _compare_bits(name: str, targets: list[str], weights: int) -> dict[str, Any]:
+    """Return the bits per weight of the record and of the file, and the parts of the file in MB."""
+    bits = _recorded_bits(f"folder:path={name}")
+    parts = _parts(Path(name), targets)
+    stored = parts
+    if name == STORED_DENSE:
+        with tempfile.TemporaryDirectory() as folder:
+            packed = str(Path(folder) / "packed")
+            export = [sys.executable, "-m", "bench", "export", name, "--format", "packed24", "--out", packed]
+            subprocess.run(export, check=True, capture_output=True)
+            stored = _parts(Path(packed), targets)
+    in_file = 8 * stored.targets / weights
+    if abs(bits / in_file - 1) > MAX_DIFFERENCE:
+        sys.exit(f"{name}: the record has {bits} bits per weight, and the file {in_file}")
     return {
-        "pattern": pattern,
-        "perplexity": round(perplexity, 1),
-        "perplexity / dense": round(perplexity / values[("dense",), "perplexity"], 3),
-        "KL": round(values[stages, "kl"], 3),
-        "bits per weight": round(values[stages, "bits_per_weight"], 2),
-        "MB counted": round(values[stages, "bytes"] / 1e6, 1),
+        "bits per weight, counted": round(bits, 3),
+        "bits per weight, in the file": round(in_file, 3),
+        "file, MB": round(parts.whole / 1e6, 2),
+        "linears, MB": round(parts.targets / 1e6, 2),
+        "other tensors, MB": round(parts.others / 1e6, 2),
+        "header and vocabulary, MB": round((parts.whole - parts.targets - parts.others) / 1e6, 2),
     }
 
 
-def _compare(path: Path, original: Folder, probe: torch.Tensor) -> dict[str, Any]:
-    """Return the size of the files, and how far our logits are from those of the tool's own loader."""
-    checkpoint = open_checkpoint(path, original)
-    targets = find_targets(checkpoint.config, checkpoint.shapes())
+def _recorded_bits(stage: str) -> float:
+    """Return the bits per weight that `bench run` recorded."""
+    records = newest(ReadOnlyStore(ROWS).verified())
+    found = (r for record in records if record.identity.stages == (stage,) for r in record.readings)
+    (bits,) = (reading.value for reading in found if reading.metric == "bits_per_weight")
+    return float(bits or 0)
+
+
+def _parts(path: Path, targets: list[str]) -> FileParts:
+    """Read the sizes of tensors from the headers of a GGUF file or of a folder's safetensors files."""
+    if path.is_file():
+        # Every matrix of a LLaMA's block is a linear.
+        tensors = [(t.name.startswith("blk.") and len(t.shape) == 2, int(t.n_bytes)) for t in GGUFReader(path).tensors]
+        files = [path]
+    else:
+        files, tensors = sorted(path.glob("*.safetensors")), []
+        for file in files:
+            with file.open("rb") as stream:
+                (length,) = struct.unpack("<Q", stream.read(8))
+                header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            for name, entry in header.items():
+                start, end = entry["data_offsets"]
+                linear = any(part in targets for part in (name.rpartition(".")[0], name.rpartition(".weight.")[0]))
+                tensors.append((linear, end - start))
+    whole = sum(file.stat().st_size for file in files)
+    return FileParts(*(sum(size for linear, size in tensors if linear is kind) for kind in (True, False)), whole)
+
+
+def _compare_logits(path: Path, original: Folder, targets: list[str], probe: torch.Tensor) -> dict[str, Any]:
+    """Return how far our logits are from those of the tool's own loader."""
     with tempfile.TemporaryDirectory() as workdir:
         job = Job(source=original.path, pattern=Pattern.parse("dense"), targets=targets, workdir=Path(workdir))
         outcome = ModelFolder(path=str(path)).apply(torch.nn.Identity(), job)
@@ -85,18 +141,14 @@ def _compare(path: Path, original: Folder, probe: torch.Tensor) -> dict[str, Any
             ours = loading.load(Path(str(outcome.model)), Compute())(probe).logits[0].numpy()
     theirs = np.load(f"{path}.logits.npy")
     about = {
-        "MB of the files": round(_bytes(path) / 1e6, 1),
+        "largest logit": round(float(abs(theirs).max()), 1),
         "difference of a logit, at most": round(float(abs(ours - theirs).max()), 5),
     }
     # Logits with the tool's own rounding of inputs: float16, or 8 bits.
     for kind in ("float16", "rounded"):
         if (other := Path(f"{path}.{kind}.logits.npy")).exists():
             about["the same, as the tool itself multiplies"] = round(float(abs(ours - np.load(other)).max()), 2)
-    return about | {"largest logit": round(float(abs(theirs).max()), 1)}
-
-
-def _bytes(path: Path) -> int:
-    return sum(f.stat().st_size for f in (path.glob("*.safetensors") if path.is_dir() else [path]))
+    return about
 
 
 if __name__ == "__main__":
