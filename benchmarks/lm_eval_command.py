@@ -139,7 +139,7 @@ def compare(case: Case, model: Path, limit: int) -> dict[str, Any]:
 def main(limit: int, names: list[str]) -> None:
     model = download.pull("smollm2-135m-instruct-q4").folder
     cases = [case for case in CASES if not names or case.name in names]
-    finish("lm_eval_command", {case.name: compare(case, model, limit) for case in cases})
+    finish("lm_eval_command", {case.name.replace("_", " "): compare(case, model, limit) for case in cases})
 
 
 if __name__ == "__main__":
