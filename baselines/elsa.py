@@ -141,13 +141,7 @@ class Elsa(Settings):
         paper="2510.01650",
         cost=Cost(training=6, state=24),
         presets={
-            "released": {
-                "warmup": 0.0,
-                "beta2": 0.95,
-                "schedule": "constant",
-                "interval": 2,
-                "projection": "identity",
-            }
+            "released": {"warmup": 0.0, "beta2": 0.95, "schedule": "constant", "interval": 2, "projection": "identity"}
         },
     )
     lr: LearningRate = 2e-4

@@ -73,10 +73,7 @@ class Finetune(Settings):
         trainer = Trainer(self.name, model, job, self)
         trainer.train_only(".parametrizations.weight.0.")
         optimizer = torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad],
-            **self.adam,
-            weight_decay=0.0,
-            fused=True,
+            [p for p in model.parameters() if p.requires_grad], **self.adam, weight_decay=0.0, fused=True
         )
         trainer.run(optimizer, teacher=True)
         trainer.log_validation("end")

@@ -51,11 +51,7 @@ class Stacks:
         end = 0
         for name, shape in shapes.items():
             self._begins[name], end = end, end + math.prod(shape) * dtype.itemsize
-            header[name] = {
-                "dtype": names[dtype],
-                "shape": list(shape),
-                "data_offsets": [self._begins[name], end],
-            }
+            header[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [self._begins[name], end]}
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         self._data = 8 + len(text)

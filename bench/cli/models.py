@@ -155,8 +155,7 @@ def verify(
 def export(
     out: NewFolder,
     artifact: Annotated[
-        str | None,
-        typer.Argument(help="For a model: a record (the first digits of its key) or a model folder."),
+        str | None, typer.Argument(help="For a model: a record (the first digits of its key) or a model folder.")
     ] = None,
     format_: Annotated[
         str,

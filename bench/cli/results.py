@@ -158,8 +158,7 @@ def report(
         ),
     ] = None,
     equal_bytes: Annotated[
-        bool,
-        typer.Option("--equal-bytes", help="Print each sparse row with the dense rows of about the same size."),
+        bool, typer.Option("--equal-bytes", help="Print each sparse row with the dense rows of about the same size.")
     ] = False,
     out: Annotated[
         Path | None,
@@ -170,8 +169,7 @@ def report(
         ),
     ] = None,
     check: Annotated[
-        bool,
-        typer.Option("--check", help="Write nothing; exit code 1 if the files in the folder are out of date."),
+        bool, typer.Option("--check", help="Write nothing; exit code 1 if the files in the folder are out of date.")
     ] = False,
     signed_by: SignedBy = None,
     title: Annotated[str | None, typer.Option(help="Title of the page [default: cast-bench leaderboard].")] = None,
@@ -207,12 +205,7 @@ def report(
 
 
 def _write_leaderboard(
-    results: list[Path],
-    out: Path | None,
-    check: bool,
-    signed_by: Path | None,
-    title: str | None,
-    papers: str | None,
+    results: list[Path], out: Path | None, check: bool, signed_by: Path | None, title: str | None, papers: str | None
 ) -> None:
     from bench.reporting import leaderboard
     from bench.results.store import RESULTS

@@ -56,9 +56,7 @@ def cache_gc(
 
 
 @env_app.command("create")
-def env_create(
-    name: Annotated[str, typer.Argument(help="Name of an environment; bench env ls lists them.")],
-) -> None:
+def env_create(name: Annotated[str, typer.Argument(help="Name of an environment; bench env ls lists them.")]) -> None:
     """Create an environment with pip.
 
     It takes some minutes and gigabytes. An environment that exists is not changed.

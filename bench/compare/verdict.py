@@ -7,14 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from bench.compare.estimate import (
-    NotComparable,
-    counted_change,
-    estimate_pair,
-    mean_change,
-    mean_values,
-    require_items,
-)
+from bench.compare.estimate import NotComparable, counted_change, estimate_pair, mean_change, mean_values, require_items
 from bench.compare.pairing import NOT_REPORTED, MetricPair, Unpaired, pair_results
 from bench.compare.result_set import ResultSet, gc_paused
 from bench.compare.seed_noise import SeedNoiseTable

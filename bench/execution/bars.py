@@ -82,11 +82,7 @@ class RichDisplay(RunListener):
         self._records: list[Record] = []
         self._tables: list[TextTable] = []
         self._live = Live(
-            self,
-            console=make_console(stream),
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
+            self, console=make_console(stream), transient=True, redirect_stdout=False, redirect_stderr=False
         )
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

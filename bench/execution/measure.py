@@ -148,10 +148,7 @@ def _record(measurement: Measurement, attempt: Attempt, built: BuiltArtifact) ->
 
 def _record_readings(measurement: Measurement, readings: Any, built: BuiltArtifact) -> tuple[Record, tuple[Item, ...]]:
     notes = dict(readings.notes) | ({"terms": terms} if (terms := measurement.artifact.terms) else {})
-    cost: dict[str, Any] = {
-        "peak_bytes": provenance.peak_bytes(measurement.artifact.device),
-        "tokens": readings.tokens,
-    }
+    cost: dict[str, Any] = {"peak_bytes": provenance.peak_bytes(measurement.artifact.device), "tokens": readings.tokens}
     if measurement.measure == "pattern":  # every artifact has this measure, so its record has the cost of the build
         notes |= built.notes
         cost |= built.cost

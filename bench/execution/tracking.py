@@ -36,11 +36,7 @@ NORMAL_95 = 1.96
 
 class Tracking(RunListener):
     def __init__(
-        self,
-        names: Iterable[str],
-        run: str,
-        read: Callable[[str], Record | None],
-        say: Callable[[str], None],
+        self, names: Iterable[str], run: str, read: Callable[[str], Record | None], say: Callable[[str], None]
     ) -> None:
         """run: its name in the results folder. read: returns a record by its key. say: prints a sentence."""
         self._channels = [_Channel(name) for name in names]

@@ -17,12 +17,7 @@ from bench.system.files import atomic_write, publish
 from methods.errors import UserError
 from methods.folder import Folder
 
-MODEL_FILES = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "config.json",
-    *COMPANIONS,
-)
+MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", *COMPANIONS)
 """Patterns of files that are downloaded for a model on the hub."""
 
 TASK_SOURCES = ("auto", "hub", "index")

@@ -125,12 +125,7 @@ class Repository:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        from huggingface_hub.errors import (
-            GatedRepoError,
-            HfHubHTTPError,
-            OfflineModeIsEnabled,
-            RepositoryNotFoundError,
-        )
+        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
         # The client does not wrap the errors of its HTTP library, and that library changes between versions. Its root error
         # is a base of an error of the client.

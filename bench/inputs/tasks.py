@@ -14,10 +14,7 @@ from methods.errors import UserError
 
 _COMMON_TASKS = ("hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
 
-TASK_SETS = {
-    "maskllm7": (*_COMMON_TASKS, "race", "piqa"),
-    "wanda7": (*_COMMON_TASKS, "boolq", "rte"),
-}
+TASK_SETS = {"maskllm7": (*_COMMON_TASKS, "race", "piqa"), "wanda7": (*_COMMON_TASKS, "boolq", "rte")}
 """Sets of tasks whose average papers report: MaskLLM and CAST use the first, Wanda and SparseGPT the second."""
 
 BUILTIN_TASKS = tuple(wikimini.TASKS)

@@ -10,12 +10,7 @@ from typing import Any, NamedTuple
 from bench.planning.artifact import Measurement, Plan
 from bench.planning.cards import Cards, enough
 from bench.planning.cost_model import WITHIN, CostModel
-from bench.planning.memory import (
-    estimate_bytes,
-    estimate_device_bytes,
-    estimate_disk_bytes,
-    is_streamed,
-)
+from bench.planning.memory import estimate_bytes, estimate_device_bytes, estimate_disk_bytes, is_streamed
 from bench.planning.past_costs import TimedPart, estimate_tokens, machine_of, measure_part, read_past, stage_part
 from bench.results.record import DONE
 from bench.results.store import ReadOnlyStore

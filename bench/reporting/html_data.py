@@ -20,12 +20,7 @@ def page_data(sections: Sequence[ReportSection], max_visible_rows: int, picks: b
     strings.default_factory = strings.__len__
     tables = [_table(s, t, strings, picks) for s in sections for t in s.tables]
     records = {name: _record(record, strings) for s in sections for name, record in s.records.items()}
-    return {
-        "max_visible_rows": max_visible_rows,
-        "tables": tables,
-        "records": records,
-        "strings": list(strings),
-    }
+    return {"max_visible_rows": max_visible_rows, "tables": tables, "records": records, "strings": list(strings)}
 
 
 def _table(section: ReportSection, table: Table, strings: Strings, picks: bool) -> dict[str, Any]:

@@ -24,7 +24,7 @@ MAX_BYTES = 2**26
 """Largest size of a record's JSON. The largest ones, with the curves of a long training, have a hundredth of it."""
 
 RENAMED_MODELS = {
-    ("smollm2-135m", "6552ae7d47a3749cedb8b52ce99fad52a3a5d8b185949da19bcb740eac0b3385"): "smollm2-135m-instruct-q4",
+    ("smollm2-135m", "6552ae7d47a3749cedb8b52ce99fad52a3a5d8b185949da19bcb740eac0b3385"): "smollm2-135m-instruct-q4"
 }
 """Today's name of a model, by the name in a record and the digest of the model's weights."""
 

@@ -38,12 +38,7 @@ ISA_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRU
 
 def gather() -> dict[str, Any]:
     """Return commit, versions, machine, and the time."""
-    return {
-        "commit": commit(),
-        "versions": versions(),
-        "machine": machine(),
-        "recorded": format_time(time.time()),
-    }
+    return {"commit": commit(), "versions": versions(), "machine": machine(), "recorded": format_time(time.time())}
 
 
 @cache

@@ -49,12 +49,7 @@ class Walk:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        job: Job,
-        accumulate: Accumulate | None = None,
-        *,
-        batch: int | None = None,
+        self, model: nn.Module, job: Job, accumulate: Accumulate | None = None, *, batch: int | None = None
     ) -> None:
         """batch: calibration sequences per forward pass, by default as many as BATCH_TOKENS allows."""
         self.job = job

@@ -200,10 +200,7 @@ def test_autocast_does_not_coarsen_the_mask():
 
 @pytest.mark.parametrize(
     ("pattern", "words"),
-    [
-        ("50%", "maskllm needs an n:m pattern, and 50% is not one"),
-        ("8:16", "at most 70, and 8:16 has 12,870: "),
-    ],
+    [("50%", "maskllm needs an n:m pattern, and 50% is not one"), ("8:16", "at most 70, and 8:16 has 12,870: ")],
 )
 def test_bad_input_is_a_sentence(pattern, words, llama, task):
     with pytest.raises(UserError, match=words):

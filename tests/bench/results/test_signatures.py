@@ -105,8 +105,7 @@ def test_a_damaged_folder_is_not_signed(root, keys, cli):
 
 
 @pytest.mark.parametrize(
-    ("key", "sentence"),
-    [("missing", "is no file: name an ssh key"), ("alice.allowed", "ssh-keygen cannot sign with")],
+    ("key", "sentence"), [("missing", "is no file: name an ssh key"), ("alice.allowed", "ssh-keygen cannot sign with")]
 )
 def test_what_is_no_key(root, keys, cli, key, sentence):
     code, _, err = cli("sign", root, "--key", keys / key)
