@@ -23,7 +23,7 @@ from methods.errors import UserError
 from methods.folder import Folder
 from methods.targets import find_targets
 
-FEW, MANY = 15, 400
+FEW, MANY = 10, 400
 
 NUMBERS = (
     st.integers(-(2**70), 2**70)

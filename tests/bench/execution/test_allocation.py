@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bench.execution.allocation import _Problem, solve
+from helpers import runs
 from methods.errors import UserError
 
 
@@ -50,7 +51,8 @@ def test_swaps_lower_what_is_measured_and_keep_the_budget():
     assert all(sum(chosen) <= 2 for chosen in tried)
 
 
-def test_the_file_of_the_command_is_a_row(cli, tmp_path):
+def test_the_file_of_the_command_is_a_row(cli, tmp_path, monkeypatch):
+    runs.workers_here(monkeypatch)
     out = tmp_path / "a.json"
     small = ("--set", "targets.include=*.0.mlp.*", "--set", "calibration.sequences=2", "--set", "threads=1")
     code, said, err = cli(
