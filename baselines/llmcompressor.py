@@ -60,10 +60,7 @@ class LlmCompressorWanda:
 
 
 def _oneshot(model: nn.Module, job: Job, kind: str, settings: dict[str, Any]) -> Outcome:
-    """
-    Raises:
-        Skipped: it is not installed, or cannot prune this model.
-    """
+    """Prune as its users do. Raise Skipped if llm-compressor is not installed, or cannot prune this model."""
     modifiers = _import_modifiers()
     if job.compute.stream:
         raise Skipped("llm-compressor needs the whole model in memory, and this one is streamed")

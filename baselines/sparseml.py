@@ -77,10 +77,7 @@ class SparsemlMagnitude:
 
 
 def _family(model: nn.Module, job: Job) -> Family:
-    """
-    Raises:
-        Skipped: SparseML's transformers 4.40 does not support the architecture, or there is nothing to prune.
-    """
+    """Raise Skipped if SparseML's transformers 4.40 lacks the architecture, or there is nothing to prune."""
     config = model.config.to_dict()  # type: ignore[operator, union-attr]
     if config["model_type"] not in SUPPORTED_FAMILIES:
         raise Skipped(
@@ -92,10 +89,7 @@ def _family(model: nn.Module, job: Job) -> Family:
 
 
 def _block_indices(targets: tuple[str, ...], family: Family) -> list[int]:
-    """
-    Raises:
-        Skipped: only a part of a block is to be pruned.
-    """
+    """Raise Skipped if only a part of a block is to be pruned."""
     blocks = [b for b in dict.fromkeys(map(family.block_of, targets)) if b is not None]
     if len(targets) != len(blocks) * len(family.linears):
         raise Skipped("SparseML's SparseGPT prunes whole decoder blocks: leave targets.include and targets.exclude out")

@@ -143,10 +143,7 @@ def _refuse_constant(name: str) -> Any:
 
 
 def _check_depth(value: Any) -> None:
-    """
-    Raises:
-        ValueError: nested too deeply, or text that cannot be written as UTF-8.
-    """
+    """Raise ValueError for values nested too deeply, or text that cannot be written as UTF-8."""
     level = [value]
     for _ in range(MAX_JSON_DEPTH):
         below: list[Any] = []

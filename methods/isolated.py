@@ -140,10 +140,7 @@ def _write_inputs(model: nn.Module, job: Job, script: Script, workdir: Path) -> 
 
 
 def _run(job: Job, path: Path, workdir: Path) -> None:
-    """
-    Raises:
-        ScriptFailed: with the last line of the log.
-    """
+    """Run a script. Raise ScriptFailed, with the last line of the log, if it fails."""
     environment = job.environment
     assert environment
     environment.log.parent.mkdir(parents=True, exist_ok=True)

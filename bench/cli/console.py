@@ -22,10 +22,7 @@ Rows = Sequence[dict[str, Any]]
 
 
 def require_format(format_: str, equal_bytes: bool) -> None:
-    """
-    Raises:
-        UserError: an unknown format, or one that cannot be had with `equal_bytes`.
-    """
+    """Raise UserError if the format is unknown, or cannot be had with `equal_bytes`."""
     if format_ not in FORMATS:
         raise UserError(f"unknown format {format_!r}: use one of {', '.join(FORMATS)}")
     if equal_bytes and format_ not in ("table", "md"):

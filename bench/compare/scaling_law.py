@@ -203,11 +203,7 @@ def read(results: Path, method: str, control: str) -> list[GridRun]:
 
 
 def _require_one_kind(model: str, rows: Mapping[str, list[Record]], method: str, control: str) -> None:
-    """
-    Raises:
-        UserError: the method's records have several patterns, or a column has several values, or not all were measured on
-            one text.
-    """
+    """Raise UserError if the method's records have several patterns, columns have several values, or texts differ."""
     both = [*rows[method], *rows[control]]
     for column, records in (("calibration", rows[method]), *((c, both) for c in ("targets", "dtype", "device"))):
         values = sorted({str(record.identity.labels()[column]) for record in records})

@@ -42,10 +42,7 @@ class OnnxFile:
     """An ONNX file from anywhere. Protobuf and raw numbers run no code."""
 
     def __init__(self, path: Path) -> None:
-        """
-        Raises:
-            UserError: not readable as ONNX, or a file of weights that is not in its folder.
-        """
+        """Raise UserError if the file cannot be read as ONNX, or its file of weights is not in its folder."""
         require("onnx", what="ONNX", how=pip_install("onnx"))
         import onnx
 

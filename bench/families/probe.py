@@ -62,10 +62,7 @@ class Probe:
     """An architecture whose sizes all differ."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        """
-        Raises:
-            UserError: transformers cannot build it.
-        """
+        """Raise UserError if transformers cannot build it."""
         base = {k: v for k, v in config.items() if k not in LEFT_OUT} | dict.fromkeys(TOKENS, 0)
         given = build(base).config
         self.canonical: dict[str, str] = {own: other for other, own in dict(given.attribute_map).items()}

@@ -222,10 +222,7 @@ def read_tokenizer(tokenizer_json: Path) -> Tokenizer:
 
 @contextlib.contextmanager
 def tokenizer_faults(tokenizer_json: Path) -> Iterator[None]:
-    """
-    Raises:
-        UserError: in place of what the library raises. A panic has no base class but BaseException.
-    """
+    """Raise UserError in place of what the library raises. A panic has no base class but BaseException."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, MemoryError):

@@ -36,10 +36,7 @@ class ModelInputs:
     """Inputs of a request for one model. Calibration text is read only if a stage needs it."""
 
     def __init__(self, request: PlanRequest, model: models.Model) -> None:
-        """
-        Raises:
-            UserError: a pattern or group does not divide a layer's width, or a training or a measure is impossible.
-        """
+        """Raise UserError if a pattern or group does not divide a layer, or a training or measure is impossible."""
         self.request, self.model = request, model
         folder = open_shapes(model.folder)
         self.config = folder.config

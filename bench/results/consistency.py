@@ -41,10 +41,7 @@ BESIDE_ARTIFACT = ("tokenizer", "measure", "hardware")
 
 
 def require_consistent(record: Record) -> None:
-    """
-    Raises:
-        UserError: a part of the record contradicts another.
-    """
+    """Raise UserError if a part of the record contradicts another."""
     try:
         wrong = next(contradictions(record), "")
     except (TypeError, AttributeError, LookupError, ValueError, OverflowError, RecursionError) as fault:

@@ -260,11 +260,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def require_schema(version: Any, name: str) -> None:
-    """
-    Raises:
-        OtherSchema: another schema than this version's.
-        ValueError: no number.
-    """
+    """Raise OtherSchema if the schema is not that of this version, or ValueError if it is no number."""
     if type(version) is not int:
         raise ValueError(f"schema_version is {version!r}, not a whole number")
     if version != SCHEMA:

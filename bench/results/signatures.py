@@ -122,10 +122,7 @@ def _lists(root: Path) -> list[Path]:
 
 
 def _read(path: Path) -> bytes:
-    """
-    Raises:
-        ValueError: no regular file, or too large.
-    """
+    """Read a regular file. Raise ValueError if it is none, or too large."""
     if not path.is_file() or path.is_symlink():
         raise ValueError(f"{path.name} is no file")
     if (size := path.stat().st_size) > MAX_BYTES:

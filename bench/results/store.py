@@ -85,10 +85,7 @@ class ReadOnlyStore:
                 yield record
 
     def find(self, prefix: str) -> Record:
-        """
-        Raises:
-            UserError: no record, or several, begin with the prefix.
-        """
+        """Return the record whose key begins with a prefix. Raise UserError if there are none or several."""
         stem = Path(prefix).stem
         paths = [path for path in self._paths() if path.stem.startswith(stem[:32])]
         if len(paths) != 1:
@@ -117,11 +114,7 @@ class ReadOnlyStore:
             return None
 
     def _parse(self, path: Path) -> Record:
-        """
-        Raises:
-            OtherSchema: the record is of another version.
-            ValueError: the record or its items are damaged.
-        """
+        """Read a record. Raise OtherSchema for another version, or ValueError if it or its items are damaged."""
         if path.exists() and not path.is_file():  # reading a pipe would block
             raise ValueError("is no record (it is no file)")
         if (size := path.stat().st_size) > MAX_BYTES:
@@ -285,10 +278,7 @@ def wait_for_folder(root: Path) -> None:
 
 
 def require_results(root: Path) -> None:
-    """
-    Raises:
-        UserError: no results folder.
-    """
+    """Raise UserError if a folder is no results folder."""
     if not (root / "records").is_dir():
         raise UserError(f"{str(root)!r} is no results folder: it has no records/ in it")
 

@@ -67,10 +67,7 @@ ENVIRONMENTS = {
 
 
 def lookup(name: str) -> EnvironmentSpec:
-    """
-    Raises:
-        UserError: unknown name.
-    """
+    """Return the packages of an environment. Raise UserError if its name is unknown."""
     if name not in ENVIRONMENTS:
         raise UserError(describe_unknown("environment", name, ENVIRONMENTS))
     return ENVIRONMENTS[name]
@@ -145,10 +142,7 @@ def create(name: str, on_line: Callable[[str], None]) -> Path:
 
 @contextmanager
 def _build_lock(name: str) -> Iterator[None]:
-    """
-    Raises:
-        UserError: another process is building it, or the cache cannot be written.
-    """
+    """Raise UserError if another process is building it, or the cache cannot be written."""
     try:
         folder(name).parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder(name).with_suffix(".lock"), timeout=0), in_use():
@@ -162,10 +156,7 @@ def _build_lock(name: str) -> Iterator[None]:
 
 
 def _interpreter(name: str, spec: EnvironmentSpec) -> Path:
-    """
-    Raises:
-        UserError: no Python on the path is one that the environment supports.
-    """
+    """Return a Python that the environment supports. Raise UserError if none is on the path."""
     if sys.version_info[:2] in spec.pythons:
         return Path(sys.executable)
     for major, minor in spec.pythons:

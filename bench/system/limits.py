@@ -17,10 +17,7 @@ LEAST_FILE_BYTES = 64 * 2**20
 
 
 def require_open_files() -> None:
-    """
-    Raises:
-        UserError: this process may open fewer files than a run does.
-    """
+    """Raise UserError if this process may open fewer files than a run does."""
     if _is_below(resource.RLIMIT_NOFILE, OPEN_FILES):
         raise UserError(f"{_describe_open_files()}, and a run needs {OPEN_FILES}: set ulimit -n {OPEN_FILES}")
 

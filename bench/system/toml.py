@@ -31,10 +31,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _require_short_keys(text: str) -> None:
-    """
-    Raises:
-        ValueError: what may be a key has too many dots.
-    """
+    """Raise ValueError if what may be a key has too many dots."""
     for number, line in enumerate(text.splitlines(), start=1):
         words = re.split(r"[,=\[\]{}]", "".join(line.split()))
         if not line.lstrip().startswith("#") and max(word.count(".") for word in words) > MAX_DOTS:
