@@ -12,13 +12,11 @@ def shapes_of(model):
     return {name: tuple(t.shape) for name, t in model.state_dict().items()}
 
 
-def is_linear(module):
-    return isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
-
-
 def test_targets_are_the_linears_of_the_blocks(family, make):
     model = make(family)
-    linears = [name for name, module in model.named_modules() if is_linear(module)]
+    linears = [
+        name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D"
+    ]
     outside = {"lm_head", "embed_out"}
 
     found = find_targets(model.config.to_dict(), shapes_of(model))

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
@@ -164,16 +163,13 @@ def test_versions_are_the_model_and_what_magnitude_leaves(tmp_path):
 def test_a_model_that_is_sparse_gets_a_dense_version(tmp_path, family):
     folder = write(build(family), tmp_path / "m")
     once = versions.ModelVersions(models.resolve(str(folder)), tmp_path / "a")
-    made = versions.ModelVersions(models.resolve(str(_named(once.folder(SPARSE)))), tmp_path / "b")
+    pruned = once.folder(SPARSE).rename(once.folder(SPARSE).with_name("pruned"))
+    made = versions.ModelVersions(models.resolve(str(pruned)), tmp_path / "b")
 
     assert made.method == "unchanged" and made.folder(SPARSE) == made.model.folder
     dense = Folder(made.folder(DENSE))
     for target in made.targets:
         assert (dense.weight(target) != 0).all()
-
-
-def _named(folder: Path) -> Path:
-    return folder.rename(folder.with_name("pruned"))
 
 
 @pytest.mark.slow

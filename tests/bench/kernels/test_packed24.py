@@ -140,7 +140,7 @@ def test_weights_on_a_grid_come_back_bit_for_bit(kind, dtype, largest):
     """As a quantizer leaves them: integers times a bfloat16 scale a group, in the model's dtype."""
     half, group = 2 ** (BITS[kind] - 1), group_size(kind, 256)
     codes = torch.randint(-half, half, (24, 256), generator=torch.Generator().manual_seed(1)).float()
-    codes *= pack_mask(24, 256)
+    codes *= sparse(24, 256, seed=3) != 0
     if largest:
         codes[codes.abs() > half * abs(largest) + half / 2.1] = half - 1 if largest > 0 else -half
     scales = (torch.rand(24, 256 // group, generator=torch.Generator().manual_seed(2)) + 0.01).bfloat16().float() / 64
@@ -148,10 +148,6 @@ def test_weights_on_a_grid_come_back_bit_for_bit(kind, dtype, largest):
     weight[weight == 0] = 0
     rounded = pack_rounded(weight, kind)
     assert rounded.exact and torch.equal(unpack(rounded.packed), weight)
-
-
-def pack_mask(rows, width):
-    return sparse(rows, width, seed=3) != 0
 
 
 @pytest.mark.parametrize("kind", BITS)

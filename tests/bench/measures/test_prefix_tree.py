@@ -11,10 +11,6 @@ SEQUENCES = [[DICE.randrange(3) for _ in range(DICE.randrange(1, 9))] for _ in r
 """Of three tokens, so that many begin alike, and some are others' beginnings or stand there twice."""
 
 
-def seen_from(tree, node):
-    return [j for j in range(len(tree)) if j <= node < tree.ends[j]]
-
-
 @pytest.mark.parametrize("capacity", [1, 20, 1000])
 def test_each_sequence_is_the_path_that_its_last_node_sees(capacity):
     trees = grow_trees(SEQUENCES, capacity, reach=100)
@@ -24,7 +20,7 @@ def test_each_sequence_is_the_path_that_its_last_node_sees(capacity):
     for number, (tree, path) in paths.items():
         assert [tree.tokens[node] for node in path] == SEQUENCES[number]
         assert [tree.depths[node] for node in path] == list(range(len(path)))
-        assert seen_from(tree, path[-1]) == path
+        assert [j for j in range(len(tree)) if j <= path[-1] < tree.ends[j]] == path
     assert all(len(tree) <= capacity or len(tree.paths) == 1 for tree in trees if capacity > 8)
     assert [len(tree) for tree in trees] == sorted(map(len, trees), reverse=True)
 
