@@ -10,10 +10,11 @@ from typing import Any
 import hypothesis
 import pytest
 
-from bench.system.devices import matching_onednn_limit
+from bench.system.devices import EAGER, matching_onednn_limit
 
 for name, level in matching_onednn_limit().items():
     os.environ.setdefault(name, level)  # before torch is imported: its libraries read it once
+os.environ.setdefault(EAGER, "1")  # compiling a decoding step takes a minute: tests of it ask for it
 
 import torch
 from torch import nn

@@ -7,8 +7,12 @@
 // bit j for weight j: a byte-wise expand puts 64 weights in their places at once, and x is read as it lies.
 // A dense row is its 64 values a block, one after the other.
 //
-// x [rows, width] is bfloat16, or float32 beside int8, which sees it as int16, each row by its largest; y is float32
-// [rows, out]. Sums of integers are exact: |x| <= 32767, and lanes of 32 bits are handed on before they are full.
+// x [rows, width] is bfloat16, or float32 beside int8, which sees it as int16, each row by its largest. y [rows, out] is
+// float32 or bfloat16. Sums of integers are exact: |x| <= 32767, and lanes of 32 bits are handed on before they are full.
+//
+// Few rows of x: each weight is read once and used where it is (rows_*). Many: a panel of weight rows is unpacked once, its
+// dwords transposed so that a lane is an output, and multiplied by all rows of x (Panel). Dense and 2:4 then differ in the
+// unpacking alone.
 
 #include <algorithm>
 #include <cmath>
@@ -27,22 +31,63 @@
 namespace {
 
 constexpr long BLOCK = 64, CHUNK = 8, CODES = 8, ROWS = 4;
+constexpr long MANY = 12;       // rows of x from which a panel is unpacked
 constexpr long SEGMENT = 128;   // blocks after which sums of 16-bit products are handed on to 64 bits
 constexpr long LONGEST = 8192;  // the same of 8-bit ones: 4 products of at most 255 * 128 a lane and block
 constexpr long AHEAD = 16384;   // bytes between what is asked for and what is read: memory is that far away
 constexpr float LEVELS = 32767;
 
+inline float widen(uint16_t bits) {
+    uint32_t whole = uint32_t(bits) << 16;
+    float value;
+    std::memcpy(&value, &whole, 4);
+    return value;
+}
+inline float widen(int8_t value) { return value; }
+inline uint16_t narrow(float value) {  // to nearest, halves to even
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return uint16_t((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 64 : rounded);
+}
+
 struct Job {
     const uint8_t* w;
     const float* scale;  // [out], int8 alone
     const void* x;       // [rows, blocks * 64], as the path wants it
-    float step[ROWS];    // int8 alone: of each row of x
+    const float* step;   // int8 alone: of each row of x
+    const int32_t* high; // AVX-512 and int8 alone: sum of the high bytes of each row of x
     long blocks, out;
-    float* y;
+    const void* bias;    // [out], of the type of y, or null
+    void* y;
+    bool half;           // y and bias are bfloat16
+
+    // put(r, o + j, sum[j]) for j < n, in loops over vectors.
+    template <class Sum>
+    inline __attribute__((always_inline)) void put_many(long r, long o, long n, const Sum* sum) const {
+        float value[32];
+        for (long j = 0; j < n; ++j) value[j] = scale ? float(double(sum[j]) * double(scale[o + j])) * step[r] : float(sum[j]);
+        if (half) {
+            if (bias)
+                for (long j = 0; j < n; ++j) value[j] += widen(static_cast<const uint16_t*>(bias)[o + j]);
+            for (long j = 0; j < n; ++j) static_cast<uint16_t*>(y)[r * out + o + j] = narrow(value[j]);
+        } else {
+            if (bias)
+                for (long j = 0; j < n; ++j) value[j] += static_cast<const float*>(bias)[o + j];
+            std::memcpy(static_cast<float*>(y) + r * out + o, value, 4 * n);
+        }
+    }
 
     template <class Sum>
-    void put(long r, long o, Sum sum) const {
-        y[r * out + o] = scale ? float(double(sum) * double(scale[o])) * step[r] : float(sum);
+    inline __attribute__((always_inline)) void put(long r, long o, Sum sum) const {
+        float value = scale ? float(double(sum) * double(scale[o])) * step[r] : float(sum);
+        if (half) {
+            if (bias) value += widen(static_cast<const uint16_t*>(bias)[o]);
+            static_cast<uint16_t*>(y)[r * out + o] = narrow(value);
+        } else {
+            if (bias) value += static_cast<const float*>(bias)[o];
+            static_cast<float*>(y)[r * out + o] = value;
+        }
     }
 };
 
@@ -60,13 +105,6 @@ struct Row {
     }
 };
 
-inline float widen(uint16_t bits) {
-    uint32_t whole = uint32_t(bits) << 16;
-    float value;
-    std::memcpy(&value, &whole, 4);
-    return value;
-}
-inline float widen(int8_t value) { return value; }
 
 // The two places that each mask of four bits keeps; of others none is ever asked for.
 struct Places {
@@ -118,21 +156,23 @@ struct Tables {
     alignas(64) uint8_t shifts[64];          // word k of a quadword of codes: its bits 2k, 2k + 1 to the bottom
     alignas(64) uint16_t groups[32];         // where the group of kept weight k begins
     alignas(64) uint8_t by_place[256][16];   // four 16-bit values to their places among eight, for two codes
-    alignas(64) uint8_t by_mask[256][16];    // the same for masks
+    alignas(64) uint8_t by_mask[2][256][8];  // four bytes to their places among eight, for two masks; bytes 4 ... 7, too
+    uint8_t masks[256] = {};                 // the mask of the places of two codes
     Tables() {
         for (int k = 0; k < 32; ++k) {
             shifts[2 * k] = shifts[2 * k + 1] = uint8_t(k % 32 * 2);
             groups[k] = uint16_t(4 * (k / 2));
         }
+        std::memset(by_place, 0x80, sizeof by_place);
+        std::memset(by_mask, 0x80, sizeof by_mask);
         for (int code = 0; code < 256; ++code) {
             const uint8_t own = uint8_t(code);
-            for (auto spread : {by_place[code], by_mask[code]}) {
-                std::memset(spread, 0x80, 16);
-                for (int k = 0; k < 4; ++k) {
-                    const long place = place_of(&own, k, spread == by_mask[code]);
-                    spread[2 * place] = uint8_t(2 * k);
-                    spread[2 * place + 1] = uint8_t(2 * k + 1);
-                }
+            for (int k = 0; k < 4; ++k) {
+                const long place = place_of(&own, k, false);
+                masks[code] |= uint8_t(1 << place);
+                by_place[code][2 * place] = uint8_t(2 * k);
+                by_place[code][2 * place + 1] = uint8_t(2 * k + 1);
+                for (int half : {0, 1}) by_mask[half][code][place_of(&own, k, true)] = uint8_t(k + 4 * half);
             }
         }
     }
@@ -228,28 +268,26 @@ AVX512 INLINE void some_bf16_512(const Job& job, long o) {
 }
 template <class Sum, bool dense, int R>
 AVX512 void rows_bf16_512(const Job& job, long from, long to) {
-    constexpr int O = R > 2 ? 1 : 2;
+    constexpr int O = R > 2 ? 1 : R == 1 ? 4 : 2;
     for (; from + O <= to; from += O) some_bf16_512<Sum, dense, R, O>(job, from);
     for (; from < to; ++from) some_bf16_512<Sum, dense, R, 1>(job, from);
 }
 
-// x is two bytes a place: of row r its low ones, then its high ones, these with 128 added, since vpdpbusd takes unsigned
-// bytes beside signed weights. x w = 256 high w + low w - 256 * 128 w.
+// x is two bytes a place: of row r its low ones, unsigned, then its high ones, signed. vpdpbusd takes unsigned bytes beside
+// signed ones: low beside w, and high beside w + 128. x w = low w + 256 (high (w + 128) - 128 high).
 template <bool dense, int R, int O>
 AVX512 INLINE void some_int8_512(const Job& job, long o) {
     using Line = Row<int8_t, dense>;
     const uint8_t* x = static_cast<const uint8_t*>(job.x);
     const long width = job.blocks * BLOCK;
-    const __m512i ones = _mm512_set1_epi8(1), none = _mm512_setzero_si512();
+    const __m512i flip = _mm512_set1_epi8(-128), none = _mm512_setzero_si512();
     Line row[O];
     int64_t whole[O][R] = {};
     for (int i = 0; i < O; ++i) row[i].at = job.w + (o + i) * job.blocks * Line::bytes;
     for (long start = 0; start < job.blocks; start += LONGEST) {
-        __m512i weight[O], lower[O][R], upper[O][R];
-        for (int i = 0; i < O; ++i) {
-            weight[i] = none;
+        __m512i lower[O][R], upper[O][R];
+        for (int i = 0; i < O; ++i)
             for (int r = 0; r < R; ++r) lower[i][r] = upper[i][r] = none;
-        }
         const long end = std::min(job.blocks, start + LONGEST);
         for (long b = start; b < end; b += CHUNK) {
             const long n = std::min(CHUNK, end - b);
@@ -270,25 +308,25 @@ AVX512 INLINE void some_int8_512(const Job& job, long o) {
                             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row[i].values + k * 32));
                         w = _mm512_maskz_expand_epi8(mask, _mm512_castsi256_si512(kept));
                     }
-                    weight[i] = _mm512_dpbusd_epi32(weight[i], ones, w);
+                    const __m512i above = _mm512_xor_si512(w, flip);
                     for (int r = 0; r < R; ++r) {
                         const uint8_t* low = here + 2 * r * width;
                         lower[i][r] = _mm512_dpbusd_epi32(lower[i][r], _mm512_loadu_si512(low), w);
-                        upper[i][r] = _mm512_dpbusd_epi32(upper[i][r], _mm512_loadu_si512(low + width), w);
+                        upper[i][r] = _mm512_dpbusd_epi32(upper[i][r], above, _mm512_loadu_si512(low + width));
                     }
                 }
             }
         }
         for (int i = 0; i < O; ++i)
             for (int r = 0; r < R; ++r)
-                whole[i][r] += lanes_of(lower[i][r]) + 256 * (lanes_of(upper[i][r]) - 128 * lanes_of(weight[i]));
+                whole[i][r] += lanes_of(lower[i][r]) + 256 * lanes_of(upper[i][r]);
     }
     for (int i = 0; i < O; ++i)
-        for (int r = 0; r < R; ++r) job.put(r, o + i, whole[i][r]);
+        for (int r = 0; r < R; ++r) job.put(r, o + i, whole[i][r] - 256 * 128 * int64_t(job.high[r]));
 }
 template <bool dense, int R>
 AVX512 void rows_int8_512(const Job& job, long from, long to) {
-    constexpr int O = R > 2 ? 1 : 2;
+    constexpr int O = R > 2 ? 1 : R == 1 ? 4 : 2;
     for (; from + O <= to; from += O) some_int8_512<dense, R, O>(job, from);
     for (; from < to; ++from) some_int8_512<dense, R, 1>(job, from);
 }
@@ -328,11 +366,11 @@ struct Int8_256 {
         return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(v)));
     }
     AVX2 static INLINE __m256i sparse(const Value* v, const uint8_t* code) {
-        const __m128i kept = _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(v)));
-        const __m128i* spread = reinterpret_cast<const __m128i*>(tables.by_mask);
-        const __m128i first = _mm_shuffle_epi8(kept, _mm_load_si128(spread + code[0]));
-        const __m128i second = _mm_shuffle_epi8(_mm_srli_si128(kept, 8), _mm_load_si128(spread + code[1]));
-        return _mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1);
+        const __m128i kept = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(v));
+        long long low, high;
+        std::memcpy(&low, tables.by_mask[0][code[0]], 8);
+        std::memcpy(&high, tables.by_mask[1][code[1]], 8);
+        return _mm256_cvtepi8_epi16(_mm_shuffle_epi8(kept, _mm_set_epi64x(high, low)));
     }
     AVX2 static INLINE Sum step(Sum s, __m256i w, const X* x) {
         const __m256i here = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
@@ -349,34 +387,291 @@ struct Int8_256 {
 template <class Kind, bool dense, int R>
 AVX2 void rows_avx2(const Job& job, long from, long to) {
     using Value = typename Kind::Value;
-    constexpr int W = Kind::wide;
+    constexpr int W = Kind::wide, U = R == 1 ? 4 : 2;  // sums at once, so that none waits for its last step
     const typename Kind::X* x = static_cast<const typename Kind::X*>(job.x);
     const long width = job.blocks * BLOCK;
     for (long o = from; o < to; ++o) {
         Row<Value, dense> row{job.w + o * job.blocks * Row<Value, dense>::bytes};
-        typename Kind::Sum sum[R][2];
+        typename Kind::Sum sum[R][U];
         typename Kind::Total whole[R] = {};
-        for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = Kind::zero();
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+            for (int u = 0; u < U; ++u) sum[r][u] = Kind::zero();
         for (long b = 0; b < job.blocks; b += CHUNK) {
             const long n = std::min(CHUNK, job.blocks - b);
             ask(row, n);
             row.chunk(n);
-            for (long i = 0; i < n * BLOCK; i += 2 * W)
-                for (int u = 0; u < 2; ++u) {
+            for (long i = 0; i < n * BLOCK; i += U * W)
+#pragma GCC unroll 4
+                for (int u = 0; u < U; ++u) {
                     const long k = i + u * W;
                     const auto w = dense ? Kind::dense(row.values + k) : Kind::sparse(row.values + k / 2, row.codes + k / 8);
+#pragma GCC unroll 4
                     for (int r = 0; r < R; ++r)
                         sum[r][u] = Kind::step(sum[r][u], w, x + r * width + b * BLOCK + k);
                 }
             if (sizeof(Value) == 1 && (b + CHUNK) % SEGMENT == 0)
-                for (int r = 0; r < R; ++r) {
-                    whole[r] += Kind::total(sum[r][0], sum[r][1]);
-                    sum[r][0] = sum[r][1] = Kind::zero();
-                }
+#pragma GCC unroll 4
+                for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+                    for (int u = 0; u < U; u += 2) {
+                        whole[r] += Kind::total(sum[r][u], sum[r][u + 1]);
+                        sum[r][u] = sum[r][u + 1] = Kind::zero();
+                    }
         }
-        for (int r = 0; r < R; ++r) job.put(r, o, whole[r] + Kind::total(sum[r][0], sum[r][1]));
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+            for (int u = 0; u < U; u += 2) whole[r] += Kind::total(sum[r][u], sum[r][u + 1]);
+            job.put(r, o, whole[r]);
+        }
     }
 }
+
+// A panel: `2 * wide` rows of the weight, unpacked, as dwords [in / group][row]. R rows of x meet it at a time: a dword of
+// x is broadcast, and no sum goes across lanes.
+struct Panel_int8_512 {
+    using Value = int8_t;
+    static constexpr long wide = 16, group = 4, R = 6;
+    template <bool dense>
+    AVX512 static INLINE void line(const Row<Value, dense>& row, long n, uint8_t* out) {
+        for (long k = 0; k < n; ++k) {
+            uint64_t mask = 0;
+            if (!dense) std::memcpy(&mask, row.codes + k * CODES, 8);
+            const __m512i w = dense ? _mm512_loadu_si512(row.values + k * 64)
+                                    : _mm512_maskz_expand_epi8(mask, _mm512_castsi256_si512(_mm256_loadu_si256(
+                                          reinterpret_cast<const __m256i*>(row.values + k * 32))));
+            _mm512_storeu_si512(out + k * 64, w);
+        }
+    }
+    template <int R>
+    AVX512 static INLINE void run(const Job& job, const uint32_t* panel, long r, long o, long n) {
+        const long width = job.blocks * BLOCK;
+        const uint8_t* x = static_cast<const uint8_t*>(job.x) + 2 * r * width;
+        const __m512i flip = _mm512_set1_epi8(-128);
+        __m512i lower[R][2], upper[R][2];
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i)
+            for (int j = 0; j < 2; ++j) lower[i][j] = upper[i][j] = _mm512_setzero_si512();
+        for (long k = 0; k < width / group; ++k) {
+            const __m512i w[2] = {_mm512_load_si512(panel + 32 * k), _mm512_load_si512(panel + 32 * k + 16)};
+            const __m512i above[2] = {_mm512_xor_si512(w[0], flip), _mm512_xor_si512(w[1], flip)};
+#pragma GCC unroll 16
+            for (int i = 0; i < R; ++i) {
+                int low, high;
+                std::memcpy(&low, x + 2 * i * width + 4 * k, 4);
+                std::memcpy(&high, x + (2 * i + 1) * width + 4 * k, 4);
+                for (int j = 0; j < 2; ++j) {
+                    lower[i][j] = _mm512_dpbusd_epi32(lower[i][j], _mm512_set1_epi32(low), w[j]);
+                    upper[i][j] = _mm512_dpbusd_epi32(upper[i][j], above[j], _mm512_set1_epi32(high));
+                }
+            }
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) {
+            alignas(64) int32_t low[32], high[32];
+            double sum[32];
+            for (int j = 0; j < 2; ++j) {
+                _mm512_store_si512(low + 16 * j, lower[i][j]);
+                _mm512_store_si512(high + 16 * j, upper[i][j]);
+            }
+            const double less = 128.0 * job.high[r + i];
+            for (int j = 0; j < 32; ++j) sum[j] = low[j] + 256 * (high[j] - less);
+            job.put_many(r + i, o, n, sum);
+        }
+    }
+};
+
+struct Panel_bf16_512 {
+    using Value = uint16_t;
+    static constexpr long wide = 16;
+    template <bool dense>
+    AVX512 static INLINE __m512i half(const Row<Value, dense>& row, long k) {  // 32 weights
+        if (dense) return _mm512_loadu_si512(row.values + k * 32);
+        uint32_t mask = 0;
+        for (int i = 0; i < 4; ++i) mask |= uint32_t(tables.masks[row.codes[4 * k + i]]) << 8 * i;
+        const __m256i kept = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row.values + k * 16));
+        return _mm512_maskz_expand_epi16(mask, _mm512_castsi256_si512(kept));
+    }
+};
+struct Panel_dot_512 : Panel_bf16_512 {
+    static constexpr long group = 2, R = 12;
+    template <bool dense>
+    AVX512 static INLINE void line(const Row<Value, dense>& row, long n, uint8_t* out) {
+        for (long k = 0; k < 2 * n; ++k) _mm512_storeu_si512(out + 64 * k, half(row, k));
+    }
+    template <int R>
+    AVX512 static INLINE void run(const Job& job, const uint32_t* panel, long r, long o, long n) {
+        const long width = job.blocks * BLOCK;
+        const uint16_t* x = static_cast<const uint16_t*>(job.x) + r * width;
+        __m512 sum[R][2];
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
+        for (long k = 0; k < width / group; ++k) {
+            const __m512i w[2] = {_mm512_load_si512(panel + 32 * k), _mm512_load_si512(panel + 32 * k + 16)};
+#pragma GCC unroll 16
+            for (int i = 0; i < R; ++i) {
+                int pair;
+                std::memcpy(&pair, x + i * width + 2 * k, 4);
+                const __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
+                for (int j = 0; j < 2; ++j) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], (__m512bh)w[j], both);
+            }
+        }
+        put_floats<R>(job, r, o, n, sum);
+    }
+    template <int R>
+    AVX512 static INLINE void put_floats(const Job& job, long r, long o, long n, const __m512 (&sum)[R][2]) {
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) {
+            alignas(64) float whole[32];
+            for (int j = 0; j < 2; ++j) _mm512_store_ps(whole + 16 * j, sum[i][j]);
+            job.put_many(r + i, o, n, whole);
+        }
+    }
+};
+struct Panel_float_512 : Panel_bf16_512 {
+    static constexpr long group = 1, R = 12;
+    template <bool dense>
+    AVX512 static INLINE void line(const Row<Value, dense>& row, long n, uint8_t* out) {
+        for (long k = 0; k < 2 * n; ++k) {
+            const __m512i w = half(row, k);
+            for (int j = 0; j < 2; ++j) {
+                const __m256i part = j ? _mm512_extracti64x4_epi64(w, 1) : _mm512_castsi512_si256(w);
+                _mm512_storeu_si512(out + 128 * k + 64 * j, _mm512_slli_epi32(_mm512_cvtepu16_epi32(part), 16));
+            }
+        }
+    }
+    template <int R>
+    AVX512 static INLINE void run(const Job& job, const uint32_t* panel, long r, long o, long n) {
+        const long width = job.blocks * BLOCK;
+        const float* x = static_cast<const float*>(job.x) + r * width;
+        __m512 sum[R][2];
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
+        for (long k = 0; k < width; ++k) {
+            const __m512 w[2] = {_mm512_load_ps(panel + 32 * k), _mm512_load_ps(panel + 32 * k + 16)};
+#pragma GCC unroll 16
+            for (int i = 0; i < R; ++i)
+                for (int j = 0; j < 2; ++j) sum[i][j] = _mm512_fmadd_ps(w[j], _mm512_set1_ps(x[i * width + k]), sum[i][j]);
+        }
+        Panel_dot_512::put_floats<R>(job, r, o, n, sum);
+    }
+};
+
+struct Panel_float_256 {
+    using Value = uint16_t;
+    static constexpr long wide = 8, group = 1, R = 6;
+    template <bool dense>
+    AVX2 static INLINE void line(const Row<Value, dense>& row, long n, uint8_t* out) {
+        for (long k = 0; k < n * BLOCK; k += 8)
+            _mm256_storeu_ps(reinterpret_cast<float*>(out) + k, dense ? Bf16_256::dense(row.values + k)
+                                                                      : Bf16_256::sparse(row.values + k / 2, row.codes + k / 8));
+    }
+    template <int R>
+    AVX2 static INLINE void run(const Job& job, const uint32_t* panel, long r, long o, long n) {
+        const long width = job.blocks * BLOCK;
+        const float *x = static_cast<const float*>(job.x) + r * width, *w = reinterpret_cast<const float*>(panel);
+        __m256 sum[R][2];
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) sum[i][0] = sum[i][1] = _mm256_setzero_ps();
+        for (long k = 0; k < width; ++k)
+#pragma GCC unroll 16
+            for (int i = 0; i < R; ++i)
+                for (int j = 0; j < 2; ++j)
+                    sum[i][j] = _mm256_fmadd_ps(_mm256_load_ps(w + 16 * k + 8 * j), _mm256_broadcast_ss(x + i * width + k),
+                                                sum[i][j]);
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) {
+            alignas(32) float whole[16];
+            for (int j = 0; j < 2; ++j) _mm256_store_ps(whole + 8 * j, sum[i][j]);
+            job.put_many(r + i, o, n, whole);
+        }
+    }
+};
+struct Panel_int8_256 {
+    using Value = int8_t;
+    static constexpr long wide = 8, group = 2, R = 4;
+    template <bool dense>
+    AVX2 static INLINE void line(const Row<Value, dense>& row, long n, uint8_t* out) {
+        for (long k = 0; k < n * BLOCK; k += 16)
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 2 * k),
+                                dense ? Int8_256::dense(row.values + k) : Int8_256::sparse(row.values + k / 2, row.codes + k / 8));
+    }
+    template <int R>
+    AVX2 static INLINE void run(const Job& job, const uint32_t* panel, long r, long o, long n) {
+        constexpr long FULL = 256;  // dwords after which lanes of 32 bits are handed on
+        const long width = job.blocks * BLOCK;
+        const int16_t* x = static_cast<const int16_t*>(job.x) + r * width;
+        double whole[R][16] = {};
+        for (long start = 0; start < width / group; start += FULL) {
+            __m256i sum[R][2];
+#pragma GCC unroll 16
+            for (int i = 0; i < R; ++i) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
+            for (long k = start; k < std::min(width / group, start + FULL); ++k) {
+                const __m256i* at = reinterpret_cast<const __m256i*>(panel + 16 * k);
+                const __m256i w[2] = {_mm256_load_si256(at), _mm256_load_si256(at + 1)};
+#pragma GCC unroll 16
+                for (int i = 0; i < R; ++i) {
+                    int pair;
+                    std::memcpy(&pair, x + i * width + 2 * k, 4);
+                    for (int j = 0; j < 2; ++j)
+                        sum[i][j] = _mm256_add_epi32(sum[i][j], _mm256_madd_epi16(w[j], _mm256_set1_epi32(pair)));
+                }
+            }
+#pragma GCC unroll 16
+            for (int i = 0; i < R; ++i) {
+                alignas(32) int32_t part[16];
+                for (int j = 0; j < 2; ++j) _mm256_store_si256(reinterpret_cast<__m256i*>(part) + j, sum[i][j]);
+                for (int j = 0; j < 16; ++j) whole[i][j] += part[j];
+            }
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) job.put_many(r + i, o, n, whole[i]);
+    }
+};
+
+// Four lines of dwords [4][count] to columns c ... c + 3 of a panel [count][P].
+template <long P>
+INLINE void transpose(const uint32_t* line, long count, uint32_t* panel) {
+    for (long k = 0; k < count; k += 4) {
+        __m128i row[4];
+        for (int i = 0; i < 4; ++i) row[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(line + i * count + k));
+        const __m128i a = _mm_unpacklo_epi32(row[0], row[1]), b = _mm_unpackhi_epi32(row[0], row[1]);
+        const __m128i c = _mm_unpacklo_epi32(row[2], row[3]), d = _mm_unpackhi_epi32(row[2], row[3]);
+        const __m128i out[4] = {_mm_unpacklo_epi64(a, c), _mm_unpackhi_epi64(a, c), _mm_unpacklo_epi64(b, d),
+                                _mm_unpackhi_epi64(b, d)};
+        for (int i = 0; i < 4; ++i) _mm_storeu_si128(reinterpret_cast<__m128i*>(panel + (k + i) * P), out[i]);
+    }
+}
+
+// Rows `first` to `last` of the weight times all rows of x. panel, lines: scratch memory.
+#define PANELS(TARGET, NAME)                                                                                        \
+    template <class Kind, bool dense>                                                                               \
+    TARGET void NAME(const Job& job, uint32_t* panel, uint8_t* lines, long rows, long first, long last) {           \
+        constexpr long P = 2 * Kind::wide;                                                                          \
+        const long count = job.blocks * BLOCK / Kind::group;                                                        \
+        for (long o = first; o < last; o += P) {                                                                    \
+            const long n = std::min(P, last - o);                                                                   \
+            for (long i = 0; i < n; i += 4) {                                                                       \
+                for (long j = 0; j < std::min(4L, n - i); ++j) {                                                    \
+                    using Line = Row<typename Kind::Value, dense>;                                                  \
+                    Line row{job.w + (o + i + j) * job.blocks * Line::bytes};                                       \
+                    for (long b = 0; b < job.blocks; b += CHUNK) {                                                  \
+                        const long some = std::min(CHUNK, job.blocks - b);                                          \
+                        row.chunk(some);                                                                            \
+                        Kind::template line<dense>(row, some, lines + 4 * (j * count + b * BLOCK / Kind::group));   \
+                    }                                                                                               \
+                }                                                                                                   \
+                transpose<P>(reinterpret_cast<uint32_t*>(lines), count, panel + i);                                 \
+            }                                                                                                       \
+            long r = 0;                                                                                             \
+            for (; r + Kind::R <= rows; r += Kind::R) Kind::template run<Kind::R>(job, panel, r, o, n);             \
+            for (; r < rows; ++r) Kind::template run<1>(job, panel, r, o, n);                                       \
+        }                                                                                                           \
+    }
+PANELS(AVX512, panel_512)
+PANELS(AVX2, panel_avx2)
 
 AVX512 uint64_t read_512(const uint8_t* at, long bytes) {
     __m512i sum[4] = {};
@@ -398,6 +693,65 @@ uint64_t read_portable(const uint8_t* at, long bytes) {
         }
     return sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
 }
+
+// A row of x in whole steps of its largest, -32767 to 32767, halves to even. Returns the step: NaN where the row has one.
+inline __attribute__((always_inline)) float levels(const float* x, long width, int16_t* out) {
+    constexpr float round = 12582912;  // 3 * 2^22: a float32 this large has no fraction
+    uint32_t most = 0;                 // bits of the largest |x|: they are ordered as the numbers, NaN above infinity
+    for (long i = 0; i < width; ++i) {
+        uint32_t bits;
+        std::memcpy(&bits, x + i, 4);
+        most = std::max(most, bits & 0x7fffffff);
+    }
+    float step;
+    std::memcpy(&step, &most, 4);
+    step = step == 0 ? 1 : step / LEVELS;
+    if (most >= 0x7f800000) {
+        std::memset(out, 0, 2 * width);
+        return most > 0x7f800000 ? std::numeric_limits<float>::quiet_NaN() : step;
+    }
+    for (long i = 0; i < width; ++i) out[i] = int16_t(int32_t((x[i] / step + round) - round));
+    return step;
+}
+
+// Rows of x as a path wants them, padded with zeros to whole blocks.
+struct Form {
+    bool int8, wide, planes;  // planes: low bytes, then high ones
+    long width, padded, item;
+    const void* x;
+    uint8_t* memory;
+    float* step;
+    int32_t* high;
+
+    inline __attribute__((always_inline)) void row(long r, float* whole, int16_t* steps) const {
+        const uint16_t* halves = static_cast<const uint16_t*>(x) + r * width;
+        uint8_t* out = memory + r * padded * item;
+        std::memset(out, 0, padded * item);
+        if (item == 2 && !int8) {
+            std::memcpy(out, halves, 2 * width);
+            return;
+        }
+        float* floats = int8 ? whole : reinterpret_cast<float*>(out);
+        const float* own = static_cast<const float*>(x) + r * width;
+        if (!wide)
+            for (long i = 0; i < width; ++i) floats[i] = widen(halves[i]);
+        if (!int8) return;
+        step[r] = levels(wide ? own : floats, width, planes ? steps : reinterpret_cast<int16_t*>(out));
+        if (!planes) return;
+        int32_t sum = 0;
+        for (long i = 0; i < width; ++i) {
+            out[i] = uint8_t(steps[i]);
+            out[padded + i] = uint8_t(steps[i] >> 8);
+            sum += steps[i] >> 8;
+        }
+        high[r] = sum;
+    }
+};
+void form_portable(const Form& form, long r, float* whole, int16_t* steps) { form.row(r, whole, steps); }
+#if X86
+AVX512 void form_512(const Form& form, long r, float* whole, int16_t* steps) { form.row(r, whole, steps); }
+AVX2 void form_avx2(const Form& form, long r, float* whole, int16_t* steps) { form.row(r, whole, steps); }
+#endif
 
 enum Isa { portable, avx2, avx512, avx512bf16 };
 using Rows = void (*)(const Job&, long, long);
@@ -422,74 +776,40 @@ Rows choose(int isa, bool int8, long rows) {
     }
 }
 
-// A row of x in whole steps of its largest, -32767 to 32767, halves to even. Returns the step: NaN where the row has one.
-float levels(const float* x, long width, int16_t* out) {
-    constexpr float round = 12582912;  // 3 * 2^22: a float32 this large has no fraction
-    float most = 0;
-    bool nan = false;
-    for (long i = 0; i < width; ++i) {
-        most = std::max(most, std::fabs(x[i]));
-        nan |= x[i] != x[i];
-    }
-    float step = nan ? std::numeric_limits<float>::quiet_NaN() : most / LEVELS;
-    if (step == 0) step = 1;
-    for (long i = 0; i < width; ++i) {
-        out[i] = std::isfinite(step) ? int16_t((x[i] / step + round) - round) : int16_t(0);
-    }
-    return step;
-}
-
-// Up to four rows of x as a path wants them, padded with zeros to whole blocks.
-struct Ready {
-    std::vector<uint8_t> memory;
-    Ready(Job& job, int isa, bool int8, const void* x, bool wide, long rows, long width) {
-        const long padded = job.blocks * BLOCK, item = int8 || isa >= avx512 ? 2 : 4;
-        memory.resize(rows * padded * item);
-        std::vector<float> row(width);
-        std::vector<int16_t> steps(width);
-        for (long r = 0; r < rows; ++r) {
-            const uint16_t* halves = static_cast<const uint16_t*>(x) + r * width;
-            uint8_t* out = memory.data() + r * padded * item;
-            if (item == 2 && !int8) {
-                std::memcpy(out, halves, 2 * width);
-                continue;
-            }
-            for (long i = 0; i < width; ++i)
-                row[i] = wide ? static_cast<const float*>(x)[r * width + i] : widen(halves[i]);
-            if (!int8) {
-                std::memcpy(out, row.data(), 4 * width);
-                continue;
-            }
-            job.step[r] = levels(row.data(), width, steps.data());
-            if (isa < avx512) {
-                std::memcpy(out, steps.data(), 2 * width);
-                continue;
-            }
-            std::memset(out + padded, 128, padded);
-            for (long i = 0; i < width; ++i) {
-                out[i] = uint8_t(steps[i]);
-                out[padded + i] = uint8_t((steps[i] >> 8) + 128);
-            }
-        }
-        job.x = memory.data();
-    }
-};
-
 // work(from, to) on shares of `count`, each a multiple of `unit`, a thread each.
 template <class Work>
 void share_out(long count, long unit, int threads, Work work) {
 #if defined(_OPENMP)
+    if (threads > 1 && count > unit) {
 #pragma omp parallel num_threads(threads)
-    {
-        const long team = omp_get_num_threads(), me = omp_get_thread_num();
-        const long share = ((count + team - 1) / team + unit - 1) / unit * unit;
-        if (me * share < count) work(me * share, std::min(count, (me + 1) * share));
+        {
+            const long team = omp_get_num_threads(), me = omp_get_thread_num();
+            const long share = ((count + team - 1) / team + unit - 1) / unit * unit;
+            if (me * share < count) work(me * share, std::min(count, (me + 1) * share));
+        }
+        return;
     }
-#else
+#endif
     (void)unit, (void)threads;
     work(0, count);
-#endif
 }
+
+uint8_t* room(long bytes) {  // scratch memory of this thread, kept for the next call
+    static thread_local std::vector<uint8_t> memory;
+    if (long(memory.size()) < bytes) memory.resize(bytes);
+    return memory.data();
+}
+
+#if X86
+using Panels = void (*)(const Job&, uint32_t*, uint8_t*, long, long, long);
+template <bool dense>
+Panels choose_panel(int isa, bool int8) {
+    if (isa >= avx512 && int8) return panel_512<Panel_int8_512, dense>;
+    if (isa == avx512bf16) return panel_512<Panel_dot_512, dense>;
+    if (isa == avx512) return panel_512<Panel_float_512, dense>;
+    return int8 ? panel_avx2<Panel_int8_256, dense> : panel_avx2<Panel_float_256, dense>;
+}
+#endif
 
 }  // namespace
 
@@ -508,17 +828,81 @@ int kernel24_best() {
     return portable;
 }
 
-// y [rows, out] = x [rows, width] times w [out, whole blocks] transposed. wide: x is float32, which int8 alone takes.
-void kernel24_product(int isa, int int8, int dense, const uint8_t* w, const float* scale, const void* x, int wide,
-                      long rows, long width, long out, float* y, int threads) {
+// y [rows, out] = x [rows, width] times w [out, whole blocks] transposed, and bias. int8: scale is [out], else null. wide: x
+// is float32, which int8 alone takes. half: y and bias are bfloat16, else float32.
+void kernel24_product(int isa, int dense, const uint8_t* w, const float* scale, const void* bias, const void* x, int wide,
+                      long rows, long width, long out, void* y, int half, int threads) {
+    const bool int8 = scale;
+    const bool many = rows >= MANY && isa >= avx2 && width <= LONGEST * 4;
+    Job job{w, scale, nullptr, nullptr, nullptr, (width + BLOCK - 1) / BLOCK, out, bias, y, bool(half)};
+    const long padded = job.blocks * BLOCK, item = int8 || isa == avx512bf16 || (isa == avx512 && !many) ? 2 : 4;
+    const long part = (rows * padded * item + 63) / 64 * 64;
+    uint8_t* memory = room(part + 8 * rows);
+    float* step = reinterpret_cast<float*>(memory + part);
+    int32_t* high = reinterpret_cast<int32_t*>(step + rows);
+    const Form form{int8, bool(wide), int8 && isa >= avx512, width, padded, item, x, memory, step, high};
+    share_out(rows, 4, threads, [&](long first, long last) {
+        std::vector<float> whole(int8 ? width : 0);
+        std::vector<int16_t> steps(int8 ? width : 0);
+        auto work = form_portable;
+#if X86
+        if (isa >= avx2) work = isa >= avx512 ? form_512 : form_avx2;
+#endif
+        for (long r = first; r < last; ++r) work(form, r, whole.data(), steps.data());
+    });
+#if X86
+    if (many) {
+        job.x = memory, job.step = step, job.high = high;
+        const Panels work = dense ? choose_panel<true>(isa, int8) : choose_panel<false>(isa, int8);
+        share_out(out, 32, threads, [&](long first, long last) {
+            std::vector<uint32_t> panel(32 * padded + 16);
+            std::vector<uint8_t> line(8 * padded * 4);
+            auto aligned = reinterpret_cast<uint32_t*>((reinterpret_cast<uintptr_t>(panel.data()) + 63) / 64 * 64);
+            work(job, aligned, line.data(), rows, first, last);
+        });
+        return;
+    }
+#endif
     for (long a = 0; a < rows; a += ROWS) {
         const long some = std::min(ROWS, rows - a);
-        Job job{w, int8 ? scale : nullptr, nullptr, {}, (width + BLOCK - 1) / BLOCK, out, y + a * out};
-        const uint8_t* from = static_cast<const uint8_t*>(x) + a * width * (wide ? 4 : 2);
-        const Ready ready(job, isa, int8, from, wide, some, width);
+        job.x = memory + a * padded * item, job.step = step + a, job.high = high + a;
+        job.y = static_cast<uint8_t*>(y) + a * out * (half ? 2 : 4);
         const Rows work = dense ? choose<true>(isa, int8, some) : choose<false>(isa, int8, some);
         share_out(out, 2, threads, [&](long first, long last) { work(job, first, last); });
     }
+}
+
+// The same for the graphs that torch compiles, which call it by this name with torch's handles of tensors. Python gives the
+// addresses of torch's functions (torch/csrc/inductor/aoti_torch/c/shim.h), so that this library is linked without torch.
+struct Torch {
+    int (*data)(void*, void**);
+    int (*sizes)(void*, int64_t**);
+    int (*dim)(void*, int64_t*);
+    int (*dtype)(void*, int32_t*);
+    int (*empty)(int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, void**);
+    int32_t (*bfloat16)();
+};
+static Torch torch;
+void kernel24_bind(const Torch* functions) { torch = *functions; }
+
+int aoti_torch_cpu_packed_linear(void* x, void* memory, void** scale, void** bias, int64_t isa, void** y) {
+    int64_t *sizes, *shape, dim;
+    int32_t dtype;
+    void *from, *w, *s = nullptr, *b = nullptr, *to;
+    if (torch.sizes(x, &sizes) || torch.dim(x, &dim) || torch.dtype(x, &dtype) || torch.sizes(memory, &shape) ||
+        torch.data(x, &from) || torch.data(memory, &w) || (scale && torch.data(*scale, &s)) || (bias && torch.data(*bias, &b)))
+        return 1;
+    const int64_t out[2] = {sizes[0], shape[0]}, strides[2] = {shape[0], 1};
+    if (dim != 2 || torch.empty(2, out, strides, dtype, 0, 0, y) || torch.data(*y, &to)) return 1;
+    const bool half = dtype == torch.bfloat16(), dense = shape[1] == (sizes[1] + BLOCK - 1) / BLOCK * BLOCK * (s ? 1 : 2);
+#if defined(_OPENMP)
+    const int threads = omp_get_max_threads();
+#else
+    const int threads = 1;
+#endif
+    kernel24_product(int(isa), dense, static_cast<uint8_t*>(w), static_cast<float*>(s), b, from, !half, sizes[0], sizes[1],
+                     shape[0], to, half, threads);
+    return 0;
 }
 
 // The sum of `bytes` of memory, a multiple of 256, as 64-bit numbers: as fast as memory can be read.

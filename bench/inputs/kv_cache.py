@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
+from transformers.cache_utils import StaticLayer
 
 
 def as_argument(model: Any, cache: Any) -> dict[str, Any]:
@@ -19,6 +20,22 @@ def as_argument(model: Any, cache: Any) -> dict[str, Any]:
 def make_static(model: Any, length: int) -> Any:
     """Return a cache for `length` tokens with a fixed size and address."""
     return StaticCache(config=model.config, max_cache_len=length)
+
+
+def make_full(model: Any, length: int) -> Any:
+    """Return a static cache whose layers all hold `length` tokens, those with a sliding window too: the mask hides the rest."""
+    cache = make_static(model, length)
+    cache.layers = [StaticLayer(length) for _ in cache.layers]
+    return cache
+
+
+def hold(model: Any, tensors: Sequence[Tensor], position: Tensor) -> Any:
+    """Return a static cache that writes to tensors, as of `to_tensors`, from a position, int64 [], on."""
+    cache = make_full(model, tensors[0].shape[2])
+    for layer, keys, values in zip(cache.layers, tensors[::2], tensors[1::2], strict=True):
+        layer.keys, layer.values, layer.device, layer.is_initialized = keys, values, keys.device, True
+        layer.cumulative_length = position.clone()
+    return cache
 
 
 def rewind(cache: Any, tokens: int) -> None:

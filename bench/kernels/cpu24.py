@@ -30,13 +30,21 @@ class KernelWeight:
     scales: Tensor | None
     """Scales of int8, float32 [out]."""
     width: int
-    dense: bool = False
     dtype: torch.dtype = torch.bfloat16
     """Dtype of the original weight."""
 
     @property
     def int8(self) -> bool:
         return self.scales is not None
+
+    @property
+    def dense(self) -> bool:
+        """Return whether a row has all of its values, and no codes."""
+        return self.memory.shape[1] == self.blocks * BLOCK * (1 if self.int8 else 2)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.memory), self.width
 
     @property
     def blocks(self) -> int:
@@ -103,7 +111,7 @@ def to_dense_kernel_layout(weight: Tensor, scales: Tensor | None = None) -> Kern
     """Convert a dense matrix for the kernel without sparsity: bfloat16 [out, width], or int8 with float32 scales [out]."""
     blocks = -(-weight.shape[1] // BLOCK)
     padded = torch.nn.functional.pad(weight, (0, blocks * BLOCK - weight.shape[1])).contiguous()
-    return KernelWeight(aligned_copy(padded.view(torch.uint8)), scales, weight.shape[1], dense=True)
+    return KernelWeight(aligned_copy(padded.view(torch.uint8)), scales, weight.shape[1])
 
 
 def unpack_kernel_weight(weight: KernelWeight) -> Tensor:
@@ -119,11 +127,22 @@ def aligned_copy(memory: Tensor) -> Tensor:
     return torch.from_numpy(memory.numpy().copy())
 
 
-def product(x: Tensor, weight: KernelWeight, *, threads: int = 1, path: str | None = None) -> Tensor:
-    """Multiply x [rows, width] by the transposed matrix: float32 [rows, out]. Weights are read once for four rows of x.
+def product(
+    x: Tensor,
+    weight: KernelWeight,
+    bias: Tensor | None = None,
+    *,
+    threads: int = 1,
+    path: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Multiply x [rows, width] by the transposed matrix and add the bias [out]: [rows, out] in `dtype`.
 
     For bfloat16 weights, x is rounded to bfloat16. For int8 weights, each row is scaled by its largest value to int16, and
-    the sums are exact.
+    the sums are exact. A few rows read each weight once; for many, the kernel unpacks some weights at a time.
+
+    Args:
+        dtype: float32 or bfloat16.
 
     Raises:
         NoKernel: the kernel cannot be compiled here.
@@ -133,11 +152,16 @@ def product(x: Tensor, weight: KernelWeight, *, threads: int = 1, path: str | No
     wide = weight.int8 and x.dtype != torch.bfloat16
     x = x.to(torch.float32 if wide else torch.bfloat16).contiguous()
     rows, out = len(x), len(weight.memory)
-    y = torch.empty(rows, out)
-    scales = weight.scales.data_ptr() if weight.scales is not None else None
+    y = torch.empty(rows, out, dtype=dtype)
+    bias = bias if bias is None else bias.to(dtype)
+    matrix = (
+        weight.dense,
+        weight.memory.data_ptr(),
+        *(None if t is None else t.data_ptr() for t in (weight.scales, bias)),
+    )
     isa = native.PATHS.index(native.select_path(kernel, path))
-    matrix = (isa, weight.int8, weight.dense, weight.memory.data_ptr(), scales)
-    kernel.product(*matrix, x.data_ptr(), wide, rows, weight.width, out, y.data_ptr(), threads)
+    half = dtype == torch.bfloat16
+    kernel.product(isa, *matrix, x.data_ptr(), wide, rows, weight.width, out, y.data_ptr(), half, threads)
     return y
 
 

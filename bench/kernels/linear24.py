@@ -1,4 +1,4 @@
-"""A linear layer that computes with packed 2:4 weights, and models built from it."""
+"""A linear layer that computes with packed weights, and models built from it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from bench.kernels import cpu24, native
+from bench.kernels import cpu24, native, operators
 from bench.kernels.cusparselt import CompressedWeight
 from bench.kernels.folder24 import Folder24
 from bench.kernels.packed24 import PackedWeight, unpack
 from bench.kernels.timing import CudaClock
 from methods.contract import Compute
 from methods.errors import UserError
+from methods.quantizing.grids import Integer
 
-MAX_NATIVE_ROWS = 16
-"""Number of rows of x above which each call unpacks the weights once."""
+MAX_PORTABLE_ROWS = 16
+"""Number of rows of x above which the portable path is slower than a product of torch with the unpacked weights."""
 
 
 class Linear24(nn.Module):
-    """A linear y = x W^T + b with a packed W [out, in]. It cannot be moved to another device.
+    """A linear y = x W^T + b with a packed W [out, in], 2:4 or dense. It cannot be moved to another device.
 
     engine: "native" is the kernel for a CPU, "cusparselt" the library for a CUDA device (unverified), and "reference"
     unpacks W at each call. None selects the first that supports the weight and the device.
@@ -30,7 +31,7 @@ class Linear24(nn.Module):
 
     def __init__(
         self,
-        packed: PackedWeight,
+        packed: PackedWeight | cpu24.KernelWeight,
         bias: Tensor | None,
         *,
         device: torch.device | None = None,
@@ -44,13 +45,19 @@ class Linear24(nn.Module):
         self.packed: PackedWeight | None = None
         self.kernel_weight: cpu24.KernelWeight | None = None
         self.cusparselt_weight: CompressedWeight | None = None
-        if self.engine == "native":
-            self.kernel_weight = cpu24.to_kernel_layout(packed)
+        if isinstance(packed, cpu24.KernelWeight) or self.engine == "native":
+            self.use(packed if isinstance(packed, cpu24.KernelWeight) else cpu24.to_kernel_layout(packed))
             return
         # cuSPARSELt's layout cannot be converted back.
         self.packed = packed
         if self.engine == "cusparselt":
             self.cusparselt_weight = CompressedWeight(unpack(packed).to(self.device), CudaClock())
+
+    def use(self, weight: cpu24.KernelWeight) -> None:
+        """Compute with this weight from now on. A graph that is captured names its tensors as buffers."""
+        self.kernel_weight = weight
+        self.register_buffer("memory", weight.memory, persistent=False)
+        self.register_buffer("scales", weight.scales, persistent=False)
 
     def dense_weight(self) -> Tensor:
         """Return the unpacked weight [out, in]."""
@@ -70,9 +77,9 @@ class Linear24(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         kernel = self.kernel_weight
-        if kernel is not None and len(rows) <= MAX_NATIVE_ROWS and (kernel.int8 or x.dtype == torch.bfloat16):
-            y = cpu24.product(rows, kernel, threads=torch.get_num_threads())
-            y = (y if self.bias is None else y.add_(self.bias.float())).to(x.dtype)
+        if kernel is not None and self._takes(rows):
+            wide = rows if x.dtype == torch.bfloat16 else rows.float()
+            y = self._product(wide, kernel).to(x.dtype)
         elif self.cusparselt_weight is not None:
             y = self.cusparselt_weight.linear(rows, self.bias)
         else:
@@ -80,11 +87,28 @@ class Linear24(nn.Module):
         reshaped: Tensor = y.unflatten(0, x.shape[:-1])
         return reshaped
 
+    def _takes(self, rows: Tensor) -> bool:
+        """Return whether the native kernel multiplies these rows."""
+        int8 = isinstance(self.scales, Tensor)
+        few = len(rows) <= MAX_PORTABLE_ROWS or native.select_path(native.load()) != "portable"
+        return few and (int8 or rows.dtype == torch.bfloat16)
+
+    def _product(self, rows: Tensor, weight: cpu24.KernelWeight) -> Tensor:
+        """Multiply rows in float32 or bfloat16: [rows, out] in their dtype."""
+        bias = self.bias if self.bias is None else self.bias.to(rows.dtype)
+        if not torch.compiler.is_compiling():
+            return cpu24.product(rows, weight, bias, threads=torch.get_num_threads(), dtype=rows.dtype)
+        isa = native.PATHS.index(native.select_path(native.load()))
+        y: Tensor = operators.packed_linear(rows, self.memory, self.scales, bias, isa)
+        return y
+
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, engine={self.engine}"
 
 
-def _engine(packed: PackedWeight, device: torch.device) -> str:
+def _engine(packed: PackedWeight | cpu24.KernelWeight, device: torch.device) -> str:
+    if isinstance(packed, cpu24.KernelWeight):
+        return "native"
     if device.type == "cuda" and torch.backends.cusparselt.is_available() and packed.kind == "float":
         return "cusparselt"
     if device.type == "cpu" and cpu24.supports(packed):
@@ -109,6 +133,22 @@ def swap_linears(model: nn.Module, packed: dict[str, PackedWeight], *, engine: s
         for after in old._forward_hooks.values():
             new.register_forward_hook(after)
         model.set_submodule(name, new)
+    return model
+
+
+def pack_head(model: nn.Module) -> nn.Module:
+    """Round the output head of a model to int8 with a scale for each row, on the native kernel, in place.
+
+    A tied embedding stays in its dtype, because a token reads one row of it.
+    """
+    head: Any = model.get_output_embeddings()  # type: ignore[operator]
+    name = next(name for name, module in model.named_modules() if module is head)
+    grid = Integer(8)
+    weight = head.weight.float()
+    scales = grid.scale(weight).bfloat16().float()
+    integers = (weight / scales).round_().clamp_(-128, 127).to(torch.int8)
+    packed = cpu24.to_dense_kernel_layout(integers, scales[:, 0].contiguous())
+    model.set_submodule(name, Linear24(packed, head.bias))
     return model
 
 

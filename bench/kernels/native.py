@@ -60,16 +60,24 @@ class Kernel:
     def __init__(self, library: ctypes.CDLL) -> None:
         pointer, size, number = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
         self.product, self._read = library.kernel24_product, library.kernel24_read
-        self.product.argtypes = [number] * 3 + [pointer] * 3 + [number] + [size] * 3 + [pointer, number]
+        self.product.argtypes = [number] * 2 + [pointer] * 4 + [number] + [size] * 3 + [pointer] + [number] * 2
         self.product.restype = None
         self._read.argtypes = [number, pointer, size, number]
         self._read.restype = ctypes.c_uint64
         self.best = PATHS[library.kernel24_best()]
+        self._bind = library.kernel24_bind
 
     @property
     def paths(self) -> tuple[str, ...]:
         """Paths that this processor supports, the simplest first."""
         return PATHS[: PATHS.index(self.best) + 1]
+
+    def bind_torch(self) -> None:
+        """Give the library the functions of torch that it needs when a compiled graph calls it."""
+        torch = ctypes.CDLL(str(_torch_library()))
+        names = ("get_data_ptr", "get_sizes", "get_dim", "get_dtype", "empty_strided", "dtype_bfloat16")
+        functions = (ctypes.cast(torch[f"aoti_torch_{name}"], ctypes.c_void_p) for name in names)
+        self._bind((ctypes.c_void_p * len(names))(*functions))
 
     def read(self, address: int, count: int, threads: int) -> int:
         """Return the sum of `count` bytes, a multiple of 256, as 64-bit numbers, to measure memory bandwidth."""
@@ -120,9 +128,18 @@ def load() -> Kernel:
     if not library.exists():
         _compile(compiler, source, library)
     try:
-        return Kernel(ctypes.CDLL(str(library)))
+        # Graphs that torch compiles find its functions among the global symbols.
+        return Kernel(ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL))
     except OSError as fault:
         raise NoKernel(f"its library cannot be loaded ({fault})") from None
+
+
+def _torch_library() -> Path:
+    """Return torch's library of CPU functions."""
+    import torch
+
+    suffix = "dylib" if sys.platform == "darwin" else "so"
+    return Path(torch.__file__).parent / "lib" / f"libtorch_cpu.{suffix}"
 
 
 def _assumed_flags(compiler: str) -> list[str]:

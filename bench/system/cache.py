@@ -24,14 +24,14 @@ NOTICE_S = 2.0
 
 REBUILDABLE = (
     "artifacts", "dense-states", "exports", "tmp", "logs", "datasets", "digests", "tokens", "native", "cusparselt-plans",
-    "folders",
+    "folders", "graphs",
 )  # fmt: skip
 """Parts of the cache that a run makes again without being asked."""
 
 EXPENSIVE = ("models", "data", "training", "environments")
 """Parts deleted only with `everything`: downloads, installations, and checkpoints of unfinished trainings."""
 
-SHARED = ("datasets", "digests", "exports", "tokens", "native", "cusparselt-plans", "folders", *EXPENSIVE)
+SHARED = ("datasets", "digests", "exports", "tokens", "native", "cusparselt-plans", "folders", "graphs", *EXPENSIVE)
 """Parts whose entries are not marked by name. They stay while any run is active."""
 
 

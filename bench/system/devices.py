@@ -15,6 +15,8 @@ from methods.errors import UserError
 
 KERNEL_PATH = "BENCH_KERNEL_PATH"
 """Environment variable that chooses one of the native kernel's PATHS instead of the best."""
+EAGER = "BENCH_EAGER"
+"""Environment variable that, if set, times decoding on a CPU without compiling it."""
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Files with the memory limit of a container in bytes, in cgroups version 2 and 1."""
@@ -141,6 +143,8 @@ def fingerprint(device: str) -> str:
     cpu = f"{provenance.processor()}, {cores()} cores"
     if path := os.environ.get(KERNEL_PATH):
         cpu += f", kernel path {path}"
+    if os.environ.get(EAGER):
+        cpu += ", eager"
     if not device.startswith("cuda"):
         return cpu
     import torch

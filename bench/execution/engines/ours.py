@@ -13,17 +13,17 @@ from bench.execution.versions import DENSE, SPARSE, ModelVersions
 from bench.inputs import loading
 from bench.kernels import native
 from bench.kernels.integers24 import pack_rounded
-from bench.kernels.linear24 import swap_linears
+from bench.kernels.linear24 import pack_head, swap_linears
 from bench.kernels.packed24 import pack
-from bench.measures.speed.decoding import decode_step, dense_twin, prefill_step
+from bench.measures.speed.decoding import DecodingWork, decode_step, dense_twin, prefill_step
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.targets import dense_weight
 
 
-def _work(model: nn.Module, step: Step) -> Any:
-    make = decode_step(1, step.kv) if step.name == "decode" else prefill_step(1, step.prompt)
-    return make(model)
+def _contestant(kind: str, side: str, model: nn.Module, step: Step) -> Contestant:
+    work = (decode_step(1, step.kv) if step.name == "decode" else prefill_step(1, step.prompt))(model)
+    return Contestant(kind, side, work, {"graph": work.graph} if isinstance(work, DecodingWork) else {})
 
 
 class Torch:
@@ -46,11 +46,11 @@ class Torch:
             kind: loading.load(folder, Compute(device=place, dtype=dtype, threads=threads))
             for kind, dtype in self.dtypes.items()
         }
-        return [Contestant(kind, DENSE, _work(model, step)) for kind, model in models.items()]
+        return [_contestant(kind, DENSE, model, step) for kind, model in models.items()]
 
 
 class Native:
-    """The 2:4 kernel, and the same kernel with dense weights. Activations are bfloat16."""
+    """The 2:4 kernel, and the same kernel with dense weights. Activations are bfloat16. The head of an int8 model is int8, too."""
 
     name: ClassVar[str] = "native"
     kinds: ClassVar[dict[str, str]] = {"bf16": "none", "int8": "int8"}
@@ -72,7 +72,7 @@ class Native:
         for kind in self.kinds:
             sides = {SPARSE: _on_kernel(folder, versions.targets, kind)}
             sides[DENSE] = dense_twin(_on_kernel(folder, versions.targets, kind))
-            out += [Contestant(kind, side, _work(model, step)) for side, model in sides.items()]
+            out += [_contestant(kind, side, model, step) for side, model in sides.items()]
         return out
 
 
@@ -81,4 +81,4 @@ def _on_kernel(folder: Path, targets: tuple[str, ...], kind: str) -> nn.Module:
     model = loading.load(folder, Compute(dtype=torch.bfloat16))
     weights = {name: dense_weight(model.get_submodule(name)) for name in targets}
     packed = {n: pack_rounded(w, "int8", n).packed if kind == "int8" else pack(w, n) for n, w in weights.items()}
-    return swap_linears(model, packed, engine="native")
+    return swap_linears(pack_head(model) if kind == "int8" else model, packed, engine="native")

@@ -14,7 +14,6 @@ from torch.nn.functional import linear
 
 from bench.kernels import cpu24, native
 from bench.kernels.integers24 import pack_rounded
-from bench.kernels.linear24 import MAX_NATIVE_ROWS
 from bench.kernels.packed24 import pack, unpack
 from bench.kernels.timing import Clock, WallClock, check_product
 from bench.measures.speed.comparison import CACHE_MULTIPLE, Peaks, RooflineCost, SpeedComparison, copy_count, rotate
@@ -82,12 +81,10 @@ class Cpu:
         """Compare 2:4 with dense for y = x W^T. weight: bfloat16 [out, in], 2:4.
 
         Raises:
-            Skipped: no kernel here, for this kind, or for this number of tokens.
+            Skipped: no kernel here, or for this kind.
             UserError: the weight is not 2:4.
         """
         self.engine(kind)
-        if tokens > MAX_NATIVE_ROWS:
-            raise Skipped(f"the native kernel is for {MAX_NATIVE_ROWS} tokens at most")
         x = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(1)).bfloat16()
         path = native.select_path(self.kernel)
         packed = pack(weight.bfloat16()) if kind == "bf16" else pack_rounded(weight, "int8").packed
@@ -112,7 +109,7 @@ class Cpu:
     def _kernel_work(self, x: Tensor, weight: cpu24.KernelWeight) -> Callable[[], Any]:
         count = copy_count(weight.memory.nbytes, self.cache_bytes)
         copies = (dataclasses.replace(weight, memory=cpu24.aligned_copy(weight.memory)) for _ in range(count - 1))
-        return rotate(lambda w: cpu24.product(x, w, threads=self.threads).bfloat16(), [weight, *copies])
+        return rotate(lambda w: cpu24.product(x, w, threads=self.threads, dtype=torch.bfloat16), [weight, *copies])
 
     def _torch_work(self, x: Tensor, weight: Tensor) -> Callable[[], Any]:
         count = copy_count(weight.nbytes, self.cache_bytes)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.inputs import kv_cache
 from bench.inputs.model_config import ModelConfig
-from bench.kernels import cpu24
+from bench.kernels import captured, cpu24
 from bench.kernels.integers24 import pack_rounded
 from bench.kernels.linear24 import Linear24, swap_linears
 from bench.kernels.packed24 import PackedWeight, pack
@@ -20,6 +22,7 @@ from bench.measures.speed import roofline
 from bench.measures.speed.comparison import RooflineCost, SpeedComparison, StepFactory
 from bench.measures.speed.cpu import Cpu
 from bench.measures.speed.cuda import Cuda
+from bench.system.devices import EAGER
 from methods.errors import Skipped
 from methods.folder import Folder, dtype_name
 from methods.targets import dense_weight, family_of
@@ -61,13 +64,15 @@ def compare_models(
             dense["same kernel, dense"] = dense_twin(swap_linears(model(), packed, engine=engine))
         check_models(make, dense | sparse)
     sides = device.steps(dense, sparse, make, prompt == 1)
+    graphs = {n: work.graph for side in sides for n, work in side.items() if isinstance(work, DecodingWork)}
     return SpeedComparison(
         kind,
         dense=sides[0],
         sparse=sides[1],
         others=sides[2],
         costs=_costs(context, kind, batch, prompt, kv),
-        notes={"batch": batch, "prompt_tokens": prompt, "kv_tokens": kv, "device": device.name},
+        notes={"batch": batch, "prompt_tokens": prompt, "kv_tokens": kv, "device": device.name}
+        | ({"graphs": graphs} if graphs else {}),
     )
 
 
@@ -99,32 +104,57 @@ def dense_twin(model: nn.Module) -> nn.Module:
     """Replace each 2:4 weight of a model on the native kernel by that kernel's dense form, in place."""
     for module in model.modules():
         if isinstance(module, Linear24) and module.kernel_weight is not None:
-            packed = cpu24.from_kernel_layout(module.kernel_weight)
-            module.kernel_weight = cpu24.dense_twin(packed)
+            module.use(cpu24.dense_twin(cpu24.from_kernel_layout(module.kernel_weight)))
     return model
 
 
+@dataclass(frozen=True)
+class DecodingWork:
+    """A decoding step to time. graph: how it runs, for a record."""
+
+    call: Work
+    graph: str
+
+    def __call__(self) -> Any:
+        return self.call()
+
+
 def decode_step(batch: int, kv: int) -> StepFactory:
-    """Return a step that decodes a token for each of `batch` sequences with `kv` in the cache, and restores the cache."""
+    """Return a step that decodes a token for each of `batch` sequences with `kv` in the cache, and restores the cache.
+
+    On a CPU it is compiled, and eager where a model cannot be.
+    """
 
     def make(model: Any) -> Work:
         device = next(p.device for p in model.parameters())
-        rng = torch.Generator().manual_seed(0)
-        cache = kv_cache.make_static(model, kv + 1)
-        options = kv_cache.as_argument(model, cache) | {"use_cache": True, "logits_to_keep": 1}
-        ids = torch.randint(RANDOM_TOKENS, (batch, kv + 1), generator=rng).to(device)
-
-        @torch.inference_mode()
-        def step() -> Any:
-            logits = model(ids[:, -1:], **options).logits
-            kv_cache.rewind(cache, 1)
-            return logits
-
-        with torch.inference_mode():
-            model(ids[:, :kv], **options)
-        return step
+        ids = torch.randint(RANDOM_TOKENS, (batch, kv + 1), generator=torch.Generator().manual_seed(0)).to(device)
+        if device.type != "cpu" or os.environ.get(EAGER):
+            return DecodingWork(_eager_step(model, ids), "eager")
+        try:
+            decoder = captured.Decoder(model, kv + 1)
+            decoder.prefill(ids[:, :kv])
+        except captured.NotCaptured as why:
+            return DecodingWork(_eager_step(model, ids), f"eager, not compiled: {why}")
+        how = f"compiled in {decoder.compile_s:.0f} s" if decoder.compile_s else "compiled before"
+        return DecodingWork(lambda: decoder.step(ids[:, -1:], kv), f"torch.export and AOTInductor, {how}")
 
     return make
+
+
+def _eager_step(model: Any, ids: Tensor) -> Work:
+    """Return a step for the last of the ids [batch, tokens]."""
+    cache = kv_cache.make_static(model, ids.shape[1])
+    options = kv_cache.as_argument(model, cache) | {"use_cache": True, "logits_to_keep": 1}
+
+    @torch.inference_mode()
+    def step() -> Any:
+        logits = model(ids[:, -1:], **options).logits
+        kv_cache.rewind(cache, 1)
+        return logits
+
+    with torch.inference_mode():
+        model(ids[:, :-1], **options)
+    return step
 
 
 def prefill_step(batch: int, prompt: int) -> StepFactory:

@@ -53,7 +53,7 @@ def levels(x):
 @pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.full)])
 def test_bfloat16_is_the_definition_on_every_path(kernel, shape, threads):
     weight = sparse(*shape)
-    for rows in (1, 2, 3, 4, 7):
+    for rows in (1, 2, 3, 4, 7, 15):
         x = torch.randn(rows, shape[1]).bfloat16()
         wanted = x.double() @ weight.double().T
         for path in kernel.paths:
@@ -68,7 +68,7 @@ def test_bfloat16_is_the_definition_on_every_path(kernel, shape, threads):
 def test_int8_is_exact_on_every_path(kernel, shape, threads):
     packed = pack_rounded(sparse(*shape), "int8").packed
     whole, scale = integers(packed), packed.scales[:, 0].float()
-    for rows in (1, 2, 3, 4, 7):
+    for rows in (1, 2, 3, 4, 7, 15):
         x = torch.randn(rows, shape[1])
         x[-1] *= rows % 2  # a row of zeros has a step, too
         seen, step = levels(x)

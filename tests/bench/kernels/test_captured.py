@@ -1,0 +1,87 @@
+"""A compiled decoding step answers as the model does, and is compiled once."""
+
+import pytest
+import torch
+
+from bench.kernels import captured, native
+from bench.kernels.integers24 import pack_rounded
+from bench.kernels.linear24 import Linear24, pack_head, swap_linears
+from bench.measures.speed import decoding
+from bench.system.devices import EAGER
+from helpers.models import CONFIGS
+from methods.families import FAMILIES
+from methods.pattern import Pattern
+from methods.targets import dense_weight, find_targets
+
+PROMPT = torch.randint(3, 64, (1, 9), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def kernel(monkeypatch, tmp_path):
+    """Skip without a native kernel. Use an empty cache."""
+    try:
+        native.load()
+    except native.NoKernel as why:
+        pytest.skip(str(why))
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+
+
+def packed(model):
+    """Put a random model on the kernel: 2:4 targets and a head in int8."""
+    shapes = {n: tuple(t.shape) for n, t in model.state_dict().items()}
+    weights = {}
+    for name in find_targets(model.config.to_dict(), shapes):
+        weight = dense_weight(model.get_submodule(name))
+        kept = torch.where(Pattern(2, 4).keep(weight.abs()), weight, 0)
+        weights[name] = pack_rounded(kept, "int8", name).packed
+    return swap_linears(pack_head(model), weights, engine="native")
+
+
+def greedy(model, count):
+    """Return the tokens that transformers generates."""
+    out = model.generate(PROMPT, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0)
+    return out[0, PROMPT.shape[1] :].tolist()
+
+
+def check(model, count):
+    """Compare tokens with transformers', and the last logits with those of a whole pass."""
+    model.generation_config.eos_token_id = None
+    decoder = captured.Decoder(model, PROMPT.shape[1] + count)
+    tokens = decoder.generate(PROMPT, count)
+    assert tokens == greedy(model, count)
+    whole = torch.cat((PROMPT, torch.tensor([tokens])), 1)
+    got = decoder.step(whole[:, -1:], whole.shape[1] - 1)
+    torch.testing.assert_close(got, model(whole).logits[:, -1:], rtol=1e-3, atol=1e-3)
+    return decoder
+
+
+@pytest.mark.numeric
+def test_a_captured_model_generates_what_transformers_does_and_is_compiled_once(make, monkeypatch):
+    model = packed(make("llama"))
+    assert isinstance(model.get_output_embeddings(), Linear24)
+    assert check(model, 12).compile_s > 0
+    monkeypatch.setattr(captured, "_compile", None)
+    other = packed(make("llama"))
+    for module in other.modules():
+        if isinstance(module, Linear24) and module.scales is not None:
+            module.scales.mul_(1.5)
+    assert check(decoding.dense_twin(other), 12).compile_s == 0  # other weights, and dense
+
+
+def test_a_model_that_cannot_be_captured_stays_eager_with_the_reason(make, monkeypatch):
+    def export(*_, **__):
+        raise ValueError("a branch\non data")
+
+    monkeypatch.setattr(torch.export, "export", export)
+    monkeypatch.delenv(EAGER)
+    monkeypatch.setattr(decoding, "RANDOM_TOKENS", 64)
+    work = decoding.decode_step(1, 8)(make("llama"))
+    assert work.graph == "eager, not compiled: ValueError: a branch"
+    assert work().shape == (1, 1, 64)
+
+
+@pytest.mark.numeric
+@pytest.mark.full
+@pytest.mark.parametrize("name", [n for n in CONFIGS if not FAMILIES[n].experts])
+def test_every_dense_family_is_captured(make, name):
+    check(packed(make(name)), 20)
