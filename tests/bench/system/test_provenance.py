@@ -104,6 +104,7 @@ def test_onednn_is_held_to_the_level_of_torch(no_limits, monkeypatch, capability
 
 def test_the_kernel_s_way_to_compute_is_part_of_the_hardware(no_limits, monkeypatch):
     monkeypatch.delenv(devices.KERNEL_PATH, raising=False)
+    monkeypatch.delenv(devices.EAGER, raising=False)
     plain = devices.fingerprint("cpu")
     monkeypatch.setenv(devices.KERNEL_PATH, "portable")
 
