@@ -1,10 +1,9 @@
 // Products of a 2:4 matrix and a few vectors, for decoding on a CPU, and the same kernel dense to compare with.
 //
 // A row is cut into blocks of 64 weights, 32 of them kept, and eight blocks lie together in one stream: first their
-// codes, 8 bytes a block, then their values, bfloat16 or int8. A code is four bits a group of four weights. Beside
-// bfloat16 it holds the places of the first and the second kept weight, two bits each: values are read as they lie and x
-// is fetched to them, which takes fewer instructions than spreading them over the row. Beside int8 it is packed24's mask,
-// bit j for weight j: a byte-wise expand puts 64 weights in their places at once, and x is read as it lies.
+// codes, 8 bytes a block, then their values, bfloat16 or int8. A code is four bits a group of four weights: the places of the
+// first and the second kept weight, two bits each. Values are read as they lie and x is fetched to them, which takes fewer
+// instructions than spreading them over the row; AVX2, whose shuffles are short, spreads them.
 // A dense row is its 64 values a block, one after the other.
 //
 // x [rows, width] is bfloat16, or float32 beside int8, which sees it as int16, each row by its largest. y [rows, out] is
@@ -106,21 +105,8 @@ struct Row {
 };
 
 
-// The two places that each mask of four bits keeps; of others none is ever asked for.
-struct Places {
-    uint8_t first[16] = {}, second[16] = {};
-    constexpr Places() {
-        for (int mask = 0; mask < 16; ++mask)
-            for (int j = 3, seen = 0; j >= 0; --j)
-                if (mask >> j & 1) (seen++ ? first : second)[mask] = uint8_t(j);
-    }
-};
-constexpr Places PLACES;
-
-inline long place_of(const uint8_t* codes, long k, bool mask) {  // of kept weight k, from the block's beginning
-    const int code = codes[k / 4] >> (k / 2 % 2 * 4) & 15;
-    const int own = mask ? (k % 2 ? PLACES.second : PLACES.first)[code] : code >> (k % 2 * 2) & 3;
-    return 4 * (k / 2) + own;
+inline long place_of(const uint8_t* codes, long k) {  // of kept weight k, from the block's beginning
+    return 4 * (k / 2) + (codes[k / 4] >> (k % 4 * 2) & 3);
 }
 
 template <class Value, class X, class Sum, bool dense, int R>
@@ -135,7 +121,7 @@ void rows_portable(const Job& job, long from, long to) {
             row.chunk(n);
             const long count = n * BLOCK / (dense ? 1 : 2);
             for (long k = 0; k < count; ++k) {
-                const long place = dense ? k : place_of(row.codes, k, sizeof(Value) == 1);
+                const long place = dense ? k : place_of(row.codes, k);
                 for (int r = 0; r < R; ++r)
                     sum[r] += Sum(sizeof(X) == 4 ? widen(row.values[k]) : row.values[k]) *
                               Sum(x[r * width + b * BLOCK + place]);
@@ -153,41 +139,40 @@ void rows_portable(const Job& job, long from, long to) {
 #define INLINE inline __attribute__((always_inline))
 
 struct Tables {
-    alignas(64) uint8_t shifts[64];          // word k of a quadword of codes: its bits 2k, 2k + 1 to the bottom
-    alignas(64) uint16_t groups[32];         // where the group of kept weight k begins
-    alignas(64) uint8_t by_place[256][16];   // four 16-bit values to their places among eight, for two codes
-    alignas(64) uint8_t by_mask[2][256][8];  // four bytes to their places among eight, for two masks; bytes 4 ... 7, too
-    uint8_t masks[256] = {};                 // the mask of the places of two codes
+    alignas(64) uint8_t shifts[64];         // word k of a quadword of codes: its bits 2k, 2k + 1 to the bottom
+    alignas(64) uint16_t groups[32];        // where the group of kept weight k begins
+    alignas(64) uint8_t byte_shifts[64];    // the same for the bytes of two blocks, with their quadwords of codes
+    alignas(64) uint8_t byte_groups[64];
+    alignas(64) uint8_t floats[256][32];    // four bfloat16 values to their places among eight of 32 bits, for two codes
+    alignas(64) uint8_t bytes[2][256][8];   // four bytes to their places among eight; the same of bytes 4 ... 7
+    uint8_t masks[256] = {};                // places as a mask
     Tables() {
         for (int k = 0; k < 32; ++k) {
             shifts[2 * k] = shifts[2 * k + 1] = uint8_t(k % 32 * 2);
             groups[k] = uint16_t(4 * (k / 2));
+            byte_shifts[k] = byte_shifts[32 + k] = uint8_t(2 * k);
+            byte_groups[k] = uint8_t(4 * (k / 2));
+            byte_groups[32 + k] = uint8_t(64 + 4 * (k / 2));
         }
-        std::memset(by_place, 0x80, sizeof by_place);
-        std::memset(by_mask, 0x80, sizeof by_mask);
+        std::memset(floats, 0x80, sizeof floats);
+        std::memset(bytes, 0x80, sizeof bytes);
         for (int code = 0; code < 256; ++code) {
             const uint8_t own = uint8_t(code);
             for (int k = 0; k < 4; ++k) {
-                const long place = place_of(&own, k, false);
+                const long place = place_of(&own, k);
                 masks[code] |= uint8_t(1 << place);
-                by_place[code][2 * place] = uint8_t(2 * k);
-                by_place[code][2 * place + 1] = uint8_t(2 * k + 1);
-                for (int half : {0, 1}) by_mask[half][code][place_of(&own, k, true)] = uint8_t(k + 4 * half);
+                floats[code][4 * place + 2] = uint8_t(2 * k);
+                floats[code][4 * place + 3] = uint8_t(2 * k + 1);
+                for (int half : {0, 1}) bytes[half][code][place] = uint8_t(k + 4 * half);
             }
         }
     }
 };
 const Tables tables;
 
-AVX512 INLINE int64_t lanes_of(__m512i lanes) {
-    const __m512i wide = _mm512_add_epi64(_mm512_cvtepi32_epi64(_mm512_castsi512_si256(lanes)),
-                                          _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(lanes, 1)));
-    return _mm512_reduce_add_epi64(wide);
-}
-INLINE int64_t sum_of(const int32_t* lanes, int count) {
-    int64_t sum = 0;
-    for (int i = 0; i < count; ++i) sum += lanes[i];
-    return sum;
+AVX512 INLINE __m512i widen_lanes(__m512i lanes) {  // pairs of 32-bit lanes as sums of 64 bits
+    return _mm512_add_epi64(_mm512_cvtepi32_epi64(_mm512_castsi512_si256(lanes)),
+                            _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(lanes, 1)));
 }
 
 // The coming lines of a row into the second cache: as many as a chunk of n blocks has.
@@ -273,21 +258,32 @@ AVX512 void rows_bf16_512(const Job& job, long from, long to) {
     for (; from < to; ++from) some_bf16_512<Sum, dense, R, 1>(job, from);
 }
 
-// x is two bytes a place: of row r its low ones, unsigned, then its high ones, signed. vpdpbusd takes unsigned bytes beside
-// signed ones: low beside w, and high beside w + 128. x w = low w + 256 (high (w + 128) - 128 high).
+// x is two bytes a place: of row r its low ones, unsigned, then its high ones. vpdpbusd takes unsigned bytes beside signed
+// ones. Dense: high is signed, beside w + 128: x w = low w + 256 (high (w + 128) - 128 high). 2:4: 128 is added to high, and x
+// is fetched to the kept weights of two blocks: x w = low w + 256 ((high + 128) w - 128 w).
 template <bool dense, int R, int O>
 AVX512 INLINE void some_int8_512(const Job& job, long o) {
     using Line = Row<int8_t, dense>;
     const uint8_t* x = static_cast<const uint8_t*>(job.x);
     const long width = job.blocks * BLOCK;
-    const __m512i flip = _mm512_set1_epi8(-128), none = _mm512_setzero_si512();
+    const __m512i flip = _mm512_set1_epi8(-128), ones = _mm512_set1_epi8(1), none = _mm512_setzero_si512();
+    const __m512i shifts = _mm512_load_si512(tables.byte_shifts), groups = _mm512_load_si512(tables.byte_groups);
+    const __m512i low_bits = _mm512_set1_epi8(3), halves = _mm512_set_epi64(1, 1, 1, 1, 0, 0, 0, 0);
     Line row[O];
-    int64_t whole[O][R] = {};
-    for (int i = 0; i < O; ++i) row[i].at = job.w + (o + i) * job.blocks * Line::bytes;
+    __m512i whole[O][R];
+#pragma GCC unroll 4
+    for (int i = 0; i < O; ++i) {
+        row[i].at = job.w + (o + i) * job.blocks * Line::bytes;
+        for (int r = 0; r < R; ++r) whole[i][r] = none;
+    }
     for (long start = 0; start < job.blocks; start += LONGEST) {
-        __m512i lower[O][R], upper[O][R];
-        for (int i = 0; i < O; ++i)
+        __m512i weight[O], lower[O][R], upper[O][R];
+#pragma GCC unroll 4
+        for (int i = 0; i < O; ++i) {
+            weight[i] = none;
+#pragma GCC unroll 4
             for (int r = 0; r < R; ++r) lower[i][r] = upper[i][r] = none;
+        }
         const long end = std::min(job.blocks, start + LONGEST);
         for (long b = start; b < end; b += CHUNK) {
             const long n = std::min(CHUNK, end - b);
@@ -295,34 +291,56 @@ AVX512 INLINE void some_int8_512(const Job& job, long o) {
                 ask(row[i], n);
                 row[i].chunk(n);
             }
-            for (long k = 0; k < n; ++k) {
+            for (long k = 0; k < n; k += dense ? 1 : 2) {
                 const uint8_t* here = x + (b + k) * BLOCK;
+                const bool two = k + 1 < n;
+#pragma GCC unroll 4
                 for (int i = 0; i < O; ++i) {
-                    __m512i w;
                     if (dense) {
-                        w = _mm512_loadu_si512(row[i].values + k * 64);
-                    } else {
-                        uint64_t mask;
-                        std::memcpy(&mask, row[i].codes + k * CODES, 8);
-                        const __m256i kept =
-                            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row[i].values + k * 32));
-                        w = _mm512_maskz_expand_epi8(mask, _mm512_castsi256_si512(kept));
+                        const __m512i w = _mm512_loadu_si512(row[i].values + k * 64), above = _mm512_xor_si512(w, flip);
+#pragma GCC unroll 4
+                        for (int r = 0; r < R; ++r) {
+                            const uint8_t* low = here + 2 * r * width;
+                            lower[i][r] = _mm512_dpbusd_epi32(lower[i][r], _mm512_loadu_si512(low), w);
+                            upper[i][r] = _mm512_dpbusd_epi32(upper[i][r], above, _mm512_loadu_si512(low + width));
+                        }
+                        continue;
                     }
-                    const __m512i above = _mm512_xor_si512(w, flip);
+                    const __m128i* code = reinterpret_cast<const __m128i*>(row[i].codes + k * CODES);
+                    const __m128i own = two ? _mm_loadu_si128(code) : _mm_loadl_epi64(code);
+                    const __m512i w = _mm512_maskz_loadu_epi64(two ? 0xff : 0xf, row[i].values + k * 32);
+                    const __m512i bits = _mm512_multishift_epi64_epi8(
+                        shifts, _mm512_permutexvar_epi64(halves, _mm512_castsi128_si512(own)));
+                    const __m512i place = _mm512_ternarylogic_epi64(bits, low_bits, groups, 0xEA);  // bits & low | groups
+                    weight[i] = _mm512_dpbusd_epi32(weight[i], ones, w);
+#pragma GCC unroll 4
                     for (int r = 0; r < R; ++r) {
-                        const uint8_t* low = here + 2 * r * width;
-                        lower[i][r] = _mm512_dpbusd_epi32(lower[i][r], _mm512_loadu_si512(low), w);
-                        upper[i][r] = _mm512_dpbusd_epi32(upper[i][r], above, _mm512_loadu_si512(low + width));
+                        const uint8_t *low = here + 2 * r * width, *next = low + (two ? BLOCK : 0);
+                        const __m512i under = _mm512_permutex2var_epi8(_mm512_loadu_si512(low), place, _mm512_loadu_si512(next));
+                        const __m512i over = _mm512_permutex2var_epi8(_mm512_loadu_si512(low + width), place,
+                                                                      _mm512_loadu_si512(next + width));
+                        lower[i][r] = _mm512_dpbusd_epi32(lower[i][r], under, w);
+                        upper[i][r] = _mm512_dpbusd_epi32(upper[i][r], over, w);
                     }
                 }
             }
         }
+#pragma GCC unroll 4
         for (int i = 0; i < O; ++i)
-            for (int r = 0; r < R; ++r)
-                whole[i][r] += lanes_of(lower[i][r]) + 256 * lanes_of(upper[i][r]);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r) {
+                const __m512i high = _mm512_sub_epi64(widen_lanes(upper[i][r]), _mm512_slli_epi64(widen_lanes(weight[i]), 7));
+                const __m512i both = _mm512_add_epi64(widen_lanes(lower[i][r]), _mm512_slli_epi64(high, 8));
+                whole[i][r] = _mm512_add_epi64(whole[i][r], both);
+            }
     }
+#pragma GCC unroll 4
     for (int i = 0; i < O; ++i)
-        for (int r = 0; r < R; ++r) job.put(r, o + i, whole[i][r] - 256 * 128 * int64_t(job.high[r]));
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+            const int64_t less = dense ? 256 * 128 * int64_t(job.high[r]) : 0;
+            job.put(r, o + i, _mm512_reduce_add_epi64(whole[i][r]) - less);
+        }
 }
 template <bool dense, int R>
 AVX512 void rows_int8_512(const Job& job, long from, long to) {
@@ -344,9 +362,10 @@ struct Bf16_256 {
     }
     AVX2 static INLINE __m256 dense(const Value* v) { return floats(_mm_loadu_si128(reinterpret_cast<const __m128i*>(v))); }
     AVX2 static INLINE __m256 sparse(const Value* v, const uint8_t* code) {
-        const __m128i kept = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(v));
-        const __m128i* spread = reinterpret_cast<const __m128i*>(tables.by_place[*code]);
-        return floats(_mm_shuffle_epi8(kept, _mm_load_si128(spread)));
+        long long kept;
+        std::memcpy(&kept, v, 8);
+        const __m256i* spread = reinterpret_cast<const __m256i*>(tables.floats[*code]);
+        return _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_set1_epi64x(kept), _mm256_load_si256(spread)));
     }
     AVX2 static INLINE Sum step(Sum s, __m256 w, const X* x) { return _mm256_fmadd_ps(w, _mm256_loadu_ps(x), s); }
     AVX2 static INLINE float total(Sum a, Sum b) {
@@ -367,20 +386,23 @@ struct Int8_256 {
     }
     AVX2 static INLINE __m256i sparse(const Value* v, const uint8_t* code) {
         const __m128i kept = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(v));
-        long long low, high;
-        std::memcpy(&low, tables.by_mask[0][code[0]], 8);
-        std::memcpy(&high, tables.by_mask[1][code[1]], 8);
-        return _mm256_cvtepi8_epi16(_mm_shuffle_epi8(kept, _mm_set_epi64x(high, low)));
+        const __m128i low = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(tables.bytes[0][code[0]]));
+        const double* high = reinterpret_cast<const double*>(tables.bytes[1][code[1]]);
+        const __m128i spread = _mm_castpd_si128(_mm_loadh_pd(_mm_castsi128_pd(low), high));
+        return _mm256_cvtepi8_epi16(_mm_shuffle_epi8(kept, spread));
     }
     AVX2 static INLINE Sum step(Sum s, __m256i w, const X* x) {
         const __m256i here = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
         return _mm256_add_epi32(s, _mm256_madd_epi16(w, here));
     }
+    AVX2 static INLINE __m256i widen_lanes(Sum a) {
+        return _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_castsi256_si128(a)),
+                                _mm256_cvtepi32_epi64(_mm256_extracti128_si256(a, 1)));
+    }
     AVX2 static INLINE int64_t total(Sum a, Sum b) {
-        alignas(32) int32_t lanes[16];
-        _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), a);
-        _mm256_store_si256(reinterpret_cast<__m256i*>(lanes + 8), b);
-        return sum_of(lanes, 16);
+        const __m256i both = _mm256_add_epi64(widen_lanes(a), widen_lanes(b));
+        const __m128i half = _mm_add_epi64(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+        return _mm_cvtsi128_si64(half) + _mm_extract_epi64(half, 1);
     }
 };
 
@@ -402,15 +424,18 @@ AVX2 void rows_avx2(const Job& job, long from, long to) {
             const long n = std::min(CHUNK, job.blocks - b);
             ask(row, n);
             row.chunk(n);
-            for (long i = 0; i < n * BLOCK; i += U * W)
+            const Value* value = row.values;
+            const uint8_t* code = row.codes;
+            const typename Kind::X* here = x + b * BLOCK;
+            for (long i = 0; i < n * BLOCK; i += U * W) {
 #pragma GCC unroll 4
                 for (int u = 0; u < U; ++u) {
-                    const long k = i + u * W;
-                    const auto w = dense ? Kind::dense(row.values + k) : Kind::sparse(row.values + k / 2, row.codes + k / 8);
+                    const auto w = dense ? Kind::dense(value + u * W) : Kind::sparse(value + u * W / 2, code + u * W / 8);
 #pragma GCC unroll 4
-                    for (int r = 0; r < R; ++r)
-                        sum[r][u] = Kind::step(sum[r][u], w, x + r * width + b * BLOCK + k);
+                    for (int r = 0; r < R; ++r) sum[r][u] = Kind::step(sum[r][u], w, here + r * width + u * W);
                 }
+                value += U * W / (dense ? 1 : 2), code += U * W / 8, here += U * W;
+            }
             if (sizeof(Value) == 1 && (b + CHUNK) % SEGMENT == 0)
 #pragma GCC unroll 4
                 for (int r = 0; r < R; ++r)
@@ -438,7 +463,8 @@ struct Panel_int8_512 {
     AVX512 static INLINE void line(const Row<Value, dense>& row, long n, uint8_t* out) {
         for (long k = 0; k < n; ++k) {
             uint64_t mask = 0;
-            if (!dense) std::memcpy(&mask, row.codes + k * CODES, 8);
+            if (!dense)
+                for (int i = 0; i < 8; ++i) mask |= uint64_t(tables.masks[row.codes[k * CODES + i]]) << 8 * i;
             const __m512i w = dense ? _mm512_loadu_si512(row.values + k * 64)
                                     : _mm512_maskz_expand_epi8(mask, _mm512_castsi256_si512(_mm256_loadu_si256(
                                           reinterpret_cast<const __m256i*>(row.values + k * 32))));
@@ -717,6 +743,7 @@ inline __attribute__((always_inline)) float levels(const float* x, long width, i
 // Rows of x as a path wants them, padded with zeros to whole blocks.
 struct Form {
     bool int8, wide, planes;  // planes: low bytes, then high ones
+    int above;                // what is added to these
     long width, padded, item;
     const void* x;
     uint8_t* memory;
@@ -741,7 +768,7 @@ struct Form {
         int32_t sum = 0;
         for (long i = 0; i < width; ++i) {
             out[i] = uint8_t(steps[i]);
-            out[padded + i] = uint8_t(steps[i] >> 8);
+            out[padded + i] = uint8_t((steps[i] >> 8) + above);
             sum += steps[i] >> 8;
         }
         high[r] = sum;
@@ -840,7 +867,7 @@ void kernel24_product(int isa, int dense, const uint8_t* w, const float* scale, 
     uint8_t* memory = room(part + 8 * rows);
     float* step = reinterpret_cast<float*>(memory + part);
     int32_t* high = reinterpret_cast<int32_t*>(step + rows);
-    const Form form{int8, bool(wide), int8 && isa >= avx512, width, padded, item, x, memory, step, high};
+    const Form form{int8, bool(wide), int8 && isa >= avx512, dense || many ? 0 : 128, width, padded, item, x, memory, step, high};
     share_out(rows, 4, threads, [&](long first, long last) {
         std::vector<float> whole(int8 ? width : 0);
         std::vector<int16_t> steps(int8 ? width : 0);

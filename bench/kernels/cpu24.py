@@ -59,13 +59,11 @@ def supports(packed: PackedWeight) -> bool:
 
 
 def to_kernel_layout(packed: PackedWeight) -> KernelWeight:
-    """Convert from packed24. Each CHUNK of blocks has its codes, then its values. A bfloat16 code is two positions."""
+    """Convert from packed24. Each CHUNK of blocks has its codes, two positions a group, then its values."""
     values, rows = packed.values.view(torch.uint8).numpy(), len(packed.values)
     blocks = -(-packed.width // BLOCK)
     item = packed.values.itemsize
-    codes = packed.mask.numpy()
-    if item > 1:
-        codes = _TO_PLACES[codes & 15] | _TO_PLACES[codes >> 4] << 4
+    codes = _TO_PLACES[packed.mask.numpy() & 15] | _TO_PLACES[packed.mask.numpy() >> 4] << 4
     memory = np.empty((rows, blocks * (8 + 32 * item)), dtype=np.uint8)
     for at, start, n in _chunks(blocks, item):
         middle, end = at + 8 * n, at + (8 + 32 * item) * n
@@ -85,7 +83,7 @@ def from_kernel_layout(weight: KernelWeight) -> PackedWeight:
         middle, end = at + 8 * n, at + (8 + 32 * item) * n
         codes[:, 8 * start : 8 * (start + n)] = memory[:, at:middle]
         values[:, 32 * item * start : 32 * item * (start + n)] = memory[:, middle:end]
-    mask = codes if weight.int8 else _TO_MASK[codes & 15] | _TO_MASK[codes >> 4] << 4
+    mask = _TO_MASK[codes & 15] | _TO_MASK[codes >> 4] << 4
     mask = np.ascontiguousarray(mask[:, : -(-width // 8)])
     packed_values = torch.from_numpy(np.ascontiguousarray(values[:, : width // 2 * item]))
     scales = weight.scales[:, None].bfloat16() if weight.scales is not None else None
