@@ -1,15 +1,19 @@
-"""A whole model in each engine that this CPU has, in turn: ours, torch, ONNX Runtime and llama.cpp.
+"""A whole model in engines of this CPU, in turn, with one thread and with two, on its best instructions and on AVX2 alone.
 
-python benchmarks/engines.py --prepare             export the model to ONNX, which need not be done on a quiet machine
-python benchmarks/engines.py [--threads N]         measure: some minutes on a quiet machine
+python benchmarks/engines.py --prepare    compile decoding steps and export to ONNX: some minutes, on a busy machine too
+python benchmarks/engines.py              measure: about ten minutes on a quiet machine
 
-The records go to results/speed-engines, as `bench speed --engine` writes them; what is there already is not measured again.
-Ratios are over the blocks that were timed in turn; the noise of each is the same model timed a second time in each block.
+The records go to results/speed-engines, as `bench speed --engine` writes them. Timings that are there are not measured again.
+Ratios are over the blocks that were timed in turn. The noise of each is the same model timed a second time in each block.
+llama.cpp chooses its instructions when it is built, so it is timed on AVX2 if $LLAMA_CPP_AVX2 names the folder of a build for it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,42 +21,86 @@ from harness import RESULTS, finish
 
 from bench.execution import time_models
 from bench.execution.engines import onnx_runtime
+from bench.execution.engines.contract import Step
 from bench.execution.versions import DENSE, ModelVersions
 from bench.inputs import models
 from bench.reporting import engines
 from bench.results.store import ReadOnlyStore
 from bench.system.cache import temporary_folder
-from bench.system.devices import cores
+from bench.system.devices import KERNEL_PATH, cores
 
-ENGINES = ("native", "torch", "onnxruntime", "llamacpp")
 RECORDS = RESULTS.parent / "speed-engines"
+LLAMA_CPP_AVX2 = "LLAMA_CPP_AVX2"
 
 
 def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def environment(path: str) -> dict[str, str]:
+    """Return the variables that limit a process to a path of the kernel, or leave it the best."""
+    if path == "best":
+        return dict(os.environ)
+    limits = {KERNEL_PATH: path, "ATEN_CPU_CAPABILITY": path, "ONEDNN_MAX_CPU_ISA": path.upper()}
+    folder = os.environ.get(LLAMA_CPP_AVX2, "")
+    return os.environ | limits | ({"LLAMA_CPP_LIB_PATH": folder, "LD_LIBRARY_PATH": folder} if folder else {})
+
+
+def prepare(given: argparse.Namespace) -> None:
+    """Compile and export what the timing needs."""
+    model = models.resolve(given.model)
+    if model is None:
+        sys.exit(f"model {given.model!r} is not here: bench pull {given.model}")
+    with temporary_folder("engines") as room:
+        versions = ModelVersions(model, room)
+        for name in given.engines:
+            say(f"preparing {name}")
+            if name == onnx_runtime.OnnxRuntime.name:
+                versions.onnx(DENSE, onnx_runtime.DTYPE)
+            elif name in ("native", "torch"):
+                time_models.ENGINES[name]().contestants(versions, Step("decode", 1, given.tokens), "cpu", 1)
+
+
+def measure(given: argparse.Namespace) -> None:
+    """Time the engines with a number of threads. Print the keys of the records."""
+    threads = int(given.threads)
+    request = time_models.ModelTimingRequest(given.model, "cpu", threads, given.engines, (given.tokens,), None)
+    print(json.dumps([record.key for record in time_models.measure(request, given.results, say)]))
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--model", default="smollm2-135m-instruct-q4")
-    asked.add_argument("--threads", type=int, default=cores())
+    asked.add_argument("--engines", default="native,llamacpp", type=lambda text: tuple(text.split(",")))
+    asked.add_argument("--threads", default=",".join(str(n) for n in (1, 2) if n <= cores()))
+    asked.add_argument("--paths", default="best,avx2")
     asked.add_argument("--tokens", type=int, default=time_models.CPU_TOKENS)
     asked.add_argument("--results", type=Path, default=RECORDS)
     asked.add_argument("--prepare", action="store_true")
+    asked.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     given = asked.parse_args()
-    if given.prepare:
-        model = models.resolve(given.model)
-        if model is None:
-            asked.error(f"model {given.model!r} is not here: bench pull {given.model}")
-        with temporary_folder("engines") as room:
-            say(str(ModelVersions(model, room).onnx(DENSE, onnx_runtime.DTYPE)))
+    if given.here:
+        prepare(given) if given.prepare else measure(given)
         return
-    request = time_models.ModelTimingRequest(given.model, "cpu", given.threads, ENGINES, (given.tokens,), None)
-    records = list(time_models.measure(request, given.results, say))
-    found = engines.entries(records, ReadOnlyStore(given.results).items)
+    keys: list[str] = []
+    for path in given.paths.split(","):
+        timed = [e for e in given.engines if e != "llamacpp" or path == "best" or os.environ.get(LLAMA_CPP_AVX2)]
+        for threads in ("1",) if given.prepare else given.threads.split(","):
+            say(f"{path} instructions, {threads} thread(s)")
+            command = [sys.executable, __file__, "--here", *(["--prepare"] if given.prepare else [])]
+            command += ["--model", given.model, "--engines", ",".join(timed), "--threads", threads]
+            command += ["--tokens", str(given.tokens), "--results", str(given.results)]
+            done = subprocess.run(command, env=environment(path), stdout=subprocess.PIPE, text=True, check=True)
+            keys += json.loads(done.stdout) if done.stdout else []
+    if given.prepare:
+        return
+    store = ReadOnlyStore(given.results)
+    records = [record for key in keys if (record := store.get(key))]
     about = {r.identity.protocol.engine: r.notes["engine"] for r in records}
     versions = {name: ", ".join(f"{k} {v}" for k, v in e.items() if k != "name") for name, e in about.items()}
-    finish("engines", {"model": given.model} | engines.figures(found) | versions)
+    loads = [r.notes["load"] for r in records]
+    beside = {"model": given.model, "running processes before a timing, at most": round(max(loads), 1)}
+    finish("engines", beside | engines.figures(engines.entries(records, store.items)) | versions)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import importlib.util
 import re
 import shlex
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from bench.execution.time_models import ModelTimingRequest
     from bench.results.record import Record
 
+MAX_LOAD = 0.7
+"""Number of other running processes above which a timing is doubtful."""
 MAX_TOKENS = 2**20
 """Largest number of tokens in a timed product."""
 
@@ -154,12 +156,18 @@ class FinishTime:
             print_line(f"{done} of {total} timed, all done at {end}", err=True)
 
 
-def _warn_of_noise(records: Iterable[Record]) -> None:
-    """Warn if a timing and its own repetition differ, so that no ratio of them can be trusted."""
+def _warn_of_noise(records: Sequence[Record]) -> None:
+    """Warn if the machine was busy, or a timing and its own repetition differ, so that no ratio of them can be trusted."""
     from bench.measures.speed.comparison import MAX_NOISE
 
     noise = [n for record in records for n in (record.notes.get("noise") or {}).values()]
     noise += [shape.get("noise", 0) for record in records for shape in record.notes.get("shapes", ())]
+    busy = max(
+        (record.notes.get("load", 0) - record.notes["threads"] for record in records if "load" in record.notes),
+        default=0,
+    )
+    if busy > MAX_LOAD:
+        note(f"this machine was busy: about {busy:.0f} more processes ran: stop them, and time it again")
     if (worst := max(noise, default=0)) > MAX_NOISE:
         note(f"not steady: a timing and its repetition differ by {worst:.0%}: stop other programs, and time it again")
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
+from torch.nn.functional import cross_entropy
 
 from bench.execution.engines.contract import Contestant, Engine, Step
 from bench.execution.engines.llama_cpp import LlamaCpp
@@ -18,10 +22,13 @@ from bench.execution.engines.ours import Native, Torch
 from bench.execution.engines.tensor_rt import TensorRt
 from bench.execution.measure import rows_of
 from bench.execution.versions import DENSE, SPARSE, ModelVersions
-from bench.inputs import models
+from bench.inputs import loading, models
+from bench.inputs.windows import load_windows
 from bench.kernels.timing import Clock, CudaClock, WallClock
 from bench.measures.contract import Readings
 from bench.measures.speed.comparison import REPEAT_SUFFIX, Timings, interleave
+from bench.measures.speed.cpu import Cpu
+from bench.measures.speed.roofline import ACTIVATION_BYTES, count_cached
 from bench.results.identity import Identity
 from bench.results.record import DONE, Item, Reading, Record
 from bench.results.store import Store
@@ -29,13 +36,16 @@ from bench.system import digests, provenance
 from bench.system.cache import in_use, temporary_folder
 from bench.system.devices import fingerprint, select_card
 from bench.system.source_digest import digest_source
-from methods.errors import UserError
+from methods.errors import Skipped, UserError
+from methods.files import find_file
 
 ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Native, Torch, OnnxRuntime, LlamaCpp, TensorRt)}
 """Engines that `bench speed --engine` takes."""
 BLOCK_S = 0.2
 """Approximate length of a block in seconds."""
 BLOCKS = 12
+TEXT, WINDOWS, SEQLEN = "wiki-mini", 4, 256
+"""Text of the perplexity beside each speed, and its windows."""
 CPU_TOKENS, CUDA_TOKENS = 128, 2048
 """Default number of tokens in the KV cache of a decoding step, and in a prompt."""
 
@@ -142,6 +152,7 @@ def _time(
                 entered.setdefault((engine.name, contestant.kind), {})[contestant.side] = contestant
         works = {_name(*key, side): c.work for key, sides in entered.items() for side, c in sides.items()}
         say(f"{step.name}: timing {len(works)} models in turn, {BLOCKS} blocks of each, twice")
+        context = _context(request, versions, step, entered)
         timings = interleave(works, clock, repeat=works, blocks=BLOCKS, block_s=BLOCK_S, after_round=after_round)
     for record in records:
         engine_name, kind = record.identity.protocol.engine, record.identity.dtype
@@ -149,9 +160,71 @@ def _time(
         record.provenance = provenance.gather()
         items = _fill(record, engine_name, kind, sides, step, timings)
         record.notes |= {"in_turn": list(works), "threads": request.threads, "kv_tokens": step.kv}
-        record.notes |= {"prompt_tokens": step.prompt, "engine": record.key_inputs["engine"]}
+        record.notes |= {"prompt_tokens": step.prompt, "engine": record.key_inputs["engine"], "load": context.load}
+        record.notes |= context.of(engine_name, kind, sides)
         store.write(record, items)
         yield record
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What stands beside the speeds of a step.
+
+    load: mean number of running processes of the last minute, before the timing; bandwidth: bytes per second; cached: bytes of
+    keys and values that the step reads, in 16 bits; perplexity: of each contestant, by engine, kind and side.
+    """
+
+    load: float
+    bandwidth: float | None
+    cached: int
+    perplexity: Mapping[tuple[str, str, str], float]
+
+    def of(self, engine: str, kind: str, sides: Mapping[str, Contestant]) -> dict[str, Any]:
+        """Return the notes of a record."""
+        cached = self.cached * (2 if kind == "fp32" else 1)
+        read = {side: c.nbytes + cached for side, c in sides.items() if c.nbytes and cached}
+        quality = {
+            side: self.perplexity[engine, kind, side] for side in sides if (engine, kind, side) in self.perplexity
+        }
+        notes: dict[str, Any] = {"bytes_per_token": read} if read else {}
+        if quality:
+            notes |= {"perplexity": quality, "perplexity_of": f"{TEXT}, {WINDOWS} windows of {SEQLEN} tokens"}
+        return notes | ({"bandwidth": self.bandwidth} if self.bandwidth else {})
+
+
+def _context(
+    request: ModelTimingRequest,
+    versions: ModelVersions,
+    step: Step,
+    entered: Mapping[tuple[str, str], Mapping[str, Contestant]],
+) -> _Context:
+    """Measure what stands beside the speeds of decoding on a CPU: the bandwidth of its threads, and perplexities."""
+    load, config = psutil.getloadavg()[0], versions.source.config
+    if step.name != "decode" or request.device != "cpu":
+        return _Context(load, None, 0, {})
+    with contextlib.suppress(Skipped):  # no native kernel
+        bandwidth = Cpu(request.threads).peaks().bandwidth
+        return _Context(
+            load, bandwidth, step.kv * count_cached(config) * ACTIVATION_BYTES, _perplexities(versions, entered)
+        )
+    return _Context(load, None, 0, {})
+
+
+def _perplexities(
+    versions: ModelVersions, entered: Mapping[tuple[str, str], Mapping[str, Contestant]]
+) -> dict[tuple[str, str, str], float]:
+    """Return the perplexity of each contestant that gives logits, on a short text; none for a folder without a tokenizer."""
+    if not find_file(versions.model.folder, "tokenizer.json"):
+        return {}
+    tokenizer = loading.load_tokenizer(versions.model.folder)
+    windows, _ = load_windows(TEXT, tokenizer, SEQLEN, WINDOWS, None)
+    out = {}
+    for (engine, kind), sides in entered.items():
+        for side, contestant in sides.items():
+            if contestant.logits:
+                losses = [cross_entropy(contestant.logits(w)[:-1].float(), w[1:]).item() for w in windows]
+                out[engine, kind, side] = math.exp(sum(losses) / len(losses))
+    return out
 
 
 def _name(engine: str, kind: str, side: str) -> str:

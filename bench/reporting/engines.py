@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +36,24 @@ class TimedModel(NamedTuple):
         return f"{identity.protocol.engine} {identity.dtype}" + ("" if self.side == "dense" else f" {self.side}")
 
     @property
+    def bytes_per_token(self) -> int:
+        """Return the bytes that a decoding step reads, or 0 if they are unknown."""
+        read: int = self.record.notes.get("bytes_per_token", {}).get(self.side, 0)
+        return read
+
+    @property
+    def bandwidth_share(self) -> float:
+        """Return the fraction of the measured memory bandwidth that it uses, or 0 if that is unknown."""
+        bandwidth: float = self.record.notes.get("bandwidth", 0)
+        return float(np.median(self.blocks)) * self.bytes_per_token / bandwidth if bandwidth else 0.0
+
+    @property
+    def perplexity(self) -> float:
+        """Return the perplexity of the timed weights, or 0 if it was not measured."""
+        value: float = self.record.notes.get("perplexity", {}).get(self.side, 0)
+        return value
+
+    @property
     def step(self) -> str:
         notes = self.record.notes
         if self.record.identity.protocol.name == "decode":
@@ -45,7 +64,7 @@ class TimedModel(NamedTuple):
     def turn(self) -> tuple[Any, ...]:
         """Return what the models that were timed together share."""
         notes = self.record.notes
-        return (self.record.identity.model, self.step, notes["threads"], *notes["in_turn"])
+        return (self.record.identity.model, self.step, _threads(self.record), *notes["in_turn"])
 
 
 class SpeedRatio(NamedTuple):
@@ -84,6 +103,9 @@ def rows(found: Sequence[TimedModel]) -> list[dict[str, Any]]:
                 "step": entry.step,
                 "threads": entry.record.notes["threads"],
                 "tokens_per_s": float(f"{float(np.median(entry.blocks)):.4g}"),
+                "mb_per_token": round(entry.bytes_per_token / 1e6, 1) if entry.bytes_per_token else "",
+                "of_bandwidth": f"{entry.bandwidth_share:.0%}" if entry.bandwidth_share else "",
+                "perplexity": float(f"{entry.perplexity:.4g}") if entry.perplexity else "",
                 "noise": f"{entry.noise:.1%}",
                 "ratio_of": f"{best.name} / {entry.name}" if best and beside else "",
                 "ratio": f"{beside.value:.2f} ({beside.low:.2f} to {beside.high:.2f})" if beside else "",
@@ -94,7 +116,8 @@ def rows(found: Sequence[TimedModel]) -> list[dict[str, Any]]:
 
 def _threads(record: Record) -> str:
     count = record.notes["threads"]
-    return f"{count} thread" + ("" if count == 1 else "s")
+    path = re.search(r"kernel path \w+", record.key_inputs.get("hardware", ""))
+    return f"{count} thread" + ("" if count == 1 else "s") + (f", {path[0]}" if path else "")
 
 
 def _preferred(found: Iterable[TimedModel], entry: TimedModel) -> TimedModel | None:
@@ -113,6 +136,12 @@ def figures(found: Sequence[TimedModel]) -> dict[str, Any]:
     for entry in found:
         mine = out.setdefault(f"{entry.step}, {_threads(entry.record)}", {})
         mine[f"{entry.name}, tokens/s"] = float(f"{float(np.median(entry.blocks)):.4g}")
+        if entry.bytes_per_token:
+            mine[f"{entry.name}, MB per token"] = round(entry.bytes_per_token / 1e6, 1)
+        if entry.bandwidth_share:
+            mine[f"{entry.name}, of the measured bandwidth"] = f"{entry.bandwidth_share:.0%}"
+        if entry.perplexity:
+            mine[f"{entry.name}, perplexity"] = float(f"{entry.perplexity:.4g}")
     for entry in found:
         mine = out[f"{entry.step}, {_threads(entry.record)}"]
         best = _preferred(found, entry)

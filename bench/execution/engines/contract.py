@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from bench.execution.versions import ModelVersions
 from bench.kernels.timing import Work
 from bench.results import identity
 from methods.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Step(NamedTuple):
@@ -33,6 +37,10 @@ class Contestant:
     side: str
     work: Work
     notes: dict[str, Any] = field(default_factory=dict)
+    nbytes: int = 0
+    """Bytes of weights that a decoding step reads, or 0 if unknown."""
+    logits: Callable[[Tensor], Tensor] | None = None
+    """Function from token ids [seqlen] to logits [seqlen, vocabulary], for the quality beside the speed."""
 
 
 class Engine(Protocol):

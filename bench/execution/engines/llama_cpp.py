@@ -1,4 +1,4 @@
-"""llama.cpp on a CPU, through llama-cpp-python: the dense model as GGUF in F16 and Q8_0. It has no 2:4 kernel."""
+"""llama.cpp on a CPU, through llama-cpp-python: the dense model as GGUF in four types. It has no 2:4 kernel."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bench.execution.engines.contract import Contestant, Step, require_device
 from bench.execution.versions import DENSE, ModelVersions
@@ -19,16 +20,16 @@ from methods.contract import Compute
 from methods.errors import UserError
 
 CHECK_TOKENS = 16
-TOLERANCES = {"fp16": 2e-2, "q8_0": 1e-1}
-"""Largest difference of a logit from torch's in float32, as a share of the largest. A wrong file is off by all of it;
-integers of 8 bits, of weights and of activations, cost some hundredths."""
+TOLERANCES = {"fp16": 2e-2, "q8_0": 1e-1, "q4_k_m": 0.5, "q4_0": 0.5}
+"""Largest difference of a logit from torch's in float32, as a fraction of the largest. A wrong file is off by all of it;
+integers of 8 bits, of weights and of activations, cost some hundredths, and those of 4 bits some tenths."""
 
 
 class LlamaCpp:
     """The file needs no vocabulary: tokens are given by number."""
 
     name: ClassVar[str] = "llamacpp"
-    kinds: ClassVar[dict[str, str]] = {"fp16": "none", "q8_0": "q8_0"}
+    kinds: ClassVar[dict[str, str]] = {"fp16": "none", "q8_0": "q8_0", "q4_k_m": "q4_k_m", "q4_0": "q4_0"}
     sparse: ClassVar[bool] = False
 
     def require(self, device: str) -> None:
@@ -48,9 +49,25 @@ class LlamaCpp:
         files = {kind: versions.workdir / f"{kind}.gguf" for kind in self.kinds}
         for kind, file in files.items():
             if not file.exists():
-                gguf_file.write(folder, file, kind.replace("fp", "f"))
+                if kind == "q4_k_m":
+                    llama_cpp.quantize(files["fp16"], file, kind, threads)
+                else:
+                    gguf_file.write(folder, file, kind.replace("fp", "f"))
                 _check(folder, file, kind, threads)
-        return [Contestant(kind, DENSE, _work(file, step, threads)) for kind, file in files.items()]
+        return [_contestant(kind, file, step, threads) for kind, file in files.items()]
+
+
+def _contestant(kind: str, file: Path, step: Step, threads: int) -> Contestant:
+    from gguf import GGUFReader
+
+    sizes = {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(file).tensors}
+    # Without a matrix for the head, the embedding is the head.
+    nbytes = sum(sizes.values()) - (sizes["token_embd.weight"] if "output.weight" in sizes else 0)
+
+    def logits(ids: Tensor) -> Tensor:
+        return llama_cpp.logits(file, ids, threads)
+
+    return Contestant(kind, DENSE, _work(file, step, threads), {}, nbytes, logits)
 
 
 def _check(folder: Path, file: Path, kind: str, threads: int) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.execution.engines.contract import Contestant, Step, require_device
 from bench.execution.versions import DENSE, SPARSE, ModelVersions
 from bench.inputs import loading
 from bench.kernels import native
 from bench.kernels.integers24 import pack_rounded
-from bench.kernels.linear24 import pack_head, swap_linears
+from bench.kernels.linear24 import Linear24, pack_head, swap_linears
 from bench.kernels.packed24 import pack
 from bench.measures.speed.decoding import DecodingWork, decode_step, dense_twin, prefill_step
 from methods.contract import Compute
@@ -23,7 +23,22 @@ from methods.targets import dense_weight
 
 def _contestant(kind: str, side: str, model: nn.Module, step: Step) -> Contestant:
     work = (decode_step(1, step.kv) if step.name == "decode" else prefill_step(1, step.prompt))(model)
-    return Contestant(kind, side, work, {"graph": work.graph} if isinstance(work, DecodingWork) else {})
+    notes = {"graph": work.graph} if isinstance(work, DecodingWork) else {}
+
+    @torch.inference_mode()
+    def logits(ids: Tensor) -> Any:
+        return model(ids[None]).logits[0]
+
+    return Contestant(kind, side, work, notes, _bytes_read(model), logits)
+
+
+def _bytes_read(model: Any) -> int:
+    """Return the bytes of weights that a decoding step reads. Of an embedding that is no head it reads a row."""
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    tables -= {id(getattr(model.get_output_embeddings(), "weight", None))}
+    packed = sum(m.nbytes for m in model.modules() if isinstance(m, Linear24))
+    rest: int = sum(p.nbytes for p in model.parameters() if id(p) not in tables)
+    return packed + rest
 
 
 class Torch:

@@ -41,6 +41,15 @@ def entries(*pairs):
 MADE = (record("native", "int8", 30, 20), record("native", "bf16", 24, 16), record("llamacpp", "q8_0", 60))
 
 
+def test_bytes_bandwidth_and_quality_stand_beside_a_speed():
+    beside = {"bytes_per_token": {"dense": 10**8}, "bandwidth": 18e9, "perplexity": {"dense": 12.345}}
+    found = entries(record("llamacpp", "q8_0", 60, **beside))
+    (row,) = engines.rows(found)
+    assert (row["mb_per_token"], row["of_bandwidth"], row["perplexity"]) == (100.0, "50%", 12.35)
+    (step,) = engines.figures(found).values()
+    assert step["llamacpp q8_0, MB per token"] == 100.0 and step["llamacpp q8_0, perplexity"] == 12.35
+
+
 def test_a_ratio_is_block_by_block():
     found = entries(*MADE)
     assert [e.name for e in found] == [
@@ -55,7 +64,8 @@ def test_a_ratio_is_block_by_block():
     assert engines.ratio(fast, slow) == pytest.approx((0.5, 0.5, 0.5))
     rows = engines.rows(found)
     assert rows[4] == {
-        "engine": "llamacpp q8_0", "step": "decode after 8 tokens", "threads": 1, "tokens_per_s": 90.0, "noise": "1.0%",
+        "engine": "llamacpp q8_0", "step": "decode after 8 tokens", "threads": 1, "tokens_per_s": 90.0,
+        "mb_per_token": "", "of_bandwidth": "", "perplexity": "", "noise": "1.0%",
         "ratio_of": "native int8 2:4 / llamacpp q8_0", "ratio": "0.50 (0.50 to 0.50)",
     }  # fmt: skip
     assert (rows[0]["ratio_of"], rows[0]["ratio"]) == ("", "")
