@@ -2,7 +2,7 @@
 #   docker build --tag cast-bench .
 #   docker run --rm --volume "$PWD:/work" cast-bench run --methods wanda
 FROM python:3.12-slim
-RUN useradd --create-home bench
+RUN useradd --create-home bench && install --directory --owner bench /work
 COPY dist/*.whl /tmp/
 RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu /tmp/*.whl && rm /tmp/*.whl
 USER bench
