@@ -142,7 +142,7 @@ def _compare_logits(path: Path, original: Folder, targets: list[str], probe: tor
     theirs = np.load(f"{path}.logits.npy")
     about = {
         "largest logit": round(float(abs(theirs).max()), 1),
-        "difference of a logit, at most": round(float(abs(ours - theirs).max()), 5),
+        "difference of a logit, at most": round(float(abs(ours - theirs).max()), 4),
     }
     # Logits with the tool's own rounding of inputs: float16, or 8 bits.
     for kind in ("float16", "rounded"):

@@ -132,7 +132,8 @@ def _of_artifact(counted: Record, size: Record, items: Items) -> Iterator[str]:
         return
     try:
         of_value, of_scale, scales = (counted.notes["stored"][name] for name in ("bits", "scale_bits", "scales"))
-        kept, mask = (1.0, 0) if pattern.dense or not pattern.m else (pattern.n / pattern.m, 1)
+        whole = pattern.dense or not pattern.m or counted.notes["stored"].get("packed")
+        kept, mask = (1.0, 0) if whole else (pattern.n / pattern.m, 1)
         adapter = next((r.value or 0.0 for r in size.readings if r.metric == "adapter_bytes"), 0.0)
         expected = of_value * kept + mask + (of_scale * scales + 8 * adapter) / math.fsum(items.weights)
         for sentence in differences(bits, Derived(expected)):

@@ -92,3 +92,8 @@ def folder(path: Path, pack, quantization: dict, source: Path = TINY) -> dict[st
     config = json.loads((path / "config.json").read_text()) | {"quantization_config": quantization}
     (path / "config.json").write_text(json.dumps(config))
     return stored
+
+
+def halves_of_four(weight, prefix="weight."):
+    """2:4 with the first two of every four kept."""
+    return bitmask(weight * (torch.arange(weight.shape[1]) % 4 < 2), prefix)

@@ -39,11 +39,6 @@ CASES = {
 }
 
 
-def halves_of_four(weight, prefix="weight."):
-    """2:4 with the first two of every four kept."""
-    return packers.bitmask(weight * (torch.arange(weight.shape[1]) % 4 < 2), prefix)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_a_quantized_folder_is_read_as_its_packer_stored_it(name, tmp_path):
     pack, about = CASES[name]
@@ -78,7 +73,7 @@ def test_version_2_stores_the_zero_itself():
 @pytest.mark.parametrize("prefix", ["weight.", ""])
 def test_a_masked_folder_is_packed(prefix, tmp_path):
     about = {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24-bitmask"}}
-    stored = packers.folder(tmp_path / "m", partial(halves_of_four, prefix=prefix), about)
+    stored = packers.folder(tmp_path / "m", partial(packers.halves_of_four, prefix=prefix), about)
 
     opened = open_checkpoint(tmp_path / "m")
 

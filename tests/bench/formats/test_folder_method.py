@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.catalog.choice import parse_method
 from bench.formats.differences import inspect
+from bench.results.check import check_folder
 from bench.results.store import ReadOnlyStore
 from helpers import folders, packers, runs
 from methods.errors import UserError
@@ -87,6 +89,17 @@ def test_a_quantized_folder_has_the_bits_of_its_files_and_no_second_quantizer(tm
 
     with pytest.raises(UserError, match=r"is quantized already .*: add none to --quant"):
         runs.run_here(runs.small(tmp_path / "r", methods=(label,), quantizers=("int8",)))
+
+
+def test_check_counts_the_bits_of_a_packed_folder_once(tmp_path):
+    about = {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24-bitmask"}}
+    packers.folder(tmp_path / "m", partial(packers.halves_of_four, prefix=""), about)
+    label = f"folder:path={tmp_path / 'm'}"
+
+    runs.run_here(runs.small(tmp_path / "r", methods=(label,), measures=("size",), quantizers=("none",)), only=(label,))
+
+    assert "2:4" in {r.identity.pattern for r in runs.records(tmp_path / "r").values()}
+    assert check_folder(tmp_path / "r").problems == ()
 
 
 @pytest.mark.parametrize(
