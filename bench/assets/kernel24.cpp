@@ -33,7 +33,7 @@ constexpr long BLOCK = 64, CHUNK = 8, CODES = 8, ROWS = 4;
 constexpr long MANY = 12;       // rows of x from which a panel is unpacked
 constexpr long SEGMENT = 128;   // blocks after which sums of 16-bit products are handed on to 64 bits
 constexpr long LONGEST = 8192;  // the same of 8-bit ones: 4 products of at most 255 * 128 a lane and block
-constexpr long AHEAD = 16384;   // bytes between what is asked for and what is read: memory is that far away
+constexpr long AHEAD = 4096;    // bytes between what is asked for and what is read: memory is that far away
 constexpr float LEVELS = 32767;
 
 inline float widen(uint16_t bits) {
@@ -175,11 +175,15 @@ AVX512 INLINE __m512i widen_lanes(__m512i lanes) {  // pairs of 32-bit lanes as 
                             _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(lanes, 1)));
 }
 
-// The coming lines of a row into the second cache: as many as a chunk of n blocks has.
+// The coming lines of a row, as many as a chunk of n blocks has: into the second cache, those of 2:4 into the first.
 template <class Value, bool dense>
 INLINE void ask(const Row<Value, dense>& row, long n) {
+    const char* at = reinterpret_cast<const char*>(row.at) + AHEAD;
     for (long i = 0; i < n * Row<Value, dense>::bytes; i += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(row.at) + AHEAD + i, _MM_HINT_T1);
+        if (dense)
+            _mm_prefetch(at + i, _MM_HINT_T1);
+        else
+            _mm_prefetch(at + i, _MM_HINT_T0);
 }
 
 // Sums of 32 products of bfloat16 a step, by what the processor has: an instruction of its own, or float32.
