@@ -61,7 +61,8 @@ def dense_weights(job: Job) -> Callable[[str], Tensor]:
     """Return a function from a target to its weight in the dense model, [out, in]."""
     teacher = job.teacher()
     if any(p.is_meta for p in teacher.parameters()):
-        return Folder(Path(str(teacher.name_or_path))).weight
+        stored = Folder(Path(str(teacher.name_or_path)))
+        return lambda target: stored.weight(target).to(job.compute.dtype)  # as the model is loaded
     return lambda target: dense_weight(teacher.get_submodule(target))
 
 

@@ -51,9 +51,11 @@ def readable(key: str) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number with three digits, or a whole number with all of its digits."""
+    """Return a number with three digits, two if it is small, or a whole number with all of its digits."""
     if float(value).is_integer() or abs(value) >= 1000:
         return f"{value:,.0f}"
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.1e}"
     return f"{value:.3g}" if abs(value) < 0.99 or abs(value) >= 1 else f"{value:.6g}"
 
 

@@ -133,7 +133,7 @@ class Names(NamedTuple):
     """Result of a search in the YAML files of lm-eval."""
 
     mentioned: bool
-    """True if the wanted name occurs in any file."""
+    """True if a file may name a task, group or tag so."""
     every: list[str]
     """Names of all tasks, groups and tags that have a separate line."""
     files: list[str]
@@ -146,13 +146,15 @@ def find_names(wanted: str) -> Names:
     names: set[bytes] = set()
     files: list[str] = []
     name = os.fsencode(wanted)
+    key = rb"[\"']?(?:task|tag|group)[\"']? *: *(?:\[.*)?"
+    value = re.compile(rb"(?m)^ *-? *(?:" + key + rb")?[\"']?" + re.escape(name) + rb"[\"']? *(?:[\],#\r]|$)")
     for folder, _, found in os.walk(tasks_root()):
         for file in found:
-            if file.endswith(".yaml"):
+            if file.endswith("yaml"):  # also an included file without a dot
                 text = Path(folder, file).read_bytes()
                 names.update(known for _, known in _NAME.findall(text))
                 if wanted and name in text:
-                    mentioned = True
+                    mentioned = mentioned or bool(value.search(text))
                     if (b"task", name) in _NAME.findall(text) and b"\nclass:" not in text:
                         files.append(str(Path(folder, file).relative_to(tasks_root())))
     return Names(mentioned, sorted(name.decode() for name in names), files)

@@ -115,9 +115,9 @@ class Continuation:
 def _continue(model: Any, prompts: Tensor, context: MeasureContext) -> Tensor:
     """Generate NEW tokens after each prompt, the most likely one each time. Return int64 [prompts, NEW]."""
     import torch  # slow to import
-    from transformers import GenerationConfig
 
-    config = GenerationConfig(max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=0)
+    # A fresh one: a model's own may have penalties.
+    config = type(model.generation_config)(max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=0)
     done = []
     for part in prompts.split(BATCH):
         ids = part.to(context.compute.device)

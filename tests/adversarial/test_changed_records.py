@@ -83,6 +83,8 @@ def is_unproven(path, fields):
         return named or (path[2] == "n" and metric == "speedup")
     if path[0] in ("reason", "traceback"):
         return fields["status"] != "ok"
+    if path == ("identity", "quantizer") and ":file=" in fields["identity"]["quantizer"]:
+        return True  # a text, as in the stages: the key has the file's content
     if path[0] == "identity" and path[1] not in ("model", "stages"):
         return fields["identity"]["measure"] == "speed"
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in UNPROVEN)

@@ -28,7 +28,7 @@ def figures():
 def test_each_benchmark_has_a_picture_of_its_numbers(figures, file):
     saved = json.loads(file.read_text())["figures"]
     svg = figures.draw(file.stem, saved)
-    assert svg.count("<title>") > 2
+    assert svg.count("<title>") > 2 or not figures.panels(saved)
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
     assert not [t for t in texts if "_" in t or re.search(r"\d{7}|\.\d{5}", t.replace("0.99", ""))]
     for bars in figures.panels(saved).values():
