@@ -1,5 +1,6 @@
 """llama.cpp: the calls that its Python package documents, by a stand-in; the package itself where it is installed."""
 
+import shutil
 import sys
 import types
 
@@ -14,6 +15,8 @@ from bench.inputs import loading
 from helpers.models import build, write
 from methods.contract import Compute
 from methods.errors import UserError
+
+KINDS = ("fp16", "q8_0", "q4_k_m", "q4_0")
 
 
 class Versions:
@@ -54,6 +57,7 @@ def package(monkeypatch, model):
     module.llama_print_system_info = lambda: b"AVX2 = 1"
     monkeypatch.setitem(sys.modules, "llama_cpp", module)
     monkeypatch.setattr(llama_cpp.metadata, "version", lambda name: "0.3")
+    monkeypatch.setattr(llama_cpp.llama_cpp, "quantize", lambda file, out, kind, threads: shutil.copy(file, out))
     return module
 
 
@@ -61,8 +65,8 @@ def test_a_step_begins_where_the_cache_ended(package, model):
     engine = llama_cpp.LlamaCpp()
     assert engine.about() == {"llama-cpp-python": "0.3", "build": "AVX2 = 1"}
     decode = engine.contestants(model, Step("decode", 1, 8), "cpu", 2)
-    assert [(c.kind, c.side) for c in decode] == [("fp16", "dense"), ("q8_0", "dense")]
-    assert package.calls == [("fp16.gguf", 0, 16), ("q8_0.gguf", 0, 16), ("fp16.gguf", 0, 8), ("q8_0.gguf", 0, 8)]
+    assert [(c.kind, c.side) for c in decode] == [(kind, "dense") for kind in KINDS]
+    assert package.calls == [(f"{kind}.gguf", 0, tokens) for tokens in (16, 8) for kind in KINDS]
     package.calls.clear()
     for _ in range(3):
         decode[0].work()
