@@ -103,8 +103,8 @@ def packed_targets(model: nn.Module, context: MeasureContext) -> dict[str, Packe
 def dense_twin(model: nn.Module) -> nn.Module:
     """Replace each 2:4 weight of a model on the native kernel by that kernel's dense form, in place."""
     for module in model.modules():
-        if isinstance(module, Linear24) and module.kernel_weight is not None:
-            module.use(cpu24.dense_twin(cpu24.from_kernel_layout(module.kernel_weight)))
+        if isinstance(module, Linear24) and (weight := module.kernel_weight) is not None and not weight.dense:
+            module.use(cpu24.dense_twin(cpu24.from_kernel_layout(weight)))
     return model
 
 

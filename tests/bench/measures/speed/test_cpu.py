@@ -1,5 +1,6 @@
 """Speed on a CPU: real kernels in the frame, with numbers nobody holds to anything; records; and what cannot be timed."""
 
+import copy
 import json
 
 import pytest
@@ -114,6 +115,22 @@ def test_the_packed_model_decodes_what_the_dense_one_does(device, tmp_path):
         torch.testing.assert_close(other, logits[0], rtol=0.05, atol=0.1)
     whole = model(torch.randint(1000, (2, 17), generator=torch.Generator().manual_seed(0))).logits[:, -1:]
     torch.testing.assert_close(logits[0], whole, rtol=0.05, atol=0.1)
+
+
+@pytest.mark.numeric
+def test_the_dense_twin_of_an_int8_model_keeps_its_packed_head(device, tmp_path):
+    from bench.execution.engines.ours import _on_kernel
+    from bench.measures.speed.decoding import dense_twin
+    from methods.folder import Folder
+    from methods.targets import find_targets
+
+    folder = prune(tiny(tmp_path / "tiny"))
+    sparse = _on_kernel(folder, find_targets(Folder(folder).config, Folder(folder).shapes()), "int8")
+    ids = torch.randint(1000, (2, 17), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            dense_twin(copy.deepcopy(sparse))(ids).logits, sparse(ids).logits, rtol=0.05, atol=0.1
+        )
 
 
 def test_models_that_answer_otherwise_are_not_timed():
