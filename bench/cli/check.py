@@ -23,7 +23,7 @@ FAILURES = {
     "differs": ("give other numbers when they are measured again: do not rely on them", 1),
     "not measured": ("cannot be measured again here: bench pull their model or data, or take another machine", 2),
 }
-"""What is wrong with a record, the worst first: the end of the sentence, and the exit code."""
+"""Faults of a record, the worst first: end of the sentence, and exit code."""
 
 
 def merge(

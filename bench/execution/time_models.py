@@ -168,7 +168,7 @@ def _time(
 
 @dataclass(frozen=True)
 class _Context:
-    """What stands beside the speeds of a step.
+    """Conditions and quality of the timings of a step.
 
     load: mean number of running processes of the last minute, before the timing; bandwidth: bytes per second; cached: bytes of
     keys and values that the step reads, in 16 bits; perplexity: of each contestant, by engine, kind and side.
@@ -198,7 +198,7 @@ def _context(
     step: Step,
     entered: Mapping[tuple[str, str], Mapping[str, Contestant]],
 ) -> _Context:
-    """Measure what stands beside the speeds of decoding on a CPU: the bandwidth of its threads, and perplexities."""
+    """Measure the bandwidth of the threads and perplexities, for decoding on a CPU."""
     load, config = psutil.getloadavg()[0], versions.source.config
     if step.name != "decode" or request.device != "cpu":
         return _Context(load, None, 0, {})
