@@ -51,7 +51,9 @@ def check(model, count):
     assert tokens == greedy(model, count)
     whole = torch.cat((PROMPT, torch.tensor([tokens])), 1)
     got = decoder.step(whole[:, -1:], whole.shape[1] - 1)
-    torch.testing.assert_close(got, model(whole).logits[:, -1:], rtol=1e-3, atol=1e-3)
+    want = model(whole).logits[:, -1:]
+    # The kernel rounds its inputs to bfloat16, so a difference in the last bit of float32 can become one of 2^-8 of an input.
+    assert float((got - want).norm() / want.norm()) < 2**-7
     return decoder
 
 
