@@ -52,8 +52,10 @@ def check(model, count):
     whole = torch.cat((PROMPT, torch.tensor([tokens])), 1)
     got = decoder.step(whole[:, -1:], whole.shape[1] - 1)
     want = model(whole).logits[:, -1:]
-    # The kernel rounds its inputs to bfloat16, so a difference in the last bit of float32 can become one of 2^-8 of an input.
-    assert float((got - want).norm() / want.norm()) < 2**-7
+    if native.select_path(native.load()) == "portable":  # 0.6% of the norm there; the cause is not proved
+        assert float((got - want).norm() / want.norm()) < 2**-7
+    else:
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
     return decoder
 
 
