@@ -101,15 +101,20 @@ def integers_and_scales(packed: PackedWeight) -> tuple[Tensor, Tensor]:
 def dense_twin(packed: PackedWeight) -> KernelWeight:
     """Return the same weight for the kernel without sparsity."""
     if packed.kind == "int8":
-        return to_dense_kernel_layout(*integers_and_scales(packed))
+        return to_dense_kernel_layout(*integers_and_scales(packed), packed.dtype)
     return to_dense_kernel_layout(unpack(packed))
 
 
-def to_dense_kernel_layout(weight: Tensor, scales: Tensor | None = None) -> KernelWeight:
-    """Convert a dense matrix for the kernel without sparsity: bfloat16 [out, width], or int8 with float32 scales [out]."""
+def to_dense_kernel_layout(
+    weight: Tensor, scales: Tensor | None = None, dtype: torch.dtype = torch.bfloat16
+) -> KernelWeight:
+    """Convert a dense matrix for the kernel without sparsity: bfloat16 [out, width], or int8 with float32 scales [out].
+
+    dtype: of the weight that the integers stand for.
+    """
     blocks = -(-weight.shape[1] // BLOCK)
     padded = torch.nn.functional.pad(weight, (0, blocks * BLOCK - weight.shape[1])).contiguous()
-    return KernelWeight(aligned_copy(padded.view(torch.uint8)), scales, weight.shape[1])
+    return KernelWeight(aligned_copy(padded.view(torch.uint8)), scales, weight.shape[1], dtype)
 
 
 def unpack_kernel_weight(weight: KernelWeight) -> Tensor:

@@ -147,7 +147,7 @@ def pack_head(model: nn.Module) -> nn.Module:
     weight = head.weight.float()
     scales = grid.scale(weight).bfloat16().float()
     integers = (weight / scales).round_().clamp_(-128, 127).to(torch.int8)
-    packed = cpu24.to_dense_kernel_layout(integers, scales[:, 0].contiguous())
+    packed = cpu24.to_dense_kernel_layout(integers, scales[:, 0].contiguous(), head.weight.dtype)
     model.set_submodule(name, Linear24(packed, head.bias))
     return model
 

@@ -7,8 +7,10 @@ from bench.export.model import export_model
 from bench.inputs import loading
 from bench.kernels import linear24, native
 from bench.kernels.integers24 import pack_rounded
-from bench.kernels.linear24 import Linear24, swap_linears
+from bench.kernels.linear24 import MAX_PORTABLE_ROWS, Linear24, pack_head, swap_linears
 from bench.kernels.packed24 import pack, unpack
+from bench.measures.speed.decoding import dense_twin
+from bench.system.devices import KERNEL_PATH
 from helpers.fake_cuda import Sparse
 from helpers.runs import prune
 from methods.contract import Compute
@@ -86,6 +88,23 @@ def test_integers_are_the_dequantized_model(llama, kind):
     swap_linears(model, rounded)
     torch.testing.assert_close(model(IDS[:, :1]).logits, wanted[:, :1], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(model(IDS).logits, wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("path", native.PATHS)
+def test_many_rows_meet_the_weights_of_few(llama, monkeypatch, path):
+    """The portable path multiplies many rows by the unpacked weights, in the model's dtype."""
+    try:
+        if path not in native.load().paths:
+            pytest.skip(f"this processor has no {path}")
+    except native.NoKernel as why:
+        pytest.skip(str(why))
+    monkeypatch.setenv(KERNEL_PATH, path)
+    model, packed = masked(llama)
+    model = swap_linears(pack_head(model), {n: pack_rounded(unpack(p), "int8").packed for n, p in packed.items()})
+    many = torch.randint(64, (1, MAX_PORTABLE_ROWS + 1), generator=torch.Generator().manual_seed(0))
+    for side in (model, dense_twin(model)):
+        torch.testing.assert_close(side(many[:, :9]).logits, side(many).logits[:, :9], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
