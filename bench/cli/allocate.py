@@ -1,4 +1,4 @@
-"""`bench allocate`: bits by layer."""
+"""`bench allocate`: bits and patterns by layer."""
 
 from __future__ import annotations
 
@@ -18,8 +18,13 @@ from methods.errors import UserError
 
 @with_flags(*OF_RUNS, "methods", "models", "quantizers", "results")
 def allocate(
-    choices: Annotated[str, typer.Option(metavar="NAME,...", help="Quantizers that a linear can have.")],
-    bits: Annotated[float, typer.Option(help="Mean bits per weight that all linears may use, with scales.")],
+    choices: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="What a linear can have: a quantizer, a pattern (2:4), both (2:4+int4-gptq), or dense for neither.",
+        ),
+    ],
     out: Annotated[
         Path,
         typer.Option(
@@ -28,6 +33,13 @@ def allocate(
             callback=checked(partial(require_writable_file, option="--out")),
         ),
     ],
+    bits: Annotated[
+        float | None, typer.Option(help="Mean bits per weight that all linears may use, with scales and masks.", min=0)
+    ] = None,
+    kept: Annotated[
+        float | None, typer.Option(help="Mean fraction of the weights that all linears may keep.", min=0, max=1)
+    ] = None,
+    pruner: Annotated[str, typer.Option(help="Method that prunes the linears that get a pattern.")] = "sparsegpt",
     methods: Annotated[str, typer.Option("--method", help="Method whose model is quantized.")] = "dense",
     models: Annotated[str, typer.Option("--model", help="Alias, hub id or folder.")] = "tiny",
     seeds: Annotated[int, typer.Option("--seed", help="Seed of the calibration text.")] = 0,
@@ -36,7 +48,7 @@ def allocate(
     json: Json = False,
     **flags: Any,
 ) -> None:
-    """Share bits among the linears of a model by measured damage.
+    """Share bits, or weights, among linears by measured damage.
 
     Each choice is measured in each linear alone: the KL divergence on calibration text. The choices with the lowest sum
     within the budget are then improved by swaps, measured in the whole model. The table has each choice alone, too.
@@ -45,14 +57,17 @@ def allocate(
     spec = spec_of(flags | fixed)
     if len(spec.patterns) != 1:
         raise UserError("bench allocate takes one pattern")
+    if (bits is None) == (kept is None):
+        raise UserError("bench allocate takes one budget: --bits 4.2, or --kept 0.5")
     from bench.execution import allocation
 
+    budget = allocation.Budget(bits or kept or 0.0, of_kept=bits is None)
     try:
-        shares = allocation.allocate(spec, split_list("--choices", choices), bits, tokens, swaps, note)
+        shares = allocation.allocate(spec, split_list("--choices", choices), budget, tokens, swaps, note, pruner)
     except CheckFailed as failure:
         raise UserError(f"check failed: {failure}") from None
     with atomic_write(out) as temporary:
-        temporary.write_text(json_module.dumps(allocation.to_file(shares, bits, spec), indent=1) + "\n")
+        temporary.write_text(json_module.dumps(allocation.to_file(shares, budget, spec, pruner), indent=1) + "\n")
     print_rows([_row(share) for share in shares], json)
 
 
@@ -61,6 +76,7 @@ def _row(share: Any) -> dict[str, Any]:
     return {
         "choice": share.name,
         "bits per weight": round(share.bits, 3),
+        "kept": round(share.kept, 3),
         "predicted KL": float(f"{share.predicted:.4g}"),
         "measured KL": float(f"{share.measured:.4g}"),
         "linears": ", ".join(f"{used.count(name)} {name}" for name in dict.fromkeys(sorted(used))),

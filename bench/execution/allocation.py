@@ -1,6 +1,6 @@
-"""Share a budget of bits among the linears of a model by the damage that each choice does.
+"""Share a budget of bits, or of kept weights, among the linears of a model by the damage that each choice does.
 
-The damage of a quantizer in one linear is the KL divergence from the model without it, on calibration text, while all other
+The damage of a quantizer or a pattern in one linear is the KL divergence from the model without it, on calibration text, while all other
 linears are unchanged. An integer program finds the choices of the lowest sum within the budget. Sums assume that damages
 add up, so swaps of choices are then measured in the whole model. After EvoPress (arXiv 2410.14649).
 """
@@ -9,22 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
 
+from bench.catalog.choice import parse_chain
+from bench.catalog.registry import lookup
 from bench.execution.build import Builder
 from bench.inputs import loading
 from bench.planning.artifact import Artifact
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
-from bench.quantizers.allocated import CHOICES, bits_of
-from bench.system.suggest import describe_unknown
+from bench.quantizers.allocated import LINEARS, PRUNER, LinearChoice, parse_pruner, pruner_code
 from methods.errors import UserError
 from methods.folder import Folder
+from methods.pattern import Pattern
 from methods.targets import dense_weight, weight_shape
 
 CALIBRATED = "int4-gptq"
@@ -32,18 +34,32 @@ CALIBRATED = "int4-gptq"
 BATCH = 8
 """Sequences in a forward pass."""
 Floats = np.ndarray[Any, np.dtype[np.float64]]
-Choice = np.ndarray[Any, np.dtype[np.int64]]
-"""Number of the quantizer of each linear."""
+Chosen = np.ndarray[Any, np.dtype[np.int64]]
+"""Number of the choice of each linear."""
+
+
+class Budget(NamedTuple):
+    """Limit of the mean over all weights."""
+
+    limit: float
+    of_kept: bool = False
+    """True if the limit is of the kept fraction, false if it is of bits with scales and masks."""
+
+    @property
+    def option(self) -> str:
+        return "--kept" if self.of_kept else "--bits"
 
 
 @dataclass(frozen=True)
 class Share:
-    """A quantizer for each linear, with its bits and its damage."""
+    """A choice for each linear, with its size and its damage."""
 
     name: str
     linears: dict[str, str]
     bits: float
-    """Mean bits per weight, with scales."""
+    """Mean bits per weight, with scales and masks."""
+    kept: float
+    """Mean fraction of weights that are kept."""
     predicted: float
     """Sum of the damages of the linears, in nats per token."""
     measured: float
@@ -58,32 +74,39 @@ class _Silent:
 
 
 def allocate(
-    spec: Spec, choices: Sequence[str], budget: float, tokens: int, swaps: int, note: Callable[[str], None]
+    spec: Spec,
+    choices: Sequence[str],
+    budget: Budget,
+    tokens: int,
+    swaps: int,
+    note: Callable[[str], None],
+    pruner: str = "sparsegpt",
 ) -> list[Share]:
     """Return the allocation within a budget, and that of each choice alone.
 
     Args:
         spec: one model, one method, whose result is quantized, and one seed.
-        budget: mean bits per weight, with scales.
+        choices: as `LinearChoice.parse` reads them.
         tokens: number of calibration tokens on which damage is measured.
         swaps: number of measured swaps.
         note: receives a line when a phase begins.
+        pruner: method that prunes the linears whose choice has a pattern.
 
     Raises:
-        UserError: an unknown choice, or a budget below that of the smallest.
+        UserError: an unknown choice, a pruner or a method that does not fit, or a budget below that of the smallest.
     """
-    for name in choices:
-        if name not in CHOICES:
-            raise UserError(describe_unknown("choice", name, CHOICES))
-    plan = make_plan(spec.model_copy(update={"quantizers": (*choices, CALIBRATED)}), fetch=True)
-    artifacts = {a.quantizer: a for a in (m.artifact for m in plan.measurements) if a.pruner.label == spec.methods[0]}
-    problem = _Problem(artifacts, choices, tokens, note)
-    if budget < (least := (problem.bits.min(1) @ problem.share)):
-        raise UserError(f"--bits {budget:g} is below the {least:.4g} bits of the smallest choices: raise it")
+    parsed = [LinearChoice.parse(name) for name in choices]
+    problem = _Problem(_artifacts(spec, parsed, pruner), choices, parsed, tokens, note)
+    cost = problem.costs(budget)
+    if budget.limit < (least := cost.min(1).sum()):
+        unit = "kept weights" if budget.of_kept else "bits"
+        raise UserError(
+            f"{budget.option} {budget.limit:g} is below the {least:.4g} {unit} of the smallest choices: raise it"
+        )
     damage = problem.measure_damage()
-    first = solve(damage, problem.bits * problem.share[:, None], budget)
+    first = solve(damage, cost, budget)
     note(f"measuring up to {swaps} swaps")
-    last = problem.refine(first, damage, budget, swaps)
+    last = problem.refine(first, damage, cost, budget.limit, swaps)
     alone = [np.full(len(first), k) for k in range(len(choices))]
     named = [
         ("allocated", last),
@@ -93,7 +116,30 @@ def allocate(
     return [problem.describe(name, chosen, damage) for name, chosen in named]
 
 
-def solve(damage: Floats, cost: Floats, budget: float) -> Choice:
+def _artifacts(spec: Spec, choices: Sequence[LinearChoice], pruner: str) -> list[Artifact]:
+    """Return the artifact of each choice, and behind them one with the calibration text that all share."""
+    (method,) = spec.methods
+    patterns = [str(choice.pattern) for choice in choices if not choice.pattern.dense]
+    methods, pruned = [method], method
+    if patterns:
+        parse_pruner(pruner)
+        if not all(lookup("methods", stage.name).dense for stage in parse_chain(method)):
+            raise UserError(f"{method} prunes, so its linears cannot have other patterns: leave {patterns[0]} out")
+        pruned = pruner if method == "dense" else f"{pruner}:from={method.replace(':', '/')}"
+        methods.append(pruned)
+    quantizers = dict.fromkeys((*(choice.quantizer for choice in choices), CALIBRATED))
+    wanted = {"methods": tuple(methods), "quantizers": tuple(quantizers), "patterns": tuple(patterns) or spec.patterns}
+    plan = make_plan(spec.model_copy(update=wanted), fetch=True)
+    known = {(m.artifact.pruner.label, m.artifact.pattern, m.artifact.quantizer): m.artifact for m in plan.measurements}
+
+    def artifact(choice: LinearChoice) -> Artifact:
+        own = next(key[1] for key in known if key[0] == method) if choice.pattern.dense else str(choice.pattern)
+        return known[method if choice.pattern.dense else pruned, own, choice.quantizer]
+
+    return [artifact(choice) for choice in (*choices, LinearChoice(Pattern(), CALIBRATED))]
+
+
+def solve(damage: Floats, cost: Floats, budget: Budget) -> Chosen:
     """Return the choice of each linear with the lowest sum of damages, int64 [linears].
 
     Args:
@@ -105,12 +151,12 @@ def solve(damage: Floats, cost: Floats, budget: float) -> Choice:
     """
     linears, choices = damage.shape
     one_each = LinearConstraint(np.kron(np.eye(linears), np.ones(choices)), 1, 1)
-    within = LinearConstraint(cost.reshape(1, -1), -np.inf, budget + 1e-9)
+    within = LinearConstraint(cost.reshape(1, -1), -np.inf, budget.limit + 1e-9)
     ones = np.ones(damage.size)
     found = milp(damage.ravel(), integrality=ones, bounds=Bounds(0, 1), constraints=[one_each, within])
     if found.x is None:
-        raise UserError(f"no choices fit {budget:g} bits: raise --bits")
-    chosen: Choice = found.x.reshape(damage.shape).argmax(1)
+        raise UserError(f"no choices fit {budget.option} {budget.limit:g}: raise it")
+    chosen: Chosen = found.x.reshape(damage.shape).argmax(1)
     return chosen
 
 
@@ -118,11 +164,17 @@ class _Problem:
     """The weights of each linear under each choice, and the model in which they are tried."""
 
     def __init__(
-        self, artifacts: dict[str, Artifact], choices: Sequence[str], tokens: int, note: Callable[[str], None]
+        self,
+        artifacts: Sequence[Artifact],
+        choices: Sequence[str],
+        parsed: Sequence[LinearChoice],
+        tokens: int,
+        note: Callable[[str], None],
     ) -> None:
+        """artifacts: one for each choice, and one with the calibration text."""
         self.choices, self._note = choices, note
-        builder = Builder(artifacts[CALIBRATED], _Silent())
-        calibrated = artifacts[CALIBRATED]
+        *quantized, calibrated = artifacts
+        builder = Builder(calibrated, _Silent())
         before = builder.build(calibrated.up_to(len(calibrated.stages) - 1)).folder
         source, compute = Folder(before), builder.workspace.compute
         self.targets = builder.workspace.targets_of(source)
@@ -130,16 +182,23 @@ class _Problem:
         sizes = np.array([out * width for out, width in shapes], float)
         self.share: Floats = sizes / sizes.sum()
         """Part of all weights that each linear has."""
-        self.bits: Floats = np.array([[_mean_bits(c, width) for c in choices] for _, width in shapes])
+        plain = 8 * compute.stored.itemsize
+        self.bits: Floats = np.array([[_mean_bits(c, width, plain) for c in parsed] for _, width in shapes])
         """Bits per weight, [linears, choices]."""
+        self.kept: Floats = np.tile([c.kept for c in parsed], (len(shapes), 1))
+        """Kept fraction of the weights, [linears, choices]."""
         self._folders = []
-        for name in choices:
-            note(f"quantizing by {name}")
-            self._folders.append(Folder(Builder(artifacts[name], _Silent()).build(artifacts[name]).folder))
+        for name, artifact in zip(choices, quantized, strict=True):
+            note(f"making {name}")
+            self._folders.append(Folder(Builder(artifact, _Silent()).build(artifact).folder))
         self._model, self._source = loading.load(before, compute), source
         text = builder.workspace.calibration(calibrated).to(compute.device)
         self._text = text[: max(1, tokens // text.shape[1])].split(BATCH)
         self._expected = [self._log_probabilities(part) for part in self._text]
+
+    def costs(self, budget: Budget) -> Floats:
+        """Return the part of the budget that each choice takes in each linear, [linears, choices]."""
+        return (self.kept if budget.of_kept else self.bits) * self.share[:, None]
 
     def measure_damage(self) -> Floats:
         """Return the damage of each choice in each linear alone, [linears, choices]."""
@@ -152,21 +211,21 @@ class _Problem:
             self._set(target, self._source)
         return damage
 
-    def measure(self, chosen: Choice) -> float:
+    def measure(self, chosen: Chosen) -> float:
         """Return the KL divergence of the whole model under a choice for each linear."""
         for target, k in zip(self.targets, chosen, strict=True):
             self._set(target, self._folders[k])
         return self._divergence()
 
-    def refine(self, chosen: Choice, damage: Floats, budget: float, swaps: int) -> Choice:
+    def refine(self, chosen: Chosen, damage: Floats, cost: Floats, limit: float, swaps: int) -> Chosen:
         """Try the pairs of changes with the lowest predicted damage in the whole model, and keep what lowers its own."""
-        best, cost, tried = self.measure(chosen), self.bits * self.share[:, None], {tuple(chosen)}
+        best, tried = self.measure(chosen), {tuple(chosen)}
         rows = np.arange(len(chosen))
         for _ in range(swaps):
             spent, moved = cost[rows, chosen].sum(), damage - damage[rows, chosen][:, None]
             extra = cost - cost[rows, chosen][:, None]
             sums = moved.ravel()[:, None] + moved.ravel()
-            sums[extra.ravel()[:, None] + extra.ravel() > budget - spent + 1e-9] = np.inf
+            sums[extra.ravel()[:, None] + extra.ravel() > limit - spent + 1e-9] = np.inf
             candidate = None
             for at in sums.ravel().argsort(kind="stable"):
                 (i, k), (j, other) = (divmod(int(n), damage.shape[1]) for n in divmod(int(at), damage.size))
@@ -182,13 +241,14 @@ class _Problem:
                 best, chosen = measured, candidate
         return chosen
 
-    def describe(self, name: str, chosen: Choice, damage: Floats) -> Share:
+    def describe(self, name: str, chosen: Chosen, damage: Floats) -> Share:
         """Return a choice with its bits, and its predicted and measured damage."""
         rows = np.arange(len(chosen))
         return Share(
             name=name,
             linears={target: self.choices[k] for target, k in zip(self.targets, chosen, strict=True)},
             bits=float(self.bits[rows, chosen] @ self.share),
+            kept=float(self.kept[rows, chosen] @ self.share),
             predicted=float(damage[rows, chosen].sum()),
             measured=self.measure(chosen),
         )
@@ -212,14 +272,18 @@ class _Problem:
         return mean
 
 
-def _mean_bits(quantizer: str, width: int) -> float:
-    """Return the bits per weight of a row of `width` weights, with scales."""
-    bits, scale_bits = bits_of(quantizer, width)
+def _mean_bits(choice: LinearChoice, width: int, plain: float) -> float:
+    """Return the bits per weight of a row of `width` weights, with scales and mask."""
+    bits, scale_bits = choice.bits(width, plain)
     return bits + scale_bits / width
 
 
-def to_file(shares: Sequence[Share], budget: float, spec: Spec) -> dict[str, Any]:
+def to_file(shares: Sequence[Share], budget: Budget, spec: Spec, pruner: str) -> dict[str, Any]:
     """Return the content of the file that the quantizer `allocated` reads, JSON."""
     best, about = shares[0], {"model": spec.models[0], "method": spec.methods[0], "seed": spec.seeds[0]}
-    rounded = {s.name: {k: float(f"{getattr(s, k):.4g}") for k in ("bits", "predicted", "measured")} for s in shares}
-    return about | {"budget": budget, "damage": rounded, "linears": best.linears}
+    names = ("bits", "kept", "predicted", "measured")
+    rounded = {s.name: {k: float(f"{getattr(s, k):.4g}") for k in names} for s in shares}
+    if best.kept < 1:
+        about[PRUNER] = {"method": pruner, "code": pruner_code(pruner)}
+    limit = {budget.option.removeprefix("--"): budget.limit}
+    return about | {"budget": limit, "damage": rounded, LINEARS: best.linears}

@@ -1,41 +1,98 @@
-"""A quantizer for each linear, as `bench allocate` shares bits among them."""
+"""A quantizer and a pattern for each linear, as `bench allocate` shares a budget among them."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 from torch import Tensor, nn
 
+from bench.catalog.choice import build, parse_method
+from bench.catalog.registry import lookup
 from bench.quantizers.formats import format_of
 from bench.quantizers.gptq import Int3Gptq, Int4Gptq, MxFp4Gptq, NvFp4Gptq
 from bench.quantizers.rounding import Fp8, Int3, Int4, Int8, MxFp4, MxFp8, Nf4, NvFp4
-from methods.contract import Job, Needs, Outcome
+from bench.system.source_digest import digest_source
+from bench.system.suggest import describe_unknown
+from methods.contract import Job, Method, Needs, Outcome
 from methods.errors import Skipped, UserError
 from methods.files import parse_object
 from methods.info import MethodInfo
+from methods.pattern import Pattern
 from methods.pruning.walk import Walk
 from methods.quantizing.stored import Stored
 from methods.targets import dense_weight
 
 KINDS = (Int8, Fp8, Int4, Int3, Nf4, MxFp8, MxFp4, NvFp4, Int4Gptq, Int3Gptq, MxFp4Gptq, NvFp4Gptq)
-CHOICES: Mapping[str, type[Int8] | type[Int4Gptq]] = {kind.name: kind for kind in KINDS}
+QUANTIZERS: Mapping[str, type[Int8] | type[Int4Gptq]] = {kind.name: kind for kind in KINDS}
 """Quantizers that a linear can have, with their defaults."""
-LINEARS = "linears"
-"""Key of the file: the quantizer of each linear by its name."""
+UNCHANGED = "dense"
+"""Choice of a linear that is neither pruned nor quantized."""
+LINEARS, PRUNER = "linears", "pruner"
+"""Keys of the file: the choice of each linear by its name, and the method that prunes."""
+
+
+class LinearChoice(NamedTuple):
+    """Pattern and quantizer of a linear."""
+
+    pattern: Pattern
+    quantizer: str
+    """Key of QUANTIZERS, or "none"."""
+
+    @classmethod
+    def parse(cls, text: str) -> LinearChoice:
+        """Read QUANTIZER, N:M, N:M+QUANTIZER or "dense".
+
+        Raises:
+            UserError: anything else.
+        """
+        match = re.fullmatch(r"(?:([0-9]+:[0-9]+)(?:\+|$))?(.*)", text)
+        pattern, quantizer = (match[1] or UNCHANGED, match[2]) if match else (UNCHANGED, text)
+        if text == UNCHANGED or pattern == text:
+            quantizer = "none"
+        elif quantizer not in QUANTIZERS:
+            raise UserError(describe_unknown("choice", text, [*QUANTIZERS, "2:4", "2:4+int4-gptq", UNCHANGED]))
+        return cls(Pattern.parse(pattern), quantizer)
+
+    @property
+    def kept(self) -> float:
+        """Fraction of the weights that are kept."""
+        return 1 - self.pattern.share
+
+    def bits(self, width: int, plain: float) -> tuple[float, int]:
+        """Return the bits of a value, with its part of the mask, and those of the scales of a row.
+
+        width: number of weights in the row. plain: bits of a value that is not quantized.
+        """
+        bits, scales = plain, 0
+        if self.quantizer != "none":
+            form = format_of(self.quantizer)
+            bits = form.grid.bits
+            scales = form.grid.scale_bits * (width // form.group(width, None, self.quantizer))
+        return (bits if self.pattern.dense else bits * self.kept + 1), scales
+
+
+class Allocation(NamedTuple):
+    """Content of a file of `bench allocate`."""
+
+    linears: dict[str, str]
+    """Choice of each linear."""
+    pruner: str = ""
+    """Method that prunes the linears whose choice has a pattern; "" without one."""
 
 
 @dataclass(frozen=True)
 class Allocated:
-    """A quantizer for each linear, named in a file of `bench allocate`.
+    """A quantizer for each linear, and a pattern if it has one, named in a file of `bench allocate`.
 
-    Each quantizer is applied to the whole model, and each linear takes the weights of the quantizer that the file names. So
-    a linear has the weights whose damage was measured. After EvoPress, without its evolutionary search.
+    Each choice is applied to the whole model, and each linear takes the weights of the choice that the file names. So a
+    linear has the weights whose damage was measured. After EvoPress, without its evolutionary search.
 
     file: JSON file. sha256: digest of its content, which a plan fills in.
     """
@@ -49,45 +106,84 @@ class Allocated:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.compute.stream:
             raise Skipped("allocated needs the whole model in memory, and this one is streamed")
-        chosen = read_allocation(Path(self.file), self.sha256, job.targets)
+        chosen, pruner = read_allocation(Path(self.file), self.sha256, job.targets)
+        parsed = {name: LinearChoice.parse(name) for name in sorted(set(chosen.values()))}
+        if pruner and not job.pattern.dense:
+            raise UserError(
+                f"{self.file} prunes linears, and this model is pruned to {job.pattern}: use --methods dense"
+            )
         weights: dict[str, Tensor] = {}
-        for name in sorted(set(chosen.values())):
-            quantized = copy.deepcopy(model)
-            CHOICES[name]().apply(quantized, job)
-            own = [target for target in job.targets if chosen[target] == name]
-            weights |= {target: dense_weight(quantized.get_submodule(target)).clone() for target in own}
+        for name, choice in parsed.items():
+            changed = copy.deepcopy(model)
+            own = replace(job, pattern=choice.pattern)
+            if not choice.pattern.dense:
+                parse_pruner(pruner).apply(changed, own)
+                # A stage ends in a file, so the next one begins with rounded weights.
+                for target in job.targets:
+                    weight = dense_weight(changed.get_submodule(target))
+                    weight.copy_(weight.to(job.compute.stored))
+            if choice.quantizer != "none":
+                QUANTIZERS[choice.quantizer]().apply(changed, own)
+            for target in job.targets:
+                if chosen[target] == name:
+                    weights[target] = dense_weight(changed.get_submodule(target)).clone()
         walk = Walk(model, job)
-        values = scales = total = 0
+        values, scales, total = 0.0, 0, 0
         for visit in walk:
             visit.weight.copy_(weights.pop(visit.name))
-            bits, scale_bits = bits_of(chosen[visit.name], visit.weight.shape[1])
+            bits, scale_bits = parsed[chosen[visit.name]].bits(visit.weight.shape[1], 8 * job.compute.stored.itemsize)
             values, scales = values + bits * visit.weight.numel(), scales + scale_bits * len(visit.weight)
             total += visit.weight.numel()
-        counts = {name: list(chosen.values()).count(name) for name in sorted(set(chosen.values()))}
+        counts = {name: list(chosen.values()).count(name) for name in parsed}
         return walk.outcome(allocation=counts, **Stored(bits=values / total, scale_bits=8, scales=scales // 8).notes())
 
 
-def bits_of(quantizer: str, width: int) -> tuple[int, int]:
-    """Return the bits of a value, and those of the scales of a row of `width` weights."""
-    form = format_of(quantizer)
-    return form.grid.bits, form.grid.scale_bits * (width // form.group(width, None, quantizer))
-
-
-def read_allocation(file: Path, sha256: str, targets: Collection[str]) -> dict[str, str]:
-    """Return the quantizer of each target from a file.
+def parse_pruner(text: str) -> Method:
+    """Return the method that prunes the linears of an allocation.
 
     Raises:
-        UserError: the file cannot be read, has changed since the plan, or names other linears or unknown quantizers.
+        UserError: unknown, or it needs another stage, training or its own environment.
+    """
+    choice, entry = parse_method(text), lookup("methods", text.split(":")[0])
+    other = choice.prior or entry.dense or entry.drops or entry.adds or entry.file or entry.elsewhere
+    if other or set(entry.needs) - {"calibration"}:
+        raise UserError(f"{text} cannot prune for an allocation: use a one-shot method, for example sparsegpt")
+    return build(entry, choice.name, choice.config)
+
+
+def pruner_code(text: str) -> str:
+    """Return the digest of a pruner's code. It is part of the file, and so of the keys of rows."""
+    return digest_source(lookup("methods", text.split(":")[0]).module)
+
+
+def read_allocation(file: Path, sha256: str, targets: Collection[str]) -> Allocation:
+    """Return the choice of each target from a file, and the method that prunes.
+
+    Raises:
+        UserError: the file cannot be read, has changed since the plan, names other linears, unknown choices, or a method
+            whose code has changed since.
     """
     try:
         content = file.read_bytes()
-        linears = parse_object(content).get(LINEARS)
+        parsed = parse_object(content)
     except (OSError, ValueError) as fault:
         raise UserError(f"{file} cannot be read as an allocation ({fault}): write it with bench allocate") from None
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{file} has changed since the run was planned: start the run again")
+    linears: Any = parsed.get(LINEARS)
     if not isinstance(linears, dict) or set(linears) != set(targets):
         raise UserError(f"{file} names other linears than the {len(targets)} of this run: write it with bench allocate")
-    if unknown := sorted({str(name) for name in linears.values()} - set(CHOICES)):
-        raise UserError(f"{file} names the quantizer {unknown[0]!r}: use {', '.join(CHOICES)}")
-    return linears
+    try:
+        names = sorted({str(name) for name in linears.values()})
+        sparse = [name for name in names if not LinearChoice.parse(name).pattern.dense]
+    except UserError as fault:
+        raise UserError(f"{file}: {fault}") from None
+    if not sparse:
+        return Allocation(linears)
+    stated = parsed.get(PRUNER)
+    if not isinstance(stated, dict) or not isinstance(pruner := stated.get("method"), str):
+        raise UserError(f"{file} has the choice {sparse[0]} and names no pruner: write it with bench allocate")
+    parse_pruner(pruner)
+    if stated.get("code") != pruner_code(pruner):
+        raise UserError(f"{file} is of another version of {pruner}: write it again with bench allocate")
+    return Allocation(linears, pruner)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from bench.execution.allocation import _Problem, solve
+from bench.execution.allocation import Budget, _Problem, solve
 from helpers import runs
 from methods.errors import UserError
 
@@ -23,14 +23,14 @@ def test_no_other_choices_within_the_budget_do_less_damage(table):
     for budget in (cost.min(1).sum(), cost.mean(1).sum(), cost.max(1).sum()):
         fitting = [c for c in itertools.product(range(3), repeat=4) if cost[rows, list(c)].sum() <= budget]
         least = min(damage[rows, list(c)].sum() for c in fitting)
-        chosen = solve(damage, cost, budget)
+        chosen = solve(damage, cost, Budget(budget))
         assert cost[rows, chosen].sum() <= budget + 1e-9
         assert damage[rows, chosen].sum() == pytest.approx(least)
 
 
 def test_a_budget_below_all_choices_is_a_sentence(table):
-    with pytest.raises(UserError, match=r"no choices fit 0\.5 bits: raise --bits"):
-        solve(*table, 0.5)
+    with pytest.raises(UserError, match=r"no choices fit --bits 0\.5: raise it"):
+        solve(*table, Budget(0.5))
 
 
 def test_swaps_lower_what_is_measured_and_keep_the_budget():
@@ -44,38 +44,56 @@ def test_swaps_lower_what_is_measured_and_keep_the_budget():
         return float(np.abs(np.array(best) - chosen).sum())
 
     problem.measure = measure
-    first = solve(damage, problem.bits * problem.share[:, None], 3.5)
+    cost = problem.costs(Budget(3.5))
+    first = solve(damage, cost, Budget(3.5))
     assert tuple(first) == (1, 1, 0, 0)
-    assert tuple(problem.refine(first, damage, 3.5, swaps=6)) == best
+    assert tuple(problem.refine(first, damage, cost, 3.5, swaps=6)) == best
     assert len(tried) == len(set(tried)) <= 7
     assert all(sum(chosen) <= 2 for chosen in tried)
 
 
-def test_the_file_of_the_command_is_a_row(cli, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("choices", "budget", "key"),
+    [("int3-rtn,int8", ("--bits", "5"), "bits per weight"), ("1:4,2:4,dense", ("--kept", "0.5"), "kept")],
+)
+def test_the_file_of_the_command_is_a_row(choices, budget, key, cli, tmp_path, monkeypatch):
     runs.workers_here(monkeypatch)
     out = tmp_path / "a.json"
     small = ("--set", "targets.include=*.0.mlp.*", "--set", "calibration.sequences=2", "--set", "threads=1")
     code, said, err = cli(
-        "allocate", "--choices", "int3-rtn,int8", "--bits", "5", "--tokens", "256", "--swaps", "2", *small,
+        "allocate", "--choices", choices, *budget, "--tokens", "256", "--swaps", "2", *small, "--pruner", "magnitude",
         "--device", "cpu", "--out", str(out), "--json",
     )  # fmt: skip
     assert code == 0, err
     rows = {row["choice"]: row for row in json.loads(said)}
-    assert rows["int8"]["measured KL"] < rows["allocated"]["measured KL"] < rows["int3-rtn"]["measured KL"]
-    assert rows["allocated"]["bits per weight"] <= 5
+    worst, *_, best = choices.split(",")
+    assert rows[best]["measured KL"] < rows["allocated"]["measured KL"] < rows[worst]["measured KL"]
+    assert rows["allocated"][key] <= float(budget[1])
     linears = json.loads(out.read_text())["linears"]
-    assert set(linears.values()) == {"int3-rtn", "int8"} and len(linears) == 3
+    assert set(linears.values()) <= set(choices.split(",")) and len(linears) == 3
 
     code, said, err = cli(
         "run", "--methods", "dense", "--quant", f"allocated:file={out}", "--measures", "size", *small,
         "--device", "cpu", "--results", str(tmp_path / "r"), "--json",
     )  # fmt: skip
     assert code == 0, err
-    bits = {r["quantizer"]: r["value"] for r in json.loads(said) if r["metric"] == "bits_per_weight"}
-    assert bits[f"allocated:file={out}"] == pytest.approx(rows["allocated"]["bits per weight"], abs=1e-3)
+    found = {r["metric"]: r["value"] for r in json.loads(said) if r["quantizer"] == f"allocated:file={out}"}
+    assert found["bits_per_weight"] == pytest.approx(rows["allocated"]["bits per weight"], abs=1e-3)
+    if key == "kept":
+        assert 1 - found["sparsity"] == pytest.approx(rows["allocated"]["kept"], abs=5e-3)
 
 
-def test_a_choice_that_a_linear_cannot_have(cli, tmp_path):
-    code, _, err = cli("allocate", "--choices", "int8,hqq", "--bits", "5", "--out", str(tmp_path / "a.json"))
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--choices", "int8,hqq", "--bits", "5"), "unknown choice 'hqq'"),
+        (("--choices", "int8"), "takes one budget: --bits 4.2, or --kept 0.5"),
+        (("--choices", "int8", "--bits", "5", "--kept", "0.5"), "takes one budget"),
+        (("--choices", "2:4", "--kept", "0.5", "--pruner", "cast"), "cast cannot prune for an allocation"),
+        (("--choices", "2:4", "--kept", "0.5", "--method", "wanda:from=rotate"), "prunes, so its linears"),
+    ],
+)
+def test_what_cannot_be_shared_is_a_sentence(given, said, cli, tmp_path):
+    code, _, err = cli("allocate", *given, "--out", str(tmp_path / "a.json"))
     assert code == 2
-    assert "hqq" in err and "int8" in err
+    assert said in err

@@ -1,4 +1,4 @@
-"""A quantizer for each linear: each has the weights that its quantizer gives it alone."""
+"""A choice for each linear: each has the weights that its pruner and quantizer give it alone."""
 
 import copy
 import dataclasses
@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from bench.catalog.choice import parse_quantizer
-from bench.quantizers.allocated import Allocated
+from bench.quantizers.allocated import Allocated, LinearChoice, parse_pruner, pruner_code
 from bench.quantizers.gptq import Int3Gptq
 from bench.quantizers.rounding import Int8
 from methods.errors import UserError
+from methods.pattern import Pattern
 from methods.quantizing.grids import group_size
 from methods.quantizing.stored import STORED_KEY
 
@@ -24,9 +25,9 @@ def job(llama, make_job):
     return dataclasses.replace(job, targets=job.targets[:7])
 
 
-def write(file, targets, names=("int3-gptq", "int8")):
-    linears = {target: names[i % 2] for i, target in enumerate(targets)}
-    file.write_text(json.dumps({"linears": linears}))
+def write(file, targets, names=("int3-gptq", "int8"), **others):
+    linears = {target: names[i % len(names)] for i, target in enumerate(targets)}
+    file.write_text(json.dumps({"linears": linears} | others))
     return file, linears
 
 
@@ -50,20 +51,65 @@ def test_each_linear_has_the_weights_of_its_quantizer(llama, job, tmp_path):
     assert outcome.notes["allocation"] == {"int3-gptq": 4, "int8": 3}
 
 
+def test_a_linear_with_a_pattern_is_pruned_and_then_quantized(llama, job, tmp_path):
+    pruner = {"method": "wanda", "code": pruner_code("wanda")}
+    file, linears = write(tmp_path / "a.json", job.targets, ("2:4+int3-gptq", "1:4", "dense"), pruner=pruner)
+    wanda, alone = parse_pruner("wanda"), {"dense": llama}
+    for name, pattern in (("1:4", Pattern(1, 4)), ("2:4+int3-gptq", Pattern(2, 4))):
+        own = dataclasses.replace(job, pattern=pattern)
+        alone[name] = wanda.apply(copy.deepcopy(llama), own).model
+        if "+" in name:
+            alone[name] = Int3Gptq().apply(alone[name], own).model
+    alone["dense"] = copy.deepcopy(llama)
+
+    outcome = Allocated(str(file)).apply(llama, job)
+
+    values, total = 0.0, 0
+    for target, name in linears.items():
+        weight = outcome.model.get_submodule(target).weight
+        assert torch.equal(weight, alone[name].get_submodule(target).weight), target
+        values += weight.numel() * {"2:4+int3-gptq": 3 / 2 + 1, "1:4": 32 / 4 + 1, "dense": 32}[name]
+        total += weight.numel()
+    assert outcome.notes[STORED_KEY]["bits"] == pytest.approx(values / total)
+    with pytest.raises(UserError, match=r"this model is pruned to 2:4: use --methods dense"):
+        Allocated(str(file)).apply(llama, dataclasses.replace(job, pattern=Pattern(2, 4)))
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "quantizer"),
+    [
+        ("int8", "dense", "int8"), ("2:4", "2:4", "none"), ("6:8+int4-rtn", "6:8", "int4-rtn"), ("dense", "dense", "none"),
+    ],
+)  # fmt: skip
+def test_a_choice_is_a_pattern_a_quantizer_or_both(text, pattern, quantizer):
+    assert LinearChoice.parse(text) == (Pattern.parse(pattern), quantizer)
+
+
+@pytest.mark.parametrize("text", ["cast", "recon", "dense", "depth", "maskfile"])
+def test_a_pruner_is_a_one_shot_method(text):
+    with pytest.raises(UserError):
+        parse_pruner(text)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (None, "cannot be read as an allocation"),
         ("[", "cannot be read as an allocation"),
         ("{}", "names other linears than the 7 of this run"),
-        (("int8", "w8a8"), "names the quantizer 'w8a8': use int8, fp8"),
+        (("int8", "w8a8"), "unknown choice 'w8a8'"),
+        (("int8", "2:4+w8a8"), "unknown choice '2:4+w8a8'"),
+        (("int8", "5:4"), "n must be from 1 to m"),
+        (("int8", "2:4"), "has the choice 2:4 and names no pruner"),
+        (("int8", "2:4", "other code"), "is of another version of magnitude"),
         ("changed", "has changed since the run was planned"),
     ],
 )
 def test_a_file_that_does_not_fit_is_a_sentence(content, said, llama, job, tmp_path):
     file, digest = tmp_path / "a.json", ""
     if isinstance(content, tuple):
-        write(file, job.targets, content)
+        others = {"pruner": {"method": "magnitude", "code": "0"}} if content[2:] else {}
+        write(file, job.targets, content[:2], **others)
     elif content == "changed":
         digest = hashlib.sha256(b"before").hexdigest()
         write(file, job.targets)
