@@ -11,6 +11,8 @@ from bench.system.text import escape_markdown
 BUDGETS = {"a minute": 60, "ten minutes": 600, "an hour": 3600, "a day": 86_400}
 """Seconds of a budget, by its name in the table."""
 PATTERN = "2:4"
+SEEDS = 3
+"""Seeds that a chain needs before the table names it."""
 
 
 class Chain(NamedTuple):

@@ -80,8 +80,9 @@ def budget(folders: str) -> str:
         chains[model] = [
             budgets.Chain(label, statistics.mean(map(_perplexity, seeds.values())), cost.seconds, cost.device)
             for label, seeds in rows.items()
-            # a row with typed fields is a search or an ablation
-            if not re.search(r":(?!from=)[^: ]+=", label)
+            # one draw of a chain carries no advice; a row with typed fields is a search or an ablation
+            if (None in seeds or len(seeds) >= budgets.SEEDS)
+            and not re.search(r":(?!from=)[^: ]+=", label)
             and (cost := costs.of_row(record.identity for record in seeds.values()))
             and not cost.at_least
         ]

@@ -21,6 +21,7 @@ from bench.execution.descendants import adopting
 from bench.reporting.words import duration
 from bench.system.devices import exists
 from bench.system.files import atomic_write, require_writable_file
+from bench.system.text import amount
 from bench.verify import CheckFailed, detect_pattern
 from methods.errors import UserError
 from methods.folder import Folder
@@ -87,9 +88,9 @@ def _describe_tried(tried: Counter[str]) -> str:
     """Return the number of measurements that a run tried, and the outcomes if some have no number."""
     total, measured = tried.total(), tried["ok"]
     if total == measured:
-        return f"{total} measurements run"
+        return f"{amount(total, 'measurement')} run"
     others = [f"{tried[status]} {status}" for status in ("diverged", "skipped", "failed") if tried[status]]
-    return f"{total} measurements tried ({', '.join([f'{measured} measured', *others])})"
+    return f"{amount(total, 'measurement')} tried ({', '.join([f'{measured} measured', *others])})"
 
 
 @with_flags()

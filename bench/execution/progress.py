@@ -14,7 +14,7 @@ from bench.execution.listener import RunListener, RunningArtifact, TimeLeft
 from bench.results.record import Record
 from bench.results.rows import IDENTITY
 from bench.system.terminal import PrintableStream
-from bench.system.text import one_line
+from bench.system.text import amount, one_line
 
 EVERY_S = 10
 """Seconds between two lines of a log about one phase."""
@@ -32,7 +32,7 @@ class LogDisplay(RunListener):
         print(one_line(text), file=self._stream, flush=True)
 
     def begin(self, total: int, known: int) -> None:
-        self.note(f"{total} measurements, {known} already recorded")
+        self.note(f"{amount(total, 'measurement')}, {known} already recorded")
 
     def start(self, running: RunningArtifact, left: TimeLeft) -> None:
         self._said.pop(running.label, None)

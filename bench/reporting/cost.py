@@ -9,6 +9,7 @@ from typing import Any
 from bench.results.identity import Identity
 from bench.results.record import Record
 from bench.system.grouping import group_by
+from bench.system.text import amount
 
 BUILT = "build_s"
 """Key of a record's cost: seconds of its last stage. One record of an artifact has it."""
@@ -85,4 +86,4 @@ def _device(record: Record) -> str:
         name = name.replace(word, "")
     threads = record.key_inputs.get("threads")
     on_card = record.machine.get("device")
-    return name if on_card or not threads else f"{name}, {threads} thread{'s' if threads != 1 else ''}"
+    return name if on_card or not threads else f"{name}, {amount(threads, 'thread')}"

@@ -14,7 +14,7 @@ from bench.reporting.drawing import SERIES, new_figure, save_figure
 from bench.results.derive import Items
 from bench.results.record import Record
 from bench.stats import bootstrap
-from bench.system.text import printable
+from bench.system.text import amount, printable
 from methods.errors import UserError
 
 LEVEL = 0.05
@@ -117,7 +117,7 @@ def rows(found: Sequence[TimedModel]) -> list[dict[str, Any]]:
 def _threads(record: Record) -> str:
     count = record.notes["threads"]
     path = re.search(r"kernel path \w+", record.key_inputs.get("hardware", ""))
-    return f"{count} thread" + ("" if count == 1 else "s") + (f", {path[0]}" if path else "")
+    return amount(count, "thread") + (f", {path[0]}" if path else "")
 
 
 def _preferred(found: Iterable[TimedModel], entry: TimedModel) -> TimedModel | None:

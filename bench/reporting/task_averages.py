@@ -10,6 +10,7 @@ from bench.inputs.tasks import TASK_SETS
 from bench.results import metrics
 from bench.results.identity import Protocol
 from bench.results.rows import IDENTITY
+from bench.system.text import amount
 
 Row = dict[str, Any]
 
@@ -57,7 +58,7 @@ def _average_tracks(rows: list[Row]) -> list[Row]:
     out = []
     for (*_, track), of_track in lines.items():
         questions = sum(row["n"] for row in of_track)
-        tasks = "1 task" if len(of_track) == 1 else f"{len(of_track)} tasks"
+        tasks = amount(len(of_track), "task")
         base = of_track[0] | {"metric": "mean_bits_per_byte", "protocol": f"{track}: {tasks}, {questions:,} questions"}
         out.append(base | _mean(of_track))
     return out
