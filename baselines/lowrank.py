@@ -1,6 +1,7 @@
 """Sparse and low-rank: a low-rank term beside pruned weights, from the error of pruning.
 
-After SLiM (Mozaffari et al. 2024), arXiv 2410.09615, and OATS (Zhang & Papyan 2024), arXiv 2409.13652.
+After SLiM (Mozaffari et al. 2024), arXiv 2410.09615, OATS (Zhang & Papyan 2024), arXiv 2409.13652, and 3BASiL (Makni et
+al., NeurIPS 2025).
 """
 
 from __future__ import annotations
@@ -13,14 +14,22 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError, Walk
-from methods.adapter import Term, attach
+from baselines.alps import LayerProblem, make_problem, refine
+from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, UserError, Walk
+from methods.adapter import SCALE_BITS, Term, group_of
 from methods.folder import Folder
 from methods.pruning.hessian import add_gram, damped, symmetric
+from methods.quantizing.grids import Integer, round_
 from methods.ranges import CountOrZero, Fraction, Share
 from methods.targets import dense_weight
+from methods.terms import attach
 
 Svd = Literal["whitened", "diagonal", "plain"]
+BITS = {"int8": 8, "int4": 4}
+CHECK_EVERY, RHO = 10, 0.1
+"""Iterations of `joint` between two changes of the penalty, and the penalty at first, for inputs of norm 1."""
+RHO_GROWTH = ((0.1, 1.1), (0.005, 1.05), (0.0, 1.02))
+"""(share, factor): the penalty is multiplied by the factor if more than this share of the kept weights has changed."""
 
 
 def root_of(moment: Tensor, svd: Svd, damping: float) -> Tensor:
@@ -49,12 +58,58 @@ def low_rank(error: Tensor, root: Tensor, rank: int) -> Term:
     return Term(u[:, :rank] * sizes, a)
 
 
-def rank_for(rank: int | str, shape: torch.Size) -> int:
-    """Return the rank of a linear's term. rank: that number, or the share of the dense bytes that its factors may take."""
+def joint(start: Tensor, keep: Tensor, problem: LayerProblem, pattern: Pattern, rank: int, iterations: int) -> Tensor:
+    """Return sparse weights that were chosen together with a low-rank term L, by ADMM with three blocks.
+
+    B minimises ||(W0 - L - B) R||^2 + rho ||B - D + U||^2, D is B + U under the mask of its largest, U += B - D, and L is
+    moved towards the best term for W0 - B by a step of subspace iteration. The mask that does not change any more is kept,
+    and its weights are refined by conjugate gradients.
+
+    Args:
+        start: W0, float32 [out, in], scaled as the problem; keep: the first mask.
+    """
+    roots = problem.values.sqrt().to(start.dtype)
+    root, inverse_root = problem.vectors * roots, (problem.vectors / roots).T
+    basis = torch.linalg.svd((start - start.where(keep, 0)) @ root, full_matrices=False)[2][:rank].T
+    sparse, dual, term, rho = start.where(keep, 0), torch.zeros_like(start), torch.zeros_like(start), RHO
+    inverse, before = problem.inverse(rho), keep
+    for done in range(1, iterations + 1):
+        goal = start - term
+        pulled = (sparse - dual - goal).mm(inverse).mul_(rho).add_(goal)
+        keep = pattern.keep((pulled + dual).abs())
+        sparse = (pulled + dual).where(keep, 0)
+        dual = dual + pulled - sparse
+        error = (start - pulled) @ root
+        basis = torch.linalg.qr(error.T @ torch.linalg.qr(error @ basis)[0])[0]
+        term = error @ basis @ (basis.T @ inverse_root)
+        if done % CHECK_EVERY == 0:
+            changed = float((keep != before).sum() / keep.sum())
+            growth = next((by for share, by in RHO_GROWTH if changed > share), None)
+            if growth is None:
+                break
+            rho, dual, before = rho * growth, dual / growth, keep
+            inverse = problem.inverse(rho)
+    return refine(sparse, keep, start - term, problem.hessian, steps=10)
+
+
+def rank_for(rank: int | str, shape: torch.Size, bits: float = 1.0) -> int:
+    """Return the rank of a linear's term.
+
+    rank: that number, or the share of the dense bytes that its factors may take; bits: of a value of a factor, as a share of
+    those of a dense weight.
+    """
     rows, columns = shape
     if isinstance(rank, str):
-        rank = int(float(rank.removesuffix("%")) / 100 * rows * columns / (rows + columns))
+        rank = int(float(rank.removesuffix("%")) / 100 * rows * columns / (rows + columns) / bits)
     return min(rank, rows, columns)
+
+
+def rounded(term: Term, bits: int) -> Term:
+    """Return a term whose factors are rounded to integers, with a scale for each group of values of a component."""
+    b, a = term.b.clone(), term.a.clone()
+    for factor in (b.T, a):
+        round_(factor, Integer(bits), group_of(factor.shape[1]))
+    return Term(b, a, bits)
 
 
 def dense_weights(job: Job) -> Callable[[str], Tensor]:
@@ -72,8 +127,10 @@ class LowRank:
 
     rank: of each term, or its budget: the share of the linear's dense bytes that its factors may take, such as 10%.
     svd: the error is weighted by the second moment of the inputs ("whitened"), by its diagonal, or not at all ("plain").
-    rounds: of alternation, in which mask and weights are chosen again from what the term leaves, then the term; damping:
-    share of the mean diagonal that is added to the diagonal.
+    rounds: of alternation, in which mask and weights are chosen again from what the term leaves, then the term; joint:
+    largest number of ADMM iterations, in which mask, weights and term are chosen together. factors: integers that the
+    factors are rounded to, int8 or int4; empty: they keep the format of the weights. damping: share of the mean diagonal
+    that is added to the diagonal.
     """
 
     name: ClassVar[str] = "lowrank"
@@ -83,6 +140,8 @@ class LowRank:
         prior="sparsegpt",
         same_blocks=True,
         adds="rank",
+        rounds_term="factors",
+        presets={"oats": {"svd": "diagonal", "rounds": 80}, "3basil": {"joint": 300}},
         cost=Cost(
             passes=2, hessians=1, also="a second, dense model in memory, and an SVD of each linear in each round"
         ),
@@ -90,40 +149,65 @@ class LowRank:
     rank: CountOrZero | Share = 16
     svd: Svd = "whitened"
     rounds: CountOrZero = 0
+    joint: CountOrZero = 0
+    factors: Literal["int8", "int4"] | None = None
     damping: Fraction = 0.01
+
+    def __post_init__(self) -> None:
+        if self.joint and (self.rounds or self.svd != "whitened"):
+            raise ValueError("joint chooses the mask and weights the error itself: leave rounds and svd out")
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.prior is None:
             raise UserError("lowrank needs a pruned model: use lowrank:from=METHOD, for example lowrank:from=wanda")
-        dense, terms, errors, hooks = dense_weights(job), dict[str, Term](), dict[str, float](), []
+        dense, ranks, errors = dense_weights(job), dict[str, int](), dict[str, float]()
         walk = Walk(model, job, add_gram)
         moment = root = torch.empty(0)
+        problem: LayerProblem | None = None
         for visit in walk:
             if visit.stat is not moment:  # q, k and v have one input
                 moment = symmetric(visit.stat)
                 root = root_of(moment, self.svd, self.damping)
+                problem = make_problem(_live(moment), self.damping)[0] if self.joint else None
             goal = dense(visit.name).to(visit.weight.device, torch.float32)
-            visit.prune(job.prior.masks[visit.name].to(visit.weight.device))
+            keep = job.prior.masks[visit.name].to(visit.weight.device)
+            visit.prune(keep)
+            rank = rank_for(self.rank, goal.shape, self._share_of_bits(goal.shape, job.compute.stored))
+            for _ in range(self.rounds if rank else 0):
+                left = goal - torch.mm(*low_rank(goal - visit.weight.float(), root, rank)[:2])
+                visit.weight.copy_(left)
+                visit.prune(job.pattern.keep(left.square() * moment.diagonal()))
+            if problem and rank:
+                sparse = joint(goal * problem.norm, keep, problem, job.pattern, rank, self.joint)
+                visit.weight.copy_(sparse / problem.norm)
+                visit.prune(sparse != 0)
             error = goal - visit.weight.float()
-            if rank := rank_for(self.rank, goal.shape):
-                for _ in range(self.rounds):
-                    b, a = low_rank(error, root, rank)
-                    left = goal - b @ a
-                    visit.weight.copy_(left)
-                    visit.prune(job.pattern.keep(left.square() * moment.diagonal()))
-                    error = goal - visit.weight.float()
-                term = low_rank(error, root, rank).to(goal.device, job.compute.stored)
-                hooks.append(attach(model.get_submodule(visit.name), term))  # so that later blocks see its outputs
-                terms[visit.name] = term
+            if rank:
+                term = low_rank(error, root, rank)
+                term = rounded(term, BITS[self.factors]) if self.factors else term
+                term = term.to(goal.device, job.compute.stored)
+                attach(model.get_submodule(visit.name), term)  # now, so that later blocks see its outputs
+                ranks[visit.name] = rank
                 error = error - term.b.float() @ term.a.float()
             errors[visit.name] = _size(error, moment) / max(_size(goal, moment), torch.finfo(torch.float32).tiny)
-        for hook in hooks:
-            hook.remove()
         walk.errors |= errors
-        outcome = walk.outcome(ranks={name: len(term.a) for name, term in terms.items()})
+        outcome = walk.outcome(ranks=ranks)
         assert job.calibration is not None
         inputs = {"reconstruction_inputs": f"{job.calibration.numel()} calibration tokens"}
-        return outcome._replace(terms=terms, notes={**outcome.notes, **inputs})
+        return outcome._replace(notes={**outcome.notes, **inputs})
+
+    def _share_of_bits(self, shape: torch.Size, stored: torch.dtype) -> float:
+        """Return the bits of a factor's value, with its part of a scale, as a share of those of a dense weight."""
+        if self.factors is None:
+            return 1.0
+        scales = sum(size * SCALE_BITS / group_of(size) for size in shape) / sum(shape)
+        return (BITS[self.factors] + scales) / (8 * stored.itemsize)
+
+
+def _live(moment: Tensor) -> Tensor:
+    """Return a second moment with 1 on the diagonal for inputs that are always 0."""
+    diagonal = moment.diagonal()
+    return moment + (diagonal == 0).to(moment.dtype).diag()
 
 
 def _size(weight: Tensor, moment: Tensor) -> float:

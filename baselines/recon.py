@@ -16,10 +16,12 @@ from torch.func import functional_call
 
 from baselines.retrain import MaskedAdamW
 from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError
+from methods.adapter import CHILD
 from methods.pruning.pairs import Goal, Pair, PairedWalk
 from methods.quantizing.grids import assign_
 from methods.ranges import Beta, Count, CountOrZero, LearningRate, NonNegative
 from methods.targets import relayout
+from methods.terms import Factors
 
 State = dict[str, Tensor]
 """Parameters of a block, by their names in it."""
@@ -118,7 +120,7 @@ class Recon:
             changed |= {f"{pair.name}.{name}" for name in start}
         figures = {k: [float(f"{v:.6g}") for v in values] for k, values in (("before", before), ("after", after))}
         return walk.outcome(
-            frozenset(changed) - {f"{t}.weight" for t in job.targets},
+            frozenset(n for n in changed if CHILD not in n) - {f"{t}.weight" for t in job.targets},
             block_error=figures,
             tokens_left_out=left_out,
             blocks_undone=undone,
@@ -133,7 +135,7 @@ class Recon:
         """
         dtypes = {name: p.dtype for name, p in start.items()}
         masters = {name: nn.Parameter(p.float().clone()) for name, p in start.items()}
-        masks = {p: p.detach() != 0 for p in masters.values() if p.dim() == 2}
+        masks = {p: p.detach() != 0 for name, p in masters.items() if p.dim() == 2 and CHILD not in name}
         optimizer = MaskedAdamW(masters.values(), masks, lr=self.lr, betas=(self.beta1, self.beta2), fused=True)
         total, step = self.epochs * len(pair.inputs), 0
         for _ in range(self.epochs):
@@ -166,8 +168,8 @@ def apply_masks(pair: Pair, masks: dict[str, Tensor]) -> None:
 
 
 def trained_parameters(pair: Pair, norms: bool) -> State:
-    """Return the targets' weights and biases and, with `norms`, the parameters of modules with vectors only. None
-    without targets.
+    """Return the targets' weights, biases and low-rank terms and, with `norms`, the parameters of modules with vectors
+    only. None without targets.
     """
     if not pair.linears:
         return {}
@@ -176,7 +178,7 @@ def trained_parameters(pair: Pair, norms: bool) -> State:
     for prefix, module in pair.block.named_modules():
         own = dict(module.named_parameters(recurse=False))
         is_norm = set(own) <= {"weight", "bias"} and all(p.dim() == 1 for p in own.values())  # not an attention's sinks
-        if module in linears or (norms and is_norm):
+        if module in linears or isinstance(module, Factors) or (norms and is_norm):
             found |= {f"{prefix}.{name}": p for name, p in own.items()}
     return found
 

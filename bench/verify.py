@@ -51,6 +51,8 @@ class WeightCounts:
     """Parameters of low-rank terms beside the targets. `parameters` has them, too."""
     term_bytes: int = 0
     """Bytes of low-rank terms, which are part of `bytes`."""
+    term_bytes_packed: int = 0
+    """Bytes of low-rank terms with rounded factors as integers and scales."""
 
 
 def verify(
@@ -130,7 +132,8 @@ def count_terms(counts: WeightCounts, terms: Mapping[str, Term], folder: Folder,
     Raises:
         CheckFailed: a term of another linear than a target, of another shape or dtype, or with a value that is not finite.
     """
-    for name, (b, a) in terms.items():
+    for name, term in terms.items():
+        b, a, bits = term
         shape = tuple(folder.weight(name).shape) if name in counts.layers else None
         if (len(b), a.shape[1]) != shape or {a.dtype, b.dtype} != {dtype}:
             raise CheckFailed(
@@ -139,8 +142,14 @@ def count_terms(counts: WeightCounts, terms: Mapping[str, Term], folder: Folder,
             )
         if not bool(a.isfinite().all() & b.isfinite().all()):
             raise CheckFailed(f"the low-rank term of {name} contains NaN or infinity")
-        counts.term_parameters += a.numel() + b.numel()
+        for group in term.groups() if bits else ():
+            if int(group.sort(-1).values.diff(dim=-1).ne(0).sum(-1).max()) >= 2 ** (bits or 0):
+                raise CheckFailed(
+                    f"the low-rank term of {name} has more values in a group than {bits} bits can tell apart"
+                )
+        counts.term_parameters += term.parameters
         counts.term_bytes += a.nbytes + b.nbytes
+        counts.term_bytes_packed += term.packed_bytes
     counts.parameters += counts.term_parameters
     counts.bytes += counts.term_bytes
 

@@ -1,6 +1,7 @@
 """Low-rank terms beside the weights of linears, stored as a LoRA adapter that peft loads. Hu et al. 2021, arXiv 2106.09685.
 
 A linear with a term computes W x + B A x. A model folder keeps its terms in the folder `adapter` beside its weights.
+`methods.terms` has the terms of a model in memory.
 """
 
 from __future__ import annotations
@@ -17,14 +18,19 @@ from methods.files import find_file
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
-    from torch.utils.hooks import RemovableHandle
+    from torch import Tensor
 
 FOLDER = "adapter"
+CHILD = "low_rank_term"
+"""Name of the module with the factors that a linear in memory has."""
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+GROUP, SCALE_BITS = 128, 16
+"""Largest number of values of a rounded factor that share a scale, and the bits of a scale."""
 PREFIX = "base_model.model."
 """Prefix of the names of tensors in an adapter's file."""
+BITS = "cast_bench_bits"
+"""Key in the metadata of an adapter's file with the bits of its values, if they are rounded to integers."""
 
 
 class Term(NamedTuple):
@@ -34,27 +40,31 @@ class Term(NamedTuple):
     """[out, rank]"""
     a: Tensor
     """[rank, in]"""
+    bits: int | None = None
+    """Bits of the integers that both are rounded to. None: values of their number format."""
 
     @property
     def parameters(self) -> int:
         return self.a.numel() + self.b.numel()
 
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of both, as integers with their scales if they are rounded."""
+        if self.bits is None:
+            return self.a.nbytes + self.b.nbytes
+        return sum(-(-(self.bits * v.numel() + SCALE_BITS * v[..., 0].numel()) // 8) for v in self.groups())
+
+    def groups(self) -> list[Tensor]:
+        """Return the values of each factor by the groups that share a scale: [rank, groups, values]."""
+        return [v.unflatten(-1, (-1, group_of(v.shape[-1]))) for v in (self.a, self.b.T)]
+
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Term:
-        return Term(self.b.to(device, dtype), self.a.to(device, dtype))
+        return Term(self.b.to(device, dtype), self.a.to(device, dtype), self.bits)
 
 
-def attach(module: nn.Module, term: Term) -> RemovableHandle:
-    """Add a term to a linear until the handle is removed, in at least float32, as peft does. The weight does not change."""
-    import torch
-    from torch.nn.functional import linear
-
-    wide = torch.promote_types(term.a.dtype, torch.float32)
-    b, a = term.to(term.a.device, wide)
-
-    def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return (output + linear(linear(args[0].to(wide), a), b)).to(output.dtype)
-
-    return module.register_forward_hook(add)
+def group_of(width: int) -> int:
+    """Return the number of values of a rounded factor that share a scale: the largest power of two that divides the width."""
+    return min(GROUP, width & -width)
 
 
 def write(folder: Path, terms: Mapping[str, Term], transposed: bool) -> None:
@@ -84,9 +94,10 @@ def write(folder: Path, terms: Mapping[str, Term], transposed: bool) -> None:
     home = folder / FOLDER
     home.mkdir()
     (home / CONFIG).write_text(json.dumps(about, indent=2))
-    factors = {f"{PREFIX}{n}.lora_{k}.weight": t for n, (b, a) in terms.items() for k, t in (("A", a), ("B", b))}
+    factors = {f"{PREFIX}{n}.lora_{k}.weight": t for n, (b, a, _) in terms.items() for k, t in (("A", a), ("B", b))}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in factors.items()}
-    save_file(tensors, home / WEIGHTS, metadata={"format": "pt"})
+    (bits,) = {term.bits for term in terms.values()}
+    save_file(tensors, home / WEIGHTS, metadata={"format": "pt"} | ({BITS: str(bits)} if bits else {}))
 
 
 def is_beside(folder: Path) -> bool:
@@ -111,19 +122,35 @@ def read(folder: Path) -> dict[str, Term]:
     """
     if not is_beside(folder):
         return {}
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
     home = folder / FOLDER
     find_file(home, WEIGHTS, None)
     parts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in load_file(home / WEIGHTS).items():
-        match = re.fullmatch(rf"{re.escape(PREFIX)}(.+)\.lora_(A|B)\.weight", name)
-        # the rounding of products depends on the alignment of their operands, and a reader aligns none
-        parts.setdefault(match[1] if match else name, {})[match[2] if match else ""] = tensor.clone()
+    with safe_open(home / WEIGHTS, "pt") as file:
+        bits = (file.metadata() or {}).get(BITS)
+        for name in file.keys():  # noqa: SIM118  it is no dict
+            match = re.fullmatch(rf"{re.escape(PREFIX)}(.+)\.lora_(A|B)\.weight", name)
+            # the rounding of products depends on the alignment of their operands, and a reader aligns none
+            value = file.get_tensor(name).clone()
+            parts.setdefault(match[1] if match else name, {})[match[2] if match else ""] = value
+    if bits not in (None, "4", "8"):
+        raise UserError(f"{home} has factors of {bits} bits, and 4 or 8 are possible: write it again")
     for name, found in parts.items():
         if found.keys() != {"A", "B"} or found["A"].dim() != 2 or found["B"].shape[1:] != found["A"].shape[:1]:
             raise UserError(f"{home} lacks factors of {name} that fit each other: write it again")
-    return {name: Term(found["B"], found["A"]) for name, found in parts.items()}
+    return {name: Term(found["B"], found["A"], bits and int(bits)) for name, found in parts.items()}
+
+
+def are_equal(some: Mapping[str, Term], others: Mapping[str, Term]) -> bool:
+    """Return whether two models have the same terms."""
+    import torch
+
+    return some.keys() == others.keys() and all(
+        torch.equal(mine.cpu(), other.cpu())
+        for n in some
+        for mine, other in zip(some[n][:2], others[n][:2], strict=True)
+    )
 
 
 def copy(source: Path, target: Path) -> None:

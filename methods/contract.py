@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from methods.adapter import Term
     from methods.smaller import Kept
 
 
@@ -172,7 +171,7 @@ class Job:
 
 
 class Outcome(NamedTuple):
-    """Result of a method."""
+    """Result of a method. The runner also stores the low-rank terms that linears of the loaded model have then."""
 
     model: nn.Module | Path
     """Module, or a folder if the model was streamed or the method ran in another environment."""
@@ -182,8 +181,6 @@ class Outcome(NamedTuple):
     """JSON for the record: shown, never ranked."""
     config: Mapping[str, Any] = MappingProxyType({})
     """Keys of config.json that the method changed."""
-    terms: Mapping[str, Term] = MappingProxyType({})
-    """Low-rank terms that are stored beside the weights of targets, by target."""
     kept: Kept | None = None
     """Parts of the model to keep; None for all. The runner removes the rest, and `model` must be unchanged."""
 

@@ -65,6 +65,8 @@ class MethodInfo:
     """Field with the share or number of blocks, or of a block's units, that it removes. The rest of the weights are kept."""
     adds: str = ""
     """Field with the rank, or the share of a linear's bytes, of a low-rank term that it adds beside each target."""
+    rounds_term: str = ""
+    """Field that rounds this term's factors, if it is set. No training may follow then."""
     same_blocks: bool = False
     """True if it needs each block of the dense model, whole, so that it cannot follow a method that `drops`."""
     keeps_pattern: bool = False

@@ -8,7 +8,6 @@ import statistics
 import sys
 from collections.abc import Callable
 from functools import cache, partial
-from statistics import fmean
 
 import budgets
 import trained_rows
@@ -106,35 +105,6 @@ def _perplexities(results: ResultSet) -> dict[str, dict[str, Seeds]]:
         if (identity.measure, identity.quantizer) == ("perplexity", "none"):
             rows.setdefault(identity.method, {}).setdefault(identity.pattern, {})[identity.seed] = record
     return rows
-
-
-def worth(folder: str, method: str) -> str:
-    """Return whether a row of at most 2% more bytes than a method's has a lower perplexity, in sentences."""
-    logs: dict[tuple[str, ...], dict[str, list[float]]] = {}
-    for record in newest(ReadOnlyStore(ROOT / folder)):
-        identity = record.identity
-        row = logs.setdefault((identity.method.split(" + ")[-1], identity.quantizer, identity.pattern), {})
-        for reading in record.readings:
-            if reading.metric in ("perplexity", "bytes_packed") and reading.value:
-                row.setdefault(reading.metric, []).append(math.log(reading.value))
-    rows = {
-        (math.exp(fmean(row["perplexity"])), math.exp(fmean(row["bytes_packed"])), name) for name, row in logs.items()
-    }
-    (own,) = (row for row in rows if row[2][:2] == (method, "none"))
-    others = sorted(row for row in rows - {own} if row[1] <= 1.02 * own[1])
-
-    def say(row: tuple[float, float, tuple[str, ...]]) -> str:
-        name = " ".join(part for part in row[2][:2] if part != "none")
-        return f"{escape_markdown(name)} has a perplexity of {row[0]:.2f} in {row[1] / 1e6:.2f} MB"
-
-    is_best = not others or own < others[0]
-    first = f"none of {len(others)} other rows of as many bytes is better" if is_best else say(others[0])
-    sentences = [
-        f"**Is {own[2][2]} worth it here?** {'Yes' if is_best else 'No'}: {first}. At {own[2][2]}, {say(own)}."
-    ]
-    if plain := next((row for row in others if row[2][1] == "none"), None):
-        sentences.append(f"Without a quantizer, {say(plain)}, the best of the other rows of as many bytes.")
-    return " ".join(sentences) + "\n"
 
 
 def found(folder: str) -> str:

@@ -15,7 +15,7 @@ What is between these comments is replaced:
 <!-- ratio: results/FOLDER A B --> and <!-- /ratio -->      perplexity ratios of pairs of methods, named as in the table. Folders
                                                         are separated by commas. A pair with ?B is left out until B is measured
 <!-- wanted: results/A results/B --> and <!-- /wanted -->  models that no folder has, with the command and the cost of their rows
-<!-- worth: results/FOLDER METHOD -->                    whether another row beats the method's at its bytes, in a sentence
+<!-- worth: results/FOLDER METHOD -->                    whether another row beats the method's at its bytes or its arithmetic
 <!-- profile: results/FOLDER --> and <!-- /profile -->      what each track loses: a picture and tables for each model
 <!-- budget: results/A results/B --> and <!-- /budget -->  the chain of stages to take with a budget of time, for each folder
 <!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs
@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmark_figures
+import frontier
 import perplexity_ratios
 import reference
 import trained_rows
@@ -71,6 +72,8 @@ MAX_LEADERS = (10, 4)
 """Number of rows with tasks, and of rows without."""
 PROFILES = "results/tracks"
 """Folder whose profiles the pages show."""
+FRONTIERS = {"tiny": "results/tiny-structure"}
+"""Folders whose fronts the pages show, by the name of the picture."""
 FORMER_MODEL = re.compile(r"smollm2-135m(?!-)")
 """Name of smollm2-135m-instruct-q4 in benchmarks that were saved before its alias was renamed. Not names of folders."""
 
@@ -164,6 +167,7 @@ def figures() -> dict[Path, str]:
     """Return the text of each file in FIGURES: a figure for each benchmark that has numbers to draw."""
     names = sorted(path.stem for path in (ROOT / "results" / "benchmarks").glob("*.json"))
     drawn = {FIGURES / f"{name}.svg": svg for name in names if (svg := _figure(name))}
+    drawn |= {FIGURES / f"frontier-{k}.svg": drawing.to_file(frontier.picture(v)) for k, v in FRONTIERS.items()}
     return drawn | {FIGURES / f"{name}.svg": drawing.to_file(f.svg) for name, _, f in _profiles(PROFILES)}
 
 
@@ -227,7 +231,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "scaling": law,
     "search": trials,
     "wanted": lambda where: wanted_records.wanted(where.split()),
-    "worth": lambda where: perplexity_ratios.worth(*where.split()),
+    "worth": lambda where: frontier.worth(*where.split()),
 } | {kind: _words(make) for kind, make in reference.BLOCKS.items()}
 """Functions that make the text between two comments, by the word in the first."""
 

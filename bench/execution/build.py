@@ -37,6 +37,7 @@ from methods.pattern import Pattern
 from methods.pruning import streaming
 from methods.smaller import Kept, rename
 from methods.targets import family_of
+from methods.terms import terms_of
 from methods.training.interrupt import stop_request
 
 CARRIED = ("config.json", *models.COMPANIONS)
@@ -170,7 +171,7 @@ class Builder:
             notes["calibration_digest"] = windows.token_digest(tokens)
         target = workdir / "artifact"
         smaller = kept_of(outcome, stage, source)
-        folder = self._keep(outcome, source, target, smaller)
+        folder = self._keep(outcome, model, source, target, smaller)
         if registry.lookup(stage.kind, stage.name).transform and folder != source:
             notes["function_error"] = self._function_error(source, folder, job)
         declared = outcome.changed
@@ -211,18 +212,21 @@ class Builder:
             torch.manual_seed(job.seed)
             method.apply(model, job)
 
-    def _keep(self, outcome: Outcome, source: Path, target: Path, kept: Kept | None) -> Path:
+    def _keep(self, outcome: Outcome, loaded: nn.Module, source: Path, target: Path, kept: Kept | None) -> Path:
         """Write the model and return its folder, or return the source if nothing changed.
 
-        kept: what is left of the source, None for all.
+        loaded: the model that the method got; kept: what is left of the source, None for all.
         """
         target.mkdir(exist_ok=True)
         stored = self.workspace.compute.stored
         changes = dict(outcome.config)
+        gathered = isinstance(outcome.model, Path) and adapter.is_beside(outcome.model)
+        terms = adapter.read(Path(outcome.model)) if gathered else terms_of(loaded, stored)
         if kept is not None:
             changes |= write_smaller(outcome.model, source, kept, target, stored)
         elif isinstance(outcome.model, nn.Module):
-            if not outcome.config and not outcome.terms and is_same(outcome.model, Folder(source), stored):
+            same = adapter.are_equal(terms, adapter.read(source)) and is_same(outcome.model, Folder(source), stored)
+            if same and not outcome.config:
                 return source
             if any(p.is_meta for p in outcome.model.parameters()):
                 streaming.write(outcome.model, source, target, self.workspace.compute)
@@ -230,10 +234,8 @@ class Builder:
                 save(outcome.model, target, dtype=stored)
         else:
             _move(Path(outcome.model), source, target, stored)
-        if outcome.terms:
-            adapter.write(target, outcome.terms, family_of(self.source.config).transposed)
-        else:
-            adapter.copy(source, target)
+        if terms:
+            adapter.write(target, terms, family_of(self.source.config).transposed)
         for name in CARRIED:
             if found := find_file(source, name):
                 shutil.copyfile(found, target / name)

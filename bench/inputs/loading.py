@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from bench.inputs import gguf_header
 from bench.inputs.rounded_cache import round_cache
-from methods import adapter
+from methods import adapter, terms
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.experts import unfold
@@ -45,7 +45,7 @@ def load(folder: Path, compute: Compute) -> nn.Module:
     model = add_rounding(_load(folder, compute), folder)
     with _faults(f"low-rank term in {str(folder)!r}"):
         for name, term in adapter.read(folder).items():
-            adapter.attach(model.get_submodule(name), term.to(compute.device))
+            terms.attach(model.get_submodule(name), term.to(compute.device))
     return model
 
 

@@ -46,7 +46,7 @@ class Size:
         counts = context.counts
         target_count = sum(layer.weights for layer in counts.layers.values())
         target_zeros = sum(layer.zeros for layer in counts.layers.values())
-        item_bits = 8 * counts.bytes / max(1, counts.parameters)
+        item_bits = 8 * (counts.bytes - counts.term_bytes) / max(1, counts.parameters - counts.term_parameters)
         stored = context.storage or Stored(bits=item_bits)
         sparsity, scales = (x / max(1, target_count) for x in (target_zeros, stored.scale_bits * stored.scales))
         total, stored_bits = counts.bytes, item_bits
@@ -57,8 +57,8 @@ class Size:
             bits = bits * n / m + 1
         bitmap = bits_with_bitmap(bits, scales, sparsity)
         bits += scales
-        packed = total - target_count * (stored_bits - bits) / 8
-        beside = 8 * counts.term_bytes / max(1, target_count)
+        packed = total - target_count * (stored_bits - bits) / 8 - counts.term_bytes + counts.term_bytes_packed
+        beside = 8 * counts.term_bytes_packed / max(1, target_count)
         values: tuple[Reading, ...] = (
             Reading("parameters", counts.parameters, "1", ""),
             Reading("nonzeros", counts.parameters - counts.zeros, "1", "lower"),
@@ -72,7 +72,7 @@ class Size:
         if counts.term_bytes:
             flops = 1 - counts.pattern.share + counts.term_parameters / target_count
             values += (
-                Reading("adapter_bytes", counts.term_bytes, "B", "lower"),
+                Reading("adapter_bytes", counts.term_bytes_packed, "B", "lower"),
                 Reading("relative_flops", flops, "1", "lower"),
             )
         config = read_config(context.folder)

@@ -109,13 +109,17 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
 
 def _stages(chain: Sequence[Choice]) -> MethodStages:
     """Return the stages of a method, or raise UserError if one of them cannot follow those before it."""
-    pattern, stages, dropping, beside = "dense", [], None, ""
+    pattern, stages, dropping, beside, rounded = "dense", [], None, "", ""
     for choice in chain:
         entry, own = registry.lookup("methods", choice.name), ""
         if beside and (entry.adds or entry.drops or not (entry.prior or entry.keeps_pattern)):
             raise UserError(
                 f"{choice.name} cannot follow a low-rank term, which would no longer fit: use it before lowrank, "
                 f"lowrank:from={choice.name}"
+            )
+        if rounded:
+            raise UserError(
+                f"{choice.name} would change the factors that {rounded} has rounded: leave one of the two out"
             )
         if entry.transform and not pattern:
             raise UserError(
@@ -137,6 +141,7 @@ def _stages(chain: Sequence[Choice]) -> MethodStages:
         elif entry.adds:
             amount = choice.config.get(entry.adds, entry.amount)
             beside = f" + {amount}" if isinstance(amount, str) else f" + r{amount}"
+            rounded = choice.label if choice.config.get(entry.rounds_term) else ""
             pattern = ""
         elif dropping and pattern and (entry.prior or entry.keeps_pattern):
             own = pattern

@@ -48,10 +48,13 @@ def quality_metric(table: Table) -> str | None:
 def fronts(table: Table) -> Iterator[Front]:
     """Yield a front for each column of the quality metric, against bits per weight and against each measured speed.
 
-    Without bits per weight, packed bytes take their place. Of a leaderboard, only the columns that are shown count.
+    Packed bytes take the place of bits per weight if these are missing, or if a row has fewer weights than the others. Of a
+    leaderboard, only the columns that are shown count.
     """
     quality = quality_metric(table)
-    size = next((m for m in (BITS, metrics.SIZE) if any(c.metric == m for c in table.columns)), None)
+    is_smaller = any(row.filters.get("pattern", "").startswith(("depth ", "width ")) for row in table.rows)
+    sizes = (metrics.SIZE, BITS) if is_smaller else (BITS, metrics.SIZE)
+    size = next((m for m in sizes if any(c.metric == m for c in table.columns)), None)
     speeds = [c for c in table.columns if c.shown is not False and (c.metric == SPEEDUP or c.definition.is_time)]
     costs = [i for i, c in enumerate(table.columns) if c.metric == size or c in speeds]
     for y, column in enumerate(table.columns):
@@ -69,7 +72,7 @@ def _front(table: Table, x: int, y: int) -> Front:
     both = [(k, a, b, a.value, b.value) for k, a, b in cells if a and b and a.value is not None and b.value is not None]
     columns = table.columns[x], table.columns[y]
     places = [(columns[0].sign * u, columns[1].sign * v) for *_, u, v in both]
-    optimal = _pareto_optimal(places)
+    optimal = pareto_optimal(places)
     points = []
     for (k, a, b, u, v), place in zip(both, places, strict=True):
         row, text = table.rows[k], f"{columns[1].name} {b.text}, {columns[0].name} {a.text}"
@@ -78,7 +81,7 @@ def _front(table: Table, x: int, y: int) -> Front:
     return Front(*columns, tuple(points))
 
 
-def _pareto_optimal(places: Iterable[tuple[float, float]]) -> set[tuple[float, float]]:
+def pareto_optimal(places: Iterable[tuple[float, float]]) -> set[tuple[float, float]]:
     """Return the places that no other place beats. Lower is better in both numbers."""
     out, lowest = set(), math.inf
     for x, y in sorted(set(places)):

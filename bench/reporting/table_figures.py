@@ -137,6 +137,12 @@ def _cell(x: float, y: float, color: str, alpha: float) -> Any:
 def draw_front(front: Front) -> Figure:
     """Draw all points, the front as a step line, and as many names as fit."""
     figure, ((axes,),) = drawing.new_figure(WIDTH, HEIGHT)
+    draw_front_on(figure, axes, front)
+    return figure
+
+
+def draw_front_on(figure: Figure, axes: Axes, front: Front) -> None:
+    """Draw a front on a panel of a figure."""
     mega = 1e6 if front.x.unit == "B" else 1.0
     unit = {"B": ", MB", "1": "", "": ""}.get(front.x.unit, f", {front.x.unit}")
     optimal = front.optimal
@@ -151,7 +157,6 @@ def draw_front(front: Front) -> Figure:
     _scale(axes, "x", [p.x / mega for p in front.points], f"{front.x.label}{unit}")
     _scale(axes, "y", ends, front.y.name)
     _add_labels(figure, axes, front.points, mega)
-    return figure
 
 
 def _scale(axes: Axes, which: str, values: Sequence[float], name: str) -> None:

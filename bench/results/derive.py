@@ -130,5 +130,7 @@ def _packed(reading: ReadingRow, record: Record, items: Items) -> Derived | None
         choices = (item_bits, item_bits * pattern.n / pattern.m + 1) if packs else (item_bits,)
         return Derived(min((bits + beside for bits in choices), key=lambda bits: abs(bits - (reading.value or 0.0))))
     if reading.metric == "bytes_packed" and (bits := known.get("bits_per_weight")) is not None:
-        return Derived(math.ceil(known["bytes"] - targets * (item_bits - bits + beside) / 8))
+        terms = round((known["relative_flops"] - 1 + pattern.share) * targets) if "relative_flops" in known else 0
+        saved = terms * item_bits / 8 - known.get("adapter_bytes", 0.0)  # by factors that are rounded
+        return Derived(math.ceil(known["bytes"] - targets * (item_bits - bits + beside) / 8 - saved))
     return None

@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from methods import adapter
 from methods.experts import fold
 from methods.folder import Writer
 from methods.targets import family_of
+from methods.terms import terms_of
 from methods.training.ranks import full_tensor, rank_and_world
 
 SHARD_BYTES = 2**28
@@ -56,7 +58,12 @@ class Skeleton:
                 full = full_tensor(tensor.detach())
                 if writer:
                     writer.add(name, _as(full, dtype))
-        return writer.close() if writer else folder
+        if writer is None:
+            return folder
+        written = writer.close()
+        if terms := terms_of(self._model, dtype):
+            adapter.write(folder, terms, family.transposed)
+        return written
 
     def _bring(self, model: nn.Module, prefix: str, is_first: bool) -> None:
         """Gather a block's tensors. The first rank keeps them, on the CPU."""

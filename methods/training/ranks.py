@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from methods.adapter import CHILD
 from methods.targets import stores_in_out
 
 
@@ -34,10 +35,10 @@ def shard(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) ->
 
     mesh = _mesh(device)
     transposed = {id(p) for m in root.modules() if stores_in_out(m) for p in m.parameters() if p.dim() == 2}
-    scales = {id(p) for n, p in root.named_parameters() if n.endswith(".scale")}
+    others = {id(p) for n, p in root.named_parameters() if n.endswith(".scale") or f".{CHILD}." in n}
 
     def place(parameter: nn.Parameter) -> Shard | None:
-        return Shard(1) if id(parameter) in transposed - scales else None
+        return Shard(1) if id(parameter) in transposed - others else None
 
     for module in (*blocks, root):
         for tensor in (*module.parameters(), *module.buffers()):

@@ -386,5 +386,5 @@ def other_parameters(model: nn.Module, targets: Iterable[str]) -> frozenset[str]
     """Return the names of all parameters except the targets' weights. A method that trains all declares them as
     changed.
     """
-    weights = {f"{t}.weight" for t in targets}
-    return frozenset(n for n, _ in model.named_parameters(remove_duplicate=True) if n not in weights)
+    stored, weights = model.state_dict(), {f"{t}.weight" for t in targets}
+    return frozenset(n for n, _ in model.named_parameters(remove_duplicate=True) if n in stored and n not in weights)

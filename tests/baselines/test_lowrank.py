@@ -1,28 +1,35 @@
 """Low-rank terms: against their definition, in the files that hold them, and in rows."""
 
 import copy
+from dataclasses import replace
+from functools import partial
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from baselines.lowrank import LowRank, low_rank, rank_for, root_of
+from baselines.alps import make_problem
+from baselines.lowrank import LowRank, joint, low_rank, rank_for, root_of
+from baselines.recon import Recon
 from bench import api
 from bench.export.model import export_model
 from bench.inputs import loading, models
 from bench.planning.spec import Spec
 from bench.results import check
 from bench.results.store import ReadOnlyStore
+from bench.system.cache import cache_dir
 from bench.verify import CheckFailed, WeightCounts, count_terms, verify_folder
 from helpers import runs
 from helpers.models import REPRESENTATIVES, build, job_for, sample, with_prior, write
 from methods import adapter
-from methods.contract import Compute
+from methods.contract import Compute, Prior
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
 from methods.targets import dense_weight
+from methods.terms import Factors, terms_of
 
 
 def pruned(family, pattern="2:4"):
@@ -31,12 +38,8 @@ def pruned(family, pattern="2:4"):
     return model, with_prior(model, job_for(model, pattern))
 
 
-def attached(outcome):
-    """Return the model of an outcome with its terms."""
-    model = copy.deepcopy(outcome.model)
-    for name, term in outcome.terms.items():
-        adapter.attach(model.get_submodule(name), term)
-    return model
+def terms(outcome):
+    return terms_of(outcome.model, torch.float32)
 
 
 def inputs_of(model, job):
@@ -54,23 +57,24 @@ def inputs_of(model, job):
     return seen
 
 
+@pytest.mark.parametrize("settings", [{}, {"joint": 20}])
 @pytest.mark.parametrize("family", sample(REPRESENTATIVES, "llama", "gpt2"))
 @torch.inference_mode()
-def test_full_rank_is_the_dense_model_and_rank_0_the_sparse_one(family):
+def test_full_rank_is_the_dense_model_and_rank_0_the_sparse_one(family, settings):
     dense, job = pruned(family)
     sparse = copy.deepcopy(dense)
     for name in job.targets:
         dense_weight(sparse.get_submodule(name)).masked_fill_(~job.prior.masks[name], 0)
     tokens = job.calibration
 
-    full = LowRank(rank=1000).apply(copy.deepcopy(dense), job)
-    none = LowRank(rank=0).apply(copy.deepcopy(dense), job)
+    full = LowRank(rank=1000, **settings).apply(copy.deepcopy(dense), job)
+    none = LowRank(rank=0, **settings).apply(copy.deepcopy(dense), job)
 
-    assert none.terms == {} and set(full.terms) == set(job.targets)
-    expected, without, got, zero = (m(input_ids=tokens).logits for m in (dense, sparse, attached(full), attached(none)))
+    assert terms(none) == {} and set(terms(full)) == set(job.targets)
+    expected, without, got, zero = (m(input_ids=tokens).logits for m in (dense, sparse, full.model, none.model))
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
     assert torch.equal(zero, without)
-    assert all(
+    assert settings or all(
         torch.equal(a, b) for a, b in zip(full.model.state_dict().values(), sparse.state_dict().values(), strict=True)
     )
 
@@ -84,7 +88,7 @@ def test_whitened_svd_has_the_smallest_output_error_on_every_layer():
         error, moment = weight.masked_fill(job.prior.masks[name], 0), x.T @ x
 
         def loss(svd, error=error, moment=moment, x=x):
-            b, a = low_rank(error, root_of(moment, svd, 1e-6), 4)
+            b, a, _ = low_rank(error, root_of(moment, svd, 1e-6), 4)
             return float((x @ (error - b @ a).T).square().sum())
 
         values, vectors = torch.linalg.eigh(moment + 1e-6 * moment.diagonal().mean() * torch.eye(len(moment)))
@@ -95,14 +99,79 @@ def test_whitened_svd_has_the_smallest_output_error_on_every_layer():
         assert loss("whitened") < loss("diagonal"), name
 
 
+def errors(settings, family="llama", pattern="2:4"):
+    """Relative error of the outputs of each target, from the same masks."""
+    dense, job = pruned(family, pattern)
+    outcome = LowRank(rank=4, **settings).apply(dense, job)
+    for name in job.targets:
+        assert not job.pattern.violations(dense_weight(dense.get_submodule(name)))
+    return outcome.notes["reconstruction_error"]
+
+
+@pytest.mark.parametrize("pattern", sample(["2:4", "50%"], "2:4"))
 @torch.inference_mode()
-def test_rounds_lower_the_error():
+def test_rounds_lower_the_error_and_joint_admm_lowers_it_more(pattern):
+    one, rounds, joint = (errors(settings, pattern=pattern) for settings in ({}, {"rounds": 4}, {"joint": 100}))
+    assert sum(rounds.values()) < 0.95 * sum(one.values())
+    assert sum(joint.values()) < 0.8 * sum(rounds.values())
+    assert all(joint[name] < one[name] for name in one)
+
+
+@torch.inference_mode()
+def test_joint_admm_is_a_local_optimum_of_its_layer():
+    """No term of that rank, and no weights under that mask, have a smaller error beside the other: least squares in float64."""
     dense, job = pruned("llama")
-    errors = [
-        LowRank(rank=4, rounds=rounds).apply(copy.deepcopy(dense), job).notes["reconstruction_error"]
-        for rounds in (0, 4)
-    ]
-    assert sum(errors[1].values()) < 0.95 * sum(errors[0].values())
+    x = inputs_of(dense, job)[name := job.targets[0]]
+    goal, moment = dense.get_submodule(name).weight.double(), x.T @ x
+    problem, _ = make_problem(moment.clone(), 1e-3)
+    moment = problem.hessian * problem.norm * problem.norm[:, None]
+    sparse = joint(goal * problem.norm, job.prior.masks[name], problem, job.pattern, 4, 300) / problem.norm
+    root = root_of(moment, "whitened", 1e-9)
+    b, a, _ = low_rank(goal - sparse, root, 4)
+    reached = float(((goal - sparse - b @ a) @ root).square().sum())
+
+    refitted = sparse.clone()
+    for row, keep in enumerate(sparse != 0):
+        wanted = (goal - b @ a)[row] @ root
+        refitted[row, keep] = torch.linalg.lstsq(root[keep].T, wanted[:, None]).solution[:, 0]
+    best = float(((goal - refitted - b @ a) @ root).square().sum())
+    assert best <= reached == pytest.approx(best, rel=0.02)
+
+
+@pytest.mark.parametrize(("factors", "most"), [("int8", 1.001), ("int4", 1.2)])
+@torch.inference_mode()
+def test_rounded_factors_are_integers_with_scales(factors, most, tmp_path):
+    dense, job = pruned("llama")
+    whole = LowRank(rank=4).apply(copy.deepcopy(dense), job).notes["reconstruction_error"]
+    outcome = LowRank(rank=4, factors=factors).apply(dense, job)
+    found, bits = terms(outcome), int(factors[3:])
+
+    for term in found.values():
+        for factor in (term.a, term.b.T):
+            for component in factor.view(-1, min(128, factor.shape[1])):
+                assert len(component.unique()) <= 2**bits
+    assert sum(whole.values()) < sum(outcome.notes["reconstruction_error"].values()) < most * sum(whole.values())
+    write(outcome.model, tmp_path / "model")
+    adapter.write(tmp_path / "model", found, transposed=False)
+    back = adapter.read(tmp_path / "model")
+    assert adapter.are_equal(back, found) and {term.bits for term in back.values()} == {bits}
+    counts = WeightCounts(job.pattern, layers=dict.fromkeys(job.targets))
+    count_terms(counts, back, Folder(tmp_path / "model"), torch.float32)
+    sides = [32 + 32, 32 + 16, 32 + 16, 32 + 32, 32 + 64, 32 + 64, 64 + 32]  # one scale for each component of a factor
+    assert counts.term_bytes_packed == 3 * sum(4 * side * bits // 8 + 4 * 2 * 2 for side in sides)
+    assert counts.term_bytes == 3 * sum(4 * side * 4 for side in sides)
+    name = job.targets[0]
+    back[name].a.add_(torch.randn_like(back[name].a))
+    if bits == 4:
+        with pytest.raises(CheckFailed, match="than 4 bits can tell apart"):
+            count_terms(counts, back, Folder(tmp_path / "model"), torch.float32)
+
+
+def test_budget_of_rounded_factors_is_in_their_bytes():
+    rule = LowRank(rank="10%", factors="int4")
+    share = rule._share_of_bits(torch.Size((512, 1024)), torch.bfloat16)
+    assert share == pytest.approx((4 + 16 / 128) / 16)
+    assert rank_for("10%", torch.Size((512, 1024)), share) == int(0.1 * 512 * 1024 / 1536 / share)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +197,9 @@ def test_patterns_with_a_term_are_read_back():
         ("wanda:from=lowrank", "2:4", "cannot follow a low-rank term"),
         ("lowrank:from=lowrank", "2:4", "cannot follow a low-rank term"),
         ("lowrank:rank=100%", "2:4", "a share below 100%"),
+        ("lowrank:joint=5:rounds=2", "2:4", "leave rounds and svd out"),
+        ("recon:from=lowrank/factors=int4", "2:4", "leave one of the two out"),
+        ("depth:from=lowrank", "2:4", "cannot follow a low-rank term"),
         ("wanda", "2:4 + r16", "use --pattern 2:4 and --methods lowrank"),
     ],
 )
@@ -142,7 +214,7 @@ def folder(tmp_path):
     dense, job = pruned("llama")
     outcome = LowRank(rank="20%").apply(dense, job)
     write(outcome.model, tmp_path / "model")
-    adapter.write(tmp_path / "model", outcome.terms, transposed=False)
+    adapter.write(tmp_path / "model", terms(outcome), transposed=False)
     assert len(set(outcome.notes["ranks"].values())) > 1
     return tmp_path / "model", outcome, job
 
@@ -153,8 +225,7 @@ def test_folder_loads_here_and_in_peft_with_the_same_logits(folder):
 
     expected = loading.load(path, Compute())(input_ids=job.calibration).logits
 
-    torch.testing.assert_close(attached(outcome)(input_ids=job.calibration).logits, expected)
-    peft = pytest.importorskip("peft")
+    torch.testing.assert_close(outcome.model(input_ids=job.calibration).logits, expected)
     base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     model = peft.PeftModel.from_pretrained(base, path / "adapter")
     assert torch.equal(model(input_ids=job.calibration).logits, expected)
@@ -195,13 +266,13 @@ def test_check_refuses_a_term_that_does_not_fit(change, said, folder):
     path, outcome, job = folder
     counts = WeightCounts(job.pattern, layers=dict.fromkeys(job.targets))
     name = job.targets[0]
-    count_terms(counts, outcome.terms, Folder(path), torch.float32)
+    count_terms(counts, terms(outcome), Folder(path), torch.float32)
     assert counts.bytes == 4 * sum(t.numel() for t in load_file(path / "adapter/adapter_model.safetensors").values())
 
     with pytest.raises(CheckFailed, match=said):
-        count_terms(counts, {name: change(outcome.terms[name])}, Folder(path), torch.float32)
+        count_terms(counts, {name: change(terms(outcome)[name])}, Folder(path), torch.float32)
     with pytest.raises(CheckFailed, match="does not fit"):
-        count_terms(counts, {"lm_head": outcome.terms[name]}, Folder(path), torch.float32)
+        count_terms(counts, {"lm_head": terms(outcome)[name]}, Folder(path), torch.float32)
 
 
 def test_factor_that_is_missing_is_refused(folder):
@@ -214,8 +285,86 @@ def test_factor_that_is_missing_is_refused(folder):
         loading.load(folder[0], Compute())
 
 
+def chain(results, method, **settings):
+    """Run a method after lowrank. Return the folders of both models, and the record of the second."""
+    training = {"tokens": 512, "batch": 4, "seqlen": 32} | settings
+    few = {"calibration": {"sequences": 2, "seqlen": 32}, "perplexity": {"windows": 1}, "measures": ("perplexity",)}
+    runs.run_here(runs.small(results, methods=("lowrank:rank=4", method), training=training, **few))
+    rows = [r for r in ReadOnlyStore(results) if r.identity.measure == "perplexity"]
+    assert not [r.reason for r in rows if r.status != "ok"]
+    before, after = sorted(rows, key=lambda record: len(record.identity.stages))[-2:]
+    return *(cache_dir() / "artifacts" / record.artifact[:32] for record in (before, after)), after
+
+
+@pytest.mark.parametrize("method", ["recon:from=lowrank/rank=4:epochs=1:lr=1e-4", "retrain:from=lowrank/rank=4"])
+def test_recon_and_retrain_train_both_parts_and_load_in_peft(method, tmp_path):
+    before, after, record = chain(tmp_path, method)
+
+    old, new = adapter.read(before), adapter.read(after)
+    assert old.keys() == new.keys()
+    assert all(not torch.equal(x, y) for name in old for x, y in zip(old[name][:2], new[name][:2], strict=True))
+    sparse = Folder(after)
+    for name in old:
+        mask, weight = Folder(before).weight(name) != 0, sparse.weight(name)
+        assert torch.equal(weight != 0, mask) and not torch.equal(weight, Folder(before).weight(name)), name
+    assert record.identity.pattern == "2:4 + r4"
+
+    ids = torch.arange(32).view(1, 32)
+    measured = loading.load(after, Compute())(input_ids=ids).logits
+    base = AutoModelForCausalLM.from_pretrained(after, dtype=torch.float32)
+    assert torch.equal(peft.PeftModel.from_pretrained(base, after / "adapter").eval()(input_ids=ids).logits, measured)
+
+
+@pytest.mark.full
+def test_two_processes_train_the_terms_of_one(tmp_path):
+    method = "retrain:from=lowrank/rank=4:lr=1e-4"
+    one, two = (chain(tmp_path / str(n), method, processes=n)[1] for n in (1, 2))
+
+    assert one != two
+    for name, term in adapter.read(one).items():
+        for x, y in zip(term[:2], adapter.read(two)[name][:2], strict=True):
+            torch.testing.assert_close(x, y, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_streamed_model_has_the_terms_of_one_in_memory(folder, tmp_path):
+    """lowrank adds them, and recon trains them, with one block in memory at a time."""
+    path, _, job = folder
+    dense = build("llama")
+    write(dense, tmp_path / "dense")
+    job = replace(job, prior=Prior(folder=path, masks={n: Folder(path).weight(n) != 0 for n in job.targets}))
+
+    def trained(compute, workdir):
+        model = loading.load(path, compute)
+        teacher = partial(loading.load, tmp_path / "dense", compute)
+        stage = replace(job, source=path, compute=compute, workdir=tmp_path / workdir, teacher=teacher)
+        stage.workdir.mkdir()
+        Recon(epochs=1).apply(model, stage)
+        return terms_of(model, torch.float32)
+
+    whole, streamed = trained(Compute(), "whole"), trained(Compute(stream=True), "streamed")
+    assert adapter.are_equal(whole, streamed)
+    assert not adapter.are_equal(whole, adapter.read(path))
+
+
+@torch.no_grad()
+def test_recon_with_the_terms_ends_nearer_to_the_dense_blocks(folder):
+    path, outcome, job = folder
+
+    def error(rank):
+        model = copy.deepcopy(outcome.model)
+        if not rank:
+            for factors in [m for m in model.modules() if isinstance(m, Factors)]:
+                factors.a.zero_()
+                factors.b.zero_()
+        return Recon(epochs=2).apply(model, replace(job, source=path)).notes["block_error"]["after"]
+
+    assert all(x < 0.9 * y for x, y in zip(error(rank=True), error(rank=False), strict=True))
+
+
 def test_rows(tmp_path):
-    methods = ("lowrank:rank=8", "retrain:from=lowrank/rank=8")
+    rounded = "lowrank:rank=8:factors=int4"
+    methods = ("lowrank:rank=8", "retrain:from=lowrank/rank=8", rounded)
     small = {"measures": ("size",), "calibration": {"sequences": 2, "seqlen": 32}}
     runs.run_here(runs.small(tmp_path, methods=methods, training={"tokens": 128, "batch": 2, "seqlen": 32}, **small))
     runs.run_here(runs.small(tmp_path, methods=methods[:1], quantizers=("int4-rtn",), **small))
@@ -225,11 +374,16 @@ def test_rows(tmp_path):
     by_row = {(r.identity.method, r.identity.quantizer, r.identity.measure): r for r in rows}
     first = "sparsegpt + lowrank:rank=8"
     found = {key[:2]: r.identity.pattern for key, r in by_row.items() if "lowrank" in key[0]}
-    assert set(found.values()) == {"2:4 + r8"} and len(found) == 3
+    assert set(found.values()) == {"2:4 + r8"} and len(found) == 4
     size = {x.metric: x.value for x in by_row[first, "none", "size"].readings}
     factors = 4 * 8 * (4 * (128 + 128) + 3 * (128 + 352))
     weights = 4 * (4 * 128 * 128 + 3 * 128 * 352)
     assert size["adapter_bytes"] == 4 * factors
     assert size["bits_per_weight"] == pytest.approx(17 + 32 * factors / weights)
+    half = {x.metric: x.value for x in by_row[f"sparsegpt + {rounded}", "none", "size"].readings}
+    scales = 4 * 8 * (4 * 2 + 3 * (1 + 11))  # 352 values in groups of 32
+    assert half["adapter_bytes"] == factors / 2 + 2 * scales
+    assert half["bytes"] == size["bytes"]
+    assert size["bytes_packed"] - half["bytes_packed"] == size["adapter_bytes"] - half["adapter_bytes"]
     assert size["relative_flops"] == pytest.approx(0.5 + factors / weights)
     assert not check.check_folder(tmp_path).problems

@@ -1,0 +1,144 @@
+"""What competes with a pattern: quality against bytes and against arithmetic, from records alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from statistics import fmean
+from typing import NamedTuple
+
+from reference import ROOT
+
+from bench.compare import resolve
+from bench.compare.result_set import ResultSet
+from bench.reporting import board, drawing, table_figures
+from bench.reporting.hardware import hardware_limit
+from bench.reporting.pareto import Front, FrontPoint, pareto_optimal
+from bench.reporting.view import TableColumn
+from bench.results import metrics
+from bench.results.record import Record
+from bench.system.text import escape_markdown
+from methods.pattern import Pattern
+
+EQUAL = 1.02
+"""Largest ratio of two costs that count as equal."""
+WIDTH, HEIGHT = 760, 340
+
+
+@dataclass(frozen=True)
+class Arithmetic(TableColumn):
+    """The axis of `Row.arithmetic`."""
+
+    @property
+    def label(self) -> str:
+        return "arithmetic of a prompt, dense = 1"
+
+
+class Row(NamedTuple):
+    """A row of a model, the mean of its seeds."""
+
+    method: str
+    quantizer: str
+    pattern: Pattern
+    perplexity: float
+    size: float
+    """Packed bytes of the whole model."""
+    arithmetic: float
+    """Time of the linears of a long prompt where arithmetic is the limit, over that of the dense model. 2:4 counts half, as
+    on sparse tensor cores, a pattern that no hardware runs counts as dense, and so do quantized weights."""
+
+    @property
+    def name(self) -> str:
+        stages = re.sub(r":from=[^ :]*| \+ lowrank:rank=[^ :]*", "", self.method)
+        pattern = "" if self.pattern.dense else str(self.pattern)
+        return " ".join(part for part in (stages, pattern, self.quantizer) if part not in ("", "none", "dense")) or "dense"
+
+
+@cache
+def read(folders: str) -> tuple[Row, ...]:
+    """Return the rows of folders, separated by commas, that have a perplexity of the same protocol and a size."""
+    results = board.merge([resolve.read(ROOT / folder) for folder in folders.split(",")]).with_cache()
+    found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    for record in results.records:
+        identity = record.identity
+        row = found.setdefault((identity.method, identity.quantizer, identity.pattern), {})
+        values = {r.metric: r.value for r in record.readings if r.value}
+        for metric in {"perplexity", metrics.SIZE, "relative_flops"} & values.keys():
+            row.setdefault(metric, []).append(values[metric])
+        if identity.measure == "size":
+            row.setdefault("targets", []).append(_count_targets(results, record))
+    dense = found["dense", "none", "dense"]["targets"][0]
+    rows = []
+    for (method, quantizer, text), values in found.items():
+        if {"perplexity", metrics.SIZE, "targets"} <= values.keys():
+            pattern = Pattern.parse(text)
+            terms = fmean(values.get("relative_flops", [1 - pattern.share])) - 1 + pattern.share
+            share = 1 / (hardware_limit(pattern.base) or 1.0) + terms
+            mean = math.exp(fmean(map(math.log, values["perplexity"])))
+            size, targets = fmean(values[metrics.SIZE]), fmean(values["targets"])
+            rows.append(Row(method, quantizer, pattern, mean, size, share * targets / dense))
+    return tuple(rows)
+
+
+def _count_targets(results: ResultSet, record: Record) -> float:
+    return float(sum(results.items(record).weights))
+
+
+def worth(folders: str, method: str) -> str:
+    """Return whether a row that costs no more than a method's has a lower perplexity, and the rows on both fronts."""
+    rows = read(folders)
+    (own,) = (row for row in rows if (row.method, row.quantizer) == (method, "none"))
+    answers = [
+        _answer(own, rows, "in bytes", lambda row: row.size),
+        _answer(own, rows, "in the arithmetic of a prompt on sparse tensor cores", lambda row: row.arithmetic),
+    ]
+    answers += [f"Not beaten in both, by {front.x.label}: {escape_markdown(_named(front))}." for front in fronts(folders)]
+    return f"**Is {own.pattern} worth it here?** At {own.pattern}, {_say(own)}. {' '.join(answers)}\n"
+
+
+def _answer(own: Row, rows: Iterable[Row], what: str, cost: Callable[[Row], float]) -> str:
+    others = [row for row in rows if row != own and cost(row) <= EQUAL * cost(own)]
+    best = min(others, key=lambda row: row.perplexity, default=None)
+    if best is None or best.perplexity >= own.perplexity:
+        return f"Yes {what}: none of {len(others)} other rows that cost as little is better."
+    return f"No {what}: {_say(best)}."
+
+
+def _say(row: Row) -> str:
+    name = escape_markdown(row.name)
+    return f"{name} has a perplexity of {row.perplexity:.2f} in {row.size / 1e6:.2f} MB at {row.arithmetic:.2f} of the arithmetic"
+
+
+def fronts(folders: str) -> tuple[Front, Front]:
+    """Return quality against bytes, and against arithmetic."""
+    rows, quality = read(folders), TableColumn("perplexity", "", "lower", "1", names_protocol=False)
+    size = TableColumn(metrics.SIZE, "", "lower", "B", names_protocol=False)
+    time = Arithmetic("", "", "lower", "1", names_protocol=False)
+    return _front(size, quality, rows, lambda row: row.size), _front(time, quality, rows, lambda row: row.arithmetic)
+
+
+def _front(x: TableColumn, y: TableColumn, rows: Iterable[Row], cost: Callable[[Row], float]) -> Front:
+    places = {row: (cost(row), row.perplexity) for row in rows}
+    best = pareto_optimal(places.values())
+    points = (
+        FrontPoint(k, row.name, *place, 0.0, f"perplexity {row.perplexity:.4g}", place in best, row.pattern.dense)
+        for k, (row, place) in enumerate(places.items())
+    )
+    return Front(x, y, tuple(points))
+
+
+def picture(folders: str) -> str:
+    """Draw both fronts side by side, as an SVG element."""
+    figure, (panels,) = drawing.new_figure(WIDTH, HEIGHT, columns=2)
+    both = fronts(folders)
+    for panel, front in zip(panels, both, strict=True):
+        table_figures.draw_front_on(figure, panel, front)
+    text = " ".join(f"By {front.x.label}: {_named(front)}." for front in both)
+    return drawing.to_svg(figure, "perplexity against bytes and against arithmetic", text)
+
+
+def _named(front: Front) -> str:
+    return ", ".join(point.name for point in front.optimal)
