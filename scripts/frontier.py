@@ -1,4 +1,4 @@
-"""What competes with a pattern: quality against bytes and against arithmetic, from records alone."""
+"""Quality against bytes and against arithmetic, for a pattern and what competes with it, from records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.compare import resolve
 from bench.compare.result_set import ResultSet
 from bench.reporting import board, drawing, table_figures
 from bench.reporting.hardware import hardware_limit
-from bench.reporting.pareto import Front, FrontPoint, pareto_optimal
+from bench.reporting.pareto import Front, FrontPoint, describe, pareto_optimal
 from bench.reporting.view import TableColumn
 from bench.results import metrics
 from bench.results.record import Record
@@ -54,7 +54,9 @@ class Row(NamedTuple):
     def name(self) -> str:
         stages = re.sub(r":from=[^ :]*| \+ lowrank:rank=[^ :]*", "", self.method)
         pattern = "" if self.pattern.dense else str(self.pattern)
-        return " ".join(part for part in (stages, pattern, self.quantizer) if part not in ("", "none", "dense")) or "dense"
+        return (
+            " ".join(part for part in (stages, pattern, self.quantizer) if part not in ("", "none", "dense")) or "dense"
+        )
 
 
 @cache
@@ -88,28 +90,25 @@ def _count_targets(results: ResultSet, record: Record) -> float:
 
 
 def worth(folders: str, method: str) -> str:
-    """Return whether a row that costs no more than a method's has a lower perplexity, and the rows on both fronts."""
+    """Return in a sentence whether a row that costs no more than a method's is better. A second one names both fronts."""
     rows = read(folders)
     (own,) = (row for row in rows if (row.method, row.quantizer) == (method, "none"))
-    answers = [
-        _answer(own, rows, "in bytes", lambda row: row.size),
-        _answer(own, rows, "in the arithmetic of a prompt on sparse tensor cores", lambda row: row.arithmetic),
-    ]
-    answers += [f"Not beaten in both, by {front.x.label}: {escape_markdown(_named(front))}." for front in fronts(folders)]
-    return f"**Is {own.pattern} worth it here?** At {own.pattern}, {_say(own)}. {' '.join(answers)}\n"
+    size = _answer(own, rows, lambda row: row.size, lambda row: f"in {row.size / 1e6:.2f} MB")
+    time = _answer(own, rows, lambda row: row.arithmetic, lambda row: f"at {row.arithmetic:.2f} of the dense model's")
+    names = [escape_markdown(", ".join(point.name for point in front.optimal)) for front in fronts(folders)]
+    return (
+        f"**Is {own.pattern} worth it here?** In bytes {size}; in the arithmetic of a prompt on sparse tensor cores {time}. "
+        f"On the fronts, in bytes: {names[0]}; in arithmetic: {names[1]}.\n"
+    )
 
 
-def _answer(own: Row, rows: Iterable[Row], what: str, cost: Callable[[Row], float]) -> str:
-    others = [row for row in rows if row != own and cost(row) <= EQUAL * cost(own)]
-    best = min(others, key=lambda row: row.perplexity, default=None)
-    if best is None or best.perplexity >= own.perplexity:
-        return f"Yes {what}: none of {len(others)} other rows that cost as little is better."
-    return f"No {what}: {_say(best)}."
-
-
-def _say(row: Row) -> str:
-    name = escape_markdown(row.name)
-    return f"{name} has a perplexity of {row.perplexity:.2f} in {row.size / 1e6:.2f} MB at {row.arithmetic:.2f} of the arithmetic"
+def _answer(own: Row, rows: Iterable[Row], cost: Callable[[Row], float], amount: Callable[[Row], str]) -> str:
+    as_cheap = [row for row in rows if row != own and cost(row) <= EQUAL * cost(own)]
+    best = min(as_cheap, key=lambda row: row.perplexity, default=own)
+    mine, other = (f"{escape_markdown(r.name)} has a perplexity of {r.perplexity:.2f} {amount(r)}" for r in (own, best))
+    if best.perplexity >= own.perplexity:
+        return f"yes, because {mine}, and no other row that costs as little is better"
+    return f"no, because {other}, and {mine}"
 
 
 def fronts(folders: str) -> tuple[Front, Front]:
@@ -136,9 +135,4 @@ def picture(folders: str) -> str:
     both = fronts(folders)
     for panel, front in zip(panels, both, strict=True):
         table_figures.draw_front_on(figure, panel, front)
-    text = " ".join(f"By {front.x.label}: {_named(front)}." for front in both)
-    return drawing.to_svg(figure, "perplexity against bytes and against arithmetic", text)
-
-
-def _named(front: Front) -> str:
-    return ", ".join(point.name for point in front.optimal)
+    return drawing.to_svg(figure, "perplexity against bytes and against arithmetic", " ".join(map(describe, both)))

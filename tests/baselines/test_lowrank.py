@@ -119,7 +119,7 @@ def test_rounds_lower_the_error_and_joint_admm_lowers_it_more(pattern):
 
 @torch.inference_mode()
 def test_joint_admm_is_a_local_optimum_of_its_layer():
-    """No term of that rank, and no weights under that mask, have a smaller error beside the other: least squares in float64."""
+    """Compare with least squares under the mask, in float64."""
     dense, job = pruned("llama")
     x = inputs_of(dense, job)[name := job.targets[0]]
     goal, moment = dense.get_submodule(name).weight.double(), x.T @ x
