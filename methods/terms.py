@@ -38,7 +38,7 @@ class Factors(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Factors:
         is_dropped = fn(torch.empty(0, dtype=self.a.dtype, device=self.a.device)).is_meta
-        return self if is_dropped else super()._apply(fn, recurse)
+        return self if is_dropped else super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
 
 def attach(module: nn.Module, term: Term) -> None:
