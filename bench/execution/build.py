@@ -220,8 +220,9 @@ class Builder:
         target.mkdir(exist_ok=True)
         stored = self.workspace.compute.stored
         changes = dict(outcome.config)
-        gathered = isinstance(outcome.model, Path) and adapter.is_beside(outcome.model)
-        terms = adapter.read(Path(outcome.model)) if gathered else terms_of(loaded, stored)
+        # a model that processes share is gathered in a folder
+        gathered = adapter.read(outcome.model) if isinstance(outcome.model, Path) else {}
+        terms = gathered or terms_of(loaded, stored)
         if kept is not None:
             changes |= write_smaller(outcome.model, source, kept, target, stored)
         elif isinstance(outcome.model, nn.Module):
