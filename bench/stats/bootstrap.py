@@ -139,10 +139,6 @@ def studentized_bootstrap(
     )
 
 
-def _draw_count(level: float) -> int:
-    return min(MAX_DRAWS, int(np.ceil(DRAWS_OVER_LEVEL / level)))
-
-
 @lru_cache(maxsize=4)
 def _resamples(draws: int, size: int, stream: int) -> Array:
     """Return how often each of `size` is drawn: [draws, size]. A gate must give the same result twice, so seeds are fixed."""
