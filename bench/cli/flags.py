@@ -115,7 +115,8 @@ FLAGS: dict[str, Any] = {
         "Measures, besides pattern [default: perplexity,agreement,zeroshot,answers,size].", metavar="NAME,..."
     ),
     "tasks": _flag(
-        "Zero-shot tasks: maskllm7, wanda7, any task of lm-eval [default: wiki_continuation,wiki_lastword].",
+        "Tasks of lm-eval, maskllm7, wanda7; tracks: knowledge, code, all... [default: "
+        "wiki_continuation,wiki_lastword].",
         metavar="NAME,...",
     ),
     "seeds": _flag("Calibration seeds, comma-separated [default: 0].", "--seeds", "--seed"),
