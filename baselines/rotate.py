@@ -1,4 +1,4 @@
-"""Rotate: rotate the residual stream and the heads' values. Ashkboos et al. 2024 (QuaRot), arXiv 2404.00456."""
+"""Rotate the residual stream and the heads' values: QuaRot (arXiv 2404.00456) and DenoiseRotator (arXiv 2505.23049)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError
-from methods.ranges import CountOrZero
+from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError, Walk
+from methods.pruning.hessian import add_gram, symmetric
+from methods.ranges import CountOrZero, Positive
 from methods.transforms.changes import Rotation
 from methods.transforms.hadamard import fix_mean, random_rotation
+from methods.transforms.learned import RESIDUAL, VALUES, RotatedLinear, learn
 from methods.transforms.wiring import Wiring
 
 
@@ -22,17 +24,27 @@ class Rotate:
     Section 4 of QuaRot, stages 1a and 1b without the rotations at run time: norms are folded into the linears that read
     them, and every rotation into the linears around it, so nothing is left to compute. A tied head gets its own
     tensor. residual: rotate the residual stream; values: rotate the values of each head; seed: of the signs.
+
+    With steps the rotations are learned for pruning instead, as in DenoiseRotator: they gather the importance of weights on
+    calibration text, so that less of it is pruned. steps: number of steps, 0 for Hadamard matrices; lr: of Adam.
     """
 
     name: ClassVar[str] = "rotate"
-    needs: ClassVar[Needs] = Needs.NOTHING
-    info: ClassVar[MethodInfo] = MethodInfo(paper="2404.00456", dense=True, transform=True, cost=Cost())
+    needs: ClassVar[Needs] = Needs.CALIBRATION
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2404.00456", dense=True, transform=True, cost=Cost(), calibrated_by="steps",
+        presets={"learned": {"steps": 400}},
+    )  # fmt: skip
     residual: bool = True
     values: bool = True
     seed: CountOrZero = 0
+    steps: CountOrZero = 0
+    lr: Positive = 0.01
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         wiring = Wiring(model, job, self.name)
+        if self.steps:
+            return self._learn(wiring, job)
         generator = torch.Generator().manual_seed(self.seed)
         if self.residual:
             width: int = wiring.config.hidden_size
@@ -47,3 +59,50 @@ class Rotate:
         elif not self.residual:
             raise UserError(f"rotate has nothing to rotate in {wiring.config.model_type}: leave residual=false out")
         return wiring.outcome()
+
+    def _learn(self, wiring: Wiring, job: Job) -> Outcome:
+        """Learn the rotations, and apply them."""
+        if self.residual:
+            wiring.require_foldable()
+        if not self.residual and not (self.values and wiring.flow.values):
+            raise UserError(f"rotate has nothing to rotate in {wiring.config.model_type}: leave residual=false out")
+        linears = self._linears(wiring, job)
+        groups = wiring.heads[1]
+        head = (
+            wiring.width(f"{wiring.blocks[0]}.{wiring.flow.values[1]}") // wiring.heads[0] if wiring.flow.values else 1
+        )
+        stream, heads, entropy = learn(
+            linears, (wiring.config.hidden_size, groups, head), self.steps, self.lr, self.seed,
+            keep_mean=wiring.flow.mean, on_step=job.progress.advance,
+        )  # fmt: skip
+        if self.residual:
+            wiring.residual(Rotation(stream.cpu()), fold=True)
+        if self.values and wiring.flow.values:
+            for block, matrix in zip(wiring.blocks, heads, strict=True):
+                wiring.values(block, Rotation(matrix.cpu()))
+        return wiring.outcome(entropy=entropy)
+
+    def _linears(self, wiring: Wiring, job: Job) -> list[list[RotatedLinear]]:
+        """Return the targets of each block that read or write what is rotated, with the statistics of their inputs."""
+        flow = wiring.flow
+        gains = {name: wiring.gain(block, norm) for block, norm, readers in wiring.readers() for name in readers}
+        reads = dict.fromkeys(gains, RESIDUAL) if self.residual else {}
+        writes = {f"{b}.{w}": RESIDUAL for b in wiring.blocks for w in flow.writers} if self.residual else {}
+        if self.values and flow.values:
+            writes |= {f"{b}.{flow.values[0]}": VALUES for b in wiring.blocks}
+            reads |= {f"{b}.{flow.values[1]}": VALUES for b in wiring.blocks}
+        found: dict[str, list[RotatedLinear]] = {block: [] for block in wiring.blocks}
+        for visit in Walk(wiring.model, job, add_gram):
+            block = next((b for b in wiring.blocks if visit.name.startswith(f"{b}.")), None)
+            role = reads.get(visit.name, ""), writes.get(visit.name, "")
+            if block is None or not any(role):
+                continue
+            weight, gram = visit.weight.float(), symmetric(visit.stat)
+            if role[0] == RESIDUAL and (gain := gains[visit.name]) is not None:
+                gain = gain.float().to(weight.device)
+                weight, scale = weight * gain, torch.where(gain == 0, 0, 1 / gain)
+                gram = scale[:, None] * gram * scale
+            found[block].append(
+                RotatedLinear(weight.clone(), gram.clone() if role[0] else gram.diagonal().clone(), *role)
+            )
+        return [linears for linears in found.values() if linears]

@@ -81,6 +81,8 @@ class MethodInfo:
     """Field that holds a number of columns, which must be a whole number of groups."""
     file: str = ""
     """Field that names a file. If it is set nothing else is needed, and the field `sha256` identifies the content."""
+    calibrated_by: str = ""
+    """Field without which it needs no calibration text, although its class does."""
     settings_file: str = ""
     """Field that names a file with settings, which the user must name. The field `sha256` identifies the content."""
     elsewhere: bool = False

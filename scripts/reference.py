@@ -84,7 +84,7 @@ def facts(section: str, name: str) -> str:
     if entry.presets:
         presets = (f"`{name}:{p}` ({_fields(fields)})" for p, fields in entry.presets.items())
         rows.append(("presets", ", ".join(presets)))
-    rows += [("source", _paper(entry)), ("needs", ", ".join(entry.needs)), ("install", _install(entry))]
+    rows += [("source", _paper(entry)), ("needs", ", ".join(entry.needs_with({}))), ("install", _install(entry))]
     rows.append((COST, escape(method_cost.describe(entry))))
     parts = ["\n".join(f"- **{label}**: {text}" for label, text in rows if text)]
     kind = registry.load(entry) if entry.target else None
@@ -111,7 +111,7 @@ def overview(section: str) -> str:
         [
             f"[{name}]({written.get((section, name), '')}#{name})",
             escape(entry.about),
-            ", ".join(entry.needs),
+            ", ".join(entry.needs_with({})),
             _paper(entry),
         ]
         for name, entry in registry.SECTIONS[section].built_in.items()

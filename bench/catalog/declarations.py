@@ -59,7 +59,10 @@ class CatalogEntry(MethodInfo):
 
     def needs_with(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """Return what it needs with these settings."""
-        return () if self.file and config.get(self.file) else self.needs
+        if self.file and config.get(self.file):
+            return ()
+        plain = self.calibrated_by and not config.get(self.calibrated_by)
+        return tuple(need for need in self.needs if not (plain and need == "calibration"))
 
 
 class Catalog(Mapping[str, CatalogEntry]):

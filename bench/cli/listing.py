@@ -70,7 +70,7 @@ def _entry(what: str, name: str, entry: CatalogEntry, long: bool) -> dict[str, A
     row: dict[str, Any] = {
         "name": name,
         "about": f"broken: {entry.broken}" if entry.broken else entry.about,
-        "needs": " ".join(entry.needs),
+        "needs": " ".join(entry.needs_with({})),
     }
     row |= {"paper": entry.paper, "year": str(entry.year or ""), "presets": " ".join(entry.presets)}
     if long and what == "methods":

@@ -75,12 +75,8 @@ class Wiring:
         Raises:
             UserError: `fold`, and norms follow the writers.
         """
-        if fold and self.flow.after:
-            raise UserError(
-                f"{self.name} cannot rotate the residual stream of {self.config.model_type}, whose norms follow its "
-                "linears: use residual=false"
-            )
         if fold:
+            self.require_foldable()
             self._untie()
         width = self.config.hidden_size
         tables = [
@@ -96,6 +92,14 @@ class Wiring:
             for writer in self.flow.writers:
                 self._outputs(f"{block}.{writer}", change.vectors)
         self._norm(self.flow.final, [self._head] if f"{self._head}.weight" in self._outer else [], change, fold)
+
+    def require_foldable(self) -> None:
+        """Refuse a family whose norms cannot be folded into the linears that read them."""
+        if self.flow.after:
+            raise UserError(
+                f"{self.name} cannot rotate the residual stream of {self.config.model_type}, whose norms follow its "
+                "linears: use residual=false"
+            )
 
     def normed(self, block: str, norm: str, change: Scaling) -> None:
         """Scale the output of a norm of a block."""
@@ -138,6 +142,10 @@ class Wiring:
         for block in self.blocks:
             for norm, readers in self.flow.norms.items():
                 yield block, norm, [f"{block}.{reader}" for reader in readers]
+
+    def gain(self, block: str, norm: str) -> Tensor | None:
+        """Return what a norm of a block multiplies by, float64; None without one."""
+        return self._gain(f"{block}.{norm}") if norm else None
 
     # How
 

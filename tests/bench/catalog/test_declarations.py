@@ -32,7 +32,7 @@ def test_each_method_states_its_source_and_its_cost(name):
 
     assert (entry.paper == "none") == (entry.year is None)
     assert entry.trains == bool(entry.cost.training)
-    assert ("calibration" in entry.needs) == bool(entry.cost.passes)
+    assert ("calibration" in entry.needs_with({})) == bool(entry.cost.passes)
     assert method_cost.describe(entry)
 
 
@@ -53,3 +53,8 @@ def test_a_catalog_has_entries_without_a_class_too():
 
     assert catalog["none"] is none and catalog["wanda"] == METHODS["wanda"]
     assert list(catalog) == ["none", "wanda"] and len(catalog) == 2
+
+
+def test_a_method_needs_calibration_text_only_with_the_field_that_says_so():
+    assert METHODS["rotate"].needs_with({"seed": 1}) == ()
+    assert METHODS["rotate"].needs_with({"steps": 3}) == ("calibration",)

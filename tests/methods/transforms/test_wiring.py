@@ -19,6 +19,7 @@ DENSE = [kind for kind, family in FAMILIES.items() if not family.experts]
 TRANSFORMS = {
     "rotate": Rotate(),
     "rotate values": Rotate(residual=False),
+    "rotate learned": Rotate(steps=2, lr=0.1),
     "permute": Permute(),
     "smooth": Smooth(),
     "awq": Awq(group=8, grid=4),
@@ -29,7 +30,7 @@ def cases():
     for kind in DENSE:
         for name in TRANSFORMS:
             fused = kind in ("gpt2", "gpt_neox", "phi3")
-            if (name == "rotate values" and fused) or (name == "rotate" and kind in POST_NORM):
+            if (name == "rotate values" and fused) or (name in ("rotate", "rotate learned") and kind in POST_NORM):
                 continue
             if name == "smooth" and kind.startswith("olmo"):
                 continue
@@ -97,6 +98,33 @@ def test_a_tied_head_becomes_a_tensor_of_its_own(source):
     assert "lm_head.weight" in outcome.changed
 
 
+def test_learned_rotations_gather_the_importance_of_weights(source):
+    """Compute the entropy of Wanda's importance in the rotated model itself, and compare it with the note."""
+    model, job = source("llama")
+    outcome = Rotate(steps=30, lr=0.05).apply(model, job)
+    before, after = outcome.notes["entropy"]
+    assert after < 0.98 * before
+    assert mean_entropy(outcome.model, job) == pytest.approx(after, abs=2e-4)
+
+
+def mean_entropy(model, job):
+    norms, hooks = {}, []
+    for target in job.targets:
+        note = lambda _, args, target=target: norms.__setitem__(target, args[0].flatten(0, -2).square().sum(0))  # noqa: E731
+        hooks.append(model.get_submodule(target).register_forward_pre_hook(note))
+    with torch.no_grad():
+        model(job.calibration)
+    [hook.remove() for hook in hooks]
+    entropies = []
+    for target in job.targets:
+        importance = model.get_submodule(target).weight.square() * norms[target]
+        sides = {"q": (1,), "k": (1,), "v": (0, 1), "o": (0, 1), "gate": (1,), "up": (1,), "down": (0,)}
+        for side in sides[target.rpartition(".")[2].removesuffix("_proj")]:
+            share = importance / importance.sum(side, keepdim=True)
+            entropies.append(-torch.xlogy(share, share).sum(side))
+    return float(torch.cat(entropies).mean())
+
+
 def test_permuting_keeps_more(source):
     model, job = source("llama")
     shares = Permute().apply(model, job).notes["kept"]
@@ -121,7 +149,7 @@ def test_awq_errs_less_than_rounding_alone(source):
     assert max(outcome.notes["alphas"]) > 0
 
 
-@pytest.mark.parametrize("transform", [Rotate(), Permute(), Smooth(), Awq()])
+@pytest.mark.parametrize("transform", [Rotate(), Rotate(steps=1), Permute(), Smooth(), Awq()])
 def test_a_pruned_model_is_refused(transform, source):
     model, job = source("llama")
     masks = {target: torch.arange(8) % 4 < 2 for target in job.targets}

@@ -1,0 +1,169 @@
+"""Exported models, each loaded by its own engine: logits, tokens and bytes beside the model that was measured.
+
+python benchmarks/exports.py [--model smollm2-135m-instruct-q4]
+
+Needs the extras compressed-tensors and llamacpp, and gptqmodel and optimum. The first load by gptqmodel compiles a kernel.
+Logits are those of a text of 64 tokens. Tokens are 64 of a greedy continuation, counted up to the first other one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from harness import finish, like_a_worker
+from torch import Tensor
+
+from bench.export import llama_cpp
+from bench.inputs import gguf_header, loading
+from bench.results.rows import newest
+from bench.results.store import ReadOnlyStore
+from bench.system.cache import temporary_folder
+from methods.contract import Compute
+from methods.folder import Folder
+from methods.targets import find_targets
+
+TEXT = Path(__file__).parents[1] / "LICENSE"
+TOKENS = 64
+CALIBRATION = ("--set", "calibration.sequences=32", "--set", "calibration.seqlen=512")
+
+
+class Case(NamedTuple):
+    """An exported row, and the package that loads it."""
+
+    method: str
+    quantizer: str
+    format: str
+    package: str
+    values: str = ""
+
+
+CASES = (
+    Case("dense", "int4-gptq", "compressed-tensors", "compressed-tensors"),
+    Case("dense", "nvfp4", "compressed-tensors", "compressed-tensors"),
+    Case("dense", "int4-gptq", "gptq", "gptqmodel"),
+    Case("awq", "int4-rtn", "awq", "gptqmodel"),
+    Case("dense", "int8", "gguf", "llama-cpp-python", "q8_0"),
+    Case("dense", "none", "gguf", "llama-cpp-python", "q4_k_m"),
+)
+
+
+def bench(*arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+
+
+def logits_of(folder: Path, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """Return a function from tokens [seqlen] to logits [seqlen, vocabulary], by transformers or llama.cpp."""
+    if files := list(folder.glob("*.gguf")):
+        return lambda tokens: llama_cpp.logits(files[0], tokens, 1)
+    model = loading.load(folder, Compute(dtype=dtype))
+    return lambda tokens: model(input_ids=tokens[None]).logits[0].float()  # type: ignore[no-any-return]
+
+
+@torch.inference_mode()
+def continuation(logits: Callable[[Tensor], Tensor], prompt: Tensor) -> list[int]:
+    """Return the greedy tokens after a prompt."""
+    tokens = prompt
+    for _ in range(TOKENS):
+        tokens = torch.cat([tokens, logits(tokens)[-1:].argmax(-1)])
+    return list(map(int, tokens[len(prompt) :]))
+
+
+def bits_in_files(folder: Path, dense: Folder) -> float:
+    """Return the bits of the linears of the blocks per weight, read from the headers of the files."""
+    targets = find_targets(dense.config, dense.shapes())
+    weights = sum(math.prod(dense.shapes()[f"{target}.weight"]) for target in targets)
+    if files := list(folder.glob("*.gguf")):
+        tensors = gguf_header.read(files[0]).tensors.items()
+        return 8 * sum(t.size for name, t in tensors if name.startswith("blk.") and len(t.shape) == 2) / weights
+    stored, names = Folder(folder), set(targets)
+    return 8 * sum(stored.tensor(n).nbytes for n in stored if n.rpartition(".")[0] in names) / weights
+
+
+def compare(case: Case, model: str, room: Path) -> dict[str, Any]:
+    """Export a row, load it, and return how it differs."""
+    records = room / "records"
+    spec = ("--model", model, "--methods", case.method, "--quant", case.quantizer, "--dtype", "bfloat16")
+    bench(
+        "run",
+        *spec,
+        "--measures",
+        "size",
+        "--set",
+        "threads=1",
+        *CALIBRATION,
+        "--device",
+        "cpu",
+        "--results",
+        str(records),
+    )
+    key = next(
+        record.key
+        for record in newest(ReadOnlyStore(records))
+        if (record.identity.method, record.identity.quantizer, record.identity.measure)
+        == (case.method, case.quantizer, "size")
+    )
+    counted = next(
+        r.value
+        for r in newest(ReadOnlyStore(records))
+        if r.key == key
+        for r in r.readings
+        if r.metric == "bits_per_weight"
+    )
+    name = "-".join(filter(None, (case.format, case.method, case.quantizer, case.values)))
+    ours, theirs = room / f"hf-{name}", room / name
+    bench("export", key, "--format", "hf", "--out", str(ours), "--results", str(records))
+    values = ("--values", case.values) if case.values else ()
+    bench("export", key, "--format", case.format, *values, "--out", str(theirs), "--results", str(records))
+    prompt = torch.tensor(loading.load_tokenizer(ours)(TEXT.read_text())["input_ids"])[:TOKENS]
+    # The loader of nvfp4 computes in bfloat16 alone.
+    dtype = torch.bfloat16 if case.quantizer == "nvfp4" else torch.float32
+    own, other = (logits_of(folder, dtype) for folder in (ours, theirs))
+    with torch.inference_mode():
+        expected, found = own(prompt), other(prompt)
+    pairs = list(zip(continuation(own, prompt), continuation(other, prompt), strict=True))
+    return {
+        "difference of logits, of their size": float(f"{float((found - expected).norm() / expected.norm()):.2g}"),
+        f"of {TOKENS} positions with the same first token": int((found.argmax(-1) == expected.argmax(-1)).sum()),
+        f"of {TOKENS} greedy tokens the same": next((i for i, (a, b) in enumerate(pairs) if a != b), TOKENS),
+        "files, MB": round(
+            sum(f.stat().st_size for f in theirs.glob("*") if f.suffix in (".gguf", ".safetensors")) / 1e6, 2
+        ),
+        "bits per weight in the files": round(bits_in_files(theirs, Folder(ours)), 3),
+        "bits per weight of the row": round(float(counted or 0), 3),
+        "loaded by": f"{case.package} {version(case.package)}",
+    }
+
+
+def main() -> None:
+    like_a_worker()
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--model", default="smollm2-135m-instruct-q4")
+    given = asked.parse_args()
+    torch.set_num_threads(1)
+    figures: dict[str, Any] = {}
+    with temporary_folder("exports") as room:
+        for case in CASES:
+            name = " ".join(
+                filter(
+                    lambda part: part not in ("", "dense", "none"),
+                    (case.format, case.method, case.values or case.quantizer),
+                )
+            )
+            figures[name] = compare(case, given.model, room)
+            print(name, json.dumps(figures[name]), file=sys.stderr, flush=True)
+    finish("exports", {"model": given.model, **figures})
+
+
+if __name__ == "__main__":
+    main()
