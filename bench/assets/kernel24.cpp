@@ -1,13 +1,15 @@
 // Products of a 2:4 matrix and a few vectors, for decoding on a CPU, and the same kernel dense to compare with.
 //
 // A row is cut into blocks of 64 weights, 32 of them kept, and eight blocks lie together in one stream: first their
-// codes, 8 bytes a block, then their values, bfloat16 or int8. A code is four bits a group of four weights: the places of the
-// first and the second kept weight, two bits each. Values are read as they lie and x is fetched to them, which takes fewer
-// instructions than spreading them over the row; AVX2, whose shuffles are short, spreads them.
-// A dense row is its 64 values a block, one after the other.
+// codes, 8 bytes a block, then their values: bfloat16, int8, or int4. A code is four bits a group of four weights: the places
+// of the first and the second kept weight, two bits each. Values are read as they lie and x is fetched to them, which takes
+// fewer instructions than spreading them over the row; AVX2, whose shuffles are short, spreads them.
+// A dense row is its 64 values a block, integers plus 128, so that they are unsigned. int4 has value i of a block and the
+// value half a block later in one byte. It is used as 16 times itself: the upper half of a byte is one without its lower half.
 //
-// x [rows, width] is bfloat16, or float32 beside int8, which sees it as int16, each row by its largest. y [rows, out] is
-// float32 or bfloat16. Sums of integers are exact: |x| <= 32767, and lanes of 32 bits are handed on before they are full.
+// x [rows, width] is bfloat16, or float32 beside integers, which see it as int16, each row by its largest. y [rows, out] is
+// float32 or bfloat16. Sums of integers are exact: |x| <= 32639, and lanes of 32 bits are handed on before they are full.
+// int8 has a scale a row; int4 one a block, and sums blocks in float64, exactly if its scales differ by less than 2^10.
 //
 // Few rows of x: each weight is read once and used where it is (rows_*). Many: a panel of weight rows is unpacked once, its
 // dwords transposed so that a lane is an output, and multiplied by all rows of x (Panel). Dense and 2:4 then differ in the
@@ -18,6 +20,8 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
+#include <utility>
 #include <vector>
 #if defined(_OPENMP)
 #include <omp.h>
@@ -31,10 +35,10 @@ namespace {
 
 constexpr long BLOCK = 64, CHUNK = 8, CODES = 8, ROWS = 4;
 constexpr long MANY = 12;       // rows of x from which a panel is unpacked
-constexpr long SEGMENT = 128;   // blocks after which sums of 16-bit products are handed on to 64 bits
-constexpr long LONGEST = 8192;  // the same of 8-bit ones: 4 products of at most 255 * 128 a lane and block
+constexpr long SEGMENT = 64;    // blocks after which lanes of 32 bits are handed on: 4 products of at most 32639 * 255 each
+constexpr long WIDEST = 32768;  // width up to which a panel's lanes hold their sums of products of bytes
 constexpr long AHEAD = 4096;    // bytes between what is asked for and what is read: memory is that far away
-constexpr float LEVELS = 32767;
+constexpr float LEVELS = 32639;  // 127 * 256 + 127: two signed bytes hold it
 
 inline float widen(uint16_t bits) {
     uint32_t whole = uint32_t(bits) << 16;
@@ -42,7 +46,6 @@ inline float widen(uint16_t bits) {
     std::memcpy(&value, &whole, 4);
     return value;
 }
-inline float widen(int8_t value) { return value; }
 inline uint16_t narrow(float value) {  // to nearest, halves to even
     uint32_t bits;
     std::memcpy(&bits, &value, 4);
@@ -51,21 +54,38 @@ inline uint16_t narrow(float value) {  // to nearest, halves to even
 }
 
 struct Job {
+    int bits;            // of a weight: 16, 8, 4
     const uint8_t* w;
-    const float* scale;  // [out], int8 alone
+    const void* scale;   // int8: float32 [out]; int4: bfloat16 [out, blocks]
     const void* x;       // [rows, blocks * 64], as the path wants it
-    const float* step;   // int8 alone: of each row of x
-    const int32_t* high; // AVX-512 and int8 alone: sum of the high bytes of each row of x
+    const float* step;   // integers alone: of each row of x
+    const int32_t* less; // and -128 times the sum of x in each block: what a dense row has too much
     long blocks, out;
     const void* bias;    // [out], of the type of y, or null
     void* y;
     bool half;           // y and bias are bfloat16
 
-    // put(r, o + j, sum[j]) for j < n, in loops over vectors.
+    inline __attribute__((always_inline)) double block_scale(long o, long b) const {
+        return widen(static_cast<const uint16_t*>(scale)[o * blocks + b]);
+    }
+
+    inline __attribute__((always_inline)) int64_t row_less(long r) const {
+        int64_t sum = 0;
+        for (long b = 0; b < blocks; ++b) sum += less[r * blocks + b];
+        return sum;
+    }
+
+    // Outputs o + j of row r for j < n, at most 32, in loops over vectors.
     template <class Sum>
-    inline __attribute__((always_inline)) void put_many(long r, long o, long n, const Sum* sum) const {
+    inline __attribute__((always_inline)) void put(long r, long o, long n, const Sum* sum) const {
         float value[32];
-        for (long j = 0; j < n; ++j) value[j] = scale ? float(double(sum[j]) * double(scale[o + j])) * step[r] : float(sum[j]);
+        const float* rows = static_cast<const float*>(scale) + o;
+        if (bits == 8)
+            for (long j = 0; j < n; ++j) value[j] = float(double(sum[j]) * double(rows[j])) * step[r];
+        else if (bits == 4)
+            for (long j = 0; j < n; ++j) value[j] = float(double(sum[j]) / 16) * step[r];
+        else
+            for (long j = 0; j < n; ++j) value[j] = float(sum[j]);
         if (half) {
             if (bias)
                 for (long j = 0; j < n; ++j) value[j] += widen(static_cast<const uint16_t*>(bias)[o + j]);
@@ -76,58 +96,62 @@ struct Job {
             std::memcpy(static_cast<float*>(y) + r * out + o, value, 4 * n);
         }
     }
-
-    template <class Sum>
-    inline __attribute__((always_inline)) void put(long r, long o, Sum sum) const {
-        float value = scale ? float(double(sum) * double(scale[o])) * step[r] : float(sum);
-        if (half) {
-            if (bias) value += widen(static_cast<const uint16_t*>(bias)[o]);
-            static_cast<uint16_t*>(y)[r * out + o] = narrow(value);
-        } else {
-            if (bias) value += static_cast<const float*>(bias)[o];
-            static_cast<float*>(y)[r * out + o] = value;
-        }
-    }
 };
 
-// Walks the blocks of a row. `codes` and `values` are the block's own; a dense row has no codes.
-template <class Value, bool dense>
+// Walks the blocks of a row, chunk by chunk. A dense row has no codes.
+template <int bits, bool dense>
 struct Row {
-    static constexpr long bytes = dense ? BLOCK * sizeof(Value) : CODES + BLOCK / 2 * sizeof(Value);
+    static constexpr long kept = BLOCK / (dense ? 1 : 2), stored = kept * bits / 8, bytes = stored + (dense ? 0 : CODES);
     const uint8_t* at;
     const uint8_t* codes = nullptr;
-    const Value* values = nullptr;
+    const uint8_t* values = nullptr;
+    Row(const Job& job, long o) : at(job.w + o * job.blocks * bytes) {}
     inline __attribute__((always_inline)) void chunk(long n) {
         codes = at;
-        values = reinterpret_cast<const Value*>(dense ? at : at + n * CODES);
+        values = dense ? at : at + n * CODES;
         at += n * bytes;
     }
+    const uint8_t* code(long k) const { return codes + k * CODES; }
+    const uint8_t* value(long k) const { return values + k * stored; }
 };
-
 
 inline long place_of(const uint8_t* codes, long k) {  // of kept weight k, from the block's beginning
     return 4 * (k / 2) + (codes[k / 4] >> (k % 4 * 2) & 3);
 }
 
-template <class Value, class X, class Sum, bool dense, int R>
+template <int bits, bool dense>
+auto value_of(const uint8_t* values, long k) {  // kept weight k of a block
+    if constexpr (bits == 16) {
+        uint16_t value;
+        std::memcpy(&value, values + 2 * k, 2);
+        return widen(value);
+    } else {
+        constexpr long half = BLOCK / (dense ? 2 : 4);
+        const int value = bits == 8 ? values[k] : k < half ? values[k] << 4 & 0xf0 : values[k - half] & 0xf0;
+        return int64_t(dense ? value - 128 : int8_t(value));
+    }
+}
+
+template <int bits, bool dense, int R>
 void rows_portable(const Job& job, long from, long to) {
+    using Part = decltype(value_of<bits, dense>(nullptr, 0));
+    using X = std::conditional_t<bits == 16, float, int16_t>;
     const X* x = static_cast<const X*>(job.x);
     const long width = job.blocks * BLOCK;
     for (long o = from; o < to; ++o) {
-        Row<Value, dense> row{job.w + o * job.blocks * Row<Value, dense>::bytes};
-        Sum sum[R] = {};
-        for (long b = 0; b < job.blocks; b += CHUNK) {
-            const long n = std::min(CHUNK, job.blocks - b);
-            row.chunk(n);
-            const long count = n * BLOCK / (dense ? 1 : 2);
-            for (long k = 0; k < count; ++k) {
-                const long place = dense ? k : place_of(row.codes, k);
-                for (int r = 0; r < R; ++r)
-                    sum[r] += Sum(sizeof(X) == 4 ? widen(row.values[k]) : row.values[k]) *
-                              Sum(x[r * width + b * BLOCK + place]);
+        Row<bits, dense> row(job, o);
+        std::conditional_t<bits == 4, double, Part> sum[R] = {};
+        for (long b = 0; b < job.blocks; ++b) {
+            if (b % CHUNK == 0) row.chunk(std::min(CHUNK, job.blocks - b));
+            Part part[R] = {};
+            for (long i = 0; i < row.kept; ++i) {
+                const long place = dense ? i : place_of(row.code(b % CHUNK), i);
+                const Part value = value_of<bits, dense>(row.value(b % CHUNK), i);
+                for (int r = 0; r < R; ++r) part[r] += value * Part(x[r * width + b * BLOCK + place]);
             }
+            for (int r = 0; r < R; ++r) sum[r] += bits == 4 ? part[r] * job.block_scale(o, b) : part[r];
         }
-        for (int r = 0; r < R; ++r) job.put(r, o, sum[r]);
+        for (int r = 0; r < R; ++r) job.put(r, o, 1, sum + r);
     }
 }
 
@@ -143,6 +167,7 @@ struct Tables {
     alignas(64) uint16_t groups[32];        // where the group of kept weight k begins
     alignas(64) uint8_t byte_shifts[64];    // the same for the bytes of two blocks, with their quadwords of codes
     alignas(64) uint8_t byte_groups[64];
+    alignas(64) uint8_t nibbles[2][64];     // where a byte begins whose upper half is an int4: 2:4, dense
     alignas(64) uint8_t floats[256][32];    // four bfloat16 values to their places among eight of 32 bits, for two codes
     alignas(64) uint8_t bytes[2][256][8];   // four bytes to their places among eight; the same of bytes 4 ... 7
     uint8_t masks[256] = {};                // places as a mask
@@ -154,6 +179,8 @@ struct Tables {
             byte_groups[k] = uint8_t(4 * (k / 2));
             byte_groups[32 + k] = uint8_t(64 + 4 * (k / 2));
         }
+        for (int k = 0; k < 64; ++k) 
+            for (int dense : {0, 1}) nibbles[dense][k] = uint8_t((k % 8 * 8 + (k / (dense ? 32 : 16) % 2 ? 0 : 60)) % 64);
         std::memset(floats, 0x80, sizeof floats);
         std::memset(bytes, 0x80, sizeof bytes);
         for (int code = 0; code < 256; ++code) {
@@ -176,10 +203,10 @@ AVX512 INLINE __m512i widen_lanes(__m512i lanes) {  // pairs of 32-bit lanes as 
 }
 
 // The coming lines of a row, as many as a chunk of n blocks has: into the second cache, those of 2:4 into the first.
-template <class Value, bool dense>
-INLINE void ask(const Row<Value, dense>& row, long n) {
+template <int bits, bool dense>
+INLINE void ask(const Row<bits, dense>& row, long n) {
     const char* at = reinterpret_cast<const char*>(row.at) + AHEAD;
-    for (long i = 0; i < n * Row<Value, dense>::bytes; i += 64)
+    for (long i = 0; i < n * row.bytes; i += 64)
         if (dense)
             _mm_prefetch(at + i, _MM_HINT_T1);
         else
@@ -207,42 +234,51 @@ struct Widened {
     AVX512 INLINE float total() const { return _mm512_reduce_add_ps(_mm512_add_ps(even, odd)); }
 };
 
+// Rows o ... o + O - 1 of the weight.
+template <int bits, bool dense, int O>
+struct Lines {
+    Row<bits, dense> row[O];
+    INLINE Lines(const Job& job, long o) : Lines(job, o, std::make_integer_sequence<int, O>()) {}
+    template <int... i>
+    INLINE Lines(const Job& job, long o, std::integer_sequence<int, i...>) : row{Row<bits, dense>(job, o + i)...} {}
+    INLINE const Row<bits, dense>& operator[](int i) const { return row[i]; }
+    INLINE void chunk(long n) {
+        for (Row<bits, dense>& each : row) {
+            ask(each, n);
+            each.chunk(n);
+        }
+    }
+};
+
 // O rows of the weight and R of x at once: several streams from memory, and no sum waits for its last step.
 template <class Sum, bool dense, int R, int O>
 AVX512 INLINE void some_bf16_512(const Job& job, long o) {
-    using Line = Row<uint16_t, dense>;
     const uint16_t* x = static_cast<const uint16_t*>(job.x);
     const long width = job.blocks * BLOCK;
     const __m512i shifts = _mm512_load_si512(tables.shifts), groups = _mm512_load_si512(tables.groups);
     const __m512i low = _mm512_set1_epi16(3);
-    Line row[O];
+    Lines<16, dense, O> row(job, o);
     Sum sum[O][R];
-    for (int i = 0; i < O; ++i) {
-        row[i].at = job.w + (o + i) * job.blocks * Line::bytes;
+    for (int i = 0; i < O; ++i)
         for (int r = 0; r < R; ++r) sum[i][r].clear();
-    }
     for (long b = 0; b < job.blocks; b += CHUNK) {
         const long n = std::min(CHUNK, job.blocks - b);
-        for (int i = 0; i < O; ++i) {
-            ask(row[i], n);
-            row[i].chunk(n);
-        }
+        row.chunk(n);
         for (long k = 0; k < n; ++k) {
             const uint16_t* here = x + (b + k) * BLOCK;
             for (int i = 0; i < O; ++i) {
                 if (dense) {
-                    const __m512i w0 = _mm512_loadu_si512(row[i].values + k * 64);
-                    const __m512i w1 = _mm512_loadu_si512(row[i].values + k * 64 + 32);
+                    const __m512i w0 = _mm512_loadu_si512(row[i].value(k)), w1 = _mm512_loadu_si512(row[i].value(k) + 64);
                     for (int r = 0; r < R; ++r) {
                         sum[i][r].step(w0, _mm512_loadu_si512(here + r * width));
                         sum[i][r].step(w1, _mm512_loadu_si512(here + r * width + 32));
                     }
                 } else {
                     long long code;
-                    std::memcpy(&code, row[i].codes + k * CODES, 8);
+                    std::memcpy(&code, row[i].code(k), 8);
                     const __m512i bits = _mm512_multishift_epi64_epi8(shifts, _mm512_set1_epi64(code));
                     const __m512i place = _mm512_ternarylogic_epi64(bits, low, groups, 0xEA);  // bits & low | groups
-                    const __m512i w = _mm512_loadu_si512(row[i].values + k * 32);
+                    const __m512i w = _mm512_loadu_si512(row[i].value(k));
                     for (int r = 0; r < R; ++r) {
                         const __m512i lower = _mm512_loadu_si512(here + r * width);
                         const __m512i upper = _mm512_loadu_si512(here + r * width + 32);
@@ -252,35 +288,42 @@ AVX512 INLINE void some_bf16_512(const Job& job, long o) {
             }
         }
     }
-    for (int i = 0; i < O; ++i)
-        for (int r = 0; r < R; ++r) job.put(r, o + i, sum[i][r].total());
-}
-template <class Sum, bool dense, int R>
-AVX512 void rows_bf16_512(const Job& job, long from, long to) {
-    constexpr int O = R > 2 ? 1 : R == 1 ? 4 : 2;
-    for (; from + O <= to; from += O) some_bf16_512<Sum, dense, R, O>(job, from);
-    for (; from < to; ++from) some_bf16_512<Sum, dense, R, 1>(job, from);
+    for (int r = 0; r < R; ++r) {
+        float total[O];
+        for (int i = 0; i < O; ++i) total[i] = sum[i][r].total();
+        job.put(r, o, O, total);
+    }
 }
 
-// x is two bytes a place: of row r its low ones, unsigned, then its high ones. vpdpbusd takes unsigned bytes beside signed
-// ones. Dense: high is signed, beside w + 128: x w = low w + 256 (high (w + 128) - 128 high). 2:4: 128 is added to high, and x
-// is fetched to the kept weights of two blocks: x w = low w + 256 ((high + 128) w - 128 w).
-template <bool dense, int R, int O>
-AVX512 INLINE void some_int8_512(const Job& job, long o) {
-    using Line = Row<int8_t, dense>;
+// 64 values of 2:4 as int8, or 32 if there are no two blocks; those of a dense block.
+template <int bits, bool dense>
+AVX512 INLINE __m512i bytes_512(const uint8_t* at, bool two) {
+    if (bits == 8) return dense ? _mm512_loadu_si512(at) : _mm512_maskz_loadu_epi64(two ? 0xff : 0xf, at);
+    const __m256i pairs = _mm256_maskz_loadu_epi64(dense || two ? 0xf : 3, at);
+    const __m512i order = _mm512_set_epi64(3, 2, 3, 2, 1, 0, 1, 0);
+    const __m512i units = dense ? _mm512_broadcast_i64x4(pairs) : _mm512_permutexvar_epi64(order, _mm512_castsi256_si512(pairs));
+    const __m512i parts = _mm512_multishift_epi64_epi8(_mm512_load_si512(tables.nibbles[dense]), units);
+    return _mm512_and_si512(parts, _mm512_set1_epi8(-16));
+}
+
+// x is two bytes a place: of row r its low ones, then its high ones. vpdpbusd takes unsigned bytes beside signed ones. Dense:
+// the weights are unsigned, both bytes of x signed. 2:4 fetches x to the kept weights of two blocks; both are unsigned, as 128
+// was added to the high ones: x w = low w + 256 ((high + 128) w - 128 w).
+template <int bits, bool dense, int R, int O>
+AVX512 INLINE void some_int_512(const Job& job, long o) {
     const uint8_t* x = static_cast<const uint8_t*>(job.x);
     const long width = job.blocks * BLOCK;
-    const __m512i flip = _mm512_set1_epi8(-128), ones = _mm512_set1_epi8(1), none = _mm512_setzero_si512();
+    const __m512i ones = _mm512_set1_epi8(1), none = _mm512_setzero_si512();
     const __m512i shifts = _mm512_load_si512(tables.byte_shifts), groups = _mm512_load_si512(tables.byte_groups);
     const __m512i low_bits = _mm512_set1_epi8(3), halves = _mm512_set_epi64(1, 1, 1, 1, 0, 0, 0, 0);
-    Line row[O];
+    Lines<bits, dense, O> row(job, o);
     __m512i whole[O][R];
+    __m512d scaled[O][R];
+    alignas(64) double scale[O][CHUNK];
 #pragma GCC unroll 4
-    for (int i = 0; i < O; ++i) {
-        row[i].at = job.w + (o + i) * job.blocks * Line::bytes;
-        for (int r = 0; r < R; ++r) whole[i][r] = none;
-    }
-    for (long start = 0; start < job.blocks; start += LONGEST) {
+    for (int i = 0; i < O; ++i)
+        for (int r = 0; r < R; ++r) whole[i][r] = none, scaled[i][r] = _mm512_setzero_pd();
+    for (long start = 0; start < job.blocks; start += SEGMENT) {
         __m512i weight[O], lower[O][R], upper[O][R];
 #pragma GCC unroll 4
         for (int i = 0; i < O; ++i) {
@@ -288,251 +331,293 @@ AVX512 INLINE void some_int8_512(const Job& job, long o) {
 #pragma GCC unroll 4
             for (int r = 0; r < R; ++r) lower[i][r] = upper[i][r] = none;
         }
-        const long end = std::min(job.blocks, start + LONGEST);
+        const long end = std::min(job.blocks, start + SEGMENT);
         for (long b = start; b < end; b += CHUNK) {
             const long n = std::min(CHUNK, end - b);
-            for (int i = 0; i < O; ++i) {
-                ask(row[i], n);
-                row[i].chunk(n);
-            }
+            row.chunk(n);
+            if (bits == 4)
+                for (int i = 0; i < O; ++i) {
+                    const uint16_t* own = static_cast<const uint16_t*>(job.scale) + (o + i) * job.blocks + b;
+                    const __m256i wide = _mm256_cvtepu16_epi32(_mm_maskz_loadu_epi16(uint8_t((1 << n) - 1), own));
+                    _mm512_store_pd(scale[i], _mm512_cvtps_pd(_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))));
+                }
             for (long k = 0; k < n; k += dense ? 1 : 2) {
                 const uint8_t* here = x + (b + k) * BLOCK;
                 const bool two = k + 1 < n;
 #pragma GCC unroll 4
                 for (int i = 0; i < O; ++i) {
-                    if (dense) {
-                        const __m512i w = _mm512_loadu_si512(row[i].values + k * 64), above = _mm512_xor_si512(w, flip);
-#pragma GCC unroll 4
-                        for (int r = 0; r < R; ++r) {
-                            const uint8_t* low = here + 2 * r * width;
-                            lower[i][r] = _mm512_dpbusd_epi32(lower[i][r], _mm512_loadu_si512(low), w);
-                            upper[i][r] = _mm512_dpbusd_epi32(upper[i][r], above, _mm512_loadu_si512(low + width));
-                        }
-                        continue;
+                    const __m512i w = bytes_512<bits, dense>(row[i].value(k), two);
+                    __m512i place = none, sum = none;
+                    if (!dense) {
+                        const __m128i* code = reinterpret_cast<const __m128i*>(row[i].code(k));
+                        const __m128i own = two ? _mm_loadu_si128(code) : _mm_loadl_epi64(code);
+                        const __m512i both = _mm512_permutexvar_epi64(halves, _mm512_castsi128_si512(own));
+                        const __m512i within = _mm512_multishift_epi64_epi8(shifts, both);
+                        place = _mm512_ternarylogic_epi64(within, low_bits, groups, 0xEA);  // within & low_bits | groups
+                        sum = _mm512_dpbusd_epi32(bits == 4 ? none : weight[i], ones, w);
+                        weight[i] = sum;
                     }
-                    const __m128i* code = reinterpret_cast<const __m128i*>(row[i].codes + k * CODES);
-                    const __m128i own = two ? _mm_loadu_si128(code) : _mm_loadl_epi64(code);
-                    const __m512i w = _mm512_maskz_loadu_epi64(two ? 0xff : 0xf, row[i].values + k * 32);
-                    const __m512i bits = _mm512_multishift_epi64_epi8(
-                        shifts, _mm512_permutexvar_epi64(halves, _mm512_castsi128_si512(own)));
-                    const __m512i place = _mm512_ternarylogic_epi64(bits, low_bits, groups, 0xEA);  // bits & low | groups
-                    weight[i] = _mm512_dpbusd_epi32(weight[i], ones, w);
 #pragma GCC unroll 4
                     for (int r = 0; r < R; ++r) {
                         const uint8_t *low = here + 2 * r * width, *next = low + (two ? BLOCK : 0);
-                        const __m512i under = _mm512_permutex2var_epi8(_mm512_loadu_si512(low), place, _mm512_loadu_si512(next));
-                        const __m512i over = _mm512_permutex2var_epi8(_mm512_loadu_si512(low + width), place,
-                                                                      _mm512_loadu_si512(next + width));
-                        lower[i][r] = _mm512_dpbusd_epi32(lower[i][r], under, w);
-                        upper[i][r] = _mm512_dpbusd_epi32(upper[i][r], over, w);
+                        const auto fetch = [&](long plane) __attribute__((always_inline)) AVX512 {
+                            const __m512i first = _mm512_loadu_si512(low + plane);
+                            return dense ? first : _mm512_permutex2var_epi8(first, place, _mm512_loadu_si512(next + plane));
+                        };
+                        const auto add = [&](__m512i to, long plane) __attribute__((always_inline)) AVX512 {
+                            return dense ? _mm512_dpbusd_epi32(to, w, fetch(plane)) : _mm512_dpbusd_epi32(to, fetch(plane), w);
+                        };
+                        if (bits == 8) {
+                            lower[i][r] = add(lower[i][r], 0);
+                            upper[i][r] = add(upper[i][r], width);
+                            continue;
+                        }
+                        __m512i high = add(none, width);
+                        if (!dense) high = _mm512_sub_epi32(high, _mm512_slli_epi32(sum, 7));
+                        const __m512i all = add(_mm512_slli_epi32(high, 8), 0);
+                        __m256i first = _mm512_castsi512_si256(all);
+                        const __m256i second = _mm512_extracti64x4_epi64(all, 1);
+                        if (dense) {
+                            const __m128i less = _mm_cvtsi32_si128(job.less[r * job.blocks + b + k]);
+                            first = _mm256_add_epi32(_mm256_add_epi32(first, second), _mm256_zextsi128_si256(less));
+                        }
+                        scaled[i][r] = _mm512_fmadd_pd(_mm512_cvtepi32_pd(first), _mm512_set1_pd(scale[i][k]), scaled[i][r]);
+                        if (!dense && two)
+                            scaled[i][r] =
+                                _mm512_fmadd_pd(_mm512_cvtepi32_pd(second), _mm512_set1_pd(scale[i][k + 1]), scaled[i][r]);
                     }
                 }
             }
         }
 #pragma GCC unroll 4
-        for (int i = 0; i < O; ++i)
+        for (int i = 0; bits == 8 && i < O; ++i)
 #pragma GCC unroll 4
             for (int r = 0; r < R; ++r) {
-                const __m512i high = _mm512_sub_epi64(widen_lanes(upper[i][r]), _mm512_slli_epi64(widen_lanes(weight[i]), 7));
-                const __m512i both = _mm512_add_epi64(widen_lanes(lower[i][r]), _mm512_slli_epi64(high, 8));
-                whole[i][r] = _mm512_add_epi64(whole[i][r], both);
+                const __m512i high = _mm512_sub_epi32(upper[i][r], _mm512_slli_epi32(weight[i], 7));
+                const __m512i all = _mm512_add_epi32(lower[i][r], _mm512_slli_epi32(high, 8));
+                whole[i][r] = _mm512_add_epi64(whole[i][r], widen_lanes(all));
             }
     }
 #pragma GCC unroll 4
-    for (int i = 0; i < O; ++i)
+    for (int r = 0; r < R; ++r) {
+        double total[O];
+        const int64_t less = dense && bits == 8 ? job.row_less(r) : 0;
 #pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) {
-            const int64_t less = dense ? 256 * 128 * int64_t(job.high[r]) : 0;
-            job.put(r, o + i, _mm512_reduce_add_epi64(whole[i][r]) - less);
-        }
-}
-template <bool dense, int R>
-AVX512 void rows_int8_512(const Job& job, long from, long to) {
-    constexpr int O = R > 2 ? 1 : R == 1 ? 4 : 2;
-    for (; from + O <= to; from += O) some_int8_512<dense, R, O>(job, from);
-    for (; from < to; ++from) some_int8_512<dense, R, 1>(job, from);
+        for (int i = 0; i < O; ++i)
+            total[i] = bits == 8 ? double(_mm512_reduce_add_epi64(whole[i][r]) + less) : _mm512_reduce_add_pd(scaled[i][r]);
+        job.put(r, o, O, total);
+    }
 }
 
-// Eight weights for bfloat16, sixteen for int8, at a time.
-struct Bf16_256 {
-    using Value = uint16_t;
-    using X = float;
-    using Sum = __m256;
-    using Total = float;
-    static constexpr int wide = 8;
-    AVX2 static INLINE Sum zero() { return _mm256_setzero_ps(); }
-    AVX2 static INLINE __m256 floats(__m128i halves) {
-        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+// SOME<..., R, O> on rows of the weight.
+#define ROWS_512(NAME, SOME, PARAMETER, ARGUMENT)                                                    \
+    template <PARAMETER, bool dense, int R>                                                          \
+    AVX512 void NAME(const Job& job, long from, long to) {                                           \
+        constexpr int O = R > 2 ? 1 : R == 1 ? 4 : 2;                                                \
+        for (; from + O <= to; from += O) SOME<ARGUMENT, dense, R, O>(job, from);                    \
+        for (; from < to; ++from) SOME<ARGUMENT, dense, R, 1>(job, from);                            \
     }
-    AVX2 static INLINE __m256 dense(const Value* v) { return floats(_mm_loadu_si128(reinterpret_cast<const __m128i*>(v))); }
-    AVX2 static INLINE __m256 sparse(const Value* v, const uint8_t* code) {
+ROWS_512(rows_bf16_512, some_bf16_512, class Sum, Sum)
+ROWS_512(rows_int_512, some_int_512, int bits, bits)
+
+// A block of weights in vectors: eight of 8 for bfloat16, four of 16 for integers.
+struct Bf16_256 {
+    using X = float;
+    using Vector = __m256;
+    using Sum = __m256;
+    using Whole = __m256;
+    static constexpr int bits = 16, wide = 8;
+    AVX2 static INLINE Sum zero() { return _mm256_setzero_ps(); }
+    template <bool dense>
+    AVX2 static INLINE Vector part(const Row<16, dense>& row, long k, int u) {
+        if (dense) {
+            const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row.value(k)) + u);
+            return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+        }
         long long kept;
-        std::memcpy(&kept, v, 8);
-        const __m256i* spread = reinterpret_cast<const __m256i*>(tables.floats[*code]);
+        std::memcpy(&kept, row.value(k) + 8 * u, 8);
+        const __m256i* spread = reinterpret_cast<const __m256i*>(tables.floats[row.code(k)[u]]);
         return _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_set1_epi64x(kept), _mm256_load_si256(spread)));
     }
-    AVX2 static INLINE Sum step(Sum s, __m256 w, const X* x) { return _mm256_fmadd_ps(w, _mm256_loadu_ps(x), s); }
-    AVX2 static INLINE float total(Sum a, Sum b) {
+    AVX2 static INLINE Sum step(Sum s, Vector w, const X* x) { return _mm256_fmadd_ps(w, _mm256_loadu_ps(x), s); }
+    AVX2 static INLINE Whole hand_on(Whole whole, Sum sum, int32_t, double) { return _mm256_add_ps(whole, sum); }
+    AVX2 static INLINE Sum join(Sum a, Sum b) { return _mm256_add_ps(a, b); }
+    AVX2 static INLINE float total(Whole whole) {
         alignas(32) float lanes[8];
-        _mm256_store_ps(lanes, _mm256_add_ps(a, b));
+        _mm256_store_ps(lanes, whole);
         return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
     }
 };
-struct Int8_256 {
-    using Value = int8_t;
+template <int width>
+struct Int_256 {
     using X = int16_t;
+    using Vector = __m256i;
     using Sum = __m256i;
-    using Total = int64_t;
-    static constexpr int wide = 16;
+    using Whole = __m256d;
+    static constexpr int bits = width, wide = 16;
     AVX2 static INLINE Sum zero() { return _mm256_setzero_si256(); }
-    AVX2 static INLINE __m256i dense(const Value* v) {
-        return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(v)));
+    AVX2 static INLINE __m128i load(const uint8_t* values, int part, bool upper) {  // 16 values
+        const __m128i found = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values) + part);
+        if (bits == 8) return found;
+        return _mm_and_si128(upper ? found : _mm_slli_epi16(found, 4), _mm_set1_epi8(-16));
     }
-    AVX2 static INLINE __m256i sparse(const Value* v, const uint8_t* code) {
-        const __m128i kept = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(v));
+    template <bool dense>
+    AVX2 static INLINE Vector part(const Row<bits, dense>& row, long k, int u) {
+        if (dense) return _mm256_cvtepu8_epi16(load(row.value(k), bits == 8 ? u : u % 2, u > 1));
+        const uint8_t* code = row.code(k) + 2 * u;
+        const __m128i both = bits == 8 ? _mm_loadl_epi64(reinterpret_cast<const __m128i*>(row.value(k) + 8 * u))
+                                       : load(row.value(k), 0, u > 1);
+        const __m128i kept = bits == 4 && u % 2 ? _mm_unpackhi_epi64(both, both) : both;
         const __m128i low = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(tables.bytes[0][code[0]]));
         const double* high = reinterpret_cast<const double*>(tables.bytes[1][code[1]]);
         const __m128i spread = _mm_castpd_si128(_mm_loadh_pd(_mm_castsi128_pd(low), high));
         return _mm256_cvtepi8_epi16(_mm_shuffle_epi8(kept, spread));
     }
-    AVX2 static INLINE Sum step(Sum s, __m256i w, const X* x) {
+    AVX2 static INLINE Sum step(Sum s, Vector w, const X* x) {
         const __m256i here = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
         return _mm256_add_epi32(s, _mm256_madd_epi16(w, here));
     }
-    AVX2 static INLINE __m256i widen_lanes(Sum a) {
-        return _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_castsi256_si128(a)),
-                                _mm256_cvtepi32_epi64(_mm256_extracti128_si256(a, 1)));
+    AVX2 static INLINE Sum join(Sum a, Sum b) { return _mm256_add_epi32(a, b); }
+    AVX2 static INLINE Whole hand_on(Whole whole, Sum sum, int32_t less, double scale) {
+        const __m128i low = _mm256_castsi256_si128(sum), high = _mm256_extracti128_si256(sum, 1);
+        if (bits == 8) return _mm256_add_pd(whole, _mm256_add_pd(_mm256_cvtepi32_pd(low), _mm256_cvtepi32_pd(high)));
+        const __m128i all = _mm_add_epi32(_mm_add_epi32(low, high), _mm_cvtsi32_si128(less));
+        return _mm256_fmadd_pd(_mm256_cvtepi32_pd(all), _mm256_set1_pd(scale), whole);
     }
-    AVX2 static INLINE int64_t total(Sum a, Sum b) {
-        const __m256i both = _mm256_add_epi64(widen_lanes(a), widen_lanes(b));
-        const __m128i half = _mm_add_epi64(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
-        return _mm_cvtsi128_si64(half) + _mm_extract_epi64(half, 1);
+    AVX2 static INLINE double total(Whole whole) {
+        const __m128d half = _mm_add_pd(_mm256_castpd256_pd128(whole), _mm256_extractf128_pd(whole, 1));
+        return _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));
     }
 };
 
 template <class Kind, bool dense, int R>
 AVX2 void rows_avx2(const Job& job, long from, long to) {
-    using Value = typename Kind::Value;
-    constexpr int W = Kind::wide, U = R == 1 ? 4 : 2;  // sums at once, so that none waits for its last step
+    constexpr int W = Kind::wide, U = R == 1 ? 4 : 2, bits = Kind::bits;  // U sums, so that none waits for its last step
     const typename Kind::X* x = static_cast<const typename Kind::X*>(job.x);
     const long width = job.blocks * BLOCK;
     for (long o = from; o < to; ++o) {
-        Row<Value, dense> row{job.w + o * job.blocks * Row<Value, dense>::bytes};
+        Row<bits, dense> row(job, o);
         typename Kind::Sum sum[R][U];
-        typename Kind::Total whole[R] = {};
+        typename Kind::Whole whole[R] = {};
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
             for (int u = 0; u < U; ++u) sum[r][u] = Kind::zero();
+        const auto hand_on = [&](long b) __attribute__((always_inline)) AVX2 {
+            const double scale = bits == 4 ? job.block_scale(o, b) : 1;
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r) {
+                const int32_t less = bits == 4 && dense ? job.less[r * job.blocks + b] : 0;
+#pragma GCC unroll 4
+                for (int u = 1; u < U; ++u) sum[r][0] = Kind::join(sum[r][0], sum[r][u]);
+                whole[r] = Kind::hand_on(whole[r], sum[r][0], less, scale);
+#pragma GCC unroll 4
+                for (int u = 0; u < U; ++u) sum[r][u] = Kind::zero();
+            }
+        };
         for (long b = 0; b < job.blocks; b += CHUNK) {
             const long n = std::min(CHUNK, job.blocks - b);
             ask(row, n);
             row.chunk(n);
-            const Value* value = row.values;
-            const uint8_t* code = row.codes;
-            const typename Kind::X* here = x + b * BLOCK;
-            for (long i = 0; i < n * BLOCK; i += U * W) {
+            for (long k = 0; k < n; ++k) {
+                const typename Kind::X* here = x + (b + k) * BLOCK;
+#pragma GCC unroll 8
+                for (int u = 0; u < BLOCK / W; ++u) {
+                    const auto w = Kind::template part<dense>(row, k, u);
 #pragma GCC unroll 4
-                for (int u = 0; u < U; ++u) {
-                    const auto w = dense ? Kind::dense(value + u * W) : Kind::sparse(value + u * W / 2, code + u * W / 8);
-#pragma GCC unroll 4
-                    for (int r = 0; r < R; ++r) sum[r][u] = Kind::step(sum[r][u], w, here + r * width + u * W);
+                    for (int r = 0; r < R; ++r) sum[r][u % U] = Kind::step(sum[r][u % U], w, here + r * width + u * W);
                 }
-                value += U * W / (dense ? 1 : 2), code += U * W / 8, here += U * W;
+                if (bits == 4) hand_on(b + k);
             }
-            if (sizeof(Value) == 1 && (b + CHUNK) % SEGMENT == 0)
-#pragma GCC unroll 4
-                for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-                    for (int u = 0; u < U; u += 2) {
-                        whole[r] += Kind::total(sum[r][u], sum[r][u + 1]);
-                        sum[r][u] = sum[r][u + 1] = Kind::zero();
-                    }
+            if (bits == 8 && (b + CHUNK) % SEGMENT == 0) hand_on(0);
         }
-#pragma GCC unroll 4
+        if (bits != 4) hand_on(0);
         for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-            for (int u = 0; u < U; u += 2) whole[r] += Kind::total(sum[r][u], sum[r][u + 1]);
-            job.put(r, o, whole[r]);
+            auto total = Kind::total(whole[r]);
+            if (bits == 8 && dense) total += job.row_less(r);
+            job.put(r, o, 1, &total);
         }
     }
 }
 
 // A panel: `2 * wide` rows of the weight, unpacked, as dwords [in / group][row]. R rows of x meet it at a time: a dword of
 // x is broadcast, and no sum goes across lanes.
-struct Panel_int8_512 {
-    using Value = int8_t;
+template <int width>
+struct Panel_int_512 {
+    static constexpr int bits = width;
     static constexpr long wide = 16, group = 4, R = 6;
     template <bool dense>
-    AVX512 static INLINE void line(const Row<Value, dense>& row, long n, uint8_t* out) {
+    AVX512 static INLINE void line(const Row<bits, dense>& row, long n, uint8_t* out) {
         for (long k = 0; k < n; ++k) {
+            __m512i w = bytes_512<bits, dense>(row.value(k), false);
             uint64_t mask = 0;
-            if (!dense)
-                for (int i = 0; i < 8; ++i) mask |= uint64_t(tables.masks[row.codes[k * CODES + i]]) << 8 * i;
-            const __m512i w = dense ? _mm512_loadu_si512(row.values + k * 64)
-                                    : _mm512_maskz_expand_epi8(mask, _mm512_castsi256_si512(_mm256_loadu_si256(
-                                          reinterpret_cast<const __m256i*>(row.values + k * 32))));
+            if (!dense) {
+                for (int i = 0; i < 8; ++i) mask |= uint64_t(tables.masks[row.code(k)[i]]) << 8 * i;
+                w = _mm512_xor_si512(_mm512_maskz_expand_epi8(mask, w), _mm512_set1_epi8(-128));
+            }
             _mm512_storeu_si512(out + k * 64, w);
         }
     }
     template <int R>
-    AVX512 static INLINE void run(const Job& job, const uint32_t* panel, long r, long o, long n) {
-        const long width = job.blocks * BLOCK;
-        const uint8_t* x = static_cast<const uint8_t*>(job.x) + 2 * r * width;
-        const __m512i flip = _mm512_set1_epi8(-128);
-        __m512i lower[R][2], upper[R][2];
+    AVX512 static INLINE void run(const Job& job, const uint32_t* panel, const float* scales, long r, long o, long n) {
+        const long wide_x = job.blocks * BLOCK, dwords = wide_x / group, full = bits == 4 ? BLOCK / group : dwords;
+        const uint8_t* x = static_cast<const uint8_t*>(job.x) + 2 * r * wide_x;
+        double whole[R][32] = {};
+        for (long start = 0; start < dwords; start += full) {
+            __m512i lower[R][2], upper[R][2];
 #pragma GCC unroll 16
-        for (int i = 0; i < R; ++i)
-            for (int j = 0; j < 2; ++j) lower[i][j] = upper[i][j] = _mm512_setzero_si512();
-        for (long k = 0; k < width / group; ++k) {
-            const __m512i w[2] = {_mm512_load_si512(panel + 32 * k), _mm512_load_si512(panel + 32 * k + 16)};
-            const __m512i above[2] = {_mm512_xor_si512(w[0], flip), _mm512_xor_si512(w[1], flip)};
+            for (int i = 0; i < R; ++i)
+                for (int j = 0; j < 2; ++j) lower[i][j] = upper[i][j] = _mm512_setzero_si512();
+            for (long k = start; k < start + full; ++k) {
+                const __m512i w[2] = {_mm512_load_si512(panel + 32 * k), _mm512_load_si512(panel + 32 * k + 16)};
 #pragma GCC unroll 16
-            for (int i = 0; i < R; ++i) {
-                int low, high;
-                std::memcpy(&low, x + 2 * i * width + 4 * k, 4);
-                std::memcpy(&high, x + (2 * i + 1) * width + 4 * k, 4);
-                for (int j = 0; j < 2; ++j) {
-                    lower[i][j] = _mm512_dpbusd_epi32(lower[i][j], _mm512_set1_epi32(low), w[j]);
-                    upper[i][j] = _mm512_dpbusd_epi32(upper[i][j], above[j], _mm512_set1_epi32(high));
+                for (int i = 0; i < R; ++i) {
+                    int low, high;
+                    std::memcpy(&low, x + 2 * i * wide_x + 4 * k, 4);
+                    std::memcpy(&high, x + (2 * i + 1) * wide_x + 4 * k, 4);
+                    for (int j = 0; j < 2; ++j) {
+                        lower[i][j] = _mm512_dpbusd_epi32(lower[i][j], w[j], _mm512_set1_epi32(low));
+                        upper[i][j] = _mm512_dpbusd_epi32(upper[i][j], w[j], _mm512_set1_epi32(high));
+                    }
                 }
             }
+#pragma GCC unroll 16
+            for (int i = 0; i < R; ++i) {
+                alignas(64) int32_t low[32], high[32];
+                for (int j = 0; j < 2; ++j) {
+                    _mm512_store_si512(low + 16 * j, lower[i][j]);
+                    _mm512_store_si512(high + 16 * j, upper[i][j]);
+                }
+                const double less = double(bits == 4 ? job.less[(r + i) * job.blocks + start / full] : job.row_less(r + i));
+                for (int j = 0; j < 32; ++j)
+                    whole[i][j] += (low[j] + 256.0 * high[j] + less) * (bits == 4 ? scales[start / full * 32 + j] : 1);
+            }
         }
 #pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) {
-            alignas(64) int32_t low[32], high[32];
-            double sum[32];
-            for (int j = 0; j < 2; ++j) {
-                _mm512_store_si512(low + 16 * j, lower[i][j]);
-                _mm512_store_si512(high + 16 * j, upper[i][j]);
-            }
-            const double less = 128.0 * job.high[r + i];
-            for (int j = 0; j < 32; ++j) sum[j] = low[j] + 256 * (high[j] - less);
-            job.put_many(r + i, o, n, sum);
-        }
+        for (int i = 0; i < R; ++i) job.put(r + i, o, n, whole[i]);
     }
 };
 
 struct Panel_bf16_512 {
-    using Value = uint16_t;
+    static constexpr int bits = 16;
     static constexpr long wide = 16;
     template <bool dense>
-    AVX512 static INLINE __m512i half(const Row<Value, dense>& row, long k) {  // 32 weights
-        if (dense) return _mm512_loadu_si512(row.values + k * 32);
+    AVX512 static INLINE __m512i half(const Row<16, dense>& row, long k) {  // 32 weights
+        if (dense) return _mm512_loadu_si512(row.values + k * 64);
         uint32_t mask = 0;
         for (int i = 0; i < 4; ++i) mask |= uint32_t(tables.masks[row.codes[4 * k + i]]) << 8 * i;
-        const __m256i kept = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row.values + k * 16));
+        const __m256i kept = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row.values + k * 32));
         return _mm512_maskz_expand_epi16(mask, _mm512_castsi256_si512(kept));
     }
 };
 struct Panel_dot_512 : Panel_bf16_512 {
     static constexpr long group = 2, R = 12;
     template <bool dense>
-    AVX512 static INLINE void line(const Row<Value, dense>& row, long n, uint8_t* out) {
+    AVX512 static INLINE void line(const Row<16, dense>& row, long n, uint8_t* out) {
         for (long k = 0; k < 2 * n; ++k) _mm512_storeu_si512(out + 64 * k, half(row, k));
     }
     template <int R>
-    AVX512 static INLINE void run(const Job& job, const uint32_t* panel, long r, long o, long n) {
+    AVX512 static INLINE void run(const Job& job, const uint32_t* panel, const float*, long r, long o, long n) {
         const long width = job.blocks * BLOCK;
         const uint16_t* x = static_cast<const uint16_t*>(job.x) + r * width;
         __m512 sum[R][2];
@@ -556,14 +641,14 @@ struct Panel_dot_512 : Panel_bf16_512 {
         for (int i = 0; i < R; ++i) {
             alignas(64) float whole[32];
             for (int j = 0; j < 2; ++j) _mm512_store_ps(whole + 16 * j, sum[i][j]);
-            job.put_many(r + i, o, n, whole);
+            job.put(r + i, o, n, whole);
         }
     }
 };
 struct Panel_float_512 : Panel_bf16_512 {
     static constexpr long group = 1, R = 12;
     template <bool dense>
-    AVX512 static INLINE void line(const Row<Value, dense>& row, long n, uint8_t* out) {
+    AVX512 static INLINE void line(const Row<16, dense>& row, long n, uint8_t* out) {
         for (long k = 0; k < 2 * n; ++k) {
             const __m512i w = half(row, k);
             for (int j = 0; j < 2; ++j) {
@@ -573,7 +658,7 @@ struct Panel_float_512 : Panel_bf16_512 {
         }
     }
     template <int R>
-    AVX512 static INLINE void run(const Job& job, const uint32_t* panel, long r, long o, long n) {
+    AVX512 static INLINE void run(const Job& job, const uint32_t* panel, const float*, long r, long o, long n) {
         const long width = job.blocks * BLOCK;
         const float* x = static_cast<const float*>(job.x) + r * width;
         __m512 sum[R][2];
@@ -589,17 +674,25 @@ struct Panel_float_512 : Panel_bf16_512 {
     }
 };
 
-struct Panel_float_256 {
-    using Value = uint16_t;
-    static constexpr long wide = 8, group = 1, R = 6;
+// An unpacked row of the weight.
+template <class Kind>
+struct Panel_256 {
+    static constexpr int bits = Kind::bits;
     template <bool dense>
-    AVX2 static INLINE void line(const Row<Value, dense>& row, long n, uint8_t* out) {
-        for (long k = 0; k < n * BLOCK; k += 8)
-            _mm256_storeu_ps(reinterpret_cast<float*>(out) + k, dense ? Bf16_256::dense(row.values + k)
-                                                                      : Bf16_256::sparse(row.values + k / 2, row.codes + k / 8));
+    AVX2 static INLINE void line(const Row<bits, dense>& row, long n, uint8_t* out) {
+        for (long k = 0; k < n; ++k)
+#pragma GCC unroll 8
+            for (int u = 0; u < BLOCK / Kind::wide; ++u, out += 32) {
+                auto part = Kind::template part<dense>(row, k, u);
+                if constexpr (dense && bits < 16) part = _mm256_sub_epi16(part, _mm256_set1_epi16(128));
+                std::memcpy(out, &part, 32);
+            }
     }
+};
+struct Panel_float_256 : Panel_256<Bf16_256> {
+    static constexpr long wide = 8, group = 1, R = 6;
     template <int R>
-    AVX2 static INLINE void run(const Job& job, const uint32_t* panel, long r, long o, long n) {
+    AVX2 static INLINE void run(const Job& job, const uint32_t* panel, const float*, long r, long o, long n) {
         const long width = job.blocks * BLOCK;
         const float *x = static_cast<const float*>(job.x) + r * width, *w = reinterpret_cast<const float*>(panel);
         __m256 sum[R][2];
@@ -615,36 +708,30 @@ struct Panel_float_256 {
         for (int i = 0; i < R; ++i) {
             alignas(32) float whole[16];
             for (int j = 0; j < 2; ++j) _mm256_store_ps(whole + 8 * j, sum[i][j]);
-            job.put_many(r + i, o, n, whole);
+            job.put(r + i, o, n, whole);
         }
     }
 };
-struct Panel_int8_256 {
-    using Value = int8_t;
+template <int width>
+struct Panel_int_256 : Panel_256<Int_256<width>> {
     static constexpr long wide = 8, group = 2, R = 4;
-    template <bool dense>
-    AVX2 static INLINE void line(const Row<Value, dense>& row, long n, uint8_t* out) {
-        for (long k = 0; k < n * BLOCK; k += 16)
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 2 * k),
-                                dense ? Int8_256::dense(row.values + k) : Int8_256::sparse(row.values + k / 2, row.codes + k / 8));
-    }
     template <int R>
-    AVX2 static INLINE void run(const Job& job, const uint32_t* panel, long r, long o, long n) {
-        constexpr long FULL = 256;  // dwords after which lanes of 32 bits are handed on
-        const long width = job.blocks * BLOCK;
-        const int16_t* x = static_cast<const int16_t*>(job.x) + r * width;
+    AVX2 static INLINE void run(const Job& job, const uint32_t* panel, const float* scales, long r, long o, long n) {
+        constexpr long full = width == 4 ? BLOCK / group : 256;  // dwords after which lanes of 32 bits are handed on
+        const long wide_x = job.blocks * BLOCK, dwords = wide_x / group;
+        const int16_t* x = static_cast<const int16_t*>(job.x) + r * wide_x;
         double whole[R][16] = {};
-        for (long start = 0; start < width / group; start += FULL) {
+        for (long start = 0; start < dwords; start += full) {
             __m256i sum[R][2];
 #pragma GCC unroll 16
             for (int i = 0; i < R; ++i) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
-            for (long k = start; k < std::min(width / group, start + FULL); ++k) {
+            for (long k = start; k < std::min(dwords, start + full); ++k) {
                 const __m256i* at = reinterpret_cast<const __m256i*>(panel + 16 * k);
                 const __m256i w[2] = {_mm256_load_si256(at), _mm256_load_si256(at + 1)};
 #pragma GCC unroll 16
                 for (int i = 0; i < R; ++i) {
                     int pair;
-                    std::memcpy(&pair, x + i * width + 2 * k, 4);
+                    std::memcpy(&pair, x + i * wide_x + 2 * k, 4);
                     for (int j = 0; j < 2; ++j)
                         sum[i][j] = _mm256_add_epi32(sum[i][j], _mm256_madd_epi16(w[j], _mm256_set1_epi32(pair)));
                 }
@@ -653,11 +740,11 @@ struct Panel_int8_256 {
             for (int i = 0; i < R; ++i) {
                 alignas(32) int32_t part[16];
                 for (int j = 0; j < 2; ++j) _mm256_store_si256(reinterpret_cast<__m256i*>(part) + j, sum[i][j]);
-                for (int j = 0; j < 16; ++j) whole[i][j] += part[j];
+                for (int j = 0; j < 16; ++j) whole[i][j] += part[j] * (width == 4 ? double(scales[start / full * 16 + j]) : 1);
             }
         }
 #pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) job.put_many(r + i, o, n, whole[i]);
+        for (int i = 0; i < R; ++i) job.put(r + i, o, n, whole[i]);
     }
 };
 
@@ -675,29 +762,30 @@ INLINE void transpose(const uint32_t* line, long count, uint32_t* panel) {
     }
 }
 
-// Rows `first` to `last` of the weight times all rows of x. panel, lines: scratch memory.
+// Rows `first` to `last` of the weight times all rows of x. panel, scales [blocks][P], lines: scratch memory.
 #define PANELS(TARGET, NAME)                                                                                        \
     template <class Kind, bool dense>                                                                               \
-    TARGET void NAME(const Job& job, uint32_t* panel, uint8_t* lines, long rows, long first, long last) {           \
+    TARGET void NAME(const Job& job, uint32_t* panel, float* scales, uint8_t* lines, long rows, long first, long last) { \
         constexpr long P = 2 * Kind::wide;                                                                          \
         const long count = job.blocks * BLOCK / Kind::group;                                                        \
         for (long o = first; o < last; o += P) {                                                                    \
             const long n = std::min(P, last - o);                                                                   \
             for (long i = 0; i < n; i += 4) {                                                                       \
                 for (long j = 0; j < std::min(4L, n - i); ++j) {                                                    \
-                    using Line = Row<typename Kind::Value, dense>;                                                  \
-                    Line row{job.w + (o + i + j) * job.blocks * Line::bytes};                                       \
+                    Row<Kind::bits, dense> row(job, o + i + j);                                                     \
                     for (long b = 0; b < job.blocks; b += CHUNK) {                                                  \
                         const long some = std::min(CHUNK, job.blocks - b);                                          \
                         row.chunk(some);                                                                            \
                         Kind::template line<dense>(row, some, lines + 4 * (j * count + b * BLOCK / Kind::group));   \
                     }                                                                                               \
+                    for (long b = 0; Kind::bits == 4 && b < job.blocks; ++b)                                        \
+                        scales[b * P + i + j] = float(job.block_scale(o + i + j, b));                               \
                 }                                                                                                   \
                 transpose<P>(reinterpret_cast<uint32_t*>(lines), count, panel + i);                                 \
             }                                                                                                       \
             long r = 0;                                                                                             \
-            for (; r + Kind::R <= rows; r += Kind::R) Kind::template run<Kind::R>(job, panel, r, o, n);             \
-            for (; r < rows; ++r) Kind::template run<1>(job, panel, r, o, n);                                       \
+            for (; r + Kind::R <= rows; r += Kind::R) Kind::template run<Kind::R>(job, panel, scales, r, o, n);     \
+            for (; r < rows; ++r) Kind::template run<1>(job, panel, scales, r, o, n);                               \
         }                                                                                                           \
     }
 PANELS(AVX512, panel_512)
@@ -746,36 +834,39 @@ inline __attribute__((always_inline)) float levels(const float* x, long width, i
 
 // Rows of x as a path wants them, padded with zeros to whole blocks.
 struct Form {
-    bool int8, wide, planes;  // planes: low bytes, then high ones
-    int above;                // what is added to these
+    bool integer, wide, planes;  // planes: low bytes, then high ones
+    int above;                   // what is added to these; 0: the bytes are signed
     long width, padded, item;
     const void* x;
     uint8_t* memory;
     float* step;
-    int32_t* high;
+    int32_t* less;
 
     inline __attribute__((always_inline)) void row(long r, float* whole, int16_t* steps) const {
         const uint16_t* halves = static_cast<const uint16_t*>(x) + r * width;
         uint8_t* out = memory + r * padded * item;
         std::memset(out, 0, padded * item);
-        if (item == 2 && !int8) {
+        if (item == 2 && !integer) {
             std::memcpy(out, halves, 2 * width);
             return;
         }
-        float* floats = int8 ? whole : reinterpret_cast<float*>(out);
+        float* floats = integer ? whole : reinterpret_cast<float*>(out);
         const float* own = static_cast<const float*>(x) + r * width;
         if (!wide)
             for (long i = 0; i < width; ++i) floats[i] = widen(halves[i]);
-        if (!int8) return;
+        if (!integer) return;
         step[r] = levels(wide ? own : floats, width, planes ? steps : reinterpret_cast<int16_t*>(out));
+        const int16_t* seen = planes ? steps : reinterpret_cast<int16_t*>(out);
+        for (long b = 0; b < padded / BLOCK; ++b) {
+            int32_t sum = 0;
+            for (long i = b * BLOCK; i < std::min(width, (b + 1) * BLOCK); ++i) sum += seen[i];
+            less[r * (padded / BLOCK) + b] = -128 * sum;
+        }
         if (!planes) return;
-        int32_t sum = 0;
         for (long i = 0; i < width; ++i) {
             out[i] = uint8_t(steps[i]);
-            out[padded + i] = uint8_t((steps[i] >> 8) + above);
-            sum += steps[i] >> 8;
+            out[padded + i] = uint8_t(((steps[i] + (above ? 0 : 128)) >> 8) + above);
         }
-        high[r] = sum;
     }
 };
 void form_portable(const Form& form, long r, float* whole, int16_t* steps) { form.row(r, whole, steps); }
@@ -787,23 +878,27 @@ AVX2 void form_avx2(const Form& form, long r, float* whole, int16_t* steps) { fo
 enum Isa { portable, avx2, avx512, avx512bf16 };
 using Rows = void (*)(const Job&, long, long);
 
-template <bool dense, int R>
-Rows choose(int isa, bool int8) {
+template <int bits, bool dense, int R>
+Rows choose(int isa) {
 #if X86
-    if (isa >= avx512 && int8) return rows_int8_512<dense, R>;
-    if (isa >= avx512) return isa == avx512 ? rows_bf16_512<Widened, dense, R> : rows_bf16_512<Dot, dense, R>;
-    if (isa == avx2) return int8 ? rows_avx2<Int8_256, dense, R> : rows_avx2<Bf16_256, dense, R>;
+    if constexpr (bits == 16) {
+        if (isa >= avx512) return isa == avx512 ? rows_bf16_512<Widened, dense, R> : rows_bf16_512<Dot, dense, R>;
+        if (isa == avx2) return rows_avx2<Bf16_256, dense, R>;
+    } else {
+        if (isa >= avx512) return rows_int_512<bits, dense, R>;
+        if (isa == avx2) return rows_avx2<Int_256<bits>, dense, R>;
+    }
 #endif
-    return int8 ? rows_portable<int8_t, int16_t, int64_t, dense, R> : rows_portable<uint16_t, float, float, dense, R>;
+    return rows_portable<bits, dense, R>;
 }
 
-template <bool dense>
-Rows choose(int isa, bool int8, long rows) {
+template <int bits, bool dense>
+Rows choose(int isa, long rows) {
     switch (rows) {
-        case 1: return choose<dense, 1>(isa, int8);
-        case 2: return choose<dense, 2>(isa, int8);
-        case 3: return choose<dense, 3>(isa, int8);
-        default: return choose<dense, 4>(isa, int8);
+        case 1: return choose<bits, dense, 1>(isa);
+        case 2: return choose<bits, dense, 2>(isa);
+        case 3: return choose<bits, dense, 3>(isa);
+        default: return choose<bits, dense, 4>(isa);
     }
 }
 
@@ -832,15 +927,23 @@ uint8_t* room(long bytes) {  // scratch memory of this thread, kept for the next
 }
 
 #if X86
-using Panels = void (*)(const Job&, uint32_t*, uint8_t*, long, long, long);
-template <bool dense>
-Panels choose_panel(int isa, bool int8) {
-    if (isa >= avx512 && int8) return panel_512<Panel_int8_512, dense>;
-    if (isa == avx512bf16) return panel_512<Panel_dot_512, dense>;
-    if (isa == avx512) return panel_512<Panel_float_512, dense>;
-    return int8 ? panel_avx2<Panel_int8_256, dense> : panel_avx2<Panel_float_256, dense>;
+using Panels = void (*)(const Job&, uint32_t*, float*, uint8_t*, long, long, long);
+template <int bits, bool dense>
+Panels choose_panel(int isa) {
+    if constexpr (bits == 16) {
+        if (isa == avx512bf16) return panel_512<Panel_dot_512, dense>;
+        return isa == avx512 ? panel_512<Panel_float_512, dense> : panel_avx2<Panel_float_256, dense>;
+    } else {
+        return isa >= avx512 ? panel_512<Panel_int_512<bits>, dense> : panel_avx2<Panel_int_256<bits>, dense>;
+    }
 }
 #endif
+
+// CALL<bits, dense>(...) for bits and dense of a call.
+#define FOR_KIND(CALL, ...)                                                                       \
+    (bits == 16 ? dense ? CALL<16, true>(__VA_ARGS__) : CALL<16, false>(__VA_ARGS__)              \
+     : bits == 8 ? dense ? CALL<8, true>(__VA_ARGS__) : CALL<8, false>(__VA_ARGS__)               \
+     : dense ? CALL<4, true>(__VA_ARGS__) : CALL<4, false>(__VA_ARGS__))
 
 }  // namespace
 
@@ -859,22 +962,23 @@ int kernel24_best() {
     return portable;
 }
 
-// y [rows, out] = x [rows, width] times w [out, whole blocks] transposed, and bias. int8: scale is [out], else null. wide: x
-// is float32, which int8 alone takes. half: y and bias are bfloat16, else float32.
-void kernel24_product(int isa, int dense, const uint8_t* w, const float* scale, const void* bias, const void* x, int wide,
-                      long rows, long width, long out, void* y, int half, int threads) {
-    const bool int8 = scale;
-    const bool many = rows >= MANY && isa >= avx2 && width <= LONGEST * 4;
-    Job job{w, scale, nullptr, nullptr, nullptr, (width + BLOCK - 1) / BLOCK, out, bias, y, bool(half)};
-    const long padded = job.blocks * BLOCK, item = int8 || isa == avx512bf16 || (isa == avx512 && !many) ? 2 : 4;
+// y [rows, out] = x [rows, width] times w [out, whole blocks] transposed, and bias. bits: of a weight, 16, 8 or 4. scale: null,
+// float32 [out] or bfloat16 [out, blocks]. wide: x is float32, which integers alone take. half: y and bias are bfloat16, else
+// float32.
+void kernel24_product(int isa, int bits, int dense, const uint8_t* w, const void* scale, const void* bias, const void* x,
+                      int wide, long rows, long width, long out, void* y, int half, int threads) {
+    const bool integer = bits < 16;
+    const bool many = rows >= MANY && isa >= avx2 && width <= WIDEST;
+    Job job{bits, w, scale, nullptr, nullptr, nullptr, (width + BLOCK - 1) / BLOCK, out, bias, y, bool(half)};
+    const long padded = job.blocks * BLOCK, item = integer || isa == avx512bf16 || (isa == avx512 && !many) ? 2 : 4;
     const long part = (rows * padded * item + 63) / 64 * 64;
-    uint8_t* memory = room(part + 8 * rows);
+    uint8_t* memory = room(part + 4 * rows * (1 + job.blocks));
     float* step = reinterpret_cast<float*>(memory + part);
-    int32_t* high = reinterpret_cast<int32_t*>(step + rows);
-    const Form form{int8, bool(wide), int8 && isa >= avx512, dense || many ? 0 : 128, width, padded, item, x, memory, step, high};
+    int32_t* less = reinterpret_cast<int32_t*>(step + rows);
+    const Form form{integer, bool(wide), integer && isa >= avx512, dense || many ? 0 : 128, width, padded, item, x, memory, step, less};
     share_out(rows, 4, threads, [&](long first, long last) {
-        std::vector<float> whole(int8 ? width : 0);
-        std::vector<int16_t> steps(int8 ? width : 0);
+        std::vector<float> whole(integer ? width : 0);
+        std::vector<int16_t> steps(integer ? width : 0);
         auto work = form_portable;
 #if X86
         if (isa >= avx2) work = isa >= avx512 ? form_512 : form_avx2;
@@ -883,22 +987,23 @@ void kernel24_product(int isa, int dense, const uint8_t* w, const float* scale, 
     });
 #if X86
     if (many) {
-        job.x = memory, job.step = step, job.high = high;
-        const Panels work = dense ? choose_panel<true>(isa, int8) : choose_panel<false>(isa, int8);
+        job.x = memory, job.step = step, job.less = less;
+        const Panels work = FOR_KIND(choose_panel, isa);
         share_out(out, 32, threads, [&](long first, long last) {
             std::vector<uint32_t> panel(32 * padded + 16);
+            std::vector<float> scales(bits == 4 ? 32 * job.blocks : 0);
             std::vector<uint8_t> line(8 * padded * 4);
             auto aligned = reinterpret_cast<uint32_t*>((reinterpret_cast<uintptr_t>(panel.data()) + 63) / 64 * 64);
-            work(job, aligned, line.data(), rows, first, last);
+            work(job, aligned, scales.data(), line.data(), rows, first, last);
         });
         return;
     }
 #endif
     for (long a = 0; a < rows; a += ROWS) {
         const long some = std::min(ROWS, rows - a);
-        job.x = memory + a * padded * item, job.step = step + a, job.high = high + a;
+        job.x = memory + a * padded * item, job.step = step + a, job.less = less + a * job.blocks;
         job.y = static_cast<uint8_t*>(y) + a * out * (half ? 2 : 4);
-        const Rows work = dense ? choose<true>(isa, int8, some) : choose<false>(isa, int8, some);
+        const Rows work = FOR_KIND(choose, isa, some);
         share_out(out, 2, threads, [&](long first, long last) { work(job, first, last); });
     }
 }
@@ -918,21 +1023,22 @@ void kernel24_bind(const Torch* functions) { torch = *functions; }
 
 int aoti_torch_cpu_packed_linear(void* x, void* memory, void** scale, void** bias, int64_t isa, void** y) {
     int64_t *sizes, *shape, dim;
-    int32_t dtype;
+    int32_t dtype, kind = 0;
     void *from, *w, *s = nullptr, *b = nullptr, *to;
     if (torch.sizes(x, &sizes) || torch.dim(x, &dim) || torch.dtype(x, &dtype) || torch.sizes(memory, &shape) ||
-        torch.data(x, &from) || torch.data(memory, &w) || (scale && torch.data(*scale, &s)) || (bias && torch.data(*bias, &b)))
+        torch.data(x, &from) || torch.data(memory, &w) || (scale && (torch.data(*scale, &s) || torch.dtype(*scale, &kind))) || (bias && torch.data(*bias, &b)))
         return 1;
     const int64_t out[2] = {sizes[0], shape[0]}, strides[2] = {shape[0], 1};
     if (dim != 2 || torch.empty(2, out, strides, dtype, 0, 0, y) || torch.data(*y, &to)) return 1;
-    const bool half = dtype == torch.bfloat16(), dense = shape[1] == (sizes[1] + BLOCK - 1) / BLOCK * BLOCK * (s ? 1 : 2);
+    const int bits = !s ? 16 : kind == torch.bfloat16() ? 4 : 8;
+    const bool half = dtype == torch.bfloat16(), dense = shape[1] == (sizes[1] + BLOCK - 1) / BLOCK * BLOCK * bits / 8;
 #if defined(_OPENMP)
     const int threads = omp_get_max_threads();
 #else
     const int threads = 1;
 #endif
-    kernel24_product(int(isa), dense, static_cast<uint8_t*>(w), static_cast<float*>(s), b, from, !half, sizes[0], sizes[1],
-                     shape[0], to, half, threads);
+    kernel24_product(int(isa), bits, dense, static_cast<uint8_t*>(w), s, b, from, !half, sizes[0], sizes[1], shape[0], to, half,
+                     threads);
     return 0;
 }
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from bench.kernels import native
-from bench.kernels.packed24 import CODES, PackedWeight, unpack
+from bench.kernels.integers24 import BITS, group_size
+from bench.kernels.packed24 import CODES, PackedWeight, join_int4, split_int4, unpack
 
 BLOCK, CHUNK = 64, 8
 _TO_PLACES = np.zeros(16, dtype=np.uint8)
@@ -26,21 +27,24 @@ class KernelWeight:
     """A matrix [out, width] in the kernel's layout."""
 
     memory: Tensor
-    """Bytes of each row, uint8 [out, bytes]."""
+    """Bytes of each row, uint8 [out, bytes]. Integers of a dense row have 128, or 8, added to them."""
     scales: Tensor | None
-    """Scales of int8, float32 [out]."""
+    """Scales: none for bfloat16, float32 [out] for int8, bfloat16 [out, blocks] for int4."""
     width: int
     dtype: torch.dtype = torch.bfloat16
     """Dtype of the original weight."""
 
     @property
-    def int8(self) -> bool:
-        return self.scales is not None
+    def bits(self) -> int:
+        """Bits of a value."""
+        if self.scales is None:
+            return 16
+        return 4 if self.scales.dtype == torch.bfloat16 else 8
 
     @property
     def dense(self) -> bool:
         """Return whether a row has all of its values, and no codes."""
-        return self.memory.shape[1] == self.blocks * BLOCK * (1 if self.int8 else 2)
+        return self.memory.shape[1] == self.blocks * BLOCK * self.bits // 8
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -52,77 +56,97 @@ class KernelWeight:
 
 
 def supports(packed: PackedWeight) -> bool:
-    """Return whether the kernel supports a weight: bfloat16, or int8 with one scale per row."""
-    if packed.kind == "int8":
-        return packed.scales is not None and packed.scales.shape[1] == 1
-    return packed.kind == "float" and packed.dtype == torch.bfloat16
+    """Return whether the kernel supports a weight: bfloat16, int8 with a scale per row, or int4 with whole blocks to a scale."""
+    if packed.kind == "float":
+        return packed.dtype == torch.bfloat16
+    assert packed.scales is not None
+    count = packed.scales.shape[1]
+    group = packed.width // count
+    return count == 1 or (packed.kind == "int4" and group % BLOCK == 0 and group == group_size("int4", packed.width))
 
 
 def to_kernel_layout(packed: PackedWeight) -> KernelWeight:
     """Convert from packed24. Each CHUNK of blocks has its codes, two positions a group, then its values."""
-    values, rows = packed.values.view(torch.uint8).numpy(), len(packed.values)
     blocks = -(-packed.width // BLOCK)
-    item = packed.values.itemsize
+    values = packed.values.view(torch.uint8)
+    if packed.kind == "int4":
+        values = _to_units(split_int4(packed.values), BLOCK // 2, blocks)
+    stored = _bits(packed) * 4
     codes = _TO_PLACES[packed.mask.numpy() & 15] | _TO_PLACES[packed.mask.numpy() >> 4] << 4
-    memory = np.empty((rows, blocks * (8 + 32 * item)), dtype=np.uint8)
-    for at, start, n in _chunks(blocks, item):
-        middle, end = at + 8 * n, at + (8 + 32 * item) * n
+    memory = np.empty((len(values), blocks * (8 + stored)), dtype=np.uint8)
+    for at, start, n in _chunks(blocks, stored):
+        middle, end = at + 8 * n, at + (8 + stored) * n
         _fill(memory[:, at:middle], codes[:, 8 * start : 8 * (start + n)])
-        _fill(memory[:, middle:end], values[:, 32 * item * start : 32 * item * (start + n)])
-    scales = packed.scales[:, 0].float().contiguous() if packed.scales is not None else None
-    return KernelWeight(torch.from_numpy(memory), scales, packed.width, dtype=packed.dtype)
+        _fill(memory[:, middle:end], values.numpy()[:, stored * start : stored * (start + n)])
+    return KernelWeight(torch.from_numpy(memory), _block_scales(packed), packed.width, dtype=packed.dtype)
 
 
 def from_kernel_layout(weight: KernelWeight) -> PackedWeight:
     """Convert back to packed24."""
-    item = 1 if weight.int8 else 2
-    memory, width = weight.memory.numpy(), weight.width
+    memory, width, stored = weight.memory.numpy(), weight.width, weight.bits * 4
     codes = np.empty((len(memory), weight.blocks * 8), dtype=np.uint8)
-    values = np.empty((len(memory), weight.blocks * 32 * item), dtype=np.uint8)
-    for at, start, n in _chunks(weight.blocks, item):
-        middle, end = at + 8 * n, at + (8 + 32 * item) * n
+    values = np.empty((len(memory), weight.blocks * stored), dtype=np.uint8)
+    for at, start, n in _chunks(weight.blocks, stored):
+        middle, end = at + 8 * n, at + (8 + stored) * n
         codes[:, 8 * start : 8 * (start + n)] = memory[:, at:middle]
-        values[:, 32 * item * start : 32 * item * (start + n)] = memory[:, middle:end]
+        values[:, stored * start : stored * (start + n)] = memory[:, middle:end]
     mask = _TO_MASK[codes & 15] | _TO_MASK[codes >> 4] << 4
-    mask = np.ascontiguousarray(mask[:, : -(-width // 8)])
-    packed_values = torch.from_numpy(np.ascontiguousarray(values[:, : width // 2 * item]))
-    scales = weight.scales[:, None].bfloat16() if weight.scales is not None else None
-    kind, dtype = ("int8", torch.int8) if weight.int8 else ("float", torch.bfloat16)
-    return PackedWeight(kind, width, weight.dtype, packed_values.view(dtype), torch.from_numpy(mask), scales)
+    packed = torch.from_numpy(np.ascontiguousarray(mask[:, : -(-width // 8)]))
+    kept, scales = torch.from_numpy(values), weight.scales
+    if scales is None:
+        floats = kept[:, :width].contiguous().view(torch.bfloat16)
+        return PackedWeight("float", width, weight.dtype, floats, packed)
+    if weight.bits == 8:
+        integers = kept[:, : width // 2].contiguous().view(torch.int8)
+        return PackedWeight("int8", width, weight.dtype, integers, packed, scales[:, None].bfloat16())
+    pairs = join_int4(_from_units(kept, BLOCK // 2)[:, : width // 2])
+    group = group_size("int4", width)
+    scales = scales[:, :: max(1, group // BLOCK)].contiguous()
+    return PackedWeight("int4", width, weight.dtype, pairs, packed, scales)
 
 
 def integers_and_scales(packed: PackedWeight) -> tuple[Tensor, Tensor]:
-    """Return an int8 weight's integers, dense int8 [out, width], and their scales, float32 [out]."""
-    assert packed.scales is not None
+    """Return the integers of a weight, dense int8 [out, width], and the scales of a KernelWeight."""
+    scales = _block_scales(packed)
+    assert packed.scales is not None and scales is not None
     plain = replace(packed, dtype=torch.float32, scales=torch.ones_like(packed.scales))
-    return unpack(plain).to(torch.int8), packed.scales[:, 0].float()
+    return unpack(plain).to(torch.int8), scales
 
 
 def dense_twin(packed: PackedWeight) -> KernelWeight:
     """Return the same weight for the kernel without sparsity."""
-    if packed.kind == "int8":
-        return to_dense_kernel_layout(*integers_and_scales(packed), packed.dtype)
-    return to_dense_kernel_layout(unpack(packed))
+    if packed.kind == "float":
+        return to_dense_kernel_layout(unpack(packed))
+    return to_dense_kernel_layout(*integers_and_scales(packed), packed.dtype)
 
 
 def to_dense_kernel_layout(
     weight: Tensor, scales: Tensor | None = None, dtype: torch.dtype = torch.bfloat16
 ) -> KernelWeight:
-    """Convert a dense matrix for the kernel without sparsity: bfloat16 [out, width], or int8 with float32 scales [out].
+    """Convert a dense matrix [out, width] for the kernel without sparsity: bfloat16, or integers with scales of a KernelWeight.
 
     dtype: of the weight that the integers stand for.
     """
     blocks = -(-weight.shape[1] // BLOCK)
     padded = torch.nn.functional.pad(weight, (0, blocks * BLOCK - weight.shape[1])).contiguous()
-    return KernelWeight(aligned_copy(padded.view(torch.uint8)), scales, weight.shape[1], dtype)
+    stored = padded.view(torch.uint8)
+    if scales is not None:
+        stored = _to_units(padded ^ 8, BLOCK, blocks) if scales.dtype == torch.bfloat16 else stored ^ 128
+    return KernelWeight(aligned_copy(stored), scales, weight.shape[1], dtype)
 
 
 def unpack_kernel_weight(weight: KernelWeight) -> Tensor:
     """Return the dense matrix [out, width]."""
     if not weight.dense:
         return unpack(from_kernel_layout(weight))
-    dense = weight.memory.view(torch.int8 if weight.int8 else torch.bfloat16)[:, : weight.width]
-    return dense if weight.scales is None else (dense.float() * weight.scales[:, None]).to(weight.dtype)
+    memory, scales = weight.memory, weight.scales
+    if scales is None:
+        return memory.view(torch.bfloat16)[:, : weight.width]
+    if weight.bits == 4:
+        integers, scales = _from_units(memory ^ 0x88, BLOCK), scales.float().repeat_interleave(BLOCK, 1)
+    else:
+        integers, scales = (memory ^ 128).view(torch.int8), scales[:, None]
+    return (integers.float() * scales)[:, : weight.width].to(weight.dtype)
 
 
 def aligned_copy(memory: Tensor) -> Tensor:
@@ -141,8 +165,8 @@ def product(
 ) -> Tensor:
     """Multiply x [rows, width] by the transposed matrix and add the bias [out]: [rows, out] in `dtype`.
 
-    For bfloat16 weights, x is rounded to bfloat16. For int8 weights, each row is scaled by its largest value to int16, and
-    the sums are exact. A few rows read each weight once; for many, the kernel unpacks some weights at a time.
+    For bfloat16 weights, x is rounded to bfloat16. For integers, each row is scaled by its largest value to int16, and the
+    sums are exact. A few rows read each weight once; for many, the kernel unpacks some weights at a time.
 
     Args:
         dtype: float32 or bfloat16.
@@ -152,12 +176,13 @@ def product(
         UserError: this processor does not support the path.
     """
     kernel = native.load()
-    wide = weight.int8 and x.dtype != torch.bfloat16
+    wide = weight.bits < 16 and x.dtype != torch.bfloat16
     x = x.to(torch.float32 if wide else torch.bfloat16).contiguous()
     rows, out = len(x), len(weight.memory)
     y = torch.empty(rows, out, dtype=dtype)
     bias = bias if bias is None else bias.to(dtype)
     matrix = (
+        weight.bits,
         weight.dense,
         weight.memory.data_ptr(),
         *(None if t is None else t.data_ptr() for t in (weight.scales, bias)),
@@ -168,9 +193,37 @@ def product(
     return y
 
 
-def _chunks(blocks: int, item: int) -> Any:
-    """Return first byte, first block and number of blocks of each chunk of a row."""
-    size = 8 + 32 * item
+def _bits(packed: PackedWeight) -> int:
+    return 16 if packed.kind == "float" else BITS[packed.kind]
+
+
+def _block_scales(packed: PackedWeight) -> Tensor | None:
+    """Return the scales of a KernelWeight. Blocks of an int4 group have the same one."""
+    if packed.scales is None:
+        return None
+    if packed.kind == "int8":
+        return packed.scales[:, 0].float().contiguous()
+    starts = torch.arange(0, packed.width, BLOCK)
+    return packed.scales[:, starts * packed.scales.shape[1] // packed.width].contiguous()
+
+
+def _to_units(integers: Tensor, unit: int, count: int) -> Tensor:
+    """Pack `count` units of int4 a row: int8 [out, n] -> uint8 [out, count * unit/2]. Values i and unit/2 + i share a byte."""
+    padded = torch.nn.functional.pad(integers, (0, unit * count - integers.shape[1])).view(torch.uint8)
+    halves = padded.unflatten(1, (count, 2, unit // 2))
+    return ((halves[:, :, 0] & 15) | halves[:, :, 1] << 4).flatten(1)
+
+
+def _from_units(packed: Tensor, unit: int) -> Tensor:
+    """Unpack int4: uint8 [out, n/2] -> int8 [out, n]."""
+    pairs = packed.unflatten(1, (-1, unit // 2))
+    halves = torch.stack((pairs & 15, pairs >> 4), dim=2).flatten(1).view(torch.int8)
+    return (halves ^ 8) - 8
+
+
+def _chunks(blocks: int, stored: int) -> Any:
+    """Return first byte, first block and number of blocks of each chunk of a row. stored: bytes of the values of a block."""
+    size = 8 + stored
     return [(size * b, b, min(CHUNK, blocks - b)) for b in range(0, blocks, CHUNK)]
 
 

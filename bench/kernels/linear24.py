@@ -89,9 +89,8 @@ class Linear24(nn.Module):
 
     def _takes(self, rows: Tensor) -> bool:
         """Return whether the native kernel multiplies these rows."""
-        int8 = isinstance(self.scales, Tensor)
         few = len(rows) <= MAX_PORTABLE_ROWS or native.select_path(native.load()) != "portable"
-        return few and (int8 or rows.dtype == torch.bfloat16)
+        return few and (isinstance(self.scales, Tensor) or rows.dtype == torch.bfloat16)
 
     def _product(self, rows: Tensor, weight: cpu24.KernelWeight) -> Tensor:
         """Multiply rows in float32 or bfloat16: [rows, out] in their dtype."""

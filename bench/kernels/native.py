@@ -60,7 +60,7 @@ class Kernel:
     def __init__(self, library: ctypes.CDLL) -> None:
         pointer, size, number = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
         self.product, self._read = library.kernel24_product, library.kernel24_read
-        self.product.argtypes = [number] * 2 + [pointer] * 4 + [number] + [size] * 3 + [pointer] + [number] * 2
+        self.product.argtypes = [number] * 3 + [pointer] * 4 + [number] + [size] * 3 + [pointer] + [number] * 2
         self.product.restype = None
         self._read.argtypes = [number, pointer, size, number]
         self._read.restype = ctypes.c_uint64

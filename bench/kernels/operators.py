@@ -15,7 +15,7 @@ def packed_linear(x: Tensor, memory: Tensor, scales: Tensor | None, bias: Tensor
     """Multiply x [rows, width] by a packed matrix and add the bias: [rows, out] in the dtype of x, in torch's threads.
 
     Args:
-        x: contiguous, bfloat16, or float32 beside int8 weights.
+        x: contiguous, bfloat16, or float32 beside integer weights.
         memory, scales: those of a KernelWeight.
         isa: index in native.PATHS.
     """

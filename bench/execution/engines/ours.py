@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from bench.execution.engines.contract import Contestant, Step, require_device
 from bench.execution.versions import DENSE, SPARSE, ModelVersions
 from bench.inputs import loading
-from bench.kernels import native
+from bench.kernels import cpu24, native
 from bench.kernels.integers24 import pack_rounded
 from bench.kernels.linear24 import Linear24, pack_head, swap_linears
 from bench.kernels.packed24 import pack
@@ -24,7 +25,10 @@ from methods.targets import dense_weight
 
 def _contestant(kind: str, side: str, model: nn.Module, step: Step) -> Contestant:
     work = (decode_step(1, step.kv) if step.name == "decode" else prefill_step(1, step.prompt))(model)
-    notes = {"graph": work.graph} if isinstance(work, DecodingWork) else {}
+    notes: dict[str, Any] = {"graph": work.graph} if isinstance(work, DecodingWork) else {}
+    kernels = [m.kernel_weight for m in model.modules() if isinstance(m, Linear24) and m.kernel_weight]
+    if kind == "int4":
+        notes["bits"] = {str(bits): count for bits, count in Counter(k.bits for k in kernels).items()}
 
     @torch.inference_mode()
     def logits(ids: Tensor) -> Any:
@@ -66,10 +70,13 @@ class Torch:
 
 
 class Native:
-    """The 2:4 kernel, and the same kernel with dense weights. Activations are bfloat16. The head of an int8 model is int8, too."""
+    """The 2:4 kernel, and the same kernel with dense weights. Activations are bfloat16. The head of an integer model is int8.
+
+    Weights whose width has no int4 kernel are int8, and notes count them.
+    """
 
     name: ClassVar[str] = "native"
-    kinds: ClassVar[dict[str, str]] = {"bf16": "none", "int8": "int8"}
+    kinds: ClassVar[dict[str, str]] = {"bf16": "none", "int8": "int8", "int4": "int4-rtn"}
     sparse: ClassVar[bool] = True
 
     def __init__(self) -> None:
@@ -101,5 +108,8 @@ def _on_kernel(folder: Path, targets: tuple[str, ...], kind: str) -> nn.Module:
     """Load a 2:4 model with its targets on the native kernel."""
     model = loading.load(folder, Compute(dtype=torch.bfloat16))
     weights = {name: dense_weight(model.get_submodule(name)) for name in targets}
-    packed = {n: pack_rounded(w, "int8", n).packed if kind == "int8" else pack(w, n) for n, w in weights.items()}
-    return swap_linears(pack_head(model) if kind == "int8" else model, packed, engine="native")
+    if kind == "bf16":
+        return swap_linears(model, {n: pack(w, n) for n, w in weights.items()}, engine="native")
+    packed = {n: pack_rounded(w, kind, n).packed for n, w in weights.items()}
+    packed |= {n: pack_rounded(weights[n], "int8", n).packed for n, p in packed.items() if not cpu24.supports(p)}
+    return swap_linears(pack_head(model), packed, engine="native")

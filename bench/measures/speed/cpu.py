@@ -22,7 +22,7 @@ from methods.errors import Skipped
 if TYPE_CHECKING:
     from bench.measures.speed.comparison import Contestants, StepFactory
 
-KINDS = ("bf16", "int8")
+KINDS = ("bf16", "int8", "int4")
 DEFAULT_CACHE_BYTES = 32 * 2**20
 """Size of the last cache on systems that do not report it."""
 READS = 9
@@ -64,7 +64,9 @@ class Cpu:
     def engine(self, kind: str) -> str:
         """Return the engine of Linear24 for this kind of weight, or raise Skipped if no kernel here takes it."""
         if kind not in KINDS:
-            way = "take --dtype bfloat16 or --quant int8" if kind == "float32" else f"it has {', '.join(KINDS)}"
+            way = (
+                "take --dtype bfloat16, --quant int8 or int4-rtn" if kind == "float32" else f"it has {', '.join(KINDS)}"
+            )
             raise Skipped(f"the native kernel has no {kind}: {way}")
         _ = self.kernel
         return "native"
@@ -81,13 +83,17 @@ class Cpu:
         """Compare 2:4 with dense for y = x W^T. weight: bfloat16 [out, in], 2:4.
 
         Raises:
-            Skipped: no kernel here, or for this kind.
+            Skipped: no kernel here, or for this kind or width.
             UserError: the weight is not 2:4.
         """
         self.engine(kind)
         x = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(1)).bfloat16()
         path = native.select_path(self.kernel)
-        packed = pack(weight.bfloat16()) if kind == "bf16" else pack_rounded(weight, "int8").packed
+        packed = pack(weight.bfloat16()) if kind == "bf16" else pack_rounded(weight, kind).packed
+        if not cpu24.supports(packed):
+            raise Skipped(
+                f"the native kernel has no int4 for {weight.shape[1]} inputs: a scale is for blocks of {cpu24.BLOCK}"
+            )
         unpacked = unpack(packed)
         sparse = cpu24.to_kernel_layout(packed)
         dense = cpu24.dense_twin(packed)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bench.inputs import kv_cache
 from bench.inputs.model_config import ModelConfig
 from bench.kernels import captured, cpu24
-from bench.kernels.integers24 import pack_rounded
+from bench.kernels.integers24 import group_size, pack_rounded
 from bench.kernels.linear24 import Linear24, swap_linears
 from bench.kernels.packed24 import PackedWeight, pack
 from bench.kernels.timing import Work, check_product
@@ -57,7 +57,7 @@ def compare_models(
     kind = KIND_OF_DTYPE.get(context.compute.dtype, dtype_name(context.compute.dtype))
     if not context.counts.pattern.dense:
         packed = packed_targets(loaded, context)
-        kind = "int8" if any(p.kind == "int8" for p in packed.values()) else kind
+        kind = next((p.kind for p in packed.values() if p.kind != "float"), kind)
         engine = device.engine(kind)
         sparse["2:4"] = swap_linears(model(), packed, engine=engine)
         if engine == "native":
@@ -94,10 +94,24 @@ def packed_targets(model: nn.Module, context: MeasureContext) -> dict[str, Packe
     if counts.negative_zeros:
         raise Skipped(f"{counts.negative_zeros} weights are -0.0, which packing would not treat as zeros")
     bits = context.storage.bits if context.storage else None
-    if bits not in (None, 8):
-        raise Skipped(f"no 2:4 kernel for weights of {bits} bits: only float and int8 have one")
+    if bits not in (None, 8, 4):
+        raise Skipped(f"no 2:4 kernel for weights of {bits} bits: only float, int8 and int4 have one")
     weights = {name: dense_weight(model.get_submodule(name)) for name in counts.layers}
-    return {n: (pack_rounded(w, "int8", n).packed if bits == 8 else pack(w, n)) for n, w in weights.items()}
+    if bits is None:
+        return {n: pack(w, n) for n, w in weights.items()}
+    return pack_int4(weights) if bits == 4 else {n: pack_rounded(w, "int8", n).packed for n, w in weights.items()}
+
+
+def pack_int4(weights: Mapping[str, Tensor]) -> dict[str, PackedWeight]:
+    """Pack the weights of an int4 quantizer, or raise Skipped if they are on another grid or no kernel takes their width."""
+    rounded = {name: pack_rounded(weight, "int4", name) for name, weight in weights.items()}
+    for name, (packed, exact) in rounded.items():
+        if not exact:
+            group = group_size("int4", packed.width)
+            raise Skipped(f"no 2:4 kernel for the grid of {name}: it takes int4 with a scale for {group} inputs")
+        if not cpu24.supports(packed):
+            raise Skipped(f"no 2:4 kernel for {name}, whose {packed.width} inputs are no whole blocks of {cpu24.BLOCK}")
+    return {name: each.packed for name, each in rounded.items()}
 
 
 def dense_twin(model: nn.Module) -> nn.Module:

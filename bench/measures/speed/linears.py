@@ -17,7 +17,7 @@ from bench.measures.contract import MeasureContext, Readings
 from bench.measures.speed import comparison
 from bench.measures.speed.cpu import Cpu
 from bench.measures.speed.cuda import Cuda
-from bench.measures.speed.decoding import KIND_OF_DTYPE
+from bench.measures.speed.decoding import KIND_OF_DTYPE, pack_int4
 from bench.results.record import Item, Reading
 from methods.contract import Compute
 from methods.errors import Skipped
@@ -48,13 +48,15 @@ def read_linears(device: Cpu | Cuda, model: Callable[[], nn.Module], context: Me
         raise Skipped(f"no kernel for {counts.pattern}: only 2:4 has one")
     bits = context.storage.bits if context.storage else None
     dtype = context.compute.dtype
-    kinds: dict[float | None, str] = {8: "int8", None: KIND_OF_DTYPE.get(dtype, dtype_name(dtype))}
+    kinds: dict[float | None, str] = {8: "int8", 4: "int4", None: KIND_OF_DTYPE.get(dtype, dtype_name(dtype))}
     if bits not in kinds:
         raise Skipped(f"no 2:4 kernel for weights of {bits} bits")
     if kinds[bits] not in device.kinds:
         raise Skipped(f"no 2:4 kernel for {kinds[bits]}: use --dtype bfloat16")
     pruned = model()
     weights = {name: dense_weight(pruned.get_submodule(name)) for name in counts.layers}
+    if bits == 4:
+        pack_int4(weights)
     multiplicity = Counter(tuple(w.shape) for w in weights.values())
     firsts = {tuple(w.shape): w for w in reversed(list(weights.values()))}
     return time_linears(device, ((multiplicity[shape], w) for shape, w in firsts.items()), tokens, kinds[bits])

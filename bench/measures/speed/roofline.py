@@ -25,7 +25,7 @@ BITS = {"float32": (32, 17), "bf16": (16, 9), "fp16": (16, 9), "int8": (8, 5), "
 """Bits per weight, dense and 2:4, without scales. The mask takes one bit per weight."""
 LIMITS = ("bf16", "int8", "fp8", "int4")
 """Kinds whose limits are shown."""
-QUANTIZER_OF_KIND = {"bf16": "none", "fp16": "none", "int8": "int8", "fp8": "fp8"}
+QUANTIZER_OF_KIND = {"bf16": "none", "fp16": "none", "int8": "int8", "fp8": "fp8", "int4": "int4-rtn"}
 """Quantizer of each kind of weight that linears are timed with."""
 ACTIVATION_BYTES = 2
 INPUT_BYTES = {"int8": 1, "fp8": 1}

@@ -26,14 +26,14 @@ def kernel(monkeypatch, tmp_path):
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
 
 
-def packed(model):
-    """Put a random model on the kernel: 2:4 targets and a head in int8."""
+def packed(model, kind="int8"):
+    """Put a random model on the kernel: 2:4 targets, and a head in int8."""
     shapes = {n: tuple(t.shape) for n, t in model.state_dict().items()}
     weights = {}
     for name in find_targets(model.config.to_dict(), shapes):
         weight = dense_weight(model.get_submodule(name))
         kept = torch.where(Pattern(2, 4).keep(weight.abs()), weight, 0)
-        weights[name] = pack_rounded(kept, "int8", name).packed
+        weights[name] = pack_rounded(kept, kind, name).packed
     return swap_linears(pack_head(model), weights, engine="native")
 
 
@@ -67,6 +67,15 @@ def test_a_captured_model_generates_what_transformers_does_and_is_compiled_once(
         if isinstance(module, Linear24) and module.scales is not None:
             module.scales.mul_(1.5)
     assert check(decoding.dense_twin(other), 12).compile_s == 0  # other weights, and dense
+
+
+@pytest.mark.numeric
+@pytest.mark.full
+def test_int4_is_captured(make):
+    model = packed(make("llama"), "int4")
+    assert {m.kernel_weight.bits for m in model.modules() if isinstance(m, Linear24)} == {4, 8}
+    check(model, 12)
+    check(decoding.dense_twin(model), 12)
 
 
 def test_a_model_that_cannot_be_captured_stays_eager_with_the_reason(make, monkeypatch):

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -37,14 +38,9 @@ def sparse(out, width):
     return torch.where(Pattern(2, 4).keep(weight.abs()), weight, 0).bfloat16()
 
 
-def integers(packed: PackedWeight) -> torch.Tensor:
-    one = torch.ones_like(packed.scales)
-    return unpack(PackedWeight("int8", packed.width, torch.float32, packed.values, packed.mask, one)).to(torch.int8)
-
-
 def levels(x):
     """What the kernel makes of x beside int8: int16 [rows, width] and the step of each row, [rows, 1]."""
-    step = x.abs().amax(1, keepdim=True) / 32767
+    step = x.abs().amax(1, keepdim=True) / 32639
     step[step == 0] = 1
     return (x / step).round().to(torch.int16), step
 
@@ -63,18 +59,22 @@ def test_bfloat16_is_the_definition_on_every_path(kernel, shape, threads):
                 torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-4, msg=f"{path} {rows} rows")
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, (2, 33000)])
+@pytest.mark.parametrize("shape", [*SHAPES, (5, 64), (6, 1536), (2, 33000)])
+@pytest.mark.parametrize("kind", ["int8", "int4"])
 @pytest.mark.parametrize("threads", [2, pytest.param(1, marks=pytest.mark.full)])
-def test_int8_is_exact_on_every_path(kernel, shape, threads):
-    packed = pack_rounded(sparse(*shape), "int8").packed
-    whole, scale = integers(packed), packed.scales[:, 0].float()
+def test_integers_are_exact_on_every_path(kernel, shape, kind, threads):
+    packed = pack_rounded(sparse(*shape), kind).packed
+    if not cpu24.supports(packed):
+        assert kind == "int4" and shape[1] % 64
+        return
+    weight = unpack(replace(packed, dtype=torch.float32)).double()  # exact: an integer of 8 bits times one
     for rows in (1, 2, 3, 4, 7, 15):
         x = torch.randn(rows, shape[1])
         x[-1] *= rows % 2  # a row of zeros has a step, too
         seen, step = levels(x)
-        wanted = ((seen.double() @ whole.double().T) * scale.double()).float() * step
+        wanted = (seen.double() @ weight.T).float() * step  # float64 holds each sum, so no order rounds
         for path in kernel.paths:
-            for laid in (cpu24.to_kernel_layout(packed), cpu24.to_dense_kernel_layout(whole, scale)):
+            for laid in (cpu24.to_kernel_layout(packed), cpu24.dense_twin(packed)):
                 assert torch.equal(cpu24.product(x, laid, threads=threads, path=path), wanted), (path, rows)
 
 
@@ -109,16 +109,20 @@ def test_a_nan_is_not_hidden(kernel):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_layout_has_a_way_back(shape):
     weight = sparse(*shape)
-    for packed in (pack(weight), pack_rounded(weight, "int8").packed, pack_rounded(weight.float(), "int8").packed):
+    kinds = [pack_rounded(w, kind).packed for kind in ("int8", "int4") for w in (weight, weight.float())]
+    for packed in filter(cpu24.supports, (pack(weight), *kinds)):
         again = cpu24.from_kernel_layout(cpu24.to_kernel_layout(packed))
+        assert torch.equal(cpu24.unpack_kernel_weight(cpu24.dense_twin(packed)), unpack(packed))
         assert again.parts().keys() == packed.parts().keys()
         assert all(torch.equal(again.parts()[k], t) for k, t in packed.parts().items())
         assert (again.kind, again.width, again.dtype) == (packed.kind, packed.width, packed.dtype)
 
 
-def test_memory_is_nine_bits_a_weight():
+def test_memory_is_nine_bits_a_weight_five_or_three_and_scales():
     assert 8 * cpu24.to_kernel_layout(pack(sparse(4, 4096))).memory.nbytes / (4 * 4096) == 9
     assert 8 * cpu24.to_kernel_layout(pack_rounded(sparse(4, 4096), "int8").packed).memory.nbytes / (4 * 4096) == 5
+    four = cpu24.to_kernel_layout(pack_rounded(sparse(4, 4096), "int4").packed)
+    assert 8 * (four.memory.nbytes + four.scales.nbytes) / (4 * 4096) == 3.25
 
 
 def test_the_environment_names_a_path(kernel, monkeypatch):

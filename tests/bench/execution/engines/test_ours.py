@@ -1,7 +1,13 @@
 """Our own engines: which weights each side of the native one multiplies."""
 
+import pytest
+
 from bench.execution.engines import ours
 from bench.execution.engines.contract import Step
+from bench.kernels import native
+from helpers.runs import prune, tiny
+from methods.folder import Folder
+from methods.targets import find_targets
 
 
 class Versions:
@@ -18,7 +24,20 @@ def test_the_native_dense_side_is_the_twin_of_the_sparse_one(monkeypatch):
     step = Step("decode", 1, 8)
     made = ours.Native().contestants(Versions(), step, "cpu", 1)
 
-    for kind, sparse, dense in (("bf16", *made[:2]), ("int8", *made[2:])):
+    for kind, sparse, dense in (("bf16", *made[:2]), ("int8", *made[2:4]), ("int4", *made[4:])):
         model = ("folder of 2:4", ("a", "b"), kind)
         assert sparse == (kind, "2:4", model, step)
         assert dense == (kind, "dense", ("twin", model), step)
+
+
+def test_a_width_without_int4_is_int8_and_counted(tmp_path):
+    try:
+        native.load()
+    except native.NoKernel as why:
+        pytest.skip(str(why))
+    folder = prune(tiny(tmp_path / "tiny"))
+    source = Folder(folder)
+    model = ours._on_kernel(folder, find_targets(source.config, source.shapes()), "int4")
+    made = ours._contestant("int4", "2:4", model, Step("prefill", 4, 0))
+    blocks = source.config["num_hidden_layers"]
+    assert made.notes == {"bits": {"8": blocks + 1, "4": 6 * blocks}}  # the products of 352 inputs, and the head
