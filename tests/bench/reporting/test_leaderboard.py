@@ -312,6 +312,14 @@ def test_speeds_have_a_front_of_their_own():
     assert [f.x.metric for f in fronts] == ["bytes_packed", "decode"]
 
 
+@pytest.mark.parametrize(("pattern", "metric"), [("2:4", "bits_per_weight"), ("depth 25%", "bytes_packed")])
+def test_models_with_fewer_weights_are_compared_by_bytes(pattern, metric):
+    kinds = {"perplexity": "1", "bits_per_weight": "1", "bytes_packed": "B"}
+    columns = tuple(TableColumn(name, "p", "lower", unit) for name, unit in kinds.items())
+    rows = tuple(TableRow(f"r{i}", (), {"pattern": pattern}, (TableCell("", 10.0 + i),) * 3) for i in range(3))
+    assert [f.x.metric for f in pareto.fronts(Table("t", (), columns, rows))] == [metric]
+
+
 # --- names are names ---------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,75 @@
+"""Costs, answer and picture of the comparison of 2:4 in the docs."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from methods.pattern import Pattern
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def script():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPTS)
+        spec = importlib.util.spec_from_file_location("frontier", SCRIPTS / "frontier.py")
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        yield module
+
+
+def record(method, measure, values, pattern="dense", quantizer="none"):
+    identity = SimpleNamespace(method=method, quantizer=quantizer, pattern=pattern, measure=measure)
+    readings = [SimpleNamespace(metric=metric, value=value) for metric, value in values.items()]
+    return SimpleNamespace(identity=identity, readings=readings)
+
+
+def test_costs_of_a_row(script, monkeypatch):
+    """Two seeds have their geometric mean. A term costs dense arithmetic, fewer weights less, and 4:8 as much as dense."""
+    targets = {"dense": 100, "depth:drop=25%": 75}
+    rows = {
+        "sparsegpt": "2:4",
+        "s + lowrank:rank=4:joint=9 + recon:from=lowrank": "2:4 + r4",
+        "depth:drop=25%": "depth 25%",
+        "ria": "4:8",
+        "dense": "dense",
+    }
+    records = []
+    for method, pattern in rows.items():
+        records += [record(method, "perplexity", {"perplexity": value}, pattern) for value in (10.0, 40.0)]
+        sizes = {"bytes_packed": 50.0} | ({"relative_flops": 0.6} if "lowrank" in method else {})
+        records.append(record(method, "size", sizes, pattern))
+    results = SimpleNamespace(records=records, with_cache=lambda: results)
+    results.items = lambda one: SimpleNamespace(weights=[targets.get(one.identity.method, 100)])
+    monkeypatch.setattr(script.board, "merge", lambda _: results)
+    monkeypatch.setattr(script.resolve, "read", lambda _: None)
+
+    found = {row.name: row for row in script.read("some results")}
+
+    assert [row.perplexity for row in found.values()] == [pytest.approx(20.0)] * len(rows)
+    arithmetic = {name: row.arithmetic for name, row in found.items()}
+    assert arithmetic == {
+        "sparsegpt 2:4": 0.5, "s + lowrank:joint=9 + recon 2:4 + r4": pytest.approx(0.6), "depth:drop=25%": 0.75, "ria 4:8": 1.0, "dense": 1.0
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ((12.0, 50.0, 1.0), "In bytes no, because other int4 has a perplexity of 12.00 in 0.00 MB, and wanda 2:4 has"),
+        ((12.0, 60.0, 0.5), "sparse tensor cores no, because other int4 has a perplexity of 12.00 at 0.50"),
+        ((25.0, 10.0, 0.1), "In bytes yes, because wanda 2:4 has a perplexity of 20.00 in 0.00 MB, and no other row"),
+    ],
+)
+def test_the_answer(script, monkeypatch, other, said):
+    rows = [script.Row("wanda", "none", Pattern.parse("2:4"), 20.0, 50.0, 0.5)]
+    rows += [script.Row("other", "int4", Pattern(), *other), script.Row("dense", "none", Pattern(), 10.0, 100.0, 1.0)]
+    monkeypatch.setattr(script, "read", lambda _: tuple(rows))
+
+    assert said in script.worth("some results", "wanda")
+    assert "wanda 2:4" in script.picture("some results")
