@@ -44,6 +44,7 @@ class Case(NamedTuple):
     format: str
     package: str
     values: str = ""
+    imatrix: str = ""
 
 
 CASES = (
@@ -53,6 +54,7 @@ CASES = (
     Case("awq", "int4-rtn", "awq", "gptqmodel"),
     Case("dense", "int8", "gguf", "llama-cpp-python", "q8_0"),
     Case("dense", "none", "gguf", "llama-cpp-python", "q4_k_m"),
+    Case("dense", "none", "gguf", "llama-cpp-python", "q4_k_m", "wiki-mini"),
 )
 
 
@@ -120,14 +122,15 @@ def compare(case: Case, model: str, room: Path) -> dict[str, Any]:
         for r in r.readings
         if r.metric == "bits_per_weight"
     )
-    name = "-".join(filter(None, (case.format, case.method, case.quantizer, case.values)))
+    name = "-".join(filter(None, (case.format, case.method, case.quantizer, case.values, case.imatrix)))
     ours, theirs = room / f"hf-{name}", room / name
     bench("export", key, "--format", "hf", "--out", str(ours), "--results", str(records))
     values = ("--values", case.values) if case.values else ()
+    values += ("--imatrix", case.imatrix) if case.imatrix else ()
     bench("export", key, "--format", case.format, *values, "--out", str(theirs), "--results", str(records))
     prompt = torch.tensor(loading.load_tokenizer(ours)(TEXT.read_text())["input_ids"])[:TOKENS]
-    # The loader of nvfp4 computes in bfloat16 alone.
-    dtype = torch.bfloat16 if case.quantizer == "nvfp4" else torch.float32
+    # In the dtype of the files a scale times an integer is the weight that was measured. llama.cpp computes in float32.
+    dtype = torch.float32 if case.format == "gguf" else torch.bfloat16
     own, other = (logits_of(folder, dtype) for folder in (ours, theirs))
     with torch.inference_mode():
         expected, found = own(prompt), other(prompt)
@@ -157,7 +160,7 @@ def main() -> None:
             name = " ".join(
                 filter(
                     lambda part: part not in ("", "dense", "none"),
-                    (case.format, case.method, case.values or case.quantizer),
+                    (case.format, case.method, case.values or case.quantizer, case.imatrix and "imatrix"),
                 )
             )
             figures[name] = compare(case, given.model, room)

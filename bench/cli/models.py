@@ -182,6 +182,10 @@ def export(
     merge: Annotated[
         bool, typer.Option("--merge", help="Add low-rank terms to the weights, which ends their pattern.")
     ] = False,
+    imatrix: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="For K-quants of gguf: corpus or file whose inputs weigh the errors."),
+    ] = None,
     organization: Annotated[str, typer.Option(help="For eee: name of the evaluator.")] = "unknown",
     results: Results = None,
 ) -> None:
@@ -199,7 +203,8 @@ def export(
     if format_ in RESULT_FORMATS:
         if artifact:
             raise UserError(f"--format {format_} exports all of --results: leave {artifact!r} out")
-        for flag, value in {"--values": values, "--dtype": dtype, "--exclude": exclude, "--merge": merge}.items():
+        flags = {"--values": values, "--dtype": dtype, "--exclude": exclude, "--merge": merge, "--imatrix": imatrix}
+        for flag, value in flags.items():
             if value:
                 raise UserError(f"{flag} is for the format of a model, and {format_} is one of results: leave it out")
         print_line(export_results(results or RESULTS, format_, out, organization))
@@ -210,7 +215,17 @@ def export(
     model = artifact or ""
     try:
         print_line(
-            export_model(model, format_, out, values=values, dtype=dtype, exclude=globs, results=results, merge=merge)
+            export_model(
+                model,
+                format_,
+                out,
+                values=values,
+                dtype=dtype,
+                exclude=globs,
+                results=results,
+                merge=merge,
+                imatrix=imatrix,
+            )
         )
     except CheckFailed as failure:
         fail(f"check failed: {failure}", 1)

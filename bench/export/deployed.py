@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib.util
 import math
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from bench.export import compressed_folder, gguf_file, gptq_folder, llama_cpp
 from bench.export.integers import stored_linears
 from bench.formats.checkpoint import stored_plain
-from bench.inputs import gguf_header, loading
+from bench.inputs import gguf_header, loading, windows
+from bench.inputs.hub import mirror
 from bench.results.record import Record
 from bench.results.store import RESULTS, ReadOnlyStore
 from bench.verify import FUNCTION_TOLERANCE, CheckFailed, check_function
@@ -28,21 +31,31 @@ SENTENCE = compressed_folder.SENTENCE
 INSTEAD = "use --format hf"
 LLAMA_CPP_TOLERANCE = 0.05
 """Largest relative change of logits by llama.cpp, whose products round the activations to int8, too."""
+IMATRIX_SEQUENCES, IMATRIX_LENGTH = 64, 512
+"""Number and length of the sequences of an importance matrix."""
 ROUNDED_TOLERANCE = 0.5
 """The same where the weights are rounded. A file with other weights is off by more than 1."""
 
 
 def write(
-    format_: str, folder: Path, workdir: Path, record: Record | None, values: str | None, results: Path | None
+    format_: str,
+    folder: Path,
+    workdir: Path,
+    record: Record | None,
+    values: str | None,
+    results: Path | None,
+    imatrix: str | None = None,
 ) -> tuple[str, dict[str, Any] | None]:
     """Write a model folder in the format of another engine. Return a sentence, and keys of config.json; None without one.
+
+    imatrix: text for the importance matrix of K-quants.
 
     Raises:
         UserError: the format cannot hold the model, or a package is missing.
         CheckFailed: a written weight or the logits differ.
     """
     if format_ == "gguf":
-        return _write_gguf(folder, workdir, record, values, results), None
+        return _write_gguf(folder, workdir, record, values, results, imatrix), None
     if not record:
         raise UserError(f"{folder} says no quantizer: name the record of a quantized row (bench ls runs)")
     identity = record.identity
@@ -75,7 +88,9 @@ def check(format_: str, folder: Path, workdir: Path, record: Record, results: Pa
     return said + _describe_size(total, bits, record, results)
 
 
-def _write_gguf(folder: Path, workdir: Path, record: Record | None, values: str | None, results: Path | None) -> str:
+def _write_gguf(
+    folder: Path, workdir: Path, record: Record | None, values: str | None, results: Path | None, imatrix: str | None
+) -> str:
     source = Folder(folder)
     for key, what in ((ACTIVATIONS_KEY, "inputs of linears"), (CACHE_KEY, "keys and values")):
         if source.config.get(key):
@@ -87,6 +102,9 @@ def _write_gguf(folder: Path, workdir: Path, record: Record | None, values: str 
     by_llama_cpp = kind not in gguf_file.KINDS
     if by_llama_cpp:
         llama_cpp.require_package(f"--values {kind}")
+    elif imatrix:
+        raise UserError(f"--imatrix {imatrix} is for K-quants, and {kind} is none: use --values q4_k_m, for example")
+    importance = _measure_importance(folder, targets, imatrix) if imatrix else None
     groups = dict.fromkeys(targets, 0) | dict(
         stored.groups if stored and stored.bits == gguf_file.BITS.get(kind) else {}
     )
@@ -97,14 +115,45 @@ def _write_gguf(folder: Path, workdir: Path, record: Record | None, values: str 
             folder, first, "f16" if by_llama_cpp else kind, groups, vocabulary=True, instead=INSTEAD
         )
         if by_llama_cpp:
-            llama_cpp.quantize(first, file, kind, threads)
+            llama_cpp.quantize(first, file, kind, threads, importance)
     said = f"{len(targets)} linears stored as {kind}"
-    said += " by llama.cpp" if by_llama_cpp else f"; {rounded} of them rounded to it" if rounded else ", bit for bit"
+    said += (
+        f" by llama.cpp{f', weighed by the inputs on {imatrix}' if imatrix else ''}"
+        if by_llama_cpp
+        else f"; {rounded} of them rounded to it"
+        if rounded
+        else ", bit for bit"
+    )
     said += _check_gguf(folder, file, exact=not (rounded or by_llama_cpp), threads=threads)
     tensors = gguf_header.read(file).tensors
     blocks = [t for name, t in tensors.items() if name.startswith("blk.") and len(t.shape) == 2]
     bits = 8 * sum(t.size for t in blocks) / sum(math.prod(t.shape) for t in blocks)
     return said + _describe_size(file.stat().st_size, bits, record, results)
+
+
+@torch.inference_mode()
+def _measure_importance(folder: Path, targets: Sequence[str], text: str) -> dict[str, Tensor]:
+    """Return the mean square of each input of the linears on a text, by their names in GGUF: llama.cpp's importance matrix.
+
+    Raises:
+        UserError: the text cannot be read, or is too short.
+    """
+    model, tokenizer = loading.load(folder, Compute(dtype=torch.float32)), loading.load_tokenizer(folder)
+    config: Any = model.config
+    length = min(IMATRIX_LENGTH, config.max_position_embeddings)
+    crops = windows.draw_calibration(
+        text, IMATRIX_SEQUENCES, length, 0, lambda document: list(tokenizer(document)["input_ids"]), mirror(None)
+    )
+    squares: dict[str, Tensor] = {}
+
+    def add(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
+        return lambda _, args: squares.update({name: squares.get(name, 0) + args[0].square().sum((0, 1))})
+
+    for target in targets:
+        model.get_submodule(target).register_forward_pre_hook(add(gguf_file.name_of(target, config)))
+    for crop in crops:
+        model(input_ids=torch.tensor([crop]), use_cache=False)
+    return {name: total / (len(crops) * length) for name, total in squares.items()}
 
 
 def _check_gguf(folder: Path, file: Path, *, exact: bool, threads: int) -> str:

@@ -101,6 +101,14 @@ def write(
     return rounded
 
 
+def name_of(linear: str, config: Any) -> str:
+    """Return the name of a linear's weight in GGUF."""
+    from gguf import MODEL_ARCH, get_tensor_name_map
+
+    names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    return str(names.get_name(f"{linear}.weight", try_suffixes=(".weight",)))
+
+
 def kind_of(stored: StoredLinears | None) -> str:
     """Return the kind that holds a row's weights without rounding, or f16."""
     return next((kind for kind, bits in BITS.items() if stored and stored.bits == bits), "f16")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,18 @@ def tokenize(file: Path, text: str) -> list[int]:
     return found
 
 
-def quantize(file: Path, out: Path, kind: str, threads: int) -> None:
+def quantize(
+    file: Path,
+    out: Path,
+    kind: str,
+    threads: int,
+    importance: Mapping[str, Tensor] | None = None,
+    *,
+    pure: bool = False,
+) -> None:
     """Write a file again in another kind, for example q4_k_m. llama.cpp chooses the type of each tensor.
+
+    importance: mean square of each input of a matrix, by its name in the file. pure: give all matrices one type.
 
     Raises:
         UserError: it fails.
@@ -69,6 +80,15 @@ def quantize(file: Path, out: Path, kind: str, threads: int) -> None:
 
     llama_cpp = _quiet()
     params = llama_cpp.llama_model_quantize_default_params()
-    params.nthread, params.ftype = threads, LlamaFileType[f"MOSTLY_{kind.upper()}"]
+    params.nthread, params.ftype, params.pure = threads, LlamaFileType[f"MOSTLY_{kind.upper()}"], pure
+    vectors = {
+        name: np.ascontiguousarray(x.float().cpu().numpy(), np.float32) for name, x in (importance or {}).items()
+    }
+    if vectors:
+        entries = [
+            (name.encode(), x.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), x.size) for name, x in vectors.items()
+        ]
+        # An entry without a name is the last.
+        params.imatrix = (llama_cpp.llama_model_imatrix_data * (len(entries) + 1))(*entries)
     if llama_cpp.llama_model_quantize(bytes(file), bytes(out), ctypes.byref(params)):
         raise UserError(f"llama.cpp cannot write {kind}: use --values f16, q8_0 or q4_0")

@@ -62,6 +62,7 @@ def export_model(
     exclude: tuple[str, ...] = (),
     results: Path | None = None,
     merge: bool = False,
+    imatrix: str | None = None,
 ) -> str:
     """Write the model of a record, or a model folder, to `out`. Returns a sentence for the user.
 
@@ -69,6 +70,7 @@ def export_model(
         values: integers that packed24 rounds to, int8 or int4, or the type of GGUF. None takes those of the record's
             quantizer, if any.
         dtype: for onnx: float32, float16 or bfloat16. None keeps the dtype of the weights.
+        imatrix: corpus or file of text for the importance matrix of K-quants. None for none.
         merge: add the low-rank terms of a model to its weights, which ends its pattern.
         exclude: globs of linears that packed24 leaves dense, besides those that the record left dense.
 
@@ -77,6 +79,8 @@ def export_model(
         CheckFailed: a written file does not match the model.
     """
     _require_options(format_, values, dtype, exclude)
+    if imatrix is not None and format_ != "gguf":
+        raise UserError(f"--imatrix {shorten(imatrix)} needs --format gguf: leave it out")
     with in_use(), atomic_folder(out) as workdir:
         folder, record = find_pruned(name, results)
         check_files(folder)
@@ -99,7 +103,7 @@ def export_model(
             # Here, because only some formats need transformers.
             from bench.export import deployed
 
-            summary, own = deployed.write(format_, folder, workdir, record, values, results)
+            summary, own = deployed.write(format_, folder, workdir, record, values, results, imatrix)
             if own is None:
                 return f"{out}: {summary}{_end_merge(folder) if merge else ''}"
         elif format_ == "packed24":

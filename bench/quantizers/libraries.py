@@ -25,7 +25,7 @@ from methods.ranges import Count
 from methods.targets import dense_weight, stores_in_out
 
 
-def _import_library(module: str, extra: str) -> Any:
+def import_library(module: str, extra: str) -> Any:
     """Import a library. Raise Skipped if it is not installed, or cannot be imported."""
     try:
         return importlib.import_module(module)
@@ -47,7 +47,7 @@ class Hqq:
     group: Count | None = None
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        quantizer = _import_library("hqq.core.quantize", "hqq").Quantizer
+        quantizer = import_library("hqq.core.quantize", "hqq").Quantizer
         walk = Walk(model, job)
         scales = 0
         for visit in walk:
@@ -81,7 +81,7 @@ class TorchaoInt4:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.compute.device.type != "cuda":
             raise Skipped("no CUDA device")
-        torchao = _import_library("torchao.quantization", "torchao")
+        torchao = import_library("torchao.quantization", "torchao")
         walk = Walk(model, job)
         scales = 0
         for visit in walk:
@@ -111,7 +111,7 @@ class LlmCompressorGptq:
     group: Count | None = None
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        _import_library("llmcompressor", "llmcompressor")
+        import_library("llmcompressor", "llmcompressor")
         if job.compute.stream:
             raise Skipped("llm-compressor needs the whole model in memory, and this one is streamed")
         if any(stores_in_out(model.get_submodule(t)) for t in job.targets):

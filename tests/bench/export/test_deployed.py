@@ -8,13 +8,15 @@ import torch
 from gguf import GGUFReader, quants
 from safetensors.torch import load_file
 
-from bench.export import gptq_folder
+from bench.export import deployed, gptq_folder
 from bench.export.compressed_folder import FORMATS
 from bench.export.integers import Integers
 from bench.export.model import export_model
+from bench.inputs import loading, windows
 from bench.results.artifacts import find_pruned
 from bench.results.store import ReadOnlyStore
 from helpers import packers, runs
+from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
 
@@ -198,3 +200,30 @@ def test_rounding_at_run_time_is_no_gguf(tmp_path):
 def test_other_grids_are_no_awq():
     with pytest.raises(UserError, match="quantizer nf4 has no weights in the format awq: use int4-rtn or int4-gptq"):
         gptq_folder.write(runs.TINY, runs.TINY, "awq", None, "nf4")
+
+
+def test_an_importance_matrix_is_the_mean_square_of_the_inputs():
+    targets = ["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj", "model.layers.1.mlp.down_proj"]
+    found = deployed._measure_importance(runs.TINY, targets, "wiki-mini")
+
+    assert list(found) == ["blk.0.attn_q.weight", "blk.0.attn_v.weight", "blk.1.ffn_down.weight"]
+    model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
+    crops = windows.draw_calibration("wiki-mini", 64, 128, 0, lambda text: tokenizer(text)["input_ids"], None)
+    inputs = model.model.layers[0].input_layernorm(model.model.embed_tokens(torch.tensor(crops)))
+    torch.testing.assert_close(found["blk.0.attn_q.weight"], inputs.square().mean((0, 1)))
+    assert torch.equal(found["blk.0.attn_q.weight"], found["blk.0.attn_v.weight"])
+    assert found["blk.1.ffn_down.weight"].shape == (352,)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--format", "hf"), "--imatrix wiki-mini needs --format gguf"),
+        (("--format", "gguf", "--values", "q8_0"), "--imatrix wiki-mini is for K-quants, and q8_0 is none"),
+        (("--format", "eee"), "--imatrix is for the format of a model"),
+    ],
+)
+def test_an_importance_matrix_is_for_k_quants(given, said, cli, tmp_path):
+    model = () if "eee" in given else (str(runs.TINY),)
+    code, _, err = cli("export", *model, *given, "--imatrix", "wiki-mini", "--out", str(tmp_path / "o"))
+    assert code == 2 and said in err
