@@ -25,6 +25,8 @@ from methods.pattern import Pattern
 
 EQUAL = 1.02
 """Largest ratio of two costs that count as equal."""
+NEAR = 5
+"""Largest ratio of a row's perplexity to the dense model's that a picture shows."""
 WIDTH, HEIGHT = 760, 340
 
 
@@ -89,10 +91,12 @@ def _count_targets(results: ResultSet, record: Record) -> float:
     return float(sum(results.items(record).weights))
 
 
-def worth(folders: str, method: str) -> str:
-    """Return in a sentence whether a row that costs no more than a method's is better. A second one names both fronts."""
+def worth(folders: str, pattern: str) -> str:
+    """Return in a sentence whether a row that costs no more than the best of a pattern is better. A second one names both fronts."""
     rows = read(folders)
-    (own,) = (row for row in rows if (row.method, row.quantizer) == (method, "none"))
+    own = min(
+        (row for row in rows if (str(row.pattern), row.quantizer) == (pattern, "none")), key=lambda row: row.perplexity
+    )
     size = _answer(own, rows, lambda row: row.size, lambda row: f"in {row.size / 1e6:.2f} MB")
     time = _answer(own, rows, lambda row: row.arithmetic, lambda row: f"at {row.arithmetic:.2f} of the dense model's")
     names = [escape_markdown(", ".join(point.name for point in front.optimal)) for front in fronts(folders)]
@@ -112,11 +116,16 @@ def _answer(own: Row, rows: Iterable[Row], cost: Callable[[Row], float], amount:
 
 
 def fronts(folders: str) -> tuple[Front, Front]:
-    """Return quality against bytes, and against arithmetic."""
-    rows, quality = read(folders), TableColumn("perplexity", "", "lower", "1", names_protocol=False)
+    """Return quality against bytes, and against arithmetic, of the rows that are near the dense model."""
+    rows, quality = _near(read(folders)), TableColumn("perplexity", "", "lower", "1", names_protocol=False)
     size = TableColumn(metrics.SIZE, "", "lower", "B", names_protocol=False)
     time = Arithmetic("", "", "lower", "1", names_protocol=False)
     return _front(size, quality, rows, lambda row: row.size), _front(time, quality, rows, lambda row: row.arithmetic)
+
+
+def _near(rows: Iterable[Row]) -> list[Row]:
+    dense = next(row.perplexity for row in rows if row.name == "dense")
+    return [row for row in rows if row.perplexity <= NEAR * dense]
 
 
 def _front(x: TableColumn, y: TableColumn, rows: Iterable[Row], cost: Callable[[Row], float]) -> Front:

@@ -15,7 +15,7 @@ What is between these comments is replaced:
 <!-- ratio: results/FOLDER A B --> and <!-- /ratio -->      perplexity ratios of pairs of methods, named as in the table. Folders
                                                         are separated by commas. A pair with ?B is left out until B is measured
 <!-- wanted: results/A results/B --> and <!-- /wanted -->  models that no folder has, with the command and the cost of their rows
-<!-- worth: results/FOLDER METHOD -->                    whether another row beats the method's at its bytes or its arithmetic
+<!-- worth: results/FOLDER PATTERN -->                   whether a row beats the pattern's best at its bytes or its arithmetic
 <!-- profile: results/FOLDER --> and <!-- /profile -->      what each track loses: a picture and tables for each model
 <!-- budget: results/A results/B --> and <!-- /budget -->  the chain of stages to take with a budget of time, for each folder
 <!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs

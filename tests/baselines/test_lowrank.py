@@ -297,7 +297,7 @@ def chain(results, method, **settings):
 
 
 @pytest.mark.parametrize("method", ["recon:from=lowrank/rank=4:epochs=1:lr=1e-4", "retrain:from=lowrank/rank=4"])
-def test_recon_and_retrain_train_both_parts_and_load_in_peft(method, tmp_path):
+def test_recon_and_retrain_train_both_parts_and_load_in_peft(method, tmp_path, cache):
     before, after, record = chain(tmp_path, method)
 
     old, new = adapter.read(before), adapter.read(after)
@@ -316,7 +316,7 @@ def test_recon_and_retrain_train_both_parts_and_load_in_peft(method, tmp_path):
 
 
 @pytest.mark.full
-def test_two_processes_train_the_terms_of_one(tmp_path):
+def test_two_processes_train_the_terms_of_one(tmp_path, cache):
     method = "retrain:from=lowrank/rank=4:lr=1e-4"
     one, two = (chain(tmp_path / str(n), method, processes=n)[1] for n in (1, 2))
 
@@ -362,7 +362,7 @@ def test_recon_with_the_terms_ends_nearer_to_the_dense_blocks(folder):
     assert all(x < 0.9 * y for x, y in zip(error(rank=True), error(rank=False), strict=True))
 
 
-def test_rows(tmp_path):
+def test_rows(tmp_path, cache):
     rounded = "lowrank:rank=8:factors=int4"
     methods = ("lowrank:rank=8", "retrain:from=lowrank/rank=8", rounded)
     small = {"measures": ("size",), "calibration": {"sequences": 2, "seqlen": 32}}

@@ -67,9 +67,12 @@ def test_costs_of_a_row(script, monkeypatch):
     ],
 )
 def test_the_answer(script, monkeypatch, other, said):
-    rows = [script.Row("wanda", "none", Pattern.parse("2:4"), 20.0, 50.0, 0.5)]
+    rows = [
+        script.Row(name, "none", Pattern.parse("2:4"), value, 50.0, 0.5)
+        for name, value in (("wanda", 20.0), ("bad", 60.0))
+    ]
     rows += [script.Row("other", "int4", Pattern(), *other), script.Row("dense", "none", Pattern(), 10.0, 100.0, 1.0)]
     monkeypatch.setattr(script, "read", lambda _: tuple(rows))
 
-    assert said in script.worth("some results", "wanda")
-    assert "wanda 2:4" in script.picture("some results")
+    assert said in script.worth("some results", "2:4")
+    assert "wanda 2:4" in (drawn := script.picture("some results")) and "bad" not in drawn
