@@ -52,7 +52,7 @@ def prepare(given: argparse.Namespace) -> None:
     if model is None:
         sys.exit(f"model {given.model!r} is not here: bench pull {given.model}")
     with temporary_folder("engines") as room:
-        versions = ModelVersions(model, room)
+        versions = ModelVersions(model, room, models.resolve(given.sparse) if given.sparse else None)
         for name in given.engines:
             say(f"preparing {name}")
             if name == onnx_runtime.OnnxRuntime.name:
@@ -64,7 +64,9 @@ def prepare(given: argparse.Namespace) -> None:
 def measure(given: argparse.Namespace) -> None:
     """Time the engines with a number of threads. Print the keys of the records."""
     threads = int(given.threads)
-    request = time_models.ModelTimingRequest(given.model, "cpu", threads, given.engines, (given.tokens,), None)
+    request = time_models.ModelTimingRequest(
+        given.model, "cpu", threads, given.engines, (given.tokens,), None, given.sparse, given.steps
+    )
     print(json.dumps([record.key for record in time_models.measure(request, given.results, say)]))
 
 
@@ -74,6 +76,8 @@ def main() -> None:
     asked.add_argument("--engines", default="native,llamacpp", type=lambda text: tuple(text.split(",")))
     asked.add_argument("--threads", default=",".join(str(n) for n in (1, 2) if n <= cores()))
     asked.add_argument("--paths", default="best,avx2")
+    asked.add_argument("--sparse", help="a 2:4 version of the model, else its largest weights")
+    asked.add_argument("--steps", default="decode,prefill", type=lambda text: tuple(text.split(",")))
     asked.add_argument("--tokens", type=int, default=time_models.CPU_TOKENS)
     asked.add_argument("--results", type=Path, default=RECORDS)
     asked.add_argument("--prepare", action="store_true")
@@ -89,7 +93,15 @@ def main() -> None:
             say(f"{path} instructions, {threads} thread(s)")
             command = [sys.executable, __file__, "--here", *(["--prepare"] if given.prepare else [])]
             command += ["--model", given.model, "--engines", ",".join(timed), "--threads", threads]
-            command += ["--tokens", str(given.tokens), "--results", str(given.results)]
+            command += [
+                "--tokens",
+                str(given.tokens),
+                "--results",
+                str(given.results),
+                "--steps",
+                ",".join(given.steps),
+            ]
+            command += ["--sparse", given.sparse] if given.sparse else []
             done = subprocess.run(command, env=environment(path), stdout=subprocess.PIPE, text=True, check=True)
             keys += json.loads(done.stdout) if done.stdout else []
     if given.prepare:

@@ -52,7 +52,11 @@ CPU_TOKENS, CUDA_TOKENS = 128, 2048
 
 @dataclass(frozen=True)
 class ModelTimingRequest:
-    """engines: names, in the order of the rows; tokens: in the KV cache of a decoding step, and in a prompt."""
+    """What to time.
+
+    engines: names, in the order of the rows; tokens: in the KV cache of a decoding step, and in a prompt; sparse: a folder or
+    name of the model's 2:4 version; steps: decode, prefill, or both.
+    """
 
     model: str
     device: str
@@ -60,6 +64,8 @@ class ModelTimingRequest:
     engines: tuple[str, ...]
     tokens: tuple[int, ...]
     data_dir: Path | None
+    sparse: str | None = None
+    steps: tuple[str, ...] = ("decode", "prefill")
 
 
 def measure(
@@ -78,15 +84,19 @@ def measure(
     engines = [ENGINES[name]() for name in request.engines]
     for engine in engines:
         engine.require(request.device)
-    model = models.resolve(request.model, request.data_dir)
-    if model is None:
-        raise UserError(f"model {request.model!r} is not downloaded yet: run bench pull {request.model}")
+    model = _resolve(request.model, request.data_dir)
+    sparse = _resolve(request.sparse, request.data_dir) if request.sparse else None
     store = Store(results)
     torch.set_num_threads(request.threads)
     select_card(request.device)
     with in_use(), temporary_folder("engines") as workdir:
-        versions = ModelVersions(model, workdir)
-        steps = [Step(*step) for n in request.tokens for step in (("decode", 1, n), ("prefill", n, 0))]
+        versions = ModelVersions(model, workdir, sparse)
+        steps = [
+            Step(*step)
+            for n in request.tokens
+            for step in (("decode", 1, n), ("prefill", n, 0))
+            if step[0] in request.steps
+        ]
         made = [
             (step, [_new_record(request, versions, e, kind, step, engines) for e in engines for kind in e.kinds])
             for step in steps
@@ -103,6 +113,13 @@ def measure(
                 yield from _time(request, versions, step, engines, records, store, say, after_round)
             else:
                 yield from (known[record.key] for record in records)
+
+
+def _resolve(name: str, data_dir: Path | None) -> models.Model:
+    model = models.resolve(name, data_dir)
+    if model is None:
+        raise UserError(f"model {name!r} is not downloaded yet: run bench pull {name}")
+    return model
 
 
 def _new_record(
@@ -129,6 +146,8 @@ def _new_record(
         "engine": {"name": engine.name} | engine.about(), "in_turn": {e.name: e.about() for e in engines},
         "kind": kind, "step": step._asdict(), "threads": request.threads, "hardware": fingerprint(request.device),
     }  # fmt: skip
+    if versions.sparse and engine.sparse:
+        key_inputs["sparse"] = versions.sparse.digest
     return Record(key=digests.of(key_inputs), identity=identity, key_inputs=key_inputs, status="ok")
 
 
@@ -161,6 +180,8 @@ def _time(
         items = _fill(record, engine_name, kind, sides, step, timings)
         record.notes |= {"in_turn": list(works), "threads": request.threads, "kv_tokens": step.kv}
         record.notes |= {"prompt_tokens": step.prompt, "engine": record.key_inputs["engine"], "load": context.load}
+        if request.sparse and SPARSE in sides:
+            record.notes["sparse"] = Path(request.sparse).name
         record.notes |= context.of(engine_name, kind, sides)
         store.write(record, items)
         yield record

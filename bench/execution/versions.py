@@ -16,6 +16,7 @@ from bench.system import digests
 from bench.system.cache import cache_dir, in_use, temporary_folder
 from bench.system.files import publish
 from bench.system.source_digest import digest_source
+from methods.errors import UserError
 from methods.experts import fold
 from methods.families import FAMILIES
 from methods.folder import Folder, Writer
@@ -30,24 +31,44 @@ PATTERN = Pattern.parse(SPARSE)
 class ModelVersions:
     """A dense and a 2:4 version of a model for timings.
 
-    The 2:4 version of dense weights keeps the largest. The dense version of 2:4 weights has a constant for each zero.
+    The 2:4 version of dense weights keeps the largest, or is a folder that a better method made. The dense version of 2:4
+    weights has a constant for each zero.
+
+    Raises:
+        UserError: sparse is no 2:4 version of a dense model.
     """
 
-    def __init__(self, model: Model, workdir: Path) -> None:
-        self.model, self.workdir = model, workdir
+    def __init__(self, model: Model, workdir: Path, sparse: Model | None = None) -> None:
+        self.model, self.workdir, self.sparse = model, workdir, sparse
         self.source = model.open()
         self.targets = find_targets(self.source.config, self.source.shapes())
+        if sparse:
+            self._check(sparse)
 
     @cached_property
     def is_sparse(self) -> bool:
         return all(PATTERN.violations(self.source.weight(target)) == 0 for target in self.targets)
 
+    def _check(self, sparse: Model) -> None:
+        other = sparse.open()
+        if self.is_sparse or other.shapes() != self.source.shapes():
+            raise UserError(
+                f"{sparse.folder} is no 2:4 version of {self.model.folder}: give a dense model and one made of it"
+            )
+        for target in self.targets:
+            if count := PATTERN.violations(other.weight(target)):
+                raise UserError(f"{sparse.folder} is not 2:4: {count} groups of {target} keep more than two weights")
+
     @property
     def method(self) -> str:
         """Return the method of the 2:4 version for the record."""
+        if self.sparse:
+            return "folder"
         return "unchanged" if self.is_sparse else "magnitude"
 
     def folder(self, side: str) -> Path:
+        if side == SPARSE and self.sparse:
+            return self.sparse.folder
         if (side == SPARSE) == self.is_sparse:
             return self.model.folder
         place = self.workdir / side.replace(":", "of")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.kernels import native
-from bench.kernels.integers24 import BITS, group_size
+from bench.kernels.integers24 import BITS, group_size, round_weight
 from bench.kernels.packed24 import CODES, PackedWeight, join_int4, split_int4, unpack
 
 BLOCK, CHUNK = 64, 8
@@ -57,12 +57,16 @@ class KernelWeight:
 
 def supports(packed: PackedWeight) -> bool:
     """Return whether the kernel supports a weight: bfloat16, int8 with a scale per row, or int4 with whole blocks to a scale."""
-    if packed.kind == "float":
+    if packed.scales is None:
         return packed.dtype == torch.bfloat16
-    assert packed.scales is not None
-    count = packed.scales.shape[1]
-    group = packed.width // count
-    return count == 1 or (packed.kind == "int4" and group % BLOCK == 0 and group == group_size("int4", packed.width))
+    group = packed.width // packed.scales.shape[1]
+    return group == group_size(packed.kind, packed.width) and takes(packed.kind, packed.width)
+
+
+def takes(kind: str, width: int) -> bool:
+    """Return whether the kernel multiplies int8 or int4 of a width: a scale must be for whole blocks, or for the row."""
+    group = group_size(kind, width)
+    return group == width or group % BLOCK == 0
 
 
 def to_kernel_layout(packed: PackedWeight) -> KernelWeight:
@@ -73,12 +77,13 @@ def to_kernel_layout(packed: PackedWeight) -> KernelWeight:
         values = _to_units(split_int4(packed.values), BLOCK // 2, blocks)
     stored = _bits(packed) * 4
     codes = _TO_PLACES[packed.mask.numpy() & 15] | _TO_PLACES[packed.mask.numpy() >> 4] << 4
+    scales = None if packed.scales is None else _block_scales(packed.kind, packed.width, packed.scales)
     memory = np.empty((len(values), blocks * (8 + stored)), dtype=np.uint8)
     for at, start, n in _chunks(blocks, stored):
         middle, end = at + 8 * n, at + (8 + stored) * n
         _fill(memory[:, at:middle], codes[:, 8 * start : 8 * (start + n)])
         _fill(memory[:, middle:end], values.numpy()[:, stored * start : stored * (start + n)])
-    return KernelWeight(torch.from_numpy(memory), _block_scales(packed), packed.width, dtype=packed.dtype)
+    return KernelWeight(torch.from_numpy(memory), scales, packed.width, dtype=packed.dtype)
 
 
 def from_kernel_layout(weight: KernelWeight) -> PackedWeight:
@@ -107,10 +112,9 @@ def from_kernel_layout(weight: KernelWeight) -> PackedWeight:
 
 def integers_and_scales(packed: PackedWeight) -> tuple[Tensor, Tensor]:
     """Return the integers of a weight, dense int8 [out, width], and the scales of a KernelWeight."""
-    scales = _block_scales(packed)
-    assert packed.scales is not None and scales is not None
+    assert packed.scales is not None
     plain = replace(packed, dtype=torch.float32, scales=torch.ones_like(packed.scales))
-    return unpack(plain).to(torch.int8), scales
+    return unpack(plain).to(torch.int8), _block_scales(packed.kind, packed.width, packed.scales)
 
 
 def dense_twin(packed: PackedWeight) -> KernelWeight:
@@ -118,6 +122,12 @@ def dense_twin(packed: PackedWeight) -> KernelWeight:
     if packed.kind == "float":
         return to_dense_kernel_layout(unpack(packed))
     return to_dense_kernel_layout(*integers_and_scales(packed), packed.dtype)
+
+
+def round_dense(weight: Tensor, kind: str) -> KernelWeight:
+    """Round a dense float weight [out, width] to int8 or int4, for the kernel without sparsity."""
+    integers, scales, _ = round_weight(weight, kind)
+    return to_dense_kernel_layout(integers, _block_scales(kind, weight.shape[1], scales), weight.dtype)
 
 
 def to_dense_kernel_layout(
@@ -197,14 +207,11 @@ def _bits(packed: PackedWeight) -> int:
     return 16 if packed.kind == "float" else BITS[packed.kind]
 
 
-def _block_scales(packed: PackedWeight) -> Tensor | None:
-    """Return the scales of a KernelWeight. Blocks of an int4 group have the same one."""
-    if packed.scales is None:
-        return None
-    if packed.kind == "int8":
-        return packed.scales[:, 0].float().contiguous()
-    starts = torch.arange(0, packed.width, BLOCK)
-    return packed.scales[:, starts * packed.scales.shape[1] // packed.width].contiguous()
+def _block_scales(kind: str, width: int, scales: Tensor) -> Tensor:
+    """Return the scales of a KernelWeight. Blocks of an int4 group have the same one. scales: bfloat16 [out, groups]."""
+    if kind == "int8":
+        return scales[:, 0].float().contiguous()
+    return scales[:, torch.arange(0, width, BLOCK) * scales.shape[1] // width].contiguous()
 
 
 def _to_units(integers: Tensor, unit: int, count: int) -> Tensor:

@@ -47,6 +47,12 @@ def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> RoundedWeig
     floats = pack(weight, name)
     if not bool(floats.values.isfinite().all()):
         raise UserError(f"{name} contains NaN or infinity, which no integer can represent: export it without --values")
+    integers, scales, exact = round_weight(weight, kind)
+    return RoundedWeight(pack_integers(integers, floats.mask, kind, scales, weight.dtype), exact)
+
+
+def round_weight(weight: Tensor, kind: str) -> tuple[Tensor, Tensor, bool]:
+    """Round a float weight [out, in]: integers int8 [out, in], scales bfloat16 [out, groups], and whether nothing changed."""
     group = group_size(kind, weight.shape[1])
     rows, width = weight.shape
     integers = torch.empty(rows, width, dtype=torch.int8)
@@ -58,7 +64,7 @@ def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> RoundedWeig
         exact &= on_grid
         integers[at] = _integers(groups, scale, BITS[kind]).to(torch.int8).view(-1, width)
         scales[at] = scale.view(-1, width // group)
-    return RoundedWeight(pack_integers(integers, floats.mask, kind, scales, weight.dtype), exact)
+    return integers, scales, exact
 
 
 def _integers(groups: Tensor, scale: Tensor, bits: int) -> Tensor:

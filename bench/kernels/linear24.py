@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from bench.kernels.packed24 import PackedWeight, unpack
 from bench.kernels.timing import CudaClock
 from methods.contract import Compute
 from methods.errors import UserError
-from methods.quantizing.grids import Integer
 
 MAX_PORTABLE_ROWS = 16
 """Number of rows of x above which the portable path is slower than a product of torch with the unpacked weights."""
@@ -119,7 +119,9 @@ def _engine(packed: PackedWeight | cpu24.KernelWeight, device: torch.device) -> 
     return "reference"
 
 
-def swap_linears(model: nn.Module, packed: dict[str, PackedWeight], *, engine: str | None = None) -> nn.Module:
+def swap_linears(
+    model: nn.Module, packed: Mapping[str, PackedWeight | cpu24.KernelWeight], *, engine: str | None = None
+) -> nn.Module:
     """Replace each module named in `packed` by a Linear24, in place. It keeps the bias and the hooks."""
     for name, weight in packed.items():
         old = model.get_submodule(name)
@@ -142,12 +144,7 @@ def pack_head(model: nn.Module) -> nn.Module:
     """
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     name = next(name for name, module in model.named_modules() if module is head)
-    grid = Integer(8)
-    weight = head.weight.float()
-    scales = grid.scale(weight).bfloat16().float()
-    integers = (weight / scales).round_().clamp_(-128, 127).to(torch.int8)
-    packed = cpu24.to_dense_kernel_layout(integers, scales[:, 0].contiguous(), head.weight.dtype)
-    model.set_submodule(name, Linear24(packed, head.bias))
+    model.set_submodule(name, Linear24(cpu24.round_dense(head.weight, "int8"), head.bias))
     return model
 
 

@@ -70,7 +70,7 @@ class Torch:
 
 
 class Native:
-    """The 2:4 kernel, and the same kernel with dense weights. Activations are bfloat16. The head of an integer model is int8.
+    """The 2:4 kernel, and the same kernel with the dense model's weights. Activations are bfloat16. The head of an integer model is int8.
 
     Weights whose width has no int4 kernel are int8, and notes count them.
     """
@@ -93,23 +93,28 @@ class Native:
         return {"kernel": native.source_digest(), "path": native.select_path(native.load())}
 
     def contestants(self, versions: ModelVersions, step: Step, device: str, threads: int) -> list[Contestant]:
-        folder = versions.folder(SPARSE)
         out = []
         for kind in self.kinds:
             sides = self._models.setdefault(kind, {})  # packing takes longer than a timing
             if not sides:
-                sides[SPARSE] = _on_kernel(folder, versions.targets, kind)
-                sides[DENSE] = dense_twin(copy.deepcopy(sides[SPARSE]))
+                sides[SPARSE] = _on_kernel(versions.folder(SPARSE), versions.targets, kind)
+                if versions.is_sparse:  # its dense version has no weights that mean anything
+                    sides[DENSE] = dense_twin(copy.deepcopy(sides[SPARSE]))
+                else:
+                    sides[DENSE] = _on_kernel(versions.folder(DENSE), versions.targets, kind, dense=True)
             out += [_contestant(kind, side, model, step) for side, model in sides.items()]
         return out
 
 
-def _on_kernel(folder: Path, targets: tuple[str, ...], kind: str) -> nn.Module:
-    """Load a 2:4 model with its targets on the native kernel."""
+def _on_kernel(folder: Path, targets: tuple[str, ...], kind: str, *, dense: bool = False) -> nn.Module:
+    """Load a 2:4 model, or a dense one, with its targets on the native kernel."""
     model = loading.load(folder, Compute(dtype=torch.bfloat16))
     weights = {name: dense_weight(model.get_submodule(name)) for name in targets}
     if kind == "bf16":
-        return swap_linears(model, {n: pack(w, n) for n, w in weights.items()}, engine="native")
-    packed = {n: pack_rounded(w, kind, n).packed for n, w in weights.items()}
-    packed |= {n: pack_rounded(weights[n], "int8", n).packed for n, p in packed.items() if not cpu24.supports(p)}
+        plain = {n: cpu24.to_dense_kernel_layout(w.bfloat16()) if dense else pack(w, n) for n, w in weights.items()}
+        return swap_linears(model, plain, engine="native")
+    kinds = {n: kind if cpu24.takes(kind, w.shape[1]) else "int8" for n, w in weights.items()}
+    packed = {
+        n: cpu24.round_dense(w, kinds[n]) if dense else pack_rounded(w, kinds[n], n).packed for n, w in weights.items()
+    }
     return swap_linears(pack_head(model), packed, engine="native")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -170,6 +171,19 @@ def test_a_model_that_is_sparse_gets_a_dense_version(tmp_path, family):
     dense = Folder(made.folder(DENSE))
     for target in made.targets:
         assert (dense.weight(target) != 0).all()
+
+
+def test_a_sparse_version_made_elsewhere_is_one_side(engines, tmp_path):
+    pruned = versions.ModelVersions(models.resolve("tiny"), tmp_path / "v").folder(SPARSE)
+    asked = replace(request("tiny", "fake"), sparse=str(pruned), steps=("decode",))
+    made = measure(asked, tmp_path / "r")
+    assert {r.identity.protocol.name for r in made} == {"decode"}
+    assert all(r.identity.stages == ("folder",) and r.notes["sparse"] == pruned.name for r in made)
+    assert {r.key for r in made}.isdisjoint(r.key for r in measure(request("tiny", "fake"), tmp_path / "r"))
+    with pytest.raises(UserError, match=r"is not 2:4: \d+ groups of model\.layers\.0"):
+        measure(replace(asked, sparse="tiny"), tmp_path / "r")
+    with pytest.raises(UserError, match="is no 2:4 version of"):
+        measure(replace(asked, model=str(pruned)), tmp_path / "r")
 
 
 @pytest.mark.slow

@@ -13,21 +13,26 @@ from methods.targets import find_targets
 class Versions:
     targets = ("a", "b")
 
+    def __init__(self, is_sparse):
+        self.is_sparse = is_sparse
+
     def folder(self, side):
         return f"folder of {side}"
 
 
-def test_the_native_dense_side_is_the_twin_of_the_sparse_one(monkeypatch):
-    monkeypatch.setattr(ours, "_on_kernel", lambda folder, targets, kind: (folder, targets, kind))
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_the_native_dense_side_is_the_dense_model_or_the_twin_of_a_sparse_one(monkeypatch, is_sparse):
+    monkeypatch.setattr(ours, "_on_kernel", lambda folder, targets, kind, dense=False: (folder, targets, kind, dense))
     monkeypatch.setattr(ours, "dense_twin", lambda model: ("twin", model))
     monkeypatch.setattr(ours, "_contestant", lambda *parts: parts)
     step = Step("decode", 1, 8)
-    made = ours.Native().contestants(Versions(), step, "cpu", 1)
+    made = ours.Native().contestants(Versions(is_sparse), step, "cpu", 1)
 
     for kind, sparse, dense in (("bf16", *made[:2]), ("int8", *made[2:4]), ("int4", *made[4:])):
-        model = ("folder of 2:4", ("a", "b"), kind)
+        model = ("folder of 2:4", ("a", "b"), kind, False)
         assert sparse == (kind, "2:4", model, step)
-        assert dense == (kind, "dense", ("twin", model), step)
+        wanted = ("twin", model) if is_sparse else ("folder of dense", ("a", "b"), kind, True)
+        assert dense == (kind, "dense", wanted, step)
 
 
 def test_a_width_without_int4_is_int8_and_counted(tmp_path):
