@@ -134,7 +134,7 @@ def _compile(step: _Step, inputs: tuple[Any, ...], options: Mapping[str, Any], f
     with temporary_folder("graph") as workdir, mock.patch.dict(os.environ):
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(workdir / "inductor"))
         try:
-            with _plain_attention(step.model):
+            with _plain_attention(step.model), _rotary_tables(step.model, inputs[2][0].shape[2]):
                 program = torch.export.export(step, inputs, strict=False)
             torch._inductor.aoti_compile_and_package(
                 program, package_path=str(workdir / PACKAGE), inductor_configs=dict(options)
@@ -158,6 +158,37 @@ def _plain_attention(model: Any) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(usual)
+
+
+class _RotaryTable(nn.Module):
+    """Sines and cosines of all positions of a KV cache. The compiler would compute those of a token again in each layer."""
+
+    def __init__(self, rotary: nn.Module, dtype: torch.dtype, length: int) -> None:
+        super().__init__()
+        tables = rotary(torch.empty(0, dtype=dtype), torch.arange(length)[None])
+        for name, table in zip(("cosines", "sines"), tables, strict=True):
+            self.register_buffer(name, table[0], persistent=False)
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Any, Any]:
+        return self.cosines[position_ids], self.sines[position_ids]  # type: ignore[index]
+
+
+@contextmanager
+def _rotary_tables(model: Any, length: int) -> Iterator[None]:
+    """Give a model tables in place of rotary embeddings whose frequencies depend on no length."""
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if getattr(module, "rope_type", "") in ("default", "linear", "llama3")
+        and [*inspect.signature(module.forward).parameters] == ["x", "position_ids"]
+    }
+    for name, module in found.items():
+        model.set_submodule(name, _RotaryTable(module, model.dtype, length))
+    try:
+        yield
+    finally:
+        for name, module in found.items():
+            model.set_submodule(name, module)
 
 
 def _options() -> dict[str, Any]:

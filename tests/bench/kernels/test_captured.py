@@ -78,6 +78,15 @@ def test_int4_is_captured(make):
     check(decoding.dense_twin(model), 12)
 
 
+def test_tables_of_sines_change_no_bit(make):
+    model = make("llama")
+    wanted = model(PROMPT).logits
+    with captured._rotary_tables(model, PROMPT.shape[1]):
+        assert type(model.model.rotary_emb).__name__ == "_RotaryTable"
+        assert torch.equal(model(PROMPT).logits, wanted)
+    assert torch.equal(model(PROMPT).logits, wanted) and model.model.rotary_emb.inv_freq.ndim == 1
+
+
 def test_a_model_that_cannot_be_captured_stays_eager_with_the_reason(make, monkeypatch):
     def export(*_, **__):
         raise ValueError("a branch\non data")
