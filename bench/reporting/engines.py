@@ -18,6 +18,10 @@ from bench.system.text import amount, printable
 from methods.errors import UserError
 
 LEVEL = 0.05
+UNSTEADY = 0.1
+"""Difference of a timing from its repetition in the same blocks above which a table warns."""
+BUSY = 1.0
+"""Number of other running processes above which a table warns."""
 PREFERRED = (("native", "int8"), ("native", "bf16"))
 """Engines and kinds whose 2:4 side the others are compared with. The first that was timed is used."""
 
@@ -106,7 +110,7 @@ def rows(found: Sequence[TimedModel]) -> list[dict[str, Any]]:
                 "mb_per_token": round(entry.bytes_per_token / 1e6, 1) if entry.bytes_per_token else "",
                 "of_bandwidth": f"{entry.bandwidth_share:.0%}" if entry.bandwidth_share else "",
                 "perplexity": float(f"{entry.perplexity:.4g}") if entry.perplexity else "",
-                "noise": f"{entry.noise:.1%}",
+                "noise": f"{entry.noise:.1%}" + (", not steady" if entry.noise > UNSTEADY else ""),
                 "ratio_of": f"{best.name} / {entry.name}" if best and beside else "",
                 "ratio": f"{beside.value:.2f} ({beside.low:.2f} to {beside.high:.2f})" if beside else "",
             }
@@ -151,6 +155,10 @@ def figures(found: Sequence[TimedModel]) -> dict[str, Any]:
             dense = next(e for e in found if e.record is entry.record and e.side == "dense")
             mine[f"{entry.name} / dense"] = _rounded(ratio(entry, dense))
         mine[f"noise, {entry.name} against itself"] = f"{entry.noise:.1%}"
+        if entry.noise > UNSTEADY:
+            mine[f"warning, {entry.name}"] = "not steady: time it again on a quiet machine"
+        if (busy := entry.record.notes.get("load", 0) - entry.record.notes["threads"]) > BUSY:
+            mine["warning"] = f"about {busy:.1f} other processes ran"
     return out
 
 

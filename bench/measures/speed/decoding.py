@@ -14,7 +14,7 @@ from bench.inputs import kv_cache
 from bench.inputs.model_config import ModelConfig
 from bench.kernels import captured, cpu24
 from bench.kernels.integers24 import group_size, pack_rounded
-from bench.kernels.linear24 import Linear24, swap_linears
+from bench.kernels.linear24 import Linear24, join_memory, swap_linears
 from bench.kernels.packed24 import PackedWeight, pack
 from bench.kernels.timing import Work, check_product
 from bench.measures.contract import MeasureContext
@@ -119,6 +119,7 @@ def dense_twin(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, Linear24) and (weight := module.kernel_weight) is not None and not weight.dense:
             module.use(cpu24.dense_twin(cpu24.from_kernel_layout(weight)))
+    join_memory(model)
     return model
 
 

@@ -5,7 +5,7 @@ import torch
 
 from bench.export.model import export_model
 from bench.inputs import loading
-from bench.kernels import linear24, native
+from bench.kernels import cpu24, linear24, native
 from bench.kernels.integers24 import pack_rounded
 from bench.kernels.linear24 import MAX_PORTABLE_ROWS, Linear24, pack_head, swap_linears
 from bench.kernels.packed24 import pack, unpack
@@ -88,6 +88,26 @@ def test_integers_are_the_dequantized_model(llama, kind):
     swap_linears(model, rounded)
     torch.testing.assert_close(model(IDS[:, :1]).logits, wanted[:, :1], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(model(IDS).logits, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_small_weights_lie_in_one_piece_of_memory_and_large_ones_do_not(llama, monkeypatch):
+    try:
+        native.load()
+    except native.NoKernel as why:
+        pytest.skip(str(why))
+    _, packed = masked(llama)
+    rounded = {n: pack_rounded(unpack(p), "int8").packed for n, p in packed.items()}
+    sizes = sorted({cpu24.to_kernel_layout(p).memory.nbytes for p in rounded.values()})
+    monkeypatch.setattr(linear24, "LARGE", sizes[-1])
+    swap_linears(llama, rounded, engine="native")
+    kernels = {n: llama.get_submodule(n).kernel_weight for n in rounded}
+    assert all(torch.equal(k.memory, cpu24.to_kernel_layout(rounded[n]).memory) for n, k in kernels.items())
+    storages = {k.memory.untyped_storage().data_ptr() for k in kernels.values() if k.memory.nbytes < sizes[-1]}
+    assert len(sizes) > 1 and len(storages) == 1
+    assert all(k.memory.data_ptr() % 64 == 0 for k in kernels.values() if k.memory.nbytes < sizes[-1])
+    assert all(
+        k.memory.untyped_storage().data_ptr() not in storages for k in kernels.values() if k.memory.nbytes >= sizes[-1]
+    )
 
 
 @pytest.mark.numeric

@@ -50,6 +50,18 @@ def test_bytes_bandwidth_and_quality_stand_beside_a_speed():
     assert step["llamacpp q8_0, MB per token"] == 100.0 and step["llamacpp q8_0, perplexity"] == 12.35
 
 
+def test_a_timing_that_is_not_steady_and_a_busy_machine_are_said():
+    calm = entries(record("llamacpp", "q8_0", 60, load=1.9))
+    assert engines.rows(calm)[0]["noise"] == "1.0%" and not any(
+        "warning" in k for k in engines.figures(calm).popitem()[1]
+    )
+    found = entries(record("llamacpp", "q8_0", 60, noise={"dense": 0.144}, load=3.5))
+    assert engines.rows(found)[0]["noise"] == "14.4%, not steady"
+    (step,) = engines.figures(found).values()
+    assert step["warning, llamacpp q8_0"] == "not steady: time it again on a quiet machine"
+    assert step["warning"] == "about 2.5 other processes ran"
+
+
 def test_a_ratio_is_block_by_block():
     found = entries(*MADE)
     assert [e.name for e in found] == [
