@@ -1,4 +1,4 @@
-"""llm-compressor's SparseGPT and Wanda, called in this process as its users do. Needs the extra `llmcompressor`.
+"""llm-compressor's SparseGPT, Wanda, AWQ and SmoothQuant, called in this process as its users do. Needs the extra `llmcompressor`.
 
 Frantar & Alistarh 2023, arXiv 2301.00774; Sun et al. 2024, arXiv 2306.11695. This file has none of its code.
 
@@ -9,11 +9,15 @@ the identity instead; `notes["identity_hessians"]` counts these.
 
 from __future__ import annotations
 
+import copy
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, ClassVar
+from unittest.mock import patch
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Skipped
 from methods.info import HESSIANS_PER_LINEAR
@@ -59,55 +63,140 @@ class LlmCompressorWanda:
         return _oneshot(model, job, "WandaPruningModifier", {})
 
 
+@dataclass(frozen=True)
+class LlmCompressorAwq:
+    """llm-compressor's AWQ: the scales alone, before any quantizer.
+
+    AWQModifier with W4 symmetric in groups, without duo_scaling. group: of the integers to round to; grid: number of ratios.
+    """
+
+    name: ClassVar[str] = "llmcompressor-awq"
+    needs: ClassVar[Needs] = Needs.CALIBRATION
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2306.00978", dense=True, transform=True, cost=Cost(passes=20), extra="llmcompressor"
+    )
+    group: Count = 32
+    grid: Count = 20
+
+    def apply(self, model: nn.Module, job: Job) -> Outcome:
+        weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": self.group}
+        awq = {"duo_scaling": False, "n_grid": self.grid}
+        return _transform(model, job, {"AWQModifier": awq, "QuantizationModifier": {"weights": weights}})
+
+
+@dataclass(frozen=True)
+class LlmCompressorSmoothQuant:
+    """llm-compressor's SmoothQuant: the scales alone, before any quantizer.
+
+    SmoothQuantModifier. strength: part of the outliers that moves into weights.
+    """
+
+    name: ClassVar[str] = "llmcompressor-smoothquant"
+    needs: ClassVar[Needs] = Needs.CALIBRATION
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2211.10438", dense=True, transform=True, cost=Cost(passes=2), extra="llmcompressor"
+    )
+    strength: Fraction = 0.5
+
+    def apply(self, model: nn.Module, job: Job) -> Outcome:
+        return _transform(model, job, {"SmoothQuantModifier": {"smoothing_strength": self.strength}})
+
+
+def _transform(model: nn.Module, job: Job, settings: dict[str, dict[str, Any]]) -> Outcome:
+    """Run modifiers on a copy, and take over the weights that they changed."""
+    modifiers = _require(model, job)
+    changed_model, recipe = copy.deepcopy(model), []
+    for kind, given in settings.items():
+        targets = _targets(model, job)
+        scheme = (
+            {"config_groups": {"group": {"targets": targets, "weights": given["weights"]}}}
+            if "weights" in given
+            else given
+        )
+        recipe.append(modifiers[kind](**scheme))
+    warnings = _run(changed_model, job, recipe)
+    changed, new = set(), dict(changed_model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not torch.equal(parameter, new[name]):
+                parameter.copy_(new[name])
+                changed.add(name)
+    declared = frozenset(changed - {f"{target}.weight" for target in job.targets})
+    return Outcome(model, changed=declared, notes=_notes(settings, warnings))
+
+
 def _oneshot(model: nn.Module, job: Job, kind: str, settings: dict[str, Any]) -> Outcome:
     """Prune as its users do. Raise Skipped if llm-compressor is not installed, or cannot prune this model."""
+    modifiers = _require(model, job)
+    if job.pattern.dense:
+        raise Skipped("nothing to prune: the pattern is dense")
+    pattern = job.pattern
+    recipe = settings | {
+        "sparsity": pattern.share,
+        "mask_structure": f"{pattern.m - pattern.n}:{pattern.m}" if pattern.m else "0:0",  # n:m counts the zeros there
+        "targets": _targets(model, job),
+    }
+    warnings = _run(model, job, modifiers[kind](**recipe))
+    for target in job.targets:
+        weight = dense_weight(model.get_submodule(target))
+        weight.masked_fill_(weight == 0, 0)  # a product with a mask leaves -0.0
+    notes = _notes({kind: recipe}, warnings)
+    notes["identity_hessians"] = sum("Failed to invert hessian" in w for w in warnings)
+    return Outcome(model, notes=notes)
+
+
+def _targets(model: nn.Module, job: Job) -> list[str]:
+    family = family_of(model.config.to_dict())  # type: ignore[operator, union-attr]
+    return ["re:" + regex for regex in as_regexes(job.targets, family)]
+
+
+def _require(model: nn.Module, job: Job) -> dict[str, Any]:
+    """Return the modifiers. Raise Skipped if llm-compressor is not installed, or cannot read this model."""
     modifiers = _import_modifiers()
     if job.compute.stream:
         raise Skipped("llm-compressor needs the whole model in memory, and this one is streamed")
     if any(stores_in_out(model.get_submodule(t)) for t in job.targets):
-        raise Skipped("llm-compressor cannot prune Conv1D")
-    if job.pattern.dense:
-        raise Skipped("nothing to prune: the pattern is dense")
+        raise Skipped("llm-compressor cannot read Conv1D")
+    return modifiers
+
+
+def _run(model: nn.Module, job: Job, recipe: Any) -> list[str]:
+    """Run a recipe in place. Return its warnings."""
     from datasets import Dataset
     from llmcompressor import oneshot
     from loguru import logger
 
     assert job.calibration is not None
-    pattern = job.pattern
-    family = family_of(model.config.to_dict())  # type: ignore[operator, union-attr]
-    recipe = settings | {
-        "sparsity": pattern.share,
-        "mask_structure": f"{pattern.m - pattern.n}:{pattern.m}" if pattern.m else "0:0",  # n:m counts the zeros there
-        "targets": ["re:" + regex for regex in as_regexes(job.targets, family)],
-    }
     warnings: list[str] = []
     sink = logger.add(
         lambda message: warnings.append(str(message).strip()),
         format="{message}",
         filter=lambda record: record["level"].name in ("WARNING", "ERROR"),
     )
+    # Version 0.14 pins the activations of AWQ, which torch refuses on a machine without an accelerator.
+    pinned = nullcontext() if torch.accelerator.is_available() else patch.object(Tensor, "pin_memory", lambda x: x)
     try:
-        oneshot(
-            model=model,
-            dataset=Dataset.from_dict({"input_ids": job.calibration.tolist()}),
-            recipe=modifiers[kind](**recipe),
-            max_seq_length=job.calibration.shape[1],
-            num_calibration_samples=len(job.calibration),
-            shuffle_calibration_samples=False,
-        )
+        with pinned:
+            oneshot(
+                model=model,
+                dataset=Dataset.from_dict({"input_ids": job.calibration.tolist()}),
+                recipe=recipe,
+                max_seq_length=job.calibration.shape[1],
+                num_calibration_samples=len(job.calibration),
+                shuffle_calibration_samples=False,
+            )
     finally:
         logger.remove(sink)
-    for target in job.targets:
-        weight = dense_weight(model.get_submodule(target))
-        weight.masked_fill_(weight == 0, 0)  # a product with a mask leaves -0.0
-    notes = {
+    return warnings
+
+
+def _notes(recipe: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
+    return {
         "versions": {name: version(name) for name in PACKAGES},
-        "recipe": {kind: recipe},
+        "recipe": recipe,
         "log": {"warnings": sorted(set(warnings))},
         "dense_logits": "not compared: it runs in this process, on the same model",
-        "identity_hessians": sum("Failed to invert hessian" in w for w in warnings),
     }
-    return Outcome(model, notes=notes)
 
 
 def _import_modifiers() -> dict[str, Any]:
@@ -115,8 +204,12 @@ def _import_modifiers() -> dict[str, Any]:
     try:
         from llmcompressor.modifiers.pruning import WandaPruningModifier
         from llmcompressor.modifiers.pruning.sparsegpt import SparseGPTModifier
+        from llmcompressor.modifiers.quantization import QuantizationModifier
+        from llmcompressor.modifiers.transform.awq import AWQModifier
+        from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
     except ModuleNotFoundError as fault:
         raise Skipped(f"pip install 'cast-bench[{EXTRA}]' (no module {fault.name})") from None
     except ImportError as fault:
         raise Skipped(f"llmcompressor cannot be imported: {str(fault).splitlines()[0]}") from None
-    return {"SparseGPTModifier": SparseGPTModifier, "WandaPruningModifier": WandaPruningModifier}
+    found = (WandaPruningModifier, SparseGPTModifier, QuantizationModifier, AWQModifier, SmoothQuantModifier)
+    return {modifier.__name__: modifier for modifier in found}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from harness import finish, like_a_worker
+from harness import RESULTS, finish, like_a_worker, recorded
 from torch import Tensor
 
 from bench.export import llama_cpp
@@ -157,15 +157,12 @@ def main() -> None:
     figures: dict[str, Any] = {}
     with temporary_folder("exports") as room:
         for case in CASES:
-            name = " ".join(
-                filter(
-                    lambda part: part not in ("", "dense", "none"),
-                    (case.format, case.method, case.values or case.quantizer, case.imatrix and "imatrix"),
-                )
-            )
+            parts = (case.format, case.method, case.values or case.quantizer, case.imatrix and "imatrix")
+            name = f"{given.model}: {' '.join(part for part in parts if part not in ('', 'dense', 'none'))}"
             figures[name] = compare(case, given.model, room)
             print(name, json.dumps(figures[name]), file=sys.stderr, flush=True)
-    finish("exports", {"model": given.model, **figures})
+    before = recorded("exports") if (RESULTS / "exports.json").exists() else {}
+    finish("exports", before | figures)
 
 
 if __name__ == "__main__":

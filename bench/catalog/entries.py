@@ -27,6 +27,8 @@ METHODS = Catalog(
         "permute": "baselines.permute:Permute",
         "smooth": "baselines.smooth:Smooth",
         "awq": "baselines.smooth:Awq",
+        "llmcompressor-awq": "baselines.llmcompressor:LlmCompressorAwq",
+        "llmcompressor-smoothquant": "baselines.llmcompressor:LlmCompressorSmoothQuant",
         "dense-ft": "baselines.dense_ft:DenseFt",
         "retrain": "baselines.retrain:Retrain",
         "finetune": "baselines.finetune:Finetune",
@@ -67,6 +69,9 @@ QUANTIZERS = Catalog(
         "q6_k": "bench.quantizers.k_quants:Q6K",
         "hqq": "bench.quantizers.libraries:Hqq",
         "llmcompressor-gptq": "bench.quantizers.libraries:LlmCompressorGptq",
+        "llmcompressor-nvfp4": "bench.quantizers.libraries:LlmCompressorNvFp4",
+        "llmcompressor-mxfp4": "bench.quantizers.libraries:LlmCompressorMxFp4",
+        "auto-round": "bench.quantizers.libraries:AutoRound",
         "torchao-int4": "bench.quantizers.libraries:TorchaoInt4",
     }
 )

@@ -8,9 +8,10 @@ from __future__ import annotations
 import copy
 import importlib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +99,20 @@ class TorchaoInt4:
         return walk.outcome(**stored.notes())
 
 
+class Scheme(NamedTuple):
+    """Format of weights in llm-compressor. `args` are QuantizationArgs of compressed-tensors."""
+
+    args: Mapping[str, Any]
+    most: int
+    """Default of the number of weights that share a scale."""
+    scale_bits: int
+
+
+INT4 = Scheme({"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group"}, 128, 16)
+NVFP4 = Scheme({"scheme": "NVFP4A16"}, 16, 8)
+MXFP4 = Scheme({"scheme": "MXFP4A16"}, 32, 8)
+
+
 @dataclass(frozen=True)
 class LlmCompressorGptq:
     """int4 of llm-compressor; breaks the pattern, shown for comparison.
@@ -108,6 +123,8 @@ class LlmCompressorGptq:
     name: ClassVar[str] = "llmcompressor-gptq"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(paper="2210.17323")
+    modifier: ClassVar[str] = "gptq.GPTQModifier"
+    scheme: ClassVar[Scheme] = INT4
     group: Count | None = None
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
@@ -118,34 +135,97 @@ class LlmCompressorGptq:
             raise Skipped("llm-compressor cannot quantize Conv1D")
         assert job.calibration is not None
         quantized = copy.deepcopy(model)
-        widths = {t: dense_weight(quantized.get_submodule(t)).shape[1] for t in job.targets}
-        group = {t: group_size(width, self.group, 128, self.name) for t, width in widths.items()}
+        group = self._groups({t: dense_weight(quantized.get_submodule(t)).shape[1] for t in job.targets})
         sizes = sorted(set(group.values()))
-        _oneshot(quantized, {g: [t for t in job.targets if group[t] == g] for g in sizes}, job.calibration)
+        recipe = self._recipe({g: [t for t in job.targets if group[t] == g] for g in sizes})
+        _oneshot(quantized, recipe, job.calibration)
+        rounded: Any = importlib.import_module("compressed_tensors.quantization").forward_quantize
         walk = Walk(model, job)
         scales = 0
         for visit in walk:
-            visit.weight.copy_(dense_weight(quantized.get_submodule(visit.name)))
+            module: Any = quantized.get_submodule(visit.name)
+            args = module.quantization_scheme.weights
+            visit.weight.copy_(rounded(module, dense_weight(module), "weight", args))
             scales += visit.weight.numel() // group[visit.name]
-        stored = Stored(bits=4, scale_bits=16, scales=scales, library=f"llmcompressor {version('llmcompressor')}")
+        stored = Stored(
+            bits=4,
+            scale_bits=self.scheme.scale_bits,
+            scales=scales,
+            library=f"llmcompressor {version('llmcompressor')}",
+        )
         return walk.outcome(**stored.notes())
 
+    def _groups(self, widths: Mapping[str, int]) -> dict[str, int]:
+        """Return the number of weights that share a scale, by linear."""
+        return {t: group_size(width, self.group, self.scheme.most, self.name) for t, width in widths.items()}
 
-def _oneshot(model: nn.Module, targets: dict[int, list[str]], tokens: Tensor) -> None:
-    """Quantize the model in place. targets: names of linears by group size."""
+    def _settings(self) -> dict[str, Any]:
+        """Return settings of the modifier besides the format."""
+        return {}
+
+    def _recipe(self, targets: Mapping[int, Sequence[str]]) -> Any:
+        """Return the modifier. targets: names of linears by group size."""
+        module, _, kind = self.modifier.rpartition(".")
+        modifier = getattr(importlib.import_module(f"llmcompressor.modifiers.{module}"), kind)
+        regexes = {g: [f"re:^{re.escape(t)}$" for t in names] for g, names in targets.items()}
+        if preset := self.scheme.args.get("scheme"):
+            return modifier(targets=[r for names in regexes.values() for r in names], scheme=preset, **self._settings())
+        groups = {
+            f"group_{g}": {"targets": names, "weights": dict(self.scheme.args) | {"group_size": g}}
+            for g, names in regexes.items()
+        }
+        return modifier(config_groups=groups, **self._settings())
+
+
+class LlmCompressorNvFp4(LlmCompressorGptq):
+    """NVFP4 of llm-compressor, rounded to nearest; shown for comparison. QuantizationModifier with NVFP4A16."""
+
+    name = "llmcompressor-nvfp4"
+    info: ClassVar[MethodInfo] = MethodInfo()
+    modifier = "quantization.QuantizationModifier"
+    scheme = NVFP4
+
+
+class LlmCompressorMxFp4(LlmCompressorNvFp4):
+    """MXFP4 of llm-compressor, rounded to nearest; shown for comparison. QuantizationModifier with MXFP4A16."""
+
+    name = "llmcompressor-mxfp4"
+    scheme = MXFP4
+
+
+@dataclass(frozen=True)
+class AutoRound(LlmCompressorGptq):
+    """int4 of auto-round, by llm-compressor; breaks the pattern, shown for comparison.
+
+    This is AutoRoundModifier, W4 symmetric in groups of one size: learned rounding, block by block. steps: of each block.
+    """
+
+    name: ClassVar[str] = "auto-round"
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2309.05516")
+    modifier: ClassVar[str] = "autoround.AutoRoundModifier"
+    steps: Count = 200
+
+    def apply(self, model: nn.Module, job: Job) -> Outcome:
+        import_library("auto_round", "llmcompressor")
+        return super().apply(model, job)
+
+    def _groups(self, widths: Mapping[str, int]) -> dict[str, int]:
+        # It reads the scales of all linears of a block with one size.
+        return dict.fromkeys(widths, min(super()._groups(widths).values()))
+
+    def _settings(self) -> dict[str, Any]:
+        return {"iters": self.steps}
+
+
+def _oneshot(model: nn.Module, recipe: Any, tokens: Tensor) -> None:
+    """Quantize the model in place, as users of llm-compressor do."""
     from datasets import Dataset
     from llmcompressor import oneshot
-    from llmcompressor.modifiers.quantization import GPTQModifier
 
-    scheme = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group"}
-    groups = {
-        f"group_{g}": {"targets": [f"re:^{re.escape(t)}$" for t in names], "weights": scheme | {"group_size": g}}
-        for g, names in targets.items()
-    }
     oneshot(
         model=model,
         dataset=Dataset.from_dict({"input_ids": tokens.tolist()}),
-        recipe=GPTQModifier(config_groups=groups),
+        recipe=recipe,
         max_seq_length=tokens.shape[1],
         num_calibration_samples=len(tokens),
         shuffle_calibration_samples=False,

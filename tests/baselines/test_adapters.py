@@ -10,12 +10,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from baselines.llmcompressor import LlmCompressorSparseGPT, LlmCompressorWanda
+from baselines.llmcompressor import (
+    LlmCompressorAwq,
+    LlmCompressorSmoothQuant,
+    LlmCompressorSparseGPT,
+    LlmCompressorWanda,
+)
 from baselines.magnitude import Magnitude
 from baselines.sparsegpt import SparseGPT
 from baselines.sparseml import SparsemlMagnitude, SparsemlSparseGPT, to_old_config
 from baselines.wanda import Wanda
+from bench.quantizers.libraries import AutoRound, LlmCompressorMxFp4, LlmCompressorNvFp4
 from bench.system import environments
+from helpers import runs
 from methods.contract import Environment
 from methods.errors import Skipped, UserError
 from methods.pattern import Pattern
@@ -29,7 +36,13 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("kind", [LlmCompressorSparseGPT, LlmCompressorWanda])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        LlmCompressorSparseGPT, LlmCompressorWanda, LlmCompressorAwq, LlmCompressorSmoothQuant, LlmCompressorNvFp4,
+        LlmCompressorMxFp4,
+    ],
+)  # fmt: skip
 def test_missing_library_is_skipped(kind, llama, job, monkeypatch):
     monkeypatch.setitem(sys.modules, "llmcompressor", None)
 
@@ -91,17 +104,50 @@ def ready(kind, job, tmp_path):
     return replace(job, environment=here, workdir=tmp_path)
 
 
+@pytest.fixture
+def named(llama):
+    """Return a random model with the tokenizer of tiny, which llm-compressor asks for."""
+    llama.config._name_or_path = str(runs.TINY)
+    return llama
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [LlmCompressorAwq(group=8, grid=4), LlmCompressorSmoothQuant()])
+def test_their_scales_keep_the_function(kind, named, make_job):
+    pytest.importorskip("llmcompressor")
+    job, tokens = make_job(named, "dense"), torch.arange(3, 19)[None]
+    before, weights = named(tokens).logits, copy.deepcopy(named.state_dict())
+
+    outcome = kind.apply(named, job)
+
+    changed = {name for name, p in named.state_dict().items() if not torch.equal(p, weights[name])}
+    torch.testing.assert_close(named(tokens).logits, before, rtol=1e-4, atol=1e-5)
+    assert "model.layers.0.input_layernorm.weight" in changed
+    assert changed - {f"{target}.weight" for target in job.targets} == outcome.changed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "group"), [(LlmCompressorNvFp4(), 16), (AutoRound(group=8, steps=2), 8)])
+def test_their_weights_are_on_few_points(kind, group, named, make_job):
+    pytest.importorskip("llmcompressor")
+    job = make_job(named, "dense")
+    outcome = kind.apply(named, job)
+    for target in job.targets:
+        rows = outcome.model.get_submodule(target).weight.unflatten(-1, (-1, group)).flatten(0, 1)
+        assert max(len(row.unique()) for row in rows) <= 16, target
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("theirs", "ours"), PAIRS)
 @pytest.mark.parametrize("pattern", ["2:4", "1:4"])
-def test_theirs_and_ours_are_one_method(theirs, ours, pattern, llama, make_job, tmp_path):
+def test_theirs_and_ours_are_one_method(theirs, ours, pattern, named, make_job, tmp_path):
     """Masks and weights, on a model without ties."""
-    job = make_job(llama, pattern)
+    job = make_job(named, pattern)
     job = ready(theirs, job, tmp_path)
-    expected = ours().apply(copy.deepcopy(llama), job).model.state_dict()
-    before = copy.deepcopy(llama.state_dict())
+    expected = ours().apply(copy.deepcopy(named), job).model.state_dict()
+    before = copy.deepcopy(named.state_dict())
 
-    outcome = theirs().apply(llama, job)
+    outcome = theirs().apply(named, job)
 
     whole = isinstance(outcome.model, torch.nn.Module)
     after = outcome.model.state_dict() if whole else load_file(outcome.model / "model.safetensors")
