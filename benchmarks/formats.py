@@ -1,0 +1,214 @@
+"""Formats and scales beside those of other projects, on the linears of a model: how many values are equal, and how far the others are.
+
+python benchmarks/formats.py [--model tiny]
+
+compressed-tensors is needed. torchao, llama-cpp-python and llmcompressor are compared where they are installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import importlib.util
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import RESULTS, draw_tokens, finish, like_a_worker, recorded
+from torch import Tensor, nn
+
+from baselines.smooth import Awq
+from bench.catalog import registry
+from bench.catalog.choice import build
+from bench.inputs import download, loading
+from bench.quantizers import k_quants
+from bench.system.cache import temporary_folder
+from methods.contract import Compute, Job
+from methods.pattern import Pattern
+from methods.pruning.hessian import add_gram, symmetric
+from methods.pruning.walk import Walk
+from methods.quantizing.grids import Microscaling, NvFloat4, round_
+from methods.targets import find_targets
+from methods.transforms.wiring import Wiring
+
+GRIDS = {"mxfp4": (Microscaling(4), 32, "MXFP4A16"), "nvfp4": (NvFloat4(), 16, "NVFP4A16")}
+SEQUENCES, GRID, GROUP = 32, 20, 32
+"""Calibration sequences, number of ratios and group of AWQ."""
+
+
+def compare(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Any]:
+    """Return how our weights differ from other ones."""
+    ours, theirs = (torch.cat([pair[i].flatten() for pair in pairs]) for i in (0, 1))
+    return {
+        "weights": len(ours),
+        "equal": f"{float((ours == theirs).float().mean()):.3%}",
+        "largest difference, of the largest weight": float(
+            f"{float((ours - theirs).abs().max() / theirs.abs().max()):.2g}"
+        ),
+    }
+
+
+def rounded_up(weight: Tensor) -> Tensor:
+    """Return whether a weight is in a group of MXFP4 whose largest value is 1.75 times a power of two or more, bool [out, in]."""
+    fraction = torch.frexp(weight.unflatten(1, (-1, 32)).abs().amax(-1)).mantissa
+    return (fraction >= 1.75 / 2).repeat_interleave(32, 1)
+
+
+def ours_of(name: str, weight: Tensor) -> Tensor:
+    grid, group, _ = GRIDS[name]
+    rounded = weight.clone()
+    round_(rounded, grid, group)
+    return rounded
+
+
+def by_compressed_tensors(name: str, weight: Tensor) -> Tensor:
+    """Round with the scales and the rounding of compressed-tensors."""
+    ct: Any = importlib.import_module("compressed_tensors.quantization")
+    helpers: Any = importlib.import_module("compressed_tensors.quantization.utils")
+    _, group, preset = GRIDS[name]
+    args = ct.preset_name_to_scheme(preset, ["Linear"]).weights
+    groups = weight.unflatten(1, (-1, group))
+    low, high = groups.amin(-1), groups.amax(-1)
+    whole = helpers.generate_gparam(weight.amin(), weight.amax()) if name == "nvfp4" else None
+    scale, zero = helpers.calculate_qparams(low, high, args, global_scale=whole)
+    rounded: Tensor = ct.fake_quantize(weight, scale, zero, args, global_scale=whole)
+    return rounded
+
+
+def by_torchao(name: str, weight: Tensor) -> Tensor:
+    """Round with torchao."""
+    if name == "mxfp4":
+        mx: Any = importlib.import_module("torchao.prototype.mx_formats.mx_tensor")
+        kind = torch.float4_e2m1fn_x2
+        return mx.MXTensor.to_mx(weight, kind, 32, mx.ScaleCalculationMode.FLOOR).dequantize(torch.float32)  # type: ignore[no-any-return]
+    nv: Any = importlib.import_module("torchao.prototype.mx_formats.nvfp4_tensor")
+    scale = nv.per_tensor_amax_to_scale(weight.abs().max())
+    return nv.NVFP4Tensor.to_nvfp4(weight, 16, per_tensor_scale=scale).dequantize(torch.float32)  # type: ignore[no-any-return]
+
+
+def compare_k_quants(folder: Path, room: Path) -> dict[str, Any]:
+    """Write a file by llama.cpp's program, and count the matrices whose bytes our calls give, too."""
+    from gguf import GGUFReader
+
+    from bench.export import gguf_file, llama_cpp
+
+    gguf_file.write(folder, room / "f16.gguf", "f16")
+    source = {
+        t.name: t for t in GGUFReader(room / "f16.gguf").tensors if len(t.shape) == 2 and t.name.startswith("blk.")
+    }
+    generator, figures = torch.Generator().manual_seed(0), {}
+    importance = {name: torch.rand(int(t.shape[0]), generator=generator) + 0.1 for name, t in source.items()}
+    for name, kind in (("q2_k", "q2_k"), ("q3_k", "q3_k_m"), ("q4_k", "q4_k_m"), ("q5_k", "q5_k_m"), ("q6_k", "q6_k")):
+        for given in (importance, None):
+            llama_cpp.quantize(room / "f16.gguf", room / "out.gguf", kind, 1, given, pure=True)
+            found = {t.name: t for t in GGUFReader(room / "out.gguf").tensors if t.name in source}
+            same, types = 0, set()
+            for matrix, tensor in found.items():
+                weight = torch.from_numpy(source[matrix].data.astype("float32"))
+                form = k_quants.type_for(name, weight.shape[1])
+                own = k_quants.quantize(weight, form, given[matrix] if given else None)
+                same += form == tensor.tensor_type.name and own.tobytes() == tensor.data.tobytes()
+                types.add(form)
+            said = f"llama.cpp, {name}{', with importance' if given else ''}"
+            figures[said] = {"matrices": len(found), "same bytes": same, "types": ", ".join(sorted(types))}
+    return figures
+
+
+def compare_awq(model: nn.Module, job: Job) -> dict[str, Any]:
+    """Return how far the exponents of AWQ's scales are from those of llm-compressor."""
+    scales = {}
+    for name, settings in (
+        ("awq", {"group": GROUP, "grid": GRID}),
+        ("llmcompressor-awq", {"group": GROUP, "grid": GRID}),
+    ):
+        changed = copy.deepcopy(model)
+        build(registry.lookup("methods", name), name, settings).apply(changed, job)
+        norms = {n: p for n, p in changed.named_parameters() if n.endswith("layernorm.weight")}
+        scales[name] = {n: model.get_parameter(n) / p for n, p in norms.items()}
+    sizes = input_sizes(model, job)
+    exponents = [
+        [slope(sizes[name], scales[kind][name]) for name in scales["awq"]] for kind in ("awq", "llmcompressor-awq")
+    ]
+    flat = flatness(model, job, dict(zip(scales["awq"], exponents[1], strict=True)))
+    apart = [abs(a - b) * GRID for a, b in zip(*exponents, strict=True)]
+    return {
+        "norms": len(apart),
+        "exponents within a step of the search": sum(x <= 1.5 for x in apart),
+        "median distance in steps": round(statistics.median(apart), 2),
+        "our error at their exponents, over the smallest": f"{min(flat):.3f} to {max(flat):.3f}",
+        "mean exponent, ours": round(statistics.fmean(exponents[0]), 3),
+        "mean exponent, theirs": round(statistics.fmean(exponents[1]), 3),
+    }
+
+
+def flatness(model: nn.Module, job: Job, exponents: dict[str, float]) -> list[float]:
+    """Return the error of our search at other exponents, over its smallest, by the names of norms."""
+    awq, wiring, errors = Awq(group=GROUP, grid=GRID), Wiring(model, job, "awq"), {}
+    for visit in Walk(copy.deepcopy(model), job, add_gram):
+        errors[visit.name] = awq._errors(visit.weight.float(), symmetric(visit.stat))
+    ratios = []
+    for block, norm, readers in wiring.readers():
+        total = torch.stack([errors[reader] for reader in readers]).sum(0)
+        at = round(exponents[f"{block}.{norm}.weight"] * GRID)
+        ratios.append(float(total[min(max(at, 0), GRID - 1)] / total.min()))
+    return ratios
+
+
+@torch.inference_mode()
+def input_sizes(model: nn.Module, job: Job) -> dict[str, Tensor]:
+    """Return the mean absolute value of each output of a norm, by the name of its weight."""
+    found: dict[str, Tensor] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda _, __, out: found.update({name: out.abs().mean((0, 1))})
+
+    hooks = [m.register_forward_hook(note(f"{n}.weight")) for n, m in model.named_modules() if n.endswith("layernorm")]
+    model(input_ids=job.calibration)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def slope(size: Tensor, scale: Tensor) -> float:
+    """Return the exponent a for which scales are nearest to size^a."""
+    x, y = size.log(), scale.log()
+    x, y = x - x.mean(), y - y.mean()
+    return float((x * y).sum() / x.square().sum())
+
+
+def main() -> None:
+    like_a_worker()
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--model", default="tiny")
+    given = asked.parse_args()
+    torch.set_num_threads(1)
+    found = download.pull(given.model)
+    opened = found.open()
+    targets = find_targets(opened.config, opened.shapes())
+    weights = [opened.weight(target).float() for target in targets]
+    figures: dict[str, Any] = {}
+    for name in GRIDS:
+        for package, reference in (("compressed_tensors", by_compressed_tensors), ("torchao", by_torchao)):
+            if importlib.util.find_spec(package):
+                pairs = [(ours_of(name, weight), reference(name, weight)) for weight in weights]
+                figures[f"{package.replace('_', '-')}, {name}"] = compare(pairs)
+                if name == "mxfp4" and package == "compressed_tensors":
+                    plain = [~rounded_up(weight) for weight in weights]
+                    others = [(a[keep], b[keep]) for (a, b), keep in zip(pairs, plain, strict=True)]
+                    figures["compressed-tensors, mxfp4, groups that it does not round up"] = compare(others)
+    with temporary_folder("formats") as room:
+        if importlib.util.find_spec("llama_cpp"):
+            figures |= compare_k_quants(found.folder, room)
+        if importlib.util.find_spec("llmcompressor"):
+            tokens = draw_tokens(found.folder, SEQUENCES, min(512, found.seqlen))
+            job = Job(source=found.folder, pattern=Pattern(), targets=targets, calibration=tokens, workdir=room)
+            figures["llm-compressor, AWQ"] = compare_awq(loading.load(found.folder, Compute()), job)
+    before = recorded("formats") if (RESULTS / "formats.json").exists() else {}
+    finish("formats", before | {f"{given.model}: {name}": values for name, values in figures.items()})
+
+
+if __name__ == "__main__":
+    main()
