@@ -1,10 +1,10 @@
-"""Quality against bytes and against arithmetic, for a pattern and what competes with it, from records."""
+"""Quality against bytes, arithmetic and measured time, for a pattern and what competes with it, from records."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean
@@ -16,7 +16,7 @@ from bench.compare import resolve
 from bench.compare.result_set import ResultSet
 from bench.reporting import board, drawing, table_figures
 from bench.reporting.hardware import hardware_limit
-from bench.reporting.pareto import Front, FrontPoint, describe, pareto_optimal
+from bench.reporting.pareto import MIN_POINTS, Front, FrontPoint, describe, pareto_optimal
 from bench.reporting.view import TableColumn
 from bench.results import metrics
 from bench.results.record import Record
@@ -27,16 +27,17 @@ EQUAL = 1.02
 """Largest ratio of two costs that count as equal."""
 NEAR = 5
 """Largest ratio of a row's perplexity to the dense model's that a picture shows."""
-WIDTH, HEIGHT = 760, 340
+WIDTH, HEIGHT = 380, 340
+"""Size of a panel in pixels."""
 
 
 @dataclass(frozen=True)
-class Arithmetic(TableColumn):
-    """The axis of `Row.arithmetic`."""
+class Cost(TableColumn):
+    """An axis with a name that is no metric's."""
 
     @property
     def label(self) -> str:
-        return "arithmetic of a prompt, dense = 1"
+        return self.metric
 
 
 class Row(NamedTuple):
@@ -51,6 +52,8 @@ class Row(NamedTuple):
     arithmetic: float
     """Time of the linears of a long prompt where arithmetic is the limit, over that of the dense model. 2:4 counts half, as
     on sparse tensor cores, a pattern that no hardware runs counts as dense, and so do quantized weights."""
+    ms: float | None = None
+    """Measured time of a decoded token on a CPU; None if it was not measured."""
 
     @property
     def name(self) -> str:
@@ -70,7 +73,7 @@ def read(folders: str) -> tuple[Row, ...]:
         identity = record.identity
         row = found.setdefault((identity.method, identity.quantizer, identity.pattern), {})
         values = {r.metric: r.value for r in record.readings if r.value}
-        for metric in {"perplexity", metrics.SIZE, "relative_flops"} & values.keys():
+        for metric in {"perplexity", metrics.SIZE, "relative_flops", "tokens_per_s"} & values.keys():
             row.setdefault(metric, []).append(values[metric])
         if identity.measure == "size":
             row.setdefault("targets", []).append(_count_targets(results, record))
@@ -83,7 +86,8 @@ def read(folders: str) -> tuple[Row, ...]:
             share = 1 / (hardware_limit(pattern.base) or 1.0) + terms
             mean = math.exp(fmean(map(math.log, values["perplexity"])))
             size, targets = fmean(values[metrics.SIZE]), fmean(values["targets"])
-            rows.append(Row(method, quantizer, pattern, mean, size, share * targets / dense))
+            ms = 1000 / fmean(rates) if (rates := values.get("tokens_per_s")) else None
+            rows.append(Row(method, quantizer, pattern, mean, size, share * targets / dense, ms))
     return tuple(rows)
 
 
@@ -97,13 +101,19 @@ def worth(folders: str, pattern: str) -> str:
     own = min(
         (row for row in rows if (str(row.pattern), row.quantizer) == (pattern, "none")), key=lambda row: row.perplexity
     )
-    size = _answer(own, rows, lambda row: row.size, lambda row: f"in {row.size / 1e6:.2f} MB")
-    time = _answer(own, rows, lambda row: row.arithmetic, lambda row: f"at {row.arithmetic:.2f} of the dense model's")
-    names = [escape_markdown(", ".join(point.name for point in front.optimal)) for front in fronts(folders)]
-    return (
-        f"**Is {own.pattern} worth it here?** In bytes {size}; in the arithmetic of a prompt on sparse tensor cores {time}. "
-        f"On the fronts, in bytes: {names[0]}; in arithmetic: {names[1]}.\n"
-    )
+    answers = [
+        "In bytes " + _answer(own, rows, lambda row: row.size, lambda row: f"in {row.size / 1e6:.2f} MB"),
+        "in the arithmetic of a prompt on sparse tensor cores "
+        + _answer(own, rows, lambda row: row.arithmetic, lambda row: f"at {row.arithmetic:.2f} of the dense model's"),
+    ]
+    if own.ms is not None:
+        timed = [row for row in rows if row.ms is not None]
+        answers.append(
+            "in decoding here "
+            + _answer(own, timed, lambda row: row.ms or 0.0, lambda row: f"at {row.ms:.2f} ms a token")
+        )
+    named = (f"{f.x.label}: {', '.join(point.name for point in f.optimal)}" for f in fronts(folders))
+    return f"**Is {own.pattern} worth it here?** {'; '.join(answers)}. On the fronts of {escape_markdown('; '.join(named))}.\n"
 
 
 def _answer(own: Row, rows: Iterable[Row], cost: Callable[[Row], float], amount: Callable[[Row], str]) -> str:
@@ -115,12 +125,17 @@ def _answer(own: Row, rows: Iterable[Row], cost: Callable[[Row], float], amount:
     return f"no, because {other}, and {mine}"
 
 
-def fronts(folders: str) -> tuple[Front, Front]:
-    """Return quality against bytes, and against arithmetic, of the rows that are near the dense model."""
-    rows, quality = _near(read(folders)), TableColumn("perplexity", "", "lower", "1", names_protocol=False)
-    size = TableColumn(metrics.SIZE, "", "lower", "B", names_protocol=False)
-    time = Arithmetic("", "", "lower", "1", names_protocol=False)
-    return _front(size, quality, rows, lambda row: row.size), _front(time, quality, rows, lambda row: row.arithmetic)
+def fronts(folders: str) -> list[Front]:
+    """Return quality against each cost that was found, of the rows that are near the dense model."""
+    rows = _near(read(folders))
+    size, time, measured = (
+        TableColumn(metrics.SIZE, "", "lower", "B", names_protocol=False),
+        Cost("arithmetic of a prompt, dense = 1", "", "lower", "1", names_protocol=False),
+        Cost("decoding of a token", "", "lower", "ms", names_protocol=False),
+    )
+    timed = {row: row.ms for row in rows if row.ms is not None}
+    out = [_front(size, {row: row.size for row in rows}), _front(time, {row: row.arithmetic for row in rows})]
+    return [*out, _front(measured, timed)] if len(timed) >= MIN_POINTS else out
 
 
 def _near(rows: Iterable[Row]) -> list[Row]:
@@ -128,20 +143,20 @@ def _near(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row.perplexity <= NEAR * dense]
 
 
-def _front(x: TableColumn, y: TableColumn, rows: Iterable[Row], cost: Callable[[Row], float]) -> Front:
-    places = {row: (cost(row), row.perplexity) for row in rows}
+def _front(x: TableColumn, costs: Mapping[Row, float]) -> Front:
+    places = {row: (cost, row.perplexity) for row, cost in costs.items()}
     best = pareto_optimal(places.values())
     points = (
         FrontPoint(k, row.name, *place, 0.0, f"perplexity {row.perplexity:.4g}", place in best, row.pattern.dense)
         for k, (row, place) in enumerate(places.items())
     )
-    return Front(x, y, tuple(points))
+    return Front(x, TableColumn("perplexity", "", "lower", "1", names_protocol=False), tuple(points))
 
 
 def picture(folders: str) -> str:
-    """Draw both fronts side by side, as an SVG element."""
-    figure, (panels,) = drawing.new_figure(WIDTH, HEIGHT, columns=2)
-    both = fronts(folders)
-    for panel, front in zip(panels, both, strict=True):
+    """Draw the fronts side by side, as an SVG element."""
+    all_ = fronts(folders)
+    figure, (panels,) = drawing.new_figure(WIDTH * len(all_), HEIGHT, columns=len(all_))
+    for panel, front in zip(panels, all_, strict=True):
         table_figures.draw_front_on(figure, panel, front)
-    return drawing.to_svg(figure, "perplexity against bytes and against arithmetic", " ".join(map(describe, both)))
+    return drawing.to_svg(figure, "perplexity against what a row costs", " ".join(map(describe, all_)))

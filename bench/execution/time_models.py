@@ -52,7 +52,7 @@ CPU_TOKENS, CUDA_TOKENS = 128, 2048
 
 @dataclass(frozen=True)
 class ModelTimingRequest:
-    """What to time.
+    """A model, its 2:4 version, and the steps and engines to time.
 
     engines: names, in the order of the rows; tokens: in the KV cache of a decoding step, and in a prompt; sparse: a folder or
     name of the model's 2:4 version; steps: decode, prefill, or both.

@@ -28,10 +28,18 @@ from bench.kernels.timing import WrongProduct, check_product
 from bench.system import digests
 from bench.system.cache import cache_dir, in_use, temporary_folder
 from bench.system.files import publish
-from bench.system.source_digest import digest_source
+from bench.system.source_digest import digest_modules
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 """Largest error of compiled logits as a fraction of the eager logits' norm. Compiled code rounds to the dtype less often."""
+TRACED = (
+    __name__,
+    "bench.kernels.operators",
+    "bench.kernels.linear24",
+    "bench.inputs.kv_cache",
+    "methods.quantizing.stored",
+)
+"""Modules whose code a captured step has or is called by. Others change no graph."""
 PACKAGE, CONSTANTS = "step.pt2", "constants.safetensors"
 
 
@@ -211,7 +219,7 @@ def _key(model: Any, inputs: tuple[Any, ...]) -> str:
     first = {id(tensor): name for name, tensor in reversed(named.items())}
     return digests.of(
         [
-            digest_source(__name__),
+            digest_modules(*TRACED),
             [importlib.metadata.version(name) for name in ("torch", "transformers")],
             model.config.to_dict() | {"_name_or_path": "", "dtype": str(model.dtype)},
             # A tied tensor is its first name. The layout of a packed weight is read when the kernel is called.

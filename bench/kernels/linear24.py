@@ -146,7 +146,7 @@ def swap_linears(
 def join_memory(model: nn.Module) -> None:
     """Put the kernel's smaller weights one behind another, in place, in memory that numpy asks large pages for.
 
-    A matrix of a few hundred kilobytes has none of its own, and the processor looks up each of its pages of 4 KiB.
+    Only large arrays get them. In others the processor looks up each page of 4 KiB.
     """
     small = [
         (module, weight)

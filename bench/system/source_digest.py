@@ -39,6 +39,11 @@ def digest_source(*modules: str) -> str:
     return digests.of(sorted(set(contents.values())))
 
 
+def digest_modules(*modules: str) -> str:
+    """Return a sha256 of the code of modules, without what they import."""
+    return digests.of([_read(module)[0] for module in modules])
+
+
 def _read(module: str) -> tuple[str, tuple[str, ...]]:
     """Return the content digest of a module, and the imported modules that count too."""
     file = find_file(module)

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -16,6 +17,7 @@ from baselines.recon import Recon
 from bench import api
 from bench.export.model import export_model
 from bench.inputs import loading, models
+from bench.measures.speed.measure import Speed
 from bench.planning.spec import Spec
 from bench.results import check
 from bench.results.store import ReadOnlyStore
@@ -25,7 +27,7 @@ from helpers import runs
 from helpers.models import REPRESENTATIVES, build, job_for, sample, with_prior, write
 from methods import adapter
 from methods.contract import Compute, Prior
-from methods.errors import UserError
+from methods.errors import Skipped, UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
 from methods.targets import dense_weight
@@ -387,3 +389,9 @@ def test_rows(tmp_path, cache):
     assert size["bytes_packed"] - half["bytes_packed"] == size["adapter_bytes"] - half["adapter_bytes"]
     assert size["relative_flops"] == pytest.approx(0.5 + factors / weights)
     assert not check.check_folder(tmp_path).problems
+
+
+def test_no_kernel_is_timed_without_its_term():
+    counts = WeightCounts(Pattern.parse("2:4 + r8"), term_parameters=5)
+    with pytest.raises(Skipped, match="low-rank term"):
+        Speed(tokens=1).read(lambda: None, SimpleNamespace(counts=counts))

@@ -44,6 +44,7 @@ def test_costs_of_a_row(script, monkeypatch):
         records += [record(method, "perplexity", {"perplexity": value}, pattern) for value in (10.0, 40.0)]
         sizes = {"bytes_packed": 50.0} | ({"relative_flops": 0.6} if "lowrank" in method else {})
         records.append(record(method, "size", sizes, pattern))
+        records.append(record(method, "speed", {"tokens_per_s": 40.0} if pattern == "2:4" else {}, pattern))
     results = SimpleNamespace(records=records, with_cache=lambda: results)
     results.items = lambda one: SimpleNamespace(weights=[targets.get(one.identity.method, 100)])
     monkeypatch.setattr(script.board, "merge", lambda _: results)
@@ -52,10 +53,23 @@ def test_costs_of_a_row(script, monkeypatch):
     found = {row.name: row for row in script.read("some results")}
 
     assert [row.perplexity for row in found.values()] == [pytest.approx(20.0)] * len(rows)
+    assert {name: row.ms for name, row in found.items() if row.ms} == {"sparsegpt 2:4": 25.0}
     arithmetic = {name: row.arithmetic for name, row in found.items()}
     assert arithmetic == {
         "sparsegpt 2:4": 0.5, "s + lowrank:joint=9 + recon 2:4 + r4": pytest.approx(0.6), "depth:drop=25%": 0.75, "ria 4:8": 1.0, "dense": 1.0
     }  # fmt: skip
+
+
+def test_measured_times_have_a_panel_and_an_answer(script, monkeypatch):
+    rows = [script.Row(f"m{i}", "none", Pattern.parse("2:4"), 20.0 + i, 50.0, 0.5, 3.0 - i) for i in range(3)]
+    rows.append(script.Row("dense", "none", Pattern(), 10.0, 100.0, 1.0, 9.0))
+    monkeypatch.setattr(script, "read", lambda _: tuple(rows))
+
+    assert "in decoding here yes, because m0 2:4 has a perplexity of 20.00 at 3.00 ms a token" in script.worth(
+        "x", "2:4"
+    )
+    assert "decoding of a token, ms" in script.picture("x")
+    assert [len(front.points) for front in script.fronts("x")] == [4, 4, 4]
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,8 @@ class Speed:
         """
         if self.workload == "cuda":
             raise Skipped("no CUDA device")
+        if context.counts.term_parameters:
+            raise Skipped("no kernel here multiplies by sparse weights and a low-rank term")
         # Here, because they import torch.
         from bench.measures.speed import linears
         from bench.measures.speed.comparison import summarize

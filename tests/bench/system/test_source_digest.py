@@ -9,7 +9,7 @@ import pytest
 
 from bench.system import module_files, source_digest
 from bench.system.interpreter import OWN_PACKAGES, ROOT
-from bench.system.source_digest import digest_source
+from bench.system.source_digest import digest_modules, digest_source
 
 WINDOWS = "bench/inputs/windows.py"
 
@@ -114,6 +114,17 @@ def test_what_a_method_imports_of_its_own_package_counts(tree):
     rewrite(tree / "cast/adams.py", "self", "itself")
 
     assert digest("cast.method") != before[0] and digest(METHOD) == before[1]
+
+
+def test_modules_alone_have_a_digest_that_their_imports_do_not_change(tree):
+    before = [digest_modules("bench.kernels.captured"), digest("bench.kernels.captured")]
+    rewrite(tree / "bench/kernels/linear24.py", "LARGE = 2**22", "LARGE = 2**23")
+    source_digest._parse.cache_clear()
+    after = [digest_modules("bench.kernels.captured"), digest("bench.kernels.captured")]
+    assert before[0] == after[0] and before[1] != after[1]
+    rewrite(tree / "bench/kernels/captured.py", '"step.pt2"', '"other.pt2"')
+    source_digest._parse.cache_clear()
+    assert digest_modules("bench.kernels.captured") != before[0]
 
 
 def test_an_unknown_module_is_an_error():
