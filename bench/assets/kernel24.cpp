@@ -541,11 +541,17 @@ AVX2 void rows_avx2(const Job& job, long from, long to) {
 }
 
 // A panel: `2 * wide` rows of the weight, unpacked, as dwords [in / group][row]. R rows of x meet it at a time: a dword of
-// x is broadcast, and no sum goes across lanes.
+// x is broadcast, and no sum goes across lanes. A kind unpacks a line, steps through a dword of x, and hands sums on to `whole`
+// after `full` dwords, before lanes of 32 bits are full or when the scale changes.
 template <int width>
 struct Panel_int_512 {
+    using Whole = double;
+    struct Sum {
+        __m512i lower, upper;
+    };
     static constexpr int bits = width;
-    static constexpr long wide = 16, group = 4, R = 6;
+    static constexpr long wide = 16, group = 4, R = 6, full = bits == 4 ? BLOCK / group : WIDEST;
+    AVX512 static INLINE Sum zero() { return {_mm512_setzero_si512(), _mm512_setzero_si512()}; }
     template <bool dense>
     AVX512 static INLINE void line(const Row<bits, dense>& row, long n, uint8_t* out) {
         for (long k = 0; k < n; ++k) {
@@ -558,49 +564,31 @@ struct Panel_int_512 {
             _mm512_storeu_si512(out + k * 64, w);
         }
     }
-    template <int R>
-    AVX512 static INLINE void run(const Job& job, const uint32_t* panel, const float* scales, long r, long o, long n) {
-        const long wide_x = job.blocks * BLOCK, dwords = wide_x / group, full = bits == 4 ? BLOCK / group : dwords;
-        const uint8_t* x = static_cast<const uint8_t*>(job.x) + 2 * r * wide_x;
-        double whole[R][32] = {};
-        for (long start = 0; start < dwords; start += full) {
-            __m512i lower[R][2], upper[R][2];
-#pragma GCC unroll 16
-            for (int i = 0; i < R; ++i)
-                for (int j = 0; j < 2; ++j) lower[i][j] = upper[i][j] = _mm512_setzero_si512();
-            for (long k = start; k < start + full; ++k) {
-                const __m512i w[2] = {_mm512_load_si512(panel + 32 * k), _mm512_load_si512(panel + 32 * k + 16)};
-#pragma GCC unroll 16
-                for (int i = 0; i < R; ++i) {
-                    int low, high;
-                    std::memcpy(&low, x + 2 * i * wide_x + 4 * k, 4);
-                    std::memcpy(&high, x + (2 * i + 1) * wide_x + 4 * k, 4);
-                    for (int j = 0; j < 2; ++j) {
-                        lower[i][j] = _mm512_dpbusd_epi32(lower[i][j], w[j], _mm512_set1_epi32(low));
-                        upper[i][j] = _mm512_dpbusd_epi32(upper[i][j], w[j], _mm512_set1_epi32(high));
-                    }
-                }
-            }
-#pragma GCC unroll 16
-            for (int i = 0; i < R; ++i) {
-                alignas(64) int32_t low[32], high[32];
-                for (int j = 0; j < 2; ++j) {
-                    _mm512_store_si512(low + 16 * j, lower[i][j]);
-                    _mm512_store_si512(high + 16 * j, upper[i][j]);
-                }
-                const double less = double(bits == 4 ? job.less[(r + i) * job.blocks + start / full] : job.row_less(r + i));
-                for (int j = 0; j < 32; ++j)
-                    whole[i][j] += (low[j] + 256.0 * high[j] + less) * (bits == 4 ? scales[start / full * 32 + j] : 1);
-            }
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) job.put(r + i, o, n, whole[i]);
+    AVX512 static INLINE void step(Sum& sum, const uint32_t* panel, const uint8_t* x, long k, long count) {
+        const __m512i w = _mm512_load_si512(panel);
+        int low, high;
+        std::memcpy(&low, x + 4 * k, 4);
+        std::memcpy(&high, x + 4 * (count + k), 4);
+        sum.lower = _mm512_dpbusd_epi32(sum.lower, w, _mm512_set1_epi32(low));
+        sum.upper = _mm512_dpbusd_epi32(sum.upper, w, _mm512_set1_epi32(high));
+    }
+    AVX512 static INLINE void hand_on(Sum sum, Whole* whole, const float* scales, double less) {
+        alignas(64) int32_t low[16], high[16];
+        _mm512_store_si512(low, sum.lower);
+        _mm512_store_si512(high, sum.upper);
+        if (bits == 4)
+            for (int j = 0; j < 16; ++j) whole[j] += double(low[j] + 256 * high[j] + int32_t(less)) * scales[j];
+        else
+            for (int j = 0; j < 16; ++j) whole[j] += low[j] + 256.0 * high[j] + less;
     }
 };
 
-struct Panel_bf16_512 {
+struct Panel_dot_512 {
+    using Whole = float;
+    using Sum = __m512;
     static constexpr int bits = 16;
-    static constexpr long wide = 16;
+    static constexpr long wide = 16, group = 2, R = 12, full = WIDEST;
+    AVX512 static INLINE Sum zero() { return _mm512_setzero_ps(); }
     template <bool dense>
     AVX512 static INLINE __m512i half(const Row<16, dense>& row, long k) {  // 32 weights
         if (dense) return _mm512_loadu_si512(row.values + k * 64);
@@ -609,44 +597,21 @@ struct Panel_bf16_512 {
         const __m256i kept = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row.values + k * 32));
         return _mm512_maskz_expand_epi16(mask, _mm512_castsi256_si512(kept));
     }
-};
-struct Panel_dot_512 : Panel_bf16_512 {
-    static constexpr long group = 2, R = 12;
     template <bool dense>
     AVX512 static INLINE void line(const Row<16, dense>& row, long n, uint8_t* out) {
         for (long k = 0; k < 2 * n; ++k) _mm512_storeu_si512(out + 64 * k, half(row, k));
     }
-    template <int R>
-    AVX512 static INLINE void run(const Job& job, const uint32_t* panel, const float*, long r, long o, long n) {
-        const long width = job.blocks * BLOCK;
-        const uint16_t* x = static_cast<const uint16_t*>(job.x) + r * width;
-        __m512 sum[R][2];
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
-        for (long k = 0; k < width / group; ++k) {
-            const __m512i w[2] = {_mm512_load_si512(panel + 32 * k), _mm512_load_si512(panel + 32 * k + 16)};
-#pragma GCC unroll 16
-            for (int i = 0; i < R; ++i) {
-                int pair;
-                std::memcpy(&pair, x + i * width + 2 * k, 4);
-                const __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
-                for (int j = 0; j < 2; ++j) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], (__m512bh)w[j], both);
-            }
-        }
-        put_floats<R>(job, r, o, n, sum);
+    AVX512 static INLINE void step(Sum& sum, const uint32_t* panel, const uint8_t* x, long k, long) {
+        int pair;
+        std::memcpy(&pair, x + 4 * k, 4);
+        sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_load_si512(panel), (__m512bh)_mm512_set1_epi32(pair));
     }
-    template <int R>
-    AVX512 static INLINE void put_floats(const Job& job, long r, long o, long n, const __m512 (&sum)[R][2]) {
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) {
-            alignas(64) float whole[32];
-            for (int j = 0; j < 2; ++j) _mm512_store_ps(whole + 16 * j, sum[i][j]);
-            job.put(r + i, o, n, whole);
-        }
+    AVX512 static INLINE void hand_on(Sum sum, Whole* whole, const float*, double) {
+        _mm512_storeu_ps(whole, _mm512_add_ps(_mm512_loadu_ps(whole), sum));
     }
 };
-struct Panel_float_512 : Panel_bf16_512 {
-    static constexpr long group = 1, R = 12;
+struct Panel_float_512 : Panel_dot_512 {
+    static constexpr long group = 1;
     template <bool dense>
     AVX512 static INLINE void line(const Row<16, dense>& row, long n, uint8_t* out) {
         for (long k = 0; k < 2 * n; ++k) {
@@ -657,27 +622,19 @@ struct Panel_float_512 : Panel_bf16_512 {
             }
         }
     }
-    template <int R>
-    AVX512 static INLINE void run(const Job& job, const uint32_t* panel, const float*, long r, long o, long n) {
-        const long width = job.blocks * BLOCK;
-        const float* x = static_cast<const float*>(job.x) + r * width;
-        __m512 sum[R][2];
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
-        for (long k = 0; k < width; ++k) {
-            const __m512 w[2] = {_mm512_load_ps(panel + 32 * k), _mm512_load_ps(panel + 32 * k + 16)};
-#pragma GCC unroll 16
-            for (int i = 0; i < R; ++i)
-                for (int j = 0; j < 2; ++j) sum[i][j] = _mm512_fmadd_ps(w[j], _mm512_set1_ps(x[i * width + k]), sum[i][j]);
-        }
-        Panel_dot_512::put_floats<R>(job, r, o, n, sum);
+    AVX512 static INLINE void step(Sum& sum, const uint32_t* panel, const uint8_t* x, long k, long) {
+        float value;
+        std::memcpy(&value, x + 4 * k, 4);
+        sum = _mm512_fmadd_ps(_mm512_load_ps(panel), _mm512_set1_ps(value), sum);
     }
 };
 
-// An unpacked row of the weight.
 template <class Kind>
 struct Panel_256 {
+    using Sum = typename Kind::Sum;
     static constexpr int bits = Kind::bits;
+    static constexpr long wide = 8;
+    AVX2 static INLINE Sum zero() { return Kind::zero(); }
     template <bool dense>
     AVX2 static INLINE void line(const Row<bits, dense>& row, long n, uint8_t* out) {
         for (long k = 0; k < n; ++k)
@@ -690,61 +647,30 @@ struct Panel_256 {
     }
 };
 struct Panel_float_256 : Panel_256<Bf16_256> {
-    static constexpr long wide = 8, group = 1, R = 6;
-    template <int R>
-    AVX2 static INLINE void run(const Job& job, const uint32_t* panel, const float*, long r, long o, long n) {
-        const long width = job.blocks * BLOCK;
-        const float *x = static_cast<const float*>(job.x) + r * width, *w = reinterpret_cast<const float*>(panel);
-        __m256 sum[R][2];
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) sum[i][0] = sum[i][1] = _mm256_setzero_ps();
-        for (long k = 0; k < width; ++k)
-#pragma GCC unroll 16
-            for (int i = 0; i < R; ++i)
-                for (int j = 0; j < 2; ++j)
-                    sum[i][j] = _mm256_fmadd_ps(_mm256_load_ps(w + 16 * k + 8 * j), _mm256_broadcast_ss(x + i * width + k),
-                                                sum[i][j]);
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) {
-            alignas(32) float whole[16];
-            for (int j = 0; j < 2; ++j) _mm256_store_ps(whole + 8 * j, sum[i][j]);
-            job.put(r + i, o, n, whole);
-        }
+    using Whole = float;
+    static constexpr long group = 1, R = 6, full = WIDEST;
+    AVX2 static INLINE void step(Sum& sum, const uint32_t* panel, const uint8_t* x, long k, long) {
+        const __m256 value = _mm256_broadcast_ss(reinterpret_cast<const float*>(x) + k);
+        sum = _mm256_fmadd_ps(_mm256_load_ps(reinterpret_cast<const float*>(panel)), value, sum);
+    }
+    AVX2 static INLINE void hand_on(Sum sum, Whole* whole, const float*, double) {
+        _mm256_storeu_ps(whole, _mm256_add_ps(_mm256_loadu_ps(whole), sum));
     }
 };
 template <int width>
 struct Panel_int_256 : Panel_256<Int_256<width>> {
-    static constexpr long wide = 8, group = 2, R = 4;
-    template <int R>
-    AVX2 static INLINE void run(const Job& job, const uint32_t* panel, const float* scales, long r, long o, long n) {
-        constexpr long full = width == 4 ? BLOCK / group : 256;  // dwords after which lanes of 32 bits are handed on
-        const long wide_x = job.blocks * BLOCK, dwords = wide_x / group;
-        const int16_t* x = static_cast<const int16_t*>(job.x) + r * wide_x;
-        double whole[R][16] = {};
-        for (long start = 0; start < dwords; start += full) {
-            __m256i sum[R][2];
-#pragma GCC unroll 16
-            for (int i = 0; i < R; ++i) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
-            for (long k = start; k < std::min(dwords, start + full); ++k) {
-                const __m256i* at = reinterpret_cast<const __m256i*>(panel + 16 * k);
-                const __m256i w[2] = {_mm256_load_si256(at), _mm256_load_si256(at + 1)};
-#pragma GCC unroll 16
-                for (int i = 0; i < R; ++i) {
-                    int pair;
-                    std::memcpy(&pair, x + i * wide_x + 2 * k, 4);
-                    for (int j = 0; j < 2; ++j)
-                        sum[i][j] = _mm256_add_epi32(sum[i][j], _mm256_madd_epi16(w[j], _mm256_set1_epi32(pair)));
-                }
-            }
-#pragma GCC unroll 16
-            for (int i = 0; i < R; ++i) {
-                alignas(32) int32_t part[16];
-                for (int j = 0; j < 2; ++j) _mm256_store_si256(reinterpret_cast<__m256i*>(part) + j, sum[i][j]);
-                for (int j = 0; j < 16; ++j) whole[i][j] += part[j] * (width == 4 ? double(scales[start / full * 16 + j]) : 1);
-            }
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) job.put(r + i, o, n, whole[i]);
+    using Whole = double;
+    static constexpr long group = 2, R = 4, full = width == 4 ? BLOCK / group : 256;
+    AVX2 static INLINE void step(__m256i& sum, const uint32_t* panel, const uint8_t* x, long k, long) {
+        int pair;
+        std::memcpy(&pair, x + 4 * k, 4);
+        const __m256i w = _mm256_load_si256(reinterpret_cast<const __m256i*>(panel));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(w, _mm256_set1_epi32(pair)));
+    }
+    AVX2 static INLINE void hand_on(__m256i sum, Whole* whole, const float* scales, double) {
+        alignas(32) int32_t part[8];
+        _mm256_store_si256(reinterpret_cast<__m256i*>(part), sum);
+        for (int j = 0; j < 8; ++j) whole[j] += part[j] * (width == 4 ? double(scales[j]) : 1);
     }
 };
 
@@ -763,30 +689,54 @@ INLINE void transpose(const uint32_t* line, long count, uint32_t* panel) {
 }
 
 // Rows `first` to `last` of the weight times all rows of x. panel, scales [blocks][P], lines: scratch memory.
-#define PANELS(TARGET, NAME)                                                                                        \
-    template <class Kind, bool dense>                                                                               \
+// Sums are copied before an index that is no constant takes them, which would keep them out of registers.
+#define PANELS(TARGET, NAME)                                                                                           \
+    template <class Kind, int R>                                                                                       \
+    TARGET INLINE void NAME##_some(const Job& job, const uint32_t* panel, const float* scales, long r, long o, long n) { \
+        constexpr long W = Kind::wide;                                                                                 \
+        const long count = job.blocks * BLOCK / Kind::group, bytes = 4 * count * (Kind::bits < 16 && W == 16 ? 2 : 1); \
+        const uint8_t* x = static_cast<const uint8_t*>(job.x) + r * bytes;                                             \
+        typename Kind::Whole whole[R][2 * W] = {};                                                                     \
+        for (long start = 0; start < count; start += Kind::full) {                                                     \
+            typename Kind::Sum sum[R][2];                                                                              \
+            _Pragma("GCC unroll 16") for (int i = 0; i < R; ++i) sum[i][0] = sum[i][1] = Kind::zero();                 \
+            for (long k = start; k < std::min(count, start + Kind::full); ++k)                                         \
+                _Pragma("GCC unroll 16") for (int i = 0; i < R; ++i)                                                   \
+                    for (int j = 0; j < 2; ++j) Kind::step(sum[i][j], panel + W * (2 * k + j), x + i * bytes, k, count); \
+            typename Kind::Sum out[R][2];                                                                              \
+            _Pragma("GCC unroll 16") for (int i = 0; i < R; ++i) out[i][0] = sum[i][0], out[i][1] = sum[i][1];         \
+            const long b = start / Kind::full;                                                                         \
+            for (int i = 0; i < R; ++i) {                                                                              \
+                const double less = Kind::bits == 16 ? 0.0                                                             \
+                                    : Kind::bits == 8 ? double(job.row_less(r + i)) : job.less[(r + i) * job.blocks + b]; \
+                for (int j = 0; j < 2; ++j) Kind::hand_on(out[i][j], whole[i] + W * j, scales + W * (2 * b + j), less); \
+            }                                                                                                          \
+        }                                                                                                              \
+        for (int i = 0; i < R; ++i) job.put(r + i, o, n, whole[i]);                                                    \
+    }                                                                                                                  \
+    template <class Kind, bool dense>                                                                                  \
     TARGET void NAME(const Job& job, uint32_t* panel, float* scales, uint8_t* lines, long rows, long first, long last) { \
-        constexpr long P = 2 * Kind::wide;                                                                          \
-        const long count = job.blocks * BLOCK / Kind::group;                                                        \
-        for (long o = first; o < last; o += P) {                                                                    \
-            const long n = std::min(P, last - o);                                                                   \
-            for (long i = 0; i < n; i += 4) {                                                                       \
-                for (long j = 0; j < std::min(4L, n - i); ++j) {                                                    \
-                    Row<Kind::bits, dense> row(job, o + i + j);                                                     \
-                    for (long b = 0; b < job.blocks; b += CHUNK) {                                                  \
-                        const long some = std::min(CHUNK, job.blocks - b);                                          \
-                        row.chunk(some);                                                                            \
-                        Kind::template line<dense>(row, some, lines + 4 * (j * count + b * BLOCK / Kind::group));   \
-                    }                                                                                               \
-                    for (long b = 0; Kind::bits == 4 && b < job.blocks; ++b)                                        \
-                        scales[b * P + i + j] = float(job.block_scale(o + i + j, b));                               \
-                }                                                                                                   \
-                transpose<P>(reinterpret_cast<uint32_t*>(lines), count, panel + i);                                 \
-            }                                                                                                       \
-            long r = 0;                                                                                             \
-            for (; r + Kind::R <= rows; r += Kind::R) Kind::template run<Kind::R>(job, panel, scales, r, o, n);     \
-            for (; r < rows; ++r) Kind::template run<1>(job, panel, scales, r, o, n);                               \
-        }                                                                                                           \
+        constexpr long P = 2 * Kind::wide;                                                                             \
+        const long count = job.blocks * BLOCK / Kind::group;                                                           \
+        for (long o = first; o < last; o += P) {                                                                       \
+            const long n = std::min(P, last - o);                                                                      \
+            for (long i = 0; i < n; i += 4) {                                                                          \
+                for (long j = 0; j < std::min(4L, n - i); ++j) {                                                       \
+                    Row<Kind::bits, dense> row(job, o + i + j);                                                        \
+                    for (long b = 0; b < job.blocks; b += CHUNK) {                                                     \
+                        const long some = std::min(CHUNK, job.blocks - b);                                             \
+                        row.chunk(some);                                                                               \
+                        Kind::template line<dense>(row, some, lines + 4 * (j * count + b * BLOCK / Kind::group));      \
+                    }                                                                                                  \
+                    for (long b = 0; Kind::bits == 4 && b < job.blocks; ++b)                                           \
+                        scales[b * P + i + j] = float(job.block_scale(o + i + j, b));                                  \
+                }                                                                                                      \
+                transpose<P>(reinterpret_cast<uint32_t*>(lines), count, panel + i);                                    \
+            }                                                                                                          \
+            long r = 0;                                                                                                \
+            for (; r + Kind::R <= rows; r += Kind::R) NAME##_some<Kind, Kind::R>(job, panel, scales, r, o, n);         \
+            for (; r < rows; ++r) NAME##_some<Kind, 1>(job, panel, scales, r, o, n);                                   \
+        }                                                                                                              \
     }
 PANELS(AVX512, panel_512)
 PANELS(AVX2, panel_avx2)
