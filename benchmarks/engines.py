@@ -4,6 +4,7 @@ python benchmarks/engines.py --prepare    compile decoding steps and export to O
 python benchmarks/engines.py              measure: about ten minutes on a quiet machine
 
 The records go to results/speed-engines, as `bench speed --engine` writes them. Timings that are there are not measured again.
+The table has all records of this kernel that are there, so that paths can be measured one at a time.
 Ratios are over the blocks that were timed in turn. The noise of each is the same model timed a second time in each block.
 llama.cpp chooses its instructions when it is built, so it is timed on AVX2 if $LLAMA_CPP_AVX2 names the folder of a build for it.
 """
@@ -11,7 +12,6 @@ llama.cpp chooses its instructions when it is built, so it is timed on AVX2 if $
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -24,7 +24,9 @@ from bench.execution.engines import onnx_runtime
 from bench.execution.engines.contract import Step
 from bench.execution.versions import DENSE, ModelVersions
 from bench.inputs import models
+from bench.kernels import native
 from bench.reporting import engines
+from bench.results.record import Record
 from bench.results.store import ReadOnlyStore
 from bench.system.cache import temporary_folder
 from bench.system.devices import KERNEL_PATH, cores
@@ -62,12 +64,19 @@ def prepare(given: argparse.Namespace) -> None:
 
 
 def measure(given: argparse.Namespace) -> None:
-    """Time the engines with a number of threads. Print the keys of the records."""
+    """Time the engines with a number of threads."""
     threads = int(given.threads)
     request = time_models.ModelTimingRequest(
         given.model, "cpu", threads, given.engines, (given.tokens,), None, given.sparse, given.steps
     )
-    print(json.dumps([record.key for record in time_models.measure(request, given.results, say)]))
+    for _ in time_models.measure(request, given.results, say):
+        pass
+
+
+def _kernel(record: Record) -> str:
+    """Return the digest of the native kernel that was timed in turn with a record, or none."""
+    digest: str = record.key_inputs.get("in_turn", {}).get("native", {}).get("kernel", "")
+    return digest
 
 
 def main() -> None:
@@ -86,7 +95,6 @@ def main() -> None:
     if given.here:
         prepare(given) if given.prepare else measure(given)
         return
-    keys: list[str] = []
     for path in given.paths.split(","):
         timed = [e for e in given.engines if e != "llamacpp" or path == "best" or os.environ.get(LLAMA_CPP_AVX2)]
         for threads in ("1",) if given.prepare else given.threads.split(","):
@@ -102,12 +110,12 @@ def main() -> None:
                 ",".join(given.steps),
             ]
             command += ["--sparse", given.sparse] if given.sparse else []
-            done = subprocess.run(command, env=environment(path), stdout=subprocess.PIPE, text=True, check=True)
-            keys += json.loads(done.stdout) if done.stdout else []
+            subprocess.run(command, env=environment(path), stdout=subprocess.DEVNULL, check=True)
     if given.prepare:
         return
     store = ReadOnlyStore(given.results)
-    records = [record for key in keys if (record := store.get(key))]
+    kernel = native.source_digest() if "native" in given.engines else ""
+    records = [r for r in store if r.identity.model == given.model and _kernel(r) == kernel]
     about = {r.identity.protocol.engine: r.notes["engine"] for r in records}
     versions = {name: ", ".join(f"{k} {v}" for k, v in e.items() if k != "name") for name, e in about.items()}
     loads = [r.notes["load"] for r in records]

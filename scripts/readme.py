@@ -72,7 +72,10 @@ MAX_LEADERS = (10, 4)
 """Number of rows with tasks, and of rows without."""
 PROFILES = "results/tracks"
 """Folder whose profiles the pages show."""
-FRONTIERS = {"tiny": "results/tiny-structure"}
+FRONTIERS = {
+    "tiny": "results/tiny-structure",
+    "smollm2": "results/smollm2-structure,results/smollm2-135m-recon,results/smollm2-135m-wanda7",
+}
 """Folders whose fronts the pages show, by the name of the picture."""
 FORMER_MODEL = re.compile(r"smollm2-135m(?!-)")
 """Name of smollm2-135m-instruct-q4 in benchmarks that were saved before its alias was renamed. Not names of folders."""

@@ -1,37 +1,22 @@
-"""Low-rank terms: against their definition, in the files that hold them, and in rows."""
+"""Low-rank terms against their definition."""
 
 import copy
-from dataclasses import replace
-from functools import partial
-from types import SimpleNamespace
 
-import peft
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 from baselines.alps import make_problem
 from baselines.lowrank import LowRank, joint, low_rank, rank_for, root_of
-from baselines.recon import Recon
 from bench import api
-from bench.export.model import export_model
-from bench.inputs import loading, models
-from bench.measures.speed.measure import Speed
 from bench.planning.spec import Spec
-from bench.results import check
-from bench.results.store import ReadOnlyStore
-from bench.system.cache import cache_dir
-from bench.verify import CheckFailed, WeightCounts, count_terms, verify_folder
-from helpers import runs
+from bench.verify import CheckFailed, WeightCounts, count_terms
 from helpers.models import REPRESENTATIVES, build, job_for, sample, with_prior, write
 from methods import adapter
-from methods.contract import Compute, Prior
-from methods.errors import Skipped, UserError
+from methods.errors import UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
 from methods.targets import dense_weight
-from methods.terms import Factors, terms_of
+from methods.terms import terms_of
 
 
 def pruned(family, pattern="2:4"):
@@ -208,190 +193,3 @@ def test_patterns_with_a_term_are_read_back():
 def test_what_cannot_work_is_refused_before_anything_is_loaded(methods, pattern, said, tmp_path):
     with pytest.raises(UserError, match=said):
         api.plan(Spec(models=("tiny",), methods=(methods,), patterns=(pattern,), results=tmp_path, device="cpu"))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Write a sparse model with terms of several ranks."""
-    dense, job = pruned("llama")
-    outcome = LowRank(rank="20%").apply(dense, job)
-    write(outcome.model, tmp_path / "model")
-    adapter.write(tmp_path / "model", terms(outcome), transposed=False)
-    assert len(set(outcome.notes["ranks"].values())) > 1
-    return tmp_path / "model", outcome, job
-
-
-@torch.inference_mode()
-def test_folder_loads_here_and_in_peft_with_the_same_logits(folder):
-    path, outcome, job = folder
-
-    expected = loading.load(path, Compute())(input_ids=job.calibration).logits
-
-    torch.testing.assert_close(outcome.model(input_ids=job.calibration).logits, expected)
-    base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    model = peft.PeftModel.from_pretrained(base, path / "adapter")
-    assert torch.equal(model(input_ids=job.calibration).logits, expected)
-
-
-@torch.inference_mode()
-def test_export_keeps_the_term_or_merges_it(folder, tmp_path):
-    path, _, job = folder
-    expected = loading.load(path, Compute())(input_ids=job.calibration).logits
-
-    kept = export_model(str(path), "hf", tmp_path / "kept")
-    merged = export_model(str(path), "hf", tmp_path / "merged", merge=True)
-
-    assert "low-rank terms in adapter" in kept and "pattern of the weights ends" in merged
-    assert not verify_folder(Folder(tmp_path / "kept"), "2:4", ("*",), ()).violations
-    assert verify_folder(Folder(tmp_path / "merged"), "2:4", ("*",), ()).violations
-    assert torch.equal(loading.load(tmp_path / "kept", Compute())(input_ids=job.calibration).logits, expected)
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
-    torch.testing.assert_close(plain(input_ids=job.calibration).logits, expected, rtol=1e-4, atol=1e-4)
-    for format_ in ("packed24", "onnx"):
-        with pytest.raises(UserError, match="--merge"):
-            export_model(str(path), format_, tmp_path / "other")
-    with pytest.raises(UserError, match="leave --merge out"):
-        export_model(str(tmp_path / "merged"), "hf", tmp_path / "other", merge=True)
-    with pytest.raises(UserError, match="--merge"):
-        models.resolve(str(path))
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda term: term._replace(a=term.a * torch.nan), "NaN"),
-        (lambda term: term._replace(a=term.a[:, 1:]), "does not fit"),
-        (lambda term: term.to("cpu", torch.bfloat16), "does not fit"),
-    ],
-)
-def test_check_refuses_a_term_that_does_not_fit(change, said, folder):
-    path, outcome, job = folder
-    counts = WeightCounts(job.pattern, layers=dict.fromkeys(job.targets))
-    name = job.targets[0]
-    count_terms(counts, terms(outcome), Folder(path), torch.float32)
-    assert counts.bytes == 4 * sum(t.numel() for t in load_file(path / "adapter/adapter_model.safetensors").values())
-
-    with pytest.raises(CheckFailed, match=said):
-        count_terms(counts, {name: change(terms(outcome)[name])}, Folder(path), torch.float32)
-    with pytest.raises(CheckFailed, match="does not fit"):
-        count_terms(counts, {"lm_head": terms(outcome)[name]}, Folder(path), torch.float32)
-
-
-def test_factor_that_is_missing_is_refused(folder):
-    file = folder[0] / "adapter/adapter_model.safetensors"
-    tensors = load_file(file)
-    del tensors[next(name for name in tensors if "lora_A" in name)]
-    save_file(tensors, file)
-
-    with pytest.raises(UserError, match="lacks factors"):
-        loading.load(folder[0], Compute())
-
-
-def chain(results, method, **settings):
-    """Run a method after lowrank. Return the folders of both models, and the record of the second."""
-    training = {"tokens": 512, "batch": 4, "seqlen": 32} | settings
-    few = {"calibration": {"sequences": 2, "seqlen": 32}, "perplexity": {"windows": 1}, "measures": ("perplexity",)}
-    runs.run_here(runs.small(results, methods=("lowrank:rank=4", method), training=training, **few))
-    rows = [r for r in ReadOnlyStore(results) if r.identity.measure == "perplexity"]
-    assert not [r.reason for r in rows if r.status != "ok"]
-    before, after = sorted(rows, key=lambda record: len(record.identity.stages))[-2:]
-    return *(cache_dir() / "artifacts" / record.artifact[:32] for record in (before, after)), after
-
-
-@pytest.mark.parametrize("method", ["recon:from=lowrank/rank=4:epochs=1:lr=1e-4", "retrain:from=lowrank/rank=4"])
-def test_recon_and_retrain_train_both_parts_and_load_in_peft(method, tmp_path, cache):
-    before, after, record = chain(tmp_path, method)
-
-    old, new = adapter.read(before), adapter.read(after)
-    assert old.keys() == new.keys()
-    assert all(not torch.equal(x, y) for name in old for x, y in zip(old[name][:2], new[name][:2], strict=True))
-    sparse = Folder(after)
-    for name in old:
-        mask, weight = Folder(before).weight(name) != 0, sparse.weight(name)
-        assert torch.equal(weight != 0, mask) and not torch.equal(weight, Folder(before).weight(name)), name
-    assert record.identity.pattern == "2:4 + r4"
-
-    ids = torch.arange(32).view(1, 32)
-    measured = loading.load(after, Compute())(input_ids=ids).logits
-    base = AutoModelForCausalLM.from_pretrained(after, dtype=torch.float32)
-    assert torch.equal(peft.PeftModel.from_pretrained(base, after / "adapter").eval()(input_ids=ids).logits, measured)
-
-
-@pytest.mark.full
-def test_two_processes_train_the_terms_of_one(tmp_path, cache):
-    method = "retrain:from=lowrank/rank=4:lr=1e-4"
-    one, two = (chain(tmp_path / str(n), method, processes=n)[1] for n in (1, 2))
-
-    assert one != two
-    for name, term in adapter.read(one).items():
-        for x, y in zip(term[:2], adapter.read(two)[name][:2], strict=True):
-            torch.testing.assert_close(x, y, rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
-def test_streamed_model_has_the_terms_of_one_in_memory(folder, tmp_path):
-    """lowrank adds them, and recon trains them, with one block in memory at a time."""
-    path, _, job = folder
-    dense = build("llama")
-    write(dense, tmp_path / "dense")
-    job = replace(job, prior=Prior(folder=path, masks={n: Folder(path).weight(n) != 0 for n in job.targets}))
-
-    def trained(compute, workdir):
-        model = loading.load(path, compute)
-        teacher = partial(loading.load, tmp_path / "dense", compute)
-        stage = replace(job, source=path, compute=compute, workdir=tmp_path / workdir, teacher=teacher)
-        stage.workdir.mkdir()
-        Recon(epochs=1).apply(model, stage)
-        return terms_of(model, torch.float32)
-
-    whole, streamed = trained(Compute(), "whole"), trained(Compute(stream=True), "streamed")
-    assert adapter.are_equal(whole, streamed)
-    assert not adapter.are_equal(whole, adapter.read(path))
-
-
-@torch.no_grad()
-def test_recon_with_the_terms_ends_nearer_to_the_dense_blocks(folder):
-    path, outcome, job = folder
-
-    def error(rank):
-        model = copy.deepcopy(outcome.model)
-        if not rank:
-            for factors in [m for m in model.modules() if isinstance(m, Factors)]:
-                factors.a.zero_()
-                factors.b.zero_()
-        return Recon(epochs=2).apply(model, replace(job, source=path)).notes["block_error"]["after"]
-
-    assert all(x < 0.9 * y for x, y in zip(error(rank=True), error(rank=False), strict=True))
-
-
-def test_rows(tmp_path, cache):
-    rounded = "lowrank:rank=8:factors=int4"
-    methods = ("lowrank:rank=8", "retrain:from=lowrank/rank=8", rounded)
-    small = {"measures": ("size",), "calibration": {"sequences": 2, "seqlen": 32}}
-    runs.run_here(runs.small(tmp_path, methods=methods, training={"tokens": 128, "batch": 2, "seqlen": 32}, **small))
-    runs.run_here(runs.small(tmp_path, methods=methods[:1], quantizers=("int4-rtn",), **small))
-
-    rows = list(ReadOnlyStore(tmp_path))
-    assert not [r.reason for r in rows if r.status != "ok"]
-    by_row = {(r.identity.method, r.identity.quantizer, r.identity.measure): r for r in rows}
-    first = "sparsegpt + lowrank:rank=8"
-    found = {key[:2]: r.identity.pattern for key, r in by_row.items() if "lowrank" in key[0]}
-    assert set(found.values()) == {"2:4 + r8"} and len(found) == 4
-    size = {x.metric: x.value for x in by_row[first, "none", "size"].readings}
-    factors = 4 * 8 * (4 * (128 + 128) + 3 * (128 + 352))
-    weights = 4 * (4 * 128 * 128 + 3 * 128 * 352)
-    assert size["adapter_bytes"] == 4 * factors
-    assert size["bits_per_weight"] == pytest.approx(17 + 32 * factors / weights)
-    half = {x.metric: x.value for x in by_row[f"sparsegpt + {rounded}", "none", "size"].readings}
-    scales = 4 * 8 * (4 * 2 + 3 * (1 + 11))  # 352 values in groups of 32
-    assert half["adapter_bytes"] == factors / 2 + 2 * scales
-    assert half["bytes"] == size["bytes"]
-    assert size["bytes_packed"] - half["bytes_packed"] == size["adapter_bytes"] - half["adapter_bytes"]
-    assert size["relative_flops"] == pytest.approx(0.5 + factors / weights)
-    assert not check.check_folder(tmp_path).problems
-
-
-def test_no_kernel_is_timed_without_its_term():
-    counts = WeightCounts(Pattern.parse("2:4 + r8"), term_parameters=5)
-    with pytest.raises(Skipped, match="low-rank term"):
-        Speed(tokens=1).read(lambda: None, SimpleNamespace(counts=counts))
