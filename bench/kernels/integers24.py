@@ -17,6 +17,8 @@ from methods.errors import UserError
 from methods.quantizing.grids import Integer
 
 BITS = {"int8": 8, "int4": 4}
+SAMPLE = 64
+"""Number of groups that are searched for a grid before all are."""
 MAX_GROUP = 128
 """Largest number of weights that share a scale in int4."""
 
@@ -78,8 +80,18 @@ def restore_scales(groups: Tensor, bits: int) -> tuple[Tensor, bool]:
     A group off the grid gets the scale of `Integer`.
     """
     scale = Integer(bits).scale(groups.float()).bfloat16()
-    largest = groups.float().abs().amax(1, keepdim=True)
     left = (~_on_grid(groups, scale, bits)).nonzero().squeeze(1)
+    # A quantizer leaves every group on a grid, so that a few that are on none spare the search for all.
+    few = left[:: max(1, len(left) // SAMPLE)]
+    if len(few) < len(left) and len(_search(groups, scale, few, bits)) == len(few):
+        return scale, False
+    return scale, not len(_search(groups, scale, left, bits))
+
+
+def _search(groups: Tensor, scale: Tensor, left: Tensor, bits: int) -> Tensor:
+    """Write the scales of groups that are on a grid. left: their indices. Returns the indices of those that are on none."""
+    largest = groups.new_zeros(len(groups), 1, dtype=torch.float32)
+    largest[left] = groups[left].float().abs().amax(1, keepdim=True)
     top = 2 ** (bits - 1)
     # The scale for which the largest weight is the integer `code`, moved by `ulps` for that weight's own rounding.
     for code, ulps in product(range(top, max(0, top - 12), -1), (0, 1, -1)):
@@ -90,7 +102,7 @@ def restore_scales(groups: Tensor, bits: int) -> tuple[Tensor, bool]:
         hit = _on_grid(groups[left], tried, bits)
         scale[left[hit]] = tried[hit]
         left = left[~hit]
-    return scale, not len(left)
+    return left
 
 
 def _on_grid(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
