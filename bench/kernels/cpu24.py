@@ -225,7 +225,8 @@ def _from_units(packed: Tensor, unit: int) -> Tensor:
     """Unpack int4: uint8 [out, n/2] -> int8 [out, n]."""
     pairs = packed.unflatten(1, (-1, unit // 2))
     halves = torch.stack((pairs & 15, pairs >> 4), dim=2).flatten(1).view(torch.int8)
-    return (halves ^ 8) - 8
+    integers: Tensor = (halves ^ 8) - 8
+    return integers
 
 
 def _chunks(blocks: int, stored: int) -> Any:
