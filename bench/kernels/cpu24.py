@@ -218,7 +218,8 @@ def _to_units(integers: Tensor, unit: int, count: int) -> Tensor:
     """Pack `count` units of int4 a row: int8 [out, n] -> uint8 [out, count * unit/2]. Values i and unit/2 + i share a byte."""
     padded = torch.nn.functional.pad(integers, (0, unit * count - integers.shape[1])).view(torch.uint8)
     halves = padded.unflatten(1, (count, 2, unit // 2))
-    return ((halves[:, :, 0] & 15) | halves[:, :, 1] << 4).flatten(1)
+    joined: Tensor = (halves[:, :, 0] & 15) | halves[:, :, 1] << 4
+    return joined.flatten(1)
 
 
 def _from_units(packed: Tensor, unit: int) -> Tensor:
