@@ -92,7 +92,8 @@ def test_a_killed_search_goes_on_as_it_would_have(here, monkeypatch, tmp_path):
     resumed = searching.run(spec, search)
 
     undisturbed = spec.model_copy(update={"results": tmp_path / "undisturbed"})
-    assert labels(searching.run(undisturbed, search)) == labels(resumed)
+    # two records of one second come in the order of their keys
+    assert list(map(sorted, labels(searching.run(undisturbed, search)))) == list(map(sorted, labels(resumed)))
 
 
 @pytest.mark.full
