@@ -161,14 +161,16 @@ def join_memory(model: nn.Module) -> None:
         module.use(replace(weight, memory=place.copy_(weight.memory)))
 
 
-def pack_head(model: nn.Module) -> nn.Module:
-    """Round the output head of a model to int8 with a scale for each row, on the native kernel, in place.
+def pack_head(model: nn.Module, kind: str = "int8") -> nn.Module:
+    """Put the output head of a model on the native kernel, in place: "bf16", or "int8" with a scale for each row.
 
-    A tied embedding stays in its dtype, because a token reads one row of it.
+    A tied embedding is not packed, because a token reads one row of it.
     """
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     name = next(name for name, module in model.named_modules() if module is head)
-    model.set_submodule(name, Linear24(cpu24.round_dense(head.weight, "int8"), head.bias))
+    weight = head.weight.detach()
+    packed = cpu24.to_dense_kernel_layout(weight.bfloat16()) if kind == "bf16" else cpu24.round_dense(weight, kind)
+    model.set_submodule(name, Linear24(packed, head.bias))
     return model
 
 

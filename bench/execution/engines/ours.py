@@ -70,7 +70,8 @@ class Torch:
 
 
 class Native:
-    """The 2:4 kernel, and the same kernel with the dense model's weights. Activations are bfloat16. The head of an integer model is int8.
+    """The 2:4 kernel, and the same kernel with the dense model's weights. Activations are bfloat16. The head is on the kernel, too, and that of
+    an integer model is int8.
 
     Weights whose width has no int4 kernel are int8, and notes count them.
     """
@@ -112,7 +113,7 @@ def _on_kernel(folder: Path, targets: tuple[str, ...], kind: str, *, dense: bool
     weights = {name: dense_weight(model.get_submodule(name)) for name in targets}
     if kind == "bf16":
         plain = {n: cpu24.to_dense_kernel_layout(w.bfloat16()) if dense else pack(w, n) for n, w in weights.items()}
-        return swap_linears(model, plain, engine="native")
+        return swap_linears(pack_head(model, kind), plain, engine="native")
     kinds = {n: kind if cpu24.takes(kind, w.shape[1]) else "int8" for n, w in weights.items()}
     packed = {
         n: cpu24.round_dense(w, kinds[n]) if dense else pack_rounded(w, kinds[n], n).packed for n, w in weights.items()

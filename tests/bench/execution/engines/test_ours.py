@@ -1,11 +1,14 @@
 """Our own engines: which weights each side of the native one multiplies."""
 
 import pytest
+import torch
 
 from bench.execution.engines import ours
 from bench.execution.engines.contract import Step
+from bench.inputs import loading
 from bench.kernels import native
 from helpers.runs import prune, tiny
+from methods.contract import Compute
 from methods.folder import Folder
 from methods.targets import find_targets
 
@@ -35,14 +38,20 @@ def test_the_native_dense_side_is_the_dense_model_or_the_twin_of_a_sparse_one(mo
         assert dense == (kind, "dense", wanted, step)
 
 
-def test_a_width_without_int4_is_int8_and_counted(tmp_path):
+def test_a_width_without_int4_is_int8_and_counted_and_the_head_is_on_the_kernel(tmp_path):
     try:
         native.load()
     except native.NoKernel as why:
         pytest.skip(str(why))
     folder = prune(tiny(tmp_path / "tiny"))
     source = Folder(folder)
-    model = ours._on_kernel(folder, find_targets(source.config, source.shapes()), "int4")
+    targets = find_targets(source.config, source.shapes())
+    model = ours._on_kernel(folder, targets, "int4")
     made = ours._contestant("int4", "2:4", model, Step("prefill", 4, 0))
     blocks = source.config["num_hidden_layers"]
     assert made.notes == {"bits": {"8": blocks + 1, "4": 6 * blocks}}  # the products of 352 inputs, and the head
+    plain = ours._on_kernel(folder, targets, "bf16")
+    assert [m.get_output_embeddings().kernel_weight.bits for m in (plain, model)] == [16, 8]
+    tokens = torch.arange(8)[None]
+    wanted = loading.load(folder, Compute(dtype=torch.bfloat16))(tokens).logits.float()
+    assert (plain(tokens).logits.float() - wanted).norm() < 0.02 * wanted.norm()
