@@ -263,7 +263,8 @@ def test_streaming_from_disk_is_the_same_to_the_bit(kind, label, dtype, make, ke
     for key, tensor in again.state_dict().items():
         assert torch.equal(tensor, want[key]), key
     for block in skeleton.get_submodule(family_of(skeleton.config.to_dict()).blocks):
-        assert all(p.is_meta for p in block.parameters())
+        stored = block.state_dict()  # without the factors of a low-rank term, which stay in memory
+        assert all(p.is_meta for name, p in block.named_parameters() if name in stored)
 
 
 def test_linears_with_one_input_are_known_from_their_names(family, make, make_job):
