@@ -10,6 +10,7 @@ from functools import cache
 from statistics import fmean
 from typing import NamedTuple
 
+import budgets
 from reference import ROOT
 
 from bench.compare import resolve
@@ -54,6 +55,8 @@ class Row(NamedTuple):
     on sparse tensor cores, a pattern that no hardware runs counts as dense, and so do quantized weights."""
     ms: float | None = None
     """Measured time of a decoded token on a CPU; None if it was not measured."""
+    repeated: bool = True
+    """Whether a claim can rest on it: it has no seed, or has budgets.SEEDS of them."""
 
     @property
     def name(self) -> str:
@@ -69,12 +72,15 @@ def read(folders: str) -> tuple[Row, ...]:
     """Return the rows of folders, separated by commas, that have a perplexity of the same protocol and a size."""
     results = board.merge([resolve.read(ROOT / folder) for folder in folders.split(",")]).with_cache()
     found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    seeds: dict[tuple[str, str, str], set[int | None]] = {}
     for record in results.records:
         identity = record.identity
         row = found.setdefault((identity.method, identity.quantizer, identity.pattern), {})
         values = {r.metric: r.value for r in record.readings if r.value}
         for metric in {"perplexity", metrics.SIZE, "relative_flops", "tokens_per_s"} & values.keys():
             row.setdefault(metric, []).append(values[metric])
+        if identity.measure == "perplexity":
+            seeds.setdefault((identity.method, identity.quantizer, identity.pattern), set()).add(identity.seed)
         if identity.measure == "size":
             row.setdefault("targets", []).append(_count_targets(results, record))
     dense = found["dense", "none", "dense"]["targets"][0]
@@ -87,7 +93,9 @@ def read(folders: str) -> tuple[Row, ...]:
             mean = math.exp(fmean(map(math.log, values["perplexity"])))
             size, targets = fmean(values[metrics.SIZE]), fmean(values["targets"])
             ms = 1000 / fmean(rates) if (rates := values.get("tokens_per_s")) else None
-            rows.append(Row(method, quantizer, pattern, mean, size, share * targets / dense, ms))
+            own = seeds[method, quantizer, text]
+            repeated = None in own or len(own) >= budgets.SEEDS
+            rows.append(Row(method, quantizer, pattern, mean, size, share * targets / dense, ms, repeated))
     return tuple(rows)
 
 
@@ -96,8 +104,11 @@ def _count_targets(results: ResultSet, record: Record) -> float:
 
 
 def worth(folders: str, pattern: str) -> str:
-    """Return in a sentence whether a row that costs no more than the best of a pattern is better. A second one names both fronts."""
-    rows = read(folders)
+    """Return in a sentence whether a row that costs no more than the best of a pattern is better. A second one names both fronts.
+
+    An answer rests on no row with fewer than budgets.SEEDS seeds.
+    """
+    rows = [row for row in read(folders) if row.repeated]
     own = min(
         (row for row in rows if (str(row.pattern), row.quantizer) == (pattern, "none")), key=lambda row: row.perplexity
     )
@@ -113,7 +124,7 @@ def worth(folders: str, pattern: str) -> str:
             + _answer(own, timed, lambda row: row.ms or 0.0, lambda row: f"at {row.ms:.2f} ms a token")
         )
     named = (f"{f.x.label}: {', '.join(point.name for point in f.optimal)}" for f in fronts(folders))
-    return f"**Is {own.pattern} worth it here?** {'; '.join(answers)}. On the fronts of {escape_markdown('; '.join(named))}.\n"
+    return f"**Is {own.pattern} worth it here?** {'; '.join(answers)}. No answer rests on a row that ran once. On the fronts, with such rows, of {escape_markdown('; '.join(named))}.\n"
 
 
 def _answer(own: Row, rows: Iterable[Row], cost: Callable[[Row], float], amount: Callable[[Row], str]) -> str:

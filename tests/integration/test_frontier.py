@@ -23,8 +23,8 @@ def script():
         yield module
 
 
-def record(method, measure, values, pattern="dense", quantizer="none"):
-    identity = SimpleNamespace(method=method, quantizer=quantizer, pattern=pattern, measure=measure)
+def record(method, measure, values, pattern="dense", quantizer="none", seed=0):
+    identity = SimpleNamespace(method=method, quantizer=quantizer, pattern=pattern, measure=measure, seed=seed)
     readings = [SimpleNamespace(metric=metric, value=value) for metric, value in values.items()]
     return SimpleNamespace(identity=identity, readings=readings)
 
@@ -41,7 +41,10 @@ def test_costs_of_a_row(script, monkeypatch):
     }
     records = []
     for method, pattern in rows.items():
-        records += [record(method, "perplexity", {"perplexity": value}, pattern) for value in (10.0, 40.0)]
+        records += [
+            record(method, "perplexity", {"perplexity": value}, pattern, seed=seed)
+            for seed, value in ((None, 20.0),) * (pattern == "dense") or ((0, 10.0), (1, 40.0))
+        ]
         sizes = {"bytes_packed": 50.0} | ({"relative_flops": 0.6} if "lowrank" in method else {})
         records.append(record(method, "size", sizes, pattern))
         records.append(record(method, "speed", {"tokens_per_s": 40.0} if pattern == "2:4" else {}, pattern))
@@ -54,6 +57,7 @@ def test_costs_of_a_row(script, monkeypatch):
 
     assert [row.perplexity for row in found.values()] == [pytest.approx(20.0)] * len(rows)
     assert {name: row.ms for name, row in found.items() if row.ms} == {"sparsegpt 2:4": 25.0}
+    assert [name for name, row in found.items() if row.repeated] == ["dense"]
     arithmetic = {name: row.arithmetic for name, row in found.items()}
     assert arithmetic == {
         "sparsegpt 2:4": 0.5, "s + lowrank:joint=9 + recon 2:4 + r4": pytest.approx(0.6), "depth:drop=25%": 0.75, "ria 4:8": 1.0, "dense": 1.0
@@ -86,6 +90,7 @@ def test_the_answer(script, monkeypatch, other, said):
         for name, value in (("wanda", 20.0), ("bad", 60.0))
     ]
     rows += [script.Row("other", "int4", Pattern(), *other), script.Row("dense", "none", Pattern(), 10.0, 100.0, 1.0)]
+    rows.append(script.Row("once", "none", Pattern.parse("2:4"), 1.0, 1.0, 0.01, repeated=False))
     monkeypatch.setattr(script, "read", lambda _: tuple(rows))
 
     assert said in script.worth("some results", "2:4")
