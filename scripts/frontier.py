@@ -56,7 +56,7 @@ class Row(NamedTuple):
     ms: float | None = None
     """Measured time of a decoded token on a CPU; None if it was not measured."""
     repeated: bool = True
-    """Whether a claim can rest on it: it has no seed, or has budgets.SEEDS of them."""
+    """True if a claim can rest on it: it has no seed, or has budgets.SEEDS of them."""
 
     @property
     def name(self) -> str:
