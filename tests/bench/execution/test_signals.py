@@ -28,7 +28,7 @@ def test_a_signal_ends_a_command_with_its_code(signum, block, code):
     try:
         before = handlers()
         with pytest.raises(SystemExit) as ended, block():
-            os.kill(os.getpid(), signum)
+            signal.raise_signal(signum)
         assert ended.value.code == code and handlers() == before and not stop_request.signal
     finally:
         signal.signal(signum, own)
@@ -39,7 +39,7 @@ def test_a_training_that_asks_is_not_interrupted():
     def train():
         with signals.checkpoint_first(60):
             asked.append(stop_request())
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             asked.append(stop_request())  # now it saves its state
             stop_request.release()
 
@@ -54,7 +54,7 @@ def test_an_ignored_signal_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with signals.ended_by_signals():
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
