@@ -74,8 +74,13 @@ def _fit_memory(plan: Plan, devices: tuple[str, ...]) -> Plan:
 def _artifacts(request: PlanRequest, inputs: ModelInputs) -> Iterator[Artifact]:
     """Yield an artifact of one model for every method, quantizer, pattern and seed. Some methods have one pattern only."""
     spec, model = request.spec, inputs.model
-    for chain in request.chains:
-        for quantizer, pattern in inputs.variants(chain):
+    for index, method in enumerate(request.chains):
+        for quantizer, pattern in inputs.variants(method):
+            chain = (
+                request.transformed[quantizer.label][index]
+                if quantizer and quantizer.label in request.transformed
+                else method
+            )
             last = [quantizer.model_copy(update={"pattern": chain.beside})] if quantizer else []
             stages = tuple(inputs.complete(s, pattern) for s in (*chain.stages, *last))
             calibrates, trains = (any(need in s.needs for s in stages) for need in ("calibration", "training"))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bench.catalog import registry
-from bench.catalog.choice import Choice, parse_chain, parse_quantizer
+from bench.catalog.choice import Choice, parse_chain, parse_method, parse_quantizer
 from bench.catalog.declarations import CatalogEntry
 from bench.formats.checkpoint import content_digest
 from bench.planning.artifact import Stage
@@ -46,6 +46,8 @@ class PlanRequest:
     spec: Spec
     chains: tuple[MethodStages, ...]
     """Stages of each method, the dense model first."""
+    transformed: Mapping[str, tuple[MethodStages, ...]]
+    """Stages of each method with the transform that a quantizer comes after, by the quantizer's label."""
     patterns: tuple[Pattern, ...]
     quantizers: tuple[Stage | None, ...]
     measures: tuple[str, ...]
@@ -97,6 +99,11 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
     return PlanRequest(
         spec=spec,
         chains=tuple(map(_stages, chains)),
+        transformed={
+            quantizer.label: tuple(_stages(_with_transform(chain, quantizer)) for chain in chains)
+            for quantizer in quantizers
+            if quantizer and registry.lookup("quantizers", quantizer.name).after
+        },
         patterns=patterns,
         quantizers=tuple(_stage(choice, "quantizers") if choice else None for choice in quantizers),
         measures=measures,
@@ -156,6 +163,24 @@ def _stages(chain: Sequence[Choice]) -> MethodStages:
         pattern = own or pattern
         stages.append(_stage(choice, "methods").model_copy(update={"pattern": own or beside}))
     return MethodStages(tuple(stages), pattern, beside)
+
+
+def _with_transform(chain: list[Choice], quantizer: Choice) -> list[Choice]:
+    """Return the stages of a method with the quantizer's transform: first, but behind a stage that removes parts."""
+    name = registry.lookup("quantizers", quantizer.name).after
+    if name in (choice.name for choice in chain):
+        return chain
+    entries = [registry.lookup("methods", choice.name) for choice in chain]
+    if entries[0].elsewhere:
+        raise UserError(
+            f"{quantizer.label} needs {name} before all else, and {chain[0].label} was made elsewhere: "
+            "leave one of the two out"
+        )
+    group = quantizer.config.get("group")
+    transform = parse_method(f"{name}:group={group}" if group else name)
+    rest = [c for c in chain if c.name != "dense"]
+    count = int(bool(entries[0].drops))
+    return [*rest[:count], transform, *rest[count:]]
 
 
 def _stage(choice: Choice, kind: Kind) -> Stage:

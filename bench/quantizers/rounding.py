@@ -47,6 +47,13 @@ class W8A8(Int8):
     name = "w8a8"
 
 
+class W8A8Smooth(W8A8):
+    """w8a8 after `smooth`: SmoothQuant."""
+
+    name = "w8a8-smooth"
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2211.10438", after="smooth")
+
+
 class Fp8(Int8):
     """8-bit floats (e4m3), one scale per row."""
 
@@ -59,6 +66,13 @@ class Int4(Int8):
 
     name: ClassVar[str] = "int4-rtn"
     group: Count | None = None
+
+
+class Int4Awq(Int4):
+    """int4-rtn after `awq`, with the same group."""
+
+    name = "int4-awq"
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2306.00978", after="awq")
 
 
 class Int3(Int4):

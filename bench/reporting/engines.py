@@ -84,15 +84,18 @@ def ratio(fast: TimedModel, slow: TimedModel) -> SpeedRatio:
 
 
 def entries(records: Iterable[Record], items: Callable[[Record], Items]) -> list[TimedModel]:
-    """Return the sides of records of `bench speed --engine`. items: reads the blocks of a record, as `Store.items`."""
+    """Return the sides of records of `bench speed --engine`. items: reads the blocks of a record, as `Store.items`.
+
+    Of a model that was timed again in such a turn, only the newest timing is returned.
+    """
     out = []
-    for record in records:
+    for record in sorted(records, key=lambda record: record.recorded):
         if not record.identity.protocol.engine or record.status != "ok":
             continue
         table, noise = items(record), record.notes["noise"]
         sides = {"2:4": "value", "dense": "tokens_per_s_dense"} if "2:4" in noise else {"dense": "value"}
         out += [TimedModel(record, side, tuple(map(float, table.columns[c])), noise[side]) for side, c in sides.items()]
-    return out
+    return list({(entry.turn, entry.name): entry for entry in out}.values())
 
 
 def rows(found: Sequence[TimedModel]) -> list[dict[str, Any]]:

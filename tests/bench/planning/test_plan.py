@@ -256,6 +256,22 @@ def test_dense_and_the_pattern_are_always_there():
     ]
 
 
+@pytest.mark.parametrize(
+    ("method", "quantizer", "stages"),
+    [
+        ("dense", "int4-awq:group=16", "awq:group=16 + int4-awq:group=16"),
+        ("recon", "int4-awq", "awq + sparsegpt + recon + int4-awq"),
+        ("wanda:from=depth/drop=1", "w8a8-smooth", "depth:drop=1 + smooth + wanda:from=depth/drop=1 + w8a8-smooth"),
+        ("wanda:from=smooth/alpha=0.7", "w8a8-smooth", "smooth:alpha=0.7 + wanda:from=smooth/alpha=0.7 + w8a8-smooth"),
+    ],
+)
+def test_a_quantizer_named_with_a_transform_comes_after_it(method, quantizer, stages):
+    spec = runs.small("r", methods=(method,), quantizers=("none", quantizer), measures=("size",))
+    made = [artifact[0].artifact.stage_labels for artifact in api.plan(spec).artifacts().values()]
+
+    assert stages in made and not any(transform in made[0] for transform in ("awq", "smooth"))
+
+
 def test_nobody_else_provides_our_packages():
     """A distribution with a package of the same name would be imported in our place, or we in its."""
     provided = importlib.metadata.packages_distributions()

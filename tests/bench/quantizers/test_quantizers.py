@@ -146,7 +146,7 @@ def test_says_how_it_would_be_stored(quantizer, pruned):
     assert (
         max(len(part.unique()) for w in weights for row in w for part in row.split(group or len(row))) <= 2**stored.bits
     )
-    assert stored.activations == {"w8a8": 8, "mxfp4-w4a4": 4, "nvfp4-w4a4": 4}.get(quantizer.name)
+    assert stored.activations == {"w8a8": 8, "w8a8-smooth": 8, "mxfp4-w4a4": 4, "nvfp4-w4a4": 4}.get(quantizer.name)
 
 
 def test_conv1d_is_rounded_along_its_inputs(quantizer, make, make_job):

@@ -106,6 +106,13 @@ def test_what_was_timed_at_another_time_is_not_compared(other):
     assert [bool(row["ratio"]) for row in engines.rows(found)][-2:] == [True, False]
 
 
+def test_of_a_model_timed_again_the_newest_counts():
+    (again, table), (first, _) = record("llamacpp", "q8_0", 70), record("llamacpp", "q8_0", 60)
+    again = again.model_copy(update={"key": "again", "provenance": {"recorded": "2026-01-02"}})
+    (found,) = entries((again, table), (first, record("llamacpp", "q8_0", 60)[1]))
+    assert found.record is again
+
+
 def test_without_ours_the_first_sparse_side_is_compared():
     found = entries(record("onnxruntime", "fp32", 30, 20), record("llamacpp", "q8_0", 60))
     assert [row["ratio_of"] for row in engines.rows(found)][1:] == [
