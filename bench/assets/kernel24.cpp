@@ -37,7 +37,7 @@ constexpr long BLOCK = 64, CHUNK = 8, CODES = 8, ROWS = 4;
 constexpr long MANY = 12;       // rows of x from which a panel is unpacked
 constexpr long SEGMENT = 64;    // blocks after which lanes of 32 bits are handed on: 4 products of at most 32639 * 255 each
 constexpr long WIDEST = 32768;  // width up to which a panel's lanes hold their sums of products of bytes
-constexpr long AHEAD = 4096;    // bytes between what is asked for and what is read: memory is that far away
+constexpr long AHEAD = 8192;    // bytes between what is asked for and what is read: memory is that far away
 constexpr float LEVELS = 32639;  // 127 * 256 + 127: two signed bytes hold it
 
 inline float widen(uint16_t bits) {
@@ -202,15 +202,11 @@ AVX512 INLINE __m512i widen_lanes(__m512i lanes) {  // pairs of 32-bit lanes as 
                             _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(lanes, 1)));
 }
 
-// The coming lines of a row, as many as a chunk of n blocks has: into the second cache, those of 2:4 into the first.
+// The coming lines of a row, as many as a chunk of n blocks has, into the second cache.
 template <int bits, bool dense>
 INLINE void ask(const Row<bits, dense>& row, long n) {
     const char* at = reinterpret_cast<const char*>(row.at) + AHEAD;
-    for (long i = 0; i < n * row.bytes; i += 64)
-        if (dense)
-            _mm_prefetch(at + i, _MM_HINT_T1);
-        else
-            _mm_prefetch(at + i, _MM_HINT_T0);
+    for (long i = 0; i < n * row.bytes; i += 64) _mm_prefetch(at + i, _MM_HINT_T1);
 }
 
 // Sums of 32 products of bfloat16 a step, by what the processor has: an instruction of its own, or float32.
