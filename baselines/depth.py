@@ -1,8 +1,15 @@
-"""Depth: remove decoder blocks. ShortGPT (Men et al. 2024), arXiv 2403.03853."""
+"""Depth: remove decoder blocks. ShortGPT (Men et al. 2024), arXiv 2403.03853.
+
+The search is after EvoPress (Sieberling et al. 2024), arXiv 2410.14649.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import ClassVar, Literal
 
 import torch
@@ -10,11 +17,17 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError
+from methods.contract import NoProgress
 from methods.pruning.activations import batch_of
 from methods.pruning.holders import hold
 from methods.pruning.streaming import Replay
-from methods.ranges import CountOrZero, Share
+from methods.ranges import Count, CountOrZero, Share
 from methods.smaller import Kept, count_blocks
+
+EVALUATIONS = 200
+"""Default number of sets that the search draws."""
+OFFSPRING, MOST_SWAPS = 16, 3
+"""Children of a generation, and the largest number of blocks that a child trades."""
 
 
 def influences(model: nn.Module, job: Job) -> list[float]:
@@ -49,28 +62,66 @@ def loss(model: nn.Module, job: Job) -> float:
     return total / (tokens.numel() - len(tokens))
 
 
-def drop_greedily(model: nn.Module, job: Job, count: int) -> tuple[list[int], list[float]]:
-    """Return the blocks whose removal one by one raises the loss least, in order, and the perplexity after each."""
-    blocks = hold(model, job.source, job.compute).blocks
-    originals: list[nn.Module] = list(blocks)
+class SetLosses:
+    """Losses of a model without a set of its blocks. Each set is measured once."""
+
+    def __init__(self, model: nn.Module, job: Job, expected: int) -> None:
+        """expected: number of calls, for the progress."""
+        self._model, self._job, self._expected = model, job, expected
+        self._blocks = hold(model, job.source, job.compute).blocks
+        self._known: dict[frozenset[int], float] = {}
+        self._calls = 0
+
+    @property
+    def count(self) -> int:
+        """Number of sets that were measured."""
+        return len(self._known)
+
+    def __call__(self, removed: Iterable[int]) -> float:
+        key = frozenset(removed)
+        if key not in self._known:
+            originals = {i: self._blocks[i] for i in key}
+            try:
+                for i, block in originals.items():
+                    self._blocks[i] = Replay(block)
+                self._known[key] = loss(self._model, self._job)
+            finally:
+                for i, block in originals.items():
+                    self._blocks[i] = block
+        self._calls += 1
+        self._job.progress.advance(self._calls, max(self._calls, self._expected))
+        return self._known[key]
+
+
+def drop_greedily(losses: Callable[[Iterable[int]], float], blocks: int, count: int) -> list[int]:
+    """Return the blocks whose removal one by one raises the loss least, in order."""
     dropped: list[int] = []
-    perplexities: list[float] = []
-    try:
-        for step in range(count):
-            losses: dict[int, float] = {}
-            for i in sorted(set(range(len(blocks))) - set(dropped)):
-                blocks[i] = Replay(originals[i])
-                losses[i] = loss(model, job)
-                blocks[i] = originals[i]
-            best = min(losses, key=losses.__getitem__)
-            blocks[best] = Replay(originals[best])
-            dropped.append(best)
-            perplexities.append(float(torch.tensor(losses[best], dtype=torch.float64).exp()))
-            job.progress.advance(step + 1, count)
-    finally:
-        for i, block in enumerate(originals):
-            blocks[i] = block
-    return dropped, perplexities
+    for _ in range(count):
+        left = sorted(set(range(blocks)) - set(dropped))
+        dropped.append(min(left, key=lambda i: losses([*dropped, i])))
+    return dropped
+
+
+def search(
+    losses: Callable[[Iterable[int]], float], start: frozenset[int], blocks: int, evaluations: int, seed: int
+) -> frozenset[int]:
+    """Return the set of blocks with the lowest loss of `evaluations` draws, and of the start.
+
+    In each generation the parent has OFFSPRING children, and the best of all is the next parent. A child trades a few
+    removed blocks for as many others (EvoPress, algorithm 1).
+    """
+    rng = random.Random(seed)
+    most = min(MOST_SWAPS, len(start), blocks - len(start))
+    parent = start
+    for done in range(0, evaluations, OFFSPRING):
+        children = []
+        for _ in range(min(OFFSPRING, evaluations - done)):
+            swaps = min(rng.randint(1, most), rng.randint(1, most))
+            gone = rng.sample(sorted(parent), swaps)
+            come = rng.sample(sorted(set(range(blocks)) - parent), swaps)
+            children.append(parent.difference(gone).union(come))
+        parent = min([parent, *children], key=losses)
+    return parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +129,9 @@ class Depth:
     """Remove whole decoder blocks; what is left is an ordinary smaller model.
 
     drop: share of the blocks, such as 25%, or their number; by: "influence", all at once those that change their input
-    least, or "perplexity", one at a time that whose removal raises the perplexity of the calibration text least.
+    least; "perplexity", one at a time that whose removal raises the perplexity of the calibration text least; "search", the
+    set with the lowest perplexity that an evolution from the better of these two finds. evaluations: number of sets that the
+    search draws; all sets are tried if they are no more.
     """
 
     name: ClassVar[str] = "depth"
@@ -87,26 +140,68 @@ class Depth:
         paper="2403.03853",
         dense=True,
         drops="drop",
-        cost=Cost(passes=1, also="with by=perplexity, a pass for each block that is left, in each step"),
+        cost=Cost(
+            passes=1,
+            also="with by=perplexity, a pass for each block that is left, in each step; with by=search, also one for each of "
+            "`evaluations`",
+        ),
     )
     drop: CountOrZero | Share = "25%"
-    by: Literal["influence", "perplexity"] = "influence"
+    by: Literal["influence", "perplexity", "search"] = "influence"
+    evaluations: Count = EVALUATIONS
+
+    def __post_init__(self) -> None:
+        if self.evaluations != EVALUATIONS and self.by != "search":
+            raise ValueError("evaluations are those of by=search: leave them out, or add by=search")
 
     @torch.inference_mode()
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         left = count_blocks(self.drop, model.config.to_dict())  # type: ignore[operator, union-attr]
         blocks = len(hold(model, job.source, job.compute).blocks)
+        count = blocks - left
         notes: dict[str, object]
         if self.by == "influence":
             scores = influences(model, job)
-            order = sorted(range(len(scores)), key=scores.__getitem__)
+            removed = _lowest(scores, count)
             notes = {"influence": [float(f"{score:.6g}") for score in scores]}
+        elif any(p.is_meta for p in model.parameters()):
+            raise UserError(f"by={self.by} needs the whole model in memory: use by=influence")
         else:
-            if any(p.is_meta for p in model.parameters()):
-                raise UserError("by=perplexity needs the whole model in memory: use by=influence")
-            order, perplexities = drop_greedily(model, job, blocks - left)
-            notes = {"perplexity_after_each": [float(f"{p:.6g}") for p in perplexities]}
-        notes["blocks"] = {"of": blocks, "removed": order[: blocks - left]}
-        return Outcome(
-            model, kept=Kept(blocks=tuple(sorted(set(range(blocks)) - set(order[: blocks - left])))), notes=notes
-        )
+            greedy = sum(range(left + 1, blocks + 1))
+            losses = SetLosses(model, job, greedy + (self.evaluations if self.by == "search" else 0))
+            if self.by == "perplexity":
+                removed = drop_greedily(losses, blocks, count)
+                notes = {"perplexity_after_each": [_perplexity(losses(removed[: i + 1])) for i in range(count)]}
+            else:
+                removed, notes = self._search(model, job, losses, blocks, count)
+        notes["blocks"] = {"of": blocks, "removed": removed}
+        return Outcome(model, kept=Kept(blocks=tuple(sorted(set(range(blocks)) - set(removed)))), notes=notes)
+
+    def _search(
+        self, model: nn.Module, job: Job, losses: SetLosses, blocks: int, count: int
+    ) -> tuple[list[int], dict[str, object]]:
+        """Return the removed blocks in order, and notes."""
+        if math.comb(blocks, count) <= self.evaluations:
+            best = min(map(frozenset, combinations(range(blocks), count)), key=losses)
+            return sorted(best), {"search": {"perplexity": _perplexity(losses(best)), "sets": losses.count}}
+        quiet = replace(job, progress=NoProgress())
+        starts = {
+            "influence": frozenset(_lowest(influences(model, quiet), count)),
+            "perplexity": frozenset(drop_greedily(losses, blocks, count)),
+        }
+        start = min(starts.values(), key=losses)
+        best = search(losses, start, blocks, self.evaluations, job.seed)
+        before = {name: _perplexity(losses(removed)) for name, removed in starts.items()}
+        return sorted(best), {
+            "search": {"perplexity": _perplexity(losses(best)), "sets": losses.count, "starts": before}
+        }
+
+
+def _lowest(scores: Sequence[float], count: int) -> list[int]:
+    """Return the indices of the lowest scores, in the order of their scores."""
+    return sorted(range(len(scores)), key=scores.__getitem__)[:count]
+
+
+def _perplexity(loss: float) -> float:
+    """Return exp of a loss with six digits."""
+    return float(f"{torch.tensor(loss, dtype=torch.float64).exp():.6g}")

@@ -1,16 +1,18 @@
 """Depth against plain loops, and what may follow it."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
-from baselines.depth import Depth, influences
+from baselines.depth import Depth, SetLosses, drop_greedily, influences, search
 from bench import api
 from bench.planning.spec import Spec
 from bench.results.store import ReadOnlyStore
 from helpers import runs
-from helpers.models import REPRESENTATIVES, build, job_for, sample
+from helpers.models import CONFIGS, GROUPED, REPRESENTATIVES, build, job_for, sample
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.targets import family_of
@@ -86,7 +88,73 @@ def test_perplexity_removes_one_at_a_time():
     assert len(blocks_of(model)) == 3
 
 
-@pytest.mark.parametrize("by", ["influence", "perplexity"])
+@torch.inference_mode()
+def test_search_of_few_blocks_tries_all_sets():
+    model = build("llama")
+    job = job_for(model)
+    losses = {pair: naive_loss(model, job.calibration, pair) for pair in combinations(range(3), 2)}
+    best = min(losses, key=losses.__getitem__)
+
+    outcome = Depth(drop=2, by="search").apply(model, job)
+
+    assert outcome.notes["blocks"] == {"of": 3, "removed": list(best)}
+    assert outcome.notes["search"]["perplexity"] == pytest.approx(float(torch.tensor(losses[best]).exp()), rel=1e-4)
+    assert outcome.notes["search"]["sets"] == 3
+
+
+def pairs_matter(removed):
+    """A loss in which the greedy choice, 0 at first, is a trap: the best four of ten are 5, 6, 7 and 8."""
+    removed = set(removed)
+    return sum(10 - i for i in removed) - 2.0 * len(removed & {5, 6, 7, 8}) ** 2 - 15 * (0 in removed)
+
+
+def test_search_leaves_the_trap_of_the_greedy_choice():
+    best = min(map(frozenset, combinations(range(10), 4)), key=pairs_matter)
+    start = frozenset(drop_greedily(pairs_matter, 10, 4))
+    assert start != best
+
+    found = [search(pairs_matter, start, 10, 150, seed) for seed in (0, 0, 1)]
+
+    assert found == [best] * 3
+    assert len({search(pairs_matter, start, 10, 16, seed) for seed in range(4)}) > 1
+    assert all(pairs_matter(search(pairs_matter, start, 10, 5, seed)) <= pairs_matter(start) for seed in range(20))
+
+
+@torch.inference_mode()
+def test_search_is_no_worse_than_both_choices_and_repeats(monkeypatch):
+    monkeypatch.setitem(CONFIGS, "six", lambda: LlamaConfig(**GROUPED | {"num_hidden_layers": 6}))
+    model = build("six")
+    job = job_for(model)
+    blocks = list(blocks_of(model))
+
+    first, again = (Depth(drop=3, by="search", evaluations=19).apply(model, job) for _ in range(2))
+
+    about = first.notes["search"]
+    assert about == again.notes["search"]
+    assert first.kept == again.kept
+    assert about["perplexity"] <= min(about["starts"].values())
+    removed = first.notes["blocks"]["removed"]
+    assert about["perplexity"] == pytest.approx(
+        float(torch.tensor(naive_loss(model, job.calibration, removed)).exp()), rel=1e-4
+    )
+    assert list(blocks_of(model)) == blocks
+
+
+@torch.inference_mode()
+def test_a_set_is_measured_once_and_faults_leave_the_model_whole(monkeypatch):
+    model = build("llama")
+    blocks = list(blocks_of(model))
+    losses = SetLosses(model, job_for(model), 3)
+
+    assert losses([0, 2]) == losses([2, 0])
+    assert losses.count == 1
+    monkeypatch.setattr("baselines.depth.loss", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        losses([1])
+    assert list(blocks_of(model)) == blocks
+
+
+@pytest.mark.parametrize("by", ["influence", "perplexity", "search"])
 def test_dropping_no_block_keeps_all(by):
     model = build("llama")
 
@@ -110,6 +178,7 @@ def test_last_block_stays():
         ("retrain:from=depth+wanda:hidden=1", "2:4", "removes blocks: leave hidden out"),
         ("depth:drop=100%", "2:4", "a share below 100%"),
         ("depth:drop=99", "2:4", "at least one must be left"),
+        ("depth:evaluations=50", "2:4", "those of by=search"),
         ("wanda", "depth 25%", "no pattern to prune to"),
     ],
 )
