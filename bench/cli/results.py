@@ -179,6 +179,13 @@ def report(
             metavar="DIR", help="Folder of CSV files with rows from papers, or none [default: results/published]."
         ),
     ] = None,
+    smaller: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Put the dense rows of this model in the tables of larger models, compared by bits per byte.",
+        ),
+    ] = None,
 ) -> None:
     """Write the leaderboard, or print tables of records.
 
@@ -188,11 +195,11 @@ def report(
     """
     from bench.compare import elsewhere
 
-    files = bool(out or check or title or papers)
+    files = bool(out or check or title or papers or smaller)
     if files and (format_ or equal_bytes):
         raise UserError(
-            "--format and --equal-bytes print tables, --out, --check, --title and --papers are for files: use options of "
-            "one kind"
+            "--format and --equal-bytes print tables, --out, --check, --title, --papers and --smaller are for files: use "
+            "options of one kind"
         )
     if equal_bytes and signed_by:
         raise UserError("--equal-bytes prints no signers: leave --signed-by out")
@@ -201,20 +208,27 @@ def report(
         if not files and (format_ or equal_bytes or results):
             _print_folders(opened, format_ or "table", equal_bytes, signed_by)
         else:
-            _write_leaderboard(opened, out, check, signed_by, title, papers)
+            _write_leaderboard(opened, out, check, signed_by, title, papers, smaller)
 
 
 def _write_leaderboard(
-    results: list[Path], out: Path | None, check: bool, signed_by: Path | None, title: str | None, papers: str | None
+    results: list[Path],
+    out: Path | None,
+    check: bool,
+    signed_by: Path | None,
+    title: str | None,
+    papers: str | None,
+    smaller: str | None,
 ) -> None:
-    from bench.reporting import leaderboard
+    from bench.reporting import html, leaderboard
     from bench.results.store import RESULTS
 
     folder = out or leaderboard.FOLDER
     rows = leaderboard.PUBLISHED if papers is None else None if papers == "none" else Path(papers)
     if papers and rows and not rows.is_dir():
         raise UserError(f"--papers {papers!r} is no folder: name one with CSV files, or none")
-    files = leaderboard.build(results or leaderboard.results_folders(), rows, signed_by, *([title] if title else []))
+    title = title or html.LEADERBOARD.title
+    files = leaderboard.build(results or leaderboard.results_folders(), rows, signed_by, title, smaller or "")
     if not check:
         for path in leaderboard.write(files, folder):
             print_line(path)

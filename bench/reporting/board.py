@@ -24,7 +24,6 @@ from bench.results.record import Record
 from bench.results.rows import latest
 from bench.system.grouping import group_by
 
-MEAN_BITS = "mean_bits_per_byte"
 BROKEN = "pattern broken"
 ONE_PROTOCOL = ("mean_acc", "worst_drop", "top1_agreement", "speedup")
 """Metrics that show a single column."""
@@ -153,7 +152,9 @@ class Board:
         """Return all columns in order, each with its measure."""
         # The profile shows single tasks of tracks. A column of theirs is only for what failed.
         failed = {(r["protocol"], r["measure"]) for r in self.rows if r["value"] is None}
-        keys = [c for c in self.pivot.columns if c[2] != profile.MEASURE or c[0] == MEAN_BITS or c[1:] in failed]
+        keys = [
+            c for c in self.pivot.columns if c[2] != profile.MEASURE or c[0] == metrics.MEAN_BITS or c[1:] in failed
+        ]
         measured = [(from_records.make_column(key, self.rows), key[2]) for key in keys]
         derived = [
             TableColumn(n, self.protocol.text if n in RATIOS else "", "" if n == DEVICE else "lower", "", n in RATIOS)

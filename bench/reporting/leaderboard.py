@@ -20,6 +20,7 @@ from bench.reporting import (
     latex,
     profile,
     searches,
+    smaller_models,
     table,
     table_figures,
 )
@@ -70,13 +71,19 @@ def read_boards(folders: Sequence[Path]) -> list[ResultSet]:
     return results
 
 
-def make_sections(results: Sequence[ResultSet], papers: Path | None) -> list[ReportSection]:
-    """Make a section for each model of all folders, and one for papers at the end. papers: folder of their rows.
+def make_sections(results: Sequence[ResultSet], papers: Path | None, smaller: str = "") -> list[ReportSection]:
+    """Make a section for each model of all folders, and one for papers at the end.
+
+    Args:
+        papers: folder of their rows.
+        smaller: model whose dense rows larger models have in their tables, or "".
 
     Raises:
-        UserError: something in them cannot be read.
+        UserError: something in them cannot be read, or the smaller model cannot be compared.
     """
     out = board.make_sections(results)
+    if smaller:
+        out = smaller_models.add_smaller(out, smaller, {r.stem: r for one in results for r in one.records})
     if papers and (section := from_papers.make_section(papers)):
         out.append(section)
     return out
@@ -90,11 +97,15 @@ def make_search_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
 
 
 def build(
-    results: Sequence[Path], papers: Path | None, signed_by: Path | None = None, title: str = html.LEADERBOARD.title
+    results: Sequence[Path],
+    papers: Path | None,
+    signed_by: Path | None = None,
+    title: str = html.LEADERBOARD.title,
+    smaller: str = "",
 ) -> dict[str, bytes]:
     """Build all files. Returns them by name. The same records give the same bytes.
 
-    papers: folder of rows from papers, which need not exist. title: title of the page.
+    papers: folder of rows from papers, which need not exist. title: title of the page. smaller: as in `make_sections`.
     signed_by: file of allowed signers. Each row names those who signed its records.
 
     Raises:
@@ -102,7 +113,7 @@ def build(
     """
     result_sets = [resolve.read(path) for path in results]
     of_search = [r for r in result_sets if searches.is_search(r)]
-    sections = make_sections([r for r in result_sets if r not in of_search], papers)
+    sections = make_sections([r for r in result_sets if r not in of_search], papers, smaller)
     signers: dict[str, str] | None = None
     if signed_by:
         signers = {}

@@ -49,7 +49,7 @@ def fronts(table: Table) -> Iterator[Front]:
     """Yield a front for each column of the quality metric, against bits per weight and against each measured speed.
 
     Packed bytes take the place of bits per weight if these are missing, or if a row has fewer weights than the others. Of a
-    leaderboard, only the columns that are shown count.
+    leaderboard, only the columns that are shown count. A shown column of bits per byte is drawn against packed bytes.
     """
     quality = quality_metric(table)
     is_smaller = any(row.filters.get("pattern", "").startswith(("depth ", "width ")) for row in table.rows)
@@ -57,12 +57,14 @@ def fronts(table: Table) -> Iterator[Front]:
     size = next((m for m in sizes if any(c.metric == m for c in table.columns)), None)
     speeds = [c for c in table.columns if c.shown is not False and (c.metric == SPEEDUP or c.definition.is_time)]
     costs = [i for i, c in enumerate(table.columns) if c.metric == size or c in speeds]
+    packed = [i for i, c in enumerate(table.columns) if c.metric == metrics.SIZE]
     for y, column in enumerate(table.columns):
-        if column.metric == quality and column.shown is not False:
-            for x in costs:
-                front = _front(table, x, y)
-                if len(front.points) >= MIN_POINTS:
-                    yield front
+        by_quality = column.metric == quality and column.shown is not False
+        by_bits = column.metric == metrics.MEAN_BITS and column.shown
+        for x in costs if by_quality else packed if by_bits else ():
+            front = _front(table, x, y)
+            if len(front.points) >= MIN_POINTS:
+                yield front
 
 
 def _front(table: Table, x: int, y: int) -> Front:

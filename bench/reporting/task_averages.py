@@ -59,7 +59,7 @@ def _average_tracks(rows: list[Row]) -> list[Row]:
     for (*_, track), of_track in lines.items():
         questions = sum(row["n"] for row in of_track)
         tasks = amount(len(of_track), "task")
-        base = of_track[0] | {"metric": "mean_bits_per_byte", "protocol": f"{track}: {tasks}, {questions:,} questions"}
+        base = of_track[0] | {"metric": metrics.MEAN_BITS, "protocol": f"{track}: {tasks}, {questions:,} questions"}
         out.append(base | _mean(of_track))
     return out
 

@@ -13,6 +13,8 @@ PERPLEXITY_NOISE = 0.016
 results/smollm2-135m-wanda7, the largest that was measured. On `tiny` it is a quarter of it."""
 SHARE_NOISE = 0.005
 """Standard deviation of a share of right answers or tokens between seeds: twice that of top-1 agreement in results/tiny-recon."""
+MEAN_BITS = "mean_bits_per_byte"
+"""Mean over the tasks of a track, which models with other tokenizers can share."""
 TIMINGS = ("latency", "tokens_per_s", "linears", "speedup")
 """Metrics of this project that are not in METRICS, because their units define them."""
 
@@ -92,7 +94,7 @@ _ALL = (
     Metric("top1_agreement", "1", "higher", "proportion", 0.0, 1.0, windowed=True, seed_noise=SHARE_NOISE),
     Metric("common_prefix", "tokens", "higher", "tokens", 0.0, 64.0, windowed=True),
     Metric("bits_per_byte", "bits/byte", "lower", "bits/byte", 0.0, margin=0.01, in_tables=False),
-    Metric("mean_bits_per_byte", "bits/byte", "lower"),
+    Metric(MEAN_BITS, "bits/byte", "lower"),
     Metric("mean_acc", "1", "higher"),
     Metric("worst_drop", "1", "lower"),
     Metric(

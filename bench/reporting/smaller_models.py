@@ -1,0 +1,123 @@
+"""A smaller dense model as rows of a larger one's table. Their tokens may differ, so only bits per byte are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+
+from bench.reporting.table import format_number
+from bench.reporting.view import ReportSection, Table, TableCell, TableColumn, TableRow
+from bench.results import metrics
+from bench.results.record import Record
+from bench.system.suggest import describe_unknown
+from methods.errors import UserError
+
+NOT_MADE = "not made here"
+"""Words in the name of a row whose model was not made from that of its table."""
+MAX_NAMES = 2
+"""Most tracks that the head of a column names."""
+UNIT = "bits/byte"
+
+Questions = frozenset[tuple[str, str | None, int | None]]
+"""Tasks of a track: name, version and number of questions of each."""
+
+
+def add_smaller(sections: Sequence[ReportSection], name: str, records: Mapping[str, Record]) -> list[ReportSection]:
+    """Add the dense rows of a model, also quantized ones, to the tables of all larger models that share a track with it.
+
+    Args:
+        sections: of models, the largest first, as `bench.reporting.board.make_sections` returns them.
+        records: all records by their stems.
+
+    Raises:
+        UserError: the model has no records, or no larger one has bits per byte of the same questions.
+    """
+    titles = [section.title for section in sections]
+    if name not in titles:
+        raise UserError(describe_unknown("model with records", name, titles))
+    place = titles.index(name)
+    out = list(sections)
+    for k in range(place):
+        out[k] = replace(out[k], tables=tuple(_with_rows(t, sections[place], records) for t in out[k].tables))
+    if out == list(sections):
+        raise UserError(
+            f"no larger model can be compared with {name}, because none shares a measure in bits per byte with it: measure "
+            "both with --measures answers,size and the same --tasks, such as knowledge,code"
+        )
+    return out
+
+
+def _with_rows(table: Table, smaller: ReportSection, records: Mapping[str, Record]) -> Table:
+    """Return a table with the rows, and a column with the mean of the tracks that both have. Unchanged if they share none."""
+    own = _tracks(table, records)
+    for other in smaller.tables:
+        theirs, size = _tracks(other, records), other.column(metrics.SIZE)
+        shared = [track for track in own if track in theirs]
+        dense = [k for k in other.whole_rows if _is_dense(other.rows[k]) and other.value(k, size) is not None]
+        if means := {k: mean for k in dense if (mean := _mean(other, k, [theirs[t] for t in shared]))}:
+            break
+    else:
+        return table
+    places = {(c.metric, c.protocol): i for i, c in enumerate(other.columns)}
+    compared = {own[t]: theirs[t] for t in shared} | {
+        i: places[c.metric, c.protocol] for i, c in enumerate(table.columns) if c.metric == metrics.SIZE
+    }
+    rows = [
+        replace(row, cells=(*row.cells, _mean(table, k, [own[t] for t in shared]))) for k, row in enumerate(table.rows)
+    ]
+    for k, mean in means.items():
+        row = other.rows[k]
+        cells = (row.cells[compared[i]] if i in compared else None for i in range(len(table.columns)))
+        rows.append(_renamed(row, smaller.title, table, (*cells, mean)))
+    names = sorted({task.partition("/")[0] for track in shared for task, *_ in track})
+    about = ", ".join(names) if len(names) <= MAX_NAMES else f"{len(names)} tracks"
+    column = TableColumn(metrics.MEAN_BITS, about, "lower", UNIT, shown=True)
+    ranks = {c: (*r, *[""] * len(means)) for c, r in table.ranks.items()}
+    remark = (
+        f"{smaller.title} is another model, {NOT_MADE}. It is compared by bits per byte, because perplexities of two "
+        "tokenizers cannot be compared."
+    )
+    return replace(
+        table,
+        columns=(*(replace(c, shown=c.shown or c.metric == metrics.SIZE) for c in table.columns), column),
+        rows=tuple(rows),
+        ranks=ranks,
+        remarks=(*table.remarks, remark),
+    )
+
+
+def _is_dense(row: TableRow) -> bool:
+    return row.filters["method"] == row.filters["pattern"] == "dense"
+
+
+def _tracks(table: Table, records: Mapping[str, Record]) -> dict[Questions, int]:
+    """Return the columns of the tracks that a table has values of, by their questions. Rules for BOS may differ."""
+    out: dict[Questions, int] = {}
+    for i, column in enumerate(table.columns):
+        cells = (row.cells[i] for row in table.rows if column.metric == metrics.MEAN_BITS)
+        if cell := next((cell for cell in cells if cell and cell.value is not None), None):
+            tasks = (records[stem].identity.protocol for stem in cell.records)
+            out[frozenset((task.name, task.version, task.limit) for task in tasks)] = i
+    return out
+
+
+def _mean(table: Table, row: int, columns: Sequence[int]) -> TableCell | None:
+    """Return the mean of some cells, or None if there are none or one has no value."""
+    cells = [cell for c in columns if (cell := table.rows[row].cells[c]) and cell.value is not None]
+    if not cells or len(cells) < len(columns):
+        return None
+    mean = fmean(cell.value for cell in cells if cell.value is not None)
+    records = tuple(dict.fromkeys(record for cell in cells for record in cell.records))
+    return TableCell(format_number(mean, None, UNIT), mean, records=records, average=True)
+
+
+def _renamed(row: TableRow, model: str, table: Table, cells: tuple[TableCell | None, ...]) -> TableRow:
+    quantizer = row.filters["quantizer"] if row.is_quantized else ""
+    own = {"method": f"{model}, {NOT_MADE}", "pattern": row.filters["pattern"], "quantizer": quantizer or "none"}
+    return TableRow(
+        " ".join(filter(None, (model, quantizer))) + f" ({NOT_MADE})",
+        tuple(own.get(name, "") for name in table.label_names),
+        row.filters,
+        cells,
+    )
