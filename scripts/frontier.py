@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean
@@ -15,6 +15,7 @@ from reference import ROOT
 
 from bench.compare import resolve
 from bench.compare.result_set import ResultSet
+from bench.measures.speed.roofline import DeviceSpec, device_specs
 from bench.reporting import board, drawing, table_figures
 from bench.reporting.hardware import hardware_limit
 from bench.reporting.pareto import MIN_POINTS, Front, FrontPoint, describe, pareto_optimal
@@ -28,6 +29,10 @@ EQUAL = 1.02
 """Largest ratio of two costs that count as equal."""
 NEAR = 5
 """Largest ratio of a row's perplexity to the dense model's that a picture shows."""
+CARDS = ("h100", "a100", "l4", "rtx4090")
+"""Cards whose times are computed."""
+PROMPT = 2048
+"""Tokens of the prompt whose time is computed."""
 WIDTH, HEIGHT = 380, 340
 """Size of a panel in pixels."""
 
@@ -57,6 +62,8 @@ class Row(NamedTuple):
     """Measured time of a decoded token on a CPU; None if it was not measured."""
     repeated: bool = True
     """True if a claim can rest on it: it has no seed, or has budgets.SEEDS of them."""
+    weights: float = 0.0
+    """Number of weights of the dense model's linears."""
 
     @property
     def name(self) -> str:
@@ -95,7 +102,7 @@ def read(folders: str) -> tuple[Row, ...]:
             ms = 1000 / fmean(rates) if (rates := values.get("tokens_per_s")) else None
             own = seeds[method, quantizer, text]
             repeated = None in own or len(own) >= budgets.SEEDS
-            rows.append(Row(method, quantizer, pattern, mean, size, share * targets / dense, ms, repeated))
+            rows.append(Row(method, quantizer, pattern, mean, size, share * targets / dense, ms, repeated, dense))
     return tuple(rows)
 
 
@@ -166,8 +173,58 @@ def _front(x: TableColumn, costs: Mapping[Row, float]) -> Front:
 
 def picture(folders: str) -> str:
     """Draw the fronts side by side, as an SVG element."""
-    all_ = fronts(folders)
-    figure, (panels,) = drawing.new_figure(WIDTH * len(all_), HEIGHT, columns=len(all_))
-    for panel, front in zip(panels, all_, strict=True):
+    return _draw([fronts(folders)], "perplexity against what a row costs")
+
+
+def _draw(lines: Sequence[Sequence[Front]], title: str) -> str:
+    """Draw lines of fronts, as an SVG element."""
+    rows, columns = len(lines), len(lines[0])
+    figure, panels = drawing.new_figure(WIDTH * columns, HEIGHT * rows, rows=rows, columns=columns)
+    every = [front for line in lines for front in line]
+    for panel, front in zip(panels.flat, every, strict=True):
         table_figures.draw_front_on(figure, panel, front)
-    return drawing.to_svg(figure, "perplexity against what a row costs", " ".join(map(describe, all_)))
+    return drawing.to_svg(figure, title, " ".join(map(describe, every)))
+
+
+def compute_ms(row: Row, tokens: int, card: DeviceSpec) -> float:
+    """Return the least milliseconds of a step of `tokens` tokens on a card, from its datasheet.
+
+    It is the time of the arithmetic of all linears or of reading the whole model once, whichever is longer. Attention, the KV
+    cache and the arithmetic of the head are left out.
+    """
+    flops, moved = 2.0 * tokens * row.arithmetic * row.weights, row.size
+    return 1000 * max(flops / (card.peak("bf16") * 1e12), moved / (card.tbps * 1e12))
+
+
+def card_fronts(folders: str) -> dict[str, tuple[Front, Front]]:
+    """Return quality against the computed time of a decoded token and of a prompt, by the name of the card."""
+    rows, specs = _near(read(folders)), device_specs()
+    out = {}
+    for key in CARDS:
+        card = specs[key]
+        name = card.name.partition(",")[0]
+        decode, prompt = (
+            _front(
+                Cost(f"{name}: {what}, computed", "", "lower", "ms", names_protocol=False),
+                {r: compute_ms(r, n, card) for r in rows},
+            )
+            for what, n in (("a token", 1), (f"a prompt of {PROMPT}", PROMPT))
+        )
+        out[name] = decode, prompt
+    return out
+
+
+def card_picture(folders: str) -> str:
+    """Draw the computed fronts, a line for each card, as an SVG element."""
+    return _draw(
+        list(card_fronts(folders).values()), "perplexity against computed, not measured, milliseconds on cards"
+    )
+
+
+def cards(folders: str) -> str:
+    """Return the rows on the computed fronts of each card, with their milliseconds, as a table."""
+    lines = [f"| computed, not measured | decoding of a token, ms | prompt of {PROMPT:,} tokens, ms |", "|---|---|---|"]
+    for name, both in card_fronts(folders).items():
+        cells = (", ".join(f"{escape_markdown(p.name)} {p.x:.3g}" for p in front.optimal) for front in both)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

@@ -16,6 +16,8 @@ What is between these comments is replaced:
                                                         are separated by commas. A pair with ?B is left out until B is measured
 <!-- wanted: results/A results/B --> and <!-- /wanted -->  models that no folder has, with the command and the cost of their rows
 <!-- worth: results/FOLDER PATTERN -->                   whether a row beats the pattern's best at its bytes or its arithmetic
+<!-- cards: results/FOLDER -->                           the rows on the fronts of times that are computed for cards
+<!-- smaller: results/FOLDER MODEL -->                  the first model's rows with those of a smaller one, by bits per byte
 <!-- profile: results/FOLDER --> and <!-- /profile -->      what each track loses: a picture and tables for each model
 <!-- budget: results/A results/B --> and <!-- /budget -->  the chain of stages to take with a budget of time, for each folder
 <!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs
@@ -45,10 +47,11 @@ import wanted_records
 from bench import search
 from bench.compare import resolve, scaling_law
 from bench.planning.search import read_search
-from bench.reporting import drawing, profile, table, table_figures
+from bench.reporting import drawing, pareto, profile, table, table_figures
 from bench.reporting import leaderboard as boards
 from bench.reporting.table_figures import TableFigure
 from bench.reporting.view import Table
+from bench.results import metrics
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
 from bench.system.text import escape_markdown
@@ -103,6 +106,17 @@ def _leading(whole: table.TextTable, count: int) -> table.TextTable:
     shown = [i for i in named if any(line[i] != table.ABSENT for line in whole.lines[:count])]
     lines = [[line[i] for i in shown] for line in whole.lines[:count]]
     return table.TextTable(whole.title, [whole.headers[i] for i in shown], lines, whole.notes)
+
+
+def beside_smaller(folder: str, model: str) -> str:
+    """Return the largest model's rows by bytes and bits per byte, with those of a smaller model, and name the front."""
+    section = boards.make_sections([resolve.read(ROOT / folder)], None, model)[0]
+    front = next(f for t in section.tables for f in pareto.fronts(t) if f.y.metric == metrics.MEAN_BITS)
+    lines = [
+        f"| {escape_markdown(p.name)} | {p.x / 1e6:.1f} | {p.y:.4f} |" for p in sorted(front.points, key=lambda p: p.y)
+    ]
+    heads = [f"| {escape_markdown(section.title)}, and {escape_markdown(model)} | bytes packed, MB | {front.y.name} |"]
+    return "\n".join([*heads, "|---|---:|---:|", *lines, "", escape_markdown(pareto.describe(front)), ""])
 
 
 def profiles(folder: str) -> str:
@@ -171,6 +185,7 @@ def figures() -> dict[Path, str]:
     names = sorted(path.stem for path in (ROOT / "results" / "benchmarks").glob("*.json"))
     drawn = {FIGURES / f"{name}.svg": svg for name in names if (svg := _figure(name))}
     drawn |= {FIGURES / f"frontier-{k}.svg": drawing.to_file(frontier.picture(v)) for k, v in FRONTIERS.items()}
+    drawn[FIGURES / "frontier-cards.svg"] = drawing.to_file(frontier.card_picture(FRONTIERS["smollm2"]))
     return drawn | {FIGURES / f"{name}.svg": drawing.to_file(f.svg) for name, _, f in _profiles(PROFILES)}
 
 
@@ -234,6 +249,8 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "scaling": law,
     "search": trials,
     "wanted": lambda where: wanted_records.wanted(where.split()),
+    "cards": frontier.cards,
+    "smaller": lambda where: beside_smaller(*where.split()),
     "worth": lambda where: frontier.worth(*where.split()),
 } | {kind: _words(make) for kind, make in reference.BLOCKS.items()}
 """Functions that make the text between two comments, by the word in the first."""
