@@ -186,6 +186,12 @@ def export(
         str | None,
         typer.Option(metavar="TEXT", help="For K-quants of gguf: corpus or file whose inputs weigh the errors."),
     ] = None,
+    windows: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN", help="For packed24: store weights of this pattern, such as 6:8, as windows of 2:4."
+        ),
+    ] = None,
     organization: Annotated[str, typer.Option(help="For eee: name of the evaluator.")] = "unknown",
     results: Results = None,
 ) -> None:
@@ -204,6 +210,7 @@ def export(
         if artifact:
             raise UserError(f"--format {format_} exports all of --results: leave {artifact!r} out")
         flags = {"--values": values, "--dtype": dtype, "--exclude": exclude, "--merge": merge, "--imatrix": imatrix}
+        flags["--windows"] = windows
         for flag, value in flags.items():
             if value:
                 raise UserError(f"{flag} is for the format of a model, and {format_} is one of results: leave it out")
@@ -225,6 +232,7 @@ def export(
                 results=results,
                 merge=merge,
                 imatrix=imatrix,
+                windows=windows,
             )
         )
     except CheckFailed as failure:

@@ -14,6 +14,7 @@ from bench.inputs import models
 from bench.kernels import folder24
 from bench.kernels.integers24 import BITS, pack_rounded
 from bench.kernels.packed24 import pack
+from bench.kernels.windows24 import group_of, to_windows
 from bench.results.artifacts import find_pruned
 from bench.results.reproduce import integer_grid
 from bench.system.cache import in_use
@@ -63,6 +64,7 @@ def export_model(
     results: Path | None = None,
     merge: bool = False,
     imatrix: str | None = None,
+    windows: str | None = None,
 ) -> str:
     """Write the model of a record, or a model folder, to `out`. Returns a sentence for the user.
 
@@ -71,14 +73,15 @@ def export_model(
             quantizer, if any.
         dtype: for onnx: float32, float16 or bfloat16. None keeps the dtype of the weights.
         imatrix: corpus or file of text for the importance matrix of K-quants. None for none.
+        windows: pattern of weights that packed24 stores as windows of 2:4, such as 6:8. None: they are 2:4.
         merge: add the low-rank terms of a model to its weights, which ends its pattern.
         exclude: globs of linears that packed24 leaves dense, besides those that the record left dense.
 
     Raises:
-        UserError: no such model or format, `out` exists, a linear is not 2:4, or an option of another format.
+        UserError: no such model or format, `out` exists, a linear is not 2:4 or `windows`, or an option of another format.
         CheckFailed: a written file does not match the model.
     """
-    _require_options(format_, values, dtype, exclude)
+    _require_options(format_, values, dtype, exclude, windows)
     if imatrix is not None and format_ != "gguf":
         raise UserError(f"--imatrix {shorten(imatrix)} needs --format gguf: leave it out")
     with in_use(), atomic_folder(out) as workdir:
@@ -109,7 +112,12 @@ def export_model(
         elif format_ == "packed24":
             quantizer = record.identity.quantizer if record else "none"
             grid = values or integer_grid(quantizer)
-            summary = _write_packed(folder, workdir, grid, include, (*kept_dense, *exclude))
+            group = group_of(windows) if windows else 0
+            if group and grid == "int4":
+                raise UserError(
+                    f"--windows {windows} has no int4, whose scales are for groups of other weights: use --values int8"
+                )
+            summary = _write_packed(folder, workdir, grid, include, (*kept_dense, *exclude), group)
             if quantizer != "none" and not grid:
                 summary += f"; packed24 has no integers for {quantizer}, so values are stored as floats"
         elif packed:
@@ -152,7 +160,9 @@ def _end_merge(folder: Path) -> str:
     return "; low-rank terms are merged, so the pattern of the weights ends"
 
 
-def _require_options(format_: str, values: str | None, dtype: str | None, exclude: Sequence[str]) -> None:
+def _require_options(
+    format_: str, values: str | None, dtype: str | None, exclude: Sequence[str], windows: str | None
+) -> None:
     """Refuse an unknown format, and options of another format."""
     if format_ not in MODEL_FORMATS:
         raise UserError(describe_unknown("format", format_, (*MODEL_FORMATS, *RESULT_FORMATS)))
@@ -161,6 +171,10 @@ def _require_options(format_: str, values: str | None, dtype: str | None, exclud
             f"--values {values} and --format onnx exclude each other: TensorRT has no 2:4 kernel for products with Q/DQ "
             "nodes; leave --values out, or use --format packed24"
         )
+    if windows is not None:
+        if format_ != "packed24":
+            raise UserError(f"--windows {shorten(windows)} needs --format packed24: leave it out")
+        group_of(windows)
     if exclude and format_ != "packed24":
         raise UserError(f"--exclude {shorten(','.join(exclude))} needs --format packed24: leave it out")
     if dtype is not None and format_ != "onnx":
@@ -172,8 +186,9 @@ def _require_options(format_: str, values: str | None, dtype: str | None, exclud
 
 
 def _write_packed(
-    folder: Path, workdir: Path, values: str | None, include: tuple[str, ...], exclude: tuple[str, ...]
+    folder: Path, workdir: Path, values: str | None, include: tuple[str, ...], exclude: tuple[str, ...], group: int
 ) -> str:
+    """Write packed24, and return a sentence. group: 2N of weights that are stored as windows, or 0."""
     source = Folder(folder)
     transposed = family_of(source.config).transposed
     targets = {t + ".weight": t for t in find_targets(source.config, source.shapes(), include, exclude)}
@@ -184,11 +199,18 @@ def _write_packed(
             writer.add(name, source.tensor(name))
             continue
         weight = source.weight(targets[name])
-        packed, exact = (pack(weight, name), True) if values is None else pack_rounded(weight, values, name)
-        writer.add_packed(name, packed, transposed=transposed, exact=exact)
+        stored = to_windows(weight, group, name) if group else weight
+        packed, exact = (pack(stored, name), True) if values is None else pack_rounded(stored, values, name)
+        writer.add_packed(name, packed, transposed=transposed, exact=exact, windows=group, width=weight.shape[1])
         weights, bytes_, rounded = weights + weight.numel(), bytes_ + packed.nbytes, rounded + (not exact)
     writer.close()
     summary = f"{len(targets)} linears packed, {8 * bytes_ / weights:.4g} bits per weight"
+    if group:
+        n = group // 2
+        summary += (
+            f", as windows of 2:4: a kernel repeats inputs to {2 * (n - 1) / n:.4g} times their number, and has "
+            f"{(n - 1) / n:.4g} of the dense arithmetic, at most {n / (n - 1):.3g} times as fast"
+        )
     if values is None:
         return summary
     return f"{summary}; " + (

@@ -4,7 +4,8 @@
     packed24-00001.safetensors    the parts: NAME for a dense tensor; NAME.values, NAME.mask, NAME.scales for a packed one
     config.json, tokenizer        as in any model folder
 
-bench.kernels.packed24.PackedWeight describes the parts. The files are not called `model.safetensors`, so that no other
+bench.kernels.packed24.PackedWeight describes the parts. A weight that is stored as windows has those of its windows
+(bench.kernels.windows24). The files are not called `model.safetensors`, so that no other
 loader opens them by mistake.
 """
 
@@ -16,13 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.kernels.integers24 import BITS
 from bench.kernels.packed24 import FLOAT_DTYPES, PackedWeight, check_mask, unpack
+from bench.kernels.windows24 import from_windows, is_group, window_width
 from bench.system import digests
 from bench.system.provenance import VERSION
 from methods.errors import UserError
@@ -31,7 +33,8 @@ from methods.folder import SHARD_BYTES, dtype_name, read_config
 from methods.targets import family_of
 
 MANIFEST = "packed24.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version of folders with windows. Others have version 1."""
 DTYPES = {dtype_name(d): d for d in (*FLOAT_DTYPES, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)}
 
 
@@ -55,7 +58,21 @@ class PackedTensor(BaseModel):
     """True if the model stores it as [in, out]."""
     exact: bool = True
     """True if it unpacks to the original, bit for bit."""
+    windows: int = 0
+    """2N if the parts are windows of 2:4 of a weight that is (2N-2):2N. 0: the weight is 2:4."""
     parts: dict[str, StoredTensor]
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Shape of a packed weight as [out, in]."""
+        rows, width = self.shape[::-1] if self.transposed else self.shape
+        return rows, width
+
+    @model_serializer(mode="wrap")
+    def _leave_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write `windows` only if there are some: the digest of a folder of version 1 does not cover it."""
+        fields: dict[str, Any] = handler(self)
+        return {name: value for name, value in fields.items() if name != "windows" or value}
 
 
 class Manifest(BaseModel):
@@ -63,7 +80,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     format: Literal["packed24"] = "packed24"
-    version: int = FORMAT_VERSION
+    version: int = 1
     made_by: str
     tensors: dict[str, PackedTensor]
     sha256: str = ""
@@ -96,15 +113,19 @@ class Writer24:
         parts = self._store(name, {"dense": tensor})
         self._entries[name] = PackedTensor(kind="dense", shape=tuple(tensor.shape), dtype=dtype, parts=parts)
 
-    def add_packed(self, name: str, packed: PackedWeight, *, transposed: bool, exact: bool) -> None:
-        """Write a packed weight. transposed, exact: as in PackedTensor."""
-        shape = packed.shape[::-1] if transposed else packed.shape
+    def add_packed(
+        self, name: str, packed: PackedWeight, *, transposed: bool, exact: bool, windows: int = 0, width: int = 0
+    ) -> None:
+        """Write a packed weight. transposed, exact, windows: as in PackedTensor. width: input size of a weight with windows."""
+        shape = (packed.shape[0], width) if windows else packed.shape
+        shape = shape[::-1] if transposed else shape
         self._entries[name] = PackedTensor(
             kind=packed.kind,  # type: ignore[arg-type]
             shape=shape,
             dtype=dtype_name(packed.dtype),
             transposed=transposed,
             exact=exact,
+            windows=windows,
             parts=self._store(name, packed.parts()),
         )
 
@@ -121,7 +142,7 @@ class Writer24:
         return stored
 
     def _flush(self) -> None:
-        about = {"format": "packed24", "version": str(FORMAT_VERSION)}
+        about = {"format": "packed24", "version": "1"}
         save_file(self._pending, self.path / f"packed24-{self._shard:05d}.safetensors", metadata=about)
         self._pending, self._bytes, self._shard = {}, 0, self._shard + 1
 
@@ -129,7 +150,8 @@ class Writer24:
         """Write the last shard and the manifest."""
         if self._pending:
             self._flush()
-        about = Manifest(made_by=f"cast-bench {VERSION}", tensors=self._entries)
+        version = FORMAT_VERSION if any(entry.windows for entry in self._entries.values()) else 1
+        about = Manifest(version=version, made_by=f"cast-bench {VERSION}", tensors=self._entries)
         about.sha256 = about.digest()
         (self.path / MANIFEST).write_text(about.model_dump_json(indent=1) + "\n")
         return about
@@ -169,6 +191,8 @@ class Folder24:
         entry = self.entries[name]
         if entry.kind != "dense":
             dense = unpack(self.packed(name))
+            if entry.windows:
+                dense = from_windows(dense, entry.matrix[1], entry.windows)
             return dense.T.contiguous() if entry.transposed else dense
         tensor = self._part(name, "dense")
         if tuple(tensor.shape) != entry.shape or dtype_name(tensor.dtype) != entry.dtype:
@@ -176,9 +200,11 @@ class Folder24:
         return tensor
 
     def packed(self, name: str) -> PackedWeight:
-        """Return a packed tensor [out, in]."""
+        """Return a packed tensor [out, in], or its windows."""
         entry = self.entries[name]
-        rows, width = entry.shape[::-1] if entry.transposed else entry.shape
+        rows, width = entry.matrix
+        if entry.windows:
+            width = window_width(width, entry.windows)
         dtype = DTYPES[entry.dtype]
         wanted = {
             "values": (rows, width // 4 if entry.kind == "int4" else width // 2),
@@ -243,7 +269,7 @@ def _read_manifest(path: Path) -> Manifest:
                 f"{file} has version {version}, newer than this code's {FORMAT_VERSION}: upgrade cast-bench"
             )
         about = Manifest.model_validate(raw)
-        if about.version != FORMAT_VERSION:
+        if not 1 <= about.version <= FORMAT_VERSION:
             raise ValueError(f"unknown version {about.version}")
         if about.digest() != about.sha256:
             raise ValueError("checksum mismatch")
@@ -262,7 +288,10 @@ def _check_entry(path: Path, name: str, entry: PackedTensor) -> None:
         if Path(part.file).name != part.file or part.file in ("", ".."):
             raise UserError(f"{path / MANIFEST} points to {part.file!r}, outside its folder: refused")
     known = entry.dtype in DTYPES and (not packed or DTYPES[entry.dtype] in FLOAT_DTYPES)
-    width = entry.shape[0 if entry.transposed else -1] if entry.shape else 0
-    fits = not packed or (len(entry.shape) == 2 and min(entry.shape) > 0 and width % 4 == 0)
+    is_matrix = len(entry.shape) == 2 and min(entry.shape) > 0
+    fits = not entry.windows
+    if packed:
+        fits = is_matrix and (not entry.windows or is_group(entry.windows))
+        fits = fits and entry.matrix[1] % (entry.windows or 4) == 0
     if set(entry.parts) != parts or not known or not fits:
         raise UserError(f"{name} in {path / MANIFEST} is not valid packed24: fetch or export it again")

@@ -18,6 +18,7 @@ from bench.kernels.cusparselt import CompressedWeight
 from bench.kernels.folder24 import Folder24
 from bench.kernels.packed24 import PackedWeight, unpack
 from bench.kernels.timing import CudaClock
+from bench.kernels.windows24 import window_columns
 from methods.contract import Compute
 from methods.errors import UserError
 
@@ -193,7 +194,11 @@ def load(folder: Path | str, compute: Compute, *, engine: str | None = None) -> 
         if entry.kind != "dense":
             bias = f"{owner}.bias" if f"{owner}.bias" in source.entries else None
             bias_value = source.tensor(bias).to(compute.dtype) if bias else None
-            model.set_submodule(owner, Linear24(source.packed(name), bias_value, device=compute.device, engine=engine))
+            module = Linear24(source.packed(name), bias_value, device=compute.device, engine=engine)
+            if entry.windows:
+                columns = window_columns(entry.matrix[1], entry.windows).to(compute.device)
+                module.register_forward_pre_hook(lambda _, args, columns=columns: (args[0][..., columns],))
+            model.set_submodule(owner, module)
     for name, entry in source.entries.items():
         owner, _, leaf = name.rpartition(".")
         if entry.kind == "dense" and not isinstance(module := model.get_submodule(owner), Linear24):

@@ -85,8 +85,8 @@ def store_as(folder, kind) -> Path:
     return folder
 
 
-def prune(folder, family_is_transposed=False):
-    """Magnitude, 2:4, on a folder as it lies."""
+def prune(folder, family_is_transposed=False, pattern="2:4"):
+    """Magnitude on a folder as it lies."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -105,7 +105,7 @@ def prune(folder, family_is_transposed=False):
     for name, tensor in tensors.items():
         if name in targets:
             weight = tensor.T if family_is_transposed else tensor
-            weight = torch.where(Pattern(2, 4).keep(weight.abs()), weight, 0)
+            weight = torch.where(Pattern.parse(pattern).keep(weight.abs()), weight, 0)
             tensors[name] = (weight.T if family_is_transposed else weight).contiguous()
     save_file(dict(fold(tensors, tensors.__getitem__, family)), file, metadata={"format": "pt"})
     return folder

@@ -140,7 +140,7 @@ def entry(key, value):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda raw: raw.update(version=2), "has version 2, newer than this code's 1: upgrade cast-bench"),
+        (lambda raw: raw.update(version=3), "has version 3, newer than this code's 2: upgrade cast-bench"),
         (lambda raw: raw.update(version=0), "unknown version 0"),
         (lambda raw: raw.update(format="other"), "cannot be read as packed24"),
         (lambda raw: raw["tensors"][NAME]["parts"]["mask"].update(file="../x.safetensors"), "outside its folder: refused"),
@@ -155,10 +155,13 @@ def entry(key, value):
         (entry("dtype", "int64"), "is not valid packed24"),
         (entry("dtype", "object"), "is not valid packed24"),
         (entry("kind", "int8"), "is not valid packed24"),
+        (entry("windows", 8), "does not have the shape"),
+        (entry("windows", 7), "is not valid packed24"),
+        (entry("windows", 10**12), "is not valid packed24"),
     ],
 )  # fmt: skip
 def test_nonsense_is_refused_in_a_sentence(packed, change, sentence):
-    rewrite(packed, change, sign=not sentence.startswith(("has version 2", "cannot")))
+    rewrite(packed, change, sign=not sentence.startswith(("has version 3", "cannot")))
     with pytest.raises(UserError, match=sentence):
         everything(packed)
 
