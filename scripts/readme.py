@@ -33,6 +33,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -96,13 +97,17 @@ def leaders(folders: str) -> str:
     first, *others = (_leading(t, n) for t, n in zip(section.tables[0].to_text_tables(), MAX_LEADERS, strict=False))
     methods = {line[0].partition(" (")[0] for few in (first, *others) for line in few.lines}
     trained = [row for r in results for row in trained_rows.read(r.records) if row.label in methods]
+    notes = [f"{escape_markdown(note)}\n" for note in first.notes]
     apart = [part for few in others for part in (f"{boards.WITHOUT_TASKS}\n", table.to_markdown(few))]
-    return "\n".join([table.to_markdown(first), *apart, trained_rows.floors(trained)]) + "\n"
+    folded = "\n".join([*notes, trained_rows.floors(trained), *apart])
+    fold = f"<details><summary>Notes, and rows without tasks</summary>\n\n{folded}\n</details>\n"
+    return f"{table.to_markdown(replace(first, notes=()))}\n{fold}"
 
 
 def _leading(whole: table.TextTable, count: int) -> table.TextTable:
-    """Return the first rows of a table in those of LEADER_COLUMNS that they have."""
-    named = [i for name in LEADER_COLUMNS for i, header in enumerate(whole.headers) if header.startswith(name)]
+    """Return the first rows of a table in those of LEADER_COLUMNS that they have, and of each the first one."""
+    begins = ([i for i, header in enumerate(whole.headers) if header.startswith(name)] for name in LEADER_COLUMNS)
+    named = [found[0] for found in begins if found]
     shown = [i for i in named if any(line[i] != table.ABSENT for line in whole.lines[:count])]
     lines = [[line[i] for i in shown] for line in whole.lines[:count]]
     return table.TextTable(whole.title, [whole.headers[i] for i in shown], lines, whole.notes)

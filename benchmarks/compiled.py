@@ -1,0 +1,83 @@
+"""A distillation step with its blocks eager and compiled by torch.compile, in turn: forward of the teacher, forward and backward.
+
+The step is that of `Settings.compile`, without the optimizer: float32, one thread, random tokens. Times are CPU time, and the seconds
+of the first compiled step stand beside them.
+
+python benchmarks/compiled.py [--rounds 10]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from harness import finish, in_turn, like_a_worker, ratio, seconds
+
+from bench.inputs import download, loading
+from methods.contract import Compute
+from methods.training import compiled, distill
+from methods.training.student import head_of
+
+SHAPES = {"tiny": (8, 128), "smollm2-135m-instruct-q4": (4, 128)}
+"""Sequences and tokens of a step."""
+
+
+def step(folder: Path, tokens: torch.Tensor, *, compile_them: bool) -> Callable[[], float]:
+    """Return a step of a student that equals its teacher. It returns the loss."""
+    student, teacher = (loading.load(folder, Compute(dtype=torch.float32)) for _ in range(2))
+    student.requires_grad_(True)
+    if compile_them:
+        compiled.compile_blocks(student)
+        compiled.compile_blocks(teacher)
+
+    def run() -> float:
+        x, y = tokens[:, :-1], tokens[:, 1:].flatten()
+        with torch.no_grad():
+            target = teacher.model(x).last_hidden_state.flatten(0, 1)
+        hidden = student.model(x).last_hidden_state.flatten(0, 1)
+        known = distill.Teacher(target, head_of(teacher).weight)
+        loss, _, _ = distill.loss(hidden, head_of(student).weight, y, known, eta=1 / 3, scale=1 / len(y))
+        student.zero_grad(set_to_none=True)
+        loss.backward()
+        return float(loss)
+
+    return run
+
+
+def main() -> None:
+    like_a_worker()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=10)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    figures: dict[str, Any] = {"threads": 1, "processor's best for torch": torch.backends.cpu.get_cpu_capability()}
+    for name, (batch, seqlen) in SHAPES.items():
+        folder = download.pull(name).folder
+        tokens = torch.randint(0, 1000, (batch, seqlen + 1), generator=torch.Generator().manual_seed(0))
+        contestants = {
+            "eager": step(folder, tokens, compile_them=False),
+            "compiled": step(folder, tokens, compile_them=True),
+        }
+        first = seconds(contestants["compiled"], time.perf_counter)
+        losses = {kind: work() for kind, work in contestants.items()}
+        times = in_turn(contestants, given.rounds, time.process_time)
+        figures[name] = {
+            "tokens in a step": batch * seqlen,
+            "first compiled step, seconds": round(first),
+            "tokens/s eager": round(batch * seqlen / min(times["eager"])),
+            "tokens/s compiled": round(batch * seqlen / min(times["compiled"])),
+            "eager / compiled": ratio(times, "eager", "compiled"),
+            "loss, eager - compiled": losses["eager"] - losses["compiled"],
+        }
+    finish("compiled", figures)
+
+
+if __name__ == "__main__":
+    main()
