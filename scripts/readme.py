@@ -72,8 +72,7 @@ LEADER_COLUMNS = (
     "flips",
 )
 """First words of the columns' headers."""
-MAX_LEADERS = (10, 4)
-"""Number of rows with tasks, and of rows without."""
+MAX_LEADERS = 10
 PROFILES = "results/tracks"
 """Folder whose profiles the pages show."""
 FRONTIERS = {
@@ -94,14 +93,14 @@ def leaderboard(folder: str) -> str:
 def leaders(folders: str) -> str:
     results = [resolve.read(ROOT / folder) for folder in folders.split()]
     section = boards.make_sections(results, ROOT / "no papers")[0]
-    first, *others = (_leading(t, n) for t, n in zip(section.tables[0].to_text_tables(), MAX_LEADERS, strict=False))
-    methods = {line[0].partition(" (")[0] for few in (first, *others) for line in few.lines}
+    tables = section.tables[0].to_text_tables()
+    first = _leading(tables[0], MAX_LEADERS)
+    methods = {line[0].partition(" (")[0] for line in first.lines}
     trained = [row for r in results for row in trained_rows.read(r.records) if row.label in methods]
-    notes = [f"{escape_markdown(note)}\n" for note in first.notes]
-    apart = [part for few in others for part in (f"{boards.WITHOUT_TASKS}\n", table.to_markdown(few))]
-    folded = "\n".join([*notes, trained_rows.floors(trained), *apart])
-    fold = f"<details><summary>Notes, and rows without tasks</summary>\n\n{folded}\n</details>\n"
-    return f"{table.to_markdown(replace(first, notes=()))}\n{fold}"
+    notes = "\n".join(
+        [*(f"{escape_markdown(note)}\n" for few in tables for note in few.notes), trained_rows.floors(trained)]
+    )
+    return f"{table.to_markdown(replace(first, notes=()))}\n<details><summary>Notes</summary>\n\n{notes}\n</details>\n"
 
 
 def _leading(whole: table.TextTable, count: int) -> table.TextTable:
