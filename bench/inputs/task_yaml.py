@@ -140,6 +140,13 @@ class Names(NamedTuple):
     """Paths of the files of a task with the wanted name."""
 
 
+@cache
+def _read_texts(root: Path) -> list[tuple[str, bytes]]:
+    """Return the path in the folder, and the text, of every YAML file, also of an included file without a dot."""
+    paths = [Path(folder, file) for folder, _, found in os.walk(root) for file in found if file.endswith("yaml")]
+    return [(str(path.relative_to(root)), path.read_bytes()) for path in paths]
+
+
 def find_names(wanted: str) -> Names:
     """Search the YAML files of lm-eval for a name. This takes a second; lm-eval's index takes more."""
     mentioned = False
@@ -148,15 +155,12 @@ def find_names(wanted: str) -> Names:
     name = os.fsencode(wanted)
     key = rb"[\"']?(?:task|tag|group)[\"']? *: *(?:\[.*)?"
     value = re.compile(rb"(?m)^ *-? *(?:" + key + rb")?[\"']?" + re.escape(name) + rb"[\"']? *(?:[\],#\r]|$)")
-    for folder, _, found in os.walk(tasks_root()):
-        for file in found:
-            if file.endswith("yaml"):  # also an included file without a dot
-                text = Path(folder, file).read_bytes()
-                names.update(known for _, known in _NAME.findall(text))
-                if wanted and name in text:
-                    mentioned = mentioned or bool(value.search(text))
-                    if (b"task", name) in _NAME.findall(text) and b"\nclass:" not in text:
-                        files.append(str(Path(folder, file).relative_to(tasks_root())))
+    for file, text in _read_texts(tasks_root()):
+        names.update(known for _, known in _NAME.findall(text))
+        if wanted and name in text:
+            mentioned = mentioned or bool(value.search(text))
+            if (b"task", name) in _NAME.findall(text) and b"\nclass:" not in text:
+                files.append(file)
     return Names(mentioned, sorted(name.decode() for name in names), files)
 
 

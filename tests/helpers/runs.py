@@ -51,7 +51,7 @@ def own_cache(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "cache"
     folder.mkdir(parents=True)
     if (USUAL / "native").is_dir():
-        shutil.copytree(USUAL / "native", folder / "native")
+        shutil.copytree(USUAL / "native", folder / "native", copy_function=os.symlink)
     monkeypatch.setenv("CAST_BENCH_CACHE", str(folder))
     monkeypatch.setenv("HF_ENDPOINT", NO_HUB["HF_ENDPOINT"])
     monkeypatch.delenv("BENCH_DATA_DIR", raising=False)

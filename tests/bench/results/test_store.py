@@ -3,8 +3,6 @@
 import json
 import math
 import os
-import re
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +14,6 @@ from helpers import fake_records, runs
 from methods.errors import UserError
 
 KEY = "ab" * 32
-BENCH = Path(bench.__file__).parent
 (RENAMED,) = RENAMED_MODELS
 ITEMS = (Item("0", "a", 1.5, 2.0), Item("1", "a", 2.5, 2.0))
 
@@ -346,12 +343,3 @@ def test_find_wants_exactly_one(store, prefix):
     else:
         with pytest.raises(UserError, match=r"bench ls runs --results .* lists them"):
             store.find(prefix)
-
-
-def test_one_function_reads_records():
-    """A second reader would not check what the first one does."""
-    sources = {p.relative_to(BENCH).as_posix(): p.read_text() for p in BENCH.rglob("*.py")}
-
-    assert [name for name, text in sources.items() if "Record.model_validate" in text] == ["results/record.py"]
-    callers = {name for name, text in sources.items() if re.search(r"\bparse\(.*(path|line|packed)", text)}
-    assert callers >= {"results/store.py", "results/transfer.py", "compare/baseline.py"}
