@@ -31,27 +31,41 @@ def chromium():
     with sync_api.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
+        IDLE.clear()
         browser.close()
+
+
+IDLE = []
+"""Pages that a test has left. A new one costs as much as all that a test does with it."""
 
 
 @contextmanager
 def visits(chromium, file, heard):
-    """Yield go(address="", **context), which opens a page. At the end only the file was read, and nothing was heard."""
+    """Yield go(address="", viewport, **context), which opens a page. At the end only the file was read, and nothing was heard."""
     asked, pages = [], []
+    listeners = {
+        "console": lambda message: heard.append(message.text),
+        "pageerror": lambda fault: heard.append(str(fault)),
+        "dialog": lambda dialog: heard.append(f"dialog: {dialog.message}") or dialog.dismiss(),
+        "request": lambda request: asked.append(request.url),
+    }
 
-    def go(address="", **context):
-        page = chromium.new_page(**({"viewport": DESKTOP} | context))
-        page.on("console", lambda message: heard.append(message.text))
-        page.on("pageerror", lambda fault: heard.append(str(fault)))
-        page.on("dialog", lambda dialog: heard.append(f"dialog: {dialog.message}") or dialog.dismiss())
-        page.on("request", lambda request: asked.append(request.url))
+    def go(address="", viewport=DESKTOP, **context):
+        page = IDLE.pop() if IDLE and not context else chromium.new_page(**context)
+        page.set_viewport_size(viewport)
+        for event, listener in listeners.items():
+            page.on(event, listener)
         page.goto(file.as_uri() + address)
-        pages.append(page)
+        pages.append((page, context))
         return page
 
     yield go
-    for page in pages:
-        page.close()
+    for page, context in pages:
+        for event, listener in listeners.items():
+            page.remove_listener(event, listener)
+        page.emulate_media(media="screen")
+        page.goto("about:blank")
+        page.close() if context else IDLE.append(page)
     assert not heard
     assert {url.partition("#")[0] for url in asked if not url.startswith("data:")} == {file.as_uri()}
 
