@@ -47,13 +47,9 @@ from methods.pattern import Pattern
 from methods.targets import dense_weight, find_targets
 
 SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
     "max_position_embeddings": 64,
-}
+}  # fmt: skip
 
 
 GROUPED = SIZES | {"num_key_value_heads": 2}

@@ -21,12 +21,8 @@ TRAINING = {"tokens": 16 * 8 * 32, "batch": 8, "seqlen": 32, "processes": 2, "ch
 KINDS = {
     "sweep": (["--methods", "magnitude,wanda", "--measures", "perplexity,size"], "none,int8", {}),
     "side by side": (["--methods", "magnitude,wanda", "--measures", "perplexity,size", "--jobs", "2"], "none,int8", {}),
-    "training": (
-        ["--methods", "cast", "--measures", "perplexity,size"],
-        "none",
-        {f"training.{k}": v for k, v in TRAINING.items()},
-    ),
-}
+    "training": (["--methods", "cast", "--measures", "perplexity,size"], "none", {f"training.{k}": v for k, v in TRAINING.items()}),
+}  # fmt: skip
 VICTIMS = [(kind, v) for kind in ("sweep", "side by side") for v in ("runner", "server", "worker")] + [
     ("training", v) for v in ("runner", "worker", "rank")
 ]

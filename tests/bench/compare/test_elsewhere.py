@@ -17,16 +17,10 @@ RIGHT_AFTER = (1, 1, 0, 0, 0, 0, 0, 0, 1, 0, 1, 1)
 def sample(number, right, prompt="p", **fields):
     """A line as lm-eval 0.4 writes it."""
     return {
-        "doc_id": number,
-        "doc": {"question": f"q{number}"},
-        "filter": "none",
-        "metrics": ["acc", "acc_norm"],
-        "doc_hash": f"d{number}",
-        "prompt_hash": f"{prompt}{number}",
-        "target_hash": "t",
-        "acc": float(right),
+        "doc_id": number, "doc": {"question": f"q{number}"}, "filter": "none", "metrics": ["acc", "acc_norm"],
+        "doc_hash": f"d{number}", "prompt_hash": f"{prompt}{number}", "target_hash": "t", "acc": float(right),
         "acc_norm": float(right),
-    } | fields
+    } | fields  # fmt: skip
 
 
 def folder(path, rows, task="piqa", stamp="2026-01-01T00-00-00.0", **about):

@@ -57,12 +57,8 @@ def test_a_refusal_names_the_licence_and_the_ways(fake_hub, error, kind, page):
     sentence = str(refused.value)
 
     ways = (
-        "task t (a/b) is gated",
-        f"{page} and set HF_TOKEN",
-        "--data-dir <mirror>",
-        "BENCH_DATA_DIR",
-        "or take task u",
-    )
+        "task t (a/b) is gated", f"{page} and set HF_TOKEN", "--data-dir <mirror>", "BENCH_DATA_DIR", "or take task u",
+    )  # fmt: skip
     assert [w for w in ways if w not in sentence] == []
     assert "\n" not in sentence and "connect" not in sentence
 

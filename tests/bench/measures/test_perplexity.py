@@ -23,15 +23,8 @@ from methods.errors import UserError
 
 SEQLEN = 32
 ROWS = [
-    "",
-    " = First = \n",
-    "",
-    " One two three. \n",
-    " = = Part = = \n",
-    " Four. \n",
-    " = Second = \n",
-    " Five six. \n",
-]
+    "", " = First = \n", "", " One two three. \n", " = = Part = = \n", " Four. \n", " = Second = \n", " Five six. \n",
+]  # fmt: skip
 
 
 pytestmark = pytest.mark.usefixtures("cache")

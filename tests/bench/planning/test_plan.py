@@ -76,17 +76,11 @@ def test_key_moves_with_the_settings_of_its_own_measure(setting):
     ("settings", "read"),
     [
         ({}, (256, 200, 307_200)),
-        (
-            {"perplexity": {"windows": "all"}, "zeroshot": {"limit": "all"}, "training": {"recipe": "tiny"}},
-            (None, None, 1_228_800),
-        ),
-        (
-            {"perplexity": {"windows": 9, "seqlen": 64}, "zeroshot": {"limit": 7}, "training": {"tokens": 4096}},
-            (9, 7, 4096),
-        ),
+        ({"perplexity": {"windows": "all"}, "zeroshot": {"limit": "all"}, "training": {"recipe": "tiny"}}, (None, None, 1_228_800)),
+        ({"perplexity": {"windows": 9, "seqlen": 64}, "zeroshot": {"limit": 7}, "training": {"tokens": 4096}}, (9, 7, 4096)),
         ({"perplexity": {"seqlen": 64}}, (512, 200, 307_200)),
     ],
-)
+)  # fmt: skip
 def test_tiny_has_smaller_defaults_until_a_setting_says_otherwise(settings, read):
     plan = api.plan(Spec(methods=("cast",), quantizers=("none",), results="r", threads=1, **settings))
     config = {m.measure: m.config for m in plan.measurements}

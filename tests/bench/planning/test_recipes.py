@@ -20,14 +20,10 @@ def plan(tmp_path, **changes):
 @pytest.mark.parametrize(
     ("parameters", "device", "name"),
     [
-        (935_040, "cpu", "tiny"),
-        (134.5e6, "cpu", "short-cpu"),
-        (134.5e6, "cuda:0", "small"),
-        (2e9, "cuda", "medium"),
-        (6.7e9, "cuda", "paper-7b"),
-        (13e9, "cuda", "large"),
+        (935_040, "cpu", "tiny"), (134.5e6, "cpu", "short-cpu"), (134.5e6, "cuda:0", "small"), (2e9, "cuda", "medium"),
+        (6.7e9, "cuda", "paper-7b"), (13e9, "cuda", "large"),
     ],
-)
+)  # fmt: skip
 def test_goes_by_size_and_device(parameters, device, name):
     assert recipes.choose(int(parameters), device).name == name
 

@@ -65,12 +65,8 @@ def test_a_timing_that_is_not_steady_and_a_busy_machine_are_said():
 def test_a_ratio_is_block_by_block():
     found = entries(*MADE)
     assert [e.name for e in found] == [
-        "native int8 2:4",
-        "native int8",
-        "native bf16 2:4",
-        "native bf16",
-        "llamacpp q8_0",
-    ]
+        "native int8 2:4", "native int8", "native bf16 2:4", "native bf16", "llamacpp q8_0",
+    ]  # fmt: skip
     assert [e.noise for e in found] == [0.02, 0.03, 0.02, 0.03, 0.01]
     fast, slow = found[0], found[4]
     assert engines.ratio(fast, slow) == pytest.approx((0.5, 0.5, 0.5))

@@ -17,17 +17,11 @@ from methods.errors import UserError
 def record(curve=None, **labels):
     rows = [
         {
-            "step": 10.0 * k,
-            "ce": 3.0 - 0.1 * k,
-            "kl": 0.5,
-            "loss": 2.0,
-            "S": 0.9,
-            "flips": 0.01,
-            "alpha": k / 5,
+            "step": 10.0 * k, "ce": 3.0 - 0.1 * k, "kl": 0.5, "loss": 2.0, "S": 0.9, "flips": 0.01, "alpha": k / 5,
             "lr": 1e-3,
         }
         for k in range(1, 6)
-    ]
+    ]  # fmt: skip
     named = {"model": "tiny", "method": "cast", "pattern": "2:4", "measure": "pattern"} | labels
     notes = {"curve": rows if curve is None else curve, "validation_perplexity": {"start": 32.0}}
     return Record(key="ab" * 32, identity=fake_records.identity_of(**named), status="ok", notes=notes, key_inputs={})

@@ -9,14 +9,10 @@ from bench.reporting.facts import Bound
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0.9049, "×0.905"),
-        (1.0, "×1.000"),
-        (9.9994, "×9.999"),
-        (45.962, "×45.96"),
-        (999.94, "×999.9"),
+        (0.9049, "×0.905"), (1.0, "×1.000"), (9.9994, "×9.999"), (45.962, "×45.96"), (999.94, "×999.9"),
         (10994.905, "×10,995"),
     ],
-)
+)  # fmt: skip
 def test_a_ratio_has_four_digits_or_no_decimals(value, text):
     assert words.ratio(value) == text
 

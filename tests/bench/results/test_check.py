@@ -152,22 +152,16 @@ def packed(table, **options):
     ("change", "sentence"),
     [
         (lambda t: pa.concat_tables([t] * 10_000), "has 1,200,000 items, but its record says 120"),
-        (
-            lambda t: t.set_column(0, "item_id", pa.array(["x" * 100_000] * 120)),
-            "an empty item_id, or one of more than",
-        ),
+        (lambda t: t.set_column(0, "item_id", pa.array(["x" * 100_000] * 120)), "an empty item_id, or one of more than"),
         (lambda t: t.set_column(0, "item_id", pa.nulls(120, pa.string())), "an empty item_id, or one of more than"),
-        (
-            lambda t: t.append_column("more", pa.array([0.5] * 120)).rename_columns([*t.column_names, "value"]),
-            "two col",
-        ),
+        (lambda t: t.append_column("more", pa.array([0.5] * 120)).rename_columns([*t.column_names, "value"]), "two col"),
         (lambda t: t.append_column("more", pa.array([[0.5]] * 120)), "list<element: double> in column 'more'"),
         (lambda t: t.append_column("more", pa.array([np.random.bytes(9000).hex() for _ in range(120)])), "unpacks to"),
         (lambda t: t.set_column(2, "value", pa.array([1e308] * 120)), "other values than numbers"),
         (lambda t: t.set_column(2, "value", pa.array([0.5] * 119 + [None])), "other values than numbers"),
         (lambda t: t.set_column(2, "value", pa.nulls(120, pa.float64())), "other values than numbers"),
     ],
-)
+)  # fmt: skip
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_items_made_to_be_read_for_ever_are_a_sentence(root, change, sentence):
     """Their owner has written the digest anew."""

@@ -62,10 +62,5 @@ def test_columns_stand_in_the_order_of_the_table():
     names = ["strangeness", "nonzeros", "bytes_packed", "acc", "perplexity", "kl"]
 
     assert sorted(names, key=metrics.column_order) == [
-        "perplexity",
-        "kl",
-        "acc",
-        "bytes_packed",
-        "strangeness",
-        "nonzeros",
-    ]
+        "perplexity", "kl", "acc", "bytes_packed", "strangeness", "nonzeros",
+    ]  # fmt: skip

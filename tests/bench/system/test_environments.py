@@ -131,12 +131,8 @@ def test_list(home, cli):
     assert code == 0
     assert before == [{"name": "old", "state": "absent", "versions": "", "bytes": 0, "path": str(home)}]
     assert row | {"bytes": 0} == {
-        "name": "old",
-        "state": "built",
-        "versions": "library 1.8.0",
-        "bytes": 0,
-        "path": str(home),
-    }
+        "name": "old", "state": "built", "versions": "library 1.8.0", "bytes": 0, "path": str(home),
+    }  # fmt: skip
     assert row["bytes"] == sum(p.stat().st_size for p in home.rglob("*") if p.is_file())
 
 

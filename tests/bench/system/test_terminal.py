@@ -63,16 +63,10 @@ def test_an_old_encoding_breaks_nothing():
 @pytest.mark.parametrize(
     ("text", "width", "short"),
     [
-        ("wanda", 5, "wanda"),
-        ("sparsegpt", 5, "sp…pt"),
-        ("sparsegpt", 4, "sp…t"),
-        ("sparsegpt", 1, "…"),
-        ("sparsegpt", 0, ""),
-        ("漢字漢字", 8, "漢字漢字"),
-        ("漢字漢字", 7, "漢字…字"),
-        ("漢字漢字", 5, "漢…字"),
+        ("wanda", 5, "wanda"), ("sparsegpt", 5, "sp…pt"), ("sparsegpt", 4, "sp…t"), ("sparsegpt", 1, "…"),
+        ("sparsegpt", 0, ""), ("漢字漢字", 8, "漢字漢字"), ("漢字漢字", 7, "漢字…字"), ("漢字漢字", 5, "漢…字"),
     ],
-)
+)  # fmt: skip
 def test_a_long_name_is_cut_in_the_middle(text, width, short):
     assert shorten(text, width) == short
 

@@ -24,15 +24,11 @@ ALL = [
     *(
         pytest.param(*pair, marks=pytest.mark.full)
         for pair in [
-            ("cast", "llama"),
-            ("cast", "gpt2"),
-            ("retrain", "gpt2"),
-            ("sr-ste", "llama"),
-            ("proxsparse", "gpt2"),
+            ("cast", "llama"), ("cast", "gpt2"), ("retrain", "gpt2"), ("sr-ste", "llama"), ("proxsparse", "gpt2"),
             ("maskllm", "gpt2"),
         ]
     ),
-]
+]  # fmt: skip
 
 
 STOPPED = "cast,gpt2"
