@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from bench.kernels import captured, native
 from bench.kernels.integers24 import pack_rounded
 from bench.kernels.linear24 import Linear24, pack_head, swap_linears
 from bench.measures.speed import decoding
 from bench.system.devices import EAGER
-from helpers.models import CONFIGS
+from helpers.models import CONFIGS, GROUPED
 from methods.families import FAMILIES
 from methods.pattern import Pattern
 from methods.targets import dense_weight, find_targets
@@ -58,6 +59,8 @@ def check(model, count):
 
 @pytest.mark.numeric
 def test_a_captured_model_generates_what_transformers_does_and_is_compiled_once(make, monkeypatch):
+    config = LlamaConfig(**GROUPED | {"num_hidden_layers": 2})  # a third layer takes seconds to compile
+    monkeypatch.setitem(CONFIGS, "llama", lambda: config)
     model = packed(make("llama"))
     assert isinstance(model.get_output_embeddings(), Linear24)
     assert check(model, 12).compile_s > 0
