@@ -40,8 +40,8 @@ def step(folder: Path, tokens: torch.Tensor, *, compile_them: bool) -> Callable[
     def run() -> float:
         x, y = tokens[:, :-1], tokens[:, 1:].flatten()
         with torch.no_grad():
-            target = teacher.model(x).last_hidden_state.flatten(0, 1)
-        hidden = student.model(x).last_hidden_state.flatten(0, 1)
+            target = teacher.model(x, use_cache=False).last_hidden_state.flatten(0, 1)
+        hidden = student.model(x, use_cache=False).last_hidden_state.flatten(0, 1)
         known = distill.Teacher(target, head_of(teacher).weight)
         loss, _, _ = distill.loss(hidden, head_of(student).weight, y, known, eta=1 / 3, scale=1 / len(y))
         student.zero_grad(set_to_none=True)
