@@ -88,13 +88,9 @@ def place(tmp_path_factory):
     (root / "full" / "mine").write_text("mine")
     os.mkfifo(root / "pipe")
     configs = {
-        "broken": b"methods = [",
-        "deep": b"seeds = " + b"[" * 50_000,
-        "unknown": b"[calibration]\nsequence = 4\n",
-        "binary": b"\xff\xfe\0\0",
-        "nan": b"alpha = nan\n",
-        "null": b'models = "a\\u0000b"',
-    }
+        "broken": b"methods = [", "deep": b"seeds = " + b"[" * 50_000, "unknown": b"[calibration]\nsequence = 4\n",
+        "binary": b"\xff\xfe\0\0", "nan": b"alpha = nan\n", "null": b'models = "a\\u0000b"',
+    }  # fmt: skip
     for name, text in configs.items():
         (root / f"{name}.toml").write_bytes(text)
     for name in ("linked", "piped", "layers", "narrow", "truncated", "deep", "pickled"):

@@ -43,28 +43,14 @@ def test_numbers_settings_and_what_made_them(shown):
     )
 
     assert facts(shown(record, *numbers)) == {
-        "model": "tiny",
-        "method": "sparsegpt",
-        "pattern": "2:4",
-        "quantizer": "none",
-        "seed": "0",
-        "measure": "perplexity",
-        "protocol": "wiki-mini@128",
-        "calibration": "c4@512x32",
-        "targets": "*",
-        "dtype": "float32",
-        "device": "cpu",
-        "threads": "2",
-        "status": "ok",
-        "perplexity": "37.6 ± 2.5, standard error over 1,200",
-        "bytes packed": "269.0 MB",
-        "tokens per s": "702.7 tokens/s",
-        "took": "3.3 min to make, 27 s to measure, 1.7 GB",
-        "recorded": "2026-01-01T00:00:00Z",
-        "commit": "0123456789ab, changed since",
-        "versions": "python 3.11.7, torch 2.13.0",
-        "machine": "EPYC",
-    }
+        "model": "tiny", "method": "sparsegpt", "pattern": "2:4", "quantizer": "none", "seed": "0",
+        "measure": "perplexity", "protocol": "wiki-mini@128", "calibration": "c4@512x32", "targets": "*",
+        "dtype": "float32", "device": "cpu", "threads": "2", "status": "ok",
+        "perplexity": "37.6 ± 2.5, standard error over 1,200", "bytes packed": "269.0 MB",
+        "tokens per s": "702.7 tokens/s", "took": "3.3 min to make, 27 s to measure, 1.7 GB",
+        "recorded": "2026-01-01T00:00:00Z", "commit": "0123456789ab, changed since",
+        "versions": "python 3.11.7, torch 2.13.0", "machine": "EPYC",
+    }  # fmt: skip
 
 
 def test_one_that_failed_has_its_reason_and_its_traceback(shown, tmp_path, cli):

@@ -86,13 +86,9 @@ def test_a_run_below_its_control():
 
 def write(root, method, model, weights, tokens, values, seed=0, pattern="2:4", text="x", **more):
     labels = {
-        "model": model,
-        "method": method,
-        "pattern": pattern,
-        "quantizer": "none",
-        "seed": seed,
+        "model": model, "method": method, "pattern": pattern, "quantizer": "none", "seed": seed,
         "training": f"text@128x8, {tokens:,} tokens",
-    }
+    }  # fmt: skip
     labels |= {"protocol": "wiki-mini@128", "measure": "perplexity"} | more
     about = {"training": {"data": "text", "seqlen": 128, "batch": 8, "tokens": tokens}, "made": repr(labels)}
     items = tuple(Item(str(i), str(i // 2), v, 100.0) for i, v in enumerate(values))

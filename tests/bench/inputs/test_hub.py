@@ -84,13 +84,9 @@ def test_an_unreachable_hub_names_where_was_searched_and_the_ways(fake_hub, repo
     sentence = str(refused.value)
 
     ways = (
-        "corpus text (owner/text) is not in ",
-        "mirror/owner/text",
-        reason,
-        "connect",
-        "--data-dir <mirror>",
+        "corpus text (owner/text) is not in ", "mirror/owner/text", reason, "connect", "--data-dir <mirror>",
         "take another",
-    )
+    )  # fmt: skip
     assert [w for w in ways if w not in sentence] == []
     assert "\n" not in sentence
 

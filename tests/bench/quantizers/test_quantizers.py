@@ -30,13 +30,9 @@ def of_int(bits):
 
 
 GRIDS = {
-    "int8": (*of_int(8), None),
-    "w8a8": (*of_int(8), None),
-    "fp8": ([-v for v in FP8] + FP8, 448.0, None),
-    "int4-rtn": (*of_int(4), 32),
-    "int3-rtn": (*of_int(3), 32),
-    "nf4": (list(NF4), 1.0, 32),
-}
+    "int8": (*of_int(8), None), "w8a8": (*of_int(8), None), "fp8": ([-v for v in FP8] + FP8, 448.0, None),
+    "int4-rtn": (*of_int(4), 32), "int3-rtn": (*of_int(3), 32), "nf4": (list(NF4), 1.0, 32),
+}  # fmt: skip
 """Points, what max|w| is scaled to, and the group on the test's 96 inputs; None: the row."""
 
 

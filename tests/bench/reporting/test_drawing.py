@@ -44,14 +44,9 @@ def test_coordinates_have_two_decimals_whatever_the_last_bits():
 def test_names_in_a_front_overlap_neither_each_other_nor_the_edge():
     columns = (TableColumn("perplexity", "p", "lower", "1"), TableColumn("bytes_packed", "weights", "lower", "B"))
     places = [
-        (46.9, 0.85),
-        (45.9, 1.04),
-        (52.5, 1.04),
-        (31.8, 0.95),
-        (31.0, 3.74),
-        (45.9, 2.23),
+        (46.9, 0.85), (45.9, 1.04), (52.5, 1.04), (31.8, 0.95), (31.0, 3.74), (45.9, 2.23),
         *((40 + k, 2 + k / 9) for k in range(20)),
-    ]
+    ]  # fmt: skip
     rows = tuple(
         TableRow(f"sparsegpt 2:4 int4-gptq {i}", (), {}, (TableCell("", y, 0.5), TableCell("", 1e6 * x)))
         for i, (y, x) in enumerate(places)

@@ -172,15 +172,10 @@ def test_record_without_its_items_is_no_record(store):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"status": "diverged"},
-        {"notes": {"a": 2}},
-        {"items": None},
-        {"provenance": {"commit": {"id": "b"}}},
-        {"digest": None},
-        {"digest": "0" * 64},
-        {"reason": "because"},
+        {"status": "diverged"}, {"notes": {"a": 2}}, {"items": None}, {"provenance": {"commit": {"id": "b"}}},
+        {"digest": None}, {"digest": "0" * 64}, {"reason": "because"},
     ],
-)
+)  # fmt: skip
 def test_a_record_that_was_changed_is_no_record(store, fields):
     store.write(record(notes={"a": 1}), ITEMS)
     fake_records.edit(store.path(KEY), **fields)

@@ -17,13 +17,9 @@ POST_NORM = ("gemma2", "gemma3_text", "olmo2", "olmo3")
 """Families whose norms follow the linears that write the residual stream."""
 DENSE = [kind for kind, family in FAMILIES.items() if not family.experts]
 TRANSFORMS = {
-    "rotate": Rotate(),
-    "rotate values": Rotate(residual=False),
-    "rotate learned": Rotate(steps=2, lr=0.1),
-    "permute": Permute(),
-    "smooth": Smooth(),
-    "awq": Awq(group=8, grid=4),
-}
+    "rotate": Rotate(), "rotate values": Rotate(residual=False), "rotate learned": Rotate(steps=2, lr=0.1),
+    "permute": Permute(), "smooth": Smooth(), "awq": Awq(group=8, grid=4),
+}  # fmt: skip
 
 
 def cases():
