@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ os.environ.setdefault(EAGER, "1")  # compiling a decoding step takes a minute: t
 import torch
 from torch import nn
 
-from bench.inputs import windows
+from bench.inputs import training_text, windows
 from helpers import browser, faulty, runs
 from helpers.fake_hub import FakeHub
 from helpers.models import CONFIGS, REPRESENTATIVES, build, exact, job_for, mean_float64, sample, with_prior, write
@@ -58,9 +59,9 @@ def seeded() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def encoded_once() -> Iterator[None]:
-    """Encode a text once for each tokenizer. Most tests read or count the tokens of the same text."""
+    """Encode a text once for each tokenizer: most tests read or count the tokens of the same text. Validate on little of it."""
     known: dict[tuple[Any, ...], Any] = {}
-    real_encode, real_counter = windows.encode, windows._token_counter
+    real_encode, real_counter, real_tokens = windows.encode, windows._token_counter, training_text._tokens
 
     def once(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in known:
@@ -77,9 +78,17 @@ def encoded_once() -> Iterator[None]:
         count, content = real_counter(tokenizer_json), tokenizer_json.read_bytes()
         return lambda text: once((content, text), lambda: count(text))
 
+    def tokens(texts: Iterator[str], tokenizer: Any, limit: int | None) -> Iterator[int]:
+        if limit or not hasattr(tokenizer, "backend_tokenizer"):
+            return real_tokens(texts, tokenizer, limit)
+        key = (tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, whole := tuple(texts))
+        return iter(once(key, lambda: array("I", real_tokens(iter(whole), tokenizer, None))))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(windows, "encode", encode)
         patch.setattr(windows, "_token_counter", counter)
+        patch.setattr(training_text, "_tokens", tokens)
+        patch.setattr(training_text, "MAX_VALIDATION_WINDOWS", 64)
         yield
 
 

@@ -170,8 +170,9 @@ def test_a_prune_without_progress_ends(monkeypatch):
     ended = []
     monkeypatch.setattr(prune, "WAKE_S", 0.01)
     monkeypatch.setattr(prune, "end_process", lambda code, sentence: ended.append((code, sentence)))
-    with prune._StallWatch(0.05) as watch:
-        watch.note_progress(waits=True)
+    watch = prune._StallWatch(0.05)
+    watch.note_progress(waits=True)
+    with watch:
         time.sleep(0.2)
         assert not ended  # another run has the artifact
         watch.note_progress()

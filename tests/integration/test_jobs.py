@@ -103,8 +103,11 @@ def test_a_version_of_what_is_being_made_lets_another_artifact_go_first(tmp_path
     order = []
 
     class Slow(runs.Here):
+        def send(self, line):
+            super().send(line)
+            order.append(Assignment.model_validate_json(line).measurements[0].artifact.label)
+
         def lines(self):
-            order.append(Assignment.model_validate_json(self._job).measurements[0].artifact.label)
             time.sleep(0.5)
             yield from super().lines()
             order.append("end")
@@ -167,7 +170,7 @@ def test_an_artifact_without_progress_fails_and_the_next_goes_on(tmp_path, monke
 
     monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Hung())
     monkeypatch.setattr(artifact_task, "WAKE_S", 0.1)
-    spec = runs.small(tmp_path / "r", methods=("magnitude", "wanda"), measures=("size",), stall_timeout=2)
+    spec = runs.small(tmp_path / "r", methods=("magnitude", "wanda"), measures=("size",), stall_timeout=0.5)
     summary = api.execute(spec)
 
     assert {r.identity.method: r.status for r in summary.records} == {

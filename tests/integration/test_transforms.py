@@ -38,7 +38,7 @@ def got(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("transforms")
         runs.own_cache(folder, patch)
-        methods = ("rotate", "sparsegpt", "recon:from=rotate+sparsegpt", "wanda", "wanda:from=permute")
+        methods = ("rotate", "sparsegpt", "recon:epochs=2:from=rotate+sparsegpt", "wanda", "wanda:from=permute")
         spec = runs.small(folder / "r", methods=methods, measures=("perplexity",))
         runs.run_here(spec)
         runs.run_here(runs.small(spec.results, measures=("perplexity",), quantizers=("kv4",)), only=["dense"])
@@ -64,7 +64,7 @@ def test_pruning_errs_less_after_a_permutation(got):
 
 def test_the_teacher_of_a_later_stage_is_the_transformed_model(got):
     """Reconstruction compares hidden states, so another basis would teach nothing."""
-    assert perplexity(got, "rotate + sparsegpt:from=rotate + recon:from=rotate+sparsegpt") < perplexity(
+    assert perplexity(got, "rotate + sparsegpt:from=rotate + recon:epochs=2:from=rotate+sparsegpt") < perplexity(
         got, "sparsegpt"
     )
 

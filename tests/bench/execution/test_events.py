@@ -51,11 +51,15 @@ def test_a_signal_that_another_thread_is_given_ends_the_wait():
             events.put(said[0])
 
     own = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
+
+    def wait():
+        thread.start()
+        next_event(events)
+
     thread = threading.Thread(target=other)
-    thread.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            next_event(events)
+            wait()
     finally:
         signal.signal(signal.SIGINT, own)
         is_over.set()
