@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import signal
 import sys
 import time
 
@@ -53,17 +54,24 @@ def again(cli, monkeypatch, command):
     return out, err
 
 
-def test_a_process_that_ends_costs_its_artifact_alone(tmp_path, cli, monkeypatch, gate):
-    """One started and ended by itself, and two forked: one killed, one ended by its library."""
-    spec, command = prepared(tmp_path, methods=("dies", "waits", "leaves", "magnitude"))
+def test_a_process_that_ends_costs_its_artifact_alone_and_a_signal_ends_the_run(tmp_path, cli, monkeypatch, gate):
+    """One started and ended by itself, and two forked: one killed, one ended by its library. The signal comes in a write."""
+    spec, command = prepared(tmp_path, methods=("dies", "waits", "leaves", "magnitude", "waits:at=write"))
     run, worker = stopped_at(gate, command)
     assert worker.ppid() != run.pid, "the first alone is no fork"
+    gate.with_suffix(".reached").unlink()
     worker.kill()
-    out, err = run.communicate(timeout=PATIENCE_S)
+    until(gate.with_suffix(".reached").exists, "the gate of the last")
+    others = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(signal.SIGTERM)
+    _, err = run.communicate(timeout=PATIENCE_S)
 
-    assert run.returncode == 1
-    assert err.splitlines()[-1].startswith("bench: 6 measurements failed")
-    assert "failed" in out
+    assert run.returncode == 143, err
+    assert err.splitlines()[-1] == "bench: Terminated. Run the same command to resume."
+    assert "Traceback" not in err and gone(*others)
+    left = [path.name for path in runs.left_over(spec.results, tmp_path / "cache")]
+    (last,) = {m.artifact.key for m in api.plan(spec).measurements if m.artifact.method == "waits:at=write"}
+    assert [name for name in left if name.startswith(last[:32]) or name.endswith(".tmp")] == [f"{last[:32]}.lock"]
     got = runs.records(spec.results)
     assert {k[0] for k, r in got.items() if r.status == "ok"} == {"dense", "magnitude"}
     assert "signal 9" in got["waits", None, "size"].reason
