@@ -23,9 +23,14 @@ def config(**changes: object) -> Damage:
     return damage
 
 
-def text(name: str, content: str | bytes) -> Damage:
-    """Write a file."""
-    return lambda folder: _replace(folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+def text(name: str, content: str | bytes | Callable[[], str | bytes]) -> Damage:
+    """Write a file. content: a function makes it when it is written."""
+
+    def damage(folder: Path) -> None:
+        made = content() if callable(content) else content
+        _replace(folder / name).write_bytes(made.encode() if isinstance(made, str) else made)
+
+    return damage
 
 
 def link(name: str, target: str) -> Damage:

@@ -30,9 +30,14 @@ def header_of(name: str, **fields: Any) -> Case:
     return folders.header(lambda header: header[name].update(fields))
 
 
-def raw(text: bytes, length: int | None = None, data: bytes = b"") -> Case:
+def raw(text: bytes | Callable[[], bytes], length: int | None = None, data: bytes = b"") -> Case:
     """Write a safetensors file with a header of any text."""
-    return folders.text("model.safetensors", struct.pack("<Q", len(text) if length is None else length) + text + data)
+
+    def content() -> bytes:
+        made = text() if callable(text) else text
+        return struct.pack("<Q", len(made) if length is None else length) + made + data
+
+    return folders.text("model.safetensors", content)
 
 
 def tokenizer(change: Callable[[dict[str, Any]], object]) -> Case:
@@ -57,8 +62,8 @@ SAFETENSORS: dict[str, Case] = {name: model(damage) for name, damage in {
     **{f"dtype {dtype!r}": header_of(folders.NORM, dtype=dtype) for dtype in ("F128", None, ["F32"], ESCAPE, "BOOL")},
     "name of a path": folders.header(lambda header: header.update({OUTSIDE: header.pop(folders.NORM)})),
     "name of an escape": folders.header(lambda header: header.update({ESCAPE: header.pop(folders.NORM)})),
-    "many tensors": raw(json.dumps({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(200_000)}).encode()),
-    "long header": raw(b"{}" + b" " * 200_000_000),
+    "many tensors": raw(lambda: json.dumps({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(200_000)}).encode()),
+    "long header": raw(lambda: b"{}" + b" " * 200_000_000),
     "length of a lie": raw(b"{}", 2**40),
     "name twice": raw(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', data=b"x"),
     "not unicode": raw(b'{"\xff": 1}'),
@@ -71,7 +76,7 @@ SAFETENSORS: dict[str, Case] = {name: model(damage) for name, damage in {
 
 TOKENIZERS: dict[str, Case] = {name: model(damage) for name, damage in {
     "deep": folders.text("tokenizer.json", DEEP),
-    "large": folders.text("tokenizer.json", '{"a": "' + "x" * 200_000_000 + '"}'),
+    "large": folders.text("tokenizer.json", lambda: '{"a": "' + "x" * 200_000_000 + '"}'),
     "list": folders.text("tokenizer.json", "[]"),
     "twice": folders.text("tokenizer.json", '{"model": {}, "model": {}}'),
     "linked": folders.link("tokenizer.json", "/dev/zero"),
@@ -125,14 +130,14 @@ GGUF: dict[str, Case] = {name: gguf(damage) for name, damage in {
 }.items()}  # fmt: skip
 
 
-def toml(text: str | bytes) -> Case:
+def toml(text: str | bytes | Callable[[], str]) -> Case:
     return folders.text("x.toml", text)
 
 
 TOML: dict[str, Case] = {
     "deep": toml("seeds = " + DEEP),
     "dotted": toml("a." * 50_000 + "a = 1"),
-    "many": toml("\n".join(f"k{i} = 1" for i in range(300_000))),
+    "many": toml(lambda: "\n".join(f"k{i} = 1" for i in range(300_000))),
     "long number": toml("alpha = " + "9" * 200_000),
     "hexadecimal": toml("seeds = 0x" + "f" * 200_000),
     "twice": toml("seeds = 1\nseeds = 2"),
@@ -140,7 +145,7 @@ TOML: dict[str, Case] = {
     "infinite": toml("alpha = inf\nseeds = inf"),
     "utf-16": toml("seeds = 1".encode("utf-16")),
     "zeros": toml(bytes(100)),
-    "huge": toml("# " + "x" * 150_000_000),
+    "huge": toml(lambda: "# " + "x" * 150_000_000),
     "endless": folders.link("x.toml", "/dev/zero"),
     "piped": folders.pipe("x.toml"),
     "escape": toml(f'methods = ["{json.dumps(ESCAPE)[1:-1]}"]'),
