@@ -81,6 +81,7 @@ class Recon:
         prior="sparsegpt",
         cost=Cost(passes=15, state=16, also="a second, dense model in memory; the state is of one block"),
         whole_blocks=True,
+        same_outputs=True,
     )
     target: Goal = "dense"
     epochs: CountOrZero = 4

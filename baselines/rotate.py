@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError, Walk
 from methods.pruning.hessian import add_gram, symmetric
@@ -14,7 +14,22 @@ from methods.ranges import CountOrZero, Positive
 from methods.transforms.changes import Rotation
 from methods.transforms.hadamard import fix_mean, random_rotation
 from methods.transforms.learned import RESIDUAL, VALUES, RotatedLinear, learn
+from methods.transforms.stream import stream_moment
 from methods.transforms.wiring import Wiring
+
+
+def principal(wiring: Wiring, job: Job) -> Tensor:
+    """Return the principal components of the residual stream, the largest first, float64 [hidden, hidden].
+
+    Raises:
+        UserError: norms subtract the mean, or follow the linears that write the stream.
+    """
+    wiring.require_foldable()
+    if wiring.flow.mean:
+        raise UserError(
+            f"rotate:pca does not know the norms of {wiring.config.model_type}, which subtract the mean: leave pca out"
+        )
+    return torch.linalg.eigh(stream_moment(wiring, job))[1].flip(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,20 +41,28 @@ class Rotate:
     tensor. residual: rotate the residual stream; values: rotate the values of each head; seed: of the signs.
 
     With steps the rotations are learned for pruning instead, as in DenoiseRotator: they gather the importance of weights on
-    calibration text, so that less of it is pruned. steps: number of steps, 0 for Hadamard matrices; lr: of Adam.
+    calibration text, so that less of it is pruned. steps: number of steps, 0 for Hadamard matrices; lr: of Adam. pca: rotate
+    the residual stream to its principal components on calibration text, for `channels` after it.
     """
 
     name: ClassVar[str] = "rotate"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="2404.00456", dense=True, transform=True, cost=Cost(), calibrated_by="steps",
-        presets={"learned": {"steps": 400}},
+        paper="2404.00456", dense=True, transform=True, cost=Cost(), calibrated_by=("steps", "pca"),
+        presets={"learned": {"steps": 400}, "pca": {"pca": True}},
     )  # fmt: skip
     residual: bool = True
     values: bool = True
     seed: CountOrZero = 0
     steps: CountOrZero = 0
     lr: Positive = 0.01
+    pca: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pca and (self.steps or not self.residual):
+            raise ValueError(
+                "pca rotates the residual stream to its principal components: leave steps and residual out"
+            )
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         wiring = Wiring(model, job, self.name)
@@ -49,7 +72,10 @@ class Rotate:
         if self.residual:
             width: int = wiring.config.hidden_size
             mean = wiring.flow.mean
-            matrix = fix_mean(random_rotation(width - 1, generator)) if mean else random_rotation(width, generator)
+            if self.pca:
+                matrix = principal(wiring, job)
+            else:
+                matrix = fix_mean(random_rotation(width - 1, generator)) if mean else random_rotation(width, generator)
             wiring.residual(Rotation(matrix), fold=True)
         if self.values and wiring.flow.values:
             heads, groups = wiring.heads

@@ -71,6 +71,8 @@ class MethodInfo:
     """Field that rounds this term's factors, if it is set. No training may follow then."""
     same_blocks: bool = False
     """True if it needs each block of the dense model, whole, so that it cannot follow a method that `drops`."""
+    same_outputs: bool = False
+    """True if it compares the outputs of blocks with the dense model's, so that it cannot follow fewer hidden channels."""
     keeps_pattern: bool = False
     """True if it trains a model under the pattern that this has. A method with a `prior` does, too."""
     prior: str = ""
@@ -83,8 +85,8 @@ class MethodInfo:
     """Field that holds a number of columns, which must be a whole number of groups."""
     file: str = ""
     """Field that names a file. If it is set nothing else is needed, and the field `sha256` identifies the content."""
-    calibrated_by: str = ""
-    """Field without which it needs no calibration text, although its class does."""
+    calibrated_by: tuple[str, ...] = ()
+    """Fields without any of which it needs no calibration text, although its class does."""
     settings_file: str = ""
     """Field that names a file with settings, which the user must name. The field `sha256` identifies the content."""
     elsewhere: bool = False

@@ -28,12 +28,12 @@ class Pattern:
     beside: str = ""
     """Low-rank term beside the weights: its rank, such as "r16", or the share of the dense bytes that it takes, "10%"."""
     removed: str = ""
-    """Part that is removed, and how much: "depth 25%" or "width 25%". All weights of the rest are kept, so it is dense, too."""
+    """Part that is removed, and how much: "depth 25%", "width 25%" or "channels 25%". The rest is dense."""
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
         """Read "2:4" (2 of every 4 kept), "50%" (half of the weights zero, anywhere), "dense", "depth 25%" (a quarter of the
-        blocks removed) or "width 25%" (a quarter of the units of each MLP). " + r16" after n:m or a
+        blocks removed), "width 25%" (a quarter of the units of each MLP) or "channels 25%". " + r16" after n:m or a
         sparsity is a low-rank term of rank 16, and " + 10%" one that takes a tenth of the dense bytes. `str` is the inverse.
 
         Raises:
@@ -44,7 +44,7 @@ class Pattern:
             return replace(pattern, beside=beside)
         if text == "dense":
             return cls()
-        if match := re.fullmatch(r"(depth|width) ([0-9]{1,6}(?:\.[0-9]{1,4})?%|[0-9]{1,6})", text):
+        if match := re.fullmatch(r"(depth|width|channels) ([0-9]{1,6}(?:\.[0-9]{1,4})?%|[0-9]{1,6})", text):
             return cls(removed=match[0])
         if match := re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text):
             n, m = int(match[1]), int(match[2])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from methods.errors import UserError
 from methods.families import Family
-from methods.folder import Folder
+from methods.folder import TIED, Folder
 from methods.targets import family_of
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ BY_INDEX = ("scale_attn_by_inverse_layer_idx",)
 """Keys of config.json that make a block's function depend on its index."""
 MULTIPLE = 128
 """Largest power of two of which the number of units stays a multiple, so that groups of weights still fit."""
+
+HIDDEN = "hidden_size"
+"""Key of config.json with the number of hidden channels."""
 
 Indices = tuple[int, ...]
 
@@ -37,27 +40,35 @@ class Kept:
     """Inner units of the MLP, for each block."""
     groups: tuple[Indices, ...] | None = None
     """Heads of keys and values, for each block. The query heads that read one go with it."""
+    channels: Indices | None = None
+    """Hidden channels. Norms are scaled, so that their outputs stay the same if the others are 0."""
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Kept:
         """Return the inverse of `asdict`, from lists."""
         blocks, units, groups = (values[key] for key in ("blocks", "units", "groups"))
         inner = (part and tuple(map(tuple, part)) for part in (units, groups))
-        return cls(blocks=blocks and tuple(blocks), units=next(inner), groups=next(inner))
+        channels = values.get("channels")
+        return cls(
+            blocks=blocks and tuple(blocks),
+            units=next(inner),
+            groups=next(inner),
+            channels=channels and tuple(channels),
+        )
 
     def counts(self, config: Mapping[str, Any]) -> list[tuple[int | None, int]]:
-        """Return how many blocks, units and groups are left, None for all, and how many the dense model has.
+        """Return how many blocks, channels, units and groups are left, None for all, and how many the dense model has.
 
         Raises:
             ValueError: an index is unknown, out of order or repeated, or blocks differ in their numbers.
         """
         family = family_of(config)
         width = (family.width.units, *family.width.heads[-1:]) if family.width else ()
-        blocks = None if self.blocks is None else (self.blocks,)
-        parts: tuple[tuple[Indices, ...] | None, ...] = (blocks, self.units, self.groups)
+        blocks, channels = (None if part is None else (part,) for part in (self.blocks, self.channels))
+        parts: tuple[tuple[Indices, ...] | None, ...] = (blocks, channels, self.units, self.groups)
         out: list[tuple[int | None, int]] = []
-        for key, part in zip_longest((family.layers, *width), parts):
-            size = family.size(key, config) if key else 0
+        for key, part in zip_longest((family.layers, HIDDEN, *width), parts):
+            size = family.size(key, config) if key and (part or key != HIDDEN) else 0
             for indices in part or ():
                 if list(indices) != sorted(set(indices) & set(range(size))) or len(indices) != len((part or ())[0]):
                     raise ValueError(f"{list(indices)} must be indices below {size}, in order, as many for each block")
@@ -123,20 +134,44 @@ def count_width(drop: str, heads: int | str | None, config: Mapping[str, Any]) -
     return left, groups - count if count else None
 
 
-def count_left(
-    pattern: str, settings: Mapping[str, Any], config: Mapping[str, Any]
-) -> tuple[int | None, int | None, int | None]:
-    """Return the numbers of blocks, units and groups that a stage leaves. None: all.
+def count_channels(drop: str, config: Mapping[str, Any]) -> int:
+    """Return the number of hidden channels that are left: a multiple of the number of heads and of a power of two.
 
-    pattern: "depth 25%" or "width 25%"; settings: those of the method.
+    Raises:
+        UserError: the family's norms or embedding do not allow it, or none would be left.
+    """
+    family, kind = family_of(config), config["model_type"]
+    flow, heads = family.flow, family.width.heads if family.width else ()
+    if family.experts or not heads or flow is None or flow.after or flow.mean or flow.offset:
+        raise UserError(
+            f"channels cannot remove hidden channels of {kind}: use depth or width, or a model with RMS norms before its "
+            "linears, an embedding that is not scaled, and heads of any size, such as a LLaMA"
+        )
+    size, queries = family.size(HIDDEN, config), family.size(heads[0], config)
+    power = math.gcd(size, MULTIPLE)
+    while power > 1 and math.lcm(power, queries) > size // 8:
+        power //= 2
+    step = math.lcm(power, queries)
+    left = size - step * removed(drop, size // step)
+    if left < 1:
+        raise UserError(f"invalid drop={drop}: the model has {size} channels, and at least {step} must be left")
+    return left
+
+
+def count_left(pattern: str, settings: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """Return the numbers of blocks, channels, units and groups that a stage leaves. None: all.
+
+    pattern: "depth 25%", "width 25%" or "channels 25%"; settings: those of the method.
 
     Raises:
         UserError: the model has no such parts, or too few.
     """
     what, drop = pattern.split(" ")
     if what == "depth":
-        return count_blocks(int(drop) if drop.isdecimal() else drop, config), None, None
-    return None, *count_width(drop, settings.get("heads"), config)
+        return count_blocks(int(drop) if drop.isdecimal() else drop, config), None, None, None
+    if what == "channels":
+        return None, count_channels(drop, config), None, None
+    return None, None, *count_width(drop, settings.get("heads"), config)
 
 
 def rename(family: Family, kept: Kept | None, name: str) -> str | None:
@@ -151,11 +186,13 @@ def rename(family: Family, kept: Kept | None, name: str) -> str | None:
 
 def changed_config(config: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
     """Return the keys of config.json that change. config: all values, also those that the file leaves out."""
-    family, (blocks, units, groups) = family_of(config), (left for left, _ in kept.counts(config))
+    family, (blocks, channels, units, groups) = family_of(config), (left for left, _ in kept.counts(config))
     changes: dict[str, Any] = {}
     if blocks is not None and kept.blocks is not None:
         lists = {key: config[key] for key in LISTS if config.get(key) is not None}
         changes |= {family.layers: blocks} | {k: [values[i] for i in kept.blocks] for k, values in lists.items()}
+    if channels is not None:
+        changes |= {HIDDEN: channels, "head_dim": family.size("head_dim", config)}
     if units is not None and family.width:
         changes[family.width.units] = units
     if groups is not None and family.width:
@@ -184,6 +221,12 @@ def _cuts(family: Family, config: Mapping[str, Any], kept: Kept, name: str) -> I
     renamed = rename(family, kept, name)
     block = family.block_of(renamed or "")
     shape = family.tensors.get(name.removeprefix(f"{family.blocks}.{family.block_of(name)}."))
+    if kept.channels is not None:
+        outer = next(iter(family.outer.values())) if name in TIED else family.outer.get(name)
+        for dimension, size in enumerate(shape or outer or ()):
+            if size == HIDDEN:
+                yield dimension, list(kept.channels)
+        return
     if block is None or shape is None or family.width is None:
         return
     counted = [(family.width.units, kept.units), *((key, kept.groups) for key in family.width.heads)]
@@ -206,11 +249,16 @@ def _cuts(family: Family, config: Mapping[str, Any], kept: Kept, name: str) -> I
 
 
 class SmallerFolder(Folder):
-    """A model folder as if it had only some of its blocks, renumbered from 0, or some of their units and heads."""
+    """A model folder as if it had only some of its blocks, renumbered from 0, of their units and heads, or of its channels."""
 
     def __init__(self, path: Path, kept: Kept) -> None:
         super().__init__(path)
         family = family_of(self.config)
+        self._norms: tuple[str, ...] = ()
+        self._scale = 1.0
+        if kept.channels is not None and family.flow:
+            self._norms = (family.flow.final, *family.flow.norms)
+            self._scale = math.sqrt(family.size(HIDDEN, self.config) / len(kept.channels))
         self._cut = {name: cuts for name in self if (cuts := list(_cuts(family, self.config, kept, name)))}
         for name, cuts in self._cut.items():
             shape = list(self._tensors[name].shape)
@@ -229,4 +277,8 @@ class SmallerFolder(Folder):
         tensor = super().tensor(name)
         for dimension, left in self._cut.get(name, ()):
             tensor = tensor.index_select(dimension, torch.tensor(left))
+        norm = name.removesuffix(".weight")
+        if norm != name and any(norm == each or norm.endswith(f".{each}") for each in self._norms):
+            # A norm divides by the root of the mean over the channels, which are fewer now.
+            tensor = (tensor.double() * self._scale).to(tensor.dtype)
         return tensor

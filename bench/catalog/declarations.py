@@ -61,7 +61,7 @@ class CatalogEntry(MethodInfo):
         """Return what it needs with these settings."""
         if self.file and config.get(self.file):
             return ()
-        plain = self.calibrated_by and not config.get(self.calibrated_by)
+        plain = self.calibrated_by and not any(config.get(name) for name in self.calibrated_by)
         return tuple(need for need in self.needs if not (plain and need == "calibration"))
 
 

@@ -22,6 +22,7 @@ METHODS = Catalog(
         "cast": "cast.method:Cast",
         "depth": "baselines.depth:Depth",
         "width": "baselines.width:Width",
+        "channels": "baselines.channels:Channels",
         "lowrank": "baselines.lowrank:LowRank",
         "rotate": "baselines.rotate:Rotate",
         "permute": "baselines.permute:Permute",

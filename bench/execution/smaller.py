@@ -38,7 +38,9 @@ def kept_of(outcome: Outcome, stage: Stage, source: Path) -> Kept | None:
     except ValueError as fault:
         raise CheckFailed(f"{stage.label} kept parts that do not fit: {fault}") from None
     if (left := tuple(count for count, _ in counts)) != expected:
-        raise CheckFailed(f"{stage.label} kept {left} blocks, units and heads, and {stage.pattern} leaves {expected}")
+        raise CheckFailed(
+            f"{stage.label} kept {left} blocks, channels, units and heads, and {stage.pattern} leaves {expected}"
+        )
     return outcome.kept if any(count not in (None, size) for count, size in counts) else None
 
 

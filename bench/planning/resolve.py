@@ -155,10 +155,16 @@ def _stages(chain: Sequence[Choice]) -> MethodStages:
         elif not entry.dense:
             pattern = ""
         # width keeps the shape of what a block puts out
-        if dropping and dropping.name == "depth" and entry.trains and choice.config.get("hidden"):
+        if dropping and dropping.name != "width" and entry.trains and choice.config.get("hidden"):
+            what = "blocks" if dropping.name == "depth" else "channels"
             raise UserError(
                 f"{choice.label} compares the output of each block with the dense model's, and {dropping.label} removes "
-                "blocks: leave hidden out"
+                f"{what}: leave hidden out"
+            )
+        if dropping and dropping.name == "channels" and entry.same_outputs:
+            raise UserError(
+                f"{choice.name} compares the output of each block with the dense model's, and {dropping.label} removes "
+                f"channels: use retrain in place of {choice.name}"
             )
         pattern = own or pattern
         stages.append(_stage(choice, "methods").model_copy(update={"pattern": own or beside}))

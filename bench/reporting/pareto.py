@@ -52,7 +52,7 @@ def fronts(table: Table) -> Iterator[Front]:
     leaderboard, only the columns that are shown count. A shown column of bits per byte is drawn against packed bytes.
     """
     quality = quality_metric(table)
-    is_smaller = any(row.filters.get("pattern", "").startswith(("depth ", "width ")) for row in table.rows)
+    is_smaller = any(row.filters.get("pattern", "").startswith(("depth ", "width ", "channels ")) for row in table.rows)
     sizes = (metrics.SIZE, BITS) if is_smaller else (BITS, metrics.SIZE)
     size = next((m for m in sizes if any(c.metric == m for c in table.columns)), None)
     speeds = [c for c in table.columns if c.shown is not False and (c.metric == SPEEDUP or c.definition.is_time)]

@@ -143,6 +143,10 @@ class Wiring:
             for norm, readers in self.flow.norms.items():
                 yield block, norm, [f"{block}.{reader}" for reader in readers]
 
+    def norms(self) -> list[str]:
+        """Return the norms that read the residual stream."""
+        return [*(f"{block}.{norm}" for block in self.blocks for norm in self.flow.norms if norm), self.flow.final]
+
     def gain(self, block: str, norm: str) -> Tensor | None:
         """Return what a norm of a block multiplies by, float64; None without one."""
         return self._gain(f"{block}.{norm}") if norm else None

@@ -18,7 +18,7 @@ POST_NORM = ("gemma2", "gemma3_text", "olmo2", "olmo3")
 DENSE = [kind for kind, family in FAMILIES.items() if not family.experts]
 TRANSFORMS = {
     "rotate": Rotate(), "rotate values": Rotate(residual=False), "rotate learned": Rotate(steps=2, lr=0.1),
-    "permute": Permute(), "smooth": Smooth(), "awq": Awq(group=8, grid=4),
+    "rotate pca": Rotate(pca=True), "permute": Permute(), "smooth": Smooth(), "awq": Awq(group=8, grid=4),
 }  # fmt: skip
 
 
@@ -29,6 +29,8 @@ def cases():
             if (name == "rotate values" and fused) or (name in ("rotate", "rotate learned") and kind in POST_NORM):
                 continue
             if name == "smooth" and kind.startswith("olmo"):
+                continue
+            if name == "rotate pca" and (kind in POST_NORM or FAMILIES[kind].flow.mean):
                 continue
             few = kind in ("llama", "gemma", "opt", "gemma3_text")
             yield pytest.param(kind, name, id=f"{kind} {name}", marks=() if few else pytest.mark.full)

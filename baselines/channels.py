@@ -1,0 +1,37 @@
+"""Channels: remove hidden channels. SliceGPT (Ashkboos et al. 2024), arXiv 2401.15024, and Minitron, arXiv 2407.14679."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from methods import Cost, Job, MethodInfo, Needs, Outcome
+from methods.ranges import Share
+from methods.smaller import Kept, count_channels
+from methods.transforms.stream import stream_moment
+from methods.transforms.wiring import Wiring
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channels:
+    """Remove hidden channels, those of the least energy; what is left is an ordinary smaller model.
+
+    drop: share of the channels. The energy is that of what the norms read on calibration text, with each token scaled to
+    the same norm. After rotate:pca the channels are principal components, as in SliceGPT.
+    """
+
+    name: ClassVar[str] = "channels"
+    needs: ClassVar[Needs] = Needs.CALIBRATION
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2401.15024", dense=True, drops="drop", cost=Cost(passes=1))
+    drop: Share = "25%"
+
+    def apply(self, model: nn.Module, job: Job) -> Outcome:
+        wiring = Wiring(model, job, self.name)
+        left = count_channels(self.drop, wiring.config.to_dict())
+        energy = stream_moment(wiring, job).diagonal()
+        kept = energy.argsort(descending=True, stable=True)[:left].sort().values
+        share = float(energy[kept].sum() / energy.sum())
+        notes = {"channels": {"of": len(energy), "left": left}, "kept_energy": float(f"{share:.6g}")}
+        return Outcome(model, kept=Kept(channels=tuple(kept.tolist())), notes=notes)
