@@ -29,7 +29,8 @@ def principal(wiring: Wiring, job: Job) -> Tensor:
         raise UserError(
             f"rotate:pca does not know the norms of {wiring.config.model_type}, which subtract the mean: leave pca out"
         )
-    return torch.linalg.eigh(stream_moment(wiring, job))[1].flip(1)
+    components: Tensor = torch.linalg.eigh(stream_moment(wiring, job))[1]
+    return components.flip(1)
 
 
 @dataclass(frozen=True, kw_only=True)
