@@ -1,4 +1,4 @@
-"""Models with fewer blocks, units or heads: what follows the removal, and the libraries that load the result."""
+"""Models with fewer blocks, units, heads or channels: what follows the removal, and the libraries that load the result."""
 
 import numpy as np
 import onnxruntime
@@ -14,11 +14,12 @@ from bench.system.cache import cache_dir
 from helpers import runs
 from methods.contract import Compute
 
-DEPTH, WIDTH = "depth:drop=25%", "width:drop=25%:heads=50%"
+DEPTH, WIDTH, CHANNELS = "depth:drop=25%", "width:drop=25%:heads=50%", "channels:from=rotate/pca"
 FROM = {"depth": "from=depth/drop=25%", "width": "from=width/drop=25%/heads=50%"}
 CHAINS = [
     (DEPTH, "none"),
     (WIDTH, "none"),
+    (CHANNELS, "none"),
     *(
         pytest.param(f"{name}:{start}", quantizer, marks=pytest.mark.full)
         for start in FROM.values()
@@ -75,7 +76,7 @@ def test_transformers_loads_what_was_measured(method, quantizer, made):
     assert model.num_parameters() < AutoModelForCausalLM.from_pretrained(runs.TINY).num_parameters()
 
 
-@pytest.mark.parametrize("method", [DEPTH, pytest.param(WIDTH, marks=pytest.mark.full)])
+@pytest.mark.parametrize("method", [DEPTH, *(pytest.param(m, marks=pytest.mark.full) for m in (WIDTH, CHANNELS))])
 def test_gguf_is_an_ordinary_smaller_model(method, made, tmp_path):
     folder, _ = made(method, "none")
 
