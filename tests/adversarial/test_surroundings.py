@@ -64,18 +64,15 @@ def test_a_strict_umask_holds_for_every_file(tmp_path, cli, cache, monkeypatch):
 
 
 @pytest.mark.parametrize("command", [("run", *RUN), ("cache", "gc")])
-def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, command):
+def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, cli, monkeypatch, command):
     """Below a file, where not even root can make a folder."""
     (tmp_path / "file").touch()
-    environment = os.environ | {"CAST_BENCH_CACHE": str(tmp_path / "file/cache")}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "file/cache"))
+    code, _, err = cli(*command)
 
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", *command], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert f"{tmp_path / 'file/cache'}' cannot be written" in done.stderr and "$CAST_BENCH_CACHE" in done.stderr
+    assert code == 2 and len(err.splitlines()) == 1
+    assert f"{tmp_path / 'file/cache'}' cannot be written" in err and "$CAST_BENCH_CACHE" in err
 
 
 def test_what_only_reads_needs_no_cache(tmp_path, cli, monkeypatch):

@@ -44,20 +44,18 @@ def read(model, tmp_path, **changed):
 
 
 def write(model, ids):
-    """Write token by token, without a cache."""
+    """Write token by token after prompts [prompts, tokens], without a cache."""
     for _ in range(NEW):
-        ids = torch.cat([ids, model(input_ids=ids[None], use_cache=False).logits[0, -1].argmax()[None]])
-    return ids[-NEW:].tolist()
+        ids = torch.cat([ids, model(input_ids=ids, use_cache=False).logits[:, -1:].argmax(-1)], 1)
+    return ids[:, -NEW:].tolist()
 
 
 def test_it_is_where_two_texts_part(tmp_path):
     model, dense = near(0.02), loading.load(runs.TINY, Compute())
     every, articles = windows.load_windows("wiki-mini", loading.load_tokenizer(runs.TINY), 64, None, None)
     chosen = [i * len(every) // PROMPTS for i in range(PROMPTS)]
-    expected = []
-    for at in chosen:
-        both = zip(write(model, every[at]), write(dense, every[at]), strict=True)
-        expected.append(next((i for i, (a, b) in enumerate(both) if a != b), NEW))
+    texts = zip(*(write(side, every[chosen]) for side in (model, dense)), strict=True)
+    expected = [next((i for i, (a, b) in enumerate(zip(*both, strict=True)) if a != b), NEW) for both in texts]
 
     found = read(model, tmp_path)
 
