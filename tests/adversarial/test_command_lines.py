@@ -40,10 +40,7 @@ ODD = [
     ["finetune", "--artifact", "layers", "--data", "wiki-mini", "--out", "new", "--rank", "9" * 400],
     ["speed", "--threads", "9" * 30],
     ["cache", "gc", "--days", "9" * 400],
-    *(
-        ["run", flag, LONG]
-        for flag in ("--methods", "--model", "--config", "--results", "--data-dir", "--set", "--tasks")
-    ),
+    *(["run", flag, LONG] for flag in ("--methods", "--model", "--config", "--results", "--data-dir", "--set", "--tasks")),
     *(["run", flag, LONG] for flag in ("--measures", "--quant", "--pattern", "--device", "--dtype", "--seeds")),
     ["prune", "--method", "wanda", "--out", LONG],
     ["prune", "--method", "wanda", "--out", "\udcff/../taken/x"],
@@ -70,7 +67,7 @@ ODD = [
     ["cache", "gc", "--days", "9" * 5000],
     [LONG],
     [f"--{LONG}"],
-]
+]  # fmt: skip
 """Arguments that no file of lines can have."""
 
 

@@ -38,11 +38,8 @@ def test_each_benchmark_has_a_picture_of_its_numbers(figures, file):
 def test_keys_and_numbers_are_for_people(figures):
     assert figures.readable("ours_s") == "ours, seconds" and figures.readable("peak_bytes_before") == "peak MB before"
     assert [figures.number(x) for x in (0.03951924200009671, 96468992, 1.5, 0.999982)] == [
-        "0.0395",
-        "96,468,992",
-        "1.5",
-        "0.999982",
-    ]
+        "0.0395", "96,468,992", "1.5", "0.999982",
+    ]  # fmt: skip
 
 
 def test_a_spread_is_drawn_around_its_value_and_names_stay_text(figures):

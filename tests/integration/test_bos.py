@@ -127,13 +127,10 @@ def test_a_run_has_bos_in_its_numbers_names_and_keys(gemma, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("rule", "adds", "said"),
     [
-        ("auto", True, ""),
-        ("always", True, ""),
-        ("never", True, "never"),
-        ("always", False, "always"),
+        ("auto", True, ""), ("always", True, ""), ("never", True, "never"), ("always", False, "always"),
         ("never", False, ""),
     ],
-)
+)  # fmt: skip
 def test_a_command_names_the_rule_where_it_matters(gemma, rule, adds, said):
     one = next(m for m in planned(gemma if adds else "tiny", bos=rule) if m.measure == "perplexity")
     words = reproduce.command([new_record(one, status="ok")])

@@ -56,11 +56,8 @@ def test_json_rows_have_the_stable_columns(cli, done, tmp_path):
     assert code == 0
     assert all(list(r) == COLUMNS.split() for r in rows)
     assert {(r["method"], r["seed"]) for r in rows} == {
-        ("dense", None),
-        ("magnitude", None),
-        ("wanda", 0),
-        ("wanda", 1),
-    }
+        ("dense", None), ("magnitude", None), ("wanda", 0), ("wanda", 1),
+    }  # fmt: skip
     assert all(r["status"] == "ok" and r["value"] is not None for r in rows)
 
 

@@ -24,13 +24,10 @@ CHAINS = [
         pytest.param(f"{name}:{start}", quantizer, marks=pytest.mark.full)
         for start in FROM.values()
         for name, quantizer in (
-            ("recon:epochs=1:lr=1e-4", "none"),
-            ("retrain", "int4-gptq"),
-            ("cast", "none"),
-            ("sparsegpt", "int4-gptq"),
+            ("recon:epochs=1:lr=1e-4", "none"), ("retrain", "int4-gptq"), ("cast", "none"), ("sparsegpt", "int4-gptq"),
         )
     ),
-]
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -260,11 +260,8 @@ def test_history_compares_commits_of_the_same_seeds(tmp_path, cli):
 
     assert code == 0
     assert [(r["row"].partition(" (")[2], r["commit"][:2], r["moved"]) for r in json.loads(out)] == [
-        ("seed 0)", "00", ""),
-        ("seed 0)", "02", "+0.00%"),
-        ("seed 0, 1)", "01", ""),
-        ("seed 0, 1)", "03", "+0.00%"),
-    ]
+        ("seed 0)", "00", ""), ("seed 0)", "02", "+0.00%"), ("seed 0, 1)", "01", ""), ("seed 0, 1)", "03", "+0.00%"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("values", [[53.2855271, 53.2855294], [0.0, 0.0], [45.7, 51.6], [-1.0, -1.0]])

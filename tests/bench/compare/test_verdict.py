@@ -31,13 +31,10 @@ def verdict(roots, **over):
 @pytest.mark.parametrize(
     ("loss", "spread", "expected"),
     [
-        (0.03, 0.01, "REGRESSION"),
-        (0.001, 0.002, "OK"),
-        (-0.03, 0.01, "IMPROVED"),
-        (0.004, 0.02, "INCONCLUSIVE"),
+        (0.03, 0.01, "REGRESSION"), (0.001, 0.002, "OK"), (-0.03, 0.01, "IMPROVED"), (0.004, 0.02, "INCONCLUSIVE"),
         (0.02, 0.2, "INCONCLUSIVE"),
     ],
-)
+)  # fmt: skip
 def test_perplexity(roots, loss, spread, expected):
     fake_records.perplexity(roots[0])
     fake_records.perplexity(roots[1], loss, spread, made="b", noise=1)

@@ -137,13 +137,10 @@ def test_names_mean_tasks():
         (("plan", "--tasks", "code", "--set", "answers.limit=0"), "answers.limit=0: must be a whole number from 1 to"),
         (("plan", "--tasks", "code", "--set", "answers.limits.code=0"), "must be a whole number from 1 to"),
         (("plan", "--tasks", "code", "--set", "answers.limits.cod=5"), "'cod': did you mean code"),
-        (
-            ("plan", "--tasks", "code", "--measures", "zeroshot"),
-            "code is read by the measure answers: add it to --measures",
-        ),
+        (("plan", "--tasks", "code", "--measures", "zeroshot"), "code is read by the measure answers: add it to --measures"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, tuple) else "",
-)
+)  # fmt: skip
 def test_bad_input_is_one_sentence(cli, tmp_path, monkeypatch, args, said):
     runs.own_cache(tmp_path, monkeypatch)
     code, _, err = cli(*args)

@@ -135,11 +135,8 @@ def test_the_example_imports_public_modules_alone():
     modules = {n.module for n in ast.walk(ast.parse(ENTROPY)) if isinstance(n, ast.ImportFrom)}
 
     assert {m for m in modules if m.startswith(("bench", "methods"))} == {
-        "bench.measures.contract",
-        "bench.measures.windowed",
-        "bench.measures.window_pass",
-        "bench.results.record",
-    }
+        "bench.measures.contract", "bench.measures.windowed", "bench.measures.window_pass", "bench.results.record",
+    }  # fmt: skip
 
 
 def test_measures_of_the_same_windows_share_a_pass(shared):

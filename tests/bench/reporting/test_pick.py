@@ -48,11 +48,8 @@ def test_without_limits_all_compressed_rows_are_there_the_best_first(table):
 def test_of_rows_that_tie_the_one_of_the_fewest_bits_is_first(table):
     found = answer(table, pattern="2:4")
     assert [(c.row.name, c.tied) for c in found.meets] == [
-        ("small 2:4 int4", True),
-        ("good 2:4", True),
-        ("poor 2:4", False),
-        ("unsized 2:4", False),
-    ]
+        ("small 2:4 int4", True), ("good 2:4", True), ("poor 2:4", False), ("unsized 2:4", False),
+    ]  # fmt: skip
     assert found.meets[0].quality > found.meets[1].quality
 
 

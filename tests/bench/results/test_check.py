@@ -216,14 +216,11 @@ def violated(layers):
     ("records", "sentence"),
     [
         ([fake_records.record(seed=s, key_inputs={"model": str(s)}) for s in (0, 1)], "one name for two models"),
-        (
-            [fake_records.record(seed=s, key_inputs=TEXT, token_digest=str(s)) for s in (0, 1)],
-            "measured on other tokens",
-        ),
+        ([fake_records.record(seed=s, key_inputs=TEXT, token_digest=str(s)) for s in (0, 1)], "measured on other tokens"),
         ([violated(2), of_artifact("size", "weights")], "a layer has 0.4 zeros"),
         ([violated(3), of_artifact("size", "weights", identity={"pattern": "1:4"})], "it has 2 layers, but"),
     ],
-)
+)  # fmt: skip
 def test_records_that_cannot_both_be_true(records, sentence):
     ids, sparsity = np.array(["x", "y"]), {"value": np.array([0.5, 0.4])}
 

@@ -15,15 +15,12 @@ TASK = {"task": "piqa", "file": "", "version": "1.0", "harness": "0", "batch": 1
 @pytest.mark.parametrize(
     ("measure", "subject"),
     [
-        (Perplexity("wiki-mini", 64), "text"),
-        (Zeroshot(**TASK), "task"),
-        (Size(), "weights"),
-        (PatternHolds(), "weights"),
-        (Speed(workload="linears", tokens=8), "timing"),
+        (Perplexity("wiki-mini", 64), "text"), (Zeroshot(**TASK), "task"), (Size(), "weights"),
+        (PatternHolds(), "weights"), (Speed(workload="linears", tokens=8), "timing"),
         (Speed(workload="decode", tokens=8), "timing"),
     ],
     ids=lambda value: getattr(value, "workload", getattr(value, "name", "")),
-)
+)  # fmt: skip
 def test_a_subject_follows_from_the_protocol(measure, subject):
     protocol = measure.protocol if isinstance(measure.protocol, Protocol) else Protocol(name=measure.protocol)
 

@@ -65,11 +65,8 @@ def move(tree, old, new):
 
 
 MEASURE, QUANTIZER, METHOD, CROPS = (
-    "bench.measures.perplexity",
-    "bench.quantizers.gptq",
-    "baselines.wanda",
-    "bench.inputs.windows",
-)
+    "bench.measures.perplexity", "bench.quantizers.gptq", "baselines.wanda", "bench.inputs.windows",
+)  # fmt: skip
 
 
 def test_a_moved_file_changes_nothing(tree):
