@@ -72,17 +72,12 @@ def test_labels_are_read_back():
 @pytest.mark.parametrize(
     "label",
     [
-        "cast:wanda-mask",
-        "cast:wanda-mask:beta1=0.5",
-        "cast:wanda-mask:beta1=0.5:refresh=7:scales=0",
-        "cast:wanda-mask:beta1=0.6:refresh=7",
-        "cast:wanda-mask:beta1=0.5:refresh=21",
-        "cast:beta1=0.5:refresh=7",
-        "cast:wanda-mask:no-kd:beta1=0.5:refresh=7",
-        "cast:wanda-mask:beta1=0.5:refresh=true",
+        "cast:wanda-mask", "cast:wanda-mask:beta1=0.5", "cast:wanda-mask:beta1=0.5:refresh=7:scales=0",
+        "cast:wanda-mask:beta1=0.6:refresh=7", "cast:wanda-mask:beta1=0.5:refresh=21", "cast:beta1=0.5:refresh=7",
+        "cast:wanda-mask:no-kd:beta1=0.5:refresh=7", "cast:wanda-mask:beta1=0.5:refresh=true",
         pytest.param("cast:wanda-mask:beta1=0.5:refresh=" + "[" * 10**5, id="nested too deeply"),
     ],
-)
+)  # fmt: skip
 def test_what_is_no_trial_of_this_search_is_none(label):
     _, search = read_search(SPEC)
 
