@@ -88,7 +88,12 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
             )
         if pattern.beside:
             raise UserError(f"{pattern} is no pattern to prune to: use --pattern {pattern.base} and --methods lowrank")
-    choices = list(itertools.chain(*chains))
+    transformed = {
+        quantizer.label: [_with_transform(chain, quantizer) for chain in chains]
+        for quantizer in quantizers
+        if quantizer and registry.lookup("quantizers", quantizer.name).after
+    }
+    choices = list(itertools.chain(*chains, *itertools.chain(*transformed.values())))
     for choice, pattern in itertools.product(choices, patterns):
         _require_pattern(choice, pattern)
     _require_nodes(spec)
@@ -99,11 +104,7 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
     return PlanRequest(
         spec=spec,
         chains=tuple(map(_stages, chains)),
-        transformed={
-            quantizer.label: tuple(_stages(_with_transform(chain, quantizer)) for chain in chains)
-            for quantizer in quantizers
-            if quantizer and registry.lookup("quantizers", quantizer.name).after
-        },
+        transformed={label: tuple(map(_stages, some)) for label, some in transformed.items()},
         patterns=patterns,
         quantizers=tuple(_stage(choice, "quantizers") if choice else None for choice in quantizers),
         measures=measures,

@@ -45,7 +45,7 @@ def prepared(tmp_path, method, **training):
     ("signum", "code", "word"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGHUP, 129, "Hung up")]
 )
 def test_a_run_ends_in_order(tmp_path, gate, signum, code, word):
-    """As by SIGTERM: see test_faults.py."""
+    """SIGINT and SIGHUP end a run as SIGTERM does in test_faults.py."""
     _, command = prepared(tmp_path, "waits")
     run, worker = faulty.stopped_at(gate, command)
     run.send_signal(signum)

@@ -13,6 +13,7 @@ from bench.planning.spec import Spec
 from bench.system import provenance
 from bench.system.interpreter import OWN_PACKAGES
 from helpers import runs
+from methods.errors import UserError
 from methods.families import FAMILIES
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -264,6 +265,12 @@ def test_a_quantizer_named_with_a_transform_comes_after_it(method, quantizer, st
     made = [artifact[0].artifact.stage_labels for artifact in api.plan(spec).artifacts().values()]
 
     assert stages in made and not any(transform in made[0] for transform in ("awq", "smooth"))
+
+
+def test_the_transform_of_a_quantizer_is_checked_as_any_method():
+    spec = runs.small("r", methods=("dense",), quantizers=("int4-awq",), calibration={"processes": 2})
+    with pytest.raises(UserError, match="awq calibrates in one process"):
+        api.plan(spec)
 
 
 def test_nobody_else_provides_our_packages():
