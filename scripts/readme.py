@@ -19,6 +19,7 @@ What is between these comments is replaced:
 <!-- cards: results/FOLDER -->                           the rows on the fronts of times that are computed for cards
 <!-- smaller: results/FOLDER MODEL -->                  the first model's rows with those of a smaller one, by bits per byte
 <!-- profile: results/FOLDER --> and <!-- /profile -->      what each track loses: a picture and tables for each model
+<!-- losses: results/FOLDER PATTERN ... -->                the same as one table of all models, with the rows of these patterns
 <!-- budget: results/A results/B --> and <!-- /budget -->  the chain of stages to take with a budget of time, for each folder
 <!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs
 <!-- search: results/FOLDER --> and <!-- /search -->        the best trial of each method of the folder's search.toml
@@ -60,17 +61,7 @@ from bench.system.toml import read_toml
 
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "docs" / "figures"
-LEADER_COLUMNS = (
-    "method",
-    "pattern",
-    "quantizer",
-    "bits per weight",
-    "bits with",
-    "perplexity ratio",
-    "mean acc",
-    "worst drop",
-    "flips",
-)
+LEADER_COLUMNS = ("method", "pattern", "quantizer", "bits per weight", "perplexity ratio")
 """First words of the columns' headers."""
 MAX_LEADERS = 10
 PROFILES = "results/tracks"
@@ -95,11 +86,7 @@ def leaders(folders: str) -> str:
     section = boards.make_sections(results, ROOT / "no papers")[0]
     tables = section.tables[0].to_text_tables()
     first = _leading(tables[0], MAX_LEADERS)
-    methods = {line[0].partition(" (")[0] for line in first.lines}
-    trained = [row for r in results for row in trained_rows.read(r.records) if row.label in methods]
-    notes = "\n".join(
-        [*(f"{escape_markdown(note)}\n" for few in tables for note in few.notes), trained_rows.floors(trained)]
-    )
+    notes = "\n".join(f"{escape_markdown(note)}\n" for few in tables for note in few.notes)
     return f"{table.to_markdown(replace(first, notes=()))}\n<details><summary>Notes</summary>\n\n{notes}\n</details>\n"
 
 
@@ -133,6 +120,18 @@ def profiles(folder: str) -> str:
             note = "" if about == profile.CAPTION else f"{about}\n\n"  # that one is under the picture
             parts.append(f"{summary}\n\n{note}{table.to_markdown(text)}\n</details>\n")
     return "\n".join(parts)
+
+
+def losses(folder: str, *patterns: str) -> str:
+    """Return the losses of all tracks as one table: the rows of these patterns, of each model those of the fewest bits first."""
+    tables = {name: (profile.text_tables(one)[0], one) for name, one, _ in _profiles(folder)}
+    lines = [
+        [name.removeprefix("profile-"), *line]
+        for name, (text, one) in reversed(tables.items())
+        for k, line in zip(profile.rows_of(one), text.lines, strict=True)
+        if one.rows[k].filters["pattern"] in patterns
+    ]
+    return table.to_markdown(table.TextTable("", ["model", *next(iter(tables.values()))[0].headers], lines))
 
 
 def _profiles(folder: str) -> Iterator[tuple[str, Table, TableFigure]]:
@@ -245,6 +244,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "found": perplexity_ratios.found,
     "leaders": leaders,
     "profile": profiles,
+    "losses": _words(losses),
     "benchmark": benchmark,
     "grid": lambda where: grid(*where.split()),
     "rates": rates,

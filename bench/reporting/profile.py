@@ -151,11 +151,12 @@ def text_tables(table: Table) -> list[TextTable]:
         facts = table.facts(k)
         first = [table.rows[k].name, ABSENT if facts.bits is None else f"{facts.bits:.4g}"]
         found = [facts.tracks.get(name) for name in names]
-        losses.append([*first, *(words.percent(*x.loss.parts) if x else ABSENT for x in found)])
+        ratio = words.ratio(*facts.ratio.parts) if facts.ratio else ABSENT
+        losses.append([*first, ratio, *(words.percent(*x.loss.parts) if x else ABSENT for x in found)])
         orders.append([*first, order(facts.tracks)])
         flips.append([*first, *(describe_flips(x.flips) if x and x.flips else ABSENT for x in found)])
     heads = ["row", "bits per weight"]
-    out = [TextTable(f"Loss of each track: {title}", [*heads, *names], losses)]
+    out = [TextTable(f"Loss of each track: {title}", [*heads, "perplexity ratio", *names], losses)]
     out.append(TextTable(f"Order of the losses: {title}", [*heads, "order"], orders))
     if any(cell != ABSENT for line in flips for cell in line[2:]):
         out.append(TextTable(f"Flips: {title}", [*heads, *names], flips))

@@ -77,8 +77,8 @@ def test_tables_figure_and_latex_have_every_row(root):
     losses, order, flips = profile.text_tables(table)
 
     assert [line[0] for line in losses.lines] == ["sparsegpt 2:4", "wanda 2:4"], "the fewest bits first"
-    assert losses.headers == ["row", "bits per weight", "knowledge", "mathematics", "code"]
-    assert losses.lines[1][4].startswith("40.") and "(" in losses.lines[1][4]
+    assert losses.headers == ["row", "bits per weight", "perplexity ratio", "knowledge", "mathematics", "code"]
+    assert losses.lines[1][5].startswith("40.") and "(" in losses.lines[1][5]
     assert flips.lines[0][4].endswith(", −15.0 +5.0") and order.lines[0][2] == "code > mathematics > knowledge"
     (figure,) = (f for f in table_figures.draw_all(table, "tiny") if "what each track loses" in f.title)
     assert "wanda 2:4, code: 40" in figure.svg and figure.svg.count("bits") >= 2
