@@ -16,7 +16,9 @@ from __future__ import annotations
 import math
 import sys
 from itertools import combinations
+from operator import truediv
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -110,6 +112,14 @@ def _name(record: Record) -> str:
     return f"{identity.method} {identity.pattern}" + ("" if identity.quantizer == "none" else f" {identity.quantizer}")
 
 
+def _sums(answers: list[Record], cost: str) -> list[float]:
+    """Return what the tasks of each row cost together."""
+    sums: dict[str, float] = {}
+    for record in answers:
+        sums[_name(record)] = sums.get(_name(record), 0.0) + record.cost.get(cost, 0)
+    return list(sums.values())
+
+
 def _needed(differences: np.ndarray) -> int | str:
     mean, spread = float(differences.mean()), float(differences.std(ddof=1))
     if mean <= 0:
@@ -131,6 +141,10 @@ def main(folders: list[Path]) -> None:
         alone = sum(r.notes.get("tokens_one_by_one", 0) for r in answers)
         figures[model] = {
             "rows": len(rows[model]),
+            "seconds of a row, one thread (median)": round(median(_sums(answers, "wall_s"))),
+            "tokens/s, one thread (median of rows)": round(
+                median(map(truediv, _sums(answers, "tokens"), _sums(answers, "wall_s")))
+            ),
             "tokens run, share of those of each pair alone": round(run / alone, 3),
             "rank correlation with perplexity": orders_of_methods(rows[model]),
         }
