@@ -5,6 +5,7 @@ Not in the paper. The norms are those of the training text, as the model in trai
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,7 +29,7 @@ class WandaAdamS(AdamS):
 
     def __init__(self, params: Iterable[Any], **options: Any) -> None:
         super().__init__(params, **options)
-        self._seen: dict[Tensor, Tensor] = {}
+        self._seen: defaultdict[Tensor, list[Tensor]] = defaultdict(list)
         for group in self.param_groups:
             for p in group["params"] if group["sparse"] else ():
                 width = p.shape[0] if group["transposed"] else p.shape[1]
@@ -48,16 +49,15 @@ class WandaAdamS(AdamS):
         def record(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
             if torch.is_grad_enabled():  # not when the model is only looked at
                 rows = args[0].detach().flatten(0, -2).float()
-                squares = rows.square().sum(0) / max(1, len(rows))  # an expert may get no token
-                self._seen[weight] = self._seen[weight] + squares if weight in self._seen else squares
+                self._seen[weight].append(rows.square().sum(0) / max(1, len(rows)))  # an expert may get no token
 
         return record
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Take one step with the current gradients and the inputs since the last step."""
-        for p, squares in self._seen.items():
-            self.state[p]["square"].lerp_(all_reduce_mean(squares), 1 - DECAY)
+        for p, passes in self._seen.items():
+            self.state[p]["square"].lerp_(all_reduce_mean(torch.stack(passes).mean(0)), 1 - DECAY)
         self._seen.clear()
         super().step()
 
