@@ -88,5 +88,9 @@ def duration(seconds: float) -> str:
 
 
 def cut(text: str, length: int) -> str:
-    """Cut a text to `length` letters. An ellipsis replaces its end."""
-    return text if len(text) <= length else text[: length - 1] + "…"
+    """Cut a text to `length` letters. An ellipsis replaces its end, but for short last words, such as a pattern."""
+    if len(text) <= length:
+        return text
+    last = text[-(length // 3) :]
+    tail = last[last.index(" ") :] if " " in last else ""
+    return text[: length - 1 - len(tail)] + "…" + tail

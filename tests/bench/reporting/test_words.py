@@ -43,3 +43,15 @@ def test_numbers_of_two_processors_are_one_number(noise):
 )
 def test_a_duration_is_in_the_units_of_people(seconds, text):
     assert words.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("wanda 2:4", "wanda 2:4"),
+        ("sparsegpt + recon + retrain 2:4", "sparsegpt + re… 2:4"),
+        ("sparsegpt:blocksize=64:damp=0.02", "sparsegpt:blocksiz…"),
+    ],
+)
+def test_a_name_is_cut_before_its_short_last_words(text, short):
+    assert words.cut(text, 19) == short
