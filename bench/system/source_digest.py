@@ -54,19 +54,30 @@ def _read(module: str) -> tuple[str, tuple[str, ...]]:
 
 @cache
 def _parse(module: str, package: str, source: bytes) -> tuple[str, tuple[str, ...]]:
-    tree = _absolute(ast.parse(source), package)
-    followed = _imports(tree, _packages_of(module))
+    tree = ast.parse(source)
+    statements = _import_statements(tree, package)
+    followed = _imports(statements, _packages_of(module))
     imports = tuple(name for name in followed if name != DESCRIPTION and find_file(name))
-    return _content_digest(tree), imports
+    return _content_digest(tree, statements), imports
 
 
-def _absolute(tree: ast.Module, package: str) -> ast.Module:
-    """Replace relative imports by absolute ones."""
-    for node in ast.walk(tree):
+@cache
+def _parse_imports(package: str, source: bytes) -> list[ast.Import | ast.ImportFrom]:
+    return _import_statements(ast.parse(source), package)
+
+
+def _import_statements(tree: ast.Module, package: str) -> list[ast.Import | ast.ImportFrom]:
+    """Return all imports of a module, those inside functions too. Replace relative imports by absolute ones."""
+    found, blocks = [], [tree]
+    for node in blocks:  # an import is a statement: expressions need no look
+        for field in ("body", "handlers", "orelse", "finalbody", "cases"):
+            blocks += getattr(node, field, ())
         if isinstance(node, ast.ImportFrom) and node.level:
             above = package.split(".")[: len(package.split(".")) - node.level + 1]
             node.module, node.level = ".".join([*above, *([node.module] if node.module else [])]), 0
-    return tree
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found.append(node)
+    return found
 
 
 def _packages_of(module: str) -> tuple[str, ...]:
@@ -74,13 +85,13 @@ def _packages_of(module: str) -> tuple[str, ...]:
     return ("methods", *FOLDERS) if package == "bench" else ("methods", package)
 
 
-def _imports(tree: ast.AST, packages: tuple[str, ...]) -> Iterator[str]:
-    """Yield imported modules at or under `packages`, including imports inside functions."""
-    for node in ast.walk(tree):
+def _imports(statements: list[ast.Import | ast.ImportFrom], packages: tuple[str, ...]) -> Iterator[str]:
+    """Yield imported modules at or under `packages`."""
+    for node in statements:
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and _within(node.module, _roots(packages)):
+        elif node.module and _within(node.module, _roots(packages)):
             for alias in node.names:
                 names += _modules_of(node.module, alias.name)
         yield from (name for name in names if _within(name, packages))
@@ -101,7 +112,7 @@ def _modules_of(module: str, name: str) -> list[str]:
         return [module]
     if _is_module(module, name):
         return [f"{module}.{name}"]
-    for node in ast.walk(_absolute(ast.parse(file.read_bytes()), module)):
+    for node in _parse_imports(module, file.read_bytes()):
         if not isinstance(node, ast.ImportFrom) or not node.module or node.module == module:
             continue
         if any((alias.asname or alias.name) == name for alias in node.names):
@@ -109,41 +120,51 @@ def _modules_of(module: str, name: str) -> list[str]:
     return [module]
 
 
-def _content_digest(tree: ast.Module) -> str:
+def _content_digest(tree: ast.Module, statements: list[ast.Import | ast.ImportFrom]) -> str:
     """Return a digest of what a module does, without docstrings, imports, and the modules that names are read from."""
     modules = {
         alias.asname or alias.name
-        for node in ast.walk(tree)
+        for node in statements
         if isinstance(node, ast.ImportFrom) and node.module
         for alias in node.names
         if _is_module(node.module, alias.name)
     }
-    stripped = ast.fix_missing_locations(_Stripper(modules).visit(tree))
-    return hashlib.sha256(ast.dump(stripped).encode()).hexdigest()
+    return hashlib.sha256(_dump(tree, modules).encode()).hexdigest()
 
 
-class _Stripper(ast.NodeTransformer):
-    def __init__(self, modules: set[str]) -> None:
-        self.modules = modules
+def _dump(node: object, modules: set[str]) -> str:
+    """Return what `ast.dump` does of a tree without the statements of `_is_no_code`. A name is read from no module."""
+    if isinstance(node, list):
+        return f"[{', '.join([_dump(item, modules) for item in node if not _is_no_code(item)])}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    if isinstance(node, ast.Attribute):
+        node = _without_module(node, modules)
+    kind, fields = type(node), []
+    for name in node._fields:
+        value = getattr(node, name)
+        if value is not None or getattr(kind, name, ...) is not None:
+            fields.append(f"{name}={_dump(value, modules)}")
+    return f"{kind.__name__}({', '.join(fields)})"
 
-    def visit_Import(self, node: ast.Import) -> None:
-        return None
 
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        return None
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
-        is_description = ast.unparse(node.annotation) in ("ClassVar[MethodInfo]", "ClassVar[MeasureInfo]")
-        return None if is_description else self.generic_visit(node)
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
-        self.generic_visit(node)
-        if isinstance(node.value, ast.Name) and node.value.id in self.modules:
+def _without_module(node: ast.expr, modules: set[str]) -> ast.expr:
+    if isinstance(node, ast.Attribute):
+        value = _without_module(node.value, modules)
+        if isinstance(value, ast.Name) and value.id in modules:
             return ast.Name(id=node.attr, ctx=node.ctx)
-        return node
+    return node
+
+
+def _is_no_code(node: ast.AST) -> bool:
+    """Return whether a statement is an import, a docstring, or a fact that a class states about itself."""
+    if isinstance(node, ast.AnnAssign):
+        annotation = node.annotation
+        about = ("ClassVar[MethodInfo]", "ClassVar[MeasureInfo]")
+        return isinstance(annotation, ast.Subscript) and ast.unparse(annotation) in about
+    return isinstance(node, ast.Import | ast.ImportFrom) or (
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    )
 
 
 def _is_module(package: str, name: str) -> bool:
