@@ -1,12 +1,8 @@
-"""Random models, small enough to prune in milliseconds."""
+"""Environment, options and examples of all tests. Their fixtures are in helpers/fixtures.py."""
 
 from __future__ import annotations
 
 import os
-from array import array
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import hypothesis
 import pytest
@@ -16,16 +12,6 @@ from bench.system.devices import EAGER, matching_onednn_limit
 for name, level in matching_onednn_limit().items():
     os.environ.setdefault(name, level)  # before torch is imported: its libraries read it once
 os.environ.setdefault(EAGER, "1")  # compiling a decoding step takes a minute: tests of it ask for it
-
-import torch
-from torch import nn
-
-from bench.inputs import training_text, windows
-from helpers import browser, faulty, runs
-from helpers.fake_hub import FakeHub
-from helpers.models import CONFIGS, REPRESENTATIVES, build, exact, job_for, mean_float64, sample, with_prior, write
-from helpers.trainings import counting, job_to_train
-from methods.contract import Job
 
 hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
 hypothesis.settings.register_profile("random", deadline=None)
@@ -43,173 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.fixture(scope="session", autouse=True)
-def threads() -> Iterator[None]:
-    """One, unless CAST_BENCH_TEST_THREADS says more: on models this small a second waits longer than it works."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(int(os.environ.get("CAST_BENCH_TEST_THREADS", "1")))
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def encoded_once() -> Iterator[None]:
-    """Encode a text once for each tokenizer: most tests read or count the tokens of the same text. Validate on little of it."""
-    known: dict[tuple[Any, ...], Any] = {}
-    real_encode, real_counter, real_tokens = windows.encode, windows._token_counter, training_text._tokens
-
-    def once(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-        if key not in known:
-            known[key] = make()
-        return known[key]
-
-    def encode(tokenizer: Any, text: str, first: list[int], **options: Any) -> Any:
-        if not hasattr(tokenizer, "backend_tokenizer"):  # a test's own
-            return real_encode(tokenizer, text, first, **options)
-        key = (tokenizer.backend_tokenizer.to_str(), text, tuple(first), tuple(options.items()))
-        return once(key, lambda: real_encode(tokenizer, text, first, **options))
-
-    def counter(tokenizer_json: Path) -> Callable[[str], int]:
-        count, content = real_counter(tokenizer_json), tokenizer_json.read_bytes()
-        return lambda text: once((content, text), lambda: count(text))
-
-    def tokens(texts: Iterator[str], tokenizer: Any, limit: int | None) -> Iterator[int]:
-        if limit or not hasattr(tokenizer, "backend_tokenizer"):
-            return real_tokens(texts, tokenizer, limit)
-        key = (tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, whole := tuple(texts))
-        return iter(once(key, lambda: array("I", real_tokens(iter(whole), tokenizer, None))))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(windows, "encode", encode)
-        patch.setattr(windows, "_token_counter", counter)
-        patch.setattr(training_text, "_tokens", tokens)
-        patch.setattr(training_text, "MAX_VALIDATION_WINDOWS", 64)
-        yield
-
-
-@pytest.fixture
-def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In this test float32 means float64."""
-    before = torch.get_default_dtype()
-    mean_float64(monkeypatch)
-    yield
-    torch.set_default_dtype(before)
-
-
-@pytest.fixture
-def make_exact(float64: None) -> Callable[..., nn.Module]:
-    """make_exact(family, moved=0.0) -> a model for golden numbers, in a test whose float32 means float64."""
-    return exact
-
-
-@pytest.fixture
-def llama() -> nn.Module:
-    return build("llama")
-
-
-@pytest.fixture
-def job(llama: nn.Module) -> Job:
-    return job_for(llama)
-
-
-@pytest.fixture(params=sample(CONFIGS, *REPRESENTATIVES))
-def family(request: pytest.FixtureRequest) -> str:
-    """Every family. The default run takes a few of them."""
-    return request.param
-
-
-@pytest.fixture
-def make() -> Callable[..., nn.Module]:
-    """make(family, **kwargs) -> a random model."""
-    return build
-
-
-@pytest.fixture
-def make_job() -> Callable[..., Job]:
-    """make_job(model, pattern, **fields) -> a job over all of its targets."""
-    return job_for
-
-
-@pytest.fixture
-def refining() -> Callable[..., Job]:
-    """refining(model, job) -> the job of a stage that refines magnitude's mask of the model."""
-    return with_prior
-
-
-@pytest.fixture
-def task(tmp_path: Path) -> Callable[..., Job]:
-    """task(model, **fields) -> a job that trains on a text with something to learn: see `job_to_train`."""
-    return lambda model, **fields: job_to_train(model, job_for, counting(), **({"workdir": tmp_path / "work"} | fields))
-
-
-@pytest.fixture
-def keep_as() -> Callable[[nn.Module, Path], Path]:
-    """keep_as(model, folder) -> the folder."""
-    return write
-
-
-@pytest.fixture
-def cli(capsys, monkeypatch):
-    """cli(*args) -> exit code, stdout, stderr of the command line, in this process."""
-    return lambda *args: runs.call(capsys, monkeypatch, *args)
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of an own cache, without a way to a hub."""
-    return runs.own_cache(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make `tmp_path` the current folder."""
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a plug-in with faulty methods. A module may have a `site` of its own."""
-    return faulty.install(tmp_path_factory.mktemp("faulty"))
-
-
-@pytest.fixture
-def world(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An own cache, and the plug-ins in `site` as if they were installed."""
-    yield from runs.world(site, tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file at which the method `waits` stands still until it is gone."""
-    return faulty.set_gate(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def fake_hub(monkeypatch) -> FakeHub:
-    """The hub's client, answering from memory."""
-    return FakeHub(monkeypatch)
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """See `helpers.browser.chromium`."""
-    with browser.chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def heard() -> list[str]:
-    """Collect what the pages of a test complain about: messages of the console, faults and dialogs."""
-    return []
-
-
-@pytest.fixture
-def visit(chromium: Any, file: Path, heard: list[str]) -> Iterator[Callable[..., Any]]:
-    """visit(address, **context) -> the page that the fixture `file` of the module wrote. See `helpers.browser.visits`."""
-    with browser.visits(chromium, file, heard) as go:
-        yield go
+def pytest_configure(config: pytest.Config) -> None:
+    """Load the fixtures, except in the process that only hands tests to others: they import torch and transformers."""
+    hands_out = config.getoption("dist", "no") != "no" and not config.option.collectonly
+    if hasattr(config, "workerinput") or not hands_out:
+        config.pluginmanager.import_plugin("helpers.fixtures")

@@ -8,11 +8,10 @@ from functools import cache
 
 import pytest
 import torch
-from conftest import build, job_for
 
 from bench.catalog.entries import METHODS
 from cast.method import Cast
-from helpers.models import sample
+from helpers.models import build, job_for, sample
 from helpers.trainings import LAST_DIGIT, STEPS, counting, job_to_train, method, pruned, weight_of
 from methods.contract import Budget
 from methods.errors import Diverged, UserError
