@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import hypothesis
@@ -9,6 +10,7 @@ import pytest
 
 from bench.system.devices import EAGER, matching_onednn_limit
 
+gc.set_threshold(50_000, 20, 20)  # most of what a test process holds are modules, which stay
 for name, level in matching_onednn_limit().items():
     os.environ.setdefault(name, level)  # before torch is imported: its libraries read it once
 os.environ.setdefault(EAGER, "1")  # compiling a decoding step takes a minute: tests of it ask for it

@@ -27,6 +27,7 @@ def main() -> None:
     """Import modules and fork workers. Arguments: the socket's file descriptor, then the modules."""
     control = socket.socket(fileno=int(sys.argv[1]))
     signals.ignore()
+    gc.disable()  # what an import makes stays
     try:
         for name in sys.argv[2:]:
             importlib.import_module(name)
@@ -61,6 +62,7 @@ def find_problem() -> str:
 def serve(control: socket.socket) -> bool:
     """Fork a worker for each request. Return True in a worker, and False in the server when the runner is gone."""
     gc.freeze()  # otherwise a collection in a worker copies every page of the shared modules
+    gc.enable()
     children = signals.ChildWatch()
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from array import array
 from collections.abc import Callable, Iterator
@@ -13,11 +14,23 @@ import torch
 from torch import nn
 
 from bench.inputs import training_text, windows
-from helpers import browser, faulty, runs
+from helpers import browser, faulty, forked_ranks, runs
 from helpers.fake_hub import FakeHub
 from helpers.models import CONFIGS, REPRESENTATIVES, build, exact, job_for, mean_float64, sample, with_prior, write
 from helpers.trainings import counting, job_to_train
 from methods.contract import Job
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Keep what was imported out of every garbage collection, and start the process that the ranks of a test are forked from."""
+    gc.freeze()
+    if any(hasattr(item.module, "forked_ranks") for item in session.items):
+        forked_ranks.server = forked_ranks.Server()
+
+
+def pytest_sessionfinish() -> None:
+    if forked_ranks.server:
+        forked_ranks.server.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -56,6 +56,7 @@ class Commands:
 
 def serve() -> None:
     """Run the commands of standard input."""
+    sys.dont_write_bytecode = True  # tests look for files that a command leaves
     for name in IMPORTS:
         __import__(name)
     for line in sys.stdin:

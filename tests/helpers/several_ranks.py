@@ -2,7 +2,6 @@
 
 import gc
 import shutil
-import sys
 import threading
 from pathlib import Path
 
@@ -99,8 +98,12 @@ def measure(folder, out):
     (out / f"memory-{dist.get_rank()}.txt").write_text(f"{build.taken} {end.taken}")
 
 
-def main(out: Path, *tasks: str) -> None:
-    """out: a folder. tasks: "method,family", "stop=method,family", "resume=method,family", "memory=FOLDER"."""
+def main(world: str, out: str, *tasks: str) -> None:
+    """Do tasks in a folder on several ranks: "method,family", "stop=method,family", "resume=method,family", "memory=FOLDER"."""
+    run_ranks(int(world), work, Path(out), *tasks)
+
+
+def work(out: Path, *tasks: str) -> None:
     if not any(task.startswith("memory=") for task in tasks):
         mean_float64(pytest.MonkeyPatch())
     for task in tasks:
@@ -111,7 +114,3 @@ def main(out: Path, *tasks: str) -> None:
             home = out / kind / pair
             train(*pair.split(","), home, home / "work", stopping=kind == "stop")
         dist.barrier()
-
-
-if __name__ == "__main__":
-    run_ranks(int(sys.argv[1]), main, Path(sys.argv[2]), *sys.argv[3:])

@@ -1,8 +1,7 @@
-"""Run by test_sharing: calibrate cases on several processes, and write the results. An argument is WORLD,CASE,CASE..."""
+"""Run by test_sharing: calibrate cases on several processes, and write the results."""
 
 import json
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,8 +78,14 @@ def method(name: str, config: dict[str, Any]):
     return choice.build(entry, name, config)
 
 
-def main(out: Path, cases: list[str]) -> None:
-    """out: a folder; cases: names of EXACT, and of cases on `tiny` with "tiny " before them."""
+def main(out: str, *worlds: str) -> None:
+    """Calibrate cases into a folder, for each "WORLD,CASE,CASE": names of EXACT, and of cases on `tiny` with "tiny " before them."""
+    for asked in worlds:
+        number, *cases = asked.split(",")
+        run_ranks(int(number), work, Path(out), cases)
+
+
+def work(out: Path, cases: list[str]) -> None:
     tokens = load_file(out / "tokens.safetensors")["tokens"]
     rank, done = dist.get_rank(), out / str(dist.get_world_size())
     for case in [case for case in (*TINY_METHODS, STREAMED) if f"tiny {case}" in cases]:
@@ -104,9 +109,3 @@ def keep(model, job, method, folder: Path) -> None:
             (folder / "model").mkdir()
             write(outcome.model, folder / "model")
     dist.barrier()
-
-
-if __name__ == "__main__":
-    for asked in sys.argv[2:]:
-        number, *names = asked.split(",")
-        run_ranks(int(number), main, Path(sys.argv[1]), names)

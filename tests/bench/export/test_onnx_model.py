@@ -41,6 +41,9 @@ def exported(tmp_path_factory):
         if family not in made:
             root = tmp_path_factory.mktemp(family)
             model = build(family)
+            if family == "llama":  # a third layer takes seconds to export
+                del model.model.layers[2:]
+                model.config.num_hidden_layers = 2
             Magnitude().apply(model, job_for(model, "2:4"))
             source = write(model, root / "source")
             made[family] = source, root / "onnx", export_model(str(source), "onnx", root / "onnx")
@@ -113,7 +116,7 @@ def test_the_layout_is_optimums(exported):
 
     assert shapes["input_ids"] == shapes["position_ids"] == ["batch_size", "sequence_length"]
     assert shapes["logits"] == ["batch_size", "sequence_length", 64]
-    for i in range(3):
+    for i in range(2):
         for kind in ("key", "value"):
             assert shapes[f"past_key_values.{i}.{kind}"] == ["batch_size", 2, "past_sequence_length", 8]
             assert shapes[f"present.{i}.{kind}"][1::2] == [2, 8]

@@ -61,6 +61,9 @@ def check(model, count):
 def test_a_captured_model_generates_what_transformers_does_and_is_compiled_once(make, monkeypatch):
     config = LlamaConfig(**GROUPED | {"num_hidden_layers": 2})  # a third layer takes seconds to compile
     monkeypatch.setitem(CONFIGS, "llama", lambda: config)
+    quick = {"aot_inductor.compile_wrapper_opt_level": "O0", "aot_inductor.enable_line_tables": False}
+    options = captured._options() | quick
+    monkeypatch.setattr(captured, "_options", lambda: options)
     model = packed(make("llama"))
     assert isinstance(model.get_output_embeddings(), Linear24)
     assert check(model, 12).compile_s > 0
