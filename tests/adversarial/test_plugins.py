@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from helpers import runs
+from helpers.faulty import PATIENCE_S
 
 GOOD = '''
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ def test_a_distribution_beside_which_pydantic_cannot_be_imported_is_named(tmp_pa
     (tmp_path / "odd-1.0.dist-info/entry_points.txt").write_bytes(b"[anything]\n" + line)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with runs.start("ls", "methods") as program:
-        _, err = program.communicate(timeout=60)
+        _, err = program.communicate(timeout=PATIENCE_S)
 
     assert program.returncode == 2
     assert err.startswith(f"bench: entry_points.txt of odd in {tmp_path} is malformed (") and why in err

@@ -128,4 +128,4 @@ def stopped_at(gate, command):
 
 
 def gone(*processes):
-    return not psutil.wait_procs(processes, timeout=20)[1]
+    return not psutil.wait_procs(processes, timeout=PATIENCE_S)[1]

@@ -2,7 +2,6 @@
 
 import io
 import threading
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -100,15 +99,17 @@ def test_what_was_recorded_before_a_worker_died_has_not_failed(tmp_path, monkeyp
 
 def test_a_version_of_what_is_being_made_lets_another_artifact_go_first(tmp_path, monkeypatch):
     """The records are those of one at a time."""
-    order = []
+    order, two_began = [], threading.Event()
 
     class Slow(runs.Here):
         def send(self, line):
             super().send(line)
             order.append(Assignment.model_validate_json(line).measurements[0].artifact.label)
+            if len(order) == 2:
+                two_began.set()
 
         def lines(self):
-            time.sleep(0.5)
+            assert two_began.wait(60)
             yield from super().lines()
             order.append("end")
 

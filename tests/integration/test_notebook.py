@@ -1,11 +1,10 @@
 """The notebook in docs/ runs from top to bottom, and is kept without outputs."""
 
+import json
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
-from nbclient import NotebookClient
 
 from bench.results.store import ReadOnlyStore
 from helpers import runs
@@ -15,6 +14,9 @@ NOTEBOOK = Path(__file__).parents[2] / "docs/api.ipynb"
 
 @pytest.mark.full
 def test_runs(tmp_path, monkeypatch):
+    import nbformat  # slow to import
+    from nbclient import NotebookClient
+
     runs.own_cache(tmp_path, monkeypatch)
     monkeypatch.setenv("NOTEBOOK_RESULTS", str(tmp_path / "r"))
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # the spec leaves their number open
@@ -30,6 +32,6 @@ def test_runs(tmp_path, monkeypatch):
     assert all(r.status == "ok" for r in got)
 
 
-@pytest.mark.parametrize("cell", nbformat.read(NOTEBOOK, as_version=4).cells, ids=lambda c: c["id"])
+@pytest.mark.parametrize("cell", json.loads(NOTEBOOK.read_text())["cells"], ids=lambda c: c["id"])
 def test_keeps_no_outputs(cell):
     assert not cell.get("outputs") and cell.get("execution_count") is None

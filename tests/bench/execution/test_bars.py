@@ -38,7 +38,7 @@ def test_a_long_name_is_cut_in_the_middle(width):
 def test_all_is_told_where_there_is_room():
     text = line().compose(200).plain
 
-    assert text.startswith(NAME) and "30/300  0:01:03  loss 2.31  1,234 tokens/s  until" in text
+    assert text.startswith(NAME) and re.search("30/300  0:01:0[3-9]  loss 2.31  1,234 tokens/s  until", text)
     assert text.count("━") * 10 == text.count("━") + text.count("─") == bars.MAX_BAR
 
 
@@ -46,7 +46,7 @@ def test_all_is_told_where_there_is_room():
 def test_a_state_stands_in_place_of_an_empty_bar(state):
     text = line(state=state, until="", figures=()).compose(80).plain
 
-    assert text.endswith(f"perplexity  {state}  0:01:03") and "─" not in text and "/" not in text
+    assert re.search(f"perplexity  {state}  0:01:0[3-9]$", text) and "─" not in text and "/" not in text
 
 
 LABEL = "tiny cast 2:4"

@@ -46,7 +46,7 @@ def test_a_signal_that_another_thread_is_given_ends_the_wait():
     def other():
         time.sleep(0.2)
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
-        if not is_over.wait(10):
+        if not is_over.wait(60):
             said.append("an event")
             events.put(said[0])
 

@@ -70,7 +70,7 @@ def test_the_end_of_a_child_can_be_waited_for():
         child = os.fork()
         if child == 0:
             os._exit(0)
-        assert select.select([watch.fd], [], [], 10)[0]
+        assert select.select([watch.fd], [], [], 60)[0]
         os.waitpid(child, 0)
     finally:
         watch.close()

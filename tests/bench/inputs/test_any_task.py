@@ -1,6 +1,7 @@
 """Any task of lm-eval, and a user's file: its data is downloaded by name, and its tokens are known before a run."""
 
 import json
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +18,12 @@ GSM8K = "openai/gsm8k"
 def gsm8k():
     (file,) = tasks.expand(("gsm8k",)).values()
     return read_task("gsm8k", file)
+
+
+def test_a_task_is_found_without_the_index_of_lm_eval(monkeypatch):
+    """The index takes seconds to build."""
+    monkeypatch.setitem(sys.modules, "bench.inputs.lmeval", None)
+    assert gsm8k().name == "gsm8k"
 
 
 def test_a_task_outside_the_sets_is_downloaded(cli, fake_hub, tmp_path):

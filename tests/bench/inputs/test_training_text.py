@@ -93,12 +93,13 @@ def test_documents_stand_in_a_row_each_closed(tmp_path):
     assert list(training_text._texts(str(tmp_path / "b.jsonl"), "training", None)) == ["xy", "z"]
 
 
-def test_no_more_is_read_than_needed(tmp_path):
+def test_no_more_is_read_than_needed(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_text, "MAX_VALIDATION_WINDOWS", 5)
     (tmp_path / "a.txt").write_text("ab" * 40000)
 
-    corpus, _ = load(tmp_path / "a.txt", need=1000)
+    corpus, held = load(tmp_path / "a.txt", need=1000)
 
-    assert len(corpus.ids) == 1000 + 8
+    assert len(corpus.ids) == 1000 + 8 and len(held) == 5
 
 
 def test_held_out_is_never_trained_on(tmp_path):

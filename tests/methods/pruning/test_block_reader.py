@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from bench.inputs import loading
+from helpers.faulty import until
 from methods.contract import Compute
 from methods.folder import Folder
 from methods.pruning import holders
@@ -73,12 +74,13 @@ def test_about_two_blocks_are_in_memory(deep, new_objects, accumulate, monkeypat
     before, peak = live_bytes(), 0
 
     for visit in Walk(model, job, accumulate):
-        time.sleep(0.005)  # for the thread
+        if not peak:
+            until(lambda: live_bytes() - before > 1.5 * block, "the next block to be read")
+        time.sleep(0.005)  # for the thread, to read more than it should
         visit.prune(visit.weight > 0)
         peak = max(peak, live_bytes() - before)
 
     assert peak <= 2 * block + inputs + 4 * 64 * 256 + 2**15  # a copy of one weight, and statistics
-    assert peak > 1.5 * block, "the next block is not read in time"
     assert live_bytes() - before < block / 2
 
 

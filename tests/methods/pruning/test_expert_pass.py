@@ -14,6 +14,7 @@ from bench.catalog import registry
 from bench.catalog.choice import build
 from bench.inputs import loading
 from helpers import models
+from helpers.faulty import until
 from methods.contract import Compute, NoProgress
 from methods.experts import Expert, unfold
 from methods.families import FAMILIES
@@ -189,13 +190,15 @@ def test_two_experts_are_in_memory(watched, accumulate):
     most = 0
 
     for visit in Walk(model, job, accumulate):
-        time.sleep(0.002)  # for the thread
+        if ".experts.0." in visit.name:
+            until(lambda: expert_bytes() > 1.5 * EXPERT, "the next expert to be read")
+        time.sleep(0.002)  # for the thread, to read more than it should
         here = experts_with_storage(model)
         assert len(here) <= 1 and (".experts." not in visit.name or visit.name.startswith(here[0]))
         visit.prune(visit.weight > 0)
         most = max(most, expert_bytes())
 
-    assert 1.5 * EXPERT < most <= 2 * EXPERT + 4 * 2 * 512 * 32
+    assert most <= 2 * EXPERT + 4 * 2 * 512 * 32
     assert not experts_with_storage(model)
 
 
