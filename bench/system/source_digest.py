@@ -68,7 +68,8 @@ def _parse_imports(package: str, source: bytes) -> list[ast.Import | ast.ImportF
 
 def _import_statements(tree: ast.Module, package: str) -> list[ast.Import | ast.ImportFrom]:
     """Return all imports of a module, those inside functions too. Replace relative imports by absolute ones."""
-    found, blocks = [], [tree]
+    found: list[ast.Import | ast.ImportFrom] = []
+    blocks: list[ast.AST] = [tree]
     for node in blocks:  # an import is a statement: expressions need no look
         for field in ("body", "handlers", "orelse", "finalbody", "cases"):
             blocks += getattr(node, field, ())
@@ -156,7 +157,7 @@ def _without_module(node: ast.expr, modules: set[str]) -> ast.expr:
     return node
 
 
-def _is_no_code(node: ast.AST) -> bool:
+def _is_no_code(node: object) -> bool:
     """Return whether a statement is an import, a docstring, or a fact that a class states about itself."""
     if isinstance(node, ast.AnnAssign):
         annotation = node.annotation

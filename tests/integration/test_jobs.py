@@ -124,7 +124,8 @@ def test_a_version_of_what_is_being_made_lets_another_artifact_go_first(tmp_path
 
 
 @pytest.mark.parametrize("training", [None, "a training"])
-def test_what_never_began_is_not_waited_for_when_a_run_ends(training):
+def test_what_never_began_is_not_waited_for_when_a_run_ends(training, monkeypatch):
+    monkeypatch.setattr(sweep, "time", SimpleNamespace(monotonic=lambda: 100.0))
     patience = []
     begun, waiting = (
         SimpleNamespace(
@@ -136,22 +137,24 @@ def test_what_never_began_is_not_waited_for_when_a_run_ends(training):
     )
     sweep.Sweep._stop(SimpleNamespace(_at_work=[begun, waiting]))
 
-    assert patience == [pytest.approx(sweep.CHECKPOINT_S if training else sweep.STOP_S, abs=1), 0]
+    assert patience == [sweep.CHECKPOINT_S if training else sweep.STOP_S, 0]
 
 
-def test_a_training_does_not_delay_the_end_of_the_others(monkeypatch):
+def test_all_are_asked_to_end_and_a_training_does_not_delay_the_others():
     ended = []
     tasks = [
         SimpleNamespace(
             artifact=SimpleNamespace(training=training),
             has_begun=True,
-            worker=SimpleNamespace(ask_to_end=lambda: None, stop=lambda patience, name=training: ended.append(name)),
+            worker=SimpleNamespace(
+                ask_to_end=lambda: ended.append("asked"), stop=lambda patience, name=training: ended.append(name)
+            ),
         )
         for training in ("a training", None)
     ]
     sweep.Sweep._stop(SimpleNamespace(_at_work=tasks))
 
-    assert ended == [None, "a training"]
+    assert ended == ["asked", "asked", None, "a training"]
 
 
 def test_an_artifact_without_progress_fails_and_the_next_goes_on(tmp_path, monkeypatch):
