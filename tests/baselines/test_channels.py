@@ -5,11 +5,7 @@ import torch
 
 from baselines.channels import Channels
 from baselines.rotate import Rotate
-from bench import api
 from bench.inputs import loading
-from bench.planning.spec import Spec
-from bench.results.store import ReadOnlyStore
-from helpers import runs
 from helpers.models import build, job_for, write
 from methods.contract import Compute
 from methods.errors import UserError
@@ -119,43 +115,3 @@ def test_other_families_are_refused(family):
 
     with pytest.raises(UserError, match=r"channels (cannot remove hidden channels of|does not know the architecture)"):
         Channels().apply(model, job_for(model))
-
-
-@pytest.mark.parametrize(
-    ("methods", "said"),
-    [
-        ("channels:from=wanda", "must come first"),
-        ("channels:from=depth", "must come first"),
-        ("recon:from=channels", "removes channels: use retrain in place of recon"),
-        ("retrain:from=channels:hidden=1", "removes channels: leave hidden out"),
-        ("dsnot:from=channels+wanda", "changes them"),
-        ("channels:drop=99%", "at least 16 must be left"),
-        ("rotate:pca:steps=3", "leave steps and residual out"),
-    ],
-)
-def test_what_cannot_work_is_refused_before_anything_is_loaded(methods, said, tmp_path):
-    with pytest.raises(UserError, match=said):
-        api.plan(Spec(models=("tiny",), methods=(methods,), results=tmp_path, device="cpu"))
-
-
-def test_rows_that_follow(tmp_path):
-    """The runner compares what is left with the rotated model, and principal components lose less than plain channels."""
-    pca = "channels:from=rotate/pca"
-    methods = ("channels", pca, "magnitude:from=channels", "retrain:from=channels")
-    few = {"sequences": 8, "seqlen": 64}
-    small = {"measures": ("size", "perplexity"), "calibration": few, "perplexity": {"windows": 8}}
-    small["training"] = {"tokens": 128, "batch": 2, "seqlen": 32}
-    runs.run_here(runs.small(tmp_path, methods=methods, **small))
-
-    rows = list(ReadOnlyStore(tmp_path))
-    assert not [r.reason for r in rows if r.status != "ok"]
-    values = {(r.identity.method, x.metric): x.value for r in rows for x in r.readings}
-    assert {r.identity.method: r.identity.pattern for r in rows} == {
-        "dense": "dense",
-        "channels": "channels 25%",
-        f"rotate:pca + {pca}": "channels 25%",
-        "channels + magnitude:from=channels": "2:4",
-        "channels + retrain:from=channels": "channels 25%",
-    }
-    assert values["channels", "parameters"] < 0.8 * values["dense", "parameters"]
-    assert values[f"rotate:pca + {pca}", "perplexity"] < values["channels", "perplexity"]

@@ -8,10 +8,6 @@ import torch
 from transformers import LlamaConfig
 
 from baselines.depth import Depth, SetLosses, drop_greedily, influences, search
-from bench import api
-from bench.planning.spec import Spec
-from bench.results.store import ReadOnlyStore
-from helpers import runs
 from helpers.models import CONFIGS, GROUPED, REPRESENTATIVES, build, job_for, sample
 from methods.contract import Compute
 from methods.errors import UserError
@@ -168,47 +164,3 @@ def test_last_block_stays():
     model = build("llama")
     with pytest.raises(UserError, match="at least one must be left"):
         Depth(drop=3).apply(model, replace(job_for(model), compute=Compute()))
-
-
-@pytest.mark.parametrize(
-    ("methods", "patterns", "said"),
-    [
-        ("depth:from=wanda", "2:4", "must come first"),
-        ("dsnot:from=depth+wanda", "2:4", "changes them"),
-        ("retrain:from=depth+wanda:hidden=1", "2:4", "removes blocks: leave hidden out"),
-        ("depth:drop=100%", "2:4", "a share below 100%"),
-        ("depth:drop=99", "2:4", "at least one must be left"),
-        ("depth:evaluations=50", "2:4", "those of by=search"),
-        ("wanda", "depth 25%", "no pattern to prune to"),
-    ],
-)
-def test_what_cannot_work_is_refused_before_anything_is_loaded(methods, patterns, said, tmp_path):
-    with pytest.raises(UserError, match=said):
-        api.plan(Spec(models=("tiny",), methods=(methods,), patterns=(patterns,), results=tmp_path, device="cpu"))
-
-
-def test_rows_that_follow(tmp_path):
-    """The runner compares what is left with the source, and allows only what the method declared."""
-    methods = ("depth", "magnitude:from=depth", "recon:from=depth:epochs=0", "retrain:from=depth")
-    few = {"sequences": 2, "seqlen": 32}
-    small = {"measures": ("size",), "calibration": few, "training": {"tokens": 128, "batch": 2, "seqlen": 32}}
-    runs.run_here(runs.small(tmp_path, methods=methods, **small))
-    runs.run_here(runs.small(tmp_path, methods=("depth",), quantizers=("int4-gptq",), **small), only=("depth",))
-
-    rows = list(ReadOnlyStore(tmp_path))
-    assert not [r.reason for r in rows if r.status != "ok"]
-    labels = {(r.identity.method, r.identity.quantizer): r.identity.pattern for r in rows}
-    assert labels == {
-        ("dense", "none"): "dense",
-        ("depth", "none"): "depth 25%",
-        ("depth", "int4-gptq"): "depth 25%",
-        ("depth + magnitude:from=depth", "none"): "2:4",
-        ("depth + recon:from=depth:epochs=0", "none"): "depth 25%",
-        ("depth + retrain:from=depth", "none"): "depth 25%",
-    }
-    sizes = {
-        r.identity.method: next(x.value for x in r.readings if x.metric == "parameters")
-        for r in rows
-        if r.identity.measure == "size"
-    }
-    assert sizes["depth"] == sizes["depth + retrain:from=depth"] < sizes["dense"]

@@ -4,12 +4,7 @@ import pytest
 import torch
 
 from baselines.width import Width
-from bench import api
-from bench.planning.spec import Spec
-from bench.results.store import ReadOnlyStore
-from helpers import runs
 from helpers.models import build, job_for
-from methods.errors import UserError
 from methods.smaller import reader
 from methods.targets import family_of
 
@@ -61,49 +56,3 @@ def test_dropping_nothing_keeps_all():
 
     assert kept.groups is None
     assert kept.units == (tuple(range(64)),) * 3
-
-
-@pytest.mark.parametrize(
-    ("methods", "said"),
-    [
-        ("width:from=wanda:heads=0", "must come first"),
-        ("width:from=depth:heads=0", "must come first"),
-        ("dsnot:from=width/heads=0+wanda", "changes them"),
-        ("width:drop=100%", "a share below 100%"),
-        ("width", "with N of 0, 2, 3"),
-    ],
-)
-def test_what_cannot_work_is_refused_before_anything_is_loaded(methods, said, tmp_path):
-    with pytest.raises(UserError, match=said):
-        api.plan(Spec(models=("tiny",), methods=(methods,), results=tmp_path, device="cpu"))
-
-
-def test_rows_that_follow(tmp_path):
-    """The runner compares what is left with the source, and allows only what the method declared."""
-    width = "width:heads=50%"
-    methods = (width, *(f"{name}:from=width/heads=50%" for name in ("magnitude", "recon:epochs=0", "retrain")))
-    few = {"sequences": 2, "seqlen": 32}
-    small = {"measures": ("size",), "calibration": few, "training": {"tokens": 128, "batch": 2, "seqlen": 32}}
-    runs.run_here(runs.small(tmp_path, methods=methods, **small))
-    runs.run_here(runs.small(tmp_path, methods=(width,), quantizers=("int4-gptq",), **small), only=(width,))
-
-    rows = list(ReadOnlyStore(tmp_path))
-    assert not [r.reason for r in rows if r.status != "ok"]
-    assert {(r.identity.method, r.identity.quantizer): r.identity.pattern for r in rows} == {
-        ("dense", "none"): "dense",
-        (width, "none"): "width 25%",
-        (width, "int4-gptq"): "width 25%",
-        (f"{width} + magnitude:from=width/heads=50%", "none"): "2:4",
-        (f"{width} + recon:epochs=0:from=width/heads=50%", "none"): "width 25%",
-        (f"{width} + retrain:from=width/heads=50%", "none"): "width 25%",
-    }
-    parameters = {
-        r.identity.method: reading.value
-        for r in rows
-        for reading in r.readings
-        if r.identity.measure == "size" and reading.metric == "parameters"
-    }
-    removed = 4 * (
-        3 * 96 * 128 + 4 * 64 * 128
-    )  # of each block: 96 of 352 units and 2 of 4 heads of 32, hidden size 128
-    assert parameters[width] == parameters["dense"] - removed

@@ -7,12 +7,14 @@ import torch
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM
 
+from bench import api
 from bench.export.model import export_model
 from bench.inputs import loading
 from bench.results.store import ReadOnlyStore
 from bench.system.cache import cache_dir
 from helpers import runs
 from methods.contract import Compute
+from methods.errors import UserError
 
 DEPTH, WIDTH, CHANNELS = "depth:drop=25%", "width:drop=25%:heads=50%", "channels:from=rotate/pca"
 FROM = {"depth": "from=depth/drop=25%", "width": "from=width/drop=25%/heads=50%"}
@@ -106,3 +108,87 @@ def test_onnxruntime_gives_the_logits(method, made, tmp_path):
     torch.testing.assert_close(
         torch.from_numpy(found["logits"]), logits(loading.load(folder, Compute())), rtol=0, atol=1e-3
     )
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("depth:from=wanda", "must come first"),
+        ("dsnot:from=depth+wanda", "changes them"),
+        ("retrain:from=depth+wanda:hidden=1", "removes blocks: leave hidden out"),
+        ("depth:drop=100%", "a share below 100%"),
+        ("depth:drop=99", "at least one must be left"),
+        ("depth:evaluations=50", "those of by=search"),
+        ("width:from=wanda:heads=0", "must come first"),
+        ("width:from=depth:heads=0", "must come first"),
+        ("dsnot:from=width/heads=0+wanda", "changes them"),
+        ("width:drop=100%", "a share below 100%"),
+        ("width", "with N of 0, 2, 3"),
+        ("channels:from=wanda", "must come first"),
+        ("channels:from=depth", "must come first"),
+        ("recon:from=channels", "removes channels: use retrain in place of recon"),
+        ("retrain:from=channels:hidden=1", "removes channels: leave hidden out"),
+        ("dsnot:from=channels+wanda", "changes them"),
+        ("channels:drop=99%", "at least 16 must be left"),
+        ("rotate:pca:steps=3", "leave steps and residual out"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_loaded(method, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        api.plan(runs.small(tmp_path, methods=(method,)))
+
+
+def test_a_smaller_model_is_no_pattern(tmp_path):
+    with pytest.raises(UserError, match="no pattern to prune to"):
+        api.plan(runs.small(tmp_path, methods=("wanda",), patterns=("depth 25%",)))
+
+
+def rows_of(results, methods, **changes):
+    """Make rows on tiny with little data. Return the records, all good."""
+    few = {"calibration": {"sequences": 8, "seqlen": 64}, "perplexity": {"windows": 8}}
+    few["training"] = {"tokens": 128, "batch": 2, "seqlen": 32}
+    runs.run_here(runs.small(results, methods=methods, **few | changes))
+    rows = list(ReadOnlyStore(results))
+    assert not [r.reason for r in rows if r.status != "ok"]
+    return rows
+
+
+def values_of(rows):
+    return {(r.identity.method, x.metric): x.value for r in rows for x in r.readings}
+
+
+def test_rows_that_follow_depth_and_width(tmp_path):
+    """The runner compares what is left with the source, and allows only what the method declared."""
+    width, methods, wanted = "width:heads=50%", [], {("dense", "none"): "dense"}
+    for first, start, pattern in (("depth", "depth", "depth 25%"), (width, "width/heads=50%", "width 25%")):
+        after = [f"magnitude:from={start}", f"recon:epochs=0:from={start}", f"retrain:from={start}"]
+        methods += [first, *after]
+        wanted |= {(first, "none"): pattern, (first, "int4-gptq"): pattern}
+        wanted |= {(f"{first} + {name}", "none"): "2:4" if name is after[0] else pattern for name in after}
+    rows_of(tmp_path, methods, measures=("size",))
+    rows = rows_of(tmp_path, ("depth", width), measures=("size",), quantizers=("int4-gptq",))
+
+    got = {(r.identity.method, r.identity.quantizer): r.identity.pattern for r in rows}
+    assert got == wanted | {("dense", "int4-gptq"): "dense"}
+    values = values_of(r for r in rows if r.identity.quantizer == "none")
+    dense = values["dense", "parameters"]
+    assert values["depth", "parameters"] == values["depth + retrain:from=depth", "parameters"] < dense
+    units, heads = 3 * 96 * 128, 4 * 64 * 128  # of each block: 96 of 352 units and 2 of 4 heads of 32, hidden size 128
+    assert values[width, "parameters"] == dense - 4 * (units + heads)
+
+
+def test_rows_that_follow_channels(tmp_path):
+    """The runner compares what is left with the rotated model, and principal components lose less than plain channels."""
+    methods = ("channels", CHANNELS, "magnitude:from=channels", "retrain:from=channels")
+    rows = rows_of(tmp_path, methods, measures=("size", "perplexity"))
+
+    values = values_of(rows)
+    assert {r.identity.method: r.identity.pattern for r in rows} == {
+        "dense": "dense",
+        "channels": "channels 25%",
+        f"rotate:pca + {CHANNELS}": "channels 25%",
+        "channels + magnitude:from=channels": "2:4",
+        "channels + retrain:from=channels": "channels 25%",
+    }
+    assert values["channels", "parameters"] < 0.8 * values["dense", "parameters"]
+    assert values[f"rotate:pca + {CHANNELS}", "perplexity"] < values["channels", "perplexity"]
