@@ -1,8 +1,9 @@
-"""Permute: order channels so that n:m keeps more. The permutation of RIA (Zhang et al. 2024), ICLR 2024, where it is free."""
+"""Permute: order channels so that n:m keeps more. RIA (Zhang et al. 2024, ICLR 2024) and PermLLM (arXiv 2510.10136)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,13 +12,18 @@ from torch import Tensor, nn
 
 from baselines.wanda import squared_norm
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Walk
-from methods.ranges import Count
+from methods.pruning.hessian import add_gram, symmetric
+from methods.ranges import Count, CountOrZero, Positive
+from methods.targets import dense_weight
 from methods.transforms.changes import Permutation
 from methods.transforms.grouping import best_order, kept
+from methods.transforms.sinkhorn import Reader, learn_order
 from methods.transforms.wiring import Wiring
 
 ROWS = 2**14
 """Largest number of rows of scores that decide an order."""
+Figures = dict[str, defaultdict[str, list[list[float]]]]
+"""Figures of the note by name and by the part that is permuted, each before and after."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,56 +33,84 @@ class Permute:
     There is one order for the residual stream, one for the inner units of each MLP, and one within each head, since these
     need nothing at run time. An order is chosen for what the pattern keeps of (|W| * ||X||)^2, each linear's own total
     being 1. residual, units, heads: which to permute; rounds: passes of linear assignment over the positions of a group.
+
+    With steps a search by gradients starts from this order, as in PermLLM. It lowers the error that Wanda makes in the
+    linears that read the channels. steps: number of steps, 0 for none; lr: size of the first step; block: least number of
+    neighboring channels that change places with each other.
     """
 
     name: ClassVar[str] = "permute"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="ICLR 2024", dense=True, transform=True, groups_only=True, cost=Cost(passes=2)
-    )
+        paper="ICLR 2024", dense=True, transform=True, groups_only=True, cost=Cost(passes=2),
+        presets={"learned": {"steps": 100}},
+    )  # fmt: skip
     residual: bool = True
     units: bool = True
     heads: bool = True
     rounds: Count = 4
+    steps: CountOrZero = 0
+    lr: Positive = 1.0
+    block: Count = 64
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         wiring = Wiring(model, job, self.name)
         if job.pattern.dense:
             return Outcome(model, notes={"kept": "no pattern, so no order is better than another"})
-        scores = {}
-        for visit in Walk(model, job, squared_norm):
-            squares = visit.weight.float().square() * visit.stat  # [out, in]
-            scores[visit.name] = squares / squares.sum().clamp(min=torch.finfo(torch.float32).tiny)
-        flow, shares = wiring.flow, {}
-        if self.residual:
-            readers = [linear for _, _, linears in wiring.readers() for linear in linears]
-            order, shares["residual"] = self._order([scores[r] for r in readers if r in scores], job)
-            wiring.residual(Permutation(order))
-        units, heads = [], []
-        for block in wiring.blocks:
-            if self.units and flow.units and (name := f"{block}.{flow.units[-1]}") in scores:
-                order, share = self._order([scores[name]], job)
-                wiring.units(block, Permutation(order))
-                units.append(share)
-            if self.heads and flow.values and (name := f"{block}.{flow.values[1]}") in scores:
-                parts = scores[name].unflatten(1, (wiring.heads[1], wiring.heads[0] // wiring.heads[1], -1))
+        flow = wiring.flow
+        stream = (
+            {r for _, _, linears in wiring.readers() for r in linears} & set(job.targets) if self.residual else set()
+        )
+        units = {f"{b}.{flow.units[-1]}": b for b in wiring.blocks if self.units and flow.units}
+        values = {f"{b}.{flow.values[1]}": b for b in wiring.blocks if self.heads and flow.values}
+        stride, seen = -(-sum(len(dense_weight(model.get_submodule(name))) for name in stream) // ROWS), 0
+        rows, readers = [], []
+        found: Figures = {"kept": defaultdict(list), "error": defaultdict(list)}
+        for visit in Walk(model, job, add_gram if self.steps else squared_norm):
+            name, weight = visit.name, visit.weight
+            norms = symmetric(visit.stat).diagonal() if self.steps else visit.stat
+            squares = weight.float().square() * norms  # [out, in]
+            scores = squares / squares.sum().clamp(min=torch.finfo(torch.float32).tiny)
+            reader = [Reader(weight, visit.stat)] if self.steps else []
+            if name in stream:
+                rows.append(scores[-seen % stride :: stride].cpu())
+                seen += len(scores)
+                readers += reader
+            elif name in units:
+                wiring.units(units[name], self._order("units", [scores], reader, job, found))
+            elif name in values:
+                heads, groups = wiring.heads
+                parts = scores.unflatten(1, (groups, heads // groups, -1))  # [out, groups, heads of a group, width]
                 if job.pattern.fits(parts.shape[-1]):
-                    found = [self._order(parts[:, i].unbind(1), job) for i in range(parts.shape[1])]
-                    wiring.values(block, Permutation(torch.stack([order for order, _ in found])))
-                    heads += [share for _, share in found]
-        shares |= {k: _mean(v) for k, v in (("units", units), ("heads", heads)) if v}
-        return wiring.outcome(kept=shares)
+                    each = [part.flatten(0, 1) for part in parts.permute(1, 2, 0, 3)]
+                    wiring.values(values[name], self._order("heads", each, reader, job, found))
+        if self.residual:
+            wiring.residual(self._order("residual", [torch.cat(rows)], readers, job, found))
+        return wiring.outcome(**_means(found))
 
-    def _order(self, scores: Sequence[Tensor], job: Job) -> tuple[Tensor, list[float]]:
-        """Return an order, and the share of the scores that the pattern keeps before and after."""
-        rows = torch.cat(list(scores)).cpu()
-        rows = rows[:: -(-len(rows) // ROWS)]
+    def _order(
+        self, part: str, scores: Sequence[Tensor], readers: Sequence[Reader], job: Job, found: Figures
+    ) -> Permutation:
+        """Return an order for each of some scores [rows, width], and note what the pattern keeps and where it errs."""
         n, m = job.pattern.n, job.pattern.m
-        order = best_order(rows, n, m, self.rounds)
-        total = float(rows.sum(dtype=torch.float64))
-        before, after = (kept(rows, o, n, m) / total for o in (torch.arange(rows.shape[1]), order))
-        return order, [round(before, 6), round(after, 6)]
+        scores = [rows[:: -(-len(rows) // ROWS)].cpu() for rows in scores]
+        orders = torch.stack([best_order(rows, n, m, self.rounds) for rows in scores])
+        if self.steps:
+            orders, errors = learn_order(
+                readers, orders, job.pattern, steps=self.steps, lr=self.lr, block=self.block, seed=job.seed
+            )
+            found["error"][part].append(errors)
+        for rows, order in zip(scores, orders, strict=True):
+            total = float(rows.sum(dtype=torch.float64))
+            first = torch.arange(rows.shape[1])
+            found["kept"][part].append([kept(rows, o, n, m) / total for o in (first, order)])
+        return Permutation(orders if part == "heads" else orders[0])
 
 
-def _mean(shares: list[list[float]]) -> list[float]:
-    return [round(sum(each) / len(shares), 6) for each in zip(*shares, strict=True)]
+def _means(found: Mapping[str, Mapping[str, list[list[float]]]]) -> dict[str, dict[str, list[float]]]:
+    """Return the mean of the figures of each part."""
+    return {
+        name: {part: [round(sum(x) / len(x), 6) for x in zip(*each, strict=True)] for part, each in parts.items()}
+        for name, parts in found.items()
+        if parts
+    }

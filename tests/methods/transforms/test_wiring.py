@@ -18,7 +18,8 @@ POST_NORM = ("gemma2", "gemma3_text", "olmo2", "olmo3")
 DENSE = [kind for kind, family in FAMILIES.items() if not family.experts]
 TRANSFORMS = {
     "rotate": Rotate(), "rotate values": Rotate(residual=False), "rotate learned": Rotate(steps=2, lr=0.1),
-    "rotate pca": Rotate(pca=True), "permute": Permute(), "smooth": Smooth(), "awq": Awq(group=8, grid=4),
+    "rotate pca": Rotate(pca=True), "permute": Permute(),
+    "permute learned": Permute(steps=3, block=8), "smooth": Smooth(), "awq": Awq(group=8, grid=4),
 }  # fmt: skip
 
 
@@ -123,12 +124,16 @@ def mean_entropy(model, job):
     return float(torch.cat(entropies).mean())
 
 
-def test_permuting_keeps_more(source):
+@pytest.mark.parametrize("steps", [0, 10])
+def test_permuting_keeps_more(steps, source):
     model, job = source("llama")
-    shares = Permute().apply(model, job).notes["kept"]
+    notes = Permute(steps=steps, block=8).apply(model, job).notes
+    shares = notes["kept"]
     assert set(shares) == {"residual", "units", "heads"}
-    assert all(after >= before for before, after in shares.values())
+    assert all(after >= before for before, after in shares.values() if not steps)
     assert shares["units"][1] > shares["units"][0]
+    assert set(notes.get("error", {})) == (set(shares) if steps else set())
+    assert all(0 < least <= first for first, least in notes.get("error", {}).values())
 
 
 def test_smoothing_makes_inputs_and_weights_alike(source):
