@@ -43,7 +43,7 @@ class Permute:
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="ICLR 2024", dense=True, transform=True, groups_only=True, cost=Cost(passes=2),
-        presets={"learned": {"steps": 100}},
+        presets={"learned": {"steps": 200}},
     )  # fmt: skip
     residual: bool = True
     units: bool = True

@@ -68,8 +68,8 @@ def learn_order(
             out = len(reader.weight)
             rows = torch.randperm(out, generator=generator)[: -(-out // SHARE)].to(device)
             (pruning_error(reader, best, pattern, hard, rows) / total).backward()
-        doubly_stochastic(logits).backward(hard.grad)
-        change = logits.grad * torch.rand(eye.shape, generator=generator).to(device)
+        (gradient,) = torch.autograd.grad(doubly_stochastic(logits), logits, hard.grad)
+        change = gradient * torch.rand(eye.shape, generator=generator).to(device)
         change /= change.abs().max().clamp(min=tiny)
         order = best.gather(-1, harden(doubly_stochastic(eye - rate * change)))
         if torch.equal(order, best):
