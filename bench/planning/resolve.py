@@ -173,17 +173,23 @@ def _stages(chain: Sequence[Choice]) -> MethodStages:
 
 
 def _with_transform(chain: list[Choice], quantizer: Choice) -> list[Choice]:
-    """Return the stages of a method with the quantizer's transform: first, but behind a stage that removes parts."""
-    name = registry.lookup("quantizers", quantizer.name).after
-    if name in (choice.name for choice in chain):
-        return chain
+    """Return the stages of a method with the quantizer's transform and group: first, but behind a stage that removes parts."""
+    name, group = registry.lookup("quantizers", quantizer.name).after, quantizer.config.get("group")
+    if typed := next((choice for choice in chain if choice.name == name), None):
+        own = typed.config.get("group", group)
+        if own != group:
+            raise UserError(
+                f"{typed.label} and {quantizer.label} have different groups: use {quantizer.name}:group={own}, or leave "
+                f"the group of {name} out"
+            )
+        with_group = parse_method(f"{typed.label}:group={group}") if group and "group" not in typed.config else typed
+        return [with_group if choice is typed else choice for choice in chain]
     entries = [registry.lookup("methods", choice.name) for choice in chain]
     if entries[0].elsewhere:
         raise UserError(
             f"{quantizer.label} needs {name} before all else, and {chain[0].label} was made elsewhere: "
             "leave one of the two out"
         )
-    group = quantizer.config.get("group")
     transform = parse_method(f"{name}:group={group}" if group else name)
     rest = [c for c in chain if c.name != "dense"]
     count = int(bool(entries[0].drops))

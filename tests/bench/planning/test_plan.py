@@ -255,6 +255,12 @@ def test_dense_and_the_pattern_are_always_there():
     ("method", "quantizer", "stages"),
     [
         ("dense", "int4-awq:group=16", "awq:group=16 + int4-awq:group=16"),
+        (
+            "wanda:from=awq/grid=10",
+            "int4-awq:group=16",
+            "awq:grid=10:group=16 + wanda:from=awq/grid=10 + int4-awq:group=16",
+        ),
+        ("awq:group=16", "int4-awq:group=16", "awq:group=16 + int4-awq:group=16"),
         ("recon", "int4-awq", "awq + sparsegpt + recon + int4-awq"),
         ("wanda:from=depth/drop=1", "w8a8-smooth", "depth:drop=1 + smooth + wanda:from=depth/drop=1 + w8a8-smooth"),
         ("wanda:from=smooth/alpha=0.7", "w8a8-smooth", "smooth:alpha=0.7 + wanda:from=smooth/alpha=0.7 + w8a8-smooth"),
@@ -265,6 +271,15 @@ def test_a_quantizer_named_with_a_transform_comes_after_it(method, quantizer, st
     made = [artifact[0].artifact.stage_labels for artifact in api.plan(spec).artifacts().values()]
 
     assert stages in made and not any(transform in made[0] for transform in ("awq", "smooth"))
+
+
+@pytest.mark.parametrize("quantizer", ["int4-awq", "int4-awq:group=16"])
+def test_a_typed_transform_with_another_group_than_the_quantizer_is_refused(quantizer):
+    spec = runs.small("r", methods=("wanda:from=awq/group=32",), quantizers=(quantizer,))
+    with pytest.raises(
+        UserError, match=f"awq:group=32 and {quantizer} have different groups: use int4-awq:group=32, or"
+    ):
+        api.plan(spec)
 
 
 def test_the_transform_of_a_quantizer_is_checked_as_any_method():
