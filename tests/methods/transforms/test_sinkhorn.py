@@ -49,7 +49,7 @@ def test_a_soft_permutation_hardens_to_the_best_assignment():
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_the_error_is_that_of_pruned_outputs(times):
-    """Each of two heads has its own order, and `times` heads of the queries share it."""
+    """Compare two heads with different orders. `times` heads of the queries share each."""
     weight, x = linear(width=2 * times * 8)
     order = torch.stack([torch.randperm(8, generator=torch.Generator().manual_seed(i)) for i in range(2)])
     whole = (order.repeat_interleave(times, 0) + 8 * torch.arange(2 * times)[:, None]).flatten()
@@ -75,7 +75,7 @@ def test_the_search_finds_the_best_order_where_one_is_known(seed):
 
 
 def test_the_search_goes_most_of_the_way_to_the_best_of_all_orders():
-    """Where columns are correlated it ends in a local best, as the exact errors of all 35 orders show."""
+    """Compare with the exact errors of all 35 orders. With correlated columns the search ends in a local best."""
     weight, x = linear()
     errors = [
         naive_error(weight, x, (*four, *set(range(8)).difference(four))) for four in itertools.combinations(range(8), 4)
