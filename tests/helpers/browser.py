@@ -9,6 +9,8 @@ import pytest
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 NAMED = os.environ.get("CAST_BENCH_BROWSER")
+PATIENCE_MS = 180_000
+"""Milliseconds that a page may take on a busy machine."""
 
 
 def absent(why):
@@ -29,7 +31,7 @@ def chromium():
     if not path:
         absent("there is no chromium")
     with sync_api.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=PATIENCE_MS)
         yield browser
         IDLE.clear()
         browser.close()
@@ -52,6 +54,7 @@ def visits(chromium, file, heard):
 
     def go(address="", viewport=DESKTOP, **context):
         page = IDLE.pop() if IDLE and not context else chromium.new_page(**context)
+        page.set_default_timeout(PATIENCE_MS)
         page.set_viewport_size(viewport)
         for event, listener in listeners.items():
             page.on(event, listener)
