@@ -25,12 +25,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Keep what was imported out of every garbage collection, and start the process that the ranks of a test are forked from."""
     gc.freeze()
     if any(hasattr(item.module, "forked_ranks") for item in session.items):
-        forked_ranks.server = forked_ranks.Server()
+        forked_ranks.start()
 
 
 def pytest_sessionfinish() -> None:
-    if forked_ranks.server:
-        forked_ranks.server.close()
+    forked_ranks.stop()
 
 
 @pytest.fixture(scope="session", autouse=True)
