@@ -1,7 +1,6 @@
 """Distance to the dense model against its definition, and models that do not fit against the same ones whole."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,14 +8,12 @@ import torch
 from bench.inputs import loading, windows
 from bench.measures import forward
 from bench.measures.agreement import Agreement, WindowDistances
-from bench.measures.contract import MeasureContext
 from bench.measures.perplexity import Perplexity
 from bench.measures.window_pass import logit_parts
 from bench.measures.windowed import Windows
-from bench.verify import WeightCounts
 from helpers import runs
-from methods.contract import Compute, NoProgress
-from methods.pattern import Pattern
+from helpers.measuring import context_of, near_tiny
+from methods.contract import Compute
 
 SEQLEN = 32
 NEAR = 64 * torch.finfo(torch.float32).eps
@@ -25,38 +22,12 @@ NEAR = 64 * torch.finfo(torch.float32).eps
 pytestmark = pytest.mark.usefixtures("cache")
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return loading.load_tokenizer(runs.TINY)
-
-
 @pytest.fixture
-def damaged(tmp_path):
-    """tiny, its weights a little wrong."""
-    model = loading.load(runs.TINY, Compute())
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        parameter.add_(0.02 * parameter.std() * torch.randn_like(parameter))
+def context(tmp_path):
+    """The context of tiny with its weights a little wrong."""
     folder = runs.tiny(tmp_path / "damaged")
-    loading.save_tensors(model, folder)
-    return folder
-
-
-@pytest.fixture
-def context(tokenizer, damaged):
-    return MeasureContext(
-        folder=damaged,
-        source=runs.TINY,
-        is_dense=False,
-        tokenizer=lambda: tokenizer,
-        load_dense=lambda: loading.load(runs.TINY, Compute()),
-        counts=WeightCounts(Pattern()),
-        compute=Compute(),
-        data_dir=None,
-        workdir=Path(),
-        progress=NoProgress(),
-        seed=None,
-    )
+    loading.save_tensors(near_tiny(0.02), folder)
+    return context_of(folder)
 
 
 def read(measure, context):

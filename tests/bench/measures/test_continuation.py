@@ -1,46 +1,20 @@
 """The common prefix with the dense model's greedy text against two texts that are written token by token."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from bench.inputs import loading, windows
 from bench.measures.continuation import NEW, Continuation
-from bench.measures.contract import MeasureContext
-from bench.verify import WeightCounts
 from helpers import runs
-from methods.contract import Compute, NoProgress
-from methods.pattern import Pattern
+from helpers.measuring import context_of, near_tiny
+from methods.contract import Compute
 
 PROMPTS = 5
 pytestmark = pytest.mark.usefixtures("cache")
 
 
-def near(noise):
-    """tiny, its weights a little wrong."""
-    model = loading.load(runs.TINY, Compute())
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        parameter.add_(noise * parameter.std() * torch.randn_like(parameter))
-    return model
-
-
 def read(model, tmp_path, **changed):
-    context = MeasureContext(
-        folder=tmp_path,
-        source=runs.TINY,
-        is_dense=False,
-        tokenizer=lambda: loading.load_tokenizer(runs.TINY),
-        load_dense=lambda: loading.load(runs.TINY, Compute()),
-        counts=WeightCounts(Pattern()),
-        compute=Compute(),
-        data_dir=None,
-        workdir=tmp_path,
-        progress=NoProgress(),
-        seed=None,
-    )
-    return Continuation("wiki-mini", PROMPTS).read(lambda: model, replace(context, **changed))
+    return Continuation("wiki-mini", PROMPTS).read(lambda: model, context_of(tmp_path, **changed))
 
 
 def write(model, ids):
@@ -51,7 +25,7 @@ def write(model, ids):
 
 
 def test_it_is_where_two_texts_part(tmp_path):
-    model, dense = near(0.02), loading.load(runs.TINY, Compute())
+    model, dense = near_tiny(0.02), loading.load(runs.TINY, Compute())
     every, articles = windows.load_windows("wiki-mini", loading.load_tokenizer(runs.TINY), 64, None, None)
     chosen = [i * len(every) // PROMPTS for i in range(PROMPTS)]
     texts = zip(*(write(side, every[chosen]) for side in (model, dense)), strict=True)

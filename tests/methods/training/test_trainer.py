@@ -275,31 +275,30 @@ def test_unstructured_has_no_groups(name, llama, task):
         method(name).apply(llama, task(llama, pattern="50%"))
 
 
-def test_divergence_names_the_step_and_the_checkpoint(llama, task):
+@pytest.mark.parametrize(
+    ("spoil", "budget", "said"),
+    [
+        (
+            lambda model: model.model.embed_tokens.weight.data.fill_(float("nan")),
+            {"checkpoint_s": 0},
+            r"cast at step 5 of 12: .*last good checkpoint: step-4",
+        ),
+        (lambda model: model.lm_head.weight.data.mul_(-50), {}, "cast at step 5 of 12"),
+    ],
+    ids=["NaN", "three times the loss at the start"],
+)
+def test_divergence_names_the_step_and_the_checkpoint(spoil, budget, said, llama, task):
     """Weights blow up after the first checkpoint."""
-    job = task(llama, steps=SHORT, budget={"checkpoint_s": 0, "log_every": 1})
-
-    class Poison:
-        def advance(self, done, total, **figures):
-            if done == 4:
-                model.model.embed_tokens.weight.data.fill_(float("nan"))
-
-    model = copy.deepcopy(llama)
-    with pytest.raises(Diverged, match=r"cast at step 5 of 12: .*last good checkpoint: step-4"):
-        method("cast").apply(model, replace(job, progress=Poison()))
-
-
-def test_loss_of_three_times_its_start_is_divergence(llama, task):
-    job = task(llama, steps=SHORT, budget={"log_every": 1})
     model = copy.deepcopy(llama)
 
     class Poison:
         def advance(self, done, total, **figures):
             if done == 4:
-                model.lm_head.weight.data.mul_(-50)
+                spoil(model)
 
-    with pytest.raises(Diverged, match="cast at step 5 of 12"):
-        method("cast").apply(model, replace(job, progress=Poison()))
+    job = task(llama, steps=SHORT, budget=budget | {"log_every": 1}, progress=Poison())
+    with pytest.raises(Diverged, match=said):
+        method("cast").apply(model, job)
 
 
 def test_final_prune_and_lambda_are_noted(trained):
