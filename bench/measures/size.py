@@ -55,7 +55,7 @@ class Size:
         bits, n, m = stored.bits, counts.pattern.n, counts.pattern.m
         if m and n < m and not counts.violations and not stored.packed:
             bits = bits * n / m + 1
-        bitmap = bits_with_bitmap(bits, scales, sparsity)
+        bitmap = bits + scales if stored.packed else bits_with_bitmap(bits, scales, sparsity)
         bits += scales
         packed = total - target_count * (stored_bits - bits) / 8 - counts.term_bytes + counts.term_bytes_packed
         beside = 8 * counts.term_bytes_packed / max(1, target_count)

@@ -50,9 +50,9 @@ class Q4K:
             data = quantize(visit.weight.float().cpu(), kind, importance)
             visit.weight.copy_(dequantize(data, kind))
             stored, weights = stored + data.nbytes, weights + visit.weight.numel()
-        # Scales are in the bits of a value.
-        notes = Stored(bits=8 * stored / weights, library=f"llama-cpp-python {version('llama-cpp-python')}").notes()
-        return walk.outcome(**notes)
+        # Scales are in the bits of a value, and a file of llama.cpp has zeros, too.
+        library = f"llama-cpp-python {version('llama-cpp-python')}"
+        return walk.outcome(**Stored(bits=8 * stored / weights, packed=True, library=library).notes())
 
 
 class Q2K(Q4K):

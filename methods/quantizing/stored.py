@@ -35,7 +35,7 @@ class Stored:
     cache: int | None = None
     """Bits of the keys and values, rounded while the model runs; None if not rounded."""
     packed: bool = False
-    """True if `bits` is of weights that are stored without their zeros."""
+    """True if `bits` is what the files take for a weight, so that zeros save nothing more."""
     total_bytes: int | None = None
     """Bytes of the whole model in the files that were read. None: those of the artifact's folder."""
     library: str = "cast-bench"

@@ -144,6 +144,7 @@ def test_tokens_have_a_scale_each():
 
 
 INT8, INT4, INT3 = (Stored(bits=b, scale_bits=16, scales=s) for b, s in ((8, 100), (4, 1000), (3, 1000)))
+WHOLE = Stored(bits=6, packed=True)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ INT8, INT4, INT3 = (Stored(bits=b, scale_bits=16, scales=s) for b, s in ((8, 100
     [
         ("dense", 4, None, 32), ("dense", 2, None, 16), ("2:4", 2, None, 9), ("2:4", 4, None, 17), ("1:4", 2, None, 5),
         ("50%", 2, None, 16), ("dense", 2, INT8, 8 + 0.016), ("2:4", 2, INT8, 5 + 0.016), ("2:4", 2, INT4, 3 + 0.16),
-        ("dense", 4, INT3, 3 + 0.16),
+        ("dense", 4, INT3, 3 + 0.16), ("2:4", 2, WHOLE, 6), ("50%", 2, WHOLE, 6),
     ],
 )  # fmt: skip
 def test_bits_per_weight(pattern, item, stored, bits):
@@ -170,7 +171,8 @@ def test_bits_per_weight(pattern, item, stored, bits):
     }
 
     assert read["bits_per_weight"] == pytest.approx(bits)
-    assert read.get("bits_with_bitmap") == (17 if pattern == "50%" else None), "no weight is zero here"
+    bitmap = 6 if stored is WHOLE else 17  # no weight is zero here
+    assert read.get("bits_with_bitmap") == (bitmap if pattern == "50%" else None)
     assert read["bytes_packed"] == pytest.approx(100_000 * bits / 8 + 500 * item, abs=1)
     assert broken["bits_per_weight"] == pytest.approx((stored.bits if stored else 8 * item) + (bits % 1))
 

@@ -5,6 +5,7 @@ import torch
 from gguf import GGUFReader
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from baselines.magnitude import Magnitude
 from bench.export import gguf_file, llama_cpp
 from bench.quantizers import k_quants
 from methods.errors import UserError
@@ -86,3 +87,15 @@ def test_rows_that_no_type_fits_are_a_sentence():
         UserError, match=r"q3_k needs rows of a multiple of 32 weights, and these have 40: use int4-gptq"
     ):
         k_quants.type_for("q3_k", 40)
+
+
+def test_zeros_save_nothing_in_a_file_of_llama_cpp(model, make_job):
+    """Check with types without offsets, which keep zeros, that the bits are not those of a packed 2:4."""
+    pytest.importorskip("llama_cpp")
+    source, _ = model
+    job = make_job(source, "2:4", calibration=torch.randint(3, 64, (4, 16)))
+    Magnitude().apply(source, job)
+    outcome = k_quants.Q6K().apply(source, job)
+    assert not any(job.pattern.violations(source.get_submodule(target).weight) for target in job.targets)
+    stored = outcome.notes[STORED_KEY]
+    assert stored["packed"] and 6.5625 <= stored["bits"] <= 8.5 and not stored["scales"]

@@ -56,11 +56,14 @@ def test_the_error_is_that_of_pruned_outputs(times):
     reader, parts = Reader(weight, x.T @ x), order.unflatten(1, (-1, 4))
     expected = pytest.approx(naive_error(weight, x, whole), rel=1e-4)
     assert float(pruning_error(reader, parts, PATTERN)) == expected
-    eye = torch.eye(4).expand(2, 2, 4, 4).clone().requires_grad_()
-    straight_through = pruning_error(reader, parts, PATTERN, eye)
-    assert float(straight_through.detach()) == expected
-    straight_through.backward()
-    assert eye.grad.abs().sum() > 0
+    places = torch.stack([torch.randperm(4, generator=torch.Generator().manual_seed(i)) for i in range(4)]).view(
+        2, 2, 4
+    )
+    hard = torch.nn.functional.one_hot(places, 4).mT.float().requires_grad_()
+    error = pruning_error(reader, parts.gather(-1, places.argsort(-1)), PATTERN, hard)
+    assert float(error.detach()) == expected
+    error.backward()
+    assert hard.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("seed", range(3))
