@@ -13,11 +13,6 @@ from helpers import runs
 RUN = ("--methods", "magnitude", "--quant", "none", "--measures", "size", "--device", "cpu", "--set", "threads=1")
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    return runs.own_cache(tmp_path, monkeypatch)
-
-
 def test_names_with_spaces_quotes_and_other_scripts(tmp_path, cli, cache, monkeypatch):
     """The command that a run prints works as it is, and runs nothing else."""
     home = tmp_path / "a b'c\"漢字"

@@ -200,9 +200,8 @@ def test_nothing_to_refine(llama, job):
         DSnoT().apply(llama, job)
 
 
-def test_run_refines_wanda(tmp_path, monkeypatch):
+def test_run_refines_wanda(tmp_path, cache):
     """Run the whole program in memory and streamed."""
-    runs.own_cache(tmp_path, monkeypatch)
     said = {}
     for stream in (False, True):
         spec = runs.small(

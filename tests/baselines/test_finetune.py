@@ -63,8 +63,7 @@ def test_a_model_that_is_not_pruned(make, make_job, tmp_path):
         method("finetune").apply(model, job)
 
 
-def test_command(tmp_path, cli, monkeypatch):
-    runs.own_cache(tmp_path, monkeypatch)
+def test_command(tmp_path, cli, cache):
     text = tmp_path / "mine.txt"
     text.write_text("The cat sat on the mat. " * 2000)
     results = tmp_path / "r"

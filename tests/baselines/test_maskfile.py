@@ -153,8 +153,7 @@ def of_tiny(path, seed):
     return released(path, bits)
 
 
-def test_a_run_with_a_file_trains_nothing_and_knows_the_file_by_its_content(tmp_path, monkeypatch):
-    runs.own_cache(tmp_path, monkeypatch)
+def test_a_run_with_a_file_trains_nothing_and_knows_the_file_by_its_content(tmp_path, cache):
     path = tmp_path / "masks.npz"
     method = f"maskllm:file={path}"
     keys = []

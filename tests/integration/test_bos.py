@@ -102,8 +102,7 @@ def test_calibration_and_training_begin_with_bos(tokenizer, tmp_path, monkeypatc
     assert all(row[1:].astype(plain.ids.dtype).tobytes() in text for row in step)
 
 
-def test_a_run_has_bos_in_its_numbers_names_and_keys(gemma, tmp_path, monkeypatch):
-    runs.own_cache(tmp_path, monkeypatch)
+def test_a_run_has_bos_in_its_numbers_names_and_keys(gemma, tmp_path, cache):
     own, papers, forced = (planned(gemma, bos=rule) for rule in ("auto", "never", "always"))
     names = {m.measure: m.identity.labels() for m in own}
     spec = Spec(**(runs.SMALL | SHORT | {"models": (str(gemma),), "results": tmp_path / "r"}))

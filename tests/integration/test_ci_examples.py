@@ -149,8 +149,7 @@ def test_the_very_commands_pass_then_fail(room):
     assert ElementTree.parse(room / report).getroot().get("failures") == "1"
 
 
-def test_the_pages_own_settings_are_settings(tmp_path, cli, monkeypatch):
-    runs.own_cache(tmp_path, monkeypatch)
+def test_the_pages_own_settings_are_settings(tmp_path, cli, cache):
     for name, text in zip(("bench", "gate"), BLOCKS["toml"], strict=True):
         (tmp_path / f"{name}.toml").write_text(text)
     code, out, err = cli("plan", "--config", tmp_path / "bench.toml", "--results", tmp_path / "r", "--json")

@@ -14,9 +14,8 @@ def perplexities(table):
 
 
 @pytest.mark.full
-def test_tiny_comes_out_in_order(tmp_path, monkeypatch):
+def test_tiny_comes_out_in_order(tmp_path, monkeypatch, cache):
     """Dense below SparseGPT below magnitude, each quantized too, and no group of any target breaks 2:4."""
-    runs.own_cache(tmp_path, monkeypatch)
     runs.workers_here(monkeypatch)
     spec = bench.Spec(
         quantizers=("none", "int4-gptq"),  # the default but for int8, which others test

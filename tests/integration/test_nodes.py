@@ -53,8 +53,7 @@ def test_the_number_of_nodes_must_be_the_one_that_was_started():
         ({"nodes": 2}, [], "needs this command on each of 2 nodes"),
     ],
 )
-def test_what_nodes_cannot_do_is_refused(cli, tmp_path, training, more, message, monkeypatch):
-    runs.own_cache(tmp_path, monkeypatch)
+def test_what_nodes_cannot_do_is_refused(cli, tmp_path, training, more, message, monkeypatch, cache):
     if len(more) or training.get("processes") == 3:
         for name, value in TORCHRUN.items():
             monkeypatch.setenv(name, value)
@@ -78,8 +77,7 @@ def numbers(results):
 
 
 @pytest.mark.slow
-def test_two_nodes_train_what_two_processes_of_one_do(cli, tmp_path, monkeypatch):
-    runs.own_cache(tmp_path, monkeypatch)
+def test_two_nodes_train_what_two_processes_of_one_do(cli, tmp_path, monkeypatch, cache):
     log = tmp_path / "log"
     assert start(flags(tmp_path / "two", nodes=2), log).wait(PATIENCE_S) == 0, log.read_text()
     assert "node 2 of 2 lends 1 processes" in log.read_text()
@@ -102,9 +100,8 @@ def running(parent, words):
 
 
 @pytest.mark.slow
-def test_the_other_node_ends_with_the_first_ones_training(tmp_path, monkeypatch):
+def test_the_other_node_ends_with_the_first_ones_training(tmp_path, cache):
     """Its process has no pipe to the first node: it sees that the store is gone."""
-    runs.own_cache(tmp_path, monkeypatch)
     log = tmp_path / "log"
     launcher = start(flags(tmp_path / "r", nodes=2, tokens=4_096_000), log)
     try:

@@ -8,8 +8,7 @@ from bench.execution import ranks
 from helpers import runs
 
 
-def test_a_process_that_has_done_its_part_and_is_slow_to_end_fails_nothing(tmp_path, monkeypatch):
-    runs.own_cache(tmp_path, monkeypatch)
+def test_a_process_that_has_done_its_part_and_is_slow_to_end_fails_nothing(tmp_path, monkeypatch, cache):
     killed = []
 
     def wait(timeout=None):

@@ -14,7 +14,7 @@ from bench.formats.gptq import GptqScheme
 from bench.formats.integers import FP4
 from bench.formats.opening import open_checkpoint
 from bench.inputs import architecture
-from helpers import gguf_files, packers, runs
+from helpers import gguf_files, packers
 from methods.errors import UserError
 from methods.folder import Folder
 
@@ -135,8 +135,7 @@ def test_an_adapter_is_added_to_its_original(rslora, tmp_path):
     assert torch.equal(opened.tensor(untouched), original.tensor(untouched))
 
 
-def test_a_gguf_file_gives_its_types_and_its_bytes(tmp_path, monkeypatch):
-    runs.own_cache(tmp_path, monkeypatch)
+def test_a_gguf_file_gives_its_types_and_its_bytes(tmp_path, cache):
     file = gguf_files.write(tmp_path / "m.gguf")
 
     opened = open_checkpoint(file)

@@ -19,9 +19,7 @@ from methods.folder import Folder
 ALL = ("*",), ()
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    return runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def with_tensors(folder, change):

@@ -13,9 +13,7 @@ from methods.errors import UserError
 LONG = "The mask of each layer is chosen from a few samples of text, block by block. " * 60
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    return runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def jsonl(path, *rows):

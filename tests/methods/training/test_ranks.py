@@ -115,9 +115,8 @@ def test_no_rank_holds_a_whole_model(tmp_path):
 
 
 @pytest.mark.full
-def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):
+def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, cache):
     """Compare records. Their keys differ, because rounding does."""
-    runs.own_cache(tmp_path, monkeypatch)
     training = {"tokens": 1024, "batch": 8, "seqlen": 32}
     for processes in (1, 2):
         spec = runs.small(
@@ -133,8 +132,7 @@ def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, monkeypatch):
     assert one == pytest.approx(two, rel=1e-3)
 
 
-def test_a_helper_that_dies_is_a_failed_row(tmp_path, monkeypatch):
-    runs.own_cache(tmp_path, monkeypatch)
+def test_a_helper_that_dies_is_a_failed_row(tmp_path, monkeypatch, cache):
     command = [sys.executable, "-c", "import sys; sys.exit(3)"]
     monkeypatch.setattr(ranks, "start_ranks", partial(ranks.start_ranks, command=command))
     training = {"tokens": 4096, "batch": 8, "seqlen": 32, "processes": 2}
@@ -146,8 +144,7 @@ def test_a_helper_that_dies_is_a_failed_row(tmp_path, monkeypatch):
     assert "rank 1 ended with code 3 before it began" in record.reason
 
 
-def test_a_checkpoint_belongs_to_the_training_whatever_the_number_of_processes(tmp_path, monkeypatch):
-    runs.own_cache(tmp_path, monkeypatch)
+def test_a_checkpoint_belongs_to_the_training_whatever_the_number_of_processes(tmp_path, cache):
     folders = set()
     for more in ({}, {"processes": 2}, {"processes": 4, "nodes": 2}, {"seqlen": 64}):
         spec = runs.small(tmp_path / "r", methods=("cast",), training={"tokens": 4096, "batch": 8, "seqlen": 32} | more)
