@@ -14,6 +14,12 @@ def handlers():
     return {s: signal.getsignal(s) for s in signals.ENDING}
 
 
+@pytest.fixture(autouse=True)
+def no_training():
+    """Forget the training that asks for signals, if a test before left one."""
+    stop_request.reset()
+
+
 @pytest.mark.parametrize(
     ("signum", "block", "code"),
     [
