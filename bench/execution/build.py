@@ -93,14 +93,15 @@ class Builder:
     def _make(self, artifact: Artifact, before: BuiltArtifact | None, home: Path) -> WeightCounts:
         """Run the last stage and publish the result in the cache."""
         self.workspace.progress.enter("loading")
-        with temporary_folder(artifact.key[:8]) as workdir:
-            counts = self._apply(artifact, before, workdir)
-            if not is_built(
-                home.name
-            ):  # an interrupted deletion may leave a rest; without locks another worker may be faster
-                shutil.rmtree(home, ignore_errors=True)
-            publish(workdir / "artifact", home)
-        stop_request.release()
+        try:
+            with temporary_folder(artifact.key[:8]) as workdir:
+                counts = self._apply(artifact, before, workdir)
+                # An interrupted deletion may leave a rest. Without locks another worker may be faster.
+                if not is_built(home.name):
+                    shutil.rmtree(home, ignore_errors=True)
+                publish(workdir / "artifact", home)
+        finally:  # also after a fault, or a later signal would wait for a training that is gone
+            stop_request.release()
         shutil.rmtree(checkpoint_folder(artifact), ignore_errors=True)
         return counts
 

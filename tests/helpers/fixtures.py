@@ -83,7 +83,7 @@ def encoded_once() -> Iterator[None]:
 
 @pytest.fixture
 def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In this test float32 means float64."""
+    """Make float32 mean float64 within a test."""
     before = torch.get_default_dtype()
     mean_float64(monkeypatch)
     yield

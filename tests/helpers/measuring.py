@@ -1,4 +1,4 @@
-"""What a measure is given: tiny as the dense model, and a model near it."""
+"""Inputs of a measure: tiny as the dense model, and a model near it."""
 
 from dataclasses import replace
 from pathlib import Path

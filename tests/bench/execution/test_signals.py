@@ -1,5 +1,6 @@
 """Handlers of signals: what they do within a block, and what is left after it."""
 
+import io
 import os
 import select
 import signal
@@ -7,6 +8,10 @@ import signal
 import pytest
 
 from bench.execution import signals
+from bench.execution.build import Builder
+from bench.execution.events import Events
+from bench.planning.plan import make_plan
+from helpers import runs
 from methods.training.interrupt import stop_request
 
 
@@ -53,6 +58,20 @@ def test_a_training_that_asks_is_not_interrupted():
     with pytest.raises(SystemExit) as ended:
         train()
     assert asked == [False, True] and ended.value.code == 143
+
+
+def test_a_training_that_failed_is_not_waited_for(tmp_path, monkeypatch, cache):
+    def fail(*_):
+        stop_request()
+        raise RuntimeError("fault")
+
+    monkeypatch.setattr(Builder, "_apply", fail)
+    spec = runs.small(tmp_path / "r", measures=("size",))
+    artifact = next(ms[0].artifact for ms in make_plan(spec).artifacts().values() if ms[0].artifact.method != "dense")
+    with pytest.raises(RuntimeError, match="fault"):
+        Builder(artifact, Events(io.StringIO())).build(artifact)
+    with pytest.raises(SystemExit), signals.checkpoint_first(60):
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_an_ignored_signal_stays_ignored():
