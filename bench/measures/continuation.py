@@ -45,7 +45,8 @@ class Continuation:
 
     The mean over prompts; 64 means that all agree. Only the dense model generates: a model agrees with it up to token k exactly
     if its most likely next token is the dense model's at each of the first k, so one forward pass over its continuation is
-    enough. An end of text does not end a continuation. Items: the length for each prompt.
+    enough. An end of text does not end a continuation. The dense model's own row is below 64 where a token's cached keys and
+    values round otherwise than a whole pass does, as in bfloat16. Items: the length for each prompt.
     """
 
     name: ClassVar[str] = "continuation"
@@ -97,18 +98,15 @@ class Continuation:
         )
         chosen = [i * len(every) // self.windows for i in range(self.windows)]
         prompts = every[chosen]
-        if context.is_dense:
-            lengths, tokens = [NEW] * len(chosen), 0
-        else:
-            with torch.no_grad():
-                dense = _continue(context.load_dense(), prompts, context)
-                lengths = _agree(model(), prompts, dense, context)
-            tokens = 2 * prompts.numel() + 2 * dense.numel()
+        with torch.no_grad():
+            dense = _continue(context.load_dense(), prompts, context)
+            lengths = _agree(model(), prompts, dense, context)
         mean, stderr = mean_and_stderr(lengths)
         items = tuple(
             Item(str(i), articles[at], float(n), 1.0) for i, (at, n) in enumerate(zip(chosen, lengths, strict=True))
         )
         reading = Reading("common_prefix", mean, "tokens", "higher", stderr=stderr, n=len(items))
+        tokens = 2 * prompts.numel() + 2 * dense.numel()
         return Readings((reading,), items, tokens=tokens, token_digest=token_digest(prompts))
 
 
