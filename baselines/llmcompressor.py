@@ -10,21 +10,21 @@ the identity instead; `notes["identity_hessians"]` counts these.
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, ClassVar
-from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Skipped
 from methods.info import HESSIANS_PER_LINEAR
+from methods.libraries import import_modifier, oneshot, require_oneshot
 from methods.ranges import Count, Fraction
-from methods.targets import as_regexes, dense_weight, family_of, stores_in_out
+from methods.targets import as_regexes, dense_weight, family_of
 
-EXTRA = "llmcompressor"
+AWQ = "transform.awq.AWQModifier"
+SMOOTH = "transform.smoothquant.SmoothQuantModifier"
 PACKAGES = ("llmcompressor", "compressed-tensors", "torch", "transformers")
 
 
@@ -45,7 +45,12 @@ class LlmCompressorSparseGPT:
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         job.pattern.require_whole_groups(self.block, f"{self.name}:block")
-        return _oneshot(model, job, "SparseGPTModifier", {"dampening_frac": self.damping, "block_size": self.block})
+        return _prune(
+            model,
+            job,
+            "pruning.sparsegpt.SparseGPTModifier",
+            {"dampening_frac": self.damping, "block_size": self.block},
+        )
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class LlmCompressorWanda:
     info: ClassVar[MethodInfo] = MethodInfo(paper="2306.11695", cost=Cost(passes=2), extra="llmcompressor")
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        return _oneshot(model, job, "WandaPruningModifier", {})
+        return _prune(model, job, "pruning.WandaPruningModifier", {})
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class LlmCompressorAwq:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": self.group}
         awq = {"duo_scaling": False, "n_grid": self.grid}
-        return _transform(model, job, {"AWQModifier": awq, "QuantizationModifier": {"weights": weights}})
+        return _transform(model, job, {AWQ: awq, "quantization.QuantizationModifier": {"weights": weights}})
 
 
 @dataclass(frozen=True)
@@ -99,22 +104,22 @@ class LlmCompressorSmoothQuant:
     strength: Fraction = 0.5
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        return _transform(model, job, {"SmoothQuantModifier": {"smoothing_strength": self.strength}})
+        return _transform(model, job, {SMOOTH: {"smoothing_strength": self.strength}})
 
 
 def _transform(model: nn.Module, job: Job, settings: dict[str, dict[str, Any]]) -> Outcome:
     """Run modifiers on a copy, and take over the weights that they changed."""
-    modifiers = _require(model, job)
+    require_oneshot(model, job)
     changed_model, recipe = copy.deepcopy(model), []
-    for kind, given in settings.items():
-        targets = _targets(model, job)
+    for path, given in settings.items():
+        modifier, targets = import_modifier(path), _targets(model, job)
         scheme = (
             {"config_groups": {"group": {"targets": targets, "weights": given["weights"]}}}
             if "weights" in given
             else given
         )
-        recipe.append(modifiers[kind](**scheme))
-    warnings = _run(changed_model, job, recipe)
+        recipe.append(modifier(**scheme))
+    warnings = oneshot(changed_model, job, recipe)
     changed, new = set(), dict(changed_model.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -125,9 +130,9 @@ def _transform(model: nn.Module, job: Job, settings: dict[str, dict[str, Any]]) 
     return Outcome(model, changed=declared, notes=_notes(settings, warnings))
 
 
-def _oneshot(model: nn.Module, job: Job, kind: str, settings: dict[str, Any]) -> Outcome:
+def _prune(model: nn.Module, job: Job, path: str, settings: dict[str, Any]) -> Outcome:
     """Prune as its users do. Raise Skipped if llm-compressor is not installed, or cannot prune this model."""
-    modifiers = _require(model, job)
+    require_oneshot(model, job)
     if job.pattern.dense:
         raise Skipped("nothing to prune: the pattern is dense")
     pattern = job.pattern
@@ -136,11 +141,11 @@ def _oneshot(model: nn.Module, job: Job, kind: str, settings: dict[str, Any]) ->
         "mask_structure": f"{pattern.m - pattern.n}:{pattern.m}" if pattern.m else "0:0",  # n:m counts the zeros there
         "targets": _targets(model, job),
     }
-    warnings = _run(model, job, modifiers[kind](**recipe))
+    warnings = oneshot(model, job, import_modifier(path)(**recipe))
     for target in job.targets:
         weight = dense_weight(model.get_submodule(target))
         weight.masked_fill_(weight == 0, 0)  # a product with a mask leaves -0.0
-    notes = _notes({kind: recipe}, warnings)
+    notes = _notes({path: recipe}, warnings)
     notes["identity_hessians"] = sum("Failed to invert hessian" in w for w in warnings)
     return Outcome(model, notes=notes)
 
@@ -150,66 +155,11 @@ def _targets(model: nn.Module, job: Job) -> list[str]:
     return ["re:" + regex for regex in as_regexes(job.targets, family)]
 
 
-def _require(model: nn.Module, job: Job) -> dict[str, Any]:
-    """Return the modifiers. Raise Skipped if llm-compressor is not installed, or cannot read this model."""
-    modifiers = _import_modifiers()
-    if job.compute.stream:
-        raise Skipped("llm-compressor needs the whole model in memory, and this one is streamed")
-    if any(stores_in_out(model.get_submodule(t)) for t in job.targets):
-        raise Skipped("llm-compressor cannot read Conv1D")
-    return modifiers
-
-
-def _run(model: nn.Module, job: Job, recipe: Any) -> list[str]:
-    """Run a recipe in place. Return its warnings."""
-    from datasets import Dataset
-    from llmcompressor import oneshot
-    from loguru import logger
-
-    assert job.calibration is not None
-    warnings: list[str] = []
-    sink = logger.add(
-        lambda message: warnings.append(str(message).strip()),
-        format="{message}",
-        filter=lambda record: record["level"].name in ("WARNING", "ERROR"),
-    )
-    # Version 0.14 pins the activations of AWQ, which torch refuses on a machine without an accelerator.
-    pinned = nullcontext() if torch.accelerator.is_available() else patch.object(Tensor, "pin_memory", lambda x: x)
-    try:
-        with pinned:
-            oneshot(
-                model=model,
-                dataset=Dataset.from_dict({"input_ids": job.calibration.tolist()}),
-                recipe=recipe,
-                max_seq_length=job.calibration.shape[1],
-                num_calibration_samples=len(job.calibration),
-                shuffle_calibration_samples=False,
-            )
-    finally:
-        logger.remove(sink)
-    return warnings
-
-
-def _notes(recipe: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
+def _notes(recipe: dict[str, dict[str, Any]], warnings: list[str]) -> dict[str, Any]:
+    """Return the notes of a run. recipe: settings by the path of a modifier."""
     return {
         "versions": {name: version(name) for name in PACKAGES},
-        "recipe": recipe,
+        "recipe": {path.rpartition(".")[2]: settings for path, settings in recipe.items()},
         "log": {"warnings": sorted(set(warnings))},
         "dense_logits": "not compared: it runs in this process, on the same model",
     }
-
-
-def _import_modifiers() -> dict[str, Any]:
-    """Return the modifiers by name. Raise Skipped if llm-compressor is not installed or cannot be imported."""
-    try:
-        from llmcompressor.modifiers.pruning import WandaPruningModifier
-        from llmcompressor.modifiers.pruning.sparsegpt import SparseGPTModifier
-        from llmcompressor.modifiers.quantization import QuantizationModifier
-        from llmcompressor.modifiers.transform.awq import AWQModifier
-        from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
-    except ModuleNotFoundError as fault:
-        raise Skipped(f"pip install 'cast-bench[{EXTRA}]' (no module {fault.name})") from None
-    except ImportError as fault:
-        raise Skipped(f"llmcompressor cannot be imported: {str(fault).splitlines()[0]}") from None
-    found = (WandaPruningModifier, SparseGPTModifier, QuantizationModifier, AWQModifier, SmoothQuantModifier)
-    return {modifier.__name__: modifier for modifier in found}

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.quantizers.libraries import import_library
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.info import MethodInfo
+from methods.libraries import import_library
 from methods.pruning.walk import Walk
 from methods.quantizing.stored import Stored
 

@@ -14,26 +14,17 @@ from importlib.metadata import version
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from methods.contract import Job, Needs, Outcome
 from methods.errors import Skipped
 from methods.info import MethodInfo
+from methods.libraries import import_library, import_modifier, oneshot, require_oneshot
 from methods.pruning.walk import Walk
 from methods.quantizing.grids import group_size
 from methods.quantizing.stored import Stored
 from methods.ranges import Count
-from methods.targets import dense_weight, stores_in_out
-
-
-def import_library(module: str, extra: str) -> Any:
-    """Import a library. Raise Skipped if it is not installed, or cannot be imported."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as fault:
-        raise Skipped(f"pip install 'cast-bench[{extra}]' (no module {fault.name})") from None
-    except ImportError as fault:
-        raise Skipped(f"{module} cannot be imported: {str(fault).splitlines()[0]}") from None
+from methods.targets import dense_weight
 
 
 @dataclass(frozen=True)
@@ -104,7 +95,7 @@ class Scheme(NamedTuple):
 
     args: Mapping[str, Any]
     most: int
-    """Default of the number of weights that share a scale."""
+    """Number of weights that share a scale. int4: the largest that is taken by default."""
     scale_bits: int
 
 
@@ -113,8 +104,60 @@ NVFP4 = Scheme({"scheme": "NVFP4A16"}, 16, 8)
 MXFP4 = Scheme({"scheme": "MXFP4A16"}, 32, 8)
 
 
+class _LlmCompressor:
+    """A modifier of llm-compressor, given the format of the weights."""
+
+    name: ClassVar[str]
+    modifier: ClassVar[str]
+    scheme: ClassVar[Scheme]
+
+    def apply(self, model: nn.Module, job: Job) -> Outcome:
+        require_oneshot(model, job)
+        quantized = copy.deepcopy(model)
+        group = self._groups({t: tuple(dense_weight(quantized.get_submodule(t)).shape) for t in job.targets})
+        sizes = sorted(set(group.values()))
+        oneshot(quantized, job, self._recipe({g: [t for t in job.targets if group[t] == g] for g in sizes}))
+        rounded: Any = importlib.import_module("compressed_tensors.quantization").forward_quantize
+        walk = Walk(model, job)
+        scales = 0
+        for visit in walk:
+            module: Any = quantized.get_submodule(visit.name)
+            args = module.quantization_scheme.weights
+            visit.weight.copy_(rounded(module, dense_weight(module), "weight", args))
+            scales += module.weight_scale.numel()
+        stored = Stored(
+            bits=4,
+            scale_bits=self.scheme.scale_bits,
+            scales=scales,
+            library=f"llmcompressor {version('llmcompressor')}",
+        )
+        return walk.outcome(**stored.notes())
+
+    def _groups(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+        """Return the number of weights that share a scale, by linear. Raise Skipped if the library cannot quantize one."""
+        if odd := next((t for t, (_, width) in shapes.items() if width % self.scheme.most), None):
+            raise Skipped(f"{self.name} has groups of {self.scheme.most}, and {odd} has {shapes[odd][1]} inputs")
+        return dict.fromkeys(shapes, self.scheme.most)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return settings of the modifier besides the format."""
+        return {}
+
+    def _recipe(self, targets: Mapping[int, Sequence[str]]) -> Any:
+        """Return the modifier. targets: names of linears by group size."""
+        modifier = import_modifier(self.modifier)
+        regexes = {g: [f"re:^{re.escape(t)}$" for t in names] for g, names in targets.items()}
+        if preset := self.scheme.args.get("scheme"):
+            return modifier(targets=[r for names in regexes.values() for r in names], scheme=preset, **self._settings())
+        groups = {
+            f"group_{g}": {"targets": names, "weights": dict(self.scheme.args) | {"group_size": g}}
+            for g, names in regexes.items()
+        }
+        return modifier(config_groups=groups, **self._settings())
+
+
 @dataclass(frozen=True)
-class LlmCompressorGptq:
+class LlmCompressorGptq(_LlmCompressor):
     """int4 of llm-compressor; breaks the pattern, shown for comparison.
 
     This is GPTQModifier, W4 symmetric in groups. It does not know the mask.
@@ -127,63 +170,19 @@ class LlmCompressorGptq:
     scheme: ClassVar[Scheme] = INT4
     group: Count | None = None
 
-    def apply(self, model: nn.Module, job: Job) -> Outcome:
-        import_library("llmcompressor", "llmcompressor")
-        if job.compute.stream:
-            raise Skipped("llm-compressor needs the whole model in memory, and this one is streamed")
-        if any(stores_in_out(model.get_submodule(t)) for t in job.targets):
-            raise Skipped("llm-compressor cannot quantize Conv1D")
-        assert job.calibration is not None
-        quantized = copy.deepcopy(model)
-        group = self._groups({t: dense_weight(quantized.get_submodule(t)).shape[1] for t in job.targets})
-        sizes = sorted(set(group.values()))
-        recipe = self._recipe({g: [t for t in job.targets if group[t] == g] for g in sizes})
-        _oneshot(quantized, recipe, job.calibration)
-        rounded: Any = importlib.import_module("compressed_tensors.quantization").forward_quantize
-        walk = Walk(model, job)
-        scales = 0
-        for visit in walk:
-            module: Any = quantized.get_submodule(visit.name)
-            args = module.quantization_scheme.weights
-            visit.weight.copy_(rounded(module, dense_weight(module), "weight", args))
-            scales += visit.weight.numel() // group[visit.name]
-        stored = Stored(
-            bits=4,
-            scale_bits=self.scheme.scale_bits,
-            scales=scales,
-            library=f"llmcompressor {version('llmcompressor')}",
-        )
-        return walk.outcome(**stored.notes())
-
-    def _groups(self, widths: Mapping[str, int]) -> dict[str, int]:
-        """Return the number of weights that share a scale, by linear."""
-        return {t: group_size(width, self.group, self.scheme.most, self.name) for t, width in widths.items()}
-
-    def _settings(self) -> dict[str, Any]:
-        """Return settings of the modifier besides the format."""
-        return {}
-
-    def _recipe(self, targets: Mapping[int, Sequence[str]]) -> Any:
-        """Return the modifier. targets: names of linears by group size."""
-        module, _, kind = self.modifier.rpartition(".")
-        modifier = getattr(importlib.import_module(f"llmcompressor.modifiers.{module}"), kind)
-        regexes = {g: [f"re:^{re.escape(t)}$" for t in names] for g, names in targets.items()}
-        if preset := self.scheme.args.get("scheme"):
-            return modifier(targets=[r for names in regexes.values() for r in names], scheme=preset, **self._settings())
-        groups = {
-            f"group_{g}": {"targets": names, "weights": dict(self.scheme.args) | {"group_size": g}}
-            for g, names in regexes.items()
-        }
-        return modifier(config_groups=groups, **self._settings())
+    def _groups(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+        return {t: group_size(width, self.group, self.scheme.most, self.name) for t, (_, width) in shapes.items()}
 
 
-class LlmCompressorNvFp4(LlmCompressorGptq):
+@dataclass(frozen=True)
+class LlmCompressorNvFp4(_LlmCompressor):
     """NVFP4 of llm-compressor, rounded to nearest; shown for comparison. QuantizationModifier with NVFP4A16."""
 
-    name = "llmcompressor-nvfp4"
+    name: ClassVar[str] = "llmcompressor-nvfp4"
+    needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo()
-    modifier = "quantization.QuantizationModifier"
-    scheme = NVFP4
+    modifier: ClassVar[str] = "quantization.QuantizationModifier"
+    scheme: ClassVar[Scheme] = NVFP4
 
 
 class LlmCompressorMxFp4(LlmCompressorNvFp4):
@@ -197,7 +196,8 @@ class LlmCompressorMxFp4(LlmCompressorNvFp4):
 class AutoRound(LlmCompressorGptq):
     """int4 of auto-round, by llm-compressor; breaks the pattern, shown for comparison.
 
-    This is AutoRoundModifier, W4 symmetric in groups of one size: learned rounding, block by block. steps: of each block.
+    This is AutoRoundModifier, W4 symmetric in groups of one size: learned rounding, block by block. It leaves out linears
+    whose sides are not multiples of 32, so a model that has one is skipped. steps: of each block.
     """
 
     name: ClassVar[str] = "auto-round"
@@ -209,24 +209,14 @@ class AutoRound(LlmCompressorGptq):
         import_library("auto_round", "llmcompressor")
         return super().apply(model, job)
 
-    def _groups(self, widths: Mapping[str, int]) -> dict[str, int]:
+    def _groups(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+        if odd := next((t for t, shape in shapes.items() if any(side % 32 for side in shape)), None):
+            out, width = shapes[odd]
+            raise Skipped(
+                f"auto-round leaves out linears whose sides are not multiples of 32: {odd} is {out} x {width}"
+            )
         # It reads the scales of all linears of a block with one size.
-        return dict.fromkeys(widths, min(super()._groups(widths).values()))
+        return dict.fromkeys(shapes, min(super()._groups(shapes).values()))
 
     def _settings(self) -> dict[str, Any]:
         return {"iters": self.steps}
-
-
-def _oneshot(model: nn.Module, recipe: Any, tokens: Tensor) -> None:
-    """Quantize the model in place, as users of llm-compressor do."""
-    from datasets import Dataset
-    from llmcompressor import oneshot
-
-    oneshot(
-        model=model,
-        dataset=Dataset.from_dict({"input_ids": tokens.tolist()}),
-        recipe=recipe,
-        max_seq_length=tokens.shape[1],
-        num_calibration_samples=len(tokens),
-        shuffle_calibration_samples=False,
-    )

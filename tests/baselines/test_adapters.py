@@ -5,6 +5,7 @@ import importlib.util
 import re
 import sys
 from dataclasses import replace
+from types import ModuleType
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from helpers import runs
 from methods.contract import Environment
 from methods.errors import Skipped, UserError
 from methods.pattern import Pattern
+from methods.quantizing.grids import Microscaling, NvFloat4
 from methods.targets import as_regexes, dense_weight, family_of
 
 PAIRS = [
@@ -127,14 +129,98 @@ def test_their_scales_keep_the_function(kind, named, make_job):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "group"), [(LlmCompressorNvFp4(), 16), (AutoRound(group=8, steps=2), 8)])
-def test_their_weights_are_on_few_points(kind, group, named, make_job):
+def test_their_awq_scales_by_a_power_of_the_inputs_that_a_search_over_the_group_finds(named, make_job):
     pytest.importorskip("llmcompressor")
-    job = make_job(named, "dense")
-    outcome = kind.apply(named, job)
+    job, seen, sizes = make_job(named, "dense"), {}, {}
+    hooks = [
+        named.model.layers[i].self_attn.q_proj.register_forward_pre_hook(lambda _, x, i=i: seen.update({i: x[0]}))
+        for i in range(3)
+    ]
+    named(job.calibration)
+    [hook.remove() for hook in hooks]
+    for group in (8, 16):
+        model = copy.deepcopy(named)
+        kind = LlmCompressorAwq(group=group, grid=4)
+        assert kind.apply(model, job).notes["recipe"]["AWQModifier"]["n_grid"] == 4
+        for i, x in seen.items():
+            scale = (named.model.layers[i].input_layernorm.weight / model.model.layers[i].input_layernorm.weight).log()
+            size = x.flatten(0, 1).abs().mean(0).log()
+            power = torch.linalg.lstsq((size - size.mean())[:, None], (scale - scale.mean())[:, None]).solution.item()
+            torch.testing.assert_close(scale - scale.mean(), power * (size - size.mean()), rtol=1e-3, atol=1e-3)
+            sizes.setdefault(group, []).append(round(3 * power, 3))
+    assert {*sizes[8], *sizes[16]} <= {0, 1, 2, 3}
+    assert sizes[8] != sizes[16] and any(sizes[8])
+
+
+def nearest(model, target, kind):
+    """Round as llm-compressor does: the linears of one input share NVFP4's scale, and MXFP4's goes up from 1.75 of a power."""
+    siblings = next(
+        s for s in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), (target,)) if target.endswith(s)
+    )
+    stem = target.rpartition(".")[0]
+    weight = model.get_submodule(target).weight
+    if kind.name == "llmcompressor-nvfp4":
+        near = [model.get_submodule(f"{stem}.{s}" if s != target else s).weight for s in siblings]
+        groups, grid = weight.unflatten(-1, (-1, 16)), NvFloat4(float(max(w.abs().max() for w in near)) / (6 * 448))
+        scale = grid.scale(groups)
+    else:
+        groups, grid = weight.unflatten(-1, (-1, 32)), Microscaling(4)
+        scale = grid.scale(groups * 8 / 7)
+    return grid.snap(groups, scale).flatten(-2), scale.numel()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [LlmCompressorNvFp4(), LlmCompressorMxFp4()])
+def test_their_floats_in_4_bits_are_the_nearest(kind, named, make_job):
+    pytest.importorskip("llmcompressor")
+    job, dense = make_job(named, "dense"), copy.deepcopy(named)
+    outcome, scales = kind.apply(named, job), 0
     for target in job.targets:
-        rows = outcome.model.get_submodule(target).weight.unflatten(-1, (-1, group)).flatten(0, 1)
-        assert max(len(row.unique()) for row in rows) <= 16, target
+        expected, count = nearest(dense, target, kind)
+        torch.testing.assert_close(
+            outcome.model.get_submodule(target).weight, expected, msg=lambda m, t=target: f"{t}: {m}"
+        )
+        scales += count
+    assert outcome.notes["stored"] | {"bits": 4, "scale_bits": 8, "scales": scales} == outcome.notes["stored"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (AutoRound(), "auto-round leaves out linears .* multiples of 32: model.layers.0.self_attn.k_proj is 16 x 32"),
+        (LlmCompressorMxFp4(), "llmcompressor-mxfp4 has groups of 32, and model.layers.0.mlp.down_proj has 48 inputs"),
+    ],
+)
+def test_shapes_that_a_library_cannot_quantize_are_skipped(kind, why, make, make_job, monkeypatch):
+    for library in ("llmcompressor", "auto_round"):
+        monkeypatch.setitem(sys.modules, library, ModuleType(library))
+    model = make("llama")
+    for layer in model.model.layers:
+        layer.mlp.down_proj = torch.nn.Linear(48, 32, bias=False)
+    with pytest.raises(Skipped, match=why):
+        kind.apply(model, make_job(model, "dense"))
+
+
+@pytest.mark.slow
+def test_auto_round_learns_which_way_to_round(make, make_job, monkeypatch):
+    pytest.importorskip("llmcompressor")
+    monkeypatch.setattr(torch._dynamo.config, "disable", True)
+    dense = make("gemma")
+    dense.config._name_or_path = str(runs.TINY)
+    job, errors = make_job(dense, "dense"), []
+    expected = dense.model(job.calibration).last_hidden_state
+    for steps in (1, 40):
+        model = copy.deepcopy(dense)
+        outcome = AutoRound(group=16, steps=steps).apply(model, job)
+        scales = 0
+        for target in job.targets:
+            before, after = (m.get_submodule(target).weight.unflatten(-1, (-1, 16)) for m in (dense, model))
+            assert max(len(row.unique()) for row in after.flatten(0, 1)) <= 16, target
+            assert ((after - before).abs() <= before.abs().amax(-1, keepdim=True) / 6).float().mean() > 0.98, target
+            scales += before[..., 0].numel()
+        assert outcome.notes["stored"] | {"bits": 4, "scale_bits": 16, "scales": scales} == outcome.notes["stored"]
+        errors.append(float((model.model(job.calibration).last_hidden_state - expected).square().mean()))
+    assert errors[1] < 0.8 * errors[0]
 
 
 @pytest.mark.slow
@@ -178,15 +264,15 @@ def test_sparseml_reads_the_dense_model_of_every_family_it_gets(family, make, ma
 
 
 @pytest.mark.slow
-def test_weights_that_are_tied_stay_as_they_are(llama, make_job, tmp_path):
+def test_weights_that_are_tied_stay_as_they_are(named, make_job, tmp_path):
     """lm_head is the embedding, and no target."""
-    llama.config.tie_word_embeddings = True
-    llama.tie_weights()
-    job = make_job(llama)
-    before = llama.lm_head.weight.clone()
+    named.config.tie_word_embeddings = True
+    named.tie_weights()
+    job = make_job(named)
+    before = named.lm_head.weight.clone()
 
     for kind in (LlmCompressorWanda, LlmCompressorSparseGPT):
-        model = copy.deepcopy(llama)
+        model = copy.deepcopy(named)
         after = kind().apply(model, ready(kind, job, tmp_path)).model
         assert torch.equal(after.lm_head.weight, before)
         assert after.lm_head.weight is after.model.embed_tokens.weight
