@@ -62,7 +62,8 @@ class MethodInfo:
     transform: bool = False
     """True if it changes weights and keeps the model's function. It is dense, too."""
     after: str = ""
-    """Transform that a quantizer is named with: a run makes it first, before any pruning, with the same `group`."""
+    """Transform that a quantizer is named with: a run makes it first, before any pruning, with the same `group`. Its settings
+    here are those of the quantizer, so a run refuses others."""
     drops: str = ""
     """Field with the share or number of blocks, or of a block's units, that it removes. The rest of the weights are kept."""
     adds: str = ""

@@ -173,15 +173,20 @@ def _stages(chain: Sequence[Choice]) -> MethodStages:
 
 
 def _with_transform(chain: list[Choice], quantizer: Choice) -> list[Choice]:
-    """Return the stages of a method with the quantizer's transform and group: first, but behind a stage that removes parts."""
-    name, group = registry.lookup("quantizers", quantizer.name).after, quantizer.config.get("group")
+    """Return the stages of a method with the quantizer's transform and group: first, but behind a stage that removes parts.
+
+    Raises:
+        UserError: the transform is typed with other settings than the quantizer has, or the model was made elsewhere.
+    """
+    after = parse_method(registry.lookup("quantizers", quantizer.name).after)
+    name, group = after.name, quantizer.config.get("group")
     if typed := next((choice for choice in chain if choice.name == name), None):
-        own = typed.config.get("group", group)
-        if own != group:
-            raise UserError(
-                f"{typed.label} and {quantizer.label} have different groups: use {quantizer.name}:group={own}, or leave "
-                f"the group of {name} out"
-            )
+        for field, value in {**after.config, "group": group}.items():
+            if (own := typed.config.get(field, value)) != value:
+                use = f"use {quantizer.name}:group={own}" if field == "group" else f"use a quantizer of {own} {field}"
+                raise UserError(
+                    f"{typed.label} and {quantizer.label} differ in {field}: {use}, or leave the {field} of {name} out"
+                )
         with_group = parse_method(f"{typed.label}:group={group}") if group and "group" not in typed.config else typed
         return [with_group if choice is typed else choice for choice in chain]
     entries = [registry.lookup("methods", choice.name) for choice in chain]

@@ -72,7 +72,7 @@ class Int4Awq(Int4):
     """int4-rtn after `awq`, with the same group."""
 
     name = "int4-awq"
-    info: ClassVar[MethodInfo] = MethodInfo(paper="2306.00978", after="awq")
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2306.00978", after="awq:bits=4")
 
 
 class Int3(Int4):

@@ -260,7 +260,7 @@ def test_dense_and_the_pattern_are_always_there():
             "int4-awq:group=16",
             "awq:grid=10:group=16 + wanda:from=awq/grid=10 + int4-awq:group=16",
         ),
-        ("awq:group=16", "int4-awq:group=16", "awq:group=16 + int4-awq:group=16"),
+        ("awq:bits=4:group=16", "int4-awq:group=16", "awq:bits=4:group=16 + int4-awq:group=16"),
         ("recon", "int4-awq", "awq + sparsegpt + recon + int4-awq"),
         ("wanda:from=depth/drop=1", "w8a8-smooth", "depth:drop=1 + smooth + wanda:from=depth/drop=1 + w8a8-smooth"),
         ("wanda:from=smooth/alpha=0.7", "w8a8-smooth", "smooth:alpha=0.7 + wanda:from=smooth/alpha=0.7 + w8a8-smooth"),
@@ -273,12 +273,17 @@ def test_a_quantizer_named_with_a_transform_comes_after_it(method, quantizer, st
     assert stages in made and not any(transform in made[0] for transform in ("awq", "smooth"))
 
 
-@pytest.mark.parametrize("quantizer", ["int4-awq", "int4-awq:group=16"])
-def test_a_typed_transform_with_another_group_than_the_quantizer_is_refused(quantizer):
-    spec = runs.small("r", methods=("wanda:from=awq/group=32",), quantizers=(quantizer,))
-    with pytest.raises(
-        UserError, match=f"awq:group=32 and {quantizer} have different groups: use int4-awq:group=32, or"
-    ):
+@pytest.mark.parametrize(
+    ("setting", "quantizer", "why"),
+    [
+        ("group=32", "int4-awq", "differ in group: use int4-awq:group=32, or leave the group of awq out"),
+        ("group=32", "int4-awq:group=16", "differ in group: use int4-awq:group=32, or leave the group of awq out"),
+        ("bits=3", "int4-awq", "differ in bits: use a quantizer of 3 bits, or leave the bits of awq out"),
+    ],
+)
+def test_a_typed_transform_with_other_settings_than_the_quantizer_is_refused(setting, quantizer, why):
+    spec = runs.small("r", methods=(f"wanda:from=awq/{setting}",), quantizers=(quantizer,))
+    with pytest.raises(UserError, match=f"awq:{setting} and {quantizer} {why}"):
         api.plan(spec)
 
 
