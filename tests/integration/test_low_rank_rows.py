@@ -142,9 +142,12 @@ def test_recon_and_retrain_train_both_parts_and_load_in_peft(method, tmp_path, c
     assert record.identity.pattern == "2:4 + r4"
 
     ids = torch.arange(32).view(1, 32)
-    measured = loading.load(after, Compute())(input_ids=ids).logits
-    base = AutoModelForCausalLM.from_pretrained(after, dtype=torch.float32)
-    assert torch.equal(peft.PeftModel.from_pretrained(base, after / "adapter").eval()(input_ids=ids).logits, measured)
+    for folder in (before, after):
+        measured = loading.load(folder, Compute())(input_ids=ids).logits
+        base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        assert torch.equal(
+            peft.PeftModel.from_pretrained(base, folder / "adapter").eval()(input_ids=ids).logits, measured
+        )
 
 
 @pytest.mark.full

@@ -1,5 +1,8 @@
 """Models with fewer blocks, units, heads or channels: what follows the removal, and the libraries that load the result."""
 
+import re
+from importlib.util import find_spec
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -79,8 +82,10 @@ def test_transformers_loads_what_was_measured(method, quantizer, made):
 def test_gguf_is_an_ordinary_smaller_model(method, made, tmp_path):
     folder, _ = made(method, "none")
 
-    export_model(str(folder), "gguf", tmp_path / "out", values="f16")
+    said = export_model(str(folder), "gguf", tmp_path / "out", values="f16")
 
+    loader = "llama.cpp" if find_spec("llama_cpp") else "transformers"
+    assert float(re.search(rf"loaded by {loader}, its logits differ by (\S+) of", said)[1]) < 0.001
     (file,) = (tmp_path / "out").glob("*.gguf")
     reader = GGUFReader(file)
     config = loading.load(folder, Compute()).config
@@ -93,7 +98,7 @@ def test_gguf_is_an_ordinary_smaller_model(method, made, tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("method", [DEPTH, WIDTH])
+@pytest.mark.parametrize("method", [DEPTH, WIDTH, CHANNELS])
 def test_onnxruntime_gives_the_logits(method, made, tmp_path):
     folder, _ = made(method, "none")
 
