@@ -98,7 +98,7 @@ class Recon:
     target: Goal = "dense"
     epochs: CountOrZero = 4
     batch: Count = 1
-    relative_lr: Fraction = 0.016
+    relative_lr: Fraction = 0.008
     lr: LearningRate = 0.0
     beta1: Beta = 0.9
     beta2: Beta = 0.95
