@@ -13,13 +13,14 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.optim.lr_scheduler import LambdaLR
 
 from baselines.retrain import MaskedAdamW
 from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError
 from methods.adapter import CHILD
 from methods.pruning.pairs import Goal, Pair, PairedWalk
 from methods.quantizing.grids import assign_
-from methods.ranges import Beta, Count, CountOrZero, LearningRate, NonNegative
+from methods.ranges import Beta, Count, CountOrZero, Fraction, LearningRate, NonNegative
 from methods.targets import relayout
 from methods.terms import Factors
 
@@ -28,39 +29,49 @@ State = dict[str, Tensor]
 
 
 class Goals(NamedTuple):
-    """The outputs a block should give, and the weight of each token: float32 [batch, seqlen] per batch.
+    """The outputs a block should give, the weight of each token and the scale of each channel.
 
     A block whose output is zero has an error of 1.
     """
 
     outputs: list[Tensor]
+    """Per batch, [batch, seqlen, hidden]."""
     weights: list[Tensor]
+    """Per batch, float32 [batch, seqlen]."""
+    scales: Tensor
+    """float32 [hidden]."""
     left_out: int
     """Tokens of weight 0."""
 
 
-def weigh(outputs: list[Tensor], normalize: bool, massive: float) -> Goals:
+def weigh(outputs: list[Tensor], normalize: bool, by_channel: bool, massive: float) -> Goals:
     """Weight tokens so that an error is the mean over tokens of ||change||^2 / ||output||^2.
 
     normalize: false to divide the sum of the errors by the sum of ||output||^2.
+    by_channel: in both norms, divide each channel by its root mean square over the tokens that count.
     massive: tokens whose ||output|| is above this many times the median count nothing; 0: all count.
     """
     sizes = [y.float().square().sum(-1) for y in outputs]
     together = torch.cat([s.flatten() for s in sizes])
     limit = massive**2 * float(together.median()) if massive else torch.inf
     counts = [s <= limit for s in sizes]
+    counted = int(sum(c.sum() for c in counts))
+    scales = torch.ones_like(outputs[0][0, 0], dtype=torch.float32)
     tiny = torch.finfo(torch.float32).tiny
+    if by_channel:
+        squares = [(y.float().square() * c.unsqueeze(-1)).sum((0, 1)) for y, c in zip(outputs, counts, strict=True)]
+        scales = (torch.stack(squares).sum(0) / counted).sqrt().clamp(min=tiny)
+        sizes = [(y.float() / scales).square().sum(-1) for y in outputs]
     weights = [
         (1 / s.clamp(min=tiny) if normalize else torch.ones_like(s)) * c for s, c in zip(sizes, counts, strict=True)
     ]
     total = float(sum((w * s).sum() for w, s in zip(weights, sizes, strict=True)))
-    left_out = len(together) - int(sum(c.sum() for c in counts))
-    return Goals(outputs, [w / (total or 1.0) for w in weights], left_out)
+    return Goals(outputs, [w / (total or 1.0) for w in weights], scales, len(together) - counted)
 
 
-def squared_error(output: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
-    """Return the sum over tokens of weight * ||output - goal||^2."""
-    return ((output.float() - goal.float()).square().sum(-1) * weight).sum()
+def squared_error(output: Tensor, goal: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+    """Return the sum over tokens of weight * ||(output - goal) / scales||^2."""
+    return (((output.float() - goal.float()) / scales).square().sum(-1) * weight).sum()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +80,11 @@ class Recon:
 
     target: what a block should give: "dense", what the dense block gives on the dense model's inputs, which also
     corrects the error of the blocks before; "own-input", what it gives on the pruned block's inputs.
-    epochs: over the calibration tokens; batch: sequences per step; lr: of the first step, from where it falls linearly
-    to 0; normalize: divide each token's error by the square of its size; massive: leave out tokens whose output is this
-    many times the median in size, 0 for none; norms: train the norms of the block, too.
+    epochs: over the calibration tokens; batch: sequences per step; relative_lr: learning rate of the first step, in
+    units of each parameter's root mean square over what is kept, from where it falls linearly to 0; lr: one learning rate
+    for all parameters instead, 0 for none; normalize: divide each token's error by the square of its size; by_channel:
+    divide each channel by its root mean square first; massive: leave out tokens whose output is this many times the median
+    in size, 0 for none; norms: train the norms of the block, too.
     """
 
     name: ClassVar[str] = "recon"
@@ -86,10 +99,12 @@ class Recon:
     target: Goal = "dense"
     epochs: CountOrZero = 4
     batch: Count = 1
-    lr: LearningRate = 2e-3
+    relative_lr: Fraction = 0.008
+    lr: LearningRate = 0.0
     beta1: Beta = 0.9
     beta2: Beta = 0.95
     normalize: bool = True
+    by_channel: bool = True
     massive: NonNegative = 10.0
     norms: bool = True
 
@@ -102,7 +117,7 @@ class Recon:
         order = torch.Generator().manual_seed(job.seed)
         for index, pair in enumerate(walk.pairs()):
             apply_masks(pair, job.prior.masks)
-            goals = weigh(pair.goals, self.normalize, self.massive)
+            goals = weigh(pair.goals, self.normalize, self.by_channel, self.massive)
             error, pair.outputs = evaluate(pair, goals)
             before.append(error)
             start = {name: p.clone() for name, p in trained_parameters(pair, self.norms).items()}
@@ -137,21 +152,23 @@ class Recon:
         dtypes = {name: p.dtype for name, p in start.items()}
         masters = {name: nn.Parameter(p.float().clone()) for name, p in start.items()}
         masks = {p: p.detach() != 0 for name, p in masters.items() if p.dim() == 2 and CHILD not in name}
-        optimizer = MaskedAdamW(masters.values(), masks, lr=self.lr, betas=(self.beta1, self.beta2), fused=True)
-        total, step = self.epochs * len(pair.inputs), 0
+        groups = [
+            {"params": [p], "lr": self.lr or self.relative_lr * scale(name, masters)} for name, p in masters.items()
+        ]
+        optimizer = MaskedAdamW(groups, masks, betas=(self.beta1, self.beta2), fused=True)
+        total = self.epochs * len(pair.inputs)
+        schedule = LambdaLR(optimizer, lambda step: 1 - step / total)
         for _ in range(self.epochs):
             losses = []
             for i in torch.randperm(len(pair.inputs), generator=order).tolist():
-                for group in optimizer.param_groups:
-                    group["lr"] = self.lr * (1 - step / total)
                 stored = {name: p.to(dtypes[name]) for name, p in masters.items()}
                 output = pair.run(_with(pair.block, stored), pair.inputs[i])
-                loss = squared_error(output, goals.outputs[i], goals.weights[i])
+                loss = squared_error(output, goals.outputs[i], goals.weights[i], goals.scales)
                 loss.backward()
                 optimizer.step()
+                schedule.step()
                 optimizer.zero_grad()
                 losses.append(loss.detach())
-                step += 1
             yield float(torch.stack(losses).sum())
         write(pair.block, masters)
 
@@ -159,6 +176,13 @@ class Recon:
 def _with(block: nn.Module, parameters: State) -> Callable[..., Tensor]:
     """Return the block as a function with these parameters."""
     return lambda *args, **kwargs: functional_call(block, parameters, args, kwargs)
+
+
+def scale(name: str, parameters: Mapping[str, Tensor]) -> float:
+    """Return the root mean square of what is not zero in a parameter, or 1. A bias has the scale of its weight."""
+    values = parameters.get(name.removesuffix("bias") + "weight", parameters[name]).detach()
+    kept = values[values != 0]
+    return float(kept.square().mean().sqrt()) if kept.numel() else 1.0
 
 
 def apply_masks(pair: Pair, masks: dict[str, Tensor]) -> None:
@@ -187,7 +211,8 @@ def trained_parameters(pair: Pair, norms: bool) -> State:
 def evaluate(pair: Pair, goals: Goals) -> tuple[float, list[Tensor]]:
     """Return the error of a block, and its outputs."""
     outputs = [pair.run(pair.block, hidden) for hidden in pair.inputs]
-    error = sum(float(squared_error(*each)) for each in zip(outputs, goals.outputs, goals.weights, strict=True))
+    each = zip(outputs, goals.outputs, goals.weights, strict=True)
+    error = sum(float(squared_error(*part, goals.scales)) for part in each)
     return error, outputs
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from baselines.recon import Recon, weigh
+from baselines.recon import Recon, scale, squared_error, weigh
 from helpers.trainings import pruned
 from methods.contract import Compute, Prior
 from methods.errors import UserError
@@ -53,7 +53,7 @@ def test_one_linear_under_a_mask_is_least_squares_of_the_kept():
     pair = one_linear()
     weight = pair.block.linear.weight
     weight[:, [1, 4]] = 0
-    goals = weigh(pair.goals, normalize=False, massive=0)
+    goals = weigh(pair.goals, normalize=False, by_channel=False, massive=0)
 
     start = {"linear.weight": weight.clone()}
     list(Recon(epochs=800, lr=0.02, beta2=0.999).fit(pair, goals, start, torch.Generator().manual_seed(0)))
@@ -64,16 +64,56 @@ def test_one_linear_under_a_mask_is_least_squares_of_the_kept():
     assert not weight[:, [1, 4]].any()
 
 
+def test_a_scaled_model_is_trained_alike():
+    """Weights and goals 64 times as small give the same errors, and weights 64 times as small."""
+    trained = []
+    for size in (1, 1 / 64):
+        pair = one_linear()
+        start = {"linear.weight": pair.block.linear.weight.detach() * size}
+        goals = weigh([y * size for y in pair.goals], normalize=True, by_channel=True, massive=0)
+        losses = list(Recon().fit(pair, goals, start, torch.Generator().manual_seed(0)))
+        trained.append((losses, pair.block.linear.weight / size))
+
+    assert trained[1][0] == pytest.approx(trained[0][0], rel=1e-4)
+    torch.testing.assert_close(trained[1][1], trained[0][1], rtol=1e-4, atol=1e-5)
+
+
+def test_scale_is_that_of_the_kept_weights():
+    parameters = {
+        "up.weight": torch.tensor([[7.0, 0.0], [0.0, -1.0]]),
+        "up.bias": torch.zeros(2),
+        "norm.weight": torch.zeros(2),
+        "term.a": torch.full((2, 2), 0.5),
+    }
+
+    assert [scale(name, parameters) for name in parameters] == [5, 5, 1, 0.5]
+
+
 def test_weights_of_tokens():
     """Compute by hand: sizes 25, 1 and 10000. The last norm is 20 times the median."""
     outputs = [torch.tensor([[[3.0, 4.0], [1.0, 0.0], [100.0, 0.0]]])]
 
-    plain, normalized, without = (weigh(outputs, *rule) for rule in ((False, 0), (True, 0), (True, 10)))
+    plain, normalized, without = (
+        weigh(outputs, *rule) for rule in ((False, False, 0), (True, False, 0), (True, False, 10))
+    )
 
     assert plain.weights[0].tolist() == [pytest.approx([1 / 10026] * 3)]
     assert normalized.weights[0].tolist() == [pytest.approx([1 / 75, 1 / 3, 1 / 30000])]
     assert without.weights[0].tolist() == [pytest.approx([1 / 50, 1 / 2, 0])]
     assert [goals.left_out for goals in (plain, normalized, without)] == [0, 0, 1]
+
+
+def test_a_channel_counts_by_its_own_size():
+    """Compute by hand: without the last token the channels' sizes are 5 and 50."""
+    outputs = [torch.tensor([[[7.0, 10.0], [1.0, 70.0], [1000.0, 0.0]]])]
+
+    goals = weigh(outputs, normalize=True, by_channel=True, massive=10)
+
+    assert goals.scales.tolist() == [5, 50]
+    assert goals.left_out == 1
+    assert goals.weights[0].tolist() == [pytest.approx([0.5 / 2, 0.5 / 2, 0])]
+    changed = outputs[0] + torch.tensor([5.0, 0.0])
+    assert float(squared_error(changed, outputs[0], goals.weights[0], goals.scales)) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("text", PATTERNS)
