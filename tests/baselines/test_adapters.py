@@ -21,7 +21,7 @@ from baselines.magnitude import Magnitude
 from baselines.sparsegpt import SparseGPT
 from baselines.sparseml import SparsemlMagnitude, SparsemlSparseGPT, to_old_config
 from baselines.wanda import Wanda
-from bench.quantizers.libraries import AutoRound, LlmCompressorMxFp4, LlmCompressorNvFp4
+from bench.quantizers.libraries import AutoRound, LlmCompressorGptq, LlmCompressorMxFp4, LlmCompressorNvFp4
 from bench.system import environments
 from helpers import runs
 from methods.contract import Environment
@@ -201,6 +201,29 @@ def test_shapes_that_a_library_cannot_quantize_are_skipped(kind, why, make, make
         kind.apply(model, make_job(model, "dense"))
 
 
+def require_int4(outcome, job, dense, group=0):
+    """Every group, or row, is on 16 symmetric points around zero, near the dense weights, and has a scale of 16 bits."""
+    scales = 0
+    for target in job.targets:
+        before, after = (m.get_submodule(target).weight for m in (dense, outcome.model))
+        before, after = (w.unflatten(-1, (-1, group or w.shape[1])) for w in (before, after))
+        for row in after.flatten(0, 1):
+            levels = (row / row.unique().diff().min()).round()
+            step = row @ levels / (levels @ levels)
+            torch.testing.assert_close(row / step, levels, rtol=0, atol=0.05)  # auto-round's are rounded to float16
+            assert 5 <= levels.abs().max() <= 8, target
+        assert (after - before).norm() < 0.2 * before.norm(), target
+        scales += before[..., 0].numel()
+    assert outcome.notes["stored"] | {"bits": 4, "scale_bits": 16, "scales": scales} == outcome.notes["stored"]
+
+
+@pytest.mark.slow
+def test_their_gptq_rounds_to_integers_of_4_bits(named, make_job):
+    pytest.importorskip("llmcompressor")
+    job, dense = make_job(named, "dense"), copy.deepcopy(named)
+    require_int4(LlmCompressorGptq().apply(named, job), job, dense)
+
+
 @pytest.mark.slow
 def test_auto_round_learns_which_way_to_round(make, make_job, monkeypatch):
     pytest.importorskip("llmcompressor")
@@ -210,16 +233,9 @@ def test_auto_round_learns_which_way_to_round(make, make_job, monkeypatch):
     job, errors = make_job(dense, "dense"), []
     expected = dense.model(job.calibration).last_hidden_state
     for steps in (1, 40):
-        model = copy.deepcopy(dense)
-        outcome = AutoRound(group=16, steps=steps).apply(model, job)
-        scales = 0
-        for target in job.targets:
-            before, after = (m.get_submodule(target).weight.unflatten(-1, (-1, 16)) for m in (dense, model))
-            assert max(len(row.unique()) for row in after.flatten(0, 1)) <= 16, target
-            assert ((after - before).abs() <= before.abs().amax(-1, keepdim=True) / 6).float().mean() > 0.98, target
-            scales += before[..., 0].numel()
-        assert outcome.notes["stored"] | {"bits": 4, "scale_bits": 16, "scales": scales} == outcome.notes["stored"]
-        errors.append(float((model.model(job.calibration).last_hidden_state - expected).square().mean()))
+        outcome = AutoRound(group=32, steps=steps).apply(copy.deepcopy(dense), job)
+        require_int4(outcome, job, dense, 32)
+        errors.append((outcome.model.model(job.calibration).last_hidden_state - expected).square().mean())
     assert errors[1] < 0.8 * errors[0]
 
 
