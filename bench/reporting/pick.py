@@ -5,6 +5,7 @@ The page reads `page_choices`: what this rule says of each row at each stop of i
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -179,13 +180,14 @@ def keep(facts: Facts, tracks: Sequence[str]) -> Facts:
 def pick(table: Table, limits: Limits, pattern: str = "", quantizer: str = "", tracks: Sequence[str] = ()) -> Answer:
     """Find the rows of a board that meet the limits. Only compressed rows count; rows of a smaller budget count on their own.
 
-    tracks: the loss is that of the one of these that loses most, not that of perplexity.
+    tracks: the loss is that of the one of these that loses most, not that of perplexity. It also orders the rows of a board
+        without a quality column.
     pattern: rows of this pattern alone; quantizer: rows whose quantizer begins so ("int4" is int4-rtn and int4-gptq).
 
     Raises:
-        UserError: the board has no quality column, or no such rows or tracks.
+        UserError: the board has no quality column and no tracks are given, or no such rows or tracks.
     """
-    column = quality_column(table)
+    column = _find_quality(table) if tracks else quality_column(table)
     measured = profile.names_of(table)
     if unknown := [name for name in tracks if name not in measured]:
         if not measured:
@@ -205,12 +207,12 @@ def pick(table: Table, limits: Limits, pattern: str = "", quantizer: str = "", t
     given = _given(limits)
     candidates = []
     for k, row in rows:
-        cell = row.cells[column]
-        if row.facts and not row.facts.broken and cell and cell.value is not None:
+        quality = _quality(table, row, column)
+        if row.facts and not row.facts.broken and quality is not None:
             checks = tuple(_check(limit, row.facts, float(wanted)) for limit, wanted in given)
-            candidates.append(Candidate(k, row, row.facts, table.columns[column].sign * cell.value, checks))
+            candidates.append(Candidate(k, row, row.facts, quality, checks))
     meets = sorted((c for c in candidates if not c.failed and not c.unmeasured), key=lambda c: (c.quality, c.index))
-    differ = pairwise.significance(table, column)
+    differ = {} if column is None else pairwise.significance(table, column)
     first = tied_rows(meets, differ)
     failing = [c for c in candidates if c.failed and not c.unmeasured]
     return Answer(
@@ -294,13 +296,26 @@ def describe_facts(facts: Facts) -> dict[str, str]:
 
 def quality_column(table: Table) -> int:
     """Return the column that rows are judged by, or raise UserError if there is none."""
-    metric = pareto.quality_metric(table)
-    for c, column in enumerate(table.columns):
-        if column.metric == metric and not column.hidden:
-            return c
+    if (column := _find_quality(table)) is not None:
+        return column
+    names = ",".join(profile.names_of(table))
     raise UserError(
         f"no quality was measured for {table.title} ({table.protocol}): run bench run with perplexity first"
+        + (f", or say how much tracks may lose: --keep {names} --max-loss 5%" if names else "")
     )
+
+
+def _find_quality(table: Table) -> int | None:
+    metric = pareto.quality_metric(table)
+    return next((c for c, column in enumerate(table.columns) if column.metric == metric and not column.hidden), None)
+
+
+def _quality(table: Table, row: TableRow, column: int | None) -> float | None:
+    """Return what a row is ordered by, lower is better: a column, or the loss if that is None. None: not measured."""
+    if column is None:
+        return row.facts.loss.value if row.facts and row.facts.loss else math.inf
+    cell = row.cells[column]
+    return None if cell is None or cell.value is None else table.columns[column].sign * cell.value
 
 
 def _given(limits: Limits) -> list[tuple[Limit, float]]:

@@ -100,6 +100,25 @@ def test_rows_are_picked_by_tracks(root, cli):
     assert code == 0 and "First: sparsegpt 2:4" in out
 
 
+def test_rows_are_picked_by_tracks_alone(tmp_path, cli):
+    """The order is that of the loss. A row without the track is left out."""
+    for method, tasks, factor in (
+        ("dense", TASKS, 1.0), ("wanda", TASKS, 1.04), ("sparsegpt", TASKS, 1.02), ("ria", TASKS[2:], 1.01),
+    ):  # fmt: skip
+        for task in tasks:
+            pattern = "dense" if method == "dense" else "2:4"
+            fake_records.answers(tmp_path, task, factor, method=method, seed=0, identity={"pattern": pattern})
+    line = ("pick", "--model", "tiny", "--results", tmp_path)
+
+    code, out, _ = cli(*line, "--keep", "code", "--max-loss", "5%")
+
+    assert code == 0 and "2 of 3 compressed rows meet" in out and "Left out, not measured (loss): ria 2:4" in out
+    assert out.index("sparsegpt 2:4") < out.index("wanda 2:4") and "First: sparsegpt 2:4" in out
+    assert "First: ria 2:4" in cli(*line, "--keep", "mathematics", "--max-loss", "5%")[1]
+    code, _, err = cli(*line)
+    assert code == 2 and "--keep knowledge,mathematics,code --max-loss 5%" in err
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
