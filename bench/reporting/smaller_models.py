@@ -75,16 +75,12 @@ def _with_rows(table: Table, smaller: ReportSection, records: Mapping[str, Recor
     column = TableColumn(metrics.MEAN_BITS, about, "lower", UNIT, shown=True)
     ranks = {c: (*r, *[""] * len(means)) for c, r in table.ranks.items()}
     remark = (
-        f"{smaller.title} is another model, {NOT_MADE}. It is compared by bits per byte, because perplexities of two "
-        "tokenizers cannot be compared."
+        f"{smaller.title} is another model, {NOT_MADE}. It is compared by bits per byte of the same right answers, because "
+        "perplexities of two tokenizers cannot be compared. Its other columns are empty."
     )
-    return replace(
-        table,
-        columns=(*(replace(c, shown=c.shown or c.metric == metrics.SIZE) for c in table.columns), column),
-        rows=tuple(rows),
-        ranks=ranks,
-        remarks=(*table.remarks, remark),
-    )
+    columns = (*(replace(c, shown=c.shown or c.metric == metrics.SIZE) for c in table.columns), column)
+    out = replace(table, columns=columns, rows=tuple(rows), ranks=ranks, remarks=(*table.remarks, remark))
+    return out.with_first([i for i, c in enumerate(columns) if c is column or c.metric == metrics.SIZE])
 
 
 def _is_dense(row: TableRow) -> bool:

@@ -12,6 +12,7 @@ from bench.reporting import drawing, pareto, profile, words
 from bench.reporting.facts import Bound
 from bench.reporting.hardware import hardware_limit
 from bench.reporting.pareto import Front, FrontPoint
+from bench.reporting.smaller_models import NOT_MADE
 from bench.reporting.table import ABSENT, format_number
 from bench.reporting.view import Table
 from bench.system.suggest import describe_unknown
@@ -192,8 +193,9 @@ def _place(axes: Axes, p: FrontPoint, mega: float, letters: int, place: Any, pan
     """Add a point's label and its box, if it overlaps no other box. Returns whether it does not."""
     right, up, horizontal, vertical = place
     weight, color = ("bold", INK) if p.on_front else ("normal", SOFT)
+    name = printable(p.name.removesuffix(f" ({NOT_MADE})"))
     label = axes.annotate(
-        words.cut(printable(p.name), letters), (p.x / mega, p.y), (right, up), textcoords="offset points", ha=horizontal, va=vertical,
+        words.cut(name, letters), (p.x / mega, p.y), (right, up), textcoords="offset points", ha=horizontal, va=vertical,
         weight=weight, color=color,
     )  # fmt: skip
     label.set_in_layout(False)

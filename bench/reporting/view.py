@@ -156,6 +156,18 @@ class Table:
         """Return the first column of a metric."""
         return next((i for i, c in enumerate(self.columns) if c.metric == metric), None)
 
+    def with_first(self, columns: Sequence[int]) -> Table:
+        """Return the table with these columns before the others."""
+        order = [*columns, *(c for c in range(len(self.columns)) if c not in columns)]
+        place = {c: at for at, c in enumerate(order)}
+        return replace(
+            self,
+            columns=tuple(self.columns[c] for c in order),
+            rows=tuple(replace(row, cells=tuple(row.cells[c] for c in order)) for row in self.rows),
+            ranks={place[c]: ranks for c, ranks in self.ranks.items()},
+            intervals={(a, b, place[c]): interval for (a, b, c), interval in self.intervals.items()},
+        )
+
     def facts(self, row: int) -> Facts:
         """Return the facts of a row that has some."""
         facts = self.rows[row].facts

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from bench.compare.resolve import read
-from bench.reporting import leaderboard, pareto
+from bench.reporting import leaderboard, pareto, table_figures
 from bench.reporting.smaller_models import NOT_MADE
 from helpers import fake_records
 from methods.errors import UserError
@@ -53,11 +53,27 @@ def test_dense_rows_of_the_smaller_model_are_in_the_table_and_on_the_front(root)
     expected = {"dense": 1, "wanda 2:4": 1.5, "magnitude 2:4": 1.9, names[-2]: 1.2, names[-1]: 1.21}
     assert ratios == pytest.approx(expected)
     assert [table.value(names.index(name), size) for name in expected] == [4e8, 2.5e8, 2.4e8, 2e8, 1e8]
-    assert not table.columns[size].hidden and plain.columns[size].hidden
+    assert not table.columns[size].hidden and plain.columns[plain.column("bytes_packed")].hidden
     (front,) = (f for f in pareto.fronts(table) if f.y is table.columns[column])
     assert [p.name for p in front.optimal] == [names[-1], names[-2], "dense"]
     assert any(NOT_MADE in note for note in table.notes)
     assert [line[0] for line in table.to_text_table().lines][-2:] == [f"small, {NOT_MADE}"] * 2
+
+
+def test_what_is_compared_comes_first_and_figures_name_the_quantizer(root):
+    """On a phone only the first columns are seen. Ranks and intervals stay with their columns."""
+    table, plain = table_of(root), table_of(root, "")
+
+    assert [c.name for c in table.columns if not c.hidden][:2] == [
+        "bytes packed",
+        "mean bits per byte code, mathematics",
+    ]
+    for one in (table, plain):
+        assert [one.columns[c].metric for c in one.ranks] == ["perplexity"]
+    by_name = [{(a, b, t.columns[c].name): x for (a, b, c), x in t.intervals.items()} for t in (table, plain)]
+    assert by_name[0] == by_name[1] != {}
+    figure = next(f for f in table_figures.draw_all(table, "large") if "mean bits per byte" in f.title)
+    assert re.search(r">small int8<", figure.svg) and f"small int8 ({NOT_MADE})" in figure.svg
 
 
 def test_perplexities_of_two_tokenizers_are_never_compared(root):
