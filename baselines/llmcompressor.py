@@ -85,8 +85,9 @@ class LlmCompressorAwq:
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": self.group}
+        rounding = {"config_groups": {"group": {"targets": _targets(model, job), "weights": weights}}}
         awq = {"duo_scaling": False, "n_grid": self.grid}
-        return _transform(model, job, {AWQ: awq, "quantization.QuantizationModifier": {"weights": weights}})
+        return _transform(model, job, {AWQ: awq, "quantization.QuantizationModifier": rounding})
 
 
 @dataclass(frozen=True)
@@ -110,16 +111,8 @@ class LlmCompressorSmoothQuant:
 def _transform(model: nn.Module, job: Job, settings: dict[str, dict[str, Any]]) -> Outcome:
     """Run modifiers on a copy, and take over the weights that they changed."""
     require_oneshot(model, job)
-    changed_model, recipe = copy.deepcopy(model), []
-    for path, given in settings.items():
-        modifier, targets = import_modifier(path), _targets(model, job)
-        scheme = (
-            {"config_groups": {"group": {"targets": targets, "weights": given["weights"]}}}
-            if "weights" in given
-            else given
-        )
-        recipe.append(modifier(**scheme))
-    warnings = oneshot(changed_model, job, recipe)
+    changed_model = copy.deepcopy(model)
+    warnings = oneshot(changed_model, job, [import_modifier(path)(**given) for path, given in settings.items()])
     changed, new = set(), dict(changed_model.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():

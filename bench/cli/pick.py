@@ -236,7 +236,7 @@ def _print_first(answer: Answer) -> None:
     tied = [c for c in others if c.tied]
     _say(f"First: {first.row.name}." + (f" Tied with it: {_names(tied)}." if tied else ""))
     if answer.uncompared:
-        _say(f"Not compared with the best in pairs: {answer.uncompared} rows.")
+        _say(f"Rows not compared with the best in pairs: {answer.uncompared}.")
     for check in first.checks:
         if check.unsure:
             _say(f"Not sure: {check.limit.noun} {_describe_check(check)}; the interval contains the limit.")
