@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ from methods.training.ranks import is_single_process
 
 MAX_CHECKPOINTS = 2
 """Two, so that one is complete while the next is being written."""
+FILE_BYTES = 2**28
+"""A file is closed once it has this many. Torch builds a whole file in memory, twice, before it writes it."""
 
 
 def write(root: Path, step: int, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> Path:
@@ -32,7 +35,9 @@ def write(root: Path, step: int, tensors: Mapping[str, Tensor], info: Mapping[st
         partial.mkdir(parents=True)
     if not is_single_process():
         dist.barrier()
-    writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
+    starts = itertools.accumulate((t.nbytes for t in tensors.values()), initial=0)
+    files = {name: 1 + start // FILE_BYTES for name, start in zip(tensors, starts, strict=False)}
+    writer = HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=files, save_distributed=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         state_dict_saver.save(dict(tensors), storage_writer=writer, no_dist=is_single_process())

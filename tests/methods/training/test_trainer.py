@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bench.catalog.entries import METHODS
 from cast.method import Cast
@@ -197,6 +198,19 @@ def test_old_checkpoints_go(tmp_path):
     held = {"a": torch.zeros(3)}
     checkpoint.read_into(checkpoint.latest(tmp_path), held)
     assert torch.equal(held["a"], torch.full((3,), 30.0))
+
+
+def test_a_checkpoint_is_split_into_files(tmp_path, monkeypatch):
+    """Three tensors of 12 bytes begin at 0, 12 and 24."""
+    monkeypatch.setattr(checkpoint, "FILE_BYTES", 16)
+    tensors = {name: torch.full((3,), float(i)) for i, name in enumerate("abc")}
+
+    folder = checkpoint.write(tmp_path, 1, tensors, {})
+
+    assert sorted(len(load_file(p)) for p in folder.glob("*.safetensors")) == [1, 2]
+    held = {name: torch.zeros(3) for name in tensors}
+    checkpoint.read_into(folder, held)
+    assert all(torch.equal(held[name], value) for name, value in tensors.items())
 
 
 @pytest.mark.numeric
