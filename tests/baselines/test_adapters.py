@@ -141,7 +141,10 @@ def test_their_awq_scales_by_a_power_of_the_inputs_that_a_search_over_the_group_
     for group in (8, 16):
         model = copy.deepcopy(named)
         kind = LlmCompressorAwq(group=group, grid=4)
-        assert kind.apply(model, job).notes["recipe"]["AWQModifier"]["n_grid"] == 4
+        recipe = kind.apply(model, job).notes["recipe"]
+        assert recipe["AWQModifier"] == {"duo_scaling": False, "n_grid": 4}
+        weights = recipe["QuantizationModifier"]["config_groups"]["group"]["weights"]
+        assert weights["num_bits"] == 4 and weights["symmetric"] and weights["group_size"] == group
         for i, x in seen.items():
             scale = (named.model.layers[i].input_layernorm.weight / model.model.layers[i].input_layernorm.weight).log()
             size = x.flatten(0, 1).abs().mean(0).log()
@@ -202,7 +205,7 @@ def test_shapes_that_a_library_cannot_quantize_are_skipped(kind, why, make, make
 
 
 def require_int4(outcome, job, dense, group=0):
-    """Every group, or row, is on 16 symmetric points around zero, near the dense weights, and has a scale of 16 bits."""
+    """Require every group, or row, on 16 symmetric points around zero, near the dense weights, with a scale of 16 bits."""
     scales = 0
     for target in job.targets:
         before, after = (m.get_submodule(target).weight for m in (dense, outcome.model))

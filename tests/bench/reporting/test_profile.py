@@ -101,7 +101,7 @@ def test_rows_are_picked_by_tracks(root, cli):
 
 
 def test_rows_are_picked_by_tracks_alone(tmp_path, cli):
-    """The order is that of the loss. A row without the track is left out."""
+    """Rows are in the order of their loss. A row without the track is left out."""
     for method, tasks, factor in (
         ("dense", TASKS, 1.0), ("wanda", TASKS, 1.04), ("sparsegpt", TASKS, 1.02), ("ria", TASKS[2:], 1.01),
     ):  # fmt: skip
