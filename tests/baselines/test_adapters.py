@@ -155,6 +155,23 @@ def test_their_awq_scales_by_a_power_of_the_inputs_that_a_search_over_the_group_
     assert sizes[8] != sizes[16] and any(sizes[8])
 
 
+@pytest.mark.slow
+def test_their_smoothquant_balances_the_ranges_of_inputs_and_weights(named, make_job):
+    """Their sizes are ranges, that of a weight twice its largest absolute value. The paper and `smooth` have the largest values."""
+    pytest.importorskip("llmcompressor")
+    job, seen = make_job(named, "dense"), []
+    attention = named.model.layers[0].self_attn
+    hook = attention.q_proj.register_forward_pre_hook(lambda _, x: seen.append(x[0].flatten(0, 1)))
+    named(job.calibration)
+    hook.remove()
+    model = LlmCompressorSmoothQuant(strength=0.75).apply(copy.deepcopy(named), job).model
+    readers = (attention.q_proj, attention.k_proj, attention.v_proj)
+    top = torch.stack([linear.weight.abs().amax(0) for linear in readers]).amax(0)
+    expected = (seen[0].amax(0) - seen[0].amin(0)).pow(0.75) / (2 * top).pow(0.25)
+    scale = named.model.layers[0].input_layernorm.weight / model.model.layers[0].input_layernorm.weight
+    torch.testing.assert_close(scale, expected, rtol=1e-3, atol=1e-4)
+
+
 def nearest(model, target, kind):
     """Round as llm-compressor does: the linears of one input share NVFP4's scale, and MXFP4's goes up from 1.75 of a power."""
     siblings = next(
