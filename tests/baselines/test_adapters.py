@@ -157,7 +157,7 @@ def test_their_awq_scales_by_a_power_of_the_inputs_that_a_search_over_the_group_
 
 @pytest.mark.slow
 def test_their_smoothquant_balances_the_ranges_of_inputs_and_weights(named, make_job):
-    """Their sizes are ranges, that of a weight twice its largest absolute value. The paper and `smooth` have the largest values."""
+    """Compare with their formula. It has ranges, where the paper and `smooth` have the largest absolute values."""
     pytest.importorskip("llmcompressor")
     job, seen = make_job(named, "dense"), []
     attention = named.model.layers[0].self_attn
