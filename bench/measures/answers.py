@@ -70,7 +70,12 @@ class Answers:
 
     @classmethod
     def check(cls, run: RunSettings, *, fetch: bool) -> None:
-        """Raise UserError if the name of a task is unknown."""
+        """Raise UserError if the name of a task is unknown, or only the measure zeroshot can read it."""
+        if "zeroshot" not in run.measures and (others := [name for name in run.tasks if not tracks.is_track(name)]):
+            raise UserError(
+                f"the measure answers reads tracks, and {others[0]} is none: name tracks in --tasks, such as knowledge, or"
+                " add zeroshot to --measures"
+            )
         tracks.expand(run.tasks)
         tracks.require_limits(run.settings_of(AnswerSettings).limits)
 

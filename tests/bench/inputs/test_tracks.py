@@ -137,6 +137,8 @@ def test_names_mean_tasks():
         (("plan", "--tasks", "code", "--set", "answers.limit=0"), "answers.limit=0: must be a whole number from 1 to"),
         (("plan", "--tasks", "code", "--set", "answers.limits.code=0"), "must be a whole number from 1 to"),
         (("plan", "--tasks", "code", "--set", "answers.limits.cod=5"), "'cod': did you mean code"),
+        (("plan", "--tasks", "code,cod", "--measures", "answers"), "reads tracks, and cod is none: name tracks in --tasks"),
+        (("plan", "--measures", "answers"), "reads tracks, and wiki_continuation is none"),
         (("plan", "--tasks", "code", "--measures", "zeroshot"), "code is read by the measure answers: add it to --measures"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, tuple) else "",
