@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import warnings
@@ -116,6 +117,7 @@ def to_svg(figure: Figure, title: str, description: str = "") -> str:
     _make_printable(figure)
     buffer = BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
+    ElementTree.register_namespace("", SVG)
     root = ElementTree.fromstring(buffer.getvalue())
     for parent in list(root.iter()):
         for child in list(parent):
@@ -123,6 +125,7 @@ def to_svg(figure: Figure, title: str, description: str = "") -> str:
                 parent.remove(child)
     for element in root.iter():
         _clean(element)
+    _name_clips(root)
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
     root.attrib |= {"class": "figure", "role": "img", "font-family": FONT, "stroke-linejoin": "round"}
@@ -131,7 +134,6 @@ def to_svg(figure: Figure, title: str, description: str = "") -> str:
             element = ElementTree.Element(f"{{{SVG}}}{tag}")
             element.text = printable(text)
             root.insert(0, element)
-    ElementTree.register_namespace("", SVG)
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -152,6 +154,18 @@ def _make_printable(figure: Figure) -> None:
     for text in figure.findobj(Text):
         if (shown := "\n".join(map(printable, text.get_text().split("\n")))) != text.get_text():
             text.set_text(shown)
+
+
+def _name_clips(root: ElementTree.Element) -> None:
+    """Name each clip path by its rounded content. matplotlib's name depends on the last bits of its coordinates."""
+    names = {}
+    for clip in root.iter(f"{{{SVG}}}clipPath"):
+        old = clip.attrib.pop("id")
+        clip.set("id", "p" + hashlib.sha256(ElementTree.tostring(clip)).hexdigest()[:10])
+        names[f"url(#{old})"] = f"url(#{clip.get('id')})"
+    for element in root.iter():
+        if old := element.get("clip-path"):
+            element.set("clip-path", names[old])
 
 
 def _clean(element: ElementTree.Element) -> None:
