@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from methods.errors import UserError
@@ -14,8 +14,8 @@ from methods.ranges import Beta, Count, Fraction, LearningRate, NonNegative, Pos
 class Settings:
     """Settings of every training method. Recipes give values by model size.
 
-    lr: peak learning rate; relative_lr: peak learning rate in units of the root mean square of the targets' weights that
-    are not zero, 0 to use lr; warmup: share of the steps in which it rises; final_lr_ratio: share of the peak where the
+    lr: peak learning rate; relative_lr: peak learning rate in units of the root mean square of the targets' weights, 0 to
+    use lr; warmup: share of the steps in which it rises; final_lr_ratio: share of the peak where the
     cosine ends; grad_clip: largest L2 norm of all gradients, 0 for no limit; eta: share of distillation in the loss;
     temperature: of both softmaxes in it; hidden: weight in the loss of the distance to the teacher's hidden states, 0 for
     none; hidden_every: number of blocks from one such state to the next, counted back from the last block; recompute: forget activations inside blocks and compute them again in the
@@ -38,9 +38,7 @@ class Settings:
     compile: Literal["auto", "on", "off"] = "auto"
 
     def __post_init__(self) -> None:
-        default = next(field.default for field in fields(self) if field.name == "lr")
-        if self.relative_lr and self.lr != default:
-            raise ValueError(f"lr={self.lr:g} and relative_lr={self.relative_lr:g} are two learning rates: give one")
+        require_one_rate(self)
 
     def lr_at(self, step: int, total: int, peak: float) -> float:
         """Return the rate of a step, from 0: linear warmup to the peak, then a cosine to final_lr_ratio * peak."""
@@ -54,6 +52,12 @@ class Settings:
     def adam(self) -> dict[str, Any]:
         """The arguments of an optimizer of the Adam family."""
         return {"lr": self.lr, "betas": (self.beta1, self.beta2), "eps": self.eps}
+
+
+def require_one_rate(method: Any) -> None:
+    """Raise ValueError if both learning rates of a method, lr and relative_lr, differ from their defaults."""
+    if method.lr != type(method).lr and method.relative_lr != type(method).relative_lr:
+        raise ValueError(f"lr={method.lr:g} and relative_lr={method.relative_lr:g} are two learning rates: give one")
 
 
 def require_trainable(dtype: str) -> None:

@@ -107,11 +107,11 @@ class Trainer:
         return theta, [p for p in self.model.parameters() if id(p) not in ids]  # type: ignore[return-value]
 
     def _weight_scale(self) -> float:
-        """Return the root mean square of the targets' weights that are not zero, or 1 if all are."""
+        """Return the root mean square of the targets' weights, or 1 if all are zero."""
         weights = [ranks.local(w.detach()) for w in self.parameters(self.job.targets)[0]]
         squares = sum(float(w.square().sum(dtype=torch.float64)) for w in weights)
-        squares, kept = ranks.all_reduce_sum(squares, sum(int(w.count_nonzero()) for w in weights))
-        return math.sqrt(squares / kept) if kept else 1.0
+        squares, count = ranks.all_reduce_sum(squares, sum(w.numel() for w in weights))
+        return math.sqrt(squares / count) or 1.0
 
     def groups(self, targets: Iterable[str]) -> list[dict[str, Any]]:
         """Return parameter groups for an optimizer: the targets' weights with `sparse` and `transposed`, and the rest."""

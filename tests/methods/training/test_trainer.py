@@ -270,10 +270,10 @@ def test_schedule():
 
 
 @pytest.mark.parametrize("name", ["cast", "retrain"])
-def test_a_relative_rate_is_in_units_of_the_kept_weights_root_mean_square(name, llama, task):
+def test_a_relative_rate_is_in_units_of_the_weights_root_mean_square(name, llama, task):
     model = start_of("retrain", llama, task(llama))
-    kept = torch.cat([w[w != 0] for w in (model.get_submodule(t).weight.flatten() for t in task(model).targets)])
-    absolute = 0.01 * float(kept.square().mean().sqrt())
+    weights = torch.cat([model.get_submodule(t).weight.flatten() for t in task(model).targets])
+    absolute = 0.01 * float(weights.square().mean().sqrt())
     curves = []
     for k, rate in enumerate(({"relative_lr": 0.01}, {"lr": absolute})):
         job = task(llama, steps=4, budget={"log_every": 1})
@@ -284,9 +284,10 @@ def test_a_relative_rate_is_in_units_of_the_kept_weights_root_mean_square(name, 
     assert curves[0][1]["lr"] and len(curves[0]) == 4
 
 
-def test_two_learning_rates_are_refused():
-    with pytest.raises(ValueError, match=r"lr=0\.001 and relative_lr=0\.01 are two learning rates: give one"):
-        Settings(lr=1e-3, relative_lr=0.01)
+@pytest.mark.parametrize("name", ["cast", "maskllm", "recon"])
+def test_two_learning_rates_are_refused(name):
+    with pytest.raises(UserError, match=r"lr=0\.001 and relative_lr=0\.01 are two learning rates: give one"):
+        method(name, lr=1e-3, relative_lr=0.01)
 
 
 def test_budget_below_one_step(llama, task):
