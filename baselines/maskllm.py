@@ -160,6 +160,7 @@ class MaskLLM(Settings):
     sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$", description="64 hexadecimal digits")] = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.file and Path(self.file).exists():
             try:
                 maskfile.open_masks(Path(self.file)).close()

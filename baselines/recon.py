@@ -23,6 +23,7 @@ from methods.quantizing.grids import assign_
 from methods.ranges import Beta, Count, CountOrZero, Fraction, LearningRate, NonNegative
 from methods.targets import relayout
 from methods.terms import Factors
+from methods.training.settings import require_one_rate
 
 State = dict[str, Tensor]
 """Parameters of a block, by their names in it."""
@@ -107,6 +108,9 @@ class Recon:
     by_channel: bool = True
     massive: NonNegative = 10.0
     norms: bool = True
+
+    def __post_init__(self) -> None:
+        require_one_rate(self)
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.prior is None:

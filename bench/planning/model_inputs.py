@@ -30,6 +30,8 @@ from methods.training.settings import require_trainable
 
 LOADER = "bench.inputs.loading"
 """Name of the module that reads every model. Importing it would import torch."""
+LEARNING_RATES = {"lr", "relative_lr"}
+"""Fields of a method of which the user's one replaces the recipe's other."""
 
 
 class ModelInputs:
@@ -154,6 +156,8 @@ class ModelInputs:
         if registry.lookup(stage.kind, stage.name).drops:
             count_left(pattern, stage.config, self.config)
         fields = self.recipe.fields_of(stage.name) if self.recipe and "training" in stage.needs else {}
+        if stage.config.keys() & LEARNING_RATES:
+            fields = {name: value for name, value in fields.items() if name not in LEARNING_RATES}
         return stage.model_copy(update={"pattern": pattern, "config": fields | stage.config})
 
     def _training(self, recipe: recipes.Recipe) -> TrainingRun:

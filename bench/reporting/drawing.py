@@ -160,12 +160,13 @@ def _name_clips(root: ElementTree.Element) -> None:
     """Name each clip path by its rounded content. matplotlib's name depends on the last bits of its coordinates."""
     names = {}
     for clip in root.iter(f"{{{SVG}}}clipPath"):
-        old = clip.attrib.pop("id")
-        clip.set("id", "p" + hashlib.sha256(ElementTree.tostring(clip)).hexdigest()[:10])
-        names[f"url(#{old})"] = f"url(#{clip.get('id')})"
+        before = clip.attrib.pop("id")
+        after = "p" + hashlib.sha256(ElementTree.tostring(clip)).hexdigest()[:10]
+        clip.set("id", after)
+        names[f"url(#{before})"] = f"url(#{after})"
     for element in root.iter():
-        if old := element.get("clip-path"):
-            element.set("clip-path", names[old])
+        if used := element.get("clip-path"):
+            element.set("clip-path", names[used])
 
 
 def _clean(element: ElementTree.Element) -> None:

@@ -14,7 +14,8 @@ from methods.ranges import Beta, Count, Fraction, LearningRate, NonNegative, Pos
 class Settings:
     """Settings of every training method. Recipes give values by model size.
 
-    lr: peak learning rate; warmup: share of the steps in which it rises; final_lr_ratio: share of the peak where the
+    lr: peak learning rate; relative_lr: peak learning rate in units of the root mean square of the targets' weights, 0 to
+    use lr; warmup: share of the steps in which it rises; final_lr_ratio: share of the peak where the
     cosine ends; grad_clip: largest L2 norm of all gradients, 0 for no limit; eta: share of distillation in the loss;
     temperature: of both softmaxes in it; hidden: weight in the loss of the distance to the teacher's hidden states, 0 for
     none; hidden_every: number of blocks from one such state to the next, counted back from the last block; recompute: forget activations inside blocks and compute them again in the
@@ -22,6 +23,7 @@ class Settings:
     """
 
     lr: LearningRate = 2e-5
+    relative_lr: Fraction = 0.0
     warmup: Fraction = 0.02
     final_lr_ratio: Fraction = 0.1
     beta1: Beta = 0.9
@@ -35,18 +37,27 @@ class Settings:
     recompute: bool = False
     compile: Literal["auto", "on", "off"] = "auto"
 
-    def lr_at(self, step: int, total: int) -> float:
-        """Return the rate of a step, from 0: linear warmup, then a cosine to final_lr_ratio * lr."""
+    def __post_init__(self) -> None:
+        require_one_rate(self)
+
+    def lr_at(self, step: int, total: int, peak: float) -> float:
+        """Return the rate of a step, from 0: linear warmup to the peak, then a cosine to final_lr_ratio * peak."""
         warm = math.ceil(self.warmup * total)
         if step < warm:
-            return self.lr * (step + 1) / warm
+            return peak * (step + 1) / warm
         done = (step - warm) / max(1, total - warm)
-        return self.lr * (self.final_lr_ratio + (1 - self.final_lr_ratio) * (1 + math.cos(math.pi * done)) / 2)
+        return peak * (self.final_lr_ratio + (1 - self.final_lr_ratio) * (1 + math.cos(math.pi * done)) / 2)
 
     @property
     def adam(self) -> dict[str, Any]:
         """The arguments of an optimizer of the Adam family."""
         return {"lr": self.lr, "betas": (self.beta1, self.beta2), "eps": self.eps}
+
+
+def require_one_rate(method: Any) -> None:
+    """Raise ValueError if both learning rates of a method, lr and relative_lr, differ from their defaults."""
+    if method.lr != type(method).lr and method.relative_lr != type(method).relative_lr:
+        raise ValueError(f"lr={method.lr:g} and relative_lr={method.relative_lr:g} are two learning rates: give one")
 
 
 def require_trainable(dtype: str) -> None:

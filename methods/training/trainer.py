@@ -94,6 +94,7 @@ class Trainer:
         if settings.hidden:
             self.student.outputs = BlockOutputs(self.model, settings.hidden_every)
         self._batches = Batches(self.corpus, self.device, self.rank, self.world)
+        self.peak_lr = settings.relative_lr * self._weight_scale() if settings.relative_lr else settings.lr
 
     def parameters(self, targets: Iterable[str]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Return the parameters of the targets' weights, and all other parameters."""
@@ -104,6 +105,13 @@ class Trainer:
             theta.append(weight)
         ids = {id(p) for p in theta}
         return theta, [p for p in self.model.parameters() if id(p) not in ids]  # type: ignore[return-value]
+
+    def _weight_scale(self) -> float:
+        """Return the root mean square of the targets' weights, or 1 if all are zero."""
+        weights = [ranks.local(w.detach()) for w in self.parameters(self.job.targets)[0]]
+        squares = sum(float(w.square().sum(dtype=torch.float64)) for w in weights)
+        squares, count = ranks.all_reduce_sum(squares, sum(w.numel() for w in weights))
+        return math.sqrt(squares / count) or 1.0
 
     def groups(self, targets: Iterable[str]) -> list[dict[str, Any]]:
         """Return parameter groups for an optimizer: the targets' weights with `sparse` and `transposed`, and the rest."""
@@ -142,7 +150,7 @@ class Trainer:
             # only a hook changes them before the step; to read them may wait for the device
             of_optimizer = dict(getattr(optimizer, "metrics", {})) if hook else {}
             metrics = dict(hook(step, total) or {}) if hook else {}
-            lr = settings.lr_at(step, total)
+            lr = settings.lr_at(step, total, self.peak_lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             losses = self._gradients(step, teacher_model)

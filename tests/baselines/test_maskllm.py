@@ -105,7 +105,7 @@ def test_schedules():
     assert middle.tau == pytest.approx(2.025) and middle.kappa == 300 and middle.penalty == pytest.approx(1e-5)
     assert method.sampling_at(100, 100) == Sampling(100, pytest.approx(0.05), 500.0, 0.0)
     assert method.sampling_at(0, 100, micro_batches=4).penalty == 5e-6
-    assert [method.lr_at(step, 1000) for step in (0, 500, 1000)] == pytest.approx([5e-4, 2.75e-4, 5e-5])
+    assert [method.lr_at(step, 1000, method.lr) for step in (0, 500, 1000)] == pytest.approx([5e-4, 2.75e-4, 5e-5])
 
 
 @pytest.mark.numeric

@@ -64,6 +64,14 @@ def test_recipe_below_settings_below_words(tmp_path):
     assert artifact["cast"].stages[0].config == recipe.fields_of("cast")
 
 
+def test_a_typed_rate_replaces_the_recipes_rate_in_any_unit(tmp_path):
+    (config,) = (s.config for s in plan(tmp_path, methods=("cast:relative_lr=0.5",))["cast:relative_lr=0.5"].stages)
+
+    assert config == {k: v for k, v in recipes.recipes()["tiny"].fields_of("cast").items() if k != "lr"} | {
+        "relative_lr": 0.5
+    }
+
+
 @pytest.mark.parametrize("name", recipes.recipes())
 def test_every_method_of_a_recipe_ends_its_cosine_at_one_floor(name):
     recipe = recipes.recipes()[name]

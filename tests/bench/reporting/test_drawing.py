@@ -38,7 +38,9 @@ def test_a_strange_name_stays_text(name):
 
 def test_coordinates_have_two_decimals_whatever_the_last_bits():
     svg = svg_of("a", 1 / 3)
-    assert "clip-path" in svg and svg == svg_of("a", 1 / 3 + 1e-15, width=300 + 1e-11) and not re.search(r"\.\d{3}", svg)
+    assert (
+        "clip-path" in svg and svg == svg_of("a", 1 / 3 + 1e-15, width=300 + 1e-11) and not re.search(r"\.\d{3}", svg)
+    )
 
 
 def test_names_in_a_front_overlap_neither_each_other_nor_the_edge():

@@ -261,12 +261,33 @@ def test_bfloat16_trains_masters_in_float32(llama, task):
 def test_schedule():
     settings = Settings(lr=1.0, warmup=0.1, final_lr_ratio=0.2)
 
-    rates = [settings.lr_at(step, 100) for step in range(100)]
+    rates = [settings.lr_at(step, 100, 1.0) for step in range(100)]
 
     assert rates[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
     assert max(rates) == 1.0 and rates[10] == 1.0
     assert rates[55] == pytest.approx(0.6)
     assert rates[-1] == pytest.approx(0.2, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["cast", "retrain"])
+def test_a_relative_rate_is_in_units_of_the_weights_root_mean_square(name, llama, task):
+    model = start_of("retrain", llama, task(llama))
+    weights = torch.cat([model.get_submodule(t).weight.flatten() for t in task(model).targets])
+    absolute = 0.01 * float(weights.square().mean().sqrt())
+    curves = []
+    for k, rate in enumerate(({"relative_lr": 0.01}, {"lr": absolute})):
+        job = task(llama, steps=4, budget={"log_every": 1})
+        job = replace(job, workdir=job.workdir / str(k))
+        curves.append(type(method(name))(**rate).apply(copy.deepcopy(model), job).notes["curve"])
+
+    assert [row["lr"] for row in curves[0]] == pytest.approx([row["lr"] for row in curves[1]], rel=1e-5)
+    assert curves[0][1]["lr"] and len(curves[0]) == 4
+
+
+@pytest.mark.parametrize("name", ["cast", "maskllm", "recon"])
+def test_two_learning_rates_are_refused(name):
+    with pytest.raises(UserError, match=r"lr=0\.001 and relative_lr=0\.01 are two learning rates: give one"):
+        method(name, lr=1e-3, relative_lr=0.01)
 
 
 def test_budget_below_one_step(llama, task):
