@@ -30,6 +30,8 @@ TEXT_COLUMNS = (*IDENTITY, "source", "made on", "best compressed", "tied with", 
 
 NO_TASKS = ", rows without tasks"
 """End of the title of a table whose rows have no tasks, after one whose rows have."""
+ROUNDING = 1e-6
+"""Largest spread of seeds, as a share of their mean, that is none."""
 MAX_REASON = 60
 """Characters of a failure's reason in a cell. bench show prints all of it."""
 
@@ -232,7 +234,9 @@ def summarize(group: list[Row], column: ColumnKey) -> CellSummary | None:
         note = f" ({task})" + note
     mean, spread = values[0], rows[0]["stderr"]
     if len(values) > 1:
-        mean, spread = statistics.mean(values), statistics.stdev(values) or None  # exact: equal values have no spread
+        mean, spread = statistics.mean(values), statistics.stdev(values)
+        # Equal seeds differ by the rounding of their processors.
+        spread = spread if spread > ROUNDING * abs(mean) else None
     return CellSummary(format_number(mean, spread, rows[0]["unit"]) + note, rows, mean, spread)
 
 

@@ -38,6 +38,12 @@ def test_seeds_are_mean_and_standard_deviation():
     assert line["perplexity wiki-mini@128"] == "11.0 ± 1.0"
 
 
+def test_seeds_that_differ_by_rounding_have_no_spread():
+    (line,) = lines([cell("depth", s, v) for s, v in enumerate((40.42273468, 40.42273468, 40.42273532))])
+
+    assert line["perplexity wiki-mini@128"] == "40.42"
+
+
 def test_a_measure_that_failed_for_a_seed_leaves_no_average_in_any_of_its_columns():
     sizes = [cell("wanda", s, status=x, **SIZE) for s, x in enumerate(("ok", "failed", "ok"))]
     (line,) = lines(sizes)
