@@ -46,18 +46,21 @@ def ratios(where: str) -> str:
             continue
         a, b = (name.removeprefix("?").replace("_+_", " + ") for name in (a, b))
         if several := [name for name in (a, b) if len(rows[name]) > 1]:
-            sys.exit(f"{several[0]} in {folder} has several patterns: {', '.join(rows[several[0]])}")
+            sys.exit(
+                f"{several[0]} in {folder} has several patterns: {', '.join(f'{several[0]}@{p}' for p in rows[several[0]])}"
+            )
         (before,), (after,) = rows[b].values(), rows[a].values()
         r = pairwise.compare(before, after, "perplexity", results, _seed_noises())
         if r is None:
             sys.exit(f"{a} and {b} in {folder} cannot be compared: bench compare --results {folder} says why")
         over = f"{r.seeds} seeds, {r.n} {r.unit}" if r.seeds > 1 else f"{r.n} {r.unit}"
         over += ", one seed" if r.seed_noise else ""
-        if a in ends and b in ends and ends[a] != ends[b]:
-            over += f"; not one schedule: lr ends at {ends[a]} and {ends[b]} of its peak"
+        floors = [ends.get(name.partition("@")[0]) for name in (a, b)]
+        if None not in floors and floors[0] != floors[1]:
+            over += f"; not one schedule: lr ends at {floors[0]} and {floors[1]} of its peak"
         noises |= dict.fromkeys(filter(None, [r.seed_noise]))
         lines.append(
-            f"| {escape_markdown(a)} / {escape_markdown(b)} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {over} |"
+            f"| {escape_markdown(f'{a} / {b}'.replace('@', ' '))} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {over} |"
         )
     if noises:
         lines.append(f"\n{SEED_NOISE_NOTE} {escape_markdown('; '.join(noises))}.")
@@ -97,12 +100,13 @@ def _ratio(results: ResultSet, rows: dict[str, Seeds], before: str, after: str) 
 
 
 def _perplexities(results: ResultSet) -> dict[str, dict[str, Seeds]]:
-    """Return the records of perplexity without a quantizer by method, pattern and seed."""
+    """Return the records of perplexity without a quantizer by METHOD or METHOD@PATTERN, pattern and seed."""
     rows: dict[str, dict[str, Seeds]] = {}
     for record in results.records:
         identity = record.identity
         if (identity.measure, identity.quantizer) == ("perplexity", "none"):
-            rows.setdefault(identity.method, {}).setdefault(identity.pattern, {})[identity.seed] = record
+            for name in (identity.method, f"{identity.method}@{identity.pattern}"):
+                rows.setdefault(name, {}).setdefault(identity.pattern, {})[identity.seed] = record
     return rows
 
 

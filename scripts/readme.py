@@ -67,7 +67,7 @@ MAX_LEADERS = 10
 PROFILES = "results/tracks"
 """Folder whose profiles the pages show."""
 FRONTIERS = {
-    "tiny": "results/tiny-structure",
+    "tiny": "results/tiny-structure,results/tiny-structure-trained",
     "smollm2": "results/smollm2-structure,results/smollm2-135m-recon,results/smollm2-135m-wanda7",
 }
 """Folders whose fronts the pages show, by the name of the picture."""
