@@ -38,6 +38,7 @@ def ratios(where: str) -> str:
     folder, *names = where.split()
     results = board.merge([resolve.read(ROOT / one) for one in folder.split(",")]).with_cache()
     rows = _perplexities(results)
+    rows |= {f"{name}@{p}": {p: seeds} for name, patterns in rows.items() for p, seeds in patterns.items()}
     ends = {row.label: f"{row.floor:g}" for row in trained_rows.read(results.records)}
     lines = ["| perplexity ratio | | 95% interval | |", "|---|---:|---:|---|"]
     noises: dict[str, None] = {}
@@ -100,13 +101,12 @@ def _ratio(results: ResultSet, rows: dict[str, Seeds], before: str, after: str) 
 
 
 def _perplexities(results: ResultSet) -> dict[str, dict[str, Seeds]]:
-    """Return the records of perplexity without a quantizer by METHOD or METHOD@PATTERN, pattern and seed."""
+    """Return the records of perplexity without a quantizer by method, pattern and seed."""
     rows: dict[str, dict[str, Seeds]] = {}
     for record in results.records:
         identity = record.identity
         if (identity.measure, identity.quantizer) == ("perplexity", "none"):
-            for name in (identity.method, f"{identity.method}@{identity.pattern}"):
-                rows.setdefault(name, {}).setdefault(identity.pattern, {})[identity.seed] = record
+            rows.setdefault(identity.method, {}).setdefault(identity.pattern, {})[identity.seed] = record
     return rows
 
 

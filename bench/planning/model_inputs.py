@@ -31,7 +31,7 @@ from methods.training.settings import require_trainable
 LOADER = "bench.inputs.loading"
 """Name of the module that reads every model. Importing it would import torch."""
 LEARNING_RATES = {"lr", "relative_lr"}
-"""Fields of a method of which the user's one replaces the recipe's other."""
+"""Names of the fields for the learning rate. If the user sets one of them, no recipe sets the other."""
 
 
 class ModelInputs:

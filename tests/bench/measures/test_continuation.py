@@ -43,5 +43,5 @@ def test_a_model_agrees_with_itself(tmp_path):
 
 
 def test_the_dense_row_is_measured(tmp_path):
-    """In bfloat16 it is below 64. Here another model stands for what rounding does."""
+    """The dense row is measured, because rounding to bfloat16 changes tokens. Another model stands for the rounding."""
     assert read(near_tiny(0.02), tmp_path, is_dense=True).values[0].value < NEW

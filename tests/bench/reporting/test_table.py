@@ -42,6 +42,8 @@ def test_seeds_that_differ_by_rounding_have_no_spread():
     (line,) = lines([cell("depth", s, v) for s, v in enumerate((40.42273468, 40.42273468, 40.42273532))])
 
     assert line["perplexity wiki-mini@128"] == "40.42"
+    (line,) = lines([cell("depth", s, v) for s, v in enumerate((40.4227, 40.4228, 40.4229))])
+    assert "±" in line["perplexity wiki-mini@128"]
 
 
 def test_a_measure_that_failed_for_a_seed_leaves_no_average_in_any_of_its_columns():
