@@ -22,6 +22,7 @@ from bench.planning.memory import STREAMED_FROM
 from bench.system import digests, environments
 from bench.system.cache import cache_dir
 from bench.system.devices import select_card
+from bench.system.products import use_float32
 from bench.verify import WeightCounts
 from methods.contract import Budget, Compute, Environment, Job, Method, Prior, Progress
 from methods.folder import Folder
@@ -76,6 +77,11 @@ class Workspace:
             max_bytes=int(1e9 * artifact.max_memory / shared) if artifact.max_memory else None,
         )
         self._tokenizer: Any = None
+        self.choose_products()
+
+    def choose_products(self) -> None:
+        """Let a CPU that is slow at bfloat16 multiply through float32, until a measure of speed ends that."""
+        use_float32(wanted=(self.compute.device.type, self.compute.dtype) == ("cpu", torch.bfloat16))
 
     def targets_of(self, folder: Folder, kept: Kept | None = None) -> tuple[str, ...]:
         """Return the targets of the source, or of a stage's result: a model made elsewhere may have other layers.

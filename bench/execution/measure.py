@@ -91,6 +91,7 @@ def _read(
     """Read a group. states: receives sentences about the dense model's states."""
     instruments = [_instrument(m) for m in measurements]
     artifact, source, compute = measurements[0].artifact, workspace.source.path, workspace.compute
+    workspace.choose_products()
     if not all(getattr(i, "streams", False) for i in instruments):
         compute = replace(compute, stream=False)
     with temporary_folder("measure") as workdir:

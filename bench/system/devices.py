@@ -32,8 +32,8 @@ def cores() -> int:
 def has_instructions_for(dtype: str) -> bool:
     """Return whether the CPU multiplies numbers of a format faster than float32, or as fast.
 
-    Without these instructions bfloat16 takes about four times as long as float32. float16 takes as long, and torch has
-    float16 products on few CPUs.
+    Without these instructions torch's products of bfloat16 take about five times as long as float32's (see
+    bench.system.products), and torch has float16 products on few CPUs.
     """
     level = provenance.instruction_set()
     return dtype == "float32" or (dtype == "bfloat16" and level in ("amx", "avx512_bf16"))

@@ -110,7 +110,9 @@ class Speed:
         from bench.measures.speed import linears
         from bench.measures.speed.comparison import summarize
         from bench.measures.speed.decoding import compare_models
+        from bench.system.products import use_float32
 
+        use_float32(wanted=False)  # others have torch's own products
         device = linears.select_device(context.compute)
         if self.workload == "linears":
             return linears.read_linears(device, model, context, self.tokens)

@@ -1,0 +1,72 @@
+"""Products in bfloat16 through float32."""
+
+import pytest
+import torch
+from torch import nn
+
+from bench.system import products
+
+
+@pytest.fixture
+def slow_cpu(monkeypatch):
+    monkeypatch.setattr(products, "has_instructions_for", lambda dtype: dtype == "float32")
+    yield
+    products.use_float32(wanted=False)
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def step(linear, x):
+    """Return the output of a linear, and its gradients for a loss that is not linear."""
+    out = linear(x)
+    (out.float() ** 2).sum().backward()
+    return out, x.grad, *(p.grad for p in linear.parameters())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_each_product_is_the_one_in_float32_rounded_once(bias, slow_cpu):
+    linear = nn.Linear(48, 40, bias=bias).bfloat16()
+    x = numbers(3, 20, 48).bfloat16()
+    exact = nn.functional.linear(x.float(), linear.weight.float(), linear.bias.float() if bias else None)
+
+    products.use_float32(wanted=True)
+
+    assert torch.equal(linear(x), exact.bfloat16())
+    assert torch.equal(torch.bmm(x, x.mT), torch.bmm(x.float(), x.float().mT).bfloat16())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_training_step_is_torchs_own_within_roundings(bias, slow_cpu):
+    linear = nn.Linear(48, 40, bias=bias).bfloat16()
+    own = step(linear, numbers(3, 20, 48).bfloat16().requires_grad_())
+    linear.zero_grad()
+
+    products.use_float32(wanted=True)
+
+    for ours, theirs in zip(step(linear, numbers(3, 20, 48).bfloat16().requires_grad_()), own, strict=True):
+        assert ours.dtype is torch.bfloat16
+        scale = theirs.float().abs().max()
+        assert (ours.float() - theirs.float()).abs().max() <= 2**-7 * scale  # one rounding of the largest
+
+
+def test_products_in_float32_stay_torchs_own(slow_cpu):
+    x, w = numbers(64, 96), numbers(96, 32, seed=1)
+    own = x @ w
+
+    products.use_float32(wanted=True)
+
+    assert torch.equal(x @ w, own)
+
+
+def test_torchs_own_kernels_come_back_and_a_fast_cpu_keeps_them(slow_cpu, monkeypatch):
+    products.use_float32(wanted=True)
+    products.use_float32(wanted=True)
+    assert len(products._installed) == 1
+    products.use_float32(wanted=False)
+    assert not products._installed
+
+    monkeypatch.setattr(products, "has_instructions_for", lambda dtype: True)
+    products.use_float32(wanted=True)
+    assert not products._installed
