@@ -11,12 +11,11 @@ from statistics import fmean
 from typing import NamedTuple
 
 import budgets
-from reference import ROOT
+import result_folders
 
-from bench.compare import resolve
 from bench.compare.result_set import ResultSet
 from bench.measures.speed.roofline import DeviceSpec, device_specs
-from bench.reporting import board, drawing, table_figures
+from bench.reporting import drawing, table_figures
 from bench.reporting.hardware import hardware_limit
 from bench.reporting.pareto import MIN_POINTS, Front, FrontPoint, describe, pareto_optimal
 from bench.reporting.view import TableColumn
@@ -33,8 +32,6 @@ CARDS = ("h100", "a100", "l4", "rtx4090")
 """Cards whose times are computed."""
 PROMPT = 2048
 """Tokens of the prompt whose time is computed."""
-WIDTH, HEIGHT = 380, 340
-"""Size of a panel in pixels."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class Row(NamedTuple):
 @cache
 def read(folders: str) -> tuple[Row, ...]:
     """Return the rows of folders, separated by commas, that have a perplexity of the same protocol and a size."""
-    results = board.merge([resolve.read(ROOT / folder) for folder in folders.split(",")]).with_cache()
+    results = result_folders.merge(folders)
     found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     seeds: dict[tuple[str, str, str], set[int | None]] = {}
     for record in results.records:
@@ -178,12 +175,8 @@ def picture(folders: str) -> str:
 
 def _draw(lines: Sequence[Sequence[Front]], title: str) -> str:
     """Draw lines of fronts, as an SVG element."""
-    rows, columns = len(lines), len(lines[0])
-    figure, panels = drawing.new_figure(WIDTH * columns, HEIGHT * rows, rows=rows, columns=columns)
-    every = [front for line in lines for front in line]
-    for panel, front in zip(panels.flat, every, strict=True):
-        table_figures.draw_front_on(figure, panel, front)
-    return drawing.to_svg(figure, title, " ".join(map(describe, every)))
+    about = " ".join(describe(front) for line in lines for front in line)
+    return drawing.to_svg(table_figures.draw_fronts(lines), title, about)
 
 
 def compute_ms(row: Row, tokens: int, card: DeviceSpec) -> float:

@@ -9,15 +9,14 @@ from collections.abc import Callable
 from functools import cache, partial
 
 import budgets
+import result_folders
 import trained_rows
 from reference import ROOT
 
-from bench.compare import resolve
 from bench.compare.pairing import Seeds
 from bench.compare.result_set import ResultSet
 from bench.compare.seed_noise import SeedNoiseTable
-from bench.reporting import board, pairwise
-from bench.reporting import leaderboard as boards
+from bench.reporting import board, pairwise, searches
 from bench.reporting.cost import CostIndex
 from bench.reporting.facts import Interval
 from bench.reporting.view import SEED_NOISE_NOTE
@@ -30,13 +29,15 @@ from bench.system.text import escape_markdown
 @cache
 def _seed_noises() -> SeedNoiseTable:
     """Return the noise between seeds that the leaderboard adds, from all folders that are no searches."""
-    folders = sorted(path.parent for path in (ROOT / "results").glob("*/records"))
-    return SeedNoiseTable(board.merge(boards.read_boards(folders)).records)
+    every = [
+        result_folders.read(f"results/{path.parent.name}") for path in sorted((ROOT / "results").glob("*/records"))
+    ]
+    return SeedNoiseTable(board.merge([one for one in every if not searches.is_search(one)]).records)
 
 
 def ratios(where: str) -> str:
     folder, *names = where.split()
-    results = board.merge([resolve.read(ROOT / one) for one in folder.split(",")]).with_cache()
+    results = result_folders.merge(folder)
     rows = _perplexities(results)
     rows |= {f"{name}@{p}": {p: seeds} for name, patterns in rows.items() for p, seeds in patterns.items()}
     ends = {row.label: f"{row.floor:g}" for row in trained_rows.read(results.records)}
@@ -73,7 +74,7 @@ def budget(folders: str) -> str:
     chains: dict[str, list[budgets.Chain]] = {}
     compare: dict[str, Callable[[str, str], Interval | None]] = {}
     for names in folders.split():
-        results = board.merge([resolve.read(ROOT / one) for one in names.split(",")]).with_cache()
+        results = result_folders.merge(names)
         costs, named = CostIndex(results.records), _perplexities(results)
         rows = {
             label: by_pattern[budgets.PATTERN] for label, by_pattern in named.items() if budgets.PATTERN in by_pattern
@@ -112,7 +113,7 @@ def _perplexities(results: ResultSet) -> dict[str, dict[str, Seeds]]:
 
 def found(folder: str) -> str:
     """Return the settings of the trained rows, and their perplexity as a ratio to the two controls."""
-    results = resolve.read(ROOT / folder).with_cache()
+    results = result_folders.read(folder)
     rows = _perplexities(results)
 
     def ratio(method: str, control: str) -> str:

@@ -33,7 +33,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -43,11 +43,12 @@ import benchmark_figures
 import frontier
 import perplexity_ratios
 import reference
+import result_folders
 import trained_rows
 import wanted_records
 
 from bench import search
-from bench.compare import resolve, scaling_law
+from bench.compare import scaling_law
 from bench.planning.search import read_search
 from bench.reporting import drawing, pareto, profile, table, table_figures
 from bench.reporting import leaderboard as boards
@@ -82,7 +83,7 @@ def leaderboard(folder: str) -> str:
 
 
 def leaders(folders: str) -> str:
-    results = [resolve.read(ROOT / folder) for folder in folders.split()]
+    results = [result_folders.read(folder) for folder in folders.split()]
     section = boards.make_sections(results, ROOT / "no papers")[0]
     tables = section.tables[0].to_text_tables()
     first = _leading(tables[0], MAX_LEADERS)
@@ -101,7 +102,7 @@ def _leading(whole: table.TextTable, count: int) -> table.TextTable:
 
 def beside_smaller(folder: str, model: str) -> str:
     """Return the largest model's rows by bytes and bits per byte, with those of a smaller model, and name the front."""
-    section = boards.make_sections([resolve.read(ROOT / folder)], None, model)[0]
+    section = boards.make_sections([result_folders.read(folder)], None, model)[0]
     front = next(f for t in section.tables for f in pareto.fronts(t) if f.y.metric == metrics.MEAN_BITS)
     lines = [
         f"| {escape_markdown(p.name)} | {p.x / 1e6:.1f} | {p.y:.4f} |" for p in sorted(front.points, key=lambda p: p.y)
@@ -134,14 +135,14 @@ def losses(folder: str, *patterns: str) -> str:
     return table.to_markdown(table.TextTable("", ["model", *next(iter(tables.values()))[0].headers], lines))
 
 
-def _profiles(folder: str) -> Iterator[tuple[str, Table, TableFigure]]:
-    """Yield the file name, the table and the heat map of each model of a folder."""
+@cache
+def _profiles(folder: str) -> list[tuple[str, Table, TableFigure]]:
+    """Return the file name, the table and the heat map of each model of a folder."""
     if not (ROOT / folder / "records").is_dir():
-        return
-    for section in boards.make_sections([resolve.read(ROOT / folder)], ROOT / "no papers"):
-        one = section.tables[0]
-        if profile.rows_of(one):
-            yield f"profile-{section.title}", one, table_figures.draw_tracks(one, section.title)
+        return []
+    sections = boards.make_sections([result_folders.read(folder)], ROOT / "no papers")
+    found = [(section.title, section.tables[0]) for section in sections if profile.rows_of(section.tables[0])]
+    return [(f"profile-{title}", one, table_figures.draw_tracks(one, title)) for title, one in found]
 
 
 def benchmark(name: str) -> str:

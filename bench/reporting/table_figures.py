@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -137,14 +138,29 @@ def _cell(x: float, y: float, color: str, alpha: float) -> Any:
 
 def draw_front(front: Front) -> Figure:
     """Draw all points, the front as a step line, and as many names as fit."""
-    figure, ((axes,),) = drawing.new_figure(WIDTH, HEIGHT)
-    draw_front_on(figure, axes, front)
+    return draw_fronts([[front]])
+
+
+def draw_fronts(lines: Sequence[Sequence[Front]]) -> Figure:
+    """Draw lines of fronts, each on a panel of its own."""
+    rows, columns = len(lines), len(lines[0])
+    figure, panels = drawing.new_figure(WIDTH * columns, HEIGHT * rows, rows=rows, columns=columns)
+    fronts = list(zip(panels.flat, itertools.chain.from_iterable(lines), strict=True))
+    for axes, front in fronts:
+        _draw_front(axes, front)
+    figure.draw_without_rendering()  # once, since it places the panels
+    for axes, front in fronts:
+        _add_labels(axes, front.points, _scale_of(front))
     return figure
 
 
-def draw_front_on(figure: Figure, axes: Axes, front: Front) -> None:
-    """Draw a front on a panel of a figure."""
-    mega = 1e6 if front.x.unit == "B" else 1.0
+def _scale_of(front: Front) -> float:
+    return 1e6 if front.x.unit == "B" else 1.0
+
+
+def _draw_front(axes: Axes, front: Front) -> None:
+    """Draw a front on a panel, without names."""
+    mega = _scale_of(front)
     unit = {"B": ", MB", "1": "", "": ""}.get(front.x.unit, f", {front.x.unit}")
     optimal = front.optimal
     axes.step([p.x / mega for p in optimal], [p.y for p in optimal], where="post", color=BLUE, alpha=0.55)
@@ -157,7 +173,7 @@ def draw_front_on(figure: Figure, axes: Axes, front: Front) -> None:
     ends = [end for p in front.points for end in (p.y - p.spread, p.y + p.spread)]
     _scale(axes, "x", [p.x / mega for p in front.points], f"{front.x.label}{unit}")
     _scale(axes, "y", ends, front.y.name)
-    _add_labels(figure, axes, front.points, mega)
+    axes.margins(0.1)
 
 
 def _scale(axes: Axes, which: str, values: Sequence[float], name: str) -> None:
@@ -173,12 +189,10 @@ def _scale(axes: Axes, which: str, values: Sequence[float], name: str) -> None:
         axes.set_title(name)
 
 
-def _add_labels(figure: Figure, axes: Axes, points: Sequence[FrontPoint], mega: float) -> None:
+def _add_labels(axes: Axes, points: Sequence[FrontPoint], mega: float) -> None:
     """Name the points, those on the front first. A name that fits nowhere is left out."""
     from matplotlib.transforms import Bbox
 
-    axes.margins(0.1)
-    figure.draw_without_rendering()
     panel = axes.get_window_extent()
     taken = [axes.transData.transform((p.x / mega, p.y)) for p in points]
     boxes: list[Any] = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in taken]
