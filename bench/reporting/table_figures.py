@@ -142,7 +142,7 @@ def draw_front(front: Front) -> Figure:
 
 
 def draw_fronts(lines: Sequence[Sequence[Front]]) -> Figure:
-    """Draw lines of fronts, each on a panel of its own."""
+    """Draw lines of fronts, a panel for each."""
     rows, columns = len(lines), len(lines[0])
     figure, panels = drawing.new_figure(WIDTH * columns, HEIGHT * rows, rows=rows, columns=columns)
     fronts = list(zip(panels.flat, itertools.chain.from_iterable(lines), strict=True))
