@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from bench.execution import job
 from bench.system import products
+from helpers import runs
 
 
 @pytest.fixture
@@ -70,3 +72,14 @@ def test_torchs_own_kernels_come_back_and_a_fast_cpu_keeps_them(slow_cpu, monkey
     monkeypatch.setattr(products, "has_instructions_for", lambda dtype: True)
     products.use_float32(wanted=True)
     assert not products._installed
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_run_chooses_by_its_number_format(dtype, tmp_path, cache, slow_cpu, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(job, "use_float32", lambda wanted: chosen.append(wanted))
+
+    runs.run_here(runs.small(tmp_path / "r", methods=("magnitude",), measures=("perplexity",), dtype=dtype))
+
+    assert set(chosen) == {dtype == "bfloat16"}
+    assert len(chosen) >= 3  # the dense model, a pruned one, and each again before it is measured
