@@ -14,13 +14,11 @@ from methods.ranges import Beta, Count, Fraction, LearningRate, NonNegative, Pos
 class Settings:
     """Settings of every training method. Recipes give values by model size.
 
-    lr: peak learning rate; relative_lr: peak learning rate in units of the root mean square of the targets' weights,
-    0 to use lr; warmup: share of the steps in which it rises; final_lr_ratio: share of the peak where the cosine
-    ends; grad_clip: largest L2 norm of all gradients, 0 for no limit; eta: share of distillation in the loss;
-    temperature: of both softmaxes in it; hidden: weight in the loss of the distance to the teacher's hidden states, 0
-    for none; hidden_every: number of blocks from one such state to the next, counted back from the last block;
-    average: share of the steps, the last ones, whose weights are averaged in the end, 0 for the last step's weights
-    (a final_lr_ratio above 0 goes with it); recompute: forget activations inside blocks and compute them again in the
+    lr: peak learning rate; relative_lr: peak learning rate in units of the root mean square of the targets' weights, 0 to
+    use lr; warmup: share of the steps in which it rises; final_lr_ratio: share of the peak where the
+    cosine ends; grad_clip: largest L2 norm of all gradients, 0 for no limit; eta: share of distillation in the loss;
+    temperature: of both softmaxes in it; hidden: weight in the loss of the distance to the teacher's hidden states, 0 for
+    none; hidden_every: number of blocks from one such state to the next, counted back from the last block; recompute: forget activations inside blocks and compute them again in the
     backward pass; compile: torch.compile the blocks. "auto": on a CUDA device that has Triton.
     """
 
@@ -36,7 +34,6 @@ class Settings:
     temperature: Positive = 1.0
     hidden: NonNegative = 0.0
     hidden_every: Count = 1
-    average: Fraction = 0.0
     recompute: bool = False
     compile: Literal["auto", "on", "off"] = "auto"
 

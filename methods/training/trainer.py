@@ -19,7 +19,6 @@ from methods.training import checkpoint, compiled, ranks
 from methods.training.block_outputs import BlockOutputs
 from methods.training.gather import Finish, Skeleton
 from methods.training.interrupt import Stopped, stop_request
-from methods.training.mean_weights import MeanWeights
 from methods.training.settings import Settings, require_trainable
 from methods.training.student import FrozenTeacher, Student, head_of, unpacked
 from methods.training.transfer import Batches
@@ -95,7 +94,6 @@ class Trainer:
         if settings.hidden:
             self.student.outputs = BlockOutputs(self.model, settings.hidden_every)
         self._batches = Batches(self.corpus, self.device, self.rank, self.world)
-        self._mean = MeanWeights(self.model, settings.average, self.total)
         self.peak_lr = settings.relative_lr * self._weight_scale() if settings.relative_lr else settings.lr
 
     def parameters(self, targets: Iterable[str]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -162,7 +160,6 @@ class Trainer:
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf)
             optimizer.step()
             optimizer.zero_grad()
-            self._mean.add(step)
             values = torch.cat([ranks.all_reduce_mean(losses), ranks.full_tensor(norm).reshape(1).to(losses)])
             pending.append((step, {"lr": lr} | metrics, values))
             if step + 1 < total:
@@ -183,7 +180,6 @@ class Trainer:
                 if is_stopped:
                     raise Stopped
                 agrees = self.world == 1 or is_slow
-        self._mean.write()
 
     def _save_unchanged(
         self, optimizer: torch.optim.Optimizer, step: int, pending: Pending, metrics: dict[str, float], *, is_new: bool
@@ -331,7 +327,6 @@ class Trainer:
         names: dict[Tensor, str] = {p: n for n, p in self.model.named_parameters()}
         tensors: dict[str, Tensor] = {f"model.{n}": p.detach() for p, n in names.items()}
         tensors |= {f"buffer.{n}": b for n, b in self.model.named_buffers()}
-        tensors |= {f"mean.{n}": t for n, t in self._mean.tensors.items()}
         for p, state in optimizer.state.items():
             tensors |= {f"optimizer.{names[p]}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
         return tensors
@@ -355,7 +350,6 @@ class Trainer:
             return 0, []
         info = checkpoint.read_info(folder)
         _allocate_state(optimizer)
-        self._mean.allocate(info["step"])
         with torch.no_grad():
             checkpoint.read_into(folder, self._tensors(optimizer))
         for group, values in zip(optimizer.param_groups, info["groups"], strict=True):

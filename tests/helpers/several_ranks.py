@@ -18,8 +18,6 @@ from methods.training.interrupt import Stopped, stop_request
 from methods.training.trainer import Trainer
 
 STEPS = 12
-AVERAGE = 0.75
-"""Share of the steps whose weights are averaged, so that a stop comes after some of them."""
 STOPS_AFTER = 6
 NOTED_EVERY = 3
 
@@ -37,7 +35,7 @@ def train(name, family, out, work, stopping):
     more = {"progress": Stopping()} if stopping else {}
     job = job_to_train(model, job_for, counting(), work, steps=STEPS, budget={"log_every": NOTED_EVERY}, **more)
     try:
-        outcome = method(name, average=AVERAGE).apply(model, job)
+        outcome = method(name).apply(model, job)
     except Stopped:
         assert stopping
         stop_request.reset()

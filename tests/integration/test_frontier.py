@@ -48,10 +48,9 @@ def test_costs_of_a_row(script, monkeypatch):
         sizes = {"bytes_packed": 50.0} | ({"relative_flops": 0.6} if "lowrank" in method else {})
         records.append(record(method, "size", sizes, pattern))
         records.append(record(method, "speed", {"tokens_per_s": 40.0} if pattern == "2:4" else {}, pattern))
-    results = SimpleNamespace(records=records, with_cache=lambda: results)
+    results = SimpleNamespace(records=records)
     results.items = lambda one: SimpleNamespace(weights=[targets.get(one.identity.method, 100)])
-    monkeypatch.setattr(script.board, "merge", lambda _: results)
-    monkeypatch.setattr(script.resolve, "read", lambda _: None)
+    monkeypatch.setattr(script.result_folders, "merge", lambda _: results)
 
     found = {row.name: row for row in script.read("some results")}
 

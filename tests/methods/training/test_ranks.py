@@ -14,7 +14,7 @@ from bench.execution import job, ranks
 from bench.results.store import ReadOnlyStore
 from helpers import forked_ranks, runs, several_ranks
 from helpers.models import job_for, write
-from helpers.several_ranks import AVERAGE, NOTED_EVERY, STEPS
+from helpers.several_ranks import NOTED_EVERY, STEPS
 from helpers.trainings import LAST_DIGIT, counting, job_to_train, method
 from methods.folder import Folder
 
@@ -65,7 +65,7 @@ def undisturbed(name, family, work, make_exact):
     """Train in one process without interruption."""
     model = make_exact(family)
     job = job_to_train(model, job_for, counting(), work / "one", steps=STEPS, budget={"log_every": NOTED_EVERY})
-    return method(name, average=AVERAGE).apply(model, job)
+    return method(name).apply(model, job)
 
 
 def require_equal(folder, one):
@@ -81,7 +81,7 @@ def test_one_process_goes_on_where_two_stopped(half, tmp_path, make_exact):
     shutil.copytree(half, tmp_path / "work")
     model = make_exact("gpt2")
     job = job_to_train(model, job_for, counting(), tmp_path / "work", steps=STEPS, budget={"log_every": NOTED_EVERY})
-    resumed = method("cast", average=AVERAGE).apply(model, job)
+    resumed = method("cast").apply(model, job)
     write(resumed.model, tmp_path / "model")
     (tmp_path / "curve.txt").write_text("\n".join(str(row["loss"]) for row in resumed.notes["curve"]))
 
