@@ -69,7 +69,8 @@ def facts_of(rows: Sequence[Row]) -> list[str]:
     moves = {row["record"]: row["mask"] for row in rows if row.get("mask")}.values()
     if moves:
         flips, early = (sum(values) / len(moves) for values in zip(*moves, strict=True))
-        parts.append(f"{100 * flips:.2g}% of the mask flipped, S {early:.2f} after a tenth")
+        share = f"{flips:.0%}" if flips >= 0.1 else f"{100 * flips:.2g}%"
+        parts.append(f"{share} of the mask flipped, S {early:.2f} after a tenth")
     return parts
 
 

@@ -5,7 +5,7 @@ import pytest
 from bench.compare.resolve import read
 from bench.inputs.models import ALIASES
 from bench.reporting import board, derived_columns, equal_bits, hardware, leaderboard, table
-from bench.reporting.labelled_rows import mask_moves, remarks
+from bench.reporting.labelled_rows import facts_of, mask_moves, remarks
 from bench.results import recount
 from bench.results.record import ReadingRow
 from bench.results.rows import to_rows
@@ -38,6 +38,12 @@ def sizes(record, **values):
 )
 def test_a_label_says_what_a_method_leaves_out(stages, said):
     assert remarks(stages) == said
+
+
+@pytest.mark.parametrize(("flips", "said"), [(0.0062, "0.62%"), (0.0953, "9.5%"), (0.26, "26%"), (1.304, "130%")])
+def test_a_share_of_flips_is_written_without_an_exponent(flips, said):
+    (text,) = facts_of([{"record": "a", "mask": (flips, 0.8)}])
+    assert text == f"{said} of the mask flipped, S 0.80 after a tenth"
 
 
 def test_a_label_says_how_much_of_a_mask_moved(tmp_path):
