@@ -54,7 +54,8 @@ class ElsaAdam(torch.optim.AdamW):
         self.total, self.pattern, self.interval = total, pattern, interval
         self.lambda_, self.schedule, self.projection = lambda_, schedule, projection
         self.metrics: dict[str, float] = {}
-        """gap, ||x - z|| / ||x|| of all weights to prune; flips, the share of z's pattern that changed; lambda."""
+        """gap, ||x - z|| / ||x|| of all weights to prune; flipped, the share of z's pattern that changed so far;
+        lambda."""
 
     def _sparse(self) -> Iterator[tuple[Tensor, bool]]:
         return ((p, group["transposed"]) for group in self.param_groups if group["sparse"] for p in group["params"])
@@ -105,7 +106,8 @@ class ElsaAdam(torch.optim.AdamW):
             count += keep.numel()
             found[p] = split, dual
         gaps, sizes, flips, count = all_reduce_sum(gaps, sizes, flips, count)
-        self.metrics |= {"gap": (gaps / sizes) ** 0.5 if sizes else 0.0, "flips": flips / max(1.0, count)}
+        flipped = self.metrics.get("flipped", 0.0) + flips / max(1.0, count)
+        self.metrics |= {"gap": (gaps / sizes) ** 0.5 if sizes else 0.0, "flipped": flipped}
         return found
 
     def _keep(self, p: Tensor, target: Tensor, transposed: bool) -> Tensor:

@@ -111,13 +111,13 @@ class SrSte(Settings):
         trainer = Trainer(self.name, model, job, self)
         theta, rest = trainer.parameters(job.targets)
         optimizer = torch.optim.AdamW([*theta, *rest], **self.adam, weight_decay=0.0, fused=True)
-        optimizer.metrics = {"flips": 0.0, "decay": 0.0}  # type: ignore[attr-defined]  # a checkpoint has them
+        optimizer.metrics = {"flipped": 0.0, "decay": 0.0}  # type: ignore[attr-defined]  # a checkpoint has them
 
         def before(step: int, total: int) -> dict[str, float]:
             metrics: dict[str, float] = optimizer.metrics  # type: ignore[attr-defined]
             if step % self.refresh_steps(total) == 0:
                 flips = masks.choose()
-                metrics["flips"] = flips if step else 0.0  # the first masks change none
+                metrics["flipped"] += flips if step else 0.0  # the first masks change none
             metrics["decay"] = self.decay_at(step, total)
             return metrics
 

@@ -211,8 +211,8 @@ class AdamS(torch.optim.Optimizer):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics of the last refresh: S, the share of |w| that is kept; flips, the share of the mask that changed;
-        alpha.
+        """Metrics of the last refresh: S, the share of |w| that is kept; flipped, the share of the mask that changed
+        so far; alpha. A weight that changes twice counts twice.
 
         Raises:
             FloatingPointError: a weight was NaN.
@@ -224,7 +224,7 @@ class AdamS(torch.optim.Optimizer):
                 raise FloatingPointError("a weight is NaN")
             self._metrics = {
                 "S": kept / total if total else 1.0,
-                "flips": flips / max(1.0, weights) if t else 0.0,
+                "flipped": self._metrics.get("flipped", 0.0) + flips / max(1.0, weights),
                 "alpha": t / self.total,
             }
         return self._metrics
@@ -295,7 +295,12 @@ class AdamS(torch.optim.Optimizer):
                     sums.append(selection.mask_metrics(self.score(p, w).abs(), mask, torch.zeros_like(mask)))
                 weights += w.numel()
         total = torch.stack(sums).sum(0) if sums else torch.zeros(3, dtype=torch.float64)
-        self._unread = total, weights, self.param_groups[0]["step"]
+        t = self.param_groups[0]["step"]
+        if t == 0:  # the first mask changes none
+            total[2] = 0
+        elif self._unread is not None:
+            total[2] += self._unread[0][2]
+        self._unread = total, weights, t
         if (
             total.device.type == "cpu" or not is_single_process()
         ):  # all ranks read at the same time; a card is not waited for

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from bench.measures.contract import MeasureContext
 
-LOGITS_BYTES = 32 * 2**20
-"""Bytes of one model's logits in memory at a time."""
+LOGITS_BYTES = 256 * 2**20
+"""Bytes of one model's logits in memory at a time. Heads of large vocabularies are slow on a CPU in fewer rows."""
 PART_BYTES = 2**20
 """Bytes of these logits that a CPU processes at a time."""
 BATCH_TOKENS = 4096

@@ -24,7 +24,7 @@ MAX_PANELS = 30
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("loss, nats a token", (("ce", "cross-entropy"), ("kl", "KL to the dense model"))),
     ("share of |w| that the mask keeps", (("S", "S"),)),
-    ("share of the mask that flipped", (("flips", "flips"),)),
+    ("share of the mask that flipped", (("flipped", "so far"), ("flips", "at one update"))),
     ("α and learning rate", (("alpha", "α"), ("lr", "lr / peak"))),
 )
 """Title, and the columns of the training curve in the panel, each with its label."""

@@ -142,7 +142,7 @@ def test_transposed_weights_are_the_same():
     for p, q in zip(plain, turned, strict=True):
         torch.testing.assert_close(p.detach(), q.detach().T)
         assert p.unflatten(1, (-1, 4)).count_nonzero(-1).eq(2).all()
-    assert one.metrics["flips"] == two.metrics["flips"] > 0
+    assert one.metrics["flipped"] == two.metrics["flipped"] > 0
 
 
 def test_weights_that_are_not_sparse_get_plain_adam():

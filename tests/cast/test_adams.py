@@ -156,14 +156,19 @@ def test_marks_are_taken_every_refresh_and_count_what_changed():
     optimizer = adams(params, refresh=5)
     train(params, optimizer, 1)
     first = [optimizer.state[p]["keep"].clone() for p in params]
-    assert optimizer.metrics["flips"] == 0
+    assert optimizer.metrics["flipped"] == 0
     kept = sum(float(p.detach().abs().sum()) for p in params)
     assert 0.5 < optimizer.metrics["S"] < 1 and kept > 0
     train(params, optimizer, 4, seed=5)
     assert all(torch.equal(a, optimizer.state[p]["keep"]) for a, p in zip(first, params, strict=True))
     params[0].data.copy_(params[0].flip(1))
     train(params, optimizer, 1)
-    assert optimizer.metrics["flips"] > 0
+    changed = sum(float((a != optimizer.state[p]["keep"]).sum()) for a, p in zip(first, params, strict=True))
+    share = changed / sum(p.numel() for p in params)
+    assert optimizer.metrics["flipped"] == pytest.approx(share) and share > 0
+    params[0].data.copy_(params[0].flip(1))
+    optimizer.update_mask()
+    assert optimizer.metrics["flipped"] > share  # of all updates so far
 
 
 def test_fixed_mask_stays():
@@ -177,7 +182,7 @@ def test_fixed_mask_stays():
     optimizer.apply_mask()
 
     assert optimizer.metrics["S"] != at_first  # metrics are updated although the mask is fixed
-    assert optimizer.metrics["flips"] == 0
+    assert optimizer.metrics["flipped"] == 0
     for p, keep in zip(params, first, strict=True):
         assert torch.equal(p.detach() != 0, keep)
 

@@ -49,6 +49,9 @@ def test_a_share_of_flips_is_written_without_an_exponent(flips, said):
 def test_a_label_says_how_much_of_a_mask_moved(tmp_path):
     flips, early = mask_moves({"curve": CURVE})
     assert (flips, early) == (pytest.approx(0.006), 0.8)
+    assert mask_moves(
+        {"curve": [{"step": 1.0, "S": 0.7, "flipped": 0.1}, {"step": 9.0, "S": 0.9, "flipped": 0.4}]}
+    ) == (0.4, 0.7)
     assert mask_moves({}) is mask_moves({"curve": []}) is mask_moves({"curve": [{"step": 1}]}) is None
     for seed, name in ((0, "x"), (1, "y")):
         record = fake_records.record("cast", seed, "pattern", "targets", notes={"curve": CURVE}, made=name)

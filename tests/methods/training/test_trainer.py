@@ -344,7 +344,7 @@ def test_final_prune_and_lambda_are_noted(trained):
     before, after = (notes["validation_perplexity"][k] for k in ("before_final_prune", "after_final_prune"))
     assert notes["final_prune_cost"] == pytest.approx(after / before - 1, abs=1e-3)
     assert set(notes["validation_perplexity"]) == {"start", "before_final_prune", "after_final_prune"}
-    assert {"S", "flips", "lr", "alpha", "loss", "ce", "kl", "norm", "step"} <= set(notes["curve"][-1])
+    assert {"S", "flipped", "lr", "alpha", "loss", "ce", "kl", "norm", "step"} <= set(notes["curve"][-1])
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ GOLDEN = {
         1.24472, 0.996947, 0.834292, 1.16053, 1.05202, 0.956434, 0.960095, 0.99384, 0.924729,
     ],
     "S": [0.696954] * 10 + [0.953927] * 10,
-    "flips": [0.0] * 10 + [0.0566406] * 10,
+    "flipped": [0.0] * 10 + [0.0566406] * 10,
     "alpha": [0.0] * 10 + [0.5] * 10,
 }  # fmt: skip
 
