@@ -7,6 +7,7 @@ from pathlib import Path
 from bench.inputs.shapes import known_shapes
 from bench.planning import estimate
 from bench.planning.cards import split_cards
+from bench.planning.cost_model import CostModel
 from bench.planning.plan import make_plan
 from bench.planning.spec import make_spec
 from bench.results.store import ReadOnlyStore
@@ -23,7 +24,7 @@ def wanted(folders: list[str], card: str = "h100", most: float = 80.0) -> str:
     for model in known_shapes().keys() - have:
         spec = make_spec({"models": (model,), "methods": METHODS, "quantizers": QUANTIZERS, "device": card})
         spec, cards = split_cards(spec)
-        rows = estimate.rows(make_plan(spec), cards=cards)
+        rows = estimate.rows(make_plan(spec), CostModel(()), cards)  # no record is of such a card
         on_card = max(row["about_device_GB"] for row in rows)
         if on_card > most:
             continue

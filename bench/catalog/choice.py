@@ -8,6 +8,7 @@ import keyword
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from bench.catalog.declarations import CatalogEntry
@@ -118,7 +119,7 @@ def build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
 
 
 def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     kind = load(entry)
     if not getattr(getattr(kind, "__dataclass_params__", None), "frozen", False):
@@ -132,7 +133,7 @@ def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
                 if known
                 else f"{name} has no field {key!r}: it takes none"
             )
-    adapter = TypeAdapter(kind)
+    adapter = _adapter(kind)
     for key, value in config.items():
         # pydantic would take true as 1.
         if isinstance(value, bool) and not _takes_bool(kind, key):
@@ -151,6 +152,13 @@ def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
         if isinstance(value, float) and not math.isfinite(value):
             raise _invalid(name, key, config, adapter, "must be finite")
     return method
+
+
+@cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def _takes_bool(kind: type, key: str) -> bool:
