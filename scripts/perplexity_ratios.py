@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 import sys
@@ -24,6 +25,9 @@ from bench.results.record import Record
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
 from bench.system.text import escape_markdown
+
+TRANSFORMS = ("awq", "smooth", "rotate", "permute")
+NONE = "none"
 
 
 @cache
@@ -81,7 +85,7 @@ def budget(folders: str) -> str:
         }
         model = results.records[0].identity.model
         chains[model] = [
-            budgets.Chain(label, statistics.mean(map(_perplexity, seeds.values())), cost.seconds, cost.device)
+            budgets.Chain(label, _mean(seeds), cost.seconds, cost.device)
             for label, seeds in rows.items()
             # one draw of a chain carries no advice; a row with typed fields is a search or an ablation
             if (None in seeds or len(seeds) >= budgets.SEEDS)
@@ -109,6 +113,52 @@ def _perplexities(results: ResultSet) -> dict[str, dict[str, Seeds]]:
         if (identity.measure, identity.quantizer) == ("perplexity", "none"):
             rows.setdefault(identity.method, {}).setdefault(identity.pattern, {})[identity.seed] = record
     return rows
+
+
+def transforms(folder: str) -> str:
+    """Return a table for each model: the perplexity of each pruner and quantizer, and its ratios after each transform."""
+    results = result_folders.read(folder)
+    costs = CostIndex(results.records)
+    rows: dict[str, dict[str, dict[str, Seeds]]] = {}
+    for record in results.records:
+        identity = record.identity
+        if identity.measure == "perplexity":
+            stages = [name for stage in identity.stages if (name := stage.partition(":")[0]) != "dense"]
+            first = stages.pop(0) if stages and stages[0] in TRANSFORMS else NONE
+            by_transform = rows.setdefault(identity.model, {}).setdefault(
+                stages[-1] if stages else identity.quantizer, {}
+            )
+            by_transform.setdefault(first, {})[identity.seed] = record
+
+    def minutes(seeds: Seeds) -> str:
+        cost = costs.of_row(record.identity for record in seeds.values())
+        return f", {cost.seconds / 60:.1f} min" if cost else ""
+
+    out = []
+    for model, by_name in rows.items():
+        names = [name for name in TRANSFORMS if any(name in row for row in by_name.values())]
+        out += [
+            f"**{model}**",
+            "",
+            f"| | perplexity | {' | '.join(names)} |",
+            "|---" + "|---:" * (len(names) + 1) + "|",
+        ]
+        for name, row in sorted(by_name.items(), key=lambda item: _mean(item[1].get(NONE))):
+            if NONE not in row:
+                continue
+            cells = [f"{_mean(row[NONE]):.2f}{minutes(row[NONE])}"]
+            for transform in names:
+                r = transform in row and pairwise.compare(
+                    row[NONE], row[transform], "perplexity", results, _seed_noises()
+                )
+                cells.append(f"{r.value:.3f} ({r.low:.3f} to {r.high:.3f}){minutes(row[transform])}" if r else "–")
+            out.append(f"| {name} | {' | '.join(cells)} |")
+        out.append("")
+    return "\n".join(out)
+
+
+def _mean(seeds: Seeds | None) -> float:
+    return statistics.mean(map(_perplexity, seeds.values())) if seeds else math.inf
 
 
 def found(folder: str) -> str:

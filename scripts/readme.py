@@ -250,6 +250,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "grid": lambda where: grid(*where.split()),
     "rates": rates,
     "ratio": perplexity_ratios.ratios,
+    "transforms": perplexity_ratios.transforms,
     "budget": perplexity_ratios.budget,
     "scaling": law,
     "search": trials,

@@ -221,6 +221,10 @@ def test_shapes_that_a_library_cannot_quantize_are_skipped(kind, why, make, make
         kind.apply(model, make_job(model, "dense"))
 
 
+def test_auto_round_has_groups_of_one_size_that_fits_every_linear():
+    assert AutoRound()._groups({"a": (64, 128), "b": (128, 64)}) == {"a": 64, "b": 64}
+
+
 def require_int4(outcome, job, dense, group=0):
     """Require every group, or row, on 16 symmetric points around zero, near the dense weights, with a scale of 16 bits."""
     scales = 0
