@@ -103,7 +103,8 @@ class Wiring:
 
     def normed(self, block: str, norm: str, change: Scaling) -> None:
         """Scale the output of a norm of a block."""
-        self._norm_edit(f"{block}.{norm}", lambda weight: change.vectors(weight), lambda bias: change.vectors(bias))
+        change = self._storable(f"{block}.{norm}", change)
+        self._norm_edit(f"{block}.{norm}", change.vectors, change.vectors)
         for reader in self.flow.norms[norm]:
             self._columns[f"{block}.{reader}.weight"].append(change.columns)
 
@@ -184,6 +185,20 @@ class Wiring:
         """Return what a norm multiplies by, float64; None if it has no weight."""
         weight = getattr(self.model.get_submodule(norm), "weight", None)
         return None if weight is None else weight.detach().double() + self.flow.offset
+
+    def _storable(self, norm: str, change: Scaling) -> Scaling:
+        """Return the scales nearest to these after which the number format of a norm's weight holds it without rounding.
+
+        In bfloat16 a norm that multiplies by 1 + w could be wrong by a tenth and more where w is near -1. The scale of a
+        channel that would become zero is 1.
+        """
+        gain = self._gain(norm)
+        if gain is None:
+            return change
+        offset = self.flow.offset
+        stored = change.vectors(gain) - offset
+        exact = gain / (stored.to(self.model.get_parameter(f"{norm}.weight").dtype).double() + offset)
+        return Scaling(torch.where((exact > 0) & exact.isfinite(), exact, 1.0))
 
     def _norm_edit(self, norm: str, weight: Edit, bias: Edit) -> None:
         """Change what a norm multiplies by, and its bias."""

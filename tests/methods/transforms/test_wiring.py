@@ -12,6 +12,8 @@ from methods.contract import Compute, Prior
 from methods.errors import Skipped, UserError
 from methods.families import FAMILIES
 from methods.folder import state
+from methods.transforms.changes import Scaling
+from methods.transforms.wiring import Wiring
 
 POST_NORM = ("gemma2", "gemma3_text", "olmo2", "olmo3")
 """Families whose norms follow the linears that write the residual stream."""
@@ -72,6 +74,21 @@ def test_the_function_is_kept(kind, name, source):
     targets = {f"{target}.weight" for target in job.targets}
     assert changed & targets, "nothing changed"
     assert changed - targets <= outcome.changed
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
+def test_norms_in_bfloat16_take_scales_without_a_rounding(kind, source):
+    model, job = source(kind)
+    wiring = Wiring(model, job, "smooth")
+    places = list(wiring.readers())
+    for block, norm, _ in places:
+        module = model.get_submodule(f"{block}.{norm}")
+        module.weight.data = module.weight.data.bfloat16()
+    before = logits(model)
+    for block, norm, _ in places:
+        wiring.normed(block, norm, Scaling(torch.logspace(-1, 3, 32, 2.0, dtype=torch.float64)))
+    after = logits(wiring.outcome().model)
+    assert float((after - before).norm() / before.norm()) < 2e-6
 
 
 @pytest.mark.parametrize("kind", [pytest.param("llama"), *(pytest.param(k, marks=pytest.mark.full) for k in POST_NORM)])
