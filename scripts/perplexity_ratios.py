@@ -132,7 +132,7 @@ def transforms(folder: str) -> str:
 
     def minutes(seeds: Seeds) -> str:
         cost = costs.of_row(record.identity for record in seeds.values())
-        return f", {cost.seconds / 60:.1f} min" if cost else ""
+        return f", {cost.seconds / 60:.1f} min" if cost and not cost.at_least else ""
 
     out = []
     for model, by_name in rows.items():
