@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
 import sys
@@ -26,12 +25,9 @@ from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
 from bench.system.text import escape_markdown
 
-TRANSFORMS = ("awq", "smooth", "rotate", "permute")
-NONE = "none"
-
 
 @cache
-def _seed_noises() -> SeedNoiseTable:
+def seed_noises() -> SeedNoiseTable:
     """Return the noise between seeds that the leaderboard adds, from all folders that are no searches."""
     every = [
         result_folders.read(f"results/{path.parent.name}") for path in sorted((ROOT / "results").glob("*/records"))
@@ -56,7 +52,7 @@ def ratios(where: str) -> str:
                 f"{several[0]} in {folder} has several patterns: {', '.join(f'{several[0]}@{p}' for p in rows[several[0]])}"
             )
         (before,), (after,) = rows[b].values(), rows[a].values()
-        r = pairwise.compare(before, after, "perplexity", results, _seed_noises())
+        r = pairwise.compare(before, after, "perplexity", results, seed_noises())
         if r is None:
             sys.exit(f"{a} and {b} in {folder} cannot be compared: bench compare --results {folder} says why")
         over = f"{r.seeds} seeds, {r.n} {r.unit}" if r.seeds > 1 else f"{r.n} {r.unit}"
@@ -85,7 +81,7 @@ def budget(folders: str) -> str:
         }
         model = results.records[0].identity.model
         chains[model] = [
-            budgets.Chain(label, _mean(seeds), cost.seconds, cost.device)
+            budgets.Chain(label, mean(seeds), cost.seconds, cost.device)
             for label, seeds in rows.items()
             # one draw of a chain carries no advice; a row with typed fields is a search or an ablation
             if (None in seeds or len(seeds) >= budgets.SEEDS)
@@ -102,7 +98,7 @@ def _perplexity(record: Record) -> float:
 
 
 def _ratio(results: ResultSet, rows: dict[str, Seeds], before: str, after: str) -> Interval | None:
-    return pairwise.compare(rows[before], rows[after], "perplexity", results, _seed_noises())
+    return pairwise.compare(rows[before], rows[after], "perplexity", results, seed_noises())
 
 
 def _perplexities(results: ResultSet) -> dict[str, dict[str, Seeds]]:
@@ -115,50 +111,9 @@ def _perplexities(results: ResultSet) -> dict[str, dict[str, Seeds]]:
     return rows
 
 
-def transforms(folder: str) -> str:
-    """Return a table for each model: the perplexity of each pruner and quantizer, and its ratios after each transform."""
-    results = result_folders.read(folder)
-    costs = CostIndex(results.records)
-    rows: dict[str, dict[str, dict[str, Seeds]]] = {}
-    for record in results.records:
-        identity = record.identity
-        if identity.measure == "perplexity":
-            stages = [name for stage in identity.stages if (name := stage.partition(":")[0]) != "dense"]
-            first = stages.pop(0) if stages and stages[0] in TRANSFORMS else NONE
-            by_transform = rows.setdefault(identity.model, {}).setdefault(
-                stages[-1] if stages else identity.quantizer, {}
-            )
-            by_transform.setdefault(first, {})[identity.seed] = record
-
-    def minutes(seeds: Seeds) -> str:
-        cost = costs.of_row(record.identity for record in seeds.values())
-        return f", {cost.seconds / 60:.1f} min" if cost and not cost.at_least else ""
-
-    out = []
-    for model, by_name in rows.items():
-        names = [name for name in TRANSFORMS if any(name in row for row in by_name.values())]
-        out += [
-            f"**{model}**",
-            "",
-            f"| | perplexity | {' | '.join(names)} |",
-            "|---" + "|---:" * (len(names) + 1) + "|",
-        ]
-        for name, row in sorted(by_name.items(), key=lambda item: _mean(item[1].get(NONE))):
-            if NONE not in row:
-                continue
-            cells = [f"{_mean(row[NONE]):.2f}{minutes(row[NONE])}"]
-            for transform in names:
-                r = transform in row and pairwise.compare(
-                    row[NONE], row[transform], "perplexity", results, _seed_noises()
-                )
-                cells.append(f"{r.value:.3f} ({r.low:.3f} to {r.high:.3f}){minutes(row[transform])}" if r else "–")
-            out.append(f"| {name} | {' | '.join(cells)} |")
-        out.append("")
-    return "\n".join(out)
-
-
-def _mean(seeds: Seeds | None) -> float:
-    return statistics.mean(map(_perplexity, seeds.values())) if seeds else math.inf
+def mean(seeds: Seeds) -> float:
+    """Return the mean perplexity over seeds."""
+    return statistics.mean(map(_perplexity, seeds.values()))
 
 
 def found(folder: str) -> str:
@@ -170,7 +125,7 @@ def found(folder: str) -> str:
         (before, *_), (after, *_) = (list(rows.get(name, {}).values()) or [{}] for name in (control, method))
         if method == control or not before or not after:
             return "–"
-        r = pairwise.compare(before, after, "perplexity", results, _seed_noises())
+        r = pairwise.compare(before, after, "perplexity", results, seed_noises())
         return f"{r.value:.3f} ({r.low:.3f} to {r.high:.3f}){', one seed' if r.seed_noise else ''}" if r else "–"
 
     return trained_rows.settings_table(trained_rows.read(newest(ReadOnlyStore(ROOT / folder))), ratio)

@@ -45,6 +45,7 @@ import perplexity_ratios
 import reference
 import result_folders
 import trained_rows
+import transform_rows
 import wanted_records
 
 from bench import search
@@ -250,7 +251,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "grid": lambda where: grid(*where.split()),
     "rates": rates,
     "ratio": perplexity_ratios.ratios,
-    "transforms": perplexity_ratios.transforms,
+    "transforms": transform_rows.transforms,
     "budget": perplexity_ratios.budget,
     "scaling": law,
     "search": trials,

@@ -1,0 +1,97 @@
+"""What each transform saves before rounding and pruning, and the best rows of few bits, for docs/results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import result_folders
+from perplexity_ratios import mean, seed_noises
+
+from bench.compare.pairing import Seeds
+from bench.reporting import pairwise
+from bench.reporting.cost import CostIndex
+from bench.results.identity import Identity
+from bench.results.record import Record
+from bench.system.grouping import group_by
+from bench.system.text import escape_markdown
+
+TRANSFORMS = ("awq", "smooth", "rotate", "permute")
+NONE = "none"
+MOST_BITS = (4.6, 3.3)
+"""Bits per weight, of the packed matrices, that the best rows have at most."""
+
+
+def transforms(folder: str) -> str:
+    """Return two tables for each model: ratios of perplexity after each transform, and the best rows of few bits."""
+    results = result_folders.read(folder)
+    costs, out = CostIndex(results.records), []
+
+    def minutes(seeds: Seeds) -> str:
+        cost = costs.of_row(record.identity for record in seeds.values())
+        return f", {cost.seconds / 60:.1f} min" if cost and not cost.at_least else ""
+
+    for model, records in group_by(results.records, lambda record: record.identity.model).items():
+        rows: dict[str, dict[str, Seeds]] = {}
+        for record in (r for r in records if r.identity.measure == "perplexity"):
+            name, transform = _split(record.identity)
+            rows.setdefault(name, {}).setdefault(transform, {})[record.identity.seed] = record
+        alone = sorted((row[NONE] for row in rows.values() if NONE in row), key=mean)
+        names = [name for name in TRANSFORMS if any(name in row for row in rows.values())]
+        out += [
+            f"**{model}**",
+            "",
+            f"| | perplexity | {' | '.join(names)} |",
+            "|---" + "|---:" * (len(names) + 1) + "|",
+        ]
+        for before in alone:
+            name, _ = _split(next(iter(before.values())).identity)
+            cells = [f"{mean(before):.2f}{minutes(before)}"]
+            for after in (rows[name].get(transform, {}) for transform in names):
+                r = pairwise.compare(before, after, "perplexity", results, seed_noises()) if after else None
+                cells.append(f"{r.value:.3f} ({r.low:.3f} to {r.high:.3f}){minutes(after)}" if r else "–")
+            out.append(f"| {name} | {' | '.join(cells)} |")
+        out += ["", *_best(list(_sized(records))), ""]
+    return "\n".join(out)
+
+
+def _split(identity: Identity) -> tuple[str, str]:
+    """Return the pruner and quantizer of a row, and the transform that it begins with."""
+    stages = [name for stage in identity.stages if (name := stage.partition(":")[0]) != "dense"]
+    transform = stages.pop(0) if stages and stages[0] in TRANSFORMS else NONE
+    quantizer = [identity.quantizer] if identity.quantizer != NONE else []
+    return " ".join([*stages[-1:], *quantizer]) or NONE, transform
+
+
+class Sized(NamedTuple):
+    """A row with its size."""
+
+    perplexity: float
+    label: str
+    pattern: str
+    bits: float
+    megabytes: float
+
+
+def _sized(records: Sequence[Record]) -> Iterator[Sized]:
+    sizes = {r.artifact: {x.metric: x.value for x in r.readings} for r in records if r.identity.measure == "size"}
+    for record in records:
+        identity, size = record.identity, sizes.get(record.artifact)
+        if identity.measure == "perplexity" and size:
+            label = identity.method + (f" {identity.quantizer}" if identity.quantizer != NONE else "")
+            bits, packed = size["bits_per_weight"] or 0.0, size["bytes_packed"] or 0.0
+            yield Sized(mean({None: record}), label, identity.pattern, bits, packed / 1e6)
+
+
+def _best(rows: Sequence[Sized]) -> list[str]:
+    """Return a table of the rows with the lowest perplexity, of each pattern, by the bits that they have at most."""
+    out = [
+        "| bits at most | pattern | best row | bits per weight | MB packed | perplexity |",
+        "|---:|---|---|---:|---:|---:|",
+    ]
+    for most in MOST_BITS:
+        for pattern, within in group_by([row for row in rows if row.bits <= most], lambda row: row.pattern).items():
+            best = min(within)
+            cells = f"{escape_markdown(best.label)} | {best.bits:.3f} | {best.megabytes:.1f} | {best.perplexity:.2f}"
+            out.append(f"| {most} | {pattern} | {cells} |")
+    return out
