@@ -1,4 +1,4 @@
-"""What each transform saves before rounding and pruning, and the best rows of few bits, for docs/results."""
+"""Ratios of perplexity after each transform, and the best rows of few bits, for docs/results."""
 
 from __future__ import annotations
 
