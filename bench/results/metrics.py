@@ -119,7 +119,7 @@ _ALL = (
     Metric("acc_raw", "1", "higher", "proportion", 0.0, 1.0, tolerance=1e-3, in_tables=False),
     Metric("acc_per_byte", "1", "higher", "proportion", 0.0, 1.0, tolerance=1e-3, in_tables=False),
     Metric("acc_per_char", "1", "higher", "proportion", 0.0, 1.0, tolerance=1e-3, in_tables=False),
-    Metric("cache_bytes_per_token", "B", "lower", "bytes", 0.0, counted=True, in_tables=False),
+    Metric("cache_bytes_per_token", "B", "lower", "bytes", 0.0, counted=True, sorts_rows=False),
     Metric("adapter_bytes", "B", "lower", "bytes", 0.0, counted=True, in_tables=False),
     Metric("relative_flops", "1", "lower", "ratio", 0.0, counted=True, in_tables=False),
     Metric("parameters", "1", "", "weights", 0.0, counted=True, in_tables=False),

@@ -120,3 +120,8 @@ def test_a_hostile_name_stays_text(cli, tmp_path, name):
     assert {x.count("|") for x in outs["md"].splitlines() if x.startswith("|")} == {rule.count("|")}
     assert name in outs["table"]
     assert json.loads(outs["json"])[0]["model"] == name
+
+
+@pytest.mark.parametrize(("value", "said"), [(11_520.0, "11.5 kB"), (100_000.0, "0.1 MB"), (2.69e8, "269.0 MB")])
+def test_bytes_have_a_unit_of_their_size(value, said):
+    assert table.format_number(value, None, "B") == said
