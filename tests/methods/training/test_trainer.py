@@ -430,6 +430,12 @@ def test_without_validation_windows_it_trains_and_saves(name, llama, task):
     json.dumps(notes, allow_nan=False)
 
 
+def test_a_curve_has_all_flips_so_far(llama, task):
+    curve = method("sr-ste").apply(llama, task(llama, budget={"log_every": 1})).notes["curve"]
+    flipped = [row["flipped"] for row in curve]
+    assert flipped == sorted(flipped) and flipped[0] == 0 < flipped[-1]
+
+
 def test_a_long_curve_keeps_its_last_step(llama, task, monkeypatch):
     monkeypatch.setattr(trainer, "MAX_CURVE_ROWS", 2)
     notes = method("dense-ft").apply(copy.deepcopy(llama), task(llama, pattern="dense")).notes
