@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError, Walk
 from methods.pruning.hessian import add_gram, symmetric
 from methods.ranges import CountOrZero, Positive
+from methods.targets import require_flow
 from methods.transforms.changes import Rotation
 from methods.transforms.hadamard import fix_mean, random_rotation
 from methods.transforms.learned import RESIDUAL, VALUES, RotatedLinear, learn
@@ -24,7 +25,7 @@ def principal(wiring: Wiring, job: Job) -> Tensor:
     Raises:
         UserError: norms subtract the mean, or follow the linears that write the stream.
     """
-    wiring.require_foldable()
+    require_flow(wiring.config.to_dict(), wiring.name, fold=True)
     if wiring.flow.mean:
         raise UserError(
             f"rotate:pca does not know the norms of {wiring.config.model_type}, which subtract the mean: leave pca out"
@@ -50,6 +51,7 @@ class Rotate:
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2404.00456", dense=True, transform=True, cost=Cost(), calibrated_by=("steps", "pca"),
+        folds="residual",
         presets={"learned": {"steps": 400}, "pca": {"pca": True}},
     )  # fmt: skip
     residual: bool = True
@@ -90,7 +92,7 @@ class Rotate:
     def _learn(self, wiring: Wiring, job: Job) -> Outcome:
         """Learn the rotations, and apply them."""
         if self.residual:
-            wiring.require_foldable()
+            require_flow(wiring.config.to_dict(), self.name, fold=True)
         if not self.residual and not (self.values and wiring.flow.values):
             raise UserError(f"rotate has nothing to rotate in {wiring.config.model_type}: leave residual=false out")
         linears = self._linears(wiring, job)

@@ -61,6 +61,8 @@ class MethodInfo:
     """True if it is a control, whose model stays dense."""
     transform: bool = False
     """True if it changes weights and keeps the model's function. It is dense, too."""
+    folds: str = ""
+    """Field with which such a transform moves norms into linears, which not every family allows."""
     after: str = ""
     """Transform that a quantizer is named with: a run makes it first, before any pruning, with the same `group`. Its settings
     here are those of the quantizer, so a run refuses others."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from methods.blocks import describe_unknown_family
 from methods.errors import UserError
-from methods.families import FAMILIES, Family
+from methods.families import FAMILIES, Family, Flow
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,6 +35,33 @@ def family_of(config: Mapping[str, Any]) -> Family:
         how = how or "an unnamed method"
         raise UserError(f"the model is already quantized ({how}): use its unquantized weights")
     return FAMILIES[kind]
+
+
+def require_flow(config: Mapping[str, Any], name: str, *, fold: bool = False) -> Flow:
+    """Return the modules that a transform changes.
+
+    Args:
+        name: of the transform, for errors.
+        fold: it moves the weights of norms into the linears that read them.
+
+    Raises:
+        UserError: no such transform is known for the family, or for this variant of it.
+    """
+    family, kind = family_of(config), config["model_type"]
+    if family.flow is None or family.experts:
+        raise UserError(f"{name} does not know the architecture {kind}: use a model without experts")
+    why = ""
+    if config.get("do_layer_norm_before", True) is False:
+        why = "its norms follow the residual stream"
+    elif config.get("word_embed_proj_dim") not in (None, config.get("hidden_size")):
+        why = "its embedding is narrower than its blocks"
+    if why:
+        raise UserError(f"{name} does not know this variant of {kind}: {why}")
+    if fold and family.flow.after:
+        raise UserError(
+            f"{name} cannot rotate the residual stream of {kind}, whose norms follow its linears: use residual=false"
+        )
+    return family.flow
 
 
 def find_targets(

@@ -25,7 +25,7 @@ from bench.system.devices import has_instructions_for
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
 from methods.smaller import count_left
-from methods.targets import family_of
+from methods.targets import family_of, require_flow
 from methods.training.settings import require_trainable
 
 LOADER = "bench.inputs.loading"
@@ -153,8 +153,11 @@ class ModelInputs:
     def complete(self, stage: Stage, pattern: str) -> Stage:
         """Return a stage with its pattern, and with the recipe's fields that the user did not set."""
         pattern = pattern + stage.pattern if stage.pattern.startswith(" + ") else stage.pattern or pattern
-        if registry.lookup(stage.kind, stage.name).drops:
+        entry = registry.lookup(stage.kind, stage.name)
+        if entry.drops:
             count_left(pattern, stage.config, self.config)
+        if entry.transform:
+            require_flow(self.config, stage.name, fold=bool(entry.folds and stage.config.get(entry.folds, True)))
         fields = self.recipe.fields_of(stage.name) if self.recipe and "training" in stage.needs else {}
         if stage.config.keys() & LEARNING_RATES:
             fields = {name: value for name, value in fields.items() if name not in LEARNING_RATES}

@@ -14,7 +14,7 @@ from methods.contract import Job, Outcome
 from methods.errors import Skipped, UserError
 from methods.families import Flow
 from methods.quantizing.grids import assign_
-from methods.targets import family_of, stores_in_out
+from methods.targets import family_of, require_flow, stores_in_out
 from methods.transforms.changes import Change, Scaling
 
 Edit = Callable[[Tensor], Tensor]
@@ -40,29 +40,18 @@ class Wiring:
         """
         self.model, self.name = model, name
         self.config = config = _config(model)
-        kind: str = config.model_type
+        self.flow: Flow = require_flow(config.to_dict(), name)
         family = family_of(config.to_dict())
-        if family.flow is None or family.experts:
-            raise UserError(f"{name} does not know the architecture {kind}: use a model without experts")
         if any(p.is_meta for p in model.parameters()):
             raise Skipped(f"{name} needs the whole model in memory, and this one is streamed")
         if job.prior and any(_pruned(mask) for mask in job.prior.masks.values()):
             raise UserError(f"{name} starts from a dense model, and would fill the zeros of a pruned one: use it first")
-        self.flow: Flow = family.flow
-        self._require_known_variant(kind)
         self.blocks = [f"{family.blocks}.{i}" for i in range(len(model.get_submodule(family.blocks)))]  # type: ignore[arg-type]
         self._outer = {n: p for n, p in model.named_parameters() if family.block_of(n) is None}
         self._targets = job.targets
         self._config: dict[str, Any] = {}
         self._rows: dict[str, list[Edit]] = defaultdict(list)
         self._columns: dict[str, list[Edit]] = defaultdict(list)
-
-    def _require_known_variant(self, kind: str) -> None:
-        post_norm = getattr(self.config, "do_layer_norm_before", True) is False
-        narrow = getattr(self.config, "word_embed_proj_dim", None) not in (None, self.config.hidden_size)
-        if post_norm or narrow:
-            why = "its norms follow the residual stream" if post_norm else "its embedding is narrower than its blocks"
-            raise UserError(f"{self.name} does not know this variant of {kind}: {why}")
 
     # What can be changed
 
@@ -76,7 +65,7 @@ class Wiring:
             UserError: `fold`, and norms follow the writers.
         """
         if fold:
-            self.require_foldable()
+            require_flow(self.config.to_dict(), self.name, fold=True)
             self._untie()
         width = self.config.hidden_size
         tables = [
@@ -92,14 +81,6 @@ class Wiring:
             for writer in self.flow.writers:
                 self._outputs(f"{block}.{writer}", change.vectors)
         self._norm(self.flow.final, [self._head] if f"{self._head}.weight" in self._outer else [], change, fold)
-
-    def require_foldable(self) -> None:
-        """Refuse a family whose norms cannot be folded into the linears that read them."""
-        if self.flow.after:
-            raise UserError(
-                f"{self.name} cannot rotate the residual stream of {self.config.model_type}, whose norms follow its "
-                "linears: use residual=false"
-            )
 
     def normed(self, block: str, norm: str, change: Scaling) -> None:
         """Scale the output of a norm of a block."""

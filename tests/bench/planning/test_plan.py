@@ -293,6 +293,29 @@ def test_the_transform_of_a_quantizer_is_checked_as_any_method():
         api.plan(spec)
 
 
+@pytest.mark.parametrize(
+    ("family", "method", "why"),
+    [
+        ("gemma2", "rotate", "rotate cannot rotate the residual stream of gemma2, .* use residual=false"),
+        ("gemma2", "wanda:from=rotate/steps=2", "use residual=false"),
+        ("gemma2", "rotate:residual=false", None),
+        ("mixtral", "awq", "awq does not know the architecture mixtral: use a model without experts"),
+    ],
+)
+def test_a_transform_that_the_family_does_not_take_is_refused_before_anything_is_loaded(
+    family, method, why, make, keep_as, tmp_path
+):
+    keep_as(make(family), tmp_path / "model")
+    windows = {"windows": 2, "seqlen": 16}
+    spec = runs.small("r", models=(str(tmp_path / "model"),), methods=(method,), perplexity={"data": "wiki-mini"} | windows,
+                      calibration={"sequences": 2, "seqlen": 16})  # fmt: skip
+    if why:
+        with pytest.raises(UserError, match=why):
+            api.plan(spec)
+    else:
+        assert api.plan(spec).measurements
+
+
 def test_nobody_else_provides_our_packages():
     """A distribution with a package of the same name would be imported in our place, or we in its."""
     provided = importlib.metadata.packages_distributions()
