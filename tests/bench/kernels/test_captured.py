@@ -57,6 +57,7 @@ def check(model, count):
     return decoder
 
 
+@pytest.mark.full
 def test_a_captured_model_generates_what_transformers_does_and_is_compiled_once(make, monkeypatch):
     config = LlamaConfig(**GROUPED | {"num_hidden_layers": 2})  # a third layer takes seconds to compile
     monkeypatch.setitem(CONFIGS, "llama", lambda: config)

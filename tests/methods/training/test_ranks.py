@@ -18,14 +18,13 @@ from helpers.several_ranks import NOTED_EVERY, STEPS
 from helpers.trainings import LAST_DIGIT, counting, job_to_train, method
 from methods.folder import Folder
 
-QUICK = [("cast:wanda-mask", "gpt2"), ("elsa", "llama")]
 ALL = [
-    *QUICK,
+    ("cast:wanda-mask", "gpt2"),
     *(
         pytest.param(*pair, marks=pytest.mark.full)
         for pair in [
             ("cast", "llama"), ("cast", "gpt2"), ("retrain", "gpt2"), ("sr-ste", "llama"), ("proxsparse", "gpt2"),
-            ("maskllm", "gpt2"),
+            ("maskllm", "gpt2"), ("elsa", "llama"),
         ]
     ),
 ]  # fmt: skip
