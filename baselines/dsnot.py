@@ -7,6 +7,7 @@ The criteria are those of the released code; the equations of the paper could no
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, UserError, Walk
+from methods.folder import Folder
 from methods.ranges import Count, NonNegative
 
 
@@ -110,6 +112,18 @@ def _smallest_of_group(size: Tensor, index: Tensor, m: int) -> Tensor:
     return group.gather(1, _lowest(size.gather(1, group), 1))
 
 
+def restored(model: nn.Module, dense: nn.Module, job: Job, source: Path) -> frozenset[str]:
+    """Return the names outside the targets in which a model differs from the dense one. source: the dense model's folder."""
+    names = {name for name, _ in model.named_parameters()} - {f"{t}.weight" for t in job.targets}
+    old: Callable[[str], Tensor] = model.get_parameter
+    new: Callable[[str], Tensor] = dense.get_parameter
+    if any(p.is_meta for p in model.parameters()):
+        # Blocks of streamed models are on disk.
+        old, new = Folder(job.source).tensor, Folder(source).tensor
+    stored = job.compute.stored
+    return frozenset(name for name in names if not torch.equal(old(name).to(stored), new(name).to(stored)))
+
+
 @dataclass(frozen=True)
 class DSnoT:
     """Swap kept and pruned weights of a mask to shrink the expected error.
@@ -142,7 +156,9 @@ class DSnoT:
         if job.prior is None:
             raise UserError("dsnot needs a mask to refine: use dsnot:from=METHOD, for example dsnot:from=wanda")
         dense = job.teacher()
-        walk = Walk(dense, replace(job, source=Path(str(dense.name_or_path))), moments)
+        source = Path(str(dense.name_or_path))
+        changed = restored(model, dense, job, source)
+        walk = Walk(dense, replace(job, source=source), moments)
         swaps, before, after = 0.0, 0.0, 0.0
         for visit in walk:
             keep = job.prior.masks[visit.name].to(visit.weight.device)
@@ -157,4 +173,4 @@ class DSnoT:
             visit.prune(keep)
         swaps, before, after = walk.total(swaps, before, after)
         error = {"before": float(f"{before:.6g}"), "after": float(f"{after:.6g}")}
-        return walk.outcome(swaps=int(swaps), expected_error=error)
+        return walk.outcome(swaps=int(swaps), expected_error=error)._replace(changed=changed)

@@ -144,6 +144,7 @@ class MaskLLM(Settings):
         cost=Cost(training=6, state=28, tokens=2.1e9, also="the paper's 2,000 steps of 256 x 4096 tokens"),
         file="file",
         groups_only=True,
+        same_blocks=True,
     )
     lr: LearningRate = 5e-4
     warmup: Fraction = 0.0

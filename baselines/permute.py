@@ -42,7 +42,7 @@ class Permute:
     name: ClassVar[str] = "permute"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="ICLR 2024", dense=True, transform=True, groups_only=True, cost=Cost(passes=2),
+        paper="ICLR 2024", dense=True, transform=True, turns="residual", groups_only=True, cost=Cost(passes=2),
         presets={"learned": {"steps": 200}},
     )  # fmt: skip
     residual: bool = True
@@ -84,7 +84,7 @@ class Permute:
                 if job.pattern.fits(parts.shape[-1]):
                     each = [part.flatten(0, 1) for part in parts.permute(1, 2, 0, 3)]
                     wiring.values(values[name], self._order("heads", each, reader, job, found))
-        if self.residual:
+        if rows:
             wiring.residual(self._order("residual", [torch.cat(rows)], readers, job, found))
         return wiring.outcome(**_means(found))
 

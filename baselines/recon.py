@@ -150,8 +150,8 @@ class Recon:
     def fit(self, pair: Pair, goals: Goals, start: State, order: torch.Generator) -> Iterator[float]:
         """Train a block's parameters, and write them into the block at the end. Yields the mean loss of each epoch.
 
-        Weights are trained in float32; the block computes with what it will be stored as, in the job's dtype. Zeros of
-        a matrix stay zeros.
+        Weights are trained in float32, and the block computes with them in the job's dtype. If the model is
+        stored in another format, they are rounded to it when the folder is written. Zeros of a matrix stay zeros.
         """
         dtypes = {name: p.dtype for name, p in start.items()}
         masters = {name: nn.Parameter(p.float().clone()) for name, p in start.items()}

@@ -51,7 +51,7 @@ class Rotate:
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2404.00456", dense=True, transform=True, cost=Cost(), calibrated_by=("steps", "pca"),
-        folds="residual",
+        folds="residual", turns="residual",
         presets={"learned": {"steps": 400}, "pca": {"pca": True}},
     )  # fmt: skip
     residual: bool = True
@@ -96,23 +96,28 @@ class Rotate:
         if not self.residual and not (self.values and wiring.flow.values):
             raise UserError(f"rotate has nothing to rotate in {wiring.config.model_type}: leave residual=false out")
         linears = self._linears(wiring, job)
+        if not linears:
+            raise UserError("rotate learns from targets that read or write what it rotates: include such targets")
         groups = wiring.heads[1]
         head = (
             wiring.width(f"{wiring.blocks[0]}.{wiring.flow.values[1]}") // wiring.heads[0] if wiring.flow.values else 1
         )
         stream, heads, entropy = learn(
-            linears, (wiring.config.hidden_size, groups, head), self.steps, self.lr, self.seed,
+            list(linears.values()), (wiring.config.hidden_size, groups, head), self.steps, self.lr, self.seed,
             keep_mean=wiring.flow.mean, on_step=job.progress.advance,
         )  # fmt: skip
         if self.residual:
             wiring.residual(Rotation(stream.cpu()), fold=True)
         if self.values and wiring.flow.values:
-            for block, matrix in zip(wiring.blocks, heads, strict=True):
+            for block, matrix in zip(linears, heads, strict=True):
                 wiring.values(block, Rotation(matrix.cpu()))
         return wiring.outcome(entropy=entropy)
 
-    def _linears(self, wiring: Wiring, job: Job) -> list[list[RotatedLinear]]:
-        """Return the targets of each block that read or write what is rotated, with the statistics of their inputs."""
+    def _linears(self, wiring: Wiring, job: Job) -> dict[str, list[RotatedLinear]]:
+        """Return the targets that read or write what is rotated, with the statistics of their inputs, by block.
+
+        A block without such targets is left out.
+        """
         flow = wiring.flow
         gains = {name: wiring.gain(block, norm) for block, norm, readers in wiring.readers() for name in readers}
         reads = dict.fromkeys(gains, RESIDUAL) if self.residual else {}
@@ -134,4 +139,4 @@ class Rotate:
             found[block].append(
                 RotatedLinear(weight.clone(), gram.clone() if role[0] else gram.diagonal().clone(), *role)
             )
-        return [linears for linears in found.values() if linears]
+        return {block: linears for block, linears in found.items() if linears}

@@ -105,6 +105,7 @@ def _trials(search: Search, method: str, identity: Identity, records: Iterable[R
         if (fields := search.values(method, label)) is None:
             continue
         value = next((r.value for r in record.readings if r.metric == "perplexity" and r.value is not None), math.inf)
+        label = search.label(method, fields)  # a user may have typed 1e-3 for 0.001
         newest[label] = Trial(label, fields, value, record.key)  # records come oldest first
     return newest.values()
 

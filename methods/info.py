@@ -63,6 +63,8 @@ class MethodInfo:
     """True if it changes weights and keeps the model's function. It is dense, too."""
     folds: str = ""
     """Field with which such a transform moves norms into linears, which not every family allows."""
+    turns: str = ""
+    """Field with which such a transform changes the basis of the residual stream, in which blocks are compared."""
     after: str = ""
     """Transform that a quantizer is named with: a run makes it first, before any pruning, with the same `group`. Its settings
     here are those of the quantizer, so a run refuses others."""

@@ -49,6 +49,9 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
     entry = lookup(kind, name)
     config: dict[str, Any] = {}
     prior = entry.prior or None
+    typed = [option.partition("=")[0] for option in options]
+    if twice := next((key for key in typed if typed.count(key) > 1), ""):
+        raise UserError(f"invalid {text}: {twice} is given twice")
     for option in options:
         key, is_field, value = option.partition("=")
         if not is_field:

@@ -102,7 +102,7 @@ def _tracks(keep: str | None, max_loss: str | None) -> list[str]:
 
 
 def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -> Table:
-    """Return the board of a model's main protocol, or the first that fits.
+    """Return the board of this protocol, or the first that fits: a model's main protocol comes first.
 
     Raises:
         UserError: no such model, protocol or device.
@@ -115,13 +115,17 @@ def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -
         note_former_names([model])
         raise UserError(describe_unknown("model", model, models))
     records = merged.only(model, (r for r in merged.records if r.identity.model == model))
-    known = []
-    for fitting in board.boards_of(model, records, device):
-        known.append(fitting.protocol.label)
-        if fitting.fits(protocol, device):
-            return fitting.make_table(paired=fitting.is_quality)
-    wanted = ", ".join(filter(None, (protocol, device)))
-    raise UserError(f"{model} was not measured under {wanted!r}: its protocols are {'; '.join(known)}")
+    known, chosen = [], None
+    for one in board.boards_of(model, records, device):
+        known.append(one.protocol.label)
+        if one.fits(protocol, device):
+            chosen = one if protocol == known[-1] else chosen or one
+            if protocol in ("", known[-1]):
+                break
+    if chosen is None:
+        wanted = ", ".join(filter(None, (protocol, device)))
+        raise UserError(f"{model} was not measured under {wanted!r}: its protocols are {'; '.join(known)}")
+    return chosen.make_table(paired=chosen.is_quality)
 
 
 def as_json(answer: Answer) -> dict[str, Any]:

@@ -99,12 +99,13 @@ def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
 
 
 def _artifact_records(text: str, with_key: list[Record], every: ResultSet) -> list[Record]:
-    """Return all measurements of one artifact, without its seed: artifacts are compared across seeds."""
+    """Return all measurements of one artifact, with seed 0 if it has one: artifacts are compared across seeds."""
     if len(with_key) > 1:
         raise UserError(f"{len(with_key)} records begin with {text!r}: give more digits")
     key = with_key[0].identity.key(*RECORD_COLUMNS)
     records = latest(r for r in every.records if r.identity.key(*RECORD_COLUMNS) == key)
-    return [r.model_copy(update={"identity": r.identity.model_copy(update={"seed": None})}) for r in records]
+    seed = None if with_key[0].identity.seed is None else 0
+    return [r.model_copy(update={"identity": r.identity.model_copy(update={"seed": seed})}) for r in records]
 
 
 @gc_paused()

@@ -125,7 +125,7 @@ def _artifacts(spec: Spec, choices: Sequence[LinearChoice], pruner: str) -> list
         parse_pruner(pruner)
         if not all(lookup("methods", stage.name).dense for stage in parse_chain(method)):
             raise UserError(f"{method} prunes, so its linears cannot have other patterns: leave {patterns[0]} out")
-        pruned = pruner if method == "dense" else f"{pruner}:from={method.replace(':', '/')}"
+        pruned = pruner if method == "dense" else f"{pruner}:from={_as_prior(method)}"
         methods.append(pruned)
     quantizers = dict.fromkeys((*(choice.quantizer for choice in choices), CALIBRATED))
     wanted = {"methods": tuple(methods), "quantizers": tuple(quantizers), "patterns": tuple(patterns) or spec.patterns}
@@ -137,6 +137,12 @@ def _artifacts(spec: Spec, choices: Sequence[LinearChoice], pruner: str) -> list
         return known[method if choice.pattern.dense else pruned, own, choice.quantizer]
 
     return [artifact(choice) for choice in (*choices, LinearChoice(Pattern(), CALIBRATED))]
+
+
+def _as_prior(method: str) -> str:
+    """Return a typed method as the `from=` of another: "awq:group=32:from=rotate" is "rotate+awq/group=32"."""
+    stages = [choice.label.split(":") for choice in parse_chain(method)]
+    return "+".join("/".join(part for part in stage if not part.startswith("from=")) for stage in stages)
 
 
 def solve(damage: Floats, cost: Floats, budget: Budget) -> Chosen:

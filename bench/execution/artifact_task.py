@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -43,7 +44,7 @@ class ArtifactTask(RunningArtifact):
         """Seconds since the last event."""
         self.is_stalled = False
         """True if the worker was killed because it made no progress."""
-        self.log = cache_dir() / "logs" / f"{self.artifact.key[:32]}.log"
+        self.log = cache_dir() / "logs" / f"{self.artifact.key[:32]}.{os.getpid()}.log"  # runs may share an artifact
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
             held.enter_context(in_use(self.artifact.key[:32]))  # its log

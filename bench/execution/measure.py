@@ -18,6 +18,7 @@ from bench.measures.contract import Measure, MeasureContext, Readings
 from bench.measures.dense_states import DenseModel
 from bench.measures.windowed import Windowed, read_together
 from bench.planning.artifact import Measurement
+from bench.results.items import require_readable
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import is_disk_full
 from bench.system import provenance
@@ -139,7 +140,9 @@ def _record(measurement: Measurement, attempt: Attempt, built: BuiltArtifact) ->
     fault = attempt.fault
     if not fault:
         try:
-            return _record_readings(measurement, attempt.readings, built)
+            record, items = _record_readings(measurement, attempt.readings, built)
+            require_readable(record, items)
+            return record, items
         except Exception as wrong:  # noqa: BLE001 (a measure may return anything)
             fault = wrong
     if is_disk_full(fault):

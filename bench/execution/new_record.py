@@ -31,7 +31,7 @@ def failed_record(measurement: Measurement, fault: BaseException) -> Record:
     )
     reason = "OOM" if out_of_memory else f"{type(fault).__name__}: {lines[0] if lines else 'no message'}"
     if isinstance(fault, Diverged | Skipped):
-        reason = str(fault)
+        reason = str(fault) or type(fault).__name__
     return new_record(
         measurement,
         status="skipped" if isinstance(fault, Skipped) else "diverged" if isinstance(fault, Diverged) else "failed",

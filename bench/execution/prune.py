@@ -91,8 +91,7 @@ def write_pruned(spec: Spec, out: Path) -> str:
     require_lead(spec.training.nodes, os.environ)
     sweep_leftovers()
     with in_use():
-        measurements = plan.make_plan(spec, fetch=True).measurements
-        chosen = [m for m in measurements if m.artifact.pruner.label == spec.methods[0]]
+        *_, chosen = plan.make_plan(spec, fetch=True).artifacts().values()  # the dense model comes first
         artifact = chosen[0].artifact
         require_file_size([artifact.folder])
         with in_use(*artifact.cache_names):

@@ -157,7 +157,7 @@ class RayWorker(Worker):
                     case "record":
                         try:
                             unpack_record(self._executor.store, event, self._keys)
-                        except ValueError as fault:
+                        except (ValueError, UserError) as fault:
                             os.write(self._log, f"a damaged record arrived: {fault}\n".encode())
                             ray.cancel(self._events, force=True)
                             return

@@ -1,17 +1,20 @@
-"""A guard against methods that write into their source."""
+"""Guards against sources that change during a run: code and text since the plan, and a model that a method writes into."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.inputs import models
-from bench.planning.artifact import Artifact
+from bench.catalog import registry
+from bench.catalog.code import measure_digest, method_digest
+from bench.inputs import models, own_text
+from bench.planning.artifact import Artifact, Measurement
 from bench.system import digests
 from bench.system.cache import cache_dir
+from bench.system.source_digest import digest_source
 from bench.verify import CheckFailed
 from methods.errors import UserError
 
@@ -55,13 +58,30 @@ def read_only(folder: Path, names: Collection[str], label: str) -> Iterator[None
         raise fault
 
 
-def require_planned(artifact: Artifact) -> None:
-    """Raise CheckFailed if the model is no longer the one of the plan."""
+def require_planned(artifact: Artifact, measurements: Iterable[Measurement] = ()) -> None:
+    """Raise CheckFailed if the model, a text of the user or the code is no longer that of the plan."""
+    digest_source.cache_clear()
+    changed = next(_changes(artifact, measurements), "")
+    if changed:
+        raise CheckFailed(f"{changed} changed since this run began: run the same command again")
+
+
+def _changes(artifact: Artifact, measurements: Iterable[Measurement]) -> Iterator[str]:
+    """Yield what is no longer as planned."""
+    model = None
     with contextlib.suppress(UserError):
         model = models.resolve(artifact.model, artifact.data_dir)
-        if model and model.digest == artifact.digest:
-            return
-    raise CheckFailed(f"model folder {artifact.folder} changed since this run began: run the same command again")
+    if model is None or model.digest != artifact.digest:
+        yield f"model folder {artifact.folder}"
+    for text in (artifact.calibration, artifact.training):
+        if text and (own := own_text.parse(text.data)) and own_text.content_digest(own) != text.content:
+            yield f"text {text.data}"
+    for stage in artifact.stages:
+        if method_digest(registry.lookup(stage.kind, stage.name)) != stage.source:
+            yield f"the code of {stage.name}"
+    for measurement in measurements:
+        if measure_digest(registry.lookup("measures", measurement.measure)) != measurement.source:
+            yield f"the code of {measurement.measure}"
 
 
 def _states(folder: Path, names: Collection[str]) -> dict[str, FileState]:

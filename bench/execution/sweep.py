@@ -222,6 +222,8 @@ class Sweep:
                 return
             event = {"event": "measurement", "key": measurement.key, "status": status}
             self._take(task, event | ({"reason": describe_end(code)} if status == "failed" else {"known": True}))
+        if not code:
+            task.log.unlink(missing_ok=True)
         records = [record for m in task.measurements if (record := self._store.get(m.key))]
         self._tell_end(task, cause, records)
 

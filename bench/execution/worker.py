@@ -133,7 +133,7 @@ def _fill(measurements: list[Measurement], store: Store, events: Events) -> None
 
     artifact = measurements[0].artifact
     try:
-        require_planned(artifact)
+        require_planned(artifact, measurements)
         builder = Builder(artifact, events)
         built = builder.build(artifact)
     except Exception as fault:  # a method may raise anything; only this artifact fails

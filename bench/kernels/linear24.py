@@ -189,6 +189,7 @@ def load(folder: Path | str, compute: Compute, *, engine: str | None = None) -> 
     folder = Path(folder)
     source = Folder24(folder)
     model: Any = loading.empty_model(folder, compute.dtype)
+    repeated: dict[Linear24, Tensor] = {}
     for name, entry in source.entries.items():
         owner, _, leaf = name.rpartition(".")
         if entry.kind != "dense":
@@ -196,8 +197,7 @@ def load(folder: Path | str, compute: Compute, *, engine: str | None = None) -> 
             bias_value = source.tensor(bias).to(compute.dtype) if bias else None
             module = Linear24(source.packed(name), bias_value, device=compute.device, engine=engine)
             if entry.windows:
-                columns = window_columns(entry.matrix[1], entry.windows).to(compute.device)
-                module.register_forward_pre_hook(lambda _, args, columns=columns: (args[0][..., columns],))
+                repeated[module] = window_columns(entry.matrix[1], entry.windows).to(compute.device)
             model.set_submodule(owner, module)
     for name, entry in source.entries.items():
         owner, _, leaf = name.rpartition(".")
@@ -209,4 +209,8 @@ def load(folder: Path | str, compute: Compute, *, engine: str | None = None) -> 
     for module in model.modules():
         for key, buffer in module.named_buffers(recurse=False):
             setattr(module, key, buffer.to(compute.device))
-    return loading.add_rounding(model.eval().requires_grad_(False), folder)
+    loaded = loading.add_rounding(model.eval().requires_grad_(False), folder)
+    # After the hooks that round, because inputs share scales with their neighbors before they are repeated.
+    for module, columns in repeated.items():
+        module.register_forward_pre_hook(lambda _, args, columns=columns: (args[0][..., columns],))
+    return loaded

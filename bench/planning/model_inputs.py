@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.catalog import registry
+from bench.catalog.code import measure_digest
 from bench.formats.differences import inspect
 from bench.inputs import corpora, models, training_text, windows
 from bench.inputs.bos import Bos, begins_with_bos, count_first, first_tokens, resolve_bos
@@ -196,8 +197,6 @@ class ModelInputs:
         """Yield the fields of each measurement that a measure plans."""
         entry = registry.lookup("measures", measure)
         kind = registry.load(entry)
-        # A measure of a third party can derive from one of this package, whose code then decides its numbers, too.
-        bases = {base.__module__ for base in getattr(kind, "__mro__", ()) if base.__module__.startswith("bench.")}
         with registry.guarded(entry):
             planned = kind.plan(self.context) if hasattr(kind, "plan") else (Planned(),)
             planned = [(p, kind(**p.config).protocol) for p in planned]
@@ -205,7 +204,7 @@ class ModelInputs:
             yield {
                 "measure": measure,
                 "target": entry.target,
-                "source": digest_source(entry.module, *sorted(bases - {entry.module})),
+                "source": measure_digest(entry),
                 "config": config,
                 "protocol": Protocol(name=protocol) if isinstance(protocol, str) else protocol,
                 "content": content,

@@ -10,13 +10,13 @@ from typing import Literal, NamedTuple
 
 from bench.catalog import registry
 from bench.catalog.choice import Choice, parse_chain, parse_method, parse_quantizer
+from bench.catalog.code import method_digest
 from bench.catalog.declarations import CatalogEntry
 from bench.formats.checkpoint import content_digest
 from bench.planning.artifact import Stage
 from bench.planning.spec import Spec
-from bench.system import digests, environments
+from bench.system import digests
 from bench.system.devices import cluster_device, cores, resolve_devices
-from bench.system.source_digest import digest_source
 from methods.errors import UserError
 from methods.pattern import Pattern
 
@@ -77,6 +77,7 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
             with registry.guarded(entry):
                 check(spec, fetch=fetch)
     chains = [parse_chain(text) for text in dict.fromkeys(("dense", *spec.methods))]
+    _require_distinct(chains)
     quantizers = [parse_quantizer(text) for text in spec.quantizers]
     by_ray = spec.executor == "ray"
     devices = (cluster_device(spec.device),) if by_ray else resolve_devices(spec.device, elsewhere=not fetch)
@@ -118,6 +119,7 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
 def _stages(chain: Sequence[Choice]) -> MethodStages:
     """Return the stages of a method, or raise UserError if one of them cannot follow those before it."""
     pattern, stages, dropping, beside, rounded = "dense", [], None, "", ""
+    first = turned = ""
     for choice in chain:
         entry, own = registry.lookup("methods", choice.name), ""
         if beside and (entry.adds or entry.drops or not (entry.prior or entry.keeps_pattern)):
@@ -143,7 +145,7 @@ def _stages(chain: Sequence[Choice]) -> MethodStages:
             own, dropping = f"{choice.name} {choice.config.get(entry.drops, entry.amount)}", choice
         elif dropping and entry.same_blocks:
             raise UserError(
-                f"{choice.name} compares each block with the dense model's block of the same number and shapes, and "
+                f"{choice.name} needs for each block the dense model's block of the same number and shapes, and "
                 f"{dropping.label} changes them: use recon or retrain in place of {choice.name}"
             )
         elif entry.adds:
@@ -167,6 +169,16 @@ def _stages(chain: Sequence[Choice]) -> MethodStages:
                 f"{choice.name} compares the output of each block with the dense model's, and {dropping.label} removes "
                 f"channels: use retrain in place of {choice.name}"
             )
+        # The teacher has the transforms before all other stages only.
+        if turned and (entry.same_outputs or entry.same_blocks or (entry.trains and choice.config.get("hidden"))):
+            raise UserError(
+                f"{choice.name} compares blocks with the dense model's, and {turned} after {first} changes the basis of "
+                f"this model alone: put {turned} first, {first}:from={turned}"
+            )
+        if first and entry.turns and choice.config.get(entry.turns, True):
+            turned = choice.name
+        if not entry.transform:
+            first = first or choice.name
         pattern = own or pattern
         stages.append(_stage(choice, "methods").model_copy(update={"pattern": own or beside}))
     return MethodStages(tuple(stages), pattern, beside)
@@ -216,6 +228,16 @@ def _stage(choice: Choice, kind: Kind) -> Stage:
         needs=entry.needs_with(choice.config),
         kind=kind,
     )
+
+
+def _require_distinct(chains: Iterable[Sequence[Choice]]) -> None:
+    """Raise UserError if a method is typed in two ways: they would be one row."""
+    known: dict[str, str] = {}
+    for chain in chains:
+        label = chain[-1].label
+        same = known.setdefault(repr([(c.name, sorted(c.config.items())) for c in chain]), label)
+        if same != label:
+            raise UserError(f"{same} and {label} are the same method: leave one out")
 
 
 def _require_nodes(spec: Spec) -> None:
@@ -275,12 +297,6 @@ def _require_pattern(choice: Choice, pattern: Pattern) -> None:
             f"{choice.label} works on blocks of {entry.block} columns, which pattern {pattern} does not divide: "
             f"use another pattern, or {choice.name}:block=N with a multiple of {pattern.m}"
         )
-
-
-def method_digest(entry: CatalogEntry) -> str:
-    """Return the digest of a method's code, and of the pinned versions of its environment."""
-    code = digest_source(entry.module)
-    return digests.of([code, environments.pins(entry.environment)]) if entry.environment else code
 
 
 def _file_digest(choice: Choice, entry: CatalogEntry, name: str) -> str:

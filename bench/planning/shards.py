@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import replace
 
-from bench.planning.artifact import Measurement, Plan
+from bench.planning.artifact import Artifact, Measurement, Plan
 from bench.planning.estimate import count_operations
 from bench.system.grouping import group_by
 from methods.errors import UserError
@@ -36,13 +36,26 @@ def parse_shard(text: str | None) -> tuple[int, int]:
 
 def _slurm_task() -> str:
     try:
-        index, first, count = (int(os.environ[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "COUNT"))
+        index, first, last, count = (
+            int(os.environ[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "MAX", "COUNT")
+        )
     except (KeyError, ValueError):
         raise UserError(
-            "--shard slurm is for a task of a Slurm array, and $SLURM_ARRAY_TASK_ID, _MIN and _COUNT are not set: "
+            "--shard slurm is for a task of a Slurm array, and $SLURM_ARRAY_TASK_ID, _MIN, _MAX and _COUNT are not set: "
             "submit the script of bench plan --slurm FILE with sbatch, or give --shard I/N"
         ) from None
+    if last - first + 1 != count:
+        raise UserError(
+            f"--shard slurm needs an array without gaps, and this one has {count} tasks from {first} to {last}: submit all "
+            "numbers, or give --shard I/N"
+        )
     return f"{index - first + 1}/{count}"
+
+
+def _name(artifact: Artifact) -> tuple[str, ...]:
+    """Return what tells artifacts of a plan apart on every machine. A key has the number of threads, for example."""
+    stages = [f"{stage.label} {stage.pattern}" for stage in artifact.stages if stage.kind == "methods"]
+    return (artifact.digest, *stages, str(artifact.seed))
 
 
 def divide(plan: Plan, count: int) -> list[Plan]:
@@ -60,7 +73,7 @@ def divide(plan: Plan, count: int) -> list[Plan]:
     work = {key: count_operations(group) for key, group in groups.items()}
     shards: list[set[str]] = [set() for _ in range(count)]
     loads = [0.0] * count
-    for key in sorted(groups, key=lambda key: (-work[key], key)):
+    for key in sorted(groups, key=lambda key: (-work[key], _name(groups[key][0][0].artifact))):
         lightest = loads.index(min(loads))
         shards[lightest] |= {measurements[0].artifact.key for measurements in groups[key]}
         loads[lightest] += work[key]

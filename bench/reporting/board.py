@@ -11,7 +11,7 @@ from bench.compare.result_set import ResultSet
 from bench.reporting import from_records, pairwise, profile, searches, words
 from bench.reporting.cost import BUILT, CostIndex, RowCost
 from bench.reporting.dense_comparison import DenseComparison, leading_column
-from bench.reporting.derived_columns import DERIVED, DEVICE, RATIOS, derived_cell, leading_metrics
+from bench.reporting.derived_columns import CONTROL, DERIVED, DEVICE, RATIOS, derived_cell, leading_metrics
 from bench.reporting.facts import Facts
 from bench.reporting.folding import fold
 from bench.reporting.hardware import pattern_label
@@ -20,6 +20,7 @@ from bench.reporting.protocol import BoardProtocol, group_by_protocol, line_of
 from bench.reporting.table import ColumnKey, PivotLine, pivot
 from bench.reporting.view import ReportSection, Table, TableColumn, TableRow
 from bench.results import metrics, reproduce
+from bench.results.identity import Identity
 from bench.results.record import Record
 from bench.results.rows import latest
 from bench.system.grouping import group_by
@@ -136,7 +137,7 @@ class Board:
         columns = self._columns()
         lines, parents = fold(self.pivot.lines, self.pivot.columns)
         names = ["method", "pattern", "quantizer"]
-        names += [c for c in ("training",) if len({_text_name(line, c) for line in lines} - {""}) > 1]
+        names += [c for c in ("calibration", "training") if len({_text_name(line, c) for line in lines} - {""}) > 1]
         keys = [(c.metric, c.protocol, measure) for c, measure in columns]
         rows = []
         for line, parent in zip(lines, parents, strict=True):
@@ -170,8 +171,11 @@ class Board:
         dense = [] if comparison.dense is None else self._records_of(lines[comparison.dense])
         rows = []
         identities = [line.group[0]["identity"] for line in lines]
-        is_control = [i.stages[0].split(":")[0] == "dense-ft" and i.quantizer == "none" for i in identities]
-        controls = {i.training: k for k, i in enumerate(identities) if is_control[k]}
+        controls: dict[object, int] = {}
+        for k, i in enumerate(identities):  # with the usual settings, or else the best
+            is_control = len(i.stages) == 1 and i.stages[0].split(":")[0] == CONTROL and i.quantizer == "none"
+            if is_control and (i.training not in controls or i.stages[0] == CONTROL):
+                controls[i.training] = k
         for k, (row, line) in enumerate(zip(out.rows, lines, strict=True)):
             cost = self.costs.of_row(dict.fromkeys(r["identity"] for r in line.group))
             facts = replace(self._facts(out, k, comparison, cost), flips=comparison.flips(k))
@@ -261,8 +265,13 @@ def _named_speed(row: dict[str, Any], records: Mapping[str, Record], device: str
 
 
 def _text_name(line: PivotLine, column: str) -> str:
-    text = getattr(line.group[0]["identity"], column)
-    return text.data if text else ""
+    """Return what tells a row's text from those of other rows, beside the budget."""
+    identity: Identity = line.group[0]["identity"]
+    if column == "training":
+        text = identity.training
+        return f"{text.data}, batch {text.batch}" if text and text.batch else text.data if text else ""
+    calibration = identity.calibration
+    return calibration.data + (", all experts" if calibration.all_experts else "") if calibration else ""
 
 
 def _labels(row: TableRow, line: PivotLine, names: Iterable[str]) -> tuple[str, ...]:

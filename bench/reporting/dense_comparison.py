@@ -83,7 +83,7 @@ class DenseComparison:
 
         The questions are those of the leading set, or of every task that has an accuracy if no set is complete.
         """
-        lost = gained = asked = 0
+        lost = gained = asked = 0.0
         for column in self._accuracy_columns():
             if row == self.dense or self.dense is None:
                 return None
@@ -96,7 +96,9 @@ class DenseComparison:
                 if not np.array_equal(was.ids, now.ids):
                     return None
                 a, b = (one.columns.get("acc", one.columns["value"]) for one in (was, now))
-                lost, gained, asked = lost + int((a > b).sum()), gained + int((a < b).sum()), asked + len(a)
+                # a question counts once, and not once for each seed
+                lost, gained = lost + int((a > b).sum()) / len(after), gained + int((a < b).sum()) / len(after)
+                asked += len(a) / len(after)
         if not asked:
             return None
         share = Bound((lost + gained) / asked, *wilson_interval(lost + gained, asked, pairwise.ALPHA))
@@ -127,8 +129,10 @@ class DenseComparison:
 
     def _task_column(self, task: str, limit: str) -> int | None:
         for i, c in enumerate(self.table.columns):
-            name, _, version = c.protocol.partition("@")
-            if c.metric == "acc" and name == task and version.partition("x")[2] == limit:
+            names = (name for row in self.table.rows if (cell := row.cells[i]) for name in cell.records)
+            record = next((self.records[name] for name in names if name in self.records), None)
+            protocol = record and record.identity.protocol
+            if c.metric == "acc" and protocol and (protocol.name, str(protocol.limit or "")) == (task, limit):
                 return i
         return None
 

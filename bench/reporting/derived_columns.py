@@ -14,7 +14,8 @@ from bench.reporting.view import TableCell
 from methods.errors import UserError
 
 RATIO, WORST_TRACK, FLIPS = "perplexity_ratio", "worst_track", "flips"
-CONTROL_RATIO = "perplexity_ratio_to_dense-ft"
+CONTROL = "dense-ft"
+CONTROL_RATIO = f"perplexity_ratio_to_{CONTROL}"
 """Ratio to the control of an equal training, for trained rows."""
 TOKENS, SECONDS, DEVICE = "tokens_to_make", "time_to_make", "made_on"
 DERIVED = (RATIO, CONTROL_RATIO, WORST_TRACK, FLIPS, TOKENS, SECONDS, DEVICE)

@@ -52,8 +52,10 @@ def _place(
 
 def _without_budget(identity: Identity) -> tuple[Any, ...]:
     """Return what is equal in rows that differ only in their numbers of tokens, or of sequences and their length."""
-    texts = (identity.calibration and identity.calibration.data, identity.training and identity.training.data)
-    return (identity.stages, identity.pattern, identity.quantizer, *texts)
+    calibration, training = identity.calibration, identity.training
+    calibrated = calibration and (calibration.data, calibration.all_experts, calibration.bos)
+    trained = training and (training.data, training.batch, training.bos)
+    return (identity.stages, identity.pattern, identity.quantizer, calibrated, trained)
 
 
 def _budget(line: PivotLine, quality: Sequence[ColumnKey]) -> tuple[bool, int, int]:

@@ -56,8 +56,6 @@ def _cell(cell: TableCell | None, strings: Strings) -> dict[str, Any] | None:
     out: dict[str, Any] = {"v": cell.value, "records": cell.records}
     if cell.spread:
         out["s"] = cell.spread
-    if cell.average:
-        out["avg"] = True
     if cell.reason:
         out["why"] = cell.reason
     if cell.command:

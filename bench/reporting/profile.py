@@ -36,7 +36,7 @@ class _Answers(NamedTuple):
     """Records of a task, by seed."""
 
     task: str
-    records: list[Record]
+    records: dict[int | None, Record]
 
 
 def by_task(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -58,8 +58,10 @@ def compare(dense: Iterable[Record], own: Iterable[Record], results: ResultSet) 
     for track in (name for name in tracks.names() if name in before and name in after):
         if [a.task for a in before[track]] != [b.task for b in after[track]]:
             continue
-        pairs = list(zip(before[track], after[track], strict=True))
-        if loss := _compare_track([(a.records[0], b.records) for a, b in pairs], results):
+        seeds = sorted(set.intersection(*(set(b.records) for b in after[track])), key=str)  # those with all tasks
+        pairs = zip(before[track], after[track], strict=True)
+        ready = [(next(iter(a.records.values())), [b.records[seed] for seed in seeds]) for a, b in pairs]
+        if seeds and (loss := _compare_track(ready, results)):
             out[track] = loss
     return out
 
@@ -67,13 +69,15 @@ def compare(dense: Iterable[Record], own: Iterable[Record], results: ResultSet) 
 def _by_track(records: Mapping[str, list[Record]]) -> dict[str, list[_Answers]]:
     out: dict[str, list[_Answers]] = {}
     for task in sorted(records):
-        out.setdefault(task.partition("/")[0], []).append(_Answers(task, records[task]))
+        by_seed = {record.identity.seed: record for record in records[task]}
+        out.setdefault(task.partition("/")[0], []).append(_Answers(task, by_seed))
     return out
 
 
 def _compare_track(pairs: Sequence[tuple[Record, list[Record]]], results: ResultSet) -> TrackLoss | None:
+    """Compare a track. pairs: for each task the dense model's record, and the row's, one for each seed."""
     groups = []
-    changed = lost = gained = asked = 0
+    changed = lost = gained = asked = 0.0
     for dense, own in pairs:
         was, now = results.items(dense), [results.items(record) for record in own]
         if any(not np.array_equal(was.ids, one.ids) for one in now):
@@ -84,9 +88,10 @@ def _compare_track(pairs: Sequence[tuple[Record, list[Record]]], results: Result
             right = f"acc_{dense.notes.get('ranking', 'raw')}"
             for one in now:
                 a, b = was.columns[right], one.columns[right]
-                changed += int((was.columns["choice"] != one.columns["choice"]).sum())
-                lost, gained = lost + int((a > b).sum()), gained + int((a < b).sum())
-                asked += len(a)
+                # a question counts once, and not once for each seed
+                changed += int((was.columns["choice"] != one.columns["choice"]).sum()) / len(now)
+                lost, gained = lost + int((a > b).sum()) / len(now), gained + int((a < b).sum()) / len(now)
+                asked += len(a) / len(now)
     change = estimate_ratio_change(groups)
     if change is None:
         return None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.reporting import drawing, pareto, profile, words
 from bench.reporting.facts import Bound
@@ -163,7 +163,10 @@ def _draw_front(axes: Axes, front: Front) -> None:
     mega = _scale_of(front)
     unit = {"B": ", MB", "1": "", "": ""}.get(front.x.unit, f", {front.x.unit}")
     optimal = front.optimal
-    axes.step([p.x / mega for p in optimal], [p.y for p in optimal], where="post", color=BLUE, alpha=0.55)
+    where: Literal["pre", "post"] = (
+        "pre" if front.x.sign < 0 else "post"
+    )  # between two rows the worse one is what can be had
+    axes.step([p.x / mega for p in optimal], [p.y for p in optimal], where=where, color=BLUE, alpha=0.55)
     for p in front.points:
         color = BLUE if p.on_front else SOFT
         tip = drawing.tip(f"{p.name}: {p.text}")

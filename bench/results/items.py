@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.results.consistency import require_consistent
 from bench.results.derive import Items, derive, differences
 from bench.results.parquet_pages import find_lie
-from bench.results.record import Item, Record, max_items_bytes
+from bench.results.record import Item, ItemsFile, Record, max_items_bytes, parse
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +38,18 @@ def pack(items: Sequence[Item]) -> bytes:
     parquet.write_table(pa.table(columns), sink)
     content: bytes = sink.getvalue().to_pybytes()
     return content
+
+
+def require_readable(record: Record, items: Sequence[Item]) -> None:
+    """Raise UserError, or what the writer raises, if a reader would refuse the record with these items."""
+    if len({frozenset(item.beside) for item in items}) > 1:
+        raise UserError("its items differ in their columns")
+    content = pack(items) if items else b""
+    file = ItemsFile(file="", rows=len(items), sha256="", size=len(content)) if items else None
+    whole = parse(record.model_copy(update={"items": file}).to_json().encode(), "the record")
+    require_consistent(whole)
+    if items:
+        unpack(content, whole, "items")
 
 
 def unpack(content: bytes, record: Record, name: str) -> Items:

@@ -82,7 +82,7 @@ def differ_p(one: RatioChange, other: RatioChange) -> float:
     return float(2 * stdtr(freedom, -abs(one.value - other.value) / math.sqrt(variance)))
 
 
-def wilson_interval(count: int, n: int, level: float) -> tuple[float, float]:
+def wilson_interval(count: float, n: float, level: float) -> tuple[float, float]:
     """Return the score interval of a share (Wilson, J. Am. Stat. Assoc. 22, 1927)."""
     from scipy.special import ndtri
 

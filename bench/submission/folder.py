@@ -16,6 +16,7 @@ from bench.reporting.searches import FILE as ABOUT_FILE
 from bench.results import signatures
 from bench.results.check import check_folder
 from bench.results.record import DONE
+from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore, Store
 from bench.submission import licences, rules
 from bench.submission.review import index
@@ -52,7 +53,8 @@ def stage(source: Path, target: Path, who: Contributor, published: Sequence[Resu
     if checked.problems:
         raise UserError(f"{checked.problems[0]}: bench check {source} lists all of them")
     known, read = index(published), ReadOnlyStore(source)
-    finished = [record for record in checked.records if record.status in DONE]
+    done = [record for record in checked.records if record.status in DONE]
+    finished = newest(done)
     new = [record for record in finished if record.identity.key() not in known]
     for record in finished:
         folder, theirs = known.get(record.identity.key(), ("", record))
@@ -77,7 +79,8 @@ def stage(source: Path, target: Path, who: Contributor, published: Sequence[Resu
         signatures.sign(target, check_folder(target).records, who.key)
     shutil.rmtree(target / "locks")
     for count, why in (
-        (len(checked.records) - len(finished), "without numbers"),
+        (len(checked.records) - len(done), "without numbers"),
+        (len(done) - len(finished), "that a newer one replaces"),
         (len(finished) - len(new), "that are published already"),
         (sum(bool(record.traceback) for record in new), "submitted without their traceback"),
     ):

@@ -9,6 +9,7 @@ from functools import cache
 
 from bench.system import digests
 from bench.system.module_files import find_file
+from methods.errors import UserError
 
 DESCRIPTION = "methods.info"
 """Module of the facts that classes state about themselves. It decides no number."""
@@ -25,7 +26,7 @@ def digest_source(*modules: str) -> str:
     count. So a renamed file or a better sentence keeps every key, and a changed rule changes the keys that depend on it.
 
     Raises:
-        ModuleNotFoundError: a module does not exist.
+        UserError: a module has no Python source.
     """
     contents: dict[str, str] = {}
     queue = list(modules)
@@ -48,7 +49,9 @@ def _read(module: str) -> tuple[str, tuple[str, ...]]:
     """Return the content digest of a module, and the imported modules that count too."""
     file = find_file(module)
     if file is None:
-        raise ModuleNotFoundError(f"no module named {module!r}")
+        raise UserError(
+            f"{module} has no Python source, and the key of a number holds its digest: install it as source"
+        )
     return _parse(module, module if file.name == "__init__.py" else module.rpartition(".")[0], file.read_bytes())
 
 
@@ -108,11 +111,11 @@ def _within(module: str, packages: tuple[str, ...]) -> bool:
 
 def _modules_of(module: str, name: str) -> list[str]:
     """Return the module that `from module import name` reads. A package may import the name from another module."""
+    if _is_module(module, name):
+        return [f"{module}.{name}"]
     file = find_file(module)
     if file is None or file.name != "__init__.py":
         return [module]
-    if _is_module(module, name):
-        return [f"{module}.{name}"]
     for node in _parse_imports(module, file.read_bytes()):
         if not isinstance(node, ast.ImportFrom) or not node.module or node.module == module:
             continue

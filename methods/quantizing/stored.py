@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -55,21 +56,24 @@ def int8_tokens(x: Tensor) -> Tensor:
 
 
 def mxfp4_tokens(x: Tensor) -> Tensor:
-    """Return activations [..., in] rounded to MXFP4, in groups of 32 inputs."""
+    """Return activations [..., in] rounded to MXFP4, in groups of 32 inputs, or of a smaller power of two that divides."""
     from methods.quantizing.grids import Microscaling
 
-    grid, groups = Microscaling(4), x.float().unflatten(-1, (-1, 32))
+    grid, groups = Microscaling(4), x.float().unflatten(-1, (-1, math.gcd(32, x.shape[-1])))
     return grid.snap(groups, grid.scale(groups)).flatten(-2).to(x.dtype)
 
 
 def nvfp4_tokens(x: Tensor) -> Tensor:
-    """Return activations [..., in] rounded to NVFP4, in groups of 16 inputs. The scale in float32 is of each token."""
+    """Return activations [..., in] rounded to NVFP4, in groups of 16 inputs, or of a smaller power of two that divides.
+
+    The scale in float32 is of each token.
+    """
     from methods.quantizing.grids import NvFloat4
 
     wide = x.float()
     largest = wide.abs().amax(-1, keepdim=True)
     grid = NvFloat4(1 / (6 * 448))  # of values up to 1
-    groups = (wide / largest.masked_fill(largest == 0, 1)).unflatten(-1, (-1, 16))
+    groups = (wide / largest.masked_fill(largest == 0, 1)).unflatten(-1, (-1, math.gcd(16, x.shape[-1])))
     return grid.snap(groups, grid.scale(groups)).flatten(-2).mul_(largest).to(x.dtype)
 
 

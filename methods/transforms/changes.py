@@ -32,10 +32,11 @@ class Rotation:
     matrix: Tensor
 
     def vectors(self, x: Tensor) -> Tensor:
-        if self.matrix.dim() == 2:
-            return x @ self.matrix
-        parts = x.unflatten(-1, self.matrix.shape[:2])
-        return torch.einsum("...hi,hij->...hj", parts, self.matrix).flatten(-2)
+        matrix = self.matrix.to(x.device)
+        if matrix.dim() == 2:
+            return x @ matrix
+        parts = x.unflatten(-1, matrix.shape[:2])
+        return torch.einsum("...hi,hij->...hj", parts, matrix).flatten(-2)
 
     columns = vectors
 

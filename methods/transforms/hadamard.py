@@ -23,17 +23,17 @@ def random_rotation(width: int, generator: torch.Generator) -> Tensor:
 
 
 def fix_mean(rotation: Tensor) -> Tensor:
-    """Return an orthogonal matrix [width + 1, width + 1] that keeps the mean of a vector. rotation: [width, width].
+    """Return an orthogonal matrix [width + 1, width + 1] that keeps the mean of a vector. rotation: float64 [width, width].
 
     It rotates what is orthogonal to the vector of ones, so that LayerNorm of a rotated vector is the rotated LayerNorm.
     """
     width = len(rotation) + 1
-    ones = torch.full((width,), 1 / math.sqrt(width), dtype=torch.float64)
+    ones = rotation.new_full((width,), 1 / math.sqrt(width))
     axis = -ones
     axis[0] += 1
     # the reflection that exchanges the first axis and the direction of the ones
-    reflection = torch.eye(width, dtype=torch.float64) - 2 * torch.outer(axis, axis) / axis.dot(axis)
-    inner: Tensor = torch.block_diag(torch.ones(1, 1, dtype=torch.float64), rotation)
+    reflection = torch.eye(width).to(rotation) - 2 * torch.outer(axis, axis) / axis.dot(axis)
+    inner: Tensor = torch.block_diag(rotation.new_ones(1, 1), rotation)
     return reflection @ inner @ reflection
 
 

@@ -96,6 +96,14 @@ def test_a_killed_search_goes_on_as_it_would_have(here, monkeypatch, tmp_path):
     assert list(map(sorted, labels(searching.run(undisturbed, search)))) == list(map(sorted, labels(resumed)))
 
 
+def test_a_trial_that_was_typed_in_another_way_is_known_by_its_values(here):
+    spec, search = here(2)
+    runs.run_here(spec.model_copy(update={"methods": ("ria:power=5e-1",)}), only=("ria:power=5e-1",))
+
+    (trial,) = searching.read_trials(spec, search)[0].trials
+    assert (trial.label, trial.fields) == ("ria:power=0.5", {"power": 0.5})
+
+
 @pytest.mark.full
 def test_trials_of_others_count(here):
     """Whoever ran them, as long as they are of this search: same text, split, seed and fields."""

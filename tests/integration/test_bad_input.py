@@ -104,6 +104,7 @@ BAD = {
     "source of tasks": ("pull rte tiny --from index", ["'tiny' is none of them"]),
     "kind of speed": ("speed --device cpu --model tiny --kinds bf17", ["unknown kind 'bf17': did you mean bf16?"]),
     "tokens of speed": ("speed --device cpu --model tiny --tokens 1,x", ["invalid tokens '1,x'"]),
+    "speed beside others": ("run --measures speed --jobs 2 --device cpu", ["--jobs 2 would time an artifact while others compute"]),
     "model of speed": ("speed --device cpu --model nowhere-7b", ["unknown model"]),
     "search without a search": ("search run.toml", ["no table [search]"]),
     "search as a run": ("run --config search.toml", ["[search] is for bench search FILE"]),

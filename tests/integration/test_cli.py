@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bench.execution import prune
 from bench.results.store import Store
 from helpers import runs
 from methods.folder import Folder
@@ -67,6 +68,23 @@ def test_csv_has_the_stable_columns(cli, done):
 
     assert code == 0 and list(read.columns) == COLUMNS.split()
     assert set(read["seed"].dropna()) == {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    ("method", "quantizer", "stages"),
+    [
+        ("dense", "int4-awq", "awq + int4-awq"),
+        ("awq", "int4-awq:group=32", "awq:group=32 + int4-awq:group=32"),
+        ("wanda", "int8", "wanda + int8"),
+    ],
+)
+def test_prune_takes_the_typed_method_and_quantizer(method, quantizer, stages, monkeypatch, tmp_path):
+    written = []
+    monkeypatch.setattr(prune, "_write", lambda running, *_: written.append(running.artifact.stage_labels))
+    spec = runs.small(tmp_path / "r", methods=(method,), quantizers=(quantizer,), patterns=("2:4",))
+    prune.write_pruned(spec, tmp_path / "o")
+
+    assert written == [stages]
 
 
 def test_prune_writes_a_folder_that_transformers_loads(cli, tmp_path):

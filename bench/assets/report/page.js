@@ -219,6 +219,11 @@ function readFilters() {
     if (s.selectedIndex < 0) s.value = "";
   }
   const sorted = tables.find((t) => nameOf(t) === state.get("table")), order = state.get("order");
+  const choice = sorted && sorted.off && protocols.find((s) => [...s.options].some((o) => o.value === sorted.box.dataset.table));
+  if (choice) {
+    choice.value = sorted.box.dataset.table;
+    showProtocol(choice);
+  }
   const sorter = sorted && sorted.sorters.get(state.get("sort"));
   if (sorter && ["ascending", "descending"].includes(order)) sorter(order);
   filter();
@@ -302,7 +307,8 @@ function details(table, k, c) {
   const parts = [el("p", table.cell(k, c).querySelector(".n").textContent.trim(), { class: "big" }), el("p", `${column.name} · ${table.data.title}`, { class: "about" })];
   if (cell.why) parts.push(definitions([["status", cell.why]]));
   if (row.source) parts.push(definitions([["source", row.source]]));
-  if (cell.v !== null && !row.source) parts.push(definitions([["value", cell.v], [cell.records.length > 1 && !cell.avg ? "standard deviation over seeds" : "standard error", cell.s]]));
+  const seeds = new Set(cell.records.map((name) => data.records[name].seed).filter((seed) => seed !== undefined)).size;
+  if (cell.v !== null && !row.source) parts.push(definitions([["value", cell.v], [seeds > 1 ? "standard deviation over seeds" : "standard error", cell.s]]));
   if (cell.cmd !== undefined) parts.push(el("h3", "Command"), el("pre", data.strings[cell.cmd], { tabindex: "0", "aria-label": "Command that measures it" }));
   for (const name of cell.records) {
     const record = data.records[name], at = (field) => data.strings[record[field]];

@@ -56,11 +56,16 @@ class Speed:
 
     @classmethod
     def check(cls, run: RunSettings, *, fetch: bool) -> None:
-        """Raise UserError if another machine takes the times, or if this one lacks the device."""
+        """Raise UserError if another machine takes the times, if this one lacks the device, or if it also computes others."""
         if run.executor == "ray":
             raise UserError("speed is a time of one machine: measure it with --executor local")
-        if not fetch:
-            resolve_devices(run.device)
+        devices = resolve_devices(run.device)
+        jobs = len(devices) if run.jobs is None else run.jobs
+        if jobs == "auto" or int(jobs) > len(devices):
+            raise UserError(
+                f"--jobs {jobs} would time an artifact while others compute on its device: measure speed in another run, "
+                "without --jobs"
+            )
 
     @classmethod
     def plan(cls, context: PlanContext) -> Iterator[Planned]:

@@ -152,3 +152,11 @@ class Complex:
 def test_a_plug_in_with_a_type_of_its_own_is_refused_in_words_too():
     with pytest.raises(UserError, match=r"^invalid complex:values=3: "):
         build(CatalogEntry(target=f"{__name__}:Complex"), "complex", {"values": 3})
+
+
+@pytest.mark.parametrize(
+    ("text", "twice"), [("sparsegpt:block=64:block=128", "block"), ("recon:from=wanda:from=sparsegpt", "from")]
+)
+def test_a_field_is_given_once(text, twice):
+    with pytest.raises(UserError, match=f"invalid {text}: {twice} is given twice"):
+        parse_method(text)

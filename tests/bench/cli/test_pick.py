@@ -55,6 +55,15 @@ def test_a_device_or_a_protocol(cli, here):
     fake_records.perplexity(here / "results/run", 0.2, method="good", seed=0, protocol="wiki-mini@64")
     _, out, _ = cli("pick", "--model", "tiny", "--protocol", "wiki-mini@64", "--json")
     assert [m["row"] for m in json.loads(out)["meets"]] == ["good 2:4"]
+    also = {"dtype": "bfloat16", "arithmetic": "float32"}
+    for _ in range(2):
+        fake_records.perplexity(here / "results/run", 0.3, method="rounded", seed=0, identity={"dtype": "bfloat16"})
+        for method in ("better", "best"):
+            fake_records.perplexity(here / "results/run", 0.1, method=method, seed=0, identity=also)
+    _, out, _ = cli("pick", "--model", "tiny", "--protocol", "wiki-mini@128, bfloat16, cpu", "--json")
+    assert [m["row"] for m in json.loads(out)["meets"]] == ["rounded 2:4"], (
+        "the one of this name, and not the first that fits"
+    )
     assert cli("pick", "--model", "tiny", "--device", "EPYC", "--min-speedup", "1.4")[0] == 0
     code, _, err = cli("pick", "--model", "tiny", "--device", "H100")
     assert code == 2 and "not measured under 'H100'" in err and "wiki-mini@128, float32, cpu" in err

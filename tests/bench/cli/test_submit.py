@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from bench.results.store import ReadOnlyStore
+from bench.system import digests
 from helpers import fake_records
 
 ROOT = Path(__file__).parents[3]
@@ -41,6 +42,21 @@ def checkout(tmp_path, monkeypatch, cache):
     fake_records.edit(path, seal=True, status="failed", readings=[], reason="OOM", traceback="/home/ada/x.py")
     shutil.move(path, tmp_path / "results/local/records")
     return tmp_path
+
+
+def test_of_one_measurement_the_newest_is_submitted(checkout, cli):
+    """As it is where a run was repeated after a change of the code."""
+    store = ReadOnlyStore(checkout / "results/local")
+    record = next(r for r in store if r.identity.stages == ("wanda",) and r.identity.measure == "perplexity")
+    inputs = record.key_inputs | {"older": True}
+    provenance = record.provenance | {"recorded": "2020-01-01T00:00:00Z"}
+    older = record.model_copy(update={"key": digests.of(inputs), "key_inputs": inputs, "provenance": provenance})
+    items = fake_records.read_items(store.items_path(record))
+    fake_records.put(checkout / "results/local", older.model_copy(update={"artifact": ""}), items, record.readings)
+
+    code, out, err = cli(*MAKE)
+    assert code == 0, err
+    assert "1 record that a newer one replaces left out" in err and "tiny-xeon-ada.zip: 3 records" in out
 
 
 MAKE = ("submit", "results/local", "--credit", "Ada *L*", "--about", "Wanda, again.", "--name", "tiny-xeon-ada")

@@ -6,6 +6,8 @@ import json
 import numpy as np
 import pytest
 
+from bench.catalog.choice import parse_chain
+from bench.execution import allocation
 from bench.execution.allocation import Budget, _Problem, solve
 from helpers import runs
 from methods.errors import UserError
@@ -15,6 +17,20 @@ from methods.errors import UserError
 def table():
     random = np.random.default_rng(0)
     return random.random((4, 3)), random.integers(1, 9, (4, 3)) / 4
+
+
+@pytest.mark.parametrize(
+    ("method", "prior"),
+    [
+        ("awq:group=32", "awq/group=32"),
+        ("awq:from=rotate+permute", "rotate+permute+awq"),
+        ("awq:group=32:from=rotate/seed=1", "rotate/seed=1+awq/group=32"),
+    ],
+)
+def test_a_pruned_choice_has_the_stages_of_the_others_before_it(method, prior):
+    assert allocation._as_prior(method) == prior
+    names = [(c.name, c.config) for c in parse_chain(method)]
+    assert [(c.name, c.config) for c in parse_chain(f"sparsegpt:from={prior}")][:-1] == names
 
 
 def test_no_other_choices_within_the_budget_do_less_damage(table):

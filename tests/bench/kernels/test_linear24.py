@@ -1,5 +1,7 @@
 """Models on packed weights answer as the masked dense model does."""
 
+import json
+
 import pytest
 import torch
 
@@ -12,11 +14,11 @@ from bench.kernels.packed24 import pack, unpack
 from bench.measures.speed.decoding import dense_twin
 from bench.system.devices import KERNEL_PATH
 from helpers.fake_cuda import Sparse
-from helpers.runs import prune
+from helpers.runs import prune, tiny
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.quantizing.stored import round_inputs
+from methods.quantizing.stored import ACTIVATIONS_KEY, round_inputs
 from methods.targets import dense_weight, find_targets
 
 IDS = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -75,6 +77,21 @@ def test_inputs_are_rounded_where_they_were(llama):
     wanted = model(IDS).logits
     assert not torch.equal(wanted, plain)
     assert torch.equal(swap_linears(model, packed)(IDS).logits, wanted)
+
+
+@pytest.mark.parametrize("form", ["mxfp4", "nvfp4"])
+def test_inputs_are_rounded_before_windows_repeat_them(form, tmp_path):
+    """Else a group that shares a scale would have repeated inputs, and others than in the dense model."""
+    folder = prune(tiny(tmp_path / "pruned"), pattern="6:8")
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    shapes = {name: tuple(t.shape) for name, t in loading.load(folder, Compute()).state_dict().items()}
+    rounded = {"format": form, "bits": 4, "targets": list(find_targets(config, shapes))}
+    path.write_text(json.dumps(config | {ACTIVATIONS_KEY: rounded}))
+    export_model(str(folder), "packed24", tmp_path / "packed", windows="6:8")
+    model = linear24.load(tmp_path / "packed", Compute(), engine="reference")
+    wanted = loading.load(folder, Compute())(IDS).logits
+    assert float((model(IDS).logits - wanted).norm() / wanted.norm()) < 1e-3
 
 
 @pytest.mark.numeric

@@ -8,7 +8,8 @@ from functools import cache
 import pytest
 
 from bench import api
-from bench.planning import estimate, model_inputs, resolve
+from bench.catalog import code
+from bench.planning import estimate, model_inputs
 from bench.planning.spec import Spec
 from bench.system import provenance
 from bench.system.interpreter import OWN_PACKAGES
@@ -203,8 +204,8 @@ def test_key_moves_with_the_code_that_decides_the_weights(module, methods, monke
         planned = [c.artifact for c in api.plan(spec).measurements]
         return {a.method + ("" if a.quantizer == "none" else f" {a.quantizer}"): a.key for a in planned}
 
-    before, digest = artifacts(), resolve.digest_source
-    for user in (resolve, model_inputs):
+    before, digest = artifacts(), code.digest_source
+    for user in (code, model_inputs):
         monkeypatch.setattr(user, "digest_source", lambda *names: digest(*names) + ("x" if module in names else ""))
     after = artifacts()
 
@@ -316,9 +317,39 @@ def test_a_transform_that_the_family_does_not_take_is_refused_before_anything_is
         assert api.plan(spec).measurements
 
 
+@pytest.mark.parametrize("other", ["sparsegpt:damping=1e-3:block=64", "sparsegpt:block=64:damping=0.0010"])
+def test_a_method_typed_in_two_ways_is_one(other):
+    methods = ("sparsegpt:damping=0.001:block=64", other)
+    with pytest.raises(UserError, match=f"{methods[0]} and {other} are the same method: leave one out"):
+        api.plan(runs.small("r", methods=methods))
+
+
 def test_nobody_else_provides_our_packages():
     """A distribution with a package of the same name would be imported in our place, or we in its."""
     provided = importlib.metadata.packages_distributions()
 
     for name in OWN_PACKAGES:
         assert set(provided.get(name, ["cast-bench"])) == {"cast-bench"}, name
+
+
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [
+        ("maskllm:from=depth", "maskllm needs for each block the dense model's block .*, and depth changes them"),
+        ("maskllm:from=width/heads=0:file=masks.npz", "width:heads=0 changes them"),
+        ("recon:from=depth+permute+wanda", "recon compares blocks .*: put permute first, depth:from=permute"),
+        ("retrain:from=width/heads=0+rotate+wanda:hidden=1", "put rotate first, width:from=rotate"),
+        ("recon:from=dense-ft+permute+wanda", "put permute first, dense-ft:from=permute"),
+        ("recon:from=permute+depth+wanda", None),
+        ("recon:from=depth+permute/residual=false+wanda", None),
+        ("recon:from=depth+awq+wanda", None),
+        ("retrain:from=depth+permute+wanda", None),
+    ],
+)
+def test_a_method_that_needs_the_dense_model_in_the_same_basis_follows_no_other(method, why):
+    spec = runs.small("r", methods=(method,), training={"tokens": 128, "batch": 2, "seqlen": 32})
+    if why:
+        with pytest.raises(UserError, match=why):
+            api.plan(spec)
+    else:
+        assert api.plan(spec).measurements

@@ -39,6 +39,16 @@ def test_the_division_is_the_same_whatever_the_machine_and_whatever_is_done(plan
     assert [set(part.artifacts()) for part in divide(make_plan(plan.spec), 3)] == before
 
 
+def test_machines_with_other_numbers_of_cores_divide_alike(tmp_path):
+    spec = runs.small(tmp_path / "r", methods=("wanda", "sparsegpt"), seeds=(0, 1, 2))
+
+    def rows(part):
+        return {(m.artifact.method, m.artifact.seed) for m in part.measurements}
+
+    divided = [[rows(p) for p in divide(make_plan(spec.model_copy(update={"threads": n})), 2)] for n in (1, 2, 3)]
+    assert divided[0] == divided[1] == divided[2]
+
+
 def test_the_longest_are_apart(plan, monkeypatch):
     unquantized = [k for k, ms in plan.artifacts().items() if ms[0].artifact.quantizer == "none"]
     work = dict(zip(unquantized, [8.0, 1.0, 1.0, 7.0, 2.0, 2.0, 5.0, 0.0], strict=True))
@@ -91,9 +101,20 @@ def test_what_is_no_shard_is_a_sentence(text):
         parse_shard(text)
 
 
-@pytest.mark.parametrize(("variables", "shard"), [((1, 1, 4), (1, 4)), ((13, 10, 4), (4, 4)), ((0, 0, 1), (1, 1))])
-def test_a_task_of_an_array_knows_its_part(monkeypatch, variables, shard):
-    for name, value in zip(("ID", "MIN", "COUNT"), variables, strict=True):
+def set_task(monkeypatch, *values):
+    for name, value in zip(("ID", "MIN", "MAX", "COUNT"), values, strict=True):
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
 
+
+@pytest.mark.parametrize(("task", "shard"), [((1, 1, 4, 4), (1, 4)), ((13, 10, 13, 4), (4, 4)), ((0, 0, 0, 1), (1, 1))])
+def test_a_task_of_an_array_knows_its_part(monkeypatch, task, shard):
+    set_task(monkeypatch, *task)
+
     assert parse_shard("slurm") == shard
+
+
+def test_an_array_with_gaps_has_no_parts(monkeypatch):
+    set_task(monkeypatch, 2, 0, 8, 5)
+
+    with pytest.raises(UserError, match="without gaps, and this one has 5 tasks from 0 to 8"):
+        parse_shard("slurm")

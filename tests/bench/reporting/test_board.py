@@ -10,6 +10,7 @@ from bench.compare.resolve import read
 from bench.reporting import board, hardware, leaderboard, searches, table_figures
 from bench.reporting.cost import CostIndex
 from bench.reporting.protocol import group_by_protocol
+from bench.results.identity import CalibrationText
 from bench.results.record import Item, ReadingRow
 from helpers import fake_records, reports, runs
 from methods.errors import UserError
@@ -97,6 +98,45 @@ def test_budgets_and_seeds_fold_into_the_largest_budget(tmp_path):
     assert {table.ranks[c][k] for c in table.ranks for k, r in enumerate(table.rows) if r.part_of is not None} == {""}
 
 
+def test_rows_of_other_settings_do_not_fold(tmp_path):
+    fake_records.perplexity(tmp_path, **DENSE)
+    for batch, loss in ((32, 0.1), (8, 0.3)):
+        training = {"training": f"wiki-mini@128x{batch}, 4,000 tokens"}
+        fake_records.perplexity(tmp_path, loss, method="cast", seed=0, identity=training)
+    for every in (False, True):
+        one = fake_records.perplexity(tmp_path / "other", method="wanda", seed=0, made=str(every))
+        items = fake_records.read_items(tmp_path / "other" / "items" / f"{one.stem}.parquet")
+        calibration = CalibrationText(data="wiki-mini", all_experts=every)
+        identity = one.identity.model_copy(update={"calibration": calibration})
+        fake_records.put(tmp_path, one.model_copy(update={"identity": identity}), items, one.readings)
+    (table,) = tables(tmp_path)
+    assert sorted(whole(table)) == ["cast 2:4"] * 2 + ["dense"] + ["wanda 2:4"] * 2
+    assert len({row.labels for row in table.rows}) == 5, "and their labels tell them apart"
+
+
+def test_the_control_is_dense_ft_alone_with_its_usual_settings(tmp_path):
+    fake_records.perplexity(tmp_path, **DENSE)
+    training = {"training": "wiki-mini@128x8, 4,000 tokens"}
+    identity = training | {"pattern": "dense"}
+    for method, loss in (("dense-ft", 0.2), ("dense-ft:lr=1e-3", 0.1), ("dense-ft:lr=9.0", 0.9)):
+        fake_records.perplexity(tmp_path, loss, method=method, identity=identity)
+    fake_records.perplexity(tmp_path, 1.5, method="dense-ft + sparsegpt", identity=training)
+    fake_records.perplexity(tmp_path, 0.4, method="cast", identity=training)
+    (table,) = tables(tmp_path)
+    assert facts(table, "cast 2:4").control_loss.value == pytest.approx(math.expm1(0.2), rel=1e-3)
+    assert facts(table, "dense-ft dense").control_loss is None
+
+
+def test_a_question_flips_once_whatever_the_number_of_seeds(tmp_path):
+    fake_records.accuracy(tmp_path, **DENSE)
+    for seed in (0, 1, 2):
+        fake_records.accuracy(tmp_path, 100, 60, method="wanda", seed=seed)
+    fake_records.accuracy(tmp_path, 100, 60, method="sparsegpt", seed=0)
+    (table,) = tables(tmp_path)
+    one, three = (facts(table, f"{name} 2:4").flips for name in ("sparsegpt", "wanda"))
+    assert three.changed.parts == pytest.approx(one.changed.parts) and three.lost == pytest.approx(one.lost)
+
+
 def build(root, seconds, tokens=0, **about):
     row = ReadingRow(metric="sparsity", value=0.5, unit="1", better="higher")
     about = {"measure": "pattern", "protocol": "targets", "token_digest": ""} | about
@@ -139,6 +179,19 @@ def test_the_mean_of_wanda7_and_its_worst_task_with_an_interval(tmp_path):
     assert "7.0 pp" in cell(table, "wanda 2:4", "worst_drop").text
     shown = [c.metric for c in table.columns if not c.hidden]
     assert shown == ["perplexity", "perplexity_ratio", "mean_acc", "worst_drop", "flips"]
+
+
+def test_worst_tasks_have_intervals_with_a_prompt_and_a_limit(tmp_path):
+    for lost, about in ((0, DENSE), (10, {"method": "wanda", "seed": 0})):
+        for k, task in enumerate(reports.WANDA7):
+            one = fake_records.accuracy(tmp_path / "plain", lost * (k + 1), protocol=f"{task}@1.0x1000", **about)
+            protocol = one.identity.protocol.model_copy(update={"prompt": "5-shot"})
+            items = fake_records.read_items(tmp_path / "plain" / "items" / f"{one.stem}.parquet")
+            other = one.model_copy(update={"identity": one.identity.model_copy(update={"protocol": protocol})})
+            fake_records.put(tmp_path / "prompted", other, items, one.readings)
+    (table,) = tables(tmp_path / "prompted")
+    one = facts(table, "wanda 2:4")
+    assert one.worst_task == "rte" and one.drop.low < 0.07 < one.drop.high and one.flips
 
 
 def speed(root, times, device="cuda", machine="H100", **about):

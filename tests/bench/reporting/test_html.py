@@ -149,6 +149,7 @@ def test_every_number_opens_what_it_was_made_from(visit):
     row.locator("td .n button").first.click()
     panel = page.locator("#panel").inner_text()
     assert panel.count("Record ") == 3 and "c" * 40 in panel and "bench show " in panel and "EPYC" in panel
+    assert "standard deviation over seeds" in panel
     page.keyboard.press("Escape")
     page.locator("td.bad .n button").first.click()
     assert "failed: CUDA ran out of memory at block 3" in page.locator("#panel").inner_text()

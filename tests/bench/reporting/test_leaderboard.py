@@ -21,7 +21,7 @@ from bench.compare.estimate import estimate_pair
 from bench.compare.pairing import pair_seeds
 from bench.compare.resolve import read
 from bench.planning.spec import make_spec
-from bench.reporting import from_papers, from_records, latex, leaderboard, pairwise, pareto
+from bench.reporting import from_papers, from_records, latex, leaderboard, pairwise, pareto, table_figures
 from bench.reporting import html as html_module
 from bench.reporting.view import Table, TableCell, TableColumn, TableRow
 from bench.results import reproduce
@@ -305,6 +305,8 @@ def test_speeds_have_a_front_of_their_own():
     )
     fronts = list(pareto.fronts(Table("t", (), columns, rows)))
     assert [f.x.metric for f in fronts] == ["bytes_packed", "decode"]
+    lines = [table_figures.draw_front(front).axes[0].get_lines()[0].get_drawstyle() for front in fronts]
+    assert lines == ["steps-post", "steps-pre"], "between two rows stands the worse one"
 
 
 @pytest.mark.parametrize(("pattern", "metric"), [("2:4", "bits_per_weight"), ("depth 25%", "bytes_packed")])

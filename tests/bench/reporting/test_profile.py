@@ -72,6 +72,21 @@ def test_only_the_same_tasks_are_compared(root):
     assert list(facts_of(table_of(root), "wanda 2:4").tracks) == ["knowledge", "code"]
 
 
+@pytest.mark.parametrize("made", ["a", "b", "c"])
+def test_seeds_are_those_of_all_tasks_whatever_the_order_of_the_records(made, tmp_path):
+    fake_records.perplexity(tmp_path, method="dense", identity={"pattern": "dense"})
+    for task in TASKS[:2]:
+        fake_records.answers(tmp_path, task, method="dense", identity={"pattern": "dense"})
+        fake_records.perplexity(tmp_path, method="wanda", seed=0)
+        for seed, factor in enumerate((1.1, 1.5, 1.9)):
+            fake_records.answers(tmp_path, task, factor, method="wanda", seed=seed, made=made, lost=6, gained=2)
+    fake_records.answers(tmp_path, TASKS[0], 9.0, method="wanda", seed=3)  # the other task of this seed is missing
+
+    code = facts_of(table_of(tmp_path), "wanda 2:4").tracks["code"]
+    assert code.loss.value == pytest.approx(0.5) and code.change.stderr == pytest.approx(0.4 / 3**0.5)
+    assert code.flips.changed.parts[0] == 0.2 and code.flips.changed.low < 0.13, "a question counts once"
+
+
 def test_tables_figure_and_latex_have_every_row(root):
     table = table_of(root)
     losses, order, flips = profile.text_tables(table)

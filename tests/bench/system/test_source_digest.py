@@ -10,6 +10,7 @@ import pytest
 from bench.system import module_files, source_digest
 from bench.system.interpreter import OWN_PACKAGES, ROOT
 from bench.system.source_digest import digest_modules, digest_source
+from methods.errors import UserError
 
 WINDOWS = "bench/inputs/windows.py"
 
@@ -125,7 +126,7 @@ def test_modules_alone_have_a_digest_that_their_imports_do_not_change(tree):
 
 
 def test_an_unknown_module_is_an_error():
-    with pytest.raises(ModuleNotFoundError, match=r"baselines\.nobody"):
+    with pytest.raises(UserError, match=r"baselines\.nobody has no Python source"):
         digest("baselines.nobody")
 
 
@@ -153,3 +154,21 @@ def test_what_a_class_states_about_itself_is_no_part_of_its_code(tree):
 
     rewrite(tree / "baselines/wanda.py", "Needs.CALIBRATION", "Needs.CALIBRATION | Needs.TEACHER")
     assert digest(METHOD) != before[0]
+
+
+@pytest.mark.parametrize("init", [True, False])
+@pytest.mark.parametrize("line", ["from mine.kernels.solve import RULE", "from .kernels import solve"])
+def test_a_folder_needs_no_init_to_be_a_package(init, line, tmp_path, monkeypatch):
+    (tmp_path / "mine" / "kernels").mkdir(parents=True)
+    (tmp_path / "mine" / "method.py").write_text(line)
+    if init:
+        (tmp_path / "mine" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    forget()
+    digests = set()
+    for rule in (1, 2):
+        (tmp_path / "mine" / "kernels" / "solve.py").write_text(f"RULE = {rule}")
+        digests.add(digest("mine.method"))
+
+    forget()
+    assert len(digests) == 2

@@ -28,3 +28,7 @@ def test_a_rotation_that_fixes_the_mean_commutes_with_layer_norm():
     x = torch.randn(5, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     norm = torch.nn.LayerNorm(8, elementwise_affine=False, dtype=torch.float64)
     torch.testing.assert_close(norm(x @ matrix), norm(x) @ matrix, rtol=0, atol=1e-12)
+
+
+def test_a_rotation_that_fixes_the_mean_is_made_where_the_rotation_is():
+    assert fix_mean(torch.empty(7, 7, dtype=torch.float64, device="meta")).is_meta

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from baselines.permute import Permute
 from baselines.rotate import Rotate
@@ -12,7 +13,7 @@ from methods.contract import Compute, Prior
 from methods.errors import Skipped, UserError
 from methods.families import FAMILIES
 from methods.folder import state
-from methods.transforms.changes import Scaling
+from methods.transforms.changes import Rotation, Scaling
 from methods.transforms.wiring import Wiring
 
 POST_NORM = ("gemma2", "gemma3_text", "olmo2", "olmo3")
@@ -191,6 +192,39 @@ def test_a_streamed_model_is_skipped(source):
     model.model.layers[1].to("meta")
     with pytest.raises(Skipped, match="in memory"):
         Rotate().apply(model, job)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (2, 4, 4)])
+def test_a_rotation_turns_weights_on_another_device(shape):
+    rotation = Rotation(torch.zeros(shape, dtype=torch.float64))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        weight = torch.empty(3, 8, dtype=torch.float64, device="cuda")
+        assert rotation.columns(weight).device == weight.device
+
+
+def excluding(job, name):
+    return replace(job, targets=tuple(target for target in job.targets if name not in target))
+
+
+def test_a_block_without_targets_keeps_its_values_where_rotations_are_learned(source):
+    model, job = source("llama")
+    before, values = logits(model), [b.self_attn.o_proj.weight.clone() for b in model.model.layers]
+    Rotate(steps=2, lr=0.1, residual=False).apply(model, excluding(job, "layers.0."))
+    same = [torch.equal(b.self_attn.o_proj.weight, w) for b, w in zip(model.model.layers, values, strict=True)]
+    assert same == [True, False, False]
+    assert float((logits(model) - before).norm() / before.norm()) < 2e-6
+
+
+def test_rotations_are_not_learned_without_targets_to_learn_from(source):
+    model, job = source("llama")
+    with pytest.raises(UserError, match="include such targets"):
+        Rotate(steps=2, residual=False).apply(model, excluding(job, "self_attn"))
+
+
+def test_a_stream_that_no_target_reads_keeps_its_order(source):
+    model, job = source("llama")
+    down = tuple(target for target in job.targets if "down_proj" in target)
+    assert set(Permute().apply(model, replace(job, targets=down)).notes["kept"]) == {"units"}
 
 
 def test_a_group_that_does_not_divide_the_inputs_is_refused(source):

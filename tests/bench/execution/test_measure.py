@@ -1,0 +1,57 @@
+"""What a measure returns is a record that readers take, or a failed one."""
+
+import numpy as np
+import pytest
+
+from bench import api
+from bench.execution import measure
+from bench.execution.new_record import failed_record
+from bench.measures.contract import Readings
+from bench.results import metrics
+from bench.results.consistency import require_consistent
+from bench.results.record import Item, Reading
+from bench.results.store import Store
+from helpers import runs
+from methods.errors import Diverged, Skipped
+
+BITS = Reading("bits_per_weight", 9.0, metrics.find("bits_per_weight").unit, "lower")
+ITEMS = tuple(Item(str(i), str(i), 1.0, 1.0) for i in range(4))
+
+
+@pytest.fixture
+def measurement(tmp_path, cache):
+    return api.plan(runs.small(tmp_path / "r", methods=("magnitude",), measures=("size",))).measurements[0]
+
+
+def record_of(measurement, readings, monkeypatch):
+    monkeypatch.setattr(measure, "_read", lambda *_: [measure.Attempt(readings)])
+    ((record, items),) = measure.measure([measurement], None, None)
+    return record, items
+
+
+@pytest.mark.parametrize(
+    ("readings", "status"),
+    [
+        (Readings((BITS,)), "ok"),
+        (Readings((BITS,), notes={"mask": np.ones(3)}), "failed"),
+        (Readings((BITS._replace(unit="%"),), items=ITEMS), "failed"),
+        (Readings((BITS,), items=ITEMS + ITEMS[:1]), "failed"),
+        (Readings((BITS,), items=(*ITEMS, Item("x", "x", 1.0, 1.0, {"more": 1.0}))), "failed"),
+    ],
+    ids=["good", "a note that is no JSON", "a wrong unit", "an item twice", "columns of some items"],
+)  # fmt: skip
+def test_what_readers_would_refuse_is_failed(readings, status, measurement, monkeypatch, tmp_path):
+    record, items = record_of(measurement, readings, monkeypatch)
+
+    assert record.status == status, record.reason
+    store = Store(tmp_path / "r")
+    store.write(record, items)
+    assert [r.status for r in store.verified()] == [status]
+
+
+@pytest.mark.parametrize("fault", [Diverged(), Skipped()])
+def test_a_fault_without_words_has_its_name_as_the_reason(fault, measurement):
+    record = failed_record(measurement, fault)
+
+    assert record.reason == type(fault).__name__
+    require_consistent(type(record).model_validate_json(record.model_dump_json()))

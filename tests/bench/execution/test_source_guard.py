@@ -1,0 +1,45 @@
+"""What a run was planned with, and changed before a worker began."""
+
+import pytest
+
+from bench import api
+from bench.execution.source_guard import require_planned
+from bench.verify import CheckFailed
+from helpers import plugins, runs
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch, cache):
+    folder = plugins.install(tmp_path / "author", "author", {"mine": "pass"})
+    runs.put_on_path(folder, monkeypatch)
+    text = tmp_path / "own.txt"
+    text.write_text("one two three four five six seven eight nine ten\n" * 100)
+    calibration = {"data": str(text), "sequences": 2, "seqlen": 16}
+    spec = runs.small(tmp_path / "r", methods=("mine", "wanda"), measures=("size",), calibration=calibration)
+    return {m.artifact.method: [m] for m in api.plan(spec).measurements}
+
+
+def test_nothing_changed(plan):
+    for measurements in plan.values():
+        require_planned(measurements[0].artifact, measurements)
+
+
+def test_a_plug_in_that_was_edited_is_not_recorded_under_the_old_key(plan, tmp_path):
+    file = tmp_path / "author" / "author.py"
+    file.write_text(file.read_text() + "\nRULE = 2\n")
+    with pytest.raises(CheckFailed, match="the code of mine changed since this run began"):
+        require_planned(plan["mine"][0].artifact)
+    require_planned(plan["wanda"][0].artifact)
+
+
+def test_a_text_that_was_edited_is_not_recorded_under_the_old_key(plan, tmp_path):
+    (tmp_path / "own.txt").write_text("another text\n" * 500)
+    with pytest.raises(CheckFailed, match=r"text .*own\.txt changed since this run began"):
+        require_planned(plan["wanda"][0].artifact)
+
+
+def test_so_with_the_code_of_a_measure(plan):
+    (measurement,) = plan["wanda"]
+    other = measurement.model_copy(update={"source": "of another code"})
+    with pytest.raises(CheckFailed, match="the code of pattern changed"):
+        require_planned(other.artifact, [other])
