@@ -40,9 +40,11 @@ def allocate(
         float | None, typer.Option(help="Mean fraction of the weights that all linears may keep.", min=0, max=1)
     ] = None,
     pruner: Annotated[str, typer.Option(help="Method that prunes the linears that get a pattern.")] = "sparsegpt",
-    methods: Annotated[str, typer.Option("--method", help="Method whose model is quantized.")] = "dense",
-    models: Annotated[str, typer.Option("--model", help="Alias, hub id or folder.")] = "tiny",
-    seeds: Annotated[int, typer.Option("--seed", help="Seed of the calibration text.")] = 0,
+    methods: Annotated[
+        str | None, typer.Option("--method", help="Method whose model is quantized [default: dense].")
+    ] = None,
+    models: Annotated[str | None, typer.Option("--model", help="Alias, hub id or folder [default: tiny].")] = None,
+    seeds: Annotated[int | None, typer.Option("--seed", help="Seed of the calibration text [default: 0].")] = None,
     tokens: Annotated[int, typer.Option(help="Calibration tokens on which damage is measured.", min=1)] = 4096,
     swaps: Annotated[int, typer.Option(help="Swaps of choices to measure in the whole model.", min=0)] = 32,
     json: Json = False,
@@ -54,9 +56,9 @@ def allocate(
     within the budget are then improved by swaps, measured in the whole model. The table has each choice alone, too.
     """
     fixed = {"methods": methods, "models": models, "measures": "size", "seeds": seeds}
-    spec = spec_of(flags | fixed)
-    if len(spec.patterns) != 1:
-        raise UserError("bench allocate takes one pattern")
+    spec = spec_of(flags | fixed, methods="dense", models="tiny", seeds=0)
+    if any(len(x) != 1 for x in (spec.methods, spec.models, spec.patterns, spec.seeds)):
+        raise UserError("bench allocate takes one method, one model, one pattern and one seed")
     if (bits is None) == (kept is None):
         raise UserError("bench allocate takes one budget: --bits 4.2, or --kept 0.5")
     from bench.execution import allocation

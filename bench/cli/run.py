@@ -182,9 +182,9 @@ def _with_duration(row: dict[str, Any]) -> dict[str, Any]:
 def prune(
     methods: Annotated[str, typer.Option("--method", help="One method, as in bench run.")],
     out: NewFolder,
-    models: Annotated[str, typer.Option("--model", help="Alias, hub id or folder.")] = "tiny",
+    models: Annotated[str | None, typer.Option("--model", help="Alias, hub id or folder [default: tiny].")] = None,
     quantizers: Quantizer = None,
-    seeds: Annotated[int, typer.Option("--seed", help="Calibration seed.")] = 0,
+    seeds: Annotated[int | None, typer.Option("--seed", help="Calibration seed [default: 0].")] = None,
     **flags: Any,
 ) -> None:
     """Prune one model with one method, and write it to a folder.
@@ -192,13 +192,21 @@ def prune(
     transformers can load the folder.
     """
     fixed = {"methods": methods, "models": models, "measures": "size", "seeds": seeds, "quantizers": quantizers}
-    spec = spec_of(flags | fixed, quantizers="none")
+    spec = _spec_of_one(flags | fixed)
     from bench.execution.prune import write_pruned
 
     try:
         print_line(write_pruned(spec, out))
     except CheckFailed as failure:
-        fail(f"check failed for {methods} on {models}: {failure}. Nothing was written.", 1)
+        fail(f"check failed for {methods} on {spec.models[0]}: {failure}. Nothing was written.", 1)
+
+
+def _spec_of_one(flags: dict[str, Any]) -> Spec:
+    """Return the spec of one artifact. Raise UserError for several seeds."""
+    spec = spec_of(flags, models="tiny", seeds=0, quantizers="none")
+    if len(spec.seeds) != 1:
+        raise UserError(f"one model is written, and the config has {len(spec.seeds)} seeds: name one with --seed")
+    return spec
 
 
 @with_flags(*OF_RUNS, "methods", "models")
@@ -216,7 +224,7 @@ def finetune(
     ] = 0,
     patterns: Annotated[str | None, typer.Option("--pattern", help="Pattern to keep [default: the model's].")] = None,
     quantizers: Quantizer = None,
-    seeds: Annotated[int, typer.Option("--seed", help="Seed for the order of the text.")] = 0,
+    seeds: Annotated[int | None, typer.Option("--seed", help="Seed for the order of the text [default: 0].")] = None,
     **flags: Any,
 ) -> None:
     """Train a pruned model further, without changing its zeros.
@@ -234,10 +242,10 @@ def finetune(
     resolve(str(folder))
     patterns = patterns or (record.identity.pattern if record else str(detect_pattern(Folder(folder))))
     training = [f"training.data={json_module.dumps(data)}"]
-    fixed = {"methods": methods, "models": (str(folder),), "measures": "size", "seeds": seeds}
+    fixed: dict[str, Any] = {"methods": methods, "models": (str(folder),), "measures": "size", "seeds": seeds}
     fixed |= {"patterns": patterns, "quantizers": quantizers}
     fixed |= {"set_": training + (flags.pop("set_", None) or [])}
     try:
-        print_line(write_pruned(spec_of(flags | fixed, quantizers="none"), out))
+        print_line(write_pruned(_spec_of_one(flags | fixed), out))
     except CheckFailed as failure:
         fail(f"check failed after fine-tuning {artifact}: {failure}. Nothing was written.", 1)

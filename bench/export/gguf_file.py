@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.export.integers import StoredLinears, restore
+from bench.inputs import architecture, windows
 from methods.errors import UserError
 from methods.files import find_file
 from methods.folder import Folder
@@ -48,18 +49,20 @@ def write(
         instead: what else the user can do, for errors.
 
     Raises:
-        UserError: another family, a scaled rotary embedding, a tensor or a tokenizer that is not written.
+        UserError: a damaged folder, another family, a scaled rotary embedding, a tensor or a tokenizer that is not written.
     """
     from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, LlamaFileType, get_tensor_name_map, quants
 
     source = Folder(folder)
     config = source.config
+    architecture.check(source)
     _require_plain(config, folder, instead)
     heads, kv_heads = config["num_attention_heads"], config.get("num_key_value_heads") or config["num_attention_heads"]
     head_size = config.get("head_dim") or config["hidden_size"] // heads
     writer = GGUFWriter(file, FAMILY)
     writer.add_file_type(LlamaFileType[f"MOSTLY_{kind.upper()}"])
-    writer.add_context_length(config["max_position_embeddings"])
+    # transformers takes these two numbers for a config without them.
+    writer.add_context_length(config.get("max_position_embeddings") or 2048)
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_feed_forward_length(config["intermediate_size"])
@@ -67,7 +70,7 @@ def write(
     writer.add_head_count_kv(kv_heads)
     writer.add_key_length(head_size)
     writer.add_value_length(head_size)
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_layer_norm_rms_eps(config.get("rms_norm_eps") or 1e-6)
     writer.add_rope_dimension_count(head_size)
     writer.add_rope_freq_base(_theta(config))
     writer.add_vocab_size(config["vocab_size"])
@@ -144,7 +147,8 @@ def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -
     """
     from gguf import SpecialVocab, TokenType
 
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    # As the library writes it, so that every field is there.
+    tokenizer = json.loads(windows.read_tokenizer(folder / "tokenizer.json").to_str())
     splitter = tokenizer.get("pre_tokenizer") or {}
     steps = tuple(step.get("type") for step in splitter.get("pretokenizers", [splitter]))
     if tokenizer["model"].get("type") != "BPE" or steps not in PRE_TOKENIZERS:
@@ -158,7 +162,8 @@ def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -
     writer.add_tokenizer_pre(PRE_TOKENIZERS[steps])
     writer.add_token_list([known.get(number, f"[PAD{number}]") for number in range(size)])
     writer.add_token_types([{**unused, **special}.get(number, TokenType.NORMAL) for number in range(size)])
-    SpecialVocab(folder, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)
+    with windows.tokenizer_faults(folder / "tokenizer_config.json"):
+        SpecialVocab(folder, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)
 
 
 def _require_plain(config: dict[str, Any], folder: Path, instead: str) -> None:

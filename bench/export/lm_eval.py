@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -19,17 +20,19 @@ FILTERED = re.compile(r"(exact_match|f1|bleu|pass(?:@|_at_)\d+)_(.+)")
 
 
 def documents(model: ModelResults, organization: str) -> dict[str, str]:
-    """Return JSON by path, one document for each limit of questions per task. organization: unused in this format.
+    """Return JSON by path, one document for each limit of questions and each prompt. organization: unused in this format.
 
     A perplexity has the name of its protocol, because lm-eval's task `wikitext` normalizes by words. Metrics that are
     counted in the weights are left out, because they are no evaluations.
     """
-    limits = group_by(filter(task_of, model.records), lambda record: _config(record).get("limit"))
+    groups = group_by(
+        filter(task_of, model.records), lambda record: (_config(record).get("limit"), record.identity.protocol.prompt)
+    )
     folder = re.sub(UNSAFE_CHARACTERS, "__", model.name)
     out = {}
-    for i, limit in enumerate(sorted(limits, key=lambda n: n or 0)):
+    for i, (limit, prompt) in enumerate(sorted(groups, key=lambda group: (group[0] or 0, group[1]))):
         stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime(model.recorded)) + f".{i:06}"
-        document = _document(model, limits[limit], limit)
+        document = _document(model, groups[limit, prompt], limit)
         out[f"{folder}/results_{stamp}.json"] = json.dumps(document, indent=2, allow_nan=False) + "\n"
     return out
 
@@ -46,12 +49,14 @@ def _document(model: ModelResults, records: list[Record], limit: int | None) -> 
         "device": model.identity.device,
         "limit": limit,
     }
+    prompt, system = _config(first), str(_config(first).get("system_instruction") or "")
+    config |= {"gen_kwargs": prompt["gen_kwargs"]} if prompt.get("gen_kwargs") else {}
     return {
         "results": {name: _results(name, group) for name, group in tasks.items()},
         "group_subtasks": {name: [] for name in tasks},
         "configs": {name: _task_config(name, group[0]) for name, group in tasks.items()},
         "versions": {name: _version(group[0]) for name, group in tasks.items()},
-        "n-shot": {name: 0 for name in tasks if name in BUILTIN_TASKS or name in TASK_FILES},
+        "n-shot": {name: n for name, group in tasks.items() if (n := _shots(name, group[0])) is not None},
         "higher_is_better": {
             name: {split_filter(r.metric)[0]: r.better == "higher" for x in group for r, _ in values_of(x)}
             for name, group in tasks.items()
@@ -65,10 +70,15 @@ def _document(model: ModelResults, records: list[Record], limit: int | None) -> 
         "model_source": "hf",
         "model_name": model.name,
         "model_name_sanitized": re.sub(UNSAFE_CHARACTERS, "__", model.name),
+        "system_instruction": system or None,
+        "system_instruction_sha": hashlib.sha256(system.encode()).hexdigest() if system else None,
+        "fewshot_as_multiturn": bool(prompt.get("apply_chat_template")),
         OURS: {
             "version": model.version,
             "identity": model.identity.model_dump(mode="json", exclude={"measure", "protocol"}),
             "records": [r.key for r in records],
+            # lm-eval has no field for "with a chat template" but the template, which is in no record.
+            "prompt": first.identity.protocol.prompt,
         },
     }
 
@@ -105,7 +115,13 @@ def _counts(records: list[Record], limit: int | None) -> dict[str, int]:
 def _task_config(name: str, record: Record) -> dict[str, Any]:
     dataset, hub, _ = data_of(record)
     config = {"task": name, "dataset_path": hub or dataset, "metadata": {"version": _version(record)}}
-    return config | ({"num_fewshot": 0} if name in BUILTIN_TASKS or name in TASK_FILES else {})
+    return config | ({} if (shots := _shots(name, record)) is None else {"num_fewshot": shots})
+
+
+def _shots(name: str, record: Record) -> int | None:
+    """Return the number of examples before each question. None if only the task's file says it."""
+    config = _config(record)
+    return config.get("num_fewshot", config.get("shots", 0 if name in BUILTIN_TASKS or name in TASK_FILES else None))
 
 
 def _version(record: Record) -> str:

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from bench.formats.checkpoint import ADAPTER, Checkpoint
+from bench.system.suggest import shorten
 from methods.adapter import PREFIX, WEIGHTS
 from methods.errors import UserError
 from methods.families import FAMILIES
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+STARTS_FROM_BASE = ("pissa", "olora", "corda", "loftq")
+"""Values of init_lora_weights, or their beginnings, with which peft subtracts the start of an adapter from the weights."""
 
 
 class AdapterCheckpoint(Checkpoint):
@@ -41,11 +45,14 @@ class AdapterCheckpoint(Checkpoint):
         for key, value in (("peft_type", "LORA"), ("use_dora", False), ("bias", "none"), ("lora_bias", False)):
             if about.get(key, value) != value:
                 raise self._cannot_read(f"{key} is {about[key]!r}, and only {value!r} is merged here")
+        if str(start := about.get("init_lora_weights")).lower().startswith(STARTS_FROM_BASE):
+            raise self._cannot_read(f"it starts from {start!r}, with which peft changes the original, too")
         self.form = f"peft LoRA, rank {about.get('r')}, merged"
         family = FAMILIES.get(original.config.get("model_type", ""))
         self._transposed = bool(family and family.transposed)
         self._stored = read_header(path, WEIGHTS)
         self._replaced = self._names(original)
+        self._alphas = self._match_alphas()
 
     def _names(self, original: Folder) -> dict[str, dict[str, str]]:
         """Return the parts of each changed tensor: "A" and "B", or "whole" for a module that was trained."""
@@ -83,15 +90,33 @@ class AdapterCheckpoint(Checkpoint):
         return merged.to(weight.dtype)
 
     def _scale(self, name: str, rank: int) -> float:
-        """Return the factor of a linear's update. alpha_pattern has those of single linears."""
-        module, alpha = name.removesuffix(".weight"), self._about.get("lora_alpha", 8)
-        patterns: Any = self._about.get("alpha_pattern") or {}
-        for pattern, value in patterns.items():
-            if module == pattern or module.endswith(f".{pattern}"):
-                alpha = value
+        """Return the factor of a linear's update."""
+        alpha = self._alphas.get(name.removesuffix(".weight"), self._about.get("lora_alpha", 8))
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
             raise self._cannot_read(f"lora_alpha is {alpha!r}, not a number")
         return float(alpha) / (math.sqrt(rank) if self._about.get("use_rslora") else rank)
+
+    def _match_alphas(self) -> dict[str, Any]:
+        """Return the alphas that alpha_pattern gives to linears. As in peft, its keys are regular expressions, and the first
+        one that matches counts.
+        """
+        from pyarrow import ArrowInvalid, array, compute
+
+        patterns: Any = self._about.get("alpha_pattern") or {}
+        if not isinstance(patterns, dict):
+            raise self._cannot_read(f"alpha_pattern is {shorten(repr(patterns))}, not an object")
+        alphas: dict[str, Any] = {}
+        modules = [name.removesuffix(".weight") for name in self._replaced]
+        for pattern, alpha in reversed(patterns.items()):
+            try:
+                # RE2 takes linear time, where re may take forever for an expression of others.
+                found = compute.match_substring_regex(array(modules), rf"^(.*\.)?({pattern})$")
+            except ArrowInvalid:
+                raise self._cannot_read(
+                    f"{shorten(pattern)} in alpha_pattern is no expression that RE2 reads"
+                ) from None
+            alphas |= {module: alpha for module, matches in zip(modules, found.to_pylist(), strict=True) if matches}
+        return alphas
 
     def _cannot_read(self, why: str) -> UserError:
         return UserError(

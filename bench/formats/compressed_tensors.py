@@ -64,7 +64,14 @@ class CompressedTensorsScheme:
         self.block = weights.get("block_structure")
         if type(self.bits) is not int or not 1 < self.bits <= 8:
             raise UserError(f"compressed-tensors weights of {self.bits!r} bits cannot be read: use 2 to 8")
-        self.activations = _activations(settings[0].get("input_activations")) if settings else ""
+        if any(g.get("output_activations") for g in settings):
+            raise UserError(
+                "compressed-tensors with output_activations cannot be read: use weights, or weights and inputs"
+            )
+        roundings = {_activations(g.get("input_activations")) for g in settings} or {""}
+        if len(roundings) > 1:
+            raise UserError("compressed-tensors with several input_activations cannot be read: use one config group")
+        (self.activations,) = roundings
         kinds = (
             "" if not weights else f", {self.bits} bits ({weights.get('type', 'int')}), {describe_group(self.group)}"
         )

@@ -78,6 +78,8 @@ def require_comparable(checkpoint: Checkpoint, original: Folder) -> None:
     config = checkpoint.config
     if "auto_map" in config:
         raise UserError(f"{checkpoint.path} needs its own code (auto_map in config.json), which is never run")
+    # Refuses an unknown family, which the check below passes.
+    find_targets(config, checkpoint.shapes())
     architecture.check(checkpoint)
     tokenizer = original.path / "tokenizer.json"
     if not tokenizer.exists():

@@ -30,6 +30,8 @@ class GgufCheckpoint(Checkpoint):
         header = gguf_header.read(path)
         super().__init__(Folder(_dequantized(path)))
         self.path = path
+        # gguf has no name for mistral, whose tensors are those of llama.
+        self._architecture = str(header.fields["general.architecture"]).replace("mistral", "llama")
         self._tensors = {name: (tensor.kind, tensor.size) for name, tensor in header.tensors.items()}
         kinds = sorted({kind for name, (kind, _) in self._tensors.items() if name.startswith("blk.")} - set(FLOATS))
         self.form = f"GGUF, {', '.join(kinds) or 'floats'}"
@@ -42,9 +44,8 @@ class GgufCheckpoint(Checkpoint):
     def stored(self) -> dict[str, StoredBytes]:
         from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
-        kind = self.config["model_type"]
-        arch = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == ("llama" if kind == "mistral" else kind))
-        family = FAMILIES[kind]
+        arch = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == self._architecture)
+        family = FAMILIES[self.config["model_type"]]
         blocks = 1 + max((family.block_of(name) or 0 for name in self), default=0)
         names = get_tensor_name_map(arch, blocks)
         out = {}

@@ -16,7 +16,7 @@ AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
 
 class GptqScheme:
     """w = (q - z) s. qweight int32 [in * bits / 32, out], qzeros int32 [groups, out * bits / 32], scales [groups, out],
-    g_idx int32 [in]. Version 1 stores z - 1.
+    g_idx int32 [in]. Version 1 stores z - 1, version 2 and auto-round's layout for GPTQModel store z.
     """
 
     markers = ("qweight",)
@@ -29,8 +29,8 @@ class GptqScheme:
             raise UserError(f"GPTQ weights of bits={bits!r} cannot be read: use 2, 3, 4 or 8")
         self.bits = bits
         self.group = config.get("group_size")
-        layout = config.get("checkpoint_format") or config.get("packing_format") or ""
-        self.offset = 0 if "v2" in str(layout) else 1
+        layout = str(config.get("checkpoint_format") or config.get("packing_format") or "")
+        self.offset = 0 if "v2" in layout or layout == "auto_round:gptqmodel" else 1
         self.form = f"GPTQ, {self.bits} bits, {describe_group(self.group)}"
 
     def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
@@ -94,13 +94,13 @@ def even_groups(width: int, count: int, size: Any) -> Tensor:
     positive whole number.
 
     Raises:
-        ValueError: there are fewer groups.
+        ValueError: `count` is another number of groups.
     """
     import torch
 
     groups = torch.arange(width) // (size if isinstance(size, int) and size > 0 else width)
-    if int(groups[-1]) >= count:
-        raise ValueError(f"{count} groups of {size} are too few for {width} inputs")
+    if int(groups[-1]) + 1 != count:
+        raise ValueError(f"{width} inputs have {int(groups[-1]) + 1} groups of {size}, not {count}")
     return groups
 
 

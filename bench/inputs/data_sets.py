@@ -74,7 +74,7 @@ def _listed(folder: Path) -> list[str]:
     readme = folder / "README.md"
     try:
         header = metadata_load(readme) if readme.is_file() else None
-    except (ValueError, YAMLError):  # the header is not in YAML
+    except (ValueError, LookupError, RecursionError, YAMLError):  # the header is not in YAML, or nested too deeply
         header = None
     configs = header.get("configs") if isinstance(header, dict) else None
     return [str(c.get("config_name")) for c in configs if isinstance(c, dict)] if isinstance(configs, list) else []

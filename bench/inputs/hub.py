@@ -57,18 +57,21 @@ def roots(data_dir: Path | None) -> tuple[Path, ...]:
 
 def is_whole(folder: Path, pattern: str = "*") -> bool:
     """Return whether no unfinished download lacks a file that matches the pattern."""
-    return all((folder / name).exists() for name in matching(_unfinished(folder), (pattern,)))
+    return all(os.path.exists(folder / name) for name in matching(_unfinished(folder), (pattern,)))
 
 
 def _unfinished(folder: Path) -> list[str]:
     file = folder / UNFINISHED_FILE
-    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    try:
+        return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    except UnicodeDecodeError as fault:
+        raise UserError(f"{file} is not text in UTF-8 ({fault}): delete {folder}, and download it again") from None
 
 
 def recorded_revision(folder: Path) -> str:
     """Return the commit that `fill` recorded in the folder of a data set; "mirror" if none is recorded."""
     file = folder / REVISION_FILE
-    return file.read_text().strip() if file.exists() else "mirror"
+    return file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else "mirror"
 
 
 class Snapshot(NamedTuple):

@@ -6,7 +6,7 @@ import copy
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
@@ -21,6 +21,7 @@ from lm_eval.utils import handle_non_serializable, hash_string, simple_parse_arg
 from torch import nn
 
 from bench.inputs import data_sets, wikimini
+from bench.inputs.own_text import fill_template
 from bench.inputs.task_yaml import Task, tasks_root
 from bench.system.cache import cache_dir
 from methods.contract import Progress
@@ -126,6 +127,12 @@ class _LoadedModel(HFLM):  # type: ignore[misc]
         self.set_cache_hook(_RequestCounter(self._progress, len(requests)))
         if kind != "loglikelihood" or self._scorer is None:
             self.left.add(kind)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return fill_template(
+            partial(super().apply_chat_template, chat_history, add_generation_prompt=add_generation_prompt),
+            chat_history,
+        )
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
         self._start("loglikelihood", requests)

@@ -86,6 +86,7 @@ class ModelConfig:
                 kind = each.get("rope_type", each.get("type", "default"))
                 if kind not in ROPE_TYPES:
                     raise self._invalid(f"{name} is of type {_short(kind)}, not one of {', '.join(ROPE_TYPES)}")
+                ModelConfig(each, self._where).check_number("rope_theta")
 
     def require_absent(self, name: str) -> None:
         """Refuse a key that would make transformers read or run something else."""

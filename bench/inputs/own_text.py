@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,11 @@ from methods.errors import UserError
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 TEXT, MESSAGES = "text", "messages"
+TEMPLATE_BYTES = 2**30
+"""Memory that a chat template may take for a list of messages, in bytes."""
+MAX_ADDED_TEXT, MAX_REPEATED = 100_000, 20
+"""Largest number of characters that a chat template adds, and of characters for each of the messages. Both are generous."""
+STATM = Path("/proc/self/statm")
 
 Render = Callable[[list[Any]], str]
 """Function that writes a list of messages as the model's chat template does."""
@@ -77,10 +84,12 @@ def read(own: OwnText, render: Render | None = None) -> Iterator[str]:
             if file.suffix == ".jsonl":
                 with file.open(encoding="utf-8") as lines:
                     for number, line in enumerate(lines, 1):
-                        yield _text_of(_parse(line), own.field, render, f"{file} line {number}", "JSON with a")
+                        text = _text_of(_parse(line), own.field, render, f"{file} line {number}", "JSON with a")
+                        text.encode()  # JSON can name half of a character
+                        yield text
             else:
                 yield file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as fault:
+        except UnicodeError as fault:
             raise UserError(f"{file} is not text in UTF-8 ({fault}): convert it, or use another file") from None
 
 
@@ -93,7 +102,7 @@ def _read_parquet(file: Path, field: str, render: Render | None) -> Iterator[str
         for batch in opened.iter_batches(columns=wanted[:1]) if wanted else ():
             for row in batch.to_pylist():
                 yield _text_of(row, field, render, str(file), "a table with a")
-    except (ArrowException, OSError) as fault:
+    except (ArrowException, OSError, UnicodeDecodeError) as fault:
         raise UserError(f"{file} cannot be read as Parquet ({fault}): write it again, or use another file") from None
     if not wanted:
         raise UserError(_lacks(str(file), "a table with a", field))
@@ -133,9 +142,42 @@ def template_of(tokenizer: Any) -> Render:
     def render(messages: list[Any]) -> str:
         if not getattr(tokenizer, "chat_template", None):
             raise UserError("the text has messages, and the model's tokenizer has no chat template: use plain text")
-        try:
-            return str(tokenizer.apply_chat_template(messages, tokenize=False))
-        except Exception as fault:  # noqa: BLE001 (the template may raise anything)
-            raise UserError(f"the model's chat template refuses a list of messages: {fault}") from None
+        return fill_template(partial(tokenizer.apply_chat_template, messages, tokenize=False), messages)
 
     return render
+
+
+def fill_template(write: Callable[[], Any], messages: list[Any]) -> str:
+    """Return the text that a chat template makes of messages. jinja's sandbox bounds no memory, so this does.
+
+    Raises:
+        UserError: the template refuses the messages, needs too much memory, or writes far more than them.
+    """
+    try:
+        with _bounded_memory():
+            text = str(write())
+    except Exception as fault:  # noqa: BLE001 (the template may raise anything)
+        why = str(fault) or type(fault).__name__
+        raise UserError(f"the model's chat template refuses a list of messages: {why}") from None
+    if len(text) > MAX_ADDED_TEXT + MAX_REPEATED * len(str(messages)):
+        raise UserError(
+            f"the model's chat template makes {len(text):,} characters of a list of messages: use plain text"
+        )
+    return text
+
+
+@contextmanager
+def _bounded_memory() -> Iterator[None]:
+    """Let this process take up to TEMPLATE_BYTES more. Then Python raises MemoryError. Without /proc nothing is bounded."""
+    if not STATM.exists():
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = int(STATM.read_text().split()[0]) * resource.getpagesize() + TEMPLATE_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (most if soft == resource.RLIM_INFINITY else min(soft, most), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

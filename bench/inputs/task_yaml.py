@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from functools import cache
+from glob import glob
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ GENERATED = 256
 """Largest number of tokens that lm-eval generates for a task that does not say."""
 
 _NAME = re.compile(rb"^(task|group|tag):[ \t]*['\"]?([A-Za-z0-9_.-]+)", re.MULTILINE)
+_FUNCTION = re.compile(r"!function\s+['\"]?([\w.]+)")
 
 
 class Task(NamedTuple):
@@ -36,7 +38,7 @@ class Task(NamedTuple):
     """Hub id of the data; "" for data that is not on the hub."""
     version: str
     digest: str
-    """Digest of the YAML file and its includes."""
+    """Digest of the YAML file and its includes; for a user's file also of its local data and of the code beside it."""
     config: str = ""
     """Configuration of the data set, or ""."""
     shots: int | None = None
@@ -68,13 +70,14 @@ def read_task(name: str, file: str) -> Task:
     """Read the description of a task."""
     if not file:
         return Task(name, "", "", wikimini.TASK_VERSION, wikimini.TASKS_DIGEST)
-    texts: list[str] = []
-    config = _read(tasks_root() / file, texts)
+    read: list[tuple[Path, str]] = []
+    config = _read(tasks_root() / file, read)
+    texts = [text for _, text in read]
     path = str(config.get("dataset_path") or "")
     about = config.get("metadata")
     shots = config.get("num_fewshot")
     if Path(file).is_absolute():
-        texts += [digests.of_file(data) for data in _data_files(config)]
+        texts += [digests.of_file(used) for used in (*_data_files(config), *_code_files(read))]
     return Task(
         name,
         file,
@@ -109,7 +112,8 @@ def read_own(path: Path) -> str:
     try:
         config = _read(path, [])
         name = config.get("task")
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError, RecursionError) as fault:
+    # The library raises a ValueError or a LookupError for a value that is not of its tag, for example the date 2024-13-45.
+    except (OSError, ValueError, LookupError, yaml.YAMLError, AttributeError, TypeError, RecursionError) as fault:
         raise UserError(
             f"task file {str(path)!r} cannot be read ({' '.join(str(fault).split())}): correct it"
         ) from None
@@ -125,8 +129,17 @@ def _data_files(config: dict[str, Any], split: str = "") -> Iterator[Path]:
     files = named if isinstance(named, dict) else {split: named}
     for value in [files.get(split)] if split else files.values():
         for file in value if isinstance(value, list) else [value]:
-            if isinstance(file, str) and Path(file).is_file():
-                yield Path(file)
+            if isinstance(file, str):
+                found = [file] if Path(file).is_file() else sorted(glob(file, recursive=True))
+                yield from filter(Path.is_file, map(Path, found))
+
+
+def _code_files(read: list[tuple[Path, str]]) -> list[Path]:
+    """Return the Python files in the folders of the functions that YAML files name. They may import each other."""
+    named = ((file, name) for file, text in read for name in _FUNCTION.findall(text))
+    # lm-eval reads `a.b.function` of a/b.py beside the YAML file.
+    folders = {file.parent.joinpath(*name.split(".")[:-2]) for file, name in named}
+    return sorted(code for folder in folders for code in folder.glob("*.py") if code.is_file())
 
 
 class Names(NamedTuple):
@@ -171,13 +184,13 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 _Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
 
 
-def _read(path: Path, texts: list[str]) -> dict[str, Any]:
-    """Read a YAML file with its includes, whose keys it overrides. Each file's text is appended to `texts`."""
+def _read(path: Path, read: list[tuple[Path, str]]) -> dict[str, Any]:
+    """Read a YAML file with its includes, whose keys it overrides. Each file and its text are appended to `read`."""
     text = path.read_text()
-    texts.append(text)
+    read.append((path, text))
     config: dict[str, Any] = yaml.load(text, Loader=_Loader)
     below: dict[str, Any] = {}
     included = config.pop("include", [])
     for name in included if isinstance(included, list) else [included]:
-        below |= _read(path.parent / name, texts)
+        below |= _read(path.parent / name, read)
     return below | config

@@ -209,9 +209,11 @@ def modules_with(found, *names):
 
 
 def test_one_reader_parses_records(uses):
-    """A record from outside is read by `record.parse` alone, which these modules call."""
+    """A record from outside is read by `record.parse` alone, which these modules call; the items' to check a new one."""
     calls, imports = uses
-    readers = {"bench/compare/baseline.py", "bench/results/store.py", "bench/results/transfer.py"}
+    readers = {
+        "bench/compare/baseline.py", "bench/results/items.py", "bench/results/store.py", "bench/results/transfer.py",
+    }  # fmt: skip
     assert modules_with(imports, "parse").keys() == readers
     validates = ("Record.model_validate", "Record.model_validate_json", "Record.model_construct", "Record.parse_raw")
     assert modules_with(calls, *validates) == {"bench/results/record.py": {"Record.model_validate"}}
@@ -230,7 +232,8 @@ def test_what_a_command_shows_is_verified(uses):
         "bench/export/results.py", "bench/results/merge.py",
     }  # fmt: skip
     assert modules_with(calls, "require_consistent").keys() == {
-        "bench/compare/baseline.py", "bench/results/check.py", "bench/results/store.py", "bench/results/transfer.py",
+        "bench/compare/baseline.py", "bench/results/check.py", "bench/results/items.py", "bench/results/store.py",
+        "bench/results/transfer.py",
     }  # fmt: skip
     assert modules_with(calls, "ReadOnlyStore").keys() == {
         "bench/api.py", "bench/cli/listing.py", "bench/cli/results.py", "bench/cli/speed.py", "bench/cli/watch.py",

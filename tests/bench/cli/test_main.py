@@ -9,7 +9,8 @@ import pytest
 
 from bench.cli import main as command_line
 from bench.system import provenance
-from helpers import terminal
+from bench.verify import CheckFailed
+from helpers import runs, terminal
 
 
 def fail(monkeypatch, path, number=errno.ENOENT):
@@ -69,6 +70,36 @@ def test_what_may_be_given_is_said_where_it_is_missing(cli, command, said):
     code, out, err = cli(*command.split())
 
     assert (code, out) == (2, "") and err.startswith(f"bench: {said}") and err.endswith(" --help)\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "function"),
+    [
+        ("prune --method wanda", "bench.execution.prune", "write_pruned"),
+        (f"finetune --artifact {runs.TINY} --pattern 2:4 --data wiki-mini", "bench.execution.prune", "write_pruned"),
+        ("allocate --choices int8 --bits 9", "bench.execution.allocation", "allocate"),
+    ],
+)
+def test_a_default_does_not_override_the_config(cli, monkeypatch, tmp_path, command, module, function):
+    specs = []
+
+    def take(spec, *_):
+        specs.append(spec)
+        raise CheckFailed("enough")
+
+    monkeypatch.setattr(f"{module}.{function}", take)
+    config = tmp_path / "x.toml"
+    verb, *_ = line = [*command.split(), "--out", tmp_path / "out", "--config", config]
+    config.write_text('models = "smollm2-135m"\nmethods = "awq"\nseeds = 7\n')
+    for seed in ((), ("--seed", "3")):
+        cli(*line, *seed)
+    config.write_text("seeds = [1, 2]\n")
+    code, _, err = cli(*line)
+
+    assert [spec.seeds for spec in specs] == [(7,), (3,)]
+    assert verb == "finetune" or specs[0].models == ("smollm2-135m",)
+    assert verb != "allocate" or specs[0].methods == ("awq",)
+    assert code == 2 and "seed" in err
 
 
 @pytest.mark.parametrize("command", ["ls models", "ls models --json", "--help"])

@@ -15,7 +15,7 @@ from bench.export.model import export_model
 from bench.inputs import loading, windows
 from bench.results.artifacts import find_pruned
 from bench.results.store import ReadOnlyStore
-from helpers import packers, runs
+from helpers import folders, packers, runs
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
@@ -166,6 +166,39 @@ def test_gguf_says_what_it_rounds(tmp_path):
     assert "28 linears stored as q8_0; 28 of them rounded to it" in said
     assert 0 < float(re.search(r"its logits differ by (\S+) of", said)[1]) < 0.05
     assert "8.5 bits per weight" in said
+
+
+def change_tokenizer(change):
+    def damage(folder):
+        values = json.loads((folder / "tokenizer.json").read_text())
+        change(values)
+        (folder / "tokenizer.json").write_text(json.dumps(values))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (folders.text("tokenizer.json", "[]"), "cannot use"),
+        (change_tokenizer(lambda values: values["added_tokens"][0].pop("content")), "cannot use"),
+        (folders.config(num_attention_heads=None), "no num_attention_heads"),
+        (folders.config(rope_scaling="linear"), "not an object"),
+        (folders.config(rope_parameters={"rope_theta": [1]}), "not a number"),
+        (folders.text("tokenizer_config.json", "[" * 100_000), "cannot use"),
+    ],
+)
+def test_a_damaged_folder_is_no_gguf(damage, said, cli, tmp_path):
+    damage(runs.tiny(tmp_path / "m"))
+
+    code, _, err = cli("export", tmp_path / "m", "--format", "gguf", "--out", tmp_path / "out")
+
+    assert code == 2 and said in err and not (tmp_path / "out").exists()
+
+
+def test_gguf_has_the_numbers_that_transformers_takes_for_a_config_without_them(tmp_path):
+    folders.config(max_position_embeddings=None, rms_norm_eps=None)(runs.tiny(tmp_path / "m"))
+    assert "its logits differ by" in export_model(str(tmp_path / "m"), "gguf", tmp_path / "out", values="q8_0")
 
 
 def test_llama_cpp_writes_k_quants(tmp_path):

@@ -10,7 +10,9 @@ from lm_eval import utils
 from lm_eval.result_schema import EvalResults, _EvalConfig
 
 from bench.export import result_sets
+from bench.results.identity import describe_prompt
 from bench.results.record import Item, ReadingRow
+from bench.system import digests
 from helpers import fake_records
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "schemas/every_eval_ever-0.3.0.schema.json").read_text())
@@ -169,6 +171,26 @@ def test_tasks_cut_to_other_lengths_are_not_in_one_file(root, cli, tmp_path):
     dense = [d for p, d in found.items() if p.startswith("cast-bench__tiny/")]
     counts = {d["config"]["limit"]: d["n-samples"]["piqa"] for d in dense}
     assert counts == {None: {"original": 40, "effective": 40}, 10: {"effective": 10}}
+
+
+def test_other_prompts_are_not_in_one_file(root, cli, tmp_path):
+    prompt = {"num_fewshot": 5, "apply_chat_template": True, "system_instruction": "Be brief."}
+    about = {"method": "dense", "identity": {"pattern": "dense"}}
+    record = questions(tmp_path / "other", **about)
+    protocol = record.identity.protocol.model_copy(update={"prompt": describe_prompt(5, True, "Be brief.", None)})
+    inputs = record.key_inputs["measure"]
+    inputs = record.key_inputs | {"measure": inputs | {"config": inputs["config"] | prompt}}
+    identity = record.identity.model_copy(update={"protocol": protocol})
+    changed = record.model_copy(update={"identity": identity, "key_inputs": inputs, "key": digests.of(inputs)})
+    fake_records.put(root, changed, [Item("a", "a", 1.0, 1.0)], record.readings)
+
+    _, found = exported(cli, root, "lm-eval", tmp_path / "out")
+
+    dense = [d for p, d in found.items() if p.startswith("cast-bench__tiny/") and "piqa" in d["results"]]
+    keys = ("system_instruction", "system_instruction_sha", "fewshot_as_multiturn")
+    none, five = sorted([d["n-shot"]["piqa"], d["configs"]["piqa"]["num_fewshot"], *map(d.get, keys)] for d in dense)
+    assert none == [0, 0, None, None, False]
+    assert five == [5, 5, "Be brief.", utils.hash_string("Be brief."), True]
 
 
 @pytest.mark.parametrize("format_", ["eee", "lm-eval"])

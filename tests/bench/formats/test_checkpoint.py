@@ -4,9 +4,11 @@ import json
 import shutil
 from functools import partial
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from bench.formats.checkpoint import content_digest
 from bench.formats.compressed_tensors import CompressedTensorsScheme
@@ -19,6 +21,14 @@ from methods.errors import UserError
 from methods.folder import Folder
 
 GROUPED = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": packers.GROUP, "symmetric": False}
+ROUNDED = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True}
+
+
+def zeros_themselves(parts, dense):
+    """Version 1 with z in place of z - 1: each of the eight values of a word is one more."""
+    return parts | {"qzeros": parts["qzeros"] + 0x11111111}, dense
+
+
 CASES = {
     "gptq-4": (lambda w: packers.gptq(w, 4), {"quant_method": "gptq", "bits": 4, "group_size": 16}),
     "gptq-3": (lambda w: packers.gptq(w, 3), {"quant_method": "gptq", "bits": 3, "group_size": 16}),
@@ -27,6 +37,10 @@ CASES = {
     "auto-round": (
         lambda w: packers.gptq(w, 4),
         {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "bits": 4, "group_size": 16},
+    ),
+    "auto-round for GPTQModel": (
+        lambda w: zeros_themselves(*packers.gptq(w, 4)),
+        {"quant_method": "auto-round", "packing_format": "auto_round:gptqmodel", "bits": 4, "group_size": 16},
     ),
     "pack-quantized": (
         packers.pack_quantized,
@@ -68,6 +82,14 @@ def test_version_2_stores_the_zero_itself():
 
     step = parts["scales"].T.float().repeat_interleave(16, 1)
     assert torch.allclose(GptqScheme(about).decode(parts).float(), dense.float() + step, atol=2e-3)
+
+
+@pytest.mark.parametrize("size", [8, 32])
+def test_a_layer_with_groups_of_another_size_is_refused(size):
+    parts, _ = packers.gptq(torch.randn(32, 64), 4)
+    del parts["g_idx"]
+    with pytest.raises(ValueError, match=f"64 inputs have {64 // size} groups of {size}, not 4"):
+        GptqScheme({"bits": 4, "group_size": size}).decode(parts)
 
 
 @pytest.mark.parametrize("prefix", ["weight.", ""])
@@ -135,6 +157,49 @@ def test_an_adapter_is_added_to_its_original(rslora, tmp_path):
     assert torch.equal(opened.tensor(untouched), original.tensor(untouched))
 
 
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        {"k_proj|q_proj": 32, "layers.0.self_attn.q_proj": 4},
+        {r"^model\.layers\.0\..*": 2, "q_proj": 64},
+    ],
+)
+def test_patterns_of_alphas_match_as_in_peft(patterns, tmp_path):
+    config = peft.LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "k_proj"], alpha_pattern=patterns, init_lora_weights=False
+    )
+    load = partial(AutoModelForCausalLM.from_pretrained, packers.TINY)
+    peft.get_peft_model(load(), config).save_pretrained(tmp_path)
+
+    opened = open_checkpoint(tmp_path, Folder(packers.TINY))
+
+    # Saved and loaded, because peft sorts the patterns when it saves them.
+    merged = peft.PeftModel.from_pretrained(load(), tmp_path).merge_and_unload().state_dict()
+    for name in opened:
+        assert torch.allclose(opened.tensor(name), merged[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"alpha_pattern": [1]}, "alpha_pattern is [1], not an object"),
+        ({"alpha_pattern": {"(": 1}}, "( in alpha_pattern"),
+        ({"init_lora_weights": "pissa_niter_4"}, "starts from 'pissa_niter_4'"),
+        ({"init_lora_weights": "OLoRA"}, "starts from 'OLoRA'"),
+    ],
+)
+def test_an_adapter_that_peft_reads_in_another_way_is_refused(about, said, tmp_path):
+    name = "base_model.model.model.layers.0.self_attn.q_proj"
+    tensors = {f"{name}.lora_A.weight": torch.zeros(4, 128), f"{name}.lora_B.weight": torch.zeros(128, 4)}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4} | about))
+
+    with pytest.raises(UserError) as fault:
+        open_checkpoint(tmp_path, Folder(packers.TINY))
+
+    assert said in str(fault.value)
+
+
 def test_a_gguf_file_gives_its_types_and_its_bytes(tmp_path, cache):
     file = gguf_files.write(tmp_path / "m.gguf")
 
@@ -145,6 +210,24 @@ def test_a_gguf_file_gives_its_types_and_its_bytes(tmp_path, cache):
     linears = [n for n in sizes if n.endswith("proj.weight")]
     assert linears and all(sizes[n].values > 0 for n in linears)
     assert sum(size.values for size in sizes.values()) < file.stat().st_size
+
+
+def test_the_names_of_a_gguf_files_tensors_follow_its_architecture(tmp_path, cache, monkeypatch):
+    """gemma3 in the file is gemma3_text in the config."""
+    fields = {f"gemma3.{k.partition('.')[2]}": v for k, v in gguf_files.FIELDS.items() if k.startswith("llama.")}
+    fields |= dict.fromkeys((k for k in gguf_files.FIELDS if k.startswith("llama.")), None)
+    fields |= {"gemma3.attention.key_length": gguf_files.HIDDEN // gguf_files.FIELDS["llama.attention.head_count"]}
+    tensors = {
+        f"blk.{i}.post_{x}_norm.weight": (gguf_files.HIDDEN,)
+        for i in range(gguf_files.LAYERS)
+        for x in ("attention", "ffw")
+    }
+    width = fields["gemma3.attention.key_length"]
+    tensors |= {f"blk.{i}.attn_{x}_norm.weight": (width,) for i in range(gguf_files.LAYERS) for x in "qk"}
+    file = gguf_files.write(tmp_path / "m.gguf", fields, tensors, "gemma3")
+    sizes = open_checkpoint(file).stored()
+
+    assert all(sizes.values()), sizes
 
 
 @pytest.mark.parametrize(
@@ -163,6 +246,20 @@ def test_a_gguf_file_gives_its_types_and_its_bytes(tmp_path, cache):
                 "config_groups": {"g": {"weights": GROUPED, "input_activations": {"num_bits": 8, "type": "int"}}},
             },
             "static",
+        ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"a": {"weights": GROUPED, "input_activations": ROUNDED}, "b": {"weights": GROUPED}},
+            },
+            "several input_activations",
+        ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"g": {"weights": GROUPED, "output_activations": ROUNDED}},
+            },
+            "output_activations",
         ),
         ("gptq", "its quant_method is None"),
     ],

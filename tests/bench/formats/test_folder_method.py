@@ -146,6 +146,7 @@ def other_tokens(folder):
         (other_tokens, "so the two models read other tokens"),
         (folders.config(auto_map={"AutoModel": "x.Y"}), "needs its own code"),
         (folders.config(num_hidden_layers=5), "says 5 layers"),
+        (folders.config(model_type="gemma3", vocab_size=None), "architecture 'gemma3' is not supported"),
         (lambda folder: shutil.rmtree(folder), "does not exist"),
         (folders.text("adapter_config.json", '{"peft_type": "IA3"}'), "only 'LORA' is merged here"),
         (folders.cut("model.safetensors", 1000), "incomplete"),

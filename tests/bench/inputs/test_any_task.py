@@ -82,6 +82,35 @@ def test_a_file_of_yours_reads_its_own_data(cli, tmp_path):
     assert code == 0 and out == "mine: reads the files that its YAML file names\n"
 
 
+def test_the_digest_of_a_file_of_yours_has_all_that_it_reads(tmp_path):
+    """Functions beside it and beside an include, and data by a glob."""
+    file, folder = own(tmp_path, [{"question": "x"}]), tmp_path / "other"
+    (folder / "code").mkdir(parents=True)
+    file.write_text(file.read_text().replace("rows.jsonl", "row*.jsonl") + "include: other/below.yaml\n")
+    (folder / "below.yaml").write_text(
+        "process_docs: !function code.utils.process\ndoc_to_target: !function 'utils.f'\n"
+    )
+    found = []
+    for used in ("rows.jsonl", "rows2.jsonl", "other/utils.py", "other/code/utils.py", "other/code/imported.py"):
+        for text in ("a = 1", "a = 2"):
+            (tmp_path / used).write_text(text)
+            read_task.cache_clear()
+            found.append(read_task("mine", str(file)).digest)
+
+    assert len(set(found)) == len(found)
+    assert read_task("mine", str(file)).files == (str(tmp_path / "rows.jsonl"), str(tmp_path / "rows2.jsonl"))
+
+
+@pytest.mark.parametrize("value", ["2024-13-45", "9" * 5000, '!!int ""', "!!bool maybe"])
+def test_a_value_that_is_not_of_its_type_is_a_sentence(cli, tmp_path, value):
+    file = own(tmp_path, [])
+    file.write_text(f"{file.read_text()}x: {value}\n")
+
+    code, _, err = cli("pull", file)
+
+    assert code == 2 and err.startswith("bench: task file ") and len(err.splitlines()) == 1
+
+
 def test_tokens_of_a_task_that_generates(tmp_path):
     rows = [{"question": "x" * 40, "answer": "y" * 4000}] * 6
     task = read_task("mine", str(own(tmp_path, rows)))

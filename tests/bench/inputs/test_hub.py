@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-from bench.inputs import corpora, download, hub
+from bench.inputs import corpora, data_sets, download, hub
 from methods.errors import UserError
 from methods.folder import Folder
 
@@ -44,6 +44,19 @@ def test_a_filled_root_is_a_mirror_and_records_its_revision(fake_hub, repository
     assert (folder / "REVISION").read_text() == f"{fake_hub.revision}\n"
     assert hub.recorded_revision(folder) == fake_hub.revision
     assert not (folder / "load.py").exists() and not (folder / "other").exists()
+
+
+def test_damaged_files_beside_data_are_no_traceback(tmp_path):
+    (tmp_path / "README.md").write_text(f"---\nconfigs: {'[' * 5000}\n---\n")
+    (tmp_path / "x.jsonl").write_text("{}")
+    assert data_sets.holds(tmp_path, "") and not data_sets.holds(tmp_path, "main")
+    (tmp_path / "REVISION").write_bytes(b"\xff\n")
+    assert hub.recorded_revision(tmp_path) == "\N{REPLACEMENT CHARACTER}"
+    (tmp_path / "UNFINISHED").write_text("x" * 5000)
+    assert not hub.is_whole(tmp_path)
+    (tmp_path / "UNFINISHED").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="UNFINISHED is not text in UTF-8"):
+        hub.is_whole(tmp_path)
 
 
 @pytest.mark.parametrize("error", [GatedRepoError, RepositoryNotFoundError])

@@ -1,6 +1,7 @@
 """A user's text: each document is a cluster, its content is in the key, and a short file says what it needs."""
 
 import json
+import resource
 from types import SimpleNamespace
 
 import pytest
@@ -58,6 +59,31 @@ def test_messages_go_through_the_template(tmp_path):
     assert rendered == ["<user>hi<assistant>yes"]
     with pytest.raises(UserError, match="no chat template"):
         corpora.documents(str(file), "evaluation", None, own_text.template_of(SimpleNamespace()))
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ 'a' * 3000000000 }}", "MemoryError"),
+        ("{{ 'a'.ljust(3000000000) }}", "MemoryError"),
+        ("{% set x = namespace(y='a') %}{% for i in range(33) %}{% set x.y = x.y ~ x.y %}{% endfor %}", "MemoryError"),
+        ("{{ 'a' * 300000 }}", "makes 300,000 characters"),
+        ("{{ messages[0].content * 2 }}", ""),
+    ],
+)
+def test_a_template_is_bounded(template, said):
+    from bench.inputs.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(runs.TINY)
+    tokenizer.chat_template = template
+    render = own_text.template_of(tokenizer)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    if said:
+        with pytest.raises(UserError, match=said):
+            render([{"role": "user", "content": "hi"}])
+    else:
+        assert render([{"role": "user", "content": "hi"}]) == "hihi"
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
 def test_the_content_decides_the_digest(tmp_path):
@@ -119,6 +145,18 @@ def test_what_cannot_be_read_is_refused_before_the_run(settings, said, tmp_path)
         make_plan(runs.small(tmp_path / "r", methods=("magnitude",), perplexity={"windows": "all"} | settings))
 
     assert said in str(fault.value)
+
+
+def test_text_that_is_not_unicode_is_refused(tmp_path):
+    import pyarrow as pa
+
+    (tmp_path / "a.jsonl").write_text('{"text": "\\ud800"}')
+    with pytest.raises(UserError, match="not text in UTF-8"):
+        read(tmp_path / "a.jsonl")
+    column = pa.array([b"\xff"], pa.binary()).view(pa.string())
+    parquet(tmp_path / "a.parquet", text=column)
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        read(tmp_path / "a.parquet")
 
 
 def test_a_damaged_parquet_file_is_refused(tmp_path):
