@@ -125,7 +125,9 @@ def _is_task(name: str, others: tuple[str, ...]) -> bool:
 
 
 def verify(
-    model: Annotated[str, typer.Argument(help="A folder in any format of folder:path=, an alias, or an ONNX file.")],
+    model: Annotated[
+        str, typer.Argument(help="A folder in any format of folder:path= but an adapter, an alias, or an ONNX file.")
+    ],
     pattern: Annotated[str, typer.Option(help="2:4 keeps 2 of every 4 weights; 50% is unstructured.")] = "2:4",
     include: Annotated[str, typer.Option(help="Linears to check: globs, comma-separated.")] = "*",
     exclude: Annotated[str | None, typer.Option(help="Linears not to check: globs, comma-separated.")] = None,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.console import fail, print_json, print_line, print_lines
+from bench.cli.console import fail, note, print_json, print_line, print_lines
 from bench.cli.flags import AllResults, Json, note_former_names, split_list
 from bench.system.suggest import describe_unknown
 from bench.system.terminal import width_of
@@ -69,6 +69,8 @@ def pick(
     Exit code 0: a row meets the limits. 1: none does. 2: invalid input.
     """
     from bench.reporting import pick as picking
+    from bench.reporting.leaderboard import leaves_local_out
+    from bench.results.store import RESULTS
 
     limits = picking.parse_limits(
         max_bits=max_bits,
@@ -80,6 +82,8 @@ def pick(
     if protocol:
         split_list("protocol", protocol)  # only to refuse an empty part
     tracks = _tracks(keep, max_loss)
+    if not results and leaves_local_out():
+        note(f"{RESULTS} is left out: --results {RESULTS} picks from it")
     answer = picking.pick(_board(model, results, protocol, device), limits, pattern, quantizer, tracks)
     if json:
         print_json(json_module.dumps(as_json(answer), indent=1))

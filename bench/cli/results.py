@@ -158,7 +158,11 @@ def report(
         ),
     ] = None,
     equal_bytes: Annotated[
-        bool, typer.Option("--equal-bytes", help="Print each sparse row with the dense rows of about the same size.")
+        bool,
+        typer.Option(
+            "--equal-bytes",
+            help="Print each sparse row of a folder [default: results/local] with the dense rows of about the same size.",
+        ),
     ] = False,
     out: Annotated[
         Path | None,

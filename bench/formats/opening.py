@@ -35,7 +35,10 @@ def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
         return Packed24Checkpoint(path)
     if find_file(path, ADAPTER):
         if original is None:
-            raise UserError(f"{path} is an adapter: name the model that it is added to")
+            raise UserError(
+                f"{path} is an adapter: merge it with bench prune --model MODEL --method folder:path={path} --out PLAIN, and "
+                "name PLAIN"
+            )
         return AdapterCheckpoint(path, original)
     if any(read_config(path).get(key) for key in QUANTIZATION_KEYS):
         return QuantizedCheckpoint(Folder(path))
