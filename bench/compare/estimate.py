@@ -71,7 +71,7 @@ def estimate_pair(
     if (items.weights == 1).all():
         found = _estimate_questions(was, now, level, margin)
         if _share_articles(items):
-            sums, weights, _ = _sums_by_cluster(now - was, items)
+            sums, weights, _ = _sums_by_cluster(now - was, items, least=2)
             found = bootstrap.wider(found, bootstrap.estimate_means(sums, level, weights, margin=margin))
     else:
         sums, weights, unit = _sums_by_cluster(now - was, items)
@@ -148,7 +148,7 @@ def _estimate_timing(was: Array, now: Array, level: float, margin: float) -> Est
 
 def _share_articles(items: Items) -> bool:
     """Return whether several questions share an article. McNemar's test takes each as independent, but they flip together."""
-    return MIN_ARTICLES <= len(set(items.clusters)) < len(items.ids)
+    return 1 < len(set(items.clusters)) < len(items.ids)
 
 
 def _estimate_questions(was: Array, now: Array, level: float, margin: float) -> Estimate:
@@ -162,11 +162,11 @@ def _estimate_questions(was: Array, now: Array, level: float, margin: float) -> 
     return bootstrap.estimate_means(now - was, level, margin=margin)
 
 
-def _sums_by_cluster(differences: Array, items: Items) -> tuple[Array, Array, str]:
-    """Return sums by article [seeds, clusters] and weights [clusters], or by blocks of windows if articles are few."""
+def _sums_by_cluster(differences: Array, items: Items, least: int = MIN_ARTICLES) -> tuple[Array, Array, str]:
+    """Return sums by article [seeds, clusters] and weights [clusters], or by blocks of windows with fewer articles than `least`."""
     names, index = np.unique(items.clusters.astype(str), return_inverse=True)
     unit = "articles"
-    if len(names) < MIN_ARTICLES:
+    if len(names) < least:
         order = np.argsort([int(i) if str(i).isdigit() else 0 for i in items.ids], kind="stable")
         count = min(WINDOW_BLOCKS, len(order))
         index = np.empty(len(order), dtype=np.intp)

@@ -17,6 +17,10 @@ Seeds = dict[int | None, Record]
 """Records of one identity by seed. The seed is None for a method without seeds."""
 
 NOT_REPORTED = "the measure no longer reports it"
+FAILED = ("failed", "diverged")
+NUMBERED = ("answers",)
+"""Measures whose items are numbers of questions, so that the digest of the data alone tells them apart."""
+DIGEST_LENGTH = 64
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class MetricPair:
                 return reason
             if a.token_digest != b.token_digest:
                 return "measured on different tokens"
+            if what := _another_source(a, b):
+                return what
             if self.definition.is_time and _hardware(a) != _hardware(b):
                 return f"different hardware: {_hardware(a)}, now {_hardware(b)}"
         was, now = self.readings
@@ -92,11 +98,27 @@ class Unpaired:
     verdict: str
     reason: str
     records: tuple[Record, ...] = ()
+    unit: str = ""
 
 
 def machine_of(record: Record) -> tuple[Any, ...]:
     """Return what decides rounding on a machine."""
     return tuple(record.machine.get(k) for k in ("cpu", "cpu_model", "isa", "device"))
+
+
+def _another_source(a: Record, b: Record) -> str:
+    """Return what has one name and another content in two records, or "". Imported records hold no digests."""
+    was, now = a.key_inputs, b.key_inputs
+    if a.identity.model == b.identity.model and _differ(was.get("model"), now.get("model")):
+        return f"the weights of {a.identity.model} are others"
+    same_task = a.identity.measure in NUMBERED and a.identity.protocol == b.identity.protocol
+    contents = ((inputs.get("measure") or {}).get("content") for inputs in (was, now))
+    return "the task's questions are others" if same_task and _differ(*contents) else ""
+
+
+def _differ(*values: Any) -> bool:
+    """Return whether values are different digests."""
+    return all(isinstance(v, str) and len(v) == DIGEST_LENGTH for v in values) and len(set(values)) > 1
 
 
 def _hardware(record: Record) -> str:
@@ -153,7 +175,7 @@ def pair_results(
             unpaired.append(_explain_absence(names[key], was, by_text.get(_text_key(key, was))))
     only_new = [key for key in new if key not in old]
     for key in only_new:
-        if bad := [r for r in new[key].values() if r.status in ("failed", "diverged")]:
+        if bad := [r for r in new[key].values() if r.status in FAILED]:
             unpaired.append(Unpaired(names[key], _measure(bad[0]), "NEW_FAILURE", _failure_reason(bad), tuple(bad)))
     return pairs, unpaired, len(only_new)
 
@@ -173,13 +195,17 @@ def pair_seeds(name: str, was: Seeds, now: Seeds, common_seeds: bool) -> tuple[l
     if fixed:
         unpaired.append(Unpaired(name, measure, "FIXED", f"{was[fixed[0]].status} before{list_seeds(fixed)}"))
     elif not good:
-        unpaired.append(Unpaired(name, measure, "NO_BASELINE", f"{next(iter(was.values())).status} before, too"))
+        failed = [r for r in now.values() if r.status in FAILED]
+        if failed and not any(r.status in FAILED for r in was.values()):
+            unpaired.append(Unpaired(name, measure, "NEW_FAILURE", _failure_reason(failed), tuple(failed)))
+        else:
+            unpaired.append(Unpaired(name, measure, "NO_BASELINE", f"{next(iter(was.values())).status} before, too"))
     if not good:
         return [], unpaired
     matches = {s: _matches(now, s) for s in sorted(good, key=order)}
     if common_seeds and any(matches.values()):
         matches = {s: records for s, records in matches.items() if records}
-    if bad := [r for records in matches.values() for r in records if r.status in ("failed", "diverged")]:
+    if bad := [r for records in matches.values() for r in records if r.status in FAILED]:
         return [], [*unpaired, Unpaired(name, measure, "NEW_FAILURE", _failure_reason(bad), tuple(bad))]
     if missing := [s for s, records in matches.items() if not any(r.status == "ok" for r in records)]:
         skipped = [r for s in missing for r in matches[s]]
@@ -190,7 +216,7 @@ def pair_seeds(name: str, was: Seeds, now: Seeds, common_seeds: bool) -> tuple[l
     reported = {r.metric for r in other.readings}
     for reading in first.readings:
         if reading.metric not in reported:
-            unpaired.append(Unpaired(name, reading.metric, "MISSING", NOT_REPORTED))
+            unpaired.append(Unpaired(name, reading.metric, "MISSING", NOT_REPORTED, unit=reading.unit))
     befores, afters = zip(*both, strict=True)
     pairs = [MetricPair(name, r.metric, befores, afters) for r in first.readings if r.metric in reported and r.better]
     return pairs, unpaired

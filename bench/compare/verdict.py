@@ -169,7 +169,8 @@ def compare(
 
 def _matters(unpaired: Unpaired, settings: CompareSettings) -> bool:
     """Return whether an absence matters. A missing metric matters if it has a margin, a missing measurement always."""
-    return unpaired.reason != NOT_REPORTED or settings.margin(metrics.find(unpaired.metric)) is not None
+    definition = metrics.find(unpaired.metric, unpaired.unit)
+    return unpaired.reason != NOT_REPORTED or settings.margin(definition) is not None
 
 
 def _seed_noises(before: ResultSet, after: ResultSet, settings: CompareSettings) -> SeedNoiseTable:
@@ -246,8 +247,9 @@ def _seed_hint(pair: MetricPair, source: str) -> str:
 
 
 def _check_reproduction(pair: MetricPair, settings: CompareSettings) -> Row:
-    """Judge a number of the same key and machine. It must be the same, whatever the margin."""
-    change = mean_change(pair)
+    """Judge a number of the same key and machine. It must be the same for each seed, whatever the margin."""
+    seeds = zip(pair.before, pair.after, strict=True)
+    change = max((mean_change(replace(pair, before=(a,), after=(b,))) for a, b in seeds), key=abs)
     within = abs(change) <= settings.tolerance(pair.definition)
     worse = change * (1 if pair.better == "lower" else -1) > 0
     if within:

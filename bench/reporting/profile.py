@@ -19,7 +19,7 @@ from bench.results.record import Record
 from bench.stats import multiple_tests
 from bench.stats.ratios import PairedGroup, differ_p, estimate_ratio_change, wilson_interval
 
-MEASURE = "answers"
+MEASURE, MBPP = "answers", "code/mbpp"
 CAPTION = (
     "Loss of each track: bits per byte of the right answers over the dense model's, minus 1, averaged over the track's tasks, "
     "with the 95% interval of the pairs of questions. The noise between calibration seeds is not in it if a row has one seed. "
@@ -82,8 +82,10 @@ def _compare_track(pairs: Sequence[tuple[Record, list[Record]]], results: Result
         was, now = results.items(dense), [results.items(record) for record in own]
         if any(not np.array_equal(was.ids, one.ids) for one in now):
             return None
-        clusters = np.unique(was.clusters.astype(str), return_inverse=True)[1]
-        groups.append(PairedGroup(was.columns["value"], np.stack([one.columns["value"] for one in now]), clusters))
+        after = np.stack([one.columns["value"] for one in now])
+        groups.append(
+            PairedGroup(was.columns["value"], after, was.clusters.astype(str), _source(dense.identity.protocol.name))
+        )
         if "choice" in was.columns and all("choice" in one.columns for one in now):
             right = f"acc_{dense.notes.get('ranking', 'raw')}"
             for one in now:
@@ -100,6 +102,11 @@ def _compare_track(pairs: Sequence[tuple[Record, list[Record]]], results: Result
         share = Bound(changed / asked, *wilson_interval(changed, asked, ALPHA))
         flips = Flips(share, lost / asked, gained / asked)
     return TrackLoss(Bound(change.value, *change.interval(ALPHA)), change, flips)
+
+
+def _source(task: str) -> str:
+    """Return the task whose questions a task asks, under their ids: MBPP in another programming language asks MBPP's."""
+    return MBPP if task.startswith(f"{MBPP}_") else task
 
 
 def worst(losses: Mapping[str, TrackLoss]) -> tuple[Bound | None, str]:

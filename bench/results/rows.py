@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.results import guessing, recount
-from bench.results.record import Record
+from bench.results.record import DONE, Record
 from bench.system.grouping import group_by
 from bench.system.text import escape_csv
 
@@ -31,14 +31,14 @@ def latest(records: Iterable[Record]) -> list[Record]:
 
 
 def newest(records: Iterable[Record], *, good_first: bool = True) -> list[Record]:
-    """Return the last record of each identity. good_first: prefer any good record to a failed one."""
+    """Return the last record of each identity. good_first: prefer any with numbers to one that failed or was skipped."""
     groups = group_by(records, lambda record: record.identity.key())
     return [_last(group, good_first) for group in groups.values()]
 
 
 def _last(records: list[Record], good_first: bool) -> Record:
     order = age(records)
-    good = [record.status != "failed" for record in records]
+    good = [record.status in DONE for record in records]
     ranks = [(g and good_first, order(r), g, i) for i, (r, g) in enumerate(zip(records, good, strict=True))]
     return records[max(ranks)[-1]]
 

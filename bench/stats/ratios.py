@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,10 @@ class PairedGroup(NamedTuple):
     """[questions]"""
     after: Array
     """[seeds, questions]"""
-    clusters: NDArray[np.int64]
-    """Number of the cluster of each question, from 0. Questions of a cluster are not independent."""
+    clusters: NDArray[Any]
+    """Name of the cluster of each question. Questions of a cluster are not independent."""
+    source: str = ""
+    """Name of the data. Equal clusters of groups with the same data are one cluster. "": those of no other group."""
 
 
 class RatioChange(NamedTuple):
@@ -43,25 +45,30 @@ def estimate_ratio_change(groups: Sequence[PairedGroup]) -> RatioChange | None:
     """Estimate the mean over groups of mean(after) / mean(before) - 1.
 
     The error of a ratio is that of its linear part, (after - ratio * before) / mean(before), summed by cluster (Cochran,
-    Sampling Techniques, 1977, eq. 6.4). Groups are independent, and Welch and Satterthwaite's formula gives the degrees of
-    freedom. The variance between seeds is added.
+    Sampling Techniques, 1977, eq. 6.4). Groups of different data are independent, and Welch and Satterthwaite's formula
+    gives the degrees of freedom. The variance between seeds is added.
 
     Returns:
         None if a group has fewer than two clusters, or the mean before is not above 0.
     """
-    ratios, variances, freedoms = [], [], []
-    for before, after, clusters in groups:
-        count, mean = int(clusters.max()) + 1, float(before.mean())
+    ratios: list[Array] = []
+    parts: dict[str | int, dict[Any, float]] = {}
+    for number, (before, after, clusters, source) in enumerate(groups):
+        names, index = np.unique(clusters, return_inverse=True)
+        count, mean = len(names), float(before.mean())
         if count < 2 or mean <= 0:
             return None
         ratios.append(after.mean(1) / mean)  # [seeds]
         rest = (after.mean(0) - ratios[-1].mean() * before) / mean
-        sums = np.bincount(clusters, rest, count)
-        variances.append(float((sums**2).sum()) * count / (count - 1) / len(before) ** 2)
-        freedoms.append(count - 1)
+        sums = np.bincount(index, rest, count) * math.sqrt(count / (count - 1)) / len(before)
+        of_source = parts.setdefault(source or number, {})
+        for name, part in zip(names.tolist(), sums.tolist(), strict=True):
+            of_source[name] = of_source.get(name, 0.0) + part
     of_seeds = np.mean(ratios, axis=0)  # [seeds]
-    variance = sum(variances) / len(groups) ** 2
-    terms = [(v / len(groups) ** 2) ** 2 / f for v, f in zip(variances, freedoms, strict=True)]
+    variances = [sum(part**2 for part in of_source.values()) / len(groups) ** 2 for of_source in parts.values()]
+    freedoms = [len(of_source) - 1 for of_source in parts.values()]
+    variance = sum(variances)
+    terms = [v**2 / f for v, f in zip(variances, freedoms, strict=True)]
     if len(of_seeds) > 1:
         between = float(of_seeds.var(ddof=1)) / len(of_seeds)
         variance += between

@@ -10,6 +10,7 @@ from bench.compare.estimate import _sums_by_cluster
 from bench.compare.resolve import read
 from bench.compare.verdict import Row, compare
 from bench.results.derive import Items
+from bench.results.record import Item, ReadingRow
 from bench.results.store import Store
 from bench.stats.bootstrap import Estimate
 from helpers import fake_records
@@ -266,6 +267,51 @@ def test_one_failed_seed_of_several_is_a_new_failure(roots):
     fake_records.failed(roots[1], seed=1, reason="NaN")
 
     assert verdict(roots)["perplexity"].reason == "NaN (seed 1)"
+
+
+def test_what_fails_now_and_was_skipped_is_a_new_failure(roots):
+    fake_records.put(roots[0], fake_records.record(status="skipped", reason="no CUDA device"))
+    fake_records.failed(roots[1], made="b")
+
+    assert verdict(roots)["perplexity"].verdict == "NEW_FAILURE"
+
+
+@pytest.mark.parametrize(("seeds", "expected"), [((-0.05, 0.05), "IMPROVED"), ((0.05, -0.04), "REGRESSION")])
+def test_each_seed_of_the_same_key_is_reproduced(roots, seeds, expected):
+    for seed, loss in enumerate(seeds):
+        fake_records.perplexity(roots[0], seed=seed)
+        fake_records.perplexity(roots[1], loss, seed=seed)
+
+    row = verdict(roots)["perplexity"]
+    assert row.verdict == expected and "not reproduced" in row.reason
+
+
+@pytest.mark.parametrize(
+    ("make", "key_inputs", "reason"),
+    [
+        (fake_records.perplexity, lambda d: {"model": d}, "the weights of tiny are others"),
+        (
+            fake_records.answers,
+            lambda d: {"measure": {"name": "answers", "config": {}, "source": "", "content": d}},
+            "the task's questions are others",
+        ),
+    ],
+)
+def test_one_name_for_two_contents_is_not_compared(make, key_inputs, reason, roots):
+    for root, digest in zip(roots, ("1" * 64, "2" * 64), strict=True):
+        make(root, key_inputs=key_inputs(digest))
+
+    assert {(r.verdict, r.reason) for r in verdict(roots).values()} == {("NOT_COMPARABLE", reason)}
+
+
+def test_a_timing_that_is_no_longer_reported_is_missing(roots):
+    for root, kept in zip(roots, (2, 1), strict=True):
+        times = [ReadingRow(metric=name, value=1.0, unit="s", better="lower") for name in ("latency", "decode")]
+        items = [Item(str(i), str(i), 1.0, 1.0) for i in range(12)]
+        about = {"measure": "latency", "protocol": "512", "token_digest": "", "made": str(kept)}
+        fake_records.put(root, fake_records.record(**about), items, times[-kept:])
+
+    assert verdict(roots)["latency"].verdict == "MISSING"
 
 
 @pytest.mark.parametrize(("loss", "expected"), [(0.0, "OK"), (5e-5, "OK"), (3e-4, "REGRESSION"), (-3e-4, "IMPROVED")])

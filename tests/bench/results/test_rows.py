@@ -42,3 +42,11 @@ def test_a_good_one_counts_before_a_failed_one():
 
     assert newest([good, failed]) == [good]
     assert newest([good, failed], good_first=False) == [failed]
+
+
+def test_a_skipped_record_hides_no_number():
+    """For example, of a merged machine without the device."""
+    good = fake_records.record(made="a", provenance={"recorded": "2026-01-01T00:00:00Z"})
+    skipped = fake_records.record(made="b", status="skipped", provenance={"recorded": "2026-01-02T00:00:00Z"})
+
+    assert newest([good, skipped]) == [good]

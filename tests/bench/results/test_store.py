@@ -316,14 +316,14 @@ def test_diverged_is_a_status_and_no_number(tmp_path, monkeypatch):
     from bench.results.record import Reading
 
     runs.own_cache(tmp_path / "own", monkeypatch)
-    readings = Readings((Reading("size", math.nan, "B", "lower", stderr=math.inf),), ITEMS)
+    readings = Readings((Reading("bits_per_weight", math.nan, "1", "lower", stderr=math.inf),), ITEMS)
     monkeypatch.setattr(Size, "read", lambda *_: readings)
     runs.run_here(runs.small(tmp_path / "r", methods=("dense",), measures=("size",)))
 
     got = runs.records(tmp_path / "r")["dense", None, "size"]
 
     assert got.status == "diverged"
-    assert got.reason == "size is nan"
+    assert got.reason == "bits_per_weight is nan"
     assert [(r.value, r.stderr) for r in got.readings] == [(None, None)]
     assert got.items is None
 

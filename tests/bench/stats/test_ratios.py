@@ -24,6 +24,22 @@ def test_the_interval_covers_the_ratio(clusters):
     assert 0.92 <= covered / 600 <= 0.98
 
 
+@pytest.mark.parametrize("size", [6, 16])
+def test_the_same_questions_in_another_group_are_no_new_ones(size):
+    """Three groups that ask the same problems, such as a program in three languages, and a fourth."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(600):
+        shared, groups = rng.normal(0, 0.3, size), []
+        for _ in range(3):
+            before = rng.gamma(4, 0.25, size)
+            after = before * 1.2 + (shared + rng.normal(0, 0.2, size)) * before.mean()
+            groups.append(PairedGroup(before, after[None], np.arange(size), "problems"))
+        change = estimate_ratio_change([*groups, draw(rng, 40, 1.2)])
+        low, high = change.interval(0.05)
+        covered += low <= 0.2 <= high
+    assert 0.91 <= covered / 600 <= 0.98
+
+
 def test_equal_scores_are_no_change():
     group = draw(np.random.default_rng(1), 20, 1.0)
     change = estimate_ratio_change([group._replace(after=group.before[None])])
