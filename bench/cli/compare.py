@@ -98,7 +98,7 @@ def gate(
     from bench.compare.verdict import compare
     from bench.results.store import RESULTS
 
-    harness = _pair_harness(baseline, str(results or RESULTS))
+    harness = _pair_harness(baseline, str(results or RESULTS), whole=True)
     before, after = harness or (_read_baseline(baseline), read(results or RESULTS))
     gate_settings = settings.read(config, before.metrics | after.metrics, strict=strict or None)
     comparison = compare(before, after, gate_settings)
@@ -122,8 +122,8 @@ def gate(
         raise typer.Exit(1)
 
 
-def _pair_harness(a: str, b: str) -> tuple[ResultSet, ResultSet] | None:
-    """Pair two folders of other harnesses, and say what cannot be paired. None: neither is one.
+def _pair_harness(a: str, b: str, *, whole: bool = False) -> tuple[ResultSet, ResultSet] | None:
+    """Pair two folders of other harnesses, and say what cannot be paired. None: neither is one. whole: see elsewhere.pair.
 
     Raises:
         UserError: only one of them is, or one cannot be read.
@@ -136,7 +136,7 @@ def _pair_harness(a: str, b: str) -> tuple[ResultSet, ResultSet] | None:
     if len(known) == 1:
         other = b if known[0] == a else a
         raise UserError(f"{known[0]!r} has results of another harness and {other!r} has none: name two such folders")
-    before, after, notes = elsewhere.pair(Path(a), Path(b))
+    before, after, notes = elsewhere.pair(Path(a), Path(b), whole=whole)
     for line in notes:
         note(line)
     return before, after

@@ -15,6 +15,7 @@ from bench.compare.harnesses.evaluation import Evaluation, Question
 from bench.compare.result_set import ResultSet
 from bench.results.derive import Items
 from bench.results.identity import Identity, Protocol
+from bench.results.items import require_readable
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import Store
 from bench.system import digests
@@ -43,20 +44,30 @@ def read(folder: Path) -> dict[str, Evaluation]:
     """Return the evaluations in a folder by task. The newest run of a task counts.
 
     Raises:
-        UserError: a file is damaged, or there are no answers to single questions.
+        UserError: a file is damaged, there are no answers to single questions, or they are of several models.
     """
     found: dict[str, Evaluation] = {}
+    models: set[str] = set()
     for harness in HARNESSES:
         for results in sorted(harness.find(folder), key=lambda f: f.name):
-            found |= {evaluation.task: evaluation for evaluation in harness.read(results)}
+            for evaluation in harness.read(results):
+                models |= {evaluation.about["model"]} if evaluation.about.get("model") else set()
+                known = found.setdefault(evaluation.task, evaluation)
+                if evaluation.made >= known.made:
+                    found[evaluation.task] = evaluation
+    if len(models) > 1:
+        raise UserError(f"{folder} has results of several models ({', '.join(sorted(models))}): name a folder of one")
     if not found:
         ways = "; ".join(f"{harness.name}: {harness.how}" for harness in HARNESSES)
         raise UserError(f"{folder} has no answers to single questions: measure again and keep them ({ways})")
     return found
 
 
-def pair(a: Path, b: Path) -> Pairing:
-    """Read two folders, and pair the questions of each task by content. Raise UserError as `read` does."""
+def pair(a: Path, b: Path, *, whole: bool = False) -> Pairing:
+    """Read two folders, and pair the questions of each task by content. Raise UserError as `read` does.
+
+    whole: a task cannot be compared if a question of `a` has no partner, as a gate needs it.
+    """
     before, after = read(a), read(b)
     sides: tuple[list[_Side], list[_Side]] = ([], [])
     notes: list[str] = []
@@ -71,8 +82,9 @@ def pair(a: Path, b: Path) -> Pairing:
         sentence = _describe_rest(was, now, len(common))
         if sentence:
             notes.append(f"{task}: {sentence}")
+        is_short = not common or (whole and len(common) < len(was.scores))
         for side, each in enumerate((was, now)):
-            sides[side].append(_Side(each, common or sorted(each.scores), "" if common else sentence))
+            sides[side].append(_Side(each, common or sorted(each.scores), sentence if is_short else ""))
     for task, each in (*before.items(), *after.items()):
         if each.left_out:
             notes.append(f"{task}: {', '.join(sorted(each.left_out))} has no number for each question")
@@ -85,14 +97,21 @@ def import_folder(folder: Path, results: Path, *, model: str, method: str, patte
     model: name of the original; "" for the name that the harness wrote.
 
     Raises:
-        UserError: see `read`, or the model has no name.
+        UserError: see `read`, the model has no name, or a record could not be read again.
     """
     store = Store(results)
     found = read(folder)
+    made = []
     for task, evaluation in found.items():
         record, items = _record_of(evaluation, model or evaluation.about.get("model", ""), method, pattern)
         if not record.identity.model:
             raise UserError(f"{folder} does not name the model of {task}: name it with --model")
+        try:
+            require_readable(record, items)
+        except UserError as fault:
+            raise UserError(f"{task} of {folder} cannot be a record: {fault}") from None
+        made.append((record, items))
+    for record, items in made:
         store.write(record, items)
     return list(found)
 

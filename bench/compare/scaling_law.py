@@ -33,6 +33,8 @@ TAILS = (0.025, 0.975)
 """Quantiles at the ends of each interval."""
 SCALE = 0.1
 """Smallest relative error of an outlier."""
+MAX_SCALE = 100.0
+"""Largest factor of a draw's residuals. Larger ones hardly move the ends of an interval, and their exponentials overflow."""
 TOLERANCE = 1e-8
 MAX_ROUNDS = 500
 """Largest number of iterations. It is enough for runs within a factor of two of the law."""
@@ -71,8 +73,8 @@ class Law:
     points: tuple[GridRun, ...]
     draws: Array = field(repr=False)
     """Coefficients refitted on resampled articles, [DRAWS, coefficients]."""
-    spread: float = 0.0
-    """Standard deviation of the log residuals, from seeds and the law's misfit."""
+    spreads: Array = field(repr=False)
+    """Standard deviation of the log residuals, from seeds and the law's misfit, in each draw."""
 
     def excess(self, weights: float, training: float, row: Sequence[float] | None = None) -> float:
         """Return the nats per token above the control. row: coefficients of one bootstrap draw."""
@@ -84,7 +86,7 @@ class Law:
 
     def predict(self, weights: float, training: float) -> FitInterval:
         """Predict the excess of a run that was not fitted. The interval has the uncertainty of the fit and of the run."""
-        noise = np.random.default_rng(1).normal(0, self.spread, len(self.draws))
+        noise = np.random.default_rng(1).normal(0, self.spreads)
         samples = [
             self.excess(weights, training, row) * float(np.exp(e)) for row, e in zip(self.draws, noise, strict=True)
         ]
@@ -123,15 +125,18 @@ def fit(points: Sequence[GridRun], draws: int = DRAWS) -> Law:
     best = _solve(design, logs)
     residuals = logs - design @ best
     freedom = len(points) - len(names)
-    spread = float(np.sqrt((residuals**2).sum() / freedom))
-    rows = _resampled(points, design, best, residuals * np.sqrt(len(points) / freedom), draws)
+    # Few residuals do not tell their standard deviation. Dividing by the root of a chi-squared variable over its degrees
+    # of freedom gives draws of Student's t.
+    scales = np.sqrt(freedom / np.random.default_rng(2).chisquare(freedom, draws)).clip(max=MAX_SCALE)
+    spreads = np.sqrt((residuals**2).sum() / freedom) * scales
+    rows = _resampled(points, design, best, residuals * np.sqrt(len(points) / freedom), scales)
     rows[:, 0] = np.exp(rows[:, 0])
     best[0] = np.exp(best[0])
     bounds = np.quantile(rows, TAILS, axis=0)
     coefficients = {
         k: FitInterval(float(v), float(low), float(high)) for k, v, low, high in zip(names, best, *bounds, strict=True)
     }
-    return Law(coefficients, n0, d0, tuple(points), rows, spread)
+    return Law(coefficients, n0, d0, tuple(points), rows, spreads)
 
 
 def _solve(design: Array, logs: Array) -> Array:
@@ -150,19 +155,23 @@ def _solve(design: Array, logs: Array) -> Array:
     return solution
 
 
-def _resampled(points: Sequence[GridRun], design: Array, best: Array, residuals: Array, draws: int) -> Array:
-    """Refit coefficients to resampled data: articles, drawn once for all runs, then residuals."""
+def _resampled(points: Sequence[GridRun], design: Array, best: Array, residuals: Array, scales: Array) -> Array:
+    """Refit coefficients to resampled data: articles, drawn once for all runs, then residuals. scales: of each draw's residuals.
+
+    What residuals change is scaled after the fit, because the fit would take large ones for outliers.
+    """
     rng = np.random.default_rng(0)
     excess = np.stack([p.excess for p in points])  # [points, articles]
     tokens = points[0].tokens
     clusters = len(tokens)
     whole = excess.sum(1) / tokens.sum()
-    logs = np.empty((draws, len(points)))
-    for k in range(draws):
+    logs, noise = np.empty((2, len(scales), len(points)))
+    for k in range(len(scales)):
         columns = rng.integers(clusters, size=clusters)
         ratio = np.maximum(excess[:, columns].sum(1) / tokens[columns].sum(), 1e-6) / whole
-        logs[k] = design @ best + np.log(ratio) + rng.choice(residuals, size=len(points))
-    return _solve(design, logs)
+        logs[k], noise[k] = design @ best + np.log(ratio), rng.choice(residuals, size=len(points))
+    fitted = _solve(design, logs)
+    return fitted + (_solve(design, logs + noise) - fitted) * scales[:, None]
 
 
 def read(results: Path, method: str, control: str) -> list[GridRun]:

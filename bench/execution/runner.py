@@ -6,6 +6,7 @@ Runs on one results folder share the work.
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,9 @@ from bench.results.reproduce import settings
 from bench.results.store import Store
 from bench.system.cache import in_use
 from methods.errors import UserError
+
+RENAMED = {"floor": "final_lr_ratio"}
+"""Settings of methods that older records have under another name."""
 
 
 @dataclass
@@ -67,11 +71,25 @@ def measure_again(record: Record, root: Path) -> Record:
     measurements = tuple(m for m in plan.measurements if m.identity.key() == record.identity.key())
     if not measurements:
         raise UserError(f"record {record.short_key} cannot be measured by this version any more: run bench run")
+    _require_recipe(record, measurements[0])
     with in_use():
         summary = execute(Plan(plan.spec, measurements, ()), Store(root), [progress.display_for(sys.stderr)])
     if len(summary.records) != 1:
         raise UserError(f"record {record.short_key} gave {len(summary.records)} records: run bench run")
     return summary.records[0]
+
+
+def _require_recipe(record: Record, planned: Measurement) -> None:
+    """Raise UserError if a stage has other settings now than the record's: it would make another model of the same identity."""
+    now = json.loads(json.dumps(planned.artifact.key_inputs()["stages"]))
+    for was, stage in zip(record.key_inputs.get("stages", ()), now, strict=False):
+        old = {RENAMED.get(name, name): value for name, value in was.get("config", {}).items()}
+        new = stage["config"]
+        if name := min((n for n in old.keys() | new.keys() if old.get(n) != new.get(n)), default=""):
+            raise UserError(
+                f"{was['name']} of record {record.short_key} has {name} {old.get(name, 'not set')}, and now "
+                f"{new.get(name, 'not set')}: measure it again with the code of {record.commit_id or 'its commit'}"
+            )
 
 
 def _execute(plan: Plan, store: Store, folder: ResultsFolder, listeners: Sequence[RunListener]) -> Summary:

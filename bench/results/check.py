@@ -93,7 +93,8 @@ def disagreements(records: Iterable[Record], items_of: Mapping[str, Items]) -> I
                 if known != text:
                     yield record, f"its {column} {text!a} looks like {known!a} of record {first.short_key}"
         digest, inputs = record.key_inputs.get("model"), record.key_inputs
-        first = weights.setdefault(record.identity.model, record)
+        # The key inputs of a record made elsewhere have the name of its model, and no digest.
+        first = record if "made_elsewhere" in record.notes else weights.setdefault(record.identity.model, record)
         if first.key_inputs.get("model") != digest:
             name = record.identity.model
             yield record, f"its {name} has other weights than in record {first.short_key}: one name for two models"

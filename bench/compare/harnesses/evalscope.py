@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from bench.compare.harnesses.evaluation import Evaluation, Harness, Question, add_lines, facts, read_results
+from bench.compare.harnesses.evaluation import Evaluation, Harness, Question, add_lines, facts, read_results, time_of
 from bench.system import digests
 from methods.errors import UserError
 
@@ -38,6 +38,8 @@ def _read(report: Path) -> Iterator[Evaluation]:
                 _directions(about),
                 harness="EvalScope",
                 about=facts(about.get("model_name"), run.get("evalscope_version")),
+                # By default a run has a folder that is named by its time.
+                made=time_of(report, home.name),
             )
             add_lines(file, "EvalScope", partial(_add, found))
             yield found

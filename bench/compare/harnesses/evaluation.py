@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from methods.errors import UserError
 
 MAX_TIME = 2**33
 """Largest time in seconds since 1970 that is no error."""
+MIN_TIME = 10**9
+"""Smallest number that is a time, and no name of a folder."""
 MAX_LINE = 2**24
 """Largest line of a file of samples in bytes."""
 
@@ -44,6 +47,8 @@ class Evaluation:
     harness: str = "lm-eval"
     about: Mapping[str, str] = field(default_factory=dict)
     """Name of the model, version of the harness, and time, as far as the harness wrote them."""
+    made: float = 0.0
+    """Time of the run in seconds since 1970."""
     _seen: Counter[tuple[Question, str]] = field(default_factory=Counter)
 
     def add(self, question: Question, part: str, scores: Mapping[str, Any]) -> None:
@@ -93,6 +98,24 @@ def add_lines(file: Path, harness: str, add: Callable[[Any], None]) -> None:
                 add(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as fault:
                 raise UserError(f"{file} line {number} is no sample of {harness} ({fault}): measure it again") from None
+
+
+def time_of(file: Path, *written: Any) -> float:
+    """Return the time of a run in seconds since 1970: the first of `written` that is one, or else that of the file."""
+    for value in written:
+        for parse in (float, lambda text: datetime.fromisoformat(text).timestamp()):
+            try:
+                if MIN_TIME < (seconds := parse(value)) < MAX_TIME:
+                    return seconds
+            except (TypeError, ValueError, OverflowError, OSError):
+                continue
+    return file.stat().st_mtime
+
+
+def time_in_name(stamp: str) -> str:
+    """Return the time in a file's name in the form of ISO 8601: the harnesses write - for each colon."""
+    date, _, time = stamp.partition("T")
+    return f"{date}T{time.replace('-', ':')}"
 
 
 def facts(model: Any, version: Any, date: Any = None) -> dict[str, str]:

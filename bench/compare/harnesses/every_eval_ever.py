@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.compare.harnesses.evaluation import Evaluation, Harness, Question, add_lines, facts, read_results
+from bench.compare.harnesses.evaluation import Evaluation, Harness, Question, add_lines, facts, read_results, time_of
 from bench.system import digests
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -30,10 +30,11 @@ def _read(aggregate: Path) -> Iterator[Evaluation]:
         for result in about["evaluation_results"]
     }
     found: dict[str, Evaluation] = {}
+    made = time_of(aggregate, about.get("evaluation_timestamp"), about.get("retrieved_timestamp"))
 
     def add(row: Mapping[str, Any]) -> None:
         task = str(row["evaluation_name"])
-        evaluation = found.setdefault(task, _evaluation(task, about))
+        evaluation = found.setdefault(task, _evaluation(task, about, made))
         result = str(row.get("evaluation_result_id"))
         metric = metrics.get(result, {})
         name = str(metric.get("metric_name") or metric.get("metric_id") or "score")
@@ -44,7 +45,7 @@ def _read(aggregate: Path) -> Iterator[Evaluation]:
     yield from found.values()
 
 
-def _evaluation(task: str, about: Mapping[str, Any]) -> Evaluation:
+def _evaluation(task: str, about: Mapping[str, Any], made: float) -> Evaluation:
     """Return a task without questions. The schema has no version of a task."""
     library, model = (about.get(key) or {} for key in ("eval_library", "model_info"))
     version = " ".join(str(library[key]) for key in ("name", "version") if library.get(key))
@@ -52,9 +53,8 @@ def _evaluation(task: str, about: Mapping[str, Any]) -> Evaluation:
         (r.get("generation_config") for r in about["evaluation_results"] if r.get("evaluation_name") == task), None
     )
     known = facts(model.get("name") or model.get("id"), version)
-    return Evaluation(
-        task, "", {"library": version, "generation_config": generation}, harness="Every Eval Ever", about=known
-    )
+    settings = {"library": version, "generation_config": generation}
+    return Evaluation(task, "", settings, harness="Every Eval Ever", about=known, made=made)
 
 
 def _question(row: Mapping[str, Any]) -> Question:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.compare.harnesses.evaluation import Evaluation, Harness, Question, facts, read_results
+from bench.compare.harnesses.evaluation import Evaluation, Harness, Question, facts, read_results, time_in_name, time_of
 from bench.system import digests
 from methods.errors import UserError
 
@@ -33,6 +33,7 @@ def _read(results: Path) -> Iterator[Evaluation]:
             {"shots": shots or None},
             harness="lighteval",
             about=facts(general.get("model_name"), general.get("lighteval_sha")),
+            made=time_of(results, time_in_name(stamp)),
         )
         try:
             rows = pandas.read_parquet(file, columns=["doc", "metric"])

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.compare.harnesses import lighteval
-from bench.compare.harnesses.evaluation import Evaluation, Harness, Question, add_lines, facts, read_results
+from bench.compare.harnesses.evaluation import (
+    Evaluation,
+    Harness,
+    Question,
+    add_lines,
+    facts,
+    read_results,
+    time_in_name,
+    time_of,
+)
 from bench.system import digests
 
 
@@ -25,6 +34,7 @@ def _read(results: Path) -> Iterator[Evaluation]:
         # A group has results and no questions.
         if file.is_file():
             found = _evaluation(task, about)
+            found.made = time_of(results, about.get("date"), time_in_name(stamp))
             add_lines(file, "lm-eval", partial(_add, found))
             yield found
 
@@ -55,10 +65,12 @@ def _add(evaluation: Evaluation, row: Mapping[str, Any]) -> None:
     """Add a line: the answer to a question under one filter."""
     part = str(row.get("filter", "none"))
     metrics = row.get("metrics") or [k for k in evaluation.higher if k in row]
-    named = {m if part == "none" else f"{m}_{part}": m for m in metrics}
+    # A line has the log-likelihood under the name of the perplexity that lm-eval computes from all of them.
+    scores = {"log_likelihood" if m == "perplexity" else m: row[m] for m in metrics}
+    named = {m if part == "none" else f"{m}_{part}": m for m in scores}
     for name, metric in named.items():
         evaluation.higher.setdefault(name, evaluation.higher.get(metric, True))
-    evaluation.add(_question(row), part, {name: row[metric] for name, metric in named.items()})
+    evaluation.add(_question(row), part, {name: scores[metric] for name, metric in named.items()})
 
 
 def _question(row: Mapping[str, Any]) -> Question:

@@ -7,7 +7,9 @@ import pytest
 from bench.compare import elsewhere
 from bench.compare.settings import CompareSettings
 from bench.compare.verdict import compare
+from bench.results.check import check_folder
 from bench.stats.mcnemar import mcnemar_p, tango_interval
+from helpers import fake_records
 from methods.errors import UserError
 
 RIGHT_BEFORE = (1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1)
@@ -102,6 +104,66 @@ def test_a_gate_on_two_folders(tmp_path, cli):
     assert cli("gate", "--baseline", str(many[0]), "--results", str(many[1]))[0] == 1
 
 
+@pytest.mark.parametrize(("asked", "passes"), [(240, True), (239, False), (3, False)])
+def test_a_gate_needs_every_question_of_the_baseline(asked, passes, tmp_path, cli):
+    a, b = answers(tmp_path / "a", RIGHT_BEFORE * 20), answers(tmp_path / "b", (RIGHT_BEFORE * 20)[:asked])
+    folder(a, [sample(i, x) for i, x in enumerate(RIGHT_BEFORE)], task="boolq", stamp="2026-01-02T00-00-00.0")
+    folder(b, [sample(i, x) for i, x in enumerate(RIGHT_BEFORE)], task="boolq", stamp="2026-01-02T00-00-00.0")
+
+    code, out, err = cli("gate", "--baseline", str(a), "--results", str(b))
+
+    assert (code == 0) is passes, err
+    assert passes or (code == 1 and f"{asked} questions pair; {240 - asked} only before" in " ".join(out.split()))
+    assert cli("compare", str(a), str(b))[0] == 0
+
+
+def test_a_log_likelihood_is_no_perplexity(tmp_path, cli):
+    """lm-eval writes that of each answer as `perplexity`. A higher one is better."""
+    higher = {"higher_is_better": {"lambada": {"perplexity": False, "acc": True}}}
+    for name, worse in (("a", 0.0), ("b", 0.3)):
+        rows = [
+            sample(i, 1, metrics=["perplexity", "acc"], perplexity=-1 - i / 100 - worse * (1 + i % 3))
+            for i in range(60)
+        ]
+        folder(tmp_path / name, rows, task="lambada", **higher)
+
+    a, b, _ = elsewhere.pair(tmp_path / "a", tmp_path / "b")
+
+    settings = CompareSettings(margins={"log_likelihood": 0.1})
+    (row,) = compare(a, b, settings).failed
+    assert (row.metric, row.verdict) == ("log_likelihood", "REGRESSION")
+    results = str(tmp_path / "r")
+    assert cli("import", str(tmp_path / "a"), "--model", "m", "--results", results)[0] == 0
+    assert cli("check", results)[0] == 0
+
+
+def test_a_record_that_readers_refuse_is_not_written(tmp_path, cli):
+    folder(tmp_path / "a", [sample(i, 2 * x) for i, x in enumerate(RIGHT_BEFORE)])
+
+    code, _, err = cli("import", str(tmp_path / "a"), "--model", "m", "--results", str(tmp_path / "r"))
+
+    assert code == 2 and "piqa of" in err and "outside 0.0 to 1.0" in err and len(err.splitlines()) == 1
+    assert not list(tmp_path.glob("r/records/*"))
+
+
+def test_an_import_beside_own_records_is_no_other_model(tmp_path, cli):
+    fake_records.perplexity(tmp_path / "r", key_inputs={"model": "1" * 64})
+
+    for task in ("piqa", "arc"):
+        folder(tmp_path / task, [sample(i, x) for i, x in enumerate(RIGHT_BEFORE)], task=task)
+        assert cli("import", str(tmp_path / task), "--model", "tiny", "--results", str(tmp_path / "r"))[0] == 0
+
+    assert check_folder(tmp_path / "r").problems == ()
+
+
+def test_two_models_in_a_folder_are_refused(tmp_path):
+    folder(tmp_path / "a", [sample(0, 1)], model_name="org/first")
+    folder(tmp_path / "a", [sample(0, 0)], stamp="2026-02-01T00-00-00.0", model_name="org/second")
+
+    with pytest.raises(UserError, match=r"several models \(first, second\): name a folder of one"):
+        elsewhere.read(tmp_path / "a")
+
+
 def test_a_question_that_occurs_twice_and_filters(tmp_path):
     rows = [sample(0, 1), sample(0, 0), sample(0, 1, filter="strict", metrics=["exact_match"], exact_match=1.0)]
     found = elsewhere.read(folder(tmp_path / "a", rows))["piqa"]
@@ -120,8 +182,8 @@ def test_old_samples_without_hashes_are_paired_by_content(tmp_path):
 
 
 def test_the_newest_run_counts(tmp_path):
-    folder(tmp_path / "a", [sample(0, 1)])
     folder(tmp_path / "a", [sample(0, 0)], stamp="2026-02-01T00-00-00.0")
+    folder(tmp_path / "a", [sample(0, 1)])
 
     (scores,) = elsewhere.read(tmp_path / "a")["piqa"].scores.values()
     assert scores["acc"] == 0

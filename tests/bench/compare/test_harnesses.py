@@ -1,6 +1,7 @@
 """Folders of lighteval, EvalScope and Every Eval Ever, as their tools write them."""
 
 import json
+import os
 import re
 
 import pandas
@@ -146,6 +147,27 @@ def test_a_folder_without_answers_says_how_to_keep_them(harness, writer, tmp_pat
 
     with pytest.raises(UserError, match="no answers to single questions"):
         elsewhere.read(tmp_path)
+
+
+def test_the_newest_run_is_not_the_last_name(tmp_path):
+    home = tmp_path / "eee/mini/org/mine"
+    for right, time, name in ((AFTER, "1790000000", "0" + UUID[1:]), (BEFORE, "1700000000", UUID)):
+        every_eval_ever(tmp_path / "eee", right)
+        about = json.loads((home / f"{UUID}.json").read_text()) | {"evaluation_timestamp": time}
+        (home / f"{UUID}.json").unlink()
+        (home / f"{UUID}_samples.jsonl").rename(home / f"{name}_samples.jsonl")
+        write(home / f"{name}.json", about)
+    for right, name in ((AFTER, "20260102_000000"), (BEFORE, "20260101_000000")):
+        evalscope(tmp_path / "scope" / name, right)
+    for folder, newest in (("undated", "a"), ("undated too", "b")):
+        for name in ("a", "b"):
+            evalscope(tmp_path / folder / name, AFTER if name == newest else BEFORE)
+            seconds = 2e9 if name == newest else 1e9
+            os.utime(tmp_path / folder / name / "reports/mine/mini.json", (seconds, seconds))
+
+    for folder in ("eee", "scope", "undated", "undated too"):
+        (found,) = elsewhere.read(tmp_path / folder).values()
+        assert [scores["acc"] for scores in found.scores.values()] == list(AFTER)
 
 
 def test_settings_of_evalscope_are_compared(tmp_path):

@@ -2,6 +2,9 @@
 
 import pytest
 
+from bench.execution.runner import measure_again
+from bench.planning.plan import make_plan
+from bench.planning.spec import make_spec
 from bench.results.store import ReadOnlyStore
 from helpers import fake_records
 from methods.errors import UserError
@@ -80,6 +83,21 @@ def test_what_cannot_be_measured_here(root, cli, monkeypatch):
 
     assert code == 2 and "not measured: model 'tiny' is not downloaded yet" in out
     assert "cannot be measured again here" in err and len(err.splitlines()) == 1
+
+
+def test_another_recipe_is_said_and_not_measured(monkeypatch, tmp_path):
+    """The typed method is the same, but the record's recipe had another learning rate."""
+    monkeypatch.setattr("bench.execution.runner.execute", lambda *_: pytest.fail("it was measured"))
+    spec = {"models": ("tiny",), "methods": ("dense-ft",), "quantizers": ("none",), "measures": ("perplexity",)}
+    planned = make_plan(make_spec(spec | {"results": tmp_path})).measurements[-1]
+    inputs = planned.key_inputs()
+    (stage,) = inputs["stages"]
+    old = inputs | {"stages": [stage | {"config": stage["config"] | {"lr": 0.5}}]}
+    record = fake_records.record(key_inputs=old, provenance={"commit": {"id": "c0ffee"}})
+    record = record.model_copy(update={"identity": planned.identity})
+
+    with pytest.raises(UserError, match=r"^dense-ft of record \w+ has lr 0.5, and now .*: .* the code of c0ffee$"):
+        measure_again(record, tmp_path)
 
 
 def test_more_than_there_are(root, cli):

@@ -48,6 +48,16 @@ def test_intervals_hold_the_truth_and_the_point_left_out():
     assert (hits / 60 > 0.85).all(), hits / 60
 
 
+def test_a_prediction_from_few_runs_holds_the_run_left_out():
+    """Three fitted runs leave one degree of freedom: with normal deviates, only 73 of 100 intervals held it."""
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(100):
+        held, predicted = scaling_law.predict_holdout(grid(rng, sizes=(1e5,), spread=0.06), draws=200)
+        hits += predicted.low <= held.loss <= predicted.high
+    assert 94 <= hits < 100
+
+
 def test_an_outlier_moves_neither_the_law_nor_its_interval():
     points = grid(np.random.default_rng(8))
     points[5] = points[5]._replace(excess=3 * points[5].excess)
