@@ -324,7 +324,8 @@ class AdamS(torch.optim.Optimizer):
         strength: float | Tensor
         if sizes and sizes[0][0].device.type != "cpu" and is_single_process():
             strength = self.lambda_scale * torch.stack([size / share for size, share in sizes]).sum() / max(1.0, count)
-            strength = float(strength) if t + 1 == self.refresh else strength
+            # the notes need a number, also of a training with fewer steps
+            strength = float(strength) if t + 1 >= min(self.refresh, self.total) else strength
         else:
             size, count = all_reduce_sum(sum(float(size) / share for size, share in sizes), count)
             strength = self.lambda_scale * size / max(1.0, count)

@@ -35,10 +35,14 @@ namespace {
 
 constexpr long BLOCK = 64, CHUNK = 8, CODES = 8, ROWS = 4;
 constexpr long MANY = 12;       // rows of x from which a panel is unpacked
-constexpr long SEGMENT = 64;    // blocks after which lanes of 32 bits are handed on: 4 products of at most 32639 * 255 each
+constexpr long SEGMENT = 64;    // blocks after which 16 lanes of 32 bits are handed on
 constexpr long WIDEST = 32768;  // width up to which a panel's lanes hold their sums of products of bytes
 constexpr long AHEAD = 8192;    // bytes between what is asked for and what is read: memory is that far away
 constexpr float LEVELS = 32639;  // 127 * 256 + 127: two signed bytes hold it
+
+// Whether a lane of 32 bits holds the sum of so many products of x and int8: 255 at most where a row is dense, 128 in 2:4.
+constexpr bool lane_holds(int64_t products, int64_t largest) { return products * largest * int64_t(LEVELS) < 1LL << 31; }
+static_assert(lane_holds(SEGMENT * BLOCK / 16, 255));
 
 inline float widen(uint16_t bits) {
     uint32_t whole = uint32_t(bits) << 16;
@@ -489,6 +493,8 @@ struct Int_256 {
 template <class Kind, bool dense, int R>
 AVX2 void rows_avx2(const Job& job, long from, long to) {
     constexpr int W = Kind::wide, U = R == 1 ? 4 : 2, bits = Kind::bits;  // U sums, so that none waits for its last step
+    constexpr long HALF = SEGMENT / 2;  // 8 lanes are full after half as many blocks as 16
+    static_assert(lane_holds(HALF * BLOCK / 8, 255) && HALF % CHUNK == 0);
     const typename Kind::X* x = static_cast<const typename Kind::X*>(job.x);
     const long width = job.blocks * BLOCK;
     for (long o = from; o < to; ++o) {
@@ -525,7 +531,7 @@ AVX2 void rows_avx2(const Job& job, long from, long to) {
                 }
                 if (bits == 4) hand_on(b + k);
             }
-            if (bits == 8 && (b + CHUNK) % SEGMENT == 0) hand_on(0);
+            if (bits == 8 && (b + CHUNK) % HALF == 0) hand_on(0);
         }
         if (bits != 4) hand_on(0);
         for (int r = 0; r < R; ++r) {
@@ -547,6 +553,7 @@ struct Panel_int_512 {
     };
     static constexpr int bits = width;
     static constexpr long wide = 16, group = 4, R = 6, full = bits == 4 ? BLOCK / group : WIDEST;
+    static_assert(WIDEST * 255 * 128 < 1LL << 31);  // products of a byte of w and a byte of x
     AVX512 static INLINE Sum zero() { return {_mm512_setzero_si512(), _mm512_setzero_si512()}; }
     template <bool dense>
     AVX512 static INLINE void line(const Row<bits, dense>& row, long n, uint8_t* out) {
@@ -657,6 +664,7 @@ template <int width>
 struct Panel_int_256 : Panel_256<Int_256<width>> {
     using Whole = double;
     static constexpr long group = 2, R = 4, full = width == 4 ? BLOCK / group : 256;
+    static_assert(lane_holds(full * group, 128));
     AVX2 static INLINE void step(__m256i& sum, const uint32_t* panel, const uint8_t* x, long k, long) {
         int pair;
         std::memcpy(&pair, x + 4 * k, 4);

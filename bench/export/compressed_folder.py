@@ -79,7 +79,8 @@ def write(folder: Path, workdir: Path, stored: StoredLinears | None, quantizer: 
     for target, size in stored.groups.items():
         groups.setdefault(size if stored.form.most else 0, []).append(target)
     schemes = {target: (size, _scheme(form, size)) for size, names in groups.items() for target in names}
-    writer, inexact = Writer(workdir), 0
+    writer, near, again = Writer(workdir), 0, 0
+    computed = "bfloat16" if form in FP4 else source.dtype
     for name in source:
         target = name.removesuffix(".weight")
         if target not in schemes:
@@ -87,8 +88,10 @@ def write(folder: Path, workdir: Path, stored: StoredLinears | None, quantizer: 
             writer.add(name, tensor.bfloat16() if form in FP4 and tensor.is_floating_point() else tensor)
             continue
         weight = source.tensor(name)
-        parts, exact = _store(weight, form, *schemes[target])
-        inexact += not exact
+        parts, restored = _store(weight, form, *schemes[target])
+        if not torch.equal(restored, weight):
+            is_near = torch.allclose(restored, weight, rtol=torch.finfo(getattr(torch, computed)).eps, atol=0)
+            near, again = near + is_near, again + (not is_near)
         for leaf, tensor in parts.items():
             writer.add(f"{target}.{leaf}", tensor)
     writer.close()
@@ -97,7 +100,8 @@ def write(folder: Path, workdir: Path, stored: StoredLinears | None, quantizer: 
     }
     if form in FP4:
         config["dtype"] = "bfloat16"
-    rounded = f"; {inexact} of them differ in the last bit of {source.dtype}" if inexact else ""
+    rounded = f"; {near} of them differ in the last bit of {computed}" if near else ""
+    rounded += f"; {again} of them rounded again" if again else ""
     return f"{len(schemes)} linears stored as {form.name}{rounded}", config
 
 
@@ -137,28 +141,45 @@ def _config(form: StoredFormat, targets: Mapping[int, list[str]]) -> dict[str, A
     return out | {"quant_method": "compressed-tensors"}
 
 
-def _store(weight: Tensor, form: StoredFormat, group: int, scheme: Any) -> tuple[dict[str, Tensor], bool]:
-    """Return the tensors of a linear by their names in it, and whether they give its weight bit for bit."""
+def _store(weight: Tensor, form: StoredFormat, group: int, scheme: Any) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the tensors of a linear by their names in it, and the weight that they give."""
     compressors: Any = importlib.import_module("compressed_tensors.compressors")
     compressor = compressors.BaseCompressor.get_value_from_registry(form.name)
     known = {"weight": weight.float(), **_scales(weight, form, group or weight.shape[1])}
     stored = compressor.compress(known, scheme)
-    restored = compressor.decompress(dict(stored), scheme)["weight"].to(weight.dtype)
-    return stored, torch.equal(restored, weight)
+    return stored, compressor.decompress(dict(stored), scheme)["weight"].to(weight.dtype)
 
 
 def _scales(weight: Tensor, form: StoredFormat, group: int) -> dict[str, Tensor]:
     """Return the scales [out, groups] for which the weights are on the grid."""
     groups, shape = weight.float().unflatten(1, (-1, group)), (len(weight), -1)
     if form is NVFP4:
-        grid = grids.NvFloat4().of(groups)
-        codes = grids.e4m3(grid.scale(groups) / grid.tensor_scale)
-        return {"weight_scale": codes.view(shape), "weight_global_scale": torch.tensor([1 / grid.tensor_scale])}
+        tensor_scale = grids.NvFloat4().of(groups).tensor_scale or 1.0
+        codes = _nvfp4_codes(groups, tensor_scale)
+        return {"weight_scale": codes.view(shape), "weight_global_scale": torch.tensor([1 / tensor_scale])}
     if form is MXFP4:
         return {"weight_scale": grids.Microscaling(4).scale(groups).view(shape)}
     if form.weights["type"] == "float":
         return {"weight_scale": _float8_scales(weight, group).view(shape)}
     return {"weight_scale": restore_scales(weight.reshape(-1, group), form.weights["num_bits"])[0].float().view(shape)}
+
+
+def _nvfp4_codes(groups: Tensor, tensor_scale: float) -> Tensor:
+    """Return the scales of NVFP4 groups as multiples of the tensor's. Their largest weight is 6 times the scale, or, where
+    GPTQ moved it after the scale was fixed, the first point that restores the group.
+    """
+    largest = groups.abs().amax(-1, keepdim=True)
+    codes = grids.e4m3(largest / 6 / tensor_scale)
+    found = torch.zeros_like(codes, dtype=torch.bool)
+    for point in (6, 4, 3, 2, 1.5, 1, 0.5):
+        tried = grids.e4m3(largest / point / tensor_scale)
+        snapped = grids.NvFloat4().snap(groups, tried * tensor_scale)
+        # rounding moves a weight by less than 1%, and another scale its largest by more than 2%
+        hit = ~found & torch.isclose(snapped, groups, rtol=0.01, atol=0).all(-1, keepdim=True)
+        codes, found = torch.where(hit, tried, codes), found | hit
+        if found.all():
+            break
+    return codes
 
 
 def _float8_scales(weight: Tensor, group: int) -> Tensor:

@@ -35,7 +35,11 @@ Pending = list[tuple[int, dict[str, float], Tensor]]
 
 
 class Hook(Protocol):
-    """A function that is called before the forward pass of each step. It may return metrics for the curve."""
+    """A function that is called before the forward pass of each step. It may return metrics for the curve.
+
+    After a stop within a step, the resumed training calls it for that step again. The checkpoint has what the first call
+    changed.
+    """
 
     def __call__(self, step: int, total: int) -> dict[str, float] | None: ...
 
@@ -147,15 +151,13 @@ class Trainer:
         started = saved = time.monotonic()
         agrees = True
         for step in range(start, total):
-            # only a hook changes them before the step; to read them may wait for the device
-            of_optimizer = dict(getattr(optimizer, "metrics", {})) if hook else {}
             metrics = dict(hook(step, total) or {}) if hook else {}
             lr = settings.lr_at(step, total, self.peak_lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             losses = self._gradients(step, teacher_model)
             if losses is None:
-                self._save_unchanged(optimizer, step, pending, of_optimizer, is_new=step > start)
+                self._save_unchanged(optimizer, step, pending, is_new=step > start)
                 raise Stopped
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf)
             optimizer.step()
@@ -181,13 +183,9 @@ class Trainer:
                     raise Stopped
                 agrees = self.world == 1 or is_slow
 
-    def _save_unchanged(
-        self, optimizer: torch.optim.Optimizer, step: int, pending: Pending, metrics: dict[str, float], *, is_new: bool
-    ) -> None:
-        """Save the state from before a step that a signal interrupted. is_new: no checkpoint has this state."""
+    def _save_unchanged(self, optimizer: torch.optim.Optimizer, step: int, pending: Pending, *, is_new: bool) -> None:
+        """Save the state between the hook and the update of a step. is_new: no checkpoint is as new as this state."""
         optimizer.zero_grad()
-        if metrics:
-            optimizer.metrics = metrics  # type: ignore[attr-defined]
         if is_new:
             self._save(optimizer, step, pending)
 

@@ -102,13 +102,12 @@ class Cpu:
         products = {"2:4": cpu24.product(x, sparse), "dense": cpu24.product(x, dense), "torch": linear(x, half)}
         for name, y in products.items():
             check_product(name, y, expected)
-        moved = 2 * x.numel() + 4 * tokens * len(weight)
         return SpeedComparison(
             kind,
             dense={"dense": self._kernel_work(x, dense), "torch bf16": self._torch_work(x, half)},
             sparse={"2:4": self._kernel_work(x, sparse)},
             others={"torch fp32": self._torch_work(x.float(), unpacked.float())},
-            costs=(RooflineCost(0, dense.memory.nbytes + moved), RooflineCost(0, sparse.memory.nbytes + moved)),
+            costs=(RooflineCost(0, _bytes_moved(x, dense)), RooflineCost(0, _bytes_moved(x, sparse))),
             notes={"path": path, "threads": self.threads},
         )
 
@@ -120,6 +119,12 @@ class Cpu:
     def _torch_work(self, x: Tensor, weight: Tensor) -> Callable[[], Any]:
         count = copy_count(weight.nbytes, self.cache_bytes)
         return rotate(lambda w: linear(x, w), [weight, *(weight.clone() for _ in range(count - 1))])
+
+
+def _bytes_moved(x: Tensor, weight: cpu24.KernelWeight) -> int:
+    """Return the bytes of x, of the weight with its scales, and of the bfloat16 outputs."""
+    scales = 0 if weight.scales is None else weight.scales.nbytes
+    return x.nbytes + weight.memory.nbytes + scales + x.element_size() * len(x) * len(weight.memory)
 
 
 def last_cache_bytes() -> int:

@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 from bench.kernels.cusparselt import SIDE_MULTIPLES, TOKEN_MULTIPLE, CompressedWeight
 from bench.kernels.timing import CudaClock, Work, check_product
 from bench.measures.speed.comparison import Peaks, RooflineCost, SpeedComparison, copy_count
-from bench.measures.speed.roofline import BITS
+from bench.measures.speed.roofline import ACTIVATION_BYTES, BITS, INPUT_BYTES
 from methods.errors import Skipped
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 KINDS = ("bf16", "fp16", "int8", "fp8")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
+OUTPUT_BYTES = {"int8": 4}
+"""Bytes of an output of the linears, by kind. Others have ACTIVATION_BYTES. The int8 products return int32."""
 MAX_GRAPH_TOKENS = 64
 """Number of tokens up to which a launch takes longer than the product, so that a CUDA graph captures all products."""
 PEAK_SIZE = 8192
@@ -159,7 +161,9 @@ class Cuda:
         if tokens <= MAX_GRAPH_TOKENS:
             eager = {f"{name}, no graph": work for side in passes[:2] for name, work in side.items()}
             passes = [{name: capture_graph(work) for name, work in side.items()} for side in passes]
-        moved = 2.0 * tokens * (out + width)
+        moved = tokens * (
+            width * INPUT_BYTES.get(kind, ACTIVATION_BYTES) + out * OUTPUT_BYTES.get(kind, ACTIVATION_BYTES)
+        )
         flops = 2.0 * tokens * out * width
         # cuSPARSELt's metadata is 2 bits per kept value, which is one bit per weight.
         bits = BITS[kind]

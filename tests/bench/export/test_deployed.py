@@ -8,7 +8,7 @@ import torch
 from gguf import GGUFReader, quants
 from safetensors.torch import load_file
 
-from bench.export import deployed, gptq_folder
+from bench.export import compressed_folder, deployed, gptq_folder
 from bench.export.compressed_folder import FORMATS
 from bench.export.integers import Integers
 from bench.export.model import export_model
@@ -62,6 +62,33 @@ def test_transformers_loads_what_was_measured(quantizer, made, cli, tmp_path):
     weights = load_file(out / "model.safetensors")
     packed = weights["model.layers.0.mlp.up_proj." + ("weight" if quantizer in ("w8a8", "fp8") else "weight_packed")]
     assert packed.nbytes == 352 * 128 * (1 if quantizer in ("int8", "w8a8", "fp8") else 0.5)
+
+
+def test_the_scale_of_an_nvfp4_group_is_found_from_any_largest_point():
+    """GPTQ fixes the scales and then moves weights, so that the largest of a group may be any point of the grid."""
+    points = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    groups = points[torch.stack([torch.arange(16) % (top + 1) for top in (7, *range(8))])]  # each up to another point
+    scales = torch.tensor([448, *torch.arange(64, 128, 8)]) * 2**-12  # multiples of the tensor's, 2^-12
+    weight = (groups * scales[:, None]).flatten()[None].bfloat16()
+
+    form = FORMATS["nvfp4-gptq"]
+    assert torch.equal(compressed_folder._store(weight, form, 16, compressed_folder._scheme(form, 16))[1], weight)
+
+
+def test_weights_that_are_rounded_again_are_not_said_to_differ_in_the_last_bit(made, tmp_path, monkeypatch):
+    results, record = made("nvfp4")
+    find = compressed_folder._nvfp4_codes
+
+    def damage(groups, tensor_scale):
+        codes = find(groups, tensor_scale)
+        codes[0, 0] *= 0.75
+        return codes
+
+    said = export_model(record.key, "compressed-tensors", tmp_path / "near", results=results)
+    assert "; 28 of them differ in the last bit of bfloat16" in said
+    monkeypatch.setattr(compressed_folder, "_nvfp4_codes", damage)
+    said = export_model(record.key, "compressed-tensors", tmp_path / "again", results=results)
+    assert "; 28 of them rounded again" in said and "last bit" not in said
 
 
 @pytest.mark.parametrize("quantizer", ["nf4", "none"])

@@ -95,6 +95,25 @@ def test_the_largest_sums_overflow_nowhere(kernel):
         assert torch.equal(unpack(packed), row.float())
 
 
+@pytest.mark.parametrize("width", [4096, 4160, 8192])
+def test_a_row_of_one_sign_overflows_nowhere(kernel, width):
+    """The worst for lanes: x is its largest everywhere, and both kept weights of a group are in one lane."""
+    mask, values = torch.full((1, width // 8), 0x33, dtype=torch.uint8), torch.full((1, width // 2), -128).char()
+    packed = PackedWeight("int8", width, torch.float32, values, mask, torch.ones(1, 1).bfloat16())
+    dense = [torch.full((1, width), value).char() for value in (3, 127, -128)]
+    laid = [(unpack(packed), cpu24.to_kernel_layout(packed))]
+    laid += [(w, cpu24.to_dense_kernel_layout(w, torch.ones(1))) for w in dense]
+    for rows in (1, 2, 4, 12):
+        seen, step = levels(torch.ones(rows, width))
+        for weight, kernel_weight in laid:
+            wanted = (seen.double() @ weight.double().T).float() * step
+            for path in kernel.paths:
+                assert torch.equal(cpu24.product(torch.ones(rows, width), kernel_weight, path=path), wanted), (
+                    path,
+                    rows,
+                )
+
+
 def test_a_nan_is_not_hidden(kernel):
     weight = sparse(5, 64)
     x = torch.randn(2, 64)

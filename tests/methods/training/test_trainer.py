@@ -31,14 +31,14 @@ def start_of(name, model, job):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """trained(name, family) -> the dense model, the job and the outcome of SHORT steps; each is trained once."""
+    """trained(name, family, **config) -> the dense model, the job and the outcome of SHORT steps; each is trained once."""
 
     @cache
-    def train(name, family):
+    def train(name, family, **config):
         model, work = build(family), tmp_path_factory.mktemp("trained")
         options = {"steps": SHORT, "budget": {"log_every": 3}}
         job = job_to_train(model, job_for, counting(), work, "dense" if name == "dense-ft" else "2:4", **options)
-        return model, job, method(name).apply(start_of(name, model, job), job)
+        return model, job, method(name, **config).apply(start_of(name, model, job), job)
 
     return train
 
@@ -122,10 +122,18 @@ def test_killed_and_resumed_equals_undisturbed(name, trained, tmp_path):
         assert torch.equal(p, q)
 
 
-@pytest.mark.parametrize("at", sample([3, 8, 10], 8))
-def test_asked_to_stop_it_saves_the_last_whole_step_and_resumes_as_undisturbed(at, trained, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "config", "at"),
+    [
+        *(pytest.param("cast", {}, at, marks=pytest.mark.full) for at in (3, 10)),
+        ("cast", {}, 8),
+        *(("sr-ste", {"refresh": 3}, at) for at in (7, 9)),  # step 7 updates the masks, step 9 does not
+        pytest.param("ast", {}, 7, marks=pytest.mark.full),
+    ],
+)
+def test_asked_to_stop_it_saves_the_last_whole_step_and_resumes_as_undisturbed(name, config, at, trained, tmp_path):
     """A process by itself stops between micro-batches, so a step that has begun is done again."""
-    llama, job, straight = trained("cast", "llama")
+    llama, job, straight = trained(name, "llama", **config)
     started = []
     real = job.training.batch
 
@@ -143,13 +151,13 @@ def test_asked_to_stop_it_saves_the_last_whole_step_and_resumes_as_undisturbed(a
 
     try:
         with pytest.raises(Stopped):
-            method("cast").apply(copy.deepcopy(llama), replace(job, training=Asked(), workdir=tmp_path))
+            method(name, **config).apply(copy.deepcopy(llama), replace(job, training=Asked(), workdir=tmp_path))
     finally:
         stop_request.reset()
     assert started == list(range(at))
     assert checkpoint.latest(tmp_path).name == f"step-{at - 1}"
 
-    resumed = method("cast").apply(copy.deepcopy(llama), replace(job, workdir=tmp_path))
+    resumed = method(name, **config).apply(copy.deepcopy(llama), replace(job, workdir=tmp_path))
 
     assert resumed.notes == straight.notes
     for p, q in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):

@@ -14,8 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from baselines import maskllm
 from bench.catalog.entries import METHODS
+from cast.adams import AdamS
 from helpers.trainings import counting, job_to_train, method
 from methods.contract import Compute
+from methods.pattern import Pattern
 from methods.targets import family_of
 from methods.training import trainer, transfer
 
@@ -141,6 +143,19 @@ def test_nine_of_ten_steps_wait_for_nothing(count, make, name, family):
     assert [i for i, waited in enumerate(steps) if waited] == WAITING.get(name, LOGGED)
     if name not in WAITING:  # CAST reads its lambda once, before step 10
         assert set(steps[19]) == {"copy to the CPU"}
+
+
+def test_a_training_shorter_than_a_refresh_reads_its_lambda_once_at_the_end():
+    p, waits = torch.nn.Parameter(torch.randn(8, 16, device=META)), Waits()
+    optimizer = AdamS([{"params": [p], "sparse": True}], total=3, pattern=Pattern(2, 4), lr=1e-3, refresh=10)
+    with waits:
+        for _ in range(3):
+            p.grad = torch.randn(8, 16, device=META)
+            optimizer.step()
+            waits.steps.append([])
+
+    assert isinstance(optimizer.param_groups[0]["lambda_"], float)
+    assert [len(step) for step in waits.steps] == [0, 0, 1, 0]
 
 
 @pytest.mark.full

@@ -46,6 +46,15 @@ def test_a_contest_on_the_cpu(device, kind, shape):
     assert set(row["seconds"]) == {"dense", "torch bf16", "2:4", "torch fp32"}
     assert all(0 < t["p20"] <= t["p80"] for t in row["seconds"].values())
     assert row["path"] in native.PATHS and row["noise"] > 0
+    weights, scales = {  # per row: bits of 64 dense weights and of 64 of 2:4, and bytes of scales
+        "bf16": ((1024, 576), 0),
+        "int8": ((512, 320), 4),
+        "int4": ((256, 192), 2 * shape[1] / 64),
+    }[kind]
+    blocks = -(-shape[1] // 64)
+    assert [cost.bytes_moved for cost in got.costs] == [
+        shape[0] * (blocks * bits / 8 + scales) + 2 * (shape[0] + shape[1]) for bits in weights
+    ]
 
 
 def test_reading_memory_reads_all_of_it(device):
