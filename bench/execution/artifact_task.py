@@ -47,7 +47,7 @@ class ArtifactTask(RunningArtifact):
         self.log = cache_dir() / "logs" / f"{self.artifact.key[:32]}.{os.getpid()}.log"  # runs may share an artifact
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
-            held.enter_context(in_use(self.artifact.key[:32]))  # its log
+            held.enter_context(in_use(self.log.stem))
             self.worker: Worker = executor.start(held.enter_context(self.log.open("w")))
             self._held = held.pop_all()
         self._reader: threading.Thread | None = None
