@@ -195,7 +195,7 @@ def test_what_the_stage_before_did_to_its_weights_is_undone(llama, job):
         assert torch.equal(got, llama.get_submodule(name).weight.where(got != 0, 0)), name
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_run_refines_a_stage_that_changed_norms(stream, tmp_path, cache):
     spec = runs.small(tmp_path / "r", methods=("dsnot:from=wanda+recon/epochs=1",), measures=("size",), stream=stream)
     runs.run_here(spec)

@@ -61,7 +61,10 @@ def test_no_summary_of_a_command_is_cut(cli, monkeypatch):
     ("command", "said"),
     [
         ("ls", "bench ls needs 'what': methods, models, data, tasks, measures, quantizers, recipes or runs"),
-        ("verify", "bench verify needs 'model': a folder in any format of folder:path= but an adapter, an alias, or an ONNX file"),
+        (
+            "verify",
+            "bench verify needs 'model': a folder in any format of folder:path= but an adapter, an alias, or an ONNX file",
+        ),
         ("prune --method wanda", "bench prune needs --out: "),
         ("baseline show", "bench baseline show needs 'name': a baseline: its name or its file"),
     ],

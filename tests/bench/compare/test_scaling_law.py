@@ -48,6 +48,7 @@ def test_intervals_hold_the_truth_and_the_point_left_out():
     assert (hits / 60 > 0.85).all(), hits / 60
 
 
+@pytest.mark.full
 def test_a_prediction_from_few_runs_holds_the_run_left_out():
     """Three fitted runs leave one degree of freedom: with normal deviates, only 73 of 100 intervals held it."""
     rng = np.random.default_rng(1)
