@@ -45,7 +45,7 @@ def checkout(tmp_path, monkeypatch, cache):
 
 
 def test_of_one_measurement_the_newest_is_submitted(checkout, cli):
-    """As it is where a run was repeated after a change of the code."""
+    """A folder has two records of one measurement if it was repeated after a change of the code."""
     store = ReadOnlyStore(checkout / "results/local")
     record = next(r for r in store if r.identity.stages == ("wanda",) and r.identity.measure == "perplexity")
     inputs = record.key_inputs | {"older": True}

@@ -1,4 +1,4 @@
-"""What a measure returns is a record that readers take, or a failed one."""
+"""The result of a measure becomes a record that can be read again, or a failed record."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a run was planned with, and changed before a worker began."""
+"""Code and texts that change between the plan of a run and the start of a worker fail the artifact."""
 
 import pytest
 

@@ -26,7 +26,7 @@ def test_the_interval_covers_the_ratio(clusters):
 
 @pytest.mark.parametrize("size", [6, 16])
 def test_the_same_questions_in_another_group_are_no_new_ones(size):
-    """Three groups that ask the same problems, such as a program in three languages, and a fourth."""
+    """The interval covers the ratio if three of four groups ask the same problems, such as programs in three languages."""
     rng, covered = np.random.default_rng(0), 0
     for _ in range(600):
         shared, groups = rng.normal(0, 0.3, size), []
