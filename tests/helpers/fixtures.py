@@ -202,3 +202,9 @@ def visit(chromium: Any, file: Path, heard: list[str]) -> Iterator[Callable[...,
     """visit(address, **context) -> the page that the fixture `file` of the module wrote. See `helpers.browser.visits`."""
     with browser.visits(chromium, file, heard) as go:
         yield go
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> tuple[Path, Path]:
+    """Two results folders, before and after a change, not yet there."""
+    return tmp_path / "before", tmp_path / "after"

@@ -12,11 +12,6 @@ from helpers import fake_records, runs
 pytestmark = pytest.mark.usefixtures("cache")
 
 
-@pytest.fixture
-def roots(tmp_path):
-    return tmp_path / "before", tmp_path / "after"
-
-
 def call(cli, roots, *more):
     return cli("gate", "--baseline", roots[0], "--results", roots[1], *more)
 

@@ -8,7 +8,6 @@ from functools import cache
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from bench.catalog.entries import METHODS
 from cast.method import Cast
@@ -17,7 +16,7 @@ from helpers.trainings import LAST_DIGIT, STEPS, counting, job_to_train, method,
 from methods.contract import Budget
 from methods.errors import Diverged, UserError
 from methods.training import checkpoint, trainer
-from methods.training.interrupt import Stopped, StopRequest, stop_request
+from methods.training.interrupt import Stopped, stop_request
 from methods.training.settings import Settings
 
 NAMES = [n for n, e in METHODS.items() if "training" in e.needs]
@@ -162,63 +161,6 @@ def test_asked_to_stop_it_saves_the_last_whole_step_and_resumes_as_undisturbed(n
     assert resumed.notes == straight.notes
     for p, q in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(p, q)
-
-
-def test_where_no_training_asks_a_signal_ends_the_process_at_once():
-    request = StopRequest()
-    with pytest.raises(Stopped):
-        request.receive(signal.SIGTERM)
-
-
-def test_a_second_signal_ends_a_training_at_once():
-    request = StopRequest()
-    assert not request()
-    request.receive(signal.SIGTERM)
-    assert request()
-
-    with pytest.raises(Stopped):
-        request.receive(signal.SIGTERM)
-
-
-def test_a_signal_at_the_end_of_a_training_is_not_lost():
-    request = StopRequest()
-    request()
-    request.receive(signal.SIGTERM)
-
-    with pytest.raises(Stopped):
-        request.release()
-
-
-def test_half_written_checkpoint_is_not_seen(tmp_path):
-    (tmp_path / "step-10").mkdir()
-    assert checkpoint.latest(tmp_path) is None
-    checkpoint.write(tmp_path, 20, {"a": torch.ones(3)}, {"step": 20})
-    (tmp_path / ".step-30").mkdir()
-
-    assert checkpoint.latest(tmp_path).name == "step-20"
-
-
-def test_old_checkpoints_go(tmp_path):
-    for step in (10, 20, 30):
-        checkpoint.write(tmp_path, step, {"a": torch.full((3,), float(step))}, {"step": step})
-
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-20", "step-30"]
-    held = {"a": torch.zeros(3)}
-    checkpoint.read_into(checkpoint.latest(tmp_path), held)
-    assert torch.equal(held["a"], torch.full((3,), 30.0))
-
-
-def test_a_checkpoint_is_split_into_files(tmp_path, monkeypatch):
-    """Three tensors of 12 bytes begin at 0, 12 and 24."""
-    monkeypatch.setattr(checkpoint, "FILE_BYTES", 16)
-    tensors = {name: torch.full((3,), float(i)) for i, name in enumerate("abc")}
-
-    folder = checkpoint.write(tmp_path, 1, tensors, {})
-
-    assert sorted(len(load_file(p)) for p in folder.glob("*.safetensors")) == [1, 2]
-    held = {name: torch.zeros(3) for name in tensors}
-    checkpoint.read_into(folder, held)
-    assert all(torch.equal(held[name], value) for name, value in tensors.items())
 
 
 @pytest.mark.numeric

@@ -1,0 +1,145 @@
+"""What has no pair, or none that can be compared: the verdict, and the reason."""
+
+import shutil
+
+import pytest
+
+from bench.compare import settings
+from bench.compare.resolve import read
+from bench.compare.verdict import compare
+from bench.results.record import Item, ReadingRow
+from helpers import fake_records
+from helpers.verdicts import verdict
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+def test_other_tokens_are_not_comparable(roots):
+    fake_records.perplexity(roots[0])
+    fake_records.perplexity(roots[1], 0.03, made="b", noise=1, token_digest="u")
+
+    row = verdict(roots)["perplexity"]
+
+    assert (row.verdict, row.reason) == ("NOT_COMPARABLE", "measured on different tokens")
+
+
+@pytest.mark.parametrize(
+    ("excepted", "failed"),
+    [((), {"prefill", "perplexity"}), (("latency",), {"perplexity"}), (("perplexity",), {"prefill"})],
+)
+def test_what_cannot_be_compared_fails_unless_it_is_excepted(roots, excepted, failed):
+    fake_records.latency(roots[0])
+    fake_records.latency(roots[1], 3.0, made="b", cpu="Xeon")
+    fake_records.perplexity(roots[0])
+    fake_records.perplexity(roots[1], made="b", token_digest="u")
+
+    found = compare(*(read(r) for r in roots), settings.read(None, not_comparable=excepted))
+
+    assert {r.metric for r in found.rows if r.verdict == "NOT_COMPARABLE"} == {"prefill", "perplexity"}
+    assert {r.metric for r in found.failed} == failed
+
+
+def test_another_protocol_is_not_comparable_and_another_corpus_is_missing(roots):
+    fake_records.perplexity(roots[0], protocol="wiki-mini@128")
+    fake_records.perplexity(roots[1], protocol="wiki-mini@256")
+    assert verdict(roots)["perplexity"].verdict == "NOT_COMPARABLE"
+
+    shutil.rmtree(roots[1])
+    fake_records.perplexity(roots[1], protocol="c4@128")
+    assert verdict(roots)["perplexity"].verdict == "MISSING"
+
+
+def test_a_missing_cell_fails(roots):
+    for method in ("wanda", "sparsegpt"):
+        fake_records.perplexity(roots[0], method=method)
+    fake_records.perplexity(roots[1], method="wanda")
+
+    found = compare(*(read(r) for r in roots), settings.read(None))
+
+    assert [(r.name, r.verdict) for r in found.failed] == [("tiny sparsegpt 2:4 wiki-mini@128", "MISSING")]
+
+
+def test_a_missing_seed_fails(roots):
+    for seed in (0, 1):
+        fake_records.perplexity(roots[0], seed=seed)
+    fake_records.perplexity(roots[1], seed=0)
+
+    row = verdict(roots)["perplexity"]
+
+    assert (row.verdict, row.reason) == ("MISSING", "not measured (seed 1)")
+
+
+def test_a_new_failure_fails_and_an_old_one_fixed_is_shown(roots):
+    fake_records.perplexity(roots[0], method="wanda")
+    fake_records.failed(roots[1], method="wanda", made="b")
+    fake_records.failed(roots[0], method="sparsegpt", made="b")
+    fake_records.perplexity(roots[1], method="sparsegpt")
+    fake_records.failed(roots[0], method="magnitude")
+    fake_records.failed(roots[1], method="magnitude")
+    fake_records.failed(roots[1], method="cast")
+
+    found = compare(*(read(r) for r in roots), settings.read(None))
+
+    got = {r.name.split()[1]: (r.verdict, r.reason) for r in found.rows}
+    assert got == {
+        "wanda": ("NEW_FAILURE", "OOM"),
+        "cast": ("NEW_FAILURE", "OOM"),
+        "sparsegpt": ("FIXED", "failed before"),
+        "magnitude": ("NO_BASELINE", "failed before, too"),
+    }
+    assert {r.verdict for r in found.failed} == {"NEW_FAILURE"}
+
+
+def test_a_number_of_older_code_does_not_hide_that_todays_fails(roots):
+    """A results folder that is kept from run to run has both."""
+    for root in roots:
+        fake_records.perplexity(root)
+    fake_records.failed(roots[1], made="b", provenance={"recorded": "2026-01-02T00:00:00Z"})
+    assert verdict(roots)["perplexity"].verdict == "NEW_FAILURE"
+
+    fake_records.perplexity(roots[1], made="c", provenance={"recorded": "2026-01-03T00:00:00Z"})
+    assert verdict(roots)["perplexity"].verdict == "OK"
+
+
+def test_one_failed_seed_of_several_is_a_new_failure(roots):
+    for seed in (0, 1):
+        fake_records.perplexity(roots[0], seed=seed)
+    fake_records.perplexity(roots[1], seed=0)
+    fake_records.failed(roots[1], seed=1, reason="NaN")
+
+    assert verdict(roots)["perplexity"].reason == "NaN (seed 1)"
+
+
+def test_what_fails_now_and_was_skipped_is_a_new_failure(roots):
+    fake_records.put(roots[0], fake_records.record(status="skipped", reason="no CUDA device"))
+    fake_records.failed(roots[1], made="b")
+
+    assert verdict(roots)["perplexity"].verdict == "NEW_FAILURE"
+
+
+@pytest.mark.parametrize(
+    ("make", "key_inputs", "reason"),
+    [
+        (fake_records.perplexity, lambda d: {"model": d}, "the weights of tiny are others"),
+        (
+            fake_records.answers,
+            lambda d: {"measure": {"name": "answers", "config": {}, "source": "", "content": d}},
+            "the task's questions are others",
+        ),
+    ],
+)
+def test_one_name_for_two_contents_is_not_compared(make, key_inputs, reason, roots):
+    for root, digest in zip(roots, ("1" * 64, "2" * 64), strict=True):
+        make(root, key_inputs=key_inputs(digest))
+
+    assert {(r.verdict, r.reason) for r in verdict(roots).values()} == {("NOT_COMPARABLE", reason)}
+
+
+def test_a_timing_that_is_no_longer_reported_is_missing(roots):
+    for root, kept in zip(roots, (2, 1), strict=True):
+        times = [ReadingRow(metric=name, value=1.0, unit="s", better="lower") for name in ("latency", "decode")]
+        items = [Item(str(i), str(i), 1.0, 1.0) for i in range(12)]
+        about = {"measure": "latency", "protocol": "512", "token_digest": "", "made": str(kept)}
+        fake_records.put(root, fake_records.record(**about), items, times[-kept:])
+
+    assert verdict(roots)["latency"].verdict == "MISSING"

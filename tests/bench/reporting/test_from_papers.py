@@ -1,0 +1,54 @@
+"""Rows from papers: each has a source, and a caveat shows."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.reporting import from_papers
+from helpers import reports
+from methods.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("PermLLM,calibrated", ",calibrated", "source"),
+        ("12.16", "twelve", "perplexity"),
+        ("12.16", "nan", "perplexity"),
+        ("12.16", "1e400", "perplexity"),
+        (",note\n", ",notes\n", "note"),
+    ],
+)
+def test_a_published_row_without_a_source_is_refused(tmp_path, old, new, named):
+    folder = reports.published(tmp_path, reports.PUBLISHED.replace(old, new))
+    with pytest.raises(UserError, match=rf"papers\.csv, line \d+: invalid {named}"):
+        from_papers.make_section(folder)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda text: text.replace("note", "n\u00f6te").encode("latin-1"), lambda text: b"a" * 2**18]
+)
+def test_a_published_file_that_is_none_is_refused(tmp_path, damage):
+    folder = reports.published(tmp_path)
+    (folder / "papers.csv").write_bytes(damage(reports.PUBLISHED))
+    with pytest.raises(UserError, match=r"papers\.csv cannot be read after line 0 .* save it as CSV in UTF-8"):
+        from_papers.make_section(folder)
+
+
+def test_what_papers_report_here_has_its_sources():
+    rows = from_papers.read_rows(ROOT / "results/published/2of4.csv")
+    assert len(rows) == 142 and all(r.source for r in rows)
+    assert {bool(r.zero_shot_tasks) == (r.zero_shot_mean is not None) for r in rows} == {True}
+    assert [r.method for r in rows if r.caveat] == ["sparseforge_5B"]
+
+
+def test_a_caveat_marks_its_row(tmp_path):
+    text = reports.PUBLISHED.replace("note\n", "note,caveat\n").replace(
+        "calibrated on C4", "calibrated on C4,saw the tasks"
+    )
+    section = from_papers.make_section(reports.published(tmp_path, text))
+    marked = [r for t in section.tables for r in t.rows if "†" in r.labels[0]]
+    assert [r.labels[0] for r in marked] == ["wanda †"] and marked[0].source.endswith("† saw the tasks")
+    assert "†" in section.description
