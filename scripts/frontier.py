@@ -64,7 +64,7 @@ class Row(NamedTuple):
 
     @property
     def name(self) -> str:
-        stages = re.sub(r":from=[^ :]*| \+ lowrank:rank=[^ :]*(?= |$)|(?<=lowrank:)rank=[^ :]*:", "", self.method)
+        stages = re.sub(r" \+ lowrank:rank=[^ :]*(?= |$)|(?<=lowrank:)rank=[^ :]*:", "", self.method)
         pattern = "" if self.pattern.dense else str(self.pattern)
         return (
             " ".join(part for part in (stages, pattern, self.quantizer) if part not in ("", "none", "dense")) or "dense"

@@ -51,8 +51,9 @@ import wanted_records
 from bench import search
 from bench.compare import scaling_law
 from bench.planning.search import read_search
-from bench.reporting import drawing, pareto, profile, table, table_figures
+from bench.reporting import drawing, pareto, profile, table, table_figures, words
 from bench.reporting import leaderboard as boards
+from bench.reporting.facts import Bound
 from bench.reporting.table_figures import TableFigure
 from bench.reporting.view import Table
 from bench.results import metrics
@@ -125,15 +126,28 @@ def profiles(folder: str) -> str:
 
 
 def losses(folder: str, *patterns: str) -> str:
-    """Return the losses of all tracks as one table: the rows of these patterns, of each model those of the fewest bits first."""
-    tables = {name: (profile.text_tables(one)[0], one) for name, one, _ in _profiles(folder)}
-    lines = [
-        [name.removeprefix("profile-"), *line]
-        for name, (text, one) in reversed(tables.items())
-        for k, line in zip(profile.rows_of(one), text.lines, strict=True)
-        if one.rows[k].filters["pattern"] in patterns
-    ]
-    return table.to_markdown(table.TextTable("", ["model", *next(iter(tables.values()))[0].headers], lines))
+    """Return the losses of all tracks as one table: the rows of these patterns, of each model those of the fewest bits first.
+
+    A loss whose interval holds zero is in parentheses. The pages' `profile` has the intervals.
+    """
+    tables = {name.removeprefix("profile-"): one for name, one, _ in reversed(_profiles(folder))}
+    names = list(dict.fromkeys(name for one in tables.values() for name in profile.names_of(one)))
+    lines = []
+    for model, one in tables.items():
+        for k in (k for k in profile.rows_of(one) if one.rows[k].filters["pattern"] in patterns):
+            facts = one.facts(k)
+            bits = table.ABSENT if facts.bits is None else f"{facts.bits:.4g}"
+            ratio = words.ratio(facts.ratio.value) if facts.ratio else table.ABSENT
+            lost = [_short(facts.tracks[name].loss) if name in facts.tracks else table.ABSENT for name in names]
+            lines.append([model, one.rows[k].name, bits, ratio, *lost])
+    heads = ["model", "row", "bits per weight", "perplexity ratio", *names]
+    return table.to_markdown(table.TextTable("", heads, lines))
+
+
+def _short(loss: Bound) -> str:
+    low, high = loss.ends
+    text = words.percent(loss.value)
+    return f"({text})" if low <= 0 <= high else text
 
 
 @cache

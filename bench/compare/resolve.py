@@ -83,7 +83,7 @@ def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
             f"{text!r} is not a folder, and results folder {str(results)!r} does not exist: name one with --results"
         )
     every = read(results, every=True)
-    if of_method := [r for r in every.records if r.identity.method == text]:
+    if of_method := [r for r in every.records if text in (r.identity.method, *r.identity.stages[-1:])]:
         return every.only(text, latest(of_method)), METHOD_COLUMNS
     if re.fullmatch(r"[0-9a-f]{4,64}", text):
         if of_commit := [r for r in every.records if str(r.code.get("id") or "").startswith(text)]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from bench.inputs.bos import Bos
 from bench.planning.sizes import ModelSizes
 from bench.planning.spec import Spec
-from bench.results.identity import CalibrationText, Identity, Protocol, TrainingText
+from bench.results.identity import CalibrationText, Identity, Protocol, TrainingText, chain_label
 from bench.system import digests
 from bench.system.grouping import group_by
 from bench.system.provenance import VERSION
@@ -154,7 +154,7 @@ class Artifact(_Frozen):
 
     @property
     def method(self) -> str:
-        return " + ".join(s.label for s in self.stages if s.kind == "methods")
+        return chain_label([s.label for s in self.stages if s.kind == "methods"])
 
     @property
     def quantizer(self) -> str:
@@ -167,8 +167,8 @@ class Artifact(_Frozen):
 
     @property
     def stage_labels(self) -> str:
-        """All stages as the user typed them."""
-        return " + ".join(s.label for s in self.stages)
+        """All stages in order, the quantizer too."""
+        return chain_label([s.label for s in self.stages])
 
     @property
     def label(self) -> str:

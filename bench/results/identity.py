@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +23,12 @@ Whole = Annotated[int, Field(strict=True)]
 """A whole number, but no text or fraction of one."""
 IdentityKey = tuple[tuple[str, Any], ...]
 """Pairs of column and text, without empty columns."""
+
+
+def chain_label(stages: Sequence[str]) -> str:
+    """Return stages as one name: `permute + wanda`. `from` names the stages before, so it is left out of all but the first."""
+    later = (":".join(part for part in stage.split(":") if not part.startswith("from=")) for stage in stages[1:])
+    return " + ".join([*stages[:1], *later])
 
 
 class _IdentityPart(BaseModel):
@@ -110,8 +117,8 @@ class Identity(_IdentityPart):
 
     @property
     def method(self) -> str:
-        """All stages but the quantizer, as typed."""
-        return " + ".join(self.stages)
+        """All stages but the quantizer, in order. See `chain_label`."""
+        return chain_label(self.stages)
 
     @property
     def targets(self) -> str:

@@ -217,7 +217,7 @@ def test_run_refines_wanda(tmp_path, cache):
             tmp_path / f"r{stream}", methods=("dsnot:from=wanda:threshold=0.01",), measures=("size",), stream=stream
         )
         runs.run_here(spec)
-        record = runs.records(spec.results)["wanda + dsnot:from=wanda:threshold=0.01", 0, "pattern"]
+        record = runs.records(spec.results)["wanda + dsnot:threshold=0.01", 0, "pattern"]
         assert record.status == "ok", record.reason
         said[stream] = record.notes
         artifact = next(c.artifact for c in api.plan(spec).measurements if len(c.artifact.stages) == 2)

@@ -34,7 +34,7 @@ def test_costs_of_a_row(script, monkeypatch):
     targets = {"dense": 100, "depth:drop=25%": 75}
     rows = {
         "sparsegpt": "2:4",
-        "s + lowrank:rank=4:joint=9 + recon:from=lowrank": "2:4 + r4",
+        "s + lowrank:rank=4:joint=9 + recon": "2:4 + r4",
         "depth:drop=25%": "depth 25%",
         "ria": "4:8",
         "dense": "dense",

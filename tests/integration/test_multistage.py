@@ -76,7 +76,7 @@ def test_refinement_gets_its_prior_and_the_prior_is_built_once(tmp_path, applied
     runs.run_here(spec)
 
     assert applied == ["dense", "magnitude", "refines:from=magnitude"]
-    got = runs.records(spec.results)["magnitude + refines:from=magnitude", None, "pattern"]
+    got = runs.records(spec.results)["magnitude + refines", None, "pattern"]
     assert got.status == "ok", got.reason
     size = {r.metric: r.value for r in runs.records(spec.results)["magnitude", None, "size"].readings}
     assert 0 < got.notes["kept"] < size["nonzeros"]
@@ -87,8 +87,8 @@ def test_every_stage_has_to_hold_the_pattern(tmp_path):
     runs.run_here(spec)
     got = runs.records(spec.results)
 
-    assert "groups break 2:4" in got["magnitude + forgets:from=magnitude", None, "size"].reason
-    assert got["magnitude + refines:from=magnitude", None, "size"].status == "ok"
+    assert "groups break 2:4" in got["magnitude + forgets", None, "size"].reason
+    assert got["magnitude + refines", None, "size"].status == "ok"
 
 
 def test_prior_is_part_of_the_key(tmp_path):

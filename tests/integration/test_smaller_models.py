@@ -177,7 +177,7 @@ def test_rows_that_follow_depth_and_width(tmp_path):
     assert got == wanted | {("dense", "int4-gptq"): "dense"}
     values = values_of(r for r in rows if r.identity.quantizer == "none")
     dense = values["dense", "parameters"]
-    assert values["depth", "parameters"] == values["depth + retrain:from=depth", "parameters"] < dense
+    assert values["depth", "parameters"] == values["depth + retrain", "parameters"] < dense
     units, heads = 3 * 96 * 128, 4 * 64 * 128  # of each block: 96 of 352 units and 2 of 4 heads of 32, hidden size 128
     assert values[width, "parameters"] == dense - 4 * (units + heads)
 
@@ -192,8 +192,8 @@ def test_rows_that_follow_channels(tmp_path):
         "dense": "dense",
         "channels": "channels 25%",
         f"rotate:pca + {CHANNELS}": "channels 25%",
-        "channels + magnitude:from=channels": "2:4",
-        "channels + retrain:from=channels": "channels 25%",
+        "channels + magnitude": "2:4",
+        "channels + retrain": "channels 25%",
     }
     assert values["channels", "parameters"] < 0.8 * values["dense", "parameters"]
     assert values[f"rotate:pca + {CHANNELS}", "perplexity"] < values["channels", "perplexity"]

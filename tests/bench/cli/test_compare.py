@@ -41,6 +41,15 @@ def test_methods_meet_on_the_seeds_they_share(results, cli):
     assert row["low"] < row["value"] < row["high"] < 1
 
 
+@pytest.mark.parametrize("name", ["permute + wanda", "wanda:from=permute"])
+def test_a_chain_is_named_by_its_stages_or_as_it_was_typed(name, results, cli):
+    fake_records.perplexity(results, -0.1, 0.01, method="permute + wanda:from=permute", seed=0, noise=3)
+
+    code, printed, _ = compare(cli, results, "wanda", name)
+
+    assert code == 0 and printed["rows"][0]["value"] == pytest.approx(np.exp(-0.1), rel=1e-3)
+
+
 @pytest.fixture
 def two_patterns(tmp_path):
     """Two methods at 2:4 and 6:8, on one seed, and the dense model."""

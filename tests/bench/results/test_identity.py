@@ -7,7 +7,7 @@ from bench.measures.perplexity import Perplexity
 from bench.measures.size import Size
 from bench.measures.speed.measure import Speed
 from bench.measures.zeroshot import Zeroshot
-from bench.results.identity import Identity, Protocol
+from bench.results.identity import Identity, Protocol, chain_label
 
 TASK = {"task": "piqa", "file": "", "version": "1.0", "harness": "0", "batch": 1, "tokens": 8}
 
@@ -28,3 +28,19 @@ def test_a_subject_follows_from_the_protocol(measure, subject):
         Identity(model="m", stages=("dense",), pattern="dense", measure=measure.name, protocol=protocol).subject
         == subject
     )
+
+
+@pytest.mark.parametrize(
+    ("stages", "label"),
+    [
+        (("dense",), "dense"),
+        (("recon:from=dense:lr=2e-3",), "recon:from=dense:lr=2e-3"),
+        (
+            ("permute", "sparsegpt:from=permute", "recon:from=permute+sparsegpt:lr=2e-3"),
+            "permute + sparsegpt + recon:lr=2e-3",
+        ),
+        ((), ""),
+    ],
+)
+def test_a_chain_names_each_stage_once(stages, label):
+    assert chain_label(stages) == label
