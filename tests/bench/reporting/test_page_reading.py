@@ -6,7 +6,7 @@ from bench.reporting import leaderboard
 from helpers import fake_records, reports
 from helpers.browser import PHONE
 
-LONG = "magnitude + retrain:lr=4e-3"
+LONG = "magnitude + retrain:kernel=foreach"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_all_rows_that_meet_the_limits_can_be_seen(visit):
 def test_a_name_breaks_before_a_field_and_its_value(visit):
     page = visit(viewport=PHONE)
     name = page.locator("#picked tbody th", has_text="retrain").first
-    assert name.inner_html() == "magnitude + retrain:<wbr>lr=<wbr>4e-3 2:4"
+    assert name.inner_html() == "magnitude + retrain:<wbr>kernel=<wbr>foreach 2:4"
     assert page.locator(".short .best b", has_text="retrain").inner_html() == name.inner_html()
 
 
