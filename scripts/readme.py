@@ -20,6 +20,7 @@ What is between these comments is replaced:
 <!-- smaller: results/FOLDER MODEL -->                  the first model's rows with those of a smaller one, by bits per byte
 <!-- profile: results/FOLDER --> and <!-- /profile -->      what each track loses: a picture and tables for each model
 <!-- losses: results/FOLDER PATTERN ... -->                the same as one table of all models, with the rows of these patterns
+<!-- allocation: results/FOLDER -->                    the damage of each file of bench allocate, predicted and measured
 <!-- budget: results/A results/B --> and <!-- /budget -->  the chain of stages to take with a budget of time, for each folder
 <!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs
 <!-- search: results/FOLDER --> and <!-- /search -->        the best trial of each method of the folder's search.toml
@@ -160,6 +161,16 @@ def _profiles(folder: str) -> list[tuple[str, Table, TableFigure]]:
     return [(f"profile-{title}", one, table_figures.draw_tracks(one, title)) for title, one in found]
 
 
+def allocations(folder: str) -> str:
+    """Return the damage of each choice in the files of `bench allocate`: the sum over the linears, and what was measured."""
+    lines = ["| file | choice | bits, or share kept | predicted KL | measured KL |", "|---|---|---:|---:|---:|"]
+    for path in sorted((ROOT / folder).glob("*.json")):
+        for choice, about in json.loads(path.read_text())["damage"].items():
+            used = about.get("kept", about["bits"])
+            lines.append(f"| {path.stem} | {choice} | {used:g} | {about['predicted']:.4g} | {about['measured']:.4g} |")
+    return "\n".join(lines) + "\n"
+
+
 def benchmark(name: str) -> str:
     """Return a figure with its numbers folded under it, or a line that it was not measured."""
     if not (ROOT / "results" / "benchmarks" / f"{name}.json").exists():
@@ -261,6 +272,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "leaders": leaders,
     "profile": profiles,
     "losses": _words(losses),
+    "allocation": allocations,
     "benchmark": benchmark,
     "grid": lambda where: grid(*where.split()),
     "rates": rates,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +35,8 @@ LOG_FROM = 4.0
 MAX_LABELS = 40
 """Number of points from which only those on the front have a label."""
 MAX_LETTERS = 32
-"""Longest label of a row. The table and the tooltip have the whole name."""
+"""Longest line of a row's label. The table and the tooltip have the whole name."""
+NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 PAIR_WIDTH, PAIR_LETTERS = 620, 60
 """Size of a figure of two rows: its labels have the metric, too."""
 PLACES = ((8, 0, "left", "center"), (-8, 0, "right", "center"), (0, 7, "center", "bottom"), (0, -7, "center", "top"),
@@ -102,7 +104,7 @@ def draw_tracks(table: Table, title: str) -> TableFigure:
 
 def draw_profile(table: Table, rows: Sequence[int], names: Sequence[str]) -> Figure:
     """Draw a heat map of losses, rows by tracks, each cell with its value and its interval. Blue: the interval leaves out 0."""
-    figure, ((axes,),) = drawing.new_figure(190 + 88 * len(names), 64 + 34 * len(rows))
+    figure, ((axes,),) = drawing.new_figure(205 + 86 * len(names), 64 + 34 * len(rows))
     losses = [[table.facts(k).tracks.get(name) for name in names] for k in rows]
     most = max((abs(x.loss.value) for line in losses for x in line if x), default=0.0) or 1.0
     for y, (k, line) in enumerate(zip(rows, losses, strict=True)):
@@ -118,16 +120,21 @@ def draw_profile(table: Table, rows: Sequence[int], names: Sequence[str]) -> Fig
             if low is not None and high is not None:
                 ends = f"{words.hundredths(low)} to {words.hundredths(high)}"
                 axes.text(x, y + 0.25, ends, ha="center", va="center", color=SOFT, fontsize=7.5)
-    labels = [words.cut(printable(table.rows[k].name), MAX_LETTERS) for k in rows]
-    bits = [table.facts(k).bits for k in rows]
-    shown = [f"{name}\n{b:.3g} bits" if b is not None else name for name, b in zip(labels, bits, strict=True)]
-    axes.set_yticks(range(len(rows)), shown, color=INK, fontsize=8.5)
+    axes.set_yticks(range(len(rows)), [_two_lines(table, k) for k in rows], color=INK, fontsize=8.5)
     axes.set_xticks(range(len(names)), names, color=INK)
     axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(rows) - 0.5, -0.5))
     axes.xaxis.tick_top()
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     return figure
+
+
+def _two_lines(table: Table, k: int) -> str:
+    """Return the name of a row, with its bits, in two lines. A name that does not fit is cut."""
+    name, bits = printable(table.rows[k].name), table.facts(k).bits
+    end = "" if bits is None else f", {bits:.3g}{NO_BREAK_SPACE}bits"
+    fitting = (textwrap.wrap(words.cut(name, length) + end, MAX_LETTERS) for length in range(len(name), 0, -1))
+    return "\n".join(next(lines for lines in fitting if len(lines) <= 2))
 
 
 def _cell(x: float, y: float, color: str, alpha: float) -> Any:

@@ -102,6 +102,31 @@ def test_tables_figure_and_latex_have_every_row(root):
     assert latex.escape("code > mathematics = knowledge").encode() in files["leaderboard.tex"]
 
 
+@pytest.mark.parametrize(
+    ("method", "label"),
+    [
+        ("wanda", "wanda 2:4, 9 bits"),
+        ("permute + sparsegpt + recon", "permute + sparsegpt + recon 2:4,\n9 bits"),
+        (
+            "sparsegpt + recon + retrain:hidden=1.0:hidden_every=8",
+            "sparsegpt + recon +\nretrain:hidden=1.0:… 2:4, 9 bits",
+        ),
+    ],
+)
+def test_a_label_has_two_lines_at_most_and_ends_in_its_bits(tmp_path, method, label):
+    for name, pattern in (("dense", "dense"), (method, "2:4")):
+        about = {"method": name, "identity": {"pattern": pattern}}
+        fake_records.perplexity(tmp_path, **about)
+        fake_records.answers(tmp_path, TASKS[0], **about)
+        fake_records.counted(tmp_path, "bits_per_weight", 9.0, **about)
+    table = table_of(tmp_path)
+
+    axes = table_figures.draw_profile(table, profile.rows_of(table), profile.names_of(table)).axes[0]
+
+    last = axes.get_yticklabels()[-1].get_text()
+    assert last.replace("\N{NO-BREAK SPACE}", " ") == label
+
+
 def test_rows_are_picked_by_tracks(root, cli):
     table = table_of(root)
     limits = pick.parse_limits(max_loss="5%")
