@@ -9,8 +9,10 @@ import result_folders
 from perplexity_ratios import mean, seed_noises
 
 from bench.compare.pairing import Seeds
+from bench.compare.result_set import ResultSet
 from bench.reporting import pairwise
 from bench.reporting.cost import CostIndex
+from bench.reporting.facts import Interval
 from bench.results.identity import Identity
 from bench.results.record import Record
 from bench.system.grouping import group_by
@@ -49,9 +51,9 @@ def transforms(folder: str) -> str:
             cells = [f"{mean(before):.2f}{minutes(before)}"]
             for after in (rows[name].get(transform, {}) for transform in names):
                 r = pairwise.compare(before, after, "perplexity", results, seed_noises()) if after else None
-                cells.append(f"{r.value:.3f} ({r.low:.3f} to {r.high:.3f}){minutes(after)}" if r else "–")
+                cells.append(_ratio(r) + (minutes(after) if r else ""))
             out.append(f"| {name} | {' | '.join(cells)} |")
-        out += ["", *_best(list(_sized(records))), ""]
+        out += ["", *_best(list(_sized(records)), results), ""]
     return "\n".join(out)
 
 
@@ -71,6 +73,9 @@ class Sized(NamedTuple):
     pattern: str
     bits: float
     megabytes: float
+    alone: bool
+    """True without a transform."""
+    seeds: Seeds
 
 
 def _sized(records: Sequence[Record]) -> Iterator[Sized]:
@@ -80,18 +85,44 @@ def _sized(records: Sequence[Record]) -> Iterator[Sized]:
         if identity.measure == "perplexity" and size:
             label = identity.method + (f" {identity.quantizer}" if identity.quantizer != NONE else "")
             bits, packed = size["bits_per_weight"] or 0.0, size["bytes_packed"] or 0.0
-            yield Sized(mean({None: record}), label, identity.pattern, bits, packed / 1e6)
+            yield Sized(
+                mean({None: record}),
+                label,
+                identity.pattern,
+                bits,
+                packed / 1e6,
+                _split(identity)[1] == NONE,
+                {identity.seed: record},
+            )
 
 
-def _best(rows: Sequence[Sized]) -> list[str]:
-    """Return a table of the rows with the lowest perplexity, of each pattern, by the bits that they have at most."""
+def _best(rows: Sequence[Sized], results: ResultSet) -> list[str]:
+    """Return a table of the row with the lowest perplexity, of each pattern, by the bits that it has at most.
+
+    A row is left out if a transform made it larger than all rows of these bits without one: a head that gets its own tensor.
+    """
     out = [
-        "| bits at most | pattern | best row | bits per weight | MB packed | perplexity |",
-        "|---:|---|---|---:|---:|---:|",
+        "| bits at most | MB at most | pattern | best row | bits per weight | MB packed | perplexity | over the first |",
+        "|---:|---:|---|---|---:|---:|---:|---:|",
     ]
-    for most in MOST_BITS:
-        for pattern, within in group_by([row for row in rows if row.bits <= most], lambda row: row.pattern).items():
-            best = min(within)
-            cells = f"{escape_markdown(best.label)} | {best.bits:.3f} | {best.megabytes:.1f} | {best.perplexity:.2f}"
-            out.append(f"| {most} | {pattern} | {cells} |")
+    for bits in MOST_BITS:
+        within = [row for row in rows if row.bits <= bits]
+        most = max(row.megabytes for row in within if row.alone)
+        small = [row for row in within if row.megabytes <= most]
+        best = sorted(min(few) for few in group_by(small, lambda row: row.pattern).values())
+        for row in best:
+            r = (
+                pairwise.compare(best[0].seeds, row.seeds, "perplexity", results, seed_noises())
+                if row != best[0]
+                else None
+            )
+            cells = f"{escape_markdown(row.label)} | {row.bits:.3f} | {row.megabytes:.1f} | {row.perplexity:.2f} | {_ratio(r)}"
+            out.append(f"| {bits} | {most:.1f} | {row.pattern} | {cells} |")
     return out
+
+
+def _ratio(ratio: Interval | None) -> str:
+    if ratio is None:
+        return "–"
+    value, low, high = (f"{x:.3f}" if x < 100 else f"{x:,.0f}" for x in (ratio.value, ratio.low, ratio.high))
+    return f"{value} ({low} to {high})"
