@@ -19,7 +19,8 @@ What is between these comments is replaced:
 <!-- cards: results/FOLDER -->                           the rows on the fronts of times that are computed for cards
 <!-- smaller: results/FOLDER MODEL -->                  the first model's rows with those of a smaller one, by bits per byte
 <!-- profile: results/FOLDER --> and <!-- /profile -->      what each track loses: a picture and tables for each model
-<!-- losses: results/FOLDER PATTERN ... -->                the same as one table of all models, with the rows of these patterns
+<!-- transforms: results/FOLDER -->                     ratios of perplexity after each transform
+<!-- best: results/FOLDER -->                           the best rows of few bits, of each model and pattern
 <!-- allocation: results/FOLDER -->                    the damage of each file of bench allocate, predicted and measured
 <!-- budget: results/A results/B --> and <!-- /budget -->  the chain of stages to take with a budget of time, for each folder
 <!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs
@@ -52,9 +53,8 @@ import wanted_records
 from bench import search
 from bench.compare import scaling_law
 from bench.planning.search import read_search
-from bench.reporting import drawing, pareto, profile, table, table_figures, words
+from bench.reporting import drawing, pareto, profile, table, table_figures
 from bench.reporting import leaderboard as boards
-from bench.reporting.facts import Bound
 from bench.reporting.table_figures import TableFigure
 from bench.reporting.view import Table
 from bench.results import metrics
@@ -124,31 +124,6 @@ def profiles(folder: str) -> str:
             note = "" if about == profile.CAPTION else f"{about}\n\n"  # that one is under the picture
             parts.append(f"{summary}\n\n{note}{table.to_markdown(text)}\n</details>\n")
     return "\n".join(parts)
-
-
-def losses(folder: str, *patterns: str) -> str:
-    """Return the losses of all tracks as one table: the rows of these patterns, of each model those of the fewest bits first.
-
-    A loss whose interval holds zero is in parentheses. The pages' `profile` has the intervals.
-    """
-    tables = {name.removeprefix("profile-"): one for name, one, _ in reversed(_profiles(folder))}
-    names = list(dict.fromkeys(name for one in tables.values() for name in profile.names_of(one)))
-    lines = []
-    for model, one in tables.items():
-        for k in (k for k in profile.rows_of(one) if one.rows[k].filters["pattern"] in patterns):
-            facts = one.facts(k)
-            bits = table.ABSENT if facts.bits is None else f"{facts.bits:.4g}"
-            ratio = words.ratio(facts.ratio.value) if facts.ratio else table.ABSENT
-            lost = [_short(facts.tracks[name].loss) if name in facts.tracks else table.ABSENT for name in names]
-            lines.append([model, one.rows[k].name, bits, ratio, *lost])
-    heads = ["model", "row", "bits per weight", "perplexity ratio", *names]
-    return table.to_markdown(table.TextTable("", heads, lines))
-
-
-def _short(loss: Bound) -> str:
-    low, high = loss.ends
-    text = words.percent(loss.value)
-    return f"({text})" if low <= 0 <= high else text
 
 
 @cache
@@ -271,13 +246,13 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "found": perplexity_ratios.found,
     "leaders": leaders,
     "profile": profiles,
-    "losses": _words(losses),
     "allocation": allocations,
     "benchmark": benchmark,
     "grid": lambda where: grid(*where.split()),
     "rates": rates,
     "ratio": perplexity_ratios.ratios,
     "transforms": transform_rows.transforms,
+    "best": transform_rows.best,
     "budget": perplexity_ratios.budget,
     "scaling": law,
     "search": trials,

@@ -9,7 +9,6 @@ import result_folders
 from perplexity_ratios import mean, seed_noises
 
 from bench.compare.pairing import Seeds
-from bench.compare.result_set import ResultSet
 from bench.reporting import pairwise
 from bench.reporting.cost import CostIndex
 from bench.reporting.facts import Interval
@@ -25,7 +24,7 @@ MOST_BITS = (4.6, 3.3)
 
 
 def transforms(folder: str) -> str:
-    """Return two tables for each model: ratios of perplexity after each transform, and the best rows of few bits."""
+    """Return a table for each model: ratios of perplexity after each transform."""
     results = result_folders.read(folder)
     costs, out = CostIndex(results.records), []
 
@@ -53,7 +52,7 @@ def transforms(folder: str) -> str:
                 r = pairwise.compare(before, after, "perplexity", results, seed_noises()) if after else None
                 cells.append(_ratio(r) + (minutes(after) if r else ""))
             out.append(f"| {name} | {' | '.join(cells)} |")
-        out += ["", *_best(list(_sized(records)), results), ""]
+        out.append("")
     return "\n".join(out)
 
 
@@ -96,29 +95,41 @@ def _sized(records: Sequence[Record]) -> Iterator[Sized]:
             )
 
 
-def _best(rows: Sequence[Sized], results: ResultSet) -> list[str]:
-    """Return a table of the row with the lowest perplexity, of each pattern, by the bits that it has at most.
+def best(folder: str) -> str:
+    """Return a table of the rows with the lowest perplexity, of each model and pattern, by the bits that they have at most.
 
     A row is left out if a transform made it larger than all rows of these bits without one: a head that gets its own tensor.
     """
+    results = result_folders.read(folder)
     out = [
-        "| bits at most | MB at most | pattern | best row | bits per weight | MB packed | perplexity | over the first |",
-        "|---:|---:|---|---|---:|---:|---:|---:|",
+        "| model | bits at most | pattern | best row | bits per weight | MB packed | perplexity | over the first |",
+        "|---|---:|---|---|---:|---:|---:|---:|",
     ]
-    for bits in MOST_BITS:
-        within = [row for row in rows if row.bits <= bits]
-        most = max(row.megabytes for row in within if row.alone)
-        small = [row for row in within if row.megabytes <= most]
-        best = sorted(min(few) for few in group_by(small, lambda row: row.pattern).values())
-        for row in best:
-            r = (
-                pairwise.compare(best[0].seeds, row.seeds, "perplexity", results, seed_noises())
-                if row != best[0]
-                else None
-            )
-            cells = f"{escape_markdown(row.label)} | {row.bits:.3f} | {row.megabytes:.1f} | {row.perplexity:.2f} | {_ratio(r)}"
-            out.append(f"| {bits} | {most:.1f} | {row.pattern} | {cells} |")
-    return out
+    for model, records in group_by(results.records, lambda record: record.identity.model).items():
+        rows = list(_sized(records))
+        for bits in MOST_BITS:
+            within = [row for row in rows if row.bits <= bits]
+            most = max(row.megabytes for row in within if row.alone)
+            small = [row for row in within if row.megabytes <= most]
+            first, *others = sorted(min(few) for few in group_by(small, lambda row: row.pattern).values())
+            for row in (first, *others):
+                r = (
+                    pairwise.compare(first.seeds, row.seeds, "perplexity", results, seed_noises())
+                    if row is not first
+                    else None
+                )
+                cells = (
+                    model,
+                    f"{bits}",
+                    row.pattern,
+                    row.label,
+                    f"{row.bits:.3f}",
+                    f"{row.megabytes:.1f}",
+                    f"{row.perplexity:.2f}",
+                    _ratio(r),
+                )
+                out.append(f"| {' | '.join(map(escape_markdown, cells))} |")
+    return "\n".join(out)
 
 
 def _ratio(ratio: Interval | None) -> str:
