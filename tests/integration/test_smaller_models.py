@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from bench import api
 from bench.export.model import export_model
 from bench.inputs import loading
+from bench.results.identity import chain_label
 from bench.results.store import ReadOnlyStore
 from bench.system.cache import cache_dir
 from helpers import runs
@@ -169,7 +170,7 @@ def test_rows_that_follow_depth_and_width(tmp_path):
         after = [f"magnitude:from={start}", f"recon:epochs=0:from={start}", f"retrain:from={start}"]
         methods += [first, *after]
         wanted |= {(first, "none"): pattern, (first, "int4-gptq"): pattern}
-        wanted |= {(f"{first} + {name}", "none"): "2:4" if name is after[0] else pattern for name in after}
+        wanted |= {(chain_label([first, name]), "none"): "2:4" if name is after[0] else pattern for name in after}
     rows_of(tmp_path, methods, measures=("size",))
     rows = rows_of(tmp_path, ("depth", width), measures=("size",), quantizers=("int4-gptq",))
 
@@ -191,9 +192,9 @@ def test_rows_that_follow_channels(tmp_path):
     assert {r.identity.method: r.identity.pattern for r in rows} == {
         "dense": "dense",
         "channels": "channels 25%",
-        f"rotate:pca + {CHANNELS}": "channels 25%",
+        "rotate:pca + channels": "channels 25%",
         "channels + magnitude": "2:4",
         "channels + retrain": "channels 25%",
     }
     assert values["channels", "parameters"] < 0.8 * values["dense", "parameters"]
-    assert values[f"rotate:pca + {CHANNELS}", "perplexity"] < values["channels", "perplexity"]
+    assert values["rotate:pca + channels", "perplexity"] < values["channels", "perplexity"]
