@@ -32,7 +32,6 @@ scripts/reference.py has the comments for what the catalog and the program say.
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from collections.abc import Callable
@@ -43,6 +42,7 @@ from typing import Any
 
 import benchmark_figures
 import frontier
+import many_runs
 import perplexity_ratios
 import reference
 import result_folders
@@ -50,20 +50,14 @@ import trained_rows
 import transform_rows
 import wanted_records
 
-from bench import search
-from bench.compare import scaling_law
-from bench.planning.search import read_search
 from bench.reporting import drawing, pareto, profile, table, table_figures
 from bench.reporting import leaderboard as boards
-from bench.reporting.figures import Curve, draw_scaling, draw_search
 from bench.reporting.table_figures import TableFigure
 from bench.reporting.view import Table
 from bench.results import metrics
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
-from bench.system.cache import temporary_folder
 from bench.system.text import escape_markdown
-from bench.system.toml import read_toml
 
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "docs" / "figures"
@@ -72,9 +66,6 @@ LEADER_COLUMNS = ("method", "pattern", "quantizer", "bits per weight", "perplexi
 MAX_LEADERS = 10
 PROFILES = "results/tracks"
 """Folder whose profiles the pages show."""
-SCALING, SEARCH = "results/tiny-scaling", "results/tiny-trials"
-METHOD, CONTROL = "cast", "dense-ft"
-"""Methods whose losses the law compares."""
 FRONTIERS = {
     "tiny": "results/tiny-structure,results/tiny-structure-trained",
     "smollm2": "results/smollm2-structure,results/smollm2-135m-recon,results/smollm2-135m-wanda7",
@@ -196,55 +187,8 @@ def figures() -> dict[Path, str]:
     drawn = {FIGURES / f"{name}.svg": svg for name in names if (svg := _figure(name))}
     drawn |= {FIGURES / f"frontier-{k}.svg": drawing.to_file(frontier.picture(v)) for k, v in FRONTIERS.items()}
     drawn[FIGURES / "frontier-cards.svg"] = drawing.to_file(frontier.card_picture(FRONTIERS["smollm2"]))
-    fit, holdout, _ = _fit(SCALING)
-    drawn |= _saved_figure("scaling", lambda file: draw_scaling(fit, file, METHOD, CONTROL, holdout))
-    curves = [Curve(one.method, [t.value for t in one.trials], one.best_so_far) for one in _searched(SEARCH)]
-    drawn |= _saved_figure("search", lambda file: draw_search(curves, file))
+    drawn |= {FIGURES / f"{name}.svg": svg for name, svg in many_runs.figures().items()}
     return drawn | {FIGURES / f"{name}.svg": drawing.to_file(f.svg) for name, _, f in _profiles(PROFILES)}
-
-
-def _saved_figure(name: str, draw: Callable[[Path], Path]) -> dict[Path, str]:
-    with temporary_folder("figures") as room:
-        return {FIGURES / f"{name}.svg": draw(room / f"{name}.svg").read_text()}
-
-
-def law(folder: str) -> str:
-    fit, holdout, predicted = _fit(folder)
-    lines = [f"| {' | '.join(row.values())} |" for row in scaling_law.to_rows(fit, holdout, predicted)]
-    runs = f"{len(fit.points)} runs of {len({p.model for p in [*fit.points, holdout]})} models"
-    return "\n".join([f"| {runs} | | 95% interval |", "|---|---:|---:|", *lines]) + "\n"
-
-
-@cache
-def _fit(folder: str) -> tuple[scaling_law.Law, scaling_law.GridRun, scaling_law.FitInterval]:
-    """Return the law of a grid of runs, the largest run, which is not fitted, and its prediction."""
-    points = scaling_law.read(ROOT / folder, METHOD, CONTROL)
-    holdout, predicted = scaling_law.predict_holdout(points)
-    return scaling_law.fit([p for p in points if p is not holdout]), holdout, predicted
-
-
-def trials(folder: str) -> str:
-    """Return the best trial of each method, and the lowest perplexity after as many trials as every method has."""
-    found = _searched(folder)
-    equal = min(len(done.trials) for done in found)
-    lines = [
-        f"| method | trials | diverged | lowest perplexity after {equal} | after all | its trial |",
-        "|---|---:|---:|---:|---:|---|",
-    ]
-    for done in sorted(found, key=lambda one: one.best_so_far[equal - 1]):
-        value, label = (f"{done.best.value:.2f}", escape_markdown(done.best.label)) if done.best else ("–", "–")
-        diverged = sum(not math.isfinite(trial.value) for trial in done.trials)
-        first = f"{done.best_so_far[equal - 1]:.2f}"
-        lines.append(
-            f"| {escape_markdown(done.method)} | {len(done.trials)} | {diverged} | {first} | {value} | {label} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-@cache
-def _searched(folder: str) -> list[search.MethodTrials]:
-    spec = read_toml(ROOT / folder / "search.toml") | {"results": ROOT / folder}
-    return search.read_trials(*read_search(spec))
 
 
 def _leaves(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -280,8 +224,8 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "transforms": transform_rows.transforms,
     "best": transform_rows.best,
     "budget": perplexity_ratios.budget,
-    "scaling": law,
-    "search": trials,
+    "scaling": many_runs.law,
+    "search": many_runs.trials,
     "wanted": lambda where: wanted_records.wanted(where.split()),
     "cards": frontier.cards,
     "smaller": lambda where: beside_smaller(*where.split()),
