@@ -16,7 +16,8 @@ HEADERS = ("model", "best compressed", "tied with", "quality", "vs. dense", "byt
 CAPTION = (
     "Best compressed: for each pattern, and for quantizers alone, the row with the best quality of those that are smaller "
     "than their model; if paired tests find no difference between several, the smallest of them. Vs. dense: compared with "
-    "the best row that is not compressed, with the 95% interval in brackets. Of each model, its main protocol."
+    "the dense model, or with a row that is not compressed and better beyond noise, with the 95% interval in brackets. Of each "
+    "model, its main protocol."
 )
 MAX_TIED_NAMES = 2
 """Tied rows that are named. Of the others, only the number is given."""
@@ -29,7 +30,7 @@ class Highlight:
     section: number of the model's section; run: its main protocol.
     best: the row that `bench pick` names first for the pattern; tied: the rows that tie with it.
     uncompared: number of rows that were not compared with the best value.
-    change: from the best row that is not compressed, `reference`, to this row. Both are empty without such a row.
+    change: from the dense model, or a better row that is not compressed, `reference`, to this row. Both are empty without one.
     """
 
     section: int
@@ -82,6 +83,9 @@ def _of_table(section: int, table: Table) -> Iterator[Highlight]:
     dense = min(whole, key=lambda k: sign * (table.value(k, column) or 0.0), default=None)
     limit = (facts[dense].bits if dense is not None else None) or float("inf")
     differ = pairwise.significance(table, column)
+    plain = next((k for k in whole if table.rows[k].filters["method"] == "dense"), None)
+    if dense is not None and plain is not None and differ.get(pairwise.ordered(plain, dense)) is False:
+        dense = plain  # a transform, for example, changes nothing but the last digits
     groups = []
     for pattern in dict.fromkeys(table.rows[k].filters["pattern"] for k in facts if facts[k].compressed):
         found = pick.pick(table, pick.Limits(), pattern).meets

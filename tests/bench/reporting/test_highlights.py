@@ -45,6 +45,19 @@ def test_the_smallest_of_the_best_against_the_best_that_is_whole(filled):
     assert (quantized.best, quantized.tied) == ("dense int8", ()) and quantized.change.startswith("×1.116 (1.1")
 
 
+def test_a_whole_row_that_ties_with_the_dense_model_does_not_stand_for_it(tmp_path):
+    for method, loss, seed, about in (
+        ("dense", 0.0, None, {}),
+        ("turned", -0.0001, None, {}),
+        ("good", 0.1, 0, {"pattern": "2:4"}),
+    ):
+        row(tmp_path, method, loss, 2 if about else 4, noise=len(method), seed=seed, **({"pattern": "dense"} | about))
+
+    (pruned,) = of(tmp_path)
+
+    assert pruned.reference == "dense"
+
+
 def test_a_difference_that_was_shown_is_no_tie(filled):
     row(filled, "better", 0.015, 3, noise=6)
     _, pruned = of(filled)
