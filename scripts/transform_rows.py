@@ -8,7 +8,7 @@ from typing import NamedTuple
 import result_folders
 from perplexity_ratios import mean, seed_noises
 
-from bench.compare.pairing import Seeds
+from bench.compare.pairing import Seeds, group_by_identity
 from bench.reporting import pairwise
 from bench.reporting.cost import CostIndex
 from bench.reporting.facts import Interval
@@ -78,21 +78,15 @@ class Sized(NamedTuple):
 
 
 def _sized(records: Sequence[Record]) -> Iterator[Sized]:
+    """Yield the rows that have a perplexity and a size, the mean over their seeds."""
     sizes = {r.artifact: {x.metric: x.value for x in r.readings} for r in records if r.identity.measure == "size"}
-    for record in records:
-        identity, size = record.identity, sizes.get(record.artifact)
-        if identity.measure == "perplexity" and size:
-            label = identity.method + (f" {identity.quantizer}" if identity.quantizer != NONE else "")
-            bits, packed = size["bits_per_weight"] or 0.0, size["bytes_packed"] or 0.0
-            yield Sized(
-                mean({None: record}),
-                label,
-                identity.pattern,
-                bits,
-                packed / 1e6,
-                _split(identity)[1] == NONE,
-                {identity.seed: record},
-            )
+    measured = [r for r in records if r.identity.measure == "perplexity" and r.artifact in sizes]
+    for seeds in group_by_identity(measured).values():
+        record = next(iter(seeds.values()))
+        identity, size = record.identity, sizes[record.artifact]
+        label = identity.method + (f" {identity.quantizer}" if identity.quantizer != NONE else "")
+        bits, packed = size["bits_per_weight"] or 0.0, size["bytes_packed"] or 0.0
+        yield Sized(mean(seeds), label, identity.pattern, bits, packed / 1e6, _split(identity)[1] == NONE, seeds)
 
 
 def best(folder: str) -> str:
