@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import result_folders
@@ -89,6 +90,7 @@ def _sized(records: Sequence[Record]) -> Iterator[Sized]:
         yield Sized(mean(seeds), label, identity.pattern, bits, packed / 1e6, _split(identity)[1] == NONE, seeds)
 
 
+@cache
 def best(folder: str) -> str:
     """Return a table of the rows with the lowest perplexity, of each model and pattern, by the bits that they have at most.
 

@@ -13,9 +13,8 @@ from bench.system.devices import EAGER, matching_onednn_limit
 gc.set_threshold(50_000, 20, 20)  # most of what a test process holds are modules, which stay
 for name, level in matching_onednn_limit().items():
     os.environ.setdefault(name, level)  # before torch is imported: its libraries read it once
-os.environ.setdefault(
-    "OPENBLAS_NUM_THREADS", "1"
-)  # threads of NumPy that wait for each other, in each of the processes
+# NumPy's threads would wait for each other, in each of the processes.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault(EAGER, "1")  # compiling a decoding step takes a minute: tests of it ask for it
 
 hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)

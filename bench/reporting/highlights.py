@@ -81,11 +81,11 @@ def _of_table(section: int, table: Table) -> Iterator[Highlight]:
     ]
     sign = table.columns[column].sign
     dense = min(whole, key=lambda k: sign * (table.value(k, column) or 0.0), default=None)
-    limit = (facts[dense].bits if dense is not None else None) or float("inf")
     differ = pairwise.significance(table, column)
     plain = next((k for k in whole if table.rows[k].filters["method"] == "dense"), None)
     if dense is not None and plain is not None and differ.get(pairwise.ordered(plain, dense)) is False:
         dense = plain  # a transform, for example, changes nothing but the last digits
+    limit = (facts[dense].bits if dense is not None else None) or float("inf")
     groups = []
     for pattern in dict.fromkeys(table.rows[k].filters["pattern"] for k in facts if facts[k].compressed):
         found = pick.pick(table, pick.Limits(), pattern).meets

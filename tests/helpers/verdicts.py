@@ -1,4 +1,4 @@
-"""What a gate says of two results folders."""
+"""Compare two results folders as `bench gate` does."""
 
 from __future__ import annotations
 

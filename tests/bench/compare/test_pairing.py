@@ -1,4 +1,4 @@
-"""What has no pair, or none that can be compared: the verdict, and the reason."""
+"""Records without a pair, and pairs that cannot be compared: the verdict on each, and its reason."""
 
 import shutil
 

@@ -106,7 +106,7 @@ def test_tables_figure_and_latex_have_every_row(root):
     ("method", "label"),
     [
         ("wanda", "wanda 2:4, 9 bits"),
-        ("permute + sparsegpt + recon", "permute + sparsegpt + recon 2:4,\n9 bits"),
+        ("permute + sparsegpt + ria", "permute + sparsegpt + ria 2:4,\n9 bits"),
         (
             "sparsegpt + recon + retrain:hidden=1.0:hidden_every=8",
             "sparsegpt + recon +\nretrain:hidden=1.0:… 2:4, 9 bits",
