@@ -15,7 +15,7 @@ import result_folders
 
 from bench.compare.result_set import ResultSet
 from bench.measures.speed.roofline import DeviceSpec, device_specs
-from bench.reporting import drawing, table_figures
+from bench.reporting import drawing, front_figure
 from bench.reporting.hardware import hardware_limit
 from bench.reporting.pareto import MIN_POINTS, Front, FrontPoint, describe, pareto_optimal
 from bench.reporting.view import TableColumn
@@ -176,7 +176,7 @@ def picture(folders: str) -> str:
 def _draw(lines: Sequence[Sequence[Front]], title: str) -> str:
     """Draw lines of fronts, as an SVG element."""
     about = " ".join(describe(front) for line in lines for front in line)
-    return drawing.to_svg(table_figures.draw_fronts(lines), title, about)
+    return drawing.to_svg(front_figure.draw_fronts(lines), title, about)
 
 
 def compute_ms(row: Row, tokens: int, card: DeviceSpec) -> float:

@@ -104,7 +104,7 @@ def figure(
 
 def _draw_table(model: str, folder: Path, metric: str, protocol: str, out: Path) -> None:
     from bench.compare.resolve import read
-    from bench.reporting import board, table_figures
+    from bench.reporting import board, forest
 
     results = read(folder)
     (section,) = board.make_sections(
@@ -113,17 +113,17 @@ def _draw_table(model: str, folder: Path, metric: str, protocol: str, out: Path)
     table = next((one for one in section.tables if protocol in one.protocol), None)
     if table is None:
         raise UserError(describe_unknown(f"protocol of {model}", protocol, [one.protocol for one in section.tables]))
-    print_line(table_figures.draw_column(table, metric, out))
+    print_line(forest.draw_column(table, metric, out))
 
 
 def _draw_pair(before: str, after: str, folder: Path, out: Path) -> None:
     from bench.compare import resolve, verdict
-    from bench.reporting import table_figures
+    from bench.reporting import forest
 
     a, b, ignore = resolve.resolve_both(before, after, folder)
     chosen = settings.read(None, a.metrics | b.metrics)
     rows = verdict.compare(a, b, chosen, ignore=ignore, exploratory=True).rows
-    print_line(table_figures.draw_pair(rows, out, before, after))
+    print_line(forest.draw_pair(rows, out, before, after))
 
 
 def scaling(

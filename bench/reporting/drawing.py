@@ -16,6 +16,7 @@ from bench.system.text import printable
 from methods.errors import UserError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
@@ -28,8 +29,15 @@ DARK = {
     "red": "#f2a07b",
 }  # fmt: skip
 """Colors of the page and its figures by their role, on light and on dark paper."""
+INK, SOFT, PAPER, BLUE = (LIGHT[name] for name in ("ink", "soft", "paper", "blue"))
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", LIGHT["ink"])
 """Colors of Okabe and Ito, which color-blind readers can distinguish."""
+WIDTH, HEIGHT = 400, 310
+"""Size of a panel in pixels."""
+LOG_FROM = 4.0
+"""Ratio of the largest to the smallest value from which an axis is logarithmic."""
+MAX_LETTERS = 32
+"""Longest line of a row's label. The table and the tooltip have the whole name."""
 FORMATS = (".svg", ".png", ".pdf")
 FONT = "system-ui, 'DejaVu Sans', Verdana, sans-serif"
 SVG = "http://www.w3.org/2000/svg"
@@ -89,6 +97,19 @@ def name_ticks(axis: Axis) -> None:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,)))
         axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.4g}"))
+
+
+def scale(axes: Axes, which: str, values: Sequence[float], name: str) -> None:
+    """Make an axis logarithmic if its values are far apart, and name it. The name of y is above the panel."""
+    log = min(values) > 0 and max(values) / min(values) >= LOG_FROM
+    if log:
+        axes.set(**{f"{which}scale": "log"})
+    name += " (log)" if log else ""
+    name_ticks(axes.xaxis if which == "x" else axes.yaxis)
+    if which == "x":
+        axes.set_xlabel(name)
+    else:
+        axes.set_title(name)
 
 
 def require_format(file: Path) -> None:

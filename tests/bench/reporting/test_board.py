@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench.compare.resolve import read
-from bench.reporting import board, hardware, leaderboard, searches, table_figures
+from bench.reporting import board, forest, hardware, leaderboard, searches, table_figures
 from bench.reporting.cost import CostIndex
 from bench.reporting.protocol import group_by_protocol
 from bench.results.identity import CalibrationText
@@ -222,7 +222,7 @@ def test_a_row_that_breaks_its_pattern_says_so(tmp_path):
     (table,) = tables(tmp_path)
     assert whole(table) == ["dense", "wanda 2:4 (pattern broken)"]
     assert any(c.metric == "violated_groups" and not c.hidden for c in table.columns)
-    assert table_figures.forest_rows(table) == [], "no figure shows it as a row of its pattern"
+    assert forest.forest_rows(table) == [], "no figure shows it as a row of its pattern"
 
 
 # --- searches ----------------------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ def test_what_a_pattern_costs_is_drawn_where_a_method_has_several(tmp_path):
     fake_records.perplexity(tmp_path, 0.4, method="ria", seed=0)
     (table,) = tables(tmp_path)
     assert set(table_figures.pattern_ratios(table)) == {"wanda", "sparsegpt"}, "ria has one pattern"
-    forest, patterns = table_figures.draw_all(table, "tiny")
+    ratios, patterns = table_figures.draw_all(table, "tiny")
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", patterns.svg)
     assert [t for t in texts if ":" in t or "%" in t] == ["2:4", "4:8", "50%", "6:8"]
     assert [t for t in texts if t == "none" or "×" in t] == ["2×", "none", "none", "1.33×"]
@@ -284,9 +284,9 @@ def test_what_a_pattern_costs_is_drawn_where_a_method_has_several(tmp_path):
     assert float(heights["wanda 2:4"]) < float(heights["sparsegpt 2:4"]) < float(heights["sparsegpt 6:8"]), (
         "higher is worse"
     )
-    names = [t for t in re.findall(r"<text[^>]*>([^<]*)</text>", forest.svg) if re.search(r"^\w+ \d", t)]
-    assert sorted(names) == sorted(row for row, _ in table_figures.forest_rows(table)) and len(names) == 9
-    assert "<title>sparsegpt 6:8: ×1.105 (" in forest.svg
+    names = [t for t in re.findall(r"<text[^>]*>([^<]*)</text>", ratios.svg) if re.search(r"^\w+ \d", t)]
+    assert sorted(names) == sorted(row for row, _ in forest.forest_rows(table)) and len(names) == 9
+    assert "<title>sparsegpt 6:8: ×1.105 (" in ratios.svg
 
 
 def test_every_record_has_a_place(tmp_path):

@@ -21,7 +21,7 @@ from bench.compare.estimate import estimate_pair
 from bench.compare.pairing import pair_seeds
 from bench.compare.resolve import read
 from bench.planning.spec import make_spec
-from bench.reporting import from_records, latex, leaderboard, pairwise, pareto, table_figures
+from bench.reporting import from_records, front_figure, latex, leaderboard, pairwise, pareto
 from bench.reporting import html as html_module
 from bench.reporting.view import Table, TableCell, TableColumn, TableRow
 from bench.results import reproduce
@@ -261,7 +261,7 @@ def test_speeds_have_a_front_of_their_own():
     )
     fronts = list(pareto.fronts(Table("t", (), columns, rows)))
     assert [f.x.metric for f in fronts] == ["bytes_packed", "decode"]
-    lines = [table_figures.draw_front(front).axes[0].get_lines()[0].get_drawstyle() for front in fronts]
+    lines = [front_figure.draw_front(front).axes[0].get_lines()[0].get_drawstyle() for front in fronts]
     assert lines == ["steps-post", "steps-pre"], "between two rows stands the worse one"
 
 
