@@ -31,7 +31,7 @@ def transforms(folder: str) -> str:
 
     def minutes(seeds: Seeds) -> str:
         cost = costs.of_row(record.identity for record in seeds.values())
-        return f", {cost.seconds / 60:.1f} min" if cost and not cost.at_least else ""
+        return (f", {cost.seconds / 60:.1f} min" if cost and not cost.at_least else "") + _draws(seeds)
 
     for model, records in group_by(results.records, lambda record: record.identity.model).items():
         rows: dict[str, dict[str, Seeds]] = {}
@@ -98,8 +98,8 @@ def best(folder: str) -> str:
     """
     results = result_folders.read(folder)
     out = [
-        "| model | bits at most | pattern | best row | bits per weight | MB packed | perplexity | over the first |",
-        "|---|---:|---|---|---:|---:|---:|---:|",
+        "| model | bits at most | pattern | best row | bits per weight | MB packed | draws | perplexity | over the first |",
+        "|---|---:|---|---|---:|---:|---:|---:|---:|",
     ]
     for model, records in group_by(results.records, lambda record: record.identity.model).items():
         rows = list(_sized(records))
@@ -121,11 +121,16 @@ def best(folder: str) -> str:
                     row.label,
                     f"{row.bits:.3f}",
                     f"{row.megabytes:.1f}",
+                    f"{len(row.seeds)}",
                     f"{row.perplexity:.2f}",
                     _ratio(r),
                 )
                 out.append(f"| {' | '.join(map(escape_markdown, cells))} |")
     return "\n".join(out)
+
+
+def _draws(seeds: Seeds) -> str:
+    return f", {len(seeds)} draws" if len(seeds) > 1 else ""
 
 
 def _ratio(ratio: Interval | None) -> str:

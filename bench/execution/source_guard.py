@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from bench.catalog import registry
 from bench.catalog.code import measure_digest, method_digest
-from bench.inputs import models, own_text
+from bench.inputs import models, own_text, tasks
+from bench.inputs.task_yaml import read_task
 from bench.planning.artifact import Artifact, Measurement
 from bench.system import digests
 from bench.system.cache import cache_dir
@@ -60,7 +61,8 @@ def read_only(folder: Path, names: Collection[str], label: str) -> Iterator[None
 
 def require_planned(artifact: Artifact, measurements: Iterable[Measurement] = ()) -> None:
     """Raise CheckFailed if the model, a text of the user or the code is no longer that of the plan."""
-    digest_source.cache_clear()
+    for read in (digest_source, read_task):
+        read.cache_clear()
     changed = next(_changes(artifact, measurements), "")
     if changed:
         raise CheckFailed(f"{changed} changed since this run began: run the same command again")
@@ -73,15 +75,32 @@ def _changes(artifact: Artifact, measurements: Iterable[Measurement]) -> Iterato
         model = models.resolve(artifact.model, artifact.data_dir)
     if model is None or model.digest != artifact.digest:
         yield f"model folder {artifact.folder}"
-    for text in (artifact.calibration, artifact.training):
-        if text and (own := own_text.parse(text.data)) and own_text.content_digest(own) != text.content:
-            yield f"text {text.data}"
+    for name, content in _texts(artifact, measurements):
+        if (own := own_text.parse(name)) and own_text.content_digest(own) != content:
+            yield f"text {name}"
     for stage in artifact.stages:
         if method_digest(registry.lookup(stage.kind, stage.name)) != stage.source:
             yield f"the code of {stage.name}"
     for measurement in measurements:
         if measure_digest(registry.lookup("measures", measurement.measure)) != measurement.source:
             yield f"the code of {measurement.measure}"
+        task, file = (measurement.config.get(key, "") for key in ("task", "file"))
+        changed = (
+            Path(file).is_absolute()
+            and tasks.data_digest(read_task(task, file), artifact.data_dir) != measurement.content
+        )
+        if changed:  # a task of the user
+            yield f"task {task}"
+
+
+def _texts(artifact: Artifact, measurements: Iterable[Measurement]) -> Iterator[tuple[str, str]]:
+    """Yield each text that is read, with its digest in the plan."""
+    for recipe in (artifact.calibration, artifact.training):
+        if recipe:
+            yield recipe.data, recipe.content
+    for measurement in measurements:
+        if "corpus" in measurement.config:
+            yield measurement.config["corpus"], measurement.content
 
 
 def _states(folder: Path, names: Collection[str]) -> dict[str, FileState]:

@@ -43,3 +43,32 @@ def test_so_with_the_code_of_a_measure(plan):
     other = measurement.model_copy(update={"source": "of another code"})
     with pytest.raises(CheckFailed, match="the code of pattern changed"):
         require_planned(other.artifact, [other])
+
+
+def test_a_text_that_perplexity_reads(plan, tmp_path):
+    file = tmp_path / "read.txt"
+    file.write_text("one two three four\n" * 500)
+    settings = {"data": str(file), "seqlen": 16, "windows": 1}
+    spec = runs.small(tmp_path / "r", methods=("dense",), measures=("perplexity",), perplexity=settings)
+    measurements = [m for m in api.plan(spec).measurements if m.measure == "perplexity"]
+    require_planned(measurements[0].artifact, measurements)
+
+    file.write_text("another text\n" * 500)
+    with pytest.raises(CheckFailed, match=r"text .*read\.txt changed since this run began"):
+        require_planned(measurements[0].artifact, measurements)
+
+
+def test_the_questions_of_a_task_of_the_user(tmp_path, cache):
+    rows, task = tmp_path / "rows.jsonl", tmp_path / "mine.yaml"
+    rows.write_text('{"question": "a word", "choices": ["yes", "no"], "label": 0}\n' * 20)
+    task.write_text(
+        f"task: mine\ndataset_path: json\ntest_split: test\ndataset_kwargs: {{data_files: {{test: {rows}}}}}\n"
+        "output_type: multiple_choice\ndoc_to_text: question\ndoc_to_choice: choices\ndoc_to_target: label\n"
+    )
+    spec = runs.small(tmp_path / "r", methods=("dense",), measures=("zeroshot",), tasks=(str(task),))
+    measurements = [m for m in api.plan(spec).measurements if m.measure == "zeroshot"]
+    require_planned(measurements[0].artifact, measurements)
+
+    rows.write_text(rows.read_text().replace("a word", "another word"))
+    with pytest.raises(CheckFailed, match="task mine changed since this run began"):
+        require_planned(measurements[0].artifact, measurements)
