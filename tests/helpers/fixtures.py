@@ -20,6 +20,9 @@ from helpers.models import CONFIGS, REPRESENTATIVES, build, exact, job_for, mean
 from helpers.trainings import counting, job_to_train
 from methods.contract import Job
 
+VALIDATION_WINDOWS = training_text.MAX_VALIDATION_WINDOWS
+"""Those of a process that no fixture changes."""
+
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Keep what was imported out of every garbage collection, and start the process that the ranks of a test are forked from."""

@@ -20,6 +20,8 @@ from methods.training.trainer import Trainer
 STEPS = 12
 STOPS_AFTER = 6
 NOTED_EVERY = 3
+RATE = {"relative_lr": 0.15}
+"""The scale of weights is a sum over the shards."""
 
 
 class Stopping:
@@ -35,7 +37,7 @@ def train(name, family, out, work, stopping):
     more = {"progress": Stopping()} if stopping else {}
     job = job_to_train(model, job_for, counting(), work, steps=STEPS, budget={"log_every": NOTED_EVERY}, **more)
     try:
-        outcome = method(name).apply(model, job)
+        outcome = method(name, **RATE).apply(model, job)
     except Stopped:
         assert stopping
         stop_request.reset()

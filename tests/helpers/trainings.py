@@ -48,7 +48,8 @@ def method(name, **config):
     """name: of a method, or method:preset."""
     name, _, preset = name.partition(":")
     entry = METHODS[name]
-    return choice.build(entry, name, {"lr": 3e-3} | (entry.presets[preset] if preset else {}) | config)
+    rate = {} if "relative_lr" in config else {"lr": 3e-3}
+    return choice.build(entry, name, rate | (entry.presets[preset] if preset else {}) | config)
 
 
 def pruned(model, job):

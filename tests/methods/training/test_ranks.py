@@ -11,10 +11,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from bench import api
 from bench.execution import job, ranks
+from bench.inputs import training_text
 from bench.results.store import ReadOnlyStore
-from helpers import forked_ranks, runs, several_ranks
+from helpers import fixtures, forked_ranks, runs, several_ranks
 from helpers.models import job_for, write
-from helpers.several_ranks import NOTED_EVERY, STEPS
+from helpers.several_ranks import NOTED_EVERY, RATE, STEPS
 from helpers.trainings import LAST_DIGIT, counting, job_to_train, method
 from methods.folder import Folder
 
@@ -64,7 +65,7 @@ def undisturbed(name, family, work, make_exact):
     """Train in one process without interruption."""
     model = make_exact(family)
     job = job_to_train(model, job_for, counting(), work / "one", steps=STEPS, budget={"log_every": NOTED_EVERY})
-    return method(name).apply(model, job)
+    return method(name, **RATE).apply(model, job)
 
 
 def require_equal(folder, one):
@@ -80,7 +81,7 @@ def test_one_process_goes_on_where_two_stopped(half, tmp_path, make_exact):
     shutil.copytree(half, tmp_path / "work")
     model = make_exact("gpt2")
     job = job_to_train(model, job_for, counting(), tmp_path / "work", steps=STEPS, budget={"log_every": NOTED_EVERY})
-    resumed = method("cast").apply(model, job)
+    resumed = method("cast", **RATE).apply(model, job)
     write(resumed.model, tmp_path / "model")
     (tmp_path / "curve.txt").write_text("\n".join(str(row["loss"]) for row in resumed.notes["curve"]))
 
@@ -114,8 +115,9 @@ def test_no_rank_holds_a_whole_model(tmp_path):
 
 
 @pytest.mark.full
-def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, cache):
+def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, cache, monkeypatch):
     """Compare records. Their keys differ, because rounding does."""
+    monkeypatch.setattr(training_text, "MAX_VALIDATION_WINDOWS", fixtures.VALIDATION_WINDOWS)  # as in the other process
     training = {"tokens": 1024, "batch": 8, "seqlen": 32}
     for processes in (1, 2):
         spec = runs.small(
