@@ -74,23 +74,20 @@ def test_a_blob_that_is_a_link_to_elsewhere_is_refused(tmp_path, cli):
     assert code == 2 and "outside its model folder" in err
 
 
-@pytest.mark.parametrize(
-    "command", [("verify",), ("export", "--out", "new"), ("export", "--out", "new", "--format", "packed24")], ids=str
-)
 @pytest.mark.parametrize("name", ["linked config", "linked weights", "piped", "piped weights", "linked to itself"])
-def test_other_commands_follow_no_link_to_elsewhere_either(cli, tmp_path, name, command):
+def test_other_commands_follow_no_link_to_elsewhere_either(cli, tmp_path, name):
     folder = runs.tiny(tmp_path / "model")
     folders.DAMAGES[name](folder)
-    verb, *options = command
 
-    with limits():
-        code, _, err = cli(verb, folder, *options)
+    for options in (("verify",), ("export", "--out", "new"), ("export", "--out", "new", "--format", "packed24")):
+        with limits():
+            code, _, err = cli(options[0], folder, *options[1:])
 
-    assert code == 2 and err.startswith("bench: "), err
-    assert not (tmp_path / "new").exists()
+        assert code == 2 and err.startswith("bench: "), err
+        assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("name", ["generation_config.json", "chat_template.jinja", "tokenizer.json", "LICENSE"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "LICENSE"])
 def test_nothing_from_elsewhere_is_exported(cli, tmp_path, name):
     (tmp_path / "secret").write_text(json.dumps("secret"))
     folder = runs.tiny(tmp_path / "model")

@@ -11,8 +11,6 @@ from methods.pattern import Pattern
 
 pytestmark = pytest.mark.numeric
 
-PATTERNS = ["2:4", "1:4", "4:8", "2:8", "50%"]
-
 
 def naive(weight, x, pattern, rule):
     """Return the pruned weight [out, in], float64, and its mask. As in the paper, weights are [in, out] and inputs have
@@ -53,11 +51,9 @@ def chosen(weight, pattern, done):
     order = sorted(
         ((i, j) for i in range(out) for j in range(width) if (i, j) not in safe), key=lambda p: size[p[0]][p[1]]
     )
-    mask = torch.ones(out, width, dtype=torch.bool)
     total = out * width * share
-    for i, j in order[: round(total) if done == 1 else int(total * (1 - (1 - done) ** 3))]:
-        mask[i, j] = False
-    return mask
+    pruned = set(order[: round(total) if done == 1 else int(total * (1 - (1 - done) ** 3))])
+    return torch.tensor([[(i, j) not in pruned for j in range(width)] for i in range(out)])
 
 
 def solved(weight, x, pattern, rule=None):
@@ -69,7 +65,7 @@ def solved(weight, x, pattern, rule=None):
 
 
 @pytest.mark.parametrize("seed", sample([0, 1], 0))
-@pytest.mark.parametrize("text", [*PATTERNS, "30%"])
+@pytest.mark.parametrize("text", ["1:4", "4:8", "30%"])
 @pytest.mark.parametrize(
     "fields", [{}, {"gradual": 0}, {"iterations": 3, "gradual": 3, "rho": 0.3, "damping": 0.02}], ids=str
 )
@@ -84,11 +80,9 @@ def test_is_its_definition(text, seed, fields):
     torch.testing.assert_close(got, want)
 
 
-@pytest.mark.parametrize("pattern", sample(["2:4", "50%"], "2:4"))
-def test_first_block_of_a_model_is_the_definition(pattern, llama, make_job):
+def test_first_block_of_a_model_is_the_definition(llama, job):
     """Through the walk, with two dead inputs."""
     llama.model.layers[0].input_layernorm.weight[[3, 17]] = 0
-    job = make_job(llama, pattern)
     dense = first_block(llama, job)
 
     Admm().apply(llama, job)

@@ -1,5 +1,8 @@
 """ALPS against its definition: its support by the paper's steps, its weights by least squares row by row, in float64."""
 
+from dataclasses import replace
+from functools import cache
+
 import pytest
 import torch
 
@@ -10,8 +13,6 @@ from helpers.oracles import agree
 from methods.pattern import Pattern
 
 pytestmark = pytest.mark.numeric
-
-PATTERNS = ["2:4", "1:4", "4:8", "2:8", "50%"]
 
 
 def exact(x, damping=0.01):
@@ -31,12 +32,16 @@ def naive(start, h, pattern, rho, iterations):
     def project(w):
         return w * pattern.keep(w.T.abs()).T
 
+    @cache
+    def inverse(rho):
+        return torch.linalg.inv(h + rho * torch.eye(len(h), dtype=torch.float64))
+
     dense = start.T
     first = project(dense)
     b, d, v, before, moved = dense, first, torch.zeros_like(dense), first != 0, False
     kept = int(before.sum())
     for t in range(1, iterations + 1):
-        b = torch.linalg.inv(h + rho * torch.eye(len(h), dtype=torch.float64)) @ (h @ dense - v + rho * d)
+        b = inverse(rho) @ (h @ dense - v + rho * d)
         d = project(b + v / rho)
         v = v + rho * (b - d)
         if t % 3 == 0:
@@ -81,10 +86,10 @@ def solved(weight, x, pattern, rule=None):
 
 
 @pytest.mark.parametrize("seed", sample([0, 1], 0))
-@pytest.mark.parametrize("text", [*PATTERNS, "30%"])
+@pytest.mark.parametrize("text", ["1:4", "4:8", "30%"])
 @pytest.mark.parametrize("fields", [{}, {"rho": 30.0}, {"iterations": 7}], ids=str)
 def test_support_is_its_definition(text, seed, fields):
-    weight, x = (t.double() for t in layer(seed=seed))
+    weight, x = (t.double() for t in layer(width=32, seed=seed))
     at, pattern, rule = exact(x), Pattern.parse(text), Alps(**fields)
 
     got = find_support(weight * at.norm, at, pattern, rule)
@@ -95,11 +100,10 @@ def test_support_is_its_definition(text, seed, fields):
     assert (got.weight[~got.keep] == 0).all()
 
 
-@pytest.mark.parametrize("text", [*PATTERNS, "dense"])
-def test_weights_are_least_squares_on_the_support(text):
+def test_weights_are_least_squares_on_the_support():
     """Any support: here magnitude's, and from its plain weights, far from the least."""
     weight, x = layer(out=8, width=32)
-    keep = Pattern.parse(text).keep(weight.abs())
+    keep = Pattern.parse("50%").keep(weight.abs())
     at, _ = make_problem(x.T @ x, 0.01)
     start = weight * at.norm
 
@@ -109,10 +113,10 @@ def test_weights_are_least_squares_on_the_support(text):
     assert (got[~keep] == 0).all()
 
 
-@pytest.mark.parametrize("text", PATTERNS)
+@pytest.mark.parametrize("text", ["2:4", "50%"])
 def test_a_rho_that_holds_the_support_falls(text):
     """Under 1000 nothing moves; divided by 5 until something does, it still leaves the support it started from behind."""
-    weight, x = layer()
+    weight, x = layer(width=32)
     pattern = Pattern.parse(text)
     at, _ = make_problem(x.T @ x, 0.01)
     first = pattern.keep((weight * at.norm).abs())
@@ -123,10 +127,9 @@ def test_a_rho_that_holds_the_support_falls(text):
     assert error(got, weight, x) < error(least_squares(weight, x, first).float(), weight, x)
 
 
-@pytest.mark.parametrize("text", ["2:4", "dense", "50%"])
-def test_a_support_that_cannot_move_ends_the_search(text):
+def test_a_support_that_cannot_move_ends_the_search():
     weight, x = layer(out=4, width=32)
-    pattern = Pattern.parse(text)
+    pattern = Pattern(2, 4)
     weight = weight.where(pattern.keep(weight.abs()), 0)
 
     got, found = solved(weight, x, pattern)
@@ -135,13 +138,13 @@ def test_a_support_that_cannot_move_ends_the_search(text):
     torch.testing.assert_close(got, weight, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("pattern", sample(["2:4", "50%"], "2:4"))
-def test_first_block_of_a_model_is_the_definition(pattern, llama, make_job):
-    """Through the walk: on the support it ends with, least squares of the dense block's inputs."""
-    job = make_job(llama, pattern)
-    dense = first_block(llama, job)
+def test_first_block_of_a_model_is_the_definition(llama, job):
+    """Through the walk: on the support it ends with, least squares of the dense block's inputs. The last linears of the
+    attention and the MLP stand for all.
+    """
+    dense = {name: layer for name, layer in first_block(llama, job).items() if name.endswith(("o_proj", "down_proj"))}
 
-    notes = Alps(steps=80).apply(llama, job).notes
+    notes = Alps(steps=80).apply(llama, replace(job, targets=tuple(dense))).notes
 
     for name, (weight, x) in dense.items():
         got = llama.get_submodule(name).weight

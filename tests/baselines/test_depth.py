@@ -117,19 +117,16 @@ def test_search_leaves_the_trap_of_the_greedy_choice():
 
 
 @torch.inference_mode()
-def test_search_is_no_worse_than_both_choices_and_repeats(monkeypatch):
-    monkeypatch.setitem(CONFIGS, "six", lambda: LlamaConfig(**GROUPED | {"num_hidden_layers": 6}))
-    model = build("six")
+def test_search_is_no_worse_than_both_choices(monkeypatch):
+    monkeypatch.setitem(CONFIGS, "five", lambda: LlamaConfig(**GROUPED | {"num_hidden_layers": 5}))
+    model = build("five")
     job = job_for(model)
     blocks = list(blocks_of(model))
 
-    first, again = (Depth(drop=3, by="search", evaluations=19).apply(model, job) for _ in range(2))
+    notes = Depth(drop=2, by="search", evaluations=9).apply(model, job).notes
 
-    about = first.notes["search"]
-    assert about == again.notes["search"]
-    assert first.kept == again.kept
+    about, removed = notes["search"], notes["blocks"]["removed"]
     assert about["perplexity"] <= min(about["starts"].values())
-    removed = first.notes["blocks"]["removed"]
     assert about["perplexity"] == pytest.approx(
         float(torch.tensor(naive_loss(model, job.calibration, removed)).exp()), rel=1e-4
     )

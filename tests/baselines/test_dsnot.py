@@ -22,7 +22,7 @@ from methods.targets import dense_weight
 
 pytestmark = pytest.mark.numeric
 
-PATTERNS = ["2:4", "1:4", "4:8", "2:8", "50%", "70%"]
+PATTERNS = ["2:4", "1:4", "50%"]
 
 
 def naive(weight, keep, x, seqlen, pattern, rule):
@@ -88,7 +88,7 @@ def test_is_its_definition(text, seed, fields):
     assert got.swaps == int((got.keep & ~keep).sum()) > 0
 
 
-@pytest.mark.parametrize("text", PATTERNS)
+@pytest.mark.parametrize("text", ["2:4", "50%"])
 def test_never_raises_its_own_error(text):
     weight, x = layer()
     mean = x.double().sum(0) / (len(x) / 64)
@@ -147,7 +147,7 @@ def test_moments_of_an_expert_are_of_the_tokens_that_reached_it():
     torch.testing.assert_close(got.mean, x.sum(0) / 8)
 
 
-@pytest.mark.parametrize("text", PATTERNS)
+@pytest.mark.parametrize("text", ["2:4", "50%"])
 def test_first_block_of_a_model_is_the_definition(text, llama, make_job, refining):
     """Inputs are those of the dense block, the weights the dense model's; the MLP keeps the mask it came with."""
     job = refining(llama, make_job(llama, text))
@@ -171,7 +171,7 @@ def test_all_parts_are_refined_where_asked(family, make, make_job, refining):
     model = make(family)
     job = refining(model, make_job(model))
 
-    outcomes = {part: DSnoT(part=part, threshold=0.0).apply(model, job) for part in ("attention", "all")}
+    outcomes = {part: DSnoT(part=part, threshold=0.0, cycles=2).apply(model, job) for part in ("attention", "all")}
     few = outcomes["all"].notes.get("experts", {}).get("by_weights_alone", [])
 
     for name in job.targets:
@@ -181,21 +181,24 @@ def test_all_parts_are_refined_where_asked(family, make, make_job, refining):
         assert torch.equal(masks["all"], job.prior.masks[name]) == (name in few), name
 
 
-def test_what_the_stage_before_did_to_its_weights_is_undone(llama, job):
+def test_what_the_stage_before_did_to_the_weights_is_undone(llama, job):
+    """And what it did to others is declared."""
     masks = {t: job.pattern.keep(llama.get_submodule(t).weight.abs()) for t in job.targets}
     moved = copy.deepcopy(llama)
     for name in job.targets:
         moved.get_submodule(name).weight.mul_(masks[name] * 3)
+    moved.model.layers[1].input_layernorm.weight.add_(1)
     job = replace(job, prior=Prior(folder=job.source, masks=masks), teacher=lambda: copy.deepcopy(llama))
 
-    after = DSnoT().apply(moved, job).model
+    outcome = DSnoT().apply(moved, job)
 
-    for name in job.targets:
-        got = after.get_submodule(name).weight
-        assert torch.equal(got, llama.get_submodule(name).weight.where(got != 0, 0)), name
+    assert outcome.changed == {"model.layers.1.input_layernorm.weight"}
+    for name, got in outcome.model.state_dict().items():
+        assert torch.equal(got, llama.state_dict()[name].where(got != 0, 0)), name
 
 
-@pytest.mark.parametrize("stream", [False, pytest.param(True, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("stream", [False, True])
 def test_run_refines_a_stage_that_changed_norms(stream, tmp_path, cache):
     spec = runs.small(tmp_path / "r", methods=("dsnot:from=wanda+recon/epochs=1",), measures=("size",), stream=stream)
     runs.run_here(spec)
@@ -210,19 +213,12 @@ def test_nothing_to_refine(llama, job):
 
 
 def test_run_refines_wanda(tmp_path, cache):
-    """Run the whole program in memory and streamed."""
-    said = {}
-    for stream in (False, True):
-        spec = runs.small(
-            tmp_path / f"r{stream}", methods=("dsnot:from=wanda:threshold=0.01",), measures=("size",), stream=stream
-        )
-        runs.run_here(spec)
-        record = runs.records(spec.results)["wanda + dsnot:threshold=0.01", 0, "pattern"]
-        assert record.status == "ok", record.reason
-        said[stream] = record.notes
-        artifact = next(c.artifact for c in api.plan(spec).measurements if len(c.artifact.stages) == 2)
-    assert said[False]["swaps"] > 0
-    assert said[False] == said[True]
+    """Run the whole program, streamed. test_walk compares with the model in memory."""
+    spec = runs.small(tmp_path / "r", methods=("dsnot:from=wanda:threshold=0.01",), measures=("size",), stream=True)
+    runs.run_here(spec)
+    record = runs.records(spec.results)["wanda + dsnot:threshold=0.01", 0, "pattern"]
+    assert record.status == "ok", record.reason
+    artifact = next(c.artifact for c in api.plan(spec).measurements if len(c.artifact.stages) == 2)
 
     wanda, refined = (Folder(tmp_path / "cache" / "artifacts" / artifact.up_to(n).key[:32]) for n in (1, 2))
     dense = loading.load(runs.TINY, Compute())
@@ -233,4 +229,4 @@ def test_run_refines_wanda(tmp_path, cache):
             assert torch.equal(got, dense.state_dict()[name].where(got != 0, 0)), name
             assert torch.equal(was, dense.state_dict()[name].where(was != 0, 0)), name
             turned += int(((was != 0) != (got != 0)).sum())
-    assert turned == 2 * said[False]["swaps"]
+    assert turned == 2 * record.notes["swaps"] > 0

@@ -15,7 +15,7 @@ from methods.errors import UserError
 def task(make, make_job, tmp_path):
     def build(family="llama"):
         model = make(family)
-        job = job_to_train(model, make_job, counting(), tmp_path / "work")
+        job = job_to_train(model, make_job, counting(), tmp_path / "work", steps=12)
         return pruned(model, job), job
 
     return build
@@ -69,7 +69,7 @@ def test_command(tmp_path, cli, cache):
     results = tmp_path / "r"
     runs.run_here(runs.small(results, methods=("magnitude",), measures=("size",)))
     record = runs.records(results)["magnitude", None, "size"].key[:12]
-    common = ("--data", text, "--device", "cpu", "--set", "threads=1", "--set", "training.tokens=4096")
+    common = ("--data", text, "--device", "cpu", "--set", "threads=1", "--set", "training.tokens=1024")
     small = ("--set", "training.batch=8", "--set", "training.seqlen=64")
 
     first = ("--artifact", record, "--results", results, "--out", tmp_path / "a")

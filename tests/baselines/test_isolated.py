@@ -52,8 +52,6 @@ if mode == "touches":
 if mode == "leaves":
     import subprocess
     Path("left").write_text(str(subprocess.Popen(["sleep", "600"]).pid))
-if mode == "adds":
-    tensors["lm_head.bias"] = tensors["model.norm.weight"].copy()
 Path(job["pruned"]).mkdir()
 save_file(tensors, Path(job["pruned"]) / "model.safetensors")
 report = {"versions": {"torch": version("torch")}, "recipe": "every other weight"}
@@ -88,7 +86,7 @@ def prune(model, job, script, mode="prunes"):
     return isolated.prune(model, job, Script(path=script, config=model.config.to_dict(), settings={"mode": mode}))
 
 
-def test_what_comes_back(llama, ready, script):
+def test_what_is_handed_over_and_what_comes_back(llama, ready, script):
     outcome = prune(llama, ready, script)
 
     after = load_file(outcome.model / "model.safetensors")
@@ -103,14 +101,9 @@ def test_what_comes_back(llama, ready, script):
     assert outcome.notes["log"] == {"file": "artifacts/a.log", "warnings": ["WARNING: this library is old"]}
     assert ready.environment.log.read_text() == "WARNING: this library is old\n"
     assert ready.progress.seen[-1] == (len(ready.targets), len(ready.targets))
-
-
-def test_what_is_handed_over(llama, ready, script):
-    prune(llama, ready, script)
     exchange = ready.workdir / "exchange"
     request = json.loads((exchange / "job.json").read_text())
     probe = load_file(exchange / "probe.safetensors")
-
     assert request["targets"] == list(ready.targets)
     assert request["pattern"] == {"n": 2, "m": 4, "sparsity": 0.5}
     assert torch.equal(load_file(exchange / "calibration.safetensors")["tokens"], ready.calibration)
@@ -199,9 +192,7 @@ def test_a_row_holds_versions_recipe_log_and_the_check(built, tmp_path, monkeypa
     ("mode", "reason"),
     [
         ("crashes", "ScriptFailed: sparseml: ArithmeticError: the library fell over; see its log "),
-        ("misreads", "ScriptFailed: sparseml reads the dense model differently"),
         ("touches", "CheckFailed: model.embed_tokens.weight changed, and it is neither a target nor declared"),
-        ("adds", "CheckFailed: tensor lm_head.bias is new"),
     ],
 )
 def test_what_goes_wrong_is_one_failed_row(built, tmp_path, monkeypatch, mode, reason):
@@ -212,15 +203,9 @@ def test_what_goes_wrong_is_one_failed_row(built, tmp_path, monkeypatch, mode, r
     assert len(logs) == 1 and os.path.getsize(logs[0])
 
 
-@pytest.mark.parametrize("state", ["absent", "half built", "outdated"])
-def test_without_its_environment_a_row_is_skipped(built, tmp_path, monkeypatch, state):
-    if state == "absent":
-        built.rename(tmp_path / "elsewhere")
-    elif state == "half built":
-        (built / environments.MANIFEST).unlink()
-    else:
-        (built / environments.MANIFEST).write_text(json.dumps({"pins": "others", "versions": {}}))
-    assert environments.state("sparseml") == state
+def test_without_its_environment_a_row_is_skipped(built, tmp_path, monkeypatch):
+    (built / environments.MANIFEST).write_text(json.dumps({"pins": "others", "versions": {}}))
+    assert environments.state("sparseml") == "outdated"
 
     record = row(tmp_path, "prunes", monkeypatch)
 

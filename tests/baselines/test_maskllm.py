@@ -37,7 +37,7 @@ def noise_of(mask, draw):
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "2:8"])
+@pytest.mark.parametrize("pattern", ["2:4", "2:8"])
 def test_a_soft_mask_is_the_mixture_of_its_patterns(pattern):
     draw = Sampling(step=3, tau=0.7, kappa=150.0, penalty=0.0)
     mask = gated(pattern)
@@ -132,7 +132,7 @@ def test_the_gradient_is_that_of_the_regularised_loss(transposed):
 def test_untrained_it_is_the_priors_mask_over_the_dense_weights(family, make, task):
     """Leaning so far that no gate argues, and lr 0: the one-shot mask alone, whatever its weights have become."""
     model = make(family)
-    job = task(model, steps=2)
+    job = task(model, steps=1)
     given = copy.deepcopy(model)
     for target in job.targets:
         weight_of(given, target).mul_(job.prior.masks[target]).add_(job.prior.masks[target].float())
@@ -156,7 +156,7 @@ def test_untrained_it_is_the_priors_mask_over_the_dense_weights(family, make, ta
 @pytest.mark.parametrize("family", sample(["llama", "gpt2"], "gpt2"))
 def test_weights_that_stay_are_the_dense_ones(family, make, task):
     model = make(family)
-    job = task(model)
+    job = task(model, steps=8)
 
     outcome = MaskLLM(lr=3e-3).apply(copy.deepcopy(model), job)
 
@@ -169,7 +169,7 @@ def test_weights_that_stay_are_the_dense_ones(family, make, task):
 
 @pytest.mark.numeric
 def test_micro_batches_and_recomputation_see_one_mask(llama, task):
-    job = task(llama, steps=4)
+    job = task(llama, steps=2)
     whole = replace(job, budget=replace(job.budget, micro=None), workdir=job.workdir / "b")
     method = MaskLLM(lr=3e-3, lambda_=1e-3)
 
@@ -182,9 +182,9 @@ def test_micro_batches_and_recomputation_see_one_mask(llama, task):
 
 
 def test_memory_is_noted(llama, task):
-    notes = {p: MaskLLM().apply(copy.deepcopy(llama), task(llama, pattern=p, steps=1)).notes for p in ("2:4", "4:8")}
+    notes = MaskLLM().apply(copy.deepcopy(llama), task(llama, pattern="4:8", steps=1)).notes
 
-    assert {p: (n["patterns"], n["bytes_per_weight"]) for p, n in notes.items()} == {"2:4": (6, 28), "4:8": (70, 144)}
+    assert (notes["patterns"], notes["bytes_per_weight"]) == (70, 144)
 
 
 def test_autocast_does_not_coarsen_the_mask():

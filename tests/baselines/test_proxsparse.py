@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -23,7 +24,7 @@ def objective(w, z, strength, n):
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (2, 6), (3, 6)])
+@pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (3, 6)])
 @pytest.mark.parametrize("strength", sample([0.03, 0.3, 1.0], 0.3))
 def test_no_descent_from_anywhere_ends_lower(n, m, strength):
     """Coordinate by coordinate, each set to its minimum given the rest, from many starts."""
@@ -106,7 +107,8 @@ def test_all_at_once_and_no_learning_is_magnitude(family, make, task):
 @pytest.mark.parametrize("family", sample(["llama", "gpt2"], "gpt2"))
 def test_weights_that_stay_are_those_it_started_from(family, make, task):
     model = make(family)
-    job = task(model)
+    job = task(model, steps=8)
+    job = replace(job, targets=job.targets[-4:])
 
     outcome = ProxSparse(lr=3e-3, lambda_=0.05).apply(copy.deepcopy(model), job)
 

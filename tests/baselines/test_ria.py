@@ -32,9 +32,7 @@ def naive(weight, x, pattern, power):
     return kept
 
 
-@pytest.mark.parametrize(
-    ("pattern", "power"), [("2:4", 0.5), ("2:4", 0), ("4:8", 1.0), ("1:4", 0.5), ("50%", 0.5), ("30%", 0.5)]
-)
+@pytest.mark.parametrize(("pattern", "power"), [("2:4", 0.5), ("2:4", 0), ("4:8", 1.0), ("30%", 0.5)])
 def test_first_block_is_the_definition(pattern, power, llama, make_job):
     job = make_job(llama, pattern)
     dense = first_block(llama, job)

@@ -41,7 +41,7 @@ def naive(weight, x, pattern, block=128, damping=0.01):
 @pytest.mark.parametrize("seed", sample([0, 1], 0))
 @pytest.mark.parametrize(
     ("pattern", "block"),
-    [("2:4", 128), ("1:4", 16), ("3:4", 32), ("4:8", 16), ("16:32", 32), ("50%", 128), ("70%", 24)],
+    [("2:4", 128), ("3:4", 16), ("16:32", 32), ("50%", 128), ("70%", 24)],
 )
 def test_is_its_definition(pattern, block, seed):
     weight, x = layer(seed=seed)
@@ -50,11 +50,9 @@ def test_is_its_definition(pattern, block, seed):
     agree(pruned(weight, x, pattern, block), lambda w, x: naive(w, x, pattern, block), weight, x)
 
 
-@pytest.mark.parametrize("pattern", ["2:4", "50%"])
-def test_first_block_of_a_model_is_the_definition(pattern, llama, make_job):
+def test_first_block_of_a_model_is_the_definition(llama, job):
     """Through the walk, with two dead inputs."""
     llama.model.layers[0].input_layernorm.weight[[3, 17]] = 0
-    job = make_job(llama, pattern)
     dense = first_block(llama, job)
 
     SparseGPT(block=16).apply(llama, job)
@@ -87,7 +85,7 @@ def test_hessian_that_is_not_finite_raises(bad, llama, job):
         SparseGPT().apply(llama, job)
 
 
-@pytest.mark.parametrize("block", [6, 130, 2])
+@pytest.mark.parametrize("block", [6, 2])
 def test_block_must_hold_whole_groups(block, llama, job):
     with pytest.raises(UserError, match=f"^invalid sparsegpt:block={block}: must be a multiple of 4 for pattern 2:4$"):
         SparseGPT(block=block).apply(llama, job)
@@ -112,11 +110,9 @@ def test_shared_inputs_are_factored_once(llama, job, monkeypatch):
     assert calls == [32, 32, 32, 64] * 3
 
 
-P = hessian.PANEL
-
-
-@pytest.mark.parametrize("width", [1, P - 1, P, P + 1, 2 * P, 2 * P + 7])
-def test_gram_is_the_whole_product(width):
+@pytest.mark.parametrize("width", [1, 4, 5, 6, 10, 13])
+def test_gram_is_the_whole_product(width, monkeypatch):
+    monkeypatch.setattr(hessian, "PANEL", 5)
     x, y = torch.randn(9, width), torch.randn(5, width)
     both = torch.cat([x, y]).double()
 
@@ -124,13 +120,6 @@ def test_gram_is_the_whole_product(width):
 
     torch.testing.assert_close(got, (both.T @ both).float(), rtol=1e-5, atol=1e-5)
     assert torch.equal(got, got.T)
-
-
-def test_gram_in_panels_that_do_not_divide(monkeypatch):
-    monkeypatch.setattr(hessian, "PANEL", 5)
-    x = torch.randn(20, 13)
-
-    torch.testing.assert_close(symmetric(add_gram(x, None)), x.T @ x)
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.01, 1.0])

@@ -23,7 +23,7 @@ def naive(weight, x, n, m):
     return out
 
 
-@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (4, 8), (16, 32)])
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (3, 8)])
 def test_first_block_is_the_definition(n, m, llama, make_job):
     job = make_job(llama, f"{n}:{m}")
     dense = first_block(llama, job)

@@ -76,8 +76,7 @@ def test_negative_zero_within_the_pattern_is_only_counted(pruned, cli):
     folder = pruned(lambda t: t[TARGET + ".weight"][0, :4].copy_(torch.tensor([1, 0, -0.0, 0])))
     code, out, _ = cli("verify", folder, "--json")
 
-    assert code == 0
-    assert rows(out)["total"]["negative_zeros"] == 1
+    assert (code, rows(out)["total"]["negative_zeros"]) == (0, 1)
 
 
 def test_negative_zeros_that_break_the_pattern_have_a_way_out(pruned, cli):
@@ -90,9 +89,8 @@ def test_negative_zeros_that_break_the_pattern_have_a_way_out(pruned, cli):
     assert f"--method folder:path={folder}" in err
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
-def test_any_dtype(pruned, cli, dtype):
-    folder = pruned(lambda tensors: tensors.update({n: t.to(dtype) for n, t in tensors.items()}))
+def test_any_dtype(pruned, cli):
+    folder = pruned(lambda tensors: tensors.update({n: t.to(torch.float8_e4m3fn) for n, t in tensors.items()}))
 
     assert cli("verify", folder)[0] == 0
 

@@ -41,9 +41,9 @@ def naive(shapes=SHAPES, steps=100, lambda_=0.5, n=2, m=4, refresh=10, lr=1e-2, 
     out = []
     weights = [p.detach().double() for p in parameters(shapes)]
     rng = torch.Generator().manual_seed(1)
-    gradients = [[torch.randn(w.shape, generator=rng).double() for w in weights] for _ in range(steps)]
-    for index, w in enumerate(weights):
-        rows, width = w.shape
+    gradients = [[torch.randn(w.shape, generator=rng).tolist() for w in weights] for _ in range(steps)]
+    for index, (rows, width) in enumerate(shapes):
+        w = weights[index].tolist()
         mu = [[0.0] * width for _ in range(rows)]
         v = [[0.0] * width for _ in range(rows)]
         keep = [[True] * width for _ in range(rows)]
@@ -52,21 +52,20 @@ def naive(shapes=SHAPES, steps=100, lambda_=0.5, n=2, m=4, refresh=10, lr=1e-2, 
             for r in range(rows):
                 if t % refresh == 0:
                     for a in range(0, width, m):
-                        order = sorted(range(a, a + m), key=lambda c: (-abs(w[r, c]), c))
-                        last, first = (float(abs(w[r, c])) for c in order[n - 1 : n + 1])
+                        order = sorted(range(a, a + m), key=lambda c: (-abs(w[r][c]), c))
+                        last, first = (abs(w[r][c]) for c in order[n - 1 : n + 1])
                         assert last - first > 2 * (CLOSE["atol"] + CLOSE["rtol"] * last), "a near tie"
                         for c in range(a, a + m):
                             keep[r][c] = c in order[:n]
                 for c in range(width):
-                    g = float(gradients[t][index][r, c])
-                    mu[r][c] = beta1 * mu[r][c] + (1 - beta1) * g
-                    sign = (float(w[r, c]) > 0) - (float(w[r, c]) < 0)
-                    assert keep[r][c] or abs(w[r, c]) > 2 * CLOSE["atol"], "a sign that rounding may turn"
+                    mu[r][c] = beta1 * mu[r][c] + (1 - beta1) * gradients[t][index][r][c]
+                    sign = (w[r][c] > 0) - (w[r][c] < 0)
+                    assert keep[r][c] or abs(w[r][c]) > 2 * CLOSE["atol"], "a sign that rounding may turn"
                     moved = mu[r][c] if keep[r][c] else (1 - alpha) * mu[r][c] + alpha * lambda_ * sign
                     v[r][c] = beta2 * v[r][c] + (1 - beta2) * moved**2
                     below = math.sqrt(v[r][c] / (1 - beta2 ** (t + 1))) + eps
-                    w[r, c] -= lr * (moved / (1 - beta1 ** (t + 1))) / below
-        out.append(w)
+                    w[r][c] -= lr * (moved / (1 - beta1 ** (t + 1))) / below
+        out.append(torch.tensor(w, dtype=torch.float64))
     return out
 
 
@@ -126,7 +125,7 @@ def test_masked_weight_without_gradient_reaches_zero():
     assert torch.equal(p.detach(), torch.tensor([[1.0, 0.8, 0.0, 0.0]]))
 
 
-@pytest.mark.parametrize("pattern", [(1, 4), (2, 4), (4, 8)])
+@pytest.mark.parametrize("pattern", [(1, 4), (4, 8)])
 def test_exactly_n_of_m_stay(pattern):
     params = parameters([(8, 16), (4, 24)])
     optimizer = adams(params, pattern=pattern)

@@ -106,11 +106,8 @@ def test_a_streamed_copy_in_another_format(family, folder, tmp_path):
         assert torch.equal(new.tensor(name), old.tensor(name).bfloat16()), name
 
 
-def test_streaming_and_a_second_run_write_the_same(pruned):
-    one, other, streamed = pruned("one"), pruned("other"), pruned("streamed", stream=True)
-
-    assert [f.read_bytes() for f in Folder(one).files()] == [f.read_bytes() for f in Folder(other).files()]
-    memory, disk = Folder(one), Folder(streamed)
+def test_streaming_writes_the_same(pruned):
+    memory, disk = Folder(pruned("one")), Folder(pruned("streamed", stream=True))
     stored = [{name for file in f.files() for name in read_header(f.path, file.name)} for f in (memory, disk)]
     assert set(memory) == set(disk)
     assert stored[0] == stored[1]  # of experts, one tensor of all

@@ -117,20 +117,34 @@ def test_factor_that_is_missing_is_refused(folder):
         loading.load(folder[0], Compute())
 
 
-def chain(results, method, **settings):
-    """Run a method after lowrank. Return the folders of both models, and the record of the second."""
-    training = {"tokens": 512, "batch": 4, "seqlen": 32} | settings
-    few = {"calibration": {"sequences": 2, "seqlen": 32}, "perplexity": {"windows": 1}, "measures": ("perplexity",)}
-    runs.run_here(runs.small(results, methods=("lowrank:rank=4", method), training=training, **few))
+LOWRANK, ROUNDED = "lowrank:rank=8", "lowrank:rank=8:factors=int4"
+AFTER = ("recon:from=lowrank/rank=8:epochs=1:lr=1e-4", "retrain:from=lowrank/rank=8")
+FEW = {"calibration": {"sequences": 2, "seqlen": 32}, "perplexity": {"windows": 1}}
+TRAINING = {"tokens": 512, "batch": 4, "seqlen": 32}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The results folder of rows with terms. Their cache is that of the module."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("rows")
+        runs.own_cache(home, patch)
+        runs.run_here(runs.small(home / "r", methods=(LOWRANK, *AFTER, ROUNDED), training=TRAINING, **FEW))
+        rounded = runs.small(home / "r", methods=(LOWRANK,), quantizers=("int4-rtn",), measures=("size",), **FEW)
+        runs.run_here(rounded, only=[f"sparsegpt + {LOWRANK}"])
+        yield home / "r"
+
+
+def folder_of(results, stage):
+    """Return the folder of the model that ends with a stage, and its record."""
     rows = [r for r in ReadOnlyStore(results) if r.identity.measure == "perplexity"]
-    assert not [r.reason for r in rows if r.status != "ok"]
-    before, after = sorted(rows, key=lambda record: len(record.identity.stages))[-2:]
-    return *(cache_dir() / "artifacts" / record.artifact[:32] for record in (before, after)), after
+    (record,) = (r for r in rows if r.identity.stages[-1] == stage)
+    return cache_dir() / "artifacts" / record.artifact[:32], record
 
 
-@pytest.mark.parametrize("method", ["recon:from=lowrank/rank=4:epochs=1:lr=1e-4", "retrain:from=lowrank/rank=4"])
-def test_recon_and_retrain_train_both_parts_and_load_in_peft(method, tmp_path, cache):
-    before, after, record = chain(tmp_path, method)
+@pytest.mark.parametrize("stage", AFTER, ids=["recon", "retrain"])
+def test_recon_and_retrain_train_both_parts_and_load_in_peft(stage, results):
+    (before, _), (after, record) = (folder_of(results, name) for name in (LOWRANK, stage))
 
     old, new = adapter.read(before), adapter.read(after)
     assert old.keys() == new.keys()
@@ -139,21 +153,22 @@ def test_recon_and_retrain_train_both_parts_and_load_in_peft(method, tmp_path, c
     for name in old:
         mask, weight = Folder(before).weight(name) != 0, sparse.weight(name)
         assert torch.equal(weight != 0, mask) and not torch.equal(weight, Folder(before).weight(name)), name
-    assert record.identity.pattern == "2:4 + r4"
+    assert record.identity.pattern == "2:4 + r8"
 
     ids = torch.arange(32).view(1, 32)
-    for folder in (before, after):
-        measured = loading.load(folder, Compute())(input_ids=ids).logits
-        base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        assert torch.equal(
-            peft.PeftModel.from_pretrained(base, folder / "adapter").eval()(input_ids=ids).logits, measured
-        )
+    measured = loading.load(after, Compute())(input_ids=ids).logits
+    base = AutoModelForCausalLM.from_pretrained(after, dtype=torch.float32)
+    assert torch.equal(peft.PeftModel.from_pretrained(base, after / "adapter").eval()(input_ids=ids).logits, measured)
 
 
 @pytest.mark.full
 def test_two_processes_train_the_terms_of_one(tmp_path, cache):
-    method = "retrain:from=lowrank/rank=4:lr=1e-4"
-    one, two = (chain(tmp_path / str(n), method, processes=n)[1] for n in (1, 2))
+    method, found = "retrain:from=lowrank/rank=4:lr=1e-4", []
+    for count in (1, 2):
+        training = TRAINING | {"processes": count}
+        runs.run_here(runs.small(tmp_path / str(count), methods=(method,), training=training, **FEW))
+        found.append(folder_of(tmp_path / str(count), method)[0])
+    one, two = found
 
     assert one != two
     for name, term in adapter.read(one).items():
@@ -197,31 +212,25 @@ def test_recon_with_the_terms_ends_nearer_to_the_dense_blocks(folder):
     assert all(x < 0.9 * y for x, y in zip(error(rank=True), error(rank=False), strict=True))
 
 
-def test_rows(tmp_path, cache):
-    rounded = "lowrank:rank=8:factors=int4"
-    methods = ("lowrank:rank=8", "retrain:from=lowrank/rank=8", rounded)
-    small = {"measures": ("size",), "calibration": {"sequences": 2, "seqlen": 32}}
-    runs.run_here(runs.small(tmp_path, methods=methods, training={"tokens": 128, "batch": 2, "seqlen": 32}, **small))
-    runs.run_here(runs.small(tmp_path, methods=methods[:1], quantizers=("int4-rtn",), **small))
-
-    rows = list(ReadOnlyStore(tmp_path))
+def test_rows(results):
+    rows = list(ReadOnlyStore(results))
     assert not [r.reason for r in rows if r.status != "ok"]
     by_row = {(r.identity.method, r.identity.quantizer, r.identity.measure): r for r in rows}
-    first = "sparsegpt + lowrank:rank=8"
+    first = f"sparsegpt + {LOWRANK}"
     found = {key[:2]: r.identity.pattern for key, r in by_row.items() if "lowrank" in key[0]}
-    assert set(found.values()) == {"2:4 + r8"} and len(found) == 4
+    assert set(found.values()) == {"2:4 + r8"} and len(found) == 5
     size = {x.metric: x.value for x in by_row[first, "none", "size"].readings}
     factors = 4 * 8 * (4 * (128 + 128) + 3 * (128 + 352))
     weights = 4 * (4 * 128 * 128 + 3 * 128 * 352)
     assert size["adapter_bytes"] == 4 * factors
     assert size["bits_per_weight"] == pytest.approx(17 + 32 * factors / weights)
-    half = {x.metric: x.value for x in by_row[f"sparsegpt + {rounded}", "none", "size"].readings}
+    half = {x.metric: x.value for x in by_row[f"sparsegpt + {ROUNDED}", "none", "size"].readings}
     scales = 4 * 8 * (4 * 2 + 3 * (1 + 11))  # 352 values in groups of 32
     assert half["adapter_bytes"] == factors / 2 + 2 * scales
     assert half["bytes"] == size["bytes"]
     assert size["bytes_packed"] - half["bytes_packed"] == size["adapter_bytes"] - half["adapter_bytes"]
     assert size["relative_flops"] == pytest.approx(0.5 + factors / weights)
-    assert not check.check_folder(tmp_path).problems
+    assert not check.check_folder(results).problems
 
 
 def test_no_kernel_is_timed_without_its_term():

@@ -71,24 +71,18 @@ def applied(monkeypatch):
     return labels
 
 
-def test_refinement_gets_its_prior_and_the_prior_is_built_once(tmp_path, applied):
-    spec = runs.small(tmp_path / "r", methods=("magnitude", "refines:from=magnitude"), measures=("size",))
+def test_refinement_gets_its_prior_which_is_built_once_and_every_stage_has_to_hold_the_pattern(tmp_path, applied):
+    methods = ("magnitude", "forgets:from=magnitude", "refines:from=magnitude")
+    spec = runs.small(tmp_path / "r", methods=methods, measures=("size",))
     runs.run_here(spec)
 
-    assert applied == ["dense", "magnitude", "refines:from=magnitude"]
-    got = runs.records(spec.results)["magnitude + refines", None, "pattern"]
-    assert got.status == "ok", got.reason
-    size = {r.metric: r.value for r in runs.records(spec.results)["magnitude", None, "size"].readings}
-    assert 0 < got.notes["kept"] < size["nonzeros"]
-
-
-def test_every_stage_has_to_hold_the_pattern(tmp_path):
-    spec = runs.small(tmp_path / "r", methods=("forgets:from=magnitude", "refines:from=magnitude"), measures=("size",))
-    runs.run_here(spec)
+    assert applied == ["dense", *methods]
     got = runs.records(spec.results)
-
     assert "groups break 2:4" in got["magnitude + forgets", None, "size"].reason
-    assert got["magnitude + refines", None, "size"].status == "ok"
+    refined = got["magnitude + refines", None, "pattern"]
+    assert refined.status == "ok", refined.reason
+    size = {r.metric: r.value for r in got["magnitude", None, "size"].readings}
+    assert 0 < refined.notes["kept"] < size["nonzeros"]
 
 
 def test_prior_is_part_of_the_key(tmp_path):

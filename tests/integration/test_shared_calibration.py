@@ -140,10 +140,9 @@ main()
     ("fault", "reason"),
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", "RankFailed: the process of rank 1 ended with code -9"),
-        pytest.param(
+        (
             "raise FloatingPointError('a Hessian is not finite')",
             "RankFailed: rank 1: FloatingPointError: a Hessian is",
-            marks=pytest.mark.full,
         ),
     ],
     ids=["killed", "failed"],

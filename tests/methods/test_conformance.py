@@ -7,9 +7,15 @@ from bench.catalog.entries import METHODS
 from bench.conformance.checks import CHECKS, declares_itself
 from bench.conformance.subject import Subject
 from helpers import runs
+from helpers.models import sample
 from methods.contract import Needs
 
 ENTRIES = {name: entry for name, entry in METHODS.items() if not entry.elsewhere}
+QUICK = {"recon": {"epochs": 1}, "admm": {"iterations": 3, "gradual": 2}, "alps": {"iterations": 9}}
+"""Settings with which a method does the same in less time."""
+NIGHTLY = ("keeps_its_function", "notes_are_json", "leaves_nothing_running")
+"""Transforms are in test_wiring, notes in the record of every run, and no method here starts a process."""
+DAILY = [check for check in CHECKS[1:] if check.__name__ not in NIGHTLY]
 
 
 @pytest.fixture
@@ -18,7 +24,7 @@ def subject(llama, make_job, refining, tmp_path):
     (tmp_path / "source").mkdir()
 
     def make(name):
-        method = build(ENTRIES[name], name, {})
+        method = build(ENTRIES[name], name, QUICK.get(name, {}))
         pattern = "dense" if name == "dense" else "2:4"
         job = make_job(llama, pattern, source=tmp_path / "source", workdir=tmp_path)
         job = refining(llama, job) if Needs.TEACHER in method.needs else job
@@ -32,7 +38,7 @@ def test_declares_itself(name, subject):
     declares_itself(subject(name))
 
 
-@pytest.mark.parametrize("check", CHECKS[1:], ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", sample(CHECKS[1:], *DAILY), ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", runs.ONE_SHOT)
 def test_one_shot_method(name, check, subject):
     check(subject(name))

@@ -105,7 +105,7 @@ def test_a_default_does_not_override_the_config(cli, monkeypatch, tmp_path, comm
     assert code == 2 and "seed" in err
 
 
-@pytest.mark.parametrize("command", ["ls models", "ls models --json", "--help"])
+@pytest.mark.parametrize("command", ["ls models", "--help"])
 def test_output_that_nobody_reads_is_no_verdict(command):
     """Exit code 1 would be that of a gate that failed."""
     read, write = os.pipe()

@@ -31,16 +31,23 @@ def copy(target, keep):
                 shutil.copy(path, target / path.parent.name)
 
 
-@pytest.fixture
-def checkout(tmp_path, monkeypatch, cache):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """Repository with a published folder, and a run of more than that."""
-    monkeypatch.chdir(tmp_path)
-    copy(tmp_path / "results/base", lambda i: i.stages in (("dense",), ("magnitude",)) and i.quantizer == "none")
-    copy(tmp_path / "results/local", lambda i: i.stages in (("dense",), ("wanda",)) and i.quantizer == "none")
-    copy(tmp_path / "more", lambda i: i.stages == ("wanda",) and i.quantizer == "int8" and i.measure == "pattern")
-    (path,) = (tmp_path / "more/records").iterdir()
+    home = tmp_path_factory.mktemp("made")
+    copy(home / "results/base", lambda i: i.stages in (("dense",), ("magnitude",)) and i.quantizer == "none")
+    copy(home / "results/local", lambda i: i.stages in (("dense",), ("wanda",)) and i.quantizer == "none")
+    copy(home / "more", lambda i: i.stages == ("wanda",) and i.quantizer == "int8" and i.measure == "pattern")
+    (path,) = (home / "more/records").iterdir()
     fake_records.edit(path, seal=True, status="failed", readings=[], reason="OOM", traceback="/home/ada/x.py")
-    shutil.move(path, tmp_path / "results/local/records")
+    shutil.move(path, home / "results/local/records")
+    return home
+
+
+@pytest.fixture
+def checkout(made, tmp_path, monkeypatch, cache):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(made / "results", tmp_path / "results")
     return tmp_path
 
 

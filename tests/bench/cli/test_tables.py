@@ -62,18 +62,3 @@ def test_a_file_gets_a_line_for_each_row(printed):
 )  # fmt: skip
 def test_columns_move_to_another_line_where_they_do_not_fit(natural, width, lines):
     assert arrange(natural, natural, width) == lines
-
-
-def test_numbers_are_on_the_right_under_the_last_line_of_their_header(printed):
-    lines = printed(
-        30, ["method", "top1 agreement wiki-mini@128"], [["sparsegpt", "0.5"], ["a", "12.5"]], [False, True]
-    )
-
-    assert lines == [
-        "                    top1",
-        "               agreement",
-        "method     wiki-mini@128",
-        "─" * 24,
-        "sparsegpt            0.5",
-        "a                   12.5",
-    ]

@@ -97,14 +97,7 @@ def test_what_cannot_be_paired_is_said_for_the_task(change, said, tmp_path, cli)
     assert cli("gate", "--baseline", str(a), "--results", str(b))[0] == 2
 
 
-def test_a_gate_on_two_folders(tmp_path, cli):
-    many = answers(tmp_path / "a", RIGHT_BEFORE * 20), answers(tmp_path / "b", RIGHT_AFTER * 20)
-
-    assert cli("gate", "--baseline", str(many[0]), "--results", str(many[0]))[0] == 0
-    assert cli("gate", "--baseline", str(many[0]), "--results", str(many[1]))[0] == 1
-
-
-@pytest.mark.parametrize(("asked", "passes"), [(240, True), (239, False), (3, False)])
+@pytest.mark.parametrize(("asked", "passes"), [(240, True), (239, False)])
 def test_a_gate_needs_every_question_of_the_baseline(asked, passes, tmp_path, cli):
     a, b = answers(tmp_path / "a", RIGHT_BEFORE * 20), answers(tmp_path / "b", (RIGHT_BEFORE * 20)[:asked])
     folder(a, [sample(i, x) for i, x in enumerate(RIGHT_BEFORE)], task="boolq", stamp="2026-01-02T00-00-00.0")

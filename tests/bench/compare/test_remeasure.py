@@ -10,11 +10,12 @@ from helpers import fake_records
 from methods.errors import UserError
 
 
-@pytest.fixture
-def root(tmp_path):
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("r")
     for method in ("wanda", "magnitude", "sparsegpt"):
-        fake_records.perplexity(tmp_path / "r", method=method, made="a")
-    return tmp_path / "r"
+        fake_records.perplexity(folder, method=method, made="a")
+    return folder
 
 
 def again(monkeypatch, change=lambda record: record):

@@ -69,13 +69,6 @@ def test_an_outlier_moves_neither_the_law_nor_its_interval():
     assert np.median(law.draws[:, 0]) == pytest.approx(law.coefficients["A"].value, rel=0.02)
 
 
-def test_the_point_left_out_is_the_largest():
-    points = grid(np.random.default_rng(2))
-    held, _ = scaling_law.predict_holdout(points, draws=50)
-
-    assert (held.weights, held.training) == (1_600_000, 8_000_000)
-
-
 def test_one_size_has_no_exponent_of_size():
     law = scaling_law.fit(grid(np.random.default_rng(3), sizes=(1e5,)))
 
@@ -160,30 +153,36 @@ def test_command_prints_and_draws(results, tmp_path, cli):
     assert (tmp_path / "law.svg").stat().st_size > 5000
 
 
-def test_nothing_to_fit(results, cli):
-    code, _, err = cli("scaling", "--method", "ast", "--results", results)
+@pytest.fixture
+def cell(tmp_path):
+    """One model and budget with both rows."""
+    for method, value in (("dense-ft", 300.0), ("cast", 305.0)):
+        write(tmp_path / "r", method, "m1000", 1000, 10_000, np.full(12, value))
+    return tmp_path / "r"
+
+
+def test_nothing_to_fit(cell, cli):
+    code, _, err = cli("scaling", "--method", "ast", "--results", cell)
 
     assert code == 2
     assert "has no model and budget with 'ast', 'dense-ft' and their size" in err
 
 
-def test_one_law_is_of_one_pattern_and_one_text(results):
-    write(results, "cast", "m1000", 1000, 10_000, np.full(12, 900.0), seed=1, pattern="1:4")
-    with pytest.raises(UserError, match="cast of m1000 has the patterns 1:4, 2:4: a law describes one"):
-        scaling_law.read(results, "cast", "dense-ft")
-
-
 @pytest.mark.parametrize(
-    ("method", "column", "value"),
-    [("cast", "calibration", "wiki-mini@128x8"), ("cast", "dtype", "bfloat16"), ("dense-ft", "device", "cuda")],
+    ("method", "other", "said"),
+    [
+        ("cast", {"pattern": "1:4"}, "cast of m1000 has the patterns 1:4, 2:4: a law describes one"),
+        (
+            "cast",
+            {"calibration": "wiki-mini@128x8"},
+            r"runs of m1000 differ in calibration \(.*wiki-mini@128x8.*\): a law",
+        ),
+        ("cast", {"dtype": "bfloat16"}, r"runs of m1000 differ in dtype \(.*bfloat16.*\): a law describes one"),
+        ("dense-ft", {"device": "cuda"}, r"runs of m1000 differ in device \(.*cuda.*\): a law describes one"),
+        ("dense-ft", {"text": "y"}, "cast and dense-ft of m1000 were measured on different texts"),
+    ],
 )
-def test_one_law_is_of_runs_that_are_alike(results, method, column, value):
-    write(results, method, "m1000", 1000, 10_000, np.full(12, 900.0), seed=1, **{column: value})
-    with pytest.raises(UserError, match=rf"runs of m1000 differ in {column} \(.*{value}.*\): a law describes one"):
-        scaling_law.read(results, "cast", "dense-ft")
-
-
-def test_a_control_on_another_text_is_refused(results):
-    write(results, "dense-ft", "m1000", 1000, 10_000, np.full(12, 300.0), seed=1, text="y")
-    with pytest.raises(UserError, match="cast and dense-ft of m1000 were measured on different texts"):
-        scaling_law.read(results, "cast", "dense-ft")
+def test_one_law_is_of_runs_that_are_alike(cell, method, other, said):
+    write(cell, method, "m1000", 1000, 10_000, np.full(12, 900.0), seed=1, **other)
+    with pytest.raises(UserError, match=said):
+        scaling_law.read(cell, "cast", "dense-ft")

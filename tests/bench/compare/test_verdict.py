@@ -68,13 +68,13 @@ def test_an_interval_wider_than_any_number_is_still_printed():
 
 def test_noise_alone_passes(roots):
     """Articles move by 0.3% either way, in many rows: none is called a regression."""
-    for i in range(8):
+    for i in range(4):
         fake_records.perplexity(roots[0], method=f"m{i}")
         fake_records.perplexity(roots[1], 0.0, 0.003, made="b", noise=i + 1, method=f"m{i}")
 
     found = compare(*(read(r) for r in roots), settings.read(None))
 
-    assert found.family == 8 and found.level == 0.05 / 8
+    assert found.family == 4 and found.level == 0.05 / 4
     assert {r.verdict for r in found.rows} == {"OK"}
     assert not found.failed
 
@@ -119,19 +119,6 @@ def test_latency(roots, factor, spread, expected):
 
     assert row.verdict == expected
     assert row.estimate.unit == "blocks"
-
-
-def test_latency_of_other_hardware_is_not_comparable(roots):
-    fake_records.latency(roots[0])
-    fake_records.latency(roots[1], 3.0, made="b", cpu="Xeon")
-    fake_records.perplexity(roots[0])
-    fake_records.perplexity(roots[1], 0.03, made="b", noise=1, cpu="Xeon")
-
-    got = verdict(roots)
-
-    assert got["prefill"].verdict == "NOT_COMPARABLE"
-    assert "EPYC" in got["prefill"].reason and "Xeon" in got["prefill"].reason
-    assert got["perplexity"].verdict == "REGRESSION"
 
 
 def test_nine_blocks_of_timings_are_too_few(roots):
@@ -182,23 +169,16 @@ def test_the_same_key_has_only_to_be_reproduced(roots, loss, expected):
     assert ("not reproduced" in row.reason) == (expected != "OK")
 
 
-def test_the_same_key_on_another_machine_is_a_test_like_any_other(roots):
-    fake_records.perplexity(roots[0])
-    fake_records.perplexity(roots[1], 0.0, 0.002, noise=1, cpu="Xeon")
-
-    row = verdict(roots)["perplexity"]
-
-    assert row.verdict == "OK" and row.estimate is not None
-
-
-@pytest.mark.parametrize("other", [{"cpu_model": "6/143/8"}, {"isa": "AVX2"}])
-def test_a_cpu_of_the_same_name_with_other_kernels_is_another_machine(roots, other):
-    """A cloud calls many of its CPUs by one name: what would be no reproduction on one is noise between two."""
+@pytest.mark.parametrize("other", [{"cpu": "Xeon"}, {"cpu_model": "6/143/8"}, {"isa": "AVX2"}])
+def test_the_same_key_on_another_machine_is_a_test_like_any_other(roots, other):
+    """What would be no reproduction on one is noise between two. A cloud calls many of its CPUs by one name."""
     about = {"cpu": "EPYC", "cpu_model": "25/17/1", "isa": "AVX512", "device": None}
     fake_records.perplexity(roots[0], provenance={"machine": about})
     fake_records.perplexity(roots[1], 0.0, 0.002, noise=1, provenance={"machine": about | other})
 
-    assert verdict(roots)["perplexity"].verdict == "OK"
+    row = verdict(roots)["perplexity"]
+
+    assert row.verdict == "OK" and row.estimate is not None
 
 
 def test_one_seed_of_a_method_with_seeds_is_judged_with_more_doubt(roots):
@@ -217,8 +197,8 @@ def test_a_family_asks_more_of_each(roots):
     fake_records.perplexity(roots[1], 0.018, 0.025, made="b", noise=1)
     alone = verdict(roots)["perplexity"]
     for i in range(19):
-        fake_records.accuracy(roots[0], method=f"m{i}")
-        fake_records.accuracy(roots[1], 3, 3, made="b", method=f"m{i}")
+        fake_records.accuracy(roots[0], n=100, method=f"m{i}")
+        fake_records.accuracy(roots[1], 3, 3, n=100, made="b", method=f"m{i}")
 
     among = verdict(roots)["perplexity"]
 
@@ -231,8 +211,8 @@ def test_a_gain_among_many_tests_needs_the_adjusted_p(roots):
     fake_records.perplexity(roots[0])
     fake_records.perplexity(roots[1], -0.01, 0.025, made="b", noise=1)
     for i in range(9):
-        fake_records.accuracy(roots[0], method=f"m{i}")
-        fake_records.accuracy(roots[1], 3, 3, made="b", method=f"m{i}")
+        fake_records.accuracy(roots[0], n=100, method=f"m{i}")
+        fake_records.accuracy(roots[1], 3, 3, n=100, made="b", method=f"m{i}")
     before, after = map(read, roots)
 
     found = compare(before, after, settings.read(None), exploratory=True)

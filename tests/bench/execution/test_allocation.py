@@ -104,7 +104,6 @@ def test_the_file_of_the_command_is_a_row(choices, budget, key, cli, tmp_path, m
     [
         (("--choices", "int8,hqq", "--bits", "5"), "unknown choice 'hqq'"),
         (("--choices", "int8"), "takes one budget: --bits 4.2, or --kept 0.5"),
-        (("--choices", "int8", "--bits", "5", "--kept", "0.5"), "takes one budget"),
         (("--choices", "2:4", "--kept", "0.5", "--pruner", "cast"), "cast cannot prune for an allocation"),
         (("--choices", "2:4", "--kept", "0.5", "--method", "wanda:from=rotate"), "prunes, so its linears"),
     ],

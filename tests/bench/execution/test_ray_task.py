@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -27,6 +28,16 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setattr(ray_task, "_start", lambda job, log: (log.touch(), runs.Here())[1])
 
 
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """The store of a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        root = tmp_path_factory.mktemp("source")
+        runs.own_cache(root, patch)
+        runs.run_here(runs.small(root / "r"))
+    return Store(root / "r")
+
+
 def orders(spec, mark="", code=""):
     """A task's order for each artifact."""
     for measurements in api.plan(spec).artifacts().values():
@@ -43,9 +54,8 @@ def events_of(order):
 
 
 @pytest.mark.full
-def test_records_of_a_node_that_sees_no_results_folder_come_whole(tmp_path):
-    here, away = runs.small(tmp_path / "here"), runs.small(tmp_path / "away")
-    runs.run_here(here)
+def test_records_of_a_node_that_sees_no_results_folder_come_whole(tmp_path, source):
+    away = runs.small(tmp_path / "away")
     store = Store(away.results)
     for order in orders(away, mark="a file that is not here"):
         events = events_of(order)
@@ -57,7 +67,7 @@ def test_records_of_a_node_that_sees_no_results_folder_come_whole(tmp_path):
             if event["event"] == "record":
                 unpack_record(store, event, keys(order))
 
-    assert runs.contents(away.results) == runs.contents(here.results) and len(runs.contents(here.results)) == 6
+    assert runs.contents(away.results) == runs.contents(source.root) and len(runs.contents(source.root)) == 6
     for record in store:
         if record.items:
             assert len(store.items(record).ids) == record.items.rows
@@ -118,9 +128,8 @@ def test_artifacts_of_one_ray_worker_get_the_cards_that_ray_gives_them(tmp_path,
         pytest.param(lambda p: p | {"record": "[]"}, "TypeError|AttributeError", marks=pytest.mark.full),
     ],
 )
-def test_damage_on_the_way_is_seen(tmp_path, change, words):
-    runs.run_here(runs.small(tmp_path / "r"))
-    source, target = Store(tmp_path / "r"), Store(tmp_path / "t")
+def test_damage_on_the_way_is_seen(source, tmp_path, change, words):
+    target = Store(tmp_path / "t")
     key = next(r.key for r in source if r.items)
     with pytest.raises(ValueError, match=words):
         unpack_record(target, change(pack_record(source, key)), [key])
@@ -130,9 +139,7 @@ def test_damage_on_the_way_is_seen(tmp_path, change, words):
 
 
 @pytest.mark.full
-def test_an_artifact_whose_record_comes_damaged_is_made_again(tmp_path, monkeypatch):
-    runs.run_here(runs.small(tmp_path / "r"))
-    source = Store(tmp_path / "r")
+def test_an_artifact_whose_record_comes_damaged_is_made_again(source, tmp_path, monkeypatch):
     key = next(r.key for r in source if r.items)
     damaged = {"event": "record", **pack_record(source, key), "items": "é"}
     cancelled = []
@@ -151,9 +158,8 @@ def test_an_artifact_whose_record_comes_damaged_is_made_again(tmp_path, monkeypa
     assert "a damaged record arrived" in (tmp_path / "log").read_text()
 
 
-def test_a_finished_record_is_not_replaced(tmp_path):
-    runs.run_here(runs.small(tmp_path / "r"))
-    store = Store(tmp_path / "r")
+def test_a_finished_record_is_not_replaced(source, tmp_path):
+    store = Store(shutil.copytree(source.root, tmp_path / "r"))
     record = next(iter(store))
     before = store.path(record.key).read_bytes()
     unpack_record(store, pack_record(store, record.key), [record.key])

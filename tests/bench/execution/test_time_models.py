@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -54,8 +55,9 @@ class Other(Fake):
 
 @pytest.fixture
 def engines(monkeypatch, tmp_path):
-    """Two engines that are none, and blocks of no length."""
+    """Two engines that are none, blocks of no length, and a machine whose bandwidth is known."""
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(time_models.Cpu, "peaks", lambda cpu: SimpleNamespace(bandwidth=1e9))
     monkeypatch.setattr(time_models, "BLOCK_S", 1e-7)
     monkeypatch.setattr(Fake, "calls", 0)
     for name, engine in (("fake", Fake), ("other", Other)):
@@ -93,24 +95,25 @@ def test_each_engine_and_kind_has_a_record_of_each_step(engines, tmp_path):
         assert record.notes["in_turn"] == [
             "fake bf16 2:4", "fake bf16 dense", "fake int8 2:4", "fake int8 dense", "other fp16 dense"
         ]  # fmt: skip
+        assert record.notes.get("bandwidth") == (1e9 if record.identity.protocol.name == "decode" else None)
         assert record.notes.get("2:4") == ({"layers": 3} if both else None)
     assert records[0].identity.stages == ("magnitude",) and records[2].identity.stages == ("dense",)
 
 
 def test_what_was_timed_together_is_not_timed_again_and_nothing_else_is_taken_for_it(engines, tmp_path, monkeypatch):
-    first = {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)}
-    loaded = Fake.calls
-    assert {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)} == first and Fake.calls == loaded
-    for asked in (request("tiny", "fake"), request("tiny", "fake", "other", threads=2)):
-        assert not {r.key for r in measure(asked, tmp_path)} & first
+    def keys(model="tiny", names=("fake", "other"), **changes):
+        return {r.key for r in measure(replace(request(model, *names, **changes), steps=("decode",)), tmp_path)}
+
+    first, loaded = keys(), Fake.calls
+    assert keys() == first and Fake.calls == loaded
+    assert not (keys(names=("fake",)) | keys(threads=2)) & first
     for what in ("fingerprint", "digest_source"):  # another machine, another code
         with monkeypatch.context() as elsewhere:
             elsewhere.setattr(time_models, what, lambda *of: "another")
-            assert not {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)} & first
-    other = write(build("llama"), tmp_path / "m")
-    assert not {r.key for r in measure(request(other, "fake", "other"), tmp_path)} & first
+            assert not keys() & first
+    assert not keys(write(build("llama"), tmp_path / "m")) & first
     monkeypatch.setattr(Fake, "version", "2")
-    assert not {r.key for r in measure(request("tiny", "fake", "other"), tmp_path)} & first
+    assert not keys() & first
 
 
 def test_a_record_has_both_sides_of_its_blocks(engines, tmp_path, monkeypatch):
@@ -175,11 +178,12 @@ def test_a_model_that_is_sparse_gets_a_dense_version(tmp_path, family):
 
 def test_a_sparse_version_made_elsewhere_is_one_side(engines, tmp_path):
     pruned = versions.ModelVersions(models.resolve("tiny"), tmp_path / "v").folder(SPARSE)
-    asked = replace(request("tiny", "fake"), sparse=str(pruned), steps=("decode",))
+    plain = replace(request("tiny", "fake"), steps=("decode",))
+    asked = replace(plain, sparse=str(pruned))
     made = measure(asked, tmp_path / "r")
     assert {r.identity.protocol.name for r in made} == {"decode"}
     assert all(r.identity.stages == ("folder",) and r.notes["sparse"] == pruned.name for r in made)
-    assert {r.key for r in made}.isdisjoint(r.key for r in measure(request("tiny", "fake"), tmp_path / "r"))
+    assert {r.key for r in made}.isdisjoint(r.key for r in measure(plain, tmp_path / "r"))
     with pytest.raises(UserError, match=r"is not 2:4: \d+ groups of model\.layers\.0"):
         measure(replace(asked, sparse="tiny"), tmp_path / "r")
     with pytest.raises(UserError, match="is no 2:4 version of"):

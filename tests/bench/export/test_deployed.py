@@ -60,6 +60,8 @@ def test_transformers_loads_what_was_measured(quantizer, made, cli, tmp_path):
     assert config["quantization_config"]["quant_method"] == "compressed-tensors"
     assert config["quantization_config"]["format"] == FORMATS[quantizer.split(":")[0]].name
     weights = load_file(out / "model.safetensors")
+    if quantizer == "nvfp4":
+        assert "; 28 of them differ in the last bit of bfloat16" in said
     packed = weights["model.layers.0.mlp.up_proj." + ("weight" if quantizer in ("w8a8", "fp8") else "weight_packed")]
     assert packed.nbytes == 352 * 128 * (1 if quantizer in ("int8", "w8a8", "fp8") else 0.5)
 
@@ -84,28 +86,19 @@ def test_weights_that_are_rounded_again_are_not_said_to_differ_in_the_last_bit(m
         codes[0, 0] *= 0.75
         return codes
 
-    said = export_model(record.key, "compressed-tensors", tmp_path / "near", results=results)
-    assert "; 28 of them differ in the last bit of bfloat16" in said
     monkeypatch.setattr(compressed_folder, "_nvfp4_codes", damage)
-    said = export_model(record.key, "compressed-tensors", tmp_path / "again", results=results)
+    said = export_model(record.key, "compressed-tensors", tmp_path / "out", results=results)
     assert "; 28 of them rounded again" in said and "last bit" not in said
 
 
-@pytest.mark.parametrize("quantizer", ["nf4", "none"])
-def test_a_quantizer_without_a_format_is_refused(quantizer, made, cli, tmp_path):
-    results, record = made(quantizer)
+def test_a_quantizer_without_a_format_is_refused(made, cli, tmp_path):
+    results, record = made("nf4")
     code, _, err = cli(
         "export", record.key, "--results", str(results), "--format", "compressed-tensors", "--out", str(tmp_path / "o")
     )
     assert code == 2
-    assert f"quantizer {quantizer} has no format of compressed-tensors" in err
+    assert "quantizer nf4 has no format of compressed-tensors" in err
     assert not (tmp_path / "o").exists()
-
-
-def test_a_folder_without_a_record_is_refused(cli, tmp_path):
-    code, _, err = cli("export", str(runs.TINY), "--format", "compressed-tensors", "--out", str(tmp_path / "o"))
-    assert code == 2
-    assert "name the record of a quantized row" in err
 
 
 def stored(bits, group=16):
@@ -188,27 +181,18 @@ def test_gguf_holds_the_integers_of_the_row(made, tmp_path):
     assert read["token_embd.weight"].tensor_type.name == "F16"
 
 
-def test_gguf_says_what_it_rounds(tmp_path):
-    said = export_model(str(runs.TINY), "gguf", tmp_path / "out", values="q8_0")
+def test_gguf_says_what_it_rounds_and_has_transformers_numbers_for_a_config_without_them(tmp_path):
+    folders.config(max_position_embeddings=None, rms_norm_eps=None)(runs.tiny(tmp_path / "m"))
+    said = export_model(str(tmp_path / "m"), "gguf", tmp_path / "out", values="q8_0")
     assert "28 linears stored as q8_0; 28 of them rounded to it" in said
     assert 0 < float(re.search(r"its logits differ by (\S+) of", said)[1]) < 0.05
     assert "8.5 bits per weight" in said
-
-
-def change_tokenizer(change):
-    def damage(folder):
-        values = json.loads((folder / "tokenizer.json").read_text())
-        change(values)
-        (folder / "tokenizer.json").write_text(json.dumps(values))
-
-    return damage
 
 
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
         (folders.text("tokenizer.json", "[]"), "cannot use"),
-        (change_tokenizer(lambda values: values["added_tokens"][0].pop("content")), "cannot use"),
         (folders.config(num_attention_heads=None), "no num_attention_heads"),
         (folders.config(rope_scaling="linear"), "not an object"),
         (folders.config(rope_parameters={"rope_theta": [1]}), "not a number"),
@@ -221,11 +205,6 @@ def test_a_damaged_folder_is_no_gguf(damage, said, cli, tmp_path):
     code, _, err = cli("export", tmp_path / "m", "--format", "gguf", "--out", tmp_path / "out")
 
     assert code == 2 and said in err and not (tmp_path / "out").exists()
-
-
-def test_gguf_has_the_numbers_that_transformers_takes_for_a_config_without_them(tmp_path):
-    folders.config(max_position_embeddings=None, rms_norm_eps=None)(runs.tiny(tmp_path / "m"))
-    assert "its logits differ by" in export_model(str(tmp_path / "m"), "gguf", tmp_path / "out", values="q8_0")
 
 
 def test_llama_cpp_writes_k_quants(tmp_path):
@@ -262,13 +241,14 @@ def test_other_grids_are_no_awq():
         gptq_folder.write(runs.TINY, runs.TINY, "awq", None, "nf4")
 
 
-def test_an_importance_matrix_is_the_mean_square_of_the_inputs():
+def test_an_importance_matrix_is_the_mean_square_of_the_inputs(monkeypatch):
+    monkeypatch.setattr(deployed, "IMATRIX_SEQUENCES", 4)
     targets = ["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj", "model.layers.1.mlp.down_proj"]
     found = deployed._measure_importance(runs.TINY, targets, "wiki-mini")
 
     assert list(found) == ["blk.0.attn_q.weight", "blk.0.attn_v.weight", "blk.1.ffn_down.weight"]
     model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
-    crops = windows.draw_calibration("wiki-mini", 64, 128, 0, lambda text: tokenizer(text)["input_ids"], None)
+    crops = windows.draw_calibration("wiki-mini", 4, 128, 0, lambda text: tokenizer(text)["input_ids"], None)
     inputs = model.model.layers[0].input_layernorm(model.model.embed_tokens(torch.tensor(crops)))
     torch.testing.assert_close(found["blk.0.attn_q.weight"], inputs.square().mean((0, 1)))
     assert torch.equal(found["blk.0.attn_q.weight"], found["blk.0.attn_v.weight"])

@@ -30,9 +30,7 @@ def zeros_themselves(parts, dense):
 
 
 CASES = {
-    "gptq-4": (lambda w: packers.gptq(w, 4), {"quant_method": "gptq", "bits": 4, "group_size": 16}),
     "gptq-3": (lambda w: packers.gptq(w, 3), {"quant_method": "gptq", "bits": 3, "group_size": 16}),
-    "gptq-8": (lambda w: packers.gptq(w, 8), {"quant_method": "gptq", "bits": 8, "group_size": 16}),
     "awq": (packers.awq, {"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm"}),
     "auto-round": (
         lambda w: packers.gptq(w, 4),
@@ -276,7 +274,7 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(about, said, tmp_path):
 
 
 def test_parts_that_do_not_fit_are_refused(tmp_path):
-    packers.folder(tmp_path / "m", *CASES["gptq-4"])
+    packers.folder(tmp_path / "m", *CASES["gptq-3"])
     file = tmp_path / "m/model.safetensors"
     tensors = load_file(file)
     name = next(n for n in tensors if n.endswith("q_proj.scales"))

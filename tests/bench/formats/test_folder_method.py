@@ -65,10 +65,16 @@ def test_a_row_beside_its_original(tmp_path):
     assert len(list(store.verified())) == len(found) and not store.damaged
 
 
-def test_a_quantized_folder_has_the_bits_of_its_files_and_no_second_quantizer(tmp_path):
-    quantization = {"quant_method": "gptq", "bits": 4, "group_size": 16}
-    packers.folder(tmp_path / "m", lambda w: packers.gptq(w, 4), quantization)
-    label = f"folder:path={tmp_path / 'm'}"
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory):
+    """A folder of GPTQ."""
+    folder = tmp_path_factory.mktemp("quantized") / "m"
+    packers.folder(folder, lambda w: packers.gptq(w, 4), {"quant_method": "gptq", "bits": 4, "group_size": 16})
+    return folder
+
+
+def test_a_quantized_folder_has_the_bits_of_its_files_and_no_second_quantizer(quantized, tmp_path):
+    label = f"folder:path={quantized}"
     spec = {"methods": (label,), "measures": ("size",), "quantizers": ("none", "int8")}
 
     runs.run_here(runs.small(tmp_path / "r", **spec), only=(label,))
@@ -76,7 +82,7 @@ def test_a_quantized_folder_has_the_bits_of_its_files_and_no_second_quantizer(tm
     (record,) = [r for r in runs.records(tmp_path / "r").values() if r.identity.measure == "size"]
     assert (record.identity.pattern, record.identity.quantizer) == ("dense", "none")
     values = {r.metric: r.value for r in record.readings}
-    stored = load_file(tmp_path / "m/model.safetensors")
+    stored = load_file(quantized / "model.safetensors")
     parts = ("qweight", "qzeros", "scales", "g_idx")
     packed = sum(t.nbytes for n, t in stored.items() if n.endswith(parts))
     weights = sum(t.numel() * 8 for n, t in stored.items() if n.endswith("qweight"))
@@ -167,11 +173,8 @@ def test_the_folder_must_be_named(text):
         parse_method(text)
 
 
-def test_verify_reads_a_quantized_folder(tmp_path, cli):
-    quantization = {"quant_method": "gptq", "bits": 4, "group_size": 16}
-    packers.folder(tmp_path / "m", lambda w: packers.gptq(w, 4), quantization)
-
-    code, out, _ = cli("verify", str(tmp_path / "m"), "--pattern", "2:4")
+def test_verify_reads_a_quantized_folder(quantized, cli):
+    code, out, _ = cli("verify", quantized, "--pattern", "2:4")
 
     assert code == 1 and "q_proj" in out
 

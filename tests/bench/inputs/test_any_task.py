@@ -46,20 +46,6 @@ def test_without_a_hub_the_sentence_names_task_data_and_ways(cli, fake_hub):
     assert "task gsm8k (openai/gsm8k) is not in" in err and "--data-dir" in err
 
 
-def test_the_index_has_only_its_own(cli, fake_hub):
-    code, _, err = cli("pull", "gsm8k", "--from", "index")
-
-    assert code == 2 and "gsm8k needs openai/gsm8k, which is not in" in err and not fake_hub.timeouts
-
-
-def test_a_hub_without_the_configuration(cli, fake_hub, tmp_path):
-    fake_hub.files = ("socratic/test-00000-of-00001.parquet", "README.md")
-
-    code, _, err = cli("pull", "gsm8k", "--data-dir", tmp_path)
-
-    assert code == 2 and f"put the files into <mirror>/{GSM8K}/main/" in err
-
-
 def test_a_name_that_is_nearly_one(cli):
     code, _, err = cli("pull", "gsm8kk")
     assert code == 2 and "gsm8k" in err

@@ -65,8 +65,6 @@ def test_messages_go_through_the_template(tmp_path):
     ("template", "said"),
     [
         ("{{ 'a' * 3000000000 }}", "MemoryError"),
-        ("{{ 'a'.ljust(3000000000) }}", "MemoryError"),
-        ("{% set x = namespace(y='a') %}{% for i in range(33) %}{% set x.y = x.y ~ x.y %}{% endfor %}", "MemoryError"),
         ("{{ 'a' * 300000 }}", "makes 300,000 characters"),
         ("{{ messages[0].content * 2 }}", ""),
     ],

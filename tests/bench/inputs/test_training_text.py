@@ -120,13 +120,6 @@ def test_a_second_reading_needs_no_text(tmp_path):
     assert one.digest == two.digest  # what identifies the text is the plan's to say
 
 
-def test_a_line_that_is_not_a_text(tmp_path):
-    (tmp_path / "b.jsonl").write_text('{"text": "x"}\n{"words": "y"}\n')
-
-    with pytest.raises(UserError, match=r'b.jsonl line 2 is not JSON with a "text"'):
-        load(tmp_path / "b.jsonl")
-
-
 @pytest.mark.parametrize("name", ["a.txt", "b.jsonl"])
 def test_a_file_in_another_encoding(tmp_path, name):
     (tmp_path / name).write_bytes('{"text": "caf\u00e9"}\n'.encode("latin-1"))

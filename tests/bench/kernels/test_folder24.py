@@ -17,15 +17,22 @@ from methods.errors import UserError
 from methods.folder import Folder
 
 
-@pytest.fixture
-def pruned(tmp_path):
-    return prune(tiny(tmp_path / "pruned"))
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with tiny, pruned and packed."""
+    root = tmp_path_factory.mktemp("made")
+    export_model(str(prune(tiny(root / "pruned"))), "packed24", root / "packed")
+    return root
 
 
 @pytest.fixture
-def packed(pruned, tmp_path):
-    export_model(str(pruned), "packed24", tmp_path / "packed")
-    return tmp_path / "packed"
+def pruned(made, tmp_path):
+    return shutil.copytree(made / "pruned", tmp_path / "pruned")
+
+
+@pytest.fixture
+def packed(made, tmp_path):
+    return shutil.copytree(made / "packed", tmp_path / "packed")
 
 
 def test_both_ways_bit_for_bit_for_every_family(make, keep_as, tmp_path, family):
@@ -146,7 +153,6 @@ def entry(key, value):
         (lambda raw: raw["tensors"][NAME]["parts"]["mask"].update(file="../x.safetensors"), "outside its folder: refused"),
         (lambda raw: raw["tensors"][NAME]["parts"]["mask"].update(file="none.safetensors"), "none.safetensors cannot be read"),
         (lambda raw: raw["tensors"][NAME]["parts"].pop("mask"), "is not valid packed24"),
-        (entry("shape", [352, 132]), "does not have the shape"),
         (entry("shape", [352, 10**12]), "does not have the shape"),
         (entry("shape", [352, -4]), "is not valid packed24"),
         (entry("shape", [352, 127]), "is not valid packed24"),

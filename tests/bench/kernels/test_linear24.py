@@ -14,6 +14,7 @@ from bench.kernels.packed24 import pack, unpack
 from bench.measures.speed.decoding import dense_twin
 from bench.system.devices import KERNEL_PATH
 from helpers.fake_cuda import Sparse
+from helpers.models import sample
 from helpers.runs import prune, tiny
 from methods.contract import Compute
 from methods.errors import UserError
@@ -22,6 +23,15 @@ from methods.quantizing.stored import ACTIVATIONS_KEY, round_inputs
 from methods.targets import dense_weight, find_targets
 
 IDS = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def kernel():
+    """Skip without a native kernel."""
+    try:
+        return native.load()
+    except native.NoKernel as why:
+        pytest.skip(str(why))
 
 
 def masked(model, dtype=torch.float32):
@@ -50,11 +60,7 @@ def test_the_reference_is_the_masked_model_bit_for_bit(make, family):
 
 
 @pytest.mark.numeric
-def test_the_kernel_is_the_masked_model_up_to_rounding(make, family):
-    try:
-        native.load()
-    except native.NoKernel as why:
-        pytest.skip(str(why))
+def test_the_kernel_is_the_masked_model_up_to_rounding(make, family, kernel):
     model, packed = masked(make(family), torch.bfloat16)
     wide = make(family)  # the same weights, in float32
     wide.load_state_dict({n: t.float() for n, t in model.state_dict().items()})
@@ -107,11 +113,7 @@ def test_integers_are_the_dequantized_model(llama, kind):
     torch.testing.assert_close(model(IDS).logits, wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_small_weights_lie_in_one_piece_of_memory_and_large_ones_do_not(llama, monkeypatch):
-    try:
-        native.load()
-    except native.NoKernel as why:
-        pytest.skip(str(why))
+def test_small_weights_lie_in_one_piece_of_memory_and_large_ones_do_not(llama, monkeypatch, kernel):
     _, packed = masked(llama)
     rounded = {n: pack_rounded(unpack(p), "int8").packed for n, p in packed.items()}
     sizes = sorted({cpu24.to_kernel_layout(p).memory.nbytes for p in rounded.values()})
@@ -129,13 +131,10 @@ def test_small_weights_lie_in_one_piece_of_memory_and_large_ones_do_not(llama, m
 
 @pytest.mark.numeric
 @pytest.mark.parametrize("path", native.PATHS)
-def test_many_rows_meet_the_weights_of_few(llama, monkeypatch, path):
+def test_many_rows_meet_the_weights_of_few(llama, monkeypatch, path, kernel):
     """The portable path multiplies many rows by the unpacked weights, in the model's dtype."""
-    try:
-        if path not in native.load().paths:
-            pytest.skip(f"this processor has no {path}")
-    except native.NoKernel as why:
-        pytest.skip(str(why))
+    if path not in kernel.paths:
+        pytest.skip(f"this processor has no {path}")
     monkeypatch.setenv(KERNEL_PATH, path)
     model, packed = masked(llama)
     model = swap_linears(pack_head(model), {n: pack_rounded(unpack(p), "int8").packed for n, p in packed.items()})
@@ -144,16 +143,15 @@ def test_many_rows_meet_the_weights_of_few(llama, monkeypatch, path):
         torch.testing.assert_close(side(many[:, :9]).logits, side(many).logits[:, :9], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", sample((torch.float32, torch.bfloat16), torch.bfloat16))
 def test_a_packed_folder_loads_on_its_packed_weights(make, keep_as, tmp_path, family, dtype):
     folder = prune(keep_as(make(family).to(dtype), tmp_path / "dense"), family == "gpt2")
     export_model(str(folder), "packed24", tmp_path / "packed")
     compute = Compute(dtype=dtype)
     model = linear24.load(tmp_path / "packed", compute, engine="reference")
     wanted = loading.load(folder, compute)
-    for (
-        parameter
-    ) in wanted.parameters():  # an expert's weights begin anywhere in a tensor of all: products round by that
+    # An expert's weights begin anywhere in a tensor of all: products round by that.
+    for parameter in wanted.parameters():
         parameter.data = parameter.data.clone()
     assert torch.equal(model(IDS).logits, wanted(IDS).logits)
     targets = [m for m in model.modules() if isinstance(m, Linear24)]

@@ -109,7 +109,6 @@ def test_pieces_and_threads_do_not_matter():
         (lambda w: w[:, :0], r"4 divides"),
         (lambda w: w[0], r"layer is float32 \[8192\]: packed24 needs a matrix"),
         (lambda w: w.double(), r"layer is float64"),
-        (lambda w: w.to(torch.float8_e4m3fn), r"layer is float8_e4m3fn"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_packed_is_refused(spoil, sentence):

@@ -51,7 +51,7 @@ def task_file(folder, kind=CHOICE, name="mine"):
 @pytest.mark.parametrize(
     ("kind", "settings", "label"),
     [
-        (CHOICE, {"num_fewshot": 2}, "mine@2.0x8 (2-shot)"),
+        pytest.param(CHOICE, {"num_fewshot": 2}, "mine@2.0x8 (2-shot)", marks=pytest.mark.full),
         (CHOICE, {"apply_chat_template": True, "num_fewshot": 1}, "mine@2.0x8 (1-shot, chat template)"),
         (GENERATED, {"gen_kwargs": "max_gen_toks=2"}, "mine@2.0x8 (max_gen_toks=2)"),
     ],
@@ -102,8 +102,6 @@ def test_names_in_a_folder_and_the_content_in_the_key(tmp_path):
     spec = runs.small(tmp_path / "r", measures=("zeroshot",), tasks=("mine",), zeroshot=settings)
 
     def keys():
-        from bench.inputs.task_yaml import read_task
-
         read_task.cache_clear()
         return {m.key for m in make_plan(spec).measurements if m.measure == "zeroshot"}
 

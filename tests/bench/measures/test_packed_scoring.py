@@ -45,12 +45,12 @@ def greedy_continuation(model, context, count):
     return context[-count:]
 
 
-def agree(model, pairs, capacity, tolerance=1e-4):
+def agree(model, pairs, capacity, alone):
+    """alone: what `score_alone` gives for each pair."""
     got = {number: answer for number, *answer in score(model, pairs, MAX_LENGTH, capacity)}
     assert sorted(got) == list(range(len(pairs)))
-    for number, pair in enumerate(pairs):
-        log_likelihood, greedy = score_alone(model, *pair)
-        assert got[number][0] == pytest.approx(log_likelihood, abs=tolerance, rel=0)
+    for number, (log_likelihood, greedy) in enumerate(alone):
+        assert got[number][0] == pytest.approx(log_likelihood, abs=1e-4, rel=0)
         assert got[number][1] is greedy
     return got
 
@@ -61,23 +61,26 @@ def test_every_family_is_packed():
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("family", models.sample(FAMILIES, "llama", "gpt2", "gemma2", "mixtral"))
-@pytest.mark.parametrize("least", [4, 32])
-def test_is_one_forward_for_each_pair(family, attention, least, monkeypatch):
+def test_is_one_forward_for_each_pair(family, attention, monkeypatch):
     """With prefixes of 4 tokens, most pairs share one that runs separately."""
-    monkeypatch.setattr(packed_scoring, "LEAST_PREFIX", least)
     if family in ("gemma2", "gpt_oss") and attention == "sdpa":
         pytest.skip("transformers has eager attention only: sdpa has neither caps nor sinks")
     model = models.build(family, attn_implementation=attention)
     pairs = [*PAIRS, *((c, greedy_continuation(model, c, n)) for c, n in ((PAIRS[0][0], 3), (PAIRS[8][0], 1)))]
+    alone = [score_alone(model, *pair) for pair in pairs]
 
-    got = agree(model, pairs, capacity=1000)
-    assert got[len(pairs) - 1][1] and got[len(pairs) - 2][1]
-    assert got[len(PAIRS) - 1] == got[2]
+    for least in (4, 32):
+        monkeypatch.setattr(packed_scoring, "LEAST_PREFIX", least)
+        got = agree(model, pairs, 1000, alone)
+        assert got[len(pairs) - 1][1] and got[len(pairs) - 2][1]
+        assert got[len(PAIRS) - 1] == got[2]
 
 
-@pytest.mark.parametrize("capacity", [1, 30])
-def test_capacity_changes_no_answer(capacity):
-    agree(models.build("qwen3"), PAIRS, capacity)
+def test_capacity_changes_no_answer():
+    model = models.build("qwen3")
+    alone = [score_alone(model, *pair) for pair in PAIRS]
+    for capacity in (1, 30):
+        agree(model, PAIRS, capacity, alone)
 
 
 def test_examples_before_every_question_run_once(monkeypatch):
@@ -118,7 +121,7 @@ def test_inputs_rounded_token_by_token():
     for name, module in model.named_modules():
         if name.endswith("proj"):
             round_inputs(module)
-    agree(model, PAIRS, capacity=64)
+    agree(model, PAIRS, 64, [score_alone(model, *pair) for pair in PAIRS])
 
 
 @pytest.mark.parametrize(

@@ -95,13 +95,8 @@ def test_is_its_definition(model, context):
     assert {i.weight for i in got.items} == {SEQLEN - 1}
     assert got.values[0].value == pytest.approx(math.exp(sum(want) / (5 * (SEQLEN - 1))), rel=1e-5)
     assert (got.values[0].n, got.tokens) == (5, 5 * SEQLEN)
-
-
-def test_standard_error_is_the_delta_methods(model, context):
-    """Of exp(m): exp(m) times the standard error of the mean m of the windows."""
-    got = Perplexity("wiki-mini", SEQLEN, windows=5).read(lambda: model, context)
+    # The standard error is the delta method's: exp(m) times the standard error of the mean m of the windows.
     losses = torch.tensor([i.value / i.weight for i in got.items], dtype=torch.float64)
-
     assert got.values[0].stderr == pytest.approx(float(losses.mean().exp() * losses.std() / math.sqrt(5)), rel=1e-6)
 
 
@@ -169,13 +164,10 @@ def test_a_damaged_corpus_is_named(mirror, content):
         corpora.documents("wikitext2", "evaluation", mirror)
 
 
-def test_no_window_is_an_error_with_the_count(mirror):
+def test_no_window_and_more_windows_than_there_are_are_errors_with_the_count(mirror):
+    """The protocol's name would claim what was not measured."""
     with pytest.raises(UserError, match=r"wikitext2 has \d+ tokens, not one window of perplexity.seqlen=1000"):
         windows.load_windows("wikitext2", Bytes(), 1000, None, mirror)
-
-
-def test_more_windows_than_there_are_is_an_error_with_the_count(mirror):
-    """The protocol's name would claim what was not measured."""
     with pytest.raises(UserError, match=r"wikitext2 has \d windows of 20 tokens, not perplexity.windows=100"):
         windows.load_windows("wikitext2", Bytes(), 20, 100, mirror)
 
@@ -216,18 +208,12 @@ def encode(text):
     return list(text.encode())
 
 
-def test_calibration_is_seeded(mirror):
-    first, again, other = (windows.draw_calibration("c4", 4, 16, seed, encode, mirror) for seed in (0, 0, 1))
+def test_calibration_crops_long_documents_alone_and_is_seeded(mirror):
+    first, again, other = (windows.draw_calibration("c4", 20, 16, seed, encode, mirror) for seed in (0, 0, 1))
 
     assert first == again != other
-    assert [len(c) for c in first] == [16] * 4
-
-
-def test_calibration_crops_long_documents_alone(mirror):
-    crops = windows.draw_calibration("c4", 20, 16, 0, encode, mirror)
-
-    assert all(bytes(c) in ("long " * 200).encode() for c in crops)
-    assert len({tuple(c) for c in crops}) > 1
+    assert [len(c) for c in first] == [16] * 20 and len({tuple(c) for c in first}) > 1
+    assert all(bytes(c) in ("long " * 200).encode() for c in first)
 
 
 def test_no_document_is_long_enough(mirror):

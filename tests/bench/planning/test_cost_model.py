@@ -1,6 +1,7 @@
 """Estimates from past records: rates by kind, their error, and what is refused since it cannot fit."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from helpers.folders import hollow_llama
 from methods.errors import UserError
 from methods.folder import Folder
 
-RESULTS = Path(__file__).parents[3] / "results/tiny-hidden-trials"
+RECORDS = Path(__file__).parents[3] / "results/smollm2-search/records"
 
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -62,7 +63,7 @@ def test_a_loaded_moment_moves_nothing_and_the_error_says_it():
     assert [factor for _, factor in pair.leave_one_out()] == pytest.approx([4.0, 0.25]), "none is estimated from itself"
 
 
-def test_a_plan_goes_by_the_records_of_this_machine(tmp_path):
+def test_a_plan_goes_by_the_records_of_this_machine_and_what_is_measured_is_not_refused(tmp_path, monkeypatch):
     spec = runs.small(tmp_path / "r/one", methods=("magnitude", "wanda", "ria"), measures=("size",))
     runs.run_here(spec)
     past = read_past(tmp_path / "r/one")
@@ -82,6 +83,8 @@ def test_a_plan_goes_by_the_records_of_this_machine(tmp_path):
     other_threads = api.plan(runs.small(tmp_path / "r/two", threads=2))
     assert not estimate.fit_model(other_threads).past
     assert "are arithmetic" in estimate.describe_error(estimate.fit_model(other_threads))
+    monkeypatch.setattr(refusal, "memory_bytes", lambda: 1)
+    assert len(api.execute(spec).records) == 8
 
 
 def reading(name, value):
@@ -107,12 +110,13 @@ def reading(name, value):
     ],
 )
 def test_damaged_records_are_skipped(tmp_path, change):
-    (tmp_path / "r/records").mkdir(parents=True)
-    for path in (RESULTS / "records").glob("*.json"):
-        (tmp_path / "r/records" / path.name).write_text(json.dumps(change(json.loads(path.read_text()))))
-    (tmp_path / "r/records/deep.json").write_text("[" * 100_000)
+    folder = tmp_path / "r/records"
+    shutil.copytree(RECORDS, folder)
+    (folder / "deep.json").write_text("[" * 100_000)
+    assert len(read_past(tmp_path / "r")) == 3
 
-    assert read_past(RESULTS)
+    for path in RECORDS.glob("*.json"):
+        (folder / path.name).write_text(json.dumps(change(json.loads(path.read_text()))))
     assert read_past(tmp_path / "r") == []
 
 
@@ -141,13 +145,6 @@ def test_what_cannot_fit_is_refused_with_what_would_let_it(monkeypatch, tmp_path
         with pytest.raises(UserError, match="this machine has"):
             api.execute(runs.small(tmp_path / "r", **changes))
         assert not list((tmp_path / "r/records").glob("*.json"))
-
-
-def test_what_is_measured_already_is_not_refused(monkeypatch, tmp_path):
-    spec = runs.small(tmp_path / "r", measures=("size",))
-    runs.run_here(spec)
-    monkeypatch.setattr(refusal, "memory_bytes", lambda: 1)
-    assert len(api.execute(spec).records) == 4
 
 
 @pytest.mark.parametrize(

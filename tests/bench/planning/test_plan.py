@@ -115,12 +115,10 @@ def test_key_moves_with_the_entry_of_the_models_family_alone(monkeypatch):
         ("float32", {}, "avx2", ("float32", "")),
         ("float32", {"dtype": "bfloat16"}, "avx2", ("bfloat16", "")),
         ("bfloat16", {}, "avx2", ("bfloat16", "float32")),
-        ("bfloat16", {}, "", ("bfloat16", "float32")),
         ("bfloat16", {}, "avx512_bf16", ("bfloat16", "")),
         ("bfloat16", {"arithmetic": "float32"}, "amx", ("bfloat16", "float32")),
         ("bfloat16", {"arithmetic": "dtype"}, "avx2", ("bfloat16", "")),
         ("float16", {}, "amx", ("float16", "float32")),
-        ("float16", {"dtype": "float16"}, "avx2", ("float16", "")),
         ("float16", {"device": "cuda"}, "avx2", ("float16", "")),
         ("float16", {"device": "cuda", "methods": ("retrain",)}, "avx2", ("bfloat16", "")),
         ("float16", {"methods": ("retrain",)}, "avx2", ("float16", "float32")),
@@ -175,16 +173,15 @@ def test_key_moves_with_the_model_and_not_with_its_name(tmp_path):
     assert set(keys(models=(str(other),), **fixed).values()).isdisjoint(wanted.values())
 
 
-@pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.jinja", "generation_config.json"])
-def test_key_moves_with_every_file_that_a_pruned_folder_takes_over(file, tmp_path):
+def test_key_moves_with_every_file_that_a_pruned_folder_takes_over(tmp_path):
     """Else the second of two models with the same weights would get the first one's chat template."""
-    model = runs.tiny(tmp_path / "model")
-    artifacts = []
-    for content in ("{}", '{"a": 1}'):
-        (model / file).write_text(content)
-        artifacts.append({m.artifact.key for m in api.plan(runs.small("r", models=(str(model),))).measurements})
+    spec = runs.small("r", models=(str(model := runs.tiny(tmp_path / "model")),))
+    artifacts = [set(api.plan(spec).artifacts())]
+    for file in ("tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        (model / file).write_text('{"a": 1}')
+        artifacts.append(set(api.plan(spec).artifacts()))
 
-    assert artifacts[0].isdisjoint(artifacts[1])
+    assert len(set.union(*artifacts)) == sum(map(len, artifacts)) == 8
 
 
 @pytest.mark.parametrize(
@@ -264,7 +261,6 @@ def test_dense_and_the_pattern_are_always_there():
         ("awq:bits=4:group=16", "int4-awq:group=16", "awq:bits=4:group=16 + int4-awq:group=16"),
         ("recon", "int4-awq", "awq + sparsegpt + recon + int4-awq"),
         ("wanda:from=depth/drop=1", "w8a8-smooth", "depth:drop=1 + smooth + wanda:from=depth/drop=1 + w8a8-smooth"),
-        ("wanda:from=smooth/alpha=0.7", "w8a8-smooth", "smooth:alpha=0.7 + wanda:from=smooth/alpha=0.7 + w8a8-smooth"),
     ],
 )
 def test_a_quantizer_named_with_a_transform_comes_after_it(method, quantizer, stages):
@@ -279,7 +275,6 @@ def test_a_quantizer_named_with_a_transform_comes_after_it(method, quantizer, st
     ("setting", "quantizer", "why"),
     [
         ("group=32", "int4-awq", "differ in group: use int4-awq:group=32, or leave the group of awq out"),
-        ("group=32", "int4-awq:group=16", "differ in group: use int4-awq:group=32, or leave the group of awq out"),
         ("bits=3", "int4-awq", "differ in bits: use a quantizer of 3 bits, or leave the bits of awq out"),
     ],
 )
@@ -299,7 +294,6 @@ def test_the_transform_of_a_quantizer_is_checked_as_any_method():
     ("family", "method", "why"),
     [
         ("gemma2", "rotate", "rotate cannot rotate the residual stream of gemma2, .* use residual=false"),
-        ("gemma2", "wanda:from=rotate/steps=2", "use residual=false"),
         ("gemma2", "rotate:residual=false", None),
         ("mixtral", "awq", "awq does not know the architecture mixtral: use a model without experts"),
     ],
@@ -318,10 +312,9 @@ def test_a_transform_that_the_family_does_not_take_is_refused_before_anything_is
         assert api.plan(spec).measurements
 
 
-@pytest.mark.parametrize("other", ["sparsegpt:damping=1e-3:block=64", "sparsegpt:block=64:damping=0.0010"])
-def test_a_method_typed_in_two_ways_is_one(other):
-    methods = ("sparsegpt:damping=0.001:block=64", other)
-    with pytest.raises(UserError, match=f"{methods[0]} and {other} are the same method: leave one out"):
+def test_a_method_typed_in_two_ways_is_one():
+    methods = ("sparsegpt:damping=0.001:block=64", "sparsegpt:block=64:damping=1e-3")
+    with pytest.raises(UserError, match=" and ".join(methods) + " are the same method: leave one out"):
         api.plan(runs.small("r", methods=methods))
 
 

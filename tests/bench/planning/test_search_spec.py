@@ -49,7 +49,6 @@ def test_a_spec_and_its_search():
         (SPEC | {"methods": ["cast"]}, "leave methods out"),
         (SPEC | {"perplexity": {"data": "wiki-mini"}}, 'set split = "validation"'),
         (SPEC | {"seeds": [0, 1]}, "one value of seeds"),
-        (SPEC | {"patterns": ["2:4", "4:8"]}, "one value of patterns"),
         (SPEC | {"quantizers": ["int8"]}, "without a quantizer"),
         (SPEC | {"measures": ["size"]}, "leave measures"),
         (SPEC | {"depth": 3}, "unknown setting"),

@@ -17,7 +17,7 @@ def plan(tmp_path):
     return make_plan(runs.small(tmp_path / "r", methods=METHODS, seeds=(0, 1), quantizers=("none", "int8")))
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
+@pytest.mark.parametrize("count", [1, 3, 40])
 def test_every_measurement_is_in_one_shard_in_the_order_of_the_plan(plan, count):
     parts = divide(plan, count)
     keys = [m.key for m in plan.measurements]

@@ -11,6 +11,7 @@ import torch
 from baselines.magnitude import Magnitude
 from bench.catalog.choice import build
 from bench.catalog.entries import QUANTIZERS
+from helpers import models
 from methods.errors import UserError
 from methods.quantizing import grids
 from methods.quantizing.grids import NF4, group_size
@@ -53,17 +54,24 @@ def naive(weight, name):
     return out
 
 
-@pytest.fixture(params=ENTRIES)
+@pytest.fixture(scope="module", params=ENTRIES)
 def quantizer(request):
     return build(ENTRIES[request.param], request.param, {})
 
 
-@pytest.fixture
-def pruned(llama, make_job):
+@pytest.fixture(scope="module")
+def pruned():
     """Half of everything zero, and a job over all targets but one linear of each kind."""
-    job = make_job(llama)
-    Magnitude().apply(llama, job)
-    return llama, dataclasses.replace(job, targets=job.targets[:-7])
+    model = models.build("llama")
+    job = models.job_for(model)
+    Magnitude().apply(model, job)
+    return model, dataclasses.replace(job, targets=job.targets[:-7])
+
+
+@pytest.fixture(scope="module")
+def outcome(quantizer, pruned):
+    """What the quantizer makes of it."""
+    return apply(quantizer, *pruned)
 
 
 def apply(quantizer, model, job):
@@ -89,10 +97,8 @@ def test_nearest_point_of_its_grid(name, llama, make_job):
     torch.testing.assert_close(target.weight.double(), naive(before, name), rtol=1e-6, atol=1e-7)
 
 
-def test_pattern_holds_and_nothing_else_changes(quantizer, pruned):
+def test_pattern_holds_and_nothing_else_changes(outcome, pruned):
     model, job = pruned
-    outcome = apply(quantizer, model, job)
-
     before, after = model.state_dict(), outcome.model.state_dict()
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert changed == {t + ".weight" for t in job.targets}
@@ -104,14 +110,13 @@ def test_pattern_holds_and_nothing_else_changes(quantizer, pruned):
         assert (weight - was).norm() < 0.3 * was.norm()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", models.sample((torch.bfloat16, torch.float16), torch.float16))
 def test_no_negative_zero_even_where_the_dtype_underflows(quantizer, dtype, pruned):
-    model, job = pruned
+    model, job = copy.deepcopy(pruned[0]), pruned[1]
     for target in job.targets[:7]:
         model.get_submodule(target).weight.mul_(1e-7)
-    model.to(dtype)
 
-    outcome = apply(quantizer, model, job)
+    outcome = quantizer.apply(model.to(dtype), job)
 
     for target in job.targets:
         weight = outcome.model.get_submodule(target).weight
@@ -119,18 +124,17 @@ def test_no_negative_zero_even_where_the_dtype_underflows(quantizer, dtype, prun
         assert torch.equal(bits(weight) != 0, weight != 0)
 
 
-def test_the_same_twice(quantizer, pruned):
-    one, two = apply(quantizer, *pruned), apply(quantizer, *pruned)
+def test_the_same_twice(quantizer, pruned, outcome):
+    again = apply(quantizer, *pruned)
 
-    assert one.notes == two.notes
-    for key, tensor in one.model.state_dict().items():
-        assert torch.equal(tensor, two.model.state_dict()[key]), key
+    assert outcome.notes == again.notes
+    for key, tensor in outcome.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[key]), key
 
 
-def test_says_how_it_would_be_stored(quantizer, pruned):
+def test_says_how_it_would_be_stored(quantizer, pruned, outcome):
     """As many levels in a group as its bits can tell apart, and a scale for each group."""
-    model, job = pruned
-    outcome = apply(quantizer, model, job)
+    _, job = pruned
     notes = json.loads(json.dumps(dict(outcome.notes), allow_nan=False))
     stored = Stored(**notes[STORED_KEY])
 
@@ -145,12 +149,13 @@ def test_says_how_it_would_be_stored(quantizer, pruned):
     assert stored.activations == {"w8a8": 8, "w8a8-smooth": 8, "mxfp4-w4a4": 4, "nvfp4-w4a4": 4}.get(quantizer.name)
 
 
+@pytest.mark.parametrize("quantizer", models.sample(ENTRIES, "int3-rtn", "int4-gptq"), indirect=True)
 def test_conv1d_is_rounded_along_its_inputs(quantizer, make, make_job):
     """GPT-2 stores [in, out]; a scale belongs to an output."""
     model = make("gpt2")
     job = make_job(model)
     Magnitude().apply(model, job)
-    outcome = apply(quantizer, model, job)
+    outcome = quantizer.apply(model, job)
 
     for target in job.targets:
         weight = dense_weight(outcome.model.get_submodule(target))
@@ -179,9 +184,7 @@ def test_agrees_with_bitsandbytes():
     weight = torch.randn(32, 128)
     theirs = functional.dequantize_4bit(*functional.quantize_4bit(weight, blocksize=64, quant_type="nf4"))
 
-    from methods.quantizing.grids import NormalFloat4, round_
-
-    assert round_(weight, NormalFloat4(), 64) == 64
+    assert grids.round_(weight, grids.NormalFloat4(), 64) == 64
     torch.testing.assert_close(weight, theirs, rtol=0, atol=0)
 
 
@@ -192,20 +195,18 @@ def test_errs_as_little_as_torchao(name):
     ao = pytest.importorskip("torchao.quantization")
     from torchao.quantization.quant_primitives import MappingType
 
-    from methods.quantizing.grids import Float8, Integer, round_
-
     linear = torch.nn.Linear(256, 64, bias=False)
     before = linear.weight.detach().clone()
     symmetric = {"granularity": ao.PerGroup(64), "mapping_type": MappingType.SYMMETRIC}
     config, grid, group = {
-        "int8": lambda: (ao.Int8WeightOnlyConfig(), Integer(8), 256),
-        "int4": lambda: (ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, **symmetric), Integer(4), 64),
-        "int3": lambda: (ao.IntxWeightOnlyConfig(weight_dtype=torch.int3, **symmetric), Integer(3), 64),
-        "fp8": lambda: (ao.Float8WeightOnlyConfig(), Float8(), 256),
+        "int8": lambda: (ao.Int8WeightOnlyConfig(), grids.Integer(8), 256),
+        "int4": lambda: (ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, **symmetric), grids.Integer(4), 64),
+        "int3": lambda: (ao.IntxWeightOnlyConfig(weight_dtype=torch.int3, **symmetric), grids.Integer(3), 64),
+        "fp8": lambda: (ao.Float8WeightOnlyConfig(), grids.Float8(), 256),
     }[name]()
     ao.quantize_(linear, config)
     ours = before.clone()
-    round_(ours, grid, group)
+    grids.round_(ours, grid, group)
 
     errors = [float((w - before).square().mean()) for w in (ours, linear.weight.dequantize())]
     assert math.isclose(*errors, rel_tol=0.03)

@@ -10,7 +10,7 @@ from bench.execution.listener import TimeLeft
 from bench.reporting import figures
 from bench.results.record import Record
 from bench.results.store import Store
-from helpers import fake_records, runs
+from helpers import fake_records, reports, runs
 from methods.errors import UserError
 
 
@@ -27,27 +27,18 @@ def record(curve=None, **labels):
     return Record(key="ab" * 32, identity=fake_records.identity_of(**named), status="ok", notes=notes, key_inputs={})
 
 
-@pytest.mark.parametrize("ending", [".svg", ".png"])
-def test_draws_and_draws_the_same_again(ending, tmp_path):
-    one = figures.draw_training(record(), tmp_path / f"a/one{ending}")
-    two = figures.draw_training(record(), tmp_path / f"two{ending}")
-
-    assert one.stat().st_size > 5000
-    assert one.read_bytes() == two.read_bytes()
-
-
-def test_a_curve_without_masks_has_fewer_panels(tmp_path):
+def test_draws_the_same_again_and_fewer_panels_for_a_curve_without_masks(tmp_path):
+    names = ("a/one.svg", "two.svg", "one.png", "two.png")
+    one, two, png, again = (figures.draw_training(record(), tmp_path / name).read_bytes() for name in names)
     curve = [{"step": 10.0, "ce": 3.0, "kl": 0.0, "lr": 1e-3}, {"step": 20.0, "ce": 2.0, "kl": 0.0, "lr": 1e-4}]
-    full = figures.draw_training(record(), tmp_path / "full.svg").stat().st_size
 
-    assert figures.draw_training(record(curve), tmp_path / "f.svg").stat().st_size < full
+    assert one == two and png == again and min(len(one), len(png)) > 5000
+    assert figures.draw_training(record(curve), tmp_path / "f.svg").stat().st_size < len(one)
 
 
 def test_no_training_no_picture(tmp_path):
     with pytest.raises(UserError, match="has no training"):
         figures.draw_training(record([]), tmp_path / "f.svg")
-    with pytest.raises(UserError, match=r"f\.gif': the file name must end in \.svg"):
-        figures.draw_training(record(), tmp_path / "f.gif")
 
 
 def test_command(tmp_path, cli):
@@ -56,7 +47,7 @@ def test_command(tmp_path, cli):
     assert code == 0 and Path(out.strip()).exists()
 
     code, _, err = cli("figure", "abab", "--results", tmp_path / "r", "--out", tmp_path / "f.gif")
-    assert code == 2 and "must end in" in err
+    assert code == 2 and "f.gif': the file name must end in .svg" in err
 
 
 def test_progress_line_tells_figures_and_a_time_counted_from_where_it_went_on(monkeypatch):
@@ -116,12 +107,8 @@ def test_what_the_command_cannot_draw(rows, cli, tmp_path, words, reason):
     assert code == 2 and reason in err and not (tmp_path / "f.svg").exists()
 
 
-def test_title_and_rows_from_papers_are_settings(rows, cli, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    papers = tmp_path / "papers"
-    papers.mkdir()
-    header = "model,method,pattern,perplexity,protocol,zero_shot_mean,zero_shot_tasks,source,note\n"
-    (papers / "a.csv").write_text(header + "llama,wanda,2:4,11.5,wikitext2@4096,,,arXiv 1,\n")
+def test_title_and_rows_from_papers_are_settings(rows, cli, tmp_path, in_tmp_path):
+    papers = reports.published(tmp_path / "papers")
     line = ("report", "--results", rows, "--out", tmp_path / "page", "--title", "Our *models*")
     for folder, has_papers in ((papers, True), ("none", False)):
         code, _, err = cli(*line, "--papers", folder)

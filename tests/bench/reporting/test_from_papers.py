@@ -17,7 +17,6 @@ ROOT = Path(__file__).parents[3]
         ("PermLLM,calibrated", ",calibrated", "source"),
         ("12.16", "twelve", "perplexity"),
         ("12.16", "nan", "perplexity"),
-        ("12.16", "1e400", "perplexity"),
         (",note\n", ",notes\n", "note"),
     ],
 )

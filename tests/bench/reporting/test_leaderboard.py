@@ -42,19 +42,32 @@ def filled(tmp_path_factory):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, filled):
-    """Make a working folder with a copy of these."""
+    """Make a working folder with a copy of the first and of papers' rows."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(filled, tmp_path / "results")
+    for name in ("first", "published"):
+        shutil.copytree(filled / name, tmp_path / "results" / name)
     return tmp_path
 
 
-def made(*folders, others="results/published"):
-    return {k: v.decode() for k, v in leaderboard.build([Path(f) for f in folders], Path(others)).items()}
+def build(*folders, others):
+    return {k: v.decode() for k, v in leaderboard.build(folders, others).items()}
 
 
-def first():
-    """Return the only table of the first folder."""
-    (table,) = from_records.make_section(read(Path("results/first")), "first").tables
+@pytest.fixture(scope="module")
+def first(filled):
+    return read(filled / "first")
+
+
+@pytest.fixture(scope="module")
+def files(filled):
+    """Files of the first folder, and of papers' rows."""
+    return build(filled / "first", others=filled / "published")
+
+
+@pytest.fixture(scope="module")
+def table(first):
+    """The only table of the first folder."""
+    (table,) = from_records.make_section(first, "first").tables
     return table
 
 
@@ -70,23 +83,21 @@ def row(table, method, **about):
 
 
 def test_report_writes_the_same_bytes_twice_and_a_check_names_what_is_stale(cli, here):
-    shutil.rmtree(here / "results/hostile")
-    code, _, err = cli("report", "--check")
-    assert code == 1 and "reports/leaderboard.html" in err
     code, out, _ = cli("report")
     assert code == 0
     assert {"reports/leaderboard." + e for e in ("md", "html", "csv", "tex")} <= set(out.split())
     assert any(line.endswith(".svg") for line in out.split())
     assert cli("report", "--check")[0] == 0
     (here / "reports/leaderboard.md").write_text("other")
+    (here / "reports/leaderboard.tex").unlink()
     (here / "reports/leaderboard-gone-9-0-0.svg").write_text("<svg/>")
     (here / "reports/leaderboard-notes.txt").touch()
     (here / "reports/notes.txt").write_text("mine")
     code, _, err = cli("report", "--check")
-    assert code == 1
-    assert "leaderboard.md" in err and "leaderboard-gone" in err and "html" not in err and "notes" not in err
+    assert code == 1 and all(f"reports/leaderboard{end}" in err for end in (".md", ".tex", "-gone"))
+    assert "html" not in err and "notes" not in err
     cli("report")
-    assert cli("report", "--check")[0] == 0
+    assert (here / "reports/leaderboard.md").read_text() != "other" and (here / "reports/leaderboard.tex").exists()
     assert not (here / "reports/leaderboard-gone-9-0-0.svg").exists()
     assert (here / "reports/notes.txt").exists() and (here / "reports/leaderboard-notes.txt").exists()
 
@@ -115,18 +126,17 @@ def test_bad_input_is_one_sentence(cli, here, args, part):
     assert code == 2 and part in err and len(err.strip().splitlines()) == 1
 
 
-def test_the_own_folder_counts_where_it_is_the_only_one(here):
-    reports.folder(here / "results/local")
-    assert [p.name for p in leaderboard.results_folders()] == ["first", "hostile"]
-    shutil.rmtree(here / "results/first")
-    shutil.rmtree(here / "results/hostile")
+def test_the_own_folder_counts_where_it_is_the_only_one(in_tmp_path):
+    fake_records.perplexity(Path("results/local"))
     assert [p.name for p in leaderboard.results_folders()] == ["local"]
+    fake_records.perplexity(Path("results/first"))
+    assert [p.name for p in leaderboard.results_folders()] == ["first"]
 
 
-def test_an_own_folder_that_is_left_out_is_said(cli, here):
-    shutil.rmtree(here / "results/hostile")
+def test_an_own_folder_that_is_left_out_is_said(cli, in_tmp_path):
+    fake_records.perplexity(Path("results/first"))
     assert cli("report")[2] == ""
-    reports.folder(here / "results/local")
+    fake_records.perplexity(Path("results/local"))
     code, _, err = cli("report")
     assert code == 0
     assert (
@@ -135,8 +145,9 @@ def test_an_own_folder_that_is_left_out_is_said(cli, here):
     assert cli("report", "--results", "results/local", "--out", "mine")[2] == ""
 
 
-def test_search_folders_of_one_name_have_different_titles(here):
-    reports.folder(here / "other/first")
+def test_search_folders_of_one_name_have_different_titles(in_tmp_path):
+    for folder in ("results/first", "other/first"):
+        fake_records.perplexity(Path(folder))
     results = [read(Path(p)) for p in ("results/first", "other/first")]
     assert [s.title for s in leaderboard.make_search_sections(results)] == ["results/first", "other/first"]
 
@@ -144,8 +155,7 @@ def test_search_folders_of_one_name_have_different_titles(here):
 # --- the contents ------------------------------------------------------------------------------------------------
 
 
-def test_failures_and_missing_seeds_are_said_everywhere(here):
-    files = made("results/first")
+def test_failures_and_missing_seeds_are_said_everywhere(files):
     for name, text in files.items():
         if name.endswith((".md", ".html", ".tex")):
             assert "failed: CUDA ran out of memory at block 3" in text, name
@@ -153,10 +163,9 @@ def test_failures_and_missing_seeds_are_said_everywhere(here):
     assert "failed,CUDA ran out of memory at block 3" in files["leaderboard.csv"]
 
 
-def test_published_rows_stay_apart(here):
-    text = made("results/first")
-    assert "LLaMA2" not in text["leaderboard.csv"]
-    *sections, last = leaderboard.make_sections([read(Path("results/first"))], Path("results/published"))
+def test_published_rows_stay_apart(files, first, filled):
+    assert "LLaMA2" not in files["leaderboard.csv"]
+    *sections, last = leaderboard.make_sections([first], filled / "published")
     assert last.published and not any(s.published for s in sections)
     long, short = last.tables
     assert [c.name for c in long.columns] == [
@@ -170,26 +179,25 @@ def test_published_rows_stay_apart(here):
     ]
     assert [c.name for c in short.columns] == ["perplexity wikitext2@2048"], "no dense row, so no ratio"
     assert [[c and c.text for c in r.cells] for r in short.rows] == [["12.16"]]
-    assert all("MaskLLM, table 1" in text["leaderboard." + e] for e in ("md", "html", "tex"))
+    assert all("MaskLLM, table 1" in files["leaderboard." + e] for e in ("md", "html", "tex"))
 
 
 # --- pairs of rows -----------------------------------------------------------------------------------------------
 
 
-def test_an_interval_is_that_of_the_same_windows(here):
-    table, results = first(), read(here / "results/first")
+def test_an_interval_is_that_of_the_same_windows(table, first):
     a, b = sorted((row(table, "sparsegpt"), row(table, "wanda", quantizer="none")))
     found = table.intervals[a, b, 0]
     sides = [
         {
             r.identity.seed: r
-            for r in results.records
+            for r in first.records
             if (r.identity.method, r.identity.measure, r.identity.quantizer) == (method, "perplexity", "none")
         }
         for method in (table.rows[k].filters["method"] for k in (a, b))
     ]
     (pair,), _ = pair_seeds("", *sides, True)
-    expected = estimate_pair(pair, results, results, 0.05)
+    expected = estimate_pair(pair, first, first, 0.05)
     ends = tuple(map(math.exp, (expected.value, expected.low, expected.high)))
     assert (found.value, found.low, found.high) == pytest.approx(ends, abs=(ends[2] - ends[1]) / 1e3)
     assert found.seeds == 2 and found.unit == "articles" and found.n == fake_records.ARTICLES
@@ -217,17 +225,16 @@ def test_an_interval_from_one_seed_has_the_noise_of_rows_with_seeds(tmp_path):
     assert latex.escape(source) in latex.render_document([("", "", [table.to_text_table()])])
 
 
-def test_rows_that_do_not_differ_share_a_rank(here):
-    table = first()
+def test_rows_that_do_not_differ_share_a_rank(table):
     ranks = {table.rows[k].name: r for k, r in enumerate(table.ranks[0])}
     assert ranks["dense"] == "1" and ranks["sparsegpt 2:4"] == "2"
     assert ranks["wanda 2:4"] == ranks["twin 2:4"] == "3–4"
     assert ranks["magnitude 2:4"] == "" and ranks["wanda 2:4 int8"] == ""
 
 
-def test_too_many_rows_are_neither_ranked_nor_paired(here, monkeypatch):
+def test_too_many_rows_are_neither_ranked_nor_paired(first, monkeypatch):
     monkeypatch.setattr(pairwise, "MAX_PAIRED_ROWS", 3)
-    section = from_records.make_section(read(Path("results/first")), "first")
+    section = from_records.make_section(first, "first")
     (table,) = section.tables
     assert 0 not in table.ranks and not any(c == 0 for *_, c in table.intervals) and table.unranked == 4
     assert "4 rows are too many to compare in pairs" in html_module.render_page([section], {})
@@ -276,18 +283,21 @@ def test_models_with_fewer_weights_are_compared_by_bytes(pattern, metric):
 # --- names are names ---------------------------------------------------------------------------------------------
 
 
-def test_hostile_names_stay_text(here):
-    reports.published(here / "results/published", reports.PUBLISHED.replace("PermLLM", reports.CLOSING))
-    files = made("results/hostile")
+def test_hostile_names_stay_text_and_the_summary_comes_first(filled, tmp_path):
+    others = reports.published(tmp_path, reports.PUBLISHED.replace("PermLLM", reports.CLOSING))
+    files = build(filled / "hostile", others=others)
     text = files["leaderboard.html"]
+    summary = text[text.index(">Summary<") : text.index('id="tools"')]
+    assert html.escape(f"{reports.CLOSING} 2:4") in summary
     assert "<img" not in text and text.count("<script") == 2 and "49" not in re.findall(r"\{\{.*?\}\}|49 ", text)
     assert html.escape(reports.IMAGE) in text
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1]
     assert "<" not in data
     models = {t["title"] for t in json.loads(data)["tables"]}
     assert {reports.IMAGE, reports.FORMULA} <= models
-    assert "<img" not in files["leaderboard.md"] and "<script" not in files["leaderboard.md"]
-    assert r"\*\*x\*\*&#124;y&#96;z&#96;" in files["leaderboard.md"]
+    markdown = files["leaderboard.md"]
+    assert "<img" not in markdown and "<script" not in markdown and r"\*\*x\*\*&#124;y&#96;z&#96;" in markdown
+    assert markdown.index("## Summary") < markdown.index("| method |")
     for name, svg in files.items():
         if name.endswith(".svg"):
             assert "<script" not in svg and "<img" not in svg
@@ -323,10 +333,11 @@ def test_every_special_character_is_escaped_in_latex():
 
 
 @pytest.mark.slow
-def test_latex_compiles(here):
+def test_latex_compiles(filled, tmp_path, in_tmp_path):
     if not shutil.which("pdflatex"):
         pytest.skip("no pdflatex: apt-get install texlive-latex-recommended")
-    (here / "l.tex").write_text(made("results/first", "results/hostile")["leaderboard.tex"])
+    made = build(filled / "first", filled / "hostile", others=filled / "published")
+    (tmp_path / "l.tex").write_text(made["leaderboard.tex"])
     run = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "l.tex"],
         capture_output=True,
@@ -334,14 +345,14 @@ def test_latex_compiles(here):
         check=False,
     )
     assert run.returncode == 0, run.stdout[-2000:]
-    assert "Overfull" not in (here / "l.log").read_text(errors="replace")
+    assert "Overfull" not in (tmp_path / "l.log").read_text(errors="replace")
 
 
 # --- the page as a file ------------------------------------------------------------------------------------------
 
 
-def test_the_page_trusts_its_own_script_and_style_alone(here):
-    text = made("results/first")["leaderboard.html"]
+def test_the_page_trusts_its_own_script_and_style_alone(files):
+    text = files["leaderboard.html"]
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
     policy = html.unescape(policy)
     for tag in ("script", "style"):
@@ -356,12 +367,10 @@ def test_the_page_trusts_its_own_script_and_style_alone(here):
     assert not addresses, addresses
 
 
-def test_the_page_has_every_number_and_what_it_was_made_from(here):
-    text = made("results/first")["leaderboard.html"]
-    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
-    side = read(here / "results/first")
-    assert set(data["records"]) == {r.key[:32] for r in side.records}
-    sections = leaderboard.make_sections([side], Path("results/published"))
+def test_the_page_has_every_number_and_what_it_was_made_from(files, first, filled):
+    data = json.loads(re.search(r'id="data">(.*?)</script>', files["leaderboard.html"], re.S)[1])
+    assert set(data["records"]) == {r.key[:32] for r in first.records}
+    sections = leaderboard.make_sections([first], filled / "published")
     for table, content in zip((t for s in sections for t in s.tables), data["tables"], strict=True):
         for line, shown in zip(table.rows, content["rows"], strict=True):
             for cell, given in zip(line.cells, shown["cells"], strict=True):
@@ -369,10 +378,7 @@ def test_the_page_has_every_number_and_what_it_was_made_from(here):
                 if cell:
                     assert given["v"] == cell.value and set(given["records"]) <= set(data["records"])
     assert {data["strings"][r["commit"]] for r in data["records"].values()} == {"c" * 40}
-    assert {data["strings"][r["folder"]] for r in data["records"].values()} <= {
-        str(here / "results/first"),
-        "results/first",
-    }
+    assert {data["strings"][r["folder"]] for r in data["records"].values()} == {str(filled / "first")}
 
 
 # --- how a number is made again ----------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.reporting import leaderboard
+from bench.reporting import leaderboard, pairwise
 from helpers import fake_records, reports
 from helpers.browser import PHONE
 
@@ -11,7 +11,7 @@ LONG = "magnitude + retrain:kernel=foreach"
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """Write a leaderboard of thirty rows, whose perplexities have two to seven digits."""
+    """Write a leaderboard of thirty rows without intervals. Their perplexities have two to seven digits."""
     root = tmp_path_factory.mktemp("page")
     about = {"method": "dense", "identity": {"pattern": "dense"}}
     fake_records.perplexity(root / "run", noise=99, **about)
@@ -19,7 +19,9 @@ def file(tmp_path_factory):
     for k, method in enumerate([LONG, *(f"m{k:02}" for k in range(28))]):
         fake_records.perplexity(root / "run", 0.3 * (k + 1), method=method, seed=0, noise=k)
         fake_records.counted(root / "run", "violated_groups", 0.0, method=method, seed=0)
-    made = leaderboard.build([root / "run"], reports.published(root / "published"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairwise, "MAX_PAIRED_ROWS", 2)
+        made = leaderboard.build([root / "run"], reports.published(root / "published"))
     (root / "leaderboard.html").write_bytes(made["leaderboard.html"])
     return root / "leaderboard.html"
 

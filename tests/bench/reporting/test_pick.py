@@ -1,9 +1,12 @@
 """Picking a row by limits: which rows meet them, which one fails by the least, and how sure that is."""
 
 import shlex
+from functools import cache
 
 import pytest
+import typer
 
+from bench.cli import flags
 from bench.cli.main import app
 from bench.compare.resolve import read
 from bench.reporting import board, pairwise, pick
@@ -127,15 +130,16 @@ def test_every_limit_has_a_form_and_its_slider_goes_from_strict_to_lax():
 # --- the commands ------------------------------------------------------------------------------------------------
 
 
+@cache
+def commands():
+    return typer.main.get_command(app).commands
+
+
 def parse(command):
     """Read a command's parameters with the command line's parser."""
-    import typer
-
     program, name, *words = shlex.split(command)
     assert program == "bench"
-    group = typer.main.get_command(app)
-    context = group.commands[name].make_context(name, words)
-    return name, context.params
+    return name, commands()[name].make_context(name, words).params
 
 
 FULL = [
@@ -145,8 +149,6 @@ FULL = [
 
 @pytest.mark.parametrize("folder", ["smollm2-trained", *FULL])
 def test_the_commands_of_every_published_row_are_commands(folder):
-    from bench.cli import flags
-
     for record in read(ROOT / "results" / folder).records:
         make, export = reproduce.prune_and_export(record)
         name, params = parse(make)

@@ -1,5 +1,7 @@
 """The profile: what each track loses, in which order, which answers flip, and how rows are picked by it."""
 
+import shutil
+
 import pytest
 
 from bench.compare.resolve import read
@@ -11,32 +13,37 @@ TASKS = ("code/mbpp@3-shotx40", "code/humaneval@3-shotx40", "mathematics/gsm8k@8
 LOSSES = {"wanda": (1.5, 1.3, 1.2, 1.19), "sparsegpt": (1.1, 1.1, 1.02, 1.0)}
 
 
-@pytest.fixture
-def root(tmp_path):
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("profile")
     dense = {"method": "dense", "identity": {"pattern": "dense"}}
-    fake_records.perplexity(tmp_path, **dense)
+    fake_records.perplexity(root, **dense)
     for task in TASKS:
-        fake_records.answers(tmp_path, task, **dense)
+        fake_records.answers(root, task, **dense)
     for k, (method, factors) in enumerate(LOSSES.items()):
         about = {"method": method, "seed": 0}
-        fake_records.perplexity(tmp_path, 0.1 + k, **about)
+        fake_records.perplexity(root, 0.1 + k, **about)
         layers = [fake_records.Item("layer", "layer", 9.0 - k, 1.0)]
-        fake_records.counted(tmp_path, "bits_per_weight", 9.0 - k, items=layers, **about)
+        fake_records.counted(root, "bits_per_weight", 9.0 - k, items=layers, **about)
         for task, factor in zip(TASKS, factors, strict=True):
-            fake_records.answers(tmp_path, task, factor, noise=0.03, lost=6, gained=2, **about)
-    return tmp_path
+            fake_records.answers(root, task, factor, noise=0.03, lost=6, gained=2, **about)
+    return root
 
 
 def table_of(root):
     return board.make_sections([read(root)])[0].tables[0]
 
 
+@pytest.fixture(scope="module")
+def table(root):
+    return table_of(root)
+
+
 def facts_of(table, name):
     return next(row.facts for row in table.rows if row.name == name)
 
 
-def test_losses_are_means_over_tasks_and_the_worst_is_in_the_leaderboard(root):
-    table = table_of(root)
+def test_losses_are_means_over_tasks_and_the_worst_is_in_the_leaderboard(table):
     facts = facts_of(table, "wanda 2:4")
 
     assert list(facts.tracks) == ["knowledge", "mathematics", "code"]
@@ -59,14 +66,13 @@ def test_losses_are_means_over_tasks_and_the_worst_is_in_the_leaderboard(root):
     assert not any("mbpp" in n for n in names)
 
 
-def test_the_order_has_ties(root):
-    table = table_of(root)
-
+def test_the_order_has_ties(table):
     assert profile.order(facts_of(table, "wanda 2:4").tracks) == "code > mathematics = knowledge"
     assert profile.order(facts_of(table, "sparsegpt 2:4").tracks) == "code > mathematics > knowledge"
 
 
-def test_only_the_same_tasks_are_compared(root):
+def test_only_the_same_tasks_are_compared(root, tmp_path):
+    root = shutil.copytree(root, tmp_path / "profile")
     fake_records.answers(root, "mathematics/gsm8k@8-shotx20", n=20, method="wanda", seed=0)
 
     assert list(facts_of(table_of(root), "wanda 2:4").tracks) == ["knowledge", "code"]
@@ -87,8 +93,7 @@ def test_seeds_are_those_of_all_tasks_whatever_the_order_of_the_records(made, tm
     assert code.flips.changed.parts[0] == 0.2 and code.flips.changed.low < 0.13, "a question counts once"
 
 
-def test_tables_figure_and_latex_have_every_row(root):
-    table = table_of(root)
+def test_tables_figure_and_latex_have_every_row(root, table):
     losses, order, flips = profile.text_tables(table)
 
     assert [line[0] for line in losses.lines] == ["sparsegpt 2:4", "wanda 2:4"], "the fewest bits first"
@@ -127,8 +132,7 @@ def test_a_label_has_two_lines_at_most_and_ends_in_its_bits(tmp_path, method, la
     assert last.replace("\N{NO-BREAK SPACE}", " ") == label
 
 
-def test_rows_are_picked_by_tracks(root, cli):
-    table = table_of(root)
+def test_rows_are_picked_by_tracks(root, table, cli):
     limits = pick.parse_limits(max_loss="5%")
     kept = pick.pick(table, limits, tracks=["mathematics", "knowledge"])
 

@@ -1,6 +1,7 @@
 """A smaller dense model in the table of a larger one, by bits per byte."""
 
 import re
+import shutil
 
 import pytest
 
@@ -24,15 +25,28 @@ def put(root, model, method="dense", quantizer="none", *, factor=1.0, mega=100, 
     fake_records.counted(root, "bytes_packed", 1e6 * mega, beside=beside, **about, measure="size", protocol="weights")
 
 
-@pytest.fixture
-def root(tmp_path):
-    put(tmp_path, "large", mega=400)
-    put(tmp_path, "large", "wanda", factor=1.5, mega=250)
-    put(tmp_path, "large", "magnitude", factor=1.9, mega=240)
-    put(tmp_path, "small", factor=1.2, mega=200)
-    put(tmp_path, "small", quantizer="int8", factor=1.21, mega=100, parameters=2e8)
-    put(tmp_path, "small", "wanda", factor=3.0, mega=120, parameters=2e8)
-    return tmp_path
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    put(root, "large", mega=400)
+    put(root, "large", "wanda", factor=1.5, mega=250)
+    put(root, "large", "magnitude", factor=1.9, mega=240)
+    put(root, "small", factor=1.2, mega=200)
+    put(root, "small", quantizer="int8", factor=1.21, mega=100, parameters=2e8)
+    put(root, "small", "wanda", factor=3.0, mega=120, parameters=2e8)
+    return root
+
+
+@pytest.fixture(scope="module")
+def table(root):
+    """The table of the larger model, with the smaller one."""
+    return table_of(root)
+
+
+@pytest.fixture(scope="module")
+def plain(root):
+    """The same without the smaller one."""
+    return table_of(root, "")
 
 
 def table_of(root, smaller="small"):
@@ -41,9 +55,7 @@ def table_of(root, smaller="small"):
     return large.tables[0]
 
 
-def test_dense_rows_of_the_smaller_model_are_in_the_table_and_on_the_front(root):
-    table = table_of(root)
-    plain = table_of(root, "")
+def test_dense_rows_of_the_smaller_model_are_in_the_table_and_on_the_front(table, plain):
     names = [row.name for row in table.rows]
     column = next(i for i, c in enumerate(table.columns) if c.name == "mean bits per byte code, mathematics")
     size = table.column("bytes_packed")
@@ -60,10 +72,8 @@ def test_dense_rows_of_the_smaller_model_are_in_the_table_and_on_the_front(root)
     assert [line[0] for line in table.to_text_table().lines][-2:] == [f"small, {NOT_MADE}"] * 2
 
 
-def test_what_is_compared_comes_first_and_figures_name_the_quantizer(root):
+def test_what_is_compared_comes_first_and_figures_name_the_quantizer(table, plain):
     """On a phone only the first columns are seen. Ranks and intervals stay with their columns."""
-    table, plain = table_of(root), table_of(root, "")
-
     assert [c.name for c in table.columns if not c.hidden][:2] == [
         "bytes packed",
         "mean bits per byte code, mathematics",
@@ -76,8 +86,7 @@ def test_what_is_compared_comes_first_and_figures_name_the_quantizer(root):
     assert re.search(r">small int8<", figure.svg) and f"small int8 ({NOT_MADE})" in figure.svg
 
 
-def test_perplexities_of_two_tokenizers_are_never_compared(root):
-    table = table_of(root)
+def test_perplexities_of_two_tokenizers_are_never_compared(table):
     perplexity = table.column("perplexity")
 
     assert [table.rows[k].cells[perplexity] for k in (3, 4)] == [None, None]
@@ -86,7 +95,8 @@ def test_perplexities_of_two_tokenizers_are_never_compared(root):
     assert table.ranks and all(ranks[3:] == ("", "") for ranks in table.ranks.values())
 
 
-def test_the_mean_is_over_tracks_that_both_have(root):
+def test_the_mean_is_over_tracks_that_both_have(root, tmp_path):
+    root = shutil.copytree(root, tmp_path / "models")
     put(root, "large", "sparsegpt", factor=1.0, mega=230, tasks=["knowledge/sciq@5-shotx40"])
 
     table = table_of(root)
@@ -113,11 +123,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path, tasks, name, said):
         table_of(tmp_path, name)
 
 
-def test_command_writes_the_page(root, cli):
+def test_command_writes_the_page(root, cli, tmp_path):
     line = ("report", "--results", root, "--papers", "none", "--smaller", "small")
 
-    assert cli(*line, "--out", root / "page")[0] == 0
-    text = (root / "page" / "leaderboard.md").read_text()
+    assert cli(*line, "--out", tmp_path / "page")[0] == 0
+    text = (tmp_path / "page" / "leaderboard.md").read_text()
     assert f"small, {NOT_MADE}" in text and "mean bits per byte code, mathematics" in text
     code, _, err = cli(*line, "--format", "md")
     assert code == 2 and "--smaller are for files" in err

@@ -1,7 +1,6 @@
 """bench check: every record as it was written, its parts in agreement, and every number what its items give."""
 
 import hashlib
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -82,26 +81,11 @@ def test_a_number_that_its_items_do_not_give(root, cli, measure, field, name):
     ],
 )
 @pytest.mark.filterwarnings("ignore:overflow")
-def test_items_that_are_not_those_of_the_record(root, tmp_path, cli, change, sentence):
-    before = shutil.copytree(root, tmp_path / "before")
+def test_items_that_are_not_those_of_the_record(root, change, sentence):
     rewrite(root, change(columns(root)))
 
     (problem,) = check_folder(root).problems
-    assert sentence in problem
-    code, _, err = cli("gate", "--baseline", before, "--results", root)
-    assert code == 2 and sentence in err and len(err.splitlines()) == 1
-
-
-def test_more_rows_than_a_record_says_are_not_read(root, monkeypatch):
-    record = record_of(root)
-    content = ReadOnlyStore(root).content(record)
-    about = record.items.model_dump() | {"rows": 7}
-    record = record.model_copy(update={"items": ItemsFile(**about)})
-    Store(root).write_content(record, content)
-    monkeypatch.setattr("pyarrow.parquet.ParquetFile.read", lambda *_, **__: pytest.fail("it was read"))
-
-    with pytest.raises(UserError, match="120 items, but its record says 7"):
-        ReadOnlyStore(root).items(record)
+    assert sentence in problem and len(problem.splitlines()) == 1
 
 
 def packed(table, **options):
@@ -140,16 +124,13 @@ def test_items_made_to_be_read_for_ever_are_a_sentence(root, change, sentence):
     assert sentence in str(refused.value) and len(str(refused.value).splitlines()) == 1
 
 
-def test_a_mean_without_its_items(root, tmp_path, cli):
-    before = shutil.copytree(root, tmp_path / "before")
+def test_a_mean_without_its_items(root):
     record = record_of(root)
     record.items, record.readings[0].stderr = None, None
     Store(root).write(record)
 
     (problem,) = check_folder(root).problems
     assert "perplexity is a mean over items" in problem
-    code, _, err = cli("gate", "--baseline", before, "--results", root)
-    assert code == 2 and "perplexity is a mean over items" in err
 
 
 def test_further_metrics_of_an_item_are_computed_too(tmp_path):

@@ -65,14 +65,6 @@ def test_a_record_of_a_renamed_model_has_its_name_of_today(store, digest):
     assert store.get(KEY).identity.model == (today if digest == RENAMED[1] else former)
 
 
-def test_further_metrics_of_an_item_are_columns_beside_it(store):
-    items = tuple(Item(str(i), "a", float(i), 1.0, {"acc_norm": 1.0 - i}) for i in range(2))
-    store.write(record(), items)
-    got = store.items(store.get(record().key)).columns
-
-    assert list(got) == ["value", "acc_norm"] and list(got["acc_norm"]) == [1.0, 0.0]
-
-
 @pytest.mark.parametrize("folder", ["records", "items"])
 def test_what_a_killed_process_left_is_swept_and_what_is_being_written_is_not(store, folder):
     store.write(record(), ITEMS)
@@ -169,13 +161,7 @@ def test_record_without_its_items_is_no_record(store):
     assert "lost its items" in store.damaged[0]
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"status": "diverged"}, {"notes": {"a": 2}}, {"items": None}, {"provenance": {"commit": {"id": "b"}}},
-        {"digest": None}, {"digest": "0" * 64}, {"reason": "because"},
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("fields", [{"reason": "because"}, {"digest": None}, {"digest": "0" * 64}])
 def test_a_record_that_was_changed_is_no_record(store, fields):
     store.write(record(notes={"a": 1}), ITEMS)
     fake_records.edit(store.path(KEY), **fields)
@@ -226,13 +212,6 @@ def test_a_record_larger_than_any_is_not_parsed(store, monkeypatch):
 
     assert store.get(KEY) is None
     assert "more than 100" in store.damaged[0]
-
-
-def test_a_pipe_in_place_of_a_record_is_not_waited_for(store):
-    os.mkfifo(store.path(KEY))
-
-    assert list(store) == []
-    assert "no file" in store.damaged[0]
 
 
 def test_truncated_items_are_noticed_by_every_reader(store):

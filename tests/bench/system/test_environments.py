@@ -122,7 +122,7 @@ def test_half_built_never_counts(home, cli, monkeypatch, variable, value, word):
     assert environments.state("old") == "built"
 
 
-def test_list(home, cli):
+def test_it_is_listed_and_stays_unless_all_goes(home, cli):
     before = json.loads(cli("env", "ls", "--json")[1])
     environments.create("old", print)
     code, out, _ = cli("env", "ls", "--json")
@@ -134,6 +134,11 @@ def test_list(home, cli):
         "name": "old", "state": "built", "versions": "library 1.8.0", "bytes": 0, "path": str(home),
     }  # fmt: skip
     assert row["bytes"] == sum(p.stat().st_size for p in home.rglob("*") if p.is_file())
+
+    cache.gc(everything=False, days=0)
+    assert environments.state("old") == "built"
+    cache.gc(everything=True, days=0)
+    assert environments.state("old") == "absent"
 
 
 def test_a_cache_that_cannot_be_written(home, cli, tmp_path, monkeypatch):
@@ -159,15 +164,6 @@ def test_no_python_it_runs_on(monkeypatch):
     with pytest.raises(UserError, match=r"environment old needs one of python3\.0 on \$PATH: install"):
         environments._interpreter("old", replace(SPEC, pythons=((3, 0),)))
     assert environments._interpreter("old", replace(SPEC, pythons=(sys.version_info[:2],))).samefile(sys.executable)
-
-
-def test_gc_leaves_it_unless_all_goes(home):
-    environments.create("old", print)
-    cache.gc(everything=False, days=0)
-    assert environments.state("old") == "built"
-
-    cache.gc(everything=True, days=0)
-    assert environments.state("old") == "absent"
 
 
 def test_pins_are_part_of_a_method_s_key(monkeypatch):

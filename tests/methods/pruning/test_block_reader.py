@@ -19,7 +19,7 @@ from methods.pruning.hessian import add_gram
 from methods.pruning.walk import Walk
 
 DEEP = LlamaConfig(
-    num_hidden_layers=8,
+    num_hidden_layers=5,
     hidden_size=64,
     intermediate_size=256,
     vocab_size=64,

@@ -3,6 +3,7 @@
 import copy
 import weakref
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -61,16 +62,23 @@ def close(a, b):
 
 
 @pytest.mark.numeric
-def test_pruning_nothing_reproduces_the_forward(family, make, make_job):
+def test_pruning_nothing_reproduces_the_forward_and_linears_with_one_input_share_it(family, make, make_job):
     model = make(family)
     job = make_job(model)
 
-    walked = {visit.name: visit.stat for visit in Walk(model, job, rows)}
+    walked = {}
+    for visit in Walk(model, job, rows):
+        walked[visit.name] = visit.stat
+        assert visit.weight.shape[1] == visit.stat.shape[1]
+        assert visit.weight.data_ptr() == dense_weight(model.get_submodule(visit.name)).data_ptr()
 
     want = inputs_of(model, job)
     assert walked.keys() == want.keys()
     for name, x in walked.items():
         same_inputs(name, x, want[name])
+    named = {name: family_of(model.config.to_dict()).input_of(name) for name in job.targets}
+    shared = {name: id(stat) for name, stat in walked.items()}
+    assert len(set(named.values())) == len(set(shared.values())) == len({(named[n], shared[n]) for n in named})
 
 
 @pytest.mark.parametrize("kind", sample(["mistral", "qwen2", "qwen3"], "qwen3"))
@@ -221,20 +229,19 @@ def test_statistic_without_calibration_is_refused(llama, job):
 
 
 METHODS = {name: (name, {}) for name in runs.PRUNERS}
+METHODS["recon"] = ("recon", {"epochs": 1})
 METHODS["mask-only"] = ("sparsegpt", {"mask_only": True})
+DAILY = [("gpt2", "sparsegpt", torch.bfloat16)] + [
+    ("llama", label, torch.float32) for label in METHODS if label not in ("ria", "admm", "alps")
+]
+"""Without what walks as Wanda or SparseGPT do."""
 
 
 @pytest.mark.parametrize(
     ("kind", "label", "dtype"),
     [
-        *(("llama", label, torch.float32) for label in METHODS),
-        ("gpt2", "sparsegpt", torch.bfloat16),
-        *(
-            pytest.param(kind, label, dtype, marks=pytest.mark.full)
-            for kind in ("llama", "gpt2", "gpt_neox")
-            for label in METHODS
-            for dtype in (torch.float32, torch.bfloat16)
-        ),
+        pytest.param(*case, marks=() if case in DAILY else pytest.mark.full)
+        for case in product(("llama", "gpt2", "gpt_neox"), METHODS, (torch.float32, torch.bfloat16))
     ],
 )
 def test_streaming_from_disk_is_the_same_to_the_bit(kind, label, dtype, make, keep_as, make_job, refining, tmp_path):
@@ -267,18 +274,6 @@ def test_streaming_from_disk_is_the_same_to_the_bit(kind, label, dtype, make, ke
         assert all(p.is_meta for name, p in block.named_parameters() if name in stored)
 
 
-def test_linears_with_one_input_are_known_from_their_names(family, make, make_job):
-    model = make(family)
-    job = make_job(model)
-    known = family_of(model.config.to_dict())
-
-    stats = {visit.name: visit.stat for visit in Walk(model, job, add_gram)}
-
-    named = {name: known.input_of(name) for name in job.targets}
-    found = {name: id(stat) for name, stat in stats.items()}
-    assert len(set(named.values())) == len(set(found.values())) == len({(named[n], found[n]) for n in named})
-
-
 def test_prune_leaves_no_negative_zero():
     visit = Visit("x", torch.tensor([[-1.0, -2, 3, 4]]), torch.empty(0))
 
@@ -305,10 +300,3 @@ def test_no_negative_zero_that_a_method_leaves_is_kept(kind, streamed, make, kee
     for target in job.targets:
         weight = Folder(result).weight(target)
         assert not weight[:, ::2].any() and not weight[:, ::2].signbit().any(), target
-
-
-def test_conv1d_is_walked_as_out_by_in(make, make_job):
-    model = make("gpt2")
-    for visit in Walk(model, make_job(model), add_gram):
-        assert visit.weight.shape[1] == visit.stat.shape[0]
-        assert visit.weight.data_ptr() == dense_weight(model.get_submodule(visit.name)).data_ptr()

@@ -7,15 +7,23 @@ import pytest
 import torch
 
 from bench.cli import speed
+from bench.execution.engines.ours import _on_kernel
+from bench.inputs import loading
 from bench.kernels import cpu24, native
+from bench.kernels.linear24 import swap_linears
+from bench.kernels.packed24 import pack
 from bench.kernels.timing import WrongProduct
-from bench.measures.speed import comparison, cpu
+from bench.measures.speed import comparison, cpu, decoding
+from bench.planning import plan
 from bench.results.store import ReadOnlyStore
 from helpers import fake_records
 from helpers.models import random_folder
 from helpers.runs import prune, run_here, small, tiny
+from methods.contract import Compute
 from methods.errors import Skipped, UserError
+from methods.folder import Folder
 from methods.pattern import Pattern
+from methods.targets import find_targets
 
 
 @pytest.fixture
@@ -25,6 +33,7 @@ def device(monkeypatch):
     except native.NoKernel as why:
         pytest.skip(str(why))
     monkeypatch.setattr(cpu, "last_cache_bytes", lambda: 2**16)
+    monkeypatch.setattr(comparison.SpeedComparison.run, "__defaults__", (comparison.BLOCKS, 1e-4))  # short blocks
     return cpu.Cpu(1)
 
 
@@ -108,13 +117,6 @@ def test_a_run_measures_decoding_and_says_what_is_missing(device, tmp_path):
 
 @pytest.mark.numeric
 def test_the_packed_model_decodes_what_the_dense_one_does(device, tmp_path):
-    from bench.inputs import loading
-    from bench.kernels.linear24 import swap_linears
-    from bench.kernels.packed24 import pack
-    from bench.measures.speed import decoding
-    from methods.contract import Compute
-    from methods.targets import find_targets
-
     folder = prune(tiny(tmp_path / "tiny"))
     load = lambda: loading.load(folder, Compute(dtype=torch.bfloat16))  # noqa: E731
     model = load()
@@ -132,23 +134,16 @@ def test_the_packed_model_decodes_what_the_dense_one_does(device, tmp_path):
 
 @pytest.mark.numeric
 def test_the_dense_twin_of_an_int8_model_keeps_its_packed_head(device, tmp_path):
-    from bench.execution.engines.ours import _on_kernel
-    from bench.measures.speed.decoding import dense_twin
-    from methods.folder import Folder
-    from methods.targets import find_targets
-
     folder = prune(tiny(tmp_path / "tiny"))
     sparse = _on_kernel(folder, find_targets(Folder(folder).config, Folder(folder).shapes()), "int8")
     ids = torch.randint(1000, (2, 17), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(
-            dense_twin(copy.deepcopy(sparse))(ids).logits, sparse(ids).logits, rtol=0.05, atol=0.1
+            decoding.dense_twin(copy.deepcopy(sparse))(ids).logits, sparse(ids).logits, rtol=0.05, atol=0.1
         )
 
 
 def test_models_that_answer_otherwise_are_not_timed():
-    from bench.measures.speed import decoding
-
     logits = torch.randn(2, 1, 64)
     step = lambda model: lambda: model * logits  # noqa: E731
     decoding.check_models(step, {"dense": 1.0, "2:4": 1.01})
@@ -180,8 +175,6 @@ def test_more_tokens_than_learned_positions_are_skipped_with_the_reason(tmp_path
 
 
 def test_other_hardware_is_another_record():
-    from bench.planning import plan
-
     cells = [c for c in plan.make_plan(small("r", measures=("speed",))).measurements if c.config.get("hardware")]
     other = cells[0].model_copy(update={"config": cells[0].config | {"hardware": "another"}})
     assert other.key != cells[0].key and other.identity == cells[0].identity
