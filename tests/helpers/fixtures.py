@@ -21,7 +21,6 @@ from helpers.trainings import counting, job_to_train
 from methods.contract import Job
 
 VALIDATION_WINDOWS = training_text.MAX_VALIDATION_WINDOWS
-"""Those of a process that no fixture changes."""
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -82,6 +81,12 @@ def encoded_once() -> Iterator[None]:
         patch.setattr(training_text, "_tokens", tokens)
         patch.setattr(training_text, "MAX_VALIDATION_WINDOWS", 64)
         yield
+
+
+@pytest.fixture
+def as_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validate on as much text as a rank in a process of its own."""
+    monkeypatch.setattr(training_text, "MAX_VALIDATION_WINDOWS", VALIDATION_WINDOWS)
 
 
 @pytest.fixture

@@ -162,6 +162,7 @@ def test_recon_and_retrain_train_both_parts_and_load_in_peft(stage, results):
 
 
 @pytest.mark.full
+@pytest.mark.usefixtures("as_other_processes")
 def test_two_processes_train_the_terms_of_one(tmp_path, cache):
     method, found = "retrain:from=lowrank/rank=4:lr=1e-4", []
     for count in (1, 2):

@@ -43,7 +43,7 @@ def test_intervals_hold_the_truth_and_the_point_left_out():
         for k, (name, true) in enumerate({"A": 0.05, "a": 0.3, "b": 0.5}.items()):
             low, high = law.coefficients[name][1:]
             hits[k] += low <= true <= high
-        held, predicted = scaling_law.predict_holdout(points, draws=200)
+        _, held, predicted = scaling_law.predict_holdout(points, draws=200)
         hits[3] += predicted.low <= held.loss <= predicted.high
     assert (hits / 60 > 0.85).all(), hits / 60
 
@@ -54,7 +54,7 @@ def test_a_prediction_from_few_runs_holds_the_run_left_out():
     rng = np.random.default_rng(1)
     hits = 0
     for _ in range(100):
-        held, predicted = scaling_law.predict_holdout(grid(rng, sizes=(1e5,), spread=0.06), draws=200)
+        _, held, predicted = scaling_law.predict_holdout(grid(rng, sizes=(1e5,), spread=0.06), draws=200)
         hits += predicted.low <= held.loss <= predicted.high
     assert 94 <= hits < 100
 

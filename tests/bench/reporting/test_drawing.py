@@ -54,7 +54,7 @@ def test_names_in_a_front_overlap_neither_each_other_nor_the_edge():
         for i, (y, x) in enumerate(places)
     )
     (front,) = pareto.fronts(Table("t", (), columns, rows))
-    figure = front_figure.draw_front(front)
+    figure = front_figure.draw_fronts([[front]])
     panel, labels = figure.axes[0].get_window_extent(), figure.axes[0].texts
     boxes = [label.get_window_extent() for label in labels]
     assert sum(label.get_weight() == "bold" for label in labels) == len(front.optimal) and 5 < len(labels) < len(rows)

@@ -268,7 +268,7 @@ def test_speeds_have_a_front_of_their_own():
     )
     fronts = list(pareto.fronts(Table("t", (), columns, rows)))
     assert [f.x.metric for f in fronts] == ["bytes_packed", "decode"]
-    lines = [front_figure.draw_front(front).axes[0].get_lines()[0].get_drawstyle() for front in fronts]
+    lines = [front_figure.draw_fronts([[front]]).axes[0].get_lines()[0].get_drawstyle() for front in fronts]
     assert lines == ["steps-post", "steps-pre"], "between two rows stands the worse one"
 
 

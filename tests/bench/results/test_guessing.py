@@ -1,19 +1,8 @@
 """Accuracy of guesses on a task, and rows that are above it."""
 
-import pytest
-from scipy.stats import binomtest
-
 from bench.results import guessing
 from bench.results.guessing import Guess
-from bench.stats.proportions import wilson_interval
 from helpers import fake_records
-
-
-@pytest.mark.parametrize(("right", "n"), [(0, 10), (202, 500), (1838, 1838)])
-def test_the_interval_is_scipys(right, n):
-    theirs = binomtest(right, n).proportion_ci(method="wilson")
-
-    assert wilson_interval(right / n, n, 0.05) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
 def test_an_accuracy_must_be_above_chance_and_the_majority_class():

@@ -11,9 +11,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from bench import api
 from bench.execution import job, ranks
-from bench.inputs import training_text
 from bench.results.store import ReadOnlyStore
-from helpers import fixtures, forked_ranks, runs, several_ranks
+from helpers import forked_ranks, runs, several_ranks
 from helpers.models import job_for, write
 from helpers.several_ranks import NOTED_EVERY, RATE, STEPS
 from helpers.trainings import LAST_DIGIT, counting, job_to_train, method
@@ -115,9 +114,9 @@ def test_no_rank_holds_a_whole_model(tmp_path):
 
 
 @pytest.mark.full
-def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, cache, monkeypatch):
+@pytest.mark.usefixtures("as_other_processes")
+def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, cache):
     """Compare records. Their keys differ, because rounding does."""
-    monkeypatch.setattr(training_text, "MAX_VALIDATION_WINDOWS", fixtures.VALIDATION_WINDOWS)  # as in the other process
     training = {"tokens": 1024, "batch": 8, "seqlen": 32}
     for processes in (1, 2):
         spec = runs.small(
