@@ -140,14 +140,19 @@ def run_theirs(model: Any, tokenizer: Any, name: str, wanted: set[int]) -> tuple
     return results, tokens
 
 
-def run_ours(model: Any, tokenizer: Any, name: str, limit: int) -> tuple[dict[str, float], set[int], int]:
-    before, questions = tracks.read(name, None, limit)
+def marks(model: Any, tokenizer: Any, before: str, questions: list[tracks.Question]) -> list[Any]:
+    """Return what the measure `answers` says of each question."""
     pairs = answers.encode(tokenizer, "", before, questions)
-    count = packed_scoring.TokenCount(model)
     logs = [0.0] * len(pairs)
     for score in packed_scoring.score(model, pairs, CONTEXT, CAPACITY):
         logs[score.number] = score.log_likelihood
-    values = answers.readings(list(answers.marks(questions, logs, "raw")))
+    return list(answers.marks(questions, logs, "raw"))
+
+
+def run_ours(model: Any, tokenizer: Any, name: str, limit: int) -> tuple[dict[str, float], set[int], int]:
+    before, questions = tracks.read(name, None, limit)
+    count = packed_scoring.TokenCount(model)
+    values = answers.readings(marks(model, tokenizer, before, questions))
     return {r.metric: r.value for r in values}, {int(q.id) for q in questions}, count.tokens
 
 

@@ -16,13 +16,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from harness import finish, like_a_worker
+from track_agreement import CAPACITY, marks
 
 from bench.inputs import download, hub, lmeval, loading, tasks, tracks
 from bench.inputs.task_yaml import read_task
-from bench.measures import answers, packed_scoring
+from bench.measures import packed_scoring
 from methods.contract import Compute, NoProgress
 
-LIMIT, CAPACITY, CONTEXT = 100, 1024, 2048
+LIMIT = 100
 
 
 def main(limit: int) -> None:
@@ -35,12 +36,8 @@ def main(limit: int) -> None:
     theirs = lmeval.evaluate(model, tokenizer, task, data, 16, limit, NoProgress(), scorer).samples
     before, every = tracks.read("language/rte", None, None)
     questions = [q for q in every if int(q.id) < len(theirs)]
-    pairs = answers.encode(tokenizer, "", before, questions)
-    logs = [0.0] * len(pairs)
-    for score in packed_scoring.score(model, pairs, CONTEXT, CAPACITY):
-        logs[score.number] = score.log_likelihood
-    marks = answers.marks(questions, logs, "raw")
-    ours = {int(q.id): mark.beside["acc_raw"] for q, mark in zip(questions, marks, strict=True)}
+    found = marks(model, tokenizer, before, questions)
+    ours = {int(q.id): mark.beside["acc_raw"] for q, mark in zip(questions, found, strict=True)}
     figures = {
         "rte": {
             "questions": len(ours),

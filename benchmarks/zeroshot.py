@@ -23,7 +23,7 @@ import yaml
 from harness import finish, in_turn, ratio
 
 from bench.inputs import download, hub, lmeval, tasks
-from bench.inputs.task_yaml import read_task, tasks_root
+from bench.inputs.task_yaml import Task, read_task, tasks_root
 from bench.results.store import ReadOnlyStore
 from bench.system.devices import cores
 
@@ -67,16 +67,22 @@ def theirs(task: str, dtype: str, folder: Path) -> Answers:
     return Answers(json.loads(file.read_text())["results"][name]["acc,none"], None)
 
 
+def find(name: str) -> tuple[Task, Path]:
+    """Return a task of lm-eval, and the folder of its data, or end the program if that is not here."""
+    task = read_task(name, tasks.TASK_FILES[name])
+    data = tasks.data_folder(task, hub.mirror(None))
+    if data is None:
+        sys.exit(f"the data of {name} is not here: name a folder that has it in ${hub.DATA_ENV}")
+    return task, data
+
+
 def write_task(name: str, folder: Path) -> str:
     """Write a task's YAML for lm-eval's command into a new folder. Returns the task's name there."""
     folder.mkdir()
     if name in tasks.BUILTIN_TASKS:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(lmeval.read_config(read_task(name, ""))))
         return name
-    task = read_task(name, tasks.TASK_FILES[name])
-    data = tasks.data_folder(task, hub.mirror(None))
-    if data is None:
-        sys.exit(f"the data of {name} is not here: name a folder that has it in ${hub.DATA_ENV}")
+    task, data = find(name)
     text = LOCAL_YAML.format(file=tasks_root() / task.file, name=name, data=data.resolve())
     (folder / f"{name}.yaml").write_text(text)
     return f"{name}_here"

@@ -20,17 +20,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from harness import finish, like_a_worker
 from lm_eval.models.huggingface import HFLM
+from zeroshot import LIMIT, LM_EVAL_BATCH, REAL_TASKS, find
 
-from bench.inputs import download, hub, lmeval, loading, tasks
-from bench.inputs.task_yaml import read_task
+from bench.inputs import download, lmeval, loading
 from bench.measures import packed_scoring
 from bench.measures.prefix_tree import grow_trees
 from bench.system.devices import cores
 from methods.contract import Compute, NoProgress
 
-REAL_TASKS = ("hellaswag", "arc_easy", "piqa")
-LIMIT = 500
-CAPACITY, LM_EVAL_BATCH = 1024, 16
+CAPACITY = 1024
 
 Pairs = Sequence[tuple[list[int], list[int]]]
 Answers = list[tuple[float, bool]]
@@ -55,11 +53,7 @@ def run(model: Any, tokenizer: Any, name: str, limit: int, answer: Callable[[Pai
         kept.extend((pairs, answers))
         yield from ((number, *one) for number, one in enumerate(answers))
 
-    task = read_task(name, tasks.TASK_FILES[name])
-    data = tasks.data_folder(task, hub.mirror(None))
-    if data is None:
-        sys.exit(f"the data of {name} is not here: name a folder that has it in ${hub.DATA_ENV}")
-    scores = lmeval.evaluate(model, tokenizer, task, data, LM_EVAL_BATCH, limit, NoProgress(), scorer)
+    scores = lmeval.evaluate(model, tokenizer, *find(name), LM_EVAL_BATCH, limit, NoProgress(), scorer)
     return TaskAnswers(*kept, scores.samples)
 
 

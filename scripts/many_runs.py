@@ -31,9 +31,7 @@ def law(folder: str) -> str:
 @cache
 def _fit(folder: str) -> tuple[scaling_law.Law, scaling_law.GridRun, scaling_law.FitInterval]:
     """Return the law of a grid of runs, the largest run, which is not fitted, and its prediction."""
-    points = scaling_law.read(ROOT / folder, METHOD, CONTROL)
-    holdout, predicted = scaling_law.predict_holdout(points)
-    return scaling_law.fit([p for p in points if p is not holdout]), holdout, predicted
+    return scaling_law.predict_holdout(scaling_law.read(ROOT / folder, METHOD, CONTROL))
 
 
 def trials(folder: str) -> str:

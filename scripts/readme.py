@@ -85,17 +85,17 @@ def leaders(folders: str) -> str:
     results = [result_folders.read(folder) for folder in folders.split()]
     section = boards.make_sections(results, ROOT / "no papers")[0]
     tables = section.tables[0].to_text_tables()
-    first = _leading(tables[0], MAX_LEADERS)
+    first = _leading(tables[0])
     notes = "\n".join(f"{escape_markdown(note)}\n" for few in tables for note in few.notes)
     return f"{table.to_markdown(replace(first, notes=()))}\n<details><summary>Notes</summary>\n\n{notes}\n</details>\n"
 
 
-def _leading(whole: table.TextTable, count: int) -> table.TextTable:
+def _leading(whole: table.TextTable) -> table.TextTable:
     """Return the first rows of a table in those of LEADER_COLUMNS that they have, and of each the first one."""
     begins = ([i for i, header in enumerate(whole.headers) if header.startswith(name)] for name in LEADER_COLUMNS)
     named = [found[0] for found in begins if found]
-    shown = [i for i in named if any(line[i] != table.ABSENT for line in whole.lines[:count])]
-    lines = [[line[i] for i in shown] for line in whole.lines[:count]]
+    shown = [i for i in named if any(line[i] != table.ABSENT for line in whole.lines[:MAX_LEADERS])]
+    lines = [[line[i] for i in shown] for line in whole.lines[:MAX_LEADERS]]
     return table.TextTable(whole.title, [whole.headers[i] for i in shown], lines, whole.notes)
 
 

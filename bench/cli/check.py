@@ -124,7 +124,7 @@ def _remeasure(records: Sequence[Record], count: int, seed: int, tolerance: floa
     print_line(f"  measuring {amount(count, 'record')} again, chosen by seed {seed}")
     verdicts = set()
     with temporary_folder("again-") as workdir:
-        for one in remeasure.remeasure(chosen, tolerance, measure_again, Path(workdir)):
+        for one in remeasure.remeasure(chosen, tolerance, measure_again, workdir):
             labels = one.record.identity.labels()
             row = " ".join(str(labels[name]) for name in ("model", "method", "pattern", "measure", "protocol"))
             print_line(f"  {one.record.short_key} {row}: {one.verdict}" + (f": {one.reason}" if one.reason else ""))

@@ -151,7 +151,7 @@ def _rerun_suspects(
     from bench.system.cache import temporary_folder
 
     with temporary_folder("again-") as workdir:
-        return verdict.compare(before, rerun(after, comparison, Path(workdir), measure_again, note), gate_settings)
+        return verdict.compare(before, rerun(after, comparison, workdir, measure_again, note), gate_settings)
 
 
 def history(

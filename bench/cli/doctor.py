@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from bench.catalog import registry
 from bench.inputs import corpora, models, tasks
 from bench.inputs.hub import DATA_ENV, mirror, offline_variable
 from bench.inputs.task_yaml import read_task
-from bench.results.store import RESULTS, writable
+from bench.results.store import RESULTS
 from bench.system import devices, environments, packages, provenance
 from bench.system.cache import CACHE_ENV, cache_dir
 from bench.system.files import find_existing
@@ -90,7 +91,7 @@ def _results(root: Path) -> dict[str, Any]:
 def _can_write(folder: Path) -> bool:
     """Return whether files can be written in a folder, or it can be made."""
     place = find_existing(folder)
-    return place.is_dir() and writable(place)
+    return place.is_dir() and os.access(place, os.W_OK)
 
 
 def _network() -> dict[str, Any]:

@@ -141,9 +141,7 @@ def scaling(
     from bench.reporting import figures
     from bench.results.store import RESULTS
 
-    points = law.read(results or RESULTS, method, control)
-    holdout, predicted = law.predict_holdout(points)
-    fit = law.fit([p for p in points if p is not holdout])
+    fit, holdout, predicted = law.predict_holdout(law.read(results or RESULTS, method, control))
     print_rows(law.to_rows(fit, holdout, predicted), json)
     if out:
         print_line(figures.draw_scaling(fit, out, method, control, holdout))

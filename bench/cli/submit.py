@@ -101,7 +101,7 @@ def _make(
     who = folder.Contributor(credit, about, licences, key)
     results = read_published(root, without=source.resolve().name)
     with temporary_folder("submission-") as place:
-        target = Path(place) / "folder"
+        target = place / "folder"
         for line in folder.stage(source, target, who, results, datetime.now(UTC).date()):
             note(line)
         found = review(target, results, name)

@@ -81,7 +81,6 @@ def _lines(statuses: list[tuple[RunStatus, bool]], width: int, ascii_only: bool)
 
     from bench.execution.bars import Line
 
-    bar, rest = ("#", "-") if ascii_only else ("━", "─")
     out = []
     now, clock = time.time(), time.monotonic()
     for status, alive in [pair for pair in statuses if pair[1]] or statuses[-1:]:
@@ -91,7 +90,7 @@ def _lines(statuses: list[tuple[RunStatus, bool]], width: int, ascii_only: bool)
         # Clocks may jump.
         took = max(0.0, (now if alive else status.ended or status.updated) - status.started)
         head = Line(f"{status.host} {status.executor}", "", status.done, status.total, clock - took, until, figures)
-        out.append(head.compose(width, bar, rest))
+        out.append(head.compose(width, ascii_only))
         if not alive:
             what = f"{_state(status, alive)} after {timedelta(seconds=int(took))}, cast-bench {status.code}"
             out.append(Text(shorten(what, width)))
@@ -100,5 +99,5 @@ def _lines(statuses: list[tuple[RunStatus, bool]], width: int, ascii_only: bool)
             left = clock_time(work.left - age) if work.left is not None and work.left > 2 else ""
             since = clock - max(0.0, now - work.since)
             line = Line(name, work.state, work.done, work.total, since, left, describe_figures(work.figures))
-            out.append(line.compose(width, bar, rest))
+            out.append(line.compose(width, ascii_only))
     return out[:MAX_LINES]

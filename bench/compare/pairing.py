@@ -176,7 +176,9 @@ def pair_results(
     only_new = [key for key in new if key not in old]
     for key in only_new:
         if bad := [r for r in new[key].values() if r.status in FAILED]:
-            unpaired.append(Unpaired(names[key], _measure(bad[0]), "NEW_FAILURE", _failure_reason(bad), tuple(bad)))
+            unpaired.append(
+                Unpaired(names[key], bad[0].identity.measure, "NEW_FAILURE", _failure_reason(bad), tuple(bad))
+            )
     return pairs, unpaired, len(only_new)
 
 
@@ -190,7 +192,7 @@ def pair_seeds(name: str, was: Seeds, now: Seeds, common_seeds: bool) -> tuple[l
     """Return a pair for each metric of one identity, or the reasons for none. common_seeds: as in pair_results."""
     good = {s: r for s, r in was.items() if r.status == "ok"}
     unpaired = []
-    measure = _measure(next(iter(was.values())))
+    measure = next(iter(was.values())).identity.measure
     fixed = [s for s, r in was.items() if r.status != "ok" and any(x.status == "ok" for x in _matches(now, s))]
     if fixed:
         unpaired.append(Unpaired(name, measure, "FIXED", f"{was[fixed[0]].status} before{list_seeds(fixed)}"))
@@ -243,7 +245,7 @@ def _text_key(key: IdentityKey, seeds: Seeds) -> tuple[IdentityKey, str]:
 
 def _explain_absence(name: str, was: Seeds, other: Seeds | None) -> Unpaired:
     """Explain a missing identity: not measured, or only as `other`, with another protocol on the same text or task."""
-    measure = _measure(next(iter(was.values())))
+    measure = next(iter(was.values())).identity.measure
     if other:
         reason = f"different protocol: {_protocol(was).label}, now {_protocol(other).label}"
         return Unpaired(name, measure, "NOT_COMPARABLE", reason)
@@ -254,10 +256,6 @@ def _explain_absence(name: str, was: Seeds, other: Seeds | None) -> Unpaired:
 
 def _protocol(seeds: Seeds) -> Protocol:
     return next(iter(seeds.values())).identity.protocol
-
-
-def _measure(record: Record) -> str:
-    return str(record.identity.measure)
 
 
 def _failure_reason(bad: list[Record]) -> str:

@@ -249,27 +249,24 @@ def _excess(store: ReadOnlyStore, sparse: Iterable[Record], control: Iterable[Re
     return a - b, tokens
 
 
-def predict_holdout(points: Sequence[GridRun], draws: int = DRAWS) -> tuple[GridRun, FitInterval]:
-    """Fit all runs but the largest. Return this one, and its prediction."""
+def predict_holdout(points: Sequence[GridRun], draws: int = DRAWS) -> tuple[Law, GridRun, FitInterval]:
+    """Fit all runs but the largest. Return the law, this run, and its prediction."""
     holdout = max(points, key=lambda p: (p.weights * p.training, p.training))
     law = fit([p for p in points if p is not holdout], draws)
-    return holdout, law.predict(holdout.weights, holdout.training)
+    return law, holdout, law.predict(holdout.weights, holdout.training)
 
 
-def to_rows(law: Law, holdout: GridRun | None = None, predicted: FitInterval | None = None) -> list[dict[str, Any]]:
+def to_rows(law: Law, holdout: GridRun, predicted: FitInterval) -> list[dict[str, Any]]:
     """Return coefficients, and the holdout with its prediction, as printable rows."""
     rows: list[dict[str, Any]] = [
         {"what": k, "value": f"{v.value:.4g}", "95% interval": f"{v.low:.4g} to {v.high:.4g}"}
         for k, v in law.coefficients.items()
     ]
     rows.append({"what": "N0, D0", "value": f"{law.n0:.4g}, {law.d0:.4g}", "95% interval": ""})
-    if holdout and predicted:
-        inside = "inside" if predicted.low <= holdout.loss <= predicted.high else "outside"
-        rows.append(
-            {
-                "what": f"held out: {holdout.model}, {holdout.training:,} tokens",
-                "value": f"{holdout.loss:.4g} nats, predicted {predicted.value:.4g}",
-                "95% interval": f"{predicted.low:.4g} to {predicted.high:.4g}, {inside}",
-            }
-        )
-    return rows
+    inside = "inside" if predicted.low <= holdout.loss <= predicted.high else "outside"
+    held = {
+        "what": f"held out: {holdout.model}, {holdout.training:,} tokens",
+        "value": f"{holdout.loss:.4g} nats, predicted {predicted.value:.4g}",
+        "95% interval": f"{predicted.low:.4g} to {predicted.high:.4g}, {inside}",
+    }
+    return [*rows, held]

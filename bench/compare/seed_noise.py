@@ -117,9 +117,8 @@ class SeedNoiseTable:
         return out
 
 
-def _sum(parts: Iterable[SeedNoise]) -> SeedNoise:
+def _sum(parts: list[SeedNoise]) -> SeedNoise:
     """Return the noise of a difference, with Satterthwaite's degrees of freedom."""
-    parts = list(parts)
     variance = math.fsum(p.variance for p in parts)
     rest = math.fsum(p.variance**2 / p.freedom for p in parts)
     return SeedNoise(variance, variance**2 / rest if rest else math.inf)

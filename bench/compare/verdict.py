@@ -251,11 +251,10 @@ def _check_reproduction(pair: MetricPair, settings: CompareSettings) -> Row:
     seeds = zip(pair.before, pair.after, strict=True)
     change = max((mean_change(replace(pair, before=(a,), after=(b,))) for a, b in seeds), key=abs)
     within = abs(change) <= settings.tolerance(pair.definition)
-    worse = change * (1 if pair.better == "lower" else -1) > 0
     if within:
         return _row(pair, "OK", "same key: reproduced" if change else "")
     reason = f"same key, different number ({change:+.2g}): not reproduced"
-    return _row(pair, "REGRESSION" if worse else "IMPROVED", reason)
+    return _row(pair, "REGRESSION" if change * _worse(pair) > 0 else "IMPROVED", reason)
 
 
 def _row(pair: MetricPair, verdict: str, reason: str = "", **fields: Any) -> Row:

@@ -45,7 +45,7 @@ class Line:
     until: str = ""
     figures: Sequence[str] = ()
 
-    def compose(self, width: int, bar: str = "━", rest: str = "─") -> Text:
+    def compose(self, width: int, ascii_only: bool = False) -> Text:
         """Return the line in a width. It drops the bar first, then figures, elapsed time, the middle of the name, the end."""
         left = width + GAP
 
@@ -68,6 +68,7 @@ class Line:
         size = 0 if self.state or left - GAP < MIN_BAR else min(left - GAP, MAX_BAR)
         name = shorten(name, named if size else named + max(0, left))
         filled = size * min(self.done, self.total) // max(self.total, 1)
+        bar, rest = ("#", "-") if ascii_only else ("━", "─")
         drawn = Text.assemble((bar * filled, "green"), (rest * (size - filled), "dim"))
         texts = (Text(name), drawn, *map(Text, (*count, *middle, *until)))
         return Text(" " * GAP).join(text for text in texts if text)
@@ -86,12 +87,11 @@ class RichDisplay(RunListener):
         )
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        bar, rest = ("#", "-") if options.ascii_only else ("━", "─")
         lines = (self._all, *self._now.copy().values())  # a thread of rich draws them
         for table in self._tables:
             yield from compose_table(table, options.max_width, max(MIN_ROWS, console.height - len(lines) - 3))
         for line in lines:
-            yield line.compose(options.max_width, bar, rest)
+            yield line.compose(options.max_width, options.ascii_only)
 
     def begin(self, total: int, known: int) -> None:
         self._all = Line("measurements", done=known, total=total, since=time.monotonic())

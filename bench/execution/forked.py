@@ -66,8 +66,7 @@ class ForkServer:
             while "started" not in (reply := self._receive()):
                 self._exit_codes[reply["ended"]] = reply["code"]
             pid = reply["started"]
-            worker = ForkedWorker(self, pid, os.dup(stdin), os.dup(stdout))
-        return worker
+            return ForkedWorker(self, pid, os.dup(stdin), os.dup(stdout))
 
     def exit_code(self, pid: int) -> int:
         """Wait until the worker has ended, and return its exit code. Raise ServerEnded if the code is unknown."""

@@ -55,8 +55,7 @@ class Sweep:
     ) -> None:
         """missing: the measurements of each artifact that have no record."""
         self._store, self._folder, self._listener = store, folder, listener
-        model = fit_model(plan) if missing else None
-        seconds = estimate_seconds(missing, model)
+        seconds = estimate_seconds(missing, fit_model(plan)) if missing else {}
         self._executor: Executor
         if plan.spec.executor == "ray" and missing:
             self._executor = RayExecutor(plan, (some[0].artifact for some in missing), store)

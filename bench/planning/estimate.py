@@ -91,14 +91,14 @@ def _seconds(work: _Work, model: CostModel, device: str) -> float | None:
     return START_S + work.operations / _flops() if device == "cpu" else None
 
 
-def estimate_seconds(missing: Iterable[list[Measurement]], model: CostModel | None = None) -> dict[str, float]:
+def estimate_seconds(missing: Iterable[list[Measurement]], model: CostModel) -> dict[str, float]:
     """Estimate the time of each artifact, by its key.
 
     Without records for all artifacts, the times are those of this machine's CPU. For a GPU only their ratios are meaningful.
     """
     made: set[str] = set()
     works = {some[0].artifact.key: _work(some, made) for some in missing}
-    fitted = {key: model.seconds(work.parts) if model else None for key, work in works.items()}
+    fitted = {key: model.seconds(work.parts) for key, work in works.items()}
     if any(seconds is None for seconds in fitted.values()):
         fitted = {key: work.operations / _flops() for key, work in works.items()}
     return {key: START_S + (seconds or 0.0) for key, seconds in fitted.items()}

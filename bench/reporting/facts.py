@@ -86,10 +86,6 @@ class TrackLoss:
     change: RatioChange
     flips: Flips | None = None
 
-    def interval(self, level: float) -> tuple[float, float]:
-        """Return the ends of the interval of coverage 1 - level."""
-        return self.change.interval(level)
-
 
 @dataclass(frozen=True)
 class Facts:

@@ -47,10 +47,10 @@ def draw_training(record: Record, file: Path) -> Path:
     return save_figure(figure, file, _title(record))
 
 
-def draw_scaling(law: Law, file: Path, method: str, control: str, holdout: GridRun | None = None) -> Path:
+def draw_scaling(law: Law, file: Path, method: str, control: str, holdout: GridRun) -> Path:
     """Draw a law's curve for each model, with its points; the holdout is a hollow one."""
     figure, ((axis,),) = new_figure(430, 290)
-    everything = [*law.points, *([holdout] if holdout else [])]
+    everything = [*law.points, holdout]
     budgets = [p.training for p in everything]
     grid = [min(budgets) * (max(budgets) / min(budgets)) ** (k / 60) for k in range(61)]
     by_model = group_by(sorted(everything, key=lambda p: p.training), lambda p: p.model)

@@ -23,13 +23,8 @@ PLACES = ((8, 0, "left", "center"), (-8, 0, "right", "center"), (0, 7, "center",
 """Places for a label beside its point: pixels to the right and up, and its alignment."""
 
 
-def draw_front(front: Front) -> Figure:
-    """Draw all points, the front as a step line, and as many names as fit."""
-    return draw_fronts([[front]])
-
-
 def draw_fronts(lines: Sequence[Sequence[Front]]) -> Figure:
-    """Draw lines of fronts, a panel for each."""
+    """Draw lines of fronts, a panel for each: all points, the front as a step line, and as many names as fit."""
     rows, columns = len(lines), len(lines[0])
     figure, panels = drawing.new_figure(WIDTH * columns, HEIGHT * rows, rows=rows, columns=columns)
     fronts = list(zip(panels.flat, itertools.chain.from_iterable(lines), strict=True))

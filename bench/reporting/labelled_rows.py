@@ -17,8 +17,6 @@ from bench.results.record import Record
 from bench.results.rows import to_rows
 from methods.errors import UserError
 
-TIMED = "speed"
-"""Measure that a file does not share with the model that was dequantized from it."""
 EARLY = 0.1
 """Share of a training after which S is shown."""
 
@@ -99,7 +97,7 @@ def _file_rows(record: Record, rows: Iterable[Row]) -> Iterator[Row]:
     name = quantizer_of_file(file)
     sizes = {"bits_per_weight": file.bits, "bytes_packed": float(file.bytes), "bytes": float(file.bytes)}
     for row in rows:
-        if identity.measure != TIMED:
+        if identity.subject != "timing":  # a file does not share the speed of the model that was dequantized from it
             value = sizes.get(row["metric"], row["value"])
             own = identity.model_copy(update={"quantizer": name})
             yield row | {"quantizer": name, "identity": own, "value": value}

@@ -248,7 +248,7 @@ def page_choices(table: Table) -> dict[str, Any] | None:
         differ = pairwise.significance(table, quality_column(table))
     except UserError:
         return None
-    rows = sorted([*answer.meets], key=lambda c: (c.quality, c.index))
+    rows = sorted(answer.meets, key=lambda c: (c.quality, c.index))
     if not rows:
         return None
     place = {c.index: at for at, c in enumerate(rows)}

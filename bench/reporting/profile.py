@@ -118,7 +118,7 @@ def worst(losses: Mapping[str, TrackLoss]) -> tuple[Bound | None, str]:
         return None, ""
     name = max(losses, key=lambda track: losses[track].loss.value)
     level = multiple_tests.bonferroni(ALPHA, len(losses))
-    ends = [one.interval(level) for one in losses.values()]
+    ends = [one.change.interval(level) for one in losses.values()]
     return Bound(losses[name].loss.value, max(low for low, _ in ends), max(high for _, high in ends)), name
 
 

@@ -10,7 +10,7 @@ from bench.reporting import drawing, pareto, profile, words
 from bench.reporting.drawing import HEIGHT, MAX_LETTERS, WIDTH, scale
 from bench.reporting.facts import Bound
 from bench.reporting.forest import FOREST_CAPTION, FOREST_TITLE, draw_forest, forest_rows
-from bench.reporting.front_figure import draw_front
+from bench.reporting.front_figure import draw_fronts
 from bench.reporting.hardware import hardware_limit
 from bench.reporting.heat_map import draw_profile
 from bench.reporting.view import Table
@@ -44,7 +44,7 @@ def draw_all(table: Table, name: str) -> list[TableFigure]:
     """Draw all figures of a table. name: the name of its section."""
     title = ", ".join(filter(None, (name, table.protocol or table.title)))
     out = [
-        _make(f"{title}: {front.y.name} against {front.x.name}", pareto.describe(front), draw_front(front))
+        _make(f"{title}: {front.y.name} against {front.x.name}", pareto.describe(front), draw_fronts([[front]]))
         for front in pareto.fronts(table)
     ]
     if rows := forest_rows(table):

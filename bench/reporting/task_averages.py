@@ -102,7 +102,7 @@ def tasks_of(protocol: str) -> tuple[tuple[str, ...], str]:
 def describe_column(metric: str, protocol: str, rows: Iterable[Row]) -> str:
     """Return what a reader must know beside the accuracies of a column: what guesses reach, and whether the task counts."""
     rows = [r for r in rows if r["protocol"] == protocol or metric == "mean_acc"]
-    found = [r for r in _accuracies(rows) if _guess(r)]
+    found = [r for r in _accuracies(rows) if r.get("guess")]
     if metric == "acc" and found:
         return ", ".join(filter(None, (_describe_guess(found[:1]), LEFT_OUT if _is_left_out(found) else "")))
     if metric == "mean_acc":
@@ -123,14 +123,14 @@ def notes(rows: Iterable[Row]) -> tuple[str, ...]:
         doable = _is_doable(row, dense)
         if has_means and doable is not True and any(name in tasks for tasks in TASK_SETS.values()):
             found.setdefault(NOTE if doable is False else UNJUDGED, set()).add(name)
-        if _guess(row) is None:
+        if row.get("guess") is None:
             found.setdefault(UNKNOWN, set()).add(name)
     return tuple(text.format(", ".join(sorted(found[text]))) for text in (NOTE, UNJUDGED, UNKNOWN) if text in found)
 
 
 def _describe_guess(rows: Iterable[Row]) -> str:
     """rows: of the tasks over which guesses are averaged."""
-    found = [_guess(r) for r in rows]
+    found = [r["guess"] for r in rows]
     chance, majority = (math.fsum(g[i] for g in found) / len(found) for i in (0, 1))
     return f"chance {chance:.3f}, majority {majority:.3f}"
 
@@ -145,14 +145,10 @@ def _is_left_out(rows: Iterable[Row]) -> bool:
 def _is_doable(row: Row, dense: Mapping[tuple[Any, ...], Row]) -> bool | None:
     """Return whether the dense model is better than a guess on a row's questions. None if that is not known."""
     before = dense.get(_dense_key(row))
-    guess = _guess(before) if before else None
+    guess = before.get("guess") if before else None
     if before is None or guess is None or not before["n"]:
         return None
     return bool(guess.is_beaten_by(before["value"], before["n"]))
-
-
-def _guess(row: Row) -> Any:
-    return row.get("guess")
 
 
 def _accuracies(rows: Iterable[Row]) -> Iterable[Row]:

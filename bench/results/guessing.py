@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.results.record import Record
-from bench.stats.proportions import wilson_interval
+from bench.stats.ratios import wilson_interval
 
 KNOWN = Path(__file__).parent.parent / "assets" / "task_guesses.json"
 """Guesses of tasks whose older records do not hold them. scripts/task_guesses.py computes them from the tasks' data."""
@@ -29,7 +29,7 @@ class Guess(NamedTuple):
 
     def is_beaten_by(self, accuracy: float, questions: int) -> bool:
         """Return whether the lower end of the interval of an accuracy (Wilson, 95%) is above both guesses."""
-        return wilson_interval(accuracy, questions, LEVEL)[0] > self.best
+        return wilson_interval(accuracy * questions, questions, LEVEL)[0] > self.best
 
 
 def of_record(record: Record) -> Guess | None:

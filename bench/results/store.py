@@ -271,7 +271,7 @@ def wait_for_folder(root: Path) -> None:
         FileNotFoundError: it does not come back within PATIENCE_S.
     """
     end = time.monotonic() + PATIENCE_S
-    while not is_folder(root / "records"):
+    while not os.path.isdir(root / "records"):  # False, too, for a disk that cannot be reached
         if time.monotonic() > end:
             raise FileNotFoundError(errno.ENOENT, "the results folder is gone", str(root))
         time.sleep(LOOK_S)
@@ -281,15 +281,3 @@ def require_results(root: Path) -> None:
     """Raise UserError if a folder is no results folder."""
     if not (root / "records").is_dir():
         raise UserError(f"{str(root)!r} is no results folder: it has no records/ in it")
-
-
-def is_folder(path: Path) -> bool:
-    """Return whether a path is a folder now. A disk that cannot be reached has none."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
-
-
-def writable(path: Path) -> bool:
-    return os.access(path, os.W_OK)

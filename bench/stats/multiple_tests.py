@@ -11,18 +11,15 @@ def holm(p: Sequence[float]) -> list[float]:
     """Adjust p values: with probability 1 - alpha, none under alpha is a false alarm (Holm 1979)."""
     order = np.argsort(p, kind="stable")
     steps = np.asarray(p, dtype=float)[order] * np.arange(len(p), 0, -1)
-    return _unsort(np.minimum(np.maximum.accumulate(steps), 1.0), order) if len(p) else []
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    out: list[float] = adjusted.tolist()
+    return out
 
 
 def differs(adjusted: float, alpha: float) -> bool:
     """Return whether a difference is real, from Holm's p. Verdicts, ranks and `bench pick` share this rule."""
     return adjusted < alpha
-
-
-def _unsort(values: np.ndarray, order: np.ndarray) -> list[float]:
-    out = np.empty(len(values))
-    out[order] = values
-    return [float(v) for v in out]
 
 
 def bonferroni(alpha: float, count: int) -> float:

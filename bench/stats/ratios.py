@@ -37,7 +37,9 @@ class RatioChange(NamedTuple):
 
     def interval(self, level: float) -> tuple[float, float]:
         """Return the ends of Student's t interval of coverage 1 - level."""
-        half = _student(1 - level / 2, self.freedom) * self.stderr
+        from scipy.special import stdtrit
+
+        half = float(stdtrit(self.freedom, 1 - level / 2)) * self.stderr
         return self.value - half, self.value + half
 
 
@@ -97,9 +99,3 @@ def wilson_interval(count: float, n: float, level: float) -> tuple[float, float]
     middle = (count + z2 / 2) / (n + z2)
     half = math.sqrt(z2 * (count * (n - count) / n + z2 / 4)) / (n + z2)
     return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def _student(share: float, freedom: float) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, share))

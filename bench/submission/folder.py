@@ -146,7 +146,7 @@ def opened(path: Path) -> Iterator[tuple[Path, str]]:
         )
     with temporary_folder("submission-") as place:
         for one, content in files.items():
-            file = Path(place) / one
+            file = place / one
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
-        yield Path(place) / name, name
+        yield place / name, name

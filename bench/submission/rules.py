@@ -126,7 +126,8 @@ def _of_reproduction(record: Record) -> Iterator[str]:
     if identity.model not in ALIASES and not HUB_ID.fullmatch(identity.model):
         yield f"its model {identity.model!r} is no alias and no hub id: no one else can load it"
     texts = (identity.calibration, identity.training)
-    for name in (*(text.data for text in texts if text), _config(record).get("corpus")):
+    config = (record.key_inputs.get("measure") or {}).get("config") or {}
+    for name in (*(text.data for text in texts if text), config.get("corpus")):
         if name and name not in CORPORA:
             yield f"its text {name!r} is no corpus of this suite: no one else has it"
     try:
@@ -152,10 +153,6 @@ def _of_reproduction(record: Record) -> Iterator[str]:
         yield "its model was made elsewhere: no one else can make it"
     if identity.training and not provided and not any(stage.trains for stage in stages):
         yield "it has a training text, but none of its methods trains"
-
-
-def _config(record: Record) -> dict[str, Any]:
-    return dict((record.key_inputs.get("measure") or {}).get("config") or {})
 
 
 def _of_bits(record: Record) -> Iterator[str]:

@@ -31,13 +31,11 @@ REBUILDABLE = (
 EXPENSIVE = ("models", "data", "training", "environments")
 """Parts deleted only with `everything`: downloads, installations, and checkpoints of unfinished trainings."""
 
+cache_dir = own_cache
+"""Function that returns the folder of the cache."""
+
 SHARED = ("datasets", "digests", "exports", "tokens", "native", "cusparselt-plans", "folders", "graphs", *EXPENSIVE)
 """Parts whose entries are not marked by name. They stay while any run is active."""
-
-
-def cache_dir() -> Path:
-    """Return $CAST_BENCH_CACHE, else cast-bench/ under $XDG_CACHE_HOME or ~/.cache."""
-    return own_cache()
 
 
 def describe_unwritable(fault: OSError) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
-from pathlib import Path
 
 from bench.system.interpreter import OWN_PACKAGES, ROOT
 from bench.system.provenance import VERSION
@@ -16,9 +15,6 @@ def describe_code() -> str:
     digest = hashlib.sha256()
     for package in OWN_PACKAGES:
         for file in sorted((ROOT / package).rglob("*.py"), key=lambda f: f.relative_to(ROOT).parts):
-            digest.update(f"{file.relative_to(ROOT).as_posix()}\n".encode() + _read(file))
+            name = file.relative_to(ROOT).as_posix()
+            digest.update(f"{name}\n".encode() + hashlib.sha256(file.read_bytes()).digest())
     return f"{VERSION} (code {digest.hexdigest()[:8]})"
-
-
-def _read(file: Path) -> bytes:
-    return hashlib.sha256(file.read_bytes()).digest()

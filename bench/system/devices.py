@@ -67,7 +67,7 @@ def resolve_device(name: str) -> str:
         import torch
 
         count = torch.cuda.device_count()
-    index = int(name[5:] or 0) if name != "auto" else 0
+    index = int(name[5:] or 0)
     if index < count:
         return name if name != "auto" else "cuda"
     if name == "auto":
