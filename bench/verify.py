@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from methods.errors import UserError
 from methods.folder import Folder, dtype_name
 from methods.pattern import Pattern
-from methods.targets import find_targets, require_fit
+from methods.targets import dense_weight, find_targets, require_fit
 
 if TYPE_CHECKING:
     import torch
@@ -156,21 +156,39 @@ def count_terms(counts: WeightCounts, terms: Mapping[str, Term], folder: Folder,
 
 FUNCTION_TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
 """Largest relative change of logits by a transform, by the format of the weights, which rounds them once more."""
+ROUNDINGS = 3.0
+"""Largest change in units of what one more rounding of the weights does, where that is more than the tolerance."""
 
 
-def check_function(before: nn.Module, after: nn.Module, tokens: Tensor, tolerance: float) -> float:
-    """Return ||logits' - logits|| / ||logits - mean|| on tokens, int64 [sequences, seqlen]: how well a function is kept.
+def round_weights(model: nn.Module, targets: Iterable[str], stored: torch.dtype) -> None:
+    """Round the targets' weights once more, in place, as a transform does: each input channel scaled at random and back."""
+    import torch
 
-    Raises:
-        CheckFailed: it is larger than the tolerance.
-    """
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        for name in targets:
+            weight = dense_weight(model.get_submodule(name))
+            scales = torch.randn(weight.shape[1], generator=generator).mul(0.5).exp().to(weight)
+            weight.copy_((weight * scales).to(stored) / scales)
+
+
+def function_error(before: nn.Module, after: nn.Module, tokens: Tensor) -> float:
+    """Return ||logits' - logits|| / ||logits - mean|| on tokens, int64 [sequences, seqlen]: how well a function is kept."""
     import torch
 
     with torch.inference_mode():
         old, new = (model(input_ids=tokens, use_cache=False).logits.double() for model in (before, after))
-    error = float((new - old).norm() / (old - old.mean(-1, keepdim=True)).norm())
+    return float((new - old).norm() / (old - old.mean(-1, keepdim=True)).norm())
+
+
+def check_function(before: nn.Module, after: nn.Module, tokens: Tensor, tolerance: float) -> float:
+    """Return `function_error`. Raise CheckFailed if it is larger than the tolerance, or no number."""
+    return require_same_function(function_error(before, after, tokens), tolerance)
+
+
+def require_same_function(error: float, tolerance: float) -> float:
     if not error <= tolerance:
-        raise CheckFailed(f"the logits changed by {error:.3g} of their size, and may change by {tolerance:g}")
+        raise CheckFailed(f"the logits changed by {error:.3g} of their size, and may change by {tolerance:.3g}")
     return error
 
 

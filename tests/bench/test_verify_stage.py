@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench.verify import CheckFailed, verify
+from bench.verify import CheckFailed, round_weights, verify
 from methods.folder import Folder
 from methods.pattern import Pattern
 
@@ -109,3 +109,14 @@ def test_conv1d_keeps_its_groups_along_the_first_dimension(tmp_path):
     assert verify(dense, good, Pattern(2, 4), [name], [], torch.float32).layers[name].zeros == 32
     with pytest.raises(CheckFailed, match="groups break 2:4"):
         verify(dense, bad, Pattern(2, 4), [name], [], torch.float32)
+
+
+@pytest.mark.parametrize(("stored", "step"), [(torch.bfloat16, 2.0**-8), (torch.float32, 2.0**-23)])
+def test_rounding_changes_each_weight_by_at_most_one_step(stored, step, llama, job):
+    before = {name: llama.get_submodule(name).weight.clone() for name in job.targets}
+
+    round_weights(llama, job.targets, stored)
+
+    for name, weight in before.items():
+        change = ((llama.get_submodule(name).weight - weight) / weight).abs()
+        assert step / 8 < change.max() <= 1.01 * step, name

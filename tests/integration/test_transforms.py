@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench import api
+from bench import api, verify
 from bench.results.store import ReadOnlyStore
 from helpers import runs
 from methods.errors import UserError
@@ -76,6 +76,18 @@ def test_a_transform_that_changes_the_logits_is_refused(tmp_path):
     spec = runs.small(tmp_path / "r", methods=("bends",), measures=("size",))
     runs.run_here(spec)
     assert "the logits changed by" in runs.records(spec.results)["bends", None, "size"].reason
+
+
+@pytest.mark.usefixtures("world")
+def test_where_rounding_alone_changes_the_logits_by_more_a_transform_may_too(tmp_path, monkeypatch):
+    monkeypatch.setitem(verify.FUNCTION_TOLERANCE, "float32", 0.0)
+    spec = runs.small(tmp_path / "r", methods=("rotate", "bends"), measures=("size",))
+    runs.run_here(spec)
+    found = runs.records(spec.results)
+
+    assert found["rotate", None, "size"].status == "ok", found["rotate", None, "size"].reason
+    limit = float(found["bends", None, "size"].reason.rpartition(" ")[2])
+    assert 0 < limit < 1e-4
 
 
 def test_a_transform_after_pruning_is_refused_before_anything_is_loaded(tmp_path):
