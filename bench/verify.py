@@ -182,11 +182,12 @@ def function_error(before: nn.Module, after: nn.Module, tokens: Tensor) -> float
 
 
 def check_function(before: nn.Module, after: nn.Module, tokens: Tensor, tolerance: float) -> float:
-    """Return `function_error`. Raise CheckFailed if it is larger than the tolerance, or no number."""
+    """Return `function_error`, which the tolerance limits."""
     return require_same_function(function_error(before, after, tokens), tolerance)
 
 
 def require_same_function(error: float, tolerance: float) -> float:
+    """Return an error. Raise CheckFailed if it is larger than the tolerance, or no number."""
     if not error <= tolerance:
         raise CheckFailed(f"the logits changed by {error:.3g} of their size, and may change by {tolerance:.3g}")
     return error
