@@ -158,6 +158,8 @@ FUNCTION_TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "float16": 0.02, "bfloat
 """Largest relative change of logits by a transform, by the format of the weights, which rounds them once more."""
 ROUNDINGS = 3.0
 """Largest change in units of what one more rounding of the weights does, where that is more than the tolerance."""
+MOST_CHANGED = 0.3
+"""Largest change however much rounding does. Two models that have nothing in common differ by more than 1."""
 
 
 def round_weights(model: nn.Module, targets: Iterable[str], stored: torch.dtype) -> None:

@@ -28,6 +28,7 @@ from bench.system.cache import build_lock, cache_dir, is_built, temporary_folder
 from bench.system.files import atomic_write, publish
 from bench.verify import (
     FUNCTION_TOLERANCE,
+    MOST_CHANGED,
     ROUNDINGS,
     WeightCounts,
     count_folder,
@@ -218,7 +219,7 @@ class Builder:
             if error > limit:  # random tokens can amplify rounding: measure by how much
                 rounded = loading.load(before, compute)
                 round_weights(rounded, job.targets, stored)
-                limit = max(limit, ROUNDINGS * function_error(old, rounded, ids))
+                limit = max(limit, min(ROUNDINGS * function_error(old, rounded, ids), MOST_CHANGED))
             out[name] = float(f"{require_same_function(error, limit):.3g}")
         return out
 

@@ -111,12 +111,15 @@ def test_conv1d_keeps_its_groups_along_the_first_dimension(tmp_path):
         verify(dense, bad, Pattern(2, 4), [name], [], torch.float32)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "olmoe"])
 @pytest.mark.parametrize(("stored", "step"), [(torch.bfloat16, 2.0**-8), (torch.float32, 2.0**-23)])
-def test_rounding_changes_each_weight_by_at_most_one_step(stored, step, llama, job):
-    before = {name: llama.get_submodule(name).weight.clone() for name in job.targets}
+def test_rounding_changes_each_weight_by_at_most_one_step(stored, step, kind, make, make_job):
+    model = make(kind)
+    job = make_job(model)
+    before = {name: model.get_submodule(name).weight.clone() for name in job.targets}
 
-    round_weights(llama, job.targets, stored)
+    round_weights(model, job.targets, stored)
 
     for name, weight in before.items():
-        change = ((llama.get_submodule(name).weight - weight) / weight).abs()
+        change = ((model.get_submodule(name).weight - weight) / weight).abs()
         assert step / 8 < change.max() <= 1.01 * step, name

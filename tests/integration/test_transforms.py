@@ -3,6 +3,7 @@
 import pytest
 
 from bench import api, verify
+from bench.execution import build
 from bench.results.store import ReadOnlyStore
 from helpers import runs
 from methods.errors import UserError
@@ -88,6 +89,17 @@ def test_where_rounding_alone_changes_the_logits_by_more_a_transform_may_too(tmp
     assert found["rotate", None, "size"].status == "ok", found["rotate", None, "size"].reason
     limit = float(found["bends", None, "size"].reason.rpartition(" ")[2])
     assert 0 < limit < 1e-4
+
+
+@pytest.mark.usefixtures("world")
+def test_however_much_rounding_does_a_transform_may_not_change_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "ROUNDINGS", 1e9)
+    monkeypatch.setitem(verify.FUNCTION_TOLERANCE, "float32", 0.0)
+    monkeypatch.setattr(build, "MOST_CHANGED", 0.01)
+    spec = runs.small(tmp_path / "r", methods=("bends",), measures=("size",))
+    runs.run_here(spec)
+
+    assert "may change by 0.01" in runs.records(spec.results)["bends", None, "size"].reason
 
 
 def test_a_transform_after_pruning_is_refused_before_anything_is_loaded(tmp_path):

@@ -171,7 +171,7 @@ def test_the_same_key_has_only_to_be_reproduced(roots, loss, expected):
 
 @pytest.mark.parametrize("other", [{"cpu": "Xeon"}, {"cpu_model": "6/143/8"}, {"isa": "AVX2"}])
 def test_the_same_key_on_another_machine_is_a_test_like_any_other(roots, other):
-    """What would be no reproduction on one is noise between two. A cloud calls many of its CPUs by one name."""
+    """Records with one key that differ are a fault on one CPU, and noise between two. A cloud gives several CPUs one name."""
     about = {"cpu": "EPYC", "cpu_model": "25/17/1", "isa": "AVX512", "device": None}
     fake_records.perplexity(roots[0], provenance={"machine": about})
     fake_records.perplexity(roots[1], 0.0, 0.002, noise=1, provenance={"machine": about | other})

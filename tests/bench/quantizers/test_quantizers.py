@@ -70,7 +70,7 @@ def pruned():
 
 @pytest.fixture(scope="module")
 def outcome(quantizer, pruned):
-    """What the quantizer makes of it."""
+    """Return the outcome of a quantizer on the pruned model. It is shared by the tests of a quantizer."""
     return apply(quantizer, *pruned)
 
 
