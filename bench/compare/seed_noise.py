@@ -15,9 +15,12 @@ from bench.results.record import Record
 from bench.stats.seed_noise import SeedNoise, pool
 from bench.system.text import amount
 
-ONE_SHOT, TRAINED, QUANTIZED = "one-shot", "trained", "quantized"
+ONE_SHOT, TRAINED, TRANSFORMED = "one-shot", "trained", "transformed"
+UNROUNDED = {ONE_SHOT, TRAINED, TRANSFORMED}
+"""Kinds of rows that are no quantizer's. Those of a quantizer alone are named as it."""
 MIN_FREEDOM = 2.0
-"""Fewest degrees of freedom of a kind of row. With fewer, the rows of all kinds of the model are pooled."""
+"""Fewest degrees of freedom of a kind of row. With fewer, rows of other kinds are pooled: first those of every quantizer,
+then all of the model."""
 
 Kind = tuple[str, str, str]
 """Model, kind of row, metric."""
@@ -31,10 +34,17 @@ class KnownNoise(NamedTuple):
 
 
 def kind_of(record: Record) -> str:
-    """Return the kind of a record's row: rows of a kind are assumed to have the same noise."""
-    if record.identity.training is not None:
+    """Return the kind of a record's row: rows of a kind are assumed to have the same noise.
+
+    Dense weights that are only rounded have their quantizer as kind: the draws of a quantizer to 3 bits may differ ten
+    times as much as those of one to 4 bits.
+    """
+    identity = record.identity
+    if identity.training is not None:
         return TRAINED
-    return QUANTIZED if record.identity.pattern == "dense" else ONE_SHOT
+    if identity.pattern != "dense":
+        return ONE_SHOT
+    return TRANSFORMED if identity.quantizer == "none" else identity.quantizer
 
 
 class SeedNoiseTable:
@@ -79,8 +89,9 @@ class SeedNoiseTable:
             return KnownNoise(SeedNoise(self.given[metric.name] ** 2), "as the settings say")
         rows = self._measured.get((model, metric.name), {})
         own = [noise for of, noise in rows.values() if of == kind]
+        rounded = [noise for of, noise in rows.values() if {of, kind}.isdisjoint(UNROUNDED)]
         every = [noise for _, noise in rows.values()]
-        for some, of in ((own, kind), (every, "other")):
+        for some, of in ((own, kind), (rounded, "quantized"), (every, "other")):
             if some and (noise := pool(some)).freedom >= MIN_FREEDOM:
                 source = f"from {amount(len(some), f'{of} row')} with seeds"
                 return KnownNoise(noise, f"{kind} {_amount(noise, metric)} ({source})")
