@@ -17,10 +17,10 @@ from bench.system.text import amount
 
 ONE_SHOT, TRAINED, TRANSFORMED = "one-shot", "trained", "transformed"
 UNROUNDED = {ONE_SHOT, TRAINED, TRANSFORMED}
-"""Kinds of rows that are no quantizer's. Those of a quantizer alone are named as it."""
+"""Kinds of rows but for those of dense weights that are only rounded, whose kind is their bits per weight."""
 MIN_FREEDOM = 2.0
-"""Fewest degrees of freedom of a kind of row. With fewer, rows of other kinds are pooled: first those of every quantizer,
-then all of the model."""
+"""Fewest degrees of freedom of a kind of row. With fewer, rows of other kinds are pooled: first of rounded dense
+weights of any bits, then of all rows of the model."""
 
 Kind = tuple[str, str, str]
 """Model, kind of row, metric."""
@@ -31,20 +31,6 @@ class KnownNoise(NamedTuple):
 
     noise: SeedNoise
     source: str
-
-
-def kind_of(record: Record) -> str:
-    """Return the kind of a record's row: rows of a kind are assumed to have the same noise.
-
-    Dense weights that are only rounded have their quantizer as kind: the draws of a quantizer to 3 bits may differ ten
-    times as much as those of one to 4 bits.
-    """
-    identity = record.identity
-    if identity.training is not None:
-        return TRAINED
-    if identity.pattern != "dense":
-        return ONE_SHOT
-    return TRANSFORMED if identity.quantizer == "none" else identity.quantizer
 
 
 class SeedNoiseTable:
@@ -67,7 +53,7 @@ class SeedNoiseTable:
         if pair.counted or not pair.definition.averages_items:
             return None
         sides = [one for one, *_ in (pair.before, pair.after) if one.identity.seed is not None]
-        found = [self.of(one.identity.model, kind_of(one), pair.definition) for one in sides]
+        found = [self.of(one.identity.model, self.kind_of(one), pair.definition) for one in sides]
         if not any(one.noise.variance for one in found):
             return None
         if len(set(found)) == 1:  # one estimate, used twice, has the degrees of freedom of one
@@ -76,6 +62,21 @@ class SeedNoiseTable:
             total = _sum([one.noise for one in found])
         mean = SeedNoise(total.variance / len(pair.before), total.freedom)
         return KnownNoise(mean, "; ".join(dict.fromkeys(one.source for one in found)))
+
+    def kind_of(self, record: Record) -> str:
+        """Return the kind of a record's row: rows of a kind are assumed to have the same noise.
+
+        Draws of weights of 3 bits differ several times as much as those of 4 bits, so bits make a kind.
+        """
+        identity = record.identity
+        if identity.training is not None:
+            return TRAINED
+        if identity.pattern != "dense":
+            return ONE_SHOT
+        if identity.quantizer == "none":
+            return TRANSFORMED
+        bits = self._bits.get(_row(record))
+        return "dense" if bits is None else f"dense {bits:.0f}-bit"
 
     def of(self, model: str, kind: str, metric: metrics.Metric) -> KnownNoise:
         """Return the noise of a kind of row."""
@@ -91,12 +92,18 @@ class SeedNoiseTable:
         own = [noise for of, noise in rows.values() if of == kind]
         rounded = [noise for of, noise in rows.values() if {of, kind}.isdisjoint(UNROUNDED)]
         every = [noise for _, noise in rows.values()]
-        for some, of in ((own, kind), (rounded, "quantized"), (every, "other")):
+        for some, of in ((own, kind), (rounded, "dense"), (every, "other")):
             if some and (noise := pool(some)).freedom >= MIN_FREEDOM:
                 source = f"from {amount(len(some), f'{of} row')} with seeds"
                 return KnownNoise(noise, f"{kind} {_amount(noise, metric)} ({source})")
         noise = SeedNoise(metric.seed_noise**2)
         return KnownNoise(noise, f"{kind} {_amount(noise, metric)} (assumed, because too few rows have seeds)")
+
+    @cached_property
+    def _bits(self) -> dict[IdentityKey, float]:
+        """Return the bits per weight of each row that has a size."""
+        readings = ((_row(record), reading) for record in self.records for reading in record.readings)
+        return {row: r.value for row, r in readings if r.metric == "bits_per_weight" and r.value is not None}
 
     @cached_property
     def _measured(self) -> dict[tuple[str, str], dict[IdentityKey, tuple[str, SeedNoise]]]:
@@ -109,8 +116,8 @@ class SeedNoiseTable:
         for record in self.records:
             if record.status != "ok" or record.identity.seed is None:
                 continue
-            row = record.identity.key("seed", "measure", "protocol")
-            kinds[row] = kind_of(record)
+            row = _row(record)
+            kinds[row] = self.kind_of(record)
             for reading in record.readings:
                 metric = metrics.find(reading.metric, reading.unit)
                 if reading.value is not None and metric.averages_items:
@@ -126,6 +133,10 @@ class SeedNoiseTable:
                     noise = SeedNoise(variance, max(map(len, several)) - 1)
                     out.setdefault(key, {})[row] = (kinds[row], noise)
         return out
+
+
+def _row(record: Record) -> IdentityKey:
+    return record.identity.key("seed", "measure", "protocol")
 
 
 def _sum(parts: list[SeedNoise]) -> SeedNoise:

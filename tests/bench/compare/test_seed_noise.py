@@ -51,25 +51,37 @@ def test_a_kind_without_seeds_takes_rows_of_other_kinds(tmp_path):
     assert noise.deviation == pytest.approx(0.02) and source == "trained 2% (from 1 other row with seeds)"
 
 
-def test_a_quantizer_is_a_kind_of_its_own_and_without_seeds_takes_those_of_every_quantizer(tmp_path):
+def test_rounded_dense_rows_are_of_a_kind_by_their_bits_and_without_seeds_take_those_of_any_bits(tmp_path):
     def rounded(quantizer):
         return {"identity": {"pattern": "dense", "quantizer": quantizer}}
 
     rows = (
         ("dense", {0: 0.0, 1: 0.2, 2: 0.4}, rounded("int3-gptq")),
         ("dense", {0: 0.0, 1: 0.02, 2: 0.04}, rounded("int4-gptq")),
-        ("awq", {0: 0.0, 1: 0.01}, rounded("mxfp4")),
+        ("awq", {0: 0.0, 1: 0.04, 2: 0.08}, rounded("nvfp4")),
+        ("awq", {0: 0.0}, rounded("int8")),
         ("awq", {0: 0.0, 1: 0.0, 2: 0.0}, rounded("none")),
         ("wanda", {0: 0.0, 1: 0.9, 2: 1.8}, {}),
     )
-    table = SeedNoiseTable(records(tmp_path, *rows))
+    for method, quantizer, bits in (
+        ("dense", "int3-gptq", 3.125),
+        ("dense", "int4-gptq", 4.125),
+        ("awq", "nvfp4", 4.5),
+    ):
+        fake_records.counted(
+            tmp_path, "bits_per_weight", bits, measure="size", method=method, seed=0, **rounded(quantizer)
+        )
+    found = records(tmp_path, *rows)
+    table = SeedNoiseTable(found)
+    by_name = {(r.identity.quantizer, r.identity.measure): table.kind_of(r) for r in found}
 
-    assert table.of("tiny", "int4-gptq", PERPLEXITY).noise.deviation == pytest.approx(0.02)
-    assert table.of("tiny", "int3-gptq", PERPLEXITY).noise.deviation == pytest.approx(0.2)
+    assert by_name["int3-gptq", "perplexity"] == "dense 3-bit" and by_name["int8", "perplexity"] == "dense"
+    assert table.of("tiny", "dense 3-bit", PERPLEXITY).noise.deviation == pytest.approx(0.2)
+    assert table.of("tiny", "dense 4-bit", PERPLEXITY).noise.variance == pytest.approx((0.02**2 + 0.04**2) / 2)
     assert table.of("tiny", "transformed", PERPLEXITY).noise.deviation == 0
-    noise, source = table.of("tiny", "mxfp4", PERPLEXITY)  # one degree of freedom of its own is too few
-    assert noise.variance == pytest.approx((2 * 0.2**2 + 2 * 0.02**2 + 0.01**2 / 2) / 5)
-    assert source == "mxfp4 13% (from 3 quantized rows with seeds)"
+    noise, source = table.of("tiny", "dense", PERPLEXITY)
+    assert noise.variance == pytest.approx((0.2**2 + 0.02**2 + 0.04**2) / 3)
+    assert source == "dense 12% (from 3 dense rows with seeds)"
 
 
 def test_without_seeds_it_is_assumed_and_settings_replace_it(tmp_path):
