@@ -6,25 +6,20 @@ python benchmarks/adams.py [--rounds 7]
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shutil
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 from harness import finish, in_turn, like_a_worker, ratio
 from torch import nn
+from trained import TokenRates, text, train
 
-from bench.catalog import registry
-from bench.catalog.choice import build
-from bench.inputs import download, loading, training_text
 from bench.system.devices import cores
 from cast.adams import AdamS
-from methods.contract import Budget, Compute, Job
+from methods.contract import Compute
 from methods.pattern import Pattern
-from methods.targets import find_targets
 
 SHAPES = [(2048, 2048)] * 12 + [(2048, 5632)] * 4  # 96 million
 STEPS = 10
@@ -95,42 +90,16 @@ def optimizers(rounds: int) -> dict[str, Any]:
 
 def cast_step(rounds: int) -> dict[str, Any]:
     """Ten steps of smollm2-135m-instruct-q4 as its recipe on a CPU has them, 8 x 128 tokens, all included; one before, which compiles."""
-    model = download.pull("smollm2-135m-instruct-q4")
-    tokenizer = loading.load_tokenizer(model.folder)
-    corpus, _ = training_text.load(
-        "wiki-mini", tokenizer, "benchmark", need=0, seqlen=128, sequences=8, seed=0, data_dir=None
-    )
-    opened = model.open()
-    targets = find_targets(opened.config, opened.shapes())
+    corpus = text(seqlen=128, sequences=8)
+    clocks = {name: TokenRates() for name in ("cast", "dense-ft")}
 
-    def train(name: str, steps: int = STEPS) -> Callable[[], None]:
-        method = build(registry.lookup("methods", name), name, {"lr": 1e-5, "eta": 1 / 3})
+    def run(name: str, steps: int = STEPS) -> None:
+        train(name, {"lr": 1e-5, "eta": 1 / 3}, corpus, steps, Compute(), clocks[name])
 
-        def run() -> None:
-            with tempfile.TemporaryDirectory() as room:
-                method.apply(
-                    loading.load(model.folder, Compute()),
-                    Job(
-                        source=model.folder, pattern=Pattern(2, 4) if name == "cast" else Pattern(), targets=targets,
-                        training=corpus, budget=Budget(tokens=steps * corpus.step_tokens), workdir=Path(room),
-                        teacher=lambda: loading.load(model.folder, Compute()), progress=Clock(name),
-                    ),
-                )  # fmt: skip
-
-        return run
-
-    seen: dict[str, list[float]] = {"cast": [], "dense-ft": []}
-
-    @dataclasses.dataclass
-    class Clock:
-        name: str
-
-        def advance(self, done: int, total: int, **figures: float) -> None:
-            seen[self.name].append(corpus.step_tokens / figures["tokens_per_s"])
-
-    train("cast", steps=1)()
-    seen["cast"].clear()
-    in_turn({name: train(name) for name in seen}, rounds)
+    run("cast", steps=1)
+    clocks["cast"].rates.clear()
+    in_turn({name: partial(run, name) for name in clocks}, rounds)
+    seen = {name: [corpus.step_tokens / rate for rate in clock.rates] for name, clock in clocks.items()}
     return {
         "CAST step / distillation with AdamW, smollm2-135m-instruct-q4, 8 x 128 tokens": ratio(
             seen, "cast", "dense-ft"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from harness import RESULTS, finish, like_a_worker, recorded
+from harness import RESULTS, call, finish, like_a_worker, recorded
 from torch import Tensor
 
 from bench.export import llama_cpp
@@ -33,7 +32,7 @@ from methods.targets import find_targets
 
 TEXT = Path(__file__).parents[1] / "LICENSE"
 TOKENS = 64
-CALIBRATION = ("--set", "calibration.sequences=32", "--set", "calibration.seqlen=512")
+SETTINGS = "--dtype bfloat16 --device cpu --set threads=1 --set calibration.sequences=32 --set calibration.seqlen=512"
 
 
 class Case(NamedTuple):
@@ -56,12 +55,6 @@ CASES = (
     Case("dense", "none", "gguf", "llama-cpp-python", "q4_k_m"),
     Case("dense", "none", "gguf", "llama-cpp-python", "q4_k_m", "wiki-mini"),
 )
-
-
-def bench(*arguments: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-m", "bench", *arguments], check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
 
 
 def logits_of(folder: Path, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -95,39 +88,21 @@ def bits_in_files(folder: Path, dense: Folder) -> float:
 def compare(case: Case, model: str, room: Path) -> dict[str, Any]:
     """Export a row, load it, and return how it differs."""
     records = room / "records"
-    spec = ("--model", model, "--methods", case.method, "--quant", case.quantizer, "--dtype", "bfloat16")
-    bench(
-        "run",
-        *spec,
-        "--measures",
-        "size",
-        "--set",
-        "threads=1",
-        *CALIBRATION,
-        "--device",
-        "cpu",
-        "--results",
-        str(records),
-    )
-    key = next(
-        record.key
-        for record in newest(ReadOnlyStore(records))
-        if (record.identity.method, record.identity.quantizer, record.identity.measure)
-        == (case.method, case.quantizer, "size")
-    )
-    counted = next(
-        r.value
+    rows = f"--methods {case.method} --quant {case.quantizer} --measures size"
+    call("bench", f"run {rows} {SETTINGS}", "--model", model, "--results", records)
+    about = (case.method, case.quantizer, "size")
+    record = next(
+        r
         for r in newest(ReadOnlyStore(records))
-        if r.key == key
-        for r in r.readings
-        if r.metric == "bits_per_weight"
+        if (r.identity.method, r.identity.quantizer, r.identity.measure) == about
     )
+    counted = next(reading.value for reading in record.readings if reading.metric == "bits_per_weight")
     name = "-".join(filter(None, (case.format, case.method, case.quantizer, case.values, case.imatrix)))
     ours, theirs = room / f"hf-{name}", room / name
-    bench("export", key, "--format", "hf", "--out", str(ours), "--results", str(records))
-    values = ("--values", case.values) if case.values else ()
-    values += ("--imatrix", case.imatrix) if case.imatrix else ()
-    bench("export", key, "--format", case.format, *values, "--out", str(theirs), "--results", str(records))
+    call("bench", f"export {record.key} --format hf", "--out", ours, "--results", records)
+    values = f" --values {case.values}" if case.values else ""
+    values += f" --imatrix {case.imatrix}" if case.imatrix else ""
+    call("bench", f"export {record.key} --format {case.format}{values}", "--out", theirs, "--results", records)
     prompt = torch.tensor(loading.load_tokenizer(ours)(TEXT.read_text())["input_ids"])[:TOKENS]
     # In the dtype of the files a scale times an integer is the weight that was measured. llama.cpp computes in float32.
     dtype = torch.float32 if case.format == "gguf" else torch.bfloat16

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import struct
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from gguf import GGUFReader
-from harness import draw_tokens, finish, like_a_worker
+from harness import call, draw_tokens, finish, like_a_worker
 
 from bench.formats.method import ModelFolder
 from bench.inputs import download, loading
@@ -86,10 +85,9 @@ def _compare_bits(name: str, targets: list[str], weights: int) -> dict[str, Any]
     stored = parts
     if name == STORED_DENSE:
         with tempfile.TemporaryDirectory() as folder:
-            packed = str(Path(folder) / "packed")
-            export = [sys.executable, "-m", "bench", "export", name, "--format", "packed24", "--out", packed]
-            subprocess.run(export, check=True, capture_output=True)
-            stored = _parts(Path(packed), targets)
+            packed = Path(folder) / "packed"
+            call("bench", "export --format packed24", name, "--out", packed)
+            stored = _parts(packed, targets)
     in_file = 8 * stored.targets / weights
     if abs(bits / in_file - 1) > MAX_DIFFERENCE:
         sys.exit(f"{name}: the record has {bits} bits per weight, and the file {in_file}")

@@ -38,6 +38,17 @@ def fresh_cache(folder: Path) -> dict[str, str]:
     return os.environ | {"CAST_BENCH_CACHE": str(folder / "cache")}
 
 
+def call(module: str, words: str, *more: object, environment: dict[str, str] | None = None) -> None:
+    """Run a module with the words of a text and more arguments, or end this program with the end of its output.
+
+    environment: variables beside those of this process.
+    """
+    command = [sys.executable, "-m", module, *words.split(), *map(str, more)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | (environment or {}), check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
 def apart(file: str, *arguments: str) -> Any:
     """Run the benchmark `file` in another process, and return the JSON of its last line. Its peak is its own, too."""
     run = [sys.executable, file, *arguments]

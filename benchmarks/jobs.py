@@ -8,28 +8,20 @@ python benchmarks/jobs.py [rounds]
 from __future__ import annotations
 
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from harness import finish, fresh_cache, in_turn, ratio
+from harness import call, finish, fresh_cache, in_turn, ratio
 
 from bench.system.devices import cores
 
-SWEEP = ["--methods", "magnitude,wanda,sparsegpt", "--device", "cpu", "--set", "threads=1"]
+SWEEP = "run --methods magnitude,wanda,sparsegpt --device cpu --set threads=1"
 
 
 def run(jobs: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        flags = [*SWEEP, "--jobs", str(jobs), "--results", f"{folder}/results"]
-        subprocess.run(
-            [sys.executable, "-m", "bench", "run", *flags],
-            env=fresh_cache(Path(folder)),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=True,
-        )
+        call("bench", f"{SWEEP} --jobs {jobs}", "--results", f"{folder}/results", environment=fresh_cache(Path(folder)))
 
 
 def main(rounds: int) -> None:

@@ -9,8 +9,6 @@ python benchmarks/lm_eval_command.py [questions] [case ...]
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import zlib
@@ -18,12 +16,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import finish, like_a_worker
+from harness import call, finish, like_a_worker
 
 from bench.inputs import download, wikimini
 from bench.results.store import ReadOnlyStore
 
 LIMIT, BATCH = 100, 16
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 HEAD = """task: {name}
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {data}}}}}
@@ -78,22 +77,12 @@ CASES = (
 def ours(case: Case, model: Path, folder: Path, limit: int) -> dict[str, Mapping[str, float]]:
     """Return the values of each question, by the digest of its document, as `bench run` records them."""
     results = folder / "results"
-    flags = [
-        "--model",
-        str(model),
-        "--methods",
-        "dense",
-        "--quant",
-        "none",
-        "--measures",
-        "zeroshot",
-        "--dtype",
-        "float32",
-    ]
-    flags += ["--tasks", str(folder / f"{case.name}.yaml"), "--device", "cpu", "--results", str(results)]
-    for setting in (f"limit={limit}", f"batch={BATCH}", *case.ours):
-        flags += ["--set", f"zeroshot.{setting}"]
-    _call(["bench", "run", *flags, "--set", "threads=1"])
+    settings = " ".join(f"--set zeroshot.{setting}" for setting in (f"limit={limit}", f"batch={BATCH}", *case.ours))
+    words = (
+        f"run --methods dense --quant none --measures zeroshot --dtype float32 --device cpu --set threads=1 {settings}"
+    )
+    files = ("--model", model, "--tasks", folder / f"{case.name}.yaml", "--results", results)
+    call("bench", words, *files, environment=ENVIRONMENT)
     store = ReadOnlyStore(results)
     (record,) = (r for r in store.verified() if r.identity.measure == "zeroshot")
     items, first = store.items(record), record.readings[0].metric
@@ -103,18 +92,12 @@ def ours(case: Case, model: Path, folder: Path, limit: int) -> dict[str, Mapping
 
 def theirs(case: Case, model: Path, folder: Path, limit: int) -> list[dict[str, Any]]:
     """Return what `lm_eval --log_samples` writes of each question."""
-    flags = ["--model", "hf", "--model_args", f"pretrained={model},dtype=float32", "--device", "cpu"]
-    flags += ["--include_path", str(folder), "--tasks", case.name, "--limit", str(limit), "--batch_size", str(BATCH)]
-    _call(["lm_eval", "run", *flags, *case.theirs, "--log_samples", "--output_path", str(folder / "lm_eval")])
+    words = f"run --model hf --device cpu --tasks {case.name} --limit {limit} --batch_size {BATCH} --log_samples"
+    places = ("--include_path", folder, "--output_path", folder / "lm_eval")
+    dense = f"pretrained={model},dtype=float32"
+    call("lm_eval", words, "--model_args", dense, *places, *case.theirs, environment=ENVIRONMENT)
     (file,) = folder.glob(f"lm_eval/**/samples_{case.name}_*.jsonl")
     return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def _call(module: list[str]) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-m", *module], capture_output=True, text=True, env=environment)
-    if done.returncode:
-        sys.exit(f"{' '.join(module)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
 def compare(case: Case, model: Path, limit: int) -> dict[str, Any]:

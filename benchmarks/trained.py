@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,47 +51,53 @@ class TokenRates:
         self.rates.append(figures["tokens_per_s"])
 
 
+def text(seqlen: int, sequences: int) -> Any:
+    """Return wiki-mini, in steps of this many sequences."""
+    from bench.inputs import loading, training_text
+
+    tokenizer = loading.load_tokenizer(download.pull(MODEL).folder)
+    corpus, _ = training_text.load(
+        "wiki-mini", tokenizer, "benchmark", need=0, seqlen=seqlen, sequences=sequences, seed=0, data_dir=None
+    )
+    return corpus
+
+
+def train(name: str, settings: Mapping[str, Any], corpus: Any, steps: int, compute: Any, clock: TokenRates) -> None:
+    """Train the model with a method. `retrain` and `maskllm` get magnitude's masks."""
+    from bench.inputs import loading
+    from methods.contract import Budget, Job, Prior
+    from methods.targets import dense_weight, find_targets
+
+    found, entry = download.pull(MODEL), registry.lookup("methods", name)
+    opened = found.open()
+    targets = find_targets(opened.config, opened.shapes())
+    model, prior = loading.load(found.folder, compute), None
+    if name in ("retrain", "maskllm"):
+        keep = {t: Pattern.parse(PATTERN).keep(dense_weight(model.get_submodule(t)).abs()) for t in targets}
+        prior = Prior(folder=found.folder, masks=keep)
+    with tempfile.TemporaryDirectory() as room:
+        build(entry, name, settings).apply(
+            model,
+            Job(
+                source=found.folder, pattern=Pattern() if entry.dense else Pattern.parse(PATTERN), targets=targets,
+                training=corpus, workdir=Path(room), prior=prior, budget=Budget(tokens=steps * corpus.step_tokens),
+                compute=compute, progress=clock, teacher=lambda: loading.load(found.folder, compute),
+            ),
+        )  # fmt: skip
+
+
 def one(name: str, steps: int, dtype: str) -> dict[str, Any]:
     """Train with a method in this process."""
     import torch
 
-    from bench.inputs import loading, training_text
-    from methods.contract import Budget, Compute, Job, Prior
-    from methods.targets import dense_weight, find_targets
+    from methods.contract import Compute
 
     torch.set_num_threads(cores())
-    found = download.pull(MODEL)
-    opened = found.open()
-    targets = find_targets(opened.config, opened.shapes())
-    recipe = recipes.choose(PARAMETERS, "cpu")
-    corpus, _ = training_text.load(
-        "wiki-mini", loading.load_tokenizer(found.folder), "benchmark", need=0, seqlen=recipe.seqlen,
-        sequences=recipe.batch, seed=0, data_dir=None,
-    )  # fmt: skip
-    entry = registry.lookup("methods", name)
-    pattern = Pattern() if entry.dense else Pattern.parse(PATTERN)
-    method = build(entry, name, recipe.methods.get(name, {}))
+    recipe, clock = recipes.choose(PARAMETERS, "cpu"), TokenRates()
+    corpus = text(recipe.seqlen, recipe.batch)
     compute = Compute(threads=cores(), dtype=getattr(torch, dtype))
-    clock = TokenRates()
-
-    def train(count: int) -> None:
-        model = loading.load(found.folder, compute)
-        prior = None
-        if name in ("retrain", "maskllm"):
-            keep = {t: Pattern.parse(PATTERN).keep(dense_weight(model.get_submodule(t)).abs()) for t in targets}
-            prior = Prior(folder=found.folder, masks=keep)
-        with tempfile.TemporaryDirectory() as room:
-            method.apply(
-                model,
-                Job(
-                    source=found.folder, pattern=pattern, targets=targets, training=corpus, workdir=Path(room), prior=prior,
-                    budget=Budget(tokens=count * corpus.step_tokens), compute=compute, progress=clock,
-                    teacher=lambda: loading.load(found.folder, compute),
-                ),
-            )  # fmt: skip
-
-    train(1)
-    train(steps)
+    for count in (1, steps):
+        train(name, recipe.methods.get(name, {}), corpus, count, compute, clock)
     return {
         "seconds a step": round(corpus.step_tokens / clock.rates[-1], 2),
         "peak MB": round(provenance.peak_bytes("cpu") / 1e6),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import yaml
-from harness import finish, in_turn, ratio
+from harness import call, finish, in_turn, ratio
 
 from bench.inputs import download, hub, lmeval, tasks
 from bench.inputs.task_yaml import Task, read_task, tasks_root
@@ -45,10 +44,9 @@ def model_of(task: str) -> str:
 
 
 def ours(task: str, dtype: str, folder: Path) -> Answers:
-    flags = ["--model", model_of(task), "--methods", "dense", "--quant", "none", "--measures", "zeroshot"]
-    flags += ["--tasks", task, "--device", "cpu", "--dtype", dtype, "--results", str(folder / "r")]
-    settings = ["--set", f"zeroshot.limit={LIMIT}", "--set", f"threads={cores()}"]
-    subprocess.run([sys.executable, "-m", "bench", "run", *flags, *settings], capture_output=True, check=True)
+    rows = f"--model {model_of(task)} --methods dense --quant none --measures zeroshot --tasks {task} --dtype {dtype}"
+    settings = f"--device cpu --set zeroshot.limit={LIMIT} --set threads={cores()}"
+    call("bench", f"run {rows} {settings}", "--results", folder / "r")
     (record,) = (r for r in ReadOnlyStore(folder / "r") if r.identity.measure == "zeroshot")
     accuracy = next(r.value for r in record.readings if r.metric == "acc")
     return Answers(accuracy or 0.0, record.cost["tokens"])
@@ -57,12 +55,10 @@ def ours(task: str, dtype: str, folder: Path) -> Answers:
 def theirs(task: str, dtype: str, folder: Path) -> Answers:
     model = download.pull(model_of(task)).folder
     name = write_task(task, folder / "tasks")
-    flags = ["--model", "hf", "--model_args", f"pretrained={model},dtype={dtype}", "--device", "cpu"]
-    flags += ["--tasks", name, "--include_path", str(folder / "tasks"), "--batch_size", str(LM_EVAL_BATCH)]
-    flags += ["--limit", str(LIMIT), "--output_path", str(folder / "lm-eval.json")]
+    words = f"run --model hf --device cpu --tasks {name} --batch_size {LM_EVAL_BATCH} --limit {LIMIT}"
+    files = ("--model_args", f"pretrained={model},dtype={dtype}", "--include_path", folder / "tasks")
     threads = {"OMP_NUM_THREADS": str(cores())}
-    command = [sys.executable, "-m", "lm_eval", "run", *flags]
-    subprocess.run(command, capture_output=True, check=True, env=os.environ | threads)
+    call("lm_eval", words, *files, "--output_path", folder / "lm-eval.json", environment=threads)
     (file,) = folder.glob("**/lm-eval*.json")
     return Answers(json.loads(file.read_text())["results"][name]["acc,none"], None)
 

@@ -115,7 +115,7 @@ def profiles(folder: str) -> str:
     parts = []
     for name, one, picture in _profiles(folder):
         parts.append(f"![{escape_markdown(picture.title)}]({FIGURES.name}/{name}.svg)\n\n{profile.CAPTION}\n")
-        for text, about in zip(profile.text_tables(one), profile.captions(), strict=False):
+        for text, about in zip(profile.text_tables(one), profile.CAPTIONS, strict=False):
             summary = f"<details><summary>{escape_markdown(text.title)}</summary>"
             note = "" if about == profile.CAPTION else f"{about}\n\n"  # that one is under the picture
             parts.append(f"{summary}\n\n{note}{table.to_markdown(text)}\n</details>\n")

@@ -49,7 +49,7 @@ class Series:
     points: tuple[HistoryPoint, ...]
 
 
-def read(results: ResultSet, metric: str, matching: str = "", alpha: float = 0.01) -> list[Series]:
+def read(results: ResultSet, metric: str, matching: str = "") -> list[Series]:
     """Return the series of a metric for each row, and several for a row if its commits have different seeds.
 
     results: all records, not only the newest. matching: text that the names of rows must contain.
@@ -72,7 +72,7 @@ def read(results: ResultSet, metric: str, matching: str = "", alpha: float = 0.0
             f"no row of {metric} in {results.name!r} has {matching!r} in its name: list them with bench report"
         )
     return [
-        _series(names[key] + seeds, metric, records, alpha)
+        _series(names[key] + seeds, metric, records)
         for key in sorted(keys, key=lambda k: names[k])
         for seeds, records in sorted(_by_seeds(by_identity[key]).items())
     ]
@@ -94,13 +94,13 @@ def _by_commit(records: Iterable[Record]) -> dict[tuple[str, bool], list[Record]
     return group_by(records, lambda r: (str(r.code.get("id") or "unknown"), bool(r.code.get("dirty"))))
 
 
-def _series(name: str, metric: str, records: Sequence[Record], alpha: float) -> Series:
+def _series(name: str, metric: str, records: Sequence[Record]) -> Series:
     commits = _by_commit(sorted(records, key=age(records)))
     reading = next(r for r in records[0].readings if r.metric == metric)
     plain_points = [_point(*key, group, metric) for key, group in commits.items()]
     values = np.array([p.value for p in plain_points])
     logs = np.log(values) if (values > 0).all() and metrics.find(metric, reading.unit).is_ratio else values
-    steps = set(changepoints.find_steps(logs, alpha))
+    steps = set(changepoints.find_steps(logs))
     points, before = [], None
     for i, point in enumerate(plain_points):
         changes = _changes(before, point.environment) if before is not None else ()

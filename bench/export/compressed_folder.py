@@ -12,17 +12,13 @@ import torch
 from torch import Tensor
 
 from bench.export.integers import StoredLinears, require_linears
-from bench.inputs import loading
 from bench.kernels.integers24 import restore_scales
 from bench.system.packages import pip_install, require
-from bench.verify import FUNCTION_TOLERANCE, check_function
-from methods.contract import Compute
+from bench.verify import FUNCTION_TOLERANCE
 from methods.errors import UserError
 from methods.folder import Folder, Writer
 from methods.quantizing import grids
 from methods.targets import as_regexes, family_of
-
-SENTENCE = "A folder that another program loads must give the logits of the model that was measured."
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ INPUTS_TOLERANCE = 0.05
 def write(folder: Path, workdir: Path, stored: StoredLinears | None, quantizer: str) -> tuple[str, dict[str, Any]]:
     """Write the weights of a quantized model folder. Return a sentence, and keys of config.json.
 
-    Each weight is unpacked again and compared. `check_logits` compares the model that transformers loads.
+    Each weight is unpacked again and compared.
 
     Raises:
         UserError: the quantizer has no such format, a missing package, or an architecture whose weights are [in, out].
@@ -105,20 +101,12 @@ def write(folder: Path, workdir: Path, stored: StoredLinears | None, quantizer: 
     return f"{len(schemes)} linears stored as {form.name}{rounded}", config
 
 
-def check_logits(before: Path, after: Path, quantizer: str) -> float:
-    """Load an exported folder with transformers, and return how far its logits are from those of the model it is of.
-
-    Raises:
-        CheckFailed: they differ by more than rounding does.
-    """
+def precision(source: Folder, quantizer: str) -> tuple[str, float]:
+    """Return the number format in which loaders compute, and how far their logits may be from the model's."""
     form = FORMATS[quantizer.split(":")[0]]
-    computed = "bfloat16" if form in FP4 else Folder(before).dtype
-    compute = Compute(dtype=getattr(torch, computed))
-    tokens = torch.tensor(loading.load_tokenizer(before)(SENTENCE)["input_ids"])[None]
-    old, new = (loading.load(folder, compute) for folder in (before, after))
+    computed = "bfloat16" if form in FP4 else source.dtype
     # engines round an input by another scale than ours: max|x| / 127.5, say, and not / 127
-    tolerance = INPUTS_TOLERANCE if form.inputs else FUNCTION_TOLERANCE[computed]
-    return check_function(old, new, tokens, tolerance)
+    return computed, INPUTS_TOLERANCE if form.inputs else FUNCTION_TOLERANCE[computed]
 
 
 def _scheme(form: StoredFormat, group: int) -> Any:

@@ -27,7 +27,7 @@ from methods.folder import Folder
 from methods.quantizing.stored import ACTIVATIONS_KEY, CACHE_KEY
 from methods.targets import find_targets
 
-SENTENCE = compressed_folder.SENTENCE
+SENTENCE = "A folder that another program loads must give the logits of the model that was measured."
 INSTEAD = "use --format hf"
 LLAMA_CPP_TOLERANCE = 0.05
 """Largest relative change of logits by llama.cpp, whose products round the activations to int8, too."""
@@ -68,18 +68,14 @@ def write(
 
 def check(format_: str, folder: Path, workdir: Path, record: Record, results: Path | None) -> str:
     """Load a written folder with transformers where it can. Return sentences about its logits and its size."""
-    said = ""
+    written, source, identity = Folder(workdir), Folder(folder), record.identity
     if format_ == "compressed-tensors":
-        said = _describe("transformers", compressed_folder.check_logits(folder, workdir, record.identity.quantizer))
+        said = _compare(folder, workdir, *compressed_folder.precision(source, identity.quantizer))
     elif gptq_folder.loads(format_):
-        compute = Compute(dtype=torch.float32)
-        old, new = loading.load(folder, compute), loading.load(workdir, compute)
-        tokens = torch.tensor(loading.load_tokenizer(folder)(SENTENCE)["input_ids"])[None]
-        said = _describe("transformers", check_function(old, new, tokens, FUNCTION_TOLERANCE["float16"]))
+        said = _compare(folder, workdir, "float32", FUNCTION_TOLERANCE["float16"])
     else:
         packages = " ".join(gptq_folder.LOADERS[format_])
         said = f"; not loaded by transformers, which needs pip install {packages}"
-    written, source, identity = Folder(workdir), Folder(folder), record.identity
     targets = set(find_targets(source.config, source.shapes(), identity.include, identity.exclude))
     parts = stored_plain(written.shapes(), written.dtypes()).items()
     count = sum(math.prod(source.shapes()[f"{target}.weight"]) for target in targets)
@@ -179,6 +175,17 @@ def _check_gguf(folder: Path, file: Path, *, exact: bool, threads: int) -> str:
     if found != expected:
         raise CheckFailed(f"{engine} reads {SENTENCE!r} as the tokens {found}, and the tokenizer as {expected}")
     return _describe(engine, error)
+
+
+def _compare(before: Path, after: Path, computed: str, tolerance: float) -> str:
+    """Load two folders with transformers, and return a sentence about their logits. computed: number format.
+
+    Raises:
+        CheckFailed: they differ by more than the tolerance.
+    """
+    tokens = torch.tensor(loading.load_tokenizer(before)(SENTENCE)["input_ids"])[None]
+    old, new = (loading.load(folder, Compute(dtype=getattr(torch, computed))) for folder in (before, after))
+    return _describe("transformers", check_function(old, new, tokens, tolerance))
 
 
 def _describe(engine: str, error: float) -> str:

@@ -118,7 +118,7 @@ def require_format(file: Path) -> None:
         raise UserError(f"unknown figure format {str(file)!r}: the file name must end in {', '.join(FORMATS)}")
 
 
-def save_figure(figure: Figure, file: Path, title: str = "") -> Path:
+def save_figure(figure: Figure, file: Path, title: str) -> Path:
     """Write a figure in the format of the file's suffix, which `require_format` checks. Return the file."""
     require_format(file)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,12 @@ BUSY = 1.0
 PREFERRED = (("native", "int8"), ("native", "bf16"))
 """Engines and kinds whose 2:4 side the others are compared with. The first that was timed is used."""
 
+NUMBERS = {
+    "tokens_per_s": "tokens/s", "mb_per_token": "MB per token", "of_bandwidth": "of the measured bandwidth",
+    "perplexity": "perplexity",
+}  # fmt: skip
+"""Columns of `rows`, with their words in `figures`."""
+
 
 class TimedModel(NamedTuple):
     """One side of a record. blocks: tokens per second, by block of the turn; noise: its spread against itself."""
@@ -140,15 +146,9 @@ def _preferred(found: Iterable[TimedModel], entry: TimedModel) -> TimedModel | N
 def figures(found: Sequence[TimedModel]) -> dict[str, Any]:
     """Return tokens per second of each model, ratios and noise by step, for scripts/readme.py."""
     out: dict[str, Any] = {}
-    for entry in found:
+    for entry, row in zip(found, rows(found), strict=True):
         mine = out.setdefault(f"{entry.step}, {_threads(entry.record)}", {})
-        mine[f"{entry.name}, tokens/s"] = float(f"{float(np.median(entry.blocks)):.4g}")
-        if entry.bytes_per_token:
-            mine[f"{entry.name}, MB per token"] = round(entry.bytes_per_token / 1e6, 1)
-        if entry.bandwidth_share:
-            mine[f"{entry.name}, of the measured bandwidth"] = f"{entry.bandwidth_share:.0%}"
-        if entry.perplexity:
-            mine[f"{entry.name}, perplexity"] = float(f"{entry.perplexity:.4g}")
+        mine |= {f"{entry.name}, {words}": row[column] for column, words in NUMBERS.items() if row[column] != ""}
     for entry in found:
         mine = out[f"{entry.step}, {_threads(entry.record)}"]
         best = _preferred(found, entry)

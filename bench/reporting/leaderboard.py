@@ -247,7 +247,7 @@ def _markdown(
             out.append(table.to_markdown(with_tasks, escape_all_markdown).rstrip())
             for part in others:
                 out += [WITHOUT_TASKS, table.to_markdown(part, escape_all_markdown).rstrip()]
-            for text, about in zip(profile.text_tables(one), profile.captions(), strict=False):
+            for text, about in zip(profile.text_tables(one), profile.CAPTIONS, strict=False):
                 out += [f"#### {escape_all_markdown(text.title)}", about]
                 out.append(table.to_markdown(text, escape_all_markdown).rstrip())
     if of_search:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -30,6 +30,8 @@ FLIPS_CAPTION = (
     "Share of questions whose ranked answer is another than the dense model's, with its 95% interval; after it, right to wrong "
     "(−) and wrong to right (+), in percent."
 )
+CAPTIONS = (CAPTION, ORDER_CAPTION, FLIPS_CAPTION)
+"""Captions of the tables of `text_tables`, in their order."""
 
 
 class _Answers(NamedTuple):
@@ -179,8 +181,3 @@ def describe_flips(flips: Flips) -> str:
     """Format flips, with the shares of lost and gained answers: 12.0% (8.1 to 17.0), −8.0 +4.0."""
     lost, gained = words.hundredths(-flips.lost), words.hundredths(flips.gained)
     return f"{words.percent(*flips.changed.parts)}, {lost} +{gained}"
-
-
-def captions() -> Iterator[str]:
-    """Yield the caption of each table of `text_tables`."""
-    yield from (CAPTION, ORDER_CAPTION, FLIPS_CAPTION)
