@@ -10,6 +10,7 @@ from bench.inputs import corpora
 from bench.inputs.bos import Bos, count_first
 from bench.inputs.windows import check_windows, load_windows, token_digest
 from bench.measures.contract import MeasureSettings, PlanContext, Planned, Readings
+from bench.measures.state_check import StateCheck
 from bench.measures.windowed import WindowSettings, mean_and_stderr
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
@@ -99,8 +100,15 @@ class Continuation:
         chosen = [i * len(every) // self.windows for i in range(self.windows)]
         prompts = every[chosen]
         with torch.no_grad():
-            dense = _continue(context.load_dense(), prompts, context)
-            lengths = _agree(model(), prompts, dense, context)
+            original = context.load_dense()
+            check = StateCheck(original)
+            dense = _continue(original, prompts, context)
+            check.require_numbers("the dense model")
+            del original  # one model is in memory at a time
+            loaded = model()
+            check = StateCheck(loaded)
+            lengths = _agree(loaded, prompts, dense, context)
+            check.require_numbers("the model")
         mean, stderr = mean_and_stderr(lengths)
         items = tuple(
             Item(str(i), articles[at], float(n), 1.0) for i, (at, n) in enumerate(zip(chosen, lengths, strict=True))

@@ -14,6 +14,7 @@ from pydantic import Field
 from bench.inputs import tasks, tracks
 from bench.inputs.task_yaml import lm_eval_version, most_generated, read_task
 from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
+from bench.measures.state_check import StateCheck
 from bench.results.identity import PROMPT, Protocol, describe_prompt
 from bench.results.record import Item, Reading
 from bench.system.validation import MAX_TOKENS, Count, Extent, count_of
@@ -114,7 +115,12 @@ class Zeroshot:
         return tasks.estimate_tokens(self.task, self.limit)
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-        """Compute the task's metrics, or raise UserError if its data cannot be read."""
+        """Compute the task's metrics.
+
+        Raises:
+            UserError: the task's data cannot be read.
+            Diverged: the model computes NaN.
+        """
         from bench.inputs import lmeval  # imports lm_eval
         from bench.measures import packed_scoring  # imports torch
 
@@ -122,7 +128,7 @@ class Zeroshot:
         tasks.ensure(task, context.data_dir)
         loaded = model()
         obstacle = packed_scoring.find_obstacle(loaded)
-        count = packed_scoring.TokenCount(loaded)
+        count, check = packed_scoring.TokenCount(loaded), StateCheck(loaded)
         scores = lmeval.evaluate(
             loaded,
             context.tokenizer(),
@@ -134,6 +140,7 @@ class Zeroshot:
             None if obstacle else partial(packed_scoring.score, loaded, capacity=self.tokens),
             lmeval.Prompt(self.num_fewshot, self.apply_chat_template, self.system_instruction, self.gen_kwargs),
         )
+        check.require_numbers("the model")
         questions = len(scores.samples)
         values = tuple(
             Reading(s.metric, s.value, "1", "higher" if s.higher else "lower", stderr=s.stderr, n=questions)

@@ -42,6 +42,16 @@ def test_keep_is_the_naive_loop(n, m):
     assert torch.equal(Pattern(n, m).keep(score), naive_keep(score, n, m))
 
 
+@pytest.mark.parametrize("text", ["2:4", "2:6"])
+def test_small_scores_in_float64_keep_their_order(text):
+    """A method may give scores that float32 cannot hold, such as fourth powers. They were all 0, and the first were kept."""
+    pattern = Pattern.parse(text)
+    order = torch.arange(pattern.m, dtype=torch.float64)
+
+    for scores in (1e-60 * order, 1 + 1e-12 * order, 1e60 * (1 + order)):
+        assert pattern.keep(scores[None])[0].nonzero().flatten().tolist() == [pattern.m - 2, pattern.m - 1]
+
+
 def test_dense_keeps_all_and_nothing_violates_it():
     weight = torch.randn(3, 5)
 
