@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from bench.catalog.declarations import Catalog, CatalogEntry, describe
 from bench.catalog.entries import MEASURES, METHODS, QUANTIZERS
-from bench.system.suggest import describe_unknown
+from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
 
 
@@ -115,11 +115,16 @@ def lookup(kind: str, name: str) -> CatalogEntry:
     """Return the entry of a name. A plug-in is imported to read what it declares.
 
     Raises:
-        UserError: unknown, with the nearest known names; or broken, with the reason.
+        UserError: unknown, with the nearest known names; a file; or broken, with the reason.
     """
     built_in, targets = SECTIONS[kind].built_in, _plugin_targets(kind)
     if name in built_in:
         return built_in[name]
+    if name not in targets and name.endswith(".py"):
+        raise UserError(
+            f"{shorten(name)!r} is a file, not a name: register its class as an entry point of group cast_bench.{kind}, "
+            "and install it (docs/adding.md, A method outside this repository)"
+        )
     if name not in targets:
         raise UserError(describe_unknown(SECTIONS[kind].noun, name, [*built_in, *targets]))
     entry = _import_plugin(name, targets[name])
