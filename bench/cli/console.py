@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from bench.results.record import Record
 
 FORMATS = ("table", "json", "csv", "md")
+
+LARGE = 1e5
+"""Number from which a table has no decimals."""
 
 Rows = Sequence[dict[str, Any]]
 
@@ -115,4 +119,7 @@ def print_rows(rows: Rows, as_json: bool) -> None:
 def _text(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, float) and math.isfinite(value):
+        # JSON has all digits.
+        return f"{value:,.0f}" if abs(value) >= LARGE else str(float(f"{value:.6g}"))
     return f"{value:,}" if type(value) is int else str(value)
