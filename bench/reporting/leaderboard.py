@@ -230,7 +230,7 @@ def _markdown(
     out = [
         f"# {escape_all_markdown(title)}",
         f"Made by `bench report`. {table.SPREAD} A dash: not measured. Rank: by perplexity, or by the first column "
-        "that has ranks; rows that do not differ significantly share a range. " + folding.RULE,
+        "of quality that has ranks; rows that do not differ significantly share a range. " + folding.RULE,
         RULE,
     ]
     if best := highlights.find_highlights(sections):
