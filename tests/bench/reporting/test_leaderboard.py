@@ -97,6 +97,7 @@ def test_report_writes_the_same_bytes_twice_and_a_check_names_what_is_stale(cli,
     code, _, err = cli("report", "--check")
     assert code == 1 and all(f"reports/leaderboard{end}" in err for end in (".md", ".tex", "-gone"))
     assert "html" not in err and "notes" not in err
+    assert err.endswith(": the same command without --check writes them\n")
     cli("report")
     assert (here / "reports/leaderboard.md").read_text() != "other" and (here / "reports/leaderboard.tex").exists()
     assert not (here / "reports/leaderboard-gone-9-0-0.svg").exists()
