@@ -122,8 +122,14 @@ def verify(
             changed.add(name)
     counts.changed = frozenset(changed)
     if counts.violations and not counting:
-        raise CheckFailed(f"{counts.violations} groups break {pattern}")
+        raise CheckFailed(_describe_violations(counts))
     return counts
+
+
+def _describe_violations(counts: WeightCounts) -> str:
+    """Return how many groups break the pattern, and the target with most of them."""
+    worst = max(counts.layers, key=lambda target: counts.layers[target].violations)
+    return f"{counts.violations} groups break {counts.pattern}, {counts.layers[worst].violations} of them in {worst}"
 
 
 def count_terms(counts: WeightCounts, terms: Mapping[str, Term], folder: Folder, dtype: torch.dtype) -> None:
@@ -267,7 +273,7 @@ def count_folder(
         if name in names:
             count_layer(counts, names[name], tensor)
     if counts.violations and not counting:
-        raise CheckFailed(f"{counts.violations} groups break {pattern}")
+        raise CheckFailed(_describe_violations(counts))
     return counts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import keyword
 import math
@@ -74,7 +75,8 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
         raise UserError(f"{name} is a model made elsewhere: name its folder, {name}:{entry.file}=DIR, and no from=")
     if entry.settings_file and not config.get(entry.settings_file):
         raise UserError(f"{name} reads its settings from a file: name it, {name}:{entry.settings_file}=FILE")
-    if config:
+    # A plug-in is built without settings, too: a class that no worker can build is refused before the run.
+    if config or entry.is_plugin:
         method = build(entry, name, config)
         config = {k: getattr(method, k) for k in config}
     return Choice(name, config, prior, text)
@@ -114,8 +116,8 @@ def build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
     """Build a method, and check its settings.
 
     Raises:
-        UserError: it is not a frozen dataclass, a field is unknown, a value is out of range, or values contradict each
-            other.
+        UserError: it is not a frozen dataclass, or has no `apply(self, model, job)`; a field is unknown or missing, a value
+            is out of range, or values contradict each other.
     """
     with guarded(entry):
         return _build(entry, name, config)
@@ -127,6 +129,8 @@ def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
     kind = load(entry)
     if not getattr(getattr(kind, "__dataclass_params__", None), "frozen", False):
         raise UserError(f"{name} cannot be used: {entry.target} must be a frozen dataclass (@dataclass(frozen=True))")
+    if not _takes_model_and_job(getattr(kind, "apply", None)):
+        raise UserError(f"{name} cannot be used: {entry.target} must have a method apply(self, model, job)")
     fields = [field.name for field in dataclasses.fields(kind) if field.init and field.name not in CONTRACT_FIELDS]
     for key in config:
         if key not in fields:
@@ -149,12 +153,23 @@ def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
         if not first["loc"]:
             said = first["msg"].removeprefix("Value error, ").removeprefix("invalid ")
             raise UserError(f"invalid {name}: {said}") from None
+        if first["type"] == "missing":
+            raise UserError(f"{name} needs {first['loc'][0]}: type {name}:{first['loc'][0]}=VALUE") from None
         raise _invalid(name, str(first["loc"][0]), config, adapter, first["msg"]) from None
     for key in config:
         value = getattr(method, key)
         if isinstance(value, float) and not math.isfinite(value):
             raise _invalid(name, key, config, adapter, "must be finite")
     return method
+
+
+def _takes_model_and_job(apply: Any) -> bool:
+    """Return whether a class's `apply` can be called with an instance, a model and a job."""
+    try:
+        inspect.signature(apply).bind(None, None, None)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 @cache

@@ -90,8 +90,10 @@ def describe(target: str, declared: Any, *, is_plugin: bool = False) -> CatalogE
         TypeError: `needs` or `info` is of another type.
     """
     needs, stated = getattr(declared, "needs", Needs.NOTHING), getattr(declared, "info", MethodInfo())
-    if not isinstance(needs, Needs) or not isinstance(stated, MethodInfo | MeasureInfo):
-        raise TypeError(f"needs={needs!r} and info={stated!r} must be a Needs and a MethodInfo of `methods`")
+    if not isinstance(needs, Needs):
+        raise TypeError(f"needs={needs!r} must be a Needs of `methods`, for example Needs.CALIBRATION")
+    if not isinstance(stated, MethodInfo | MeasureInfo):
+        raise TypeError(f"info={stated!r} must be a MethodInfo of `methods`, or a MeasureInfo for a measure")
     about_measure = stated if isinstance(stated, MeasureInfo) else MeasureInfo()
     stated = stated if isinstance(stated, MethodInfo) else MethodInfo()
     first = inspect.cleandoc(declared.__doc__ or "").split("\n\n")[0]

@@ -9,15 +9,17 @@ import contextlib
 import importlib
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.metadata import Distribution, distributions
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.catalog.declarations import Catalog, CatalogEntry, describe
 from bench.catalog.entries import MEASURES, METHODS, QUANTIZERS
-from bench.system.suggest import describe_unknown
+from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
 
 
@@ -87,7 +89,7 @@ def _import_plugin(name: str, value: str) -> CatalogEntry:
     match = TARGET.fullmatch(value)
     target = f"{match[1]}:{match[2]}" if match else value
     try:
-        with _guest(name):
+        with _guest(name, target):
             if not match:
                 raise ValueError(f"its entry point {value!r} is not MODULE:CLASS")
             if not isinstance(declared := _import(target), type):
@@ -113,11 +115,16 @@ def lookup(kind: str, name: str) -> CatalogEntry:
     """Return the entry of a name. A plug-in is imported to read what it declares.
 
     Raises:
-        UserError: unknown, with the nearest known names; or broken, with the reason.
+        UserError: unknown, with the nearest known names; a file; or broken, with the reason.
     """
     built_in, targets = SECTIONS[kind].built_in, _plugin_targets(kind)
     if name in built_in:
         return built_in[name]
+    if name not in targets and name.endswith(".py"):
+        raise UserError(
+            f"{shorten(name)!r} is a file, not a name: register its class as an entry point of group cast_bench.{kind}, "
+            "and install it (docs/adding.md, A method outside this repository)"
+        )
     if name not in targets:
         raise UserError(describe_unknown(SECTIONS[kind].noun, name, [*built_in, *targets]))
     entry = _import_plugin(name, targets[name])
@@ -134,7 +141,7 @@ def load(entry: CatalogEntry) -> Any:
 
 def guarded(entry: CatalogEntry) -> AbstractContextManager[None]:
     """Guard code of an entry that runs in this process, if a plug-in provides it."""
-    return _guest(entry.target) if entry.is_plugin else nullcontext()
+    return _guest(entry.target, entry.target) if entry.is_plugin else nullcontext()
 
 
 def _import(target: str) -> Any:
@@ -143,8 +150,11 @@ def _import(target: str) -> Any:
 
 
 @contextlib.contextmanager
-def _guest(name: str) -> Iterator[None]:
-    """Run a plug-in's code: what it prints goes to stderr. Raise UserError in place of what it raises."""
+def _guest(name: str, target: str) -> Iterator[None]:
+    """Run the code of a plug-in, whose prints go to stderr. Raise UserError in place of what it raises.
+
+    target: MODULE:CLASS, to find the line of the plug-in that failed.
+    """
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
@@ -153,5 +163,16 @@ def _guest(name: str) -> Iterator[None]:
     except BaseException as fault:
         if isinstance(fault, KeyboardInterrupt) or (isinstance(fault, SystemExit) and type(fault) is not SystemExit):
             raise  # ours, for a signal
-        why = f"{type(fault).__name__}: " + " ".join(str(fault).split())
+        why = f"{type(fault).__name__}: " + " ".join(str(fault).split()) + _place(fault, target)
         raise UserError(f"plug-in {name!r} cannot be used ({why}): repair or uninstall it") from fault
+
+
+def _place(fault: BaseException, target: str) -> str:
+    """Return the last line that ran in the plug-in's package, or "" if none did."""
+    package = re.split("[.:]", target)[0]
+    lines = [
+        f", {Path(frame.f_code.co_filename).name} line {number}"
+        for frame, number in traceback.walk_tb(fault.__traceback__)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] == package
+    ]
+    return lines[-1] if lines else ""

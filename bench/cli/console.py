@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from bench.results.record import Record
 
 FORMATS = ("table", "json", "csv", "md")
+
+LARGE = 1e5
+"""Number from which a table has no decimals."""
 
 Rows = Sequence[dict[str, Any]]
 
@@ -42,7 +46,7 @@ def print_records(
     """
     from bench.cli.tables import print_table
     from bench.reporting import equal_bits
-    from bench.reporting.table import text_tables, to_markdown
+    from bench.reporting.table import spread_note, text_tables, to_markdown
     from bench.results.rows import IDENTITY, to_csv, to_json
     from bench.results.signatures import SIGNED_BY
 
@@ -65,7 +69,8 @@ def print_records(
         if i:
             print_line()
         right = [header not in (*IDENTITY, SIGNED_BY) for header in table.headers]
-        print_table(table.headers, table.lines, right=right, title=table.title, notes=table.notes)
+        notes = [*table.notes, *filter(None, [spread_note(table)])]
+        print_table(table.headers, table.lines, right=right, title=table.title, notes=notes)
 
 
 def fail(sentence: str, code: int) -> NoReturn:
@@ -115,4 +120,7 @@ def print_rows(rows: Rows, as_json: bool) -> None:
 def _text(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, float) and math.isfinite(value):
+        # JSON has all digits.
+        return f"{value:,.0f}" if abs(value) >= LARGE else str(float(f"{value:.6g}"))
     return f"{value:,}" if type(value) is int else str(value)

@@ -238,7 +238,7 @@ def _write_leaderboard(
             note(f"{RESULTS} is left out: bench report --results {RESULTS} --out DIR writes a page of it")
         return
     if stale := leaderboard.find_stale(files, folder):
-        fail(f"out of date: {', '.join(map(str, stale))}: run bench report" + (f" --out {out}" if out else ""), 1)
+        fail(f"out of date: {', '.join(map(str, stale))}: the same command without --check writes them", 1)
 
 
 def _print_folders(results: list[Path], format_: str, equal_bytes: bool, signed_by: Path | None) -> None:

@@ -74,7 +74,8 @@ def submit(
         from bench.submission.folder import opened
 
         with opened(source) as (folder, named):
-            _print(review(folder, read_published(root, without=named), named), named, md)
+            found = review(folder, read_published(root, without=named), named)
+            _print(found if folder == source else found.at(Path(named)), named, md)
         return
     if md:
         raise UserError("--md is for --check: a new submission writes NAME.md beside its archive")
@@ -106,7 +107,7 @@ def _make(
             note(line)
         found = review(target, results, name)
         if found.refusals:
-            _print(found, name, None)
+            _print(found.at(source), name, None)
         out.mkdir(parents=True, exist_ok=True)
         archive, text = folder.pack(target, name, out), out / f"{name}.md"
         with atomic_write(text) as temporary:

@@ -55,11 +55,10 @@ def print_table(
     body = [[row[i] for i in kept] for row in shown]
     needed = [max((cell_len(row[n].text) for row in body), default=0) for n in range(len(head))]
     titled = [max(width, cell_len(cell.text)) for width, cell in zip(needed, head, strict=True)]
-    worded = [
-        max(width, *map(cell_len, (*cell.text.split(), cell.text[:SHORT_HEADER])))
-        for width, cell in zip(needed, head, strict=True)
-    ]
-    lines = arrange(titled, worded, width_of(sys.stdout))
+    words = [max(map(cell_len, cell.text.split()), default=0) for cell in head]
+    tight = [max(width, word) for width, word in zip(needed, words, strict=True)]
+    worded = [max(width, cell_len(cell.text[:SHORT_HEADER])) for width, cell in zip(tight, head, strict=True)]
+    lines = arrange(titled, worded, tight, width_of(sys.stdout))
     to_right = [right[i] for i in kept]
     total = max(sum(width + GAP for _, width in line) - GAP + INDENT * (n > 0) for n, line in enumerate(lines))
     out = [Text(part, "bold") for part in textwrap.wrap(printable(title), width_of(sys.stdout) or len(title) + 1)]
@@ -71,19 +70,21 @@ def print_table(
     make_console(sys.stdout).print(Text("\n").join(out))
 
 
-def arrange(titled: Sequence[int], worded: Sequence[int], width: int | None) -> list[Line]:
+def arrange(titled: Sequence[int], worded: Sequence[int], tight: Sequence[int], width: int | None) -> list[Line]:
     """Return the columns of each line of a row.
 
     Args:
         titled: width of each column whose header is not wrapped.
-        worded: width of each column whose header is wrapped after every word.
+        worded: width of each column whose header is wrapped, but keeps short words together.
+        tight: width of each column whose header is wrapped after every word.
         width: columns of the terminal, or None for a file.
     """
     gaps = GAP * (len(titled) - 1)
     if width is None or sum(titled) + gaps <= width:
         return [list(enumerate(titled))]
-    if sum(worded) + gaps <= width:
-        return [list(enumerate(worded))]
+    for widths in (worded, tight):
+        if sum(widths) + gaps <= width:
+            return [list(enumerate(widths))]
     return min((_fill(worded, width, comfortable) for comfortable in COMFORTABLE), key=len)
 
 

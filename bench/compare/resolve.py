@@ -78,9 +78,10 @@ def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
         return read(path), ()
     if baseline.NAME.fullmatch(text) and (file := baseline.path_of(text)).is_file():
         return read(file), ()
-    if not results.is_dir():
+    if not any((results / "records").glob("*.json")):
+        state = "has no records" if results.is_dir() else "does not exist"
         raise UserError(
-            f"{text!r} is not a folder, and results folder {str(results)!r} does not exist: name one with --results"
+            f"{text!r} is not a folder, and results folder {str(results)!r} {state}: name one with --results"
         )
     every = read(results, every=True)
     if of_method := [r for r in every.records if text in (r.identity.method, *r.identity.stages[-1:])]:

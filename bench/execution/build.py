@@ -172,6 +172,8 @@ class Builder:
         shared = ranks.start_ranks(artifact.model_copy(update=streamed))
         with read_only(source, CARRIED, stage.label), shared:
             outcome = method.apply(model, job)
+        if not isinstance(outcome, Outcome):
+            raise TypeError(f"{stage.name}.apply returned {type(outcome).__name__}: end it with return walk.outcome()")
         cost = {
             "build_s": round(time.monotonic() - started, 3),
             "build_peak_bytes": provenance.peak_bytes(artifact.device),

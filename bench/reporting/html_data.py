@@ -41,7 +41,7 @@ def _table(section: ReportSection, table: Table, strings: Strings, picks: bool) 
             | ({} if r.part_of is None else {"part": r.part_of})
             for r in table.rows
         ],
-        "ranks": table.ranks or None,
+        "ranks": table.ranks if table.ranked_by is not None else None,
         "pairs": pairs,
     }
 

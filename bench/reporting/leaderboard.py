@@ -229,9 +229,8 @@ def _markdown(
 ) -> str:
     out = [
         f"# {escape_all_markdown(title)}",
-        "Made by `bench report`. After ±: the standard deviation over calibration seeds if a row has several, otherwise the "
-        "standard error over windows or questions. A dash: not measured. Rank: by perplexity, or by the first column "
-        "that has ranks; rows that do not differ significantly share a range. " + folding.RULE,
+        f"Made by `bench report`. {table.SPREAD} A dash: not measured. Rank: by perplexity, or by the first column "
+        "of quality that has ranks; rows that do not differ significantly share a range. " + folding.RULE,
         RULE,
     ]
     if best := highlights.find_highlights(sections):

@@ -93,7 +93,7 @@ LIMITS = (
 """All limits, in the order of the flags."""
 
 FORMS = {
-    "max_bits": (r"(\d+(?:\.\d+)?)", "a number", 1.0),
+    "max_bits": (r"(\d+(?:\.\d+)?)", "a number of at least 0", 1.0),
     "max_loss": (r"(\d+(?:\.\d+)?)%", "a percentage", 0.01),
     "max_worst_drop": (r"(\d+(?:\.\d+)?) ?pp", "percentage points", 0.01),
     "min_speedup": (r"(\d+(?:\.\d+)?)[x×]?", "a number above 0", 1.0),

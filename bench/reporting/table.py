@@ -28,6 +28,11 @@ ABSENT = "–"
 TEXT_COLUMNS = (*IDENTITY, "source", "made on", "best compressed", "tied with", "row", "order", signatures.SIGNED_BY)
 """Columns of words, which are aligned at the left. Numbers are aligned at the right."""
 
+SPREAD = (
+    "After ±: the standard deviation over calibration seeds if a row has several, otherwise the standard error over windows "
+    "or questions."
+)
+"""Meaning of the second number of a cell."""
 NO_TASKS = ", rows without tasks"
 """End of the title of a table whose rows have no tasks, after one whose rows have."""
 ROUNDING = 1e-6
@@ -47,6 +52,11 @@ class TextTable:
     headers: list[str]
     lines: list[list[str]]
     notes: tuple[str, ...] = ()
+
+
+def spread_note(table: TextTable) -> str:
+    """Return what ± means, if a row of the table has several seeds: its rows then differ in that. Otherwise ""."""
+    return SPREAD if any("seeds)" in cell for line in table.lines for cell in line) else ""
 
 
 def text_tables(records: Sequence[Record], signers: Mapping[str, str] | None = None) -> list[TextTable]:

@@ -131,10 +131,16 @@ class Table:
 
     @property
     def ranked_by(self) -> int | None:
-        """Return the column whose ranks a table shows at first: the first quality column that has ranks."""
-        quality = [c for c in self.ranks if self.columns[c].metric in metrics.QUALITY and not self.columns[c].hidden]
+        """Return the column whose ranks a table shows at first: the first quality column that has ranks.
+
+        A table that has quality columns is never ranked by another one, for example by bits per weight, because readers
+        would take the rank for one of quality.
+        """
+        quality = [c for c, one in enumerate(self.columns) if one.metric in metrics.QUALITY and not one.hidden]
+        ranked = [c for c in quality if c in self.ranks]
+        others = [] if quality else self.ranks
         return min(
-            quality, key=lambda c: metrics.QUALITY.index(self.columns[c].metric), default=min(self.ranks, default=None)
+            ranked, key=lambda c: metrics.QUALITY.index(self.columns[c].metric), default=min(others, default=None)
         )
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,6 +44,11 @@ class Review:
     @property
     def records(self) -> tuple[Record, ...]:
         return self.checked.records
+
+    def at(self, place: Path) -> Review:
+        """Return the review of a temporary copy with the path of what was copied in its refusals."""
+        refusals = tuple(sentence.replace(str(self.folder), str(place)) for sentence in self.refusals)
+        return replace(self, refusals=refusals)
 
 
 def read_published(root: Path, without: str = "") -> list[ResultSet]:

@@ -30,8 +30,16 @@ HOSTILE = {
     "exits": ("import sys; sys.exit('goodbye')", "SystemExit: goodbye"),
     "raises": ("raise ValueError('two\\nlines')", "ValueError: two lines"),
     "recurses": ("def f(): f()\nf()", "RecursionError: "),
-    "needs_none": ("class needs_none: needs = None", "TypeError: needs=None"),
-    "lies": ("class lies:\n    needs = []\n    __doc__ = 7", "TypeError: needs=[]"),
+    "misspells": (
+        "from math import (\n    pi,\n)\nprint(pie)",
+        "NameError: name 'pie' is not defined, misspells.py line 4): ",
+    ),
+    "needs_none": (
+        "class needs_none: needs = None",
+        "TypeError: needs=None must be a Needs of `methods`, for example Needs.CALIBRATION): ",
+    ),
+    "lies": ("class lies:\n    needs = []\n    __doc__ = 7", "TypeError: needs=[] must be a Needs "),
+    "info_is_text": ("class info_is_text: info = 'none'", "TypeError: info='none' must be a MethodInfo of `methods`, "),
 }
 DEADLY = {"hangs": "import time; time.sleep(600)", "ends_python": "import os; os._exit(0)"}
 NOISY = 'print("[1, 2")\n' + GOOD.format(name="prints")
@@ -81,7 +89,9 @@ def test_one_that_is_named_is_bad_input(cli, tmp_path):
     code, _, err = cli("run", "--methods", "exits", *runs.flags(tmp_path / "r"))
 
     assert code == 2
-    assert err == "bench: plug-in 'exits' cannot be used (SystemExit: goodbye): repair or uninstall it\n"
+    assert (
+        err == "bench: plug-in 'exits' cannot be used (SystemExit: goodbye, exits.py line 1): repair or uninstall it\n"
+    )
 
 
 @pytest.mark.usefixtures("site")

@@ -80,7 +80,7 @@ def test_change_of_the_sign_of_zero_is_a_change(tmp_path):
         (lambda t: t.update({NORM: torch.ones(8).half()}), r"changed from float32 \[8\] to float16 \[8\]"),
         (lambda t: t[TARGET + ".weight"][0, 0].fill_(torch.nan), r"up_proj\.weight contains NaN or infinity"),
         (lambda t: t[NORM][0].fill_(torch.inf), r"norm\.weight contains NaN or infinity"),
-        (lambda t: t[TARGET + ".weight"][3, 2].fill_(0.5), "1 groups break 2:4"),
+        (lambda t: t[TARGET + ".weight"][3, 2].fill_(0.5), rf"1 groups break 2:4, 1 of them in {TARGET}"),
         (lambda t: t[TARGET + ".weight"][3, 2].fill_(-0.0), "1 groups break 2:4"),  # its bits are a third weight's
     ],
     ids=["missing", "new", "shape", "dtype", "nan", "inf", "a group too full", "negative zero"],

@@ -10,6 +10,7 @@ FAULTY = {
     "raises": 'raise ArithmeticError("the third layer is odd")',
     "nan": 'model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")',
     "breaks": "model.model.layers[1].self_attn.q_proj.weight[0, :4] = 1",
+    "returns_model": "return model",
     "touches": "model.model.norm.weight[0] += 1",
     "declares": 'model.model.norm.weight[0] += 1\nreturn Outcome(model, frozenset(["model.norm.weight"]))',
     "dies": 'print("last words", file=sys.stderr, flush=True)\nos._exit(3)',

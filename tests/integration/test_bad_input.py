@@ -27,6 +27,7 @@ def refused(cli):
 # Bad input: (arguments, what the sentence says of the thing, its value and the way out)
 BAD = {
     "method": ("run --methods wandaa", ["unknown method 'wandaa'", "wanda"]),
+    "method, a file": ("run --methods ./my.py", ["'./my.py' is a file", "cast_bench.methods", "docs/adding.md"]),
     "model": ("run --model tinny", ["unknown model 'tinny': did you mean tiny, or a hub id (owner/name) or a folder?"]),
     "model, extra comma": ("run --model tiny,", ["invalid models=tiny,: leave the extra comma out"]),
     "globs, extra comma": ("verify x --exclude *q,", ["invalid exclude=*q,: leave the extra comma out"]),

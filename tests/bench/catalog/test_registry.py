@@ -3,7 +3,7 @@
 import pytest
 
 from bench.catalog import registry
-from bench.catalog.choice import build
+from bench.catalog.choice import build, parse_method
 from bench.cli import listing
 from helpers import runs
 from methods.errors import UserError
@@ -112,6 +112,27 @@ class Plain:
 @dataclass
 class Loose:
     needs = Needs.NOTHING
+
+
+@dataclass(frozen=True)
+class Idle:
+    needs = Needs.NOTHING
+
+
+@dataclass(frozen=True)
+class Narrow:
+    needs = Needs.NOTHING
+
+    def apply(self, model):
+        return model
+
+
+@dataclass(frozen=True)
+class Asking:
+    power: float
+
+    def apply(self, model, job):
+        return model
 """
 
 
@@ -126,3 +147,23 @@ def test_a_class_that_is_no_frozen_dataclass_is_refused(tmp_path, monkeypatch, n
         with pytest.raises(UserError, match=f"^{name} cannot be used: {names[name]} must be a frozen dataclass"):
             build(registry.lookup("methods", name), name, config)
     assert {r["name"] for r in listing.rows("methods", True, None)} >= {name, "wanda"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("loose", "loose cannot be used: unusable:Loose must be a frozen dataclass (@dataclass(frozen=True))"),
+        ("idle", "idle cannot be used: unusable:Idle must have a method apply(self, model, job)"),
+        ("narrow", "narrow cannot be used: unusable:Narrow must have a method apply(self, model, job)"),
+        ("asking", "asking needs power: type asking:power=VALUE"),
+    ],
+)
+def test_a_class_that_no_worker_could_run_is_refused_when_it_is_typed(tmp_path, monkeypatch, typed, said):
+    names = {name: f"unusable:{name.capitalize()}" for name in ("loose", "idle", "narrow", "asking")}
+    runs.distribution(tmp_path / "other", "unusable", LOOSE, methods=names)
+    runs.put_on_path(tmp_path / "other", monkeypatch)
+
+    with pytest.raises(UserError) as refused:
+        parse_method(typed)
+    assert str(refused.value) == said
+    assert parse_method("wanda").config == {}

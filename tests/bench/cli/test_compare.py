@@ -174,6 +174,16 @@ def test_what_is_not_there(results, cli, name, sentence):
     assert code == 2 and len(err.splitlines()) == 1 and sentence in err
 
 
+def test_the_folder_that_is_missing_is_named_where_the_default_one_is_empty(results, tmp_path, cli):
+    (tmp_path / "empty" / "records").mkdir(parents=True)
+
+    code, _, err = cli("compare", results, "nowhere", "--results", tmp_path / "empty")
+
+    assert (
+        code == 2 and "'nowhere' is not a folder, and results folder " in err and "empty' has no records: name" in err
+    )
+
+
 def test_markdown(results, cli):
     _, out, _ = cli("compare", "wanda", "sparsegpt", "--results", results, "--md", "-")
 

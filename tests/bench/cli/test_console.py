@@ -47,6 +47,18 @@ def test_counts_of_one_column_are_written_alike(printed):
     assert lines[2:] == [" 9,999", "12,345"]
 
 
+def test_a_table_has_six_digits_of_a_number(printed):
+    rows = [{"value": value} for value in (55.598923871144486, 3740160.0, 0.5, 17.0, float("inf"))]
+
+    assert [line.strip() for line in printed(None, rows).splitlines()[2:]] == [
+        "55.5989",
+        "3,740,160",
+        "0.5",
+        "17.0",
+        "inf",
+    ]
+
+
 def test_an_estimate_has_a_short_header(printed):
     assert printed(None, [{"about_disk_GB": 0.5}]).splitlines()[0] == "~disk GB"
 

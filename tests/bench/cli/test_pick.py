@@ -76,6 +76,7 @@ def test_a_device_or_a_protocol(cli, here):
     [
         (["--model", "tine"], "did you mean tiny?"),
         (["--model", "tiny", "--max-loss", "0.03"], "must be a percentage, for example 3%"),
+        (["--model", "tiny", "--max-bits", "-3"], "must be a number of at least 0, for example 5"),
         (["--model", "tiny", "--protocol", "c4@128"], "not measured under 'c4@128'"),
         (["--model", "tiny", "--results", "nowhere"], "'nowhere'"),
         (["--model", "tiny", "--results", "empty"], "empty"),

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from bench.results.store import ReadOnlyStore
+from bench.submission import rules
 from bench.system import digests
 from helpers import fake_records
 
@@ -67,6 +68,16 @@ def test_of_one_measurement_the_newest_is_submitted(checkout, cli):
 
 
 MAKE = ("submit", "results/local", "--credit", "Ada *L*", "--about", "Wanda, again.", "--name", "tiny-xeon-ada")
+
+
+def test_a_refused_record_is_named_where_its_user_finds_it(checkout, cli, monkeypatch):
+    """The folder that is reviewed is a temporary copy."""
+    monkeypatch.setattr(rules, "of_dense", lambda records, theirs: [(records[0], "it is odd")])
+
+    code, out, _ = cli(*MAKE)
+
+    assert code == 1 and re.search(r"refused: results/local/records/\w+\.json: it is odd", out), out
+    assert not (checkout / "submissions").exists()
 
 
 def test_made_edited_refused_made_again_accepted(checkout, cli):

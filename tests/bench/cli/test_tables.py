@@ -61,4 +61,14 @@ def test_a_file_gets_a_line_for_each_row(printed):
     ],
 )  # fmt: skip
 def test_columns_move_to_another_line_where_they_do_not_fit(natural, width, lines):
-    assert arrange(natural, natural, width) == lines
+    assert arrange(natural, natural, natural, width) == lines
+
+
+def test_short_words_of_a_header_are_wrapped_before_a_column_moves_to_another_line(printed):
+    """The table of `bench run --measures perplexity,size` on a terminal of 80 columns."""
+    headers = ["method", "pattern", "perplexity wiki-mini@128x2", "sparsity", "violated groups", "bytes packed"]
+    row = ["wanda (3 seeds)", "2:4", "55.3 ± 1.4", "0.5", "0", "2.2 MB", "17"]
+    lines = printed(80, [*headers, "bits per weight"], [row], [False, False, *[True] * 5])
+
+    assert " ".join(lines[-1].split()) == "wanda (3 seeds) 2:4 55.3 ± 1.4 0.5 0 2.2 MB 17"
+    assert [line.split()[-1] for line in lines[:3]] == ["bits", "per", "weight"]

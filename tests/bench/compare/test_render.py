@@ -35,3 +35,18 @@ def test_one_number_is_no_plural(tmp_path):
     found = verdict.compare(resolve.read(tmp_path / "a"), resolve.read(tmp_path / "b"), settings.read(None))
 
     assert "\n1 sampled number, 95% intervals" in render.to_markdown(found, "bench gate passed").replace("\\", "")
+
+
+def test_an_interval_that_says_nothing_is_not_shown(tmp_path, monkeypatch):
+    """Two windows: the upper end of the ratio's interval is infinite."""
+    monkeypatch.setattr(fake_records, "ARTICLES", 2)
+    monkeypatch.setattr(fake_records, "WINDOWS", 1)
+    fake_records.perplexity(tmp_path / "a")
+    fake_records.perplexity(tmp_path / "b", spread=0.2, made="b", noise=1)
+    found = verdict.compare(resolve.read(tmp_path / "a"), resolve.read(tmp_path / "b"), settings.read(None))
+    (row,) = found.rows
+    cells = render.cells(row)
+
+    assert row.verdict == "INCONCLUSIVE" and row.effect[2] > render.MAX_RATIO
+    assert cells["change"] == f"×{row.effect[0]:.4f}, no interval"
+    assert cells["about"] == "2 blocks of windows; too few for an interval: measure more"

@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from bench.compare.estimate import estimate_pair
 from bench.compare.pairing import pair_seeds
 from bench.compare.resolve import read
 from bench.planning.spec import make_spec
-from bench.reporting import from_records, front_figure, latex, leaderboard, pairwise, pareto
+from bench.reporting import from_records, front_figure, html_data, latex, leaderboard, pairwise, pareto
 from bench.reporting import html as html_module
 from bench.reporting.view import Table, TableCell, TableColumn, TableRow
 from bench.results import reproduce
@@ -96,6 +97,7 @@ def test_report_writes_the_same_bytes_twice_and_a_check_names_what_is_stale(cli,
     code, _, err = cli("report", "--check")
     assert code == 1 and all(f"reports/leaderboard{end}" in err for end in (".md", ".tex", "-gone"))
     assert "html" not in err and "notes" not in err
+    assert err.endswith(": the same command without --check writes them\n")
     cli("report")
     assert (here / "reports/leaderboard.md").read_text() != "other" and (here / "reports/leaderboard.tex").exists()
     assert not (here / "reports/leaderboard-gone-9-0-0.svg").exists()
@@ -230,6 +232,18 @@ def test_rows_that_do_not_differ_share_a_rank(table):
     assert ranks["dense"] == "1" and ranks["sparsegpt 2:4"] == "2"
     assert ranks["wanda 2:4"] == ranks["twin 2:4"] == "3–4"
     assert ranks["magnitude 2:4"] == "" and ranks["wanda 2:4 int8"] == ""
+
+
+def test_bits_rank_no_row_where_its_quality_has_no_rank(first):
+    """A rank by bits would look like one by perplexity."""
+    section = from_records.make_section(first, "first")
+    (table,) = section.tables
+    bits = next(c for c, one in enumerate(table.columns) if one.metric == "bits_per_weight")
+    table = replace(table, ranks={bits: ("1",) * len(table.rows)})
+    data = html_data.page_data([replace(section, tables=(table,))], 100, picks=False)
+
+    assert table.ranked_by is None and "rank" not in table.to_text_table().headers
+    assert [one["ranks"] for one in data["tables"]] == [None]
 
 
 def test_too_many_rows_are_neither_ranked_nor_paired(first, monkeypatch):
