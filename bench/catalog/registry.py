@@ -6,12 +6,12 @@ A plug-in is imported when it is named or listed, and not before: a run of other
 from __future__ import annotations
 
 import contextlib
-import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 from bench.catalog.declarations import Catalog, CatalogEntry, describe
@@ -59,7 +59,7 @@ def _import_plugin(point: EntryPoint) -> CatalogEntry:
         with _guest(point.name):
             if not match or not match["attr"]:
                 raise ValueError(f"its entry point {point.value!r} is not MODULE:CLASS")
-            if not isinstance(declared := _import(target), type):
+            if not isinstance(declared := resolve_name(target), type):
                 raise TypeError(f"{target} is no class")
             return describe(target, declared, is_plugin=True)
     except UserError as fault:
@@ -98,17 +98,12 @@ def lookup(kind: str, name: str) -> CatalogEntry:
 def load(entry: CatalogEntry) -> Any:
     """Import the class of an entry. Raise UserError if a plug-in cannot be imported."""
     with guarded(entry):
-        return _import(entry.target)
+        return resolve_name(entry.target)
 
 
 def guarded(entry: CatalogEntry) -> AbstractContextManager[None]:
     """Guard code of an entry that runs in this process, if a plug-in provides it."""
     return _guest(entry.target) if entry.is_plugin else nullcontext()
-
-
-def _import(target: str) -> Any:
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 @contextlib.contextmanager
