@@ -154,9 +154,17 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def describe(check: Callable[..., None]) -> str:
-    """Return the name of a check in words."""
-    return check.__name__.replace("_", " ")
+def row(check: Callable[[Any], None], subject: Any) -> dict[str, str]:
+    """Return the row of a check: its name in words, its state, and the fault that it found."""
+    state, detail = "failed", ""
+    try:
+        check(subject)
+        state = "ok"
+    except NotConformant as fault:
+        detail = str(fault)
+    except Exception as fault:  # noqa: BLE001  (a method may raise anything)
+        detail = f"{type(fault).__name__}: {' '.join(str(fault).split())}"
+    return {"check": check.__name__.replace("_", " "), "state": state, "detail": detail}
 
 
 def _is_json(value: Any) -> bool:

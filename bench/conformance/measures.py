@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.catalog import registry
-from bench.conformance.checks import NotConformant, describe, require
+from bench.conformance.checks import require, row
 from bench.planning.spec import Spec, make_spec
 from bench.results.check import check_folder
 from bench.results.record import Record
@@ -119,9 +119,4 @@ def rows(name: str, run: Callable[[Spec], Sequence[Record]]) -> Iterator[dict[st
         second = [record for record in run(spec) if record.identity.measure == name]
         trial = Trial(name, kind, first, second, problems)
         for check in CHECKS:
-            state, detail = "ok", ""
-            try:
-                check(trial)
-            except NotConformant as fault:
-                state, detail = "failed", str(fault)
-            yield {"check": describe(check), "state": state, "detail": detail}
+            yield row(check, trial)

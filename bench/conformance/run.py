@@ -7,8 +7,8 @@ from typing import Any
 
 import psutil
 
-from bench.conformance.checks import CHECKS, Check, NotConformant, describe
-from bench.conformance.subject import Subject, sample
+from bench.conformance.checks import CHECKS, row
+from bench.conformance.subject import sample
 
 
 def rows(text: str, kind: str) -> Iterator[dict[str, Any]]:
@@ -21,19 +21,10 @@ def rows(text: str, kind: str) -> Iterator[dict[str, Any]]:
     for check in CHECKS:
         # Each check gets a new subject, which no other check has changed.
         with sample(text, kind) as subject:
-            state, detail = _result(check, subject)
-        yield {"check": describe(check), "state": state, "detail": detail}
-
-
-def _result(check: Check, subject: Subject) -> tuple[str, str]:
-    before = set(psutil.Process().children(recursive=True))
-    try:
-        check(subject)
-    except NotConformant as fault:
-        return "failed", str(fault)
-    except Exception as fault:  # noqa: BLE001  (a method may raise anything)
-        return "failed", f"{type(fault).__name__}: {' '.join(str(fault).split())}"
-    finally:
-        for left in set(psutil.Process().children(recursive=True)) - before:
-            left.kill()
-    return "ok", ""
+            before = set(psutil.Process().children(recursive=True))
+            try:
+                found = row(check, subject)
+            finally:
+                for left in set(psutil.Process().children(recursive=True)) - before:
+                    left.kill()
+        yield found

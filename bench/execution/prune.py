@@ -6,18 +6,15 @@ import json
 import os
 import shutil
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from bench.execution import progress
-from bench.execution.artifact_task import WAKE_S
-from bench.execution.events import WAITING
 from bench.execution.forecast import Pace
 from bench.execution.listener import Listeners, RunListener, RunningArtifact, TimeLeft
 from bench.execution.nodes import require_lead
-from bench.execution.signals import checkpoint_first, end_process
+from bench.execution.signals import checkpoint_first
 from bench.execution.worker_process import CHECKPOINT_S
 from bench.planning import plan
 from bench.planning.artifact import Artifact
@@ -32,48 +29,18 @@ from methods.files import find_file
 from methods.quantizing.stored import STORED_KEY
 
 
-class _StallWatch:
-    """A thread that ends this process if it makes no progress. Time in which the process was stopped does not count."""
-
-    def __init__(self, timeout: float) -> None:
-        self._timeout, self._idle_s, self._waits, self._over = timeout, 0.0, False, threading.Event()
-
-    def note_progress(self, *, waits: bool = False) -> None:
-        """Start to count again. waits: do not count while another run has the artifact."""
-        self._idle_s, self._waits = 0.0, waits
-
-    def __enter__(self) -> _StallWatch:
-        threading.Thread(target=self._watch, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-
-    def _watch(self) -> None:
-        looked = time.monotonic()
-        while not self._over.wait(WAKE_S):
-            now = time.monotonic()
-            self._idle_s += 0.0 if self._waits else min(now - looked, 2 * WAKE_S)
-            looked = now
-            if self._idle_s > self._timeout:
-                end_process(1, f"no progress for {self._timeout:g} seconds: raise stall_timeout if it needs more")
-
-
 class _DisplayedProgress:
     """A builder's progress as events for a display."""
 
-    def __init__(self, display: RunListener, running: RunningArtifact, watch: _StallWatch) -> None:
+    def __init__(self, display: RunListener, running: RunningArtifact) -> None:
         self.phase, self._display, self._running, self._pace = "", display, running, Pace()
-        self._watch = watch
 
     def advance(self, done: int, total: int, **figures: float) -> None:
-        self._watch.note_progress()
         event = {"event": "progress", "phase": self.phase, "done": done, "total": total, "figures": figures}
         left = TimeLeft(phase=self._pace.advance(self.phase, done, total))
         self._display.take(self._running, event, left)
 
     def enter(self, state: str) -> None:
-        self._watch.note_progress(waits=state == WAITING)
         self._display.take(self._running, {"event": "state", "phase": self.phase, "state": state}, TimeLeft())
 
 
@@ -95,22 +62,18 @@ def write_pruned(spec: Spec, out: Path) -> str:
         artifact = chosen[0].artifact
         require_file_size([artifact.folder])
         with in_use(*artifact.cache_names):
-            return _write(RunningArtifact(chosen, artifact.label, artifact.device), out, spec.stall_timeout)
+            return _write(RunningArtifact(chosen, artifact.label, artifact.device), out)
 
 
-def _write(running: RunningArtifact, out: Path, stall_timeout: float) -> str:
+def _write(running: RunningArtifact, out: Path) -> str:
     from bench.execution.build import Builder
 
     artifact = running.artifact
     try:
-        with (
-            Listeners(progress.display_for(sys.stderr)) as display,
-            checkpoint_first(CHECKPOINT_S),
-            _StallWatch(stall_timeout) as watch,
-        ):
+        with Listeners(progress.display_for(sys.stderr)) as display, checkpoint_first(CHECKPOINT_S):
             display.begin(1, 0)
             display.start(running, TimeLeft())
-            built = Builder(artifact, _DisplayedProgress(display, running, watch)).build(artifact)
+            built = Builder(artifact, _DisplayedProgress(display, running)).build(artifact)
     except Skipped as fault:
         raise UserError(f"{artifact.stage_labels} cannot run here: {fault}") from None
     counts = built.counts

@@ -26,7 +26,7 @@ from bench.planning.artifact import Measurement, Plan
 from bench.planning.plan import make_plan
 from bench.planning.refusal import require_memory
 from bench.planning.spec import make_spec
-from bench.results.record import DONE, Record
+from bench.results.record import Record
 from bench.results.reproduce import settings
 from bench.results.store import Store
 from bench.system.cache import in_use
@@ -97,7 +97,7 @@ def _execute(plan: Plan, store: Store, folder: ResultsFolder, listeners: Sequenc
     missing: list[list[Measurement]] = []
     known = 0
     for measurements in plan.artifacts().values():
-        left = [m for m in measurements if not _done(store, m)]
+        left = [m for m in measurements if not store.finished(m.key)]
         known += len(measurements) - len(left)
         if left:
             missing.append(left)
@@ -117,8 +117,3 @@ def _execute(plan: Plan, store: Store, folder: ResultsFolder, listeners: Sequenc
             summary.records.append(record)
     summary.moved = store.damaged
     return summary
-
-
-def _done(store: Store, measurement: Measurement) -> bool:
-    record = store.get(measurement.key)
-    return record is not None and record.status in DONE

@@ -59,7 +59,7 @@ def checkpoint_first(patience: float) -> Iterator[None]:
     timers: list[threading.Timer] = []
 
     def receive(signum: int, frame: FrameType | None) -> None:
-        timers.append(threading.Timer(patience, end_process, (128 + signum, describe_exit(128 + signum))))
+        timers.append(threading.Timer(patience, end_process, (128 + signum,)))
         timers[-1].daemon = True
         timers[-1].start()
         stop_request.receive(signum, frame)
@@ -75,10 +75,10 @@ def checkpoint_first(patience: float) -> Iterator[None]:
         stop_request.reset()
 
 
-def end_process(code: int, sentence: str) -> None:
-    """End this process and its descendants from any thread, whatever the main thread does."""
+def end_process(code: int) -> None:
+    """End this process and its descendants from any thread, whatever the main thread does. code: that of a signal."""
     with contextlib.suppress(OSError):
-        os.write(2, f"bench: {sentence}\n".encode())
+        os.write(2, f"bench: {describe_exit(code)}\n".encode())
     end_descendants()
     os._exit(code)
 

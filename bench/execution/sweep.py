@@ -28,7 +28,7 @@ from bench.planning.artifact import Measurement, Plan
 from bench.planning.estimate import estimate_seconds, fit_model
 from bench.planning.memory import estimate_bytes
 from bench.planning.resolve import AUTO
-from bench.results.record import DONE, Record
+from bench.results.record import Record
 from bench.results.store import Store
 from bench.system.cache import is_built
 
@@ -256,8 +256,7 @@ def _record_death(store: Store, measurement: Measurement, code: int | None, log:
         Timeout: another run measures it now.
     """
     with FileLock(store.lock(measurement.artifact.key), timeout=0):
-        known = store.get(measurement.key)
-        if known is not None and known.status in DONE:
+        if known := store.finished(measurement.key):
             return known.status
         record = failed_record(measurement, WorkerEnded(f"{describe_end(code)}; its log is {log}"))
         record.traceback = read_end(log)

@@ -17,7 +17,7 @@ from bench.kernels import native
 from bench.measures.contract import Readings
 from bench.measures.speed import linears, roofline
 from bench.results.identity import Identity, Protocol
-from bench.results.record import DONE, Record
+from bench.results.record import Record
 from bench.results.store import Store
 from bench.system import digests, provenance
 from bench.system.devices import fingerprint, select_card
@@ -58,7 +58,7 @@ def measure(
     kinds = request.kinds or device.kinds
     torch.set_num_threads(request.threads)
     new = [_new_record(request, source, kind, tokens) for kind in kinds for tokens in request.tokens]
-    known = {record.key: old for record in new if (old := store.get(record.key)) and old.status in DONE}
+    known = {record.key: old for record in new if (old := store.finished(record.key))}
     total = (len(new) - len(known)) * len(source.shapes)
     done = itertools.count(1)
     for record in new:

@@ -26,7 +26,7 @@ from bench.execution.new_record import failed_record
 from bench.execution.processes import list_imports
 from bench.execution.source_guard import require_planned
 from bench.planning.artifact import Measurement
-from bench.results.record import DONE, Record
+from bench.results.record import Record
 from bench.results.store import Store, is_disk_full, wait_for_folder
 from bench.system.cache import in_use
 from methods.training.interrupt import Stopped, stop_request
@@ -109,8 +109,7 @@ def _work(job: Assignment, events: Events) -> None:
     with lock, in_use(*artifact.cache_names):
         missing = []
         for measurement in job.measurements:  # another run may have measured them meanwhile
-            known = store.get(measurement.key)
-            if known and known.status in DONE:
+            if known := store.finished(measurement.key):
                 events.emit("measurement", key=measurement.key, status=known.status, known=True)
             else:
                 missing.append(measurement)

@@ -12,7 +12,6 @@ from bench.planning.cards import Cards, enough
 from bench.planning.cost_model import WITHIN, CostModel
 from bench.planning.memory import estimate_bytes, estimate_device_bytes, estimate_disk_bytes, is_streamed
 from bench.planning.past_costs import TimedPart, estimate_tokens, machine_of, measure_part, read_past, stage_part
-from bench.results.record import DONE
 from bench.results.store import ReadOnlyStore
 from bench.system import provenance
 
@@ -53,7 +52,7 @@ def rows(plan: Plan, model: CostModel | None = None, cards: Cards | None = None)
     made: set[str] = set()
     for measurements in plan.artifacts().values():
         artifact = measurements[0].artifact
-        done = [m for m in measurements if store and (r := store.get(m.key)) and r.status in DONE]
+        done = [m for m in measurements if store and store.finished(m.key)]
         left = [m for m in measurements if m not in done]
         work = _work(left, made) if left else _Work(0, 0.0, ())
         device_bytes = estimate_device_bytes(artifact)

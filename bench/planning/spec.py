@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -18,7 +17,7 @@ from bench.inputs.tasks import BUILTIN_TASKS
 from bench.measures.contract import MeasureSettings
 from bench.results.store import RESULTS
 from bench.system.suggest import describe_unknown, shorten
-from bench.system.validation import Count, Length, Strict, describe_allowed, split_commas
+from bench.system.validation import Count, Length, Strict, count_or, describe_allowed, split_commas
 from methods.errors import UserError
 
 MAX_SEED = 2**32 - 1
@@ -132,7 +131,7 @@ class Spec(_MeasureTables):
     the device is a CPU and the CPU has no instructions for the stored format, else that of dtype."""
     threads: int | None = Field(default=None, ge=1, le=4096)
     """Number of CPU threads, a part of every key. Default: all cores."""
-    jobs: int | Literal["auto"] | None = None
+    jobs: Annotated[int | Literal["auto"] | None, count_or("auto", MAX_JOBS)] = None
     """Number of artifacts that are made in parallel. auto: as many as cores and memory allow. Default: 1, or the number of
     GPUs if `device` names several. Parallel artifacts share the cores unless `threads` is set."""
     executor: Literal["local", "ray"] = "local"
@@ -195,15 +194,6 @@ class Spec(_MeasureTables):
         if value != "auto" and info.data.get("executor") == "local":
             raise ValueError("is for a Ray cluster: add --executor ray, or leave it out")
         return value
-
-    @field_validator("jobs", mode="plain")
-    @classmethod
-    def _count_jobs(cls, value: Any) -> int | str | None:
-        if value is None or value == "auto":
-            return "auto" if value else None
-        if isinstance(value, bool) or not re.fullmatch("[0-9]{1,5}", str(value)) or not 1 <= int(value) <= MAX_JOBS:
-            raise ValueError(f"must be a whole number from 1 to {MAX_JOBS}, or auto")
-        return int(value)
 
     @field_validator("data_dir")
     @classmethod

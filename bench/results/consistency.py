@@ -32,10 +32,6 @@ METRICS_OF = {
 PROTOCOL = ("name", "version", "seqlen", "limit", "bos", "engine", "prompt")
 PROTOCOL_OF = {"pattern": "targets", "size": "weights"}
 """Protocol of a measure that reads no data."""
-TIMINGS = {"tokens_per_s": ("tokens/s", "higher"), "latency": ("s", "lower"), "linears": ("s", "lower")}
-"""Unit and direction of timings. The same metric of the dense side has no direction."""
-SPEEDS = {"speedup": ("1", "higher"), **TIMINGS, **{f"{name}_dense": (unit, "") for name, (unit, _) in TIMINGS.items()}}
-
 BESIDE_ARTIFACT = ("tokenizer", "measure", "hardware")
 """Key inputs of a measurement that are no inputs of its artifact."""
 
@@ -191,7 +187,7 @@ def _of_reading(reading: ReadingRow, measure: str) -> Iterator[str]:
     if measure in METRICS_OF and reading.metric not in METRICS_OF[measure]:
         yield f"its measure {measure} has no metric {reading.metric!r}"
     stated = (reading.unit, reading.better)
-    expected = (known.unit, known.better) if known else SPEEDS.get(reading.metric, stated)
+    expected = (known.unit, known.better) if known else metrics.SPEEDS.get(reading.metric, stated)
     if stated != expected:
         yield f"its {reading.metric} has unit and direction {stated}, not {expected}"
     if known is None or value is None:

@@ -78,20 +78,18 @@ def _equal(metric: str, stored: float, value: float) -> bool:
 
 
 def _reduces(reading: ReadingRow) -> bool:
-    return metrics.find(reading.metric).averages_items or reading.metric in ("sparsity", *_TIMINGS)
+    return metrics.find(reading.metric).averages_items or reading.metric in ("sparsity", *metrics.SPEEDS)
 
 
 MADE_ELSEWHERE = "folder"
 """Name of the method whose bytes are those of its files."""
-
-_TIMINGS = (*metrics.TIMINGS, *(f"{name}_dense" for name in metrics.TIMINGS))
 
 
 def _reduced(reading: ReadingRow, values: Array, weights: Array) -> Derived:
     metric, n = metrics.find(reading.metric), len(values)
     if not (np.isfinite(values).all() and np.isfinite(weights).all() and weights.sum() > 0):
         raise ArithmeticError(f"{reading.metric} has no finite mean")
-    if metric.name in _TIMINGS:
+    if metric.name in metrics.SPEEDS:
         if values.min() <= 0:
             raise ArithmeticError(f"a timing of {reading.metric} is 0 or less")
         if metric.name == "speedup":

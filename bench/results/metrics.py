@@ -15,8 +15,15 @@ SHARE_NOISE = 0.005
 """Standard deviation of a share of right answers or tokens between seeds: twice that of top-1 agreement in results/tiny-recon."""
 MEAN_BITS = "mean_bits_per_byte"
 """Mean over the tasks of a track, which models with other tokenizers can share."""
-TIMINGS = ("latency", "tokens_per_s", "linears", "speedup")
-"""Metrics of this project that are not in METRICS, because their units define them."""
+TIMINGS = {
+    "latency": ("s", "lower"),
+    "tokens_per_s": ("tokens/s", "higher"),
+    "linears": ("s", "lower"),
+    "speedup": ("1", "higher"),
+}
+"""Unit and direction of the metrics of this project that are not in METRICS, because their units define them."""
+SPEEDS = TIMINGS | {f"{name}_dense": (unit, "") for name, (unit, _) in TIMINGS.items() if name != "speedup"}
+"""The same with the timings of the dense side, which have no direction."""
 
 
 @dataclass(frozen=True)

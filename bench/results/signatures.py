@@ -5,6 +5,7 @@ A list is two files in `signatures/`: NAME.txt with a line `KEY DIGEST` for each
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -102,14 +103,9 @@ def copy(source: ReadOnlyStore, target: Store) -> None:
     for path in _lists(source.root):
         for one in (path, path.with_name(f"{path.name}.sig")):
             place = target.root / FOLDER / one.name
-            if (
-                one.is_file()
-                and not one.is_symlink()
-                and one.stat().st_size <= MAX_BYTES
-                and not os.path.lexists(place)
-            ):
-                with atomic_write(place) as temporary:
-                    temporary.write_bytes(one.read_bytes())
+            if not os.path.lexists(place):
+                with contextlib.suppress(ValueError), atomic_write(place) as temporary:
+                    temporary.write_bytes(_read(one))
 
 
 def _lists(root: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.results.consistency import require_consistent
-from bench.results.record import MAX_BYTES, ItemsFile, OtherSchema, Record, max_items_bytes, parse
+from bench.results.record import DONE, MAX_BYTES, ItemsFile, OtherSchema, Record, max_items_bytes, parse
 from bench.system import digests
 from bench.system.files import atomic_write, sweep
 from methods.errors import UserError
@@ -66,6 +66,11 @@ class ReadOnlyStore:
             self._set_aside(path, f"has other items than when it was written ({record.items.file})")
             return None
         return record
+
+    def finished(self, key: str) -> Record | None:
+        """Return the record of a key, as `get` does, if a later run does not measure it again."""
+        record = self.get(key)
+        return record if record and record.status in DONE else None
 
     def __iter__(self) -> Iterator[Record]:
         for path in self._paths():

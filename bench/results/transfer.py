@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from bench.results.consistency import require_consistent
-from bench.results.record import DONE, Record, parse
+from bench.results.record import Record, parse
 from bench.results.store import Store
 
 
@@ -31,8 +31,7 @@ def unpack_record(store: Store, packed: dict[str, Any], keys: Collection[str]) -
     if record.key not in keys:
         raise ValueError(f"record {record.short_key} was not requested")
     require_consistent(record)
-    known = store.get(record.key)
-    if known and known.status in DONE:
+    if known := store.finished(record.key):
         return known
     items = b""
     if record.items:

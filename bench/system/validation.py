@@ -14,16 +14,21 @@ MAX_COUNT, MAX_TOKENS = 10_000_000, 2**24
 """Upper limits of settings: for counts of sequences, windows or questions, and for tokens in a sequence."""
 
 
-def _read_extent(value: Any) -> Any:
-    if value is None or value == "all":
-        return value
-    if isinstance(value, bool) or not re.fullmatch("[0-9]{1,9}", str(value)) or not 1 <= int(value) <= MAX_COUNT:
-        raise ValueError(f"must be a whole number from 1 to {MAX_COUNT}, or all")
-    return int(value)
+def count_or(word: str, most: int) -> PlainValidator:
+    """Return a validator of a whole number from 1 to `most`, or a word. None is the default."""
+
+    def read(value: Any) -> Any:
+        if value is None or value == word:
+            return value
+        if isinstance(value, bool) or not re.fullmatch("[0-9]{1,9}", str(value)) or not 1 <= int(value) <= most:
+            raise ValueError(f"must be a whole number from 1 to {most}, or {word}")
+        return int(value)
+
+    return PlainValidator(read)
 
 
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
-Extent = Annotated[int | Literal["all"] | None, PlainValidator(_read_extent)]
+Extent = Annotated[int | Literal["all"] | None, count_or("all", MAX_COUNT)]
 """Number of windows or questions, from the first, or "all"."""
 Length = Annotated[int, Field(ge=2, le=MAX_TOKENS)]
 

@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import time
 import warnings
 import zipfile
 
@@ -15,7 +14,6 @@ from pyarrow import parquet
 
 from bench.compare import baseline
 from bench.compare.resolve import read
-from bench.execution import prune
 from bench.results.items import read_parquet
 from bench.results.record import MAX_BYTES, parse
 from bench.results.store import ReadOnlyStore, Store
@@ -164,20 +162,3 @@ def test_a_file_is_not_written_through_a_link(root, tmp_path):
     target.copy(record, source)
 
     assert secret.read_text() == "as before" and target.get(record.key) is not None
-
-
-def test_a_prune_without_progress_ends(monkeypatch):
-    ended = []
-    monkeypatch.setattr(prune, "WAKE_S", 0.01)
-    monkeypatch.setattr(prune, "end_process", lambda code, sentence: ended.append((code, sentence)))
-    watch = prune._StallWatch(0.05)
-    watch.note_progress(waits=True)
-    with watch:
-        time.sleep(0.2)
-        assert not ended  # another run has the artifact
-        watch.note_progress()
-        end = time.monotonic() + 20
-        while not ended and time.monotonic() < end:
-            time.sleep(0.01)
-
-    assert ended[0] == (1, "no progress for 0.05 seconds: raise stall_timeout if it needs more")

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from bench.compare.resolve import read
-from bench.conformance import measures
+from bench.conformance import checks, measures
 from bench.results.record import ReadingRow
 from helpers import fake_records, runs
 from methods.info import MeasureInfo
@@ -86,13 +86,21 @@ def test_checks_that_no_run_reaches(tmp_path):
     kind = type("Kind", (), {"info": MeasureInfo(leaderboard=("m",))})
     trial = measures.Trial("mine", kind, [record], [record], ("a number is not that of its items",))
     for check in (measures.declares_itself, measures.says_what_its_numbers_are):
-        with pytest.raises(measures.NotConformant):
+        with pytest.raises(checks.NotConformant):
             check(trial)
     other = fake_records.record(method="other", measure="mine", protocol="q")
     other.readings = [row]
-    with pytest.raises(measures.NotConformant, match="share no column"):
+    with pytest.raises(checks.NotConformant, match="share no column"):
         measures.has_a_column(dataclasses.replace(trial, first=[record, other]))
     failed = fake_records.record(measure="mine", status="failed", reason="OOM")
     for first, sentence in (([], "planned no measurement"), ([failed], "has failed on wanda: OOM")):
-        with pytest.raises(measures.NotConformant, match=sentence):
+        with pytest.raises(checks.NotConformant, match=sentence):
             measures.reads_a_dense_and_a_pruned_model(dataclasses.replace(trial, first=first))
+
+
+def test_a_check_that_raises_is_a_failed_row():
+    def looks_for_a_record(trial):
+        raise KeyError("no such record")
+
+    row = checks.row(looks_for_a_record, None)
+    assert row == {"check": "looks for a record", "state": "failed", "detail": "KeyError: 'no such record'"}

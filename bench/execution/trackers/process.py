@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from pkgutil import resolve_name
 from typing import Any, Protocol
 
 from bench.system.packages import pip_install, require
@@ -47,8 +47,7 @@ def require_packages(names: Iterable[str]) -> None:
 
 
 def make(name: str) -> Tracker:
-    module, _, kind = TRACKERS[name].partition(":")
-    tracker: Tracker = getattr(importlib.import_module(module), kind)()
+    tracker: Tracker = resolve_name(TRACKERS[name])()
     return tracker
 
 
