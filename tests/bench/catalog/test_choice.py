@@ -114,6 +114,8 @@ class Settable:
     share: float = 0.5
     power: float = 1.0
 
+    def apply(self, model, job): ...
+
 
 @pytest.mark.parametrize("field", ["name", "needs"])
 def test_what_a_method_says_of_itself_is_not_for_a_user_to_set(field):
@@ -147,6 +149,8 @@ class Complex:
     name: ClassVar[str] = "complex"
     needs: ClassVar[Needs] = Needs.NOTHING
     values: type = int
+
+    def apply(self, model, job): ...
 
 
 def test_a_plug_in_with_a_type_of_its_own_is_refused_in_words_too():
