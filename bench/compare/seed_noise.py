@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from operator import itemgetter
 from typing import NamedTuple
 
 from bench.compare.pairing import MetricPair
@@ -13,11 +14,14 @@ from bench.results import metrics
 from bench.results.identity import IdentityKey
 from bench.results.record import Record
 from bench.stats.seed_noise import SeedNoise, pool
+from bench.system.grouping import group_by
 from bench.system.text import amount
 
-ONE_SHOT, TRAINED, TRANSFORMED = "one-shot", "trained", "transformed"
-UNROUNDED = {ONE_SHOT, TRAINED, TRANSFORMED}
+ONE_SHOT, TRAINED, TRANSFORMED, DESTROYED = "one-shot", "trained", "transformed", "destroyed"
+UNROUNDED = {ONE_SHOT, TRAINED, TRANSFORMED, DESTROYED}
 """Kinds of rows but for those of dense weights that are only rounded, whose kind is their bits per weight."""
+DESTROYED_FROM = 100.0
+"""Perplexity, over the least of the model and protocol, from which a row is destroyed: its draws differ by whole factors."""
 MIN_FREEDOM = 2.0
 """Fewest degrees of freedom of a kind of row. With fewer, rows of other kinds are pooled: first of rounded dense
 weights of any bits, then of all rows of the model."""
@@ -69,6 +73,8 @@ class SeedNoiseTable:
         Draws of weights of 3 bits differ several times as much as those of 4 bits, so bits make a kind.
         """
         identity = record.identity
+        if _row(record) in self._destroyed:
+            return DESTROYED
         if identity.training is not None:
             return TRAINED
         if identity.pattern != "dense":
@@ -91,13 +97,24 @@ class SeedNoiseTable:
         rows = self._measured.get((model, metric.name), {})
         own = [noise for of, noise in rows.values() if of == kind]
         rounded = [noise for of, noise in rows.values() if {of, kind}.isdisjoint(UNROUNDED)]
-        every = [noise for _, noise in rows.values()]
+        every = [noise for of, noise in rows.values() if of != DESTROYED or kind == DESTROYED]
         for some, of in ((own, kind), (rounded, "dense"), (every, "other")):
             if some and (noise := pool(some)).freedom >= MIN_FREEDOM:
                 source = f"from {amount(len(some), f'{of} row')} with seeds"
                 return KnownNoise(noise, f"{kind} {_amount(noise, metric)} ({source})")
         noise = SeedNoise(metric.seed_noise**2)
         return KnownNoise(noise, f"{kind} {_amount(noise, metric)} (assumed, because too few rows have seeds)")
+
+    @cached_property
+    def _destroyed(self) -> set[IdentityKey]:
+        """Return the rows with more than DESTROYED_FROM times the least perplexity of their model and protocol."""
+        found = [
+            (_row(r), (r.identity.model, r.identity.protocol), value)
+            for r in self.records
+            for value in _perplexities(r)
+        ]
+        least = {key: min(value for _, _, value in group) for key, group in group_by(found, itemgetter(1)).items()}
+        return {row for row, key, value in found if value > DESTROYED_FROM * least[key]}
 
     @cached_property
     def _bits(self) -> dict[IdentityKey, float]:
@@ -133,6 +150,10 @@ class SeedNoiseTable:
                     noise = SeedNoise(variance, max(map(len, several)) - 1)
                     out.setdefault(key, {})[row] = (kinds[row], noise)
         return out
+
+
+def _perplexities(record: Record) -> list[float]:
+    return [r.value for r in record.readings if r.metric == "perplexity" and r.value is not None]
 
 
 def _row(record: Record) -> IdentityKey:

@@ -20,6 +20,7 @@ from bench.results.reproduce import integer_grid
 from bench.system.cache import in_use
 from bench.system.files import atomic_folder
 from bench.system.suggest import describe_unknown, shorten
+from bench.system.text import amount
 from methods import adapter
 from methods.errors import UserError
 from methods.experts import fold
@@ -231,4 +232,4 @@ def _copy_weights(folder: Path, workdir: Path) -> str:
     index = folder / INDEX
     for file in (*files, *([index] if index.exists() else [])):
         shutil.copyfile(file, workdir / file.name)
-    return f"{len(files)} files of dense safetensors"
+    return f"{amount(len(files), 'file')} of dense safetensors"

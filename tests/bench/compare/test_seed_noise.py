@@ -84,6 +84,23 @@ def test_rounded_dense_rows_are_of_a_kind_by_their_bits_and_without_seeds_take_t
     assert source == "dense 12% (from 3 dense rows with seeds)"
 
 
+def test_rows_that_are_destroyed_are_a_kind_of_their_own(tmp_path):
+    rows = (
+        ("dense", {None: 0.0}, {"identity": {"pattern": "dense"}}),
+        ("wanda", {0: 1.0, 1: 1.02, 2: 1.04}, {}),
+        ("magnitude", {0: 8.0, 1: 9.0, 2: 10.0}, {}),
+        ("cast", {0: 1.0}, TRAINED),
+    )
+    fake_records.counted(tmp_path, "bits_per_weight", 9.0, measure="size", method="magnitude", seed=2)
+    found = records(tmp_path, *rows)
+    table = SeedNoiseTable(found)
+
+    assert {table.kind_of(r) for r in found if r.identity.method == "magnitude"} == {"destroyed"}
+    assert table.of("tiny", "one-shot", PERPLEXITY).noise.deviation == pytest.approx(0.02)
+    assert table.of("tiny", "trained", PERPLEXITY).noise.deviation == pytest.approx(0.02)
+    assert table.of("tiny", "destroyed", PERPLEXITY).noise.deviation == pytest.approx(1.0)
+
+
 def test_without_seeds_it_is_assumed_and_settings_replace_it(tmp_path):
     found = records(tmp_path, ("wanda", {0: 0.0}, {}))
 
