@@ -53,8 +53,8 @@ class WindowDistances:
             )
         self._same.add(part, p.argmax(-1) == q.argmax(-1))
         p, q = p.log_softmax(-1), q.log_softmax(-1)
-        # In float64, so that the sum over a window loses nothing.
-        self._kl.add(part, (p.exp() * (p - q)).sum(-1).double())
+        # Rounding makes it negative where the models are nearly equal. In float64, so that the sum over a window loses nothing.
+        self._kl.add(part, (p.exp() * (p - q)).sum(-1).clamp(min=0).double())
 
     def finish(self) -> Readings:
         return _readings(self._windows, self._kl.values, self._same.values)

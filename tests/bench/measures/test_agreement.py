@@ -9,7 +9,7 @@ from bench.inputs import loading, windows
 from bench.measures import forward
 from bench.measures.agreement import Agreement, WindowDistances
 from bench.measures.perplexity import Perplexity
-from bench.measures.window_pass import logit_parts
+from bench.measures.window_pass import LogitPart, logit_parts
 from bench.measures.windowed import Windows
 from helpers import runs
 from helpers.measuring import context_of, near_tiny
@@ -62,6 +62,17 @@ def test_is_its_definition(context):
     assert (kl.better, same.better, kl.n) == ("lower", "higher", 5)
     spread = torch.tensor([n / (SEQLEN - 1) for _, n in want], dtype=torch.float64).std() / 5**0.5
     assert same.stderr == pytest.approx(float(spread), rel=1e-6)
+
+
+def test_models_that_are_nearly_equal_have_no_negative_distance(context):
+    cut = Windows(*windows.load_windows("wiki-mini", context.tokenizer(), SEQLEN, 8, None))
+    count = 8 * (SEQLEN - 1)
+    dense = torch.randn(count, 512, generator=torch.Generator().manual_seed(0))
+    reader = WindowDistances(cut)
+
+    reader.take(LogitPart(8, count, slice(0, count), cut.tokens[:, 1:].flatten(), dense * (1 + 1e-6), dense))
+
+    assert all(item.value >= 0 for item in reader.finish().items)
 
 
 def distances(context, **sizes):
