@@ -89,12 +89,12 @@ def lookup(kind: str, name: str) -> CatalogEntry:
     built_in, plugins = SECTIONS[kind].built_in, _plugins(kind)
     if name in built_in:
         return built_in[name]
-    if name not in plugins and name.endswith(".py"):
-        raise UserError(
-            f"{shorten(name)!r} is a file, not a name: register its class as an entry point of group cast_bench.{kind}, "
-            "and install it (docs/adding.md, A method outside this repository)"
-        )
     if name not in plugins:
+        if name.endswith(".py"):
+            raise UserError(
+                f"{shorten(name)!r} is a file, not a name: register its class as an entry point of group cast_bench.{kind}, "
+                "and install it (docs/adding.md, A method outside this repository)"
+            )
         raise UserError(describe_unknown(SECTIONS[kind].noun, name, [*built_in, *plugins]))
     entry = _import_plugin(plugins[name])
     if entry.broken:

@@ -119,8 +119,12 @@ class SeedNoiseTable:
     @cached_property
     def _bits(self) -> dict[IdentityKey, float]:
         """Return the bits per weight of each row that has a size."""
-        readings = ((_row(record), reading) for record in self.records for reading in record.readings)
-        return {row: r.value for row, r in readings if r.metric == "bits_per_weight" and r.value is not None}
+        return {
+            _row(record): reading.value
+            for record in self.records
+            for reading in record.readings
+            if reading.metric == "bits_per_weight" and reading.value is not None
+        }
 
     @cached_property
     def _measured(self) -> dict[tuple[str, str], dict[IdentityKey, tuple[str, SeedNoise]]]:
