@@ -113,7 +113,7 @@ def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -
     """
     from bench.reporting import board, leaderboard
 
-    merged = board.merge(leaderboard.read_boards(folders or leaderboard.results_folders()))
+    merged = board.merge(leaderboard.read_boards(folders or leaderboard.results_folders(), model))
     models = dict.fromkeys(r.identity.model for r in merged.records)
     if model not in models:
         note_former_names([model])

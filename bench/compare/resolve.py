@@ -110,12 +110,13 @@ def _artifact_records(text: str, with_key: list[Record], every: ResultSet) -> li
 
 
 @gc_paused()
-def read(path: Path, what: str = "results", *, every: bool = False) -> ResultSet:
+def read(path: Path, what: str = "results", *, every: bool = False, model: str = "") -> ResultSet:
     """Read a results folder, or a file that `bench baseline set` wrote.
 
     Args:
         what: kind of the path, for error messages.
         every: all records, not only the newest of each identity.
+        model: check the items of this model's records alone, which is several times as fast. "": of all.
 
     Raises:
         UserError: it does not exist, or something in it cannot be read.
@@ -126,7 +127,7 @@ def read(path: Path, what: str = "results", *, every: bool = False) -> ResultSet
         raise UserError(f"{what} {str(path)!r} does not exist: name a results folder or a file of bench baseline set")
     require_results(path)
     store = ReadOnlyStore(path)
-    records = list(store.verified())
+    records = list(store.verified(model))
     store.require_whole(what)
     if not records:
         raise UserError(f"{what} {str(path)!r} has no records: run bench run --results {shlex.quote(str(path))} first")

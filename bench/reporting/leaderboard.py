@@ -63,9 +63,13 @@ def leaves_local_out() -> bool:
     return RESULTS not in results_folders() and any((RESULTS / "records").glob("*.json"))
 
 
-def read_boards(folders: Sequence[Path]) -> list[ResultSet]:
-    """Read the results folders that are no searches. Raise UserError if one cannot be read, or if all are searches."""
-    results = [one for path in folders if not searches.is_search(one := resolve.read(path))]
+def read_boards(folders: Sequence[Path], model: str) -> list[ResultSet]:
+    """Read the results folders that are no searches, to show one model.
+
+    Raises:
+        UserError: a folder cannot be read, or all are searches.
+    """
+    results = [one for path in folders if not searches.is_search(one := resolve.read(path, model=model))]
     if not results:
         raise UserError(f"only searches in {', '.join(map(str, folders))}: name another results folder with --results")
     return results

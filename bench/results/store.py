@@ -77,12 +77,15 @@ class ReadOnlyStore:
             if (record := self._read(path)) is not None:
                 yield record
 
-    def verified(self) -> Iterator[Record]:
-        """Yield the records that do not contradict themselves or their items. The others are damaged."""
+    def verified(self, model: str = "") -> Iterator[Record]:
+        """Yield the records that do not contradict themselves or their items. The others are damaged.
+
+        model: the model whose items are read, or "" for all.
+        """
         for record in self:
             try:
                 require_consistent(record)
-                if record.items is not None:
+                if record.items is not None and model in ("", record.identity.model):
                     self.items(record)
             except UserError as fault:
                 self.damaged.append(f"{self.path(record.key)}: {fault}")

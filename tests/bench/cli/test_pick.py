@@ -95,6 +95,16 @@ def test_searches_are_not_picked_from(cli, here):
     assert "tuned" not in out
 
 
+def test_only_the_items_of_its_model_are_read(cli, here):
+    """The folders of a repository hold thousands of items of other models."""
+    other = fake_records.perplexity(here / "results/other", 0.1, method="good", seed=0, identity={"model": "other"})
+    (items,) = (here / "results/other/items").iterdir()
+    items.write_bytes(bytes(items.stat().st_size))
+    assert other.items and cli("pick", "--model", "tiny", "--json")[0] == 0
+    code, _, err = cli("pick", "--model", "other", "--json")
+    assert code == 2 and "checksum mismatch" in err
+
+
 def test_commands_can_be_copied(cli, here, monkeypatch):
     """Lines end in a backslash, and no line is wider than a terminal of 80."""
     monkeypatch.chdir(reports.ROOT)

@@ -240,7 +240,7 @@ def test_a_search_is_a_folder_that_says_so_or_has_validation_splits_alone(tmp_pa
     assert 'href="leaderboard-searches.html"' in page and 'href="leaderboard.html"' in other
     assert ">grid<" in other and ">lr<" in other and ">grid<" not in page and 'id="pick"' not in other
     with pytest.raises(UserError, match="only searches"):
-        leaderboard.read_boards([tmp_path / "lr"])
+        leaderboard.read_boards([tmp_path / "lr"], "tiny")
 
 
 @pytest.mark.parametrize("text", ['kind = "other"\n', 'kind = "search"\nname = "x"\n'])
