@@ -1,6 +1,7 @@
 """Products of bfloat16 numbers on a CPU without instructions for them: in float32, and rounded once to bfloat16.
 
 torch's own products take five times as long there. They sum in float32 too, so the results differ in the order of sums.
+torch's own gradients of attention take four to eight times as long. They round between their products, too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from bench.system.devices import has_instructions_for
 
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product_flash_attention_for_cpu_backward")
 _installed: list[torch.library.Library] = []
 
 
@@ -31,9 +32,15 @@ def use_float32(wanted: bool) -> None:
 
 
 def _through_float32(kernel: Any) -> Any:
-    def product(keys: Any, *tensors: Tensor, **scalars: Any) -> Tensor:
-        is_slow = tensors[0].dtype is torch.bfloat16
-        out: Tensor = kernel.call_boxed(keys, *((t.float() for t in tensors) if is_slow else tensors), **scalars)
-        return out.bfloat16() if is_slow else out
+    def product(keys: Any, *operands: Any, **options: Any) -> Any:
+        if operands[0].dtype is not torch.bfloat16:
+            return kernel.call_boxed(keys, *operands, **options)
+        options = {name: _in_float32(value) for name, value in options.items()}
+        out = kernel.call_boxed(keys, *map(_in_float32, operands), **options)
+        return tuple(t.bfloat16() for t in out) if isinstance(out, tuple) else out.bfloat16()
 
     return product
+
+
+def _in_float32(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype is torch.bfloat16 else value

@@ -57,6 +57,23 @@ def test_a_training_step_is_torchs_own_within_roundings(bias, slow_cpu):
         assert (ours.float() - theirs.float()).abs().max() <= 2**-7 * scale  # one rounding of the largest
 
 
+@pytest.mark.parametrize("mask", [None, numbers(20, 20).bfloat16()])
+def test_the_gradients_of_attention_are_those_in_float32_rounded_once(mask, slow_cpu):
+    q, k, v, g = (numbers(2, 4, 20, 16, seed=i).bfloat16().requires_grad_(i < 3) for i in range(4))
+    options = {"is_causal": mask is None, "attn_mask": mask}
+    out = nn.functional.scaled_dot_product_attention(q, k, v, **options)
+    logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, **options)[1].detach()
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    in_float32 = [t.detach().float() for t in (g, q, k, v, out)]
+    exact = backward(*in_float32, logsumexp, 0.0, mask is None, attn_mask=None if mask is None else mask.float())
+
+    products.use_float32(wanted=True)
+    out.backward(g)
+
+    for ours, theirs in zip((q.grad, k.grad, v.grad), exact, strict=True):
+        assert torch.equal(ours, theirs.bfloat16())
+
+
 def test_products_in_float32_stay_torchs_own(slow_cpu):
     x, w = numbers(64, 96), numbers(96, 32, seed=1)
     own = x @ w
