@@ -18,7 +18,8 @@ from bench.inputs.shapes import open_shapes
 from bench.measures.contract import PlanContext, Planned
 from bench.planning import recipes
 from bench.planning.artifact import CalibrationSet, Stage, TrainingRun
-from bench.planning.resolve import MethodStages, PlanRequest
+from bench.planning.chain import MethodStages
+from bench.planning.resolve import PlanRequest
 from bench.planning.sizes import count_sizes
 from bench.results.identity import Protocol
 from bench.system import digests

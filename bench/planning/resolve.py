@@ -5,38 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, NamedTuple
 
 from bench.catalog import registry
-from bench.catalog.choice import Choice, parse_chain, parse_method, parse_quantizer
-from bench.catalog.code import method_digest
-from bench.catalog.declarations import CatalogEntry
-from bench.formats.checkpoint import content_digest
+from bench.catalog.choice import Choice, parse_chain, parse_quantizer
 from bench.planning.artifact import Stage
+from bench.planning.chain import Kind, MethodStages, make_stage, stages_of, with_transform
 from bench.planning.spec import Spec
-from bench.system import digests
 from bench.system.devices import cluster_device, cores, resolve_devices
 from methods.errors import UserError
 from methods.pattern import Pattern
 
 AUTO = "auto"
-Kind = Literal["methods", "quantizers"]
-
-
-class MethodStages(NamedTuple):
-    stages: tuple[Stage, ...]
-    """Stages in order. A stage has a pattern if its method alone decides it."""
-    pattern: str
-    """Pattern of the weights if that is not a pattern of the run: "dense" for a control, "depth 25%" of a smaller one."""
-
-    beside: str = ""
-    """Text behind the pattern: " + r16" for a low-rank term, as in `Pattern.parse`. It is the pattern of later stages, too."""
-
-    @property
-    def elsewhere(self) -> Stage | None:
-        """Stage that takes a model made elsewhere, or None."""
-        return next((s for s in self.stages if registry.lookup("methods", s.name).elsewhere), None)
 
 
 @dataclass(frozen=True)
@@ -90,7 +69,7 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
         if pattern.beside:
             raise UserError(f"{pattern} is no pattern to prune to: use --pattern {pattern.base} and --methods lowrank")
     transformed = {
-        quantizer.label: [_with_transform(chain, quantizer) for chain in chains]
+        quantizer.label: [with_transform(chain, quantizer) for chain in chains]
         for quantizer in quantizers
         if quantizer and registry.lookup("quantizers", quantizer.name).after
     }
@@ -104,129 +83,15 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
     jobs = 1 if spec.jobs == AUTO else len(devices) if spec.jobs is None else int(spec.jobs)
     return PlanRequest(
         spec=spec,
-        chains=tuple(map(_stages, chains)),
-        transformed={label: tuple(map(_stages, some)) for label, some in transformed.items()},
+        chains=tuple(map(stages_of, chains)),
+        transformed={label: tuple(map(stages_of, some)) for label, some in transformed.items()},
         patterns=patterns,
-        quantizers=tuple(_stage(choice, "quantizers") if choice else None for choice in quantizers),
+        quantizers=tuple(make_stage(choice, "quantizers") if choice else None for choice in quantizers),
         measures=measures,
         devices=devices,
         jobs=jobs,
         threads=spec.threads or (1 if spec.executor == "ray" else max(1, cores() // jobs)),
         fetch=fetch,
-    )
-
-
-def _stages(chain: Sequence[Choice]) -> MethodStages:
-    """Return the stages of a method, or raise UserError if one of them cannot follow those before it."""
-    pattern, stages, dropping, beside, rounded = "dense", [], None, "", ""
-    first = turned = ""
-    for choice in chain:
-        entry, own = registry.lookup("methods", choice.name), ""
-        if beside and (entry.adds or entry.drops or not (entry.prior or entry.keeps_pattern)):
-            raise UserError(
-                f"{choice.name} cannot follow a low-rank term, which would no longer fit: use it before lowrank, "
-                f"lowrank:from={choice.name}"
-            )
-        if rounded:
-            raise UserError(
-                f"{choice.name} would change the factors that {rounded} has rounded: leave one of the two out"
-            )
-        if entry.transform and not pattern:
-            raise UserError(
-                f"{choice.label} must come before pruning, because it would fill the zeros: "
-                f"use METHOD:from={choice.label.split(':from=')[0]}"
-            )
-        if entry.drops:
-            if dropping or pattern != "dense":
-                raise UserError(
-                    f"{choice.label} must come first, because it removes parts of a dense model: "
-                    f"use METHOD:from={choice.label.split(':from=')[0]}, without from= in it"
-                )
-            own, dropping = f"{choice.name} {choice.config.get(entry.drops, entry.amount)}", choice
-        elif dropping and entry.same_blocks:
-            raise UserError(
-                f"{choice.name} needs for each block the dense model's block of the same number and shapes, and "
-                f"{dropping.label} changes them: use recon or retrain in place of {choice.name}"
-            )
-        elif entry.adds:
-            amount = choice.config.get(entry.adds, entry.amount)
-            beside = f" + {amount}" if isinstance(amount, str) else f" + r{amount}"
-            rounded = choice.label if choice.config.get(entry.rounds_term) else ""
-            pattern = ""
-        elif dropping and pattern and (entry.prior or entry.keeps_pattern):
-            own = pattern
-        elif not entry.dense:
-            pattern = ""
-        # width keeps the shape of what a block puts out
-        if dropping and dropping.name != "width" and entry.trains and choice.config.get("hidden"):
-            what = "blocks" if dropping.name == "depth" else "channels"
-            raise UserError(
-                f"{choice.label} compares the output of each block with the dense model's, and {dropping.label} removes "
-                f"{what}: leave hidden out"
-            )
-        if dropping and dropping.name == "channels" and entry.same_outputs:
-            raise UserError(
-                f"{choice.name} compares the output of each block with the dense model's, and {dropping.label} removes "
-                f"channels: use retrain in place of {choice.name}"
-            )
-        # The teacher has the transforms before all other stages only.
-        if turned and (entry.same_outputs or entry.same_blocks or (entry.trains and choice.config.get("hidden"))):
-            raise UserError(
-                f"{choice.name} compares blocks with the dense model's, and {turned} after {first} changes the basis of "
-                f"this model alone: put {turned} first, {first}:from={turned}"
-            )
-        if first and entry.turns and choice.config.get(entry.turns, True):
-            turned = choice.name
-        if not entry.transform:
-            first = first or choice.name
-        pattern = own or pattern
-        stages.append(_stage(choice, "methods").model_copy(update={"pattern": own or beside}))
-    return MethodStages(tuple(stages), pattern, beside)
-
-
-def _with_transform(chain: list[Choice], quantizer: Choice) -> list[Choice]:
-    """Return the stages of a method with the quantizer's transform and group: first, but behind a stage that removes parts.
-
-    Raises:
-        UserError: the transform is typed with other settings than the quantizer has, or the model was made elsewhere.
-    """
-    after = parse_method(registry.lookup("quantizers", quantizer.name).after)
-    name, group = after.name, quantizer.config.get("group")
-    if typed := next((choice for choice in chain if choice.name == name), None):
-        for field, value in {**after.config, "group": group}.items():
-            if (own := typed.config.get(field, value)) != value:
-                use = f"use {quantizer.name}:group={own}" if field == "group" else f"use a quantizer of {own} {field}"
-                raise UserError(
-                    f"{typed.label} and {quantizer.label} differ in {field}: {use}, or leave the {field} of {name} out"
-                )
-        with_group = parse_method(f"{typed.label}:group={group}") if group and "group" not in typed.config else typed
-        return [with_group if choice is typed else choice for choice in chain]
-    entries = [registry.lookup("methods", choice.name) for choice in chain]
-    if entries[0].elsewhere:
-        raise UserError(
-            f"{quantizer.label} needs {name} before all else, and {chain[0].label} was made elsewhere: "
-            "leave one of the two out"
-        )
-    transform = parse_method(f"{name}:group={group}" if group else name)
-    rest = [c for c in chain if c.name != "dense"]
-    count = int(bool(entries[0].drops))
-    return [*rest[:count], transform, *rest[count:]]
-
-
-def _stage(choice: Choice, kind: Kind) -> Stage:
-    """Return the stage of a choice, without its pattern and without the fields of a recipe."""
-    entry = registry.lookup(kind, choice.name)
-    config = dict(choice.config)
-    if file := config.get(entry.file or entry.settings_file):
-        config["sha256"] = _file_digest(choice, entry, file)
-    return Stage(
-        name=choice.name,
-        label=choice.label,
-        target=entry.target,
-        source=method_digest(entry),
-        config=config,
-        needs=entry.needs_with(choice.config),
-        kind=kind,
     )
 
 
@@ -297,13 +162,3 @@ def _require_pattern(choice: Choice, pattern: Pattern) -> None:
             f"{choice.label} works on blocks of {entry.block} columns, which pattern {pattern} does not divide: "
             f"use another pattern, or {choice.name}:block=N with a multiple of {pattern.m}"
         )
-
-
-def _file_digest(choice: Choice, entry: CatalogEntry, name: str) -> str:
-    """Return the digest of a file that a method reads, or raise UserError if it cannot be read."""
-    if entry.elsewhere:
-        return content_digest(Path(name))
-    try:
-        return digests.of_file(Path(name))
-    except OSError as fault:
-        raise UserError(f"{choice.label}: file {name!r} cannot be read: {fault.strerror}") from None

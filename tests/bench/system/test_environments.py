@@ -167,7 +167,7 @@ def test_no_python_it_runs_on(monkeypatch):
 
 
 def test_pins_are_part_of_a_method_s_key(monkeypatch):
-    from bench.planning.resolve import method_digest
+    from bench.catalog.code import method_digest
 
     entry = METHODS["sparseml-magnitude"]
     before = method_digest(entry)
