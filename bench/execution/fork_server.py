@@ -2,7 +2,7 @@
 
 It does nothing but import, so that a fork is safe: no thread, no CUDA context, no random numbers drawn. Each request
 on its socket carries the worker's stdin, stdout and stderr. It answers with the worker's process id, and with the exit
-code once the worker has ended. When the socket closes the runner is gone, and this process ends.
+code once the worker has ended. It ends with the runner, also while it imports.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.execution import signals
+from bench.execution.descendants import end_with_parent
 
 TASKS = Path("/proc/self/task")
 """Folder with an entry for each thread, including those of libraries."""
@@ -27,6 +28,7 @@ def main() -> None:
     """Import modules and fork workers. Arguments: the socket's file descriptor, then the modules."""
     control = socket.socket(fileno=int(sys.argv[1]))
     signals.ignore()
+    end_with_parent()
     gc.disable()  # what an import makes stays
     try:
         for name in sys.argv[2:]:

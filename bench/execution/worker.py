@@ -59,8 +59,8 @@ def main() -> None:
     adopt_orphans()
     code = 1
     try:
+        end_with_stdin()
         job = Assignment.model_validate_json(sys.stdin.readline())
-        threading.Thread(target=end_with_stdin, daemon=True).start()
         work(job, Events(channel))
         code = 0
     except Stopped:
