@@ -90,7 +90,7 @@ def work(job: Assignment, events: Events) -> None:
     """Take the measurements that have no record yet."""
     try:
         _work(job, events)
-    except Exception as fault:
+    except BaseException as fault:  # torch's fault of a checkpoint is no Exception
         if not is_disk_full(fault):
             raise
         events.emit("fatal", reason=describe_full_disk(fault, job.results))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
+import stat
 import sys
 import time
 import uuid
@@ -230,4 +232,10 @@ def count_bytes(path: Path) -> int:
     """Return the size of a file, or of all files in a folder except links, in bytes."""
     if path.is_file():
         return path.stat().st_size
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file() and not p.is_symlink())
+    size = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # another process may delete it
+                about = os.lstat(os.path.join(folder, name))
+                size += about.st_size if stat.S_ISREG(about.st_mode) else 0
+    return size

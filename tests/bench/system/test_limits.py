@@ -47,7 +47,7 @@ def test_enough_is_enough(limit, allowed):
 
 
 def test_a_limit_that_is_met_later_is_a_sentence_too():
-    assert "open files, which is too few: set ulimit -n" in limits.describe_limit(OSError(errno.EMFILE, ""))
+    assert "open files, which is too few: raise it (ulimit -n), or run fewer --jobs" in limits.describe_limit(OSError(errno.EMFILE, ""))
     assert "bytes, which is too few: set ulimit -f" in limits.describe_limit(OSError(errno.EFBIG, ""))
     assert not limits.describe_limit(OSError(errno.ENOSPC, ""))
 
