@@ -14,6 +14,11 @@ LOST = 1002
 STALLED = 1003
 """Exit code of a worker that was killed because it made no progress."""
 
+LOSSES = {
+    SERVER_GONE: "the process and its fork server ended; was one of them killed?",
+    LOST: "its process or its machine was lost",
+    STALLED: "the process made no progress for stall_timeout seconds and was killed",
+}
 HINTS = {
     "SIGKILL": "as the system does when memory runs out: run fewer --jobs, or set max_memory",
     "SIGBUS": "as when a disk or shared memory is full: free some space",
@@ -27,12 +32,8 @@ NAMES = {int(one): one.name for one in signal.Signals}
 
 def describe_end(code: int | None) -> str:
     """Describe an exit code, or minus the signal that ended a process."""
-    if code is None or code == SERVER_GONE:
-        return "the process and its fork server ended; was one of them killed?"
-    if code == LOST:
-        return "its process or its machine was lost"
-    if code == STALLED:
-        return "the process made no progress for stall_timeout seconds and was killed"
+    if code is None or code in LOSSES:
+        return LOSSES[code or SERVER_GONE]
     if code >= 0:
         return f"the process ended with code {code}"
     name = NAMES.get(-code, f"signal {-code}")

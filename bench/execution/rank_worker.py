@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from bench.execution import signals
 from bench.execution.descendants import end_with_stdin
-from bench.execution.events import Events
 from bench.execution.nodes import LOOK_S
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ def main() -> None:
     import torch.distributed as dist
 
     from bench.execution.build import Builder
+    from bench.execution.job import Silent
     from bench.execution.ranks import FAULT, HOST, RankTask, join
 
     task = RankTask.model_validate_json(sys.stdin.readline())
@@ -38,8 +38,7 @@ def main() -> None:
     store.set(f"here {task.rank}", "1")
     try:
         join(artifact, store, task.rank)
-        with open(os.devnull, "w") as nowhere:
-            Builder(artifact, Events(nowhere), card=task.card).run_as_rank(artifact)
+        Builder(artifact, Silent(), card=task.card).run_as_rank(artifact)
         dist.barrier()
     except Exception as fault:
         if store.add("faults", 1) == 1:  # the first fault causes the others

@@ -130,21 +130,3 @@ def reset(*signals: int) -> None:
     """Set signals to what a new process does."""
     for signum in signals:
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
-
-
-class ChildWatch:
-    """A file descriptor that is readable after a child process has ended."""
-
-    def __init__(self) -> None:
-        self.fd, self._signalled = os.pipe()
-        for end in (self.fd, self._signalled):
-            os.set_blocking(end, False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler Python writes nothing to the pipe
-        signal.set_wakeup_fd(self._signalled)
-
-    def close(self) -> None:
-        """Undo it, in a forked process."""
-        signal.set_wakeup_fd(-1)
-        for end in (self.fd, self._signalled):
-            os.close(end)
-        reset(signal.SIGCHLD)

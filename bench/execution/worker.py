@@ -114,16 +114,12 @@ def _work(job: Assignment, events: Events) -> None:
             else:
                 missing.append(measurement)
         if missing:
-            _import_libraries(missing)
+            # Forked workers have the libraries already, and their time is not counted for the artifact.
+            for name in list_imports(missing):
+                with contextlib.suppress(Exception):  # raised again later, and recorded
+                    importlib.import_module(name)
             events.emit("imported")
             _fill(missing, store, events)
-
-
-def _import_libraries(measurements: list[Measurement]) -> None:
-    """Import the libraries, which forked workers already have, so that their time is not counted for the artifact."""
-    for name in list_imports(measurements):
-        with contextlib.suppress(Exception):  # raised again later, and recorded
-            importlib.import_module(name)
 
 
 def _fill(measurements: list[Measurement], store: Store, events: Events) -> None:

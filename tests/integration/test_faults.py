@@ -203,7 +203,9 @@ def full_in_words(*_, **__):
 
 def full_checkpoint(*_, **__):
     """What torch raises, which is no Exception."""
-    raise CheckpointException("CheckpointException", {0: _wrap_exception(OSError(errno.ENOSPC, "No space left on device"))})
+    raise CheckpointException(
+        "CheckpointException", {0: _wrap_exception(OSError(errno.ENOSPC, "No space left on device"))}
+    )
 
 
 @pytest.mark.parametrize(

@@ -325,6 +325,6 @@ def test_a_quota_that_is_used_up_is_a_full_disk_and_not_another_folder_s_fault(t
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match="quota") as caught:
         Store(tmp_path / "r")
     assert is_disk_full(caught.value)
