@@ -19,7 +19,7 @@ from bench.results.rows import newest, to_frame
 from bench.results.store import ReadOnlyStore, Store
 from bench.system.cache import in_use, sweep_leftovers
 from bench.system.files import require_folder
-from bench.system.limits import require_file_size, require_open_files
+from bench.system.limits import require_limits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
         UserError: before anything has run.
         disk.RunStopped: results can no longer be saved.
     """
-    require_open_files()
+    require_limits()
     require_lead(spec.training.nodes, os.environ)
     require_packages(spec.log_to)
     listeners = listeners or (progress.display_for(sys.stderr),)
@@ -52,7 +52,7 @@ def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
         with in_use():
             require_folder(spec.results, "--results", new=False)
             plan = make_plan(spec, fetch=True, on_fetch=lambda name: Listeners(*listeners).note(_describe_fetch(name)))
-            require_file_size({m.artifact.folder for m in plan.measurements})
+            require_limits({m.artifact.folder for m in plan.measurements})
             summary = runner.execute(plan, Store(spec.results), listeners)
         sweep_leftovers(spec.results)
     return summary

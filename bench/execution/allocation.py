@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bench.catalog.choice import parse_chain
 from bench.catalog.registry import lookup
 from bench.execution.build import Builder
+from bench.execution.job import Silent
 from bench.inputs import loading
 from bench.planning.artifact import Artifact
 from bench.planning.plan import make_plan
@@ -64,13 +65,6 @@ class Share:
     """Sum of the damages of the linears, in nats per token."""
     measured: float
     """KL divergence of the whole model, in nats per token."""
-
-
-class _Silent:
-    phase = ""
-
-    def enter(self, state: str) -> None: ...
-    def advance(self, done: int, total: int, **metrics: float) -> None: ...
 
 
 def allocate(
@@ -180,7 +174,7 @@ class _Problem:
         """artifacts: one for each choice, and one with the calibration text."""
         self.choices, self._note = choices, note
         *quantized, calibrated = artifacts
-        builder = Builder(calibrated, _Silent())
+        builder = Builder(calibrated, Silent())
         before = builder.build(calibrated.up_to(len(calibrated.stages) - 1)).folder
         source, compute = Folder(before), builder.workspace.compute
         self.targets = builder.workspace.targets_of(source)
@@ -189,14 +183,15 @@ class _Problem:
         self.share: Floats = sizes / sizes.sum()
         """Part of all weights that each linear has."""
         plain = 8 * compute.stored.itemsize
-        self.bits: Floats = np.array([[_mean_bits(c, width, plain) for c in parsed] for _, width in shapes])
-        """Bits per weight, [linears, choices]."""
+        bits = [[(width, *choice.bits(width, plain)) for choice in parsed] for _, width in shapes]
+        self.bits: Floats = np.array([[own + scales / width for width, own, scales in row] for row in bits])
+        """Bits per weight, with scales and masks, [linears, choices]."""
         self.kept: Floats = np.tile([c.kept for c in parsed], (len(shapes), 1))
         """Kept fraction of the weights, [linears, choices]."""
         self._folders = []
         for name, artifact in zip(choices, quantized, strict=True):
             note(f"making {name}")
-            self._folders.append(Folder(Builder(artifact, _Silent()).build(artifact).folder))
+            self._folders.append(Folder(Builder(artifact, Silent()).build(artifact).folder))
         self._model, self._source = loading.load(before, compute), source
         text = builder.workspace.calibration(calibrated).to(compute.device)
         self._text = text[: max(1, tokens // text.shape[1])].split(BATCH)
@@ -276,12 +271,6 @@ class _Problem:
             total += float(nn.functional.kl_div(found, expected, log_target=True, reduction="sum"))
         mean: float = total / sum(part.numel() for part in self._text)
         return mean
-
-
-def _mean_bits(choice: LinearChoice, width: int, plain: float) -> float:
-    """Return the bits per weight of a row of `width` weights, with scales and mask."""
-    bits, scale_bits = choice.bits(width, plain)
-    return bits + scale_bits / width
 
 
 def to_file(shares: Sequence[Share], budget: Budget, spec: Spec, pruner: str) -> dict[str, Any]:

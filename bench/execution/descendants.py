@@ -1,16 +1,19 @@
-"""Processes that a method leaves behind: adopt them, and end them."""
+"""Processes that must not outlive others: what a method leaves behind, and ours without their parent."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
+import select
+import signal
 import sys
+import threading
 from collections.abc import Collection, Iterator
 
 import psutil
 
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 MAX_ROUNDS = 100
 """Limit against a process that restarts its children."""
 
@@ -22,7 +25,7 @@ def adopt_orphans(adopts: bool = True) -> None:
     """Adopt descendants whose parent ends, from now on. Works on Linux only."""
     global _adopted_since
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, *map(ctypes.c_ulong, (adopts, 0, 0, 0)))
+        _set(PR_SET_CHILD_SUBREAPER, adopts)
         _adopted_since = frozenset(c.pid for c in psutil.Process().children()) if adopts else None
 
 
@@ -42,12 +45,26 @@ def end_adopted(spare: Collection[int] = ()) -> None:
         end_descendants(_adopted_since | set(spare))
 
 
+def end_with_parent() -> None:
+    """Let the kernel end this process once the thread that started it ends. Works on Linux only."""
+    _set(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def end_with_stdin() -> None:
-    """End this process, and all that it started, once its standard input closes. Run it in a thread."""
-    while os.read(0, 4096):  # sys.stdin has a lock, which a fork may copy while it is held
-        pass
-    end_descendants()
-    os._exit(1)
+    """End this process, and all that it started, once the other end of its standard input closes."""
+
+    def wait() -> None:
+        poll = select.poll()
+        poll.register(0, select.POLLHUP)
+        poll.poll()
+        end_descendants()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _set(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, *map(ctypes.c_ulong, (value, 0, 0, 0)))
 
 
 def end_descendants(spare: Collection[int] = ()) -> None:

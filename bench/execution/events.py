@@ -19,8 +19,12 @@ class Events:
         self.phase = ""
 
     def emit(self, event: str, **fields: Any) -> None:
-        self._stream.write(json.dumps({"event": event, **fields}) + "\n")
-        self._stream.flush()
+        """Write an event. Raise SystemExit if the runner is gone, which no method may take for a fault of its own."""
+        try:
+            self._stream.write(json.dumps({"event": event, **fields}) + "\n")
+            self._stream.flush()
+        except BrokenPipeError:
+            raise SystemExit(1) from None
 
     def enter(self, state: str) -> None:
         """Report the state before the phase's first step: "importing", "loading" or "first step"."""

@@ -14,18 +14,30 @@ LOST = 1002
 STALLED = 1003
 """Exit code of a worker that was killed because it made no progress."""
 
+LOSSES = {
+    SERVER_GONE: "the process and its fork server ended; was one of them killed?",
+    LOST: "its process or its machine was lost",
+    STALLED: "the process made no progress for stall_timeout seconds and was killed",
+}
+HINTS = {
+    "SIGKILL": "as the system does when memory runs out: run fewer --jobs, or set max_memory",
+    "SIGBUS": "as when a disk or shared memory is full: free some space",
+    "SIGILL": "as by a library for another processor: install one for this machine",
+    "SIGSEGV": "a fault of a library: bench show RECORD prints its log",
+}
+"""Usual cause of a signal that ends a process, and what helps."""
+NAMES = {int(one): one.name for one in signal.Signals}
+"""Names of signals. Those for real-time programs have none."""
+
 
 def describe_end(code: int | None) -> str:
     """Describe an exit code, or minus the signal that ended a process."""
-    if code is None or code == SERVER_GONE:
-        return "the process and its fork server ended; was one of them killed?"
-    if code == LOST:
-        return "its process or its machine was lost"
-    if code == STALLED:
-        return "the process made no progress for stall_timeout seconds and was killed"
-    if code == -9:
-        return "the process was killed (signal 9), as the system does when memory runs out"
-    return f"the process ended on signal {-code}" if code < 0 else f"the process ended with code {code}"
+    if code is None or code in LOSSES:
+        return LOSSES[code or SERVER_GONE]
+    if code >= 0:
+        return f"the process ended with code {code}"
+    name = NAMES.get(-code, f"signal {-code}")
+    return f"the process was killed by {name}" + (f", {HINTS[name]}" if name in HINTS else "")
 
 
 class Worker(ABC):

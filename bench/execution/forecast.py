@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.execution.listener import RunListener, RunningArtifact, TimeLeft
@@ -26,8 +25,12 @@ def clock_time(seconds: float) -> str:
 
 
 class Pace:
+    """The pace of an artifact at work."""
+
     def __init__(self, clock: Clock = time.monotonic) -> None:
-        self._clock = clock
+        self.started, self._clock = clock(), clock
+        self.phase_left: float | None = None
+        """Seconds until its phase ends, if known."""
         self._phase, self._since, self._first, self._last = "", clock(), 0, 0
 
     def advance(self, phase: str, done: int, total: int) -> float | None:
@@ -37,18 +40,9 @@ class Pace:
         """
         if phase != self._phase or done < self._last:
             self._phase, self._since, self._first = phase, self._clock(), done
-        self._last = done
-        if done <= self._first:
-            return None
-        return (self._clock() - self._since) / (done - self._first) * (total - done)
-
-
-@dataclass
-class _Current:
-    started: float
-    pace: Pace
-    phase_left: float | None = None
-    """Seconds until its phase ends, if known."""
+        self._last, steps = done, done - self._first
+        self.phase_left = (self._clock() - self._since) / steps * (total - done) if steps else None
+        return self.phase_left
 
 
 class Forecast(RunListener):
@@ -64,17 +58,17 @@ class Forecast(RunListener):
         self._left, self._clock, self._jobs = dict(estimates), clock, jobs
         self._are_seconds = are_seconds
         self._estimated = self._taken = 0.0
-        self._current: dict[str, _Current] = {}
+        self._current: dict[str, Pace] = {}
 
     def start(self, running: RunningArtifact, left: TimeLeft) -> None:
-        self._current[running.artifact.key] = _Current(self._clock(), Pace(self._clock))
+        self._current[running.artifact.key] = Pace(self._clock)
 
     def take(self, running: RunningArtifact, event: Mapping[str, Any], left: TimeLeft) -> None:
         current = self._current.get(running.artifact.key)
         if current and event["event"] == "imported":  # only the first worker imports the libraries
             current.started = self._clock()
         elif current and event["event"] == "progress":
-            current.phase_left = current.pace.advance(event["phase"], event["done"], event["total"])
+            current.advance(event["phase"], event["done"], event["total"])
 
     def end(self, running: RunningArtifact, cause: str, records: Sequence[Record] | None) -> None:
         current = self._current.pop(running.artifact.key, None)

@@ -2,7 +2,7 @@
 
 It does nothing but import, so that a fork is safe: no thread, no CUDA context, no random numbers drawn. Each request
 on its socket carries the worker's stdin, stdout and stderr. It answers with the worker's process id, and with the exit
-code once the worker has ended. When the socket closes the runner is gone, and this process ends.
+code once the worker has ended. It ends with the runner, also while it imports.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.execution import signals
+from bench.execution.descendants import end_with_parent
 
 TASKS = Path("/proc/self/task")
 """Folder with an entry for each thread, including those of libraries."""
@@ -27,6 +28,7 @@ def main() -> None:
     """Import modules and fork workers. Arguments: the socket's file descriptor, then the modules."""
     control = socket.socket(fileno=int(sys.argv[1]))
     signals.ignore()
+    end_with_parent()
     gc.disable()  # what an import makes stays
     try:
         for name in sys.argv[2:]:
@@ -63,29 +65,30 @@ def serve(control: socket.socket) -> bool:
     """Fork a worker for each request. Return True in a worker, and False in the server when the runner is gone."""
     gc.freeze()  # otherwise a collection in a worker copies every page of the shared modules
     gc.enable()
-    children = signals.ChildWatch()
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
-        selector.register(children.fd, selectors.EVENT_READ)
         while True:
             for key, _ in selector.select():
-                if key.fileobj is not control:
-                    os.read(children.fd, 4096)
-                    _report_ended(control)
+                if ended := key.data:
+                    selector.unregister(key.fd)
+                    os.close(key.fd)
+                    _, status = os.waitpid(ended, 0)
+                    _send(control, ended=ended, code=os.waitstatus_to_exitcode(status))
                     continue
                 message, files, _, _ = socket.recv_fds(control, 1024, 3)
                 if not message:
                     return False
                 pid = os.fork()
                 if pid == 0:
-                    selector.close()
-                    children.close()
-                    control.close()
+                    for other in [*selector.get_map().values()]:
+                        os.close(other.fd)
+                    control.detach()
                     _become_worker(files)
                     return True
                 for file in files:
                     os.close(file)
                 _send(control, started=pid)
+                selector.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)
 
 
 def _become_worker(files: list[int]) -> None:
@@ -97,17 +100,6 @@ def _become_worker(files: list[int]) -> None:
     signals.reset(*signals.ENDING)
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()  # a fork reseeds Python's generator, but not numpy's
-
-
-def _report_ended(control: socket.socket) -> None:
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        _send(control, ended=pid, code=os.waitstatus_to_exitcode(status))
 
 
 def _send(control: socket.socket, **message: Any) -> None:

@@ -41,6 +41,15 @@ class PhaseProgress(Progress, Protocol):
         """Report the state before the first step of a phase: "loading" or "first step"."""
 
 
+class Silent:
+    """A progress that is not shown."""
+
+    phase = ""
+
+    def enter(self, state: str) -> None: ...
+    def advance(self, done: int, total: int, **figures: float) -> None: ...
+
+
 @dataclass(frozen=True)
 class BuiltArtifact:
     """A pruned model on disk, with the counts of its check and the cost of building it."""

@@ -78,7 +78,6 @@ class Journal(RunListener):
         artifact, label, device = running.artifact, running.label, running.device
         self._begun[artifact.key] = time.monotonic()
         self._at_work[artifact.key] = AtWork(label=label, device=device, state="importing", since=time.time())
-        self._attempt(lambda: self._renew(artifact.key))
         about = {"event": "started", "run": self.status.name, "artifact": artifact.key, "label": label}
         self._log(artifact.key, about | running.settings)
         self._write()
@@ -123,19 +122,14 @@ class Journal(RunListener):
         self._lock.release()
         Path(self._lock.lock_file).unlink(missing_ok=True)
 
-    def _log_of(self, key: str) -> Path:
-        return self._root / "logs" / f"{key[:32]}.jsonl"
-
-    def _renew(self, key: str) -> None:
-        log = self._log_of(key)
-        if log.exists() and log.stat().st_size > MAX_BYTES:
-            log.unlink()
-
     def _log(self, key: str, event: Mapping[str, Any]) -> None:
         def append() -> None:
-            path = self._log_of(key)
-            if event["event"] == "progress" and path.exists() and path.stat().st_size > MAX_BYTES:
-                return
+            path = self._root / "logs" / f"{key[:32]}.jsonl"
+            if path.exists() and path.stat().st_size > MAX_BYTES:
+                if event["event"] == "progress":
+                    return
+                if event["event"] == "started":
+                    path.unlink()
             entry = {"time": format_time(time.time(), "milliseconds"), **event}
             line = json.dumps(entry, allow_nan=False, default=str) + "\n"
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

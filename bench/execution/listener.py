@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -85,6 +85,16 @@ class RunListener:
 Added = TypeVar("Added", bound=RunListener)
 
 
+def _to_each(name: str) -> Callable[..., None]:
+    """Return a method that calls the method of this name of each listener."""
+
+    def call(self: Listeners, *arguments: Any) -> None:
+        for listener in self._listeners:
+            getattr(listener, name)(*arguments)
+
+    return call
+
+
 class Listeners(RunListener):
     """Several listeners as one. It closes them when its block ends."""
 
@@ -105,25 +115,11 @@ class Listeners(RunListener):
     def own(self) -> tuple[int, ...]:
         return tuple(pid for listener in self._listeners for pid in listener.own)
 
-    def begin(self, total: int, known: int) -> None:
-        for listener in self._listeners:
-            listener.begin(total, known)
-
-    def start(self, running: RunningArtifact, left: TimeLeft) -> None:
-        for listener in self._listeners:
-            listener.start(running, left)
-
-    def take(self, running: RunningArtifact, event: Mapping[str, Any], left: TimeLeft) -> None:
-        for listener in self._listeners:
-            listener.take(running, event, left)
-
-    def end(self, running: RunningArtifact, cause: str, records: Sequence[Record] | None) -> None:
-        for listener in self._listeners:
-            listener.end(running, cause, records)
-
-    def note(self, text: str) -> None:
-        for listener in self._listeners:
-            listener.note(text)
+    begin = _to_each("begin")
+    start = _to_each("start")
+    take = _to_each("take")
+    end = _to_each("end")
+    note = _to_each("note")
 
     def close(self, fault: BaseException | None) -> None:
         """Close all of them, the last first, even if one fails."""

@@ -172,14 +172,9 @@ def _record_readings(measurement: Measurement, readings: Any, built: BuiltArtifa
 
 def rows_of(readings: Readings) -> list[ReadingRow]:
     """Convert readings for a record. A value that is not finite becomes None, as does a negative standard error."""
-    return [
-        ReadingRow(
-            metric=r.metric,
-            value=r.value if math.isfinite(r.value) else None,
-            unit=r.unit,
-            better=r.better,
-            stderr=r.stderr if r.stderr is not None and 0 <= r.stderr < math.inf else None,
-            n=r.n,
-        )
-        for r in readings.values
-    ]
+    out = []
+    for r in readings.values:
+        value = r.value if math.isfinite(r.value) else None
+        stderr = r.stderr if r.stderr is not None and 0 <= r.stderr < math.inf else None
+        out.append(ReadingRow(**r._asdict() | {"value": value, "stderr": stderr}))
+    return out

@@ -22,7 +22,7 @@ from bench.planning.spec import Spec
 from bench.system import provenance
 from bench.system.cache import in_use, sweep_leftovers
 from bench.system.files import atomic_folder, require_folder
-from bench.system.limits import require_file_size, require_open_files
+from bench.system.limits import require_limits
 from methods import adapter
 from methods.errors import Skipped, UserError
 from methods.files import find_file
@@ -53,14 +53,14 @@ def write_pruned(spec: Spec, out: Path) -> str:
     """
     if any(len(x) != 1 for x in (spec.methods, spec.models, spec.patterns, spec.quantizers)):
         raise UserError("bench prune takes one method, one model, one pattern and one quantizer; bench run takes many")
-    require_open_files()
+    require_limits()
     require_folder(out, new=True)
     require_lead(spec.training.nodes, os.environ)
     sweep_leftovers()
     with in_use():
         *_, chosen = plan.make_plan(spec, fetch=True).artifacts().values()  # the dense model comes first
         artifact = chosen[0].artifact
-        require_file_size([artifact.folder])
+        require_limits([artifact.folder])
         with in_use(*artifact.cache_names):
             return _write(RunningArtifact(chosen, artifact.label, artifact.device), out)
 

@@ -6,24 +6,29 @@ import os
 import sys
 import threading
 import time
-
-import torch
-import torch.distributed as dist
+from typing import TYPE_CHECKING
 
 from bench.execution import signals
 from bench.execution.descendants import end_with_stdin
-from bench.execution.events import Events
 from bench.execution.nodes import LOOK_S
-from bench.execution.ranks import FAULT, HOST, RankTask, join
+
+if TYPE_CHECKING:
+    from bench.execution.ranks import RankTask
 
 
 def main() -> None:
     """Take part in a stage as a rank after the first, and drop the outcome."""
-    from bench.execution.build import Builder
-
     signals.ignore()  # this process ends with the first rank
+    end_with_stdin()
+    # Imported here, because an import of torch can outlast the first rank.
+    import torch
+    import torch.distributed as dist
+
+    from bench.execution.build import Builder
+    from bench.execution.job import Silent
+    from bench.execution.ranks import FAULT, HOST, RankTask, join
+
     task = RankTask.model_validate_json(sys.stdin.readline())
-    threading.Thread(target=end_with_stdin, daemon=True).start()
     if task.host != HOST:
         threading.Thread(target=_end_with_first, args=(task,), daemon=True).start()
     artifact = task.artifact
@@ -33,8 +38,7 @@ def main() -> None:
     store.set(f"here {task.rank}", "1")
     try:
         join(artifact, store, task.rank)
-        with open(os.devnull, "w") as nowhere:
-            Builder(artifact, Events(nowhere), card=task.card).run_as_rank(artifact)
+        Builder(artifact, Silent(), card=task.card).run_as_rank(artifact)
         dist.barrier()
     except Exception as fault:
         if store.add("faults", 1) == 1:  # the first fault causes the others
@@ -45,6 +49,8 @@ def main() -> None:
 
 def _end_with_first(task: RankTask) -> None:
     """End this process when the store of the first rank, which is on another node, is gone."""
+    import torch.distributed as dist
+
     store = dist.TCPStore(task.host, task.port, task.artifact.ranks, is_master=False)  # type: ignore[attr-defined]
     try:
         while True:

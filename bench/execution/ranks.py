@@ -43,7 +43,7 @@ FAULT = "fault"
 
 
 class NodeTask(BaseModel):
-    """A training for other nodes."""
+    """A stage of several processes, as other nodes hear of it."""
 
     artifact: Artifact
     host: str
@@ -53,15 +53,12 @@ class NodeTask(BaseModel):
     """Version and digest of our code, which must be the same on all nodes."""
 
 
-class RankTask(BaseModel):
+class RankTask(NodeTask):
     """The task of one rank, which it reads from stdin."""
 
-    artifact: Artifact
     rank: int
     card: int
     """Number of the card on its machine."""
-    host: str
-    port: int
 
 
 def _make_store(host: str, world: int) -> dist.TCPStore:  # type: ignore[name-defined]
@@ -148,7 +145,7 @@ def take_part(place: nodes.Place, count: int, processes: int) -> None:
 
 
 def _start(command: Sequence[str], task: NodeTask, rank: int, card: int) -> subprocess.Popen[str]:
-    part = RankTask(artifact=task.artifact, rank=rank, card=card, host=task.host, port=task.port)
+    part = RankTask(**dict(task), rank=rank, card=card)
     worker = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=sys.stderr, text=True, env=interpreter.environment()
     )

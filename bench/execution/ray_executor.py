@@ -166,9 +166,7 @@ class RayWorker(Worker):
         except ray.exceptions.TaskCancelledError:
             code = -signal.SIGTERM
         except ray.exceptions.RayTaskError as fault:
-            if not isinstance(fault, ray.exceptions.TaskCancelledError):
-                raise RunStopped(f"a node cannot make artifacts: {str(fault).strip().splitlines()[-1]}") from fault
-            code = -signal.SIGTERM
+            raise RunStopped(f"a node cannot make artifacts: {str(fault).strip().splitlines()[-1]}") from fault
         except ray.exceptions.RayError as fault:  # the Ray worker or its node died
             os.write(self._log, f"{type(fault).__name__}: {fault}\n".encode())
         finally:

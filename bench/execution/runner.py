@@ -58,11 +58,32 @@ def execute(plan: Plan, store: Store, listeners: Sequence[RunListener]) -> Summa
     Raises:
         RunStopped: the disk is full, or the results folder vanished. What was recorded stays.
     """
-    try:
-        with full_disk_stops(store.root), contextlib.closing(ResultsFolder(store.root)) as folder:
-            return _execute(plan, store, folder, listeners)
-    finally:
-        end_adopted()
+    summary = Summary()
+    with contextlib.ExitStack() as stack:
+        stack.callback(end_adopted)
+        stack.enter_context(full_disk_stops(store.root))
+        folder = stack.enter_context(contextlib.closing(ResultsFolder(store.root)))
+        missing: list[list[Measurement]] = []
+        known = 0
+        for measurements in plan.artifacts().values():
+            left = [m for m in measurements if not store.finished(m.key)]
+            known += len(measurements) - len(left)
+            if left:
+                missing.append(left)
+        require_memory(plan, missing)
+        if plan.spec.executor == "ray" and missing:
+            import_ray()  # a missing package is an error before the first progress line
+        with Listeners(summary, *listeners) as heard:
+            journal = heard.add(Journal(store.root, plan.spec.executor, heard.note))
+            if missing and plan.spec.log_to:
+                heard.add(Tracking(plan.spec.log_to, journal.status.name, store.get, heard.note))
+            heard.begin(len(plan.measurements), known)
+            with contextlib.closing(Sweep(plan, missing, store, folder, heard)) as sweep:
+                sweep.run()
+        folder.require()
+        summary.records = [record for m in plan.measurements if (record := store.get(m.key))]
+    summary.moved = store.damaged
+    return summary
 
 
 def measure_again(record: Record, root: Path) -> Record:
@@ -90,30 +111,3 @@ def _require_recipe(record: Record, planned: Measurement) -> None:
                 f"{was['name']} of record {record.short_key} has {name} {old.get(name, 'not set')}, and now "
                 f"{new.get(name, 'not set')}: measure it again with the code of {record.commit_id or 'its commit'}"
             )
-
-
-def _execute(plan: Plan, store: Store, folder: ResultsFolder, listeners: Sequence[RunListener]) -> Summary:
-    summary = Summary()
-    missing: list[list[Measurement]] = []
-    known = 0
-    for measurements in plan.artifacts().values():
-        left = [m for m in measurements if not store.finished(m.key)]
-        known += len(measurements) - len(left)
-        if left:
-            missing.append(left)
-    require_memory(plan, missing)
-    if plan.spec.executor == "ray" and missing:
-        import_ray()  # a missing package is an error before the first progress line
-    with Listeners(summary, *listeners) as heard:
-        journal = heard.add(Journal(store.root, plan.spec.executor, heard.note))
-        if missing and plan.spec.log_to:
-            heard.add(Tracking(plan.spec.log_to, journal.status.name, store.get, heard.note))
-        heard.begin(len(plan.measurements), known)
-        with contextlib.closing(Sweep(plan, missing, store, folder, heard)) as sweep:
-            sweep.run()
-    folder.require()
-    for measurement in plan.measurements:
-        if (record := store.get(measurement.key)) is not None:
-            summary.records.append(record)
-    summary.moved = store.damaged
-    return summary

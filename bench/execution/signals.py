@@ -59,6 +59,7 @@ def checkpoint_first(patience: float) -> Iterator[None]:
     timers: list[threading.Timer] = []
 
     def receive(signum: int, frame: FrameType | None) -> None:
+        _leave_closed_terminal()
         timers.append(threading.Timer(patience, end_process, (128 + signum,)))
         timers[-1].daemon = True
         timers[-1].start()
@@ -89,7 +90,17 @@ def ended_by_signals() -> contextlib.AbstractContextManager[None]:
 
 
 def _end(signum: int, frame: FrameType | None) -> None:
+    _leave_closed_terminal()
     raise Ended(128 + signum)
+
+
+def _leave_closed_terminal() -> None:
+    """Drop what is printed from now on to a terminal that is closed, because a fault of it would stop the cleaning up."""
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 def describe_exit(code: object) -> str:
@@ -119,21 +130,3 @@ def reset(*signals: int) -> None:
     """Set signals to what a new process does."""
     for signum in signals:
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
-
-
-class ChildWatch:
-    """A file descriptor that is readable after a child process has ended."""
-
-    def __init__(self) -> None:
-        self.fd, self._signalled = os.pipe()
-        for end in (self.fd, self._signalled):
-            os.set_blocking(end, False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler Python writes nothing to the pipe
-        signal.set_wakeup_fd(self._signalled)
-
-    def close(self) -> None:
-        """Undo it, in a forked process."""
-        signal.set_wakeup_fd(-1)
-        for end in (self.fd, self._signalled):
-            os.close(end)
-        reset(signal.SIGCHLD)

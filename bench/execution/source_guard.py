@@ -6,7 +6,6 @@ import contextlib
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from bench.catalog import registry
 from bench.catalog.code import measure_digest, method_digest
@@ -19,14 +18,8 @@ from bench.system.source_digest import digest_source
 from bench.verify import CheckFailed
 from methods.errors import UserError
 
-
-class FileState(NamedTuple):
-    """State of a file that a write changes. A method can set the modification time, but not the change time."""
-
-    size: int
-    modified_ns: int
-    changed_ns: int
-    inode: int
+FileState = tuple[int, int, int, int]
+"""Size, times of modification and change, and inode of a file. A method can set the modification time only."""
 
 
 @contextlib.contextmanager
@@ -106,7 +99,7 @@ def _texts(artifact: Artifact, measurements: Iterable[Measurement]) -> Iterator[
 def _states(folder: Path, names: Collection[str]) -> dict[str, FileState]:
     files = [p for p in folder.iterdir() if (p.name in names or ".safetensors" in p.name) and p.is_file()]
     stats = {file.name: file.stat() for file in files}
-    return {n: FileState(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for n, s in stats.items()}
+    return {n: (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for n, s in stats.items()}
 
 
 def _has_changed(file: Path, before: FileState | None, after: FileState | None) -> bool:
@@ -114,5 +107,5 @@ def _has_changed(file: Path, before: FileState | None, after: FileState | None) 
         return True
     if before == after:
         return False
-    known = digests.remembered(file, before.size, before.modified_ns)
+    known = digests.remembered(file, *before[:2])
     return known is None or digests.read(file) != known

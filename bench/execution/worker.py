@@ -59,8 +59,8 @@ def main() -> None:
     adopt_orphans()
     code = 1
     try:
+        end_with_stdin()
         job = Assignment.model_validate_json(sys.stdin.readline())
-        threading.Thread(target=end_with_stdin, daemon=True).start()
         work(job, Events(channel))
         code = 0
     except Stopped:
@@ -90,7 +90,7 @@ def work(job: Assignment, events: Events) -> None:
     """Take the measurements that have no record yet."""
     try:
         _work(job, events)
-    except Exception as fault:
+    except BaseException as fault:  # torch's fault of a checkpoint is no Exception
         if not is_disk_full(fault):
             raise
         events.emit("fatal", reason=describe_full_disk(fault, job.results))
@@ -114,16 +114,12 @@ def _work(job: Assignment, events: Events) -> None:
             else:
                 missing.append(measurement)
         if missing:
-            _import_libraries(missing)
+            # Forked workers have the libraries already, and their time is not counted for the artifact.
+            for name in list_imports(missing):
+                with contextlib.suppress(Exception):  # raised again later, and recorded
+                    importlib.import_module(name)
             events.emit("imported")
             _fill(missing, store, events)
-
-
-def _import_libraries(measurements: list[Measurement]) -> None:
-    """Import the libraries, which forked workers already have, so that their time is not counted for the artifact."""
-    for name in list_imports(measurements):
-        with contextlib.suppress(Exception):  # raised again later, and recorded
-            importlib.import_module(name)
 
 
 def _fill(measurements: list[Measurement], store: Store, events: Events) -> None:

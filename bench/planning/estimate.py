@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from bench.planning.memory import estimate_bytes, estimate_device_bytes, estimat
 from bench.planning.past_costs import TimedPart, estimate_tokens, machine_of, measure_part, read_past, stage_part
 from bench.results.store import ReadOnlyStore
 from bench.system import provenance
+from bench.system.cache import is_built
 
 START_S = 1.0
 """Seconds to fork a worker and load a small model."""
@@ -90,12 +91,12 @@ def _seconds(work: _Work, model: CostModel, device: str) -> float | None:
     return START_S + work.operations / _flops() if device == "cpu" else None
 
 
-def estimate_seconds(missing: Iterable[list[Measurement]], model: CostModel) -> dict[str, float]:
-    """Estimate the time of each artifact, by its key.
+def estimate_seconds(missing: Sequence[list[Measurement]], model: CostModel) -> dict[str, float]:
+    """Estimate the time of each artifact, by its key, without the stages in the cache.
 
     Without records for all artifacts, the times are those of this machine's CPU. For a GPU only their ratios are meaningful.
     """
-    made: set[str] = set()
+    made = {name for some in missing for name in some[0].artifact.cache_names if is_built(name)}
     works = {some[0].artifact.key: _work(some, made) for some in missing}
     fitted = {key: model.seconds(work.parts) for key, work in works.items()}
     if any(seconds is None for seconds in fitted.values()):
@@ -116,17 +117,17 @@ class _Work(NamedTuple):
 
 
 def _work(measurements: list[Measurement], made: set[str]) -> _Work:
-    """Return the work of one artifact, without the stages in `made`. Add its stages to `made`."""
+    """Return the work of one artifact, without the stages in `made`, by their names in the cache. Add its stages."""
     artifact = measurements[0].artifact
     parameters = artifact.sizes.parameters
     counts = [(m, m.options.get("tokens") or estimate_tokens(m.measure, m.config)) for m in measurements]
     parts = [measure_part(m.measure, m.protocol.name, parameters, count) for m, count in counts]
     # Measures with one protocol read the same windows in one pass.
     tokens = passes = sum({m.protocol: count for m, count in counts}.values())
-    for count, stage in enumerate(artifact.stages, 1):
-        if (key := artifact.up_to(count).key) in made:
+    for name, stage in zip(artifact.cache_names, artifact.stages, strict=True):
+        if name in made:
             continue
-        made.add(key)
+        made.add(name)
         calibrated, trained = 0, 0
         if "calibration" in stage.needs and (calibration := artifact.calibration):
             calibrated = calibration.sequences * calibration.seqlen

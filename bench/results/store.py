@@ -203,7 +203,7 @@ class Store(ReadOnlyStore):
                 pass
             (root / "records" / ".probe").unlink(missing_ok=True)
         except OSError as fault:
-            if fault.errno == errno.ENOSPC:
+            if is_disk_full(fault):
                 raise
             raise UserError(
                 f"results folder {str(root)!r} cannot be written ({fault.strerror}): name another with --results"
@@ -267,9 +267,10 @@ class Store(ReadOnlyStore):
 
 
 def is_disk_full(fault: BaseException) -> bool:
-    """Return whether an error says that the disk is full. safetensors says it in its text only."""
+    """Return whether an error says that the disk is full. safetensors and torch say it in their text only."""
     codes = (errno.ENOSPC, errno.EDQUOT)
-    return getattr(fault, "errno", None) in codes or any(f"(os error {code})" in str(fault) for code in codes)
+    texts = [text for code in codes for text in (f"(os error {code})", f"[Errno {code}]")]
+    return getattr(fault, "errno", None) in codes or any(text in str(fault) for text in texts)
 
 
 def wait_for_folder(root: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
+import stat
 import sys
 import time
 import uuid
@@ -152,9 +154,7 @@ def gc(*, everything: bool, days: int) -> tuple[int, int]:
 
 def _collect(parts: tuple[str, ...], before: float) -> tuple[int, int]:
     freed = left = 0
-    used = _names_in_use()
-    for part in () if used else EXPENSIVE:
-        sweep(cache_dir() / part, ".*")
+    used = _sweep_downloads()
     for entry in [e for part in parts for e in _entries(cache_dir() / part)]:
         with contextlib.suppress(FileNotFoundError):  # another process may delete it
             if entry.stat().st_mtime > before:
@@ -174,13 +174,19 @@ def sweep_leftovers(results: Path | None = None) -> None:
     for root in filter(None, (cache_dir(), results)):
         sweep_locks(root / "locks")
     with gc_lock():
-        used = _names_in_use()
-        for part in () if used else EXPENSIVE:
-            sweep(cache_dir() / part, ".*")
+        used = _sweep_downloads()
         for entry in _entries(cache_dir() / "tmp"):
             if entry.name not in used:
                 with contextlib.suppress(OSError):  # it belongs to another user
                     _delete(entry)
+
+
+def _sweep_downloads() -> set[str]:
+    """Delete downloads interrupted more than a day ago, unless a process is at work. Return the names in use."""
+    used = _names_in_use()
+    for part in () if used else EXPENSIVE:
+        sweep(cache_dir() / part, ".*")
+    return used
 
 
 def evict(part: str, most: int) -> bool:
@@ -230,4 +236,10 @@ def count_bytes(path: Path) -> int:
     """Return the size of a file, or of all files in a folder except links, in bytes."""
     if path.is_file():
         return path.stat().st_size
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file() and not p.is_symlink())
+    size = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # another process may delete it
+                about = os.lstat(os.path.join(folder, name))
+                size += about.st_size if stat.S_ISREG(about.st_mode) else 0
+    return size

@@ -200,16 +200,8 @@ def _pip(path: Path) -> list[str]:
 
     -I keeps Python from running modules of the current folder. Python before 3.11 has no -P.
     """
-    return [
-        str(_python(path)),
-        "-I",
-        "-m",
-        "pip",
-        "--no-input",
-        "--retries=1",
-        "--timeout=20",
-        "--disable-pip-version-check",
-    ]
+    options = "--no-input --retries=1 --timeout=20 --disable-pip-version-check"
+    return [str(_python(path)), "-I", "-m", "pip", *options.split()]
 
 
 def _manifest(name: str) -> dict[str, Any] | None:

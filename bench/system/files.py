@@ -142,7 +142,7 @@ def sweep(folder: Path, pattern: str = ".*.tmp") -> None:
     These are files of `atomic_write` that no process locks, and other matches of the pattern that are a day old.
     """
     for path in folder.glob(pattern):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it is gone, or belongs to another user
             if path.suffix == ".tmp" and path.is_file() and not path.is_symlink() and _unlink_unheld(path):
                 continue
             if path.stat().st_mtime < time.time() - 86400:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import resource
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,40 +17,34 @@ LEAST_FILE_BYTES = 64 * 2**20
 """Bytes of the largest file that a run on a small model writes, with a margin."""
 
 
-def require_open_files() -> None:
-    """Raise UserError if this process may open fewer files than a run does."""
-    if _is_below(resource.RLIMIT_NOFILE, OPEN_FILES):
-        raise UserError(f"{_describe_open_files()}, and a run needs {OPEN_FILES}: set ulimit -n {OPEN_FILES}")
-
-
-def require_file_size(models: Iterable[Path]) -> None:
-    """Check that this process may write a file as large as each of the models, because a pruned model is one file.
+def require_limits(models: Iterable[Path] = ()) -> None:
+    """Check that this process may open as many files as a run does, and write a file as large as each of the models.
 
     Raises:
-        UserError: the limit is lower.
+        UserError: a limit is lower.
     """
-    if resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY:
-        return
-    size = max([LEAST_FILE_BYTES, *map(count_bytes, models)])
-    if _is_below(resource.RLIMIT_FSIZE, size):
-        raise UserError(f"{_describe_file_size()}, and this may write {size:,}: set ulimit -f unlimited")
+    if _allowed(resource.RLIMIT_NOFILE) < OPEN_FILES:
+        raise UserError(f"{_describe(errno.EMFILE)}, and a run needs {OPEN_FILES}: set ulimit -n {OPEN_FILES}")
+    if (allowed := _allowed(resource.RLIMIT_FSIZE)) < math.inf:
+        size = max([LEAST_FILE_BYTES, *map(count_bytes, models)])
+        if allowed < size:
+            raise UserError(f"{_describe(errno.EFBIG)}, and this may write {size:,}: set ulimit -f unlimited")
 
 
 def describe_limit(fault: OSError) -> str:
     """Return a sentence for an error that a limit of the shell caused, or "" for any other error."""
-    if fault.errno == errno.EMFILE:
-        return f"{_describe_open_files()}, which is too few: set ulimit -n {OPEN_FILES}"
-    return f"{_describe_file_size()}, which is too few: set ulimit -f unlimited" if fault.errno == errno.EFBIG else ""
+    remedies = {errno.EMFILE: "raise it (ulimit -n), or run fewer --jobs", errno.EFBIG: "set ulimit -f unlimited"}
+    remedy = remedies.get(fault.errno or 0)
+    return f"{_describe(fault.errno)}, which is too few: {remedy}" if remedy else ""
 
 
-def _is_below(limit: int, needed: int) -> bool:
+def _allowed(limit: int) -> float:
     allowed, _ = resource.getrlimit(limit)
-    return allowed != resource.RLIM_INFINITY and allowed < needed
+    return math.inf if allowed == resource.RLIM_INFINITY else allowed
 
 
-def _describe_open_files() -> str:
-    return f"this shell allows {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} open files"
-
-
-def _describe_file_size() -> str:
-    return f"this shell allows files of {resource.getrlimit(resource.RLIMIT_FSIZE)[0]:,} bytes"
+def _describe(code: int | None) -> str:
+    """Return a limit by the error of the system that says that it was met."""
+    if code == errno.EMFILE:
+        return f"this shell allows {_allowed(resource.RLIMIT_NOFILE):,} open files"
+    return f"this shell allows files of {_allowed(resource.RLIMIT_FSIZE):,} bytes"

@@ -153,7 +153,10 @@ def cpu_flags() -> frozenset[str]:
 def cpu() -> dict[str, str]:
     """Return the fields cpu, cpu_model and instruction_set of `machine`, as far as the system gives them."""
     if sys.platform == "darwin":
-        return _cpu_of_sysctl(_sysctl("machdep.cpu.brand_string"), platform.machine(), _sysctl("machdep.cpu"))
+        # macOS names features as Linux does, in capitals and with dots.
+        flags = _sysctl("machdep.cpu").lower().replace(".", "_")
+        kind = platform.machine()
+        return _cpu(_sysctl("machdep.cpu.brand_string") or kind, [], "asimd" if kind == "arm64" else flags)
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -177,11 +180,6 @@ def _fields(text: str) -> dict[str, str]:
 
 def _flags(fields: dict[str, str]) -> str:
     return fields.get("flags") or fields.get("Features") or ""
-
-
-def _cpu_of_sysctl(name: str, machine: str, features: str) -> dict[str, str]:
-    """Read these fields on macOS. Its names of features are those of Linux in capitals, with dots."""
-    return _cpu(name or machine, [], "asimd" if machine == "arm64" else features.lower().replace(".", "_"))
 
 
 def _cpu(name: str, numbers: list[str], flags: str) -> dict[str, str]:

@@ -13,11 +13,14 @@ import time
 import psutil
 import pytest
 from safetensors import SafetensorError
+from torch.distributed.checkpoint.api import CheckpointException, _wrap_exception
 
 from bench import api
 from bench.execution import disk
+from bench.execution.events import Events
 from bench.execution.processes import WorkerProcesses
 from bench.execution.progress import LogDisplay
+from bench.execution.worker import Assignment, work
 from bench.execution.worker_process import StartedWorker
 from bench.results.store import Store
 from bench.system import cache, interpreter
@@ -92,7 +95,7 @@ def test_a_process_that_ends_costs_its_artifact_alone_and_a_signal_ends_the_run(
     assert [name for name in left if name.startswith(last[:32]) or name.endswith(".tmp")] == [f"{last[:32]}.lock"]
     got = runs.records(spec.results)
     assert {k[0] for k, r in got.items() if r.status == "ok"} == {"dense", "magnitude"}
-    assert "signal 9" in got["waits", None, "size"].reason
+    assert "killed by SIGKILL" in got["waits", None, "size"].reason
     assert "ended with code 3" in got["dies", None, "size"].reason
     assert "ended with code 1" in got["leaves", None, "size"].reason
     assert "never meant to be called" in got["leaves", None, "size"].traceback
@@ -198,8 +201,21 @@ def full_in_words(*_, **__):
     raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
+def full_checkpoint(*_, **__):
+    """What torch raises, which is no Exception."""
+    raise CheckpointException(
+        "CheckpointException", {0: _wrap_exception(OSError(errno.ENOSPC, "No space left on device"))}
+    )
+
+
 @pytest.mark.parametrize(
-    ("where", "fault"), [("os.fsync", full), ("os.replace", full), ("safetensors.torch.save_file", full_in_words)]
+    ("where", "fault"),
+    [
+        ("os.fsync", full),
+        ("os.replace", full),
+        ("safetensors.torch.save_file", full_in_words),
+        ("bench.execution.build.verify", full_checkpoint),
+    ],
 )
 def test_full_disk_ends_the_work_with_the_reason(prepared, monkeypatch, where, fault):
     spec, _ = prepared()
@@ -208,6 +224,23 @@ def test_full_disk_ends_the_work_with_the_reason(prepared, monkeypatch, where, f
 
     assert [e["event"] for e in label] == ["fatal"]
     assert label[0]["reason"].startswith("the disk is full (")
+    assert {k[0] for k in runs.records(spec.results)} == {"dense"}
+
+
+def test_a_worker_whose_runner_is_gone_records_nothing(prepared):
+    """Its next event is no fault of the method that reports its progress."""
+
+    class Closed(io.StringIO):
+        def write(self, text):
+            if '"state"' in text:
+                raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+            return super().write(text)
+
+    spec, _ = prepared()
+    _, measurements = api.plan(spec).artifacts().values()
+    with pytest.raises(SystemExit):
+        work(Assignment(measurements=measurements, results=spec.results, wait=True), Events(Closed()))
+
     assert {k[0] for k in runs.records(spec.results)} == {"dense"}
 
 

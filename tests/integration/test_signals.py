@@ -1,5 +1,6 @@
 """SIGTERM and SIGHUP end a command as Ctrl-C does, a training after a checkpoint; the same command goes on."""
 
+import contextlib
 import os
 import signal
 
@@ -84,6 +85,28 @@ def test_a_training_is_saved_first_and_resumed(tmp_path, gate):
     gate.unlink()
     events = runs.run_here(spec)
     assert not checkpoints() and {e["status"] for e in events} == {"ok"}
+
+
+@pytest.mark.full
+def test_a_training_is_saved_when_its_terminal_is_closed(tmp_path, gate):
+    """Then nothing can be printed."""
+    _, command = prepared(tmp_path, "slow", **TRAINING)
+    terminal, theirs = os.openpty()
+    os.set_blocking(terminal, False)
+    run = runs.start(*command, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+
+    def has_begun():
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.read(terminal, 65536)
+        return gate.with_suffix(".reached").exists()
+
+    until(has_begun, "the training to begin")
+    os.close(terminal)
+    run.send_signal(signal.SIGHUP)
+
+    assert run.wait(PATIENCE_S) == 129
+    assert len(checkpoints()) == 1
 
 
 @pytest.mark.slow

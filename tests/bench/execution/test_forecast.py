@@ -9,6 +9,9 @@ import pytest
 from bench.execution.forecast import MIN_SECONDS, Forecast, Pace
 from bench.execution.listener import TimeLeft
 from bench.execution.progress import LogDisplay
+from bench.planning.cost_model import CostModel
+from bench.planning.estimate import estimate_seconds
+from bench.planning.plan import make_plan
 from bench.results.record import ReadingRow
 from helpers import fake_records, runs
 
@@ -149,3 +152,18 @@ def test_a_log_has_the_numbers_of_each_row_as_it_ends():
     LogDisplay(stream).end(runs.running("tiny wanda"), "", [record])
 
     assert stream.getvalue() == "tiny wanda, 2:4: perplexity wiki-mini@128 52.5\n"
+
+
+def test_a_stage_in_the_cache_takes_no_time(tmp_path, cache):
+    """It would make the artifacts that have none of theirs there look as fast."""
+    spec = runs.small(tmp_path / "r", methods=("sparsegpt", "wanda"), calibration={"sequences": 400})
+    missing = list(make_plan(spec).artifacts().values())
+    before = estimate_seconds(missing, CostModel(()))
+    built = next(some[0].artifact for some in missing if some[0].artifact.method == "sparsegpt")
+    home = cache / "artifacts" / built.cache_names[-1]
+    home.mkdir(parents=True)
+    (home / "artifact.json").touch()
+    after = estimate_seconds(missing, CostModel(()))
+
+    assert after[built.key] < before[built.key] / 2
+    assert {k: v for k, v in after.items() if k != built.key} == {k: v for k, v in before.items() if k != built.key}

@@ -1,15 +1,21 @@
-"""The environment that workers get, and which modules the fork server loads for them."""
+"""The environment that workers get, which modules the fork server loads for them, and what ends when its parent does."""
 
 import importlib
 import os
 import signal
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 
 from bench.execution import processes
 from bench.execution.forked import ForkServer
 from bench.planning.plan import make_plan
+from bench.system import interpreter
 from helpers import runs
+from helpers.faulty import PATIENCE_S, gone, until
 
 
 def test_workers_sleep_soon_and_keep_memory(monkeypatch):
@@ -82,6 +88,55 @@ def test_a_stopped_worker_of_a_stopped_server_can_be_killed(tmp_path):
         worker.close()
     finally:
         server.close()
+
+
+IMPORTS_S = 100
+"""Seconds that an import takes in the next tests, far more than any process may stay."""
+RUNNER = """
+import time
+from bench.execution.forked import ForkServer
+from bench.execution.processes import worker_environment
+print(ForkServer(["slow_library"], worker_environment()).pid, flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.fixture
+def importing(tmp_path, monkeypatch):
+    """A function that writes a module which says that it is being imported, and takes long. It returns what is said."""
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+
+    def write(name):
+        said = tmp_path / "importing"
+        source = f"import pathlib, time\npathlib.Path({str(said)!r}).touch()\ntime.sleep({IMPORTS_S})\n"
+        (tmp_path / f"{name}.py").write_text(source)
+        return said.exists
+
+    return write
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="fork servers are for Linux")
+def test_a_server_that_still_imports_ends_with_a_killed_runner(importing):
+    imports = importing("slow_library")
+    runner = subprocess.Popen([sys.executable, "-P", "-c", RUNNER], stdout=subprocess.PIPE, text=True)
+    server = psutil.Process(int(runner.stdout.readline()))
+    until(imports, "the server to import")
+    killed = time.monotonic()
+    runner.kill()
+    runner.communicate()
+
+    assert gone(server) and time.monotonic() - killed < IMPORTS_S / 2
+
+
+def test_a_rank_that_still_imports_ends_with_its_worker(importing):
+    imports = importing("torch")
+    rank = subprocess.Popen(interpreter.command("bench.execution.rank_worker"), stdin=subprocess.PIPE, text=True)
+    until(imports, "the rank to import")
+    closed = time.monotonic()
+    rank.stdin.close()  # as the end of the worker does
+    rank.wait(PATIENCE_S)
+
+    assert time.monotonic() - closed < IMPORTS_S / 2
 
 
 def test_plugins_are_not_imported_before_their_own_worker(tmp_path, monkeypatch):

@@ -1,8 +1,6 @@
 """Handlers of signals: what they do within a block, and what is left after it."""
 
 import io
-import os
-import select
 import signal
 
 import pytest
@@ -87,16 +85,3 @@ def test_an_ignored_signal_stays_ignored():
 
 def test_no_other_exit_code_is_a_signal():
     assert [signals.describe_exit(code) for code in (0, 1, 2, 141, None)] == [""] * 5
-
-
-def test_the_end_of_a_child_can_be_waited_for():
-    watch = signals.ChildWatch()
-    try:
-        child = os.fork()
-        if child == 0:
-            os._exit(0)
-        assert select.select([watch.fd], [], [], 60)[0]
-        os.waitpid(child, 0)
-    finally:
-        watch.close()
-    assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL

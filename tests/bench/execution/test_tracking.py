@@ -120,7 +120,7 @@ def test_a_tracker_is_told_of_each_artifact(told, tmp_path):
     [
         (FAIL, "Refused: no server"),
         pytest.param(DIE, "the process ended with code 3", marks=pytest.mark.full),
-        pytest.param(KILL, "the process was killed (signal 9)", marks=pytest.mark.full),
+        pytest.param(KILL, "the process was killed by SIGKILL", marks=pytest.mark.full),
         (HANG, "not all was sent"),
     ],
     ids=["fails", "dies", "is killed", "hangs"],

@@ -3,7 +3,10 @@
 import os
 import signal
 
+import pytest
+
 from bench.execution import worker_process
+from bench.execution.executor import describe_end
 
 
 def test_one_that_is_killed_ends_with_its_signal(tmp_path):
@@ -36,3 +39,18 @@ def test_the_end_of_a_long_log(tmp_path, monkeypatch):
     (tmp_path / "log").write_bytes(b"caf\xff\n")
 
     assert worker_process.read_end(tmp_path / "log") == "caf\N{REPLACEMENT CHARACTER}\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (-9, "killed by SIGKILL, as the system does when memory runs out: run fewer --jobs, or set max_memory"),
+        (-7, "killed by SIGBUS, as when a disk or shared memory is full"),
+        (-4, "killed by SIGILL, as by a library for another processor"),
+        (-11, "killed by SIGSEGV, a fault of a library"),
+        (-40, "killed by signal 40"),
+        (3, "ended with code 3"),
+    ],
+)
+def test_an_end_is_described_with_the_name_of_the_signal_and_what_helps(code, said):
+    assert describe_end(code).removeprefix("the process ").removeprefix("was ").startswith(said)

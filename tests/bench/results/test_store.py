@@ -1,5 +1,6 @@
 """Records: whole or not there, and never taken for what they are not."""
 
+import errno
 import json
 import math
 import os
@@ -8,7 +9,7 @@ import pytest
 
 import bench
 from bench.results.record import RENAMED_MODELS, SCHEMA, Item, ReadingRow, Record
-from bench.results.store import ReadOnlyStore, Store
+from bench.results.store import ReadOnlyStore, Store, is_disk_full
 from bench.system.files import atomic_write
 from helpers import fake_records, runs
 from methods.errors import UserError
@@ -317,3 +318,13 @@ def test_find_wants_exactly_one(store, prefix):
     else:
         with pytest.raises(UserError, match=r"bench ls runs --results .* lists them"):
             store.find(prefix)
+
+
+def test_a_quota_that_is_used_up_is_a_full_disk_and_not_another_folder_s_fault(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="quota") as caught:
+        Store(tmp_path / "r")
+    assert is_disk_full(caught.value)

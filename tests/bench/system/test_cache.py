@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -219,3 +220,19 @@ def test_a_process_that_waits_for_the_lock_says_so(folder, monkeypatch):
     with cache.in_use():
         assert said == [f"bench: waiting for another process that holds {folder / 'gc.lock'}"]
     other.join()
+
+
+def test_what_vanishes_while_it_is_counted_has_no_size(tmp_path, monkeypatch):
+    """A run deletes its temporary files at any time."""
+    for name in ("gone", "stays"):
+        (tmp_path / name).write_bytes(b"four")
+    real = Path.is_file
+
+    def is_file(path):
+        found = real(path)
+        if path.name == "gone":
+            path.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert cache.count_bytes(tmp_path) in (4, 8)

@@ -1,12 +1,15 @@
 """What killed runs left is swept by the next run, and what somebody holds is not."""
 
+import errno
+import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 from filelock import FileLock
 
-from bench.system import cache, interpreter
+from bench.system import cache, files, interpreter
 from bench.system.cache import sweep_leftovers
 from helpers import runs
 
@@ -59,3 +62,16 @@ def test_a_run_leaves_none_and_takes_those_of_others(tmp_path, results, folder, 
     assert code == 0, err
     assert not list((results / "locks").iterdir())
     assert not [p for part in ("tmp", "held") for p in (folder / part).iterdir()]
+
+
+def test_what_another_user_left_stops_no_run(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    theirs = tmp_path / ".download.tmp"
+    theirs.mkdir()
+    os.utime(theirs, (0, 0))
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    files.sweep(tmp_path)
+
+    assert theirs.exists()
