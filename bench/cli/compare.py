@@ -252,10 +252,12 @@ def _read_baseline(text: str) -> ResultSet:
     from bench.compare.resolve import read
 
     path = Path(text)
-    if path.exists() or not NAME.fullmatch(text):
-        return read(path, "baseline")
-    if path_of(text).is_file():
+    is_name = NAME.fullmatch(text) and not (path / "records").is_dir()
+    # A folder without records may have the name of a baseline.
+    if is_name and path_of(text).is_file():
         return read(path_of(text))
+    if path.exists() or not is_name:
+        return read(path, "baseline")
     known = sorted(file.stem for file in FOLDER.glob("*.zip"))
     also = ", or a results folder" if known else "none; bench baseline set writes one"
     raise UserError(describe_unknown("baseline", text, known, also))
