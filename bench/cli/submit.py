@@ -135,7 +135,7 @@ def _print(found: Review, name: str, md: Path | None) -> None:
         for sentence in found.refusals:
             print_line(f"refused: {sentence}")
         fail(
-            f"{name} is refused for {amount(len(found.refusals), 'reason')} above: correct them, and submit it again", 1
+            f"{name} is refused for {amount(len(found.refusals), 'reason')} above: correct it, and submit it again", 1
         )
     print_lines(text)
     note(f"{name} is accepted: {amount(len(found.records), 'record')}")

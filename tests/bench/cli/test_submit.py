@@ -105,7 +105,7 @@ def test_made_edited_refused_made_again_accepted(checkout, cli):
     path = ReadOnlyStore(folder).path(record.key)
     fake_records.edit_value(path, 20.0, seal=True)
     code, out, err = cli("submit", folder, "--check", "--md", "review.md")
-    assert code == 1 and "refused: " in out and "its items give" in out and "correct them" in err
+    assert code == 1 and "refused: " in out and "its items give" in out and "correct it, and submit" in err
     assert (checkout / "review.md").read_text().startswith("## Refused")
 
     shutil.rmtree(folder)
