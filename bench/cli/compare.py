@@ -19,7 +19,6 @@ from methods.pattern import Pattern
 
 if TYPE_CHECKING:
     from bench.compare.result_set import ResultSet
-    from bench.compare.settings import CompareSettings
     from bench.compare.verdict import Comparison, Row
 
 Config = Annotated[
@@ -105,7 +104,12 @@ def gate(
     if rerun_suspects and harness:
         raise UserError("--rerun-suspects measures again with cast-bench, and these results are of another harness")
     if rerun_suspects and comparison.failed:
-        comparison = _rerun_suspects(before, after, gate_settings, comparison)
+        from bench.compare.suspects import rerun
+        from bench.execution.runner import measure_again
+        from bench.system.cache import temporary_folder
+
+        with temporary_folder("again-") as workdir:
+            comparison = compare(before, rerun(after, comparison, workdir, measure_again, note), gate_settings)
     if junit:
         _write(junit, ci.to_junit(comparison))
     _print_comparison(comparison, json, md, f"bench gate {render.describe_outcome(comparison)}")
@@ -140,18 +144,6 @@ def _pair_harness(a: str, b: str, *, whole: bool = False) -> tuple[ResultSet, Re
     for line in notes:
         note(line)
     return before, after
-
-
-def _rerun_suspects(
-    before: ResultSet, after: ResultSet, gate_settings: CompareSettings, comparison: Comparison
-) -> Comparison:
-    from bench.compare import verdict
-    from bench.compare.suspects import rerun
-    from bench.execution.runner import measure_again
-    from bench.system.cache import temporary_folder
-
-    with temporary_folder("again-") as workdir:
-        return verdict.compare(before, rerun(after, comparison, workdir, measure_again, note), gate_settings)
 
 
 def history(
@@ -241,10 +233,8 @@ def baseline_show(
     """Print the numbers of a baseline."""
     from bench.compare.baseline import FOLDER, path_of, read, reading_rows
 
-    path = Path(name)
-    if not path.is_file():
-        path = path_of(name, folder or FOLDER)
-    print_rows(reading_rows(read(path)), json)
+    file = Path(name)
+    print_rows(reading_rows(read(file if file.is_file() else path_of(name, folder or FOLDER))), json)
 
 
 def _read_baseline(text: str) -> ResultSet:

@@ -134,8 +134,6 @@ def _print(found: Review, name: str, md: Path | None) -> None:
     if found.refusals:
         for sentence in found.refusals:
             print_line(f"refused: {sentence}")
-        fail(
-            f"{name} is refused for {amount(len(found.refusals), 'reason')} above: correct it, and submit it again", 1
-        )
+        fail(f"{name} is refused for {amount(len(found.refusals), 'reason')} above: correct it, and submit it again", 1)
     print_lines(text)
     note(f"{name} is accepted: {amount(len(found.records), 'record')}")
