@@ -131,10 +131,10 @@ def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
         raise UserError(f"{name} cannot be used: {entry.target} must be a frozen dataclass (@dataclass(frozen=True))")
     if not _takes_model_and_job(getattr(kind, "apply", None)):
         raise UserError(f"{name} cannot be used: {entry.target} must have a method apply(self, model, job)")
-    fields = [field.name for field in dataclasses.fields(kind) if field.init and field.name not in CONTRACT_FIELDS]
+    defaults = {f.name: f.default for f in dataclasses.fields(kind) if f.init and f.name not in CONTRACT_FIELDS}
     for key in config:
-        if key not in fields:
-            known = [field.rstrip("_") for field in fields]
+        if key not in defaults:
+            known = [field.rstrip("_") for field in defaults]
             raise UserError(
                 describe_unknown(f"field of {name}", key, known)
                 if known
@@ -145,8 +145,10 @@ def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
         # pydantic would take true as 1.
         if isinstance(value, bool) and not _takes_bool(kind, key):
             raise _invalid(name, key, config, adapter, "must not be true or false")
+    # pydantic does not check defaults.
+    values = {key: value for key, value in defaults.items() if value is not dataclasses.MISSING} | config
     try:
-        method: Method = adapter.validate_python(config)
+        method: Method = adapter.validate_python(values)
     except ValidationError as fault:
         first = fault.errors()[0]
         # The class itself raised it, about several fields.
@@ -155,7 +157,8 @@ def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
             raise UserError(f"invalid {name}: {said}") from None
         if first["type"] == "missing":
             raise UserError(f"{name} needs {first['loc'][0]}: type {name}:{first['loc'][0]}=VALUE") from None
-        raise _invalid(name, str(first["loc"][0]), config, adapter, first["msg"]) from None
+        key = str(first["loc"][0])
+        raise _invalid(name if key in config else f"default {name}", key, values, adapter, first["msg"]) from None
     for key in config:
         value = getattr(method, key)
         if isinstance(value, float) and not math.isfinite(value):

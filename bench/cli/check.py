@@ -67,7 +67,7 @@ def check(
 
     Numbers are computed again from their items. Files that belong to no record are listed. Nothing is changed. --remeasure
     runs measurements again. On the same machine, with the same code, the numbers must be equal. The exit code is 1 if a
-    record is damaged, unsigned or differs, and 2 if a measurement cannot be run here.
+    record is damaged, unsigned or differs, and 2 if a folder has no records or a measurement cannot be run here.
     """
     from bench.results.check import check_folder
     from bench.results.store import RESULTS
@@ -75,8 +75,11 @@ def check(
     if remeasure is None and (seed or tolerance is not None):
         raise UserError("--seed and --tolerance are for --remeasure: give --remeasure K, too")
     failures: set[str] = set()
+    empty = []
     for folder in results or [RESULTS]:
         found = check_folder(folder)
+        if not found.records and not found.problems:
+            empty.append(folder)
         for problem in found.problems:
             print_line(f"damaged: {problem}")
         for path in found.leftovers:
@@ -97,6 +100,8 @@ def check(
     for failure, (sentence, code) in FAILURES.items():
         if failure in failures:
             fail(f"records above {sentence}", code)
+    if empty:
+        raise UserError(f"results folder {str(empty[0])!r} has no records: name another, or run bench run first")
 
 
 def _check_signatures(folder: Path, records: Sequence[Record], allowed: Path) -> bool:

@@ -19,7 +19,6 @@ from methods.pattern import Pattern
 
 if TYPE_CHECKING:
     from bench.compare.result_set import ResultSet
-    from bench.compare.settings import CompareSettings
     from bench.compare.verdict import Comparison, Row
 
 Config = Annotated[
@@ -105,7 +104,12 @@ def gate(
     if rerun_suspects and harness:
         raise UserError("--rerun-suspects measures again with cast-bench, and these results are of another harness")
     if rerun_suspects and comparison.failed:
-        comparison = _rerun_suspects(before, after, gate_settings, comparison)
+        from bench.compare.suspects import rerun
+        from bench.execution.runner import measure_again
+        from bench.system.cache import temporary_folder
+
+        with temporary_folder("again-") as workdir:
+            comparison = compare(before, rerun(after, comparison, workdir, measure_again, note), gate_settings)
     if junit:
         _write(junit, ci.to_junit(comparison))
     _print_comparison(comparison, json, md, f"bench gate {render.describe_outcome(comparison)}")
@@ -140,18 +144,6 @@ def _pair_harness(a: str, b: str, *, whole: bool = False) -> tuple[ResultSet, Re
     for line in notes:
         note(line)
     return before, after
-
-
-def _rerun_suspects(
-    before: ResultSet, after: ResultSet, gate_settings: CompareSettings, comparison: Comparison
-) -> Comparison:
-    from bench.compare import verdict
-    from bench.compare.suspects import rerun
-    from bench.execution.runner import measure_again
-    from bench.system.cache import temporary_folder
-
-    with temporary_folder("again-") as workdir:
-        return verdict.compare(before, rerun(after, comparison, workdir, measure_again, note), gate_settings)
 
 
 def history(
@@ -241,10 +233,8 @@ def baseline_show(
     """Print the numbers of a baseline."""
     from bench.compare.baseline import FOLDER, path_of, read, reading_rows
 
-    path = Path(name)
-    if not path.is_file():
-        path = path_of(name, folder or FOLDER)
-    print_rows(reading_rows(read(path)), json)
+    file = Path(name)
+    print_rows(reading_rows(read(file if file.is_file() else path_of(name, folder or FOLDER))), json)
 
 
 def _read_baseline(text: str) -> ResultSet:
@@ -252,10 +242,12 @@ def _read_baseline(text: str) -> ResultSet:
     from bench.compare.resolve import read
 
     path = Path(text)
-    if path.exists() or not NAME.fullmatch(text):
-        return read(path, "baseline")
-    if path_of(text).is_file():
+    is_name = NAME.fullmatch(text) and not (path / "records").is_dir()
+    # A folder without records may have the name of a baseline.
+    if is_name and path_of(text).is_file():
         return read(path_of(text))
+    if path.exists() or not is_name:
+        return read(path, "baseline")
     known = sorted(file.stem for file in FOLDER.glob("*.zip"))
     also = ", or a results folder" if known else "none; bench baseline set writes one"
     raise UserError(describe_unknown("baseline", text, known, also))

@@ -17,6 +17,7 @@ from bench.system.text import amount
 from methods.errors import UserError
 
 if TYPE_CHECKING:
+    from bench.submission.folder import Contributor
     from bench.submission.review import Review
 
 
@@ -81,25 +82,18 @@ def submit(
         raise UserError("--md is for --check: a new submission writes NAME.md beside its archive")
     if not credit:
         raise UserError("bench submit needs --credit: your name, or that of your group")
-    _make(source, root, credit, about or "", name, _licences(licence or ()), key, out or Path("submissions"))
+    from bench.submission.folder import Contributor
+
+    who = Contributor(credit, about or "", _licences(licence or ()), key)
+    _make(source, root, who, name, out or Path("submissions"))
 
 
-def _make(
-    source: Path,
-    root: Path,
-    credit: str,
-    about: str,
-    name: str | None,
-    licences: dict[str, str],
-    key: Path | None,
-    out: Path,
-) -> None:
+def _make(source: Path, root: Path, who: Contributor, name: str | None, out: Path) -> None:
     from bench.submission import folder, message
     from bench.submission.review import read_published, review
     from bench.system.cache import temporary_folder
 
-    name = name or folder.default_name(source, credit)
-    who = folder.Contributor(credit, about, licences, key)
+    name = name or folder.default_name(source, who.credit)
     results = read_published(root, without=source.resolve().name)
     with temporary_folder("submission-") as place:
         target = place / "folder"
@@ -140,8 +134,6 @@ def _print(found: Review, name: str, md: Path | None) -> None:
     if found.refusals:
         for sentence in found.refusals:
             print_line(f"refused: {sentence}")
-        fail(
-            f"{name} is refused for {amount(len(found.refusals), 'reason')} above: correct them, and submit it again", 1
-        )
+        fail(f"{name} is refused for {amount(len(found.refusals), 'reason')} above: correct it, and submit it again", 1)
     print_lines(text)
     note(f"{name} is accepted: {amount(len(found.records), 'record')}")

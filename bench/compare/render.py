@@ -36,12 +36,12 @@ def format_change(row: Row) -> str:
         return "same"
     form = "{:.4f}" if row.ratio else "{:+.4f}"
     text = ("×" if row.ratio else "") + form.format(value)
-    if _is_unbounded(row):
+    if is_unbounded(row):
         return f"{text}, no interval"
     return text if low == high else f"{text} [{form.format(low)}, {form.format(high)}]"
 
 
-def _is_unbounded(row: Row) -> bool:
+def is_unbounded(row: Row) -> bool:
     """Return whether the interval of a row is so wide that it says nothing: it comes from two or three blocks."""
     return row.effect is not None and row.ratio and not row.effect[2] < MAX_RATIO
 
@@ -53,7 +53,7 @@ def cells(row: Row) -> dict[str, str]:
     notes = [row.reason, flips]
     if e and e.unit not in ("count", "items"):
         notes.append((f"{e.seeds} seeds, " if e.seeds > 1 else "") + f"{e.n:,} {e.unit}")
-    if row.verdict == "INCONCLUSIVE" and _is_unbounded(row):
+    if row.verdict == "INCONCLUSIVE" and is_unbounded(row):
         notes.append("too few for an interval: measure more")
     elif row.required_n:
         notes.append(f"{row.required_n[0]:,} {row.required_n[1]} would decide")

@@ -25,6 +25,7 @@ from bench.planning.artifact import Artifact
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
 from bench.quantizers.allocated import LINEARS, PRUNER, LinearChoice, parse_pruner, pruner_code
+from bench.system.text import amount
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
@@ -99,7 +100,7 @@ def allocate(
         )
     damage = problem.measure_damage()
     first = solve(damage, cost, budget)
-    note(f"measuring up to {swaps} swaps")
+    note(f"measuring up to {amount(swaps, 'swap')}")
     last = problem.refine(first, damage, cost, budget.limit, swaps)
     alone = [np.full(len(first), k) for k in range(len(choices))]
     named = [
@@ -204,7 +205,7 @@ class _Problem:
     def measure_damage(self) -> Floats:
         """Return the damage of each choice in each linear alone, [linears, choices]."""
         damage = np.zeros(self.bits.shape)
-        self._note(f"measuring {damage.size} damages")
+        self._note(f"measuring {amount(damage.size, 'damage')}")
         for i, target in enumerate(self.targets):
             for k, folder in enumerate(self._folders):
                 self._set(target, folder)

@@ -23,6 +23,7 @@ from bench.system import provenance
 from bench.system.cache import in_use, sweep_leftovers
 from bench.system.files import atomic_folder, require_folder
 from bench.system.limits import require_limits
+from bench.system.text import amount
 from methods import adapter
 from methods.errors import Skipped, UserError
 from methods.files import find_file
@@ -85,7 +86,7 @@ def _write(running: RunningArtifact, out: Path) -> str:
                 shutil.copyfile(file, folder / file.name)
         adapter.copy(built.folder, folder)
         (folder / "README.md").write_text(_card(artifact, zeros, built.notes))
-    check = f"{counts.violations} groups break the pattern" if counts.violations else "pattern checked"
+    check = f"pattern violated by {amount(counts.violations, 'group')}" if counts.violations else "pattern checked"
     validation = built.notes.get("validation_perplexity", {})
     return (
         f"{out}: {artifact.model} by {artifact.stage_labels}, {artifact.pattern}, "

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.compare.render import is_unbounded
 from bench.reporting import drawing, words
 from bench.reporting.drawing import BLUE, INK, MAX_LETTERS, SOFT, WIDTH, scale
 from bench.reporting.facts import Bound
@@ -131,9 +132,10 @@ def draw_pair(rows: Sequence[Row], file: Path, before: str, after: str) -> Path:
         (True, f"{after} / {before}", words.ratio),
         (False, f"{after} − {before}", signed),
     ):
-        of_kind = [(row, Bound(*row.effect)) for row in rows if row.effect and row.ratio == is_ratio]
-        # Counts that are equal say nothing.
-        some = [(f"{row.metric} {row.name}", x) for row, x in of_kind if x.parts != (is_ratio,) * 3]
+        # An interval without an end cannot be drawn, and counts that are equal say nothing.
+        of_kind = [r for r in rows if r.effect and r.ratio == is_ratio and not is_unbounded(r)]
+        bounds = ((f"{row.metric} {row.name}", Bound(*row.effect)) for row in of_kind if row.effect)
+        some = [(label, bound) for label, bound in bounds if bound.parts != (is_ratio,) * 3]
         if some:
             head = f"{words.cut(printable(name), PAIR_LETTERS)}, 95% interval"
             panels.append((some, head, describe, float(is_ratio)))

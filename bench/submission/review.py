@@ -16,7 +16,9 @@ from bench.results.check import FolderCheck, check_folder, disagreements
 from bench.results.record import Record
 from bench.results.store import RESULTS, ReadOnlyStore
 from bench.submission import rules
+from bench.system.grouping import group_by
 from bench.system.provenance import format_time
+from bench.system.text import amount
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,9 @@ def _of_records(folder: Path, records: Sequence[Record], published: Sequence[Res
     found += rules.of_dense(records, theirs)
     found += rules.of_protocol(records, boards)
     found += [(r, sentence) for r, sentence in disagreements([*theirs, *records], {}) if r.key in own]
-    yield from (f"{store.path(record.key)}: {sentence}" for record, sentence in found)
+    for sentence, some in group_by(found, lambda pair: pair[1]).items():
+        more = f" and {amount(len(some) - 1, 'more record')}" if some[1:] else ""
+        yield f"{store.path(some[0][0].key)}{more}: {sentence}"
 
 
 def index(published: Sequence[ResultSet]) -> rules.Published:

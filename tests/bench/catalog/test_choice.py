@@ -12,6 +12,7 @@ from bench.catalog.declarations import CatalogEntry
 from bench.catalog.entries import METHODS, QUANTIZERS
 from bench.planning.recipes import recipes
 from methods import Needs, UserError
+from methods.ranges import Fraction, Positive
 
 
 def parse(name, *options):
@@ -156,6 +157,26 @@ class Complex:
 def test_a_plug_in_with_a_type_of_its_own_is_refused_in_words_too():
     with pytest.raises(UserError, match=r"^invalid complex:values=3: "):
         build(CatalogEntry(target=f"{__name__}:Complex"), "complex", {"values": 3})
+
+
+@dataclass(frozen=True)
+class Contradictory:
+    """A default out of its range."""
+
+    name: ClassVar[str] = "contradictory"
+    needs: ClassVar[Needs] = Needs.NOTHING
+    share: Fraction = 0.5
+    power: Positive = -1.0
+
+    def apply(self, model, job): ...
+
+
+def test_a_default_out_of_its_range_is_refused_and_a_value_in_range_is_not():
+    entry = CatalogEntry(target=f"{__name__}:Contradictory")
+
+    with pytest.raises(UserError, match=r"^invalid default contradictory:power=-1\.0: must be above 0"):
+        build(entry, "contradictory", {"share": 0.25})
+    assert build(entry, "contradictory", {"power": 2.0}).power == 2.0
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,13 @@ def test_a_gate_without_its_baseline_says_which_there_are(cli, names, said):
     assert cli("gate", "--baseline", "nope", "--results", "r") == (2, "", f"bench: {said}\n")
 
 
+def test_a_folder_without_records_hides_no_baseline_of_its_name(cli, tmp_path):
+    (tmp_path / "main").mkdir()
+    assert cli("baseline", "set", "main", "--results", "r")[0] == 0
+
+    assert cli("gate", "--baseline", "main", "--results", "r")[0] == 0
+
+
 def test_a_list_says_of_a_size_what_was_said_when_it_was_written(cli, tmp_path):
     out = cli("baseline", "set", "main", "--results", "r")[1]
     file = tmp_path / "results/baselines/main.zip"

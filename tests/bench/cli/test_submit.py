@@ -80,6 +80,15 @@ def test_a_refused_record_is_named_where_its_user_finds_it(checkout, cli, monkey
     assert not (checkout / "submissions").exists()
 
 
+def test_one_reason_of_several_records_is_said_once(checkout, cli, monkeypatch):
+    monkeypatch.setattr(rules, "of_dense", lambda records, theirs: [(record, "it is odd") for record in records])
+
+    _, out, err = cli(*MAKE)
+
+    assert re.fullmatch(r"refused: results/local/records/\w+\.json and 2 more records: it is odd\n", out), out
+    assert "is refused for 1 reason above" in err
+
+
 def test_made_edited_refused_made_again_accepted(checkout, cli):
     code, out, err = cli(*MAKE)
     assert code == 0, err
@@ -96,7 +105,7 @@ def test_made_edited_refused_made_again_accepted(checkout, cli):
     path = ReadOnlyStore(folder).path(record.key)
     fake_records.edit_value(path, 20.0, seal=True)
     code, out, err = cli("submit", folder, "--check", "--md", "review.md")
-    assert code == 1 and "refused: " in out and "its items give" in out and "correct them" in err
+    assert code == 1 and "refused: " in out and "its items give" in out and "correct it, and submit" in err
     assert (checkout / "review.md").read_text().startswith("## Refused")
 
     shutil.rmtree(folder)

@@ -55,6 +55,15 @@ def test_a_sound_folder(root, cli):
     assert second.endswith("does not follow from what is stored: prefill (1), violated_groups (1)")
 
 
+def test_a_folder_without_records_is_not_sound(root, cli, tmp_path):
+    Store(tmp_path / "empty")
+
+    code, out, err = cli("check", tmp_path / "empty", root)
+
+    assert code == 2 and "4 records read" in out
+    assert err == f"bench: results folder '{tmp_path}/empty' has no records: name another, or run bench run first\n"
+
+
 @pytest.mark.parametrize("measure", ["perplexity", "zeroshot"])
 @pytest.mark.parametrize(("field", "name"), [("value", ""), ("stderr", "standard error of "), ("n", "n of ")])
 def test_a_number_that_its_items_do_not_give(root, cli, measure, field, name):
