@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from bench.compare.pairing import MetricPair
 from bench.compare.result_set import ResultSet
 from bench.results.derive import Items
+from bench.results.metrics import Metric
 from bench.stats import bootstrap, mcnemar
 from bench.stats.bootstrap import Estimate
 from bench.stats.seed_noise import SeedNoise, add_seed_noise
@@ -27,6 +29,10 @@ MIN_ARTICLES = 8
 WINDOW_BLOCKS = 24
 
 MIN_TIMING_BLOCKS = 10
+
+MAX_REACH = 1e6
+"""Largest half width of an interval, as a factor of a ratio, or as a difference of a metric without a range. A wider one says
+nothing."""
 
 
 class NotComparable(Exception):
@@ -46,6 +52,9 @@ def estimate_pair(
     Args:
         noise: noise between seeds of such rows, as add_seed_noise takes it.
         margin: change that `p_margin` tests; of the logarithm if the change is a ratio.
+
+    Returns:
+        The estimate. Its ends are infinite if the interval says nothing, as one of two or three blocks of windows.
 
     Raises:
         NotComparable: the items differ, or are too few.
@@ -76,7 +85,26 @@ def estimate_pair(
     else:
         sums, weights, unit = _sums_by_cluster(now - was, items)
         found = bootstrap.studentized_bootstrap(sums, weights, level, unit=unit, margin=margin)
+    found = _without_endless(found, pair.definition)
     return add_seed_noise(found, noise, level, margin) if noise else found
+
+
+def _without_endless(estimate: Estimate, metric: Metric) -> Estimate:
+    """Return the estimate, with infinite ends if its interval is wider than all changes that the metric can have."""
+    reach = MAX_REACH if metric.low is None or metric.high is None else metric.high - metric.low
+    half = (estimate.high - estimate.low) / 2
+    if half <= (math.log(MAX_REACH) if metric.is_ratio else reach):
+        return estimate
+    return replace(estimate, low=-math.inf, high=math.inf)
+
+
+def effect_of(estimate: Estimate, is_ratio: bool) -> tuple[float, float | None, float | None]:
+    """Return the ratio or difference of an estimate, and the ends of its interval. They are None if it says nothing."""
+    try:
+        value, low, high = (math.exp(x) if is_ratio else x for x in (estimate.value, estimate.low, estimate.high))
+    except OverflowError:
+        return math.exp(estimate.value), None, None
+    return (value, low, high) if high < math.inf else (value, None, None)
 
 
 def counted_change(pair: MetricPair) -> float:

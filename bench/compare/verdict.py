@@ -7,7 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from bench.compare.estimate import NotComparable, counted_change, estimate_pair, mean_change, mean_values, require_items
+from bench.compare.estimate import (
+    NotComparable,
+    counted_change,
+    effect_of,
+    estimate_pair,
+    mean_change,
+    mean_values,
+    require_items,
+)
 from bench.compare.pairing import NOT_REPORTED, MetricPair, Unpaired, pair_results
 from bench.compare.result_set import ResultSet, gc_paused
 from bench.compare.seed_noise import SeedNoiseTable
@@ -23,14 +31,6 @@ VERDICTS = (*FAILING_VERDICTS, "NOT_COMPARABLE", "INCONCLUSIVE", "NO_BASELINE", 
 """Worst first."""
 MARKS = {"REGRESSION": "-", "IMPROVED": "+", "OK": "", "INCONCLUSIVE": "~", "NOT_COMPARABLE": "x", "NO_BASELINE": ""}
 """Marks of rows: - is worse and + is better. Other verdicts are failures and have the mark !."""
-
-
-def _ratio(logarithm: float) -> float:
-    """Return e**logarithm, or infinity if no float holds it: an interval may be that wide."""
-    try:
-        return math.exp(logarithm)
-    except OverflowError:
-        return math.inf
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,9 @@ class Row:
     records: tuple[Record, ...] = ()
 
     @property
-    def effect(self) -> tuple[float, float, float] | None:
-        """Return the ratio or difference, and the ends of its interval."""
-        if self.estimate is None:
-            return None
-        e = (self.estimate.value, self.estimate.low, self.estimate.high)
-        return (_ratio(e[0]), _ratio(e[1]), _ratio(e[2])) if self.ratio else e
+    def effect(self) -> tuple[float, float | None, float | None] | None:
+        """Return the ratio or difference, and the ends of its interval, as `effect_of` does."""
+        return effect_of(self.estimate, self.ratio) if self.estimate else None
 
     @property
     def mark(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations
@@ -19,8 +18,6 @@ from bench.stats import multiple_tests
 MAX_PAIRED_ROWS = 64
 """Most rows of a column that are compared in pairs (2,016 pairs). A longer column has neither intervals nor ranks."""
 ALPHA = 0.05
-MAX_LOG_RATIO = 100.0
-"""Largest absolute log ratio of an interval's ends. A wider interval is left out."""
 
 Rows = tuple[int, int]
 """Two rows of a table, the smaller number first."""
@@ -99,11 +96,9 @@ def _interval(pair: MetricPair, results: ResultSet, noises: SeedNoiseTable, leve
         e = estimate.estimate_pair(pair, results, results, level, noise)
     except estimate.NotComparable:
         return None
-    value, low, high = (e.value, e.low, e.high)
-    if pair.definition.is_ratio:
-        if max(abs(value), abs(low), abs(high)) > MAX_LOG_RATIO:
-            return None  # so wide that it says nothing, and no number holds its end
-        value, low, high = math.exp(value), math.exp(low), math.exp(high)
+    value, low, high = estimate.effect_of(e, pair.definition.is_ratio)
+    if low is None or high is None:
+        return None
     return Interval(value, low, high, e.n, e.unit, e.seeds, e.p, source if e.alone and e.seeds == 1 else "")
 
 
