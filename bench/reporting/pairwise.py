@@ -11,6 +11,7 @@ from bench.compare.pairing import MetricPair, Seeds, pair_seeds
 from bench.compare.result_set import ResultSet
 from bench.compare.seed_noise import SeedNoiseTable
 from bench.reporting.facts import Interval
+from bench.reporting.labelled_rows import is_file
 from bench.reporting.view import Table, TableColumn
 from bench.results.record import Record
 from bench.stats import multiple_tests
@@ -60,9 +61,12 @@ def add_intervals(
 
 
 def seeds_of(table: Table, row: int, column: int, records: Mapping[str, Record]) -> Seeds:
-    """Return a cell's records by seed, if each has scores by item. A mean over tasks has none."""
-    cell = table.rows[row].cells[column]
-    if cell is None or cell.value is None or cell.average:
+    """Return a cell's records by seed, if each has scores by item. A mean over tasks has none.
+
+    The records of a file's row are the dense model's, so they have none of the file's sizes.
+    """
+    cell, counted = table.rows[row].cells[column], table.columns[column].definition.counted
+    if cell is None or cell.value is None or cell.average or (counted and is_file(table.rows[row].filters)):
         return {}
     of_cell = [records[key] for key in cell.records]
     return {r.identity.seed: r for r in of_cell} if all(r.items for r in of_cell) else {}
