@@ -74,7 +74,8 @@ def add_forest(
         axes.axvline(reference, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
     for at, (label, bound) in enumerate(shown):
         low, high = bound.ends
-        color = SOFT if reference is not None and low <= reference <= high else BLUE
+        unsure = reference is not None and (bound.low is None or low <= reference <= high)
+        color = SOFT if unsure else BLUE
         tip = drawing.tip(f"{label}: {describe(*bound.parts)}")
         axes.plot([low, high], [at, at], color=color, linewidth=1.2, gid=tip)
         axes.plot(bound.value, at, "o", color=color, markersize=6, gid=tip)

@@ -6,7 +6,8 @@ import math
 import pytest
 
 from bench.compare import render, resolve, settings, verdict
-from bench.reporting import forest
+from bench.reporting import drawing, forest
+from bench.reporting.facts import Bound
 from helpers import fake_records
 
 
@@ -59,3 +60,10 @@ def test_an_interval_that_says_nothing_is_not_shown(tmp_path, monkeypatch, windo
     assert cells["about"] == f"{windows} blocks of windows; too few for an interval: measure more"
     assert said["high"] is None and said["n_needed"] is None
     assert forest.draw_pair(found.rows, tmp_path / "pair.svg", "a", "b").exists()
+
+
+def test_a_figure_is_not_sure_of_a_value_without_an_interval():
+    figure = forest.draw_forest([("bare", Bound(1.3)), ("sure", Bound(1.3, 1.2, 1.4)), ("tied", Bound(1.3, 0.9, 1.4))])
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+
+    assert [dot.get_color() == drawing.BLUE for dot in dots] == [False, True, False]
