@@ -47,14 +47,11 @@ def estimate_pair(
     noise: SeedNoise | None = None,
     margin: float = 0.0,
 ) -> Estimate:
-    """Estimate the change of a pair's metric, with an interval of coverage 1 - level.
+    """Estimate the change of a pair's metric, with an interval of coverage 1 - level: endless if it says nothing.
 
     Args:
         noise: noise between seeds of such rows, as add_seed_noise takes it.
         margin: change that `p_margin` tests; of the logarithm if the change is a ratio.
-
-    Returns:
-        The estimate. Its ends are infinite if the interval says nothing, as one of two or three blocks of windows.
 
     Raises:
         NotComparable: the items differ, or are too few.
@@ -96,15 +93,6 @@ def _without_endless(estimate: Estimate, metric: Metric) -> Estimate:
     if half <= (math.log(MAX_REACH) if metric.is_ratio else reach):
         return estimate
     return replace(estimate, low=-math.inf, high=math.inf)
-
-
-def effect_of(estimate: Estimate, is_ratio: bool) -> tuple[float, float | None, float | None]:
-    """Return the ratio or difference of an estimate, and the ends of its interval. They are None if it says nothing."""
-    try:
-        value, low, high = (math.exp(x) if is_ratio else x for x in (estimate.value, estimate.low, estimate.high))
-    except OverflowError:
-        return math.exp(estimate.value), None, None
-    return (value, low, high) if high < math.inf else (value, None, None)
 
 
 def counted_change(pair: MetricPair) -> float:

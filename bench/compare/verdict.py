@@ -7,15 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from bench.compare.estimate import (
-    NotComparable,
-    counted_change,
-    effect_of,
-    estimate_pair,
-    mean_change,
-    mean_values,
-    require_items,
-)
+from bench.compare.estimate import NotComparable, counted_change, estimate_pair, mean_change, mean_values, require_items
 from bench.compare.pairing import NOT_REPORTED, MetricPair, Unpaired, pair_results
 from bench.compare.result_set import ResultSet, gc_paused
 from bench.compare.seed_noise import SeedNoiseTable
@@ -57,8 +49,8 @@ class Row:
 
     @property
     def effect(self) -> tuple[float, float | None, float | None] | None:
-        """Return the ratio or difference, and the ends of its interval, as `effect_of` does."""
-        return effect_of(self.estimate, self.ratio) if self.estimate else None
+        """Return the ratio or difference, and the ends of its interval, which are None if it says nothing."""
+        return self.estimate.effect(self.ratio) if self.estimate else None
 
     @property
     def mark(self) -> str:

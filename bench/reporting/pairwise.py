@@ -100,7 +100,7 @@ def _interval(pair: MetricPair, results: ResultSet, noises: SeedNoiseTable, leve
         e = estimate.estimate_pair(pair, results, results, level, noise)
     except estimate.NotComparable:
         return None
-    value, low, high = estimate.effect_of(e, pair.definition.is_ratio)
+    value, low, high = e.effect(pair.definition.is_ratio)
     if low is None or high is None:
         return None
     return Interval(value, low, high, e.n, e.unit, e.seeds, e.p, source if e.alone and e.seeds == 1 else "")
