@@ -46,7 +46,7 @@ def print_records(
     """
     from bench.cli.tables import print_table
     from bench.reporting import equal_bits
-    from bench.reporting.table import spread_note, text_tables, to_markdown
+    from bench.reporting.table import all_notes, text_tables, to_markdown
     from bench.results.rows import IDENTITY, to_csv, to_json
     from bench.results.signatures import SIGNED_BY
 
@@ -69,8 +69,7 @@ def print_records(
         if i:
             print_line()
         right = [header not in (*IDENTITY, SIGNED_BY) for header in table.headers]
-        notes = [*table.notes, *filter(None, [spread_note(table)])]
-        print_table(table.headers, table.lines, right=right, title=table.title, notes=notes)
+        print_table(table.headers, table.lines, right=right, title=table.title, notes=all_notes(table))
 
 
 def fail(sentence: str, code: int) -> NoReturn:

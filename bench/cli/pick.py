@@ -199,7 +199,7 @@ def _print_rows(answer: Answer) -> None:
     cells = [describe_facts(c.facts) for c in shown]
     kept = [name for name in cells[0] if any(row[name] != ABSENT for row in cells)]
     lines = [[c.row.name, *(row[name] for name in kept)] for c, row in zip(shown, cells, strict=True)]
-    print_table(["row", *kept], lines, right=[False, *(True for _ in kept)])
+    print_table(["row", *kept], lines, right=[False, *(True for _ in kept)], width=MAX_WIDTH)
     print_line()
     if len(answer.meets) > MAX_ROWS:
         _say(f"and {len(answer.meets) - MAX_ROWS} more: --json lists all")

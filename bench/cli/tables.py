@@ -40,14 +40,17 @@ def print_table(
     right: Sequence[bool],
     title: str = "",
     notes: Sequence[str] = (),
+    width: int | None = None,
 ) -> None:
-    """Print a table to standard output. A table in a file is as wide as it needs to be.
+    """Print a table to standard output.
 
     Args:
         rows: cells of each row; a column without text in any row is left out.
         right: whether each column is aligned to the right.
         notes: sentences below the table.
+        width: columns of a file or a pipe. None: as many as the table needs.
     """
+    width = width_of(sys.stdout) or width
     styled = [[cell if isinstance(cell, StyledCell) else StyledCell(cell) for cell in row] for row in rows]
     shown = [[StyledCell(shorten(printable(cell.text), MAX_CELL), cell.color) for cell in row] for row in styled]
     kept = [i for i in range(len(headers)) if not rows or any(row[i].text for row in shown)]
@@ -58,15 +61,15 @@ def print_table(
     words = [max(map(cell_len, cell.text.split()), default=0) for cell in head]
     tight = [max(width, word) for width, word in zip(needed, words, strict=True)]
     worded = [max(width, cell_len(cell.text[:SHORT_HEADER])) for width, cell in zip(tight, head, strict=True)]
-    lines = arrange(titled, worded, tight, width_of(sys.stdout))
+    lines = arrange(titled, worded, tight, width)
     to_right = [right[i] for i in kept]
     total = max(sum(width + GAP for _, width in line) - GAP + INDENT * (n > 0) for n, line in enumerate(lines))
-    out = [Text(part, "bold") for part in textwrap.wrap(printable(title), width_of(sys.stdout) or len(title) + 1)]
+    out = [Text(part, "bold") for part in textwrap.wrap(printable(title), width or len(title) + 1)]
     out += [*_draw(head, lines, to_right, at_bottom=True), Text("─" * total, "dim")]
     for row in body:
         out += _draw(row, lines, to_right)
     for note in notes:
-        out += [Text(part, "dim") for part in textwrap.wrap(printable(note), width_of(sys.stdout) or len(note) + 1)]
+        out += [Text(part, "dim") for part in textwrap.wrap(printable(note), width or len(note) + 1)]
     make_console(sys.stdout).print(Text("\n").join(out))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from bench.compare.pairing import MetricPair
 from bench.compare.result_set import ResultSet
 from bench.results.derive import Items
+from bench.results.metrics import Metric
 from bench.stats import bootstrap, mcnemar
 from bench.stats.bootstrap import Estimate
 from bench.stats.seed_noise import SeedNoise, add_seed_noise
@@ -28,6 +30,10 @@ WINDOW_BLOCKS = 24
 
 MIN_TIMING_BLOCKS = 10
 
+MAX_REACH = 1e6
+"""Largest half width of an interval, as a factor of a ratio, or as a difference of a metric without a range. A wider one says
+nothing."""
+
 
 class NotComparable(Exception):
     """The reason why two sets of scores cannot be compared."""
@@ -41,7 +47,7 @@ def estimate_pair(
     noise: SeedNoise | None = None,
     margin: float = 0.0,
 ) -> Estimate:
-    """Estimate the change of a pair's metric, with an interval of coverage 1 - level.
+    """Estimate the change of a pair's metric, with an interval of coverage 1 - level: endless if it says nothing.
 
     Args:
         noise: noise between seeds of such rows, as add_seed_noise takes it.
@@ -76,7 +82,17 @@ def estimate_pair(
     else:
         sums, weights, unit = _sums_by_cluster(now - was, items)
         found = bootstrap.studentized_bootstrap(sums, weights, level, unit=unit, margin=margin)
+    found = _without_endless(found, pair.definition)
     return add_seed_noise(found, noise, level, margin) if noise else found
+
+
+def _without_endless(estimate: Estimate, metric: Metric) -> Estimate:
+    """Return the estimate, with infinite ends if its interval is wider than all changes that the metric can have."""
+    reach = MAX_REACH if metric.low is None or metric.high is None else metric.high - metric.low
+    half = (estimate.high - estimate.low) / 2
+    if half <= (math.log(MAX_REACH) if metric.is_ratio else reach):
+        return estimate
+    return replace(estimate, low=-math.inf, high=math.inf)
 
 
 def counted_change(pair: MetricPair) -> float:

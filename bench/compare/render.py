@@ -12,8 +12,6 @@ from bench.system.text import amount, code, escape_comment
 
 MAX_COMMENT_LENGTH = 60_000
 """Largest number of characters of a comment. GitHub accepts 65,536."""
-MAX_RATIO = 1e6
-"""Upper end of a ratio's interval from which the interval is not shown."""
 FOLDED_VERDICTS = ("OK", "NO_BASELINE")
 """Verdicts whose rows a comment hides until it is unfolded."""
 COLORS = {"REGRESSION": "red", "NEW_FAILURE": "red", "MISSING": "red", "INCONCLUSIVE": "yellow", "IMPROVED": "green"}
@@ -36,14 +34,9 @@ def format_change(row: Row) -> str:
         return "same"
     form = "{:.4f}" if row.ratio else "{:+.4f}"
     text = ("×" if row.ratio else "") + form.format(value)
-    if is_unbounded(row):
+    if low is None or high is None:
         return f"{text}, no interval"
     return text if low == high else f"{text} [{form.format(low)}, {form.format(high)}]"
-
-
-def is_unbounded(row: Row) -> bool:
-    """Return whether the interval of a row is so wide that it says nothing: it comes from two or three blocks."""
-    return row.effect is not None and row.ratio and not row.effect[2] < MAX_RATIO
 
 
 def cells(row: Row) -> dict[str, str]:
@@ -53,7 +46,7 @@ def cells(row: Row) -> dict[str, str]:
     notes = [row.reason, flips]
     if e and e.unit not in ("count", "items"):
         notes.append((f"{e.seeds} seeds, " if e.seeds > 1 else "") + f"{e.n:,} {e.unit}")
-    if row.verdict == "INCONCLUSIVE" and is_unbounded(row):
+    if row.verdict == "INCONCLUSIVE" and row.effect and row.effect[1] is None:
         notes.append("too few for an interval: measure more")
     elif row.required_n:
         notes.append(f"{row.required_n[0]:,} {row.required_n[1]} would decide")

@@ -25,14 +25,6 @@ MARKS = {"REGRESSION": "-", "IMPROVED": "+", "OK": "", "INCONCLUSIVE": "~", "NOT
 """Marks of rows: - is worse and + is better. Other verdicts are failures and have the mark !."""
 
 
-def _ratio(logarithm: float) -> float:
-    """Return e**logarithm, or infinity if no float holds it: an interval may be that wide."""
-    try:
-        return math.exp(logarithm)
-    except OverflowError:
-        return math.inf
-
-
 @dataclass(frozen=True)
 class Row:
     """The verdict on one number."""
@@ -56,12 +48,9 @@ class Row:
     records: tuple[Record, ...] = ()
 
     @property
-    def effect(self) -> tuple[float, float, float] | None:
-        """Return the ratio or difference, and the ends of its interval."""
-        if self.estimate is None:
-            return None
-        e = (self.estimate.value, self.estimate.low, self.estimate.high)
-        return (_ratio(e[0]), _ratio(e[1]), _ratio(e[2])) if self.ratio else e
+    def effect(self) -> tuple[float, float | None, float | None] | None:
+        """Return the ratio or difference, and the ends of its interval, which are None if it says nothing."""
+        return self.estimate.effect(self.ratio) if self.estimate else None
 
     @property
     def mark(self) -> str:

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.compare.render import is_unbounded
 from bench.reporting import drawing, words
 from bench.reporting.drawing import BLUE, INK, MAX_LETTERS, SOFT, WIDTH, scale
 from bench.reporting.facts import Bound
@@ -75,7 +74,8 @@ def add_forest(
         axes.axvline(reference, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
     for at, (label, bound) in enumerate(shown):
         low, high = bound.ends
-        color = SOFT if reference is not None and low <= reference <= high else BLUE
+        unsure = reference is not None and (bound.low is None or low <= reference <= high)
+        color = SOFT if unsure else BLUE
         tip = drawing.tip(f"{label}: {describe(*bound.parts)}")
         axes.plot([low, high], [at, at], color=color, linewidth=1.2, gid=tip)
         axes.plot(bound.value, at, "o", color=color, markersize=6, gid=tip)
@@ -133,7 +133,7 @@ def draw_pair(rows: Sequence[Row], file: Path, before: str, after: str) -> Path:
         (False, f"{after} − {before}", signed),
     ):
         # An interval without an end cannot be drawn, and counts that are equal say nothing.
-        of_kind = [r for r in rows if r.effect and r.ratio == is_ratio and not is_unbounded(r)]
+        of_kind = [r for r in rows if r.effect and r.ratio == is_ratio and r.effect[1] is not None]
         bounds = ((f"{row.metric} {row.name}", Bound(*row.effect)) for row in of_kind if row.effect)
         some = [(label, bound) for label, bound in bounds if bound.parts != (is_ratio,) * 3]
         if some:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations
@@ -12,6 +11,7 @@ from bench.compare.pairing import MetricPair, Seeds, pair_seeds
 from bench.compare.result_set import ResultSet
 from bench.compare.seed_noise import SeedNoiseTable
 from bench.reporting.facts import Interval
+from bench.reporting.labelled_rows import is_file
 from bench.reporting.view import Table, TableColumn
 from bench.results.record import Record
 from bench.stats import multiple_tests
@@ -19,8 +19,6 @@ from bench.stats import multiple_tests
 MAX_PAIRED_ROWS = 64
 """Most rows of a column that are compared in pairs (2,016 pairs). A longer column has neither intervals nor ranks."""
 ALPHA = 0.05
-MAX_LOG_RATIO = 100.0
-"""Largest absolute log ratio of an interval's ends. A wider interval is left out."""
 
 Rows = tuple[int, int]
 """Two rows of a table, the smaller number first."""
@@ -63,9 +61,12 @@ def add_intervals(
 
 
 def seeds_of(table: Table, row: int, column: int, records: Mapping[str, Record]) -> Seeds:
-    """Return a cell's records by seed, if each has scores by item. A mean over tasks has none."""
-    cell = table.rows[row].cells[column]
-    if cell is None or cell.value is None or cell.average:
+    """Return a cell's records by seed, if each has scores by item. A mean over tasks has none.
+
+    The records of a file's row are the dense model's, so they have none of the file's sizes.
+    """
+    cell, counted = table.rows[row].cells[column], table.columns[column].definition.counted
+    if cell is None or cell.value is None or cell.average or (counted and is_file(table.rows[row].filters)):
         return {}
     of_cell = [records[key] for key in cell.records]
     return {r.identity.seed: r for r in of_cell} if all(r.items for r in of_cell) else {}
@@ -99,11 +100,9 @@ def _interval(pair: MetricPair, results: ResultSet, noises: SeedNoiseTable, leve
         e = estimate.estimate_pair(pair, results, results, level, noise)
     except estimate.NotComparable:
         return None
-    value, low, high = (e.value, e.low, e.high)
-    if pair.definition.is_ratio:
-        if max(abs(value), abs(low), abs(high)) > MAX_LOG_RATIO:
-            return None  # so wide that it says nothing, and no number holds its end
-        value, low, high = math.exp(value), math.exp(low), math.exp(high)
+    value, low, high = e.effect(pair.definition.is_ratio)
+    if low is None or high is None:
+        return None
     return Interval(value, low, high, e.n, e.unit, e.seeds, e.p, source if e.alone and e.seeds == 1 else "")
 
 

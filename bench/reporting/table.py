@@ -54,9 +54,10 @@ class TextTable:
     notes: tuple[str, ...] = ()
 
 
-def spread_note(table: TextTable) -> str:
-    """Return what ± means, if a row of the table has several seeds: its rows then differ in that. Otherwise ""."""
-    return SPREAD if any("seeds)" in cell for line in table.lines for cell in line) else ""
+def all_notes(table: TextTable) -> tuple[str, ...]:
+    """Return the notes of a table, and what ± means if a row has several seeds: its rows then differ in that."""
+    several = any("seeds)" in cell for line in table.lines for cell in line)
+    return (*table.notes, *([SPREAD] if several else []))
 
 
 def text_tables(records: Sequence[Record], signers: Mapping[str, str] | None = None) -> list[TextTable]:

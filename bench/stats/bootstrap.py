@@ -22,6 +22,8 @@ DRAWS_OVER_LEVEL = 200
 MAX_DRAWS = 100_000
 """Largest number of draws. Beyond the last quantile with 100 draws, tails are Student's, scaled to that quantile."""
 CHUNK = 20_000
+MAX_EXPONENT = 709.0
+"""Largest logarithm, rounded down, of a number that a float holds."""
 RESIDUAL_POWER = 1.5
 """Power of an article's tokens with which its squared residual grows: 1 if its windows were independent (Kish), 2 if they shared one
 effect. Over pairs of similar rows it is 0.7 in results/smollm2-135m-wanda7 and 1.5 in results/tiny-methods: the larger counts."""
@@ -51,6 +53,13 @@ class Estimate:
     lost: int | None = None
     gained: int | None = None
     """Questions that were wrong and are now right, over all seeds. `lost` is the reverse."""
+
+    def effect(self, is_ratio: bool) -> tuple[float, float | None, float | None]:
+        """Return the ratio or difference, and the ends of its interval. They are None if no float holds them."""
+        value = math.exp(self.value) if is_ratio else self.value
+        if self.high >= (MAX_EXPONENT if is_ratio else math.inf):
+            return value, None, None
+        return (value, math.exp(self.low), math.exp(self.high)) if is_ratio else (value, self.low, self.high)
 
 
 class VarianceParts(NamedTuple):

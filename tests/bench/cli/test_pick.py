@@ -88,6 +88,12 @@ def test_bad_input_is_one_sentence(cli, here, args, part):
     assert code == 2 and part in err and len(err.strip().splitlines()) == 1 and not out
 
 
+def test_a_pipe_is_as_wide_as_a_terminal_of_80(cli, here):
+    """Other tables in a pipe are as wide as they need to be, but this answer is sentences around a table."""
+    _, out, _ = cli("pick", "--model", "tiny", "--max-bits", "20")
+    assert max(map(len, out.splitlines())) <= 80 and "worst task, pp" in out and "≥ 1.5 s" in out
+
+
 def test_searches_are_not_picked_from(cli, here):
     fake_records.perplexity(here / "results/lr", 0.001, method="tuned", seed=0)
     (here / "results/lr/about.toml").write_text('kind = "search"\n')

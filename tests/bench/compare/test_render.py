@@ -1,8 +1,13 @@
 """How a comparison is printed."""
 
+import json
+import math
+
 import pytest
 
 from bench.compare import render, resolve, settings, verdict
+from bench.reporting import drawing, forest
+from bench.reporting.facts import Bound
 from helpers import fake_records
 
 
@@ -37,16 +42,28 @@ def test_one_number_is_no_plural(tmp_path):
     assert "\n1 sampled number, 95% intervals" in render.to_markdown(found, "bench gate passed").replace("\\", "")
 
 
-def test_an_interval_that_says_nothing_is_not_shown(tmp_path, monkeypatch):
-    """Two windows: the upper end of the ratio's interval is infinite."""
-    monkeypatch.setattr(fake_records, "ARTICLES", 2)
+@pytest.mark.parametrize("loss", [0.0, 2.0])
+@pytest.mark.parametrize("windows", [2, 3])
+def test_an_interval_that_says_nothing_is_not_shown(tmp_path, monkeypatch, windows, loss):
+    """Of two or three windows a bootstrap's draw is often one window many times, which has no spread."""
+    monkeypatch.setattr(fake_records, "ARTICLES", windows)
     monkeypatch.setattr(fake_records, "WINDOWS", 1)
     fake_records.perplexity(tmp_path / "a")
-    fake_records.perplexity(tmp_path / "b", spread=0.2, made="b", noise=1)
+    fake_records.perplexity(tmp_path / "b", loss, 0.2, made="b", noise=1)
     found = verdict.compare(resolve.read(tmp_path / "a"), resolve.read(tmp_path / "b"), settings.read(None))
     (row,) = found.rows
     cells = render.cells(row)
+    (said,) = json.loads(render.to_json(found))["rows"]
 
-    assert row.verdict == "INCONCLUSIVE" and row.effect[2] > render.MAX_RATIO
+    assert row.verdict == "INCONCLUSIVE" and (row.estimate.low, row.estimate.high) == (-math.inf, math.inf)
     assert cells["change"] == f"×{row.effect[0]:.4f}, no interval"
-    assert cells["about"] == "2 blocks of windows; too few for an interval: measure more"
+    assert cells["about"] == f"{windows} blocks of windows; too few for an interval: measure more"
+    assert said["high"] is None and said["n_needed"] is None
+    assert forest.draw_pair(found.rows, tmp_path / "pair.svg", "a", "b").exists()
+
+
+def test_a_figure_is_not_sure_of_a_value_without_an_interval():
+    figure = forest.draw_forest([("bare", Bound(1.3)), ("sure", Bound(1.3, 1.2, 1.4)), ("tied", Bound(1.3, 0.9, 1.4))])
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+
+    assert [dot.get_color() == drawing.BLUE for dot in dots] == [False, True, False]

@@ -240,6 +240,14 @@ def test_a_print_on_a4_cuts_nothing(visit):
         page.evaluate("Math.max(...[...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().right))")
         <= 1047
     )
+    words = "b => [...b.textContent.matchAll(/\\S+/g)].map(m => [m.index, m.index + m[0].length])"
+    lines = "([from, to]) => { const r = document.createRange(); r.setStart(t, from); r.setEnd(t, to); return r.getClientRects().length }"
+    cut = f"b => {{ const t = b.firstChild; return ({words})(b).some(w => ({lines})(w) > 1) }}"
+    assert page.locator("thead b:visible").evaluate_all(f"all => all.filter({cut}).map(b => b.textContent)") == []
+    sizes = "all => [...new Set(all.map(cell => getComputedStyle(cell).fontSize))]"
+    assert len(page.locator("td.bad, td.num, .short td small").evaluate_all(sizes)) == 1, (
+        "a note is as large as a number"
+    )
 
 
 def test_hostile_names_are_shown_and_do_nothing(visit):

@@ -7,12 +7,13 @@ from bench.inputs.models import ALIASES
 from bench.reporting import board, derived_columns, equal_bits, hardware, leaderboard, table
 from bench.reporting.labelled_rows import facts_of, mask_moves, remarks
 from bench.results import recount
-from bench.results.record import ReadingRow
+from bench.results.record import Item, ReadingRow
 from bench.results.rows import to_rows
 from helpers import fake_records
 
 MODEL = "smollm2-135m-instruct-q4"
 DENSE = {"method": "dense", "identity": {"model": MODEL, "pattern": "dense"}}
+PLAIN_INT8 = {"method": "dense", "identity": {"model": MODEL, "pattern": "dense", "quantizer": "int8"}}
 CURVE = [
     {"step": 10.0, "S": 0.75, "flips": 0.001},
     {"step": 20.0, "S": 0.8, "flips": 0.002},
@@ -89,6 +90,24 @@ def test_the_file_of_an_alias_has_the_quality_of_the_dense_row_at_its_own_size(t
     assert rows["dense"].facts.bits == 16 and rows["dense"].facts.make
     assert [line[3] for line in near.lines] == ["int8", "Q4_1 file"]
     assert "5.0 bits" in near.title and "5.0 bits" in table.text_tables(results.records)[0].title
+
+
+def test_a_file_is_not_compared_by_the_size_of_the_model_that_was_made_from_it(tmp_path):
+    """Its records are those of the dense model, of 16 bits per weight."""
+    fake_records.perplexity(tmp_path, **DENSE)
+    fake_records.perplexity(tmp_path, 0.1, noise=1, **PLAIN_INT8)
+    for about, bits in ((DENSE, 16.0), (PLAIN_INT8, 8.0)):
+        items = [Item("0", "0", bits, 1.0)]
+        fake_records.counted(
+            tmp_path, "bits_per_weight", bits, measure="size", protocol="weights", items=items, **about
+        )
+    (one,) = board.make_sections([read(tmp_path)])[0].tables
+    pairs = {
+        (one.rows[a].name, one.rows[b].name, one.columns[c].metric): x.value for (a, b, c), x in one.intervals.items()
+    }
+
+    assert ("dense Q4_1 file", "dense int8", "perplexity") in pairs
+    assert {key[:2]: x for key, x in pairs.items() if key[2] == "bits_per_weight"} == {("dense", "dense int8"): -8.0}
 
 
 def test_rows_without_tasks_stand_apart(tmp_path):
