@@ -132,9 +132,8 @@ def draw_pair(rows: Sequence[Row], file: Path, before: str, after: str) -> Path:
         (True, f"{after} / {before}", words.ratio),
         (False, f"{after} − {before}", signed),
     ):
-        # An interval without an end cannot be drawn, and counts that are equal say nothing.
-        of_kind = [r for r in rows if r.effect and r.ratio == is_ratio and r.effect[1] is not None]
-        bounds = ((f"{row.metric} {row.name}", Bound(*row.effect)) for row in of_kind if row.effect)
+        bounds = ((f"{r.metric} {r.name}", Bound(*r.effect)) for r in rows if r.effect and r.ratio == is_ratio)
+        # Counts that are equal say nothing.
         some = [(label, bound) for label, bound in bounds if bound.parts != (is_ratio,) * 3]
         if some:
             head = f"{words.cut(printable(name), PAIR_LETTERS)}, 95% interval"

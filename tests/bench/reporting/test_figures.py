@@ -107,18 +107,6 @@ def test_what_the_command_cannot_draw(rows, cli, tmp_path, words, reason):
     assert code == 2 and reason in err and not (tmp_path / "f.svg").exists()
 
 
-def test_a_pair_without_an_interval_is_refused_in_words(cli, tmp_path, monkeypatch):
-    """Two windows give an interval without an end."""
-    monkeypatch.setattr(fake_records, "ARTICLES", 2)
-    monkeypatch.setattr(fake_records, "WINDOWS", 1)
-    fake_records.perplexity(tmp_path / "r", method="wanda")
-    fake_records.perplexity(tmp_path / "r", 0.1, 0.1, method="magnitude", noise=1)
-
-    code, _, err = cli("figure", "wanda", "magnitude", "--results", tmp_path / "r", "--out", tmp_path / "f.svg")
-
-    assert code == 2 and "no pair of numbers has an interval" in err
-
-
 def test_title_and_rows_from_papers_are_settings(rows, cli, tmp_path, in_tmp_path):
     papers = reports.published(tmp_path / "papers")
     line = ("report", "--results", rows, "--out", tmp_path / "page", "--title", "Our *models*")
