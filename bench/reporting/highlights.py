@@ -81,7 +81,7 @@ def _of_table(section: int, table: Table) -> Iterator[Highlight]:
     ]
     sign = table.columns[column].sign
     dense = min(whole, key=lambda k: sign * (table.value(k, column) or 0.0), default=None)
-    differ = pairwise.significance(table, column)
+    differ = pairwise.differ_from_best(table, column)
     plain = next((k for k in whole if table.rows[k].filters["method"] == "dense"), None)
     if dense is not None and plain is not None and differ.get(pairwise.ordered(plain, dense)) is False:
         dense = plain  # a transform, for example, changes nothing but the last digits

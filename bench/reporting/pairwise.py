@@ -106,9 +106,16 @@ def _interval(pair: MetricPair, results: ResultSet, noises: SeedNoiseTable, leve
     return Interval(value, low, high, e.n, e.unit, e.seeds, e.p, source if e.alone and e.seeds == 1 else "")
 
 
-def significance(table: Table, column: int) -> dict[Rows, bool]:
-    """Return whether the rows differ, for each pair that was compared."""
-    return _significant({(a, b): i for (a, b, c), i in table.intervals.items() if c == column})
+def differ_from_best(table: Table, column: int) -> dict[Rows, bool]:
+    """Return whether the rows differ if one of them is the best of some rows, for each pair that was compared.
+
+    p is then under ALPHA over the number of other rows. So in at most a share ALPHA of tables the row that is truly the best
+    differs from the one that looks best: Hsu's comparisons with the best (Annals of Statistics 12, 1984, 1136), at Bonferroni's
+    level. Ranks need all pairs, and tell fewer rows apart.
+    """
+    p = {(a, b): i.p for (a, b, c), i in table.intervals.items() if c == column}
+    level = multiple_tests.bonferroni(ALPHA, len({row for pair in p for row in pair}) - 1)
+    return {pair: multiple_tests.differs(one, level) for pair, one in p.items()}
 
 
 def _significant(intervals: Mapping[Rows, Interval]) -> dict[Rows, bool]:

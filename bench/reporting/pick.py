@@ -212,7 +212,7 @@ def pick(table: Table, limits: Limits, pattern: str = "", quantizer: str = "", t
             checks = tuple(_check(limit, row.facts, float(wanted)) for limit, wanted in given)
             candidates.append(Candidate(k, row, row.facts, quality, checks))
     meets = sorted((c for c in candidates if not c.failed and not c.unmeasured), key=lambda c: (c.quality, c.index))
-    differ = {} if column is None else pairwise.significance(table, column)
+    differ = {} if column is None else pairwise.differ_from_best(table, column)
     first = tied_rows(meets, differ)
     failing = [c for c in candidates if c.failed and not c.unmeasured]
     return Answer(
@@ -245,7 +245,7 @@ def page_choices(table: Table) -> dict[str, Any] | None:
     """
     try:
         answer = pick(table, Limits())
-        differ = pairwise.significance(table, quality_column(table))
+        differ = pairwise.differ_from_best(table, quality_column(table))
     except UserError:
         return None
     rows = sorted(answer.meets, key=lambda c: (c.quality, c.index))

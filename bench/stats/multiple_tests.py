@@ -18,7 +18,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def differs(adjusted: float, alpha: float) -> bool:
-    """Return whether a difference is real, from Holm's p. Verdicts, ranks and `bench pick` share this rule."""
+    """Return whether a difference is real, from an adjusted p. Verdicts, ranks and `bench pick` share this rule."""
     return adjusted < alpha
 
 

@@ -1,6 +1,7 @@
 """Picking a row by limits: which rows meet them, which one fails by the least, and how sure that is."""
 
 import shlex
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -54,6 +55,17 @@ def test_of_rows_that_tie_the_one_of_the_fewest_bits_is_first(table):
         ("small 2:4 int4", True), ("good 2:4", True), ("poor 2:4", False), ("unsized 2:4", False),
     ]  # fmt: skip
     assert found.meets[0].quality > found.meets[1].quality
+
+
+@pytest.mark.parametrize("fewer", [0, 2])
+def test_rows_tie_with_the_best_by_the_number_of_other_rows(table, fewer):
+    """And not of all pairs, by which a row far behind ties in a long table."""
+    column = pick.quality_column(table)
+    rows = {k for a, b, c in table.intervals if c == column for k in (a, b)}
+    p = pairwise.ALPHA / (len(rows) - fewer)
+    alike = replace(table, intervals={key: replace(i, p=p) for key, i in table.intervals.items()})
+    assert any(c.tied for c in answer(alike).meets) == (fewer > 1)
+    assert len(rows) > 3 and p > pairwise.ALPHA / len(table.intervals)
 
 
 def test_rows_that_were_not_compared_do_not_tie(filled, monkeypatch):
