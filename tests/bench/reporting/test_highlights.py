@@ -1,11 +1,12 @@
 """The leaderboard's summary: which row is best, which rows tie with it, and how it compares with dense."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench.compare.resolve import read
-from bench.reporting import highlights, leaderboard, pairwise
+from bench.reporting import board, highlights, leaderboard, pairwise
 from helpers import fake_records
 
 
@@ -69,6 +70,15 @@ def test_too_many_rows_leave_the_rest_unknown(filled, monkeypatch):
     _, pruned = of(filled)
     assert (pruned.best, pruned.tied, pruned.tied_label) == ("good 2:4", (), "2 not compared")
     assert pruned.change == "×1.221", "no interval without a pair"
+
+
+def test_an_interval_whose_low_end_is_rounded_to_zero_is_not_turned_around(filled):
+    (section,) = board.make_sections([read(filled)])
+    table = section.tables[0]
+    wide = replace(table, intervals={key: replace(i, low=0.0, high=9e5) for key, i in table.intervals.items()})
+    pairs = [(a, b) for a, b, c in table.intervals if c == table.ranked_by]
+    said = [highlights._describe_change(wide, b, a, table.ranked_by) for a, b in pairs]
+    assert said and not any("(" in change for change in said)
 
 
 def test_validation_splits_give_no_answer(tmp_path):
