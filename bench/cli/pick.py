@@ -255,7 +255,8 @@ def _print_first(answer: Answer) -> None:
         _say(f"Made on: {facts.device}.")
     if facts.make:
         _say_command("Make it", facts.make)
-        _say_command("Export it", facts.export)
+        if facts.export:
+            _say_command("Export it", facts.export)
     else:
         _say("Its records do not say how it was made.")
 

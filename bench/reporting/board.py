@@ -205,7 +205,9 @@ class Board:
         drop, task = comparison.worst_drop(k)
         about = [self.records[name] for cell in row.cells if cell for name in cell.records]
         built = [r for r in about if BUILT in r.cost] or about
-        make, export = reproduce.prune_and_export(built[0]) if built and not is_file(row.filters) else ("", "")
+        make, export = reproduce.prune_and_export(built[0]) if built else ("", "")
+        if is_file(row.filters):
+            make, export = f"bench pull {row.filters['model']}", ""
         return Facts(
             compressed=row.is_quantized or row.filters["pattern"] != "dense",
             broken=bool(_value(out, k, "violated_groups")),

@@ -94,7 +94,7 @@ class Facts:
     loss: the perplexity's ratio to the dense model, minus 1; control_loss: the same to dense-ft of an equal training; drop: how
     much accuracy the worst task loses; tracks: loss of each track; track_loss: that of worst_track; flips: of zero-shot tasks;
     speedup: measured, over dense; tokens, seconds: to make it, `at_least` if the record of an earlier stage is missing.
-    make, export: commands, empty if the records do not say how they were made.
+    make, export: commands, empty if the records do not say how they were made; of a quantized file, the one that downloads it.
     """
 
     compressed: bool

@@ -74,7 +74,7 @@ function showAnswer(answer) {
     const made = el("details");
     made.append(el("summary", `Make and export ${first.name}`));
     if (!first.make) made.append(el("p", "Its records do not say how it was made."));
-    else made.append(el("p", `The first row.${first.device ? ` Made on ${first.device}.` : ""}`, { class: "about" }), el("pre", `${first.make}\n${first.export}`, { tabindex: "0", "aria-label": "Commands that make and export it" }));
+    else made.append(el("p", `The first row.${first.device ? ` Made on ${first.device}.` : ""}`, { class: "about" }), el("pre", `${first.make}\n${first.export}`.trim(), { tabindex: "0", "aria-label": "Commands that make and export it" }));
     parts.push(made);
   }
   if (answer.unmeasured.length) parts.push(el("p", `Left out, not measured: ${names(answer.unmeasured)}.`));
