@@ -32,7 +32,7 @@ def cores() -> int:
 def has_instructions_for(dtype: str) -> bool:
     """Return whether the CPU multiplies numbers of a format faster than float32, or as fast.
 
-    Without these instructions torch's products of bfloat16 take about five times as long as float32's (see
+    Without these instructions torch's products of bfloat16 take several times as long as float32's (see
     bench.system.products), and torch has float16 products on few CPUs.
     """
     level = provenance.instruction_set()

@@ -1,7 +1,7 @@
 """Products of bfloat16 numbers on a CPU without instructions for them: in float32, and rounded once to bfloat16.
 
-torch's own products take five times as long there. They sum in float32 too, so the results differ in the order of sums.
-torch's own gradients of attention take four to eight times as long. They round between their products, too.
+torch's own products take several times as long there (benchmarks/products.py). They sum in float32 too, so the results differ in
+the order of sums. torch's own gradients of attention round between their products, too, so they are less exact.
 """
 
 from __future__ import annotations
