@@ -18,7 +18,7 @@ from baselines.alps import LayerProblem, make_problem, refine
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, UserError, Walk
 from methods.adapter import SCALE_BITS, Term, group_of
 from methods.folder import Folder
-from methods.pruning.hessian import add_gram, damped, symmetric
+from methods.pruning.hessian import add_gram, damped, output_size, symmetric
 from methods.quantizing.grids import Integer, round_
 from methods.ranges import CountOrZero, Fraction, Share
 from methods.targets import dense_weight
@@ -189,7 +189,8 @@ class LowRank:
                 attach(model.get_submodule(visit.name), term)  # now, so that later blocks see its outputs
                 ranks[visit.name] = rank
                 error = error - term.b.float() @ term.a.float()
-            errors[visit.name] = _size(error, moment) / max(_size(goal, moment), torch.finfo(torch.float32).tiny)
+            sizes = float(output_size(error, moment)), float(output_size(goal, moment))
+            errors[visit.name] = sizes[0] / max(sizes[1], torch.finfo(torch.float32).tiny)
         walk.errors |= errors
         outcome = walk.outcome(ranks=ranks)
         assert job.calibration is not None
@@ -208,8 +209,3 @@ def _live(moment: Tensor) -> Tensor:
     """Return a second moment with 1 on the diagonal for inputs that are always 0."""
     diagonal = moment.diagonal()
     return moment + (diagonal == 0).to(moment.dtype).diag()
-
-
-def _size(weight: Tensor, moment: Tensor) -> float:
-    """Return ||X W^T||^2 for inputs X with a second moment."""
-    return float(((weight @ moment) * weight).sum())

@@ -74,11 +74,7 @@ class MaskFile:
         return (int(np.prod(self._shapes[target])) + 7) // 8
 
     def read(self, target: str) -> Tensor:
-        """Return the mask of a target, bool, in the shape of the weight as stored.
-
-        Raises:
-            UserError: the mask is damaged, or not a vector of bits.
-        """
+        """Return the mask of a target, bool, in the shape of the weight as stored. Raise UserError if it is damaged."""
         shape, packed = self._shapes[target], self._packed(target)
         try:
             with self._zip.open(f"{target}{SUFFIX}.npy") as stream:
