@@ -160,6 +160,7 @@ class LowRank:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.prior is None:
             raise UserError("lowrank needs a pruned model: use lowrank:from=METHOD, for example lowrank:from=wanda")
+        wanted = {t: self._rank_of(t, dense_weight(model.get_submodule(t)).shape, job) for t in job.targets}
         dense, ranks, errors = dense_weights(job), dict[str, int](), dict[str, float]()
         walk = Walk(model, job, add_gram)
         moment = root = torch.empty(0)
@@ -172,7 +173,7 @@ class LowRank:
             goal = dense(visit.name).to(visit.weight.device, torch.float32)
             keep = job.prior.masks[visit.name].to(visit.weight.device)
             visit.prune(keep)
-            rank = rank_for(self.rank, goal.shape, self._share_of_bits(goal.shape, job.compute.stored))
+            rank = wanted[visit.name]
             for _ in range(self.rounds if rank else 0):
                 left = goal - torch.mm(*low_rank(goal - visit.weight.float(), root, rank)[:2])
                 visit.weight.copy_(left)
@@ -196,6 +197,15 @@ class LowRank:
         assert job.calibration is not None
         inputs = {"reconstruction_inputs": f"{job.calibration.numel()} calibration tokens"}
         return outcome._replace(notes={**outcome.notes, **inputs})
+
+    def _rank_of(self, target: str, shape: torch.Size, job: Job) -> int:
+        """Return the rank of a target's term. Raise UserError if the share is not zero, and too small for rank 1."""
+        rank = rank_for(self.rank, shape, self._share_of_bits(shape, job.compute.stored))
+        if not rank and isinstance(self.rank, str) and float(self.rank.removesuffix("%")):
+            raise UserError(
+                f"lowrank:rank={self.rank} is too small for rank 1 in {target}: use a larger share, or rank=1"
+            )
+        return rank
 
     def _share_of_bits(self, shape: torch.Size, stored: torch.dtype) -> float:
         """Return the bits of a factor's value, with its part of a scale, as a share of those of a dense weight."""

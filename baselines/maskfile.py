@@ -110,8 +110,6 @@ def apply(method: str, path: Path, sha256: str, model: nn.Module, job: Job) -> O
     for visit in walk:
         keep = relayout(modules[visit.name], masks.read(visit.name))
         if violations := job.pattern.violations(keep):
-            raise UserError(
-                f"invalid mask file {str(path)!r}: {violations:,} groups of {visit.name} break {job.pattern}"
-            )
+            raise UserError(f"invalid mask file {str(path)!r}: {job.pattern.broken_in(violations)} of {visit.name}")
         visit.prune(keep.to(visit.weight.device))
     return walk.outcome(mask_file=path.name, sha256=digest)

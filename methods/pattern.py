@@ -122,3 +122,7 @@ class Pattern:
             return int((weight.unflatten(-1, (-1, self.m)).count_nonzero(-1) > self.n).sum())
         allowed = weight.numel() * (1 - self.sparsity) + weight.shape[0]
         return max(0, int(weight.count_nonzero()) - int(allowed))
+
+    def broken_in(self, count: int) -> str:
+        """Return words for a number of violations: "2:4 does not hold in 1 group"."""
+        return f"{self} does not hold in {count:,} {'group' if self.m else 'weight'}{'' if count == 1 else 's'}"

@@ -252,12 +252,16 @@ class Trainer:
         """Record the current validation perplexity under a name, for the notes, if the job has validation windows."""
         if (windows := self.job.validation) is None:
             return
+        enter = getattr(self.job.progress, "enter", lambda state: None)  # that of a runner has states
+        enter("validating")
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         for ids in windows.split(self.job.budget.micro or 8):
             with self._precision():
                 total += self.student(ids.to(self.device), None, 0.0, 1.0, 1.0)[1]
         mean = float(total) / (windows.shape[0] * (windows.shape[1] - 1))
         self.perplexities[name] = math.exp(min(700.0, mean))
+        if not self.curve:
+            enter("first step")
 
     def prune_at_the_end(self, apply_mask: Callable[[], None]) -> dict[str, float]:
         """Call `apply_mask`. Return the relative rise of the validation perplexity as a note, if there are windows."""
