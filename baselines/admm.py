@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import Cost, HessianWalk, Job, MethodInfo, Needs, Outcome, Pattern
-from methods.pruning.hessian import damped
+from methods.pruning.hessian import damped, output_size
 from methods.quantizing.grids import assign_
 from methods.ranges import Count, CountOrZero, Fraction, Positive
 
@@ -33,11 +33,6 @@ class Solution(NamedTuple):
     keep: Tensor
     residuals: list[float]
     """||W - Z|| / ||W0|| after each iteration"""
-
-
-def loss(change: Tensor, hessian: Tensor) -> Tensor:
-    """Return the squared error of the outputs for a change of the weights [out, in]: tr(change H change^T)."""
-    return ((change @ hessian) * change).sum()
 
 
 def solve(start: Tensor, problem: Problem, pattern: Pattern, rule: Admm) -> Solution:
@@ -114,8 +109,8 @@ class Admm:
             change = solution.weight - start
             assign_(visit.weight, (visit.weight + change / problem.norm).where(solution.keep, 0))
             residuals[visit.name] = [float(f"{r:.6g}") for r in (max(solution.residuals), solution.residuals[-1])]
-            total = loss(start, problem.hessian).clamp(min=torch.finfo(start.dtype).tiny)
-            errors[visit.name] = float(f"{float(loss(change, problem.hessian) / total):.6g}")
+            total = output_size(start, problem.hessian).clamp(min=torch.finfo(start.dtype).tiny)
+            errors[visit.name] = float(f"{float(output_size(change, problem.hessian) / total):.6g}")
         return walk.outcome(residual=residuals, layer_error=errors)
 
     def problem(self, hessian: Tensor, damping: float) -> tuple[Problem, float]:

@@ -11,9 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from baselines.admm import loss
 from methods import Cost, HessianWalk, Job, MethodInfo, Needs, Outcome, Pattern
-from methods.pruning.hessian import damped
+from methods.pruning.hessian import damped, output_size
 from methods.quantizing.grids import assign_
 from methods.ranges import MAX, Count, CountOrZero, Fraction
 
@@ -147,8 +146,8 @@ class Alps:
             start = visit.weight.float() * problem.norm
             support = find_support(start, problem, job.pattern, self)
             better = refine(support.weight, support.keep, start, problem.hessian, self.steps)
-            total = loss(start, problem.hessian).clamp(min=torch.finfo(start.dtype).tiny)
-            errors = [float(loss(w - start, problem.hessian) / total) for w in (support.weight, better)]
+            total = output_size(start, problem.hessian).clamp(min=torch.finfo(start.dtype).tiny)
+            errors = [float(output_size(w - start, problem.hessian) / total) for w in (support.weight, better)]
             assign_(visit.weight, (visit.weight + (better - start) / problem.norm).where(support.keep, 0))
             values = {"rho": support.rho, "error_before": errors[0], "error": errors[1]}
             layers[visit.name] = {"iterations": support.iterations} | {k: float(f"{v:.6g}") for k, v in values.items()}
@@ -160,9 +159,8 @@ def make_problem(hessian: Tensor, damping: float) -> tuple[LayerProblem, float]:
     hessian, used = damped(hessian, damping)
     norm = hessian.diagonal().sqrt()
     hessian = hessian / norm / norm[:, None]
-    live = (
-        hessian.count_nonzero(0) > 1
-    ).nonzero()  # [some, 1]; so that rounding does not mix in inputs that are always 0
+    # so that rounding does not mix in inputs that are always 0
+    live = (hessian.count_nonzero(0) > 1).nonzero()  # [some, 1]
     values, vectors = torch.ones_like(norm), torch.diag(torch.ones_like(norm))
     some, mixes = torch.linalg.eigh(hessian[live, live.T].double())
     values[live.T], vectors[live, live.T] = some.to(values.dtype), mixes.to(values.dtype)

@@ -18,9 +18,8 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError
 from methods.contract import NoProgress
-from methods.pruning.activations import batch_of
-from methods.pruning.holders import hold
-from methods.pruning.streaming import Replay
+from methods.pruning.activations import Replay, batch_of, replaced
+from methods.pruning.holders import each_block, hold
 from methods.ranges import Count, CountOrZero, Share
 from methods.smaller import Kept, count_blocks
 
@@ -32,21 +31,15 @@ OFFSPRING, MOST_SWAPS = 16, 3
 
 def influences(model: nn.Module, job: Job) -> list[float]:
     """Return the influence of each block: 1 - the mean over tokens of the cosine of its input and output (eq. 1)."""
-    tokens = job.calibration
-    assert tokens is not None
-    held = hold(model, job.source, job.compute, by_expert=False)
-    states = held.start(tokens.split(batch_of(tokens, job.compute.device)), job.compute, last=True)
     out = []
-    with held:
-        for i in range(len(held.blocks)):
-            cosines = 0.0
-            with held.block(i) as block:
-                for j, x in enumerate(states.hidden):
-                    y = states.run(i, block, x)
-                    cosines += float(cosine_similarity(x.float(), y.float(), dim=-1).sum(dtype=torch.float64))
-                    states.hidden[j] = y
-            out.append(1 - cosines / tokens.numel())
-            job.progress.advance(i + 1, len(held.blocks))
+    for i, block, states in each_block(model, job):
+        cosines, tokens = 0.0, 0
+        for j, x in enumerate(states.hidden):
+            y = states.run(i, block, x)
+            cosines += float(cosine_similarity(x.float(), y.float(), dim=-1).sum(dtype=torch.float64))
+            tokens += x.shape[:-1].numel()
+            states.hidden[j] = y
+        out.append(1 - cosines / tokens)
     return out
 
 
@@ -80,14 +73,8 @@ class SetLosses:
     def __call__(self, removed: Iterable[int]) -> float:
         key = frozenset(removed)
         if key not in self._known:
-            originals = {i: self._blocks[i] for i in key}
-            try:
-                for i, block in originals.items():
-                    self._blocks[i] = Replay(block)
+            with replaced(self._blocks, {f"{i}": Replay(self._blocks[i]) for i in key}):
                 self._known[key] = loss(self._model, self._job)
-            finally:
-                for i, block in originals.items():
-                    self._blocks[i] = block
         self._calls += 1
         self._job.progress.advance(self._calls, max(self._calls, self._expected))
         return self._known[key]

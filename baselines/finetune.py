@@ -18,7 +18,7 @@ from methods import Job, MethodInfo, Needs, Outcome, Settings, Trainer, UserErro
 from methods.info import TRAINING
 from methods.ranges import CountOrZero, Fraction, Positive
 from methods.targets import dense_weight
-from methods.training.parametrized import bake
+from methods.training.trainer import bake
 
 
 class LowRank(nn.Module):

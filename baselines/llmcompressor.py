@@ -45,12 +45,8 @@ class LlmCompressorSparseGPT:
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         job.pattern.require_whole_groups(self.block, f"{self.name}:block")
-        return _prune(
-            model,
-            job,
-            "pruning.sparsegpt.SparseGPTModifier",
-            {"dampening_frac": self.damping, "block_size": self.block},
-        )
+        settings = {"dampening_frac": self.damping, "block_size": self.block}
+        return _prune(model, job, "pruning.sparsegpt.SparseGPTModifier", settings)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from baselines.alps import LayerProblem, make_problem, refine
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, UserError, Walk
 from methods.adapter import SCALE_BITS, Term, group_of
 from methods.folder import Folder
-from methods.pruning.hessian import add_gram, damped, symmetric
+from methods.pruning.hessian import add_gram, damped, output_size, symmetric
 from methods.quantizing.grids import Integer, round_
 from methods.ranges import CountOrZero, Fraction, Share
 from methods.targets import dense_weight
@@ -160,6 +160,7 @@ class LowRank:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.prior is None:
             raise UserError("lowrank needs a pruned model: use lowrank:from=METHOD, for example lowrank:from=wanda")
+        wanted = {t: self._rank_of(t, dense_weight(model.get_submodule(t)).shape, job) for t in job.targets}
         dense, ranks, errors = dense_weights(job), dict[str, int](), dict[str, float]()
         walk = Walk(model, job, add_gram)
         moment = root = torch.empty(0)
@@ -172,7 +173,7 @@ class LowRank:
             goal = dense(visit.name).to(visit.weight.device, torch.float32)
             keep = job.prior.masks[visit.name].to(visit.weight.device)
             visit.prune(keep)
-            rank = rank_for(self.rank, goal.shape, self._share_of_bits(goal.shape, job.compute.stored))
+            rank = wanted[visit.name]
             for _ in range(self.rounds if rank else 0):
                 left = goal - torch.mm(*low_rank(goal - visit.weight.float(), root, rank)[:2])
                 visit.weight.copy_(left)
@@ -189,12 +190,22 @@ class LowRank:
                 attach(model.get_submodule(visit.name), term)  # now, so that later blocks see its outputs
                 ranks[visit.name] = rank
                 error = error - term.b.float() @ term.a.float()
-            errors[visit.name] = _size(error, moment) / max(_size(goal, moment), torch.finfo(torch.float32).tiny)
+            sizes = float(output_size(error, moment)), float(output_size(goal, moment))
+            errors[visit.name] = sizes[0] / max(sizes[1], torch.finfo(torch.float32).tiny)
         walk.errors |= errors
         outcome = walk.outcome(ranks=ranks)
         assert job.calibration is not None
         inputs = {"reconstruction_inputs": f"{job.calibration.numel()} calibration tokens"}
         return outcome._replace(notes={**outcome.notes, **inputs})
+
+    def _rank_of(self, target: str, shape: torch.Size, job: Job) -> int:
+        """Return the rank of a target's term. Raise UserError if the share is not zero, and too small for rank 1."""
+        rank = rank_for(self.rank, shape, self._share_of_bits(shape, job.compute.stored))
+        if not rank and isinstance(self.rank, str) and float(self.rank.removesuffix("%")):
+            raise UserError(
+                f"lowrank:rank={self.rank} is too small for rank 1 in {target}: use a larger share, or rank=1"
+            )
+        return rank
 
     def _share_of_bits(self, shape: torch.Size, stored: torch.dtype) -> float:
         """Return the bits of a factor's value, with its part of a scale, as a share of those of a dense weight."""
@@ -208,8 +219,3 @@ def _live(moment: Tensor) -> Tensor:
     """Return a second moment with 1 on the diagonal for inputs that are always 0."""
     diagonal = moment.diagonal()
     return moment + (diagonal == 0).to(moment.dtype).diag()
-
-
-def _size(weight: Tensor, moment: Tensor) -> float:
-    """Return ||X W^T||^2 for inputs X with a second moment."""
-    return float(((weight @ moment) * weight).sum())

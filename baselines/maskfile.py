@@ -74,11 +74,7 @@ class MaskFile:
         return (int(np.prod(self._shapes[target])) + 7) // 8
 
     def read(self, target: str) -> Tensor:
-        """Return the mask of a target, bool, in the shape of the weight as stored.
-
-        Raises:
-            UserError: the mask is damaged, or not a vector of bits.
-        """
+        """Return the mask of a target, bool, in the shape of the weight as stored. Raise UserError if it is damaged."""
         shape, packed = self._shapes[target], self._packed(target)
         try:
             with self._zip.open(f"{target}{SUFFIX}.npy") as stream:
@@ -114,8 +110,6 @@ def apply(method: str, path: Path, sha256: str, model: nn.Module, job: Job) -> O
     for visit in walk:
         keep = relayout(modules[visit.name], masks.read(visit.name))
         if violations := job.pattern.violations(keep):
-            raise UserError(
-                f"invalid mask file {str(path)!r}: {violations:,} groups of {visit.name} break {job.pattern}"
-            )
+            raise UserError(f"invalid mask file {str(path)!r}: {job.pattern.broken_in(violations)} of {visit.name}")
         visit.prune(keep.to(visit.weight.device))
     return walk.outcome(mask_file=path.name, sha256=digest)

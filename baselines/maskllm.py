@@ -21,8 +21,8 @@ from baselines import maskfile
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, Settings, Trainer, UserError
 from methods.ranges import Fraction, LearningRate, NonNegative, Positive
 from methods.targets import stores_in_out
-from methods.training.parametrized import bake
 from methods.training.ranks import full_tensor
+from methods.training.trainer import bake
 
 GATE_STD = 0.01
 """Standard deviation of the initial gates [c]."""

@@ -22,8 +22,7 @@ from methods.transforms.wiring import Wiring
 def principal(wiring: Wiring, job: Job) -> Tensor:
     """Return the principal components of the residual stream, the largest first, float64 [hidden, hidden].
 
-    Raises:
-        UserError: norms subtract the mean, or follow the linears that write the stream.
+    Raise UserError if norms subtract the mean, or follow the linears that write the stream.
     """
     require_flow(wiring.config.to_dict(), wiring.name, fold=True)
     if wiring.flow.mean:
@@ -69,6 +68,8 @@ class Rotate:
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         wiring = Wiring(model, job, self.name)
+        if not self.residual and not (self.values and wiring.flow.values):
+            raise UserError(f"rotate has nothing to rotate in {wiring.config.model_type}: leave residual=false out")
         if self.steps:
             return self._learn(wiring, job)
         generator = torch.Generator().manual_seed(self.seed)
@@ -85,30 +86,25 @@ class Rotate:
             for block in wiring.blocks:
                 width = wiring.width(f"{block}.{wiring.flow.values[1]}") // heads
                 wiring.values(block, Rotation(random_rotation(width, generator).expand(groups, -1, -1)))
-        elif not self.residual:
-            raise UserError(f"rotate has nothing to rotate in {wiring.config.model_type}: leave residual=false out")
         return wiring.outcome()
 
     def _learn(self, wiring: Wiring, job: Job) -> Outcome:
         """Learn the rotations, and apply them."""
         if self.residual:
             require_flow(wiring.config.to_dict(), self.name, fold=True)
-        if not self.residual and not (self.values and wiring.flow.values):
-            raise UserError(f"rotate has nothing to rotate in {wiring.config.model_type}: leave residual=false out")
         linears = self._linears(wiring, job)
         if not linears:
             raise UserError("rotate learns from targets that read or write what it rotates: include such targets")
         groups = wiring.heads[1]
-        head = (
-            wiring.width(f"{wiring.blocks[0]}.{wiring.flow.values[1]}") // wiring.heads[0] if wiring.flow.values else 1
-        )
+        values = wiring.flow.values
+        head = wiring.width(f"{wiring.blocks[0]}.{values[1]}") // wiring.heads[0] if values else 1
         stream, heads, entropy = learn(
             list(linears.values()), (wiring.config.hidden_size, groups, head), self.steps, self.lr, self.seed,
             keep_mean=wiring.flow.mean, on_step=job.progress.advance,
         )  # fmt: skip
         if self.residual:
             wiring.residual(Rotation(stream.cpu()), fold=True)
-        if self.values and wiring.flow.values:
+        if self.values and values:
             for block, matrix in zip(linears, heads, strict=True):
                 wiring.values(block, Rotation(matrix.cpu()))
         return wiring.outcome(entropy=entropy)
@@ -119,7 +115,11 @@ class Rotate:
         A block without such targets is left out.
         """
         flow = wiring.flow
-        gains = {name: wiring.gain(block, norm) for block, norm, readers in wiring.readers() for name in readers}
+        gains = {
+            name: wiring.gain(norm and f"{block}.{norm}")
+            for block, norm, readers in wiring.readers()
+            for name in readers
+        }
         reads = dict.fromkeys(gains, RESIDUAL) if self.residual else {}
         writes = {f"{b}.{w}": RESIDUAL for b in wiring.blocks for w in flow.writers} if self.residual else {}
         if self.values and flow.values:

@@ -83,13 +83,11 @@ class SparseGPT:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         job.pattern.require_whole_groups(self.block, f"{self.name}:block")
         masks: dict[str, Tensor] = {}
-        walk = HessianWalk(model, self._mask_job(job), self.damping, inverse_factor)
+        # with mask_only, the weights that the first walk streams to disk are not the result
+        first = replace(job, workdir=job.workdir / "moved") if self.mask_only else job
+        walk = HessianWalk(model, first, self.damping, inverse_factor)
         for visit, factor in walk:
             keep = prune_(visit.weight, factor, job.pattern, self.block)
             if self.mask_only:
                 masks[visit.name] = keep.cpu()
         return apply_masks_(model, job, masks).outcome(**walk.notes()) if self.mask_only else walk.outcome()
-
-    def _mask_job(self, job: Job) -> Job:
-        """Return the job of the first walk. With mask_only, the weights that it streams to disk are not the result."""
-        return replace(job, workdir=job.workdir / "moved") if self.mask_only else job

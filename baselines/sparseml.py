@@ -104,8 +104,7 @@ def _script(model: nn.Module, settings: Mapping[str, Any]) -> Script:
 def to_old_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config for transformers 4.40, which ignores `rope_parameters` and would use a rope_theta of 10000.
 
-    Raises:
-        Skipped: it does not support this scaling of positions.
+    Raise Skipped if it does not support this scaling of positions.
     """
     out = {k: v for k, v in config.items() if k not in ("rope_parameters", "dtype", "transformers_version")}
     rope = config.get("rope_parameters") or {}

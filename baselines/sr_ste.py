@@ -13,9 +13,8 @@ from methods import Job, MethodInfo, Needs, Outcome, Settings, Trainer
 from methods.info import DISTILLATION, TRAINING
 from methods.ranges import Count, Fraction, NonNegative, Positive
 from methods.targets import relayout
-from methods.training.parametrized import bake
 from methods.training.ranks import full_tensor, local, shard_like
-from methods.training.trainer import other_parameters
+from methods.training.trainer import bake, other_parameters
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import Cost, Job, MethodInfo, Needs, Outcome
-from methods.pruning.activations import batch_of
-from methods.pruning.holders import hold
+from methods.pruning.holders import each_block, hold
 from methods.ranges import CountOrZero, Share
 from methods.smaller import Kept, count_width, reader
 
@@ -32,30 +31,24 @@ def importances(model: nn.Module, job: Job, scores: dict[str, Score]) -> list[di
 
     scores: what scores the inputs of each linear, by its name in a block.
     """
-    tokens = job.calibration
-    assert tokens is not None
-    held = hold(model, job.source, job.compute, by_expert=False)
-    states = held.start(tokens.split(batch_of(tokens, job.compute.device)), job.compute, last=True)
-    out = []
-    with held:
-        for i in range(len(held.blocks)):
-            sums: dict[str, Tensor] = {}
+    out: list[dict[str, Tensor]] = []
+    for i, block, states in each_block(model, job):
+        sums: dict[str, Tensor] = {}
+        seqlen = states.hidden[0].shape[1]
 
-            def add(name: str, inputs: Tensor, sums: dict[str, Tensor] = sums) -> None:
-                x = inputs.float().reshape(-1, tokens.shape[1], inputs.shape[-1])
-                squares = scores[name](x).mean(1).square().sum(0)
-                sums[name] = sums[name] + squares if name in sums else squares
+        def add(name: str, inputs: Tensor, sums: dict[str, Tensor] = sums, seqlen: int = seqlen) -> None:
+            x = inputs.float().reshape(-1, seqlen, inputs.shape[-1])
+            squares = scores[name](x).mean(1).square().sum(0)
+            sums[name] = sums[name] + squares if name in sums else squares
 
-            with held.block(i) as block:
-                hooks = [
-                    block.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: add(name, args[0]))
-                    for name in scores
-                ]
-                states.advance(i, block)
-                for hook in hooks:
-                    hook.remove()
-            out.append({name: total.sqrt().cpu() for name, total in sums.items()})
-            job.progress.advance(i + 1, len(held.blocks))
+        hooks = [
+            block.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name, add=add: add(name, args[0]))
+            for name in scores
+        ]
+        states.advance(i, block)
+        for hook in hooks:
+            hook.remove()
+        out.append({name: total.sqrt().cpu() for name, total in sums.items()})
     return out
 
 

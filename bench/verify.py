@@ -118,7 +118,10 @@ def verify(
                 counts.zeros_lost = (counts.zeros_lost or 0) + filled
         elif not torch.equal(_bits(new), _bits(old)):
             if name not in declared:
-                raise CheckFailed(f"{name} changed, and it is neither a target nor declared")
+                raise CheckFailed(
+                    f"{name} changed, and it is neither a target nor declared: the method must name it in Outcome.changed "
+                    "(methods.training.trainer.other_parameters returns the names for one that trains all)"
+                )
             changed.add(name)
     counts.changed = frozenset(changed)
     if counts.violations and not counting:
@@ -129,7 +132,7 @@ def verify(
 def _describe_violations(counts: WeightCounts) -> str:
     """Return how many groups break the pattern, and the target with most of them."""
     worst = max(counts.layers, key=lambda target: counts.layers[target].violations)
-    return f"{counts.violations} groups break {counts.pattern}, {counts.layers[worst].violations} of them in {worst}"
+    return f"{counts.pattern.broken_in(counts.violations)}, {counts.layers[worst].violations:,} of them in {worst}"
 
 
 def count_terms(counts: WeightCounts, terms: Mapping[str, Term], folder: Folder, dtype: torch.dtype) -> None:

@@ -92,9 +92,8 @@ def _compiled() -> Callable[..., None]:
         up1, beta2, up2, eps, alpha, pull, rate, root = numbers.unbind()
         new_mu = mu + up1 * (g - mu)
         dropped = 1 - keep.to(w.dtype)
-        sign = (w * 1e38).clamp(
-            -1, 1
-        )  # for |w| above 1e-38; faster than the sign function, which takes 1.5 times as long
+        # for |w| above 1e-38; the sign function takes 1.5 times as long
+        sign = (w * 1e38).clamp(-1, 1)
         moved = new_mu + dropped * (pull * sign - alpha * new_mu)
         new_v = beta2 * v + up2 * moved * moved
         new_w = w - rate * moved / (new_v.sqrt() * root + eps)
@@ -107,9 +106,7 @@ def _compiled() -> Callable[..., None]:
 
 
 def fused(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s: Scalars) -> None:
-    """Take the same step in one compiled pass: 29 bytes per float32 weight, to read w, g, mu, v, keep and write w, mu,
-    v.
-    """
+    """Take the same step in one compiled pass over 29 bytes per float32 weight: w, mu and v twice, g and keep once."""
     is_read = isinstance(s.lambda_, float)  # else it is on the device
     pull = s.alpha * s.lambda_ if is_read else 0.0
     numbers = upload(
@@ -140,15 +137,6 @@ def _chunks(lists: Sequence[Tensors]) -> Iterator[Sequence[Tensors]]:
     for tensors in zip(*lists, strict=True):
         for parts in zip(*(t.view(-1).split(chunk) for t in tensors), strict=True):
             yield [[p] for p in parts]
-
-
-def _update_mask(weight: Tensor, mask: Tensor, n: int, m: int) -> Tensor:
-    """Update a mask without a wait for the device. See `selection.update_mask`. A NaN shows in the sums."""
-    size = weight.abs()
-    new = selection.best_by_rank(size, n, m)
-    sums = selection.mask_metrics(size, new, new != mask)
-    mask.copy_(new)
-    return sums
 
 
 class AdamS(torch.optim.Optimizer):
@@ -212,10 +200,7 @@ class AdamS(torch.optim.Optimizer):
     @property
     def metrics(self) -> dict[str, float]:
         """Metrics of the last refresh: S, the share of |w| that is kept; flipped, the share of the mask that changed
-        so far; alpha. A weight that changes twice counts twice.
-
-        Raises:
-            FloatingPointError: a weight was NaN.
+        so far; alpha. A weight that changes twice counts twice. Raise FloatingPointError if a weight was NaN.
         """
         if self._unread is not None:
             (sums, weights, t), self._unread = self._unread, None
@@ -289,8 +274,7 @@ class AdamS(torch.optim.Optimizer):
                 if group["transposed"]:
                     w, mask = w.T, mask.T
                 if choose:
-                    update = selection.update_mask if w.device.type == "cpu" else _update_mask
-                    sums.append(update(self.score(p, w), mask, self.pattern.n, self.pattern.m))
+                    sums.append(selection.update_mask(self.score(p, w), mask, self.pattern.n, self.pattern.m))
                 else:
                     sums.append(selection.mask_metrics(self.score(p, w).abs(), mask, torch.zeros_like(mask)))
                 weights += w.numel()
@@ -301,9 +285,8 @@ class AdamS(torch.optim.Optimizer):
         elif self._unread is not None:
             total[2] += self._unread[0][2]
         self._unread = total, weights, t
-        if (
-            total.device.type == "cpu" or not is_single_process()
-        ):  # all ranks read at the same time; a card is not waited for
+        # all ranks read at the same time; a card is not waited for
+        if total.device.type == "cpu" or not is_single_process():
             _ = self.metrics
 
     def score(self, p: Tensor, w: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from methods import UserError
 from methods.targets import stores_in_out
-from methods.training.parametrized import bake
+from methods.training.trainer import bake
 
 CHUNK = 65536
 """Weights processed at a time on a CPU, so that they stay in the cache during the three passes of the gradients."""
@@ -68,8 +68,7 @@ class Scale(nn.Module):
 def add(model: nn.Module, targets: Iterable[str], blocks: int = 2) -> None:
     """Add scales to the targets. A target's unscaled weight is then `parametrizations.weight.original`.
 
-    Raises:
-        UserError: `blocks` does not divide a row.
+    Raise UserError if `blocks` does not divide a row.
     """
     for name in targets:
         module = model.get_submodule(name)

@@ -115,11 +115,7 @@ def refuse(folder: Path) -> None:
 
 
 def read(folder: Path) -> dict[str, Term]:
-    """Read the terms of a model folder; none if it has no adapter.
-
-    Raises:
-        UserError: a factor is missing, or two do not fit each other.
-    """
+    """Read the terms of a model folder; none if it has no adapter. Raise UserError if factors do not fit each other."""
     if not is_beside(folder):
         return {}
     from safetensors import safe_open

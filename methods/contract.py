@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Flag, auto
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
@@ -65,13 +66,6 @@ class Corpus(Protocol):
         ...
 
 
-def _torch() -> Any:
-    """Import torch only when a job is made: a plan reads `needs` from this module without it."""
-    import torch
-
-    return torch
-
-
 LIBRARY_BYTES = 10**9
 """Approximate memory of a process after its imports and before it has a model: part of `Compute.max_bytes`."""
 
@@ -82,8 +76,9 @@ class Compute:
     is_shared: several processes share a training, and each has a part of the model.
     """
 
-    device: torch.device = field(default_factory=lambda: _torch().device("cpu"))
-    dtype: torch.dtype = field(default_factory=lambda: _torch().float32)
+    # torch is imported only when a job is made: a plan reads `needs` from this module without it
+    device: torch.device = field(default_factory=lambda: import_module("torch").device("cpu"))
+    dtype: torch.dtype = field(default_factory=lambda: import_module("torch").float32)
     """Number format of the loaded weights and of the arithmetic."""
     written_as: torch.dtype | None = None
     """Number format of the weights that are written to disk. None for `dtype`."""

@@ -55,9 +55,7 @@ class ExpertList(nn.ModuleList):
 
 
 def routed_to(number: int, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the tokens that a router sends to an expert, and their places in its choice: int64 [n], [n]. chosen:
-    [tokens, k].
-    """
+    """Return the places in `chosen` [tokens, k] of an expert's tokens, and these tokens: int64 [n], [n]."""
     place, token = torch.where(torch.eq(chosen.T, number))
     return place, token
 

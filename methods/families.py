@@ -193,7 +193,7 @@ def _family(entry: Mapping[str, Any]) -> Family:
     known = {f.name for f in fields(Family)}
     if unknown := sorted(set(entry) - known):
         raise KeyError(f"{unknown[0]!r} is no field")
-    values = {key: _frozen(value) for key, value in entry.items()}
+    values = {key: frozen(value) for key, value in entry.items()}
     if "experts" in values:
         values["experts"] = Experts(**values["experts"])
     for key, kind in (("flow", Flow), ("width", Width)):
@@ -202,11 +202,11 @@ def _family(entry: Mapping[str, Any]) -> Family:
     return Family(**values)
 
 
-def _frozen(value: Any) -> Any:
-    """Turn lists into tuples."""
+def frozen(value: Any) -> Any:
+    """Return a value with tuples in place of lists."""
     if isinstance(value, dict):
-        return {key: _frozen(inner) for key, inner in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+        return {key: frozen(inner) for key, inner in value.items()}
+    return tuple(map(frozen, value)) if isinstance(value, list) else value
 
 
 @cache

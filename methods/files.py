@@ -81,11 +81,7 @@ def _roots(folder: Path) -> Iterator[Path]:
 
 
 def check_files(folder: Path) -> None:
-    """Check every file of a model folder, because libraries read more files than can be listed here.
-
-    Raises:
-        UserError: see `find_file`.
-    """
+    """Check every file of a model folder as `find_file` does: libraries read more files than can be listed here."""
     for place in ("", *LOADED_FOLDERS):
         try:
             names = sorted(os.listdir(folder / place)) if os.path.lexists(folder / place) else []
@@ -100,11 +96,7 @@ def check_files(folder: Path) -> None:
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """Parse a JSON object of bounded size and depth with unique keys.
-
-    Raises:
-        ValueError: the data is something else.
-    """
+    """Parse a JSON object of bounded size and depth with unique keys. Raise ValueError if the data is something else."""
     if len(data) > MAX_JSON_BYTES:
         raise ValueError(f"more than {MAX_JSON_BYTES:,} bytes of JSON")
     try:

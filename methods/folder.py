@@ -95,9 +95,7 @@ class Folder:
         self._tensors[piece.name] = TensorInfo(info.dtype, (rows, *piece.shape[1:]))
 
     def _is_ignored(self, name: str) -> bool:
-        """Return whether a tensor is not in a model's state dict: constants of older files, and the second name of a
-        tied head.
-        """
+        """Return whether a tensor is in no state dict: a constant of older files, or the second name of a tied head."""
         return bool(CONSTANTS.search(name)) or (self.is_tied and name in TIED)
 
     @property
@@ -285,14 +283,14 @@ def state(model: nn.Module) -> Mapping[str, Tensor]:
     return tensors
 
 
-def save(model: nn.Module, path: Path, shard_bytes: int = SHARD_BYTES, dtype: torch.dtype | None = None) -> Path:
+def save(model: nn.Module, path: Path, dtype: torch.dtype | None = None) -> Path:
     """Write the tensors of a model in memory. The caller adds the config and the tokenizer.
 
     dtype: number format in the files, None for the model's.
     """
     from methods.experts import fold  # imports torch
 
-    writer = Writer(path, shard_bytes, dtype)
+    writer = Writer(path, SHARD_BYTES, dtype)
     tensors = state(model)
     family = FAMILIES.get(getattr(getattr(model, "config", None), "model_type", ""))
     for name, tensor in fold(tensors, tensors.__getitem__, family):

@@ -50,11 +50,8 @@ def read_header(folder: Path, name: str) -> dict[str, TensorInfo]:
             text = stream.read(length)
         header = parse_object(text)
         notes = header.pop("__metadata__", {})
-        if (
-            not text.startswith(b"{")
-            or not isinstance(notes, dict)
-            or not all(isinstance(v, str) for v in notes.values())
-        ):
+        has_notes = isinstance(notes, dict) and all(isinstance(v, str) for v in notes.values())
+        if not (text.startswith(b"{") and has_notes):
             raise ValueError("invalid header")
         spans = sorted(_span(tensor, about) for tensor, about in header.items())
         ends = [(0, 0), *spans, (size - length, size - length)]
@@ -69,11 +66,7 @@ def read_header(folder: Path, name: str) -> dict[str, TensorInfo]:
 
 
 def _span(tensor: str, about: Any) -> tuple[int, int]:
-    """Return the offsets of a tensor's first byte and of the byte after it.
-
-    Raises:
-        ValueError: an unknown dtype, or dtype, shape and offsets that do not fit together.
-    """
+    """Return the offsets of a tensor's first byte and of the byte after it. Raise ValueError if its entry is not valid."""
     match about:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]} if dtype in DTYPE_BITS and all(
             type(number) is int and number >= 0 for number in (*shape, begin, end)

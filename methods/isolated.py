@@ -98,9 +98,7 @@ def prune(model: nn.Module, job: Job, script: Script) -> Outcome:
 
 
 def logits_difference(logits: Tensor, reference: Tensor) -> float:
-    """Return the RMS difference of two logits, divided by the standard deviation of the reference. NaN if shapes
-    differ.
-    """
+    """Return the RMS difference of two logits over the standard deviation of the reference. NaN if shapes differ."""
     if logits.shape != reference.shape:
         return float("nan")
     return float((logits - reference).square().mean().sqrt() / (reference - reference.mean()).square().mean().sqrt())

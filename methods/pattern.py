@@ -87,11 +87,7 @@ class Pattern:
         return 1 - self.n / self.m if self.m else self.sparsity
 
     def require_groups(self, label: str) -> None:
-        """Refuse an unstructured pattern. label: name of the method that needs n:m.
-
-        Raises:
-            UserError: the pattern is unstructured.
-        """
+        """Raise UserError if the pattern is unstructured. label: name of the method that needs n:m."""
         if self.unstructured:
             raise UserError(f"{label} needs an n:m pattern, and {self} is not one: use, for example, 2:4")
 
@@ -100,21 +96,14 @@ class Pattern:
         return self.m == 0 or width % self.m == 0
 
     def require_whole_groups(self, size: int, option: str) -> None:
-        """Refuse a block of `size` columns that is not a whole number of groups. option: name of the setting.
-
-        Raises:
-            UserError: the size does not fit.
-        """
+        """Raise UserError if `size` columns are not a whole number of groups. option: name of the setting."""
         if not self.fits(size):
             raise UserError(f"invalid {option}={size}: must be a multiple of {self.m} for pattern {self}")
 
     def keep(self, score: Tensor, *, per: str = "layer") -> Tensor:
         """Return the mask of the largest scores: bool [out, in], like score. Of equal scores the first is kept.
 
-        per: "layer" or "row", the unit in which an unstructured pattern is counted.
-
-        Raises:
-            FloatingPointError: a score is NaN.
+        per: "layer" or "row", the unit in which an unstructured pattern is counted. Raise FloatingPointError for NaN.
         """
         from methods.pruning import selection  # here, so that a plan needs no torch
 
@@ -133,3 +122,7 @@ class Pattern:
             return int((weight.unflatten(-1, (-1, self.m)).count_nonzero(-1) > self.n).sum())
         allowed = weight.numel() * (1 - self.sparsity) + weight.shape[0]
         return max(0, int(weight.count_nonzero()) - int(allowed))
+
+    def broken_in(self, count: int) -> str:
+        """Return words for a number of violations: "2:4 does not hold in 1 group"."""
+        return f"{self} does not hold in {count:,} {'group' if self.m else 'weight'}{'' if count == 1 else 's'}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from methods.errors import UserError
-from methods.families import Family
+from methods.families import Family, frozen
 from methods.folder import TIED, Folder
 from methods.targets import family_of
 
@@ -46,15 +46,7 @@ class Kept:
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Kept:
         """Return the inverse of `asdict`, from lists."""
-        blocks, units, groups = (values[key] for key in ("blocks", "units", "groups"))
-        inner = (part and tuple(map(tuple, part)) for part in (units, groups))
-        channels = values.get("channels")
-        return cls(
-            blocks=blocks and tuple(blocks),
-            units=next(inner),
-            groups=next(inner),
-            channels=channels and tuple(channels),
-        )
+        return cls(**{key: frozen(part) for key, part in values.items()})
 
     def counts(self, config: Mapping[str, Any]) -> list[tuple[int | None, int]]:
         """Return how many blocks, channels, units and groups are left, None for all, and how many the dense model has.
@@ -84,8 +76,7 @@ def removed(share: int | str, count: int) -> int:
 def count_blocks(drop: int | str, config: Mapping[str, Any]) -> int:
     """Return the number of blocks that are left. drop: the number to remove, or a share of them.
 
-    Raises:
-        UserError: no block would be left, or a block's function depends on its index.
+    Raise UserError if no block would be left, or a block's function depends on its index.
     """
     blocks: int = config[family_of(config).layers]
     count = removed(drop, blocks)
@@ -111,13 +102,7 @@ def count_width(drop: str, heads: int | str | None, config: Mapping[str, Any]) -
     family, kind = family_of(config), config["model_type"]
     if family.width is None or family.experts:
         raise UserError(f"width does not know the units of {kind}: use depth, or a known model without experts")
-    units = family.size(family.width.units, config)
-    step = math.gcd(units, MULTIPLE)
-    while step > max(1, units // 8):
-        step //= 2
-    left = units - step * removed(drop, units // step)
-    if left < 1:
-        raise UserError(f"invalid drop={drop}: the model has {units} units, and at least {step} must be left")
+    left = _count_left(drop, family.size(family.width.units, config), 1, "units")
     share = drop if heads is None else heads
     if not family.width.heads:
         if removed(share, 100):
@@ -137,8 +122,7 @@ def count_width(drop: str, heads: int | str | None, config: Mapping[str, Any]) -
 def count_channels(drop: str, config: Mapping[str, Any]) -> int:
     """Return the number of hidden channels that are left: a multiple of the number of heads and of a power of two.
 
-    Raises:
-        UserError: the family's norms or embedding do not allow it, or none would be left.
+    Raise UserError if the family's norms or embedding do not allow it, or none would be left.
     """
     family, kind = family_of(config), config["model_type"]
     flow, heads = family.flow, family.width.heads if family.width else ()
@@ -147,24 +131,26 @@ def count_channels(drop: str, config: Mapping[str, Any]) -> int:
             f"channels cannot remove hidden channels of {kind}: use depth or width, or a model with RMS norms before its "
             "linears, an embedding that is not scaled, and heads of any size, such as a LLaMA"
         )
-    size, queries = family.size(HIDDEN, config), family.size(heads[0], config)
+    return _count_left(drop, family.size(HIDDEN, config), family.size(heads[0], config), "channels")
+
+
+def _count_left(drop: str, size: int, divisor: int, noun: str) -> int:
+    """Return how many of `size` are left: a multiple of a divisor and of a power of two. Raise UserError if none is."""
     power = math.gcd(size, MULTIPLE)
-    while power > 1 and math.lcm(power, queries) > size // 8:
+    while power > 1 and math.lcm(power, divisor) > size // 8:
         power //= 2
-    step = math.lcm(power, queries)
+    step = math.lcm(power, divisor)
     left = size - step * removed(drop, size // step)
     if left < 1:
-        raise UserError(f"invalid drop={drop}: the model has {size} channels, and at least {step} must be left")
+        raise UserError(f"invalid drop={drop}: the model has {size} {noun}, and at least {step} must be left")
     return left
 
 
 def count_left(pattern: str, settings: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int | None, ...]:
     """Return the numbers of blocks, channels, units and groups that a stage leaves. None: all.
 
-    pattern: "depth 25%", "width 25%" or "channels 25%"; settings: those of the method.
-
-    Raises:
-        UserError: the model has no such parts, or too few.
+    pattern: "depth 25%", "width 25%" or "channels 25%"; settings: those of the method. Raise UserError if the model has
+    no such parts, or too few.
     """
     what, drop = pattern.split(" ")
     if what == "depth":

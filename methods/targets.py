@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
-    """Return the family of a model, by the `model_type` of its config.
-
-    Raises:
-        UserError: the architecture is not supported, or the weights are already quantized.
-    """
+    """Return the family of a model, by its config. Raise UserError if it is unknown, or the weights are quantized."""
     kind = config.get("model_type")
     if kind not in FAMILIES:
         raise UserError(f"architecture {kind!r} is not supported: use a model of {', '.join(FAMILIES)}")
@@ -40,9 +36,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
 def require_flow(config: Mapping[str, Any], name: str, *, fold: bool = False) -> Flow:
     """Return the modules that a transform changes.
 
-    Args:
-        name: of the transform, for errors.
-        fold: it moves the weights of norms into the linears that read them.
+    name: of the transform, for errors; fold: it moves the weights of norms into the linears that read them.
 
     Raises:
         UserError: no such transform is known for the family, or for this variant of it.
@@ -163,11 +157,7 @@ def require_fit(
     targets: Iterable[str],
     option: str = "--set targets.exclude=",
 ) -> None:
-    """Refuse targets whose input width is not a whole number of groups. option: the flag that leaves a target out.
-
-    Raises:
-        UserError: names the first such target.
-    """
+    """Raise UserError for a target whose width is not a whole number of groups. option: the flag that leaves it out."""
     for name in targets:
         _, width = weight_shape(config, shapes, name)
         if not pattern.fits(width):

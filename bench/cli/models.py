@@ -15,6 +15,7 @@ from bench.cli.flags import Json, NewFolder, Results, checked, note_former_names
 from bench.export.onnx_file import OnnxFile
 from bench.system.files import require_folder
 from bench.system.suggest import describe_unknown
+from bench.system.text import amount
 from bench.verify import CheckFailed, WeightCounts, WeightSource, verify_folder
 from methods.errors import UserError
 from methods.pattern import Pattern
@@ -147,10 +148,10 @@ def verify(
         why = ""
         if counts.negative_zeros:
             why = (
-                f". {counts.negative_zeros:,} weights are -0.0, which packed formats keep: bench prune --model ORIGINAL "
+                f". -0.0 is in {amount(counts.negative_zeros, 'weight')}, and packed formats keep it: bench prune --model ORIGINAL "
                 f"--method folder:path={model} --out PLAIN writes them as 0"
             )
-        fail(f"check failed: {counts.violations:,} groups of {model} break {counts.pattern}{why}", 1)
+        fail(f"check failed: {counts.pattern.broken_in(counts.violations)} of {model}{why}", 1)
     note(f"{counts.pattern} holds in {len(counts.layers)} linears of {model}")
 
 

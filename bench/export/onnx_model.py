@@ -113,7 +113,7 @@ def write(
         pattern = file.detect_pattern(CANDIDATES)
     counts = file.count(pattern, include, exclude)
     if counts.violations:
-        raise CheckFailed(f"{counts.violations} groups of the ONNX file break {pattern}")
+        raise CheckFailed(f"{pattern.broken_in(counts.violations)} of the ONNX file")
     about = "" if pattern.dense else f", {pattern} in {len(counts.layers)} linears"
     return f"opset {OPSET}, {dtype_name(kind)}{about}; {_compare(model, cache, workdir / FILE)}"
 

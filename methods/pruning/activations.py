@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ def batch_of(tokens: Tensor, device: torch.device) -> int:
     return max(1, BATCH_TOKENS[device.type] // tokens.shape[1])
 
 
-class Recorder(nn.Module):
-    """A stand-in for a block. Records the arguments of the call and returns the input."""
+Call = tuple[Tensor, tuple[Any, ...], dict[str, Any]]
+"""First argument of a call, and the others."""
 
-    def __init__(
-        self, block: nn.Module, calls: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]], last: bool
-    ) -> None:
+
+class Recorder(nn.Module):
+    """A stand-in for a module. Records the arguments of a call and returns the first, or ends the forward pass if it is `last`."""
+
+    def __init__(self, block: nn.Module, calls: list[Call], last: bool) -> None:
         super().__init__()
         self.attention_type = getattr(block, "attention_type", None)  # some models choose the mask by it
         self._calls, self._last = calls, last
@@ -37,6 +40,31 @@ class Recorder(nn.Module):
         if self._last:
             raise Stop
         return hidden
+
+
+class Replay(nn.Module):
+    """A stand-in for a module. Returns `value`, or its input if that is None."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.attention_type = getattr(block, "attention_type", None)  # some models choose the mask by it
+        self.value: Tensor | None = None
+
+    def forward(self, hidden: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+        return hidden if self.value is None else self.value
+
+
+@contextmanager
+def replaced(root: nn.Module, stand_ins: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Put stand-ins in the places of modules, by their names in `root`, until the end of the context."""
+    originals = {name: root.get_submodule(name) for name in stand_ins}
+    try:
+        for name, module in stand_ins.items():
+            root.set_submodule(name, module)
+        yield
+    finally:
+        for name, module in originals.items():
+            root.set_submodule(name, module)
 
 
 class Activations:
@@ -60,19 +88,12 @@ class Activations:
         self.hidden: States = self.make_states()
         self._storage = torch.device("cpu") if compute.stream or scratch else compute.device
         self._calls: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
-        originals = list(blocks)
-        self._end = len(originals) if last else len(originals) - 1
+        self._end = len(blocks) if last else len(blocks) - 1
         for part in batches:
-            calls: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = []
-            try:
-                for i, block in enumerate(originals):
-                    blocks[i] = Recorder(block, calls, last=i == len(originals) - 1)
+            calls: list[Call] = []
+            recorders = {f"{i}": Recorder(block, calls, last=i == len(blocks) - 1) for i, block in enumerate(blocks)}
+            with replaced(blocks, recorders), suppress(Stop):
                 model(input_ids=part.to(self.device), use_cache=False)
-            except Stop:
-                pass
-            finally:
-                for i, block in enumerate(originals):
-                    blocks[i] = block
             self.hidden.append(calls[0][0].to(self._storage))
             self._calls.setdefault(len(part), [(args, kwargs) for _, args, kwargs in calls])
 

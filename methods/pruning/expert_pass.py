@@ -7,14 +7,13 @@ batches run on one expert: the same sums in the same order for each batch, so th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from methods.experts import Expert, experts_of, routed_to
-from methods.pruning.activations import Activations
+from methods.pruning.activations import Activations, Call, Recorder, Replay, replaced
 from methods.pruning.observer import Observer, Stop
 from methods.pruning.states import States
 from methods.pruning.statistics import Observed, Statistics
@@ -42,7 +41,8 @@ class ExpertPass:
         self._out: States | None = None
         self._shared: tuple[Tensor, Tensor] | None = None
         """The statistic and sample of all tokens, once they are known."""
-        with _in_place_of_experts(block, self._path, _Gate(self)):
+        calls: list[Call] = []
+        with replaced(block, {self._path: Recorder(found[1], calls, last=True)}):
             for hidden in activations.hidden:
                 run = partial(activations.run, index, block, hidden)
                 if observer:
@@ -50,13 +50,12 @@ class ExpertPass:
                 else:
                     with contextlib.suppress(Stop):
                         run()
+                while calls:
+                    x, (chosen, weights), _ = calls.pop()
+                    self._hidden.append(x.cpu())
+                    self._routes.append((chosen.cpu(), weights.cpu()))
         if len(self._routes) != len(activations.hidden):
             raise RuntimeError(f"the forward pass did not reach {self._path}")
-
-    def keep(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> None:
-        """Keep the arguments of `ExpertList` for the next batch."""
-        self._hidden.append(hidden.cpu())
-        self._routes.append((chosen.cpu(), weights.cpu()))
 
     def run(self, number: int, expert: Expert) -> None:
         """Add the outputs of one expert. Experts must come in their order."""
@@ -74,8 +73,8 @@ class ExpertPass:
     def finish(self) -> None:
         """Replace the inputs of the block by its outputs, as `Activations.advance` does."""
         assert self._out is not None
-        stand_in = _Given()
-        with _in_place_of_experts(self._block, self._path, stand_in):
+        stand_in = Replay(self._block.get_submodule(self._path))
+        with replaced(self._block, {self._path: stand_in}):
             for j, hidden in enumerate(self._activations.hidden):
                 stand_in.value = self._out[j].to(self._activations.device)
                 self._activations.hidden[j] = self._activations.run(self._index, self._block, hidden)
@@ -98,34 +97,3 @@ class ExpertPass:
             assert self._shared
             observer.give(first, self._shared, statistics.tokens)
         return statistics.pool(observer, linears, routed=linears)
-
-
-class _Gate(nn.Module):
-    """A stand-in for a block's experts. Keeps their inputs and ends the forward pass."""
-
-    def __init__(self, tokens: ExpertPass) -> None:
-        super().__init__()
-        self._keep = tokens.keep
-
-    def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        self._keep(hidden, chosen, weights)
-        raise Stop
-
-
-class _Given(nn.Module):
-    """A stand-in for a block's experts. Returns their outputs, which are known."""
-
-    value: Tensor
-
-    def forward(self, *_args: Tensor) -> Tensor:
-        return self.value
-
-
-@contextlib.contextmanager
-def _in_place_of_experts(block: nn.Module, path: str, stand_in: nn.Module) -> Iterator[None]:
-    experts = block.get_submodule(path)
-    block.set_submodule(path, stand_in)
-    try:
-        yield
-    finally:
-        block.set_submodule(path, experts)

@@ -38,6 +38,11 @@ def symmetric(triangle: Tensor) -> Tensor:
     return triangle
 
 
+def output_size(weight: Tensor, gram: Tensor) -> Tensor:
+    """Return ||X W^T||^2 of a weight [out, in], or the error of a change of it. gram: X^T X, [in, in]."""
+    return ((weight @ gram) * weight).sum()
+
+
 def damped(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
     """Return the damped Hessian A = H + damping * mean(diag H) * I, and the damping used.
 
@@ -80,9 +85,8 @@ def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
     With rows and columns in reverse order, one factorization and one triangular solve are enough.
     """
     upper, damping = _factor(hessian, damping)
-    inverse = torch.eye(
-        len(hessian), dtype=hessian.dtype, device=hessian.device
-    ).T  # column by column, as LAPACK writes
+    # column by column, as LAPACK writes
+    inverse = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device).T
     return torch.linalg.solve_triangular(upper, inverse, upper=True, out=inverse), damping
 
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from methods.contract import LIBRARY_BYTES, Compute
+from methods.contract import LIBRARY_BYTES, Compute, Job
 from methods.experts import ExpertList, Stacked, experts_of, fold, stacked_as
 from methods.folder import Folder, Writer
-from methods.pruning.activations import Activations
+from methods.pruning.activations import Activations, batch_of
 from methods.pruning.block_reader import BlockReader, release
 from methods.pruning.expert_pass import ExpertPass
 from methods.pruning.statistics import NOTHING, Observed, Statistics
@@ -232,6 +232,19 @@ def hold(
         return held
     kind = ByExpert if by_expert and any(map(experts_of, held.blocks)) else Streamed
     return kind(model, source, compute, output)
+
+
+def each_block(model: nn.Module, job: Job) -> Iterator[tuple[int, nn.Module, Activations]]:
+    """Yield each block with its index and the calibration tokens before it, which the caller passes on."""
+    tokens = job.calibration
+    assert tokens is not None
+    held = hold(model, job.source, job.compute, by_expert=False)
+    states = held.start(tokens.split(batch_of(tokens, job.compute.device)), job.compute, last=True)
+    with held:
+        for i in range(len(held.blocks)):
+            with held.block(i) as block:
+                yield i, block, states
+            job.progress.advance(i + 1, len(held.blocks))
 
 
 def _count(module: nn.Module) -> int:

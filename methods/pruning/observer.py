@@ -84,9 +84,8 @@ class Observer:
                 self._stats[name] = self._accumulate(rows.float(), self._stats.get(name))
                 row = self._first_row + self.reached[name]
                 sample = rows[-row % self._stride :: self._stride]  # every stride-th row of all batches
-                self._samples.setdefault(name, []).append(
-                    sample.to(torch.float32, copy=True)
-                )  # a view would keep all of x
+                # a view would keep all of x
+                self._samples.setdefault(name, []).append(sample.to(torch.float32, copy=True))
             self.sources[name] = source or name
             self.reached[name] += x.shape[:-1].numel()
             self._missing.discard(name)

@@ -21,12 +21,7 @@ PIECE_GROUPS = 2**17
 
 
 def best(score: Tensor, sparsity: float, per: str) -> Tensor:
-    """Return the mask of all but a fraction `sparsity` of the scores, per layer or per row. [out, in] -> bool [out,
-    in].
-
-    Raises:
-        FloatingPointError: a score is NaN.
-    """
+    """Return the mask of all but a fraction `sparsity` of the scores [out, in], per layer or per row. See `Pattern.keep`."""
     _refuse_nan(score)
     flat = score.reshape(1, -1) if per == "layer" else score
     count = flat.shape[-1] - round(flat.shape[-1] * sparsity)
@@ -43,10 +38,7 @@ def best_of_groups(score: Tensor, n: int, m: int) -> Tensor:
     """Return the mask of the n largest of every m along a row: bool, like score. score: [out, in], in a multiple of m.
 
     The rank of a score is the number of scores in its group that are larger, or equal and earlier. The n lowest ranks
-    are kept.
-
-    Raises:
-        FloatingPointError: a score is NaN.
+    are kept. Raise FloatingPointError if a score is NaN.
     """
     _refuse_nan(score)
     # In float32, float64 scores that differ would be equal.
@@ -60,9 +52,8 @@ def best_by_rank(score: Tensor, n: int, m: int) -> Tensor:
     if m > RANKED_M:
         chosen = groups.argsort(dim=-1, descending=True, stable=True)[..., :n]
         return torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, chosen, True).flatten(-2)
-    lanes = [
-        lane.contiguous() for lane in groups.unbind(-1)
-    ]  # m x [out, in/m], so that comparisons read memory in order
+    # m x [out, in/m], so that comparisons read memory in order
+    lanes = [lane.contiguous() for lane in groups.unbind(-1)]
     rank = [torch.zeros_like(lanes[0], dtype=torch.uint8) for _ in lanes]
     for i, j in combinations(range(m), 2):
         later_wins = lanes[j] > lanes[i]
@@ -115,12 +106,13 @@ def update_mask(weight: Tensor, mask: Tensor, n: int, m: int) -> Tensor:
         changed.
 
     Raises:
-        FloatingPointError: a weight is NaN.
+        FloatingPointError: a weight on a CPU is NaN. On a card a check would wait for it, and a NaN shows in the sums.
     """
-    if m == 4 and weight.device.type == "cpu" and mask.is_contiguous():
+    is_on_cpu = weight.device.type == "cpu"
+    if m == 4 and is_on_cpu and mask.is_contiguous():
         return _update_mask_of_four(weight, mask, n)
-    size = weight.abs().contiguous()
-    new = best_of_groups(size, n, m)
+    size = weight.abs().contiguous() if is_on_cpu else weight.abs()
+    new = best_of_groups(size, n, m) if is_on_cpu else best_by_rank(size, n, m)
     sums = mask_metrics(size, new, new != mask)
     mask.copy_(new)
     return sums

@@ -109,11 +109,7 @@ class Sharing:
         return [json.loads(bytes(one[:size].tolist())) for one, size in zip(every, sizes, strict=True)]
 
     def join_notes(self, notes: dict[str, Any], targets: tuple[str, ...]) -> dict[str, Any]:
-        """Return the notes of all processes. Dicts by target are merged. Every other note must be equal everywhere.
-
-        Raises:
-            RuntimeError: a note differs between processes.
-        """
+        """Return the notes of all processes, dicts by target merged. Raise RuntimeError if another note differs."""
         if self.world == 1:
             return notes
         every = self.gather(notes)

@@ -97,9 +97,8 @@ class Statistics:
     def pool(self, observer: Observer, linears: Mapping[str, nn.Module], routed: Collection[str] = ()) -> Observed:
         """Sum the statistics over processes. Every process must call it. routed: the linears of experts."""
         sharing, device = self._sharing, self._device
-        sources = {
-            name: observer.sources.get(name, name) for name in linears
-        }  # no token reached those without a source
+        # no token reached those without a source
+        sources = {name: observer.sources.get(name, name) for name in linears}
         shapes = {name: dense_weight(module).shape for name, module in linears.items()}
         every = sharing.gather([{name: observer.reached[name] for name in routed}, observer.samples()])
         reached = {name: sum(tokens[name] for tokens, _ in every) for name in routed}

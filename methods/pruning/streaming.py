@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from methods.contract import Compute, Progress
+from methods.pruning.activations import Replay, replaced
 from methods.pruning.holders import hold
-
-
-class Replay(nn.Module):
-    """A stand-in for a block. Returns `value`, or its input if that is None."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.attention_type = getattr(block, "attention_type", None)  # some models choose the mask by it
-        self.value: Tensor | None = None
-
-    def forward(self, hidden: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
-        return hidden if self.value is None else self.value
 
 
 def write(model: nn.Module, source: Path, output: Path, compute: Compute) -> Path:
@@ -59,17 +47,11 @@ def last_hidden(
             for _ in held.parts(i, {}, states, None):
                 pass
             progress.advance(i + 1, len(blocks))
-    originals = list(blocks)
-    replays = [Replay(block) for block in originals]
+    replays = {f"{i}": Replay(block) for i, block in enumerate(blocks)}
     out = []
-    try:
-        for i, replay in enumerate(replays):
-            blocks[i] = replay
+    with replaced(blocks, replays):
         for part, hidden in zip(batches, states.hidden, strict=True):
-            replays[-1].value = hidden.to(compute.device)
+            replays[f"{len(blocks) - 1}"].value = hidden.to(compute.device)
             base = model.base_model(input_ids=part.to(compute.device), use_cache=False)  # type: ignore[operator]
             out.append(base[0].cpu())
-    finally:
-        for i, block in enumerate(originals):
-            blocks[i] = block
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -136,8 +137,7 @@ class NvFloat4:
 
     def scale(self, groups: Tensor) -> Tensor:
         tensor_scale = self.tensor_scale or float(groups.abs().max()) / (6 * 448) or 1.0
-        scale = e4m3(groups.abs().amax(-1, keepdim=True) / 6 / tensor_scale).mul_(tensor_scale)
-        return scale
+        return e4m3(groups.abs().amax(-1, keepdim=True) / 6 / tensor_scale).mul_(tensor_scale)
 
     def snap(self, weight: Tensor, scale: Tensor) -> Tensor:
         return e2m1(weight / scale.masked_fill(scale == 0, torch.inf)).mul_(scale)
@@ -162,23 +162,18 @@ def _scale(groups: Tensor, top: float) -> Tensor:
 
 def group_size(width: int, requested: int | None, maximum: int, name: str) -> int:
     """Return the number of weights along the input that share a scale: as requested, else the largest power of two up
-    to `maximum` that divides the width.
+    to `maximum`, itself a power of two, that divides the width.
 
     Raises:
         UserError: the requested size does not divide the width, or no size of at least MIN_GROUP does.
     """
-    group = requested if requested is not None else next(g for g in _powers_of_two(maximum) if width % g == 0)
+    group = requested if requested is not None else math.gcd(width, maximum)
     if group < 1 or width % group or (requested is None and group < min(MIN_GROUP, width)):
         raise UserError(
             f"{name}:group={group} does not divide {width} inputs into groups{'' if requested else f' of {MIN_GROUP} or more'}: "
             f"use a divisor of {width}, for example {name}:group={width}"
         )
     return group
-
-
-def _powers_of_two(maximum: int) -> list[int]:
-    """Return maximum, maximum/2, ... 1, for a maximum that is a power of two."""
-    return [maximum >> i for i in range(maximum.bit_length())]
 
 
 def assign_(weight: Tensor, value: Tensor) -> None:

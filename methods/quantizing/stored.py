@@ -47,11 +47,15 @@ class Stored:
         return {STORED_KEY: asdict(self)}
 
 
+def _scale(wide: Tensor, top: float) -> Tensor:
+    """Return max|x| / top of each token, [..., 1]; 1 if all are zero. wide: float [..., in]."""
+    scale = wide.abs().amax(-1, keepdim=True).div_(top)
+    return scale.masked_fill(scale == 0, 1)
+
+
 def int8_tokens(x: Tensor) -> Tensor:
     """Return activations [..., in] rounded to int8 per token: scale max|x| / 127, round half to even."""
-    wide = x.float()
-    scale = wide.abs().amax(-1, keepdim=True).div_(127)
-    scale = scale.masked_fill(scale == 0, 1)
+    scale = _scale(wide := x.float(), 127)
     return (wide / scale).round_().mul_(scale).to(x.dtype)
 
 
@@ -79,9 +83,7 @@ def nvfp4_tokens(x: Tensor) -> Tensor:
 
 def wide_int8_tokens(x: Tensor) -> Tensor:
     """Return activations [..., in] rounded as compressed-tensors does: scale max|x| / 127.5, cut off at 127."""
-    wide = x.float()
-    scale = wide.abs().amax(-1, keepdim=True).div_(127.5)
-    scale = scale.masked_fill(scale == 0, 1)
+    scale = _scale(wide := x.float(), 127.5)
     return (wide / scale).round_().clamp_(-128, 127).mul_(scale).to(x.dtype)
 
 
@@ -90,9 +92,7 @@ def float8_tokens(x: Tensor) -> Tensor:
     import torch
 
     kind = torch.float8_e4m3fn
-    wide = x.float()
-    scale = wide.abs().amax(-1, keepdim=True).div_(torch.finfo(kind).max)
-    scale = scale.masked_fill(scale == 0, 1)
+    scale = _scale(wide := x.float(), torch.finfo(kind).max)
     return (wide / scale).to(kind).float().mul_(scale).to(x.dtype)
 
 

@@ -37,15 +37,9 @@ class Teacher(NamedTuple):
     """Outputs of blocks [batch, seqlen, width], which the student takes out as it compares its own with them."""
 
 
-class _Part(NamedTuple):
-    ce: Tensor
-    kl: Tensor
-    gradient: Tensor | None
-
-
 def _part(
     logits: Tensor, y: Tensor, teacher_logits: Tensor | None, eta: float, temperature: float, needed: bool
-) -> _Part:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the sums of CE and T^2 KL over some tokens, and the gradient in the logits, float32 [tokens, vocabulary]."""
     z = logits.float()
     log_q = z.log_softmax(-1)
@@ -61,10 +55,10 @@ def _part(
             qt = log_q.exp_() if log_qt is log_q else log_qt.exp_()
             kl_gradient = p.neg_().add_(qt).mul_(eta * temperature)
     if not needed:
-        return _Part(ce, kl, None)
+        return ce, kl, None
     q = log_q if kl_gradient is not None and temperature == 1 else log_q.exp_()
     q[torch.arange(len(y), device=y.device), y] -= 1
-    return _Part(ce, kl, q if kl_gradient is None else kl_gradient.add_(q, alpha=1 - eta))  # without a teacher eta is 0
+    return ce, kl, q if kl_gradient is None else kl_gradient.add_(q, alpha=1 - eta)  # without a teacher eta is 0
 
 
 def largest_logits(device: torch.device) -> int:
@@ -110,8 +104,8 @@ class _Loss(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and need_bias else None
         ce = hidden.new_zeros((), dtype=torch.float32)
         kl = hidden.new_zeros((), dtype=torch.float32)
-        dtype = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else None
-        dtype = dtype or hidden.dtype
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         w = head.to(dtype)
         b_ = None if bias is None else bias.to(dtype)
         teacher_head = teacher.head.to(dtype) if teacher else None
@@ -119,7 +113,7 @@ class _Loss(torch.autograd.Function):
         width = head.shape[0]
         rows = max(1, logits_bytes // (dtype.itemsize * width))
         part = max(1, part_bytes // (4 * width))
-        with torch.autocast(hidden.device.type, enabled=False):
+        with torch.autocast(kind, enabled=False):
             for a in range(0, len(hidden), rows):
                 h, y = hidden[a : a + rows].to(dtype), targets[a : a + rows]
                 logits = _products(h, w, b_)
@@ -132,12 +126,11 @@ class _Loss(torch.autograd.Function):
                     if teacher is not None and teacher_logits is not None:
                         other = teacher.finish.apply(teacher_logits[at].float())
                     z = finish.apply(logits[at].float())
-                    parts = _part(z, y[at], other, eta, temperature, needed)
-                    ce += parts.ce
-                    kl += parts.kl
-                    if parts.gradient is not None:
-                        gradient = finish.backward_(parts.gradient.mul_(scale), z)
-                        logits[at] = gradient  # in place of the products, which are not needed again
+                    ce_part, kl_part, gradient = _part(z, y[at], other, eta, temperature, needed)
+                    ce += ce_part
+                    kl += kl_part
+                    if gradient is not None:  # in place of the products, which are not needed again
+                        logits[at] = finish.backward_(gradient.mul_(scale), z)
                 if grad_hidden is not None:
                     grad_hidden[a : a + rows] = logits @ w
                 if grad_head is not None:

@@ -38,7 +38,7 @@ class Skeleton:
         is_first = rank_and_world()[0] == 0
         if is_first:
             shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was interrupted
-        writer = Writer(folder, SHARD_BYTES) if is_first else None
+        writer = Writer(folder, SHARD_BYTES, dtype) if is_first else None
         family = family_of(model.config.to_dict())  # type: ignore[operator, union-attr]
         for index in range(len(model.get_submodule(family.blocks))):  # type: ignore[arg-type]
             prefix = f"{family.blocks}.{index}"
@@ -48,7 +48,7 @@ class Skeleton:
             if finish:
                 finish(self._model, [t for t in targets if family.block_of(t) == index])
             block = self._model.get_submodule(prefix)
-            tensors = {f"{prefix}.{n}": _as(t, dtype) for n, t in block.state_dict().items()}
+            tensors = {f"{prefix}.{n}": t for n, t in block.state_dict().items()}
             for name, tensor in fold(tensors, tensors.__getitem__, family):
                 writer.add(name, tensor)
             block.to("meta")
@@ -57,7 +57,7 @@ class Skeleton:
             if family.block_of(name) is None and name in persistent:
                 full = full_tensor(tensor.detach())
                 if writer:
-                    writer.add(name, _as(full, dtype))
+                    writer.add(name, full)
         if writer is None:
             return folder
         written = writer.close()
@@ -81,7 +81,3 @@ class Skeleton:
 def _empty(tensor: Tensor) -> Tensor:
     empty = torch.empty_like(tensor, device="meta")
     return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
-
-
-def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -26,22 +26,14 @@ class StopRequest:
         return self.signal != 0
 
     def receive(self, signum: int, frame: FrameType | None = None) -> None:
-        """Handle a signal.
-
-        Raises:
-            Stopped: no training asks, or this is the second signal.
-        """
+        """Handle a signal. Raise Stopped if no training asks, or if this is the second signal."""
         ends_at_once = self.signal or not self._is_awaited
         self.signal = signum
         if ends_at_once:
             raise Stopped
 
     def release(self) -> None:
-        """Note that the training has ended.
-
-        Raises:
-            Stopped: a signal came during the training.
-        """
+        """Note that the training has ended. Raise Stopped if a signal came during the training."""
         self._is_awaited = False
         if self.signal:
             raise Stopped

@@ -61,13 +61,10 @@ def require_one_rate(method: Any) -> None:
 
 
 def require_trainable(dtype: str) -> None:
-    """Refuse float16, in which gradients vanish.
+    """Raise UserError for float16, in which gradients vanish.
 
     A step's loss is divided by its tokens, a million in CAST's paper. A quarter of the gradients is then below the range
     of float16.
-
-    Raises:
-        UserError: the dtype is float16.
     """
     if dtype == "float16":
         raise UserError("training in float16 loses small gradients: use --dtype bfloat16 or float32")

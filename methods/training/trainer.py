@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from methods.contract import Job
 from methods.errors import Diverged, UserError
@@ -129,6 +130,7 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(part in name)
 
+    @unpacked()
     def run(self, optimizer: torch.optim.Optimizer, *, teacher: bool, hook: Hook | None = None) -> None:
         """Run all remaining steps. The device is synchronized only to read losses or save a checkpoint.
 
@@ -137,10 +139,6 @@ class Trainer:
             Stopped: a signal asked this process to end. The state is saved.
             UserError: teacher and student have different vocabularies.
         """
-        with unpacked():
-            self._run(optimizer, teacher, hook)
-
-    def _run(self, optimizer: torch.optim.Optimizer, teacher: bool, hook: Hook | None) -> None:
         settings, total = self.settings, self.total
         if teacher and settings.hidden:
             self._parts = (*self._parts, "hidden")
@@ -157,7 +155,9 @@ class Trainer:
                 group["lr"] = lr
             losses = self._gradients(step, teacher_model)
             if losses is None:
-                self._save_unchanged(optimizer, step, pending, is_new=step > start)
+                optimizer.zero_grad()
+                if step > start:  # else a checkpoint is as new as this state
+                    self._save(optimizer, step, pending)
                 raise Stopped
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf)
             optimizer.step()
@@ -182,12 +182,6 @@ class Trainer:
                 if is_stopped:
                     raise Stopped
                 agrees = self.world == 1 or is_slow
-
-    def _save_unchanged(self, optimizer: torch.optim.Optimizer, step: int, pending: Pending, *, is_new: bool) -> None:
-        """Save the state between the hook and the update of a step. is_new: no checkpoint is as new as this state."""
-        optimizer.zero_grad()
-        if is_new:
-            self._save(optimizer, step, pending)
 
     def _gradients(self, step: int, teacher: FrozenTeacher | None) -> Tensor | None:
         """Accumulate the gradients of one step. Return the mean loss and its parts per token.
@@ -232,11 +226,7 @@ class Trainer:
         return teacher
 
     def _read_losses(self, pending: Pending) -> list[list[float]]:
-        """Return the loss, its parts and the gradient norm of each step.
-
-        Raises:
-            Diverged: in one of the steps.
-        """
+        """Return the loss, its parts and the gradient norm of each step. Raise Diverged if the training has diverged."""
         table: list[list[float]] = torch.stack([values for _, _, values in pending]).tolist() if pending else []
         for (step, _, _), (loss, ce, *_, norm) in zip(pending, table, strict=True):
             if not self.curve and step == pending[0][0]:
@@ -258,25 +248,23 @@ class Trainer:
         self.curve.append({k: float(f"{v:.6g}") for k, v in row.items()})
 
     @torch.no_grad()
-    def perplexity(self) -> float:
-        """Return the perplexity on the job's validation windows."""
-        windows = self.job.validation
-        assert windows is not None
+    def log_validation(self, name: str) -> None:
+        """Record the current validation perplexity under a name, for the notes, if the job has validation windows."""
+        if (windows := self.job.validation) is None:
+            return
+        enter = getattr(self.job.progress, "enter", lambda state: None)  # that of a runner has states
+        enter("validating")
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         for ids in windows.split(self.job.budget.micro or 8):
             with self._precision():
                 total += self.student(ids.to(self.device), None, 0.0, 1.0, 1.0)[1]
-        return math.exp(min(700.0, float(total) / (windows.shape[0] * (windows.shape[1] - 1))))
-
-    def log_validation(self, name: str) -> None:
-        """Record the current validation perplexity under a name, for the notes, if the job has validation windows."""
-        if self.job.validation is not None:
-            self.perplexities[name] = self.perplexity()
+        mean = float(total) / (windows.shape[0] * (windows.shape[1] - 1))
+        self.perplexities[name] = math.exp(min(700.0, mean))
+        if not self.curve:
+            enter("first step")
 
     def prune_at_the_end(self, apply_mask: Callable[[], None]) -> dict[str, float]:
-        """Call `apply_mask`, and return the relative increase of the validation perplexity as a note, if there are
-        windows.
-        """
+        """Call `apply_mask`. Return the relative rise of the validation perplexity as a note, if there are windows."""
         self.log_validation("before_final_prune")
         apply_mask()
         self.log_validation("after_final_prune")
@@ -286,8 +274,7 @@ class Trainer:
         return {"final_prune_cost": float(f"{after / before - 1:.4g}")}
 
     def finalize(self, finish: Finish | None = None) -> nn.Module | Path:
-        """Return the trained model in the job's dtype: frozen and in eval mode, or a folder if several processes share
-        it.
+        """Return the trained model in the job's dtype, frozen and in eval mode, or a folder if several processes share it.
 
         finish: called as finish(model, targets) with all targets, or by the first process block by block.
         """
@@ -388,9 +375,14 @@ def _allocate_state(optimizer: torch.optim.Optimizer) -> None:
         group["lr"] = lr
 
 
+@torch.no_grad()
+def bake(model: nn.Module, targets: Iterable[str]) -> None:
+    """Store the weights that the targets' parametrizations give, and remove these. Outputs do not change."""
+    for module in map(model.get_submodule, targets):
+        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+
+
 def other_parameters(model: nn.Module, targets: Iterable[str]) -> frozenset[str]:
-    """Return the names of all parameters except the targets' weights. A method that trains all declares them as
-    changed.
-    """
+    """Return the names of all parameters but the targets' weights: what a method that trains all declares as changed."""
     stored, weights = model.state_dict(), {f"{t}.weight" for t in targets}
     return frozenset(n for n, _ in model.named_parameters(remove_duplicate=True) if n in stored and n not in weights)

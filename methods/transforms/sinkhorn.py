@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from methods.pattern import Pattern
+from methods.pruning.hessian import output_size
 
 ITERATIONS = 5
 """Number of normalizations of the rows and columns of a soft permutation."""
@@ -34,7 +35,6 @@ def learn_order(
     lr: float,
     block: int,
     seed: int,
-    on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Tensor, list[float]]:
     """Return an order whose pruned linears err less, and the errors of the first order and of this one.
 
@@ -54,7 +54,7 @@ def learn_order(
     best = start.to(device).unflatten(1, (-1, size))  # [heads, blocks, size]
     eye = torch.eye(size, device=device).expand(*best.shape, -1)
     tiny = torch.finfo(torch.float32).tiny
-    totals = [_size(reader.weight.float(), reader.gram).clamp(min=tiny) for reader in readers]
+    totals = [output_size(reader.weight.float(), reader.gram).clamp(min=tiny) for reader in readers]
 
     def error(order: Tensor) -> float:
         errors = [pruning_error(reader, order, pattern) / total for reader, total in zip(readers, totals, strict=True)]
@@ -62,7 +62,7 @@ def learn_order(
 
     first = least = error(best)
     rate = lr
-    for step in range(steps):
+    for _ in range(steps):
         logits, hard = eye.clone().requires_grad_(), eye.clone().requires_grad_()
         for reader, total in zip(readers, totals, strict=True):
             out = len(reader.weight)
@@ -78,7 +78,6 @@ def learn_order(
             best, least, rate = order, found, rate * 1.1
         else:
             rate *= 0.8
-        on_step(step + 1, steps)
     return best.flatten(1).cpu(), [first, least]
 
 
@@ -124,9 +123,4 @@ def pruning_error(
         soft = moved.unflatten(1, (-1, pattern.m)).softmax(-1).flatten(1)
         kept = pattern.keep(moved.detach()) + (soft - soft.detach())
         mask = torch.einsum("rkj,kij->rki", kept.unflatten(1, matrix.shape[:2]), matrix).flatten(1)
-    return _size((weight * (mask - 1))[:, columns.argsort()], reader.gram)
-
-
-def _size(weight: Tensor, gram: Tensor) -> Tensor:
-    """Return ||X W^T||^2."""
-    return ((weight @ gram) * weight).sum()
+    return output_size((weight * (mask - 1))[:, columns.argsort()], reader.gram)

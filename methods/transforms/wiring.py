@@ -39,7 +39,8 @@ class Wiring:
             Skipped: the model is larger than memory.
         """
         self.model, self.name = model, name
-        self.config = config = _config(model)
+        config: Any = model.config
+        self.config = config
         self.flow: Flow = require_flow(config.to_dict(), name)
         family = family_of(config.to_dict())
         if any(p.is_meta for p in model.parameters()):
@@ -59,10 +60,7 @@ class Wiring:
         """Change the residual stream: embeddings, norms, and all linears that write or read it.
 
         fold: move the weights of norms into the linears that read them, which a rotation needs. A tied head gets its
-        own tensor.
-
-        Raises:
-            UserError: `fold`, and norms follow the writers.
+        own tensor. Raise UserError for `fold` if norms follow the writers.
         """
         if fold:
             require_flow(self.config.to_dict(), self.name, fold=True)
@@ -129,9 +127,10 @@ class Wiring:
         """Return the norms that read the residual stream."""
         return [*(f"{block}.{norm}" for block in self.blocks for norm in self.flow.norms if norm), self.flow.final]
 
-    def gain(self, block: str, norm: str) -> Tensor | None:
-        """Return what a norm of a block multiplies by, float64; None without one."""
-        return self._gain(f"{block}.{norm}") if norm else None
+    def gain(self, norm: str) -> Tensor | None:
+        """Return what a norm multiplies by, float64; None if it has no weight. norm: its name, "" for none."""
+        weight = getattr(self.model.get_submodule(norm), "weight", None) if norm else None
+        return None if weight is None else weight.detach().double() + self.flow.offset
 
     # How
 
@@ -151,7 +150,7 @@ class Wiring:
 
     def _norm(self, norm: str, readers: list[str], change: Change, fold: bool) -> None:
         """Change the input of a norm, and what reads its output."""
-        weight = self._gain(norm) if norm else None
+        weight = self.gain(norm)
         if fold and weight is not None:
             scale = weight.clone()
             for reader in readers:
@@ -162,18 +161,13 @@ class Wiring:
         for reader in readers:
             self._columns[f"{reader}.weight"].append(change.columns)
 
-    def _gain(self, norm: str) -> Tensor | None:
-        """Return what a norm multiplies by, float64; None if it has no weight."""
-        weight = getattr(self.model.get_submodule(norm), "weight", None)
-        return None if weight is None else weight.detach().double() + self.flow.offset
-
     def _storable(self, norm: str, change: Scaling) -> Scaling:
         """Return the scales nearest to these after which the number format of a norm's weight holds it without rounding.
 
         In bfloat16 a norm that multiplies by 1 + w could be wrong by a tenth and more where w is near -1. The scale of a
         channel that would become zero is 1.
         """
-        gain = self._gain(norm)
+        gain = self.gain(norm)
         if gain is None:
             return change
         offset = self.flow.offset
@@ -217,10 +211,6 @@ class Wiring:
         """Make the changes, and return the model with the names of all changed tensors that are no targets."""
         names = self.apply() - {f"{target}.weight" for target in self._targets}
         return Outcome(self.model, changed=names, notes=notes, config=self._config)
-
-
-def _config(model: nn.Module) -> Any:
-    return model.config
 
 
 def _pruned(mask: Tensor) -> bool:

@@ -168,6 +168,20 @@ def test_budget_is_a_share_of_the_dense_bytes(rank, shape, expected):
     assert rank_for(rank, torch.Size(shape)) == expected
 
 
+def test_a_share_that_is_too_small_for_a_rank_is_refused_before_any_weight_changes():
+    model, job = pruned("llama")
+    before = copy.deepcopy(model.state_dict())
+
+    with pytest.raises(UserError) as refused:
+        LowRank(rank="0.1%").apply(model, job)
+
+    assert str(refused.value) == (
+        f"lowrank:rank=0.1% is too small for rank 1 in {job.targets[0]}: use a larger share, or rank=1"
+    )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not LowRank(rank="0%").apply(model, job).notes["ranks"]
+
+
 def test_patterns_with_a_term_are_read_back():
     for text in ("2:4 + r16", "50% + 12.5%", "8:16 + r1"):
         assert str(Pattern.parse(text)) == text

@@ -103,7 +103,7 @@ PACKED = 32 * 32 // 8
         (npy(np.array([{}] * 8, object), allow_pickle=True), r"object \[8\] for .*q_proj instead of uint8"),
         (npy(np.zeros(PACKED, np.uint8), version=(2, 0)), r"damaged at .*q_proj \(unexpected version"),
         (b"no numpy at all" * 20, r"damaged at .*q_proj"),
-        (npy(np.full(PACKED, 255, np.uint8)), r"256 groups of model.layers.0.self_attn.q_proj break 2:4"),
+        (npy(np.full(PACKED, 255, np.uint8)), r"2:4 does not hold in 256 groups of model.layers.0.self_attn.q_proj"),
     ],
 )
 def test_what_is_wrong_is_a_sentence(data, words, llama, job, tmp_path):

@@ -56,7 +56,9 @@ def test_counts(check):
 
 
 def test_change_outside_the_targets(check):
-    with pytest.raises(CheckFailed, match=r"model\.norm\.weight changed, and it is neither a target nor declared"):
+    with pytest.raises(
+        CheckFailed, match=r"model\.norm\.weight changed, and it is neither a target nor declared: .*Outcome\.changed"
+    ):
         check(lambda t: t[NORM][0].fill_(2))
 
 
@@ -80,8 +82,11 @@ def test_change_of_the_sign_of_zero_is_a_change(tmp_path):
         (lambda t: t.update({NORM: torch.ones(8).half()}), r"changed from float32 \[8\] to float16 \[8\]"),
         (lambda t: t[TARGET + ".weight"][0, 0].fill_(torch.nan), r"up_proj\.weight contains NaN or infinity"),
         (lambda t: t[NORM][0].fill_(torch.inf), r"norm\.weight contains NaN or infinity"),
-        (lambda t: t[TARGET + ".weight"][3, 2].fill_(0.5), rf"1 groups break 2:4, 1 of them in {TARGET}"),
-        (lambda t: t[TARGET + ".weight"][3, 2].fill_(-0.0), "1 groups break 2:4"),  # its bits are a third weight's
+        (lambda t: t[TARGET + ".weight"][3, 2].fill_(0.5), rf"2:4 does not hold in 1 group, 1 of them in {TARGET}"),
+        (
+            lambda t: t[TARGET + ".weight"][3, 2].fill_(-0.0),
+            "2:4 does not hold in 1 group",
+        ),  # its bits are a third weight's
     ],
     ids=["missing", "new", "shape", "dtype", "nan", "inf", "a group too full", "negative zero"],
 )
@@ -107,7 +112,7 @@ def test_conv1d_keeps_its_groups_along_the_first_dimension(tmp_path):
     bad = folder(tmp_path / "bad", {name + ".weight": sparse.T}, "gpt2")
 
     assert verify(dense, good, Pattern(2, 4), [name], [], torch.float32).layers[name].zeros == 32
-    with pytest.raises(CheckFailed, match="groups break 2:4"):
+    with pytest.raises(CheckFailed, match="2:4 does not hold in"):
         verify(dense, bad, Pattern(2, 4), [name], [], torch.float32)
 
 

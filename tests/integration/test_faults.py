@@ -153,9 +153,10 @@ def test_two_runs_share_the_work(prepared, gate):
 REASONS = {
     "raises": "ArithmeticError: the third layer is odd",
     "nan": "CheckFailed: model.layers.0.mlp.up_proj.weight contains NaN or infinity",
-    "breaks": "CheckFailed: 1 groups break 2:4, 1 of them in model.layers.1.self_attn.q_proj",
+    "breaks": "CheckFailed: 2:4 does not hold in 1 group, 1 of them in model.layers.1.self_attn.q_proj",
     "returns_model": "TypeError: returns_model.apply returned LlamaForCausalLM: end it with return walk.outcome()",
-    "touches": "CheckFailed: model.norm.weight changed, and it is neither a target nor declared",
+    "touches": "CheckFailed: model.norm.weight changed, and it is neither a target nor declared: the method must name it in "
+    "Outcome.changed (methods.training.trainer.other_parameters returns the names for one that trains all)",
 }
 
 

@@ -78,7 +78,7 @@ def test_refinement_gets_its_prior_which_is_built_once_and_every_stage_has_to_ho
 
     assert applied == ["dense", *methods]
     got = runs.records(spec.results)
-    assert "groups break 2:4" in got["magnitude + forgets", None, "size"].reason
+    assert "2:4 does not hold in" in got["magnitude + forgets", None, "size"].reason
     refined = got["magnitude + refines", None, "pattern"]
     assert refined.status == "ok", refined.reason
     size = {r.metric: r.value for r in got["magnitude", None, "size"].readings}

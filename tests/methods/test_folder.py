@@ -123,11 +123,12 @@ def test_a_dtype_that_torch_cannot_read_is_refused(home):
         Folder(home)
 
 
-def test_shards(make, tmp_path):
+def test_shards(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("methods.folder.SHARD_BYTES", 20_000)
     model = make("llama")
     model.config.save_pretrained(tmp_path)
 
-    save(model, tmp_path, shard_bytes=20_000)
+    save(model, tmp_path)
 
     opened = Folder(tmp_path)
     assert len(opened.files()) > 3

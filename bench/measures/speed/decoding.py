@@ -23,6 +23,7 @@ from bench.measures.speed.comparison import RooflineCost, SpeedComparison, StepF
 from bench.measures.speed.cpu import Cpu
 from bench.measures.speed.cuda import Cuda
 from bench.system.devices import EAGER
+from bench.system.text import amount
 from methods.errors import Skipped
 from methods.folder import Folder, dtype_name
 from methods.targets import dense_weight, family_of
@@ -90,9 +91,9 @@ def packed_targets(model: nn.Module, context: MeasureContext) -> dict[str, Packe
     if (counts.pattern.n, counts.pattern.m) != (2, 4):
         raise Skipped(f"no kernel for {counts.pattern}: only 2:4 has one")
     if counts.violations:
-        raise Skipped(f"{counts.violations} groups break 2:4, so no 2:4 kernel can compute with it")
+        raise Skipped(f"{counts.pattern.broken_in(counts.violations)}, so no 2:4 kernel can compute with it")
     if counts.negative_zeros:
-        raise Skipped(f"{counts.negative_zeros} weights are -0.0, which packing would not treat as zeros")
+        raise Skipped(f"-0.0 is in {amount(counts.negative_zeros, 'weight')}, which packing would not treat as zeros")
     bits = context.storage.bits if context.storage else None
     if bits not in (None, 8, 4):
         raise Skipped(f"no 2:4 kernel for weights of {bits} bits: only float, int8 and int4 have one")

@@ -68,7 +68,7 @@ def test_a_violated_group_is_found_by_the_command(cli, tmp_path):
 
     assert cli("verify", str(good))[0] == 0
     code, out, err = cli("verify", str(bad))
-    assert (code, err) == (1, f"bench: check failed: 1 groups of {bad} break 2:4\n")
+    assert (code, err) == (1, f"bench: check failed: 2:4 does not hold in 1 group of {bad}\n")
     assert out.splitlines()[-1].split()[-1] == "1"
 
 

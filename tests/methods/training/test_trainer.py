@@ -364,6 +364,20 @@ def test_float16_is_refused(llama, task):
         method("dense-ft").apply(llama, replace(job, compute=replace(job.compute, dtype=torch.float16)))
 
 
+def test_a_runner_is_told_of_a_validation(llama, task):
+    class Told(list):
+        def enter(self, state):
+            self.append(state)
+
+        def advance(self, done, total, **figures):
+            self.append(f"{done}/{total}")
+
+    told = Told()
+    Cast().apply(copy.deepcopy(llama), task(llama, steps=1, progress=told))
+
+    assert told == ["validating", "first step", "1/1", "validating", "validating"]
+
+
 @pytest.mark.parametrize("name", sample(["cast", "elsa"], "cast"))
 def test_without_validation_windows_it_trains_and_saves(name, llama, task):
     job = replace(task(llama, steps=2, budget={"checkpoint_s": 0}), validation=None)
