@@ -213,7 +213,7 @@ def resolve(name: str, data_dir: Path | None = None) -> Model | None:
     if alias is None:
         return _identify(name, Path(name), Alias("local", name))
     if alias.source == "gguf":
-        gguf_header.check(Path(name))
+        gguf_header.read(Path(name))
     for folder in candidate_folders(name, alias, data_dir):
         if (folder / "config.json").exists() and _pulled(folder).get("ref", alias.ref) == alias.ref:
             return _identify(name, folder, alias)

@@ -53,7 +53,7 @@ class WindowLosses:
             for i, (c, nll) in enumerate(zip(self._windows.clusters, self.losses, strict=True))
         )
         mean, stderr = mean_and_stderr([x / targets for x in self.losses])
-        ppl = math.exp(mean) if mean < 700 else math.inf
+        ppl = math.inf if mean >= 700 else math.exp(mean)
         reading = Reading(
             "perplexity", ppl, "1", "lower", stderr=ppl * stderr if stderr is not None else None, n=len(items)
         )

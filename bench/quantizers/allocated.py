@@ -65,16 +65,16 @@ class LinearChoice(NamedTuple):
         """Fraction of the weights that are kept."""
         return 1 - self.pattern.share
 
-    def bits(self, width: int, plain: float) -> tuple[float, int]:
-        """Return the bits of a value, with its part of the mask, and those of the scales of a row.
+    def bits(self, out: int, width: int, plain: float) -> tuple[float, int]:
+        """Return the bits of a value, with its part of the mask, and those of all scales of a weight [out, width].
 
-        width: number of weights in the row. plain: bits of a value that is not quantized.
+        plain: bits of a value that is not quantized.
         """
         bits, scales = plain, 0
         if self.quantizer != "none":
             form = format_of(self.quantizer)
             bits = form.grid.bits
-            scales = form.grid.scale_bits * (width // form.group(width, None, self.quantizer))
+            scales = form.grid.scale_bits * form.count_scales(out, width, form.group(width, None, self.quantizer))
         return (bits if self.pattern.dense else bits * self.kept + 1), scales
 
 
@@ -131,8 +131,8 @@ class Allocated:
         values, scales, total = 0.0, 0, 0
         for visit in walk:
             visit.weight.copy_(weights.pop(visit.name))
-            bits, scale_bits = parsed[chosen[visit.name]].bits(visit.weight.shape[1], 8 * job.compute.stored.itemsize)
-            values, scales = values + bits * visit.weight.numel(), scales + scale_bits * len(visit.weight)
+            bits, scale_bits = parsed[chosen[visit.name]].bits(*visit.weight.shape, 8 * job.compute.stored.itemsize)
+            values, scales = values + bits * visit.weight.numel(), scales + scale_bits
             total += visit.weight.numel()
         counts = {name: list(chosen.values()).count(name) for name in parsed}
         return walk.outcome(allocation=counts, **Stored(bits=values / total, scale_bits=8, scales=scales // 8).notes())

@@ -25,6 +25,11 @@ class Grid(Protocol):
     @property
     def scale_bits(self) -> int: ...
 
+    @property
+    def tensor_bits(self) -> int:
+        """Bits of the tensor's own scale; 0 if the format has none."""
+        ...
+
     def scale(self, groups: Tensor) -> Tensor:
         """Return the scale of each group, float [..., 1], for weights [..., group]; 1 if all are zero."""
         ...
@@ -39,6 +44,8 @@ class Grid(Protocol):
 
 
 class _OfAnyTensor:
+    tensor_bits: ClassVar[int] = 0
+
     def of(self, tensor: Tensor) -> Any:
         return self
 
@@ -128,6 +135,7 @@ class NvFloat4:
 
     bits: ClassVar[int] = 4
     scale_bits: ClassVar[int] = 8
+    tensor_bits: ClassVar[int] = 32
     tensor_scale: float = 0.0
     """Scale of the tensor; 0 to take it from the groups."""
 
@@ -136,8 +144,7 @@ class NvFloat4:
 
     def scale(self, groups: Tensor) -> Tensor:
         tensor_scale = self.tensor_scale or float(groups.abs().max()) / (6 * 448) or 1.0
-        scale = e4m3(groups.abs().amax(-1, keepdim=True) / 6 / tensor_scale).mul_(tensor_scale)
-        return scale
+        return e4m3(groups.abs().amax(-1, keepdim=True) / 6 / tensor_scale).mul_(tensor_scale)
 
     def snap(self, weight: Tensor, scale: Tensor) -> Tensor:
         return e2m1(weight / scale.masked_fill(scale == 0, torch.inf)).mul_(scale)
@@ -187,10 +194,8 @@ def assign_(weight: Tensor, value: Tensor) -> None:
     weight.masked_fill_(weight == 0, 0)
 
 
-def round_(weight: Tensor, grid: Grid, group: int) -> int:
-    """Round weight [out, in] to the nearest points of `grid`, in place. Return the number of scales."""
+def round_(weight: Tensor, grid: Grid, group: int) -> None:
+    """Round weight [out, in] to the nearest points of `grid`, in place."""
     groups = weight.float().contiguous().unflatten(-1, (-1, group))  # reading a transposed view is slow
     grid = grid.of(groups)
-    scale = grid.scale(groups)
-    assign_(weight, grid.snap(groups, scale).flatten(-2))
-    return scale.numel()
+    assign_(weight, grid.snap(groups, grid.scale(groups)).flatten(-2))

@@ -59,8 +59,8 @@ def test_undamaged_it_is_a_model(tmp_path):
 def test_what_a_header_may_claim_is_bounded(tmp_path, monkeypatch, limit, reason):
     """Libraries make objects of each element and text, so both have limits besides the size of the file."""
     file = gguf_files.write(tmp_path / "x.gguf")
-    gguf_header.check(file)
+    gguf_header.read(file)
     monkeypatch.setattr(gguf_header, limit, 3)
 
     with pytest.raises(UserError, match=reason):
-        gguf_header.check(file)
+        gguf_header.read(file)
