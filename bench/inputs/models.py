@@ -22,15 +22,9 @@ from methods.folder import Folder
 from methods.quantizing.stored import ACTIVATIONS_KEY, CACHE_KEY
 
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json",
     "added_tokens.json",
-)
-
+)  # fmt: skip
 COMPANIONS = ("generation_config.json", "chat_template.jinja", *TOKENIZER_FILES)
 """Files that a pruned folder copies from its source, besides config.json."""
 
