@@ -47,11 +47,7 @@ class LinearChoice(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> LinearChoice:
-        """Read QUANTIZER, N:M, N:M+QUANTIZER or "dense".
-
-        Raises:
-            UserError: anything else.
-        """
+        """Read QUANTIZER, N:M, N:M+QUANTIZER or "dense". Raise UserError for anything else."""
         match = re.fullmatch(r"(?:([0-9]+:[0-9]+)(?:\+|$))?(.*)", text)
         pattern, quantizer = (match[1] or UNCHANGED, match[2]) if match else (UNCHANGED, text)
         if text == UNCHANGED or pattern == text:
@@ -131,7 +127,8 @@ class Allocated:
         values, scales, total = 0.0, 0, 0
         for visit in walk:
             visit.weight.copy_(weights.pop(visit.name))
-            bits, scale_bits = parsed[chosen[visit.name]].bits(*visit.weight.shape, 8 * job.compute.stored.itemsize)
+            out, width = visit.weight.shape
+            bits, scale_bits = parsed[chosen[visit.name]].bits(out, width, 8 * job.compute.stored.itemsize)
             values, scales = values + bits * visit.weight.numel(), scales + scale_bits
             total += visit.weight.numel()
         counts = {name: list(chosen.values()).count(name) for name in parsed}

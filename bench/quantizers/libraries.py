@@ -44,16 +44,17 @@ class Hqq:
         walk = Walk(model, job)
         scales = 0
         for visit in walk:
-            group = group_size(visit.weight.shape[1], self.group, 64, self.name)
+            w = visit.weight
+            group = group_size(w.shape[1], self.group, 64, self.name)
             packed, info = quantizer.quantize(
-                visit.weight.float().contiguous(),
+                w.float().contiguous(),
                 nbits=4,
                 group_size=group,
                 axis=1,
-                device=str(visit.weight.device),
+                device=str(w.device),
                 compute_dtype=torch.float32,
             )
-            visit.weight.copy_(quantizer.dequantize(packed, info))
+            w.copy_(quantizer.dequantize(packed, info))
             scales += info["scale"].numel()
         # A scale and a zero point. Models of this library store both in float16.
         stored = Stored(bits=4, scale_bits=32, scales=scales, library=f"hqq {version('hqq')}")
@@ -123,7 +124,8 @@ class _LlmCompressor:
             module: Any = quantized.get_submodule(visit.name)
             args = module.quantization_scheme.weights
             visit.weight.copy_(rounded(module, dense_weight(module), "weight", args))
-            scales += form.count_scales(*visit.weight.shape, group[visit.name])
+            out, width = visit.weight.shape
+            scales += form.count_scales(out, width, group[visit.name])
         library = f"llmcompressor {version('llmcompressor')}"
         stored = Stored(bits=form.grid.bits, scale_bits=form.grid.scale_bits, scales=scales, library=library)
         return walk.outcome(**stored.notes())
