@@ -266,7 +266,9 @@ def candidate_folders(name: str, alias: Alias, data_dir: Path | None) -> list[Pa
     # The file may be replaced by another one with the same name.
     content = f"-{digests.of_file(Path(alias.ref))[:12]}" if alias.source == "gguf" else ""
     names = {"hub": (name, alias.ref), "pypi": (alias.formerly, name)}.get(alias.source, (name + content,))
-    cached = [cache_dir() / "models" / re.sub(r"[^\w.-]+", "--", one) for one in dict.fromkeys(filter(None, names))]
+    # A name has at most 255 bytes, and that of a file here is its path.
+    short = (re.sub(r"[^\w.-]+", "--", one)[-200:] for one in dict.fromkeys(filter(None, names)))
+    cached = [cache_dir() / "models" / one for one in short]
     return [data_dir / alias.ref, *cached] if data_dir and alias.source == "hub" else cached
 
 

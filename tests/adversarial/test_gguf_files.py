@@ -47,7 +47,9 @@ def test_a_pipe_is_not_waited_for(cli, tmp_path):
 
 
 def test_undamaged_it_is_a_model(tmp_path):
-    file = gguf_files.write(tmp_path / "x.gguf")
+    folder = tmp_path / ("a" * 200) / ("b" * 200)  # a path is part of the name in the cache
+    folder.mkdir(parents=True)
+    file = gguf_files.write(folder / "x.gguf")
 
     assert models.resolve(str(file)) is None  # to be pulled
     opened = download.pull(str(file)).open()
