@@ -184,8 +184,8 @@ class _Problem:
         self.share: Floats = sizes / sizes.sum()
         """Part of all weights that each linear has."""
         plain = 8 * compute.stored.itemsize
-        bits = [[(width, *choice.bits(width, plain)) for choice in parsed] for _, width in shapes]
-        self.bits: Floats = np.array([[own + scales / width for width, own, scales in row] for row in bits])
+        bits = [[(out * width, *choice.bits(out, width, plain)) for choice in parsed] for out, width in shapes]
+        self.bits: Floats = np.array([[own + scales / count for count, own, scales in row] for row in bits])
         """Bits per weight, with scales and masks, [linears, choices]."""
         self.kept: Floats = np.tile([c.kept for c in parsed], (len(shapes), 1))
         """Kept fraction of the weights, [linears, choices]."""

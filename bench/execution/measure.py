@@ -19,7 +19,7 @@ from bench.measures.dense_states import DenseModel
 from bench.measures.windowed import Windowed, read_together
 from bench.planning.artifact import Measurement
 from bench.results.items import require_readable
-from bench.results.record import Item, Reading, ReadingRow, Record
+from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import is_disk_full
 from bench.system import provenance
 from bench.system.cache import temporary_folder
@@ -160,7 +160,7 @@ def _record_readings(measurement: Measurement, readings: Any, built: BuiltArtifa
     record = new_record(
         measurement,
         status="diverged" if bad else "ok",
-        reason=", ".join(f"{r.metric} is {_worst(r, readings.items)}" for r in bad),
+        reason=", ".join(f"{r.metric} is {r.value}" for r in bad),
         readings=rows_of(readings),
         token_digest=readings.token_digest,
         notes=notes,
@@ -168,12 +168,6 @@ def _record_readings(measurement: Measurement, readings: Any, built: BuiltArtifa
         provenance=gather(measurement),
     )
     return record, () if bad else readings.items
-
-
-def _worst(reading: Reading, items: Iterable[Item]) -> float:
-    """Return NaN if a score of the reading is NaN: a measure may report such a mean as infinite. Otherwise its value."""
-    scores = (item.beside.get(reading.metric, item.value) for item in items)
-    return math.nan if any(map(math.isnan, scores)) else reading.value
 
 
 def rows_of(readings: Readings) -> list[ReadingRow]:

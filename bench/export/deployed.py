@@ -45,8 +45,8 @@ def write(
     values: str | None,
     results: Path | None,
     imatrix: str | None = None,
-) -> tuple[str, dict[str, Any] | None]:
-    """Write a model folder in the format of another engine. Return a sentence, and keys of config.json; None without one.
+) -> tuple[str, dict[str, Any]]:
+    """Write a model folder in the format of another engine. Return a sentence, and keys of config.json.
 
     imatrix: text for the importance matrix of K-quants.
 
@@ -55,7 +55,7 @@ def write(
         CheckFailed: a written weight or the logits differ.
     """
     if format_ == "gguf":
-        return _write_gguf(folder, workdir, record, values, results, imatrix), None
+        return _write_gguf(folder, workdir, record, values, results, imatrix), {}
     if not record:
         raise UserError(f"{folder} says no quantizer: name the record of a quantized row (bench ls runs)")
     identity = record.identity

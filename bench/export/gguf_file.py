@@ -72,7 +72,9 @@ def write(
     writer.add_value_length(head_size)
     writer.add_layer_norm_rms_eps(config.get("rms_norm_eps") or 1e-6)
     writer.add_rope_dimension_count(head_size)
-    writer.add_rope_freq_base(_theta(config))
+    # The key depends on transformers' version.
+    theta = (config.get("rope_parameters") or {}).get("rope_theta") or config.get("rope_theta")
+    writer.add_rope_freq_base(float(theta or 10000.0))
     writer.add_vocab_size(config["vocab_size"])
     if vocabulary and find_file(folder, "tokenizer.json"):
         _add_vocabulary(writer, folder, config["vocab_size"], instead)
@@ -176,11 +178,6 @@ def _require_plain(config: dict[str, Any], folder: Path, instead: str) -> None:
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind != "default":
         raise UserError(f"{folder} scales its rotary embedding ({kind}), which is not written as GGUF: {instead}")
-
-
-def _theta(config: dict[str, Any]) -> float:
-    """Return the base of the rotary embedding, whose key depends on transformers' version."""
-    return float((config.get("rope_parameters") or {}).get("rope_theta") or config.get("rope_theta") or 10000.0)
 
 
 def _interleave_halves(weight: Tensor, heads: int) -> Tensor:

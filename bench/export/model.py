@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from bench.kernels.integers24 import BITS, pack_rounded
 from bench.kernels.packed24 import pack
 from bench.kernels.windows24 import group_of, to_windows
 from bench.results.artifacts import find_pruned
+from bench.results.record import Record
 from bench.results.reproduce import integer_grid
 from bench.system.cache import in_use
 from bench.system.files import atomic_folder
@@ -34,19 +35,8 @@ from methods.targets import family_of, find_targets
 DEPLOYED_FORMATS = ("compressed-tensors", "gptq", "awq", "gguf")
 """Formats of other engines, whose files are loaded and compared."""
 GGUF_TYPES = (
-    "f16",
-    "q8_0",
-    "q4_0",
-    "q2_k",
-    "q3_k_s",
-    "q3_k_m",
-    "q3_k_l",
-    "q4_k_s",
-    "q4_k_m",
-    "q5_k_s",
-    "q5_k_m",
-    "q6_k",
-)
+    "f16", "q8_0", "q4_0", "q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k",
+)  # fmt: skip
 """Types of GGUF. llama.cpp writes those that end in `_k`, `_s`, `_m` or `_l`."""
 MODEL_FORMATS = ("hf", "packed24", "onnx", *DEPLOYED_FORMATS)
 MODEL_CARD = "README.md"
@@ -82,9 +72,7 @@ def export_model(
         UserError: no such model or format, `out` exists, a linear is not 2:4 or `windows`, or an option of another format.
         CheckFailed: a written file does not match the model.
     """
-    _require_options(format_, values, dtype, exclude, windows)
-    if imatrix is not None and format_ != "gguf":
-        raise UserError(f"--imatrix {shorten(imatrix)} needs --format gguf: leave it out")
+    _require_options(format_, values, dtype, exclude, windows, imatrix)
     with in_use(), atomic_folder(out) as workdir:
         folder, record = find_pruned(name, results)
         check_files(folder)
@@ -92,53 +80,51 @@ def export_model(
             folder, record = _merge(folder, workdir / "merged"), None
         elif format_ != "hf":
             adapter.refuse(folder)
-        packed = (folder / folder24.MANIFEST).exists()
-        if packed and format_ != "hf":
+        if format_ != "hf" and (folder / folder24.MANIFEST).exists():
             raise UserError(f"{folder} is packed24: turn it into a dense folder with --format hf, and export that")
-        own: dict[str, Any] | None = {}
-        include, kept_dense = (record.identity.include, record.identity.exclude) if record else (("*",), ())
+        own: dict[str, Any] = {}
         if format_ == "onnx":
             # Here, because only this format needs transformers.
             from bench.export import onnx_model
 
             pattern = Pattern.parse(record.identity.pattern) if record else None
-            summary = onnx_model.write(folder, workdir, dtype, pattern, include, kept_dense)
+            summary = onnx_model.write(folder, workdir, dtype, pattern, *_targets_of(record))
         elif format_ in DEPLOYED_FORMATS:
             # Here, because only some formats need transformers.
             from bench.export import deployed
 
             summary, own = deployed.write(format_, folder, workdir, record, values, results, imatrix)
-            if own is None:
-                return f"{out}: {summary}{_end_merge(folder) if merge else ''}"
         elif format_ == "packed24":
-            quantizer = record.identity.quantizer if record else "none"
-            grid = values or integer_grid(quantizer)
-            group = group_of(windows) if windows else 0
-            if group and grid == "int4":
-                raise UserError(
-                    f"--windows {windows} has no int4, whose scales are for groups of other weights: use --values int8"
-                )
-            summary = _write_packed(folder, workdir, grid, include, (*kept_dense, *exclude), group)
-            if quantizer != "none" and not grid:
-                summary += f"; packed24 has no integers for {quantizer}, so values are stored as floats"
-        elif packed:
-            summary = _write_dense(folder, workdir)
+            summary = _write_packed(folder, workdir, record, values, exclude, windows)
         else:
-            summary = _copy_weights(folder, workdir)
-            adapter.copy(folder, workdir)
-            if adapter.is_beside(workdir):
-                summary += f", and their low-rank terms in {adapter.FOLDER}, which peft loads"
-        extra = (*models.COMPANIONS, MODEL_CARD) if format_ == "hf" else models.COMPANIONS
-        for file in filter(None, (find_file(folder, companion) for companion in extra)):
-            shutil.copyfile(file, workdir / file.name)
-        config = {key: value for key, value in read_config(folder).items() if key not in SPARSITY_KEYS}
-        if format_ in DEPLOYED_FORMATS:
-            config = {k: v for k, v in config.items() if k != ACTIVATIONS_KEY} | (own or {})
-        (workdir / "config.json").write_text(json.dumps(config, indent=2))
-        if format_ in DEPLOYED_FORMATS and record:
-            summary += deployed.check(format_, folder, workdir, record, results)
-        summary += _end_merge(folder) if merge else ""
+            summary = _write_dense(folder, workdir)
+        if format_ != "gguf":
+            _write_companions(folder, workdir, format_, own)
+            if format_ in DEPLOYED_FORMATS and record:
+                summary += deployed.check(format_, folder, workdir, record, results)
+        if merge:
+            shutil.rmtree(folder)
+            summary += "; low-rank terms are merged, so the pattern of the weights ends"
     return f"{out}: {summary}"
+
+
+def _targets_of(record: Record | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the globs of the linears that were pruned, and of those that were left dense."""
+    return (record.identity.include, record.identity.exclude) if record else (("*",), ())
+
+
+def _write_companions(folder: Path, workdir: Path, format_: str, own: dict[str, Any]) -> None:
+    """Write the files beside the weights. own: keys of config.json that the format adds."""
+    extra = (*models.COMPANIONS, MODEL_CARD) if format_ == "hf" else models.COMPANIONS
+    _copy_files(folder, workdir, extra)
+    left_out = (*SPARSITY_KEYS, *([ACTIVATIONS_KEY] if format_ in DEPLOYED_FORMATS else []))
+    config = {key: value for key, value in read_config(folder).items() if key not in left_out}
+    (workdir / "config.json").write_text(json.dumps(config | own, indent=2))
+
+
+def _copy_files(folder: Path, target: Path, names: Iterable[str]) -> None:
+    for file in filter(None, (find_file(folder, name) for name in names)):
+        shutil.copyfile(file, target / file.name)
 
 
 def _merge(folder: Path, target: Path) -> Path:
@@ -150,19 +136,17 @@ def _merge(folder: Path, target: Path) -> Path:
     for name, tensor in fold(source, merged.tensor, family_of(source.config)):
         writer.add(name, tensor)
     writer.close()
-    for file in filter(None, (find_file(folder, name) for name in ("config.json", *models.COMPANIONS, MODEL_CARD))):
-        shutil.copyfile(file, target / file.name)
+    _copy_files(folder, target, ("config.json", *models.COMPANIONS, MODEL_CARD))
     return target
 
 
-def _end_merge(folder: Path) -> str:
-    """Remove the folder of `_merge`. Return a sentence."""
-    shutil.rmtree(folder)
-    return "; low-rank terms are merged, so the pattern of the weights ends"
-
-
 def _require_options(
-    format_: str, values: str | None, dtype: str | None, exclude: Sequence[str], windows: str | None
+    format_: str,
+    values: str | None,
+    dtype: str | None,
+    exclude: Sequence[str],
+    windows: str | None,
+    imatrix: str | None,
 ) -> None:
     """Refuse an unknown format, and options of another format."""
     if format_ not in MODEL_FORMATS:
@@ -172,14 +156,16 @@ def _require_options(
             f"--values {values} and --format onnx exclude each other: TensorRT has no 2:4 kernel for products with Q/DQ "
             "nodes; leave --values out, or use --format packed24"
         )
+    for flag, value, needed in (
+        ("--windows", windows, "packed24"),
+        ("--exclude", ",".join(exclude) or None, "packed24"),
+        ("--dtype", dtype, "onnx"),
+        ("--imatrix", imatrix, "gguf"),
+    ):
+        if value is not None and format_ != needed:
+            raise UserError(f"{flag} {shorten(value)} needs --format {needed}: leave it out")
     if windows is not None:
-        if format_ != "packed24":
-            raise UserError(f"--windows {shorten(windows)} needs --format packed24: leave it out")
         group_of(windows)
-    if exclude and format_ != "packed24":
-        raise UserError(f"--exclude {shorten(','.join(exclude))} needs --format packed24: leave it out")
-    if dtype is not None and format_ != "onnx":
-        raise UserError(f"invalid --dtype {shorten(dtype)!r}: it needs --format onnx; leave it out")
     able = {"packed24": tuple(BITS), "gguf": GGUF_TYPES}
     if values is not None and values not in able.get(format_, ()):
         choices = "; ".join(f"with --format {name}, {', '.join(types)}" for name, types in able.items())
@@ -187,12 +173,24 @@ def _require_options(
 
 
 def _write_packed(
-    folder: Path, workdir: Path, values: str | None, include: tuple[str, ...], exclude: tuple[str, ...], group: int
+    folder: Path,
+    workdir: Path,
+    record: Record | None,
+    values: str | None,
+    exclude: tuple[str, ...],
+    windows: str | None,
 ) -> str:
-    """Write packed24, and return a sentence. group: 2N of weights that are stored as windows, or 0."""
-    source = Folder(folder)
+    """Write packed24, and return a sentence. The arguments are those of `export_model`."""
+    quantizer = record.identity.quantizer if record else "none"
+    grid, group = values or integer_grid(quantizer), group_of(windows) if windows else 0
+    if group and grid == "int4":
+        raise UserError(
+            f"--windows {windows} has no int4, whose scales are for groups of other weights: use --values int8"
+        )
+    source, (include, kept_dense) = Folder(folder), _targets_of(record)
     transposed = family_of(source.config).transposed
-    targets = {t + ".weight": t for t in find_targets(source.config, source.shapes(), include, exclude)}
+    found = find_targets(source.config, source.shapes(), include, (*kept_dense, *exclude))
+    targets = {f"{target}.weight": target for target in found}
     writer = folder24.Writer24(workdir)
     weights = bytes_ = rounded = 0
     for name in source:
@@ -201,7 +199,7 @@ def _write_packed(
             continue
         weight = source.weight(targets[name])
         stored = to_windows(weight, group, name) if group else weight
-        packed, exact = (pack(stored, name), True) if values is None else pack_rounded(stored, values, name)
+        packed, exact = (pack(stored, name), True) if grid is None else pack_rounded(stored, grid, name)
         writer.add_packed(name, packed, transposed=transposed, exact=exact, windows=group, width=weight.shape[1])
         weights, bytes_, rounded = weights + weight.numel(), bytes_ + packed.nbytes, rounded + (not exact)
     writer.close()
@@ -212,24 +210,24 @@ def _write_packed(
             f", as windows of 2:4: a kernel repeats inputs to {2 * (n - 1) / n:.4g} times their number, and has "
             f"{(n - 1) / n:.4g} of the dense arithmetic, at most {n / (n - 1):.3g} times as fast"
         )
-    if values is None:
-        return summary
-    return f"{summary}; " + (
-        f"{rounded} of them were rounded to {values}" if rounded else f"all were on {values} grids already"
-    )
+    if grid is not None:
+        summary += f"; {rounded} of them were rounded to {grid}" if rounded else f"; all were on {grid} grids already"
+    elif quantizer != "none":
+        summary += f"; packed24 has no integers for {quantizer}, so values are stored as floats"
+    return summary
 
 
 def _write_dense(folder: Path, workdir: Path) -> str:
-    source, writer = folder24.Folder24(folder), Writer(workdir)
-    for name, tensor in fold(source, source.tensor, FAMILIES.get(read_config(folder).get("model_type", ""))):
-        writer.add(name, tensor)
-    writer.close()
-    return f"{sum(e.kind != 'dense' for e in source.entries.values())} linears unpacked to dense"
-
-
-def _copy_weights(folder: Path, workdir: Path) -> str:
-    files = Folder(folder).files()
-    index = folder / INDEX
+    """Write safetensors, unpacked or copied, with low-rank terms beside them. Return a sentence."""
+    if (folder / folder24.MANIFEST).exists():
+        source, writer = folder24.Folder24(folder), Writer(workdir)
+        for name, tensor in fold(source, source.tensor, FAMILIES.get(source.config.get("model_type", ""))):
+            writer.add(name, tensor)
+        writer.close()
+        return f"{sum(e.kind != 'dense' for e in source.entries.values())} linears unpacked to dense"
+    files, index = Folder(folder).files(), folder / INDEX
     for file in (*files, *([index] if index.exists() else [])):
         shutil.copyfile(file, workdir / file.name)
-    return f"{amount(len(files), 'file')} of dense safetensors"
+    adapter.copy(folder, workdir)
+    terms = f", and their low-rank terms in {adapter.FOLDER}, which peft loads" if adapter.is_beside(workdir) else ""
+    return f"{amount(len(files), 'file')} of dense safetensors{terms}"

@@ -61,11 +61,7 @@ class OnnxFile:
         self.linears = list(self._find())
 
     def targets(self, include: Iterable[str] = ("*",), exclude: Iterable[str] = ()) -> list[Linear]:
-        """Return the linears except the head. include, exclude: globs over their names.
-
-        Raises:
-            UserError: no linear matches.
-        """
+        """Return the linears that match globs, except the head. Raise UserError if no linear matches."""
         include, exclude = tuple(include), tuple(exclude)
         chosen = [
             linear

@@ -75,7 +75,7 @@ def write(
     """Export the model in `folder`, then count its pattern in the file and compare logits. Returns a sentence.
 
     Args:
-        dtype: name in DTYPES, or None for the dtype of the folder's weights.
+        dtype: name in DTYPES. None: the dtype of the folder's weights, or float32 if it is not in DTYPES.
         pattern: pattern of the targets in the file, or None for the sparsest that holds.
         include, exclude: globs of the targets.
 
@@ -98,7 +98,7 @@ def write(
             f"a mixture of experts ({config['model_type']}) cannot be exported to ONNX: the number of tokens of an expert "
             "depends on the text, which torch's exporter does not support; use --format hf"
         )
-    kind = DTYPES[dtype] if dtype else stored_dtype(config)
+    kind = DTYPES.get(dtype or str(config.get("dtype") or config.get("torch_dtype") or ""), torch.float32)
     model: Any = loading.load(folder, Compute(dtype=kind))
     cache = _empty_cache(model)
     try:
@@ -116,11 +116,6 @@ def write(
         raise CheckFailed(f"{pattern.broken_in(counts.violations)} of the ONNX file")
     about = "" if pattern.dense else f", {pattern} in {len(counts.layers)} linears"
     return f"opset {OPSET}, {dtype_name(kind)}{about}; {_compare(model, cache, workdir / FILE)}"
-
-
-def stored_dtype(config: dict[str, Any]) -> torch.dtype:
-    """Return the dtype in a config, or float32 if it is missing or not in DTYPES."""
-    return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype") or ""), torch.float32)
 
 
 def _new_cache(output: Any) -> list[Tensor]:

@@ -41,11 +41,7 @@ class CompressedTensorsScheme:
     )  # fmt: skip
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        """config: quantization_config.
-
-        Raises:
-            UserError: a format, a rotation or a rounding of activations that is not read here.
-        """
+        """config: quantization_config. Raise UserError for a format, a rotation or a rounding that is not read here."""
         form, sparse = config.get("format", "dense"), config.get("sparsity_config") or {}
         groups = list((config.get("config_groups") or {}).values())
         sparse_form = sparse.get("format", "dense") if isinstance(sparse, dict) else sparse
@@ -95,6 +91,8 @@ class CompressedTensorsScheme:
         """Return a weight [out, in] in the dtype of its scales, or of its values if it has no scales."""
         import torch
 
+        from bench.formats.integers import unpack_lanes
+
         parts = _short(parts)
         q, scale = self._values(parts), parts.get("weight_scale")
         if scale is None:
@@ -107,7 +105,9 @@ class CompressedTensorsScheme:
             wide = wide / shared.float()
         values = q.float()
         if (zeros := parts.get("weight_zero_point")) is not None:
-            values = values - self._spread(self._zeros(zeros, wide), values, parts).float()
+            if zeros.dtype == torch.int32:  # packed along the outputs
+                zeros = unpack_lanes(zeros.T.contiguous(), self.bits).T[: wide.shape[0]] - 2 ** (self.bits - 1)
+            values = values - self._spread(zeros, values, parts).float()
         return (values * self._spread(wide, values, parts)).to(dtype)
 
     def _values(self, parts: Mapping[str, Tensor]) -> Tensor:
@@ -131,17 +131,6 @@ class CompressedTensorsScheme:
         _, width = (int(n) for n in parts["weight_shape"].tolist())
         values: Tensor = unpack_lanes(packed, self.bits)[:, :width] - 2 ** (self.bits - 1)
         return values
-
-    def _zeros(self, zeros: Tensor, scale: Tensor) -> Tensor:
-        """Return the zero points [out, groups], which are packed along the outputs beside packed weights."""
-        import torch
-
-        from bench.formats.integers import unpack_lanes
-
-        if zeros.dtype != torch.int32:
-            return zeros
-        points: Tensor = unpack_lanes(zeros.T.contiguous(), self.bits).T[: scale.shape[0]] - 2 ** (self.bits - 1)
-        return points
 
     def _spread(self, scale: Tensor, values: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
         """Return the scale of each value, broadcastable to [out, in]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,15 +57,10 @@ class Packed24Checkpoint(Checkpoint):
             for part, where in entry.parts.items():
                 if where.file not in headers:
                     found = read_header(self.path, where.file)
-                    headers[where.file] = {n: _bytes(*info[:2]) for n, info in found.items()}
+                    headers[where.file] = {
+                        n: math.prod(info.shape) * DTYPE_BITS[info.dtype] // 8 for n, info in found.items()
+                    }
                 sizes[part] = headers[where.file][name if part == "dense" else f"{name}.{part}"]
             scales = sizes.pop("scales", 0)
             out[name] = StoredBytes(sum(sizes.values()), scales)
         return out
-
-
-def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count * DTYPE_BITS[dtype] // 8

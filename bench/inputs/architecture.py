@@ -151,7 +151,7 @@ def layout_of(family: Family, config: ModelConfig) -> Layout:
     outer = {name: values.shape(shape) for name, shape in family.outer.items()}
     block = {name: values.shape(shape) for name, shape in family.block.items()}
     for condition, tensors in family.when.items():
-        if values.holds(condition):
+        if values.size(condition):
             for name, shape in tensors.items():
                 (outer if name.startswith(family.base) else block)[name] = values.shape(shape)
     if experts := family.experts:
@@ -174,9 +174,6 @@ class _Values:
 
     def size(self, size: Size) -> int:
         return size if isinstance(size, int) else int(compute(size, self._value))
-
-    def holds(self, condition: str) -> bool:
-        return bool(compute(condition, self._value))
 
     def require_whole(self, fraction: str) -> None:
         """Check that a fraction of two values is a whole number, for example "num_attention_heads / num_key_value_heads"."""

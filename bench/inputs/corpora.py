@@ -123,24 +123,20 @@ def files(name: str, use: str, data_dir: Path | None) -> list[Path]:
     return []
 
 
-def ensure(name: str, use: str, data_dir: Path | None) -> str:
-    """Download a corpus into the cache unless it is on this machine, and return the digest of its content.
+def digest(name: str, use: str, data_dir: Path | None, *, fetch: bool) -> str:
+    """Return the digest of a corpus's text, or "" if it is not here. fetch: download it into the cache in that case.
 
     Raises:
-        UserError: it is neither in the mirror nor in the cache, and the hub does not give it.
+        UserError: the hub does not give it.
     """
     if own := own_text.parse(name):
         return own_text.content_digest(own)
     if not lookup(name).hub:
         return wikimini.VERSION
-    if not files(name, use, data_dir):
+    if fetch and not files(name, use, data_dir):
         pull(name, cache_dir() / "data", use, data_dir)
-    return digests.of([digests.of_file(f) for f in files(name, use, data_dir)])
-
-
-def digest(name: str, use: str, data_dir: Path | None, *, fetch: bool) -> str:
-    """Return the digest of a corpus's text, or "" if it is not here and may not be fetched."""
-    return ensure(name, use, data_dir) if fetch or not lookup(name).hub or files(name, use, data_dir) else ""
+    found = files(name, use, data_dir)
+    return digests.of([digests.of_file(f) for f in found]) if found else ""
 
 
 def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = None) -> list[Path]:

@@ -50,17 +50,12 @@ class Header(NamedTuple):
     tensors: dict[str, _Tensor]
 
 
-def check(file: Path) -> dict[str, Any]:
-    """Check that a GGUF file is complete, and that its fields match its tensors. Return its fields.
+def read(file: Path) -> Header:
+    """Check that a GGUF file is complete, and that its fields match its tensors. Return its header.
 
     Raises:
         UserError: it is damaged, or has an unknown architecture.
     """
-    return read(file).fields
-
-
-def read(file: Path) -> Header:
-    """Return the checked header of a GGUF file. Raise UserError as `check` does."""
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):
             raise ValueError("not a regular file")

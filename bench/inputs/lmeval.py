@@ -249,11 +249,7 @@ def read_config(task: Task) -> dict[str, Any]:
 
 
 def _parse_arguments(text: str) -> dict[str, Any]:
-    """Read arguments of generation: "temperature=0,max_gen_toks=64".
-
-    Raises:
-        UserError: a part has no value.
-    """
+    """Read arguments of generation: "temperature=0,max_gen_toks=64". Raise UserError if a part has no value."""
     try:
         return dict(simple_parse_args_string(text))
     except (ValueError, IndexError) as fault:

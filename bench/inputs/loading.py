@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
@@ -187,27 +188,22 @@ def convert_gguf(file: Path, target: Path) -> None:
         UserError: the file is damaged, or a library cannot read it.
     """
     logging.getLogger("gguf").setLevel(logging.ERROR)
-    fields = gguf_header.check(file.resolve())
-    with _faults(f"GGUF file {str(file.resolve())!r}"):
-        _convert_gguf(file, target, splits_digits=fields.get("tokenizer.ggml.pre") == "smollm")
-
-
-def _convert_gguf(file: Path, target: Path, *, splits_digits: bool) -> None:
-    model, about = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
-    )
-    _require_all(about)
-    save_tensors(model, target)
-    config = model.config.to_dict()
-    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
-        config.pop(key, None)
-    type(model.config).from_dict(config | {"architectures": [type(model).__name__]}).save_pretrained(target)
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    if splits_digits:
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            ]
+    fields = gguf_header.read(file.resolve()).fields
+    # transformers draws this bar even if its bars are turned off.
+    bar = mock.patch("transformers.modeling_gguf_pytorch_utils.tqdm", lambda tensors, **_: tensors, create=True)
+    with _faults(f"GGUF file {str(file.resolve())!r}"), bar:
+        model, about = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
         )
-    tokenizer.save_pretrained(target)
+        _require_all(about)
+        save_tensors(model, target)
+        config = model.config.to_dict()
+        for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+            config.pop(key, None)
+        type(model.config).from_dict(config | {"architectures": [type(model).__name__]}).save_pretrained(target)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        if fields.get("tokenizer.ggml.pre") == "smollm":
+            digits = pre_tokenizers.Digits(individual_digits=True)
+            rest = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, rest])
+        tokenizer.save_pretrained(target)

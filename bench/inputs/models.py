@@ -22,15 +22,9 @@ from methods.folder import Folder
 from methods.quantizing.stored import ACTIVATIONS_KEY, CACHE_KEY
 
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json",
     "added_tokens.json",
-)
-
+)  # fmt: skip
 COMPANIONS = ("generation_config.json", "chat_template.jinja", *TOKENIZER_FILES)
 """Files that a pruned folder copies from its source, besides config.json."""
 
@@ -213,7 +207,7 @@ def resolve(name: str, data_dir: Path | None = None) -> Model | None:
     if alias is None:
         return _identify(name, Path(name), Alias("local", name))
     if alias.source == "gguf":
-        gguf_header.check(Path(name))
+        gguf_header.read(Path(name))
     for folder in candidate_folders(name, alias, data_dir):
         if (folder / "config.json").exists() and _pulled(folder).get("ref", alias.ref) == alias.ref:
             return _identify(name, folder, alias)
@@ -272,7 +266,9 @@ def candidate_folders(name: str, alias: Alias, data_dir: Path | None) -> list[Pa
     # The file may be replaced by another one with the same name.
     content = f"-{digests.of_file(Path(alias.ref))[:12]}" if alias.source == "gguf" else ""
     names = {"hub": (name, alias.ref), "pypi": (alias.formerly, name)}.get(alias.source, (name + content,))
-    cached = [cache_dir() / "models" / re.sub(r"[^\w.-]+", "--", one) for one in dict.fromkeys(filter(None, names))]
+    # A name has at most 255 bytes, and that of a file here is its path.
+    short = (re.sub(r"[^\w.-]+", "--", one)[-200:] for one in dict.fromkeys(filter(None, names)))
+    cached = [cache_dir() / "models" / one for one in short]
     return [data_dir / alias.ref, *cached] if data_dir and alias.source == "hub" else cached
 
 

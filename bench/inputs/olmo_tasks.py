@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,23 +57,18 @@ def _documents(data: bytes) -> Iterator[Row]:
             yield request["doc"]
 
 
-def _question(query: str) -> str:
-    """Remove the words that a request puts around a question."""
-    return query.removeprefix("Question: ").removesuffix("\nAnswer:")
+def _chosen(data: bytes, field: str) -> list[Row]:
+    """Read questions with choices. The labels are A, B, C, …, because the requests do not keep those of the data set."""
+    rows = []
+    for d in _documents(data):
+        labels = [chr(ord("A") + i) for i in range(len(d["choices"]))]
+        question = d["query"].removeprefix("Question: ").removesuffix("\nAnswer:")
+        choices = {"choices": {"text": d["choices"], "label": labels}, "answerKey": labels[d["gold"]]}
+        rows.append({"id": d["id"], field: question} | choices)
+    return rows
 
 
-def _choices(document: Row) -> Row:
-    """Return choices and answer. The labels are A, B, C, …, because the requests do not keep those of the data set."""
-    labels = [chr(ord("A") + i) for i in range(len(document["choices"]))]
-    return {"choices": {"text": document["choices"], "label": labels}, "answerKey": labels[document["gold"]]}
-
-
-def _arc(data: bytes) -> list[Row]:
-    return [{"id": d["id"], "question": _question(d["query"])} | _choices(d) for d in _documents(data)]
-
-
-def _openbookqa(data: bytes) -> list[Row]:
-    return [{"id": d["id"], "question_stem": _question(d["query"])} | _choices(d) for d in _documents(data)]
+_arc, _openbookqa = partial(_chosen, field="question"), partial(_chosen, field="question_stem")
 
 
 def _boolq(data: bytes) -> list[Row]:

@@ -24,11 +24,7 @@ ASSUMED_DTYPE = "bfloat16"
 
 
 class PlannedModel:
-    """A model of which only config.json is here.
-
-    Raises:
-        UserError: the config is invalid, or its architecture is unknown.
-    """
+    """A model of which only config.json is here. An invalid config or an unknown architecture raises UserError."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.config = path, read_config(path)

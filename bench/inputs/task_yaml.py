@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from glob import glob
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,11 +50,6 @@ class Task(NamedTuple):
     """Template of a question, or the name of a field or of a function; "" for another description."""
     generates: int = 0
     """Largest number of tokens in an answer; 0 if the task generates none."""
-
-
-def lm_eval_version() -> str:
-    """Return the version of lm-eval."""
-    return version("lm_eval")
 
 
 def tasks_root() -> Path:

@@ -88,11 +88,7 @@ def is_track(name: str) -> bool:
 
 
 def expand(wanted: Collection[str]) -> dict[str, TrackTask]:
-    """Return the tasks of names, each once. Names that mean no track are left out.
-
-    Raises:
-        UserError: a track has no such task.
-    """
+    """Return the tasks of names of tracks, each once. Raise UserError if a track has no such task."""
     known = all_tasks()
     found: dict[str, TrackTask] = {}
     for name in filter(is_track, wanted):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from bench.inputs import corpora, hub, own_text, wikimini
+from bench.inputs import corpora, hub, own_text
 from bench.inputs.bos import Bos, first_tokens
 from bench.system import digests
 from bench.system.cache import cache_dir
@@ -96,24 +96,13 @@ def _draw_epoch(seed: int, epoch: int, sequences: int, max_shift: int) -> tuple[
     return int(rng.integers(0, max_shift + 1)), rng.permutation(sequences)
 
 
-def check_name(name: str) -> None:
-    """Check that a name is a corpus or a path. Raise UserError for an unknown corpus."""
-    corpora.lookup(name)
-
-
 def content_digest(name: str, data_dir: Path | None) -> str:
     """Return a digest or hub revision that identifies a training corpus.
 
     Raises:
-        UserError: the corpus is not on this machine, and the hub does not give it.
+        UserError: it is unknown, or not on this machine, and the hub does not give it.
     """
-    if own := own_text.parse(name):
-        return own_text.content_digest(own)
-    if not corpora.lookup(name).hub:
-        return wikimini.VERSION
-    if files := corpora.files(name, "training", data_dir):
-        return digests.of([digests.of_file(f) for f in files])
-    return _hub_revision(name, data_dir)
+    return corpora.digest(name, "training", data_dir, fetch=False) or _hub_revision(name, data_dir)
 
 
 def load(
@@ -201,31 +190,24 @@ def _tokens(texts: Iterator[str], tokenizer: Any, limit: int | None) -> Iterator
 
 
 def _texts(name: str, use: str, data_dir: Path | None, render: own_text.Render | None = None) -> Iterator[str]:
+    """Yield the texts of a corpus. Those of the hub come from the mirror or the cache, or are streamed."""
     if name == "wiki-mini":
         yield from corpora.documents(name, use, data_dir)
         return
     if own := own_text.parse(name):
         yield from own_text.read(own, render)
         return
-    yield from _stream(name, use, data_dir)
-
-
-def _stream(name: str, use: str, data_dir: Path | None) -> Iterator[str]:
-    """Yield the rows of a hub corpus: from the mirror or the cache, else streamed from the hub."""
     from datasets import load_dataset  # slow to import
 
     corpus = corpora.lookup(name)
-    pattern = dict(corpus.files)[use]
     if files := corpora.files(name, use, data_dir):
         kind = "parquet" if files[0].suffix == ".parquet" else "json"
         rows = load_dataset(kind, data_files=[str(f) for f in files], split="train", streaming=True)
     else:
         revision = _hub_revision(name, data_dir)
+        pattern = dict(corpus.files)[use]
         rows = load_dataset(corpus.hub, data_files=pattern, split="train", revision=revision, streaming=True)
-    for row in rows:
-        text = row[corpus.column]
-        if text.strip():
-            yield text
+    yield from filter(str.strip, (row[corpus.column] for row in rows))
 
 
 def _hub_revision(name: str, data_dir: Path | None) -> str:

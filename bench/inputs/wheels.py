@@ -36,11 +36,7 @@ def download_wheel(requirement: str, folder: Path, alternative: str) -> Path:
 
 
 def check_digest(file: Path, sha256: str, what: str) -> None:
-    """Check the digest of a file before it is read. what: words for the file in the error.
-
-    Raises:
-        UserError: the digest is different.
-    """
+    """Raise UserError if a file that is not read yet has another digest. what: words for the file in the error."""
     if (digest := digests.of_file(file)) != sha256:
         raise UserError(
             f"checksum mismatch: {what} has sha256 {digest}, not {sha256}: pull it again. If that "

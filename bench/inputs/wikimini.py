@@ -39,11 +39,7 @@ class Article(NamedTuple):
 
 
 def articles(split: str) -> list[Article]:
-    """Return the articles of a split, in the order of the dump.
-
-    Raises:
-        UserError: the file in this package is damaged.
-    """
+    """Return the articles of a split, in the order of the dump. Raise UserError if the package's file is damaged."""
     return _read_articles()[split]
 
 

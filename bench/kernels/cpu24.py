@@ -75,7 +75,7 @@ def to_kernel_layout(packed: PackedWeight) -> KernelWeight:
     values = packed.values.view(torch.uint8)
     if packed.kind == "int4":
         values = _to_units(split_int4(packed.values), BLOCK // 2, blocks)
-    stored = _bits(packed) * 4
+    stored = BITS.get(packed.kind, 16) * 4
     codes = _TO_PLACES[packed.mask.numpy() & 15] | _TO_PLACES[packed.mask.numpy() >> 4] << 4
     scales = None if packed.scales is None else _block_scales(packed.kind, packed.width, packed.scales)
     memory = np.empty((len(values), blocks * (8 + stored)), dtype=np.uint8)
@@ -110,18 +110,12 @@ def from_kernel_layout(weight: KernelWeight) -> PackedWeight:
     return PackedWeight("int4", width, weight.dtype, pairs, packed, scales)
 
 
-def integers_and_scales(packed: PackedWeight) -> tuple[Tensor, Tensor]:
-    """Return the integers of a weight, dense int8 [out, width], and the scales of a KernelWeight."""
-    assert packed.scales is not None
-    plain = replace(packed, dtype=torch.float32, scales=torch.ones_like(packed.scales))
-    return unpack(plain).to(torch.int8), _block_scales(packed.kind, packed.width, packed.scales)
-
-
 def dense_twin(packed: PackedWeight) -> KernelWeight:
     """Return the same weight for the kernel without sparsity."""
-    if packed.kind == "float":
+    if packed.scales is None:
         return to_dense_kernel_layout(unpack(packed))
-    return to_dense_kernel_layout(*integers_and_scales(packed), packed.dtype)
+    integers = unpack(replace(packed, dtype=torch.float32, scales=torch.ones_like(packed.scales))).to(torch.int8)
+    return to_dense_kernel_layout(integers, _block_scales(packed.kind, packed.width, packed.scales), packed.dtype)
 
 
 def round_dense(weight: Tensor, kind: str) -> KernelWeight:
@@ -201,10 +195,6 @@ def product(
     half = dtype == torch.bfloat16
     kernel.product(isa, *matrix, x.data_ptr(), wide, rows, weight.width, out, y.data_ptr(), half, threads)
     return y
-
-
-def _bits(packed: PackedWeight) -> int:
-    return 16 if packed.kind == "float" else BITS[packed.kind]
 
 
 def _block_scales(kind: str, width: int, scales: Tensor) -> Tensor:

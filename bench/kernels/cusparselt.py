@@ -73,16 +73,8 @@ class CompressedWeight:
         return self.product(x, bias, choice.plan)[:count]
 
     def product(self, x: Tensor, bias: Tensor | None, plan: MatmulPlan) -> Tensor:
-        y: Tensor = torch._cslt_sparse_mm(
-            self.memory,
-            x.t(),
-            bias=bias,
-            out_dtype=self.out_dtype,
-            transpose_result=True,
-            alg_id=plan.alg_id,
-            split_k=plan.split_k,
-            split_k_mode=plan.split_k_mode,
-        )
+        options = {"out_dtype": self.out_dtype, "transpose_result": True, **plan._asdict()}
+        y: Tensor = torch._cslt_sparse_mm(self.memory, x.t(), bias=bias, **options)
         return y
 
     def choose(self, x: Tensor, bias: Tensor | None, expected: Tensor | None = None) -> PlanChoice:
@@ -108,16 +100,8 @@ class CompressedWeight:
             self.memory, x.t(), bias, None, self.out_dtype, True
         )
         every = [MatmulPlan(alg_id=i) for i in range(alg_count)]
-        return tuple(
-            dict.fromkeys(
-                (
-                    MatmulPlan(),
-                    MatmulPlan(alg_id, split_k, split_k_mode),
-                    *every,
-                    *(MatmulPlan(alg_id, *s) for s in SPLIT_KS),
-                )
-            )
-        )
+        own, split = MatmulPlan(alg_id, split_k, split_k_mode), [MatmulPlan(alg_id, *s) for s in SPLIT_KS]
+        return tuple(dict.fromkeys((MatmulPlan(), own, *every, *split)))
 
     def _seconds(self, work: Callable[[], Any]) -> float:
         self.clock.measure(work, 2)

@@ -101,11 +101,7 @@ class Writer24:
         self._shard = 1
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Write a dense tensor.
-
-        Raises:
-            UserError: a dtype that the format does not support.
-        """
+        """Write a dense tensor. Raise UserError if the format does not support its dtype."""
         if (dtype := dtype_name(tensor.dtype)) not in DTYPES:
             raise UserError(
                 f"{name} has dtype {dtype}, which packed24 does not support: it supports {', '.join(DTYPES)}"

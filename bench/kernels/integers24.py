@@ -40,11 +40,7 @@ def group_size(kind: str, width: int) -> int:
 
 
 def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> RoundedWeight:
-    """Pack a 2:4 float weight [out, in] as int8 or int4.
-
-    Raises:
-        UserError: as `pack`, or a weight that is not finite.
-    """
+    """Pack a 2:4 float weight [out, in] as int8 or int4. Raise UserError as `pack`, or if a weight is not finite."""
     weight = weight.cpu()
     floats = pack(weight, name)
     if not bool(floats.values.isfinite().all()):
@@ -97,8 +93,9 @@ def _search(groups: Tensor, scale: Tensor, left: Tensor, bits: int) -> Tensor:
     for code, ulps in product(range(top, max(0, top - 12), -1), (0, 1, -1)):
         if not len(left):
             break
-        tried = (largest[left] / code).bfloat16()
-        tried = _nonzero((tried.view(torch.int16) + ulps).view(torch.bfloat16))
+        tried = ((largest[left] / code).bfloat16().view(torch.int16) + ulps).view(torch.bfloat16)
+        # A group whose weights are zero, or too small for a scale. They become zero.
+        tried = tried.masked_fill((tried <= 0) | ~tried.isfinite(), 1)
         hit = _on_grid(groups[left], tried, bits)
         scale[left[hit]] = tried[hit]
         left = left[~hit]
@@ -109,8 +106,3 @@ def _on_grid(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
     """Return whether rounding changes no weight of a group, bool [groups]."""
     restored = (_integers(groups, scale, bits) * scale.float()).to(groups.dtype)
     return (restored == groups).all(1)
-
-
-def _nonzero(scale: Tensor) -> Tensor:
-    """Use scale 1 for a group whose weights are zero, or too small for a scale. They become zero."""
-    return scale.masked_fill((scale <= 0) | ~scale.isfinite(), 1)

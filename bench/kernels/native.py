@@ -28,23 +28,11 @@ one thread there.
 PATHS = ("portable", "avx2", "avx512", "avx512bf16")
 """Implementations, the simplest first."""
 COMPILER_ENV = "CXX"
-CPU_FLAGS = {
-    "__AVX__": "avx",
-    "__AVX2__": "avx2",
-    "__FMA__": "fma",
-    "__AVX512F__": "avx512f",
-    "__AVX512BW__": "avx512bw",
-    "__AVX512DQ__": "avx512dq",
-    "__AVX512VL__": "avx512vl",
-    "__AVX512VBMI__": "avx512vbmi",
-    "__AVX512VBMI2__": "avx512_vbmi2",
-    "__AVX512VNNI__": "avx512_vnni",
-    "__AVX512BF16__": "avx512_bf16",
-    "__AVX512FP16__": "avx512_fp16",
-    "__AMX_TILE__": "amx_tile",
-    "__AMX_BF16__": "amx_bf16",
-}
-"""Processor flags, as Linux spells them, by the macro of a compiler that uses these instructions everywhere."""
+CPU_FLAGS = (
+    "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vbmi", "avx512_vbmi2", "avx512_vnni",
+    "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16",
+)  # fmt: skip
+"""Processor flags as Linux spells them. A compiler that uses such instructions everywhere has a macro for each."""
 
 
 class NoKernel(Exception):
@@ -74,9 +62,12 @@ class Kernel:
 
     def bind_torch(self) -> None:
         """Give the library the functions of torch that it needs when a compiled graph calls it."""
-        torch = ctypes.CDLL(str(_torch_library()))
+        import torch
+
+        suffix = "dylib" if sys.platform == "darwin" else "so"
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / f"libtorch_cpu.{suffix}"))
         names = ("get_data_ptr", "get_sizes", "get_dim", "get_dtype", "empty_strided", "dtype_bfloat16")
-        functions = (ctypes.cast(torch[f"aoti_torch_{name}"], ctypes.c_void_p) for name in names)
+        functions = (ctypes.cast(library[f"aoti_torch_{name}"], ctypes.c_void_p) for name in names)
         self._bind((ctypes.c_void_p * len(names))(*functions))
 
     def read(self, address: int, count: int, threads: int) -> int:
@@ -86,11 +77,7 @@ class Kernel:
 
 
 def select_path(kernel: Kernel, path: str | None = None) -> str:
-    """Return `path`, else the path in $BENCH_KERNEL_PATH, else the best one.
-
-    Raises:
-        UserError: unknown path, or one that this processor does not support.
-    """
+    """Return `path`, else $BENCH_KERNEL_PATH, else the best path. Raise UserError if this processor lacks the path."""
     named = path or os.environ.get(KERNEL_PATH) or kernel.best
     if named not in kernel.paths:
         where = "path " if path else f"{KERNEL_PATH}="
@@ -134,20 +121,12 @@ def load() -> Kernel:
         raise NoKernel(f"its library cannot be loaded ({fault})") from None
 
 
-def _torch_library() -> Path:
-    """Return torch's library of CPU functions."""
-    import torch
-
-    suffix = "dylib" if sys.platform == "darwin" else "so"
-    return Path(torch.__file__).parent / "lib" / f"libtorch_cpu.{suffix}"
-
-
 def _assumed_flags(compiler: str) -> list[str]:
     """Return the processor flags that a compiler assumes without -march. Wrappers, for example of clusters, add some."""
     command = [compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     macros = {words[1] for line in done.stdout.splitlines() if len(words := line.split()) > 1}
-    return [flag for macro, flag in CPU_FLAGS.items() if macro in macros]
+    return [flag for flag in CPU_FLAGS if f"__{flag.replace('512_', '512').upper()}__" in macros]
 
 
 def _version(compiler: str) -> str:

@@ -181,53 +181,45 @@ def _codes(mask: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     return np.stack((mask & 15, mask >> 4), axis=-1).reshape(len(mask), -1)[:, : width // 4]
 
 
-def _gather(bits: NDArray[Any], mask: NDArray[np.uint8], values: NDArray[Any]) -> None:
-    """Copy kept items of bits [rows, width] to values [rows, width/2]. A group of four items is read as one word."""
-    rows, width = bits.shape
-    item = bits.itemsize
+def _for_each_part(
+    work: Callable[..., None], bits: NDArray[Any], mask: NDArray[np.uint8], values: NDArray[Any]
+) -> None:
+    """Run `work` on the mask bits, items of 8 or 16 bits, and first and second kept items of every piece.
+
+    bits: items [rows, width]. values: kept items [rows, width/2]. A group of four items is handled as one word, and numpy has no
+    word of 16 bytes, so items of 32 bits are two parts.
+    """
+    (rows, width), n = bits.shape, 2 if bits.itemsize == 4 else 1
 
     def piece(at: slice) -> None:
         codes = _codes(mask[at], width)
-        if item == 4:
-            # numpy has no word of 16 bytes.
-            for half in range(2):
-                part, kept = np.ascontiguousarray(bits[at].view(np.uint16)[:, half::2]), values[at].view(np.uint16)
-                _gather_words(part, codes, kept[:, half::4], kept[:, half + 2 :: 4])
-        else:
-            _gather_words(bits[at], codes, values[at][:, ::2], values[at][:, 1::2])
+        items, kept = (x[at].view(np.uint16) if n == 2 else x[at] for x in (bits, values))
+        for half in range(n):
+            work(codes, items[:, half::n], kept[:, half :: 2 * n], kept[:, half + n :: 2 * n])
 
     _for_each_piece(piece, rows, width)
 
 
-def _gather_words(bits: NDArray[Any], codes: NDArray[np.uint8], first: NDArray[Any], second: NDArray[Any]) -> None:
-    word, item = _WORDS[bits.itemsize], 8 * bits.itemsize
-    groups = bits.view(word)
-    # The assignment cuts off the higher bits.
-    first[:] = groups >> (_FIRST * item).astype(word)[codes]
-    second[:] = groups >> (_SECOND * item).astype(word)[codes]
+def _gather(bits: NDArray[Any], mask: NDArray[np.uint8], values: NDArray[Any]) -> None:
+    """Copy kept items of bits [rows, width] to values [rows, width/2]."""
+
+    def work(codes: NDArray[np.uint8], items: NDArray[Any], first: NDArray[Any], second: NDArray[Any]) -> None:
+        word, size = _WORDS[items.itemsize], 8 * items.itemsize
+        groups = np.ascontiguousarray(items).view(word)
+        # The assignment cuts off the higher bits.
+        first[:] = groups >> (_FIRST * size).astype(word)[codes]
+        second[:] = groups >> (_SECOND * size).astype(word)[codes]
+
+    _for_each_part(work, bits, mask, values)
 
 
 def _scatter(values: NDArray[Any], mask: NDArray[np.uint8], bits: NDArray[Any]) -> None:
     """Write values [rows, width/2] to their places in bits [rows, width], and zeros elsewhere."""
-    rows, width = bits.shape
-    item = bits.itemsize
 
-    def piece(at: slice) -> None:
-        codes = _codes(mask[at], width)
-        if item == 4:
-            for half in range(2):
-                kept = values[at].view(np.uint16)
-                items = _scatter_words(kept[:, half::4], kept[:, half + 2 :: 4], codes)
-                bits[at].view(np.uint16)[:, half::2] = items
-        else:
-            bits[at] = _scatter_words(values[at][:, ::2], values[at][:, 1::2], codes)
+    def work(codes: NDArray[np.uint8], items: NDArray[Any], first: NDArray[Any], second: NDArray[Any]) -> None:
+        word, size = _WORDS[items.itemsize], 8 * items.itemsize
+        groups = first.astype(word) << (_FIRST * size).astype(word)[codes]
+        groups |= second.astype(word) << (_SECOND * size).astype(word)[codes]
+        items[:] = groups.view(items.dtype)
 
-    _for_each_piece(piece, rows, width)
-
-
-def _scatter_words(first: NDArray[Any], second: NDArray[Any], codes: NDArray[np.uint8]) -> NDArray[Any]:
-    word, item = _WORDS[first.itemsize], 8 * first.itemsize
-    groups = first.astype(word) << (_FIRST * item).astype(word)[codes]
-    groups |= second.astype(word) << (_SECOND * item).astype(word)[codes]
-    items: NDArray[Any] = groups.view(first.dtype)
-    return items
+    _for_each_part(work, bits, mask, values)

@@ -20,11 +20,7 @@ MAX_GROUP = 64
 
 
 def group_of(pattern: str) -> int:
-    """Return 2N of a pattern (2N-2):2N.
-
-    Raises:
-        UserError: the pattern is another.
-    """
+    """Return 2N of a pattern (2N-2):2N. Raise UserError for another pattern."""
     parsed = Pattern.parse(pattern)
     if parsed.m % 2 or not 6 <= parsed.m <= MAX_GROUP or parsed.n != parsed.m - 2:
         raise UserError(f"{pattern} is not stored as windows of 2:4: give (2N-2):2N from 4:6 to 62:64, such as 6:8")

@@ -12,6 +12,7 @@ from pydantic import Field
 from bench.inputs import tracks
 from bench.inputs.bos import Bos, first_tokens
 from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
+from bench.measures.windowed import mean_and_stderr
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
 from bench.system.validation import MAX_TOKENS, Extent, Length, count_of
@@ -108,13 +109,14 @@ class Answers:
         return (self.limit or 1000) * 150
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-        """Score the answers, or raise UserError if the questions cannot be read."""
+        """Score the answers, or raise UserError if the questions cannot be read, or an answer is longer than the context."""
         from bench.measures import packed_scoring  # imports torch
 
         task = tracks.all_tasks()[self.task]
         before, questions = tracks.read(self.task, context.data_dir, self.limit)
         pairs = encode(context.tokenizer(), self.bos, before, questions)
-        self._require_room(pairs)
+        if (longest := max(len(answer) for _, answer in pairs)) > self.context:
+            raise UserError(f"task {self.task} has an answer of {longest} tokens: raise answers.context={self.context}")
         loaded = model()
         if obstacle := packed_scoring.find_obstacle(loaded):
             raise Skipped(f"answers cannot be packed for {obstacle}")
@@ -128,11 +130,6 @@ class Answers:
         alone = sum(min(len(c) + len(a) - 1, self.context) for c, a in pairs)
         notes = {"licence": task.licence, "ranking": task.ranking, "tokens_one_by_one": alone}
         return Readings(readings(found), items, tokens=run.tokens, notes=notes)
-
-    def _require_room(self, pairs: Sequence[tuple[list[int], list[int]]]) -> None:
-        """Raise UserError if an answer is longer than the context."""
-        if (longest := max(len(answer) for _, answer in pairs)) > self.context:
-            raise UserError(f"task {self.task} has an answer of {longest} tokens: raise answers.context={self.context}")
 
 
 class Mark(NamedTuple):
@@ -190,6 +187,5 @@ def readings(found: Sequence[Mark]) -> tuple[Reading, ...]:
 
 
 def _reading(metric: str, unit: str, better: str, values: Sequence[float]) -> Reading:
-    n, mean = len(values), math.fsum(values) / len(values)
-    stderr = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n) if n > 1 else None
-    return Reading(metric, mean, unit, better, stderr=stderr, n=n)
+    mean, stderr = mean_and_stderr(values)
+    return Reading(metric, mean, unit, better, stderr=stderr, n=len(values))

@@ -61,11 +61,7 @@ class Continuation:
 
     @classmethod
     def plan(cls, context: PlanContext) -> Iterator[Planned]:
-        """Plan one measurement.
-
-        Raises:
-            UserError: the text has too few prompts, or the model too few positions.
-        """
+        """Plan one measurement. Raise UserError if the text has too few prompts, or the model too few positions."""
         prompts, data_dir = context.run.settings_of(ContinuationSettings).prompts, context.run.data_dir
         corpus = context.run.settings_of(WindowSettings).data or context.corpus
         context.require_positions("continuation", PROMPT + NEW)

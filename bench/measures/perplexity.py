@@ -36,15 +36,12 @@ class WindowLosses:
     """Sums of the cross-entropy over each window in nats, in float32."""
 
     def __init__(self, windows: Windows) -> None:
-        self._windows, self._losses = windows, WindowSums()
-
-    @property
-    def losses(self) -> list[float]:
-        return self._losses.values
+        self._windows, self._sums = windows, WindowSums()
+        self.losses = self._sums.values
 
     def take(self, part: LogitPart) -> None:
         target_logits = part.logits.gather(1, part.targets[:, None]).squeeze(1)
-        self._losses.add(part, part.logits.logsumexp(-1) - target_logits)
+        self._sums.add(part, part.logits.logsumexp(-1) - target_logits)
 
     def finish(self) -> Readings:
         targets = self._windows.tokens.shape[1] - 1
@@ -53,7 +50,7 @@ class WindowLosses:
             for i, (c, nll) in enumerate(zip(self._windows.clusters, self.losses, strict=True))
         )
         mean, stderr = mean_and_stderr([x / targets for x in self.losses])
-        ppl = math.exp(mean) if mean < 700 else math.inf
+        ppl = math.inf if mean >= 700 else math.exp(mean)
         reading = Reading(
             "perplexity", ppl, "1", "lower", stderr=ppl * stderr if stderr is not None else None, n=len(items)
         )

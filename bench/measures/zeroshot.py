@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from bench.inputs import tasks, tracks
-from bench.inputs.task_yaml import lm_eval_version, most_generated, read_task
+from bench.inputs.task_yaml import most_generated, read_task
 from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
 from bench.measures.state_check import StateCheck
 from bench.results.identity import PROMPT, Protocol, describe_prompt
@@ -97,7 +98,12 @@ class Zeroshot:
         prompt = {name: value for name in PROMPT if (value := getattr(wanted, name)) not in (None, False, "")}
         for name, file in tasks.expand(context.run.tasks, wanted.include_path).items():
             task = read_task(name, file)
-            config: dict[str, Any] = {"task": name, "file": file, "version": task.version, "harness": lm_eval_version()}
+            config: dict[str, Any] = {
+                "task": name,
+                "file": file,
+                "version": task.version,
+                "harness": version("lm_eval"),
+            }
             config |= {"tokens": tokens, "batch": wanted.batch, "limit": limit} | prompt
             content = tasks.ensure(task, data_dir) if context.fetch else tasks.data_digest(task, data_dir)
             shots = task.shots if wanted.num_fewshot is None else wanted.num_fewshot

@@ -169,7 +169,6 @@ class ModelInputs:
         """Return the training, or raise UserError if the text does not exist or the budget is below one step."""
         wanted, data_dir = self.request.spec.training, self.request.spec.data_dir
         require_trainable(self.arithmetic or self.dtype)
-        training_text.check_name(wanted.data)
         run = TrainingRun(
             data=wanted.data,
             content=training_text.content_digest(wanted.data, data_dir),

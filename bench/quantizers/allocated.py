@@ -47,11 +47,7 @@ class LinearChoice(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> LinearChoice:
-        """Read QUANTIZER, N:M, N:M+QUANTIZER or "dense".
-
-        Raises:
-            UserError: anything else.
-        """
+        """Read QUANTIZER, N:M, N:M+QUANTIZER or "dense". Raise UserError for anything else."""
         match = re.fullmatch(r"(?:([0-9]+:[0-9]+)(?:\+|$))?(.*)", text)
         pattern, quantizer = (match[1] or UNCHANGED, match[2]) if match else (UNCHANGED, text)
         if text == UNCHANGED or pattern == text:
@@ -65,16 +61,16 @@ class LinearChoice(NamedTuple):
         """Fraction of the weights that are kept."""
         return 1 - self.pattern.share
 
-    def bits(self, width: int, plain: float) -> tuple[float, int]:
-        """Return the bits of a value, with its part of the mask, and those of the scales of a row.
+    def bits(self, out: int, width: int, plain: float) -> tuple[float, int]:
+        """Return the bits of a value, with its part of the mask, and those of all scales of a weight [out, width].
 
-        width: number of weights in the row. plain: bits of a value that is not quantized.
+        plain: bits of a value that is not quantized.
         """
         bits, scales = plain, 0
         if self.quantizer != "none":
             form = format_of(self.quantizer)
             bits = form.grid.bits
-            scales = form.grid.scale_bits * (width // form.group(width, None, self.quantizer))
+            scales = form.grid.scale_bits * form.count_scales(out, width, form.group(width, None, self.quantizer))
         return (bits if self.pattern.dense else bits * self.kept + 1), scales
 
 
@@ -131,8 +127,9 @@ class Allocated:
         values, scales, total = 0.0, 0, 0
         for visit in walk:
             visit.weight.copy_(weights.pop(visit.name))
-            bits, scale_bits = parsed[chosen[visit.name]].bits(visit.weight.shape[1], 8 * job.compute.stored.itemsize)
-            values, scales = values + bits * visit.weight.numel(), scales + scale_bits * len(visit.weight)
+            out, width = visit.weight.shape
+            bits, scale_bits = parsed[chosen[visit.name]].bits(out, width, 8 * job.compute.stored.itemsize)
+            values, scales = values + bits * visit.weight.numel(), scales + scale_bits
             total += visit.weight.numel()
         counts = {name: list(chosen.values()).count(name) for name in parsed}
         return walk.outcome(allocation=counts, **Stored(bits=values / total, scale_bits=8, scales=scales // 8).notes())

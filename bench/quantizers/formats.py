@@ -22,6 +22,10 @@ class Format(NamedTuple):
         """Return the number of weights that share a scale. See `group_size`."""
         return group_size(width, requested, self.most, name) if self.most else width
 
+    def count_scales(self, out: int, width: int, group: int) -> int:
+        """Return the number of scales of a weight [out, width]. The scale of a tensor counts as several of its groups'."""
+        return out * (width // group) + self.grid.tensor_bits // self.grid.scale_bits
+
 
 FORMATS: Mapping[str, Format] = {
     "int8": Format(Integer(8)),

@@ -94,7 +94,7 @@ class Int4Gptq:
             group = form.group(width, self.group, self.name)
             keep = visit.weight.new_ones(out, width).bool() if job.pattern.dense else visit.weight != 0
             quantize_(visit.weight, keep, prepared, group, form.grid)
-            scales += out * (width // group)
+            scales += form.count_scales(out, width, group)
         (total,) = walk.total(scales)
         return walk.outcome(**Stored(bits=form.grid.bits, scale_bits=form.grid.scale_bits, scales=int(total)).notes())
 

@@ -80,11 +80,7 @@ class Q6K(Q4K):
 
 
 def type_for(name: str, width: int) -> str:
-    """Return the type of rows of `width` weights, as llama.cpp chooses it.
-
-    Raises:
-        UserError: no type fits.
-    """
+    """Return the type of rows of `width` weights, as llama.cpp chooses it. Raise UserError if no type fits."""
     if width % 32:
         raise UserError(f"{name} needs rows of a multiple of 32 weights, and these have {width}: use int4-gptq")
     return name.upper() if width % 256 == 0 else INSTEAD[name.upper()]

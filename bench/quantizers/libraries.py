@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import nn
 
+from bench.quantizers.formats import FORMATS, Format
 from methods.contract import Job, Needs, Outcome
 from methods.errors import Skipped
 from methods.info import MethodInfo
@@ -43,16 +44,17 @@ class Hqq:
         walk = Walk(model, job)
         scales = 0
         for visit in walk:
-            group = group_size(visit.weight.shape[1], self.group, 64, self.name)
+            w = visit.weight
+            group = group_size(w.shape[1], self.group, 64, self.name)
             packed, info = quantizer.quantize(
-                visit.weight.float().contiguous(),
+                w.float().contiguous(),
                 nbits=4,
                 group_size=group,
                 axis=1,
-                device=str(visit.weight.device),
+                device=str(w.device),
                 compute_dtype=torch.float32,
             )
-            visit.weight.copy_(quantizer.dequantize(packed, info))
+            w.copy_(quantizer.dequantize(packed, info))
             scales += info["scale"].numel()
         # A scale and a zero point. Models of this library store both in float16.
         stored = Stored(bits=4, scale_bits=32, scales=scales, library=f"hqq {version('hqq')}")
@@ -94,14 +96,12 @@ class Scheme(NamedTuple):
     """Format of weights in llm-compressor. `args` are QuantizationArgs of compressed-tensors."""
 
     args: Mapping[str, Any]
-    most: int
-    """Number of weights that share a scale. int4: the largest that is taken by default."""
-    scale_bits: int
+    form: Format
 
 
-INT4 = Scheme({"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group"}, 128, 16)
-NVFP4 = Scheme({"scheme": "NVFP4A16"}, 16, 8)
-MXFP4 = Scheme({"scheme": "MXFP4A16"}, 32, 8)
+INT4 = Scheme({"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group"}, FORMATS["int4"])
+NVFP4 = Scheme({"scheme": "NVFP4A16"}, FORMATS["nvfp4"])
+MXFP4 = Scheme({"scheme": "MXFP4A16"}, FORMATS["mxfp4"])
 
 
 class _LlmCompressor:
@@ -119,25 +119,23 @@ class _LlmCompressor:
         oneshot(quantized, job, self._recipe({g: [t for t in job.targets if group[t] == g] for g in sizes}))
         rounded: Any = importlib.import_module("compressed_tensors.quantization").forward_quantize
         walk = Walk(model, job)
-        scales = 0
+        form, scales = self.scheme.form, 0
         for visit in walk:
             module: Any = quantized.get_submodule(visit.name)
             args = module.quantization_scheme.weights
             visit.weight.copy_(rounded(module, dense_weight(module), "weight", args))
-            scales += module.weight_scale.numel()
-        stored = Stored(
-            bits=4,
-            scale_bits=self.scheme.scale_bits,
-            scales=scales,
-            library=f"llmcompressor {version('llmcompressor')}",
-        )
+            out, width = visit.weight.shape
+            scales += form.count_scales(out, width, group[visit.name])
+        library = f"llmcompressor {version('llmcompressor')}"
+        stored = Stored(bits=form.grid.bits, scale_bits=form.grid.scale_bits, scales=scales, library=library)
         return walk.outcome(**stored.notes())
 
     def _groups(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
         """Return the number of weights that share a scale, by linear. Raise Skipped if the library cannot quantize one."""
-        if odd := next((t for t, (_, width) in shapes.items() if width % self.scheme.most), None):
-            raise Skipped(f"{self.name} has groups of {self.scheme.most}, and {odd} has {shapes[odd][1]} inputs")
-        return dict.fromkeys(shapes, self.scheme.most)
+        most = self.scheme.form.most
+        if odd := next((t for t, (_, width) in shapes.items() if width % most), None):
+            raise Skipped(f"{self.name} has groups of {most}, and {odd} has {shapes[odd][1]} inputs")
+        return dict.fromkeys(shapes, most)
 
     def _settings(self) -> dict[str, Any]:
         """Return settings of the modifier besides the format."""
@@ -171,7 +169,7 @@ class LlmCompressorGptq(_LlmCompressor):
     group: Count | None = None
 
     def _groups(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-        return {t: group_size(width, self.group, self.scheme.most, self.name) for t, (_, width) in shapes.items()}
+        return {t: self.scheme.form.group(width, self.group, self.name) for t, (_, width) in shapes.items()}
 
 
 @dataclass(frozen=True)

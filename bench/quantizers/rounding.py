@@ -31,7 +31,10 @@ class Int8:
         walk, form, requested = Walk(model, job), format_of(self.name), getattr(self, "group", None)
         scales = 0
         for visit in walk:
-            scales += round_(visit.weight, form.grid, form.group(visit.weight.shape[1], requested, self.name))
+            out, width = visit.weight.shape
+            group = form.group(width, requested, self.name)
+            round_(visit.weight, form.grid, group)
+            scales += form.count_scales(out, width, group)
         grid, inputs = form.grid, {"format": form.inputs, "bits": form.input_bits, "targets": list(job.targets)}
         stored = Stored(bits=grid.bits, scale_bits=grid.scale_bits, scales=scales, activations=form.input_bits)
         outcome = walk.outcome(**stored.notes())

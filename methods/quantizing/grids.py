@@ -26,6 +26,11 @@ class Grid(Protocol):
     @property
     def scale_bits(self) -> int: ...
 
+    @property
+    def tensor_bits(self) -> int:
+        """Bits of the tensor's own scale; 0 if the format has none."""
+        ...
+
     def scale(self, groups: Tensor) -> Tensor:
         """Return the scale of each group, float [..., 1], for weights [..., group]; 1 if all are zero."""
         ...
@@ -40,6 +45,8 @@ class Grid(Protocol):
 
 
 class _OfAnyTensor:
+    tensor_bits: ClassVar[int] = 0
+
     def of(self, tensor: Tensor) -> Any:
         return self
 
@@ -129,6 +136,7 @@ class NvFloat4:
 
     bits: ClassVar[int] = 4
     scale_bits: ClassVar[int] = 8
+    tensor_bits: ClassVar[int] = 32
     tensor_scale: float = 0.0
     """Scale of the tensor; 0 to take it from the groups."""
 
@@ -182,10 +190,8 @@ def assign_(weight: Tensor, value: Tensor) -> None:
     weight.masked_fill_(weight == 0, 0)
 
 
-def round_(weight: Tensor, grid: Grid, group: int) -> int:
-    """Round weight [out, in] to the nearest points of `grid`, in place. Return the number of scales."""
+def round_(weight: Tensor, grid: Grid, group: int) -> None:
+    """Round weight [out, in] to the nearest points of `grid`, in place."""
     groups = weight.float().contiguous().unflatten(-1, (-1, group))  # reading a transposed view is slow
     grid = grid.of(groups)
-    scale = grid.scale(groups)
-    assign_(weight, grid.snap(groups, scale).flatten(-2))
-    return scale.numel()
+    assign_(weight, grid.snap(groups, grid.scale(groups)).flatten(-2))

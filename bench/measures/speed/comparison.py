@@ -60,11 +60,8 @@ class Timings:
 
     def spread(self, name: str) -> tuple[float, float]:
         """Return the 20th and 80th percentile of the samples."""
-        samples = self.samples[name]
-        if len(samples) < 2:
-            return samples[0], samples[0]
-        fifths = statistics.quantiles(samples, n=5, method="inclusive")
-        return fifths[0], fifths[-1]
+        low, high = np.percentile(self.samples[name], (20, 80))
+        return float(low), float(high)
 
     def ratio(self, slow: str, fast: str) -> Ratio:
         before, after = (np.array(self.blocks[name]) for name in (fast, slow))
@@ -162,14 +159,8 @@ class SpeedComparison:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, clock: Clock, blocks: int = BLOCKS, block_s: float = BLOCK_S) -> Timings:
-        return interleave(
-            {**self.dense, **self.sparse, **self.others},
-            clock,
-            repeat=(*self.dense, *self.sparse),
-            calls=self.calls,
-            blocks=blocks,
-            block_s=block_s,
-        )
+        works, repeat = {**self.dense, **self.sparse, **self.others}, (*self.dense, *self.sparse)
+        return interleave(works, clock, repeat=repeat, calls=self.calls, blocks=blocks, block_s=block_s)
 
 
 def summarize(comparison: SpeedComparison, timings: Timings, peaks: Peaks) -> dict[str, Any]:

@@ -6,7 +6,7 @@ has none of `mm_search` and the CUTLASS kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -96,10 +96,6 @@ class Cuda:
             others,
         )
 
-    @property
-    def hopper(self) -> bool:
-        return torch.cuda.get_device_capability(self.device) == (9, 0)
-
     def peaks(self) -> Peaks:
         """Measure a large dense product of each kind, and a copy, whose bytes are read and written."""
         source = torch.ones(self.copy_bytes, dtype=torch.uint8, device=self.device)
@@ -110,7 +106,7 @@ class Cuda:
             w = torch.randn(self.peak_size, self.peak_size, device=self.device)
             x = torch.randn(self.peak_size, self.peak_size, device=self.device)
             try:
-                work = _eager(kind, *_convert(x, w, kind))
+                work = _call(_PRODUCTS[kind], *_convert(x, w, kind))
                 flops[kind] = 2.0 * self.peak_size**3 / min(self.clock.measure(work, 12)[2:])
             except RuntimeError:
                 # The device lacks the kind. A comparison of the kind reports it.
@@ -133,10 +129,12 @@ class Cuda:
             raise Skipped(f"cuSPARSELt has no {kind} product of {list(weight.shape)}: only of multiples of {multiple}")
         padded = tokens + -tokens % TOKEN_MULTIPLE
         x, w, *scales = _convert(torch.randn(padded, weight.shape[1], device=self.device), weight.to(self.device), kind)
-        expected = _expected_product(kind, x, w, scales)
+        expected = x.float() @ w.float().T
+        if kind == "fp8":
+            expected = expected * scales[0][:, None] * scales[1]
         count = copy_count(w.nbytes * 9 // 16, self.cache_bytes)
         notes: dict[str, Any] = {"copies": count}
-        dense = {"dense eager": [_eager(kind, x, c, *scales) for c in _copies(w, count)]}
+        dense = {"dense eager": [_call(_PRODUCTS[kind], x, c, *scales) for c in _copies(w, count)]}
         fast = torch.compile(_PRODUCTS[kind], mode="max-autotune-no-cudagraphs", dynamic=False)
         dense["dense compiled"] = [_call(fast, x, c, *scales) for c in _copies(w, count)]
         sparse = {"2:4 cusparselt": self._cusparselt(kind, x, w, scales, count, expected, notes)}
@@ -145,37 +143,18 @@ class Cuda:
         others = self._others(kind, x, w, count, notes)
         for name, works in (dense | sparse).items():
             check_product(name, works[0](), expected)
-        return self._comparison(kind, (dense, sparse, others), (tokens, *weight.shape), count, notes)
-
-    def _comparison(
-        self,
-        kind: str,
-        sides: tuple[Mapping[str, list[Work]], Mapping[str, list[Work]], Mapping[str, list[Work]]],
-        sizes: tuple[int, int, int],
-        count: int,
-        notes: dict[str, Any],
-    ) -> SpeedComparison:
-        tokens, out, width = sizes
-        passes = [{name: _pass(works) for name, works in side.items()} for side in sides]
-        eager = {}
+        passes, eager = [{name: _pass(works) for name, works in side.items()} for side in (dense, sparse, others)], {}
         if tokens <= MAX_GRAPH_TOKENS:
             eager = {f"{name}, no graph": work for side in passes[:2] for name, work in side.items()}
             passes = [{name: capture_graph(work) for name, work in side.items()} for side in passes]
-        moved = tokens * (
-            width * INPUT_BYTES.get(kind, ACTIVATION_BYTES) + out * OUTPUT_BYTES.get(kind, ACTIVATION_BYTES)
-        )
-        flops = 2.0 * tokens * out * width
+        out, width = weight.shape
+        read, written = (sizes.get(kind, ACTIVATION_BYTES) for sizes in (INPUT_BYTES, OUTPUT_BYTES))
+        flops, moved = 2.0 * tokens * out * width, tokens * (width * read + out * written)
         # cuSPARSELt's metadata is 2 bits per kept value, which is one bit per weight.
         bits = BITS[kind]
         costs = [RooflineCost(flops / (i + 1), out * width * bits[i] / 8 + moved) for i in (0, 1)]
         return SpeedComparison(
-            kind,
-            dense=passes[0],
-            sparse=passes[1],
-            others=passes[2] | eager,
-            costs=(costs[0], costs[1]),
-            calls=count,
-            notes=notes,
+            kind, passes[0], passes[1], (costs[0], costs[1]), others=passes[2] | eager, calls=count, notes=notes
         )
 
     def _cusparselt(
@@ -200,7 +179,7 @@ class Cuda:
 
     def _cutlass(self, x: Tensor, w: Tensor, scales: list[Tensor], count: int, sparse: dict[str, list[Work]]) -> str:
         """Add torchao's kernel for Hopper to `sparse`, and return "there" or the reason why not."""
-        if not self.hopper:
+        if torch.cuda.get_device_capability(self.device) != (9, 0):
             return "not a Hopper device"
         try:
             from torchao import ops  # type: ignore[import-not-found, unused-ignore]
@@ -241,12 +220,6 @@ def _convert(x: Tensor, w: Tensor, kind: str) -> tuple[Tensor, ...]:
     return (*(r.to(torch.float8_e4m3fn) for r in rows), *scales)
 
 
-def _expected_product(kind: str, x: Tensor, w: Tensor, scales: list[Tensor]) -> Tensor:
-    """Return the product of the converted x and w in float32."""
-    y = x.float() @ w.float().T
-    return y * scales[0][:, None] * scales[1] if kind == "fp8" else y
-
-
 def _int8(x: Tensor, w: Tensor) -> Tensor:
     y: Tensor = torch._int_mm(torch.nn.functional.pad(x, (0, 0, 0, max(0, 32 - len(x)))), w.t())
     return y[: len(x)]
@@ -259,15 +232,7 @@ def _fp8(x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor) -> Tensor:
     return y
 
 
-def _plain(x: Tensor, w: Tensor) -> Tensor:
-    return linear(x, w)
-
-
-_PRODUCTS: dict[str, Callable[..., Tensor]] = {"bf16": _plain, "fp16": _plain, "int8": _int8, "fp8": _fp8}
-
-
-def _eager(kind: str, x: Tensor, w: Tensor, *scales: Tensor) -> Work:
-    return _call(_PRODUCTS[kind], x, w, *scales)
+_PRODUCTS: dict[str, Callable[..., Tensor]] = {"bf16": linear, "fp16": linear, "int8": _int8, "fp8": _fp8}
 
 
 def _dense_fp8(x: Tensor, w: Tensor, count: int) -> list[Work]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,15 +67,10 @@ def compare_models(
         check_models(make, dense | sparse)
     sides = device.steps(dense, sparse, make, prompt == 1)
     graphs = {n: work.graph for side in sides for n, work in side.items() if isinstance(work, DecodingWork)}
-    return SpeedComparison(
-        kind,
-        dense=sides[0],
-        sparse=sides[1],
-        others=sides[2],
-        costs=_costs(context, kind, batch, prompt, kv),
-        notes={"batch": batch, "prompt_tokens": prompt, "kv_tokens": kv, "device": device.name}
-        | ({"graphs": graphs} if graphs else {}),
-    )
+    notes = {"batch": batch, "prompt_tokens": prompt, "kv_tokens": kv, "device": device.name}
+    notes |= {"graphs": graphs} if graphs else {}
+    costs = _costs(context, kind, batch, prompt, kv)
+    return SpeedComparison(kind, sides[0], sides[1], costs, others=sides[2], notes=notes)
 
 
 def check_models(make: StepFactory, models: Mapping[str, nn.Module]) -> None:
@@ -192,7 +188,8 @@ def prefill_step(batch: int, prompt: int) -> StepFactory:
 def _costs(context: MeasureContext, kind: str, batch: int, prompt: int, kv: int) -> tuple[RooflineCost, RooflineCost]:
     """Return the costs of dense and 2:4. A step computes the logits of one token of each sequence."""
     targets = {name: layer.weights for name, layer in context.counts.layers.items()}
-    sizes = roofline.sizes_of_targets(Folder(context.folder).config, targets)
+    config = Folder(context.folder).config
+    sizes = roofline.sizes_of(config, Counter(), roofline.count_weights(config, targets))
     bits = roofline.BITS[kind]
     dense, sparse = roofline.step_costs(sizes, batch * prompt, batch * (kv + prompt), *bits, predicted=batch)
     return RooflineCost(*dense), RooflineCost(*sparse)

@@ -73,12 +73,7 @@ def random_weights(shapes: Counter[tuple[int, int]]) -> Weights:
 
 
 def time_linears(
-    device: Cpu | Cuda,
-    weights: Weights,
-    tokens: int,
-    kind: str,
-    blocks: int = comparison.BLOCKS,
-    after_shape: Callable[[], object] = lambda: None,
+    device: Cpu | Cuda, weights: Weights, tokens: int, kind: str, after_shape: Callable[[], object] = lambda: None
 ) -> Readings:
     """Time each shape once and add up all linears. The notes have a row for each shape.
 
@@ -87,7 +82,7 @@ def time_linears(
     """
     peaks = device.peaks()
     rows: list[dict[str, Any]] = []
-    sums = [[0.0] * blocks, [0.0] * blocks]
+    sums = [[0.0] * comparison.BLOCKS for _ in range(2)]
     for count, weight in weights:
         row: dict[str, Any] = {"shape": list(weight.shape), "count": count, "tokens": tokens, "kind": kind}
         try:
@@ -96,7 +91,7 @@ def time_linears(
             rows.append(row | {"skipped": str(why)})
             continue
         started = time.monotonic()
-        timings = compared.run(device.clock, blocks)
+        timings = compared.run(device.clock)
         row |= comparison.summarize(compared, timings, peaks) | {"wall_s": round(time.monotonic() - started, 2)}
         rows.append(row)
         for side, name in zip(sums, (row["sparse"], row["dense"]), strict=True):
@@ -112,7 +107,7 @@ def time_linears(
     sparse, dense = map(statistics.median, sums)
     speedup = math.exp(statistics.fmean(math.log(d / s) for s, d in zip(*sums, strict=True)))
     values = (
-        Reading("linears", sparse, "s", "lower", n=blocks),
+        Reading("linears", sparse, "s", "lower", n=len(sums[0])),
         Reading("linears_dense", dense, "s", ""),
         Reading("speedup", speedup, "1", "higher"),
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.inputs import architecture, models
 from bench.inputs.model_config import ModelConfig
-from bench.inputs.shapes import known_shapes
+from bench.inputs.shapes import known_shapes, open_shapes, planned_model
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 from methods.targets import family_of, find_targets, weight_shape
@@ -115,7 +115,8 @@ def _row(what: str, tokens: int, kv: int | None, limits: dict[str, float]) -> di
 
 def device_specs() -> dict[str, DeviceSpec]:
     """Return the datasheets by name."""
-    return {name: DeviceSpec(**about) for name, about in _asset("devices.toml").items()}
+    text = (resources.files("bench") / "assets" / "devices.toml").read_text()
+    return {name: DeviceSpec(**about) for name, about in tomllib.loads(text).items()}
 
 
 def shape_limit(out: int, width: int, tokens: int, kind: str, card: DeviceSpec) -> float:
@@ -159,31 +160,16 @@ def model_sizes(name: str, data_dir: Path | None = None) -> Sizes:
     Raises:
         UserError: unknown name, or a model that is not downloaded and has no shapes here.
     """
-    known = known_shapes()
-    if name in known:
-        config = known[name]
-        linears = _llama_linears(config)
-        weights = sum(out * width * count for (out, width), count in linears.items())
-        return _sizes(config, linears, Weights(weights))
-    model = models.resolve(name, data_dir)
+    model = planned_model(name) or models.resolve(name, data_dir)
     if model is None:
-        raise UserError(
-            f"the shapes of {name!r} are not known: run bench pull {name}, or use one of {', '.join(known)}"
-        )
-    folder = model.open()
+        known = ", ".join(known_shapes())
+        raise UserError(f"the shapes of {name!r} are not known: run bench pull {name}, or use one of {known}")
+    folder = open_shapes(model.folder)
     tensor_shapes = folder.shapes()
     targets = find_targets(folder.config, tensor_shapes)
     shapes = {target: weight_shape(folder.config, tensor_shapes, target) for target in targets}
     counted = count_weights(folder.config, {target: out * width for target, (out, width) in shapes.items()})
-    return _sizes(folder.config, Counter(shapes.values()), counted)
-
-
-def _llama_linears(config: dict[str, Any]) -> Counter[tuple[int, int]]:
-    """Return the linears of a LLaMA from its config."""
-    hidden, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
-    keys = hidden // config["num_attention_heads"] * _kv_heads(config)
-    each = [(hidden, hidden)] * 2 + [(keys, hidden)] * 2 + [(inner, hidden)] * 2 + [(hidden, inner)]
-    return Counter(each * layers)
+    return sizes_of(folder.config, Counter(shapes.values()), counted)
 
 
 def count_weights(config: Mapping[str, Any], targets: Mapping[str, int]) -> Weights:
@@ -196,12 +182,8 @@ def count_weights(config: Mapping[str, Any], targets: Mapping[str, int]) -> Weig
     return Weights(sum(targets.values()) - inside, inside, config["num_experts_per_tok"] / experts)
 
 
-def sizes_of_targets(config: Mapping[str, Any], targets: Mapping[str, int]) -> Sizes:
-    """Return the sizes of a model from its config and the number of weights of each target, without shapes."""
-    return _sizes(config, Counter(), count_weights(config, targets))
-
-
-def _sizes(config: Mapping[str, Any], linears: Counter[tuple[int, int]], weights: Weights) -> Sizes:
+def sizes_of(config: Mapping[str, Any], linears: Counter[tuple[int, int]], weights: Weights) -> Sizes:
+    """Return the sizes of a model from its config and its linears. The costs of a step need no `linears`."""
     hidden = config.get("hidden_size") or config["n_embd"]
     kv_bytes = count_cached(config) * ACTIVATION_BYTES
     return Sizes(linears, weights, head=config["vocab_size"] * hidden, kv_bytes=kv_bytes)
@@ -223,7 +205,3 @@ def head_dim_of(config: Mapping[str, Any]) -> int:
 def _kv_heads(config: Mapping[str, Any]) -> int:
     heads: int = config.get("num_key_value_heads") or config.get("num_attention_heads") or config["n_head"]
     return heads
-
-
-def _asset(name: str) -> dict[str, Any]:
-    return tomllib.loads((Path(str(resources.files("bench"))) / "assets" / name).read_text())

@@ -61,6 +61,10 @@ def test_transformers_loads_what_was_measured(quantizer, made, cli, tmp_path):
     assert config["quantization_config"]["format"] == FORMATS[quantizer.split(":")[0]].name
     weights = load_file(out / "model.safetensors")
     if quantizer == "nvfp4":
+        own, counted = map(float, re.search(r"(\S+) bits per weight, where the row counts (\S+)", said).groups())
+        assert own == pytest.approx(counted + 1, abs=1e-4), (
+            "2:4 saves one of 4 bits, and both count each tensor's scale"
+        )
         assert "; 28 of them differ in the last bit of bfloat16" in said
     packed = weights["model.layers.0.mlp.up_proj." + ("weight" if quantizer in ("w8a8", "fp8") else "weight_packed")]
     assert packed.nbytes == 352 * 128 * (1 if quantizer in ("int8", "w8a8", "fp8") else 0.5)
@@ -181,12 +185,13 @@ def test_gguf_holds_the_integers_of_the_row(made, tmp_path):
     assert read["token_embd.weight"].tensor_type.name == "F16"
 
 
-def test_gguf_says_what_it_rounds_and_has_transformers_numbers_for_a_config_without_them(tmp_path):
+def test_gguf_says_what_it_rounds_and_has_transformers_numbers_for_a_config_without_them(tmp_path, capfd):
     folders.config(max_position_embeddings=None, rms_norm_eps=None)(runs.tiny(tmp_path / "m"))
     said = export_model(str(tmp_path / "m"), "gguf", tmp_path / "out", values="q8_0")
     assert "28 linears stored as q8_0; 28 of them rounded to it" in said
     assert 0 < float(re.search(r"its logits differ by (\S+) of", said)[1]) < 0.05
     assert "8.5 bits per weight" in said
+    assert "GGUF tensors" not in capfd.readouterr().err, "transformers' own bar"
 
 
 @pytest.mark.parametrize(

@@ -133,11 +133,11 @@ def test_a_download_that_ends_early_is_no_success(fake_hub, repository, tmp_path
 
 def test_a_corpus_is_fetched_for_one_use_and_then_read_from_the_cache(fake_hub):
     fake_hub.files = ("en/c4-validation.00000-of-00008.json.gz", "en/c4-train.00000-of-01024.json.gz", "README.md")
-    first = corpora.ensure("c4", "evaluation", None)
+    first = corpora.digest("c4", "evaluation", None, fetch=True)
 
     assert [f.name for f in corpora.files("c4", "evaluation", None)] == ["c4-validation.00000-of-00008.json.gz"]
     assert corpora.files("c4", "calibration", None) == []
-    assert corpora.ensure("c4", "evaluation", None) == first
+    assert corpora.digest("c4", "evaluation", None, fetch=True) == first
     assert len(fake_hub.downloads) == 1
 
 

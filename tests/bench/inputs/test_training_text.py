@@ -169,7 +169,7 @@ def test_without_a_mirror_or_a_hub(monkeypatch):
     with pytest.raises(UserError, match=r"training corpus c4 \(allenai/c4\) is not in .*, and "):
         training_text.content_digest("c4", None)
     with pytest.raises(UserError, match="unknown corpus 'c5'"):
-        training_text.check_name("c5")
+        training_text.content_digest("c5", None)
 
 
 def test_a_tokenizer_without_an_end(tmp_path):

@@ -15,7 +15,7 @@ import torch
 from bench.inputs import corpora, loading, windows
 from bench.measures import forward
 from bench.measures.perplexity import Perplexity, WindowLosses
-from bench.measures.window_pass import logit_parts
+from bench.measures.window_pass import LogitPart, logit_parts
 from bench.measures.windowed import Windows
 from helpers import runs
 from methods.contract import Compute, NoProgress
@@ -98,6 +98,13 @@ def test_is_its_definition(model, context):
     # The standard error is the delta method's: exp(m) times the standard error of the mean m of the windows.
     losses = torch.tensor([i.value / i.weight for i in got.items], dtype=torch.float64)
     assert got.values[0].stderr == pytest.approx(float(losses.mean().exp() * losses.std() / math.sqrt(5)), rel=1e-6)
+
+
+@pytest.mark.parametrize(("logit", "expected"), [(math.nan, math.nan), (2000.0, math.inf)])
+def test_nan_stays_nan_and_a_large_loss_is_infinite(logit, expected):
+    reader = WindowLosses(Windows(torch.zeros(1, 2, dtype=torch.int64), ["0"]))
+    reader.take(LogitPart(1, 1, slice(0, 1), torch.tensor([0]), torch.tensor([[0.0, logit]]), None))
+    assert reader.finish().values[0].value == pytest.approx(expected, nan_ok=True)
 
 
 def test_one_window_has_no_standard_error(model, context):

@@ -2,6 +2,7 @@
 
 import socket
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,7 @@ from lm_eval.tasks import TaskManager
 
 from bench import api
 from bench.inputs import lmeval, loading, task_yaml, tasks, wikimini
-from bench.inputs.task_yaml import lm_eval_version, read_task
+from bench.inputs.task_yaml import read_task
 from bench.measures import packed_scoring
 from bench.results.store import ReadOnlyStore
 from helpers import runs
@@ -116,7 +117,7 @@ def test_record_says_what_decided_it(tmp_path):
     config = record.key_inputs["measure"]["config"]
 
     assert record.identity.protocol.label == f"wiki_lastword@{wikimini.TASK_VERSION}x4"
-    assert config["harness"] == lm_eval_version() and config["version"] == "1.0"
+    assert config["harness"] == version("lm_eval") and config["version"] == "1.0"
     assert (config["tokens"], config["batch"]) == (1024, 16)
     assert record.notes == {"data": "wiki-mini", "revision": "", "engine": "packed"}
 
@@ -134,7 +135,7 @@ def test_key_moves_with_how_it_is_run(change):
 def test_key_moves_with_lm_evals_version(monkeypatch):
     spec = runs.small("r", measures=("zeroshot",), tasks=("piqa",))
     before = {c.key for c in api.plan(spec).measurements if c.measure == "zeroshot"}
-    monkeypatch.setattr("bench.measures.zeroshot.lm_eval_version", lambda: "0.4.99")
+    monkeypatch.setattr("bench.measures.zeroshot.version", lambda _: "0.4.99")
 
     assert not before & {c.key for c in api.plan(spec).measurements}
 
