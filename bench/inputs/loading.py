@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
@@ -189,9 +188,7 @@ def convert_gguf(file: Path, target: Path) -> None:
     """
     logging.getLogger("gguf").setLevel(logging.ERROR)
     fields = gguf_header.read(file.resolve()).fields
-    # transformers draws this bar even if its bars are turned off.
-    bar = mock.patch("transformers.modeling_gguf_pytorch_utils.tqdm", lambda tensors, **_: tensors, create=True)
-    with _faults(f"GGUF file {str(file.resolve())!r}"), bar:
+    with _faults(f"GGUF file {str(file.resolve())!r}"):
         model, about = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
         )
