@@ -19,7 +19,7 @@ class Events:
         self.phase = ""
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Write an event. Raise SystemExit if the runner is gone, which no method may take for a fault of its own."""
+        """Write an event. Raise SystemExit if the runner is gone, which no method catches."""
         try:
             self._stream.write(json.dumps({"event": event, **fields}) + "\n")
             self._stream.flush()

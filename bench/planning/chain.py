@@ -47,7 +47,7 @@ class _Chain:
     def __init__(self) -> None:
         self.stages: list[Stage] = []
         self.pattern = "dense"
-        """As in MethodStages. "": a pattern of the run."""
+        """Pattern as in MethodStages. "": one of the run."""
         self.beside = ""
         self.rounded = ""
         """Stage that rounded the factors of a low-rank term, by its label."""
