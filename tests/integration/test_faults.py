@@ -203,7 +203,7 @@ def full_in_words(*_, **__):
 
 
 def full_checkpoint(*_, **__):
-    """What torch raises, which is no Exception."""
+    """Raise what torch does when a checkpoint meets a full disk. Its class is not derived from Exception."""
     raise CheckpointException(
         "CheckpointException", {0: _wrap_exception(OSError(errno.ENOSPC, "No space left on device"))}
     )

@@ -45,7 +45,7 @@ def test_one_number_is_no_plural(tmp_path):
 @pytest.mark.parametrize("loss", [0.0, 2.0])
 @pytest.mark.parametrize("windows", [2, 3])
 def test_an_interval_that_says_nothing_is_not_shown(tmp_path, monkeypatch, windows, loss):
-    """Of two or three windows a bootstrap's draw is often one window many times, which has no spread."""
+    """A bootstrap of two or three windows often draws one window many times, so its interval can be endless."""
     monkeypatch.setattr(fake_records, "ARTICLES", windows)
     monkeypatch.setattr(fake_records, "WINDOWS", 1)
     fake_records.perplexity(tmp_path / "a")
