@@ -83,7 +83,7 @@ def estimate_pair(
         sums, weights, unit = _sums_by_cluster(now - was, items)
         found = bootstrap.studentized_bootstrap(sums, weights, level, unit=unit, margin=margin)
     found = _without_endless(found, pair.definition)
-    return add_seed_noise(found, noise, level, margin) if noise else found
+    return _without_endless(add_seed_noise(found, noise, level, margin), pair.definition) if noise else found
 
 
 def _without_endless(estimate: Estimate, metric: Metric) -> Estimate:

@@ -9,6 +9,7 @@ from bench.compare.resolve import read
 from bench.compare.result_set import ResultSet
 from bench.results.derive import Items
 from bench.results.record import Item, ReadingRow
+from bench.stats.seed_noise import SeedNoise
 from helpers import fake_records
 
 READING = ReadingRow(metric="perplexity", value=1.0, unit="1", better="lower", stderr=0.1)
@@ -26,7 +27,7 @@ def simulate(rng, effect=0.0, articles=30, seeds=3, article_sd=1.0, seed_sd=0.0)
     return np.tile(base, (seeds, 1)), base + TOKENS * effect + own + np.stack(shifts)
 
 
-def estimate_change(before, after, windows=None):
+def estimate_change(before, after, windows=None, noise=None):
     """From sums [seeds, windows]. windows: of the second side, if they have other names."""
     scores = {}
 
@@ -41,7 +42,17 @@ def estimate_change(before, after, windows=None):
         "", "perplexity", measured("a", before, ids), measured("b", after, ids if windows is None else windows)
     )
     results = ResultSet("", (), lambda record: scores[record.key])
-    return estimate.estimate_pair(pair, results, results, 0.05)
+    return estimate.estimate_pair(pair, results, results, 0.05, noise)
+
+
+@pytest.mark.parametrize("deviation", [0.5, 5.0])
+def test_an_interval_that_the_noise_between_seeds_makes_endless_says_nothing(deviation):
+    """Student's t of one degree of freedom is 12.7, so a noise of 5 nats gives ratios up to e^64."""
+    before, after = simulate(np.random.default_rng(0), seeds=1)
+
+    got = estimate_change(before, after, noise=SeedNoise(deviation**2, freedom=1))
+
+    assert (got.high == np.inf) == (deviation == 5) and got.alone.high < 1
 
 
 def test_value_is_the_difference_of_the_means_per_token():
