@@ -106,6 +106,17 @@ def test_hostile_names_stay_text(roots, cli, tmp_path):
     assert sorted(c.find("failure").get("type") for c in cases) == ["NEW_FAILURE", "REGRESSION"]
 
 
+def test_a_file_named_dash_is_stdout(roots, cli, tmp_path, monkeypatch):
+    for root in roots:
+        fake_records.counted(root, "violated_groups", 0.0)
+    monkeypatch.chdir(tmp_path)
+
+    code, out, _ = call(cli, roots, "--junit", "-")
+
+    assert code == 0 and ElementTree.fromstring(out).get("tests") == "1"
+    assert not (tmp_path / "-").exists()
+
+
 def test_json_rows(roots, cli):
     fake_records.perplexity(roots[0])
     fake_records.perplexity(roots[1], 0.03, made="b", noise=1)
