@@ -13,7 +13,6 @@ from bench.reporting.facts import Bound, Flips, Interval
 from bench.reporting.view import Table
 from bench.results.record import Record
 from bench.stats import bootstrap, multiple_tests
-from bench.stats.ratios import wilson_interval
 
 PREFERRED_SET = "wanda7"
 
@@ -83,26 +82,19 @@ class DenseComparison:
 
         The questions are those of the leading set, or of every task that has an accuracy if no set is complete.
         """
-        lost = gained = asked = 0.0
+        answers = []
         for column in self._accuracy_columns():
             if row == self.dense or self.dense is None:
                 return None
             before, after = (pairwise.seeds_of(self.table, k, column, self.records) for k in (self.dense, row))
             if not before or not after:
                 return None
-            was = self.results.items(next(iter(before.values())))
-            for record in after.values():
-                now = self.results.items(record)
-                if not np.array_equal(was.ids, now.ids):
-                    return None
-                a, b = (one.columns.get("acc", one.columns["value"]) for one in (was, now))
-                # a question counts once, and not once for each seed
-                lost, gained = lost + int((a > b).sum()) / len(after), gained + int((a < b).sum()) / len(after)
-                asked += len(a) / len(after)
-        if not asked:
-            return None
-        share = Bound((lost + gained) / asked, *wilson_interval(lost + gained, asked, pairwise.ALPHA))
-        return Flips(share, lost / asked, gained / asked)
+            read = [self.results.items(record) for record in (next(iter(before.values())), *after.values())]
+            if any(not np.array_equal(read[0].ids, one.ids) for one in read):
+                return None
+            was, *now = (one.columns.get("acc", one.columns["value"]) for one in read)
+            answers.append((was != np.stack(now), was, np.stack(now)))
+        return pairwise.count_flips(answers)
 
     def _accuracy_columns(self) -> list[int]:
         columns = [i for i, c in enumerate(self.table.columns) if c.metric == "acc"]

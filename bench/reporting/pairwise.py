@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 from bench.compare import estimate
 from bench.compare.pairing import MetricPair, Seeds, pair_seeds
 from bench.compare.result_set import ResultSet
 from bench.compare.seed_noise import SeedNoiseTable
-from bench.reporting.facts import Interval
+from bench.reporting.facts import Bound, Flips, Interval
 from bench.reporting.labelled_rows import is_file
 from bench.reporting.view import Table, TableColumn
 from bench.results.record import Record
 from bench.stats import multiple_tests
+from bench.stats.ratios import wilson_interval
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
 
 MAX_PAIRED_ROWS = 64
 """Most rows of a column that are compared in pairs (2,016 pairs). A longer column has neither intervals nor ranks."""
@@ -130,6 +139,21 @@ def _ranks(table: Table, column: int, differ: Mapping[Rows, bool]) -> tuple[str,
     groups = multiple_tests.tie_groups(order, lambda a, b: differ.get(ordered(int(a), int(b)), False))
     ranks = {int(name): str(best) if best == worst else f"{best}–{worst}" for name, best, worst in groups}
     return tuple(ranks.get(k, "") for k in range(len(table.rows)))
+
+
+def count_flips(answers: Sequence[tuple[NDArray[np.bool_], Array, Array]]) -> Flips | None:
+    """Return the flips in some tasks, or None if there are none. A question counts once, and not once for each seed.
+
+    answers: for each task, where the answer is another, and whether it is right, before and after. [questions] before, and
+    [seeds, questions] after.
+    """
+    if not answers:
+        return None
+    asked = sum(len(was) for _, was, _ in answers)
+    sums = ([float(x.mean(0).sum()) for x in (other, was > now, was < now)] for other, was, now in answers)
+    changed, lost, gained = map(math.fsum, zip(*sums, strict=True))
+    share = Bound(changed / asked, *wilson_interval(changed, asked, ALPHA))
+    return Flips(share, lost / asked, gained / asked)
 
 
 def ordered(a: int, b: int) -> Rows:
