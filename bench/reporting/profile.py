@@ -17,6 +17,7 @@ from bench.reporting.view import Table
 from bench.results.record import Record
 from bench.stats import multiple_tests
 from bench.stats.ratios import PairedGroup, differ_p, estimate_ratio_change
+from bench.system.grouping import group_by
 
 MEASURE, MBPP = "answers", "code/mbpp"
 CAPTION = (
@@ -35,11 +36,8 @@ CAPTIONS = (CAPTION, ORDER_CAPTION, FLIPS_CAPTION)
 
 def by_task(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Return the records of answers by the label of their task."""
-    out: dict[str, list[Record]] = {}
-    for record in records:
-        if record.identity.measure == MEASURE and record.status == "ok" and record.items:
-            out.setdefault(record.identity.protocol.label, []).append(record)
-    return out
+    answers = (r for r in records if r.identity.measure == MEASURE and r.status == "ok" and r.items)
+    return group_by(answers, lambda record: record.identity.protocol.label)
 
 
 def compare(dense: Iterable[Record], own: Iterable[Record], results: ResultSet) -> dict[str, TrackLoss]:
