@@ -135,9 +135,8 @@ def rows(series: Sequence[Series]) -> list[dict[str, Any]]:
     """Return a printable row for each point."""
     out = []
     for one in series:
-        before: float | None = None
-        for p in one.points:
-            moved = "" if not before else f"{100 * (p.value / before - 1):+.2f}%"
+        for before, p in zip((None, *one.points), one.points, strict=False):
+            moved = f"{100 * (p.value / before.value - 1):+.2f}%" if before and before.value else ""
             out.append(
                 {
                     "row": one.name,
@@ -150,5 +149,4 @@ def rows(series: Sequence[Series]) -> list[dict[str, Any]]:
                     "surroundings": "; ".join(p.surroundings),
                 }
             )
-            before = p.value
     return out
