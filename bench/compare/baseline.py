@@ -193,7 +193,7 @@ def reading_rows(results: ResultSet) -> list[dict[str, Any]]:
     for record in results.records:
         labels = record.identity.labels()
         columns = ("model", "method", "pattern", "quantizer", "seed", "measure", "protocol")
-        name = {k: "" if labels[k] is None else str(labels[k]) for k in columns}
+        name: dict[str, Any] = {k: "" if labels[k] is None else str(labels[k]) for k in columns}
         for metric, value in [(r.metric, r.value) for r in record.readings] or [(record.status, None)]:
             out.append(name | {"metric": metric, "value": value, "record": record.short_key})
     return out
