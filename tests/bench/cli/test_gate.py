@@ -52,7 +52,8 @@ def sound(tmp_path_factory):
     [
         ("alpha = 2\n", "invalid alpha = 2: must be below 1"),
         ("[margin]\nacc = 0.1\n", "margins"),
-        ("[margins]\nacc = -1\n", "at least 0"),
+        ("[margins]\nacc = -1\n", "invalid margins.acc = -1: must be at least 0"),
+        ("[tolerances]\nacc = inf\n", "invalid tolerances.acc = inf: must be a finite number"),
         ("[margins]\nacc = true\n", "invalid margins.acc = True: must be a number"),
         ("[margins]\nperplexty = 0.1\n", "invalid margins.perplexty = 0.1: unknown metric 'perplexty': did you mean"),
         ("[tolerances]\nzzz = 0.1\n", "invalid tolerances.zzz = 0.1: unknown metric 'zzz': known: perplexity, kl"),
