@@ -75,18 +75,16 @@ def pair(a: Path, b: Path, *, whole: bool = False) -> Pairing:
     notes: list[str] = []
     for task in dict.fromkeys((*before, *after)):
         was, now = before.get(task), after.get(task)
-        if was is None or now is None:
-            one, side = (was, 0) if was else (now, 1)
-            assert one is not None
-            sides[side].append(_Side(one, sorted(one.scores), ""))
-            continue
-        common = sorted(set(was.scores) & set(now.scores))
-        sentence = _describe_rest(was, now, len(common))
-        if sentence:
-            notes.append(f"{task}: {sentence}")
-        is_short = not common or (whole and len(common) < len(was.scores))
-        for side, each in enumerate((was, now)):
-            sides[side].append(_Side(each, common or sorted(each.scores), sentence if is_short else ""))
+        common: list[Question] = []
+        obstacle = ""
+        if was and now:
+            common = sorted(set(was.scores) & set(now.scores))
+            if sentence := _describe_rest(was, now, len(common)):
+                notes.append(f"{task}: {sentence}")
+            obstacle = sentence if not common or (whole and len(common) < len(was.scores)) else ""
+        for side, each in zip(sides, (was, now), strict=True):
+            if each:
+                side.append(_Side(each, common or sorted(each.scores), obstacle))
     for task, each in (*before.items(), *after.items()):
         if each.left_out:
             notes.append(f"{task}: {', '.join(sorted(each.left_out))} has no number for each question")

@@ -6,7 +6,7 @@ The commits are those of the plug-in of a row, if a plug-in made it and its comm
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -32,7 +32,7 @@ class HistoryPoint:
     recorded: str
     value: float
     seeds: int
-    environment: tuple[tuple[str, str], ...]
+    environment: Mapping[str, str]
     step: bool = False
     """True if a new level begins here."""
     surroundings: tuple[str, ...] = ()
@@ -114,7 +114,7 @@ def _values(records: Iterable[Record], metric: str) -> list[float]:
     return [float(r.value) for x in records for r in x.readings if r.metric == metric and r.value is not None]
 
 
-def _environment(records: Iterable[Record]) -> tuple[tuple[str, str], ...]:
+def _environment(records: Iterable[Record]) -> dict[str, str]:
     *_, last = records
     parts = last.machine | last.versions
     if last.code is last.commit:
@@ -122,12 +122,11 @@ def _environment(records: Iterable[Record]) -> tuple[tuple[str, str], ...]:
         parts.pop("cast-bench", None)
     else:
         parts["cast-bench"] = last.commit_id[:12] or parts.get("cast-bench")
-    return tuple(sorted((str(k), str(v)) for k, v in parts.items() if v is not None))
+    return {str(k): str(v) for k, v in parts.items() if v is not None}
 
 
-def _changes(before: tuple[tuple[str, str], ...], now: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[str, ...]:
     """Return what differs between two points, of all that both record."""
-    old, new = dict(before), dict(now)
     return tuple(f"{k} {old[k]} to {new[k]}" for k in sorted(old.keys() & new.keys()) if old[k] != new[k])
 
 

@@ -111,9 +111,10 @@ class SeedNoiseTable:
     def _destroyed(self) -> set[IdentityKey]:
         """Return the rows with more than DESTROYED_FROM times the least perplexity of their model and protocol."""
         found = [
-            (_row(r), (r.identity.model, r.identity.protocol), value)
-            for r in self.records
-            for value in _perplexities(r)
+            (_row(record), (record.identity.model, record.identity.protocol), reading.value)
+            for record in self.records
+            for reading in record.readings
+            if reading.metric == "perplexity" and reading.value is not None
         ]
         least = {key: min(value for _, _, value in group) for key, group in group_by(found, itemgetter(1)).items()}
         return {row for row, key, value in found if value > DESTROYED_FROM * least[key]}
@@ -154,10 +155,6 @@ class SeedNoiseTable:
                 model, kind = kinds[row]
                 out.setdefault((model, name), []).append((kind, SeedNoise(variance, max(map(len, several)) - 1)))
         return out
-
-
-def _perplexities(record: Record) -> list[float]:
-    return [r.value for r in record.readings if r.metric == "perplexity" and r.value is not None]
 
 
 def _row(record: Record) -> IdentityKey:

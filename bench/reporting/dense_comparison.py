@@ -47,7 +47,7 @@ class DenseComparison:
         before, own = self.table.value(reference, column), self.table.value(row, column)
         if column is None or before is None or own is None or row == reference:
             return None
-        interval = self._interval(row, column, reference=reference)
+        interval = self._interval(row, column, reference)
         if interval is None:
             return Bound(own / before - 1)
         return Bound(interval.value - 1, interval.low - 1, interval.high - 1)
@@ -67,7 +67,7 @@ class DenseComparison:
         drops = {}
         for task in tasks:
             at = self._task_column(task, limit)
-            interval = None if at is None else self._interval(row, at, level)
+            interval = None if at is None else self._interval(row, at, self.dense, level)
             if interval is None:
                 return Bound(mean), ""
             drops[task] = Bound(-interval.value, -interval.high, -interval.low)
@@ -128,11 +128,8 @@ class DenseComparison:
                 return i
         return None
 
-    def _interval(
-        self, row: int, column: int, level: float = pairwise.ALPHA, reference: int | None = None
-    ) -> Interval | None:
-        """Return the interval from the reference to this row. reference: another row, by default the dense model."""
-        reference = self.dense if reference is None else reference
+    def _interval(self, row: int, column: int, reference: int | None, level: float = pairwise.ALPHA) -> Interval | None:
+        """Return the interval from the reference, another row, to this row."""
         if reference is None:
             return None
         a, b = (pairwise.seeds_of(self.table, k, column, self.records) for k in (reference, row))
