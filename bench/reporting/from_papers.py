@@ -39,7 +39,8 @@ class PaperRow(BaseModel):
     """Name of a set of tasks, or the words of the source."""
     source: Annotated[str, Field(min_length=1)]
     note: str
-    caveat: Annotated[str, BeforeValidator(lambda text: text or "")] = ""  # None in a line without the last column
+    # A line that ends before the last column has None in it.
+    caveat: Annotated[str, BeforeValidator(lambda text: text or "")] = ""
     """Reason why the row is not comparable: it is no result of its pattern, or it saw the tasks in training."""
 
 

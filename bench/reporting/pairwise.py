@@ -137,9 +137,9 @@ def count_flips(answers: Sequence[tuple[NDArray[np.bool_], Array, Array]]) -> Fl
     answers: for each task, where the answer is another, and whether it is right, before and after. [questions] before, and
     [seeds, questions] after.
     """
-    if not answers:
-        return None
     asked = sum(len(was) for _, was, _ in answers)
+    if not asked:
+        return None
     sums = ([float(x.mean(0).sum()) for x in (other, was > now, was < now)] for other, was, now in answers)
     changed, lost, gained = map(math.fsum, zip(*sums, strict=True))
     share = Bound(changed / asked, *wilson_interval(changed, asked, ALPHA))
