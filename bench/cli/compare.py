@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.console import note, print_commands, print_json, print_line, print_lines, print_rows
+from bench.cli.console import note, print_commands, print_json, print_line, print_rows, write_output
 from bench.cli.flags import Figure, Json, Results, file_callback
 from bench.compare import settings
 from bench.system.files import require_writable_file
@@ -110,9 +110,7 @@ def gate(
 
         with temporary_folder("again-") as workdir:
             comparison = compare(before, rerun(after, comparison, workdir, measure_again, note), gate_settings)
-    if junit:
-        _write(junit, ci.to_junit(comparison))
-    _print_comparison(comparison, json, md, f"bench gate {render.describe_outcome(comparison)}")
+    _print_comparison(comparison, json, md, f"bench gate {render.describe_outcome(comparison)}", junit)
     if github:
         print_commands(ci.to_github(comparison), err=json)
     if all(row.verdict in ("NOT_COMPARABLE", "NO_BASELINE") for row in comparison.rows):
@@ -253,18 +251,18 @@ def _read_baseline(text: str) -> ResultSet:
     raise UserError(describe_unknown("baseline", text, known, also))
 
 
-def _print_comparison(comparison: Comparison, json: bool, md: Path | None, headline: str) -> None:
-    from bench.compare import render
+def _print_comparison(
+    comparison: Comparison, json: bool, md: Path | None, headline: str, junit: Path | None = None
+) -> None:
+    from bench.compare import ci, render
 
+    if junit:
+        write_output(junit, ci.to_junit(comparison))
     if md:
-        text = render.to_markdown(comparison, headline)
-        if str(md) == "-":
-            print_lines(text)
-        else:
-            _write(md, text)
+        write_output(md, render.to_markdown(comparison, headline))
     if json:
         print_json(render.to_json(comparison))
-    elif str(md) != "-":
+    elif "-" not in (str(md), str(junit)):
         _print_verdicts(comparison.rows)
 
 
@@ -279,11 +277,3 @@ def _print_verdicts(rows: Sequence[Row]) -> None:
         color = COLORS.get(row.verdict, "")
         lines.append([StyledCell(cell, color if name in ("", "verdict") else "") for name, cell in cells(row).items()])
     print_table(headers, lines, right)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as fault:
-        raise UserError(f"cannot write {str(path)!r} ({fault.strerror}): name another file") from None

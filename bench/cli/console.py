@@ -6,10 +6,12 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from bench.system.files import atomic_write
 from bench.system.terminal import raw_stream
 from bench.system.text import escape_markdown, one_line, printable_json
 from methods.errors import UserError
@@ -91,6 +93,15 @@ def print_line(text: object = "", *, err: bool = False) -> None:
 def print_lines(text: str, *, err: bool = False) -> None:
     """Print text of several lines: a log, a traceback, Markdown or CSV."""
     print(text.removesuffix("\n"), file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write text to a file that `flags.file_callback` has checked, or print it if the file is "-"."""
+    if str(path) == "-":
+        print_lines(text)
+        return
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def print_commands(text: str, *, err: bool = False) -> None:

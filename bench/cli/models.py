@@ -207,37 +207,22 @@ def export(
     from bench.export.results import RESULT_FORMATS, export_results
     from bench.results.store import RESULTS
 
+    options: dict[str, Any] = {"values": values, "dtype": dtype, "exclude": exclude, "merge": merge}
+    options |= {"imatrix": imatrix, "windows": windows}
     if organization != "unknown" and format_ != "eee":
         raise UserError("--organization needs --format eee: leave it out")
     if format_ in RESULT_FORMATS:
         if artifact:
             raise UserError(f"--format {format_} exports all of --results: leave {artifact!r} out")
-        flags = {"--values": values, "--dtype": dtype, "--exclude": exclude, "--merge": merge, "--imatrix": imatrix}
-        flags["--windows"] = windows
-        for flag, value in flags.items():
-            if value:
-                raise UserError(f"{flag} is for the format of a model, and {format_} is one of results: leave it out")
+        if given := next((name for name, value in options.items() if value), None):
+            raise UserError(f"--{given} is for the format of a model, and {format_} is one of results: leave it out")
         print_line(export_results(results or RESULTS, format_, out, organization))
         return
     if artifact is None and format_ in MODEL_FORMATS:
         raise UserError(f"--format {format_} exports a model: name a record (bench ls runs) or a model folder")
-    globs = tuple(split_list("exclude", exclude)) if exclude else ()
-    model = artifact or ""
+    options["exclude"] = tuple(split_list("exclude", exclude)) if exclude else ()
     try:
-        print_line(
-            export_model(
-                model,
-                format_,
-                out,
-                values=values,
-                dtype=dtype,
-                exclude=globs,
-                results=results,
-                merge=merge,
-                imatrix=imatrix,
-                windows=windows,
-            )
-        )
+        print_line(export_model(artifact or "", format_, out, results=results, **options))
     except CheckFailed as failure:
         fail(f"check failed: {failure}", 1)
 
@@ -258,12 +243,7 @@ def _open_folder(name: str) -> WeightSource:
 
 def _layer_rows(counts: WeightCounts) -> list[dict[str, Any]]:
     """Return a row for each layer, and one with the totals."""
-    columns = {
-        "weights": "weights",
-        "zeros": "zeros",
-        "negative_zeros": "negative_zeros",
-        "violated_groups": "violations",
-    }
+    fields = {name: name for name in ("weights", "zeros", "negative_zeros")} | {"violated_groups": "violations"}
     layers = counts.layers.items()
-    rows = [{"layer": name} | {k: getattr(layer, field) for k, field in columns.items()} for name, layer in layers]
-    return [*rows, {"layer": "total"} | {k: sum(row[k] for row in rows) for k in columns}]
+    rows = [{"layer": name} | {k: getattr(layer, field) for k, field in fields.items()} for name, layer in layers]
+    return [*rows, {"layer": "total"} | {k: sum(row[k] for row in rows) for k in fields}]

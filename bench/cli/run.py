@@ -192,21 +192,21 @@ def prune(
     transformers can load the folder.
     """
     fixed = {"methods": methods, "models": models, "measures": "size", "seeds": seeds, "quantizers": quantizers}
-    spec = _spec_of_one(flags | fixed)
+    _write_one(flags | fixed, out)
+
+
+def _write_one(flags: dict[str, Any], out: Path, made: str = "") -> None:
+    """Write the model of a spec. Raise UserError for several seeds. made: how, for an error; "": the method and the model."""
+    spec = spec_of(flags, models="tiny", seeds=0, quantizers="none")
+    if len(spec.seeds) != 1:
+        raise UserError(f"one model is written, and the config has {len(spec.seeds)} seeds: name one with --seed")
     from bench.execution.prune import write_pruned
 
     try:
         print_line(write_pruned(spec, out))
     except CheckFailed as failure:
-        fail(f"check failed for {methods} on {spec.models[0]}: {failure}. Nothing was written.", 1)
-
-
-def _spec_of_one(flags: dict[str, Any]) -> Spec:
-    """Return the spec of one artifact. Raise UserError for several seeds."""
-    spec = spec_of(flags, models="tiny", seeds=0, quantizers="none")
-    if len(spec.seeds) != 1:
-        raise UserError(f"one model is written, and the config has {len(spec.seeds)} seeds: name one with --seed")
-    return spec
+        made = made or f"for {spec.methods[0]} on {spec.models[0]}"
+        fail(f"check failed {made}: {failure}. Nothing was written.", 1)
 
 
 @with_flags(*OF_RUNS, "methods", "models")
@@ -231,7 +231,6 @@ def finetune(
 
     The result is written to a folder that transformers can load.
     """
-    from bench.execution.prune import write_pruned
     from bench.inputs.models import resolve
     from bench.results.artifacts import find_pruned
 
@@ -245,7 +244,4 @@ def finetune(
     fixed: dict[str, Any] = {"methods": methods, "models": (str(folder),), "measures": "size", "seeds": seeds}
     fixed |= {"patterns": patterns, "quantizers": quantizers}
     fixed |= {"set_": training + (flags.pop("set_", None) or [])}
-    try:
-        print_line(write_pruned(_spec_of_one(flags | fixed), out))
-    except CheckFailed as failure:
-        fail(f"check failed after fine-tuning {artifact}: {failure}. Nothing was written.", 1)
+    _write_one(flags | fixed, out, f"after fine-tuning {artifact}")

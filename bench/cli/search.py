@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ import typer
 
 from bench.cli.console import fail, note, print_line, print_rows
 from bench.cli.flags import DataDir, Figure, Json, Results, note_former_names
+from bench.execution.forecast import clock_time
 from bench.system.toml import read_toml
 
 
@@ -41,8 +41,8 @@ def search(
     def report(one: Any, left: int) -> None:
         nonlocal new
         new += 1
-        end = datetime.now() + timedelta(seconds=left * (time.monotonic() - started) / new)
-        note(_describe(one) + (f"; {left} left, all done at {end:%H:%M:%S}" if left else ""))
+        end = clock_time(left * (time.monotonic() - started) / new)
+        note(_describe(one) + (f"; {left} left, all done at {end}" if left else ""))
 
     try:
         with adopting():

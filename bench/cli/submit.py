@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.console import fail, note, print_line, print_lines
+from bench.cli.console import fail, note, print_line, print_lines, write_output
 from bench.cli.flags import checked, file_callback
-from bench.system.files import atomic_write, require_folder
+from bench.system.files import require_folder
 from bench.system.text import amount
 from methods.errors import UserError
 
@@ -104,8 +104,7 @@ def _make(source: Path, root: Path, who: Contributor, name: str | None, out: Pat
             _print(found.at(source), name, None)
         out.mkdir(parents=True, exist_ok=True)
         archive, text = folder.pack(target, name, out), out / f"{name}.md"
-        with atomic_write(text) as temporary:
-            temporary.write_text(message.text(found, name), encoding="utf-8")
+        write_output(text, message.text(found, name))
     print_line(f"{archive}: {amount(len(found.records), 'record')}")
     print_line(f"{text}: the text of the pull request")
     print_line(
@@ -129,8 +128,7 @@ def _print(found: Review, name: str, md: Path | None) -> None:
 
     text = message.refusal(found, name) if found.refusals else message.text(found, name)
     if md and str(md) != "-":
-        with atomic_write(md) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_output(md, text)
     if found.refusals:
         for sentence in found.refusals:
             print_line(f"refused: {sentence}")

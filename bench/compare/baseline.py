@@ -8,7 +8,8 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -140,58 +141,49 @@ def read(path: Path, max_bytes: int = MAX_FILE_BYTES) -> ResultSet:
     if len({record.key for record in records}) < len(records):
         raise UserError(f"baseline {str(path)!r} has two records of one key: {REMAKE}")
     rows = sum(record.items.rows for record in records if record.items)
-    reader = _ItemReader(files[ITEMS], rows, str(path))
+    reader = _item_reader(files[ITEMS], rows, str(path))
     for record in records:
         if record.items:
             reader(record)
     return ResultSet(str(path), tuple(latest(records)), reader)
 
 
-class _ItemReader:
-    """A reader of items by record. It reads the table on first use."""
+def _item_reader(content: bytes, total: int, name: str) -> Callable[[Record], Items]:
+    """Return a reader of items by record. It reads the table on first use. total: number of items of all records."""
 
-    def __init__(self, content: bytes, total: int, name: str) -> None:
-        """total: number of items of all records."""
-        self.content, self.total, self.name = content, total, name
-        self.table: Any = None
-        self.rows: dict[str, tuple[int, int]] = {}
-
-    def __call__(self, record: Record) -> Items:
-        if self.table is None:
-            self._open()
-        if record.stem not in self.rows:
-            raise UserError(f"{self.name} has no per-item scores of record {record.short_key}: {REMAKE}")
-        start, length = self.rows[record.stem]
-        return of_table(self.table.slice(start, length), record, f"{self.name}: {ITEMS}")
-
-    def _open(self) -> None:
-        table = read_parquet(self.content, f"{self.name}: {ITEMS}", self.total)
+    @cache
+    def opened() -> tuple[Any, dict[str, tuple[int, int]]]:
+        table = read_parquet(content, f"{name}: {ITEMS}", total)
         if "record" not in table.column_names:
-            raise UserError(f"{self.name}: {ITEMS} has no column 'record': {REMAKE}")
+            raise UserError(f"{name}: {ITEMS} has no column 'record': {REMAKE}")
+        rows: dict[str, tuple[int, int]] = {}
         for at, key in enumerate(table.column("record").to_pylist()):
-            start, length = self.rows.get(key, (at, 0))
+            start, length = rows.get(key, (at, 0))
             if start + length != at:
-                raise UserError(f"{self.name}: {ITEMS} is out of order at record {str(key)[:12]!r}: {REMAKE}")
-            self.rows[key] = (start, length + 1)
-        self.table = table
+                raise UserError(f"{name}: {ITEMS} is out of order at record {str(key)[:12]!r}: {REMAKE}")
+            rows[key] = (start, length + 1)
+        return table, rows
+
+    def items(record: Record) -> Items:
+        table, rows = opened()
+        if record.stem not in rows:
+            raise UserError(f"{name} has no per-item scores of record {record.short_key}: {REMAKE}")
+        return of_table(table.slice(*rows[record.stem]), record, f"{name}: {ITEMS}")
+
+    return items
 
 
 def list_rows(folder: Path) -> list[dict[str, Any]]:
     """Return a row for each baseline in a folder. An unreadable one has the reason in place of commits."""
     out = []
     for path in sorted(folder.glob("*.zip")):
-        row: dict[str, Any] = {
-            "baseline": path.stem,
-            "records": None,
-            "commits": "",
-            "kB": round(path.stat().st_size / 1000),
-        }
         try:
             about = manifest(path)
-            row |= {"records": about["records"], "commits": " ".join(c[:12] for c in about["commits"])}
+            records, commits = about["records"], " ".join(c[:12] for c in about["commits"])
         except (UserError, KeyError, TypeError) as fault:
-            row["commits"] = f"unreadable: {fault}"
-        out.append(row)
+            records, commits = None, f"unreadable: {fault}"
+        kilobytes = round(path.stat().st_size / 1000)
+        out.append({"baseline": path.stem, "records": records, "commits": commits, "kB": kilobytes})
     return out
 
 
@@ -201,10 +193,7 @@ def reading_rows(results: ResultSet) -> list[dict[str, Any]]:
     for record in results.records:
         labels = record.identity.labels()
         columns = ("model", "method", "pattern", "quantizer", "seed", "measure", "protocol")
-        name: dict[str, Any] = {k: labels[k] for k in columns}
-        name["seed"] = "" if name["seed"] is None else str(name["seed"])
-        for reading in record.readings:
-            out.append(name | {"metric": reading.metric, "value": reading.value, "record": record.short_key})
-        if not record.readings:
-            out.append(name | {"metric": record.status, "value": None, "record": record.short_key})
+        name: dict[str, Any] = {k: "" if labels[k] is None else str(labels[k]) for k in columns}
+        for metric, value in [(r.metric, r.value) for r in record.readings] or [(record.status, None)]:
+            out.append(name | {"metric": metric, "value": value, "record": record.short_key})
     return out

@@ -22,6 +22,8 @@ from bench.system import digests
 from bench.system.cache import temporary_folder
 from methods.errors import UserError
 
+Array = np.ndarray[Any, Any]
+
 HARNESSES = (lm_eval.HARNESS, lighteval.HARNESS, evalscope.HARNESS, every_eval_ever.HARNESS)
 
 
@@ -73,18 +75,16 @@ def pair(a: Path, b: Path, *, whole: bool = False) -> Pairing:
     notes: list[str] = []
     for task in dict.fromkeys((*before, *after)):
         was, now = before.get(task), after.get(task)
-        if was is None or now is None:
-            one, side = (was, 0) if was else (now, 1)
-            assert one is not None
-            sides[side].append(_Side(one, sorted(one.scores), ""))
-            continue
-        common = sorted(set(was.scores) & set(now.scores))
-        sentence = _describe_rest(was, now, len(common))
-        if sentence:
-            notes.append(f"{task}: {sentence}")
-        is_short = not common or (whole and len(common) < len(was.scores))
-        for side, each in enumerate((was, now)):
-            sides[side].append(_Side(each, common or sorted(each.scores), sentence if is_short else ""))
+        common: list[Question] = []
+        obstacle = ""
+        if was and now:
+            common = sorted(set(was.scores) & set(now.scores))
+            if sentence := _describe_rest(was, now, len(common)):
+                notes.append(f"{task}: {sentence}")
+            obstacle = sentence if not common or (whole and len(common) < len(was.scores)) else ""
+        for side, each in zip(sides, (was, now), strict=True):
+            if each:
+                side.append(_Side(each, common or sorted(each.scores), obstacle))
     for task, each in (*before.items(), *after.items()):
         if each.left_out:
             notes.append(f"{task}: {', '.join(sorted(each.left_out))} has no number for each question")
@@ -133,45 +133,27 @@ def as_results(folder: Path) -> Iterator[Path]:
 
 
 def _record_of(evaluation: Evaluation, model: str, method: str, pattern: str) -> tuple[Record, tuple[Item, ...]]:
-    questions = sorted(evaluation.scores)
-    side = _result_set(Path(), [_Side(evaluation, questions, "")])
-    (shown,) = side.records
-    columns = side.items(shown).columns
+    questions, harness, about = sorted(evaluation.scores), evaluation.harness, evaluation.about
+    columns = _columns(evaluation, questions)
     first = "acc" if "acc" in columns else next(iter(columns), "")
     content = digests.of([["/".join(q), evaluation.scores[q]] for q in questions])
-    inputs = {
-        "harness": evaluation.harness,
-        "task": evaluation.task,
-        "model": model,
-        "method": method,
-        "content": content,
-    }
-    protocol = shown.identity.protocol.model_copy(update={"engine": evaluation.harness})
-    identity = Identity(model=model, stages=(method,), pattern=pattern, measure="zeroshot", protocol=protocol)
+    inputs = {"harness": harness, "task": evaluation.task, "model": model, "method": method, "content": content}
     settings = {name: value for name, value in evaluation.settings.items() if value is not None}
-    record = Record(
-        key=digests.of(inputs),
-        identity=identity,
-        status="ok",
-        readings=shown.readings,
-        key_inputs=inputs,
-        notes={"made_elsewhere": evaluation.harness, "settings": settings, **evaluation.about},
-        provenance={
-            "recorded": evaluation.about.get("recorded"),
-            "versions": {evaluation.harness: evaluation.about.get("version")},
-        },
+    record = _record(
+        evaluation,
+        columns,
+        inputs,
+        {"model": model, "stages": (method,), "pattern": pattern},
+        engine=harness,
+        notes={"made_elsewhere": harness, "settings": settings, **about},
+        provenance={"recorded": about.get("recorded"), "versions": {harness: about.get("version")}},
     )
-    items = tuple(
-        Item(
-            "/".join(q),
-            q.document,
-            float(columns[first][i]),
-            1.0,
-            {name: float(values[i]) for name, values in columns.items() if name != first},
-        )
+    others = [name for name in columns if name != first]
+    items = (
+        Item("/".join(q), q.document, float(columns[first][i]), 1.0, {name: float(columns[name][i]) for name in others})
         for i, q in enumerate(questions)
     )
-    return record, items if first else ()
+    return record, tuple(items) if first else ()
 
 
 def _describe_rest(was: Evaluation, now: Evaluation, paired: int) -> str:
@@ -204,39 +186,44 @@ def _result_set(path: Path, sides: list[_Side]) -> ResultSet:
     tables: dict[str, Items] = {}
     records = []
     for evaluation, questions, obstacle in sides:
-        first = evaluation.scores[questions[0]] if questions else {}
-        names = [name for name in first if all(name in evaluation.scores[q] for q in questions)]
-        columns = {name: np.array([evaluation.scores[q][name] for q in questions]) for name in names}
-        identity = Identity(
-            model="",
-            stages=(),
-            pattern="",
-            measure="zeroshot",
-            protocol=Protocol(name=evaluation.task, version=evaluation.version or None),
-        )
+        columns = _columns(evaluation, questions)
         inputs = {"folder": str(path), "task": evaluation.task}
-        readings = [_reading(name, values, evaluation.higher.get(name, True)) for name, values in columns.items()]
-        record = Record(
-            key=digests.of(inputs),
-            identity=identity,
-            status="ok",
-            reason=obstacle,
-            readings=readings,
-            key_inputs=inputs,
-        )
-        records.append(record)
+        whose = {"model": "", "stages": (), "pattern": ""}
+        records.append(_record(evaluation, columns, inputs, whose, reason=obstacle))
         ids = np.array(["/".join(q) for q in questions])
-        tables[record.key] = Items(ids, ids, np.ones(len(ids)), columns)
+        tables[records[-1].key] = Items(ids, ids, np.ones(len(ids)), columns)
     return ResultSet(str(path), tuple(records), lambda record: tables[record.key])
 
 
-def _reading(name: str, values: np.ndarray[Any, Any], higher: bool) -> ReadingRow:
-    n = len(values)
-    return ReadingRow(
-        metric=name,
-        value=math.fsum(values) / n,
-        unit="1",
-        better="higher" if higher else "lower",
-        stderr=float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0,
-        n=n,
+def _columns(evaluation: Evaluation, questions: list[Question]) -> dict[str, Array]:
+    """Return the scores of the questions by metric, of the metrics that all of them have."""
+    names = evaluation.scores[questions[0]] if questions else ()
+    kept = [name for name in names if all(name in evaluation.scores[q] for q in questions)]
+    return {name: np.array([evaluation.scores[q][name] for q in questions]) for name in kept}
+
+
+def _record(
+    evaluation: Evaluation,
+    columns: dict[str, Array],
+    inputs: dict[str, str],
+    whose: dict[str, Any],
+    engine: str = "",
+    **fields: Any,
+) -> Record:
+    """Return the record of a task. columns: scores by metric; whose: model, stages and pattern of the identity."""
+    protocol = Protocol(name=evaluation.task, version=evaluation.version or None, engine=engine)
+    return Record(
+        key=digests.of(inputs),
+        identity=Identity(measure="zeroshot", protocol=protocol, **whose),
+        status="ok",
+        readings=[_reading(name, values, evaluation.higher.get(name, True)) for name, values in columns.items()],
+        key_inputs=inputs,
+        **fields,
     )
+
+
+def _reading(name: str, values: Array, higher: bool) -> ReadingRow:
+    n = len(values)
+    stderr = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    better = "higher" if higher else "lower"
+    return ReadingRow(metric=name, value=math.fsum(values) / n, unit="1", better=better, stderr=stderr, n=n)

@@ -6,16 +6,16 @@ The commits are those of the plug-in of a row, if a plug-in made it and its comm
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from bench.compare.pairing import group_by_identity, list_seeds, order, short_names
+from bench.compare.pairing import list_seeds, order, short_names
 from bench.compare.result_set import ResultSet
 from bench.results import metrics
-from bench.results.identity import IdentityKey
 from bench.results.record import Record
 from bench.results.rows import age
 from bench.stats import changepoints
@@ -32,7 +32,7 @@ class HistoryPoint:
     recorded: str
     value: float
     seeds: int
-    environment: tuple[tuple[str, str], ...]
+    environment: Mapping[str, str]
     step: bool = False
     """True if a new level begins here."""
     surroundings: tuple[str, ...] = ()
@@ -57,11 +57,8 @@ def read(results: ResultSet, metric: str, matching: str = "") -> list[Series]:
     Raises:
         UserError: no record has the metric, or no row matches.
     """
-    by_identity: dict[IdentityKey, list[Record]] = {}
-    for record in results.records:
-        if record.status == "ok" and any(r.metric == metric and r.value is not None for r in record.readings):
-            (key,) = group_by_identity([record])
-            by_identity.setdefault(key, []).append(record)
+    with_metric = (r for r in results.records if r.status == "ok" and _values([r], metric))
+    by_identity = group_by(with_metric, lambda record: record.identity.key("seed"))
     names = short_names(by_identity, ())
     if not by_identity:
         known = sorted(results.metrics)
@@ -97,27 +94,27 @@ def _by_commit(records: Iterable[Record]) -> dict[tuple[str, bool], list[Record]
 def _series(name: str, metric: str, records: Sequence[Record]) -> Series:
     commits = _by_commit(sorted(records, key=age(records)))
     reading = next(r for r in records[0].readings if r.metric == metric)
-    plain_points = [_point(*key, group, metric) for key, group in commits.items()]
-    values = np.array([p.value for p in plain_points])
+    points = [_point(*key, group, metric) for key, group in commits.items()]
+    values = np.array([p.value for p in points])
     logs = np.log(values) if (values > 0).all() and metrics.find(metric, reading.unit).is_ratio else values
     steps = set(changepoints.find_steps(logs))
-    points, before = [], None
-    for i, point in enumerate(plain_points):
-        changes = _changes(before, point.environment) if before is not None else ()
-        points.append(replace(point, step=i in steps, surroundings=changes))
-        before = point.environment
-    return Series(name, metric, reading.unit, tuple(points))
+    changes = [(), *(_changes(before.environment, after.environment) for before, after in pairwise(points))]
+    known = (replace(p, step=i in steps, surroundings=changes[i]) for i, p in enumerate(points))
+    return Series(name, metric, reading.unit, tuple(known))
 
 
 def _point(commit: str, dirty: bool, records: Sequence[Record], metric: str) -> HistoryPoint:
     newest = {r.identity.seed: r for r in records}.values()
-    values = [float(r.value) for x in newest for r in x.readings if r.metric == metric and r.value is not None]
-    return HistoryPoint(
-        commit, dirty, records[0].recorded, math.fsum(values) / len(values), len(values), _environment(newest)
-    )
+    values = _values(newest, metric)
+    mean = math.fsum(values) / len(values)
+    return HistoryPoint(commit, dirty, records[0].recorded, mean, len(values), _environment(newest))
 
 
-def _environment(records: Iterable[Record]) -> tuple[tuple[str, str], ...]:
+def _values(records: Iterable[Record], metric: str) -> list[float]:
+    return [float(r.value) for x in records for r in x.readings if r.metric == metric and r.value is not None]
+
+
+def _environment(records: Iterable[Record]) -> dict[str, str]:
     *_, last = records
     parts = last.machine | last.versions
     if last.code is last.commit:
@@ -125,12 +122,11 @@ def _environment(records: Iterable[Record]) -> tuple[tuple[str, str], ...]:
         parts.pop("cast-bench", None)
     else:
         parts["cast-bench"] = last.commit_id[:12] or parts.get("cast-bench")
-    return tuple(sorted((str(k), str(v)) for k, v in parts.items() if v is not None))
+    return {str(k): str(v) for k, v in parts.items() if v is not None}
 
 
-def _changes(before: tuple[tuple[str, str], ...], now: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[str, ...]:
     """Return what differs between two points, of all that both record."""
-    old, new = dict(before), dict(now)
     return tuple(f"{k} {old[k]} to {new[k]}" for k in sorted(old.keys() & new.keys()) if old[k] != new[k])
 
 
@@ -138,9 +134,8 @@ def rows(series: Sequence[Series]) -> list[dict[str, Any]]:
     """Return a printable row for each point."""
     out = []
     for one in series:
-        before: float | None = None
-        for p in one.points:
-            moved = "" if not before else f"{100 * (p.value / before - 1):+.2f}%"
+        for before, p in zip((None, *one.points), one.points, strict=False):
+            moved = f"{100 * (p.value / before.value - 1):+.2f}%" if before and before.value else ""
             out.append(
                 {
                     "row": one.name,
@@ -153,5 +148,4 @@ def rows(series: Sequence[Series]) -> list[dict[str, Any]]:
                     "surroundings": "; ".join(p.surroundings),
                 }
             )
-            before = p.value
     return out

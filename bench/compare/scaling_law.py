@@ -102,10 +102,13 @@ def fit(points: Sequence[GridRun], draws: int = DRAWS) -> Law:
     """
     n = np.array([p.weights for p in points], dtype=float)
     d = np.array([p.training for p in points], dtype=float)
-    names = ["A", *(["a"] if len(set(n)) > 1 else []), *(["b"] if len(set(d)) > 1 else [])]
-    if len(points) < len(names) + 1:
+    n0, d0 = (float(np.exp(np.log(x).mean())) for x in (n, d))
+    terms = {"A": np.ones(len(points))}
+    terms |= {name: -np.log(x / x0) for name, x, x0 in (("a", n, n0), ("b", d, d0)) if len(set(x)) > 1}
+    freedom = len(points) - len(terms)
+    if freedom < 1:
         raise UserError(
-            f"a law with {len(names)} coefficients needs at least {len(names) + 1} runs, and there are {len(points)}: "
+            f"a law with {len(terms)} coefficients needs at least {len(terms) + 1} runs, and there are {len(points)}: "
             "run more models or budgets"
         )
     for p in points:
@@ -114,17 +117,10 @@ def fit(points: Sequence[GridRun], draws: int = DRAWS) -> Law:
                 f"{p.model} at {p.training:,} tokens is not above its control ({p.loss:+.4f} nats): "
                 "a power law cannot be fitted to it: leave it out, or use another control"
             )
-    n0, d0 = float(np.exp(np.log(n).mean())), float(np.exp(np.log(d).mean()))
-    design = np.stack(
-        [np.ones(len(points))]
-        + ([-np.log(n / n0)] if "a" in names else [])
-        + ([-np.log(d / d0)] if "b" in names else []),
-        axis=1,
-    )
+    design = np.stack(list(terms.values()), axis=1)
     logs = np.log([p.loss for p in points])
     best = _solve(design, logs)
     residuals = logs - design @ best
-    freedom = len(points) - len(names)
     # Few residuals do not tell their standard deviation. Dividing by the root of a chi-squared variable over its degrees
     # of freedom gives draws of Student's t.
     scales = np.sqrt(freedom / np.random.default_rng(2).chisquare(freedom, draws)).clip(max=MAX_SCALE)
@@ -134,7 +130,7 @@ def fit(points: Sequence[GridRun], draws: int = DRAWS) -> Law:
     best[0] = np.exp(best[0])
     bounds = np.quantile(rows, TAILS, axis=0)
     coefficients = {
-        k: FitInterval(float(v), float(low), float(high)) for k, v, low, high in zip(names, best, *bounds, strict=True)
+        k: FitInterval(float(v), float(low), float(high)) for k, v, low, high in zip(terms, best, *bounds, strict=True)
     }
     return Law(coefficients, n0, d0, tuple(points), rows, spreads)
 
@@ -212,24 +208,19 @@ def read(results: Path, method: str, control: str) -> list[GridRun]:
 
 
 def _require_one_kind(model: str, rows: Mapping[str, list[Record]], method: str, control: str) -> None:
-    """Raise UserError if the method's records have several patterns, columns have several values, or texts differ."""
+    """Raise UserError if a column has several values, or texts differ. The control has no calibration and no pattern."""
     both = [*rows[method], *rows[control]]
-    for column, records in (("calibration", rows[method]), *((c, both) for c in ("targets", "dtype", "device"))):
+    for column in ("calibration", "pattern", "targets", "dtype", "device"):
+        records = rows[method] if column in ("calibration", "pattern") else both
         values = sorted({str(record.identity.labels()[column]) for record in records})
         if len(values) > 1:
             raise UserError(
                 f"runs of {model} differ in {column} ({', '.join(values)}): a law describes one; keep each in a results folder"
             )
-    patterns = sorted({record.identity.pattern for record in rows[method]})
-    if len(patterns) > 1:
+    if len({record.token_digest for record in both}) > 1:
+        texts = sorted({record.identity.protocol.label for record in both})
         raise UserError(
-            f"{method} of {model} has the patterns {', '.join(patterns)}: a law describes one; keep each in a results folder"
-        )
-    texts = {record.identity.protocol.label: record.token_digest for name in (method, control) for record in rows[name]}
-    digests = {record.token_digest for name in (method, control) for record in rows[name]}
-    if len(digests) > 1:
-        raise UserError(
-            f"{method} and {control} of {model} were measured on different texts ({', '.join(sorted(texts))}): "
+            f"{method} and {control} of {model} were measured on different texts ({', '.join(texts)}): "
             "measure both on one, in a results folder"
         )
 

@@ -13,6 +13,7 @@ from bench.compare.pairing import MetricPair
 from bench.results import metrics
 from bench.results.identity import IdentityKey
 from bench.results.record import Record
+from bench.stats.bootstrap import satterthwaite
 from bench.stats.seed_noise import SeedNoise, pool
 from bench.system.grouping import group_by
 from bench.system.text import amount
@@ -63,7 +64,8 @@ class SeedNoiseTable:
         if len(set(found)) == 1:  # one estimate, used twice, has the degrees of freedom of one
             total = SeedNoise(len(found) * found[0].noise.variance, found[0].noise.freedom)
         else:
-            total = _sum([one.noise for one in found])
+            parts = [(one.noise.variance, one.noise.freedom) for one in found]
+            total = SeedNoise(sum(variance for variance, _ in parts), satterthwaite(parts))
         mean = SeedNoise(total.variance / len(pair.before), total.freedom)
         return KnownNoise(mean, "; ".join(dict.fromkeys(one.source for one in found)))
 
@@ -94,10 +96,10 @@ class SeedNoiseTable:
     def _find(self, model: str, kind: str, metric: metrics.Metric) -> KnownNoise:
         if metric.name in self.given:
             return KnownNoise(SeedNoise(self.given[metric.name] ** 2), "as the settings say")
-        rows = self._measured.get((model, metric.name), {})
-        own = [noise for of, noise in rows.values() if of == kind]
-        rounded = [noise for of, noise in rows.values() if {of, kind}.isdisjoint(UNROUNDED)]
-        every = [noise for of, noise in rows.values() if of != DESTROYED or kind == DESTROYED]
+        rows = self._measured.get((model, metric.name), [])
+        own = [noise for of, noise in rows if of == kind]
+        rounded = [noise for of, noise in rows if {of, kind}.isdisjoint(UNROUNDED)]
+        every = [noise for of, noise in rows if of != DESTROYED or kind == DESTROYED]
         for some, of in ((own, kind), (rounded, "dense"), (every, "other")):
             if some and (noise := pool(some)).freedom >= MIN_FREEDOM:
                 source = f"from {amount(len(some), f'{of} row')} with seeds"
@@ -109,9 +111,10 @@ class SeedNoiseTable:
     def _destroyed(self) -> set[IdentityKey]:
         """Return the rows with more than DESTROYED_FROM times the least perplexity of their model and protocol."""
         found = [
-            (_row(r), (r.identity.model, r.identity.protocol), value)
-            for r in self.records
-            for value in _perplexities(r)
+            (_row(record), (record.identity.model, record.identity.protocol), reading.value)
+            for record in self.records
+            for reading in record.readings
+            if reading.metric == "perplexity" and reading.value is not None
         ]
         least = {key: min(value for _, _, value in group) for key, group in group_by(found, itemgetter(1)).items()}
         return {row for row, key, value in found if value > DESTROYED_FROM * least[key]}
@@ -127,48 +130,35 @@ class SeedNoiseTable:
         }
 
     @cached_property
-    def _measured(self) -> dict[tuple[str, str], dict[IdentityKey, tuple[str, SeedNoise]]]:
-        """Return kind and variance of each row with several seeds, by model and metric, then by row.
+    def _measured(self) -> dict[tuple[str, str], list[tuple[str, SeedNoise]]]:
+        """Return kind and variance of each row with several seeds, by model and metric.
 
         A row that was measured under several protocols counts once, with the mean of its variances.
         """
-        values: dict[tuple[str, str], dict[IdentityKey, dict[IdentityKey, list[float]]]] = {}
-        kinds: dict[IdentityKey, str] = {}
+        rows: dict[tuple[IdentityKey, str], dict[IdentityKey, list[float]]] = {}
+        kinds: dict[IdentityKey, tuple[str, str]] = {}
         for record in self.records:
             if record.status != "ok" or record.identity.seed is None:
                 continue
             row = _row(record)
-            kinds[row] = self.kind_of(record)
+            kinds[row] = record.identity.model, self.kind_of(record)
             for reading in record.readings:
                 metric = metrics.find(reading.metric, reading.unit)
                 if reading.value is not None and metric.averages_items:
                     value = math.log(reading.value) if metric.is_ratio else reading.value
-                    by_row = values.setdefault((record.identity.model, metric.name), {})
-                    by_row.setdefault(row, {}).setdefault(record.identity.key("seed"), []).append(value)
-        out: dict[tuple[str, str], dict[IdentityKey, tuple[str, SeedNoise]]] = {}
-        for key, by_row in values.items():
-            for row, by_protocol in by_row.items():
-                several = [numbers for numbers in by_protocol.values() if len(numbers) > 1]
-                if several:
-                    variance = statistics.fmean(statistics.variance(numbers) for numbers in several)
-                    noise = SeedNoise(variance, max(map(len, several)) - 1)
-                    out.setdefault(key, {})[row] = (kinds[row], noise)
+                    by_protocol = rows.setdefault((row, metric.name), {})
+                    by_protocol.setdefault(record.identity.key("seed"), []).append(value)
+        out: dict[tuple[str, str], list[tuple[str, SeedNoise]]] = {}
+        for (row, name), by_protocol in rows.items():
+            if several := [numbers for numbers in by_protocol.values() if len(numbers) > 1]:
+                variance = statistics.fmean(statistics.variance(numbers) for numbers in several)
+                model, kind = kinds[row]
+                out.setdefault((model, name), []).append((kind, SeedNoise(variance, max(map(len, several)) - 1)))
         return out
-
-
-def _perplexities(record: Record) -> list[float]:
-    return [r.value for r in record.readings if r.metric == "perplexity" and r.value is not None]
 
 
 def _row(record: Record) -> IdentityKey:
     return record.identity.key("seed", "measure", "protocol")
-
-
-def _sum(parts: list[SeedNoise]) -> SeedNoise:
-    """Return the noise of a difference, with Satterthwaite's degrees of freedom."""
-    variance = math.fsum(p.variance for p in parts)
-    rest = math.fsum(p.variance**2 / p.freedom for p in parts)
-    return SeedNoise(variance, variance**2 / rest if rest else math.inf)
 
 
 def _amount(noise: SeedNoise, metric: metrics.Metric) -> str:

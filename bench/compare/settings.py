@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.catalog.entries import MEASURES
 from bench.results.metrics import METRICS, TIMINGS, Metric
@@ -17,6 +17,7 @@ from methods.errors import UserError
 
 Number = Annotated[float, Field(strict=True)]
 """A number, but not true or false."""
+Amount = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 
 
 class CompareSettings(BaseModel):
@@ -29,19 +30,11 @@ class CompareSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     alpha: Number = Field(default=0.05, gt=0, lt=1)
-    margins: dict[str, Number] = {}
-    tolerances: dict[str, Number] = {}
-    seed_noise: dict[str, Number] = {}
+    margins: dict[str, Amount] = {}
+    tolerances: dict[str, Amount] = {}
+    seed_noise: dict[str, Amount] = {}
     strict: bool = False
     not_comparable: tuple[str, ...] = ()
-
-    @field_validator("margins", "tolerances", "seed_noise")
-    @classmethod
-    def _check_not_negative(cls, value: dict[str, float]) -> dict[str, float]:
-        for name, margin in value.items():
-            if not 0 <= margin < float("inf"):
-                raise ValueError(f"{name} = {margin} must be at least 0")
-        return value
 
     def margin(self, metric: Metric) -> float | None:
         """Return the largest loss that passes, or None if the metric is not judged."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from bench.compare.estimate import NotComparable, counted_change, estimate_pair, mean_change, mean_values, require_items
-from bench.compare.pairing import NOT_REPORTED, MetricPair, Unpaired, pair_results
+from bench.compare.pairing import NOT_REPORTED, MetricPair, pair_results
 from bench.compare.result_set import ResultSet, gc_paused
 from bench.compare.seed_noise import SeedNoiseTable
 from bench.compare.settings import CompareSettings
@@ -128,8 +128,12 @@ def compare(
         if (exploratory and (every_metric or p.definition.in_tables)) or settings.margin(p.definition) is not None
     ]
     skipped = sorted({p.metric for p in pairs} - {p.metric for p in judged})
-    mattering = [u for u in unpaired if _matters(u, settings)]
-    rows = [Row(u.name, u.metric, u.verdict, u.reason, records=u.records) for u in mattering]
+    rows = [
+        Row(u.name, u.metric, u.verdict, u.reason, records=u.records)
+        for u in unpaired
+        # A missing metric matters if it has a margin, a missing measurement always.
+        if u.reason != NOT_REPORTED or settings.margin(metrics.find(u.metric, u.unit)) is not None
+    ]
     to_estimate: list[MetricPair] = []
     for pair in judged:
         if reason := pair.obstacle():
@@ -141,7 +145,9 @@ def compare(
             to_estimate.append(pair)
     sampled = sum(not p.counted for p in to_estimate)
     level = settings.alpha if exploratory else multiple_tests.bonferroni(settings.alpha, sampled)
-    noises = _seed_noises(before, after, settings)
+    # A row on both sides counts once.
+    known_rows = {record.identity.key(): record for record in (*after.records, *before.records)}
+    noises = SeedNoiseTable(known_rows.values(), settings.seed_noise)
     estimates: list[tuple[MetricPair, Estimate, str]] = []
     for pair in to_estimate:
         known = noises.of_pair(pair)
@@ -154,18 +160,6 @@ def compare(
     rows += _decide_all(estimates, settings)
     rows.sort(key=lambda r: (VERDICTS.index(r.verdict), r.name, r.metric))
     return Comparison(tuple(rows), settings, sampled, level, new, tuple(skipped))
-
-
-def _matters(unpaired: Unpaired, settings: CompareSettings) -> bool:
-    """Return whether an absence matters. A missing metric matters if it has a margin, a missing measurement always."""
-    definition = metrics.find(unpaired.metric, unpaired.unit)
-    return unpaired.reason != NOT_REPORTED or settings.margin(definition) is not None
-
-
-def _seed_noises(before: ResultSet, after: ResultSet, settings: CompareSettings) -> SeedNoiseTable:
-    """Return the noise between seeds, from the rows of both. A row on both sides counts once."""
-    records = {record.identity.key(): record for record in (*after.records, *before.records)}
-    return SeedNoiseTable(records.values(), settings.seed_noise)
 
 
 def _margin(pair: MetricPair, settings: CompareSettings) -> float:

@@ -29,6 +29,7 @@ from methods.targets import find_targets, stores_in_out
 
 TOKENS = (2, 16)
 """Number of sequences in a test, and of tokens in each."""
+are_close = partial(torch.allclose, rtol=1e-5, atol=1e-6)
 
 
 def teach(folder: Path) -> tuple[str, Family]:
@@ -168,9 +169,9 @@ def _finish(model: Any) -> dict[str, str]:
     for name, value in model.config.to_dict().items():
         if type(value) in (int, float) and value:
             for step in ("divisor", "cap"):
-                if torch.allclose(Finish(**{step: value}).apply(got), want, rtol=1e-5, atol=1e-6):
+                if are_close(Finish(**{step: value}).apply(got), want):
                     return {step: name}
-    if torch.allclose(got, want, rtol=1e-5, atol=1e-6):
+    if are_close(got, want):
         return _unused_finish(model)
     raise UserError("the logits of this model are not its head's products, capped or divided: write the entry by hand")
 
@@ -186,7 +187,7 @@ def _unused_finish(model: Any) -> dict[str, str]:
         setattr(model.config, name, trial)
         changed = model(input_ids=tokens, use_cache=False).logits
         setattr(model.config, name, before)
-        if torch.allclose(Finish(**{step: trial}).apply(plain), changed, rtol=1e-5, atol=1e-6):
+        if are_close(Finish(**{step: trial}).apply(plain), changed):
             return {step: name}
     return {}
 
@@ -224,9 +225,7 @@ def try_entry(folder: Path) -> None:
             )
     with torch.no_grad():
         states = model.base_model(input_ids=tokens, use_cache=False)[0]  # type: ignore[operator]
-        if not torch.allclose(
-            head_of(model)(states), model(input_ids=tokens, use_cache=False).logits, rtol=1e-5, atol=1e-6
-        ):
+        if not are_close(head_of(model)(states), model(input_ids=tokens, use_cache=False).logits):
             raise UserError(f"the logits of {folder} are not those that its entry gives: write the entry by hand")
 
 

@@ -188,7 +188,7 @@ class Board:
             cells = list(row.cells)
             for c, (cell, column) in enumerate(zip(row.cells, out.columns, strict=True)):
                 if column.metric in DERIVED:
-                    cells[c] = derived_cell(column.metric, facts, cost)
+                    cells[c] = derived_cell(column.metric, facts)
                 elif c == comparison.drop_column and cell and facts.drop and facts.drop.low is not None:
                     text = f"{words.points(*facts.drop.parts)} {facts.worst_task}"
                     cells[c] = replace(cell, text=text, value=facts.drop.value, spread=None)

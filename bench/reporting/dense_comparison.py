@@ -13,7 +13,6 @@ from bench.reporting.facts import Bound, Flips, Interval
 from bench.reporting.view import Table
 from bench.results.record import Record
 from bench.stats import bootstrap, multiple_tests
-from bench.stats.ratios import wilson_interval
 
 PREFERRED_SET = "wanda7"
 
@@ -48,7 +47,7 @@ class DenseComparison:
         before, own = self.table.value(reference, column), self.table.value(row, column)
         if column is None or before is None or own is None or row == reference:
             return None
-        interval = self._interval(row, column, reference=reference)
+        interval = self._interval(row, column, reference)
         if interval is None:
             return Bound(own / before - 1)
         return Bound(interval.value - 1, interval.low - 1, interval.high - 1)
@@ -68,7 +67,7 @@ class DenseComparison:
         drops = {}
         for task in tasks:
             at = self._task_column(task, limit)
-            interval = None if at is None else self._interval(row, at, level)
+            interval = None if at is None else self._interval(row, at, self.dense, level)
             if interval is None:
                 return Bound(mean), ""
             drops[task] = Bound(-interval.value, -interval.high, -interval.low)
@@ -83,26 +82,19 @@ class DenseComparison:
 
         The questions are those of the leading set, or of every task that has an accuracy if no set is complete.
         """
-        lost = gained = asked = 0.0
+        answers = []
         for column in self._accuracy_columns():
             if row == self.dense or self.dense is None:
                 return None
             before, after = (pairwise.seeds_of(self.table, k, column, self.records) for k in (self.dense, row))
             if not before or not after:
                 return None
-            was = self.results.items(next(iter(before.values())))
-            for record in after.values():
-                now = self.results.items(record)
-                if not np.array_equal(was.ids, now.ids):
-                    return None
-                a, b = (one.columns.get("acc", one.columns["value"]) for one in (was, now))
-                # a question counts once, and not once for each seed
-                lost, gained = lost + int((a > b).sum()) / len(after), gained + int((a < b).sum()) / len(after)
-                asked += len(a) / len(after)
-        if not asked:
-            return None
-        share = Bound((lost + gained) / asked, *wilson_interval(lost + gained, asked, pairwise.ALPHA))
-        return Flips(share, lost / asked, gained / asked)
+            read = [self.results.items(record) for record in (next(iter(before.values())), *after.values())]
+            if any(not np.array_equal(read[0].ids, one.ids) for one in read):
+                return None
+            was, *now = (one.columns.get("acc", one.columns["value"]) for one in read)
+            answers.append((was != np.stack(now), was, np.stack(now)))
+        return pairwise.count_flips(answers)
 
     def _accuracy_columns(self) -> list[int]:
         columns = [i for i, c in enumerate(self.table.columns) if c.metric == "acc"]
@@ -136,11 +128,8 @@ class DenseComparison:
                 return i
         return None
 
-    def _interval(
-        self, row: int, column: int, level: float = pairwise.ALPHA, reference: int | None = None
-    ) -> Interval | None:
-        """Return the interval from the reference to this row. reference: another row, by default the dense model."""
-        reference = self.dense if reference is None else reference
+    def _interval(self, row: int, column: int, reference: int | None, level: float = pairwise.ALPHA) -> Interval | None:
+        """Return the interval from the reference, another row, to this row."""
         if reference is None:
             return None
         a, b = (pairwise.seeds_of(self.table, k, column, self.records) for k in (reference, row))

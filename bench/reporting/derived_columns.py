@@ -8,7 +8,6 @@ from contextlib import suppress
 from bench.catalog import registry
 from bench.catalog.entries import MEASURES
 from bench.reporting import profile, words
-from bench.reporting.cost import RowCost
 from bench.reporting.facts import Facts
 from bench.reporting.view import TableCell
 from methods.errors import UserError
@@ -32,7 +31,7 @@ def leading_metrics(measures: Iterable[str]) -> list[str]:
     return [*(metric for entry in entries for metric in entry.leaderboard), TOKENS, SECONDS, DEVICE]
 
 
-def derived_cell(metric: str, facts: Facts, cost: RowCost | None) -> TableCell | None:
+def derived_cell(metric: str, facts: Facts) -> TableCell | None:
     if metric in RATIOS:
         ratio = facts.ratio if metric == RATIO else facts.control_ratio
         return TableCell(words.ratio(*ratio.parts), ratio.value) if ratio else None
@@ -41,11 +40,9 @@ def derived_cell(metric: str, facts: Facts, cost: RowCost | None) -> TableCell |
     if metric == WORST_TRACK:
         loss = facts.track_loss
         return TableCell(f"{words.percent(*loss.parts)} {facts.worst_track}", loss.value) if loss else None
-    if cost is None:
-        return None
-    sign = "≥ " if cost.at_least else ""
+    sign = "≥ " if facts.at_least else ""
     if metric == TOKENS:
-        return TableCell(sign + words.short_count(cost.tokens), float(cost.tokens))
+        return None if facts.tokens is None else TableCell(sign + words.short_count(facts.tokens), float(facts.tokens))
     if metric == SECONDS:
-        return TableCell(sign + words.duration(cost.seconds), cost.seconds)
-    return TableCell(cost.device) if cost.device else None
+        return None if facts.seconds is None else TableCell(sign + words.duration(facts.seconds), facts.seconds)
+    return TableCell(facts.device) if facts.device else None

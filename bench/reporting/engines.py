@@ -46,21 +46,13 @@ class TimedModel(NamedTuple):
         return f"{identity.protocol.engine} {identity.dtype}" + ("" if self.side == "dense" else f" {self.side}")
 
     @property
-    def bytes_per_token(self) -> int:
-        """Return the bytes that a decoding step reads, or 0 if they are unknown."""
-        read: int = self.record.notes.get("bytes_per_token", {}).get(self.side, 0)
-        return read
+    def rate(self) -> float:
+        """Return the median of tokens per second."""
+        return float(np.median(self.blocks))
 
-    @property
-    def bandwidth_share(self) -> float:
-        """Return the fraction of the measured memory bandwidth that it uses, or 0 if that is unknown."""
-        bandwidth: float = self.record.notes.get("bandwidth", 0)
-        return float(np.median(self.blocks)) * self.bytes_per_token / bandwidth if bandwidth else 0.0
-
-    @property
-    def perplexity(self) -> float:
-        """Return the perplexity of the timed weights, or 0 if it was not measured."""
-        value: float = self.record.notes.get("perplexity", {}).get(self.side, 0)
+    def noted(self, name: str) -> float:
+        """Return a number that the record's notes have for this side, or 0 if they have none."""
+        value: float = self.record.notes.get(name, {}).get(self.side, 0)
         return value
 
     @property
@@ -110,15 +102,17 @@ def rows(found: Sequence[TimedModel]) -> list[dict[str, Any]]:
     for entry in found:
         best = _preferred(found, entry)
         beside = ratio(best, entry) if best and best is not entry else None
+        read, perplexity = entry.noted("bytes_per_token"), entry.noted("perplexity")
+        bandwidth = entry.record.notes.get("bandwidth")
         out.append(
             {
                 "engine": entry.name,
                 "step": entry.step,
                 "threads": entry.record.notes["threads"],
-                "tokens_per_s": float(f"{float(np.median(entry.blocks)):.4g}"),
-                "mb_per_token": round(entry.bytes_per_token / 1e6, 1) if entry.bytes_per_token else "",
-                "of_bandwidth": f"{entry.bandwidth_share:.0%}" if entry.bandwidth_share else "",
-                "perplexity": float(f"{entry.perplexity:.4g}") if entry.perplexity else "",
+                "tokens_per_s": float(f"{entry.rate:.4g}"),
+                "mb_per_token": round(read / 1e6, 1) if read else "",
+                "of_bandwidth": f"{entry.rate * read / bandwidth:.0%}" if read and bandwidth else "",
+                "perplexity": float(f"{perplexity:.4g}") if perplexity else "",
                 "noise": f"{entry.noise:.1%}" + (", not steady" if entry.noise > UNSTEADY else ""),
                 "ratio_of": f"{best.name} / {entry.name}" if best and beside else "",
                 "ratio": f"{beside.value:.2f} ({beside.low:.2f} to {beside.high:.2f})" if beside else "",
@@ -178,7 +172,7 @@ def draw(found: Sequence[TimedModel], file: Path) -> Path:
     figure, axes = new_figure(400 * len(steps), height, columns=len(steps))
     for step, axis in zip(steps, axes[0], strict=True):
         shown = [entry for entry in found if entry.step == step][::-1]
-        middle = [float(np.median(entry.blocks)) for entry in shown]
+        middle = [entry.rate for entry in shown]
         spread = [[m - min(e.blocks), max(e.blocks) - m] for m, e in zip(middle, shown, strict=True)]
         colors = [SERIES[1] if entry.side == "2:4" else SERIES[0] for entry in shown]
         axis.barh([printable(entry.name) for entry in shown], middle, xerr=np.array(spread).T, color=colors, height=0.6)

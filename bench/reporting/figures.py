@@ -38,8 +38,7 @@ def draw_training(record: Record, file: Path) -> Path:
             f"record {record.short_key} has no training: name the `pattern` record of a method that trains "
             "(bench ls runs)"
         )
-    panels = [(title, [c for c in columns if c[0] in curve[0]]) for title, columns in PANELS]
-    panels = [(title, columns) for title, columns in panels if columns]
+    panels = [(title, kept) for title, columns in PANELS if (kept := [c for c in columns if c[0] in curve[0]])]
     figure, axes = new_figure(300 * len(panels), 230, columns=len(panels))
     for (title, columns), axis in zip(panels, axes[0], strict=True):
         _panel(axis, title, columns, curve)

@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from bench.reporting import words
 from bench.reporting.view import ReportSection, Table, TableCell, TableColumn, TableRow
@@ -31,24 +31,17 @@ class PaperRow(BaseModel):
     perplexity: Annotated[Decimal, Field(gt=0, lt=MAX_PERPLEXITY)]
     protocol: Annotated[str, Field(min_length=1)]
     """Corpus and window length, `wikitext2@4096`; `@?` if the source does not say."""
-    zero_shot_mean: Annotated[Decimal, Field(ge=0, le=100)] | None
+    zero_shot_mean: Annotated[
+        Annotated[Decimal, Field(ge=0, le=100)] | None, BeforeValidator(lambda text: text or None)
+    ]
     """Mean accuracy in per cent, with the decimals of the source."""
     zero_shot_tasks: str
     """Name of a set of tasks, or the words of the source."""
     source: Annotated[str, Field(min_length=1)]
     note: str
-    caveat: str = ""
+    # A line that ends before the last column has None in it.
+    caveat: Annotated[str, BeforeValidator(lambda text: text or "")] = ""
     """Reason why the row is not comparable: it is no result of its pattern, or it saw the tasks in training."""
-
-    @field_validator("zero_shot_mean", mode="before")
-    @classmethod
-    def _absent(cls, value: str) -> str | None:
-        return value or None
-
-    @field_validator("caveat", mode="before")
-    @classmethod
-    def _none(cls, value: str | None) -> str:
-        return value or ""  # a file without the column
 
 
 def make_section(folder: Path) -> ReportSection | None:

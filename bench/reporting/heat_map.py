@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.reporting import drawing, words
 from bench.reporting.drawing import BLUE, INK, MAX_LETTERS, SOFT
@@ -20,6 +20,8 @@ NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
 def draw_profile(table: Table, rows: Sequence[int], names: Sequence[str]) -> Figure:
     """Draw a heat map of losses, rows by tracks, each cell with its value and its interval. Blue: the interval leaves out 0."""
+    from matplotlib.patches import Rectangle
+
     figure, ((axes,),) = drawing.new_figure(205 + 86 * len(names), 64 + 34 * len(rows))
     losses = [[table.facts(k).tracks.get(name) for name in names] for k in rows]
     most = max((abs(x.loss.value) for line in losses for x in line if x), default=0.0) or 1.0
@@ -30,7 +32,8 @@ def draw_profile(table: Table, rows: Sequence[int], names: Sequence[str]) -> Fig
                 continue
             value, low, high = one.loss.parts
             sure = low is None or high is None or not low <= 0 <= high
-            axes.add_patch(_cell(x, y, BLUE, 0.06 + 0.5 * (abs(value) / most) ** 0.5 if sure else 0.0))
+            alpha = 0.06 + 0.5 * (abs(value) / most) ** 0.5 if sure else 0.0
+            axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=BLUE, alpha=alpha, linewidth=0))
             tip = drawing.tip(f"{table.rows[k].name}, {name}: {words.percent(value, low, high)}")
             axes.text(x, y - 0.14, words.percent(value), ha="center", va="center", color=INK if sure else SOFT, gid=tip)
             if low is not None and high is not None:
@@ -51,9 +54,3 @@ def _two_lines(table: Table, k: int) -> str:
     end = "" if bits is None else f", {bits:.3g}{NO_BREAK_SPACE}bits"
     fitting = (textwrap.wrap(words.cut(name, length) + end, MAX_LETTERS) for length in range(len(name), 0, -1))
     return "\n".join(next(lines for lines in fitting if len(lines) <= 2))
-
-
-def _cell(x: float, y: float, color: str, alpha: float) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=color, alpha=alpha, linewidth=0)

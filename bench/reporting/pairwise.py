@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 from bench.compare import estimate
-from bench.compare.pairing import MetricPair, Seeds, pair_seeds
+from bench.compare.pairing import Seeds, pair_seeds
 from bench.compare.result_set import ResultSet
 from bench.compare.seed_noise import SeedNoiseTable
-from bench.reporting.facts import Interval
+from bench.reporting.facts import Bound, Flips, Interval
 from bench.reporting.labelled_rows import is_file
 from bench.reporting.view import Table, TableColumn
 from bench.results.record import Record
 from bench.stats import multiple_tests
+from bench.stats.ratios import wilson_interval
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
 
 MAX_PAIRED_ROWS = 64
 """Most rows of a column that are compared in pairs (2,016 pairs). A longer column has neither intervals nor ranks."""
@@ -49,14 +58,18 @@ def add_intervals(
         if len(by_row) > MAX_PAIRED_ROWS:
             unranked = max(unranked, len(by_row))
         elif len(by_row) > 1:
-            of_column = dict(_intervals(by_row, column.metric, results, noises))
+            of_column = {
+                (a, b): interval
+                for a, b in combinations(by_row, 2)
+                if (interval := compare(by_row[a], by_row[b], column.metric, results, noises))
+            }
             intervals |= {(a, b, c): interval for (a, b), interval in of_column.items()}
             if (
                 of_column
                 and column.better
                 and len(by_row) == sum(table.value(k, c) is not None for k in range(len(table.rows)))
             ):
-                ranks[c] = _ranks(table, c, _significant(of_column))
+                ranks[c] = _ranks(table, c, of_column)
     return replace(table, intervals=intervals, ranks=ranks, unranked=unranked)
 
 
@@ -72,14 +85,6 @@ def seeds_of(table: Table, row: int, column: int, records: Mapping[str, Record])
     return {r.identity.seed: r for r in of_cell} if all(r.items for r in of_cell) else {}
 
 
-def _intervals(
-    by_row: Mapping[int, Seeds], metric: str, results: ResultSet, noises: SeedNoiseTable
-) -> Iterator[tuple[Rows, Interval]]:
-    for a, b in combinations(by_row, 2):
-        if interval := compare(by_row[a], by_row[b], metric, results, noises):
-            yield (a, b), interval
-
-
 def compare(
     a: Seeds, b: Seeds, metric: str, results: ResultSet, noises: SeedNoiseTable, level: float = ALPHA
 ) -> Interval | None:
@@ -89,11 +94,7 @@ def compare(
     """
     pairs, _ = pair_seeds("", a, b, True)
     pair = next((p for p in pairs if p.metric == metric), None)
-    return None if pair is None else _interval(pair, results, noises, level)
-
-
-def _interval(pair: MetricPair, results: ResultSet, noises: SeedNoiseTable, level: float) -> Interval | None:
-    if pair.obstacle():
+    if pair is None or pair.obstacle():
         return None
     noise, source = noises.of_pair(pair) or (None, "")
     try:
@@ -118,18 +119,31 @@ def differ_from_best(table: Table, column: int) -> dict[Rows, bool]:
     return {pair: multiple_tests.differs(one, level) for pair, one in p.items()}
 
 
-def _significant(intervals: Mapping[Rows, Interval]) -> dict[Rows, bool]:
+def _ranks(table: Table, column: int, intervals: Mapping[Rows, Interval]) -> tuple[str, ...]:
+    """Return the ranks of a column's rows. intervals: those of the column."""
     adjusted = multiple_tests.holm([i.p for i in intervals.values()])
-    return {rows: multiple_tests.differs(p, ALPHA) for rows, p in zip(intervals, adjusted, strict=True)}
-
-
-def _ranks(table: Table, column: int, differ: Mapping[Rows, bool]) -> tuple[str, ...]:
+    differ = {rows: multiple_tests.differs(p, ALPHA) for rows, p in zip(intervals, adjusted, strict=True)}
     sign = table.columns[column].sign
     values = {k: sign * value for k in table.whole_rows if (value := table.value(k, column)) is not None}
     order = [str(k) for k in sorted(values, key=lambda k: values[k])]
     groups = multiple_tests.tie_groups(order, lambda a, b: differ.get(ordered(int(a), int(b)), False))
     ranks = {int(name): str(best) if best == worst else f"{best}–{worst}" for name, best, worst in groups}
     return tuple(ranks.get(k, "") for k in range(len(table.rows)))
+
+
+def count_flips(answers: Sequence[tuple[NDArray[np.bool_], Array, Array]]) -> Flips | None:
+    """Return the flips in some tasks, or None if there are none. A question counts once, and not once for each seed.
+
+    answers: for each task, where the answer is another, and whether it is right, before and after. [questions] before, and
+    [seeds, questions] after.
+    """
+    asked = sum(len(was) for _, was, _ in answers)
+    if not asked:
+        return None
+    sums = ([float(x.mean(0).sum()) for x in (other, was > now, was < now)] for other, was, now in answers)
+    changed, lost, gained = map(math.fsum, zip(*sums, strict=True))
+    share = Bound(changed / asked, *wilson_interval(changed, asked, ALPHA))
+    return Flips(share, lost / asked, gained / asked)
 
 
 def ordered(a: int, b: int) -> Rows:

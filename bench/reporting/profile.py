@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 
 from bench.compare.result_set import ResultSet
 from bench.inputs import tracks
-from bench.reporting import words
+from bench.reporting import pairwise, words
 from bench.reporting.facts import Bound, Flips, TrackLoss
 from bench.reporting.pairwise import ALPHA
 from bench.reporting.table import ABSENT, TextTable
 from bench.reporting.view import Table
 from bench.results.record import Record
 from bench.stats import multiple_tests
-from bench.stats.ratios import PairedGroup, differ_p, estimate_ratio_change, wilson_interval
+from bench.stats.ratios import PairedGroup, differ_p, estimate_ratio_change
+from bench.system.grouping import group_by
 
 MEASURE, MBPP = "answers", "code/mbpp"
 CAPTION = (
@@ -34,20 +34,10 @@ CAPTIONS = (CAPTION, ORDER_CAPTION, FLIPS_CAPTION)
 """Captions of the tables of `text_tables`, in their order."""
 
 
-class _Answers(NamedTuple):
-    """Records of a task, by seed."""
-
-    task: str
-    records: dict[int | None, Record]
-
-
 def by_task(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Return the records of answers by the label of their task."""
-    out: dict[str, list[Record]] = {}
-    for record in records:
-        if record.identity.measure == MEASURE and record.status == "ok" and record.items:
-            out.setdefault(record.identity.protocol.label, []).append(record)
-    return out
+    answers = (r for r in records if r.identity.measure == MEASURE and r.status == "ok" and r.items)
+    return group_by(answers, lambda record: record.identity.protocol.label)
 
 
 def compare(dense: Iterable[Record], own: Iterable[Record], results: ResultSet) -> dict[str, TrackLoss]:
@@ -55,31 +45,30 @@ def compare(dense: Iterable[Record], own: Iterable[Record], results: ResultSet) 
 
     A track counts if both have the same tasks with the same numbers of questions, and the same questions.
     """
-    before, after = _by_track(by_task(dense)), _by_track(by_task(own))
+    before, after = _by_track(dense), _by_track(own)
     out = {}
     for track in (name for name in tracks.names() if name in before and name in after):
-        if [a.task for a in before[track]] != [b.task for b in after[track]]:
+        was, now = before[track], after[track]
+        if was.keys() != now.keys():
             continue
-        seeds = sorted(set.intersection(*(set(b.records) for b in after[track])), key=str)  # those with all tasks
-        pairs = zip(before[track], after[track], strict=True)
-        ready = [(next(iter(a.records.values())), [b.records[seed] for seed in seeds]) for a, b in pairs]
+        seeds = sorted(set.intersection(*map(set, now.values())), key=str)  # those with all tasks
+        ready = [(next(iter(was[task].values())), [now[task][seed] for seed in seeds]) for task in was]
         if seeds and (loss := _compare_track(ready, results)):
             out[track] = loss
     return out
 
 
-def _by_track(records: Mapping[str, list[Record]]) -> dict[str, list[_Answers]]:
-    out: dict[str, list[_Answers]] = {}
-    for task in sorted(records):
-        by_seed = {record.identity.seed: record for record in records[task]}
-        out.setdefault(task.partition("/")[0], []).append(_Answers(task, by_seed))
+def _by_track(records: Iterable[Record]) -> dict[str, dict[str, dict[int | None, Record]]]:
+    """Return the records by track, task and seed."""
+    out: dict[str, dict[str, dict[int | None, Record]]] = {}
+    for task, of_task in sorted(by_task(records).items()):
+        out.setdefault(task.partition("/")[0], {})[task] = {record.identity.seed: record for record in of_task}
     return out
 
 
 def _compare_track(pairs: Sequence[tuple[Record, list[Record]]], results: ResultSet) -> TrackLoss | None:
     """Compare a track. pairs: for each task the dense model's record, and the row's, one for each seed."""
-    groups = []
-    changed = lost = gained = asked = 0.0
+    groups, answers = [], []
     for dense, own in pairs:
         was, now = results.items(dense), [results.items(record) for record in own]
         if any(not np.array_equal(was.ids, one.ids) for one in now):
@@ -89,21 +78,15 @@ def _compare_track(pairs: Sequence[tuple[Record, list[Record]]], results: Result
             PairedGroup(was.columns["value"], after, was.clusters.astype(str), _source(dense.identity.protocol.name))
         )
         if "choice" in was.columns and all("choice" in one.columns for one in now):
-            right = f"acc_{dense.notes.get('ranking', 'raw')}"
-            for one in now:
-                a, b = was.columns[right], one.columns[right]
-                # a question counts once, and not once for each seed
-                changed += int((was.columns["choice"] != one.columns["choice"]).sum()) / len(now)
-                lost, gained = lost + int((a > b).sum()) / len(now), gained + int((a < b).sum()) / len(now)
-                asked += len(a) / len(now)
+            right, ranked = (
+                (was.columns[name], np.stack([one.columns[name] for one in now]))
+                for name in (f"acc_{dense.notes.get('ranking', 'raw')}", "choice")
+            )
+            answers.append((ranked[0] != ranked[1], *right))
     change = estimate_ratio_change(groups)
     if change is None:
         return None
-    flips = None
-    if asked:
-        share = Bound(changed / asked, *wilson_interval(changed, asked, ALPHA))
-        flips = Flips(share, lost / asked, gained / asked)
-    return TrackLoss(Bound(change.value, *change.interval(ALPHA)), change, flips)
+    return TrackLoss(Bound(change.value, *change.interval(ALPHA)), change, pairwise.count_flips(answers))
 
 
 def _source(task: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from bench.results import metrics
 from bench.results.record import Record
 from bench.results.rows import IDENTITY
+from bench.system.grouping import group_by
 
 VALIDATION = "validation"
 """Part of the name of a text on which recipes were chosen. Numbers on it are no results."""
@@ -55,14 +56,11 @@ def group_by_protocol(records: Iterable[Record]) -> dict[BoardProtocol, list[Rec
 
     A measure without a text belongs to all texts. A row without any text is under a protocol without one.
     """
-    by_base: dict[tuple[str, str, str], dict[RowLabels, list[Record]]] = {}
-    for record in records:
-        identity = record.identity
-        base = (identity.number_format, identity.device, identity.targets)
-        by_base.setdefault(base, {}).setdefault(line_of(record), []).append(record)
+    bases = group_by(records, lambda r: (r.identity.number_format, r.identity.device, r.identity.targets))
     out: dict[BoardProtocol, list[Record]] = {}
-    for base, lines in by_base.items():
-        for text in sorted({_text(r) or "" for of_line in lines.values() for r in of_line}):
+    for base, of_base in bases.items():
+        lines = group_by(of_base, line_of)
+        for text in sorted({_text(r) or "" for r in of_base}):
             members = {line: kept for line, of_line in lines.items() if (kept := _measured_on(text, of_line))}
             if text == "":
                 members = {line: r for line, r in members.items() if not any(map(_text, lines[line]))}

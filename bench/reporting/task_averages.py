@@ -10,6 +10,7 @@ from bench.inputs.tasks import TASK_SETS
 from bench.results import metrics
 from bench.results.identity import Protocol
 from bench.results.rows import IDENTITY
+from bench.system.grouping import group_by
 from bench.system.text import amount
 
 Row = dict[str, Any]
@@ -35,13 +36,10 @@ def average_rows(rows: list[Row]) -> list[Row]:
     count, because a change there says nothing: what is left is in the protocol of the row, and a set of which nothing is left has
     no mean.
     """
-    lines: dict[tuple[Any, ...], dict[str, list[Row]]] = {}
-    for row in _accuracies(rows):
-        line = (*(row[c] for c in IDENTITY), row["seed"], _limit(row))
-        lines.setdefault(line, {}).setdefault(_protocol(row).name, []).append(row)
     dense = _dense_rows(rows)
     out = _average_tracks(rows)
-    for by_task in lines.values():
+    for line in group_by(_accuracies(rows), lambda row: (*_line(row), _limit(row))).values():
+        by_task = group_by(line, lambda row: _protocol(row).name)
         for name, tasks in TASK_SETS.items():
             if all(len(by_task.get(t, ())) == 1 for t in tasks):
                 out += _average_set(name, {t: by_task[t][0] for t in tasks}, dense)
@@ -50,11 +48,8 @@ def average_rows(rows: list[Row]) -> list[Row]:
 
 def _average_tracks(rows: list[Row]) -> list[Row]:
     """Return the mean bits per byte of each line, seed and track. Only equal sets of questions share a protocol."""
-    lines: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        if row["metric"] == "bits_per_byte" and row["value"] is not None:
-            track = _protocol(row).name.partition("/")[0]
-            lines.setdefault((*(row[c] for c in IDENTITY), row["seed"], track), []).append(row)
+    in_bits = (row for row in rows if row["metric"] == "bits_per_byte" and row["value"] is not None)
+    lines = group_by(in_bits, lambda row: (*_line(row), _protocol(row).name.partition("/")[0]))
     out = []
     for (*_, track), of_track in lines.items():
         questions = sum(row["n"] for row in of_track)
@@ -168,6 +163,10 @@ def _is_dense(row: Row) -> bool:
 def _protocol(row: Row) -> Protocol:
     protocol: Protocol = row["identity"].protocol
     return protocol
+
+
+def _line(row: Row) -> tuple[Any, ...]:
+    return (*(row[c] for c in IDENTITY), row["seed"])
 
 
 def _limit(row: Row) -> str:

@@ -72,9 +72,11 @@ def _with_minus(number: str) -> str:
 
 def short_count(value: int) -> str:
     """Format a count in three digits: 819k, 1.23M, 7.5B."""
+    # 999,936 is 1M, not 1e+03k.
+    short = float(f"{value:.3g}")
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{letter}"
+        if short >= size:
+            return f"{short / size:g}{letter}"
     return str(value)
 
 

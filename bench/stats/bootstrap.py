@@ -6,6 +6,7 @@ Every estimate is after minus before: of logarithms if the change is a ratio, ot
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -100,12 +101,16 @@ def effective_size(weights: Array) -> float:
     return float(variances.sum() ** 2 / (variances**2).sum())
 
 
+def satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
+    """Return the degrees of freedom of a sum of variances, each given with its own (Biometrics Bulletin 2, 1946)."""
+    rest = sum(variance**2 / freedom for variance, freedom in parts)
+    return sum(variance for variance, _ in parts) ** 2 / rest if rest else math.inf
+
+
 def degrees_of_freedom(between: VarianceParts, weights: Array, seeds: int) -> float:
-    """Return Satterthwaite's degrees of freedom of the sum of both variances (Biometrics Bulletin 2, 1946)."""
-    parts = between.clusters**2 / max(effective_size(weights) - 1, 0.5) + (
-        between.seeds**2 / (seeds - 1) if seeds > 1 else 0.0
-    )
-    return between.total**2 / parts
+    """Return the degrees of freedom of the sum of both variances."""
+    of_clusters = (between.clusters, max(effective_size(weights) - 1, 0.5))
+    return satterthwaite([of_clusters] if seeds == 1 else [of_clusters, (between.seeds, seeds - 1)])
 
 
 def studentized_bootstrap(
@@ -123,29 +128,15 @@ def studentized_bootstrap(
         level: 1 - coverage.
         margin: change that `p_margin` tests.
     """
-    seeds, clusters = differences.shape
-    value = float(differences.mean(0).sum() / weights.sum())
-    between = variance_parts(differences, weights)
-    if between.total == 0:
-        return exact(value, clusters, unit, seeds, margin)
+    found = replace(estimate_means(differences, level, weights, margin=margin), unit=unit)
+    value, stderr, freedom = found.value, found.stderr, found.freedom
+    if stderr == 0:
+        return found
     draws = min(MAX_DRAWS, int(np.ceil(DRAWS_OVER_LEVEL / level)))
     sample = _draws(differences - value * weights, weights, draws)
-    freedom = degrees_of_freedom(between, weights, seeds)
-    stderr = between.total**0.5
-    low, high = (_quantile(sample, tail, freedom) for tail in (1 - level / 2, level / 2))
-    return Estimate(
-        value=value,
-        stderr=stderr,
-        low=value - low * stderr,
-        high=value - high * stderr,
-        p=_p(sample, value / stderr, freedom),
-        n=clusters,
-        unit=unit,
-        seeds=seeds,
-        seed_share=between.seeds / between.total,
-        freedom=freedom,
-        p_margin=_p(sample, (value - margin) / stderr, freedom),
-    )
+    low, high = (value - _quantile(sample, tail, freedom) * stderr for tail in (1 - level / 2, level / 2))
+    p, p_margin = (_p(sample, (value - null) / stderr, freedom) for null in (0.0, margin))
+    return replace(found, low=low, high=high, p=p, p_margin=p_margin)
 
 
 @lru_cache(maxsize=4)
@@ -244,8 +235,6 @@ def estimate_means(differences: Array, level: float, weights: Array | None = Non
         weights: [articles], the numbers of their questions.
         margin: change that `p_margin` tests.
     """
-    from scipy.special import stdtrit
-
     seeds, count = differences.shape
     weights = np.ones(count) if weights is None else weights
     value = float(differences.mean(0).sum() / weights.sum())
@@ -254,7 +243,7 @@ def estimate_means(differences: Array, level: float, weights: Array | None = Non
         return exact(value, count, "questions", seeds, margin)
     freedom = degrees_of_freedom(between, weights, seeds)
     scale = between.total**0.5
-    half = float(stdtrit(freedom, 1 - level / 2)) * scale
+    half = students_t(level, freedom) * scale
     return Estimate(
         value=value,
         stderr=scale,
@@ -268,6 +257,14 @@ def estimate_means(differences: Array, level: float, weights: Array | None = Non
         freedom=freedom,
         p_margin=students_p((value - margin) / scale, freedom),
     )
+
+
+def students_t(level: float, freedom: float) -> float:
+    """Return the t that both tails together exceed with probability `level`. With infinite degrees of freedom, it is normal."""
+    from scipy.special import ndtri, stdtrit
+
+    at = 1 - level / 2
+    return float(stdtrit(freedom, at) if math.isfinite(freedom) else ndtri(at))
 
 
 def students_p(t: float, freedom: float) -> float:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from bench.stats.bootstrap import satterthwaite, students_p, students_t
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -37,9 +39,7 @@ class RatioChange(NamedTuple):
 
     def interval(self, level: float) -> tuple[float, float]:
         """Return the ends of Student's t interval of coverage 1 - level."""
-        from scipy.special import stdtrit
-
-        half = float(stdtrit(self.freedom, 1 - level / 2)) * self.stderr
+        half = students_t(level, self.freedom) * self.stderr
         return self.value - half, self.value + half
 
 
@@ -67,28 +67,23 @@ def estimate_ratio_change(groups: Sequence[PairedGroup]) -> RatioChange | None:
         for name, part in zip(names.tolist(), sums.tolist(), strict=True):
             of_source[name] = of_source.get(name, 0.0) + part
     of_seeds = np.mean(ratios, axis=0)  # [seeds]
-    variances = [sum(part**2 for part in of_source.values()) / len(groups) ** 2 for of_source in parts.values()]
-    freedoms = [len(of_source) - 1 for of_source in parts.values()]
-    variance = sum(variances)
-    terms = [v**2 / f for v, f in zip(variances, freedoms, strict=True)]
+    variances = [
+        (sum(part**2 for part in of_source.values()) / len(groups) ** 2, len(of_source) - 1)
+        for of_source in parts.values()
+    ]
     if len(of_seeds) > 1:
-        between = float(of_seeds.var(ddof=1)) / len(of_seeds)
-        variance += between
-        terms.append(between**2 / (len(of_seeds) - 1))
-    freedom = variance**2 / sum(terms) if variance and sum(terms) else float(sum(freedoms))
-    value, stderr = float(of_seeds.mean()) - 1, math.sqrt(variance)
-    return RatioChange(value, stderr, freedom)
+        variances.append((float(of_seeds.var(ddof=1)) / len(of_seeds), len(of_seeds) - 1))
+    stderr = math.sqrt(sum(variance for variance, _ in variances))
+    return RatioChange(float(of_seeds.mean()) - 1, stderr, satterthwaite(variances))
 
 
 def differ_p(one: RatioChange, other: RatioChange) -> float:
     """Return the two-sided p of a difference between changes of independent questions."""
-    from scipy.special import stdtr
-
     variance = one.stderr**2 + other.stderr**2
     if not variance:
         return float(one.value == other.value)
-    freedom = variance**2 / sum(c.stderr**4 / c.freedom for c in (one, other))
-    return float(2 * stdtr(freedom, -abs(one.value - other.value) / math.sqrt(variance)))
+    freedom = satterthwaite([(c.stderr**2, c.freedom) for c in (one, other)])
+    return students_p((one.value - other.value) / math.sqrt(variance), freedom)
 
 
 def wilson_interval(count: float, n: float, level: float) -> tuple[float, float]:

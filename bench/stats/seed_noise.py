@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from bench.stats.bootstrap import Estimate, students_p
+from bench.stats.bootstrap import Estimate, satterthwaite, students_p, students_t
 
 
 @dataclass(frozen=True)
@@ -44,22 +44,18 @@ def add_seed_noise(estimate: Estimate, noise: SeedNoise, level: float, margin: f
         level: 1 - coverage of the interval.
         margin: change that `p_margin` tests.
     """
-    from scipy.special import ndtri, stdtrit
-
     own = estimate.seed_share * estimate.stderr**2
     if noise.variance <= own:
         return estimate
     items = estimate.stderr**2 - own
     total = items + noise.variance
-    parts = items**2 / estimate.freedom + noise.variance**2 / noise.freedom
-    freedom = total**2 / parts if parts else math.inf
+    freedom = satterthwaite([(items, estimate.freedom), (noise.variance, noise.freedom)])
     stderr = math.sqrt(total)
     p, p_margin = (students_p((estimate.value - null) / stderr, freedom) for null in (0.0, margin))
     out = replace(estimate, p=max(estimate.p, p), p_margin=max(estimate.p_margin, p_margin), alone=estimate)
     if estimate.seeds > 1:
         return out
-    at = 1 - level / 2
-    arm = float(stdtrit(noise.freedom, at) if math.isfinite(noise.freedom) else ndtri(at)) * noise.deviation
+    arm = students_t(level, noise.freedom) * noise.deviation
     return replace(
         out,
         stderr=stderr,

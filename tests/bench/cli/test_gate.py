@@ -52,7 +52,8 @@ def sound(tmp_path_factory):
     [
         ("alpha = 2\n", "invalid alpha = 2: must be below 1"),
         ("[margin]\nacc = 0.1\n", "margins"),
-        ("[margins]\nacc = -1\n", "at least 0"),
+        ("[margins]\nacc = -1\n", "invalid margins.acc = -1: must be at least 0"),
+        ("[tolerances]\nacc = inf\n", "invalid tolerances.acc = inf: must be a finite number"),
         ("[margins]\nacc = true\n", "invalid margins.acc = True: must be a number"),
         ("[margins]\nperplexty = 0.1\n", "invalid margins.perplexty = 0.1: unknown metric 'perplexty': did you mean"),
         ("[tolerances]\nzzz = 0.1\n", "invalid tolerances.zzz = 0.1: unknown metric 'zzz': known: perplexity, kl"),
@@ -104,6 +105,17 @@ def test_hostile_names_stay_text(roots, cli, tmp_path):
     assert len(cases) == 2
     assert all("<img src=x onerror=alert(1)>" in c.get("classname") for c in cases)
     assert sorted(c.find("failure").get("type") for c in cases) == ["NEW_FAILURE", "REGRESSION"]
+
+
+def test_a_file_named_dash_is_stdout(roots, cli, tmp_path, monkeypatch):
+    for root in roots:
+        fake_records.counted(root, "violated_groups", 0.0)
+    monkeypatch.chdir(tmp_path)
+
+    code, out, _ = call(cli, roots, "--junit", "-")
+
+    assert code == 0 and ElementTree.fromstring(out).get("tests") == "1"
+    assert not (tmp_path / "-").exists()
 
 
 def test_json_rows(roots, cli):

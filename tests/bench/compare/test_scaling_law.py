@@ -171,7 +171,7 @@ def test_nothing_to_fit(cell, cli):
 @pytest.mark.parametrize(
     ("method", "other", "said"),
     [
-        ("cast", {"pattern": "1:4"}, "cast of m1000 has the patterns 1:4, 2:4: a law describes one"),
+        ("cast", {"pattern": "1:4"}, r"runs of m1000 differ in pattern \(1:4, 2:4\): a law describes one"),
         (
             "cast",
             {"calibration": "wiki-mini@128x8"},

@@ -29,6 +29,14 @@ def test_a_large_percentage_has_commas_and_no_decimals(value, text):
     assert words.percent(value) == text
 
 
+@pytest.mark.parametrize(
+    ("count", "text"), [(999, "999"), (819_200, "819k"), (999_499, "999k"), (999_936, "1M"), (999_999_999, "1B")]
+)
+def test_a_count_has_no_exponent(count, text):
+    """A training of 1M tokens in whole steps has 999,936."""
+    assert words.short_count(count) == text
+
+
 @pytest.mark.parametrize("noise", [0, 1e-16, -1e-16])
 def test_numbers_of_two_processors_are_one_number(noise):
     """Sums in another order differ in the last bits, also if a number is half way between two rounded ones."""
