@@ -212,6 +212,8 @@ class Sweep:
                 self._queue.appendleft(left)
                 self._tell_end(task, cause, None)
                 return
+        if left and not task.has_begun:  # each listener hears of a start before it hears of measurements
+            self._tell_start(task)
         for measurement in left:
             try:
                 status = _record_death(self._store, measurement, code, task.log)
