@@ -76,7 +76,7 @@ def facts(section: str, name: str) -> str:
     Raises:
         LookupError: it is not in the catalog.
     """
-    known = registry.SECTIONS[section].built_in
+    known = registry.SECTIONS[section]
     if name not in known:
         raise LookupError(f"{name!r} is not in {section} of bench/catalog/entries.py: correct or remove its section")
     entry = known[name]
@@ -114,7 +114,7 @@ def overview(section: str) -> str:
             ", ".join(entry.needs_with({})),
             _paper(entry),
         ]
-        for name, entry in registry.SECTIONS[section].built_in.items()
+        for name, entry in registry.SECTIONS[section].items()
     ]
     used = [i for i in range(len(header)) if any(row[i] for row in rows)]
     return table((header[i] for i in used), ([row[i] for i in used] for row in rows))
@@ -123,7 +123,7 @@ def overview(section: str) -> str:
 def unwritten(section: str) -> str:
     """Return the facts of each name that no page has, under headings; "" if there is none."""
     written = _pages()
-    missing = {n: entry for n, entry in registry.SECTIONS[section].built_in.items() if (section, n) not in written}
+    missing = {n: entry for n, entry in registry.SECTIONS[section].items() if (section, n) not in written}
     parts = [f"### {n}\n\n{escape(entry.about)}.\n\n{facts(section, n)}" for n, entry in missing.items()]
     return "\n\n".join([f"## More {section}", *parts]) if parts else ""
 

@@ -68,7 +68,8 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
             stage = last.replace("/", ":")
             prior = parse_method(f"{stage}:from={'+'.join(before)}" if before else stage, kind).label
         else:
-            config[_field_name(key)] = parse_value(value)
+            # The field of `lambda`, a keyword of Python, is `lambda_`.
+            config[key + "_" if keyword.iskeyword(key) else key] = parse_value(value)
     if entry.refines and not prior:
         raise UserError(f"{name} refines a pruned model: name the method that prunes it, for example {name}:from=wanda")
     if entry.elsewhere and (prior or not config.get(entry.file)):
@@ -98,11 +99,6 @@ def parse_quantizer(text: str) -> Choice | None:
     return choice
 
 
-def _field_name(key: str) -> str:
-    """Return the name of the field: that of `lambda`, a keyword of Python, is `lambda_`."""
-    return key + "_" if keyword.iskeyword(key) else key
-
-
 def parse_value(text: str) -> Any:
     """Return the value of a typed field: JSON if it can be read as JSON, else text."""
     try:
@@ -129,8 +125,10 @@ def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
     kind = load(entry)
     if not getattr(getattr(kind, "__dataclass_params__", None), "frozen", False):
         raise UserError(f"{name} cannot be used: {entry.target} must be a frozen dataclass (@dataclass(frozen=True))")
-    if not _takes_model_and_job(getattr(kind, "apply", None)):
-        raise UserError(f"{name} cannot be used: {entry.target} must have a method apply(self, model, job)")
+    try:
+        inspect.signature(kind.apply).bind(None, None, None)
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(f"{name} cannot be used: {entry.target} must have a method apply(self, model, job)") from None
     defaults = {f.name: f.default for f in dataclasses.fields(kind) if f.init and f.name not in CONTRACT_FIELDS}
     for key in config:
         if key not in defaults:
@@ -164,15 +162,6 @@ def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
         if isinstance(value, float) and not math.isfinite(value):
             raise _invalid(name, key, config, adapter, "must be finite")
     return method
-
-
-def _takes_model_and_job(apply: Any) -> bool:
-    """Return whether a class's `apply` can be called with an instance, a model and a job."""
-    try:
-        inspect.signature(apply).bind(None, None, None)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 @cache

@@ -94,18 +94,16 @@ def describe(target: str, declared: Any, *, is_plugin: bool = False) -> CatalogE
         raise TypeError(f"needs={needs!r} must be a Needs of `methods`, for example Needs.CALIBRATION")
     if not isinstance(stated, MethodInfo | MeasureInfo):
         raise TypeError(f"info={stated!r} must be a MethodInfo of `methods`, or a MeasureInfo for a measure")
-    about_measure = stated if isinstance(stated, MeasureInfo) else MeasureInfo()
-    stated = stated if isinstance(stated, MethodInfo) else MethodInfo()
+    method = stated if isinstance(stated, MethodInfo) else MethodInfo()
     first = inspect.cleandoc(declared.__doc__ or "").split("\n\n")[0]
     return CatalogEntry(
         target=target,
         about=" ".join(first.split()).removesuffix("."),
         needs=tuple(str(flag.name).lower() for flag in needs),
         shares_calibration=getattr(declared, "shares_calibration", False) is True,
-        block=getattr(declared, stated.columns, 0) if stated.columns else 0,
-        amount=getattr(declared, stated.drops or stated.adds, "") if stated.drops or stated.adds else "",
+        block=getattr(declared, method.columns, 0) if method.columns else 0,
+        amount=getattr(declared, method.drops or method.adds, "") if method.drops or method.adds else "",
         is_plugin=is_plugin,
-        **vars(about_measure),
         **vars(stated),
     )
 

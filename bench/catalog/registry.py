@@ -14,27 +14,15 @@ from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, NamedTuple
+from typing import Any
 
 from bench.catalog.declarations import Catalog, CatalogEntry, describe
 from bench.catalog.entries import MEASURES, METHODS, QUANTIZERS
 from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
 
-
-class CatalogSection(NamedTuple):
-    """One kind of entry: the word for a single one, and those that are built in."""
-
-    noun: str
-    built_in: Catalog
-
-
-SECTIONS = {
-    "methods": CatalogSection("method", METHODS),
-    "measures": CatalogSection("measure", MEASURES),
-    "quantizers": CatalogSection("quantizer", QUANTIZERS),
-}
-"""Sections by the name that commands and entry-point groups use."""
+SECTIONS: dict[str, Catalog] = {"methods": METHODS, "measures": MEASURES, "quantizers": QUANTIZERS}
+"""Entries that are built in, by the name that commands and entry-point groups use for them."""
 
 
 @cache
@@ -42,7 +30,7 @@ def _plugins(kind: str) -> dict[str, EntryPoint]:
     """Return the entry point of each plug-in by its name. None can replace a built-in name."""
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"cast_bench.{kind}"):
-        if point.name not in SECTIONS[kind].built_in:
+        if point.name not in SECTIONS[kind]:
             found.setdefault(point.name, point)
     return found
 
@@ -68,16 +56,10 @@ def _import_plugin(point: EntryPoint) -> CatalogEntry:
         return CatalogEntry(target=target, is_plugin=True, broken=str(fault))
 
 
-def forget_plugins() -> None:
-    """Look for plug-ins again when the next name is looked up."""
-    _plugins.cache_clear()
-    _import_plugin.cache_clear()
-
-
 def entries(kind: str) -> dict[str, CatalogEntry]:
     """Return all entries of "methods", "measures" or "quantizers". This imports every plug-in."""
     theirs = {name: _import_plugin(point) for name, point in _plugins(kind).items()}
-    return {**SECTIONS[kind].built_in, **theirs}
+    return {**SECTIONS[kind], **theirs}
 
 
 def lookup(kind: str, name: str) -> CatalogEntry:
@@ -86,7 +68,7 @@ def lookup(kind: str, name: str) -> CatalogEntry:
     Raises:
         UserError: unknown, with the nearest known names; a file; or broken, with the reason.
     """
-    built_in, plugins = SECTIONS[kind].built_in, _plugins(kind)
+    built_in, plugins = SECTIONS[kind], _plugins(kind)
     if name in built_in:
         return built_in[name]
     if name not in plugins:
@@ -95,7 +77,7 @@ def lookup(kind: str, name: str) -> CatalogEntry:
                 f"{shorten(name)!r} is a file, not a name: register its class as an entry point of group cast_bench.{kind}, "
                 "and install it (docs/adding.md, A method outside this repository)"
             )
-        raise UserError(describe_unknown(SECTIONS[kind].noun, name, [*built_in, *plugins]))
+        raise UserError(describe_unknown(kind.removesuffix("s"), name, [*built_in, *plugins]))
     entry = _import_plugin(plugins[name])
     if entry.broken:
         raise UserError(entry.broken)

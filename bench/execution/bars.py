@@ -82,9 +82,8 @@ class RichDisplay(RunListener):
         self._now: dict[str, Line] = {}
         self._records: list[Record] = []
         self._tables: list[TextTable] = []
-        self._live = Live(
-            self, console=make_console(stream), transient=True, redirect_stdout=False, redirect_stderr=False
-        )
+        console = make_console(stream)
+        self._live = Live(self, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = (self._all, *self._now.copy().values())  # a thread of rich draws them

@@ -7,7 +7,7 @@ import itertools
 import json
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -74,11 +74,14 @@ class Builder:
         if not is_built(home.name):
             before = self._before(artifact)
             self.workspace.progress.phase = artifact.stages[-1].label
-            with self._alone(artifact):
+            with self._locked(artifact):
                 if not is_built(home.name):
                     counts = self._make(artifact, before, home)
         about = json.loads((home / "artifact.json").read_text())
-        folder = self._folder(artifact, home, about["unchanged"])
+        folder = home
+        if about["unchanged"]:  # the cache keeps no path, because a model may move
+            source = self._before(artifact)
+            folder = source.folder if source else self.source.path
         kept = Kept.read(about["kept"]) if about["kept"] else None
         if counts is None or len(artifact.stages) > 1:  # so far, each stage was checked against its own input only
             before_all, frozen = opened(self.source.path, kept), len(artifact.stages) == 1
@@ -86,20 +89,17 @@ class Builder:
             counts.zeros_lost = about.get("zeros_lost")  # relative to its own input
         return BuiltArtifact(folder, counts, about["notes"], about["cost"], kept, frozenset(about["changed"]))
 
-    @contextlib.contextmanager
-    def _alone(self, artifact: Artifact) -> Iterator[None]:
-        """Hold the lock of the last stage, which other artifacts and other runs may need too.
+    def _locked(self, artifact: Artifact) -> contextlib.AbstractContextManager[object]:
+        """Take the lock of the last stage, which other artifacts and other runs may need too.
 
         The number of processes of a training does not change its lock, because they share checkpoints.
         """
         lock = build_lock(checkpoint_folder(artifact).name)
         try:
-            held = lock.acquire(timeout=0)
+            return lock.acquire(timeout=0)
         except Timeout:
             self.workspace.progress.enter(WAITING)
-            held = lock.acquire()
-        with held:
-            yield
+            return lock.acquire()
 
     def _make(self, artifact: Artifact, before: BuiltArtifact | None, home: Path) -> WeightCounts:
         """Run the last stage and publish the result in the cache."""
@@ -125,13 +125,6 @@ class Builder:
         entries = [registry.lookup(stage.kind, stage.name) for stage in artifact.stages[:-1]]
         count = len(list(itertools.takewhile(lambda entry: entry.transform, entries)))
         return self.build(artifact.up_to(count)).folder if count else self.source.path
-
-    def _folder(self, artifact: Artifact, home: Path, unchanged: bool) -> Path:
-        """Return the folder with the weights. The cache keeps no path, because a model may move."""
-        if not unchanged:
-            return home
-        before = self._before(artifact)
-        return before.folder if before else self.source.path
 
     def _verify(
         self,

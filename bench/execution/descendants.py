@@ -75,14 +75,10 @@ def end_descendants(spare: Collection[int] = ()) -> None:
         if not children:
             return
         for child in children:
-            for process in (child, *_below(child)):
+            below: list[psutil.Process] = []
+            with contextlib.suppress(psutil.Error):
+                below = child.children(recursive=True)
+            for process in (child, *below):
                 with contextlib.suppress(psutil.Error):
                     process.kill()
         psutil.wait_procs(children, timeout=1)
-
-
-def _below(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.Error:
-        return []

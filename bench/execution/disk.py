@@ -40,9 +40,8 @@ def describe_full_disk(fault: BaseException, results: Path) -> str:
         is_cache = Path(os.fsdecode(file)).absolute().is_relative_to(cache.absolute())
         named = [f"the cache: {file}" if is_cache else str(file)]
     else:
-        named = [
-            text for text, path in places.items() if shutil.disk_usage(find_existing(path)).free < NEARLY_FULL
-        ] or list(places)
+        free = {text: shutil.disk_usage(find_existing(path)).free for text, path in places.items()}
+        named = [text for text in places if free[text] < NEARLY_FULL] or list(places)
     remedy = "free some space" + (" (bench cache gc deletes what no run uses)" if "the cache" in named[0] else "")
     return f"the disk is full ({' or '.join(named)}): {remedy}, then run the same command again"
 

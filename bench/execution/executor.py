@@ -59,13 +59,8 @@ class Worker(ABC):
         """Return the exit code, or minus the signal that ended it, or None after `timeout` seconds."""
 
     @abstractmethod
-    def send_signal(self, signum: int) -> None:
-        """Send a signal, unless it has ended."""
-
     def ask_to_end(self) -> None:
-        """Send SIGTERM. A stopped process receives it after SIGCONT."""
-        self.send_signal(signal.SIGTERM)
-        self.send_signal(signal.SIGCONT)
+        """Ask it to end, unless it has. A training saves its state first."""
 
     @abstractmethod
     def kill(self) -> None: ...

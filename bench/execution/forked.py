@@ -131,15 +131,18 @@ class ForkedWorker(WorkerProcess):
                     self._code = self._server.exit_code(self.pid)
                 except ServerEnded:
                     self._code = SERVER_GONE
-                if self._handle is not None:
-                    os.close(self._handle)
-                    self._handle = None
             return self._code
 
     def send_signal(self, signum: int) -> None:
         if self._handle is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._handle, signum)
+
+    def close(self) -> None:
+        super().close()
+        if self._handle is not None:  # not earlier, because another thread may send a signal
+            os.close(self._handle)
+            self._handle = None
 
 
 def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:

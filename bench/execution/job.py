@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +28,6 @@ from bench.verify import WeightCounts
 from methods.contract import Budget, Compute, Environment, Job, Method, Prior, Progress
 from methods.folder import Folder
 from methods.pattern import Pattern
-from methods.quantizing.stored import STORED_KEY, Stored
 from methods.smaller import Kept, rename
 from methods.targets import family_of, find_targets
 
@@ -85,7 +85,7 @@ class Workspace:
             stream=artifact.stream or not fits_device(self.source, device, dtype, artifact.max_memory, shared),
             max_bytes=int(1e9 * artifact.max_memory / shared) if artifact.max_memory else None,
         )
-        self._tokenizer: Any = None
+        self.tokenizer: Callable[[], Any] = cache(partial(loading.load_tokenizer, self.source.path))
         self.choose_products()
 
     def choose_products(self) -> None:
@@ -101,11 +101,6 @@ class Workspace:
             return find_targets(folder.config, folder.shapes(), *self._globs)
         family = family_of(self.source.config)
         return tuple(name for target in self.targets_of(self.source) if (name := rename(family, kept, target)))
-
-    def tokenizer(self) -> Any:
-        if self._tokenizer is None:
-            self._tokenizer = loading.load_tokenizer(self.source.path)
-        return self._tokenizer
 
     def job(
         self, artifact: Artifact, before: BuiltArtifact | None, workdir: Path, teacher: Path
@@ -126,13 +121,17 @@ class Workspace:
         if before:
             pruned = Folder(before.folder)
             prior = Prior(folder=before.folder, masks={t: pruned.weight(t) != 0 for t in targets})
+        entry, environment = registry.lookup(stage.kind, stage.name), None
+        if "isolated" in stage.needs:
+            log = cache_dir() / "artifacts" / f"{artifact.key[:32]}.log"
+            environment = Environment(name=entry.environment, python=environments.python(entry.environment), log=log)
         job = Job(
             source=source,
             pattern=Pattern.parse(stage.pattern),
             targets=targets,
             prior=prior,
             blocks=kept.blocks if kept else None,
-            environment=resolve_environment(artifact) if "isolated" in stage.needs else None,
+            environment=environment,
             calibration=self.calibration(artifact) if "calibration" in stage.needs else None,
             all_experts=artifact.calibration is not None and artifact.calibration.all_experts,
             training=text,
@@ -144,7 +143,7 @@ class Workspace:
             progress=self.progress,
             teacher=lambda: loading.load(teacher, compute),
         )
-        method = choice.build(registry.lookup(stage.kind, stage.name), stage.name, stage.config)
+        method = choice.build(entry, stage.name, stage.config)
         return source, method, job
 
     def calibration(self, artifact: Artifact) -> Tensor:
@@ -180,18 +179,6 @@ class Workspace:
             bos=run.bos,
         )
         return text, torch.from_numpy(validation)
-
-
-def read_stored(notes: Mapping[str, Any]) -> Stored | None:
-    return Stored(**notes[STORED_KEY]) if STORED_KEY in notes else None
-
-
-def resolve_environment(artifact: Artifact) -> Environment:
-    """Return the environment of the last stage, or raise Skipped if it is not built."""
-    stage = artifact.stages[-1]
-    name = registry.lookup(stage.kind, stage.name).environment
-    log = cache_dir() / "artifacts" / f"{artifact.key[:32]}.log"
-    return Environment(name=name, python=environments.python(name), log=log)
 
 
 def checkpoint_folder(artifact: Artifact) -> Path:

@@ -7,7 +7,6 @@ digits of its key; docs/scale.md lists the fields. If a file cannot be written, 
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 import uuid
@@ -53,7 +52,7 @@ class Journal(RunListener):
                     f"cast-bench {other.code} is at work in {str(root)!r} on {other.host}, and this is {describe_code()}: "
                     "wait until it ends, or name another folder with --results"
                 )
-        sweep_statuses(root)
+        self._attempt(lambda: sweep_statuses(root))
         host, now = socket.gethostname(), time.time()
         name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{uuid.uuid4().hex[:8]}"
         self.status = RunStatus(name=name, code=describe_code(), host=host, executor=executor, started=now, updated=now)
@@ -132,11 +131,8 @@ class Journal(RunListener):
                     path.unlink()
             entry = {"time": format_time(time.time(), "milliseconds"), **event}
             line = json.dumps(entry, allow_nan=False, default=str) + "\n"
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            try:
-                os.write(handle, line.encode())
-            finally:
-                os.close(handle)
+            with path.open("ab", buffering=0) as file:  # one write, because other runs may add lines
+                file.write(line.encode())
 
         self._attempt(append)
 

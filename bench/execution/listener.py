@@ -41,12 +41,9 @@ class RunningArtifact:
     def settings(self) -> dict[str, Any]:
         """Settings by which logs and trackers find an artifact."""
         artifact = self.artifact
-        names = {"method": artifact.method, "pattern": artifact.pattern, "quantizer": artifact.quantizer}
-        return (
-            artifact.model_dump(include={"model", "seed", "dtype", "threads"})
-            | names
-            | {"arithmetic": artifact.computed_in, "device": self.device}
-        )
+        names = ("model", "seed", "dtype", "threads", "method", "pattern", "quantizer")
+        own = {name: getattr(artifact, name) for name in names}
+        return own | {"arithmetic": artifact.computed_in, "device": self.device}
 
 
 class RunListener:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from bench.catalog import registry
-from bench.execution.job import BuiltArtifact, Workspace, read_stored
+from bench.execution.job import BuiltArtifact, Workspace
 from bench.execution.new_record import failed_record, gather, new_record
 from bench.inputs import loading
 from bench.measures.contract import Measure, MeasureContext, Readings
@@ -24,6 +24,7 @@ from bench.results.store import is_disk_full
 from bench.system import provenance
 from bench.system.cache import temporary_folder
 from methods.logits import head_of
+from methods.quantizing.stored import STORED_KEY, Stored
 
 
 class Attempt(NamedTuple):
@@ -104,7 +105,7 @@ def _read(
             tokenizer=workspace.tokenizer,
             load_dense=lambda: loading.load(source, compute),
             counts=built.counts,
-            storage=read_stored(built.notes),
+            storage=Stored(**built.notes[STORED_KEY]) if STORED_KEY in built.notes else None,
             compute=compute,
             data_dir=artifact.data_dir,
             workdir=workdir,

@@ -25,13 +25,12 @@ def new_record(measurement: Measurement, **fields: Any) -> Record:
 
 def failed_record(measurement: Measurement, fault: BaseException) -> Record:
     """Return a failed, diverged or skipped record with a one-line reason and the traceback."""
-    lines = str(fault).strip().splitlines()
-    out_of_memory = (
-        isinstance(fault, MemoryError) or "out of memory" in str(fault) or "can't allocate memory" in str(fault)
-    )
+    text = str(fault)
+    lines = text.strip().splitlines()
+    out_of_memory = isinstance(fault, MemoryError) or "out of memory" in text or "can't allocate memory" in text
     reason = "OOM" if out_of_memory else f"{type(fault).__name__}: {lines[0] if lines else 'no message'}"
     if isinstance(fault, Diverged | Skipped):
-        reason = str(fault) or type(fault).__name__
+        reason = text or type(fault).__name__
     return new_record(
         measurement,
         status="skipped" if isinstance(fault, Skipped) else "diverged" if isinstance(fault, Diverged) else "failed",

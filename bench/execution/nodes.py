@@ -7,6 +7,7 @@ it or torchrun's agent keeps open.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -103,15 +104,16 @@ def announce(text: str) -> Announcement:
 def follow(place: Place) -> Iterator[tuple[Announcement, str]]:
     """Yield each training that the first node announces. Raise ConnectionError if the first node is gone."""
     store = _open(place.host, place.port)
-    number = 1
-    while True:
-        while not _check(store, f"task {number}"):
-            time.sleep(LOOK_S)
-        text = store.get(f"task {number}")
+    for number in itertools.count(1):
+        try:
+            while not store.check([f"task {number}"]):
+                time.sleep(LOOK_S)
+            text = store.get(f"task {number}")
+        except RuntimeError as fault:  # a network error of torch
+            raise ConnectionError(f"the first node is gone ({fault})") from None
         if text == END:
             return
         yield Announcement(number, store), text.decode()
-        number += 1
 
 
 def report_failure(announcement: Announcement, problem: str) -> None:
@@ -125,10 +127,3 @@ def _open(host: str, port: int, *, holds: bool = False) -> Any:
 
     store = dist.TCPStore(host, port, None, is_master=holds, timeout=WAIT, wait_for_workers=False)  # type: ignore[attr-defined]
     return dist.PrefixStore("cast-bench", store)  # type: ignore[attr-defined]
-
-
-def _check(store: Any, key: str) -> bool:
-    try:
-        return bool(store.check([key]))
-    except RuntimeError as fault:  # a network error of torch
-        raise ConnectionError(f"the first node is gone ({fault})") from None

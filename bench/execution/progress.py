@@ -41,10 +41,8 @@ class LogDisplay(RunListener):
     def take(self, running: RunningArtifact, event: Mapping[str, Any], left: TimeLeft) -> None:
         label = running.label
         if event["event"] == "measurement":
-            reason = event.get("reason", "")
-            self.note(
-                f"{label}: {running.by_key[event['key']].label} {event['status']}" + f" ({reason})" * bool(reason)
-            )
+            reason = f" ({event['reason']})" if event.get("reason") else ""
+            self.note(f"{label}: {running.by_key[event['key']].label} {event['status']}{reason}")
         elif event["event"] == "progress":
             now, (phase, said) = time.monotonic(), self._said.get(label, ("", 0.0))
             if phase != event["phase"]:

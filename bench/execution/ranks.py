@@ -125,9 +125,8 @@ def take_part(place: nodes.Place, count: int, processes: int) -> None:
     """
     share = processes // count
     for announcement, text in nodes.follow(place):
-        signals.ignore(
-            (signal.SIGINT, signal.SIGTERM)
-        )  # the first node saves the training, for which it needs all ranks
+        # The first node saves the training, for which it needs all ranks.
+        signals.ignore((signal.SIGINT, signal.SIGTERM))
         task = NodeTask.model_validate_json(text)
         if task.code != describe_code():
             problem = f"node {place.node + 1} has {describe_code()}, the first one {task.code}"

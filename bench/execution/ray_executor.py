@@ -70,9 +70,8 @@ class RayExecutor:
             self._mark = store.root / "locks" / f".ray-{uuid.uuid4().hex}"
             self._mark.touch()
             stack.callback(self._mark.unlink, missing_ok=True)
-            here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-                ray.get_runtime_context().get_node_id(), soft=False
-            )
+            node = ray.get_runtime_context().get_node_id()
+            here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
             self._stops_name = f"cast-bench-{uuid.uuid4().hex}"
             actor = ray.remote(ray_task.StopFlag)
             self._stops = actor.options(num_cpus=0, name=self._stops_name, scheduling_strategy=here).remote()
@@ -176,14 +175,11 @@ class RayWorker(Worker):
     def wait(self, timeout: float | None = None) -> int | None:
         return self._code if self._ended.wait(timeout) else None
 
-    def send_signal(self, signum: int) -> None:
-        """Ask all tasks of the run to stop. The run sends SIGTERM only when it ends."""
+    def ask_to_end(self) -> None:
+        """Ask all tasks of the run to end. The run asks one only when it asks all."""
         if not self._ended.is_set():
             with contextlib.suppress(import_ray().exceptions.RayError):
                 self._executor.ask_to_stop()
-
-    def ask_to_end(self) -> None:
-        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         if self._events is not None and not self._ended.is_set():

@@ -9,16 +9,15 @@ import contextlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.execution import progress
 from bench.execution.descendants import end_adopted
 from bench.execution.disk import ResultsFolder, full_disk_stops
 from bench.execution.journal import Journal
-from bench.execution.listener import Listeners, RunListener, RunningArtifact, TimeLeft
+from bench.execution.listener import Listeners, RunListener
 from bench.execution.ray_executor import import_ray
 from bench.execution.sweep import Sweep
 from bench.execution.tracking import Tracking
@@ -37,19 +36,15 @@ RENAMED = {"floor": "final_lr_ratio"}
 
 
 @dataclass
-class Summary(RunListener):
-    records: list[Record] = field(default_factory=list)
-    tried: Counter[str] = field(default_factory=Counter)
+class Summary:
+    records: list[Record]
+    tried: Counter[str]
     """Number of measurements that this run tried, by status."""
-    moved: list[str] = field(default_factory=list)
+    moved: list[str]
 
     @property
     def failed(self) -> int:
         return sum(r.status == "failed" for r in self.records)
-
-    def take(self, running: RunningArtifact, event: Mapping[str, Any], left: TimeLeft) -> None:
-        if event["event"] == "measurement" and not event.get("known"):
-            self.tried[event["status"]] += 1
 
 
 def execute(plan: Plan, store: Store, listeners: Sequence[RunListener]) -> Summary:
@@ -58,7 +53,6 @@ def execute(plan: Plan, store: Store, listeners: Sequence[RunListener]) -> Summa
     Raises:
         RunStopped: the disk is full, or the results folder vanished. What was recorded stays.
     """
-    summary = Summary()
     with contextlib.ExitStack() as stack:
         stack.callback(end_adopted)
         stack.enter_context(full_disk_stops(store.root))
@@ -73,7 +67,7 @@ def execute(plan: Plan, store: Store, listeners: Sequence[RunListener]) -> Summa
         require_memory(plan, missing)
         if plan.spec.executor == "ray" and missing:
             import_ray()  # a missing package is an error before the first progress line
-        with Listeners(summary, *listeners) as heard:
+        with Listeners(*listeners) as heard:
             journal = heard.add(Journal(store.root, plan.spec.executor, heard.note))
             if missing and plan.spec.log_to:
                 heard.add(Tracking(plan.spec.log_to, journal.status.name, store.get, heard.note))
@@ -81,9 +75,8 @@ def execute(plan: Plan, store: Store, listeners: Sequence[RunListener]) -> Summa
             with contextlib.closing(Sweep(plan, missing, store, folder, heard)) as sweep:
                 sweep.run()
         folder.require()
-        summary.records = [record for m in plan.measurements if (record := store.get(m.key))]
-    summary.moved = store.damaged
-    return summary
+        records = [record for m in plan.measurements if (record := store.get(m.key))]
+        return Summary(records, Counter(journal.status.tried), store.damaged)
 
 
 def measure_again(record: Record, root: Path) -> Record:

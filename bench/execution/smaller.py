@@ -75,6 +75,5 @@ def is_same(model: nn.Module, folder: Folder, dtype: torch.dtype) -> bool:
     """Return whether a model that is written in `dtype` is the folder."""
     dtypes = folder.dtypes()
     kinds = {n: dtype_name(dtype if t.is_floating_point() else t.dtype) for n, t in state(model).items()}
-    return all(TORCH_DTYPES.get(dtypes.get(n, "")) == kind for n, kind in kinds.items()) and is_unchanged(
-        model, folder, dtype
-    )
+    has_formats = all(TORCH_DTYPES.get(dtypes.get(n, "")) == kind for n, kind in kinds.items())
+    return has_formats and is_unchanged(model, folder, dtype)

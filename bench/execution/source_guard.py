@@ -78,11 +78,8 @@ def _changes(artifact: Artifact, measurements: Iterable[Measurement]) -> Iterato
         if measure_digest(registry.lookup("measures", measurement.measure)) != measurement.source:
             yield f"the code of {measurement.measure}"
         task, file = (measurement.config.get(key, "") for key in ("task", "file"))
-        changed = (
-            Path(file).is_absolute()
-            and tasks.data_digest(read_task(task, file), artifact.data_dir) != measurement.content
-        )
-        if changed:  # a task of the user
+        is_own = Path(file).is_absolute()
+        if is_own and tasks.data_digest(read_task(task, file), artifact.data_dir) != measurement.content:
             yield f"task {task}"
 
 

@@ -186,10 +186,8 @@ class Sweep:
         """Say once for each node how its records come here."""
         if node not in self._nodes:
             self._nodes.add(node)
-            how = (
-                "writes into the results folder" if shares_results else "does not see the results folder: sends records"
-            )
-            self._listener.note(f"node {node} {how}")
+            sends = "does not see the results folder: sends records"
+            self._listener.note(f"node {node} {'writes into the results folder' if shares_results else sends}")
 
     def _end(self, task: ArtifactTask) -> None:
         code = None if task.is_busy else task.worker.wait()
@@ -212,6 +210,8 @@ class Sweep:
                 self._queue.appendleft(left)
                 self._tell_end(task, cause, None)
                 return
+        if left and not task.has_begun:  # each listener hears of a start before it hears of measurements
+            self._tell_start(task)
         for measurement in left:
             try:
                 status = _record_death(self._store, measurement, code, task.log)

@@ -147,19 +147,17 @@ def rows(records: Iterable[Record]) -> list[dict[str, Any]]:
                 out.append(row | {"status": f"skipped: {shape['skipped']}"})
                 continue
             low, high = shape["interval"]
-            out.append(
-                row
-                | {
-                    "dense_us": round(1e6 * shape["seconds"][shape["dense"]]["median"], 1),
-                    "2:4_us": round(1e6 * shape["seconds"][shape["sparse"]]["median"], 1),
-                    "speedup": f"{shape['speedup']:.2f} ({low:.2f} to {high:.2f})",
-                    "noise": f"{shape['noise']:.1%}",
-                    "limit": f"{shape['limit']:.2f}",
-                    "attained": f"{shape['attained']:.0%}",
-                    "dense_of_peak": f"{shape['dense_share_of_peak']:.0%}",
-                    "2:4_of_peak": f"{shape['sparse_share_of_peak']:.0%}",
-                    "over": shape["dense"],
-                    "status": "; ".join(shape["flags"]) or "ok",
-                }
-            )
+            row |= {
+                "dense_us": round(1e6 * shape["seconds"][shape["dense"]]["median"], 1),
+                "2:4_us": round(1e6 * shape["seconds"][shape["sparse"]]["median"], 1),
+                "speedup": f"{shape['speedup']:.2f} ({low:.2f} to {high:.2f})",
+                "noise": f"{shape['noise']:.1%}",
+                "limit": f"{shape['limit']:.2f}",
+                "attained": f"{shape['attained']:.0%}",
+                "dense_of_peak": f"{shape['dense_share_of_peak']:.0%}",
+                "2:4_of_peak": f"{shape['sparse_share_of_peak']:.0%}",
+                "over": shape["dense"],
+                "status": "; ".join(shape["flags"]) or "ok",
+            }
+            out.append(row)
     return out

@@ -19,6 +19,7 @@ from bench.execution.executor import describe_end
 from bench.execution.listener import RunListener, RunningArtifact, TimeLeft
 from bench.results.record import Record
 from bench.system import interpreter, provenance
+from bench.system.grouping import flatten
 
 CLOSE_S = 60.0
 """Seconds that trackers have to send the rest when the run ends."""
@@ -53,10 +54,10 @@ class Tracking(RunListener):
         tags = {"key": artifact.key, "run": self._run, "version": provenance.VERSION}
         tags |= {"commit": str(provenance.commit().get("id") or "")}
         tags |= {f"record.{m.label}": m.key for m in measurements}
-        configs = {m.label: m.config for m in measurements}
+        parts = (running.settings, {m.label: m.config for m in measurements}, {"key": artifact.key_inputs()})
         self._waiting[artifact.key] = {
             "name": running.label,
-            "params": dict(_flat(running.settings)) | dict(_flat(configs)) | dict(_flat(artifact.key_inputs(), "key.")),
+            "params": {name: str(value) for part in parts for name, value in flatten(part)},
             "tags": {f"cast_bench.{name}": value for name, value in tags.items() if value},
         }
 
@@ -181,14 +182,3 @@ def _values(record: Record) -> Iterator[tuple[str, float]]:
             if reading.stderr:
                 yield f"{name}_low", reading.value - NORMAL_95 * reading.stderr
                 yield f"{name}_high", reading.value + NORMAL_95 * reading.stderr
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield nested settings by dotted names."""
-    for key, inner in value.items():
-        if isinstance(inner, list | tuple) and inner and isinstance(inner[0], Mapping):
-            inner = {str(number): each for number, each in enumerate(inner)}
-        if isinstance(inner, Mapping):
-            yield from _flat(inner, f"{prefix}{key}.")
-        elif inner is not None:
-            yield f"{prefix}{key}", str(inner)

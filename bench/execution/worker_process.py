@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import subprocess
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -53,6 +54,15 @@ class WorkerProcess(Worker):
                 has_ended = self.wait(0) is not None
                 if has_ended:
                     self._kill_group()
+
+    @abstractmethod
+    def send_signal(self, signum: int) -> None:
+        """Send a signal, unless it has ended."""
+
+    def ask_to_end(self) -> None:
+        """Send SIGTERM. A stopped process receives it after SIGCONT."""
+        self.send_signal(signal.SIGTERM)
+        self.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         self._kill_group()

@@ -71,6 +71,5 @@ def enough(artifact: Artifact, cards: Cards) -> str:
         return f"{found}" if found else f"more than {MAX_CARDS}"
     if (estimate_device_bytes(artifact) or 0.0) <= cards.usable_bytes:
         return "1"
-    return (
-        "1, block by block" if streamed_device_bytes(artifact) <= cards.usable_bytes else "none: a block does not fit"
-    )
+    fits = streamed_device_bytes(artifact) <= cards.usable_bytes
+    return "1, block by block" if fits else "none: a block does not fit"

@@ -155,11 +155,18 @@ def with_transform(chain: list[Choice], quantizer: Choice) -> list[Choice]:
 
 
 def make_stage(choice: Choice, kind: Kind) -> Stage:
-    """Return the stage of a choice, without its pattern and without the fields of a recipe."""
+    """Return the stage of a choice, without its pattern and without the fields of a recipe.
+
+    Raises:
+        UserError: a file that the method reads cannot be read.
+    """
     entry = registry.lookup(kind, choice.name)
     config = dict(choice.config)
     if file := config.get(entry.file or entry.settings_file):
-        config["sha256"] = _file_digest(choice, entry, file)
+        try:
+            config["sha256"] = content_digest(Path(file)) if entry.elsewhere else digests.of_file(Path(file))
+        except OSError as fault:
+            raise UserError(f"{choice.label}: file {file!r} cannot be read: {fault.strerror}") from None
     return Stage(
         name=choice.name,
         label=choice.label,
@@ -169,13 +176,3 @@ def make_stage(choice: Choice, kind: Kind) -> Stage:
         needs=entry.needs_with(choice.config),
         kind=kind,
     )
-
-
-def _file_digest(choice: Choice, entry: CatalogEntry, name: str) -> str:
-    """Return the digest of a file that a method reads, or raise UserError if it cannot be read."""
-    if entry.elsewhere:
-        return content_digest(Path(name))
-    try:
-        return digests.of_file(Path(name))
-    except OSError as fault:
-        raise UserError(f"{choice.label}: file {name!r} cannot be read: {fault.strerror}") from None

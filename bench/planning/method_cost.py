@@ -20,9 +20,8 @@ def describe(entry: CatalogEntry) -> str:
     cost = entry.cost
     if cost is None:
         return ""
-    hidden, inner, blocks = (
-        known_shapes()[MODEL][k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers")
-    )
+    shapes = known_shapes()[MODEL]
+    hidden, inner, blocks = (shapes[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers"))
     weights = blocks * (4 * hidden**2 + 3 * hidden * inner)
     # Inputs of q, k and v, of o, of gate and up, and of down.
     squares = 3 * hidden**2 + inner**2

@@ -82,7 +82,7 @@ def read_past(results: Path) -> list[PastCost]:
     Skip records that cannot be read.
     """
     found: dict[tuple[str, Path], list[dict[str, Any]]] = {}
-    for path in _files([results, *_beside(results)]):
+    for path in _files(results.absolute()):
         try:
             fields = json.loads(path.read_bytes())
             found.setdefault((str(fields["artifact"]), path.parent), []).append(fields)
@@ -98,23 +98,16 @@ def read_past(results: Path) -> list[PastCost]:
     return costs
 
 
-def _files(roots: Iterable[Path]) -> list[Path]:
+def _files(results: Path) -> list[Path]:
+    """Return the records of a folder and of those beside it, the newest first. A folder that cannot be read has none."""
     entries: list[tuple[float, str]] = []
-    for folder in (root / "records" for root in roots):
-        if folder.is_dir():
-            with os.scandir(folder) as listing:
-                for entry in listing:
-                    about = entry.stat() if entry.name.endswith(".json") and entry.is_file() else None
-                    if about and about.st_size <= MAX_BYTES:
-                        entries.append((about.st_mtime, entry.path))
+    for folder in {results / "records", *results.parent.glob("*/records")}:
+        with contextlib.suppress(OSError), os.scandir(folder) as listing:
+            for entry in listing:
+                about = entry.stat() if entry.name.endswith(".json") and entry.is_file() else None
+                if about and about.st_size <= MAX_BYTES:
+                    entries.append((about.st_mtime, entry.path))
     return [Path(path) for _, path in sorted(entries, reverse=True)[:MAX_RECORDS]]
-
-
-def _beside(results: Path) -> Iterable[Path]:
-    try:
-        return [f for f in results.absolute().parent.iterdir() if (f / "records").is_dir() and f != results.absolute()]
-    except OSError:
-        return []
 
 
 def _sizes(records: Iterable[dict[str, Any]]) -> dict[str, float]:
@@ -136,18 +129,16 @@ def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator
     first, inputs = making[0], making[0]["key_inputs"]
     identity, cost = first["identity"], first["cost"]
     parameters, computed_in = _number(sizes[inputs["model"]]), identity.get("arithmetic") or identity["dtype"]
-    machines = {
-        machine_of(r["provenance"]["machine"], identity["device"], computed_in, inputs["threads"]) for r in records
-    }
+    about = (identity["device"], computed_in, inputs["threads"])
+    machines = {machine_of(r["provenance"]["machine"], *about) for r in records}
     shared = max(inputs["processes"], (inputs.get("calibration") or {}).get("processes", 1))
     if len(machines) != 1 or shared != 1 or parameters <= 0:
         return
     quantizer = identity["quantizer"]
     name = (quantizer if quantizer != "none" else identity["stages"][-1]).partition(":")[0]
     calibration, training = _number(cost["calibration_tokens"]), _number(cost["training_tokens"])
-    past = PastCost(
-        machines.pop(), first["artifact"], parameters, 4 if computed_in == "float32" else 2, trains=training > 0
-    )
+    item_bytes = 4 if computed_in == "float32" else 2
+    past = PastCost(machines.pop(), first["artifact"], parameters, item_bytes, trains=training > 0)
     past.parts.append(stage_part(name, parameters, calibration, training, _number(cost["build_s"])))
     for record in records:
         measure, cost = record["identity"]["measure"], record["cost"]

@@ -67,7 +67,7 @@ class Range(_Table):
         """Return whether the range contains the value."""
         if self.choices:
             return value in self.choices
-        if isinstance(value, bool | str):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         return float(self.low or 0) <= value <= float(self.high or 0)
 

@@ -7,7 +7,6 @@ import math
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
@@ -15,6 +14,7 @@ from bench.planning import estimate
 from bench.planning.artifact import Plan
 from bench.planning.shards import divide
 from bench.planning.spec import Spec
+from bench.system.grouping import flatten
 
 MARGIN = 2.0
 """Factor on the estimated time. A task that runs out of time is requeued and resumes."""
@@ -101,14 +101,5 @@ def write_script(plan: Plan, shards: int) -> str:
 
 def _arguments(spec: Spec) -> Iterator[str]:
     """Yield the arguments that make this spec on the command line."""
-    for name, value in _flat(spec.model_dump(mode="json", exclude_defaults=True, exclude={"shard"})):
+    for name, value in flatten(spec.model_dump(mode="json", exclude_defaults=True, exclude={"shard"})):
         yield f"--set={name}={json.dumps(value)}"
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        # None occurs only as a default.
-        elif value is not None:
-            yield prefix + name, value

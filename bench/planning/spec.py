@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, ValidationInfo, create_model, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, create_model, field_validator
 
 from bench.catalog.entries import DEFAULT_METHODS, MEASURES
 from bench.catalog.registry import load
@@ -86,10 +86,8 @@ class Targets(Strict):
 if TYPE_CHECKING:
     _MeasureTables = Strict
 else:
-    _tables = {kind.table: kind for entry in MEASURES.values() if (kind := getattr(load(entry), "settings", None))}
-    _MeasureTables = create_model(
-        "_MeasureTables", __base__=Strict, **{table: (kind, kind()) for table, kind in _tables.items()}
-    )
+    _kinds = filter(None, (getattr(load(entry), "settings", None) for entry in MEASURES.values()))
+    _MeasureTables = create_model("_MeasureTables", __base__=Strict, **{kind.table: (kind, kind()) for kind in _kinds})
 
 
 class Spec(_MeasureTables):
@@ -217,12 +215,11 @@ def _describe(fault: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         if where == "search":
             return "the table [search] is for bench search FILE: use that, or leave the table out"
-        model: type[BaseModel] = Spec
-        for part in first["loc"][:-1]:
-            model = type(getattr(model(), str(part)))
-        return describe_unknown(
-            "setting", where, [".".join([*map(str, first["loc"][:-1]), f]) for f in model.model_fields]
-        )
+        *tables, _ = map(str, first["loc"])
+        model: Any = Spec
+        for table in tables:
+            model = model.model_fields[table].annotation
+        return describe_unknown("setting", where, [".".join([*tables, name]) for name in model.model_fields])
     return f"invalid {where}={shorten(first['input'])}: {describe_allowed(first)}"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.results.consistency import require_consistent
 from bench.results.derive import Derived, Items, derive, differences
-from bench.results.record import ReadingRow, Record
+from bench.results.record import Record
 from bench.results.store import ReadOnlyStore, require_results
 from methods.errors import UserError
 from methods.pattern import Pattern
@@ -118,8 +118,8 @@ def _text_of(record: Record) -> tuple[Any, ...]:
 
 def _of_artifact(counted: Record, size: Record, items: Items) -> Iterator[str]:
     """Yield a sentence where the `pattern` and `size` records of an artifact cannot both be true."""
-    readings: dict[str, ReadingRow] = {r.metric: r for r in counted.readings}
-    violated = readings.get("violated_groups")
+    counts, sizes = ({r.metric: r for r in record.readings} for record in (counted, size))
+    violated, bits = counts.get("violated_groups"), sizes.get("bits_per_weight")
     pattern = Pattern.parse(size.identity.pattern)
     if violated is None:
         return
@@ -128,14 +128,13 @@ def _of_artifact(counted: Record, size: Record, items: Items) -> Iterator[str]:
     lowest = float(items.columns["value"].min())
     if violated.value == 0 and pattern.m and lowest < pattern.share - ROUNDING:
         yield f"a layer has {lowest:.4g} zeros, but record {counted.short_key} says that no group breaks {pattern}"
-    bits = {r.metric: r for r in size.readings}.get("bits_per_weight")
     if bits is None or violated.value != 0 or "stored" not in counted.notes:
         return
     try:
         of_value, of_scale, scales = (counted.notes["stored"][name] for name in ("bits", "scale_bits", "scales"))
         whole = pattern.dense or not pattern.m or counted.notes["stored"].get("packed")
         kept, mask = (1.0, 0) if whole else (pattern.n / pattern.m, 1)
-        adapter = next((r.value or 0.0 for r in size.readings if r.metric == "adapter_bytes"), 0.0)
+        adapter = (sizes["adapter_bytes"].value or 0.0) if "adapter_bytes" in sizes else 0.0
         expected = of_value * kept + mask + (of_scale * scales + 8 * adapter) / math.fsum(items.weights)
         for sentence in differences(bits, Derived(expected)):
             yield sentence.replace("its items", f"the notes of record {counted.short_key}")

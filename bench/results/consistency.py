@@ -71,7 +71,7 @@ def contradictions(record: Record) -> Iterator[str]:
 
 def _of_identity(identity: Identity) -> dict[str, Any]:
     """Return the parts of an identity that key inputs repeat."""
-    calibration, training, protocol = identity.calibration, identity.training, identity.protocol
+    calibration, training = identity.calibration, identity.training
     labels = [*identity.stages, *([] if identity.quantizer == "none" else [identity.quantizer])]
     return {
         "seed": identity.seed,
@@ -82,11 +82,10 @@ def _of_identity(identity: Identity) -> dict[str, Any]:
         "stages": [label.partition(":")[0] for label in labels],
         "settings": [_typed_settings(label) for label in labels],
         "pattern": identity.pattern,
-        "calibration": calibration
-        and (calibration.data, calibration.sequences, calibration.seqlen, calibration.bos, calibration.all_experts),
-        "training": training and (training.data, training.seqlen, training.batch, training.tokens, training.bos),
+        "calibration": calibration and calibration.model_dump(),
+        "training": training and training.model_dump(),
         "measure": identity.measure,
-        "protocol": tuple(getattr(protocol, part) for part in PROTOCOL),
+        "protocol": tuple(getattr(identity.protocol, part) for part in PROTOCOL),
     }
 
 
@@ -101,25 +100,16 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
     if inputs.get("stages"):
         stages = inputs["stages"]
         out["stages"] = [stage["name"] for stage in stages]
-        typed = _of_identity(identity)["settings"]
-        out["settings"] = [
-            _same_settings(stage.get("config", {}), of) for stage, of in zip(stages, typed, strict=False)
-        ]
+        typed = zip(stages, _of_identity(identity)["settings"], strict=False)
+        out["settings"] = [_same_settings(stage.get("config", {}), settings) for stage, settings in typed]
         if "pattern" in stages[-1]:
             out["pattern"] = stages[-1]["pattern"]
-    if "calibration" in inputs:
-        text = inputs["calibration"]
-        out["calibration"] = text and (text["data"], *_lengths(text, identity.calibration, ("sequences", "seqlen")))
-        if text:
-            out["calibration"] += (text.get("bos", ""), text.get("all_experts", False))
-    if "training" in inputs:
-        text = inputs["training"]
-        out["training"] = text and (text["data"], *_lengths(text, identity.training, ("seqlen", "batch", "tokens")))
-        if text:
-            out["training"] += (text.get("bos", ""),)
+    for name, stated in (("calibration", identity.calibration), ("training", identity.training)):
+        if name in inputs:
+            out[name] = inputs[name] and _of_text(inputs[name], stated.model_dump() if stated else {})
     if "measure" in inputs:
         out["measure"] = inputs["measure"]["name"]
-        config = dict(inputs["measure"].get("config") or {})
+        config = {**(inputs["measure"].get("config") or {})}
         if "corpus" in config:
             name = config["corpus"] + (f"-{config['split']}" if "split" in config else "")
             out["protocol"] = (name, None, config["seqlen"], config.get("windows"), config.get("bos", ""), "", "")
@@ -132,9 +122,10 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
     return out
 
 
-def _lengths(text: dict[str, Any], stated: object, names: tuple[str, ...]) -> tuple[Any, ...]:
-    stated_lengths = {name: getattr(stated, name, None) for name in names}
-    return tuple(None if length is None else text.get(name, length) for name, length in stated_lengths.items())
+def _of_text(text: dict[str, Any], stated: dict[str, Any]) -> dict[str, Any]:
+    others = {"data": text["data"], "bos": text.get("bos", ""), "all_experts": text.get("all_experts", False)}
+    lengths = {name: None if length is None else text.get(name, length) for name, length in stated.items()}
+    return lengths | {name: value for name, value in others.items() if name in ("data", *stated)}
 
 
 def _typed_settings(label: str) -> dict[str, Any]:

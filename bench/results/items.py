@@ -73,11 +73,9 @@ def read_parquet(content: bytes, name: str, rows: int) -> Any:
 
     try:
         file = parquet.ParquetFile(pyarrow.BufferReader(content))
-        if (
-            wrong := _find_excess(file.metadata, rows)
-            or _find_odd_column(file.schema_arrow, rows)
-            or find_lie(content, file.metadata)
-        ):
+        about = file.metadata
+        wrong = _find_excess(about, rows) or _find_odd_column(file.schema_arrow, rows) or find_lie(content, about)
+        if wrong:
             raise UserError(f"{name} {wrong}: make it again")
         text = [column for column in TEXT_COLUMNS if column in file.schema_arrow.names and rows]
         # A dictionary holds a text once, however often a small file repeats it.

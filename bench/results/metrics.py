@@ -55,8 +55,6 @@ class Metric:
     """True if tables show it. All exports do."""
     sorts_rows: bool = True
     """True if a table may sort its rows by it. Only some rows of a run have the others."""
-    public_name: str = ""
-    """Name outside this project, if it has one."""
 
     @property
     def label(self) -> str:
@@ -86,16 +84,7 @@ class Metric:
 
 _ALL = (
     Metric(
-        "perplexity",
-        "1",
-        "lower",
-        "ratio",
-        1.0,
-        log=True,
-        windowed=True,
-        margin=0.005,
-        seed_noise=PERPLEXITY_NOISE,
-        public_name="perplexity",
+        "perplexity", "1", "lower", "ratio", 1.0, log=True, windowed=True, margin=0.005, seed_noise=PERPLEXITY_NOISE
     ),
     Metric("kl", "nats/token", "lower", "nats/token", 0.0, windowed=True, seed_noise=PERPLEXITY_NOISE),
     Metric("top1_agreement", "1", "higher", "proportion", 0.0, 1.0, windowed=True, seed_noise=SHARE_NOISE),
@@ -104,18 +93,7 @@ _ALL = (
     Metric(MEAN_BITS, "bits/byte", "lower"),
     Metric("mean_acc", "1", "higher"),
     Metric("worst_drop", "1", "lower"),
-    Metric(
-        "acc",
-        "1",
-        "higher",
-        "proportion",
-        0.0,
-        1.0,
-        margin=0.01,
-        tolerance=1e-3,
-        seed_noise=SHARE_NOISE,
-        public_name="accuracy",
-    ),
+    Metric("acc", "1", "higher", "proportion", 0.0, 1.0, margin=0.01, tolerance=1e-3, seed_noise=SHARE_NOISE),
     Metric("sparsity", "1", "higher", "proportion", 0.0, 1.0, counted=True, margin=0.001),
     Metric("violated_groups", "1", "lower", "groups", 0.0, counted=True, margin=0.0),
     Metric("zeros_lost", "1", "lower", "weights", 0.0, counted=True, margin=0.0, sorts_rows=False),

@@ -211,10 +211,6 @@ class Record(BaseModel):
         """Time of the measurement, or "" if unknown."""
         return str(self.provenance.get("recorded") or "")
 
-    def same(self) -> dict[str, Any]:
-        """Return the fields that two equal records share."""
-        return self.model_dump(exclude={"provenance", "cost"})
-
     def to_json(self, indent: int | None = None) -> str:
         """Return the stored text, with a digest of all fields that shows a later change."""
         fields = json.loads(self.model_dump_json())

@@ -127,7 +127,7 @@ def settings(record: Record) -> dict[str, Any]:
         if rule := rules & {"always", "never"}:  # all texts of a run have one rule, and "auto" is the default
             (values["bos"],) = rule
         values |= _measure_settings(identity.measure, config)
-    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+    except (LookupError, TypeError, ValueError, AttributeError) as fault:
         raise UserError(f"record {record.short_key} does not say how it was made ({fault}): run bench run") from None
     values["quantizers"] = (identity.quantizer,)
     return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from bench.system.cache import sweep_locks
 from bench.system.files import atomic_write
@@ -85,7 +85,7 @@ def read_statuses(root: Path) -> tuple[list[tuple[RunStatus, bool]], list[str]]:
                 raise ValueError("its name is another")
         except FileNotFoundError:
             continue
-        except (ValidationError, ValueError) as fault:
+        except (OSError, ValueError) as fault:
             problems.append(f"{path} is not the status of a run ({str(fault).splitlines()[0]}): ignored")
             continue
         found.append((status, is_alive(root, status.name)))

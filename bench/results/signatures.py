@@ -153,14 +153,13 @@ def _signers(text: bytes, signature: bytes, allowed: Path) -> list[str]:
 def _keygen(
     *arguments: str, content: bytes = b"", timeout: float | None = TIMEOUT_S
 ) -> subprocess.CompletedProcess[bytes]:
+    """Run ssh-keygen. content: its standard input. Without a timeout that is ours, because it may ask for a passphrase."""
     program = shutil.which("ssh-keygen")
     if program is None:
         raise UserError("signatures need ssh-keygen, which is not installed: install OpenSSH (openssh-client)")
     try:
-        pipes: dict[str, object] = {"input": content} if timeout else {"stdin": None}
-        return subprocess.run(  # type: ignore[call-overload, no-any-return]
-            [program, *arguments], capture_output=True, check=False, timeout=timeout, **pipes
-        )
+        command = [program, *arguments]
+        return subprocess.run(command, input=content if timeout else None, capture_output=True, timeout=timeout)
     except subprocess.TimeoutExpired:
         raise UserError(f"ssh-keygen took more than {timeout:.0f} seconds: try again") from None
 

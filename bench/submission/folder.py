@@ -69,9 +69,8 @@ def stage(source: Path, target: Path, who: Contributor, published: Sequence[Resu
     store = Store(target)
     for record in new:
         if record.traceback:
-            store.write_content(
-                record.model_copy(update={"traceback": ""}), read.content(record) if record.items else b""
-            )
+            items = read.content(record) if record.items else b""
+            store.write_content(record.model_copy(update={"traceback": ""}), items)
         else:
             store.copy(record, read)
     _write_about(target, who, licences.of_records(new, who.licences or {}), today)
@@ -89,14 +88,9 @@ def stage(source: Path, target: Path, who: Contributor, published: Sequence[Resu
 
 
 def _write_about(folder: Path, who: Contributor, named: Mapping[str, str], today: date) -> None:
-    text = tomlkit.document()
-    text["kind"] = "results"
-    if who.about:
-        text["about"] = who.about
-    text["credit"] = who.credit
-    text["submitted"] = today
-    text["licences"] = dict(named)
-    (folder / ABOUT_FILE).write_text(tomlkit.dumps(text), encoding="utf-8")
+    about = {"about": who.about} if who.about else {}
+    fields = {"kind": "results", **about, "credit": who.credit, "submitted": today, "licences": dict(named)}
+    (folder / ABOUT_FILE).write_text(tomlkit.dumps(fields), encoding="utf-8")
 
 
 def default_name(source: Path, credit: str) -> str:

@@ -120,7 +120,8 @@ def index(published: Sequence[ResultSet]) -> rules.Published:
 def _effects(folder: Path, records: Sequence[Record], published: Sequence[ResultSet]) -> Iterator[Effect]:
     """Make the tables that have rows of the submission, with it and without."""
     models = {record.identity.model for record in records}
-    before = [_of_models(one, models) for one in published if not searches.is_search(one)]
+    boards = (one for one in published if not searches.is_search(one))
+    before = [one.only(one.name, (r for r in one.records if r.identity.model in models)) for one in boards]
     before = [one for one in before if one.records]
     own = {record.stem for record in records}
     tables = {(s.title, t.protocol): t for s in _sections(before) for t in s.tables}
@@ -133,10 +134,6 @@ def _effects(folder: Path, records: Sequence[Record], published: Sequence[Result
 
 def _sections(results: Sequence[ResultSet]) -> Iterable[ReportSection]:
     return board.make_sections(results) if results else ()
-
-
-def _of_models(results: ResultSet, models: set[str]) -> ResultSet:
-    return results.only(results.name, (r for r in results.records if r.identity.model in models))
 
 
 def _has(table: Table, row: int, own: set[str]) -> bool:
@@ -152,11 +149,8 @@ def _of_losses(effect: Effect, trained: set[str]) -> Iterator[str]:
     at = next((c for c, column in enumerate(table.columns) if column.metric == "perplexity"), None)
     for k in effect.rows:
         row = table.rows[k]
-        if (
-            table.value(k, at) is None
-            or row.facts is None
-            or (row.filters["method"] == "dense" and not row.is_quantized)
-        ):
+        is_dense = row.filters["method"] == "dense" and not row.is_quantized
+        if table.value(k, at) is None or row.facts is None or is_dense:
             continue
         where, ratio = f"{row.name} ({effect.section}, {table.protocol})", row.facts.ratio
         if ratio is None:

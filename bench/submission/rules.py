@@ -142,7 +142,7 @@ def _of_reproduction(record: Record) -> Iterator[str]:
     try:
         for kind, label in named:
             name = label.split(":")[0]
-            if name not in ("none", *(provided - registry.SECTIONS[kind].built_in.keys())):
+            if name not in ("none", *(provided - registry.SECTIONS[kind].keys())):
                 stages.append(registry.lookup(kind, choice.parse_method(label, kind).name))
         if identity.measure not in provided:
             registry.lookup("measures", identity.measure)
@@ -160,8 +160,10 @@ def _of_bits(record: Record) -> Iterator[str]:
     named = re.match(r"[a-z]+?(\d+)", record.identity.quantizer)
     stored = record.notes.get("stored")
     if named and isinstance(stored, dict):
-        bits = stored.get("bits")
-        if not isinstance(bits, int | float) or bits < int(named[1]) or min(stored.get("scales", 0), 0) < 0:
+        bits: Any = stored.get("bits")
+        scales: Any = stored.get("scales", 0)
+        are_numbers = isinstance(bits, int | float) and isinstance(scales, int | float)
+        if not are_numbers or bits < int(named[1]) or scales < 0:
             yield f"its notes store {bits!r} bits of a value, which {record.identity.quantizer} does not have"
 
 
@@ -169,11 +171,8 @@ def of_quantized_size(records: Sequence[Record]) -> Iterator[tuple[Record, str]]
     """Refuse bits per weight that nothing explains: their artifact has no record that says how its weights are stored."""
     explained = {r.artifact for r in records if r.identity.measure == "pattern" and "stored" in r.notes}
     for record in records:
-        if (
-            record.identity.measure == "size"
-            and record.identity.quantizer != "none"
-            and record.artifact not in explained
-        ):
+        identity = record.identity
+        if identity.measure == "size" and identity.quantizer != "none" and record.artifact not in explained:
             yield record, "nothing says how its bits are stored: submit the record `pattern` of the same artifact, too"
 
 
@@ -231,15 +230,14 @@ def of_protocol(records: Iterable[Record], published: Iterable[Record]) -> Itera
     versions: dict[str, set[str | None]] = {}
     for record in published:
         identity = record.identity
-        labels.setdefault((identity.model, identity.measure, identity.protocol.name), set()).add(
-            identity.protocol.label
-        )
+        key = (identity.model, identity.measure, identity.protocol.name)
+        labels.setdefault(key, set()).add(identity.protocol.label)
         versions.setdefault(identity.protocol.name, set()).add(identity.protocol.version)
     for record in records:
         identity, protocol = record.identity, record.identity.protocol
         if identity.subject not in ("text", "task") or identity.measure == "pattern":
             continue
-        known = labels.get((identity.model, identity.measure, protocol.name))
+        known, alias = labels.get((identity.model, identity.measure, protocol.name)), ALIASES.get(identity.model)
         if known:
             if protocol.label not in known:
                 yield record, f"its protocol is {protocol.label}, but published rows have {', '.join(sorted(known))}"
@@ -253,9 +251,5 @@ def of_protocol(records: Iterable[Record], published: Iterable[Record]) -> Itera
         elif identity.subject == "task" and protocol.version not in versions.get(protocol.name, {protocol.version}):
             others = ", ".join(sorted(map(str, versions[protocol.name])))
             yield record, f"its protocol is {protocol.label}, but published rows have version {others}"
-        elif (
-            identity.subject == "text"
-            and identity.model in ALIASES
-            and protocol.seqlen != ALIASES[identity.model].seqlen
-        ):
-            yield record, f"its windows have {protocol.seqlen} tokens, but papers use {ALIASES[identity.model].seqlen}"
+        elif identity.subject == "text" and alias and protocol.seqlen != alias.seqlen:
+            yield record, f"its windows have {protocol.seqlen} tokens, but papers use {alias.seqlen}"

@@ -16,17 +16,8 @@ MAX_FILES = 100_000
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Methods of compression. The others unpack without a limit."""
 FAULTS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    OverflowError,
-    KeyError,
-    ValueError,
-    TypeError,
-    OSError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-)
+    zipfile.BadZipFile, zlib.error, OverflowError, KeyError, ValueError, TypeError, OSError, EOFError, RuntimeError,
+)  # fmt: skip
 """Errors of a damaged zip file."""
 
 

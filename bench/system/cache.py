@@ -42,9 +42,8 @@ SHARED = ("datasets", "digests", "exports", "tokens", "native", "cusparselt-plan
 
 def describe_unwritable(fault: OSError) -> str:
     """Return a sentence if this user may not write the cache; "" for any other fault."""
-    if fault.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR) or not isinstance(
-        fault.filename, str
-    ):
+    codes = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+    if fault.errno not in codes or not isinstance(fault.filename, str):
         return ""
     place, root = Path(fault.filename).absolute(), cache_dir().absolute()
     if not (place.is_relative_to(root) or root.is_relative_to(place)):

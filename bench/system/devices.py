@@ -88,12 +88,15 @@ def exists(device: str) -> bool:
 def resolve_devices(names: str, *, elsewhere: bool = False) -> tuple[str, ...]:
     """Resolve a device, or several by commas. Each makes one artifact at a time.
 
-    elsewhere: whether the devices belong to another machine, so that they need not exist on this one.
+    elsewhere: whether the devices belong to another machine, so that they need not exist on this one. "auto" is that of this one.
 
     Raises:
         UserError: as `resolve_device`, or a list that has a device twice or anything but numbered cards.
     """
-    resolve = _check_name if elsewhere else resolve_device
+
+    def resolve(name: str) -> str:
+        return name if elsewhere and re.fullmatch(CARD, name) else resolve_device(name)
+
     if "," not in names:
         return (resolve(names),)
     listed = tuple(name.strip() for name in names.split(","))
@@ -110,15 +113,6 @@ def cluster_device(name: str) -> str:
     if name not in ("auto", "cpu", "cuda"):
         raise UserError(f"device {shorten(name)!r} names GPUs, but Ray assigns them: use --device cuda or cpu")
     return name if name != "auto" else resolve_device("auto")
-
-
-def _check_name(name: str) -> str:
-    """Return a device by its name without looking for it. "auto" is resolved on this machine.
-
-    Raises:
-        UserError: unknown name.
-    """
-    return name if re.fullmatch(CARD, name) else resolve_device(name)
 
 
 def memory_bytes() -> int:

@@ -16,9 +16,8 @@ from methods.errors import UserError
 
 def of(value: Any) -> str:
     """Return the sha256 of canonical JSON: sorted keys, no spaces, no NaN."""
-    return hashlib.sha256(
-        json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    ).hexdigest()
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def of_file(path: Path) -> str:

@@ -25,6 +25,8 @@ from bench.system.suggest import describe_unknown
 from methods.errors import Skipped, UserError
 
 MANIFEST = "cast-bench.json"
+PIP_OPTIONS = ("--no-input", "--retries=1", "--timeout=20", "--disable-pip-version-check")
+"""Options without prompts. Without a network pip fails within a minute."""
 VERSIONS = """
 import json
 from importlib.metadata import distributions
@@ -119,6 +121,7 @@ def create(name: str, on_line: Callable[[str], None]) -> Path:
         UserError: unknown name, no supported Python, a folder that cannot be written, or a failure of pip.
     """
     spec, path = lookup(name), folder(name)
+    # Below, -I keeps Python from running modules of the current folder. Python before 3.11 has no -P.
     with _build_lock(name):
         if state(name) == "built":
             return path
@@ -131,7 +134,8 @@ def create(name: str, on_line: Callable[[str], None]) -> Path:
         constraints.write_text("\n".join(spec.constraints) + "\n")
         for i, step in enumerate(spec.steps):
             on_line(f"{name}: {i + 1} of {len(spec.steps)}: pip install {step}")
-            _run(name, [*_pip(path), "install", *(() if i else ("-c", str(constraints))), step], log, on_line)
+            pip = [str(_python(path)), "-I", "-m", "pip", *PIP_OPTIONS]
+            _run(name, [*pip, "install", *(() if i else ("-c", str(constraints))), step], log, on_line)
         on_line(f"{name}: checking that it works")
         _run(name, [str(_python(path)), "-I", "-c", spec.check], log, on_line)
         versions = _run(name, [str(_python(path)), "-I", "-c", VERSIONS], log, on_line)
@@ -193,15 +197,6 @@ def _run(name: str, command: list[str], log: Path, on_line: Callable[[str], None
 
 def _python(path: Path) -> Path:
     return path / "bin" / "python"
-
-
-def _pip(path: Path) -> list[str]:
-    """Return the command of pip without prompts and progress bars. Without a network it fails within a minute.
-
-    -I keeps Python from running modules of the current folder. Python before 3.11 has no -P.
-    """
-    options = "--no-input --retries=1 --timeout=20 --disable-pip-version-check"
-    return [str(_python(path)), "-I", "-m", "pip", *options.split()]
 
 
 def _manifest(name: str) -> dict[str, Any] | None:

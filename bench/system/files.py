@@ -59,12 +59,10 @@ def require_folder(path: Path, option: str = "--out", *, new: bool) -> None:
         if new and place == _absolute(path) and place.is_dir() and (place == Path.cwd() or place.is_mount()):
             kind = "the current folder" if place == Path.cwd() else "a mount point"
             raise UserError(f"{option} {str(path)!r} is {kind}, which cannot be replaced: name a new folder in it")
-        if place == _absolute(path) and (not place.is_dir() or (new and any(place.iterdir()))):
-            is_dir = place.is_dir()
-            problem = (
-                "exists already: use a new folder, or empty it" if is_dir else "is a file, not a folder: name another"
-            )
-            raise UserError(f"{option} {str(path)!r} {problem}")
+        if place == _absolute(path) and not place.is_dir():
+            raise UserError(f"{option} {str(path)!r} is a file, not a folder: name another")
+        if new and place == _absolute(path) and any(place.iterdir()):
+            raise UserError(f"{option} {str(path)!r} exists already: use a new folder, or empty it")
         os.rmdir(tempfile.mkdtemp(prefix=".probe-", dir=place))
     except (OSError, ValueError) as fault:
         if getattr(fault, "errno", None) in (errno.ENOSPC, errno.EDQUOT):

@@ -60,8 +60,8 @@ def commit(root: Path = ROOT) -> dict[str, Any]:
     if not (root / ".git").exists():
         return absent
     try:
-        head, seconds = _git(root, "log", "-1", "--format=%H %ct").split()
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+        head, seconds = _output("git", "-C", str(root), "log", "-1", "--format=%H %ct").split()
+        changed = _output("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no")
     except (OSError, ValueError, subprocess.SubprocessError):
         return absent
     return {"id": head, "dirty": bool(changed.strip()), "time": format_time(int(seconds))}
@@ -95,8 +95,7 @@ def describe_version() -> str:
     return f"{VERSION} (commit {here['id'][:12]}{changed})" if here["id"] else VERSION
 
 
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
+def _output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
 
 
@@ -143,10 +142,7 @@ def processor() -> str:
 @cache
 def cpu_flags() -> frozenset[str]:
     """Return the flags of the first processor, as Linux spells them. Empty if the system does not give them."""
-    try:
-        return frozenset(_flags(_fields(Path("/proc/cpuinfo").read_text())).split())
-    except OSError:
-        return frozenset()
+    return frozenset(_flags(_fields(_cpuinfo())).split())
 
 
 @cache
@@ -157,11 +153,12 @@ def cpu() -> dict[str, str]:
         flags = _sysctl("machdep.cpu").lower().replace(".", "_")
         kind = platform.machine()
         return _cpu(_sysctl("machdep.cpu.brand_string") or kind, [], "asimd" if kind == "arm64" else flags)
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
-    return {"cpu": platform.processor() or platform.machine()} | cpu_of_cpuinfo(text)
+    return {"cpu": platform.processor() or platform.machine()} | cpu_of_cpuinfo(_cpuinfo())
+
+
+def _cpuinfo() -> str:
+    file = Path("/proc/cpuinfo")
+    return file.read_text() if file.exists() else ""
 
 
 def cpu_of_cpuinfo(text: str) -> dict[str, str]:
@@ -191,9 +188,7 @@ def _cpu(name: str, numbers: list[str], flags: str) -> dict[str, str]:
 
 def _sysctl(name: str) -> str:
     try:
-        return subprocess.run(
-            ["sysctl", "-n", name], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        return _output("sysctl", "-n", name).strip()
     except (OSError, subprocess.SubprocessError):
         return ""
 

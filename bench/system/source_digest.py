@@ -59,7 +59,7 @@ def _read(module: str) -> tuple[str, tuple[str, ...]]:
 def _parse(module: str, package: str, source: bytes) -> tuple[str, tuple[str, ...]]:
     tree = ast.parse(source)
     statements = _import_statements(tree, package)
-    followed = _imports(statements, _packages_of(module))
+    followed = _imports(statements, module.partition(".")[0])
     imports = tuple(name for name in followed if name != DESCRIPTION and find_file(name))
     return _content_digest(tree, statements), imports
 
@@ -84,44 +84,32 @@ def _import_statements(tree: ast.Module, package: str) -> list[ast.Import | ast.
     return found
 
 
-def _packages_of(module: str) -> tuple[str, ...]:
-    package = module.partition(".")[0]
-    return ("methods", *FOLDERS) if package == "bench" else ("methods", package)
-
-
-def _imports(statements: list[ast.Import | ast.ImportFrom], packages: tuple[str, ...]) -> Iterator[str]:
-    """Yield imported modules at or under `packages`."""
+def _imports(statements: list[ast.Import | ast.ImportFrom], root: str) -> Iterator[str]:
+    """Yield imported modules of `methods`, and of the package `root`; of `bench` only those in FOLDERS."""
+    packages = ("methods", *(FOLDERS if root == "bench" else (root,)))
     for node in statements:
-        names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif node.module and _within(node.module, _roots(packages)):
-            for alias in node.names:
-                names += _modules_of(node.module, alias.name)
-        yield from (name for name in names if _within(name, packages))
+        elif node.module and node.module.partition(".")[0] in ("methods", root):
+            names = [_module_of(node.module, alias.name) for alias in node.names]
+        else:
+            continue
+        yield from (name for name in names if any(f"{name}.".startswith(f"{package}.") for package in packages))
 
 
-def _roots(packages: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple({name.partition(".")[0] for name in packages})
-
-
-def _within(module: str, packages: tuple[str, ...]) -> bool:
-    return any(f"{module}.".startswith(f"{package}.") for package in packages)
-
-
-def _modules_of(module: str, name: str) -> list[str]:
+def _module_of(module: str, name: str) -> str:
     """Return the module that `from module import name` reads. A package may import the name from another module."""
     if _is_module(module, name):
-        return [f"{module}.{name}"]
+        return f"{module}.{name}"
     file = find_file(module)
     if file is None or file.name != "__init__.py":
-        return [module]
+        return module
     for node in _parse_imports(module, file.read_bytes()):
         if not isinstance(node, ast.ImportFrom) or not node.module or node.module == module:
             continue
         if any((alias.asname or alias.name) == name for alias in node.names):
-            return _modules_of(node.module, name)
-    return [module]
+            return _module_of(node.module, name)
+    return module
 
 
 def _content_digest(tree: ast.Module, statements: list[ast.Import | ast.ImportFrom]) -> str:
@@ -166,9 +154,8 @@ def _is_no_code(node: object) -> bool:
         annotation = node.annotation
         about = ("ClassVar[MethodInfo]", "ClassVar[MeasureInfo]")
         return isinstance(annotation, ast.Subscript) and ast.unparse(annotation) in about
-    return isinstance(node, ast.Import | ast.ImportFrom) or (
-        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    )
+    is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return is_docstring or isinstance(node, ast.Import | ast.ImportFrom)
 
 
 def _is_module(package: str, name: str) -> bool:

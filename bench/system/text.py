@@ -93,9 +93,8 @@ def escape_markdown(text: str) -> str:
 
 def escape_comment(text: str) -> str:
     """Escape text for a comment on GitHub: as `escape_markdown`, and also mentions, references and emphasis."""
-    return "".join(f"&#{ord(c)};" if c in MARKUP else c for c in escape_markdown(text).replace("&#", "\0")).replace(
-        "\0", "&#"
-    )
+    escaped = (f"&#{ord(c)};" if c in MARKUP else c for c in escape_markdown(text).replace("&#", "\0"))
+    return "".join(escaped).replace("\0", "&#")
 
 
 def code(text: str) -> str:

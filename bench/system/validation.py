@@ -76,18 +76,10 @@ class Strict(BaseModel):
         for one in value if isinstance(value, list | tuple) else (value,):
             if isinstance(one, bool) and not takes_bool:
                 raise ValueError("must not be true or false")
-            if isinstance(one, str) and (not one or "\0" in one or not _is_unicode(one)):
+            # A command line with other bytes than UTF-8 gives text that cannot be encoded.
+            if isinstance(one, str) and (not one or "\0" in one or one.encode(errors="ignore").decode() != one):
                 raise ValueError("must be valid text" if one else "must not be empty")
         return value
-
-
-def _is_unicode(text: str) -> bool:
-    """Return whether text can be encoded as UTF-8. A command line with other bytes gives text that cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def split_commas(text: str) -> list[str]:

@@ -3,6 +3,7 @@
 import copy
 import math
 import sys
+from collections import Counter
 
 import pytest
 
@@ -118,7 +119,7 @@ def test_trials_of_others_count(here):
 
 def test_a_trial_without_a_number_ends_the_search(here, monkeypatch):
     spec, search = here(1)
-    monkeypatch.setattr(searching.api, "execute", lambda spec, *listeners: Summary())
+    monkeypatch.setattr(searching.api, "execute", lambda spec, *listeners: Summary([], Counter(), []))
 
     with pytest.raises(searching.TrialFailed, match=r"ria:power=.* gave no perplexity"):
         searching.run(spec, search)

@@ -107,7 +107,7 @@ def test_prune_writes_a_folder_that_transformers_loads(cli, tmp_path):
 def test_cache_is_shown_collected_and_made_again(cli, cache, tmp_path):
     spec = runs.small(tmp_path / "r", measures=("size",))
     runs.run_here(spec)
-    before = {k: r.same() for k, r in runs.records(spec.results).items()}
+    before = {k: runs.same(r) for k, r in runs.records(spec.results).items()}
     fetched = cache / "data/owner/text/test.txt"
     fetched.parent.mkdir(parents=True)
     fetched.touch()
@@ -125,7 +125,7 @@ def test_cache_is_shown_collected_and_made_again(cli, cache, tmp_path):
         if record.identity.measure == "size":
             Store(spec.results).path(record.key).unlink()
     runs.run_here(spec)
-    assert {k: r.same() for k, r in runs.records(spec.results).items()} == before
+    assert {k: runs.same(r) for k, r in runs.records(spec.results).items()} == before
 
 
 @pytest.mark.parametrize("what", ["methods", "models", "data", "measures", "quantizers"])

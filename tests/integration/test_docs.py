@@ -79,7 +79,7 @@ def test_what_no_page_describes_is_described_from_its_code(section, monkeypatch)
     """A new entry of the catalog needs no page."""
     monkeypatch.setattr(REFERENCE, "_pages", dict)
     text = REFERENCE.unwritten(section)
-    for name, entry in registry.SECTIONS[section].built_in.items():
+    for name, entry in registry.SECTIONS[section].items():
         assert f"### {name}\n\n{REFERENCE.escape(entry.about)}" in text
         assert f"[{name}](#{name})" in REFERENCE.overview(section)
 

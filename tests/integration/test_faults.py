@@ -36,7 +36,7 @@ def undisturbed(tmp_path, monkeypatch, **changes):
     monkeypatch.delenv("GATE")
     runs.own_cache(tmp_path / "calm", monkeypatch)
     runs.run_here(runs.small(tmp_path / "calm/r", measures=("size",), **changes))
-    return {k: r.same() for k, r in runs.records(tmp_path / "calm/r").items()}
+    return {k: runs.same(r) for k, r in runs.records(tmp_path / "calm/r").items()}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def prepared(dense, tmp_path):
 
 
 def same(results):
-    return {k: r.same() for k, r in runs.records(results).items()}
+    return {k: runs.same(r) for k, r in runs.records(results).items()}
 
 
 def again(cli, monkeypatch, command):

@@ -9,7 +9,9 @@ from filelock import FileLock
 
 from bench import api
 from bench.execution import artifact_task, sweep
+from bench.execution.bars import RichDisplay
 from bench.execution.events import WAITING
+from bench.execution.executor import LOST
 from bench.execution.processes import WorkerProcesses
 from bench.execution.progress import LogDisplay
 from bench.execution.worker import Assignment
@@ -47,6 +49,23 @@ def test_they_share_the_cores(tmp_path, monkeypatch):
 
     assert threads == {1: 6, 2: 3, 4: 1, 9: 1}
     assert api.plan(runs.small(tmp_path / "r", jobs=2, threads=5)).measurements[0].artifact.threads == 5
+
+
+def test_a_worker_that_is_lost_before_it_begins_costs_its_artifact_only(tmp_path, monkeypatch):
+    """As a task of Ray whose node dies. A listener hears of its start before it hears of its measurements."""
+
+    class Lost(runs.Here):
+        def lines(self):
+            return iter(())
+
+        def wait(self, timeout=None):
+            return LOST
+
+    monkeypatch.setattr(WorkerProcesses, "queues", True)
+    monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Lost())
+    summary = api.execute(runs.small(tmp_path / "r", measures=("size",)), RichDisplay(io.StringIO()))
+
+    assert summary.failed == len(summary.records) == summary.tried["failed"] > 0
 
 
 def test_what_another_run_takes_up_when_a_worker_dies_is_waited_for(tmp_path, monkeypatch):

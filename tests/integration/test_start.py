@@ -23,7 +23,7 @@ IMPORTS = """
 import bench
 assert not {"torch", "pydantic", "pandas", "numpy"} & set(sys.modules)
 from bench.catalog.registry import SECTIONS
-assert sum(bool(e.about) for s in SECTIONS.values() for e in s.built_in.values()) >= 30
+assert sum(bool(e.about) for s in SECTIONS.values() for e in s.values()) >= 30
 assert not {"torch", "pydantic"} & set(sys.modules)
 from methods import Job, Needs, Pattern, UserError
 from bench.system import devices, provenance

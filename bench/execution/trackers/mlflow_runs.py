@@ -55,9 +55,8 @@ class MlflowRuns:
 
     def _log(self, artifact: str, values: Mapping[str, float], step: int) -> None:
         now = int(1000 * time.time())
-        self._client.log_batch(
-            self._runs[artifact], metrics=[Metric(_name(key), value, now, step) for key, value in values.items()]
-        )
+        points = [Metric(_name(key), value, now, step) for key, value in values.items()]
+        self._client.log_batch(self._runs[artifact], metrics=points)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from methods.contract import Needs
 
 def classes():
     for section in registry.SECTIONS.values():
-        yield from ((name, entry) for name, entry in section.built_in.items() if entry.target)
+        yield from ((name, entry) for name, entry in section.items() if entry.target)
 
 
 def test_the_source_says_what_the_class_says():

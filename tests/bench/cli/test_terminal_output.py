@@ -99,7 +99,7 @@ def _equal(root):
 
 def _machine(monkeypatch):
     shown = ("dense", "sparsegpt", "cast", "sparseml-magnitude")  # so that a new method changes no file
-    built_in = {kind: {n: e for n, e in s.built_in.items() if n in shown} for kind, s in registry.SECTIONS.items()}
+    built_in = {kind: {n: e for n, e in s.items() if n in shown} for kind, s in registry.SECTIONS.items()}
     monkeypatch.setattr(registry, "entries", built_in.__getitem__)
     monkeypatch.setattr(estimate, "_flops", lambda: 1e11)
     memory = SimpleNamespace(available=24.1e9, total=25.3e9)

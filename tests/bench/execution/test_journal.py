@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -183,6 +184,30 @@ def test_top_says_what_is_no_status(root, cli):
     assert code == 0 and "is not the status of a run" in err and "no run has written to" in out
     code, _, err = cli("top", root.with_name("nowhere"))
     assert code == 2 and "name one as in bench top FOLDER" in err
+
+
+def test_the_status_of_another_user_that_cannot_be_read_is_said(root, monkeypatch):
+    write_status(root, RunStatus(name="x", code="1", host="h", executor="local", started=1.0, updated=1.0))
+
+    def read_bytes(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+
+    (found, (problem,)) = read_statuses(root)
+    assert not found and "Permission denied" in problem
+
+
+def test_old_statuses_of_another_user_stop_no_run(root, monkeypatch):
+    said = []
+
+    def sweep(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(journals, "sweep_statuses", sweep)
+    Journal(root, "local", said.append)
+
+    assert len(said) == 1 and "cannot be written" in said[0]
 
 
 def test_a_run_that_is_asked_about_while_it_begins_is_seen_to_live(root, monkeypatch):

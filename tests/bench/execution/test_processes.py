@@ -90,6 +90,25 @@ def test_a_stopped_worker_of_a_stopped_server_can_be_killed(tmp_path):
         server.close()
 
 
+def test_a_signal_to_a_worker_that_ends_at_that_moment_is_no_error(tmp_path, monkeypatch):
+    server = ForkServer([], processes.worker_environment())
+    try:
+        with (tmp_path / "log").open("w") as log:
+            worker = server.fork(log)
+
+        def end_first(handle, signum, send=signal.pidfd_send_signal):
+            monkeypatch.setattr(signal, "pidfd_send_signal", send)
+            os.kill(worker.pid, signal.SIGKILL)
+            worker.wait()  # as the thread that reads its events does
+            send(handle, signum)
+
+        monkeypatch.setattr(signal, "pidfd_send_signal", end_first)
+        worker.send_signal(signal.SIGTERM)
+        worker.close()
+    finally:
+        server.close()
+
+
 IMPORTS_S = 100
 """Seconds that an import takes in the next tests, far more than any process may stay."""
 RUNNER = """

@@ -3,8 +3,10 @@
 import subprocess
 from types import SimpleNamespace
 
+import pytest
+
 from bench import api
-from bench.execution import ranks
+from bench.execution import nodes, ranks
 from helpers import runs
 
 
@@ -28,3 +30,14 @@ def test_a_process_that_has_done_its_part_and_is_slow_to_end_fails_nothing(tmp_p
     with ranks.start_ranks(artifact):
         assert not killed
     assert killed
+
+
+def test_a_first_node_that_is_gone_between_two_questions_is_a_sentence(monkeypatch):
+    def get(key):
+        raise RuntimeError("Connection reset by peer")
+
+    monkeypatch.setattr(nodes, "_open", lambda *_: SimpleNamespace(check=lambda keys: True, get=get))
+    place = nodes.Place(1, 0, "first", 29500, holds_store=False)
+
+    with pytest.raises(ConnectionError, match="the first node is gone"):
+        next(nodes.follow(place))

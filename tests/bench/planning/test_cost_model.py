@@ -1,6 +1,7 @@
 """Estimates from past records: rates by kind, their error, and what is refused since it cannot fit."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -61,6 +62,20 @@ def test_a_loaded_moment_moves_nothing_and_the_error_says_it():
     assert CostModel([cost("a"), cost("b")]).error() is None
     pair = CostModel([cost("a"), cost("b", slow=4.0)])
     assert [factor for _, factor in pair.leave_one_out()] == pytest.approx([4.0, 0.25]), "none is estimated from itself"
+
+
+def test_a_folder_beside_that_cannot_be_read_has_no_records(tmp_path, monkeypatch):
+    for name in ("own", "locked"):
+        (tmp_path / name / "records").mkdir(parents=True)
+
+    def scandir(folder, real=os.scandir):
+        if Path(folder).parent.name == "locked":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+    assert read_past(tmp_path / "own") == []
 
 
 def test_a_plan_goes_by_the_records_of_this_machine_and_what_is_measured_is_not_refused(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import pytest
 
 from bench.planning.search import Range, Search, read_search
+from bench.planning.spec import make_spec
 from methods.errors import UserError
 
 SPEC = {
@@ -93,3 +94,14 @@ def test_values_can_be_typed():
     assert Range(choices=("a", "b")).rounded("a") == "a"
     assert Range(low=1, high=5).rounded(3) == 3
     assert Search(trials=1, fields={"cast": {"lr": allowed}}).label("cast", {"lr": 1e-5}) == "cast:lr=1e-05"
+
+
+def test_what_is_no_number_is_in_no_range():
+    assert not any(Range(low=0, high=1).has(value) for value in (None, [1], {}, "1", True))
+
+
+def test_an_unknown_setting_is_named_whatever_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path / "missing"))
+
+    with pytest.raises(UserError, match=r"unknown setting 'calibration\.sequence'.* calibration\.sequences"):
+        make_spec({"data_dir": tmp_path, "calibration": {"sequence": 1}})

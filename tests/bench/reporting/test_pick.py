@@ -177,4 +177,8 @@ def test_the_commands_of_every_published_row_are_commands(folder):
 
 
 def test_records_that_do_not_say_how_have_no_commands():
-    assert reproduce.prune_and_export(fake_records.record()) == ("", "")
+    record = fake_records.record()
+    without_method = record.model_copy(update={"identity": record.identity.model_copy(update={"stages": ()})})
+
+    for one in (record, without_method):
+        assert reproduce.prune_and_export(one) == ("", "") and reproduce.command([one]) == ""

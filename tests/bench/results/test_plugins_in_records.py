@@ -31,7 +31,7 @@ def test_a_record_names_the_plug_in(tmp_path, cli):
 def installed(site, url):
     """Return what a record says of the distribution after an install from this address."""
     (site / "author-1.0.dist-info/direct_url.json").write_text(json.dumps(url))
-    registry.forget_plugins()
+    runs.forget()
     provenance.commit.cache_clear()
     return provenance.describe_plugin("mine", registry.distribution_of("methods", "mine"))
 

@@ -8,7 +8,7 @@ import os
 import pytest
 
 import bench
-from bench.results.record import RENAMED_MODELS, SCHEMA, Item, ReadingRow, Record
+from bench.results.record import RENAMED_MODELS, SCHEMA, Item, Record
 from bench.results.store import ReadOnlyStore, Store, is_disk_full
 from bench.system.files import atomic_write
 from helpers import fake_records, runs
@@ -33,14 +33,6 @@ def record(key=KEY, **fields):
 
 def temporaries(store):
     return [p.name for p in store.root.rglob("*") if p.name.endswith(".tmp")]
-
-
-def test_equal_apart_from_provenance_and_cost():
-    one, other = (record(provenance={"commit": {"id": x}}, cost={"wall_s": ord(x)}) for x in "ab")
-
-    assert one.same() == other.same()
-    assert one.same() != record(notes={"damping": 1}).same()
-    assert one.same() != record(readings=[ReadingRow(metric="size", value=1.0, unit="B", better="lower")]).same()
 
 
 def test_what_is_written_is_read(store):

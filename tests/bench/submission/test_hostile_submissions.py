@@ -361,6 +361,14 @@ REFUSED = {
         "which int8 does not have",
         lambda d: d.edit("pattern", "int8", notes=d.find("pattern", "int8").notes | {"stored": {"bits": 1, "scale_bits": 16, "scales": 0}}),
     ),
+    "scales that are no number": (
+        "which int8 does not have",
+        lambda d: d.edit("pattern", "int8", notes=d.find("pattern", "int8").notes | {"stored": {"bits": 8, "scale_bits": 16, "scales": "x"}}),
+    ),
+    "a configuration that is a list": (
+        "another shape",
+        keyed("measure", "config", to=[["corpus", "wiki-mini"], ["seqlen", 128]]),
+    ),
     "negative bits": ("outside 0", lambda d: d.edit("size", "int8", readings=[
         r.model_copy(update={"value": -1.0}) if r.metric == "bits_per_weight" else r for r in d.find("size", "int8").readings])),
     "fewer bits than the file holds": ("notes of record|its items give", lambda d: d.edit("size", "int8", readings=[

@@ -25,7 +25,9 @@ def tree(tmp_path, monkeypatch):
     def find_in_copy(name):
         if name not in OWN_PACKAGES:
             return find(name)
-        return ModuleSpec(name, None, origin=str(tmp_path / name / "__init__.py"))
+        spec = ModuleSpec(name, None, origin=str(tmp_path / name / "__init__.py"), is_package=True)
+        spec.submodule_search_locations = [str(tmp_path / name)]
+        return spec
 
     monkeypatch.setattr(module_files.importlib.util, "find_spec", find_in_copy)
     forget_files()
