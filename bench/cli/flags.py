@@ -186,6 +186,6 @@ def spec_of(flags: dict[str, Any], **defaults: Any) -> Spec:
     values = defaults | (read_toml(config) if config else {}) | flags
     for assignment in assignments:
         spec.assign(values, assignment)
-    made = spec.make_spec(values)
+    made = spec.Spec(**values)
     note_former_names(made.models)
     return made

@@ -35,6 +35,7 @@ def test_a_spec_and_its_search():
     [
         ({k: v for k, v in SPEC.items() if k != "search"}, "no table"),
         (changed(trials=0), "invalid search.trials: must be at least 1"),
+        (SPEC | {"search": {"trial": 3, "fields": SPEC["search"]["fields"]}}, "search.trial: there is no such setting"),
         (changed(fields={}), "invalid search.fields: must not be empty"),
         (changed(fields={"retrain": {}}), "no field of retrain"),
         (changed(fields={"retrain": {"lr": {"low": "a", "high": 1}}}), "invalid search.fields.retrain.lr.low: must be a number"),
