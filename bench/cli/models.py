@@ -209,35 +209,20 @@ def export(
 
     if organization != "unknown" and format_ != "eee":
         raise UserError("--organization needs --format eee: leave it out")
+    options: dict[str, Any] = {"values": values, "dtype": dtype, "merge": merge, "imatrix": imatrix, "windows": windows}
     if format_ in RESULT_FORMATS:
         if artifact:
             raise UserError(f"--format {format_} exports all of --results: leave {artifact!r} out")
-        flags = {"--values": values, "--dtype": dtype, "--exclude": exclude, "--merge": merge, "--imatrix": imatrix}
-        flags["--windows"] = windows
-        for flag, value in flags.items():
+        for flag, value in (options | {"exclude": exclude}).items():
             if value:
-                raise UserError(f"{flag} is for the format of a model, and {format_} is one of results: leave it out")
+                raise UserError(f"--{flag} is for the format of a model, and {format_} is one of results: leave it out")
         print_line(export_results(results or RESULTS, format_, out, organization))
         return
     if artifact is None and format_ in MODEL_FORMATS:
         raise UserError(f"--format {format_} exports a model: name a record (bench ls runs) or a model folder")
     globs = tuple(split_list("exclude", exclude)) if exclude else ()
-    model = artifact or ""
     try:
-        print_line(
-            export_model(
-                model,
-                format_,
-                out,
-                values=values,
-                dtype=dtype,
-                exclude=globs,
-                results=results,
-                merge=merge,
-                imatrix=imatrix,
-                windows=windows,
-            )
-        )
+        print_line(export_model(artifact or "", format_, out, exclude=globs, results=results, **options))
     except CheckFailed as failure:
         fail(f"check failed: {failure}", 1)
 

@@ -225,7 +225,9 @@ def _write_dense(folder: Path, workdir: Path) -> str:
             writer.add(name, tensor)
         writer.close()
         return f"{sum(e.kind != 'dense' for e in source.entries.values())} linears unpacked to dense"
-    files, index = Folder(folder).files(), folder / INDEX
+    source, index = Folder(folder), folder / INDEX
+    family_of(source.config)  # it refuses the integers of another format
+    files = source.files()
     for file in (*files, *([index] if index.exists() else [])):
         shutil.copyfile(file, workdir / file.name)
     adapter.copy(folder, workdir)
