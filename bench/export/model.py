@@ -225,9 +225,8 @@ def _write_dense(folder: Path, workdir: Path) -> str:
             writer.add(name, tensor)
         writer.close()
         return f"{sum(e.kind != 'dense' for e in source.entries.values())} linears unpacked to dense"
-    source, index = Folder(folder), folder / INDEX
-    family_of(source.config)  # it refuses the integers of another format
-    files = source.files()
+    family_of(read_config(folder))  # it refuses the integers of another format
+    files, index = Folder(folder).files(), folder / INDEX
     for file in (*files, *([index] if index.exists() else [])):
         shutil.copyfile(file, workdir / file.name)
     adapter.copy(folder, workdir)
