@@ -16,7 +16,7 @@ from typing import Any
 from harness import finish
 
 from bench import api
-from bench.planning.spec import make_spec
+from bench.planning.spec import Spec
 from bench.results.record import Record
 
 THREADS = (1, 2)
@@ -27,7 +27,7 @@ def run(model: str, threads: int, measure: str, results: Path) -> list[Record]:
         "models": (model,), "methods": ("magnitude",), "quantizers": ("none", "int8"), "measures": (measure,),
         "dtype": "bfloat16", "device": "cpu", "threads": threads, "results": results,
     }  # fmt: skip
-    return api.execute(make_spec(spec)).records
+    return api.execute(Spec(**spec)).records
 
 
 def main() -> None:

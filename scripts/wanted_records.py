@@ -9,7 +9,7 @@ from bench.planning import estimate
 from bench.planning.cards import split_cards
 from bench.planning.cost_model import CostModel
 from bench.planning.plan import make_plan
-from bench.planning.spec import make_spec
+from bench.planning.spec import Spec
 from bench.results.store import ReadOnlyStore
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +22,7 @@ def wanted(folders: list[str], card: str = "h100", most: float = 80.0) -> str:
     have = {record.identity.model for folder in folders for record in ReadOnlyStore(ROOT / folder)}
     lines = []
     for model in known_shapes().keys() - have:
-        spec = make_spec({"models": (model,), "methods": METHODS, "quantizers": QUANTIZERS, "device": card})
+        spec = Spec(models=(model,), methods=METHODS, quantizers=QUANTIZERS, device=card)
         spec, cards = split_cards(spec)
         rows = estimate.rows(make_plan(spec), CostModel(()), cards)  # no record is of such a card
         on_card = max(row["about_device_GB"] for row in rows)

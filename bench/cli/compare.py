@@ -44,7 +44,7 @@ def compare(
             help="Before: a results folder (ours, or another harness's), baseline, commit, method or record."
         ),
     ],
-    b: Annotated[str, typer.Argument(help="After: the same.")],
+    b: Annotated[str, typer.Argument(help="After: a folder, baseline, commit, method or record.")],
     results: Results = None,
     config: Config = None,
     md: Md = None,

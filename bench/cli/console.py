@@ -114,8 +114,8 @@ def print_json(text: str) -> None:
     print(printable_json(text), flush=True)
 
 
-def print_rows(rows: Rows, as_json: bool) -> None:
-    """Print rows as a table, or as JSON."""
+def print_rows(rows: Rows, as_json: bool, width: int | None = None) -> None:
+    """Print rows as a table, or as JSON. width: as for `print_table`."""
     if as_json:
         print_json(json.dumps(list(rows), indent=1))
         return
@@ -124,7 +124,7 @@ def print_rows(rows: Rows, as_json: bool) -> None:
     names = list(rows[0]) if rows else ["nothing here"]
     right = [bool(rows) and all(isinstance(r.get(name), int | float | None) for r in rows) for name in names]
     headers = [name.replace("about_", "~").replace("_", " ") for name in names]
-    print_table(headers, [[_text(row[n]) for n in names] for row in rows], right=right)
+    print_table(headers, [[_text(row[n]) for n in names] for row in rows], right, width=width)
 
 
 def _text(value: Any) -> str:

@@ -67,6 +67,11 @@ def file_callback(option: str) -> Callable[[Path | None], Path | None]:
     return checked(lambda value: None if str(value) == "-" else require_writable_file(value, option))
 
 
+def _require_signers(value: Path) -> None:
+    if not value.is_file():
+        raise UserError(f"--signed-by {str(value)!r} is no file: name a file of allowed signers (man ssh-keygen)")
+
+
 def _check_mirror(value: Path) -> None:
     from bench.inputs.hub import require_mirror
 
@@ -81,7 +86,9 @@ DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help=_MIRROR_HELP, 
 SignedBy = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="File of allowed signers, as ssh-keygen and git read it: a line NAME KEY for each signer."
+        metavar="FILE",
+        help="File of allowed signers, as ssh-keygen and git read it: a line NAME KEY for each signer.",
+        callback=checked(_require_signers),
     ),
 ]
 Figure = Annotated[
@@ -186,6 +193,6 @@ def spec_of(flags: dict[str, Any], **defaults: Any) -> Spec:
     values = defaults | (read_toml(config) if config else {}) | flags
     for assignment in assignments:
         spec.assign(values, assignment)
-    made = spec.make_spec(values)
+    made = spec.Spec(**values)
     note_former_names(made.models)
     return made

@@ -54,9 +54,9 @@ def run(json: Json = False, **flags: Any) -> None:
     print_records(summary.records, "json" if json else "table")
     if not json:
         known = max(0, len(summary.records) - summary.tried.total())
+        again = f". To print this table again: bench report --results {shlex.quote(str(spec.results))}"
         print_line(
-            f"{_describe_tried(summary.tried)}, {known} read from {spec.results}. "
-            f"To print this table again: bench report --results {shlex.quote(str(spec.results))}"
+            f"{_describe_tried(summary.tried)}, {known} read from {spec.results}" + again * bool(summary.records)
         )
     if summary.failed:
         fail(

@@ -25,7 +25,7 @@ def doctor(data_dir: DataDir = None, results: Results = None, json: Json = False
     from bench.cli import doctor as checks
 
     rows = checks.rows(data_dir, results)
-    print_rows(rows, json)
+    print_rows(rows, json, width=80)
     if bad := [row for row in rows if row["state"] in checks.MISSING]:
         fail("; ".join(f"{row['thing']} {row['state']}: {row['detail']}" for row in bad), 1)
 

@@ -60,6 +60,8 @@ def read(folder: Path) -> dict[str, Evaluation]:
     if len(models) > 1:
         raise UserError(f"{folder} has results of several models ({', '.join(sorted(models))}): name a folder of one")
     if not found:
+        if not folder.is_dir():
+            raise UserError(f"{str(folder)!r} is no folder: check the path")
         ways = "; ".join(f"{harness.name}: {harness.how}" for harness in HARNESSES)
         raise UserError(f"{folder} has no answers to single questions: measure again and keep them ({ways})")
     return found
@@ -99,7 +101,6 @@ def import_folder(folder: Path, results: Path, *, model: str, method: str, patte
     Raises:
         UserError: see `read`, the model has no name, or a record could not be read again.
     """
-    store = Store(results)
     found = read(folder)
     made = []
     for task, evaluation in found.items():
@@ -111,6 +112,7 @@ def import_folder(folder: Path, results: Path, *, model: str, method: str, patte
         except UserError as fault:
             raise UserError(f"{task} of {folder} cannot be a record: {fault}") from None
         made.append((record, items))
+    store = Store(results)
     for record, items in made:
         store.write(record, items)
     return list(found)

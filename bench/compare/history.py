@@ -66,7 +66,7 @@ def read(results: ResultSet, metric: str, matching: str = "") -> list[Series]:
     keys = [key for key in by_identity if matching in names[key]]
     if not keys:
         raise UserError(
-            f"no row of {metric} in {results.name!r} has {matching!r} in its name: list them with bench report"
+            f"no row of {metric} in {results.name!r} has {matching!r} in its name: leave --row out to see all"
         )
     return [
         _series(names[key] + seeds, metric, records)

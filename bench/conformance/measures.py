@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.catalog import registry
 from bench.conformance.checks import require, row
-from bench.planning.spec import Spec, make_spec
+from bench.planning.spec import Spec
 from bench.results.check import check_folder
 from bench.results.record import Record
 from methods.contract import Needs
@@ -110,7 +110,7 @@ def rows(name: str, run: Callable[[Spec], Sequence[Record]]) -> Iterator[dict[st
     """
     kind = registry.load(registry.lookup("measures", name))
     with TemporaryDirectory(prefix="cast-bench-") as home:
-        spec = make_spec(SPEC | {"measures": (name,), "results": Path(home) / "results"})
+        spec = Spec(**SPEC | {"measures": (name,), "results": Path(home) / "results"})
         first = [record for record in run(spec) if record.identity.measure == name]
         if skipped := next((record for record in first if record.status == "skipped"), None):
             raise Skipped(skipped.reason)

@@ -24,7 +24,7 @@ from bench.execution.tracking import Tracking
 from bench.planning.artifact import Measurement, Plan
 from bench.planning.plan import make_plan
 from bench.planning.refusal import require_memory
-from bench.planning.spec import make_spec
+from bench.planning.spec import Spec
 from bench.results.record import Record
 from bench.results.reproduce import settings
 from bench.results.store import Store
@@ -81,7 +81,7 @@ def execute(plan: Plan, store: Store, listeners: Sequence[RunListener]) -> Summa
 
 def measure_again(record: Record, root: Path) -> Record:
     """Repeat a record's measurement into an empty results folder. Raise UserError if this version cannot."""
-    plan = make_plan(make_spec(settings(record) | {"results": root}))
+    plan = make_plan(Spec(**settings(record) | {"results": root}))
     measurements = tuple(m for m in plan.measurements if m.identity.key() == record.identity.key())
     if not measurements:
         raise UserError(f"record {record.short_key} cannot be measured by this version any more: run bench run")

@@ -225,6 +225,7 @@ def _write_dense(folder: Path, workdir: Path) -> str:
             writer.add(name, tensor)
         writer.close()
         return f"{sum(e.kind != 'dense' for e in source.entries.values())} linears unpacked to dense"
+    family_of(read_config(folder))  # it refuses the integers of another format
     files, index = Folder(folder).files(), folder / INDEX
     for file in (*files, *([index] if index.exists() else [])):
         shutil.copyfile(file, workdir / file.name)

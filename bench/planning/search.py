@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bench.catalog.choice import parse_chain, parse_method, parse_value
 from bench.measures.windowed import WindowSettings
-from bench.planning.spec import Spec, make_spec
+from bench.planning.spec import Spec
 from bench.system.validation import describe_allowed
 from methods.errors import UserError
 
@@ -110,13 +110,14 @@ def read_search(values: dict[str, Any]) -> tuple[Spec, Search]:
     try:
         search = Search.model_validate(table)
     except ValidationError as fault:
-        first = fault.errors()[0]
+        # A misspelt name is also a missing one.
+        first = min(fault.errors(), key=lambda error: error["type"] == "missing")
         where = ".".join(["search", *map(str, first["loc"])])
         raise UserError(f"invalid {where}: {describe_allowed(first)}") from None
     if "methods" in rest:
         raise UserError("a search takes its methods from [search.fields]: leave methods out")
     rest = {"quantizers": ("none",), "measures": ("perplexity",)} | rest
-    spec = make_spec(rest | {"methods": tuple(search.fields)})
+    spec = Spec(**rest | {"methods": tuple(search.fields)})
     if spec.settings_of(WindowSettings).split != "validation":
         raise UserError('the evaluation split is for the result of a search: set split = "validation" in [perplexity]')
     for name in ("models", "patterns", "seeds", "quantizers"):

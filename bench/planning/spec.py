@@ -94,7 +94,16 @@ class Spec(_MeasureTables):
     """One run: every method on every model at every pattern, read by every measure.
 
     A measure can add a table of settings, such as `perplexity`.
+
+    Raises:
+        UserError: a name is unknown, or a value is invalid.
     """
+
+    def __init__(self, /, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as fault:
+            raise UserError(_describe(fault)) from None
 
     methods: tuple[str, ...] = DEFAULT_METHODS
     """Methods as after --methods. The dense model is always included."""
@@ -199,14 +208,6 @@ class Spec(_MeasureTables):
         if folder := mirror(value):
             require_mirror(folder)
         return folder.resolve() if folder else None
-
-
-def make_spec(values: dict[str, Any]) -> Spec:
-    """Return a spec of plain values, or raise UserError if a name is unknown or a value is invalid."""
-    try:
-        return Spec(**values)
-    except ValidationError as fault:
-        raise UserError(_describe(fault)) from None
 
 
 def _describe(fault: ValidationError) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench.results import signatures
 from bench.results.record import DONE, Record
+from bench.results.run_status import read_statuses
 from bench.results.store import ReadOnlyStore, Store, require_results
 from methods.errors import UserError
 
@@ -29,13 +30,15 @@ def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
     Each record is verified, and no digest is written for it. Signatures are copied, too.
 
     Raises:
-        UserError: a folder does not exist, or is `into`, or a record is damaged. Earlier copies stay.
+        UserError: a folder does not exist, or is `into`, a run writes into `into`, or a record is damaged. Earlier copies stay.
     """
     folders = [ReadOnlyStore(source, how="as in bench merge DIR") for source in sources]
     for source in sources:
         require_results(source)
     if same := next((source for source in sources if source.resolve() == into.resolve()), None):
         raise UserError(f"{str(same)!r} is the folder that is merged into: name others, or another one with --results")
+    if any(is_alive for _, is_alive in read_statuses(into)[0]):
+        raise UserError(f"a run is writing into {str(into)!r}: wait until it ends, or merge into another folder")
     target = Store(into)
     taken = known = other = 0
     for folder in folders:

@@ -9,11 +9,28 @@ import pytest
 import bench
 import methods
 from bench import api
+from methods.errors import UserError
 
 
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="nobody"):
         _ = bench.nobody
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"unknown": 1}, "unknown setting 'unknown'"),
+        ({"model": "tiny"}, "unknown setting 'model': did you mean models"),
+        ({"perplexity": {"seqle": 1}}, "did you mean perplexity.seqlen"),
+        ({"seeds": "a"}, "invalid seeds=a: must be a whole number"),
+        ({"self": 1}, "unknown setting 'self'"),
+    ],
+)
+def test_a_spec_refuses_in_one_sentence_of_ours(settings, sentence):
+    with pytest.raises(UserError) as refused:
+        bench.Spec(**settings)
+    assert sentence in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_public_names_are_there_and_come_from_the_api():

@@ -199,6 +199,11 @@ def test_two_commits_with_one_beginning(results, cli):
     assert code == 2 and "2 commits begin with 'cccc'" in err
 
 
+def test_a_comparison_names_what_it_lacks(cli):
+    code, _, err = cli("compare", "wanda")
+    assert code == 2 and "needs 'b': after: a folder, baseline, commit, method or record (see" in err
+
+
 # history
 
 
@@ -241,6 +246,11 @@ def past(tmp_path_factory):
             loss = 0.02 * (i >= 7) + 0.0005 * (i % 3)
             fake_records.perplexity(root, loss, seed=seed, made=i, provenance=about, method="$_{x}$")
     return root
+
+
+def test_no_row_of_a_name(past, cli):
+    code, _, err = cli("history", "--row", "sparse", "--results", past)
+    assert code == 2 and err.endswith("has 'sparse' in its name: leave --row out to see all\n")
 
 
 def test_history(past, cli, tmp_path):

@@ -44,6 +44,10 @@ def test_the_hub_is_not_asked_offline(state_of, monkeypatch):
     assert state_of("hub") == ("off", "not asked, since $HF_HUB_OFFLINE is set")
 
 
+def test_a_pipe_gets_80_columns(state_of, cli):
+    assert max(map(len, cli("doctor")[1].splitlines())) <= 80
+
+
 def test_extras(monkeypatch, state_of):
     extras = {"ray": {"ray": True}, "onnx": {"onnx": True, "onnxscript": False}, "hqq": {"hqq": False}}
     monkeypatch.setattr(doctor.packages, "extras", lambda: extras)

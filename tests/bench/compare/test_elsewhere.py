@@ -136,7 +136,14 @@ def test_a_record_that_readers_refuse_is_not_written(tmp_path, cli):
     code, _, err = cli("import", str(tmp_path / "a"), "--model", "m", "--results", str(tmp_path / "r"))
 
     assert code == 2 and "piqa of" in err and "outside 0.0 to 1.0" in err and len(err.splitlines()) == 1
-    assert not list(tmp_path.glob("r/records/*"))
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_folder_that_is_not_there_is_not_measured_again(tmp_path, cli):
+    code, _, err = cli("import", str(tmp_path / "nowhere"), "--results", str(tmp_path / "r"))
+
+    assert code == 2 and err == f"bench: '{tmp_path}/nowhere' is no folder: check the path\n"
+    assert not (tmp_path / "r").exists()
 
 
 def test_an_import_beside_own_records_is_no_other_model(tmp_path, cli):

@@ -4,7 +4,7 @@ import pytest
 
 from bench.execution.runner import measure_again
 from bench.planning.plan import make_plan
-from bench.planning.spec import make_spec
+from bench.planning.spec import Spec
 from bench.results.store import ReadOnlyStore
 from helpers import fake_records
 from methods.errors import UserError
@@ -90,7 +90,7 @@ def test_another_recipe_is_said_and_not_measured(monkeypatch, tmp_path):
     """The typed method is the same, but the record's recipe had another learning rate."""
     monkeypatch.setattr("bench.execution.runner.execute", lambda *_: pytest.fail("it was measured"))
     spec = {"models": ("tiny",), "methods": ("dense-ft",), "quantizers": ("none",), "measures": ("perplexity",)}
-    planned = make_plan(make_spec(spec | {"results": tmp_path})).measurements[-1]
+    planned = make_plan(Spec(**spec | {"results": tmp_path})).measurements[-1]
     inputs = planned.key_inputs()
     (stage,) = inputs["stages"]
     old = inputs | {"stages": [stage | {"config": stage["config"] | {"lr": 0.5}}]}

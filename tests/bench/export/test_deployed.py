@@ -259,6 +259,13 @@ def test_an_importance_matrix_is_the_mean_square_of_the_inputs(monkeypatch):
     assert found["blk.1.ffn_down.weight"].shape == (352,)
 
 
+def test_integers_are_no_dense_weights(tmp_path, cli):
+    folder = runs.tiny(tmp_path / "m", quantization_config={"quant_method": "gptq"})
+    code, _, err = cli("export", folder, "--format", "hf", "--out", tmp_path / "o")
+
+    assert code == 2 and "already quantized (gptq)" in err and not (tmp_path / "o").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.planning.search import Range, Search, read_search
-from bench.planning.spec import make_spec
+from bench.planning.spec import Spec
 from methods.errors import UserError
 
 SPEC = {
@@ -36,6 +36,7 @@ def test_a_spec_and_its_search():
     [
         ({k: v for k, v in SPEC.items() if k != "search"}, "no table"),
         (changed(trials=0), "invalid search.trials: must be at least 1"),
+        (SPEC | {"search": {"trial": 3, "fields": SPEC["search"]["fields"]}}, "search.trial: there is no such setting"),
         (changed(fields={}), "invalid search.fields: must not be empty"),
         (changed(fields={"retrain": {}}), "no field of retrain"),
         (changed(fields={"retrain": {"lr": {"low": "a", "high": 1}}}), "invalid search.fields.retrain.lr.low: must be a number"),
@@ -104,4 +105,4 @@ def test_an_unknown_setting_is_named_whatever_the_environment_says(tmp_path, mon
     monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path / "missing"))
 
     with pytest.raises(UserError, match=r"unknown setting 'calibration\.sequence'.* calibration\.sequences"):
-        make_spec({"data_dir": tmp_path, "calibration": {"sequence": 1}})
+        Spec(data_dir=tmp_path, calibration={"sequence": 1})

@@ -118,3 +118,10 @@ def test_an_array_with_gaps_has_no_parts(monkeypatch):
 
     with pytest.raises(UserError, match="without gaps, and this one has 5 tasks from 0 to 8"):
         parse_shard("slurm")
+
+
+def test_an_empty_part_has_no_table_to_print_again(cache, tmp_path, cli):
+    small = ("--methods", "magnitude", "--quant", "none", "--measures", "size", "--results", tmp_path / "r")
+    code, out, _ = cli("run", *small, "--shard", "2/4")
+
+    assert code == 0 and out.splitlines()[-1] == f"0 measurements run, 0 read from {tmp_path}/r"

@@ -12,7 +12,7 @@ from bench.execution.progress import LogDisplay
 from bench.planning import plan as planning
 from bench.planning import resolve
 from bench.planning.memory import estimate_bytes
-from bench.planning.spec import make_spec
+from bench.planning.spec import Spec
 from bench.results.store import Store
 from bench.system import devices
 from helpers import runs
@@ -114,7 +114,7 @@ def test_artifacts_go_to_the_card_that_is_free(tmp_path, monkeypatch):
 )
 def test_what_cannot_be_is_refused(settings, word):
     with pytest.raises(UserError, match=word) as refused:
-        api.plan(make_spec({"methods": "cast", **settings}))
+        api.plan(Spec(methods="cast", **settings))
     assert len(str(refused.value).splitlines()) == 1
 
 

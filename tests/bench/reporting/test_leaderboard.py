@@ -21,7 +21,7 @@ from bench.cli import flags
 from bench.compare.estimate import estimate_pair
 from bench.compare.pairing import pair_seeds
 from bench.compare.resolve import read
-from bench.planning.spec import make_spec
+from bench.planning.spec import Spec
 from bench.reporting import from_records, front_figure, html_data, latex, leaderboard, pairwise, pareto
 from bench.reporting import html as html_module
 from bench.reporting.view import Table, TableCell, TableColumn, TableRow
@@ -412,7 +412,7 @@ def test_the_command_shown_is_the_run_that_made_it(folder):
                 given.setdefault("set_", []).append(value)
             else:
                 given[names[flag]] = value
-        assert flags.spec_of(given) == make_spec(reproduce.settings(record) | {"results": flags.spec_of({}).results})
+        assert flags.spec_of(given) == Spec(**reproduce.settings(record) | {"results": flags.spec_of({}).results})
 
 
 def test_a_record_that_does_not_say_has_no_command():

@@ -1,8 +1,10 @@
 """Results folders of several machines, joined."""
 
 import pytest
+from filelock import FileLock
 
 from bench.compare.resolve import read
+from bench.results.run_status import RunStatus, lock_of, write_status
 from bench.results.store import ReadOnlyStore
 from helpers import fake_records
 
@@ -35,3 +37,15 @@ def test_other_scores_are_refused(tmp_path, cli):
 
     assert code == 2 and "checksum mismatch" in err and len(err.splitlines()) == 1
     assert not list((tmp_path / "c/records").iterdir())
+
+
+def test_a_folder_that_a_run_writes_is_not_merged_into(tmp_path, cli):
+    a, b = tmp_path / "a", tmp_path / "b"
+    fake_records.perplexity(a)
+    write_status(b, RunStatus(name="n", code="0", host="h", executor="local", started=0, updated=0))
+
+    with FileLock(lock_of(b, "n")):
+        code, _, err = cli("merge", a, "--results", b)
+    assert code == 2 and f"a run is writing into '{b}': wait until it ends" in err
+    assert not (b / "records").exists()
+    assert cli("merge", a, "--results", b)[1].startswith("1 record copied")

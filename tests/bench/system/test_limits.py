@@ -8,7 +8,7 @@ import pytest
 
 from bench import api
 from bench.execution import prune
-from bench.planning.spec import make_spec
+from bench.planning.spec import Spec
 from bench.system import limits
 from bench.system.files import require_folder
 from helpers import runs
@@ -55,9 +55,9 @@ def test_a_limit_that_is_met_later_is_a_sentence_too():
 
 
 def test_more_seeds_than_a_plan_can_show_are_refused():
-    assert len(make_spec({"seeds": list(range(1000))}).seeds) == 1000
+    assert len(Spec(seeds=range(1000)).seeds) == 1000
     with pytest.raises(UserError, match="must be at most 1000 seeds, not 1,001"):
-        make_spec({"seeds": list(range(1001))})
+        Spec(seeds=range(1001))
 
 
 def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
