@@ -68,7 +68,7 @@ def test_equal_states_have_no_distance_and_no_gradient(dtype):
 
     got = distance(student, teacher)
 
-    assert float(got) == 0 and got.dtype == torch.float32
+    assert got.item() == 0 and got.dtype == torch.float32
     gradient = torch.autograd.grad(got, student)[0]
     assert gradient.dtype == dtype and not gradient.any()
 
