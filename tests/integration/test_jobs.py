@@ -52,7 +52,7 @@ def test_they_share_the_cores(tmp_path, monkeypatch):
 
 
 def test_a_worker_that_is_lost_before_it_begins_costs_its_artifact_only(tmp_path, monkeypatch):
-    """As a task of Ray whose node dies. A listener hears of its start before it hears of its measurements."""
+    """A task of Ray is lost in this way when its node dies. A listener hears of a start before it hears of measurements."""
 
     class Lost(runs.Here):
         def lines(self):
