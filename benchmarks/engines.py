@@ -12,6 +12,7 @@ llama.cpp chooses its instructions when it is built, so it is timed on AVX2 if $
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -54,20 +55,30 @@ def prepare(given: argparse.Namespace) -> None:
     if model is None:
         sys.exit(f"model {given.model!r} is not here: bench pull {given.model}")
     with temporary_folder("engines") as room:
-        versions = ModelVersions(model, room, models.resolve(given.sparse) if given.sparse else None)
-        for name in given.engines:
-            say(f"preparing {name}")
-            if name == onnx_runtime.OnnxRuntime.name:
+        turn = {"": ModelVersions(model, room, models.resolve(given.sparse) if given.sparse else None)}
+        for name, folder in (other.split("=", 1) for other in given.others):
+            turn[name] = ModelVersions(models.resolve(folder), room, sides=(DENSE,))
+        for engine, (name, versions) in itertools.product(given.engines, turn.items()):
+            say(f"preparing {engine} {name}")
+            if engine == onnx_runtime.OnnxRuntime.name:
                 versions.onnx(DENSE, onnx_runtime.DTYPE)
-            elif name in ("native", "torch"):
-                time_models.ENGINES[name]().contestants(versions, Step("decode", 1, given.tokens), "cpu", 1)
+            elif engine in ("native", "torch"):
+                time_models.ENGINES[engine]().contestants(versions, Step("decode", 1, given.tokens), "cpu", 1)
 
 
 def measure(given: argparse.Namespace) -> None:
     """Time the engines with a number of threads."""
     threads = int(given.threads)
     request = time_models.ModelTimingRequest(
-        given.model, "cpu", threads, given.engines, (given.tokens,), None, given.sparse, given.steps
+        given.model,
+        "cpu",
+        threads,
+        given.engines,
+        (given.tokens,),
+        None,
+        given.sparse,
+        given.steps,
+        dict(other.split("=", 1) for other in given.others),
     )
     for _ in time_models.measure(request, given.results, say):
         pass
@@ -86,6 +97,7 @@ def main() -> None:
     asked.add_argument("--threads", default=",".join(str(n) for n in (1, 2) if n <= cores()))
     asked.add_argument("--paths", default="best,avx2")
     asked.add_argument("--sparse", help="a 2:4 version of the model, else its largest weights")
+    asked.add_argument("--others", nargs="*", default=[], metavar="NAME=FOLDER", help="dense models in the same turn")
     asked.add_argument("--steps", default="decode,prefill", type=lambda text: tuple(text.split(",")))
     asked.add_argument("--tokens", type=int, default=time_models.CPU_TOKENS)
     asked.add_argument("--results", type=Path, default=RECORDS)
@@ -110,12 +122,13 @@ def main() -> None:
                 ",".join(given.steps),
             ]
             command += ["--sparse", given.sparse] if given.sparse else []
+            command += ["--others", *given.others]
             subprocess.run(command, env=environment(path), stdout=subprocess.DEVNULL, check=True)
     if given.prepare:
         return
     store = ReadOnlyStore(given.results)
     kernel = native.source_digest() if "native" in given.engines else ""
-    records = [r for r in store if r.identity.model == given.model and _kernel(r) == kernel]
+    records = [r for r in store if r.notes.get("beside", r.identity.model) == given.model and _kernel(r) == kernel]
     about = {r.identity.protocol.engine: r.notes["engine"] for r in records}
     versions = {name: ", ".join(f"{k} {v}" for k, v in e.items() if k != "name") for name, e in about.items()}
     loads = [r.notes["load"] for r in records]

@@ -6,12 +6,14 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from statistics import fmean
 from typing import NamedTuple
 
 import budgets
 import result_folders
+import timed_shapes
+from timed_shapes import TimedShape
 
 from bench.compare.result_set import ResultSet
 from bench.measures.speed.roofline import DeviceSpec, device_specs
@@ -28,6 +30,8 @@ EQUAL = 1.02
 """Largest ratio of two costs that count as equal."""
 NEAR = 5
 """Largest ratio of a row's perplexity to the dense model's that a picture shows."""
+TIMES = "results/speed-shapes"
+"""Folder with the times of shapes in turn."""
 CARDS = ("h100", "a100", "l4", "rtx4090")
 """Cards whose times are computed."""
 PROMPT = 2048
@@ -55,8 +59,9 @@ class Row(NamedTuple):
     arithmetic: float
     """Time of the linears of a long prompt where arithmetic is the limit, over that of the dense model. 2:4 counts half, as
     on sparse tensor cores, a pattern that no hardware runs counts as dense, and so do quantized weights."""
-    ms: float | None = None
-    """Measured time of a decoded token on a CPU; None if it was not measured."""
+    decode_ms: float | None = None
+    prompt_ms: float | None = None
+    """Measured times of a token and of a prompt on a CPU, of the row's shape and bits. None if they were not measured."""
     repeated: bool = True
     """True if a claim can rest on it: it has no seed, or has budgets.SEEDS of them."""
     weights: float = 0.0
@@ -81,13 +86,15 @@ def read(folders: str) -> tuple[Row, ...]:
         identity = record.identity
         row = found.setdefault((identity.method, identity.quantizer, identity.pattern), {})
         values = {r.metric: r.value for r in record.readings if r.value}
-        for metric in {"perplexity", metrics.SIZE, "relative_flops", "tokens_per_s"} & values.keys():
+        for metric in {"perplexity", metrics.SIZE, "relative_flops"} & values.keys():
             row.setdefault(metric, []).append(values[metric])
         if identity.measure == "perplexity":
             seeds.setdefault((identity.method, identity.quantizer, identity.pattern), set()).add(identity.seed)
         if identity.measure == "size":
             row.setdefault("targets", []).append(_count_targets(results, record))
     dense = found["dense", "none", "dense"]["targets"][0]
+    model = results.records[0].identity.model
+    timings = [timed_shapes.milliseconds(TIMES, model, step) for step in ("decode", "prompt")]
     rows = []
     for (method, quantizer, text), values in found.items():
         if {"perplexity", metrics.SIZE, "targets"} <= values.keys():
@@ -96,11 +103,19 @@ def read(folders: str) -> tuple[Row, ...]:
             share = 1 / (hardware_limit(pattern.base) or 1.0) + terms
             mean = math.exp(fmean(map(math.log, values["perplexity"])))
             size, targets = fmean(values[metrics.SIZE]), fmean(values["targets"])
-            ms = 1000 / fmean(rates) if (rates := values.get("tokens_per_s")) else None
+            shape = _shape(pattern, quantizer)
             own = seeds[method, quantizer, text]
             repeated = None in own or len(own) >= budgets.SEEDS
-            rows.append(Row(method, quantizer, pattern, mean, size, share * targets / dense, ms, repeated, dense))
+            ms = [times.get(shape) for times in timings]
+            rows.append(Row(method, quantizer, pattern, mean, size, share * targets / dense, *ms, repeated, dense))
     return tuple(rows)
+
+
+def _shape(pattern: Pattern, quantizer: str) -> TimedShape:
+    """Return what decides the time of a row on a CPU. A pattern without a kernel takes as long as dense weights."""
+    bits = {"none": 16, "int8": 8}.get(quantizer, 4 if quantizer.startswith("int4") else 0)
+    has_own = pattern.removed or pattern.beside or str(pattern) == "2:4"
+    return TimedShape(str(pattern) if has_own else timed_shapes.DENSE, bits)
 
 
 def _count_targets(results: ResultSet, record: Record) -> float:
@@ -121,14 +136,27 @@ def worth(folders: str, pattern: str) -> str:
         "in the arithmetic of a prompt on sparse tensor cores "
         + _answer(own, rows, lambda row: row.arithmetic, lambda row: f"at {row.arithmetic:.2f} of the dense model's"),
     ]
-    if own.ms is not None:
-        timed = [row for row in rows if row.ms is not None]
-        answers.append(
-            "in decoding here "
-            + _answer(own, timed, lambda row: row.ms or 0.0, lambda row: f"at {row.ms:.2f} ms a token")
-        )
+    for words, unit, cost in (
+        ("in decoding here", "a token", _decode_ms),
+        ("in a prompt here", "a prompt", _prompt_ms),
+    ):
+        timed = [row for row in rows if cost(row)]
+        if own in timed:
+            answers.append(f"{words} {_answer(own, timed, cost, partial(_in_ms, cost, unit))}")
     named = (f"{f.x.label}: {', '.join(point.name for point in f.optimal)}" for f in fronts(folders))
     return f"**Is {own.pattern} worth it here?** {'; '.join(answers)}. No answer rests on a row that ran once. On the fronts, with such rows, of {escape_markdown('; '.join(named))}.\n"
+
+
+def _decode_ms(row: Row) -> float:
+    return row.decode_ms or 0.0
+
+
+def _prompt_ms(row: Row) -> float:
+    return row.prompt_ms or 0.0
+
+
+def _in_ms(cost: Callable[[Row], float], unit: str, row: Row) -> str:
+    return f"at {cost(row):.3g} ms {unit}"
 
 
 def _answer(own: Row, rows: Iterable[Row], cost: Callable[[Row], float], amount: Callable[[Row], str]) -> str:
@@ -143,14 +171,16 @@ def _answer(own: Row, rows: Iterable[Row], cost: Callable[[Row], float], amount:
 def fronts(folders: str) -> list[Front]:
     """Return quality against each cost that was found, of the rows that are near the dense model."""
     rows = _near(read(folders))
-    size, time, measured = (
-        TableColumn(metrics.SIZE, "", "lower", "B", names_protocol=False),
-        Cost("arithmetic of a prompt, dense = 1", "", "lower", "1", names_protocol=False),
-        Cost("decoding of a token", "", "lower", "ms", names_protocol=False),
+    size = TableColumn(metrics.SIZE, "", "lower", "B", names_protocol=False)
+    names = (
+        ("arithmetic of a prompt, dense = 1", "1"),
+        ("decoding of a token, one core", "ms"),
+        ("prompt, one core", "ms"),
     )
-    timed = {row: row.ms for row in rows if row.ms is not None}
+    time, *measured = (Cost(name, "", "lower", unit, names_protocol=False) for name, unit in names)
     out = [_front(size, {row: row.size for row in rows}), _front(time, {row: row.arithmetic for row in rows})]
-    return [*out, _front(measured, timed)] if len(timed) >= MIN_POINTS else out
+    timed = [{row: ms for row in rows if (ms := cost(row))} for cost in (_decode_ms, _prompt_ms)]
+    return out + [_front(x, ms) for x, ms in zip(measured, timed, strict=True) if len(ms) >= MIN_POINTS]
 
 
 def _near(rows: Iterable[Row]) -> list[Row]:
@@ -170,7 +200,8 @@ def _front(x: TableColumn, costs: Mapping[Row, float]) -> Front:
 
 def picture(folders: str) -> str:
     """Draw the fronts side by side, as an SVG element."""
-    return _draw([fronts(folders)], "perplexity against what a row costs")
+    found = fronts(folders)
+    return _draw([found[i : i + 2] for i in range(0, len(found), 2)], "perplexity against what a row costs")
 
 
 def _draw(lines: Sequence[Sequence[Front]], title: str) -> str:

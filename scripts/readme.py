@@ -46,6 +46,7 @@ import many_runs
 import perplexity_ratios
 import reference
 import result_folders
+import timed_shapes
 import trained_rows
 import transform_rows
 import wanted_records
@@ -229,6 +230,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "wanted": lambda where: wanted_records.wanted(where.split()),
     "cards": frontier.cards,
     "smaller": lambda where: beside_smaller(*where.split()),
+    "times": timed_shapes.times,
     "worth": lambda where: frontier.worth(*where.split()),
 } | {kind: _words(make) for kind, make in reference.BLOCKS.items()}
 """Functions that make the text between two comments, by the word in the first."""

@@ -54,6 +54,20 @@ def speed(
             "[default: time linears one by one]."
         ),
     ] = None,
+    sparse: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="With --engine: a 2:4 version of the model [default: its largest weights]."
+        ),
+    ] = None,
+    others: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="With --engine: dense models that are timed in the same turn, comma-separated, for example "
+            "'depth 25%=pruned/'.",
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads [default: all cores].", min=1, max=4096)] = None,
     figure: Annotated[
         Path | None,
@@ -88,9 +102,14 @@ def speed(
         default = time_models.CPU_TOKENS if resolved == "cpu" else time_models.CUDA_TOKENS
         engines = _names("engine", engine, time_models.ENGINES)
         counts = counts or (default,)
-        whole = time_models.ModelTimingRequest(model, resolved, threads or cores(), engines, counts, data_dir)
+        whole = time_models.ModelTimingRequest(
+            model, resolved, threads or cores(), engines, counts, data_dir, sparse, others=_named_folders(others, model)
+        )
         _time_models(whole, results, figure, json)
         return
+    for flag, given in {"--sparse": sparse, "--others": others}.items():
+        if given is not None:
+            raise UserError(f"{flag} is for whole models: give --engine too, for example --engine native,llamacpp")
     if device_spec or (resolved == "cpu" and device == "auto"):
         for flag, value in {"--kinds": kinds, "--tokens": tokens, "--threads": threads, "--figure": figure}.items():
             if value is not None:
@@ -190,6 +209,23 @@ def _names(what: str, text: str, known: Collection[str]) -> tuple[str, ...]:
         if name not in known:
             raise UserError(describe_unknown(what, name, known))
     return names
+
+
+def _named_folders(text: str | None, model: str) -> dict[str, str]:
+    """Return folders by name from NAME=FOLDER,NAME=FOLDER.
+
+    Raises:
+        UserError: a part is not NAME=FOLDER, or a name is that of another model.
+    """
+    out: dict[str, str] = {}
+    for part in split_list("others", text) if text is not None else ():
+        name, _, folder = (side.strip() for side in part.partition("="))
+        if not name or not folder:
+            raise UserError(f"--others {shorten(part)!r} is not NAME=FOLDER: for example 'depth 25%=pruned/'")
+        if name in (*out, model):
+            raise UserError(f"--others has two models with the name {shorten(name)!r}: give each its own")
+        out[name] = folder
+    return out
 
 
 def _numbers(text: str) -> tuple[int, ...]:

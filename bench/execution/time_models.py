@@ -7,7 +7,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from bench.results.record import DONE, Item, Reading, Record
 from bench.results.store import Store
 from bench.system import digests, provenance
 from bench.system.cache import in_use, temporary_folder
-from bench.system.devices import fingerprint, select_card
+from bench.system.devices import fingerprint, has_instructions_for, select_card
 from bench.system.source_digest import digest_source
 from methods.errors import Skipped, UserError
 from methods.files import find_file
@@ -46,6 +46,8 @@ BLOCK_S = 0.2
 BLOCKS = 12
 TEXT, WINDOWS, SEQLEN = "wiki-mini", 4, 256
 """Text of the perplexity beside each speed, and its windows."""
+PEAK_SIZE, PEAK_REPEATS = 2048, 9
+"""Size of the square product whose speed bounds a prompt on a CPU, and how often it is timed."""
 CPU_TOKENS, CUDA_TOKENS = 128, 2048
 """Default number of tokens in the KV cache of a decoding step, and in a prompt."""
 
@@ -55,7 +57,8 @@ class ModelTimingRequest:
     """A model, its 2:4 version, and the steps and engines to time.
 
     engines: names, in the order of the rows; tokens: in the KV cache of a decoding step, and in a prompt; sparse: a folder or
-    name of the model's 2:4 version; steps: decode, prefill, or both.
+    name of the model's 2:4 version; steps: decode, prefill, or both; others: models that are timed dense in the same turn, for
+    example with fewer blocks, by the name of their rows.
     """
 
     model: str
@@ -66,6 +69,7 @@ class ModelTimingRequest:
     data_dir: Path | None
     sparse: str | None = None
     steps: tuple[str, ...] = ("decode", "prefill")
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
 def measure(
@@ -86,11 +90,15 @@ def measure(
         engine.require(request.device)
     model = _resolve(request.model, request.data_dir)
     sparse = _resolve(request.sparse, request.data_dir) if request.sparse else None
+    others = {name: _resolve(other, request.data_dir) for name, other in request.others.items()}
     store = Store(results)
     torch.set_num_threads(request.threads)
     select_card(request.device)
     with in_use(), temporary_folder("engines") as workdir:
-        versions = ModelVersions(model, workdir, sparse)
+        turn = {"": ModelVersions(model, workdir, sparse)}
+        for i, (name, other) in enumerate(others.items()):
+            (place := workdir / str(i)).mkdir()
+            turn[name] = ModelVersions(other, place, sides=(DENSE,))
         steps = [
             Step(*step)
             for n in request.tokens
@@ -98,7 +106,15 @@ def measure(
             if step[0] in request.steps
         ]
         made = [
-            (step, [_new_record(request, versions, e, kind, step, engines) for e in engines for kind in e.kinds])
+            (
+                step,
+                [
+                    _new_record(request, turn, name, e, kind, step, engines)
+                    for name in turn
+                    for e in engines
+                    for kind in e.kinds
+                ],
+            )
             for step in steps
         ]
         known = {r.key: old for _, records in made for r in records if (old := store.get(r.key)) and old.status in DONE}
@@ -110,7 +126,7 @@ def measure(
 
         for step, records in made:
             if step in new:
-                yield from _time(request, versions, step, engines, records, store, say, after_round)
+                yield from _time(request, turn, step, engines, records, store, say, after_round)
             else:
                 yield from (known[record.key] for record in records)
 
@@ -131,16 +147,19 @@ TIMED = (
 
 def _new_record(
     request: ModelTimingRequest,
-    versions: ModelVersions,
+    turn: Mapping[str, ModelVersions],
+    name: str,
     engine: Engine,
     kind: str,
     step: Step,
     engines: Sequence[Engine],
 ) -> Record:
+    versions = turn[name]
+    is_sparse = engine.sparse and SPARSE in versions.sides
     identity = Identity(
-        model=request.model,
-        stages=(versions.method,) if engine.sparse else ("dense",),
-        pattern=SPARSE if engine.sparse else DENSE,
+        model=name or request.model,
+        stages=(versions.method,) if is_sparse else ("dense",),
+        pattern=SPARSE if is_sparse else DENSE,
         quantizer=engine.kinds[kind],
         measure="speed",
         protocol=step.protocol(engine.name),
@@ -155,12 +174,14 @@ def _new_record(
     }  # fmt: skip
     if versions.sparse and engine.sparse:
         key_inputs["sparse"] = versions.sparse.digest
+    if request.others:
+        key_inputs["models"] = [v.model.digest for v in turn.values()]
     return Record(key=digests.of(key_inputs), identity=identity, key_inputs=key_inputs, status="ok")
 
 
 def _time(
     request: ModelTimingRequest,
-    versions: ModelVersions,
+    turn: Mapping[str, ModelVersions],
     step: Step,
     engines: Sequence[Engine],
     records: Iterable[Record],
@@ -168,30 +189,39 @@ def _time(
     say: Callable[[str], None],
     after_round: Callable[[], object],
 ) -> Iterator[Record]:
-    entered: dict[tuple[str, str], dict[str, Contestant]] = {}
+    entered: _Entered = {}
     clock: Clock = CudaClock() if request.device.startswith("cuda") else WallClock()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # names of arguments that transformers will change
         for engine in engines:
             say(f"{step.name}: loading {engine.name}")
-            for contestant in engine.contestants(versions, step, request.device, request.threads):
-                entered.setdefault((engine.name, contestant.kind), {})[contestant.side] = contestant
+            for name, versions in turn.items():
+                for contestant in engine.contestants(versions, step, request.device, request.threads):
+                    entered.setdefault((engine.name, contestant.kind, name), {})[contestant.side] = contestant
         works = {_name(*key, side): c.work for key, sides in entered.items() for side, c in sides.items()}
         say(f"{step.name}: timing {len(works)} models in turn, {BLOCKS} blocks of each, twice")
-        context = _context(request, versions, step, entered)
+        context = _context(request, turn, step, entered)
         timings = interleave(works, clock, repeat=works, blocks=BLOCKS, block_s=BLOCK_S, after_round=after_round)
     for record in records:
-        engine_name, kind = record.identity.protocol.engine, record.identity.dtype
-        sides = entered[engine_name, kind]
+        model = record.identity.model if record.identity.model in request.others else ""
+        key = (record.identity.protocol.engine, record.identity.dtype, model)
+        sides = entered[key]
         record.provenance = provenance.gather()
-        items = _fill(record, engine_name, kind, sides, step, timings)
+        items = _fill(record, {side: _name(*key, side) for side in sides}, sides, step, timings)
         record.notes |= {"in_turn": list(works), "threads": request.threads, "kv_tokens": step.kv}
         record.notes |= {"prompt_tokens": step.prompt, "engine": record.key_inputs["engine"], "load": context.load}
         if request.sparse and SPARSE in sides:
             record.notes["sparse"] = Path(request.sparse).name
-        record.notes |= context.of(engine_name, kind, sides)
+        if request.others:
+            record.notes["beside"] = request.model
+        record.notes |= context.of(key, sides)
         store.write(record, items)
         yield record
+
+
+_Key = tuple[str, str, str]
+"""An engine, a kind of weight, and the name of a model; "" is the request's own."""
+_Entered = dict[_Key, dict[str, Contestant]]
 
 
 @dataclass(frozen=True)
@@ -199,71 +229,84 @@ class _Context:
     """Conditions and quality of the timings of a step.
 
     load: mean number of running processes of the last minute, before the timing; bandwidth: bytes per second; cached: bytes of
-    keys and values that the step reads, in 16 bits; perplexity: of each contestant, by engine, kind and side.
+    keys and values that the step reads, in 16 bits, by the name of the model; perplexity: of each contestant, by key and side;
+    peak: operations per second of a large product in bfloat16; flops: operations of a prompt in the dense linears, by the name
+    of the model.
     """
 
     load: float
-    bandwidth: float | None
-    cached: int
-    perplexity: Mapping[tuple[str, str, str], float]
+    bandwidth: float | None = None
+    cached: Mapping[str, int] = field(default_factory=dict)
+    perplexity: Mapping[tuple[_Key, str], float] = field(default_factory=dict)
+    peak: float | None = None
+    flops: Mapping[str, float] = field(default_factory=dict)
 
-    def of(self, engine: str, kind: str, sides: Mapping[str, Contestant]) -> dict[str, Any]:
+    def of(self, key: _Key, sides: Mapping[str, Contestant]) -> dict[str, Any]:
         """Return the notes of a record."""
-        cached = self.cached * (2 if kind == "fp32" else 1)
+        _, kind, model = key
+        cached = self.cached.get(model, 0) * (2 if kind == "fp32" else 1)
         read = {side: c.nbytes + cached for side, c in sides.items() if c.nbytes and cached}
-        quality = {
-            side: self.perplexity[engine, kind, side] for side in sides if (engine, kind, side) in self.perplexity
-        }
+        quality = {side: self.perplexity[key, side] for side in sides if (key, side) in self.perplexity}
         notes: dict[str, Any] = {"bytes_per_token": read} if read else {}
         if quality:
             notes |= {"perplexity": quality, "perplexity_of": f"{TEXT}, {WINDOWS} windows of {SEQLEN} tokens"}
+        if self.peak:
+            notes |= {"flops": self.flops[model], "peak_flops": self.peak}
         return notes | ({"bandwidth": self.bandwidth} if self.bandwidth else {})
 
 
-def _context(
-    request: ModelTimingRequest,
-    versions: ModelVersions,
-    step: Step,
-    entered: Mapping[tuple[str, str], Mapping[str, Contestant]],
-) -> _Context:
-    """Measure the bandwidth of the threads and perplexities, for decoding on a CPU."""
-    load, config = psutil.getloadavg()[0], versions.source.config
-    if step.name != "decode" or request.device != "cpu":
-        return _Context(load, None, 0, {})
+def _context(request: ModelTimingRequest, turn: Mapping[str, ModelVersions], step: Step, entered: _Entered) -> _Context:
+    """Measure what limits a step on a CPU: for decoding the bandwidth of the threads, with perplexities; for a prompt their products."""
+    load = psutil.getloadavg()[0]
+    if request.device != "cpu":
+        return _Context(load)
+    if step.name == "prefill":
+        flops = {name: 2.0 * step.prompt * versions.count_weights() for name, versions in turn.items()}
+        return _Context(load, peak=_measure_peak(), flops=flops)
     with contextlib.suppress(Skipped):  # no native kernel
         bandwidth = Cpu(request.threads).peaks().bandwidth
-        return _Context(
-            load, bandwidth, step.kv * count_cached(config) * ACTIVATION_BYTES, _perplexities(versions, entered)
-        )
-    return _Context(load, None, 0, {})
+        cached = {n: step.kv * count_cached(v.source.config) * ACTIVATION_BYTES for n, v in turn.items()}
+        return _Context(load, bandwidth, cached, _perplexities(turn, entered))
+    return _Context(load)
 
 
-def _perplexities(
-    versions: ModelVersions, entered: Mapping[tuple[str, str], Mapping[str, Contestant]]
-) -> dict[tuple[str, str, str], float]:
-    """Return the perplexity of each contestant that gives logits, on a short text; none for a folder without a tokenizer."""
-    if not find_file(versions.model.folder, "tokenizer.json"):
+def _measure_peak() -> float:
+    """Return operations per second of a large product, in bfloat16 or, on a CPU without instructions for it, in float32."""
+    dtype = torch.bfloat16 if has_instructions_for("bfloat16") else torch.float32
+    left, right = torch.ones(2, PEAK_SIZE, PEAK_SIZE, dtype=dtype)
+    return 2.0 * PEAK_SIZE**3 / min(WallClock().measure(lambda: left @ right, PEAK_REPEATS))
+
+
+def _perplexities(turn: Mapping[str, ModelVersions], entered: _Entered) -> dict[tuple[_Key, str], float]:
+    """Return the perplexity of each contestant that gives logits, on a short text.
+
+    None for a folder without a tokenizer, or with another one than the request's own model: a token would be another text.
+    """
+    files = {name: find_file(versions.model.folder, "tokenizer.json") for name, versions in turn.items()}
+    if not (own := files[""]):
         return {}
-    tokenizer = loading.load_tokenizer(versions.model.folder)
-    windows, _ = load_windows(TEXT, tokenizer, SEQLEN, WINDOWS, None)
+    same = {name for name, file in files.items() if file and file.read_bytes() == own.read_bytes()}
+    windows, _ = load_windows(TEXT, loading.load_tokenizer(own.parent), SEQLEN, WINDOWS, None)
     out = {}
-    for (engine, kind), sides in entered.items():
+    for key, sides in entered.items():
         for side, contestant in sides.items():
-            if contestant.logits:
+            if contestant.logits and key[-1] in same:
                 losses = [cross_entropy(contestant.logits(w)[:-1].float(), w[1:]).item() for w in windows]
-                out[engine, kind, side] = math.exp(sum(losses) / len(losses))
+                out[key, side] = math.exp(sum(losses) / len(losses))
     return out
 
 
-def _name(engine: str, kind: str, side: str) -> str:
-    return f"{engine} {kind} {side}"
+def _name(engine: str, kind: str, model: str, side: str) -> str:
+    return f"{engine} {kind} {model or side}"
 
 
 def _fill(
-    record: Record, engine: str, kind: str, sides: Mapping[str, Contestant], step: Step, timings: Timings
+    record: Record, names: Mapping[str, str], sides: Mapping[str, Contestant], step: Step, timings: Timings
 ) -> tuple[Item, ...]:
-    """Write readings and notes into a record. Returns its items: a block each, the same one in all records of a turn."""
-    names = {side: _name(engine, kind, side) for side in sides}
+    """Write readings and notes into a record. Returns its items: a block each, the same one in all records of a turn.
+
+    names: of the timings, by side.
+    """
     first = names.get(SPARSE) or names[DENSE]
     rates = {side: [step.prompt / s for s in timings.blocks[name]] for side, name in names.items()}
     values = [Reading("tokens_per_s", step.prompt / timings.median(first), "tokens/s", "higher", n=BLOCKS)]

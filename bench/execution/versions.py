@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -32,14 +33,16 @@ class ModelVersions:
     """A dense and a 2:4 version of a model for timings.
 
     The 2:4 version of dense weights keeps the largest, or is a folder that a better method made. The dense version of 2:4
-    weights has a constant for each zero.
+    weights has a constant for each zero. sides: those that are timed.
 
     Raises:
         UserError: sparse is no 2:4 version of a dense model.
     """
 
-    def __init__(self, model: Model, workdir: Path, sparse: Model | None = None) -> None:
-        self.model, self.workdir, self.sparse = model, workdir, sparse
+    def __init__(
+        self, model: Model, workdir: Path, sparse: Model | None = None, sides: tuple[str, ...] = (SPARSE, DENSE)
+    ) -> None:
+        self.model, self.workdir, self.sparse, self.sides = model, workdir, sparse, sides
         self.source = model.open()
         self.targets = find_targets(self.source.config, self.source.shapes())
         if sparse:
@@ -58,6 +61,11 @@ class ModelVersions:
         for target in self.targets:
             if count := PATTERN.violations(other.weight(target)):
                 raise UserError(f"{sparse.folder} is not 2:4: {count} groups of {target} keep more than two weights")
+
+    def count_weights(self) -> int:
+        """Return the number of weights of the targets."""
+        shapes = self.source.shapes()
+        return sum(math.prod(shapes[f"{target}.weight"]) for target in self.targets)
 
     @property
     def method(self) -> str:

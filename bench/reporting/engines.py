@@ -26,7 +26,7 @@ PREFERRED = (("native", "int8"), ("native", "bf16"))
 """Engines and kinds whose 2:4 side the others are compared with. The first that was timed is used."""
 
 NUMBERS = {
-    "tokens_per_s": "tokens/s", "mb_per_token": "MB per token", "of_bandwidth": "of the measured bandwidth",
+    "tokens_per_s": "tokens/s", "mb_per_token": "MB per token", "of_limit": "of the measured limit",
     "perplexity": "perplexity",
 }  # fmt: skip
 """Columns of `rows`, with their words in `figures`."""
@@ -43,7 +43,15 @@ class TimedModel(NamedTuple):
     @property
     def name(self) -> str:
         identity = self.record.identity
-        return f"{identity.protocol.engine} {identity.dtype}" + ("" if self.side == "dense" else f" {self.side}")
+        other = identity.model if self.record.notes.get("beside", identity.model) != identity.model else ""
+        parts = (identity.protocol.engine, identity.dtype, other, "" if self.side == "dense" else self.side)
+        return " ".join(filter(None, parts))
+
+    @property
+    def model(self) -> str:
+        """Return the model whose 2:4 side the others of the turn are compared with."""
+        name: str = self.record.notes.get("beside", self.record.identity.model)
+        return name
 
     @property
     def rate(self) -> float:
@@ -56,6 +64,19 @@ class TimedModel(NamedTuple):
         return value
 
     @property
+    def share_of_limit(self) -> float | None:
+        """Return the share of the measured bandwidth that decoding reaches, or of the measured peak of products that a prompt does.
+
+        The operations are those of the dense linears. None if the limit was not measured.
+        """
+        notes, read = self.record.notes, self.noted("bytes_per_token")
+        if read and notes.get("bandwidth"):
+            return self.rate * read / float(notes["bandwidth"])
+        if notes.get("peak_flops"):
+            return self.rate / float(notes["prompt_tokens"]) * float(notes["flops"]) / float(notes["peak_flops"])
+        return None
+
+    @property
     def step(self) -> str:
         notes = self.record.notes
         if self.record.identity.protocol.name == "decode":
@@ -66,7 +87,7 @@ class TimedModel(NamedTuple):
     def turn(self) -> tuple[Any, ...]:
         """Return what the models that were timed together share."""
         notes = self.record.notes
-        return (self.record.identity.model, self.step, _threads(self.record), *notes["in_turn"])
+        return (self.model, self.step, _threads(self.record), *notes["in_turn"])
 
 
 class SpeedRatio(NamedTuple):
@@ -102,8 +123,7 @@ def rows(found: Sequence[TimedModel]) -> list[dict[str, Any]]:
     for entry in found:
         best = _preferred(found, entry)
         beside = ratio(best, entry) if best and best is not entry else None
-        read, perplexity = entry.noted("bytes_per_token"), entry.noted("perplexity")
-        bandwidth = entry.record.notes.get("bandwidth")
+        read, perplexity, limit = entry.noted("bytes_per_token"), entry.noted("perplexity"), entry.share_of_limit
         out.append(
             {
                 "engine": entry.name,
@@ -111,7 +131,7 @@ def rows(found: Sequence[TimedModel]) -> list[dict[str, Any]]:
                 "threads": entry.record.notes["threads"],
                 "tokens_per_s": float(f"{entry.rate:.4g}"),
                 "mb_per_token": round(read / 1e6, 1) if read else "",
-                "of_bandwidth": f"{entry.rate * read / bandwidth:.0%}" if read and bandwidth else "",
+                "of_limit": f"{limit:.0%}" if limit else "",
                 "perplexity": float(f"{perplexity:.4g}") if perplexity else "",
                 "noise": f"{entry.noise:.1%}" + (", not steady" if entry.noise > UNSTEADY else ""),
                 "ratio_of": f"{best.name} / {entry.name}" if best and beside else "",

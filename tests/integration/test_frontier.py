@@ -24,7 +24,9 @@ def script():
 
 
 def record(method, measure, values, pattern="dense", quantizer="none", seed=0):
-    identity = SimpleNamespace(method=method, quantizer=quantizer, pattern=pattern, measure=measure, seed=seed)
+    identity = SimpleNamespace(
+        model="tiny", method=method, quantizer=quantizer, pattern=pattern, measure=measure, seed=seed
+    )
     readings = [SimpleNamespace(metric=metric, value=value) for metric, value in values.items()]
     return SimpleNamespace(identity=identity, readings=readings)
 
@@ -47,15 +49,25 @@ def test_costs_of_a_row(script, monkeypatch):
         ]
         sizes = {"bytes_packed": 50.0} | ({"relative_flops": 0.6} if "lowrank" in method else {})
         records.append(record(method, "size", sizes, pattern))
-        records.append(record(method, "speed", {"tokens_per_s": 40.0} if pattern == "2:4" else {}, pattern))
     results = SimpleNamespace(records=records)
     results.items = lambda one: SimpleNamespace(weights=[targets.get(one.identity.method, 100)])
     monkeypatch.setattr(script.result_folders, "merge", lambda _: results)
+    times = {("2:4", 16): 25.0, ("dense", 16): 30.0, ("dense", 8): 1.0, ("depth 25%", 16): 20.0}
+    times = {script.TimedShape(*shape): ms for shape, ms in times.items()}
+    monkeypatch.setattr(
+        script.timed_shapes,
+        "milliseconds",
+        lambda folder, model, step: {shape: ms * (9 if step == "prompt" else 1) for shape, ms in times.items()},
+    )
 
     found = {row.name: row for row in script.read("some results")}
 
     assert [row.perplexity for row in found.values()] == [pytest.approx(20.0)] * len(rows)
-    assert {name: row.ms for name, row in found.items() if row.ms} == {"sparsegpt 2:4": 25.0}
+    decoded = {"sparsegpt 2:4": 25.0, "depth:drop=25%": 20.0, "ria 4:8": 30.0, "dense": 30.0}  # no kernel adds a term
+    assert {name: row.decode_ms for name, row in found.items() if row.decode_ms} == decoded
+    assert {name: row.prompt_ms for name, row in found.items() if row.prompt_ms} == {
+        n: 9 * x for n, x in decoded.items()
+    }
     assert [name for name, row in found.items() if row.repeated] == ["dense"]
     arithmetic = {name: row.arithmetic for name, row in found.items()}
     assert arithmetic == {
@@ -64,15 +76,15 @@ def test_costs_of_a_row(script, monkeypatch):
 
 
 def test_measured_times_have_a_panel_and_an_answer(script, monkeypatch):
-    rows = [script.Row(f"m{i}", "none", Pattern.parse("2:4"), 20.0 + i, 50.0, 0.5, 3.0 - i) for i in range(3)]
-    rows.append(script.Row("dense", "none", Pattern(), 10.0, 100.0, 1.0, 9.0))
+    rows = [script.Row(f"m{i}", "none", Pattern.parse("2:4"), 20.0 + i, 50.0, 0.5, 3.0 - i, 70.0) for i in range(3)]
+    rows.append(script.Row("dense", "none", Pattern(), 10.0, 100.0, 1.0, 9.0, 60.0))
     monkeypatch.setattr(script, "read", lambda _: tuple(rows))
 
-    assert "in decoding here yes, because m0 2:4 has a perplexity of 20.00 at 3.00 ms a token" in script.worth(
-        "x", "2:4"
-    )
-    assert "decoding of a token, ms" in script.picture("x")
-    assert [len(front.points) for front in script.fronts("x")] == [4, 4, 4]
+    assert "in decoding here yes, because m0 2:4 has a perplexity of 20.00 at 3 ms a token" in script.worth("x", "2:4")
+    assert "in a prompt here no, because dense has a perplexity of 10.00 at 60 ms a prompt" in script.worth("x", "2:4")
+    drawn = script.picture("x")
+    assert "decoding of a token, one core, ms" in drawn and "prompt, one core, ms" in drawn
+    assert [len(front.points) for front in script.fronts("x")] == [4] * 4
 
 
 def test_computed_times_are_the_longer_of_arithmetic_and_memory(script, monkeypatch):

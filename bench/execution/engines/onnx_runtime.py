@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bench.execution.engines.contract import Contestant, Step, require_device
-from bench.execution.versions import DENSE, SPARSE, ModelVersions
+from bench.execution.versions import ModelVersions
 from bench.export.onnx_model import RANDOM_TOKENS
 from bench.kernels.timing import Work
 from bench.system.packages import pip_install, require
@@ -41,7 +41,7 @@ class OnnxRuntime:
         }
 
     def contestants(self, versions: ModelVersions, step: Step, device: str, threads: int) -> list[Contestant]:
-        files = {side: versions.onnx(side, DTYPE) for side in (SPARSE, DENSE)}
+        files = {side: versions.onnx(side, DTYPE) for side in versions.sides}
         return [Contestant("fp32", side, _work(file, step, threads)) for side, file in files.items()]
 
 

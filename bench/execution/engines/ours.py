@@ -81,7 +81,7 @@ class Native:
     sparse: ClassVar[bool] = True
 
     def __init__(self) -> None:
-        self._models: dict[str, dict[str, nn.Module]] = {}
+        self._models: dict[tuple[ModelVersions, str], dict[str, nn.Module]] = {}
 
     def require(self, device: str) -> None:
         require_device(device, "cpu", self.name)
@@ -96,10 +96,11 @@ class Native:
     def contestants(self, versions: ModelVersions, step: Step, device: str, threads: int) -> list[Contestant]:
         out = []
         for kind in self.kinds:
-            sides = self._models.setdefault(kind, {})  # packing takes longer than a timing
+            sides = self._models.setdefault((versions, kind), {})  # packing takes longer than a timing
             if not sides:
-                sides[SPARSE] = _on_kernel(versions.folder(SPARSE), versions.targets, kind)
-                if versions.is_sparse:  # its dense version has no weights that mean anything
+                if SPARSE in versions.sides:
+                    sides[SPARSE] = _on_kernel(versions.folder(SPARSE), versions.targets, kind)
+                if SPARSE in sides and versions.is_sparse:  # its dense version has no weights that mean anything
                     sides[DENSE] = dense_twin(copy.deepcopy(sides[SPARSE]))
                 else:
                     sides[DENSE] = _on_kernel(versions.folder(DENSE), versions.targets, kind, dense=True)

@@ -12,7 +12,7 @@ import torch
 
 from bench.execution.engines.contract import Contestant, Step, require_device
 from bench.execution.engines.onnx_runtime import inputs
-from bench.execution.versions import DENSE, SPARSE, ModelVersions
+from bench.execution.versions import SPARSE, ModelVersions
 from bench.kernels.timing import Work
 from bench.system.packages import require
 from methods.errors import UserError
@@ -37,8 +37,8 @@ class TensorRt:
         return {"tensorrt": tensorrt.__version__}
 
     def contestants(self, versions: ModelVersions, step: Step, device: str, threads: int) -> list[Contestant]:
-        file, out = versions.onnx(SPARSE, DTYPE), []
-        for side in (SPARSE, DENSE):
+        file, out = versions.onnx(versions.sides[0], DTYPE), []
+        for side in versions.sides:
             engine, layers = build(file, step, sparse=side == SPARSE)
             notes = {"layers": len(layers), "sparse_layers": list(sparse_layers(layers))}
             out.append(Contestant("fp16", side, _work(engine, step, torch.device(device)), notes))

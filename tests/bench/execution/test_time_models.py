@@ -14,6 +14,7 @@ from bench.export import onnx_model
 from bench.inputs import models
 from bench.kernels import native
 from bench.measures.speed.comparison import Timings
+from bench.reporting import engines as reporting
 from bench.results.identity import Identity, Protocol
 from bench.results.store import ReadOnlyStore
 from helpers import runs
@@ -41,7 +42,7 @@ class Fake:
         return [
             Contestant(kind, side, lambda: None, {"layers": 3} if side == SPARSE else {})
             for kind in self.kinds
-            for side in (SPARSE, DENSE)
+            for side in versions.sides
         ]
 
 
@@ -190,6 +191,29 @@ def test_a_sparse_version_made_elsewhere_is_one_side(engines, tmp_path):
         measure(replace(asked, model=str(pruned)), tmp_path / "r")
 
 
+def test_other_models_are_timed_dense_in_the_same_turn(engines, tmp_path, cli):
+    smaller, plain = write(build("llama"), tmp_path / "m"), replace(request("tiny", "fake", "other"), steps=("decode",))
+    asked = replace(plain, others={"depth 50%": str(smaller)})
+    made = measure(asked, tmp_path / "r")
+    about = [(r.identity.model, r.identity.protocol.engine, r.identity.dtype, r.identity.pattern) for r in made]
+    assert about == [
+        (model, engine, kind, "2:4" if model == "tiny" and engine == "fake" else "dense")
+        for model in ("tiny", "depth 50%")
+        for engine, kind in (("fake", "bf16"), ("fake", "int8"), ("other", "fp16"))
+    ]
+    turn = [f"fake {kind} {side}" for kind in ("bf16", "int8") for side in ("2:4", "dense")] + ["other fp16 dense"]
+    smaller_turn = ["fake bf16 depth 50%", "fake int8 depth 50%", "other fp16 depth 50%"]
+    assert all(set(r.notes["in_turn"]) == {*turn, *smaller_turn} and r.notes["beside"] == "tiny" for r in made)
+    assert made[3].identity.stages == ("dense",) and set(made[3].notes["noise"]) == {"dense"}
+
+    found = reporting.entries(made, ReadOnlyStore(tmp_path / "r").items)
+    assert len(found) == 8 and {entry.name for entry in found} >= {*smaller_turn, "fake bf16"}
+    ratios = [row["ratio_of"] for row in reporting.rows(found)][-3:]
+    assert ratios == [f"fake bf16 2:4 / {name}" for name in smaller_turn]
+    # A model that is timed beside others is not taken for one that was timed alone.
+    assert {r.key for r in made}.isdisjoint(r.key for r in measure(plain, tmp_path / "r"))
+
+
 @pytest.mark.slow
 def test_real_engines_on_a_small_model(tmp_path, monkeypatch, cli):
     """The same exported graph twice, and torch; llama.cpp where it is installed."""
@@ -250,6 +274,10 @@ def test_an_export_is_made_once_for_a_dtype_a_torch_and_a_code(tmp_path, monkeyp
         (("--engine", "onnx"), "unknown engine 'onnx': did you mean onnxruntime?"),
         (("--engine", "torch", "--kinds", "bf16"), "--kinds is for linears, and --engine times whole models: leave one out"),
         (("--engine", "torch", "--device-spec", "h100"), "--device-spec is for linears"),
+        (("--others", "a=b"), "--others is for whole models: give --engine too, for example --engine native,llamacpp"),
+        (("--sparse", "a"), "--sparse is for whole models: give --engine too"),
+        (("--engine", "torch", "--others", "a"), "--others 'a' is not NAME=FOLDER: for example 'depth 25%=pruned/'"),
+        (("--engine", "torch", "--others", "a=b,a=c"), "--others has two models with the name 'a': give each its own"),
         (("--engine", "tensorrt"), "--engine tensorrt needs the package tensorrt: pip install tensorrt"),
         (("--engine", "llamacpp"), "--engine llamacpp needs the package llama_cpp: pip install 'cast-bench[llamacpp]'"),
         (("--engine", "onnxruntime"), "ONNX needs the package onnx: pip install 'cast-bench[onnx]'"),

@@ -45,7 +45,7 @@ def test_bytes_bandwidth_and_quality_stand_beside_a_speed():
     beside = {"bytes_per_token": {"dense": 10**8}, "bandwidth": 18e9, "perplexity": {"dense": 12.345}}
     found = entries(record("llamacpp", "q8_0", 60, **beside))
     (row,) = engines.rows(found)
-    assert (row["mb_per_token"], row["of_bandwidth"], row["perplexity"]) == (100.0, "50%", 12.35)
+    assert (row["mb_per_token"], row["of_limit"], row["perplexity"]) == (100.0, "50%", 12.35)
     (step,) = engines.figures(found).values()
     assert step["llamacpp q8_0, MB per token"] == 100.0 and step["llamacpp q8_0, perplexity"] == 12.35
 
@@ -73,7 +73,7 @@ def test_a_ratio_is_block_by_block():
     rows = engines.rows(found)
     assert rows[4] == {
         "engine": "llamacpp q8_0", "step": "decode after 8 tokens", "threads": 1, "tokens_per_s": 90.0,
-        "mb_per_token": "", "of_bandwidth": "", "perplexity": "", "noise": "1.0%",
+        "mb_per_token": "", "of_limit": "", "perplexity": "", "noise": "1.0%",
         "ratio_of": "native int8 2:4 / llamacpp q8_0", "ratio": "0.50 (0.50 to 0.50)",
     }  # fmt: skip
     assert (rows[0]["ratio_of"], rows[0]["ratio"]) == ("", "")
