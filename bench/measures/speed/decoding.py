@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -27,10 +28,12 @@ from bench.system.devices import EAGER
 from bench.system.text import amount
 from methods.errors import Skipped
 from methods.folder import Folder, dtype_name
-from methods.targets import dense_weight, family_of
+from methods.targets import dense_weight, family_of, find_targets
 
 KIND_OF_DTYPE = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
+SMALLER = "fewer weights"
+"""Name of the model with fewer blocks, units or channels."""
 MODEL_TOLERANCE = 0.2
 """Largest error of a step's logits as a fraction of their norm. Rounding accumulates over the layers."""
 
@@ -41,7 +44,9 @@ RANDOM_TOKENS = 1000
 def compare_models(
     device: Cpu | Cuda, model: Callable[[], nn.Module], context: MeasureContext, *, batch: int, prompt: int, kv: int
 ) -> SpeedComparison:
-    """Compare steps of `prompt` tokens of each of `batch` sequences with `kv` in the cache. A dense artifact has no 2:4 side.
+    """Compare steps of `prompt` tokens of each of `batch` sequences with `kv` in the cache.
+
+    The faster side is the 2:4 model, or one with fewer blocks, units or channels. A dense artifact has none.
 
     Raises:
         Skipped: no kernel for this artifact, or a shorter context.
@@ -57,7 +62,9 @@ def compare_models(
     dense, sparse = {"dense": loaded}, {}
     make = decode_step(batch, kv) if prompt == 1 else prefill_step(batch, prompt)
     kind = KIND_OF_DTYPE.get(context.compute.dtype, dtype_name(context.compute.dtype))
-    if not context.counts.pattern.dense:
+    if _has_fewer_weights(context):
+        dense = {"dense": context.load_dense(), SMALLER: loaded}
+    elif not context.counts.pattern.dense:
         packed = packed_targets(loaded, context)
         kind = next((p.kind for p in packed.values() if p.kind != "float"), kind)
         engine = device.engine(kind)
@@ -66,6 +73,9 @@ def compare_models(
             dense["same kernel, dense"] = dense_twin(swap_linears(model(), packed, engine=engine))
         check_models(make, dense | sparse)
     sides = device.steps(dense, sparse, make, prompt == 1)
+    if SMALLER in dense:
+        smaller = {name: sides[0].pop(name) for name in list(sides[0]) if name.startswith(SMALLER)}
+        sides = sides[0], smaller, sides[2]
     graphs = {n: work.graph for side in sides for n, work in side.items() if isinstance(work, DecodingWork)}
     notes = {"batch": batch, "prompt_tokens": prompt, "kv_tokens": kv, "device": device.name}
     notes |= {"graphs": graphs} if graphs else {}
@@ -188,8 +198,31 @@ def prefill_step(batch: int, prompt: int) -> StepFactory:
 def _costs(context: MeasureContext, kind: str, batch: int, prompt: int, kv: int) -> tuple[RooflineCost, RooflineCost]:
     """Return the costs of dense and 2:4. A step computes the logits of one token of each sequence."""
     targets = {name: layer.weights for name, layer in context.counts.layers.items()}
-    config = Folder(context.folder).config
-    sizes = roofline.sizes_of(config, Counter(), roofline.count_weights(config, targets))
-    bits = roofline.BITS[kind]
-    dense, sparse = roofline.step_costs(sizes, batch * prompt, batch * (kv + prompt), *bits, predicted=batch)
+    dense, sparse = _step_costs(Folder(context.folder), targets, kind, batch, prompt, kv)
+    if not _has_fewer_weights(context):
+        return dense, sparse
+    source = Folder(context.source)
+    return _step_costs(source, _count_targets(source), kind, batch, prompt, kv)[0], dense
+
+
+def _has_fewer_weights(context: MeasureContext) -> bool:
+    """Return whether blocks, units or channels of the source were removed."""
+    own, whole = (sum(_count_targets(Folder(at)).values()) for at in (context.folder, context.source))
+    return own < whole
+
+
+def _count_targets(folder: Folder) -> dict[str, int]:
+    """Return the number of weights of each target of a folder."""
+    shapes = folder.shapes()
+    return {t: math.prod(shapes[f"{t}.weight"]) for t in find_targets(folder.config, shapes)}
+
+
+def _step_costs(
+    folder: Folder, targets: Mapping[str, int], kind: str, batch: int, prompt: int, kv: int
+) -> tuple[RooflineCost, RooflineCost]:
+    """Return the costs of a folder's linears, dense and 2:4. targets: the number of weights of each."""
+    sizes = roofline.sizes_of(folder.config, Counter(), roofline.count_weights(folder.config, targets))
+    dense, sparse = roofline.step_costs(
+        sizes, batch * prompt, batch * (kv + prompt), *roofline.BITS[kind], predicted=batch
+    )
     return RooflineCost(*dense), RooflineCost(*sparse)

@@ -167,6 +167,26 @@ def test_an_artifact_without_a_kernel_is_skipped_with_the_reason(device, tmp_pat
     assert (record.status, record.readings) == ("skipped", []) and reason in record.reason
 
 
+def test_fewer_blocks_have_a_speedup_over_the_dense_model(device, tmp_path, monkeypatch):
+    """Half of the blocks: of 32-bit weights the linears read half, and the head and the rest are as before."""
+    monkeypatch.setenv("BENCH_EAGER", "1")
+    run_here(small(tmp_path / "r", methods=("depth:drop=50%",), measures=("speed",)), only=("depth:drop=50%",))
+    record = next(
+        r
+        for r in ReadOnlyStore(tmp_path / "r")
+        if r.identity.pattern != "dense" and r.identity.protocol.label.startswith("decode")
+    )
+    values = {r.metric: r.value for r in record.readings}
+
+    assert record.status == "ok" and list(values) == ["tokens_per_s", "tokens_per_s_dense", "speedup"]
+    assert (record.notes["dense"], record.notes["sparse"]) == ("dense", "fewer weights")
+    assert values["speedup"] == pytest.approx(values["tokens_per_s"] / values["tokens_per_s_dense"], rel=0.5)
+    linears, head, cached = 4 * 200_704, 2 * 1024 * 128, 129 * 4 * 2 * 128 * 2
+    assert record.notes["limit"] == pytest.approx(
+        (4 * linears + head + cached) / (2 * linears + head + cached / 2), rel=0.01
+    )
+
+
 def test_more_tokens_than_learned_positions_are_skipped_with_the_reason(tmp_path):
     folder = random_folder("gpt2", tmp_path / "gpt2", max_position_embeddings=128)
     run_here(small(tmp_path / "r", models=(str(folder),), measures=("speed",), dtype="bfloat16"), only=("magnitude",))
