@@ -60,6 +60,7 @@ def engines(monkeypatch, tmp_path):
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(time_models.Cpu, "peaks", lambda cpu: SimpleNamespace(bandwidth=1e9))
     monkeypatch.setattr(time_models, "BLOCK_S", 1e-7)
+    monkeypatch.setattr(time_models, "PEAK_SIZE", 16)
     monkeypatch.setattr(Fake, "calls", 0)
     for name, engine in (("fake", Fake), ("other", Other)):
         monkeypatch.setitem(time_models.ENGINES, name, engine)
@@ -97,6 +98,8 @@ def test_each_engine_and_kind_has_a_record_of_each_step(engines, tmp_path):
             "fake bf16 2:4", "fake bf16 dense", "fake int8 2:4", "fake int8 dense", "other fp16 dense"
         ]  # fmt: skip
         assert record.notes.get("bandwidth") == (1e9 if record.identity.protocol.name == "decode" else None)
+        assert record.notes.get("flops") == (None if record.identity.protocol.name == "decode" else 2 * 8 * 4 * 200_704)
+        assert (record.notes.get("peak_flops", 0) > 0) == (record.identity.protocol.name == "prefill")
         assert record.notes.get("2:4") == ({"layers": 3} if both else None)
     assert records[0].identity.stages == ("magnitude",) and records[2].identity.stages == ("dense",)
 

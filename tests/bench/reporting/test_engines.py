@@ -50,6 +50,12 @@ def test_bytes_bandwidth_and_quality_stand_beside_a_speed():
     assert step["llamacpp q8_0, MB per token"] == 100.0 and step["llamacpp q8_0, perplexity"] == 12.35
 
 
+def test_a_prompt_has_its_share_of_the_peak():
+    """90 tokens/s are 22.5 prompts of 4 tokens, and each has 10^9 operations."""
+    found = entries(record("llamacpp", "q8_0", 60, step="prefill", flops=1e9, peak_flops=45e9))
+    assert engines.rows(found)[0]["of_limit"] == "50%"
+
+
 def test_a_timing_that_is_not_steady_and_a_busy_machine_are_said():
     calm = entries(record("llamacpp", "q8_0", 60, load=1.9))
     assert engines.rows(calm)[0]["noise"] == "1.0%" and not any(
