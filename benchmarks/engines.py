@@ -6,6 +6,8 @@ python benchmarks/engines.py              measure: about ten minutes on a quiet 
 The records go to results/speed-engines, as `bench speed --engine` writes them. Timings that are there are not measured again.
 The table has all records of this kernel that are there, so that paths can be measured one at a time.
 Ratios are over the blocks that were timed in turn. The noise of each is the same model timed a second time in each block.
+The times of shapes in results/speed-shapes, which docs/results.md shows, are of folders that `bench prune` made from SmolLM2:
+python benchmarks/engines.py --paths best --results results/speed-shapes --sparse FOLDER --others 'depth 25%=FOLDER' 'width 33%=FOLDER'
 llama.cpp chooses its instructions when it is built, so it is timed on AVX2 if $LLAMA_CPP_AVX2 names the folder of a build for it.
 """
 
@@ -124,7 +126,7 @@ def main() -> None:
             command += ["--sparse", given.sparse] if given.sparse else []
             command += ["--others", *given.others]
             subprocess.run(command, env=environment(path), stdout=subprocess.DEVNULL, check=True)
-    if given.prepare:
+    if given.prepare or given.results != RECORDS:  # other folders have tables of their own
         return
     store = ReadOnlyStore(given.results)
     kernel = native.source_digest() if "native" in given.engines else ""

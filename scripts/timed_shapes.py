@@ -70,7 +70,7 @@ def times(folder: str) -> str:
             f"| {title} | bits | engine | ms | over dense | noise | of the limit |",
             "|---|---:|---|---:|---|---:|---:|",
         ]
-        for shape in sorted(found, key=lambda shape: (-shape.bits, [*found].index(shape))):
+        for shape in sorted(found, key=lambda shape: (-shape.bits, _ms(_fastest(found, shape)))):
             best, dense = _fastest(found, shape), _fastest(found, TimedShape(DENSE, shape.bits))
             ratio = engines.ratio(dense, best)  # of rates, so of the times the other way round
             over = "–" if best is dense else f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
