@@ -28,6 +28,8 @@ from methods.pattern import Pattern
 
 EQUAL = 1.02
 """Largest ratio of two costs that count as equal."""
+SAME_TIME = 1.05
+"""Largest ratio of two measured times that count as equal. A timing and its repetition differ by some percent."""
 NEAR = 5
 """Largest ratio of a row's perplexity to the dense model's that a picture shows."""
 TIMES = "results/speed-shapes"
@@ -142,7 +144,7 @@ def worth(folders: str, pattern: str) -> str:
     ):
         timed = [row for row in rows if cost(row)]
         if own in timed:
-            answers.append(f"{words} {_answer(own, timed, cost, partial(_in_ms, cost, unit))}")
+            answers.append(f"{words} {_answer(own, timed, cost, partial(_in_ms, cost, unit), SAME_TIME)}")
     named = (f"{f.x.label}: {', '.join(point.name for point in f.optimal)}" for f in fronts(folders))
     return f"**Is {own.pattern} worth it here?** {'; '.join(answers)}. No answer rests on a row that ran once. On the fronts, with such rows, of {escape_markdown('; '.join(named))}.\n"
 
@@ -159,8 +161,10 @@ def _in_ms(cost: Callable[[Row], float], unit: str, row: Row) -> str:
     return f"at {cost(row):.3g} ms {unit}"
 
 
-def _answer(own: Row, rows: Iterable[Row], cost: Callable[[Row], float], amount: Callable[[Row], str]) -> str:
-    as_cheap = [row for row in rows if row != own and cost(row) <= EQUAL * cost(own)]
+def _answer(
+    own: Row, rows: Iterable[Row], cost: Callable[[Row], float], amount: Callable[[Row], str], equal: float = EQUAL
+) -> str:
+    as_cheap = [row for row in rows if row != own and cost(row) <= equal * cost(own)]
     best = min(as_cheap, key=lambda row: row.perplexity, default=own)
     mine, other = (f"{escape_markdown(r.name)} has a perplexity of {r.perplexity:.2f} {amount(r)}" for r in (own, best))
     if best.perplexity >= own.perplexity:

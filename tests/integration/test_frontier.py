@@ -81,6 +81,12 @@ def test_measured_times_have_a_panel_and_an_answer(script, monkeypatch):
     monkeypatch.setattr(script, "read", lambda _: tuple(rows))
 
     assert "in decoding here yes, because m0 2:4 has a perplexity of 20.00 at 3 ms a token" in script.worth("x", "2:4")
+    # Times that differ by 4% are the same, as a timing and its repetition are.
+    rows.append(script.Row("near", "none", Pattern(), 11.0, 100.0, 1.0, 3.12, 60.0))
+    assert "in decoding here no, because near has a perplexity of 11.00 at 3.12 ms" in script.worth("x", "2:4")
+    rows[-1] = rows[-1]._replace(decode_ms=3.2)
+    assert "in decoding here yes" in script.worth("x", "2:4")
+    rows.pop()
     assert "in a prompt here no, because dense has a perplexity of 10.00 at 60 ms a prompt" in script.worth("x", "2:4")
     drawn = script.picture("x")
     assert "decoding of a token, one core, ms" in drawn and "prompt, one core, ms" in drawn
