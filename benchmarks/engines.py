@@ -126,7 +126,7 @@ def main() -> None:
             command += ["--sparse", given.sparse] if given.sparse else []
             command += ["--others", *given.others]
             subprocess.run(command, env=environment(path), stdout=subprocess.DEVNULL, check=True)
-    if given.prepare or given.results != RECORDS:  # other folders have tables of their own
+    if given.prepare or given.results != RECORDS:  # the table is of one folder
         return
     store = ReadOnlyStore(given.results)
     kernel = native.source_digest() if "native" in given.engines else ""

@@ -19,7 +19,7 @@ DENSE = "dense"
 
 
 class TimedShape(NamedTuple):
-    """What decides the time of a step: the pattern, and the bits of a weight."""
+    """Pattern and bits of the weights. They decide the time of a step."""
 
     pattern: str
     bits: int
