@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from statistics import fmean
 from typing import NamedTuple
 
@@ -26,8 +26,6 @@ from bench.results.record import Record
 from bench.system.text import escape_markdown
 from methods.pattern import Pattern
 
-EQUAL = 1.02
-"""Largest ratio of two costs that count as equal."""
 SAME_TIME = 1.05
 """Largest ratio of two measured times that count as equal. A timing and its repetition differ by some percent."""
 NEAR = 5
@@ -124,8 +122,40 @@ def _count_targets(results: ResultSet, record: Record) -> float:
     return float(sum(results.items(record).weights))
 
 
+class Axis(NamedTuple):
+    """A cost of a row. 0: it was not measured."""
+
+    words: str
+    column: TableColumn
+    of: Callable[[Row], float]
+    show: Callable[[float], str]
+    equal: float
+    """Largest ratio of two costs that count as equal."""
+
+
+AXES = (
+    Axis(
+        "bytes", TableColumn(metrics.SIZE, "", "lower", "B", names_protocol=False), lambda row: row.size,
+        lambda size: f"{size / 1e6:.2f} MB", 1.02,
+    ),
+    Axis(
+        "the arithmetic of a prompt on sparse tensor cores",
+        Cost("arithmetic of a prompt, dense = 1", "", "lower", "1", names_protocol=False), lambda row: row.arithmetic,
+        "{:.2f} of dense".format, 1.02,
+    ),
+    Axis(
+        "decoding on this CPU", Cost("decoding of a token, one core", "", "lower", "ms", names_protocol=False),
+        lambda row: row.decode_ms or 0.0, "{:.3g} ms".format, SAME_TIME,
+    ),
+    Axis(
+        "a prompt on this CPU", Cost("prompt, one core", "", "lower", "ms", names_protocol=False),
+        lambda row: row.prompt_ms or 0.0, "{:.3g} ms".format, SAME_TIME,
+    ),
+)  # fmt: skip
+
+
 def worth(folders: str, pattern: str) -> str:
-    """Return in a sentence whether a row that costs no more than the best of a pattern is better. A second one names both fronts.
+    """Say in a sentence whether the best row of a pattern is better than all that cost no more, and show both in a table.
 
     An answer rests on no row with fewer than budgets.SEEDS seeds.
     """
@@ -133,58 +163,29 @@ def worth(folders: str, pattern: str) -> str:
     own = min(
         (row for row in rows if (str(row.pattern), row.quantizer) == (pattern, "none")), key=lambda row: row.perplexity
     )
-    answers = [
-        "In bytes " + _answer(own, rows, lambda row: row.size, lambda row: f"in {row.size / 1e6:.2f} MB"),
-        "in the arithmetic of a prompt on sparse tensor cores "
-        + _answer(own, rows, lambda row: row.arithmetic, lambda row: f"at {row.arithmetic:.2f} of the dense model's"),
-    ]
-    for words, unit, cost in (
-        ("in decoding here", "a token", _decode_ms),
-        ("in a prompt here", "a prompt", _prompt_ms),
-    ):
-        timed = [row for row in rows if cost(row)]
-        if own in timed:
-            answers.append(f"{words} {_answer(own, timed, cost, partial(_in_ms, cost, unit), SAME_TIME)}")
-    named = (f"{f.x.label}: {', '.join(point.name for point in f.optimal)}" for f in fronts(folders))
-    return f"**Is {own.pattern} worth it here?** {'; '.join(answers)}. No answer rests on a row that ran once. On the fronts, with such rows, of {escape_markdown('; '.join(named))}.\n"
-
-
-def _decode_ms(row: Row) -> float:
-    return row.decode_ms or 0.0
-
-
-def _prompt_ms(row: Row) -> float:
-    return row.prompt_ms or 0.0
-
-
-def _in_ms(cost: Callable[[Row], float], unit: str, row: Row) -> str:
-    return f"at {cost(row):.3g} ms {unit}"
-
-
-def _answer(
-    own: Row, rows: Iterable[Row], cost: Callable[[Row], float], amount: Callable[[Row], str], equal: float = EQUAL
-) -> str:
-    as_cheap = [row for row in rows if row != own and cost(row) <= equal * cost(own)]
-    best = min(as_cheap, key=lambda row: row.perplexity, default=own)
-    mine, other = (f"{escape_markdown(r.name)} has a perplexity of {r.perplexity:.2f} {amount(r)}" for r in (own, best))
-    if best.perplexity >= own.perplexity:
-        return f"yes, because {mine}, and no other row that costs as little is better"
-    return f"no, because {other}, and {mine}"
+    name = f"{escape_markdown(own.name)}, perplexity {own.perplexity:.2f}"
+    lines = [f"| | {name} | best row that costs as little | on the front |", "|---|---:|---|---|"]
+    found, answers = {front.x: front for front in fronts(folders)}, []
+    for axis in AXES:
+        if not axis.of(own):
+            continue
+        as_cheap = [row for row in rows if 0 < axis.of(row) <= axis.equal * axis.of(own)]
+        best = min(as_cheap, key=lambda row: row.perplexity)
+        answers.append(f"in {axis.words} {'yes' if best == own else 'no'}")
+        other = f"{escape_markdown(best.name)}, {axis.show(axis.of(best))}, perplexity {best.perplexity:.2f}"
+        front = ", ".join(point.name for point in found[axis.column].optimal) if axis.column in found else "–"
+        other = "no other" if best == own else other
+        lines.append(f"| {axis.words} | {axis.show(axis.of(own))} | {other} | {escape_markdown(front)} |")
+    said = ", ".join(answers)
+    note = "No answer rests on a row that ran once. Such rows are on the fronts, too."
+    return f"**Is {own.pattern} worth it here?** {said[0].upper()}{said[1:]}. {note}\n\n" + "\n".join(lines) + "\n"
 
 
 def fronts(folders: str) -> list[Front]:
     """Return quality against each cost that was found, of the rows that are near the dense model."""
     rows = _near(read(folders))
-    size = TableColumn(metrics.SIZE, "", "lower", "B", names_protocol=False)
-    names = (
-        ("arithmetic of a prompt, dense = 1", "1"),
-        ("decoding of a token, one core", "ms"),
-        ("prompt, one core", "ms"),
-    )
-    time, *measured = (Cost(name, "", "lower", unit, names_protocol=False) for name, unit in names)
-    out = [_front(size, {row: row.size for row in rows}), _front(time, {row: row.arithmetic for row in rows})]
-    timed = [{row: ms for row in rows if (ms := cost(row))} for cost in (_decode_ms, _prompt_ms)]
-    return out + [_front(x, ms) for x, ms in zip(measured, timed, strict=True) if len(ms) >= MIN_POINTS]
+    costs = {axis: {row: cost for row in rows if (cost := axis.of(row))} for axis in AXES}
+    return [_front(axis.column, found) for axis, found in costs.items() if len(found) >= MIN_POINTS]
 
 
 def _near(rows: Iterable[Row]) -> list[Row]:

@@ -80,14 +80,17 @@ def test_measured_times_have_a_panel_and_an_answer(script, monkeypatch):
     rows.append(script.Row("dense", "none", Pattern(), 10.0, 100.0, 1.0, 9.0, 60.0))
     monkeypatch.setattr(script, "read", lambda _: tuple(rows))
 
-    assert "in decoding here yes, because m0 2:4 has a perplexity of 20.00 at 3 ms a token" in script.worth("x", "2:4")
+    answer, table = script.worth("x", "2:4").split("\n\n")
+    assert "in decoding on this CPU yes, in a prompt on this CPU no." in answer
+    assert table.splitlines()[0] == "| | m0 2:4, perplexity 20.00 | best row that costs as little | on the front |"
+    assert "| decoding on this CPU | 3 ms | no other | m2 2:4, m1 2:4, m0 2:4, dense |" in table
+    assert "| a prompt on this CPU | 70 ms | dense, 60 ms, perplexity 10.00 | dense |" in table
     # Times that differ by 4% are the same, as a timing and its repetition are.
     rows.append(script.Row("near", "none", Pattern(), 11.0, 100.0, 1.0, 3.12, 60.0))
-    assert "in decoding here no, because near has a perplexity of 11.00 at 3.12 ms" in script.worth("x", "2:4")
+    assert "decoding on this CPU | 3 ms | near, 3.12 ms, perplexity 11.00 |" in script.worth("x", "2:4")
     rows[-1] = rows[-1]._replace(decode_ms=3.2)
-    assert "in decoding here yes" in script.worth("x", "2:4")
+    assert "in decoding on this CPU yes" in script.worth("x", "2:4")
     rows.pop()
-    assert "in a prompt here no, because dense has a perplexity of 10.00 at 60 ms a prompt" in script.worth("x", "2:4")
     drawn = script.picture("x")
     assert "decoding of a token, one core, ms" in drawn and "prompt, one core, ms" in drawn
     assert [len(front.points) for front in script.fronts("x")] == [4] * 4
@@ -115,9 +118,9 @@ def test_computed_times_are_the_longer_of_arithmetic_and_memory(script, monkeypa
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ((12.0, 50.0, 1.0), "In bytes no, because other int4 has a perplexity of 12.00 in 0.00 MB, and wanda 2:4 has"),
-        ((12.0, 60.0, 0.5), "sparse tensor cores no, because other int4 has a perplexity of 12.00 at 0.50"),
-        ((25.0, 10.0, 0.1), "In bytes yes, because wanda 2:4 has a perplexity of 20.00 in 0.00 MB, and no other row"),
+        ((12.0, 50.0, 1.0), "| bytes | 0.00 MB | other int4, 0.00 MB, perplexity 12.00 |"),
+        ((12.0, 60.0, 0.5), "sparse tensor cores | 0.50 of dense | other int4, 0.50 of dense, perplexity 12.00 |"),
+        ((25.0, 10.0, 0.1), "In bytes yes, in the arithmetic of a prompt on sparse tensor cores yes."),
     ],
 )
 def test_the_answer(script, monkeypatch, other, said):
