@@ -100,7 +100,7 @@ def resolve_devices(names: str, *, elsewhere: bool = False) -> tuple[str, ...]:
     if "," not in names:
         return (resolve(names),)
     listed = tuple(name.strip() for name in names.split(","))
-    if len(set(listed)) < len(listed) or not all(re.fullmatch(r"cuda:[0-9]{1,4}", name) for name in listed):
+    if len(set(listed)) < len(listed) or not all(re.fullmatch(r"cuda:(0|[1-9][0-9]{0,3})", name) for name in listed):
         raise UserError(
             f"device {shorten(names)!r} is not a list of cards: give each once, for example cuda:0,cuda:1; "
             "use --jobs for several artifacts on the CPU"

@@ -342,7 +342,7 @@ $("compare").addEventListener("click", () => compare(...selected));
 
 function interval(table, a, b, c) {
   const [i, j] = a < b ? [a, b] : [b, a];
-  const pair = table.data.pairs && table.data.pairs[`${i},${j}`] && table.data.pairs[`${i},${j}`][c];
+  const pair = table.data.pairs[`${i},${j}`]?.[c];
   if (!pair) return null;
   const [value, low, high, n, unit, seeds, noise] = pair;
   const counted = data.strings[unit] === "count";

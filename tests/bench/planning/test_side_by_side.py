@@ -101,6 +101,7 @@ def test_artifacts_go_to_the_card_that_is_free(tmp_path, monkeypatch):
     ("settings", "word"),
     [
         ({"device": "cuda:0,cuda:0"}, "give each once"),
+        ({"device": "cuda:0,cuda:00"}, "is not a list of cards: give each once"),
         ({"device": "cpu,cpu"}, "use --jobs"),
         ({"device": "cuda:0,auto"}, "not a list of cards"),
         ({"device": "cuda:0,cuda:1", "training": {"processes": 2}}, "training.processes=2"),
