@@ -16,8 +16,8 @@ from methods.targets import find_targets
 class Versions:
     targets = ("a", "b")
 
-    def __init__(self, is_sparse):
-        self.is_sparse = is_sparse
+    def __init__(self, is_sparse, *sides):
+        self.is_sparse, self.sides = is_sparse, sides or ("2:4", "dense")
 
     def folder(self, side):
         return f"folder of {side}"
@@ -36,6 +36,16 @@ def test_the_native_dense_side_is_the_dense_model_or_the_twin_of_a_sparse_one(mo
         assert sparse == (kind, "2:4", model, step)
         wanted = ("twin", model) if is_sparse else ("folder of dense", ("a", "b"), kind, True)
         assert dense == (kind, "dense", wanted, step)
+
+
+def test_another_model_of_a_turn_is_dense_and_kept_apart(monkeypatch):
+    monkeypatch.setattr(ours, "_on_kernel", lambda folder, targets, kind, dense=False: (folder, dense))
+    monkeypatch.setattr(ours, "_contestant", lambda *parts: parts)
+    native, step = ours.Native(), Step("decode", 1, 8)
+    native.contestants(Versions(False), step, "cpu", 1)
+    made = native.contestants(Versions(False, "dense"), step, "cpu", 1)
+
+    assert made == [(kind, "dense", ("folder of dense", True), step) for kind in ("bf16", "int8", "int4")]
 
 
 def test_a_width_without_int4_is_int8_and_counted_and_the_head_is_on_the_kernel(tmp_path):

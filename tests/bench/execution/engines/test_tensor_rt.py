@@ -43,6 +43,8 @@ def package(monkeypatch):
 
 
 class Versions:
+    sides = ("2:4", "dense")
+
     def onnx(self, side, dtype):
         return f"{side} {dtype}"
 
