@@ -60,7 +60,7 @@ def ratios(where: str) -> str:
         floors = [ends.get(name.partition("@")[0]) for name in (a, b)]
         if None not in floors and floors[0] != floors[1]:
             over += f"; not one schedule: lr ends at {floors[0]} and {floors[1]} of its peak"
-        noises |= dict.fromkeys(filter(None, [r.seed_noise]))
+        noises |= dict.fromkeys(r.seed_noise.split("; ") if r.seed_noise else ())
         lines.append(
             f"| {escape_markdown(f'{a} / {b}'.replace('@', ' '))} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {over} |"
         )
