@@ -1,5 +1,6 @@
 """The parts that carry packages, a model and texts to a card without a network; and its stages without a card."""
 
+import importlib.util
 import io
 import os
 import subprocess
@@ -95,7 +96,10 @@ def test_needs_of_a_python_without_packages():
 
 
 def test_without_a_card_each_stage_is_planned(parts, tmp_path):
-    import cuda
+    # NVIDIA's package `cuda`, which newer versions of torch import, has the same name.
+    spec = importlib.util.spec_from_file_location("cuda_benchmark", BENCHMARKS / "cuda.py")
+    cuda = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(cuda)
 
     made = {name: [cuda.plan_of(c)[1:] for c in cuda.commands(name, tmp_path)] for name in cuda.STAGES}
     assert all(
