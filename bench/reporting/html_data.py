@@ -10,6 +10,8 @@ from bench.reporting import pick
 from bench.reporting.facts import Interval
 from bench.reporting.view import ReportSection, Table, TableCell
 
+DIGITS = 12
+"""Significant digits of a number in the page."""
 Strings = defaultdict[str, int]
 """Strings that a page repeats, each with its number."""
 
@@ -20,7 +22,17 @@ def page_data(sections: Sequence[ReportSection], max_visible_rows: int, picks: b
     strings.default_factory = strings.__len__
     tables = [_table(s, t, strings, picks) for s in sections for t in s.tables]
     records = {name: _record(record, strings) for s in sections for name, record in s.records.items()}
-    return {"max_visible_rows": max_visible_rows, "tables": tables, "records": records, "strings": list(strings)}
+    data = {"max_visible_rows": max_visible_rows, "tables": tables, "records": records, "strings": list(strings)}
+    return {name: _rounded(part) for name, part in data.items()}
+
+
+def _rounded(data: Any) -> Any:
+    """Round all floats to DIGITS digits. The last ones depend on the version of Python, whose sums of floats differ."""
+    if isinstance(data, float):
+        return float(f"{data:.{DIGITS}g}")
+    if isinstance(data, Mapping):
+        return {key: _rounded(value) for key, value in data.items()}
+    return [_rounded(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def _table(section: ReportSection, table: Table, strings: Strings, picks: bool) -> dict[str, Any]:
