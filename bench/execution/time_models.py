@@ -28,7 +28,7 @@ from bench.kernels.timing import Clock, CudaClock, WallClock
 from bench.measures.contract import Readings
 from bench.measures.speed.comparison import REPEAT_SUFFIX, Timings, interleave
 from bench.measures.speed.cpu import Cpu
-from bench.measures.speed.roofline import ACTIVATION_BYTES, count_cached
+from bench.measures.speed.roofline import ACTIVATION_BYTES, count_cached, count_weights, linear_shapes
 from bench.results.identity import Identity
 from bench.results.record import DONE, Item, Reading, Record
 from bench.results.store import Store
@@ -175,7 +175,8 @@ def _new_record(
     if versions.sparse and engine.sparse:
         key_inputs["sparse"] = versions.sparse.digest
     if request.others:
-        key_inputs["models"] = [v.model.digest for v in turn.values()]
+        key_inputs["models"] = {n: v.model.digest for n, v in turn.items()}
+        key_inputs["row"] = name  # of two names for one folder each has a record
     return Record(key=digests.of(key_inputs), identity=identity, key_inputs=key_inputs, status="ok")
 
 
@@ -261,7 +262,11 @@ def _context(request: ModelTimingRequest, turn: Mapping[str, ModelVersions], ste
     if request.device != "cpu":
         return _Context(load)
     if step.name == "prefill":
-        flops = {name: 2.0 * step.prompt * versions.count_weights() for name, versions in turn.items()}
+        flops = {}
+        for name, versions in turn.items():
+            config, shapes = versions.source.config, linear_shapes(versions.source.config, versions.source.shapes())
+            counted = count_weights(config, {target: out * width for target, (out, width) in shapes.items()})
+            flops[name] = 2.0 * step.prompt * counted.per_token
         return _Context(load, peak=_measure_peak(), flops=flops)
     with contextlib.suppress(Skipped):  # no native kernel
         bandwidth = Cpu(request.threads).peaks().bandwidth

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -61,11 +60,6 @@ class ModelVersions:
         for target in self.targets:
             if count := PATTERN.violations(other.weight(target)):
                 raise UserError(f"{sparse.folder} is not 2:4: {count} groups of {target} keep more than two weights")
-
-    def count_weights(self) -> int:
-        """Return the number of weights of the targets."""
-        shapes = self.source.shapes()
-        return sum(math.prod(shapes[f"{target}.weight"]) for target in self.targets)
 
     @property
     def method(self) -> str:

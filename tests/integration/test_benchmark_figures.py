@@ -1,12 +1,12 @@
 """Figures of the benchmarks' page: every number is drawn or in the table, in words and units of people."""
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
+
+from helpers import scripts
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "results/benchmarks").glob("*.json"))
@@ -14,12 +14,8 @@ FILES = sorted((ROOT / "results/benchmarks").glob("*.json"))
 
 @pytest.fixture(scope="module")
 def figures():
-    spec = importlib.util.spec_from_file_location("benchmark_figures", ROOT / "scripts/benchmark_figures.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look it up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with scripts.script("benchmark_figures") as module:
+        yield module
 
 
 @pytest.mark.parametrize(

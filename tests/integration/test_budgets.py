@@ -1,24 +1,15 @@
 """The chain to take with a budget of time, in the docs."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 
 from bench.reporting.facts import Interval
-
-SCRIPT = Path(__file__).parents[2] / "scripts/budgets.py"
+from helpers import scripts
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("budgets", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with scripts.script("budgets") as module:
+        yield module
 
 
 @pytest.fixture

@@ -1,8 +1,5 @@
 """Times by the shape and the bits of the weights, from records of one turn."""
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,19 +7,14 @@ import pytest
 
 from bench.results.identity import Identity, Protocol
 from bench.results.record import Record
+from helpers import scripts
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 PACE = np.tile([0.9, 1.1], 6)
 
 
 @pytest.fixture(scope="module")
 def script():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPTS)
-        spec = importlib.util.spec_from_file_location("timed_shapes", SCRIPTS / "timed_shapes.py")
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
+    with scripts.script("timed_shapes") as module:
         yield module
 
 

@@ -1,23 +1,16 @@
 """Trained rows in the docs: the source of their settings, and a mark if their schedules differ."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts/trained_rows.py"
+from helpers import scripts
+
 CAST, RETRAIN = ("tiny", "cast", (), ()), ("tiny", "retrain", (), ("sparsegpt",))
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("trained_rows", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look it up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with scripts.script("trained_rows") as module:
+        yield module
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -28,7 +27,7 @@ from bench.system.devices import EAGER
 from bench.system.text import amount
 from methods.errors import Skipped
 from methods.folder import Folder, dtype_name
-from methods.targets import dense_weight, family_of, find_targets
+from methods.targets import dense_weight, family_of
 
 KIND_OF_DTYPE = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -213,8 +212,8 @@ def _has_fewer_weights(context: MeasureContext) -> bool:
 
 def _count_targets(folder: Folder) -> dict[str, int]:
     """Return the number of weights of each target of a folder."""
-    shapes = folder.shapes()
-    return {t: math.prod(shapes[f"{t}.weight"]) for t in find_targets(folder.config, shapes)}
+    shapes = roofline.linear_shapes(folder.config, folder.shapes())
+    return {target: out * width for target, (out, width) in shapes.items()}
 
 
 def _step_costs(

@@ -165,11 +165,14 @@ def model_sizes(name: str, data_dir: Path | None = None) -> Sizes:
         known = ", ".join(known_shapes())
         raise UserError(f"the shapes of {name!r} are not known: run bench pull {name}, or use one of {known}")
     folder = open_shapes(model.folder)
-    tensor_shapes = folder.shapes()
-    targets = find_targets(folder.config, tensor_shapes)
-    shapes = {target: weight_shape(folder.config, tensor_shapes, target) for target in targets}
+    shapes = linear_shapes(folder.config, folder.shapes())
     counted = count_weights(folder.config, {target: out * width for target, (out, width) in shapes.items()})
     return sizes_of(folder.config, Counter(shapes.values()), counted)
+
+
+def linear_shapes(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+    """Return the shape of each target, by name. shapes: of all tensors."""
+    return {target: weight_shape(config, shapes, target) for target in find_targets(config, shapes)}
 
 
 def count_weights(config: Mapping[str, Any], targets: Mapping[str, int]) -> Weights:

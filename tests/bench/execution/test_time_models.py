@@ -213,6 +213,8 @@ def test_other_models_are_timed_dense_in_the_same_turn(engines, tmp_path, cli):
     assert len(found) == 8 and {entry.name for entry in found} >= {*smaller_turn, "fake bf16"}
     ratios = [row["ratio_of"] for row in reporting.rows(found)][-3:]
     assert ratios == [f"fake bf16 2:4 / {name}" for name in smaller_turn]
+    twice = measure(replace(plain, others={"a": str(smaller), "b": str(smaller)}), tmp_path / "twice")
+    assert len({r.key for r in twice}) == len(twice) == 9
     # A model that is timed beside others is not taken for one that was timed alone.
     assert {r.key for r in made}.isdisjoint(r.key for r in measure(plain, tmp_path / "r"))
 
