@@ -164,7 +164,7 @@ def worth(folders: str, pattern: str) -> str:
         (row for row in rows if (str(row.pattern), row.quantizer) == (pattern, "none")), key=lambda row: row.perplexity
     )
     name = f"{escape_markdown(own.name)}, perplexity {own.perplexity:.2f}"
-    lines = [f"| | {name} | best row that costs as little | on the front |", "|---|---:|---|---|"]
+    lines = [f"| | {name} | best row at equal or lower cost | on the front |", "|---|---:|---|---|"]
     found, answers = {front.x: front for front in fronts(folders)}, []
     for axis in AXES:
         if not axis.of(own):
@@ -177,8 +177,15 @@ def worth(folders: str, pattern: str) -> str:
         other = "no other" if best == own else other
         lines.append(f"| {axis.words} | {axis.show(axis.of(own))} | {other} | {escape_markdown(front)} |")
     said = ", ".join(answers)
-    note = "No answer rests on a row that ran once. Such rows are on the fronts, too."
-    return f"**Is {own.pattern} worth it here?** {said[0].upper()}{said[1:]}. {note}\n\n" + "\n".join(lines) + "\n"
+    note = (
+        "Rows of every format compete with it. Bytes and arithmetic within 2%, and times within 5%, count as equal. "
+        "No answer rests on a row that ran once; such rows are on the fronts, too."
+    )
+    return (
+        f"**Is {own.pattern} without a quantizer worth it here?** {said[0].upper()}{said[1:]}. {note}\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
 
 
 def fronts(folders: str) -> list[Front]:

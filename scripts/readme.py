@@ -167,8 +167,13 @@ def grid(name: str, first: str = "model") -> str:
 def rates(name: str) -> str:
     """Return the shares of a benchmark that were simulated, with their 95% intervals."""
     leaves = _leaves(_saved(name)["figures"])
-    lines = [f"| {path} | {value} |" for path, value in leaves if benchmark_figures.SPREAD.fullmatch(value)]
+    lines = [f"| {path} | {value} |" for path, value in leaves if _is_rate(path, value)]
     return "\n".join([f"| simulated by `python benchmarks/{name}.py` | share |", "|---|---:|", *lines]) + "\n"
+
+
+def _is_rate(path: str, value: str) -> bool:
+    """Return whether it is a share of today's rules. "Before" are those of an earlier commit."""
+    return bool(benchmark_figures.SPREAD.fullmatch(value)) and ", before" not in path
 
 
 def _saved(name: str) -> dict[str, Any]:

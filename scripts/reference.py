@@ -80,7 +80,7 @@ def facts(section: str, name: str) -> str:
     if name not in known:
         raise LookupError(f"{name!r} is not in {section} of bench/catalog/entries.py: correct or remove its section")
     entry = known[name]
-    rows = [("command line", f"`{FLAGS[section]} {name}{f':{entry.file}=DIR' if entry.elsewhere else ''}`")]
+    rows = [("command line", f"`{FLAGS[section]} {_typed_name(name, entry)}`")]
     if entry.presets:
         presets = (f"`{name}:{p}` ({_fields(fields)})" for p, fields in entry.presets.items())
         rows.append(("presets", ", ".join(presets)))
@@ -171,6 +171,15 @@ def _paper(entry: CatalogEntry) -> str:
     if re.fullmatch(r"\d{4}\.\d{5}", entry.paper):
         return f"[arXiv {entry.paper}](https://arxiv.org/abs/{entry.paper}) ({entry.year})"
     return "" if entry.paper == "none" else escape(entry.paper)
+
+
+def _typed_name(name: str, entry: CatalogEntry) -> str:
+    """Return the name with what must be typed behind it: its folder, its settings, or a method before it."""
+    if entry.elsewhere:
+        return f"{name}:{entry.file}=DIR"
+    if entry.settings_file:
+        return f"{name}:{entry.settings_file}=FILE"
+    return f"{name}:from=wanda" if entry.refines and not entry.prior else name
 
 
 def _install(entry: CatalogEntry) -> str:

@@ -98,7 +98,7 @@ def best(folder: str) -> str:
     """
     results = result_folders.read(folder)
     out = [
-        "| model | bits at most | pattern | best row | bits per weight | MB packed | draws | perplexity | over the first |",
+        "| model | bits at most | pattern | best row | bits per weight | MB packed | calibration draws | perplexity | perplexity over the first row (95% interval) |",
         "|---|---:|---|---|---:|---:|---:|---:|---:|",
     ]
     for model, records in group_by(results.records, lambda record: record.identity.model).items():

@@ -13,7 +13,7 @@ from bench.cli.console import note, print_rows
 from bench.cli.flags import OF_RUNS, Json, checked, spec_of, split_list, with_flags
 from bench.system.files import atomic_write, require_writable_file
 from bench.verify import CheckFailed
-from methods.errors import UserError
+from methods.errors import Skipped, UserError
 
 
 @with_flags(*OF_RUNS, "methods", "models", "quantizers", "results")
@@ -68,6 +68,8 @@ def allocate(
         shares = allocation.allocate(spec, split_list("--choices", choices), budget, tokens, swaps, note, pruner)
     except CheckFailed as failure:
         raise UserError(f"check failed: {failure}") from None
+    except Skipped as fault:
+        raise UserError(f"{methods or 'dense'} cannot run here: {fault}") from None
     with atomic_write(out) as temporary:
         temporary.write_text(json_module.dumps(allocation.to_file(shares, budget, spec, pruner), indent=1) + "\n")
     print_rows([_row(share) for share in shares], json)

@@ -143,7 +143,7 @@ def plan(
         note(line)
     if problem := next(filter(None, map(find_problem, artifacts)), ""):
         note(f"on this machine bench run would refuse it: {problem}")
-    if spec.jobs == "auto" and planned.measurements:
+    if (spec.jobs, spec.executor) == ("auto", "local") and planned.measurements:
         threads = planned.measurements[0].artifact.threads
         note(f"--jobs auto is {planned.jobs} artifacts in parallel, threads for each: {threads}")
     if slurm and shards:

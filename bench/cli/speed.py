@@ -215,8 +215,11 @@ def _named_folders(text: str | None, model: str) -> dict[str, str]:
     """Return folders by name from NAME=FOLDER,NAME=FOLDER.
 
     Raises:
-        UserError: a part is not NAME=FOLDER, or a name is that of another model.
+        UserError: a part is not NAME=FOLDER, or a name is taken.
     """
+    from bench.execution.versions import DENSE, SPARSE
+    from bench.measures.speed.comparison import REPEAT_SUFFIX
+
     out: dict[str, str] = {}
     for part in split_list("others", text) if text is not None else ():
         name, _, folder = (side.strip() for side in part.partition("="))
@@ -224,6 +227,8 @@ def _named_folders(text: str | None, model: str) -> dict[str, str]:
             raise UserError(f"--others {shorten(part)!r} is not NAME=FOLDER: for example 'depth 25%=pruned/'")
         if name in (*out, model):
             raise UserError(f"--others has two models with the name {shorten(name)!r}: give each its own")
+        if name in (DENSE, SPARSE) or name.endswith(REPEAT_SUFFIX):
+            raise UserError(f"--others {shorten(name)!r} names timings of the model itself: choose another name")
         out[name] = folder
     return out
 

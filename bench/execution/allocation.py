@@ -25,6 +25,7 @@ from bench.planning.artifact import Artifact
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
 from bench.quantizers.allocated import LINEARS, PRUNER, LinearChoice, parse_pruner, pruner_code
+from bench.system.cache import in_use
 from bench.system.text import amount
 from methods.errors import UserError
 from methods.folder import Folder
@@ -33,6 +34,8 @@ from methods.targets import dense_weight, weight_shape
 
 CALIBRATED = "int4-gptq"
 """Quantizer whose plan has the calibration text, which all choices share."""
+TOLERANCE = 1e-9
+"""Rounding error of a sum that is equal to the budget."""
 BATCH = 8
 """Sequences in a forward pass."""
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -91,22 +94,29 @@ def allocate(
         UserError: an unknown choice, a pruner or a method that does not fit, or a budget below that of the smallest.
     """
     parsed = [LinearChoice.parse(name) for name in choices]
-    problem = _Problem(_artifacts(spec, parsed, pruner), choices, parsed, tokens, note)
+    with in_use():
+        artifacts = _artifacts(spec, parsed, pruner)
+        with in_use(*{name for artifact in artifacts for name in artifact.cache_names}):
+            return _allocate(_Problem(artifacts, choices, parsed, note), budget, tokens, swaps, note)
+
+
+def _allocate(problem: _Problem, budget: Budget, tokens: int, swaps: int, note: Callable[[str], None]) -> list[Share]:
     cost = problem.costs(budget)
-    if budget.limit < (least := cost.min(1).sum()):
+    if budget.limit + TOLERANCE < (least := cost.min(1).sum()):
         unit = "kept weights" if budget.of_kept else "bits"
         raise UserError(
             f"{budget.option} {budget.limit:g} is below the {least:.4g} {unit} of the smallest choices: raise it"
         )
+    problem.make(tokens)
     damage = problem.measure_damage()
     first = solve(damage, cost, budget)
     note(f"measuring up to {amount(swaps, 'swap')}")
     last = problem.refine(first, damage, cost, budget.limit, swaps)
-    alone = [np.full(len(first), k) for k in range(len(choices))]
+    alone = [np.full(len(first), k) for k in range(len(problem.choices))]
     named = [
         ("allocated", last),
         *([("before swaps", first)] if (first != last).any() else []),
-        *zip(choices, alone, strict=True),
+        *zip(problem.choices, alone, strict=True),
     ]
     return [problem.describe(name, chosen, damage) for name, chosen in named]
 
@@ -124,7 +134,7 @@ def _artifacts(spec: Spec, choices: Sequence[LinearChoice], pruner: str) -> list
         methods.append(pruned)
     quantizers = dict.fromkeys((*(choice.quantizer for choice in choices), CALIBRATED))
     wanted = {"methods": tuple(methods), "quantizers": tuple(quantizers), "patterns": tuple(patterns) or spec.patterns}
-    plan = make_plan(spec.model_copy(update=wanted), fetch=True)
+    plan = make_plan(spec.model_copy(update=wanted | {"shard": None}), fetch=True)
     known = {(m.artifact.pruner.label, m.artifact.pattern, m.artifact.quantizer): m.artifact for m in plan.measurements}
 
     def artifact(choice: LinearChoice) -> Artifact:
@@ -152,7 +162,7 @@ def solve(damage: Floats, cost: Floats, budget: Budget) -> Chosen:
     """
     linears, choices = damage.shape
     one_each = LinearConstraint(np.kron(np.eye(linears), np.ones(choices)), 1, 1)
-    within = LinearConstraint(cost.reshape(1, -1), -np.inf, budget.limit + 1e-9)
+    within = LinearConstraint(cost.reshape(1, -1), -np.inf, budget.limit + TOLERANCE)
     ones = np.ones(damage.size)
     found = milp(damage.ravel(), integrality=ones, bounds=Bounds(0, 1), constraints=[one_each, within])
     if found.x is None:
@@ -169,16 +179,20 @@ class _Problem:
         artifacts: Sequence[Artifact],
         choices: Sequence[str],
         parsed: Sequence[LinearChoice],
-        tokens: int,
         note: Callable[[str], None],
     ) -> None:
         """artifacts: one for each choice, and one with the calibration text."""
         self.choices, self._note = choices, note
-        *quantized, calibrated = artifacts
-        builder = Builder(calibrated, Silent())
-        before = builder.build(calibrated.up_to(len(calibrated.stages) - 1)).folder
-        source, compute = Folder(before), builder.workspace.compute
-        self.targets = builder.workspace.targets_of(source)
+        *self._quantized, self._calibrated = artifacts
+        builder = Builder(self._calibrated, Silent())
+        self._workspace, compute = builder.workspace, builder.workspace.compute
+        if compute.stream:
+            raise UserError(
+                "bench allocate needs the whole model in memory, and this one would be streamed: use a machine with more "
+                "memory, and leave --set stream=true and --max-memory out"
+            )
+        source = Folder(builder.build(self._calibrated.up_to(len(self._calibrated.stages) - 1)).folder)
+        self._source, self.targets = source, self._workspace.targets_of(source)
         shapes = [weight_shape(source.config, source.shapes(), target) for target in self.targets]
         sizes = np.array([out * width for out, width in shapes], float)
         self.share: Floats = sizes / sizes.sum()
@@ -189,12 +203,15 @@ class _Problem:
         """Bits per weight, with scales and masks, [linears, choices]."""
         self.kept: Floats = np.tile([c.kept for c in parsed], (len(shapes), 1))
         """Kept fraction of the weights, [linears, choices]."""
+
+    def make(self, tokens: int) -> None:
+        """Make the model of each choice, and read the model and the text in which they are compared."""
         self._folders = []
-        for name, artifact in zip(choices, quantized, strict=True):
-            note(f"making {name}")
+        for name, artifact in zip(self.choices, self._quantized, strict=True):
+            self._note(f"making {name}")
             self._folders.append(Folder(Builder(artifact, Silent()).build(artifact).folder))
-        self._model, self._source = loading.load(before, compute), source
-        text = builder.workspace.calibration(calibrated).to(compute.device)
+        self._model = loading.load(self._source.path, self._workspace.compute)
+        text = self._workspace.calibration(self._calibrated).to(self._workspace.compute.device)
         self._text = text[: max(1, tokens // text.shape[1])].split(BATCH)
         self._expected = [self._log_probabilities(part) for part in self._text]
 
@@ -227,7 +244,7 @@ class _Problem:
             spent, moved = cost[rows, chosen].sum(), damage - damage[rows, chosen][:, None]
             extra = cost - cost[rows, chosen][:, None]
             sums = moved.ravel()[:, None] + moved.ravel()
-            sums[extra.ravel()[:, None] + extra.ravel() > limit - spent + 1e-9] = np.inf
+            sums[extra.ravel()[:, None] + extra.ravel() > limit - spent + TOLERANCE] = np.inf
             candidate = None
             for at in sums.ravel().argsort(kind="stable"):
                 (i, k), (j, other) = (divmod(int(n), damage.shape[1]) for n in divmod(int(at), damage.size))

@@ -18,7 +18,7 @@ from torch import nn
 from bench.catalog import registry
 from bench.execution import ranks
 from bench.execution.events import WAITING
-from bench.execution.job import BuiltArtifact, PhaseProgress, Workspace, checkpoint_folder
+from bench.execution.job import BuiltArtifact, BuiltStage, PhaseProgress, Workspace, checkpoint_folder
 from bench.execution.smaller import is_same, kept_of, opened, write_smaller
 from bench.execution.source_guard import read_only
 from bench.inputs import loading, models, windows
@@ -63,14 +63,22 @@ class Builder:
         self.source = self.workspace.source
 
     def build(self, artifact: Artifact) -> BuiltArtifact:
-        """Return the artifact from the cache, or build its stages in order and check each.
+        """Return the artifact from the cache, or build its stages in order and check each. Check it against the source.
 
         Raises:
             CheckFailed: a stage broke the pattern or changed what it must not.
             Exception: whatever its method raised.
         """
-        home = cache_dir() / "artifacts" / artifact.key[:32]
-        counts = None
+        stage, counts = self._build_stage(artifact)
+        if counts is None or len(artifact.stages) > 1:  # so far, each stage was checked against its own input only
+            before, frozen = opened(self.source.path, stage.kept), len(artifact.stages) == 1
+            counts = self._verify(before, stage.folder, artifact, stage.changed, stage.kept, frozen=frozen)
+            counts.zeros_lost = stage.zeros_lost
+        return BuiltArtifact(**vars(stage), counts=counts)
+
+    def _build_stage(self, artifact: Artifact) -> tuple[BuiltStage, WeightCounts | None]:
+        """Return the last stage from the cache, or build it. Returns its check against its input, too, if it was built here."""
+        home, before, counts = cache_dir() / "artifacts" / artifact.key[:32], None, None
         if not is_built(home.name):
             before = self._before(artifact)
             self.workspace.progress.phase = artifact.stages[-1].label
@@ -80,14 +88,11 @@ class Builder:
         about = json.loads((home / "artifact.json").read_text())
         folder = home
         if about["unchanged"]:  # the cache keeps no path, because a model may move
-            source = self._before(artifact)
-            folder = source.folder if source else self.source.path
+            before = before or self._before(artifact)
+            folder = before.folder if before else self.source.path
         kept = Kept.read(about["kept"]) if about["kept"] else None
-        if counts is None or len(artifact.stages) > 1:  # so far, each stage was checked against its own input only
-            before_all, frozen = opened(self.source.path, kept), len(artifact.stages) == 1
-            counts = self._verify(before_all, folder, artifact, about["changed"], kept, frozen=frozen)
-            counts.zeros_lost = about.get("zeros_lost")  # relative to its own input
-        return BuiltArtifact(folder, counts, about["notes"], about["cost"], kept, frozenset(about["changed"]))
+        changed, lost = frozenset(about["changed"]), about.get("zeros_lost")
+        return BuiltStage(folder, about["notes"], about["cost"], kept, changed, lost), counts
 
     def _locked(self, artifact: Artifact) -> contextlib.AbstractContextManager[object]:
         """Take the lock of the last stage, which other artifacts and other runs may need too.
@@ -101,7 +106,7 @@ class Builder:
             self.workspace.progress.enter(WAITING)
             return lock.acquire()
 
-    def _make(self, artifact: Artifact, before: BuiltArtifact | None, home: Path) -> WeightCounts:
+    def _make(self, artifact: Artifact, before: BuiltStage | None, home: Path) -> WeightCounts:
         """Run the last stage and publish the result in the cache."""
         self.workspace.progress.enter("loading")
         try:
@@ -116,15 +121,15 @@ class Builder:
         shutil.rmtree(checkpoint_folder(artifact), ignore_errors=True)
         return counts
 
-    def _before(self, artifact: Artifact) -> BuiltArtifact | None:
+    def _before(self, artifact: Artifact) -> BuiltStage | None:
         """Return the input of the last stage, or None if that is the model itself."""
-        return self.build(artifact.up_to(len(artifact.stages) - 1)) if len(artifact.stages) > 1 else None
+        return self._build_stage(artifact.up_to(len(artifact.stages) - 1))[0] if len(artifact.stages) > 1 else None
 
     def _teacher(self, artifact: Artifact) -> Path:
         """Return the folder of the dense model: with the transforms before the other stages, whose basis they share."""
         entries = [registry.lookup(stage.kind, stage.name) for stage in artifact.stages[:-1]]
         count = len(list(itertools.takewhile(lambda entry: entry.transform, entries)))
-        return self.build(artifact.up_to(count)).folder if count else self.source.path
+        return self._build_stage(artifact.up_to(count))[0].folder if count else self.source.path
 
     def _verify(
         self,
@@ -152,7 +157,7 @@ class Builder:
         count_terms(counts, adapter.read(after), opened_after, dtype)
         return counts
 
-    def _apply(self, artifact: Artifact, before: BuiltArtifact | None, workdir: Path) -> WeightCounts:
+    def _apply(self, artifact: Artifact, before: BuiltStage | None, workdir: Path) -> WeightCounts:
         """Run the last stage, check it, and write it to workdir/artifact."""
         stage = artifact.stages[-1]
         source, method, job = self.workspace.job(artifact, before, workdir, self._teacher(artifact))

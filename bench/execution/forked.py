@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from bench.execution.executor import SERVER_GONE
-from bench.execution.worker_process import LOOK_S, WorkerProcess
+from bench.execution.worker_process import LOOK_S, WorkerProcess, is_readable
 from bench.system import interpreter
 
 WITHOUT_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
@@ -125,7 +125,7 @@ class ForkedWorker(WorkerProcess):
         with self._lock:
             if self._code is None:
                 # readable once the process has ended
-                if self._handle is not None and not select.select([self._handle], [], [], timeout)[0]:
+                if self._handle is not None and not is_readable(self._handle, timeout):
                     return None
                 try:
                     self._code = self._server.exit_code(self.pid)

@@ -51,17 +51,25 @@ class Silent:
 
 
 @dataclass(frozen=True)
-class BuiltArtifact:
-    """A pruned model on disk, with the counts of its check and the cost of building it."""
+class BuiltStage:
+    """The model after a stage, on disk, with the cost of the stage."""
 
     folder: Path
-    counts: WeightCounts
     notes: Mapping[str, Any]
     cost: Mapping[str, Any]
     kept: Kept | None
     """Parts of the source that are left. None: all."""
     changed: frozenset[str]
-    """Tensors outside the targets that its stages declare as changed."""
+    """Tensors outside the targets that the stages so far declare as changed."""
+    zeros_lost: int | None
+    """Zeros of the stage's input that it filled. None: its check does not count them."""
+
+
+@dataclass(frozen=True)
+class BuiltArtifact(BuiltStage):
+    """The model after the last stage, with the counts of its check against the source."""
+
+    counts: WeightCounts
 
 
 class Workspace:
@@ -103,7 +111,7 @@ class Workspace:
         return tuple(name for target in self.targets_of(self.source) if (name := rename(family, kept, target)))
 
     def job(
-        self, artifact: Artifact, before: BuiltArtifact | None, workdir: Path, teacher: Path
+        self, artifact: Artifact, before: BuiltStage | None, workdir: Path, teacher: Path
     ) -> tuple[Path, Method, Job]:
         """Return the source of the last stage, its method and its job.
 

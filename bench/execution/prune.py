@@ -18,6 +18,7 @@ from bench.execution.signals import checkpoint_first
 from bench.execution.worker_process import CHECKPOINT_S
 from bench.planning import plan
 from bench.planning.artifact import Artifact
+from bench.planning.refusal import find_problem
 from bench.planning.spec import Spec
 from bench.system import provenance
 from bench.system.cache import in_use, sweep_leftovers
@@ -59,9 +60,13 @@ def write_pruned(spec: Spec, out: Path) -> str:
     require_lead(spec.training.nodes, os.environ)
     sweep_leftovers()
     with in_use():
-        *_, chosen = plan.make_plan(spec, fetch=True).artifacts().values()  # the dense model comes first
+        *_, chosen = (
+            plan.make_plan(spec.model_copy(update={"shard": None}), fetch=True).artifacts().values()
+        )  # the dense model comes first
         artifact = chosen[0].artifact
         require_limits([artifact.folder])
+        if problem := find_problem(artifact):
+            raise UserError(problem)
         with in_use(*artifact.cache_names):
             return _write(RunningArtifact(chosen, artifact.label, artifact.device), out)
 

@@ -72,7 +72,8 @@ class Sweep:
         self._at_work: list[ArtifactTask] = []
         self._events: EventQueue = SimpleQueue()
         self._devices = [device for device, _ in zip(cycle(plan.devices), range(plan.jobs), strict=False)]
-        self._memory = psutil.virtual_memory().available if plan.spec.jobs == AUTO else None
+        is_limited = plan.spec.jobs == AUTO and plan.spec.executor == "local"  # Ray knows the memory of its nodes
+        self._memory = psutil.virtual_memory().available if is_limited else None
         are_seconds = all(measurements[0].artifact.device == "cpu" for measurements in missing)
         self._forecast = Forecast(seconds, are_seconds=are_seconds, jobs=self._executor.jobs)
 

@@ -30,7 +30,7 @@ from bench.measures.speed.comparison import REPEAT_SUFFIX, Timings, interleave
 from bench.measures.speed.cpu import Cpu
 from bench.measures.speed.roofline import ACTIVATION_BYTES, count_cached, count_weights, linear_shapes
 from bench.results.identity import Identity
-from bench.results.record import DONE, Item, Reading, Record
+from bench.results.record import Item, Reading, Record
 from bench.results.store import Store
 from bench.system import digests, provenance
 from bench.system.cache import in_use, temporary_folder
@@ -117,7 +117,7 @@ def measure(
             )
             for step in steps
         ]
-        known = {r.key: old for _, records in made for r in records if (old := store.get(r.key)) and old.status in DONE}
+        known = {r.key: old for _, records in made for r in records if (old := store.finished(r.key))}
         new = [step for step, records in made if not all(r.key in known for r in records)]
         done = itertools.count(1)
 

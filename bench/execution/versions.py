@@ -18,10 +18,9 @@ from bench.system.files import publish
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
 from methods.experts import fold
-from methods.families import FAMILIES
 from methods.folder import Folder, Writer
 from methods.pattern import Pattern
-from methods.targets import find_targets
+from methods.targets import family_of, find_targets
 
 DENSE, SPARSE = "dense", "2:4"
 """The two sides of a comparison."""
@@ -81,16 +80,16 @@ class ModelVersions:
     def _write(self, place: Path, change: Callable[[Tensor], Tensor]) -> None:
         """Write the model with a changed weight in each target."""
         weights = {f"{target}.weight": target for target in self.targets}
-        transposed = FAMILIES[self.source.config["model_type"]].transposed
+        family = family_of(self.source.config)
 
         def tensor(name: str) -> Tensor:
             if name not in weights:
                 return self.source.tensor(name)
             changed = change(self.source.weight(weights[name]))
-            return changed.T if transposed else changed
+            return changed.T if family.transposed else changed
 
         writer = Writer(place)
-        for name, value in fold(self.source, tensor, FAMILIES.get(self.source.config["model_type"])):
+        for name, value in fold(self.source, tensor, family):
             writer.add(name, value)
         writer.close()
         (place / "config.json").write_text(json.dumps(self.source.config))

@@ -24,6 +24,13 @@ LOG_BYTES = 20_000
 """Number of bytes of a worker's last output for the record of its death."""
 
 
+def is_readable(descriptor: int, timeout: float | None) -> bool:
+    """Return whether it has something to read or has ended, within a timeout in seconds. It may be above 1023, unlike for select."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(None if timeout is None else 1000 * timeout))
+
+
 class WorkerProcess(Worker):
     """A worker that leads its own session, so that signals of the terminal do not reach it."""
 
@@ -41,7 +48,7 @@ class WorkerProcess(Worker):
         """Yield lines of its stdout until it ends. A process that it left behind may hold the pipe open."""
         rest, has_ended = b"", False
         while True:
-            if select.select([self._stdout], [], [], 0 if has_ended else LOOK_S)[0]:
+            if is_readable(self._stdout, 0 if has_ended else LOOK_S):
                 part = os.read(self._stdout, 65536)
                 if not part:
                     return

@@ -45,7 +45,9 @@ class ModelInputs:
         folder = open_shapes(model.folder)
         self.config = folder.config
         patterns = () if all(chain.pattern for chain in request.chains) else request.patterns
-        groups = {stage.label: stage.config.get("group") for stage in request.quantizers if stage}
+        stages = [stage for chain in request.chains for stage in chain.stages]
+        stages += [stage for stage in request.quantizers if stage]
+        groups = {stage.label: stage.config.get("group") for stage in stages}
         self.sizes = count_sizes(folder, request.spec.targets, patterns, groups)
         self.family = family_of(self.config)
         self.dtype = self._dtype(folder.dtype)

@@ -47,6 +47,10 @@ def find_problem(artifact: Artifact) -> str:
     has = f"and {'a GPU' if on_gpu else 'this machine'} has {_gb(memory)}"
     if not memory:
         return ""
+    own = max(artifact.processes // artifact.nodes, artifact.calibration_ranks)
+    if on_gpu and 0 < (cards := _gpu_count()) < own:
+        name = "training" if artifact.processes // artifact.nodes > cards else "calibration"
+        return f"{artifact.label} takes {own} GPUs, and this machine has {cards}: use --set {name}.processes={cards}"
     if artifact.training:
         need = (estimate_device_bytes(artifact) or 0.0) if on_gpu else estimate_bytes(artifact)
         of = "of each GPU " if on_gpu else ""
@@ -106,6 +110,10 @@ def _gpu_bytes(device: str) -> float:
     # A plan for a GPU of this machine has imported torch.
     torch = sys.modules.get("torch")
     return float(torch.cuda.get_device_properties(device).total_memory) if torch and torch.cuda.is_available() else 0.0
+
+
+def _gpu_count() -> int:
+    return torch.cuda.device_count() if (torch := sys.modules.get("torch")) else 0
 
 
 def _gb(count: float) -> str:

@@ -128,6 +128,11 @@ def _require_one_device(spec: Spec, devices: tuple[str, ...]) -> None:
                 f"{name}.processes={processes} divides one {name} among GPUs, but device {spec.device} makes "
                 f"an artifact on each: use --device cuda, or leave {name}.processes out"
             )
+        if processes > 1 and ":" in devices[0]:
+            raise UserError(
+                f"{name}.processes={processes} takes the first {processes} GPUs, not {devices[0]}: use --device cuda, "
+                "with CUDA_VISIBLE_DEVICES for others"
+            )
 
 
 def _require_shareable(spec: Spec, choices: Iterable[Choice], kind: Kind) -> None:

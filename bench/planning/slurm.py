@@ -71,9 +71,11 @@ def write_script(plan: Plan, shards: int) -> str:
     """
     spec, jobs = plan.spec, plan.jobs
     parts = [part for part in divide(plan, shards) if part.measurements]
-    rows = [estimate.rows(part) for part in parts]
-    seconds = max((sum(row["about_s"] or 0.0 for row in part) for part in rows), default=0.0)
-    minutes = max(MIN_MINUTES, math.ceil(MARGIN * seconds / jobs / 60))
+    model = estimate.fit_model(plan)
+    rows = [estimate.rows(part, model) for part in parts]
+    times = [[row["about_s"] or 0.0 for row in part] for part in rows]
+    seconds = max((max(*part, sum(part) / jobs) for part in times), default=0.0)  # an artifact cannot be divided
+    minutes = max(MIN_MINUTES, math.ceil(MARGIN * seconds / 60))
     is_time_unknown = any(row["about_s"] is None for part in rows for row in part)
     memory = max((row["about_GB"] for part in rows for row in part), default=1.0)
     device = plan.measurements[0].artifact.device if plan.measurements else "cpu"

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from bench import api
+from bench.planning import estimate
 from bench.planning import slurm as script_writer
 from bench.results.store import ReadOnlyStore
 from helpers import runs, slurm
@@ -58,6 +60,16 @@ def test_the_script_asks_for_what_the_plan_needs(cli, tmp_path):
     assert re.search(r"#SBATCH --time=\d\d:\d\d:00\n#SBATCH --mem=\dG\n", text)
     assert f"#SBATCH --signal=B:TERM@{script_writer.GRACE_S}\n" in text and "gres" not in text
     assert "'--set=results=\"a folder\"'" in text and "--set=jobs=2" in text
+
+
+def test_jobs_do_not_divide_an_artifact(cli, tmp_path, monkeypatch):
+    """Of two jobs one works for ten hours. Past records are read once for all shards."""
+    fitted = []
+    monkeypatch.setattr(estimate, "fit_model", fitted.append)
+    monkeypatch.setattr(estimate, "rows", lambda part, model: [{"about_s": s, "about_GB": 1} for s in (36000.0, 60.0)])
+    script = script_writer.write_script(api.plan(runs.small(tmp_path / "r", jobs=2)), 2)
+
+    assert f"#SBATCH --time={10 * script_writer.MARGIN:02.0f}:00:00\n" in script and len(fitted) == 1
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

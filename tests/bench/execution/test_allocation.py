@@ -106,9 +106,12 @@ def test_the_file_of_the_command_is_a_row(choices, budget, key, cli, tmp_path, m
         (("--choices", "int8"), "takes one budget: --bits 4.2, or --kept 0.5"),
         (("--choices", "2:4", "--kept", "0.5", "--pruner", "cast"), "cast cannot prune for an allocation"),
         (("--choices", "2:4", "--kept", "0.5", "--method", "wanda:from=rotate"), "prunes, so its linears"),
+        (("--choices", "int4-gptq,int8", "--bits", "4"), "--bits 4 is below the 4.209 bits of the smallest choices"),
+        (("--choices", "int8", "--bits", "9", "--set", "stream=true"), "and this one would be streamed: use a machine"),
     ],
 )
-def test_what_cannot_be_shared_is_a_sentence(given, said, cli, tmp_path):
+def test_what_cannot_be_shared_is_a_sentence(given, said, cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(allocation._Problem, "make", lambda *_: pytest.fail("said after the work"))
     code, _, err = cli("allocate", *given, "--out", str(tmp_path / "a.json"))
     assert code == 2
     assert said in err

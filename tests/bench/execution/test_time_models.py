@@ -283,6 +283,8 @@ def test_an_export_is_made_once_for_a_dtype_a_torch_and_a_code(tmp_path, monkeyp
         (("--sparse", "a"), "--sparse is for whole models: give --engine too"),
         (("--engine", "torch", "--others", "a"), "--others 'a' is not NAME=FOLDER: for example 'depth 25%=pruned/'"),
         (("--engine", "torch", "--others", "a=b,a=c"), "--others has two models with the name 'a': give each its own"),
+        (("--engine", "torch", "--others", "2:4=b"), "--others '2:4' names timings of the model itself: choose another"),
+        (("--engine", "torch", "--others", "a again=b"), "--others 'a again' names timings of the model itself"),
         (("--engine", "tensorrt"), "--engine tensorrt needs the package tensorrt: pip install tensorrt"),
         (("--engine", "llamacpp"), "--engine llamacpp needs the package llama_cpp: pip install 'cast-bench[llamacpp]'"),
         (("--engine", "onnxruntime"), "ONNX needs the package onnx: pip install 'cast-bench[onnx]'"),

@@ -1,6 +1,8 @@
 """A worker that was started ends as it ends, and what a record of its death keeps of its log."""
 
+import fcntl
 import os
+import resource
 import signal
 
 import pytest
@@ -29,6 +31,22 @@ def test_one_that_is_stopped_hears_that_it_must_end(tmp_path):
 
     assert worker.wait(10) == 7
     worker.close()
+
+
+def test_many_open_files_are_no_limit():
+    """`select` takes descriptors up to 1023."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, most[1]), most[1]))
+    end, other = os.pipe()
+    high = fcntl.fcntl(end, fcntl.F_DUPFD, 1500)
+    try:
+        assert not worker_process.is_readable(high, 0)
+        os.write(other, b"x")
+        assert worker_process.is_readable(high, None)
+    finally:
+        for descriptor in (end, other, high):
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, most)
 
 
 def test_the_end_of_a_long_log(tmp_path, monkeypatch):

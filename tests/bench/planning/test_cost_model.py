@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import api
 from bench.planning import estimate, refusal
@@ -189,6 +190,18 @@ def test_a_training_on_cards_names_how_many(monkeypatch, processes, gigabytes, w
 
     assert words in problem and bool(words) == bool(problem)
     assert estimate_bytes(artifact) > 3e9, "CUDA's libraries take main memory"
+
+
+@pytest.mark.parametrize(("method", "name"), [("cast", "training"), ("wanda", "calibration")])
+@pytest.mark.parametrize(("count", "fits"), [(8, False), (4, True)])
+def test_more_processes_than_cards_are_refused(monkeypatch, method, name, count, fits):
+    monkeypatch.setattr(refusal, "_gpu_bytes", lambda device: 80e9)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    training, shared = {"processes": count if name == "training" else 1}, count if name == "calibration" else 1
+    artifact = of(methods=(method,), calibration={"sequences": 8, "processes": shared})
+    problem = refusal.find_problem(artifact.model_copy(update={"device": "cuda"} | training))
+
+    assert problem == "" if fits else f"takes 8 GPUs, and this machine has 4: use --set {name}.processes=4" in problem
 
 
 def test_llama2_13b_trains_on_eight_cards_of_80_gb(monkeypatch, tmp_path):
