@@ -92,9 +92,9 @@ def verify(
     changed = set()
     for name in set(after) - set(before):
         new = after.tensor(name)
-        counts.parameters += new.numel()
-        counts.zeros += new.numel() - int(new.count_nonzero())
-        counts.bytes += new.nbytes
+        if new.is_floating_point() and new.dtype != dtype:
+            raise CheckFailed(f"{name} is new and {dtype_name(new.dtype)}, not {dtype_name(dtype)} as the model")
+        _count(counts, name, new)
         changed.add(name)
     for name in before:
         new, old = (f.weight(names[name]) if name in names else f.tensor(name) for f in (after, before))
@@ -103,12 +103,7 @@ def verify(
             raise CheckFailed(
                 f"{name} changed from {dtype_name(old.dtype)} {list(old.shape)} to {dtype_name(new.dtype)} {list(new.shape)}"
             )
-        if new.is_floating_point() and not bool(new.isfinite().all()):
-            raise CheckFailed(f"{name} contains NaN or infinity")
-        zeros = new.numel() - int(new.count_nonzero())
-        counts.parameters += new.numel()
-        counts.zeros += zeros
-        counts.bytes += new.nbytes
+        _count(counts, name, new)
         if name in names:
             count_layer(counts, names[name], new)
             if frozen and not torch.equal(_bits(new), _bits(old)):
@@ -204,6 +199,15 @@ def require_same_function(error: float, tolerance: float) -> float:
     return error
 
 
+def _count(counts: WeightCounts, name: str, tensor: Tensor) -> None:
+    """Count a tensor. Raise CheckFailed if it is not finite."""
+    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        raise CheckFailed(f"{name} contains NaN or infinity")
+    counts.parameters += tensor.numel()
+    counts.zeros += tensor.numel() - int(tensor.count_nonzero())
+    counts.bytes += tensor.nbytes
+
+
 def count_layer(counts: WeightCounts, target: str, weight: Tensor) -> None:
     """Count one target's weight [out, in] into `counts`."""
     bits = _bits(weight)
@@ -268,11 +272,7 @@ def count_folder(
     names = {f"{t}.weight": t for t in targets}
     for name in after:
         tensor = after.weight(names[name]) if name in names else after.tensor(name)
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise CheckFailed(f"{name} contains NaN or infinity")
-        counts.parameters += tensor.numel()
-        counts.zeros += tensor.numel() - int(tensor.count_nonzero())
-        counts.bytes += tensor.nbytes
+        _count(counts, name, tensor)
         if name in names:
             count_layer(counts, names[name], tensor)
     if counts.violations and not counting:

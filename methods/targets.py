@@ -78,8 +78,9 @@ def find_targets(
     family = family_of(config)
     inside = [n for n, shape in shapes.items() if len(shape) == 2 and family.block_of(n) is not None]
     linears = _linears(family, inside)
+    known = {*linears, *family.dense}
     for name in inside:
-        if _in_block(family, name) not in (*linears, *family.dense):
+        if _in_block(family, name) not in known:
             raise UserError(
                 f"unexpected matrix {name} in a {config['model_type']} block: this variant is not supported"
             )
@@ -113,7 +114,7 @@ def _linears(family: Family, inside: Iterable[str]) -> tuple[str, ...]:
         return family.linears
     prefix = f"{experts.path}."
     own = (_in_block(family, name).removeprefix(prefix) for name in inside if prefix in name)
-    count = 1 + max((int(number) for name in own if (number := name.partition(".")[0]).isdecimal()), default=-1)
+    count = len({number for name in own if (number := name.partition(".")[0]).isdecimal()})
     return (*family.linears, *experts.names(count))
 
 

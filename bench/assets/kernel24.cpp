@@ -16,6 +16,7 @@
 // unpacking alone.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -998,18 +999,16 @@ int aoti_torch_cpu_packed_linear(void* x, void* memory, void** scale, void** bia
 
 // The sum of `bytes` of memory, a multiple of 256, as 64-bit numbers: as fast as memory can be read.
 uint64_t kernel24_read(int isa, const uint8_t* at, long bytes, int threads) {
-    std::vector<uint64_t> sums(64);
+    std::atomic<uint64_t> sum{0};
     share_out(bytes, 256, threads, [&](long first, long last) {
 #if X86
         if (isa >= avx512) {
-            sums[first * 64 / bytes] += read_512(at + first, last - first);
+            sum += read_512(at + first, last - first);
             return;
         }
 #endif
-        sums[first * 64 / bytes] += read_portable(at + first, last - first);
+        sum += read_portable(at + first, last - first);
     });
-    uint64_t sum = 0;
-    for (uint64_t each : sums) sum += each;
     return sum;
 }
 }

@@ -11,7 +11,6 @@ import numpy as np
 from bench.compare.pairing import MetricPair
 from bench.compare.result_set import ResultSet
 from bench.results.derive import Items
-from bench.results.metrics import Metric
 from bench.stats import bootstrap, mcnemar
 from bench.stats.bootstrap import Estimate
 from bench.stats.seed_noise import SeedNoise, add_seed_noise
@@ -82,15 +81,16 @@ def estimate_pair(
     else:
         sums, weights, unit = _sums_by_cluster(now - was, items)
         found = bootstrap.studentized_bootstrap(sums, weights, level, unit=unit, margin=margin)
-    found = _without_endless(found, pair.definition)
-    return _without_endless(add_seed_noise(found, noise, level, margin), pair.definition) if noise else found
+    found = _without_endless(found, pair)
+    return _without_endless(add_seed_noise(found, noise, level, margin), pair) if noise else found
 
 
-def _without_endless(estimate: Estimate, metric: Metric) -> Estimate:
+def _without_endless(estimate: Estimate, pair: MetricPair) -> Estimate:
     """Return the estimate, with infinite ends if its interval is wider than all changes that the metric can have."""
+    metric = pair.definition
     reach = MAX_REACH if metric.low is None or metric.high is None else metric.high - metric.low
     half = (estimate.high - estimate.low) / 2
-    if half <= (math.log(MAX_REACH) if metric.is_ratio else reach):
+    if half <= (math.log(MAX_REACH) if pair.is_ratio else reach):
         return estimate
     return replace(estimate, low=-math.inf, high=math.inf)
 
@@ -122,7 +122,7 @@ def require_items(pair: MetricPair, before: ResultSet, after: ResultSet) -> None
 def mean_values(pair: MetricPair) -> tuple[float, float]:
     """Return the means over seeds before and after. They are geometric if the change is a ratio."""
     was, now = ([float(r.value) for r in readings if r.value is not None] for readings in pair.readings)
-    if pair.definition.is_ratio and min(*was, *now) > 0:
+    if pair.is_ratio:
         return tuple(math.exp(math.fsum(map(math.log, x)) / len(x)) for x in (was, now))  # type: ignore[return-value]
     return math.fsum(was) / len(was), math.fsum(now) / len(now)
 
@@ -130,7 +130,7 @@ def mean_values(pair: MetricPair) -> tuple[float, float]:
 def mean_change(pair: MetricPair) -> float:
     """Return after minus before, of the logarithms if the change is a ratio."""
     a, b = mean_values(pair)
-    return math.log(b / a) if pair.definition.is_ratio and min(a, b) > 0 else b - a
+    return math.log(b / a) if pair.is_ratio else b - a
 
 
 def _check_items(a: Items, b: Items, timing: bool) -> tuple[Items, Items]:

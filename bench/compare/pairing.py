@@ -53,6 +53,11 @@ class MetricPair:
     def definition(self) -> metrics.Metric:
         return metrics.find(self.metric, self.unit)
 
+    @cached_property
+    def is_ratio(self) -> bool:
+        """Return whether the change is a ratio: that of a metric with ratios, if no value is 0."""
+        return self.definition.is_ratio and all(r.value is None or r.value > 0 for side in self.readings for r in side)
+
     @property
     def counted(self) -> bool:
         """Return whether the number is exact: it was counted, or has no standard error and needs no items."""
@@ -77,7 +82,7 @@ class MetricPair:
                 return reason
             if a.token_digest != b.token_digest:
                 return "measured on different tokens"
-            if what := _another_source(a, b):
+            if what := another_source(a, b):
                 return what
             if self.definition.is_time and _hardware(a) != _hardware(b):
                 return f"different hardware: {_hardware(a)}, now {_hardware(b)}"
@@ -106,7 +111,7 @@ def machine_of(record: Record) -> tuple[Any, ...]:
     return tuple(record.machine.get(k) for k in ("cpu", "cpu_model", "isa", "device"))
 
 
-def _another_source(a: Record, b: Record) -> str:
+def another_source(a: Record, b: Record) -> str:
     """Return what has one name and another content in two records, or "". Imported records hold no digests."""
     was, now = a.key_inputs, b.key_inputs
     if a.identity.model == b.identity.model and _differ(was.get("model"), now.get("model")):
@@ -207,7 +212,8 @@ def pair_seeds(name: str, was: Seeds, now: Seeds, common_seeds: bool) -> tuple[l
     matches = {s: _matches(now, s) for s in sorted(good, key=order)}
     if common_seeds and any(matches.values()):
         matches = {s: records for s, records in matches.items() if records}
-    if bad := [r for records in matches.values() for r in records if r.status in FAILED]:
+    judged = matches.values() if common_seeds else (*matches.values(), tuple(r for s, r in now.items() if s not in was))
+    if bad := [r for records in judged for r in records if r.status in FAILED]:
         return [], [*unpaired, Unpaired(name, measure, "NEW_FAILURE", _failure_reason(bad), tuple(bad))]
     if missing := [s for s, records in matches.items() if not any(r.status == "ok" for r in records)]:
         skipped = [r for s in missing for r in matches[s]]

@@ -69,7 +69,7 @@ def _compare(record: Record, new: Record, tolerance: float | None) -> tuple[str,
     changes = []
     for name, old in was.items():
         definition = metrics.find(name, old.unit)
-        exact = same and not definition.is_time and name != "speedup"
+        exact = same and not definition.is_time
         if was[name].value == now[name].value and (not exact or old == now[name]):
             continue
         assert old.value is not None

@@ -32,11 +32,14 @@ def format_change(row: Row) -> str:
     value, low, high = row.effect
     if row.estimate and row.estimate.value == row.estimate.low == row.estimate.high == 0:
         return "same"
-    form = "{:.4f}" if row.ratio else "{:+.4f}"
-    text = ("×" if row.ratio else "") + form.format(value)
+    text = ("×" if row.ratio else "") + _format_end(value, row.ratio)
     if low is None or high is None:
         return f"{text}, no interval"
-    return text if low == high else f"{text} [{form.format(low)}, {form.format(high)}]"
+    return text if low == high else f"{text} [{_format_end(low, row.ratio)}, {_format_end(high, row.ratio)}]"
+
+
+def _format_end(value: float, ratio: bool) -> str:
+    return f"{value:+.4f}" if not ratio else f"{value:.4g}" if value < 0.1 else f"{value:.4f}"
 
 
 def cells(row: Row) -> dict[str, str]:

@@ -15,7 +15,7 @@ from bench.compare.settings import CompareSettings
 from bench.results import metrics
 from bench.results.record import Record
 from bench.stats import multiple_tests, power
-from bench.stats.bootstrap import Estimate
+from bench.stats.bootstrap import Estimate, students_t
 from bench.system.text import amount
 
 FAILING_VERDICTS = ("REGRESSION", "NEW_FAILURE", "MISSING")
@@ -157,7 +157,7 @@ def compare(
             estimates.append((pair, estimate, source))
         except NotComparable as fault:
             rows.append(_row(pair, "NOT_COMPARABLE", str(fault)))
-    rows += _decide_all(estimates, settings)
+    rows += _decide_all(estimates, settings, level)
     rows.sort(key=lambda r: (VERDICTS.index(r.verdict), r.name, r.metric))
     return Comparison(tuple(rows), settings, sampled, level, new, tuple(skipped))
 
@@ -165,7 +165,7 @@ def compare(
 def _margin(pair: MetricPair, settings: CompareSettings) -> float:
     """Return the margin on the scale of the estimate. A metric without a margin has a margin of 0."""
     margin = settings.margin(pair.definition) or 0.0
-    return math.log1p(margin) if pair.definition.is_ratio else margin
+    return math.log1p(margin) if pair.is_ratio else margin
 
 
 def _worse(pair: MetricPair) -> float:
@@ -173,15 +173,22 @@ def _worse(pair: MetricPair) -> float:
     return 1.0 if pair.better == "lower" else -1.0
 
 
-def _decide_all(estimates: Sequence[tuple[MetricPair, Estimate, str]], settings: CompareSettings) -> Iterable[Row]:
-    """Decide on all estimates. Holm adjusts the p values for a change of 0, and those for a change of the margin."""
+def _decide_all(
+    estimates: Sequence[tuple[MetricPair, Estimate, str]], settings: CompareSettings, level: float
+) -> Iterable[Row]:
+    """Decide on all estimates. Holm adjusts the p values for a change of 0, and those for a change of the margin.
+
+    level: 1 - coverage of each interval.
+    """
     sampled = [i for i, (pair, _, _) in enumerate(estimates) if not pair.counted]
     judged = [_judged_estimate(pair, estimate, settings) for pair, estimate, _ in estimates]
     changed = dict(zip(sampled, multiple_tests.holm([estimates[i][1].p for i in sampled]), strict=True))
     beyond = dict(zip(sampled, multiple_tests.holm([judged[i].p_margin for i in sampled]), strict=True))
     for i, (pair, estimate, source) in enumerate(estimates):
         adjusted = AdjustedP(changed.get(i, estimate.p), beyond.get(i, estimate.p_margin))
-        yield decide(pair, estimate, adjusted, settings, source)
+        at = (multiple_tests.bonferroni(settings.alpha, len(sampled)), level)
+        corrected, own = (students_t(x, judged[i].freedom) for x in at)
+        yield decide(pair, estimate, adjusted, settings, source, corrected / own)
 
 
 def _judged_estimate(pair: MetricPair, estimate: Estimate, settings: CompareSettings) -> Estimate:
@@ -195,13 +202,18 @@ def _judged_estimate(pair: MetricPair, estimate: Estimate, settings: CompareSett
 
 
 def decide(
-    pair: MetricPair, estimate: Estimate, adjusted: AdjustedP, settings: CompareSettings, source: str = ""
+    pair: MetricPair,
+    estimate: Estimate,
+    adjusted: AdjustedP,
+    settings: CompareSettings,
+    source: str = "",
+    wider: float = 1.0,
 ) -> Row:
     """Return REGRESSION, OK, IMPROVED or INCONCLUSIVE.
 
     A change within the tolerance is OK, however significant it is: the summation order alone can cause it.
 
-    source: where the noise between seeds comes from.
+    source: where the noise between seeds comes from; wider: half width of an interval that all tests share, over the estimate's.
     """
     margin, worse = _margin(pair, settings), _worse(pair)
     loss, judged = worse * estimate.value, _judged_estimate(pair, estimate, settings)
@@ -218,7 +230,7 @@ def decide(
         return replace(row, verdict="REGRESSION") if loss > margin else row
     ends = (worse * judged.low, worse * judged.high)
     half = max(ends) - loss if loss <= margin else loss - min(ends)
-    return replace(row, verdict="INCONCLUSIVE", required_n=power.required_n(judged, loss, half, margin))
+    return replace(row, verdict="INCONCLUSIVE", required_n=power.required_n(judged, loss, half * wider, margin))
 
 
 def _seed_hint(pair: MetricPair, source: str) -> str:
@@ -252,7 +264,7 @@ def _row(pair: MetricPair, verdict: str, reason: str = "", **fields: Any) -> Row
         a,
         b,
         pair.unit,
-        pair.definition.is_ratio,
+        pair.is_ratio,
         pair.better,
         records=pair.after,
         **fields,

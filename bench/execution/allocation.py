@@ -198,7 +198,11 @@ class _Problem:
         self.share: Floats = sizes / sizes.sum()
         """Part of all weights that each linear has."""
         plain = 8 * compute.stored.itemsize
-        bits = [[(out * width, *choice.bits(out, width, plain)) for choice in parsed] for out, width in shapes]
+        # a linear without a pattern of its own has that of the method
+        priced = [
+            choice._replace(pattern=Pattern.parse(a.pattern)) for choice, a in zip(parsed, self._quantized, strict=True)
+        ]
+        bits = [[(out * width, *choice.bits(out, width, plain)) for choice in priced] for out, width in shapes]
         self.bits: Floats = np.array([[own + scales / count for count, own, scales in row] for row in bits])
         """Bits per weight, with scales and masks, [linears, choices]."""
         self.kept: Floats = np.tile([c.kept for c in parsed], (len(shapes), 1))

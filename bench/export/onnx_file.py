@@ -95,14 +95,6 @@ class OnnxFile:
             count_layer(counts, linear.name, self.weight(linear))
         return counts
 
-    def detect_pattern(self, candidates: Iterable[str]) -> Pattern:
-        """Return the first candidate that holds in every target, or dense."""
-        patterns = [Pattern.parse(text) for text in candidates]
-        for linear in self.targets():
-            weight = self.weight(linear)
-            patterns = [p for p in patterns if p.fits(weight.shape[1]) and not p.violations(weight)]
-        return patterns[0] if patterns else Pattern.parse("dense")
-
     def weight(self, linear: Linear) -> Tensor:
         """Return the matrix [out, in]. Raise UserError if its file of weights is damaged."""
         import torch
@@ -135,7 +127,7 @@ class OnnxFile:
         heads = self._heads()
         sources = self._constant_matrices()
         for node in self.model.graph.node:
-            if node.op_type not in ("MatMul", "Gemm"):
+            if _kind(node) not in ("MatMul", "Gemm"):
                 continue
             flags = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
             for position in (1, 0):
@@ -162,7 +154,7 @@ class OnnxFile:
             if node is None or name in seen:
                 continue
             seen.add(name)
-            if node.op_type in ("MatMul", "Gemm"):
+            if _kind(node) in ("MatMul", "Gemm"):
                 heads.add(name)
             else:
                 waiting += node.input
@@ -175,10 +167,17 @@ class OnnxFile:
         kinds = [onnx.TensorProto.DataType.Value(kind) for kind in FLOATS]
         found = {name: (name, False) for name, t in self._tensors.items() if len(t.dims) == 2 and t.data_type in kinds}
         for node in self.model.graph.node:
-            if node.op_type == "Transpose" and node.input[0] in found:
+            if _kind(node) == "Transpose" and node.input[0] in found:
                 name, is_turned = found[node.input[0]]
-                found[node.output[0]] = (name, not is_turned)
+                order = next((list(a.ints) for a in node.attribute if a.name == "perm"), [1, 0])
+                found[node.output[0]] = (name, is_turned != (order == [1, 0]))
         return found
+
+
+def _kind(node: Any) -> str:
+    """Return the operator of a node, or "" for one outside the standard, which may compute anything."""
+    kind: str = node.op_type
+    return kind if node.domain in ("", "ai.onnx") and node.input else ""
 
 
 def replace_weights(path: Path, out: Path, weight_of: Callable[[str], Tensor]) -> None:

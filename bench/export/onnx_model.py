@@ -21,7 +21,7 @@ from bench.export import onnx_file
 from bench.inputs import kv_cache, loading
 from bench.system.packages import pip_install, require
 from bench.system.suggest import describe_unknown
-from bench.verify import CANDIDATES, CheckFailed
+from bench.verify import CheckFailed, name_pattern
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import dtype_name, read_config
@@ -110,7 +110,7 @@ def write(
         ) from fault
     file = onnx_file.OnnxFile(workdir / FILE)
     if pattern is None:
-        pattern = file.detect_pattern(CANDIDATES)
+        pattern, _ = name_pattern(map(file.weight, file.targets()), is_quantized=True)  # only n:m
     counts = file.count(pattern, include, exclude)
     if counts.violations:
         raise CheckFailed(f"{pattern.broken_in(counts.violations)} of the ONNX file")

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-STARTS_FROM_BASE = ("pissa", "olora", "corda", "loftq")
+STARTS_FROM_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Values of init_lora_weights, or their beginnings, with which peft subtracts the start of an adapter from the weights."""
+
+
+MAX_ALPHA = 1e30
 
 
 class AdapterCheckpoint(Checkpoint):
@@ -42,7 +45,9 @@ class AdapterCheckpoint(Checkpoint):
             self._about = about = read_object(path, ADAPTER) or {}
         except (OSError, ValueError) as fault:
             raise self._cannot_read(f"{ADAPTER} is invalid ({fault})") from None
-        for key, value in (("peft_type", "LORA"), ("use_dora", False), ("bias", "none"), ("lora_bias", False)):
+        for key, value in (
+            ("peft_type", "LORA"), ("use_dora", False), ("bias", "none"), ("lora_bias", False), ("alora_invocation_tokens", None),
+        ):  # fmt: skip
             if about.get(key, value) != value:
                 raise self._cannot_read(f"{key} is {about[key]!r}, and only {value!r} is merged here")
         if str(start := about.get("init_lora_weights")).lower().startswith(STARTS_FROM_BASE):
@@ -83,7 +88,7 @@ class AdapterCheckpoint(Checkpoint):
         a, b = read["A"].float(), read["B"].float()
         shape = tuple(weight.shape[::-1] if self._transposed else weight.shape)
         # Before the product, which may be much larger than its factors.
-        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or (b.shape[0], a.shape[1]) != shape:
+        if a.ndim != 2 or b.ndim != 2 or not 0 < a.shape[0] == b.shape[1] or (b.shape[0], a.shape[1]) != shape:
             raise self._cannot_read(f"A {list(a.shape)} and B {list(b.shape)} of {name} do not fit {list(shape)}")
         delta = (b @ a) * self._scale(name, a.shape[0])
         merged: Tensor = weight.float() + (delta.T if self._transposed else delta)
@@ -92,7 +97,7 @@ class AdapterCheckpoint(Checkpoint):
     def _scale(self, name: str, rank: int) -> float:
         """Return the factor of a linear's update."""
         alpha = self._alphas.get(name.removesuffix(".weight"), self._about.get("lora_alpha", 8))
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= MAX_ALPHA:
             raise self._cannot_read(f"lora_alpha is {alpha!r}, not a number")
         return float(alpha) / (math.sqrt(rank) if self._about.get("use_rslora") else rank)
 

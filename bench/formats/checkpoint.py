@@ -46,7 +46,7 @@ class Checkpoint:
     """Format in words, for the record."""
     is_quantized = False
     is_packed = False
-    """True if the files leave out pruned weights."""
+    """True if the bits of its values are those of the files: these leave pruned weights out, or store zeros like other weights."""
     activations = ""
     """Rounding of the inputs of `rounded` while the model runs: a name in INPUT_FORMATS, or ""."""
     rounded: tuple[str, ...] = ()

@@ -85,13 +85,13 @@ class CompressedTensorsScheme:
             return rows, 8 * width
         rows, words = shapes["weight_packed"]
         # A byte has two floats of 4 bits, which are the only parts without a shape.
-        return rows, words * (32 // self.bits if "weight_shape" in shapes else 2)
+        return rows, words * 32 // self.bits if "weight_shape" in shapes else words * 2
 
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
         """Return a weight [out, in] in the dtype of its scales, or of its values if it has no scales."""
         import torch
 
-        from bench.formats.integers import unpack_lanes
+        from bench.formats.integers import unpack_stream
 
         parts = _short(parts)
         q, scale = self._values(parts), parts.get("weight_scale")
@@ -106,14 +106,14 @@ class CompressedTensorsScheme:
         values = q.float()
         if (zeros := parts.get("weight_zero_point")) is not None:
             if zeros.dtype == torch.int32:  # packed along the outputs
-                zeros = unpack_lanes(zeros.T.contiguous(), self.bits).T[: wide.shape[0]] - 2 ** (self.bits - 1)
+                zeros = unpack_stream(zeros.T.contiguous(), self.bits).T[: wide.shape[0]] - 2 ** (self.bits - 1)
             values = values - self._spread(zeros, values, parts).float()
         return (values * self._spread(wide, values, parts)).to(dtype)
 
     def _values(self, parts: Mapping[str, Tensor]) -> Tensor:
         import torch
 
-        from bench.formats.integers import unpack_fp4, unpack_lanes, unpack_mask
+        from bench.formats.integers import unpack_fp4, unpack_mask, unpack_stream
 
         if "weight" in parts:
             return parts["weight"]
@@ -122,15 +122,19 @@ class CompressedTensorsScheme:
             mask = parts["bitmask"]
             if (rows, -(-width // 8)) != tuple(mask.shape):
                 raise ValueError(f"a mask {list(mask.shape)} for {rows} x {width} weights")
-            keep = unpack_mask(mask, width)
-            dense = torch.zeros(rows, width, dtype=parts[MASKED].dtype)
-            return dense.masked_scatter_(keep, parts[MASKED].flatten())
+            keep, values = unpack_mask(mask, width), parts[MASKED]
+            if values.numel() != int(keep.sum()):
+                raise ValueError(f"a mask of {int(keep.sum())} weights for {values.numel()}")
+            raw = (
+                values.flatten().view(torch.uint8) if values.itemsize == 1 else values.flatten()
+            )  # no float8 is scattered
+            return torch.zeros(rows, width, dtype=raw.dtype).masked_scatter_(keep, raw).view(values.dtype)
         packed = parts["weight_packed"]
         if packed.dtype == torch.uint8:
             return unpack_fp4(packed)
         _, width = (int(n) for n in parts["weight_shape"].tolist())
-        values: Tensor = unpack_lanes(packed, self.bits)[:, :width] - 2 ** (self.bits - 1)
-        return values
+        integers: Tensor = unpack_stream(packed, self.bits)[:, :width] - 2 ** (self.bits - 1)
+        return integers
 
     def _spread(self, scale: Tensor, values: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
         """Return the scale of each value, broadcastable to [out, in]."""

@@ -30,6 +30,8 @@ UNIMPORTANT = (
     "transformers_version", "_name_or_path", "architectures", "torch_dtype", "dtype", "use_cache", *QUANTIZATION_KEYS,
 )  # fmt: skip
 """Keys of config.json that change no number."""
+SHOWN = 60
+"""Number of characters of a value of config.json in a list of differences."""
 MAX_LISTED = 20
 """Largest number of names in a list of differences."""
 
@@ -123,9 +125,11 @@ def list_differences(checkpoint: Checkpoint, original: Folder, changed: Iterable
 
 def _config_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[str]:
     for key in sorted((set(before) | set(after)) - set(UNIMPORTANT)):
-        was, now = (json.dumps(config.get(key), sort_keys=True)[:60] for config in (before, after))
+        was, now = (json.dumps(config.get(key), sort_keys=True) for config in (before, after))
         if was != now:
-            yield f"{key}: {was} -> {now}"
+            first = next((i for i, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), 0)
+            at = max(0, first - SHOWN // 2)  # so that the difference is in what is shown
+            yield f"{key}: {was[at : at + SHOWN]} -> {now[at : at + SHOWN]}"
 
 
 def _tokenizer_differences(checkpoint: Checkpoint, original: Folder) -> Iterable[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from bench.formats.checkpoint import Checkpoint, StoredBytes
 from bench.inputs import gguf_header
@@ -26,11 +25,7 @@ class GgufCheckpoint(Checkpoint):
         self._tensors = {name: (tensor.kind, tensor.size) for name, tensor in header.tensors.items()}
         kinds = sorted({kind for name, (kind, _) in self._tensors.items() if name.startswith("blk.")} - set(FLOATS))
         self.form = f"GGUF, {', '.join(kinds) or 'floats'}"
-        self.is_quantized = bool(kinds)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return self.folder.config
+        self.is_quantized = self.is_packed = bool(kinds)
 
     def stored(self) -> dict[str, StoredBytes]:
         from gguf import MODEL_ARCH_NAMES, get_tensor_name_map

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from bench.formats.checkpoint import Checkpoint, StoredBytes
 from bench.kernels.folder24 import Folder24
-from methods.families import FAMILIES
 from methods.header import DTYPE_BITS, read_header
 
 if TYPE_CHECKING:
@@ -33,8 +32,7 @@ class Packed24Checkpoint(Checkpoint):
 
     @property
     def is_tied(self) -> bool:
-        family = FAMILIES.get(self.config.get("model_type", ""))
-        return bool(self.config.get("tie_word_embeddings", family is not None and family.tied))
+        return self._opened.is_tied
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._opened)
@@ -43,8 +41,7 @@ class Packed24Checkpoint(Checkpoint):
         return self._opened.shapes()
 
     def dtypes(self) -> dict[str, str]:
-        short = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-        return {name: short.get(entry.dtype, entry.dtype) for name, entry in self._opened.entries.items()}
+        return self._opened.dtypes()
 
     def tensor(self, name: str) -> Tensor:
         return self._opened.tensor(name)

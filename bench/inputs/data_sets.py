@@ -77,4 +77,5 @@ def _listed(folder: Path) -> list[str]:
     except (ValueError, LookupError, RecursionError, YAMLError):  # the header is not in YAML, or nested too deeply
         header = None
     configs = header.get("configs") if isinstance(header, dict) else None
-    return [str(c.get("config_name")) for c in configs if isinstance(c, dict)] if isinstance(configs, list) else []
+    named = [c.get("config_name") for c in configs if isinstance(c, dict)] if isinstance(configs, list) else []
+    return [str(name) for name in named if isinstance(name, str | int)]  # aliases of YAML make others endless

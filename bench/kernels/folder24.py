@@ -28,6 +28,7 @@ from bench.kernels.windows24 import from_windows, is_group, window_width
 from bench.system import digests
 from bench.system.provenance import VERSION
 from methods.errors import UserError
+from methods.families import FAMILIES
 from methods.files import find_file, read_object
 from methods.folder import SHARD_BYTES, dtype_name, read_config
 from methods.targets import family_of
@@ -176,6 +177,17 @@ class Folder24:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the model's tensors."""
         return {name: entry.shape for name, entry in self.entries.items()}
+
+    def dtypes(self) -> dict[str, str]:
+        """Return the dtypes of the model's tensors, with the names of safetensors."""
+        short = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+        return {name: short.get(entry.dtype, entry.dtype) for name, entry in self.entries.items()}
+
+    @property
+    def is_tied(self) -> bool:
+        """Return whether the head shares the embedding's tensor by the config."""
+        family = FAMILIES.get(self.config.get("model_type", ""))
+        return bool(self.config.get("tie_word_embeddings", family is not None and family.tied))
 
     def weight(self, target: str) -> Tensor:
         """Return the dense weight of a linear [out, in]."""

@@ -182,12 +182,13 @@ def load(folder: Path | str, compute: Compute, *, engine: str | None = None) -> 
         UserError: no packed24 folder, a damaged one, or no Compute.
     """
     # Here, because it imports transformers.
-    from bench.inputs import loading
+    from bench.inputs import architecture, loading
 
     if not isinstance(compute, Compute):
         raise UserError(f"compute is {compute!r}: give methods.contract.Compute(device=..., dtype=...)")
     folder = Path(folder)
     source = Folder24(folder)
+    architecture.check(source)
     model: Any = loading.empty_model(folder, compute.dtype)
     repeated: dict[Linear24, Tensor] = {}
     for name, entry in source.entries.items():

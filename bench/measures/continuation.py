@@ -14,9 +14,10 @@ from bench.measures.state_check import StateCheck
 from bench.measures.windowed import WindowSettings, mean_and_stderr
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
+from bench.system.text import amount
 from bench.system.validation import Count
 from methods.contract import Needs
-from methods.errors import Skipped
+from methods.errors import Skipped, UserError
 from methods.info import MeasureInfo
 
 if TYPE_CHECKING:
@@ -93,6 +94,11 @@ class Continuation:
         every, articles = load_windows(
             self.corpus, context.tokenizer(), self.seqlen, None, context.data_dir, bos=self.bos
         )
+        if len(every) < self.windows:
+            raise UserError(
+                f"{self.corpus} has {amount(len(every), 'window')} of {self.seqlen} tokens, and continuation takes "
+                f"{self.windows}: use a longer text"
+            )
         chosen = [i * len(every) // self.windows for i in range(self.windows)]
         prompts = every[chosen]
         with torch.no_grad():
@@ -118,12 +124,13 @@ def _continue(model: Any, prompts: Tensor, context: MeasureContext) -> Tensor:
     """Generate NEW tokens after each prompt, the most likely one each time. Return int64 [prompts, NEW]."""
     import torch  # slow to import
 
-    # A fresh one: a model's own may have penalties.
+    # A fresh one in place of the model's own, which may have penalties, and from which `generate` fills each None.
     config = type(model.generation_config)(max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=0)
+    model.generation_config = config
     done = []
     for part in prompts.split(BATCH):
         ids = part.to(context.compute.device)
-        whole = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        whole = model.generate(ids, attention_mask=torch.ones_like(ids))
         done.append(whole[:, ids.shape[1] :].cpu())
         context.progress.advance(sum(map(len, done)), len(prompts))
     return torch.cat(done)

@@ -111,7 +111,7 @@ class Allocated:
         weights: dict[str, Tensor] = {}
         for name, choice in parsed.items():
             changed = copy.deepcopy(model)
-            own = replace(job, pattern=choice.pattern)
+            own = job if choice.pattern.dense else replace(job, pattern=choice.pattern)
             if not choice.pattern.dense:
                 parse_pruner(pruner).apply(changed, own)
                 # A stage ends in a file, so the next one begins with rounded weights.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from bench.compare.pairing import another_source
 from bench.compare.result_set import ResultSet
 from bench.compare.seed_noise import SeedNoiseTable
 from bench.reporting import pairwise, task_averages
@@ -82,15 +83,18 @@ class DenseComparison:
 
         The questions are those of the leading set, or of every task that has an accuracy if no set is complete.
         """
+        if row == self.dense or self.dense is None:
+            return None
         answers = []
         for column in self._accuracy_columns():
-            if row == self.dense or self.dense is None:
-                return None
             before, after = (pairwise.seeds_of(self.table, k, column, self.records) for k in (self.dense, row))
             if not before or not after:
                 return None
-            read = [self.results.items(record) for record in (next(iter(before.values())), *after.values())]
-            if any(not np.array_equal(read[0].ids, one.ids) for one in read):
+            dense = next(iter(before.values()))
+            read = [self.results.items(record) for record in (dense, *after.values())]
+            if any(another_source(dense, record) for record in after.values()) or any(
+                not np.array_equal(read[0].ids, one.ids) for one in read
+            ):
                 return None
             was, *now = (one.columns.get("acc", one.columns["value"]) for one in read)
             answers.append((was != np.stack(now), was, np.stack(now)))

@@ -22,6 +22,7 @@ from bench.reporting.protocol import RULE
 from bench.reporting.table import ABSENT, caption
 from bench.reporting.table_figures import TableFigure
 from bench.reporting.view import ReportSection, Table
+from bench.system.grouping import group_by
 from bench.system.text import amount, printable
 
 ASSETS = Path(__file__).parent.parent / "assets" / "report"
@@ -145,11 +146,19 @@ def _hash(text: str) -> str:
 def _choices(sections: Sequence[ReportSection]) -> dict[str, Any]:
     """Return what a reader can filter by and show, and the counts of the page's head."""
     rows = [r for s in sections for t in s.tables for r in t.rows]
-    columns = {c.metric: c for s in sections for t in s.tables for c in t.columns}
+    columns = group_by((c for s in sections for t in s.tables for c in t.columns), lambda column: column.metric)
     own = [s for s in sections if not s.published]
     return {
         "filters": {key: sorted({r.filters[key] for r in rows} - {""}) for key in FILTERS},
-        "metrics": [{"name": m, "label": c.label, "hidden": c.hidden} for m, c in columns.items()],
+        "metrics": [
+            {
+                "name": name,
+                "label": some[0].label,
+                "every": not any(c.hidden for c in some),
+                "mixed": len({c.hidden for c in some}) > 1,
+            }
+            for name, some in columns.items()
+        ],
         "count": {
             "records": f"{sum(len(s.records) for s in own):,}",
             "rows": f"{sum(len(t.whole_rows) for s in own for t in s.tables):,}",

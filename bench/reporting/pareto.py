@@ -55,7 +55,7 @@ def fronts(table: Table) -> Iterator[Front]:
     is_smaller = any(row.filters.get("pattern", "").startswith(("depth ", "width ", "channels ")) for row in table.rows)
     sizes = (metrics.SIZE, BITS) if is_smaller else (BITS, metrics.SIZE)
     size = next((m for m in sizes if any(c.metric == m for c in table.columns)), None)
-    speeds = [c for c in table.columns if c.shown is not False and (c.metric == SPEEDUP or c.definition.is_time)]
+    speeds = [c for c in table.columns if c.shown is not False and c.definition.is_time]
     costs = [i for i, c in enumerate(table.columns) if c.metric == size or c in speeds]
     packed = [i for i, c in enumerate(table.columns) if c.metric == metrics.SIZE]
     for y, column in enumerate(table.columns):

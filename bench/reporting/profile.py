@@ -7,6 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
+from bench.compare.pairing import another_source
 from bench.compare.result_set import ResultSet
 from bench.inputs import tracks
 from bench.reporting import pairwise, words
@@ -71,7 +72,7 @@ def _compare_track(pairs: Sequence[tuple[Record, list[Record]]], results: Result
     groups, answers = [], []
     for dense, own in pairs:
         was, now = results.items(dense), [results.items(record) for record in own]
-        if any(not np.array_equal(was.ids, one.ids) for one in now):
+        if any(another_source(dense, one) for one in own) or any(not np.array_equal(was.ids, one.ids) for one in now):
             return None
         after = np.stack([one.columns["value"] for one in now])
         groups.append(

@@ -50,13 +50,15 @@ def _average_tracks(rows: list[Row]) -> list[Row]:
     """Return the mean bits per byte of each line, seed and track. Only equal sets of questions share a protocol."""
     in_bits = (row for row in rows if row["metric"] == "bits_per_byte" and row["value"] is not None)
     lines = group_by(in_bits, lambda row: (*_line(row), _protocol(row).name.partition("/")[0]))
-    out = []
+    averaged: list[tuple[str, str, Row]] = []
     for (*_, track), of_track in lines.items():
         questions = sum(row["n"] for row in of_track)
-        tasks = amount(len(of_track), "task")
-        base = of_track[0] | {"metric": metrics.MEAN_BITS, "protocol": f"{track}: {tasks}, {questions:,} questions"}
-        out.append(base | _mean(of_track))
-    return out
+        label = f"{track}: {amount(len(of_track), 'task')}, {questions:,} questions"
+        tasks = ", ".join(sorted(_protocol(row).label for row in of_track))
+        averaged.append((label, tasks, of_track[0] | {"metric": metrics.MEAN_BITS} | _mean(of_track)))
+    sets = group_by(averaged, lambda one: one[0])
+    several = {label for label, some in sets.items() if len({tasks for _, tasks, _ in some}) > 1}
+    return [row | {"protocol": f"{label}: {tasks}" if label in several else label} for label, tasks, row in averaged]
 
 
 def _mean(rows: Sequence[Row]) -> Row:

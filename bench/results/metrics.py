@@ -73,8 +73,8 @@ class Metric:
 
     @property
     def is_time(self) -> bool:
-        """Return whether it is a time or a speed."""
-        return self.unit in TIME_UNITS or self.unit.endswith("/s")
+        """Return whether it is a time or a speed, or their ratio: timed twice, it is never the same."""
+        return self.unit in TIME_UNITS or self.unit.endswith("/s") or self.name == "speedup"
 
     @property
     def is_ratio(self) -> bool:

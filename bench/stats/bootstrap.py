@@ -142,9 +142,10 @@ def studentized_bootstrap(
 @lru_cache(maxsize=4)
 def _resamples(draws: int, size: int, stream: int) -> Array:
     """Return how often each of `size` is drawn: [draws, size]. A gate must give the same result twice, so seeds are fixed."""
-    counts = np.random.default_rng([size, stream]).multinomial(size, np.full(size, 1 / size), size=draws)
+    draw = np.random.default_rng([size, stream]).multinomial(size, np.full(size, 1 / size), size=draws)
+    counts: Array = draw.astype(np.float64)
     counts.flags.writeable = False
-    return counts.astype(np.float64)
+    return counts
 
 
 def _draws(centred: Array, w: Array, draws: int) -> Array:

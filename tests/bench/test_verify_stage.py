@@ -95,6 +95,15 @@ def test_what_no_method_may_do(check, change, said):
         check(change, declared=[NORM])
 
 
+@pytest.mark.parametrize(
+    ("bias", "said"),
+    [(torch.full((8,), torch.nan), "contains NaN"), (torch.ones(8).half(), "is new and float16, not float32")],
+)
+def test_a_new_tensor_is_checked_although_it_is_declared(check, bias, said):
+    with pytest.raises(CheckFailed, match=said):
+        check(lambda t: t.update({"model.norm.bias": bias}), declared=["model.norm.bias"])
+
+
 def test_declared_or_not_the_dtype_is_the_runs(check):
     def halve(tensors):
         tensors.update({n: t.bfloat16() for n, t in tensors.items()})

@@ -110,10 +110,13 @@ def answers(root, task="code/mbpp@3-shotx40", factor=1.0, *, lost=0, gained=0, n
     return put(root, record(made=made, **about), items, rows)
 
 
-def latency(root, factor=1.0, blocks=12, *, made="a", noise=1, spread=0.01, **about):
+def latency(root, factor=1.0, blocks=12, *, made="a", noise=1, spread=0.01, metric=("prefill", "s", "lower"), **about):
     times = factor * np.exp(np.random.default_rng(noise).normal(0, spread, blocks))
     items = [Item(str(i), str(i), float(t), 1.0) for i, t in enumerate(times)]
-    row = ReadingRow(metric="prefill", value=float(np.median(times)), unit="s", better="lower", stderr=0.01, n=blocks)
+    name, unit, better = metric
+    is_ratio = name == "speedup"
+    value, stderr = (np.exp(np.log(times).mean()), None) if is_ratio else (np.median(times), 0.01)
+    row = ReadingRow(metric=name, value=float(value), unit=unit, better=better, stderr=stderr, n=blocks)
     about = {"measure": "latency", "protocol": "512", "token_digest": ""} | about
     return put(root, record(made=made, **about), items, [row])
 

@@ -21,8 +21,9 @@ const tables = [...document.querySelectorAll("[data-table]")].map((box) => {
   const content = data.tables[Number(box.dataset.table)];
   const rows = [...box.querySelectorAll("tbody tr")];
   const parts = Map.groupBy(rows.keys(), (k) => content.rows[k].part);
-  const whole = parts.get(undefined) || [], order = whole.flatMap((k) => [k, ...(parts.get(k) || [])]);
-  const table = { box, data: content, rows, order, whole, body: box.querySelector("tbody"), matches: whole, all: false, interactive: new Set(), sorters: new Map() };
+  const below = (k) => [k, ...(parts.get(k) || []).flatMap(below)];
+  const whole = parts.get(undefined) || [], order = whole.flatMap(below);
+  const table = { box, data: content, rows, order, whole, parts, body: box.querySelector("tbody"), matches: whole, all: false, interactive: new Set(), sorters: new Map() };
   table.visible = order.filter((k) => !rows[k].hidden);
   const firstNumber = box.querySelectorAll("thead [data-label]").length + (content.ranks ? 1 : 0);
   table.cell = (k, c) => rows[k].cells[firstNumber + c];
@@ -62,9 +63,8 @@ function sort(table, head, value, next) {
     if (keys[i] === null || keys[j] === null) return (keys[i] === null) - (keys[j] === null) || i - j;
     return sign * compare(keys[i], keys[j]) || i - j;
   };
-  const place = new Map(table.whole.toSorted(compareRows).map((k, at) => [k, at]));
-  const parent = (k) => table.data.rows[k].part ?? k;
-  table.order.sort((i, j) => place.get(parent(i)) - place.get(parent(j)) || (parent(i) === i ? -1 : parent(j) === j ? 1 : compareRows(i, j)));
+  const sorted = (ks) => ks.toSorted(compareRows).flatMap((k) => [k, ...sorted(table.parts.get(k) || [])]);
+  table.order = sorted(table.whole);
   rank(table, head.dataset.column);
   show(table);
   say(`${table.data.title}: sorted by ${head.dataset.name}, ${next}`);
@@ -176,29 +176,34 @@ const metrics = [...document.querySelectorAll("input[data-metric]")];
 function filter() {
   const words = $("find").value.toLowerCase().split(/\s+/).filter(Boolean);
   const conditions = selects.filter((s) => s.value).map((s) => [s.dataset.key, s.value]);
-  let left = 0, all = 0;
+  let left = 0, all = 0, elsewhere = 0;
   for (const table of tables) {
     const folded = !($("unfold") && $("unfold").checked);
     table.matches = (folded ? table.whole : table.order).filter((k) =>
       words.every((w) => table.text[k].includes(w)) && conditions.every(([key, v]) => table.data.rows[k][key] === v));
-    all += folded ? table.whole.length : table.rows.length;
-    if (!table.off) left += table.matches.length;
+    if (table.off) elsewhere += table.matches.length;
+    else {
+      left += table.matches.length;
+      all += (folded ? table.whole : table.order).length;
+    }
     show(table);
   }
-  for (const section of document.querySelectorAll("main > section")) {
-    section.hidden = ![...section.querySelectorAll("[data-table]")].some((box) => !box.hidden);
+  for (const section of document.querySelectorAll("main > section")) {  // a section whose other protocols match keeps its choice
+    section.hidden = !tables.some((table) => table.matches.length && section.contains(table.box));
   }
   $("nothing").hidden = left > 0;
-  say(`${left.toLocaleString("en")} of ${all.toLocaleString("en")} rows`);
+  $("nothing").firstElementChild.textContent = elsewhere ? "No row of these protocols matches the filters. Rows of others do: choose another protocol." : "No row matches the filters.";
+  const more = elsewhere && (words.length || conditions.length) ? `; ${elsewhere.toLocaleString("en")} more under other protocols` : "";
+  say(`${left.toLocaleString("en")} of ${all.toLocaleString("en")} rows${more}`);
 }
 
 // --- the address: what a reader found, filtered and sorted, beside the limits of pick.js ------------------------------
 
-function address() { return new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : ""); }
+// A link inside the page replaces the address, and what was found stays.
+let state = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
 
 // Changes some keys of the address. An empty value leaves its key out.
 function writeAddress(values) {
-  const state = address();
   for (const [key, value] of Object.entries(values)) {
     if (value) state.set(key, value);
     else state.delete(key);
@@ -212,7 +217,6 @@ function writeFilters() {
 
 // What the address names and the page does not know is left out.
 function readFilters() {
-  const state = address();
   $("find").value = state.get("find") || "";
   for (const s of selects) {
     s.value = state.get(`rows-${s.dataset.key}`) || "";
@@ -230,25 +234,31 @@ function readFilters() {
   return Boolean(sorter || $("find").value || selects.some((s) => s.value));
 }
 
+// Metrics that the reader shows or hides in all tables. The others are as each table has them, some in a part of the tables.
+const asked = new Map();
+
+function resetMetrics() {
+  asked.clear();
+  for (const m of metrics) [m.checked, m.indeterminate] = [m.defaultChecked, m.dataset.mixed !== undefined];
+}
+
 function columns() {
-  const shown = new Set(metrics.filter((m) => m.checked).map((m) => m.dataset.metric));
   for (const table of tables) {
     table.data.columns.forEach((column, c) => {
-      const box = metrics.find((m) => m.dataset.metric === column.metric);
-      const hidden = box.checked === box.defaultChecked ? column.hidden : !shown.has(column.metric), head = table.box.querySelector(`[data-column="${c}"]`);
+      const hidden = asked.has(column.metric) ? !asked.get(column.metric) : column.hidden, head = table.box.querySelector(`[data-column="${c}"]`);
       if (head.hidden === hidden) return;
       head.hidden = hidden;
       table.rows.forEach((_, k) => { table.cell(k, c).hidden = hidden; });
     });
     for (const k of table.interactive) setTabStop(table.rows[k]);
   }
-  say(`${shown.size} of ${metrics.length} metrics shown`);
+  say(`${metrics.filter((m) => m.checked || m.indeterminate).length} of ${metrics.length} metrics shown`);
 }
 
 function reset() {
   $("find").value = "";
   for (const s of selects) s.value = "";
-  for (const m of metrics) m.checked = m.defaultChecked;
+  resetMetrics();
   if ($("unfold")) $("unfold").checked = false;
   columns();
   filter();
@@ -274,8 +284,13 @@ for (const select of protocols) {
 $("tools").addEventListener("submit", (event) => event.preventDefault());
 $("find").addEventListener("input", () => { filter(); writeFilters(); });
 selects.forEach((s) => s.addEventListener("change", () => { filter(); writeFilters(); }));
-addEventListener("hashchange", () => { if (location.hash.includes("=")) readFilters(); });
-metrics.forEach((m) => m.addEventListener("change", columns));
+addEventListener("hashchange", () => {
+  if (!location.hash.includes("=")) return;
+  state = new URLSearchParams(location.hash.slice(1));
+  readFilters();
+});
+resetMetrics();
+metrics.forEach((m) => m.addEventListener("change", () => { asked.set(m.dataset.metric, m.checked); columns(); }));
 $("clear").addEventListener("click", reset);
 $("again").addEventListener("click", () => { reset(); $("find").focus(); });
 document.addEventListener("keydown", (event) => {
@@ -351,11 +366,12 @@ function interval(table, a, b, c) {
   return table.data.columns[c].ratio ? { value: 1 / value, low: 1 / high, high: 1 / low, over } : { value: -value, low: -high, high: -low, over };
 }
 
-function formatChange(ratio, value) {
-  if (value === (ratio ? 1 : 0)) return "same";
-  if (ratio) return `×${value < 10 ? value.toFixed(4) : Number(value.toPrecision(5)).toLocaleString("en")}`;
+function formatEnd(ratio, value) {
+  if (ratio) return `×${value < 0.1 ? Number(value.toPrecision(4)) : value < 10 ? value.toFixed(4) : Number(value.toPrecision(5)).toLocaleString("en")}`;
   return `${value < 0 ? "−" : "+"}${Number(Math.abs(value).toPrecision(4))}`;
 }
+
+function formatChange(ratio, value) { return value === (ratio ? 1 : 0) ? "same" : formatEnd(ratio, value); }
 
 function compare(a, b) {
   const first = a.table.data.rows[a.k], other = b.table.data.rows[b.k];
@@ -380,7 +396,7 @@ function compare(a, b) {
     }
     line.append(
       el("th", column.name, { scope: "row" }), change,
-      el("td", paired ? (paired.over ? `${formatChange(ratio, paired.low)} to ${formatChange(ratio, paired.high)}; ${paired.over}` : "exact: counted, not sampled") : "no paired interval", { class: "interval" }),
+      el("td", paired ? (paired.over ? `${formatEnd(ratio, paired.low)} to ${formatEnd(ratio, paired.high)}; ${paired.over}` : "exact: counted, not sampled") : "no paired interval", { class: "interval" }),
       el("td", text(a.table, a.k, c), { class: "num" }), el("td", text(b.table, b.k, d), { class: "num" }),
     );
     body.append(line);

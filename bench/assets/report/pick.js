@@ -120,14 +120,16 @@ function fillChoices() {
 
 // The limits that the address names. What it names wrongly is said, and left out.
 function readAddress() {
-  const state = address();
   if (!state.has("model")) return false;
-  const fits = tables.find((t) => t.data.choices && t.data.title === state.get("model") && (!state.get("protocol") || t.data.protocol === state.get("protocol")));
-  if (fits) $("pick-board").value = fits.box.dataset.table;
+  const named = tables.filter((t) => t.data.choices && t.data.title === state.get("model"));
+  const fits = named.find((t) => !state.get("protocol") || t.data.protocol === state.get("protocol"));
+  const wrong = fits ? [] : [named.length ? "protocol" : "model"];
+  if (fits || named.length) $("pick-board").value = (fits || named[0]).box.dataset.table;
   fillChoices();
-  setOption($("pick-pattern"), state.get("pattern") || "");
-  setOption($("pick-quant"), state.get("quant") || "");
-  const wrong = fits ? [] : ["model"];
+  for (const key of ["pattern", "quant"]) {
+    setOption($(`pick-${key}`), state.get(key) || "");
+    if ($(`pick-${key}`).value !== (state.get(key) || "")) wrong.push(key);
+  }
   for (const slider of sliders) {
     const text = state.get(flag(slider)) || "", at = slider.stops.indexOf(text);
     if (text && at < 0) wrong.push(flag(slider));

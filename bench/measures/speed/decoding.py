@@ -30,6 +30,8 @@ from methods.folder import Folder, dtype_name
 from methods.targets import dense_weight, family_of
 
 KIND_OF_DTYPE = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+INTEGERS = {8.0: "int8", 4.0: "int4"}
+"""Integers that kernels take, by their bits."""
 
 SMALLER = "fewer weights"
 """Name of the model with fewer blocks, units or channels."""
@@ -92,6 +94,17 @@ def check_models(make: StepFactory, models: Mapping[str, nn.Module]) -> None:
 
 def packed_targets(model: nn.Module, context: MeasureContext) -> dict[str, PackedWeight]:
     """Pack the artifact's weights, or raise Skipped if they are not 2:4 or no kernel takes their dtype."""
+    kind = find_kind(context)
+    weights = {name: dense_weight(model.get_submodule(name)) for name in context.counts.layers}
+    return pack_integers(weights, kind) if kind else {n: pack(w, n) for n, w in weights.items()}
+
+
+def find_kind(context: MeasureContext) -> str | None:
+    """Return the integers of an artifact's weights, "int8" or "int4", or None for floats.
+
+    Raises:
+        Skipped: the weights are not 2:4, or no kernel takes their number of bits.
+    """
     counts = context.counts
     if (counts.pattern.n, counts.pattern.m) != (2, 4):
         raise Skipped(f"no kernel for {counts.pattern}: only 2:4 has one")
@@ -100,22 +113,24 @@ def packed_targets(model: nn.Module, context: MeasureContext) -> dict[str, Packe
     if counts.negative_zeros:
         raise Skipped(f"-0.0 is in {amount(counts.negative_zeros, 'weight')}, which packing would not treat as zeros")
     bits = context.storage.bits if context.storage else None
-    if bits not in (None, 8, 4):
+    if bits is None or bits > max(INTEGERS):  # floats, also those of a model made elsewhere
+        return None
+    if bits not in INTEGERS:
         raise Skipped(f"no 2:4 kernel for weights of {bits} bits: only float, int8 and int4 have one")
-    weights = {name: dense_weight(model.get_submodule(name)) for name in counts.layers}
-    if bits is None:
-        return {n: pack(w, n) for n, w in weights.items()}
-    return pack_int4(weights) if bits == 4 else {n: pack_rounded(w, "int8", n).packed for n, w in weights.items()}
+    return INTEGERS[bits]
 
 
-def pack_int4(weights: Mapping[str, Tensor]) -> dict[str, PackedWeight]:
-    """Pack the weights of an int4 quantizer, or raise Skipped if they are on another grid or no kernel takes their width."""
-    rounded = {name: pack_rounded(weight, "int4", name) for name, weight in weights.items()}
+def pack_integers(weights: Mapping[str, Tensor], kind: str) -> dict[str, PackedWeight]:
+    """Pack the weights of a quantizer, or raise Skipped if they are on another grid or no kernel takes their width.
+
+    kind: "int8" or "int4".
+    """
+    rounded = {name: pack_rounded(weight, kind, name) for name, weight in weights.items()}
     for name, (packed, exact) in rounded.items():
         if not exact:
-            group = group_size("int4", packed.width)
-            raise Skipped(f"no 2:4 kernel for the grid of {name}: it takes int4 with a scale for {group} inputs")
-        if not cpu24.supports(packed):
+            group = group_size(kind, packed.width)
+            raise Skipped(f"no 2:4 kernel for the grid of {name}: it takes {kind} with a scale for {group} inputs")
+        if kind == "int4" and not cpu24.supports(packed):
             raise Skipped(f"no 2:4 kernel for {name}, whose {packed.width} inputs are no whole blocks of {cpu24.BLOCK}")
     return {name: each.packed for name, each in rounded.items()}
 

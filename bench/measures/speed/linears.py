@@ -17,7 +17,7 @@ from bench.measures.contract import MeasureContext, Readings
 from bench.measures.speed import comparison
 from bench.measures.speed.cpu import Cpu
 from bench.measures.speed.cuda import Cuda
-from bench.measures.speed.decoding import KIND_OF_DTYPE, pack_int4
+from bench.measures.speed.decoding import KIND_OF_DTYPE, find_kind, pack_integers
 from bench.results.record import Item, Reading
 from methods.contract import Compute
 from methods.errors import Skipped
@@ -43,23 +43,17 @@ def read_linears(device: Cpu | Cuda, model: Callable[[], nn.Module], context: Me
     Raises:
         Skipped: nothing is pruned to 2:4, or no kernel for any of its shapes.
     """
-    counts = context.counts
-    if (counts.pattern.n, counts.pattern.m) != (2, 4) or counts.violations:
-        raise Skipped(f"no kernel for {counts.pattern}: only 2:4 has one")
-    bits = context.storage.bits if context.storage else None
-    dtype = context.compute.dtype
-    kinds: dict[float | None, str] = {8: "int8", 4: "int4", None: KIND_OF_DTYPE.get(dtype, dtype_name(dtype))}
-    if bits not in kinds:
-        raise Skipped(f"no 2:4 kernel for weights of {bits} bits")
-    if kinds[bits] not in device.kinds:
-        raise Skipped(f"no 2:4 kernel for {kinds[bits]}: use --dtype bfloat16")
+    dtype, integers = context.compute.dtype, find_kind(context)
+    kind = integers or KIND_OF_DTYPE.get(dtype, dtype_name(dtype))
+    if kind not in device.kinds:
+        raise Skipped(f"no 2:4 kernel for {kind}: use --dtype bfloat16")
     pruned = model()
-    weights = {name: dense_weight(pruned.get_submodule(name)) for name in counts.layers}
-    if bits == 4:
-        pack_int4(weights)
+    weights = {name: dense_weight(pruned.get_submodule(name)) for name in context.counts.layers}
+    if integers:
+        pack_integers(weights, integers)
     multiplicity = Counter(tuple(w.shape) for w in weights.values())
     firsts = {tuple(w.shape): w for w in reversed(list(weights.values()))}
-    return time_linears(device, ((multiplicity[shape], w) for shape, w in firsts.items()), tokens, kinds[bits])
+    return time_linears(device, ((multiplicity[shape], w) for shape, w in firsts.items()), tokens, kind)
 
 
 def random_weights(shapes: Counter[tuple[int, int]]) -> Weights:

@@ -103,6 +103,14 @@ def test_one_failed_seed_of_several_is_a_new_failure(roots):
     assert verdict(roots)["perplexity"].reason == "NaN (seed 1)"
 
 
+def test_a_new_seed_that_fails_is_a_new_failure(roots):
+    for root in roots:
+        fake_records.perplexity(root, seed=0)
+    fake_records.failed(roots[1], seed=1, reason="NaN")
+
+    assert verdict(roots)["perplexity"].reason == "NaN (seed 1)"
+
+
 def test_what_fails_now_and_was_skipped_is_a_new_failure(roots):
     fake_records.put(roots[0], fake_records.record(status="skipped", reason="no CUDA device"))
     fake_records.failed(roots[1], made="b")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 
@@ -60,6 +61,17 @@ def test_an_interval_that_says_nothing_is_not_shown(tmp_path, monkeypatch, windo
     assert cells["about"] == f"{windows} blocks of windows; too few for an interval: measure more"
     assert said["high"] is None and said["n_needed"] is None
     assert forest.draw_pair(found.rows, tmp_path / "pair.svg", "a", "b").exists()
+
+
+def test_a_small_ratio_has_its_digits_and_from_0_there_is_no_ratio(tmp_path):
+    for k, (root, loss, count) in enumerate(((tmp_path / "a", 9.0, 0.0), (tmp_path / "b", 0.0, 1e9))):
+        fake_records.perplexity(root, loss, made=root.name, noise=k)
+        fake_records.counted(root, "bytes_packed", count, made=root.name)
+    found = verdict.compare(*(resolve.read(tmp_path / name) for name in "ab"), settings.read(None))
+    changes = {row.metric: render.format_change(row) for row in found.rows}
+
+    assert re.match(r"×0\.0001\d+ \[0\.0001\d+, ", changes["perplexity"])
+    assert changes["bytes_packed"] == "+1000000000.0000"
 
 
 def test_a_figure_is_not_sure_of_a_value_without_an_interval():

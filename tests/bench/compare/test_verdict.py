@@ -121,6 +121,15 @@ def test_latency(roots, factor, spread, expected):
     assert row.estimate.unit == "blocks"
 
 
+@pytest.mark.parametrize(("factor", "expected"), [(1.002, "OK"), (0.8, "REGRESSION")])
+def test_a_speedup_is_timed_and_need_not_be_reproduced(roots, factor, expected):
+    """Of one key on one machine. A number that is computed would have to be the same."""
+    for noise, (root, scale) in enumerate(zip(roots, (1.0, factor), strict=True)):
+        fake_records.latency(root, scale, noise=noise, metric=("speedup", "1", "higher"))
+
+    assert verdict(roots)["speedup"].verdict == expected
+
+
 def test_nine_blocks_of_timings_are_too_few(roots):
     for root, made in zip(roots, "ab", strict=True):
         fake_records.latency(root, blocks=9, made=made, noise=ord(made))
@@ -204,6 +213,9 @@ def test_a_family_asks_more_of_each(roots):
 
     assert (alone.verdict, among.verdict) == ("REGRESSION", "INCONCLUSIVE")
     assert among.adjusted > 0.05 > alone.adjusted
+    explored = compare(*map(read, roots), settings.read(None), exploratory=True)
+    (row,) = (r for r in explored.rows if r.metric == "perplexity")
+    assert row.verdict == "INCONCLUSIVE" and row.required_n[0] > row.estimate.n, "more than there are would decide"
 
 
 def test_a_gain_among_many_tests_needs_the_adjusted_p(roots):

@@ -9,6 +9,7 @@ import pytest
 from bench.catalog.choice import parse_chain
 from bench.execution import allocation
 from bench.execution.allocation import Budget, _Problem, solve
+from bench.quantizers.allocated import LinearChoice
 from helpers import runs
 from methods.errors import UserError
 
@@ -97,6 +98,16 @@ def test_the_file_of_the_command_is_a_row(choices, budget, key, cli, tmp_path, m
     assert found["bits_per_weight"] == pytest.approx(rows["allocated"]["bits per weight"], abs=1e-3)
     if key == "kept":
         assert 1 - found["sparsity"] == pytest.approx(rows["allocated"]["kept"], abs=5e-3)
+
+
+def test_bits_of_a_pruned_method_have_its_mask(monkeypatch):
+    """2:4 with int8: half of the values, a bit of mask, and scales."""
+    runs.workers_here(monkeypatch)
+    spec = runs.small("r", methods=("magnitude",), quantizers=("none",), measures=("size",))
+    parsed = [LinearChoice.parse("int8")]
+    problem = _Problem(allocation._artifacts(spec, parsed, "sparsegpt"), ["int8"], parsed, lambda _: None)
+
+    assert ((problem.bits > 5) & (problem.bits < 5.5)).all() and (problem.kept == 1).all()
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,19 @@ def test_groups_go_along_the_input_whatever_the_layout(tmp_path, way):
     assert OnnxFile(save(tmp_path / "y.onnx", nodes, {"w": broken})).count(PATTERN).violations == 1
 
 
+def test_other_operators_of_the_same_names_are_not_read(tmp_path):
+    """A Transpose may leave the order. Operators outside the standard may compute anything, from no inputs."""
+    same = [helper.make_node("Transpose", ["w"], ["t"], perm=[0, 1]), helper.make_node("MatMul", ["x", "t"], ["h"])]
+    file = OnnxFile(save(tmp_path / "x.onnx", same, {"w": WEIGHT.T}))
+    assert file.count(PATTERN).violations == 0
+    strange = [helper.make_node(kind, [], [f"o{kind}"], domain="a.b") for kind in ("MatMul", "Transpose")]
+    path = save(tmp_path / "y.onnx", [*strange, *WAYS["right, [in, out]"][1]], {"w": WEIGHT.T})
+    model = onnx.load(path)
+    model.opset_import.append(helper.make_opsetid("a.b", 1))
+    onnx.save(model, path)
+    assert len(OnnxFile(path).targets()) == 1
+
+
 def test_a_violated_group_is_found_by_the_command(cli, tmp_path):
     nodes = WAYS["right, [in, out]"][1]
     broken = WEIGHT.T.copy()

@@ -101,7 +101,6 @@ def test_every_target_is_in_the_file_by_its_name_and_holds_the_pattern(exported,
     file = OnnxFile(out / "model.onnx")
 
     assert [linear.name for linear in file.targets()] == list(targets)
-    assert str(file.detect_pattern(("1:4", "2:4"))) == "2:4"
     assert f"2:4 in {len(targets)} linears" in sentence
     for linear in file.targets():
         weight = model.get_submodule(linear.name).weight

@@ -40,6 +40,14 @@ CASES = {
         lambda w: zeros_themselves(*packers.gptq(w, 4)),
         {"quant_method": "auto-round", "packing_format": "auto_round:gptqmodel", "bits": 4, "group_size": 16},
     ),
+    "pack-quantized, 3 bits": (
+        partial(packers.pack_quantized, bits=3),
+        {
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "config_groups": {"g": {"weights": GROUPED | {"num_bits": 3}}},
+        },
+    ),
     "pack-quantized": (
         packers.pack_quantized,
         {
@@ -99,6 +107,17 @@ def test_a_masked_folder_is_packed(prefix, tmp_path):
 
     assert opened.is_packed and not opened.is_quantized
     assert all(torch.equal(opened.tensor(name), weight) for name, weight in stored.items())
+
+
+def test_kept_values_of_one_byte_are_spread_and_must_be_as_many_as_the_mask_has():
+    scheme = CompressedTensorsScheme({"sparsity_config": {"format": "sparse-24-bitmask"}})
+    weight = (torch.randn(4, 16) * (torch.arange(16) % 4 < 2)).to(torch.float8_e4m3fn)
+    parts, _ = packers.bitmask(weight.float())
+    parts["weight.compressed"] = parts["weight.compressed"].to(torch.float8_e4m3fn)
+    decoded = scheme.decode(parts)
+    assert decoded.dtype == weight.dtype and torch.equal(decoded.float(), weight.float())
+    with pytest.raises(ValueError, match="a mask of 32 weights for 24"):
+        scheme.decode(parts | {"weight.compressed": parts["weight.compressed"][:3]})
 
 
 @pytest.mark.parametrize("kind", ["nvfp4", "mxfp4"])
@@ -184,6 +203,8 @@ def test_patterns_of_alphas_match_as_in_peft(patterns, tmp_path):
         ({"alpha_pattern": {"(": 1}}, "( in alpha_pattern"),
         ({"init_lora_weights": "pissa_niter_4"}, "starts from 'pissa_niter_4'"),
         ({"init_lora_weights": "OLoRA"}, "starts from 'OLoRA'"),
+        ({"init_lora_weights": "lora_ga"}, "starts from 'lora_ga'"),
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens is [1]"),
     ],
 )
 def test_an_adapter_that_peft_reads_in_another_way_is_refused(about, said, tmp_path):

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.catalog.choice import parse_method
+from bench.formats import differences
 from bench.formats.differences import inspect
 from bench.results.check import check_folder
 from bench.results.store import ReadOnlyStore
@@ -121,6 +122,14 @@ def test_the_pattern_is_named(keep, pattern, tmp_path):
 
     assert found.pattern == pattern
     assert inspect(tmp_path / "m", Folder(packers.TINY), *ALL) == found
+
+
+def test_a_difference_behind_the_first_characters_of_a_long_value_is_shown(tmp_path):
+    long = {"rope_type": "llama3", **{f"a{k}": 0 for k in range(30)}}
+    before, after = {"rope_parameters": long | {"theta": 500000.0}}, {"rope_parameters": long | {"theta": 10000.0}}
+    (line,) = differences._config_differences(before, after)
+
+    assert '"theta": 500000.0} -> ' in line and line.endswith('"theta": 10000.0}')
 
 
 def test_a_model_with_fewer_layers_is_measured(tmp_path):

@@ -10,10 +10,12 @@ from transformers.activations import ACT2CLS
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from bench.inputs import architecture, loading, model_config, models
+from bench.inputs.shapes import PlannedModel
 from helpers.models import GROUPED, SIZES
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
+from methods.targets import find_targets
 
 VARIANTS = {
     "biased llama": lambda: LlamaConfig(**GROUPED, attention_bias=True, mlp_bias=True),
@@ -48,6 +50,32 @@ def test_no_tensor_may_be_missing_or_of_another_shape(family, make, keep_as, tmp
         own = name.removesuffix("_bias").replace("experts.", "experts.0.")
         with pytest.raises(UserError, match=rf"^({name}|{own}.(weight|bias)) in "):
             architecture.check(Folder(folder))
+
+
+def test_a_number_of_an_expert_is_no_number_of_experts(make, keep_as, tmp_path):
+    """Names and configs are untrusted: neither a huge number in them nor the names that it asks for may be made."""
+    folder = keep_as(make("mixtral"), tmp_path / "m")
+    config, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    path = next(n for n in tensors if ".experts." in n).partition("experts.")[0]
+    for number in ("16777215", "9" * 5000):
+        extra = {f"{path}experts.{number}.down_proj.weight": torch.zeros(2, 2)}
+        save_file(tensors | extra, folder / "model.safetensors")
+        for claimed in (config["num_local_experts"], 16777216):
+            (folder / "config.json").write_text(json.dumps(config | {"num_local_experts": claimed}))
+            with pytest.raises(UserError):
+                architecture.check(Folder(folder))
+            with pytest.raises(UserError):
+                find_targets(Folder(folder).config, Folder(folder).shapes())
+
+
+@pytest.mark.parametrize("huge", [{"num_hidden_layers": 16777216}, {"num_local_experts": 16777216}])
+def test_a_config_alone_names_no_more_tensors_than_a_model_can_have(huge, make, keep_as, tmp_path):
+    folder = keep_as(make("mixtral"), tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "plan/config.json").write_text(json.dumps(config | huge))
+    with pytest.raises(UserError, match="more than a model can have: correct it"):
+        PlannedModel(tmp_path / "plan")
 
 
 def test_weights_of_whole_numbers_are_refused(family, make, keep_as, tmp_path):

@@ -3,7 +3,13 @@
 from pathlib import Path
 
 import pytest
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 
 from bench.inputs import corpora, data_sets, download, hub
 from methods.errors import UserError
@@ -74,6 +80,14 @@ def test_a_refusal_names_the_licence_and_the_ways(fake_hub, error, kind, page):
     )  # fmt: skip
     assert [w for w in ways if w not in sentence] == []
     assert "\n" not in sentence and "connect" not in sentence
+
+
+def test_what_cannot_be_a_name_is_one_sentence(fake_hub):
+    fake_hub.error = HFValidationError("Cannot have -- or .. in repo_id: 'a/b--c'.")
+    with pytest.raises(
+        UserError, match=r"^task t \(a/b--c\) cannot be the name of a repository on the hub: Cannot have"
+    ):
+        hub.Repository("a/b--c", "dataset", "task t", "").latest()
 
 
 def http_error() -> Exception:

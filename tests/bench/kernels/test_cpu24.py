@@ -121,6 +121,14 @@ def test_a_row_of_one_sign_overflows_nowhere(kernel, width):
                 torch.testing.assert_close(got, wanted, rtol=1e-6, atol=0)
 
 
+def test_inputs_and_a_bias_must_fit(kernel):
+    weight = cpu24.to_kernel_layout(pack(sparse(32, 64), "w"))
+    with pytest.raises(ValueError, match=r"inputs \[1, 32\] or a bias None for a matrix of 32 x 64"):
+        cpu24.product(torch.ones(1, 32), weight)
+    with pytest.raises(ValueError, match=r"or a bias \[8\] for"):
+        cpu24.product(torch.ones(1, 64), weight, torch.ones(8))
+
+
 def test_a_nan_is_not_hidden(kernel):
     weight = sparse(5, 64)
     x = torch.randn(2, 64)

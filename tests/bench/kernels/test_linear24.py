@@ -160,6 +160,16 @@ def test_a_packed_folder_loads_on_its_packed_weights(make, keep_as, tmp_path, fa
     assert not any(p.is_meta for p in model.parameters())
 
 
+def test_a_folder_whose_shapes_are_not_those_of_its_config_is_refused(llama, keep_as, tmp_path):
+    """The kernel would read behind the end of its inputs."""
+    export_model(str(prune(keep_as(llama, tmp_path / "dense"), False)), "packed24", tmp_path / "packed")
+    file = tmp_path / "packed/config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"hidden_size": config["hidden_size"] // 2}))
+    with pytest.raises(UserError, match=r"and by its config\.json"):
+        linear24.load(tmp_path / "packed", Compute())
+
+
 def test_a_folder_may_be_text_and_a_dtype_is_no_compute(tmp_path):
     with pytest.raises(UserError, match=r"^compute is 'bfloat16': give methods\.contract\.Compute"):
         linear24.load(str(tmp_path), "bfloat16")

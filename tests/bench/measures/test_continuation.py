@@ -8,6 +8,7 @@ from bench.measures.continuation import NEW, Continuation
 from helpers import runs
 from helpers.measuring import context_of, near_tiny
 from methods.contract import Compute
+from methods.errors import UserError
 
 PROMPTS = 5
 pytestmark = pytest.mark.usefixtures("cache")
@@ -42,6 +43,25 @@ def test_it_is_where_two_texts_part(tmp_path):
 
 def test_a_model_agrees_with_itself(tmp_path):
     assert read(loading.load(runs.TINY, Compute()), tmp_path).values[0].value == NEW
+
+
+def test_settings_of_a_models_own_generation_change_nothing(tmp_path):
+    """`generate` fills what a config leaves open from the model's own: every token would end a text, or be penalized."""
+
+    def own():
+        model = loading.load(runs.TINY, Compute())
+        model.generation_config.eos_token_id = list(range(model.config.vocab_size))
+        model.generation_config.repetition_penalty = 5.0
+        return model
+
+    assert read(own(), tmp_path, load_dense=own).values[0].value == NEW
+
+
+def test_a_text_that_is_too_short_is_refused(tmp_path):
+    text = tmp_path / "short.txt"
+    text.write_text("word " * 100)
+    with pytest.raises(UserError, match=r"has 3 windows of 64 tokens, and continuation takes 5: use a longer text"):
+        Continuation(str(text), PROMPTS).read(lambda: pytest.fail("loaded"), context_of(tmp_path))
 
 
 def test_the_dense_row_is_measured(tmp_path):

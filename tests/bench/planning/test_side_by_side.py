@@ -105,7 +105,10 @@ def test_artifacts_go_to_the_card_that_is_free(tmp_path, monkeypatch):
         ({"device": "cpu,cpu"}, "use --jobs"),
         ({"device": "cuda:0,auto"}, "not a list of cards"),
         ({"device": "cuda:0,cuda:1", "training": {"processes": 2}}, "training.processes=2"),
-        ({"device": "cuda:1", "training": {"processes": 2}}, "takes the first 2 GPUs, not cuda:1: use --device cuda, with"),
+        (
+            {"device": "cuda:1", "training": {"processes": 2}},
+            "takes the first 2 GPUs, not cuda:1: use --device cuda, with",
+        ),
         ({"device": "cuda:1", "calibration": {"processes": 2}}, "calibration.processes=2 takes the first 2 GPUs"),
         ({"executor": "ray", "device": "cuda:0"}, "Ray assigns them"),
         ({"executor": "ray", "measures": "speed"}, "a time of one machine"),

@@ -51,6 +51,17 @@ def test_each_linear_has_the_weights_of_its_quantizer(llama, job, tmp_path):
     assert outcome.notes["allocation"] == {"int3-gptq": 4, "int8": 3}
 
 
+def test_zeros_of_a_pruned_model_stay(llama, make_job, tmp_path):
+    """GPTQ would fill them: it changes weights to make up for the rounding of others."""
+    job = make_job(llama, "2:4")
+    parse_pruner("magnitude").apply(llama, job)
+    file, _ = write(tmp_path / "a.json", job.targets, ("int3-gptq",))
+
+    Allocated(str(file)).apply(llama, job)
+
+    assert not any(Pattern(2, 4).violations(llama.get_submodule(target).weight) for target in job.targets)
+
+
 def test_a_linear_with_a_pattern_is_pruned_and_then_quantized(llama, job, tmp_path):
     pruner = {"method": "wanda", "code": pruner_code("wanda")}
     file, linears = write(tmp_path / "a.json", job.targets, ("2:4+int3-gptq", "1:4", "dense"), pruner=pruner)

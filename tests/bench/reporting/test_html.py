@@ -6,8 +6,8 @@ Skipped without a browser: see the fixture `chromium`.
 import pytest
 
 from bench.reporting import leaderboard
-from helpers import reports
-from helpers.browser import DESKTOP, PHONE, load_axe
+from helpers import fake_records, reports
+from helpers.browser import DESKTOP, PHONE, load_axe, visits
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,9 @@ def test_filter(visit):
     page.select_option("select[data-key=quantizer]", "int8")
     assert shown(page, 1) == ["wanda"]
     page.select_option("select[data-section='0']", index=0)
+    assert said(page).endswith("; 1 more under other protocols")
+    assert "choose another protocol" in page.locator("#nothing").inner_text()
+    assert page.locator("select[data-section='0']").is_visible()
     page.select_option("select[data-key=quantizer]", "")
     page.select_option("select[data-key=model]", reports.IMAGE)
     assert page.locator("main h2:visible").all_inner_texts() == [reports.IMAGE]
@@ -108,6 +111,28 @@ def test_choose_columns(visit):
     assert page.locator(".choose").get_attribute("open") is None
     page.click("#clear")
     assert column(page, "bits per weight").is_visible() and column(page, "bytes packed").is_hidden()
+
+
+def test_a_metric_that_some_tables_show_can_be_shown_and_hidden_everywhere(visit):
+    page = visit()
+    box = page.locator("[data-metric=perplexity]")
+    mixed = page.locator("[data-mixed]").first
+    assert mixed.evaluate("e => e.indeterminate") and not box.evaluate("e => e.indeterminate")
+    metric = mixed.get_attribute("data-metric")
+    heads = page.evaluate(
+        f"tables.flatMap(t => t.data.columns.flatMap((c, k) => c.metric === '{metric}' ? [[t.box.dataset.table, k]] : []))"
+    )
+
+    def hidden():
+        return {page.locator(f"[data-table='{t}'] [data-column='{k}']").evaluate("e => e.hidden") for t, k in heads}
+
+    assert hidden() == {True, False}
+    page.click(".choose summary")
+    for only in ({False}, {True}):
+        mixed.click()
+        assert hidden() == only
+    page.click("#clear")
+    assert hidden() == {True, False} and mixed.evaluate("e => e.indeterminate")
 
 
 def pick(page, *names):
@@ -310,3 +335,20 @@ def test_budgets_and_seeds_are_shown_on_demand_below_their_row(visit):
     assert {*names[at + 1 : at + 4]} == {"wanda, seed 0", "wanda, seed 1", "wanda, seed 2"}, "sorted, they stay with it"
     page.uncheck("#unfold")
     assert not any("seed 0" in name for name in shown(page))
+
+
+def test_seeds_of_a_smaller_budget_are_below_it(tmp_path, chromium, heard):
+    fake_records.perplexity(tmp_path / "run", method="dense", identity={"pattern": "dense"})
+    for tokens, seed in ((4000, 0), (1000, 0), (1000, 1)):
+        training = {"training": f"wiki-mini@128x8, {tokens:,} tokens"}
+        fake_records.perplexity(tmp_path / "run", 100 / tokens, method="cast", seed=seed, noise=seed, identity=training)
+    file = tmp_path / "leaderboard.html"
+    file.write_bytes(leaderboard.build([tmp_path / "run"], None)["leaderboard.html"])
+    with visits(chromium, file, heard) as go:
+        page = go()
+        page.check("#unfold")
+        for _ in range(2):
+            names = shown(page)
+            at = next(k for k, name in enumerate(names) if "2 seeds" in name)
+            assert len(names) == 5 and {*names[at + 1 : at + 3]} == {"cast, seed 0", "cast, seed 1"}
+            column(page, "wiki-mini@128").locator("button").click()

@@ -106,8 +106,11 @@ def test_an_address_names_a_stop_and_a_wrong_one_is_said(visit):
     assert "invalid max-bits: left out" in page.locator("#picked").inner_text()
     page = visit("#model=tiny&max-bits=five&max-loss=<img src=x>")
     assert "invalid max-bits, max-loss: left out" in page.locator("#picked").inner_text()
-    page = visit("#model=nobody")
-    assert "invalid model" in page.locator("#picked").inner_text()
+    for address, wrong in (
+        ("#model=nobody", "model"),
+        ("#model=tiny&protocol=none&pattern=9:9&quant=q", "protocol, pattern, quant"),
+    ):
+        assert f"invalid {wrong}: left out" in visit(address).locator("#picked").inner_text()
 
 
 def test_what_it_costs_and_how_sure_it_is(visit):

@@ -80,6 +80,9 @@ def test_an_address_that_names_what_is_not_there_filters_nothing(visit):
 
 def test_a_link_inside_the_page_keeps_the_filters(visit):
     page = visit()
+    page.locator("[data-table='0'] thead th button").first.click()
     page.fill("#find", "m0")
     page.locator("nav a").first.click()
     assert len(shown(page)) == 10
+    page.select_option("select[data-key=pattern]", "2:4")
+    assert "order=ascending" in page.evaluate("location.hash"), "the address has what was sorted before the click, too"

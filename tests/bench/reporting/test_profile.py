@@ -78,6 +78,18 @@ def test_only_the_same_tasks_are_compared(root, tmp_path):
     assert list(facts_of(table_of(root), "wanda 2:4").tracks) == ["knowledge", "code"]
 
 
+def test_one_name_for_two_contents_is_not_compared(tmp_path):
+    """Questions are numbers, so only the digests of their texts tell two releases of a data set apart."""
+    about = {"dense": {"identity": {"pattern": "dense"}}, "wanda": {"seed": 0}}
+    for method, more in about.items():
+        fake_records.perplexity(tmp_path, method=method, **more)
+        for task, digest in zip(TASKS[1:], ("1" if method == "dense" else "2", "1", "1"), strict=True):
+            inputs = {"measure": {"name": "answers", "config": {}, "source": "", "content": digest * 64}}
+            fake_records.answers(tmp_path, task, method=method, key_inputs=inputs, **more)
+
+    assert list(facts_of(table_of(tmp_path), "wanda 2:4").tracks) == ["knowledge", "mathematics"]
+
+
 @pytest.mark.parametrize("made", ["a", "b", "c"])
 def test_seeds_are_those_of_all_tasks_whatever_the_order_of_the_records(made, tmp_path):
     fake_records.perplexity(tmp_path, method="dense", identity={"pattern": "dense"})

@@ -43,6 +43,16 @@ def test_mean_over_a_complete_set():
     }
 
 
+def test_two_sets_of_as_many_questions_are_two_columns():
+    about = {"metric": "bits_per_byte", "measure": "answers"}
+    same = average(rows("wanda", {"code/mbpp": 1.0}, **about), rows("magnitude", {"code/mbpp": 1.0}, **about))
+    other = average(rows("wanda", {"code/mbpp": 1.0}, **about), rows("magnitude", {"code/humaneval": 1.0}, **about))
+
+    assert {protocol for *_, protocol in same} == {"code: 1 task, 10 questions"}
+    names = {method: protocol for method, _, protocol in other}
+    assert names["wanda"] == "code: 1 task, 10 questions: code/mbpp@1.0" != names["magnitude"]
+
+
 def test_drops_are_from_the_dense_model_and_not_from_its_quantized_self():
     low = dict.fromkeys(SEVEN, 0.1)
     got = average(rows("dense", SEVEN), rows("dense", low, quantizer="int8"), rows("wanda", low))

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from bench.cli import speed
 from bench.execution.engines.ours import _on_kernel
@@ -17,13 +18,16 @@ from bench.kernels.timing import WallClock, WrongProduct
 from bench.measures.speed import comparison, cpu, decoding
 from bench.planning import plan
 from bench.results.store import ReadOnlyStore
+from bench.verify import WeightCounts
 from helpers import fake_records
+from helpers.measuring import context_of
 from helpers.models import random_folder
 from helpers.runs import prune, run_here, small, tiny
 from methods.contract import Compute
 from methods.errors import Skipped, UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
+from methods.quantizing.stored import Stored
 from methods.targets import find_targets
 
 
@@ -159,6 +163,7 @@ def test_models_that_answer_otherwise_are_not_timed():
         ({"dtype": "bfloat16", "patterns": ("4:8",)}, "no kernel for 4:8: only 2:4 has one"),
         ({"dtype": "bfloat16", "quantizers": ("int4-rtn",)}, "whose 352 inputs are no whole blocks of 64"),
         ({"dtype": "bfloat16", "quantizers": ("nf4",)}, "no 2:4 kernel for the grid of model.layers.0."),
+        ({"dtype": "bfloat16", "quantizers": ("fp8",)}, "no 2:4 kernel for the grid of model.layers.0."),
         ({"dtype": "bfloat16", "quantizers": ("int3-rtn",)}, "no 2:4 kernel for weights of 3 bits"),
     ],
 )
@@ -166,6 +171,28 @@ def test_an_artifact_without_a_kernel_is_skipped_with_the_reason(device, tmp_pat
     run_here(small(tmp_path / "r", measures=("speed",), **changes), only=("magnitude",))
     record = next(r for r in ReadOnlyStore(tmp_path / "r") if r.identity.protocol.label.startswith("decode"))
     assert (record.status, record.readings) == ("skipped", []) and reason in record.reason
+
+
+def test_the_kind_is_that_of_the_stored_weights(tmp_path):
+    """Floats of a model made elsewhere have their bits in the record, too."""
+    sparse = WeightCounts(Pattern(2, 4))
+    for bits, kind in ((None, None), (16.0, None), (32.0, None), (8.0, "int8"), (4.0, "int4")):
+        storage = None if bits is None else Stored(bits=bits)
+        assert decoding.find_kind(context_of(tmp_path, counts=sparse, storage=storage)) == kind
+    with pytest.raises(Skipped, match="no 2:4 kernel for weights of 6"):
+        decoding.find_kind(context_of(tmp_path, counts=sparse, storage=Stored(bits=6.0)))
+
+
+def test_a_step_of_a_model_with_a_sliding_window_is_the_same_each_time():
+    config = MistralConfig(
+        vocab_size=1000, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    step = decoding._eager_step(MistralForCausalLM(config).eval(), torch.arange(9)[None])
+    first, *others = (step() for _ in range(4))
+
+    assert all(torch.equal(first, other) for other in others)
 
 
 def test_fewer_blocks_have_a_speedup_over_the_dense_model(device, tmp_path, monkeypatch):
