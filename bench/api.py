@@ -16,7 +16,7 @@ from bench.planning.artifact import Plan
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
 from bench.results.rows import newest, to_frame
-from bench.results.store import ReadOnlyStore, Store
+from bench.results.store import ReadOnlyStore, Store, refuse_links
 from bench.system.cache import in_use, sweep_leftovers
 from bench.system.files import require_folder
 from bench.system.limits import require_limits
@@ -48,9 +48,10 @@ def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
     require_packages(spec.log_to)
     listeners = listeners or (progress.display_for(sys.stderr),)
     with disk.full_disk_stops(spec.results):
+        require_folder(spec.results, "--results", new=False)
+        refuse_links(spec.results)
         sweep_leftovers(spec.results)
         with in_use():
-            require_folder(spec.results, "--results", new=False)
             plan = make_plan(spec, fetch=True, on_fetch=lambda name: Listeners(*listeners).note(_describe_fetch(name)))
             require_limits({m.artifact.folder for m in plan.measurements})
             summary = runner.execute(plan, Store(spec.results), listeners)

@@ -105,7 +105,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
-    _check_depth(value)
+    check_depth(value)
     return value
 
 
@@ -134,7 +134,7 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _check_depth(value: Any) -> None:
+def check_depth(value: Any) -> None:
     """Raise ValueError for values nested too deeply, or text that cannot be written as UTF-8."""
     level = [value]
     for _ in range(MAX_JSON_DEPTH):

@@ -11,6 +11,8 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from bench.system.module_files import find_file
 from methods import info
 from methods.contract import Needs
@@ -94,6 +96,12 @@ def describe(target: str, declared: Any, *, is_plugin: bool = False) -> CatalogE
         raise TypeError(f"needs={needs!r} must be a Needs of `methods`, for example Needs.CALIBRATION")
     if not isinstance(stated, MethodInfo | MeasureInfo):
         raise TypeError(f"info={stated!r} must be a MethodInfo of `methods`, or a MeasureInfo for a measure")
+    if is_plugin:
+        try:
+            TypeAdapter(type(stated)).validate_python(vars(stated))
+        except ValidationError as fault:
+            wrong = fault.errors()[0]
+            raise TypeError(f"{'.'.join(map(str, wrong['loc']))} of info: {wrong['msg']}") from None
     method = stated if isinstance(stated, MethodInfo) else MethodInfo()
     first = inspect.cleandoc(declared.__doc__ or "").split("\n\n")[0]
     return CatalogEntry(

@@ -40,6 +40,11 @@ def distribution_of(kind: str, name: str) -> Distribution | None:
     return _plugins(kind)[name].dist if name in _plugins(kind) else None
 
 
+def is_known(kind: str, name: str) -> bool:
+    """Return whether a name is built in or of a plug-in, which may be broken."""
+    return name in SECTIONS[kind] or name in _plugins(kind)
+
+
 @cache
 def _import_plugin(point: EntryPoint) -> CatalogEntry:
     """Return the entry of a plug-in's class. A plug-in is broken if its class cannot be imported."""

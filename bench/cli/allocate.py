@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.console import note, print_rows
+from bench.cli.console import fail, note, print_rows
 from bench.cli.flags import OF_RUNS, Json, checked, spec_of, split_list, with_flags
 from bench.system.files import atomic_write, require_writable_file
 from bench.verify import CheckFailed
@@ -67,7 +67,7 @@ def allocate(
     try:
         shares = allocation.allocate(spec, split_list("--choices", choices), budget, tokens, swaps, note, pruner)
     except CheckFailed as failure:
-        raise UserError(f"check failed: {failure}") from None
+        fail(f"check failed: {failure}. Nothing was written.", 1)
     except Skipped as fault:
         raise UserError(f"{methods or 'dense'} cannot run here: {fault}") from None
     with atomic_write(out) as temporary:

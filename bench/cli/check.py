@@ -69,6 +69,7 @@ def check(
     runs measurements again. On the same machine, with the same code, the numbers must be equal. The exit code is 1 if a
     record is damaged, unsigned or differs, and 2 if a folder has no records or a measurement cannot be run here.
     """
+    from bench.compare.remeasure import choose
     from bench.results.check import check_folder
     from bench.results.store import RESULTS
 
@@ -76,8 +77,10 @@ def check(
         raise UserError("--seed and --tolerance are for --remeasure: give --remeasure K, too")
     failures: set[str] = set()
     empty = []
-    for folder in results or [RESULTS]:
-        found = check_folder(folder)
+    checked = [(folder, check_folder(folder)) for folder in results or [RESULTS]]
+    for _, found in checked if remeasure else ():
+        choose(found.records, remeasure or 0, seed)  # refuses too few before the first is measured
+    for folder, found in checked:
         if not found.records and not found.problems:
             empty.append(folder)
         for problem in found.problems:

@@ -58,6 +58,7 @@ def compare(
     from bench.compare import render, resolve, verdict
     from bench.results.store import RESULTS
 
+    _require_one_output(json, md)
     ignore: tuple[str, ...] = ()
     if harness := _pair_harness(a, b):
         before, after = harness
@@ -97,6 +98,7 @@ def gate(
     from bench.compare.verdict import compare
     from bench.results.store import RESULTS
 
+    _require_one_output(json, md, junit)
     harness = _pair_harness(baseline, str(results or RESULTS), whole=True)
     before, after = harness or (_read_baseline(baseline), read(results or RESULTS))
     gate_settings = settings.read(config, before.metrics | after.metrics, strict=strict or None)
@@ -112,7 +114,7 @@ def gate(
             comparison = compare(before, rerun(after, comparison, workdir, measure_again, note), gate_settings)
     _print_comparison(comparison, json, md, f"bench gate {render.describe_outcome(comparison)}", junit)
     if github:
-        print_commands(ci.to_github(comparison), err=json)
+        print_commands(ci.to_github(comparison), err=json or "-" in (str(md), str(junit)))
     if all(row.verdict in ("NOT_COMPARABLE", "NO_BASELINE") for row in comparison.rows):
         raise UserError(
             f"baseline {baseline!r} and {after.name!r} have nothing that can be compared"
@@ -249,6 +251,17 @@ def _read_baseline(text: str) -> ResultSet:
     known = sorted(file.stem for file in FOLDER.glob("*.zip"))
     also = ", or a results folder" if known else "none; bench baseline set writes one"
     raise UserError(describe_unknown("baseline", text, known, also))
+
+
+def _require_one_output(json: bool, md: Path | None, junit: Path | None = None) -> None:
+    """Raise UserError if two documents would be written to standard output."""
+    asked = [
+        flag
+        for flag, is_asked in {"--json": json, "--md -": str(md) == "-", "--junit -": str(junit) == "-"}.items()
+        if is_asked
+    ]
+    if len(asked) > 1:
+        raise UserError(f"{' and '.join(asked)} would both be printed: give one of them a file, or leave it out")
 
 
 def _print_comparison(

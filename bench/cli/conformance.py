@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Annotated
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from bench.catalog import registry
 from bench.cli.console import fail, print_rows
 from bench.cli.flags import Json
+from bench.system.suggest import describe_unknown
 from methods.errors import Skipped, UserError
 
 
@@ -45,9 +45,12 @@ def conformance(
 def _kind_of(text: str) -> str:
     """Return the kind of a name, or refuse an unknown one."""
     name = text.partition(":")[0]
-    for kind in ("quantizers", "measures"):
-        with contextlib.suppress(UserError):
-            registry.lookup(kind, name)
+    kinds = ("quantizers", "measures", "methods")
+    for kind in kinds:
+        if registry.is_known(kind, name):
+            registry.lookup(kind, name)  # a broken plug-in says why
             return kind
-    registry.lookup("methods", name)
-    return "methods"
+    registry.lookup("methods", name) if name.endswith(".py") else None
+    raise UserError(
+        describe_unknown("method, quantizer or measure", name, [n for k in kinds for n in registry.entries(k)])
+    )

@@ -76,7 +76,7 @@ def _memory() -> dict[str, Any]:
 
 def _disk() -> dict[str, Any]:
     if not _can_write(cache_dir()):
-        return _row("disk", "unwritable", f"{cache_dir()}: name a folder of yours in ${CACHE_ENV}")
+        return _row("disk", "unwritable", f"{cache_dir()}: name a new folder in ${CACHE_ENV}")
     free = shutil.disk_usage(find_existing(cache_dir())).free
     about = f"{free / 1e9:.1f} GB free for {cache_dir()}"
     return _row("disk", "low", f"{about}; to free some: bench cache gc") if free < 5e9 else _row("disk", "ok", about)

@@ -6,7 +6,7 @@ import re
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,8 +14,11 @@ from bench.cli.console import fail, note, print_json, print_line, print_lines, p
 from bench.cli.flags import AllResults, Figure, Json, Results, SignedBy, checked, figure_callback
 from bench.compare import settings
 from bench.system.files import require_folder
-from bench.system.suggest import describe_unknown
+from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.results.record import Record
 
 
 def ls(
@@ -30,6 +33,10 @@ def ls(
     """List methods, models, data, tasks, records and more."""
     from bench.cli import listing
 
+    if results and what != "runs":
+        raise UserError(f"--results is for bench ls runs: leave it out of bench ls {shorten(what)}")
+    if long and what not in ("methods", "measures", "quantizers"):
+        raise UserError(f"--long is for methods, measures and quantizers: leave it out of bench ls {shorten(what)}")
     print_rows(listing.rows(what, long, results), json)
 
 
@@ -144,7 +151,7 @@ def scaling(
     fit, holdout, predicted = law.predict_holdout(law.read(results or RESULTS, method, control))
     print_rows(law.to_rows(fit, holdout, predicted), json)
     if out:
-        print_line(figures.draw_scaling(fit, out, method, control, holdout))
+        print_line(figures.draw_scaling(fit, out, method, control, holdout), err=json)
 
 
 def report(
@@ -247,6 +254,7 @@ def _print_folders(results: list[Path], format_: str, equal_bytes: bool, signed_
     from bench.results.store import RESULTS, ReadOnlyStore
 
     require_format(format_, equal_bytes)
+    found: list[tuple[list[Record], dict[str, str] | None]] = []
     for folder in results or [RESULTS]:
         store = ReadOnlyStore(folder)
         records = newest(store.verified())
@@ -257,4 +265,9 @@ def _print_folders(results: list[Path], format_: str, equal_bytes: bool, signed_
         signers = verify(folder, signed_by) if signed_by else None
         for problem in signers.problems if signers else ():
             note(problem)
-        print_records(records, format_, equal_bytes, names(records, signers) if signers else None)
+        found.append((records, names(records, signers) if signers else None))
+    if format_ in ("json", "csv"):  # one document
+        every = {stem: who for _, signed in found for stem, who in (signed or {}).items()}
+        found = [([record for records, _ in found for record in records], every if signed_by else None)]
+    for records, signed in found:
+        print_records(records, format_, equal_bytes, signed)

@@ -237,11 +237,13 @@ def finetune(
     folder, record = find_pruned(artifact, flags.pop("results", None))
     methods = f"finetune:rank={rank}"
     parse_method(methods)
-    # Both refuse invalid input before weights are read for their pattern.
     resolve(str(folder))
-    patterns = patterns or (record.identity.pattern if record else str(detect_pattern(Folder(folder))))
+    patterns = patterns or (record.identity.pattern if record else None)
     training = [f"training.data={json_module.dumps(data)}"]
     fixed: dict[str, Any] = {"methods": methods, "models": (str(folder),), "measures": "size", "seeds": seeds}
     fixed |= {"patterns": patterns, "quantizers": quantizers}
     fixed |= {"set_": training + (flags.pop("set_", None) or [])}
+    if not patterns:
+        spec_of(flags | fixed, seeds=0, quantizers="none")  # refuses invalid settings before weights are read
+        fixed["patterns"] = str(detect_pattern(Folder(folder)))
     _write_one(flags | fixed, out, f"after fine-tuning {artifact}")

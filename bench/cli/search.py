@@ -54,7 +54,7 @@ def search(
     print_rows([_row(one) for one in done], json)
     if out:
         curves = [Curve(one.method, [t.value for t in one.trials], one.best_so_far) for one in done]
-        print_line(draw_search(curves, out))
+        print_line(draw_search(curves, out), err=json)
 
 
 def _describe(done: Any) -> str:

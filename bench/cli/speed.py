@@ -111,7 +111,8 @@ def speed(
         if given is not None:
             raise UserError(f"{flag} is for whole models: give --engine too, for example --engine native,llamacpp")
     if device_spec or (resolved == "cpu" and device == "auto"):
-        for flag, value in {"--kinds": kinds, "--tokens": tokens, "--threads": threads, "--figure": figure}.items():
+        asked = {"--kinds": kinds, "--tokens": tokens, "--threads": threads, "--figure": figure, "--results": results}
+        for flag, value in asked.items():
             if value is not None:
                 raise UserError(
                     f"{flag} is for a measurement, and this one computes limits from a datasheet: leave it out, "

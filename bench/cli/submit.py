@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from bench.submission.review import Review
 
 
+def _require_published(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"--published {str(folder)!r} is no folder: name the one with all published results folders")
+
+
 def submit(
     results: Annotated[
         Path | None,
@@ -39,7 +44,12 @@ def submit(
     ] = None,
     key: Annotated[Path | None, typer.Option(metavar="FILE", help="Also sign the records with this ssh key.")] = None,
     published: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of all published results folders [default: results].")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of all published results folders [default: results].",
+            callback=checked(_require_published),
+        ),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Review a submission instead of making one. Writes only the file of --md.")
@@ -94,7 +104,8 @@ def _make(source: Path, root: Path, who: Contributor, name: str | None, out: Pat
     from bench.system.cache import temporary_folder
 
     name = name or folder.default_name(source, who.credit)
-    results = read_published(root, without=source.resolve().name)
+    own = source.resolve()
+    results = read_published(root, without=own.name if own.parent == root.resolve() else "")
     with temporary_folder("submission-") as place:
         target = place / "folder"
         for line in folder.stage(source, target, who, results, datetime.now(UTC).date()):

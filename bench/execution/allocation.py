@@ -198,7 +198,7 @@ class _Problem:
         self.share: Floats = sizes / sizes.sum()
         """Part of all weights that each linear has."""
         plain = 8 * compute.stored.itemsize
-        # a linear without a pattern of its own has that of the method
+        # A choice without a pattern keeps the method's.
         priced = [
             choice._replace(pattern=Pattern.parse(a.pattern)) for choice, a in zip(parsed, self._quantized, strict=True)
         ]

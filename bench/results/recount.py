@@ -51,6 +51,8 @@ def _recounted(metric: str, values: dict[str, float]) -> dict[str, float]:
     saved = (values[BITS] - HQQ_BITS) / 2
     if metric == BITS:
         return {"value": values[BITS] - saved}
-    stored = 8 * values["bytes"] / values["parameters"]
+    stored = 8 * values["bytes"] / max(1, values["parameters"])
+    if stored == values[BITS]:
+        return {}
     weights = 8 * (values["bytes"] - values[PACKED]) / (stored - values[BITS])
     return {"value": float(math.ceil(values[PACKED] - weights * saved / 8))}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from bench.system.cache import sweep_locks
 from bench.system.files import atomic_write
@@ -15,6 +16,8 @@ KEPT = 20
 """Number of files of ended runs that are kept."""
 MAX_BYTES = 2**22
 """Largest size of a status file that is read."""
+
+Seconds = Annotated[float, Field(ge=0, le=1e11)]
 
 
 class _StatusPart(BaseModel):
@@ -32,8 +35,8 @@ class AtWork(_StatusPart):
     done: int = 0
     total: int = 0
     figures: dict[str, float] = {}
-    since: float = 0.0
-    left: float | None = None
+    since: Seconds = 0.0
+    left: Seconds | None = None
 
 
 class RunStatus(_StatusPart):
@@ -44,9 +47,9 @@ class RunStatus(_StatusPart):
     """Version of this package."""
     host: str
     executor: str
-    started: float
-    updated: float
-    ended: float | None = None
+    started: Seconds
+    updated: Seconds
+    ended: Seconds | None = None
     outcome: str = ""
     """Reason for the end, unless all was done."""
     total: int = 0
@@ -55,7 +58,7 @@ class RunStatus(_StatusPart):
     """Number of measurements with a record from an earlier run."""
     tried: dict[str, int] = {}
     """Number of other measurements, by status."""
-    left: float | None = None
+    left: Seconds | None = None
     at_work: list[AtWork] = []
 
     @property
@@ -107,7 +110,7 @@ def is_alive(root: Path, name: str) -> bool:
 
 def sweep_statuses(root: Path) -> None:
     """Delete the oldest files of ended runs, and unused locks."""
-    sweep_locks(root / FOLDER)
+    sweep_locks(root / FOLDER, "*.lock")
     ended = [status for status, alive in read_statuses(root)[0] if not alive]
     for status in ended[: max(0, len(ended) - KEPT)]:
         (root / FOLDER / f"{status.name}.json").unlink(missing_ok=True)

@@ -57,7 +57,7 @@ def sign(root: Path, records: Sequence[Record], key: Path) -> Path:
     if not key.is_file():
         raise UserError(f"--key {str(key)!r} is no file: name an ssh key, for example ~/.ssh/id_ed25519")
     text = "\n".join([HEADER, *sorted(f"{r.key} {r.digest}" for r in records)]) + "\n"
-    name = f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.txt"
+    name = f"{_name(text.encode())}.txt"
     Store(root)  # refuses links, and a folder that cannot be written
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder) / name
@@ -97,8 +97,11 @@ def verify(root: Path, allowed: Path) -> Signers:
 
 
 def copy(source: ReadOnlyStore, target: Store) -> None:
-    """Copy all signed lists of a folder. A list that is no longer of any record does no harm."""
+    """Copy all signed lists of a folder whose names are of their content. A list that is no longer of any record does no harm."""
     for path in _lists(source.root):
+        with contextlib.suppress(ValueError):
+            if _name(_read(path)) != path.stem:
+                continue
         for one in (path, path.with_name(f"{path.name}.sig")):
             place = target.root / FOLDER / one.name
             if not os.path.lexists(place):
@@ -106,7 +109,14 @@ def copy(source: ReadOnlyStore, target: Store) -> None:
                     temporary.write_bytes(_read(one))
 
 
+def _name(text: bytes) -> str:
+    """Return the name of a list, without its suffix."""
+    return hashlib.sha256(text).hexdigest()[:32]
+
+
 def _lists(root: Path) -> list[Path]:
+    if (root / FOLDER).is_symlink():
+        raise UserError(f"{root / FOLDER} is a link: replace it by a folder")
     paths = sorted((root / FOLDER).glob("*.txt"))
     if len(paths) > MAX_FILES:
         raise UserError(

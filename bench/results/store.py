@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path("results/local")
 """Default results folder. It is not committed. Published records are in folders beside it."""
-FOLDERS = ("records", "items", "locks", "corrupt", "runs", "signatures")
+FOLDERS = ("records", "items", "locks", "corrupt", "runs", "logs", "signatures")
 """Folders in a results folder. A link in place of one would lead our files elsewhere."""
 PATIENCE_S = 60.0
 """Timeout for a shared folder to come back."""
@@ -191,11 +191,7 @@ class Store(ReadOnlyStore):
 
     def __init__(self, root: Path) -> None:
         try:
-            for folder in FOLDERS:
-                if (root / folder).is_symlink():
-                    raise UserError(
-                        f"{root / folder} is a link: replace it by a folder, because results are written there"
-                    )
+            refuse_links(root)
             for folder in ("records", "items", "locks"):
                 (root / folder).mkdir(parents=True, exist_ok=True)
                 sweep(root / folder)
@@ -264,6 +260,13 @@ class Store(ReadOnlyStore):
                 temporary.write_bytes(items)
         with atomic_write(self.path(record.key)) as temporary:
             temporary.write_bytes(text)
+
+
+def refuse_links(root: Path) -> None:
+    """Raise UserError if a folder in a results folder is a link."""
+    for folder in FOLDERS:
+        if (root / folder).is_symlink():
+            raise UserError(f"{root / folder} is a link: replace it by a folder, because results are written there")
 
 
 def is_disk_full(fault: BaseException) -> bool:

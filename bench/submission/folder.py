@@ -68,9 +68,8 @@ def stage(source: Path, target: Path, who: Contributor, published: Sequence[Resu
         )
     store = Store(target)
     for record in new:
-        if record.traceback:
-            items = read.content(record) if record.items else b""
-            store.write_content(record.model_copy(update={"traceback": ""}), items)
+        if record.traceback:  # such a record has no items
+            store.write(record.model_copy(update={"traceback": ""}))
         else:
             store.copy(record, read)
     _write_about(target, who, licences.of_records(new, who.licences or {}), today)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import stat
 import sys
@@ -30,11 +31,19 @@ REBUILDABLE = (
 )  # fmt: skip
 """Parts of the cache that a run makes again without being asked."""
 
+KEY = "[0-9a-f]" * 32
+"""Glob of the first digits of a key."""
+
 EXPENSIVE = ("models", "data", "training", "environments")
 """Parts deleted only with `everything`: downloads, installations, and checkpoints of unfinished trainings."""
 
 cache_dir = own_cache
 """Function that returns the folder of the cache."""
+
+OWN = {*REBUILDABLE, *EXPENSIVE, "held", "locks", "gc.lock"}
+"""Names of all entries of a cache."""
+DOWNLOAD = ".download"
+"""Suffix of the folder of an unfinished download."""
 
 SHARED = ("datasets", "digests", "exports", "tokens", "native", "cusparselt-plans", "folders", "graphs", *EXPENSIVE)
 """Parts whose entries are not marked by name. They stay while any run is active."""
@@ -48,7 +57,7 @@ def describe_unwritable(fault: OSError) -> str:
     place, root = Path(fault.filename).absolute(), cache_dir().absolute()
     if not (place.is_relative_to(root) or root.is_relative_to(place)):
         return ""
-    return f"cache {str(root)!r} cannot be written ({fault.strerror}): name a folder of yours in ${CACHE_ENV}"
+    return f"cache {str(root)!r} cannot be written ({fault.strerror}): name a new folder in ${CACHE_ENV}"
 
 
 @contextlib.contextmanager
@@ -99,9 +108,9 @@ def build_lock(name: str) -> FileLock:
     return FileLock(folder / f"{name}.lock")
 
 
-def sweep_locks(folder: Path) -> None:
+def sweep_locks(folder: Path, pattern: str = f"{KEY}.lock") -> None:
     """Delete the files of locks that no process holds. A process that waits for one notices, and makes a new file."""
-    for path in folder.glob("*.lock"):
+    for path in folder.glob(pattern):
         with contextlib.suppress(Timeout, OSError), FileLock(path, timeout=0):
             path.unlink(missing_ok=True)
 
@@ -114,8 +123,15 @@ def gc_lock(timeout: float = -1) -> Iterator[None]:
 
     Raises:
         Timeout: another process holds the lock.
+        UserError: the folder has files that are not of a cache, and may be of its user.
     """
-    cache_dir().mkdir(parents=True, exist_ok=True)
+    root = cache_dir()
+    root.mkdir(parents=True, exist_ok=True)
+    if strange := next((e.name for e in _entries(root) if e.name not in OWN and not e.name.startswith(".")), ""):
+        raise UserError(
+            f"${CACHE_ENV} {str(root)!r} has {strange!r}, which is not of a cache: name a new folder, for example "
+            f"{str(root / 'cast-bench')!r}"
+        )
     lock = FileLock(cache_dir() / "gc.lock")
     try:
         lock.acquire(timeout=NOTICE_S)
@@ -175,7 +191,7 @@ def sweep_leftovers(results: Path | None = None) -> None:
     with gc_lock():
         used = _sweep_downloads()
         for entry in _entries(cache_dir() / "tmp"):
-            if entry.name not in used:
+            if entry.name not in used and re.search("[0-9a-f]{32}$", entry.name):
                 with contextlib.suppress(OSError):  # it belongs to another user
                     _delete(entry)
 
@@ -184,7 +200,8 @@ def _sweep_downloads() -> set[str]:
     """Delete downloads interrupted more than a day ago, unless a process is at work. Return the names in use."""
     used = _names_in_use()
     for part in () if used else EXPENSIVE:
-        sweep(cache_dir() / part, ".*")
+        for suffix in (DOWNLOAD, ".tmp"):
+            sweep(cache_dir() / part, f".*{suffix}")
     return used
 
 

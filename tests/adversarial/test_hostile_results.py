@@ -139,7 +139,7 @@ def test_a_pipe_or_a_huge_file_in_place_of_a_record(root):
     assert len(store.damaged) == 3
 
 
-@pytest.mark.parametrize("name", ["records", "items", "locks", "corrupt", "runs", "signatures"])
+@pytest.mark.parametrize("name", ["records", "items", "locks", "corrupt", "runs", "logs", "signatures"])
 def test_nothing_is_written_through_a_link(tmp_path, name):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "r").mkdir()
@@ -148,6 +148,22 @@ def test_nothing_is_written_through_a_link(tmp_path, name):
     with pytest.raises(UserError, match="is a link"):
         Store(tmp_path / "r")
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_run_deletes_no_locks_of_others(tmp_path, cli):
+    """conda-lock, for example, has such a folder. A link may lead to it."""
+    (tmp_path / "mine/locks").mkdir(parents=True)
+    (tmp_path / "r").mkdir()
+    for name in ("poetry.lock", f"{'a' * 32}.lock"):
+        (tmp_path / "mine/locks" / name).touch()
+    (tmp_path / "r/locks").symlink_to(tmp_path / "mine/locks")
+    code, _, err = cli("run", "--results", tmp_path / "r", "--methods", "magnitude")
+    assert code == 2 and "is a link" in err and len(list((tmp_path / "mine/locks").iterdir())) == 2
+    code, _, err = cli(
+        "run", "--results", tmp_path / "mine", "--methods", "magnitude", "--quant", "none", "--measures", "size"
+    )
+    assert code == 0, err
+    assert [file.name for file in (tmp_path / "mine/locks").iterdir()] == ["poetry.lock"]
 
 
 def test_a_file_is_not_written_through_a_link(root, tmp_path):

@@ -39,6 +39,10 @@ HOSTILE = {
         "TypeError: needs=None must be a Needs of `methods`, for example Needs.CALIBRATION): ",
     ),
     "lies": ("class lies:\n    needs = []\n    __doc__ = 7", "TypeError: needs=[] must be a Needs "),
+    "paper_is_none": (
+        "from methods import MethodInfo\nclass paper_is_none: info = MethodInfo(paper=None)",
+        "TypeError: paper of info: Input should be a valid string",
+    ),
     "info_is_text": ("class info_is_text: info = 'none'", "TypeError: info='none' must be a MethodInfo of `methods`, "),
 }
 DEADLY = {"hangs": "import time; time.sleep(600)", "ends_python": "import os; os._exit(0)"}
@@ -71,6 +75,19 @@ def test_each_is_listed_as_broken_and_the_others_as_they_are(cli):
         assert about[name].startswith(f"broken: plug-in '{name}' cannot be used ({why}"), about[name]
     assert about["good"] == about["prints"] == "Keep the largest |W|"
     assert about["wanda"]
+
+
+@pytest.mark.parametrize("kind", ["methods", "measures", "quantizers"])
+def test_conformance_says_why_one_is_broken(tmp_path, cli, monkeypatch, kind):
+    runs.distribution(tmp_path / "site", "lacking", "import nowhere", **{kind: {"lacking": "lacking:lacking"}})
+    runs.put_on_path(tmp_path / "site", monkeypatch)
+    code, _, err = cli("conformance", "lacking")
+
+    assert code == 2 and "plug-in 'lacking' cannot be used (ModuleNotFoundError" in err
+    assert (
+        "unknown method, quantizer or measure 'int4-gptqq': did you mean int4-gptq or "
+        in cli("conformance", "int4-gptqq")[2]
+    )
 
 
 @pytest.mark.usefixtures("site")

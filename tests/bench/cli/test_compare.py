@@ -174,6 +174,23 @@ def test_what_is_not_there(results, cli, name, sentence):
     assert code == 2 and len(err.splitlines()) == 1 and sentence in err
 
 
+@pytest.mark.parametrize(
+    ("command", "flags", "said"),
+    [
+        (("compare", "wanda", "magnitude"), ("--json", "--md", "-"), "--json and --md - would both be printed"),
+        (
+            ("gate", "--baseline", "nowhere"),
+            ("--md", "-", "--junit", "-"),
+            "--md - and --junit - would both be printed",
+        ),
+    ],
+)
+def test_one_document_is_printed(results, cli, command, flags, said):
+    code, out, err = cli(*command, *flags, "--results", results)
+
+    assert code == 2 and not out and said in err
+
+
 def test_the_folder_that_is_missing_is_named_where_the_default_one_is_empty(results, tmp_path, cli):
     (tmp_path / "empty" / "records").mkdir(parents=True)
 

@@ -29,7 +29,7 @@ def test_a_cache_that_cannot_be_made(tmp_path, monkeypatch, state_of, place):
     if "another" in place:
         monkeypatch.setattr("os.access", lambda path, *_, **__: path != tmp_path)
 
-    assert state_of("disk") == ("unwritable", f"{tmp_path / place}: name a folder of yours in $CAST_BENCH_CACHE")
+    assert state_of("disk") == ("unwritable", f"{tmp_path / place}: name a new folder in $CAST_BENCH_CACHE")
 
 
 def test_results_that_cannot_be_made(tmp_path, state_of):

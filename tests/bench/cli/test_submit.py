@@ -124,6 +124,7 @@ def test_made_edited_refused_made_again_accepted(checkout, cli):
         ((*MAKE, "--md", "x.md"), "--md is for --check"),
         ((*MAKE, "--licence", "x"), "give NAME=LICENCE"),
         (("submit", "nowhere.zip", "--check"), "does not exist"),
+        (("submit", "nowhere.zip", "--check", "--published", "typo"), "--published 'typo' is no folder: name the one"),
         (("submit", "results/base", "--credit", "x"), "no new record"),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, tuple) else None,

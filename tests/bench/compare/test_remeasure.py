@@ -61,6 +61,14 @@ def test_verdicts(root, cli, monkeypatch, change, code, verdict):
     assert out.count(f": {verdict}") == 2 and "chosen by seed 3" in out
 
 
+def test_all_folders_are_read_before_the_first_is_measured(root, tmp_path, cli, monkeypatch):
+    again(monkeypatch, lambda record: pytest.fail("measured"))
+    fake_records.perplexity(tmp_path / "small")
+    for other, said in (("typo", "typo"), ("small", "--remeasure 2 is more than the 1 records with a number")):
+        code, _, err = cli("check", root, tmp_path / other, "--remeasure", 2)
+        assert code == 2 and said in err
+
+
 def test_a_stated_tolerance(root, cli, monkeypatch):
     again(monkeypatch, moved(1.02, provenance={}))
 

@@ -137,6 +137,19 @@ def test_a_link_in_place_of_a_folder_is_not_followed(root, tmp_path, keys, cli):
     assert code == 2 and "is a link" in err and not list((tmp_path / "elsewhere").iterdir())
 
 
+def test_a_merge_follows_no_link_and_takes_no_list_of_another_name(root, tmp_path, keys, cli):
+    assert cli("sign", root, "--key", keys / "alice")[0] == 0
+    (listed,) = (root / "signatures").glob("*.txt")
+    other = listed.with_name(f"{'0' * 32}.txt")
+    other.write_text("not this name's")
+    assert cli("merge", root, "--results", tmp_path / "merged")[0] == 0
+    assert {file.name for file in (tmp_path / "merged/signatures").iterdir()} == {listed.name, f"{listed.name}.sig"}
+    (root / "signatures").rename(tmp_path / "elsewhere")
+    (root / "signatures").symlink_to(tmp_path / "elsewhere")
+    code, _, err = cli("merge", root, "--results", tmp_path / "again")
+    assert code == 2 and "signatures is a link" in err
+
+
 def test_the_digest_that_is_signed_is_the_stored_one(root):
     for record in ReadOnlyStore(root):
         assert record.digest and f'"digest": "{record.digest}"' in ReadOnlyStore(root).path(record.key).read_text()

@@ -68,18 +68,34 @@ def test_a_temporary_folder_stays_as_long_as_it_is_used(folder):
 
 
 def test_fetches_that_broke_off_are_swept_when_a_day_old(folder):
-    (folder / "models/.big.abc").mkdir(parents=True)
-    (folder / "models/.big.abc/part").touch()
+    (folder / "models/.big.abc.download").mkdir(parents=True)
+    (folder / "models/.big.abc.download/part").touch()
     cache.gc(everything=False, days=0)
-    assert (folder / "models/.big.abc").exists()
-    os.utime(folder / "models/.big.abc", (0, 0))
+    assert (folder / "models/.big.abc.download").exists()
+    os.utime(folder / "models/.big.abc.download", (0, 0))
     with cache.in_use():
         cache.gc(everything=False, days=0)
-    assert (folder / "models/.big.abc").exists()
+    assert (folder / "models/.big.abc.download").exists()
 
     cache.gc(everything=False, days=0)
 
-    assert not (folder / "models/.big.abc").exists()
+    assert not (folder / "models/.big.abc.download").exists()
+
+
+def test_a_folder_that_is_no_cache_is_left_alone(folder, tmp_path, monkeypatch, cli):
+    """A home, for example: its own `tmp` or `data` is not a part of a cache."""
+    for kept in ("tmp/thesis/a.tex", "data/.git/config", "models/.venv/x", "notes.txt"):
+        (tmp_path / "home" / kept).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "home" / kept).touch()
+        os.utime((tmp_path / "home" / kept).parent, (0, 0))
+    before = sorted((tmp_path / "home").rglob("*"))
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "home"))
+    for command in (("run", "--results", tmp_path / "r"), ("cache", "gc", "--all")):
+        code, _, err = cli(*command)
+        assert code == 2 and "has 'notes.txt', which is not of a cache: name a new folder, for example '" in err, err
+    (tmp_path / "home/notes.txt").unlink()
+    cache.sweep_leftovers()
+    assert {*before} - {*(tmp_path / "home").rglob("*")} == {tmp_path / "home/notes.txt"}
 
 
 @pytest.fixture
@@ -120,9 +136,8 @@ def test_pull_keeps_what_it_has(folder, collecting, fake_hub, cli):
     assert list((folder / "data/allenai/c4").iterdir())
 
 
-def test_an_unfinished_training_goes_with_everything_alone(tmp_path, monkeypatch):
-    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path))
-    step = tmp_path / "training/abc/step-20"
+def test_an_unfinished_training_goes_with_everything_alone(folder):
+    step = folder / "training/abc/step-20"
     step.mkdir(parents=True)
     (step / "about.json").write_text("{}")
 

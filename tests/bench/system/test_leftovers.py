@@ -46,7 +46,7 @@ def test_marks_and_temporary_folders(folder, results):
 
 
 def test_locks(results):
-    free, held = results / "locks/a.lock", results / "locks/b.lock"
+    free, held = (results / f"locks/{digit * 32}.lock" for digit in "ab")
     free.touch()
     with FileLock(held):
         sweep_leftovers(results)
@@ -55,7 +55,7 @@ def test_locks(results):
 
 def test_a_run_leaves_none_and_takes_those_of_others(tmp_path, results, folder, cli, monkeypatch):
     run_killed("with cache.temporary_folder('a') as name: (name / 'file').touch(); os.kill(os.getpid(), 9)")
-    (results / "locks/old.lock").touch()
+    (results / f"locks/{'a' * 32}.lock").touch()
     runs.workers_here(monkeypatch)
     code, _, err = cli("run", "--methods", "magnitude", "--measures", "size", *runs.flags(results))
 
