@@ -88,7 +88,7 @@ def find_support(start: Tensor, problem: LayerProblem, pattern: Pattern, rule: A
             weight = start.where(first, 0)
             dual.zero_()
         rho *= growth
-        dual /= growth  # what is stored is rho * U
+        dual /= growth  # rho * U stays the same
         inverse = problem.inverse(rho)
     return Support(weight, best, done, rho)
 

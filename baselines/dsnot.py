@@ -155,6 +155,7 @@ class DSnoT:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.prior is None:
             raise UserError("dsnot needs a mask to refine: use dsnot:from=METHOD, for example dsnot:from=wanda")
+        job.prior.require(job.pattern, self.name)
         dense = job.teacher()
         source = Path(str(dense.name_or_path))
         changed = restored(model, dense, job, source)

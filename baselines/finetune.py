@@ -39,6 +39,9 @@ class LowRank(nn.Module):
         return weight + update.to(weight.dtype).masked_fill(~self.keep, 0)
 
 
+ALPHA = 16.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Settings):
     """Train a sparse model further under its mask; rank= for low-rank updates.
@@ -52,7 +55,12 @@ class Finetune(Settings):
     info: ClassVar[MethodInfo] = MethodInfo(paper="none", keeps_pattern=True, cost=TRAINING)
     eta: Fraction = 0.0
     rank: CountOrZero = 0
-    alpha: Positive = 16.0
+    alpha: Positive = ALPHA
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha != ALPHA and not self.rank:
+            raise ValueError("alpha scales the updates of a rank: leave it out, or add rank")
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         for name in job.targets:

@@ -160,6 +160,8 @@ class LowRank:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.prior is None:
             raise UserError("lowrank needs a pruned model: use lowrank:from=METHOD, for example lowrank:from=wanda")
+        if not (self.rounds or self.joint):  # these choose the mask
+            job.prior.require(job.pattern, self.name)
         wanted = {t: self._rank_of(t, dense_weight(model.get_submodule(t)).shape, job) for t in job.targets}
         dense, ranks, errors = dense_weights(job), dict[str, int](), dict[str, float]()
         walk = Walk(model, job, add_gram)

@@ -115,6 +115,7 @@ class Recon:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.prior is None:
             raise UserError("recon needs a pruned model: use recon:from=METHOD, for example recon:from=wanda")
+        job.prior.require(job.pattern, self.name)
         walk = PairedWalk(model, job, goal=self.target, batch=self.batch)
         changed: set[str] = set()
         before, after, left_out, undone = [], [], [], 0
@@ -189,7 +190,7 @@ def scale(name: str, parameters: Mapping[str, Tensor]) -> float:
     return float(kept.square().mean().sqrt()) if kept.numel() else 1.0
 
 
-def apply_masks(pair: Pair, masks: dict[str, Tensor]) -> None:
+def apply_masks(pair: Pair, masks: Mapping[str, Tensor]) -> None:
     """Set weights that are not kept to zero. A pruned model does not change."""
     for name, module in pair.linears.items():
         weight: Tensor = module.weight  # type: ignore[assignment]

@@ -59,5 +59,6 @@ class Retrain(Settings):
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.prior is None:
             raise UserError("retrain needs a mask: use retrain:from=METHOD, for example retrain:from=wanda")
+        job.prior.require(job.pattern, self.name)
         masks = job.prior.masks
         return train_kept(self.name, self, model, job, lambda t: relayout(model.get_submodule(t), masks[t]))

@@ -33,6 +33,9 @@ def principal(wiring: Wiring, job: Job) -> Tensor:
     return components.flip(1)
 
 
+LR = 0.01
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rotate:
     """Rotate the residual stream and the values of the heads, so that no input is an outlier.
@@ -57,7 +60,7 @@ class Rotate:
     values: bool = True
     seed: CountOrZero = 0
     steps: CountOrZero = 0
-    lr: Positive = 0.01
+    lr: Positive = LR
     pca: bool = False
 
     def __post_init__(self) -> None:
@@ -65,6 +68,8 @@ class Rotate:
             raise ValueError(
                 "pca rotates the residual stream to its principal components: leave steps and residual out"
             )
+        if self.lr != LR and not self.steps:
+            raise ValueError("lr is that of steps: leave it out, or add steps")
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         wiring = Wiring(model, job, self.name)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError, Walk
@@ -73,7 +74,7 @@ class Awq:
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2306.00978", dense=True, transform=True, cost=Cost(passes=2, hessians=1)
     )
-    bits: Count = 4
+    bits: Annotated[int, Field(ge=2, le=16)] = 4
     group: Count | None = None
     grid: Count = 20
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from torch import nn
@@ -62,7 +62,9 @@ class Cast(Settings):
         changed = other_parameters(model, job.targets)
         if self.scales:
             scaling.add(model, job.targets, self.scales)
-        trainer = Trainer(self.name, model, job, self)
+        # Hooks on inputs would be compiled with their block, and again for each of its calls.
+        settings = replace(self, compile="off") if self.mask == "wanda" and self.compile == "auto" else self
+        trainer = Trainer(self.name, model, job, settings)
         groups = trainer.groups(job.targets)
         kind = WandaAdamS if self.mask == "wanda" else AdamS
         optimizer = kind(

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
+from methods.errors import UserError
 from methods.pattern import Pattern
 
 if TYPE_CHECKING:
@@ -115,7 +116,16 @@ class Prior:
     """The stage named by `from=`: its folder, and the weights it kept (bool [out, in] per target)."""
 
     folder: Path
-    masks: dict[str, Tensor]
+    masks: Mapping[str, Tensor]
+
+    def require(self, pattern: Pattern, name: str) -> None:
+        """Raise UserError if a target is not pruned to the pattern. name: of the method that starts from this stage."""
+        for target, mask in self.masks.items():
+            if pattern.violations(mask):
+                raise UserError(
+                    f"{name} needs a model that is pruned to {pattern}, and {target} is not: put a method that prunes before it, "
+                    f"for example {name}:from=wanda"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

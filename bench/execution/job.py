@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -72,6 +72,24 @@ class BuiltArtifact(BuiltStage):
     counts: WeightCounts
 
 
+class KeptWeights(Mapping[str, Tensor]):
+    """The masks of a stage, bool [out, in] by target. Each is read when it is asked for: all may be larger than memory."""
+
+    def __init__(self, folder: Folder, targets: Sequence[str]) -> None:
+        self._folder, self._targets = folder, dict.fromkeys(targets)
+
+    def __getitem__(self, target: str) -> Tensor:
+        if target not in self._targets:
+            raise KeyError(target)
+        return self._folder.weight(target) != 0
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._targets)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+
 class Workspace:
     """One artifact's source model in this process: its folder, targets, tokenizer and device."""
 
@@ -127,8 +145,7 @@ class Workspace:
         prior, kept = None, before.kept if before else None
         targets = self.targets_of(Folder(source), kept)
         if before:
-            pruned = Folder(before.folder)
-            prior = Prior(folder=before.folder, masks={t: pruned.weight(t) != 0 for t in targets})
+            prior = Prior(folder=before.folder, masks=KeptWeights(Folder(before.folder), targets))
         entry, environment = registry.lookup(stage.kind, stage.name), None
         if "isolated" in stage.needs:
             log = cache_dir() / "artifacts" / f"{artifact.key[:32]}.log"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from bench.inputs import architecture
 from bench.kernels import cpu24, native, operators
 from bench.kernels.cusparselt import CompressedWeight
 from bench.kernels.folder24 import Folder24
@@ -182,7 +183,7 @@ def load(folder: Path | str, compute: Compute, *, engine: str | None = None) -> 
         UserError: no packed24 folder, a damaged one, or no Compute.
     """
     # Here, because it imports transformers.
-    from bench.inputs import architecture, loading
+    from bench.inputs import loading
 
     if not isinstance(compute, Compute):
         raise UserError(f"compute is {compute!r}: give methods.contract.Compute(device=..., dtype=...)")

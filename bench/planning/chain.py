@@ -96,6 +96,11 @@ class _Chain:
             yield (
                 f"{label} must come before pruning, because it would fill the zeros: use METHOD:from={without_prior}"
             )
+        if self.stages and not self.first and (entry.prior or entry.refines) and not entry.adds:
+            yield (
+                f"{label} needs a pruned model, and a transform prunes nothing: put a method that prunes behind it, "
+                f"{label}+wanda"
+            )
         if entry.drops and (dropping or self.pattern != "dense"):
             yield (
                 f"{label} must come first, because it removes parts of a dense model: use METHOD:from={without_prior}, "

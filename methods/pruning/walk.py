@@ -79,7 +79,10 @@ class Walk:
     def _visits(self, part: Part) -> Iterator[Visit]:
         """Visit the linears that this process changes, then get the others from their owners."""
         sharing, (stats, samples, owners) = self._sharing, part.inputs
-        for name, module in part.linears.items():
+        first: dict[int, int] = {}  # experts share a statistic: those of one are neighbors, so that it is factored once
+        for name in part.linears:
+            first.setdefault(id(stats.get(name)), len(first))
+        for name, module in sorted(part.linears.items(), key=lambda linear: first[id(stats.get(linear[0]))]):
             if owners.get(name, sharing.rank) != sharing.rank:
                 continue
             weight = dense_weight(module)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,7 @@ def stream_moment(wiring: Wiring, job: Job) -> Tensor:
     tokens = job.calibration
     assert tokens is not None
     model, norms = wiring.model, wiring.norms()
+    base: Any = model.base_model  # without the head, whose logits are not needed
     width: int = wiring.config.hidden_size
     total = torch.zeros(width, width, dtype=torch.float64)
 
@@ -30,7 +33,7 @@ def stream_moment(wiring: Wiring, job: Job) -> Tensor:
     try:
         batches = tokens.split(batch_of(tokens, job.compute.device))
         for done, part in enumerate(batches, 1):
-            model(input_ids=part.to(job.compute.device), use_cache=False)
+            base(input_ids=part.to(job.compute.device), use_cache=False)
             job.progress.advance(done, len(batches))
     finally:
         for hook in hooks:

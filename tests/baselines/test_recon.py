@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from baselines.recon import Recon, scale, squared_error, weigh
+from bench.catalog import choice, registry
 from helpers.trainings import pruned
 from methods.contract import Compute, Prior
 from methods.errors import UserError
@@ -239,6 +240,16 @@ def test_says_how_far_it_is(sparse):
 def test_without_a_prior_it_says_what_to_type(llama, make_job):
     with pytest.raises(UserError, match="recon:from=wanda"):
         Recon().apply(llama, make_job(llama))
+
+
+@pytest.mark.parametrize("name", ["recon", "retrain", "dsnot", "lowrank"])
+def test_a_start_that_is_not_pruned_is_refused(llama, make_job, refining, name):
+    """As after `rotate` or `dense-ft`. Otherwise the pattern would be missed at the end of all work."""
+    job = refining(llama, make_job(llama))
+    every = {target: torch.ones_like(mask) for target, mask in job.prior.masks.items()}
+    method = choice.build(registry.lookup("methods", name), name, {})
+    with pytest.raises(UserError, match=rf"^{name} needs a model that is pruned to 2:4, and model\.layers\.0.*is not"):
+        method.apply(llama, replace(job, prior=replace(job.prior, masks=every)))
 
 
 def test_a_dense_start_is_pruned_by_the_prior(llama, make_job, refining):

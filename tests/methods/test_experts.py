@@ -1,6 +1,7 @@
 """The experts of a mixture as separate linears, in files of both kinds, each pruned by the tokens that reach it."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -152,6 +153,14 @@ def test_an_expert_that_no_token_reached_is_reported_and_pruned_by_magnitude(met
     targets = {t + ".weight" for t in job.targets}
     for name, tensor in outcome.model.state_dict().items():
         assert name in targets or torch.equal(tensor, before.state_dict()[name]), name
+
+
+def test_linears_with_one_statistic_are_neighbors(mixture, make, make_job):
+    """With all experts the first linears of all have one, which is then factored once."""
+    model = make(mixture)
+    seen = [visit.stat for visit in Walk(model, make_job(model, all_experts=True), squares)]
+
+    assert len(list(itertools.groupby(map(id, seen)))) == len(set(map(id, seen))) < len(seen)
 
 
 def test_with_all_experts_every_expert_sees_every_token(mixture, make, make_job):

@@ -86,6 +86,19 @@ def test_unstructured_ties_keep_the_lowest_index(per, want):
     assert Pattern(0, 0, 0.5 if per == "layer" else 0.6).keep(torch.ones(2, 3), per=per).int().tolist() == want
 
 
+@pytest.mark.parametrize("per", ["layer", "row"])
+@pytest.mark.parametrize("levels", [3, 1000])
+@pytest.mark.parametrize("sparsity", [0.0, 0.37, 0.99, 1.0])
+def test_unstructured_is_the_beginning_of_a_stable_sort(per, levels, sparsity):
+    score = torch.randint(levels, (6, 50), generator=torch.Generator().manual_seed(1)).float() - levels // 2
+    flat = score.reshape(1, -1) if per == "layer" else score
+    count = flat.shape[1] - round(flat.shape[1] * sparsity)
+    order = flat.argsort(dim=1, descending=True, stable=True)[:, :count]
+    expected = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, order, True).reshape(score.shape)
+
+    assert torch.equal(selection.best(score, sparsity, per), expected)
+
+
 def test_violations_are_groups_with_more_than_n():
     weight = torch.tensor([[1.0, 1, 1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 3, 0], [1, 0, 1, 1, 1, 1, 1, 0]])
 
