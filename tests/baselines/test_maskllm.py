@@ -209,22 +209,28 @@ def test_bad_input_is_a_sentence(pattern, words, llama, task):
 
 GOLDEN = {
     "ce": [
-        4.17781, 4.15379, 3.95998, 3.97134, 3.89411, 3.89457, 3.9316, 3.86158, 3.83108, 3.81295, 3.82147, 3.76104,
+        4.1767, 4.15347, 3.96705, 3.97128, 3.91316, 3.90009, 3.92364, 3.86064, 3.8102, 3.81711, 3.80211, 3.79328,
     ],
     "norm": [
-        0.404672, 0.62792, 0.857871, 1.02832, 1.21878, 1.85768, 2.0444, 2.8268, 2.91862, 4.27319, 4.82041,
-        15.2666,
+        0.411518, 0.606613, 0.826721, 0.984652, 1.19319, 1.80256, 1.92495, 2.7889, 2.51059, 4.28776, 4.73856,
+        9.18656,
     ],
 }  # fmt: skip
 
 
 @pytest.mark.numeric
 @pytest.mark.parametrize("moved", sample([0.0, 1e-10], 0.0))
-def test_golden_trace(moved, make_exact, task):
-    """Twelve steps, number by number; written by this code on 2026-11-26, so a change of arithmetic is meant.
+def test_golden_trace(moved, make_exact, task, monkeypatch):
+    """Twelve steps, number by number; written by this code on 2026-11-30, so a change of arithmetic is meant.
 
     In float64, on any processor: a start moved by a million roundings turns no pattern and no digit but the last of six.
+    Exponential numbers are drawn from integers, because torch's own differ between its builds, with MKL and without.
     """
+
+    def exponential(x, generator):
+        return x.copy_(-(torch.randint(1, 2**24, x.shape, generator=generator).double() / 2**24).log())
+
+    monkeypatch.setattr(torch.Tensor, "exponential_", exponential)
     model = make_exact("llama", moved)
 
     notes = MaskLLM(lr=3e-3).apply(model, task(model, steps=12, budget={"log_every": 1})).notes

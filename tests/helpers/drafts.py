@@ -18,7 +18,9 @@ from bench.system import digests
 
 RESULTS = Path(__file__).parents[2] / "results"
 NAME = "tiny-xeon-ada"
-ABOUT = 'kind = "results"\ncredit = "Ada"\nsubmitted = 2026-11-26\n[licences]\ntiny = "Apache-2.0"\nwiki-mini = "CC BY-SA 3.0"\n'
+DAY = max(record.recorded[:10] for record in ReadOnlyStore(RESULTS / "tiny-default"))
+"""Day of the newest record, before which nothing can be submitted."""
+ABOUT = f'kind = "results"\ncredit = "Ada"\nsubmitted = {DAY}\n[licences]\ntiny = "Apache-2.0"\nwiki-mini = "CC BY-SA 3.0"\n'
 MEASURES = ("perplexity", "size", "pattern")
 
 

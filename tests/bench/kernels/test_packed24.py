@@ -89,12 +89,13 @@ def test_pieces_and_threads_do_not_matter():
     width = PIECE_WEIGHTS // 8
     weight = sparse(20, width, torch.bfloat16)
     assert len(list(row_pieces(20, width))) == 3
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         parts = pack(weight)
         assert torch.equal(unpack(parts), weight)
     finally:
-        torch.set_num_threads(1)
+        torch.set_num_threads(before)
     rows = [pack(row[None]) for row in weight]
     assert torch.equal(parts.values, torch.cat([r.values for r in rows]))
     assert torch.equal(parts.mask, torch.cat([r.mask for r in rows]))

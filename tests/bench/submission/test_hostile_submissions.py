@@ -15,6 +15,7 @@ from bench.submission.folder import opened
 from bench.submission.review import read_published, review
 from helpers.drafts import (
     ABOUT,
+    DAY,
     NAME,
     Draft,
     about,
@@ -100,8 +101,8 @@ REFUSED = {
     "a long credit": ("needs a name to credit", about('"Ada"', f'"{"a" * 500}"')),
     "a search": ("only results are submitted", about('"results"', '"search"')),
     "a date to come": ("which is to come", about("2026", "2126")),
-    "a date before the records": ("but a record is of", about("2026-11-26", "2026-01-26")),
-    "no date": ("has no date", about("submitted = 2026-11-26\n", "")),
+    "a date before the records": ("but a record is of", about(DAY, "2026-01-26")),
+    "no date": ("has no date", about(f"submitted = {DAY}\n", "")),
     "a path in about": ("about.toml has a path", about('"Ada"', '"Ada, /home/ada/x"')),
     "a name without the model": ("does not begin with a model", other_folder("llama2-7b-ada")),
     "a name that is too long": ("is not MODEL-MACHINE-WHO", other_folder("tiny-" + "a" * 80)),
