@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from bench.inputs import training_text, windows
-from helpers import browser, faulty, forked_ranks, runs
+from helpers import browser, faulty, forked_ranks, runs, scripts
 from helpers.fake_hub import FakeHub
 from helpers.models import CONFIGS, REPRESENTATIVES, build, exact, job_for, mean_float64, sample, with_prior, write
 from helpers.trainings import counting, job_to_train
@@ -203,6 +203,13 @@ def chromium() -> Iterator[Any]:
 def heard() -> list[str]:
     """Collect what the pages of a test complain about: messages of the console, faults and dialogs."""
     return []
+
+
+@pytest.fixture(scope="module")
+def script(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The module of scripts/ that the test's module names as SCRIPT."""
+    with scripts.script(request.module.SCRIPT) as module:
+        yield module
 
 
 @pytest.fixture

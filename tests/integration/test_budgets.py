@@ -3,13 +3,8 @@
 import pytest
 
 from bench.reporting.facts import Interval
-from helpers import scripts
 
-
-@pytest.fixture(scope="module")
-def script():
-    with scripts.script("budgets") as module:
-        yield module
+SCRIPT = "budgets"
 
 
 @pytest.fixture

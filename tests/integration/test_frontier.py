@@ -4,14 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import scripts
 from methods.pattern import Pattern
 
-
-@pytest.fixture(scope="module")
-def script():
-    with scripts.script("frontier") as module:
-        yield module
+SCRIPT = "frontier"
 
 
 def record(method, measure, values, pattern="dense", quantizer="none", seed=0):

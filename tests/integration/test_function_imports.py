@@ -1,6 +1,5 @@
 """scripts/function_imports.py: which imports inside functions it reports, and that this repository has none of them."""
 
-import importlib
 from pathlib import Path
 
 import pytest
@@ -8,11 +7,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def script():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "scripts")
-        return importlib.import_module("function_imports")
+SCRIPT = "function_imports"
 
 
 @pytest.fixture

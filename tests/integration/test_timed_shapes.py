@@ -7,15 +7,11 @@ import pytest
 
 from bench.results.identity import Identity, Protocol
 from bench.results.record import Record
-from helpers import scripts
 
 PACE = np.tile([0.9, 1.1], 6)
 
 
-@pytest.fixture(scope="module")
-def script():
-    with scripts.script("timed_shapes") as module:
-        yield module
+SCRIPT = "timed_shapes"
 
 
 def record(engine, kind, rate, model="m", sparse=None, threads=1):

@@ -2,15 +2,10 @@
 
 import pytest
 
-from helpers import scripts
-
 CAST, RETRAIN = ("tiny", "cast", (), ()), ("tiny", "retrain", (), ("sparsegpt",))
 
 
-@pytest.fixture(scope="module")
-def script():
-    with scripts.script("trained_rows") as module:
-        yield module
+SCRIPT = "trained_rows"
 
 
 @pytest.fixture

@@ -265,11 +265,6 @@ def past(tmp_path_factory):
     return root
 
 
-def test_no_row_of_a_name(past, cli):
-    code, _, err = cli("history", "--row", "sparse", "--results", past)
-    assert code == 2 and err.endswith("has 'sparse' in its name: leave --row out to see all\n")
-
-
 def test_history(past, cli, tmp_path):
     figure = tmp_path / "f.svg"
     args = ("history", "perplexity", "--results", past, "--json", "--out", figure)
@@ -312,7 +307,7 @@ def test_a_figure_makes_no_step_of_the_last_digits(values):
     ("args", "sentence"),
     [
         (("perplexty",), "has the metric 'perplexty': known: perplexity"),
-        (("perplexity", "--row", "nobody"), "'nobody' in its name"),
+        (("perplexity", "--row", "nobody"), "'nobody' in its name: leave --row out to see all"),
         (("perplexity", "--out", "f.exe"), "must end in"),
     ],
 )

@@ -7,46 +7,32 @@ from bench.results.rows import newest
 from helpers import fake_records
 
 
-def record(name, commit="", recorded="", **fields):
+def record(name, commit, recorded, status="ok"):
+    """commit, recorded: days; 0 if the commit's time is unknown."""
+    about = {"id": name, "time": f"2026-01-0{commit}T00:00:00Z"} if commit else {"id": None}
+    provenance = {"commit": about, "recorded": f"2026-01-0{recorded}T00:00:00Z"}
     identity = fake_records.identity_of(model="m", method="dense")
-    provenance = {"commit": {"id": name, "time": commit} if commit else {"id": None}, "recorded": recorded}
-    return Record(key=name * 32, identity=identity, **({"status": "ok", "provenance": provenance} | fields))
+    return Record(key=name * 32, identity=identity, status=status, provenance=provenance)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_after_a_clock_went_back_the_later_commit_counts(reverse):
-    old = record("ab", commit="2026-01-01T00:00:00Z", recorded="2026-01-03T00:00:00Z")
-    new = record("cd", commit="2026-01-02T00:00:00Z", recorded="2026-01-02T12:00:00Z")
+@pytest.mark.parametrize(
+    ("counts", "other"),
+    [
+        ((2, 2), (1, 3)),  # after a clock went back, the later commit
+        ((1, 3), (1, 2)),  # of one commit, the last
+        ((0, 3), (4, 2)),  # where a commit's time is unknown, the last
+        ((0, 1), (0, 2, "failed")),  # a good one before one that failed or was skipped
+        ((0, 1), (0, 2, "skipped")),
+    ],
+)
+def test_which_record_counts(counts, other, reverse):
+    one, two = record("ab", *counts), record("cd", *other)
 
-    assert newest([new, old] if reverse else [old, new]) == [new]
-
-
-def test_of_one_commit_the_last_counts():
-    commit = "2026-01-01T00:00:00Z"
-    one = record("ab", commit=commit, recorded="2026-01-03T00:00:00Z")
-    two = record("cd", commit=commit, recorded="2026-01-02T00:00:00Z")
-
-    assert newest([one, two]) == [one]
-
-
-def test_where_a_commit_s_time_is_unknown_the_last_counts():
-    old = record("ab", recorded="2026-01-03T00:00:00Z")
-    new = record("cd", commit="2026-01-04T00:00:00Z", recorded="2026-01-02T00:00:00Z")
-
-    assert newest([old, new]) == [old]
+    assert newest([two, one] if reverse else [one, two]) == [one]
 
 
-def test_a_good_one_counts_before_a_failed_one():
-    good = record("ab", recorded="2026-01-01T00:00:00Z")
-    failed = record("cd", recorded="2026-01-02T00:00:00Z", status="failed")
+def test_the_last_counts_where_it_need_not_be_good():
+    good, failed = record("ab", 0, 1), record("cd", 0, 2, "failed")
 
-    assert newest([good, failed]) == [good]
     assert newest([good, failed], good_first=False) == [failed]
-
-
-def test_a_skipped_record_hides_no_number():
-    """For example, of a merged machine without the device."""
-    good = fake_records.record(made="a", provenance={"recorded": "2026-01-01T00:00:00Z"})
-    skipped = fake_records.record(made="b", status="skipped", provenance={"recorded": "2026-01-02T00:00:00Z"})
-
-    assert newest([good, skipped]) == [good]
