@@ -68,7 +68,7 @@ def test_measured_times_have_a_panel_and_an_answer(script, monkeypatch):
 
     answer, table = script.worth("x", "2:4").split("\n\n")
     assert "in decoding on this CPU yes, in a prompt on this CPU no." in answer
-    assert table.splitlines()[0] == "| | m0 2:4, perplexity 20.00 | best row that costs as little | on the front |"
+    assert table.splitlines()[0] == "| | m0 2:4, perplexity 20.00 | best row at equal or lower cost | on the front |"
     assert "| decoding on this CPU | 3 ms | no other | m2 2:4, m1 2:4, m0 2:4, dense |" in table
     assert "| a prompt on this CPU | 70 ms | dense, 60 ms, perplexity 10.00 | dense |" in table
     # Times that differ by 4% are the same, as a timing and its repetition are.
