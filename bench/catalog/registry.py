@@ -40,9 +40,9 @@ def distribution_of(kind: str, name: str) -> Distribution | None:
     return _plugins(kind)[name].dist if name in _plugins(kind) else None
 
 
-def is_known(kind: str, name: str) -> bool:
-    """Return whether a name is built in or of a plug-in, which may be broken."""
-    return name in SECTIONS[kind] or name in _plugins(kind)
+def names(kind: str) -> list[str]:
+    """Return all names, built in and of plug-ins, none of which is imported."""
+    return [*SECTIONS[kind], *_plugins(kind)]
 
 
 @cache

@@ -78,8 +78,6 @@ def check(
     failures: set[str] = set()
     empty = []
     checked = [(folder, check_folder(folder)) for folder in results or [RESULTS]]
-    for _, found in checked if remeasure else ():
-        choose(found.records, remeasure or 0, seed)  # refuses too few before the first is measured
     for folder, found in checked:
         if not found.records and not found.problems:
             empty.append(folder)
@@ -98,8 +96,10 @@ def check(
             failures.add("damaged")
         if signed_by and _check_signatures(folder, found.records, signed_by):
             failures.add("unsigned")
-        if remeasure:
-            failures |= _remeasure(found.records, remeasure, seed, tolerance)
+    for _, found in checked if remeasure else ():
+        choose(found.records, remeasure or 0, seed)  # refuses too few before the first is measured
+    for _, found in checked if remeasure else ():
+        failures |= _remeasure(found.records, remeasure or 0, seed, tolerance)
     for failure, (sentence, code) in FAILURES.items():
         if failure in failures:
             fail(f"records above {sentence}", code)

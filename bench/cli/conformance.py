@@ -47,10 +47,10 @@ def _kind_of(text: str) -> str:
     name = text.partition(":")[0]
     kinds = ("quantizers", "measures", "methods")
     for kind in kinds:
-        if registry.is_known(kind, name):
+        if name in registry.names(kind):
             registry.lookup(kind, name)  # a broken plug-in says why
             return kind
-    registry.lookup("methods", name) if name.endswith(".py") else None
-    raise UserError(
-        describe_unknown("method, quantizer or measure", name, [n for k in kinds for n in registry.entries(k)])
-    )
+    if name.endswith(".py"):
+        registry.lookup("methods", name)  # it says how to install a file
+    known = [known for kind in kinds for known in registry.names(kind)]
+    raise UserError(describe_unknown("method, quantizer or measure", name, known))

@@ -254,6 +254,8 @@ def _print_folders(results: list[Path], format_: str, equal_bytes: bool, signed_
     from bench.results.store import RESULTS, ReadOnlyStore
 
     require_format(format_, equal_bytes)
+    if signed_by and format_ in ("json", "csv") and len(results) > 1:
+        raise UserError(f"--signed-by with --format {format_} takes one results folder: leave the others out")
     found: list[tuple[list[Record], dict[str, str] | None]] = []
     for folder in results or [RESULTS]:
         store = ReadOnlyStore(folder)
@@ -267,7 +269,6 @@ def _print_folders(results: list[Path], format_: str, equal_bytes: bool, signed_
             note(problem)
         found.append((records, names(records, signers) if signers else None))
     if format_ in ("json", "csv"):  # one document
-        every = {stem: who for _, signed in found for stem, who in (signed or {}).items()}
-        found = [([record for records, _ in found for record in records], every if signed_by else None)]
+        found = [([record for records, _ in found for record in records], found[0][1])]
     for records, signed in found:
         print_records(records, format_, equal_bytes, signed)

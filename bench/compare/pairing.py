@@ -212,8 +212,9 @@ def pair_seeds(name: str, was: Seeds, now: Seeds, common_seeds: bool) -> tuple[l
     matches = {s: _matches(now, s) for s in sorted(good, key=order)}
     if common_seeds and any(matches.values()):
         matches = {s: records for s, records in matches.items() if records}
-    judged = matches.values() if common_seeds else (*matches.values(), tuple(r for s, r in now.items() if s not in was))
-    if bad := [r for records in judged for r in records if r.status in FAILED]:
+    paired = [r for records in matches.values() for r in records]
+    others = [r for r in now.values() if not any(r is one for one in paired)] if not common_seeds else []
+    if bad := [r for r in (*paired, *others) if r.status in FAILED]:
         return [], [*unpaired, Unpaired(name, measure, "NEW_FAILURE", _failure_reason(bad), tuple(bad))]
     if missing := [s for s, records in matches.items() if not any(r.status == "ok" for r in records)]:
         skipped = [r for s in missing for r in matches[s]]

@@ -45,7 +45,10 @@ class ModelInputs:
         folder = open_shapes(model.folder)
         self.config = folder.config
         patterns = () if all(chain.pattern for chain in request.chains) else request.patterns
-        stages = [stage for chain in request.chains for stage in chain.stages]
+        every = [stage for chain in request.chains for stage in chain.stages]
+        stages = [
+            stage for stage in every if registry.lookup("methods", stage.name).transform
+        ]  # another's group may be any
         stages += [stage for stage in request.quantizers if stage]
         groups = {stage.label: stage.config.get("group") for stage in stages}
         self.sizes = count_sizes(folder, request.spec.targets, patterns, groups)

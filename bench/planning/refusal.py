@@ -49,8 +49,11 @@ def find_problem(artifact: Artifact) -> str:
         return ""
     own = max(artifact.processes // artifact.nodes, artifact.calibration_ranks)
     if on_gpu and 0 < (cards := _gpu_count()) < own:
-        name = "training" if artifact.processes // artifact.nodes > cards else "calibration"
-        return f"{artifact.label} takes {own} GPUs, and this machine has {cards}: use --set {name}.processes={cards}"
+        trains = artifact.processes // artifact.nodes > cards
+        batch = artifact.training.batch if artifact.training else 1
+        fits = (n for n in range(cards * artifact.nodes, 0, -artifact.nodes) if batch % n == 0)
+        use = f"training.processes={next(fits, 1)}" if trains else f"calibration.processes={cards}"
+        return f"{artifact.label} takes {own} GPUs, and this machine has {cards}: use --set {use}"
     if artifact.training:
         need = (estimate_device_bytes(artifact) or 0.0) if on_gpu else estimate_bytes(artifact)
         of = "of each GPU " if on_gpu else ""

@@ -47,7 +47,7 @@ class ModelSizes(BaseModel):
 def count_sizes(
     folder: Folder | PlannedModel, wanted: Targets, patterns: Iterable[Pattern], groups: Mapping[str, Any]
 ) -> ModelSizes:
-    """Count the parameters of a model. groups: group size of each quantizer, or None, by its label.
+    """Count the parameters of a model. groups: group size of each quantizer and transform, or None, by its label.
 
     Raises:
         UserError: an unknown architecture, no such target, or a pattern or group does not divide a target's input width.

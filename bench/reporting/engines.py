@@ -109,7 +109,7 @@ def entries(records: Iterable[Record], items: Callable[[Record], Items]) -> list
     """
     out = []
     for record in sorted(records, key=lambda record: record.recorded):
-        if not record.identity.protocol.engine or record.status != "ok":
+        if not record.is_engine_timing:
             continue
         table, noise = items(record), record.notes["noise"]
         sides = {"2:4": "value", "dense": "tokens_per_s_dense"} if "2:4" in noise else {"dense": "value"}

@@ -94,14 +94,14 @@ def compare(
     """
     pairs, _ = pair_seeds("", a, b, True)
     pair = next((p for p in pairs if p.metric == metric), None)
-    if pair is None or pair.obstacle():
+    if pair is None or pair.obstacle() or pair.is_ratio != pair.definition.is_ratio:  # a ratio to 0 says nothing
         return None
     noise, source = noises.of_pair(pair) or (None, "")
     try:
         e = estimate.estimate_pair(pair, results, results, level, noise)
     except estimate.NotComparable:
         return None
-    value, low, high = e.effect(pair.definition.is_ratio)
+    value, low, high = e.effect(pair.is_ratio)
     if low is None or high is None:
         return None
     return Interval(value, low, high, e.n, e.unit, e.seeds, e.p, source if e.alone and e.seeds == 1 else "")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bench.reporting.view import Table, TableColumn
 from bench.results import metrics
 
-BITS, SPEEDUP = "bits_per_weight", "speedup"
+BITS = "bits_per_weight"
 MIN_POINTS = 3
 """Fewest points of a figure."""
 

@@ -35,7 +35,7 @@ class Guess(NamedTuple):
 def of_record(record: Record) -> Guess | None:
     """Return the guesses on a record's questions: from its notes, or of a task whose data is known. None if neither has them."""
     notes = record.notes
-    if "chance" in notes and "majority" in notes:
+    if all(isinstance(notes.get(name), int | float) for name in ("chance", "majority")):
         return Guess(float(notes["chance"]), float(notes["majority"]))
     measure = record.key_inputs.get("measure")
     data = str(measure.get("content", "")) if isinstance(measure, dict) else ""

@@ -40,8 +40,8 @@ EXPENSIVE = ("models", "data", "training", "environments")
 cache_dir = own_cache
 """Function that returns the folder of the cache."""
 
-OWN = {*REBUILDABLE, *EXPENSIVE, "held", "locks", "gc.lock"}
-"""Names of all entries of a cache."""
+OWN = {*REBUILDABLE, *EXPENSIVE, "held", "locks", "gc.lock", "lost+found"}
+"""Names of all entries of a cache, which may be a disk of its own."""
 DOWNLOAD = ".download"
 """Suffix of the folder of an unfinished download."""
 
@@ -123,15 +123,8 @@ def gc_lock(timeout: float = -1) -> Iterator[None]:
 
     Raises:
         Timeout: another process holds the lock.
-        UserError: the folder has files that are not of a cache, and may be of its user.
     """
-    root = cache_dir()
-    root.mkdir(parents=True, exist_ok=True)
-    if strange := next((e.name for e in _entries(root) if e.name not in OWN and not e.name.startswith(".")), ""):
-        raise UserError(
-            f"${CACHE_ENV} {str(root)!r} has {strange!r}, which is not of a cache: name a new folder, for example "
-            f"{str(root / 'cast-bench')!r}"
-        )
+    cache_dir().mkdir(parents=True, exist_ok=True)
     lock = FileLock(cache_dir() / "gc.lock")
     try:
         lock.acquire(timeout=NOTICE_S)
@@ -151,6 +144,16 @@ def info() -> list[dict[str, Any]]:
     return [total, *({"part": p, "entries": len(_entries(root / p)), "bytes": count_bytes(root / p)} for p in parts)]
 
 
+def require_own_cache() -> None:
+    """Raise UserError if the folder of the cache has files that are not of a cache, and may be of its user."""
+    root = cache_dir()
+    if strange := next((e.name for e in _entries(root) if e.name not in OWN and not e.name.startswith(".")), ""):
+        raise UserError(
+            f"cache {str(root)!r} has {strange!r}, which is not of a cache: name a new folder in ${CACHE_ENV}, for example "
+            f"{str(root / 'cast-bench')!r}"
+        )
+
+
 def gc(*, everything: bool, days: int) -> tuple[int, int]:
     """Delete REBUILDABLE entries older than `days` days (with `everything`, EXPENSIVE ones too) that are not in use.
 
@@ -158,8 +161,9 @@ def gc(*, everything: bool, days: int) -> tuple[int, int]:
         The bytes freed, and the number of entries that stay because they are in use.
 
     Raises:
-        UserError: another garbage collection is running.
+        UserError: another garbage collection is running, or the folder is not of a cache alone.
     """
+    require_own_cache()
     try:
         with gc_lock(timeout=60):
             return _collect((*REBUILDABLE, *EXPENSIVE) if everything else REBUILDABLE, time.time() - days * 86400)
@@ -185,7 +189,11 @@ def sweep_leftovers(results: Path | None = None) -> None:
     """Delete what killed processes left: marks, temporary folders, and downloads interrupted more than a day ago.
 
     results: a results folder whose locks are swept too.
+
+    Raises:
+        UserError: the folder of the cache has files that are not of a cache.
     """
+    require_own_cache()
     for root in filter(None, (cache_dir(), results)):
         sweep_locks(root / "locks")
     with gc_lock():

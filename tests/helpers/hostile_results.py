@@ -87,10 +87,11 @@ RECORDS: dict[str, Case] = {
     "key of a path": put("key", value="../" * 10 + "etc/passwd"),
     "commit of a list": put("provenance", value={"commit": [1]}),
     "machine of lists": put("provenance", value={"machine": {"cpu": [[]]}}),
-    "chance of text": put("notes", value={"chance": "x", "majority": 0.5}),
     "negative time": put("cost", value={"wall_s": -1}),
     "notes of 300 levels": put("notes", value={"a": json.loads("[" * 300 + "]" * 300)}),
-    "engine without its notes": sealed(lambda fields: fields["identity"]["protocol"].update(engine="native")),
+    "engine without its notes": sealed(
+        lambda fields: fields["identity"].update(measure="speed", protocol=fields["identity"]["protocol"] | {"engine": "native"})
+    ),
     "deep notes": as_text(lambda text: text.replace('"notes": {}', '"notes": {"a": ' + DEEP + "]" * 100_000 + "}")),
     "long number": as_text(lambda text: text.replace('"notes": {}', '"notes": {"a": ' + "9" * 100_000 + "}")),
     "a name twice": as_text(lambda text: text.replace('"notes": {}', '"notes": {}, "notes": {}')),

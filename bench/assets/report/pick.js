@@ -151,7 +151,7 @@ if ($("pick")) {
     $("pick-pattern").value = $("pick-quant").value = "";
     update(true);
   });
-  addEventListener("hashchange", readAddress);
+  addEventListener("hashchange", () => { if (location.hash.includes("=")) readAddress(); });
   fillChoices();
   if (readAddress()) $("pick").scrollIntoView();
   else update(false);

@@ -32,6 +32,8 @@ from methods.targets import dense_weight, family_of
 KIND_OF_DTYPE = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 INTEGERS = {8.0: "int8", 4.0: "int4"}
 """Integers that kernels take, by their bits."""
+MIN_FLOAT_BITS = 9.0
+"""Least bits of a float with its part of a mask: half of 16, and 1. Some files of 8-bit integers have 8.5."""
 
 SMALLER = "fewer weights"
 """Name of the model with fewer blocks, units or channels."""
@@ -96,7 +98,7 @@ def packed_targets(model: nn.Module, context: MeasureContext) -> dict[str, Packe
     """Pack the artifact's weights, or raise Skipped if they are not 2:4 or no kernel takes their dtype."""
     kind = find_kind(context)
     weights = {name: dense_weight(model.get_submodule(name)) for name in context.counts.layers}
-    return pack_integers(weights, kind) if kind else {n: pack(w, n) for n, w in weights.items()}
+    return pack_integers(weights, kind, context) if kind else {n: pack(w, n) for n, w in weights.items()}
 
 
 def find_kind(context: MeasureContext) -> str | None:
@@ -113,19 +115,22 @@ def find_kind(context: MeasureContext) -> str | None:
     if counts.negative_zeros:
         raise Skipped(f"-0.0 is in {amount(counts.negative_zeros, 'weight')}, which packing would not treat as zeros")
     bits = context.storage.bits if context.storage else None
-    if bits is None or bits > max(INTEGERS):  # floats, also those of a model made elsewhere
+    if bits is None or bits >= MIN_FLOAT_BITS:
         return None
     if bits not in INTEGERS:
         raise Skipped(f"no 2:4 kernel for weights of {bits} bits: only float, int8 and int4 have one")
     return INTEGERS[bits]
 
 
-def pack_integers(weights: Mapping[str, Tensor], kind: str) -> dict[str, PackedWeight]:
+def pack_integers(weights: Mapping[str, Tensor], kind: str, context: MeasureContext) -> dict[str, PackedWeight]:
     """Pack the weights of a quantizer, or raise Skipped if they are on another grid or no kernel takes their width.
 
     kind: "int8" or "int4".
     """
-    rounded = {name: pack_rounded(weight, kind, name) for name, weight in weights.items()}
+    stored = (
+        context.compute.stored
+    )  # the grid is exact in the format of the files, which may not be that of the arithmetic
+    rounded = {name: pack_rounded(weight.to(stored), kind, name) for name, weight in weights.items()}
     for name, (packed, exact) in rounded.items():
         if not exact:
             group = group_size(kind, packed.width)

@@ -49,10 +49,11 @@ def read_linears(device: Cpu | Cuda, model: Callable[[], nn.Module], context: Me
         raise Skipped(f"no 2:4 kernel for {kind}: use --dtype bfloat16")
     pruned = model()
     weights = {name: dense_weight(pruned.get_submodule(name)) for name in context.counts.layers}
-    if integers:
-        pack_integers(weights, integers)
     multiplicity = Counter(tuple(w.shape) for w in weights.values())
-    firsts = {tuple(w.shape): w for w in reversed(list(weights.values()))}
+    names = {tuple(w.shape): name for name, w in reversed(weights.items())}
+    firsts = {shape: weights[name] for shape, name in names.items()}
+    if integers:
+        pack_integers({name: weights[name] for name in names.values()}, integers, context)
     return time_linears(device, ((multiplicity[shape], w) for shape, w in firsts.items()), tokens, kind)
 
 

@@ -111,6 +111,14 @@ def test_a_new_seed_that_fails_is_a_new_failure(roots):
     assert verdict(roots)["perplexity"].reason == "NaN (seed 1)"
 
 
+def test_a_seed_that_fails_is_named_once(roots):
+    fake_records.perplexity(roots[0])
+    for seed in (0, 1):
+        fake_records.failed(roots[1], seed=seed, reason="NaN")
+
+    assert verdict(roots)["perplexity"].reason == "NaN (seed 0, 1)"
+
+
 def test_what_fails_now_and_was_skipped_is_a_new_failure(roots):
     fake_records.put(roots[0], fake_records.record(status="skipped", reason="no CUDA device"))
     fake_records.failed(roots[1], made="b")

@@ -92,7 +92,10 @@ def test_a_folder_that_is_no_cache_is_left_alone(folder, tmp_path, monkeypatch, 
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "home"))
     for command in (("run", "--results", tmp_path / "r"), ("cache", "gc", "--all")):
         code, _, err = cli(*command)
-        assert code == 2 and "has 'notes.txt', which is not of a cache: name a new folder, for example '" in err, err
+        assert (
+            code == 2
+            and "has 'notes.txt', which is not of a cache: name a new folder in $CAST_BENCH_CACHE, for example '" in err
+        ), err
     (tmp_path / "home/notes.txt").unlink()
     cache.sweep_leftovers()
     assert {*before} - {*(tmp_path / "home").rglob("*")} == {tmp_path / "home/notes.txt"}

@@ -12,8 +12,9 @@ from bench.cli import speed
 from bench.execution.engines.ours import _on_kernel
 from bench.inputs import loading
 from bench.kernels import cpu24, native
+from bench.kernels.integers24 import pack_rounded
 from bench.kernels.linear24 import swap_linears
-from bench.kernels.packed24 import pack
+from bench.kernels.packed24 import pack, unpack
 from bench.kernels.timing import WallClock, WrongProduct
 from bench.measures.speed import comparison, cpu, decoding
 from bench.planning import plan
@@ -176,11 +177,21 @@ def test_an_artifact_without_a_kernel_is_skipped_with_the_reason(device, tmp_pat
 def test_the_kind_is_that_of_the_stored_weights(tmp_path):
     """Floats of a model made elsewhere have their bits in the record, too."""
     sparse = WeightCounts(Pattern(2, 4))
-    for bits, kind in ((None, None), (16.0, None), (32.0, None), (8.0, "int8"), (4.0, "int4")):
+    for bits, kind in ((None, None), (16.0, None), (32.0, None), (9.0, None), (8.0, "int8"), (4.0, "int4")):
         storage = None if bits is None else Stored(bits=bits)
         assert decoding.find_kind(context_of(tmp_path, counts=sparse, storage=storage)) == kind
-    with pytest.raises(Skipped, match="no 2:4 kernel for weights of 6"):
-        decoding.find_kind(context_of(tmp_path, counts=sparse, storage=Stored(bits=6.0)))
+    for bits in (6.0, 8.5):
+        with pytest.raises(Skipped, match=f"no 2:4 kernel for weights of {bits}"):
+            decoding.find_kind(context_of(tmp_path, counts=sparse, storage=Stored(bits=bits)))
+
+
+def test_integers_are_checked_in_the_format_of_the_files(tmp_path):
+    """A CPU without products in bfloat16 computes in float32."""
+    weight = pack_rounded(sparse(8, 64), "int8").packed
+    wide = {"w": unpack(weight).float()}
+    compute = Compute(dtype=torch.float32, written_as=torch.bfloat16)
+
+    assert decoding.pack_integers(wide, "int8", context_of(tmp_path, compute=compute))["w"].kind == "int8"
 
 
 def test_a_step_of_a_model_with_a_sliding_window_is_the_same_each_time():
