@@ -1,11 +1,12 @@
 """The first half hour on a CUDA card: stages, the most valuable first, each with its records.
 
 python benchmarks/cuda.py --needs                  what this machine lacks; exit code 1 if it is anything
-python benchmarks/cuda.py --pack DIR               what it may lack there, in parts of at most 60 MB, to be carried along
+python benchmarks/cuda.py --pack DIR               what it may lack there, in parts of at most 45 MB, to be carried along
 python benchmarks/cuda.py --from DIR [--stage S]   unpack such parts and use them; needs no network
 python benchmarks/cuda.py [--stage check,shapes]   run stages; all of them by default
 
-Recorded numbers are not measured again, so a stopped stage continues. The script starts without any package. torch is not
+Recorded numbers are not measured again, so a stopped stage continues: --limit SECONDS stops one in time, a training after a checkpoint,
+with exit code 75, and --archive FILE holds the records after each command. The script starts without any package. torch is not
 packed: a machine with a card has the torch for its driver. Without a card each stage is planned and not run.
 """
 
@@ -13,10 +14,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import os
 import re
+import signal
 import subprocess
 import sys
+import tarfile
+import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +35,10 @@ SHAPES = ("llama2-7b", MODEL)
 TRAINED = "cast,retrain,dense-ft"
 RECIPE = "small-gpu"
 NOT_PACKED = "install the one for this machine's CUDA driver; --pack leaves it out"
+GRACE_S = 40.0
+"""Seconds that a stopped command has to save what it has."""
+STOPPED = 75
+"""Exit code of a run that the limit ended."""
 EXTRA = "test"
 """Extras of pyproject.toml that the stages need."""
 
@@ -59,7 +68,7 @@ def commands(stage: str, results: Path) -> list[list[str]]:
     trained = ["run", "--model", MODEL, "--methods", TRAINED, "--quant", "none", "--dtype", "bfloat16", *place]
     trained += [f"--set=training.recipe={RECIPE}"]
     return {
-        "check": [[sys.executable, "-m", "pytest", "-n", "0", "-m", "cuda", "tests"]],
+        "check": [[sys.executable, "-m", "pytest", "-n", "0", "-m", "cuda", "tests/bench/measures/speed/test_cuda.py"]],
         "shapes": [_bench("speed", "--model", m, *place, "--figure", str(results / f"{m}.svg")) for m in SHAPES],
         "decode": [_bench(*timed, '--set=speed.workloads=["decode"]')],
         "prefill": [_bench(*timed, '--set=speed.workloads=["prefill", "linears"]')],
@@ -124,7 +133,9 @@ def show_use(results: Path) -> None:
     sizes = roofline.model_sizes(MODEL, None)
     weights = sizes.head + sum(out * width * count for (out, width), count in sizes.linears.items())
     name = torch.cuda.get_device_name().lower()
-    peak = next((spec.peak("bf16") for key, spec in roofline.device_specs().items() if key in name), None)
+    peak = next(
+        (spec.peak("bf16") for key, spec in roofline.device_specs().items() if key in name.replace(" ", "")), None
+    )
     for record in ReadOnlyStore(results):
         if record.identity.training is None or record.identity.measure != "pattern":
             continue
@@ -160,8 +171,10 @@ def use_parts(folder: Path) -> dict[str, str]:
 
 def main() -> int:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--results", type=Path, default=Path("results/speed-cuda"))
+    asked.add_argument("--results", type=Path, default=Path("results/local/speed-cuda"))
     asked.add_argument("--stage", default=",".join(STAGES), help="by commas")
+    asked.add_argument("--limit", type=float, default=math.inf, metavar="SECONDS", help="stop after this time")
+    asked.add_argument("--archive", type=Path, metavar="FILE", help="also write the records to this .tar.gz")
     asked.add_argument("--needs", action="store_true")
     asked.add_argument("--pack", type=Path, metavar="DIR")
     asked.add_argument("--from", type=Path, metavar="DIR", dest="source")
@@ -175,6 +188,8 @@ def main() -> int:
         return 0
     if given.source:
         words = ["--stage", given.stage, "--results", str(given.results), *(["--needs"] if given.needs else [])]
+        words += ["--limit", str(given.limit)] if given.limit < math.inf else []
+        words += ["--archive", str(given.archive)] if given.archive else []
         try:
             environment = use_parts(given.source)
         except parts.Damaged as fault:
@@ -185,11 +200,36 @@ def main() -> int:
         for thing, way in lacking:
             print(f"{thing}: {way}")
         return 1 if lacking else 0
-    return run(chosen, given.results)
+    return run(chosen, given.results, time.monotonic() + given.limit, given.archive)
 
 
-def run(chosen: list[str], results: Path) -> int:
-    """Run stages in their order, or plan them where there is no card. Returns the largest exit code."""
+def call(command: list[str], end: float) -> int:
+    """Run a command until a time of `time.monotonic`. Then it is asked to end, and killed if it does not."""
+    process = subprocess.Popen(command)
+    try:
+        return process.wait(None if end == math.inf else max(0.0, end - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        return STOPPED
+
+
+def keep(results: Path, archive: Path | None) -> None:
+    """Write the records to an archive."""
+    if archive and results.is_dir():
+        with tarfile.open(archive, "w:gz") as out:
+            out.add(results, results.name)
+
+
+def run(chosen: list[str], results: Path, end: float = math.inf, archive: Path | None = None) -> int:
+    """Run stages in their order, or plan them where there is no card. Returns the largest exit code.
+
+    Without what was trained there is no quality to measure, so a failure before its end ends the run.
+    """
     total = sum(STAGES[name].minutes for name in chosen)
     print(f"{len(chosen)} stages, about {total:g} minutes on an H100", flush=True)
     if importlib.util.find_spec("torch") is None:
@@ -208,8 +248,15 @@ def run(chosen: list[str], results: Path) -> int:
                 print("  skipped: no CUDA device:", *command, flush=True)
                 command = plan_of(command)
             print(">", *command, flush=True)
-            worst = max(worst, subprocess.run(command, check=False).returncode)
+            code = call(command, end)
+            worst = max(worst, code)
+            keep(results, archive)
+            if code == STOPPED:
+                print("stopped: the same command goes on", flush=True)
+                return code
         if name == "train" and has_card:
+            if worst:
+                break
             show_use(results)
     return worst
 

@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PART_BYTES = 60_000_000
+PART_BYTES = 45_000_000
 OVERHEAD = 4096
 """Bytes that tar adds to a member."""
 THERE = re.compile(r"(torch|triton|nvidia|cuda)([-_.].*)?$")

@@ -66,7 +66,8 @@ class CompressedWeight:
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Multiply x [tokens, in] by the transposed weight and add the bias. Search a plan for each padded size."""
         count = len(x)
-        x = torch.nn.functional.pad(x, (0, 0, 0, -count % TOKEN_MULTIPLE))
+        if count % TOKEN_MULTIPLE:  # a pad of 0 copies, too
+            x = torch.nn.functional.pad(x, (0, 0, 0, -count % TOKEN_MULTIPLE))
         choice = self.choices.get(len(x))
         if choice is None:
             choice = self.choices[len(x)] = self.choose(x, bias)
@@ -96,9 +97,12 @@ class CompressedWeight:
     def _candidates(self, x: Tensor, bias: Tensor | None) -> tuple[MatmulPlan, ...]:
         """Return the default plan, the library's own choice, every algorithm, and that choice with a split width."""
         library: Any = torch._C._cusparselt
-        alg_id, split_k, split_k_mode, alg_count = library.mm_search(
-            self.memory, x.t(), bias, None, self.out_dtype, True
-        )
+        try:
+            alg_id, split_k, split_k_mode, alg_count = library.mm_search(
+                self.memory, x.t(), bias, None, self.out_dtype, True
+            )
+        except RuntimeError:  # not for this case
+            return (MatmulPlan(), *(MatmulPlan(0, *s) for s in SPLIT_KS))
         every = [MatmulPlan(alg_id=i) for i in range(alg_count)]
         own, split = MatmulPlan(alg_id, split_k, split_k_mode), [MatmulPlan(alg_id, *s) for s in SPLIT_KS]
         return tuple(dict.fromkeys((MatmulPlan(), own, *every, *split)))

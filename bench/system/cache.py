@@ -41,7 +41,7 @@ cache_dir = own_cache
 """Function that returns the folder of the cache."""
 
 OWN = {*REBUILDABLE, *EXPENSIVE, "held", "locks", "gc.lock", "lost+found"}
-"""Names of all entries of a cache, which may be a disk of its own."""
+"""Names of all entries of a cache, which may be a whole disk."""
 DOWNLOAD = ".download"
 """Suffix of the folder of an unfinished download."""
 

@@ -6,6 +6,7 @@ import importlib.util
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from methods.targets import family_of
 
@@ -26,12 +27,26 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile each block, in place. They have the same code and shapes, so the first compilation serves them all."""
+    """Compile each block, in place. They have the same code and shapes, so the first compilation serves them all.
+
+    torch makes a class for each module with a parametrization, and a compilation serves one class. Modules of one kind get the
+    class of the first, which does the same.
+    """
+    shared: dict[tuple[type, ...], type] = {}
     for block in blocks_of(model):
+        for module in block.modules():
+            if parametrize.is_parametrized(module):
+                kind = type(module)
+                module.own_class = kind  # type: ignore[assignment]
+                parts: nn.ModuleList = module.parametrizations["weight"]  # type: ignore[index, assignment]
+                module.__class__ = shared.setdefault((*kind.__bases__, *map(type, parts)), kind)
         block.compile(dynamic=False)
 
 
 def restore_blocks(model: nn.Module) -> None:
     """Undo `compile_blocks`."""
     for block in blocks_of(model):
+        for module in block.modules():
+            if own := module.__dict__.pop("own_class", None):
+                module.__class__ = own
         block._compiled_call_impl = None

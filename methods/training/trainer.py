@@ -279,12 +279,12 @@ class Trainer:
         finish: called as finish(model, targets) with all targets, or by the first process block by block.
         """
         job = self.job
+        if self._compiles or self.settings.hidden:
+            compiled.restore_blocks(self.model)
         if self._skeleton:
             return self._skeleton.write(self.model, job.workdir / "trained", job.compute.stored, job.targets, finish)
         if finish:
             finish(self.model, job.targets)
-        if self._compiles or self.settings.hidden:
-            compiled.restore_blocks(self.model)
         if self.settings.recompute:
             self.model.gradient_checkpointing_disable()  # type: ignore[operator]
         return self.model.to(job.compute.dtype).eval().requires_grad_(False)

@@ -41,7 +41,7 @@ def test_a_build_may_read_and_nothing_else_but_for_the_job_that_comments():
         assert not [word for word in ("checkout", "pip", "bench ") if word in str(job["steps"])]
     for workflow in (WORKFLOW, REVIEW):
         assert "head.repo.full_name == github.repository" in workflow["jobs"]["comment"]["if"]
-    assert RELEASE["jobs"]["release"]["if"] == "github.ref_type == 'tag'"
+    assert RELEASE["jobs"]["release"]["if"] == "github.event_name == 'push' && github.ref_type == 'tag'"
 
 
 def test_actions_are_pinned_and_a_checkout_keeps_no_token():

@@ -7,6 +7,7 @@ has none of `mm_search` and the CUTLASS kernel.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,17 @@ MAX_INT8 = 127.0
 MAX_FP8 = 448.0
 
 
+@dataclass(frozen=True)
+class CapturedWork:
+    """A CUDA graph, which each call replays. It reads tensors of the work, and holds none of them itself."""
+
+    graph: Any
+    work: Work
+
+    def __call__(self) -> None:
+        self.graph.replay()
+
+
 def capture_graph(work: Work) -> Work:
     """Capture the work once as a CUDA graph, which each call replays."""
     side = torch.cuda.Stream()
@@ -49,7 +61,7 @@ def capture_graph(work: Work) -> Work:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         work()
-    return graph.replay
+    return CapturedWork(graph, work)
 
 
 class Cuda:
@@ -83,6 +95,7 @@ class Cuda:
         self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: StepFactory, small: bool
     ) -> Contestants:
         """Return a step of each model, eager, and compiled for dense ones. Small steps are CUDA graphs, eager among others."""
+        torch.compiler.reset()  # it compiles a function for eight shapes at most, and others would run eagerly
         eager = [{n: make(m) for n, m in side.items()} for side in (dense, sparse)]
         for name, model in dense.items():
             compiled = torch.compile(model, mode="max-autotune-no-cudagraphs", dynamic=False)
@@ -132,6 +145,7 @@ class Cuda:
         expected = x.float() @ w.float().T
         if kind == "fp8":
             expected = expected * scales[0][:, None] * scales[1]
+        torch.compiler.reset()  # as in `steps`
         count = copy_count(w.nbytes * 9 // 16, self.cache_bytes)
         notes: dict[str, Any] = {"copies": count}
         dense = {"dense eager": [_call(_PRODUCTS[kind], x, c, *scales) for c in _copies(w, count)]}
@@ -185,11 +199,18 @@ class Cuda:
             from torchao import ops  # type: ignore[import-not-found, unused-ignore]
         except ImportError:
             return "no torchao: pip install 'cast-bench[torchao]'"
-        packed = [ops.to_sparse_semi_structured_cutlass_sm9x_f8(c) for c in _copies(w, count)]
-        sparse["2:4 cutlass"] = [
-            _call(ops.rowwise_scaled_linear_sparse_cutlass_f8f8, x, scales[0], v, m, scales[1], None, torch.bfloat16)
-            for v, m in packed
-        ]
+        try:
+            packed = [ops.to_sparse_semi_structured_cutlass_sm9x_f8(c) for c in _copies(w, count)]
+            works = [
+                _call(
+                    ops.rowwise_scaled_linear_sparse_cutlass_f8f8, x, scales[0], v, m, scales[1], None, torch.bfloat16
+                )
+                for v, m in packed
+            ]
+            works[0]()
+        except (AttributeError, RuntimeError) as why:  # its C++ part may not fit this torch
+            return f"none here: {str(why).splitlines()[0]}"
+        sparse["2:4 cutlass"] = works
         return "there"
 
     def _others(self, kind: str, x: Tensor, w: Tensor, count: int, notes: dict[str, Any]) -> dict[str, list[Work]]:
@@ -221,7 +242,8 @@ def _convert(x: Tensor, w: Tensor, kind: str) -> tuple[Tensor, ...]:
 
 
 def _int8(x: Tensor, w: Tensor) -> Tensor:
-    y: Tensor = torch._int_mm(torch.nn.functional.pad(x, (0, 0, 0, max(0, 32 - len(x)))), w.t())
+    padded = x if len(x) >= 32 else torch.nn.functional.pad(x, (0, 0, 0, 32 - len(x)))  # a pad of 0 copies, too
+    y: Tensor = torch._int_mm(padded, w.t())
     return y[: len(x)]
 
 

@@ -14,16 +14,18 @@ from methods.training import compiled
 @pytest.fixture
 def compiles(monkeypatch):
     """Return the classes of compiled blocks, one entry per call. A compiled block runs eagerly."""
-    count, ran = [], []
+    count, ran, kinds = [], [], set()
 
     def compile_(self, **options):
         assert options == {"dynamic": False}
+        kinds.add(type(self.mlp.up_proj))
         count.append(type(self).__name__)
         self._compiled_call_impl = lambda *args, **kwargs: (ran.append(1), self._call_impl(*args, **kwargs))[1]
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile_)
     yield count
     assert ran
+    assert len(kinds) == 2, "a class for all scaled linears and one for the teacher's: a compilation serves one class"
 
 
 def test_compiled_blocks_train_as_others_do(llama, make_job, tmp_path, compiles):
