@@ -47,7 +47,7 @@ def test_a_build_may_read_and_nothing_else_but_for_the_job_that_comments():
 def test_actions_are_pinned_and_a_checkout_keeps_no_token():
     for step in STEPS:
         if "uses" in step:
-            assert step["uses"] == "./.github/actions/gate" or re.fullmatch(r"[\w./-]+@v\d+", step["uses"])
+            assert step["uses"] == "./.github/actions/gate" or re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", step["uses"])
             if "checkout" in step["uses"]:
                 assert step["with"]["persist-credentials"] is False
 
