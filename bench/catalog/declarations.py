@@ -11,8 +11,6 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from bench.system.module_files import find_file
 from methods import info
 from methods.contract import Needs
@@ -97,6 +95,8 @@ def describe(target: str, declared: Any, *, is_plugin: bool = False) -> CatalogE
     if not isinstance(stated, MethodInfo | MeasureInfo):
         raise TypeError(f"info={stated!r} must be a MethodInfo of `methods`, or a MeasureInfo for a measure")
     if is_plugin:
+        from pydantic import TypeAdapter, ValidationError  # the catalog itself starts without it
+
         try:
             TypeAdapter(type(stated)).validate_python(vars(stated))
         except ValidationError as fault:
