@@ -63,7 +63,7 @@ def test_the_script_asks_for_what_the_plan_needs(cli, tmp_path):
 
 
 def test_jobs_do_not_divide_an_artifact(cli, tmp_path, monkeypatch):
-    """Of two jobs one works for ten hours. Past records are read once for all shards."""
+    """The time is that of the longest artifact, ten hours here, however many jobs there are. All shards share one reading of past records."""
     fitted = []
     monkeypatch.setattr(estimate, "fit_model", fitted.append)
     monkeypatch.setattr(estimate, "rows", lambda part, model: [{"about_s": s, "about_GB": 1} for s in (36000.0, 60.0)])

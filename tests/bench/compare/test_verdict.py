@@ -123,7 +123,7 @@ def test_latency(roots, factor, spread, expected):
 
 @pytest.mark.parametrize(("factor", "expected"), [(1.002, "OK"), (0.8, "REGRESSION")])
 def test_a_speedup_is_timed_and_need_not_be_reproduced(roots, factor, expected):
-    """Of one key on one machine. A number that is computed would have to be the same."""
+    """Two timings of one key on one machine may differ, where a computed number may not."""
     for noise, (root, scale) in enumerate(zip(roots, (1.0, factor), strict=True)):
         fake_records.latency(root, scale, noise=noise, metric=("speedup", "1", "higher"))
 
