@@ -15,6 +15,8 @@ Work = Callable[[], Any]
 
 PRODUCT_TOLERANCE = 1e-2
 """Largest error as a fraction of the product's norm. It allows for bfloat16 inputs and outputs."""
+MODEL_TOLERANCE = 0.2
+"""Largest error of a step's logits as a fraction of their norm. Rounding accumulates over the layers."""
 
 
 class CudaClock:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from bench.kernels.cusparselt import SIDE_MULTIPLES, TOKEN_MULTIPLE, CompressedWeight
-from bench.kernels.timing import CudaClock, Work, check_product
+from bench.kernels.timing import MODEL_TOLERANCE, CudaClock, Work, check_product
 from bench.measures.speed.comparison import Peaks, RooflineCost, SpeedComparison, copy_count
 from bench.measures.speed.roofline import ACTIVATION_BYTES, BITS, INPUT_BYTES
 from methods.errors import Skipped
@@ -28,8 +28,6 @@ KINDS = ("bf16", "fp16", "int8", "fp8")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
 OUTPUT_BYTES = {"int8": 4}
 """Bytes of an output of the linears, by kind. Others have ACTIVATION_BYTES. The int8 products return int32."""
-MAX_GRAPH_TOKENS = 64
-"""Number of tokens up to which a launch takes longer than the product, so that a CUDA graph captures all products."""
 PEAK_SIZE = 8192
 """Rows, columns and depth of the product that measures the arithmetic peak."""
 COPY_BYTES = 2**30
@@ -94,20 +92,22 @@ class Cuda:
     def steps(
         self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: StepFactory, small: bool
     ) -> Contestants:
-        """Return a step of each model, eager, and compiled for dense ones. Small steps are CUDA graphs, eager among others."""
+        """Return a step of each model, eager and compiled. Small steps are CUDA graphs, those without among others.
+
+        Raises:
+            WrongProduct: compiled logits are off.
+        """
         torch.compiler.reset()  # it compiles a function for eight shapes at most, and others would run eagerly
         eager = [{n: make(m) for n, m in side.items()} for side in (dense, sparse)]
-        for name, model in dense.items():
-            compiled = torch.compile(model, mode="max-autotune-no-cudagraphs", dynamic=False)
-            eager[0][f"{name} compiled"] = make(compiled)
+        for steps, models in zip(eager, (dense, sparse), strict=True):
+            for name, model in models.items():
+                compiled = make(torch.compile(model, mode="max-autotune-no-cudagraphs", dynamic=False))
+                check_product(f"{name} compiled", compiled(), steps[name]().float(), MODEL_TOLERANCE)
+                steps[f"{name} compiled"] = compiled
         if not small:
             return eager[0], eager[1], {}
-        others = {f"{n}, no graph": work for side in eager for n, work in side.items()}
-        return (
-            {n: capture_graph(w) for n, w in eager[0].items()},
-            {n: capture_graph(w) for n, w in eager[1].items()},
-            others,
-        )
+        graphs = [{n: capture_graph(w) for n, w in side.items()} for side in eager]
+        return graphs[0], graphs[1], {f"{n}, no graph": work for side in eager for n, work in side.items()}
 
     def peaks(self) -> Peaks:
         """Measure a large dense product of each kind, and a copy, whose bytes are read and written."""
@@ -157,10 +157,10 @@ class Cuda:
         others = self._others(kind, x, w, count, notes)
         for name, works in (dense | sparse).items():
             check_product(name, works[0](), expected)
-        passes, eager = [{name: _pass(works) for name, works in side.items()} for side in (dense, sparse, others)], {}
-        if tokens <= MAX_GRAPH_TOKENS:
-            eager = {f"{name}, no graph": work for side in passes[:2] for name, work in side.items()}
-            passes = [{name: capture_graph(work) for name, work in side.items()} for side in passes]
+        passes = [{name: _pass(works) for name, works in side.items()} for side in (dense, sparse, others)]
+        eager = {f"{name}, no graph": work for side in passes[:2] for name, work in side.items()}
+        # without a graph the host's work is timed, too: much of it is cuSPARSELt's, which plans each product
+        passes = [{name: capture_graph(work) for name, work in side.items()} for side in passes]
         out, width = weight.shape
         read, written = (sizes.get(kind, ACTIVATION_BYTES) for sizes in (INPUT_BYTES, OUTPUT_BYTES))
         flops, moved = 2.0 * tokens * out * width, tokens * (width * read + out * written)
@@ -185,9 +185,11 @@ class Cuda:
             "refused": choice.refusal_count,
         }
 
+        scale = torch.compile(_scale, dynamic=False)
+
         def product(weight: CompressedWeight) -> Tensor:
             y = weight.product(x, None, choice.plan)
-            return y * scales[0][:, None] * scales[1] if kind == "fp8" else y
+            return scale(y, *scales) if kind == "fp8" else y
 
         return [_call(product, weight) for weight in weights]
 
@@ -227,6 +229,11 @@ class Cuda:
             else:
                 others[name] = works
         return others
+
+
+def _scale(y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Multiply a product by the scales of its rows and columns, in its dtype. Dense fp8 products do so themselves."""
+    return (y * rows[:, None] * columns).to(y.dtype)
 
 
 def _convert(x: Tensor, w: Tensor, kind: str) -> tuple[Tensor, ...]:

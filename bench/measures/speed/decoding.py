@@ -17,7 +17,7 @@ from bench.kernels import captured, cpu24
 from bench.kernels.integers24 import group_size, pack_rounded
 from bench.kernels.linear24 import Linear24, join_memory, swap_linears
 from bench.kernels.packed24 import PackedWeight, pack
-from bench.kernels.timing import Work, check_product
+from bench.kernels.timing import MODEL_TOLERANCE, Work, check_product
 from bench.measures.contract import MeasureContext
 from bench.measures.speed import roofline
 from bench.measures.speed.comparison import RooflineCost, SpeedComparison, StepFactory
@@ -37,8 +37,6 @@ MIN_FLOAT_BITS = 9.0
 
 SMALLER = "fewer weights"
 """Name of the model with fewer blocks, units or channels."""
-MODEL_TOLERANCE = 0.2
-"""Largest error of a step's logits as a fraction of their norm. Rounding accumulates over the layers."""
 
 RANDOM_TOKENS = 1000
 """Limit of random token ids, which do not change the time."""
@@ -68,8 +66,10 @@ def compare_models(
     if _has_fewer_weights(context):
         dense = {"dense": context.load_dense(), SMALLER: loaded}
     elif not context.counts.pattern.dense:
-        packed = packed_targets(loaded, context)
-        kind = next((p.kind for p in packed.values() if p.kind != "float"), kind)
+        integers = find_kind(context)
+        weights = {name: dense_weight(loaded.get_submodule(name)) for name in context.counts.layers}
+        packed = pack_integers(weights, integers, context) if integers else {n: pack(w, n) for n, w in weights.items()}
+        kind = integers or kind
         engine = device.engine(kind)
         sparse["2:4"] = swap_linears(model(), packed, engine=engine)
         if engine == "native":
@@ -92,13 +92,6 @@ def check_models(make: StepFactory, models: Mapping[str, nn.Module]) -> None:
     expected = make(first)().float()
     for name, model in others:
         check_product(name, make(model)(), expected, MODEL_TOLERANCE)
-
-
-def packed_targets(model: nn.Module, context: MeasureContext) -> dict[str, PackedWeight]:
-    """Pack the artifact's weights, or raise Skipped if they are not 2:4 or no kernel takes their dtype."""
-    kind = find_kind(context)
-    weights = {name: dense_weight(model.get_submodule(name)) for name in context.counts.layers}
-    return pack_integers(weights, kind, context) if kind else {n: pack(w, n) for n, w in weights.items()}
 
 
 def find_kind(context: MeasureContext) -> str | None:
@@ -217,11 +210,12 @@ def prefill_step(batch: int, prompt: int) -> StepFactory:
 def _costs(context: MeasureContext, kind: str, batch: int, prompt: int, kv: int) -> tuple[RooflineCost, RooflineCost]:
     """Return the costs of dense and 2:4. A step computes the logits of one token of each sequence."""
     targets = {name: layer.weights for name, layer in context.counts.layers.items()}
-    dense, sparse = _step_costs(Folder(context.folder), targets, kind, batch, prompt, kv)
+    step = kind, batch, prompt, kv, context.compute.dtype.itemsize
+    dense, sparse = _step_costs(Folder(context.folder), targets, *step)
     if not _has_fewer_weights(context):
         return dense, sparse
     source = Folder(context.source)
-    return _step_costs(source, _count_targets(source), kind, batch, prompt, kv)[0], dense
+    return _step_costs(source, _count_targets(source), *step)[0], dense
 
 
 def _has_fewer_weights(context: MeasureContext) -> bool:
@@ -237,11 +231,18 @@ def _count_targets(folder: Folder) -> dict[str, int]:
 
 
 def _step_costs(
-    folder: Folder, targets: Mapping[str, int], kind: str, batch: int, prompt: int, kv: int
+    folder: Folder, targets: Mapping[str, int], kind: str, batch: int, prompt: int, kv: int, other_bytes: int
 ) -> tuple[RooflineCost, RooflineCost]:
-    """Return the costs of a folder's linears, dense and 2:4. targets: the number of weights of each."""
+    """Return the costs of a folder's linears, dense and 2:4. targets: the number of weights of each; other_bytes: of a weight
+    of the head and of a value in the KV cache.
+    """
     sizes = roofline.sizes_of(folder.config, Counter(), roofline.count_weights(folder.config, targets))
     dense, sparse = roofline.step_costs(
-        sizes, batch * prompt, batch * (kv + prompt), *roofline.BITS[kind], predicted=batch
+        sizes,
+        batch * prompt,
+        batch * (kv + prompt),
+        *roofline.BITS[kind],
+        predicted=batch,
+        other_bytes=other_bytes,
     )
     return RooflineCost(*dense), RooflineCost(*sparse)

@@ -83,8 +83,8 @@ class Sizes:
     """Weights of those linears."""
     head: int
     """Number of weights of the output head, which stays dense."""
-    kv_bytes: int
-    """Bytes of one token's keys and values in all layers."""
+    cached: int
+    """Number of values in one token's keys and values of all layers."""
 
 
 def rows(model: str, card: str, data_dir: Path | None = None) -> list[dict[str, Any]]:
@@ -134,7 +134,14 @@ def decode_limit(sizes: Sizes, batch: int, kv: int, kind: str, card: DeviceSpec)
 
 
 def step_costs(
-    sizes: Sizes, tokens: int, kv: int, dense: float, sparse: float, predicted: int | None = None
+    sizes: Sizes,
+    tokens: int,
+    kv: int,
+    dense: float,
+    sparse: float,
+    *,
+    predicted: int | None = None,
+    other_bytes: int = ACTIVATION_BYTES,
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Return FLOP and bytes of a step of `tokens` tokens with `kv` in the cache, dense and 2:4.
 
@@ -143,10 +150,11 @@ def step_costs(
     Args:
         dense, sparse: bits per weight.
         predicted: number of tokens whose logits are computed, or None for all.
+        other_bytes: bytes of a weight of the head and of a value in the KV cache.
     """
     predicted = tokens if predicted is None else predicted
     flops, head = 2.0 * tokens * sizes.weights.per_token, 2.0 * predicted * sizes.head
-    read, rest = sizes.weights.read_for(tokens), ACTIVATION_BYTES * sizes.head + kv * sizes.kv_bytes
+    read, rest = sizes.weights.read_for(tokens), other_bytes * (sizes.head + kv * sizes.cached)
     return (flops + head, read * dense / 8 + rest), (flops / 2 + head, read * sparse / 8 + rest)
 
 
@@ -188,14 +196,14 @@ def count_weights(config: Mapping[str, Any], targets: Mapping[str, int]) -> Weig
 def sizes_of(config: Mapping[str, Any], linears: Counter[tuple[int, int]], weights: Weights) -> Sizes:
     """Return the sizes of a model from its config and its linears. The costs of a step need no `linears`."""
     hidden = config.get("hidden_size") or config["n_embd"]
-    kv_bytes = count_cached(config) * ACTIVATION_BYTES
-    return Sizes(linears, weights, head=config["vocab_size"] * hidden, kv_bytes=kv_bytes)
+    return Sizes(linears, weights, head=config["vocab_size"] * hidden, cached=count_cached(config))
 
 
 def count_cached(config: Mapping[str, Any]) -> int:
     """Return the number of values that a KV cache holds for a token."""
     layers: int = config.get("num_hidden_layers") or config["n_layer"]
-    return 2 * layers * _kv_heads(config) * head_dim_of(config)
+    heads: int = config.get("num_key_value_heads") or config.get("num_attention_heads") or config["n_head"]
+    return 2 * layers * heads * head_dim_of(config)
 
 
 def head_dim_of(config: Mapping[str, Any]) -> int:
@@ -203,8 +211,3 @@ def head_dim_of(config: Mapping[str, Any]) -> int:
     heads = config.get("num_attention_heads") or config["n_head"]
     size: int = config.get("head_dim") or (config.get("hidden_size") or config["n_embd"]) // heads
     return size
-
-
-def _kv_heads(config: Mapping[str, Any]) -> int:
-    heads: int = config.get("num_key_value_heads") or config.get("num_attention_heads") or config["n_head"]
-    return heads

@@ -1,6 +1,7 @@
 """The frame that speeds are taken in, by clocks that are made up."""
 
 import math
+import random
 import statistics
 
 import pytest
@@ -56,9 +57,10 @@ def test_a_machine_that_slows_down_slows_both_sides():
     assert got.ratio("a", "b").value == pytest.approx(2, rel=0.02)
 
 
-def test_a_ratio_has_students_interval_of_ln_ratios(random):
-    slow = tuple(2 * math.exp(random.gauss(0, 0.1)) for _ in range(12))
-    fast = tuple(math.exp(random.gauss(0, 0.1)) for _ in range(12))
+def test_a_ratio_has_students_interval_of_ln_ratios():
+    dice = random.Random(0)
+    slow = tuple(2 * math.exp(dice.gauss(0, 0.1)) for _ in range(12))
+    fast = tuple(math.exp(dice.gauss(0, 0.1)) for _ in range(12))
     got = Timings({"slow": slow, "fast": fast}, {}).ratio("slow", "fast")
 
     logs = [math.log(a / b) for a, b in zip(slow, fast, strict=True)]
@@ -88,7 +90,7 @@ def verdict(asked, bandwidth):
     return comparison.summarize(asked, asked.run(Clock(), 12, 0.1), Peaks(bandwidth))
 
 
-def test_the_speedup_is_over_the_fastest_dense_side(random):
+def test_the_speedup_is_over_the_fastest_dense_side():
     got = verdict(compare({"eager": 3.0, "compiled": 1.6}, {"2:4": 1.0, "other": 2.0}), bandwidth=12.5)
 
     assert (got["dense"], got["sparse"]) == ("compiled", "2:4")
@@ -105,8 +107,8 @@ def test_a_dense_side_far_from_the_peak_is_flagged():
     assert flag == "the dense side is at 50% of the measured peak"
 
 
-def test_a_difference_within_the_noise_is_flagged(random):
-    noisy = verdict(compare({"dense": 1.02}, {"2:4": 1.0}, random, 0.2), bandwidth=16)
+def test_a_difference_within_the_noise_is_flagged():
+    noisy = verdict(compare({"dense": 1.02}, {"2:4": 1.0}, random.Random(0), 0.2), bandwidth=16)
     assert "no difference beyond the noise" in noisy["flags"] and noisy["noise"] > 0.02
     assert verdict(compare({"dense": 1.02}, {"2:4": 1.0}), bandwidth=16)["noise"] == 0
 
@@ -117,10 +119,3 @@ def test_a_wrong_product_is_never_timed(wrong):
     check_product("it", y * 1.005, y)
     with pytest.raises(WrongProduct, match="it is off by"):
         check_product("it", y * wrong, y)
-
-
-@pytest.fixture
-def random():
-    import random
-
-    return random.Random(0)

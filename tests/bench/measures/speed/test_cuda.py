@@ -7,7 +7,7 @@ import types
 import pytest
 import torch
 
-from bench.kernels.timing import CudaClock, WallClock
+from bench.kernels.timing import CudaClock, WallClock, WrongProduct
 from bench.measures.speed import comparison, cuda, measure
 from bench.planning.spec import Spec
 from helpers.fake_cuda import Sparse, bind
@@ -99,7 +99,7 @@ def test_every_kind_is_called_as_the_schemas_say(card, torchao, kind, tokens):
 
     assert set(got.dense) == {"dense eager", "dense compiled"}
     assert set(got.sparse) == {"2:4 cusparselt"} | ({"2:4 cutlass"} if kind == "fp8" else set())
-    eager = {f"{n}, no graph" for n in (*got.dense, *got.sparse)} if tokens <= 64 else set()
+    eager = {f"{n}, no graph" for n in (*got.dense, *got.sparse)}
     assert set(got.others) == eager | ({"dense fp8", "dense int4"} if kind == "bf16" else set())
     assert got.notes["cusparselt"]["plan"] == {"alg_id": 4, "split_k": 2, "split_k_mode": 1}
     assert got.calls == got.notes["copies"] >= 3 * 2**10 / (64 * 128 * 2)
@@ -144,13 +144,17 @@ def test_what_the_card_or_the_libraries_lack_is_said(card, monkeypatch):
     assert got.notes["dense int4"] == "none here: no int4 here" and "dense int4" not in got.others
 
 
-def test_whole_models_run_as_graphs_where_steps_are_small(card):
+def test_whole_models_run_as_graphs_where_steps_are_small(card, monkeypatch):
     device = card()
-    make = lambda model: model  # noqa: E731
-    dense, packed, beside = device.steps({"dense": len}, {"2:4": sum}, make, True)
-    assert set(dense) == {"dense", "dense compiled"} and set(packed) == {"2:4"}
-    assert set(beside) == {"dense, no graph", "dense compiled, no graph", "2:4, no graph"}
-    assert device.steps({"dense": len}, {"2:4": sum}, make, False)[2] == {}
+    make = lambda model: lambda: model  # noqa: E731
+    models = {"dense": torch.ones(3)}, {"2:4": torch.ones(3)}
+    dense, packed, beside = device.steps(*models, make, True)
+    assert set(dense) == {"dense", "dense compiled"} and set(packed) == {"2:4", "2:4 compiled"}
+    assert set(beside) == {f"{name}, no graph" for name in (*dense, *packed)}
+    assert device.steps(*models, make, False)[2] == {}
+    monkeypatch.setattr(torch, "compile", lambda model, **how: 2 * model)
+    with pytest.raises(WrongProduct, match="dense compiled is off by 1 of"):
+        device.steps(*models, make, True)
     assert device.engine("bf16") == device.engine("fp16") == "cusparselt"
     with pytest.raises(Skipped, match="bench speed times int8 layer by layer"):
         device.engine("int8")

@@ -17,10 +17,10 @@ def test_llama2_7b_decodes_at_most_1_75_times_as_fast():
     linears = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
     assert sum(o * i * n for (o, i), n in of.linears.items()) == linears
     assert of.weights == roofline.Weights(linears)
-    head, kv = 32000 * 4096, 2 * 32 * 4096 * 2
-    assert (of.head, of.kv_bytes) == (head, kv)
+    head, kv = 32000 * 4096, 2 * 32 * 4096
+    assert (of.head, of.cached) == (head, kv)
     for batch, length, limit in ((1, 0, 1.75), (64, 2048, 1.07)):
-        rest = 2 * head + batch * length * kv
+        rest = 2 * (head + batch * length * kv)
         found = roofline.decode_limit(of, batch, length, "bf16", H100)
         assert found == pytest.approx((2 * linears + rest) / (2 * linears * 9 / 16 + rest))
         assert round(found, 2) == limit
@@ -58,7 +58,7 @@ def test_bytes_bound_one_token_and_arithmetic_bounds_many(kind, limit):
 
 
 def test_grouped_queries_and_models_that_are_here():
-    assert roofline.model_sizes("llama3-8b").kv_bytes == 2 * 32 * 8 * 128 * 2
+    assert roofline.model_sizes("llama3-8b").cached == 2 * 32 * 8 * 128
     assert roofline.model_sizes("llama3-8b").linears[1024, 4096] == 64
     of = roofline.model_sizes("tiny")
     config = json.loads((TINY / "config.json").read_text())
