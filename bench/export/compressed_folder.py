@@ -34,6 +34,7 @@ class StoredFormat:
 INT = {"type": "int", "symmetric": True}
 FLOAT = {"type": "float", "symmetric": True}
 TOKEN = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+W8A8 = StoredFormat("int-quantized", {"num_bits": 8, **INT, "strategy": "channel"}, TOKEN)
 INT4 = StoredFormat("pack-quantized", {"num_bits": 4, **INT, "strategy": "group"})
 MXFP4 = StoredFormat("mxfp4-pack-quantized", {"num_bits": 4, **FLOAT, "strategy": "group", "scale_dtype": torch.uint8})
 NVFP4 = StoredFormat(
@@ -41,10 +42,12 @@ NVFP4 = StoredFormat(
 )
 FORMATS = {
     "int8": StoredFormat("pack-quantized", {"num_bits": 8, **INT, "strategy": "channel"}),
-    "w8a8": StoredFormat("int-quantized", {"num_bits": 8, **INT, "strategy": "channel"}, TOKEN),
+    "w8a8": W8A8,
+    "w8a8-smooth": W8A8,
     "fp8": StoredFormat("float-quantized", {"num_bits": 8, **FLOAT, "strategy": "channel"}),
     "int4-rtn": INT4,
     "int4-gptq": INT4,
+    "int4-awq": INT4,
     "mxfp4": MXFP4,
     "mxfp4-gptq": MXFP4,
     "nvfp4": NVFP4,

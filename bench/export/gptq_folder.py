@@ -36,7 +36,7 @@ def write(folder: Path, workdir: Path, kind: str, stored: StoredLinears | None, 
     source = Folder(folder)
     require_linears(source, kind)
     if stored is None or not stored.bits or (kind == "awq" and stored.bits != 4):
-        able = "int4-rtn or int4-gptq" if kind == "awq" else "int8, int4-rtn, int4-gptq, int3-rtn or int3-gptq"
+        able = "int4-rtn, int4-gptq or int4-awq" if kind == "awq" else "int8, or an int4 or int3 quantizer"
         raise UserError(f"quantizer {quantizer} has no weights in the format {kind}: use {able}")
     group = math.gcd(*stored.groups.values()) if stored.form.most else 0
     config = _config(source, kind, stored, group)

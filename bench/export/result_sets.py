@@ -5,10 +5,10 @@ from __future__ import annotations
 import calendar
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from bench.inputs.corpora import CORPORA
 from bench.inputs.models import ALIASES
@@ -16,6 +16,7 @@ from bench.inputs.tasks import BUILTIN_TASKS
 from bench.results.identity import Identity
 from bench.results.record import ReadingRow, Record
 from bench.results.rows import newest
+from bench.system.grouping import group_by
 
 OURS = "cast-bench"
 """Developer of the models that this project made."""
@@ -52,14 +53,10 @@ class ModelResults:
 
 def group_by_model(records: Iterable[Record]) -> tuple[list[ModelResults], dict[str, int]]:
     """Return models by name, and the number of records without a value by status."""
-    grouped: dict[tuple[Any, ...], list[Record]] = {}
-    skipped: dict[str, int] = {}
-    for record in newest(records):
-        if record.status == "ok" and record.readings:
-            about = record.identity.key("measure", "protocol")
-            grouped.setdefault((about, _version(record)), []).append(record)
-        else:
-            skipped[record.status] = skipped.get(record.status, 0) + 1
+    every = list(newest(records))
+    usable = [record for record in every if record.status == "ok" and record.readings]
+    grouped = group_by(usable, lambda record: (record.identity.key("measure", "protocol"), _version(record)))
+    skipped: Counter[str] = Counter(record.status for record in every if record.status != "ok" or not record.readings)
     models = [_model_results(sorted(group, key=lambda r: r.key)) for group in grouped.values()]
     return sorted(models, key=lambda model: (model.name, model.records[0].key)), skipped
 

@@ -37,6 +37,7 @@ class Hqq:
 
     name: ClassVar[str] = "hqq"
     needs: ClassVar[Needs] = Needs.NOTHING
+    info: ClassVar[MethodInfo] = MethodInfo(extra="hqq")
     group: Count | None = None
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
@@ -70,6 +71,7 @@ class TorchaoInt4:
 
     name: ClassVar[str] = "torchao-int4"
     needs: ClassVar[Needs] = Needs.CUDA
+    info: ClassVar[MethodInfo] = MethodInfo(extra="torchao")
     group: Count | None = None
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
@@ -163,7 +165,7 @@ class LlmCompressorGptq(_LlmCompressor):
 
     name: ClassVar[str] = "llmcompressor-gptq"
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    info: ClassVar[MethodInfo] = MethodInfo(paper="2210.17323")
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2210.17323", extra="llmcompressor")
     modifier: ClassVar[str] = "gptq.GPTQModifier"
     scheme: ClassVar[Scheme] = INT4
     group: Count | None = None
@@ -178,7 +180,7 @@ class LlmCompressorNvFp4(_LlmCompressor):
 
     name: ClassVar[str] = "llmcompressor-nvfp4"
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    info: ClassVar[MethodInfo] = MethodInfo()
+    info: ClassVar[MethodInfo] = MethodInfo(extra="llmcompressor")
     modifier: ClassVar[str] = "quantization.QuantizationModifier"
     scheme: ClassVar[Scheme] = NVFP4
 
@@ -199,7 +201,7 @@ class AutoRound(LlmCompressorGptq):
     """
 
     name: ClassVar[str] = "auto-round"
-    info: ClassVar[MethodInfo] = MethodInfo(paper="2309.05516")
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2309.05516", extra="llmcompressor")
     modifier: ClassVar[str] = "autoround.AutoRoundModifier"
     steps: Count = 200
 

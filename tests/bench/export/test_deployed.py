@@ -21,7 +21,9 @@ from methods.errors import UserError
 from methods.folder import Folder
 
 pytest.importorskip("compressed_tensors")
-FEW = ("int4-rtn", "w8a8", "nvfp4")
+FEW = ("int4-awq", "w8a8", "nvfp4")
+PRUNED = ("magnitude", "awq + magnitude", "smooth + magnitude")
+"""Methods of the rows that are exported. Two quantizers have a transform of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def made(tmp_path_factory):
 
         def make(quantizer):
             spec = runs.small(folder / quantizer.replace(":", "_"), quantizers=(quantizer,), measures=("size",))
-            runs.run_here(spec, only=("magnitude",))
+            runs.run_here(spec, only=PRUNED)
             (record,) = (r for r in ReadOnlyStore(spec.results) if r.identity.measure == "size")
             return spec.results, record
 
@@ -53,9 +55,14 @@ def test_transformers_loads_what_was_measured(quantizer, made, cli, tmp_path):
     assert code == 0, err
     assert re.search(r"bits per weight, where the row counts \d", said)
     error = float(re.search(r"its logits differ by (\S+) of", said)[1])
-    assert error <= {"w8a8": 0.05, "nvfp4": 0.02, "nvfp4-gptq": 0.02, "mxfp4": 0.02, "mxfp4-gptq": 0.02}.get(
-        quantizer, 0
-    )
+    assert error <= {
+        "w8a8": 0.05,
+        "w8a8-smooth": 0.05,
+        "nvfp4": 0.02,
+        "nvfp4-gptq": 0.02,
+        "mxfp4": 0.02,
+        "mxfp4-gptq": 0.02,
+    }.get(quantizer, 0)
     config = json.loads((out / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == "compressed-tensors"
     assert config["quantization_config"]["format"] == FORMATS[quantizer.split(":")[0]].name
@@ -66,8 +73,9 @@ def test_transformers_loads_what_was_measured(quantizer, made, cli, tmp_path):
             "2:4 saves one of 4 bits, and both count each tensor's scale"
         )
         assert "; 28 of them differ in the last bit of bfloat16" in said
-    packed = weights["model.layers.0.mlp.up_proj." + ("weight" if quantizer in ("w8a8", "fp8") else "weight_packed")]
-    assert packed.nbytes == 352 * 128 * (1 if quantizer in ("int8", "w8a8", "fp8") else 0.5)
+    eight = quantizer in ("int8", "w8a8", "w8a8-smooth", "fp8")
+    packed = weights["model.layers.0.mlp.up_proj." + ("weight" if eight and quantizer != "int8" else "weight_packed")]
+    assert packed.nbytes == 352 * 128 * (1 if eight else 0.5)
 
 
 def test_the_scale_of_an_nvfp4_group_is_found_from_any_largest_point():
@@ -241,7 +249,9 @@ def test_rounding_at_run_time_is_no_gguf(tmp_path):
 
 
 def test_other_grids_are_no_awq():
-    with pytest.raises(UserError, match="quantizer nf4 has no weights in the format awq: use int4-rtn or int4-gptq"):
+    with pytest.raises(
+        UserError, match="quantizer nf4 has no weights in the format awq: use int4-rtn, int4-gptq or int4-awq"
+    ):
         gptq_folder.write(runs.TINY, runs.TINY, "awq", None, "nf4")
 
 

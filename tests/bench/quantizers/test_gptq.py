@@ -17,28 +17,20 @@ def naive(weight, keep, x, group, damping=0.01, act_order=False):
     w, x = weight.double().clone(), x.double()
     h = 2 * x.T @ x / len(x)
     h = h + damping * h.diagonal().mean() * torch.eye(len(h), dtype=torch.float64)
-    if act_order:
-        left = list(range(w.shape[1]))
-        while left:
-            j = max(left, key=lambda j: h[j, j])
-            first = j - j % group
-            largest = (weight[:, first : first + group] * keep[:, first : first + group]).double().abs().max(1).values
-            scale = (largest / 7.5).bfloat16().double()
-            q = (w[:, j] / scale).round().clamp(-8, 7) * scale * keep[:, j]
-            inverse = torch.linalg.inv(h[left][:, left])
-            at = left.index(j)
-            w[:, left] -= (w[:, j] - q)[:, None] * inverse[at] / inverse[at, at]
-            w[:, j] = q
-            left.remove(j)
-        return w
-    for j in range(w.shape[1]):
-        if j % group == 0:
-            largest = (w[:, j : j + group] * keep[:, j : j + group]).abs().max(1).values
+    left = list(range(w.shape[1]))
+    while left:
+        j = max(left, key=lambda j: h[j, j]) if act_order else left[0]
+        first = j - j % group
+        if act_order or j == first:  # the initial weights, or those that are there when the loop reaches the group
+            now = weight.double() if act_order else w
+            largest = (now[:, first : first + group] * keep[:, first : first + group]).abs().max(1).values
             scale = (largest / 7.5).bfloat16().double()
         q = (w[:, j] / scale).round().clamp(-8, 7) * scale * keep[:, j]
-        inverse = torch.linalg.inv(h[j:, j:])
-        w[:, j:] -= (w[:, j] - q)[:, None] * inverse[0] / inverse[0, 0]
+        inverse = torch.linalg.inv(h[left][:, left])
+        at = left.index(j)
+        w[:, left] -= (w[:, j] - q)[:, None] * inverse[at] / inverse[at, at]
         w[:, j] = q
+        left.remove(j)
     return w
 
 
