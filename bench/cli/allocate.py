@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json as json_module
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bench.cli.console import fail, note, print_rows
-from bench.cli.flags import OF_RUNS, Json, checked, spec_of, split_list, with_flags
-from bench.system.files import atomic_write, require_writable_file
+from bench.cli.flags import OF_RUNS, Json, file_option, spec_of, split_list, with_flags
+from bench.system.files import atomic_write
 from bench.verify import CheckFailed
 from methods.errors import Skipped, UserError
 
@@ -25,14 +24,7 @@ def allocate(
             help="What a linear can have: a quantizer, a pattern (2:4), both (2:4+int4-gptq), or dense for neither.",
         ),
     ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE",
-            help="JSON file to write, for --quant allocated:file=FILE.",
-            callback=checked(partial(require_writable_file, option="--out")),
-        ),
-    ],
+    out: Annotated[Path, file_option("--out", "JSON file to write, for --quant allocated:file=FILE.")],
     bits: Annotated[
         float | None, typer.Option(help="Mean bits per weight that all linears may use, with scales and masks.", min=0)
     ] = None,

@@ -76,11 +76,8 @@ def check(
     if remeasure is None and (seed or tolerance is not None):
         raise UserError("--seed and --tolerance are for --remeasure: give --remeasure K, too")
     failures: set[str] = set()
-    empty = []
     checked = [(folder, check_folder(folder)) for folder in results or [RESULTS]]
     for folder, found in checked:
-        if not found.records and not found.problems:
-            empty.append(folder)
         for problem in found.problems:
             print_line(f"damaged: {problem}")
         for path in found.leftovers:
@@ -103,7 +100,7 @@ def check(
     for failure, (sentence, code) in FAILURES.items():
         if failure in failures:
             fail(f"records above {sentence}", code)
-    if empty:
+    if empty := [folder for folder, found in checked if not found.records and not found.problems]:
         raise UserError(f"results folder {str(empty[0])!r} has no records: name another, or run bench run first")
 
 

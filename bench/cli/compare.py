@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.console import note, print_commands, print_json, print_line, print_rows, write_output
-from bench.cli.flags import Figure, Json, Results, file_callback
+from bench.cli.flags import Figure, Json, Results, file_option
 from bench.compare import settings
 from bench.system.files import require_writable_file
 from bench.system.suggest import describe_unknown
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 Config = Annotated[
     Path | None, typer.Option(metavar="FILE", help="TOML file with alpha, [margins], [tolerances], [seed_noise].")
 ]
-Md = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Write Markdown to this file; - is stdout.", callback=file_callback("--md")),
-]
+Md = Annotated[Path | None, file_option("--md", "Write Markdown to this file; - is stdout.", stdout=True)]
 Folder = Annotated[
     Path | None, typer.Option("--dir", metavar="DIR", help="Folder of baselines [default: results/baselines].")
 ]
@@ -81,10 +78,7 @@ def gate(
     rerun_suspects: Annotated[
         bool, typer.Option("--rerun-suspects", help="Before failing, measure again what looks worse, in a new process.")
     ] = False,
-    junit: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write JUnit XML to this file.", callback=file_callback("--junit")),
-    ] = None,
+    junit: Annotated[Path | None, file_option("--junit", "Write JUnit XML to this file.", stdout=True)] = None,
     github: Annotated[bool, typer.Option("--github", help="Print annotations for GitHub.")] = False,
     md: Md = None,
     json: Json = False,
@@ -255,11 +249,8 @@ def _read_baseline(text: str) -> ResultSet:
 
 def _require_one_output(json: bool, md: Path | None, junit: Path | None = None) -> None:
     """Raise UserError if two documents would be written to standard output."""
-    asked = [
-        flag
-        for flag, is_asked in {"--json": json, "--md -": str(md) == "-", "--junit -": str(junit) == "-"}.items()
-        if is_asked
-    ]
+    flags = {"--json": json, "--md -": str(md) == "-", "--junit -": str(junit) == "-"}
+    asked = [flag for flag, is_asked in flags.items() if is_asked]
     if len(asked) > 1:
         raise UserError(f"{' and '.join(asked)} would both be printed: give one of them a file, or leave it out")
 

@@ -49,14 +49,14 @@ def print_records(
     from bench.cli.tables import print_table
     from bench.reporting import equal_bits
     from bench.reporting.table import all_notes, text_tables, to_markdown
-    from bench.results.rows import IDENTITY, to_csv, to_json
+    from bench.results.rows import IDENTITY, frame_to_csv, to_frame, to_json
     from bench.results.signatures import SIGNED_BY
 
     if format_ == "json":
         print_json(to_json(records, signers))
         return
     if format_ == "csv":
-        print_lines(to_csv(records, signers))
+        print_lines(frame_to_csv(to_frame(records, signers)))
         return
     tables = equal_bits.text_tables(records) if equal_bytes else text_tables(records, signers)
     if equal_bytes and not tables:
@@ -96,7 +96,7 @@ def print_lines(text: str, *, err: bool = False) -> None:
 
 
 def write_output(path: Path, text: str) -> None:
-    """Write text to a file that `flags.file_callback` has checked, or print it if the file is "-"."""
+    """Write text to a file that `flags.file_option` has checked, or print it if the file is "-"."""
     if str(path) == "-":
         print_lines(text)
         return

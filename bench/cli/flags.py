@@ -52,19 +52,30 @@ def split_list(option: str, text: str) -> list[str]:
         raise UserError(f"invalid {option}={shorten(text)}: {fault}") from None
 
 
-def figure_callback(option: str) -> Callable[[Path | None], Path | None]:
-    """Return a callback for the file of a figure. option: name of the flag."""
+def figure_option(option: str, help_: str = "Also draw it: .svg, .png or .pdf.") -> Any:
+    """Return an option for the file of a figure. option: name of the flag."""
 
     def check(value: Path) -> None:
         require_format(value)
         require_writable_file(value, option)
 
-    return checked(check)
+    return typer.Option(option, metavar="FILE", help=help_, callback=checked(check))
 
 
-def file_callback(option: str) -> Callable[[Path | None], Path | None]:
-    """Return a callback for a file to write, where "-" is stdout. option: name of the flag."""
-    return checked(lambda value: None if str(value) == "-" else require_writable_file(value, option))
+def file_option(option: str, help_: str, *, stdout: bool = False) -> Any:
+    """Return an option for a file to write. option: name of the flag; stdout: "-" is standard output."""
+
+    def check(value: Path) -> None:
+        if not (stdout and str(value) == "-"):
+            require_writable_file(value, option)
+
+    return typer.Option(option, metavar="FILE", help=help_, callback=checked(check))
+
+
+def folder_option(option: str, help_: str, *, new: bool = False) -> Any:
+    """Return an option for a folder to write. option: name of the flag; new: a folder with files is refused."""
+    check = partial(require_folder, option=option, new=new)
+    return typer.Option(option, metavar="DIR", help=help_, callback=checked(check))
 
 
 def _require_signers(value: Path) -> None:
@@ -91,19 +102,8 @@ SignedBy = Annotated[
         callback=checked(_require_signers),
     ),
 ]
-Figure = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Also draw it: .svg, .png or .pdf.", callback=figure_callback("--out")),
-]
-NewFolder = Annotated[
-    Path,
-    typer.Option(
-        "--out",
-        metavar="DIR",
-        help="Folder to write, new or empty.",
-        callback=checked(partial(require_folder, new=True)),
-    ),
-]
+Figure = Annotated[Path | None, figure_option("--out")]
+NewFolder = Annotated[Path, folder_option("--out", "Folder to write, new or empty.", new=True)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

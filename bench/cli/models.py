@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.cli.console import fail, note, print_line, print_rows
-from bench.cli.flags import Json, NewFolder, Results, checked, note_former_names, split_list
+from bench.cli.flags import Json, NewFolder, Results, folder_option, note_former_names, split_list
 from bench.export.onnx_file import OnnxFile
-from bench.system.files import require_folder
 from bench.system.suggest import describe_unknown
 from bench.system.text import amount
 from bench.verify import CheckFailed, WeightCounts, WeightSource, verify_folder
@@ -29,14 +27,7 @@ def pull(
         list[str],
         typer.Argument(metavar="NAME", help="Models, corpora, tasks of lm-eval or YAML files of yours, tracks."),
     ],
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Local mirror to fill, DIR/<hub id>/...",
-            callback=checked(partial(require_folder, option="--data-dir", new=False)),
-        ),
-    ] = None,
+    data_dir: Annotated[Path | None, folder_option("--data-dir", "Local mirror to fill, DIR/<hub id>/...")] = None,
     source: Annotated[
         str,
         typer.Option(

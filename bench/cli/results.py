@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.cli.console import fail, note, print_json, print_line, print_lines, print_records, print_rows, require_format
-from bench.cli.flags import AllResults, Figure, Json, Results, SignedBy, checked, figure_callback
+from bench.cli.flags import AllResults, Figure, Json, Results, SignedBy, figure_option, folder_option
 from bench.compare import settings
-from bench.system.files import require_folder
 from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
 
@@ -69,10 +67,7 @@ def figure(
             "OTHER: a row, as in bench compare."
         ),
     ],
-    out: Annotated[
-        Path,
-        typer.Option(metavar="FILE", help="Figure to write: .svg, .png or .pdf.", callback=figure_callback("--out")),
-    ],
+    out: Annotated[Path, figure_option("--out", "Figure to write: .svg, .png or .pdf.")],
     other: Annotated[str | None, typer.Argument(help="Draw how this row differs from the first.")] = None,
     metric: Annotated[
         str, typer.Option(help="Metric of a table's rows [default: the perplexity's ratio to the dense model].")
@@ -169,14 +164,7 @@ def report(
             help="Print each sparse row of a folder [default: results/local] with the dense rows of about the same size.",
         ),
     ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder to write [default: reports].",
-            callback=checked(partial(require_folder, new=False)),
-        ),
-    ] = None,
+    out: Annotated[Path | None, folder_option("--out", "Folder to write [default: reports].")] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit code 1 if the files in the folder are out of date.")
     ] = False,

@@ -7,7 +7,6 @@ import os
 import shlex
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +14,12 @@ import typer
 
 from bench.catalog.choice import parse_method
 from bench.cli.console import fail, note, print_line, print_records, print_rows
-from bench.cli.flags import OF_RUNS, Json, NewFolder, checked, spec_of, with_flags
+from bench.cli.flags import OF_RUNS, Json, NewFolder, file_option, spec_of, with_flags
 from bench.execution import nodes
 from bench.execution.descendants import adopting
 from bench.reporting.words import duration
 from bench.system.devices import exists
-from bench.system.files import atomic_write, require_writable_file
+from bench.system.files import atomic_write
 from bench.system.text import amount
 from bench.verify import CheckFailed, detect_pattern
 from methods.errors import UserError
@@ -96,12 +95,7 @@ def _describe_tried(tried: Counter[str]) -> str:
 @with_flags()
 def plan(
     slurm: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Also write a script for sbatch, with a task for each shard.",
-            callback=checked(partial(require_writable_file, option="--slurm")),
-        ),
+        Path | None, file_option("--slurm", "Also write a script for sbatch, with a task for each shard.")
     ] = None,
     shards: Annotated[int | None, typer.Option(help="For --slurm: number of tasks.", min=1, max=10_000)] = None,
     json: Json = False,
@@ -215,7 +209,7 @@ def finetune(
         str, typer.Option(help="A record (the first digits of its key), or a folder written by bench prune.")
     ],
     data: Annotated[
-        str, typer.Option(help="Training text: a corpus, a .txt or .jsonl file, or a folder of such files.")
+        str, typer.Option(help="Training text: a corpus, a .txt, .jsonl or .parquet file, or a folder of such files.")
     ],
     out: NewFolder,
     rank: Annotated[

@@ -31,7 +31,7 @@ def search(
     from bench.execution.descendants import adopting
     from bench.execution.disk import RunStopped
     from bench.planning.search import read_search
-    from bench.reporting.figures import Curve, draw_search
+    from bench.reporting.figures import draw_search
 
     given = {"results": results, "data_dir": data_dir}
     what, space = read_search(read_toml(spec) | {k: v for k, v in given.items() if v is not None})
@@ -53,8 +53,7 @@ def search(
         fail(f"{failed}: bench show RECORD prints a traceback; the same command tries it again", 1)
     print_rows([_row(one) for one in done], json)
     if out:
-        curves = [Curve(one.method, [t.value for t in one.trials], one.best_so_far) for one in done]
-        print_line(draw_search(curves, out), err=json)
+        print_line(draw_search({one.method: [t.value for t in one.trials] for one in done}, out), err=json)
 
 
 def _describe(done: Any) -> str:

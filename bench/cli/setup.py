@@ -41,7 +41,7 @@ def cache_info(json: Json = False) -> None:
 @cache_app.command("gc")
 def cache_gc(
     all_: Annotated[
-        bool, typer.Option("--all", help="Also delete downloaded models and corpora, and unfinished trainings.")
+        bool, typer.Option("--all", help="Also delete downloads, environments and unfinished trainings.")
     ] = False,
     days: Annotated[int, typer.Option(help="Keep what is newer than this many days.", min=0, max=36500)] = 0,
 ) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.console import note, print_line, print_rows
-from bench.cli.flags import DataDir, Json, Results, figure_callback, note_former_names, split_list
+from bench.cli.flags import DataDir, Json, Results, figure_option, note_former_names, split_list
 from bench.execution.forecast import clock_time
 from bench.system.packages import pip_install
 from bench.system.suggest import describe_unknown, shorten
@@ -69,10 +69,7 @@ def speed(
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads [default: all cores].", min=1, max=4096)] = None,
-    figure: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Also draw it: .svg, .png or .pdf.", callback=figure_callback("--figure")),
-    ] = None,
+    figure: Annotated[Path | None, figure_option("--figure")] = None,
     results: Results = None,
     data_dir: DataDir = None,
     json: Json = False,

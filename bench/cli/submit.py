@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import shlex
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.cli.console import fail, note, print_line, print_lines, write_output
-from bench.cli.flags import checked, file_callback
-from bench.system.files import require_folder
+from bench.cli.flags import checked, file_option, folder_option
 from bench.system.text import amount
 from methods.errors import UserError
 
@@ -55,18 +53,10 @@ def submit(
         bool, typer.Option("--check", help="Review a submission instead of making one. Writes only the file of --md.")
     ] = False,
     md: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="With --check: write the text of the review here.", callback=file_callback("--md")
-        ),
+        Path | None, file_option("--md", "With --check: write the text of the review here.", stdout=True)
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder to write the archive and the text to [default: submissions].",
-            callback=checked(partial(require_folder, new=False)),
-        ),
+        Path | None, folder_option("--out", "Folder to write the archive and the text to [default: submissions].")
     ] = None,
 ) -> None:
     """Check results, and pack them for a pull request.

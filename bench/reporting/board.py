@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -216,12 +216,9 @@ class Board:
             drop=drop,
             worst_task=task,
             speedup=comparison.speedup(k),
-            tokens=cost.tokens if cost else None,
-            seconds=cost.seconds if cost else None,
-            at_least=bool(cost and cost.at_least),
-            device=cost.device if cost else "",
             make=make,
             export=export,
+            **(asdict(cost) if cost else {}),
         )
 
     def _with_seeds(self, out: Table, lines: Sequence[PivotLine], keys: Sequence[ColumnKey]) -> Table:
@@ -250,6 +247,8 @@ class Board:
             elif column.metric in DERIVED:
                 shown = any(r.cells[c] for r in out.rows)
             columns.append(replace(column, shown=shown))
+        if not any(column.shown for column in columns):  # speeds alone, with no dense model beside them
+            columns = [c if c.metric in DERIVED else replace(c, shown=None) for c in columns]
         return replace(out, columns=tuple(columns))
 
 

@@ -19,7 +19,7 @@ WORDS = ("(R)", "(TM)", " Processor", " CPU")
 
 @dataclass(frozen=True)
 class RowCost:
-    """The cost of a row. tokens: for calibration and training; at_least: the record of an earlier stage is missing."""
+    """The cost of a row. tokens: for calibration and training; at_least: the record of an earlier stage is missing. Fields as in `Facts`."""
 
     tokens: int
     seconds: float

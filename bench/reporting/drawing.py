@@ -104,12 +104,8 @@ def scale(axes: Axes, which: str, values: Sequence[float], name: str) -> None:
     log = min(values) > 0 and max(values) / min(values) >= LOG_FROM
     if log:
         axes.set(**{f"{which}scale": "log"})
-    name += " (log)" if log else ""
     name_ticks(axes.xaxis if which == "x" else axes.yaxis)
-    if which == "x":
-        axes.set_xlabel(name)
-    else:
-        axes.set_title(name)
+    axes.set(**{"xlabel" if which == "x" else "title": name + (" (log)" if log else "")})
 
 
 def require_format(file: Path) -> None:

@@ -196,8 +196,7 @@ def draw(found: Sequence[TimedModel], file: Path) -> Path:
         spread = [[m - min(e.blocks), max(e.blocks) - m] for m, e in zip(middle, shown, strict=True)]
         colors = [SERIES[1] if entry.side == "2:4" else SERIES[0] for entry in shown]
         axis.barh([printable(entry.name) for entry in shown], middle, xerr=np.array(spread).T, color=colors, height=0.6)
-        axis.set_title(step)
-        axis.set_xlabel("tokens per second")
+        axis.set(title=step, xlabel="tokens per second")
         axis.grid(visible=False, axis="y")
     title = f"{found[0].record.identity.model} · {found[0].record.identity.device}, {_threads(found[0].record)}"
     figure.suptitle(title, x=0.01, ha="left")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from bench.reporting.drawing import LIGHT, SERIES, choose_colors, name_ticks, new_figure, save_figure
 from bench.results.record import Record
@@ -60,11 +60,9 @@ def draw_scaling(law: Law, file: Path, method: str, control: str, holdout: GridR
         axis.fill_between(grid, [p.low for p in predicted], [p.high for p in predicted], color=color, alpha=0.12)
         for p in points:
             axis.plot(p.training, p.loss, "o", color=color, fillstyle="none" if p is holdout else "full", markersize=6)
-    axis.set(xscale="log", yscale="log")
+    axis.set(xscale="log", yscale="log", xlabel="training tokens", title=f"nats a token, {method} above {control}")
     name_ticks(axis.xaxis)
     name_ticks(axis.yaxis)
-    axis.set_xlabel("training tokens")
-    axis.set_title(f"nats a token, {method} above {control}")
     axis.legend()
     return save_figure(figure, file, f"Scaling of {method} and {control}")
 
@@ -88,9 +86,8 @@ def draw_history(series: Sequence[Series], file: Path) -> Path:
             if p.surroundings:
                 axis.axvline(i - 0.5, color=LIGHT["soft"], linestyle="--", linewidth=0.8)
         axis.plot(values, "o", color=SERIES[0], markersize=4)
-        axis.set_ylim(*_axis_limits(values))
+        axis.set(ylim=_axis_limits(values), title=f"{one.name}: {one.metric}")
         axis.ticklabel_format(axis="y", useOffset=False)
-        axis.set_title(f"{one.name}: {one.metric}")
         axis.set_xticks(range(len(values)), [printable(p.commit[:7]) for p in one.points], fontsize=8, rotation=90)
     figure.supxlabel("commit; line: level between steps; dashed: machine or library changed", fontsize=10)
     return save_figure(figure, file, "Metrics over commits")
@@ -126,34 +123,26 @@ def draw_speeds(records: Sequence[Record], file: Path) -> Path:
         axis.axhline(1, color=LIGHT["soft"], linewidth=0.8)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.set_title(f"{kind}: dense / 2:4, limit dashed")
-        axis.set_xlabel("tokens")
+        axis.set(title=f"{kind}: dense / 2:4, limit dashed", xlabel="tokens")
     axes[0][-1].legend()
     title = f"{records[0].identity.model} · {records[0].notes.get('device', records[0].identity.device)}"
     figure.suptitle(title, x=0.01, ha="left")
     return save_figure(figure, file, title)
 
 
-class Curve(NamedTuple):
-    """One method: its perplexity in each trial, infinite where training diverged, and the lowest so far."""
+def draw_search(trials: Mapping[str, Sequence[float]], file: Path) -> Path:
+    """Draw each method's lowest value so far, and each trial as a point. Trials that diverged have no point.
 
-    method: str
-    values: Sequence[float]
-    lowest: Sequence[float]
-
-
-def draw_search(curves: Sequence[Curve], file: Path) -> Path:
-    """Draw the lowest value so far, and each trial as a point. Trials that diverged have no point."""
+    trials: perplexities by method, infinite where training diverged.
+    """
     figure, ((axis,),) = new_figure(430, 290)
-    for color, curve in zip(choose_colors(len(curves)), curves, strict=True):
-        at = range(1, len(curve.values) + 1)
-        points, lowest = ([v if math.isfinite(v) else math.nan for v in line] for line in (curve.values, curve.lowest))
+    for color, (method, values) in zip(choose_colors(len(trials)), trials.items(), strict=True):
+        at, lines = range(1, len(values) + 1), (values, list(accumulate(values, min)))
+        points, lowest = ([v if math.isfinite(v) else math.nan for v in line] for line in lines)
         axis.plot(at, points, "o", color=color, markersize=3, alpha=0.4)
-        axis.step(at, lowest, where="post", color=color, label=curve.method)
-    axis.set_yscale("log")
+        axis.step(at, lowest, where="post", color=color, label=method)
+    axis.set(yscale="log", xlabel="trials", title="lowest perplexity so far, on the validation split")
     name_ticks(axis.yaxis)
-    axis.set_xlabel("trials")
-    axis.set_title("lowest perplexity so far, on the validation split")
     axis.legend()
     return save_figure(figure, file, "Lowest perplexity over the trials of a search")
 
@@ -164,8 +153,7 @@ def _panel(axis: Axes, title: str, columns: Sequence[tuple[str, str]], curve: Se
         values = [row[key] for row in curve]
         peak = max(values) if key == "lr" else 1.0
         axis.plot(steps, [v / peak for v in values] if peak else values, label=label)
-    axis.set_title(title)
-    axis.set_xlabel("step")
+    axis.set(title=title, xlabel="step")
     if len(columns) > 1:
         axis.legend()
 

@@ -63,7 +63,7 @@ def make_section(folder: Path) -> ReportSection | None:
         "protocol, and have no intervals. Columns for which no row has a number are left out: bits per weight, worst task, "
         "agreement, speed and cost. " + CAVEAT
     )
-    return ReportSection("Published by others", description, tables, folder.as_posix(), published=True)
+    return ReportSection("Published by others", description, tables, published=True)
 
 
 def read_rows(path: Path) -> list[PaperRow]:

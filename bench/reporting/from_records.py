@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.compare.result_set import ResultSet
@@ -25,7 +25,6 @@ def make_section(results: ResultSet, title: str) -> ReportSection:
         title,
         describe_records(results.records),
         tuple(pairwise.add_intervals(t, records, results) for t in tables),
-        folder=results.name,
         records={key: describe_record(r, results.name) for key, r in records.items()},
     )
 
@@ -42,10 +41,9 @@ def _table(model: str, rows: list[dict[str, Any]], records: Mapping[str, Record]
     )
 
 
-def make_column(column: table.ColumnKey, rows: Iterable[dict[str, Any]]) -> TableColumn:
+def make_column(column: table.ColumnKey, rows: Sequence[dict[str, Any]]) -> TableColumn:
     """Make a column. Unit and direction come from the readings, or for means over tasks from the metric."""
     metric, protocol, measure = column
-    rows = list(rows)
     known = metrics.find(metric)
     readings = (r for r in rows if r["metric"] == metric and r["measure"] == measure)
     better, unit = next(((r["better"] or "", r["unit"] or "") for r in readings), (known.better, known.unit))
@@ -82,7 +80,6 @@ def _cell(
         summary.text,
         summary.value,
         summary.spread,
-        failed=bad is not None,
         reason=f"{bad['status']}: {bad['reason']}" if bad else "",
         records=names,
         average=average,
@@ -107,9 +104,8 @@ def describe_record(record: Record, folder: str, credit: str = "") -> dict[str, 
     }
 
 
-def describe_records(records: Iterable[Record]) -> str:
+def describe_records(records: Sequence[Record]) -> str:
     """Describe all records in a line: their number, commits, machines and days."""
-    records = list(records)
     bad = [r for r in records if r.status != "ok"]
     commits = sorted({(r.commit_id or "unknown")[:7] for r in records})
     machines = sorted({str(r.machine.get("cpu") or "unknown") for r in records})

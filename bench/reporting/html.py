@@ -178,7 +178,6 @@ def _table(table: Table, index: int, figures: Sequence[TableFigure]) -> dict[str
         "label_names": table.label_names,
         "columns": table.columns,
         "rows": table.rows,
-        "ranked": by is not None,
         "rank_of": "" if by is None else table.columns[by].name,
         "default_ranks": [] if by is None else [rank or ABSENT for rank in table.ranks[by]],
         # Characters from the ± on.

@@ -64,11 +64,8 @@ def add_intervals(
                 if (interval := compare(by_row[a], by_row[b], column.metric, results, noises))
             }
             intervals |= {(a, b, c): interval for (a, b), interval in of_column.items()}
-            if (
-                of_column
-                and column.better
-                and len(by_row) == sum(table.value(k, c) is not None for k in range(len(table.rows)))
-            ):
+            numbers = sum(table.value(k, c) is not None for k in range(len(table.rows)))
+            if of_column and column.better and len(by_row) == numbers:
                 ranks[c] = _ranks(table, c, of_column)
     return replace(table, intervals=intervals, ranks=ranks, unranked=unranked)
 

@@ -16,7 +16,6 @@ MIN_POINTS = 3
 
 @dataclass(frozen=True)
 class FrontPoint:
-    row: int
     name: str
     x: float
     y: float
@@ -68,18 +67,17 @@ def fronts(table: Table) -> Iterator[Front]:
 
 
 def _front(table: Table, x: int, y: int) -> Front:
-    cells = (
-        (k, table.rows[k].cells[x], table.rows[k].cells[y]) for k in table.whole_rows if not table.rows[k].is_broken
-    )
-    both = [(k, a, b, a.value, b.value) for k, a, b in cells if a and b and a.value is not None and b.value is not None]
+    whole = (table.rows[k] for k in table.whole_rows)
+    cells = ((row, row.cells[x], row.cells[y]) for row in whole if not row.is_broken)
+    both = [(r, a, b, a.value, b.value) for r, a, b in cells if a and b and a.value is not None and b.value is not None]
     columns = table.columns[x], table.columns[y]
     places = [(columns[0].sign * u, columns[1].sign * v) for *_, u, v in both]
     optimal = pareto_optimal(places)
     points = []
-    for (k, a, b, u, v), place in zip(both, places, strict=True):
-        row, text = table.rows[k], f"{columns[1].name} {b.text}, {columns[0].name} {a.text}"
+    for (row, a, b, u, v), place in zip(both, places, strict=True):
+        text = f"{columns[1].name} {b.text}, {columns[0].name} {a.text}"
         is_dense = row.filters.get("pattern") == "dense"
-        points.append(FrontPoint(k, row.name, u, v, b.spread or 0.0, text, place in optimal, is_dense))
+        points.append(FrontPoint(row.name, u, v, b.spread or 0.0, text, place in optimal, is_dense))
     return Front(*columns, tuple(points))
 
 

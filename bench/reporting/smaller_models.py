@@ -78,7 +78,7 @@ def _with_rows(table: Table, smaller: ReportSection, records: Mapping[str, Recor
         f"{smaller.title} is another model, {NOT_MADE}. It is compared by bits per byte of the same right answers, because "
         "perplexities of two tokenizers cannot be compared. Its other columns are empty."
     )
-    columns = (*(replace(c, shown=c.shown or c.metric == metrics.SIZE) for c in table.columns), column)
+    columns = (*(replace(c, shown=not c.hidden or c.metric == metrics.SIZE) for c in table.columns), column)
     out = replace(table, columns=columns, rows=tuple(rows), ranks=ranks, remarks=(*table.remarks, remark))
     return out.with_first([i for i, c in enumerate(columns) if c is column or c.metric == metrics.SIZE])
 

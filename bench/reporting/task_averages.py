@@ -109,9 +109,8 @@ def describe_column(metric: str, protocol: str, rows: Iterable[Row]) -> str:
     return ""
 
 
-def notes(rows: Iterable[Row]) -> tuple[str, ...]:
+def notes(rows: Sequence[Row]) -> tuple[str, ...]:
     """Return the notes of a table: which tasks do not count, of which that is not known, and where no guess is known."""
-    rows = list(rows)
     dense = _dense_rows(rows)
     has_means = any(r["metric"] == "mean_acc" for r in rows)
     found: dict[str, set[str]] = {}
@@ -132,8 +131,7 @@ def _describe_guess(rows: Iterable[Row]) -> str:
     return f"chance {chance:.3f}, majority {majority:.3f}"
 
 
-def _is_left_out(rows: Iterable[Row]) -> bool:
-    rows = list(rows)
+def _is_left_out(rows: Sequence[Row]) -> bool:
     in_a_set = any(_protocol(rows[0]).name in tasks for tasks in TASK_SETS.values())
     dense = _dense_rows(rows)
     return in_a_set and any(_is_doable(r, dense) is False for r in rows)

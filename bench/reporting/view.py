@@ -68,7 +68,6 @@ class TableCell:
     text: str
     value: float | None = None
     spread: float | None = None
-    failed: bool = False
     reason: str = ""
     records: tuple[str, ...] = ()
     average: bool = False
@@ -219,12 +218,11 @@ class Table:
 class ReportSection:
     """One model, one results folder, or the numbers that papers report.
 
-    description: one line on all of it; folder: where its records are; records: provenance of each record, by its name.
+    description: one line on all of it; records: provenance of each record, by its name.
     """
 
     title: str
     description: str
     tables: tuple[Table, ...]
-    folder: str = ""
     published: bool = False
     records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -215,13 +215,16 @@ function writeFilters() {
   writeAddress({ find: $("find").value, ...Object.fromEntries(selects.map((s) => [`rows-${s.dataset.key}`, s.value])) });
 }
 
+// A value without an option selects the first one.
+function setOption(select, value) {
+  select.value = value;
+  if (select.selectedIndex < 0) select.value = "";
+}
+
 // What the address names and the page does not know is left out.
 function readFilters() {
   $("find").value = state.get("find") || "";
-  for (const s of selects) {
-    s.value = state.get(`rows-${s.dataset.key}`) || "";
-    if (s.selectedIndex < 0) s.value = "";
-  }
+  for (const s of selects) setOption(s, state.get(`rows-${s.dataset.key}`) || "");
   const sorted = tables.find((t) => nameOf(t) === state.get("table")), order = state.get("order");
   const choice = sorted && sorted.off && protocols.find((s) => [...s.options].some((o) => o.value === sorted.box.dataset.table));
   if (choice) {
@@ -281,7 +284,7 @@ for (const select of protocols) {
   showProtocol(select);
 }
 
-$("tools").addEventListener("submit", (event) => event.preventDefault());
+document.addEventListener("submit", (event) => event.preventDefault());
 $("find").addEventListener("input", () => { filter(); writeFilters(); });
 selects.forEach((s) => s.addEventListener("change", () => { filter(); writeFilters(); }));
 addEventListener("hashchange", () => {
@@ -375,7 +378,7 @@ function formatChange(ratio, value) { return value === (ratio ? 1 : 0) ? "same" 
 
 function compare(a, b) {
   const first = a.table.data.rows[a.k], other = b.table.data.rows[b.k];
-  const grid = el("table"), head = el("tr"), body = el("tbody");
+  const grid = el("table"), head = grid.createTHead().insertRow(), body = grid.createTBody();
   for (const name of ["metric", "change", "95% interval, paired", first.name, other.name]) head.append(el("th", name, { scope: "col" }));
   const unshared = [];
   a.table.data.columns.forEach((column, c) => {
@@ -383,7 +386,7 @@ function compare(a, b) {
     const one = first.cells[c], two = d < 0 ? null : other.cells[d];
     if (!one && !two) return;
     if (!one || !two) { unshared.push(column.name); return; }
-    const line = el("tr"), text = (t, k, i) => t.cell(k, i).querySelector(".n").textContent.trim();
+    const line = body.insertRow(), text = (t, k, i) => t.cell(k, i).querySelector(".n").textContent.trim();
     const known = one.v !== null && two.v !== null, ratio = column.ratio && one.v > 0 && two.v > 0;
     const paired = known && a.table === b.table ? interval(a.table, a.k, b.k, c) : null;
     const moved = !known ? null : paired ? paired.value : ratio ? two.v / one.v : two.v - one.v;
@@ -399,12 +402,10 @@ function compare(a, b) {
       el("td", paired ? (paired.over ? `${formatEnd(ratio, paired.low)} to ${formatEnd(ratio, paired.high)}; ${paired.over}` : "exact: counted, not sampled") : "no paired interval", { class: "interval" }),
       el("td", text(a.table, a.k, c), { class: "num" }), el("td", text(b.table, b.k, d), { class: "num" }),
     );
-    body.append(line);
   });
   const names = new Set(a.table.data.columns.map((column) => column.name));
   b.table.data.columns.forEach((column, d) => { if (other.cells[d] && !names.has(column.name)) unshared.push(column.name); });
-  grid.append(el("caption", "A change is called better or worse only if its interval does not contain \u201cno change\u201d."), el("thead"), body);
-  grid.tHead.append(head);
+  grid.createCaption().textContent = "A change is called better or worse only if its interval does not contain \u201cno change\u201d.";
   const region = el("div", undefined, { class: "scroll", role: "region", tabindex: "0", "aria-label": "Two rows, metric by metric" });
   region.append(grid);
   const parts = body.rows.length ? [region] : [el("p", "The two rows have no metric and protocol in common.")];

@@ -39,19 +39,16 @@ function names(rows) {
 }
 
 function answerTable(answer, shown) {
-  const grid = el("table"), top = el("thead"), head = el("tr"), body = el("tbody"), { headers } = board().data.choices;
+  const grid = el("table"), head = grid.createTHead().insertRow(), body = grid.createTBody(), { headers } = board().data.choices;
   const columns = [...headers.keys()].filter((c) => answer.meets.some((row) => row.cells[c] !== "–"));
   head.append(el("th", "row", { scope: "col" }), ...columns.map((c) => el("th", headers[c], { scope: "col", class: "num" })));
   for (const row of answer.meets.slice(0, shown)) {
-    const line = el("tr"), name = el("th", undefined, { scope: "row" });
+    const line = body.insertRow(), name = el("th", undefined, { scope: "row" });
     name.append(...breakable(row.name));
     if (answer.tied.includes(row)) name.append(" ", el("small", "tied"));
     if (answer.unsure(row).length) name.append(" ", el("small", "not sure"));
     line.append(name, ...columns.map((c) => el("td", row.cells[c], { class: "num" })));
-    body.append(line);
   }
-  top.append(head);
-  grid.append(top, body);
   const region = el("div", undefined, { class: "scroll", role: "region", tabindex: "0", "aria-label": "Rows that meet the limits" });
   region.append(grid);
   return region;
@@ -90,11 +87,6 @@ function fill(select, options) {
   const was = select.value;
   select.replaceChildren(el("option", "any", { value: "" }), ...options.map(([name, text]) => el("option", name, { value: name, "data-flag": text })));
   setOption(select, was);
-}
-
-function setOption(select, value) {
-  select.value = value;
-  if (select.selectedIndex < 0) select.value = "";
 }
 
 function update(inAddress) {
@@ -142,7 +134,6 @@ function readAddress() {
 
 if ($("pick")) {
   $("pick").hidden = $("to-pick").hidden = false;
-  $("limits").addEventListener("submit", (event) => event.preventDefault());
   $("pick-board").addEventListener("change", () => { fillChoices(); update(true); });
   for (const control of [$("pick-pattern"), $("pick-quant")]) control.addEventListener("change", () => update(true));
   for (const slider of sliders) slider.addEventListener("input", () => update(true));

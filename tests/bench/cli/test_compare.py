@@ -216,11 +216,6 @@ def test_two_commits_with_one_beginning(results, cli):
     assert code == 2 and "2 commits begin with 'cccc'" in err
 
 
-def test_a_comparison_names_what_it_lacks(cli):
-    code, _, err = cli("compare", "wanda")
-    assert code == 2 and "needs 'b': after: a folder, baseline, commit, method or record (see" in err
-
-
 # history
 
 

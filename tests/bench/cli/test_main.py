@@ -66,6 +66,7 @@ def test_no_summary_of_a_command_is_cut(cli, monkeypatch):
             "bench verify needs 'model': a folder in any format of folder:path= but an adapter, an alias, or an ONNX file",
         ),
         ("prune --method wanda", "bench prune needs --out: "),
+        ("compare wanda", "bench compare needs 'b': after: a folder, baseline, commit, method or record"),
         ("baseline show", "bench baseline show needs 'name': a baseline: its name or its file"),
     ],
 )

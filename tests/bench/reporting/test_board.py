@@ -2,8 +2,8 @@
 
 import math
 import re
+from statistics import geometric_mean
 
-import numpy as np
 import pytest
 
 from bench.compare.resolve import read
@@ -194,25 +194,27 @@ def test_worst_tasks_have_intervals_with_a_prompt_and_a_limit(tmp_path):
     assert one.worst_task == "rte" and one.drop.low < 0.07 < one.drop.high and one.flips
 
 
-def speed(root, times, device="cuda", machine="H100", **about):
-    items = [Item(str(i), str(i), 1.0, 1.0, {"speedup": t}) for i, t in enumerate(times)]
-    row = ReadingRow(metric="speedup", value=float(np.exp(np.log(times).mean())), unit="1", better="higher")
-    about = {"measure": "speed", "protocol": "prefill@512", "token_digest": ""} | about
-    identity = {"device": device} | about.pop("identity", {})
-    made = fake_records.record(provenance={"machine": {"device": machine}}, identity=identity, **about)
-    fake_records.put(root, made, items, [row])
-
-
 def test_a_speed_stands_beside_the_same_artifact_whatever_measured_its_quality(tmp_path):
     fake_records.perplexity(tmp_path, **DENSE)
     fake_records.perplexity(tmp_path, 0.1, method="wanda", seed=0)
-    speed(tmp_path, [1.4, 1.5, 1.45, 1.55], method="wanda", seed=0)
+    times = (1.4, 1.5, 1.45, 1.55)
+    items = [Item(str(i), str(i), 1.0, 1.0, {"speedup": t}) for i, t in enumerate(times)]
+    about = {"measure": "speed", "protocol": "prefill@512", "method": "wanda", "seed": 0, "items": items}
+    about |= {"identity": {"device": "cuda"}, "provenance": {"machine": {"device": "H100"}}}
+    fake_records.counted(tmp_path, "speedup", geometric_mean(times), better="higher", **about)
     (table,) = tables(tmp_path)
     bound = facts(table, "wanda 2:4").speedup
     assert bound.value == pytest.approx(1.4739, abs=1e-4) and 1.3 < bound.low < 1.47 < bound.high < 1.6
     (name,) = (c.name for c in table.columns if c.metric == "speedup")
     assert name == "speedup prefill@512 on cuda, H100"
     assert facts(table, "dense").speedup is None
+
+
+def test_speeds_without_a_dense_model_beside_them_are_shown(tmp_path):
+    about = {"measure": "speed", "protocol": "decode@b1,kv128", **DENSE}
+    fake_records.counted(tmp_path, "tokens_per_s", 104.0, better="higher", unit="tokens/s", **about)
+    (table,) = tables(tmp_path)
+    assert [c.metric for c in table.columns if not c.hidden] == ["tokens_per_s"]
 
 
 def test_a_row_that_breaks_its_pattern_says_so(tmp_path):

@@ -416,7 +416,3 @@ def test_the_command_shown_is_the_run_that_made_it(folder):
             else:
                 given[names[flag]] = value
         assert flags.spec_of(given) == Spec(**reproduce.settings(record) | {"results": flags.spec_of({}).results})
-
-
-def test_a_record_that_does_not_say_has_no_command():
-    assert reproduce.command([fake_records.record()]) == ""

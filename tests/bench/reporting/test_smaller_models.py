@@ -90,7 +90,7 @@ def test_perplexities_of_two_tokenizers_are_never_compared(table):
     perplexity = table.column("perplexity")
 
     assert [table.rows[k].cells[perplexity] for k in (3, 4)] == [None, None]
-    assert all(p.row < 3 for f in pareto.fronts(table) if f.y.metric == "perplexity" for p in f.points)
+    assert all(NOT_MADE not in p.name for f in pareto.fronts(table) if f.y.metric == "perplexity" for p in f.points)
     assert not [pair for pair in table.intervals if max(pair[:2]) > 2]
     assert table.ranks and all(ranks[3:] == ("", "") for ranks in table.ranks.values())
 
