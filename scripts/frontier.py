@@ -164,25 +164,25 @@ def worth(folders: str, pattern: str) -> str:
         (row for row in rows if (str(row.pattern), row.quantizer) == (pattern, "none")), key=lambda row: row.perplexity
     )
     name = f"{escape_markdown(own.name)}, perplexity {own.perplexity:.2f}"
-    lines = [f"| | {name} | best row at equal or lower cost | on the front |", "|---|---:|---|---|"]
+    lines = [f"| | {name} | best row at equal or lower cost | Pareto front |", "|---|---:|---|---|"]
     found, answers = {front.x: front for front in fronts(folders)}, []
     for axis in AXES:
         if not axis.of(own):
             continue
         as_cheap = [row for row in rows if 0 < axis.of(row) <= axis.equal * axis.of(own)]
         best = min(as_cheap, key=lambda row: row.perplexity)
-        answers.append(f"in {axis.words} {'yes' if best == own else 'no'}")
+        answers.append(f"{axis.words[0].upper()}{axis.words[1:]}: {'yes' if best == own else 'no'}.")
         other = f"{escape_markdown(best.name)}, {axis.show(axis.of(best))}, perplexity {best.perplexity:.2f}"
         front = ", ".join(point.name for point in found[axis.column].optimal) if axis.column in found else "–"
-        other = "no other" if best == own else other
+        other = "none" if best == own else other
         lines.append(f"| {axis.words} | {axis.show(axis.of(own))} | {other} | {escape_markdown(front)} |")
-    said = ", ".join(answers)
     note = (
-        "Rows of every format compete with it. Bytes and arithmetic within 2%, and times within 5%, count as equal. "
-        "No answer rests on a row that ran once; such rows are on the fronts, too."
+        "Yes means that no row of equal or lower cost has a lower perplexity. Rows of every format compete. Bytes and arithmetic "
+        "within 2%, and times within 5%, count as equal. A row that ran once decides no answer, but can be on a Pareto front: the rows "
+        "that no other beats in both cost and perplexity."
     )
     return (
-        f"**Is {own.pattern} without a quantizer worth it here?** {said[0].upper()}{said[1:]}. {note}\n\n"
+        f"**Is {own.pattern} without a quantizer worth it here?** {' '.join(answers)} {note}\n\n"
         + "\n".join(lines)
         + "\n"
     )
@@ -204,8 +204,8 @@ def _front(x: TableColumn, costs: Mapping[Row, float]) -> Front:
     places = {row: (cost, row.perplexity) for row, cost in costs.items()}
     best = pareto_optimal(places.values())
     points = (
-        FrontPoint(k, row.name, *place, 0.0, f"perplexity {row.perplexity:.4g}", place in best, row.pattern.dense)
-        for k, (row, place) in enumerate(places.items())
+        FrontPoint(row.name, *place, 0.0, f"perplexity {row.perplexity:.4g}", place in best, row.pattern.dense)
+        for row, place in places.items()
     )
     return Front(x, TableColumn("perplexity", "", "lower", "1", names_protocol=False), tuple(points))
 

@@ -10,7 +10,7 @@ from reference import ROOT
 from bench import search
 from bench.compare import scaling_law
 from bench.planning.search import read_search
-from bench.reporting.figures import Curve, draw_scaling, draw_search
+from bench.reporting.figures import draw_scaling, draw_search
 from bench.system.cache import temporary_folder
 from bench.system.text import escape_markdown
 from bench.system.toml import read_toml
@@ -61,10 +61,10 @@ def _searched(folder: str) -> list[search.MethodTrials]:
 def figures() -> dict[str, str]:
     """Return the figures of the law and of the search as SVG, by name."""
     fit, holdout, _ = _fit(SCALING)
-    curves = [Curve(one.method, [t.value for t in one.trials], one.best_so_far) for one in _searched(SEARCH)]
+    trials = {one.method: [t.value for t in one.trials] for one in _searched(SEARCH)}
     with temporary_folder("figures") as room:
         drawn = {
             "scaling": draw_scaling(fit, room / "scaling.svg", METHOD, CONTROL, holdout),
-            "search": draw_search(curves, room / "search.svg"),
+            "search": draw_search(trials, room / "search.svg"),
         }
         return {name: path.read_text() for name, path in drawn.items()}

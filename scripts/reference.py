@@ -276,7 +276,8 @@ def _signature(target: Any) -> str:
         return ""
     if inspect.isclass(target) and issubclass(target, BaseModel):
         return "(**settings)"
-    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(target)))
+    text = re.sub(r"ForwardRef\('([^']*)'\)", r"\1", str(inspect.signature(target)))
+    text = re.sub(r"""(: |-> )(['"])(.*?)\2""", r"\1\3", text).replace("mappingproxy({})", "{}")
     return re.sub(r" = <[^>]*>", " = ...", text).replace("PosixPath(", "Path(").removesuffix(" -> None")
 
 
@@ -292,6 +293,9 @@ def _paragraphs(target: Any) -> Iterator[str]:
             yield f"{head}\n\n" + "\n".join(
                 f"- `{n}`: {escape(t)}" for n, _, t in (line.partition(": ") for line in lines)
             )
+            continue
+        if paragraph.startswith("- "):
+            yield "\n".join(f"- {escape(item)}" for item in re.split(r"^- ", paragraph, flags=re.MULTILINE)[1:])
             continue
         for part in re.split(r"\n\n+(?=    )", paragraph, maxsplit=1):
             yield f"```text\n{textwrap.dedent(part).strip()}\n```" if part.startswith("    ") else escape(part)

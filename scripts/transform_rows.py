@@ -98,7 +98,7 @@ def best(folder: str) -> str:
     """
     results = result_folders.read(folder)
     out = [
-        "| model | bits at most | pattern | best row | bits per weight | MB packed | calibration draws | perplexity | perplexity over the first row (95% interval) |",
+        "| model | limit of bits per weight | pattern | best row | bits per weight | MB packed | calibration seeds | perplexity | perplexity / that of the limit's first row (95% interval) |",
         "|---|---:|---|---|---:|---:|---:|---:|---:|",
     ]
     for model, records in group_by(results.records, lambda record: record.identity.model).items():

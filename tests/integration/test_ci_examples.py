@@ -49,7 +49,7 @@ def test_a_build_may_read_and_nothing_else_but_for_the_job_that_comments():
 def test_actions_are_pinned_and_a_checkout_keeps_no_token():
     for step in STEPS:
         if "uses" in step:
-            version = r"v\d+" if step in EXAMPLES else "[0-9a-f]{40}"  # a commit cannot be moved
+            version = r"v\d+(\.\d+\.\d+)?" if step in EXAMPLES else "[0-9a-f]{40}"  # a commit cannot be moved
             assert step["uses"] == "./.github/actions/gate" or re.fullmatch(rf"[\w./-]+@{version}", step["uses"])
             if "checkout" in step["uses"]:
                 assert step["with"]["persist-credentials"] is False

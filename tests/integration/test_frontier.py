@@ -67,15 +67,15 @@ def test_measured_times_have_a_panel_and_an_answer(script, monkeypatch):
     monkeypatch.setattr(script, "read", lambda _: tuple(rows))
 
     answer, table = script.worth("x", "2:4").split("\n\n")
-    assert "in decoding on this CPU yes, in a prompt on this CPU no." in answer
-    assert table.splitlines()[0] == "| | m0 2:4, perplexity 20.00 | best row at equal or lower cost | on the front |"
-    assert "| decoding on this CPU | 3 ms | no other | m2 2:4, m1 2:4, m0 2:4, dense |" in table
+    assert "Decoding on this CPU: yes. A prompt on this CPU: no." in answer
+    assert table.splitlines()[0] == "| | m0 2:4, perplexity 20.00 | best row at equal or lower cost | Pareto front |"
+    assert "| decoding on this CPU | 3 ms | none | m2 2:4, m1 2:4, m0 2:4, dense |" in table
     assert "| a prompt on this CPU | 70 ms | dense, 60 ms, perplexity 10.00 | dense |" in table
     # Times that differ by 4% are the same, as a timing and its repetition are.
     rows.append(script.Row("near", "none", Pattern(), 11.0, 100.0, 1.0, 3.12, 60.0))
     assert "decoding on this CPU | 3 ms | near, 3.12 ms, perplexity 11.00 |" in script.worth("x", "2:4")
     rows[-1] = rows[-1]._replace(decode_ms=3.2)
-    assert "in decoding on this CPU yes" in script.worth("x", "2:4")
+    assert "Decoding on this CPU: yes" in script.worth("x", "2:4")
     rows.pop()
     drawn = script.picture("x")
     assert "decoding of a token, one core, ms" in drawn and "prompt, one core, ms" in drawn
@@ -106,7 +106,7 @@ def test_computed_times_are_the_longer_of_arithmetic_and_memory(script, monkeypa
     [
         ((12.0, 50.0, 1.0), "| bytes | 0.00 MB | other int4, 0.00 MB, perplexity 12.00 |"),
         ((12.0, 60.0, 0.5), "sparse tensor cores | 0.50 of dense | other int4, 0.50 of dense, perplexity 12.00 |"),
-        ((25.0, 10.0, 0.1), "In bytes yes, in the arithmetic of a prompt on sparse tensor cores yes."),
+        ((25.0, 10.0, 0.1), "Bytes: yes. The arithmetic of a prompt on sparse tensor cores: yes."),
     ],
 )
 def test_the_answer(script, monkeypatch, other, said):
