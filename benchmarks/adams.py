@@ -63,14 +63,12 @@ def adamw(**how: bool) -> torch.optim.AdamW:
 
 def optimizers(rounds: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"weights": sum(a * b for a, b in SHAPES)}
-    for ours, theirs, how in (
-        ("foreach", "AdamW foreach", {"foreach": True}),
-        ("fused", "AdamW fused", {"fused": True}),
-    ):
-        if ours == "fused" and not shutil.which("c++"):
-            figures["AdamS compiled / AdamW fused"] = "skipped: no C++ compiler"
+    for kind in ("foreach", "fused"):
+        ours, theirs = f"AdamS {'compiled' if kind == 'fused' else kind}", f"AdamW {kind}"
+        if kind == "fused" and not shutil.which("c++"):
+            figures[f"{ours} / {theirs}"] = "skipped: no C++ compiler"
             continue
-        mine, other = adams(ours), adamw(**how)
+        mine, other = adams(kind), adamw(**{kind: True})
         contestants = {
             "AdamS": steps_of(mine, 1001),
             theirs: steps_of(other),
@@ -79,10 +77,8 @@ def optimizers(rounds: int) -> dict[str, Any]:
         for work in contestants.values():
             work()
         times = in_turn(contestants, rounds)
-        figures[f"AdamS {'compiled' if ours == 'fused' else ours} / {theirs}"] = ratio(times, "AdamS", theirs)
-        figures[f"AdamS {'compiled' if ours == 'fused' else ours}, a mask every ten steps / {theirs}"] = ratio(
-            times, "AdamS and a mask", theirs
-        )
+        figures[f"{ours} / {theirs}"] = ratio(times, "AdamS", theirs)
+        figures[f"{ours}, a mask every ten steps / {theirs}"] = ratio(times, "AdamS and a mask", theirs)
         state = sum(t.nbytes for s in mine.state.values() for t in s.values())
         figures["bytes of state per weight"] = state / figures["weights"]
     return figures

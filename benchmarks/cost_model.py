@@ -9,14 +9,14 @@ python benchmarks/cost_model.py [folder ...]   tiny's sweeps and SmolLM2's, and 
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from harness import finish
 
 from bench.planning.cost_model import WITHIN, CostModel
-from bench.planning.past_costs import PastCost, read_past
+from bench.planning.past_costs import read_past
+from bench.system.grouping import group_by
 
 ROOT = Path(__file__).parent.parent / "results"
 FOLDERS = ("tiny-default", "tiny-methods", "smollm2-135m-recon", "smollm2-135m-wanda7")
@@ -28,9 +28,7 @@ def main() -> None:
     if gone := [folder for folder in named if not (folder / "records").is_dir()]:
         sys.exit(f"{gone[0]} is no results folder: name folders with records, or none for those of docs/benchmarks.md")
     for folder in named or [ROOT / name for name in FOLDERS]:
-        groups: dict[tuple[str, ...], list[PastCost]] = defaultdict(list)
-        for past in read_past(folder, beside=False):
-            groups[past.machine].append(past)
+        groups = group_by(read_past(folder, beside=False), lambda past: past.machine)
         for machine, costs in sorted(groups.items()):
             model = CostModel(costs)
             if (error := model.error()) is None:

@@ -95,9 +95,7 @@ def needs() -> Iterator[tuple[str, str]]:
     """List what this machine lacks, and how to get it."""
     for requirement in _requirements():
         name = re.split(r"[ <>=!~;\[]", requirement)[0]
-        try:
-            metadata.version(name)
-        except metadata.PackageNotFoundError:
+        if not any(metadata.distributions(name=name)):
             ways = "pip install -e '.[test]', or --from DIR with what --pack wrote elsewhere"
             yield f"package {requirement}", NOT_PACKED if parts.THERE.match(name) else ways
     if importlib.util.find_spec("torch"):

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from harness import finish, fresh_cache, in_turn, ratio
+from harness import finish, fresh_cache, in_turn, ratio, seconds
 
 from bench.inputs import download
 from bench.measures.forward import BATCH_TOKENS as PASS_TOKENS
 from bench.measures.forward import LOGITS_BYTES
-from bench.results.record import Record
-from bench.results.store import ReadOnlyStore, Store
+from bench.results.store import ReadOnlyStore
 from bench.system.devices import cores
 from methods.folder import Folder
 from methods.targets import find_targets
@@ -95,26 +94,14 @@ class _Watcher(threading.Thread):
 
 
 def numbers(results: Path) -> dict[str, Any]:
-    """Return every reading and every item's score by identity."""
-    store = ReadOnlyStore(results)
-    return {_name(record): (_readings(record), _items(store, record)) for record in store}
-
-
-def _name(record: Record) -> str:
-    i = record.identity
-    return f"{i.method} {i.pattern} {i.quantizer} {i.seed} {i.measure} {i.protocol.label}"
-
-
-def _readings(record: Record) -> Any:
-    return record.status, [(r.metric, r.value, r.stderr, r.n) for r in record.readings]
-
-
-def _items(store: Store, record: Record) -> Any:
-    return (
-        [x.tolist() for x in (*store.items(record)[:3], *store.items(record).columns.values())]
-        if record.items
-        else None
-    )
+    """Return the status, every reading and every item's score by identity."""
+    store, found = ReadOnlyStore(results), {}
+    for record in store:
+        i, items = record.identity, store.items(record) if record.items else None
+        name = f"{i.method} {i.pattern} {i.quantizer} {i.seed} {i.measure} {i.protocol.label}"
+        scores = [x.tolist() for x in (*items[:3], *items.columns.values())] if items else None
+        found[name] = record.status, [(r.metric, r.value, r.stderr, r.n) for r in record.readings], scores
+    return found
 
 
 def seconds_by_part(results: Path, whole: float) -> dict[str, float]:
@@ -143,25 +130,20 @@ def floor_seconds(results: Path) -> float:
     vocabulary, hidden = shapes["model.embed_tokens.weight"]
     rows = LOGITS_BYTES // (4 * vocabulary)
     head = _product_seconds(torch, rows, vocabulary, hidden) / rows
-    seconds = 0.0
+    total = 0.0
     for record in ReadOnlyStore(results):
         tokens = record.cost.get("tokens", 0)
         if record.identity.measure == "zeroshot":
-            seconds += tokens * linears  # its head runs for a few tokens only
+            total += tokens * linears  # its head runs for a few tokens only
         elif record.identity.measure == "agreement":  # in one pass with perplexity, the dense model's head beside it
-            seconds += tokens * (linears + head * (1 if record.identity.method == "dense" else 2))
-    return seconds
+            total += tokens * (linears + head * (1 if record.identity.method == "dense" else 2))
+    return total
 
 
 def _product_seconds(torch: Any, rows: int, outputs: int, inputs: int) -> float:
     """Return the seconds of the fastest of several products."""
     x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
-    times = []
-    for _ in range(7):
-        started = time.perf_counter()
-        torch.nn.functional.linear(x, weight)
-        times.append(time.perf_counter() - started)
-    return min(times)
+    return min(seconds(lambda: torch.nn.functional.linear(x, weight)) for _ in range(7))
 
 
 def main(commit: str, rounds: int) -> None:

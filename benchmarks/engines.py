@@ -109,22 +109,12 @@ def main() -> None:
     if given.here:
         prepare(given) if given.prepare else measure(given)
         return
+    again = [sys.executable, __file__, *sys.argv[1:], "--here"]  # of a flag that is given twice, the last one counts
     for path in given.paths.split(","):
         timed = [e for e in given.engines if e != "llamacpp" or path == "best" or os.environ.get(LLAMA_CPP_AVX2)]
         for threads in ("1",) if given.prepare else given.threads.split(","):
             say(f"{path} instructions, {threads} thread(s)")
-            command = [sys.executable, __file__, "--here", *(["--prepare"] if given.prepare else [])]
-            command += ["--model", given.model, "--engines", ",".join(timed), "--threads", threads]
-            command += [
-                "--tokens",
-                str(given.tokens),
-                "--results",
-                str(given.results),
-                "--steps",
-                ",".join(given.steps),
-            ]
-            command += ["--sparse", given.sparse] if given.sparse else []
-            command += ["--others", *given.others]
+            command = [*again, "--engines", ",".join(timed), "--threads", threads]
             subprocess.run(command, env=environment(path), stdout=subprocess.DEVNULL, check=True)
     if given.prepare or given.results != RECORDS:  # the table is of one folder
         return

@@ -119,19 +119,14 @@ def compare_k_quants(folder: Path, room: Path) -> dict[str, Any]:
 
 def compare_awq(model: nn.Module, job: Job) -> dict[str, Any]:
     """Return how far the exponents of AWQ's scales are from those of llm-compressor."""
-    scales = {}
-    for name, settings in (
-        ("awq", {"group": GROUP, "grid": GRID}),
-        ("llmcompressor-awq", {"group": GROUP, "grid": GRID}),
-    ):
+    scales, kinds = {}, ("awq", "llmcompressor-awq")
+    for name in kinds:
         changed = copy.deepcopy(model)
-        build(registry.lookup("methods", name), name, settings).apply(changed, job)
+        build(registry.lookup("methods", name), name, {"group": GROUP, "grid": GRID}).apply(changed, job)
         norms = {n: p for n, p in changed.named_parameters() if n.endswith("layernorm.weight")}
         scales[name] = {n: model.get_parameter(n) / p for n, p in norms.items()}
     sizes = input_sizes(model, job)
-    exponents = [
-        [slope(sizes[name], scales[kind][name]) for name in scales["awq"]] for kind in ("awq", "llmcompressor-awq")
-    ]
+    exponents = [[slope(sizes[name], scales[kind][name]) for name in scales["awq"]] for kind in kinds]
     flat = flatness(model, job, dict(zip(scales["awq"], exponents[1], strict=True)))
     apart = [abs(a - b) * GRID for a, b in zip(*exponents, strict=True)]
     return {

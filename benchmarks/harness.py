@@ -50,10 +50,12 @@ def call(module: str, words: str, *more: object, environment: dict[str, str] | N
 
 
 def apart(file: str, *arguments: str) -> Any:
-    """Run the benchmark `file` in another process, and return the JSON of its last line. Its peak is its own, too."""
+    """Run the benchmark `file` in another process. Return and print the JSON of its last line. Its peak is its own, too."""
     run = [sys.executable, file, *arguments]
-    said = subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return json.loads(said.splitlines()[-1])
+    out = subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True).stdout
+    said = json.loads(out.splitlines()[-1])
+    print(*arguments, said, file=sys.stderr, flush=True)
+    return said
 
 
 def draw_tokens(folder: Path, sequences: int, seqlen: int, draw: int = 0) -> Any:

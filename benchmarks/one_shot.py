@@ -117,34 +117,21 @@ def one(name: str, folder: Path, sequences: int) -> dict[str, Any]:
     return {"seconds": took, "peak": provenance.peak_bytes("cpu"), "before": before}
 
 
-class Measured:
-    """Every round of every method and size."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._rounds: dict[tuple[str, str], list[dict[str, float]]] = {}
-
-    def add(self, method: str, size: str, model: str, sequences: int) -> None:
-        said = apart(__file__, "--one", method, "--folder", str(self._folder / model), "--sequences", str(sequences))
-        self._rounds.setdefault((method, size), []).append(said)
-        print(method, size, self._rounds[method, size][-1], file=sys.stderr, flush=True)
-
-    def figures(self, method: str, sizes: list[str]) -> dict[str, Any]:
-        """Return, for each size, median seconds, the highest peak, and what was held before. Then ratios of the last to the first."""
-        if not sizes:
-            return {}
-        figures: dict[str, Any] = {}
-        for size in sizes:
-            rounds = self._rounds[method, size]
-            figures[size] = {
-                "seconds": round(statistics.median(r["seconds"] for r in rounds), 3),
-                "peak MB": round(max(r["peak"] for r in rounds) / 1e6, 1),
-                "of these before it began": round(max(r["before"] for r in rounds) / 1e6, 1),
-            }
-        if len(sizes) > 1:
-            times = {size: [r["seconds"] for r in self._rounds[method, size]] for size in sizes}
-            figures[f"{sizes[-1]} / {sizes[0]}, seconds"] = ratio(times, sizes[-1], sizes[0])
-        return figures
+def summarize(rounds: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Return, for each size, median seconds, the highest peak, and what was held before. Then ratios of the last to the first."""
+    figures: dict[str, Any] = {
+        size: {
+            "seconds": round(statistics.median(r["seconds"] for r in runs), 3),
+            "peak MB": round(max(r["peak"] for r in runs) / 1e6, 1),
+            "of these before it began": round(max(r["before"] for r in runs) / 1e6, 1),
+        }
+        for size, runs in rounds.items()
+    }
+    if len(rounds) > 1:
+        first, *_, last = rounds
+        times = {size: [r["seconds"] for r in runs] for size, runs in rounds.items()}
+        figures[f"{last} / {first}, seconds"] = ratio(times, last, first)
+    return figures
 
 
 def numbers(text: str) -> list[int]:
@@ -177,15 +164,15 @@ def main() -> None:
     entire = {f"whole model, {n} sequences": ("whole", n) for n in whole}
     part = {f"{n} sequences": ("blocks", n) for n in sequences}
     wide = {f"width {n}": (f"width-{n}", WIDE_SEQUENCES) for n in widths}
+    rounds: dict[tuple[str, str], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        settings = ["--whole", given.whole, "--sequences", given.sequences, "--widths", given.widths]
-        prepared = [sys.executable, __file__, "--prepare", "--folder", scratch, "--blocks", str(given.blocks)]
-        subprocess.run([*prepared, *settings], check=True)
-        measured = Measured(Path(scratch))
+        subprocess.run([sys.executable, __file__, *sys.argv[1:], "--prepare", "--folder", scratch], check=True)
         for _ in range(given.rounds):
             for name in chosen:
                 for size, (model, count) in (entire | part | wide).items():
-                    measured.add(name, size, model, count)
+                    folder = str(Path(scratch) / model)
+                    said = apart(__file__, "--one", name, "--folder", folder, "--sequences", str(count))
+                    rounds.setdefault((name, size), []).append(said)
     figures: dict[str, Any] = {
         "whole model": f"{MODEL}; sequences of {SEQLEN} tokens" if entire else "not run",
         "sequences": f"{MODEL}, blocks from its first: {given.blocks}; sequences of {SEQLEN} tokens"
@@ -199,7 +186,7 @@ def main() -> None:
     for name in chosen:
         figures[name] = {}
         for sizes in (entire, part, wide):
-            figures[name] |= measured.figures(name, list(sizes))
+            figures[name] |= summarize({size: rounds[name, size] for size in sizes})
     finish("one_shot", figures)
 
 

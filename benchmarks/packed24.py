@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -102,7 +101,6 @@ def main() -> None:
         for _ in range(ROUNDS):
             for kind, runs in seen.items():
                 runs.append(apart(__file__, "--load", kind, str(Path(scratch) / kind)))
-                print(kind, runs[-1], file=sys.stderr, flush=True)
     for what in seen["hf"][0]:
         times = {kind: [r[what] for r in runs] for kind, runs in seen.items()}
         figures[f"{what}, packed24 / hf"] = ratio(times, "packed24", "hf")

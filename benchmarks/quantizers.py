@@ -74,12 +74,10 @@ def main() -> None:
         except (Skipped, UserError) as fault:
             print(json.dumps({"skipped": str(fault)}))
         return
-    settings = ["--model", given.model, "--blocks", str(given.blocks), "--rounds", str(given.rounds)]
     figures: dict[str, Any] = {"model": given.model, "blocks": given.blocks or "all", "threads": cores()}
     for name in QUANTIZERS:
         if name != "none":
-            figures[name] = apart(__file__, "--one", name, *settings)
-            print(name, figures[name], file=sys.stderr, flush=True)
+            figures[name] = apart(__file__, *sys.argv[1:], "--one", name)
     finish("quantizers", figures)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -36,16 +37,9 @@ EXPERTS, EXPERT_BLOCKS, EXPERT_HIDDEN, EXPERT_INNER = 16, 4, 1024, 3584
 SETTINGS = ("calibration.sequences=4", "calibration.seqlen=256", "dtype=bfloat16", "threads=1")
 
 
-def parameters(layers: int) -> int:
-    width = HIDDEN * KEYS // HEADS
-    block = 2 * HIDDEN * HIDDEN + 2 * width * HIDDEN + 3 * HIDDEN * INNER + 2 * HIDDEN
-    return 2 * VOCABULARY * HIDDEN + HIDDEN + layers * block
-
-
-def mixture_parameters() -> int:
-    attention = 2 * EXPERT_HIDDEN * EXPERT_HIDDEN * (HEADS + KEYS) // HEADS
-    block = attention + EXPERTS * (3 * EXPERT_HIDDEN * EXPERT_INNER + EXPERT_HIDDEN) + 2 * EXPERT_HIDDEN
-    return 2 * VOCABULARY * EXPERT_HIDDEN + EXPERT_HIDDEN + EXPERT_BLOCKS * block
+def parameters(layers: int, hidden: int, linears: dict[str, tuple[int, int]]) -> int:
+    """Count the weights of a model that `make` writes."""
+    return 2 * VOCABULARY * hidden + hidden + layers * (sum(map(math.prod, linears.values())) + 2 * hidden)
 
 
 def dense_linears() -> dict[str, tuple[int, int]]:
@@ -158,14 +152,16 @@ def main() -> None:
             for method in asked.method:
                 for mode in asked.mode if count in COMPARED else asked.mode[:1]:
                     row = prune(folder, method, mode, Path(room) / "out")
-                    figures.setdefault(f"{parameters(count) / 1e9:.1f} B", {})[f"{method}, {mode}"] = row
+                    figures.setdefault(f"{parameters(count, HIDDEN, dense_linears()) / 1e9:.1f} B", {})[
+                        f"{method}, {mode}"
+                    ] = row
                     finish("streaming", by_size(figures))
         if asked.mixture or asked.layers is LAYERS:
             for method in asked.method:
                 for mode in asked.mode:
                     row = prune(made(mixture, "--mixture"), method, mode, Path(room) / "out")
                     name = asked.label or "streamed by expert" if mode == "streamed" else mode
-                    size = f"{mixture_parameters() / 1e9:.1f} B, a mixture"
+                    size = f"{parameters(EXPERT_BLOCKS, EXPERT_HIDDEN, mixture_linears()) / 1e9:.1f} B, a mixture"
                     figures.setdefault(size, {})[f"{method}, {name}"] = {"peak_bytes": row["peak_bytes"]}
                     finish("streaming", by_size(figures))
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from harness import finish
 from scipy.special import ndtri
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from bench.compare.resolve import read
 from bench.compare.result_set import ResultSet
@@ -54,16 +54,12 @@ def losses(table: Table) -> Rows:
     return out
 
 
-def spearman(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
-
-
 def with_interval(one: list[tuple[float, float]], other: list[tuple[float, float]]) -> str:
     """Return the rank correlation of two lists of values with errors, with its 95% interval."""
     rng = np.random.default_rng(0)
     (a, da), (b, db) = (np.array(x).T for x in (one, other))
-    draws = [spearman(rng.normal(a, da), rng.normal(b, db)) for _ in range(DRAWS)]
-    value = spearman(a, b)
+    draws = [spearmanr(rng.normal(a, da), rng.normal(b, db)).statistic for _ in range(DRAWS)]
+    value = spearmanr(a, b).statistic
     low, high = np.nanquantile([*draws, value], [LEVEL / 2, 1 - LEVEL / 2])
     return f"{value:.2f} ({low:.2f} to {max(high, value):.2f})"
 

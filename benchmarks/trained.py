@@ -125,9 +125,7 @@ def main() -> None:
     for name in given.methods.split(","):
         figures[name] = {}
         for dtype in given.dtypes.split(","):
-            steps = ("--steps", str(given.steps), "--dtypes", dtype)
-            figures[name][dtype] = apart(__file__, "--one", name, *steps)
-            print(name, dtype, figures[name][dtype], file=sys.stderr, flush=True)
+            figures[name][dtype] = apart(__file__, *sys.argv[1:], "--one", name, "--dtypes", dtype)
     finish("trained", figures)
 
 
