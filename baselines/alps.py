@@ -118,7 +118,7 @@ class Alps:
     """Find the mask by ADMM with a growing penalty, then least squares under it.
 
     rho: initial penalty, for inputs of norm 1; damping: share of H's mean diagonal that is added to the diagonal;
-    iterations: largest number of ADMM iterations; steps: of conjugate gradients. Defaults of the released code.
+    iterations: largest number of ADMM iterations; steps: number of steps of conjugate gradients. Defaults of the released code.
 
     Unstructured patterns are counted per layer.
     """

@@ -23,8 +23,6 @@ from methods.pruning.holders import each_block, hold
 from methods.ranges import Count, CountOrZero, Share
 from methods.smaller import Kept, count_blocks
 
-EVALUATIONS = 200
-"""Default number of sets that the search draws."""
 OFFSPRING, MOST_SWAPS = 16, 3
 """Children of a generation, and the largest number of blocks that a child trades."""
 
@@ -135,10 +133,10 @@ class Depth:
     )
     drop: CountOrZero | Share = "25%"
     by: Literal["influence", "perplexity", "search"] = "influence"
-    evaluations: Count = EVALUATIONS
+    evaluations: Count = 200
 
     def __post_init__(self) -> None:
-        if self.evaluations != EVALUATIONS and self.by != "search":
+        if self.evaluations != type(self).evaluations and self.by != "search":
             raise ValueError("evaluations are those of by=search: leave them out, or add by=search")
 
     @torch.inference_mode()

@@ -129,7 +129,7 @@ class DSnoT:
     """Swap kept and pruned weights of a mask to shrink the expected error.
 
     cycles: largest number of swaps per row; threshold: the error at which a row is done, of an output summed over a
-    sequence's tokens as in the released code (so with longer sequences it is stricter); power: of the variance. The
+    sequence's tokens as in the released code (so with longer sequences it is stricter); power: exponent of the variance. The
     defaults are published.
 
     part: the linears to refine, "attention" or "all". The released code skips those of the MLP by default

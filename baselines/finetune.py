@@ -39,14 +39,11 @@ class LowRank(nn.Module):
         return weight + update.to(weight.dtype).masked_fill(~self.keep, 0)
 
 
-ALPHA = 16.0
-
-
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Settings):
     """Train a sparse model further under its mask; rank= for low-rank updates.
 
-    rank: of the updates, 0 to train all weights; alpha: the scale of the updates is alpha / rank. No distillation by
+    rank: rank of the updates, 0 to train all weights; alpha: the scale of the updates is alpha / rank. No distillation by
     default, since the text is new to the dense model too.
     """
 
@@ -55,11 +52,11 @@ class Finetune(Settings):
     info: ClassVar[MethodInfo] = MethodInfo(paper="none", keeps_pattern=True, cost=TRAINING)
     eta: Fraction = 0.0
     rank: CountOrZero = 0
-    alpha: Positive = ALPHA
+    alpha: Positive = 16.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha != ALPHA and not self.rank:
+        if self.alpha != type(self).alpha and not self.rank:
             raise ValueError("alpha scales the updates of a rank: leave it out, or add rank")
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:

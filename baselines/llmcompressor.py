@@ -68,7 +68,7 @@ class LlmCompressorWanda:
 class LlmCompressorAwq:
     """llm-compressor's AWQ: the scales alone, before any quantizer.
 
-    AWQModifier with W4 symmetric in groups, without duo_scaling. group: of the integers to round to; grid: number of ratios.
+    AWQModifier with W4 symmetric in groups, without duo_scaling. group: group size of the integers to round to; grid: number of ratios.
     """
 
     name: ClassVar[str] = "llmcompressor-awq"

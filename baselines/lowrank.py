@@ -125,9 +125,9 @@ def dense_weights(job: Job) -> Callable[[str], Tensor]:
 class LowRank:
     """Add a low-rank term to each pruned linear that makes up for most of what pruning changed.
 
-    rank: of each term, or its budget: the share of the linear's dense bytes that its factors may take, such as 10%.
+    rank: rank of each term, or the share of the linear's dense bytes that it may take, such as 10%.
     svd: the error is weighted by the second moment of the inputs ("whitened"), by its diagonal, or not at all ("plain").
-    rounds: of alternation, in which mask and weights are chosen again from what the term leaves, then the term; joint:
+    rounds: number of rounds, in which mask and weights are chosen again from what the term leaves, then the term; joint:
     largest number of ADMM iterations, in which mask, weights and term are chosen together. factors: integers that the
     factors are rounded to, int8 or int4; empty: they keep the format of the weights. damping: share of the mean diagonal
     that is added to the diagonal.

@@ -126,15 +126,16 @@ class MaskLLM(Settings):
 
     The loss is CE - lambda (1 - t/T) sum ||W * M||^2; only the gates are trained. In the end each group gets the
     pattern with its largest gate. kappa, the scale of the gates, and tau, the temperature, change linearly from the
-    first value to the one named `_end`. No distillation, lr 5e-4 to 5e-5, eps 1e-5, decay 0.1 [c].
+    first value to the one named `_end`. No distillation, lr 5e-4 to 5e-5, eps 1e-5 and decay 0.1, as in the
+    released code.
 
-    The weights are those of the dense model, never of the prior [p]: the stage named by `from=` gives only its mask,
+    The weights are those of the dense model, never of the prior: the stage named by `from=` gives only its mask,
     towards which the gates are moved with strength alpha. Without `from=` the gates start as noise.
 
     Memory: C(m, n) / m gates per weight, each with gradient and two moments in float32. That is 24 bytes per weight at
     2:4 and 140 at 4:8, besides the 4 of the weight; a forward pass keeps C(m, n) / m + 1 floats more.
 
-    file: masks to apply, without training, in the authors' format (`baselines.maskfile`); sha256: of that file.
+    file: masks to apply, without training, in the authors' format (`baselines.maskfile`); sha256: digest of that file.
     """
 
     name: ClassVar[str] = "maskllm"

@@ -26,9 +26,6 @@ Figures = dict[str, defaultdict[str, list[list[float]]]]
 """Figures of the note by name and by the part that is permuted, each before and after."""
 
 
-LR, BLOCK = 1.0, 64
-
-
 @dataclass(frozen=True, kw_only=True)
 class Permute:
     """Order the channels so that n:m keeps more, where the permutation is free.
@@ -53,11 +50,11 @@ class Permute:
     heads: bool = True
     rounds: Count = 4
     steps: CountOrZero = 0
-    lr: Positive = LR
-    block: Count = BLOCK
+    lr: Positive = 1.0
+    block: Count = 64
 
     def __post_init__(self) -> None:
-        if (self.lr, self.block) != (LR, BLOCK) and not self.steps:
+        if (self.lr, self.block) != (type(self).lr, type(self).block) and not self.steps:
             raise ValueError("lr and block are those of steps: leave them out, or add steps")
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:

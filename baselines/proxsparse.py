@@ -119,10 +119,7 @@ class ProxSparse(Settings):
 
     lambda: strength of the regulariser, whose prox is taken after each step of Adam.
 
-    Only the mask of the largest trained weights is used: the result has the initial weights under it. Only the targets
-    are trained; [c] trains all parameters and uses none of them. The second regulariser of [c], on the change of kept
-    weights, is 0 by default there and not implemented here. lr and warmup are those of [c], its 400 samples are in a
-    recipe; lr falls as a cosine here and linearly in [c].
+    lr and warmup are those of the released code. The recipe paper-proxsparse has its 400 samples.
 
     Memory: 20 bytes per weight of a target: its value, the initial value, gradient and two moments in float32.
     """

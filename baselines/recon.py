@@ -81,7 +81,7 @@ class Recon:
 
     target: what a block should give: "dense", what the dense block gives on the dense model's inputs, which also
     corrects the error of the blocks before; "own-input", what it gives on the pruned block's inputs.
-    epochs: over the calibration tokens; batch: sequences per step; relative_lr: learning rate of the first step, in
+    epochs: passes over the calibration tokens; batch: sequences per step; relative_lr: learning rate of the first step, in
     units of each parameter's root mean square over what is kept, from where it falls linearly to 0; lr: one learning rate
     for all parameters instead, 0 for none; normalize: divide each token's error by the square of its size; by_channel:
     divide each channel by its root mean square first; massive: leave out tokens whose output is this many times the median

@@ -33,26 +33,23 @@ def principal(wiring: Wiring, job: Job) -> Tensor:
     return components.flip(1)
 
 
-LR = 0.01
-
-
 @dataclass(frozen=True, kw_only=True)
 class Rotate:
     """Rotate the residual stream and the values of the heads, so that no input is an outlier.
 
     Section 4 of QuaRot, stages 1a and 1b without the rotations at run time: norms are folded into the linears that read
     them, and every rotation into the linears around it, so nothing is left to compute. A tied head gets its own
-    tensor. residual: rotate the residual stream; values: rotate the values of each head; seed: of the signs.
+    tensor. residual: rotate the residual stream; values: rotate the values of each head; seed: seed of the signs.
 
     With steps the rotations are learned for pruning instead, as in DenoiseRotator: they gather the importance of weights on
-    calibration text, so that less of it is pruned. steps: number of steps, 0 for Hadamard matrices; lr: of Adam. pca: rotate
+    calibration text, so that less of it is pruned. steps: number of steps, 0 for Hadamard matrices; lr: learning rate of Adam. pca: rotate
     the residual stream to its principal components on calibration text, for `channels` after it.
     """
 
     name: ClassVar[str] = "rotate"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="2404.00456", dense=True, transform=True, cost=Cost(), calibrated_by=("steps", "pca"),
+        paper="2404.00456", dense=True, transform=True, cost=Cost(also="one pass over the weights; learned: also 2 passes over calibration text, and its steps; pca: 1 pass"), calibrated_by=("steps", "pca"),
         folds="residual", turns="residual",
         presets={"learned": {"steps": 400}, "pca": {"pca": True}},
     )  # fmt: skip
@@ -60,7 +57,7 @@ class Rotate:
     values: bool = True
     seed: CountOrZero = 0
     steps: CountOrZero = 0
-    lr: Positive = LR
+    lr: Positive = 0.01
     pca: bool = False
 
     def __post_init__(self) -> None:
@@ -68,7 +65,7 @@ class Rotate:
             raise ValueError(
                 "pca rotates the residual stream to its principal components: leave steps and residual out"
             )
-        if self.lr != LR and not self.steps:
+        if self.lr != type(self).lr and not self.steps:
             raise ValueError("lr is that of steps: leave it out, or add steps")
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:

@@ -64,13 +64,12 @@ class Awq:
 
     Section 3.2: s = (size of X)^alpha, with the best alpha of a grid from 0 to 1 for each group of linears with one input.
     The error of an alpha is ||(W' - W) X||^2 over those linears, where W' is W rounded after scaling. Without the search
-    of a clipping range. The size of an input is its root mean square, where the paper has the mean of |X|. bits, group:
-    of the integers to round to; grid: number of alphas.
+    of a clipping range. The size of an input is its root mean square, where the paper has the mean of |X|. bits, group: bits
+    and group size of the integers to round to; grid: number of alphas.
     """
 
     name: ClassVar[str] = "awq"
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    shares_calibration: ClassVar[bool] = False
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2306.00978", dense=True, transform=True, cost=Cost(passes=2, hessians=1)
     )

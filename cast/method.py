@@ -21,12 +21,10 @@ from methods.training.trainer import other_parameters
 class Cast(Settings):
     """Train while AdamS pulls pruned weights to zero.
 
-    lambda: strength of the pull. "auto": `lambda_scale` times the mean |momentum|, measured in the first steps. In the
-    paper lambda is of the order of the gradient, over thousands of steps [s]. In hundreds of steps that is too weak,
-    and the final prune removes large weights, so the default is a hundred times as much.
+    lambda: strength of the pull. "auto": `lambda_scale` times the mean |momentum|, measured in the first steps.
     refresh: steps between two updates of the mask; scales: blocks of a row with a scale each, 0 for no scales;
-    fixed: keep the first mask; decoupled: pull outside
-    the adaptive step, by lr times alpha, whatever lambda is; kernel: of AdamS.
+    fixed: keep the first mask; decoupled: pull outside the adaptive step, by lr times alpha, whatever lambda is;
+    kernel: implementation of AdamS.
     mask: by which size the kept weights are chosen: "magnitude", |w|, as in the paper; "wanda", |w| times the norm of
     the input.
 

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 
 class Needs(Flag):
-    """Requirements of a method or a measure. The runner supplies them, or says why it cannot."""
+    """Requirements of a method or a measure, joined by |. The runner supplies them, or says why it cannot.
+
+    CALIBRATION: `job.calibration` has tokens. TRAINING: `job.training` and `job.validation` have text. TEACHER:
+    `job.teacher()` loads the dense model. CUDA: a CUDA device. ISOLATED: `job.environment` is that of another library.
+    """
 
     NOTHING = 0
     CALIBRATION = auto()
@@ -204,4 +208,6 @@ class Method(Protocol):
     name: ClassVar[str]
     needs: ClassVar[Needs]
 
-    def apply(self, model: nn.Module, job: Job) -> Outcome: ...
+    def apply(self, model: nn.Module, job: Job) -> Outcome:
+        """Change the weights of the job's targets in place, so that each has the job's pattern, and return the model."""
+        ...

@@ -18,10 +18,6 @@ class Finish:
     cap: float | None = None
     divisor: float | None = None
 
-    @property
-    def is_plain(self) -> bool:
-        return self.cap is None and self.divisor is None
-
     def apply(self, x: Tensor) -> Tensor:
         """Return the logits of products x, of any shape."""
         if self.divisor is not None:
@@ -67,4 +63,4 @@ def head_of(model: nn.Module) -> nn.Module:
     """Return the module from a model's last hidden states to its logits. That is its own head if nothing follows it."""
     linear: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
     finish = finish_of(model)
-    return linear if finish.is_plain else Head(linear, finish)
+    return linear if finish == PLAIN else Head(linear, finish)

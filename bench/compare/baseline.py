@@ -86,20 +86,12 @@ def _parquet(tables: Sequence[tuple[str, Items]]) -> bytes:
     return sink.getvalue()
 
 
-def manifest(path: Path) -> dict[str, Any]:
-    """Read a baseline's manifest: format, schema, number of records, commits, digest.
-
-    Raises:
-        UserError: it does not exist, is not a baseline, or has another format.
-    """
-    return _read_files(path, MAX_FILE_BYTES)[0]
-
-
-def _read_files(path: Path, max_bytes: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _read_files(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return the manifest (format, schema, number of records, commits, digest), and the files. Raise UserError as `read`."""
     if not path.is_file():
         raise UserError(f"no baseline {str(path)!r}: write one with bench baseline set")
     try:
-        files = archives.read(path, max_bytes, (MANIFEST, RECORDS, ITEMS))
+        files = archives.read(path, MAX_FILE_BYTES, (MANIFEST, RECORDS, ITEMS))
         about = json.loads(files[MANIFEST])
         version, schema = about["format"], about.get("schema", SCHEMA)
         if type(version) is not int:
@@ -110,22 +102,19 @@ def _read_files(path: Path, max_bytes: int) -> tuple[dict[str, Any], dict[str, b
     except archives.FAULTS as fault:
         reason = (str(fault) or type(fault).__name__).splitlines()[0][:80]
         raise UserError(f"cannot read baseline {str(path)!r} ({reason}): {REMAKE}") from None
-    if version > FORMAT:
-        raise UserError(
-            f"baseline {str(path)!r} has format {version}, newer than this version's {FORMAT}: upgrade cast-bench"
-        )
-    if version < FORMAT:
-        raise UserError(f"baseline {str(path)!r} has format {version}, older than this version's {FORMAT}: {REMAKE}")
+    if version != FORMAT:
+        age, remedy = ("newer", "upgrade cast-bench") if version > FORMAT else ("older", REMAKE)
+        raise UserError(f"baseline {str(path)!r} has format {version}, {age} than this version's {FORMAT}: {remedy}")
     return about, files
 
 
-def read(path: Path, max_bytes: int = MAX_FILE_BYTES) -> ResultSet:
-    """Read a baseline, and compute its numbers again from their items. max_bytes: a larger file inside it is refused.
+def read(path: Path) -> ResultSet:
+    """Read a baseline, and compute its numbers again from their items.
 
     Raises:
         UserError: it does not exist, is damaged, or has an older or newer format.
     """
-    about, files = _read_files(path, max_bytes)
+    about, files = _read_files(path)
     try:
         if about.get("digest") != digests.of([files[RECORDS].decode(), files[ITEMS].hex()]):
             raise UserError(f"baseline {str(path)!r} is damaged (its digest does not match): {REMAKE}")
@@ -178,7 +167,7 @@ def list_rows(folder: Path) -> list[dict[str, Any]]:
     out = []
     for path in sorted(folder.glob("*.zip")):
         try:
-            about = manifest(path)
+            about = _read_files(path)[0]
             records, commits = about["records"], " ".join(c[:12] for c in about["commits"])
         except (UserError, KeyError, TypeError) as fault:
             records, commits = None, f"unreadable: {fault}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,15 +11,10 @@ from bench.compare.pairing import MetricPair
 from bench.compare.result_set import ResultSet
 from bench.results.derive import Items
 from bench.stats import bootstrap, mcnemar
-from bench.stats.bootstrap import Estimate
+from bench.stats.bootstrap import Array, Estimate
 from bench.stats.seed_noise import SeedNoise, add_seed_noise
 from methods.errors import UserError
 from methods.pattern import Pattern
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
 
 MIN_ARTICLES = 8
 """Smallest number of articles. With fewer, windows are grouped into WINDOW_BLOCKS blocks."""
@@ -106,17 +100,6 @@ def counted_change(pair: MetricPair) -> float:
     required = (Pattern.parse(side[0].identity.pattern).share for side in (pair.before, pair.after))
     before, after = (min(value, goal) for value, goal in zip((was, now), required, strict=True))
     return after - before
-
-
-def require_items(pair: MetricPair, before: ResultSet, after: ResultSet) -> None:
-    """Read the items of both sides, which checks the numbers of their records.
-
-    Raises:
-        UserError: they cannot be read, or give other numbers.
-    """
-    for results, records in ((before, pair.before), (after, pair.after)):
-        for record in records:
-            results.items(record)
 
 
 def mean_values(pair: MetricPair) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -68,16 +67,16 @@ def _compare(record: Record, new: Record, tolerance: float | None) -> tuple[str,
     same = record.key == new.key and machine_of(record) == machine_of(new) and record.versions == new.versions
     changes = []
     for name, old in was.items():
-        definition = metrics.find(name, old.unit)
+        definition, other = metrics.find(name, old.unit), now[name]
         exact = same and not definition.is_time
-        if was[name].value == now[name].value and (not exact or old == now[name]):
+        if old.value == other.value and (not exact or old == other):
             continue
         assert old.value is not None
-        assert now[name].value is not None
-        distance = _distance(old.value, now[name].value or 0.0, definition)
+        assert other.value is not None
+        distance = _distance(old.value, other.value, definition)
         limit = 0.0 if exact else tolerance if tolerance is not None else tolerance_of(definition)
         part = "" if distance else "standard error or n of "
-        text = f"{part}{name} {old.value:.6g}, now {now[name].value:.6g}, tolerance {limit:.3g}"
+        text = f"{part}{name} {old.value:.6g}, now {other.value:.6g}, tolerance {limit:.3g}"
         changes.append((exact or distance > limit, text))
     worst = [text for is_over, text in changes if is_over]
     why = "" if same else f" ({_difference(record, new)})"
@@ -94,7 +93,7 @@ def tolerance_of(metric: metrics.Metric) -> float:
 def _distance(was: float, now: float, metric: metrics.Metric) -> float:
     """Return the difference: relative to the first, or absolute for a proportion."""
     absolute = metric.high is not None or was == 0
-    return abs(now - was) if absolute else abs(math.inf if not math.isfinite(now) else now / was - 1)
+    return abs(now - was) if absolute else abs(now / was - 1)
 
 
 def _difference(record: Record, new: Record) -> str:

@@ -14,19 +14,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bench.results.record import Record
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
+from bench.stats.bootstrap import Array
 from methods.errors import UserError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
 
 DRAWS = 1000
 TAILS = (0.025, 0.975)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from operator import itemgetter
 from typing import NamedTuple
@@ -110,24 +110,19 @@ class SeedNoiseTable:
     @cached_property
     def _destroyed(self) -> set[IdentityKey]:
         """Return the rows with more than DESTROYED_FROM times the least perplexity of their model and protocol."""
-        found = [
-            (_row(record), (record.identity.model, record.identity.protocol), reading.value)
-            for record in self.records
-            for reading in record.readings
-            if reading.metric == "perplexity" and reading.value is not None
-        ]
+        found = [(r, (r.identity.model, r.identity.protocol), value) for r, value in self._numbers("perplexity")]
         least = {key: min(value for _, _, value in group) for key, group in group_by(found, itemgetter(1)).items()}
-        return {row for row, key, value in found if value > DESTROYED_FROM * least[key]}
+        return {_row(record) for record, key, value in found if value > DESTROYED_FROM * least[key]}
 
     @cached_property
     def _bits(self) -> dict[IdentityKey, float]:
         """Return the bits per weight of each row that has a size."""
-        return {
-            _row(record): reading.value
-            for record in self.records
-            for reading in record.readings
-            if reading.metric == "bits_per_weight" and reading.value is not None
-        }
+        return {_row(record): value for record, value in self._numbers("bits_per_weight")}
+
+    def _numbers(self, metric: str) -> Iterator[tuple[Record, float]]:
+        """Yield each record that has a metric, and its number."""
+        for record in self.records:
+            yield from ((record, r.value) for r in record.readings if r.metric == metric and r.value is not None)
 
     @cached_property
     def _measured(self) -> dict[tuple[str, str], list[tuple[str, SeedNoise]]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from bench.compare.estimate import NotComparable, counted_change, estimate_pair, mean_change, mean_values, require_items
+from bench.compare.estimate import NotComparable, counted_change, estimate_pair, mean_change, mean_values
 from bench.compare.pairing import NOT_REPORTED, MetricPair, pair_results
 from bench.compare.result_set import ResultSet, gc_paused
 from bench.compare.seed_noise import SeedNoiseTable
@@ -139,7 +139,9 @@ def compare(
         if reason := pair.obstacle():
             rows.append(_row(pair, "NOT_COMPARABLE", reason))
         elif pair.same_key and not pair.definition.is_time and not pair.counted:
-            require_items(pair, before, after)
+            for side, records in ((before, pair.before), (after, pair.after)):
+                for record in records:
+                    side.items(record)  # checks the numbers of the record
             rows.append(_check_reproduction(pair, settings))
         else:
             to_estimate.append(pair)
@@ -237,7 +239,7 @@ def _seed_hint(pair: MetricPair, source: str) -> str:
     seeds = {r.identity.seed for r in pair.before} - {None}
     if 0 < len(seeds) < 3 and not pair.counted:
         noise = f"; noise between seeds added: {source}" if source else ""
-        return f"{amount(len(seeds), 'calibration seed')}: use 5 for less noise{noise}"
+        return f"{amount(len(seeds), 'calibration seed')}: use 3 or more for less noise{noise}"
     return ""
 
 

@@ -23,8 +23,7 @@ KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": 
 SHORT_SPIN = {"GOMP_SPINCOUNT": "4000"}
 """Time that OpenMP's threads spin before they sleep, a hundredth of the default.
 
-With the default, two runs on one machine take five times as long as one. Without spinning, a lone run takes up to a tenth
-longer (benchmarks/side_by_side.py).
+The default slows a second run on the machine, and no spin slows a single one (benchmarks/side_by_side.py).
 """
 
 

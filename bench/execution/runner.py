@@ -57,13 +57,9 @@ def execute(plan: Plan, store: Store, listeners: Sequence[RunListener]) -> Summa
         stack.callback(end_adopted)
         stack.enter_context(full_disk_stops(store.root))
         folder = stack.enter_context(contextlib.closing(ResultsFolder(store.root)))
-        missing: list[list[Measurement]] = []
-        known = 0
-        for measurements in plan.artifacts().values():
-            left = [m for m in measurements if not store.finished(m.key)]
-            known += len(measurements) - len(left)
-            if left:
-                missing.append(left)
+        left = ([m for m in some if not store.finished(m.key)] for some in plan.artifacts().values())
+        missing = list(filter(None, left))
+        known = len(plan.measurements) - sum(map(len, missing))
         require_memory(plan, missing)
         if plan.spec.executor == "ray" and missing:
             import_ray()  # a missing package is an error before the first progress line

@@ -99,23 +99,12 @@ def measure(
         for i, (name, other) in enumerate(others.items()):
             (place := workdir / str(i)).mkdir()
             turn[name] = ModelVersions(other, place, sides=(DENSE,))
-        steps = [
-            Step(*step)
-            for n in request.tokens
-            for step in (("decode", 1, n), ("prefill", n, 0))
-            if step[0] in request.steps
-        ]
+        steps = [Step(*s) for n in request.tokens for s in (("decode", 1, n), ("prefill", n, 0))]
+        rows = [(name, e, kind) for name in turn for e in engines for kind in e.kinds]
         made = [
-            (
-                step,
-                [
-                    _new_record(request, turn, name, e, kind, step, engines)
-                    for name in turn
-                    for e in engines
-                    for kind in e.kinds
-                ],
-            )
+            (step, [_new_record(request, turn, *row, step, engines) for row in rows])
             for step in steps
+            if step.name in request.steps
         ]
         known = {r.key: old for _, records in made for r in records if (old := store.finished(r.key))}
         new = [step for step, records in made if not all(r.key in known for r in records)]
@@ -201,7 +190,7 @@ def _time(
                     entered.setdefault((engine.name, contestant.kind, name), {})[contestant.side] = contestant
         works = {_name(*key, side): c.work for key, sides in entered.items() for side, c in sides.items()}
         say(f"{step.name}: timing {len(works)} models in turn, {BLOCKS} blocks of each, twice")
-        context = _context(request, turn, step, entered)
+        load, limits = psutil.getloadavg()[0], _limits(request, turn, step, entered)
         timings = interleave(works, clock, repeat=works, blocks=BLOCKS, block_s=BLOCK_S, after_round=after_round)
     for record in records:
         model = record.identity.model if record.identity.model in request.others else ""
@@ -210,12 +199,12 @@ def _time(
         record.provenance = provenance.gather()
         items = _fill(record, {side: _name(*key, side) for side in sides}, sides, step, timings)
         record.notes |= {"in_turn": list(works), "threads": request.threads, "kv_tokens": step.kv}
-        record.notes |= {"prompt_tokens": step.prompt, "engine": record.key_inputs["engine"], "load": context.load}
+        record.notes |= {"prompt_tokens": step.prompt, "engine": record.key_inputs["engine"], "load": load}
         if request.sparse and SPARSE in sides:
             record.notes["sparse"] = Path(request.sparse).name
         if request.others:
             record.notes["beside"] = request.model
-        record.notes |= context.of(key, sides)
+        record.notes |= limits.get(key, {})
         store.write(record, items)
         yield record
 
@@ -225,54 +214,37 @@ _Key = tuple[str, str, str]
 _Entered = dict[_Key, dict[str, Contestant]]
 
 
-@dataclass(frozen=True)
-class _Context:
-    """Conditions and quality of the timings of a step.
+def _limits(
+    request: ModelTimingRequest, turn: Mapping[str, ModelVersions], step: Step, entered: _Entered
+) -> dict[_Key, dict[str, Any]]:
+    """Measure what limits a step on a CPU. Return notes for each record.
 
-    load: mean number of running processes of the last minute, before the timing; bandwidth: bytes per second; cached: bytes of
-    keys and values that the step reads, in 16 bits, by the name of the model; perplexity: of each contestant, by key and side;
-    peak: operations per second of a large product in bfloat16; flops: operations of a prompt in the dense linears, by the name
-    of the model.
+    For decoding: bytes of weights, and of keys and values in 16 bits, that the step reads; perplexities; and the bandwidth of
+    the threads in bytes per second. For a prompt: its operations in the dense linears, and those per second of a large product.
     """
-
-    load: float
-    bandwidth: float | None = None
-    cached: Mapping[str, int] = field(default_factory=dict)
-    perplexity: Mapping[tuple[_Key, str], float] = field(default_factory=dict)
-    peak: float | None = None
-    flops: Mapping[str, float] = field(default_factory=dict)
-
-    def of(self, key: _Key, sides: Mapping[str, Contestant]) -> dict[str, Any]:
-        """Return the notes of a record."""
-        _, kind, model = key
-        cached = self.cached.get(model, 0) * (2 if kind == "fp32" else 1)
-        read = {side: c.nbytes + cached for side, c in sides.items() if c.nbytes and cached}
-        quality = {side: self.perplexity[key, side] for side in sides if (key, side) in self.perplexity}
-        notes: dict[str, Any] = {"bytes_per_token": read} if read else {}
-        if quality:
-            notes |= {"perplexity": quality, "perplexity_of": f"{TEXT}, {WINDOWS} windows of {SEQLEN} tokens"}
-        if self.peak:
-            notes |= {"flops": self.flops[model], "peak_flops": self.peak}
-        return notes | ({"bandwidth": self.bandwidth} if self.bandwidth else {})
-
-
-def _context(request: ModelTimingRequest, turn: Mapping[str, ModelVersions], step: Step, entered: _Entered) -> _Context:
-    """Measure what limits a step on a CPU: for decoding the bandwidth of the threads, with perplexities; for a prompt their products."""
-    load = psutil.getloadavg()[0]
     if request.device != "cpu":
-        return _Context(load)
+        return {}
     if step.name == "prefill":
         flops = {}
         for name, versions in turn.items():
             config, shapes = versions.source.config, linear_shapes(versions.source.config, versions.source.shapes())
             counted = count_weights(config, {target: out * width for target, (out, width) in shapes.items()})
             flops[name] = 2.0 * step.prompt * counted.per_token
-        return _Context(load, peak=_measure_peak(), flops=flops)
+        peak = _measure_peak()
+        return {key: {"flops": flops[key[-1]], "peak_flops": peak} for key in entered}
+    notes: dict[_Key, dict[str, Any]] = {}
     with contextlib.suppress(Skipped):  # no native kernel
-        bandwidth = Cpu(request.threads).peaks().bandwidth
-        cached = {n: step.kv * count_cached(v.source.config) * ACTIVATION_BYTES for n, v in turn.items()}
-        return _Context(load, bandwidth, cached, _perplexities(turn, entered))
-    return _Context(load)
+        bandwidth, perplexity = Cpu(request.threads).peaks().bandwidth, _perplexities(turn, entered)
+        for key, sides in entered.items():
+            _, kind, model = key
+            cached = step.kv * count_cached(turn[model].source.config) * ACTIVATION_BYTES * (2 if kind == "fp32" else 1)
+            read = {side: c.nbytes + cached for side, c in sides.items() if c.nbytes and cached}
+            quality = {side: perplexity[key, side] for side in sides if (key, side) in perplexity}
+            notes[key] = {"bytes_per_token": read} if read else {}
+            if quality:
+                notes[key] |= {"perplexity": quality, "perplexity_of": f"{TEXT}, {WINDOWS} windows of {SEQLEN} tokens"}
+            notes[key]["bandwidth"] = bandwidth
+    return notes
 
 
 def _measure_peak() -> float:

@@ -17,6 +17,8 @@ from methods.header import DTYPE_BITS
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bench.kernels.folder24 import Folder24
+
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 """Keys of config.json that describe quantized weights."""
 CONTENT_SUFFIXES = (".safetensors", ".json", ".model", ".jinja", ".gguf")
@@ -52,7 +54,7 @@ class Checkpoint:
     rounded: tuple[str, ...] = ()
     """Module names of the linears whose inputs are rounded."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder | Folder24) -> None:
         self.folder, self.path = folder, folder.path
 
     @property

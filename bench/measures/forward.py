@@ -57,11 +57,6 @@ def _states(model: nn.Module, tokens: Tensor, batch: int, context: MeasureContex
         context.progress.advance(done, len(tokens))
 
 
-def batch_size(windows: int | None, seqlen: int) -> int:
-    """Return the number of windows in a forward pass. The default is about BATCH_TOKENS tokens."""
-    return windows or max(1, BATCH_TOKENS // seqlen)
-
-
 def logit_parts(
     heads: Sequence[nn.Module],
     states: Sequence[Tensor],

@@ -119,7 +119,7 @@ class Windowed(ABC):
 
     @property
     def per_forward(self) -> int:
-        return forward.batch_size(self.batch, self.seqlen)
+        return self.batch or max(1, forward.BATCH_TOKENS // self.seqlen)
 
     @property
     def same_pass(self) -> tuple[Any, ...]:

@@ -76,13 +76,13 @@ def machine_of(machine: dict[str, Any], device: str, dtype: str, threads: int) -
     return (*map(str, about), str(card or ""), device, dtype, str(threads))
 
 
-def read_past(results: Path) -> list[PastCost]:
-    """Read the costs of all artifacts whose measurements are complete, also from the folders beside this one.
+def read_past(results: Path, *, beside: bool = True) -> list[PastCost]:
+    """Read the costs of all artifacts whose measurements are complete. Skip records that cannot be read.
 
-    Skip records that cannot be read.
+    beside: also from the folders beside this one.
     """
     found: dict[tuple[str, Path], list[dict[str, Any]]] = {}
-    for path in _files(results.absolute()):
+    for path in _files(results.absolute(), beside):
         try:
             fields = json.loads(path.read_bytes())
             found.setdefault((str(fields["artifact"]), path.parent), []).append(fields)
@@ -98,10 +98,10 @@ def read_past(results: Path) -> list[PastCost]:
     return costs
 
 
-def _files(results: Path) -> list[Path]:
+def _files(results: Path, beside: bool) -> list[Path]:
     """Return the records of a folder and of those beside it, the newest first. A folder that cannot be read has none."""
     entries: list[tuple[float, str]] = []
-    for folder in {results / "records", *results.parent.glob("*/records")}:
+    for folder in {results / "records", *(results.parent.glob("*/records") if beside else ())}:
         with contextlib.suppress(OSError), os.scandir(folder) as listing:
             for entry in listing:
                 about = entry.stat() if entry.name.endswith(".json") and entry.is_file() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -57,9 +58,12 @@ def count_sizes(
     for pattern in (Pattern.parse("dense"), *patterns):
         require_fit(pattern, config, shapes, targets)
     widths = {target: weight_shape(config, shapes, target)[1] for target in targets}
-    for label, group in groups.items():
-        if isinstance(group, int):
-            _require_groups(label, group, widths)
+    for (label, group), (name, width) in itertools.product(groups.items(), widths.items()):
+        if isinstance(group, int) and (group < 1 or width % group):
+            raise UserError(
+                f"{label}: groups of {group} do not divide the {width} inputs of {name}: "
+                "use a size that does, or leave group= out"
+            )
     family = family_of(config)
     outside, blocks, experts = 0, Counter[str](), Counter[str]()
     path = re.escape(family.experts.path) if family.experts else "(?!)"
@@ -91,13 +95,3 @@ def count_sizes(
         hessians=count_hessians(False),
         hessians_by_expert=count_hessians(True),
     )
-
-
-def _require_groups(label: str, group: int, widths: Mapping[str, int]) -> None:
-    """Raise UserError, with the first such target, if a group size does not divide a target's input width."""
-    for name, width in widths.items():
-        if group < 1 or width % group:
-            raise UserError(
-                f"{label}: groups of {group} do not divide the {width} inputs of {name}: "
-                "use a size that does, or leave group= out"
-            )

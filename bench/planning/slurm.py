@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import jinja2
@@ -13,7 +12,6 @@ import jinja2
 from bench.planning import estimate
 from bench.planning.artifact import Plan
 from bench.planning.shards import divide
-from bench.planning.spec import Spec
 from bench.system.grouping import flatten
 
 MARGIN = 2.0
@@ -82,6 +80,8 @@ def write_script(plan: Plan, shards: int) -> str:
     threads = plan.measurements[0].artifact.threads if plan.measurements else 1
     nodes = spec.training.nodes
     processes = max((math.ceil(m.artifact.most_ranks / m.artifact.nodes) for m in plan.measurements), default=1)
+    settings = flatten(spec.model_dump(mode="json", exclude_defaults=True, exclude={"shard"}))
+    arguments = [f"--set={name}={json.dumps(value)}" for name, value in settings]
     template = jinja2.Template(TEMPLATE, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     script: str = template.render(
         measurements=len(plan.measurements),
@@ -96,12 +96,6 @@ def write_script(plan: Plan, shards: int) -> str:
         grace=GRACE_S,
         folder=shlex.quote(str(Path.cwd())),
         nodes=nodes,
-        command=shlex.join([*(["srun"] if nodes > 1 else []), "bench", "run", *_arguments(spec)]),
+        command=shlex.join([*(["srun"] if nodes > 1 else []), "bench", "run", *arguments]),
     )
     return script
-
-
-def _arguments(spec: Spec) -> Iterator[str]:
-    """Yield the arguments that make this spec on the command line."""
-    for name, value in flatten(spec.model_dump(mode="json", exclude_defaults=True, exclude={"shard"})):
-        yield f"--set={name}={json.dumps(value)}"

@@ -6,16 +6,13 @@ They are found without the items. `bench.results.derive` computes readings again
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.results import metrics
-from bench.results.identity import PROMPT, describe_prompt
+from bench.results.identity import PROMPT, Identity, describe_prompt
+from bench.results.record import ReadingRow, Record
 from bench.system import digests
 from methods.errors import UserError
-
-if TYPE_CHECKING:
-    from bench.results.identity import Identity
-    from bench.results.record import ReadingRow, Record
 
 METRICS_OF = {
     "perplexity": ("perplexity",),

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.results import metrics
+from bench.results.record import ReadingRow, Record
 from methods.pattern import Pattern
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from bench.results.record import ReadingRow, Record
-
-    Array = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 TOLERANCE = 1e-9
 """Relative difference between a number and its items that is no damage: only the summation order may differ."""

@@ -78,10 +78,6 @@ def to_frame(records: Iterable[Record], signers: Mapping[str, str] | None = None
     return frame if signers is None else frame.assign(signed_by=frame["record"].map(signers))
 
 
-def to_csv(records: Iterable[Record], signers: Mapping[str, str] | None = None) -> str:
-    return frame_to_csv(to_frame(records, signers))
-
-
 def frame_to_csv(table: pd.DataFrame) -> str:
     """Return a frame as CSV. Escape text, so that no cell is a formula or acts on a terminal."""
     table = table.copy()

@@ -7,14 +7,10 @@ halves are searched in the same way.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
+from bench.stats.bootstrap import Array
 
 PERMUTATIONS = 999
 MIN_SEGMENT = 2

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from bench.stats.bootstrap import Estimate, estimate_means, students_p
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from bench.stats.bootstrap import Array, Estimate, estimate_means, students_p
 
 
 def mcnemar_p(lost: int, gained: int) -> float:
@@ -51,9 +46,7 @@ def tango_interval(lost: int, gained: int, n: int, level: float) -> tuple[float,
     return float(low), float(high)
 
 
-def estimate_flips(
-    before: NDArray[np.float64], after: NDArray[np.float64], level: float, *, margin: float = 0.0
-) -> Estimate:
+def estimate_flips(before: Array, after: Array, level: float, *, margin: float = 0.0) -> Estimate:
     """Estimate accuracy after minus before, with one seed. before, after: 0 or 1, [questions].
 
     margin: change that `p_margin` tests, by Tango's score. For 0 it is McNemar's exact test.
@@ -77,9 +70,7 @@ def estimate_flips(
     )
 
 
-def estimate_flips_over_seeds(
-    before: NDArray[np.float64], after: NDArray[np.float64], level: float, *, margin: float = 0.0
-) -> Estimate:
+def estimate_flips_over_seeds(before: Array, after: Array, level: float, *, margin: float = 0.0) -> Estimate:
     """Estimate accuracy after minus before, over several seeds. before, after: 0 or 1, [seeds, questions].
 
     McNemar's test would count a question once for each seed. Student's t over questions and seeds does not.
@@ -88,6 +79,6 @@ def estimate_flips_over_seeds(
     return replace(estimate_means(after - before, level, margin=margin), lost=lost, gained=gained)
 
 
-def _count_flips(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[int, int]:
+def _count_flips(before: Array, after: Array) -> tuple[int, int]:
     """Return how many answers were right and are now wrong, and the reverse."""
     return int(((before == 1) & (after == 0)).sum()), int(((before == 0) & (after == 1)).sum())

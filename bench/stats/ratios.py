@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bench.stats.bootstrap import satterthwaite, students_p, students_t
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
+from bench.stats.bootstrap import Array, satterthwaite, students_p, students_t
 
 
 class PairedGroup(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from bench.compare import resolve
 from bench.compare.result_set import ResultSet
 from bench.reporting import board, searches
 from bench.reporting.searches import About
-from bench.reporting.view import ReportSection, Table
+from bench.reporting.view import Table
 from bench.results.check import FolderCheck, check_folder, disagreements
 from bench.results.record import Record
 from bench.results.store import RESULTS, ReadOnlyStore
@@ -124,16 +124,12 @@ def _effects(folder: Path, records: Sequence[Record], published: Sequence[Result
     before = [one.only(one.name, (r for r in one.records if r.identity.model in models)) for one in boards]
     before = [one for one in before if one.records]
     own = {record.stem for record in records}
-    tables = {(s.title, t.protocol): t for s in _sections(before) for t in s.tables}
-    for section in _sections([*before, ResultSet(str(folder), tuple(records), ReadOnlyStore(folder).items)]):
+    tables = {(s.title, t.protocol): t for s in board.make_sections(before) for t in s.tables}
+    for section in board.make_sections([*before, ResultSet(str(folder), tuple(records), ReadOnlyStore(folder).items)]):
         for table in section.tables:
             rows = tuple(k for k in table.whole_rows if _has(table, k, own))
             if rows:
                 yield Effect(section.title, table, rows, tables.get((section.title, table.protocol)))
-
-
-def _sections(results: Sequence[ResultSet]) -> Iterable[ReportSection]:
-    return board.make_sections(results) if results else ()
 
 
 def _has(table: Table, row: int, own: set[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import traceback
-from importlib.metadata import PackageNotFoundError, distribution, distributions, requires
+from importlib.metadata import distributions, requires
 
 from methods.errors import UserError
 
@@ -18,16 +18,8 @@ def extras() -> dict[str, dict[str, bool]]:
     out: dict[str, dict[str, bool]] = {}
     for requirement in requires("cast-bench") or ():
         if match := OF_EXTRA.fullmatch(requirement):
-            out.setdefault(match[2], {})[match[1]] = _is_installed(match[1])
+            out.setdefault(match[2], {})[match[1]] = any(distributions(name=match[1]))
     return out
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        distribution(package)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def pip_install(extra: str) -> str:

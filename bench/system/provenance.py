@@ -11,7 +11,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import Distribution, PackageNotFoundError, version
+from importlib.metadata import Distribution, distributions, version
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -44,13 +44,8 @@ def gather() -> dict[str, Any]:
 @cache
 def versions() -> dict[str, str]:
     """Return the versions of Python and PACKAGES, "absent" for a package that is not installed."""
-    out = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            out[name] = version(name)
-        except PackageNotFoundError:
-            out[name] = "absent"
-    return out
+    found = {name: next((d.version for d in distributions(name=name)), "absent") for name in PACKAGES}
+    return {"python": platform.python_version()} | found
 
 
 @cache

@@ -17,7 +17,7 @@ class Settings:
     lr: peak learning rate; relative_lr: peak learning rate in units of the root mean square of the targets' weights, 0 to
     use lr; warmup: share of the steps in which it rises; final_lr_ratio: share of the peak where the
     cosine ends; grad_clip: largest L2 norm of all gradients, 0 for no limit; eta: share of distillation in the loss;
-    temperature: of both softmaxes in it; hidden: weight in the loss of the distance to the teacher's hidden states, 0 for
+    temperature: that of both softmaxes of the distillation; hidden: weight in the loss of the distance to the teacher's hidden states, 0 for
     none; hidden_every: number of blocks from one such state to the next, counted back from the last block; recompute: forget activations inside blocks and compute them again in the
     backward pass; compile: torch.compile the blocks. "auto": on a CUDA device that has Triton.
     """

@@ -6,6 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -80,17 +81,9 @@ def unpacked() -> Iterator[None]:
     By default it checks in each forward pass whether positions restart in a row, and waits for the device to know. It has no
     setting for that. This module does not import transformers, and does nothing if the model is of another library.
     """
-    masks = sys.modules.get("transformers.masking_utils")
-    name = "find_packed_sequence_indices"
-    if not hasattr(masks, name):
+    masks, name = sys.modules.get("transformers.masking_utils"), "find_packed_sequence_indices"
+    with patch.object(masks, name, lambda position_ids: None) if hasattr(masks, name) else nullcontext():
         yield
-        return
-    real = getattr(masks, name)
-    setattr(masks, name, lambda position_ids: None)
-    try:
-        yield
-    finally:
-        setattr(masks, name, real)
 
 
 def hidden_states(model: nn.Module, ids: Tensor) -> Tensor:
