@@ -52,10 +52,12 @@ def test_missing_library_is_skipped(kind, llama, job, monkeypatch):
         kind().apply(llama, job)
 
 
-@pytest.mark.parametrize("kind", [LlmCompressorSparseGPT, SparsemlSparseGPT])
-@pytest.mark.parametrize("block", [6])
+@pytest.mark.parametrize("kind", [SparseGPT, LlmCompressorSparseGPT, SparsemlSparseGPT])
+@pytest.mark.parametrize("block", [6, 2])
 def test_block_must_hold_whole_groups(kind, block, llama, job):
-    with pytest.raises(UserError, match=f"invalid {kind.name}:block={block}: must be a multiple of 4 for pattern 2:4"):
+    with pytest.raises(
+        UserError, match=f"^invalid {kind.name}:block={block}: must be a multiple of 4 for pattern 2:4$"
+    ):
         kind(block=block).apply(llama, job)
 
 

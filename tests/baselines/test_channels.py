@@ -5,12 +5,12 @@ import torch
 
 from baselines.channels import Channels
 from baselines.rotate import Rotate
+from bench.execution.smaller import write_smaller
 from bench.inputs import loading
 from helpers.models import build, job_for, sample, write
 from methods.contract import Compute
 from methods.errors import UserError
-from methods.folder import Writer
-from methods.smaller import Kept, SmallerFolder, changed_config
+from methods.smaller import Kept
 from methods.targets import family_of
 from methods.transforms.stream import stream_moment
 from methods.transforms.wiring import Wiring
@@ -25,14 +25,9 @@ def logits(model, tokens):
 def smaller(model, kept, folder):
     """The model of a folder with these channels alone, as the runner writes it."""
     source, target = folder / "source", folder / "smaller"
-    source.mkdir()
     write(model, source)
-    opened, writer = SmallerFolder(source, kept), Writer(target)
-    for name in opened:
-        writer.add(name, opened.tensor(name))
-    writer.close()
     config = type(model.config).from_pretrained(source)
-    config.update(changed_config(model.config.to_dict(), kept))
+    config.update(write_smaller(model, source, kept, target, torch.float32))
     config.save_pretrained(target)
     return loading.load(target, Compute())
 

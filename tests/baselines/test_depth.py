@@ -8,32 +8,18 @@ import torch
 from transformers import LlamaConfig
 
 from baselines.depth import Depth, SetLosses, drop_greedily, influences, search
+from helpers.layers import block_calls
 from helpers.models import CONFIGS, GROUPED, REPRESENTATIVES, build, job_for, sample
 from methods.contract import Compute
 from methods.errors import UserError
-from methods.targets import family_of
-
-
-def blocks_of(model):
-    return model.get_submodule(family_of(model.config.to_dict()).blocks)
+from methods.training.compiled import blocks_of
 
 
 def naive_influences(model, tokens):
     """Token by token, from the inputs and outputs that one pass of the whole model has."""
-    seen = {}
-
-    def hook(index):
-        def record(_module, args, output):
-            seen[index] = args[0], output[0] if isinstance(output, tuple) else output
-
-        return record
-
-    for i, block in enumerate(blocks_of(model)):
-        block.register_forward_hook(hook(i))
-    model(input_ids=tokens, use_cache=False)
     out = []
-    for i in range(len(seen)):
-        x, y = (part.double().flatten(0, 1) for part in seen[i])
+    for call in block_calls(model, tokens):
+        x, y = (part.double().flatten(0, 1) for part in call)
         cosines = [float(a @ b) / float(a.norm() * b.norm()) for a, b in zip(x, y, strict=True)]
         out.append(1 - sum(cosines) / len(cosines))
     return out

@@ -9,24 +9,11 @@ import torch
 from baselines.elsa import ElsaAdam
 from bench.catalog.choice import build
 from bench.catalog.entries import METHODS
+from helpers.trainings import parameters, train
 from methods.pattern import Pattern
 
 ADAM = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8}
 SHAPES = [(8, 16), (4, 12)]
-
-
-def parameters():
-    rng = torch.Generator().manual_seed(4)
-    return [torch.nn.Parameter(torch.randn(shape, generator=rng)) for shape in SHAPES]
-
-
-def train(params, optimizer, steps, seed=1):
-    rng = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        for p in params:
-            p.grad = torch.randn(p.shape, generator=rng).to(p)
-        optimizer.step()
-    return params
 
 
 def elsa(params, pattern="2:4", transposed=False, **options):
@@ -66,7 +53,7 @@ def naive(params, steps, keep, lambda_, interval, schedule, projection, total=40
 def test_is_admm(pattern, schedule, projection):
     """lambda grows at each step of the cosine, and four projections fall into the thirty."""
     rule = {"lambda_": 0.5, "interval": 8, "schedule": schedule, "projection": projection}
-    params, expected = ([p.detach().to(dtype) for p in parameters()] for dtype in (torch.float32, torch.float64))
+    params, expected = ([p.detach().to(dtype) for p in parameters(SHAPES)] for dtype in (torch.float32, torch.float64))
     exact = [x.clone() for x in expected]
 
     for trained in (params, exact):
@@ -88,7 +75,7 @@ def test_released_has_the_defaults_of_the_released_code():
 
 
 def test_transposed_weights_are_the_same():
-    plain, turned = parameters(), [torch.nn.Parameter(p.detach().T.contiguous()) for p in parameters()]
+    plain, turned = parameters(SHAPES), [torch.nn.Parameter(p.detach().T.contiguous()) for p in parameters(SHAPES)]
     one, two = elsa(plain, interval=4), elsa(turned, transposed=True, interval=4)
     rng = torch.Generator().manual_seed(1)
     patterns = []
@@ -111,7 +98,7 @@ def test_transposed_weights_are_the_same():
 
 
 def test_weights_that_are_not_sparse_get_plain_adam():
-    ours, adams = parameters(), parameters()
+    ours, adams = parameters(SHAPES), parameters(SHAPES)
     groups = [{"params": ours[:1], "sparse": True}, {"params": ours[1:]}]
     optimizer = ElsaAdam(groups, total=40, pattern=Pattern(2, 4), lambda_=1.0, interval=4, **ADAM)
 

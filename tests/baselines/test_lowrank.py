@@ -10,6 +10,7 @@ from baselines.lowrank import LowRank, joint, low_rank, rank_for, root_of
 from bench import api
 from bench.planning.spec import Spec
 from bench.verify import CheckFailed, WeightCounts, count_terms
+from helpers.layers import inputs_of
 from helpers.models import REPRESENTATIVES, build, job_for, sample, with_prior, write
 from methods import adapter
 from methods.errors import UserError
@@ -27,21 +28,6 @@ def pruned(family, pattern="2:4"):
 
 def terms(outcome):
     return terms_of(outcome.model, torch.float32)
-
-
-def inputs_of(model, job):
-    """Inputs of each target on the calibration tokens, float64 [tokens, in]."""
-    seen, hooks = {}, []
-    for name in job.targets:
-
-        def hook(_module, args, name=name):
-            seen[name] = args[0].double().flatten(0, -2)
-
-        hooks.append(model.get_submodule(name).register_forward_pre_hook(hook))
-    model(input_ids=job.calibration, use_cache=False)
-    for handle in hooks:
-        handle.remove()
-    return seen
 
 
 @pytest.mark.parametrize("settings", [{}, {"joint": 20}])
@@ -71,7 +57,7 @@ def test_whitened_svd_has_the_smallest_output_error_on_every_layer():
     """Against the optimum that Eckart and Young give, in float64, by another root of the second moment."""
     dense, job = pruned("llama")
     for name, x in inputs_of(dense, job).items():
-        weight = dense.get_submodule(name).weight.double()
+        x, weight = x.double(), dense.get_submodule(name).weight.double()
         error, moment = weight.masked_fill(job.prior.masks[name], 0), x.T @ x
 
         def loss(svd, error=error, moment=moment, x=x):
@@ -108,7 +94,7 @@ def test_rounds_lower_the_error_and_joint_admm_lowers_it_more(pattern):
 def test_joint_admm_is_a_local_optimum_of_its_layer():
     """Compare with least squares under the mask, in float64."""
     dense, job = pruned("llama")
-    x = inputs_of(dense, job)[name := job.targets[0]]
+    x = inputs_of(dense, job)[name := job.targets[0]].double()
     goal, moment = dense.get_submodule(name).weight.double(), x.T @ x
     problem, _ = make_problem(moment.clone(), 1e-3)
     moment = problem.hessian * problem.norm * problem.norm[:, None]

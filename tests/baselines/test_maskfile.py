@@ -33,11 +33,6 @@ def released(path, bits):
     return path
 
 
-@pytest.fixture
-def job(llama, make_job):
-    return make_job(llama)
-
-
 def apply(model, job, path, **config):
     return MaskLLM(file=str(path), **config).apply(model, job)
 

@@ -167,20 +167,6 @@ def test_weights_that_stay_are_the_dense_ones(family, make, task):
         assert torch.equal(after[after != 0], before[after != 0])
 
 
-@pytest.mark.numeric
-def test_micro_batches_and_recomputation_see_one_mask(llama, task):
-    job = task(llama, steps=2)
-    whole = replace(job, budget=replace(job.budget, micro=None), workdir=job.workdir / "b")
-    method = MaskLLM(lr=3e-3, lambda_=1e-3)
-
-    one, two = (method.apply(copy.deepcopy(llama), j).notes["curve"] for j in (job, whole))
-    again = replace(method, recompute=True).apply(copy.deepcopy(llama), replace(job, workdir=job.workdir / "c"))
-
-    for key in ("loss", "norm"):
-        assert one[-1][key] == pytest.approx(two[-1][key], rel=1e-4)
-    assert one == again.notes["curve"]
-
-
 def test_memory_is_noted(llama, task):
     notes = MaskLLM().apply(copy.deepcopy(llama), task(llama, pattern="4:8", steps=1)).notes
 
@@ -198,13 +184,9 @@ def test_autocast_does_not_coarsen_the_mask():
     assert torch.equal(seen, mask.soft_mask(EVEN))
 
 
-@pytest.mark.parametrize(
-    ("pattern", "words"),
-    [("50%", "maskllm needs an n:m pattern, and 50% is not one"), ("8:16", "at most 70, and 8:16 has 12,870: ")],
-)
-def test_bad_input_is_a_sentence(pattern, words, llama, task):
-    with pytest.raises(UserError, match=words):
-        MaskLLM().apply(llama, replace(task(llama), pattern=Pattern.parse(pattern)))
+def test_too_many_patterns_are_refused(llama, task):
+    with pytest.raises(UserError, match="at most 70, and 8:16 has 12,870: "):
+        MaskLLM().apply(llama, replace(task(llama), pattern=Pattern(8, 16)))
 
 
 GOLDEN = {

@@ -5,31 +5,18 @@ import torch
 
 from baselines.ria import Ria
 from helpers.layers import NEAR, first_block
+from helpers.oracles import largest
 
 pytestmark = pytest.mark.numeric
 
 
 def naive(weight, x, pattern, power):
-    """Return the pruned weight, with sums and comparisons one by one in float64. Refuse near ties."""
-    w, norm = weight.double().abs().tolist(), x.double().square().sum(0).sqrt().tolist()
-    out, width = weight.shape
-    rows = [sum(row) for row in w]
-    columns = [sum(w[i][j] for i in range(out)) for j in range(width)]
-    score = {
-        (i, j): (w[i][j] / rows[i] + w[i][j] / columns[j]) * norm[j] ** power for i in range(out) for j in range(width)
-    }
-    kept = torch.zeros_like(weight)
-    if pattern.m:
-        groups = [[(i, a + k) for k in range(pattern.m)] for i in range(out) for a in range(0, width, pattern.m)]
-        count = pattern.n
-    else:
-        groups, count = [list(score)], len(score) - round(len(score) * pattern.sparsity)
-    for group in groups:
-        order = sorted(group, key=lambda at: (-score[at], at))
-        assert score[order[count]] < (1 - NEAR) * score[order[count - 1]]
-        for i, j in order[:count]:
-            kept[i, j] = weight[i, j]
-    return kept
+    """Return the pruned weight, scored in float64 and compared one by one. Refuse near ties."""
+    w = weight.double().abs()
+    score = (w / w.sum(1, keepdim=True) + w / w.sum(0)) * x.double().square().sum(0).sqrt() ** power
+    size = pattern.m or score.numel()
+    count = pattern.n or size - round(size * pattern.sparsity)
+    return weight.where(largest(score, count, size, NEAR), 0)
 
 
 @pytest.mark.parametrize(("pattern", "power"), [("2:4", 0.5), ("2:4", 0), ("4:8", 1.0), ("30%", 0.5)])

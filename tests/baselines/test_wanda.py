@@ -5,22 +5,15 @@ import torch
 
 from baselines.wanda import Wanda
 from helpers.layers import NEAR, first_block
+from helpers.oracles import largest
 
 pytestmark = pytest.mark.numeric
 
 
 def naive(weight, x, n, m):
     """Keep the n of every m neighbours with the largest |W_ij| * ||X_j||. Refuse near ties."""
-    norm = x.double().square().sum(0).sqrt()
-    out = torch.zeros_like(weight)
-    for i in range(weight.shape[0]):
-        for start in range(0, weight.shape[1], m):
-            score = {j: abs(float(weight[i, j])) * float(norm[j]) for j in range(start, start + m)}
-            order = sorted(score, key=lambda j: (-score[j], j))
-            assert score[order[n]] < (1 - NEAR) * score[order[n - 1]]
-            for j in order[:n]:
-                out[i, j] = weight[i, j]
-    return out
+    score = weight.double().abs() * x.double().square().sum(0).sqrt()
+    return weight.where(largest(score, n, m, NEAR), 0)
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (3, 8)])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cast.adams import AdamS, Scalars, reference
+from helpers.trainings import SHAPES, parameters, train
 from methods.pattern import Pattern
 
 pytestmark = pytest.mark.numeric
@@ -14,21 +15,6 @@ pytestmark = pytest.mark.numeric
 CLOSE = {"rtol": 2e-5, "atol": 2e-6}
 """A hundred steps round a weight by 6e-8 of itself each, so 6e-6, and its moves of 1e-2 some ten times, so 6e-7."""
 HYPER = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8}
-SHAPES = [(8, 16), (4, 12), (3, 8)]
-
-
-def parameters(shapes=SHAPES, seed=4):
-    rng = torch.Generator().manual_seed(seed)
-    return [torch.nn.Parameter(torch.randn(shape, generator=rng)) for shape in shapes]
-
-
-def train(params, optimizer, steps, seed=1, scale=1.0):
-    rng = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        for p in params:
-            p.grad = scale * torch.randn(p.shape, generator=rng)
-        optimizer.step()
-    return params
 
 
 def adams(params, total=100, pattern=(2, 4), sparse=True, **options):

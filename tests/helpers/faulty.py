@@ -4,6 +4,7 @@ import time
 
 import psutil
 
+from bench.system.cache import cache_dir
 from helpers import plugins, runs
 
 FAULTY = {
@@ -94,25 +95,26 @@ PATIENCE_S = 180
 
 
 def install(folder):
-    """The plug-in, as if installed under `folder`."""
+    """The plug-ins, as if installed under `folder`."""
+    runs.distribution(folder, "slowly", SLOW, methods={"slow": "slowly:Slow"})
     return plugins.install(folder, "faulty", FAULTY, FIELDS, FUNCTIONS)
 
 
-def install_slow(folder):
-    """A plug-in with a training that is slow while the gate is there."""
-    return runs.distribution(folder, "slowly", SLOW, methods={"slow": "slowly:Slow"})
+def undisturbed(tmp_path, monkeypatch, **changes):
+    """The records of the same run in this process, elsewhere, without a gate."""
+    monkeypatch.delenv("GATE", raising=False)
+    runs.own_cache(tmp_path / "calm", monkeypatch)
+    runs.run_here(runs.small(tmp_path / "calm/r", **changes))
+    return runs.contents(tmp_path / "calm/r")
 
 
-def set_gate(tmp_path, monkeypatch):
-    """A file at which `waits` stands still until it is gone."""
-    path = tmp_path / "gate"
-    path.touch()
-    monkeypatch.setenv("GATE", str(path))
-    return path
+def checkpoints():
+    """Steps at which unfinished trainings were saved."""
+    return sorted(int(p.name.removeprefix("step-")) for p in (cache_dir() / "training").glob("*/step-*"))
 
 
-def until(true, what):
-    end = time.monotonic() + PATIENCE_S
+def until(true, what, patience=PATIENCE_S):
+    end = time.monotonic() + patience
     while not true():
         assert time.monotonic() < end, f"waited in vain for {what}"
         time.sleep(0.02)

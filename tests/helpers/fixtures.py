@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
+import sys
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,12 +16,14 @@ import torch
 from torch import nn
 
 from bench.inputs import training_text, windows
-from helpers import browser, faulty, forked_ranks, runs, scripts
+from bench.kernels import native
+from helpers import browser, faulty, forked_ranks, runs
 from helpers.fake_hub import FakeHub
 from helpers.models import CONFIGS, REPRESENTATIVES, build, exact, job_for, mean_float64, sample, with_prior, write
 from helpers.trainings import counting, job_to_train
 from methods.contract import Job
 
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 VALIDATION_WINDOWS = training_text.MAX_VALIDATION_WINDOWS
 
 
@@ -170,7 +174,7 @@ def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a plug-in with faulty methods. A module may have a `site` of its own."""
+    """The folder of plug-ins with faulty methods and a slow one. A module may have a `site` of its own."""
     return faulty.install(tmp_path_factory.mktemp("faulty"))
 
 
@@ -183,7 +187,19 @@ def world(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 @pytest.fixture
 def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file at which the method `waits` stands still until it is gone."""
-    return faulty.set_gate(tmp_path, monkeypatch)
+    path = tmp_path / "gate"
+    path.touch()
+    monkeypatch.setenv("GATE", str(path))
+    return path
+
+
+@pytest.fixture
+def kernel() -> native.Kernel:
+    """The native kernel. Skip without one."""
+    try:
+        return native.load()
+    except native.NoKernel as why:
+        pytest.skip(str(why))
 
 
 @pytest.fixture
@@ -207,9 +223,13 @@ def heard() -> list[str]:
 
 @pytest.fixture(scope="module")
 def script(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The module of scripts/ that the test's module names as SCRIPT."""
-    with scripts.script(request.module.SCRIPT) as module:
-        yield module
+    """The module of scripts/ that the test's module names as SCRIPT. It and what it imports from there are forgotten afterwards."""
+    before = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPTS)
+        yield importlib.import_module(request.module.SCRIPT)
+        for loaded in {module.stem for module in SCRIPTS.glob("*.py")} & (set(sys.modules) - before):
+            del sys.modules[loaded]
 
 
 @pytest.fixture

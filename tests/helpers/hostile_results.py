@@ -118,13 +118,9 @@ def items(change: Callable[[pa.Table], pa.Table | bytes], **options: Any) -> Cas
         path, fields = record_in(folder)
         file = folder / "items" / fields["items"]["file"]
         changed = change(parquet.read_table(file))
-        sink = io.BytesIO()
-        if isinstance(changed, bytes):
-            sink.write(changed)
-        else:
-            parquet.write_table(changed, sink, **options)
-        file.write_bytes(sink.getvalue())
-        fields["items"] |= {"sha256": hashlib.sha256(sink.getvalue()).hexdigest(), "size": len(sink.getvalue())}
+        content = changed if isinstance(changed, bytes) else valid(changed, **options)
+        file.write_bytes(content)
+        fields["items"] |= {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
         del fields["digest"]
         path.write_text(json.dumps(fields | {"digest": digests.of(fields)}))
 
@@ -136,9 +132,9 @@ def column(name: str, make: Callable[[int], Any], kind: Any = None) -> Case:
     return items(lambda t: t.set_column(t.column_names.index(name), name, pa.array(make(t.num_rows), kind)))
 
 
-def valid(table: pa.Table) -> bytes:
+def valid(table: pa.Table, **options: Any) -> bytes:
     sink = io.BytesIO()
-    parquet.write_table(table, sink)
+    parquet.write_table(table, sink, **options)
     return sink.getvalue()
 
 

@@ -1,28 +1,49 @@
 """Single layers with inputs, and what one-shot methods make of them."""
 
+import contextlib
+from dataclasses import replace
+
 import torch
 
 from baselines.sparsegpt import prune_
 from methods.pruning.hessian import add_gram, inverse_factor, symmetric
+from methods.training.compiled import blocks_of
+
+
+def inputs_of(model, job):
+    """Inputs of each target on the calibration tokens, [tokens, in]. An expert that no token reaches has none."""
+    seen = {}
+
+    def note(name):
+        return lambda _module, args: seen.__setitem__(name, args[0].flatten(0, -2).clone())
+
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for name in job.targets:
+            hooks.enter_context(model.get_submodule(name).register_forward_pre_hook(note(name)))
+        model(input_ids=job.calibration, use_cache=False)
+    return seen
 
 
 def first_block(model, job):
     """Weight and inputs of each target in the first block, before anything is pruned."""
-    found = {}
-    handles = []
-    for name in [t for t in job.targets if ".layers.0." in t]:
-        module = model.get_submodule(name)
-        handles.append(
-            module.register_forward_pre_hook(
-                lambda m, args, name=name: found.__setitem__(name, (m.weight.clone(), args[0].flatten(0, 1)))
-            )
-        )
-    with torch.no_grad():
-        model(job.calibration)
-    for handle in handles:
-        handle.remove()
+    first = replace(job, targets=tuple(t for t in job.targets if ".layers.0." in t))
+    found = {t: (model.get_submodule(t).weight.clone(), x) for t, x in inputs_of(model, first).items()}
     assert len(found) == 7
     return found
+
+
+def block_calls(model, tokens):
+    """Inputs and outputs of each block of a whole forward pass."""
+    calls = []
+
+    def note(_module, args, output):
+        calls.append((args[0], output[0] if isinstance(output, tuple) else output))
+
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for block in blocks_of(model):
+            hooks.enter_context(block.register_forward_hook(note))
+        model(input_ids=tokens, use_cache=False)
+    return calls
 
 
 def error(got, weight, x):

@@ -38,11 +38,12 @@ from transformers import (
     Starcoder2Config,
 )
 
+from bench.inputs import loading
 from bench.inputs.models import COMPANIONS
 from helpers.runs import TINY
-from methods.contract import Job, Prior
+from methods.contract import Compute, Job, Outcome, Prior
 from methods.experts import unfold
-from methods.folder import save
+from methods.folder import Folder, save
 from methods.pattern import Pattern
 from methods.targets import dense_weight, find_targets
 
@@ -193,3 +194,16 @@ def random_folder(family: str, folder: Path, **values: object) -> Path:
         if (TINY / name).exists():
             shutil.copy2(TINY / name, folder / name)
     return folder
+
+
+def same_to_the_bit(streamed: Outcome, memory: Outcome, source: Path) -> None:
+    """Assert that a streamed method wrote the model that it leaves in memory. source: the model before."""
+    want = memory.model.state_dict()
+    shutil.copyfile(source / "config.json", streamed.model / "config.json")
+    written = Folder(streamed.model)
+    assert set(written) == set(Folder(source))
+    for name in written:
+        assert written.tensor(name).dtype == want[name].dtype
+        assert torch.equal(written.tensor(name), want[name]), name
+    again = loading.load(streamed.model, Compute(dtype=next(iter(want.values())).dtype)).state_dict()
+    assert all(torch.equal(tensor, want[name]) for name, tensor in again.items())

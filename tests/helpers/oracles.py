@@ -34,3 +34,16 @@ def agree(got, oracle, weight, x, *, grid=False):
     off = 0.0 if grid else float((near - want).abs()[:, steady].max())
     assert torch.equal(got[steady] != 0, want[steady] != 0)
     torch.testing.assert_close(got[steady].double(), want[steady], rtol=0, atol=off)
+
+
+def largest(score, count, size, near=0.0):
+    """Return the mask of the `count` largest of every `size` neighbours of a score, one by one; of equal ones the first.
+
+    near: relative distance below which the last that is kept and the first that is not are refused as a tie.
+    """
+    values, keep = score.flatten().tolist(), torch.zeros(score.numel(), dtype=torch.bool)
+    for start in range(0, len(values), size):
+        order = sorted(range(start, start + size), key=lambda i: (-values[i], i))
+        assert not near or values[order[count]] < (1 - near) * values[order[count - 1]]
+        keep[order[:count]] = True
+    return keep.view(score.shape)

@@ -1,7 +1,6 @@
 """A Ray cluster of two nodes on this machine, and who works on it."""
 
 import os
-import time
 from contextlib import contextmanager
 
 import psutil
@@ -55,11 +54,3 @@ def node_of(cluster, process):
         if any(info.process.pid in above for infos in node.all_processes.values() for info in infos):
             return node
     raise AssertionError(f"{process} runs on no node")
-
-
-def wait_for(true, what, patience=PATIENCE_S):
-    end = time.monotonic() + patience
-    while not (found := true()):
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.05)
-    return found

@@ -170,20 +170,10 @@ class Here:
     def wait(self, timeout=None):
         return 0
 
-    def send_signal(self, signum):
-        pass
+    def ignore(self, *_):
+        """Do nothing, as there is no process."""
 
-    def ask_to_end(self):
-        pass
-
-    def stop(self, patience):
-        pass
-
-    def kill(self):
-        pass
-
-    def close(self):
-        pass
+    send_signal = ask_to_end = stop = kill = close = ignore
 
 
 def workers_here(monkeypatch) -> None:

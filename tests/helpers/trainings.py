@@ -63,3 +63,23 @@ def pruned(model, job):
 
 LAST_DIGIT = 1e-5
 """One unit of it, of a figure noted with six: at most so much of the figure."""
+
+
+SHAPES = [(8, 16), (4, 12), (3, 8)]
+"""Shapes of small weights."""
+
+
+def parameters(shapes=SHAPES):
+    """Return random weights, float32."""
+    rng = torch.Generator().manual_seed(4)
+    return [torch.nn.Parameter(torch.randn(shape, generator=rng)) for shape in shapes]
+
+
+def train(params, optimizer, steps, seed=1, scale=1.0):
+    """Take steps of an optimizer with random gradients."""
+    rng = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        for p in params:
+            p.grad = scale * torch.randn(p.shape, generator=rng).to(p)
+        optimizer.step()
+    return params

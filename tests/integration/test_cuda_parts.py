@@ -80,14 +80,9 @@ def run(*words, bare=()):
     return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
 
 
-def run_bare(*words):
-    """With nothing but the standard library."""
-    return run(*words, bare=["-S"])
-
-
 def test_needs_of_a_python_without_packages():
     """No package is imported before it is said to lack. torch is not among the parts."""
-    done = run_bare("--needs")
+    done = run("--needs", bare=["-S"])  # with nothing but the standard library
 
     assert done.returncode == 1, done.stderr
     lacking = dict(line.split(":", 1) for line in done.stdout.splitlines())

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import time
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -25,18 +26,9 @@ from bench.execution.worker_process import StartedWorker
 from bench.results.store import Store
 from bench.system import cache, interpreter
 from helpers import runs
-from helpers.faulty import PATIENCE_S, gone, stopped_at, until
+from helpers.faulty import PATIENCE_S, gone, stopped_at, undisturbed, until
 
 pytestmark = pytest.mark.usefixtures("world")
-
-
-def undisturbed(tmp_path, monkeypatch, **changes):
-    """The records of the same run, elsewhere, without a gate."""
-    (tmp_path / "calm").mkdir()
-    monkeypatch.delenv("GATE")
-    runs.own_cache(tmp_path / "calm", monkeypatch)
-    runs.run_here(runs.small(tmp_path / "calm/r", measures=("size",), **changes))
-    return {k: runs.same(r) for k, r in runs.records(tmp_path / "calm/r").items()}
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +51,6 @@ def prepared(dense, tmp_path):
         return spec, ["run", "--methods", ",".join(spec.methods), "--measures", "size", *runs.flags(spec.results)]
 
     return prepare
-
-
-def same(results):
-    return {k: runs.same(r) for k, r in runs.records(results).items()}
 
 
 def again(cli, monkeypatch, command):
@@ -114,21 +102,20 @@ def test_a_process_that_ends_costs_its_artifact_alone_and_a_signal_ends_the_run(
 def test_killed_runner_takes_its_processes_along_and_breaks_no_record(tmp_path, prepared, cli, monkeypatch, gate):
     """It is killed in the middle of a write."""
     spec, command = prepared(methods=("waits:at=write",))
-    before = same(spec.results)
+    before = runs.contents(spec.results)
     run, _ = stopped_at(gate, command)
     everyone = psutil.Process(run.pid).children(recursive=True)
     run.kill()
     run.communicate(timeout=PATIENCE_S)
 
     assert gone(*everyone)
-    assert same(spec.results) == before
-    assert not (spec.results / "corrupt").exists()
+    assert runs.contents(spec.results) == before
 
     gate.unlink()
     out, _ = again(cli, monkeypatch, command)
 
     assert "2 measurements run, 2 read" in out
-    assert same(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods)
+    assert runs.contents(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods, measures=("size",))
 
 
 @pytest.mark.full
@@ -146,8 +133,7 @@ def test_two_runs_share_the_work(prepared, gate):
     assert [first.returncode, second.returncode] == [0, 0], ends
     measured = [int(re.search(r"(\d+) measurements? run", out)[1]) for out, _ in ends]
     assert measured == [2, 2]
-    assert len(same(spec.results)) == 6
-    assert not (spec.results / "corrupt").exists()
+    assert len(runs.contents(spec.results)) == 6
 
 
 REASONS = {
@@ -194,33 +180,24 @@ def test_a_worker_that_dies_before_it_reads_is_a_failed_row(prepared, cli, monke
     assert "ended with code 7" in runs.records(spec.results)["magnitude", None, "size"].reason
 
 
-def full(*_, **__):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def full_in_words(*_, **__):
-    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-
-def full_checkpoint(*_, **__):
-    """Raise what torch does when a checkpoint meets a full disk. Its class is not derived from Exception."""
-    raise CheckpointException(
-        "CheckpointException", {0: _wrap_exception(OSError(errno.ENOSPC, "No space left on device"))}
-    )
+FULL = OSError(errno.ENOSPC, "No space left on device")
+FULL_IN_WORDS = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+FULL_CHECKPOINT = CheckpointException("CheckpointException", {0: _wrap_exception(FULL)})
+"""What torch raises when a checkpoint meets a full disk. Its class is not derived from Exception."""
 
 
 @pytest.mark.parametrize(
     ("where", "fault"),
     [
-        ("os.fsync", full),
-        ("os.replace", full),
-        ("safetensors.torch.save_file", full_in_words),
-        ("bench.execution.build.verify", full_checkpoint),
+        ("os.fsync", FULL),
+        ("os.replace", FULL),
+        ("safetensors.torch.save_file", FULL_IN_WORDS),
+        ("bench.execution.build.verify", FULL_CHECKPOINT),
     ],
 )
 def test_full_disk_ends_the_work_with_the_reason(prepared, monkeypatch, where, fault):
     spec, _ = prepared()
-    monkeypatch.setattr(where, fault)
+    monkeypatch.setattr(where, Mock(side_effect=fault))
     label = runs.run_here(spec, only=["magnitude"])
 
     assert [e["event"] for e in label] == ["fatal"]
@@ -259,8 +236,7 @@ def test_a_shared_folder_that_vanishes_for_ten_seconds_costs_nothing(tmp_path, p
     _, err = run.communicate(timeout=PATIENCE_S)
 
     assert run.returncode == 0, err
-    assert same(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods)
-    assert not (spec.results / "corrupt").exists()
+    assert runs.contents(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods, measures=("size",))
 
 
 @pytest.mark.full
@@ -282,7 +258,7 @@ def test_a_clock_that_jumps_changes_no_record(tmp_path, monkeypatch, cli, jump):
     code, out, _ = cli("top", tmp_path / "r")
 
     assert summary.tried == {"ok": 6} and len(calls) > 20
-    assert same(tmp_path / "r") == same(tmp_path / "calm")
+    assert runs.contents(tmp_path / "r") == runs.contents(tmp_path / "calm")
     assert code == 0 and "6/6" in out and "-1 day" not in out
     seconds = [json.loads(p.read_text().splitlines()[-1])["seconds"] for p in (tmp_path / "r/logs").iterdir()]
     assert all(0 <= s < 1000 for s in seconds)
@@ -336,7 +312,7 @@ def test_full_disk_stops_the_run(prepared, monkeypatch, cli):
 
 def test_full_disk_under_the_runner_itself(prepared, monkeypatch, cli):
     _, command = prepared()
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(os, "replace", Mock(side_effect=FULL))
     code, _, err = cli(*command)
 
     assert code == 1

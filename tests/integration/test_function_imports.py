@@ -1,11 +1,6 @@
-"""scripts/function_imports.py: which imports inside functions it reports, and that this repository has none of them."""
-
-from pathlib import Path
+"""scripts/function_imports.py: which imports inside functions it reports."""
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-
 
 SCRIPT = "function_imports"
 

@@ -142,38 +142,22 @@ def test_a_version_of_what_is_being_made_lets_another_artifact_go_first(tmp_path
     assert runs.contents(tmp_path / "two") == runs.contents(tmp_path / "one")
 
 
-@pytest.mark.parametrize("training", [None, "a training"])
-def test_what_never_began_is_not_waited_for_when_a_run_ends(training, monkeypatch):
+def test_all_are_asked_to_end_at_once_and_a_training_is_waited_for_last(monkeypatch):
+    """What never began is not waited for."""
     monkeypatch.setattr(sweep, "time", SimpleNamespace(monotonic=lambda: 100.0))
-    patience = []
-    begun, waiting = (
-        SimpleNamespace(
-            artifact=SimpleNamespace(training=training),
-            has_begun=has_begun,
-            worker=SimpleNamespace(ask_to_end=lambda: None, stop=patience.append),
+    said = []
+
+    def task(training, has_begun):
+        worker = SimpleNamespace(
+            ask_to_end=lambda: said.append("asked"), stop=lambda patience: said.append((training, patience))
         )
-        for has_begun in (True, False)
-    )
-    sweep.Sweep._stop(SimpleNamespace(_at_work=[begun, waiting]))
+        return SimpleNamespace(artifact=SimpleNamespace(training=training), has_begun=has_begun, worker=worker)
 
-    assert patience == [sweep.CHECKPOINT_S if training else sweep.STOP_S, 0]
-
-
-def test_all_are_asked_to_end_and_a_training_does_not_delay_the_others():
-    ended = []
-    tasks = [
-        SimpleNamespace(
-            artifact=SimpleNamespace(training=training),
-            has_begun=True,
-            worker=SimpleNamespace(
-                ask_to_end=lambda: ended.append("asked"), stop=lambda patience, name=training: ended.append(name)
-            ),
-        )
-        for training in ("a training", None)
-    ]
+    tasks = [task(training, has_begun) for training in ("a training", None) for has_begun in (True, False)]
     sweep.Sweep._stop(SimpleNamespace(_at_work=tasks))
 
-    assert ended == ["asked", "asked", None, "a training"]
+    ended = [(None, sweep.STOP_S), (None, 0), ("a training", sweep.CHECKPOINT_S), ("a training", 0)]
+    assert said == ["asked"] * 4 + ended
 
 
 def test_an_artifact_without_progress_fails_and_the_next_goes_on(tmp_path, monkeypatch):

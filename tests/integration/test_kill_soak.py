@@ -28,11 +28,6 @@ VICTIMS = [(kind, v) for kind in ("sweep", "side by side") for v in ("runner", "
 ]
 
 
-@pytest.fixture(autouse=True)
-def world(tmp_path, monkeypatch):
-    yield from runs.world(tmp_path / "site", tmp_path, monkeypatch)
-
-
 def command(kind, results):
     flags, quantizers, settings = KINDS[kind]
     return ["run", *flags, *runs.flags(results, quantizers=quantizers, **settings)]
@@ -50,6 +45,7 @@ def family(process):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize(("kind", "victim"), VICTIMS)
 def test_kills_at_random_times_lose_nothing(tmp_path, monkeypatch, kind, victim):
     started = time.monotonic()

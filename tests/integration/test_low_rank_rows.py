@@ -30,12 +30,6 @@ from methods.pattern import Pattern
 from methods.terms import Factors, terms_of
 
 
-def pruned(family, pattern="2:4"):
-    """Build a dense model, and the job of a stage that refines magnitude's mask."""
-    model = build(family)
-    return model, with_prior(model, job_for(model, pattern))
-
-
 def terms(outcome):
     return terms_of(outcome.model, torch.float32)
 
@@ -43,7 +37,8 @@ def terms(outcome):
 @pytest.fixture
 def folder(tmp_path):
     """Write a sparse model with terms of several ranks."""
-    dense, job = pruned("llama")
+    dense = build("llama")
+    job = with_prior(dense, job_for(dense))
     outcome = LowRank(rank="20%").apply(dense, job)
     write(outcome.model, tmp_path / "model")
     adapter.write(tmp_path / "model", terms(outcome), transposed=False)

@@ -155,15 +155,10 @@ def test_bits_per_weight(pattern, item, stored, bits):
     counts = WeightCounts(
         Pattern.parse(pattern), parameters=100_500, bytes=item * 100_500, layers={"x": Layer(100_000, 0)}
     )
-    read = {
-        r.metric: r.value
-        for r in Size().read(None, SimpleNamespace(counts=counts, storage=stored, folder=runs.TINY)).values
-    }
+    context = SimpleNamespace(counts=counts, storage=stored, folder=runs.TINY)
+    read = {r.metric: r.value for r in Size().read(None, context).values}
     counts.violations = 1
-    broken = {
-        r.metric: r.value
-        for r in Size().read(None, SimpleNamespace(counts=counts, storage=stored, folder=runs.TINY)).values
-    }
+    broken = {r.metric: r.value for r in Size().read(None, context).values}
 
     assert read["bits_per_weight"] == pytest.approx(bits)
     bitmap = 6 if stored is WHOLE else 17  # no weight is zero here

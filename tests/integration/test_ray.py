@@ -5,19 +5,14 @@ import signal
 import psutil
 import pytest
 
-from bench.system.cache import cache_dir
-from helpers import faulty, ray_cluster, runs
-from helpers.ray_cluster import PATIENCE_S, node_of, wait_for
+from helpers import ray_cluster, runs
+from helpers.faulty import checkpoints, undisturbed, until
+from helpers.ray_cluster import PATIENCE_S, node_of
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 TRAINING = {"tokens": 60 * 8 * 32, "batch": 8, "seqlen": 32}
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    return faulty.install(faulty.install_slow(tmp_path_factory.mktemp("site")))
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +45,6 @@ def gate(gate_file, monkeypatch):
     gate_file.unlink(missing_ok=True)
 
 
-def undisturbed(tmp_path, monkeypatch, **changes):
-    """The records of the same run on the local executor, elsewhere."""
-    monkeypatch.delenv("GATE", raising=False)
-    (tmp_path / "calm").mkdir()
-    runs.own_cache(tmp_path / "calm", monkeypatch)
-    runs.run_here(runs.small(tmp_path / "calm/r", **changes))
-    return runs.contents(tmp_path / "calm/r")
-
-
 def started(cluster, results, methods, measures="size", **settings):
     line = ["run", "--methods", methods, "--measures", measures, *ray_cluster.flags(cluster)]
     return runs.start(*line, *runs.flags(results, **settings))
@@ -71,7 +57,8 @@ def ended(run, code=0):
 
 
 def both_at_the_gate(gate):
-    wait_for(lambda: len(ray_cluster.workers()) == 2 and gate.with_suffix(".reached").exists(), "the gate")
+    at_gate = gate.with_suffix(".reached")
+    until(lambda: len(ray_cluster.workers()) == 2 and at_gate.exists(), "the gate", PATIENCE_S)
     return ray_cluster.workers()
 
 
@@ -120,23 +107,19 @@ def test_a_driver_that_dies_is_started_again(cluster, tmp_path, monkeypatch, gat
     assert runs.contents(tmp_path / "r") == undisturbed(tmp_path, monkeypatch, methods=WAITING, measures=("size",))
 
 
-def saved_steps():
-    return sorted(int(p.name.removeprefix("step-")) for p in (cache_dir() / "training").glob("*/step-*"))
-
-
 @pytest.mark.parametrize("who", ["a spot node", "the driver"])
 def test_a_training_is_saved_first_and_goes_on(cluster, tmp_path, monkeypatch, gate, who):
     settings = {f"training.{k}": v for k, v in TRAINING.items()}
     runs.run_here(runs.small(tmp_path / "r", methods=("slow",), measures=("size",), training=TRAINING), only=["dense"])
     run = started(cluster, tmp_path / "r", "slow", **settings)
-    wait_for(gate.with_suffix(".reached").exists, "the training to begin")
+    until(gate.with_suffix(".reached").exists, "the training to begin", PATIENCE_S)
     (worker,) = ray_cluster.workers()
     if who == "a spot node":
         worker.parent().send_signal(signal.SIGTERM)
     else:
         run.send_signal(signal.SIGTERM)
     assert not psutil.wait_procs([worker], timeout=60)[1]
-    assert saved_steps() and saved_steps()[0] >= 5
+    assert checkpoints() and checkpoints()[0] >= 5
     gate.unlink()
     if who == "a spot node":
         assert "another attempt follows" in ended(run)

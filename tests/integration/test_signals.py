@@ -8,17 +8,11 @@ import psutil
 import pytest
 
 from bench.system.cache import cache_dir
-from helpers import faulty, runs, slurm
-from helpers.faulty import PATIENCE_S, gone, until
+from helpers import runs, slurm
+from helpers.faulty import PATIENCE_S, checkpoints, gone, stopped_at, until
 
 STEPS = 60
 TRAINING = {"tokens": STEPS * 8 * 32, "batch": 8, "seqlen": 32}
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("site")
-    return faulty.install(faulty.install_slow(folder))
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +42,7 @@ def prepared(tmp_path, method, **training):
 def test_a_run_ends_in_order(tmp_path, gate, signum, code, word):
     """SIGINT and SIGHUP end a run as SIGTERM does in test_faults.py."""
     _, command = prepared(tmp_path, "waits")
-    run, worker = faulty.stopped_at(gate, command)
+    run, worker = stopped_at(gate, command)
     run.send_signal(signum)
     _, err = run.communicate(timeout=PATIENCE_S)
 
@@ -59,11 +53,6 @@ def test_a_run_ends_in_order(tmp_path, gate, signum, code, word):
     assert not leftovers()
     assert not list((tmp_path / "r").rglob("*.tmp"))
     assert {r.status for r in runs.records(tmp_path / "r").values()} == {"ok"}
-
-
-def checkpoints():
-    """Steps at which unfinished trainings were saved."""
-    return sorted(int(p.name.removeprefix("step-")) for p in (cache_dir() / "training").glob("*/step-*"))
 
 
 @pytest.mark.full

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from baselines.wanda import squared_norm as squares
 from bench.catalog import registry
 from bench.catalog.choice import build
 from bench.inputs import architecture, loading
@@ -34,10 +35,6 @@ def theirs(family):
     """transformers' own class, with one tensor of all experts."""
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(models.CONFIGS[family]()).eval().requires_grad_(False)
-
-
-def squares(x, total):
-    return x.square().sum(0) if total is None else total + x.square().sum(0)
 
 
 def test_files_of_either_kind_are_one_model(mixture, tmp_path):

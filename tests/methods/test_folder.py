@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from bench.inputs import loading
+from helpers.models import SIZES
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import INDEX, Folder, Writer, save, state
@@ -154,14 +155,7 @@ def test_one_shard_that_is_full_to_the_byte_loads(home):
 def test_tied_weights_are_written_once(tied, tmp_path):
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        tie_word_embeddings=tied,
-    )
+    config = LlamaConfig(**SIZES, tie_word_embeddings=tied)
     model = AutoModelForCausalLM.from_config(config)
     config.save_pretrained(tmp_path)
 

@@ -52,16 +52,6 @@ def test_a_missing_cell_fails(roots):
     assert [(r.name, r.verdict) for r in found.failed] == [("tiny sparsegpt 2:4 wiki-mini@128", "MISSING")]
 
 
-def test_a_missing_seed_fails(roots):
-    for seed in (0, 1):
-        fake_records.perplexity(roots[0], seed=seed)
-    fake_records.perplexity(roots[1], seed=0)
-
-    row = verdict(roots)["perplexity"]
-
-    assert (row.verdict, row.reason) == ("MISSING", "not measured (seed 1)")
-
-
 def test_a_new_failure_fails_and_an_old_one_fixed_is_shown(roots):
     fake_records.perplexity(roots[0], method="wanda")
     fake_records.failed(roots[1], method="wanda", made="b")
@@ -94,29 +84,26 @@ def test_a_number_of_older_code_does_not_hide_that_todays_fails(roots):
     assert verdict(roots)["perplexity"].verdict == "OK"
 
 
-def test_one_failed_seed_of_several_is_a_new_failure(roots):
-    for seed in (0, 1):
-        fake_records.perplexity(roots[0], seed=seed)
-    fake_records.perplexity(roots[1], seed=0)
-    fake_records.failed(roots[1], seed=1, reason="NaN")
-
-    assert verdict(roots)["perplexity"].reason == "NaN (seed 1)"
-
-
-def test_a_new_seed_that_fails_is_a_new_failure(roots):
-    for root in roots:
-        fake_records.perplexity(root, seed=0)
-    fake_records.failed(roots[1], seed=1, reason="NaN")
-
-    assert verdict(roots)["perplexity"].reason == "NaN (seed 1)"
-
-
-def test_a_seed_that_fails_is_named_once(roots):
-    fake_records.perplexity(roots[0])
-    for seed in (0, 1):
+@pytest.mark.parametrize(
+    ("before", "now", "failing", "reason"),
+    [
+        ((0, 1), (0,), (), "not measured (seed 1)"),
+        ((0, 1), (0,), (1,), "NaN (seed 1)"),
+        ((0,), (0,), (1,), "NaN (seed 1)"),
+        ((None,), (), (0, 1), "NaN (seed 0, 1)"),
+    ],
+    ids=["missing", "one of several", "a new one", "named once"],
+)
+def test_a_seed_that_is_missing_or_fails_is_named(roots, before, now, failing, reason):
+    for root, seeds in zip(roots, (before, now), strict=True):
+        for seed in seeds:
+            fake_records.perplexity(root, seed=seed)
+    for seed in failing:
         fake_records.failed(roots[1], seed=seed, reason="NaN")
 
-    assert verdict(roots)["perplexity"].reason == "NaN (seed 0, 1)"
+    row = verdict(roots)["perplexity"]
+
+    assert (row.verdict, row.reason) == ("NEW_FAILURE" if failing else "MISSING", reason)
 
 
 def test_what_fails_now_and_was_skipped_is_a_new_failure(roots):

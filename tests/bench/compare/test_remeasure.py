@@ -109,12 +109,6 @@ def test_another_recipe_is_said_and_not_measured(monkeypatch, tmp_path):
         measure_again(record, tmp_path)
 
 
-def test_more_than_there_are(root, cli):
-    code, _, err = cli("check", root, "--remeasure", 4)
-
-    assert code == 2 and "--remeasure 4 is more than the 3 records" in err
-
-
 def test_options_of_remeasure_alone(root, cli):
     assert cli("check", root, "--seed", 4)[0] == 2
     assert len(list(ReadOnlyStore(root))) == 3

@@ -5,9 +5,7 @@ import pytest
 
 from bench.compare import scaling_law
 from bench.compare.scaling_law import GridRun
-from bench.results.record import Item, ReadingRow, Record
-from bench.results.store import Store
-from bench.system import digests
+from bench.results.record import Item, ReadingRow
 from helpers import fake_records
 from methods.errors import UserError
 
@@ -88,38 +86,17 @@ def test_a_run_below_its_control():
         scaling_law.fit(points)
 
 
-def write(root, method, model, weights, tokens, values, seed=0, pattern="2:4", text="x", **more):
-    labels = {
-        "model": model, "method": method, "pattern": pattern, "quantizer": "none", "seed": seed,
-        "training": f"text@128x8, {tokens:,} tokens",
-    }  # fmt: skip
-    labels |= {"protocol": "wiki-mini@128", "measure": "perplexity"} | more
-    about = {"training": {"data": "text", "seqlen": 128, "batch": 8, "tokens": tokens}, "made": repr(labels)}
-    items = tuple(Item(str(i), str(i // 2), v, 100.0) for i, v in enumerate(values))
+def write(root, method, model, weights, tokens, values, seed=0, text="x", **more):
+    labels = {"model": model, "training": f"text@128x8, {tokens:,} tokens"} | more
+    inputs = {"training": {"data": "text", "seqlen": 128, "batch": 8, "tokens": tokens}}
+    items = [Item(str(i), str(i // 2), v, 100.0) for i, v in enumerate(values)]
     value = float(np.exp(np.mean(values) / 100))
-    reading = ReadingRow(metric="perplexity", value=value, unit="1", better="lower")
-    store = Store(root)
-    store.write(
-        Record(
-            key=digests.of(about),
-            identity=fake_records.identity_of(**labels),
-            status="ok",
-            readings=[reading],
-            key_inputs=about,
-            token_digest=text,
-        ),
-        items,
-    )
+    loss = ReadingRow(metric="perplexity", value=value, unit="1", better="lower")
+    record = fake_records.record(method, seed, identity=labels, key_inputs=inputs, token_digest=text)
+    fake_records.put(root, record, items, [loss])
     size = ReadingRow(metric="parameters", value=float(weights), unit="1", better="")
-    store.write(
-        Record(
-            key=digests.of(about | {"measure": {"name": "size"}}),
-            identity=fake_records.identity_of(**labels | {"measure": "size", "protocol": "weights"}),
-            status="ok",
-            readings=[size],
-            key_inputs=about | {"measure": {"name": "size"}},
-        )
-    )
+    record = fake_records.record(method, seed, "size", "weights", identity=labels, key_inputs=inputs)
+    fake_records.put(root, record, readings=[size])
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import errno
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,14 +36,9 @@ def test_a_file_elsewhere_is_named():
 @pytest.mark.parametrize(("place", "word"), [("cache", "the cache"), ("r", "the results")])
 def test_without_a_file_the_place_without_space_is_named(cache, tmp_path, monkeypatch, place, word):
     """safetensors names none."""
-    real = shutil.disk_usage
-    nothing_free = {tmp_path / "cache": True, tmp_path / "r": True}
+    nowhere = tmp_path / place
     (tmp_path / "r").mkdir()
-    monkeypatch.setattr(
-        disk.shutil,
-        "disk_usage",
-        lambda path: real(path)._replace(free=0 if path in nothing_free and path.name == place else 2**40),
-    )
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=0 if path == nowhere else 2**40))
 
     assert disk.describe_full_disk(full(), tmp_path / "r").startswith(f"the disk is full ({word} {tmp_path / place}): ")
 

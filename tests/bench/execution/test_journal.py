@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from filelock import FileLock
@@ -110,11 +111,7 @@ def test_the_status_says_why_a_run_ended_early(root, fault, outcome):
 def test_a_folder_that_cannot_be_written_is_said_once(root, monkeypatch):
     said = []
     journal = Journal(root, "local", said.append)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(journals, "write_status", full)
+    monkeypatch.setattr(journals, "write_status", Mock(side_effect=OSError(28, "No space left on device")))
     journal.begin(1, 0)
     journal.start(planned(root), TimeLeft())
     journal.close()
@@ -188,11 +185,7 @@ def test_top_says_what_is_no_status(root, cli):
 
 def test_the_status_of_another_user_that_cannot_be_read_is_said(root, monkeypatch):
     write_status(root, RunStatus(name="x", code="1", host="h", executor="local", started=1.0, updated=1.0))
-
-    def read_bytes(path):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=PermissionError(13, "Permission denied")))
 
     (found, (problem,)) = read_statuses(root)
     assert not found and "Permission denied" in problem
@@ -200,11 +193,7 @@ def test_the_status_of_another_user_that_cannot_be_read_is_said(root, monkeypatc
 
 def test_old_statuses_of_another_user_stop_no_run(root, monkeypatch):
     said = []
-
-    def sweep(folder):
-        raise PermissionError(13, "Permission denied", str(folder))
-
-    monkeypatch.setattr(journals, "sweep_statuses", sweep)
+    monkeypatch.setattr(journals, "sweep_statuses", Mock(side_effect=PermissionError(13, "Permission denied")))
     Journal(root, "local", said.append)
 
     assert len(said) == 1 and "cannot be written" in said[0]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import psutil
 import pytest
@@ -65,36 +66,29 @@ def test_all_that_any_measure_and_method_imports_can_be_forked(tmp_path):
     }
     names = processes.list_imports(make_plan(runs.small(tmp_path / "r", **everything)).measurements)
     server = ForkServer(names, processes.worker_environment())
-    try:
-        with (tmp_path / "log").open("w") as log:
-            worker = server.fork(log)  # raises where the server found a thread
-            worker.kill()
-            assert worker.wait() == -9
-            worker.close()
-    finally:
-        server.close()
+    with closing(server), (tmp_path / "log").open("w") as log:
+        worker = server.fork(log)  # raises where the server found a thread
+        worker.kill()
+        assert worker.wait() == -9
+        worker.close()
 
 
 def test_a_stopped_worker_of_a_stopped_server_can_be_killed(tmp_path):
     server = ForkServer([], processes.worker_environment())
-    try:
-        with (tmp_path / "log").open("w") as log:
-            worker = server.fork(log)
+    with closing(server), (tmp_path / "log").open("w") as log:
+        worker = server.fork(log)
         for pid in (worker.pid, server.pid):
             os.kill(pid, signal.SIGSTOP)
         worker.kill()
 
         assert worker.wait(60) == -signal.SIGKILL
         worker.close()
-    finally:
-        server.close()
 
 
 def test_a_signal_to_a_worker_that_ends_at_that_moment_is_no_error(tmp_path, monkeypatch):
     server = ForkServer([], processes.worker_environment())
-    try:
-        with (tmp_path / "log").open("w") as log:
-            worker = server.fork(log)
+    with closing(server), (tmp_path / "log").open("w") as log:
+        worker = server.fork(log)
 
         def end_first(handle, signum, send=signal.pidfd_send_signal):
             monkeypatch.setattr(signal, "pidfd_send_signal", send)
@@ -105,8 +99,6 @@ def test_a_signal_to_a_worker_that_ends_at_that_moment_is_no_error(tmp_path, mon
         monkeypatch.setattr(signal, "pidfd_send_signal", end_first)
         worker.send_signal(signal.SIGTERM)
         worker.close()
-    finally:
-        server.close()
 
 
 IMPORTS_S = 100

@@ -148,9 +148,11 @@ def test_what_cannot_be_read_is_refused_before_the_run(settings, said, tmp_path)
 def test_text_that_is_not_unicode_is_refused(tmp_path):
     import pyarrow as pa
 
-    (tmp_path / "a.jsonl").write_text('{"text": "\\ud800"}')
-    with pytest.raises(UserError, match="not text in UTF-8"):
-        read(tmp_path / "a.jsonl")
+    latin = '{"text": "caf\u00e9"}\n'.encode("latin-1")
+    for name, content in (("a.jsonl", b'{"text": "\\ud800"}'), ("b.jsonl", latin), ("c.txt", latin)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name} is not text in UTF-8 .*: convert it"):
+            read(tmp_path / name)
     column = pa.array([b"\xff"], pa.binary()).view(pa.string())
     parquet(tmp_path / "a.parquet", text=column)
     with pytest.raises(UserError, match="cannot be read as Parquet"):

@@ -120,14 +120,6 @@ def test_a_second_reading_needs_no_text(tmp_path):
     assert one.digest == two.digest  # what identifies the text is the plan's to say
 
 
-@pytest.mark.parametrize("name", ["a.txt", "b.jsonl"])
-def test_a_file_in_another_encoding(tmp_path, name):
-    (tmp_path / name).write_bytes('{"text": "caf\u00e9"}\n'.encode("latin-1"))
-
-    with pytest.raises(UserError, match=f"{name} is not text in UTF-8 .*: convert it"):
-        load(tmp_path / name)
-
-
 def test_a_mirror_is_streamed(tmp_path):
     folder = tmp_path / "mirror/allenai/c4/en"
     folder.mkdir(parents=True)

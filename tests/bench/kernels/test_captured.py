@@ -4,37 +4,30 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from bench.kernels import captured, native
+from baselines.magnitude import Magnitude
+from bench.kernels import captured
 from bench.kernels.integers24 import pack_rounded
 from bench.kernels.linear24 import Linear24, pack_head, swap_linears
 from bench.measures.speed import decoding
 from bench.system.devices import EAGER
-from helpers.models import CONFIGS, GROUPED
+from helpers.models import CONFIGS, GROUPED, job_for
 from methods.families import FAMILIES
-from methods.pattern import Pattern
-from methods.targets import dense_weight, find_targets
+from methods.targets import dense_weight
 
 PROMPT = torch.randint(3, 64, (1, 9), generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(autouse=True)
-def kernel(monkeypatch, tmp_path):
+def own_cache(kernel, monkeypatch, tmp_path):
     """Skip without a native kernel. Use an empty cache."""
-    try:
-        native.load()
-    except native.NoKernel as why:
-        pytest.skip(str(why))
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
 
 
 def packed(model, kind="int8"):
     """Put a random model on the kernel: 2:4 targets, and a head in int8."""
-    shapes = {n: tuple(t.shape) for n, t in model.state_dict().items()}
-    weights = {}
-    for name in find_targets(model.config.to_dict(), shapes):
-        weight = dense_weight(model.get_submodule(name))
-        kept = torch.where(Pattern(2, 4).keep(weight.abs()), weight, 0)
-        weights[name] = pack_rounded(kept, kind, name).packed
+    job = job_for(model)
+    Magnitude().apply(model, job)
+    weights = {n: pack_rounded(dense_weight(model.get_submodule(n)), kind, n).packed for n in job.targets}
     return swap_linears(pack_head(model), weights, engine="native")
 
 

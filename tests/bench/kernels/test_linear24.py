@@ -1,10 +1,9 @@
 """Models on packed weights answer as the masked dense model does."""
 
-import json
-
 import pytest
 import torch
 
+from baselines.magnitude import Magnitude
 from bench.export.model import export_model
 from bench.inputs import loading
 from bench.kernels import cpu24, linear24, native
@@ -13,11 +12,13 @@ from bench.kernels.linear24 import MAX_PORTABLE_ROWS, Linear24, pack_head, swap_
 from bench.kernels.packed24 import pack, unpack
 from bench.measures.speed.decoding import dense_twin
 from bench.system.devices import KERNEL_PATH
+from helpers import folders
 from helpers.fake_cuda import Sparse
-from helpers.models import sample
+from helpers.models import job_for, sample
 from helpers.runs import prune, tiny
 from methods.contract import Compute
 from methods.errors import UserError
+from methods.folder import Folder
 from methods.pattern import Pattern
 from methods.quantizing.stored import ACTIVATIONS_KEY, round_inputs
 from methods.targets import dense_weight, find_targets
@@ -25,25 +26,12 @@ from methods.targets import dense_weight, find_targets
 IDS = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture
-def kernel():
-    """Skip without a native kernel."""
-    try:
-        return native.load()
-    except native.NoKernel as why:
-        pytest.skip(str(why))
-
-
 def masked(model, dtype=torch.float32):
     """The model 2:4, and its targets packed."""
-    shapes = {n: tuple(t.shape) for n, t in model.state_dict().items()}
     model = model.to(dtype)
-    packed = {}
-    for name in find_targets(model.config.to_dict(), shapes):
-        weight = dense_weight(model.get_submodule(name))
-        weight.copy_(torch.where(Pattern(2, 4).keep(weight.float().abs()), weight, 0))
-        packed[name] = pack(weight, name)
-    return model, packed
+    job = job_for(model)
+    Magnitude().apply(model, job)
+    return model, {name: pack(dense_weight(model.get_submodule(name)), name) for name in job.targets}
 
 
 @pytest.mark.numeric
@@ -89,11 +77,9 @@ def test_inputs_are_rounded_where_they_were(llama):
 def test_inputs_are_rounded_before_windows_repeat_them(form, tmp_path):
     """Else a group that shares a scale would have repeated inputs, and others than in the dense model."""
     folder = prune(tiny(tmp_path / "pruned"), pattern="6:8")
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    shapes = {name: tuple(t.shape) for name, t in loading.load(folder, Compute()).state_dict().items()}
-    rounded = {"format": form, "bits": 4, "targets": list(find_targets(config, shapes))}
-    path.write_text(json.dumps(config | {ACTIVATIONS_KEY: rounded}))
+    source = Folder(folder)
+    targets = list(find_targets(source.config, source.shapes()))
+    folders.config(**{ACTIVATIONS_KEY: {"format": form, "bits": 4, "targets": targets}})(folder)
     export_model(str(folder), "packed24", tmp_path / "packed", windows="6:8")
     model = linear24.load(tmp_path / "packed", Compute(), engine="reference")
     wanted = loading.load(folder, Compute())(IDS).logits
@@ -163,9 +149,7 @@ def test_a_packed_folder_loads_on_its_packed_weights(make, keep_as, tmp_path, fa
 def test_a_folder_whose_shapes_are_not_those_of_its_config_is_refused(llama, keep_as, tmp_path):
     """The kernel would read behind the end of its inputs."""
     export_model(str(prune(keep_as(llama, tmp_path / "dense"), False)), "packed24", tmp_path / "packed")
-    file = tmp_path / "packed/config.json"
-    config = json.loads(file.read_text())
-    file.write_text(json.dumps(config | {"hidden_size": config["hidden_size"] // 2}))
+    folders.config(hidden_size=llama.config.hidden_size // 2)(tmp_path / "packed")
     with pytest.raises(UserError, match=r"and by its config\.json"):
         linear24.load(tmp_path / "packed", Compute())
 

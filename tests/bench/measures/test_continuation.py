@@ -41,10 +41,6 @@ def test_it_is_where_two_texts_part(tmp_path):
     assert found.items[-1].cluster_id == articles[chosen[-1]]
 
 
-def test_a_model_agrees_with_itself(tmp_path):
-    assert read(loading.load(runs.TINY, Compute()), tmp_path).values[0].value == NEW
-
-
 def test_settings_of_a_models_own_generation_change_nothing(tmp_path):
     """`generate` fills what a config leaves open from the model's own: every token would end a text, or be penalized."""
 

@@ -38,11 +38,7 @@ def run(results, *methods, **windows):
     got = runs.records(results)
     assert {r.status for r in got.values()} == {"ok"}, [r.reason for r in got.values()]
     numbers = {k: (r.readings, r.items and r.items.sha256) for k, r in got.items() if k[0] == "magnitude"}
-    states = (
-        got["magnitude", None, "agreement"].cost.get("dense_states")
-        if ("magnitude", None, "agreement") in got
-        else None
-    )
+    states = got["magnitude", None, "agreement"].cost.get("dense_states")
     return SimpleNamespace(numbers=numbers, states=states, dense=passes.count(runs.TINY.resolve()))
 
 

@@ -117,14 +117,16 @@ def test_names_in_a_folder_and_the_content_in_the_key(tmp_path):
         ("dataset_path: json\n", "names no task"),
         ("- a\n", "cannot be read"),
         (None, "cannot be read"),
+        *((f"task: mine\nx: {x}\n", "cannot be read") for x in ("2024-13-45", "9" * 5000, '!!int ""', "!!bool maybe")),
     ],
 )
 def test_a_bad_file_is_refused_in_a_sentence(content, said, tmp_path):
     file = tmp_path / "a.yaml"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=said) as refused:
         tasks.expand((str(file),))
+    assert "\n" not in str(refused.value)
 
 
 def test_examples_for_a_task_that_is_for_none(tmp_path):

@@ -5,7 +5,6 @@ import gzip
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +17,8 @@ from bench.measures.perplexity import Perplexity, WindowLosses
 from bench.measures.window_pass import LogitPart, logit_parts
 from bench.measures.windowed import Windows
 from helpers import runs
-from methods.contract import Compute, NoProgress
+from helpers.measuring import context_of
+from methods.contract import Compute
 from methods.errors import UserError
 
 SEQLEN = 32
@@ -31,25 +31,18 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")
-def folder():
-    return runs.TINY
+def tokenizer():
+    return loading.load_tokenizer(runs.TINY)
 
 
 @pytest.fixture(scope="module")
-def tokenizer(folder):
-    return loading.load_tokenizer(folder)
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return loading.load(folder, Compute())
+def model():
+    return loading.load(runs.TINY, Compute())
 
 
 @pytest.fixture
 def context(tokenizer):
-    return SimpleNamespace(
-        folder=None, is_dense=True, tokenizer=lambda: tokenizer, compute=Compute(), data_dir=None, progress=NoProgress()
-    )
+    return context_of(None, is_dense=True, tokenizer=lambda: tokenizer)
 
 
 @pytest.fixture
@@ -180,22 +173,22 @@ def test_no_window_and_more_windows_than_there_are_are_errors_with_the_count(mir
 
 
 @pytest.mark.parametrize("split", ["evaluation", pytest.param("validation", marks=pytest.mark.full)])
-def test_windows_are_counted_beforehand_as_they_are_cut(folder, tokenizer, split):
+def test_windows_are_counted_beforehand_as_they_are_cut(tokenizer, split):
     there = len(windows.load_windows("wiki-mini", tokenizer, SEQLEN, None, None, split)[0])
-    windows.check_windows("wiki-mini", SEQLEN, there, folder / "tokenizer.json", None, split)
+    windows.check_windows("wiki-mini", SEQLEN, there, runs.TINY / "tokenizer.json", None, split)
     with pytest.raises(UserError, match=f"wiki-mini has {there} windows of {SEQLEN}"):
-        windows.check_windows("wiki-mini", SEQLEN, there + 1, folder / "tokenizer.json", None, split)
+        windows.check_windows("wiki-mini", SEQLEN, there + 1, runs.TINY / "tokenizer.json", None, split)
 
 
-def test_bytes_are_counted_where_tokens_would_take_long(mirror, folder, monkeypatch):
+def test_bytes_are_counted_where_tokens_would_take_long(mirror, monkeypatch):
     """A token is a byte at least."""
     size = len("\n\n".join(ROWS).encode())
     lots = dataclasses.replace(corpora.CORPORA["wikitext2"], tokens=1)
     monkeypatch.setitem(corpora.CORPORA, "wikitext2", lots)
 
-    windows.check_windows("wikitext2", 1, size, folder / "tokenizer.json", mirror, max_tokenized_bytes=10)
+    windows.check_windows("wikitext2", 1, size, runs.TINY / "tokenizer.json", mirror, max_tokenized_bytes=10)
     with pytest.raises(UserError, match=f"wikitext2 has at most {size} windows"):
-        windows.check_windows("wikitext2", 1, size + 3, folder / "tokenizer.json", mirror, max_tokenized_bytes=10)
+        windows.check_windows("wikitext2", 1, size + 3, runs.TINY / "tokenizer.json", mirror, max_tokenized_bytes=10)
 
 
 def test_tokens_are_counted_to_the_end(tmp_path):

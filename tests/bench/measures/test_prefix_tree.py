@@ -32,13 +32,6 @@ def test_a_node_stands_for_one_beginning():
     assert len(tree) == len(beginnings)
 
 
-def test_a_context_is_there_once():
-    context = list(range(30))
-    (tree,) = grow_trees([[*context, n, n] for n in range(4)], 1000, reach=100)
-
-    assert len(tree) == 30 + 4 * 2
-
-
 def test_sequences_that_share_too_little_stay_apart():
     """One shared token of fifty: attention would look at a hundred nodes instead of fifty."""
     one, other = [0, *range(1, 50)], [0, *range(51, 100)]

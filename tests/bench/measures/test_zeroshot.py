@@ -132,14 +132,6 @@ def test_key_moves_with_how_it_is_run(change):
     assert {k[1] for k in before if before[k] != after[k]} == {"zeroshot wiki_lastword", "zeroshot piqa"}
 
 
-def test_key_moves_with_lm_evals_version(monkeypatch):
-    spec = runs.small("r", measures=("zeroshot",), tasks=("piqa",))
-    before = {c.key for c in api.plan(spec).measurements if c.measure == "zeroshot"}
-    monkeypatch.setattr("bench.measures.zeroshot.version", lambda _: "0.4.99")
-
-    assert not before & {c.key for c in api.plan(spec).measurements}
-
-
 @pytest.mark.parametrize("packed", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_progress_counts_requests(packed):
     progress = []

@@ -2,6 +2,8 @@
 
 import io
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -127,30 +129,23 @@ def test_what_cannot_be_is_refused(settings, word):
 def test_large_artifacts_wait_for_memory(monkeypatch, tmp_path):
     """With `auto` no more are begun than what is free allows now."""
     spec = runs.small(tmp_path / "r", jobs="auto", methods=("magnitude", "wanda"), measures=("size",))
-    plan = api.plan(spec)
+    plan = replace(api.plan(spec), jobs=3)
     one = estimate_bytes(plan.measurements[0].artifact)
-    begun = []
+    at_work, begun = [], []
 
     class Worker(runs.Here):
+        def send(self, line):
+            at_work.append(self)
+            begun.append(len(at_work))
+
         def lines(self):
-            begun.append(sum(task.worker is not None for task in at_work._at_work))
             return iter(())
 
+        def close(self):
+            at_work.remove(self)
+
     monkeypatch.setattr(WorkerProcesses, "start", lambda *_: Worker())
-    monkeypatch.setattr(
-        sweep.psutil, "virtual_memory", lambda: type("Memory", (), {"available": one * 1.5, "total": one * 9})()
-    )
-    spied = sweep.Sweep
-    at_work = None
-
-    class Sweep(spied):
-        def __init__(self, *args):
-            nonlocal at_work
-            super().__init__(*args)
-            at_work = self
-            self._executor.jobs = 3
-
-    monkeypatch.setattr(runner, "Sweep", Sweep)
+    monkeypatch.setattr(sweep.psutil, "virtual_memory", lambda: SimpleNamespace(available=one * 1.5, total=one * 9))
     runner.execute(plan, Store(spec.results), [LogDisplay(io.StringIO())])
 
     assert begun == [1, 1, 1]

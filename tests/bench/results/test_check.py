@@ -14,6 +14,7 @@ from bench.results.derive import Items
 from bench.results.record import Item, ItemsFile, ReadingRow
 from bench.results.store import ReadOnlyStore, Store
 from helpers import fake_records
+from helpers.hostile_results import valid
 from helpers.limits import limits
 from methods.errors import UserError
 
@@ -97,12 +98,6 @@ def test_items_that_are_not_those_of_the_record(root, change, sentence):
     assert sentence in problem and len(problem.splitlines()) == 1
 
 
-def packed(table, **options):
-    sink = pa.BufferOutputStream()
-    parquet.write_table(table, sink, **options)
-    return sink.getvalue().to_pybytes()
-
-
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -123,7 +118,7 @@ def test_items_made_to_be_read_for_ever_are_a_sentence(root, change, sentence):
     record = record_of(root)
     table = parquet.read_table(ReadOnlyStore(root).items_path(record))
     assert table.column_names[:3] == ["item_id", "cluster_id", "value"]
-    content = packed(change(table))
+    content = valid(change(table))
     about = record.items.model_dump() | {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     record = record.model_copy(update={"items": ItemsFile(**about)})
     Store(root).write_content(record, content)

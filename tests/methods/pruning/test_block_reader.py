@@ -9,8 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from baselines.wanda import squared_norm as squares
 from bench.inputs import loading
 from helpers.faulty import until
+from helpers.models import SIZES, TOKENS
 from methods.contract import Compute
 from methods.folder import Folder
 from methods.pruning import holders
@@ -18,17 +20,7 @@ from methods.pruning.activations import Activations
 from methods.pruning.hessian import add_gram
 from methods.pruning.walk import Walk
 
-DEEP = LlamaConfig(
-    num_hidden_layers=5,
-    hidden_size=64,
-    intermediate_size=256,
-    vocab_size=64,
-    num_attention_heads=4,
-    max_position_embeddings=64,
-    pad_token_id=0,
-    bos_token_id=1,
-    eos_token_id=2,
-)
+DEEP = LlamaConfig(**SIZES | {"num_hidden_layers": 5, "hidden_size": 64, "intermediate_size": 256}, **TOKENS)
 
 
 @pytest.fixture
@@ -55,10 +47,6 @@ def deep(make_job, keep_as, tmp_path):
     folder = keep_as(AutoModelForCausalLM.from_config(DEEP), tmp_path / "source")
     model = loading.load(folder, Compute(stream=True))
     return model, make_job(model, source=folder, workdir=tmp_path, compute=Compute(stream=True))
-
-
-def squares(x, total):
-    return x.square().sum(0) if total is None else total + x.square().sum(0)
 
 
 @pytest.mark.parametrize(

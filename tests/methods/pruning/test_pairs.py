@@ -7,26 +7,11 @@ import pytest
 import torch
 
 from bench.inputs import loading
+from helpers.layers import block_calls
+from helpers.models import same_to_the_bit
 from helpers.trainings import pruned
 from methods.contract import Compute
-from methods.folder import Folder
 from methods.pruning.pairs import PairedWalk
-
-
-def block_calls(model, path, tokens):
-    """Inputs and outputs of each block of a whole forward pass."""
-    calls, handles = [], []
-
-    def hook(module, args, output):
-        calls.append((args[0], output[0] if isinstance(output, tuple) else output))
-
-    for block in model.get_submodule(path):
-        handles.append(block.register_forward_hook(hook))
-    with torch.no_grad():
-        model(input_ids=tokens)
-    for handle in handles:
-        handle.remove()
-    return calls
 
 
 @pytest.mark.parametrize("goal", ["dense", "own-input"])
@@ -39,7 +24,7 @@ def test_goals_are_those_of_whole_models(family, make, make_job, refining, goal)
     pairs = [(p.name, p.inputs, p.goals, p.block) for p in walk.pairs()]
 
     path = pairs[0][0].rpartition(".")[0]
-    own, other = (block_calls(m, path, job.calibration) for m in (model, dense))
+    own, other = (block_calls(m, job.calibration) for m in (model, dense))
     assert len(pairs) == walk.blocks == 3
     for i, (name, inputs, goals, _) in enumerate(pairs):
         assert name == f"{path}.{i}" and [len(part) for part in inputs] == [2, 2, 2]
@@ -49,7 +34,7 @@ def test_goals_are_those_of_whole_models(family, make, make_job, refining, goal)
     if goal == "own-input":
         mixed = copy.deepcopy(model)
         mixed.get_submodule(path)[1] = dense.get_submodule(path)[1]
-        torch.testing.assert_close(torch.cat(pairs[1][2]), block_calls(mixed, path, job.calibration)[1][1])
+        torch.testing.assert_close(torch.cat(pairs[1][2]), block_calls(mixed, job.calibration)[1][1])
 
 
 def test_next_block_gets_what_the_changed_block_gives(llama, make_job, refining):
@@ -61,7 +46,7 @@ def test_next_block_gets_what_the_changed_block_gives(llama, make_job, refining)
         for p in pair.block.parameters():
             p.mul_(0.5)
 
-    expected = block_calls(llama, "model.layers", job.calibration)
+    expected = block_calls(llama, job.calibration)
     for got, (given, _) in zip(inputs, expected, strict=True):
         torch.testing.assert_close(got, given)
 
@@ -101,15 +86,7 @@ def test_streamed_model_sees_the_same(llama, make_job, refining, keep_as, tmp_pa
     for a, b in zip(here, there, strict=True):
         assert torch.equal(a, b)
     assert streamed.changed == {"a"} and streamed.notes == {"note": 1}
-    folder = Folder(keep_config(streamed.model, dense))
-    state = kept.model.state_dict()
-    assert all(torch.equal(folder.tensor(name), state[name]) for name in folder)
-    assert "model.layers.2.mlp.up_proj.weight" in folder and "model.norm.weight" in folder
-
-
-def keep_config(folder, source):
-    (folder / "config.json").write_text((source / "config.json").read_text())
-    return folder
+    same_to_the_bit(streamed, kept, dense)
 
 
 def test_needs_calibration(llama, make_job, refining):
@@ -132,7 +109,7 @@ def test_blocks_of_a_shorter_model_are_paired_by_their_old_numbers(goal, kept, l
 
     pairs = [(torch.cat(p.inputs), torch.cat(p.goals)) for p in PairedWalk(short, job, goal=goal, batch=2).pairs()]
 
-    own, dense = (block_calls(m, "model.layers", job.calibration) for m in (short, llama))
+    own, dense = (block_calls(m, job.calibration) for m in (short, llama))
     assert len(pairs) == len(kept)
     for i, ((inputs, goals), old) in enumerate(zip(pairs, kept, strict=True)):
         torch.testing.assert_close(inputs, own[i][0])
@@ -141,4 +118,4 @@ def test_blocks_of_a_shorter_model_are_paired_by_their_old_numbers(goal, kept, l
         else:
             mixed = copy.deepcopy(short)
             mixed.model.layers[i] = copy.deepcopy(llama.model.layers[old])
-            torch.testing.assert_close(goals, block_calls(mixed, "model.layers", job.calibration)[i][1])
+            torch.testing.assert_close(goals, block_calls(mixed, job.calibration)[i][1])

@@ -11,8 +11,8 @@ import torch
 from bench.catalog import registry
 from bench.catalog.choice import build
 from bench.inputs import loading
-from helpers import runs
-from helpers.models import sample
+from helpers import layers, runs
+from helpers.models import same_to_the_bit, sample
 from methods.contract import Compute
 from methods.folder import Folder
 from methods.pruning import statistics
@@ -28,16 +28,7 @@ def rows(x, total):
 
 def inputs_of(model, job):
     """Return the inputs of each target in a plain forward pass on all sequences."""
-    seen = {}
-
-    def listen(name):
-        return lambda _module, args: seen.__setitem__(name, args[0].flatten(0, -2).clone())
-
-    handles = [model.get_submodule(t).register_forward_pre_hook(listen(t)) for t in job.targets]
-    with torch.no_grad():
-        model(input_ids=job.calibration, use_cache=False)
-    for handle in handles:
-        handle.remove()
+    seen = layers.inputs_of(model, job)
     for name in filter(is_expert, job.targets):
         width = dense_weight(model.get_submodule(name)).shape[1]
         if len(seen.get(name, ())) < width:
@@ -257,18 +248,8 @@ def test_streaming_from_disk_is_the_same_to_the_bit(kind, label, dtype, make, ke
 
     streamed = method.apply(skeleton, replace(job, compute=streaming, teacher=lambda: loading.load(on_disk, streaming)))
 
-    folder = streamed.model
     assert streamed.notes == memory.notes
-    (folder / "config.json").write_text((on_disk / "config.json").read_text())
-    want = memory.model.state_dict()
-    written = Folder(folder)
-    assert set(written) == set(Folder(on_disk))
-    for key in written:
-        assert torch.equal(written.tensor(key), want[key]), key
-        assert written.tensor(key).dtype == dtype
-    again = loading.load(folder, Compute(dtype=dtype))
-    for key, tensor in again.state_dict().items():
-        assert torch.equal(tensor, want[key]), key
+    same_to_the_bit(streamed, memory, on_disk)
     for block in skeleton.get_submodule(family_of(skeleton.config.to_dict()).blocks):
         stored = block.state_dict()  # without the factors of a low-rank term, which stay in memory
         assert all(p.is_meta for name, p in block.named_parameters() if name in stored)

@@ -122,21 +122,6 @@ def test_first_loss_is_that_of_the_definition(family, every, make, task):
     assert all(block._compiled_call_impl is None for block in blocks_of(outcome.model))
 
 
-def curve_of(llama, job, workdir, **fields):
-    job = replace(job, workdir=workdir)
-    return method("cast", hidden=0.3, **fields).apply(copy.deepcopy(llama), job).notes["curve"]
-
-
-def test_micro_batches_and_recomputing_give_the_same_curve(llama, task, tmp_path):
-    job = task(llama, steps=2, budget=EVERY)
-    whole = replace(job, budget=replace(job.budget, micro=None))
-
-    one = curve_of(llama, job, tmp_path / "a")
-    assert one == curve_of(llama, job, tmp_path / "b", recompute=True)
-    for row, other in zip(one, curve_of(llama, whole, tmp_path / "c"), strict=True):
-        assert row == pytest.approx(other, rel=1e-3)
-
-
 def test_bfloat16(llama, task):
     model = copy.deepcopy(llama).to(torch.bfloat16)
     job = task(model, steps=4, budget=EVERY)

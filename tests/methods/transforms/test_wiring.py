@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from baselines.permute import Permute
 from baselines.rotate import Rotate
 from baselines.smooth import Awq, Smooth
+from helpers.layers import inputs_of
 from methods.contract import Compute, Prior
 from methods.errors import Skipped, UserError
 from methods.families import FAMILIES
@@ -130,16 +131,9 @@ def test_learned_rotations_gather_the_importance_of_weights(source):
 
 
 def mean_entropy(model, job):
-    norms, hooks = {}, []
-    for target in job.targets:
-        note = lambda _, args, target=target: norms.__setitem__(target, args[0].flatten(0, -2).square().sum(0))  # noqa: E731
-        hooks.append(model.get_submodule(target).register_forward_pre_hook(note))
-    with torch.no_grad():
-        model(job.calibration)
-    [hook.remove() for hook in hooks]
     entropies = []
-    for target in job.targets:
-        importance = model.get_submodule(target).weight.square() * norms[target]
+    for target, x in inputs_of(model, job).items():
+        importance = model.get_submodule(target).weight.square() * x.square().sum(0)
         sides = {"q": (1,), "k": (1,), "v": (0, 1), "o": (0, 1), "gate": (1,), "up": (1,), "down": (0,)}
         for side in sides[target.rpartition(".")[2].removesuffix("_proj")]:
             share = importance / importance.sum(side, keepdim=True)

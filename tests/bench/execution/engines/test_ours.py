@@ -6,7 +6,6 @@ import torch
 from bench.execution.engines import ours
 from bench.execution.engines.contract import Step
 from bench.inputs import loading
-from bench.kernels import native
 from helpers.runs import prune, tiny
 from methods.contract import Compute
 from methods.folder import Folder
@@ -48,11 +47,8 @@ def test_another_model_of_a_turn_is_dense_and_kept_apart(monkeypatch):
     assert made == [(kind, "dense", ("folder of dense", True), step) for kind in ("bf16", "int8", "int4")]
 
 
+@pytest.mark.usefixtures("kernel")
 def test_a_width_without_int4_is_int8_and_counted_and_the_head_is_on_the_kernel(tmp_path):
-    try:
-        native.load()
-    except native.NoKernel as why:
-        pytest.skip(str(why))
     folder = prune(tiny(tmp_path / "tiny"))
     source = Folder(folder)
     targets = find_targets(source.config, source.shapes())
