@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.export.integers import StoredLinears, restore
+from bench.export.integers import StoredLinears
 from bench.inputs import architecture, windows
+from bench.kernels.integers24 import round_weight
 from methods.errors import UserError
 from methods.files import find_file
 from methods.folder import Folder
@@ -128,8 +129,8 @@ def _on_grid(weight: Tensor, kind: str, group: int) -> np.ndarray[Any, np.dtype[
 
     if not group or group % BLOCK:
         return None
-    codes, scales, exact = restore(weight, BITS[kind], group)
-    blocks = codes.unflatten(1, (-1, BLOCK)).to(torch.int8)
+    codes, scales, exact = round_weight(weight, BITS[kind], group)
+    blocks = codes.unflatten(1, (-1, BLOCK))
     if kind == "q4_0":
         nibbles = (blocks + 8).view(torch.uint8)
         blocks = (nibbles[..., : BLOCK // 2] | nibbles[..., BLOCK // 2 :] << 4).view(torch.int8)
@@ -138,7 +139,7 @@ def _on_grid(weight: Tensor, kind: str, group: int) -> np.ndarray[Any, np.dtype[
         torch.cat([halves.view(torch.int8), blocks], -1).flatten(1).view(torch.uint8).numpy()
     )
     restored = torch.from_numpy(quants.dequantize(array, GGMLQuantizationType[kind.upper()]))
-    return array if exact and torch.equal(restored, codes * scales.repeat_interleave(group, 1)) else None
+    return array if exact and torch.equal(restored, codes * scales.float().repeat_interleave(group, 1)) else None
 
 
 def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -> None:

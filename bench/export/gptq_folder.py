@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.export.integers import Integers, StoredLinears, require_linears, restore
+from bench.export.integers import StoredLinears, require_linears
 from bench.formats.gptq import AWQ_ORDER, AwqScheme, GptqScheme
+from bench.kernels.integers24 import round_weight
 from bench.verify import CheckFailed
 from methods.errors import UserError
 from methods.folder import Folder, Writer
@@ -47,12 +48,12 @@ def write(folder: Path, workdir: Path, kind: str, stored: StoredLinears | None, 
         if target not in stored.groups:
             writer.add(name, tensor.half() if tensor.is_floating_point() else tensor)
             continue
-        integers = restore(tensor, stored.bits, stored.groups[target])
-        if not integers.exact:
+        codes, scales, exact = round_weight(tensor, stored.bits, stored.groups[target])
+        if not exact:
             raise UserError(f"{name} is not on the grid of {quantizer}: measure its row again")
         if group:
-            integers = integers._replace(scales=integers.scales.repeat_interleave(stored.groups[target] // group, 1))
-        parts = (gptq_parts if kind == "gptq" else awq_parts)(integers, stored.bits, target)
+            scales = scales.repeat_interleave(stored.groups[target] // group, 1)
+        parts = (gptq_parts if kind == "gptq" else awq_parts)(codes, scales, stored.bits, target)
         decoded = scheme.decode(parts | {"scales": parts["scales"].float()})
         if not torch.equal(decoded.to(tensor.dtype), tensor):
             raise CheckFailed(f"{name} reads back with other values, because a scale is too small for float16")
@@ -77,9 +78,12 @@ def _config(source: Folder, kind: str, stored: StoredLinears, group: int) -> dic
     return {**about, "bits": stored.bits, "group_size": group or -1, **({"dynamic": dynamic} if dynamic else {})}
 
 
-def gptq_parts(integers: Integers, bits: int, name: str) -> dict[str, Tensor]:
-    """Return the parts of a linear in version 1 of GPTQ's layout, which stores each zero point less 1."""
-    codes, scales = _unsigned(integers, bits), integers.scales.T
+def gptq_parts(codes: Tensor, scales: Tensor, bits: int, name: str) -> dict[str, Tensor]:
+    """Return the parts of a linear in version 1 of GPTQ's layout, which stores each zero point less 1.
+
+    codes: two's complement integers [out, in]; scales: [out, groups].
+    """
+    codes, scales = _unsigned(codes, bits), scales.T
     zeros = torch.full(scales.shape, 2 ** (bits - 1) - 1, dtype=torch.uint8)  # [groups, out]
     _require_words(codes.shape[1], bits, f"{name} has {codes.shape[1]} inputs")
     _require_words(len(codes), bits, f"{name} has {len(codes)} outputs")
@@ -91,9 +95,9 @@ def gptq_parts(integers: Integers, bits: int, name: str) -> dict[str, Tensor]:
     }
 
 
-def awq_parts(integers: Integers, bits: int, name: str) -> dict[str, Tensor]:
-    """Return the parts of a linear in AutoAWQ's layout for its kernel gemm."""
-    codes, scales = _unsigned(integers, bits), integers.scales.T
+def awq_parts(codes: Tensor, scales: Tensor, bits: int, name: str) -> dict[str, Tensor]:
+    """Return the parts of a linear in AutoAWQ's layout for its kernel gemm. Arguments as in `gptq_parts`."""
+    codes, scales = _unsigned(codes, bits), scales.T
     _require_words(len(codes), bits, f"{name} has {len(codes)} outputs")
     lanes = torch.tensor(AWQ_ORDER).argsort()
     words: Tensor = codes.T.unflatten(1, (-1, 8))[..., lanes].flatten(1)
@@ -105,9 +109,9 @@ def awq_parts(integers: Integers, bits: int, name: str) -> dict[str, Tensor]:
     }
 
 
-def _unsigned(integers: Integers, bits: int) -> Tensor:
+def _unsigned(codes: Tensor, bits: int) -> Tensor:
     """Return the integers plus the zero point 2^(bits - 1), uint8 [out, in]."""
-    shifted: Tensor = (integers.codes + 2 ** (bits - 1)).to(torch.uint8)
+    shifted: Tensor = (codes.int() + 2 ** (bits - 1)).to(torch.uint8)
     return shifted
 
 

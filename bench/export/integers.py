@@ -1,14 +1,11 @@
-"""Integers and scales behind the dequantized weights of a row, as other programs store them."""
+"""How the dequantized weights of a row are stored as integers, as other programs hold them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from torch import Tensor
-
 from bench.catalog import choice
-from bench.kernels.integers24 import restore_scales
 from bench.quantizers.formats import FORMATS, Format, format_of
 from methods.errors import UserError
 from methods.folder import Folder
@@ -56,22 +53,3 @@ def require_linears(source: Folder, what: str) -> None:
     family = family_of(source.config)
     if family.transposed or family.experts:
         raise UserError(f"a {source.config['model_type']} cannot be exported as {what}: use --format hf")
-
-
-class Integers(NamedTuple):
-    """A weight [out, in] on an integer grid."""
-
-    codes: Tensor
-    """Two's complement integers, float32 [out, in]."""
-    scales: Tensor
-    """float32 [out, groups]."""
-    exact: bool
-    """True if codes and scales give the weight, bit for bit."""
-
-
-def restore(weight: Tensor, bits: int, group: int) -> Integers:
-    """Return the integers and scales of a dequantized weight [out, in]. group: number of weights that share a scale."""
-    rows, half = weight.reshape(-1, group), 2 ** (bits - 1)
-    scales, exact = restore_scales(rows, bits)
-    codes = (rows.float() / scales.float()).round_().clamp_(-half, half - 1)
-    return Integers(codes.view(weight.shape), scales.float().view(len(weight), -1), exact)

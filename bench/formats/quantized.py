@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from bench.formats.checkpoint import QUANTIZATION_KEYS, Checkpoint, StoredBytes, stored_plain
 from bench.formats.compressed_tensors import CompressedTensorsScheme
@@ -17,24 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Scheme(Protocol):
-    """A way to store the weight of a linear in parts."""
-
-    @property
-    def markers(self) -> tuple[str, ...]:
-        """Names of parts that only a quantized weight has."""
-        ...
-
-    @property
-    def parts(self) -> tuple[str, ...]: ...
-    @property
-    def form(self) -> str: ...
-
-    def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]: ...
-    def decode(self, parts: Mapping[str, Tensor]) -> Tensor: ...
-
-
-SCHEMES: dict[str, Callable[[Mapping[str, Any]], Scheme]] = {
+Scheme = GptqScheme | AwqScheme | CompressedTensorsScheme
+"""A way to store the weight of a linear in parts. `markers` are the parts that only a quantized weight has."""
+SCHEMES: dict[str, type[Scheme]] = {
     "gptq": GptqScheme,
     "awq": AwqScheme,
     "compressed-tensors": CompressedTensorsScheme,

@@ -120,7 +120,7 @@ def dense_twin(packed: PackedWeight) -> KernelWeight:
 
 def round_dense(weight: Tensor, kind: str) -> KernelWeight:
     """Round a dense float weight [out, width] to int8 or int4, for the kernel without sparsity."""
-    integers, scales, _ = round_weight(weight, kind)
+    integers, scales, _ = round_weight(weight, BITS[kind], group_size(kind, weight.shape[1]))
     return to_dense_kernel_layout(integers, _block_scales(kind, weight.shape[1], scales), weight.dtype)
 
 

@@ -45,22 +45,24 @@ def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> RoundedWeig
     floats = pack(weight, name)
     if not bool(floats.values.isfinite().all()):
         raise UserError(f"{name} contains NaN or infinity, which no integer can represent: export it without --values")
-    integers, scales, exact = round_weight(weight, kind)
+    integers, scales, exact = round_weight(weight, BITS[kind], group_size(kind, weight.shape[1]))
     return RoundedWeight(pack_integers(integers, floats.mask, kind, scales, weight.dtype), exact)
 
 
-def round_weight(weight: Tensor, kind: str) -> tuple[Tensor, Tensor, bool]:
-    """Round a float weight [out, in]: integers int8 [out, in], scales bfloat16 [out, groups], and whether nothing changed."""
-    group = group_size(kind, weight.shape[1])
+def round_weight(weight: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor, bool]:
+    """Round a float weight [out, in]: integers int8 [out, in], scales bfloat16 [out, groups], and whether nothing changed.
+
+    group: number of weights of a row that share a scale.
+    """
     rows, width = weight.shape
     integers = torch.empty(rows, width, dtype=torch.int8)
     scales = torch.empty(rows, width // group, dtype=torch.bfloat16)
     exact = True
     for at in row_pieces(rows, width):
         groups = weight[at].reshape(-1, group)
-        scale, on_grid = restore_scales(groups, BITS[kind])
+        scale, on_grid = restore_scales(groups, bits)
         exact &= on_grid
-        integers[at] = _integers(groups, scale, BITS[kind]).to(torch.int8).view(-1, width)
+        integers[at] = _integers(groups, scale, bits).to(torch.int8).view(-1, width)
         scales[at] = scale.view(-1, width // group)
     return integers, scales, exact
 

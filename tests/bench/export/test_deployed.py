@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 
 from bench.export import compressed_folder, deployed, gptq_folder
 from bench.export.compressed_folder import FORMATS
-from bench.export.integers import Integers
 from bench.export.model import export_model
 from bench.inputs import loading, windows
 from bench.results.artifacts import find_pruned
@@ -115,27 +114,27 @@ def test_a_quantizer_without_a_format_is_refused(made, cli, tmp_path):
 
 def stored(bits, group=16):
     codes = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (32, 64)).float()
-    return Integers(codes, (torch.rand(32, 64 // group) + 1).half().float(), True)
+    return codes, (torch.rand(32, 64 // group) + 1).half().float()
 
 
 @pytest.mark.parametrize("bits", [3, 4, 8])
 def test_gptq_is_packed_as_a_naive_packer_does(bits):
-    integers = stored(bits)
-    parts = gptq_folder.gptq_parts(integers, bits, "x")
+    codes, scales = stored(bits)
+    parts = gptq_folder.gptq_parts(codes, scales, bits, "x")
 
-    rows = (integers.codes + 2 ** (bits - 1)).int().tolist()
+    rows = (codes + 2 ** (bits - 1)).int().tolist()
     assert parts["qweight"].T.tolist() == [packers.words(row, bits) for row in rows]
     zero = packers.words([2 ** (bits - 1) - 1] * 32, bits)
     assert parts["qzeros"].tolist() == [zero] * 4
-    assert torch.equal(parts["scales"].float(), integers.scales.T)
+    assert torch.equal(parts["scales"].float(), scales.T)
     assert parts["g_idx"].tolist() == [i // 16 for i in range(64)]
 
 
 def test_awq_is_packed_as_a_naive_packer_does():
-    integers = stored(4)
-    parts = gptq_folder.awq_parts(integers, 4, "x")
+    codes, scales = stored(4)
+    parts = gptq_folder.awq_parts(codes, scales, 4, "x")
 
-    lanes = (integers.codes.T + 8).int().unflatten(1, (-1, 8))[..., list(packers.AWQ_LANES)].flatten(1)
+    lanes = (codes.T + 8).int().unflatten(1, (-1, 8))[..., list(packers.AWQ_LANES)].flatten(1)
     assert parts["qweight"].tolist() == [packers.words(row, 4) for row in lanes.tolist()]
     assert parts["qzeros"].tolist() == [packers.words([8] * 32, 4)] * 4
 
@@ -165,13 +164,13 @@ def test_a_folder_with_integers_holds_the_row(kind, quantizer, bits, made, tmp_p
 
 def test_a_scale_too_small_for_float16_is_no_silent_change(made, tmp_path, monkeypatch):
     results, record = made("int4-rtn")
-    restored = gptq_folder.restore
+    rounded = gptq_folder.round_weight
 
     def small(weight, bits, group):
-        found = restored(weight, bits, group)
-        return found._replace(scales=found.scales * 2**-30)
+        codes, scales, exact = rounded(weight, bits, group)
+        return codes, scales * 2**-30, exact
 
-    monkeypatch.setattr(gptq_folder, "restore", small)
+    monkeypatch.setattr(gptq_folder, "round_weight", small)
     with pytest.raises(Exception, match="reads back with other values"):
         export_model(record.key, "gptq", tmp_path / "out", results=results)
     assert not (tmp_path / "out").exists()
