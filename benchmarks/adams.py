@@ -5,14 +5,13 @@ python benchmarks/adams.py [--rounds 7]
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from harness import finish, in_turn, like_a_worker, ratio
+from harness import finish, in_turn, like_a_worker, ratio, start
 from torch import nn
 from trained import TokenRates, text, train
 
@@ -104,18 +103,14 @@ def cast_step(rounds: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(rounds: int = 7, steps_rounds: int = 3) -> None:
     like_a_worker()
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps-rounds", type=int, default=3)
-    options = parser.parse_args()
     torch.set_num_threads(cores())
-    figures = {"threads": cores()} | optimizers(options.rounds)
-    if options.steps_rounds:
-        figures |= cast_step(options.steps_rounds)
+    figures = {"threads": cores()} | optimizers(rounds)
+    if steps_rounds:
+        figures |= cast_step(steps_rounds)
     finish("adams", figures)
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -8,7 +8,6 @@ python benchmarks/compiled.py [--rounds 10]
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from harness import finish, in_turn, like_a_worker, ratio, seconds
+from harness import finish, in_turn, like_a_worker, ratio, seconds, start
 
 from bench.inputs import download, loading
 from methods.contract import Compute
@@ -51,11 +50,8 @@ def step(folder: Path, tokens: torch.Tensor, *, compile_them: bool) -> Callable[
     return run
 
 
-def main() -> None:
+def main(rounds: int = 10) -> None:
     like_a_worker()
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=10)
-    given = parser.parse_args()
     torch.set_num_threads(1)
     figures: dict[str, Any] = {"threads": 1, "processor's best for torch": torch.backends.cpu.get_cpu_capability()}
     for name, (batch, seqlen) in SHAPES.items():
@@ -67,7 +63,7 @@ def main() -> None:
         }
         first = seconds(contestants["compiled"], time.perf_counter)
         losses = {kind: work() for kind, work in contestants.items()}
-        times = in_turn(contestants, given.rounds, time.process_time)
+        times = in_turn(contestants, rounds, time.process_time)
         figures[name] = {
             "tokens in a step": batch * seqlen,
             "first compiled step, seconds": round(first),
@@ -80,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -9,13 +9,12 @@ bytes: 16/9 for bfloat16, 8/5 for int8. An interval is Student's, 95%, of the me
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from typing import Any
 
 import torch
-from harness import finish
+from harness import finish, start
 
 from bench.measures.speed import linears
 from bench.measures.speed.comparison import BLOCKS, Peaks, Ratio, summarize
@@ -44,10 +43,7 @@ def _interval(ratio: Ratio) -> dict[str, float]:
     return {"median": round(ratio.value, 3), "min": round(ratio.low, 3), "max": round(ratio.high, 3)}
 
 
-def main() -> None:
-    asked = argparse.ArgumentParser()
-    asked.add_argument("--blocks", type=int, default=BLOCKS)
-    blocks = asked.parse_args().blocks
+def main(blocks: int = BLOCKS) -> None:
     weights = [w for _, w in linears.random_weights(Counter(dict.fromkeys(SHAPES, 1)))]
     figures: dict[str, Any] = {"path": Cpu(1).kernel.best, "blocks": blocks}
     for threads in THREADS:
@@ -65,4 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

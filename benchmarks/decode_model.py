@@ -8,12 +8,11 @@ kernel dense, in the same turn.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness import finish
+from harness import finish, start
 
 from bench import api
 from bench.planning.spec import Spec
@@ -30,22 +29,18 @@ def run(model: str, threads: int, measure: str, results: Path) -> list[Record]:
     return api.execute(Spec(**spec)).records
 
 
-def main() -> None:
-    asked = argparse.ArgumentParser()
-    asked.add_argument("--model", default="smollm2-135m-instruct-q4")
-    asked.add_argument("--prepare", action="store_true")
-    given = asked.parse_args()
-    figures: dict[str, Any] = {"model": given.model}
+def main(model: str = "smollm2-135m-instruct-q4", prepare: bool = False) -> None:
+    figures: dict[str, Any] = {"model": model}
     with tempfile.TemporaryDirectory() as room:
         for threads in THREADS:
             label = f"{threads} {'thread' if threads == 1 else 'threads'}"
-            found = run(given.model, threads, "size" if given.prepare else "speed", Path(room) / str(threads))
+            found = run(model, threads, "size" if prepare else "speed", Path(room) / str(threads))
             for record in found:
                 if record.status == "ok" and "speedup" in record.notes:
                     figures["sequences"], figures["tokens in the KV cache"] = 1, record.notes["kv_tokens"]
                     kind = "int8" if record.identity.quantizer == "int8" else "bf16"
                     figures[f"{kind}, {label}"] = rows(record)
-    if not given.prepare:
+    if not prepare:
         finish("decode_model", figures)
 
 
@@ -63,4 +58,4 @@ def rows(record: Record) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

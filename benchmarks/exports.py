@@ -8,7 +8,6 @@ Logits are those of a text of 64 tokens. Tokens are 64 of a greedy continuation,
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from harness import RESULTS, call, finish, like_a_worker, recorded
+from harness import RESULTS, call, finish, like_a_worker, recorded, start
 from torch import Tensor
 
 from bench.export import llama_cpp
@@ -123,22 +122,19 @@ def compare(case: Case, model: str, room: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(model: str = "smollm2-135m-instruct-q4") -> None:
     like_a_worker()
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--model", default="smollm2-135m-instruct-q4")
-    given = asked.parse_args()
     torch.set_num_threads(1)
     figures: dict[str, Any] = {}
     with temporary_folder("exports") as room:
         for case in CASES:
             parts = (case.format, case.method, case.values or case.quantizer, case.imatrix and "imatrix")
-            name = f"{given.model}: {' '.join(part for part in parts if part not in ('', 'dense', 'none'))}"
-            figures[name] = compare(case, given.model, room)
+            name = f"{model}: {' '.join(part for part in parts if part not in ('', 'dense', 'none'))}"
+            figures[name] = compare(case, model, room)
             print(name, json.dumps(figures[name]), file=sys.stderr, flush=True)
     before = recorded("exports") if (RESULTS / "exports.json").exists() else {}
     finish("exports", before | figures)
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -7,7 +7,6 @@ compressed-tensors is needed. torchao, llama-cpp-python and llmcompressor are co
 
 from __future__ import annotations
 
-import argparse
 import copy
 import importlib
 import importlib.util
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import RESULTS, draw_tokens, finish, like_a_worker, recorded
+from harness import RESULTS, draw_tokens, finish, like_a_worker, recorded, start
 from torch import Tensor, nn
 
 from baselines.smooth import Awq
@@ -174,13 +173,10 @@ def slope(size: Tensor, scale: Tensor) -> float:
     return float((x * y).sum() / x.square().sum())
 
 
-def main() -> None:
+def main(model: str = "tiny") -> None:
     like_a_worker()
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--model", default="tiny")
-    given = asked.parse_args()
     torch.set_num_threads(1)
-    found = download.pull(given.model)
+    found = download.pull(model)
     opened = found.open()
     targets = find_targets(opened.config, opened.shapes())
     weights = [opened.weight(target).float() for target in targets]
@@ -202,8 +198,8 @@ def main() -> None:
             job = Job(source=found.folder, pattern=Pattern(), targets=targets, calibration=tokens, workdir=room)
             figures["llm-compressor, AWQ"] = compare_awq(loading.load(found.folder, Compute()), job)
     before = recorded("formats") if (RESULTS / "formats.json").exists() else {}
-    finish("formats", before | {f"{given.model}: {name}": values for name, values in figures.items()})
+    finish("formats", before | {f"{model}: {name}": values for name, values in figures.items()})
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -30,6 +30,15 @@ def like_a_worker() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
 
 
+def start(main: Callable[..., None]) -> None:
+    """Run a benchmark: the parameters of `main` are its options, and the docstring of its file is its help."""
+    import typer
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command(help=sys.modules["__main__"].__doc__)(main)
+    app()
+
+
 def fresh_cache(folder: Path) -> dict[str, str]:
     """Return the environment of a `bench` whose cache is folder/cache: the corpora and the kernel are in it, and nothing else."""
     for part in ("data", "native"):

@@ -13,13 +13,12 @@ has not changed.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import RESULTS, finish
+from harness import RESULTS, finish, start
 from scipy.special import stdtrit
 from scipy.stats import binomtest
 
@@ -115,10 +114,7 @@ def simulate(intervals: int, deviation: float, changes: list[Losses], rng: np.ra
     return {kind: share(of) for kind, of in missed.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--intervals", type=int, default=2000)
-    intervals = parser.parse_args().intervals
+def main(intervals: int = 2000) -> None:
     rng = np.random.default_rng(0)
     changes = [real_changes(real_losses(RESULTS.parent / folder)) for folder in FOLDERS]
     by_deviation = {d: simulate(intervals, d, changes, rng) for d in DEVIATIONS}
@@ -129,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -9,12 +9,11 @@ pip install -e '.[llmcompressor]' && python benchmarks/masks.py [--draws 3]
 
 from __future__ import annotations
 
-import argparse
 import copy
 from typing import Any
 
 import torch
-from harness import draw_tokens, finish
+from harness import draw_tokens, finish, start
 from prune import MATCH_BLOCKS, SEQLEN, SEQUENCES, agreement, ours, theirs
 from torch import nn
 
@@ -24,10 +23,7 @@ from methods.contract import Compute
 from methods.targets import find_targets
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--draws", type=int, default=3)
-    options = parser.parse_args()
+def main(draws: int = 3) -> None:
     torch.set_num_threads(cores())
     found = download.pull("smollm2-135m-instruct-q4")
     dense = loading.load(found.folder, Compute())
@@ -44,7 +40,7 @@ def main() -> None:
     for method in ("wanda", "sparsegpt"):
         least: dict[str, Any] = {}
         by_block = {}
-        for draw in range(options.draws):
+        for draw in range(draws):
             tokens = draw_tokens(found.folder, SEQUENCES, SEQLEN, draw)
             mine, other = copy.deepcopy(dense), copy.deepcopy(dense)
             ours(method, mine, tokens, targets)
@@ -58,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

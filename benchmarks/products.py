@@ -8,14 +8,13 @@ python benchmarks/products.py [--rounds 7]
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from harness import finish, in_turn, ratio
+from harness import finish, in_turn, ratio, start
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 
@@ -39,10 +38,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+def main(rounds: int = 7) -> None:
     if has_instructions_for("bfloat16"):
         sys.exit("this CPU has instructions for bfloat16, so torch's own kernels are used: run it on another")
     torch.set_num_threads(1)
@@ -70,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

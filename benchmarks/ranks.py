@@ -5,13 +5,12 @@ python benchmarks/ranks.py [--rounds 3]
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness import finish, ratio
+from harness import finish, ratio, start
 
 FEW, MANY = 20, 80
 STEP = 32 * 128  # tokens
@@ -42,10 +41,7 @@ def _build_seconds(results: Path, tokens: int) -> float:
     raise RuntimeError(f"no training of {tokens} tokens in {results}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
+def main(rounds: int = 3) -> None:
     times: dict[str, list[float]] = {"one": [], "two": [], "threads": []}
     with tempfile.TemporaryDirectory() as room:
         os.environ["CAST_BENCH_CACHE"] = str(Path(room) / "cache")
@@ -62,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

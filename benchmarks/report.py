@@ -7,7 +7,6 @@ from a click or a key to the frame with the table.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import shutil
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import finish, seconds
+from harness import finish, seconds, start
 
 from bench.reporting import leaderboard
 from bench.results.store import Store
@@ -99,14 +98,10 @@ def browse(page_file: Path) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--paired", type=int, default=40)
-    asked = parser.parse_args()
+def main(rows: int = 2000, paired: int = 40) -> None:
     with tempfile.TemporaryDirectory() as room:
         root = Path(room)
-        count = fill(root / "made", asked.rows, asked.paired)
+        count = fill(root / "made", rows, paired)
         used = time.process_time()
         made: dict[str, bytes] = {}
         took = seconds(lambda: made.update(leaderboard.build([root / "made"], root / "nothing")))
@@ -120,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -14,12 +14,11 @@ their perplexities differ by the given ratio, at the level of the last of 190 pa
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from typing import Any
 
 import numpy as np
-from harness import RESULTS, finish
+from harness import RESULTS, finish, start
 from intervals import DEVIATIONS, FOLDERS, SEEDED_ROWS, SEEDS, Losses, measured_noise, real_losses, share
 from scipy.stats import false_discovery_control
 
@@ -96,10 +95,7 @@ def power(
     return share(found < ALPHA / PAIRS), share(found < ALPHA / (ROWS - 1))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tables", type=int, default=1000)
-    tables = parser.parse_args().tables
+def main(tables: int = 1000) -> None:
     rng = np.random.default_rng(0)
     sources = [real_rows(real_losses(RESULTS.parent / folder)) for folder in FOLDERS]
     figures: dict[str, Any] = {"tables": tables, "claimed share of tables that break a tie": ALPHA}
@@ -122,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)
