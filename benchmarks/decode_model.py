@@ -2,7 +2,7 @@
 
 python benchmarks/decode_model.py [--model NAME] [--prepare]
 
---prepare makes the artifacts only, which need not be done on a quiet machine. Dense is the faster of torch and of the same
+--prepare makes the artifacts only, which need not be done on a quiet machine. The ratio is over the faster of torch and of the same
 kernel dense, in the same turn.
 """
 

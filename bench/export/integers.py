@@ -1,4 +1,4 @@
-"""How the dequantized weights of a row are stored as integers, as other programs hold them."""
+"""Find the format in which a row's dequantized weights are stored as integers, for other programs."""
 
 from __future__ import annotations
 
