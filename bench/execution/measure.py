@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
@@ -16,6 +16,7 @@ from bench.execution.new_record import failed_record, gather, new_record
 from bench.inputs import loading
 from bench.measures.contract import Measure, MeasureContext, Readings
 from bench.measures.dense_states import DenseModel
+from bench.measures.window_pass import Participant
 from bench.measures.windowed import Windowed, read_together
 from bench.planning.artifact import Measurement
 from bench.results.items import require_readable
@@ -25,15 +26,6 @@ from bench.system import provenance
 from bench.system.cache import temporary_folder
 from methods.logits import head_of
 from methods.quantizing.stored import STORED_KEY, Stored
-
-
-class Attempt(NamedTuple):
-    readings: Readings | None = None
-    fault: Exception | None = None
-    own_s: float = 0.0
-    """Seconds spent on this measurement alone."""
-    shares: bool = True
-    """True if this measurement shares the remaining seconds."""
 
 
 def group(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
@@ -65,13 +57,13 @@ def measure(
     try:
         attempts = _read(measurements, built, workspace, states)
     except Exception as fault:  # noqa: BLE001 (a measure may raise anything; only these measurements fail)
-        attempts = [Attempt(fault=fault)] * len(measurements)
-    shared = time.monotonic() - started - sum(a.own_s for a in attempts)
+        attempts = [Participant(fault=fault, shares=True)] * len(measurements)
+    shared = time.monotonic() - started - sum(a.seconds for a in attempts)
     sharing = [m.label for m, a in zip(measurements, attempts, strict=True) if a.shares]
     out = []
     for measurement, attempt in zip(measurements, attempts, strict=True):
         record, items = _record(measurement, attempt, built)
-        own = attempt.own_s + (shared / len(sharing) if attempt.shares else 0.0)
+        own = attempt.seconds + (shared / len(sharing) if attempt.shares else 0.0)
         record.cost["wall_s"] = round(own, 3)
         if attempt.shares and len(sharing) > 1:
             record.cost |= {"shared_s": round(shared, 3), "shared_with": [x for x in sharing if x != measurement.label]}
@@ -89,7 +81,7 @@ def _instrument(measurement: Measurement) -> Measure:
 
 def _read(
     measurements: Sequence[Measurement], built: BuiltArtifact, workspace: Workspace, states: list[str]
-) -> list[Attempt]:
+) -> list[Participant]:
     """Read a group. states: receives sentences about the dense model's states."""
     instruments = [_instrument(m) for m in measurements]
     artifact, source, compute = measurements[0].artifact, workspace.source.path, workspace.compute
@@ -121,7 +113,7 @@ def _read(
         windowed = [i for i in instruments if isinstance(i, Windowed)]
         if not windowed:
             (instrument,) = instruments
-            return [Attempt(instrument.read(load, context))]
+            return [Participant(readings=instrument.read(load, context), shares=True)]
         contexts = []
         for i in range(len(windowed)):
             (workdir / str(i)).mkdir()
@@ -133,11 +125,10 @@ def _read(
             most_bytes=int(1e9 * measurements[0].options.get("dense_states_gb", 0)),
             events=states,
         )
-        took_part = read_together(list(zip(windowed, contexts, strict=True)), load, dense)
-        return [Attempt(p.readings, p.fault, p.seconds, p.shares) for p in took_part]
+        return read_together(list(zip(windowed, contexts, strict=True)), load, dense)
 
 
-def _record(measurement: Measurement, attempt: Attempt, built: BuiltArtifact) -> tuple[Record, tuple[Item, ...]]:
+def _record(measurement: Measurement, attempt: Participant, built: BuiltArtifact) -> tuple[Record, tuple[Item, ...]]:
     fault = attempt.fault
     if not fault:
         try:

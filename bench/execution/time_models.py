@@ -26,11 +26,11 @@ from bench.inputs import loading, models
 from bench.inputs.windows import load_windows
 from bench.kernels.timing import Clock, CudaClock, WallClock
 from bench.measures.contract import Readings
-from bench.measures.speed.comparison import REPEAT_SUFFIX, Timings, interleave
+from bench.measures.speed.comparison import REPEAT_SUFFIX, Timings, interleave, to_readings
 from bench.measures.speed.cpu import Cpu
-from bench.measures.speed.roofline import ACTIVATION_BYTES, count_cached, count_weights, linear_shapes
+from bench.measures.speed.roofline import ACTIVATION_BYTES, sizes_of
 from bench.results.identity import Identity
-from bench.results.record import Item, Reading, Record
+from bench.results.record import Item, Record
 from bench.results.store import Store
 from bench.system import digests, provenance
 from bench.system.cache import in_use, temporary_folder
@@ -95,29 +95,23 @@ def measure(
     torch.set_num_threads(request.threads)
     select_card(request.device)
     with in_use(), temporary_folder("engines") as workdir:
-        turn = {"": ModelVersions(model, workdir, sparse)}
+        turn = _Turn(request, engines, {"": ModelVersions(model, workdir, sparse)})
         for i, (name, other) in enumerate(others.items()):
             (place := workdir / str(i)).mkdir()
-            turn[name] = ModelVersions(other, place, sides=(DENSE,))
+            turn.models[name] = ModelVersions(other, place, sides=(DENSE,))
         steps = [Step(*s) for n in request.tokens for s in (("decode", 1, n), ("prefill", n, 0))]
-        rows = [(name, e, kind) for name in turn for e in engines for kind in e.kinds]
-        made = [
-            (step, [_new_record(request, turn, *row, step, engines) for row in rows])
-            for step in steps
-            if step.name in request.steps
-        ]
+        rows = [(name, e, kind) for name in turn.models for e in engines for kind in e.kinds]
+        made = [(step, [turn.new_record(step, *row) for row in rows]) for step in steps if step.name in request.steps]
         known = {r.key: old for _, records in made for r in records if (old := store.finished(r.key))}
         new = [step for step, records in made if not all(r.key in known for r in records)]
         done = itertools.count(1)
-
-        def after_round() -> None:
-            advance(next(done), len(new) * BLOCKS)
-
         for step, records in made:
-            if step in new:
-                yield from _time(request, turn, step, engines, records, store, say, after_round)
-            else:
+            if step not in new:
                 yield from (known[record.key] for record in records)
+                continue
+            for record, items in turn.time(step, records, say, lambda: advance(next(done), len(new) * BLOCKS)):
+                store.write(record, items)
+                yield record
 
 
 def _resolve(name: str, data_dir: Path | None) -> models.Model:
@@ -134,117 +128,127 @@ TIMED = (
 """Modules that make what an engine runs. They decide no other number, so digests follow no import of theirs."""
 
 
-def _new_record(
-    request: ModelTimingRequest,
-    turn: Mapping[str, ModelVersions],
-    name: str,
-    engine: Engine,
-    kind: str,
-    step: Step,
-    engines: Sequence[Engine],
-) -> Record:
-    versions = turn[name]
-    is_sparse = engine.sparse and SPARSE in versions.sides
-    identity = Identity(
-        model=name or request.model,
-        stages=(versions.method,) if is_sparse else ("dense",),
-        pattern=SPARSE if is_sparse else DENSE,
-        quantizer=engine.kinds[kind],
-        measure="speed",
-        protocol=step.protocol(engine.name),
-        dtype=kind,
-        device=request.device.split(":")[0],
-    )
-    key_inputs = {
-        "model": versions.model.digest,
-        "measure": {"name": "speed", "source": digest_source(__name__, *TIMED, *(type(e).__module__ for e in engines))},
-        "engine": {"name": engine.name} | engine.about(), "in_turn": {e.name: e.about() for e in engines},
-        "kind": kind, "step": step._asdict(), "threads": request.threads, "hardware": fingerprint(request.device),
-    }  # fmt: skip
-    if versions.sparse and engine.sparse:
-        key_inputs["sparse"] = versions.sparse.digest
-    if request.others:
-        key_inputs["models"] = {n: v.model.digest for n, v in turn.items()}
-        key_inputs["row"] = name  # of two names for one folder each has a record
-    return Record(key=digests.of(key_inputs), identity=identity, key_inputs=key_inputs, status="ok")
-
-
-def _time(
-    request: ModelTimingRequest,
-    turn: Mapping[str, ModelVersions],
-    step: Step,
-    engines: Sequence[Engine],
-    records: Iterable[Record],
-    store: Store,
-    say: Callable[[str], None],
-    after_round: Callable[[], object],
-) -> Iterator[Record]:
-    entered: _Entered = {}
-    clock: Clock = CudaClock() if request.device.startswith("cuda") else WallClock()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # names of arguments that transformers will change
-        for engine in engines:
-            say(f"{step.name}: loading {engine.name}")
-            for name, versions in turn.items():
-                for contestant in engine.contestants(versions, step, request.device, request.threads):
-                    entered.setdefault((engine.name, contestant.kind, name), {})[contestant.side] = contestant
-        works = {_name(*key, side): c.work for key, sides in entered.items() for side, c in sides.items()}
-        say(f"{step.name}: timing {len(works)} models in turn, {BLOCKS} blocks of each, twice")
-        load, limits = psutil.getloadavg()[0], _limits(request, turn, step, entered)
-        timings = interleave(works, clock, repeat=works, blocks=BLOCKS, block_s=BLOCK_S, after_round=after_round)
-    for record in records:
-        model = record.identity.model if record.identity.model in request.others else ""
-        key = (record.identity.protocol.engine, record.identity.dtype, model)
-        sides = entered[key]
-        record.provenance = provenance.gather()
-        items = _fill(record, {side: _name(*key, side) for side in sides}, sides, step, timings)
-        record.notes |= {"in_turn": list(works), "threads": request.threads, "kv_tokens": step.kv}
-        record.notes |= {"prompt_tokens": step.prompt, "engine": record.key_inputs["engine"], "load": load}
-        if request.sparse and SPARSE in sides:
-            record.notes["sparse"] = Path(request.sparse).name
-        if request.others:
-            record.notes["beside"] = request.model
-        record.notes |= limits.get(key, {})
-        store.write(record, items)
-        yield record
-
-
 _Key = tuple[str, str, str]
 """An engine, a kind of weight, and the name of a model; "" is the request's own."""
 _Entered = dict[_Key, dict[str, Contestant]]
 
 
-def _limits(
-    request: ModelTimingRequest, turn: Mapping[str, ModelVersions], step: Step, entered: _Entered
-) -> dict[_Key, dict[str, Any]]:
-    """Measure what limits a step on a CPU. Return notes for each record.
+@dataclass(frozen=True)
+class _Turn:
+    """Engines and models, by name, that are timed in turn."""
 
-    For decoding: bytes of weights, and of keys and values in 16 bits, that the step reads; perplexities; and the bandwidth of
-    the threads in bytes per second. For a prompt: its operations in the dense linears, and those per second of a large product.
-    """
-    if request.device != "cpu":
-        return {}
-    if step.name == "prefill":
-        flops = {}
-        for name, versions in turn.items():
-            config, shapes = versions.source.config, linear_shapes(versions.source.config, versions.source.shapes())
-            counted = count_weights(config, {target: out * width for target, (out, width) in shapes.items()})
-            flops[name] = 2.0 * step.prompt * counted.per_token
-        peak = _measure_peak()
-        return {key: {"flops": flops[key[-1]], "peak_flops": peak} for key in entered}
-    notes: dict[_Key, dict[str, Any]] = {}
-    with contextlib.suppress(Skipped):  # no native kernel
-        bandwidth, perplexity = Cpu(request.threads).peaks().bandwidth, _perplexities(turn, entered)
+    request: ModelTimingRequest
+    engines: Sequence[Engine]
+    models: dict[str, ModelVersions]
+
+    def new_record(self, step: Step, name: str, engine: Engine, kind: str) -> Record:
+        request, versions = self.request, self.models[name]
+        is_sparse = engine.sparse and SPARSE in versions.sides
+        identity = Identity(
+            model=name or request.model,
+            stages=(versions.method,) if is_sparse else ("dense",),
+            pattern=SPARSE if is_sparse else DENSE,
+            quantizer=engine.kinds[kind],
+            measure="speed",
+            protocol=step.protocol(engine.name),
+            dtype=kind,
+            device=request.device.split(":")[0],
+        )
+        source = digest_source(__name__, *TIMED, *(type(e).__module__ for e in self.engines))
+        key_inputs = {
+            "model": versions.model.digest, "measure": {"name": "speed", "source": source},
+            "engine": {"name": engine.name} | engine.about(), "in_turn": {e.name: e.about() for e in self.engines},
+            "kind": kind, "step": step._asdict(), "threads": request.threads, "hardware": fingerprint(request.device),
+        }  # fmt: skip
+        if versions.sparse and engine.sparse:
+            key_inputs["sparse"] = versions.sparse.digest
+        if request.others:
+            key_inputs["models"] = {n: v.model.digest for n, v in self.models.items()}
+            key_inputs["row"] = name  # of two names for one folder each has a record
+        return Record(key=digests.of(key_inputs), identity=identity, key_inputs=key_inputs, status="ok")
+
+    def time(
+        self, step: Step, records: Iterable[Record], say: Callable[[str], None], after_round: Callable[[], object]
+    ) -> Iterator[tuple[Record, tuple[Item, ...]]]:
+        """Time a step of all models, and yield each record with its items: a block each, the same one in all records."""
+        request, entered = self.request, _Entered()
+        clock: Clock = CudaClock() if request.device.startswith("cuda") else WallClock()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # names of arguments that transformers will change
+            for engine in self.engines:
+                say(f"{step.name}: loading {engine.name}")
+                for name, versions in self.models.items():
+                    for contestant in engine.contestants(versions, step, request.device, request.threads):
+                        entered.setdefault((engine.name, contestant.kind, name), {})[contestant.side] = contestant
+            works = {_name(*key, side): c.work for key, sides in entered.items() for side, c in sides.items()}
+            say(f"{step.name}: timing {len(works)} models in turn, {BLOCKS} blocks of each, twice")
+            load, limits = psutil.getloadavg()[0], self._limits(step, entered)
+            timings = interleave(works, clock, repeat=works, blocks=BLOCKS, block_s=BLOCK_S, after_round=after_round)
+        for record in records:
+            model = record.identity.model if record.identity.model in request.others else ""
+            key = (record.identity.protocol.engine, record.identity.dtype, model)
+            sides = entered[key]
+            readings = _read(timings, {side: _name(*key, side) for side in sides}, step.prompt)
+            record.provenance, record.readings = provenance.gather(), rows_of(readings)
+            record.notes = {**readings.notes, **{side: c.notes for side, c in sides.items() if c.notes}}
+            record.notes |= {"in_turn": list(works), "threads": request.threads, "kv_tokens": step.kv}
+            record.notes |= {"prompt_tokens": step.prompt, "engine": record.key_inputs["engine"], "load": load}
+            if request.sparse and SPARSE in sides:
+                record.notes["sparse"] = Path(request.sparse).name
+            if request.others:
+                record.notes["beside"] = request.model
+            record.notes |= limits.get(key, {})
+            yield record, readings.items
+
+    def _limits(self, step: Step, entered: _Entered) -> dict[_Key, dict[str, Any]]:
+        """Measure what limits a step on a CPU. Return notes for each record.
+
+        For decoding: bytes of weights, and of keys and values in 16 bits, that the step reads; perplexities; and the bandwidth
+        of the threads in bytes per second. For a prompt: its operations in the dense linears, and those per second of a large
+        product.
+        """
+        if self.request.device != "cpu":
+            return {}
+        sizes = {name: sizes_of(versions.source) for name, versions in self.models.items()}
+        if step.name == "prefill":
+            peak = _measure_peak()
+            per_token = {name: size.weights.per_token for name, size in sizes.items()}
+            return {key: {"flops": 2.0 * step.prompt * per_token[key[-1]], "peak_flops": peak} for key in entered}
+        notes: dict[_Key, dict[str, Any]] = {}
+        with contextlib.suppress(Skipped):  # no native kernel
+            bandwidth = Cpu(self.request.threads).peaks().bandwidth
+            perplexity = self._perplexities(entered)
+            for key, sides in entered.items():
+                _, kind, model = key
+                cached = step.kv * sizes[model].cached * ACTIVATION_BYTES * (2 if kind == "fp32" else 1)
+                read = {side: c.nbytes + cached for side, c in sides.items() if c.nbytes and cached}
+                quality = {side: perplexity[key, side] for side in sides if (key, side) in perplexity}
+                notes[key] = {"bytes_per_token": read} if read else {}
+                if quality:
+                    notes[key] |= {
+                        "perplexity": quality,
+                        "perplexity_of": f"{TEXT}, {WINDOWS} windows of {SEQLEN} tokens",
+                    }
+                notes[key]["bandwidth"] = bandwidth
+        return notes
+
+    def _perplexities(self, entered: _Entered) -> dict[tuple[_Key, str], float]:
+        """Return the perplexity of each contestant that gives logits, on a short text.
+
+        None for a folder without a tokenizer, or with another one than the request's own model: a token would be another text.
+        """
+        files = {name: find_file(versions.model.folder, "tokenizer.json") for name, versions in self.models.items()}
+        if not (own := files[""]):
+            return {}
+        same = {name for name, file in files.items() if file and file.read_bytes() == own.read_bytes()}
+        windows, _ = load_windows(TEXT, loading.load_tokenizer(own.parent), SEQLEN, WINDOWS, None)
+        out = {}
         for key, sides in entered.items():
-            _, kind, model = key
-            cached = step.kv * count_cached(turn[model].source.config) * ACTIVATION_BYTES * (2 if kind == "fp32" else 1)
-            read = {side: c.nbytes + cached for side, c in sides.items() if c.nbytes and cached}
-            quality = {side: perplexity[key, side] for side in sides if (key, side) in perplexity}
-            notes[key] = {"bytes_per_token": read} if read else {}
-            if quality:
-                notes[key] |= {"perplexity": quality, "perplexity_of": f"{TEXT}, {WINDOWS} windows of {SEQLEN} tokens"}
-            notes[key]["bandwidth"] = bandwidth
-    return notes
+            for side, contestant in sides.items():
+                if contestant.logits and key[-1] in same:
+                    losses = [cross_entropy(contestant.logits(w)[:-1].float(), w[1:]).item() for w in windows]
+                    out[key, side] = math.exp(sum(losses) / len(losses))
+        return out
 
 
 def _measure_peak() -> float:
@@ -254,55 +258,16 @@ def _measure_peak() -> float:
     return 2.0 * PEAK_SIZE**3 / min(WallClock().measure(lambda: left @ right, PEAK_REPEATS))
 
 
-def _perplexities(turn: Mapping[str, ModelVersions], entered: _Entered) -> dict[tuple[_Key, str], float]:
-    """Return the perplexity of each contestant that gives logits, on a short text.
-
-    None for a folder without a tokenizer, or with another one than the request's own model: a token would be another text.
-    """
-    files = {name: find_file(versions.model.folder, "tokenizer.json") for name, versions in turn.items()}
-    if not (own := files[""]):
-        return {}
-    same = {name for name, file in files.items() if file and file.read_bytes() == own.read_bytes()}
-    windows, _ = load_windows(TEXT, loading.load_tokenizer(own.parent), SEQLEN, WINDOWS, None)
-    out = {}
-    for key, sides in entered.items():
-        for side, contestant in sides.items():
-            if contestant.logits and key[-1] in same:
-                losses = [cross_entropy(contestant.logits(w)[:-1].float(), w[1:]).item() for w in windows]
-                out[key, side] = math.exp(sum(losses) / len(losses))
-    return out
-
-
 def _name(engine: str, kind: str, model: str, side: str) -> str:
     return f"{engine} {kind} {model or side}"
 
 
-def _fill(
-    record: Record, names: Mapping[str, str], sides: Mapping[str, Contestant], step: Step, timings: Timings
-) -> tuple[Item, ...]:
-    """Write readings and notes into a record. Returns its items: a block each, the same one in all records of a turn.
-
-    names: of the timings, by side.
-    """
-    first = names.get(SPARSE) or names[DENSE]
-    rates = {side: [step.prompt / s for s in timings.blocks[name]] for side, name in names.items()}
-    values = [Reading("tokens_per_s", step.prompt / timings.median(first), "tokens/s", "higher", n=BLOCKS)]
-    beside: list[dict[str, float]] = [{} for _ in range(BLOCKS)]
-    notes: dict[str, Any] = {}
-    if SPARSE in names and DENSE in names:
-        ratio = timings.ratio(names[DENSE], names[SPARSE])
-        values += [
-            Reading("tokens_per_s_dense", step.prompt / timings.median(names[DENSE]), "tokens/s", ""),
-            Reading("speedup", ratio.value, "1", "higher"),
-        ]
-        notes["interval"] = [ratio.low, ratio.high]
-        beside = [
-            {"tokens_per_s_dense": dense, "speedup": sparse / dense}
-            for sparse, dense in zip(rates[SPARSE], rates[DENSE], strict=True)
-        ]
+def _read(timings: Timings, names: Mapping[str, str], tokens: int) -> Readings:
+    """Return the readings of a record. names: of the timings, by side; tokens: of a step."""
+    fast, slow = names.get(SPARSE) or names[DENSE], names.get(DENSE) if SPARSE in names else None
+    ratio = timings.ratio(slow, fast) if slow else None
+    notes: dict[str, Any] = {"interval": [ratio.low, ratio.high]} if ratio else {}
     notes["noise"] = {side: timings.noise(name) for side, name in names.items()}
-    notes["again"] = {side: [step.prompt / s for s in timings.blocks[n + REPEAT_SUFFIX]] for side, n in names.items()}
-    notes |= {side: c.notes for side, c in sides.items() if c.notes}
-    record.readings, record.notes = rows_of(Readings(tuple(values))), notes
-    main = rates.get(SPARSE) or rates[DENSE]
-    return tuple(Item(str(i), str(i), rate, 1.0, row) for i, (rate, row) in enumerate(zip(main, beside, strict=True)))
+    notes["again"] = {side: [tokens / s for s in timings.blocks[n + REPEAT_SUFFIX]] for side, n in names.items()}
+    speedup = ratio.value if ratio else 0.0
+    return to_readings(timings, "tokens_per_s", fast, slow, speedup, tokens=tokens, notes=notes)

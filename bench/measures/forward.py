@@ -57,25 +57,16 @@ def _states(model: nn.Module, tokens: Tensor, batch: int, context: MeasureContex
         context.progress.advance(done, len(tokens))
 
 
-def logit_parts(
-    heads: Sequence[nn.Module],
-    states: Sequence[Tensor],
-    *,
-    logits_bytes: int = LOGITS_BYTES,
-    part_bytes: int = PART_BYTES,
-) -> Iterator[tuple[slice, list[Tensor]]]:
+def logit_parts(heads: Sequence[nn.Module], states: Sequence[Tensor]) -> Iterator[tuple[slice, list[Tensor]]]:
     """Yield a few rows at a time: their slice, and their logits from each head in float32 [rows, vocabulary].
 
     A chunk is large enough for a fast matrix product. On a CPU it is split into parts that fit in the processor's cache.
 
-    Args:
-        states: [tokens, hidden] for each of `heads`.
-        logits_bytes: bytes of a chunk, for one head.
-        part_bytes: bytes of a part.
+    states: [tokens, hidden] for each of `heads`.
     """
     row_bytes = 4 * max(head.weight.shape[0] for head in heads)  # type: ignore[index]
-    rows = max(1, logits_bytes // row_bytes)
-    part = min(rows, max(1, part_bytes // row_bytes)) if states[0].device.type == "cpu" else rows
+    rows = max(1, LOGITS_BYTES // row_bytes)
+    part = min(rows, max(1, PART_BYTES // row_bytes)) if states[0].device.type == "cpu" else rows
     for a in range(0, len(states[0]), rows):
         chunks = [head(x[a : a + rows]) for head, x in zip(heads, states, strict=True)]
         for b in range(0, len(chunks[0]), part):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from bench.measures import forward
@@ -49,63 +50,61 @@ class WindowReader(Protocol):
         ...
 
 
+@dataclass(eq=False)
 class Participant:
-    """Measure in a pass, with its readings or the fault that ended it.
+    """Measure in a pass, with its readings or the fault that ended it."""
 
-    Args:
-        make_reader: makes the reader of the pass.
-        beside_dense: the reader needs the dense model's logits.
-        copies: the reader gets copies of the logits, so that it cannot change what others read.
-    """
-
-    def __init__(
-        self, make_reader: Callable[[], WindowReader], *, beside_dense: bool = False, copies: bool = False
-    ) -> None:
-        self.beside_dense = beside_dense
-        self.readings: Readings | None = None
-        self.fault: Exception | None = None
-        self.seconds = 0.0
-        """Seconds spent in the measure's code."""
-        self.shares = False
-        """True if models ran for this measure."""
-        self._make_reader, self._copies = make_reader, copies
-        self._reader: WindowReader | None = None
+    make_reader: Callable[[], WindowReader] | None = None
+    """Makes the reader of the pass. None: the measure reads no windows."""
+    beside_dense: bool = False
+    """True if the reader needs the dense model's logits."""
+    copies: bool = False
+    """True if the reader gets copies of the logits, so that it cannot change what others read."""
+    readings: Readings | None = None
+    fault: Exception | None = None
+    seconds: float = 0.0
+    """Seconds spent in the measure's code."""
+    shares: bool = False
+    """True if models ran for this measure."""
 
     @property
     def ended(self) -> bool:
         return self.fault is not None or self.readings is not None
 
-    def call(self, step: Callable[..., Any], *args: Any) -> Any:
-        """Run a step of the measure. An exception ends this measure and no other."""
+    @contextmanager
+    def own_code(self) -> Iterator[None]:
+        """Run code of the measure. An exception ends this measure and no other."""
         started = time.perf_counter()
         try:
-            return step(*args)
+            yield
         except Exception as fault:  # noqa: BLE001
             self.fault = fault
-            return None
         finally:
             self.seconds += time.perf_counter() - started
 
     def start(self) -> None:
+        assert self.make_reader
         self.shares = True
-        self._reader = self.call(self._make_reader)
+        with self.own_code():
+            self._reader = self.make_reader()
 
     def take(self, part: LogitPart) -> None:
-        if self.fault or self._reader is None:
+        if self.fault:
             return
-        if self._copies:
+        if self.copies:
             dense = None if part.dense is None else part.dense.clone()
             part = part._replace(targets=part.targets.clone(), logits=part.logits.clone(), dense=dense)
-        self.call(self._reader.take, part)
+        with self.own_code():
+            self._reader.take(part)
 
     def finish(self) -> None:
-        if self.fault or self._reader is None:
+        if self.fault:
             return
-        readings = self.call(self._reader.finish)
-        if isinstance(readings, Readings):
+        with self.own_code():
+            readings: Any = self._reader.finish()
+            if not isinstance(readings, Readings):
+                raise TypeError(f"finish() returned {type(readings).__name__}, not Readings")
             self.readings = readings
-        else:
-            self.fault = self.fault or TypeError(f"finish() returned {type(readings).__name__}, not Readings")
 
 
 def run_pass(
@@ -138,7 +137,12 @@ def run_pass(
     with ExitStack() as stack, torch.no_grad():
         dense = None
         if beside_dense and not context.is_dense:
-            dense = _dense_pass(running, tokens, batch, context, dense_states)
+            try:
+                dense = _dense_pass(tokens, batch, context, dense_states)
+            except Exception as fault:  # noqa: BLE001 (a model may raise anything)
+                for participant in running:
+                    if participant.beside_dense:
+                        participant.fault = participant.fault or fault
         if all(p.ended for p in running):
             return
         measured = forward.forward_windows(model, context.folder, tokens, batch, context)
@@ -155,23 +159,6 @@ def run_pass(
 
 
 def _dense_pass(
-    running: Sequence[Participant],
-    tokens: Tensor,
-    batch: int,
-    context: MeasureContext,
-    dense_states: DenseStates | None,
-) -> forward.ForwardPass | None:
-    """Return the dense model's pass. None: it failed, which ends the measures that compare with it."""
-    try:
-        return _dense_forward(tokens, batch, context, dense_states)
-    except Exception as fault:  # noqa: BLE001 (a model may raise anything)
-        for participant in running:
-            if participant.beside_dense:
-                participant.fault = participant.fault or fault
-        return None
-
-
-def _dense_forward(
     tokens: Tensor, batch: int, context: MeasureContext, dense_states: DenseStates | None
 ) -> forward.ForwardPass:
     """Return the dense model's states from the cache, or compute them and keep them there, or on the CPU if they do not fit."""
@@ -194,8 +181,6 @@ def logit_parts(
     dense: forward.ForwardPass | None = None,
     *,
     is_dense: bool = False,
-    logits_bytes: int = forward.LOGITS_BYTES,
-    part_bytes: int = forward.PART_BYTES,
 ) -> Iterator[LogitPart]:
     """Yield the logits of all windows, a few rows at a time, so that [tokens, vocabulary] is never in memory.
 
@@ -203,7 +188,6 @@ def logit_parts(
         tokens: int64 [windows, seqlen]
         dense: pass of the dense model over the same windows and batches.
         is_dense: the measured model is the dense one.
-        logits_bytes, part_bytes: as in `forward.logit_parts`.
     """
     passes = [p for p in (dense, measured) if p]
     done = 0
@@ -212,9 +196,7 @@ def logit_parts(
         ids = tokens[done : done + windows].to(device)
         targets = ids[:, 1:].flatten()
         states = [x[:, :-1].to(device).flatten(0, 1) for x in batch]
-        for rows, logits in forward.logit_parts(
-            [p.head for p in passes], states, logits_bytes=logits_bytes, part_bytes=part_bytes
-        ):
+        for rows, logits in forward.logit_parts([p.head for p in passes], states):
             beside = logits[0] if dense or is_dense else None
             yield LogitPart(windows, len(targets), rows, targets[rows], logits[-1], beside)
         done += windows

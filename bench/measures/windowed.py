@@ -171,7 +171,8 @@ def read_together(
         copies = not type(measure).__module__.startswith("bench.")
         reader = partial(measure.reader, windows, own)
         participant = Participant(reader, beside_dense=measure.beside_dense, copies=copies)
-        participant.readings = participant.call(measure.known, windows, own)
+        with participant.own_code():
+            participant.readings = measure.known(windows, own)
         participants.append(participant)
     try:
         with dense_model.states(digest, m.per_forward) if dense_model else nullcontext() as dense_states:
@@ -180,9 +181,9 @@ def read_together(
         for participant in participants:
             participant.fault = participant.fault or (None if participant.readings else fault)
     for participant in participants:
-        if participant.readings:
-            complete = partial(replace, participant.readings, tokens=windows.tokens.numel(), token_digest=digest)
-            participant.readings = participant.call(complete)
+        if readings := participant.readings:
+            with participant.own_code():
+                participant.readings = replace(readings, tokens=windows.tokens.numel(), token_digest=digest)
     return participants
 
 

@@ -16,6 +16,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from bench.kernels.timing import Clock, Work
+from bench.measures.contract import Readings
+from bench.measures.speed.roofline import Costs, RooflineCost
+from bench.results.record import Item, Reading
 from bench.stats import bootstrap
 
 T = TypeVar("T")
@@ -121,13 +124,6 @@ def rotate(work: Callable[[T], Any], copies: Iterable[T]) -> Work:
     return lambda: work(next(turn))
 
 
-class RooflineCost(NamedTuple):
-    """The least cost of a piece of work on any device."""
-
-    flops: float
-    bytes_moved: float
-
-
 @dataclass(frozen=True)
 class Peaks:
     """The peak rates of a device, measured in the same run."""
@@ -150,8 +146,7 @@ class SpeedComparison:
     dense: Mapping[str, Work]
     """Dense contestants. The fastest is the baseline."""
     sparse: Mapping[str, Work]
-    costs: tuple[RooflineCost, RooflineCost]
-    """Costs of dense and 2:4."""
+    costs: Costs
     others: Mapping[str, Work] = field(default_factory=dict)
     """Contestants in further columns, without a speedup over them."""
     calls: int = 1
@@ -191,6 +186,41 @@ def summarize(comparison: SpeedComparison, timings: Timings, peaks: Peaks) -> di
         "sparse_share_of_peak": _round(sparse_s / timings.median(sparse)),
         "flags": flags,
     } | dict(comparison.notes)
+
+
+def to_readings(
+    timings: Timings,
+    metric: str,
+    fast: str,
+    slow: str | None = None,
+    speedup: float = 0.0,
+    *,
+    tokens: int | None = None,
+    notes: Mapping[str, Any],
+) -> Readings:
+    """Return readings of a contestant, with an item for each block.
+
+    Args:
+        slow: dense contestant beside it, or None.
+        speedup: of `fast` over `slow`.
+        tokens: of a call, whose number per second is read. None: seconds are read.
+    """
+    unit, better = ("s", "lower") if tokens is None else ("tokens/s", "higher")
+
+    def value(seconds: float) -> float:
+        return seconds if tokens is None else tokens / seconds
+
+    blocks = timings.blocks[fast]
+    values = [Reading(metric, value(timings.median(fast)), unit, better, n=len(blocks))]
+    beside: list[dict[str, float]] = [{} for _ in blocks]
+    if slow:
+        values.append(Reading(f"{metric}_dense", value(timings.median(slow)), unit, ""))
+        values.append(Reading("speedup", speedup, "1", "higher"))
+        pairs = zip(timings.blocks[slow], blocks, strict=True)
+        beside = [{f"{metric}_dense": value(dense), "speedup": dense / own} for dense, own in pairs]
+    rows = enumerate(zip(blocks, beside, strict=True))
+    items = tuple(Item(str(i), str(i), value(own), 1.0, row) for i, (own, row) in rows)
+    return Readings(tuple(values), items, notes=notes)
 
 
 def _times(timings: Timings, name: str) -> dict[str, float]:

@@ -16,7 +16,8 @@ from bench.kernels import cpu24, native
 from bench.kernels.integers24 import pack_rounded
 from bench.kernels.packed24 import pack, unpack
 from bench.kernels.timing import Clock, WallClock, check_product
-from bench.measures.speed.comparison import CACHE_MULTIPLE, Peaks, RooflineCost, SpeedComparison, copy_count, rotate
+from bench.measures.speed.comparison import CACHE_MULTIPLE, Peaks, SpeedComparison, copy_count, rotate
+from bench.measures.speed.roofline import RooflineCost
 from methods.errors import Skipped
 
 if TYPE_CHECKING:

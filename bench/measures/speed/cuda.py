@@ -17,8 +17,8 @@ from torch.nn.functional import linear
 
 from bench.kernels.cusparselt import SIDE_MULTIPLES, TOKEN_MULTIPLE, CompressedWeight
 from bench.kernels.timing import MODEL_TOLERANCE, CudaClock, Work, check_product
-from bench.measures.speed.comparison import Peaks, RooflineCost, SpeedComparison, copy_count
-from bench.measures.speed.roofline import ACTIVATION_BYTES, BITS, INPUT_BYTES
+from bench.measures.speed.comparison import Peaks, SpeedComparison, copy_count
+from bench.measures.speed.roofline import ACTIVATION_BYTES, product_costs
 from methods.errors import Skipped
 
 if TYPE_CHECKING:
@@ -161,15 +161,10 @@ class Cuda:
         eager = {f"{name}, no graph": work for side in passes[:2] for name, work in side.items()}
         # without a graph the host's work is timed, too: much of it is cuSPARSELt's, which plans each product
         passes = [{name: capture_graph(work) for name, work in side.items()} for side in passes]
-        out, width = weight.shape
-        read, written = (sizes.get(kind, ACTIVATION_BYTES) for sizes in (INPUT_BYTES, OUTPUT_BYTES))
-        flops, moved = 2.0 * tokens * out * width, tokens * (width * read + out * written)
         # cuSPARSELt's metadata is 2 bits per kept value, which is one bit per weight.
-        bits = BITS[kind]
-        costs = [RooflineCost(flops / (i + 1), out * width * bits[i] / 8 + moved) for i in (0, 1)]
-        return SpeedComparison(
-            kind, passes[0], passes[1], (costs[0], costs[1]), others=passes[2] | eager, calls=count, notes=notes
-        )
+        out, width = weight.shape
+        costs = product_costs(out, width, tokens, kind, OUTPUT_BYTES.get(kind, ACTIVATION_BYTES))
+        return SpeedComparison(kind, passes[0], passes[1], costs, others=passes[2] | eager, calls=count, notes=notes)
 
     def _cusparselt(
         self, kind: str, x: Tensor, w: Tensor, scales: list[Tensor], count: int, expected: Tensor, notes: dict[str, Any]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +19,10 @@ from bench.kernels.packed24 import PackedWeight, pack
 from bench.kernels.timing import MODEL_TOLERANCE, Work, check_product
 from bench.measures.contract import MeasureContext
 from bench.measures.speed import roofline
-from bench.measures.speed.comparison import RooflineCost, SpeedComparison, StepFactory
+from bench.measures.speed.comparison import SpeedComparison, StepFactory
 from bench.measures.speed.cpu import Cpu
 from bench.measures.speed.cuda import Cuda
+from bench.measures.speed.roofline import Costs
 from bench.system.devices import EAGER
 from bench.system.text import amount
 from methods.errors import Skipped
@@ -60,11 +60,12 @@ def compare_models(
         if length < kv + prompt:
             raise Skipped(f"the model takes {length} tokens, and this measurement has {kv + prompt}")
     loaded = model()
-    dense, sparse = {"dense": loaded}, {}
+    dense: dict[str, nn.Module] = {"dense": loaded}
+    sparse: dict[str, nn.Module] = {}
     make = decode_step(batch, kv) if prompt == 1 else prefill_step(batch, prompt)
     kind = KIND_OF_DTYPE.get(context.compute.dtype, dtype_name(context.compute.dtype))
     if _has_fewer_weights(context):
-        dense = {"dense": context.load_dense(), SMALLER: loaded}
+        dense, sparse = {"dense": context.load_dense()}, {SMALLER: loaded}
     elif not context.counts.pattern.dense:
         integers = find_kind(context)
         weights = {name: dense_weight(loaded.get_submodule(name)) for name in context.counts.layers}
@@ -76,9 +77,6 @@ def compare_models(
             dense["same kernel, dense"] = dense_twin(swap_linears(model(), packed, engine=engine))
         check_models(make, dense | sparse)
     sides = device.steps(dense, sparse, make, prompt == 1)
-    if SMALLER in dense:
-        smaller = {name: sides[0].pop(name) for name in list(sides[0]) if name.startswith(SMALLER)}
-        sides = sides[0], smaller, sides[2]
     graphs = {n: work.graph for side in sides for n, work in side.items() if isinstance(work, DecodingWork)}
     notes = {"batch": batch, "prompt_tokens": prompt, "kv_tokens": kv, "device": device.name}
     notes |= {"graphs": graphs} if graphs else {}
@@ -207,42 +205,20 @@ def prefill_step(batch: int, prompt: int) -> StepFactory:
     return make
 
 
-def _costs(context: MeasureContext, kind: str, batch: int, prompt: int, kv: int) -> tuple[RooflineCost, RooflineCost]:
+def _costs(context: MeasureContext, kind: str, batch: int, prompt: int, kv: int) -> Costs:
     """Return the costs of dense and 2:4. A step computes the logits of one token of each sequence."""
-    targets = {name: layer.weights for name, layer in context.counts.layers.items()}
-    step = kind, batch, prompt, kv, context.compute.dtype.itemsize
-    dense, sparse = _step_costs(Folder(context.folder), targets, *step)
+
+    def costs_of(sizes: roofline.Sizes) -> Costs:
+        tokens, cached, other = batch * prompt, batch * (kv + prompt), context.compute.dtype.itemsize
+        return roofline.step_costs(sizes, tokens, cached, *roofline.BITS[kind], predicted=batch, other_bytes=other)
+
+    dense, sparse = costs_of(roofline.sizes_of(Folder(context.folder), context.counts.layers))
     if not _has_fewer_weights(context):
         return dense, sparse
-    source = Folder(context.source)
-    return _step_costs(source, _count_targets(source), *step)[0], dense
+    return costs_of(roofline.sizes_of(Folder(context.source)))[0], dense
 
 
 def _has_fewer_weights(context: MeasureContext) -> bool:
     """Return whether blocks, units or channels of the source were removed."""
-    own, whole = (sum(_count_targets(Folder(at)).values()) for at in (context.folder, context.source))
+    own, whole = (roofline.sizes_of(Folder(at)).weights.total for at in (context.folder, context.source))
     return own < whole
-
-
-def _count_targets(folder: Folder) -> dict[str, int]:
-    """Return the number of weights of each target of a folder."""
-    shapes = roofline.linear_shapes(folder.config, folder.shapes())
-    return {target: out * width for target, (out, width) in shapes.items()}
-
-
-def _step_costs(
-    folder: Folder, targets: Mapping[str, int], kind: str, batch: int, prompt: int, kv: int, other_bytes: int
-) -> tuple[RooflineCost, RooflineCost]:
-    """Return the costs of a folder's linears, dense and 2:4. targets: the number of weights of each; other_bytes: of a weight
-    of the head and of a value in the KV cache.
-    """
-    sizes = roofline.sizes_of(folder.config, Counter(), roofline.count_weights(folder.config, targets))
-    dense, sparse = roofline.step_costs(
-        sizes,
-        batch * prompt,
-        batch * (kv + prompt),
-        *roofline.BITS[kind],
-        predicted=batch,
-        other_bytes=other_bytes,
-    )
-    return RooflineCost(*dense), RooflineCost(*sparse)

@@ -18,7 +18,7 @@ from bench.measures.speed import comparison
 from bench.measures.speed.cpu import Cpu
 from bench.measures.speed.cuda import Cuda
 from bench.measures.speed.decoding import KIND_OF_DTYPE, find_kind, pack_integers
-from bench.results.record import Item, Reading
+from bench.results.record import Reading
 from methods.contract import Compute
 from methods.errors import Skipped
 from methods.folder import dtype_name
@@ -99,15 +99,6 @@ def time_linears(
     if any("skipped" in row for row in rows):
         # A sum over some shapes only would mislead.
         return Readings((Reading("shapes_timed", float(sum("speedup" in r for r in rows)), "1", ""),), notes=notes)
-    sparse, dense = map(statistics.median, sums)
     speedup = math.exp(statistics.fmean(math.log(d / s) for s, d in zip(*sums, strict=True)))
-    values = (
-        Reading("linears", sparse, "s", "lower", n=len(sums[0])),
-        Reading("linears_dense", dense, "s", ""),
-        Reading("speedup", speedup, "1", "higher"),
-    )
-    items = tuple(
-        Item(str(i), str(i), s, 1.0, {"linears_dense": d, "speedup": d / s})
-        for i, (s, d) in enumerate(zip(*sums, strict=True))
-    )
-    return Readings(values, items, notes=notes)
+    summed = comparison.Timings({"2:4": tuple(sums[0]), "dense": tuple(sums[1])}, {})
+    return comparison.to_readings(summed, "linears", "2:4", "dense", speedup, notes=notes)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bench.kernels import native
 from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
 from bench.results.identity import Protocol
-from bench.results.record import Item, Reading
 from bench.system.devices import fingerprint, resolve_devices
 from methods.contract import Needs
 from methods.errors import Skipped, UserError
@@ -17,8 +16,6 @@ from methods.info import MeasureInfo
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from bench.measures.speed.comparison import Timings
 
 PROMPT_TOKENS = (512, 2048, 8192)
 BATCH_SIZES = (1, 16, 64)
@@ -113,7 +110,7 @@ class Speed:
             raise Skipped("no kernel here multiplies by sparse weights and a low-rank term")
         # Here, because they import torch.
         from bench.measures.speed import linears
-        from bench.measures.speed.comparison import summarize
+        from bench.measures.speed.comparison import summarize, to_readings
         from bench.measures.speed.decoding import compare_models
         from bench.system.products import use_float32
 
@@ -126,34 +123,9 @@ class Speed:
         comparison = compare_models(device, model, context, batch=self.batch, prompt=prompt, kv=kv)
         timings = comparison.run(device.clock)
         peaks = device.peaks()
-        count = self.batch * prompt
+        metric, tokens = "tokens_per_s" if decodes else "latency", self.batch if decodes else None
         if not comparison.sparse:
-            return _readings(timings, timings.fastest(comparison.dense), None, decodes, count, {})
+            return to_readings(timings, metric, timings.fastest(comparison.dense), tokens=tokens, notes={})
         row = summarize(comparison, timings, peaks)
         row |= {"peak_bandwidth": peaks.bandwidth, "peak_flops": dict(peaks.flops)}
-        return _readings(timings, row["sparse"], row["dense"], decodes, count, row)
-
-
-def _readings(
-    timings: Timings, name: str, dense: str | None, decodes: bool, count: int, notes: dict[str, Any]
-) -> Readings:
-    """Return readings in tokens per second for decoding, in seconds for a prompt."""
-    metric, unit, better = ("tokens_per_s", "tokens/s", "higher") if decodes else ("latency", "s", "lower")
-
-    def value(seconds: float) -> float:
-        return count / seconds if decodes else seconds
-
-    values = [Reading(metric, value(timings.median(name)), unit, better, n=len(timings.blocks[name]))]
-    others: list[dict[str, float]] = [{} for _ in timings.blocks[name]]
-    if dense:
-        values += [
-            Reading(f"{metric}_dense", value(timings.median(dense)), unit, ""),
-            Reading("speedup", notes["speedup"], "1", "higher"),
-        ]
-        for row, slow, fast in zip(others, timings.blocks[dense], timings.blocks[name], strict=True):
-            row |= {f"{metric}_dense": value(slow), "speedup": slow / fast}
-    items = tuple(
-        Item(str(i), str(i), value(s), 1.0, row)
-        for i, (s, row) in enumerate(zip(timings.blocks[name], others, strict=True))
-    )
-    return Readings(tuple(values), items, notes=notes)
+        return to_readings(timings, metric, row["sparse"], row["dense"], row["speedup"], tokens=tokens, notes=row)

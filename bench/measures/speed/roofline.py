@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.inputs import architecture, models
 from bench.inputs.model_config import ModelConfig
-from bench.inputs.shapes import known_shapes, open_shapes, planned_model
+from bench.inputs.shapes import PlannedModel, known_shapes, open_shapes, planned_model
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
+from methods.folder import Folder
 from methods.targets import family_of, find_targets, weight_shape
 
 BITS = {"float32": (32, 17), "bf16": (16, 9), "fp16": (16, 9), "int8": (8, 5), "fp8": (8, 5), "int4": (4, 3)}
@@ -33,6 +34,17 @@ INPUT_BYTES = {"int8": 1, "fp8": 1}
 TOKENS = (1, 16, 64, 512, 2048, 8192)
 DECODES = ((1, 0), (1, 2048), (16, 2048), (64, 2048), (64, 8192))
 """Pairs of batch size and tokens in each sequence's KV cache."""
+
+
+class RooflineCost(NamedTuple):
+    """The least cost of a piece of work on any device."""
+
+    flops: float
+    bytes_moved: float
+
+
+Costs = tuple[RooflineCost, RooflineCost]
+"""Costs of dense and 2:4."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,10 @@ class Weights:
     """Number of weights of the experts of a mixture."""
     active: float = 1
     """Fraction of its experts that a token uses."""
+
+    @property
+    def total(self) -> int:
+        return self.shared + self.experts
 
     @property
     def per_token(self) -> float:
@@ -121,16 +137,19 @@ def device_specs() -> dict[str, DeviceSpec]:
 
 def shape_limit(out: int, width: int, tokens: int, kind: str, card: DeviceSpec) -> float:
     """Return the speedup limit of one product [tokens, in] x [in, out]: dense time over 2:4 time."""
-    moved = tokens * (INPUT_BYTES.get(kind, ACTIVATION_BYTES) * width + ACTIVATION_BYTES * out)
-    dense, sparse = (out * width * bits / 8 + moved for bits in BITS[kind])
-    flops = 2.0 * tokens * out * width
-    return _seconds(flops, dense, card, kind) / _seconds(flops / 2, sparse, card, kind)
+    return _limit(product_costs(out, width, tokens, kind), card, kind)
 
 
 def decode_limit(sizes: Sizes, batch: int, kv: int, kind: str, card: DeviceSpec) -> float:
     """Return the speedup limit of a decoding step of `batch` sequences: all linears, the head, and the KV cache."""
-    dense, sparse = step_costs(sizes, batch, batch * kv, *BITS[kind])
-    return _seconds(*dense, card, kind) / _seconds(*sparse, card, kind)
+    return _limit(step_costs(sizes, batch, batch * kv, *BITS[kind]), card, kind)
+
+
+def product_costs(out: int, width: int, tokens: int, kind: str, output_bytes: int = ACTIVATION_BYTES) -> Costs:
+    """Return the costs of one product [tokens, in] x [in, out]."""
+    flops, read = 2.0 * tokens * out * width, INPUT_BYTES.get(kind, ACTIVATION_BYTES)
+    dense, sparse = (out * width * bits / 8 + tokens * (width * read + out * output_bytes) for bits in BITS[kind])
+    return RooflineCost(flops, dense), RooflineCost(flops / 2, sparse)
 
 
 def step_costs(
@@ -142,8 +161,8 @@ def step_costs(
     *,
     predicted: int | None = None,
     other_bytes: int = ACTIVATION_BYTES,
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return FLOP and bytes of a step of `tokens` tokens with `kv` in the cache, dense and 2:4.
+) -> Costs:
+    """Return the costs of a step of `tokens` tokens with `kv` in the cache, dense and 2:4.
 
     They include all linears, the head and the KV cache. Attention's arithmetic is left out, so the limit is generous.
 
@@ -155,11 +174,12 @@ def step_costs(
     predicted = tokens if predicted is None else predicted
     flops, head = 2.0 * tokens * sizes.weights.per_token, 2.0 * predicted * sizes.head
     read, rest = sizes.weights.read_for(tokens), other_bytes * (sizes.head + kv * sizes.cached)
-    return (flops + head, read * dense / 8 + rest), (flops / 2 + head, read * sparse / 8 + rest)
+    return RooflineCost(flops + head, read * dense / 8 + rest), RooflineCost(flops / 2 + head, read * sparse / 8 + rest)
 
 
-def _seconds(flops: float, moved: float, card: DeviceSpec, kind: str) -> float:
-    return max(flops / (card.peak(kind) * 1e12), moved / (card.tbps * 1e12))
+def _limit(costs: Costs, card: DeviceSpec, kind: str) -> float:
+    dense, sparse = (max(c.flops / (card.peak(kind) * 1e12), c.bytes_moved / (card.tbps * 1e12)) for c in costs)
+    return dense / sparse
 
 
 def model_sizes(name: str, data_dir: Path | None = None) -> Sizes:
@@ -172,31 +192,26 @@ def model_sizes(name: str, data_dir: Path | None = None) -> Sizes:
     if model is None:
         known = ", ".join(known_shapes())
         raise UserError(f"the shapes of {name!r} are not known: run bench pull {name}, or use one of {known}")
-    folder = open_shapes(model.folder)
-    shapes = linear_shapes(folder.config, folder.shapes())
-    counted = count_weights(folder.config, {target: out * width for target, (out, width) in shapes.items()})
-    return sizes_of(folder.config, Counter(shapes.values()), counted)
+    return sizes_of(open_shapes(model.folder))
 
 
-def linear_shapes(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
-    """Return the shape of each target, by name. shapes: of all tensors."""
-    return {target: weight_shape(config, shapes, target) for target in find_targets(config, shapes)}
+def sizes_of(folder: Folder | PlannedModel, pruned: Container[str] | None = None) -> Sizes:
+    """Return the sizes of a model. pruned: names of its pruned linears, or None for all targets."""
+    config, shapes = folder.config, folder.shapes()
+    targets = [name for name in find_targets(config, shapes) if pruned is None or name in pruned]
+    linears = {name: weight_shape(config, shapes, name) for name in targets}
+    head = config["vocab_size"] * (config.get("hidden_size") or config["n_embd"])
+    return Sizes(Counter(linears.values()), _count_weights(config, linears), head, count_cached(config))
 
 
-def count_weights(config: Mapping[str, Any], targets: Mapping[str, int]) -> Weights:
-    """Count the weights of targets, by name, in experts and in parts that every token uses."""
-    family = family_of(config)
+def _count_weights(config: Mapping[str, Any], linears: Mapping[str, tuple[int, int]]) -> Weights:
+    """Count the weights of linears, by name, in experts and in parts that every token uses."""
+    family, counts = family_of(config), {name: out * width for name, (out, width) in linears.items()}
     if not family.experts:
-        return Weights(sum(targets.values()))
-    inside = sum(n for name, n in targets.items() if f".{family.experts.path}." in name)
+        return Weights(sum(counts.values()))
+    inside = sum(n for name, n in counts.items() if f".{family.experts.path}." in name)
     experts = architecture.count_experts(family, ModelConfig(config, "the model"))
-    return Weights(sum(targets.values()) - inside, inside, config["num_experts_per_tok"] / experts)
-
-
-def sizes_of(config: Mapping[str, Any], linears: Counter[tuple[int, int]], weights: Weights) -> Sizes:
-    """Return the sizes of a model from its config and its linears. The costs of a step need no `linears`."""
-    hidden = config.get("hidden_size") or config["n_embd"]
-    return Sizes(linears, weights, head=config["vocab_size"] * hidden, cached=count_cached(config))
+    return Weights(sum(counts.values()) - inside, inside, config["num_experts_per_tok"] / experts)
 
 
 def count_cached(config: Mapping[str, Any]) -> int:

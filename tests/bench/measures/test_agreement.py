@@ -75,7 +75,7 @@ def test_models_that_are_nearly_equal_have_no_negative_distance(context):
     assert all(item.value >= 0 for item in reader.finish().items)
 
 
-def distances(context, **sizes):
+def distances(context):
     """Distances of three windows, two to a batch."""
     cut = Windows(*windows.load_windows("wiki-mini", context.tokenizer(), SEQLEN, 3, None))
     reader = WindowDistances(cut)
@@ -83,7 +83,7 @@ def distances(context, **sizes):
         forward.forward_windows(lambda f=folder: loading.load(f, Compute()), folder, cut.tokens, 2, context)
         for folder in (context.folder, context.source)
     )
-    for part in logit_parts(measured, cut.tokens, Compute().device, dense, **sizes):
+    for part in logit_parts(measured, cut.tokens, Compute().device, dense):
         reader.take(part)
     return [(item.value, item.beside["top1_agreement"]) for item in reader.finish().items]
 
@@ -98,7 +98,8 @@ def test_logits_never_exist_whole(context, monkeypatch):
         return head(self, x)
 
     monkeypatch.setattr(torch.nn.Linear, "forward", watched)
-    distances(context, logits_bytes=4 * 1024 * 7)
+    monkeypatch.setattr(forward, "LOGITS_BYTES", 4 * 1024 * 7)
+    distances(context)
 
     assert row_counts and max(row_counts) == 7
 

@@ -106,18 +106,20 @@ def test_one_window_has_no_standard_error(model, context):
 
 @pytest.mark.numeric
 @pytest.mark.parametrize(("logits_bytes", "part_bytes"), [(1, 1), (4 * 1024 * 7, 4 * 1024 * 3)])
-def test_chunks_change_nothing(model, context, logits_bytes, part_bytes):
+def test_chunks_change_nothing(model, context, monkeypatch, logits_bytes, part_bytes):
     cut = Windows(*windows.load_windows("wiki-mini", context.tokenizer(), SEQLEN, 3, None))
 
-    def losses(batch, **sizes):
+    def losses(batch):
         reader = WindowLosses(cut)
         measured = forward.forward_windows(lambda: model, None, cut.tokens, batch, context)
-        for part in logit_parts(measured, cut.tokens, context.compute.device, **sizes):
+        for part in logit_parts(measured, cut.tokens, context.compute.device):
             reader.take(part)
         return reader.losses
 
-    chunked = losses(2, logits_bytes=logits_bytes, part_bytes=part_bytes)
-    assert chunked == pytest.approx(losses(3), rel=1e-5)
+    whole = losses(3)
+    monkeypatch.setattr(forward, "LOGITS_BYTES", logits_bytes)
+    monkeypatch.setattr(forward, "PART_BYTES", part_bytes)
+    assert losses(2) == pytest.approx(whole, rel=1e-5)
 
 
 def test_windows_do_not_overlap_and_the_tail_is_dropped(mirror):
