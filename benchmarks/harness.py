@@ -35,7 +35,8 @@ def start(main: Callable[..., None]) -> None:
     import typer
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command(help=sys.modules["__main__"].__doc__)(main)
+    names = {"help_option_names": ["-h", "--help"]}
+    app.command(help=sys.modules["__main__"].__doc__, context_settings=names)(main)
     app()
 
 

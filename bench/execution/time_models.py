@@ -28,7 +28,7 @@ from bench.kernels.timing import Clock, CudaClock, WallClock
 from bench.measures.contract import Readings
 from bench.measures.speed.comparison import REPEAT_SUFFIX, Timings, interleave, to_readings
 from bench.measures.speed.cpu import Cpu
-from bench.measures.speed.roofline import ACTIVATION_BYTES, sizes_of
+from bench.measures.speed.roofline import ACTIVATION_BYTES, count_cached, sizes_of
 from bench.results.identity import Identity
 from bench.results.record import Item, Record
 from bench.results.store import Store
@@ -209,10 +209,9 @@ class _Turn:
         """
         if self.request.device != "cpu":
             return {}
-        sizes = {name: sizes_of(versions.source) for name, versions in self.models.items()}
         if step.name == "prefill":
             peak = _measure_peak()
-            per_token = {name: size.weights.per_token for name, size in sizes.items()}
+            per_token = {name: sizes_of(versions.source).weights.per_token for name, versions in self.models.items()}
             return {key: {"flops": 2.0 * step.prompt * per_token[key[-1]], "peak_flops": peak} for key in entered}
         notes: dict[_Key, dict[str, Any]] = {}
         with contextlib.suppress(Skipped):  # no native kernel
@@ -220,7 +219,12 @@ class _Turn:
             perplexity = self._perplexities(entered)
             for key, sides in entered.items():
                 _, kind, model = key
-                cached = step.kv * sizes[model].cached * ACTIVATION_BYTES * (2 if kind == "fp32" else 1)
+                cached = (
+                    step.kv
+                    * count_cached(self.models[model].source.config)
+                    * ACTIVATION_BYTES
+                    * (2 if kind == "fp32" else 1)
+                )
                 read = {side: c.nbytes + cached for side, c in sides.items() if c.nbytes and cached}
                 quality = {side: perplexity[key, side] for side in sides if (key, side) in perplexity}
                 notes[key] = {"bytes_per_token": read} if read else {}

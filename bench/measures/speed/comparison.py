@@ -140,7 +140,7 @@ class Peaks:
 
 @dataclass(frozen=True)
 class SpeedComparison:
-    """Contestants that compute the same result. All are checked before, except whole models from `torch.compile`."""
+    """Contestants. Those that compute the same result are checked before."""
 
     kind: str
     dense: Mapping[str, Work]

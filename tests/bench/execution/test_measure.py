@@ -24,7 +24,7 @@ def measurement(tmp_path, cache):
 
 
 def record_of(measurement, readings, monkeypatch):
-    monkeypatch.setattr(measure, "_read", lambda *_: [measure.Attempt(readings)])
+    monkeypatch.setattr(measure, "_read", lambda *_: [measure.Participant(readings=readings, shares=True)])
     ((record, items),) = measure.measure([measurement], None, None)
     return record, items
 
