@@ -41,7 +41,7 @@ class BoardProtocol:
     def label(self) -> str:
         targets = "" if self.targets == "*" else f"targets {self.targets}"
         calibration = f"calibrated on {self.calibration}" if self.calibration else ""
-        parts = (self.text or "no text", self.dtype, self.device, targets, calibration)
+        parts = (self.text or "no perplexity", self.dtype, self.device, targets, calibration)
         return ", ".join(filter(None, parts))
 
 
