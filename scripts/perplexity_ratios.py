@@ -23,6 +23,7 @@ from bench.reporting.view import SEED_NOISE_NOTE
 from bench.results.record import Record
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
+from bench.system.grouping import group_by
 from bench.system.text import escape_markdown
 
 
@@ -40,7 +41,11 @@ def ratios(where: str) -> str:
     results = result_folders.merge(folder)
     rows = _perplexities(results)
     rows |= {f"{name}@{p}": {p: seeds} for name, patterns in rows.items() for p, seeds in patterns.items()}
-    ends = {row.label: f"{row.floor:g}" for row in trained_rows.read(results.records)}
+    ends = {
+        f"{row.label}@{pattern}": f"{row.floor:g}"
+        for pattern, records in group_by(results.records, lambda record: record.identity.pattern).items()
+        for row in trained_rows.read(records)
+    }
     lines = ["| perplexity ratio | | 95% interval | |", "|---|---:|---:|---|"]
     noises: dict[str, None] = {}
     for a, b in zip(names[::2], names[1::2], strict=True):
@@ -57,7 +62,7 @@ def ratios(where: str) -> str:
             sys.exit(f"{a} and {b} in {folder} cannot be compared: bench compare --results {folder} says why")
         over = f"{r.seeds} seeds, {r.n} {r.unit}" if r.seeds > 1 else f"{r.n} {r.unit}"
         over += ", one seed" if r.seed_noise else ""
-        floors = [ends.get(name.partition("@")[0]) for name in (a, b)]
+        floors = [ends.get(f"{name.partition('@')[0]}@{next(iter(rows[name]))}") for name in (a, b)]
         if None not in floors and floors[0] != floors[1]:
             over += f"; not one schedule: lr ends at {floors[0]} and {floors[1]} of its peak"
         noises |= dict.fromkeys(r.seed_noise.split("; ") if r.seed_noise else ())
