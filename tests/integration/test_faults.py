@@ -183,7 +183,7 @@ def test_a_worker_that_dies_before_it_reads_is_a_failed_row(prepared, cli, monke
 FULL = OSError(errno.ENOSPC, "No space left on device")
 FULL_IN_WORDS = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 FULL_CHECKPOINT = CheckpointException("CheckpointException", {0: _wrap_exception(FULL)})
-"""What torch raises when a checkpoint meets a full disk. Its class is not derived from Exception."""
+"""Exception of torch when a checkpoint is written to a full disk. Its class is not derived from Exception."""
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_a_version_of_what_is_being_made_lets_another_artifact_go_first(tmp_path
 
 
 def test_all_are_asked_to_end_at_once_and_a_training_is_waited_for_last(monkeypatch):
-    """What never began is not waited for."""
+    """When a run ends, artifacts whose work never began are not waited for, and trainings are waited for last."""
     monkeypatch.setattr(sweep, "time", SimpleNamespace(monotonic=lambda: 100.0))
     said = []
 
