@@ -9,15 +9,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.execution.processes import worker_environment
 from bench.system import provenance
 from bench.system.cache import cache_dir
 
 RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
+T = TypeVar("T")
 
 
 def like_a_worker() -> None:
@@ -40,6 +43,14 @@ def start(main: Callable[..., None]) -> None:
     app()
 
 
+def split(names: str, known: Collection[str]) -> list[str]:
+    """Return the names of an option, which commas separate. End this program if one is not known."""
+    found = names.split(",")
+    if unknown := [name for name in found if name not in known]:
+        sys.exit(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
+    return found
+
+
 def fresh_cache(folder: Path) -> dict[str, str]:
     """Return the environment of a `bench` whose cache is folder/cache: the corpora and the kernel are in it, and nothing else."""
     for part in ("data", "native"):
@@ -59,13 +70,16 @@ def call(module: str, words: str, *more: object, environment: dict[str, str] | N
         sys.exit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
-def apart(file: str, *arguments: str) -> Any:
-    """Run the benchmark `file` in another process. Return and print the JSON of its last line. Its peak is its own, too."""
-    run = [sys.executable, file, *arguments]
-    out = subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True).stdout
-    said = json.loads(out.splitlines()[-1])
-    print(*arguments, said, file=sys.stderr, flush=True)
-    return said
+def apart(work: Callable[..., T], *arguments: object) -> T:
+    """Run a function of the benchmark's file in a new process. Print and return what it returns.
+
+    The new process inherits the environment. Linux starts its ru_maxrss at the peak of this process, so a peak is the
+    function's only if it is higher. An error of the function is raised here, with its traceback.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        found = pool.submit(work, *arguments).result()
+    print(work.__name__, *arguments, found, file=sys.stderr, flush=True)
+    return found
 
 
 def draw_tokens(folder: Path, sequences: int, seqlen: int, draw: int = 0) -> Any:

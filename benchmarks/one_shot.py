@@ -8,23 +8,22 @@ block reconstruction refine magnitude's mask.
 
 python benchmarks/one_shot.py [--methods wanda,alps] [--whole 32] [--sequences 32,128] [--blocks 3] [--widths 128,256,512]
                               [--rounds 1]
+
+--whole and --sequences: numbers of sequences for all of the model and for its first --blocks. Widths are multiples of 32. An
+empty list leaves these models out.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from harness import apart, draw_tokens, finish, like_a_worker, ratio, seconds
+from harness import apart, draw_tokens, finish, like_a_worker, ratio, seconds, split, start
 
 from bench.catalog import registry
 from bench.catalog.choice import build
@@ -44,7 +43,7 @@ ONE_SHOT = [
 
 
 def prepare(folder: Path, blocks: int, sequences: list[int], widths: list[int]) -> None:
-    """Write the models that are pruned, in another process: each with a file of tokens beside it.
+    """Write the models that are pruned, each with a file of tokens beside it.
 
     whole/, blocks/, width-N/. sequences: numbers of them on any part of smollm2; blocks: of it, for blocks/.
     """
@@ -85,7 +84,7 @@ def prepare(folder: Path, blocks: int, sequences: list[int], widths: list[int]) 
 
 
 def one(name: str, folder: Path, sequences: int) -> dict[str, Any]:
-    """Prune a model with a method in this process."""
+    """Prune a model with a method, and return seconds and bytes."""
     import torch
     from safetensors.torch import load_file
 
@@ -138,57 +137,40 @@ def numbers(text: str) -> list[int]:
     return sorted({int(n) for n in text.split(",") if n})
 
 
-def main() -> None:
+def main(
+    methods: str = ",".join(ONE_SHOT),
+    whole: str = "32",
+    sequences: str = "32,128",
+    blocks: int = 3,
+    widths: str = "128,256,512",
+    rounds: int = 1,
+) -> None:
     like_a_worker()
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--methods", default=",".join(ONE_SHOT))
-    parser.add_argument("--whole", default="32", help="sequences of calibration of all of smollm2; none: leave it out")
-    parser.add_argument("--sequences", default="32,128", help="of its first blocks; none: leave them out")
-    parser.add_argument("--blocks", type=int, default=3, help="of smollm2, its first")
-    parser.add_argument("--widths", default="128,256,512", help=f"multiples of {HEAD}; none: leave them out")
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--one", help="a single method, its figures as JSON on the last line")
-    parser.add_argument("--prepare", action="store_true", help="only write the models into --folder")
-    parser.add_argument("--folder", type=Path)
-    given = parser.parse_args()
-    whole, sequences, widths = numbers(given.whole), numbers(given.sequences), numbers(given.widths)
-    if given.one:
-        print(json.dumps(one(given.one, given.folder, *sequences)))
-        return
-    if given.prepare:
-        prepare(given.folder, given.blocks, whole + sequences, widths)
-        return
-    chosen = given.methods.split(",")
-    if unknown := set(chosen) - set(ONE_SHOT):
-        parser.error(f"no one-shot method of ours: {', '.join(sorted(unknown))}; known: {', '.join(ONE_SHOT)}")
-    entire = {f"whole model, {n} sequences": ("whole", n) for n in whole}
-    part = {f"{n} sequences": ("blocks", n) for n in sequences}
-    wide = {f"width {n}": (f"width-{n}", WIDE_SEQUENCES) for n in widths}
-    rounds: dict[tuple[str, str], list[dict[str, float]]] = {}
+    chosen = split(methods, ONE_SHOT)
+    entire = {f"whole model, {n} sequences": ("whole", n) for n in numbers(whole)}
+    part = {f"{n} sequences": ("blocks", n) for n in numbers(sequences)}
+    wide = {f"width {n}": (f"width-{n}", WIDE_SEQUENCES) for n in numbers(widths)}
+    runs: dict[tuple[str, str], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        subprocess.run([sys.executable, __file__, *sys.argv[1:], "--prepare", "--folder", scratch], check=True)
-        for _ in range(given.rounds):
+        apart(prepare, Path(scratch), blocks, numbers(whole) + numbers(sequences), numbers(widths))
+        for _ in range(rounds):
             for name in chosen:
                 for size, (model, count) in (entire | part | wide).items():
-                    folder = str(Path(scratch) / model)
-                    said = apart(__file__, "--one", name, "--folder", folder, "--sequences", str(count))
-                    rounds.setdefault((name, size), []).append(said)
+                    runs.setdefault((name, size), []).append(apart(one, name, Path(scratch) / model, count))
     figures: dict[str, Any] = {
         "whole model": f"{MODEL}; sequences of {SEQLEN} tokens" if entire else "not run",
-        "sequences": f"{MODEL}, blocks from its first: {given.blocks}; sequences of {SEQLEN} tokens"
-        if part
-        else "not run",
+        "sequences": f"{MODEL}, blocks from its first: {blocks}; sequences of {SEQLEN} tokens" if part else "not run",
         "widths": f"random LLaMAs of {WIDE_BLOCKS} blocks; {WIDE_SEQUENCES} x {SEQLEN} tokens" if wide else "not run",
         "pattern": PATTERN,
         "threads": cores(),
-        "rounds": given.rounds,
+        "rounds": rounds,
     }
     for name in chosen:
         figures[name] = {}
         for sizes in (entire, part, wide):
-            figures[name] |= summarize({size: rounds[name, size] for size in sizes})
+            figures[name] |= summarize({size: runs[name, size] for size in sizes})
     finish("one_shot", figures)
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -8,7 +8,6 @@ count from the end of the imports, and the file cache is warm for both.
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import apart, finish, ratio
+from harness import apart, finish, ratio, start
 
 from bench.export.model import export_model
 from bench.inputs import loading
@@ -50,19 +49,19 @@ def write(folder: Path, layers: int) -> None:
     writer.close()
 
 
-def load(kind: str, folder: str) -> None:
-    """Load in this process, and print JSON of seconds and bytes."""
+def load(kind: str, folder: Path) -> dict[str, float]:
+    """Load a folder in the format `kind`, and return seconds and kilobytes."""
     compute = Compute(dtype=torch.bfloat16)
     resident = _kilobytes("VmRSS")
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    model = loading.load(Path(folder), compute) if kind == "hf" else linear24.load(Path(folder), compute)
+    model = loading.load(folder, compute) if kind == "hf" else linear24.load(folder, compute)
     loaded = time.perf_counter()
     with torch.inference_mode():
         model(torch.tensor([[1]]))
     after = resource.getrusage(resource.RUSAGE_SELF)
     seconds = {"load": loaded - started, "first token": time.perf_counter() - loaded}
     seconds["processor"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(json.dumps(seconds | {"peak": _kilobytes("VmHWM") - resident}))
+    return seconds | {"peak": _kilobytes("VmHWM") - resident}
 
 
 def _kilobytes(key: str) -> int:
@@ -71,15 +70,8 @@ def _kilobytes(key: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
-def main() -> None:
-    asked = argparse.ArgumentParser()
-    asked.add_argument("--layers", type=int, default=1)
-    asked.add_argument("--load", nargs=2, help="for its own processes")
-    given = asked.parse_args()
-    if given.load:
-        load(*given.load)
-        return
-    figures: dict[str, Any] = {"layers": given.layers}
+def main(layers: int = 1) -> None:
+    figures: dict[str, Any] = {"layers": layers}
     for name, shape in SHAPES.items():
         weight = sparse(*shape)
         started = time.process_time()
@@ -93,14 +85,14 @@ def main() -> None:
         }
     with tempfile.TemporaryDirectory() as scratch:
         dense, packed24 = Path(scratch) / "hf", Path(scratch) / "packed24"
-        write(dense, given.layers)
+        write(dense, layers)
         export_model(str(dense), "packed24", packed24)
         size = {f.name: sum(p.stat().st_size for p in f.iterdir()) for f in (dense, packed24)}
         figures["folder, packed24 / hf bytes"] = round(size["packed24"] / size["hf"], 4)
         seen: dict[str, list[dict[str, float]]] = {"hf": [], "packed24": []}
         for _ in range(ROUNDS):
             for kind, runs in seen.items():
-                runs.append(apart(__file__, "--load", kind, str(Path(scratch) / kind)))
+                runs.append(apart(load, kind, Path(scratch) / kind))
     for what in seen["hf"][0]:
         times = {kind: [r[what] for r in runs] for kind, runs in seen.items()}
         figures[f"{what}, packed24 / hf"] = ratio(times, "packed24", "hf")
@@ -108,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

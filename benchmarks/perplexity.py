@@ -7,9 +7,7 @@ python benchmarks/perplexity.py
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -17,7 +15,7 @@ from statistics import median
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from harness import apart, finish, in_turn, ratio
+from harness import apart, finish, in_turn, ratio, start
 
 from bench.inputs import download, loading, windows
 from bench.measures.contract import MeasureContext
@@ -51,8 +49,8 @@ def ours(model: torch.nn.Module, windows: Windows, context: MeasureContext) -> l
     return reader.losses
 
 
-def one(which: str) -> None:
-    """Time the second pass in this process, and print seconds, peak bytes and the mean loss."""
+def one(which: str) -> dict[str, float]:
+    """Time a pass, and return seconds, peak bytes and the sum of the losses."""
     torch.set_num_threads(cores())
     folder = download.pull("smollm2-135m-instruct-q4").folder
     cut = Windows(*windows.load_windows("wiki-mini", loading.load_tokenizer(folder), SEQLEN, WINDOWS, None))
@@ -67,14 +65,14 @@ def one(which: str) -> None:
     }[which]
     started = time.perf_counter()
     losses = run()
-    print(json.dumps({"s": time.perf_counter() - started, "peak": provenance.peak_bytes("cpu"), "nll": sum(losses)}))
+    return {"s": time.perf_counter() - started, "peak": provenance.peak_bytes("cpu"), "nll": sum(losses)}
 
 
 def main() -> None:
     seen: dict[str, list[dict[str, float]]] = {"ours": [], "plain": [], "plain again": []}
 
     def go(name: str) -> None:
-        seen[name].append(apart(__file__, name.split()[0]))
+        seen[name].append(apart(one, name.split()[0]))
 
     in_turn({name: lambda n=name: go(n) for name in seen}, ROUNDS)
     assert abs(seen["ours"][0]["nll"] / seen["plain"][0]["nll"] - 1) < 1e-5
@@ -92,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    one(sys.argv[1]) if len(sys.argv) > 1 else main()
+    start(main)

@@ -8,15 +8,12 @@ python benchmarks/quantizers.py [--model smollm2-135m-instruct-q4] [--blocks 4] 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
-import json
 import statistics
-import sys
 from typing import Any
 
-from harness import apart, draw_tokens, finish, like_a_worker, seconds
+from harness import apart, draw_tokens, finish, like_a_worker, seconds, start
 
 from bench.catalog import registry
 from bench.catalog.choice import build
@@ -30,7 +27,7 @@ SEQUENCES = 16
 
 
 def one(name: str, model_name: str, blocks: int, rounds: int) -> dict[str, Any]:
-    """Run a quantizer in this process."""
+    """Run a quantizer, and return seconds and bytes."""
     import torch
 
     from methods.contract import Compute, Job
@@ -60,26 +57,17 @@ def one(name: str, model_name: str, blocks: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(model: str = "smollm2-135m-instruct-q4", blocks: int = 0, rounds: int = 1) -> None:
     like_a_worker()
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default="smollm2-135m-instruct-q4")
-    parser.add_argument("--blocks", type=int, default=0, help="number of blocks; 0 for all")
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--one", help="a single quantizer, its figures as JSON on the last line")
-    given = parser.parse_args()
-    if given.one:
-        try:
-            print(json.dumps(one(given.one, given.model, given.blocks, given.rounds)))
-        except (Skipped, UserError) as fault:
-            print(json.dumps({"skipped": str(fault)}))
-        return
-    figures: dict[str, Any] = {"model": given.model, "blocks": given.blocks or "all", "threads": cores()}
+    figures: dict[str, Any] = {"model": model, "blocks": blocks or "all", "threads": cores()}
     for name in QUANTIZERS:
         if name != "none":
-            figures[name] = apart(__file__, *sys.argv[1:], "--one", name)
+            try:
+                figures[name] = apart(one, name, model, blocks, rounds)
+            except (Skipped, UserError) as fault:
+                figures[name] = {"skipped": str(fault)}
     finish("quantizers", figures)
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

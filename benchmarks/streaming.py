@@ -4,15 +4,14 @@ by Wanda and SparseGPT, streamed from disk and in memory; and a mixture of 0.8 b
 `bench prune` in another process, bfloat16, 2:4, 4 x 256 calibration tokens, one thread: seconds of CPU of the whole
 command, and the most memory that its process had. Each row is saved once it is measured.
 
-Of the mixture only the memory is kept. To measure other code: --mixture --mode streamed --label "streamed by block" with a
-PYTHONPATH that leads to it.
+Of the mixture only the memory is kept. To measure other code: --mixture --modes streamed --label "streamed by block" with a
+PYTHONPATH that leads to it. --layers leaves out the mixture, and --mixture the others. --folder keeps the models there.
 
-python benchmarks/streaming.py [--layers 4 22] [--mixture] [--method wanda] [--folder DIR]
+python benchmarks/streaming.py [--layers 4,22] [--mixture] [--methods wanda] [--folder DIR]
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -23,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness import RESULTS, finish, recorded
+from harness import RESULTS, apart, finish, recorded, split, start
 
 ASSETS = Path(__file__).parent.parent / "bench" / "assets" / "tiny"
 LAYERS = (4, 10, 16, 22)
@@ -123,44 +122,41 @@ def prune(model: Path, method: str, mode: str, out: Path) -> dict[str, float]:
     return {"seconds of CPU": round(usage.ru_utime + usage.ru_stime, 1), "peak_bytes": usage.ru_maxrss * 1024}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=int, nargs="*", default=LAYERS)
-    parser.add_argument("--method", nargs="+", default=["wanda", "sparsegpt"])
-    parser.add_argument("--mode", nargs="+", choices=tuple(MODES), default=tuple(MODES))
-    parser.add_argument("--mixture", action="store_true", help="the mixture alone")
-    parser.add_argument("--label", help="what the streamed rows of the mixture are called")
-    parser.add_argument("--folder", type=Path, help="keep the models here, and use those that are here")
-    parser.add_argument("--make", action="store_true", help="make the models and stop")
-    asked = parser.parse_args()
-    layers = () if asked.mixture else asked.layers
-    with tempfile.TemporaryDirectory(dir=asked.folder) as room:
+def main(
+    layers: str = "",
+    mixture: bool = False,
+    methods: str = "wanda,sparsegpt",
+    modes: str = ",".join(MODES),
+    label: str = "streamed by expert",
+    folder: Path | None = None,
+) -> None:
+    chosen, ways = methods.split(","), split(modes, MODES)
+    counts = [int(count) for count in layers.split(",")] if layers else LAYERS
+    with tempfile.TemporaryDirectory(dir=folder) as room:
         os.environ["CAST_BENCH_CACHE"] = str(Path(room) / "cache")  # its artifacts are deleted
-        home = asked.folder or Path(room)
-        mixture = home / "random-mixture"
-        if asked.make:
-            for count in layers:
-                make_dense(home / f"random-{count}", count)
-            if asked.mixture:
-                make_mixture(mixture)
-            return
+        home = folder or Path(room)
         figures: dict[str, Any] = {"a model": "random weights, bfloat16", "calibration": "4 x 256 tokens"}
         if (RESULTS / "streaming.json").exists():
             figures = recorded("streaming")  # rows that are not measured now stay
-        for count in layers:
-            folder = made(home / f"random-{count}", "--layers", str(count))
-            for method in asked.method:
-                for mode in asked.mode if count in COMPARED else asked.mode[:1]:
-                    row = prune(folder, method, mode, Path(room) / "out")
+        for count in () if mixture else counts:
+            model = home / f"random-{count}"
+            if not (model / "config.json").exists():
+                apart(make_dense, model, count)
+            for method in chosen:
+                for mode in ways if count in COMPARED else ways[:1]:
+                    row = prune(model, method, mode, Path(room) / "out")
                     figures.setdefault(f"{parameters(count, HIDDEN, dense_linears()) / 1e9:.1f} B", {})[
                         f"{method}, {mode}"
                     ] = row
                     finish("streaming", by_size(figures))
-        if asked.mixture or asked.layers is LAYERS:
-            for method in asked.method:
-                for mode in asked.mode:
-                    row = prune(made(mixture, "--mixture"), method, mode, Path(room) / "out")
-                    name = asked.label or "streamed by expert" if mode == "streamed" else mode
+        if mixture or not layers:
+            model = home / "random-mixture"
+            if not (model / "config.json").exists():
+                apart(make_mixture, model)
+            for method in chosen:
+                for mode in ways:
+                    row = prune(model, method, mode, Path(room) / "out")
+                    name = label if mode == "streamed" else mode
                     size = f"{parameters(EXPERT_BLOCKS, EXPERT_HIDDEN, mixture_linears()) / 1e9:.1f} B, a mixture"
                     figures.setdefault(size, {})[f"{method}, {name}"] = {"peak_bytes": row["peak_bytes"]}
                     finish("streaming", by_size(figures))
@@ -171,12 +167,5 @@ def by_size(figures: dict[str, Any]) -> dict[str, Any]:
     return dict(sorted(figures.items(), key=lambda item: ("mixture" in item[0], isinstance(item[1], dict), item[0])))
 
 
-def made(folder: Path, *which: str) -> Path:
-    """Make the folder of a model in another process, whose memory is not counted."""
-    if not (folder / "config.json").exists():
-        subprocess.run([sys.executable, __file__, "--make", *which, "--folder", str(folder.parent)], check=True)
-    return folder
-
-
 if __name__ == "__main__":
-    main()
+    start(main)

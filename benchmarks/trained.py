@@ -10,10 +10,7 @@ python benchmarks/trained.py [--methods cast,retrain] [--steps 3] [--dtypes floa
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +19,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from harness import apart, finish, like_a_worker
+from harness import apart, finish, like_a_worker, split, start
 
 from bench.catalog import registry
 from bench.catalog.choice import build
@@ -87,7 +84,7 @@ def train(name: str, settings: Mapping[str, Any], corpus: Any, steps: int, compu
 
 
 def one(name: str, steps: int, dtype: str) -> dict[str, Any]:
-    """Train with a method in this process."""
+    """Train with a method, and return seconds and megabytes."""
     import torch
 
     from methods.contract import Compute
@@ -104,30 +101,19 @@ def one(name: str, steps: int, dtype: str) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(methods: str = ",".join(TRAINED), steps: int = 3, dtypes: str = "float32,bfloat16") -> None:
     like_a_worker()
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--methods", default=",".join(TRAINED))
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--one", help="a single method, its figures as JSON on the last line")
-    given = parser.parse_args()
-    if given.one:
-        print(json.dumps(one(given.one, given.steps, given.dtypes)))
-        return
     recipe = recipes.choose(PARAMETERS, "cpu")
     figures: dict[str, Any] = {
         "a step": f"{recipe.batch} x {recipe.seqlen} tokens",
         "pattern": PATTERN,
         "threads": cores(),
-        "steps timed": given.steps,
+        "steps timed": steps,
     }
-    for name in given.methods.split(","):
-        figures[name] = {}
-        for dtype in given.dtypes.split(","):
-            figures[name][dtype] = apart(__file__, *sys.argv[1:], "--one", name, "--dtypes", dtype)
+    for name in split(methods, TRAINED):
+        figures[name] = {dtype: apart(one, name, steps, dtype) for dtype in dtypes.split(",")}
     finish("trained", figures)
 
 
 if __name__ == "__main__":
-    main()
+    start(main)
