@@ -3,7 +3,7 @@
 Each artifact of a folder of records is left out once, and its time is estimated from the other artifacts of the folder that were
 measured on the same processor, in the same number format and with as many threads.
 
-python benchmarks/cost_model.py [folder ...]   tiny's sweeps and SmolLM2's, and what was missed; saved
+python benchmarks/cost_model.py [--folders A,B]   tiny's sweeps and SmolLM2's, and what was missed; saved
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness import finish
+from harness import finish, start
 
 from bench.planning.cost_model import WITHIN, CostModel
 from bench.planning.past_costs import read_past
@@ -22,12 +22,12 @@ ROOT = Path(__file__).parent.parent / "results"
 FOLDERS = ("tiny-default", "tiny-methods", "smollm2-135m-recon", "smollm2-135m-wanda7")
 
 
-def main() -> None:
+def main(folders: str = ",".join(str(ROOT / name) for name in FOLDERS)) -> None:
     figures: dict[str, Any] = {}
-    named = [Path(word) for word in sys.argv[1:]]
+    named = [Path(word) for word in folders.split(",")]
     if gone := [folder for folder in named if not (folder / "records").is_dir()]:
         sys.exit(f"{gone[0]} is no results folder: name folders with records, or none for those of docs/benchmarks.md")
-    for folder in named or [ROOT / name for name in FOLDERS]:
+    for folder in named:
         groups = group_by(read_past(folder, beside=False), lambda past: past.machine)
         for machine, costs in sorted(groups.items()):
             model = CostModel(costs)
@@ -49,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -3,7 +3,7 @@
 Both run in turn, each with its cache, which holds the corpus. Both get the `--methods` of the earlier default. Today's
 default, which has CAST, is timed too.
 
-python benchmarks/default_run.py COMMIT [rounds]
+python benchmarks/default_run.py COMMIT [--rounds 3]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from harness import finish, fresh_cache, in_turn, ratio, seconds
+from harness import finish, fresh_cache, in_turn, ratio, seconds, start
 
 from bench.inputs import download
 from bench.measures.forward import BATCH_TOKENS as PASS_TOKENS
@@ -146,7 +146,7 @@ def _product_seconds(torch: Any, rows: int, outputs: int, inputs: int) -> float:
     return min(seconds(lambda: torch.nn.functional.linear(x, weight)) for _ in range(7))
 
 
-def main(commit: str, rounds: int) -> None:
+def main(commit: str, rounds: int = 3) -> None:
     with checkout(commit) as before, tempfile.TemporaryDirectory() as folder:
         trees = {"before": before, "now": ROOT}
         results = {name: Path(folder) / name for name in (*trees, "with CAST")}
@@ -186,6 +186,4 @@ def main(commit: str, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        raise SystemExit("name the commit to compare with: python benchmarks/default_run.py COMMIT [rounds]")
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 3)
+    start(main)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from gguf import GGUFReader
-from harness import call, draw_tokens, finish, like_a_worker
+from harness import call, draw_tokens, finish, like_a_worker, start
 
 from bench.formats.method import ModelFolder
 from bench.inputs import download, loading
@@ -149,6 +149,10 @@ def _compare_logits(path: Path, original: Folder, targets: list[str], probe: tor
     return about
 
 
-if __name__ == "__main__":
+def main(step: str) -> None:
     like_a_worker()
-    {"draw": draw, "compare": compare}[sys.argv[1]]()
+    {"draw": draw, "compare": compare}[step]()
+
+
+if __name__ == "__main__":
+    start(main)

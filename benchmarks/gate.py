@@ -19,7 +19,6 @@ The simulation is not timed. Seconds depend on the machine: --speed-only measure
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import RESULTS, finish, recorded, seconds
+from harness import RESULTS, finish, recorded, seconds, start
 from intervals import SEEDED_ROWS, measured_noise, real_changes, real_losses, share
 from scipy.special import stdtr
 
@@ -229,17 +228,13 @@ def errors(gates: int) -> dict[str, Any]:
     return figures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gates", type=int, default=1000)
-    part = parser.add_mutually_exclusive_group()
-    part.add_argument("--speed-only", action="store_true")
-    part.add_argument("--errors-only", action="store_true")
-    asked = parser.parse_args()
-    figures = recorded("gate") if asked.speed_only else errors(asked.gates)
-    speed = recorded("gate")["speed"] if asked.errors_only else time_a_gate(10_000, 50)
+def main(gates: int = 1000, speed_only: bool = False, errors_only: bool = False) -> None:
+    if speed_only and errors_only:
+        sys.exit("give --speed-only or --errors-only, not both")
+    figures = recorded("gate") if speed_only else errors(gates)
+    speed = recorded("gate")["speed"] if errors_only else time_a_gate(10_000, 50)
     finish("gate", figures | {"speed": speed})
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -3,7 +3,7 @@
 The tasks are YAML files as a user writes them, on questions of wiki-mini. One has examples before each question, one uses the
 chat template, and one generates text. The model is smollm2-135m-instruct-q4 in float32.
 
-python benchmarks/lm_eval_command.py [questions] [case ...]
+python benchmarks/lm_eval_command.py [--questions 100] [--cases NAME,NAME]
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import call, finish, like_a_worker
+from harness import call, finish, like_a_worker, start
 
 from bench.inputs import download, wikimini
 from bench.results.store import ReadOnlyStore
@@ -119,12 +119,12 @@ def compare(case: Case, model: Path, limit: int) -> dict[str, Any]:
     return figures
 
 
-def main(limit: int, names: list[str]) -> None:
+def main(questions: int = LIMIT, cases: str = ",".join(case.name for case in CASES)) -> None:
+    like_a_worker()
     model = download.pull("smollm2-135m-instruct-q4").folder
-    cases = [case for case in CASES if not names or case.name in names]
-    finish("lm_eval_command", {case.name.replace("_", " "): compare(case, model, limit) for case in cases})
+    chosen = [case for case in CASES if case.name in cases.split(",")]
+    finish("lm_eval_command", {case.name.replace("_", " "): compare(case, model, questions) for case in chosen})
 
 
 if __name__ == "__main__":
-    like_a_worker()
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else LIMIT, sys.argv[2:])
+    start(main)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from harness import draw_tokens, finish, start
-from prune import MATCH_BLOCKS, SEQLEN, SEQUENCES, agreement, ours, theirs
+from prune import MATCH_BLOCKS, METHODS, SEQLEN, SEQUENCES, agreement, ours, theirs
 from torch import nn
 
 from bench.inputs import download, loading
@@ -37,7 +37,7 @@ def main(draws: int = 3) -> None:
         "blocks": MATCH_BLOCKS,
         "tokens": f"{SEQUENCES} x {SEQLEN}",
     }
-    for method in ("wanda", "sparsegpt"):
+    for method in METHODS:
         least: dict[str, Any] = {}
         by_block = {}
         for draw in range(draws):

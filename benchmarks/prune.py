@@ -4,12 +4,11 @@ The same 32 x 512 calibration tokens of wiki-mini for both, 2:4, float32, all co
 method needs: two passes over the blocks, without the products whose output is not used (the last linear of
 the first pass; the last block's second pass), and for SparseGPT one X^T X for each distinct input.
 
-pip install -e '.[llmcompressor]' && python benchmarks/prune.py [--rounds 3] [--method wanda]
+pip install -e '.[llmcompressor]' && python benchmarks/prune.py [--rounds 3] [--methods wanda]
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import os
@@ -19,7 +18,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from harness import draw_tokens, finish, in_turn, ratio
+from harness import draw_tokens, finish, in_turn, ratio, split, start
 from torch import Tensor, nn
 
 from baselines.sparsegpt import prune_
@@ -36,6 +35,7 @@ from methods.targets import find_targets
 
 SEQUENCES, SEQLEN, BATCH = 32, 512, 1
 MATCH_BLOCKS = 15
+METHODS = ("wanda", "sparsegpt")
 
 
 def ours(method: str, model: nn.Module, tokens: Tensor, targets: tuple[str, ...]) -> None:
@@ -150,11 +150,7 @@ def on_the_same_inputs(
     return masked
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--method", choices=("wanda", "sparsegpt"), action="append")
-    options = parser.parse_args()
+def main(rounds: int = 3, methods: str = ",".join(METHODS)) -> None:
     torch.set_num_threads(cores())
     found = download.pull("smollm2-135m-instruct-q4")
     tokens = draw_tokens(found.folder, SEQUENCES, SEQLEN)
@@ -172,14 +168,14 @@ def main() -> None:
         "tokens": f"{SEQUENCES} x {SEQLEN}",
         "threads": cores(),
     }
-    for method in options.method or ("wanda", "sparsegpt"):
+    for method in split(methods, METHODS):
         times = in_turn(
             {
                 "floor": lambda m=method: floor(dense, tokens, hessians=m == "sparsegpt"),
                 "ours": lambda m=method: ours(m, fresh("ours"), tokens, targets),
                 "llm-compressor": lambda m=method: theirs(m, fresh("theirs"), tokens),
             },
-            options.rounds,
+            rounds,
         )
         shares = agreement(last["theirs"], last["ours"])
         same = agreement(last["theirs"], on_the_same_inputs(method, dense, last["theirs"], tokens, targets))
@@ -198,4 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -6,7 +6,7 @@ python benchmarks/selection.py
 from __future__ import annotations
 
 import torch
-from harness import finish, in_turn, ratio
+from harness import finish, in_turn, ratio, start
 from torch import Tensor
 
 from bench.system.devices import cores
@@ -36,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

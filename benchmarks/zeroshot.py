@@ -3,12 +3,11 @@
 tiny answers the tasks of this suite, smollm2-135m-instruct-q4 the first 500 questions of HellaSwag, ARC-Easy and PIQA, with data
 from $BENCH_DATA_DIR or the cache. lm-eval's command against itself is the noise.
 
-python benchmarks/zeroshot.py [rounds] [task ...] [--dtype bfloat16]
+python benchmarks/zeroshot.py [--rounds 3] [--tasks arc_easy,piqa] [--dtype bfloat16]
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import yaml
-from harness import call, finish, in_turn, ratio
+from harness import call, finish, in_turn, ratio, start
 
 from bench.inputs import download, hub, lmeval, tasks
 from bench.inputs.task_yaml import Task, read_task, tasks_root
@@ -27,6 +26,7 @@ from bench.results.store import ReadOnlyStore
 from bench.system.devices import cores
 
 REAL_TASKS = ("hellaswag", "arc_easy", "piqa")
+TASKS = (*tasks.BUILTIN_TASKS, *REAL_TASKS)
 LIMIT = 500
 LM_EVAL_BATCH = 16
 LOCAL_YAML = "include: {file}\ntask: {name}_here\ntag: []\ndataset_path: {data}\ntraining_split: null\n"
@@ -101,8 +101,9 @@ def compare(task: str, dtype: str, rounds: int) -> dict[str, Any]:
     }
 
 
-def main(rounds: int, names: list[str], dtype: str) -> None:
-    for name in set(names) - set(tasks.BUILTIN_TASKS):
+def main(rounds: int = 3, tasks: str = ",".join(TASKS), dtype: str = "float32") -> None:
+    names = tasks.split(",")
+    for name in names:
         with tempfile.TemporaryDirectory() as folder:
             write_task(name, Path(folder) / "tasks")  # before hours are spent, is the data here?
     figures: dict[str, Any] = {"questions at most": LIMIT, "threads": cores(), "dtype": dtype}
@@ -112,9 +113,4 @@ def main(rounds: int, names: list[str], dtype: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("rounds", type=int, nargs="?", default=3)
-    parser.add_argument("tasks", nargs="*", default=[*tasks.BUILTIN_TASKS, *REAL_TASKS])
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    given = parser.parse_args()
-    main(given.rounds, given.tasks, given.dtype)
+    start(main)

@@ -3,13 +3,12 @@
 In float32: how far the log-likelihoods are apart, and how many questions are judged otherwise. In bfloat16: how many are,
 and by how much lm-eval preferred its answer to ours. The data is in $BENCH_DATA_DIR or in the cache.
 
-python benchmarks/zeroshot_agreement.py [questions] [task ...]
+python benchmarks/zeroshot_agreement.py [--questions 500] [--tasks arc_easy,piqa]
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from statistics import median
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from harness import finish, like_a_worker
+from harness import finish, like_a_worker, start
 from lm_eval.models.huggingface import HFLM
 from zeroshot import LIMIT, LM_EVAL_BATCH, REAL_TASKS, find
 
@@ -114,14 +113,14 @@ def compare(name: str, limit: int) -> dict[str, Any]:
     }
 
 
-def main(limit: int, names: list[str]) -> None:
+def main(questions: int = LIMIT, tasks: str = ",".join(REAL_TASKS)) -> None:
+    like_a_worker()
     torch.set_num_threads(cores())
-    figures: dict[str, Any] = {"questions": limit}
-    for name in names:
-        figures[name] = compare(name, limit)
+    figures: dict[str, Any] = {"questions": questions}
+    for name in tasks.split(","):
+        figures[name] = compare(name, questions)
     finish("zeroshot_agreement", figures)
 
 
 if __name__ == "__main__":
-    like_a_worker()
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else LIMIT, sys.argv[2:] or list(REAL_TASKS))
+    start(main)
