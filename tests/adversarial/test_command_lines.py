@@ -61,7 +61,7 @@ ODD = [
     ["pick", "--model", LONG, "--results", "r"],
     ["pull", LONG],
     ["pull", "wiki-mini", "--from", LONG],
-    ["speed", "--model", LONG],
+    ["speed", "--device-spec", "h100", "--model", LONG],
     ["speed", "--tokens", LONG],
     ["env", "create", LONG],
     ["cache", "gc", "--days", "9" * 5000],
@@ -87,6 +87,7 @@ def place(tmp_path_factory):
     configs = {
         "broken": b"methods = [", "deep": b"seeds = " + b"[" * 50_000, "unknown": b"[calibration]\nsequence = 4\n",
         "binary": b"\xff\xfe\0\0", "nan": b"alpha = nan\n", "null": b'models = "a\\u0000b"',
+        "run": b"models = ['tiny']\n", "search": b"[search]\ntrials = 4\n",
     }  # fmt: skip
     for name, text in configs.items():
         (root / f"{name}.toml").write_bytes(text)
@@ -99,7 +100,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def here(place, tmp_path, monkeypatch):
-    """In that folder, where nothing may be loaded or started."""
+    """In that folder, without a CUDA device, where nothing may be loaded or started."""
 
     def refuse(*_, **__):
         raise AssertionError("loaded before the line was refused")
@@ -109,28 +110,34 @@ def here(place, tmp_path, monkeypatch):
     monkeypatch.setattr(Folder, "tensor", refuse)
     monkeypatch.setattr(WorkerProcesses, "start", refuse)
     monkeypatch.setattr("bench.inputs.loading.load", refuse)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     return place
 
 
 def entries(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    """What is in a folder, and the time of each last change in nanoseconds."""
+    return sorted((str(path.relative_to(folder)), path.lstat().st_mtime_ns) for path in folder.rglob("*"))
 
 
 def cases():
-    """Every twelfth line. The others run in tox -e full."""
-    for i, arguments in enumerate([*map(shlex.split, LINES), *ODD]):
-        yield pytest.param(arguments, id=" ".join(arguments)[:60], marks=pytest.mark.full if i % 12 else ())
+    """Every line that names words of its sentence, and every twelfth line. The others run in tox -e full."""
+    lines = [line.partition(" => ") for line in LINES]
+    given = [(shlex.split(command), said.split(" | ") if said else []) for command, _, said in lines]
+    for i, (arguments, said) in enumerate([*given, *((odd, []) for odd in ODD)]):
+        marks = pytest.mark.full if i % 12 and not said else ()
+        yield pytest.param(arguments, said, id=" ".join(arguments)[:60], marks=marks)
 
 
-@pytest.mark.parametrize("arguments", list(cases()))
-def test_a_bad_line_is_a_sentence_and_exit_code_2(cli, here, arguments):
+@pytest.mark.parametrize(("arguments", "said"), list(cases()))
+def test_a_bad_line_is_a_sentence_and_exit_code_2(cli, here, arguments, said):
     before = entries(here)
     with limits():
         code, out, err = cli(*arguments)
 
     lines = err.splitlines()
     assert code == 2, err
-    assert 1 <= len(lines) <= 2 and lines[0].startswith("bench: ") and len(err) < 700, err
+    assert len(lines) == 1 and lines[0].startswith("bench: ") and len(err) < 700, err
+    assert [part for part in said if part not in err] == [], err
     assert "Traceback" not in out + err
     assert entries(here) == before
 
