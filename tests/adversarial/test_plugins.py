@@ -5,27 +5,9 @@ import sys
 
 import pytest
 
-from helpers import runs
+from helpers import plugins, runs
 from helpers.faulty import PATIENCE_S
 
-GOOD = '''
-from dataclasses import dataclass
-from typing import ClassVar
-from methods import Needs, Walk
-
-@dataclass(frozen=True)
-class {name}:
-    """Keep the largest |W|."""
-    name: ClassVar[str] = "{name}"
-    needs: ClassVar[Needs] = Needs.NOTHING
-    power: float = 1.0
-
-    def apply(self, model, job):
-        walk = Walk(model, job)
-        for visit in walk:
-            visit.prune(job.pattern.keep(visit.weight.abs() ** self.power))
-        return walk.outcome()
-'''
 HOSTILE = {
     "exits": ("import sys; sys.exit('goodbye')", "SystemExit: goodbye"),
     "raises": ("raise ValueError('two\\nlines')", "ValueError: two lines"),
@@ -46,7 +28,7 @@ HOSTILE = {
     "info_is_text": ("class info_is_text: info = 'none'", "TypeError: info='none' must be a MethodInfo of `methods`, "),
 }
 DEADLY = {"hangs": "import time; time.sleep(600)", "ends_python": "import os; os._exit(0)"}
-NOISY = 'print("[1, 2")\n' + GOOD.format(name="prints")
+POWER = "power: float = 1.0"
 
 
 def install(folder, sources, monkeypatch):
@@ -59,7 +41,9 @@ def install(folder, sources, monkeypatch):
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     sources = {name: source for name, (source, _) in HOSTILE.items()}
-    install(tmp_path / "site", sources | {"good": GOOD.format(name="good"), "prints": NOISY}, monkeypatch)
+    for name, said in (("good", ""), ("prints", 'print("[1, 2")')):
+        plugins.install(tmp_path / "site", name, {name: "pass"}, {name: POWER}, said)
+    install(tmp_path / "site", sources, monkeypatch)
     yield from runs.world(tmp_path / "site", tmp_path, monkeypatch)
 
 
@@ -73,7 +57,7 @@ def test_each_is_listed_as_broken_and_the_others_as_they_are(cli):
     assert rows["good"]["fields"] == "power=1.0"
     for name, (_, why) in HOSTILE.items():
         assert about[name].startswith(f"broken: plug-in '{name}' cannot be used ({why}"), about[name]
-    assert about["good"] == about["prints"] == "Keep the largest |W|"
+    assert about["good"] == about["prints"] == "Prune by magnitude, and then do what a test is about"
     assert about["wanda"]
 
 
@@ -133,7 +117,7 @@ def test_a_run_of_others_imports_none(cli, tmp_path, monkeypatch):
 
 
 def test_a_malformed_entry_point_costs_its_own_row(cli, tmp_path, monkeypatch):
-    site = runs.distribution(tmp_path / "site", "good", GOOD.format(name="good"), methods={"good": "good:good"})
+    site = plugins.install(tmp_path / "site", "good", {"good": "pass"})
     runs.distribution(site, "odd", "", methods={"question": "???", "module": "json", "empty": ""})
     install(site, {}, monkeypatch)
 
@@ -143,7 +127,7 @@ def test_a_malformed_entry_point_costs_its_own_row(cli, tmp_path, monkeypatch):
     assert code == 0, err
     for name, value in {"question": "'???'", "module": "'json'", "empty": "''"}.items():
         assert f"its entry point {value} is not MODULE:CLASS" in about[name]
-    assert about["good"] == "Keep the largest |W|"
+    assert about["good"] == "Prune by magnitude, and then do what a test is about"
     assert cli("plan", "--measures", "size", "--methods", "wanda", *runs.flags(tmp_path / "r"))[0] == 0
 
 

@@ -8,49 +8,19 @@ import pytest
 from bench.compare.resolve import read
 from bench.conformance import checks, measures
 from bench.results.record import ReadingRow
-from helpers import fake_records, runs
+from helpers import fake_records, plugins, runs
 from methods.info import MeasureInfo
 
-SOURCE = '''
-import random
-from dataclasses import dataclass
-from typing import ClassVar
-
-from bench.measures.contract import Readings
-from bench.results.record import Reading
-from methods.contract import Needs
-from methods.info import MeasureInfo
-
-
-@dataclass(frozen=True)
-class MaxNorm:
-    """The largest norm of a parameter."""
-
-    name: ClassVar[str] = "max-norm"
-    needs: ClassVar[Needs] = Needs.NOTHING
-    info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=("max_norm",))
-
-    @property
-    def protocol(self):
-        return "weights"
-
-    def read(self, model, context):
-        return Readings((Reading("max_norm", max(float(p.norm()) for p in model().parameters()), "1", "lower"),))
-
-
-@dataclass(frozen=True)
-class Draws(MaxNorm):
-    name: ClassVar[str] = "draws"
-
-    def read(self, model, context):
-        return Readings((Reading("drawn", random.SystemRandom().random(), "", "up"),))
-'''
+READS = {
+    "norm": 'return Readings((Reading("norm", max(float(p.norm()) for p in model().parameters()), "1", "lower"),))',
+    "draws": 'return Readings((Reading("drawn", random.SystemRandom().random(), "", "up"),))',
+}
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    names = {"max-norm": "measured_norms:MaxNorm", "draws": "measured_norms:Draws"}
-    return runs.distribution(tmp_path_factory.mktemp("norms"), "measured_norms", SOURCE, measures=names)
+    shown = {"norm": 'info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=("norm",))'}
+    return plugins.install(tmp_path_factory.mktemp("norms"), "measured_norms", READS, shown, kind="measures")
 
 
 def states(name):
@@ -65,7 +35,7 @@ def states(name):
 
 @pytest.mark.usefixtures("world")
 def test_a_measure_that_conforms_and_one_that_does_not():
-    assert states("max-norm") == {}
+    assert states("norm") == {}
     found = states("draws")
     assert set(found) == {"gives the same twice", "says what its numbers are", "has a column"}
     assert "two runs differ" in found["gives the same twice"] and "no unit" in found["says what its numbers are"]
@@ -74,7 +44,7 @@ def test_a_measure_that_conforms_and_one_that_does_not():
 @pytest.mark.full
 @pytest.mark.usefixtures("world")
 def test_the_command(cli):
-    code, out, err = cli("conformance", "max-norm", "--json")
+    code, out, err = cli("conformance", "norm", "--json")
 
     assert code == 0, err
     assert {row["state"] for row in json.loads(out)} == {"ok"}

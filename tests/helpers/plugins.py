@@ -1,16 +1,16 @@
-"""Plug-ins whose methods prune by magnitude, and then do what a test is about."""
+"""Plug-ins made from statements: methods and quantizers that prune by magnitude and then run them, and measures."""
 
 from textwrap import indent
 
 from helpers import runs
 
-MODULE = """
+METHODS = """
 import multiprocessing, os, signal, subprocess, sys, threading, time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from methods import Needs, Outcome, Walk
+from methods import MethodInfo, Needs, Outcome, Walk
 
 
 class _Method:
@@ -22,25 +22,55 @@ class _Method:
             visit.prune(job.pattern.keep(visit.weight.abs()))
         return self.end(model, job, walk) or walk.outcome()
 """
-CLASS = """
+METHOD = '''
 @dataclass(frozen=True)
 class {kind}(_Method):
+    """Prune by magnitude, and then do what a test is about."""
     name: ClassVar[str] = {name!r}
 {fields}
     def end(self, model, job, walk):
 {body}
+'''
+MEASURES = """
+import random
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy
+import torch
+
+from bench.measures.contract import Readings
+from bench.results.record import Reading
+from methods import Needs
+from methods.info import MeasureInfo
+
+
+class _Measure:
+    needs: ClassVar[Needs] = Needs.NOTHING
+    protocol: ClassVar[str] = "test"
+"""
+MEASURE = """
+@dataclass(frozen=True)
+class {kind}(_Measure):
+    name: ClassVar[str] = {name!r}
+{fields}
+    def read(self, model, context):
+{body}
 """
 
 
-def install(folder, module, ends, fields=None, preamble=""):
-    """Install a module with a method for each name in `ends`: the statements that follow the pruning.
+def install(folder, module, ends, fields=None, preamble="", kind="methods"):
+    """Install a module with a plug-in for each name in `ends`: the statements that follow the pruning, or that read a measure.
 
-    They know self, model, job and walk, and what the preamble defines. They may return an outcome. fields: by method.
+    All statements can use self, model and what the preamble defines. Those of a method or quantizer can also use job and walk,
+    and may return an outcome. Those of a measure can also use context, and return readings.
+    fields: further lines of the class, by name. kind: "methods", "quantizers" or "measures".
     """
     fields = fields or {}
+    head, form = (MEASURES, MEASURE) if kind == "measures" else (METHODS, METHOD)
     classes = [
-        CLASS.format(kind=name.capitalize(), name=name, fields=indent(fields.get(name, ""), " " * 4), body=indent(end, " " * 8))
+        form.format(kind=name.capitalize(), name=name, fields=indent(fields.get(name, ""), " " * 4), body=indent(end, " " * 8))
         for name, end in ends.items()
     ]  # fmt: skip
     names = {name: f"{module}:{name.capitalize()}" for name in ends}
-    return runs.distribution(folder, module, MODULE + preamble + "".join(classes), methods=names)
+    return runs.distribution(folder, module, head + preamble + "".join(classes), **{kind: names})

@@ -6,7 +6,7 @@ import signal
 import psutil
 import pytest
 
-from helpers import runs
+from helpers import plugins, runs
 from helpers.faulty import PATIENCE_S, gone, stopped_at
 
 pytestmark = pytest.mark.usefixtures("world")
@@ -93,23 +93,9 @@ def test_where_forking_is_not_safe_workers_start_anew(tmp_path, monkeypatch, gat
 @pytest.mark.slow
 def test_random_numbers_differ_from_worker_to_worker(tmp_path):
     """Python's and numpy's generators are seeded anew, as in a process of its own."""
-    source = (
-        "import random\n"
-        "import numpy\n"
-        "from dataclasses import dataclass\n"
-        "from typing import ClassVar\n"
-        "from bench.measures.contract import Readings\n"
-        "from bench.results.record import Reading\n"
-        "from methods.contract import Needs\n"
-        "@dataclass(frozen=True)\n"
-        "class Lots:\n"
-        "    needs: ClassVar[Needs] = Needs.NOTHING\n"
-        "    protocol: ClassVar[str] = 'lots'\n"
-        "    def read(self, model, context):\n"
-        "        values = random.random(), numpy.random.random()\n"
-        "        return Readings(tuple(Reading(n, v, '1', 'lower') for n, v in zip(('python', 'numpy'), values)))\n"
-    )
-    site = runs.distribution(tmp_path / "lots", "lots", source, measures={"lots": "lots:Lots"})
+    drawn = "values = {'python': random.random(), 'numpy': numpy.random.random()}\n"
+    drawn += "return Readings(tuple(Reading(n, v, '1', 'lower') for n, v in values.items()))"
+    site = plugins.install(tmp_path / "lots", "lots", {"lots": drawn}, kind="measures")
     environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{os.environ['PYTHONPATH']}"}
     flags = ["run", "--methods", "magnitude,declares", "--measures", "lots", *runs.flags(tmp_path / "r")]
     run = runs.start(*flags, env=environment)

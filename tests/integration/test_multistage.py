@@ -6,55 +6,27 @@ from safetensors.torch import load_file, save_file
 
 from bench import api
 from bench.execution.build import Builder
-from helpers import runs
+from helpers import plugins, runs
 
-REFINES = '''
-from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-
-from methods.pruning.walk import Walk
-from methods.contract import Needs
-from methods.folder import Folder
-
-
-@dataclass(frozen=True)
-class Refines:
-    """Halve what the stage before kept."""
-
-    needs: ClassVar[Needs] = Needs.NOTHING
-
-    def apply(self, model, job):
-        prior = job.prior
-        folder = Folder(prior.folder)
-        assert prior.folder == job.source
-        assert set(prior.masks) == set(job.targets)
-        walk = Walk(model, job)
-        for visit in walk:
-            mask = prior.masks[visit.name]
-            assert mask.dtype == torch.bool and mask.shape == visit.weight.shape
-            assert torch.equal(mask, folder.tensor(visit.name + ".weight") != 0)
-            visit.weight.mul_(0.5)
-        return walk.outcome(kept=sum(int(m.sum()) for m in prior.masks.values()))
-
-
-@dataclass(frozen=True)
-class Forgets(Refines):
-    """Fill the zeros again."""
-
-    def apply(self, model, job):
-        for _ in (walk := Walk(model, job)):
-            _.weight.add_(1)
-        return walk.outcome()
-
-'''
-NAMES = {"refines": "refining:Refines", "forgets": "refining:Forgets"}
+ENDS = {
+    "refines": """
+prior, folder = job.prior, Folder(job.prior.folder)
+assert prior.folder == job.source and set(prior.masks) == set(job.targets)
+for name, mask in prior.masks.items():
+    weight = model.get_submodule(name).weight
+    assert mask.dtype == torch.bool and mask.shape == weight.shape
+    assert torch.equal(mask, folder.tensor(name + ".weight") != 0)
+    weight.mul_(0.5)
+return walk.outcome(kept=sum(int(m.sum()) for m in prior.masks.values()))
+""",
+    "forgets": "for name in job.targets:\n    model.get_submodule(name).weight.add_(1)",
+}
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    return runs.distribution(tmp_path_factory.mktemp("site"), "refining", REFINES, methods=NAMES)
+    needed = "import torch\nfrom methods.folder import Folder\n"
+    return plugins.install(tmp_path_factory.mktemp("site"), "refining", ENDS, preamble=needed)
 
 
 pytestmark = pytest.mark.usefixtures("world")

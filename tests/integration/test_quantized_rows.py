@@ -12,46 +12,25 @@ from bench.execution.build import Builder
 from bench.inputs import loading
 from bench.measures.size import Size
 from bench.verify import Layer, WeightCounts
-from helpers import runs
+from helpers import plugins, runs
 from methods.contract import Compute
 from methods.pattern import Pattern
 from methods.quantizing.stored import ACTIVATIONS_KEY, Stored, int8_tokens, round_inputs
 
-BREAKS = '''
-from dataclasses import dataclass
-from typing import ClassVar
-
-from methods.contract import Needs, Outcome
-
-
-@dataclass(frozen=True)
-class Breaks:
-    """A float zero point: no weight stays zero. In the first row of each linear, the zeros become -0.0 instead."""
-
-    needs: ClassVar[Needs] = Needs.NOTHING
-
-    def apply(self, model, job):
-        for weight in (model.get_submodule(target).weight for target in job.targets):
-            zero = weight == 0
-            weight.masked_fill_(zero, 1e-3)
-            weight[0, zero[0]] = -0.0
-        return Outcome(model)
-
-
-@dataclass(frozen=True)
-class Wanders(Breaks):
-    """Rounds what is none of its business."""
-
-    def apply(self, model, job):
-        model.model.norm.weight.mul_(2)
-        return super().apply(model, job)
-'''
+BREAKS = """
+for weight in (model.get_submodule(target).weight for target in job.targets):
+    zero = weight == 0
+    weight.masked_fill_(zero, 1e-3)
+    weight[0, zero[0]] = -0.0
+return Outcome(model)
+"""
+"""A float zero point: no weight stays zero. In the first row of each linear, the zeros become -0.0 instead."""
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    names = {"breaks": "breaking:Breaks", "wanders": "breaking:Wanders"}
-    return runs.distribution(tmp_path_factory.mktemp("site"), "breaking", BREAKS, quantizers=names)
+    ends = {"breaks": BREAKS, "wanders": f"model.model.norm.weight.mul_(2){BREAKS}"}
+    return plugins.install(tmp_path_factory.mktemp("site"), "breaking", ends, kind="quantizers")
 
 
 pytestmark = pytest.mark.usefixtures("world", "in_tmp_path")

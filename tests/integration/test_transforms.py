@@ -5,32 +5,17 @@ import pytest
 from bench import api, verify
 from bench.execution import build
 from bench.results.store import ReadOnlyStore
-from helpers import runs
+from helpers import plugins, runs
 from methods.errors import UserError
 
-BENDS = '''
-from dataclasses import dataclass
-from typing import ClassVar
-
-from methods import MethodInfo, Needs, Outcome
-
-
-@dataclass(frozen=True)
-class Bends:
-    """Claim to keep the function, and do not."""
-
-    needs: ClassVar[Needs] = Needs.NOTHING
-    info: ClassVar[MethodInfo] = MethodInfo(dense=True, transform=True)
-
-    def apply(self, model, job):
-        model.model.norm.weight.mul_(1.1)
-        return Outcome(model, changed=frozenset({"model.norm.weight"}))
-'''
+BENDS = 'model.model.norm.weight.mul_(1.1)\nreturn Outcome(model, changed=frozenset({"model.norm.weight"}))'
+"""It claims to keep the function, and does not."""
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    return runs.distribution(tmp_path_factory.mktemp("site"), "bending", BENDS, methods={"bends": "bending:Bends"})
+    claim = {"bends": "info: ClassVar[MethodInfo] = MethodInfo(dense=True, transform=True)"}
+    return plugins.install(tmp_path_factory.mktemp("site"), "bending", {"bends": BENDS}, claim)
 
 
 @pytest.fixture(scope="module")

@@ -5,64 +5,17 @@ import pytest
 from bench.catalog import registry
 from bench.catalog.choice import build, parse_method
 from bench.cli import listing
-from helpers import runs
+from helpers import plugins, runs
 from methods.errors import UserError
-
-THEIRS = '''
-from dataclasses import dataclass
-from typing import ClassVar
-
-from methods import Job, Needs, Outcome, Walk
-
-
-@dataclass(frozen=True)
-class Theirs:
-    """Keep the largest |W| to a power."""
-
-    name: ClassVar[str] = "theirs"
-    needs: ClassVar[Needs] = Needs.NOTHING
-    power: float = 1.0
-
-    def apply(self, model, job: Job) -> Outcome:
-        walk = Walk(model, job)
-        for visit in walk:
-            visit.prune(job.pattern.keep(visit.weight.abs() ** self.power))
-        notes = {"kept": {t: int(m.sum()) for t, m in job.prior.masks.items()}} if job.prior else {}
-        return walk.outcome(**notes)
-'''
-COUNTS = '''
-from dataclasses import dataclass
-from typing import ClassVar
-
-from bench.measures.contract import Readings
-from bench.results.record import Reading
-from methods import Needs
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How many tensors there are."""
-
-    name: ClassVar[str] = "counts"
-    needs: ClassVar[Needs] = Needs.NOTHING
-
-    @property
-    def protocol(self):
-        return "by name"
-
-    def read(self, model, context):
-        return Readings((Reading("tensors", float(len(model().state_dict())), "1", ""),))
-'''
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    runs.distribution(
-        folder, "their_method", THEIRS, methods={"theirs": "their_method:Theirs", "wanda": "their_method:Theirs"}
-    )
-    runs.distribution(folder, "their_measure", COUNTS, measures={"counts": "their_measure:Counts"})
-    return folder
+    counts = 'return Readings((Reading("tensors", float(len(model().state_dict())), "1", ""),))'
+    plugins.install(folder, "their_measure", {"counts": counts}, kind="measures")
+    ends, fields = {"theirs": "pass", "wanda": "pass"}, {"theirs": "power: float = 1.0"}
+    return plugins.install(folder, "their_method", ends, fields)
 
 
 pytestmark = pytest.mark.usefixtures("world")
@@ -75,7 +28,7 @@ def test_run_with_their_method_and_their_measure(tmp_path, cli, monkeypatch):
     code, out, err = cli("run", *named, *runs.flags(tmp_path / "r"))
 
     assert code == 0, err
-    assert "theirs:power=2" in out and "tensors by name" in out
+    assert "theirs:power=2" in out and "tensors test" in out
     got = runs.records(tmp_path / "r")
     assert set(got) == {(m, None, x) for m in ("dense", "theirs:power=2") for x in ("counts", "pattern")}
     assert got["theirs:power=2", None, "counts"].readings[0].value > 0

@@ -11,48 +11,22 @@ from transformers.models.llama.modeling_llama import LlamaModel
 
 from bench.execution import measure
 from bench.measures import contract, forward
-from helpers import runs
+from helpers import plugins, runs
 
 ENTROPY = textwrap.dedent(
     contract.__doc__[
         contract.__doc__.index("    from dataclasses", contract.__doc__.index("A measure that reads")) :
     ].partition("\n\nA run fills in")[0]
 )
-OTHERS = '''
+ALONE = 'return Readings((Reading("logit", float(model()(torch.zeros(1, 1).long()).logits[0, 0, 0]), "1", ""),))'
+"""It knows of no windows, and runs the model by itself."""
+OTHERS = """
 from dataclasses import dataclass
 from typing import ClassVar
-
-import torch
 
 from bench.measures.contract import Readings
 from bench.measures.windowed import Windowed
 from bench.results.record import Reading
-from methods import Needs
-
-@dataclass(frozen=True)
-class Alone:
-    """Knows of no windows: it runs the model by itself."""
-
-    name: ClassVar[str] = "alone"
-    needs: ClassVar[Needs] = Needs.NOTHING
-
-    @property
-    def protocol(self):
-        return "one token"
-
-    def read(self, model, context):
-        logits = model()(torch.zeros(1, 1, dtype=torch.long)).logits
-        return Readings((Reading("logit", float(logits[0, 0, 0]), "1", ""),))
-
-@dataclass(frozen=True)
-class Faulty(Windowed):
-    name: ClassVar[str] = "faulty"
-
-    def reader(self, windows, context):
-        return self
-
-    def take(self, part):
-        raise RuntimeError("cannot read this")
 
 @dataclass(frozen=True)
 class Empty(Windowed):
@@ -68,27 +42,31 @@ class Empty(Windowed):
         pass
 
 @dataclass(frozen=True)
-class Overwriting(Windowed):
+class Faulty(Empty):
+    name: ClassVar[str] = "faulty"
+
+    def take(self, part):
+        raise RuntimeError("cannot read this")
+
+@dataclass(frozen=True)
+class Overwriting(Empty):
     name: ClassVar[str] = "overwriting"
     beside_dense: ClassVar[bool] = True
 
-    def reader(self, windows, context):
-        return self
-
     def take(self, part):
-        part.logits.zero_()
-        part.dense.zero_()
-        part.targets.zero_()
+        for tensor in (part.logits, part.dense, part.targets):
+            tensor.zero_()
 
     def finish(self):
         return Readings((Reading("nothing", 0.0, "1", ""),))
-'''
-KINDS = ("Alone", "Faulty", "Empty", "Overwriting")
+"""
+KINDS = ("Faulty", "Empty", "Overwriting")
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
+    plugins.install(folder, "by_itself", {"alone": ALONE}, kind="measures")
     runs.distribution(folder, "entropy", ENTROPY, measures={"entropy": "entropy:Entropy"})
     return runs.distribution(folder, "others", OTHERS, measures={k.lower(): f"others:{k}" for k in KINDS})
 
