@@ -63,15 +63,13 @@ def test_links_inside_a_folder_and_to_a_folder_are_followed(tmp_path):
     assert models.resolve(str(tmp_path / "name")).digest == models.resolve("tiny").digest
 
 
-def test_a_blob_that_is_a_link_to_elsewhere_is_refused(tmp_path, cli):
+def test_a_blob_that_is_a_link_to_elsewhere_is_refused(tmp_path, refused):
     snapshot = hub_cache(tmp_path)
     blob = (snapshot / "config.json").resolve()
     blob.unlink()
     blob.symlink_to("/etc/passwd")
 
-    code, _, err = cli("plan", "--model", snapshot)
-
-    assert code == 2 and "outside its model folder" in err
+    assert "outside its model folder" in refused("plan", "--model", snapshot)
 
 
 @pytest.mark.parametrize("name", ["linked config", "linked weights", "piped", "piped weights", "linked to itself"])
@@ -88,12 +86,11 @@ def test_other_commands_follow_no_link_to_elsewhere_either(cli, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "LICENSE"])
-def test_nothing_from_elsewhere_is_exported(cli, tmp_path, name):
+def test_nothing_from_elsewhere_is_exported(refused, tmp_path, name):
     (tmp_path / "secret").write_text(json.dumps("secret"))
     folder = runs.tiny(tmp_path / "model")
     folders.link(name, str(tmp_path / "secret"))(folder)
 
     for line in (("export", folder), ("prune", "--model", folder, "--method", "dense")):
-        code, _, err = cli(*line, "--out", tmp_path / "new")
-        assert code == 2 and name in err, err
+        assert name in refused(*line, "--out", tmp_path / "new")
         assert not (tmp_path / "new").exists()

@@ -43,10 +43,8 @@ def test_a_measure_that_conforms_and_one_that_does_not():
 
 @pytest.mark.full
 @pytest.mark.usefixtures("world")
-def test_the_command(cli):
-    code, out, err = cli("conformance", "norm", "--json")
-
-    assert code == 0, err
+def test_the_command(output):
+    out = output("conformance", "norm", "--json")
     assert {row["state"] for row in json.loads(out)} == {"ok"}
 
 

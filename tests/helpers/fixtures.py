@@ -161,6 +161,32 @@ def cli(capsys, monkeypatch):
 
 
 @pytest.fixture
+def refused(cli: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+    """refused(*args) -> the sentence that a command ends with: exit code 2, nothing on stdout, and before it only "fetching …"."""
+
+    def run(*args: Any) -> str:
+        code, out, err = cli(*args)
+        *before, sentence = err.splitlines() or [""]
+        assert (code, out) == (2, "") and sentence.startswith("bench: "), out + err
+        assert all(line.startswith("fetching ") for line in before), err
+        return sentence
+
+    return run
+
+
+@pytest.fixture
+def output(cli: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+    """output(*args) -> stdout of a command that ends with exit code 0."""
+
+    def run(*args: Any) -> str:
+        code, out, err = cli(*args)
+        assert code == 0, out + err
+        return out
+
+    return run
+
+
+@pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of an own cache, without a way to a hub."""
     return runs.own_cache(tmp_path, monkeypatch)

@@ -152,11 +152,10 @@ def test_the_very_commands_pass_then_fail(room):
     assert ElementTree.parse(room / report).getroot().get("failures") == "1"
 
 
-def test_the_pages_own_settings_are_settings(tmp_path, cli, cache):
+def test_the_pages_own_settings_are_settings(tmp_path, cli, output, cache):
     for name, text in zip(("bench", "gate"), BLOCKS["toml"], strict=True):
         (tmp_path / f"{name}.toml").write_text(text)
-    code, out, err = cli("plan", "--config", tmp_path / "bench.toml", "--results", tmp_path / "r", "--json")
-    assert code == 0, err
+    out = output("plan", "--config", tmp_path / "bench.toml", "--results", tmp_path / "r", "--json")
     assert {row["method"] for row in json.loads(out)} == {"dense", "magnitude", "wanda", "sparsegpt"}
 
     fake_records.accuracy(tmp_path / "a")

@@ -21,13 +21,11 @@ def site(tmp_path_factory):
 pytestmark = pytest.mark.usefixtures("world")
 
 
-def test_run_with_their_method_and_their_measure(tmp_path, cli, monkeypatch):
+def test_run_with_their_method_and_their_measure(tmp_path, output, monkeypatch):
     """From the command line to the table."""
     runs.workers_here(monkeypatch)
     named = ["--methods", "theirs:power=2", "--measures", "counts"]
-    code, out, err = cli("run", *named, *runs.flags(tmp_path / "r"))
-
-    assert code == 0, err
+    out = output("run", *named, *runs.flags(tmp_path / "r"))
     assert "theirs:power=2" in out and "tensors test" in out
     got = runs.records(tmp_path / "r")
     assert set(got) == {(m, None, x) for m in ("dense", "theirs:power=2") for x in ("counts", "pattern")}

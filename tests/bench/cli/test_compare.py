@@ -185,20 +185,15 @@ def test_what_is_not_there(results, cli, name, sentence):
         ),
     ],
 )
-def test_one_document_is_printed(results, cli, command, flags, said):
-    code, out, err = cli(*command, *flags, "--results", results)
-
-    assert code == 2 and not out and said in err
+def test_one_document_is_printed(results, refused, command, flags, said):
+    assert said in refused(*command, *flags, "--results", results)
 
 
-def test_the_folder_that_is_missing_is_named_where_the_default_one_is_empty(results, tmp_path, cli):
+def test_the_folder_that_is_missing_is_named_where_the_default_one_is_empty(results, tmp_path, refused):
     (tmp_path / "empty" / "records").mkdir(parents=True)
 
-    code, _, err = cli("compare", results, "nowhere", "--results", tmp_path / "empty")
-
-    assert (
-        code == 2 and "'nowhere' is not a folder, and results folder " in err and "empty' has no records: name" in err
-    )
+    err = refused("compare", results, "nowhere", "--results", tmp_path / "empty")
+    assert "'nowhere' is not a folder, and results folder " in err and "empty' has no records: name" in err
 
 
 def test_markdown(results, cli):
@@ -277,15 +272,13 @@ def test_history(past, cli, tmp_path):
     assert figure.read_bytes() == drawn and b"<svg" in drawn
 
 
-def test_history_compares_commits_of_the_same_seeds(tmp_path, cli):
+def test_history_compares_commits_of_the_same_seeds(tmp_path, output):
     for i, seeds in enumerate([(0,), (0, 1), (0,), (0, 1)]):
         about = {"commit": {"id": f"{i:02d}" * 20, "dirty": False}, "recorded": f"2026-01-{i + 1:02d}T00:00:00Z"}
         for seed in seeds:
             fake_records.perplexity(tmp_path / "past", loss=0.3 * seed, seed=seed, made=i, provenance=about)
 
-    code, out, _ = cli("history", "--results", tmp_path / "past", "--json")
-
-    assert code == 0
+    out = output("history", "--results", tmp_path / "past", "--json")
     assert [(r["row"].partition(" (")[2], r["commit"][:2], r["moved"]) for r in json.loads(out)] == [
         ("seed 0)", "00", ""), ("seed 0)", "02", "+0.00%"), ("seed 0, 1)", "01", ""), ("seed 0, 1)", "03", "+0.00%"),
     ]  # fmt: skip
@@ -306,7 +299,5 @@ def test_a_figure_makes_no_step_of_the_last_digits(values):
         (("perplexity", "--out", "f.exe"), "must end in"),
     ],
 )
-def test_history_of_nothing(past, cli, args, sentence):
-    code, _, err = cli("history", *args, "--results", past)
-
-    assert code == 2 and len(err.splitlines()) == 1 and sentence in err
+def test_history_of_nothing(past, refused, args, sentence):
+    assert sentence in refused("history", *args, "--results", past)

@@ -45,12 +45,10 @@ def answers(path, right, **fields):
     return folder(path, [sample(i, x, **fields) for i, x in reversed(list(enumerate(right)))])
 
 
-def test_the_counts_are_those_of_a_few_lines(tmp_path, cli):
+def test_the_counts_are_those_of_a_few_lines(tmp_path, output):
     a, b = answers(tmp_path / "a", RIGHT_BEFORE), answers(tmp_path / "b", RIGHT_AFTER)
 
-    code, out, err = cli("compare", str(a), str(b), "--json")
-
-    assert code == 0, err
+    out = output("compare", str(a), str(b), "--json")
     rows = {row["metric"]: row for row in json.loads(out)["rows"]}
     lost = sum(x > y for x, y in zip(RIGHT_BEFORE, RIGHT_AFTER, strict=True))
     gained = sum(x < y for x, y in zip(RIGHT_BEFORE, RIGHT_AFTER, strict=True))
@@ -130,19 +128,17 @@ def test_a_log_likelihood_is_no_perplexity(tmp_path, cli):
     assert cli("check", results)[0] == 0
 
 
-def test_a_record_that_readers_refuse_is_not_written(tmp_path, cli):
+def test_a_record_that_readers_refuse_is_not_written(tmp_path, refused):
     folder(tmp_path / "a", [sample(i, 2 * x) for i, x in enumerate(RIGHT_BEFORE)])
 
-    code, _, err = cli("import", str(tmp_path / "a"), "--model", "m", "--results", str(tmp_path / "r"))
-
-    assert code == 2 and "piqa of" in err and "outside 0.0 to 1.0" in err and len(err.splitlines()) == 1
+    err = refused("import", str(tmp_path / "a"), "--model", "m", "--results", str(tmp_path / "r"))
+    assert "piqa of" in err and "outside 0.0 to 1.0" in err
     assert not (tmp_path / "r").exists()
 
 
-def test_a_folder_that_is_not_there_is_not_measured_again(tmp_path, cli):
-    code, _, err = cli("import", str(tmp_path / "nowhere"), "--results", str(tmp_path / "r"))
-
-    assert code == 2 and err == f"bench: '{tmp_path}/nowhere' is no folder: check the path\n"
+def test_a_folder_that_is_not_there_is_not_measured_again(tmp_path, refused):
+    said = refused("import", str(tmp_path / "nowhere"), "--results", str(tmp_path / "r"))
+    assert said == f"bench: '{tmp_path}/nowhere' is no folder: check the path"
     assert not (tmp_path / "r").exists()
 
 
@@ -206,32 +202,27 @@ def test_a_damaged_folder_is_refused_in_a_sentence(file, content, said, tmp_path
         elsewhere.read(tmp_path / "a")
 
 
-def test_a_folder_of_another_kind_is_refused(tmp_path, cli):
+def test_a_folder_of_another_kind_is_refused(tmp_path, refused):
     answers(tmp_path / "a", RIGHT_BEFORE)
     (tmp_path / "b/records").mkdir(parents=True)
 
-    code, _, err = cli("compare", str(tmp_path / "a"), str(tmp_path / "b"))
-
-    assert code == 2 and "name two such folders" in err
+    assert "name two such folders" in refused("compare", str(tmp_path / "a"), str(tmp_path / "b"))
 
 
-def test_an_imported_folder_is_a_row_of_a_leaderboard(tmp_path, cli):
+def test_an_imported_folder_is_a_row_of_a_leaderboard(tmp_path, cli, output):
     a, b = answers(tmp_path / "a", RIGHT_BEFORE), answers(tmp_path / "b", RIGHT_AFTER)
     results = str(tmp_path / "r")
     for folder_, method, pattern in ((a, "dense", "dense"), (b, "theirs", "2:4")):
         named = ("--model", "some-model", "--method", method, "--pattern", pattern)
-        code, _, err = cli("import", str(folder_), "--results", results, *named)
-        assert code == 0, err
+        output("import", str(folder_), "--results", results, *named)
 
     assert cli("check", results)[0] == 0
-    code, out, _ = cli("report", "--results", results)
-    assert code == 0 and "theirs" in out and "piqa@1.0 in lm-eval" in out
-    code, out, err = cli("compare", "dense", "theirs", "--results", results, "--json")
-    assert code == 0, err
+    out = output("report", "--results", results)
+    assert "theirs" in out and "piqa@1.0 in lm-eval" in out
+    out = output("compare", "dense", "theirs", "--results", results, "--json")
     (row,) = [row for row in json.loads(out)["rows"] if row["metric"] == "acc"]
     assert row["before"] == pytest.approx(sum(RIGHT_BEFORE) / 12)
 
 
-def test_an_import_needs_a_name(tmp_path, cli):
-    code, _, err = cli("import", str(answers(tmp_path / "a", RIGHT_BEFORE)), "--results", str(tmp_path / "r"))
-    assert code == 2 and "--model" in err
+def test_an_import_needs_a_name(tmp_path, refused):
+    assert "--model" in refused("import", str(answers(tmp_path / "a", RIGHT_BEFORE)), "--results", str(tmp_path / "r"))

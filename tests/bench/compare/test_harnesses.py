@@ -123,13 +123,13 @@ def test_other_questions_do_not_pair(harness, writer, tmp_path):
 
 
 @every_harness
-def test_rows_of_a_leaderboard(harness, writer, tmp_path, cli):
+def test_rows_of_a_leaderboard(harness, writer, tmp_path, cli, output):
     writer(tmp_path / "theirs", BEFORE)
 
-    code, out, err = cli("report", "--results", str(tmp_path / "theirs"))
-    assert code == 0 and "theirs" in out and f"in {harness}" in " ".join(out.split()), err
-    code, _, err = cli("import", str(tmp_path / "theirs"), "--results", str(tmp_path / "r"), "--method", "theirs")
-    assert code == 0 and cli("check", str(tmp_path / "r"))[0] == 0, err
+    out = output("report", "--results", str(tmp_path / "theirs"))
+    assert "theirs" in out and f"in {harness}" in " ".join(out.split())
+    output("import", str(tmp_path / "theirs"), "--results", str(tmp_path / "r"), "--method", "theirs")
+    assert cli("check", str(tmp_path / "r"))[0] == 0
     assert not re.search("/home/me", "".join(f.read_text() for f in (tmp_path / "r/records").glob("*.json")))
 
 

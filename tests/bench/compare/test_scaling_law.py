@@ -122,10 +122,8 @@ def test_reads_its_grid_from_records(results):
     assert law.coefficients["b"].value == pytest.approx(0.4, abs=0.03)
 
 
-def test_command_prints_and_draws(results, tmp_path, cli):
-    code, out, err = cli("scaling", "--results", results, "--out", tmp_path / "law.svg")
-
-    assert code == 0, err
+def test_command_prints_and_draws(results, tmp_path, output):
+    out = output("scaling", "--results", results, "--out", tmp_path / "law.svg")
     assert "held out: m16000, 160,000 tokens" in out and "inside" in out
     assert (tmp_path / "law.svg").stat().st_size > 5000
 
@@ -138,10 +136,8 @@ def cell(tmp_path):
     return tmp_path / "r"
 
 
-def test_nothing_to_fit(cell, cli):
-    code, _, err = cli("scaling", "--method", "ast", "--results", cell)
-
-    assert code == 2
+def test_nothing_to_fit(cell, refused):
+    err = refused("scaling", "--method", "ast", "--results", cell)
     assert "has no model and budget with 'ast', 'dense-ft' and their size" in err
 
 

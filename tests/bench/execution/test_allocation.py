@@ -73,15 +73,14 @@ def test_swaps_lower_what_is_measured_and_keep_the_budget():
     ("choices", "budget", "key"),
     [("int3-rtn,int8", ("--bits", "5"), "bits per weight"), ("1:4,2:4,dense", ("--kept", "0.5"), "kept")],
 )
-def test_the_file_of_the_command_is_a_row(choices, budget, key, cli, tmp_path, monkeypatch):
+def test_the_file_of_the_command_is_a_row(choices, budget, key, output, tmp_path, monkeypatch):
     runs.workers_here(monkeypatch)
     out = tmp_path / "a.json"
     small = ("--set", "targets.include=*.0.mlp.*", "--set", "calibration.sequences=2", "--set", "threads=1")
-    code, said, err = cli(
+    said = output(
         "allocate", "--choices", choices, *budget, "--tokens", "256", "--swaps", "2", *small, "--pruner", "magnitude",
         "--device", "cpu", "--out", str(out), "--json",
     )  # fmt: skip
-    assert code == 0, err
     rows = {row["choice"]: row for row in json.loads(said)}
     worst, *_, best = choices.split(",")
     assert rows[best]["measured KL"] < rows["allocated"]["measured KL"] < rows[worst]["measured KL"]
@@ -89,11 +88,10 @@ def test_the_file_of_the_command_is_a_row(choices, budget, key, cli, tmp_path, m
     linears = json.loads(out.read_text())["linears"]
     assert set(linears.values()) <= set(choices.split(",")) and len(linears) == 3
 
-    code, said, err = cli(
+    said = output(
         "run", "--methods", "dense", "--quant", f"allocated:file={out}", "--measures", "size", *small,
         "--device", "cpu", "--results", str(tmp_path / "r"), "--json",
     )  # fmt: skip
-    assert code == 0, err
     found = {r["metric"]: r["value"] for r in json.loads(said) if r["quantizer"] == f"allocated:file={out}"}
     assert found["bits_per_weight"] == pytest.approx(rows["allocated"]["bits per weight"], abs=1e-3)
     if key == "kept":
@@ -121,8 +119,6 @@ def test_bits_of_a_pruned_method_have_its_mask(monkeypatch):
         (("--choices", "int8", "--bits", "9", "--set", "stream=true"), "and this one would be streamed: use a machine"),
     ],
 )
-def test_what_cannot_be_shared_is_a_sentence(given, said, cli, tmp_path, monkeypatch):
+def test_what_cannot_be_shared_is_a_sentence(given, said, refused, tmp_path, monkeypatch):
     monkeypatch.setattr(allocation._Problem, "make", lambda *_: pytest.fail("said after the work"))
-    code, _, err = cli("allocate", *given, "--out", str(tmp_path / "a.json"))
-    assert code == 2
-    assert said in err
+    assert said in refused("allocate", *given, "--out", str(tmp_path / "a.json"))

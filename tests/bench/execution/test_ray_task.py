@@ -197,11 +197,7 @@ def test_threads_do_not_depend_on_the_driver_s_machine(tmp_path):
     assert [m.key for m in plan.measurements] == [m.key for m in one.measurements]
 
 
-def test_a_run_without_ray_installed_is_refused_before_it_is_said_to_begin(tmp_path, cli, monkeypatch):
+def test_a_run_without_ray_installed_is_refused_before_it_is_said_to_begin(tmp_path, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
-    code, out, err = cli("run", "--executor", "ray", "--methods", "magnitude", *runs.flags(tmp_path / "r"))
-
-    assert code == 2 and not out
-    assert err.strip().splitlines() == [
-        "bench: --executor ray needs the package ray: pip install 'cast-bench[ray]' on every node"
-    ]
+    said = refused("run", "--executor", "ray", "--methods", "magnitude", *runs.flags(tmp_path / "r"))
+    assert said == "bench: --executor ray needs the package ray: pip install 'cast-bench[ray]' on every node"

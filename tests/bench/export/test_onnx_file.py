@@ -114,7 +114,7 @@ def test_the_head_is_no_target_and_names_can_be_chosen(tmp_path):
         file.count(Pattern.parse("3:7"))
 
 
-def test_a_file_that_is_none_is_a_sentence(cli, tmp_path):
+def test_a_file_that_is_none_is_a_sentence(refused, tmp_path):
     path = save(tmp_path / "x.onnx", WAYS["turned"][1], {"w": WEIGHT}, external=True)
     content = path.read_bytes()
     (tmp_path / "text.onnx").write_text("no model")
@@ -132,6 +132,4 @@ def test_a_file_that_is_none_is_a_sentence(cli, tmp_path):
     (short / "weights").write_bytes(b"1234")
 
     for name in ("none", "text", "cut", "link", "lost/x", "out/x", "short/x"):
-        code, _, err = cli("verify", str(tmp_path / f"{name}.onnx"))
-        assert code == 2, name
-        assert len(err.splitlines()) == 1 and "Traceback" not in err, err
+        assert "Traceback" not in refused("verify", str(tmp_path / f"{name}.onnx"))

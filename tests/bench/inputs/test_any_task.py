@@ -26,12 +26,10 @@ def test_a_task_is_found_without_the_index_of_lm_eval(monkeypatch):
     assert gsm8k().name == "gsm8k"
 
 
-def test_a_task_outside_the_sets_is_downloaded(cli, fake_hub, tmp_path):
+def test_a_task_outside_the_sets_is_downloaded(cli, output, fake_hub, tmp_path):
     fake_hub.files = ("main/test-00000-of-00001.parquet", "README.md", "gsm8k.py")
 
-    code, out, err = cli("pull", "gsm8k", "--data-dir", tmp_path)
-
-    assert code == 0 and f"gsm8k: {tmp_path / GSM8K} (hub, {fake_hub.revision})" in out, err
+    assert f"gsm8k: {tmp_path / GSM8K} (hub, {fake_hub.revision})" in output("pull", "gsm8k", "--data-dir", tmp_path)
     assert (tmp_path / GSM8K / "main/test-00000-of-00001.parquet").exists()
     assert not (tmp_path / GSM8K / "gsm8k.py").exists()  # code is never downloaded
     assert "here already" in cli("pull", "gsm8k", "--data-dir", tmp_path)[1]
@@ -58,9 +56,8 @@ def own(folder, rows):
     return file
 
 
-def test_a_file_of_yours_reads_its_own_data(cli, tmp_path):
-    code, out, _ = cli("pull", own(tmp_path, [{"question": "x"}]))
-    assert code == 0 and out == "mine: reads the files that its YAML file names\n"
+def test_a_file_of_yours_reads_its_own_data(output, tmp_path):
+    assert output("pull", own(tmp_path, [{"question": "x"}])) == "mine: reads the files that its YAML file names\n"
 
 
 def test_the_digest_of_a_file_of_yours_has_all_that_it_reads(tmp_path):

@@ -100,10 +100,8 @@ def test_export_goes_both_ways_and_runs(pruned, tmp_path, values):
         (["--format", "packed24", "--windows", "6:8", "--values", "int4"], "--windows 6:8 has no int4"),
     ],
 )
-def test_bad_options_are_one_sentence(pruned, tmp_path, cli, options, said):
-    code, _, err = cli(
+def test_bad_options_are_one_sentence(pruned, tmp_path, refused, options, said):
+    assert said in refused(
         "export", tiny(tmp_path / "tiny") if "14:16" in options else pruned, *options, "--out", tmp_path / "out"
     )
-
-    assert code == 2 and said in err and err.count("\n") == 1
     assert not (tmp_path / "out").exists()

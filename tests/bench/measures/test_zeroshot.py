@@ -292,10 +292,8 @@ def test_the_sets_data_is_known_without_lm_eval():
     assert found["arc_challenge"].digest != found["arc_easy"].digest
 
 
-def test_pull_leaves_a_mirrors_data_alone(cli, mirror, no_network):
-    code, out, _ = cli("pull", "--data-dir", mirror, "piqa")
-
-    assert code == 0 and out == f"piqa: {mirror / 'baber/piqa'} (here already, mirror)\n"
+def test_pull_leaves_a_mirrors_data_alone(output, mirror, no_network):
+    assert output("pull", "--data-dir", mirror, "piqa") == f"piqa: {mirror / 'baber/piqa'} (here already, mirror)\n"
 
 
 # Names
@@ -342,11 +340,9 @@ def test_other_tasks_come_from_lm_evals_index(monkeypatch, tmp_path):
     ("name", "said"),
     [("piqqa", "did you mean piqa"), ("maskllm", "did you mean maskllm7"), ("zzzzzz", "known: maskllm7")],
 )
-def test_unknown_task(cli, monkeypatch, tmp_path, name, said):
+def test_unknown_task(refused, monkeypatch, tmp_path, name, said):
     folder = tmp_path / "tasks"
     folder.mkdir()
     index(monkeypatch, folder, piqa=SCIQ.replace("sciq", "piqa"))
-    code, _, err = cli("run", "--tasks", name, "--results", tmp_path / "r")
-
-    assert code == 2 and len(err.splitlines()) == 1
+    err = refused("run", "--tasks", name, "--results", tmp_path / "r")
     assert f"unknown task '{name}'" in err and said in err

@@ -11,16 +11,15 @@ from helpers import fake_records
 pytestmark = pytest.mark.usefixtures("cache")
 
 
-def test_records_and_scores_are_taken_once(tmp_path, cli):
+def test_records_and_scores_are_taken_once(tmp_path, cli, output):
     a, b, c = (tmp_path / n for n in "abc")
     fake_records.perplexity(a, method="x")
     fake_records.failed(a, method="y")
     fake_records.perplexity(b, method="y")
     fake_records.perplexity(b, 0.1, method="x")  # another number under the same key
 
-    code, out, _ = cli("merge", a, b, "--results", c)
-
-    assert code == 0 and out == "3 records copied, 0 already there, 1 not copied: here they have another number\n"
+    said = output("merge", a, b, "--results", c)
+    assert said == "3 records copied, 0 already there, 1 not copied: here they have another number\n"
     side = read(c)
     assert {r.identity.method: r.status for r in side.records} == {"x": "ok", "y": "ok"}
     first = next(r for r in side.records if r.identity.method == "x")
@@ -29,13 +28,11 @@ def test_records_and_scores_are_taken_once(tmp_path, cli):
     assert cli("merge", a, "--results", c)[1].startswith("0 records copied")
 
 
-def test_other_scores_are_refused(tmp_path, cli):
+def test_other_scores_are_refused(tmp_path, refused):
     found = fake_records.perplexity(tmp_path / "a")
     (tmp_path / "a/items" / found.items.file).write_bytes(b"x" * found.items.size)
 
-    code, _, err = cli("merge", tmp_path / "a", "--results", tmp_path / "c")
-
-    assert code == 2 and "checksum mismatch" in err and len(err.splitlines()) == 1
+    assert "checksum mismatch" in refused("merge", tmp_path / "a", "--results", tmp_path / "c")
     assert not list((tmp_path / "c/records").iterdir())
 
 

@@ -57,7 +57,7 @@ def test_where_a_plug_in_was_installed_from(site, tmp_path):
         assert "commit" not in installed(site, url)
 
 
-def test_a_history_follows_the_repository_of_the_plug_in(tmp_path, cli):
+def test_a_history_follows_the_repository_of_the_plug_in(tmp_path, output):
     for k, (mine, suite) in enumerate((("a", "0.1.0"), ("b", "0.1.0"), ("c", "0.2.0"))):
         commit = {"id": mine * 40, "dirty": False, "time": f"2026-01-0{k + 1}T00:00:00Z"}
         about = {"plugins": [{"name": "mine", "distribution": "author", "version": "1", "commit": commit}]}
@@ -66,12 +66,9 @@ def test_a_history_follows_the_repository_of_the_plug_in(tmp_path, cli):
         about["recorded"] = f"2026-02-0{3 - k}T00:00:00Z"
         fake_records.perplexity(tmp_path / "r", 0.01 * k, made=mine, method="mine", provenance=about)
 
-    code, out, err = cli("history", "--results", tmp_path / "r", "--json")
-
-    assert code == 0, err
+    out = output("history", "--results", tmp_path / "r", "--json")
     rows = json.loads(out)
     assert [row["commit"] for row in rows] == [c * 12 for c in "abc"]
     assert [row["surroundings"] for row in rows] == ["", "", "cast-bench 0.1.0 to 0.2.0"]
     assert len(read(tmp_path / "r", every=True).records) == 3
-    code, out, err = cli("compare", "a" * 8, "b" * 8, "--results", tmp_path / "r")
-    assert code == 0, err
+    output("compare", "a" * 8, "b" * 8, "--results", tmp_path / "r")

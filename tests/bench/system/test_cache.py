@@ -82,7 +82,7 @@ def test_fetches_that_broke_off_are_swept_when_a_day_old(folder):
     assert not (folder / "models/.big.abc.download").exists()
 
 
-def test_a_folder_that_is_no_cache_is_left_alone(folder, tmp_path, monkeypatch, cli):
+def test_a_folder_that_is_no_cache_is_left_alone(folder, tmp_path, monkeypatch, refused):
     """A home, for example: its own `tmp` or `data` is not a part of a cache."""
     for kept in ("tmp/thesis/a.tex", "data/.git/config", "models/.venv/x", "notes.txt"):
         (tmp_path / "home" / kept).parent.mkdir(parents=True, exist_ok=True)
@@ -91,11 +91,8 @@ def test_a_folder_that_is_no_cache_is_left_alone(folder, tmp_path, monkeypatch, 
     before = sorted((tmp_path / "home").rglob("*"))
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "home"))
     for command in (("run", "--results", tmp_path / "r"), ("cache", "gc", "--all")):
-        code, _, err = cli(*command)
-        assert (
-            code == 2
-            and "has 'notes.txt', which is not of a cache: name a new folder in $CAST_BENCH_CACHE, for example '" in err
-        ), err
+        said = refused(*command)
+        assert "has 'notes.txt', which is not of a cache: name a new folder in $CAST_BENCH_CACHE, for example '" in said
     (tmp_path / "home/notes.txt").unlink()
     cache.sweep_leftovers()
     assert {*before} - {*(tmp_path / "home").rglob("*")} == {tmp_path / "home/notes.txt"}

@@ -141,15 +141,12 @@ def test_it_is_listed_and_stays_unless_all_goes(home, cli):
     assert environments.state("old") == "absent"
 
 
-def test_a_cache_that_cannot_be_written(home, cli, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written(home, refused, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "file"))
-    code, _, err = cli("env", "create", "old")
-
-    assert code == 2
-    assert err == (
+    assert refused("env", "create", "old") == (
         f"bench: {tmp_path / 'file' / 'environments'} cannot be written (Not a directory): "
-        "name another cache in $CAST_BENCH_CACHE\n"
+        "name another cache in $CAST_BENCH_CACHE"
     )
 
 

@@ -53,13 +53,11 @@ def test_locks(results):
         assert held.exists() and not free.exists()
 
 
-def test_a_run_leaves_none_and_takes_those_of_others(tmp_path, results, folder, cli, monkeypatch):
+def test_a_run_leaves_none_and_takes_those_of_others(tmp_path, results, folder, output, monkeypatch):
     run_killed("with cache.temporary_folder('a') as name: (name / 'file').touch(); os.kill(os.getpid(), 9)")
     (results / f"locks/{'a' * 32}.lock").touch()
     runs.workers_here(monkeypatch)
-    code, _, err = cli("run", "--methods", "magnitude", "--measures", "size", *runs.flags(results))
-
-    assert code == 0, err
+    output("run", "--methods", "magnitude", "--measures", "size", *runs.flags(results))
     assert not list((results / "locks").iterdir())
     assert not [p for part in ("tmp", "held") for p in (folder / part).iterdir()]
 
