@@ -27,8 +27,8 @@ class ElsaAdam(torch.optim.AdamW):
     not change with it, so u is divided by what lambda is multiplied with (Boyd et al. 2011, sec. 3.4.1). [c] changes
     lambda at projections only, and scales u one projection later.
 
-    Groups with `sparse=True` are x, the weights to prune; weights of a `transposed` group are [in, out]. State of each
-    of them, besides Adam's: `split`, z, and `dual`, u in the scale of the lambda of the last projection.
+    Groups with `sparse=True` are x, the weights to prune. State of each of them, besides Adam's: `split`, z, and
+    `dual`, u in the scale of the lambda of the last projection.
 
     Args:
         total: number of steps of the whole training; lambda grows from 0 to `lambda_` over them, along a cosine, or is
@@ -49,7 +49,7 @@ class ElsaAdam(torch.optim.AdamW):
         projection: str = "momentum",
         **adam: Any,
     ) -> None:
-        groups = [{"sparse": False, "transposed": False, "done": 0, "dual_lambda": 0.0} | group for group in params]
+        groups = [{"sparse": False, "done": 0, "dual_lambda": 0.0} | group for group in params]
         super().__init__(groups, weight_decay=0.0, fused=True, **adam)
         self.total, self.pattern, self.interval = total, pattern, interval
         self.lambda_, self.schedule, self.projection = lambda_, schedule, projection
@@ -57,8 +57,8 @@ class ElsaAdam(torch.optim.AdamW):
         """gap, ||x - z|| / ||x|| of all weights to prune; flipped, the share of z's pattern that changed so far;
         lambda."""
 
-    def _sparse(self) -> Iterator[tuple[Tensor, bool]]:
-        return ((p, group["transposed"]) for group in self.param_groups if group["sparse"] for p in group["params"])
+    def _sparse(self) -> Iterator[Tensor]:
+        return (p for group in self.param_groups if group["sparse"] for p in group["params"])
 
     def lambda_at(self, step: int) -> float:
         """Return the strength of the pull in a step, counted from 0."""
@@ -75,7 +75,7 @@ class ElsaAdam(torch.optim.AdamW):
         if t % self.interval == 0:
             splits = self._project(dual_strength / strength if strength else 0.0)
             dual_strength = strength
-        for p, _ in self._sparse():
+        for p in self._sparse():
             split, dual = splits[p] if p in splits else (self.state[p]["split"], self.state[p]["dual"])
             if p.grad is not None:
                 local(p.grad).add_(local(p) - local(split), alpha=strength).add_(local(dual), alpha=dual_strength)
@@ -91,11 +91,11 @@ class ElsaAdam(torch.optim.AdamW):
         """Return the new z and u of each weight. scale: factor on the old u, for the change of lambda."""
         found = {}
         gaps = sizes = flips = count = 0.0
-        for p, transposed in self._sparse():
+        for p in self._sparse():
             state = self.state[p]
             dual = state["dual"] * scale if "dual" in state else torch.zeros_like(p)
             target = p + dual
-            keep = self._keep(p, target, transposed)
+            keep = self._keep(p, target)
             split = torch.zeros_like(p)
             local(split).copy_(local(target).where(keep, 0))
             dual = target - split
@@ -110,20 +110,18 @@ class ElsaAdam(torch.optim.AdamW):
         self.metrics |= {"gap": (gaps / sizes) ** 0.5 if sizes else 0.0, "flipped": flipped}
         return found
 
-    def _keep(self, p: Tensor, target: Tensor, transposed: bool) -> Tensor:
-        """Return the mask of a projection, in the layout of the weight's local part."""
+    def _keep(self, p: Tensor, target: Tensor) -> Tensor:
+        """Return the mask of a projection, of the weight's local part."""
         score = local(target).abs()
         if self.projection == "momentum" and "exp_avg_sq" in self.state[p]:
             score = score * local(self.state[p]["exp_avg_sq"]).sqrt()
-        if transposed:
-            return self.pattern.keep(score.T.contiguous()).T
         return self.pattern.keep(score)
 
     @torch.no_grad()
     def apply_mask(self) -> None:
         """Set x to its own projection, without the dual variable."""
-        for p, transposed in self._sparse():
-            local(p).masked_fill_(~self._keep(p, p, transposed), 0)
+        for p in self._sparse():
+            local(p).masked_fill_(~self._keep(p, p), 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,7 +106,7 @@ class LlmCompressorSmoothQuant:
 
 def _transform(model: nn.Module, job: Job, settings: dict[str, dict[str, Any]]) -> Outcome:
     """Run modifiers on a copy, and take over the weights that they changed."""
-    require_oneshot(model, job)
+    require_oneshot(job)
     changed_model = copy.deepcopy(model)
     warnings = oneshot(changed_model, job, [import_modifier(path)(**given) for path, given in settings.items()])
     changed, new = set(), dict(changed_model.named_parameters())
@@ -121,7 +121,7 @@ def _transform(model: nn.Module, job: Job, settings: dict[str, dict[str, Any]]) 
 
 def _prune(model: nn.Module, job: Job, path: str, settings: dict[str, Any]) -> Outcome:
     """Prune as its users do. Raise Skipped if llm-compressor is not installed, or cannot prune this model."""
-    require_oneshot(model, job)
+    require_oneshot(job)
     if job.pattern.dense:
         raise Skipped("nothing to prune: the pattern is dense")
     pattern = job.pattern

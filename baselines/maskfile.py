@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import Job, Outcome, UserError, Walk
-from methods.targets import relayout
+from methods.targets import family_of
 
 SUFFIX = ".weight.mask"
 HEADER_BYTES = 4096
@@ -46,7 +46,7 @@ def open_masks(path: Path) -> zipfile.ZipFile:
 
 
 class MaskFile:
-    """The masks of the targets, read one by one. shapes: target -> shape of its weight as stored.
+    """The masks of the targets, read one by one. shapes: target -> shape of its weight in files.
 
     Raises:
         UserError: see `open_masks`; or other names than those of the targets, or another size than the weight's.
@@ -74,7 +74,7 @@ class MaskFile:
         return (int(np.prod(self._shapes[target])) + 7) // 8
 
     def read(self, target: str) -> Tensor:
-        """Return the mask of a target, bool, in the shape of the weight as stored. Raise UserError if it is damaged."""
+        """Return the mask of a target, bool, in the shape of the weight in files. Raise UserError if it is damaged."""
         shape, packed = self._shapes[target], self._packed(target)
         try:
             with self._zip.open(f"{target}{SUFFIX}.npy") as stream:
@@ -100,15 +100,17 @@ def apply(method: str, path: Path, sha256: str, model: nn.Module, job: Job) -> O
     """
     if job.prior:
         raise UserError(f"{method}: file= and from= cannot be combined: leave from= out")
-    modules = {t: model.get_submodule(t) for t in job.targets}
-    masks = MaskFile(path, {t: m.get_parameter("weight").shape for t, m in modules.items()})
+    transposed = family_of(model.config.to_dict()).transposed  # type: ignore[operator, union-attr]
+    shapes = {t: model.get_parameter(f"{t}.weight").shape for t in job.targets}
+    masks = MaskFile(path, {t: shape[::-1] if transposed else shape for t, shape in shapes.items()})
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 and digest != sha256:
         raise UserError(f"checksum mismatch: mask file {str(path)!r} has sha256 {digest[:12]}… and not {sha256[:12]}…")
     walk = Walk(model, job)
     for visit in walk:
-        keep = relayout(modules[visit.name], masks.read(visit.name))
+        stored = masks.read(visit.name)
+        keep = stored.T if transposed else stored
         if violations := job.pattern.violations(keep):
             raise UserError(f"invalid mask file {str(path)!r}: {job.pattern.broken_in(violations)} of {visit.name}")
         visit.prune(keep.to(visit.weight.device))

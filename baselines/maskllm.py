@@ -20,7 +20,6 @@ from torch.nn.utils import parametrize
 from baselines import maskfile
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, Settings, Trainer, UserError
 from methods.ranges import Fraction, LearningRate, NonNegative, Positive
-from methods.targets import stores_in_out
 from methods.training.ranks import full_tensor
 from methods.training.trainer import bake
 
@@ -66,11 +65,11 @@ class Gated(nn.Module):
 
     patterns: Tensor
 
-    def __init__(self, weight: Tensor, pattern: Pattern, key: tuple[int, int], transposed: bool) -> None:
+    def __init__(self, weight: Tensor, pattern: Pattern, key: tuple[int, int]) -> None:
         super().__init__()
-        out, width = weight.shape[::-1] if transposed else weight.shape
+        out, width = weight.shape
         self.sampling: Sampling | None = None
-        self._key, self._transposed = key, transposed
+        self._key = key
         patterns = all_patterns(pattern)
         gate = torch.empty(out, width // pattern.m, len(patterns)).normal_(
             0, GATE_STD, generator=_generator("cpu", *key)
@@ -81,9 +80,9 @@ class Gated(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         if self.sampling is None:
             keep = self.patterns[self.gate.argmax(-1)].flatten(1) > 0
-            return weight.masked_fill(~self._as_stored(keep), 0)
+            return weight.masked_fill(~keep, 0)
         with torch.autocast(weight.device.type, enabled=False):
-            masked = weight * self._as_stored(self.soft_mask(self.sampling))
+            masked = weight * self.soft_mask(self.sampling)
         return _Regularized.apply(masked, self.sampling.penalty)  # type: ignore[no-any-return, no-untyped-call]
 
     def soft_mask(self, sampling: Sampling) -> Tensor:
@@ -101,10 +100,6 @@ class Gated(nn.Module):
         [p, sec. 3.2]."""
         shared = keep.unflatten(-1, (-1, self.patterns.shape[1])).to(self.patterns) @ self.patterns.T
         self.gate.add_(alpha * self.gate.std() * (shared - shared.mean(-1, keepdim=True)))
-
-    def _as_stored(self, mask: Tensor) -> Tensor:
-        """Return a mask [out, in] in the layout of the stored weight."""
-        return mask.T if self._transposed else mask
 
 
 def all_patterns(pattern: Pattern) -> Tensor:
@@ -227,7 +222,7 @@ class MaskLLM(Settings):
         for index, name in enumerate(job.targets):
             module = model.get_submodule(name)
             weight: Tensor = module.weight  # type: ignore[assignment]
-            gated = Gated(weight, job.pattern, (job.seed, index), stores_in_out(module))
+            gated = Gated(weight, job.pattern, (job.seed, index))
             if job.prior:
                 gated.apply_prior(job.prior.masks[name].to(weight.device), self.alpha)
             parametrize.register_parametrization(module, "weight", gated)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, Settings, Trainer
 from methods.ranges import Beta, Fraction, LearningRate, NonNegative
-from methods.targets import stores_in_out
 from methods.training import ranks
 from methods.training.ranks import local
 
@@ -79,9 +78,9 @@ def _stationary(z: Tensor, strength: float, n: int) -> Tensor:
 class Proximal(torch.optim.AdamW):
     """AdamW. Each step is followed by the prox of all groups with more than n non-zeros, not scaled by lr [c]."""
 
-    def __init__(self, params: Any, pattern: Pattern, strength: float, transposed: bool, **options: Any) -> None:
+    def __init__(self, params: Any, pattern: Pattern, strength: float, **options: Any) -> None:
         super().__init__(params, weight_decay=0.0, **options)
-        self._pattern, self._strength, self._transposed = pattern, strength, transposed
+        self._pattern, self._strength = pattern, strength
         self.metrics: dict[str, float] = {}
         """held: the share of the groups in which the pattern holds."""
 
@@ -90,7 +89,7 @@ class Proximal(torch.optim.AdamW):
         super().step()
         sparse = count = 0.0
         for parameter in self.param_groups[0]["params"]:
-            rows = self._rows(parameter)
+            rows = local(parameter)
             groups = rows.reshape(-1, self._pattern.m)
             over = groups.count_nonzero(-1) > self._pattern.n
             groups[over] = prox(groups[over], self._strength, self._pattern.n)
@@ -100,17 +99,13 @@ class Proximal(torch.optim.AdamW):
         sparse, count = ranks.all_reduce_sum(sparse, count)
         self.metrics = {"held": sparse / count}
 
-    def _rows(self, parameter: Tensor) -> Tensor:
-        """Return this rank's part, [out, in]."""
-        return local(parameter).T if self._transposed else local(parameter)
-
     @torch.no_grad()
     def apply_mask(self, initial: list[Tensor]) -> None:
         """Set the weights to `initial` under the mask of the n largest weights of each group."""
         for parameter, weight in zip(self.param_groups[0]["params"], initial, strict=True):
-            rows = self._rows(parameter)
+            rows = local(parameter)
             keep = self._pattern.keep(rows.abs())
-            rows.copy_(self._rows(weight).masked_fill(~keep, 0))
+            rows.copy_(weight.masked_fill(~keep, 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +140,7 @@ class ProxSparse(Settings):
         for parameter in rest:
             parameter.requires_grad_(False)
         initial = [local(p).detach().clone() for p in theta]
-        transposed = stores_in_out(model.get_submodule(job.targets[0]))
-        optimizer = Proximal(theta, job.pattern, self.lambda_, transposed, **self.adam, fused=True)
+        optimizer = Proximal(theta, job.pattern, self.lambda_, **self.adam, fused=True)
         trainer.run(optimizer, teacher=True)
         trainer.log_validation("before_projection")
         share = optimizer.metrics["held"]

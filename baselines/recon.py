@@ -21,7 +21,6 @@ from methods.adapter import CHILD
 from methods.pruning.pairs import Goal, Pair, PairedWalk
 from methods.quantizing.grids import assign_
 from methods.ranges import Beta, Count, CountOrZero, Fraction, LearningRate, NonNegative
-from methods.targets import relayout
 from methods.terms import Factors
 from methods.training.settings import require_one_rate
 
@@ -194,7 +193,7 @@ def apply_masks(pair: Pair, masks: Mapping[str, Tensor]) -> None:
     """Set weights that are not kept to zero. A pruned model does not change."""
     for name, module in pair.linears.items():
         weight: Tensor = module.weight  # type: ignore[assignment]
-        weight.masked_fill_(~relayout(module, masks[name].to(weight.device)), 0)
+        weight.masked_fill_(~masks[name].to(weight.device), 0)
 
 
 def trained_parameters(pair: Pair, norms: bool) -> State:

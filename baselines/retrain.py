@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from methods import Job, MethodInfo, Needs, Outcome, Settings, Trainer, UserError
 from methods.info import DISTILLATION
-from methods.targets import relayout
 from methods.training.ranks import local, shard_like
 from methods.training.trainer import other_parameters
 
@@ -34,7 +33,7 @@ class MaskedAdamW(torch.optim.AdamW):
 def train_kept(name: str, settings: Settings, model: nn.Module, job: Job, mask_of: Callable[[str], Tensor]) -> Outcome:
     """Train all weights, of the targets those that are kept.
 
-    mask_of: from a target to which of its weights are kept, bool, in the layout of the stored weight.
+    mask_of: from a target to which of its weights are kept, bool [out, in].
     """
     changed = other_parameters(model, job.targets)
     trainer = Trainer(name, model, job, settings)
@@ -61,4 +60,4 @@ class Retrain(Settings):
             raise UserError("retrain needs a mask: use retrain:from=METHOD, for example retrain:from=wanda")
         job.prior.require(job.pattern, self.name)
         masks = job.prior.masks
-        return train_kept(self.name, self, model, job, lambda t: relayout(model.get_submodule(t), masks[t]))
+        return train_kept(self.name, self, model, job, masks.__getitem__)

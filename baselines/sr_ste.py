@@ -12,7 +12,6 @@ from torch.nn.utils import parametrize
 from methods import Job, MethodInfo, Needs, Outcome, Settings, Trainer
 from methods.info import DISTILLATION, TRAINING
 from methods.ranges import Count, Fraction, NonNegative, Positive
-from methods.targets import relayout
 from methods.training.ranks import full_tensor, local, shard_like
 from methods.training.trainer import bake, other_parameters
 
@@ -58,7 +57,7 @@ class Masks:
         flips = count = 0.0
         for module, mask in zip(self._modules, self.all, strict=True):
             size = full_tensor(_dense_weight(module)).abs()
-            keep = relayout(module, self._pattern.keep(relayout(module, size).contiguous()))
+            keep = self._pattern.keep(size)
             flips += float((keep != mask.keep).sum())
             count += keep.numel()
             mask.keep.copy_(keep)

@@ -250,7 +250,7 @@ def verify_folder(folder: WeightSource, pattern: str, include: Iterable[str], ex
     shapes = folder.shapes()
     targets = find_targets(folder.config, shapes, include, exclude)
     counts = WeightCounts(parsed)
-    require_fit(parsed, folder.config, shapes, targets, "--exclude ")
+    require_fit(parsed, shapes, targets, "--exclude ")
     for target in targets:
         count_layer(counts, target, folder.weight(target))
     return counts

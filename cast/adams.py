@@ -154,7 +154,7 @@ class AdamS(torch.optim.Optimizer):
         kernel: "reference", "foreach", "fused", or "auto": fused if there is a compiler and the model is large.
             They differ in rounding.
 
-    State of a weight in Theta: `mu`, `v`, and the mask `keep`, bool. Weights of a `transposed` group are [in, out].
+    State of a weight in Theta: `mu`, `v`, and the mask `keep`, bool.
     """
 
     def __init__(
@@ -180,7 +180,6 @@ class AdamS(torch.optim.Optimizer):
             "eps": eps,
             "lambda_": 0.0 if auto else float(lambda_),
             "sparse": False,
-            "transposed": False,
             "step": 0,
         }
         super().__init__(params, defaults)
@@ -271,8 +270,6 @@ class AdamS(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"] if group["sparse"] else ():
                 w, mask = local(p), local(self.state[p]["keep"])
-                if group["transposed"]:
-                    w, mask = w.T, mask.T
                 if choose:
                     sums.append(selection.update_mask(self.score(p, w), mask, self.pattern.n, self.pattern.m))
                 else:

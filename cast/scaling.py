@@ -14,7 +14,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrize
 
 from methods import UserError
-from methods.targets import stores_in_out
 from methods.training.trainer import bake
 
 CHUNK = 65536
@@ -47,21 +46,18 @@ class _ScaleWeight(torch.autograd.Function):
 class Scale(nn.Module):
     """weight[r, c] * scale[r, c // (in / blocks)]; scale [out, blocks], initially 1. Blocks are contiguous [i]."""
 
-    def __init__(self, weight: Tensor, blocks: int, transposed: bool, chunk: int = CHUNK) -> None:
+    def __init__(self, weight: Tensor, blocks: int, chunk: int = CHUNK) -> None:
         super().__init__()
-        out, width = weight.shape[::-1] if transposed else weight.shape
+        out, width = weight.shape
         if width % blocks:
             raise UserError(
                 f"scales={blocks} does not divide a row of {width} weights into blocks: use a divisor of {width}"
             )
-        self.blocks, self.transposed, self.chunk = blocks, transposed, chunk
+        self.blocks, self.chunk = blocks, chunk
         self.scale = nn.Parameter(weight.new_ones(out, blocks))
 
     def forward(self, weight: Tensor) -> Tensor:
-        if self.transposed:
-            scaled: Tensor = weight.unflatten(0, (self.blocks, -1)) * self.scale.T[:, None]
-            return scaled.flatten(0, 1)
-        scaled = _ScaleWeight.apply(weight.unflatten(1, (self.blocks, -1)), self.scale[:, :, None], self.chunk)  # type: ignore[no-untyped-call]
+        scaled: Tensor = _ScaleWeight.apply(weight.unflatten(1, (self.blocks, -1)), self.scale[:, :, None], self.chunk)  # type: ignore[no-untyped-call]
         return scaled.flatten(1)
 
 
@@ -73,7 +69,7 @@ def add(model: nn.Module, targets: Iterable[str], blocks: int = 2) -> None:
     for name in targets:
         module = model.get_submodule(name)
         weight: Tensor = module.weight  # type: ignore[assignment]
-        parametrize.register_parametrization(module, "weight", Scale(weight, blocks, transposed=stores_in_out(module)))
+        parametrize.register_parametrization(module, "weight", Scale(weight, blocks))
 
 
 @torch.no_grad()

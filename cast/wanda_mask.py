@@ -32,8 +32,7 @@ class WandaAdamS(AdamS):
         self._seen: defaultdict[Tensor, list[Tensor]] = defaultdict(list)
         for group in self.param_groups:
             for p in group["params"] if group["sparse"] else ():
-                width = p.shape[0] if group["transposed"] else p.shape[1]
-                self.state[p]["square"] = torch.zeros(width, dtype=torch.float32, device=p.device)
+                self.state[p]["square"] = torch.zeros(p.shape[1], dtype=torch.float32, device=p.device)
 
     @contextmanager
     def watch(self, linears: Iterable[tuple[nn.Module, nn.Parameter]]) -> Iterator[None]:

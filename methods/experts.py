@@ -1,4 +1,4 @@
-"""Mixtures of experts as modules: every expert has linears, however transformers stores them."""
+"""Linears that transformers holds in another way: Conv1D of GPT-2, and one tensor for all experts of a mixture."""
 
 from __future__ import annotations
 
@@ -65,19 +65,40 @@ def experts_of(block: nn.Module) -> tuple[str, ExpertList] | None:
     return next(((name, m) for name, m in block.named_modules() if isinstance(m, ExpertList)), None)
 
 
+def stores_in_out(module: nn.Module) -> bool:
+    """Return whether a module is a Conv1D of transformers, whose weight is [in, out] (parametrized or not)."""
+    return type(module).__name__.endswith("Conv1D")
+
+
 def unfold(model: nn.Module) -> nn.Module:
-    """Turn each [experts, ...] tensor of a model into linears, in place. Models without experts do not change.
+    """Turn each Conv1D and each [experts, ...] tensor of a model into linears, in place. Other models do not change.
 
     Weights that are stored [experts, out, in] stay views.
     """
     config: Any = model.config
     family = FAMILIES.get(config.model_type)
-    if not family or not family.experts:
+    if not family or not (family.experts or family.transposed):
         return model
     for block in model.get_submodule(family.blocks).children():
-        fused = block.get_submodule(family.experts.path)
-        block.set_submodule(family.experts.path, _unfolded(fused, family))
+        for name in family.linears if family.transposed else ():
+            conv = block.get_submodule(name)
+            if stores_in_out(conv):
+                weight, bias = conv.get_parameter("weight"), conv.get_parameter("bias")
+                linear = _linear(weight.detach().T.contiguous(), bias.detach(), weight.requires_grad)
+                block.set_submodule(name, linear)
+        if family.experts and not experts_of(block):
+            fused = block.get_submodule(family.experts.path)
+            block.set_submodule(family.experts.path, _unfolded(fused, family))
     return model
+
+
+def _linear(weight: Tensor, bias: Tensor | None, requires_grad: bool) -> nn.Linear:
+    """Return a linear with these parameters. weight: [out, in]."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=requires_grad)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias, requires_grad=requires_grad)
+    return linear
 
 
 def _unfolded(fused: Any, family: Family) -> ExpertList:
@@ -92,11 +113,8 @@ def _unfolded(fused: Any, family: Family) -> ExpertList:
         for name, stacked in weights.items():
             weight = stacked.detach()[number]
             weight = weight.T.contiguous() if family.experts.transposed else weight
-            linear = nn.Linear(weight.shape[1], weight.shape[0], bias=name in biases, device="meta")
-            linear.weight = nn.Parameter(weight, requires_grad=stacked.requires_grad)
-            if name in biases:
-                linear.bias = nn.Parameter(biases[name].detach()[number], requires_grad=stacked.requires_grad)
-            linears[name] = linear
+            bias = biases[name].detach()[number] if name in biases else None
+            linears[name] = _linear(weight, bias, stacked.requires_grad)
         experts.append(Expert(linears, fused._apply_gate))
     return experts
 
@@ -127,7 +145,7 @@ def stacked_as(name: str, family: Family | None) -> Stacked | None:
 
 
 def fold(names: Iterable[str], read: Callable[[str], Tensor], family: Family | None) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a model as transformers stores them: those of experts as one [experts, ...].
+    """Yield the tensors of a model as transformers stores them: [in, out] for GPT-2, [experts, ...] for experts.
 
     Args:
         names: names of tensors of a model or of some of its blocks; read: returns a tensor by its name.
@@ -136,6 +154,8 @@ def fold(names: Iterable[str], read: Callable[[str], Tensor], family: Family | N
     for name in names:
         if where := stacked_as(name, family):
             stacks.setdefault(where.name, {})[where.number] = (name, where)
+        elif family and family.turns(name):
+            yield name, read(name).T.contiguous()
         else:
             yield name, read(name)
     for stored, members in stacks.items():

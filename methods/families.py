@@ -87,7 +87,7 @@ class Family:
     linears: tuple[str, ...]
     """Names of the linears of a block that are pruned, in order."""
     transposed: bool = False
-    """True if weights are stored [in, out], as in GPT-2's Conv1D."""
+    """True if files have the weights of `linears` as [in, out] (GPT-2's Conv1D). In memory they are [out, in]."""
     tied: bool = False
     """True if the head is the embedding by default."""
     layers: str = "num_hidden_layers"
@@ -129,6 +129,11 @@ class Family:
         """Return the index of the block that a tensor is in, or None."""
         match = re.match(rf"{re.escape(self.blocks)}\.(0|[1-9][0-9]{{0,5}})(\.|$)", name)
         return int(match[1]) if match else None
+
+    def turns(self, name: str) -> bool:
+        """Return whether files store a tensor as [in, out] that is [out, in] in memory."""
+        inside = name.removeprefix(f"{self.blocks}.{self.block_of(name)}.").removesuffix(".weight")
+        return self.transposed and inside in self.linears
 
     def input_of(self, name: str) -> tuple[str, str]:
         """Return the block or expert of a target, and a key of the target's input within it.

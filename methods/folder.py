@@ -80,7 +80,8 @@ class Folder:
                 if full in self._where:
                     raise UserError(f"{path} stores the tensor {full} twice: download or write it again")
                 self._where[full] = (shard, name)
-                self._tensors[full] = info
+                turned = family is not None and family.turns(full)
+                self._tensors[full] = info._replace(shape=info.shape[::-1]) if turned else info
             if len(self._where) > MAX_TENSORS:
                 raise UserError(f"{path} has more than {MAX_TENSORS:,} tensors: use a smaller model")
 
@@ -144,7 +145,7 @@ class Folder:
         return [self.path / s for s in self._files]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the stored shape of each tensor."""
+        """Return the shape of each tensor in the model."""
         return {name: info.shape for name, info in self._tensors.items()}
 
     def dtypes(self) -> dict[str, str]:
@@ -161,12 +162,14 @@ class Folder:
         return most if most in FORMATS else "float32"
 
     def tensor(self, name: str) -> Tensor:
-        """Read one tensor, on the CPU, in the dtype of the file."""
+        """Read one tensor of the model, on the CPU, in the dtype of the file."""
         if name in self._pieces:
             tensor = self._join(self._pieces[name])
         else:
             shard, inner = self._where[name]
             tensor = self._file(shard).get_tensor(inner)
+        if self._family and self._family.turns(name):
+            return tensor.T if self._mapped else tensor.T.contiguous()  # a copy would be no page of the file
         # the rounding of products depends on the alignment of their operands, and a reader aligns none
         return tensor.clone() if tensor.data_ptr() % ALIGNMENT and not self._mapped else tensor
 
@@ -195,9 +198,8 @@ class Folder:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def weight(self, target: str) -> Tensor:
-        """Read the weight of a linear as [out, in]. target: the linear's module name."""
-        stored = self.tensor(target + ".weight")
-        return stored.T if self._family and self._family.transposed else stored
+        """Read the weight of a linear, [out, in]. target: the linear's module name."""
+        return self.tensor(f"{target}.weight")
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -284,12 +286,13 @@ def state(model: nn.Module) -> Mapping[str, Tensor]:
 
 
 def save(model: nn.Module, path: Path, dtype: torch.dtype | None = None) -> Path:
-    """Write the tensors of a model in memory. The caller adds the config and the tokenizer.
+    """Write the tensors of a model in memory, which `unfold` has seen. The caller adds the config and the tokenizer.
 
     dtype: number format in the files, None for the model's.
     """
-    from methods.experts import fold  # imports torch
+    from methods.experts import fold, stores_in_out  # imports torch
 
+    assert not any(map(stores_in_out, model.modules())), "unfold the model first"
     writer = Writer(path, SHARD_BYTES, dtype)
     tensors = state(model)
     family = FAMILIES.get(getattr(getattr(model, "config", None), "model_type", ""))

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from methods.contract import Job
 from methods.errors import Skipped
-from methods.targets import stores_in_out
 
 
 def import_library(module: str, extra: str) -> Any:
@@ -31,13 +30,11 @@ def import_modifier(path: str) -> Any:
     return getattr(import_library(f"llmcompressor.modifiers.{module}", "llmcompressor"), kind)
 
 
-def require_oneshot(model: nn.Module, job: Job) -> None:
-    """Raise Skipped if llm-compressor is not installed, or cannot read this model."""
+def require_oneshot(job: Job) -> None:
+    """Raise Skipped if llm-compressor is not installed, or the model is streamed."""
     import_library("llmcompressor", "llmcompressor")
     if job.compute.stream:
         raise Skipped("llm-compressor needs the whole model in memory, and this one is streamed")
-    if any(stores_in_out(model.get_submodule(t)) for t in job.targets):
-        raise Skipped("llm-compressor cannot read Conv1D")
 
 
 def oneshot(model: nn.Module, job: Job, recipe: Any) -> list[str]:

@@ -190,11 +190,10 @@ def changed_config(config: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
 
 def reader(family: Family, key: str) -> str:
     """Return the linear of a block whose inputs are counted by a key of config.json."""
-    at = 0 if family.transposed else 1
     return next(
         name.removesuffix(".weight")
         for name, shape in family.block.items()
-        if len(shape) == 2 and _mentions(shape[at], key)
+        if len(shape) == 2 and _mentions(shape[1], key)
     )
 
 

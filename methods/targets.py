@@ -118,12 +118,6 @@ def _linears(family: Family, inside: Iterable[str]) -> tuple[str, ...]:
     return (*family.linears, *experts.names(count))
 
 
-def weight_shape(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], target: str) -> tuple[int, int]:
-    """Return (out, in) of a target's weight, however it is stored. shapes: tensor name -> stored shape."""
-    rows, columns = shapes[target + ".weight"]
-    return (columns, rows) if family_of(config).transposed else (rows, columns)
-
-
 def input_widths(widths: Mapping[str, int], family: Family, by_expert: bool) -> list[list[int]]:
     """Return the widths of the distinct inputs of the targets of each block.
 
@@ -153,14 +147,13 @@ def as_regexes(targets: Iterable[str], family: Family) -> list[str]:
 
 def require_fit(
     pattern: Pattern,
-    config: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
     targets: Iterable[str],
     option: str = "--set targets.exclude=",
 ) -> None:
     """Raise UserError for a target whose width is not a whole number of groups. option: the flag that leaves it out."""
     for name in targets:
-        _, width = weight_shape(config, shapes, name)
+        _, width = shapes[f"{name}.weight"]
         if not pattern.fits(width):
             raise UserError(
                 f"pattern {pattern} needs input widths that are multiples of {pattern.m}, and {name} has {width}: "
@@ -169,22 +162,11 @@ def require_fit(
 
 
 def dense_weight(module: nn.Module) -> Tensor:
-    """Return the weight that a module computes with, [out, in]: a view if it is dense, a copy if it is packed.
+    """Return the weight that a module computes with, [out, in]: itself if it is dense, a copy if it is packed.
 
-    Packed and quantized modules have a method of this name.
+    Packed modules have a method of this name.
     """
     if callable(method := getattr(module, "dense_weight", None)):
         weight: Tensor = method()
         return weight
-    stored: Tensor = module.weight  # type: ignore[assignment]
-    return relayout(module, stored)
-
-
-def relayout(module: nn.Module, matrix: Tensor) -> Tensor:
-    """Return a view of a matrix [out, in] in the layout of the module's stored weight, or the reverse."""
-    return matrix.T if stores_in_out(module) else matrix
-
-
-def stores_in_out(module: nn.Module) -> bool:
-    """Return whether the weight is stored [in, out], as in GPT-2's Conv1D (parametrized or not)."""
-    return type(module).__name__.endswith("Conv1D")
+    return module.weight  # type: ignore[return-value]

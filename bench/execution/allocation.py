@@ -30,7 +30,7 @@ from bench.system.text import amount
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
-from methods.targets import dense_weight, weight_shape
+from methods.targets import dense_weight
 
 CALIBRATED = "int4-gptq"
 """Quantizer whose plan has the calibration text, which all choices share."""
@@ -193,7 +193,8 @@ class _Problem:
             )
         source = Folder(builder.build(self._calibrated.up_to(len(self._calibrated.stages) - 1)).folder)
         self._source, self.targets = source, self._workspace.targets_of(source)
-        shapes = [weight_shape(source.config, source.shapes(), target) for target in self.targets]
+        known = source.shapes()
+        shapes = [known[f"{target}.weight"] for target in self.targets]
         sizes = np.array([out * width for out, width in shapes], float)
         self.share: Floats = sizes / sizes.sum()
         """Part of all weights that each linear has."""

@@ -26,7 +26,7 @@ from methods.contract import Compute
 from methods.errors import Skipped
 from methods.folder import Folder
 from methods.pattern import Pattern
-from methods.targets import find_targets, weight_shape
+from methods.targets import find_targets
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,10 @@ class Source:
         if self.model:
             self.folder = Folder(self.model.folder)
             self.digest = self.model.digest
-            for target in find_targets(self.folder.config, self.folder.shapes()):
-                self.names.setdefault(weight_shape(self.folder.config, self.folder.shapes(), target), target)
+            shapes = self.folder.shapes()
+            for target in find_targets(self.folder.config, shapes):
+                out, width = shapes[f"{target}.weight"]
+                self.names.setdefault((out, width), target)
             every = (self._weight(name) for name in self.names.values())
             self.method = "unchanged" if all(Pattern(2, 4).violations(w) == 0 for w in every) else "magnitude"
 

@@ -79,17 +79,14 @@ class ModelVersions:
 
     def _write(self, place: Path, change: Callable[[Tensor], Tensor]) -> None:
         """Write the model with a changed weight in each target."""
-        weights = {f"{target}.weight": target for target in self.targets}
-        family = family_of(self.source.config)
+        weights = {f"{target}.weight" for target in self.targets}
 
         def tensor(name: str) -> Tensor:
-            if name not in weights:
-                return self.source.tensor(name)
-            changed = change(self.source.weight(weights[name]))
-            return changed.T if family.transposed else changed
+            value = self.source.tensor(name)
+            return change(value) if name in weights else value
 
         writer = Writer(place)
-        for name, value in fold(self.source, tensor, family):
+        for name, value in fold(self.source, tensor, family_of(self.source.config)):
             writer.add(name, value)
         writer.close()
         (place / "config.json").write_text(json.dumps(self.source.config))

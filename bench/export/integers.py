@@ -10,7 +10,7 @@ from bench.quantizers.formats import FORMATS, Format, format_of
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.quantizing.grids import Integer
-from methods.targets import family_of, find_targets, weight_shape
+from methods.targets import family_of, find_targets
 
 
 class StoredLinears(NamedTuple):
@@ -39,7 +39,7 @@ def stored_linears(
         return None
     form, shapes = format_of(parsed.name), source.shapes()
     targets = find_targets(source.config, shapes, include, exclude)
-    widths = {target: weight_shape(source.config, shapes, target)[1] for target in targets}
+    widths = {target: shapes[f"{target}.weight"][1] for target in targets}
     requested = parsed.config.get("group")
     return StoredLinears(form, {target: form.group(width, requested, quantizer) for target, width in widths.items()})
 

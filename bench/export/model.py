@@ -188,19 +188,18 @@ def _write_packed(
             f"--windows {windows} has no int4, whose scales are for groups of other weights: use --values int8"
         )
     source, (include, kept_dense) = Folder(folder), _targets_of(record)
-    transposed = family_of(source.config).transposed
     found = find_targets(source.config, source.shapes(), include, (*kept_dense, *exclude))
-    targets = {f"{target}.weight": target for target in found}
+    targets = {f"{target}.weight" for target in found}
     writer = folder24.Writer24(workdir)
     weights = bytes_ = rounded = 0
     for name in source:
+        weight = source.tensor(name)
         if name not in targets:
-            writer.add(name, source.tensor(name))
+            writer.add(name, weight)
             continue
-        weight = source.weight(targets[name])
         stored = to_windows(weight, group, name) if group else weight
         packed, exact = (pack(stored, name), True) if grid is None else pack_rounded(stored, grid, name)
-        writer.add_packed(name, packed, transposed=transposed, exact=exact, windows=group, width=weight.shape[1])
+        writer.add_packed(name, packed, exact=exact, windows=group, width=weight.shape[1])
         weights, bytes_, rounded = weights + weight.numel(), bytes_ + packed.nbytes, rounded + (not exact)
     writer.close()
     summary = f"{len(targets)} linears packed, {8 * bytes_ / weights:.4g} bits per weight"

@@ -12,6 +12,7 @@ import torch
 
 from bench.inputs import loading
 from methods.errors import UserError
+from methods.experts import stores_in_out
 from methods.families import Shape, Size, compute
 
 SIZES = {
@@ -54,8 +55,9 @@ def _missing(shapes: Shapes, others: Shapes) -> list[str]:
 
 
 def shapes_of(model: Any) -> Shapes:
-    """Return the shape of each tensor by its name."""
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    """Return the shape of each tensor by its name, of a weight [out, in]."""
+    turned = {f"{name}.weight" for name, module in model.named_modules() if stores_in_out(module)}
+    return {n: tuple(t.shape[::-1] if n in turned else t.shape) for n, t in model.state_dict().items()}
 
 
 class Probe:

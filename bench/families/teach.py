@@ -19,13 +19,14 @@ from bench.inputs.model_config import REDIRECTS, ModelConfig
 from methods.blocks import find_blocks
 from methods.contract import Compute, Job
 from methods.errors import UserError
+from methods.experts import stores_in_out
 from methods.families import FAMILIES, Family, Shape
 from methods.files import check_files, find_file
 from methods.folder import HEADS, Folder, read_config
 from methods.logits import Finish, head_of
 from methods.pattern import Pattern
 from methods.pruning.walk import Walk
-from methods.targets import find_targets, stores_in_out
+from methods.targets import find_targets
 
 TOKENS = (2, 16)
 """Number of sequences in a test, and of tokens in each."""
@@ -51,7 +52,8 @@ def teach(folder: Path) -> tuple[str, Family]:
     if config.get("quantization_config") is not None:
         raise UserError(f"{folder} is already quantized: use a folder with its unquantized weights")
     kind = str(config.get("model_type"))
-    family = derive(folder, config)
+    with known_as(kind, None):  # an entry changes how a model is loaded
+        family = derive(folder, config)
     with known_as(kind, family):
         try_entry(folder)
     return kind, family
@@ -193,14 +195,15 @@ def _unused_finish(model: Any) -> dict[str, str]:
 
 
 @contextmanager
-def known_as(kind: str, family: Family) -> Iterator[None]:
-    """Keep an entry in the table while the context is open."""
-    before = FAMILIES.get(kind)
-    FAMILIES[kind] = family
+def known_as(kind: str, family: Family | None) -> Iterator[None]:
+    """Keep an entry in the table, or none, while the context is open."""
+    before = FAMILIES.pop(kind, None)
+    if family:
+        FAMILIES[kind] = family
     try:
         yield
     finally:
-        del FAMILIES[kind]
+        FAMILIES.pop(kind, None)
         if before:
             FAMILIES[kind] = before
 

@@ -53,8 +53,6 @@ class AdapterCheckpoint(Checkpoint):
         if str(start := about.get("init_lora_weights")).lower().startswith(STARTS_FROM_BASE):
             raise self._cannot_read(f"it starts from {start!r}, with which peft changes the original, too")
         self.form = f"peft LoRA, rank {about.get('r')}, merged"
-        family = FAMILIES.get(original.config.get("model_type", ""))
-        self._transposed = bool(family and family.transposed)
         self._stored = read_header(path, WEIGHTS)
         self._replaced = self._names(original)
         self._alphas = self._match_alphas()
@@ -82,16 +80,19 @@ class AdapterCheckpoint(Checkpoint):
         with safe_open(self.path / WEIGHTS, framework="pt") as opened:
             read: dict[str, Tensor] = {part: opened.get_tensor(stored) for part, stored in parts.items()}
         if "whole" in read:
-            if read["whole"].shape != weight.shape:
-                raise self._cannot_read(f"{name} is {list(read['whole'].shape)}, not {list(weight.shape)}")
-            return read["whole"]
+            family = FAMILIES.get(self.config.get("model_type", ""))
+            turned = family is not None and family.turns(name)
+            whole, shape = read["whole"], weight.shape[::-1] if turned else weight.shape
+            if whole.shape != shape:
+                raise self._cannot_read(f"{name} is {list(whole.shape)}, not {list(shape)}")
+            return whole.T.contiguous() if turned else whole
         a, b = read["A"].float(), read["B"].float()
-        shape = tuple(weight.shape[::-1] if self._transposed else weight.shape)
         # Before the product, which may be much larger than its factors.
-        if a.ndim != 2 or b.ndim != 2 or not 0 < a.shape[0] == b.shape[1] or (b.shape[0], a.shape[1]) != shape:
-            raise self._cannot_read(f"A {list(a.shape)} and B {list(b.shape)} of {name} do not fit {list(shape)}")
-        delta = (b @ a) * self._scale(name, a.shape[0])
-        merged: Tensor = weight.float() + (delta.T if self._transposed else delta)
+        if a.ndim != 2 or b.ndim != 2 or not 0 < a.shape[0] == b.shape[1] or (b.shape[0], a.shape[1]) != weight.shape:
+            raise self._cannot_read(
+                f"A {list(a.shape)} and B {list(b.shape)} of {name} do not fit {list(weight.shape)}"
+            )
+        merged: Tensor = weight.float() + (b @ a) * self._scale(name, a.shape[0])
         return merged.to(weight.dtype)
 
     def _scale(self, name: str, rank: int) -> float:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.system import digests
 from methods.errors import UserError
-from methods.families import FAMILIES
 from methods.files import check_files
 from methods.folder import Folder
 from methods.header import DTYPE_BITS
@@ -86,10 +85,8 @@ class Checkpoint:
         return stored_plain(self.folder.shapes(), self.folder.dtypes())
 
     def weight(self, target: str) -> Tensor:
-        """Read the weight of a linear as [out, in]."""
-        family = FAMILIES.get(self.config.get("model_type", ""))
-        stored = self.tensor(f"{target}.weight")
-        return stored.T if family and family.transposed else stored
+        """Read the weight of a linear, [out, in]."""
+        return self.tensor(f"{target}.weight")
 
 
 def stored_plain(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]) -> dict[str, StoredBytes]:

@@ -194,7 +194,7 @@ def convert_gguf(file: Path, target: Path) -> None:
             file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
         )
         _require_all(about)
-        save_tensors(model, target)
+        save_tensors(unfold(model), target)
         config = model.config.to_dict()
         for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
             config.pop(key, None)

@@ -31,7 +31,6 @@ from methods.errors import UserError
 from methods.families import FAMILIES
 from methods.files import find_file, read_object
 from methods.folder import SHARD_BYTES, dtype_name, read_config
-from methods.targets import family_of
 
 MANIFEST = "packed24.json"
 FORMAT_VERSION = 2
@@ -53,21 +52,13 @@ class PackedTensor(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["dense", "float", "int8", "int4"]
     shape: tuple[int, ...]
-    """Shape in the model. Packed parts are always [out, in]."""
+    """Shape in the model, [out, in] for a linear's weight."""
     dtype: str
-    transposed: bool = False
-    """True if the model stores it as [in, out]."""
     exact: bool = True
     """True if it unpacks to the original, bit for bit."""
     windows: int = 0
     """2N if the parts are windows of 2:4 of a weight that is (2N-2):2N. 0: the weight is 2:4."""
     parts: dict[str, StoredTensor]
-
-    @property
-    def matrix(self) -> tuple[int, int]:
-        """Shape of a packed weight as [out, in]."""
-        rows, width = self.shape[::-1] if self.transposed else self.shape
-        return rows, width
 
     @model_serializer(mode="wrap")
     def _leave_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -110,17 +101,12 @@ class Writer24:
         parts = self._store(name, {"dense": tensor})
         self._entries[name] = PackedTensor(kind="dense", shape=tuple(tensor.shape), dtype=dtype, parts=parts)
 
-    def add_packed(
-        self, name: str, packed: PackedWeight, *, transposed: bool, exact: bool, windows: int = 0, width: int = 0
-    ) -> None:
-        """Write a packed weight. transposed, exact, windows: as in PackedTensor. width: input size of a weight with windows."""
-        shape = (packed.shape[0], width) if windows else packed.shape
-        shape = shape[::-1] if transposed else shape
+    def add_packed(self, name: str, packed: PackedWeight, *, exact: bool, windows: int = 0, width: int = 0) -> None:
+        """Write a packed weight. exact, windows: as in PackedTensor. width: input size of a weight with windows."""
         self._entries[name] = PackedTensor(
             kind=packed.kind,  # type: ignore[arg-type]
-            shape=shape,
+            shape=(packed.shape[0], width) if windows else packed.shape,
             dtype=dtype_name(packed.dtype),
-            transposed=transposed,
             exact=exact,
             windows=windows,
             parts=self._store(name, packed.parts()),
@@ -191,17 +177,14 @@ class Folder24:
 
     def weight(self, target: str) -> Tensor:
         """Return the dense weight of a linear [out, in]."""
-        weight = self.tensor(f"{target}.weight")
-        return weight.T.contiguous() if family_of(self.config).transposed else weight
+        return self.tensor(f"{target}.weight")
 
     def tensor(self, name: str) -> Tensor:
-        """Return the dense tensor in the model's orientation."""
+        """Return a dense tensor of the model."""
         entry = self.entries[name]
         if entry.kind != "dense":
             dense = unpack(self.packed(name))
-            if entry.windows:
-                dense = from_windows(dense, entry.matrix[1], entry.windows)
-            return dense.T.contiguous() if entry.transposed else dense
+            return from_windows(dense, entry.shape[1], entry.windows) if entry.windows else dense
         tensor = self._part(name, "dense")
         if tuple(tensor.shape) != entry.shape or dtype_name(tensor.dtype) != entry.dtype:
             raise self._mismatch(name)
@@ -210,7 +193,7 @@ class Folder24:
     def packed(self, name: str) -> PackedWeight:
         """Return a packed tensor [out, in], or its windows."""
         entry = self.entries[name]
-        rows, width = entry.matrix
+        rows, width = entry.shape
         if entry.windows:
             width = window_width(width, entry.windows)
         dtype = DTYPES[entry.dtype]
@@ -300,6 +283,6 @@ def _check_entry(path: Path, name: str, entry: PackedTensor) -> None:
     fits = not entry.windows
     if packed:
         fits = is_matrix and (not entry.windows or is_group(entry.windows))
-        fits = fits and entry.matrix[1] % (entry.windows or 4) == 0
+        fits = fits and entry.shape[1] % (entry.windows or 4) == 0
     if set(entry.parts) != parts or not known or not fits:
         raise UserError(f"{name} in {path / MANIFEST} is not valid packed24: fetch or export it again")

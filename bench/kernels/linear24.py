@@ -199,7 +199,7 @@ def load(folder: Path | str, compute: Compute, *, engine: str | None = None) -> 
             bias_value = source.tensor(bias).to(compute.dtype) if bias else None
             module = Linear24(source.packed(name), bias_value, device=compute.device, engine=engine)
             if entry.windows:
-                repeated[module] = window_columns(entry.matrix[1], entry.windows).to(compute.device)
+                repeated[module] = window_columns(entry.shape[1], entry.windows).to(compute.device)
             model.set_submodule(owner, module)
     for name, entry in source.entries.items():
         owner, _, leaf = name.rpartition(".")

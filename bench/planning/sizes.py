@@ -16,7 +16,7 @@ from bench.planning.spec import Targets
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
-from methods.targets import family_of, find_targets, input_widths, require_fit, weight_shape
+from methods.targets import family_of, find_targets, input_widths, require_fit
 
 
 class ModelSizes(BaseModel):
@@ -56,8 +56,8 @@ def count_sizes(
     config, shapes = folder.config, folder.shapes()
     targets = find_targets(config, shapes, wanted.include, wanted.exclude)
     for pattern in (Pattern.parse("dense"), *patterns):
-        require_fit(pattern, config, shapes, targets)
-    widths = {target: weight_shape(config, shapes, target)[1] for target in targets}
+        require_fit(pattern, shapes, targets)
+    widths = {target: shapes[f"{target}.weight"][1] for target in targets}
     for (label, group), (name, width) in itertools.product(groups.items(), widths.items()):
         if isinstance(group, int) and (group < 1 or width % group):
             raise UserError(

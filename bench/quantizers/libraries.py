@@ -114,7 +114,7 @@ class _LlmCompressor:
     scheme: ClassVar[Scheme]
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        require_oneshot(model, job)
+        require_oneshot(job)
         quantized = copy.deepcopy(model)
         group = self._groups({t: tuple(dense_weight(quantized.get_submodule(t)).shape) for t in job.targets})
         sizes = sorted(set(group.values()))

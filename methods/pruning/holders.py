@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from methods.contract import LIBRARY_BYTES, Compute, Job
-from methods.experts import ExpertList, Stacked, experts_of, fold, stacked_as
+from methods.experts import ExpertList, Stacked, experts_of, fold, stacked_as, unfold
 from methods.folder import Folder, Writer
 from methods.pruning.activations import Activations, batch_of
 from methods.pruning.block_reader import BlockReader, release
@@ -38,7 +38,7 @@ class InMemory:
     """Number of tensors of all calibration tokens' activations that exist at a time."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = model
+        self.model = unfold(model)
         self.family = family_of(model.config.to_dict())  # type: ignore[operator, union-attr]
         blocks = model.get_submodule(self.family.blocks)
         assert isinstance(blocks, nn.ModuleList)

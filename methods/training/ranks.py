@@ -9,9 +9,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from methods.adapter import CHILD
-from methods.targets import stores_in_out
-
 
 def is_single_process() -> bool:
     """Return whether this is the only process."""
@@ -31,20 +28,13 @@ def shard(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) ->
     from files. Blocks are gathered in float32 too: in another format the scales of CAST would lose what they learn.
     """
     from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import Shard
 
     mesh = _mesh(device)
-    transposed = {id(p) for m in root.modules() if stores_in_out(m) for p in m.parameters() if p.dim() == 2}
-    others = {id(p) for n, p in root.named_parameters() if n.endswith(".scale") or f".{CHILD}." in n}
-
-    def place(parameter: nn.Parameter) -> Shard | None:
-        return Shard(1) if id(parameter) in transposed - others else None
-
     for module in (*blocks, root):
         for tensor in (*module.parameters(), *module.buffers()):
             if tensor.is_floating_point() and not is_sharded(tensor):
-                tensor.data = tensor.data.float()
-        fully_shard(module, mesh=mesh, shard_placement_fn=place)
+                tensor.data = tensor.data.float().contiguous()
+        fully_shard(module, mesh=mesh)
 
 
 def shard_frozen(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device, dtype: torch.dtype) -> None:
@@ -69,7 +59,7 @@ def _mesh(device: torch.device) -> Any:
 def _move(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     for parameter in module.parameters():
         if not is_sharded(parameter):
-            parameter.data = parameter.data.to(device, dtype)
+            parameter.data = parameter.data.to(device, dtype).contiguous()
     for buffer in module.buffers():
         buffer.data = buffer.data.to(device)
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from methods.contract import Job
 from methods.errors import Diverged, UserError
-from methods.targets import stores_in_out
+from methods.experts import unfold
 from methods.training import checkpoint, compiled, ranks
 from methods.training.block_outputs import BlockOutputs
 from methods.training.gather import Finish, Skeleton
@@ -72,6 +72,7 @@ class Trainer:
             )
         self.rank, self.world = ranks.rank_and_world()
         self._sharded = self.world > 1
+        model = unfold(model)
         self.model = (model if self._sharded else model.float()).requires_grad_(True)
         self.student = Student(self.model)
         self.device = job.compute.device
@@ -119,11 +120,9 @@ class Trainer:
         return math.sqrt(squares / count) or 1.0
 
     def groups(self, targets: Iterable[str]) -> list[dict[str, Any]]:
-        """Return parameter groups for an optimizer: the targets' weights with `sparse` and `transposed`, and the rest."""
-        names = list(targets)
-        theta, rest = self.parameters(names)
-        transposed = stores_in_out(self.model.get_submodule(names[0]))
-        return [{"params": theta, "sparse": True, "transposed": transposed}, {"params": rest}]
+        """Return parameter groups for an optimizer: the targets' weights with `sparse`, and the rest."""
+        theta, rest = self.parameters(targets)
+        return [{"params": theta, "sparse": True}, {"params": rest}]
 
     def train_only(self, part: str) -> None:
         """Freeze all parameters except those whose name contains `part`."""

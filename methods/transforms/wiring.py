@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from methods.contract import Job, Outcome
 from methods.errors import Skipped, UserError
+from methods.experts import unfold
 from methods.families import Flow
 from methods.quantizing.grids import assign_
-from methods.targets import family_of, require_flow, stores_in_out
+from methods.targets import family_of, require_flow
 from methods.transforms.changes import Change, Scaling
 
 Edit = Callable[[Tensor], Tensor]
@@ -38,7 +39,7 @@ class Wiring:
             UserError: no transform is known for the family or this variant of it, or the model is pruned.
             Skipped: the model is larger than memory.
         """
-        self.model, self.name = model, name
+        self.model, self.name = unfold(model), name
         config: Any = model.config
         self.config = config
         self.flow: Flow = require_flow(config.to_dict(), name)
@@ -113,9 +114,7 @@ class Wiring:
 
     def width(self, linear: str) -> int:
         """Return the number of inputs of a linear."""
-        module = self.model.get_submodule(linear)
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        return weight.shape[0 if stores_in_out(module) else 1]
+        return self.model.get_parameter(f"{linear}.weight").shape[1]
 
     def readers(self) -> Iterator[tuple[str, str, list[str]]]:
         """Yield each norm that linears read: its block, its name, and the linears."""
@@ -195,16 +194,13 @@ class Wiring:
         """Make the changes, and return the names of the tensors that they are of."""
         names = set(self._rows) | set(self._columns)
         for name in names:
-            owner, _, leaf = name.rpartition(".")
-            module = self.model.get_submodule(owner)
-            parameter: Tensor = getattr(module, leaf)
-            turned = parameter.dim() == 2 and stores_in_out(module)
-            value = (parameter.T if turned else parameter).double()
+            parameter = self.model.get_parameter(name)
+            value = parameter.double()
             for edit in self._columns[name]:
                 value = edit(value)
             for edit in self._rows[name]:
                 value = edit(value.T).T
-            assign_(parameter, value.T if turned else value)
+            assign_(parameter, value)
         return frozenset(names)
 
     def outcome(self, **notes: Any) -> Outcome:

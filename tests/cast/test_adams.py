@@ -123,19 +123,6 @@ def test_exactly_n_of_m_stay(pattern):
         assert (kept == pattern[0]).all()
 
 
-def test_transposed_group_is_grouped_along_its_input():
-    straight = parameters([(8, 16)])
-    turned = [torch.nn.Parameter(straight[0].detach().T.contiguous())]
-    optimizer = AdamS(
-        [{"params": turned, "sparse": True, "transposed": True}], total=10, pattern=Pattern(2, 4), lr=1e-2, lambda_=0.5
-    )
-    optimizer.apply_mask()
-    other = adams(straight)
-    other.apply_mask()
-
-    assert torch.equal(turned[0].detach().T, straight[0].detach())
-
-
 def test_marks_are_taken_every_refresh_and_count_what_changed():
     params = parameters()
     optimizer = adams(params, refresh=5)

@@ -8,18 +8,14 @@ from methods.errors import UserError
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_folding_keeps_outputs_and_zeros(family, make, make_job):
-    model = make(family)
-    job = make_job(model)
+def test_folding_keeps_outputs_and_zeros(llama, make_job):
+    model, job = llama, make_job(llama)
     scaling.add(model, job.targets)
     zeros = {}
     for name in job.targets:
         parts = model.get_submodule(name).parametrizations.weight
         parts[0].scale.data.normal_()  # half of them negative, which would leave -0.0 behind
-        score = parts.original.abs()
-        keep = job.pattern.keep(score.T if family == "gpt2" else score)
-        parts.original.data.masked_fill_(~(keep.T if family == "gpt2" else keep), 0)
+        parts.original.data.masked_fill_(~job.pattern.keep(parts.original.abs()), 0)
         zeros[name] = parts.original == 0
     want = model(job.calibration).logits
 
@@ -35,27 +31,24 @@ def test_folding_keeps_outputs_and_zeros(family, make, make_job):
 
 def test_a_scale_serves_its_block_of_its_row():
     weight = torch.ones(3, 8)
-    scale = scaling.Scale(weight, 2, transposed=False)
+    scale = scaling.Scale(weight, 2)
     scale.scale.data[1] = torch.tensor([2.0, 5.0])
 
     want = torch.ones(3, 8)
     want[1, :4], want[1, 4:] = 2, 5
     assert torch.equal(scale(weight), want)
-    turned = scaling.Scale(weight.T, 2, transposed=True)
-    turned.scale.data.copy_(scale.scale.data)
-    assert torch.equal(turned(weight.T), want.T)
 
 
 def test_a_row_that_is_no_whole_number_of_blocks():
     with pytest.raises(UserError, match="scales=3 does not divide a row of 8 weights"):
-        scaling.Scale(torch.ones(3, 8), 3, transposed=False)
+        scaling.Scale(torch.ones(3, 8), 3)
 
 
 @pytest.mark.numeric
 @pytest.mark.parametrize("chunk", [1, 40, 10_000])
 def test_gradients_are_those_of_a_product(chunk):
     weight = torch.randn(7, 12, dtype=torch.float64, requires_grad=True)
-    scale = scaling.Scale(weight.detach(), 3, transposed=False, chunk=chunk)
+    scale = scaling.Scale(weight.detach(), 3, chunk=chunk)
     scale.scale.data.normal_()
     inputs = torch.randn(5, 12, dtype=torch.float64)
 

@@ -117,7 +117,7 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
 
 
 REPRESENTATIVES = ("llama", "gpt2", "gpt_oss")
-"""Families of the default run: a plain one, one with weights stored [in, out], and a mixture of experts."""
+"""Families of the default run: a plain one, one with weights [in, out] in files, and a mixture of experts."""
 
 
 def sample(values: Iterable[Any], *kept: Any) -> list[Any]:
@@ -189,7 +189,7 @@ def random_folder(family: str, folder: Path, **values: object) -> Path:
     config = CONFIGS[family]()
     for name, value in {"vocab_size": 1024, **values}.items():
         setattr(config, name, value)
-    write(AutoModelForCausalLM.from_config(config).eval().requires_grad_(False), folder)
+    write(unfold(AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)), folder)
     for name in COMPANIONS:
         if (TINY / name).exists():
             shutil.copy2(TINY / name, folder / name)

@@ -86,10 +86,10 @@ def store_as(folder, kind) -> Path:
     return folder
 
 
-def prune(folder, family_is_transposed=False, pattern="2:4"):
+def prune(folder, pattern="2:4"):
     """Magnitude on a folder as it lies."""
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     from methods.experts import fold
     from methods.families import FAMILIES
@@ -101,13 +101,9 @@ def prune(folder, family_is_transposed=False, pattern="2:4"):
     targets = {t + ".weight" for t in find_targets(opened.config, opened.shapes())}
     (file,) = opened.files()
     family = FAMILIES.get(opened.config["model_type"])
-    mixture = family and family.experts
-    tensors = {name: opened.tensor(name) for name in opened} if mixture else load_file(file)
-    for name, tensor in tensors.items():
-        if name in targets:
-            weight = tensor.T if family_is_transposed else tensor
-            weight = torch.where(Pattern.parse(pattern).keep(weight.abs()), weight, 0)
-            tensors[name] = (weight.T if family_is_transposed else weight).contiguous()
+    tensors = {name: opened.tensor(name) for name in opened}
+    for name in targets:
+        tensors[name] = torch.where(Pattern.parse(pattern).keep(tensors[name].abs()), tensors[name], 0)
     save_file(dict(fold(tensors, tensors.__getitem__, family)), file, metadata={"format": "pt"})
     return folder
 

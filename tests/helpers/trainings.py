@@ -40,8 +40,7 @@ def job_to_train(model, make_job, corpus, workdir, pattern="2:4", steps=STEPS, b
 
 
 def weight_of(model, target):
-    module = model.get_submodule(target)
-    return module.weight.T if type(module).__name__ == "Conv1D" else module.weight
+    return model.get_submodule(target).weight
 
 
 def method(name, **config):

@@ -20,7 +20,7 @@ from bench.inputs.shapes import PlannedModel, known_shapes, open_shapes, planned
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 from methods.folder import Folder
-from methods.targets import family_of, find_targets, weight_shape
+from methods.targets import family_of, find_targets
 
 BITS = {"float32": (32, 17), "bf16": (16, 9), "fp16": (16, 9), "int8": (8, 5), "fp8": (8, 5), "int4": (4, 3)}
 """Bits per weight, dense and 2:4, without scales. The mask takes one bit per weight."""
@@ -199,7 +199,10 @@ def sizes_of(folder: Folder | PlannedModel, pruned: Container[str] | None = None
     """Return the sizes of a model. pruned: names of its pruned linears, or None for all targets."""
     config, shapes = folder.config, folder.shapes()
     targets = [name for name in find_targets(config, shapes) if pruned is None or name in pruned]
-    linears = {name: weight_shape(config, shapes, name) for name in targets}
+    linears: dict[str, tuple[int, int]] = {}
+    for name in targets:
+        out, width = shapes[f"{name}.weight"]
+        linears[name] = out, width
     head = config["vocab_size"] * (config.get("hidden_size") or config["n_embd"])
     return Sizes(Counter(linears.values()), _count_weights(config, linears), head, count_cached(config))
 

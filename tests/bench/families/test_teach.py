@@ -51,6 +51,14 @@ def test_gives_back_the_entry(plain, forgotten):
     assert plain not in FAMILIES
 
 
+def test_a_known_family_is_derived_like_an_unknown_one(make, keep_as, tmp_path):
+    """Its entry turns GPT-2's weights at loading."""
+    _, got = teach.teach(keep_as(make("gpt2"), tmp_path / "m"))
+
+    assert got == replace(TABLE["gpt2"], flow=None, width=None)
+    assert FAMILIES["gpt2"] is TABLE["gpt2"]
+
+
 def test_an_architecture_that_was_never_here(tmp_path, keep_as):
     """Arcee's: a plain MLP of two linears, biases by a flag."""
     torch.manual_seed(0)

@@ -4,6 +4,7 @@ import json
 import shutil
 from functools import partial
 
+import gguf
 import peft
 import pytest
 import torch
@@ -16,8 +17,9 @@ from bench.formats.gptq import GptqScheme
 from bench.formats.integers import FP4
 from bench.formats.opening import open_checkpoint
 from bench.inputs import architecture
-from helpers import gguf_files, packers
+from helpers import gguf_files, models, packers
 from methods.errors import UserError
+from methods.experts import unfold
 from methods.folder import Folder
 
 GROUPED = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": packers.GROUP, "symmetric": False}
@@ -196,6 +198,27 @@ def test_patterns_of_alphas_match_as_in_peft(patterns, tmp_path):
         assert torch.allclose(opened.tensor(name), merged[name], atol=1e-5), name
 
 
+def test_an_adapter_of_gpt2_is_merged_as_in_peft(tmp_path):
+    """Its factors are [out, in], and a module that was trained whole is [in, out]."""
+    folder = models.random_folder("gpt2", tmp_path / "m")
+    load = partial(AutoModelForCausalLM.from_pretrained, folder)
+    config = peft.LoraConfig(
+        r=4, target_modules=["c_attn"], modules_to_save=["c_fc"], fan_in_fan_out=True, init_lora_weights=False
+    )
+    trained = peft.get_peft_model(load(), config)
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            if "modules_to_save" in name:
+                parameter.mul_(2)
+    trained.save_pretrained(tmp_path / "adapter")
+
+    opened = open_checkpoint(tmp_path / "adapter", Folder(folder))
+
+    merged = unfold(peft.PeftModel.from_pretrained(load(), tmp_path / "adapter").merge_and_unload()).state_dict()
+    for name in opened:
+        assert torch.allclose(opened.tensor(name), merged[name], atol=1e-5), name
+
+
 @pytest.mark.parametrize(
     ("about", "said"),
     [
@@ -217,6 +240,30 @@ def test_an_adapter_that_peft_reads_in_another_way_is_refused(about, said, tmp_p
         open_checkpoint(tmp_path, Folder(packers.TINY))
 
     assert said in str(fault.value)
+
+
+def test_a_gguf_file_of_gpt2_has_its_weights_out_by_in(tmp_path, cache):
+    """transformers turns them for its Conv1D, and the folder in the cache has them turned."""
+    sizes = {"context_length": 1024, "embedding_length": 32, "block_count": 2, "feed_forward_length": 128}
+    sizes |= {"attention.head_count": 4, "attention.layer_norm_epsilon": 1e-5}
+    fields = {name: None for name in gguf_files.FIELDS if name.startswith("llama.")}
+    block = {"attn_norm": (32,), "attn_qkv": (96, 32), "attn_output": (32, 32)}
+    block |= {"ffn_norm": (32,), "ffn_up": (128, 32), "ffn_down": (32, 128)}
+    tensors = dict.fromkeys(gguf_files.shapes()) | {"token_embd.weight": (len(gguf_files.TOKENS), 32)}
+    tensors |= {"position_embd.weight": (1024, 32), "output_norm.weight": (32,), "output_norm.bias": (32,)}
+    for name, shape in block.items():
+        for i in range(2):
+            tensors |= {f"blk.{i}.{name}.weight": shape, f"blk.{i}.{name}.bias": shape[:1]}
+    fields |= {f"gpt2.{name}": value for name, value in sizes.items()}
+    file = gguf_files.write(tmp_path / "m.gguf", fields, tensors, "gpt2")
+
+    opened = open_checkpoint(file)
+
+    stored = {tensor.name: torch.tensor(tensor.data) for tensor in gguf.GGUFReader(file).tensors}
+    names = {"attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
+    for i in range(2):
+        for ours, theirs in names.items():
+            assert torch.equal(opened.weight(f"transformer.h.{i}.{ours}"), stored[f"blk.{i}.{theirs}.weight"])
 
 
 def test_a_gguf_file_gives_its_types_and_its_bytes(tmp_path, cache):

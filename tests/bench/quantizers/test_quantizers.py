@@ -152,8 +152,8 @@ def test_says_how_it_would_be_stored(quantizer, pruned, outcome):
 
 
 @pytest.mark.parametrize("quantizer", models.sample(ENTRIES, "int3-rtn", "int4-gptq"), indirect=True)
-def test_conv1d_is_rounded_along_its_inputs(quantizer, make, make_job):
-    """GPT-2 stores [in, out]; a scale belongs to an output."""
+def test_gpt2_is_rounded_along_its_inputs(quantizer, make, make_job):
+    """Its files have [in, out]; a scale belongs to an output."""
     model = make("gpt2")
     job = make_job(model)
     Magnitude().apply(model, job)

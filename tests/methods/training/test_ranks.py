@@ -114,6 +114,15 @@ def test_no_rank_holds_a_whole_model(tmp_path):
 
 
 @pytest.mark.full
+def test_weights_that_are_turned_pages_are_split(make, tmp_path):
+    """Those of GPT-2 are views of its file, and FSDP takes contiguous weights alone."""
+    write(make("gpt2"), tmp_path / "model")
+    forked_ranks.launch(several_ranks, 2, tmp_path, f"memory={tmp_path / 'model'}")
+
+    assert all((tmp_path / f"memory-{rank}.txt").exists() for rank in range(2))
+
+
+@pytest.mark.full
 @pytest.mark.usefixtures("as_other_processes")
 def test_a_run_of_two_processes_is_a_run_of_one(tmp_path, cache):
     """Compare records. Their keys differ, because rounding does."""
