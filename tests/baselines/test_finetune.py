@@ -21,12 +21,9 @@ def task(make, make_job, tmp_path):
     return build
 
 
-@pytest.mark.parametrize(
-    ("family", "rank"),
-    [("llama", 0), *(pytest.param(*x, marks=pytest.mark.full) for x in [("gpt2", 4), ("llama", 4), ("gpt2", 0)])],
-)
-def test_zeros_stay_and_the_text_is_learned(rank, family, task):
-    model, job = task(family)
+@pytest.mark.parametrize("rank", [0, pytest.param(4, marks=pytest.mark.full)])
+def test_zeros_stay_and_the_text_is_learned(rank, task):
+    model, job = task()
     zeros = {t: weight_of(model, t) == 0 for t in job.targets}
 
     outcome = method("finetune", rank=rank).apply(copy.deepcopy(model), job)

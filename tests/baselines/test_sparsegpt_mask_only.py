@@ -12,10 +12,9 @@ from methods.targets import dense_weight
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "50%"])
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_the_mask_is_sparsegpts_and_the_weights_are_the_models(family, pattern, make, make_job, keep_as, tmp_path):
+def test_the_mask_is_sparsegpts_and_the_weights_are_the_models(pattern, llama, make_job, keep_as, tmp_path):
     """The error is that of the masked weights: without the compensation, so larger, on inputs of the same kind."""
-    source = keep_as(make(family), tmp_path / "source")
+    source = keep_as(llama, tmp_path / "source")
     dense = loading.load(source, Compute())
     job = make_job(dense, pattern, source=source, workdir=tmp_path / "work")
 

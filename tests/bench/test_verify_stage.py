@@ -125,7 +125,7 @@ def test_conv1d_keeps_its_groups_along_the_first_dimension(tmp_path):
         verify(dense, bad, Pattern(2, 4), [name], [], torch.float32)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "olmoe"])
+@pytest.mark.parametrize("kind", ["llama", "olmoe"])
 @pytest.mark.parametrize(("stored", "step"), [(torch.bfloat16, 2.0**-8), (torch.float32, 2.0**-23)])
 def test_rounding_changes_each_weight_by_at_most_one_step(stored, step, kind, make, make_job):
     model = make(kind)

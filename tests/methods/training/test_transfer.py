@@ -134,7 +134,6 @@ TRAINED = [name for name, entry in METHODS.items() if entry.trains]
     [
         ("cast", "llama"),
         *(pytest.param(name, "llama", marks=pytest.mark.full) for name in TRAINED if name != "cast"),
-        pytest.param("cast", "gpt2", marks=pytest.mark.full),
         pytest.param("retrain", "opt", marks=pytest.mark.full),
     ],
 )
