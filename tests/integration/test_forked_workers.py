@@ -1,7 +1,6 @@
 """Workers from the fork server: they end as others do, and what is killed leaves nothing behind."""
 
 import os
-import signal
 
 import psutil
 import pytest
@@ -120,16 +119,3 @@ def test_a_stopped_worker_fails_and_a_stopped_server_goes_on(tmp_path):
 
     assert statuses(tmp_path) == {"dense": "ok", "stops:whom=server": "ok", "stops": "failed", "magnitude": "ok"}
     assert "made no progress" in runs.records(tmp_path / "r")["stops", None, "size"].reason
-
-
-@pytest.mark.full
-def test_a_run_with_a_stopped_worker_and_server_ends(tmp_path, gate):
-    run, worker = stopped_at(gate, command(tmp_path, "waits"))
-    server = server_of(run)
-    for process in (worker, server):
-        process.send_signal(signal.SIGSTOP)
-    run.send_signal(signal.SIGTERM)
-    run.communicate(timeout=PATIENCE_S)
-
-    assert run.returncode == 128 + signal.SIGTERM
-    assert gone(server, worker)

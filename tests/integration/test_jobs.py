@@ -19,25 +19,8 @@ from bench.results.run_status import read_statuses
 from bench.results.store import Store
 from helpers import runs
 
-METHODS = ("magnitude", "wanda")
-
 
 pytestmark = pytest.mark.usefixtures("world")
-
-
-@pytest.mark.full
-def test_two_at_a_time_give_the_records_of_one(tmp_path, monkeypatch):
-    flags = ["--methods", ",".join(METHODS), "--measures", "perplexity,size", "--jobs", "2"]
-    run = runs.start("run", *flags, *runs.flags(tmp_path / "two"))
-    _, err = run.communicate(timeout=300)
-    assert run.returncode == 0, err
-    begun = [i for i, line in enumerate(err.splitlines()) if "started" in line]
-    ended = [i for i, line in enumerate(err.splitlines()) if "pattern ok" in line]
-    runs.workers_here(monkeypatch)
-    api.execute(runs.small(tmp_path / "one", methods=METHODS))
-
-    assert runs.contents(tmp_path / "two") == runs.contents(tmp_path / "one")
-    assert begun[1] < ended[0], "the second artifact waited for the first"
 
 
 def test_they_share_the_cores(tmp_path, monkeypatch):

@@ -24,14 +24,14 @@ def no_training():
 
 
 @pytest.mark.parametrize(
-    ("signum", "block", "code"),
+    ("signum", "block", "code", "word"),
     [
-        (signal.SIGTERM, signals.ended_by_signals, 143),
-        (signal.SIGHUP, signals.ended_by_signals, 129),
-        (signal.SIGINT, lambda: signals.checkpoint_first(60), 130),
+        (signal.SIGTERM, signals.ended_by_signals, 143, "Terminated"),
+        (signal.SIGHUP, signals.ended_by_signals, 129, "Hung up"),
+        (signal.SIGINT, lambda: signals.checkpoint_first(60), 130, "Interrupted"),
     ],
 )
-def test_a_signal_ends_a_command_with_its_code(signum, block, code):
+def test_a_signal_ends_a_command_with_its_code(signum, block, code, word):
     # A worker of xdist ignores SIGINT, and what is ignored stays so.
     own = signal.signal(signum, signal.default_int_handler)
     try:
@@ -41,7 +41,7 @@ def test_a_signal_ends_a_command_with_its_code(signum, block, code):
         assert ended.value.code == code and handlers() == before and not stop_request.signal
     finally:
         signal.signal(signum, own)
-    assert signals.describe_exit(code).endswith("Run the same command to resume.")
+    assert signals.describe_exit(code) == f"{word}. Run the same command to resume."
 
 
 def test_a_training_that_asks_is_not_interrupted():
