@@ -19,7 +19,6 @@ from bench.results.run_status import read_statuses
 from bench.results.store import Store
 from helpers import runs
 
-
 pytestmark = pytest.mark.usefixtures("world")
 
 
