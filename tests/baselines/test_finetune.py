@@ -80,8 +80,6 @@ def test_command(tmp_path, output, refused, cache):
     assert torch.equal(weights[0] == 0, weights[1] == 0)
     assert (weights[0] == 0).float().mean() == 0.5
 
-    assert "ffff" in refused("finetune", "--artifact", "ffff", "--results", results, "--out", tmp_path / "c", *common)
-
     for folder in (tmp_path / "cache/artifacts").iterdir():
         (folder / "config.json").unlink(missing_ok=True)
     assert "bench prune --method magnitude --model tiny" in refused(

@@ -7,8 +7,6 @@ import torch
 
 from baselines.alps import make_problem
 from baselines.lowrank import LowRank, joint, low_rank, rank_for, root_of
-from bench import api
-from bench.planning.spec import Spec
 from bench.verify import CheckFailed, WeightCounts, count_terms
 from helpers.layers import inputs_of
 from helpers.models import REPRESENTATIVES, build, job_for, sample, with_prior, write
@@ -175,21 +173,3 @@ def test_patterns_with_a_term_are_read_back():
     for text in ("dense + r16", "2:4 + 16", "depth 25% + r1", "2:4 + r1 + r2"):
         with pytest.raises(UserError, match="invalid pattern"):
             Pattern.parse(text)
-
-
-@pytest.mark.parametrize(
-    ("methods", "pattern", "said"),
-    [
-        ("lowrank:from=depth+wanda", "2:4", "changes them"),
-        ("wanda:from=lowrank", "2:4", "cannot follow a low-rank term"),
-        ("lowrank:from=lowrank", "2:4", "cannot follow a low-rank term"),
-        ("lowrank:rank=100%", "2:4", "a share below 100%"),
-        ("lowrank:joint=5:rounds=2", "2:4", "leave rounds and svd out"),
-        ("recon:from=lowrank/factors=int4", "2:4", "leave one of the two out"),
-        ("depth:from=lowrank", "2:4", "cannot follow a low-rank term"),
-        ("wanda", "2:4 + r16", "use --pattern 2:4 and --methods lowrank"),
-    ],
-)
-def test_what_cannot_work_is_refused_before_anything_is_loaded(methods, pattern, said, tmp_path):
-    with pytest.raises(UserError, match=said):
-        api.plan(Spec(models=("tiny",), methods=(methods,), patterns=(pattern,), results=tmp_path, device="cpu"))

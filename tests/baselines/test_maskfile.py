@@ -162,18 +162,6 @@ def test_a_run_with_a_file_trains_nothing_and_knows_the_file_by_its_content(tmp_
     assert record.key not in {m.key for m in api.plan(spec).measurements}
 
 
-@pytest.mark.parametrize(
-    ("file", "said"),
-    [
-        ("gone.npz", "maskllm:file=gone.npz: file 'gone.npz' cannot be read: No such file"),
-        ("/etc/passwd", "invalid maskllm: mask file '/etc/passwd': not an npz file"),
-    ],
-)
-def test_a_file_that_is_no_mask_is_refused_before_anything_runs(refused, tmp_path, file, said):
-    assert said in refused("run", "--methods", f"maskllm:file={file}", *runs.flags(tmp_path / "r"))
-    assert not (tmp_path / "r").exists()
-
-
 def test_only_the_named_field_spares_the_training():
     entry = METHODS["maskllm"]
 

@@ -139,31 +139,6 @@ def test_a_packed_folder_of_a_family_that_stores_weights_transposed(make, keep_a
     assert cli("verify", "p")[0] == 0
 
 
-def test_bad_input(pruned, cli, tmp_path):
-    folder = pruned()
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "pickled").mkdir()
-    (tmp_path / "pickled/config.json").write_text('{"model_type": "llama"}')
-    (tmp_path / "pickled/pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
-    (tmp_path / "cut").mkdir()
-    (tmp_path / "cut/config.json").write_text('{"model_type": "llama"}')
-    (tmp_path / "cut/model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
-    for args, said in {
-        ("nowhere",): "'nowhere'",
-        ("llama2-7b",): "bench pull llama2-7b",
-        ("empty",): "not a model folder",
-        ("pickled",): "pickled weights",
-        ("cut",): "incomplete file",
-        (folder, "--pattern", "half"): "'half'",
-        (folder, "--pattern", "2:7"): "--exclude '*.q_proj'",
-        (folder, "--include", "*.nothing"): "no linear matches",
-    }.items():
-        code, out, err = cli("verify", *args)
-        assert (code, out) == (2, ""), args
-        assert len(err.splitlines()) == 1 and said in err, err
-    assert not (tmp_path / "ran").exists()
-
-
 @pytest.mark.parametrize("pattern", ["1:4", "4:8", "dense"])
 def test_the_pattern_of_a_folder_is_the_sparsest_that_holds(pattern, tmp_path, make, keep_as):
     model = make("llama")

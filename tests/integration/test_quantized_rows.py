@@ -146,12 +146,6 @@ def test_bits_per_weight(pattern, item, stored, bits):
     assert broken["bits_per_weight"] == pytest.approx((stored.bits if stored else 8 * item) + (bits % 1))
 
 
-def test_equal_bytes_are_a_table_of_their_own(refused, tmp_path):
-    (tmp_path / "r").mkdir()
-    err = refused("report", "--results", "r", "--equal-bytes", "--format", "csv")
-    assert "--equal-bytes" in err and "csv" in err
-
-
 @pytest.mark.parametrize(
     ("config", "said"),
     [

@@ -15,7 +15,6 @@ from bench.results import reproduce
 from bench.results.store import ReadOnlyStore
 from helpers import runs
 from methods.contract import LIBRARY_BYTES
-from methods.errors import UserError
 
 SHARED = {"sequences": 4, "processes": 2}
 
@@ -31,19 +30,6 @@ def test_one_process_is_no_part_of_a_key():
     assert one["wanda"].key == same["wanda"].key != two["wanda"].key
     assert "processes" not in one["wanda"].key_inputs()["calibration"]
     assert one["dense"].key == two["dense"].key
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"methods": ("recon",)}, "recon calibrates in one process: leave calibration.processes=2 out, or use wanda, "),
-        ({"quantizers": ("llmcompressor-gptq",)}, "llmcompressor-gptq calibrates in one process"),
-        ({"calibration": {"sequences": 4, "processes": 5}}, "at most one process for each sequence"),
-    ],
-)
-def test_what_cannot_be_shared_is_refused_by_the_plan(settings, words):
-    with pytest.raises(UserError, match=words):
-        artifacts(**({"calibration": SHARED} | settings))
 
 
 def test_what_needs_no_calibration_is_not_refused():

@@ -1,7 +1,6 @@
 """The script for a Slurm array, run here by a stand-in for sbatch. A task that Slurm ends: tests/integration/test_signals.py."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -117,11 +116,3 @@ def test_a_training_over_nodes_that_slurm_ends_goes_on_when_it_is_requeued(cli, 
     started = [i for i, event in enumerate(events) if event["event"] == "started"]
     steps = [[e["done"] for e in events[i:] if e["event"] == "progress" and "loss" in e["figures"]] for i in started]
     assert len(started) == 2 and steps[1][0] > 10, "it goes on"
-
-
-def test_a_script_takes_the_place_of_no_device(cli, tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    code, _, err = cli("plan", "--slurm", "pipe", "--shards", "1", "--methods", "wanda", *runs.flags("r"))
-
-    assert (code, err) == (2, "bench: --slurm 'pipe' cannot be written (not a regular file): name another file\n")
-    assert (tmp_path / "pipe").is_fifo()

@@ -9,7 +9,6 @@ import torch
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM
 
-from bench import api
 from bench.export.model import export_model
 from bench.inputs import loading
 from bench.results.identity import chain_label
@@ -17,7 +16,6 @@ from bench.results.store import ReadOnlyStore
 from bench.system.cache import cache_dir
 from helpers import runs
 from methods.contract import Compute
-from methods.errors import UserError
 
 DEPTH, WIDTH, CHANNELS = "depth", "width:heads=50%", "channels:from=rotate/pca"
 CHAINS = [
@@ -113,35 +111,6 @@ def test_onnxruntime_gives_the_logits(method, made, tmp_path):
     said = export_model(str(made(method, "none")[0]), "onnx", tmp_path / "out")
 
     assert float(re.search(r"logits in onnxruntime differ by (\S+) of", said)[1]) < 1e-3
-
-
-@pytest.mark.parametrize(
-    ("method", "said"),
-    [
-        ("depth:from=wanda", "must come first"),
-        ("dsnot:from=depth+wanda", "changes them"),
-        ("retrain:from=depth+wanda:hidden=1", "removes blocks: leave hidden out"),
-        ("depth:drop=100%", "a share below 100%"),
-        ("depth:drop=99", "at least one must be left"),
-        ("depth:evaluations=50", "those of by=search"),
-        ("width:from=depth:heads=0", "must come first"),
-        ("width", "with N of 0, 2, 3"),
-        ("channels:from=depth", "must come first"),
-        ("recon:from=channels", "removes channels: use retrain in place of recon"),
-        ("retrain:from=channels:hidden=1", "removes channels: leave hidden out"),
-        ("dsnot:from=channels+wanda", "changes them"),
-        ("channels:drop=99%", "at least 16 must be left"),
-        ("rotate:pca:steps=3", "leave steps and residual out"),
-    ],
-)
-def test_what_cannot_work_is_refused_before_anything_is_loaded(method, said, tmp_path):
-    with pytest.raises(UserError, match=said):
-        api.plan(runs.small(tmp_path, methods=(method,)))
-
-
-def test_a_smaller_model_is_no_pattern(tmp_path):
-    with pytest.raises(UserError, match="no pattern to prune to"):
-        api.plan(runs.small(tmp_path, methods=("wanda",), patterns=("depth 25%",)))
 
 
 def values_of(rows):

@@ -2,11 +2,10 @@
 
 import pytest
 
-from bench import api, verify
+from bench import verify
 from bench.execution import build
 from bench.results.store import ReadOnlyStore
 from helpers import plugins, runs
-from methods.errors import UserError
 
 BENDS = 'model.model.norm.weight.mul_(1.1)\nreturn Outcome(model, changed=frozenset({"model.norm.weight"}))'
 """It claims to keep the function, and does not."""
@@ -85,8 +84,3 @@ def test_however_much_rounding_does_a_transform_may_not_change_all(tmp_path, mon
     runs.run_here(spec)
 
     assert "may change by 0.01" in runs.records(spec.results)["bends", None, "size"].reason
-
-
-def test_a_transform_after_pruning_is_refused_before_anything_is_loaded(tmp_path):
-    with pytest.raises(UserError, match="rotate:from=wanda must come before pruning"):
-        api.plan(runs.small(tmp_path / "r", methods=("rotate:from=wanda",)))

@@ -160,42 +160,6 @@ def test_quiet_metrics_stay_out(results, cli):
     assert printed["unjudged"] == ["nonzeros"]
 
 
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("wnda", "known methods: magnitude, sparsegpt, wanda"),
-        ("0123456789", "is not a folder"),
-        ("{}", "is no results folder"),
-    ],
-)
-def test_what_is_not_there(results, cli, name, sentence):
-    code, _, err = compare(cli, results, "wanda", name.format(results.parent))
-
-    assert code == 2 and len(err.splitlines()) == 1 and sentence in err
-
-
-@pytest.mark.parametrize(
-    ("command", "flags", "said"),
-    [
-        (("compare", "wanda", "magnitude"), ("--json", "--md", "-"), "--json and --md - would both be printed"),
-        (
-            ("gate", "--baseline", "nowhere"),
-            ("--md", "-", "--junit", "-"),
-            "--md - and --junit - would both be printed",
-        ),
-    ],
-)
-def test_one_document_is_printed(results, refused, command, flags, said):
-    assert said in refused(*command, *flags, "--results", results)
-
-
-def test_the_folder_that_is_missing_is_named_where_the_default_one_is_empty(results, tmp_path, refused):
-    (tmp_path / "empty" / "records").mkdir(parents=True)
-
-    err = refused("compare", results, "nowhere", "--results", tmp_path / "empty")
-    assert "'nowhere' is not a folder, and results folder " in err and "empty' has no records: name" in err
-
-
 def test_markdown(results, cli):
     _, out, _ = cli("compare", "wanda", "sparsegpt", "--results", results, "--md", "-")
 
@@ -289,15 +253,3 @@ def test_a_figure_makes_no_step_of_the_last_digits(values):
     low, high = figures._axis_limits(values)
     assert low < min(values) and max(values) < high
     assert high - low >= 0.02 * abs(values[0])
-
-
-@pytest.mark.parametrize(
-    ("args", "sentence"),
-    [
-        (("perplexty",), "has the metric 'perplexty': known: perplexity"),
-        (("perplexity", "--row", "nobody"), "'nobody' in its name: leave --row out to see all"),
-        (("perplexity", "--out", "f.exe"), "must end in"),
-    ],
-)
-def test_history_of_nothing(past, refused, args, sentence):
-    assert sentence in refused("history", *args, "--results", past)

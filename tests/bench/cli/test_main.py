@@ -55,25 +55,6 @@ def test_no_summary_of_a_command_is_cut(output, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
-    [
-        ("ls", "bench ls needs 'what': methods, models, data, tasks, measures, quantizers, recipes or runs"),
-        (
-            "verify",
-            "bench verify needs 'model': a folder in any format of folder:path= but an adapter, an alias, or an ONNX file",
-        ),
-        ("prune --method wanda", "bench prune needs --out: "),
-        ("compare wanda", "bench compare needs 'b': after: a folder, baseline, commit, method or record"),
-        ("baseline show", "bench baseline show needs 'name': a baseline: its name or its file"),
-    ],
-)
-def test_what_may_be_given_is_said_where_it_is_missing(cli, command, said):
-    code, out, err = cli(*command.split())
-
-    assert (code, out) == (2, "") and err.startswith(f"bench: {said}") and err.endswith(" --help)\n")
-
-
-@pytest.mark.parametrize(
     ("command", "module", "function"),
     [
         ("prune --method wanda", "bench.execution.prune", "write_pruned"),

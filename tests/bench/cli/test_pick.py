@@ -71,22 +71,6 @@ def test_a_device_or_a_protocol(cli, refused, here):
     assert "not measured under 'H100'" in err and "wiki-mini@128, float32, cpu" in err
 
 
-@pytest.mark.parametrize(
-    ("args", "part"),
-    [
-        (["--model", "tine"], "did you mean tiny?"),
-        (["--model", "tiny", "--max-loss", "0.03"], "must be a percentage, for example 3%"),
-        (["--model", "tiny", "--max-bits", "-3"], "must be a number of at least 0, for example 5"),
-        (["--model", "tiny", "--protocol", "c4@128"], "not measured under 'c4@128'"),
-        (["--model", "tiny", "--results", "nowhere"], "'nowhere'"),
-        (["--model", "tiny", "--results", "empty"], "empty"),
-    ],
-)
-def test_bad_input_is_one_sentence(refused, here, args, part):
-    (here / "empty/records").mkdir(parents=True)
-    assert part in refused("pick", *args)
-
-
 def test_a_pipe_is_as_wide_as_a_terminal_of_80(cli, here):
     """Other tables in a pipe are as wide as they need to be, but this answer is sentences around a table."""
     _, out, _ = cli("pick", "--model", "tiny", "--max-bits", "20")

@@ -136,12 +136,6 @@ def test_a_record_that_readers_refuse_is_not_written(tmp_path, refused):
     assert not (tmp_path / "r").exists()
 
 
-def test_a_folder_that_is_not_there_is_not_measured_again(tmp_path, refused):
-    said = refused("import", str(tmp_path / "nowhere"), "--results", str(tmp_path / "r"))
-    assert said == f"bench: '{tmp_path}/nowhere' is no folder: check the path"
-    assert not (tmp_path / "r").exists()
-
-
 def test_an_import_beside_own_records_is_no_other_model(tmp_path, cli):
     fake_records.perplexity(tmp_path / "r", key_inputs={"model": "1" * 64})
 

@@ -5,7 +5,6 @@ import pytest
 from bench.execution.runner import measure_again
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
-from bench.results.store import ReadOnlyStore
 from helpers import fake_records
 from methods.errors import UserError
 
@@ -107,8 +106,3 @@ def test_another_recipe_is_said_and_not_measured(monkeypatch, tmp_path):
 
     with pytest.raises(UserError, match=r"^dense-ft of record \w+ has lr 0.5, and now .*: .* the code of c0ffee$"):
         measure_again(record, tmp_path)
-
-
-def test_options_of_remeasure_alone(root, cli):
-    assert cli("check", root, "--seed", 4)[0] == 2
-    assert len(list(ReadOnlyStore(root))) == 3

@@ -136,11 +136,6 @@ def cell(tmp_path):
     return tmp_path / "r"
 
 
-def test_nothing_to_fit(cell, refused):
-    err = refused("scaling", "--method", "ast", "--results", cell)
-    assert "has no model and budget with 'ast', 'dense-ft' and their size" in err
-
-
 @pytest.mark.parametrize(
     ("method", "other", "said"),
     [

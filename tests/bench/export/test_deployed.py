@@ -217,22 +217,6 @@ def test_llama_cpp_writes_k_quants(tmp_path):
     assert "by llama.cpp" in export_model(str(runs.TINY), "gguf", tmp_path / "out", values="q4_k_m")
 
 
-@pytest.mark.parametrize(
-    ("kind", "values", "said"),
-    [
-        (
-            "gguf",
-            "int4",
-            "invalid --values 'int4': it must be, with --format packed24, int8, int4; with --format gguf, f16",
-        ),
-        ("gptq", None, "says no quantizer: name the record of a quantized row"),
-    ],
-)
-def test_what_a_format_cannot_hold_is_refused(kind, values, said, tmp_path):
-    with pytest.raises(UserError, match=re.escape(said)):
-        export_model(str(runs.TINY), kind, tmp_path / "out", values=values)
-
-
 def test_rounding_at_run_time_is_no_gguf(tmp_path):
     folder = runs.tiny(tmp_path / "m", cast_bench_cache={"bits": 8})
     with pytest.raises(
@@ -264,18 +248,6 @@ def test_an_importance_matrix_is_the_mean_square_of_the_inputs(monkeypatch):
 
 def test_integers_are_no_dense_weights(tmp_path, refused):
     folder = runs.tiny(tmp_path / "m", quantization_config={"quant_method": "gptq"})
+
     assert "already quantized (gptq)" in refused("export", folder, "--format", "hf", "--out", tmp_path / "o")
     assert not (tmp_path / "o").exists()
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (("--format", "hf"), "--imatrix wiki-mini needs --format gguf"),
-        (("--format", "gguf", "--values", "q8_0"), "--imatrix wiki-mini is for K-quants, and q8_0 is none"),
-        (("--format", "eee"), "--imatrix is for the format of a model"),
-    ],
-)
-def test_an_importance_matrix_is_for_k_quants(given, said, refused, tmp_path):
-    model = () if "eee" in given else (str(runs.TINY),)
-    assert said in refused("export", *model, *given, "--imatrix", "wiki-mini", "--out", str(tmp_path / "o"))

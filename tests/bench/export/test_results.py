@@ -239,35 +239,6 @@ def test_a_dense_model_is_called_what_its_publisher_calls_it(tmp_path, model, na
     assert [line.name for line in found] == [name]
 
 
-@pytest.mark.parametrize(
-    ("args", "part"),
-    [
-        (("--format", "eee", "abc"), "leave 'abc' out"),
-        (("--format", "hf"), "name a record"),
-        (("--format", "eeee"), "did you mean eee"),
-        (("--format", "lm-eval", "--results", "nowhere"), "is not there"),
-        (("--format", "eee", "--results", "bad"), "has no number that eee can represent"),
-    ],
-)
-def test_bad_input_is_a_sentence(root, refused, tmp_path, monkeypatch, args, part):
-    monkeypatch.chdir(tmp_path)
-    fake_records.failed(tmp_path / "bad", method="wanda")
-    assert part in refused("export", "--results", root, "--out", tmp_path / "out", *args)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("format_", "flag", "value"),
-    [("hf", "--exclude", "*.q_proj"), ("lm-eval", "--values", "int8"), ("hf", "--organization", "us")],
-)
-def test_a_flag_of_another_format_is_refused(refused, tmp_path, format_, flag, value):
-    fake_records.perplexity(tmp_path / "r")
-    model = [tmp_path] if format_ in ("hf", "onnx") else ["--results", tmp_path / "r"]
-
-    err = refused("export", *model, "--format", format_, "--out", tmp_path / "out", flag, value)
-    assert flag in err and "leave it out" in err and not (tmp_path / "out").exists()
-
-
 def test_two_models_of_one_file_are_refused(refused, tmp_path):
     for dtype in ("float32", "bfloat16"):
         windows(tmp_path / "r", identity={"dtype": dtype})

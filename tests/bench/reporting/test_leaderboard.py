@@ -112,20 +112,6 @@ def test_what_prints_and_what_writes(cli, output, here):
     assert cli("report", "--results", "results/first", "--out", "there", "--check")[0] == 0
 
 
-@pytest.mark.parametrize(
-    ("args", "part"),
-    [
-        (["--out", "r", "--format", "md"], "--format"),
-        (["--check", "--equal-bytes"], "--equal-bytes"),
-        (["--out", "r", "--results", "nowhere"], "'nowhere'"),
-        (["--out", "file/r", "--results", "results/first"], "--out"),
-    ],
-)
-def test_bad_input_is_one_sentence(refused, here, args, part):
-    (here / "file").write_text("")
-    assert part in refused("report", *args)
-
-
 def test_the_own_folder_counts_where_it_is_the_only_one(in_tmp_path):
     fake_records.perplexity(Path("results/local"))
     assert [p.name for p in leaderboard.results_folders()] == ["local"]

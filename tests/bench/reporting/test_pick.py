@@ -121,17 +121,6 @@ def test_filters_and_unknown_ones(table):
         answer(table, quantizer="fp")
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("max_bits", "-1"), ("max_loss", "0.03"), ("max_worst_drop", "5%"), ("min_speedup", "0"), ("budget_tokens", "1e6"),
-    ],
-)  # fmt: skip
-def test_a_limit_in_another_form_is_refused(name, text):
-    with pytest.raises(UserError, match=f"invalid --{name.replace('_', '-')} .*for example"):
-        pick.parse_limits(**{name: text})
-
-
 def test_every_limit_has_a_form_and_its_slider_goes_from_strict_to_lax():
     assert {limit.name for limit in pick.LIMITS} == set(pick.FORMS) == set(pick.Limits.__annotations__)
     for limit in pick.LIMITS:

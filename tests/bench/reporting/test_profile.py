@@ -172,16 +172,3 @@ def test_rows_are_picked_by_tracks_alone(tmp_path, cli, output, refused):
     assert out.index("sparsegpt 2:4") < out.index("wanda 2:4") and "First: sparsegpt 2:4" in out
     assert "First: ria 2:4" in cli(*line, "--keep", "mathematics", "--max-loss", "5%")[1]
     assert "--keep knowledge,mathematics,code --max-loss 5%" in refused(*line)
-
-
-@pytest.mark.parametrize(
-    ("args", "said"),
-    [
-        (("--keep", "codes", "--max-loss", "2%"), "unknown track in --keep 'codes': did you mean code"),
-        (("--keep", "code"), "--keep code needs --max-loss"),
-        (("--keep", "", "--max-loss", "2%"), "--keep"),
-    ],
-    ids=str,
-)
-def test_bad_input_is_one_sentence(refused, root, args, said):
-    assert said in refused("pick", "--model", "tiny", "--results", root, *args)

@@ -129,4 +129,3 @@ def test_command_writes_the_page(root, cli, refused, tmp_path):
     assert cli(*line, "--out", tmp_path / "page")[0] == 0
     text = (tmp_path / "page" / "leaderboard.md").read_text()
     assert f"small, {NOT_MADE}" in text and "mean bits per byte code, mathematics" in text
-    assert "--smaller are for files" in refused(*line, "--format", "md")

@@ -129,7 +129,6 @@ def test_several_folders_are_one_document(cli, refused, tmp_path):
 
     assert [row["model"] for row in json.loads(printed["json"])] == ["a", "b"]
     assert list(pd.read_csv(io.StringIO(printed["csv"]))["model"]) == ["a", "b"]
-    assert "typo" in refused("report", "--results", "a", "--results", "typo", "--format", "json")
 
 
 @pytest.mark.parametrize(("value", "said"), [(11_520.0, "11.5 kB"), (100_000.0, "0.1 MB"), (2.69e8, "269.0 MB")])

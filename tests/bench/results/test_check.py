@@ -238,7 +238,3 @@ def test_what_belongs_to_no_record_is_listed_and_is_no_damage(root, output):
 def test_published_records():
     for folder in (Path(__file__).parents[3] / "results").glob("*/records"):
         assert check_folder(folder.parent).problems == ()
-
-
-def test_no_results_folder(tmp_path, refused):
-    assert "no results folder" in refused("check", tmp_path)

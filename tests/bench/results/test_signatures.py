@@ -46,13 +46,6 @@ def test_signed_records_keep_their_signer_until_they_change(root, keys, tmp_path
     assert code == 1 and f"unsigned: {path}" in out and "1 record signed by alice@example.org" in out
 
 
-@pytest.mark.parametrize("command", [("check",), ("report", "--results")])
-def test_a_missing_file_of_signers_is_refused_before_records_are_read(command, root, cli):
-    code, out, err = cli(*command, root, "--signed-by", "nowhere")
-
-    assert (code, out) == (2, "") and err.startswith("bench: --signed-by 'nowhere' is no file")
-
-
 def test_what_agrees_with_itself_is_invented_all_the_same(root, keys, cli, output):
     """Only a signature tells invented items, or a later time than is true, from measured ones: their digests are fresh."""
     cli("sign", root, "--key", keys / "alice")
