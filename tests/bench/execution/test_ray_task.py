@@ -13,10 +13,12 @@ from bench.execution import ray_executor, ray_task
 from bench.execution.ray_executor import _places, describe_lack, find_least, resources_of
 from bench.execution.worker import Assignment
 from bench.planning.memory import estimate_bytes
+from bench.results.record import parse
 from bench.results.store import Store
 from bench.results.transfer import pack_record, unpack_record
 from bench.system.code_version import describe_code
 from helpers import runs
+from methods.errors import UserError
 
 START = ray_task._start
 
@@ -119,11 +121,17 @@ def test_artifacts_of_one_ray_worker_get_the_cards_that_ray_gives_them(tmp_path,
     assert said == ["0", "0", "0 closed", "1,2"]
 
 
+def of_another_artifact(record):
+    """Return the record with another artifact, and with a digest of that."""
+    return parse(record.encode(), "a record").model_copy(update={"artifact": "0" * 64}).to_json()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda p: p | {"items": p["items"][4:]}, "checksum mismatch"),
         (lambda p: p | {"record": p["record"].replace('"ok"', '"failed"')}, "changed after"),
+        (lambda p: p | {"record": of_another_artifact(p["record"])}, "contradicts itself"),
         pytest.param(lambda p: p | {"items": "é"}, "not whole|ASCII", marks=pytest.mark.full),
         pytest.param(lambda p: p | {"record": "[]"}, "TypeError|AttributeError", marks=pytest.mark.full),
     ],
@@ -131,7 +139,7 @@ def test_artifacts_of_one_ray_worker_get_the_cards_that_ray_gives_them(tmp_path,
 def test_damage_on_the_way_is_seen(source, tmp_path, change, words):
     target = Store(tmp_path / "t")
     key = next(r.key for r in source if r.items)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, UserError), match=words):
         unpack_record(target, change(pack_record(source, key)), [key])
     with pytest.raises(ValueError, match="not requested"):
         unpack_record(target, pack_record(source, key), ["another"])
