@@ -148,13 +148,9 @@ def test_another_dense_number_than_the_published_one(checkout, refused):
     assert "disagrees with results/base: its bytes_packed" in refused(*MAKE)
 
 
-def test_an_expression_is_never_pasted_into_a_command():
-    steps = [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
-    assert not [step for step in steps if "${{" in step.get("run", "")]
-    assert WORKFLOW["permissions"] == {"contents": "read"}
-    assert "pull_request_target" not in WORKFLOW[True]  # YAML 1.1 reads `on` so
-    install = [s["run"] for s in steps if "pip install" in s.get("run", "")]
-    assert install == ["pip install --quiet ./base"]  # never the code of the change
+def test_a_review_installs_the_base_and_never_the_code_of_the_change():
+    steps = [step.get("run", "") for job in WORKFLOW["jobs"].values() for step in job["steps"]]
+    assert [run for run in steps if "pip install" in run] == ["pip install --quiet ./base"]
 
 
 def git(folder, *arguments):
