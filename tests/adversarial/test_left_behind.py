@@ -96,9 +96,8 @@ def test_what_methods_leave_neither_holds_the_run_nor_outlives_it(tmp_path):
 
 def test_writing_into_the_model_is_a_failed_row_and_nothing_is_measured_on_it(tmp_path):
     model = runs.tiny(tmp_path / "model")
-    spec = runs.small(tmp_path / "r", models=(str(model),), methods=("scribbles", "magnitude"), measures=("size",))
-    runs.run_here(spec)
-    reasons = {k[0]: r.reason for k, r in runs.records(tmp_path / "r").items()}
+    asked = {"models": (str(model),), "methods": ("scribbles", "magnitude"), "measures": ("size",)}
+    reasons = {k[0]: r.reason for k, r in runs.measured(tmp_path / "r", **asked).items()}
 
     assert reasons["dense"] == ""
     assert "scribbles wrote into its source: model.safetensors changed in" in reasons["scribbles"]
@@ -106,22 +105,20 @@ def test_writing_into_the_model_is_a_failed_row_and_nothing_is_measured_on_it(tm
 
 
 def test_writing_into_a_cached_artifact_deletes_it(tmp_path):
-    spec = runs.small(tmp_path / "r", methods=("scribbles:from=magnitude",), measures=("size",))
-    runs.run_here(spec)
-    (reason,) = {r.reason for k, r in runs.records(tmp_path / "r").items() if "scribbles" in k[0]}
+    got = runs.measured(tmp_path / "r", methods=("scribbles:from=magnitude",), measures=("size",))
+    (reason,) = {r.reason for k, r in got.items() if "scribbles" in k[0]}
 
     assert "wrote into its source" in reason
     assert [p.name for p in (cache_dir() / "artifacts").iterdir() if p.is_dir()] == [
-        r.artifact[:32] for k, r in runs.records(tmp_path / "r").items() if k[0] == "dense"
+        r.artifact[:32] for k, r in got.items() if k[0] == "dense"
     ][:1]
 
 
 def test_a_file_whose_time_alone_changed_is_read_and_found_the_same(tmp_path):
     model = runs.tiny(tmp_path / "model")
-    spec = runs.small(tmp_path / "r", models=(str(model),), methods=("touches", "magnitude"), measures=("size",))
-    runs.run_here(spec)
+    asked = {"models": (str(model),), "methods": ("touches", "magnitude"), "measures": ("size",)}
 
-    assert {r.status for r in runs.records(tmp_path / "r").values()} == {"ok"}
+    assert {r.status for r in runs.measured(tmp_path / "r", **asked).values()} == {"ok"}
 
 
 def test_a_model_that_is_changed_during_a_run_is_not_measured(tmp_path, monkeypatch):

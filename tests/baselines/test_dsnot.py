@@ -200,9 +200,8 @@ def test_what_the_stage_before_did_to_the_weights_is_undone(llama, job):
 @pytest.mark.full
 @pytest.mark.parametrize("stream", [False, True])
 def test_run_refines_a_stage_that_changed_norms(stream, tmp_path, cache):
-    spec = runs.small(tmp_path / "r", methods=("dsnot:from=wanda+recon/epochs=1",), measures=("size",), stream=stream)
-    runs.run_here(spec)
-    found = runs.records(spec.results)
+    methods = ("dsnot:from=wanda+recon/epochs=1",)
+    found = runs.measured(tmp_path / "r", methods=methods, measures=("size",), stream=stream)
     assert any("dsnot" in method for method, _, _ in found)
     assert not [r.reason for r in found.values() if r.status != "ok"]
 

@@ -174,9 +174,8 @@ def row(tmp_path, mode, monkeypatch):
         "baselines.sparseml.prune",
         lambda model, job, script: real(model, job, replace(script, settings={"mode": mode})),
     )
-    spec = runs.small(tmp_path / "r", methods=("sparseml-magnitude",), measures=("size",))
-    runs.run_here(spec, only={"sparseml-magnitude"})
-    return runs.records(spec.results)["sparseml-magnitude", None, "pattern"]
+    name = "sparseml-magnitude"
+    return runs.measured(tmp_path / "r", only={name}, methods=(name,), measures=("size",))[name, None, "pattern"]
 
 
 def test_a_row_holds_versions_recipe_log_and_the_check(built, tmp_path, monkeypatch):

@@ -145,6 +145,12 @@ def run_here(spec, *, only=None) -> list[dict]:
     ]
 
 
+def measured(results, *, only=None, **changes) -> dict:
+    """Run a small spec in this process, and return its records. only: names of methods. changes: of the spec."""
+    run_here(small(results, **changes), only=only)
+    return records(results)
+
+
 class Here:
     """A worker that is no process: what bench.execution.runner hands it is done in this one, once its events are read."""
 

@@ -45,11 +45,9 @@ def applied(monkeypatch):
 
 def test_refinement_gets_its_prior_which_is_built_once_and_every_stage_has_to_hold_the_pattern(tmp_path, applied):
     methods = ("magnitude", "forgets:from=magnitude", "refines:from=magnitude")
-    spec = runs.small(tmp_path / "r", methods=methods, measures=("size",))
-    runs.run_here(spec)
+    got = runs.measured(tmp_path / "r", methods=methods, measures=("size",))
 
     assert applied == ["dense", *methods]
-    got = runs.records(spec.results)
     assert "2:4 does not hold in" in got["magnitude + forgets", None, "size"].reason
     refined = got["magnitude + refines", None, "pattern"]
     assert refined.status == "ok", refined.reason

@@ -58,17 +58,14 @@ def test_rounded_keys_and_values_change_the_numbers_of_a_dense_row(got):
 
 @pytest.mark.usefixtures("world")
 def test_a_transform_that_changes_the_logits_is_refused(tmp_path):
-    spec = runs.small(tmp_path / "r", methods=("bends",), measures=("size",))
-    runs.run_here(spec)
-    assert "the logits changed by" in runs.records(spec.results)["bends", None, "size"].reason
+    got = runs.measured(tmp_path / "r", methods=("bends",), measures=("size",))
+    assert "the logits changed by" in got["bends", None, "size"].reason
 
 
 @pytest.mark.usefixtures("world")
 def test_where_rounding_alone_changes_the_logits_by_more_a_transform_may_too(tmp_path, monkeypatch):
     monkeypatch.setitem(verify.FUNCTION_TOLERANCE, "float32", 0.0)
-    spec = runs.small(tmp_path / "r", methods=("rotate", "bends"), measures=("size",))
-    runs.run_here(spec)
-    found = runs.records(spec.results)
+    found = runs.measured(tmp_path / "r", methods=("rotate", "bends"), measures=("size",))
 
     assert found["rotate", None, "size"].status == "ok", found["rotate", None, "size"].reason
     limit = float(found["bends", None, "size"].reason.rpartition(" ")[2])
@@ -80,7 +77,6 @@ def test_however_much_rounding_does_a_transform_may_not_change_all(tmp_path, mon
     monkeypatch.setattr(build, "ROUNDINGS", 1e9)
     monkeypatch.setitem(verify.FUNCTION_TOLERANCE, "float32", 0.0)
     monkeypatch.setattr(build, "MOST_CHANGED", 0.01)
-    spec = runs.small(tmp_path / "r", methods=("bends",), measures=("size",))
-    runs.run_here(spec)
+    got = runs.measured(tmp_path / "r", methods=("bends",), measures=("size",))
 
-    assert "may change by 0.01" in runs.records(spec.results)["bends", None, "size"].reason
+    assert "may change by 0.01" in got["bends", None, "size"].reason

@@ -46,9 +46,8 @@ def test_a_row_beside_its_original(tmp_path):
     label = f"folder:path={pruned}"
     measures = ("perplexity", "agreement", "size")
 
-    runs.run_here(runs.small(tmp_path / "r", methods=(label,), measures=measures))
+    found = runs.measured(tmp_path / "r", methods=(label,), measures=measures)
 
-    found = runs.records(tmp_path / "r")
     rows = [record for record in found.values() if record.identity.method == label]
     assert {r.status for r in rows} == {"ok"} and {r.identity.pattern for r in rows} == {"2:4"}
     by_measure = {r.identity.measure: r for r in rows}
@@ -78,9 +77,9 @@ def test_a_quantized_folder_has_the_bits_of_its_files_and_no_second_quantizer(qu
     label = f"folder:path={quantized}"
     spec = {"methods": (label,), "measures": ("size",), "quantizers": ("none", "int8")}
 
-    runs.run_here(runs.small(tmp_path / "r", **spec), only=(label,))
+    got = runs.measured(tmp_path / "r", only=(label,), **spec)
 
-    (record,) = [r for r in runs.records(tmp_path / "r").values() if r.identity.measure == "size"]
+    (record,) = [r for r in got.values() if r.identity.measure == "size"]
     assert (record.identity.pattern, record.identity.quantizer) == ("dense", "none")
     values = {r.metric: r.value for r in record.readings}
     stored = load_file(quantized / "model.safetensors")
@@ -101,9 +100,9 @@ def test_check_counts_the_bits_of_a_packed_folder_once(tmp_path):
     packers.folder(tmp_path / "m", partial(packers.halves_of_four, prefix=""), about)
     label = f"folder:path={tmp_path / 'm'}"
 
-    runs.run_here(runs.small(tmp_path / "r", methods=(label,), measures=("size",), quantizers=("none",)), only=(label,))
+    got = runs.measured(tmp_path / "r", only=(label,), methods=(label,), measures=("size",))
 
-    assert "2:4" in {r.identity.pattern for r in runs.records(tmp_path / "r").values()}
+    assert "2:4" in {r.identity.pattern for r in got.values()}
     assert check_folder(tmp_path / "r").problems == ()
 
 
@@ -138,9 +137,9 @@ def test_a_model_with_fewer_layers_is_measured(tmp_path):
     folders.config(num_hidden_layers=3)(short)
     label = f"folder:path={short}"
 
-    runs.run_here(runs.small(tmp_path / "r", methods=(label,), measures=("agreement",)), only=(label,))
+    got = runs.measured(tmp_path / "r", only=(label,), methods=(label,), measures=("agreement",))
 
-    found = {r.identity.measure: r for r in runs.records(tmp_path / "r").values()}
+    found = {r.identity.measure: r for r in got.values()}
     assert found["agreement"].status == "ok"
     listed = found["pattern"].notes["differences"]
     assert any(".layers.3." in name for name in listed["tensors_missing"])
@@ -201,9 +200,9 @@ def test_another_number_of_logits_is_skipped_for_kl_alone(tmp_path):
     folders.config(vocab_size=size + rows)(folder)
     label = f"folder:path={folder}"
 
-    runs.run_here(runs.small(tmp_path / "r", methods=(label,), measures=("perplexity", "agreement")), only=(label,))
+    got = runs.measured(tmp_path / "r", only=(label,), methods=(label,), measures=("perplexity", "agreement"))
 
-    found = {r.identity.measure: r for r in runs.records(tmp_path / "r").values()}
+    found = {r.identity.measure: r for r in got.values()}
     assert found["perplexity"].status == "ok"
     assert found["agreement"].status == "skipped" and "KL needs one vocabulary" in found["agreement"].reason
     assert any(line.startswith("vocab_size") for line in found["pattern"].notes["differences"]["config"])

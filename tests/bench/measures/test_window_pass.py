@@ -89,8 +89,7 @@ def counting_forwards():
 
 
 def run(results, *measures, **changes):
-    runs.run_here(runs.small(results, measures=(*measures, "perplexity", "agreement"), **changes))
-    return runs.records(results)
+    return runs.measured(results, measures=(*measures, "perplexity", "agreement"), **changes)
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +132,7 @@ def test_measures_of_the_same_windows_share_a_pass(shared):
 @pytest.mark.parametrize("name", [pytest.param("perplexity", marks=pytest.mark.full), "agreement"])
 def test_each_measured_by_itself_gives_the_same(tmp_path, shared, name):
     settings = {"windows": 4, "dense_states_gb": 0}
-    runs.run_here(runs.small(tmp_path / "r", measures=(name,), perplexity=settings))
-    alone = runs.records(tmp_path / "r")
+    alone = runs.measured(tmp_path / "r", measures=(name,), perplexity=settings)
 
     assert numbers(shared[0], name) == numbers(alone, name)
     assert {k: shared[0][k].key for k in alone} == {k: r.key for k, r in alone.items()}

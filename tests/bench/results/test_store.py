@@ -270,9 +270,8 @@ def test_diverged_is_a_status_and_no_number(tmp_path, monkeypatch):
     runs.own_cache(tmp_path / "own", monkeypatch)
     readings = Readings((Reading("bits_per_weight", math.nan, "1", "lower", stderr=math.inf),), ITEMS)
     monkeypatch.setattr(Size, "read", lambda *_: readings)
-    runs.run_here(runs.small(tmp_path / "r", methods=("dense",), measures=("size",)))
 
-    got = runs.records(tmp_path / "r")["dense", None, "size"]
+    got = runs.measured(tmp_path / "r", methods=("dense",), measures=("size",))["dense", None, "size"]
 
     assert got.status == "diverged"
     assert got.reason == "bits_per_weight is nan"

@@ -120,10 +120,7 @@ def collecting(monkeypatch):
 def test_a_worker_keeps_all_its_stages_while_it_builds_and_measures(tmp_path, collecting, owner, step):
     """Use a last stage that changes nothing: it needs the weights of the stage before from the cache."""
     collecting(owner, step)
-    spec = runs.small(tmp_path / "r", methods=("dense:from=magnitude",))
-    runs.run_here(spec)
-
-    got = runs.records(spec.results)
+    got = runs.measured(tmp_path / "r", methods=("dense:from=magnitude",))
 
     assert {r.status for r in got.values()} == {"ok"}, [r.reason for r in got.values()]
 
