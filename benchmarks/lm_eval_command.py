@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import call, finish, like_a_worker, start
+from harness import call, finish, like_a_worker, split, start
 
 from bench.inputs import download, wikimini
 from bench.results.store import ReadOnlyStore
@@ -122,7 +122,8 @@ def compare(case: Case, model: Path, limit: int) -> dict[str, Any]:
 def main(questions: int = LIMIT, cases: str = ",".join(case.name for case in CASES)) -> None:
     like_a_worker()
     model = download.pull("smollm2-135m-instruct-q4").folder
-    chosen = [case for case in CASES if case.name in cases.split(",")]
+    names = split(cases, [case.name for case in CASES])
+    chosen = [case for case in CASES if case.name in names]
     finish("lm_eval_command", {case.name.replace("_", " "): compare(case, model, questions) for case in chosen})
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -33,8 +33,8 @@ from methods.files import find_file, read_object
 from methods.folder import SHARD_BYTES, dtype_name, read_config
 
 MANIFEST = "packed24.json"
-FORMAT_VERSION = 2
-"""Version of folders with windows. Others have version 1."""
+FORMAT_VERSION = 3
+"""Version of the folders that this code writes and reads."""
 DTYPES = {dtype_name(d): d for d in (*FLOAT_DTYPES, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)}
 
 
@@ -60,19 +60,13 @@ class PackedTensor(BaseModel):
     """2N if the parts are windows of 2:4 of a weight that is (2N-2):2N. 0: the weight is 2:4."""
     parts: dict[str, StoredTensor]
 
-    @model_serializer(mode="wrap")
-    def _leave_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write `windows` only if there are some: the digest of a folder of version 1 does not cover it."""
-        fields: dict[str, Any] = handler(self)
-        return {name: value for name, value in fields.items() if name != "windows" or value}
-
 
 class Manifest(BaseModel):
     """The content of packed24.json."""
 
     model_config = ConfigDict(extra="forbid")
     format: Literal["packed24"] = "packed24"
-    version: int = 1
+    version: int = FORMAT_VERSION
     made_by: str
     tensors: dict[str, PackedTensor]
     sha256: str = ""
@@ -125,7 +119,7 @@ class Writer24:
         return stored
 
     def _flush(self) -> None:
-        about = {"format": "packed24", "version": "1"}
+        about = {"format": "packed24", "version": str(FORMAT_VERSION)}
         save_file(self._pending, self.path / f"packed24-{self._shard:05d}.safetensors", metadata=about)
         self._pending, self._bytes, self._shard = {}, 0, self._shard + 1
 
@@ -133,8 +127,7 @@ class Writer24:
         """Write the last shard and the manifest."""
         if self._pending:
             self._flush()
-        version = FORMAT_VERSION if any(entry.windows for entry in self._entries.values()) else 1
-        about = Manifest(version=version, made_by=f"cast-bench {VERSION}", tensors=self._entries)
+        about = Manifest(made_by=f"cast-bench {VERSION}", tensors=self._entries)
         about.sha256 = about.digest()
         (self.path / MANIFEST).write_text(about.model_dump_json(indent=1) + "\n")
         return about
@@ -255,13 +248,10 @@ def _read_manifest(path: Path) -> Manifest:
         raw = read_object(path, MANIFEST)
         if raw is None:
             raise ValueError("no such file")
-        if isinstance(version := raw.get("version"), int) and version > FORMAT_VERSION:
-            raise UserError(
-                f"{file} has version {version}, newer than this code's {FORMAT_VERSION}: upgrade cast-bench"
-            )
+        if isinstance(version := raw.get("version"), int) and version != FORMAT_VERSION:
+            way_out = "upgrade cast-bench" if version > FORMAT_VERSION else "export it again"
+            raise UserError(f"{file} has version {version}, and this code reads version {FORMAT_VERSION}: {way_out}")
         about = Manifest.model_validate(raw)
-        if not 1 <= about.version <= FORMAT_VERSION:
-            raise ValueError(f"unknown version {about.version}")
         if about.digest() != about.sha256:
             raise ValueError("checksum mismatch")
     except (OSError, ValidationError, ValueError) as fault:
