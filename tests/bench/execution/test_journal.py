@@ -173,7 +173,7 @@ def test_top_ends_when_the_last_run_has(root, output, monkeypatch):
     assert len(looks) == 3
 
 
-def test_top_says_what_is_no_status(root, cli, refused):
+def test_top_says_what_is_no_status(root, cli):
     (root / "runs").mkdir()
     (root / "runs/x.json").write_text('{"name": "\x1b[2J"}')
     code, out, err = cli("top", root)

@@ -223,7 +223,7 @@ def test_llama2_13b_trains_on_eight_cards_of_80_gb(monkeypatch, tmp_path):
     assert estimate_bytes(eight.model_copy(update={"nodes": 2})) == pytest.approx(4 * 4e9 + 26.03e9, rel=1e-3)
 
 
-def test_a_plan_may_be_for_cards_of_another_machine(cli, refused, tmp_path):
+def test_a_plan_may_be_for_cards_of_another_machine(cli, tmp_path):
     code, out, err = cli(
         "plan", "--methods", "cast", "--device", "cuda", "--json", *runs.flags(tmp_path / "r", device="cuda")
     )

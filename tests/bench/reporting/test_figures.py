@@ -41,7 +41,7 @@ def test_no_training_no_picture(tmp_path):
         figures.draw_training(record([]), tmp_path / "f.svg")
 
 
-def test_command(tmp_path, output, refused):
+def test_command(tmp_path, output):
     Store(tmp_path / "r").write(record())
     assert Path(output("figure", "abab", "--results", tmp_path / "r", "--out", tmp_path / "f.svg").strip()).exists()
 

@@ -123,7 +123,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path, tasks, name, said):
         table_of(tmp_path, name)
 
 
-def test_command_writes_the_page(root, cli, refused, tmp_path):
+def test_command_writes_the_page(root, cli, tmp_path):
     line = ("report", "--results", root, "--papers", "none", "--smaller", "small")
 
     assert cli(*line, "--out", tmp_path / "page")[0] == 0

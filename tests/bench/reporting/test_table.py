@@ -122,7 +122,7 @@ def test_a_hostile_name_stays_text(cli, tmp_path, name):
     assert json.loads(outs["json"])[0]["model"] == name
 
 
-def test_several_folders_are_one_document(cli, refused, tmp_path):
+def test_several_folders_are_one_document(cli, tmp_path):
     for name in "ab":
         fake_records.perplexity(tmp_path / name, identity={"model": name})
     printed = {f: cli("report", "--results", "a", "--results", "b", "--format", f)[1] for f in ("csv", "json")}
