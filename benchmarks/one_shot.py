@@ -39,6 +39,7 @@ ONE_SHOT = [
     name
     for name, entry in METHODS.items()
     if not (entry.dense or entry.extra or {"training", "cuda", "isolated"} & set(entry.needs))
+    and name != "folder"  # the model of another tool: it prunes nothing
 ]
 
 

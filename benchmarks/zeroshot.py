@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import yaml
-from harness import call, finish, in_turn, ratio, start
+from harness import call, finish, in_turn, ratio, split, start
 
 from bench.inputs import download, hub, lmeval, tasks
 from bench.inputs.task_yaml import Task, read_task, tasks_root
@@ -27,6 +27,7 @@ from bench.system.devices import cores
 
 REAL_TASKS = ("hellaswag", "arc_easy", "piqa")
 TASKS = (*tasks.BUILTIN_TASKS, *REAL_TASKS)
+KNOWN = (*tasks.BUILTIN_TASKS, *tasks.TASK_FILES)
 LIMIT = 500
 LM_EVAL_BATCH = 16
 LOCAL_YAML = "include: {file}\ntask: {name}_here\ntag: []\ndataset_path: {data}\ntraining_split: null\n"
@@ -102,7 +103,8 @@ def compare(task: str, dtype: str, rounds: int) -> dict[str, Any]:
 
 
 def main(rounds: int = 3, tasks: str = ",".join(TASKS), dtype: str = "float32") -> None:
-    names = tasks.split(",")
+    names = split(tasks, KNOWN)
+    split(dtype, ("float32", "bfloat16"))
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             write_task(name, Path(folder) / "tasks")  # before hours are spent, is the data here?

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from methods.errors import UserError
 from methods.families import FAMILIES, Family
 
 
@@ -74,6 +76,9 @@ def unfold(model: nn.Module) -> nn.Module:
     """Turn each Conv1D and each [experts, ...] tensor of a model into linears, in place. Other models do not change.
 
     Weights that are stored [experts, out, in] stay views.
+
+    Raises:
+        UserError: a Conv1D is parametrized already.
     """
     config: Any = model.config
     family = FAMILIES.get(config.model_type)
@@ -83,6 +88,8 @@ def unfold(model: nn.Module) -> nn.Module:
         for name in family.linears if family.transposed else ():
             conv = block.get_submodule(name)
             if stores_in_out(conv):
+                if parametrize.is_parametrized(conv):
+                    raise UserError(f"{name} is a Conv1D: call methods.experts.unfold(model) before the method")
                 weight, bias = conv.get_parameter("weight"), conv.get_parameter("bias")
                 linear = _linear(weight.detach().T.contiguous(), bias.detach(), weight.requires_grad)
                 block.set_submodule(name, linear)

@@ -102,7 +102,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def here(place, tmp_path, monkeypatch):
-    """In that folder, without a CUDA device, where nothing may be loaded or started."""
+    """Work in the folder of bad files, without a CUDA device. A test fails if something is loaded or started."""
 
     def refuse(*_, **__):
         raise AssertionError("loaded before the line was refused")
@@ -117,7 +117,7 @@ def here(place, tmp_path, monkeypatch):
 
 
 def entries(folder):
-    """What is in a folder, with sizes in bytes."""
+    """Return the paths in a folder, each with its size in bytes."""
     return sorted((str(path.relative_to(folder)), path.lstat().st_size) for path in folder.rglob("*"))
 
 

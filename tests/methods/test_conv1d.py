@@ -13,8 +13,10 @@ from baselines.dense_ft import DenseFt
 from baselines.permute import Permute
 from baselines.wanda import Wanda
 from bench.inputs import loading
+from cast.method import Cast
 from helpers import models, trainings
 from methods.contract import Compute
+from methods.errors import UserError
 from methods.experts import unfold
 from methods.folder import save
 
@@ -71,6 +73,12 @@ def test_a_model_that_a_user_loaded_is_changed_like_ours(method, theirs, tmp_pat
 
     assert all(torch.equal(tensor, want[name]) for name, tensor in got.items())
     assert not all(torch.equal(tensor, start[name]) for name, tensor in got.items())
+
+
+def test_a_method_that_parametrizes_first_says_what_to_call(theirs, tmp_path):
+    job = trainings.job_to_train(unfold(copy.deepcopy(theirs)), models.job_for, trainings.counting(), tmp_path, steps=1)
+    with pytest.raises(UserError, match=r"c_attn is a Conv1D: call methods.experts.unfold\(model\) before the method"):
+        Cast().apply(theirs, replace(job, prior=None))
 
 
 def test_a_model_that_is_not_unfolded_is_not_written(theirs, tmp_path):
