@@ -2,7 +2,7 @@
 by Wanda and SparseGPT, streamed from disk and in memory; and a mixture of 0.8 billion in four blocks of 16 experts.
 
 `bench prune` in another process, bfloat16, 2:4, 4 x 256 calibration tokens, one thread: seconds of CPU of the whole
-command, and the most memory that its process had. Each row is saved once it is measured.
+command, and the most memory that one of its processes had. Each row is saved once it is measured.
 
 Of the mixture only the memory is kept. To measure other code: --mixture --modes streamed --label "streamed by block" with a
 PYTHONPATH that leads to it. --layers leaves out the mixture, and --mixture the others. --folder keeps the models there.
@@ -109,7 +109,7 @@ def make_mixture(folder: Path) -> None:
 
 
 def prune(model: Path, method: str, mode: str, out: Path) -> dict[str, float]:
-    """Seconds of CPU of a `bench prune`, and its process's peak resident bytes."""
+    """Seconds of CPU of a `bench prune`, and the peak resident bytes of its largest process."""
     settings = [word for setting in (*SETTINGS, f"stream={MODES[mode]}") for word in ("--set", setting)]
     command = [sys.executable, "-m", "bench", "prune", "--model", str(model), "--method", method, "--out", str(out)]
     child = subprocess.Popen([*command, *settings], stdout=subprocess.DEVNULL)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.catalog.choice import parse_method
-from bench.cli.console import fail, note, print_line, print_records, print_rows
+from bench.cli.console import fail, note, print_line, print_lines, print_records, print_rows
 from bench.cli.flags import OF_RUNS, Json, NewFolder, file_option, spec_of, with_flags
 from bench.execution import nodes
 from bench.execution.descendants import adopting
@@ -21,7 +21,7 @@ from bench.reporting.words import duration
 from bench.system.devices import exists
 from bench.system.files import atomic_write
 from bench.system.text import amount
-from bench.verify import CheckFailed, detect_pattern
+from bench.verify import detect_pattern
 from methods.errors import UserError
 from methods.folder import Folder
 
@@ -185,22 +185,27 @@ def prune(
 
     transformers can load the folder.
     """
-    fixed = {"methods": methods, "models": models, "measures": "size", "seeds": seeds, "quantizers": quantizers}
+    fixed = {"methods": methods, "models": models, "seeds": seeds, "quantizers": quantizers}
     _write_one(flags | fixed, out)
 
 
 def _write_one(flags: dict[str, Any], out: Path, made: str = "") -> None:
-    """Write the model of a spec. Raise UserError for several seeds. made: how, for an error; "": the method and the model."""
+    """Write the model of a spec. Raise UserError for several seeds. made: what, for an error; "": the method and the model."""
     spec = spec_of(flags, models="tiny", seeds=0, quantizers="none")
     if len(spec.seeds) != 1:
         raise UserError(f"one model is written, and the config has {len(spec.seeds)} seeds: name one with --seed")
-    from bench.execution.prune import write_pruned
+    from bench.execution.disk import RunStopped
+    from bench.execution.prune import NotMade, write_pruned
 
     try:
-        print_line(write_pruned(spec, out))
-    except CheckFailed as failure:
-        made = made or f"for {spec.methods[0]} on {spec.models[0]}"
-        fail(f"check failed {made}: {failure}. Nothing was written.", 1)
+        with adopting():
+            print_line(write_pruned(spec, out))
+    except NotMade as failure:
+        if failure.traceback:
+            print_lines(failure.traceback, err=True)
+        fail(f"{made or f'{spec.methods[0]} on {spec.models[0]}'} failed: {failure}. Nothing was written.", 1)
+    except RunStopped as stopped:
+        fail(f"stopped: {stopped}", 1)
 
 
 @with_flags(*OF_RUNS, "methods", "models")
@@ -234,10 +239,10 @@ def finetune(
     resolve(str(folder))
     patterns = patterns or (record.identity.pattern if record else None)
     training = [f"training.data={json_module.dumps(data)}"]
-    fixed: dict[str, Any] = {"methods": methods, "models": (str(folder),), "measures": "size", "seeds": seeds}
+    fixed: dict[str, Any] = {"methods": methods, "models": (str(folder),), "seeds": seeds}
     fixed |= {"patterns": patterns, "quantizers": quantizers}
     fixed |= {"set_": training + (flags.pop("set_", None) or [])}
     if not patterns:
         spec_of(flags | fixed, seeds=0, quantizers="none")  # refuses invalid settings before weights are read
         fixed["patterns"] = str(detect_pattern(Folder(folder)))
-    _write_one(flags | fixed, out, f"after fine-tuning {artifact}")
+    _write_one(flags | fixed, out, f"fine-tuning {artifact}")

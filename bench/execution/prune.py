@@ -1,4 +1,4 @@
-"""Prune one model into a new folder, with a model card."""
+"""Write one pruned model to a new folder, with a model card: a run of one artifact, whose records are not kept."""
 
 from __future__ import annotations
 
@@ -11,47 +11,44 @@ from pathlib import Path
 from typing import Any
 
 from bench.execution import progress
-from bench.execution.forecast import Pace
-from bench.execution.listener import Listeners, RunListener, RunningArtifact, TimeLeft
 from bench.execution.nodes import require_lead
-from bench.execution.signals import checkpoint_first
-from bench.execution.worker_process import CHECKPOINT_S
+from bench.execution.runner import execute
 from bench.planning import plan
-from bench.planning.artifact import Artifact
-from bench.planning.refusal import find_problem
+from bench.planning.artifact import Artifact, Plan
 from bench.planning.spec import Spec
+from bench.results.record import Record
+from bench.results.store import Store
 from bench.system import provenance
-from bench.system.cache import in_use, sweep_leftovers
+from bench.system.cache import cache_dir, in_use, sweep_leftovers, temporary_folder
 from bench.system.files import atomic_folder, require_folder
 from bench.system.limits import require_limits
 from bench.system.text import amount
 from methods import adapter
-from methods.errors import Skipped, UserError
+from methods.errors import UserError
 from methods.files import find_file
 from methods.quantizing.stored import STORED_KEY
 
+FIXED = {"measures": ("size",), "executor": "local", "log_to": (), "shard": None}
+"""Settings of a run of many artifacts, which a config may have."""
 
-class _DisplayedProgress:
-    """A builder's progress as events for a display."""
 
-    def __init__(self, display: RunListener, running: RunningArtifact) -> None:
-        self.phase, self._display, self._running, self._pace = "", display, running, Pace()
+class NotMade(Exception):
+    """The method failed, or its result did not pass the check."""
 
-    def advance(self, done: int, total: int, **figures: float) -> None:
-        event = {"event": "progress", "phase": self.phase, "done": done, "total": total, "figures": figures}
-        left = TimeLeft(phase=self._pace.advance(self.phase, done, total))
-        self._display.take(self._running, event, left)
-
-    def enter(self, state: str) -> None:
-        self._display.take(self._running, {"event": "state", "phase": self.phase, "state": state}, TimeLeft())
+    def __init__(self, record: Record) -> None:
+        super().__init__(record.reason)
+        is_verdict = record.status == "diverged" or record.reason.startswith("CheckFailed: ")
+        self.traceback = "" if is_verdict else record.traceback
+        """Traceback of an unexpected fault, or the last output of a worker that died."""
 
 
 def write_pruned(spec: Spec, out: Path) -> str:
     """Write the artifact of a spec with one method, model and pattern to `out`, and return a sentence about it.
 
     Raises:
-        UserError: there is more than one of them, or `out` exists.
-        CheckFailed: the method broke the pattern, or changed what it must not.
+        UserError: there is more than one of them, `out` exists, or the method refuses its input or this machine.
+        NotMade: it failed, or its result did not pass the check.
+        RunStopped: the disk is full.
     """
     if any(len(x) != 1 for x in (spec.methods, spec.models, spec.patterns, spec.quantizers)):
         raise UserError("bench prune takes one method, one model, one pattern and one quantizer; bench run takes many")
@@ -59,45 +56,55 @@ def write_pruned(spec: Spec, out: Path) -> str:
     require_folder(out, new=True)
     require_lead(spec.training.nodes, os.environ)
     sweep_leftovers()
-    with in_use():
-        *_, chosen = (
-            plan.make_plan(spec.model_copy(update={"shard": None}), fetch=True).artifacts().values()
-        )  # the dense model comes first
+    with temporary_folder("prune") as results:
+        planned = plan.make_plan(spec.model_copy(update=FIXED | {"results": results}), fetch=True)
+        *_, chosen = planned.artifacts().values()  # the dense model comes first
         artifact = chosen[0].artifact
         require_limits([artifact.folder])
-        if problem := find_problem(artifact):
-            raise UserError(problem)
         with in_use(*artifact.cache_names):
-            return _write(RunningArtifact(chosen, artifact.label, artifact.device), out)
+            one = Plan(planned.spec, tuple(chosen), ())
+            summary = execute(one, Store(results), [progress.display_for(sys.stderr)])
+            _require_made(artifact, summary.records)
+            return _write(artifact, summary.records, out)
 
 
-def _write(running: RunningArtifact, out: Path) -> str:
-    from bench.execution.build import Builder
+def _require_made(artifact: Artifact, records: list[Record]) -> None:
+    """Raise UserError if a method refused its input or this machine, or NotMade if it failed."""
+    for record in records:
+        kind, _, sentence = record.reason.partition(": ")
+        if record.status == "skipped":
+            raise UserError(f"{artifact.stage_labels} cannot run here: {record.reason}")
+        if record.status == "failed" and kind == UserError.__name__:
+            raise UserError(sentence)
+        if record.status != "ok":
+            raise NotMade(record)
 
-    artifact = running.artifact
-    try:
-        with Listeners(progress.display_for(sys.stderr)) as display, checkpoint_first(CHECKPOINT_S):
-            display.begin(1, 0)
-            display.start(running, TimeLeft())
-            built = Builder(artifact, _DisplayedProgress(display, running)).build(artifact)
-    except Skipped as fault:
-        raise UserError(f"{artifact.stage_labels} cannot run here: {fault}") from None
-    counts = built.counts
-    zeros = sum(x.zeros for x in counts.layers.values()) / max(1, sum(x.weights for x in counts.layers.values()))
+
+def _write(artifact: Artifact, records: list[Record], out: Path) -> str:
+    """Copy the built model to `out`, and return a sentence about it. records: its size and its check."""
+    rows = {row.metric: row for record in records for row in record.readings}
+    zeros, violations = (rows[name].value or 0 for name in ("sparsity", "violated_groups"))
+    built, notes = _built_folder(artifact), {name: note for r in records for name, note in r.notes.items()}
     with atomic_folder(out) as folder:
-        for file in built.folder.iterdir():
+        for file in built.iterdir():
             if not file.is_dir() and file.name not in ("artifact.json", "PULLED.json", "TRAINING.json", "README.md"):
-                find_file(built.folder, file.name, None)
+                find_file(built, file.name, None)
                 shutil.copyfile(file, folder / file.name)
-        adapter.copy(built.folder, folder)
-        (folder / "README.md").write_text(_card(artifact, zeros, built.notes))
-    check = f"pattern violated by {amount(counts.violations, 'group')}" if counts.violations else "pattern checked"
-    validation = built.notes.get("validation_perplexity", {})
+        adapter.copy(built, folder)
+        (folder / "README.md").write_text(_card(artifact, zeros, notes))
+    check = f"pattern violated by {amount(int(violations), 'group')}" if violations else "pattern checked"
+    validation = notes.get("validation_perplexity", {})
     return (
         f"{out}: {artifact.model} by {artifact.stage_labels}, {artifact.pattern}, "
-        f"{zeros:.1%} of {len(counts.layers)} linears zero, {check}"
+        f"{zeros:.1%} of {rows['violated_groups'].n} linears zero, {check}"
         + "".join(f"; perplexity on held-out text {k.replace('_', ' ')} {v:.4g}" for k, v in validation.items())
     )
+
+
+def _built_folder(artifact: Artifact) -> Path:
+    """Return the folder of a built artifact: that of its last stage that changed something, or of the model itself."""
+    homes = (cache_dir() / "artifacts" / name for name in reversed(artifact.cache_names))
+    return next((home for home in homes if (home / "config.json").exists()), artifact.folder)
 
 
 def _card(artifact: Artifact, zeros: float, notes: Any) -> str:

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
-from bench.execution.descendants import end_descendants
-from methods.training.interrupt import Stopped, stop_request
+from methods.training.interrupt import stop_request
 
 WORDS = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Terminated", signal.SIGHUP: "Hung up"}
 ENDING = tuple(WORDS)
@@ -44,44 +43,6 @@ def kept(signals: Iterable[int] = ENDING) -> Iterator[dict[int, Any]]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-
-
-@contextlib.contextmanager
-def checkpoint_first(patience: float) -> Iterator[None]:
-    """End a training after a checkpoint, and everything else at once, if a signal arrives within the block.
-
-    patience: seconds after which the process ends without a checkpoint.
-
-    Raises:
-        SystemExit: with 128 plus the signal's number.
-    """
-
-    timers: list[threading.Timer] = []
-
-    def receive(signum: int, frame: FrameType | None) -> None:
-        _leave_closed_terminal()
-        timers.append(threading.Timer(patience, end_process, (128 + signum,)))
-        timers[-1].daemon = True
-        timers[-1].start()
-        stop_request.receive(signum, frame)
-
-    try:
-        with handled(receive):
-            yield
-    except Stopped:
-        raise SystemExit(128 + stop_request.signal) from None
-    finally:
-        for timer in timers:
-            timer.cancel()
-        stop_request.reset()
-
-
-def end_process(code: int) -> None:
-    """End this process and its descendants from any thread, whatever the main thread does. code: that of a signal."""
-    with contextlib.suppress(OSError):
-        os.write(2, f"bench: {describe_exit(code)}\n".encode())
-    end_descendants()
-    os._exit(code)
 
 
 def ended_by_signals() -> contextlib.AbstractContextManager[None]:

@@ -60,7 +60,8 @@ def test_a_model_that_is_not_pruned(make, make_job, tmp_path):
         method("finetune").apply(model, job)
 
 
-def test_command(tmp_path, output, refused, cache):
+def test_command(tmp_path, output, refused, cache, monkeypatch):
+    runs.workers_here(monkeypatch)
     text = tmp_path / "mine.txt"
     text.write_text("The cat sat on the mat. " * 2000)
     results = tmp_path / "r"

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from bench.execution import prune
 from bench.results.store import Store
 from helpers import runs
+from methods.errors import UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
 from methods.targets import find_targets
@@ -77,17 +79,19 @@ def test_csv_has_the_stable_columns(cli, done):
     ],
 )
 def test_prune_takes_the_typed_method_and_quantizer(method, quantizer, stages, monkeypatch, tmp_path):
-    written = []
-    monkeypatch.setattr(prune, "_write", lambda running, *_: written.append(running.artifact.stage_labels))
+    def take(plan, *_):
+        raise UserError(plan.measurements[0].artifact.stage_labels)
+
+    monkeypatch.setattr(prune, "execute", take)
     spec = runs.small(tmp_path / "r", methods=(method,), quantizers=(quantizer,), patterns=("2:4",))
-    prune.write_pruned(spec, tmp_path / "o")
+    with pytest.raises(UserError, match=f"^{re.escape(stages)}$"):
+        prune.write_pruned(spec, tmp_path / "o")
 
-    assert written == [stages]
 
-
-def test_prune_writes_a_folder_that_transformers_loads(output, tmp_path):
+def test_prune_writes_a_folder_that_transformers_loads(output, tmp_path, monkeypatch):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    runs.workers_here(monkeypatch)
     said = output("prune", "--method", "magnitude", "--out", "o", "--device", "cpu")
     assert "50.0% of 28 linears zero" in said
     out = tmp_path / "o"

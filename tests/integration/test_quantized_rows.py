@@ -158,8 +158,11 @@ def test_a_model_that_is_quantized_already(config, said, refused, tmp_path):
     assert said in err and "unquantized weights" in err
 
 
-def test_prune_writes_a_quantized_folder_and_the_inputs_of_w8a8_are_rounded_where_it_is_loaded(tmp_path, cli):
+def test_prune_writes_a_quantized_folder_and_the_inputs_of_w8a8_are_rounded_where_it_is_loaded(
+    tmp_path, cli, monkeypatch
+):
     """Compare with its weights alone, after a hook was added to each target."""
+    runs.workers_here(monkeypatch)
     code, out, err = cli(
         "prune", "--method", "magnitude", "--quant", "w8a8", "--out", tmp_path / "o", "--set", "threads=1"
     )

@@ -104,29 +104,6 @@ def test_a_task_of_a_slurm_array_is_saved_and_requeued_and_goes_on(tmp_path, gat
     assert len(requests.read_text().splitlines()) == 1
 
 
-@pytest.mark.slow
-def test_a_training_in_the_command_s_own_process(tmp_path, gate):
-    """bench prune and bench finetune have no worker."""
-    settings = [f"--set=training.{k}={v}" for k, v in TRAINING.items()]
-    flags = ["prune", "--method", "slow", "--out", tmp_path / "out", *settings, "--set=threads=1", "--device", "cpu"]
-    run = runs.start(*flags)
-    until(gate.with_suffix(".reached").exists, "the training to begin")
-    run.send_signal(signal.SIGINT)
-    _, err = run.communicate(timeout=PATIENCE_S)
-
-    assert run.returncode == 130, err
-    assert err.splitlines()[-1] == "bench: Interrupted. Run the same command to resume."
-    (step,) = checkpoints()
-    assert 5 <= step < STEPS  # the signal came in step 5 or later
-    assert not (tmp_path / "out").exists()
-
-    gate.unlink()
-    again = runs.start(*flags)
-    _, err = again.communicate(timeout=PATIENCE_S)
-    assert again.returncode == 0, err
-    assert (tmp_path / "out/model.safetensors").exists()
-
-
 def test_a_command_without_workers(tmp_path):
     """A signal while a plan is made."""
     source = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nimport time\ntime.sleep(600)\n"

@@ -9,8 +9,8 @@ import pytest
 
 from bench.cli import main as command_line
 from bench.system import provenance
-from bench.verify import CheckFailed
 from helpers import runs, terminal
+from methods.errors import UserError
 
 
 def fail(monkeypatch, path, number=errno.ENOENT):
@@ -67,7 +67,7 @@ def test_a_default_does_not_override_the_config(cli, monkeypatch, tmp_path, comm
 
     def take(spec, *_):
         specs.append(spec)
-        raise CheckFailed("enough")
+        raise UserError("enough")
 
     monkeypatch.setattr(f"{module}.{function}", take)
     config = tmp_path / "x.toml"

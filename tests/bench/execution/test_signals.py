@@ -10,17 +10,11 @@ from bench.execution.build import Builder
 from bench.execution.events import Events
 from bench.planning.plan import make_plan
 from helpers import runs
-from methods.training.interrupt import stop_request
+from methods.training.interrupt import Stopped, stop_request
 
 
 def handlers():
     return {s: signal.getsignal(s) for s in signals.ENDING}
-
-
-@pytest.fixture(autouse=True)
-def no_training():
-    """Forget the training that asks for signals, if a test before left one."""
-    stop_request.reset()
 
 
 @pytest.mark.parametrize(
@@ -28,7 +22,6 @@ def no_training():
     [
         (signal.SIGTERM, signals.ended_by_signals, 143, "Terminated"),
         (signal.SIGHUP, signals.ended_by_signals, 129, "Hung up"),
-        (signal.SIGINT, lambda: signals.checkpoint_first(60), 130, "Interrupted"),
     ],
 )
 def test_a_signal_ends_a_command_with_its_code(signum, block, code, word):
@@ -38,24 +31,10 @@ def test_a_signal_ends_a_command_with_its_code(signum, block, code, word):
         before = handlers()
         with pytest.raises(SystemExit) as ended, block():
             signal.raise_signal(signum)
-        assert ended.value.code == code and handlers() == before and not stop_request.signal
+        assert ended.value.code == code and handlers() == before
     finally:
         signal.signal(signum, own)
     assert signals.describe_exit(code) == f"{word}. Run the same command to resume."
-
-
-def test_a_training_that_asks_is_not_interrupted():
-    def train():
-        with signals.checkpoint_first(60):
-            asked.append(stop_request())
-            signal.raise_signal(signal.SIGTERM)
-            asked.append(stop_request())  # now it saves its state
-            stop_request.release()
-
-    asked = []
-    with pytest.raises(SystemExit) as ended:
-        train()
-    assert asked == [False, True] and ended.value.code == 143
 
 
 def test_a_training_that_failed_is_not_waited_for(tmp_path, monkeypatch, cache):
@@ -68,8 +47,11 @@ def test_a_training_that_failed_is_not_waited_for(tmp_path, monkeypatch, cache):
     artifact = next(ms[0].artifact for ms in make_plan(spec).artifacts().values() if ms[0].artifact.method != "dense")
     with pytest.raises(RuntimeError, match="fault"):
         Builder(artifact, Events(io.StringIO())).build(artifact)
-    with pytest.raises(SystemExit), signals.checkpoint_first(60):
-        signal.raise_signal(signal.SIGTERM)
+    try:
+        with pytest.raises(Stopped):
+            stop_request.receive(signal.SIGTERM)
+    finally:
+        stop_request.reset()
 
 
 def test_an_ignored_signal_stays_ignored():
@@ -83,5 +65,6 @@ def test_an_ignored_signal_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_no_other_exit_code_is_a_signal():
+def test_an_exit_code_names_its_signal_and_no_other_code_does():
+    assert signals.describe_exit(130) == "Interrupted. Run the same command to resume."
     assert [signals.describe_exit(code) for code in (0, 1, 2, 141, None)] == [""] * 5

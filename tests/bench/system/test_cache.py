@@ -205,6 +205,7 @@ def test_a_pruned_model_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    runs.workers_here(monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(prune, "_card", full)
         with pytest.raises(OSError, match="No space left"):

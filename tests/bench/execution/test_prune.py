@@ -1,0 +1,102 @@
+"""`bench prune` and `bench finetune` as runs of one artifact: what a user hears of a fault, and which folder is copied."""
+
+import sys
+
+import pytest
+
+from baselines.magnitude import Magnitude
+from bench.execution import prune
+from bench.inputs import loading
+from bench.system import interpreter
+from bench.system.cache import cache_dir
+from bench.verify import CheckFailed
+from helpers import runs
+from methods.errors import Diverged, Skipped, UserError
+
+PRUNE = ("prune", "--method", "magnitude", "--device", "cpu", "--set", "threads=1", "--out")
+FAILED = "bench: magnitude on tiny failed: "
+NOTHING = ". Nothing was written."
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said", "traced"),
+    [
+        (UserError("the model has no blocks: name another"), 2, "bench: the model has no blocks: name another", False),
+        (Skipped("a library is missing"), 2, "bench: magnitude cannot run here: a library is missing", False),
+        (Diverged("loss is nan"), 1, f"{FAILED}loss is nan{NOTHING}", False),
+        (CheckFailed("2:4 does not hold"), 1, f"{FAILED}CheckFailed: 2:4 does not hold{NOTHING}", False),
+        (ArithmeticError("odd"), 1, f"{FAILED}ArithmeticError: odd{NOTHING}", True),
+        (OSError(28, "No space left on device"), 1, "bench: stopped: the disk is full", False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_a_fault_of_the_method(fault, code, said, traced, cli, cache, tmp_path, monkeypatch):
+    """A traceback is shown if nobody expects the fault."""
+
+    def fail(*_):
+        raise fault
+
+    runs.workers_here(monkeypatch)
+    monkeypatch.setattr(Magnitude, "apply", fail)
+    ended, out, err = cli(*PRUNE, tmp_path / "out")
+
+    assert (ended, out) == (code, "")
+    assert err.splitlines()[-1].startswith(said)
+    assert ("Traceback" in err and "raise fault" in err) == traced
+    assert not (tmp_path / "out").exists() and not list((cache / "tmp").iterdir())
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_crash_costs_the_model_and_not_the_command(cli, tmp_path, monkeypatch):
+    program = 'import os, sys; print("last words", file=sys.stderr, flush=True); os._exit(3)'
+    monkeypatch.setattr(interpreter, "command", lambda *_: [sys.executable, "-c", program])
+    code, _, err = cli(*PRUNE, tmp_path / "out")
+
+    assert code == 1 and "\nlast words\n" in err
+    assert err.splitlines()[-1].startswith(f"{FAILED}WorkerEnded: the process ended with code 3; its log is ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("cache")
+def test_the_second_command_takes_the_model_from_the_cache(cli, tmp_path, monkeypatch):
+    runs.workers_here(monkeypatch)
+    assert cli(*PRUNE, tmp_path / "one")[0] == 0
+    monkeypatch.setattr(loading, "load", None)
+    assert cli(*PRUNE, tmp_path / "two")[0] == 0
+
+    one, two = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_stage_that_changes_nothing_has_no_folder_to_copy(tmp_path, monkeypatch):
+    """DSnoT with this threshold swaps no weight."""
+    runs.workers_here(monkeypatch)
+    for method in ("dense", "magnitude", "dsnot:from=magnitude:threshold=1e5"):
+        prune.write_pruned(runs.small(tmp_path / "r", methods=(method,)), tmp_path / method[:5])
+    weights = {name: (tmp_path / name / "model.safetensors").read_bytes() for name in ("dense", "magni", "dsnot")}
+
+    assert weights["dense"] == (runs.TINY / "model.safetensors").read_bytes() != weights["magni"]
+    assert weights["dsnot"] == weights["magni"]
+    assert not list(cache_dir().glob("tmp/*")) and not (tmp_path / "r").exists()
+
+
+@pytest.mark.usefixtures("cache")
+def test_settings_of_many_artifacts_in_a_config_have_no_effect(cli, tmp_path, monkeypatch):
+    def take(plan, *_):
+        taken.append(plan)
+        raise UserError("enough")
+
+    taken = []
+    monkeypatch.setattr(prune, "execute", take)
+    (tmp_path / "c.toml").write_text(
+        'measures = "perplexity"\nexecutor = "ray"\nlog_to = "mlflow"\nshard = "2/2"\njobs = 2\nseeds = 5'
+    )
+    assert cli(*PRUNE, tmp_path / "out", "--config", tmp_path / "c.toml")[0] == 2
+
+    (plan,) = taken
+    assert (plan.spec.executor, plan.spec.log_to, plan.jobs) == ("local", (), 1)
+    assert {(m.measure, m.artifact.method) for m in plan.measurements} == {
+        ("size", "magnitude"),
+        ("pattern", "magnitude"),
+    }
