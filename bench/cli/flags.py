@@ -141,7 +141,7 @@ FLAGS: dict[str, Any] = {
     "shard": _flag("Run only part I of N of the plan; slurm: the part of this task in a Slurm array.", metavar="I/N"),
     "config": _flag("TOML file with the same settings; flags take precedence.", kind=Path, metavar="FILE"),
     "set_": _flag(
-        "Any other setting, for example perplexity.seqlen=512; can be repeated.",
+        "Any other setting, for example calibration.sequences=64; can be repeated.",
         "--set",
         kind=list[str],
         metavar="KEY=VALUE",
@@ -156,6 +156,7 @@ OF_RUNS = ("measures", "tasks", "jobs", "executor", "ray_address", "shard", "log
 def with_flags(*omit: str) -> Callable[[Command], Command]:
     """Replace a command's `**flags` by FLAGS, except those in `omit`, which --set cannot set either.
 
+    Without `measures`, --set cannot set a measure's table.
     A parameter of the command replaces the flag of the same name. Required parameters come first.
     """
 
@@ -172,7 +173,8 @@ def with_flags(*omit: str) -> Callable[[Command], Command]:
         @wraps(command)
         def call(**flags: Any) -> None:
             for assignment in flags.get("set_") or ():
-                if assignment.partition("=")[0].strip() in omit:
+                name = assignment.partition("=")[0].strip()
+                if name in omit or ("measures" in omit and name.partition(".")[0] in measure_tables()):
                     raise UserError(f"--set {shorten(assignment)} has no effect on this command: leave it out")
             command(**flags)
 
@@ -182,6 +184,12 @@ def with_flags(*omit: str) -> Callable[[Command], Command]:
         return call
 
     return declare
+
+
+def measure_tables() -> frozenset[str]:
+    from bench.planning.spec import MEASURE_TABLES
+
+    return MEASURE_TABLES
 
 
 def spec_of(flags: dict[str, Any], **defaults: Any) -> Spec:

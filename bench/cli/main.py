@@ -102,11 +102,6 @@ def main() -> None:
         sys.exit(2)
     except BrokenPipeError:
         _end_without_reader()
-    except OSError as fault:
-        if not (sentence := describe_limit(fault) or describe_unwritable(fault) or _describe_named_path(fault)):
-            raise
-        note(sentence)
-        sys.exit(2)
     except USAGE_ERROR as fault:
         if type(fault).__name__ == "NoArgsIsHelpError":
             # Its message is the help.
@@ -125,6 +120,24 @@ def main() -> None:
             sys.stdout.flush()
         # Taking the interpreter down takes seconds on a busy machine.
         os._exit(int(str(end.code)))
+    except Exception as fault:
+        code, sentence = _describe(fault)
+        if not sentence:
+            raise
+        note(sentence)
+        sys.exit(code)
+
+
+def _describe(fault: Exception) -> tuple[int, str]:
+    """Return the exit code and a sentence for a fault of the machine or of a named path; "" for any other fault."""
+    from bench.execution.disk import describe_full_disk
+    from bench.results.store import is_disk_full
+
+    if is_disk_full(fault):
+        return 1, f"stopped: {describe_full_disk(fault)}"
+    if not isinstance(fault, OSError):
+        return 1, ""
+    return 2, describe_limit(fault) or describe_unwritable(fault) or _describe_named_path(fault)
 
 
 def _require_values(arguments: list[str]) -> None:

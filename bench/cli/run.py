@@ -208,7 +208,7 @@ def _write_one(flags: dict[str, Any], out: Path, made: str = "") -> None:
         fail(f"stopped: {stopped}", 1)
 
 
-@with_flags(*OF_RUNS, "methods", "models")
+@with_flags(*OF_RUNS, "methods", "models", "training.data")
 def finetune(
     artifact: Annotated[
         str, typer.Option(help="A record (the first digits of its key), or a folder written by bench prune.")

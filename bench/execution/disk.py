@@ -31,19 +31,25 @@ def full_disk_stops(results: Path) -> Iterator[None]:
         raise RunStopped(describe_full_disk(fault, results)) from fault
 
 
-def describe_full_disk(fault: BaseException, results: Path) -> str:
-    """Say which disk is full and what to do. Without a file name in the fault, compare the free space."""
+def describe_full_disk(fault: BaseException, results: Path | None = None) -> str:
+    """Say which disk is full and what to do. Without a file name in the fault, compare the free space.
+
+    results: of a run. A user does not know those in the cache.
+    """
     cache = cache_dir()
-    places = {f"the cache {cache}": cache, f"the results {results}": results}
-    file = getattr(fault, "filename", None)
+    places = {f"the cache {cache}": cache}
+    if results and not results.absolute().is_relative_to(cache.absolute()):
+        places[f"the results {results}"] = results
+    file = getattr(fault, "filename2", None) or getattr(fault, "filename", None)
     if file:
         is_cache = Path(os.fsdecode(file)).absolute().is_relative_to(cache.absolute())
         named = [f"the cache: {file}" if is_cache else str(file)]
     else:
         free = {text: shutil.disk_usage(find_existing(path)).free for text, path in places.items()}
-        named = [text for text in places if free[text] < NEARLY_FULL] or list(places)
-    remedy = "free some space" + (" (bench cache gc deletes what no run uses)" if "the cache" in named[0] else "")
-    return f"the disk is full ({' or '.join(named)}): {remedy}, then run the same command again"
+        named = [text for text in places if free[text] < NEARLY_FULL] or (list(places) if results else [])
+    where = " or ".join(named)
+    remedy = "free some space" + (" (bench cache gc deletes what no run uses)" if "the cache" in where else "")
+    return f"the disk is full{f' ({where})' if where else ''}: {remedy}, then run the same command again"
 
 
 class ResultsFolder:

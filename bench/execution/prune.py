@@ -28,7 +28,7 @@ from methods.errors import UserError
 from methods.files import find_file
 from methods.quantizing.stored import STORED_KEY
 
-FIXED = {"measures": ("size",), "executor": "local", "log_to": (), "shard": None}
+FIXED = {"measures": ("size",), "executor": "local", "log_to": (), "shard": None, "jobs": 1}
 """Settings of a run of many artifacts, which a config may have."""
 
 
@@ -48,7 +48,7 @@ def write_pruned(spec: Spec, out: Path) -> str:
     Raises:
         UserError: there is more than one of them, `out` exists, or the method refuses its input or this machine.
         NotMade: it failed, or its result did not pass the check.
-        RunStopped: the disk is full.
+        RunStopped: the disk of the cache is full.
     """
     if any(len(x) != 1 for x in (spec.methods, spec.models, spec.patterns, spec.quantizers)):
         raise UserError("bench prune takes one method, one model, one pattern and one quantizer; bench run takes many")

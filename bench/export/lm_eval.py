@@ -20,19 +20,21 @@ FILTERED = re.compile(r"(exact_match|f1|bleu|pass(?:@|_at_)\d+)_(.+)")
 
 
 def documents(model: ModelResults, organization: str) -> dict[str, str]:
-    """Return JSON by path, one document for each limit of questions and each prompt. organization: unused in this format.
+    """Return JSON by path, one document for each limit of questions, prompt and rule of BOS. organization: unused.
 
     A perplexity has the name of its protocol, because lm-eval's task `wikitext` normalizes by words. Metrics that are
     counted in the weights are left out, because they are no evaluations.
     """
-    groups = group_by(
-        filter(task_of, model.records), lambda record: (_config(record).get("limit"), record.identity.protocol.prompt)
-    )
+
+    def protocol(record: Record) -> tuple[int, str, str]:
+        return _config(record).get("limit") or 0, record.identity.protocol.prompt, str(record.identity.protocol.bos)
+
+    groups = group_by(filter(task_of, model.records), protocol)
     folder = re.sub(UNSAFE_CHARACTERS, "__", model.name)
     out = {}
-    for i, (limit, prompt) in enumerate(sorted(groups, key=lambda group: (group[0] or 0, group[1]))):
+    for i, (found, records) in enumerate(sorted(groups.items(), key=lambda group: group[0])):
         stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime(model.recorded)) + f".{i:06}"
-        document = _document(model, groups[limit, prompt], limit)
+        document = _document(model, records, found[0] or None)
         out[f"{folder}/results_{stamp}.json"] = json.dumps(document, indent=2, allow_nan=False) + "\n"
     return out
 

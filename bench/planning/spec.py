@@ -89,6 +89,9 @@ else:
     _kinds = filter(None, (getattr(load(entry), "settings", None) for entry in MEASURES.values()))
     _MeasureTables = create_model("_MeasureTables", __base__=Strict, **{kind.table: (kind, kind()) for kind in _kinds})
 
+MEASURE_TABLES = frozenset(_MeasureTables.model_fields)
+"""Tables of settings that only measures read."""
+
 
 class Spec(_MeasureTables):
     """One run: every method on every model at every pattern, read by every measure.

@@ -16,7 +16,7 @@ def find_pruned(name: str, results: Path | None) -> tuple[Path, Record | None]:
     """Return the folder of a pruned model: a given folder, or the cached model of a record, with the record.
 
     Raises:
-        UserError: the name is a file or no record, or the model is no longer in the cache.
+        UserError: the name is a file or no record, or the cache does not have the model.
     """
     if name and Path(name).is_dir():
         return Path(name), None
@@ -33,5 +33,9 @@ def find_pruned(name: str, results: Path | None) -> tuple[Path, Record | None]:
     if not (folder / "config.json").exists():
         make, _ = prune_and_export(record)
         again = f"make a folder with {make}, and name that" if make else "measure its row again"
-        raise UserError(f"the model of record {record.short_key} is no longer in the cache: {again}")
+        unchanged = (folder / "artifact.json").exists()
+        why = (
+            "its last stage changed nothing, so the cache has no copy" if unchanged else "it is no longer in the cache"
+        )
+        raise UserError(f"record {record.short_key} has no model: {why}: {again}")
     return folder, record

@@ -107,7 +107,8 @@ def find_existing(path: Path) -> Path:
 
 
 def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))
+    """Return the absolute path that links lead to."""
+    return Path(os.path.realpath(path))
 
 
 def _reason(fault: BaseException) -> str:
@@ -118,11 +119,14 @@ def _reason(fault: BaseException) -> str:
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yield a folder beside `out`. It becomes `out` if the block ends without an error, and is deleted otherwise.
 
+    If `out` is a link, it stays one, and the folder is made where it leads to.
+
     Raises:
         UserError: `out` has files, or cannot be created.
     """
     require_folder(out, new=True)
-    folder = out.parent / f".{out.name}.{uuid.uuid4().hex}.tmp"
+    out = _absolute(out)
+    folder = out.parent / f".{uuid.uuid4().hex}.tmp"
     try:
         folder.mkdir(parents=True)
     except OSError as fault:

@@ -40,6 +40,18 @@ def test_any_other_fault_keeps_its_traceback(cli, monkeypatch, tmp_path, path, n
         cli("report", str(tmp_path))
 
 
+@pytest.mark.parametrize("kind", [OSError, RuntimeError])
+def test_a_full_disk_is_a_sentence(cli, monkeypatch, kind):
+    """safetensors says it in the text of its own error."""
+
+    def full(*_, **__):
+        raise kind(errno.ENOSPC, "No space left on device (os error 28)")
+
+    monkeypatch.setattr(command_line, "app", full)
+    code, _, err = cli("report")
+    assert (code, err.startswith("bench: stopped: the disk is full")) == (1, True)
+
+
 def test_the_version_names_the_commit(cli, monkeypatch):
     monkeypatch.setattr(provenance, "commit", lambda: {"id": "0123456789abcdef", "dirty": True})
     assert cli("--version") == (0, f"cast-bench {provenance.VERSION} (commit 0123456789ab, changed since)\n", "")

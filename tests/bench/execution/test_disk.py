@@ -27,10 +27,19 @@ def test_a_file_in_the_cache_names_the_cache(cache):
     )
 
 
-def test_a_file_elsewhere_is_named():
+def test_a_file_elsewhere_is_named(cache):
     assert "full (r/records/a.json): free some space, then" in disk.describe_full_disk(
         full("r/records/a.json"), Path("r")
     )
+    copied = OSError(errno.ENOSPC, "No space left on device", f"{cache}/a", None, "out/a")
+    assert "full (out/a): free some space, then" in disk.describe_full_disk(copied)
+
+
+def test_results_in_the_cache_are_none_of_the_users(cache, monkeypatch):
+    monkeypatch.setattr(disk, "NEARLY_FULL", 0)
+
+    assert f"full (the cache {cache}): free" in disk.describe_full_disk(full(), cache / "tmp/prune")
+    assert disk.describe_full_disk(full()) == "the disk is full: free some space, then run the same command again"
 
 
 @pytest.mark.parametrize(("place", "word"), [("cache", "the cache"), ("r", "the results")])

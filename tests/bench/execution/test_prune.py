@@ -95,7 +95,7 @@ def test_settings_of_many_artifacts_in_a_config_have_no_effect(cli, tmp_path, mo
     assert cli(*PRUNE, tmp_path / "out", "--config", tmp_path / "c.toml")[0] == 2
 
     (plan,) = taken
-    assert (plan.spec.executor, plan.spec.log_to, plan.jobs) == ("local", (), 1)
+    assert (plan.spec.executor, plan.spec.log_to, plan.spec.jobs) == ("local", (), 1)
     assert {(m.measure, m.artifact.method) for m in plan.measurements} == {
         ("size", "magnitude"),
         ("pattern", "magnitude"),

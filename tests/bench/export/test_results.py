@@ -172,16 +172,24 @@ def test_tasks_cut_to_other_lengths_are_not_in_one_file(root, output, tmp_path):
     assert counts == {None: {"original": 40, "effective": 40}, 10: {"effective": 10}}
 
 
+def put_changed(root, record, config, **protocol):
+    """Put a record with other settings of its measure, and another protocol."""
+    measure = record.key_inputs["measure"]
+    inputs = record.key_inputs | {"measure": measure | {"config": measure["config"] | config}}
+    changed = record.identity.protocol.model_copy(update=protocol)
+    about = {"identity": record.identity.model_copy(update={"protocol": changed}), "key_inputs": inputs}
+    fake_records.put(
+        root,
+        record.model_copy(update=about | {"key": digests.of(inputs)}),
+        [Item("a", "a", 1.0, 1.0)],
+        record.readings,
+    )
+
+
 def test_other_prompts_are_not_in_one_file(root, output, tmp_path):
     prompt = {"num_fewshot": 5, "apply_chat_template": True, "system_instruction": "Be brief."}
-    about = {"method": "dense", "identity": {"pattern": "dense"}}
-    record = questions(tmp_path / "other", **about)
-    protocol = record.identity.protocol.model_copy(update={"prompt": describe_prompt(5, True, "Be brief.", None)})
-    inputs = record.key_inputs["measure"]
-    inputs = record.key_inputs | {"measure": inputs | {"config": inputs["config"] | prompt}}
-    identity = record.identity.model_copy(update={"protocol": protocol})
-    changed = record.model_copy(update={"identity": identity, "key_inputs": inputs, "key": digests.of(inputs)})
-    fake_records.put(root, changed, [Item("a", "a", 1.0, 1.0)], record.readings)
+    record = questions(tmp_path / "other", method="dense", identity={"pattern": "dense"})
+    put_changed(root, record, prompt, prompt=describe_prompt(5, True, "Be brief.", None))
 
     _, found = exported(output, root, "lm-eval", tmp_path / "out")
 
@@ -190,6 +198,15 @@ def test_other_prompts_are_not_in_one_file(root, output, tmp_path):
     none, five = sorted([d["n-shot"]["piqa"], d["configs"]["piqa"]["num_fewshot"], *map(d.get, keys)] for d in dense)
     assert none == [0, 0, None, None, False]
     assert five == [5, 5, "Be brief.", utils.hash_string("Be brief."), True]
+
+
+def test_rules_of_bos_are_not_in_one_file(root, output, tmp_path):
+    record = questions(tmp_path / "other", method="dense", identity={"pattern": "dense"})
+    put_changed(root, record, {"bos": "auto"}, bos="auto")
+
+    _, found = exported(output, root, "lm-eval", tmp_path / "out")
+
+    assert len([d for p, d in found.items() if p.startswith("cast-bench__tiny/") and "piqa" in d["results"]]) == 2
 
 
 @pytest.mark.parametrize("format_", ["eee", "lm-eval"])

@@ -18,9 +18,15 @@ def test_the_command_that_makes_a_lost_model_again_is_one(cache):
     """Of a method after another the last alone is named: it brings the first along."""
     record = next(r for r in ReadOnlyStore(RESULTS) if r.identity.stages == ("sparsegpt", "retrain") and r.artifact)
 
-    with pytest.raises(UserError, match="no longer in the cache") as refused:
-        find_pruned(record.key, RESULTS)
     make, _ = reproduce.prune_and_export(record)
+    with pytest.raises(UserError, match="it is no longer in the cache") as refused:
+        find_pruned(record.key, RESULTS)
+    assert make in str(refused.value)
+    folder = cache / "artifacts" / record.artifact[:32]
+    folder.mkdir(parents=True)
+    (folder / "artifact.json").touch()
+    with pytest.raises(UserError, match="its last stage changed nothing") as refused:
+        find_pruned(record.key, RESULTS)
     assert make in str(refused.value)
     assert shlex.split(make)[:4] == ["bench", "prune", "--method", "retrain"]
 

@@ -17,7 +17,7 @@ from bench.execution.events import Events
 from bench.inputs import corpora
 from bench.planning import plan
 from bench.system import cache
-from bench.system.files import atomic_write
+from bench.system.files import atomic_folder, atomic_write
 from helpers import runs
 
 PARTS = ("artifacts", "dense-states", "tmp", "logs", "datasets", "digests", "tokens", "native", "models")
@@ -199,6 +199,20 @@ def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path):
         temporary.write_text("new")
 
     assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_folder_is_made_where_a_link_leads_to(tmp_path, exists):
+    """Under the longest name that a file system takes, too."""
+    target = tmp_path / ("x" * 255)
+    if exists:
+        target.mkdir()
+    (tmp_path / "link").symlink_to(target)
+    with atomic_folder(tmp_path / "link") as folder:
+        (folder / "file").touch()
+
+    assert (tmp_path / "link").is_symlink() and not list(tmp_path.glob(".*"))
+    assert list(target.iterdir()) == [target / "file"]
 
 
 def test_a_pruned_model_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

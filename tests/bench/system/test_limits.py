@@ -64,6 +64,8 @@ def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
     """It is empty, and cannot be renamed onto."""
     monkeypatch.chdir(tmp_path)
 
-    with pytest.raises(UserError, match="is the current folder"):
-        require_folder(Path("."), new=True)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for name in (".", "link"):
+        with pytest.raises(UserError, match="is the current folder"):
+            require_folder(Path(name), new=True)
     require_folder(Path("."), "--results", new=False)
