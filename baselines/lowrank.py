@@ -170,8 +170,9 @@ class LowRank:
         for visit in walk:
             if visit.stat is not moment:  # q, k and v have one input
                 moment = symmetric(visit.stat)
-                root = root_of(moment, self.svd, self.damping)
-                problem = make_problem(_live(moment), self.damping)[0] if self.joint else None
+                live = _live(moment)
+                root = root_of(live, self.svd, self.damping)
+                problem = make_problem(live, self.damping)[0] if self.joint else None
             goal = dense(visit.name).to(visit.weight.device, torch.float32)
             keep = job.prior.masks[visit.name].to(visit.weight.device)
             visit.prune(keep)

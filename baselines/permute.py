@@ -107,7 +107,7 @@ class Permute:
         for rows, order in zip(scores, orders, strict=True):
             total = float(rows.sum(dtype=torch.float64))
             first = torch.arange(rows.shape[1])
-            found["kept"][part].append([kept(rows, o, n, m) / total for o in (first, order)])
+            found["kept"][part].append([kept(rows, o, n, m) / total if total else 1.0 for o in (first, order)])
         return Permutation(orders if part == "heads" else orders[0])
 
 

@@ -179,7 +179,7 @@ def read(results: Path, method: str, control: str) -> list[GridRun]:
         identity = record.identity
         if record.status != "ok" or identity.quantizer != "none":
             continue
-        if identity.measure == "size":
+        if identity.measure == "size" and identity.method in ("dense", control):  # others may have fewer, or terms
             weights[identity.model] = int(next(r.value for r in record.readings if r.metric == "parameters") or 0)
         elif identity.measure == "perplexity" and identity.method in (method, control) and identity.training:
             runs = cells.setdefault((identity.model, identity.training.label), {})

@@ -50,6 +50,18 @@ def test_full_rank_is_the_dense_model_and_rank_0_the_sparse_one(family, settings
     )
 
 
+@pytest.mark.parametrize("settings", [{}, {"joint": 2}, {"svd": "diagonal", "damping": 0.0}], ids=str)
+def test_inputs_that_are_always_0(settings):
+    """Without a term for them, nothing is lost."""
+    dense, job = pruned("llama")
+    for norm in (dense.model.layers[1].input_layernorm, dense.model.layers[1].post_attention_layernorm):
+        norm.weight.zero_()
+
+    outcome = LowRank(**settings).apply(dense, job)
+
+    assert all(part.isfinite().all() for term in terms(outcome).values() for part in (term.a, term.b))
+
+
 @torch.inference_mode()
 def test_whitened_svd_has_the_smallest_output_error_on_every_layer():
     """Against the optimum that Eckart and Young give, in float64, by another root of the second moment."""

@@ -106,6 +106,19 @@ def test_a_seed_that_is_missing_or_fails_is_named(roots, before, now, failing, r
     assert (row.verdict, row.reason) == ("NEW_FAILURE" if failing else "MISSING", reason)
 
 
+def test_a_seed_that_failed_before_fails_nothing_and_the_others_are_compared(roots):
+    for root, cost in zip(roots, (0, 1), strict=True):
+        fake_records.perplexity(root, cost, seed=0)
+        fake_records.failed(root, seed=1, reason="NaN")
+
+    rows = compare(*(read(r) for r in roots), settings.read(None)).rows
+
+    assert [(r.verdict, r.reason) for r in rows if r.verdict == "NO_BASELINE"] == [
+        ("NO_BASELINE", "failed before, too (seed 1)")
+    ]
+    assert [r.verdict for r in rows if r.verdict != "NO_BASELINE"] == ["REGRESSION"]
+
+
 def test_what_fails_now_and_was_skipped_is_a_new_failure(roots):
     fake_records.put(roots[0], fake_records.record(status="skipped", reason="no CUDA device"))
     fake_records.failed(roots[1], made="b")

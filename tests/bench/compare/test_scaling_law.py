@@ -112,6 +112,7 @@ def results(tmp_path):
 
 
 def test_reads_its_grid_from_records(results):
+    write(results, "depth", "m1000", 750, 10_000, [1.0] * 12)
     points = scaling_law.read(results, "cast", "dense-ft")
 
     assert [(p.weights, p.training) for p in points] == [

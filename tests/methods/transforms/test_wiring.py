@@ -177,6 +177,15 @@ def test_a_pruned_model_is_refused(transform, source):
         transform.apply(model, replace(job, prior=Prior(folder=job.source, masks=masks)))
 
 
+def test_the_order_of_zero_weights_is_any(make, make_job):
+    """A block that was added to a model begins so."""
+    model = make("llama")
+    model.model.layers[1].self_attn.o_proj.weight.zero_()
+    model.model.layers[1].mlp.down_proj.weight.zero_()
+
+    assert Permute().apply(model, make_job(model)).notes["kept"]["heads"][0] <= 1
+
+
 @pytest.mark.parametrize("transform", [Rotate(), Permute()])
 def test_a_mixture_is_refused(transform, make, make_job):
     model = make("mixtral")
