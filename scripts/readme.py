@@ -25,6 +25,7 @@ What is between these comments is replaced:
 <!-- budget: results/A results/B --> and <!-- /budget -->  the chain of stages to take with a budget of time, for each folder
 <!-- scaling: results/FOLDER --> and <!-- /scaling -->      the scaling law of a grid of runs
 <!-- search: results/FOLDER --> and <!-- /search -->        the best trial of each method of the folder's search.toml
+<!-- curve: results/FOLDER --> and <!-- /curve -->          trained methods after several budgets
 
 scripts/reference.py has the comments for what the catalog and the program say.
 """
@@ -48,6 +49,7 @@ import reference
 import result_folders
 import timed_shapes
 import trained_rows
+import training_curves
 import transform_rows
 import wanted_records
 
@@ -194,6 +196,7 @@ def figures() -> dict[Path, str]:
     drawn |= {FIGURES / f"frontier-{k}.svg": drawing.to_file(frontier.picture(v)) for k, v in FRONTIERS.items()}
     drawn[FIGURES / "frontier-cards.svg"] = drawing.to_file(frontier.card_picture(FRONTIERS["smollm2"]))
     drawn |= {FIGURES / f"{name}.svg": svg for name, svg in many_runs.figures().items()}
+    drawn[FIGURES / "curve.svg"] = training_curves.picture()
     return drawn | {FIGURES / f"{name}.svg": drawing.to_file(f.svg) for name, _, f in _profiles(PROFILES)}
 
 
@@ -232,6 +235,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "budget": perplexity_ratios.budget,
     "scaling": many_runs.law,
     "search": many_runs.trials,
+    "curve": training_curves.table,
     "wanted": lambda where: wanted_records.wanted(where.split()),
     "cards": frontier.cards,
     "smaller": lambda where: beside_smaller(*where.split()),

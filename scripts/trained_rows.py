@@ -106,16 +106,16 @@ def settings_table(rows: Iterable[TrainedRow], ratio: Callable[[str, str], str])
 
 def _found_by(row: TrainedRow) -> str:
     model, method, presets, before = row.group
-    trials = _trials()
-    for group, settings in (
-        (row.group, row.settings),
-        ((model, method, (), before), row.without_preset()),
-        *((group, row.without_preset()) for _, group in trials if group[:3] == (model, method, ())),
-    ):
-        folders = [f for f, g in trials if g == group and any(_same(t.settings, settings) for t in trials[f, g])]
-        if folders:
-            folder = max(folders, key=lambda f: len(trials[f, group]))
-            return _describe(row, group, settings, trials[folder, group], folder)
+    for trials in map(_trials, ("search", "grid")):
+        for group, settings in (
+            (row.group, row.settings),
+            ((model, method, (), before), row.without_preset()),
+            *((group, row.without_preset()) for _, group in trials if group[:3] == (model, method, ())),
+        ):
+            folders = [f for f, g in trials if g == group and any(_same(t.settings, settings) for t in trials[f, g])]
+            if folders:
+                folder = max(folders, key=lambda f: len(trials[f, group]))
+                return _describe(row, group, settings, trials[folder, group], folder)
     if not set(row.without_preset()) - {FLOOR}:
         return "defaults of the method, no search" if not presets else "the preset, no search"
     return "set by hand, no search"
@@ -133,11 +133,11 @@ def _describe(row: TrainedRow, group: Group, settings: Mapping[str, Any], trials
 
 
 @cache
-def _trials() -> dict[tuple[str, Group], list[TrainedRow]]:
-    """Return the trials of every search by folder and group."""
+def _trials(kind: str) -> dict[tuple[str, Group], list[TrainedRow]]:
+    """Return the trials of every folder of a kind, "search" or "grid", by folder and group."""
     found: dict[tuple[str, Group], list[TrainedRow]] = {}
     for folder in sorted(path for path in RESULTS.iterdir() if (path / "records").is_dir()):
-        if read_about(folder).kind == "search":
+        if read_about(folder).kind == kind:
             for row in read(ReadOnlyStore(folder), folder.name):
                 found.setdefault((folder.name, row.group), []).append(row)
     return found

@@ -32,13 +32,16 @@ def test_settings_come_from_the_search_that_tried_them(script, row, monkeypatch)
         ("b", CAST): [row(CAST, lr=2e-3)],
         ("a", RETRAIN): [row(RETRAIN, lr=3e-3, tokens=t) for t in (4096, 8192)],
     }
-    monkeypatch.setattr(script, "_trials", lambda: trials)
+    in_grid = ("tiny", "ast", (), ())
+    grid = {("c", group): [row(group, lr=lr) for lr in (4e-3, 8e-3)] * 2 for group in (CAST, in_grid)}
+    monkeypatch.setattr(script, "_trials", {"search": trials, "grid": grid}.get)
 
     lines = script.settings_table(
         [
             row(CAST, lr=4.0004e-3),
             row(ablation, lr=2e-3, eta=0.0),
             row(held, lr=3e-3),
+            row(in_grid, lr=8e-3),
             row(CAST, lr=5e-3),
             row(("tiny", "sr-ste", (), ()), final_lr_ratio=0.0),
             row(("tiny", "elsa", ("released",), ()), interval=2),
@@ -48,6 +51,7 @@ def test_settings_come_from_the_search_that_tried_them(script, row, monkeypatch)
 
     found = [line.split(" | ")[2] for line in lines]
     assert found == [
+        "one of 4 trials, 4,096 tokens each (`results/c`)",
         "best of 3 trials, 4,096 tokens each (`results/a`)",
         "set by hand, no search",
         "one of 3 trials of cast, 4,096 tokens each (`results/a`)",
@@ -55,4 +59,4 @@ def test_settings_come_from_the_search_that_tried_them(script, row, monkeypatch)
         "best of 2 trials of sparsegpt + retrain, 4,096 to 8,192 tokens each (`results/a`)",
         "defaults of the method, no search",
     ]
-    assert "`eta=0` `lr=0.002`" in lines[2] and lines[2].endswith("| cast:no-kd to dense | cast:no-kd to dense-ft |")
+    assert "`eta=0` `lr=0.002`" in lines[3] and lines[3].endswith("| cast:no-kd to dense | cast:no-kd to dense-ft |")
