@@ -195,7 +195,7 @@ class Workspace:
         text, validation = training_text.load(
             run.data,
             self.tokenizer(),
-            digests.of([run.content, run.source, artifact.tokenizer]),
+            digests.of([run.content, run.source, artifact.tokenizer, artifact.companions]),  # with the chat template
             need=run.tokens,
             seqlen=run.seqlen,
             sequences=run.batch,

@@ -51,10 +51,12 @@ class Header(NamedTuple):
 
 
 def read(file: Path) -> Header:
-    """Check that a GGUF file is complete, and that its fields match its tensors. Return its header.
+    """Check that a GGUF file is complete, and that its fields match its tensors, and that transformers reads all of them.
+
+    Returns its header.
 
     Raises:
-        UserError: it is damaged, or has an unknown architecture.
+        UserError: it is damaged, has an unknown architecture, or something that transformers leaves out.
     """
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):
@@ -185,6 +187,12 @@ def _check_architecture(header: Header) -> None:
         block |= {"attn_q": (hidden, heads * width), "attn_k": (hidden, groups * width)}
         block |= {"attn_v": (hidden, groups * width), "attn_output": (heads * width, hidden)}
         block |= {"ffn_gate": (hidden, inner)}
+    if (scaling := fields.get(f"{kind}.rope.scaling.type", "none")) != "none":
+        raise ValueError(f"{kind}.rope.scaling.type is {scaling!r}, and transformers does not read it from GGUF")
+    # transformers (at least up to 5.24) leaves these out without a word.
+    lost = (n for n in tensors if n.startswith("rope_") or (n.endswith(".bias") and kind not in ("qwen2", "gpt2")))
+    if name := next(lost, ""):
+        raise ValueError(f"transformers does not read its tensor {name} from GGUF")
     expected = {f"blk.{i}.{name}.weight": shape for i in range(layers) for name, shape in block.items()}
     expected["token_embd.weight"] = (hidden, vocabulary)
     for name, shape in expected.items():

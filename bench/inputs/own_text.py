@@ -70,6 +70,18 @@ def count_bytes(own: OwnText) -> int:
     return sum(file.stat().st_size for file in own.files)
 
 
+def has_messages(name: str) -> bool:
+    """Return whether a corpus is a user's and has messages, whose length depends on the model's chat template."""
+    own = parse(name)
+    found: list[Any] = []
+
+    def render(messages: list[Any]) -> str:
+        found.append(messages)
+        return ""
+
+    return own is not None and any(found for _ in read(own, render))
+
+
 def read(own: OwnText, render: Render | None = None) -> Iterator[str]:
     """Yield the documents. render: writes messages. None: their contents alone, for a count before a model is loaded.
 

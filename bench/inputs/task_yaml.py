@@ -119,11 +119,16 @@ def read_own(path: Path) -> str:
 def _data_files(config: dict[str, Any], split: str = "") -> Iterator[Path]:
     """Yield the local files that a task's data set, or a split of it, is read from."""
     kwargs = config.get("dataset_kwargs")
-    named = kwargs.get("data_files") if isinstance(kwargs, dict) else None
+    kwargs = kwargs if isinstance(kwargs, dict) else {}
+    named, folder = kwargs.get("data_files"), kwargs.get("data_dir")
+    folder = folder if isinstance(folder, str) else ""
+    if folder and not named:
+        named = "**"
     files = named if isinstance(named, dict) else {split: named}
     for value in [files.get(split)] if split else files.values():
         for file in value if isinstance(value, list) else [value]:
             if isinstance(file, str):
+                file = os.path.join(folder, file)
                 found = [file] if Path(file).is_file() else sorted(glob(file, recursive=True))
                 yield from filter(Path.is_file, map(Path, found))
 

@@ -63,30 +63,37 @@ def expand(names: tuple[str, ...], include_path: Path | None = None) -> dict[str
     A name that ends with .yaml is a user's file. include_path: folder with a user's files, by the names of their tasks.
 
     Raises:
-        UserError: unknown name. The message has the nearest known names.
+        UserError: unknown name. The message has the nearest known names. Or two files have a task of one name.
     """
     files: dict[str, str] = {}
     own = _own_tasks(include_path) if include_path else {}
     known = dict.fromkeys(BUILTIN_TASKS, "") | TASK_FILES
+
+    def add(name: str, file: str) -> None:
+        if files.setdefault(name, file) != file:
+            raise UserError(f"task {name!r} is in {files[name] or 'cast-bench'} and in {file}: rename one of them")
+
     for name in (name for name in names if not tracks.is_track(name)):
         if name.endswith((".yaml", ".yml")):
-            files[read_own(Path(name))] = str(Path(name).resolve())
+            add(read_own(Path(name)), str(Path(name).resolve()))
         elif name in own:
-            files[name] = own[name]
+            for file in own[name]:
+                add(name, file)
         else:
             for one in TASK_SETS.get(name, (name,)):
-                files |= {one: known[one]} if one in known else _find_in_lm_eval(one)
+                for pair in ({one: known[one]} if one in known else _find_in_lm_eval(one)).items():
+                    add(*pair)
     return files
 
 
-def _own_tasks(folder: Path) -> dict[str, str]:
+def _own_tasks(folder: Path) -> dict[str, list[str]]:
     """Return the files of a folder by the names of their tasks. Files without one are includes."""
     if not folder.is_dir():
         raise UserError(f"task folder {str(folder)!r} does not exist: check zeroshot.include_path")
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for file in sorted(folder.rglob("*.yaml")):
         with contextlib.suppress(UserError):
-            found[read_own(file)] = str(file.resolve())
+            found.setdefault(read_own(file), []).append(str(file.resolve()))
     return found
 
 

@@ -84,7 +84,8 @@ def all_tasks() -> dict[str, TrackTask]:
 
 def is_track(name: str) -> bool:
     """Return whether a name of `--tasks` or `bench pull` means tracks: a track, all of them, or TRACK/TASK."""
-    return name in (EVERYTHING, *names()) or name.partition("/")[0] in names()
+    is_part = name.partition("/")[0] in names() and not name.endswith((".yaml", ".yml"))
+    return is_part or name == EVERYTHING
 
 
 def expand(wanted: Collection[str]) -> dict[str, TrackTask]:

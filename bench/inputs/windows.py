@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
+from bench.inputs import own_text
 from bench.inputs.bos import Bos, encode, first_tokens
 from bench.inputs.corpora import documents, lookup
 from bench.inputs.own_text import Render, template_of
@@ -167,8 +168,8 @@ def check_windows(
     """
     width = seqlen - first
     needed = width * (count or 1)
-    if split == "evaluation" and 4 * needed <= lookup(name).tokens:
-        return
+    if (split == "evaluation" and 4 * needed <= lookup(name).tokens) or own_text.has_messages(name):
+        return  # a worker counts messages
     _, text = _join_documents(name, split, data_dir)
     size = len(text.encode())
     exact = size <= max_tokenized_bytes and tokenizer_json.exists()
@@ -192,6 +193,8 @@ def check_calibration(
         raise UserError(
             f"calibration.sequences={sequences} of {seqlen} tokens are more than {MAX_CALIBRATION_TOKENS:,} tokens: use fewer"
         )
+    if own_text.has_messages(name):
+        return  # a worker counts them
     width = seqlen - first
     tokens_in = _token_counter(tokenizer_json)
     texts = documents(name, "calibration", data_dir)

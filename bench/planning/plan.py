@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.inputs import download, models
 from bench.inputs.shapes import is_planned, planned_model
+from bench.inputs.task_yaml import read_task
 from bench.planning.artifact import Artifact, Measurement, Plan
 from bench.planning.memory import estimate_bytes
 from bench.planning.model_inputs import ModelInputs
@@ -31,7 +32,8 @@ def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None
     Raises:
         UserError: the run would fail later.
     """
-    digest_source.cache_clear()  # a plug-in may have changed since the last plan of this process
+    for read in (digest_source, read_task):  # a plug-in or a task may have changed since the last plan of this process
+        read.cache_clear()
     index, count = parse_shard(spec.shard)
     request = resolve_request(spec, fetch=fetch)
     measurements: dict[str, Measurement] = {}

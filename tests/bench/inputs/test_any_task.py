@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench.inputs import tasks
+from bench.inputs import tasks, tracks
 from bench.inputs.task_yaml import most_generated, read_task
+from methods.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -77,6 +78,38 @@ def test_the_digest_of_a_file_of_yours_has_all_that_it_reads(tmp_path):
 
     assert len(set(found)) == len(found)
     assert read_task("mine", str(file)).files == (str(tmp_path / "rows.jsonl"), str(tmp_path / "rows2.jsonl"))
+
+
+@pytest.mark.parametrize("named", ["{data_dir: DIR}", "{data_dir: DIR, data_files: {test: rows.jsonl}}"])
+def test_data_in_a_folder_is_in_the_digest(tmp_path, named):
+    file = own(tmp_path, [{"question": "x"}])
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("dataset_kwargs")]
+    (tmp_path / "data").mkdir()
+    file.write_text("\n".join([*lines, f"dataset_kwargs: {named}".replace("DIR", str(tmp_path / "data"))]))
+    found = set()
+    for text in ("a", "b"):
+        (tmp_path / "data/rows.jsonl").write_text(text)
+        read_task.cache_clear()
+        task = read_task("mine", str(file))
+        assert task.files == (str(tmp_path / "data/rows.jsonl"),)
+        found.add(task.digest)
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_two_files_with_one_task_are_refused(tmp_path, folder):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        own(tmp_path / name, [{"question": name}])
+    names = ("mine",) if folder else (str(tmp_path / "a/mine.yaml"), str(tmp_path / "b/mine.yaml"))
+
+    with pytest.raises(UserError, match=r"task 'mine' is in .*a/mine.yaml and in .*b/mine.yaml"):
+        tasks.expand(names, tmp_path if folder else None)
+    assert tasks.expand(names[:1]) if not folder else tasks.expand(("wiki_lastword",), tmp_path)
+
+
+def test_a_file_in_a_folder_with_the_name_of_a_track_is_no_track():
+    assert tracks.is_track("code/humaneval") and not tracks.is_track("code/x.yaml")
 
 
 def test_tokens_of_a_task_that_generates(tmp_path):

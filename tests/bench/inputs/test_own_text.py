@@ -1,11 +1,13 @@
 """A user's text: each document is a cluster, its content is in the key, and a short file says what it needs."""
 
+import contextlib
 import json
 import resource
 from types import SimpleNamespace
 
 import pytest
 
+from bench.execution.job import Silent, Workspace
 from bench.inputs import corpora, own_text, windows
 from bench.planning.plan import make_plan
 from helpers import runs
@@ -61,6 +63,20 @@ def test_messages_go_through_the_template(tmp_path):
         corpora.documents(str(file), "evaluation", None, own_text.template_of(SimpleNamespace()))
 
 
+def test_messages_are_not_counted_without_the_template(tmp_path):
+    """Their contents are less than the text."""
+    chats, texts = ({key: value} for key, value in (("messages", [{"role": "user", "content": "hi"}]), ("text", "hi")))
+    for row, known in ((chats, False), (texts, True)):
+        file = str(jsonl(tmp_path / f"{known}.jsonl", *[row] * 100))
+        assert own_text.has_messages(file) != known
+        for check in (
+            lambda file=file: windows.check_windows(file, 64, 30, runs.TINY / "tokenizer.json", None),
+            lambda file=file: windows.check_calibration(file, 4, 64, runs.TINY / "tokenizer.json", None),
+        ):
+            with pytest.raises(UserError) if known else contextlib.nullcontext():
+                check()
+
+
 @pytest.mark.parametrize(
     ("template", "said"),
     [
@@ -82,6 +98,21 @@ def test_a_template_is_bounded(template, said):
     else:
         assert render([{"role": "user", "content": "hi"}]) == "hihi"
     assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_another_template_makes_other_training_text(tmp_path):
+    """The tokens of the first are still on disk."""
+    model, file = runs.tiny(tmp_path / "m"), tmp_path / "a.jsonl"
+    jsonl(file, *({"messages": [{"role": "user", "content": f"{number} {LONG}"}]} for number in range(9)))
+    training = {"data": str(file), "tokens": 256, "batch": 2, "seqlen": 32}
+    spec = runs.small(tmp_path / "r", models=(str(model),), methods=("dense-ft",), training=training)
+    found = []
+    for template in ("A", "B"):
+        (model / "chat_template.jinja").write_text(f"{template}{{{{ messages[0].content }}}}")
+        *_, measured = make_plan(spec).measurements
+        text, _ = Workspace(measured.artifact, Silent())._training(measured.artifact)
+        found.append(text.digest)
+    assert len(set(found)) == 2
 
 
 def test_the_content_decides_the_digest(tmp_path):
