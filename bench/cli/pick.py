@@ -141,7 +141,7 @@ def as_json(answer: Answer) -> dict[str, Any]:
         "candidates": answer.candidates,
         "meets": [_candidate_json(c) for c in answer.meets],
         "nearest": _candidate_json(answer.nearest) if answer.nearest else None,
-        "not_measured": {c.row.name: [x.limit.noun for x in c.unmeasured] for c in answer.unmeasured},
+        "not_measured": [{"row": c.row.name, "lacks": [x.limit.noun for x in c.unmeasured]} for c in answer.unmeasured],
         "pattern_broken": [row.name for row in answer.broken],
         "not_compared_with_the_best": answer.uncompared,
     }

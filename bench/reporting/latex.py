@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from bench.reporting.table import TEXT_COLUMNS, TextTable
@@ -22,7 +23,7 @@ LETTER_MM, COLUMN_MM = 1.9, 5.0
 def escape(text: str) -> str:
     """Escape text for pdflatex. A character without a glyph is printed as its number."""
     out = "".join(SPECIAL.get(c) or (c if " " <= c <= "~" else f"{{[}}U+{ord(c):04X}]") for c in text)
-    return out.replace(",,", ",{},")  # two commas would become a quotation mark
+    return re.sub(",(?=,)", ",{}", out)  # two commas would become a quotation mark
 
 
 def render_document(parts: Sequence[tuple[str, str, Sequence[TextTable]]]) -> str:

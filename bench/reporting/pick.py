@@ -172,9 +172,8 @@ class Answer:
 
 def keep(facts: Facts, tracks: Sequence[str]) -> Facts:
     """Return facts whose loss is the largest of these tracks. A row without one of them has none."""
-    losses = [facts.tracks[name].loss for name in tracks if name in facts.tracks]
-    whole = len(losses) == len(tracks)
-    return replace(facts, loss=max(losses, key=lambda loss: loss.value) if whole else None)
+    losses = {name: facts.tracks[name] for name in tracks if name in facts.tracks}
+    return replace(facts, loss=profile.worst(losses)[0] if losses.keys() == set(tracks) else None)
 
 
 def pick(table: Table, limits: Limits, pattern: str = "", quantizer: str = "", tracks: Sequence[str] = ()) -> Answer:
@@ -241,7 +240,8 @@ def page_choices(table: Table) -> dict[str, Any] | None:
     """Return what the page's sliders read. Returns None if no row can be picked.
 
     Rows are in the order of their quality. `stops` has for each limit the first stop that the row meets, None if it was not
-    measured. `unsure` has the stops that its interval contains. `tied` has the rows that come first if the row is the best.
+    measured. `unsure` has the stops that its interval contains. `tied` has the rows that come first if the row is the best, and
+    `uncompared` the later ones that were not compared with it.
     """
     try:
         answer = pick(table, Limits())
@@ -266,9 +266,12 @@ def page_choices(table: Table) -> dict[str, Any] | None:
         stops = [None if of[0].bound is None else sum(not one.met for one in of) for of in checks]
         unsure = [[k for k, one in enumerate(of) if one.unsure] for of in checks]
         tied = [place[one.index] for one in tied_rows(rows[at:], differ)]
+        later = enumerate(rows[at + 1 :], at + 1)
+        uncompared = [k for k, one in later if pairwise.ordered(c.index, one.index) not in differ]
         texts = {"device": c.facts.device, "make": c.facts.make, "export": c.facts.export}
         cells = list(describe_facts(c.facts).values())
-        out.append(labels(c.row) | texts | {"stops": stops, "unsure": unsure, "tied": tied, "cells": cells})
+        found = {"stops": stops, "unsure": unsure, "tied": tied, "uncompared": uncompared, "cells": cells}
+        out.append(labels(c.row) | texts | found)
     return {
         "rows": out,
         "headers": list(describe_facts(Facts(compressed=True))),

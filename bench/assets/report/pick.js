@@ -20,7 +20,9 @@ function pick() {
   const fails = (row) => on.some((i) => row.stops[i] !== null && row.stops[i] > Number(sliders[i].value));
   const meets = rows.filter((row) => !fails(row) && !unmeasured(row).length);
   const tied = meets.length ? meets[0].tied.map((k) => all[k]).filter((row) => meets.includes(row)) : [];
+  const uncompared = meets.filter((row) => meets[0].uncompared.includes(all.indexOf(row))).length;
   return {
+    uncompared,
     candidates: rows.length, tied: tied.length > 1 ? tied : [], meets: [...tied, ...meets.filter((row) => !tied.includes(row))],
     broken: board().data.choices.broken.filter(fits).map((row) => row.name.replace(" (pattern broken)", "")),
     unmeasured: rows.filter((row) => unmeasured(row).length && !fails(row)),
@@ -67,6 +69,7 @@ function showAnswer(answer) {
       all.focus();
     });
     parts.push(grid, ...(count > MAX_ROWS ? [more] : []));
+    if (answer.uncompared) parts.push(el("p", `Rows not compared with the best in pairs: ${answer.uncompared}.`));
     if (unsure.length) parts.push(el("p", `Not sure: the interval of the first row's ${unsure.join(" and ")} contains the limit.`));
     const made = el("details");
     made.append(el("summary", `Make and export ${first.name}`));

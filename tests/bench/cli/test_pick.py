@@ -46,6 +46,12 @@ def test_json_has_the_same_answer(cli, here):
     assert answer["pattern_broken"] == ["broken 2:4 (pattern broken)"]
 
 
+def test_json_has_every_row_that_was_not_measured(cli, here):
+    _, out, _ = cli("pick", "--model", "tiny", "--min-speedup", "9", "--json")
+    lacking = json.loads(out)["not_measured"]
+    assert {"row": "poor 2:4", "lacks": ["speedup"]} in lacking and len(lacking) == 4
+
+
 def test_nothing_meets(cli, here):
     code, out, err = cli("pick", "--model", "tiny", "--max-bits", "3", "--max-loss", "0%")
     assert code == 1 and "None of 5 compressed rows meets" in out and "Nearest row that fails:" in out

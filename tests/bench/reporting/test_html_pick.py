@@ -41,7 +41,7 @@ def file(results):
 PICKED = """() => { const answer = pick(); return {
     meets: answer.meets.map((row) => [row.name, answer.tied.includes(row), answer.unsure(row)]),
     unmeasured: answer.unmeasured.map((row) => row.name), candidates: answer.candidates,
-    broken: answer.broken,
+    broken: answer.broken, uncompared: answer.uncompared,
 }; }"""
 
 
@@ -57,6 +57,7 @@ def expected(table, question):
         "meets": [[c.row.name, c.tied, [x.limit.noun for x in c.checks if x.unsure]] for c in answer.meets],
         "unmeasured": [c.row.name for c in answer.unmeasured],
         "candidates": answer.candidates,
+        "uncompared": answer.uncompared,
         "broken": [row.name.removesuffix(" (pattern broken)") for row in answer.broken],
     }
 

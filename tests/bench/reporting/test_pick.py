@@ -74,6 +74,8 @@ def test_rows_that_were_not_compared_do_not_tie(filled, monkeypatch):
     found = answer(section.tables[0], pattern="2:4")
     assert not any(c.tied for c in found.meets) and found.uncompared == len(found.meets) - 1 == 3
     assert found.meets[0].row.name == "good 2:4" and found.meets[0].facts.loss.low is not None
+    first, *others = pick.page_choices(section.tables[0])["rows"]
+    assert first["uncompared"] == list(range(1, len(others) + 1))
 
 
 def test_each_limit_leaves_out_what_is_over_it(table):

@@ -150,6 +150,8 @@ def test_rows_are_picked_by_tracks(root, table, output):
 
     assert [c.row.name for c in kept.meets] == ["sparsegpt 2:4"] and kept.nearest.row.name == "wanda 2:4"
     assert pick.pick(table, limits, tracks=["code"]).meets == ()
+    both, one = (pick.keep(kept.nearest.facts, names).loss for names in (["mathematics", "knowledge"], ["mathematics"]))
+    assert both.value == one.value and both.high > one.high  # the other track's may be the largest
     with pytest.raises(UserError, match="unknown track of tiny 'reading'"):
         pick.pick(table, limits, tracks=["reading"])
     assert "First: sparsegpt 2:4" in output(
