@@ -84,8 +84,8 @@ def table(folders: str) -> str:
     for p in sorted(chain(*read(folders).values()), key=lambda p: (p.tokens, p.perplexity)):
         found = (p.ratios.get(name) for name in CONTROLS)
         ratios = [f"{r.value:.3f} ({r.low:.3f} to {r.high:.3f})" if r else "–" for r in found]
-        flips = [last["flipped"] for notes in p.notes if "flipped" in (last := notes["curve"][-1])]
-        kept = [moved[1] for notes in p.notes if (moved := mask_moves(notes))]
+        moves = [mask_moves(notes) or (notes["curve"][-1].get("flipped"), None) for notes in p.notes]
+        flips, kept = ([x for x in values if x is not None] for values in zip(*moves, strict=True))
         mask = [format(statistics.mean(x), form) if x else "–" for x, form in ((flips, ".1%"), (kept, ".2f"))]
         cells = [f"{p.tokens:,}", escape_markdown(p.label), str(p.seeds), f"{p.perplexity:.2f}", *ratios, *mask]
         lines.append(f"| {' | '.join(cells)} |")

@@ -258,7 +258,7 @@ class Trainer:
             with self._precision():
                 total += self.student(ids.to(self.device), None, 0.0, 1.0, 1.0)[1]
         mean = float(total) / (windows.shape[0] * (windows.shape[1] - 1))
-        self.perplexities[name] = math.exp(min(700.0, mean))
+        self.perplexities[name] = math.exp(min(mean, 700.0))  # NaN stays
         if not self.curve:
             enter("first step")
 
