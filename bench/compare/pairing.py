@@ -216,9 +216,8 @@ def pair_seeds(name: str, was: Seeds, now: Seeds, common_seeds: bool) -> tuple[l
     still = [s for s, r in was.items() if r.status in FAILED and s in now and now[s].status in FAILED]
     if still:
         unpaired.append(Unpaired(name, measure, "NO_BASELINE", f"failed before, too{list_seeds(still)}"))
-    others = [r for s, r in now.items() if s not in still and not any(r is one for one in paired)]
-    if common_seeds:
-        others = []
+    new = [] if common_seeds else [r for s, r in now.items() if s not in still]
+    others = [r for r in new if not any(r is one for one in paired)]
     if bad := [r for r in (*paired, *others) if r.status in FAILED]:
         return [], [*unpaired, Unpaired(name, measure, "NEW_FAILURE", _failure_reason(bad), tuple(bad))]
     if missing := [s for s, records in matches.items() if not any(r.status == "ok" for r in records)]:

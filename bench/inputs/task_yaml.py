@@ -122,7 +122,7 @@ def _data_files(config: dict[str, Any], split: str = "") -> Iterator[Path]:
     kwargs = kwargs if isinstance(kwargs, dict) else {}
     named, folder = kwargs.get("data_files"), kwargs.get("data_dir")
     folder = folder if isinstance(folder, str) else ""
-    if folder and not named:
+    if folder and not named and config.get("dataset_path") in FILE_FORMATS:
         named = "**"
     files = named if isinstance(named, dict) else {split: named}
     for value in [files.get(split)] if split else files.values():

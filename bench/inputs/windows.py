@@ -168,13 +168,13 @@ def check_windows(
     """
     width = seqlen - first
     needed = width * (count or 1)
-    if (split == "evaluation" and 4 * needed <= lookup(name).tokens) or own_text.has_messages(name):
-        return  # a worker counts messages
+    if split == "evaluation" and 4 * needed <= lookup(name).tokens:
+        return
     _, text = _join_documents(name, split, data_dir)
     size = len(text.encode())
     exact = size <= max_tokenized_bytes and tokenizer_json.exists()
     tokens = _token_counter(tokenizer_json)(text) if exact else size
-    if tokens + MAX_SPECIAL_TOKENS < needed:
+    if tokens + MAX_SPECIAL_TOKENS < needed and not own_text.has_messages(name):  # else a worker counts
         raise UserError(_too_few(name, tokens, width, seqlen, count, "" if exact else "at most ", setting))
 
 
@@ -193,8 +193,6 @@ def check_calibration(
         raise UserError(
             f"calibration.sequences={sequences} of {seqlen} tokens are more than {MAX_CALIBRATION_TOKENS:,} tokens: use fewer"
         )
-    if own_text.has_messages(name):
-        return  # a worker counts them
     width = seqlen - first
     tokens_in = _token_counter(tokenizer_json)
     texts = documents(name, "calibration", data_dir)
@@ -204,7 +202,7 @@ def check_calibration(
         if crops >= sequences:
             break
     else:
-        if crops:
+        if crops and not own_text.has_messages(name):
             raise UserError(
                 f"calibration.sequences={sequences} is more than the {crops} crops of {seqlen} tokens that {name} has at "
                 "most: use fewer, or another corpus (calibration.data)"
@@ -214,7 +212,8 @@ def check_calibration(
             break
         if tokens_in(text) > width:
             return
-    raise UserError(_too_long(name, seqlen))
+    if not own_text.has_messages(name):  # else a worker counts
+        raise UserError(_too_long(name, seqlen))
 
 
 def read_tokenizer(tokenizer_json: Path) -> Tokenizer:
