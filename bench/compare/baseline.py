@@ -18,7 +18,7 @@ from bench.results import metrics
 from bench.results.consistency import require_consistent
 from bench.results.derive import Items
 from bench.results.items import of_table, read_parquet
-from bench.results.record import SCHEMA, Record, parse, require_schema
+from bench.results.record import SCHEMA, NoItems, Record, parse, require_schema
 from bench.results.rows import latest
 from bench.system import archives, digests
 from bench.system.suggest import shorten
@@ -156,7 +156,7 @@ def _item_reader(content: bytes, total: int, name: str) -> Callable[[Record], It
     def items(record: Record) -> Items:
         table, rows = opened()
         if record.stem not in rows:
-            raise UserError(f"{name} has no per-item scores of record {record.short_key}: {REMAKE}")
+            raise NoItems(f"{name} has no per-item scores of record {record.short_key}: {REMAKE}")
         return of_table(table.slice(*rows[record.stem]), record, f"{name}: {ITEMS}")
 
     return items

@@ -9,7 +9,8 @@ import numpy as np
 
 from bench.compare.pairing import MetricPair
 from bench.compare.result_set import ResultSet
-from bench.results.derive import Items
+from bench.results.derive import Items, scores_of
+from bench.results.record import NoItems, Record
 from bench.stats import bootstrap, mcnemar
 from bench.stats.bootstrap import Array, Estimate
 from bench.stats.seed_noise import SeedNoise, add_seed_noise
@@ -26,6 +27,8 @@ MIN_TIMING_BLOCKS = 10
 MAX_REACH = 1e6
 """Largest half width of an interval, as a factor of a ratio, or as a difference of a metric without a range. A wider one says
 nothing."""
+
+NO_SCORES = "it has no score for each item"
 
 
 class NotComparable(Exception):
@@ -52,14 +55,22 @@ def estimate_pair(
     """
     if pair.counted:
         return bootstrap.exact(mean_change(pair), 1, "count", len(pair.before))
-    both = [
-        _check_items(before.items(a), after.items(b), pair.definition.is_time)
-        for a, b in zip(pair.before, pair.after, strict=True)
-    ]
+    try:
+        both = [
+            _check_items(before.items(a), after.items(b), pair.definition.is_time)
+            for a, b in zip(pair.before, pair.after, strict=True)
+        ]
+    except NoItems:
+        if pair.definition.averages_items:
+            raise
+        raise NotComparable(NO_SCORES) from None
     if any(len({len(sides[i].ids) for sides in both}) > 1 for i in (0, 1)):
         what = "numbers of blocks of timings" if pair.definition.is_time else "items"
         raise NotComparable(f"seeds were measured on different {what}")
-    was, now = (np.stack([_column(items[i], pair.metric) for items in both]) for i in (0, 1))
+    was, now = (
+        np.stack([_column(sides[i], record, pair.metric) for sides, record in zip(both, records, strict=True)])
+        for i, records in enumerate((pair.before, pair.after))
+    )
     if np.array_equal(was, now):
         return bootstrap.exact(0.0, was.shape[1], "items", len(pair.before), margin)
     if pair.definition.is_time:
@@ -128,10 +139,12 @@ def _check_items(a: Items, b: Items, timing: bool) -> tuple[Items, Items]:
     return a, b
 
 
-def _column(items: Items, metric: str) -> Array:
-    values = items.columns.get(metric, items.columns.get("value"))
-    if values is None or not np.isfinite(values).all():
-        raise UserError(f"per-item scores of {metric!r} are missing or not finite: run the measurement again")
+def _column(items: Items, record: Record, metric: str) -> Array:
+    values = scores_of(metric, record, items)
+    if values is None:
+        raise NotComparable(NO_SCORES)
+    if not np.isfinite(values).all():
+        raise UserError(f"per-item scores of {metric!r} are not finite: run the measurement again")
     return values
 
 

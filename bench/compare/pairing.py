@@ -60,9 +60,10 @@ class MetricPair:
 
     @property
     def counted(self) -> bool:
-        """Return whether the number is exact: it was counted, or has no standard error and needs no items."""
-        no_error = self.before[0].items is None and self.readings[0][0].stderr is None
-        return self.definition.counted or (no_error and not self.definition.averages_items)
+        """Return whether the number is exact: it was counted, or is of no items and has no standard error."""
+        reading = self.readings[0][0]
+        sampled = self.before[0].items is not None or reading.stderr is not None or reading.n is not None
+        return self.definition.counted or not (sampled or self.definition.averages_items)
 
     @property
     def same_key(self) -> bool:

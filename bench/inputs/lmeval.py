@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import count, islice
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -37,7 +38,9 @@ class Sample(NamedTuple):
     """Hash of the document by lm-eval."""
     document: Mapping[str, Any]
     scores: dict[str, float]
-    """Value of each metric that is a number for a single question."""
+    """Value of each metric that is a number for a single question. For perplexity, -ln p of the answer."""
+    weight: float = 1.0
+    """Number of bytes of a document whose bits are counted; otherwise 1."""
 
 
 class TaskScore(NamedTuple):
@@ -201,7 +204,7 @@ def evaluate(
     )
     samples = tuple(_samples(results["samples"][task.name]))
     return Scores(
-        tuple(_scores(results["results"][task.name], results["higher_is_better"][task.name])),
+        tuple(_scores(results["results"][task.name], results["higher_is_better"][task.name], samples)),
         samples,
         tuple(sorted(lm.left)),
         _guesses(loaded["tasks"][task.name], [sample.document for sample in samples]),
@@ -275,20 +278,43 @@ def _load(task: Task, data: Path | None, shots: int | None = None) -> Any:
         ) from fault
 
 
-def _scores(results: Mapping[str, Any], higher: Mapping[str, bool]) -> list[TaskScore]:
-    scores = []
+def _name(metric: str, filter_: str) -> str:
+    """Return the name of a metric of lm-eval under one of its filters."""
+    # The measure `answers` has bits_per_byte as a mean over questions.
+    name = "corpus_bits_per_byte" if metric == "bits_per_byte" else metric
+    return name if filter_ == "none" else f"{name}_{filter_}"
+
+
+def _scores(results: Mapping[str, Any], higher: Mapping[str, bool], samples: Sequence[Sample]) -> Iterator[TaskScore]:
+    """Yield the metrics of a task, those with a score for each question first."""
+    found = []
     for key, value in results.items():
         metric, comma, filter_ = key.partition(",")
         if comma and not metric.endswith("_stderr") and isinstance(value, int | float):
-            stderr = results.get(f"{metric}_stderr,{filter_}")
-            name = metric if filter_ == "none" else f"{metric}_{filter_}"
+            name, stderr = _name(metric, filter_), results.get(f"{metric}_stderr,{filter_}")
             error = float(stderr) if isinstance(stderr, int | float) else None
-            scores.append(TaskScore(name, float(value), error, bool(higher.get(metric, True))))
-    return scores
+            if metric == "perplexity":
+                # That of lm-eval comes from resamples.
+                losses = [sample.scores[name] for sample in samples]
+                error = stdev(losses) / len(losses) ** 0.5 * value if len(losses) > 1 else None
+            found.append(TaskScore(name, float(value), error, bool(higher.get(metric, True))))
+    by_question = samples[0].scores if samples else {}
+    return iter(sorted(found, key=lambda score: score.metric not in by_question))
 
 
-def _samples(rows: list[dict[str, Any]]) -> list[Sample]:
-    """Return the scores of each question under the first filter, in the order of the documents."""
-    first = [r for r in rows if r["filter"] == rows[0]["filter"]]
-    numbers = [{m: float(r[m]) for m in r["metrics"] if isinstance(r[m], int | float)} for r in first]
-    return [Sample(r["doc_hash"], r["doc"], n) for r, n in zip(first, numbers, strict=True)]
+def _samples(rows: list[dict[str, Any]]) -> Iterator[Sample]:
+    """Yield the scores of each question, in the order of the documents. Each filter of the task has a row for it."""
+    questions: dict[int, Sample] = {}
+    for row in rows:
+        of_filter = {m: row[m] for m in row["metrics"]}
+        scores = {m: float(value) for m, value in of_filter.items() if isinstance(value, int | float)}
+        weight = 1.0
+        if "perplexity" in scores:
+            scores["perplexity"] *= -1  # lm-eval has the log-likelihood under this name
+        if bits := of_filter.get("bits_per_byte"):
+            likelihood, weight = bits
+            scores["bits_per_byte"] = -likelihood / math.log(2)
+        named = {_name(m, row["filter"]): value for m, value in scores.items()}
+        question = questions.setdefault(row["doc_id"], Sample(row["doc_hash"], row["doc"], {}, float(weight)))
+        question.scores.update(named)
+    yield from questions.values()

@@ -16,6 +16,7 @@ from bench.inputs import tasks, tracks
 from bench.inputs.task_yaml import most_generated, read_task
 from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
 from bench.measures.state_check import StateCheck
+from bench.results import metrics
 from bench.results.identity import PROMPT, Protocol, describe_prompt
 from bench.results.record import Item, Reading
 from bench.system.validation import MAX_TOKENS, Count, Extent, count_of
@@ -56,7 +57,7 @@ class ZeroshotSettings(MeasureSettings):
 class Zeroshot:
     """Accuracy on tasks of lm-eval, one measurement per task.
 
-    Items: acc of each question, 0 or 1, or its first metric if it has no acc.
+    Items: acc of each question, 0 or 1, or its first metric if it has no acc; other metrics by their names.
     """
 
     name: ClassVar[str] = "zeroshot"
@@ -149,7 +150,14 @@ class Zeroshot:
         check.require_numbers("the model")
         questions = len(scores.samples)
         values = tuple(
-            Reading(s.metric, s.value, "1", "higher" if s.higher else "lower", stderr=s.stderr, n=questions)
+            Reading(
+                s.metric,
+                s.value,
+                metrics.find(s.metric).unit or "1",
+                "higher" if s.higher else "lower",
+                stderr=s.stderr,
+                n=questions,
+            )
             for s in scores.scores
         )
         notes: dict[str, Any] = {
@@ -168,16 +176,16 @@ def _items(samples: tuple[Sample, ...], builtin: bool) -> tuple[Item, ...]:
 
     Built-in tasks cluster by article.
     """
-    metrics = list(samples[0].scores) if samples else []
-    if not metrics:
+    names = list(samples[0].scores) if samples else []
+    if not names:
         return ()
-    first = "acc" if "acc" in metrics else metrics[0]
+    first = "acc" if "acc" in names else names[0]
     counts: Counter[str] = Counter()
     items = []
     for sample in samples:
         name = sample.hash + (f"#{counts[sample.hash]}" if counts[sample.hash] else "")
         counts[sample.hash] += 1
         cluster = str(sample.document["article"]) if builtin else name
-        others = {m: sample.scores[m] for m in metrics if m != first}
-        items.append(Item(name, cluster, sample.scores[first], 1.0, others))
+        others = {m: sample.scores[m] for m in names if m != first}
+        items.append(Item(name, cluster, sample.scores[first], sample.weight, others))
     return tuple(items)

@@ -46,17 +46,28 @@ def derive(record: Record, items: Items) -> Iterator[tuple[ReadingRow, Derived]]
     Raises:
         ArithmeticError: the items have no finite mean.
     """
-    own = [reading for reading in record.readings if reading.metric not in items.columns]
-    # The items of a measure with several readings belong to the first that averages them.
-    main = next((r for r in own if _reduces(r)), None) if sum(map(_reduces, own)) == 1 else None
     for reading in record.readings:
-        column = reading.metric if reading not in own else "value" if reading is main else None
         if reading.value is None:
             continue
-        if column is not None and _reduces(reading):
-            yield reading, _reduced(reading, items.columns[column], items.weights)
+        values = scores_of(reading.metric, record, items)
+        if values is not None and _reduces(reading):
+            yield reading, _reduced(reading, values, items.weights)
         elif (derived := _packed(reading, record, items)) is not None:
             yield reading, derived
+
+
+def scores_of(metric: str, record: Record, items: Items) -> Array | None:
+    """Return a metric's column, or None if the items have no scores of it.
+
+    The column `value` has no name. It belongs to the only metric without a column that averages items, or else to the
+    first metric without one.
+    """
+    if metric in items.columns:
+        return items.columns[metric]
+    others = [reading for reading in record.readings if reading.metric not in items.columns]
+    averages = [reading for reading in others if _reduces(reading)]
+    owner = (averages if len(averages) == 1 else others)[0]
+    return items.columns.get("value") if metric == owner.metric else None
 
 
 def differences(reading: ReadingRow, derived: Derived) -> Iterator[str]:

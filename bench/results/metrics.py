@@ -90,6 +90,7 @@ _ALL = (
     Metric("top1_agreement", "1", "higher", "proportion", 0.0, 1.0, windowed=True, seed_noise=SHARE_NOISE),
     Metric("common_prefix", "tokens", "higher", "tokens", 0.0, 64.0, windowed=True),
     Metric("bits_per_byte", "bits/byte", "lower", "bits/byte", 0.0, margin=0.01, in_tables=False),
+    Metric("corpus_bits_per_byte", "bits/byte", "lower", "bits/byte", 0.0, windowed=True, margin=0.01),
     Metric(MEAN_BITS, "bits/byte", "lower"),
     Metric("mean_acc", "1", "higher"),
     Metric("worst_drop", "1", "lower"),

@@ -72,6 +72,10 @@ class ReadingRow(BaseModel):
     n: Annotated[int, Field(strict=True, ge=0)] | None = None
 
 
+class NoItems(UserError):
+    """A record has no scores of single items."""
+
+
 class ItemsFile(BaseModel):
     model_config = ConfigDict(strict=True)
     file: str

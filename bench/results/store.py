@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.results.consistency import require_consistent
-from bench.results.record import DONE, MAX_BYTES, ItemsFile, OtherSchema, Record, max_items_bytes, parse
+from bench.results.record import DONE, MAX_BYTES, ItemsFile, NoItems, OtherSchema, Record, max_items_bytes, parse
 from bench.system import digests
 from bench.system.files import atomic_write, sweep
 from methods.errors import UserError
@@ -174,7 +174,7 @@ class ReadOnlyStore:
             UserError: it has none, or the file is missing or not the one that the record names.
         """
         if record.items is None:
-            raise UserError(
+            raise NoItems(
                 f"record {record.short_key} in {str(self.root)!r} has no per-item scores: run its measurement again"
             )
         path = self.items_path(record)

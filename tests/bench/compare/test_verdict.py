@@ -8,6 +8,7 @@ from bench.compare.estimate import _sums_by_cluster
 from bench.compare.resolve import read
 from bench.compare.verdict import Row, compare
 from bench.results.derive import Items
+from bench.results.record import Item, ReadingRow
 from bench.results.store import Store
 from bench.stats.bootstrap import Estimate
 from helpers import fake_records
@@ -94,6 +95,20 @@ def test_accuracy(roots, lost, gained, expected):
     assert (row.estimate.lost, row.estimate.gained) == (lost, gained)
     assert row.effect[0] == pytest.approx((gained - lost) / 1000)
     assert row.after - row.before == pytest.approx((gained - lost) / 1000)
+
+
+def test_scores_of_a_whole_task_are_not_compared_by_the_questions_of_another_metric(roots):
+    right = [Item(f"q{i}", f"q{i}", float(i % 2 == 0), 1.0) for i in range(1000)]
+    for root, value in zip(roots, (0.8, 0.3), strict=True):
+        f1, bleu = (ReadingRow(metric=m, value=value, unit="1", better="higher", n=1000) for m in ("f1", "bleu"))
+        with_f1 = fake_records.accuracy(root, made=value)
+        fake_records.put(root, with_f1, right, [*with_f1.readings, f1])
+        fake_records.put(root, fake_records.record(measure="zeroshot", protocol="wmt@1.0", made=value), (), [bleu])
+
+    found = {row.metric: row for row in compare(*(read(r) for r in roots), settings.read(None), exploratory=True).rows}
+
+    assert found["acc"].verdict == "OK"
+    assert {found[m].reason for m in ("f1", "bleu")} == {"it has no score for each item"}
 
 
 def test_accuracy_over_seeds_counts_the_flips_of_all(roots):

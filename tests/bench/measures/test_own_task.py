@@ -1,6 +1,7 @@
 """A user's task file gives the answers of the lm-eval command, with examples, a chat template and generated text."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,9 @@ from lm_eval.tasks import TaskManager
 from bench.inputs import lmeval, loading, tasks
 from bench.inputs.task_yaml import read_task
 from bench.planning.plan import make_plan
+from bench.results.check import check_folder
+from bench.results.derive import scores_of
+from bench.results.store import ReadOnlyStore
 from helpers import runs
 from methods.contract import Compute
 from methods.errors import UserError
@@ -32,6 +36,25 @@ doc_to_target: "{{choices[label]}}"
 generation_kwargs: {until: ["."], max_gen_toks: 4, do_sample: false}
 metric_list:
   - {metric: exact_match, aggregation: mean, higher_is_better: true}
+"""
+LAST_WORD = """
+output_type: loglikelihood
+doc_to_text: "{{question}}"
+doc_to_target: " {{choices[0]}}"
+metric_list:
+  - {metric: perplexity, aggregation: perplexity, higher_is_better: false}
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+"""
+WHOLE_TEXT = """
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{question}} {{choices[0]}}"
+metric_list: [{metric: word_perplexity}, {metric: bits_per_byte}]
+"""
+TWO_FILTERS = f"""{GENERATED}
+filter_list:
+  - {{name: strict, filter: [{{function: regex, regex_pattern: "#### ([0-9]+)"}}, {{function: take_first}}]}}
+  - {{name: flexible, filter: [{{function: regex, regex_pattern: "(.)"}}, {{function: take_first}}]}}
 """
 
 
@@ -82,6 +105,31 @@ def test_the_answers_are_those_of_lm_eval(kind, settings, label, tmp_path):
     )["results"]["mine"]
     for reading in record.readings:
         assert reading.value == want[f"{reading.metric},none"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "metrics"),
+    [
+        (LAST_WORD, {"perplexity", "acc"}),
+        (WHOLE_TEXT, {"corpus_bits_per_byte"}),
+        (TWO_FILTERS, {"exact_match_strict", "exact_match_flexible"}),
+    ],
+)
+def test_each_metric_has_its_own_scores(kind, metrics, tmp_path):
+    file = task_file(tmp_path / "t", kind)
+    spec = runs.small(tmp_path / "r", measures=("zeroshot",), tasks=(str(file),), zeroshot={"limit": LIMIT})
+    runs.run_here(spec, only=("dense",))
+
+    (record,) = [r for r in runs.records(tmp_path / "r").values() if r.identity.measure == "zeroshot"]
+    items = ReadOnlyStore(tmp_path / "r").items(record)
+
+    assert (record.status, check_folder(tmp_path / "r").problems) == ("ok", ())
+    for reading in record.readings:
+        scores = scores_of(reading.metric, record, items)
+        assert (scores is not None) == (reading.metric in metrics)
+        if scores is not None:
+            mean = scores.sum() / items.weights.sum()
+            assert reading.value == pytest.approx(math.exp(mean) if reading.metric == "perplexity" else mean)
 
 
 def test_generated_answers_advance_the_progress(tmp_path):
