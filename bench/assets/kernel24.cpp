@@ -778,7 +778,8 @@ inline __attribute__((always_inline)) float levels(const float* x, long width, i
     }
     float step;
     std::memcpy(&step, &most, 4);
-    step = step == 0 ? 1 : step / LEVELS;
+    // Steps of a row of subnormals are too coarse for int16, so its values become 0.
+    step = step < std::numeric_limits<float>::min() ? 1 : step / LEVELS;
     if (most >= 0x7f800000) {
         std::memset(out, 0, 2 * width);
         return most > 0x7f800000 ? std::numeric_limits<float>::quiet_NaN() : step;

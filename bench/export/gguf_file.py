@@ -83,22 +83,23 @@ def write(
         writer.add_tokenizer_model("no_vocab")
     names, rounded = get_tensor_name_map(MODEL_ARCH.LLAMA, config["num_hidden_layers"]), 0
     for name in source:
-        tensor, target = source.tensor(name).float(), name.removesuffix(".weight")
+        tensor, target = source.tensor(name), name.removesuffix(".weight")
         if (stored_name := names.get_name(name, try_suffixes=(".weight",))) is None:
             raise UserError(f"{folder} has the tensor {name}, which is not written as GGUF: {instead}")
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             tensor = _interleave_halves(tensor, heads if name.endswith("q_proj.weight") else kv_heads)
         if tensor.ndim < 2:
-            writer.add_tensor(stored_name, tensor.contiguous().numpy().astype(np.float32))
+            writer.add_tensor(stored_name, tensor.float().contiguous().numpy())
             continue
         form = GGMLQuantizationType[kind.upper() if linears is None or target in linears else "F16"]
         if form.name.lower() in BITS and tensor.shape[1] % BLOCK:
             raise UserError(f"{name} has {tensor.shape[1]} inputs, no multiple of {BLOCK} as {kind} needs: {instead}")
         array = _on_grid(tensor, kind, (linears or {}).get(target, 0)) if form.name.lower() in BITS else None
         if array is None:
-            array = quants.quantize(tensor.contiguous().numpy(), form)
+            values = tensor.float().contiguous().numpy()
+            array = quants.quantize(values, form)
             if linears and target in linears:
-                rounded += not np.array_equal(quants.dequantize(array, form), tensor.numpy())
+                rounded += not np.array_equal(quants.dequantize(array, form), values)
         writer.add_tensor(stored_name, array, raw_dtype=form)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -122,6 +123,8 @@ def kind_of(stored: StoredLinears | None) -> str:
 
 def _on_grid(weight: Tensor, kind: str, group: int) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
     """Return the blocks of a weight [out, in] on an integer grid, uint8 [out, bytes], or None if they cannot hold it.
+
+    The weight has the type of the row, to which a quantizer rounds each product of an integer and its scale.
 
     A block is a scale in float16 and 32 integers: int8, or int4 + 8 with the second half in the upper bits.
     """

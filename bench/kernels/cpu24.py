@@ -190,7 +190,7 @@ def product(
     x = x.to(torch.float32 if wide else torch.bfloat16).contiguous()
     rows, out = len(x), len(weight.memory)
     y = torch.empty(rows, out, dtype=dtype)
-    bias = bias if bias is None else bias.to(dtype)
+    bias = bias if bias is None else bias.to(dtype).contiguous()
     matrix = (
         weight.bits,
         weight.dense,

@@ -91,8 +91,7 @@ class Linear24(nn.Module):
             y = self.cusparselt_weight.linear(rows, self.bias)
         else:
             y = linear(rows, self.dense_weight().to(x.device, x.dtype), self.bias)
-        reshaped: Tensor = y.unflatten(0, x.shape[:-1])
-        return reshaped
+        return y.reshape(*x.shape[:-1], y.shape[-1])
 
     def _takes(self, rows: Tensor) -> bool:
         """Return whether the native kernel multiplies these rows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from bench.stats.bootstrap import Array, Estimate, estimate_means, students_p
+from bench.stats.bootstrap import Array, Estimate, estimate_means, students_p, wider
 
 
 def mcnemar_p(lost: int, gained: int) -> float:
@@ -76,7 +76,10 @@ def estimate_flips_over_seeds(before: Array, after: Array, level: float, *, marg
     McNemar's test would count a question once for each seed. Student's t over questions and seeds does not.
     """
     lost, gained = _count_flips(before, after)
-    return replace(estimate_means(after - before, level, margin=margin), lost=lost, gained=gained)
+    found = estimate_means(after - before, level, margin=margin)
+    if not found.stderr:  # few questions that change alike: no certainty
+        found = wider(found, estimate_flips(before[0], after[0], level, margin=margin))
+    return replace(found, lost=lost, gained=gained)
 
 
 def _count_flips(before: Array, after: Array) -> tuple[int, int]:

@@ -110,7 +110,7 @@ class Microscaling(_OfAnyTensor):
     """MXFP4 (e2m1) or MXFP8 (e4m3): the scale is a power of two. OCP Microscaling Formats 1.0, sections 5 and 6.3.
 
     The exponent of the scale is that of the largest value, less the largest exponent of an element; elements above the
-    largest point become that point.
+    largest point become that point. A group with infinity has no scale, NaN.
     """
 
     bits: int
@@ -120,7 +120,8 @@ class Microscaling(_OfAnyTensor):
         largest = groups.abs().amax(-1, keepdim=True)
         # frexp gives a fraction in [1/2, 1), so its exponent is one more than that of the standard.
         exponent = torch.frexp(largest).exponent - 1 - (2 if self.bits == 4 else 8)
-        return torch.ldexp(torch.ones_like(largest), exponent.clamp(-127, 127)).masked_fill(largest == 0, 1)
+        scale = torch.ldexp(torch.ones_like(largest), exponent.clamp(-127, 127)).masked_fill_(largest == 0, 1)
+        return scale.masked_fill_(~largest.isfinite(), torch.nan)
 
     def snap(self, weight: Tensor, scale: Tensor) -> Tensor:
         return (e2m1 if self.bits == 4 else e4m3)(weight / scale).mul_(scale)

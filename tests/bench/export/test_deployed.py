@@ -32,8 +32,9 @@ def made(tmp_path_factory):
         folder = tmp_path_factory.mktemp("compressed")
         runs.own_cache(folder, patch)
 
-        def make(quantizer):
-            spec = runs.small(folder / quantizer.replace(":", "_"), quantizers=(quantizer,), measures=("size",))
+        def make(quantizer, dtype="auto"):
+            results = folder / f"{quantizer.replace(':', '_')}-{dtype}"
+            spec = runs.small(results, quantizers=(quantizer,), measures=("size",), dtype=dtype)
             runs.run_here(spec, only=PRUNED)
             (record,) = (r for r in ReadOnlyStore(spec.results) if r.identity.measure == "size")
             return spec.results, record
@@ -171,19 +172,23 @@ def test_a_scale_too_small_for_float16_is_no_silent_change(made, tmp_path, monke
     assert not (tmp_path / "out").exists()
 
 
-def test_gguf_holds_the_integers_of_the_row(made, tmp_path):
-    results, record = made("int4-rtn")
+@pytest.mark.parametrize(
+    ("quantizer", "kind", "bits", "dtype"), [("int4-rtn", "q4_0", 4.5, "float32"), ("int8", "q8_0", 8.5, "bfloat16")]
+)
+def test_gguf_holds_the_integers_of_the_row(quantizer, kind, bits, dtype, made, tmp_path):
+    results, record = made(quantizer, dtype)
     said = export_model(record.key, "gguf", tmp_path / "out", results=results)
 
-    assert "28 linears stored as q4_0, bit for bit" in said
-    assert "4.5 bits per weight, where the row counts" in said
-    read = {t.name: t for t in GGUFReader(tmp_path / "out/model-q4_0.gguf").tensors}
+    assert f"28 linears stored as {kind}, bit for bit" in said
+    assert f"{bits} bits per weight, where the row counts" in said
+    read = {t.name: t for t in GGUFReader(tmp_path / f"out/model-{kind}.gguf").tensors}
     folder = Folder(find_pruned(record.key, results)[0])
     for i, leaf, theirs in ((0, "self_attn.v_proj", "attn_v"), (3, "mlp.down_proj", "ffn_down")):
         tensor = read[f"blk.{i}.{theirs}.weight"]
         got = torch.from_numpy(quants.dequantize(tensor.data, tensor.tensor_type))
-        assert tensor.tensor_type.name == "Q4_0"
-        assert torch.equal(got, folder.tensor(f"model.layers.{i}.{leaf}.weight"))
+        stored = folder.tensor(f"model.layers.{i}.{leaf}.weight")
+        assert tensor.tensor_type.name == kind.upper()
+        assert torch.equal(got.to(stored.dtype), stored)
     assert read["token_embd.weight"].tensor_type.name == "F16"
 
 

@@ -129,6 +129,14 @@ def test_inputs_and_a_bias_must_fit(kernel):
         cpu24.product(torch.ones(1, 64), weight, torch.ones(8))
 
 
+def test_a_bias_may_have_gaps_and_subnormal_inputs_are_zero(kernel):
+    weight = cpu24.to_kernel_layout(pack_rounded(sparse(32, 64), "int8").packed)
+    bias = torch.randn(64)[::2]
+    for path in kernel.paths:
+        got = cpu24.product(torch.full((1, 64), 6e-41), weight, bias, path=path)
+        assert torch.equal(got[0], bias)
+
+
 def test_a_nan_is_not_hidden(kernel):
     weight = sparse(5, 64)
     x = torch.randn(2, 64)

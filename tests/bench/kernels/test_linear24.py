@@ -47,6 +47,14 @@ def test_the_reference_is_the_masked_model_bit_for_bit(make, family):
     assert all(torch.equal(dense_weight(model.get_submodule(n)), unpack(p)) for n, p in packed.items())
 
 
+def test_one_row_need_not_be_a_matrix(llama):
+    model, packed = masked(llama)
+    name, kept = next(iter(packed.items()))
+    swap_linears(model, packed)
+    row = torch.ones(kept.shape[1])
+    assert torch.equal(model.get_submodule(name)(row), model.get_submodule(name)(row[None])[0])
+
+
 @pytest.mark.numeric
 def test_the_kernel_is_the_masked_model_up_to_rounding(make, family, kernel):
     model, packed = masked(make(family), torch.bfloat16)

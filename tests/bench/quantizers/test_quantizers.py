@@ -225,6 +225,14 @@ def test_mx_formats_are_those_of_torchao(bits, dtype):
     assert torch.equal(weight, theirs)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_infinity_in_a_group_of_mx_is_no_number(bits):
+    weight = torch.ones(2, 32)
+    weight[0, 3] = math.inf
+    grids.round_(weight, grids.Microscaling(bits), 32)
+    assert weight[0].isnan().all() and (weight[1] == 1).all()
+
+
 def test_nvfp4_is_that_of_torchao():
     nv = pytest.importorskip("torchao.prototype.mx_formats.nvfp4_tensor")
     weight = torch.randn(16, 64) * torch.logspace(-3, 1, 16)[:, None]

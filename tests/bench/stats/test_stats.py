@@ -221,6 +221,12 @@ def test_the_margin_of_accuracies_is_tangos():
     assert mcnemar.estimate_flips(before, after, 0.05).p_margin == got.p
 
 
+@pytest.mark.parametrize(("after", "p"), [([[0, 0], [0, 0]], 0.5), ([[0, 1], [1, 0]], 1.0)])
+def test_two_questions_that_change_alike_are_no_certainty(after, p):
+    got = mcnemar.estimate_flips_over_seeds(np.ones((2, 2)), np.array(after), 0.05)
+    assert got.p == p and got.low <= got.value < got.high
+
+
 def test_blocks_of_one_run_are_not_independent():
     """Three runs, which differ by 3%, of twelve blocks each: no change is found in about 95 of 100."""
     rng = np.random.default_rng(10)
