@@ -26,13 +26,10 @@ from bench.planning.plan import make_plan
 from bench.planning.refusal import require_memory
 from bench.planning.spec import Spec
 from bench.results.record import Record
-from bench.results.reproduce import settings
+from bench.results.reproduce import RENAMED, settings
 from bench.results.store import Store
 from bench.system.cache import in_use
 from methods.errors import UserError
-
-RENAMED = {"floor": "final_lr_ratio"}
-"""Settings of methods that older records have under another name."""
 
 
 @dataclass
@@ -98,5 +95,6 @@ def _require_recipe(record: Record, planned: Measurement) -> None:
         if name := min((n for n in old.keys() | new.keys() if old.get(n) != new.get(n)), default=""):
             raise UserError(
                 f"{was['name']} of record {record.short_key} has {name} {old.get(name, 'not set')}, and now "
-                f"{new.get(name, 'not set')}: measure it again with the code of {record.commit_id or 'its commit'}"
+                f"{new.get(name, 'not set')}: name its recipe with bench run --set training.recipe=, "
+                f"or use the code of {record.commit_id or 'its commit'}"
             )

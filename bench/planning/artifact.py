@@ -71,6 +71,7 @@ class TrainingRun(_Frozen):
     source: str
     """Digest of the code that cuts it into batches."""
     recipe: str
+    """Name of the recipe, if it is not the one for the model's size. Not part of the key, which has the stages' settings."""
     tokens: int
     batch: int
     seqlen: int

@@ -22,6 +22,7 @@ from bench.planning.chain import MethodStages
 from bench.planning.resolve import PlanRequest
 from bench.planning.sizes import count_sizes
 from bench.results.identity import Protocol
+from bench.results.reproduce import LEARNING_RATES
 from bench.system import digests
 from bench.system.devices import has_instructions_for
 from bench.system.source_digest import digest_source
@@ -32,8 +33,6 @@ from methods.training.settings import require_trainable
 
 LOADER = "bench.inputs.loading"
 """Name of the module that reads every model. Importing it would import torch."""
-LEARNING_RATES = {"lr", "relative_lr"}
-"""Names of the fields for the learning rate. If the user sets one of them, no recipe sets the other."""
 
 
 class ModelInputs:
@@ -178,7 +177,7 @@ class ModelInputs:
             data=wanted.data,
             content=training_text.content_digest(wanted.data, data_dir),
             source=digest_source(training_text.__name__),
-            recipe=recipe.name,
+            recipe="" if recipe is recipes.for_size(self.sizes.parameters, self.request.device) else recipe.name,
             tokens=wanted.tokens or (None if wanted.recipe else self.model.quick.training_tokens) or recipe.tokens,
             batch=wanted.batch or recipe.batch,
             seqlen=wanted.seqlen or recipe.seqlen,

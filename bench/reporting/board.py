@@ -270,7 +270,10 @@ def _text_name(line: PivotLine, column: str) -> str:
     identity: Identity = line.group[0]["identity"]
     if column == "training":
         text = identity.training
-        return f"{text.data}, batch {text.batch}" if text and text.batch else text.data if text else ""
+        parts = (
+            [text.data, text.batch and f"batch {text.batch}", text.recipe and f"recipe {text.recipe}"] if text else []
+        )
+        return ", ".join(filter(None, parts))
     calibration = identity.calibration
     return calibration.data + (", all experts" if calibration.all_experts else "") if calibration else ""
 
