@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +21,7 @@ from bench.results.record import parse
 from bench.results.store import ReadOnlyStore
 from helpers import runs
 from methods.contract import Compute
+from methods.families import FAMILIES
 
 BEFORE = "".join(f"Question: What is {n} and {n}?\nAnswer: {2 * n}\n\n" for n in range(1, 9))
 QUESTIONS = [
@@ -100,9 +102,10 @@ def test_limits_and_labels(cache, tmp_path):
 
 
 @pytest.mark.parametrize(("context", "prompt"), [(None, ""), (2048, ""), (512, ""), (128, "context 128")], ids=str)
-def test_a_shorter_context_is_named(cache, tmp_path, context, prompt):
+def test_a_shorter_context_is_named(cache, tmp_path, context, prompt, monkeypatch):
     """It cuts the prompts. The positions of the model cut them in any run."""
     settings = {"context": context} if context else {}
+    monkeypatch.setitem(FAMILIES, "llama", replace(FAMILIES["llama"], positions="max_position_embeddings"))
     model = str(runs.tiny(tmp_path / "model", max_position_embeddings=512))
     about = {"models": (model,), "methods": ("dense",), "measures": ("answers",), "tasks": ("mathematics/gsm8k",)}
     spec = runs.small(tmp_path / "r", answers=settings, **about)
