@@ -204,6 +204,11 @@ class Artifact(_Frozen):
         return max(self.processes, self.calibration_ranks)
 
     @property
+    def ranks_per_node(self) -> int:
+        """Largest number of processes that share a stage on one machine. Each node calibrates by itself."""
+        return max(-(-self.processes // self.nodes), self.calibration_ranks)
+
+    @property
     def cache_names(self) -> list[str]:
         """Names of the cache entries after each stage."""
         return [self.up_to(count + 1).key[:32] for count in range(len(self.stages))]
