@@ -271,7 +271,9 @@ def _text_name(line: PivotLine, column: str) -> str:
     if column == "training":
         text = identity.training
         parts = (
-            [text.data, text.batch and f"batch {text.batch}", text.recipe and f"recipe {text.recipe}"] if text else []
+            [text.data, f"batch {text.batch}" if text.batch else "", text.recipe and f"recipe {text.recipe}"]
+            if text
+            else []
         )
         return ", ".join(filter(None, parts))
     calibration = identity.calibration
