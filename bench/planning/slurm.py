@@ -92,7 +92,8 @@ def write_script(plan: Plan, shards: int) -> str:
         unknown_time=UNKNOWN_TIME,
         time=f"{minutes // 60:02}:{minutes % 60:02}:00",
         memory=math.ceil(1.25 * memory * jobs),
-        cores=threads * jobs,  # processes share the threads
+        # Processes of one artifact share its threads.
+        cores=threads * jobs,
         gpus="" if device == "cpu" else gpus,
         grace=GRACE_S,
         folder=shlex.quote(str(Path.cwd())),
