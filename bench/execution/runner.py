@@ -26,10 +26,13 @@ from bench.planning.plan import make_plan
 from bench.planning.refusal import require_memory
 from bench.planning.spec import Spec
 from bench.results.record import Record
-from bench.results.reproduce import RENAMED, settings
+from bench.results.reproduce import settings
 from bench.results.store import Store
 from bench.system.cache import in_use
 from methods.errors import UserError
+
+RENAMED = {"floor": "final_lr_ratio"}
+"""Settings of methods that older records have under another name."""
 
 
 @dataclass

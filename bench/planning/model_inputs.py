@@ -22,7 +22,6 @@ from bench.planning.chain import MethodStages
 from bench.planning.resolve import PlanRequest
 from bench.planning.sizes import count_sizes
 from bench.results.identity import Protocol
-from bench.results.reproduce import LEARNING_RATES
 from bench.system import digests
 from bench.system.devices import has_instructions_for
 from bench.system.source_digest import digest_source
@@ -33,6 +32,8 @@ from methods.training.settings import require_trainable
 
 LOADER = "bench.inputs.loading"
 """Name of the module that reads every model. Importing it would import torch."""
+LEARNING_RATES = {"lr", "relative_lr"}
+"""Names of the fields for the learning rate. If the user sets one of them, no recipe sets the other."""
 
 
 class ModelInputs:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-import tomllib
 from collections.abc import Sequence
-from functools import cache
-from importlib import resources
 from typing import Any
 
 from bench.results.identity import PROMPT
@@ -25,17 +22,14 @@ PRUNE_FLAGS = {
     "dtype": "--dtype", "device": "--device",
 }  # fmt: skip
 """Flags of `bench prune` by setting."""
-LEARNING_RATES = {"lr", "relative_lr"}
-"""Names of the fields for the learning rate. If the user sets one of them, no recipe sets the other."""
-RENAMED = {"floor": "final_lr_ratio"}
-"""Today's name of a field, by its name in older records."""
 ONE_PROCESS = (("training.processes", 1), ("calibration.processes", 1))
 
 
 def command(records: Sequence[Record]) -> str:
     """Return the command that makes records of one row and measure, one for each seed. Empty if they do not say how."""
-    values = _settings_today(records[0])
-    if not values:
+    try:
+        values = settings(records[0])
+    except UserError:
         return ""
     seeds = sorted(r.identity.seed for r in records if r.identity.seed is not None)
     values |= {"seeds": tuple(seeds)} if seeds else {}
@@ -54,8 +48,9 @@ def prune_and_export(record: Record) -> tuple[str, str]:
 
     A 2:4 model is exported as packed24, with its quantizer's grid if that has one, and others as dense safetensors.
     """
-    values = _settings_today(record)
-    if not values:
+    try:
+        values = settings(record)
+    except UserError:
         return "", ""
     identity = record.identity
     words = [identity.model, identity.method, identity.pattern, identity.quantizer]
@@ -95,42 +90,6 @@ def _set(name: str, value: Any) -> list[str]:
 
 def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _settings_today(record: Record) -> dict[str, Any]:
-    """Return the settings, or nothing if a run of this version would have others."""
-    try:
-        values = settings(record)
-    except UserError:
-        return {}
-    training, device = record.identity.training, record.identity.device
-    if training is None:
-        return values
-    # Records made before an identity had the recipe do not say which it was, nor how large the model is.
-    for_device = {n: r for n, r in _recipes().items() if r["parameters"] and r.get("device", device) == device}
-    possible = {training.recipe: _recipes().get(training.recipe)} if training.recipe else for_device
-    return values if any(recipe and _fits(record, recipe) for recipe in possible.values()) else {}
-
-
-@cache
-def _recipes() -> dict[str, dict[str, Any]]:
-    return tomllib.loads(resources.files("bench").joinpath("assets/recipes.toml").read_text())
-
-
-def _fits(record: Record, recipe: dict[str, Any]) -> bool:
-    """Return whether the record's stages have what a recipe gives them, beside what the user typed."""
-    for stage, label in zip(record.key_inputs["stages"], record.identity.stages, strict=False):
-        options = [option.partition("=") for option in label.split(":")[1:]]
-        if not all(equals for _, equals, _ in options):
-            continue  # the fields of a preset are not in the label
-        typed = {name.rstrip("_") for name, _, _ in options}
-        typed |= LEARNING_RATES if typed & LEARNING_RATES else set()
-        has = {RENAMED.get(name, name.rstrip("_")): value for name, value in stage["config"].items()}
-        given = recipe.get("methods", {}).get(stage["name"], {}).items()
-        gives = {name: recipe[name] for name in has.keys() & {"final_lr_ratio"}} | {n.rstrip("_"): v for n, v in given}
-        if any(has.get(name) != gives.get(name) for name in (has.keys() | gives.keys()) - typed):
-            return False
-    return True
 
 
 def settings(record: Record) -> dict[str, Any]:

@@ -150,7 +150,7 @@ FULL = [
 ]
 
 
-@pytest.mark.parametrize("folder", ["tiny-long", *FULL])
+@pytest.mark.parametrize("folder", ["smollm2-trained", *FULL])
 def test_the_commands_of_every_published_row_are_commands(folder):
     for record in read(ROOT / "results" / folder).records:
         make, export = reproduce.prune_and_export(record)
