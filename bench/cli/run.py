@@ -238,7 +238,7 @@ def finetune(
     parse_method(methods)
     resolve(str(folder))
     patterns = patterns or (record.identity.pattern if record else None)
-    training = [f"training.data={json_module.dumps(data)}"]
+    training = [f"training.data={json_module.dumps(data, ensure_ascii=False)}"]
     fixed: dict[str, Any] = {"methods": methods, "models": (str(folder),), "seeds": seeds}
     fixed |= {"patterns": patterns, "quantizers": quantizers}
     fixed |= {"set_": training + (flags.pop("set_", None) or [])}

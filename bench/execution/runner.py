@@ -98,5 +98,6 @@ def _require_recipe(record: Record, planned: Measurement) -> None:
         if name := min((n for n in old.keys() | new.keys() if old.get(n) != new.get(n)), default=""):
             raise UserError(
                 f"{was['name']} of record {record.short_key} has {name} {old.get(name, 'not set')}, and now "
-                f"{new.get(name, 'not set')}: measure it again with the code of {record.commit_id or 'its commit'}"
+                f"{new.get(name, 'not set')}: name its recipe with bench run --set training.recipe=, "
+                f"or use the code of {record.commit_id or 'its commit'}"
             )

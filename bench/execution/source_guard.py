@@ -14,12 +14,10 @@ from bench.inputs.task_yaml import read_task
 from bench.planning.artifact import Artifact, Measurement
 from bench.system import digests
 from bench.system.cache import cache_dir
+from bench.system.digests import FileState
 from bench.system.source_digest import digest_source
 from bench.verify import CheckFailed
 from methods.errors import UserError
-
-FileState = tuple[int, int, int, int]
-"""Size, times of modification and change, and inode of a file. A method can set the modification time only."""
 
 
 @contextlib.contextmanager
@@ -95,8 +93,7 @@ def _texts(artifact: Artifact, measurements: Iterable[Measurement]) -> Iterator[
 
 def _states(folder: Path, names: Collection[str]) -> dict[str, FileState]:
     files = [p for p in folder.iterdir() if (p.name in names or ".safetensors" in p.name) and p.is_file()]
-    stats = {file.name: file.stat() for file in files}
-    return {n: (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for n, s in stats.items()}
+    return {file.name: digests.state_of(file.stat()) for file in files}
 
 
 def _has_changed(file: Path, before: FileState | None, after: FileState | None) -> bool:
@@ -104,5 +101,5 @@ def _has_changed(file: Path, before: FileState | None, after: FileState | None) 
         return True
     if before == after:
         return False
-    known = digests.remembered(file, *before[:2])
+    known = digests.remembered(file, before)
     return known is None or digests.read(file) != known

@@ -68,6 +68,8 @@ class Answers:
     limit: int | None = None
     bos: Bos = ""
     """Rule for BOS as far as it changes the tokens. Every prompt follows it."""
+    prompt: str = ""
+    """The context in words, if it is not the default of this model."""
 
     @classmethod
     def check(cls, run: RunSettings, *, fetch: bool) -> None:
@@ -93,7 +95,9 @@ class Answers:
             extent = wanted.limits.get(name, wanted.limits.get(name.partition("/")[0], wanted.limit))
             config: dict[str, Any] = {"task": name, "shots": task.shots, "tokens": tokens}
             config |= {"wheel": f"{olmo_tasks.REQUIREMENT} sha256:{olmo_tasks.SHA256}"}
-            config |= {"context": min(wanted.context, context.positions or wanted.context)}
+            default = AnswerSettings().context
+            seen, usual = (min(n, context.positions or n) for n in (wanted.context, default))
+            config |= {"context": seen} | ({"prompt": f"context {seen}"} if seen != usual else {})
             config |= {"limit": count_of(extent, DEFAULT_LIMIT)}
             config |= {"bos": context.bos} if context.bos else {}
             if context.fetch:
@@ -102,7 +106,9 @@ class Answers:
 
     @property
     def protocol(self) -> Protocol:
-        return Protocol(name=self.task, version=f"{self.shots}-shot", limit=self.limit, bos=self.bos)
+        return Protocol(
+            name=self.task, version=f"{self.shots}-shot", limit=self.limit, bos=self.bos, prompt=self.prompt
+        )
 
     @property
     def estimated_tokens(self) -> int:

@@ -71,6 +71,7 @@ class TrainingRun(_Frozen):
     source: str
     """Digest of the code that cuts it into batches."""
     recipe: str
+    """Name of the recipe, if it is not the one for the model's size. Not part of the key, which has the stages' settings."""
     tokens: int
     batch: int
     seqlen: int
@@ -201,6 +202,11 @@ class Artifact(_Frozen):
     def most_ranks(self) -> int:
         """Largest number of processes that share a stage."""
         return max(self.processes, self.calibration_ranks)
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Largest number of processes that share a stage on one machine. Each node calibrates by itself."""
+        return max(-(-self.processes // self.nodes), self.calibration_ranks)
 
     @property
     def cache_names(self) -> list[str]:

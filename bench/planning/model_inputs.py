@@ -178,7 +178,7 @@ class ModelInputs:
             data=wanted.data,
             content=training_text.content_digest(wanted.data, data_dir),
             source=digest_source(training_text.__name__),
-            recipe=recipe.name,
+            recipe="" if recipe is recipes.for_size(self.sizes.parameters, self.request.device) else recipe.name,
             tokens=wanted.tokens or (None if wanted.recipe else self.model.quick.training_tokens) or recipe.tokens,
             batch=wanted.batch or recipe.batch,
             seqlen=wanted.seqlen or recipe.seqlen,

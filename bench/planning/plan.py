@@ -18,6 +18,7 @@ from bench.planning.shards import divide, parse_shard
 from bench.planning.spec import Spec
 from bench.system.devices import cores, memory_bytes
 from bench.system.source_digest import digest_source
+from methods.errors import UserError
 
 JOBS_SHARE = 0.8
 """Share of the machine's memory that parallel artifacts may use together."""
@@ -37,6 +38,7 @@ def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None
     index, count = parse_shard(spec.shard)
     request = resolve_request(spec, fetch=fetch)
     measurements: dict[str, Measurement] = {}
+    names: dict[tuple[str, ...], str] = {}
     to_pull = []
     for name in spec.models:
         if not fetch and is_planned(Path(name)):
@@ -48,6 +50,9 @@ def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None
             model = planned_model(name)
         if model is None:
             continue
+        content = (model.digest, model.tokenizer, model.companions)
+        if (same := names.setdefault(content, model.name)) != model.name:
+            raise UserError(f"{same} and {model.name} are the same model: leave one out")
         inputs = ModelInputs(request, model)
         for artifact, fields in itertools.product(_artifacts(request, inputs), inputs.measurements):
             measurement = Measurement(artifact=artifact, **fields)

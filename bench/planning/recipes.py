@@ -55,10 +55,15 @@ def choose(parameters: int, device: str, named: str | None = None) -> Recipe:
         if named not in known:
             raise UserError(describe_unknown("training recipe", named, known))
         return known[named]
-    for recipe in known.values():
-        if parameters <= recipe.parameters and (not recipe.device or device.split(":")[0] == recipe.device):
-            return recipe
+    if recipe := for_size(parameters, device):
+        return recipe
     raise UserError(
         f"no training recipe for a model of {parameters / 1e9:.0f} billion parameters: "
         f"name one by --set training.recipe= ({', '.join(known)}), or give all of training.*"
     )
+
+
+def for_size(parameters: int, device: str) -> Recipe | None:
+    """Return the first recipe that is large enough and for this type of device."""
+    fits = (r for r in recipes().values() if parameters <= r.parameters and r.device in ("", device.split(":")[0]))
+    return next(fits, None)

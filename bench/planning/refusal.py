@@ -47,7 +47,7 @@ def find_problem(artifact: Artifact) -> str:
     has = f"and {'a GPU' if on_gpu else 'this machine'} has {_gb(memory)}"
     if not memory:
         return ""
-    own = max(artifact.processes // artifact.nodes, artifact.calibration_ranks)
+    own = artifact.ranks_per_node
     if on_gpu and 0 < (cards := _gpu_count()) < own:
         trains = artifact.processes // artifact.nodes > cards
         batch = artifact.training.batch if artifact.training else 1

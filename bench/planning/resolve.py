@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bench.catalog import registry
 from bench.catalog.choice import Choice, parse_chain, parse_quantizer
@@ -100,9 +101,18 @@ def _require_distinct(chains: Iterable[Sequence[Choice]]) -> None:
     known: dict[str, str] = {}
     for chain in chains:
         label = chain[-1].label
-        same = known.setdefault(repr([(c.name, sorted(c.config.items())) for c in chain]), label)
+        same = known.setdefault(repr([(c.name, sorted(_other_than_defaults(c).items())) for c in chain]), label)
         if same != label:
             raise UserError(f"{same} and {label} are the same method: leave one out")
+
+
+def _other_than_defaults(choice: Choice) -> dict[str, Any]:
+    """Return the typed settings without those that are defaults. In a training, a recipe may set what is not typed."""
+    entry = registry.lookup("methods", choice.name)
+    if not choice.config or entry.trains:
+        return choice.config
+    kind = registry.load(entry)
+    return {name: value for name, value in choice.config.items() if value != getattr(kind, name, None)}
 
 
 def _require_nodes(spec: Spec) -> None:

@@ -79,9 +79,10 @@ def write_script(plan: Plan, shards: int) -> str:
     device = plan.measurements[0].artifact.device if plan.measurements else "cpu"
     threads = plan.measurements[0].artifact.threads if plan.measurements else 1
     nodes = spec.training.nodes
-    processes = max((math.ceil(m.artifact.most_ranks / m.artifact.nodes) for m in plan.measurements), default=1)
+    gpus = max((m.artifact.ranks_per_node for m in plan.measurements), default=1) * len(plan.devices)
     settings = flatten(spec.model_dump(mode="json", exclude_defaults=True, exclude={"shard"}))
-    arguments = [f"--set={name}={json.dumps(value)}" for name, value in settings]
+    # TOML has no escapes of surrogate pairs.
+    arguments = [f"--set={name}={json.dumps(value, ensure_ascii=False)}" for name, value in settings]
     template = jinja2.Template(TEMPLATE, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     script: str = template.render(
         measurements=len(plan.measurements),
@@ -91,8 +92,9 @@ def write_script(plan: Plan, shards: int) -> str:
         unknown_time=UNKNOWN_TIME,
         time=f"{minutes // 60:02}:{minutes % 60:02}:00",
         memory=math.ceil(1.25 * memory * jobs),
-        cores=threads * jobs * (processes if device == "cpu" else 1),
-        gpus="" if device == "cpu" else processes * len(plan.devices),
+        # Processes of one artifact share its threads.
+        cores=threads * jobs,
+        gpus="" if device == "cpu" else gpus,
         grace=GRACE_S,
         folder=shlex.quote(str(Path.cwd())),
         nodes=nodes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tomllib
+from datetime import date, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -228,7 +229,7 @@ def _describe(fault: ValidationError) -> str:
 
 
 def assign(values: dict[str, Any], assignment: str) -> None:
-    """Apply one `--set key.sub=value`. A value that is not valid TOML is taken as text.
+    """Apply one `--set key.sub=value`. A value that is not valid TOML, or a date or time, is taken as text.
 
     Raises:
         UserError: there is no "=", or a part of the key is a value.
@@ -241,7 +242,9 @@ def assign(values: dict[str, Any], assignment: str) -> None:
     value: Any = text
     # RecursionError: the value is nested too deeply.
     with contextlib.suppress(ValueError, RecursionError):
-        if list(read := tomllib.loads(f"v = {text}")) == ["v"]:
+        read = tomllib.loads(f"v = {text}")
+        # No setting is a date or a time, but the name of a folder may look like one.
+        if list(read) == ["v"] and not isinstance(read["v"], date | time):
             value = read["v"]
     *parents, leaf = key.strip().split(".")
     for parent in parents:

@@ -270,7 +270,10 @@ def _text_name(line: PivotLine, column: str) -> str:
     identity: Identity = line.group[0]["identity"]
     if column == "training":
         text = identity.training
-        return f"{text.data}, batch {text.batch}" if text and text.batch else text.data if text else ""
+        if text is None:
+            return ""
+        parts = (text.data, f"batch {text.batch}" if text.batch else "", f"recipe {text.recipe}" if text.recipe else "")
+        return ", ".join(filter(None, parts))
     calibration = identity.calibration
     return calibration.data + (", all experts" if calibration.all_experts else "") if calibration else ""
 

@@ -54,7 +54,7 @@ def _without_budget(identity: Identity) -> tuple[Any, ...]:
     """Return what is equal in rows that differ only in their numbers of tokens, or of sequences and their length."""
     calibration, training = identity.calibration, identity.training
     calibrated = calibration and (calibration.data, calibration.all_experts, calibration.bos)
-    trained = training and (training.data, training.batch, training.bos)
+    trained = training and (training.data, training.batch, training.bos, training.recipe)
     return (identity.stages, identity.pattern, identity.quantizer, calibrated, trained)
 
 

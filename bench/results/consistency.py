@@ -112,7 +112,7 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
             out["protocol"] = (name, None, config["seqlen"], config.get("windows"), config.get("bos", ""), "", "")
         elif "task" in config:
             version = f"{config['shots']}-shot" if "shots" in config else config["version"]
-            prompt = describe_prompt(*(config.get(name) for name in PROMPT))
+            prompt = config.get("prompt") or describe_prompt(*(config.get(name) for name in PROMPT))
             out["protocol"] = (config["task"], version, None, config.get("limit"), config.get("bos", ""), "", prompt)
         elif out["measure"] in PROTOCOL_OF:
             out["protocol"] = (PROTOCOL_OF[out["measure"]], None, None, None, "", "", "")

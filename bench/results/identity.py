@@ -88,11 +88,14 @@ class TrainingText(_IdentityPart):
     batch: Whole | None = None
     tokens: Whole | None = None
     bos: str = ""
+    recipe: str = ""
+    """Name of the recipe, if it is not the one for the model's size."""
 
     @property
     def label(self) -> str:
         steps = "" if self.seqlen is None else f"@{self.seqlen}x{self.batch}"
-        return _with_bos(self.data + steps, self.bos) + ("" if self.tokens is None else f", {self.tokens:,} tokens")
+        label = _with_bos(self.data + steps, self.bos) + ("" if self.tokens is None else f", {self.tokens:,} tokens")
+        return label + (f", recipe {self.recipe}" if self.recipe else "")
 
 
 class Identity(_IdentityPart):

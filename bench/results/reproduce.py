@@ -122,6 +122,8 @@ def settings(record: Record) -> dict[str, Any]:
         if training := inputs.get("training"):
             kept = {k: training[k] for k in ("data", "tokens", "batch", "seqlen", "micro")}
             values["training"] = kept | {"processes": inputs.get("processes", 1)}
+            if identity.training and identity.training.recipe:
+                values["training"]["recipe"] = identity.training.recipe
         config = dict(inputs["measure"]["config"])
         rules = {config.pop("bos", ""), *(text.get("bos", "") for text in (calibration, training) if text)}
         if rule := rules & {"always", "never"}:  # all texts of a run have one rule, and "auto" is the default

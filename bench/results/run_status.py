@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 from typing import Annotated
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.system.cache import sweep_locks
@@ -96,13 +96,16 @@ def read_statuses(root: Path) -> tuple[list[tuple[RunStatus, bool]], list[str]]:
 
 
 def is_alive(root: Path, name: str) -> bool:
+    """Return whether a process holds the run's lock."""
     path = lock_of(root, name)
     if not path.is_file():
         return False
     try:
-        with FileLock(path, timeout=0):
+        # FileLock locks with flock, too. This lock is shared, so that two who ask do not see each other.
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
-    except Timeout:
+    except BlockingIOError:
         return True
     except OSError:  # another user's folder
         return False

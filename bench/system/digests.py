@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 from bench.system.cache import cache_dir
 from bench.system.files import atomic_write
 from methods.errors import UserError
+
+FileState = tuple[int, int, int, int]
+"""Size, times of modification and change, and inode of a file. A program can set the modification time only."""
 
 
 def of(value: Any) -> str:
@@ -21,7 +25,7 @@ def of(value: Any) -> str:
 
 
 def of_file(path: Path) -> str:
-    """Return the sha256 of a file. It is remembered by size and modification time, because weights are large.
+    """Return the sha256 of a file. It is remembered by the state of the file, because weights are large.
 
     Raises:
         UserError: not a regular file. Reading a pipe would wait for ever.
@@ -29,10 +33,10 @@ def of_file(path: Path) -> str:
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
         raise UserError(f"{path} is not a regular file: replace it with one")
-    if known := remembered(path, about.st_size, about.st_mtime_ns):
+    if known := remembered(path, state_of(about)):
         return known
     digest = read(path)
-    memory = _memory(path, about.st_size, about.st_mtime_ns)
+    memory = _memory(path, state_of(about))
     with contextlib.suppress(OSError), atomic_write(memory) as temporary:  # the cache may be read-only
         temporary.write_text(digest)
     return digest
@@ -44,18 +48,21 @@ def read(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def remembered(path: Path, size: int, modified_ns: int) -> str | None:
-    """Return the digest that was stored for this size and modification time; None without one."""
-    memory = _memory(path, size, modified_ns)
+def state_of(about: os.stat_result) -> FileState:
+    return about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino
+
+
+def remembered(path: Path, state: FileState) -> str | None:
+    """Return the digest that was stored for this state; None without one."""
+    memory = _memory(path, state)
     return known if memory.exists() and len(known := memory.read_text()) == 64 else None
 
 
 def forget(path: Path) -> None:
     """Forget the digest of a file that may have been changed."""
     with contextlib.suppress(FileNotFoundError):
-        about = path.stat()
-        _memory(path, about.st_size, about.st_mtime_ns).unlink(missing_ok=True)
+        _memory(path, state_of(path.stat())).unlink(missing_ok=True)
 
 
-def _memory(path: Path, size: int, modified_ns: int) -> Path:
-    return cache_dir() / "digests" / f"{of([str(path.resolve()), size, modified_ns])[:32]}"
+def _memory(path: Path, state: FileState) -> Path:
+    return cache_dir() / "digests" / f"{of([str(path.resolve()), *state])[:32]}"

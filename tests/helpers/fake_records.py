@@ -50,12 +50,13 @@ def identity_of(**labels):
 
 
 def _parts(label, names):
-    """The parts of NAME, NAME@axb or NAME@axb, n tokens, by their names."""
-    text, _, tokens = label.removesuffix(" tokens").partition(", ")
+    """The parts of NAME, NAME@axb, NAME@axb, n tokens or NAME@axb, n tokens, recipe NAME, by their names."""
+    text, tokens, recipe = (*label.split(", "), "", "")[:3]
     found = re.fullmatch(r"(.+)@([0-9.]+(?:-shot)?)(?:x([0-9]+))?", text)
     parts = dict(zip(names, found.groups() if found else (text,), strict=False))
     parts = {k: int(v) if v and k in ("seqlen", "limit", "sequences", "batch") else v for k, v in parts.items()}
-    return parts | ({"tokens": int(tokens.replace(",", ""))} if tokens else {})
+    parts |= {"tokens": int(tokens.removesuffix(" tokens").replace(",", ""))} if tokens else {}
+    return parts | ({"recipe": recipe.removeprefix("recipe ")} if recipe else {})
 
 
 def put(root, record, items=(), readings=()):

@@ -64,10 +64,14 @@ def test_on_cards_each_process_has_its_own_and_its_part_of_the_time():
     )
 
 
-def test_a_slurm_task_has_the_cores_of_all_processes(tmp_path):
-    plan = api.plan(runs.small("r", methods=("wanda",), calibration=SHARED, threads=3))
+def test_the_processes_of_a_slurm_task_share_its_cores_and_not_its_gpus():
+    changes = {"methods": ("retrain",), "calibration": SHARED, "threads": 3, "jobs": 2}
+    plan = api.plan(runs.small("r", **changes, training={"processes": 2}))
+    assert "--cpus-per-task=6\n" in slurm.write_script(plan, 1)
 
-    assert "--cpus-per-task=6" in slurm.write_script(plan, 1)
+    nodes = {"processes": 2, "nodes": 2, "batch": 2}
+    plan = api.plan(runs.small("r", **changes | {"jobs": 1}, device="cuda", training=nodes))
+    assert "--gres=gpu:2\n" in slurm.write_script(plan, 1), "each node calibrates with two"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from bench import api
 from bench.planning import estimate
 from bench.planning import slurm as script_writer
+from bench.planning.spec import assign
 from bench.results.store import ReadOnlyStore
 from helpers import runs, slurm
 
@@ -49,7 +50,7 @@ def test_the_tasks_fill_one_folder_and_their_own_folders_merge_to_the_same(cli, 
 
 
 def test_the_script_asks_for_what_the_plan_needs(cli, tmp_path):
-    flags = [*runs.flags("a folder", quantizers="none"), "--methods", "wanda", "--jobs", "2"]
+    flags = [*runs.flags("a folder 😀", quantizers="none"), "--methods", "wanda", "--jobs", "2"]
     assert cli("plan", "--slurm", "x.sh", "--shards", "9", *flags)[0] == 0
     text = (tmp_path / "x.sh").read_text()
 
@@ -58,7 +59,9 @@ def test_the_script_asks_for_what_the_plan_needs(cli, tmp_path):
     assert "#SBATCH --cpus-per-task=2\n" in text
     assert re.search(r"#SBATCH --time=\d\d:\d\d:00\n#SBATCH --mem=\dG\n", text)
     assert f"#SBATCH --signal=B:TERM@{script_writer.GRACE_S}\n" in text and "gres" not in text
-    assert "'--set=results=\"a folder\"'" in text and "--set=jobs=2" in text
+    assert "'--set=results=\"a folder 😀\"'" in text and "--set=jobs=2" in text
+    assign(values := {}, 'results="a folder 😀"')
+    assert values == {"results": "a folder 😀"}
 
 
 def test_jobs_do_not_divide_an_artifact(cli, tmp_path, monkeypatch):

@@ -70,7 +70,7 @@ def test_no_summary_of_a_command_is_cut(output, monkeypatch):
     ("command", "module", "function"),
     [
         ("prune --method wanda", "bench.execution.prune", "write_pruned"),
-        (f"finetune --artifact {runs.TINY} --pattern 2:4 --data wiki-mini", "bench.execution.prune", "write_pruned"),
+        (f"finetune --artifact {runs.TINY} --pattern 2:4 --data 😀.txt", "bench.execution.prune", "write_pruned"),
         ("allocate --choices int8 --bits 9", "bench.execution.allocation", "allocate"),
     ],
 )
@@ -91,6 +91,7 @@ def test_a_default_does_not_override_the_config(cli, monkeypatch, tmp_path, comm
     code, _, err = cli(*line)
 
     assert [spec.seeds for spec in specs] == [(7,), (3,)]
+    assert verb != "finetune" or specs[0].training.data == "😀.txt"
     assert verb == "finetune" or specs[0].models == ("smollm2-135m",)
     assert verb != "allocate" or specs[0].methods == ("awq",)
     assert code == 2 and "seed" in err

@@ -1,5 +1,6 @@
 """What a run leaves for those who watch it, and what bench top makes of it."""
 
+import fcntl
 import json
 import threading
 import time
@@ -13,7 +14,16 @@ from bench import api
 from bench.execution import journal as journals
 from bench.execution.journal import Journal
 from bench.execution.listener import RunningArtifact, TimeLeft
-from bench.results.run_status import KEPT, AtWork, RunStatus, lock_of, read_statuses, sweep_statuses, write_status
+from bench.results.run_status import (
+    KEPT,
+    AtWork,
+    RunStatus,
+    is_alive,
+    lock_of,
+    read_statuses,
+    sweep_statuses,
+    write_status,
+)
 from helpers import runs, terminal
 from methods.errors import UserError
 
@@ -194,6 +204,22 @@ def test_old_statuses_of_another_user_stop_no_run(root, monkeypatch):
     Journal(root, "local", said.append)
 
     assert len(said) == 1 and "cannot be written" in said[0]
+
+
+def test_two_who_ask_about_a_dead_run_do_not_see_each_other(root, monkeypatch):
+    lock_of(root, "dead").parent.mkdir()
+    lock_of(root, "dead").touch()
+    flock, seen = fcntl.flock, []
+
+    def flock_and_ask(handle, how):
+        flock(handle, how)
+        if not seen:
+            seen.append(None)
+            seen.append(is_alive(root, "dead"))
+
+    monkeypatch.setattr(fcntl, "flock", flock_and_ask)
+
+    assert is_alive(root, "dead") is False and seen == [None, False]
 
 
 def test_a_run_that_is_asked_about_while_it_begins_is_seen_to_live(root, monkeypatch):

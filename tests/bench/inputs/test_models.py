@@ -1,6 +1,7 @@
 """Models by alias: descriptions, cache folders, and a renamed model."""
 
 import json
+import os
 
 import pytest
 
@@ -55,3 +56,12 @@ def test_a_search_has_the_hint_too(cli, tmp_path):
 
 def _check_hint(err):
     assert f"bench: {FORMER} is HuggingFaceTB/SmolLM2-135M: the model that had this name before is {NOW}\n" in err
+
+
+def test_other_weights_of_the_same_size_and_time_have_another_digest(tmp_path):
+    file = runs.tiny(tmp_path / "model") / "model.safetensors"
+    before, about = models.resolve(str(file.parent)).digest, file.stat()
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+    assert models.resolve(str(file.parent)).digest != before

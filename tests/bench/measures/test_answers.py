@@ -2,18 +2,26 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
+from bench import api
+from bench.execution.new_record import new_record
 from bench.inputs import loading, tracks
 from bench.inputs.tracks import Question
 from bench.measures import answers, packed_scoring
+from bench.planning.spec import Spec
+from bench.results import reproduce
+from bench.results.consistency import require_consistent
+from bench.results.record import parse
 from bench.results.store import ReadOnlyStore
 from helpers import runs
 from methods.contract import Compute
+from methods.families import FAMILIES
 
 BEFORE = "".join(f"Question: What is {n} and {n}?\nAnswer: {2 * n}\n\n" for n in range(1, 9))
 QUESTIONS = [
@@ -91,6 +99,22 @@ def test_limits_and_labels(cache, tmp_path):
     assert set(records) == {"knowledge/sciq@5-shotx2", "commonsense/winogrande@5-shotx1", "language/lambada@0-shot"}
     assert records["knowledge/sciq@5-shotx2"].readings[0].n == 2
     assert [r.metric for r in records["language/lambada@0-shot"].readings] == ["bits_per_byte"]
+
+
+@pytest.mark.parametrize(("context", "prompt"), [(None, ""), (2048, ""), (512, ""), (128, "context 128")], ids=str)
+def test_a_shorter_context_is_named(cache, tmp_path, context, prompt, monkeypatch):
+    """It cuts the prompts. The positions of the model cut them in any run."""
+    settings = {"context": context} if context else {}
+    monkeypatch.setitem(FAMILIES, "llama", replace(FAMILIES["llama"], positions="max_position_embeddings"))
+    model = str(runs.tiny(tmp_path / "model", max_position_embeddings=512))
+    about = {"models": (model,), "methods": ("dense",), "measures": ("answers",), "tasks": ("mathematics/gsm8k",)}
+    spec = runs.small(tmp_path / "r", answers=settings, **about)
+    one = next(m for m in api.plan(spec).measurements if m.measure == "answers")
+    record = parse(new_record(one, status="failed", reason="x").to_json().encode(), "")
+
+    assert one.identity.protocol.prompt == prompt
+    require_consistent(record)
+    assert one.key in {m.key for m in api.plan(Spec(**reproduce.settings(record))).measurements}
 
 
 def test_a_model_that_cannot_be_packed_is_skipped(cache, tmp_path, monkeypatch):

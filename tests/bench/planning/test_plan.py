@@ -11,7 +11,7 @@ import pytest
 from bench import api
 from bench.catalog import code
 from bench.planning import estimate, model_inputs
-from bench.planning.spec import Spec
+from bench.planning.spec import Spec, assign
 from bench.system import provenance
 from bench.system.interpreter import OWN_PACKAGES
 from helpers import runs
@@ -174,6 +174,13 @@ def test_key_moves_with_the_model_and_not_with_its_name(tmp_path):
     assert set(keys(models=(str(other),), **fixed).values()).isdisjoint(wanted.values())
 
 
+def test_a_model_under_two_names_is_refused(tmp_path):
+    """Both have the same keys, and the second would have no row."""
+    copy = str(runs.tiny(tmp_path / "copy"))
+    with pytest.raises(UserError, match=r"tiny and .*copy are the same model: leave one out"):
+        api.plan(runs.small("r", models=("tiny", copy)))
+
+
 def test_key_moves_with_every_file_that_a_pruned_folder_takes_over(tmp_path):
     """Else the second of two models with the same weights would get the first one's chat template."""
     spec = runs.small("r", models=(str(model := runs.tiny(tmp_path / "model")),))
@@ -310,10 +317,27 @@ def test_a_transform_that_the_family_does_not_take_is_refused_before_anything_is
         assert api.plan(spec).measurements
 
 
-def test_a_method_typed_in_two_ways_is_one():
-    methods = ("sparsegpt:damping=0.001:block=64", "sparsegpt:block=64:damping=1e-3")
+@pytest.mark.parametrize(
+    "methods",
+    [
+        ("sparsegpt:damping=0.001:block=64", "sparsegpt:block=64:damping=1e-3"), ("sparsegpt", "sparsegpt:damping=0.01"),
+        ("retrain", "retrain:from=sparsegpt/damping=0.01"),
+    ],
+)  # fmt: skip
+def test_a_method_typed_in_two_ways_is_one(methods):
     with pytest.raises(UserError, match=" and ".join(methods) + " are the same method: leave one out"):
         api.plan(runs.small("r", methods=methods))
+
+
+def test_a_typed_default_is_another_method_where_a_recipe_sets_the_field():
+    assert api.plan(runs.small("r", methods=("cast", "cast:beta1=0.9"), measures=("size",)))
+
+
+@pytest.mark.parametrize("text", ["2026-10-05", "2026-10-05T10:00:00Z", "10:00:00"])
+def test_a_date_is_text(text):
+    assign(values := {}, f"results={text}")
+
+    assert values == {"results": text}
 
 
 def test_nobody_else_provides_our_packages():

@@ -4,8 +4,13 @@ import pytest
 
 from bench.catalog.choice import build
 from bench.catalog.entries import METHODS
+from bench.execution.new_record import new_record
 from bench.planning import recipes
 from bench.planning.plan import make_plan
+from bench.planning.spec import Spec
+from bench.results import reproduce
+from bench.results.consistency import require_consistent
+from bench.results.record import parse
 from helpers.runs import small
 from methods.errors import UserError
 
@@ -59,7 +64,7 @@ def test_recipe_below_settings_below_words(tmp_path):
     recipe = recipes.recipes()["tiny"]
     for each in (artifact["cast"], artifact["cast:lr=0.5"]):
         assert (each.training.tokens, each.training.batch) == (8192, 4)
-        assert (each.training.seqlen, each.training.recipe) == (recipe.seqlen, "tiny")
+        assert each.training.seqlen == recipe.seqlen
     assert artifact["cast:lr=0.5"].stages[0].config == recipe.fields_of("cast") | {"lr": 0.5}
     assert artifact["cast"].stages[0].config == recipe.fields_of("cast")
 
@@ -99,6 +104,23 @@ def test_a_budget_is_part_of_the_key_and_of_the_name(tmp_path):
     assert one.key != two.key
     measurements = make_plan(small(tmp_path / "r", methods=("cast",), training={"tokens": 8192})).measurements
     assert {c.identity.labels()["training"] for c in measurements} == {None, "wiki-mini@128x32, 8,192 tokens"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "label"), [({}, ""), ({"recipe": "tiny"}, ""), ({"recipe": "small-gpu"}, ", recipe small-gpu")], ids=str
+)
+def test_a_recipe_that_is_not_for_the_models_size_is_named_and_made_again(tmp_path, recipe, label):
+    """Else two trainings would be one row."""
+    training = {"tokens": 8192, "batch": 4, "seqlen": 128} | recipe
+    spec = small(tmp_path / "r", methods=("cast",), training=training, measures=("size",))
+    (one,) = (m for m in make_plan(spec).measurements if m.artifact.method == "cast" and m.measure == "size")
+    record = parse(new_record(one, status="failed", reason="x").to_json().encode(), "")
+    again = make_plan(Spec(**reproduce.settings(record) | {"results": tmp_path}))
+
+    assert one.identity.training.label == f"wiki-mini@128x4, 8,192 tokens{label}"
+    assert [(m.key, m.identity) for m in again.measurements if m.key == one.key] == [(one.key, one.identity)]
+    assert ("training.recipe=small-gpu" in reproduce.command([record])) == bool(label)
+    require_consistent(record)
 
 
 def test_control_is_dense_whatever_the_pattern(tmp_path):

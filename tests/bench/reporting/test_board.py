@@ -100,8 +100,8 @@ def test_budgets_and_seeds_fold_into_the_largest_budget(tmp_path):
 
 def test_rows_of_other_settings_do_not_fold(tmp_path):
     fake_records.perplexity(tmp_path, **DENSE)
-    for batch, loss in ((32, 0.1), (8, 0.3)):
-        training = {"training": f"wiki-mini@128x{batch}, 4,000 tokens"}
+    for text, loss in (("32, 4,000 tokens", 0.1), ("8, 4,000 tokens", 0.3), ("8, 4,000 tokens, recipe small", 0.4)):
+        training = {"training": f"wiki-mini@128x{text}"}
         fake_records.perplexity(tmp_path, loss, method="cast", seed=0, identity=training)
     for every in (False, True):
         one = fake_records.perplexity(tmp_path / "other", method="wanda", seed=0, made=str(every))
@@ -110,8 +110,8 @@ def test_rows_of_other_settings_do_not_fold(tmp_path):
         identity = one.identity.model_copy(update={"calibration": calibration})
         fake_records.put(tmp_path, one.model_copy(update={"identity": identity}), items, one.readings)
     (table,) = tables(tmp_path)
-    assert sorted(whole(table)) == ["cast 2:4"] * 2 + ["dense"] + ["wanda 2:4"] * 2
-    assert len({row.labels for row in table.rows}) == 5, "and their labels tell them apart"
+    assert sorted(whole(table)) == ["cast 2:4"] * 3 + ["dense"] + ["wanda 2:4"] * 2
+    assert len({row.labels for row in table.rows}) == 6, "and their labels tell them apart"
 
 
 def test_the_control_is_dense_ft_alone_with_its_usual_settings(tmp_path):
