@@ -56,7 +56,7 @@ class Limit:
         return quantity(self.number, self.unit, value, low, high)
 
     def given(self, value: float) -> str:
-        """Format the limit itself as it was given: with 15 digits, which a float keeps."""
+        """Format the limit itself with up to 15 digits, which a float keeps."""
         return f"{value / FORMS[self.name][2]:,.15g}{self.unit}"
 
 
