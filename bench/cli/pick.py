@@ -263,4 +263,4 @@ def _print_first(answer: Answer) -> None:
 
 def _describe_check(check: Check) -> str:
     assert check.bound is not None
-    return f"{check.limit.text(*check.bound.parts)}, limit {check.limit.text(check.wanted)}"
+    return f"{check.limit.text(*check.bound.parts)}, limit {check.limit.given(check.wanted)}"

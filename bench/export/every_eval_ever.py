@@ -67,7 +67,7 @@ def _model(model: ModelResults) -> dict[str, Any]:
     targets = [model.identity.include, model.identity.exclude]
     details |= {"base_model_sha256": key_inputs.get("model"), "targets": json.dumps(targets)}
     details |= {"stages": json.dumps([{k: s[k] for k in ("name", "config")} for s in key_inputs.get("stages", [])])}
-    details |= {r.metric: f"{v:g}" for record in model.records for r, v in values_of(record) if not r.better}
+    details |= {r.metric: f"{v:.15g}" for record in model.records for r, v in values_of(record) if not r.better}
     known = {
         "deployment_type": "self_deployed",
         "model_availability": "open_weights" if model.dense and model.published else "unknown",

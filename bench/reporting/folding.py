@@ -12,7 +12,7 @@ from bench.system.grouping import group_by
 
 RULE = (
     "A row is the mean over its seeds. Of rows that differ only in budget (tokens for calibration or training), the one of "
-    "the largest budget is shown; Show budgets and seeds shows the others."
+    "the largest budget is shown."
 )
 
 

@@ -12,6 +12,7 @@ from bench.reporting.view import ReportSection, Table, TableCell, TableColumn, T
 from bench.results import metrics, reproduce
 from bench.results.record import Record
 from bench.system.grouping import group_by
+from bench.system.text import amount
 
 FILTERS = ("model", "method", "pattern", "quantizer")
 
@@ -110,7 +111,7 @@ def describe_records(records: Sequence[Record]) -> str:
     commits = sorted({(r.commit_id or "unknown")[:7] for r in records})
     machines = sorted({str(r.machine.get("cpu") or "unknown") for r in records})
     days = sorted({r.recorded[:10] for r in records} - {""})
-    parts = [f"{len(records):,} records", f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"]
+    parts = [amount(len(records), "record"), f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"]
     parts += [" and ".join(machines)] if len(machines) < 3 else [f"{len(machines)} machines"]
     parts += [days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"] if days else []
     if bad:

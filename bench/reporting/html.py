@@ -148,6 +148,7 @@ def _choices(sections: Sequence[ReportSection]) -> dict[str, Any]:
     rows = [r for s in sections for t in s.tables for r in t.rows]
     columns = group_by((c for s in sections for t in s.tables for c in t.columns), lambda column: column.metric)
     own = [s for s in sections if not s.published]
+    published = sum(len(t.whole_rows) for s in sections if s.published for t in s.tables)
     return {
         "filters": {key: sorted({r.filters[key] for r in rows} - {""}) for key in FILTERS},
         "metrics": [
@@ -160,11 +161,10 @@ def _choices(sections: Sequence[ReportSection]) -> dict[str, Any]:
             for name, some in columns.items()
         ],
         "count": {
-            "records": f"{sum(len(s.records) for s in own):,}",
-            "rows": f"{sum(len(t.whole_rows) for s in own for t in s.tables):,}",
-            "sections": len(own),
-            "published": f"{sum(len(t.whole_rows) for s in sections if s.published for t in s.tables):,}",
-            "noun": ("model" if any(t.protocol for s in own for t in s.tables) else "folder") + "s" * (len(own) != 1),
+            "records": amount(sum(len(s.records) for s in own), "record"),
+            "rows": amount(sum(len(t.whole_rows) for s in own for t in s.tables), "row"),
+            "sections": amount(len(own), "model" if any(t.protocol for s in own for t in s.tables) else "folder"),
+            "published": published and amount(published, "row"),
         },
     }
 

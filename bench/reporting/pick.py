@@ -55,6 +55,10 @@ class Limit:
         """Format a value with its unit, and with its interval if it has one."""
         return quantity(self.number, self.unit, value, low, high)
 
+    def given(self, value: float) -> str:
+        """Format the limit itself with up to 15 digits, which a float keeps."""
+        return f"{value / FORMS[self.name][2]:,.15g}{self.unit}"
+
 
 def _share(value: float, limit: float) -> float:
     return value / limit - 1 if limit else (float("inf") if value > 0 else 0.0)
@@ -339,5 +343,5 @@ def _excess(candidate: Candidate) -> float:
 
 def describe_limits(limits: Limits) -> str:
     """Say the limits in words, as the object of a sentence."""
-    parts = [limit.sentence.format(limit.text(value)) for limit, value in _given(limits)]
+    parts = [limit.sentence.format(limit.given(value)) for limit, value in _given(limits)]
     return ("these limits: " + ", ".join(parts)) if parts else "all limits, because none is set"

@@ -31,7 +31,7 @@ def command(records: Sequence[Record]) -> str:
         values = settings(records[0])
     except UserError:
         return ""
-    seeds = sorted(r.identity.seed for r in records if r.identity.seed is not None)
+    seeds = sorted({r.identity.seed for r in records if r.identity.seed is not None})
     values |= {"seeds": tuple(seeds)} if seeds else {}
     parts = ["bench", "run"]
     for name, flag in FLAGS.items():

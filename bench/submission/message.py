@@ -85,7 +85,7 @@ def _commands(records: Sequence[Record]) -> str:
     """Return the commands that make the rows again. Any of them also counts the pattern, and most make several numbers."""
     rows = group_by(records, lambda r: r.identity.key("seed", "measure", "protocol"))
     measured = [[r for r in of_row if r.identity.subject != "weights"] or of_row[:1] for of_row in rows.values()]
-    by_measure = (group_by(of_row, lambda r: r.identity.measure).values() for of_row in measured)
-    commands = list(dict.fromkeys(reproduce.command(some) for groups in by_measure for some in groups))
+    by_task = (group_by(of_row, lambda r: r.identity.key("seed")).values() for of_row in measured)
+    commands = list(dict.fromkeys(reproduce.command(some) for groups in by_task for some in groups))
     more = [f"# and {len(commands) - MAX_COMMANDS:,} more"] if len(commands) > MAX_COMMANDS else []
     return "```bash\n" + "\n".join([*commands[:MAX_COMMANDS], *more]).replace("```", "'''") + "\n```"

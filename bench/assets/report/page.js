@@ -280,7 +280,11 @@ function showProtocol(select) {
 const protocols = [...document.querySelectorAll("select[data-section]")];
 for (const select of protocols) {
   select.parentElement.hidden = false;
-  select.addEventListener("change", () => { showProtocol(select); filter(); });
+  select.addEventListener("change", () => {
+    showProtocol(select);
+    filter();
+    writeAddress({ table: nameOf(tables.find((t) => t.box.dataset.table === select.value)), sort: "", order: "" });
+  });
   showProtocol(select);
 }
 
@@ -363,15 +367,16 @@ function interval(table, a, b, c) {
   const pair = table.data.pairs[`${i},${j}`]?.[c];
   if (!pair) return null;
   const [value, low, high, n, unit, seeds, noise] = pair;
-  const counted = data.strings[unit] === "count";
-  const over = counted ? "" : `${seeds > 1 ? `${seeds} seeds, ` : ""}${n.toLocaleString("en")} ${data.strings[unit]}${noise === undefined ? "" : `; one seed, noise between seeds: ${data.strings[noise]}`}`;
-  if (a < b) return { value, low, high, over };
-  return table.data.columns[c].ratio ? { value: 1 / value, low: 1 / high, high: 1 / low, over } : { value: -value, low: -high, high: -low, over };
+  const shared = [a, b].some((k) => table.data.rows[k].cells[c].records.length > seeds) ? " over shared seeds" : "";
+  const over = data.strings[unit] === "count" ? "" : `${seeds > 1 ? `${seeds} seeds, ` : ""}${n.toLocaleString("en")} ${data.strings[unit]}${noise === undefined ? "" : `; one seed, noise between seeds: ${data.strings[noise]}`}`;
+  if (a < b) return { value, low, high, over, shared };
+  return table.data.columns[c].ratio ? { value: 1 / value, low: 1 / high, high: 1 / low, over, shared } : { value: -value, low: -high, high: -low, over, shared };
 }
 
 function formatEnd(ratio, value) {
   if (ratio) return `×${value < 0.1 ? Number(value.toPrecision(4)) : value < 10 ? value.toFixed(4) : Number(value.toPrecision(5)).toLocaleString("en")}`;
-  return `${value < 0 ? "−" : "+"}${Number(Math.abs(value).toPrecision(4))}`;
+  const size = Math.abs(value);
+  return `${value < 0 ? "−" : "+"}${size < 1000 ? Number(size.toPrecision(4)) : Math.round(size).toLocaleString("en")}`;
 }
 
 function formatChange(ratio, value) { return value === (ratio ? 1 : 0) ? "same" : formatEnd(ratio, value); }
@@ -379,7 +384,7 @@ function formatChange(ratio, value) { return value === (ratio ? 1 : 0) ? "same" 
 function compare(a, b) {
   const first = a.table.data.rows[a.k], other = b.table.data.rows[b.k];
   const grid = el("table"), head = grid.createTHead().insertRow(), body = grid.createTBody();
-  for (const name of ["metric", "change", "95% interval, paired", first.name, other.name]) head.append(el("th", name, { scope: "col" }));
+  for (const name of ["metric", first.name, other.name, "change", "95% interval, paired"]) head.append(el("th", name, { scope: "col" }));
   const unshared = [];
   a.table.data.columns.forEach((column, c) => {
     const d = b.table.data.columns.findIndex((x) => x.name === column.name);
@@ -392,23 +397,20 @@ function compare(a, b) {
     const moved = !known ? null : paired ? paired.value : ratio ? two.v / one.v : two.v - one.v;
     const change = el("td", known ? formatChange(ratio, moved) : "–", { class: "num" });
     const significant = paired && (paired.low > (ratio ? 1 : 0) || paired.high < (ratio ? 1 : 0));
-    if (significant && column.better) {
+    if (significant && column.better && column.metric !== "sparsity") {  // rounding to few bits also makes zeros
       const better = (moved < (ratio ? 1 : 0)) === (column.better === "lower");
       change.classList.add(better ? "better" : "worse");
       change.append(better ? " better" : " worse");
     }
     line.append(
-      el("th", column.name, { scope: "row" }), change,
-      el("td", paired ? (paired.over ? `${formatEnd(ratio, paired.low)} to ${formatEnd(ratio, paired.high)}; ${paired.over}` : "exact: counted, not sampled") : "no paired interval", { class: "interval" }),
-      el("td", text(a.table, a.k, c), { class: "num" }), el("td", text(b.table, b.k, d), { class: "num" }),
+      el("th", column.name, { scope: "row" }), el("td", text(a.table, a.k, c), { class: "num" }), el("td", text(b.table, b.k, d), { class: "num" }), change,
+      el("td", paired ? (paired.over ? `${formatEnd(ratio, paired.low)} to ${formatEnd(ratio, paired.high)}; ${paired.over}` : `exact${paired.shared}: counted, not sampled`) : "no paired interval", { class: "interval" }),
     );
   });
   const names = new Set(a.table.data.columns.map((column) => column.name));
   b.table.data.columns.forEach((column, d) => { if (other.cells[d] && !names.has(column.name)) unshared.push(column.name); });
   grid.createCaption().textContent = "A change is called better or worse only if its interval does not contain \u201cno change\u201d.";
-  const region = el("div", undefined, { class: "scroll", role: "region", tabindex: "0", "aria-label": "Two rows, metric by metric" });
-  region.append(grid);
-  const parts = body.rows.length ? [region] : [el("p", "The two rows have no metric and protocol in common.")];
+  const parts = body.rows.length ? [scrollBox(grid, "Two rows, metric by metric")] : [el("p", "The two rows have no metric and protocol in common.")];
   if (unshared.length) parts.push(el("p", `Measured for only one of them: ${unshared.join(", ")}.`, { class: "about" }));
   if (a.table !== b.table) parts.push(el("p", "The rows are in different tables, so there are no paired intervals.", { class: "about" }));
   open(`${other.name} compared with ${first.name}`, ...parts);
@@ -430,6 +432,13 @@ const widths = new ResizeObserver((seen) => seen.forEach(({ target }) => {
   box.classList.toggle("scrolls", box.scrollWidth > box.clientWidth);
 }));
 document.querySelectorAll(".scroll, .scroll > table").forEach((one) => widths.observe(one));
+
+function scrollBox(table, label) {
+  const box = el("div", undefined, { class: "scroll", role: "region", tabindex: "0", "aria-label": label });
+  box.append(table);
+  widths.observe(box);
+  return box;
+}
 
 $("theme").hidden = $("tools").hidden = false;
 if (readFilters()) $("results").scrollIntoView();

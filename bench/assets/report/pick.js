@@ -51,9 +51,7 @@ function answerTable(answer, shown) {
     if (answer.unsure(row).length) name.append(" ", el("small", "not sure"));
     line.append(name, ...columns.map((c) => el("td", row.cells[c], { class: "num" })));
   }
-  const region = el("div", undefined, { class: "scroll", role: "region", tabindex: "0", "aria-label": "Rows that meet the limits" });
-  region.append(grid);
-  return region;
+  return scrollBox(grid, "Rows that meet the limits");
 }
 
 function showAnswer(answer) {

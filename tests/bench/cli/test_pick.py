@@ -27,9 +27,9 @@ def test_the_answer_in_sentences(cli, here):
     code, out, _ = cli("pick", "--model", "tiny", "--max-bits", "9.5", "--max-loss", "15%", "--max-worst-drop", "5pp")
     out = " ".join(out.split())
     assert code == 0
-    assert "3 of 5 compressed rows meet these limits: at most 9.5 bits per weight, a loss of at most 15.0%" in out
+    assert "3 of 5 compressed rows meet these limits: at most 9.5 bits per weight, a loss of at most 15%" in out
     assert "First: dense int8." in out and "Nearest row that fails: poor 2:4: loss 35.0%" in out
-    assert "worst task's drop 8.0 pp" in out and "limit 5.0 pp" in out
+    assert "worst task's drop 8.0 pp" in out and "limit 5 pp" in out
     assert "Left out, not measured (bits per weight" not in out, "unsized fails another limit"
     assert "Left out, their weights break their pattern: broken 2:4." in out
     assert "do not say how it was made" in out

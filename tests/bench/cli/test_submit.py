@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from bench.results.store import ReadOnlyStore
-from bench.submission import rules
+from bench.submission import message, rules
 from bench.system import digests
 from helpers import fake_records
 
@@ -65,6 +65,16 @@ def test_of_one_measurement_the_newest_is_submitted(checkout, cli):
     code, out, err = cli(*MAKE)
     assert code == 0, err
     assert "1 record that a newer one replaces left out" in err and "tiny-xeon-ada.zip: 3 records" in out
+
+
+def test_a_command_names_each_task_and_each_seed_once():
+    store = [r for r in ReadOnlyStore(ROOT / "results/tiny-default") if r.identity.measure == "zeroshot"]
+    row = [r for r in store if r.identity.stages == ("wanda",) and r.identity.quantizer == "none"]
+
+    text = message._commands([*row, *row])
+
+    assert sorted(re.findall(r"--tasks (\S+)", text)) == sorted({r.identity.protocol.name for r in row})
+    assert set(re.findall(r"--seeds (\S+)", text)) == {",".join(str(s) for s in sorted({r.identity.seed for r in row}))}
 
 
 MAKE = ("submit", "results/local", "--credit", "Ada *L*", "--about", "Wanda, again.", "--name", "tiny-xeon-ada")

@@ -44,7 +44,7 @@ def questions(root, task="piqa", limit=None, stderr=0.01, **about):
 
 def size(root, **about):
     rows = [
-        ReadingRow(metric="parameters", value=1e6, unit="1", better=""),
+        ReadingRow(metric="parameters", value=134515008.0, unit="1", better=""),
         ReadingRow(metric="bytes_packed", value=2e6, unit="B", better="lower"),
     ]
     return fake_records.put(
@@ -113,7 +113,7 @@ def test_every_number_is_in_it_with_its_error(root, output, tmp_path):
     perplexity = results["perplexity/wiki-mini@128/perplexity"]["metric_config"]
     assert perplexity["lower_is_better"] is True
     assert (perplexity["min_score"], perplexity["max_score"]) == (1.0, "Infinity")
-    assert dense["model_info"]["additional_details"]["parameters"] == "1e+06"
+    assert dense["model_info"]["additional_details"]["parameters"] == "134515008"
     assert dense["evaluation_timestamp"] == "1767225600"  # 2026-01-01T00:00:00Z
 
 

@@ -83,7 +83,9 @@ def test_filter(visit):
     page.select_option("select[data-key=pattern]", "dense")
     assert shown(page) == ["dense"]
     page.select_option("select[data-key=pattern]", "")
+    column(page, "piqa@1.0").locator("button").click()
     page.select_option("select[data-section='0']", label="wiki-mini@64, float32, cpu")
+    assert "wiki-mini%4064" in page.url and "sort=" not in page.url
     page.select_option("select[data-key=quantizer]", "int8")
     assert shown(page, 1) == ["wanda"]
     page.select_option("select[data-section='0']", index=0)
@@ -159,6 +161,26 @@ def test_compare_two_rows(visit):
     pick(page, "sparsegpt 2:4", "dense")
     page.click("#compare")
     assert "×0.9003 better" in line(page, "perplexity wiki-mini@128")  # the other way round
+    page.set_viewport_size(PHONE)
+    second = page.locator("#panel tbody tr").first.locator("td").nth(1).bounding_box()
+    assert second["x"] + second["width"] <= PHONE["width"], "a phone shows both values"
+    page.locator("#panel .scroll.scrolls").wait_for()
+
+
+def test_counted_numbers_of_two_rows(tmp_path, chromium, heard):
+    for method, seed, zeros, rest in (("wanda", 0, 0.5, 0.0), ("wanda", 1, 0.5, 9e3), ("other", 0, 0.4, 1298204.0)):
+        fake_records.perplexity(tmp_path / "run", method=method, seed=seed, noise=seed + 1)
+        about = {"method": method, "seed": seed, "beside": {"nonzeros": rest}}
+        layers = [fake_records.Item("layer", "layer", zeros, 1.0)]
+        fake_records.counted(tmp_path / "run", "sparsity", zeros, items=layers, **about)
+    file = tmp_path / "leaderboard.html"
+    file.write_bytes(leaderboard.build([tmp_path / "run"], None)["leaderboard.html"])
+    with visits(chromium, file, heard) as go:
+        page = go()
+        pick(page, "wanda 2:4", "other 2:4")
+        page.click("#compare")
+        assert "+1,298,204 worse" in line(page, "nonzeros") and "exact over shared seeds" in line(page, "nonzeros")
+        assert "−0.1\t" in line(page, "sparsity"), "rounding also makes zeros, so more are not better"
 
 
 def test_the_answer_is_on_the_first_screen(visit):
@@ -306,6 +328,7 @@ def test_the_policy_stops_what_is_not_the_page(visit, heard):
 def test_the_tables_stand_without_the_script(visit):
     page = visit(java_script_enabled=False)
     assert "sparsegpt (2 of 3 seeds)" in page.locator("main").inner_text()
+    assert column(page, "bytes packed").is_visible() and page.locator("td", has_text="2.0 MB").first.is_visible()
     assert page.locator("#tools").is_hidden() and page.locator("noscript").count()
 
 

@@ -149,6 +149,16 @@ def test_failures_and_missing_seeds_are_said_everywhere(files):
     assert "failed,CUDA ran out of memory at block 3" in files["leaderboard.csv"]
 
 
+def test_one_row_of_one_record(files, tmp_path):
+    fake_records.perplexity(tmp_path)
+    one = build(tmp_path, others=None)
+    assert "1 record of 1 model in 1 row." in one["leaderboard.html"]
+    assert "1 record · commit" in one["leaderboard.md"]
+    control = "Show budgets and seeds shows the others"
+    assert control in files["leaderboard.html"], "where a row has parts"
+    assert control not in one["leaderboard.html"] and control not in files["leaderboard.md"]
+
+
 def test_published_rows_stay_apart(files, first, filled):
     assert "LLaMA2" not in files["leaderboard.csv"]
     *sections, last = leaderboard.make_sections([first], filled / "published")

@@ -130,6 +130,21 @@ def test_every_limit_has_a_form_and_its_slider_goes_from_strict_to_lax():
         assert strict_to_lax == sorted(strict_to_lax, reverse=limit.name == "min_speedup")
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"max_loss": "2.25%"}, "a loss of at most 2.25%"),
+        ({"max_loss": "0.04%"}, "a loss of at most 0.04%"),
+        ({"max_bits": "17.00049"}, "at most 17.00049 bits per weight"),
+        ({"max_worst_drop": "3.04pp"}, "a worst task that loses at most 3.04 pp"),
+        ({"min_speedup": "1.2"}, "a measured speedup of at least 1.2×"),
+        ({"budget_tokens": "1234567"}, "at most 1,234,567 tokens to make"),
+    ],
+)
+def test_a_limit_is_said_as_it_was_given(given, said):
+    assert pick.describe_limits(pick.parse_limits(**given)) == f"these limits: {said}"
+
+
 # --- the commands ------------------------------------------------------------------------------------------------
 
 
