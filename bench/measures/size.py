@@ -11,7 +11,7 @@ from bench.measures.contract import MeasureContext, Readings
 from bench.measures.speed.roofline import count_cached, head_dim_of
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
-from bench.results.recount import BITMAP, SCALE_BITS, bits_with_bitmap
+from bench.results.recount import BITMAP, bits_with_bitmap
 from methods.contract import Needs
 from methods.folder import read_config
 from methods.info import MeasureInfo
@@ -79,7 +79,7 @@ class Size:
         if cache := config.get(CACHE_KEY):
             values += (Reading("cache_bytes_per_token", cache_bytes(config, cache["bits"]), "B", "lower"),)
         items = tuple(Item(name, name, x.zeros / x.weights, float(x.weights)) for name, x in counts.layers.items())
-        return Readings(values, items, notes={SCALE_BITS: stored.scale_bits} if context.storage else {})
+        return Readings(values, items)
 
 
 def cache_bytes(config: Mapping[str, Any], bits: int) -> int:

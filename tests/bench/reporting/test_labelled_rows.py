@@ -159,16 +159,3 @@ def test_a_bitmap_is_derived_for_older_records():
     assert [row["metric"] for row in to_rows([half])] == ["bits_per_weight", "sparsity", "bits_with_bitmap"]
     assert recount.read(group) == group.readings
     assert [r.metric for r in half.readings] == ["bits_per_weight", "sparsity"], "the record keeps its values"
-
-
-def test_older_records_of_hqq_are_counted_in_float16():
-    """100 weights of the targets among 150 in bfloat16, with 2 scales of 64 bits, then of 32."""
-    counted = {"bits_per_weight": 4 + 2 * 64 / 100, "bytes_packed": 166.0, "bytes": 300.0, "parameters": 150.0}
-    identity = {"quantizer": "hqq"}
-    old, new = (
-        sizes(fake_records.record(measure="size", identity=identity, notes=notes), **counted)
-        for notes in ({}, {recount.SCALE_BITS: 32})
-    )
-
-    assert [r.value for r in recount.read(old)][:2] == [pytest.approx(4 + 2 * 32 / 100), 158.0]
-    assert recount.read(new) == new.readings
