@@ -51,7 +51,7 @@ class ModelInputs:
         ]  # another's group may be any
         stages += [stage for stage in request.quantizers if stage]
         groups = {stage.label: stage.config.get("group") for stage in stages}
-        self.sizes = count_sizes(folder, request.spec.targets, patterns, groups)
+        self.sizes = count_sizes(folder, request.spec.targets, patterns, groups, model.name)
         self.family = family_of(self.config)
         self.dtype = self._dtype(folder.dtype)
         tokenizer_json = model.folder / "tokenizer.json"
