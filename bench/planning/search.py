@@ -57,6 +57,13 @@ class Range(_Table):
         """True if the values are whole numbers."""
         return all(isinstance(v, int) for v in (self.low, self.high))
 
+    @property
+    def size(self) -> float:
+        """Number of values, infinite for fractions."""
+        if self.choices:
+            return len(set(self.choices))
+        return int(self.high or 0) - int(self.low or 0) + 1 if self.is_whole else math.inf
+
     def rounded(self, value: Value) -> Value:
         """Return the value with three digits, so that a user can type it."""
         if isinstance(value, float) and self.low is not None and self.high is not None:
@@ -130,6 +137,14 @@ def read_search(values: dict[str, Any]) -> tuple[Spec, Search]:
         if not ranges:
             raise UserError(f"no field of {method} to search: name some in [search.fields]")
         for key, allowed in ranges.items():
-            for value in allowed.ends:
-                parse_method(search.label(method, {key: value}))
+            read = [parse_method(search.label(method, {key: value})).config for value in allowed.ends]
+            if not allowed.choices:
+                # 0 and 1 are fractions if the field is. The field of `lambda`, a keyword of Python, is `lambda_`.
+                low, high = (config.get(key, config.get(f"{key}_")) for config in read)
+                ranges[key] = allowed.model_copy(update={"low": low, "high": high})
+        if (size := math.prod(allowed.size for allowed in ranges.values())) < search.trials:
+            raise UserError(
+                f"search.trials={search.trials} is more than the {size} combinations that the fields of {method} can take: "
+                f"use at most {size}"
+            )
     return spec, search
