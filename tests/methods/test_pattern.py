@@ -23,6 +23,7 @@ def test_what_is_no_pattern_is_refused(text):
 )
 def test_a_pattern_is_written_as_it_is_read(text):
     assert str(Pattern.parse(text)) == text
+    assert Pattern.parse(str(Pattern.parse("4:4"))) == Pattern.parse("4:4")
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (3, 4), (4, 8), (8, 16), (3, 32), (16, 32)])
@@ -62,6 +63,12 @@ def test_unstructured_counts_over_the_layer(sparsity, kept):
 
     assert int(keep.sum()) == kept
     assert score[keep].min() > score[~keep].max()
+
+
+@pytest.mark.parametrize("text", ["2:4", "50%"])
+def test_an_unknown_unit_is_refused(text):
+    with pytest.raises(ValueError, match="unknown per='rows': give layer or row"):
+        Pattern.parse(text).keep(torch.ones(4, 4), per="rows")
 
 
 def test_unstructured_counts_over_each_row():
