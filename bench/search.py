@@ -130,7 +130,7 @@ def propose(search: Search, done: MethodTrials) -> str | None:
     # The sampler may repeat itself in a small space.
     if math.prod(allowed.size for allowed in ranges.values()) > MAX_TRIALS:
         return None
-    space = itertools.product(*(allowed.choices or range(allowed.low, allowed.high + 1) for allowed in ranges.values()))
+    space = itertools.product(*(allowed.values for allowed in ranges.values()))
     labels = (search.label(done.method, dict(zip(ranges, values, strict=True))) for values in space)
     return next((label for label in labels if label not in known), None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -58,11 +59,16 @@ class Range(_Table):
         return all(isinstance(v, int) for v in (self.low, self.high))
 
     @property
+    def values(self) -> Sequence[Value]:
+        """All values, or none if they are fractions of a range."""
+        if self.choices:
+            return tuple(dict.fromkeys(self.choices))
+        return range(int(self.low or 0), int(self.high or 0) + 1) if self.is_whole else ()
+
+    @property
     def size(self) -> float:
         """Number of values, infinite for fractions."""
-        if self.choices:
-            return len(set(self.choices))
-        return int(self.high or 0) - int(self.low or 0) + 1 if self.is_whole else math.inf
+        return len(self.values) or math.inf
 
     def rounded(self, value: Value) -> Value:
         """Return the value with three digits, so that a user can type it."""
