@@ -7,6 +7,7 @@ A proposal depends on these trials and the seed only.
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from bench import api
 from bench.catalog.choice import parse_chain
 from bench.execution.listener import RunListener
 from bench.planning.plan import make_plan
-from bench.planning.search import Range, Search, Value
+from bench.planning.search import MAX_TRIALS, Range, Search, Value
 from bench.planning.spec import Spec
 from bench.results.identity import Identity
 from bench.results.record import DONE, Record
@@ -126,7 +127,12 @@ def propose(search: Search, done: MethodTrials) -> str | None:
         label = search.label(done.method, {key: values[key] for key in ranges})
         if label not in known:
             return label
-    return None
+    # The sampler may repeat itself in a small space.
+    if math.prod(allowed.size for allowed in ranges.values()) > MAX_TRIALS:
+        return None
+    space = itertools.product(*(allowed.values for allowed in ranges.values()))
+    labels = (search.label(done.method, dict(zip(ranges, values, strict=True))) for values in space)
+    return next((label for label in labels if label not in known), None)
 
 
 def _distribution(optuna: Any, allowed: Range) -> optuna.distributions.BaseDistribution:

@@ -49,7 +49,7 @@ class Pattern:
         if match := re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text):
             n, m = int(match[1]), int(match[2])
             if 0 < n <= m:
-                return cls(n, m)
+                return cls(n, m) if n < m else cls()
             raise UserError(
                 f"invalid pattern {text!r}: n:m keeps n of every m weights, so n must be from 1 to m; for example 2:4"
             )
@@ -103,8 +103,14 @@ class Pattern:
     def keep(self, score: Tensor, *, per: str = "layer") -> Tensor:
         """Return the mask of the largest scores: bool [out, in], like score. Of equal scores the first is kept.
 
-        per: "layer" or "row", the unit in which an unstructured pattern is counted. Raise FloatingPointError for NaN.
+        per: "layer" or "row", the unit in which an unstructured pattern is counted.
+
+        Raises:
+            ValueError: another unit.
+            FloatingPointError: a score is NaN.
         """
+        if per not in ("layer", "row"):
+            raise ValueError(f"unknown per={per!r}: give layer or row")
         from methods.pruning import selection  # here, so that a plan needs no torch
 
         if self.m:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,16 @@ def find_targets(
             f"no linear matches include {list(include)} and exclude {list(exclude)}; names look like {names[:1]}"
         )
     return chosen
+
+
+def require_matches(globs: Iterable[str], names: Collection[str], model: str) -> None:
+    """Raise UserError for a glob that matches no target of a model. names: all targets, without globs."""
+    for glob in globs:
+        if not any(fnmatchcase(name, glob) for name in names):
+            like = next(iter(names), "")
+            raise UserError(
+                f"no prunable linear of {model} matches {glob!r}: leave it out, or name linears such as {like}"
+            )
 
 
 def _in_block(family: Family, name: str) -> str:

@@ -12,7 +12,7 @@ from bench.cli.console import note, print_commands, print_json, print_line, prin
 from bench.cli.flags import Figure, Json, Results, file_option
 from bench.compare import settings
 from bench.system.files import require_writable_file
-from bench.system.suggest import describe_unknown
+from bench.system.suggest import describe_unknown, shorten
 from bench.system.text import amount
 from methods.errors import UserError
 from methods.pattern import Pattern
@@ -56,6 +56,8 @@ def compare(
     from bench.results.store import RESULTS
 
     _require_one_output(json, md)
+    if results and Path(a).is_dir() and Path(b).is_dir():
+        raise UserError(f"--results {shorten(results)} has no effect on two folders: leave it out")
     ignore: tuple[str, ...] = ()
     if harness := _pair_harness(a, b):
         before, after = harness

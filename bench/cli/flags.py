@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from pathlib import Path
@@ -201,6 +202,13 @@ def spec_of(flags: dict[str, Any], **defaults: Any) -> Spec:
     values = defaults | (read_toml(config) if config else {}) | flags
     for assignment in assignments:
         spec.assign(values, assignment)
+    typed = values.get("seeds")
+    # pydantic would read 1_0 as 10.
+    for seed in typed.split(",") if isinstance(typed, str) else ():
+        if not re.fullmatch(r"\s*-?[0-9]*\s*", seed):
+            raise UserError(
+                f"invalid seeds={shorten(typed)}: {shorten(seed)!r} is no whole number: list all, for example 0,1,2"
+            )
     made = spec.Spec(**values)
     note_former_names(made.models)
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +13,13 @@ import typer
 from bench.cli.console import fail, note, print_line, print_rows
 from bench.cli.flags import Json, NewFolder, Results, folder_option, note_former_names, split_list
 from bench.export.onnx_file import OnnxFile
-from bench.system.suggest import describe_unknown
+from bench.results.artifacts import find_pruned
+from bench.system.suggest import describe_unknown, shorten
 from bench.system.text import amount
 from bench.verify import CheckFailed, WeightCounts, WeightSource, verify_folder
 from methods.errors import UserError
 from methods.pattern import Pattern
+from methods.targets import find_targets, require_matches
 
 if TYPE_CHECKING:
     from bench.inputs.tracks import TrackTask
@@ -131,9 +134,13 @@ def verify(
     """
     globs = split_list("include", include), split_list("exclude", exclude) if exclude else []
     if model.endswith(".onnx"):
-        counts = OnnxFile(Path(model)).count(Pattern.parse(pattern), *globs)
+        file = OnnxFile(Path(model))
+        require_matches(chain(*globs), [linear.name for linear in file.targets()], model)
+        counts = file.count(Pattern.parse(pattern), *globs)
     else:
-        counts = verify_folder(_open_folder(model), pattern, *globs)
+        folder = _open_folder(model)
+        require_matches(chain(*globs), find_targets(folder.config, folder.shapes()), model)
+        counts = verify_folder(folder, pattern, *globs)
     print_rows(_layer_rows(counts), json)
     if counts.violations:
         why = ""
@@ -211,7 +218,12 @@ def export(
         return
     if artifact is None and format_ in MODEL_FORMATS:
         raise UserError(f"--format {format_} exports a model: name a record (bench ls runs) or a model folder")
-    options["exclude"] = tuple(split_list("exclude", exclude)) if exclude else ()
+    if results and artifact and Path(artifact).is_dir():
+        raise UserError(f"--results {shorten(results)} has no effect on a model folder: leave it out")
+    options["exclude"] = globs = tuple(split_list("exclude", exclude)) if exclude else ()
+    if globs and artifact and format_ == "packed24":
+        folder = _open_folder(str(find_pruned(artifact, results)[0]))
+        require_matches(globs, find_targets(folder.config, folder.shapes()), artifact)
     try:
         print_line(export_model(artifact or "", format_, out, results=results, **options))
     except CheckFailed as failure:

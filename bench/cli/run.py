@@ -59,7 +59,7 @@ def run(json: Json = False, **flags: Any) -> None:
         )
     if summary.failed:
         fail(
-            f"{summary.failed} measurements failed: bench show RECORD prints a traceback; the same command retries them",
+            f"{amount(summary.failed, 'measurement')} failed: bench show RECORD prints a traceback; the same command retries them",
             1,
         )
 

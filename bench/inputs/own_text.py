@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from bench.system import digests
 from methods.errors import UserError
+from methods.files import read_object
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 TEXT, MESSAGES = "text", "messages"
@@ -157,6 +158,16 @@ def template_of(tokenizer: Any) -> Render:
         return fill_template(partial(tokenizer.apply_chat_template, messages, tokenize=False), messages)
 
     return render
+
+
+def lacks_template(folder: Path) -> bool:
+    """Return whether the tokenizer of a model folder has no chat template. False if its files cannot be read."""
+    try:
+        config = read_object(folder, "tokenizer_config.json")
+    except (ValueError, OSError):
+        return False
+    files = (folder / name for name in ("chat_template.jinja", "chat_template.json", "additional_chat_templates"))
+    return config is not None and not config.get("chat_template") and not any(map(Path.exists, files))
 
 
 def fill_template(write: Callable[[], Any], messages: list[Any]) -> str:

@@ -88,7 +88,7 @@ def _too_few(
         return f"{name} has {at_most}{tokens} tokens, not one window of perplexity.seqlen={seqlen}: use a smaller one, or a longer text"
     return (
         f"{name} has {at_most}{tokens // width} windows of {seqlen} tokens, not {setting}={count}: use a smaller "
-        f"number, or all, or a text of {width * (count or 1):,} tokens"
+        f"number, {'or all, ' if setting == WINDOWS else ''}or a text of {width * (count or 1):,} tokens"
     )
 
 
@@ -130,7 +130,8 @@ def draw_calibration(
     crops: list[list[int]] = []
     while len(crops) < sequences:
         if not eligible:
-            raise UserError(_too_long(name, seqlen))
+            longest = max(map(len, tokens.values())) if tokens else len(encode(max(texts, key=len, default="")))
+            raise UserError(_too_long(name, seqlen, longest + len(first)))
         i = rng.choice(eligible)
         if i not in tokens:
             tokens[i] = encode(texts[i])
@@ -207,13 +208,14 @@ def check_calibration(
                 f"calibration.sequences={sequences} is more than the {crops} crops of {seqlen} tokens that {name} has at "
                 "most: use fewer, or another corpus (calibration.data)"
             )
+    longest = 0
     for text in sorted(texts, key=len, reverse=True):
-        if len(text.encode()) <= width:
+        if longest and len(text.encode()) <= width:
             break
-        if tokens_in(text) > width:
+        if (longest := max(longest, tokens_in(text))) > width:
             return
     if not own_text.has_messages(name):  # else a worker counts
-        raise UserError(_too_long(name, seqlen))
+        raise UserError(_too_long(name, seqlen, longest + first))
 
 
 def read_tokenizer(tokenizer_json: Path) -> Tokenizer:
@@ -263,8 +265,11 @@ def _token_counter(tokenizer_json: Path) -> Callable[[str], int]:
     return count
 
 
-def _too_long(name: str, seqlen: int) -> str:
-    return f"no document of {name} is longer than calibration.seqlen={seqlen} tokens: use a smaller one, or another corpus (calibration.data)"
+def _too_long(name: str, seqlen: int, longest: int) -> str:
+    return (
+        f"no document of {name} is longer than calibration.seqlen={seqlen} tokens, the longest has {longest}: "
+        "use a smaller one, or another corpus (calibration.data)"
+    )
 
 
 def token_digest(tokens: Any) -> str:

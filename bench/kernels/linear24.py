@@ -25,6 +25,7 @@ from methods.errors import UserError
 
 LARGE = 2**22
 """Bytes from which numpy asks for large pages."""
+ENGINES = ("native", "cusparselt", "reference")
 MAX_PORTABLE_ROWS = 16
 """Number of rows of x above which the portable path is slower than a product of torch with the unpacked weights."""
 
@@ -45,6 +46,8 @@ class Linear24(nn.Module):
         engine: str | None = None,
     ) -> None:
         super().__init__()
+        if engine not in (None, *ENGINES):
+            raise UserError(f"unknown engine {engine!r}: give {', '.join(ENGINES)}, or None")
         self.device = device or torch.device("cpu")
         self.engine = engine or _engine(packed, self.device)
         self.out_features, self.in_features = packed.shape
@@ -179,7 +182,7 @@ def load(folder: Path | str, compute: Compute, *, engine: str | None = None) -> 
     """Load the model of a packed24 folder on its packed weights. They are never all dense in memory.
 
     Raises:
-        UserError: no packed24 folder, a damaged one, or no Compute.
+        UserError: no packed24 folder, a damaged one, no Compute, or an unknown engine.
     """
     # Here, because it imports transformers.
     from bench.inputs import loading

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from bench.inputs import tasks, tracks
+from bench.inputs.own_text import lacks_template
 from bench.inputs.task_yaml import most_generated, read_task
 from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
 from bench.measures.state_check import StateCheck
 from bench.results import metrics
 from bench.results.identity import PROMPT, Protocol, describe_prompt
 from bench.results.record import Item, Reading
+from bench.system.suggest import shorten
+from bench.system.text import amount
 from bench.system.validation import MAX_TOKENS, Count, Extent, count_of
 from methods.contract import Needs
 from methods.errors import UserError
@@ -83,13 +86,22 @@ class Zeroshot:
     def check(cls, run: RunSettings, *, fetch: bool) -> None:
         """Raise UserError if the name of a task is unknown, or only the measure answers can read it, or it is for 0 examples."""
         wanted = run.settings_of(ZeroshotSettings)
-        for name, file in tasks.expand(run.tasks, wanted.include_path).items():
+        arguments = filter(None, wanted.gen_kwargs.split(","))  # lm-eval leaves out empty parts, too
+        if not all(equals and name.strip() for name, equals, _ in (part.partition("=") for part in arguments)):
+            raise UserError(f"invalid zeroshot.gen_kwargs={wanted.gen_kwargs}: give NAME=VALUE, comma-separated")
+        found = tasks.expand(run.tasks, wanted.include_path)
+        if wanted.gen_kwargs and not any(read_task(name, file).generates for name, file in found.items()):
+            raise UserError(
+                f"zeroshot.gen_kwargs={wanted.gen_kwargs} has no effect on tasks without generated answers "
+                f"({shorten(', '.join(found))}): leave it out"
+            )
+        for name, file in found.items():
             if wanted.num_fewshot and file and read_task(name, file).shots == 0:
                 raise UserError(
                     f"task {name} is for 0 examples, so zeroshot.num_fewshot={wanted.num_fewshot} cannot be used: leave it out"
                 )
-        if "answers" not in run.measures and (found := [name for name in run.tasks if tracks.is_track(name)]):
-            raise UserError(f"{found[0]} is read by the measure answers: add it to --measures, or leave {found[0]} out")
+        if "answers" not in run.measures and (named := [name for name in run.tasks if tracks.is_track(name)]):
+            raise UserError(f"{named[0]} is read by the measure answers: add it to --measures, or leave {named[0]} out")
 
     @classmethod
     def plan(cls, context: PlanContext) -> Iterator[Planned]:
@@ -97,16 +109,26 @@ class Zeroshot:
         tokens = wanted.tokens or (1024 if context.devices[0] == "cpu" else 8192)
         limit = count_of(wanted.limit, context.quick_questions)
         prompt = {name: value for name in PROMPT if (value := getattr(wanted, name)) not in (None, False, "")}
-        for name, file in tasks.expand(context.run.tasks, wanted.include_path).items():
-            task = read_task(name, file)
+        if wanted.apply_chat_template and lacks_template(context.tokenizer_json.parent):
+            raise UserError(f"{context.model} has no chat template: leave zeroshot.apply_chat_template out")
+        found = [read_task(*pair) for pair in tasks.expand(context.run.tasks, wanted.include_path).items()]
+        contents = [tasks.ensure(t, data_dir) if context.fetch else tasks.data_digest(t, data_dir) for t in found]
+        if isinstance(wanted.limit, int) and found:
+            sizes = {task.name: tasks.count_questions(task, data_dir) for task in found}
+            # A task with fewer questions than another is asked whole.
+            if min(sizes.values()) > 0 and (most := max(sizes.values())) < wanted.limit:
+                raise UserError(
+                    f"{max(sizes, key=sizes.__getitem__)} has {amount(most, 'question')}, not zeroshot.limit={wanted.limit}: "
+                    "use a smaller number, or all"
+                )
+        for task, content in zip(found, contents, strict=True):
             config: dict[str, Any] = {
-                "task": name,
-                "file": file,
+                "task": task.name,
+                "file": task.file,
                 "version": task.version,
                 "harness": version("lm_eval"),
             }
             config |= {"tokens": tokens, "batch": wanted.batch, "limit": limit} | prompt
-            content = tasks.ensure(task, data_dir) if context.fetch else tasks.data_digest(task, data_dir)
             shots = task.shots if wanted.num_fewshot is None else wanted.num_fewshot
             generates = task.generates and most_generated(wanted.gen_kwargs, task.generates)
             tokens_read = tasks.count_tokens(task, data_dir, limit, shots or 0, generates)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -56,6 +57,18 @@ class Range(_Table):
     def is_whole(self) -> bool:
         """True if the values are whole numbers."""
         return all(isinstance(v, int) for v in (self.low, self.high))
+
+    @property
+    def values(self) -> Sequence[Value]:
+        """All values, or none if they are fractions of a range."""
+        if self.choices:
+            return tuple(dict.fromkeys(self.choices))
+        return range(int(self.low or 0), int(self.high or 0) + 1) if self.is_whole else ()
+
+    @property
+    def size(self) -> float:
+        """Number of values, infinite for fractions."""
+        return len(self.values) or math.inf
 
     def rounded(self, value: Value) -> Value:
         """Return the value with three digits, so that a user can type it."""
@@ -130,6 +143,14 @@ def read_search(values: dict[str, Any]) -> tuple[Spec, Search]:
         if not ranges:
             raise UserError(f"no field of {method} to search: name some in [search.fields]")
         for key, allowed in ranges.items():
-            for value in allowed.ends:
-                parse_method(search.label(method, {key: value}))
+            read = [parse_method(search.label(method, {key: value})).config for value in allowed.ends]
+            if not allowed.choices:
+                # 0 and 1 are fractions if the field is. The field of `lambda`, a keyword of Python, is `lambda_`.
+                low, high = (config.get(key, config.get(f"{key}_")) for config in read)
+                ranges[key] = allowed.model_copy(update={"low": low, "high": high})
+        if (size := math.prod(allowed.size for allowed in ranges.values())) < search.trials:
+            raise UserError(
+                f"search.trials={search.trials} is more than the {size} combinations that the fields of {method} can take: "
+                f"use at most {size}"
+            )
     return spec, search

@@ -101,7 +101,7 @@ _ALL = (
     Metric("bytes_packed", "B", "lower", "bytes", 0.0, counted=True, margin=0.005),
     Metric("bits_per_weight", "1", "lower", "bits", 0.0, counted=True, sorts_rows=False),
     Metric("bits_with_bitmap", "1", "lower", "bits", 0.0, counted=True, sorts_rows=False),
-    Metric("acc_norm", "1", "higher", "proportion", 0.0, 1.0, in_tables=False),
+    Metric("acc_norm", "1", "higher", "proportion", 0.0, 1.0, tolerance=1e-3, in_tables=False),
     Metric("acc_raw", "1", "higher", "proportion", 0.0, 1.0, tolerance=1e-3, in_tables=False),
     Metric("acc_per_byte", "1", "higher", "proportion", 0.0, 1.0, tolerance=1e-3, in_tables=False),
     Metric("acc_per_char", "1", "higher", "proportion", 0.0, 1.0, tolerance=1e-3, in_tables=False),

@@ -123,16 +123,16 @@ def test_a_trial_without_a_number_ends_the_search(here, monkeypatch):
         searching.run(spec, search)
 
 
-@pytest.mark.full
-def test_a_space_of_two_ends_after_two(here):
-    spec, _ = here()
-    _, search = read_search(
-        values() | {"search": {"trials": 5, "fields": {"sparsegpt": {"block": {"choices": [32, 64]}}}}}
-    )
+def test_every_value_of_a_finite_space_is_proposed(monkeypatch):
+    """Also if the sampler repeats itself in every attempt."""
+    monkeypatch.setattr(searching, "TRIES", 1)
+    fields = {"sparsegpt": {"block": {"choices": [32, 64]}, "damping": {"choices": [0.01, 0.1]}}}
+    _, search = read_search(values() | {"search": {"trials": 4, "fields": fields}})
+    trials = []
+    while label := searching.propose(search, searching.MethodTrials("sparsegpt", tuple(trials), 4)):
+        trials.append(searching.Trial(label, search.values("sparsegpt", label), 1.0, ""))
 
-    (done,) = searching.run(spec.model_copy(update={"methods": ("sparsegpt",)}), search)
-
-    assert sorted(trial.label for trial in done.trials) == ["sparsegpt:block=32", "sparsegpt:block=64"]
+    assert len({trial.label for trial in trials}) == len(trials) == 4
 
 
 def test_without_optuna_it_says_what_to_install(here, monkeypatch):

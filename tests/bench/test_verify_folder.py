@@ -109,6 +109,9 @@ def test_only_some_linears(pruned, cli):
     assert cli("verify", folder, "--exclude", TARGET)[0] == 0
     assert cli("verify", folder, "--include", "*.mlp.up_proj,*.q_proj")[0] == 1
     assert cli("verify", "tiny")[0] == 1, "an alias"
+    for flag in ("--include", "--exclude"):
+        code, _, err = cli("verify", folder, flag, "*.q_proj,*.kk_proj")
+        assert (code, f"linear of {folder} matches '*.kk_proj'" in err) == (2, True)
 
 
 @pytest.mark.parametrize("values", [(), ("--values", "int4")])
@@ -116,6 +119,8 @@ def test_a_packed_folder_counts_as_the_dense_one_that_it_unpacks_to(pruned, cli,
     """With some linears left dense, of which one breaks the pattern."""
     folder = pruned(lambda t: t["model.layers.0.self_attn.q_proj.weight"][0, :4].fill_(1))
     packing = ("--format", "packed24", *values, "--exclude", "*.q_proj", "--out", "p")
+    code, _, err = cli("export", folder, *packing, "--exclude", "*.kk_proj")
+    assert (code, f"linear of {folder} matches '*.kk_proj'" in err) == (2, True)
     assert cli("export", folder, *packing)[0] == 0
     assert cli("export", "p", "--format", "hf", "--out", "d")[0] == 0
     for more, said in {

@@ -50,6 +50,7 @@ def test_dense_keeps_all_and_nothing_violates_it():
     assert Pattern.parse("dense").keep(weight).all()
     assert Pattern.parse("dense").violations(weight) == 0
     assert Pattern(4, 4).dense
+    assert Pattern.parse("4:4") == Pattern.parse("dense")
     assert not Pattern(2, 4).dense
     assert not Pattern.parse("50%").dense
 
@@ -62,6 +63,12 @@ def test_unstructured_counts_over_the_layer(sparsity, kept):
 
     assert int(keep.sum()) == kept
     assert score[keep].min() > score[~keep].max()
+
+
+@pytest.mark.parametrize("text", ["2:4", "50%"])
+def test_an_unknown_unit_is_refused(text):
+    with pytest.raises(ValueError, match="unknown per='rows': give layer or row"):
+        Pattern.parse(text).keep(torch.ones(4, 4), per="rows")
 
 
 def test_unstructured_counts_over_each_row():

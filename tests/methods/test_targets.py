@@ -1,11 +1,13 @@
 """Every linear of the blocks, or a refusal."""
 
+import re
+
 import pytest
 import torch
 
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.targets import FAMILIES, dense_weight, find_targets, require_fit
+from methods.targets import FAMILIES, dense_weight, find_targets, require_fit, require_matches
 
 
 def shapes_of(model):
@@ -81,6 +83,14 @@ def test_include_and_exclude_are_globs(llama):
         find(include=["*.lm_head"])
     with pytest.raises(UserError, match="no linear matches"):
         find(exclude=["*"])
+
+
+@pytest.mark.parametrize("glob", ["*.kk_proj", "lm_head", ""])
+def test_a_glob_that_matches_no_linear_is_refused(llama, glob):
+    names = find_targets(llama.config.to_dict(), shapes_of(llama))
+    require_matches(["*", "*.q_proj", "*.1.*"], names, "tiny")
+    with pytest.raises(UserError, match=rf"prunable linear of tiny matches '{re.escape(glob)}': .*model.layers.0"):
+        require_matches(["*.q_proj", glob], names, "tiny")
 
 
 def test_width_is_that_of_the_inputs():

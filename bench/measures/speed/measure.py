@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import field_validator
 
 from bench.kernels import native
 from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
 from bench.results.identity import Protocol
 from bench.system.devices import fingerprint, resolve_devices
+from bench.system.validation import split_commas
 from methods.contract import Needs
 from methods.errors import Skipped, UserError
 from methods.info import MeasureInfo
@@ -31,6 +34,18 @@ class SpeedSettings(MeasureSettings):
     table: ClassVar[str] = "speed"
     workloads: tuple[Literal["decode", "prefill", "linears"], ...] = ("decode", "prefill", "linears")
     """Workloads to time: decoding, prompts, and linear layers one by one. A CPU times only decoding."""
+
+    @field_validator("workloads", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [part.strip() for part in split_commas(value)] if isinstance(value, str) else value
+
+    @field_validator("workloads")
+    @classmethod
+    def _require_some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("needs at least one of decode, prefill and linears")
+        return value
 
 
 @dataclass(frozen=True)

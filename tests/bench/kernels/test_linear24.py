@@ -167,6 +167,8 @@ def test_a_folder_may_be_text_and_a_dtype_is_no_compute(tmp_path):
         linear24.load(str(tmp_path), "bfloat16")
     with pytest.raises(UserError, match="cannot be read as packed24"):
         linear24.load(str(tmp_path), Compute())
+    with pytest.raises(UserError, match="unknown engine 'nativ': give native, cusparselt, reference, or None"):
+        linear24.Linear24(pack(torch.zeros(16, 32), "x"), None, engine="nativ")
 
 
 @pytest.mark.numeric

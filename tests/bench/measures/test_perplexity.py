@@ -219,5 +219,7 @@ def test_calibration_crops_long_documents_alone_and_is_seeded(mirror):
 
 
 def test_no_document_is_long_enough(mirror):
-    with pytest.raises(UserError, match=r"no document of c4 is longer than calibration.seqlen=2000"):
+    with pytest.raises(
+        UserError, match=r"no document of c4 is longer than calibration.seqlen=2000 tokens, the longest has 1000:"
+    ):
         windows.draw_calibration("c4", 1, 2000, 0, encode, mirror)

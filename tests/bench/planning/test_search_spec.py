@@ -48,6 +48,8 @@ def test_a_spec_and_its_search():
         (changed(fields={"retrain": {"pace": {"low": 1, "high": 2}}}), "unknown field of retrain"),
         (changed(fields={"unheard": {"lr": {"low": 1, "high": 2}}}), "unknown method"),
         (changed(fields={"cast": {"kernel": {"choices": ["cuda"]}}}), "invalid cast:kernel=cuda"),
+        (changed(trials=13, fields={"cast": {"beta1": {"choices": [0.5, 0.8, 0.8]}, "refresh": {"low": 5, "high": 10}}}),
+         "search.trials=13 is more than the 12 combinations that the fields of cast can take: use at most 12"),
         (SPEC | {"methods": ["cast"]}, "leave methods out"),
         (SPEC | {"perplexity": {"data": "wiki-mini"}}, 'set split = "validation"'),
         (SPEC | {"seeds": [0, 1]}, "one value of seeds"),
@@ -60,6 +62,13 @@ def test_a_spec_and_its_search():
 def test_what_cannot_be_is_refused_in_a_sentence(values, words):
     with pytest.raises(UserError, match=words):
         read_search(values)
+
+
+def test_whole_ends_of_a_field_of_fractions_mean_fractions():
+    fields = {"sr-ste": {"eta": {"low": 0, "high": 1}}, "cast": {"refresh": {"low": 5, "high": 20}}}
+    _, search = read_search(changed(fields=fields))
+
+    assert not search.fields["sr-ste"]["eta"].is_whole and search.fields["cast"]["refresh"].is_whole
 
 
 def test_labels_are_read_back():
