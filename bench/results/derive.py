@@ -59,15 +59,14 @@ def derive(record: Record, items: Items) -> Iterator[tuple[ReadingRow, Derived]]
 def scores_of(metric: str, record: Record, items: Items) -> Array | None:
     """Return a metric's column, or None if the items have no scores of it.
 
-    The column `value` has no name. It belongs to the only metric without a column that averages items, or else to the
-    first metric without one.
+    The column `value` has no name. It belongs to the only metric without a column that averages items. If none averages
+    items, it belongs to the first metric without a column.
     """
     if metric in items.columns:
         return items.columns[metric]
     others = [reading for reading in record.readings if reading.metric not in items.columns]
-    averages = [reading for reading in others if _reduces(reading)]
-    owner = (averages if len(averages) == 1 else others)[0]
-    return items.columns.get("value") if metric == owner.metric else None
+    owners = list(filter(_reduces, others)) or others[:1]
+    return items.columns.get("value") if [reading.metric for reading in owners] == [metric] else None
 
 
 def differences(reading: ReadingRow, derived: Derived) -> Iterator[str]:
