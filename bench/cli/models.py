@@ -13,7 +13,6 @@ import typer
 from bench.cli.console import fail, note, print_line, print_rows
 from bench.cli.flags import Json, NewFolder, Results, folder_option, note_former_names, split_list
 from bench.export.onnx_file import OnnxFile
-from bench.results.artifacts import find_pruned
 from bench.system.suggest import describe_unknown, shorten
 from bench.system.text import amount
 from bench.verify import CheckFailed, WeightCounts, WeightSource, verify_folder
@@ -222,6 +221,8 @@ def export(
         raise UserError(f"--results {shorten(results)} has no effect on a model folder: leave it out")
     options["exclude"] = globs = tuple(split_list("exclude", exclude)) if exclude else ()
     if globs and artifact and format_ == "packed24":
+        from bench.results.artifacts import find_pruned
+
         folder = _open_folder(str(find_pruned(artifact, results)[0]))
         require_matches(globs, find_targets(folder.config, folder.shapes()), artifact)
     try:

@@ -294,7 +294,7 @@ def _scores(results: Mapping[str, Any], higher: Mapping[str, bool], samples: Seq
             name, stderr = _name(metric, filter_), results.get(f"{metric}_stderr,{filter_}")
             error = float(stderr) if isinstance(stderr, int | float) else None
             if metric == "perplexity":
-                # That of lm-eval comes from resamples.
+                # The standard error of lm-eval comes from resamples.
                 losses = [sample.scores[name] for sample in samples]
                 error = stdev(losses) / len(losses) ** 0.5 * value if len(losses) > 1 else None
             found.append(TaskScore(name, float(value), error, bool(higher.get(metric, True))))
@@ -310,8 +310,9 @@ def _samples(rows: list[dict[str, Any]]) -> Iterator[Sample]:
         scores = {m: float(value) for m, value in of_filter.items() if isinstance(value, int | float)}
         weight = 1.0
         if "perplexity" in scores:
-            scores["perplexity"] *= -1  # lm-eval has the log-likelihood under this name
-        if bits := of_filter.get("bits_per_byte"):
+            # lm-eval has the log-likelihood under this name.
+            scores["perplexity"] *= -1
+        elif bits := of_filter.get("bits_per_byte"):
             likelihood, weight = bits
             scores["bits_per_byte"] = -likelihood / math.log(2)
         named = {_name(m, row["filter"]): value for m, value in scores.items()}

@@ -50,8 +50,6 @@ class Task(NamedTuple):
     """Template of a question, or the name of a field or of a function; "" for another description."""
     generates: int = 0
     """Largest number of tokens in an answer; 0 if the task generates none."""
-    processes_rows: bool = False
-    """True if a function turns the rows of the data into the questions."""
 
 
 def tasks_root() -> Path:
@@ -86,7 +84,6 @@ def read_task(name: str, file: str) -> Task:
         tuple(map(str, _data_files(config, split))),
         prompt if isinstance(prompt := config.get("doc_to_text"), str) else "",
         _most_generated(config),
-        "process_docs" in config,
     )
 
 

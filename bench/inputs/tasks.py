@@ -134,22 +134,6 @@ def estimate_tokens(name: str, limit: int | None) -> int:
     return each * min(questions, limit or questions)
 
 
-def count_questions(task: Task, data_dir: Path | None) -> int:
-    """Return the number of questions of a task; 0 if it is unknown, or its data is not on this machine."""
-    if task.name in TASK_SIZES and not Path(task.file).is_absolute():
-        return TASK_SIZES[task.name][0]
-    return 0 if task.processes_rows else data_sets.measure_rows(_question_files(task, data_dir), "")[0]
-
-
-def _question_files(task: Task, data_dir: Path | None) -> list[Path]:
-    """Return the local files with the questions of a task."""
-    files = [Path(file) for file in task.files]
-    if not files and (folder := data_folder(task, data_dir)):
-        place, _ = data_sets.location(folder, task.config)
-        files = [file for file in data_sets.files(place) if task.split and task.split in file.name]
-    return files
-
-
 def count_tokens(task: Task, data_dir: Path | None, limit: int | None, shots: int, generates: int) -> int:
     """Return about how many tokens a task reads and generates; 0 if its data is not on this machine.
 
@@ -160,7 +144,11 @@ def count_tokens(task: Task, data_dir: Path | None, limit: int | None, shots: in
     """
     if task.name in TASK_SIZES:
         return (1 + shots) * estimate_tokens(task.name, limit)
-    rows, size = data_sets.measure_rows(_question_files(task, data_dir), task.prompt)
+    files = [Path(file) for file in task.files]
+    if not files and (folder := data_folder(task, data_dir)):
+        place, _ = data_sets.location(folder, task.config)
+        files = [file for file in data_sets.files(place) if task.split and task.split in file.name]
+    rows, size = data_sets.measure_rows(files, task.prompt)
     return round(min(rows, limit or rows) * ((1 + shots) * size / BYTES_PER_TOKEN + generates))
 
 

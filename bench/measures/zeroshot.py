@@ -21,7 +21,6 @@ from bench.results import metrics
 from bench.results.identity import PROMPT, Protocol, describe_prompt
 from bench.results.record import Item, Reading
 from bench.system.suggest import shorten
-from bench.system.text import amount
 from bench.system.validation import MAX_TOKENS, Count, Extent, count_of
 from methods.contract import Needs
 from methods.errors import UserError
@@ -43,7 +42,7 @@ class ZeroshotSettings(MeasureSettings):
     batch: Count = 16
     """Requests in a forward pass of a task that lm-eval runs itself, for example with generated answers."""
     limit: Extent = None
-    """Number of questions of each task, from the first, or "all". Default: 200 for `tiny`, all for other models."""
+    """Number of questions of each task, from the first, or "all". A task with fewer is asked whole. Default: 200 for `tiny`, all for other models."""
     include_path: Path | None = None
     """Folder with YAML files of tasks. A file can also be named itself: `--tasks my_task.yaml`."""
     num_fewshot: int | None = Field(default=None, ge=0, le=1000)
@@ -86,7 +85,8 @@ class Zeroshot:
     def check(cls, run: RunSettings, *, fetch: bool) -> None:
         """Raise UserError if the name of a task is unknown, or only the measure answers can read it, or it is for 0 examples."""
         wanted = run.settings_of(ZeroshotSettings)
-        arguments = filter(None, wanted.gen_kwargs.split(","))  # lm-eval leaves out empty parts, too
+        # lm-eval leaves out empty parts, too.
+        arguments = filter(None, wanted.gen_kwargs.split(","))
         if not all(equals and name.strip() for name, equals, _ in (part.partition("=") for part in arguments)):
             raise UserError(f"invalid zeroshot.gen_kwargs={wanted.gen_kwargs}: give NAME=VALUE, comma-separated")
         found = tasks.expand(run.tasks, wanted.include_path)
@@ -111,24 +111,16 @@ class Zeroshot:
         prompt = {name: value for name in PROMPT if (value := getattr(wanted, name)) not in (None, False, "")}
         if wanted.apply_chat_template and lacks_template(context.tokenizer_json.parent):
             raise UserError(f"{context.model} has no chat template: leave zeroshot.apply_chat_template out")
-        found = [read_task(*pair) for pair in tasks.expand(context.run.tasks, wanted.include_path).items()]
-        contents = [tasks.ensure(t, data_dir) if context.fetch else tasks.data_digest(t, data_dir) for t in found]
-        if isinstance(wanted.limit, int) and found:
-            sizes = {task.name: tasks.count_questions(task, data_dir) for task in found}
-            # A task with fewer questions than another is asked whole.
-            if min(sizes.values()) > 0 and (most := max(sizes.values())) < wanted.limit:
-                raise UserError(
-                    f"{max(sizes, key=sizes.__getitem__)} has {amount(most, 'question')}, not zeroshot.limit={wanted.limit}: "
-                    "use a smaller number, or all"
-                )
-        for task, content in zip(found, contents, strict=True):
+        for name, file in tasks.expand(context.run.tasks, wanted.include_path).items():
+            task = read_task(name, file)
             config: dict[str, Any] = {
-                "task": task.name,
-                "file": task.file,
+                "task": name,
+                "file": file,
                 "version": task.version,
                 "harness": version("lm_eval"),
             }
             config |= {"tokens": tokens, "batch": wanted.batch, "limit": limit} | prompt
+            content = tasks.ensure(task, data_dir) if context.fetch else tasks.data_digest(task, data_dir)
             shots = task.shots if wanted.num_fewshot is None else wanted.num_fewshot
             generates = task.generates and most_generated(wanted.gen_kwargs, task.generates)
             tokens_read = tasks.count_tokens(task, data_dir, limit, shots or 0, generates)

@@ -12,25 +12,22 @@ from typing import Any
 from bench.catalog import registry
 from bench.catalog.code import measure_digest
 from bench.formats.differences import inspect
-from bench.inputs import corpora, models, tasks, tracks, training_text, windows
+from bench.inputs import corpora, models, training_text, windows
 from bench.inputs.bos import Bos, begins_with_bos, count_first, first_tokens, resolve_bos
 from bench.inputs.shapes import open_shapes
 from bench.measures.contract import PlanContext, Planned
-from bench.measures.windowed import WindowSettings
-from bench.measures.zeroshot import ZeroshotSettings
 from bench.planning import recipes
 from bench.planning.artifact import CalibrationSet, Stage, TrainingRun
 from bench.planning.chain import MethodStages
 from bench.planning.resolve import PlanRequest
 from bench.planning.sizes import count_sizes
-from bench.planning.spec import Spec
 from bench.results.identity import Protocol
 from bench.system import digests
 from bench.system.devices import has_instructions_for
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
 from methods.smaller import count_left
-from methods.targets import family_of, require_flow
+from methods.targets import family_of, find_targets, require_flow
 from methods.training.settings import require_trainable
 
 LOADER = "bench.inputs.loading"
@@ -44,7 +41,6 @@ class ModelInputs:
 
     def __init__(self, request: PlanRequest, model: models.Model) -> None:
         """Raise UserError if a pattern or group does not divide a layer, or a training or measure is impossible."""
-        _require_known(request.spec)
         self.request, self.model = request, model
         folder = open_shapes(model.folder)
         self.config = folder.config
@@ -55,7 +51,9 @@ class ModelInputs:
         ]  # another's group may be any
         stages += [stage for stage in request.quantizers if stage]
         groups = {stage.label: stage.config.get("group") for stage in stages}
-        self.sizes = count_sizes(folder, request.spec.targets, patterns, groups, model.name)
+        self.linears = find_targets(self.config, folder.shapes())
+        """All linears of the model that can be pruned."""
+        self.sizes = count_sizes(folder, request.spec.targets, patterns, groups)
         self.family = family_of(self.config)
         self.dtype = self._dtype(folder.dtype)
         tokenizer_json = model.folder / "tokenizer.json"
@@ -220,15 +218,3 @@ class ModelInputs:
                 "options": options,
                 "imports": getattr(kind, "imports", ()),
             }
-
-
-def _require_known(spec: Spec) -> None:
-    """Raise UserError for an unknown name in a setting, also if the run does not read it."""
-    for name in (spec.calibration.data, spec.training.data, spec.settings_of(WindowSettings).data):
-        if name:
-            corpora.lookup(name)
-    if spec.training.recipe:
-        recipes.choose(0, "", spec.training.recipe)
-    if not {"zeroshot", "answers"} & set(spec.measures):  # which check them
-        tasks.expand(spec.tasks, spec.settings_of(ZeroshotSettings).include_path)
-        tracks.expand(spec.tasks)

@@ -19,6 +19,7 @@ from bench.planning.spec import Spec
 from bench.system.devices import cores, memory_bytes
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
+from methods.targets import require_matches
 
 JOBS_SHARE = 0.8
 """Share of the machine's memory that parallel artifacts may use together."""
@@ -39,6 +40,7 @@ def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None
     request = resolve_request(spec, fetch=fetch)
     measurements: dict[str, Measurement] = {}
     names: dict[tuple[str, ...], str] = {}
+    linears: set[str] = set()
     to_pull = []
     for name in spec.models:
         if not fetch and is_planned(Path(name)):
@@ -54,9 +56,12 @@ def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None
         if (same := names.setdefault(content, model.name)) != model.name:
             raise UserError(f"{same} and {model.name} are the same model: leave one out")
         inputs = ModelInputs(request, model)
+        linears.update(inputs.linears)
         for artifact, fields in itertools.product(_artifacts(request, inputs), inputs.measurements):
             measurement = Measurement(artifact=artifact, **fields)
             measurements.setdefault(measurement.key, measurement)
+    if linears:
+        require_matches((*spec.targets.include, *spec.targets.exclude), linears, " or ".join(names.values()))
     plan = Plan(spec, tuple(measurements.values()), tuple(to_pull), request.jobs, request.devices[: request.jobs])
     if spec.jobs == AUTO and spec.executor == "local":
         plan = _fit_memory(plan, request.devices)

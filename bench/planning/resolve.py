@@ -9,6 +9,9 @@ from typing import Any
 
 from bench.catalog import registry
 from bench.catalog.choice import Choice, parse_chain, parse_quantizer
+from bench.inputs import corpora
+from bench.measures.windowed import WindowSettings
+from bench.planning import recipes
 from bench.planning.artifact import Stage
 from bench.planning.chain import Kind, MethodStages, make_stage, stages_of, with_transform
 from bench.planning.spec import Spec
@@ -56,6 +59,7 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
         if check := getattr(registry.load(entry), "check", None):
             with registry.guarded(entry):
                 check(spec, fetch=fetch)
+    _require_known(spec)
     chains = [parse_chain(text) for text in dict.fromkeys(("dense", *spec.methods))]
     _require_distinct(chains)
     quantizers = [parse_quantizer(text) for text in spec.quantizers]
@@ -113,6 +117,15 @@ def _other_than_defaults(choice: Choice) -> dict[str, Any]:
         return choice.config
     kind = registry.load(entry)
     return {name: value for name, value in choice.config.items() if value != getattr(kind, name, None)}
+
+
+def _require_known(spec: Spec) -> None:
+    """Raise UserError for an unknown corpus or recipe in a setting, also if the run does not read it."""
+    for name in (spec.calibration.data, spec.training.data, spec.settings_of(WindowSettings).data):
+        if name:
+            corpora.lookup(name)
+    if spec.training.recipe:
+        recipes.choose(0, "", spec.training.recipe)
 
 
 def _require_nodes(spec: Spec) -> None:

@@ -16,7 +16,7 @@ from bench.planning.spec import Targets
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
-from methods.targets import family_of, find_targets, input_widths, require_fit, require_matches
+from methods.targets import family_of, find_targets, input_widths, require_fit
 
 
 class ModelSizes(BaseModel):
@@ -46,19 +46,14 @@ class ModelSizes(BaseModel):
 
 
 def count_sizes(
-    folder: Folder | PlannedModel, wanted: Targets, patterns: Iterable[Pattern], groups: Mapping[str, Any], model: str
+    folder: Folder | PlannedModel, wanted: Targets, patterns: Iterable[Pattern], groups: Mapping[str, Any]
 ) -> ModelSizes:
-    """Count the parameters of a model.
-
-    Args:
-        groups: group size of each quantizer and transform, or None, by its label.
-        model: its name, for errors.
+    """Count the parameters of a model. groups: group size of each quantizer and transform, or None, by its label.
 
     Raises:
         UserError: an unknown architecture, no such target, or a pattern or group does not divide a target's input width.
     """
     config, shapes = folder.config, folder.shapes()
-    require_matches((*wanted.include, *wanted.exclude), find_targets(config, shapes), model)
     targets = find_targets(config, shapes, wanted.include, wanted.exclude)
     for pattern in (Pattern.parse("dense"), *patterns):
         require_fit(pattern, shapes, targets)

@@ -77,7 +77,8 @@ def estimate_flips_over_seeds(before: Array, after: Array, level: float, *, marg
     """
     lost, gained = _count_flips(before, after)
     found = estimate_means(after - before, level, margin=margin)
-    if not found.stderr:  # few questions that change alike: no certainty
+    # Few questions may change alike, and that is not certain.
+    if not found.stderr:
         found = wider(found, estimate_flips(before[0], after[0], level, margin=margin))
     return replace(found, lost=lost, gained=gained)
 

@@ -397,7 +397,8 @@ function compare(a, b) {
     const moved = !known ? null : paired ? paired.value : ratio ? two.v / one.v : two.v - one.v;
     const change = el("td", known ? formatChange(ratio, moved) : "–", { class: "num" });
     const significant = paired && (paired.low > (ratio ? 1 : 0) || paired.high < (ratio ? 1 : 0));
-    if (significant && column.better && column.metric !== "sparsity") {  // rounding to few bits also makes zeros
+    // Rounding to few bits makes zeros, too, so more zeros are not better.
+    if (significant && column.better && !(column.metric === "sparsity" && moved > 0)) {
       const better = (moved < (ratio ? 1 : 0)) === (column.better === "lower");
       change.classList.add(better ? "better" : "worse");
       change.append(better ? " better" : " worse");

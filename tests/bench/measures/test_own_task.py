@@ -2,7 +2,6 @@
 
 import json
 import math
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -186,18 +185,3 @@ def test_examples_for_a_task_that_is_for_none(tmp_path):
 def test_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(UserError, match="task folder"):
         tasks.expand(("mine",), tmp_path / "none")
-
-
-@pytest.mark.parametrize(
-    ("kind", "limit", "size"),
-    [(CHOICE, 21, 20), (CHOICE + "process_docs: !function x.f\n", 21, None), (CHOICE, 20, None)],
-)
-def test_a_limit_above_the_number_of_questions_is_refused(kind, limit, size, tmp_path):
-    """A function may make several questions of a row."""
-    file = task_file(tmp_path / "t", kind)
-    spec = runs.small(tmp_path / "r", measures=("zeroshot",), tasks=(str(file),), zeroshot={"limit": limit})
-    said = pytest.raises(
-        UserError, match=f"mine has {size} questions, not zeroshot.limit=21: use a smaller number, or all"
-    )
-    with said if size else nullcontext():
-        make_plan(spec)

@@ -209,7 +209,7 @@ def test_llama2_13b_trains_on_eight_cards_of_80_gb(monkeypatch, tmp_path):
     the blocks and the head that it has whole. To be measured, two models of 26 GB."""
     monkeypatch.setattr(refusal, "_gpu_bytes", lambda device: 80e9)
     folder = hollow_llama(tmp_path / "13b", hidden=5120, inner=13824, blocks=40, vocabulary=32000)
-    sizes = count_sizes(Folder(folder), Targets(), (), {}, "m")
+    sizes = count_sizes(Folder(folder), Targets(), (), {})
     artifact = of(methods=("cast",)).model_copy(update={"sizes": sizes, "device": "cuda", "dtype": "bfloat16"})
 
     assert "takes about 247.3 GB of each GPU to train, and a GPU has 76.0 GB: use --set training.processes=4" in (

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from bench import api
 from bench.catalog import code
@@ -175,10 +176,20 @@ def test_key_moves_with_the_model_and_not_with_its_name(tmp_path):
 
 
 def test_a_model_under_two_names_is_refused(tmp_path):
-    """Both have the same keys, and the second would have no row."""
+    """They share keys, so rows of the second would be missing."""
     copy = str(runs.tiny(tmp_path / "copy"))
     with pytest.raises(UserError, match=r"tiny and .*copy are the same model: leave one out"):
         api.plan(runs.small("r", models=("tiny", copy)))
+
+
+def test_a_glob_must_match_in_one_of_the_models(tmp_path):
+    short = runs.tiny(tmp_path / "short", num_hidden_layers=3)
+    kept = {name: t for name, t in load_file(short / "model.safetensors").items() if ".layers.3." not in name}
+    save_file(kept, short / "model.safetensors", metadata={"format": "pt"})
+    models = {"models": ("tiny", str(short)), "methods": ("magnitude",), "measures": ("size",)}
+    assert api.plan(runs.small("r", **models, targets={"exclude": ("model.layers.3.*",)}))
+    with pytest.raises(UserError, match=r"no prunable linear of tiny or .*short matches 'model.layers.9.\*'"):
+        api.plan(runs.small("r", **models, targets={"exclude": ("model.layers.9.*",)}))
 
 
 def test_key_moves_with_every_file_that_a_pruned_folder_takes_over(tmp_path):

@@ -110,7 +110,7 @@ def test_a_budget_is_part_of_the_key_and_of_the_name(tmp_path):
     ("recipe", "label"), [({}, ""), ({"recipe": "tiny"}, ""), ({"recipe": "small-gpu"}, ", recipe small-gpu")], ids=str
 )
 def test_a_recipe_that_is_not_for_the_models_size_is_named_and_made_again(tmp_path, recipe, label):
-    """Else two trainings would be one row."""
+    """Without the name, two trainings would be one row."""
     training = {"tokens": 8192, "batch": 4, "seqlen": 128} | recipe
     spec = small(tmp_path / "r", methods=("cast",), training=training, measures=("size",))
     (one,) = (m for m in make_plan(spec).measurements if m.artifact.method == "cast" and m.measure == "size")

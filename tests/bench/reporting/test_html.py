@@ -168,7 +168,12 @@ def test_compare_two_rows(visit):
 
 
 def test_counted_numbers_of_two_rows(tmp_path, chromium, heard):
-    for method, seed, zeros, rest in (("wanda", 0, 0.5, 0.0), ("wanda", 1, 0.5, 9e3), ("other", 0, 0.4, 1298204.0)):
+    for method, seed, zeros, rest in (
+        ("wanda", 0, 0.5, 0.0),
+        ("wanda", 1, 0.5, 9e3),
+        ("other", 0, 0.4, 1298204.0),
+        ("rounded", 0, 0.6, 0.0),
+    ):
         fake_records.perplexity(tmp_path / "run", method=method, seed=seed, noise=seed + 1)
         about = {"method": method, "seed": seed, "beside": {"nonzeros": rest}}
         layers = [fake_records.Item("layer", "layer", zeros, 1.0)]
@@ -180,7 +185,11 @@ def test_counted_numbers_of_two_rows(tmp_path, chromium, heard):
         pick(page, "wanda 2:4", "other 2:4")
         page.click("#compare")
         assert "+1,298,204 worse" in line(page, "nonzeros") and "exact over shared seeds" in line(page, "nonzeros")
-        assert "−0.1\t" in line(page, "sparsity"), "rounding also makes zeros, so more are not better"
+        assert "−0.1 worse" in line(page, "sparsity")
+        page = go()
+        pick(page, "wanda 2:4", "rounded 2:4")
+        page.click("#compare")
+        assert "+0.1\t" in line(page, "sparsity"), "rounding also makes zeros, so more are not better"
 
 
 def test_the_answer_is_on_the_first_screen(visit):
