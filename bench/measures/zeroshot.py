@@ -42,7 +42,8 @@ class ZeroshotSettings(MeasureSettings):
     batch: Count = 16
     """Requests in a forward pass of a task that lm-eval runs itself, for example with generated answers."""
     limit: Extent = None
-    """Number of questions of each task, from the first, or "all". A task with fewer is asked whole. Default: 200 for `tiny`, all for other models."""
+    """Number of questions of each task, from the first, or "all". A task with fewer is asked whole. Default: 200 for
+    `tiny`, all for other models."""
     include_path: Path | None = None
     """Folder with YAML files of tasks. A file can also be named itself: `--tasks my_task.yaml`."""
     num_fewshot: int | None = Field(default=None, ge=0, le=1000)
