@@ -20,7 +20,8 @@ env_app = typer.Typer(help="Manage environments of other libraries.", no_args_is
 def doctor(data_dir: DataDir = None, results: Results = None, json: Json = False) -> None:
     """Check this machine: device, memory, disk, network and data.
 
-    Exit code 1: the folder of --results, $CAST_BENCH_CACHE or $BENCH_DATA_DIR cannot be used. Exit code 2: the folder of --data-dir cannot be used.
+    Exit code 1: the folder of --results, $CAST_BENCH_CACHE or $BENCH_DATA_DIR cannot be used.
+    Exit code 2: the folder of --data-dir cannot be used.
     """
     from bench.cli import doctor as checks
 

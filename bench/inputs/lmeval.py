@@ -285,21 +285,20 @@ def _name(metric: str, filter_: str) -> str:
     return name if filter_ == "none" else f"{name}_{filter_}"
 
 
-def _scores(results: Mapping[str, Any], higher: Mapping[str, bool], samples: Sequence[Sample]) -> Iterator[TaskScore]:
-    """Yield the metrics of a task, those with a score for each question first."""
-    found = []
+def _scores(results: Mapping[str, Any], higher: Mapping[str, bool], samples: Sequence[Sample]) -> list[TaskScore]:
+    """Return the metrics of a task, those with a score for each question first."""
+    found, by_question = [], samples[0].scores if samples else {}
     for key, value in results.items():
         metric, comma, filter_ = key.partition(",")
         if comma and not metric.endswith("_stderr") and isinstance(value, int | float):
             name, stderr = _name(metric, filter_), results.get(f"{metric}_stderr,{filter_}")
             error = float(stderr) if isinstance(stderr, int | float) else None
-            if metric == "perplexity":
+            if name == "perplexity" and name in by_question:
                 # The standard error of lm-eval comes from resamples.
                 losses = [sample.scores[name] for sample in samples]
                 error = stdev(losses) / len(losses) ** 0.5 * value if len(losses) > 1 else None
             found.append(TaskScore(name, float(value), error, bool(higher.get(metric, True))))
-    by_question = samples[0].scores if samples else {}
-    return iter(sorted(found, key=lambda score: score.metric not in by_question))
+    return sorted(found, key=lambda score: score.metric not in by_question)
 
 
 def _samples(rows: list[dict[str, Any]]) -> Iterator[Sample]:

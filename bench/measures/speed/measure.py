@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from bench.kernels import native
 from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
@@ -32,20 +32,15 @@ class SpeedSettings(MeasureSettings):
     """Choice of what is timed."""
 
     table: ClassVar[str] = "speed"
-    workloads: tuple[Literal["decode", "prefill", "linears"], ...] = ("decode", "prefill", "linears")
+    workloads: tuple[Literal["decode", "prefill", "linears"], ...] = Field(
+        default=("decode", "prefill", "linears"), min_length=1
+    )
     """Workloads to time: decoding, prompts, and linear layers one by one. A CPU times only decoding."""
 
     @field_validator("workloads", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [part.strip() for part in split_commas(value)] if isinstance(value, str) else value
-
-    @field_validator("workloads")
-    @classmethod
-    def _require_some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value:
-            raise ValueError("needs at least one of decode, prefill and linears")
-        return value
 
 
 @dataclass(frozen=True)
