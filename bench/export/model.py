@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.export.results import RESULT_FORMATS
 from bench.formats.adapter import AdapterCheckpoint
-from bench.inputs import models
+from bench.inputs import architecture, models
 from bench.kernels import folder24
 from bench.kernels.integers24 import BITS, pack_rounded
 from bench.kernels.packed24 import pack
@@ -188,6 +188,7 @@ def _write_packed(
             f"--windows {windows} has no int4, whose scales are for groups of other weights: use --values int8"
         )
     source, (include, kept_dense) = Folder(folder), _targets_of(record)
+    architecture.check(source)
     found = find_targets(source.config, source.shapes(), include, (*kept_dense, *exclude))
     targets = {f"{target}.weight" for target in found}
     writer = folder24.Writer24(workdir)

@@ -83,6 +83,8 @@ def require_comparable(checkpoint: Checkpoint, original: Folder) -> None:
     # Refuses an unknown family, which the check below passes.
     find_targets(config, checkpoint.shapes())
     architecture.check(checkpoint)
+    if isinstance(checkpoint.folder, Folder):
+        architecture.check_head(checkpoint.folder)
     tokenizer = original.path / "tokenizer.json"
     if not tokenizer.exists():
         return

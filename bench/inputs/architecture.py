@@ -15,7 +15,8 @@ from bench.inputs.model_config import ACTIVATIONS, ATTENTION, CONFIG_DTYPES, MAX
 from methods import families
 from methods.errors import UserError
 from methods.families import Family, Size, compute
-from methods.folder import TIED
+from methods.folder import TIED, Folder
+from methods.header import read_header
 
 Shape = tuple[int, ...]
 
@@ -93,6 +94,32 @@ def check(folder: ModelTensors) -> None:
             raise UserError(
                 f"{name} in {folder.path} is {dtypes[name]}, not one of {', '.join(DTYPES)}: use unquantized weights"
             )
+    if isinstance(folder, Folder):
+        check_head(folder)
+
+
+def check_head(folder: Folder) -> None:
+    """Check that a stored head equals the embedding to which config.json ties it. It is left out here, and transformers loads it.
+
+    Raises:
+        UserError: they differ.
+    """
+    family = families.FAMILIES.get(folder.config.get("model_type", ""))
+    if not family or not folder.is_tied:
+        return
+    for file in folder.files():
+        header = read_header(folder.path, file.name)
+        for name in header.keys() & TIED:
+            from safetensors import safe_open
+
+            with safe_open(file, framework="pt") as opened:
+                head = opened.get_tensor(name) if header[name].dtype in DTYPES else None
+            embedding = folder.tensor(next(iter(family.outer)))
+            if head is None or head.shape != embedding.shape or not bool((head == embedding).all()):
+                raise UserError(
+                    f"config.json in {folder.path} ties {name} to the embedding, and their values differ: set "
+                    "tie_word_embeddings to false, or write the model again"
+                )
 
 
 def _check_experts(family: Family, config: ModelConfig, folder: ModelTensors) -> None:

@@ -65,6 +65,20 @@ def test_a_row_beside_its_original(tmp_path):
     assert len(list(store.verified())) == len(found) and not store.damaged
 
 
+def test_a_tied_head_of_other_values_is_refused(tmp_path, refused):
+    """transformers would load it, and what is written would lack it."""
+
+    def headed(name, factor):
+        head = lambda tensors: {"lm_head.weight": factor * tensors["model.embed_tokens.weight"]}  # noqa: E731
+        return with_tensors(tmp_path / name, lambda tensors: tensors | head(tensors))
+
+    same, other = headed("same", 1), headed("other", 2)
+    assert inspect(same, Folder(same), *ALL).pattern == "dense"
+    for line in (("plan", "--model", other), ("plan", "--methods", f"folder:path={other}")):
+        assert "ties lm_head.weight to the embedding, and their values differ" in refused(*line)
+    assert "ties lm_head" in refused("export", other, "--format", "packed24", "--out", tmp_path / "out")
+
+
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory):
     """A folder of GPTQ."""
