@@ -55,6 +55,10 @@ class AdapterCheckpoint(Checkpoint):
         self.form = f"peft LoRA, rank {about.get('r')}, merged"
         self._stored = read_header(path, WEIGHTS)
         self._replaced = self._names(original)
+        family = FAMILIES.get(original.config.get("model_type", ""))
+        embedding = next(iter(family.outer)) if family else ""
+        if original.is_tied and about.get("modules_to_save") and embedding in self._replaced:
+            raise self._cannot_read("it has its own embedding, and peft does not tie the head to it")
         self._alphas = self._match_alphas()
 
     def _names(self, original: Folder) -> dict[str, dict[str, str]]:

@@ -198,6 +198,19 @@ def test_patterns_of_alphas_match_as_in_peft(patterns, tmp_path):
         assert torch.allclose(opened.tensor(name), merged[name], atol=1e-5), name
 
 
+@pytest.mark.parametrize("saved", [None, ["embed_tokens"]])
+def test_an_embedding_that_is_trained_without_its_tied_head_is_refused(saved, tmp_path):
+    """peft loads the embedding of `save_embedding_layers` in place, so that the head follows."""
+    name, original = "model.embed_tokens.weight", Folder(packers.TINY)
+    save_file({f"base_model.model.{name}": 2 * original.tensor(name)}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "modules_to_save": saved}))
+    if saved:
+        with pytest.raises(UserError, match="peft does not tie the head to it"):
+            open_checkpoint(tmp_path, original)
+    else:
+        assert torch.equal(open_checkpoint(tmp_path, original).tensor(name), 2 * original.tensor(name))
+
+
 def test_an_adapter_of_gpt2_is_merged_as_in_peft(tmp_path):
     """Its factors are [out, in], and a module that was trained whole is [in, out]."""
     folder = models.random_folder("gpt2", tmp_path / "m")
