@@ -97,6 +97,8 @@ class CompressedTensorsScheme:
         q, scale = self._values(parts), parts.get("weight_scale")
         if scale is None:
             return q
+        if "weight_packed" not in parts and q.is_floating_point() and q.itemsize > 1:
+            raise ValueError("a weight that is stored dense has a scale: save it compressed")
         dtype = scale.dtype if scale.is_floating_point() and scale.itemsize > 1 else torch.bfloat16
         if scale.dtype == torch.uint8:  # the exponent of a power of two
             scale = torch.exp2(scale.float() - 127)

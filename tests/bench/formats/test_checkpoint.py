@@ -157,6 +157,14 @@ def test_scales_of_a_row_of_a_tensor_and_of_blocks(strategy, shape):
     assert torch.equal(found, values.float() * wide)
 
 
+def test_a_dense_weight_beside_a_scale_is_refused():
+    """llm-compressor writes it with save_compressed=False. A product with the scale is another model."""
+    scheme, parts = CompressedTensorsScheme({"format": "dense"}), {"weight": torch.ones(2, 2)}
+    assert torch.equal(scheme.decode(parts), parts["weight"])
+    with pytest.raises(ValueError, match="stored dense has a scale: save it compressed"):
+        scheme.decode(parts | {"weight_scale": torch.ones(2, 1)})
+
+
 @pytest.mark.parametrize("rslora", [False, True])
 def test_an_adapter_is_added_to_its_original(rslora, tmp_path):
     name, rank = "model.layers.0.self_attn.q_proj", 4
