@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import stat
 import struct
 from collections.abc import Mapping
@@ -189,15 +190,22 @@ def _check_architecture(header: Header) -> None:
         block |= {"ffn_gate": (hidden, inner)}
     if (scaling := fields.get(f"{kind}.rope.scaling.type", "none")) != "none":
         raise ValueError(f"{kind}.rope.scaling.type is {scaling!r}, and transformers does not read it from GGUF")
-    # transformers (at least up to 5.24) leaves these out without a word.
-    lost = (n for n in tensors if n.startswith("rope_") or (n.endswith(".bias") and kind not in ("qwen2", "gpt2")))
-    if name := next(lost, ""):
+    if name := next((n for n in tensors if not _is_read(n, kind)), ""):
         raise ValueError(f"transformers does not read its tensor {name} from GGUF")
     expected = {f"blk.{i}.{name}.weight": shape for i in range(layers) for name, shape in block.items()}
     expected["token_embd.weight"] = (hidden, vocabulary)
     for name, shape in expected.items():
         if _shape(tensors, name) != shape:
             raise ValueError(f"{name} is {list(_shape(tensors, name))}, and by the fields {list(shape)}")
+
+
+def _is_read(name: str, kind: str) -> bool:
+    """Return whether transformers (at least up to 5.24) reads a tensor. It leaves out others without a word."""
+    outer = "token_embd|output|output_norm" + ("|position_embd" if kind == "gpt2" else "")
+    norms = {"qwen3": "|attn_[qk]_norm", "gemma3": "|attn_[qk]_norm|post_attention_norm|post_ffw_norm"}.get(kind, "")
+    block = f"attn_(norm|q|k|v|qkv|output)|ffn_(norm|gate|up|down){norms}"
+    biases = {"qwen2": r"|blk\.\d+\.attn_[qkv]\.bias", "gpt2": r"|(output_norm|blk\.\d+\.\w+)\.bias"}.get(kind, "")
+    return bool(re.fullmatch(rf"({outer}|blk\.\d+\.({block}))\.weight{biases}", name))
 
 
 def _head_width(fields: Mapping[str, Any], kind: str, share: int) -> int:

@@ -129,6 +129,7 @@ DAMAGES: dict[str, Damage] = {
     "cut in the header": cut(300),
     "scaled positions": changed({"llama.rope.scaling.type": "linear"}),
     "scales of positions": changed(tensors={"rope_freqs.weight": (4,)}),
+    "a norm of others": changed(tensors={"blk.0.attn_q_norm.weight": (HIDDEN,)}),
     "a bias": changed(tensors={"blk.0.attn_q.bias": (HIDDEN,)}),
     "strange alignment": changed({"general.alignment": 48}),
     "no alignment": changed({"general.alignment": "x"}),
