@@ -60,7 +60,7 @@ def to_windows(weight: Tensor, group: int, name: str = "weight") -> Tensor:
     out = weight.new_empty(rows, window_width(width, group))
     for at in row_pieces(rows, width):
         groups = weight[at].unflatten(1, (-1, group))
-        left = groups != 0
+        left = (groups != 0) | groups.signbit()  # packing refuses -0.0
         if (crowded := left.sum(-1) > group - STRIDE).any():
             row, place = (int(i) for i in crowded.nonzero()[0])
             raise UserError(

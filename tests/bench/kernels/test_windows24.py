@@ -62,6 +62,9 @@ def test_other_weights_and_patterns_are_refused():
         to_windows(weight, 8, "up")
     with pytest.raises(UserError, match="6:8 needs a width that 8 divides"):
         to_windows(weight[:, :12], 8)
+    weight[4, 8:] = torch.tensor([-0.0, *[0] * (weight.shape[1] - 9)])
+    with pytest.raises(UserError, match=r"contains -0\.0"):
+        pack(to_windows(weight, 8))
     for pattern in ("2:4", "4:8", "5:7", "50%", "dense", "98:100"):
         with pytest.raises(UserError, match="is not stored as windows of 2:4"):
             group_of(pattern)
