@@ -270,9 +270,10 @@ def refuse_links(root: Path) -> None:
 
 
 def is_disk_full(fault: BaseException) -> bool:
-    """Return whether an error says that the disk is full. safetensors and torch say it in their text only."""
+    """Return whether an error says that the disk is full. safetensors, torch and numpy say it in their text only."""
     codes = (errno.ENOSPC, errno.EDQUOT)
     texts = [text for code in codes for text in (f"(os error {code})", f"[Errno {code}]")]
+    texts.append(" requested and ")  # numpy's count of what it could not write
     return getattr(fault, "errno", None) in codes or any(text in str(fault) for text in texts)
 
 
