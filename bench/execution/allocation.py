@@ -251,7 +251,7 @@ class _Problem:
             sums = moved.ravel()[:, None] + moved.ravel()
             sums[extra.ravel()[:, None] + extra.ravel() > limit - spent + TOLERANCE] = np.inf
             candidate = None
-            for at in sums.ravel().argsort(kind="stable"):
+            for at in sums.ravel().argsort(kind="stable")[: np.isfinite(sums).sum()]:
                 (i, k), (j, other) = (divmod(int(n), damage.shape[1]) for n in divmod(int(at), damage.size))
                 swapped = chosen.copy()
                 swapped[i], swapped[j] = k, other

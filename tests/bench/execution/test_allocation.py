@@ -66,6 +66,8 @@ def test_swaps_lower_what_is_measured_and_keep_the_budget():
     assert tuple(first) == (1, 1, 0, 0)
     assert tuple(problem.refine(first, damage, cost, 3.5, swaps=6)) == best
     assert len(tried) == len(set(tried)) <= 7
+    best = (1, 1, 1, 1)  # beyond the budget
+    problem.refine(first, damage, cost, 3.5, swaps=32)  # more than fit
     assert all(sum(chosen) <= 2 for chosen in tried)
 
 
