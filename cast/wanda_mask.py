@@ -48,7 +48,7 @@ class WandaAdamS(AdamS):
         def record(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
             if torch.is_grad_enabled():  # not when the model is only looked at
                 rows = args[0].detach().flatten(0, -2).float()
-                self._seen[weight].append(rows.square().sum(0) / max(1, len(rows)))  # an expert may get no token
+                self._seen[weight].append(torch.cat([rows.square().sum(0), rows.new_full((1,), len(rows))]))
 
         return record
 
@@ -56,7 +56,9 @@ class WandaAdamS(AdamS):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Take one step with the current gradients and the inputs since the last step."""
         for p, passes in self._seen.items():
-            self.state[p]["square"].lerp_(all_reduce_mean(torch.stack(passes).mean(0)), 1 - DECAY)
+            # passes and ranks may differ in their tokens, of which an expert may have none
+            sums = all_reduce_mean(torch.stack(passes).sum(0))
+            self.state[p]["square"].lerp_(sums[:-1] / sums[-1].clamp(min=torch.finfo(sums.dtype).tiny), 1 - DECAY)
         self._seen.clear()
         super().step()
 
