@@ -53,10 +53,13 @@ class CompressedTensorsScheme:
             if config.get(key):
                 raise UserError(f"compressed-tensors with {key} cannot be read: it changes how the model runs")
         settings = [g for g in groups if isinstance(g, dict)]
-        if len(settings) > 1 and len({str(g.get("weights")) for g in settings}) > 1:
-            raise UserError("compressed-tensors with several kinds of weights cannot be read: use one config group")
-        weights = (settings[0].get("weights") if settings else None) or {}
-        self.bits, self.group = weights.get("num_bits", 8), weights.get("group_size")
+        kinds = [g.get("weights") or {} for g in settings] or [{}]
+        weights, self.groups = kinds[0], list(dict.fromkeys(w.get("group_size") for w in kinds))
+        if any(w | {"group_size": None} != weights | {"group_size": None} for w in kinds):
+            raise UserError(
+                "compressed-tensors with several kinds of weights cannot be read: let them differ in group_size alone"
+            )
+        self.bits = weights.get("num_bits", 8)
         self.block = weights.get("block_structure")
         if type(self.bits) is not int or not 1 < self.bits <= 8:
             raise UserError(f"compressed-tensors weights of {self.bits!r} bits cannot be read: use 2 to 8")
@@ -68,11 +71,10 @@ class CompressedTensorsScheme:
         if len(roundings) > 1:
             raise UserError("compressed-tensors with several input_activations cannot be read: use one config group")
         (self.activations,) = roundings
-        kinds = (
-            "" if not weights else f", {self.bits} bits ({weights.get('type', 'int')}), {describe_group(self.group)}"
-        )
+        sizes = " or ".join(map(describe_group, self.groups))
+        kind = f", {self.bits} bits ({weights.get('type', 'int')}), {sizes}" if weights else ""
         named = sorted({*map(str, forms), str(sparse_form)} - {"dense"})
-        self.form = f"compressed-tensors {'/'.join(named) or 'dense'}{kinds}"
+        self.form = f"compressed-tensors {'/'.join(named) or 'dense'}{kind}"
         self.is_packed = sparse_form != "dense"
 
     def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
@@ -153,7 +155,11 @@ class CompressedTensorsScheme:
             return scale
         order = parts.get("weight_g_idx")
         groups = order.long() if order is not None and int(order.min()) >= 0 else None
-        return scale[:, even_groups(width, scale.shape[1], self.group) if groups is None else groups]
+        if groups is None:
+            count = scale.shape[1]
+            sizes = [n for n in self.groups if isinstance(n, int) and n > 0 and -(-width // n) == count]
+            groups = even_groups(width, count, sizes[0] if len(sizes) == 1 else self.groups[0])
+        return scale[:, groups]
 
 
 def _short(parts: Mapping[str, T]) -> dict[str, T]:

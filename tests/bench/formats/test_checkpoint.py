@@ -55,7 +55,7 @@ CASES = {
         {
             "quant_method": "compressed-tensors",
             "format": "pack-quantized",
-            "config_groups": {"g": {"weights": GROUPED}},
+            "config_groups": {"other": {"weights": GROUPED | {"group_size": 32}}, "g": {"weights": GROUPED}},
         },
     ),
 }
@@ -340,6 +340,13 @@ def test_the_names_of_a_gguf_files_tensors_follow_its_architecture(tmp_path, cac
                 "config_groups": {"a": {"weights": GROUPED, "input_activations": ROUNDED}, "b": {"weights": GROUPED}},
             },
             "several input_activations",
+        ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"a": {"weights": GROUPED | {"num_bits": 8}}, "b": {"weights": GROUPED}},
+            },
+            "several kinds of weights",
         ),
         (
             {
