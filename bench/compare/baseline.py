@@ -41,7 +41,7 @@ def path_of(name: str, folder: Path = FOLDER) -> Path:
 
 
 def write(results: ResultSet, path: Path) -> Path:
-    """Write records and their per-item scores, without tracebacks, notes and costs.
+    """Write records and their per-item scores, without tracebacks, costs, and notes that no check needs.
 
     Raises:
         UserError: scores cannot be read.
@@ -49,7 +49,9 @@ def write(results: ResultSet, path: Path) -> Path:
     records = sorted(results.records, key=lambda r: (repr(r.identity.key()), r.key))
     tables, lines = [], []
     for record in records:
-        small = record.model_copy(update={"traceback": "", "notes": {}, "cost": {}})
+        # A timing of an engine is no record without its notes.
+        notes = record.notes if record.is_engine_timing else {}
+        small = record.model_copy(update={"traceback": "", "notes": notes, "cost": {}})
         if record.items is not None and all(metrics.find(r.metric).counted for r in record.readings):
             small = small.model_copy(update={"items": None})
         elif record.items is not None:

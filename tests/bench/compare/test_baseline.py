@@ -60,6 +60,13 @@ def test_records_and_scores_come_back(results, kept):
         assert np.array_equal(mine.weights, theirs.weights)
 
 
+def test_timings_of_engines_come_back(tmp_path):
+    before = read(Path(__file__).parents[3] / "results" / "speed-engines")
+    after = baseline.read(baseline.write(before, tmp_path / "b.zip"))
+
+    assert {r.key for r in after.records} == {r.key for r in before.records}
+
+
 def test_the_same_records_give_the_same_bytes(results, kept, tmp_path):
     again = baseline.write(read(results), tmp_path / "c.zip")
 
