@@ -20,8 +20,8 @@ PRIOR = 0.1
 
 
 def clock_time(seconds: float) -> str:
-    """Return the time of day `seconds` from now."""
-    return time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
+    """Return the time of day `seconds` from now, and the date if that is a day or more away."""
+    return time.strftime("%H:%M:%S" if seconds < 86400 else "%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
 
 
 class Pace:

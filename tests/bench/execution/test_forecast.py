@@ -1,11 +1,12 @@
 """The finish time follows what this run has seen, not only the plan."""
 
 import io
+import re
 
 import pytest
 
 from bench.execution import progress
-from bench.execution.forecast import MIN_SECONDS, Forecast, Pace
+from bench.execution.forecast import MIN_SECONDS, Forecast, Pace, clock_time
 from bench.execution.listener import TimeLeft
 from bench.execution.progress import LogDisplay
 from bench.planning.cost_model import CostModel
@@ -141,6 +142,11 @@ def test_the_line_of_an_artifact_says_when_all_is_done(monkeypatch):
     first, second = stream.getvalue().splitlines()
     assert first == "tiny dense: started"
     assert second == "tiny wanda: started, all done at now + 3600 s"
+
+
+def test_a_finish_time_of_another_day_has_its_date():
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", clock_time(86_399))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", clock_time(86_400))
 
 
 def test_a_log_has_the_numbers_of_each_row_as_it_ends():
