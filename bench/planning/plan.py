@@ -59,7 +59,9 @@ def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None
         linears.update(inputs.linears)
         for artifact, fields in itertools.product(_artifacts(request, inputs), inputs.measurements):
             measurement = Measurement(artifact=artifact, **fields)
-            measurements.setdefault(measurement.key, measurement)
+            known = measurements.setdefault(measurement.key, measurement)
+            if known is not measurement and known.identity.key() != measurement.identity.key():
+                raise UserError(f"{known.artifact.label} and {artifact.label} are the same model: leave one out")
     if linears:
         require_matches((*spec.targets.include, *spec.targets.exclude), linears, " or ".join(names.values()))
     plan = Plan(spec, tuple(measurements.values()), tuple(to_pull), request.jobs, request.devices[: request.jobs])

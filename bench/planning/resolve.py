@@ -61,8 +61,9 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
                 check(spec, fetch=fetch)
     _require_known(spec)
     chains = [parse_chain(text) for text in dict.fromkeys(("dense", *spec.methods))]
-    _require_distinct(chains)
     quantizers = [parse_quantizer(text) for text in spec.quantizers]
+    _require_distinct("methods", chains)
+    _require_distinct("quantizers", ([quantizer] for quantizer in quantizers if quantizer))
     by_ray = spec.executor == "ray"
     devices = (cluster_device(spec.device),) if by_ray else resolve_devices(spec.device, elsewhere=not fetch)
     patterns = tuple(Pattern.parse(text) for text in spec.patterns)
@@ -100,23 +101,23 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
     )
 
 
-def _require_distinct(chains: Iterable[Sequence[Choice]]) -> None:
-    """Raise UserError if a method is typed in two ways: they would be one row."""
+def _require_distinct(kind: Kind, chains: Iterable[Sequence[Choice]]) -> None:
+    """Raise UserError if a method or quantizer is typed in two ways: they would be one row."""
     known: dict[str, str] = {}
     for chain in chains:
         label = chain[-1].label
-        same = known.setdefault(repr([(c.name, sorted(_other_than_defaults(c).items())) for c in chain]), label)
+        same = known.setdefault(repr([(c.name, sorted(_other_than_defaults(kind, c).items())) for c in chain]), label)
         if same != label:
-            raise UserError(f"{same} and {label} are the same method: leave one out")
+            raise UserError(f"{same} and {label} are the same {kind.removesuffix('s')}: leave one out")
 
 
-def _other_than_defaults(choice: Choice) -> dict[str, Any]:
+def _other_than_defaults(kind: Kind, choice: Choice) -> dict[str, Any]:
     """Return the typed settings without those that are defaults. In a training, a recipe may set what is not typed."""
-    entry = registry.lookup("methods", choice.name)
+    entry = registry.lookup(kind, choice.name)
     if not choice.config or entry.trains:
         return choice.config
-    kind = registry.load(entry)
-    return {name: value for name, value in choice.config.items() if value != getattr(kind, name, None)}
+    built = registry.load(entry)
+    return {name: value for name, value in choice.config.items() if value != getattr(built, name, None)}
 
 
 def _require_known(spec: Spec) -> None:

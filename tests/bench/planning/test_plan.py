@@ -340,6 +340,13 @@ def test_a_method_typed_in_two_ways_is_one(methods):
         api.plan(runs.small("r", methods=methods))
 
 
+def test_a_quantizer_or_a_training_typed_in_two_ways_is_one():
+    with pytest.raises(UserError, match=r"int4-gptq and int4-gptq:damping=0\.01 are the same quantizer: leave one out"):
+        api.plan(runs.small("r", quantizers=("int4-gptq", "int4-gptq:damping=0.01")))
+    with pytest.raises(UserError, match=r"retrain .* and tiny .*lr=0\.0045 seed 0 are the same model: leave one out"):
+        api.plan(runs.small("r", methods=("retrain:from=wanda", "retrain:from=wanda:lr=0.0045")))
+
+
 def test_a_typed_default_is_another_method_where_a_recipe_sets_the_field():
     assert api.plan(runs.small("r", methods=("cast", "cast:beta1=0.9"), measures=("size",)))
 
