@@ -93,7 +93,11 @@ class ReadOnlyStore:
                 yield record
 
     def find(self, prefix: str) -> Record:
-        """Return the record whose key begins with a prefix. Raise UserError if there are none or several."""
+        """Return the record whose key begins with a prefix.
+
+        Raises:
+            UserError: there are none or several, or its numbers are not those of its items.
+        """
         stem = Path(prefix).stem
         paths = [path for path in self._paths() if path.stem.startswith(stem[:32])]
         if len(paths) != 1:
@@ -101,6 +105,8 @@ class ReadOnlyStore:
             raise UserError(f"{len(paths)} records in {str(self.root)!r} begin with {stem!r}: {lists}")
         if (record := self._read(paths[0])) is None:
             raise UserError(self.damaged[-1])
+        if record.items is not None:
+            self.items(record)
         return record
 
     def _paths(self) -> list[Path]:

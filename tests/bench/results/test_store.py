@@ -279,16 +279,16 @@ def test_diverged_is_a_status_and_no_number(tmp_path, monkeypatch):
     assert got.items is None
 
 
-@pytest.mark.parametrize("prefix", ["", "ab", "ff"])
-def test_find_wants_exactly_one(store, prefix):
-    store.write(record())
-    store.write(record("ac" * 32))
+def test_find_wants_exactly_one_that_is_sound(store):
+    sound, other = (fake_records.perplexity(store.root, loss, made=str(loss)) for loss in (0.0, 0.1))
+    fake_records.edit_value(store.path(other.key), 9.9, seal=True)
 
-    if prefix == "ab":
-        assert store.find(prefix).key == KEY
-    else:
+    assert store.find(sound.key[:12]).key == sound.key
+    for prefix in ("", "x"):
         with pytest.raises(UserError, match=r"bench ls runs --results .* lists them"):
             store.find(prefix)
+    with pytest.raises(UserError, match="its items give"):
+        store.find(other.key)
 
 
 def test_a_quota_that_is_used_up_is_a_full_disk_and_not_another_folder_s_fault(tmp_path, monkeypatch):
