@@ -237,7 +237,7 @@ def _write_leaderboard(
 
 
 def _print_folders(results: list[Path], format_: str, equal_bytes: bool, signed_by: Path | None) -> None:
-    from bench.results.rows import newest
+    from bench.results.rows import newest, outdated
     from bench.results.signatures import names, verify
     from bench.results.store import RESULTS, ReadOnlyStore
 
@@ -248,8 +248,10 @@ def _print_folders(results: list[Path], format_: str, equal_bytes: bool, signed_
     for folder in results or [RESULTS]:
         store = ReadOnlyStore(folder)
         records = newest(store.verified())
-        for line in store.damaged:
+        old = outdated(records)
+        for line in (*store.damaged, *(f"in {store.path(record.key)} {sentence}" for record, sentence in old)):
             note(f"{line}: left out")
+        records = [record for record in records if not any(record is one for one, _ in old)]
         if not records and not store.damaged:
             raise UserError(f"results folder {str(folder)!r} has no records: name another, or run bench run first")
         signers = verify(folder, signed_by) if signed_by else None

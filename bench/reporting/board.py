@@ -22,8 +22,9 @@ from bench.reporting.view import ReportSection, Table, TableColumn, TableRow
 from bench.results import metrics, reproduce
 from bench.results.identity import Identity
 from bench.results.record import Record
-from bench.results.rows import latest
+from bench.results.rows import latest, outdated
 from bench.system.grouping import group_by
+from methods.errors import UserError
 
 BROKEN = "pattern broken"
 ONE_PROTOCOL = ("mean_acc", "worst_drop", "top1_agreement", "speedup")
@@ -69,7 +70,15 @@ def boards_of(model: str, results: ResultSet, device: str = "") -> Iterator[Boar
     """Yield a board for each protocol of a model's records, the main one first.
 
     device: part of the name of the machine on which a speedup counts.
+
+    Raises:
+        UserError: a record is `outdated`.
     """
+    for record, sentence in outdated(results.records):
+        raise UserError(
+            f"no table of {model} can be made: in record {record.short_key} {sentence}: delete such records, or measure "
+            "their rows again (bench report --results DIR lists them)"
+        )
     results = results.with_cache()
     costs = CostIndex(results.records)
     groups = _add_speeds(group_by_protocol(results.records))

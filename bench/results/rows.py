@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.results import guessing, recount
@@ -41,6 +41,26 @@ def _last(records: list[Record], good_first: bool) -> Record:
     good = [record.status in DONE for record in records]
     ranks = [(g and good_first, order(r), g, i) for i, (r, g) in enumerate(zip(records, good, strict=True))]
     return records[max(ranks)[-1]]
+
+
+def outdated(records: Sequence[Record]) -> list[tuple[Record, str]]:
+    """Return the records of weights or a text that have other content under the same name in a newer record, each with a sentence.
+
+    A mean, or a ratio to the dense model, over both would be of nothing.
+    """
+    found, known = [], dict[object, tuple[str, Record]]()
+    for record in sorted((r for r in records if r.status == "ok"), key=age(records), reverse=True):
+        identity, inputs = record.identity, record.key_inputs
+        weights = None if "made_elsewhere" in record.notes else inputs.get("model")
+        text = record.token_digest or (inputs.get("measure") or {}).get("content")
+        of_text = (identity.model, identity.measure, identity.protocol)
+        for name, digest, what in (
+            (identity.model, weights, f"the weights of {identity.model}"),
+            (of_text, text, f"the content of {identity.protocol.label}"),
+        ):
+            if digest and (newer := known.setdefault(name, (digest, record)))[0] != digest:
+                found.append((record, f"{what} was another than in the newer record {newer[1].short_key}"))
+    return found
 
 
 def age(records: Iterable[Record]) -> Callable[[Record], tuple[str, str]]:

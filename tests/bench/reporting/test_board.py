@@ -49,6 +49,26 @@ def test_rows_of_all_folders_share_a_table_and_the_newest_record_wins(tmp_path):
     assert "perplexity ratio wiki-mini@128" in [c.name for c in table.columns]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ({"key_inputs": {"model": "a"}}, {"key_inputs": {"model": "b"}}, "weights of tiny"),
+        ({"token_digest": "a"}, {"token_digest": "b"}, "content of wiki-mini@128"),
+    ],
+)
+def test_a_row_of_an_older_model_or_text_is_neither_averaged_nor_compared(tmp_path, cli, old, new, what):
+    new = new | {"provenance": {"recorded": "2026-02-01T00:00:00Z"}}
+    fake_records.perplexity(tmp_path, 0.3, method="wanda", seed=0, **old)
+    fake_records.perplexity(tmp_path, 0.4, method="wanda", seed=1, **new)
+    fake_records.perplexity(tmp_path, **DENSE | new)
+
+    with pytest.raises(UserError, match=f"no table of tiny can be made: .* the {what} was another than in the newer"):
+        tables(tmp_path)
+    code, out, err = cli("report", "--results", tmp_path)
+    assert (code, err.count("left out"), "1 seed" in out or "2 seeds" in out) == (0, 1, False)
+    assert "50.6" in out
+
+
 def test_protocols_have_tables_of_their_own_the_one_of_most_rows_first(tmp_path):
     for dtype, methods in (("float32", ("dense", "wanda")), ("bfloat16", ("dense", "wanda", "ria"))):
         for method in methods:
