@@ -52,11 +52,12 @@ def outdated(records: Sequence[Record]) -> list[tuple[Record, str]]:
     for record in sorted((r for r in records if r.status == "ok"), key=age(records), reverse=True):
         identity, inputs = record.identity, record.key_inputs
         weights = None if "made_elsewhere" in record.notes else inputs.get("model")
-        text = record.token_digest or (inputs.get("measure") or {}).get("content")
+        text = f"the content of {identity.protocol.label}"
         of_text = (identity.model, identity.measure, identity.protocol)
         for name, digest, what in (
             (identity.model, weights, f"the weights of {identity.model}"),
-            (of_text, text, f"the content of {identity.protocol.label}"),
+            ((*of_text, "tokens"), record.token_digest, text),
+            ((*of_text, "file"), (inputs.get("measure") or {}).get("content"), text),
         ):
             if digest and (newer := known.setdefault(name, (digest, record)))[0] != digest:
                 found.append((record, f"{what} was another than in the newer record {newer[1].short_key}"))
