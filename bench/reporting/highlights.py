@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from bench.reporting import pairwise, pick, words
 from bench.reporting.protocol import VALIDATION
 from bench.reporting.table import TextTable, format_number
-from bench.reporting.view import ReportSection, Table, TableColumn
+from bench.reporting.view import ReportSection, Table, TableColumn, TableRow
 from bench.results import metrics
 from methods.errors import UserError
 
 HEADERS = ("model", "best compressed", "tied with", "quality", "vs. dense", "bytes packed")
 CAPTION = (
-    "Best compressed: for each pattern, and for quantizers alone, the row with the best quality of those that are smaller "
-    "than their model; if paired tests find no difference between several, the smallest of them. Vs. dense: compared with "
-    "the dense model, or with a row that is not compressed and better beyond noise, with the 95% interval in brackets. Of each "
-    "model, its main protocol."
+    "Best compressed: for each pattern, and for quantizers alone, the row of any budget with the best quality of those that "
+    "are smaller than their model; if paired tests find no difference between several, the smallest of them. Vs. dense: "
+    "compared with the best row that is not compressed, or with the dense model if paired tests find no difference between "
+    "the two. In brackets: the 95% interval, if the two were compared in pairs. Of each model, its main protocol."
 )
 MAX_TIED_NAMES = 2
 """Tied rows that are named. Of the others, only the number is given."""
@@ -30,7 +30,8 @@ class Highlight:
     section: number of the model's section; run: its main protocol.
     best: the row that `bench pick` names first for the pattern; tied: the rows that tie with it.
     uncompared: number of rows that were not compared with the best value.
-    change: from the dense model, or a better row that is not compressed, `reference`, to this row. Both are empty without one.
+    change: from the best row that is not compressed, or the dense model if it ties with that, `reference`, to this row. Both
+        are empty without one.
     """
 
     section: int
@@ -76,20 +77,19 @@ def _of_table(section: int, table: Table) -> Iterator[Highlight]:
     if VALIDATION in table.columns[column].protocol:
         return
     facts = {k: row.facts for k, row in enumerate(table.rows) if row.facts}
-    whole = [
-        k for k in table.whole_rows if k in facts and not facts[k].compressed and table.value(k, column) is not None
-    ]
+    whole = [k for k in facts if not facts[k].compressed and table.value(k, column) is not None]
     sign = table.columns[column].sign
     dense = min(whole, key=lambda k: sign * (table.value(k, column) or 0.0), default=None)
     differ = pairwise.differ_from_best(table, column)
     plain = next((k for k in whole if table.rows[k].filters["method"] == "dense"), None)
     if dense is not None and plain is not None and differ.get(pairwise.ordered(plain, dense)) is False:
         dense = plain  # a transform, for example, changes nothing but the last digits
-    limit = (facts[dense].bits if dense is not None else None) or float("inf")
+    model = dense if plain is None else plain
+    limit = (facts[model].bits if model is not None else None) or float("inf")
     groups = []
     for pattern in dict.fromkeys(table.rows[k].filters["pattern"] for k in facts if facts[k].compressed):
         found = pick.pick(table, pick.Limits(), pattern).meets
-        smaller = [c for c in found if c.row.part_of is None and (c.facts.bits is None or c.facts.bits < limit)]
+        smaller = [c for c in found if c.facts.bits is None or c.facts.bits < limit]
         if smaller:
             groups.append(sorted(smaller, key=lambda c: (c.quality, c.index)))
     for rows in sorted(groups, key=lambda rows: rows[0].quality):
@@ -100,14 +100,20 @@ def _of_table(section: int, table: Table) -> Iterator[Highlight]:
             table.protocol,
             table.title,
             table.columns[column],
-            best.row.name,
-            tuple(c.row.name for c in tied),
+            _name(best.row),
+            tuple(_name(c.row) for c in tied),
             sum(pairwise.ordered(rows[0].index, c.index) not in differ for c in rows[1:]),
             cell.text if cell else "",
             "" if dense is None else _describe_change(table, dense, best.index, column),
-            "" if dense is None else table.rows[dense].name,
-            _describe_size(table, best.index, dense),
+            "" if dense is None else _name(table.rows[dense]),
+            _describe_size(table, best.index, model),
         )
+
+
+def _name(row: TableRow) -> str:
+    """Return a row's name, with its budget if the table shows the same row with a larger one."""
+    tokens = row.facts.tokens if row.facts and row.part_of is not None else None
+    return row.name if tokens is None else f"{row.name}, {words.short_count(tokens)} tokens"
 
 
 def _describe_size(table: Table, row: int, dense: int | None) -> str:

@@ -192,7 +192,4 @@ def _table(table: Table, index: int, figures: Sequence[TableFigure]) -> dict[str
 
 
 def _note(table: Table) -> str:
-    note = f"{caption(table.title)}. {amount(len(table.whole_rows), 'row')}."
-    if table.unranked:
-        note += f" No ranks and intervals: {table.unranked:,} rows are too many to compare in pairs."
-    return " ".join((note, *table.notes))
+    return " ".join((f"{caption(table.title)}. {amount(len(table.whole_rows), 'row')}.", *table.notes))

@@ -155,7 +155,15 @@ class Table:
             if interval.seed_noise and not self.columns[c].hidden:
                 sources.setdefault(self.columns[c].label, {}).update(dict.fromkeys(interval.seed_noise.split("; ")))
         noises = "; ".join(f"{label}: {', '.join(sorted(of))}" for label, of in sources.items())
-        return (*self.remarks, *([f"{SEED_NOISE_NOTE} {noises}."] if noises else []))
+        unranked = (
+            f"{self.unranked:,} rows are too many to compare in pairs: "
+            "their column has no ranks, and no intervals but those to the dense model."
+        )
+        return (
+            *self.remarks,
+            *([unranked] if self.unranked else []),
+            *([f"{SEED_NOISE_NOTE} {noises}."] if noises else []),
+        )
 
     def column(self, metric: str) -> int | None:
         """Return the first column of a metric."""

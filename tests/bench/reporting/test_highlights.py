@@ -59,6 +59,22 @@ def test_a_whole_row_that_ties_with_the_dense_model_does_not_stand_for_it(tmp_pa
     assert pruned.reference == "dense"
 
 
+def test_a_row_of_a_smaller_budget_counts_if_it_is_better(tmp_path):
+    """Otherwise a trained row is compared with a dense one that had another training."""
+    row(tmp_path, "dense", 0.0, 4, noise=1, seed=None, pattern="dense")
+    for tokens, loss in ((1000, -0.2), (2000, -0.1)):
+        for k, (method, pattern) in enumerate((("dense-ft", "dense"), ("cast", "2:4"))):
+            about = {"method": method, "cost": {"build_s": 1.0, "training_tokens": tokens}}
+            about["identity"] = {"pattern": pattern, "training": f"wiki-mini@128x1, {tokens} tokens"}
+            fake_records.perplexity(tmp_path, loss + 0.01 * k, noise=k + 2, seed=0, **about)
+    size(tmp_path, 2, method="cast", seed=0, identity=about["identity"])
+
+    (found,) = of(tmp_path)
+
+    assert (found.best, found.reference) == ("cast 2:4, 1k tokens", "dense-ft dense, 1k tokens")
+    assert found.change.startswith("×1.010")
+
+
 def test_a_difference_that_was_shown_is_no_tie(filled):
     row(filled, "better", 0.015, 3, noise=6)
     _, pruned = of(filled)

@@ -245,6 +245,7 @@ def test_too_many_rows_are_neither_ranked_nor_paired(first, monkeypatch):
     section = from_records.make_section(first, "first")
     (table,) = section.tables
     assert 0 not in table.ranks and not any(c == 0 for *_, c in table.intervals) and table.unranked == 4
+    assert "4 rows are too many to compare in pairs" in " ".join(table.to_text_tables()[-1].notes)
     assert "4 rows are too many to compare in pairs" in html_module.render_page([section], {})
 
 
