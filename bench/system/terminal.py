@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import shutil
 import sys
@@ -15,6 +16,19 @@ if TYPE_CHECKING:
 
 _CURSOR_MOVES = re.compile(r"(?:\n|\r|\x1b\[A)*")
 """Cursor movements that tqdm writes between the bars of downloads."""
+
+
+_PLAIN = str.maketrans("\N{MINUS SIGN}\N{EN DASH}─\N{MULTIPLICATION SIGN}≥", "---x>")
+"""What is printed for a character that a stream's encoding lacks. For all others a question mark is."""
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    plain = error.object[error.start : error.end].translate(_PLAIN)
+    return "".join(c if c.isascii() else "?" for c in plain), error.end
+
+
+codecs.register_error("plain", _replace)
 
 
 class PrintableStream:
@@ -47,7 +61,7 @@ def make_output_printable() -> None:
         stream = getattr(sys, name)
         if not isinstance(stream, PrintableStream):
             if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")
+                stream.reconfigure(errors="plain")
             setattr(sys, name, PrintableStream(stream))
 
 

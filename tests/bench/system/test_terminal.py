@@ -53,11 +53,11 @@ def test_a_traceback_is_only_shown():
 
 
 def test_an_old_encoding_breaks_nothing():
-    code = "from bench.system.terminal import make_output_printable as m; m(); print('± é')"
+    code = "from bench.system.terminal import make_output_printable as m; m(); print('± é, −0.3 to ×2')"
     environment = {"PYTHONIOENCODING": "ascii", "PYTHONPATH": ":".join(sys.path)}
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
 
-    assert (ended.returncode, ended.stdout) == (0, "? ?\n"), ended.stderr
+    assert (ended.returncode, ended.stdout) == (0, "? ?, -0.3 to x2\n"), ended.stderr
 
 
 @pytest.mark.parametrize(
