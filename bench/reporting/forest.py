@@ -84,7 +84,7 @@ def add_forest(
     axes.set_ylim(len(shown) - 0.5, -0.7)
     axes.grid(visible=False, axis="y")
     ends = [end for _, bound in shown for end in (*bound.ends, *([] if reference is None else [reference]))]
-    best = f", first {MAX_FOREST_ROWS} of {len(rows)} rows" if len(rows) > MAX_FOREST_ROWS else ""
+    best = f",\nfirst {MAX_FOREST_ROWS} of {len(rows)} rows" if len(rows) > MAX_FOREST_ROWS else ""
     scale(axes, "x", ends, name + best)
 
 

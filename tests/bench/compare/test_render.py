@@ -79,3 +79,14 @@ def test_a_figure_is_not_sure_of_a_value_without_an_interval():
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
 
     assert [dot.get_color() == drawing.BLUE for dot in dots] == [False, True, False]
+
+
+def test_a_figure_that_leaves_rows_out_says_so_inside_its_edge():
+    figure = forest.draw_forest(
+        [(f"sparsegpt + recon + retrain m{k}", Bound(1 + k / 10)) for k in range(forest.MAX_FOREST_ROWS + 1)]
+    )
+    figure.canvas.draw()
+    label = figure.axes[0].xaxis.label
+
+    assert label.get_text().endswith("first 40 of 41 rows (log)")
+    assert label.get_window_extent().x1 <= figure.bbox.x1
