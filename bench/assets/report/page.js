@@ -384,7 +384,8 @@ function formatChange(ratio, value) { return value === (ratio ? 1 : 0) ? "same" 
 function compare(a, b) {
   const first = a.table.data.rows[a.k], other = b.table.data.rows[b.k];
   const grid = el("table"), head = grid.createTHead().insertRow(), body = grid.createTBody();
-  for (const name of ["metric", first.name, other.name, "change", "95% interval, paired"]) head.append(el("th", name, { scope: "col" }));
+  const models = a.table.data.title !== b.table.data.title, named = (t, row) => (models ? `${t.data.title}: ${row.name}` : row.name);
+  for (const name of ["metric", named(a.table, first), named(b.table, other), "change", "95% interval, paired"]) head.append(el("th", name, { scope: "col" }));
   const unshared = [];
   a.table.data.columns.forEach((column, c) => {
     const d = b.table.data.columns.findIndex((x) => x.name === column.name);
@@ -392,7 +393,7 @@ function compare(a, b) {
     if (!one && !two) return;
     if (!one || !two) { unshared.push(column.name); return; }
     const line = body.insertRow(), text = (t, k, i) => t.cell(k, i).querySelector(".n").textContent.trim();
-    const known = one.v !== null && two.v !== null, ratio = column.ratio && one.v > 0 && two.v > 0;
+    const known = one.v !== null && two.v !== null && !(models && column.metric === "perplexity"), ratio = column.ratio && one.v > 0 && two.v > 0;
     const paired = known && a.table === b.table ? interval(a.table, a.k, b.k, c) : null;
     const moved = !known ? null : paired ? paired.value : ratio ? two.v / one.v : two.v - one.v;
     const change = el("td", known ? formatChange(ratio, moved) : "–", { class: "num" });
@@ -414,7 +415,8 @@ function compare(a, b) {
   const parts = body.rows.length ? [scrollBox(grid, "Two rows, metric by metric")] : [el("p", "The two rows have no metric and protocol in common.")];
   if (unshared.length) parts.push(el("p", `Measured for only one of them: ${unshared.join(", ")}.`, { class: "about" }));
   if (a.table !== b.table) parts.push(el("p", "The rows are in different tables, so there are no paired intervals.", { class: "about" }));
-  open(`${other.name} compared with ${first.name}`, ...parts);
+  if (models) parts.push(el("p", "Perplexities of two models are not compared, because their tokens may differ.", { class: "about" }));
+  open(`${named(b.table, other)} compared with ${named(a.table, first)}`, ...parts);
 }
 
 // --- light and dark ---------------------------------------------------------------------------------------------

@@ -165,6 +165,13 @@ def test_compare_two_rows(visit):
     second = page.locator("#panel tbody tr").first.locator("td").nth(1).bounding_box()
     assert second["x"] + second["width"] <= PHONE["width"], "a phone shows both values"
     page.locator("#panel .scroll.scrolls").wait_for()
+    page.click("#close")
+    page.click("#drop")
+    for k in (0, 1):  # of two models
+        page.get_by_role("checkbox", name="Compare dense", exact=True).nth(k).check()
+    page.click("#compare")
+    assert line(page, "perplexity").split("\t")[3] == "–"
+    assert page.locator("#panel h2").inner_text().endswith("tiny: dense")
 
 
 def test_counted_numbers_of_two_rows(tmp_path, chromium, heard):
