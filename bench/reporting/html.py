@@ -134,8 +134,9 @@ def palette() -> str:
     )
     return (
         f":root {{ {light}; color-scheme: light; }}\n"
+        "@media screen {\n"  # paper is light
         f'@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{ {dark}; color-scheme: dark; }} }}\n'
-        f':root[data-theme="dark"] {{ {dark}; color-scheme: dark; }}\n{figures}\n'
+        f':root[data-theme="dark"] {{ {dark}; color-scheme: dark; }} }}\n{figures}\n'
     )
 
 

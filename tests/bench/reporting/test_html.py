@@ -271,7 +271,17 @@ def test_light_and_dark(visit):
     page.click("#theme")
     light = page.evaluate(paper)
     assert light != dark and page.locator("#theme").inner_text() == "Dark"
+    page.click("#theme")
+    page.emulate_media(media="print")
+    assert page.evaluate(paper) == light, "paper is light"
     assert visit(color_scheme="light").evaluate(paper) == light
+
+
+def test_at_a_high_zoom_the_tools_cover_no_heading(visit):
+    page = visit(viewport={"width": 645, "height": 450})
+    page.locator("nav a").first.click()
+    above = "h => { const b = h.getBoundingClientRect(); return document.elementFromPoint(b.x + 5, b.y + 5) === h }"
+    assert page.locator("#s0-h").evaluate(above)
 
 
 def test_a_phone_scrolls_tables_and_never_the_page(visit):

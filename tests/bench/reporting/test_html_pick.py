@@ -122,6 +122,8 @@ def test_what_it_costs_and_how_sure_it_is(visit):
     assert "do not say how it was made" in page.locator("#picked details").inner_text()
     page.set_viewport_size(PHONE)
     page.locator("#picked .scroll.scrolls").wait_for()
+    page.locator("#picked summary").evaluate("e => e.textContent += 'x'.repeat(300)")
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
 
 
 @pytest.mark.full
