@@ -19,7 +19,7 @@ _CURSOR_MOVES = re.compile(r"(?:\n|\r|\x1b\[A)*")
 
 
 _PLAIN = str.maketrans("\N{MINUS SIGN}\N{EN DASH}─\N{MULTIPLICATION SIGN}≥", "---x>")
-"""What is printed for a character that a stream's encoding lacks. For all others a question mark is."""
+"""Printed where the encoding of a stream lacks a character. All others become a question mark."""
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
