@@ -10,7 +10,7 @@ import typer
 
 from bench.cli.console import fail, note, print_rows
 from bench.cli.flags import OF_RUNS, Json, file_option, spec_of, split_list, with_flags
-from bench.system.files import atomic_write
+from bench.system.files import write_file
 from bench.verify import CheckFailed
 from methods.errors import Skipped, UserError
 
@@ -62,8 +62,7 @@ def allocate(
         fail(f"check failed: {failure}. Nothing was written.", 1)
     except Skipped as fault:
         raise UserError(f"{methods or 'dense'} cannot run here: {fault}") from None
-    with atomic_write(out) as temporary:
-        temporary.write_text(json_module.dumps(allocation.to_file(shares, budget, spec, pruner), indent=1) + "\n")
+    write_file(out, json_module.dumps(allocation.to_file(shares, budget, spec, pruner), indent=1) + "\n")
     print_rows([_row(share) for share in shares], json)
 
 

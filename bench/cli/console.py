@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from bench.system.files import atomic_write
+from bench.system.files import write_file
 from bench.system.terminal import raw_stream
 from bench.system.text import escape_markdown, one_line, printable_json
 from methods.errors import UserError
@@ -100,8 +100,7 @@ def write_output(path: Path, text: str) -> None:
     if str(path) == "-":
         print_lines(text)
         return
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_file(path, text)
 
 
 def print_commands(text: str, *, err: bool = False) -> None:

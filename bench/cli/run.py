@@ -19,7 +19,7 @@ from bench.execution import nodes
 from bench.execution.descendants import adopting
 from bench.reporting.words import duration
 from bench.system.devices import exists
-from bench.system.files import atomic_write
+from bench.system.files import write_file
 from bench.system.text import amount
 from bench.verify import detect_pattern
 from methods.errors import UserError
@@ -143,8 +143,7 @@ def plan(
     if slurm and shards:
         from bench.planning.slurm import UNKNOWN_TIME, write_script
 
-        with atomic_write(slurm) as temporary:
-            temporary.write_text(write_script(planned, shards))
+        write_file(slurm, write_script(planned, shards))
         if any(row["about_s"] is None for row in rows):
             note(UNKNOWN_TIME)
         note(f"check the time and memory in it, then: sbatch {shlex.quote(str(slurm))}")

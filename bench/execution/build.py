@@ -25,7 +25,7 @@ from bench.inputs import loading, models, windows
 from bench.planning.artifact import Artifact
 from bench.system import provenance
 from bench.system.cache import build_lock, cache_dir, is_built, temporary_folder
-from bench.system.files import atomic_write, publish
+from bench.system.files import publish, write_file
 from bench.verify import (
     FUNCTION_TOLERANCE,
     MOST_CHANGED,
@@ -195,8 +195,7 @@ class Builder:
         counts = self._verify(opened(source, smaller), folder, artifact, declared, kept, frozen=True)
         about = {"unchanged": folder != target, "changed": sorted(changed), "notes": notes, "cost": cost}
         about |= {"zeros_lost": counts.zeros_lost, "kept": kept and asdict(kept)}
-        with atomic_write(target / "artifact.json") as temporary:
-            temporary.write_text(json.dumps(about | {"key_inputs": artifact.key_inputs()}, allow_nan=False))
+        write_file(target / "artifact.json", json.dumps(about | {"key_inputs": artifact.key_inputs()}, allow_nan=False))
         return counts
 
     def _function_error(self, before: Path, after: Path, job: Job) -> dict[str, float]:

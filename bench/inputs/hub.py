@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bench.system.cache import cache_dir
-from bench.system.files import atomic_write
+from bench.system.files import write_file
 from methods.errors import UserError
 
 DATA_ENV = "BENCH_DATA_DIR"
@@ -186,8 +186,7 @@ def fill(
     folder = root / repository.id
     folder.mkdir(parents=True, exist_ok=True)
     wanted = matching(snapshot.files, only, ignore)
-    with atomic_write(folder / UNFINISHED_FILE) as temporary:
-        temporary.write_text("".join(f"{name}\n" for name in {*_unfinished(folder), *wanted}), encoding="utf-8")
+    write_file(folder / UNFINISHED_FILE, "".join(f"{name}\n" for name in {*_unfinished(folder), *wanted}))
     files = repository.download(snapshot, wanted, folder)
     (folder / REVISION_FILE).write_text(f"{snapshot.revision}\n")
     if is_whole(folder):

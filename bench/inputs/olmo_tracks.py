@@ -19,7 +19,7 @@ from bench.inputs import tracks
 from bench.inputs.olmo_tasks import REQUIREMENT, read_arrow, read_requests, wheel_beside
 from bench.inputs.tracks import TrackTask
 from bench.system.cache import cache_dir
-from bench.system.files import atomic_write
+from bench.system.files import write_file
 from methods.errors import UserError
 
 Row = dict[str, Any]
@@ -40,8 +40,7 @@ def pull(names: Collection[str], root: Path) -> None:
             file = tracks.path(name, root)
             file.parent.mkdir(parents=True, exist_ok=True)
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(archive, tasks[name]))
-            with atomic_write(file) as temporary:
-                temporary.write_text(text, encoding="utf-8", newline="\n")
+            write_file(file, text)
 
 
 def ensure(name: str, data_dir: Path | None) -> None:

@@ -15,7 +15,7 @@ from bench.inputs.architecture import count_experts, layout_of
 from bench.inputs.model_config import ModelConfig
 from bench.system import digests
 from bench.system.cache import cache_dir
-from bench.system.files import atomic_write
+from bench.system.files import write_file
 from methods.errors import UserError
 from methods.folder import FORMATS, INDEX, MAX_TENSORS, PICKLES, TIED, WEIGHTS, Folder, read_config
 from methods.targets import family_of
@@ -87,8 +87,7 @@ def planned_model(name: str) -> models.Model | None:
     if name in known_shapes():
         folder = cache_dir() / "folders" / f"shapes-{name}"
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder / "config.json") as temporary:
-            temporary.write_text(json.dumps(known_shapes()[name]))
+        write_file(folder / "config.json", json.dumps(known_shapes()[name]))
     elif is_planned(Path(name)):
         folder = Path(name).resolve()
     else:

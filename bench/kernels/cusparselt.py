@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.kernels.timing import Clock, WrongProduct, check_product
 from bench.system import digests
 from bench.system.cache import cache_dir
-from bench.system.files import atomic_write
+from bench.system.files import write_file
 
 TOKEN_MULTIPLE = 16
 """Multiple to which tokens are padded. The library needs 8 for 16-bit values and 16 for 8-bit values."""
@@ -90,8 +90,7 @@ class CompressedWeight:
             return PlanChoice(**known | {"plan": MatmulPlan(*known["plan"]), "errors": tuple(known["errors"])})
         expected = self.product(x, bias, MatmulPlan()).float() if expected is None else expected
         choice = search(self._candidates(x, bias), lambda plan: self.product(x, bias, plan), expected, self._seconds)
-        with atomic_write(memory) as temporary:
-            temporary.write_text(json.dumps(asdict(choice)))
+        write_file(memory, json.dumps(asdict(choice)))
         return choice
 
     def _candidates(self, x: Tensor, bias: Tensor | None) -> tuple[MatmulPlan, ...]:

@@ -31,7 +31,7 @@ from bench.results import signatures
 from bench.results.rows import frame_to_csv, to_frame
 from bench.results.signatures import SIGNED_BY
 from bench.results.store import RESULTS
-from bench.system.files import atomic_write
+from bench.system.files import write_file
 from bench.system.text import escape_markdown
 from methods.errors import UserError
 
@@ -174,8 +174,7 @@ def write(files: dict[str, bytes], folder: Path) -> list[Path]:
     """Write the files and delete those of an earlier leaderboard. Raise UserError if the folder cannot be written."""
     try:
         for name, content in files.items():
-            with atomic_write(folder / name) as temporary:
-                temporary.write_bytes(content)
+            write_file(folder / name, content)
         for path in _own_files(folder):
             if path.name not in files:
                 path.unlink()

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.system.cache import sweep_locks
-from bench.system.files import atomic_write
+from bench.system.files import write_file
 
 FOLDER = "runs"
 KEPT = 20
@@ -67,8 +67,7 @@ class RunStatus(_StatusPart):
 
 
 def write_status(root: Path, status: RunStatus) -> None:
-    with atomic_write(root / FOLDER / f"{status.name}.json") as temporary:
-        temporary.write_text(status.model_dump_json(indent=1) + "\n")
+    write_file(root / FOLDER / f"{status.name}.json", status.model_dump_json(indent=1) + "\n")
 
 
 def lock_of(root: Path, name: str) -> Path:

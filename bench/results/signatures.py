@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.results.record import Record
 from bench.results.store import ReadOnlyStore, Store
-from bench.system.files import atomic_write
+from bench.system.files import write_file
 from methods.errors import UserError
 
 NAMESPACE = "cast-bench"
@@ -70,8 +70,7 @@ def sign(root: Path, records: Sequence[Record], key: Path) -> Path:
     for path, content in ((target.with_name(f"{name}.sig"), signature), (target, text.encode())):
         if path.is_symlink():
             path.unlink()
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(content)
+        write_file(path, content)
     return target
 
 
@@ -105,8 +104,8 @@ def copy(source: ReadOnlyStore, target: Store) -> None:
         for one in (path, path.with_name(f"{path.name}.sig")):
             place = target.root / FOLDER / one.name
             if not os.path.lexists(place):
-                with contextlib.suppress(ValueError), atomic_write(place) as temporary:
-                    temporary.write_bytes(_read(one))
+                with contextlib.suppress(ValueError):
+                    write_file(place, _read(one))
 
 
 def _name(text: bytes) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from bench.results.consistency import require_consistent
 from bench.results.record import DONE, MAX_BYTES, ItemsFile, NoItems, OtherSchema, Record, max_items_bytes, parse
 from bench.system import digests
-from bench.system.files import atomic_write, sweep
+from bench.system.files import atomic_write, sweep, write_file
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -262,10 +262,8 @@ class Store(ReadOnlyStore):
             if path.is_symlink():  # it would lead our file elsewhere
                 path.unlink()
         if items:
-            with atomic_write(self.items_path(record)) as temporary:
-                temporary.write_bytes(items)
-        with atomic_write(self.path(record.key)) as temporary:
-            temporary.write_bytes(text)
+            write_file(self.items_path(record), items)
+        write_file(self.path(record.key), text)
 
 
 def refuse_links(root: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.system.cache import cache_dir
-from bench.system.files import atomic_write
+from bench.system.files import write_file
 from methods.errors import UserError
 
 FileState = tuple[int, int, int, int]
@@ -37,8 +37,8 @@ def of_file(path: Path) -> str:
         return known
     digest = read(path)
     memory = _memory(path, state_of(about))
-    with contextlib.suppress(OSError), atomic_write(memory) as temporary:  # the cache may be read-only
-        temporary.write_text(digest)
+    with contextlib.suppress(OSError):  # the cache may be read-only
+        write_file(memory, digest)
     return digest
 
 

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from bench.system import digests
 from bench.system.cache import CACHE_ENV, cache_dir, count_bytes, in_use
-from bench.system.files import atomic_write
+from bench.system.files import write_file
 from bench.system.suggest import describe_unknown
 from methods.errors import Skipped, UserError
 
@@ -139,8 +139,7 @@ def create(name: str, on_line: Callable[[str], None]) -> Path:
         on_line(f"{name}: checking that it works")
         _run(name, [str(_python(path)), "-I", "-c", spec.check], log, on_line)
         versions = _run(name, [str(_python(path)), "-I", "-c", VERSIONS], log, on_line)
-        with atomic_write(path / MANIFEST) as temporary:
-            temporary.write_text(json.dumps({"pins": pins(name), "versions": json.loads(versions)}, indent=1))
+        write_file(path / MANIFEST, json.dumps({"pins": pins(name), "versions": json.loads(versions)}, indent=1))
     return path
 
 

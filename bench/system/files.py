@@ -32,6 +32,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.close(handle)
 
 
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a whole file, text in UTF-8, as `atomic_write` does."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 def _locked_file(path: Path) -> tuple[int, Path]:
     """Create and lock a file beside `path`. The lock ends with the process, so that `sweep` can delete abandoned files."""
     while True:
