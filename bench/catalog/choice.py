@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from bench.catalog.declarations import CatalogEntry
 from bench.catalog.registry import guarded, load, lookup
 from bench.system.suggest import describe_unknown
+from methods.contract import Method
 from methods.errors import UserError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
-
-    from methods.contract import Method
 
 
 CONTRACT_FIELDS = ("name", "needs", "shares_calibration", "info")

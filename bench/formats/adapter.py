@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.formats.checkpoint import ADAPTER, Checkpoint
@@ -16,8 +17,6 @@ from methods.folder import Folder
 from methods.header import read_header
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
 
 STARTS_FROM_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")

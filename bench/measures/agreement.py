@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from bench.measures.contract import Readings
+from bench.measures.contract import MeasureContext, Readings
 from bench.measures.window_pass import LogitPart
 from bench.measures.windowed import Windowed, Windows, WindowSums, mean_and_stderr
 from bench.results.record import Item, Reading
 from methods.errors import Skipped
 from methods.info import MeasureInfo
-
-if TYPE_CHECKING:
-    from bench.measures.contract import MeasureContext
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from bench.inputs import tracks
 from bench.inputs.bos import Bos, first_tokens
+from bench.inputs.tracks import Question
 from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
 from bench.measures.windowed import mean_and_stderr
 from bench.results.identity import Protocol
@@ -22,8 +23,6 @@ from methods.info import MeasureInfo
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from bench.inputs.tracks import Question
 
 DEFAULT_LIMIT = 100
 RANKINGS = ("raw", "per_byte", "per_char")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bench.inputs import corpora
 from bench.inputs.bos import Bos, count_first
 from bench.inputs.windows import check_windows, load_windows, token_digest
-from bench.measures.contract import MeasureSettings, PlanContext, Planned, Readings
+from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings
 from bench.measures.state_check import StateCheck
 from bench.measures.windowed import WindowSettings, mean_and_stderr
 from bench.results.identity import Protocol
@@ -22,8 +22,6 @@ from methods.info import MeasureInfo
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from bench.measures.contract import MeasureContext
 
 PROMPT = 64
 """Tokens of a prompt."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from bench.measures.contract import Readings
+from bench.measures.contract import MeasureContext, Readings
 from bench.measures.window_pass import LogitPart
 from bench.measures.windowed import Windowed, Windows, WindowSums, mean_and_stderr
 from bench.results.record import Item, Reading
 from methods.info import MeasureInfo
-
-if TYPE_CHECKING:
-    from bench.measures.contract import MeasureContext
 
 
 @dataclass(frozen=True)

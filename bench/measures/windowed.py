@@ -19,7 +19,7 @@ from bench.inputs import corpora
 from bench.inputs.bos import Bos, count_first
 from bench.inputs.windows import check_windows, load_windows, token_digest
 from bench.measures import forward
-from bench.measures.contract import MeasureSettings, PlanContext, Planned
+from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings
 from bench.measures.dense_states import DenseModel
 from bench.measures.window_pass import LogitPart, Participant, WindowReader, run_pass
 from bench.results.identity import Protocol
@@ -28,8 +28,6 @@ from methods.contract import Needs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from bench.measures.contract import MeasureContext, Readings
 
 
 class WindowSettings(MeasureSettings):

@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bench.compare import estimate
 from bench.compare.pairing import Seeds, pair_seeds
@@ -19,11 +21,7 @@ from bench.results.record import Record
 from bench.stats import multiple_tests
 from bench.stats.ratios import wilson_interval
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 MAX_PAIRED_ROWS = 64
 """Most rows of a column that are compared in pairs (2,016 pairs). A longer column has neither intervals nor ranks."""

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.results.consistency import require_consistent
-from bench.results.record import DONE, MAX_BYTES, ItemsFile, NoItems, OtherSchema, Record, max_items_bytes, parse
+from bench.results.record import DONE, MAX_BYTES, Item, ItemsFile, NoItems, OtherSchema, Record, max_items_bytes, parse
 from bench.system import digests
 from bench.system.files import atomic_write, sweep, write_file
 from methods.errors import UserError
 
 if TYPE_CHECKING:
     from bench.results.derive import Items
-    from bench.results.record import Item
 
 RESULTS = Path("results/local")
 """Default results folder. It is not committed. Published records are in folders beside it."""

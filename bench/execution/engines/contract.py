@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from torch import Tensor
 
 from bench.execution.versions import ModelVersions
 from bench.kernels.timing import Work
 from bench.results import identity
 from methods.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class Step(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,9 @@ from torch.nn.functional import linear
 
 from bench.kernels.cusparselt import SIDE_MULTIPLES, TOKEN_MULTIPLE, CompressedWeight
 from bench.kernels.timing import MODEL_TOLERANCE, CudaClock, Work, check_product
-from bench.measures.speed.comparison import Peaks, SpeedComparison, copy_count
+from bench.measures.speed.comparison import Contestants, Peaks, SpeedComparison, StepFactory, copy_count
 from bench.measures.speed.roofline import ACTIVATION_BYTES, product_costs
 from methods.errors import Skipped
-
-if TYPE_CHECKING:
-    from bench.measures.speed.comparison import Contestants, StepFactory
 
 KINDS = ("bf16", "fp16", "int8", "fp8")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}

@@ -7,10 +7,10 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.kernels.timing import WrongProduct
 from bench.measures.contract import MeasureContext, Readings
@@ -24,9 +24,6 @@ from methods.errors import Skipped
 from methods.folder import dtype_name
 from methods.pattern import Pattern
 from methods.targets import dense_weight
-
-if TYPE_CHECKING:
-    from torch import nn
 
 Weights = Iterator[tuple[int, Tensor]]
 """Number of linears of each shape, and the weight [out, in] of one of them."""
