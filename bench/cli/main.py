@@ -129,10 +129,12 @@ def main() -> None:
 
 
 def _describe(fault: Exception) -> tuple[int, str]:
-    """Return the exit code and a sentence for a fault of the machine or of a named path; "" for any other fault."""
-    from bench.execution.disk import describe_full_disk
+    """Return the exit code and a sentence for a run that cannot go on, or a fault of a named path; "" for any other fault."""
+    from bench.execution.disk import RunStopped, describe_full_disk
     from bench.results.store import is_disk_full
 
+    if isinstance(fault, RunStopped):
+        return 1, f"stopped: {fault}"
     if is_disk_full(fault):
         return 1, f"stopped: {describe_full_disk(fault)}"
     if not isinstance(fault, OSError):

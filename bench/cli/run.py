@@ -40,14 +40,9 @@ def run(json: Json = False, **flags: Any) -> None:
     """
     spec = spec_of(flags)
     from bench import api
-    from bench.execution.disk import RunStopped
 
-    place = _place(spec)
-    try:
-        with adopting(), place or nullcontext():
-            summary = api.execute(spec)
-    except RunStopped as stopped:
-        fail(f"stopped: {stopped}", 1)
+    with adopting(), _place(spec) or nullcontext():
+        summary = api.execute(spec)
     for line in summary.moved:
         note(line)
     print_records(summary.records, "json" if json else "table")
@@ -193,7 +188,6 @@ def _write_one(flags: dict[str, Any], out: Path, made: str = "") -> None:
     spec = spec_of(flags, models="tiny", seeds=0, quantizers="none")
     if len(spec.seeds) != 1:
         raise UserError(f"one model is written, and the config has {len(spec.seeds)} seeds: name one with --seed")
-    from bench.execution.disk import RunStopped
     from bench.execution.prune import NotMade, write_pruned
 
     try:
@@ -203,8 +197,6 @@ def _write_one(flags: dict[str, Any], out: Path, made: str = "") -> None:
         if failure.traceback:
             print_lines(failure.traceback, err=True)
         fail(f"{made or f'{spec.methods[0]} on {spec.models[0]}'} failed: {failure}. Nothing was written.", 1)
-    except RunStopped as stopped:
-        fail(f"stopped: {stopped}", 1)
 
 
 @with_flags(*OF_RUNS, "methods", "models", "training.data")

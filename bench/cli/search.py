@@ -29,7 +29,6 @@ def search(
     """
     from bench import search as searching
     from bench.execution.descendants import adopting
-    from bench.execution.disk import RunStopped
     from bench.planning.search import read_search
     from bench.reporting.figures import draw_search
 
@@ -47,8 +46,6 @@ def search(
     try:
         with adopting():
             done = searching.run(what, space, on_trial=report)
-    except RunStopped as stopped:
-        fail(f"stopped: {stopped}", 1)
     except searching.TrialFailed as failed:
         fail(f"{failed}: bench show RECORD prints a traceback; the same command tries it again", 1)
     print_rows([_row(one) for one in done], json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 EXACT_DIGITS = 12
 """Significant digits of a number without an interval. The rest of a float is the rounding of its processor."""
@@ -43,18 +44,6 @@ def ratio(value: float, low: float | None = None, high: float | None = None) -> 
     return "×" + quantity(_four_digits, "", value, low, high)
 
 
-def difference(value: float, low: float | None = None, high: float | None = None) -> str:
-    return quantity(lambda x: _with_minus(f"{x:+.3f}"), "", value, low, high)
-
-
-def percent(value: float, low: float | None = None, high: float | None = None) -> str:
-    return quantity(hundredths, "%", value, low, high)
-
-
-def points(value: float, low: float | None = None, high: float | None = None) -> str:
-    return quantity(hundredths, " pp", value, low, high)
-
-
 def hundredths(value: float) -> str:
     """Format a fraction in hundredths, with one decimal, and from 1,000 on without decimals."""
     digits = 0 if abs(value) >= 10 else 1
@@ -68,6 +57,11 @@ def _four_digits(value: float) -> str:
 
 def _with_minus(number: str) -> str:
     return number.replace("-", "−")
+
+
+difference = partial(quantity, lambda x: _with_minus(f"{x:+.3f}"), "")
+percent = partial(quantity, hundredths, "%")
+points = partial(quantity, hundredths, " pp")
 
 
 def short_count(value: int) -> str:

@@ -95,20 +95,11 @@ def width_of(stream: TextIO) -> int | None:
 
 def shorten(text: str, width: int) -> str:
     """Return text of at most `width` terminal columns, with an ellipsis in the middle where it was cut."""
-    from rich.cells import cell_len
+    from rich.cells import cell_len, chop_cells
 
     if cell_len(text) <= width:
         return text
-    if width < 2:
+    if width < 3:
         return "…"[:width]
-    tail = ""
-    for c in reversed(text):
-        if cell_len(c + tail) > (width - 1) // 2:
-            break
-        tail = c + tail
-    head = ""
-    for c in text:
-        if cell_len(head + c) > width - 1 - cell_len(tail):
-            break
-        head += c
-    return f"{head}…{tail}"
+    tail = chop_cells(text[::-1], (width - 1) // 2)[0][::-1]
+    return f"{chop_cells(text, width - 1 - cell_len(tail))[0]}…{tail}"
