@@ -102,7 +102,7 @@ def gate(
     if rerun_suspects and harness:
         raise UserError("--rerun-suspects measures again with cast-bench, and these results are of another harness")
     if rerun_suspects and comparison.failed:
-        from bench.compare.suspects import rerun
+        from bench.compare.remeasure import rerun
         from bench.execution.runner import measure_again
         from bench.system.cache import temporary_folder
 

@@ -26,7 +26,7 @@ def conformance(
     """
     kind = _kind_of(name)
     from bench.conformance import measures
-    from bench.conformance.run import rows
+    from bench.conformance.checks import rows
 
     try:
         if kind == "measures":

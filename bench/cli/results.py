@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,7 @@ from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.results.record import Record
+    from bench.results.record import ReadingRow, Record
 
 
 def ls(
@@ -47,16 +47,60 @@ def show(
 
     One that failed has its traceback. --json prints all fields.
     """
-    from bench.cli import record_facts
     from bench.results.store import RESULTS, ReadOnlyStore
 
     one = ReadOnlyStore(results or RESULTS).find(record)
     if json:
         print_json(one.model_dump_json(indent=1))
         return
-    print_rows(record_facts.rows(one), as_json=False)
+    print_rows(_facts(one), as_json=False)
     if one.traceback:
         print_lines(one.traceback)
+
+
+def _facts(record: Record) -> list[dict[str, Any]]:
+    """Return a row for each fact, in the order: identity, outcome, cost, provenance."""
+    from bench.results import metrics
+
+    commit = record.commit_id[:12] + (", changed since" if record.commit.get("dirty") else "")
+    machine = (record.processor, record.machine.get("instruction_set"), record.machine.get("platform"))
+    facts = [
+        *record.identity.labels().items(),
+        ("threads", record.key_inputs.get("threads")),
+        ("status", ": ".join(filter(None, (record.status, record.reason)))),
+        *((metrics.find(one.metric).label, _number(one)) for one in record.readings),
+        ("took", _cost(record.cost)),
+        ("recorded", record.recorded),
+        ("commit", commit),
+        ("plug-ins", ", ".join(f"{one['name']} of {one['distribution']} {one['version']}" for one in record.plugins)),
+        ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
+        ("machine", ", ".join(str(part) for part in machine if part)),
+    ]
+    return [{"record": name, record.stem: str(fact)} for name, fact in facts if fact not in (None, "")]
+
+
+def _number(reading: ReadingRow) -> str:
+    """Return a number with its unit, and with its standard error if it has one."""
+    from bench.reporting.table import format_number
+
+    if reading.value is None:
+        return "none"
+    text = format_number(reading.value, reading.stderr, reading.unit)
+    unit = "" if reading.unit in ("1", "B") else f" {reading.unit}"
+    return f"{text}{unit}" + (f", standard error over {reading.n:,}" if reading.stderr and reading.n else "")
+
+
+def _cost(cost: dict[str, Any]) -> str:
+    from bench.reporting.words import duration
+
+    parts = [
+        f"{duration(cost[name])} to {verb}"
+        for name, verb in (("build_s", "make"), ("wall_s", "measure"))
+        if isinstance(cost.get(name), int | float)
+    ]
+    if isinstance(peak := cost.get("peak_bytes"), int | float):
+        parts.append(f"{peak / 1e9:.1f} GB")
+    return ", ".join(parts)
 
 
 def figure(

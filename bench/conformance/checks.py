@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from bench import verify
-from bench.conformance.subject import Subject
+from bench.conformance.subject import Subject, sample
 from methods.adapter import CHILD
 from methods.contract import Needs
 from methods.folder import dtype_name
@@ -176,3 +176,22 @@ def _is_json(value: Any) -> bool:
 
 def _digests(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def rows(text: str, kind: str) -> Iterator[dict[str, Any]]:
+    """Yield a row for each check: its state, and the fault that it found.
+
+    Raises:
+        UserError: the method cannot be built.
+        Skipped: it cannot run here.
+    """
+    for check in CHECKS:
+        # Each check gets a new subject, which no other check has changed.
+        with sample(text, kind) as subject:
+            before = set(psutil.Process().children(recursive=True))
+            try:
+                found = row(check, subject)
+            finally:
+                for left in set(psutil.Process().children(recursive=True)) - before:
+                    left.kill()
+        yield found

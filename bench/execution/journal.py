@@ -20,8 +20,7 @@ from filelock import FileLock
 from bench.execution.listener import RunListener, RunningArtifact, TimeLeft
 from bench.results.record import Record
 from bench.results.run_status import AtWork, RunStatus, lock_of, read_statuses, sweep_statuses, write_status
-from bench.system.code_version import describe_code
-from bench.system.provenance import format_time
+from bench.system.provenance import describe_code, format_time
 from methods.errors import UserError
 
 EVERY_S = 1.0

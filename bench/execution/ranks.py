@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from bench.execution import nodes, signals
 from bench.planning.artifact import Artifact
 from bench.system import interpreter
-from bench.system.code_version import describe_code
+from bench.system.provenance import describe_code
 from methods.errors import UserError
 
 HOST = "127.0.0.1"

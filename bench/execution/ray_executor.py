@@ -25,9 +25,9 @@ from bench.planning.artifact import Artifact, Plan
 from bench.planning.memory import estimate_bytes
 from bench.results.store import Store
 from bench.results.transfer import unpack_record
-from bench.system.code_version import describe_code
 from bench.system.interpreter import ROOT
 from bench.system.packages import pip_install, require
+from bench.system.provenance import describe_code
 from methods.errors import UserError
 
 WAITING = 2

@@ -24,9 +24,8 @@ from bench.execution.worker_process import CHECKPOINT_S, WorkerProcess, read_end
 from bench.results.store import Store
 from bench.results.transfer import pack_record
 from bench.system.cache import cache_dir, temporary_folder
-from bench.system.code_version import describe_code
 from bench.system.devices import KERNEL_PATH
-from bench.system.provenance import ISA_VARIABLES
+from bench.system.provenance import ISA_VARIABLES, describe_code
 
 HANDED_ON = (*ISA_VARIABLES, KERNEL_PATH, "CAST_BENCH_CACHE", "BENCH_DATA_DIR", "HF_HUB_OFFLINE")
 """Environment variables that nodes take from the driver."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from bench.system.interpreter import ROOT
+from bench.system.interpreter import OWN_PACKAGES, ROOT
 
 PACKAGES = ("cast-bench", "torch", "transformers", "tokenizers", "safetensors", "datasets", "lm_eval", "numpy")
 VERSION = version("cast-bench")
@@ -88,6 +89,20 @@ def describe_version() -> str:
     here = commit()
     changed = ", changed since" if here["dirty"] else ""
     return f"{VERSION} (commit {here['id'][:12]}{changed})" if here["id"] else VERSION
+
+
+@cache
+def describe_code() -> str:
+    """Return the version of this package and eight digits of a digest of its source files, read at the first call.
+
+    Two installations with the same text run the same code.
+    """
+    digest = hashlib.sha256()
+    for package in OWN_PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py"), key=lambda f: f.relative_to(ROOT).parts):
+            name = file.relative_to(ROOT).as_posix()
+            digest.update(f"{name}\n".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return f"{VERSION} (code {digest.hexdigest()[:8]})"
 
 
 def _output(*command: str) -> str:

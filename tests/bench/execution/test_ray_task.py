@@ -16,7 +16,7 @@ from bench.planning.memory import estimate_bytes
 from bench.results.record import parse
 from bench.results.store import Store
 from bench.results.transfer import pack_record, unpack_record
-from bench.system.code_version import describe_code
+from bench.system.provenance import describe_code
 from helpers import runs
 from methods.errors import UserError
 

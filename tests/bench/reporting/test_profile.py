@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from bench.compare.resolve import read
-from bench.reporting import board, heat_map, latex, leaderboard, pick, profile, table_figures
+from bench.reporting import board, latex, leaderboard, pick, profile, table_figures
 from helpers import fake_records
 from methods.errors import UserError
 
@@ -138,7 +138,7 @@ def test_a_label_has_two_lines_at_most_and_ends_in_its_bits(tmp_path, method, la
         fake_records.counted(tmp_path, "bits_per_weight", 9.0, **about)
     table = table_of(tmp_path)
 
-    axes = heat_map.draw_profile(table, profile.rows_of(table), profile.names_of(table)).axes[0]
+    axes = table_figures.draw_profile(table, profile.rows_of(table), profile.names_of(table)).axes[0]
 
     last = axes.get_yticklabels()[-1].get_text()
     assert last.replace("\N{NO-BREAK SPACE}", " ") == label
