@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import nn
 
-from methods import Job, MethodInfo, Needs, Outcome, Settings, Trainer
+from baselines.retrain import train_kept
+from methods import Job, MethodInfo, Needs, Outcome, Settings
 from methods.info import TRAINING
 from methods.ranges import Fraction
-from methods.training.trainer import other_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +26,4 @@ class DenseFt(Settings):
     eta: Fraction = 0.0
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        changed = other_parameters(model, job.targets)
-        trainer = Trainer(self.name, model, job, self)
-        theta, rest = trainer.parameters(job.targets)
-        optimizer = torch.optim.AdamW([*theta, *rest], **self.adam, weight_decay=0.0, fused=True)
-        trainer.run(optimizer, teacher=True)
-        trainer.log_validation("end")
-        return Outcome(trainer.finalize(), changed=changed, notes=trainer.notes())
+        return train_kept(self.name, self, model, job)

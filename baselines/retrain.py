@@ -30,15 +30,18 @@ class MaskedAdamW(torch.optim.AdamW):
         super().step()
 
 
-def train_kept(name: str, settings: Settings, model: nn.Module, job: Job, mask_of: Callable[[str], Tensor]) -> Outcome:
+def train_kept(
+    name: str, settings: Settings, model: nn.Module, job: Job, mask_of: Callable[[str], Tensor] | None = None
+) -> Outcome:
     """Train all weights, of the targets those that are kept.
 
-    mask_of: from a target to which of its weights are kept, bool [out, in].
+    mask_of: from a target to which of its weights are kept, bool [out, in]. None: all of them.
     """
     changed = other_parameters(model, job.targets)
     trainer = Trainer(name, model, job, settings)
     theta, rest = trainer.parameters(job.targets)
-    masks = {p: shard_like(mask_of(t).to(p.device), p) for t, p in zip(job.targets, theta, strict=True)}
+    pairs = zip(job.targets, theta, strict=True)
+    masks = {p: shard_like(mask_of(t).to(p.device), p) for t, p in pairs} if mask_of else {}
     optimizer = MaskedAdamW([*theta, *rest], masks, **settings.adam, fused=True)
     trainer.run(optimizer, teacher=True)
     trainer.log_validation("end")

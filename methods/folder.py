@@ -7,12 +7,12 @@ import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from methods.errors import UserError
-from methods.families import FAMILIES
+from methods.families import FAMILIES, Family
 from methods.files import find_file, read_object
 from methods.header import TORCH_DTYPES, TensorInfo, read_header
 from methods.stored_experts import Piece, renamed, split
@@ -240,6 +240,13 @@ class Writer:
         if self._bytes >= self._shard_bytes:
             self._flush()
 
+    def add_folded(self, names: Iterable[str], read: Callable[[str], Tensor], family: Family | None) -> None:
+        """Write tensors as transformers stores them. The arguments are those of `methods.experts.fold`."""
+        from methods.experts import fold  # imports torch
+
+        for name, tensor in fold(names, read, family):
+            self.add(name, tensor)
+
     def add_stacks(self, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> Stacks:
         """Add a shard for tensors [entries, ...] that are written entry by entry."""
         from methods.stacks import Stacks  # imports torch
@@ -290,12 +297,11 @@ def save(model: nn.Module, path: Path, dtype: torch.dtype | None = None) -> Path
 
     dtype: number format in the files, None for the model's.
     """
-    from methods.experts import fold, stores_in_out  # imports torch
+    from methods.experts import stores_in_out  # imports torch
 
     assert not any(map(stores_in_out, model.modules())), "unfold the model first"
     writer = Writer(path, SHARD_BYTES, dtype)
     tensors = state(model)
     family = FAMILIES.get(getattr(getattr(model, "config", None), "model_type", ""))
-    for name, tensor in fold(tensors, tensors.__getitem__, family):
-        writer.add(name, tensor)
+    writer.add_folded(tensors, tensors.__getitem__, family)
     return writer.close()

@@ -40,7 +40,6 @@ from bench.verify import (
 )
 from methods import adapter
 from methods.contract import Job, Outcome
-from methods.experts import fold
 from methods.files import find_file
 from methods.folder import Folder, Writer, dtype_name, save
 from methods.header import TORCH_DTYPES, read_header
@@ -276,8 +275,7 @@ def _move(folder: Path, source: Path, target: Path, dtype: torch.dtype) -> None:
     if not formats & set(TORCH_DTYPES) <= {short for short, name in TORCH_DTYPES.items() if name == dtype_name(dtype)}:
         shutil.copyfile(source / "config.json", folder / "config.json")
         written, writer = Folder(folder), Writer(target, dtype=dtype)
-        for name, tensor in fold(written, written.tensor, family_of(written.config)):
-            writer.add(name, tensor)
+        writer.add_folded(written, written.tensor, family_of(written.config))
         writer.close()
         files = []
     for file in files:

@@ -11,7 +11,6 @@ from torch import nn
 from bench.planning.artifact import Stage
 from bench.verify import CheckFailed
 from methods.contract import Outcome
-from methods.experts import fold
 from methods.folder import Folder, Writer, dtype_name, state
 from methods.header import TORCH_DTYPES
 from methods.smaller import Kept, SmallerFolder, changed_config, count_left
@@ -55,8 +54,7 @@ def write_smaller(
     if not isinstance(model, nn.Module) or not is_unchanged(model, Folder(source), dtype):
         raise CheckFailed("a method that makes a model smaller also changed weights: return the model unchanged")
     folder, writer = SmallerFolder(source, kept), Writer(target, dtype=dtype)
-    for name, tensor in fold(folder, folder.tensor, family_of(folder.config)):
-        writer.add(name, tensor)
+    writer.add_folded(folder, folder.tensor, family_of(folder.config))
     writer.close()
     return changed_config(model.config.to_dict(), kept)  # type: ignore[operator, union-attr]
 

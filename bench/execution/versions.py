@@ -17,7 +17,6 @@ from bench.system.cache import cache_dir, in_use, temporary_folder
 from bench.system.files import publish
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
-from methods.experts import fold
 from methods.folder import Folder, Writer
 from methods.pattern import Pattern
 from methods.targets import family_of, find_targets
@@ -86,8 +85,7 @@ class ModelVersions:
             return change(value) if name in weights else value
 
         writer = Writer(place)
-        for name, value in fold(self.source, tensor, family_of(self.source.config)):
-            writer.add(name, value)
+        writer.add_folded(self.source, tensor, family_of(self.source.config))
         writer.close()
         (place / "config.json").write_text(json.dumps(self.source.config))
 

@@ -24,7 +24,6 @@ from bench.system.suggest import describe_unknown, shorten
 from bench.system.text import amount
 from methods import adapter
 from methods.errors import UserError
-from methods.experts import fold
 from methods.families import FAMILIES
 from methods.files import check_files, find_file
 from methods.folder import INDEX, Folder, Writer, read_config
@@ -133,8 +132,7 @@ def _merge(folder: Path, target: Path) -> Path:
         raise UserError(f"{folder} has no low-rank terms: leave --merge out")
     source = Folder(folder)
     merged, writer = AdapterCheckpoint(folder / adapter.FOLDER, source), Writer(target)
-    for name, tensor in fold(source, merged.tensor, family_of(source.config)):
-        writer.add(name, tensor)
+    writer.add_folded(source, merged.tensor, family_of(source.config))
     writer.close()
     _copy_files(folder, target, ("config.json", *models.COMPANIONS, MODEL_CARD))
     return target
@@ -221,8 +219,7 @@ def _write_dense(folder: Path, workdir: Path) -> str:
     """Write safetensors, unpacked or copied, with low-rank terms beside them. Return a sentence."""
     if (folder / folder24.MANIFEST).exists():
         source, writer = folder24.Folder24(folder), Writer(workdir)
-        for name, tensor in fold(source, source.tensor, FAMILIES.get(source.config.get("model_type", ""))):
-            writer.add(name, tensor)
+        writer.add_folded(source, source.tensor, FAMILIES.get(source.config.get("model_type", "")))
         writer.close()
         return f"{sum(e.kind != 'dense' for e in source.entries.values())} linears unpacked to dense"
     family_of(read_config(folder))  # it refuses the integers of another format

@@ -17,7 +17,6 @@ from bench.formats.differences import list_differences, same_values
 from bench.formats.opening import open_checkpoint
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
-from methods.experts import fold
 from methods.families import FAMILIES
 from methods.folder import Folder, Writer, dtype_name
 from methods.info import Cost, MethodInfo
@@ -49,8 +48,7 @@ class ModelFolder:
         reader = _Reader(checkpoint, original, job)
         writer = Writer(job.workdir / "folder", dtype=job.compute.stored)
         family = FAMILIES[checkpoint.config["model_type"]]
-        for name, tensor in fold(dict.fromkeys(checkpoint), reader.read, family):
-            writer.add(name, tensor)
+        writer.add_folded(dict.fromkeys(checkpoint), reader.read, family)
         out = writer.close()
         config = dict(checkpoint.config)
         if checkpoint.activations:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from methods.contract import LIBRARY_BYTES, Compute, Job
-from methods.experts import ExpertList, Stacked, experts_of, fold, stacked_as, unfold
+from methods.experts import ExpertList, Stacked, experts_of, stacked_as, unfold
 from methods.folder import Folder, Writer
 from methods.pruning.activations import Activations, batch_of
 from methods.pruning.block_reader import BlockReader, release
@@ -134,8 +134,7 @@ class Streamed(InMemory):
             tensors = {f"{prefix}.{name}": tensor for name, tensor in block.state_dict().items()}
             # experts that are on meta again are written already
             names = [n for n, tensor in tensors.items() if not (tensor.is_meta and stacked_as(n, self.family))]
-            for name, tensor in fold(names, tensors.__getitem__, self.family):
-                self._writer.add(name, tensor)
+            self._writer.add_folded(names, tensors.__getitem__, self.family)
         release(block)
 
     def result(self) -> nn.Module | Path:

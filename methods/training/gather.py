@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from methods import adapter
-from methods.experts import fold
 from methods.folder import Writer
 from methods.targets import family_of
 from methods.terms import terms_of
@@ -49,8 +48,7 @@ class Skeleton:
                 finish(self._model, [t for t in targets if family.block_of(t) == index])
             block = self._model.get_submodule(prefix)
             tensors = {f"{prefix}.{n}": t for n, t in block.state_dict().items()}
-            for name, tensor in fold(tensors, tensors.__getitem__, family):
-                writer.add(name, tensor)
+            writer.add_folded(tensors, tensors.__getitem__, family)
             block.to("meta")
         persistent = self._model.state_dict().keys()
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
