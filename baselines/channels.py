@@ -10,7 +10,6 @@ from torch import nn
 from methods import Cost, Job, MethodInfo, Needs, Outcome
 from methods.ranges import Share
 from methods.smaller import Kept, count_channels
-from methods.transforms.stream import stream_moment
 from methods.transforms.wiring import Wiring
 
 
@@ -30,7 +29,7 @@ class Channels:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         wiring = Wiring(model, job, self.name)
         left = count_channels(self.drop, wiring.config.to_dict())
-        energy = stream_moment(wiring, job).diagonal()
+        energy = wiring.stream_moment(job).diagonal()
         kept = energy.argsort(descending=True, stable=True)[:left].sort().values
         share = float(energy[kept].sum() / energy.sum())
         notes = {"channels": {"of": len(energy), "left": left}, "kept_energy": float(f"{share:.6g}")}

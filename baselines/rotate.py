@@ -15,7 +15,6 @@ from methods.targets import require_flow
 from methods.transforms.changes import Rotation
 from methods.transforms.hadamard import fix_mean, random_rotation
 from methods.transforms.learned import RESIDUAL, VALUES, RotatedLinear, learn
-from methods.transforms.stream import stream_moment
 from methods.transforms.wiring import Wiring
 
 
@@ -29,7 +28,7 @@ def principal(wiring: Wiring, job: Job) -> Tensor:
         raise UserError(
             f"rotate:pca does not know the norms of {wiring.config.model_type}, which subtract the mean: leave pca out"
         )
-    components: Tensor = torch.linalg.eigh(stream_moment(wiring, job))[1]
+    components: Tensor = torch.linalg.eigh(wiring.stream_moment(job))[1]
     return components.flip(1)
 
 

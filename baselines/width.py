@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import Cost, Job, MethodInfo, Needs, Outcome
+from methods.pruning.activations import watched
 from methods.pruning.holders import each_block, hold
 from methods.ranges import CountOrZero, Share
 from methods.smaller import Kept, count_width, reader
@@ -41,13 +42,8 @@ def importances(model: nn.Module, job: Job, scores: dict[str, Score]) -> list[di
             squares = scores[name](x).mean(1).square().sum(0)
             sums[name] = sums[name] + squares if name in sums else squares
 
-        hooks = [
-            block.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name, add=add: add(name, args[0]))
-            for name in scores
-        ]
-        states.advance(i, block)
-        for hook in hooks:
-            hook.remove()
+        with watched(block, scores, add):
+            states.advance(i, block)
         out.append({name: total.sqrt().cpu() for name, total in sums.items()})
     return out
 

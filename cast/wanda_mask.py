@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -37,12 +37,10 @@ class WandaAdamS(AdamS):
     @contextmanager
     def watch(self, linears: Iterable[tuple[nn.Module, nn.Parameter]]) -> Iterator[None]:
         """Record the inputs of the linears in forward passes with gradients. linears: each with its weight."""
-        handles = [module.register_forward_pre_hook(self._recorder(p)) for module, p in linears]
-        try:
+        with ExitStack() as stack:
+            for module, p in linears:
+                stack.enter_context(module.register_forward_pre_hook(self._recorder(p)))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _recorder(self, weight: nn.Parameter) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def record(_module: nn.Module, args: tuple[Tensor, ...]) -> None:

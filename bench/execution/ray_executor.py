@@ -221,13 +221,11 @@ def _places(has: dict[str, float], wanted: dict[str, float]) -> int:
 
 def _connect(ray: Any, address: str) -> None:
     """Connect to a cluster, or raise UserError if there is none at the address."""
-    here = os.getcwd()
-    os.chdir(ROOT)  # Ray puts the current folder on its workers' module path: see SECURITY.md
     try:
         if (match := re.fullmatch(r"(.+):([0-9]{1,5})", address)) and int(match[2]) < 2**16:
             with socket.create_connection((match[1], int(match[2])), timeout=CONNECT_S):  # Ray itself waits for minutes
                 pass
-        with signals.kept():
+        with signals.kept(), contextlib.chdir(ROOT):  # Ray puts it on its workers' module path: see SECURITY.md
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     except (OSError, ValueError, RuntimeError) as fault:
         reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
@@ -235,5 +233,3 @@ def _connect(ray: Any, address: str) -> None:
             f"no Ray cluster at --ray-address {address!r} ({reason}): start one with ray start --head, "
             "or use --ray-address local for one on this machine"
         ) from None
-    finally:
-        os.chdir(here)

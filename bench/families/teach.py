@@ -25,6 +25,7 @@ from methods.files import check_files, find_file
 from methods.folder import HEADS, Folder, read_config
 from methods.logits import Finish, head_of
 from methods.pattern import Pattern
+from methods.pruning.activations import watched
 from methods.pruning.walk import Walk
 from methods.targets import find_targets
 
@@ -129,16 +130,8 @@ def _tokens(model: nn.Module) -> Tensor:
 def _inputs(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     """Return the input of each module in a forward pass, in the order of the calls."""
     seen: dict[str, Tensor] = {}
-
-    def record(_module: nn.Module, args: tuple[Tensor, ...], name: str) -> None:
-        seen.setdefault(name, args[0].flatten(0, -2).float().clone())
-
-    handles = [model.get_submodule(n).register_forward_pre_hook(partial(record, name=n)) for n in names]
-    try:
+    with watched(model, names, lambda name, x: seen.setdefault(name, x.flatten(0, -2).float().clone())):
         model(input_ids=_tokens(model), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
     return seen
 
 

@@ -12,7 +12,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,6 +29,7 @@ from bench.system import digests
 from bench.system.cache import cache_dir, in_use, temporary_folder
 from bench.system.files import publish
 from bench.system.source_digest import digest_modules
+from methods.pruning.activations import replaced
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 """Largest error of compiled logits as a fraction of the eager logits' norm. Compiled code rounds to the dtype less often."""
@@ -181,22 +182,15 @@ class _RotaryTable(nn.Module):
         return self.cosines[position_ids], self.sines[position_ids]  # type: ignore[index]
 
 
-@contextmanager
-def _rotary_tables(model: Any, length: int) -> Iterator[None]:
+def _rotary_tables(model: Any, length: int) -> AbstractContextManager[None]:
     """Give a model tables in place of rotary embeddings whose frequencies depend on no length."""
-    found = {
-        name: module
+    tables = {
+        name: _RotaryTable(module, model.dtype, length)
         for name, module in model.named_modules()
         if getattr(module, "rope_type", "") in ("default", "linear", "llama3")
         and [*inspect.signature(module.forward).parameters] == ["x", "position_ids"]
     }
-    for name, module in found.items():
-        model.set_submodule(name, _RotaryTable(module, model.dtype, length))
-    try:
-        yield
-    finally:
-        for name, module in found.items():
-            model.set_submodule(name, module)
+    return replaced(model, tables)
 
 
 def _options() -> dict[str, Any]:

@@ -120,8 +120,8 @@ class DenseComparison:
         if not blocks or min(map(len, blocks)) < 2 or len(set(map(len, blocks))) > 1:
             return Bound(value)
         ratios = np.stack(blocks)  # [seeds, blocks]
-        estimate = bootstrap.estimate_blocks(np.ones_like(ratios), ratios, pairwise.ALPHA)
-        return Bound(value, float(np.exp(estimate.low)), float(np.exp(estimate.high)))
+        _, low, high = bootstrap.ratio_of_blocks(ratios, np.ones_like(ratios), pairwise.ALPHA)
+        return Bound(value, low, high)
 
     def _task_column(self, task: str, limit: str) -> int | None:
         for i, c in enumerate(self.table.columns):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from bench.stats import bootstrap
 from bench.system.text import amount, printable
 from methods.errors import UserError
 
-LEVEL = 0.05
 UNSTEADY = 0.1
 """Difference of a timing from its repetition in the same blocks above which a table warns."""
 BUSY = 1.0
@@ -90,16 +88,9 @@ class TimedModel(NamedTuple):
         return (self.model, self.step, _threads(self.record), *notes["in_turn"])
 
 
-class SpeedRatio(NamedTuple):
-    value: float
-    low: float
-    high: float
-
-
-def ratio(fast: TimedModel, slow: TimedModel) -> SpeedRatio:
+def ratio(fast: TimedModel, slow: TimedModel) -> bootstrap.BlockRatio:
     """Divide tokens per second of `fast` by those of `slow`, block by block, with Student's interval of the mean log ratio."""
-    estimate = bootstrap.estimate_blocks(np.array(slow.blocks), np.array(fast.blocks), LEVEL)
-    return SpeedRatio(*(math.exp(x) for x in (estimate.value, estimate.low, estimate.high)))
+    return bootstrap.ratio_of_blocks(np.array(fast.blocks), np.array(slow.blocks))
 
 
 def entries(records: Iterable[Record], items: Callable[[Record], Items]) -> list[TimedModel]:
@@ -179,7 +170,7 @@ def figures(found: Sequence[TimedModel]) -> dict[str, Any]:
     return out
 
 
-def _rounded(of: SpeedRatio) -> dict[str, float]:
+def _rounded(of: bootstrap.BlockRatio) -> dict[str, float]:
     return {"median": round(of.value, 3), "min": round(of.low, 3), "max": round(of.high, 3)}
 
 

@@ -283,6 +283,20 @@ def estimate_blocks(before: Array, after: Array, level: float, *, margin: float 
     return replace(estimate_means(np.atleast_2d(np.log(after / before)), level, margin=margin), unit="blocks")
 
 
+class BlockRatio(NamedTuple):
+    """A ratio of timings over blocks, with Student's interval of its mean ln."""
+
+    value: float
+    low: float
+    high: float
+
+
+def ratio_of_blocks(slow: Array, fast: Array, level: float = 0.05) -> BlockRatio:
+    """Return slow / fast, as `estimate_blocks` does ln of it."""
+    estimate = estimate_blocks(fast, slow, level)
+    return BlockRatio(*(math.exp(x) for x in (estimate.value, estimate.low, estimate.high)))
+
+
 def wider(one: Estimate, other: Estimate) -> Estimate:
     """Widen the first of two estimates of one change to the uncertainty of the other."""
     return replace(

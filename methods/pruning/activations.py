@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,19 @@ def replaced(root: nn.Module, stand_ins: Mapping[str, nn.Module]) -> Iterator[No
     finally:
         for name, module in originals.items():
             root.set_submodule(name, module)
+
+
+@contextmanager
+def watched(root: nn.Module, names: Iterable[str], see: Callable[[str, Tensor], object]) -> Iterator[None]:
+    """Call `see` with the name and the input of each of these modules before it runs, until the end of the context."""
+    with ExitStack() as stack:
+        for name in names:
+
+            def hook(_module: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
+                see(name, args[0])
+
+            stack.enter_context(root.get_submodule(name).register_forward_pre_hook(hook))
+        yield
 
 
 class Activations:

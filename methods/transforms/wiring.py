@@ -14,6 +14,7 @@ from methods.contract import Job, Outcome
 from methods.errors import Skipped, UserError
 from methods.experts import unfold
 from methods.families import Flow
+from methods.pruning.activations import batch_of, watched
 from methods.quantizing.grids import assign_
 from methods.targets import family_of, require_flow
 from methods.transforms.changes import Change, Scaling
@@ -125,6 +126,29 @@ class Wiring:
     def norms(self) -> list[str]:
         """Return the norms that read the residual stream."""
         return [*(f"{block}.{norm}" for block in self.blocks for norm in self.flow.norms if norm), self.flow.final]
+
+    @torch.no_grad()
+    def stream_moment(self, job: Job) -> Tensor:
+        """Return the second moment of the residual stream on calibration text, float64 [hidden, hidden] on the CPU.
+
+        It is the mean over the tokens that each norm reads, each scaled to norm 1, so that every norm and token has the same weight.
+        """
+        tokens = job.calibration
+        assert tokens is not None
+        norms, width = self.norms(), self.config.hidden_size
+        base: Any = self.model.base_model  # without the head, whose logits are not needed
+        total = torch.zeros(width, width, dtype=torch.float64)
+
+        def add(_name: str, x: Tensor) -> None:
+            unit = nn.functional.normalize(x.detach().float().flatten(0, -2), dim=-1)
+            total.add_((unit.T @ unit).double().cpu())
+
+        batches = tokens.split(batch_of(tokens, job.compute.device))
+        with watched(self.model, norms, add):
+            for done, part in enumerate(batches, 1):
+                base(input_ids=part.to(job.compute.device), use_cache=False)
+                job.progress.advance(done, len(batches))
+        return total / (tokens.numel() * len(norms))
 
     def gain(self, norm: str) -> Tensor | None:
         """Return what a norm multiplies by, float64; None if it has no weight. norm: its name, "" for none."""

@@ -12,7 +12,6 @@ from methods.contract import Compute
 from methods.errors import UserError
 from methods.smaller import Kept
 from methods.targets import family_of
-from methods.transforms.stream import stream_moment
 from methods.transforms.wiring import Wiring
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "granite", "smollm3")
@@ -81,11 +80,11 @@ def test_the_basis_is_that_of_the_stream_and_gathers_its_energy():
         module._forward_pre_hooks.clear()
 
     model.lm_head.register_forward_pre_hook(lambda *_: pytest.fail("logits that nobody needs"))
-    moment = stream_moment(Wiring(model, job, "test"), job)
+    moment = Wiring(model, job, "test").stream_moment(job)
     assert torch.allclose(moment, states.T @ states / len(states), atol=1e-6)
     sizes = torch.linalg.eigvalsh(moment).flip(0)
     Rotate(pca=True).apply(model, job)
-    turned = stream_moment(Wiring(model, job, "test"), job)
+    turned = Wiring(model, job, "test").stream_moment(job)
 
     assert torch.allclose(turned, sizes.diag(), atol=1e-4)
     outcome = Channels().apply(model, job)

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import cycle
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,20 +35,11 @@ MAX_SAMPLES = 200
 """Largest number of samples in a block."""
 CACHE_MULTIPLE = 3
 """Size of all copies of a weight together, in sizes of the last cache."""
-LEVEL = 0.05
 MIN_PEAK_SHARE = 0.7
 """Fraction of the measured peak below which a dense baseline is slow and makes the speedup too large."""
 MAX_NOISE = 0.25
 """Distance of a contestant from its own repetition above which a timing is not steady, as a fraction."""
 REPEAT_SUFFIX = " again"
-
-
-class Ratio(NamedTuple):
-    """A ratio slow / fast over blocks, with Student's interval of the mean ln ratio."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -66,10 +57,8 @@ class Timings:
         low, high = np.percentile(self.samples[name], (20, 80))
         return float(low), float(high)
 
-    def ratio(self, slow: str, fast: str) -> Ratio:
-        before, after = (np.array(self.blocks[name]) for name in (fast, slow))
-        estimate = bootstrap.estimate_blocks(before, after, LEVEL)
-        return Ratio(*(math.exp(v) for v in (estimate.value, estimate.low, estimate.high)))
+    def ratio(self, slow: str, fast: str) -> bootstrap.BlockRatio:
+        return bootstrap.ratio_of_blocks(np.array(self.blocks[slow]), np.array(self.blocks[fast]))
 
     def fastest(self, names: Iterable[str]) -> str:
         return min(names, key=self.median)
