@@ -50,14 +50,12 @@ def outdated(records: Sequence[Record]) -> list[tuple[Record, str]]:
     """
     found, known = [], dict[object, tuple[str, Record]]()
     for record in sorted((r for r in records if r.status == "ok"), key=age(records), reverse=True):
-        identity, inputs = record.identity, record.key_inputs
-        weights = None if "made_elsewhere" in record.notes else inputs.get("model")
-        text = f"the content of {identity.protocol.label}"
+        identity = record.identity
+        weights = None if "made_elsewhere" in record.notes else record.key_inputs.get("model")
         of_text = (identity.model, identity.measure, identity.protocol)
         for name, digest, what in (
             (identity.model, weights, f"the weights of {identity.model}"),
-            ((*of_text, "tokens"), record.token_digest, text),
-            ((*of_text, "file"), (inputs.get("measure") or {}).get("content"), text),
+            (of_text, record.token_digest, f"the content of {identity.protocol.label}"),
         ):
             if digest and (newer := known.setdefault(name, (digest, record)))[0] != digest:
                 found.append((record, f"{what} was another than in the newer record {newer[1].short_key}"))
