@@ -26,6 +26,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(text)
     except OSError as fault:
         raise UserError(f"config {str(path)!r} cannot be read ({fault.strerror}): check the path") from None
+    except UnicodeDecodeError as fault:
+        raise UserError(f"config {str(path)!r} is not text in UTF-8 ({fault}): convert it") from None
     except (ValueError, RecursionError) as fault:
         raise UserError(f"config {str(path)!r} is not TOML: {fault}") from None
 
