@@ -54,7 +54,7 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
         return [
             {
                 "recipe": n,
-                "up_to_parameters": f"{r.parameters:.3g}",
+                "up_to_parameters": f"{r.parameters:.3g}" if r.parameters else "only by name",
                 "tokens": r.tokens,
                 "step": f"{r.batch} x {r.seqlen}",
             }

@@ -61,7 +61,7 @@ def tasks_root() -> Path:
 
 @cache
 def read_task(name: str, file: str) -> Task:
-    """Read the description of a task."""
+    """Read the description of a task. Raise UserError for a user's whose questions are in local files that do not exist."""
     if not file:
         return Task(name, "", "", wikimini.TASK_VERSION, wikimini.TASKS_DIGEST)
     read: list[tuple[Path, str]] = []
@@ -72,6 +72,11 @@ def read_task(name: str, file: str) -> Task:
     shots = config.get("num_fewshot")
     if Path(file).is_absolute():
         texts += [digests.of_file(used) for used in (*_data_files(config), *_code_files(read))]
+    split = str(config.get("test_split") or config.get("validation_split") or "")
+    files = tuple(map(str, _data_files(config, split)))
+    kwargs = config.get("dataset_kwargs")
+    if Path(file).is_absolute() and path in FILE_FORMATS and kwargs and not files and "://" not in str(kwargs):
+        raise UserError(f"task file {file!r} names no file that exists for its split {split!r}: correct dataset_kwargs")
     return Task(
         name,
         file,
@@ -80,8 +85,8 @@ def read_task(name: str, file: str) -> Task:
         digests.of(texts),
         str(config.get("dataset_name") or ""),
         shots if type(shots) is int else None,
-        split := str(config.get("test_split") or config.get("validation_split") or ""),
-        tuple(map(str, _data_files(config, split))),
+        split,
+        files,
         prompt if isinstance(prompt := config.get("doc_to_text"), str) else "",
         _most_generated(config),
     )
@@ -187,7 +192,7 @@ def _read(path: Path, read: list[tuple[Path, str]]) -> dict[str, Any]:
     """Read a YAML file with its includes, whose keys it overrides. Each file and its text are appended to `read`."""
     text = path.read_text()
     read.append((path, text))
-    config: dict[str, Any] = yaml.load(text, Loader=_Loader)
+    config: dict[str, Any] = yaml.load(text, Loader=_Loader) or {}
     below: dict[str, Any] = {}
     included = config.pop("include", [])
     for name in included if isinstance(included, list) else [included]:

@@ -162,6 +162,7 @@ def test_names_in_a_folder_and_the_content_in_the_key(tmp_path):
     [
         ("task: [", "cannot be read"),
         ("dataset_path: json\n", "names no task"),
+        ("", "names no task"),
         ("- a\n", "cannot be read"),
         (None, "cannot be read"),
         *((f"task: mine\nx: {x}\n", "cannot be read") for x in ("2024-13-45", "9" * 5000, '!!int ""', "!!bool maybe")),
@@ -174,6 +175,15 @@ def test_a_bad_file_is_refused_in_a_sentence(content, said, tmp_path):
     with pytest.raises(UserError, match=said) as refused:
         tasks.expand((str(file),))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("files", ["{test: nowhere.jsonl}", "{train: FILE}", "nowhere*.jsonl"])
+def test_questions_that_do_not_exist_are_refused_before_anything_is_loaded(files, tmp_path):
+    file = tmp_path / "a.yaml"
+    kwargs = f"dataset_kwargs: {{data_files: {files.replace('FILE', str(file))}}}\n"
+    file.write_text(f"task: mine\ndataset_path: json\ntest_split: test\n{kwargs}")
+    with pytest.raises(UserError, match="names no file that exists for its split 'test': correct dataset_kwargs"):
+        make_plan(runs.small(tmp_path / "r", measures=("zeroshot",), tasks=(str(file),)))
 
 
 def test_examples_for_a_task_that_is_for_none(tmp_path):
