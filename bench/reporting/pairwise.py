@@ -23,8 +23,8 @@ from bench.stats.ratios import wilson_interval
 
 Array = NDArray[np.float64]
 
-MAX_PAIRED_ROWS = 64
-"""Most rows of a column that are compared in pairs (2,016 pairs). A longer column has neither intervals nor ranks."""
+MAX_PAIRED_ROWS = 96
+"""Most rows of a column that are compared in pairs (4,560 pairs). A longer column has neither intervals nor ranks."""
 ALPHA = 0.05
 
 Rows = tuple[int, int]
