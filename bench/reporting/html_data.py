@@ -59,7 +59,9 @@ def _table(section: ReportSection, table: Table, strings: Strings, picks: bool) 
 
 
 def _interval(i: Interval, strings: Strings) -> list[Any]:
-    return [i.value, i.low, i.high, i.n, strings[i.unit], i.seeds, *([strings[i.seed_noise]] if i.seed_noise else [])]
+    ends = [] if i.low == i.value == i.high and not i.seed_noise else [i.low, i.high]
+    noise = [strings[i.seed_noise]] if i.seed_noise else []
+    return [i.value, i.n, strings[i.unit], i.seeds, *ends, *noise]
 
 
 def _cell(cell: TableCell | None, strings: Strings) -> dict[str, Any] | None:

@@ -366,7 +366,7 @@ function interval(table, a, b, c) {
   const [i, j] = a < b ? [a, b] : [b, a];
   const pair = table.data.pairs[`${i},${j}`]?.[c];
   if (!pair) return null;
-  const [value, low, high, n, unit, seeds, noise] = pair;
+  const [value, n, unit, seeds, low = value, high = value, noise] = pair;
   const shared = [a, b].some((k) => table.data.rows[k].cells[c].records.length > seeds) ? " over shared seeds" : "";
   const over = data.strings[unit] === "count" ? "" : `${seeds > 1 ? `${seeds} seeds, ` : ""}${n.toLocaleString("en")} ${data.strings[unit]}${noise === undefined ? "" : `; one seed, noise between seeds: ${data.strings[noise]}`}`;
   if (a < b) return { value, low, high, over, shared };
