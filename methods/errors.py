@@ -11,3 +11,8 @@ class Skipped(Exception):
 
 class Diverged(Exception):
     """Training diverged. Recorded as a result, not as an error."""
+
+
+def first_line(fault: object) -> str:
+    """Return the first line of what a fault says, or the name of its class."""
+    return next(iter(str(fault).strip().splitlines()), type(fault).__name__)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.contract import Job
-from methods.errors import Skipped
+from methods.errors import Skipped, first_line
 
 
 def import_library(module: str, extra: str) -> Any:
@@ -21,7 +21,7 @@ def import_library(module: str, extra: str) -> Any:
     except ModuleNotFoundError as fault:
         raise Skipped(f"pip install 'cast-bench[{extra}]' (no module {fault.name})") from None
     except ImportError as fault:
-        raise Skipped(f"{module} cannot be imported: {str(fault).splitlines()[0]}") from None
+        raise Skipped(f"{module} cannot be imported: {first_line(fault)}") from None
 
 
 def import_modifier(path: str) -> Any:

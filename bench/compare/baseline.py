@@ -22,7 +22,7 @@ from bench.results.record import SCHEMA, NoItems, Record, parse, require_schema
 from bench.results.rows import latest
 from bench.system import archives, digests
 from bench.system.suggest import shorten
-from methods.errors import UserError
+from methods.errors import UserError, first_line
 
 FORMAT = 1
 FOLDER = Path("results/baselines")
@@ -102,7 +102,7 @@ def _read_files(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     except archives.TooLarge as fault:
         raise UserError(f"cannot read baseline {str(path)!r}: {fault}: {REMAKE}") from None
     except archives.FAULTS as fault:
-        reason = (str(fault) or type(fault).__name__).splitlines()[0][:80]
+        reason = first_line(fault)[:80]
         raise UserError(f"cannot read baseline {str(path)!r} ({reason}): {REMAKE}") from None
     if version != FORMAT:
         age, remedy = ("newer", "upgrade cast-bench") if version > FORMAT else ("older", REMAKE)
@@ -123,7 +123,7 @@ def read(path: Path) -> ResultSet:
         # A file, because a list of lines takes much more memory than the text.
         records = tuple(parse(line, f"baseline {str(path)!r}") for line in io.BytesIO(files[RECORDS]))
     except ValueError as fault:
-        reason = str(fault).splitlines()[0]
+        reason = first_line(fault)
         raise UserError(f"baseline {str(path)!r} contains an invalid record ({reason}): {REMAKE}") from None
     if not records:
         raise UserError(f"baseline {str(path)!r} has no records: {REMAKE}")

@@ -28,7 +28,7 @@ from bench.results.transfer import unpack_record
 from bench.system.interpreter import ROOT
 from bench.system.packages import pip_install, require
 from bench.system.provenance import describe_code
-from methods.errors import UserError
+from methods.errors import UserError, first_line
 
 WAITING = 2
 """Number of tasks beyond the room of the cluster, for its autoscaler to see."""
@@ -228,7 +228,7 @@ def _connect(ray: Any, address: str) -> None:
         with signals.kept(), contextlib.chdir(ROOT):  # Ray puts it on its workers' module path: see SECURITY.md
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     except (OSError, ValueError, RuntimeError) as fault:
-        reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
+        reason = first_line(fault)
         raise UserError(
             f"no Ray cluster at --ray-address {address!r} ({reason}): start one with ray start --head, "
             "or use --ray-address local for one on this machine"

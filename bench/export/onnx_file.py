@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.system.packages import pip_install, require
 from bench.verify import WeightCounts, count_layer
-from methods.errors import UserError
+from methods.errors import UserError, first_line
 from methods.files import find_file
 from methods.pattern import Pattern
 
@@ -55,7 +55,7 @@ class OnnxFile:
         except MemoryError:
             raise
         except Exception as fault:  # noqa: BLE001  the library's faults have no common class, and a file may be anything
-            why = (str(fault).splitlines() or [type(fault).__name__])[0]
+            why = first_line(fault)
             raise UserError(f"{path} cannot be read as ONNX: {why}") from None
         self._tensors = {tensor.name: tensor for tensor in self.model.graph.initializer}
         self.linears = list(self._find())

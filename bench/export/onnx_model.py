@@ -23,7 +23,7 @@ from bench.system.packages import pip_install, require
 from bench.system.suggest import describe_unknown
 from bench.verify import CheckFailed, name_pattern
 from methods.contract import Compute
-from methods.errors import UserError
+from methods.errors import UserError, first_line
 from methods.folder import dtype_name, read_config
 from methods.pattern import Pattern
 from methods.quantizing.stored import ACTIVATIONS_KEY, CACHE_KEY
@@ -104,7 +104,7 @@ def write(
     try:
         _export(Flat(model), cache, workdir / FILE)
     except torch.onnx.OnnxExporterError as fault:
-        why = str(fault.__cause__ or fault).splitlines()[0]
+        why = first_line(fault.__cause__ or fault)
         raise UserError(
             f"a model of the family {config['model_type']} cannot be exported to ONNX by torch {torch.__version__}: {why}"
         ) from fault

@@ -28,7 +28,7 @@ from bench.inputs.own_text import fill_template
 from bench.inputs.task_yaml import Task, tasks_root
 from bench.system.cache import cache_dir
 from methods.contract import Progress
-from methods.errors import UserError
+from methods.errors import UserError, first_line
 
 
 class Sample(NamedTuple):
@@ -270,7 +270,7 @@ def _load(task: Task, data: Path | None, shots: int | None = None) -> Any:
     try:
         return TaskManager(include_defaults=False).load([config])
     except (OSError, ValueError, KeyError, DatasetsError) as fault:
-        why = (str(fault.__cause__ or fault).splitlines() or [type(fault).__name__])[0]
+        why = first_line(fault.__cause__ or fault)
         if isinstance(fault, KeyError):
             why = f"there is no split {why}"
         raise UserError(

@@ -22,7 +22,7 @@ from bench.inputs import gguf_header
 from bench.inputs.rounded_cache import round_cache
 from methods import adapter, terms
 from methods.contract import Compute
-from methods.errors import UserError
+from methods.errors import UserError, first_line
 from methods.experts import unfold
 from methods.folder import Folder, read_config
 from methods.folder import save as save_tensors
@@ -79,7 +79,7 @@ def _faults(what: str) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as fault:
-        why = (str(fault).splitlines() or [""])[0] or type(fault).__name__
+        why = first_line(fault)
         raise UserError(f"{what} cannot be loaded: {why}") from fault
 
 

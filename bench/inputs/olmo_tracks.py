@@ -20,7 +20,7 @@ from bench.inputs.olmo_tasks import REQUIREMENT, read_arrow, read_requests, whee
 from bench.inputs.tracks import TrackTask
 from bench.system.cache import cache_dir
 from bench.system.files import write_file
-from methods.errors import UserError
+from methods.errors import UserError, first_line
 
 Row = dict[str, Any]
 
@@ -59,7 +59,7 @@ def _lines(archive: zipfile.ZipFile, task: TrackTask) -> list[Row]:
     try:
         questions = list(_requested(archive, task) if task.requests else _from_rows(archive, task))
     except (KeyError, ValueError, TypeError, OSError, EOFError) as fault:
-        why = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+        why = first_line(fault)
         raise UserError(f"{task.title} cannot be read from {REQUIREMENT} ({why}): pull it again") from None
     questions.sort(key=lambda q: hashlib.sha256(q["id"].encode()).digest())
     before = _common_start([context for q in questions for context in q["contexts"]])

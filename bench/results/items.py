@@ -11,7 +11,7 @@ from bench.results.consistency import require_consistent
 from bench.results.derive import Items, derive, differences
 from bench.results.parquet_pages import find_lie
 from bench.results.record import Item, ItemsFile, Record, max_items_bytes, parse
-from methods.errors import UserError
+from methods.errors import UserError, first_line
 
 ID_COLUMNS = ("item_id", "cluster_id", "weight")
 TEXT_COLUMNS = ("item_id", "cluster_id", "record")
@@ -79,7 +79,7 @@ def read_parquet(content: bytes, name: str, rows: int) -> Any:
                 if chunk.null_count or (compute.max(compute.binary_length(chunk.dictionary)).as_py() or 0) > MAX_ID:
                     raise UserError(f"{name} has an empty {column}, or one of more than {MAX_ID} bytes: make it again")
     except (pyarrow.ArrowException, OSError, ValueError) as fault:
-        raise UserError(f"{name} is not Parquet ({str(fault).splitlines()[0][:80]}): make it again") from None
+        raise UserError(f"{name} is not Parquet ({first_line(fault)[:80]}): make it again") from None
     return table
 
 
@@ -119,7 +119,7 @@ def of_table(table: Any, record: Record, name: str) -> Items:
         items = _items(table)
         wrong = next(_mismatches(record, items), "")
     except (ValueError, TypeError, ArithmeticError) as fault:
-        wrong = f"it has other values than numbers ({str(fault).splitlines()[0][:80]})"
+        wrong = f"it has other values than numbers ({first_line(fault)[:80]})"
     if wrong:
         raise UserError(f"{name} is not that of record {record.short_key}: {wrong}: measure it again")
     return items

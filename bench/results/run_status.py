@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bench.system.cache import sweep_locks
 from bench.system.files import write_file
+from methods.errors import first_line
 
 FOLDER = "runs"
 KEPT = 20
@@ -88,7 +89,7 @@ def read_statuses(root: Path) -> tuple[list[tuple[RunStatus, bool]], list[str]]:
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as fault:
-            problems.append(f"{path} is not the status of a run ({str(fault).splitlines()[0]}): ignored")
+            problems.append(f"{path} is not the status of a run ({first_line(fault)}): ignored")
             continue
         found.append((status, is_alive(root, status.name)))
     return sorted(found, key=lambda pair: (pair[1], pair[0].started)), problems

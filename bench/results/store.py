@@ -15,7 +15,7 @@ from bench.results.consistency import require_consistent
 from bench.results.record import DONE, MAX_BYTES, Item, ItemsFile, NoItems, OtherSchema, Record, max_items_bytes, parse
 from bench.system import digests
 from bench.system.files import atomic_write, sweep, write_file
-from methods.errors import UserError
+from methods.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from bench.results.derive import Items
@@ -123,7 +123,7 @@ class ReadOnlyStore:
         except FileNotFoundError:
             return None
         except ValueError as fault:
-            self._set_aside(path, str(fault).splitlines()[0])
+            self._set_aside(path, first_line(fault))
             return None
 
     def _parse(self, path: Path) -> Record:
@@ -136,7 +136,7 @@ class ReadOnlyStore:
         try:
             record = parse(content, str(path))
         except ValueError as fault:
-            raise ValueError(f"is no record ({str(fault).splitlines()[0]})") from None
+            raise ValueError(f"is no record ({first_line(fault)})") from None
         if record.stem != path.stem:
             raise ValueError("does not bear its own key")
         if record.items:

@@ -23,7 +23,7 @@ from bench.submission.review import index
 from bench.system import archives
 from bench.system.cache import temporary_folder
 from bench.system.text import amount
-from methods.errors import UserError
+from methods.errors import UserError, first_line
 
 MAX_BYTES = 2**30
 """Largest unpacked size of an archive."""
@@ -126,7 +126,7 @@ def opened(path: Path) -> Iterator[tuple[Path, str]]:
     try:
         files = archives.read(path, MAX_BYTES)
     except archives.FAULTS as fault:
-        reason = (str(fault) or type(fault).__name__).splitlines()[0][:120]
+        reason = first_line(fault)[:120]
         raise UserError(f"cannot read submission {str(path)!r} ({reason}): make it again with bench submit") from None
     names = {name.partition("/")[0] for name in files}
     if len(names) != 1 or not rules.NAME.fullmatch(name := min(names)) or f"{name}.zip" != path.name:

@@ -19,7 +19,7 @@ from bench.kernels.cusparselt import SIDE_MULTIPLES, TOKEN_MULTIPLE, CompressedW
 from bench.kernels.timing import MODEL_TOLERANCE, CudaClock, Work, check_product
 from bench.measures.speed.comparison import Contestants, Peaks, SpeedComparison, StepFactory, copy_count
 from bench.measures.speed.roofline import ACTIVATION_BYTES, product_costs
-from methods.errors import Skipped
+from methods.errors import Skipped, first_line
 
 KINDS = ("bf16", "fp16", "int8", "fp8")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
@@ -203,7 +203,7 @@ class Cuda:
             ]
             works[0]()
         except (AttributeError, RuntimeError) as why:  # its C++ part may not fit this torch
-            return f"none here: {str(why).splitlines()[0]}"
+            return f"none here: {first_line(why)}"
         sparse["2:4 cutlass"] = works
         return "there"
 
@@ -217,7 +217,7 @@ class Cuda:
                 works = make(x, w, count)
                 works[0]()
             except RuntimeError as why:
-                notes[name] = f"none here: {str(why).splitlines()[0]}"
+                notes[name] = f"none here: {first_line(why)}"
             else:
                 others[name] = works
         return others
