@@ -54,7 +54,10 @@ class CompressedTensorsScheme:
                 raise UserError(f"compressed-tensors with {key} cannot be read: it changes how the model runs")
         settings = [g for g in groups if isinstance(g, dict)]
         kinds = [g.get("weights") or {} for g in settings] or [{}]
-        weights, self.groups = kinds[0], list(dict.fromkeys(w.get("group_size") for w in kinds))
+        weights, self.groups = kinds[0], []
+        for kind in kinds:
+            if (size := kind.get("group_size")) not in self.groups:
+                self.groups.append(size)
         if any(w | {"group_size": None} != weights | {"group_size": None} for w in kinds):
             raise UserError(
                 "compressed-tensors with several kinds of weights cannot be read: let them differ in group_size alone"
@@ -158,7 +161,9 @@ class CompressedTensorsScheme:
         if groups is None:
             count = scale.shape[1]
             sizes = [n for n in self.groups if isinstance(n, int) and n > 0 and -(-width // n) == count]
-            groups = even_groups(width, count, sizes[0] if len(sizes) == 1 else self.groups[0])
+            if len(sizes) > 1:
+                raise ValueError(f"{count} groups of {width} inputs may be of {sizes[0]} or of {sizes[1]}")
+            groups = even_groups(width, count, sizes[0] if sizes else self.groups[0])
         return scale[:, groups]
 
 

@@ -76,7 +76,8 @@ def read_task(name: str, file: str) -> Task:
     files = tuple(map(str, _data_files(config, split)))
     kwargs = config.get("dataset_kwargs")
     if Path(file).is_absolute() and path in FILE_FORMATS and kwargs and not files and "://" not in str(kwargs):
-        raise UserError(f"task file {file!r} names no file that exists for its split {split!r}: correct dataset_kwargs")
+        of = f" for its split {split!r}" if split else ""
+        raise UserError(f"task file {file!r} names no file that exists{of}: correct dataset_kwargs")
     return Task(
         name,
         file,
@@ -126,7 +127,7 @@ def _data_files(config: dict[str, Any], split: str = "") -> Iterator[Path]:
     kwargs = config.get("dataset_kwargs")
     kwargs = kwargs if isinstance(kwargs, dict) else {}
     named, folder = kwargs.get("data_files"), kwargs.get("data_dir")
-    folder = folder if isinstance(folder, str) else ""
+    folder = os.path.expanduser(folder) if isinstance(folder, str) else ""  # as datasets does
     if folder and not named and config.get("dataset_path") in FILE_FORMATS:
         named = "**"
     files = named if isinstance(named, dict) else {split: named}

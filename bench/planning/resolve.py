@@ -135,10 +135,8 @@ def _require_text(name: str) -> None:
     if not own and name not in corpora.CORPORA and Path(name).is_dir():
         raise UserError(f"{name!r} is no corpus: if you mean the folder of that name, type ./{name}")
     corpora.lookup(name)
-    if own and own.field:
-        for file in own.files:
-            if file.suffix not in (".jsonl", ".parquet"):
-                raise UserError(f"{str(file)!r} is plain text without fields: leave :{own.field} out")
+    if own and own.field and not any(file.suffix in (".jsonl", ".parquet") for file in own.files):
+        raise UserError(f"{str(own.path)!r} is plain text without fields: leave :{own.field} out")
 
 
 def _require_nodes(spec: Spec) -> None:

@@ -54,11 +54,12 @@ def outdated(records: Sequence[Record]) -> list[tuple[Record, str]]:
         weights = None if "made_elsewhere" in record.notes else record.key_inputs.get("model")
         of_text = (identity.model, identity.measure, identity.protocol)
         for name, digest, what in (
-            (identity.model, weights, f"the weights of {identity.model}"),
+            (identity.model, weights, f"the model {identity.model}"),
             (of_text, record.token_digest, f"the content of {identity.protocol.label}"),
         ):
             if digest and (newer := known.setdefault(name, (digest, record)))[0] != digest:
                 found.append((record, f"{what} was another than in the newer record {newer[1].short_key}"))
+                break
     return found
 
 

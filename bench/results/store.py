@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -276,8 +277,8 @@ def is_disk_full(fault: BaseException) -> bool:
     """Return whether an error says that the disk is full. safetensors, torch and numpy say it in their text only."""
     codes = (errno.ENOSPC, errno.EDQUOT)
     texts = [text for code in codes for text in (f"(os error {code})", f"[Errno {code}]")]
-    texts.append(" requested and ")  # numpy's count of what it could not write
-    return getattr(fault, "errno", None) in codes or any(text in str(fault) for text in texts)
+    short = re.search(r"\b\d+ requested and \d+ written", str(fault))  # numpy's count of what it could not write
+    return getattr(fault, "errno", None) in codes or bool(short) or any(text in str(fault) for text in texts)
 
 
 def wait_for_folder(root: Path) -> None:

@@ -294,7 +294,8 @@ class BlockRatio(NamedTuple):
 def ratio_of_blocks(slow: Array, fast: Array, level: float = 0.05) -> BlockRatio:
     """Return slow / fast, as `estimate_blocks` does ln of it."""
     estimate = estimate_blocks(fast, slow, level)
-    return BlockRatio(*(math.exp(x) for x in (estimate.value, estimate.low, estimate.high)))
+    with np.errstate(over="ignore"):
+        return BlockRatio(*(float(np.exp(x)) for x in (estimate.value, estimate.low, estimate.high)))
 
 
 def wider(one: Estimate, other: Estimate) -> Estimate:

@@ -415,7 +415,7 @@ function compare(a, b) {
   const parts = body.rows.length ? [scrollBox(grid, "Two rows, metric by metric")] : [el("p", "The two rows have no metric and protocol in common.")];
   if (unshared.length) parts.push(el("p", `Measured for only one of them: ${unshared.join(", ")}.`, { class: "about" }));
   if (a.table !== b.table) parts.push(el("p", "The rows are in different tables, so there are no paired intervals.", { class: "about" }));
-  if (models) parts.push(el("p", "Perplexities of two models are not compared, because their tokens may differ.", { class: "about" }));
+  if (models && a.table.data.columns.some((column, c) => column.metric === "perplexity" && first.cells[c])) parts.push(el("p", "Perplexities of two models are not compared, because their tokens may differ.", { class: "about" }));
   open(`${named(b.table, other)} compared with ${named(a.table, first)}`, ...parts);
 }
 

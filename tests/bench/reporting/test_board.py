@@ -52,7 +52,7 @@ def test_rows_of_all_folders_share_a_table_and_the_newest_record_wins(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "what"),
     [
-        ({"key_inputs": {"model": "a"}}, {"key_inputs": {"model": "b"}}, "weights of tiny"),
+        ({"key_inputs": {"model": "a"}}, {"key_inputs": {"model": "b"}}, "model tiny"),
         ({"token_digest": "a"}, {"token_digest": "b"}, "content of wiki-mini@128"),
     ],
 )
