@@ -132,7 +132,6 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     """
     require_folder(out, new=True)
     out = _absolute(out)
-    sweep(out.parent, f".{'[0-9a-f]' * 32}.tmp")
     folder = out.parent / f".{uuid.uuid4().hex}.tmp"
     try:
         folder.mkdir(parents=True)

@@ -203,10 +203,7 @@ def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path):
 
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_folder_is_made_where_a_link_leads_to(tmp_path, exists):
-    """Under the longest name that a file system takes, too. What a killed process left a day ago is deleted."""
-    left = tmp_path / f".{'0' * 32}.tmp"
-    left.mkdir()
-    os.utime(left, (0, 0))
+    """Under the longest name that a file system takes, too."""
     target = tmp_path / ("x" * 255)
     if exists:
         target.mkdir()
