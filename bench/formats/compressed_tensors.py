@@ -54,7 +54,8 @@ class CompressedTensorsScheme:
                 raise UserError(f"compressed-tensors with {key} cannot be read: it changes how the model runs")
         settings = [g for g in groups if isinstance(g, dict)]
         kinds = [g.get("weights") or {} for g in settings] or [{}]
-        weights, self.groups = kinds[0], []
+        weights = kinds[0]
+        self.groups: list[Any] = []
         for kind in kinds:
             if (size := kind.get("group_size")) not in self.groups:
                 self.groups.append(size)

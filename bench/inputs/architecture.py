@@ -1,4 +1,4 @@
-"""Check a model's config against its tensors before a tensor is read. Needs no torch.
+"""Check a model's config against its tensors before one is read, but for a stored head that is tied. Only that needs torch.
 
 transformers builds a model of any size that a config names, and fills missing tensors with random numbers. So each
 family lists its tensors, with shapes as arithmetic on values of the config.

@@ -1,4 +1,4 @@
-"""Plan of a run: artifacts and measurements, each with the key of its record. Loads no model and no torch."""
+"""Plan of a run: artifacts and measurements, each with the key of its record. Loads no model, and no torch but to compare a tied head."""
 
 from __future__ import annotations
 

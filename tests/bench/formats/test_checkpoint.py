@@ -317,6 +317,13 @@ def test_the_names_of_a_gguf_files_tensors_follow_its_architecture(tmp_path, cac
     assert all(sizes.values()), sizes
 
 
+def test_a_group_size_that_two_config_groups_may_mean_is_not_guessed():
+    kinds = [{"weights": GROUPED | {"group_size": size}} for size in (64, 48)]
+    scheme = CompressedTensorsScheme({"config_groups": dict(zip("ab", kinds, strict=True))})
+    with pytest.raises(ValueError, match="2 groups of 96 inputs may be of 64 or of 48"):
+        scheme.decode({"weight": torch.ones(2, 96, dtype=torch.int8), "weight_scale": torch.ones(2, 2)})
+
+
 @pytest.mark.parametrize(
     ("about", "said"),
     [

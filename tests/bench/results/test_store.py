@@ -299,3 +299,4 @@ def test_a_quota_that_is_used_up_is_a_full_disk_and_not_another_folder_s_fault(t
     with pytest.raises(OSError, match="quota") as caught:
         Store(tmp_path / "r")
     assert is_disk_full(caught.value) and is_disk_full(OSError("16384 requested and 9072 written"))
+    assert not is_disk_full(ValueError("memory requested and not available"))
