@@ -72,6 +72,8 @@ def test_a_tied_head_of_other_values_is_refused(tmp_path, refused):
         head = lambda tensors: {"lm_head.weight": factor * tensors["model.embed_tokens.weight"]}  # noqa: E731
         return with_tensors(tmp_path / name, lambda tensors: tensors | head(tensors))
 
+    wide = with_tensors(tmp_path / "wide", lambda tensors: tensors | {"lm_head.weight": torch.zeros(1, 2)})
+    assert "their values differ" in refused("plan", "--model", wide)
     same, other = headed("same", 1), headed("other", 2)
     assert inspect(same, Folder(same), *ALL).pattern == "dense"
     for line in (("plan", "--model", other), ("plan", "--methods", f"folder:path={other}")):

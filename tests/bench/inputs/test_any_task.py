@@ -80,8 +80,11 @@ def test_the_digest_of_a_file_of_yours_has_all_that_it_reads(tmp_path):
     assert read_task("mine", str(file)).files == (str(tmp_path / "rows.jsonl"), str(tmp_path / "rows2.jsonl"))
 
 
-@pytest.mark.parametrize("named", ["{data_dir: DIR}", "{data_dir: DIR, data_files: {test: rows.jsonl}}"])
-def test_data_in_a_folder_is_in_the_digest(tmp_path, named):
+@pytest.mark.parametrize(
+    "named", ["{data_dir: DIR}", "{data_dir: ~/data}", "{data_dir: DIR, data_files: {test: rows.jsonl}}"]
+)
+def test_data_in_a_folder_is_in_the_digest(tmp_path, monkeypatch, named):
+    monkeypatch.setenv("HOME", str(tmp_path))
     file = own(tmp_path, [{"question": "x"}])
     lines = [line for line in file.read_text().splitlines() if not line.startswith("dataset_kwargs")]
     (tmp_path / "data").mkdir()

@@ -340,6 +340,12 @@ def test_a_method_typed_in_two_ways_is_one(methods):
         api.plan(runs.small("r", methods=methods))
 
 
+def test_a_folder_with_a_field_may_have_plain_text_beside_it(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"body": "word " * 4000}) + "\n")
+    (tmp_path / "README.txt").write_text("about")
+    assert api.plan(runs.small("r", perplexity={"data": f"{tmp_path}:body", "windows": 2}))
+
+
 def test_a_quantizer_or_a_training_typed_in_two_ways_is_one():
     with pytest.raises(UserError, match=r"int4-gptq and int4-gptq:damping=0\.01 are the same quantizer: leave one out"):
         api.plan(runs.small("r", quantizers=("int4-gptq", "int4-gptq:damping=0.01")))

@@ -258,3 +258,7 @@ def test_n_that_would_decide():
     assert power.required_n(estimate, 0.004, 0.005, 0.01) == (70, "questions")  # 100 (0.005 / 0.006)^2
     assert power.required_n(estimate, 0.02, 0.04, 0.01) == (1600, "questions")  # 100 (0.04 / 0.01)^2
     assert power.required_n(estimate, 0.01, 0.04, 0.01) is None
+
+
+def test_a_ratio_of_blocks_beyond_floats_is_infinite():
+    assert bootstrap.ratio_of_blocks(np.array([[1e-30, 1e30]]), np.ones((1, 2))).high == np.inf
