@@ -129,10 +129,11 @@ def build(
     page = replace(html.LEADERBOARD, title=title)
     if of_search:
         page = replace(page, other=SEARCHES, other_name="Searches and scaling grids")
+    found = make_search_sections(of_search)
     files = {
         f"{NAME}.html": html.render_page(sections, figures, page),
         f"{NAME}.md": _markdown(sections, figure_files, of_search, title),
-        f"{NAME}.csv": _csv(result_sets, signers),
+        f"{NAME}.csv": _csv(result_sets, signers, [*sections, *found]),
         f"{NAME}.tex": latex.render_document(
             [
                 (s.title, s.description, [x for t in s.tables for x in (*t.to_text_tables(), *profile.text_tables(t))])
@@ -146,7 +147,6 @@ def build(
             "cast-bench searches", "Searches for recipes, and grids for scaling laws. " + searches.RULE, f"{NAME}.html",
             "Leaderboard", picks=False,
         )  # fmt: skip
-        found = make_search_sections(of_search)
         files[SEARCHES] = html.render_page(found, _draw(found), about)
     return {name: text.encode() for name, text in files.items()}
 
@@ -195,11 +195,20 @@ def _own_files(folder: Path) -> list[Path]:
     return [p for p in folder.glob(f"{NAME}-*") if p.is_file() and (p.name == SEARCHES or FIGURE.fullmatch(p.name))]
 
 
-def _csv(results: Sequence[ResultSet], signers: Mapping[str, str] | None) -> str:
-    """Write a line for each reading. Numbers from papers are left out."""
+def _csv(
+    results: Sequence[ResultSet], signers: Mapping[str, str] | None, sections: Sequence[ReportSection]
+) -> str:
+    """Write a line for each reading. The last column says whether the tables of the sections have its record.
+
+    They do not have a record if a newer one with the same identity is in another folder. Numbers from papers are left out.
+    """
     import pandas as pd
 
-    frames = [to_frame(r.records, signers).assign(folder=r.name) for r in results]
+    taken = {(about["folder"], key) for s in sections for key, about in s.records.items()}
+    frames = []
+    for one in results:
+        frame = to_frame(one.records, signers).assign(folder=one.name)
+        frames.append(frame.assign(in_tables=["yes" if (one.name, r) in taken else "no" for r in frame["record"]]))
     return frame_to_csv(pd.concat(frames, ignore_index=True))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -125,23 +126,30 @@ def _reason(fault: BaseException) -> str:
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yield a folder beside `out`. It becomes `out` if the block ends without an error, and is deleted otherwise.
 
-    If `out` is a link, it stays one, and the folder is made where it leads to.
+    If `out` is a link, it stays one, and the folder is made where it leads to. What a killed process left of the same
+    `out` is deleted.
 
     Raises:
         UserError: `out` has files, or cannot be created.
     """
     require_folder(out, new=True)
     out = _absolute(out)
-    folder = out.parent / f".{uuid.uuid4().hex}.tmp"
+    for abandoned in out.parent.glob(f".{glob.escape(out.name[:40])}.{'[0-9a-f]' * 32}.tmp"):
+        _delete_unheld(abandoned)
+    folder = out.parent / f".{out.name[:40]}.{uuid.uuid4().hex}.tmp"
     try:
         folder.mkdir(parents=True)
+        handle = os.open(folder, os.O_RDONLY)
     except OSError as fault:
         raise UserError(f"--out {str(out)!r} cannot be created ({fault.strerror}): use another folder") from None
     try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield folder
         folder.rename(out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
 
 
 def sweep(folder: Path, pattern: str = ".*.tmp") -> None:
@@ -151,21 +159,21 @@ def sweep(folder: Path, pattern: str = ".*.tmp") -> None:
     """
     for path in folder.glob(pattern):
         with contextlib.suppress(OSError):  # it is gone, or belongs to another user
-            if path.suffix == ".tmp" and path.is_file() and not path.is_symlink() and _unlink_unheld(path):
+            if path.suffix == ".tmp" and path.is_file() and not path.is_symlink() and _delete_unheld(path):
                 continue
             if path.stat().st_mtime < time.time() - 86400:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _unlink_unheld(path: Path) -> bool:
-    """Delete a file unless a process locks it. Return False if that cannot be known: another user's file, or no locks."""
+def _delete_unheld(path: Path) -> bool:
+    """Delete a file or folder unless a process locks it. Return False if that cannot be known: another user's, or no locks."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     except BlockingIOError:  # in use, even if its time says otherwise: clocks jump
         return True
     except OSError:

@@ -289,6 +289,15 @@ def test_models_with_fewer_weights_are_compared_by_bytes(pattern, metric):
     assert [f.x.metric for f in pareto.fronts(Table("t", (), columns, rows))] == [metric]
 
 
+def test_the_csv_says_which_of_two_records_with_one_identity_the_tables_have(tmp_path):
+    for day in (1, 2):
+        recorded = {"recorded": f"2026-11-0{day}T00:00:00Z"}
+        fake_records.perplexity(tmp_path / f"day{day}", 0.1 * day, made="ab"[day - 1], provenance=recorded)
+    text = leaderboard.build([tmp_path / "day1", tmp_path / "day2"], tmp_path / "no papers")["leaderboard.csv"].decode()
+    lines = list(csv.DictReader(io.StringIO(text)))
+    assert [(Path(line["folder"]).name, line["in_tables"]) for line in lines] == [("day1", "no"), ("day2", "yes")]
+
+
 # --- names are names ---------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,8 @@ import errno
 import io
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -213,6 +215,24 @@ def test_a_folder_is_made_where_a_link_leads_to(tmp_path, exists):
 
     assert (tmp_path / "link").is_symlink() and not list(tmp_path.glob(".*"))
     assert list(target.iterdir()) == [target / "file"]
+
+
+def test_what_a_killed_process_left_of_a_folder_goes_when_it_is_made_again(tmp_path):
+    code = f"""if 1:
+        import os, pathlib
+        from bench.system.files import atomic_folder
+        with atomic_folder(pathlib.Path({str(tmp_path / "out[1]")!r})) as folder:
+            (folder / "large").touch()
+            os.kill(os.getpid(), 9)
+    """
+    subprocess.run([sys.executable, "-c", code], check=False)
+    (left,) = tmp_path.glob(".*")
+    with atomic_folder(tmp_path / "other"):
+        assert left.exists(), "another folder's"
+    with atomic_folder(tmp_path / "out[1]") as held:
+        assert not left.exists()
+        with atomic_folder(tmp_path / "out[1]"):
+            assert held.exists(), "it is in use"
 
 
 def test_a_pruned_model_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
