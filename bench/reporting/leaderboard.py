@@ -195,9 +195,7 @@ def _own_files(folder: Path) -> list[Path]:
     return [p for p in folder.glob(f"{NAME}-*") if p.is_file() and (p.name == SEARCHES or FIGURE.fullmatch(p.name))]
 
 
-def _csv(
-    results: Sequence[ResultSet], signers: Mapping[str, str] | None, sections: Sequence[ReportSection]
-) -> str:
+def _csv(results: Sequence[ResultSet], signers: Mapping[str, str] | None, sections: Sequence[ReportSection]) -> str:
     """Write a line for each reading. The last column says whether the tables of the sections have its record.
 
     They do not have a record if a newer one with the same identity is in another folder. Numbers from papers are left out.
