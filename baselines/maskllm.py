@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -178,7 +178,9 @@ class MaskLLM(Settings):
         changed = restore_dense(model, job) if job.prior else frozenset()
         gates = self._add_gates(model, job)
         initial = [g.gate.argmax(-1).to("cpu", torch.uint8) for g in gates]
-        trainer = Trainer(self.name, model, job, self)
+        # A gate draws its noise by its own key and the step: compiled, each is compiled again at each step.
+        settings = replace(self, compile="off") if self.compile == "auto" else self
+        trainer = Trainer(self.name, model, job, settings)
         trainer.train_only(GATE_PATH)
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, **self.adam, weight_decay=self.decay, fused=True)

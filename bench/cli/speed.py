@@ -17,6 +17,7 @@ from bench.cli.flags import DataDir, Json, Results, figure_option, note_former_n
 from bench.execution.forecast import clock_time
 from bench.system.packages import pip_install
 from bench.system.suggest import describe_unknown, shorten
+from bench.system.text import amount
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -154,6 +155,10 @@ def _time_linears(request: LinearTimingRequest, results: Path | None, figure: Pa
         note(f"these are single linears; to time the whole model against llama.cpp: {_beside(request.model)}")
     if figure:
         print_line(figures.draw_speeds(records, figure), err=True)
+    if failed := [record for record in records if record.status == "failed"]:
+        first = f"bench show {failed[0].short_key} --results {shlex.quote(str(results or RESULTS))}"
+        note(f"{amount(len(failed), 'record')} failed: {first} prints the traceback of the first")
+        raise typer.Exit(1)
 
 
 class FinishTime:

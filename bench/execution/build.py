@@ -176,6 +176,7 @@ class Builder:
             "build_peak_bytes": provenance.peak_bytes(artifact.device),
             "calibration_tokens": tokens.numel() if tokens is not None else 0,
             "training_tokens": artifact.training.tokens if job.training and artifact.training else 0,
+            "training_tokens_per_s": self.workspace.progress.figures.get("tokens_per_s") if job.training else None,
         }
         notes = dict(outcome.notes)
         if tokens is not None:

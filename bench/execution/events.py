@@ -17,6 +17,8 @@ class Events:
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._last = stream, 0.0
         self.phase = ""
+        self.figures: dict[str, float] = {}
+        """Those of the last progress."""
 
     def emit(self, event: str, **fields: Any) -> None:
         """Write an event. Raise SystemExit if the runner is gone, which no method catches."""
@@ -32,6 +34,7 @@ class Events:
 
     def advance(self, done: int, total: int, **figures: float) -> None:
         now = time.monotonic()
+        self.figures = figures
         if done >= total or now - self._last > 0.1:
             self._last = now
             finite = {name: value for name, value in figures.items() if math.isfinite(value)}  # JSON has no infinity

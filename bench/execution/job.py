@@ -33,9 +33,10 @@ from methods.targets import family_of, find_targets
 
 
 class PhaseProgress(Progress, Protocol):
-    """A progress with the name of a phase."""
+    """A progress with the name of a phase, and the last figures of a method."""
 
     phase: str
+    figures: dict[str, float]
 
     def enter(self, state: str) -> None:
         """Report the state before the first step of a phase: "loading" or "first step"."""
@@ -45,6 +46,7 @@ class Silent:
     """A progress that is not shown."""
 
     phase = ""
+    figures: dict[str, float] = {}  # noqa: RUF012
 
     def enter(self, state: str) -> None: ...
     def advance(self, done: int, total: int, **figures: float) -> None: ...

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from bench.execution import signals
 from bench.execution.processes import WorkerProcesses, list_imports
 from bench.execution.worker import Assignment
-from bench.execution.worker_process import CHECKPOINT_S, WorkerProcess, read_end
+from bench.execution.worker_process import WorkerProcess, checkpoint_seconds, read_end
 from bench.results.store import Store
 from bench.results.transfer import pack_record
 from bench.system.cache import cache_dir, temporary_folder
@@ -100,7 +100,7 @@ def make(description: str) -> Iterator[str]:
                     yield line
                 code = worker.wait()
         except BaseException:  # Ray ends this task
-            worker.stop(CHECKPOINT_S if job.measurements[0].artifact.training else 0)
+            worker.stop(checkpoint_seconds(job.measurements[0].artifact))
             raise
         finally:
             worker.close()

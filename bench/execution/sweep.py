@@ -23,7 +23,7 @@ from bench.execution.new_record import failed_record
 from bench.execution.processes import WorkerProcesses, list_imports
 from bench.execution.ray_executor import RayExecutor
 from bench.execution.worker import Assignment
-from bench.execution.worker_process import CHECKPOINT_S, read_end
+from bench.execution.worker_process import checkpoint_seconds, read_end
 from bench.planning.artifact import Measurement, Plan
 from bench.planning.estimate import estimate_seconds, fit_model
 from bench.planning.memory import estimate_bytes
@@ -101,10 +101,8 @@ class Sweep:
                 else:
                     self._take(task, event)
         except (KeyboardInterrupt, SystemExit):
-            if any(task.artifact.training for task in self._at_work):
-                self._listener.note(
-                    f"stopping after a checkpoint of the training, in {CHECKPOINT_S:.0f} seconds at most"
-                )
+            if seconds := max((checkpoint_seconds(task.artifact) for task in self._at_work), default=0.0):
+                self._listener.note(f"stopping after a checkpoint of the training, in {seconds:.0f} seconds at most")
             self._stop()
             raise
 
@@ -237,7 +235,7 @@ class Sweep:
         for task in self._at_work:
             task.worker.ask_to_end()
         for task in sorted(self._at_work, key=lambda task: task.artifact.training is not None):
-            patience = CHECKPOINT_S if task.artifact.training else STOP_S
+            patience = checkpoint_seconds(task.artifact) or STOP_S
             task.worker.stop(max(0.0, begun + patience - time.monotonic()) if task.has_begun else 0.0)
 
     def _close(self, task: ArtifactTask) -> None:

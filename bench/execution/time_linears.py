@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from bench.system import digests, provenance
 from bench.system.devices import fingerprint, select_card
 from bench.system.source_digest import digest_source
 from methods.contract import Compute
-from methods.errors import Skipped
+from methods.errors import Skipped, first_line
 from methods.folder import Folder
 from methods.pattern import Pattern
 from methods.targets import find_targets
@@ -89,9 +91,13 @@ class Source:
     def _weight(self, name: str) -> Tensor:
         return self.folder.weight(name).contiguous()
 
+    @cached_property
+    def _random_weights(self) -> list[tuple[int, Tensor]]:
+        return list(linears.random_weights(self.shapes))
+
     def weights(self) -> Iterator[tuple[int, Tensor]]:
         if not self.model:
-            yield from linears.random_weights(self.shapes)
+            yield from self._random_weights
             return
         for shape, name in self.names.items():
             weight = self._weight(name)
@@ -128,6 +134,9 @@ def _fill(record: Record, device: Any, source: Source, after_shape: Callable[[],
         readings: Readings = linears.time_linears(device, source.weights(), tokens, kind, after_shape=after_shape)
     except Skipped as why:
         record.reason = str(why)
+        return ()
+    except RuntimeError as fault:  # of a library on this device: the other records do not depend on it
+        record.status, record.reason, record.traceback = "failed", first_line(fault), traceback.format_exc()
         return ()
     record.status = "ok"
     record.readings = rows_of(readings)

@@ -13,15 +13,25 @@ from pathlib import Path
 from typing import IO
 
 from bench.execution.executor import Worker
+from bench.planning.artifact import Artifact
+from bench.planning.memory import state_bytes
 
 LOOK_S = 0.2
 """Seconds between two looks for the end of a worker."""
 EXIT_S = 10.0
 """Seconds that a worker has to end after its work."""
-CHECKPOINT_S = 4.0
-"""Seconds that a training worker has to save its state and end. Without it, the training resumes from an earlier state."""
+CHECKPOINT_S, SAVED_BYTES_PER_S = 4.0, 1e8
+"""Seconds that a training worker has to end, besides those in which a slow disk takes its state."""
 LOG_BYTES = 20_000
 """Number of bytes of a worker's last output for the record of its death."""
+
+
+def checkpoint_seconds(artifact: Artifact) -> float:
+    """Return the seconds that a training worker has to save its state and end, 0 without a training.
+
+    After them the training resumes from an earlier state.
+    """
+    return CHECKPOINT_S + state_bytes(artifact) / SAVED_BYTES_PER_S if artifact.training else 0.0
 
 
 def is_readable(descriptor: int, timeout: float | None) -> bool:

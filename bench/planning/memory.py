@@ -33,7 +33,7 @@ def estimate_bytes(artifact: Artifact) -> float:
     calibrated = shared * (LIBRARY_BYTES + cuda + model_bytes(artifact))
     if artifact.device != "cpu":
         return max(calibrated, own * (LIBRARY_BYTES + cuda) + model_bytes(artifact))
-    state = _state_bytes(artifact) / artifact.nodes + own * _gathered_bytes(artifact)
+    state = state_bytes(artifact) / artifact.nodes + own * _gathered_bytes(artifact)
     return max(calibrated, own * LIBRARY_BYTES + 2.0 * model_bytes(artifact) + state)
 
 
@@ -56,7 +56,7 @@ def estimate_device_bytes(artifact: Artifact, processes: int | None = None) -> f
 def training_device_bytes(artifact: Artifact, processes: int) -> float:
     """Estimate the memory of each GPU for a training that processes share, without the measures after it."""
     shared = artifact.model_copy(update={"processes": processes})
-    return (model_bytes(artifact) + _state_bytes(artifact)) / processes + _gathered_bytes(shared)
+    return (model_bytes(artifact) + state_bytes(artifact)) / processes + _gathered_bytes(shared)
 
 
 def _gathered_bytes(artifact: Artifact) -> float:
@@ -73,7 +73,7 @@ def _gathered_bytes(artifact: Artifact) -> float:
 def estimate_disk_bytes(artifact: Artifact, stages: int) -> float:
     """Estimate the size in the cache: the model after each stage, and a checkpoint of its training."""
     written = artifact.sizes.parameters * ITEM_BYTES[artifact.dtype]
-    return stages * float(written) + _state_bytes(artifact)
+    return stages * float(written) + state_bytes(artifact)
 
 
 def is_streamed(artifact: Artifact) -> bool:
@@ -136,5 +136,6 @@ def model_bytes(artifact: Artifact) -> float:
     return float(artifact.sizes.parameters * ITEM_BYTES[artifact.computed_in])
 
 
-def _state_bytes(artifact: Artifact) -> float:
+def state_bytes(artifact: Artifact) -> float:
+    """Return the bytes of the state of the artifact's training, 0 without one."""
     return STATE_BYTES * artifact.sizes.parameters if artifact.training else 0.0

@@ -126,6 +126,7 @@ class _RecordCost(_Shape):
     tokens: Amount = None
     calibration_tokens: Amount = None
     training_tokens: Amount = None
+    training_tokens_per_s: Amount = None
 
 
 class _EngineNotes(_Shape):

@@ -146,7 +146,7 @@ class Trainer:
         if start == 0:
             self.log_validation("start")
         started = saved = time.monotonic()
-        agrees = True
+        timed, agrees = start, True
         for step in range(start, total):
             metrics = dict(hook(step, total) or {}) if hook else {}
             lr = settings.lr_at(step, total, self.peak_lr)
@@ -166,12 +166,14 @@ class Trainer:
             if step + 1 < total:
                 self._batches.prefetch(step + 1)
             done, logs = step + 1, (step + 1) % self.job.budget.log_every == 0 or step + 1 == total
-            step_s = (time.monotonic() - started) / (done - start)
+            step_s = (time.monotonic() - started) / (done - timed)
             if logs:
                 self._log_losses(pending, getattr(optimizer, "metrics", {}))
                 pending.clear()
                 rate = self.corpus.step_tokens / step_s
                 self.job.progress.advance(done, total, loss=self.curve[-1]["loss"], tokens_per_s=round(rate))
+            if timed == start and logs:  # the losses are read, so the device has finished; the first steps also compile
+                started, timed = time.monotonic(), done
             if done < total and (logs or agrees):
                 due = time.monotonic() - saved > self.job.budget.checkpoint_s
                 is_due, is_stopped, is_slow = ranks.any_rank(due, stop_request(), step_s >= SLOW_STEP_S)

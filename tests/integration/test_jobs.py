@@ -133,12 +133,13 @@ def test_all_are_asked_to_end_at_once_and_a_training_is_waited_for_last(monkeypa
         worker = SimpleNamespace(
             ask_to_end=lambda: said.append("asked"), stop=lambda patience: said.append((training, patience))
         )
-        return SimpleNamespace(artifact=SimpleNamespace(training=training), has_begun=has_begun, worker=worker)
+        artifact = SimpleNamespace(training=training, sizes=SimpleNamespace(parameters=1e8))
+        return SimpleNamespace(artifact=artifact, has_begun=has_begun, worker=worker)
 
     tasks = [task(training, has_begun) for training in ("a training", None) for has_begun in (True, False)]
     sweep.Sweep._stop(SimpleNamespace(_at_work=tasks))
 
-    ended = [(None, sweep.STOP_S), (None, 0), ("a training", sweep.CHECKPOINT_S), ("a training", 0)]
+    ended = [(None, sweep.STOP_S), (None, 0), ("a training", 4 + 17 * 1e8 / 1e8), ("a training", 0)]
     assert said == ["asked"] * 4 + ended
 
 

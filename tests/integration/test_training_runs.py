@@ -34,6 +34,7 @@ def test_notes_and_costs_are_in_the_record(tmp_path):
     record = runs.records(tmp_path / "r")["cast:lr=1e-3", 0, "pattern"]
     assert record.notes["training"]["tokens"] == record.cost["training_tokens"] == 1024
     assert record.notes["training"]["unique_tokens"] <= 1024
+    assert record.cost["training_tokens_per_s"] > 1024 / record.cost["build_s"]
     assert record.identity.labels()["training"] == "wiki-mini@32x8, 1,024 tokens"
     assert record.readings[0].value == 0
 

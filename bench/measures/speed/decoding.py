@@ -176,7 +176,7 @@ def decode_step(batch: int, kv: int) -> StepFactory:
 def _eager_step(model: Any, ids: Tensor) -> Work:
     """Return a step for the last of the ids [batch, tokens]."""
     cache = kv_cache.make_static(model, ids.shape[1])
-    options = kv_cache.as_argument(model, cache) | {"use_cache": True, "logits_to_keep": 1}
+    options = kv_cache.as_argument(getattr(model, "_orig_mod", model), cache) | {"use_cache": True, "logits_to_keep": 1}
 
     @torch.inference_mode()
     def step() -> Any:
@@ -184,8 +184,8 @@ def _eager_step(model: Any, ids: Tensor) -> Work:
         kv_cache.rewind(cache, 1)
         return logits
 
-    with torch.inference_mode():
-        model(ids[:, :-1], **options)
+    with torch.inference_mode():  # once and not timed, so a compiled model does not compile it
+        getattr(model, "_orig_mod", model)(ids[:, :-1], **options)
     return step
 
 

@@ -267,6 +267,26 @@ def test_bench_speed_leaves_records_and_a_figure(device, tmp_path, cli):
     assert next(r for r in ReadOnlyStore(tmp_path / "r") if r.status == "ok").provenance == before  # not again
 
 
+def test_an_error_of_a_library_fails_its_record_and_not_the_others(device, tmp_path, monkeypatch, cli):
+    compare = type(device).compare
+
+    def broken(self, weight, tokens, kind):
+        if kind == "bf16":
+            raise RuntimeError("CUDA error: an illegal memory access\nat line 3")
+        return compare(self, weight, tokens, kind)
+
+    monkeypatch.setattr(type(device), "compare", broken)
+    code, out, err = cli(
+        *("speed", "--model", tiny(tmp_path / "tiny"), "--device", "cpu", "--kinds", "bf16,int8", "--threads", 1),
+        *("--results", tmp_path / "r", "--json"),
+    )
+
+    assert code == 1 and all(r["2:4_us"] > 0 for r in json.loads(out) if r["kind"] == "int8")
+    (failed,) = (r for r in ReadOnlyStore(tmp_path / "r") if r.status == "failed")
+    assert failed.reason.endswith("an illegal memory access") and "RuntimeError" in failed.traceback
+    assert f"1 record failed: bench show {failed.short_key} --results {tmp_path}/r prints the traceback" in err
+
+
 @pytest.mark.parametrize(("noise", "warned"), [(0.1, False), (5.56, True)])
 def test_a_timing_that_is_not_steady_is_warned_of(capsys, noise, warned):
     """Timings of linears and of whole models."""
