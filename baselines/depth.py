@@ -18,7 +18,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError
 from methods.contract import NoProgress
-from methods.pruning.activations import Replay, batch_of, replaced
+from methods.pruning.activations import Replay, batch_of, replaced, require_finite
 from methods.pruning.holders import each_block, hold
 from methods.ranges import Count, CountOrZero, Share
 from methods.smaller import Kept, count_blocks
@@ -36,6 +36,7 @@ def influences(model: nn.Module, job: Job) -> list[float]:
             y = states.run(i, block, x)
             cosines += float(cosine_similarity(x.float(), y.float(), dim=-1).sum(dtype=torch.float64))
             tokens += x.shape[:-1].numel()
+            require_finite(y, "the outputs of a block")
             states.hidden[j] = y
         out.append(1 - cosines / tokens)
     return out
@@ -50,6 +51,8 @@ def loss(model: nn.Module, job: Job) -> float:
         ids = part.to(job.compute.device)
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
         total += float(cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"))
+    if not math.isfinite(total):
+        raise FloatingPointError("the loss of a set of blocks is not finite: activations overflowed")
     return total / (tokens.numel() - len(tokens))
 
 

@@ -18,7 +18,7 @@ from baselines.alps import LayerProblem, make_problem, refine
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, UserError, Walk
 from methods.adapter import SCALE_BITS, Term, group_of
 from methods.folder import Folder
-from methods.pruning.hessian import add_gram, damped, output_size, symmetric
+from methods.pruning.hessian import add_gram, damped, mean_of_others, output_size, symmetric
 from methods.quantizing.grids import Integer, round_
 from methods.ranges import CountOrZero, Fraction, Share
 from methods.targets import dense_weight
@@ -219,6 +219,7 @@ class LowRank:
 
 
 def _live(moment: Tensor) -> Tensor:
-    """Return a second moment with 1 on the diagonal for inputs that are always 0."""
+    """Return a second moment with the mean of the others on the diagonal for inputs that are always 0."""
     diagonal = moment.diagonal()
-    return moment + (diagonal == 0).to(moment.dtype).diag()
+    dead = diagonal == 0
+    return moment + (dead.to(moment.dtype) * mean_of_others(diagonal, dead)).diag()

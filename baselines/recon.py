@@ -110,6 +110,10 @@ class Recon:
 
     def __post_init__(self) -> None:
         require_one_rate(self)
+        if 0 < self.massive < 1:
+            raise ValueError(
+                f"massive={self.massive:g} would leave out more than half of the tokens: use 0, or 1 and more"
+            )
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.prior is None:

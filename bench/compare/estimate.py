@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -71,7 +72,7 @@ def estimate_pair(
         np.stack([_column(sides[i], record, pair.metric) for sides, record in zip(both, records, strict=True)])
         for i, records in enumerate((pair.before, pair.after))
     )
-    if np.array_equal(was, now):
+    if np.array_equal(was, now) and not _could_differ(pair, both):
         return bootstrap.exact(0.0, was.shape[1], "items", len(pair.before), margin)
     if pair.definition.is_time:
         return _estimate_timing(was, now, level, margin)
@@ -88,6 +89,19 @@ def estimate_pair(
         found = bootstrap.studentized_bootstrap(sums, weights, level, unit=unit, margin=margin)
     found = _without_endless(found, pair)
     return _without_endless(add_seed_noise(found, noise, level, margin), pair) if noise else found
+
+
+def _could_differ(pair: MetricPair, both: Sequence[tuple[Items, Items]]) -> bool:
+    """Return whether equal scores of two records say little: right and wrong answers, of which other models may have the same.
+
+    Equal scores that are no such answers, like bits, are of equal models.
+    """
+    if pair.definition.is_time or all(a.key == b.key for a, b in zip(pair.before, pair.after, strict=True)):
+        return False
+    every = [(was.columns[name], now.columns.get(name)) for was, now in both for name in was.columns]
+    are_answers = all(np.isin(scores, (0, 1)).all() for scores, _ in every)
+    equal = all(other is not None and np.array_equal(scores, other) for scores, other in every)
+    return bool((both[0][0].weights == 1).all()) and (are_answers or not equal)
 
 
 def _without_endless(estimate: Estimate, pair: MetricPair) -> Estimate:

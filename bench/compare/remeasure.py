@@ -128,7 +128,7 @@ def tolerance_of(metric: metrics.Metric) -> float:
 
 def _distance(was: float, now: float, metric: metrics.Metric) -> float:
     """Return the difference: relative to the first, or absolute for a proportion."""
-    absolute = metric.high is not None or was == 0
+    absolute = metric.quantity == "proportion" or was == 0
     return abs(now - was) if absolute else abs(now / was - 1)
 
 

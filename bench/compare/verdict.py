@@ -200,7 +200,7 @@ def _judged_estimate(pair: MetricPair, estimate: Estimate, settings: CompareSett
     between seeds under a margin. A loss beyond the margin could be another draw, so the noise between seeds counts.
     """
     within = _worse(pair) * estimate.value <= _margin(pair, settings)
-    return estimate.alone if within and estimate.alone else estimate
+    return estimate.alone if within and estimate.alone and estimate.seeds == 1 else estimate
 
 
 def decide(

@@ -74,6 +74,7 @@ def check(format_: str, folder: Path, workdir: Path, record: Record, results: Pa
     elif gptq_folder.loads(format_):
         said = _compare(folder, workdir, "float32", FUNCTION_TOLERANCE["float16"])
     else:
+        _require_finite(folder, format_)
         packages = " ".join(gptq_folder.LOADERS[format_])
         said = f"; not loaded by transformers, which needs pip install {packages}"
     targets = set(find_targets(source.config, source.shapes(), identity.include, identity.exclude))
@@ -167,7 +168,7 @@ def _check_gguf(folder: Path, file: Path, *, exact: bool, threads: int) -> str:
         new = lambda input_ids, **_: SimpleNamespace(logits=llama_cpp.logits(file, input_ids[0], threads)[None])  # noqa: E731
     else:
         engine, tolerance = "transformers", FUNCTION_TOLERANCE["float16"]
-        with tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory(dir=file.parent) as temporary:
             loading.convert_gguf(file, Path(temporary))
             found = loading.load_tokenizer(Path(temporary))(SENTENCE, add_special_tokens=False)["input_ids"]
             new = loading.load(Path(temporary), Compute(dtype=torch.float32))
@@ -175,6 +176,19 @@ def _check_gguf(folder: Path, file: Path, *, exact: bool, threads: int) -> str:
     if found != expected:
         raise CheckFailed(f"{engine} reads {SENTENCE!r} as the tokens {found}, and the tokenizer as {expected}")
     return _describe(engine, error)
+
+
+def _require_finite(folder: Path, format_: str) -> None:
+    """Check that a model computes in float16, as the loaders of a format do.
+
+    Raises:
+        CheckFailed: its values overflow.
+    """
+    tokens = torch.tensor(loading.load_tokenizer(folder)(SENTENCE)["input_ids"])[None]
+    if not bool(loading.load(folder, Compute(dtype=torch.float16))(input_ids=tokens).logits.isfinite().all()):
+        raise CheckFailed(
+            f"this model overflows in float16, in which {format_} folders are computed: use {gptq_folder.INSTEAD}"
+        )
 
 
 def _compare(before: Path, after: Path, computed: str, tolerance: float) -> str:

@@ -21,6 +21,8 @@ from methods.targets import as_regexes, family_of, find_targets
 
 LOADERS = {"gptq": ("gptqmodel", "optimum"), "awq": ("gptqmodel",)}
 """Packages with which transformers loads each format."""
+INSTEAD = "--format compressed-tensors"
+"""What to use for a model that float16 cannot hold."""
 
 
 def write(folder: Path, workdir: Path, kind: str, stored: StoredLinears | None, quantizer: str) -> dict[str, Any]:
@@ -46,7 +48,10 @@ def write(folder: Path, workdir: Path, kind: str, stored: StoredLinears | None, 
     for name in source:
         tensor, target = source.tensor(name), name.removesuffix(".weight")
         if target not in stored.groups:
-            writer.add(name, tensor.half() if tensor.is_floating_point() else tensor)
+            half = tensor.half() if tensor.is_floating_point() else tensor
+            if half.is_floating_point() and not bool(half.isfinite().all()):
+                raise UserError(f"{name} has values beyond float16, which {kind} folders have: use {INSTEAD}")
+            writer.add(name, half)
             continue
         codes, scales, exact = round_weight(tensor, stored.bits, stored.groups[target])
         if not exact:

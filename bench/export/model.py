@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.export.integers import stored_linears
 from bench.export.results import RESULT_FORMATS
 from bench.formats.adapter import AdapterCheckpoint
 from bench.inputs import architecture, models
@@ -189,6 +190,8 @@ def _write_packed(
     architecture.check(source)
     found = find_targets(source.config, source.shapes(), include, (*kept_dense, *exclude))
     targets = {f"{target}.weight" for target in found}
+    own = stored_linears(source, quantizer, include, kept_dense) if grid and grid == integer_grid(quantizer) else None
+    groups = own.groups if own and not group else {}
     writer = folder24.Writer24(workdir)
     weights = bytes_ = rounded = 0
     for name in source:
@@ -197,7 +200,10 @@ def _write_packed(
             writer.add(name, weight)
             continue
         stored = to_windows(weight, group, name) if group else weight
-        packed, exact = (pack(stored, name), True) if grid is None else pack_rounded(stored, grid, name)
+        if grid is None:
+            packed, exact = pack(stored, name), True
+        else:
+            packed, exact = pack_rounded(stored, grid, name, groups.get(name.removesuffix(".weight")))
         writer.add_packed(name, packed, exact=exact, windows=group, width=weight.shape[1])
         weights, bytes_, rounded = weights + weight.numel(), bytes_ + packed.nbytes, rounded + (not exact)
     writer.close()

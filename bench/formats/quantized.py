@@ -54,7 +54,7 @@ class QuantizedCheckpoint(Checkpoint):
         kind = about.get("quant_method", "compressed-tensors") if isinstance(about, dict) else None
         if kind == "auto-round" and (layout := str(about.get("packing_format", ""))):
             kind = next((k for k in ("gptq", "awq") if k in layout), kind)
-        if kind not in SCHEMES:
+        if not isinstance(kind, str) or kind not in SCHEMES:
             raise self._cannot_read(f"its quant_method is {kind!r}, not one of {', '.join(SCHEMES)}")
         try:
             scheme = SCHEMES[kind](about)

@@ -39,13 +39,16 @@ def group_size(kind: str, width: int) -> int:
     return width if kind == "int8" else next(g for g in (MAX_GROUP >> i for i in range(8)) if width % g == 0)
 
 
-def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> RoundedWeight:
-    """Pack a 2:4 float weight [out, in] as int8 or int4. Raise UserError as `pack`, or if a weight is not finite."""
+def pack_rounded(weight: Tensor, kind: str, name: str = "weight", group: int | None = None) -> RoundedWeight:
+    """Pack a 2:4 float weight [out, in] as int8 or int4. Raise UserError as `pack`, or if a weight is not finite.
+
+    group: number of weights that share a scale; None for what the kernels take.
+    """
     weight = weight.cpu()
     floats = pack(weight, name)
     if not bool(floats.values.isfinite().all()):
         raise UserError(f"{name} contains NaN or infinity, which no integer can represent: export it without --values")
-    integers, scales, exact = round_weight(weight, BITS[kind], group_size(kind, weight.shape[1]))
+    integers, scales, exact = round_weight(weight, BITS[kind], group or group_size(kind, weight.shape[1]))
     return RoundedWeight(pack_integers(integers, floats.mask, kind, scales, weight.dtype), exact)
 
 

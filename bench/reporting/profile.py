@@ -26,7 +26,10 @@ CAPTION = (
     "with the 95% interval of the pairs of questions. The noise between calibration seeds is not in it if a row has one seed. "
     "Rows are in the order of their bits per weight."
 )
-ORDER_CAPTION = "Tracks that do not differ significantly are joined by =; the one that loses most is first."
+ORDER_CAPTION = (
+    "The track that loses most is first. After > a track loses significantly less than each that is joined by = before it; else = "
+    "joins it to them."
+)
 FLIPS_CAPTION = (
     "Share of questions whose ranked answer is another than the dense model's, with its 95% interval; after it, right to wrong "
     "(−) and wrong to right (+), in percent."
@@ -50,7 +53,7 @@ def compare(dense: Iterable[Record], own: Iterable[Record], results: ResultSet) 
     out = {}
     for track in (name for name in tracks.names() if name in before and name in after):
         was, now = before[track], after[track]
-        if was.keys() != now.keys():
+        if was.keys() != now.keys() or len({task.partition("@")[0] for task in was}) < len(was):
             continue
         seeds = sorted(set.intersection(*map(set, now.values())), key=str)  # those with all tasks
         ready = [(next(iter(was[task].values())), [now[task][seed] for seed in seeds]) for task in was]
@@ -111,7 +114,7 @@ def worst(losses: Mapping[str, TrackLoss]) -> tuple[Bound | None, str]:
 def order(losses: Mapping[str, TrackLoss]) -> str:
     """Return the tracks in the order of their losses, the largest first: "code > mathematics = reading".
 
-    Neighbors are joined by = if no track of one tie differs from the other, by Holm's p over all pairs.
+    A track that differs from each of the tie before it comes after >, by Holm's p over all pairs. Else it joins the tie by =.
     """
     names = sorted(losses, key=lambda track: (-losses[track].loss.value, track))
     pairs = list(combinations(names, 2))
@@ -120,7 +123,7 @@ def order(losses: Mapping[str, TrackLoss]) -> str:
     out = names[0] if names else ""
     tied = names[:1]
     for name in names[1:]:
-        apart = any(differ[frozenset((name, other))] for other in tied)
+        apart = all(differ[frozenset((name, other))] for other in tied)
         tied = [name] if apart else [*tied, name]
         out += (" > " if apart else " = ") + name
     return out

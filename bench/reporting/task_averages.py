@@ -52,6 +52,8 @@ def _average_tracks(rows: list[Row]) -> list[Row]:
     lines = group_by(in_bits, lambda row: (*_line(row), _protocol(row).name.partition("/")[0]))
     averaged: list[tuple[str, str, Row]] = []
     for (*_, track), of_track in lines.items():
+        if len({_protocol(row).name for row in of_track}) < len(of_track):
+            continue  # a task with two limits would count twice
         questions = sum(row["n"] for row in of_track)
         label = f"{track}: {amount(len(of_track), 'task')}, {questions:,} questions"
         tasks = ", ".join(sorted(_protocol(row).label for row in of_track))

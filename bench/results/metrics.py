@@ -11,6 +11,8 @@ TIME_MARGIN = 0.05
 PERPLEXITY_NOISE = 0.016
 """Standard deviation of ln perplexity between seeds, in nats/token: that of one-shot rows at 2:4 in
 results/smollm2-135m-wanda7, the largest that was measured. On `tiny` it is a quarter of it."""
+BITS_NOISE = 0.006
+"""Standard deviation of bits per byte between seeds: PERPLEXITY_NOISE at four bytes a token."""
 SHARE_NOISE = 0.005
 """Standard deviation of a share of right answers or tokens between seeds: twice that of top-1 agreement in results/tiny-recon."""
 MEAN_BITS = "mean_bits_per_byte"
@@ -89,8 +91,19 @@ _ALL = (
     Metric("kl", "nats/token", "lower", "nats/token", 0.0, windowed=True, seed_noise=PERPLEXITY_NOISE),
     Metric("top1_agreement", "1", "higher", "proportion", 0.0, 1.0, windowed=True, seed_noise=SHARE_NOISE),
     Metric("common_prefix", "tokens", "higher", "tokens", 0.0, 64.0, windowed=True),
-    Metric("bits_per_byte", "bits/byte", "lower", "bits/byte", 0.0, margin=0.01, in_tables=False),
-    Metric("corpus_bits_per_byte", "bits/byte", "lower", "bits/byte", 0.0, windowed=True, margin=0.01),
+    Metric(
+        "bits_per_byte", "bits/byte", "lower", "bits/byte", 0.0, margin=0.01, seed_noise=BITS_NOISE, in_tables=False
+    ),
+    Metric(
+        "corpus_bits_per_byte",
+        "bits/byte",
+        "lower",
+        "bits/byte",
+        0.0,
+        windowed=True,
+        margin=0.01,
+        seed_noise=BITS_NOISE,
+    ),
     Metric(MEAN_BITS, "bits/byte", "lower"),
     Metric("mean_acc", "1", "higher"),
     Metric("worst_drop", "1", "lower"),

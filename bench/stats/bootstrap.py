@@ -277,10 +277,14 @@ def estimate_blocks(before: Array, after: Array, level: float, *, margin: float 
 
     At small levels, a percentile bootstrap of ten blocks has ten times too many false alarms. Student's t has not.
 
-    before, after: medians of interleaved blocks, [blocks] or [runs, blocks]. Runs count as seeds, because the blocks of a run
-    share the state of the machine.
+    before, after: medians of interleaved blocks, [blocks] or [runs, blocks]. The blocks of a run share the state of the machine,
+    so several runs are compared by their means, which count as seeds.
     """
-    return replace(estimate_means(np.atleast_2d(np.log(after / before)), level, margin=margin), unit="blocks")
+    changes = np.atleast_2d(np.log(after / before))
+    if len(changes) == 1:
+        return replace(estimate_means(changes, level, margin=margin), unit="blocks")
+    found = estimate_means(changes.mean(1)[None], level, margin=margin)
+    return replace(found, n=changes.shape[1], unit="blocks", seeds=len(changes), seed_share=1.0)
 
 
 class BlockRatio(NamedTuple):

@@ -37,8 +37,8 @@ def add_seed_noise(estimate: Estimate, noise: SeedNoise, level: float, margin: f
     The squares of the arms of the two intervals add up (MOVER: Zou and Donner, Stat. Med. 27, 2008, eq. 3). The p value is
     Student's, of the sum of the variances, with Satterthwaite's degrees of freedom.
 
-    An estimate from several seeds keeps its interval, and its p value takes the larger of the two variances between seeds:
-    that of two or three seeds is too often small by chance to hold at the levels of many tests (benchmarks/ties.py).
+    An estimate from several seeds takes the larger of the two variances between seeds, because that of two or three seeds is
+    too often small by chance (benchmarks/ties.py).
 
     Args:
         level: 1 - coverage of the interval.
@@ -54,7 +54,9 @@ def add_seed_noise(estimate: Estimate, noise: SeedNoise, level: float, margin: f
     p, p_margin = (students_p((estimate.value - null) / stderr, freedom) for null in (0.0, margin))
     out = replace(estimate, p=max(estimate.p, p), p_margin=max(estimate.p_margin, p_margin), alone=estimate)
     if estimate.seeds > 1:
-        return out
+        half = students_t(level, freedom) * stderr
+        low, high = min(estimate.low, estimate.value - half), max(estimate.high, estimate.value + half)
+        return replace(out, low=low, high=high, stderr=stderr, seed_share=noise.variance / total, freedom=freedom)
     arm = students_t(level, noise.freedom) * noise.deviation
     return replace(
         out,

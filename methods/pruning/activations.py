@@ -23,6 +23,12 @@ def batch_of(tokens: Tensor, device: torch.device) -> int:
     return max(1, BATCH_TOKENS[device.type] // tokens.shape[1])
 
 
+def require_finite(values: Tensor, what: str) -> None:
+    """Raise FloatingPointError if one of these values is not finite. what: words for them."""
+    if not bool(values.isfinite().all()):
+        raise FloatingPointError(f"{what} are not finite: activations overflowed")
+
+
 Call = tuple[Tensor, tuple[Any, ...], dict[str, Any]]
 """First argument of a call, and the others."""
 
@@ -132,4 +138,5 @@ class Activations:
     def replace(self, hidden: Iterable[Tensor]) -> None:
         """Set the activations, batch by batch."""
         for j, batch in enumerate(hidden):
+            require_finite(batch, "the outputs of a block")
             self.hidden[j] = batch

@@ -98,7 +98,7 @@ class HessianWalk(Generic[T]):
         return walk.outcome()
 
     prepare(H, damping) also returns the damping it used, and the notes have every raised damping. H is 2 X^T X / tokens,
-    [in, in]. An input that is always 0 gets 1 on the diagonal, and its weights are set to 0.
+    [in, in]. An input that is always 0 gets the mean of the others on the diagonal, and its weights are set to 0.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class HessianWalk(Generic[T]):
                 return dead
         symmetric(stat).mul_(2 / self._tokens)
         dead = stat.diagonal() == 0
-        stat.diagonal()[dead] = 1
+        stat.diagonal()[dead] = mean_of_others(stat.diagonal(), dead)
         self._finished.append((weakref.ref(stat), dead))
         return dead
 
@@ -145,6 +145,12 @@ class HessianWalk(Generic[T]):
 
     def outcome(self, **notes: Any) -> Outcome:
         return self._walk.outcome(**self.notes(), **notes)
+
+
+def mean_of_others(diagonal: Tensor, dead: Tensor) -> Tensor:
+    """Return the mean of a diagonal without its zeros, or 1. So dead inputs leave the scale of the damping as it is."""
+    live = diagonal[~dead]
+    return live.mean() if len(live) else diagonal.new_ones(())
 
 
 ColumnQuantizer = Callable[[int, int, Tensor], Callable[[int, Tensor], Tensor]]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.contract import Job, Outcome
-from methods.pruning.activations import batch_of
+from methods.pruning.activations import batch_of, require_finite
 from methods.pruning.holders import hold
 
 Goal = Literal["dense", "own-input"]
@@ -80,6 +80,8 @@ class PairedWalk:
                                 goal_tokens.replace(goals)
                             elif k == origin:
                                 goals = [tokens.run(i, original, hidden) for hidden in tokens.hidden]
+                                for goal in goals:
+                                    require_finite(goal, "the outputs of a dense block")
                     linears = {t: held.model.get_submodule(t) for t in job.targets if held.family.block_of(t) == i}
                     pair = Pair(
                         held.name(i),

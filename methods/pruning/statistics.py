@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from methods.contract import Job
 from methods.experts import ExpertList
 from methods.families import Family
-from methods.pruning.activations import Activations, batch_of
+from methods.pruning.activations import Activations, batch_of, require_finite
 from methods.pruning.observer import Accumulate, Observer
 from methods.pruning.sharing import Sharing
 from methods.targets import dense_weight, input_widths
@@ -119,6 +119,7 @@ class Statistics:
             counts = [sizes.get(source, 0) for _, sizes in every]
             ranks = {owners[name] for name in users}
             stat = sharing.add_up(own[0], ranks)
+            require_finite(stat, f"the inputs of {source}")
             rows = sharing.join_rows(own[1], counts, ranks)
             self.sampled = max(self.sampled, sum(counts))
             for name in users:

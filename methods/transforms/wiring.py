@@ -14,7 +14,7 @@ from methods.contract import Job, Outcome
 from methods.errors import Skipped, UserError
 from methods.experts import unfold
 from methods.families import Flow
-from methods.pruning.activations import batch_of, watched
+from methods.pruning.activations import batch_of, require_finite, watched
 from methods.quantizing.grids import assign_
 from methods.targets import family_of, require_flow
 from methods.transforms.changes import Change, Scaling
@@ -51,7 +51,7 @@ class Wiring:
             raise UserError(f"{name} starts from a dense model, and would fill the zeros of a pruned one: use it first")
         self.blocks = [f"{family.blocks}.{i}" for i in range(len(model.get_submodule(family.blocks)))]  # type: ignore[arg-type]
         self._outer = {n: p for n, p in model.named_parameters() if family.block_of(n) is None}
-        self._targets = job.targets
+        self._targets, self._stored = job.targets, job.compute.stored
         self._config: dict[str, Any] = {}
         self._rows: dict[str, list[Edit]] = defaultdict(list)
         self._columns: dict[str, list[Edit]] = defaultdict(list)
@@ -148,6 +148,7 @@ class Wiring:
             for done, part in enumerate(batches, 1):
                 base(input_ids=part.to(job.compute.device), use_cache=False)
                 job.progress.advance(done, len(batches))
+        require_finite(total, "the inputs of the norms")
         return total / (tokens.numel() * len(norms))
 
     def gain(self, norm: str) -> Tensor | None:
@@ -195,7 +196,7 @@ class Wiring:
             return change
         offset = self.flow.offset
         stored = change.vectors(gain) - offset
-        exact = gain / (stored.to(self.model.get_parameter(f"{norm}.weight").dtype).double() + offset)
+        exact = gain / (stored.to(self._stored).double() + offset)
         return Scaling(torch.where((exact > 0) & exact.isfinite(), exact, 1.0))
 
     def _norm_edit(self, norm: str, weight: Edit, bias: Edit) -> None:

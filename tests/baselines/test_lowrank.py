@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baselines.alps import make_problem
-from baselines.lowrank import LowRank, joint, low_rank, rank_for, root_of
+from baselines.lowrank import LowRank, _live, joint, low_rank, rank_for, root_of
 from bench.verify import CheckFailed, WeightCounts, count_terms
 from helpers.layers import inputs_of
 from helpers.models import REPRESENTATIVES, build, job_for, sample, with_prior, write
@@ -176,6 +176,13 @@ def test_a_share_that_is_too_small_for_a_rank_is_refused_before_any_weight_chang
     )
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not LowRank(rank="0%").apply(model, job).notes["ranks"]
+
+
+def test_an_input_that_is_always_zero_gets_the_mean_moment_of_the_others():
+    for scale in (1.0, 2.0**-10):
+        moment = scale * torch.tensor([[0.0, 0, 0], [0, 2, 1], [0, 1, 4]])
+        assert torch.equal(_live(moment), scale * torch.tensor([[3.0, 0, 0], [0, 2, 1], [0, 1, 4]]))
+    assert torch.equal(_live(torch.zeros(2, 2)), torch.eye(2))
 
 
 def test_patterns_with_a_term_are_read_back():

@@ -1,16 +1,21 @@
 """SparseGPT against its definition: an explicit inverse of what is left of H at every column, in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from baselines import sparsegpt
+from baselines.alps import Alps
 from baselines.sparsegpt import SparseGPT
+from bench.quantizers.gptq import Int4Gptq
 from helpers.layers import first_block, layer, pruned
-from helpers.models import sample
+from helpers.models import build, job_for, sample
 from helpers.oracles import agree
 from methods.pattern import Pattern
 from methods.pruning import hessian
 from methods.pruning.hessian import add_gram, inverse_factor, symmetric
+from methods.targets import dense_weight
 
 pytestmark = pytest.mark.numeric
 
@@ -21,7 +26,7 @@ def naive(weight, x, pattern, block=128, damping=0.01):
     width = w.shape[1]
     h = 2 * x.T @ x / len(x)
     dead = h.diagonal() == 0
-    h[dead, dead] = 1
+    h[dead, dead] = h.diagonal()[~dead].mean()
     w[:, dead] = 0
     h = h + damping * h.diagonal().mean() * torch.eye(width, dtype=torch.float64)
     group = pattern.m or block
@@ -128,3 +133,18 @@ def test_factor_is_that_of_the_damped_inverse(damping):
     assert torch.equal(factor, factor.triu())
     want = torch.linalg.inv(h + damping * h.diagonal().mean() * torch.eye(20))
     torch.testing.assert_close(factor.T @ factor, want)
+
+
+@pytest.mark.parametrize("method", [SparseGPT(), Alps(), Int4Gptq()], ids=lambda method: method.name)
+def test_inputs_that_are_always_zero_do_not_tie_the_damping_to_the_unit_of_the_others(method):
+    """The inner units of an MLP times c, and what reads them divided by it, are the same function."""
+    found = {}
+    for c in (1.0, 2.0**-6):
+        model = build("llama")
+        up, down = (model.get_submodule(f"model.layers.0.mlp.{name}_proj") for name in ("up", "down"))
+        up.weight[:8] = 0
+        up.weight.mul_(c)
+        down.weight.div_(c)
+        method.apply(model, replace(job_for(model), targets=("model.layers.0.mlp.down_proj",)))
+        found[c] = dense_weight(down) * c
+    assert torch.equal(*found.values())

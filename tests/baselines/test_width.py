@@ -3,8 +3,12 @@
 import pytest
 import torch
 
+from baselines.channels import Channels
+from baselines.depth import Depth
+from baselines.recon import Recon
+from baselines.smooth import Smooth
 from baselines.width import Width
-from helpers.models import build, job_for
+from helpers.models import build, job_for, with_prior
 from methods.smaller import reader
 from methods.targets import family_of
 
@@ -56,3 +60,13 @@ def test_dropping_nothing_keeps_all():
 
     assert kept.groups is None
     assert kept.units == (tuple(range(64)),) * 3
+
+
+@pytest.mark.parametrize("method", [Width(heads=0), Depth(), Channels(), Smooth(), Recon()], ids=lambda m: m.name)
+def test_activations_that_overflow_are_an_error_and_no_choice(method):
+    """A NaN would be the largest importance."""
+    model = build("llama")
+    model.model.layers[1].mlp.down_proj.weight.fill_(1e38)
+    job = job_for(model)
+    with pytest.raises(FloatingPointError, match="are not finite: activations overflowed"):
+        method.apply(model, with_prior(model, job) if method.name == "recon" else job)

@@ -14,6 +14,7 @@ from bench.export.model import export_model
 from bench.inputs import loading, windows
 from bench.results.artifacts import find_pruned
 from bench.results.store import ReadOnlyStore
+from bench.verify import CheckFailed
 from helpers import folders, packers, runs
 from methods.contract import Compute
 from methods.errors import UserError
@@ -156,6 +157,42 @@ def test_a_folder_with_integers_holds_the_row(kind, quantizer, bits, made, tmp_p
     weights = load_file(tmp_path / "out/model.safetensors")
     assert {w.dtype for n, w in weights.items() if not n.endswith(("qweight", "qzeros", "g_idx"))} == {torch.float16}
     assert not [n for n in weights if n.endswith("_proj.weight")]
+
+
+@pytest.mark.parametrize("kind", ["gptq", "awq"])
+@pytest.mark.parametrize(
+    ("by", "fault", "said"),
+    [
+        (1e5, UserError, "model.norm.weight has values beyond float16, .*: use --format compressed-tensors"),
+        (6e4, CheckFailed, "this model overflows in float16, .*: use --format compressed-tensors"),
+    ],
+)
+def test_a_model_that_float16_cannot_hold_is_refused(kind, by, fault, said, made, tmp_path, monkeypatch):
+    """Its final norm is large, or what that makes of the hidden states."""
+    results, record = made("int4-rtn")
+    read = Folder.tensor
+    norm = "model.norm.weight"
+    monkeypatch.setattr(
+        Folder, "tensor", lambda f, n, *a: torch.full_like(read(f, n), by) if n == norm else read(f, n, *a)
+    )
+    load = loading.load
+
+    def loaded(folder, compute):
+        model = load(folder, compute)
+        model.model.norm.weight.data.fill_(by)
+        return model
+
+    monkeypatch.setattr(loading, "load", loaded)
+    with pytest.raises(fault, match=said):
+        export_model(record.key, kind, tmp_path / "out", results=results)
+    assert not (tmp_path / "out").exists()
+
+
+def test_packed24_has_the_groups_of_its_row(made, tmp_path):
+    results, record = made("int4-rtn:group=8")
+    said = export_model(record.key, "packed24", tmp_path / "out", results=results)
+
+    assert said.endswith("28 linears packed, 5 bits per weight; all were on int4 grids already")
 
 
 def test_a_scale_too_small_for_float16_is_no_silent_change(made, tmp_path, monkeypatch):

@@ -328,6 +328,7 @@ def test_a_group_size_that_two_config_groups_may_mean_is_not_guessed():
     ("about", "said"),
     [
         ({"quant_method": "bitsandbytes"}, "its quant_method is 'bitsandbytes'"),
+        ({"quant_method": ["awq"]}, "its quant_method is ['awq']"),
         ({"quant_method": "gptq", "bits": 5}, "bits=5"),
         ({"quant_method": "gptq", "bits": 4}, "no quantized weight"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "'gemv'"),

@@ -21,6 +21,7 @@ from bench.cli import flags
 from bench.compare.estimate import estimate_pair
 from bench.compare.pairing import pair_seeds
 from bench.compare.resolve import read
+from bench.compare.seed_noise import SeedNoiseTable
 from bench.planning.spec import Spec
 from bench.reporting import from_records, front_figure, html_data, latex, leaderboard, pairwise, pareto
 from bench.reporting import html as html_module
@@ -193,7 +194,8 @@ def test_an_interval_is_that_of_the_same_windows(table, first):
         for method in (table.rows[k].filters["method"] for k in (a, b))
     ]
     (pair,), _ = pair_seeds("", *sides, True)
-    expected = estimate_pair(pair, first, first, 0.05)
+    noise = SeedNoiseTable(first.records).of_pair(pair).noise
+    expected = estimate_pair(pair, first, first, 0.05, noise)
     ends = tuple(map(math.exp, (expected.value, expected.low, expected.high)))
     assert (found.value, found.low, found.high) == pytest.approx(ends, abs=(ends[2] - ends[1]) / 1e3)
     assert found.seeds == 2 and found.unit == "articles" and found.n == fake_records.ARTICLES
