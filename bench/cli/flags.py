@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.catalog.entries import DEFAULT_METHODS
-from bench.cli.console import note
 from bench.reporting.drawing import require_format
 from bench.system.files import require_folder, require_writable_file
 from bench.system.suggest import shorten
@@ -35,14 +34,6 @@ def checked(check: Callable[[Path], None]) -> Callable[[Path | None], Path | Non
         return value
 
     return callback
-
-
-def note_former_names(models: Iterable[str]) -> None:
-    """Print a hint about each model name that meant another model before."""
-    from bench.inputs.models import describe_former
-
-    for hint in filter(None, map(describe_former, models)):
-        note(hint)
 
 
 def split_list(option: str, text: str) -> list[str]:
@@ -209,6 +200,4 @@ def spec_of(flags: dict[str, Any], **defaults: Any) -> Spec:
             raise UserError(
                 f"invalid seeds={shorten(typed)}: {shorten(seed)!r} is no whole number: list all, for example 0,1,2"
             )
-    made = spec.Spec(**values)
-    note_former_names(made.models)
-    return made
+    return spec.Spec(**values)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.console import fail, note, print_line, print_rows
-from bench.cli.flags import Json, NewFolder, Results, folder_option, note_former_names, split_list
+from bench.cli.flags import Json, NewFolder, Results, folder_option, split_list
 from bench.export.onnx_file import OnnxFile
 from bench.system.suggest import describe_unknown, shorten
 from bench.system.text import amount
@@ -59,7 +59,6 @@ def pull(
         raise UserError(f"--from index is for tasks, and {left[0]!r} is none of them: leave --from out for it")
     if source == "hub" and of_tracks:
         raise UserError(f"{next(iter(of_tracks))} is not on the hub in this form: leave --from out for it")
-    note_former_names(names)
     with in_use():
         for name in names:
             if name in chosen or tracks.is_track(name):
@@ -238,7 +237,6 @@ def _open_folder(name: str) -> WeightSource:
         from bench.formats.opening import open_checkpoint
 
         return open_checkpoint(Path(name))
-    note_former_names([name])
     model = models.resolve(name)
     if model is None:
         raise UserError(f"model {name!r} is not downloaded yet: run bench pull {name}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.console import fail, note, print_json, print_line, print_lines
-from bench.cli.flags import AllResults, Json, note_former_names, split_list
+from bench.cli.flags import AllResults, Json, split_list
 from bench.system.suggest import describe_unknown
 from bench.system.terminal import width_of
 from bench.system.text import one_line
@@ -116,7 +116,6 @@ def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -
     merged = board.merge(leaderboard.read_boards(folders or leaderboard.results_folders(), model))
     models = dict.fromkeys(r.identity.model for r in merged.records)
     if model not in models:
-        note_former_names([model])
         raise UserError(describe_unknown("model", model, models))
     records = merged.only(model, (r for r in merged.records if r.identity.model == model))
     known, chosen = [], None

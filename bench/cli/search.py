@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli.console import fail, note, print_line, print_rows
-from bench.cli.flags import DataDir, Figure, Json, Results, note_former_names
+from bench.cli.flags import DataDir, Figure, Json, Results
 from bench.execution.forecast import clock_time
 from bench.system.toml import read_toml
 
@@ -34,7 +34,6 @@ def search(
 
     given = {"results": results, "data_dir": data_dir}
     what, space = read_search(read_toml(spec) | {k: v for k, v in given.items() if v is not None})
-    note_former_names(what.models)
     started, new = time.monotonic(), 0
 
     def report(one: Any, left: int) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.console import note, print_line, print_rows
-from bench.cli.flags import DataDir, Json, Results, figure_option, note_former_names, split_list
+from bench.cli.flags import DataDir, Json, Results, figure_option, split_list
 from bench.execution.forecast import clock_time
 from bench.system.packages import pip_install
 from bench.system.suggest import describe_unknown, shorten
@@ -86,7 +86,6 @@ def speed(
     from bench.measures.speed import roofline
     from bench.system.devices import cores, resolve_device
 
-    note_former_names([model])
     counts = _numbers(tokens) if tokens is not None else None
     wanted = _names("kind", kinds, roofline.QUANTIZER_OF_KIND) if kinds is not None else None
     resolved = resolve_device(device)

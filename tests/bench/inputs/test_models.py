@@ -1,4 +1,4 @@
-"""Models by alias: descriptions, cache folders, and a renamed model."""
+"""Models by alias: descriptions and cache folders."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import pytest
 from bench.inputs import models
 from helpers import runs
 
-FORMER, NOW = "smollm2-135m", "smollm2-135m-instruct-q4"
+ON_HUB, IN_WHEEL = "smollm2-135m", "smollm2-135m-instruct-q4"
 
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -22,40 +22,21 @@ def pulled(cache, folder, ref):
 
 def test_every_alias_says_what_it_is():
     assert all(models.describe(name) for name in models.ALIASES)
-    assert models.describe(FORMER) == "HuggingFaceTB/SmolLM2-135M"
-    assert "Q4_1" in models.describe(NOW) and models.describe("owner/name") == ""
+    assert models.describe(ON_HUB) == "HuggingFaceTB/SmolLM2-135M"
+    assert "Q4_1" in models.describe(IN_WHEEL) and models.describe("owner/name") == ""
 
 
-def test_a_renamed_model_is_found_where_it_was_kept_and_is_not_taken_for_the_other(cache):
-    pulled(cache, FORMER, models.ALIASES[NOW].ref)
+@pytest.mark.parametrize("same", [True, False])
+def test_a_copy_of_another_file_is_not_taken_for_the_model(same, cache):
+    pulled(cache, IN_WHEEL, models.ALIASES[IN_WHEEL].ref if same else "an older wheel")
 
-    assert models.resolve(NOW).revision == "r"
-    assert models.resolve(FORMER) is None
+    assert (models.resolve(IN_WHEEL) is not None) == same
 
 
 def test_a_hub_alias_and_its_id_share_one_copy(cache):
     pulled(cache, "HuggingFaceTB--SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M")
 
-    assert models.resolve(FORMER).folder == models.resolve("HuggingFaceTB/SmolLM2-135M").folder
-
-
-def test_a_typed_former_name_has_a_hint(cli):
-    _check_hint(cli("verify", FORMER)[2])
-
-
-def test_a_search_has_the_hint_too(cli, tmp_path):
-    file = tmp_path / "search.toml"
-    file.write_text(
-        f"models = ['{FORMER}']\n[perplexity]\ndata = 'wiki-mini'\nsplit = 'validation'\n"
-        "[search]\ntrials = 1\n[search.fields.ria]\npower = {low = 0.1, high = 2.0}\n"
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        _check_hint(cli("search", file, "--results", tmp_path / "results")[2])
-
-
-def _check_hint(err):
-    assert f"bench: {FORMER} is HuggingFaceTB/SmolLM2-135M: the model that had this name before is {NOW}\n" in err
+    assert models.resolve(ON_HUB).folder == models.resolve("HuggingFaceTB/SmolLM2-135M").folder
 
 
 def test_other_weights_of_the_same_size_and_time_have_another_digest(tmp_path):
