@@ -15,14 +15,12 @@ import result_folders
 import timed_shapes
 from timed_shapes import TimedShape
 
-from bench.compare.result_set import ResultSet
 from bench.measures.speed.roofline import DeviceSpec, device_specs
 from bench.reporting import drawing, front_figure
 from bench.reporting.hardware import hardware_limit
 from bench.reporting.pareto import MIN_POINTS, Front, FrontPoint, describe, pareto_optimal
 from bench.reporting.view import TableColumn
 from bench.results import metrics
-from bench.results.record import Record
 from bench.system.text import escape_markdown
 from methods.pattern import Pattern
 
@@ -91,7 +89,7 @@ def read(folders: str) -> tuple[Row, ...]:
         if identity.measure == "perplexity":
             seeds.setdefault((identity.method, identity.quantizer, identity.pattern), set()).add(identity.seed)
         if identity.measure == "size":
-            row.setdefault("targets", []).append(_count_targets(results, record))
+            row.setdefault("targets", []).append(float(sum(results.items(record).weights)))
     dense = found["dense", "none", "dense"]["targets"][0]
     model = results.records[0].identity.model
     timings = [timed_shapes.milliseconds(TIMES, model, step) for step in ("decode", "prompt")]
@@ -116,10 +114,6 @@ def _shape(pattern: Pattern, quantizer: str) -> TimedShape:
     bits = {"none": 16, "int8": 8}.get(quantizer, 4 if quantizer.startswith("int4") else 0)
     has_own = pattern.removed or pattern.beside or str(pattern) == "2:4"
     return TimedShape(str(pattern) if has_own else timed_shapes.DENSE, bits)
-
-
-def _count_targets(results: ResultSet, record: Record) -> float:
-    return float(sum(results.items(record).weights))
 
 
 class Axis(NamedTuple):

@@ -36,8 +36,7 @@ def seed_noises() -> SeedNoiseTable:
     return SeedNoiseTable(board.merge([one for one in every if not searches.is_search(one)]).records)
 
 
-def ratios(where: str) -> str:
-    folder, *names = where.split()
+def ratios(folder: str, *names: str) -> str:
     results = result_folders.merge(folder)
     rows = _perplexities(results)
     rows |= {f"{name}@{p}": {p: seeds} for name, patterns in rows.items() for p, seeds in patterns.items()}
@@ -74,11 +73,11 @@ def ratios(where: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def budget(folders: str) -> str:
+def budget(*folders: str) -> str:
     """Return which chain to take with a budget of time, for the model of each folder. Folders of a model are joined by commas."""
     chains: dict[str, list[budgets.Chain]] = {}
     compare: dict[str, Callable[[str, str], Interval | None]] = {}
-    for names in folders.split():
+    for names in folders:
         results = result_folders.merge(names)
         costs, named = CostIndex(results.records), _perplexities(results)
         rows = {

@@ -84,8 +84,8 @@ def leaderboard(folder: str) -> str:
     return "\n".join([*tables, trained_rows.floors(trained_rows.read(records))])
 
 
-def leaders(folders: str) -> str:
-    results = [result_folders.read(folder) for folder in folders.split()]
+def leaders(*folders: str) -> str:
+    results = [result_folders.read(folder) for folder in folders]
     section = boards.make_sections(results, ROOT / "no papers")[0]
     tables = section.tables[0].to_text_tables()
     first = _leading(tables[0])
@@ -169,13 +169,10 @@ def grid(name: str, first: str = "model") -> str:
 def rates(name: str) -> str:
     """Return the shares of a benchmark that were simulated, with their 95% intervals."""
     leaves = _leaves(_saved(name)["figures"])
-    lines = [f"| {path} | {value} |" for path, value in leaves if _is_rate(path, value)]
+    # "Before" are shares by the rules of an earlier commit.
+    now = [(path, value) for path, value in leaves if ", before" not in path]
+    lines = [f"| {path} | {value} |" for path, value in now if benchmark_figures.SPREAD.fullmatch(value)]
     return "\n".join([f"| simulated by `python benchmarks/{name}.py` | share |", "|---|---:|", *lines]) + "\n"
-
-
-def _is_rate(path: str, value: str) -> bool:
-    """Return whether it is a share of today's rules. "Before" are those of an earlier commit."""
-    return bool(benchmark_figures.SPREAD.fullmatch(value)) and ", before" not in path
 
 
 def _saved(name: str) -> dict[str, Any]:
@@ -216,18 +213,14 @@ def _leaves(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return out
 
 
-def _words(make: Callable[..., str]) -> Callable[[str], str]:
-    return lambda where: make(*where.split())
-
-
-BLOCKS: dict[str, Callable[[str], str]] = {
+BLOCKS: dict[str, Callable[..., str]] = {
     "table": leaderboard,
     "found": perplexity_ratios.found,
     "leaders": leaders,
     "profile": profiles,
     "allocation": allocations,
     "benchmark": benchmark,
-    "grid": lambda where: grid(*where.split()),
+    "grid": grid,
     "rates": rates,
     "ratio": perplexity_ratios.ratios,
     "transforms": transform_rows.transforms,
@@ -236,13 +229,13 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "scaling": many_runs.law,
     "search": many_runs.trials,
     "curve": training_curves.table,
-    "wanted": lambda where: wanted_records.wanted(where.split()),
+    "wanted": wanted_records.wanted,
     "cards": frontier.cards,
-    "smaller": lambda where: beside_smaller(*where.split()),
+    "smaller": beside_smaller,
     "times": timed_shapes.times,
-    "worth": lambda where: frontier.worth(*where.split()),
-} | {kind: _words(make) for kind, make in reference.BLOCKS.items()}
-"""Functions that make the text between two comments, by the word in the first."""
+    "worth": frontier.worth,
+} | reference.BLOCKS
+"""Functions that make the text between two comments, by the first word in the comment. They get the other words."""
 
 BLOCK = re.compile(rf"^(<!-- ({'|'.join(BLOCKS)})(?:: ([^>]+))? -->\n).*?(<!-- /\2 -->)$", re.DOTALL | re.MULTILINE)
 
@@ -251,7 +244,7 @@ def render(text: str) -> str:
     """Return a page with the text between its comments made again."""
 
     def fill(match: re.Match[str]) -> str:
-        made = BLOCKS[match[2]](match[3] or "").strip("\n")
+        made = BLOCKS[match[2]](*(match[3] or "").split()).strip("\n")
         return f"{match[1]}\n{made}\n\n{match[4]}" if made else f"{match[1]}{match[4]}"
 
     return BLOCK.sub(fill, text)

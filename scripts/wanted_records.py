@@ -17,7 +17,7 @@ METHODS = ("wanda", "sparsegpt", "recon")
 QUANTIZERS = ("none", "int4-gptq")
 
 
-def wanted(folders: list[str], card: str = "h100", most: float = 80.0) -> str:
+def wanted(*folders: str, card: str = "h100", most: float = 80.0) -> str:
     """Return a Markdown table of the models up to `most` GB on a card that none of the folders has, cheapest first."""
     have = {record.identity.model for folder in folders for record in ReadOnlyStore(ROOT / folder)}
     lines = []

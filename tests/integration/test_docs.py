@@ -136,8 +136,8 @@ def test_every_setting_has_a_meaning():
 def test_what_is_between_two_comments_is_written_again(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     readme = load(ROOT / "scripts/readme.py", "readme_script")
-    monkeypatch.setitem(readme.BLOCKS, "facts", lambda words: f"about {words}\n")
-    monkeypatch.setitem(readme.BLOCKS, "unwritten", lambda _: "")
+    monkeypatch.setitem(readme.BLOCKS, "facts", lambda *words: f"about {' '.join(words)}\n")
+    monkeypatch.setitem(readme.BLOCKS, "unwritten", lambda *_: "")
 
     page = "<!-- facts: methods a -->\nold\n<!-- /facts -->\n\nText.\n<!-- unwritten: methods -->\nold\n<!-- /unwritten -->\n"
     assert readme.render(page) == (
