@@ -20,10 +20,17 @@ WINDOWS = 4
 def record(method="wanda", seed=None, measure="perplexity", protocol="wiki-mini@128", **fields):
     """A record under a key of its own, made of all that is said of it.
 
-    identity: parts of it as text, as rows have them; made: what else its key is made of.
+    identity: parts of it as text, as rows have them, by default 2:4 but for the dense model; made: what else its key is made of.
     """
-    slot = {"model": "tiny", "method": method, "pattern": "2:4", "quantizer": "none", "seed": seed, "measure": measure}
-    slot |= {"protocol": protocol, "targets": [["*"], []], "dtype": "float32", "device": "cpu"}
+    slot = {"model": "tiny", "method": method, "pattern": "dense" if method == "dense" else "2:4", "quantizer": "none"}
+    slot |= {
+        "seed": seed,
+        "measure": measure,
+        "protocol": protocol,
+        "targets": [["*"], []],
+        "dtype": "float32",
+        "device": "cpu",
+    }
     slot |= fields.pop("identity", {})
     identity = identity_of(**slot)
     inputs = {"made": repr((slot, fields.pop("made", None)))} | fields.pop("key_inputs", {})

@@ -14,36 +14,33 @@ CLOSING = "</script><script>alert(2)</script>"
 
 def folder(root):
     """dense, wanda over three seeds, sparsegpt over two, one that failed, and an int8 row measured another way."""
-    fake_records.perplexity(root, method="dense", identity={"pattern": "dense"}, noise=9)
+    fake_records.perplexity(root, method="dense", noise=9)
     for seed in (0, 1, 2):
         fake_records.perplexity(root, 0.20 + seed / 100, method="wanda", seed=seed, noise=seed + 1)
     for seed in (0, 1):
         fake_records.perplexity(root, 0.10 + seed / 100, method="sparsegpt", seed=seed, noise=seed + 11)
     fake_records.perplexity(root, 0.20, method="twin", seed=0, noise=1)
     for method, lost in (("dense", 0), ("wanda", 150), ("sparsegpt", 160)):
-        pattern = {"pattern": "dense"} if method == "dense" else {}
-        fake_records.accuracy(root, lost, method=method, seed=None if pattern else 0, identity=pattern)
+        fake_records.accuracy(root, lost, method=method, seed=None if method == "dense" else 0)
     fake_records.failed(root, "CUDA ran out of memory at block 3", method="magnitude")
     fake_records.perplexity(
         root, 0.12, method="wanda", seed=0, noise=5, protocol="wiki-mini@64", identity={"quantizer": "int8"}
     )
     for method, megabytes in (("dense", 4.0), ("wanda", 2.0), ("sparsegpt", 2.0), ("twin", 3.0)):
-        pattern = {"pattern": "dense"} if method == "dense" else {}
-        about = {"method": method, "identity": pattern, "measure": "size", "unit": "B"}
+        about = {"method": method, "measure": "size", "unit": "B"}
         for seed in {"wanda": (0, 1, 2), "sparsegpt": (0, 1), "twin": (0,)}.get(method, (None,)):
             beside = {"parameters": 1e6}  # so that this model is the largest, and comes first
             fake_records.counted(root, "bytes_packed", megabytes * 1e6, seed=seed, beside=beside, **about)
     for method, bits in (("dense", 32.0), ("magnitude", 17.0)):  # counted layer by layer
-        pattern = {"pattern": "dense"} if method == "dense" else {}
         layers = [fake_records.Item("layer", "layer", bits, 1.0)]
-        fake_records.counted(root, "bits_per_weight", bits, method=method, identity=pattern, items=layers)
+        fake_records.counted(root, "bits_per_weight", bits, method=method, items=layers)
     return root
 
 
 def hostile(root):
     """Rows whose names would like to be code."""
     for model in (IMAGE, FORMULA):
-        fake_records.perplexity(root, method="dense", identity={"model": model, "pattern": "dense"})
+        fake_records.perplexity(root, method="dense", identity={"model": model})
         for i, method in enumerate(
             (CLOSING, "@SUM(1)", "{{ 7 * 7 }}", "**x**|y`z`", "\\input{x}% $a_b^c~#&\\", "日本 é")
         ):

@@ -67,7 +67,7 @@ def two_patterns(tmp_path):
             about = {"method": method, "seed": 0, "identity": identity}
             fake_records.perplexity(root, loss + change, 0.01, noise=len(method), **about)
             fake_records.accuracy(root, round(1000 * (loss + change)), **about)
-    fake_records.perplexity(root, method="dense", identity={"pattern": "dense"})
+    fake_records.perplexity(root, method="dense")
     return root
 
 
@@ -98,7 +98,7 @@ def test_two_patterns_of_one_pair_are_in_its_name(two_patterns, cli):
 
 
 def test_patterns_that_do_not_meet_are_refused(two_patterns, cli):
-    fake_records.perplexity(two_patterns, method="dense", identity={"pattern": "dense", "quantizer": "int8"})
+    fake_records.perplexity(two_patterns, method="dense", identity={"quantizer": "int8"})
     code, _, err = compare(cli, two_patterns, "dense", "wanda")
 
     assert code == 2 and len(err.splitlines()) == 1

@@ -51,7 +51,7 @@ def data(tmp_path_factory):
     for side, loss in (("before", 0.0), ("after", 0.03)):
         root = home / "results" / side
         about = {"made": side, "provenance": {"commit": {"id": side[0] * 40, "dirty": False}}}
-        fake_records.perplexity(root, method="dense", identity={"pattern": "dense"}, **about)
+        fake_records.perplexity(root, method="dense", **about)
         fake_records.perplexity(root, loss, method="magnitude + retrain:from=magnitude", noise=1, **about)
         fake_records.perplexity(root, loss / 20, method="sparsegpt", seed=0, noise=len(side), **about)
         fake_records.accuracy(root, int(loss * 1000), 2, method="wanda", seed=0, **about)

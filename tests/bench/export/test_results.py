@@ -57,7 +57,7 @@ def root(tmp_path):
     """Two models: one whole, one of two seeds, one of which failed; and one that has no number at all."""
     root = tmp_path / "results"
     for make in (windows, questions, size):
-        make(root, method="dense", identity={"pattern": "dense"})
+        make(root, method="dense")
         make(root, method="sparsegpt", seed=0, identity={"quantizer": "int8"})
     fake_records.failed(root, method="sparsegpt", seed=1)
     return root
@@ -69,7 +69,7 @@ def exported(output, root, format_, out, *more):
 
 
 def test_every_eval_ever_takes_it(root, output, tmp_path):
-    fake_records.counted(root, "strangeness", 3.0, method="dense", identity={"pattern": "dense"})
+    fake_records.counted(root, "strangeness", 3.0, method="dense")
     said, found = exported(output, root, "eee", tmp_path / "out", "--organization", "us")
 
     assert "2 files, 2 models; skipped, without a number: 1 failed" in said
@@ -118,7 +118,7 @@ def test_every_number_is_in_it_with_its_error(root, output, tmp_path):
 
 
 def test_lm_evals_table_shows_every_number(root, output, tmp_path):
-    questions(root, "wiki_lastword", stderr=None, method="dense", identity={"pattern": "dense"})
+    questions(root, "wiki_lastword", stderr=None, method="dense")
 
     _, found = exported(output, root, "lm-eval", tmp_path / "out")
 
@@ -137,7 +137,7 @@ def test_lm_evals_table_shows_every_number(root, output, tmp_path):
 
 
 def test_a_filter_has_its_place_in_a_key(root, output, tmp_path):
-    about = {"method": "dense", "identity": {"pattern": "dense"}, "measure": "zeroshot", "protocol": "gsm8k@3.0"}
+    about = {"method": "dense", "measure": "zeroshot", "protocol": "gsm8k@3.0"}
     measure = {"name": "zeroshot", "config": {"task": "gsm8k", "version": "3.0"}}
     fake_records.counted(root, "exact_match_strict-match", 0.5, key_inputs={"measure": measure}, **about)
 
@@ -163,7 +163,7 @@ def test_lm_eval_finds_the_files_and_dates_them(root, output, tmp_path):
 
 
 def test_tasks_cut_to_other_lengths_are_not_in_one_file(root, output, tmp_path):
-    questions(root, limit=10, method="dense", identity={"pattern": "dense"})
+    questions(root, limit=10, method="dense")
 
     _, found = exported(output, root, "lm-eval", tmp_path / "out")
 
@@ -188,7 +188,7 @@ def put_changed(root, record, config, **protocol):
 
 def test_other_prompts_are_not_in_one_file(root, output, tmp_path):
     prompt = {"num_fewshot": 5, "apply_chat_template": True, "system_instruction": "Be brief."}
-    record = questions(tmp_path / "other", method="dense", identity={"pattern": "dense"})
+    record = questions(tmp_path / "other", method="dense")
     put_changed(root, record, prompt, prompt=describe_prompt(5, True, "Be brief.", None))
 
     _, found = exported(output, root, "lm-eval", tmp_path / "out")
@@ -201,7 +201,7 @@ def test_other_prompts_are_not_in_one_file(root, output, tmp_path):
 
 
 def test_rules_of_bos_are_not_in_one_file(root, output, tmp_path):
-    record = questions(tmp_path / "other", method="dense", identity={"pattern": "dense"})
+    record = questions(tmp_path / "other", method="dense")
     put_changed(root, record, {"bos": "auto"}, bos="auto")
 
     _, found = exported(output, root, "lm-eval", tmp_path / "out")

@@ -16,8 +16,6 @@ from helpers import fake_records, reports, runs
 from methods.errors import UserError
 from methods.pattern import Pattern
 
-DENSE = {"method": "dense", "identity": {"pattern": "dense"}}
-
 
 def tables(*roots, **options):
     (section,) = board.make_sections([read(root) for root in roots], **options)
@@ -38,7 +36,7 @@ def facts(table, name):
 
 
 def test_rows_of_all_folders_share_a_table_and_the_newest_record_wins(tmp_path):
-    fake_records.perplexity(tmp_path / "a", **DENSE)
+    fake_records.perplexity(tmp_path / "a", method="dense")
     fake_records.perplexity(tmp_path / "a", 0.5, method="wanda", seed=0, made="old")
     fake_records.perplexity(tmp_path / "b", 0.1, method="sparsegpt", seed=0)
     newer = {"provenance": {"recorded": "2026-02-01T00:00:00Z"}}
@@ -60,7 +58,7 @@ def test_a_row_of_an_older_model_or_text_is_neither_averaged_nor_compared(tmp_pa
     new = new | {"provenance": {"recorded": "2026-02-01T00:00:00Z"}}
     fake_records.perplexity(tmp_path, 0.3, method="wanda", seed=0, **old)
     fake_records.perplexity(tmp_path, 0.4, method="wanda", seed=1, **new)
-    fake_records.perplexity(tmp_path, **DENSE | new)
+    fake_records.perplexity(tmp_path, method="dense", **new)
 
     with pytest.raises(UserError, match=f"no table of tiny can be made: .* the {what} was another than in the newer"):
         tables(tmp_path)
@@ -93,7 +91,7 @@ def test_a_protocol_whose_rows_have_tasks_comes_before_one_of_more_rows(tmp_path
 
 
 def test_calibration_texts_are_not_mixed(tmp_path):
-    fake_records.perplexity(tmp_path, **DENSE)
+    fake_records.perplexity(tmp_path, method="dense")
     for text in ("c4@128x64", "wiki-mini@128x64"):
         fake_records.perplexity(tmp_path, 0.1, method="wanda", seed=0, identity={"calibration": text})
     one, other = tables(tmp_path)
@@ -104,7 +102,7 @@ def test_calibration_texts_are_not_mixed(tmp_path):
 
 
 def test_budgets_and_seeds_fold_into_the_largest_budget(tmp_path):
-    fake_records.perplexity(tmp_path, **DENSE)
+    fake_records.perplexity(tmp_path, method="dense")
     for tokens, loss in ((1000, 0.3), (4000, 0.1), (2000, 0.2)):
         for seed in (0, 1):
             training = {"training": f"wiki-mini@128x8, {tokens:,} tokens"}
@@ -119,7 +117,7 @@ def test_budgets_and_seeds_fold_into_the_largest_budget(tmp_path):
 
 
 def test_rows_of_other_settings_do_not_fold(tmp_path):
-    fake_records.perplexity(tmp_path, **DENSE)
+    fake_records.perplexity(tmp_path, method="dense")
     for text, loss in (("32, 4,000 tokens", 0.1), ("8, 4,000 tokens", 0.3), ("8, 4,000 tokens, recipe small", 0.4)):
         training = {"training": f"wiki-mini@128x{text}"}
         fake_records.perplexity(tmp_path, loss, method="cast", seed=0, identity=training)
@@ -135,7 +133,7 @@ def test_rows_of_other_settings_do_not_fold(tmp_path):
 
 
 def test_the_control_is_dense_ft_alone_with_its_usual_settings(tmp_path):
-    fake_records.perplexity(tmp_path, **DENSE)
+    fake_records.perplexity(tmp_path, method="dense")
     training = {"training": "wiki-mini@128x8, 4,000 tokens"}
     identity = training | {"pattern": "dense"}
     for method, loss in (("dense-ft", 0.2), ("dense-ft:lr=1e-3", 0.1), ("dense-ft:lr=9.0", 0.9)):
@@ -148,7 +146,7 @@ def test_the_control_is_dense_ft_alone_with_its_usual_settings(tmp_path):
 
 
 def test_a_question_flips_once_whatever_the_number_of_seeds(tmp_path):
-    fake_records.accuracy(tmp_path, **DENSE)
+    fake_records.accuracy(tmp_path, method="dense")
     for seed in (0, 1, 2):
         fake_records.accuracy(tmp_path, 100, 60, method="wanda", seed=seed)
     fake_records.accuracy(tmp_path, 100, 60, method="sparsegpt", seed=0)
@@ -183,9 +181,9 @@ def tasks(root, lost, **about):
 
 
 def test_the_mean_of_wanda7_and_its_worst_task_with_an_interval(tmp_path):
-    fake_records.perplexity(tmp_path, **DENSE)
+    fake_records.perplexity(tmp_path, method="dense")
     fake_records.perplexity(tmp_path, 0.1, method="wanda", seed=0)
-    tasks(tmp_path, 0, **DENSE)
+    tasks(tmp_path, 0, method="dense")
     tasks(tmp_path, 10, method="wanda", seed=0)
     (table,) = tables(tmp_path)
     assert cell(table, "wanda 2:4", "mean_acc").value == pytest.approx(0.46)
@@ -202,7 +200,7 @@ def test_the_mean_of_wanda7_and_its_worst_task_with_an_interval(tmp_path):
 
 
 def test_worst_tasks_have_intervals_with_a_prompt_and_a_limit(tmp_path):
-    for lost, about in ((0, DENSE), (10, {"method": "wanda", "seed": 0})):
+    for lost, about in ((0, {"method": "dense"}), (10, {"method": "wanda", "seed": 0})):
         for k, task in enumerate(reports.WANDA7):
             one = fake_records.accuracy(tmp_path / "plain", lost * (k + 1), protocol=f"{task}@1.0x1000", **about)
             protocol = one.identity.protocol.model_copy(update={"prompt": "5-shot"})
@@ -215,7 +213,7 @@ def test_worst_tasks_have_intervals_with_a_prompt_and_a_limit(tmp_path):
 
 
 def test_a_speed_stands_beside_the_same_artifact_whatever_measured_its_quality(tmp_path):
-    fake_records.perplexity(tmp_path, **DENSE)
+    fake_records.perplexity(tmp_path, method="dense")
     fake_records.perplexity(tmp_path, 0.1, method="wanda", seed=0)
     times = (1.4, 1.5, 1.45, 1.55)
     items = [Item(str(i), str(i), 1.0, 1.0, {"speedup": t}) for i, t in enumerate(times)]
@@ -231,14 +229,14 @@ def test_a_speed_stands_beside_the_same_artifact_whatever_measured_its_quality(t
 
 
 def test_speeds_without_a_dense_model_beside_them_are_shown(tmp_path):
-    about = {"measure": "speed", "protocol": "decode@b1,kv128", **DENSE}
+    about = {"measure": "speed", "protocol": "decode@b1,kv128", "method": "dense"}
     fake_records.counted(tmp_path, "tokens_per_s", 104.0, better="higher", unit="tokens/s", **about)
     (table,) = tables(tmp_path)
     assert [c.metric for c in table.columns if not c.hidden] == ["tokens_per_s"]
 
 
 def test_a_row_that_breaks_its_pattern_says_so(tmp_path):
-    fake_records.perplexity(tmp_path, **DENSE)
+    fake_records.perplexity(tmp_path, method="dense")
     fake_records.perplexity(tmp_path, 0.1, method="wanda", seed=0)
     fake_records.counted(tmp_path, "violated_groups", 7.0, method="wanda", seed=0)
     (table,) = tables(tmp_path)
@@ -251,9 +249,9 @@ def test_a_row_that_breaks_its_pattern_says_so(tmp_path):
 
 
 def test_a_search_is_a_folder_that_says_so_or_has_validation_splits_alone(tmp_path):
-    fake_records.perplexity(tmp_path / "run", **DENSE)
-    fake_records.perplexity(tmp_path / "lr", protocol="wiki-mini-validation@128", **DENSE)
-    fake_records.perplexity(tmp_path / "grid", **DENSE)
+    fake_records.perplexity(tmp_path / "run", method="dense")
+    fake_records.perplexity(tmp_path / "lr", protocol="wiki-mini-validation@128", method="dense")
+    fake_records.perplexity(tmp_path / "grid", method="dense")
     (tmp_path / "grid/about.toml").write_text('kind = "grid"\nabout = "Three budgets."\n')
     found = {name: searches.is_search(read(tmp_path / name)) for name in ("run", "lr", "grid")}
     assert found == {"run": False, "lr": True, "grid": True}
@@ -267,7 +265,7 @@ def test_a_search_is_a_folder_that_says_so_or_has_validation_splits_alone(tmp_pa
 
 @pytest.mark.parametrize("text", ['kind = "other"\n', 'kind = "search"\nname = "x"\n'])
 def test_an_invalid_about_is_refused(tmp_path, text):
-    fake_records.perplexity(tmp_path, **DENSE)
+    fake_records.perplexity(tmp_path, method="dense")
     (tmp_path / "about.toml").write_text(text)
     with pytest.raises(UserError, match="kind"):
         searches.is_search(read(tmp_path))
@@ -285,7 +283,7 @@ def test_the_hardware_limit_of_a_pattern(pattern, limit):
 
 
 def test_what_a_pattern_costs_is_drawn_where_a_method_has_several(tmp_path):
-    fake_records.perplexity(tmp_path, **DENSE)
+    fake_records.perplexity(tmp_path, method="dense")
     for method, shift in (("wanda", 0.1), ("sparsegpt", 0.0)):
         for pattern, loss in (("2:4", 0.4), ("4:8", 0.3), ("6:8", 0.1), ("50%", 0.2)):
             fake_records.perplexity(

@@ -63,7 +63,7 @@ def test_progress_line_tells_figures_and_a_time_counted_from_where_it_went_on(mo
 
 @pytest.fixture
 def rows(tmp_path):
-    fake_records.perplexity(tmp_path / "r", method="dense", identity={"pattern": "dense"})
+    fake_records.perplexity(tmp_path / "r", method="dense")
     fake_records.perplexity(tmp_path / "r", 0.1, method="wanda")
     fake_records.perplexity(tmp_path / "r", 0.2, method="magnitude", noise=1)
     return tmp_path / "r"

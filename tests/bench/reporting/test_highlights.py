@@ -107,7 +107,7 @@ def test_validation_splits_give_no_answer(tmp_path):
 
 
 def test_accuracy_is_better_higher_and_a_difference(tmp_path):
-    fake_records.accuracy(tmp_path, 0, method="dense", identity={"pattern": "dense"})
+    fake_records.accuracy(tmp_path, 0, method="dense")
     fake_records.accuracy(tmp_path, 100, method="good")
     fake_records.accuracy(tmp_path, 300, method="poor")
     (found,) = of(tmp_path)

@@ -387,7 +387,7 @@ def test_budgets_and_seeds_are_shown_on_demand_below_their_row(visit):
 
 
 def test_seeds_of_a_smaller_budget_are_below_it(tmp_path, chromium, heard):
-    fake_records.perplexity(tmp_path / "run", method="dense", identity={"pattern": "dense"})
+    fake_records.perplexity(tmp_path / "run", method="dense")
     for tokens, seed in ((4000, 0), (1000, 0), (1000, 1)):
         training = {"training": f"wiki-mini@128x8, {tokens:,} tokens"}
         fake_records.perplexity(tmp_path / "run", 100 / tokens, method="cast", seed=seed, noise=seed, identity=training)

@@ -12,8 +12,8 @@ from bench.results.rows import to_rows
 from helpers import fake_records
 
 MODEL = "smollm2-135m-instruct-q4"
-DENSE = {"method": "dense", "identity": {"model": MODEL, "pattern": "dense"}}
-PLAIN_INT8 = {"method": "dense", "identity": {"model": MODEL, "pattern": "dense", "quantizer": "int8"}}
+DENSE = {"method": "dense", "identity": {"model": MODEL}}
+PLAIN_INT8 = {"method": "dense", "identity": {"model": MODEL, "quantizer": "int8"}}
 CURVE = [
     {"step": 10.0, "S": 0.75, "flips": 0.001},
     {"step": 20.0, "S": 0.8, "flips": 0.002},
@@ -113,7 +113,7 @@ def test_a_file_is_not_compared_by_the_size_of_the_model_that_was_made_from_it(t
 
 
 def test_rows_without_tasks_stand_apart(tmp_path):
-    fake_records.perplexity(tmp_path, method="dense", identity={"pattern": "dense"})
+    fake_records.perplexity(tmp_path, method="dense")
     tasks = ("boolq", "rte", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
     fake_records.perplexity(tmp_path, 0.1, method="wanda", seed=0)
     fake_records.perplexity(tmp_path, 0.2, method="ria", seed=0)
@@ -138,7 +138,7 @@ def test_rows_without_tasks_stand_apart(tmp_path):
 
 
 def test_a_trained_row_is_compared_with_the_control_of_its_training(tmp_path):
-    fake_records.perplexity(tmp_path, method="dense", identity={"pattern": "dense"})
+    fake_records.perplexity(tmp_path, method="dense")
     for tokens, loss in (("1,000", 0.1), ("2,000", 0.4)):
         text = {"training": f"wiki-mini@128x8, {tokens} tokens"}
         fake_records.perplexity(tmp_path, loss - 0.3, method="dense-ft", seed=0, identity=text | {"pattern": "dense"})

@@ -208,7 +208,7 @@ def test_an_interval_from_one_seed_has_the_noise_of_rows_with_seeds(tmp_path):
         for seed in range(3):
             fake_records.perplexity(tmp_path, spread * seed, method=method, seed=seed)
     fake_records.perplexity(tmp_path, 0.1, 0.01, noise=1, method="sparsegpt", seed=0)
-    fake_records.perplexity(tmp_path, method="dense", identity={"pattern": "dense"})
+    fake_records.perplexity(tmp_path, method="dense")
     section = from_records.make_section(read(tmp_path), "one")
     (table,) = section.tables
 

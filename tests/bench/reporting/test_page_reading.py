@@ -13,9 +13,8 @@ LONG = "magnitude + retrain:kernel=foreach"
 def file(tmp_path_factory):
     """Write a leaderboard of thirty rows without intervals. Their perplexities have two to seven digits."""
     root = tmp_path_factory.mktemp("page")
-    about = {"method": "dense", "identity": {"pattern": "dense"}}
-    fake_records.perplexity(root / "run", noise=99, **about)
-    fake_records.counted(root / "run", "violated_groups", 0.0, **about)
+    fake_records.perplexity(root / "run", noise=99, method="dense")
+    fake_records.counted(root / "run", "violated_groups", 0.0, method="dense")
     for k, method in enumerate([LONG, *(f"m{k:02}" for k in range(28))]):
         fake_records.perplexity(root / "run", 0.3 * (k + 1), method=method, seed=0, noise=k)
         fake_records.counted(root / "run", "violated_groups", 0.0, method=method, seed=0)

@@ -16,8 +16,7 @@ TASKS = ("code/mbpp@3-shotx40", "code/humaneval@3-shotx40", "mathematics/gsm8k@8
 
 def put(root, model, method="dense", quantizer="none", *, factor=1.0, mega=100, tasks=TASKS, parameters=None):
     """A row with tracks, a perplexity and a size."""
-    identity = {"model": model, "quantizer": quantizer, "pattern": "dense" if method == "dense" else "2:4"}
-    about = {"method": method, "identity": identity}
+    about = {"method": method, "identity": {"model": model, "quantizer": quantizer}}
     fake_records.perplexity(root, **about)
     for task in tasks:
         fake_records.answers(root, task, factor, **about)
