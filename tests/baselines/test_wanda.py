@@ -16,29 +16,18 @@ def naive(weight, x, n, m):
     return weight.where(largest(score, n, m, NEAR), 0)
 
 
-@pytest.mark.parametrize(("n", "m"), [(2, 4), (3, 8)])
-def test_first_block_is_the_definition(n, m, llama, make_job):
-    job = make_job(llama, f"{n}:{m}")
-    dense = first_block(llama, job)
-
-    Wanda().apply(llama, job)
-
-    for name, (weight, x) in dense.items():
-        assert torch.equal(llama.get_submodule(name).weight, naive(weight, x, n, m)), name
-
-
-@pytest.mark.parametrize("text", ["50%", "30%"])
-def test_unstructured_is_counted_per_row(text, llama, make_job):
-    """Keep 16 of 32 weights in a row, or 22 (9.6 is rounded to 10)."""
+@pytest.mark.parametrize("text", ["2:4", "3:8", "50%", "30%"])
+def test_first_block_is_the_definition(text, llama, make_job):
+    """Unstructured, 16 of the 32 weights in each row are kept, or 22 (9.6 is rounded to 10)."""
     job = make_job(llama, text)
     dense = first_block(llama, job)
 
     Wanda().apply(llama, job)
 
     for name, (weight, x) in dense.items():
-        width = weight.shape[1]
-        kept = width - round(width * job.pattern.sparsity)
-        assert torch.equal(llama.get_submodule(name).weight, naive(weight, x, kept, width)), name
+        m = job.pattern.m or weight.shape[1]
+        n = job.pattern.n or m - round(m * job.pattern.sparsity)
+        assert torch.equal(llama.get_submodule(name).weight, naive(weight, x, n, m)), name
 
 
 def test_input_that_is_no_number_raises(llama, job):

@@ -60,19 +60,10 @@ def oracle():
     return naive()
 
 
-@pytest.mark.parametrize("kernel", ["reference", "foreach"])
+@pytest.mark.parametrize("kernel", ["reference", "foreach", pytest.param("fused", marks=pytest.mark.slow)])
 def test_hundred_steps_are_the_equations(kernel, oracle):
     params = parameters()
     train(params, adams(params, kernel=kernel), 100)
-
-    for p, want in zip(params, oracle, strict=True):
-        torch.testing.assert_close(p.detach().double(), want, **CLOSE)
-
-
-@pytest.mark.slow
-def test_compiled_kernel_is_the_equations(oracle):
-    params = parameters()
-    train(params, adams(params, kernel="fused"), 100)
 
     for p, want in zip(params, oracle, strict=True):
         torch.testing.assert_close(p.detach().double(), want, **CLOSE)

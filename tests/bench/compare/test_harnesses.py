@@ -134,17 +134,13 @@ def test_rows_of_a_leaderboard(harness, writer, tmp_path, cli, output):
 
 
 @every_harness
-def test_damaged_answers_are_refused_in_a_sentence(harness, writer, tmp_path):
-    writer(tmp_path, BEFORE).write_text("{")
-
+def test_damaged_and_missing_answers_are_refused_in_a_sentence(harness, writer, tmp_path):
+    answers = writer(tmp_path, BEFORE)
+    answers.write_text("{")
     with pytest.raises(UserError, match=f"{harness}.*measure it again"):
         elsewhere.read(tmp_path)
 
-
-@every_harness
-def test_a_folder_without_answers_says_how_to_keep_them(harness, writer, tmp_path):
-    writer(tmp_path, BEFORE).unlink()
-
+    answers.unlink()
     with pytest.raises(UserError, match="no answers to single questions"):
         elsewhere.read(tmp_path)
 

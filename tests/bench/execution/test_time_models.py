@@ -55,9 +55,8 @@ class Other(Fake):
 
 
 @pytest.fixture
-def engines(monkeypatch, tmp_path):
+def engines(monkeypatch, tmp_path, cache):
     """Two engines that are none, blocks of no length, and a machine whose bandwidth is known."""
-    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(time_models.Cpu, "peaks", lambda cpu: SimpleNamespace(bandwidth=1e9))
     monkeypatch.setattr(time_models, "BLOCK_S", 1e-7)
     monkeypatch.setattr(time_models, "PEAK_SIZE", 16)
@@ -219,9 +218,8 @@ def test_other_models_are_timed_dense_in_the_same_turn(engines, tmp_path, cli):
 
 
 @pytest.mark.slow
-def test_real_engines_on_a_small_model(tmp_path, monkeypatch, output):
+def test_real_engines_on_a_small_model(tmp_path, monkeypatch, output, cache):
     """The same exported graph twice, and torch; llama.cpp where it is installed."""
-    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(time_models, "BLOCK_S", 1e-4)
     names = ["torch", "onnxruntime", *(["llamacpp"] if importlib.util.find_spec("llama_cpp") else [])]
     args = ("speed", "--model", runs.tiny(tmp_path / "m"), "--engine", ",".join(names), "--tokens", 8, "--threads", 1)
@@ -250,8 +248,7 @@ def test_an_engine_on_a_cpu_names_the_command_that_puts_llama_cpp_beside_it(
     assert code == 0 and err.splitlines()[-1] == f"bench: to compare it with llama.cpp: {before}{command}"
 
 
-def test_an_export_is_made_once_for_a_dtype_a_torch_and_a_code(tmp_path, monkeypatch):
-    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "cache"))
+def test_an_export_is_made_once_for_a_dtype_a_torch_and_a_code(tmp_path, monkeypatch, cache):
     exported = []
 
     def export(folder, room, dtype, pattern):
@@ -288,8 +285,7 @@ def test_an_export_is_made_once_for_a_dtype_a_torch_and_a_code(tmp_path, monkeyp
         (("--engine", "torch", "--model", "opt-125m"), "model 'opt-125m' is not downloaded yet: run bench pull opt-125m"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_one_sentence(refused, monkeypatch, tmp_path, args, sentence):
-    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path))
+def test_what_cannot_be_is_one_sentence(refused, monkeypatch, tmp_path, cache, args, sentence):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert sentence in refused("speed", "--device", "cpu", "--model", "tiny", "--results", tmp_path, *args)
 

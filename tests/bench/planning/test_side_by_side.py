@@ -44,19 +44,15 @@ def cards(monkeypatch):
     )
 
 
-@pytest.mark.parametrize(("cores", "fit", "jobs", "threads"), [(8, 3, 3, 2), (2, 50, 2, 1), (16, 0, 1, 16)])
-def test_auto_goes_by_memory_and_cores(machine, cores, fit, jobs, threads):
+@pytest.mark.parametrize(
+    ("cores", "fit", "named", "jobs", "threads"),
+    [(8, 3, None, 3, 2), (2, 50, None, 2, 1), (16, 0, None, 1, 16), (8, 50, 4, 2, 4)],
+)
+def test_auto_goes_by_memory_and_cores_and_leaves_threads_that_were_named(machine, cores, fit, named, jobs, threads):
     machine(cores, fit)
-    plan = api.plan(runs.small("r", jobs="auto", threads=None))
+    plan = api.plan(runs.small("r", jobs="auto", threads=named))
 
     assert (plan.jobs, plan.measurements[0].artifact.threads) == (jobs, threads)
-
-
-def test_auto_leaves_threads_that_were_named(machine):
-    machine(8, 50)
-    plan = api.plan(runs.small("r", jobs="auto", threads=4))
-
-    assert (plan.jobs, plan.measurements[0].artifact.threads) == (2, 4)
 
 
 @pytest.mark.usefixtures("cards")
