@@ -8,13 +8,10 @@ python benchmarks/compiled.py [--rounds 10]
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from harness import finish, in_turn, like_a_worker, ratio, seconds, start

@@ -15,6 +15,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no benchmark waits for the hub
+
 from bench.execution.processes import worker_environment
 from bench.system import provenance
 from bench.system.cache import cache_dir

@@ -15,13 +15,10 @@ empty list leaves these models out.
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from harness import apart, draw_tokens, finish, like_a_worker, ratio, seconds, split, start
 

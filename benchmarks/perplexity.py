@@ -7,12 +7,9 @@ python benchmarks/perplexity.py
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from statistics import median
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from harness import apart, finish, in_turn, ratio, start

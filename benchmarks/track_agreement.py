@@ -9,15 +9,12 @@ python benchmarks/track_agreement.py WHEEL [--questions 100] [--tasks language/r
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
 import zipfile
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from harness import finish, like_a_worker, start

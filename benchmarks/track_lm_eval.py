@@ -8,10 +8,7 @@ python benchmarks/track_lm_eval.py [--questions 100]
 
 from __future__ import annotations
 
-import os
 from functools import partial
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from harness import finish, like_a_worker, start

@@ -10,14 +10,11 @@ python benchmarks/trained.py [--methods cast,retrain] [--steps 3] [--dtypes floa
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from harness import apart, finish, like_a_worker, split, start
 

@@ -9,13 +9,10 @@ python benchmarks/zeroshot.py [--rounds 3] [--tasks arc_easy,piqa] [--dtype bflo
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import yaml
 from harness import call, finish, in_turn, ratio, split, start

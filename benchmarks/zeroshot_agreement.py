@@ -8,13 +8,10 @@ python benchmarks/zeroshot_agreement.py [--questions 500] [--tasks arc_easy,piqa
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from statistics import median
 from typing import Any, NamedTuple
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from harness import finish, like_a_worker, start
