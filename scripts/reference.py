@@ -34,6 +34,7 @@ from typer.cli import get_docs_for_click
 from bench.catalog import registry
 from bench.catalog.declarations import CatalogEntry
 from bench.cli import main
+from bench.cli.listing import installed_by
 from bench.inputs.tracks import all_tasks
 from bench.planning import method_cost
 from bench.planning.spec import Spec
@@ -84,7 +85,9 @@ def facts(section: str, name: str) -> str:
     if entry.presets:
         presets = (f"`{name}:{p}` ({_fields(fields)})" for p, fields in entry.presets.items())
         rows.append(("presets", ", ".join(presets)))
-    rows += [("source", _paper(entry)), ("needs", ", ".join(entry.needs_with({}))), ("install", _install(entry))]
+    rows += [("source", _paper(entry)), ("needs", ", ".join(entry.needs_with({})))]
+    if install := installed_by(entry):
+        rows.append(("install", f"`{install}`"))
     rows.append((COST, escape(method_cost.describe(entry))))
     parts = ["\n".join(f"- **{label}**: {text}" for label, text in rows if text)]
     kind = registry.load(entry) if entry.target else None
@@ -180,12 +183,6 @@ def _typed_name(name: str, entry: CatalogEntry) -> str:
     if entry.settings_file:
         return f"{name}:{entry.settings_file}=FILE"
     return f"{name}:from=wanda" if entry.refines and not entry.prior else name
-
-
-def _install(entry: CatalogEntry) -> str:
-    if entry.extra:
-        return f"`pip install 'cast-bench[{entry.extra}]'`"
-    return f"`bench env create {entry.environment}`" if entry.environment else ""
 
 
 def commands() -> str:

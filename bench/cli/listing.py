@@ -75,7 +75,7 @@ def _entry(what: str, name: str, entry: CatalogEntry, long: bool) -> dict[str, A
     row |= {"paper": entry.paper, "year": str(entry.year or ""), "presets": " ".join(entry.presets)}
     if long and what == "methods":
         row |= {"trains": "yes" if entry.trains else "no", "estimated_on_llama2_7b": method_cost.describe(entry)}
-        row["installed_by"] = _installed_by(entry)
+        row["installed_by"] = installed_by(entry)
     if long:
         row["fields"] = " ".join(_fields(entry))
     return row
@@ -88,8 +88,8 @@ def _fields(entry: CatalogEntry) -> list[str]:
     return [f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default}" for f in fields]
 
 
-def _installed_by(entry: CatalogEntry) -> str:
-    """Return the command that installs the library of a method, or ""."""
+def installed_by(entry: CatalogEntry) -> str:
+    """Return the command that installs the library of an entry, or ""."""
     if entry.environment:
         return f"bench env create {entry.environment}"
     return pip_install(entry.extra) if entry.extra else ""

@@ -14,7 +14,7 @@ from bench.compare.seed_noise import SeedNoiseTable
 from bench.compare.settings import CompareSettings
 from bench.results import metrics
 from bench.results.record import Record
-from bench.stats import multiple_tests, power
+from bench.stats import multiple_tests
 from bench.stats.bootstrap import Estimate, students_t
 from bench.system.text import amount
 
@@ -232,7 +232,7 @@ def decide(
         return replace(row, verdict="REGRESSION") if loss > margin else row
     ends = (worse * judged.low, worse * judged.high)
     half = max(ends) - loss if loss <= margin else loss - min(ends)
-    return replace(row, verdict="INCONCLUSIVE", required_n=power.required_n(judged, loss, half * wider, margin))
+    return replace(row, verdict="INCONCLUSIVE", required_n=judged.required_n(loss, half * wider, margin))
 
 
 def _seed_hint(pair: MetricPair, source: str) -> str:

@@ -59,6 +59,31 @@ class Estimate:
             return value, None, None
         return (value, math.exp(self.low), math.exp(self.high)) if is_ratio else (value, self.low, self.high)
 
+    def required_n(self, loss: float, half: float, margin: float) -> tuple[int, str] | None:
+        """Return the n that would decide if the estimate stayed the same: its interval would exclude the margin.
+
+        The half-width of an interval falls as 1 / sqrt(n), where n counts the unit with most of the variance. More of this
+        unit leave the variance of the other.
+
+        Args:
+            loss: the estimate, positive if worse.
+            half: half-width of its interval, on the side that matters.
+
+        Returns:
+            n and its unit, or None where no n of either unit decides: the estimate is on the margin, or the other unit alone
+            leaves too much.
+        """
+        gap = abs(loss - margin)
+        if gap <= 0 or half <= 0:
+            return None
+        wanted = (gap / half) ** 2
+        units = [(self.n, 1 - self.seed_share, self.unit), (self.seeds, self.seed_share, "seeds")]
+        for n, own, unit in sorted(units, key=lambda one: -one[1]):
+            left = wanted - (1 - own)  # of the variance, for this unit
+            if own and left > 0 and n * own / left < 1e7:
+                return math.ceil(n * own / left), unit
+        return None
+
 
 class VarianceParts(NamedTuple):
     """The variance of a ratio estimator, between clusters and between seeds."""

@@ -1,6 +1,8 @@
-"""The picture of a training, and the figures that stand in the progress line."""
+"""The pictures of a training and of a search, and the figures that stand in the progress line."""
 
 import io
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from bench.execution import progress
 from bench.execution.listener import TimeLeft
 from bench.reporting import figures
+from bench.reporting.drawing import LIGHT
 from bench.results.record import Record
 from bench.results.store import Store
 from helpers import fake_records, reports, runs
@@ -92,3 +95,25 @@ def test_title_and_rows_from_papers_are_settings(rows, output, tmp_path, in_tmp_
         text = (tmp_path / "page/leaderboard.md").read_text()
         assert text.startswith("# Our \\*models\\*\n") and ("Published by others" in text) is has_papers
         assert "<title>Our *models*</title>" in (tmp_path / "page/leaderboard.html").read_text()
+
+
+def test_a_search_is_a_line_and_points_for_each_method(tmp_path):
+    trials = {"cast": [40.0, 30.0, 35.0], "elsa": [math.inf, 50.0, math.inf]}
+
+    first, second = (figures.draw_search(trials, tmp_path / name).read_text() for name in ("a.svg", "b.svg"))
+
+    assert first == second
+    assert ">cast</text>" in first and ">elsa</text>" in first
+    points = re.findall(r"<g clip-path[^>]*>(.*?)</g>", first, re.S)
+    assert sum(group.count("<use") for group in points) == 3 + 1
+
+
+def test_a_search_that_all_diverged_is_an_empty_panel(tmp_path):
+    assert figures.draw_search({"cast": [math.inf]}, tmp_path / "a.svg").exists()
+
+
+@pytest.mark.parametrize("count", [7, 12])
+def test_each_method_of_a_search_has_a_color_of_its_own(tmp_path, count):
+    svg = figures.draw_search({f"m{i}": [40.0 + i] for i in range(count)}, tmp_path / "a.svg").read_text()
+
+    assert len(set(re.findall(r'<use [^>]*stroke="(#\w{6})"', svg)) - {LIGHT["soft"]}) == count

@@ -9,7 +9,7 @@ from scipy.stats import t as student
 from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from bench.stats import bootstrap, mcnemar, multiple_tests, power, seed_noise
+from bench.stats import bootstrap, mcnemar, multiple_tests, seed_noise
 
 
 @pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (7, 7), (12, 3), (3, 12), (400, 350)])
@@ -255,9 +255,9 @@ def test_interval_covers(seeds, seed_sd):
 def test_n_that_would_decide():
     estimate = bootstrap.Estimate(0.004, 0.002, -0.001, 0.009, 0.1, 100, "questions")
 
-    assert power.required_n(estimate, 0.004, 0.005, 0.01) == (70, "questions")  # 100 (0.005 / 0.006)^2
-    assert power.required_n(estimate, 0.02, 0.04, 0.01) == (1600, "questions")  # 100 (0.04 / 0.01)^2
-    assert power.required_n(estimate, 0.01, 0.04, 0.01) is None
+    assert estimate.required_n(0.004, 0.005, 0.01) == (70, "questions")  # 100 (0.005 / 0.006)^2
+    assert estimate.required_n(0.02, 0.04, 0.01) == (1600, "questions")  # 100 (0.04 / 0.01)^2
+    assert estimate.required_n(0.01, 0.04, 0.01) is None
 
 
 def test_a_ratio_of_blocks_beyond_floats_is_infinite():
