@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from bench.catalog.entries import MEASURES
 from bench.results.metrics import METRICS, TIMINGS, Metric
@@ -20,7 +20,7 @@ Number = Annotated[float, Field(strict=True)]
 Amount = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 
 
-class CompareSettings(BaseModel):
+class CompareSettings(BaseModel, extra="forbid", frozen=True):
     """Settings of a gate. The dicts by metric replace the values of bench.results.metrics.
 
     A gate does not judge a metric without a margin. The margin `latency` is for all times and speeds, and so is
@@ -28,7 +28,6 @@ class CompareSettings(BaseModel):
     standard deviations of a row's number between calibration seeds, which replace those of the rows with several seeds.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     alpha: Number = Field(default=0.05, gt=0, lt=1)
     margins: dict[str, Amount] = {}
     tolerances: dict[str, Amount] = {}

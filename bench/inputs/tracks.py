@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from bench.inputs import hub
 from bench.system import digests
@@ -28,10 +28,9 @@ EVERYTHING = "all"
 """Name of all tracks together."""
 
 
-class TrackTask(BaseModel):
+class TrackTask(BaseModel, frozen=True, extra="forbid"):
     """A task of a track: a table of tracks.toml, which explains the fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     title: str
     licence: str
     shots: int
@@ -46,10 +45,9 @@ class TrackTask(BaseModel):
     cluster: str = ""
 
 
-class Question(BaseModel):
+class Question(BaseModel, extra="forbid", strict=True):
     """A stored question."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     id: Annotated[str, Field(min_length=1, max_length=200)]
     cluster: Annotated[str, Field(min_length=1, max_length=200)]
     contexts: Annotated[list[str], Field(min_length=1)]

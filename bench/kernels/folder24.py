@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -38,18 +38,16 @@ FORMAT_VERSION = 3
 DTYPES = {dtype_name(d): d for d in (*FLOAT_DTYPES, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)}
 
 
-class StoredTensor(BaseModel):
+class StoredTensor(BaseModel, extra="forbid", frozen=True):
     """One stored tensor."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     file: str
     sha256: str
 
 
-class PackedTensor(BaseModel):
+class PackedTensor(BaseModel, extra="forbid", frozen=True):
     """One tensor of the model."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["dense", "float", "int8", "int4"]
     shape: tuple[int, ...]
     """Shape in the model, [out, in] for a linear's weight."""
@@ -61,10 +59,9 @@ class PackedTensor(BaseModel):
     parts: dict[str, StoredTensor]
 
 
-class Manifest(BaseModel):
+class Manifest(BaseModel, extra="forbid"):
     """The content of packed24.json."""
 
-    model_config = ConfigDict(extra="forbid")
     format: Literal["packed24"] = "packed24"
     version: int = FORMAT_VERSION
     made_by: str

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from bench.inputs.bos import Bos
 from bench.planning.sizes import ModelSizes
@@ -17,11 +17,7 @@ from bench.system.grouping import group_by
 from bench.system.provenance import VERSION
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Stage(_Frozen):
+class Stage(BaseModel, frozen=True):
     """Method with its settings and pattern."""
 
     name: str
@@ -44,7 +40,7 @@ class Stage(_Frozen):
         return bool({"calibration", "training"} & set(self.needs))
 
 
-class CalibrationSet(_Frozen):
+class CalibrationSet(BaseModel, frozen=True):
     data: str
     content: str
     """Digest of the text."""
@@ -62,7 +58,7 @@ class CalibrationSet(_Frozen):
         return CalibrationText(**self.model_dump(include={*CalibrationText.model_fields}))
 
 
-class TrainingRun(_Frozen):
+class TrainingRun(BaseModel, frozen=True):
     """Training on `tokens` tokens of `data`, in steps of `batch` sequences of `seqlen` tokens."""
 
     data: str
@@ -84,7 +80,7 @@ class TrainingRun(_Frozen):
         return TrainingText(**self.model_dump(include={*TrainingText.model_fields}))
 
 
-class Artifact(_Frozen):
+class Artifact(BaseModel, frozen=True):
     """Model and its stages. The key has its content, not the places `folder` and `data_dir`, and not what follows from it."""
 
     model: str
@@ -231,7 +227,7 @@ class Artifact(_Frozen):
         )
 
 
-class Measurement(_Frozen):
+class Measurement(BaseModel, frozen=True):
     """One measure of one artifact. It makes one record."""
 
     artifact: Artifact

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from bench.catalog.choice import parse_chain, parse_method, parse_value
 from bench.measures.windowed import WindowSettings
@@ -19,11 +19,7 @@ MAX_TRIALS = 10_000
 Value = bool | int | float | str
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Range(_Table):
+class Range(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     """Values of a field: from `low` to `high`, both included, or one of `choices`."""
 
     low: int | float | None = None
@@ -85,7 +81,7 @@ class Range(_Table):
         return float(self.low or 0) <= value <= float(self.high or 0)
 
 
-class Search(_Table):
+class Search(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     """Table [search] of a spec."""
 
     trials: int = Field(ge=1, le=MAX_TRIALS)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from bench.inputs.shapes import PlannedModel
 from bench.planning.spec import Targets
@@ -19,10 +19,9 @@ from methods.pattern import Pattern
 from methods.targets import family_of, find_targets, input_widths, require_fit
 
 
-class ModelSizes(BaseModel):
+class ModelSizes(BaseModel, frozen=True):
     """Numbers of parameters of a model and its parts."""
 
-    model_config = ConfigDict(frozen=True)
     parameters: int
     outside: int
     """Parameters outside the blocks."""

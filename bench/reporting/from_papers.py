@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from bench.reporting import words
 from bench.reporting.view import ReportSection, Table, TableCell, TableColumn, TableRow
@@ -21,10 +21,9 @@ MAX_PERPLEXITY = 10**300
 CAVEAT = f"{MARK}: not comparable with the other rows. The reason is beside its source."
 
 
-class PaperRow(BaseModel):
+class PaperRow(BaseModel, extra="forbid", frozen=True):
     """A row of a file, by its header."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     model: Annotated[str, Field(min_length=1)]
     method: Annotated[str, Field(min_length=1)]
     pattern: Annotated[str, Field(min_length=1)]

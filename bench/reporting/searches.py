@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from bench.compare.result_set import ResultSet
 from bench.reporting.protocol import VALIDATION
@@ -21,10 +21,9 @@ RULE = (
 )
 
 
-class About(BaseModel):
+class About(BaseModel, extra="forbid"):
     """The file about.toml of a results folder. kind: a search for a recipe, a grid of runs, or results."""
 
-    model_config = ConfigDict(extra="forbid")
     kind: Literal["results", "search", "grid"] = "results"
     about: str = ""
     credit: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from bench.system import digests
 
@@ -31,16 +31,12 @@ def chain_label(stages: Sequence[str]) -> str:
     return " + ".join([*stages[:1], *later])
 
 
-class _IdentityPart(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 def _with_bos(label: str, bos: str) -> str:
     # Without BOS at the start of each sequence, a text has the name that it has in papers and in older records.
     return f"{label} with BOS" if bos in ("auto", "always") else label
 
 
-class Protocol(_IdentityPart):
+class Protocol(BaseModel, frozen=True, extra="forbid"):
     """The text or task of a measurement.
 
     seqlen: tokens of a window. limit: number of windows or questions, if not all. engine: library that ran the model, if the
@@ -63,7 +59,7 @@ class Protocol(_IdentityPart):
         return _with_bos(label, self.bos) + (f" in {self.engine}" if self.engine else "")
 
 
-class CalibrationText(_IdentityPart):
+class CalibrationText(BaseModel, frozen=True, extra="forbid"):
     """The calibration tokens: `sequences` sequences of `seqlen` tokens. None if the record does not say."""
 
     data: str
@@ -80,7 +76,7 @@ class CalibrationText(_IdentityPart):
         return f"{tokens}, all experts" if self.all_experts else tokens
 
 
-class TrainingText(_IdentityPart):
+class TrainingText(BaseModel, frozen=True, extra="forbid"):
     """The training tokens, in steps of `batch` sequences of `seqlen` tokens. None if the record does not say."""
 
     data: str
@@ -98,7 +94,7 @@ class TrainingText(_IdentityPart):
         return label + (f", recipe {self.recipe}" if self.recipe else "")
 
 
-class Identity(_IdentityPart):
+class Identity(BaseModel, frozen=True, extra="forbid"):
     """The name of a measurement. stages: methods as typed, in order."""
 
     model: str

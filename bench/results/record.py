@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError
 
 from bench.results.identity import Identity
 from bench.system import digests
@@ -62,8 +62,7 @@ class Item(NamedTuple):
     """Values of further metrics, by name."""
 
 
-class ReadingRow(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+class ReadingRow(BaseModel, extra="forbid", allow_inf_nan=False):
     metric: str
     value: Annotated[float, Field(strict=True)] | None
     unit: str
@@ -76,8 +75,7 @@ class NoItems(UserError):
     """A record has no scores of single items."""
 
 
-class ItemsFile(BaseModel):
-    model_config = ConfigDict(strict=True)
+class ItemsFile(BaseModel, strict=True):
     file: str
     rows: Annotated[int, Field(ge=1, le=MAX_ITEMS)]
     sha256: str
@@ -90,8 +88,8 @@ def max_items_bytes(rows: int) -> int:
     return HEADER_BYTES + ROW_BYTES * rows
 
 
-class _Shape(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True)
+class _Shape(BaseModel, extra="allow", strict=True):
+    """Part of a record that may have further fields."""
 
 
 class _Commit(_Shape):
@@ -154,10 +152,9 @@ class OtherSchema(UserError):
     """A record of another version, which is not damaged."""
 
 
-class Record(BaseModel):
+class Record(BaseModel, extra="forbid"):
     """The outcome of one measurement."""
 
-    model_config = ConfigDict(extra="forbid")
     schema_version: int = SCHEMA
     key: str
     identity: Identity

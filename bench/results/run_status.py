@@ -6,7 +6,7 @@ import fcntl
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from bench.system.cache import sweep_locks
 from bench.system.files import write_file
@@ -21,11 +21,7 @@ MAX_BYTES = 2**22
 Seconds = Annotated[float, Field(ge=0, le=1e11)]
 
 
-class _StatusPart(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class AtWork(_StatusPart):
+class AtWork(BaseModel, extra="forbid", allow_inf_nan=False):
     """An artifact that is being made. since: seconds since the epoch. left: seconds until its phase ends."""
 
     label: str
@@ -40,7 +36,7 @@ class AtWork(_StatusPart):
     left: Seconds | None = None
 
 
-class RunStatus(_StatusPart):
+class RunStatus(BaseModel, extra="forbid", allow_inf_nan=False):
     """A run. Times are seconds since the epoch. left: seconds until all of it ends, as of `updated`."""
 
     name: str
