@@ -100,7 +100,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
     if len(data) > MAX_JSON_BYTES:
         raise ValueError(f"more than {MAX_JSON_BYTES:,} bytes of JSON")
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        value = json.loads(data.decode(), object_pairs_hook=unique_names, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
@@ -123,10 +123,11 @@ def read_object(folder: Path, name: str) -> dict[str, Any] | None:
         return parse_object(stream.read(MAX_JSON_BYTES + 1))
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object. Readers differ in which of two equal names they take."""
     out = dict(pairs)
     if len(out) < len(pairs):
-        raise ValueError("a key occurs twice")
+        raise ValueError("it has a name twice in one object")
     return out
 
 

