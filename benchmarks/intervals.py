@@ -1,4 +1,4 @@
-"""Share of 95% intervals of a leaderboard that miss the truth, with one seed and with three.
+"""Share of 95% intervals of a leaderboard that miss the truth, with one seed, two and three.
 
 python benchmarks/intervals.py [--intervals 2000]
 
@@ -6,9 +6,8 @@ Two rows are equal, so the true ratio of their perplexities is 1. The losses by 
 perplexity rows of results/smollm2-135m-wanda7 or results/tiny-methods that are within 25% of each other, without its mean,
 with other articles drawn each time. Each seed moves each row by a normal deviate of the given standard deviation.
 
-Before: with one seed, no noise between seeds was added. After: it is added. It is measured on five other rows with three
-seeds each, as many as that model has, or on one such row, or assumed (bench/results/metrics.py). Three seeds: the interval
-has not changed.
+Before: no noise between seeds was added. After: it is added. It is measured on five other rows with three seeds each, as
+many as that model has, or on one such row, or assumed (bench/results/metrics.py).
 """
 
 from __future__ import annotations
@@ -81,10 +80,10 @@ def misses(found: bootstrap.Estimate) -> bool:
     return not found.low <= 0 <= found.high
 
 
-def measured_noise(deviation: float, rows: int, rng: np.random.Generator) -> SeedNoise:
-    """Return the noise that rows with SEEDS seeds show: a pooled variance, of the difference of two rows."""
+def measured_noise(deviation: float, rows: int, rng: np.random.Generator, seeds: int = 1) -> SeedNoise:
+    """Return the noise that rows with SEEDS seeds show: a pooled variance, of the difference of two rows' means over seeds."""
     freedom = rows * (SEEDS - 1)
-    return SeedNoise(2 * deviation**2 * float(rng.chisquare(freedom)) / freedom, freedom)
+    return SeedNoise(2 * deviation**2 * float(rng.chisquare(freedom)) / freedom / seeds, freedom)
 
 
 def simulate(intervals: int, deviation: float, changes: list[Losses], rng: np.random.Generator) -> dict[str, str]:
@@ -95,7 +94,9 @@ def simulate(intervals: int, deviation: float, changes: list[Losses], rng: np.ra
         "one seed, noise of one row",
         "one seed, noise assumed",
     )
-    missed = {kind: np.zeros(intervals, bool) for kind in (*kinds, "three seeds")}
+    several = {2: "two seeds", SEEDS: "three seeds"}
+    more = [f"{name}, {how}" for name in several.values() for how in ("before", "noise of five rows")]
+    missed = {kind: np.zeros(intervals, bool) for kind in (*kinds, *more)}
     for i in range(intervals):
         rows, tokens = changes[i % len(changes)]
         columns = rng.integers(len(tokens), size=len(tokens))
@@ -110,7 +111,10 @@ def simulate(intervals: int, deviation: float, changes: list[Losses], rng: np.ra
         )
         for kind, noise in zip(kinds, noises, strict=True):
             missed[kind][i] = misses(add_seed_noise(alone, noise, LEVEL))
-        missed["three seeds"][i] = misses(estimate(moved, weights))
+        for seeds, name in several.items():
+            mean, noise = estimate(moved[:seeds], weights), measured_noise(deviation, SEEDED_ROWS, rng, seeds)
+            missed[f"{name}, before"][i] = misses(mean)
+            missed[f"{name}, noise of five rows"][i] = misses(add_seed_noise(mean, noise, LEVEL))
     return {kind: share(of) for kind, of in missed.items()}
 
 

@@ -85,7 +85,7 @@ def compare(
 ) -> Interval | None:
     """Compare b with a, with an interval of coverage 1 - level. Returns None if they cannot be compared.
 
-    noises: noise between seeds, which is added if they share one seed.
+    noises: noise between seeds, which is added if they share few seeds.
     """
     pairs, _ = pair_seeds("", a, b, True)
     pair = next((p for p in pairs if p.metric == metric), None)
@@ -99,7 +99,7 @@ def compare(
     value, low, high = e.effect(pair.is_ratio)
     if low is None or high is None:
         return None
-    return Interval(value, low, high, e.n, e.unit, e.seeds, e.p, source if e.alone and e.seeds == 1 else "")
+    return Interval(value, low, high, e.n, e.unit, e.seeds, e.p, source if e.alone else "")
 
 
 def differ_from_best(table: Table, column: int) -> dict[Rows, bool]:

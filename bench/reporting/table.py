@@ -118,7 +118,8 @@ class PivotTable:
 
 def pivot(rows: list[Row], all_metrics: bool = False) -> PivotTable:
     """Pivot one model's rows. all_metrics: with the metrics that tables do not show."""
-    label_names = [c for c in IDENTITY[1:] if c in ALWAYS_SHOWN or _varies(rows, c)]
+    always = (*ALWAYS_SHOWN, *(["quantizer"] if any(row["quantizer"] != "none" for row in rows) else []))
+    label_names = [c for c in IDENTITY[1:] if c in always or _varies(rows, c)]
     averages = task_averages.average_rows(rows)
     rows = [r for r in rows if all_metrics or metrics.find(r["metric"]).in_tables] + averages
     columns = _columns(rows)

@@ -11,7 +11,7 @@ from bench.reporting.table import ABSENT, NO_TASKS, TextTable, caption
 from bench.results import metrics
 
 SEED_NOISE_NOTE = (
-    "Intervals of rows with one seed, and ranks, include the noise between seeds. Its standard deviation for a row:"
+    "Intervals of rows with few seeds, and ranks, include the noise between seeds. Its standard deviation for a row:"
 )
 
 

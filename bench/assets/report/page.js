@@ -368,7 +368,7 @@ function interval(table, a, b, c) {
   if (!pair) return null;
   const [value, n, unit, seeds, low = value, high = value, noise] = pair;
   const shared = [a, b].some((k) => table.data.rows[k].cells[c].records.length > seeds) ? " over shared seeds" : "";
-  const over = data.strings[unit] === "count" ? "" : `${seeds > 1 ? `${seeds} seeds, ` : ""}${n.toLocaleString("en")} ${data.strings[unit]}${noise === undefined ? "" : `; one seed, noise between seeds: ${data.strings[noise]}`}`;
+  const over = data.strings[unit] === "count" ? "" : `${seeds > 1 ? `${seeds} seeds, ` : ""}${n.toLocaleString("en")} ${data.strings[unit]}${noise === undefined ? "" : `; noise between seeds: ${data.strings[noise]}`}`;
   if (a < b) return { value, low, high, over, shared };
   return table.data.columns[c].ratio ? { value: 1 / value, low: 1 / high, high: 1 / low, over, shared } : { value: -value, low: -high, high: -low, over, shared };
 }

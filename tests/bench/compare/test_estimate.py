@@ -65,14 +65,19 @@ def test_value_is_the_difference_of_the_means_per_token():
     assert (got.seeds, got.n, got.unit) == (3, 30, "articles")
 
 
-def answers(before, after, articles):
-    """The change of an accuracy: before, after: 0 or 1 for each question; articles: of each."""
+def answers(before, after, articles, bits=None):
+    """The change of an accuracy: before, after: 0 or 1 for each question; articles: of each; bits: of all, on both sides."""
     reading = ReadingRow(metric="acc", value=1.0, unit="1", better="higher", stderr=0.1)
     one, other = (fake_records.record(method, measure="zeroshot", readings=[reading]) for method in ("a", "b"))
     ids, weights = np.arange(len(before)).astype(str), np.ones(len(before))
     scores = {
-        r.key: Items(ids, np.array(articles).astype(str), weights, {"value": np.array(values, dtype=float)})
-        for r, values in ((one, before), (other, after))
+        r.key: Items(
+            ids,
+            np.array(articles).astype(str),
+            weights,
+            {"value": np.array(values, dtype=float)} | ({"bits": 0.5 * bits[side] * weights} if bits else {}),
+        )
+        for side, (r, values) in enumerate(((one, before), (other, after)))
     }
     results = ResultSet("", (), lambda record: scores[record.key])
     return estimate.estimate_pair(MetricPair("", "acc", (one,), (other,)), results, results, 0.05)
@@ -105,6 +110,15 @@ def test_questions_of_few_articles_are_dependent_too(count):
     articles, right = np.repeat(np.arange(count), 12), np.ones(count * 12)
 
     assert answers(right, np.where(articles == 1, 0, right), articles).p > 0.3
+
+
+@pytest.mark.parametrize(("other", "is_exact"), [((1, 1), True), ((1, 2), False), (None, False)])
+def test_equal_answers_of_other_models_are_no_certainty(other, is_exact):
+    """Unless other scores show that the models are equal."""
+    found = answers(np.ones(50), np.ones(50), np.arange(50), other)
+
+    assert found.value == 0 and (found.low == found.high == 0) == is_exact
+    assert is_exact or -0.08 < found.low < -0.02 < 0.02 < found.high < 0.08
 
 
 def test_other_windows_are_not_paired():

@@ -59,6 +59,16 @@ def test_one_seed_can_be_within_its_margin(roots):
     assert "assumed" in row.reason
 
 
+def test_two_seeds_are_within_their_margin_only_with_the_noise_between_seeds(roots):
+    for seed in (0, 1):
+        fake_records.perplexity(roots[0], seed=seed)
+        fake_records.perplexity(roots[1], 0.001, 0.002, made="b", noise=1 + seed, seed=seed)
+
+    row = verdict(roots)["perplexity"]
+
+    assert row.verdict == "INCONCLUSIVE" and row.estimate.alone.high < np.log1p(0.005)
+
+
 def test_an_interval_wider_than_any_number_is_still_printed():
     estimate = Estimate(0.01, 1.0, -900.0, 900.0, 0.9, 2, "articles")
     row = Row("a", "perplexity", "INCONCLUSIVE", ratio=True, estimate=estimate)

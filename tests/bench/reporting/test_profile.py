@@ -1,6 +1,7 @@
 """The profile: what each track loses, in which order, which answers flip, and how rows are picked by it."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,11 +71,36 @@ def test_the_order_has_ties(table):
     assert profile.order(facts_of(table, "sparsegpt 2:4").tracks) == "code > mathematics > knowledge"
 
 
+def test_after_a_greater_sign_a_track_differs_from_all_of_the_tie_before_it(monkeypatch):
+    """The first and the last differ, and none from the one between them."""
+    losses = {n: SimpleNamespace(loss=SimpleNamespace(value=v), change=v) for n, v in (("a", 3), ("b", 2), ("c", 1))}
+    monkeypatch.setattr(profile, "differ_p", lambda x, y: 0.001 if x - y == 2 else 0.5)
+
+    assert profile.order(losses) == "a = b = c"
+    monkeypatch.setattr(profile, "differ_p", lambda x, y: 0.5 if (x, y) == (3, 2) else 0.001)
+    assert profile.order(losses) == "a = b > c"
+
+
 def test_only_the_same_tasks_are_compared(root, tmp_path):
     root = shutil.copytree(root, tmp_path / "profile")
     fake_records.answers(root, "mathematics/gsm8k@8-shotx20", n=20, method="wanda", seed=0)
 
     assert list(facts_of(table_of(root), "wanda 2:4").tracks) == ["knowledge", "code"]
+
+
+def test_a_task_with_two_limits_does_not_count_twice(tmp_path):
+    for method, seed in (("dense", None), ("wanda", 0)):
+        for task, factor in (
+            ("code/mbpp@3-shotx40", 1.4),
+            ("code/mbpp@3-shotx20", 1.1),
+            ("knowledge/arc@0-shotx40", 1.2),
+        ):
+            factor, n = factor if seed == 0 else 1.0, int(task[-2:])
+            fake_records.answers(tmp_path, task, factor, n=n, noise=0.03, method=method, seed=seed)
+    table = table_of(tmp_path)
+
+    assert list(facts_of(table, "wanda 2:4").tracks) == ["knowledge"]
+    assert not any("mean bits per byte code" in c.name for c in table.columns)
 
 
 def test_one_name_for_two_contents_is_not_compared(tmp_path):

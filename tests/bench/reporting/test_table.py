@@ -106,6 +106,11 @@ def test_a_failure_is_shown_where_its_protocol_never_succeeded():
     ]
 
 
+def test_a_quantizer_that_all_rows_share_is_shown():
+    assert [line["quantizer"] for line in lines([cell(value=5.0, quantizer="int8")])] == ["int8"]
+    assert not any("quantizer" in line for line in lines([cell(value=5.0)]))
+
+
 HOSTILE = ["=cmd|'/C calc'!A0", "<img src=x onerror=alert(1)>", "[red]x[/red]", "a | b `c` [d](javascript:e)"]
 
 

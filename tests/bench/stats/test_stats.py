@@ -1,5 +1,7 @@
 """Paired tests against their oracles: definitions written naively, and other people's implementations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -258,6 +260,31 @@ def test_n_that_would_decide():
     assert estimate.required_n(0.004, 0.005, 0.01) == (70, "questions")  # 100 (0.005 / 0.006)^2
     assert estimate.required_n(0.02, 0.04, 0.01) == (1600, "questions")  # 100 (0.04 / 0.01)^2
     assert estimate.required_n(0.01, 0.04, 0.01) is None
+    shared = replace(estimate, seed_share=0.4, seeds=2)
+    assert shared.required_n(0.004, 0.005, 0.01) == (58, "questions")  # 100 * 0.6 / ((0.006 / 0.005)^2 - 0.4)
+    assert shared.required_n(0.019, 0.01, 0.01) == (147, "questions")  # 100 * 0.6 / (0.9^2 - 0.4)
+    assert shared.required_n(0.015, 0.01, 0.01) is None, "the seeds alone leave too much, and so do the questions"
+
+
+def test_runs_of_timings_are_compared_by_their_means():
+    """Their blocks are not independent, so that two runs have one degree of freedom."""
+    rng = np.random.default_rng(3)
+    before, after = (np.exp(rng.normal(0, 0.01, (3, 12)) + rng.normal(0, 0.05, (3, 1))) for _ in range(2))
+    got = bootstrap.estimate_blocks(before, after, 0.05)
+    means = np.log(after / before).mean(1)
+
+    assert got.p == pytest.approx(ttest_1samp(means, 0).pvalue)
+    assert (got.low, got.high) == pytest.approx(tuple(ttest_1samp(means, 0).confidence_interval(0.95)))
+    assert (got.n, got.unit, got.seeds) == (12, "blocks", 3)
+
+
+def test_an_interval_of_two_seeds_has_the_noise_that_is_known():
+    estimate = bootstrap.Estimate(0.1, 0.01, 0.08, 0.12, 0.001, 30, "articles", seeds=2, seed_share=0.1, freedom=20)
+    noise = seed_noise.SeedNoise(0.02**2, 12)
+    found = seed_noise.add_seed_noise(estimate, noise, 0.05)
+
+    assert found.low < 0.06 and found.high > 0.14 and found.alone == estimate
+    assert seed_noise.add_seed_noise(estimate, seed_noise.SeedNoise(1e-8, 12), 0.05) == estimate
 
 
 def test_a_ratio_of_blocks_beyond_floats_is_infinite():
