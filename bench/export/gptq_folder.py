@@ -22,7 +22,7 @@ from methods.targets import as_regexes, family_of, find_targets
 LOADERS = {"gptq": ("gptqmodel", "optimum"), "awq": ("gptqmodel",)}
 """Packages with which transformers loads each format."""
 INSTEAD = "--format compressed-tensors"
-"""What to use for a model that float16 cannot hold."""
+"""Format for a model that float16 cannot hold."""
 
 
 def write(folder: Path, workdir: Path, kind: str, stored: StoredLinears | None, quantizer: str) -> dict[str, Any]:

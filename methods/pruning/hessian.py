@@ -148,7 +148,7 @@ class HessianWalk(Generic[T]):
 
 
 def mean_of_others(diagonal: Tensor, dead: Tensor) -> Tensor:
-    """Return the mean of a diagonal without its zeros, or 1. So dead inputs leave the scale of the damping as it is."""
+    """Return the mean of a diagonal without its zeros, or 1. So dead inputs do not change the scale of the damping."""
     live = diagonal[~dead]
     return live.mean() if len(live) else diagonal.new_ones(())
 
