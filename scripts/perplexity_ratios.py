@@ -60,7 +60,7 @@ def ratios(folder: str, *names: str) -> str:
         if r is None:
             sys.exit(f"{a} and {b} in {folder} cannot be compared: bench compare --results {folder} says why")
         over = f"{r.seeds} seeds, {r.n} {r.unit}" if r.seeds > 1 else f"{r.n} {r.unit}"
-        over += ", one seed" if r.seed_noise else ""
+        over += ", one seed" if r.seed_noise and r.seeds == 1 else ""
         floors = [ends.get(f"{name.partition('@')[0]}@{next(iter(rows[name]))}") for name in (a, b)]
         if None not in floors and floors[0] != floors[1]:
             over += f"; not one schedule: lr ends at {floors[0]} and {floors[1]} of its peak"
@@ -130,6 +130,10 @@ def found(folder: str) -> str:
         if method == control or not before or not after:
             return "–"
         r = pairwise.compare(before, after, "perplexity", results, seed_noises())
-        return f"{r.value:.3f} ({r.low:.3f} to {r.high:.3f}){', one seed' if r.seed_noise else ''}" if r else "–"
+        return (
+            f"{r.value:.3f} ({r.low:.3f} to {r.high:.3f}){', one seed' if r.seed_noise and r.seeds == 1 else ''}"
+            if r
+            else "–"
+        )
 
     return trained_rows.settings_table(trained_rows.read(newest(ReadOnlyStore(ROOT / folder))), ratio)

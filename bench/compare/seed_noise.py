@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from bench.compare.pairing import MetricPair
 from bench.results import metrics
-from bench.results.identity import IdentityKey
+from bench.results.identity import IdentityKey, Protocol
 from bench.results.record import Record
 from bench.stats.bootstrap import satterthwaite
 from bench.stats.seed_noise import SeedNoise, pool
@@ -23,12 +23,14 @@ UNROUNDED = {ONE_SHOT, TRAINED, TRANSFORMED, DESTROYED}
 """Kinds of rows but for those of dense weights that are only rounded, whose kind is their bits per weight."""
 DESTROYED_FROM = 100.0
 """Perplexity, over the least of the model and protocol, from which a row is destroyed: its draws differ by whole factors."""
-MIN_FREEDOM = 2.0
-"""Fewest degrees of freedom of a kind of row. With fewer, rows of other kinds are pooled: first of rounded dense
-weights of any bits, then of all rows of the model."""
+MIN_FREEDOM, MIN_OWN_FREEDOM = 2.0, 8.0
+"""Fewest degrees of freedom of a kind of row, and of its rows under one protocol, which are taken alone from there on. With fewer
+than the first, rows of other kinds are pooled: first of rounded dense weights of any bits, then of all rows of the model."""
 
-Kind = tuple[str, str, str]
-"""Model, kind of row, metric."""
+Kind = tuple[str, str, Protocol | None, str]
+"""Model, kind of row, protocol, metric."""
+Noises = tuple[str, SeedNoise, dict[Protocol, SeedNoise]]
+"""Kind of a row, and the noise between its seeds: the mean over its protocols, and by protocol."""
 
 
 class KnownNoise(NamedTuple):
@@ -58,7 +60,9 @@ class SeedNoiseTable:
         if pair.counted or not pair.definition.averages_items:
             return None
         sides = [one for one, *_ in (pair.before, pair.after) if one.identity.seed is not None]
-        found = [self.of(one.identity.model, self.kind_of(one), pair.definition) for one in sides]
+        found = [
+            self.of(one.identity.model, self.kind_of(one), pair.definition, one.identity.protocol) for one in sides
+        ]
         if not any(one.noise.variance for one in found):
             return None
         if len(set(found)) == 1:  # one estimate, used twice, has the degrees of freedom of one
@@ -86,22 +90,28 @@ class SeedNoiseTable:
         bits = self._bits.get(_row(record))
         return "dense" if bits is None else f"dense {bits:.0f}-bit"
 
-    def of(self, model: str, kind: str, metric: metrics.Metric) -> KnownNoise:
-        """Return the noise of a kind of row."""
-        key = (model, kind, metric.name)
+    def of(self, model: str, kind: str, metric: metrics.Metric, protocol: Protocol | None = None) -> KnownNoise:
+        """Return the noise of a kind of row, under this protocol if enough rows have seeds there."""
+        key = (model, kind, protocol, metric.name)
         if key not in self.known:
-            self.known[key] = self._find(model, kind, metric)
+            self.known[key] = self._find(model, kind, metric, protocol)
         return self.known[key]
 
-    def _find(self, model: str, kind: str, metric: metrics.Metric) -> KnownNoise:
+    def _find(self, model: str, kind: str, metric: metrics.Metric, protocol: Protocol | None) -> KnownNoise:
         if metric.name in self.given:
             return KnownNoise(SeedNoise(self.given[metric.name] ** 2), "as the settings say")
         rows = self._measured.get((model, metric.name), [])
-        own = [noise for of, noise in rows if of == kind]
-        rounded = [noise for of, noise in rows if {of, kind}.isdisjoint(UNROUNDED)]
-        every = [noise for of, noise in rows if of != DESTROYED or kind == DESTROYED]
-        for some, of in ((own, kind), (rounded, "dense"), (every, "other")):
-            if some and (noise := pool(some)).freedom >= MIN_FREEDOM:
+        same = [noises[protocol] for of, _, noises in rows if of == kind and protocol in noises]
+        own = [noise for of, noise, _ in rows if of == kind]
+        rounded = [noise for of, noise, _ in rows if {of, kind}.isdisjoint(UNROUNDED)]
+        every = [noise for of, noise, _ in rows if of != DESTROYED or kind == DESTROYED]
+        for some, of, least in (
+            (same, kind, MIN_OWN_FREEDOM),
+            (own, kind, MIN_FREEDOM),
+            (rounded, "dense", MIN_FREEDOM),
+            (every, "other", MIN_FREEDOM),
+        ):
+            if some and (noise := pool(some)).freedom >= least:
                 source = f"from {amount(len(some), f'{of} row')} with seeds"
                 return KnownNoise(noise, f"{kind} {_amount(noise, metric)} ({source})")
         noise = SeedNoise(metric.seed_noise**2)
@@ -125,12 +135,12 @@ class SeedNoiseTable:
             yield from ((record, r.value) for r in record.readings if r.metric == metric and r.value is not None)
 
     @cached_property
-    def _measured(self) -> dict[tuple[str, str], list[tuple[str, SeedNoise]]]:
-        """Return kind and variance of each row with several seeds, by model and metric.
+    def _measured(self) -> dict[tuple[str, str], list[Noises]]:
+        """Return kind and variances of each row with several seeds, by model and metric.
 
         A row that was measured under several protocols counts once, with the mean of its variances.
         """
-        rows: dict[tuple[IdentityKey, str], dict[IdentityKey, list[float]]] = {}
+        rows: dict[tuple[IdentityKey, str], dict[Protocol, list[float]]] = {}
         kinds: dict[IdentityKey, tuple[str, str]] = {}
         for record in self.records:
             if record.status != "ok" or record.identity.seed is None:
@@ -142,13 +152,19 @@ class SeedNoiseTable:
                 if reading.value is not None and metric.averages_items:
                     value = math.log(reading.value) if metric.is_ratio else reading.value
                     by_protocol = rows.setdefault((row, metric.name), {})
-                    by_protocol.setdefault(record.identity.key("seed"), []).append(value)
-        out: dict[tuple[str, str], list[tuple[str, SeedNoise]]] = {}
+                    by_protocol.setdefault(record.identity.protocol, []).append(value)
+        out: dict[tuple[str, str], list[Noises]] = {}
         for (row, name), by_protocol in rows.items():
-            if several := [numbers for numbers in by_protocol.values() if len(numbers) > 1]:
-                variance = statistics.fmean(statistics.variance(numbers) for numbers in several)
+            noises = {
+                protocol: SeedNoise(statistics.variance(numbers), len(numbers) - 1)
+                for protocol, numbers in by_protocol.items()
+                if len(numbers) > 1
+            }
+            if noises:
+                mean = statistics.fmean(noise.variance for noise in noises.values())
                 model, kind = kinds[row]
-                out.setdefault((model, name), []).append((kind, SeedNoise(variance, max(map(len, several)) - 1)))
+                freedom = max(noise.freedom for noise in noises.values())
+                out.setdefault((model, name), []).append((kind, SeedNoise(mean, freedom), noises))
         return out
 
 

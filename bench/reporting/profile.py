@@ -26,10 +26,7 @@ CAPTION = (
     "with the 95% interval of the pairs of questions. The noise between calibration seeds is not in it if a row has one seed. "
     "Rows are in the order of their bits per weight."
 )
-ORDER_CAPTION = (
-    "The track that loses most is first. After > a track loses significantly less than each that is joined by = before it; else = "
-    "joins it to them."
-)
+ORDER_CAPTION = "The track that loses most is first. Tracks that do not differ significantly have ranks in common."
 FLIPS_CAPTION = (
     "Share of questions whose ranked answer is another than the dense model's, with its 95% interval; after it, right to wrong "
     "(−) and wrong to right (+), in percent."
@@ -112,21 +109,16 @@ def worst(losses: Mapping[str, TrackLoss]) -> tuple[Bound | None, str]:
 
 
 def order(losses: Mapping[str, TrackLoss]) -> str:
-    """Return the tracks in the order of their losses, the largest first: "code > mathematics = reading".
+    """Return the tracks in the order of their losses, the largest first, with ranks: "code 1, mathematics 2–3, reading 2–3".
 
-    A track that differs from each of the tie before it comes after >, by Holm's p over all pairs. Else it joins the tie by =.
+    Ranks are ranges as in a leaderboard, by Holm's p over all pairs.
     """
     names = sorted(losses, key=lambda track: (-losses[track].loss.value, track))
     pairs = list(combinations(names, 2))
     p = multiple_tests.holm([differ_p(losses[a].change, losses[b].change) for a, b in pairs])
     differ = {frozenset(pair): multiple_tests.differs(x, ALPHA) for pair, x in zip(pairs, p, strict=True)}
-    out = names[0] if names else ""
-    tied = names[:1]
-    for name in names[1:]:
-        apart = all(differ[frozenset((name, other))] for other in tied)
-        tied = [name] if apart else [*tied, name]
-        out += (" > " if apart else " = ") + name
-    return out
+    ranks = multiple_tests.tie_groups(names, lambda a, b: differ[frozenset((a, b))])
+    return ", ".join(f"{name} {best}" if best == worst else f"{name} {best}–{worst}" for name, best, worst in ranks)
 
 
 def names_of(table: Table) -> list[str]:

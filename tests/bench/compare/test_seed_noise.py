@@ -39,6 +39,22 @@ def test_rows_of_a_kind_are_pooled_by_their_degrees_of_freedom(tmp_path):
     assert source == "one-shot 2.6% (from 2 one-shot rows with seeds)"
 
 
+@pytest.mark.parametrize(("rows", "deviation"), [(8, 0.02), (7, 0.03)])
+def test_rows_under_one_protocol_are_taken_alone_if_they_are_many(tmp_path, rows, deviation):
+    """The mean over both protocols is the noise of neither."""
+    deviation = deviation if rows == 8 else math.sqrt((0.02**2 + 0.04**2) / 2)
+    for i in range(rows):
+        for protocol, gap in (("wikitext2@512x120", 0.02), ("wiki-mini@128", 0.04)):
+            for seed in (0, 1):
+                fake_records.perplexity(tmp_path, gap * seed * 2**0.5, method=f"m{i}", seed=seed, protocol=protocol)
+    found = read(tmp_path).records
+    protocol = next(r.identity.protocol for r in found if r.identity.protocol.label == "wikitext2@512x120")
+
+    assert SeedNoiseTable(found).of("tiny", "one-shot", PERPLEXITY, protocol).noise.deviation == pytest.approx(
+        deviation
+    )
+
+
 def test_a_kind_without_seeds_takes_rows_of_other_kinds(tmp_path):
     rows = ("wanda", {0: 0.0, 1: 0.02, 2: 0.04}, {}), ("cast", {0: 0.0}, TRAINED)
 

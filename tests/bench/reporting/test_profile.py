@@ -67,18 +67,18 @@ def test_losses_are_means_over_tasks_and_the_worst_is_in_the_leaderboard(table):
 
 
 def test_the_order_has_ties(table):
-    assert profile.order(facts_of(table, "wanda 2:4").tracks) == "code > mathematics = knowledge"
-    assert profile.order(facts_of(table, "sparsegpt 2:4").tracks) == "code > mathematics > knowledge"
+    assert profile.order(facts_of(table, "wanda 2:4").tracks) == "code 1, mathematics 2–3, knowledge 2–3"
+    assert profile.order(facts_of(table, "sparsegpt 2:4").tracks) == "code 1, mathematics 2, knowledge 3"
 
 
-def test_after_a_greater_sign_a_track_differs_from_all_of_the_tie_before_it(monkeypatch):
+def test_ranks_of_tracks_are_ranges(monkeypatch):
     """The first and the last differ, and none from the one between them."""
     losses = {n: SimpleNamespace(loss=SimpleNamespace(value=v), change=v) for n, v in (("a", 3), ("b", 2), ("c", 1))}
     monkeypatch.setattr(profile, "differ_p", lambda x, y: 0.001 if x - y == 2 else 0.5)
 
-    assert profile.order(losses) == "a = b = c"
+    assert profile.order(losses) == "a 1–2, b 1–3, c 2–3"
     monkeypatch.setattr(profile, "differ_p", lambda x, y: 0.5 if (x, y) == (3, 2) else 0.001)
-    assert profile.order(losses) == "a = b > c"
+    assert profile.order(losses) == "a 1–2, b 1–2, c 3"
 
 
 def test_only_the_same_tasks_are_compared(root, tmp_path):
@@ -135,12 +135,12 @@ def test_tables_figure_and_latex_have_every_row(root, table):
     assert [line[0] for line in losses.lines] == ["sparsegpt 2:4", "wanda 2:4"], "the fewest bits first"
     assert losses.headers == ["row", "bits per weight", "perplexity ratio", "knowledge", "mathematics", "code"]
     assert losses.lines[1][5].startswith("40.") and "(" in losses.lines[1][5]
-    assert flips.lines[0][4].endswith(", −15.0 +5.0") and order.lines[0][2] == "code > mathematics > knowledge"
+    assert flips.lines[0][4].endswith(", −15.0 +5.0") and order.lines[0][2] == "code 1, mathematics 2, knowledge 3"
     (figure,) = (f for f in table_figures.draw_all(table, "tiny") if "what each track loses" in f.title)
     assert "wanda 2:4, code: 40" in figure.svg and figure.svg.count("bits") >= 2
     files = leaderboard.build([root], root / "no papers")
     assert b"Order of the losses" in files["leaderboard.md"]
-    assert latex.escape("code > mathematics = knowledge").encode() in files["leaderboard.tex"]
+    assert latex.escape("code 1, mathematics 2–3, knowledge 2–3").encode() in files["leaderboard.tex"]
 
 
 @pytest.mark.parametrize(
