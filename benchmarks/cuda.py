@@ -149,9 +149,9 @@ def show_use(results: Path) -> None:
     sizes = roofline.model_sizes(MODEL, None)
     weights = sizes.head + sum(out * width * count for (out, width), count in sizes.linears.items())
     name = torch.cuda.get_device_name().lower()
-    peak = next(
-        (spec.peak("bf16") for key, spec in roofline.device_specs().items() if key in name.replace(" ", "")), None
-    )
+    specs = roofline.device_specs()
+    key = next((key for key in sorted(specs, key=len, reverse=True) if key in name.replace(" ", "")), None)
+    peak = specs[key].peak("bf16") if key else None
     for record in ReadOnlyStore(results):
         rate = record.cost.get("training_tokens_per_s")
         if rate is None or record.identity.measure != "pattern" or record.identity.training.recipe != RECIPE:
