@@ -34,6 +34,9 @@ def _invalid(path: Path, what: str) -> UserError:
 
 def open_masks(path: Path) -> zipfile.ZipFile:
     """Open a mask file. Raise UserError if the file cannot be read, is not an npz, or has other members than masks."""
+    # A device has no end, and a pipe waits for its writer.
+    if path.exists() and not path.is_file():
+        raise _invalid(path, "not a regular file")
     try:
         archive = zipfile.ZipFile(path)
     except OSError as fault:

@@ -142,6 +142,10 @@ def _of_reproduction(record: Record) -> Iterator[str]:
     try:
         for kind, label in named:
             name = label.split(":")[0]
+            # A method may open its file when it is built, and the submitter chose the path.
+            if kind == "methods" and re.search("[:/]file=", label):
+                yield f"{name} reads a file that no one else has"
+                return
             if name not in ("none", *(provided - registry.SECTIONS[kind].keys())):
                 stages.append(registry.lookup(kind, choice.parse_method(label, kind).name))
         if identity.measure not in provided:

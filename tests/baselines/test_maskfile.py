@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import zipfile
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from bench import api
 from bench.catalog.choice import parse_method
 from bench.catalog.entries import METHODS
 from helpers import runs
+from helpers.limits import limits
 from helpers.trainings import weight_of
 from methods.contract import Prior
 from methods.errors import UserError
@@ -124,6 +126,13 @@ def test_no_npz_and_no_file(llama, job, tmp_path):
         apply(llama, job, tmp_path / "text.npz")
     with pytest.raises(UserError, match=r"^cannot read mask file .*: No such file"):
         apply(llama, job, tmp_path / "nowhere.npz")
+
+
+def test_a_pipe_and_a_device_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    for path in (tmp_path / "pipe.npz", "/dev/zero"):
+        with limits(), pytest.raises(UserError, match="not a regular file"):
+            parse_method(f"maskllm:file={path}")
 
 
 def test_a_prior_beside_a_file_and_another_digest(llama, job, tmp_path):

@@ -94,7 +94,7 @@ REFUSED = {
     "no file at all": ("cannot read submission|one folder", lambda d: d.clear()),
     # The folder.
     "no about.toml": ("needs a name to credit", lambda d: d.pop("about.toml")),
-    "about is no TOML": ("is not TOML", with_file("about.toml", b"\xff[")),
+    "about is no TOML": ("is not text in UTF-8", with_file("about.toml", b"\xff[")),
     "about has another key": ("invalid script in", with_file("about.toml", b'script = "x"\n' + ABOUT.encode())),
     "a credit of spaces": ("needs a name to credit", about('"Ada"', '" "')),
     "a credit that acts on a terminal": ("needs a name to credit", about('"Ada"', '"\\u001b[2J"')),
@@ -134,6 +134,14 @@ REFUSED = {
     "a model of a folder": ("no alias and no hub id", edited(identity={"model": "./my-model"})),
     "a method that is none": ("unknown method", keyed("stages", 0, "name", to="magic", identity={"stages": ("magic",)})),
     "a model made elsewhere": ("made elsewhere", keyed("stages", 0, "name", to="folder", identity={"stages": ("folder:path=x",)})),
+    "a method's own file": (
+        "maskllm reads a file that no one else has",
+        keyed("stages", 0, "name", to="maskllm", identity={"stages": ("maskllm:file=/dev/zero",)}),
+    ),
+    "a file of the stage before": (
+        "recon reads a file that no one else has",
+        keyed("stages", 0, "name", to="recon", identity={"stages": ("recon:from=maskllm/file=/dev/zero",)}),
+    ),
     "a text of one's own": (
         "is no corpus",
         lambda d: keyed("measure", "config", "corpus", to="my.txt", identity=protocol(d, name="my.txt"))(d),
@@ -174,7 +182,7 @@ REFUSED = {
 }  # fmt: skip
 DEFAULT = (
     "unpacks to much", "a link", "a path that climbs", "an edited number", "an edited number, sealed", "a published record",
-    "other windows", "better than dense",
+    "other windows", "better than dense", "a method's own file",
 )  # fmt: skip
 CASES = [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.full) for name in REFUSED]
 
