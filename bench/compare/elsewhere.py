@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.compare.harnesses import evalscope, every_eval_ever, lighteval, lm_eval
-from bench.compare.harnesses.evaluation import Evaluation, Question
+from bench.compare.harnesses.evaluation import FAULTS, Evaluation, Harness, Question, check_size
 from bench.compare.result_set import ResultSet
 from bench.results.derive import Items
 from bench.results.identity import Identity, Protocol
@@ -20,7 +20,7 @@ from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import Store
 from bench.system import digests
 from bench.system.cache import temporary_folder
-from methods.errors import UserError
+from methods.errors import UserError, first_line
 
 Array = np.ndarray[Any, Any]
 
@@ -52,7 +52,7 @@ def read(folder: Path) -> dict[str, Evaluation]:
     models: set[str] = set()
     for harness in HARNESSES:
         for results in sorted(harness.find(folder), key=lambda f: f.name):
-            for evaluation in harness.read(results):
+            for evaluation in _read_file(harness, results):
                 models |= {evaluation.about["model"]} if evaluation.about.get("model") else set()
                 known = found.setdefault(evaluation.task, evaluation)
                 if evaluation.made >= known.made:
@@ -65,6 +65,17 @@ def read(folder: Path) -> dict[str, Evaluation]:
         ways = "; ".join(f"{harness.name}: {harness.how}" for harness in HARNESSES)
         raise UserError(f"{folder} has no answers to single questions: measure again and keep them ({ways})")
     return found
+
+
+def _read_file(harness: Harness, results: Path) -> Iterator[Evaluation]:
+    """Read a file with results. Raise UserError for whatever a harness does not write."""
+    try:
+        for one in harness.read(results):
+            check_size([one.task, one.version, one.settings, one.higher, one.about])
+            yield one
+    except FAULTS as fault:
+        reason = first_line(fault)[:120]
+        raise UserError(f"{results} cannot be read as results of {harness.name} ({reason}): measure it again") from None
 
 
 def pair(a: Path, b: Path, *, whole: bool = False) -> Pairing:
@@ -109,8 +120,8 @@ def import_folder(folder: Path, results: Path, *, model: str, method: str, patte
             raise UserError(f"{folder} does not name the model of {task}: name it with --model")
         try:
             require_readable(record, items)
-        except UserError as fault:
-            raise UserError(f"{task} of {folder} cannot be a record: {fault}") from None
+        except (UserError, ValueError) as fault:
+            raise UserError(f"{task} of {folder} cannot be a record: {first_line(fault)}") from None
         made.append((record, items))
     store = Store(results)
     for record, items in made:

@@ -9,13 +9,38 @@ from typing import Any
 
 import yaml
 
-from bench.compare.harnesses.evaluation import Evaluation, Harness, Question, add_lines, facts, read_results, time_of
+from bench.compare.harnesses.evaluation import (
+    FAULTS,
+    Evaluation,
+    Harness,
+    Question,
+    add_lines,
+    check_size,
+    facts,
+    read_results,
+    read_whole,
+    time_of,
+)
 from bench.system import digests
 from methods.errors import UserError
 
+MAX_CONFIG = 2**21
+"""Largest file of settings in bytes."""
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Reads YAML without its merge keys, which a small file can nest to any number of values."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Leave a merge key as it is. No constructor takes one, so the file is refused."""
+
 
 def _find(folder: Path) -> list[Path]:
-    return [file for file in folder.rglob("reports/*/*.json") if (file.parents[2] / "reviews").is_dir()]
+    return [file for file in folder.rglob("reports/*/*.json") if file.is_file() and _reviews(file).is_dir()]
+
+
+def _reviews(report: Path) -> Path:
+    return report.parents[2] / "reviews"
 
 
 def _read(report: Path) -> Iterator[Evaluation]:
@@ -29,7 +54,7 @@ def _read(report: Path) -> Iterator[Evaluation]:
         "generation_config": run.get("generation_config"),
     }
     for subset in sorted(_subsets(about)):
-        file = home / "reviews" / report.parent.name / f"{name}_{subset}.jsonl"
+        file = _reviews(report) / report.parent.name / f"{name}_{subset}.jsonl"
         if file.is_file():
             found = Evaluation(
                 name if subset == "default" else f"{name}/{subset}",
@@ -49,8 +74,9 @@ def _read_run(home: Path) -> Mapping[str, Any]:
     """Return the settings of the run, or nothing if it kept none. Raise UserError if the file is damaged."""
     file = next(iter(sorted(home.glob("configs/task_config*.yaml"))), None)
     try:
-        run = yaml.safe_load(file.read_bytes()) if file else None
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as fault:
+        run = yaml.load(read_whole(file, MAX_CONFIG), _Loader) if file else None
+        check_size(run)
+    except (*FAULTS, yaml.YAMLError) as fault:
         raise UserError(f"{file} cannot be read ({' '.join(str(fault).split())}): measure it again") from None
     return run if isinstance(run, dict) else {}
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.system.provenance import format_time
-from methods.errors import UserError
+from methods.errors import UserError, first_line
+from methods.files import check_depth
 
 MAX_TIME = 2**33
 """Largest time in seconds since 1970 that is no error."""
@@ -20,6 +21,14 @@ MIN_TIME = 10**9
 """Smallest number that is a time, and no name of a folder."""
 MAX_LINE = 2**24
 """Largest line of a file of samples in bytes."""
+MAX_FILE = 2**28
+"""Largest file of results in bytes."""
+MAX_SETTINGS = 2**20
+"""Largest number of values and characters in the settings of a run."""
+MAX_SCORE = 1e150
+"""Largest score. The square of it is finite."""
+FAULTS = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError)
+"""Errors of a file whose values have other types or sizes than its harness writes."""
 
 
 class Question(NamedTuple):
@@ -59,6 +68,8 @@ class Evaluation:
             question = question._replace(document=f"{question.document}#{again}")
         known = self.scores.setdefault(question, {})
         for name, value in scores.items():
+            if isinstance(value, int | float) and MAX_SCORE < abs(value) < math.inf:
+                raise ValueError(f"a score beyond {MAX_SCORE:g}")
             if isinstance(value, int | float) and math.isfinite(value):
                 known[name] = float(value)
             else:
@@ -77,27 +88,59 @@ class Harness(NamedTuple):
     """Function that reads one of these files, and those with the answers beside it. It raises UserError."""
 
 
+def read_whole(file: Path, most: int) -> bytes:
+    """Return the content of a file. Raise ValueError if it is not a regular file, or has more than `most` bytes."""
+    if not file.is_file():
+        raise ValueError("not a regular file")
+    if (size := file.stat().st_size) > most:
+        raise ValueError(f"{size:,} bytes, more than {most:,}")
+    return file.read_bytes()
+
+
+def check_size(value: Any) -> None:
+    """Raise ValueError for a value that is too large or too deep for a record, or has text that is not UTF-8.
+
+    An alias of YAML counts each time, so that a value in itself is too large.
+    """
+    rest, size = [value], 0
+    while rest:
+        one = rest.pop()
+        size += 1 + (len(one) if isinstance(one, str | bytes) else 0)
+        if isinstance(one, dict):
+            rest += [*one, *one.values()]
+        elif isinstance(one, list | tuple | set):  # `!!omap` and `!!set` of YAML give the last two
+            rest += one
+        if size + len(rest) > MAX_SETTINGS:
+            raise ValueError(f"settings of more than {MAX_SETTINGS:,} values and characters")
+    check_depth(value)
+
+
 def read_results(file: Path, key: str, kind: type) -> dict[str, Any]:
     """Read a JSON object that has a value of this kind. Raise UserError if it is damaged."""
     try:
-        about = json.loads(file.read_bytes())
+        about = json.loads(read_whole(file, MAX_FILE))
         if isinstance(about, dict) and isinstance(about.get(key), kind):
             return about
         raise ValueError(f"it has no {key}")
-    except (OSError, ValueError, RecursionError) as fault:
-        raise UserError(f"{file} cannot be read as results of a harness ({fault}): measure it again") from None
+    except FAULTS as fault:
+        raise UserError(
+            f"{file} cannot be read as results of a harness ({first_line(fault)}): measure it again"
+        ) from None
 
 
 def add_lines(file: Path, harness: str, add: Callable[[Any], None]) -> None:
     """Call `add` with the JSON of each line. Raise UserError if a line is damaged."""
     with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE + 1), b""), 1):
             try:
                 if len(line) > MAX_LINE:
-                    raise ValueError(f"{len(line):,} bytes")
+                    raise ValueError(f"more than {MAX_LINE:,} bytes")
                 add(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as fault:
-                raise UserError(f"{file} line {number} is no sample of {harness} ({fault}): measure it again") from None
+            except FAULTS as fault:
+                reason = first_line(fault)
+                raise UserError(
+                    f"{file} line {number} is no sample of {harness} ({reason}): measure it again"
+                ) from None
 
 
 def time_of(file: Path, *written: Any) -> float:

@@ -4,10 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from bench.compare.harnesses.evaluation import Evaluation, Harness, Question, facts, read_results, time_in_name, time_of
+from bench.compare.harnesses.evaluation import (
+    FAULTS,
+    Evaluation,
+    Harness,
+    Question,
+    facts,
+    read_results,
+    read_whole,
+    time_in_name,
+    time_of,
+)
+from bench.results.parquet_pages import find_lie
 from bench.system import digests
-from methods.errors import UserError
+from methods.errors import UserError, first_line
+
+COLUMNS = ("doc", "metric")
+MAX_FILE = 2**30
+"""Largest file of details in bytes, and largest row group when unpacked."""
+MAX_UNPACKED = 2**32
+"""Largest size in bytes of all rows."""
+BATCH = 2**28
+"""Largest size in bytes of the rows that are unpacked at once, if one row has no more."""
 
 
 def _find(folder: Path) -> list[Path]:
@@ -19,8 +39,6 @@ def _details(results: Path) -> Path | None:
 
 
 def _read(results: Path) -> Iterator[Evaluation]:
-    import pandas
-
     about = read_results(results, "config_general", dict)
     general, versions = about["config_general"], about.get("versions")
     stamp, root = results.stem.removeprefix("results_"), _details(results)
@@ -36,16 +54,44 @@ def _read(results: Path) -> Iterator[Evaluation]:
             made=time_of(results, time_in_name(stamp)),
         )
         try:
-            rows = pandas.read_parquet(file, columns=["doc", "metric"])
-            for doc, metric in zip(rows["doc"], rows["metric"], strict=True):
+            for doc, metric in _rows(file):
                 query, instruction, gold = (digests.of(str(doc.get(k))) for k in ("query", "instruction", "gold_index"))
                 choices = digests.of([str(c) for c in doc.get("choices", ())])
                 question = Question(digests.of([query, choices]), digests.of([query, instruction]), gold)
                 found.add(question, "", metric)
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as fault:
-            raise UserError(f"{file} cannot be read as details of lighteval ({fault}): measure it again") from None
+        except FAULTS as fault:
+            reason = first_line(fault)
+            raise UserError(f"{file} cannot be read as details of lighteval ({reason}): measure it again") from None
         found.higher = {name: True for scores in found.scores.values() for name in scores}
         yield found
+
+
+def _rows(file: Path) -> Iterator[tuple[Any, Any]]:
+    """Yield the document and the scores of each row. Raise ValueError for a file that unpacks to too much."""
+    import pyarrow
+    from pyarrow import parquet
+
+    content = read_whole(file, MAX_FILE)
+    table = parquet.ParquetFile(pyarrow.BufferReader(content))
+    if wrong := find_lie(content, table.metadata):
+        raise ValueError(wrong)
+    largest = max((_unpacked(table.metadata.row_group(i)) for i in range(table.num_row_groups)), default=0)
+    if largest > MAX_FILE:
+        raise ValueError(f"unpacks to {largest:,} bytes, more than {MAX_FILE:,}")
+    unpacked = 0
+    # A dictionary holds a text once, and each row that has it unpacks it again.
+    for batch in table.iter_batches(max(1, min(1000, BATCH // max(1, largest))), columns=COLUMNS, use_threads=False):
+        unpacked += batch.nbytes
+        if unpacked > MAX_UNPACKED:
+            raise ValueError(f"unpacks to more than {MAX_UNPACKED:,} bytes")
+        rows = batch.to_pandas()
+        yield from zip(rows["doc"], rows["metric"], strict=True)
+
+
+def _unpacked(group: Any) -> int:
+    """Return the bytes of the columns that are read, with each text of a dictionary once."""
+    chunks = (group.column(i) for i in range(group.num_columns))
+    return sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in COLUMNS)
 
 
 HARNESS = Harness("lighteval", "lighteval --save-details", _find, _read)

@@ -1,6 +1,7 @@
 """Folders of lm-eval: questions are paired by content, and what cannot be paired is said."""
 
 import json
+import os
 
 import pytest
 
@@ -10,6 +11,7 @@ from bench.compare.verdict import compare
 from bench.results.check import check_folder
 from bench.stats.mcnemar import mcnemar_p, tango_interval
 from helpers import fake_records
+from helpers.limits import limits
 from methods.errors import UserError
 
 RIGHT_BEFORE = (1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1)
@@ -220,3 +222,27 @@ def test_an_imported_folder_is_a_row_of_a_leaderboard(tmp_path, cli, output):
 
 def test_an_import_needs_a_name(tmp_path, refused):
     assert "--model" in refused("import", str(answers(tmp_path / "a", RIGHT_BEFORE)), "--results", str(tmp_path / "r"))
+
+
+@pytest.mark.parametrize("higher", ["x", [1]])
+def test_directions_of_another_type(higher, tmp_path):
+    folder(tmp_path, [sample(0, 1)], higher_is_better={"piqa": higher})
+
+    with pytest.raises(UserError, match=r"results_.*json cannot be read as results of lm-eval"):
+        elsewhere.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["samples_piqa", "results"])
+def test_a_file_without_an_end(name, tmp_path):
+    folder(tmp_path, [sample(0, 1)])
+    (file,) = tmp_path.rglob(f"{name}_*")
+    os.truncate(file, 2**34)
+
+    with limits(), pytest.raises(UserError, match="more than"):
+        elsewhere.read(tmp_path)
+
+
+def test_a_name_that_no_record_can_have(tmp_path, refused):
+    folder(tmp_path / "in", [sample(0, 1)])
+
+    assert "cannot be a record" in refused("import", tmp_path / "in", "--model", "m\udcff", "--results", tmp_path / "r")

@@ -11,6 +11,7 @@ import yaml
 from bench.compare import elsewhere
 from bench.compare.settings import CompareSettings
 from bench.compare.verdict import compare
+from helpers.limits import limits
 from methods.errors import UserError
 
 BEFORE, AFTER = (1, 1, 1, 1, 1, 0, 0, 1), (0, 0, 1, 1, 1, 1, 0, 1)
@@ -177,3 +178,99 @@ def test_settings_of_evalscope_are_compared(tmp_path):
     file.write_text("!!python/object/apply:os.system ['true']")
     with pytest.raises(UserError, match=r"task_config\.yaml cannot be read"):
         elsewhere.read(tmp_path / "b")
+
+
+def changed(file, *path, to):
+    """Set a value in a file of one JSON object."""
+    about = json.loads(file.read_text())
+    inner = about
+    for part in path[:-1]:
+        inner = inner[part]
+    inner[path[-1]] = to
+    file.write_text(json.dumps(about))
+
+
+def nested(depth):
+    return {"a": nested(depth - 1)} if depth else 0
+
+
+SCOPE, EEE = "reports/mine/mini.json", f"mini/org/mine/{UUID}.json"
+OTHER_TYPES = {
+    "a metric": ("EvalScope", SCOPE, ("metrics",), [1]),
+    "categories": ("EvalScope", SCOPE, ("metrics", 0, "categories"), None),
+    "subsets": ("EvalScope", SCOPE, ("metrics", 0, "categories", 0, "subsets"), [3]),
+    "no text as model": ("EvalScope", SCOPE, ("model_name",), "\ud800"),
+    "a result": ("Every Eval Ever", EEE, ("evaluation_results",), [1]),
+    "deep settings": ("Every Eval Ever", EEE, ("evaluation_results", 0, "generation_config"), nested(500)),
+    "long settings": ("Every Eval Ever", EEE, ("evaluation_results", 0, "generation_config"), "x" * 2**21),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_TYPES)
+def test_results_of_other_types_and_sizes(case, tmp_path, refused):
+    harness, file, path, value = OTHER_TYPES[case]
+    WRITERS[harness](tmp_path / "in", BEFORE)
+    changed(tmp_path / "in" / file, *path, to=value)
+
+    err = refused("import", str(tmp_path / "in"), "--model", "m", "--results", str(tmp_path / "r"))
+    assert f"{file} cannot be read as results of {harness} (" in err
+
+
+def test_a_number_beyond_all_scores(tmp_path):
+    answers = every_eval_ever(tmp_path, BEFORE)
+    answers.write_text(answers.read_text().replace('"score": 1.0', f'"score": 1{"0" * 400}'))
+
+    with pytest.raises(UserError, match=r"line 1 is no sample of Every Eval Ever \(a score beyond"):
+        elsewhere.read(tmp_path)
+
+
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
+PAIRS = LAUGHS.replace("[", "!!omap [k: ").replace(", ", ", k: ")
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 30))
+
+
+@pytest.mark.parametrize("text", [LAUGHS, PAIRS, MERGES, "generation_config: &a [*a, *a]"], ids=lambda text: text[:30])
+def test_settings_that_multiply(text, tmp_path):
+    evalscope(tmp_path, BEFORE)
+    (tmp_path / "configs/task_config.yaml").write_text(text)
+
+    with limits(), pytest.raises(UserError, match=r"task_config\.yaml cannot be read"):
+        elsewhere.read(tmp_path)
+
+
+def test_an_alias_is_no_fault(tmp_path):
+    evalscope(tmp_path, BEFORE)
+    (tmp_path / "configs/task_config.yaml").write_text("a: &a {max_tokens: 8}\ngeneration_config: *a\n")
+
+    (found,) = elsewhere.read(tmp_path).values()
+    assert found.settings["generation_config"] == {"max_tokens": 8}
+
+
+@pytest.mark.parametrize("name", ["configs/task_config.yaml", "reports/mine/other.json"])
+def test_a_pipe_of_evalscope(name, tmp_path):
+    """A pipe beside the reports is no report."""
+    evalscope(tmp_path, BEFORE)
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+
+    with limits():
+        if name.startswith("reports"):
+            assert elsewhere.read(tmp_path)
+        else:
+            with pytest.raises(UserError, match="not a regular file"):
+                elsewhere.read(tmp_path)
+
+
+def test_a_text_that_a_dictionary_repeats(tmp_path, monkeypatch):
+    """Rows are read in batches, whose sizes count."""
+    file = lighteval(tmp_path, BEFORE)
+    rows = pandas.read_parquet(file)
+    rows = pandas.concat([rows] * 500, ignore_index=True)
+    rows["doc"] = [doc | {"query": "x" * 10**5} for doc in rows["doc"]]
+    rows.to_parquet(file)
+    assert file.stat().st_size < 10**6
+    monkeypatch.setattr("bench.compare.harnesses.lighteval.BATCH", 2**21)
+    monkeypatch.setattr("bench.compare.harnesses.lighteval.MAX_UNPACKED", 2**24)
+
+    with limits(bytes_=2**28), pytest.raises(UserError, match=r"details of lighteval \(unpacks to more than"):
+        elsewhere.read(tmp_path)
