@@ -69,6 +69,10 @@ def submit(
 
     source, root = results or RESULTS, published or RESULTS.parent
     if check:
+        if not root.is_dir():
+            raise UserError(
+                f"no folder {str(root)!r} to compare with: run it in a checkout, or name one with --published"
+            )
         if given := [o for o, v in (("--credit", credit), ("--about", about), ("--name", name), ("--licence", licence),
                                     ("--key", key), ("--out", out)) if v]:  # fmt: skip
             raise UserError(f"{given[0]} is for a new submission: leave it out with --check")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -66,6 +67,7 @@ def stage(source: Path, target: Path, who: Contributor, published: Sequence[Resu
         raise UserError(
             f"{source} has no new record with a number: {amount(len(finished), 'record')} are published already"
         )
+    published_in = Counter(known[key][0] for record in finished if (key := record.identity.key()) in known)
     store = Store(target)
     for record in new:
         if record.traceback:  # such a record has no items
@@ -79,7 +81,7 @@ def stage(source: Path, target: Path, who: Contributor, published: Sequence[Resu
     for count, why in (
         (len(checked.records) - len(done), "without numbers"),
         (len(done) - len(finished), "that a newer one replaces"),
-        (len(finished) - len(new), "that are published already"),
+        *((count, f"that are already in {name}") for name, count in sorted(published_in.items())),
         (sum(bool(record.traceback) for record in new), "submitted without their traceback"),
     ):
         if count:
@@ -142,4 +144,8 @@ def opened(path: Path) -> Iterator[tuple[Path, str]]:
             file = place / one
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
-        yield place / name, name
+        try:
+            yield place / name, name
+        except UserError as fault:
+            # The copy is deleted before anyone can look into it.
+            raise UserError(str(fault).replace(str(place / name), str(path))) from None

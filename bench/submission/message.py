@@ -13,8 +13,10 @@ from bench.submission.review import Effect, Review
 from bench.system.grouping import group_by
 from bench.system.text import amount
 
-MAX_COMMANDS, MAX_MOVED = 20, 10
-"""Largest numbers of commands, and of other rows whose rank moves, that the text lists."""
+MAX_COMMANDS, MAX_MOVED, MAX_REFUSALS = 20, 10, 50
+"""Largest numbers of commands, of other rows whose rank moves, and of refusals that the text lists."""
+MAX_REFUSAL = 500
+"""Largest length of a refusal. GitHub takes comments of 65,536 characters."""
 
 
 def text(review: Review, name: str) -> str:
@@ -41,7 +43,12 @@ def text(review: Review, name: str) -> str:
 
 def refusal(review: Review, name: str) -> str:
     """Return the text for a submission that is refused."""
-    return f"## Refused: {escape(name)}\n\n" + "\n".join(f"- {escape(one)}" for one in review.refusals) + "\n"
+    more = len(review.refusals) - MAX_REFUSALS
+    lines = [
+        *(escape(one[:MAX_REFUSAL]) for one in review.refusals[:MAX_REFUSALS]),
+        *([f"and {more:,} more"] if more > 0 else []),
+    ]
+    return f"## Refused: {escape(name)}\n\n" + "\n".join(f"- {line}" for line in lines) + "\n"
 
 
 def _of_effect(effect: Effect) -> Iterator[str]:

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bench.reporting.searches import About
+from bench.results.check import FolderCheck
 from bench.results.store import ReadOnlyStore
 from bench.submission import message, rules
-from bench.system import digests
+from bench.submission.review import Review
+from bench.system import archives, digests
 from helpers import fake_records
 
 ROOT = Path(__file__).parents[3]
@@ -102,7 +105,7 @@ def test_one_reason_of_several_records_is_said_once(checkout, cli, monkeypatch):
 def test_made_edited_refused_made_again_accepted(checkout, cli, output):
     code, out, err = cli(*MAKE)
     assert code == 0, err
-    assert "3 records that are published already left out" in err and "1 record without numbers left out" in err
+    assert "3 records that are already in results/base left out" in err and "1 record without numbers left out" in err
     assert "tiny-xeon-ada.zip: 3 records" in out
     archive, text = (checkout / "submissions" / f"tiny-xeon-ada.{kind}" for kind in ("zip", "md"))
     first = archive.read_bytes()
@@ -143,6 +146,35 @@ def test_what_a_command_line_refuses(checkout, refused, line, reason):
         shutil.copytree("results/base", "results/copy")  # base itself is not compared with itself
     assert reason in refused(*line)
     assert not (checkout / "submissions").exists()
+
+
+def test_an_archive_is_named_and_not_its_copy(checkout, cli, refused):
+    assert cli(*MAKE)[0] == 0
+    archive = Path("submissions/tiny-xeon-ada.zip")
+    with zipfile.ZipFile(archive) as packed:
+        files = {name: packed.read(name) for name in packed.namelist()}
+    files["tiny-xeon-ada/about.toml"] = b"["
+    archives.write(archive, list(files.items()))
+
+    err = refused("submit", archive, "--check")
+    assert str(archive / "about.toml") in err and "submission-" not in err
+
+
+def test_a_check_needs_results_to_compare_with(checkout, cli, refused):
+    assert cli(*MAKE)[0] == 0
+    shutil.rmtree("results")
+
+    assert "no folder 'results' to compare with" in refused("submit", "submissions/tiny-xeon-ada.zip", "--check")
+
+
+def test_refusals_are_listed_to_a_limit():
+    found = Review(
+        Path("x"), About(), FolderCheck((), 0, {}, (), ()), tuple(f"reason {i} " + "x" * 2000 for i in range(60))
+    )
+
+    lines = message.refusal(found, "x").splitlines()
+    assert lines[-2].startswith("- reason 49 x") and lines[-1] == "- and 10 more"
+    assert len("\n".join(lines)) < 65_536  # of a comment on GitHub
 
 
 def test_another_dense_number_than_the_published_one(checkout, refused):
