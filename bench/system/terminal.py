@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
 import shutil
 import sys
@@ -73,7 +74,8 @@ def raw_stream(stream: TextIO) -> TextIO:
 def make_console(stream: TextIO) -> Console:
     """Return a rich console that interprets no markup and makes the text of each segment printable.
 
-    stream: sys.stdout or sys.stderr. Lines in a file have any length.
+    stream: sys.stdout or sys.stderr. Lines in a file have any length. COLUMNS=0, as some terminals without a size set it,
+    is no width: rich would print nothing.
     """
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
@@ -85,7 +87,12 @@ def make_console(stream: TextIO) -> Console:
             for segment in super().render(renderable, options):
                 yield segment if segment.control else segment._replace(text=printable_lines(segment.text))
 
-    return PrintableConsole(file=raw_stream(stream), markup=False, highlight=False, emoji=False, soft_wrap=True)
+    environment = dict(os.environ)
+    if not environment.get("COLUMNS", "").strip("0"):
+        environment.pop("COLUMNS", None)
+    return PrintableConsole(
+        file=raw_stream(stream), markup=False, highlight=False, emoji=False, soft_wrap=True, _environ=environment
+    )
 
 
 def width_of(stream: TextIO) -> int | None:

@@ -52,6 +52,16 @@ def test_a_traceback_is_only_shown():
     assert "ValueError: �]52;c;eA==�" in ended.stderr and "\x1b" not in ended.stderr
 
 
+@pytest.mark.parametrize("columns", ["0", "000"])
+def test_no_columns_are_no_width(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    file = io.StringIO()
+
+    terminal.make_console(file).print("some text")
+
+    assert file.getvalue() == "some text\n"
+
+
 def test_an_old_encoding_breaks_nothing():
     code = "from bench.system.terminal import make_output_printable as m; m(); print('± é, −0.3 to ×2')"
     environment = {"PYTHONIOENCODING": "ascii", "PYTHONPATH": ":".join(sys.path)}
