@@ -51,6 +51,14 @@ def require_utf8() -> None:
 
 
 def forget_current_folder() -> None:
-    """Stop `python -m bench` from searching the current folder first, unless it holds this package."""
-    if not sys.flags.safe_path and sys.path and Path(sys.path[0] or ".").resolve() == Path.cwd() != ROOT:
+    """Stop `python -m bench` from searching the current folder first, unless it holds this package.
+
+    Exit with code 2 if the current folder was deleted: no relative path means anything there.
+    """
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        print("bench: the current folder was deleted: change to another", file=sys.stderr)
+        sys.exit(2)
+    if not sys.flags.safe_path and sys.path and Path(sys.path[0] or ".").resolve() == here != ROOT:
         del sys.path[0]

@@ -61,3 +61,21 @@ def test_text_is_utf_8_whatever_the_locale():
     text, terminal = run.stdout.split()
     assert codecs.lookup(text).name == "utf-8" and codecs.lookup(terminal).name == "ascii"
     assert interpreter.environment()["PYTHONUTF8"] == "1"
+
+
+def test_a_deleted_current_folder_is_a_sentence(tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    script = 'rmdir "$PWD"; exec "$0" -m bench ls methods'
+    done = subprocess.run(
+        ["sh", "-c", script, sys.executable],
+        cwd=here,
+        env=interpreter.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("bench: the current folder was deleted: change to another\n")
+    assert "Traceback" not in done.stderr
