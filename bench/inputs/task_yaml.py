@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import stat
 from collections.abc import Iterator
 from functools import cache
 from glob import glob
@@ -22,6 +23,13 @@ FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
 
 GENERATED = 256
 """Largest number of tokens that lm-eval generates for a task that does not say."""
+
+MAX_BYTES = 2**20
+"""Largest size of a YAML file."""
+MAX_FILES = 100
+"""Largest number of files that a task is read from."""
+MAX_VALUES = 10_000
+"""Largest number of values in `dataset_kwargs`. Aliases of aliases can repeat a value very often."""
 
 _NAME = re.compile(rb"^(task|group|tag):[ \t]*['\"]?([A-Za-z0-9_.-]+)", re.MULTILINE)
 _FUNCTION = re.compile(r"!function\s+['\"]?([\w.]+)")
@@ -61,36 +69,70 @@ def tasks_root() -> Path:
 
 @cache
 def read_task(name: str, file: str) -> Task:
-    """Read the description of a task. Raise UserError for a user's whose questions are in local files that do not exist."""
+    """Read the description of a task.
+
+    Raises:
+        UserError: the questions of a user's task are in local files that do not exist, or its dataset_kwargs are too long.
+    """
     if not file:
         return Task(name, "", "", wikimini.TASK_VERSION, wikimini.TASKS_DIGEST)
     read: list[tuple[Path, str]] = []
     config = _read(tasks_root() / file, read)
     texts = [text for _, text in read]
-    path = str(config.get("dataset_path") or "")
+    kwargs = config.get("dataset_kwargs")
+    try:
+        remote = any("://" in text for text in list(_strings(kwargs)))
+    except ValueError as fault:
+        raise UserError(f"dataset_kwargs of task file {file!r} has {fault}: correct it") from None
+    path = _text(config, "dataset_path")
     about = config.get("metadata")
     shots = config.get("num_fewshot")
     if Path(file).is_absolute():
         texts += [digests.of_file(used) for used in (*_data_files(config), *_code_files(read))]
-    split = str(config.get("test_split") or config.get("validation_split") or "")
+    split = _text(config, "test_split") or _text(config, "validation_split")
     files = tuple(map(str, _data_files(config, split)))
-    kwargs = config.get("dataset_kwargs")
-    if Path(file).is_absolute() and path in FILE_FORMATS and kwargs and not files and "://" not in str(kwargs):
+    if Path(file).is_absolute() and path in FILE_FORMATS and kwargs and not files and not remote:
         of = f" for its split {split!r}" if split else ""
         raise UserError(f"task file {file!r} names no file that exists{of}: correct dataset_kwargs")
     return Task(
         name,
         file,
         "" if path in FILE_FORMATS else path,
-        str(about.get("version", "")) if isinstance(about, dict) else "",
+        _version(about.get("version", "")) if isinstance(about, dict) else "",
         digests.of(texts),
-        str(config.get("dataset_name") or ""),
+        _text(config, "dataset_name"),
         shots if type(shots) is int else None,
         split,
         files,
         prompt if isinstance(prompt := config.get("doc_to_text"), str) else "",
         _most_generated(config),
     )
+
+
+def _text(config: dict[str, Any], key: str) -> str:
+    """Return a text of a task's description; "" for a value of another type."""
+    return value if isinstance(value := config.get(key), str) else ""
+
+
+def _version(value: Any) -> str:
+    is_number = isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**9)
+    return str(value) if is_number or isinstance(value, str) else ""
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield all strings in a value. Raise ValueError if it has more than MAX_VALUES values."""
+    left, count = [value], 0
+    while left:
+        count += 1
+        if count + len(left) > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES:,} values")
+        one = left.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict):
+            left += [*one, *one.values()]
+        elif isinstance(one, list | tuple | set):
+            left += one
 
 
 def most_generated(arguments: str, default: int) -> int:
@@ -113,10 +155,18 @@ def read_own(path: Path) -> str:
         config = _read(path, [])
         name = config.get("task")
     # The library raises a ValueError or a LookupError for a value that is not of its tag, for example the date 2024-13-45.
-    except (OSError, ValueError, LookupError, yaml.YAMLError, AttributeError, TypeError, RecursionError) as fault:
-        raise UserError(
-            f"task file {str(path)!r} cannot be read ({' '.join(str(fault).split())}): correct it"
-        ) from None
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        yaml.YAMLError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+        MemoryError,
+    ) as fault:
+        reason = " ".join(str(fault).split()) or type(fault).__name__
+        raise UserError(f"task file {str(path)!r} cannot be read ({reason}): correct it") from None
     if not isinstance(name, str) or not name:
         raise UserError(f"task file {str(path)!r} names no task: add a line such as task: my_task")
     return name
@@ -190,7 +240,16 @@ _Loader.add_constructor("!function", lambda loader, node: loader.construct_scala
 
 
 def _read(path: Path, read: list[tuple[Path, str]]) -> dict[str, Any]:
-    """Read a YAML file with its includes, whose keys it overrides. Each file and its text are appended to `read`."""
+    """Read a YAML file with its includes, whose keys it overrides. Each file and its text are appended to `read`.
+
+    Raises:
+        ValueError: a file is not regular or too large, or the files are too many.
+    """
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_BYTES:
+        raise ValueError(f"{path} is not a regular file of at most {MAX_BYTES:,} bytes")
+    if len(read) == MAX_FILES:
+        raise ValueError(f"it includes more than {MAX_FILES} files")
     text = path.read_text()
     read.append((path, text))
     config: dict[str, Any] = yaml.load(text, Loader=_Loader) or {}
