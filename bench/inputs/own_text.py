@@ -24,6 +24,8 @@ TEMPLATE_BYTES = 2**30
 """Memory that a chat template may take for a list of messages, in bytes."""
 MAX_ADDED_TEXT, MAX_REPEATED = 100_000, 20
 """Largest number of characters that a chat template adds, and of characters for each of the messages. Both are generous."""
+PARQUET_BYTES, PARQUET_EXPANSION = 2**30, 100
+"""Largest size of the text in a Parquet file: so many bytes, and so many for each byte of the file."""
 STATM = Path("/proc/self/statm")
 
 Render = Callable[[list[Any]], str]
@@ -110,10 +112,15 @@ def _read_parquet(file: Path, field: str, render: Render | None) -> Iterator[str
     from pyarrow import ArrowException, parquet
 
     try:
+        left = PARQUET_BYTES + PARQUET_EXPANSION * file.stat().st_size
         opened = parquet.ParquetFile(file)
         wanted = [name for name in ([field] if field else [TEXT, MESSAGES]) if name in opened.schema_arrow.names]
-        for batch in opened.iter_batches(columns=wanted[:1]) if wanted else ():
+        # A file of some bytes can refer to one long text very often, so few rows at once.
+        for batch in opened.iter_batches(batch_size=256, columns=wanted[:1]) if wanted else ():
             for row in batch.to_pylist():
+                left -= len(str(row))
+                if left < 0:
+                    raise UserError(f"{file} repeats text far beyond its size: remove the repetitions")
                 yield _text_of(row, field, render, str(file), "a table with a")
     except (ArrowException, OSError, UnicodeDecodeError) as fault:
         raise UserError(f"{file} cannot be read as Parquet ({fault}): write it again, or use another file") from None
