@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from bench.system.files import atomic_write, write_file
 from bench.system.text import printable
 from methods.errors import UserError
 
@@ -117,12 +118,12 @@ def require_format(file: Path) -> None:
 def save_figure(figure: Figure, file: Path, title: str) -> Path:
     """Write a figure in the format of the file's suffix, which `require_format` checks. Return the file."""
     require_format(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".svg":
-        file.write_text(to_file(to_svg(figure, title)), encoding="utf-8")
+        write_file(file, to_file(to_svg(figure, title)))
     else:
         _make_printable(figure)
-        figure.savefig(file, dpi=144)
+        with atomic_write(file) as temporary:
+            figure.savefig(temporary, format=file.suffix[1:], dpi=144)
     return file
 
 
