@@ -31,7 +31,7 @@ from bench.results import signatures
 from bench.results.rows import frame_to_csv, to_frame
 from bench.results.signatures import SIGNED_BY
 from bench.results.store import RESULTS
-from bench.system.files import write_file
+from bench.system.files import sweep, write_file
 from bench.system.text import escape_markdown
 from methods.errors import UserError
 
@@ -171,7 +171,12 @@ def _with_signers(section: ReportSection, signers: Mapping[str, str]) -> ReportS
 
 
 def write(files: dict[str, bytes], folder: Path) -> list[Path]:
-    """Write the files and delete those of an earlier leaderboard. Raise UserError if the folder cannot be written."""
+    """Write the files, and delete those of an earlier leaderboard and unfinished files of killed processes.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    sweep(folder, f".{NAME}*.tmp")
     try:
         for name, content in files.items():
             write_file(folder / name, content)

@@ -104,6 +104,15 @@ def test_report_writes_the_same_bytes_twice_and_a_check_names_what_is_stale(cli,
     assert (here / "reports/notes.txt").exists() and (here / "reports/leaderboard-notes.txt").exists()
 
 
+def test_unfinished_files_of_a_killed_report_are_deleted(output, here):
+    (here / "reports").mkdir()
+    unfinished, other = (here / "reports" / f".{name}.tmp" for name in ("leaderboard.html.0123", "notes"))
+    for file in (unfinished, other):
+        file.touch()
+    output("report")
+    assert not unfinished.exists() and other.exists()
+
+
 def test_what_prints_and_what_writes(cli, output, here):
     for args in (["--results", "results/first"], ["--results", "results/first", "--format", "md"]):
         assert "sparsegpt" in output("report", *args)
