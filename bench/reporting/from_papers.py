@@ -67,6 +67,8 @@ def make_section(folder: Path) -> ReportSection | None:
 
 def read_rows(path: Path) -> list[PaperRow]:
     """Read the rows of a file, or raise UserError if one cannot be read or has no source."""
+    if not path.is_file():
+        raise UserError(f"{path} is not a regular file: replace it with one")
     with path.open(newline="", encoding="utf-8") as file:
         lines = csv.DictReader(file)
         try:

@@ -1,5 +1,6 @@
 """Rows from papers: each has a source, and a caveat shows."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,13 @@ def test_a_published_file_that_is_none_is_refused(tmp_path, damage):
     folder = reports.published(tmp_path)
     (folder / "papers.csv").write_bytes(damage(reports.PUBLISHED))
     with pytest.raises(UserError, match=r"papers\.csv cannot be read after line 0 .* save it as CSV in UTF-8"):
+        from_papers.make_section(folder)
+
+
+def test_a_pipe_is_not_read(tmp_path):
+    folder = reports.published(tmp_path)
+    os.mkfifo(folder / "x.csv")
+    with pytest.raises(UserError, match=r"x\.csv is not a regular file"):
         from_papers.make_section(folder)
 
 
