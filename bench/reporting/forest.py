@@ -101,6 +101,11 @@ def draw_column(table: Table, metric: str, file: Path) -> Path:
     found = found or ([table.ranked_by] if not metric and table.ranked_by is not None else [])
     if not found:
         known = dict.fromkeys(column.metric for c, column in enumerate(table.columns) if _values(table, c))
+        if not metric:
+            names = f"name another column with --metric ({', '.join(known)})" if known else "measure more rows"
+            raise UserError(
+                f"{title} has neither a ranked column nor {MIN_FOREST_ROWS} rows with a ratio to the dense model: {names}"
+            )
         raise UserError(describe_unknown(f"metric of {title}", metric, known))
     column, bounds = table.columns[found[0]], _values(table, found[0])
     if not bounds:

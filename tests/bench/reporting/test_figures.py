@@ -87,6 +87,27 @@ def test_the_command_draws_a_table_and_a_pair(rows, output, tmp_path, words, dra
     assert [word for word in drawn if word not in text] == []
 
 
+@pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
+def test_a_figure_replaces_the_file_only_when_it_is_complete(suffix, tmp_path, monkeypatch):
+    file = tmp_path / f"f.{suffix}"
+    file.write_text("before")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", lambda *paths: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            figures.draw_training(record(), file)
+    assert file.read_text() == "before"
+    figures.draw_training(record(), file)
+    assert file.stat().st_size > 5000 and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_table_without_ratios_says_what_is_missing(cli, tmp_path):
+    fake_records.perplexity(tmp_path / "r", method="wanda")
+    code, _, err = cli("figure", "tiny", "--results", tmp_path / "r", "--out", tmp_path / "f.svg")
+    assert code == 2 and "unknown metric" not in err
+    assert "has neither a ranked column nor 2 rows with a ratio to the dense model: name another" in err
+    assert "--metric (perplexity" in err
+
+
 def test_title_and_rows_from_papers_are_settings(rows, output, tmp_path, in_tmp_path):
     papers = reports.published(tmp_path / "papers")
     line = ("report", "--results", rows, "--out", tmp_path / "page", "--title", "Our *models*")
