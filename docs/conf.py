@@ -50,6 +50,8 @@ html_js_files = [("tables.js", {"defer": "defer"})]
 html_math_renderer = "mathml"
 html_copy_source = html_show_sourcelink = False
 html_last_updated_fmt = None
+# The search fetches each page for its summary, which browsers forbid for file:// pages.
+html_show_search_summary = False
 
 default_role = "code"
 smartquotes = False
