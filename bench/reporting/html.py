@@ -150,6 +150,14 @@ def _choices(sections: Sequence[ReportSection]) -> dict[str, Any]:
     columns = group_by((c for s in sections for t in s.tables for c in t.columns), lambda column: column.metric)
     own = [s for s in sections if not s.published]
     published = sum(len(t.whole_rows) for s in sections if s.published for t in s.tables)
+    counts = []
+    if own:
+        records = amount(sum(len(s.records) for s in own), "record")
+        kind = "model" if any(t.protocol for s in own for t in s.tables) else "folder"
+        own_rows = amount(sum(len(t.whole_rows) for s in own for t in s.tables), "row")
+        counts.append(f"{records} of {amount(len(own), kind)} in {own_rows}")
+    if published:
+        counts.append(f"{amount(published, 'row')} published by others")
     return {
         "filters": {key: sorted({r.filters[key] for r in rows} - {""}) for key in FILTERS},
         "metrics": [
@@ -161,12 +169,7 @@ def _choices(sections: Sequence[ReportSection]) -> dict[str, Any]:
             }
             for name, some in columns.items()
         ],
-        "count": {
-            "records": amount(sum(len(s.records) for s in own), "record"),
-            "rows": amount(sum(len(t.whole_rows) for s in own for t in s.tables), "row"),
-            "sections": amount(len(own), "model" if any(t.protocol for s in own for t in s.tables) else "folder"),
-            "published": published and amount(published, "row"),
-        },
+        "count": ", and ".join(counts),
     }
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.reporting import pick
+from bench.reporting.derived_columns import SECONDS
 from bench.reporting.facts import Interval
-from bench.reporting.view import ReportSection, Table, TableCell
+from bench.reporting.view import ReportSection, Table, TableCell, TableColumn
 
 DIGITS = 12
 """Significant digits of a number in the page."""
@@ -46,6 +47,7 @@ def _table(section: ReportSection, table: Table, strings: Strings, picks: bool) 
         "choices": pick.page_choices(table) if picks else None,
         "columns": [
             {"name": c.name, "metric": c.metric, "better": c.better, "ratio": c.definition.is_ratio, "hidden": c.hidden}
+            | ({"unit": unit} if (unit := _cell_unit(c)) else {})
             for c in table.columns
         ],
         "rows": [
@@ -56,6 +58,11 @@ def _table(section: ReportSection, table: Table, strings: Strings, picks: bool) 
         "ranks": table.ranks if table.ranked_by is not None else None,
         "pairs": pairs,
     }
+
+
+def _cell_unit(column: TableColumn) -> str:
+    """Return the unit of a column's values; "" if its cells show none."""
+    return "s" if column.metric == SECONDS else column.unit if column.unit == "B" else ""
 
 
 def _interval(i: Interval, strings: Strings) -> list[Any]:

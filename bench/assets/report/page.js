@@ -373,13 +373,13 @@ function interval(table, a, b, c) {
   return table.data.columns[c].ratio ? { value: 1 / value, low: 1 / high, high: 1 / low, over, shared } : { value: -value, low: -high, high: -low, over, shared };
 }
 
-function formatEnd(ratio, value) {
+function formatEnd(ratio, value, unit) {
   if (ratio) return `×${value < 0.1 ? Number(value.toPrecision(4)) : value < 10 ? value.toFixed(4) : Number(value.toPrecision(5)).toLocaleString("en")}`;
   const size = Math.abs(value);
-  return `${value < 0 ? "−" : "+"}${size < 1000 ? Number(size.toPrecision(4)) : Math.round(size).toLocaleString("en")}`;
+  return `${value < 0 ? "−" : "+"}${size < 1000 ? Number(size.toPrecision(4)) : Math.round(size).toLocaleString("en")}${unit ? ` ${unit}` : ""}`;
 }
 
-function formatChange(ratio, value) { return value === (ratio ? 1 : 0) ? "same" : formatEnd(ratio, value); }
+function formatChange(ratio, value, unit) { return value === (ratio ? 1 : 0) ? "same" : formatEnd(ratio, value, unit); }
 
 function compare(a, b) {
   const first = a.table.data.rows[a.k], other = b.table.data.rows[b.k];
@@ -396,7 +396,7 @@ function compare(a, b) {
     const known = one.v !== null && two.v !== null && !(models && column.metric === "perplexity"), ratio = column.ratio && one.v > 0 && two.v > 0;
     const paired = known && a.table === b.table ? interval(a.table, a.k, b.k, c) : null;
     const moved = !known ? null : paired ? paired.value : ratio ? two.v / one.v : two.v - one.v;
-    const change = el("td", known ? formatChange(ratio, moved) : "–", { class: "num" });
+    const change = el("td", known ? formatChange(ratio, moved, column.unit) : "–", { class: "num" });
     const significant = paired && (paired.low > (ratio ? 1 : 0) || paired.high < (ratio ? 1 : 0));
     // Rounding to few bits makes zeros, too, so more zeros are not better.
     if (significant && column.better && !(column.metric === "sparsity" && moved > 0)) {
@@ -406,7 +406,7 @@ function compare(a, b) {
     }
     line.append(
       el("th", column.name, { scope: "row" }), el("td", text(a.table, a.k, c), { class: "num" }), el("td", text(b.table, b.k, d), { class: "num" }), change,
-      el("td", paired ? (paired.over ? `${formatEnd(ratio, paired.low)} to ${formatEnd(ratio, paired.high)}; ${paired.over}` : `exact${paired.shared}: counted, not sampled`) : "no paired interval", { class: "interval" }),
+      el("td", paired ? (paired.over ? `${formatEnd(ratio, paired.low, column.unit)} to ${formatEnd(ratio, paired.high, column.unit)}; ${paired.over}` : `exact${paired.shared}: counted, not sampled`) : "no paired interval", { class: "interval" }),
     );
   });
   const names = new Set(a.table.data.columns.map((column) => column.name));

@@ -259,6 +259,8 @@ def test_a_search_is_a_folder_that_says_so_or_has_validation_splits_alone(tmp_pa
     page, other = files["leaderboard.html"].decode(), files["leaderboard-searches.html"].decode()
     assert 'href="leaderboard-searches.html"' in page and 'href="leaderboard.html"' in other
     assert ">grid<" in other and ">lr<" in other and ">grid<" not in page and 'id="pick"' not in other
+    alone = leaderboard.build([tmp_path / "lr"], None)["leaderboard.html"].decode()
+    assert "in 1 row.</p>" in page and "quality, size and speed.</p>" in alone
     with pytest.raises(UserError, match="only searches"):
         leaderboard.read_boards([tmp_path / "lr"], "tiny")
 

@@ -199,6 +199,30 @@ def test_counted_numbers_of_two_rows(tmp_path, chromium, heard):
         assert "+0.1\t" in line(page, "sparsity"), "rounding also makes zeros, so more are not better"
 
 
+def test_a_change_of_times_has_a_unit(tmp_path, chromium, heard):
+    for method, seconds in (("dense", 0.001), ("wanda", 578.1)):
+        fake_records.perplexity(tmp_path / "run", method=method, cost={"build_s": seconds})
+    file = tmp_path / "leaderboard.html"
+    file.write_bytes(leaderboard.build([tmp_path / "run"], None)["leaderboard.html"])
+    with visits(chromium, file, heard) as go:
+        page = go()
+        pick(page, "dense", "wanda 2:4")
+        page.click("#compare")
+        assert "+578.1 s\t" in line(page, "time to make")
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_a_long_name_does_not_widen_the_page(viewport, tmp_path, chromium, heard):
+    for protocol in ("wiki-mini@128", "p" * 600):
+        for method in ("dense", "m" * 600):
+            about = {"method": method, "protocol": protocol, "identity": {"model": "x" * 600}}
+            fake_records.perplexity(tmp_path / "run", 0.1 * len(method), **about)
+    file = tmp_path / "leaderboard.html"
+    file.write_bytes(leaderboard.build([tmp_path / "run"], None)["leaderboard.html"])
+    with visits(chromium, file, heard) as go:
+        assert go(viewport=viewport).evaluate("document.documentElement.scrollWidth") == viewport["width"]
+
+
 def test_the_answer_is_on_the_first_screen(visit):
     for viewport in (DESKTOP, PHONE):
         page = visit(viewport=viewport)
