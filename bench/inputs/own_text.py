@@ -25,7 +25,7 @@ TEMPLATE_BYTES = 2**30
 MAX_ADDED_TEXT, MAX_REPEATED = 100_000, 20
 """Largest number of characters that a chat template adds, and of characters for each of the messages. Both are generous."""
 PARQUET_BYTES, PARQUET_EXPANSION = 2**30, 100
-"""Largest size of the text in a Parquet file: so many bytes, and so many for each byte of the file."""
+"""Largest size of the text in a Parquet file: a number of characters, plus a number for each byte of the file."""
 STATM = Path("/proc/self/statm")
 
 Render = Callable[[list[Any]], str]
@@ -115,7 +115,7 @@ def _read_parquet(file: Path, field: str, render: Render | None) -> Iterator[str
         left = PARQUET_BYTES + PARQUET_EXPANSION * file.stat().st_size
         opened = parquet.ParquetFile(file)
         wanted = [name for name in ([field] if field else [TEXT, MESSAGES]) if name in opened.schema_arrow.names]
-        # A file of some bytes can refer to one long text very often, so few rows at once.
+        # All rows of a small file can refer to one long text, so only few rows are decoded at once.
         for batch in opened.iter_batches(batch_size=256, columns=wanted[:1]) if wanted else ():
             for row in batch.to_pylist():
                 left -= len(str(row))
