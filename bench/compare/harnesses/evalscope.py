@@ -32,7 +32,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Reads YAML without its merge keys, which a small file can nest to any number of values."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Leave a merge key as it is. No constructor takes one, so the file is refused."""
+        """Keep a merge key. No constructor takes one, so the file is refused."""
 
 
 def _find(folder: Path) -> list[Path]:
