@@ -85,6 +85,25 @@ def has_messages(name: str) -> bool:
     return own is not None and any(found for _ in read(own, render))
 
 
+def check(name: str, folder: Path, model: str) -> None:
+    """Check the first document of each file of a user's text, before a model is loaded. folder: of the model.
+
+    Raises:
+        UserError: it has no such field, or it has messages and the model has no chat template.
+    """
+    chats: list[Any] = []
+
+    def render(messages: list[Any]) -> str:
+        chats.append(messages)
+        return ""
+
+    own = parse(name)
+    for file in own.files if own else ():
+        next(read(OwnText(file, own.field), render), None)
+    if chats and lacks_template(folder):
+        raise UserError(f"{name} has messages, and {model} has no chat template: use plain text")
+
+
 def read(own: OwnText, render: Render | None = None) -> Iterator[str]:
     """Yield the documents. render: writes messages. None: their contents alone, for a count before a model is loaded.
 

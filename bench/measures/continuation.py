@@ -64,6 +64,7 @@ class Continuation:
         prompts, data_dir = context.run.settings_of(ContinuationSettings).prompts, context.run.data_dir
         corpus = context.run.settings_of(WindowSettings).data or context.corpus
         context.require_positions("continuation", PROMPT + NEW)
+        context.require_text(corpus)
         content = corpora.digest(corpus, "evaluation", data_dir, fetch=context.fetch)
         if content:
             check_windows(

@@ -70,6 +70,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
+from bench.inputs import own_text
 from bench.inputs.bos import Bos
 from bench.results import identity
 from bench.results.record import Item, Reading
@@ -144,6 +145,10 @@ class PlanContext:
             raise UserError(
                 f"{use}.seqlen={seqlen} is more than the {self.positions} positions of {self.model}: use at most that many"
             )
+
+    def require_text(self, corpus: str) -> None:
+        """Check that the model can read a corpus. Raise UserError if a user's text does not suit it."""
+        own_text.check(corpus, self.tokenizer_json.parent, self.model)
 
 
 class Planned(NamedTuple):

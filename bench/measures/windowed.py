@@ -96,6 +96,7 @@ class Windowed(ABC):
         windows = count_of(wanted.windows, default)
         corpora.require_split(corpus, wanted.split)
         context.require_positions("perplexity", seqlen)
+        context.require_text(corpus)
         content = corpora.digest(corpus, wanted.split, data_dir, fetch=context.fetch)
         if content:
             first = count_first(context.bos)

@@ -87,6 +87,7 @@ class ModelInputs:
         wanted, data_dir, fetch = self.request.spec.calibration, self.request.spec.data_dir, self.request.fetch
         seqlen, tokenizer_json = wanted.seqlen or self.model.seqlen, self.context.tokenizer_json
         self.context.require_positions("calibration", seqlen)
+        self.context.require_text(wanted.data)
         content = corpora.digest(wanted.data, "calibration", data_dir, fetch=fetch)
         first = count_first(self.context.bos)
         if tokenizer_json.exists() and (fetch or not corpora.lookup(wanted.data).hub):
@@ -176,6 +177,7 @@ class ModelInputs:
         """Return the training, or raise UserError if the text does not exist or the budget is below one step."""
         wanted, data_dir = self.request.spec.training, self.request.spec.data_dir
         require_trainable(self.arithmetic or self.dtype)
+        self.context.require_text(wanted.data)
         run = TrainingRun(
             data=wanted.data,
             content=training_text.content_digest(wanted.data, data_dir),

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import resource
 from types import SimpleNamespace
 
@@ -175,6 +176,23 @@ def test_what_cannot_be_read_is_refused_before_the_run(settings, said, tmp_path)
         make_plan(runs.small(tmp_path / "r", methods=("magnitude",), perplexity={"windows": "all"} | settings))
 
     assert said in str(fault.value)
+
+
+@pytest.mark.parametrize("use", ["perplexity", "calibration", "training", "continuation"])
+@pytest.mark.parametrize("key", ["text", "messages"])
+def test_a_long_text_with_another_field_or_without_a_template_is_refused_before_the_run(use, key, tmp_path):
+    """A few windows of a long text are granted without counting its tokens."""
+    chat = [{"role": "user", "content": LONG}]
+    file = jsonl(tmp_path / "s.jsonl", *[{key: chat if key == "messages" else LONG}] * 30)
+    data, said = (f"{file}:txet", 'line 1 is not JSON with a "txet"') if key == "text" else (file, "has no chat template")
+    table = "perplexity" if use == "continuation" else use
+    measures = ("continuation",) if use == "continuation" else ("perplexity",)
+    settings = {"perplexity": {"windows": 2, "seqlen": 32}, "calibration": {"sequences": 4}, "training": {"tokens": 4096}}
+    settings[table]["data"] = str(data)
+    method = "dense-ft" if use == "training" else "wanda"
+
+    with pytest.raises(UserError, match=re.escape(said)):
+        make_plan(runs.small(tmp_path / "r", methods=(method,), measures=measures, **settings))
 
 
 def test_text_that_is_not_unicode_is_refused(tmp_path):
