@@ -86,6 +86,7 @@ class Answers:
         tasks = tracks.expand(context.run.tasks)
         if not tasks:
             return
+        context.require_tokenizer()
         from bench.inputs import olmo_tasks, olmo_tracks  # imports pyarrow
 
         wanted, data_dir = context.run.settings_of(AnswerSettings), context.run.data_dir

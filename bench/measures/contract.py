@@ -72,6 +72,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from bench.inputs import own_text
 from bench.inputs.bos import Bos
+from bench.inputs.models import TOKENIZER_FILES
+from bench.inputs.shapes import is_planned
 from bench.results import identity
 from bench.results.record import Item, Reading
 from bench.system.validation import Strict
@@ -146,8 +148,19 @@ class PlanContext:
                 f"{use}.seqlen={seqlen} is more than the {self.positions} positions of {self.model}: use at most that many"
             )
 
+    def require_tokenizer(self) -> None:
+        """Raise UserError if the model's folder has weights and no tokenizer."""
+        folder = self.tokenizer_json.parent
+        if not is_planned(folder) and not any((folder / name).exists() for name in TOKENIZER_FILES):
+            raise UserError(f"{folder} has no tokenizer (tokenizer.json): copy the original's")
+
     def require_text(self, corpus: str) -> None:
-        """Check that the model can read a corpus. Raise UserError if a user's text does not suit it."""
+        """Check that the model can read a corpus.
+
+        Raises:
+            UserError: the model has no tokenizer, or a user's text does not suit it.
+        """
+        self.require_tokenizer()
         own_text.check(corpus, self.tokenizer_json.parent, self.model)
 
 

@@ -112,6 +112,7 @@ class Zeroshot:
         prompt = {name: value for name in PROMPT if (value := getattr(wanted, name)) not in (None, False, "")}
         if wanted.apply_chat_template and lacks_template(context.tokenizer_json.parent):
             raise UserError(f"{context.model} has no chat template: leave zeroshot.apply_chat_template out")
+        context.require_tokenizer()
         for name, file in tasks.expand(context.run.tasks, wanted.include_path).items():
             task = read_task(name, file)
             config: dict[str, Any] = {

@@ -116,7 +116,7 @@ class ModelInputs:
         if adds or (known and rule != "always"):
             return resolve_bos(rule, adds=adds)
         if not any((self.model.folder / name).exists() for name in models.TOKENIZER_FILES):
-            return ""  # measures that read text fail, and others need no tokenizer
+            return ""  # what reads text is refused, and other measures need no tokenizer
         from bench.inputs.loading import load_tokenizer  # imports torch
 
         tokenizer = load_tokenizer(self.model.folder)

@@ -184,10 +184,16 @@ def test_a_long_text_with_another_field_or_without_a_template_is_refused_before_
     """A few windows of a long text are granted without counting its tokens."""
     chat = [{"role": "user", "content": LONG}]
     file = jsonl(tmp_path / "s.jsonl", *[{key: chat if key == "messages" else LONG}] * 30)
-    data, said = (f"{file}:txet", 'line 1 is not JSON with a "txet"') if key == "text" else (file, "has no chat template")
+    data, said = (
+        (f"{file}:txet", 'line 1 is not JSON with a "txet"') if key == "text" else (file, "has no chat template")
+    )
     table = "perplexity" if use == "continuation" else use
     measures = ("continuation",) if use == "continuation" else ("perplexity",)
-    settings = {"perplexity": {"windows": 2, "seqlen": 32}, "calibration": {"sequences": 4}, "training": {"tokens": 4096}}
+    settings = {
+        "perplexity": {"windows": 2, "seqlen": 32},
+        "calibration": {"sequences": 4},
+        "training": {"tokens": 4096},
+    }
     settings[table]["data"] = str(data)
     method = "dense-ft" if use == "training" else "wanda"
 

@@ -15,7 +15,7 @@ from bench.planning import estimate, model_inputs
 from bench.planning.spec import Spec, assign
 from bench.system import provenance
 from bench.system.interpreter import OWN_PACKAGES
-from helpers import runs
+from helpers import models, runs
 from methods.errors import UserError
 from methods.families import FAMILIES
 
@@ -141,9 +141,9 @@ def test_a_model_stays_in_its_format_and_a_slow_format_is_computed_in_float32(
         assert m.identity.labels()["dtype"] == ", computed in ".join(filter(None, formats))
 
 
-def test_all_experts_is_part_of_the_key_of_a_mixture_alone(tmp_path, make, keep_as):
+def test_all_experts_is_part_of_the_key_of_a_mixture_alone(tmp_path):
     for name, family in (("dense", "llama"), ("mixture", "mixtral")):
-        keep_as(make(family), tmp_path / name)
+        models.random_folder(family, tmp_path / name)
     plain, every = ({"sequences": 2, "seqlen": 16} | more for more in ({}, {"all_experts": True}))
     changes = {"methods": ("wanda",), "perplexity": {"data": "wiki-mini", "windows": 2, "seqlen": 16}}
 
@@ -317,10 +317,8 @@ def test_the_transform_of_a_quantizer_is_checked_as_any_method():
         ("mixtral", "awq", "awq does not know the architecture mixtral: use a model without experts"),
     ],
 )
-def test_a_transform_that_the_family_does_not_take_is_refused_before_anything_is_loaded(
-    family, method, why, make, keep_as, tmp_path
-):
-    keep_as(make(family), tmp_path / "model")
+def test_a_transform_that_the_family_does_not_take_is_refused_before_anything_is_loaded(family, method, why, tmp_path):
+    models.random_folder(family, tmp_path / "model")
     windows = {"windows": 2, "seqlen": 16}
     spec = runs.small("r", models=(str(tmp_path / "model"),), methods=(method,), perplexity={"data": "wiki-mini"} | windows,
                       calibration={"sequences": 2, "seqlen": 16})  # fmt: skip
@@ -355,6 +353,19 @@ def test_a_quantizer_or_a_training_typed_in_two_ways_is_one():
 
 def test_a_typed_default_is_another_method_where_a_recipe_sets_the_field():
     assert api.plan(runs.small("r", methods=("cast", "cast:beta1=0.9"), measures=("size",)))
+
+
+@pytest.mark.parametrize("measures", [("perplexity",), ("continuation",), ("zeroshot",), ("size",)])
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "dense-ft"])
+def test_what_reads_text_is_refused_for_a_model_without_a_tokenizer(measures, method, make, keep_as, tmp_path):
+    folder = keep_as(make("llama"), tmp_path / "model")
+    settings = {"perplexity": {"data": "wiki-mini", "seqlen": 16}, "calibration": {"sequences": 2, "seqlen": 16}}
+    training = {"tokens": 128, "batch": 2, "seqlen": 16}
+    spec = runs.small("r", models=(str(folder),), methods=(method,), measures=measures, training=training, **settings)
+    reads = measures != ("size",) or method != "magnitude"
+    refusal = pytest.raises(UserError, match=rf"{folder} has no tokenizer \(tokenizer.json\): copy the original's")
+    with refusal if reads else nullcontext():
+        assert api.plan(spec).measurements
 
 
 @pytest.mark.parametrize("text", ["2026-10-05", "2026-10-05T10:00:00Z", "10:00:00"])
