@@ -152,6 +152,14 @@ def test_the_very_commands_pass_then_fail(room):
     assert ElementTree.parse(room / report).getroot().get("failures") == "1"
 
 
+def test_every_gate_of_the_page_names_its_settings():
+    """A gate.toml beside bench.toml is not read by itself."""
+    gates = [s["with"] for s in EXAMPLES if "gate" in s["uses"]]
+    assert [g["gate-config"] for g in gates] == ["gate.toml"] * 2
+    (line,) = (line for line in GITLAB["bench"]["script"] if line.startswith("bench gate"))
+    assert "--config gate.toml" in line
+
+
 def test_the_pages_own_settings_are_settings(tmp_path, cli, output, cache):
     for name, text in zip(("bench", "gate"), BLOCKS["toml"], strict=True):
         (tmp_path / f"{name}.toml").write_text(text)
