@@ -36,6 +36,8 @@ def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
         for name, entry in registry.entries(kind).items():
             if entry.broken:
                 out.append(_row(f"plug-in {name}", "broken", entry.broken))
+            elif entry.is_plugin:
+                out.append(_row(f"plug-in {name}", "ok", entry.target))
     for extra, parts in packages.extras().items():
         out.append(_row_of_parts(f"extra {extra}", parts, "install", packages.pip_install(extra)))
     for row in environments.rows():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.cli import doctor
-from helpers import runs
+from helpers import plugins, runs
 
 
 @pytest.fixture
@@ -55,3 +55,13 @@ def test_extras(monkeypatch, state_of):
     assert state_of("extra ray") == ("ok", "")
     assert state_of("extra onnx") == ("incomplete", "to install onnxscript: pip install 'cast-bench[onnx]'")
     assert state_of("extra hqq") == ("absent", "to install hqq: pip install 'cast-bench[hqq]'")
+
+
+def test_plug_ins(tmp_path, monkeypatch, state_of):
+    plugins.install(tmp_path / "a", "own_method", {"theirs": "pass"})
+    runs.distribution(tmp_path / "b", "faulty", "1 / 0", measures={"counts": "faulty:Counts"})
+    for folder in ("a", "b"):
+        runs.put_on_path(tmp_path / folder, monkeypatch)
+
+    assert state_of("plug-in theirs") == ("ok", "own_method:Theirs")
+    assert state_of("plug-in counts")[0] == "broken"
