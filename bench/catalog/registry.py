@@ -35,6 +35,18 @@ def _plugins(kind: str) -> dict[str, EntryPoint]:
     return found
 
 
+def ignored(kind: str) -> list[tuple[str, str]]:
+    """Return the name of each entry point that is not used, and why."""
+    used, out = _plugins(kind), []
+    for point in entry_points(group=f"cast_bench.{kind}"):
+        if point.name in SECTIONS[kind]:
+            out.append((point.name, "the name is built in: rename it in the package's entry points"))
+        elif point != used[point.name]:
+            both = f"{point.value} has the name of {used[point.name].value}"
+            out.append((point.name, f"{both}: rename it in the package's entry points, or uninstall one"))
+    return out
+
+
 def distribution_of(kind: str, name: str) -> Distribution | None:
     """Return the distribution that provides a name, or None for a built-in or unknown one."""
     return _plugins(kind)[name].dist if name in _plugins(kind) else None

@@ -38,6 +38,7 @@ def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
                 out.append(_row(f"plug-in {name}", "broken", entry.broken))
             elif entry.is_plugin:
                 out.append(_row(f"plug-in {name}", "ok", entry.target))
+        out += [_row(f"plug-in {name}", "ignored", why) for name, why in registry.ignored(kind)]
     for extra, parts in packages.extras().items():
         out.append(_row_of_parts(f"extra {extra}", parts, "install", packages.pip_install(extra)))
     for row in environments.rows():

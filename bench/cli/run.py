@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.catalog import registry
 from bench.catalog.choice import parse_method
 from bench.cli.console import fail, note, print_line, print_lines, print_records, print_rows
 from bench.cli.flags import OF_RUNS, Json, NewFolder, file_option, spec_of, with_flags
@@ -39,6 +40,11 @@ def run(json: Json = False, **flags: Any) -> None:
     A measurement that has a record is not run again.
     """
     spec = spec_of(flags)
+    for kind in registry.SECTIONS:
+        named = {text.partition(":")[0] for text in getattr(spec, kind)}
+        for name, why in registry.ignored(kind):
+            if name in named:
+                note(f"plug-in {name} is ignored: {why}")
     from bench import api
 
     with adopting(), _place(spec) or nullcontext():

@@ -1,5 +1,7 @@
 """Methods and measures of other distributions, found by their entry points; pip is not needed to pretend one."""
 
+import json
+
 import pytest
 
 from bench.catalog import registry
@@ -49,6 +51,35 @@ def test_their_code_is_part_of_the_key(site, tmp_path, monkeypatch):
 
 def test_a_plug_in_takes_no_built_in_name():
     assert registry.lookup("methods", "wanda").target == "baselines.wanda:Wanda"
+
+
+def test_an_entry_point_that_is_not_used_is_named(tmp_path, monkeypatch, cli):
+    """Its name is built in, or another distribution has it."""
+    runs.distribution(tmp_path / "second", "second", "", methods={"theirs": "second:Theirs"})
+    runs.put_on_path(tmp_path / "second", monkeypatch)
+    first, other = (f"{module}:Theirs" for module in ("second", "their_method"))
+    whys = {
+        "wanda": "the name is built in: rename it in the package's entry points",
+        "theirs": f"{other} has the name of {first}: rename it in the package's entry points, or uninstall one",
+    }
+
+    assert dict(registry.ignored("methods")) == whys
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    rows = json.loads(cli("doctor", "--json")[1])
+    assert {r["thing"]: r["detail"] for r in rows if r["state"] == "ignored"} == {
+        f"plug-in {name}": why for name, why in whys.items()
+    }
+
+    def stop(spec):
+        raise UserError("enough")
+
+    monkeypatch.setattr("bench.api.execute", stop)
+    for method, notes in (
+        ("wanda", [f"bench: plug-in wanda is ignored: {whys['wanda']}"]),
+        ("magnitude", []),
+    ):
+        err = cli("run", "--methods", method, *runs.flags(tmp_path / "r"))[2]
+        assert err.splitlines() == [*notes, "bench: enough"]
 
 
 LOOSE = """
