@@ -101,7 +101,10 @@ def count_width(drop: str, heads: int | str | None, config: Mapping[str, Any]) -
     """
     family, kind = family_of(config), config["model_type"]
     if family.width is None or family.experts:
-        raise UserError(f"width does not know the units of {kind}: use depth, or a known model without experts")
+        way = "a model without experts"
+        if not family.experts:
+            way = "add its width to methods/families.toml (docs/models.md)"
+        raise UserError(f"width does not know the units of {kind}: use depth, or {way}")
     left = _count_left(drop, family.size(family.width.units, config), 1, "units")
     share = drop if heads is None else heads
     if not family.width.heads:

@@ -43,7 +43,10 @@ def require_flow(config: Mapping[str, Any], name: str, *, fold: bool = False) ->
     """
     family, kind = family_of(config), config["model_type"]
     if family.flow is None or family.experts:
-        raise UserError(f"{name} does not know the architecture {kind}: use a model without experts")
+        way = "use a model without experts"
+        if not family.experts:
+            way = "add its flow to methods/families.toml (docs/models.md), or use another method"
+        raise UserError(f"{name} does not know the architecture {kind}: {way}")
     why = ""
     if config.get("do_layer_norm_before", True) is False:
         why = "its norms follow the residual stream"

@@ -1,13 +1,16 @@
 """Every linear of the blocks, or a refusal."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
+from helpers.models import CONFIGS
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.targets import FAMILIES, dense_weight, find_targets, require_fit, require_matches
+from methods.smaller import count_width
+from methods.targets import FAMILIES, dense_weight, find_targets, require_fit, require_flow, require_matches
 
 
 def shapes_of(model):
@@ -107,3 +110,21 @@ def test_dense_weight_asks_a_packed_module():
             return torch.ones(2, 3)
 
     assert torch.equal(dense_weight(Packed()), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("kind", "flow", "width"),
+    [
+        ("mixtral", "use a model without experts", "use depth, or a model without experts"),
+        ("llama", "add its flow to methods/families.toml", "use depth, or add its width to methods/families.toml"),
+    ],
+)
+def test_a_family_without_a_flow_gets_its_own_way_out(kind, flow, width, monkeypatch):
+    """Such is an entry of `bench families teach`."""
+    monkeypatch.setitem(FAMILIES, kind, replace(FAMILIES[kind], flow=None, width=None))
+    config = CONFIGS[kind]().to_dict()
+
+    with pytest.raises(UserError, match=f"permute does not know the architecture {kind}: {flow}"):
+        require_flow(config, "permute")
+    with pytest.raises(UserError, match=f"width does not know the units of {kind}: {width}"):
+        count_width("25%", 0, config)
