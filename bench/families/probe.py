@@ -25,8 +25,12 @@ OPTIONAL = ("num_key_value_heads", "head_dim", "n_inner", "word_embed_proj_dim")
 """Config values that config.json may leave out, because transformers fills them in."""
 COUNTS = ("num_attention_heads", "num_key_value_heads")
 HEADS, KEYS = "num_attention_heads * head_dim", "num_key_value_heads * head_dim"
-FORMULAS = (HEADS, KEYS, "max_position_embeddings + 2", "4 * hidden_size", *COUNTS)
-FILLED_IN = ("num_attention_heads", "hidden_size // num_attention_heads", "hidden_size", "4 * n_embd")
+HEAD = "hidden_size // num_attention_heads"
+"""Size of a head where the architecture does not read `head_dim`."""
+FORMULAS = (
+    HEADS, KEYS, "max_position_embeddings + 2", "4 * hidden_size", *COUNTS, f"num_key_value_heads * ({HEAD})", HEAD,
+)  # fmt: skip
+FILLED_IN = ("num_attention_heads", HEAD, "hidden_size", "4 * n_embd")
 """Expressions that transformers may fill in for a missing value."""
 TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 LEFT_OUT = ("rope_scaling", "rope_parameters", "architectures", "auto_map", "quantization_config")
@@ -46,7 +50,7 @@ def build(config: Mapping[str, Any]) -> Any:
     """Build a model on the meta device. Raise UserError if transformers cannot build it."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(config))
-        return loading.empty_model(Path(folder), torch.float32)
+        return loading.empty_model(Path(folder), torch.float32, f"architecture {config.get('model_type')!r}")
 
 
 def _missing(shapes: Shapes, others: Shapes) -> list[str]:
@@ -90,15 +94,15 @@ class Probe:
         except UserError:
             return {}
 
-    def shape(self, shape: tuple[int, ...]) -> Shape:
-        """Return a shape of the probe as arithmetic on the config.
+    def shape(self, tensor: str, shape: tuple[int, ...]) -> Shape:
+        """Return the shape of a tensor of the probe as arithmetic on the config. tensor: its name.
 
         Raises:
             UserError: a size is no expression that this module tries.
         """
-        return tuple(map(self._size, shape))
+        return tuple(self._size(tensor, size) for size in shape)
 
-    def _size(self, size: int) -> Size | tuple[Size, ...]:
+    def _size(self, tensor: str, size: int) -> Size | tuple[Size, ...]:
         terms: dict[str, int] = {k: v for k, v in self.values.items() if k not in (*COUNTS, "n_head")}
         terms |= {text: value for text in FORMULAS if (value := self._compute(text)) is not None}
         for parts in (1, 2, 3):
@@ -107,7 +111,8 @@ class Probe:
         if size == terms.get(HEADS, 0) + 2 * terms.get(KEYS, 0):
             return (HEADS, KEYS, KEYS)
         raise UserError(
-            f"a dimension of {size} is no sum or product of {', '.join(f'{k}={v}' for k, v in self.values.items())}: "
+            f"{tensor} has a dimension of {size}, which is no sum or product of "
+            f"{', '.join(f'{k}={v}' for k, v in self.values.items())}: "
             "write the entry of this architecture by hand (docs/models.md)"
         )
 
@@ -154,11 +159,11 @@ class Probe:
             for tensor in _missing(self.shapes, other):
                 terms.setdefault(tensor, []).append(name if now else f"not {name}")
             for tensor in _missing(other, self.shapes):
-                added.setdefault(f"not {name}" if now else name, {})[tensor] = self.shape(other[tensor])
+                added.setdefault(f"not {name}" if now else name, {})[tensor] = self.shape(tensor, other[tensor])
         for name, default in defaults.items():
             if isinstance(default, str) and name in OPTIONAL:
                 for tensor in _missing(self.shapes, self._shapes(self.without(name))):
                     terms.setdefault(tensor, []).append(f"{name} != {default}")
         for tensor, conditions in terms.items():
-            added.setdefault(" and ".join(conditions), {})[tensor] = self.shape(self.shapes[tensor])
+            added.setdefault(" and ".join(conditions), {})[tensor] = self.shape(tensor, self.shapes[tensor])
         return added

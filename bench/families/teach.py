@@ -77,7 +77,9 @@ def derive(folder: Path, config: Mapping[str, Any]) -> Family:
     defaults, flags = probe.defaults(set(probe.values)), probe.flags()
     conditions = probe.conditions(flags, defaults)
     conditional = {tensor for tensors in conditions.values() for tensor in tensors}
-    tensors = {n: probe.shape(s) for n, s in probe.shapes.items() if n not in conditional and not n.startswith(HEADS)}
+    tensors = {
+        n: probe.shape(n, s) for n, s in probe.shapes.items() if n not in conditional and not n.startswith(HEADS)
+    }
     family = Family(
         blocks=path,
         linears=_in_order(model, path, linears),

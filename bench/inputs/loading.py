@@ -122,9 +122,9 @@ def add_rounding(model: nn.Module, folder: Path) -> nn.Module:
     return model
 
 
-def empty_model(folder: Path, dtype: torch.dtype) -> Any:
-    """Build a model from the config of a folder, with parameters on the meta device."""
-    with _faults(f"model in {str(folder)!r}"), init_empty_weights(include_buffers=False):
+def empty_model(folder: Path, dtype: torch.dtype, what: str = "") -> Any:
+    """Build a model from the config of a folder, with parameters on the meta device. what: words for the model in an error."""
+    with _faults(what or f"model in {str(folder)!r}"), init_empty_weights(include_buffers=False):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     model.tie_weights()

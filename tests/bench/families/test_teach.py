@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import ArceeConfig, AutoModelForCausalLM, MixtralConfig
+from transformers import ArceeConfig, AutoModelForCausalLM, MixtralConfig, PhiConfig, StableLmConfig
 
 from bench.families import teach
+from bench.families.probe import Probe, build
 from helpers.models import GROUPED, TOKENS, sample
 from methods.errors import UserError
 from methods.families import FAMILIES, read_families
@@ -69,6 +70,30 @@ def test_an_architecture_that_was_never_here(tmp_path, keep_as):
     assert kind == "arcee" and kind not in FAMILIES
     assert family.linears == (*(f"self_attn.{x}_proj" for x in "qkvo"), "mlp.up_proj", "mlp.down_proj")
     assert set(family.when) == {"attention_bias", "mlp_bias"}
+
+
+def test_an_architecture_whose_config_has_no_head_dim(tmp_path, keep_as):
+    """StableLM's linears of keys and values, and Phi's norms of a head."""
+    torch.manual_seed(0)
+    folder = keep_as(AutoModelForCausalLM.from_config(StableLmConfig(**GROUPED, **TOKENS)), tmp_path / "m")
+
+    _, family = teach.teach(folder)
+
+    width = "num_key_value_heads * (hidden_size // num_attention_heads)"
+    assert family.block["self_attn.k_proj.weight"] == (width, "hidden_size")
+    probe = Probe(PhiConfig(**GROUPED, **TOKENS, qk_layernorm=True).to_dict())
+    name = "model.layers.0.self_attn.q_layernorm.weight"
+    assert probe.shape(name, probe.shapes[name]) == ("hidden_size // num_attention_heads",)
+
+
+def test_a_refusal_names_the_tensor_or_the_architecture():
+    probe = Probe(ArceeConfig(**GROUPED).to_dict())
+    with pytest.raises(
+        UserError, match="model.x.weight has a dimension of 997, which is no sum or product of .*hidden_size="
+    ):
+        probe.shape("model.x.weight", (108, 997))
+    with pytest.raises(UserError, match="^architecture 'nothing' cannot be loaded: "):
+        build({"model_type": "nothing"})
 
 
 def test_a_wrong_entry_fails_its_trial(make, keep_as, tmp_path, monkeypatch):
