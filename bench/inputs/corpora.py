@@ -148,7 +148,8 @@ def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = 
     corpus = lookup(name)
     if not corpus.hub:
         return []
-    way = "take a corpus that needs no download (wiki-mini)"
+    table = "calibration" if use == "calibration" else "perplexity"
+    way = f"take a corpus that needs no download ({f'--set {table}.data=' if use else ''}wiki-mini)"
     repository = data_set(corpus.hub, f"corpus {name}", way, data_dir)
     return fill(root, repository, tuple(pattern for file_use, pattern in corpus.files if use in (None, file_use)))
 

@@ -82,6 +82,16 @@ def test_a_refusal_names_the_licence_and_the_ways(fake_hub, error, kind, page):
     assert "\n" not in sentence and "connect" not in sentence
 
 
+@pytest.mark.parametrize(
+    ("use", "way"),
+    [("evaluation", "--set perplexity.data=wiki-mini"), ("calibration", "--set calibration.data=wiki-mini"), (None, "wiki-mini")],
+)  # fmt: skip
+def test_a_missing_corpus_names_the_setting_for_another(fake_hub, tmp_path, use, way):
+    fake_hub.error = GatedRepoError.__new__(GatedRepoError)
+    with pytest.raises(UserError, match=rf"or take a corpus that needs no download \({way}\)$"):
+        corpora.pull("wikitext2", tmp_path, use)
+
+
 def test_what_cannot_be_a_name_is_one_sentence(fake_hub):
     fake_hub.error = HFValidationError("Cannot have -- or .. in repo_id: 'a/b--c'.")
     with pytest.raises(
