@@ -123,7 +123,7 @@ def _find_in_lm_eval(name: str) -> dict[str, str]:
     hint = (
         f"did you mean {' or '.join(near)}?"
         if near
-        else f"known: {', '.join([*TASK_SETS, *tracks.names(), *BUILTIN_TASKS])}, and any of lm-eval's"
+        else f"known: {', '.join([*TASK_SETS, *tracks.names(), *BUILTIN_TASKS])}, any of lm-eval's, or a file such as my_task.yaml"
     )
     raise UserError(f"unknown task {name!r}: {hint}")
 

@@ -338,7 +338,12 @@ def test_other_tasks_come_from_lm_evals_index(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("piqqa", "did you mean piqa"), ("maskllm", "did you mean maskllm7"), ("zzzzzz", "known: maskllm7")],
+    [
+        ("piqqa", "did you mean piqa"),
+        ("maskllm", "did you mean maskllm7"),
+        ("zzzzzz", "known: maskllm7"),
+        ("zzzzzz", "lm-eval's, or a file such as my_task.yaml"),
+    ],
 )
 def test_unknown_task(refused, monkeypatch, tmp_path, name, said):
     folder = tmp_path / "tasks"
