@@ -100,7 +100,7 @@ class Spec(_MeasureTables):
     A measure can add a table of settings, such as `perplexity`.
 
     Raises:
-        UserError: a name is unknown, or a value is invalid.
+        UserError: a setting is unknown, or a value is invalid. Names of methods and models are checked by `bench.plan`.
     """
 
     def __init__(self, /, **settings: Any) -> None:
