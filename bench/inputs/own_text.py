@@ -98,7 +98,9 @@ def check(name: str, folder: Path, model: str) -> None:
         return ""
 
     own = parse(name)
-    for file in own.files if own else ():
+    if own is None:
+        return
+    for file in own.files:
         next(read(OwnText(file, own.field), render), None)
     if chats and lacks_template(folder):
         raise UserError(f"{name} has messages, and {model} has no chat template: use plain text")

@@ -89,10 +89,10 @@ def test_an_architecture_whose_config_has_no_head_dim(tmp_path, keep_as):
 def test_a_refusal_names_the_tensor_or_the_architecture():
     probe = Probe(ArceeConfig(**GROUPED).to_dict())
     with pytest.raises(
-        UserError, match="model.x.weight has a dimension of 997, which is no sum or product of .*hidden_size="
+        UserError, match=r"model\.x\.weight has a dimension of 997, which is no sum or product of .*hidden_size="
     ):
         probe.shape("model.x.weight", (108, 997))
-    with pytest.raises(UserError, match="^architecture 'nothing' cannot be loaded: "):
+    with pytest.raises(UserError, match=r"^architecture 'nothing' cannot be loaded: "):
         build({"model_type": "nothing"})
 
 
