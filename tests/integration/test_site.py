@@ -56,7 +56,10 @@ def test_equations_are_drawn_without_a_script(site, chromium):
 
 
 def test_search(site, chromium):
-    page = chromium.new_page()
+    page, heard = chromium.new_page(), []
+    page.on("console", lambda message: heard.append(message.text))
     page.goto((site / "search.html").as_uri() + "?q=damping")
     page.locator("#search-results a", has_text="One-shot methods").first.wait_for()
+    page.wait_for_load_state("networkidle")
     page.close()
+    assert not heard
