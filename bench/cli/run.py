@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import os
+import re
 import shlex
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
@@ -41,7 +42,7 @@ def run(json: Json = False, **flags: Any) -> None:
     """
     spec = spec_of(flags)
     for kind in registry.SECTIONS:
-        named = {text.partition(":")[0] for text in getattr(spec, kind)}
+        named = {word for text in getattr(spec, kind) for word in re.split("[:=+/]", text)}
         for name, why in registry.ignored(kind):
             if name in named:
                 note(f"plug-in {name} is ignored: {why}")

@@ -72,7 +72,7 @@ def estimate_pair(
         np.stack([_column(sides[i], record, pair.metric) for sides, record in zip(both, records, strict=True)])
         for i, records in enumerate((pair.before, pair.after))
     )
-    if np.array_equal(was, now) and not _could_differ(pair, both):
+    if np.array_equal(was, now) and not _could_differ(pair, both, before, after):
         return bootstrap.exact(0.0, was.shape[1], "items", len(pair.before), margin)
     if pair.definition.is_time:
         return _estimate_timing(was, now, level, margin)
@@ -91,17 +91,36 @@ def estimate_pair(
     return _without_endless(add_seed_noise(found, noise, level, margin), pair) if noise else found
 
 
-def _could_differ(pair: MetricPair, both: Sequence[tuple[Items, Items]]) -> bool:
-    """Return whether equal scores of two records say little: right and wrong answers, of which other models may have the same.
-
-    Equal scores that are no such answers, like bits, are of equal models.
-    """
-    if pair.definition.is_time or all(a.key == b.key for a, b in zip(pair.before, pair.after, strict=True)):
+def _could_differ(pair: MetricPair, both: Sequence[tuple[Items, Items]], before: ResultSet, after: ResultSet) -> bool:
+    """Return whether equal scores of two records say little: right and wrong answers, of which other models may have the same."""
+    if pair.definition.is_time or not (both[0][0].weights == 1).all():
         return False
-    every = [(was.columns[name], now.columns.get(name)) for was, now in both for name in was.columns]
-    are_answers = all(np.isin(scores, (0, 1)).all() for scores, _ in every)
-    equal = all(other is not None and np.array_equal(scores, other) for scores, other in every)
-    return bool((both[0][0].weights == 1).all()) and (are_answers or not equal)
+    return not all(
+        _are_of_one_model(was, now) or _same_model(a, b, before, after)
+        for (was, now), a, b in zip(both, pair.before, pair.after, strict=True)
+    )
+
+
+def _same_model(a: Record, b: Record, before: ResultSet, after: ResultSet) -> bool:
+    """Return whether two records are of the same weights, as their keys say or the scores of another measurement show."""
+    if a.key == b.key or (a.artifact and a.artifact == b.artifact):
+        return True
+    was, now = (
+        {
+            (r.identity.measure, r.identity.protocol): r
+            for r in results.records
+            if r.artifact == one.artifact and r.items
+        }
+        for results, one in ((before, a), (after, b))
+    )
+    return any(_are_of_one_model(before.items(was[k]), after.items(now[k])) for k in was.keys() & now.keys())
+
+
+def _are_of_one_model(was: Items, now: Items) -> bool:
+    """Return whether all scores are equal, and some are no right or wrong answers: two models do not have the same losses."""
+    columns = [(scores, now.columns.get(name)) for name, scores in was.columns.items()]
+    equal = all(other is not None and np.array_equal(scores, other) for scores, other in columns)
+    return equal and not all(np.isin(scores, (0, 1)).all() for scores, _ in columns)
 
 
 def _without_endless(estimate: Estimate, pair: MetricPair) -> Estimate:

@@ -164,6 +164,7 @@ class Builder:
         model = loading.load(source, job.compute)
         torch.manual_seed(job.seed)
         self.workspace.progress.enter("first step")
+        self.workspace.progress.figures = {}
         started = time.monotonic()
         streamed = {"stream": self.workspace.compute.stream}  # as decided before other processes took memory
         shared = ranks.start_ranks(artifact.model_copy(update=streamed))

@@ -20,8 +20,8 @@ LOOK_S = 0.2
 """Seconds between two looks for the end of a worker."""
 EXIT_S = 10.0
 """Seconds that a worker has to end after its work."""
-CHECKPOINT_S, SAVED_BYTES_PER_S = 4.0, 1e8
-"""Seconds that a training worker has to end, besides those in which a slow disk takes its state."""
+CHECKPOINT_S, SAVED_BYTES_PER_S, MOST_CHECKPOINT_S = 4.0, 1e8, 120.0
+"""Seconds that a training worker has to end, besides those in which a slow disk takes its state, and the most of both."""
 LOG_BYTES = 20_000
 """Number of bytes of a worker's last output for the record of its death."""
 
@@ -31,7 +31,9 @@ def checkpoint_seconds(artifact: Artifact) -> float:
 
     After them the training resumes from an earlier state.
     """
-    return CHECKPOINT_S + state_bytes(artifact) / SAVED_BYTES_PER_S if artifact.training else 0.0
+    if not artifact.training:
+        return 0.0
+    return min(MOST_CHECKPOINT_S, CHECKPOINT_S + state_bytes(artifact) / artifact.nodes / SAVED_BYTES_PER_S)
 
 
 def is_readable(descriptor: int, timeout: float | None) -> bool:

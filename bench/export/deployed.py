@@ -18,8 +18,10 @@ from bench.export.integers import stored_linears
 from bench.formats.checkpoint import stored_plain
 from bench.inputs import gguf_header, loading, windows
 from bench.inputs.hub import mirror
+from bench.inputs.models import TOKENIZER_FILES
 from bench.results.record import Record
 from bench.results.store import RESULTS, ReadOnlyStore
+from bench.system.devices import memory_bytes
 from bench.verify import FUNCTION_TOLERANCE, CheckFailed, check_function
 from methods.contract import Compute
 from methods.errors import UserError
@@ -74,9 +76,8 @@ def check(format_: str, folder: Path, workdir: Path, record: Record, results: Pa
     elif gptq_folder.loads(format_):
         said = _compare(folder, workdir, "float32", FUNCTION_TOLERANCE["float16"])
     else:
-        _require_finite(folder, format_)
         packages = " ".join(gptq_folder.LOADERS[format_])
-        said = f"; not loaded by transformers, which needs pip install {packages}"
+        said = _check_float16(folder, format_) + f"; not loaded by transformers, which needs pip install {packages}"
     targets = set(find_targets(source.config, source.shapes(), identity.include, identity.exclude))
     parts = stored_plain(written.shapes(), written.dtypes()).items()
     count = sum(math.prod(source.shapes()[f"{target}.weight"]) for target in targets)
@@ -178,17 +179,22 @@ def _check_gguf(folder: Path, file: Path, *, exact: bool, threads: int) -> str:
     return _describe(engine, error)
 
 
-def _require_finite(folder: Path, format_: str) -> None:
-    """Check that a model computes in float16, as the loaders of a format do.
+def _check_float16(folder: Path, format_: str) -> str:
+    """Check that a model computes in float16, as the loaders of a format do. Return a sentence if it cannot be known here.
 
     Raises:
         CheckFailed: its values overflow.
     """
-    tokens = torch.tensor(loading.load_tokenizer(folder)(SENTENCE)["input_ids"])[None]
-    if not bool(loading.load(folder, Compute(dtype=torch.float16))(input_ids=tokens).logits.isfinite().all()):
+    if sum(file.stat().st_size for file in Folder(folder).files()) > memory_bytes() / 2:
+        return "; not computed in float16, because the model takes more than half of the memory"
+    has_tokenizer = any((folder / name).exists() for name in TOKENIZER_FILES)
+    ids = loading.load_tokenizer(folder)(SENTENCE)["input_ids"] if has_tokenizer else list(range(32))
+    model = loading.load(folder, Compute(dtype=torch.float16))
+    if not bool(model(input_ids=torch.tensor(ids)[None]).logits.isfinite().all()):
         raise CheckFailed(
             f"this model overflows in float16, in which {format_} folders are computed: use {gptq_folder.INSTEAD}"
         )
+    return ""
 
 
 def _compare(before: Path, after: Path, computed: str, tolerance: float) -> str:

@@ -101,7 +101,8 @@ def check(name: str, folder: Path, model: str) -> None:
     if own is None:
         return
     for file in own.files:
-        next(read(OwnText(file, own.field), render), None)
+        if file.suffix in (".jsonl", ".parquet"):  # other files are one document, as large as it may be
+            next(read(OwnText(file, own.field), render), None)
     if chats and lacks_template(folder):
         raise UserError(f"{name} has messages, and {model} has no chat template: use plain text")
 
@@ -139,7 +140,8 @@ def _read_parquet(file: Path, field: str, render: Render | None) -> Iterator[str
         # All rows of a small file can refer to one long text, so only few rows are decoded at once.
         for batch in opened.iter_batches(batch_size=256, columns=wanted[:1]) if wanted else ():
             for row in batch.to_pylist():
-                left -= len(str(row))
+                value = row[wanted[0]]
+                left -= len(value) if isinstance(value, str) else len(str(value))
                 if left < 0:
                     raise UserError(f"{file} repeats text far beyond its size: remove the repetitions")
                 yield _text_of(row, field, render, str(file), "a table with a")

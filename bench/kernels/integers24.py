@@ -6,6 +6,7 @@ Otherwise the group is rounded to nearest.
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import NamedTuple
 
@@ -42,13 +43,14 @@ def group_size(kind: str, width: int) -> int:
 def pack_rounded(weight: Tensor, kind: str, name: str = "weight", group: int | None = None) -> RoundedWeight:
     """Pack a 2:4 float weight [out, in] as int8 or int4. Raise UserError as `pack`, or if a weight is not finite.
 
-    group: number of weights that share a scale; None for what the kernels take.
+    group: number of weights that share a scale; None for what the kernels take. They also take a multiple, in parts.
     """
     weight = weight.cpu()
     floats = pack(weight, name)
     if not bool(floats.values.isfinite().all()):
         raise UserError(f"{name} contains NaN or infinity, which no integer can represent: export it without --values")
-    integers, scales, exact = round_weight(weight, BITS[kind], group or group_size(kind, weight.shape[1]))
+    most = group_size(kind, weight.shape[1])
+    integers, scales, exact = round_weight(weight, BITS[kind], math.gcd(group or most, most))
     return RoundedWeight(pack_integers(integers, floats.mask, kind, scales, weight.dtype), exact)
 
 

@@ -152,7 +152,9 @@ class PlanContext:
         """Raise UserError if the model's folder has weights and no tokenizer."""
         folder = self.tokenizer_json.parent
         if not is_planned(folder) and not any((folder / name).exists() for name in TOKENIZER_FILES):
-            raise UserError(f"{folder} has no tokenizer (tokenizer.json): copy the original's")
+            raise UserError(
+                f"{folder} has no tokenizer (tokenizer.json): copy that of the original model, or leave out what reads text"
+            )
 
     def require_text(self, corpus: str) -> None:
         """Check that the model can read a corpus.

@@ -1,4 +1,4 @@
-"""Noise between calibration seeds: measured on rows with several seeds, and added to estimates from one seed."""
+"""Noise between calibration seeds: measured on rows with several seeds, and added to estimates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pool(samples: Iterable[SeedNoise]) -> SeedNoise:
 
 
 def add_seed_noise(estimate: Estimate, noise: SeedNoise, level: float, margin: float = 0.0) -> Estimate:
-    """Add the noise between seeds to an estimate from one seed. No interval gets narrower, and no p value smaller.
+    """Add the noise between seeds to an estimate. No interval gets narrower, and no p value smaller.
 
     The squares of the arms of the two intervals add up (MOVER: Zou and Donner, Stat. Med. 27, 2008, eq. 3). The p value is
     Student's, of the sum of the variances, with Satterthwaite's degrees of freedom.

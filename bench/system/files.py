@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import glob
+import hashlib
 import os
 import shutil
 import tempfile
@@ -134,9 +134,10 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     """
     require_folder(out, new=True)
     out = _absolute(out)
-    for abandoned in out.parent.glob(f".{glob.escape(out.name[:40])}.{'[0-9a-f]' * 32}.tmp"):
+    mark = hashlib.sha256(os.fsencode(out.name)).hexdigest()[:16]
+    for abandoned in out.parent.glob(f".{mark}.{'[0-9a-f]' * 32}.tmp"):
         _delete_unheld(abandoned)
-    folder = out.parent / f".{out.name[:40]}.{uuid.uuid4().hex}.tmp"
+    folder = out.parent / f".{mark}.{uuid.uuid4().hex}.tmp"
     try:
         folder.mkdir(parents=True)
         handle = os.open(folder, os.O_RDONLY)
@@ -145,6 +146,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     try:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
+        folder.mkdir(exist_ok=True)  # another process could delete it until it was locked
         yield folder
         folder.rename(out)
     finally:

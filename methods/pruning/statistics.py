@@ -119,7 +119,8 @@ class Statistics:
             counts = [sizes.get(source, 0) for _, sizes in every]
             ranks = {owners[name] for name in users}
             stat = sharing.add_up(own[0], ranks)
-            require_finite(stat, f"the inputs of {source}")
+            if sharing.rank in ranks:  # undefined elsewhere
+                require_finite(stat, f"the inputs of {source}")
             rows = sharing.join_rows(own[1], counts, ranks)
             self.sampled = max(self.sampled, sum(counts))
             for name in users:

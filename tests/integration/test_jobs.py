@@ -133,7 +133,7 @@ def test_all_are_asked_to_end_at_once_and_a_training_is_waited_for_last(monkeypa
         worker = SimpleNamespace(
             ask_to_end=lambda: said.append("asked"), stop=lambda patience: said.append((training, patience))
         )
-        artifact = SimpleNamespace(training=training, sizes=SimpleNamespace(parameters=1e8))
+        artifact = SimpleNamespace(training=training, sizes=SimpleNamespace(parameters=1e8), nodes=1)
         return SimpleNamespace(artifact=artifact, has_begun=has_begun, worker=worker)
 
     tasks = [task(training, has_begun) for training in ("a training", None) for has_begun in (True, False)]

@@ -107,6 +107,19 @@ def test_accuracy(roots, lost, gained, expected):
     assert row.after - row.before == pytest.approx((gained - lost) / 1000)
 
 
+@pytest.mark.parametrize(
+    ("made", "loss", "expected"), [("ab", 0.0, "OK"), ("ab", 1e-4, "INCONCLUSIVE"), ("aa", 1e-4, "OK")]
+)
+def test_equal_answers_are_certain_if_the_models_are_known_to_be_equal(roots, made, loss, expected):
+    """By their weights, or by the losses of all windows. A refactoring then passes a strict gate."""
+    for k, root in enumerate(roots):
+        about = {"made": "ab"[k], "artifact": made[k] * 64, "seed": 0}
+        fake_records.accuracy(root, n=50, **about)
+        fake_records.perplexity(root, loss * k, **about)
+
+    assert verdict(roots)["acc"].verdict == expected
+
+
 def test_scores_of_a_whole_task_are_not_compared_by_the_questions_of_another_metric(roots):
     right = [Item(f"q{i}", f"q{i}", float(i % 2 == 0), 1.0) for i in range(1000)]
     for root, value in zip(roots, (0.8, 0.3), strict=True):

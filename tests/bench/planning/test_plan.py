@@ -363,7 +363,9 @@ def test_what_reads_text_is_refused_for_a_model_without_a_tokenizer(measures, me
     training = {"tokens": 128, "batch": 2, "seqlen": 16}
     spec = runs.small("r", models=(str(folder),), methods=(method,), measures=measures, training=training, **settings)
     reads = measures != ("size",) or method != "magnitude"
-    refusal = pytest.raises(UserError, match=rf"{folder} has no tokenizer \(tokenizer.json\): copy the original's")
+    refusal = pytest.raises(
+        UserError, match=rf"{folder} has no tokenizer \(tokenizer.json\): copy that of the original model"
+    )
     with refusal if reads else nullcontext():
         assert api.plan(spec).measurements
 

@@ -227,7 +227,7 @@ def test_what_a_killed_process_left_of_a_folder_goes_when_it_is_made_again(tmp_p
     """
     subprocess.run([sys.executable, "-c", code], check=False)
     (left,) = tmp_path.glob(".*")
-    with atomic_folder(tmp_path / "other"):
+    with atomic_folder(tmp_path / "out[1]2"), atomic_folder(tmp_path / "other"):
         assert left.exists(), "another folder's"
     with atomic_folder(tmp_path / "out[1]") as held:
         assert not left.exists()
