@@ -105,7 +105,7 @@ def plan_of(command: list[str]) -> list[str]:
         return [*command, "--collect-only"]
     words = ["cpu" if word == "cuda" else word for word in command]
     if words[3] == "speed":
-        return [*words[: words.index("--kinds")], "--device-spec", "h100"]
+        return [*words[: words.index("--device")], "--device-spec", "h100"]
     return [*words[:3], "plan", *words[4:]]
 
 
