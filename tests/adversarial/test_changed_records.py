@@ -34,7 +34,7 @@ PROVEN_METRICS = {"perplexity", "acc", "acc_norm", "kl", "top1_agreement", "spar
 
 
 def published():
-    return sorted(RESULTS.glob("*/records/*.json"))
+    return sorted(p for p in RESULTS.glob("*/records/*.json") if p.parents[1].name != "local")
 
 
 def sample(paths):
@@ -98,6 +98,8 @@ def is_unproven(path, fields):
         return fields["status"] != "ok"
     if path == ("identity", "quantizer") and ":file=" in fields["identity"]["quantizer"]:
         return True  # a text, as in the stages: the key has the file's content
+    if path == ("identity", "training", "recipe"):
+        return True  # a name: the key has the settings that it stands for
     if path[0] == "identity" and path[1] not in ("model", "stages"):
         return fields["identity"]["measure"] == "speed"
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in UNPROVEN)
