@@ -111,7 +111,7 @@ def test_accuracy(roots, lost, gained, expected):
     ("made", "loss", "expected"), [("ab", 0.0, "OK"), ("ab", 1e-4, "INCONCLUSIVE"), ("aa", 1e-4, "OK")]
 )
 def test_equal_answers_are_certain_if_the_models_are_known_to_be_equal(roots, made, loss, expected):
-    """By their weights, or by the losses of all windows. A refactoring then passes a strict gate."""
+    """Models are known to be equal by their weights, or by the losses of all windows. A refactoring then passes a strict gate."""
     for k, root in enumerate(roots):
         about = {"made": "ab"[k], "artifact": made[k] * 64, "seed": 0}
         fake_records.accuracy(root, n=50, **about)

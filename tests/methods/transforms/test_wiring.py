@@ -83,7 +83,7 @@ def test_the_function_is_kept(kind, name, source):
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
 def test_norms_in_bfloat16_take_scales_without_a_rounding(kind, source):
-    """Whatever they are computed in."""
+    """The file is in bfloat16, whatever dtype the model is computed in."""
     model, job = source(kind)
     job = replace(job, compute=replace(job.compute, written_as=torch.bfloat16))
     wiring = Wiring(model, job, "smooth")
