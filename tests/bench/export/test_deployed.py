@@ -12,6 +12,8 @@ from bench.export import compressed_folder, deployed, gptq_folder
 from bench.export.compressed_folder import FORMATS
 from bench.export.model import export_model
 from bench.inputs import loading, windows
+from bench.kernels import cpu24
+from bench.kernels.integers24 import pack_rounded
 from bench.results.artifacts import find_pruned
 from bench.results.store import ReadOnlyStore
 from bench.verify import CheckFailed
@@ -19,6 +21,7 @@ from helpers import folders, packers, runs
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
+from methods.pattern import Pattern
 
 pytest.importorskip("compressed_tensors")
 FEW = ("int4-awq", "w8a8", "nvfp4")
@@ -186,6 +189,23 @@ def test_a_model_that_float16_cannot_hold_is_refused(kind, by, fault, said, made
     with pytest.raises(fault, match=said):
         export_model(record.key, kind, tmp_path / "out", results=results)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_larger_than_half_of_the_memory_is_exported_without_a_load(made, tmp_path, monkeypatch):
+    results, record = made("int4-rtn")
+    monkeypatch.setattr(deployed, "memory_bytes", lambda: 0)
+    monkeypatch.setattr(loading, "load", None)
+    said = export_model(record.key, "awq", tmp_path / "out", results=results)
+
+    assert "not computed in float16, because the model takes more than half of the memory" in said
+
+
+def test_groups_that_are_multiples_of_the_kernel_s_are_packed_in_its_own():
+    weight = torch.rand(8, 512) * Pattern(2, 4).keep(torch.rand(8, 512))
+    packed = pack_rounded(weight, "int4", group=256).packed
+
+    assert cpu24.supports(packed) and cpu24.supports(pack_rounded(weight, "int4").packed)
+    assert pack_rounded(weight, "int4", group=8).packed.scales.shape[-1] == 512 // 8
 
 
 def test_packed24_has_the_groups_of_its_row(made, tmp_path):
