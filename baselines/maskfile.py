@@ -96,11 +96,7 @@ class MaskFile:
 
 
 def apply(method: str, path: Path, sha256: str, model: nn.Module, job: Job) -> Outcome:
-    """Prune the targets with the masks of a file.
-
-    Raises:
-        UserError: see `MaskFile`; or a mask breaks the pattern, `from=` is set too, or the file has another sha256.
-    """
+    """Prune the targets with the masks of a file. Refuse masks that break the pattern, `from=`, and another sha256."""
     if job.prior:
         raise UserError(f"{method}: file= and from= cannot be combined: leave from= out")
     transposed = family_of(model.config.to_dict()).transposed  # type: ignore[operator, union-attr]

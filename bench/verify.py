@@ -313,11 +313,7 @@ def name_pattern(weights: Iterable[Tensor], *, is_quantized: bool = False) -> tu
 
 
 def detect_pattern(folder: Folder) -> Pattern:
-    """Return the sparsest of CANDIDATES that holds in every target linear of a folder.
-
-    Raises:
-        UserError: none of them holds.
-    """
+    """Return the sparsest of CANDIDATES that holds in every target linear of a folder, or raise UserError if none does."""
     found, _ = name_pattern(map(folder.weight, find_targets(folder.config, folder.shapes())))
     if str(found) not in CANDIDATES:
         raise UserError(f"no pattern of {', '.join(CANDIDATES)} holds in {folder.path}: name it with --pattern")

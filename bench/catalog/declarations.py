@@ -84,11 +84,7 @@ class Catalog(Mapping[str, CatalogEntry]):
 
 
 def describe(target: str, declared: Any, *, is_plugin: bool = False) -> CatalogEntry:
-    """Return the entry of a class from the attributes that it declares.
-
-    Raises:
-        TypeError: `needs` or `info` is of another type.
-    """
+    """Return the entry of a class from the attributes that it declares, or raise TypeError if one is of another type."""
     needs, stated = getattr(declared, "needs", Needs.NOTHING), getattr(declared, "info", MethodInfo())
     if not isinstance(needs, Needs):
         raise TypeError(f"needs={needs!r} must be a Needs of `methods`, for example Needs.CALIBRATION")

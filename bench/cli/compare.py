@@ -123,11 +123,7 @@ def gate(
 
 
 def _pair_harness(a: str, b: str, *, whole: bool = False) -> tuple[ResultSet, ResultSet] | None:
-    """Pair two folders of other harnesses, and say what cannot be paired. None: neither is one. whole: see elsewhere.pair.
-
-    Raises:
-        UserError: only one of them is, or one cannot be read.
-    """
+    """Pair two folders of other harnesses, and say what cannot be paired. None: neither is one. whole: see elsewhere.pair."""
     from bench.compare import elsewhere
 
     known = [text for text in (a, b) if elsewhere.is_elsewhere(Path(text))]

@@ -21,11 +21,7 @@ KINDS = ("methods", "models", "data", "tasks", "measures", "quantizers", "recipe
 
 
 def rows(what: str, long: bool, results: Path | None) -> Rows:
-    """Return the rows of a list. what: a kind in KINDS. long: add columns. results: folder for `runs`.
-
-    Raises:
-        UserError: an unknown list.
-    """
+    """Return the rows of a list. what: a kind in KINDS. long: add columns. results: folder for `runs`."""
     if what in ("methods", "measures", "quantizers"):
         return [_entry(what, name, entry, long) for name, entry in registry.entries(what).items()]
     if what == "models":

@@ -143,11 +143,7 @@ def _describe(fault: Exception) -> tuple[int, str]:
 
 
 def _require_values(arguments: list[str]) -> None:
-    """Refuse empty arguments. As a path, an empty one would mean the current folder.
-
-    Raises:
-        UserError: an argument is empty, or an option ends with "=".
-    """
+    """Refuse empty arguments, also after "=". As a path, an empty one would mean the current folder."""
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if not argument or re.fullmatch("--[a-z-]+=", argument):
             name = argument.removesuffix("=") or (before if before.startswith("-") and "=" not in before else "")

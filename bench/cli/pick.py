@@ -106,11 +106,7 @@ def _tracks(keep: str | None, max_loss: str | None) -> list[str]:
 
 
 def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -> Table:
-    """Return the board of this protocol, or the first that fits: a model's main protocol comes first.
-
-    Raises:
-        UserError: no such model, protocol or device.
-    """
+    """Return the first board that fits the protocol and device, or raise UserError. A model's main protocol comes first."""
     from bench.reporting import board, leaderboard
 
     merged = board.merge(leaderboard.read_boards(folders or leaderboard.results_folders(), model))

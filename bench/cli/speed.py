@@ -201,11 +201,7 @@ def _beside(model: str, engines: str = "native") -> str:
 
 
 def _names(what: str, text: str, known: Collection[str]) -> tuple[str, ...]:
-    """Return the names in a text, by commas. what: word for one of them in an error.
-
-    Raises:
-        UserError: an unknown or empty name.
-    """
+    """Return the names in a text, by commas, or raise UserError. what: word for one of them in an error."""
     names = tuple(dict.fromkeys(split_list(f"{what}s", text)))
     for name in names:
         if name not in known:
@@ -214,11 +210,7 @@ def _names(what: str, text: str, known: Collection[str]) -> tuple[str, ...]:
 
 
 def _named_folders(text: str | None, model: str) -> dict[str, str]:
-    """Return folders by name from NAME=FOLDER,NAME=FOLDER.
-
-    Raises:
-        UserError: a part is not NAME=FOLDER, or a name is taken.
-    """
+    """Return folders by name from NAME=FOLDER,NAME=FOLDER. Refuse a part of another form, and a repeated name."""
     from bench.execution.versions import DENSE, SPARSE
     from bench.measures.speed.comparison import REPEAT_SUFFIX
 

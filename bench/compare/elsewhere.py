@@ -131,11 +131,7 @@ def import_folder(folder: Path, results: Path, *, model: str, method: str, patte
 
 @contextlib.contextmanager
 def as_results(folder: Path) -> Iterator[Path]:
-    """Yield the folder, or a temporary results folder with its records if another harness wrote it. The row has its name.
-
-    Raises:
-        UserError: see `import_folder`.
-    """
+    """Yield the folder, or a temporary results folder with its records if another harness wrote it. The row has its name."""
     if not is_elsewhere(folder):
         yield folder
         return

@@ -61,11 +61,7 @@ class Remeasured:
 
 
 def choose(records: Sequence[Record], count: int, seed: int) -> list[Record]:
-    """Return `count` random records with a number. The same folder and seed give the same records.
-
-    Raises:
-        UserError: fewer records have a number.
-    """
+    """Return `count` random records with a number, or raise UserError. The same folder and seed give the same records."""
     known = sorted((r for r in records if r.status == "ok"), key=lambda r: r.key)
     if count > len(known):
         raise UserError(

@@ -200,11 +200,7 @@ class Builder:
         return counts
 
     def _function_error(self, before: Path, after: Path, job: Job) -> dict[str, float]:
-        """Return how much a transform changed the logits, on random tokens and on text.
-
-        Raises:
-            CheckFailed: it changed them by more than rounding does.
-        """
+        """Measure a transform's change of the logits, on random tokens and text. Raise CheckFailed if it exceeds rounding."""
         self.workspace.progress.enter("checking")
         compute = replace(job.compute, dtype=torch.promote_types(job.compute.dtype, torch.float32))
         old, new = loading.load(before, compute), loading.load(after, compute)

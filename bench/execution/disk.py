@@ -60,11 +60,7 @@ class ResultsFolder:
         self._handle = os.open(root / "records", os.O_RDONLY)  # while it is open, no other folder gets its inode
 
     def require(self) -> None:
-        """Wait for a missing folder, for example on a shared disk that is unreachable for a while.
-
-        Raises:
-            RunStopped: it does not come back, or is another folder.
-        """
+        """Wait for a missing folder, for example on a shared disk. Raise RunStopped if it stays away, or is another folder."""
         with contextlib.suppress(OSError):
             store.wait_for_folder(self._root)
             if os.path.samestat(os.stat(self._root / "records"), os.fstat(self._handle)):

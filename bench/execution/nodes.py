@@ -51,11 +51,7 @@ class Announcement(NamedTuple):
 
 
 def find_place(count: int, variables: Mapping[str, str]) -> Place:
-    """Read this process's place from the variables of torchrun or Slurm.
-
-    Raises:
-        UserError: the variables are missing, or there are not `count` nodes.
-    """
+    """Read this process's place from the variables of torchrun or Slurm. Raise UserError if they do not give `count` nodes."""
     by_slurm = "RANK" not in variables
     node, world = (variables.get(n, "") for n in (("SLURM_PROCID", "SLURM_NTASKS") if by_slurm else VARIABLES[:2]))
     host, port = variables.get("MASTER_ADDR", ""), variables.get("MASTER_PORT", "")

@@ -74,11 +74,7 @@ class RankFailed(Exception):
 
 @contextlib.contextmanager
 def start_ranks(artifact: Artifact, command: Sequence[str] = COMMAND) -> Iterator[None]:
-    """Start the other ranks of an artifact, and be rank 0 within the block. With one rank, do nothing.
-
-    Raises:
-        RankFailed: a rank failed. Its output is on our stderr.
-    """
+    """Start the other ranks of an artifact, and be rank 0 within the block. Raise RankFailed if one fails."""
     world = artifact.ranks
     if world == 1:
         yield

@@ -23,11 +23,7 @@ def opened(folder: Path, kept: Kept | None) -> Folder:
 
 
 def kept_of(outcome: Outcome, stage: Stage, source: Path) -> Kept | None:
-    """Return what a stage keeps of its source, or None for all.
-
-    Raises:
-        CheckFailed: it is not as much as the stage says.
-    """
+    """Return what a stage keeps of its source, or None for all. Raise CheckFailed if it keeps another amount than it says."""
     if outcome.kept is None:
         return None
     config = Folder(source).config
@@ -46,11 +42,7 @@ def kept_of(outcome: Outcome, stage: Stage, source: Path) -> Kept | None:
 def write_smaller(
     model: nn.Module | Path, source: Path, kept: Kept, target: Path, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Write what is left of a folder, and return the keys of config.json that change.
-
-    Raises:
-        CheckFailed: the method also changed weights.
-    """
+    """Write what is left of a folder, and return the keys of config.json that change. Refuse changed weights."""
     if not isinstance(model, nn.Module) or not is_unchanged(model, Folder(source), dtype):
         raise CheckFailed("a method that makes a model smaller also changed weights: return the model unchanged")
     folder, writer = SmallerFolder(source, kept), Writer(target, dtype=dtype)

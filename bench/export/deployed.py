@@ -131,11 +131,7 @@ def _write_gguf(
 
 @torch.inference_mode()
 def _measure_importance(folder: Path, targets: Sequence[str], text: str) -> dict[str, Tensor]:
-    """Return the mean square of each input of the linears on a text, by their names in GGUF: llama.cpp's importance matrix.
-
-    Raises:
-        UserError: the text cannot be read, or is too short.
-    """
+    """Return the mean square of each input of the linears on a text, by their names in GGUF: llama.cpp's importance matrix."""
     model, tokenizer = loading.load(folder, Compute(dtype=torch.float32)), loading.load_tokenizer(folder)
     config: Any = model.config
     length = min(IMATRIX_LENGTH, config.max_position_embeddings)
@@ -155,11 +151,7 @@ def _measure_importance(folder: Path, targets: Sequence[str], text: str) -> dict
 
 
 def _check_gguf(folder: Path, file: Path, *, exact: bool, threads: int) -> str:
-    """Load a file with llama.cpp, or with transformers' reader without it, and compare tokens and logits.
-
-    Raises:
-        CheckFailed: they differ.
-    """
+    """Load a file with llama.cpp, or with transformers' reader without it, and check its tokens and logits."""
     tokenizer = loading.load_tokenizer(folder)
     expected: list[int] = tokenizer(SENTENCE, add_special_tokens=False)["input_ids"]
     tokens, dense = torch.tensor(expected), loading.load(folder, Compute(dtype=torch.float32))
@@ -180,11 +172,7 @@ def _check_gguf(folder: Path, file: Path, *, exact: bool, threads: int) -> str:
 
 
 def _check_float16(folder: Path, format_: str) -> str:
-    """Check that a model computes in float16, as the loaders of a format do. Return a sentence if it cannot be known here.
-
-    Raises:
-        CheckFailed: its values overflow.
-    """
+    """Refuse a model that overflows in float16, as loaders of a format compute. Return a sentence if it is unknown here."""
     if sum(file.stat().st_size for file in Folder(folder).files()) > memory_bytes() / 2:
         return "; not computed in float16, because the model takes more than half of the memory"
     has_tokenizer = any((folder / name).exists() for name in TOKENIZER_FILES)
@@ -198,11 +186,7 @@ def _check_float16(folder: Path, format_: str) -> str:
 
 
 def _compare(before: Path, after: Path, computed: str, tolerance: float) -> str:
-    """Load two folders with transformers, and return a sentence about their logits. computed: number format.
-
-    Raises:
-        CheckFailed: they differ by more than the tolerance.
-    """
+    """Check the logits of two folders with transformers. Return a sentence about them. computed: number format."""
     tokens = torch.tensor(loading.load_tokenizer(before)(SENTENCE)["input_ids"])[None]
     old, new = (loading.load(folder, Compute(dtype=getattr(torch, computed))) for folder in (before, after))
     return _describe("transformers", check_function(old, new, tokens, tolerance))

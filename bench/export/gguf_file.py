@@ -146,11 +146,7 @@ def _on_grid(weight: Tensor, kind: str, group: int) -> np.ndarray[Any, np.dtype[
 
 
 def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -> None:
-    """Add the tokenizer of a folder. size: number of rows of the embedding.
-
-    Raises:
-        UserError: it is no byte-level BPE, or splits text in a way without a name.
-    """
+    """Add the byte-level BPE tokenizer of a folder. size: number of rows of the embedding."""
     from gguf import SpecialVocab, TokenType
 
     # As the library writes it, so that every field is there.

@@ -29,11 +29,7 @@ class StoredLinears(NamedTuple):
 def stored_linears(
     source: Folder, quantizer: str, include: tuple[str, ...], exclude: tuple[str, ...]
 ) -> StoredLinears | None:
-    """Return how a quantizer stores the linears of a folder, or None if its format is not of this project.
-
-    Raises:
-        UserError: a group does not divide a width.
-    """
+    """Return how a quantizer stores the linears of a folder, or None if its format is not of this project."""
     parsed = choice.parse_quantizer(quantizer)
     if parsed is None or (parsed.name.rpartition("-")[0] not in FORMATS and parsed.name not in FORMATS):
         return None
@@ -45,11 +41,7 @@ def stored_linears(
 
 
 def require_linears(source: Folder, what: str) -> None:
-    """Refuse a family whose linears other programs store in another way.
-
-    Raises:
-        UserError: the weights are [in, out], or of experts.
-    """
+    """Refuse a family whose weights other programs store in another way: [in, out], or of experts."""
     family = family_of(source.config)
     if family.transposed or family.experts:
         raise UserError(f"a {source.config['model_type']} cannot be exported as {what}: use --format hf")

@@ -95,11 +95,7 @@ class Probe:
             return {}
 
     def shape(self, tensor: str, shape: tuple[int, ...]) -> Shape:
-        """Return the shape of a tensor of the probe as arithmetic on the config. tensor: its name.
-
-        Raises:
-            UserError: a size is no expression that this module tries.
-        """
+        """Return the shape of a tensor of the probe as arithmetic on the config, or raise UserError. tensor: its name."""
         return tuple(self._size(tensor, size) for size in shape)
 
     def _size(self, tensor: str, size: int) -> Size | tuple[Size, ...]:

@@ -61,11 +61,7 @@ def teach(folder: Path) -> tuple[str, Family]:
 
 
 def derive(folder: Path, config: Mapping[str, Any]) -> Family:
-    """Return the entry, from the architecture in other sizes and one forward pass of the model.
-
-    Raises:
-        UserError: it has no entry that this module can derive.
-    """
+    """Derive the entry from the architecture in other sizes and one forward pass, or raise UserError."""
     probe = Probe(config)
     if experts := [name for name, shape in probe.shapes.items() if len(shape) == 3 or ".experts." in name]:
         raise UserError(f"{folder} is a mixture of experts ({experts[0]}): write its entry by hand (docs/models.md)")
@@ -138,11 +134,7 @@ def _inputs(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 def _in_order(model: nn.Module, path: str, linears: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the linears of a block in the order of the forward pass.
-
-    Raises:
-        UserError: one of them is a matrix of another module.
-    """
+    """Return the linears of a block in the order of the forward pass. Refuse a linear that is a matrix of another module."""
     for linear in linears:
         module = model.get_submodule(f"{path}.0.{linear}")
         if not (isinstance(module, nn.Linear) or stores_in_out(module)):
@@ -153,11 +145,7 @@ def _in_order(model: nn.Module, path: str, linears: tuple[str, ...]) -> tuple[st
 
 @torch.no_grad()
 def _finish(model: Any) -> dict[str, str]:
-    """Return the operation on the head's products, "cap" or "divisor", and the config value that it uses.
-
-    Raises:
-        UserError: the operation is another one.
-    """
+    """Return the operation on the head's products, "cap" or "divisor", and its config value. Refuse other operations."""
     tokens = _tokens(model)
     want = model(input_ids=tokens, use_cache=False).logits
     got = model.get_output_embeddings()(model.base_model(input_ids=tokens, use_cache=False)[0])

@@ -95,11 +95,7 @@ def stored_plain(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str
 
 
 def content_digest(path: Path) -> str:
-    """Return the digest of the files that decide a number: weights, config and tokenizer.
-
-    Raises:
-        UserError: it does not exist, or a file is not a regular file of the folder.
-    """
+    """Return the digest of the regular files that decide a number: weights, config and tokenizer."""
     if path.is_file():
         return digests.of_file(path)
     if not path.is_dir():

@@ -174,11 +174,7 @@ def _short(parts: Mapping[str, T]) -> dict[str, T]:
 
 
 def _activations(settings: Any) -> str:
-    """Return the rounding of a linear's inputs by its name in INPUT_FORMATS, or "".
-
-    Raises:
-        UserError: a rounding that is not computed here.
-    """
+    """Return the rounding of a linear's inputs by its name in INPUT_FORMATS, or "". Refuse any other rounding."""
     if not settings:
         return ""
     bits, type_, strategy = (settings.get(key) for key in ("num_bits", "type", "strategy"))

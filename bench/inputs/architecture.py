@@ -99,11 +99,7 @@ def check(folder: ModelTensors) -> None:
 
 
 def check_head(folder: Folder) -> None:
-    """Check that a stored head equals the embedding to which config.json ties it. It is left out here, and transformers loads it.
-
-    Raises:
-        UserError: they differ.
-    """
+    """Require that a head equals the embedding to which it is tied. It is left out here, and transformers loads it."""
     family = families.FAMILIES.get(folder.config.get("model_type", ""))
     if not family or not folder.is_tied:
         return
@@ -125,11 +121,7 @@ def check_head(folder: Folder) -> None:
 
 
 def _check_experts(family: Family, config: ModelConfig, folder: ModelTensors) -> None:
-    """Check the number of experts before their tensors are listed: a config can name any number.
-
-    Raises:
-        UserError: config and weights have different numbers of experts.
-    """
+    """Require the config's number of experts before their tensors are listed: a config can name any number."""
     if not family.experts:
         return
     claimed = count_experts(family, config)
@@ -169,11 +161,7 @@ def _check_values(config: ModelConfig, layout: Layout, redirects: Iterable[str])
 
 
 def layout_of(family: Family, config: ModelConfig) -> Layout:
-    """Return the tensors of a model of a family by its config.
-
-    Raises:
-        UserError: the config lacks a value, or has an invalid one.
-    """
+    """Return the tensors of a model of a family by its config, or raise UserError if a value is missing or invalid."""
     values = _Values(family, config)
     for fraction in family.whole:
         values.require_whole(fraction)

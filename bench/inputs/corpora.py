@@ -81,11 +81,7 @@ _WIKI_MINI_SPLITS = {"evaluation": "test", "validation": "validation", "calibrat
 
 
 def lookup(name: str) -> CorpusSource:
-    """Return the corpus of a name, or of the path of a text file.
-
-    Raises:
-        UserError: unknown name, or no such file. The message has the nearest known names.
-    """
+    """Return the corpus of a name, or of the path of a text file. Raise UserError with the nearest known names."""
     if own := own_text.parse(name):
         # A token has about four bytes.
         return CorpusSource("text files of the user", tokens=own_text.count_bytes(own) // 4)
@@ -155,11 +151,7 @@ def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = 
 
 
 def documents(name: str, use: str, data_dir: Path | None, render: own_text.Render | None = None) -> Sequence[str]:
-    """Return the texts of a corpus: articles, rows or pages. render: writes the messages of a user's chat data.
-
-    Raises:
-        UserError: the files are not on this machine, or cannot be read.
-    """
+    """Return the texts of a corpus: articles, rows or pages. render: writes the messages of a user's chat data."""
     if own := own_text.parse(name):
         return list(own_text.read(own, render))
     if not lookup(name).hub:

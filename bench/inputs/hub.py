@@ -105,11 +105,7 @@ class Repository:
         return Snapshot(str(info.sha), tuple(s.rfilename for s in info.siblings or []))
 
     def download(self, snapshot: Snapshot, files: Iterable[str], folder: Path) -> list[Path]:
-        """Download files of a snapshot into `folder`, and return their paths.
-
-        Raises:
-            UserError: the hub does not answer, or refuses.
-        """
+        """Download files of a snapshot into `folder`, and return their paths. Raise UserError if the hub refuses."""
         from huggingface_hub import snapshot_download
 
         wanted = list(files)

@@ -69,11 +69,7 @@ def _load(folder: Path, compute: Compute) -> nn.Module:
 
 @contextmanager
 def _faults(what: str) -> Iterator[None]:
-    """Turn any error of a library about a file into a sentence. what: words for the file.
-
-    Raises:
-        UserError: its cause is the error.
-    """
+    """Turn any error of a library about a file into a UserError, whose cause it is. what: words for the file."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError):
@@ -84,11 +80,7 @@ def _faults(what: str) -> Iterator[None]:
 
 
 def _require_all(about: dict[str, Any]) -> None:
-    """Check the report of transformers about a loaded model. It fills missing parameters with random numbers.
-
-    Raises:
-        ValueError: a parameter is missing or has another shape.
-    """
+    """Refuse a loaded model that lacks a parameter. transformers reports it and fills it with random numbers."""
     for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
         if about.get(kind):
             raise ValueError(f"{kind.replace('_', ' ')}: {', '.join(sorted(map(str, about[kind]))[:3])}")

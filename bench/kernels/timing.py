@@ -71,11 +71,7 @@ class WrongProduct(Exception):
 
 
 def check_product(name: str, product: Tensor, expected: Tensor, tolerance: float = PRODUCT_TOLERANCE) -> None:
-    """Check a product against that of float32 before it is timed.
-
-    Raises:
-        WrongProduct: the error is more than `tolerance` of the norm, or NaN.
-    """
+    """Raise WrongProduct if a product differs from that of float32 by more than `tolerance` of the norm, or is NaN."""
     error = float((product.float() - expected).norm() / expected.norm().clamp(min=1e-30))
     if not error <= tolerance:
         raise WrongProduct(f"{name} is off by {error:.2g} of the product's norm")

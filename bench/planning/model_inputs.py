@@ -104,11 +104,7 @@ class ModelInputs:
         )
 
     def _bos(self, tokenizer_json: Path) -> Bos:
-        """Return the rule for BOS as far as it changes this model's tokens.
-
-        Raises:
-            UserError: all sequences must begin with BOS, and the tokenizer has none.
-        """
+        """Return the rule for BOS as far as it changes this model's tokens. Refuse a tokenizer that lacks a required BOS."""
         rule = self.request.spec.bos
         known = tokenizer_json.exists()
         with windows.tokenizer_faults(tokenizer_json):

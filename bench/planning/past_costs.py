@@ -60,11 +60,7 @@ def stage_part(name: str, parameters: float, calibration: float, training: float
 
 
 def estimate_tokens(measure: str, config: dict[str, Any]) -> int:
-    """Return about how many tokens a measure reads, or 0 if it does not say.
-
-    Raises:
-        UserError, TypeError: this version does not have such a measure.
-    """
+    """Return about how many tokens a measure reads, 0 if it does not say. Raise UserError or TypeError if it is unknown."""
     kind = registry.load(registry.lookup("measures", measure))
     return int(getattr(kind(**config), "estimated_tokens", 0))
 

@@ -45,11 +45,7 @@ def recipes() -> dict[str, Recipe]:
 
 
 def choose(parameters: int, device: str, named: str | None = None) -> Recipe:
-    """Return the named recipe, or the first that is large enough and for this type of device.
-
-    Raises:
-        UserError: the name is unknown, or every recipe is too small.
-    """
+    """Return the named recipe, or the first that is large enough and for this type of device. Raise UserError without one."""
     known = recipes()
     if named:
         if named not in known:

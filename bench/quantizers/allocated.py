@@ -136,11 +136,7 @@ class Allocated:
 
 
 def parse_pruner(text: str) -> Method:
-    """Return the method that prunes the linears of an allocation.
-
-    Raises:
-        UserError: unknown, or it needs another stage, training or its own environment.
-    """
+    """Return the method that prunes the linears of an allocation. Refuse one with other stages, training or environments."""
     choice, entry = parse_method(text), lookup("methods", text.split(":")[0])
     other = choice.prior or entry.dense or entry.drops or entry.adds or entry.file or entry.elsewhere
     if other or set(entry.needs) - {"calibration"}:

@@ -39,11 +39,7 @@ def merge(results: Sequence[ResultSet]) -> ResultSet:
 
 
 def make_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
-    """Make a section for each model, the largest first, with a table for each protocol, the main one first.
-
-    Raises:
-        UserError: scores cannot be read.
-    """
+    """Make a section for each model, the largest first, with a table for each protocol, the main one first."""
     merged = merge(results)
     folders = {id(record): one.name for one in results for record in one.records}
     credits = {one.name: searches.read_about(Path(one.name)).credit for one in results}

@@ -68,11 +68,7 @@ def draw_scaling(law: Law, file: Path, method: str, control: str, holdout: GridR
 
 
 def draw_history(series: Sequence[Series], file: Path) -> Path:
-    """Draw a metric over commits, a panel for each row: level between steps, dashed lines where the machine changed.
-
-    Raises:
-        UserError: there are more than MAX_PANELS rows.
-    """
+    """Draw a metric over commits, a panel for each row: level between steps, dashed lines where the machine changed."""
     if len(series) > MAX_PANELS:
         raise UserError(f"too many rows for a figure ({len(series)}, at most {MAX_PANELS}): select some with --row")
     figure, axes = new_figure(560, 160 * len(series), rows=len(series))
@@ -101,11 +97,7 @@ def _axis_limits(values: Sequence[float]) -> tuple[float, float]:
 
 
 def draw_speeds(records: Sequence[Record], file: Path) -> Path:
-    """Draw speedups over tokens, a panel for each kind of weight: with their intervals, the roofline limit dashed.
-
-    Raises:
-        UserError: no record has a shape that was timed.
-    """
+    """Draw speedups over tokens, a panel for each kind of weight: with their intervals, the roofline limit dashed."""
     rows = [row for r in records for row in r.notes.get("shapes", []) if "speedup" in row]
     if not rows:
         raise UserError("nothing to draw: no shape was timed")

@@ -89,11 +89,7 @@ def add_forest(
 
 
 def draw_column(table: Table, metric: str, file: Path) -> Path:
-    """Draw the rows of a table by one metric, with their spread. metric: "" for the ratio to the dense model.
-
-    Raises:
-        UserError: the table has no such numbers.
-    """
+    """Draw the rows of a table by one metric, with their spread. metric: "" for the ratio to the dense model."""
     title = f"{table.title}, {table.protocol}" if table.protocol else table.title
     if not metric and (rows := forest_rows(table)):
         return drawing.save_figure(draw_forest(rows), file, f"{title}: {FOREST_TITLE}")
@@ -125,11 +121,7 @@ def _values(table: Table, column: int) -> list[tuple[str, Bound]]:
 
 
 def draw_pair(rows: Sequence[Row], file: Path, before: str, after: str) -> Path:
-    """Draw a comparison: a panel of ratios and one of differences, with their intervals. before, after: names of the sides.
-
-    Raises:
-        UserError: no number of it has an estimate.
-    """
+    """Draw a comparison: a panel of ratios and one of differences, with their intervals. before, after: names of the sides."""
     title = f"{after} against {before}"
     panels: list[Any] = []
     signed: Callable[..., str] = partial(words.quantity, "{:+.3g}".format, "")

@@ -44,11 +44,7 @@ class PaperRow(BaseModel, extra="forbid", frozen=True):
 
 
 def make_section(folder: Path) -> ReportSection | None:
-    """Make a section of all files of a folder. Returns None if they have no rows.
-
-    Raises:
-        UserError: a row cannot be read, or has no source.
-    """
+    """Make a section of all files of a folder. Returns None if they have no rows."""
     rows = [row for path in sorted(folder.glob("*.csv")) for row in read_rows(path)]
     if not rows:
         return None

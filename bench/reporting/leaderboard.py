@@ -45,11 +45,7 @@ FIGURE = re.compile(rf"{NAME}-[a-z0-9-]+-[0-9]+\.svg")
 
 
 def results_folders() -> list[Path]:
-    """Return all results folders except RESULTS, which `bench run` fills by default. Return RESULTS if it is alone.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return all results folders except RESULTS, which `bench run` fills by default. Return RESULTS if it is alone."""
     root = RESULTS.parent
     folders = sorted(p.parent for p in root.glob("*/records") if p.is_dir())
     others = [p for p in folders if p != RESULTS] or folders
@@ -64,11 +60,7 @@ def leaves_local_out() -> bool:
 
 
 def read_boards(folders: Sequence[Path], model: str) -> list[ResultSet]:
-    """Read the results folders that are no searches, to show one model.
-
-    Raises:
-        UserError: a folder cannot be read, or all are searches.
-    """
+    """Read the results folders that are no searches, to show one model. Raise UserError if all are searches."""
     results = [one for path in folders if not searches.is_search(one := resolve.read(path, model=model))]
     if not results:
         raise UserError(f"only searches in {', '.join(map(str, folders))}: name another results folder with --results")
@@ -171,11 +163,7 @@ def _with_signers(section: ReportSection, signers: Mapping[str, str]) -> ReportS
 
 
 def write(files: dict[str, bytes], folder: Path) -> list[Path]:
-    """Write the files, and delete those of an earlier leaderboard and unfinished files of killed processes.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
+    """Write the files, and delete those of an earlier leaderboard and unfinished files of killed processes."""
     sweep(folder, f".{NAME}*.tmp")
     try:
         for name, content in files.items():

@@ -46,11 +46,7 @@ def require_readable(record: Record, items: Sequence[Item]) -> None:
 
 
 def unpack(content: bytes, record: Record, name: str) -> Items:
-    """Return a record's items from the content of their file. name: the file, for the error.
-
-    Raises:
-        UserError: they are not Parquet, or not those of the record.
-    """
+    """Return a record's items from the content of their Parquet file. name: the file, for the error."""
     assert record.items is not None
     return of_table(read_parquet(content, name, record.items.rows), record, name)
 
@@ -110,11 +106,7 @@ def _find_odd_column(schema: Any, rows: int) -> str:
 
 
 def of_table(table: Any, record: Record, name: str) -> Items:
-    """Return one record's items from an Arrow table. Columns that are all null belong to other records.
-
-    Raises:
-        UserError: they are not those of the record.
-    """
+    """Return one record's items from an Arrow table. Columns that are all null belong to other records."""
     try:
         items = _items(table)
         wrong = next(_mismatches(record, items), "")

@@ -36,11 +36,7 @@ def find_lie(content: bytes, footer: Any) -> str:
 
 
 def _unpacked_size(chunk: bytes) -> int:
-    """Return the sum of the unpacked sizes that the page headers of a column chunk state.
-
-    Raises:
-        IndexError, ValueError: damaged.
-    """
+    """Sum the unpacked sizes in the page headers of a column chunk. A damaged one raises IndexError or ValueError."""
     reader, total = _Reader(chunk), 0
     while reader.at < len(chunk):
         sizes = reader.read_struct()

@@ -93,11 +93,7 @@ def _text(value: Any) -> str:
 
 
 def settings(record: Record) -> dict[str, Any]:
-    """Return the values of a spec, from a record's identity and key inputs.
-
-    Raises:
-        UserError: they cannot be read back.
-    """
+    """Return the values of a spec from a record's identity and key inputs, or raise UserError if it cannot."""
     identity, inputs = record.identity, record.key_inputs
     try:
         pattern = Pattern.parse(identity.pattern)

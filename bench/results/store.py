@@ -155,20 +155,12 @@ class ReadOnlyStore:
         self.damaged.append(f"{path} {why}")
 
     def require_whole(self, what: str = "results") -> None:
-        """Call it after reading all records. what: what the folder is, for the error.
-
-        Raises:
-            UserError: a record could not be read.
-        """
+        """Raise UserError if a record could not be read. Call it after reading all. what: what the folder is, for the error."""
         if self.damaged:
             raise UserError(f"cannot read {what}: {self.damaged[0]}: delete it, or run the same bench run again")
 
     def items(self, record: Record) -> Items:
-        """Return per-item scores, checked against their record.
-
-        Raises:
-            UserError: as for `content`; or they are not those of the record.
-        """
+        """Return per-item scores, checked against their record. Raise UserError if they are not those of the record."""
         from bench.results.items import unpack
 
         return unpack(self.content(record), record, str(self.items_path(record)))
@@ -246,11 +238,7 @@ class Store(ReadOnlyStore):
         self._put(record, (record.to_json(indent=1) + "\n").encode(), content)
 
     def copy(self, record: Record, source: ReadOnlyStore) -> None:
-        """Copy a record's files from another folder, byte by byte, so that its digest and signatures stay.
-
-        Raises:
-            UserError: a file has changed since the record was read.
-        """
+        """Copy a record's files from another folder, byte by byte, so that its digest and signatures stay."""
         text = source.path(record.key).read_bytes()
         if parse(text, str(source.path(record.key))).digest != record.digest:
             raise UserError(f"{source.path(record.key)} has changed while it was read: run the same command again")
@@ -282,11 +270,7 @@ def is_disk_full(fault: BaseException) -> bool:
 
 
 def wait_for_folder(root: Path) -> None:
-    """Wait for a shared results folder to come back. Do not make it again: its content may come back, too.
-
-    Raises:
-        FileNotFoundError: it does not come back within PATIENCE_S.
-    """
+    """Wait PATIENCE_S for a shared results folder. Do not make it again: its content may come back, too."""
     end = time.monotonic() + PATIENCE_S
     while not os.path.isdir(root / "records"):  # False, too, for a disk that cannot be reached
         if time.monotonic() > end:

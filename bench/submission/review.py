@@ -54,11 +54,7 @@ class Review:
 
 
 def read_published(root: Path, without: str = "") -> list[ResultSet]:
-    """Read the results folders below a folder, but for that of `bench run`'s default and the one named `without`.
-
-    Raises:
-        UserError: one cannot be read.
-    """
+    """Read the results folders below a folder, but for that of `bench run`'s default and the one named `without`."""
     folders = sorted(path.parent for path in root.glob("*/records") if path.is_dir())
     return [resolve.read(path, every=True) for path in folders if path.name not in (without, RESULTS.name)]
 

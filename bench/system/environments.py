@@ -170,11 +170,7 @@ def _interpreter(name: str, spec: EnvironmentSpec) -> Path:
 
 
 def _run(name: str, command: list[str], log: Path, on_line: Callable[[str], None]) -> str:
-    """Run a command, write its output to the log, and return the last line.
-
-    Raises:
-        UserError: it failed. The message has the last error line and the path of the log.
-    """
+    """Run a command, write its output to the log, and return the last line. UserError: its last error line, and the log."""
     last: deque[str] = deque(maxlen=50)  # pip may print advice after its error
     with (
         log.open("a") as file,

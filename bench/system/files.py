@@ -78,11 +78,7 @@ def require_folder(path: Path, option: str = "--out", *, new: bool) -> None:
 
 
 def require_writable_file(path: Path, option: str) -> None:
-    """Check that a file can be written, before the work whose result goes there. option: flag that names the file.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Refuse a file that cannot be written, before the work whose result goes there. option: flag that names the file."""
     try:
         place = find_existing(path)
         if place != _absolute(path):

@@ -18,11 +18,7 @@ LEAST_FILE_BYTES = 64 * 2**20
 
 
 def require_limits(models: Iterable[Path] = ()) -> None:
-    """Check that this process may open as many files as a run does, and write a file as large as each of the models.
-
-    Raises:
-        UserError: a limit is lower.
-    """
+    """Refuse limits of this process below a run's number of open files, or below the size of one of the models."""
     if _allowed(resource.RLIMIT_NOFILE) < OPEN_FILES:
         raise UserError(f"{_describe(errno.EMFILE)}, and a run needs {OPEN_FILES}: set ulimit -n {OPEN_FILES}")
     if (allowed := _allowed(resource.RLIMIT_FSIZE)) < math.inf:

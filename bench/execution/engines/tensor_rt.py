@@ -46,11 +46,7 @@ class TensorRt:
 
 
 def build(file: Path, step: Step, *, sparse: bool) -> tuple[Any, list[dict[str, Any]]]:
-    """Build an engine for exactly this step. Return it with its inspector's entry for each layer.
-
-    Raises:
-        UserError: TensorRT cannot read the file, or cannot build it.
-    """
+    """Build an engine for exactly this step, or raise UserError. Return it with its inspector's entry for each layer."""
     import tensorrt as trt
 
     logger = trt.Logger(trt.Logger.WARNING)

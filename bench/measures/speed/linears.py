@@ -67,11 +67,7 @@ def random_weights(shapes: Counter[tuple[int, int]]) -> Weights:
 def time_linears(
     device: Cpu | Cuda, weights: Weights, tokens: int, kind: str, after_shape: Callable[[], object] = lambda: None
 ) -> Readings:
-    """Time each shape once and add up all linears. The notes have a row for each shape.
-
-    Raises:
-        Skipped: no kernel for any of the shapes.
-    """
+    """Time each shape once and add up all linears. The notes have a row for each shape. Raise Skipped without a kernel."""
     peaks = device.peaks()
     rows: list[dict[str, Any]] = []
     sums = [[0.0] * comparison.BLOCKS for _ in range(2)]

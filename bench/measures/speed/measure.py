@@ -76,11 +76,7 @@ class Speed:
 
     @classmethod
     def plan(cls, context: PlanContext) -> Iterator[Planned]:
-        """Plan a measurement for each workload and size. Without CUDA: decoding, and one that says what is missing.
-
-        Raises:
-            UserError: the devices are different GPUs.
-        """
+        """Plan a measurement for each workload and size. Without CUDA: decoding, and one that says what is missing."""
         hardware, *others = dict.fromkeys(map(fingerprint, context.devices))
         if others:
             raise UserError(
