@@ -40,11 +40,7 @@ class Choice:
 
 
 def parse_method(text: str, kind: str = "methods") -> Choice:
-    """Read a typed method, and check its settings.
-
-    Raises:
-        UserError: a name, preset or field is unknown, a value is out of range, or the stage to refine is missing.
-    """
+    """Read a typed method, and check its settings. Raise UserError if a name, preset, field or value is invalid."""
     name, *options = text.split(":")
     entry = lookup(kind, name)
     config: dict[str, Any] = {}
@@ -83,11 +79,7 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
 
 
 def parse_quantizer(text: str) -> Choice | None:
-    """Read a typed quantizer; return None for "none".
-
-    Raises:
-        UserError: see `parse_method`, or it has a `from=`.
-    """
+    """Read a typed quantizer, as `parse_method`. Return None for "none". Refuse `from=`."""
     if text == "none":
         return None
     choice = parse_method(text, "quantizers")

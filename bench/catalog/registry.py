@@ -80,11 +80,7 @@ def entries(kind: str) -> dict[str, CatalogEntry]:
 
 
 def lookup(kind: str, name: str) -> CatalogEntry:
-    """Return the entry of a name. A plug-in is imported to read what it declares.
-
-    Raises:
-        UserError: unknown, with the nearest known names; a file; or broken, with the reason.
-    """
+    """Return the entry of a name. A plug-in is imported. Raise UserError if it is broken, or the name is unknown."""
     built_in, plugins = SECTIONS[kind], _plugins(kind)
     if name in built_in:
         return built_in[name]

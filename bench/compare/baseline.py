@@ -41,11 +41,7 @@ def path_of(name: str, folder: Path = FOLDER) -> Path:
 
 
 def write(results: ResultSet, path: Path) -> Path:
-    """Write records and their per-item scores, without tracebacks, costs, and notes that no check needs.
-
-    Raises:
-        UserError: scores cannot be read.
-    """
+    """Write records and their per-item scores, without tracebacks, costs, and notes that no check needs."""
     records = sorted(results.records, key=lambda r: (repr(r.identity.key()), r.key))
     tables, lines = [], []
     for record in records:
@@ -111,11 +107,7 @@ def _read_files(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 
 def read(path: Path) -> ResultSet:
-    """Read a baseline, and compute its numbers again from their items.
-
-    Raises:
-        UserError: it does not exist, is damaged, or has an older or newer format.
-    """
+    """Read a baseline, and compute its numbers again from their items. Refuse a damaged one, and other formats."""
     about, files = _read_files(path)
     try:
         if about.get("digest") != digests.of([files[RECORDS].decode(), files[ITEMS].hex()]):

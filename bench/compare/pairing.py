@@ -132,11 +132,7 @@ def _hardware(record: Record) -> str:
 
 
 def group_by_identity(records: Iterable[Record], ignore: tuple[str, ...] = ()) -> dict[IdentityKey, Seeds]:
-    """Group records by identity, then by seed. ignore: columns of an identity that do not count.
-
-    Raises:
-        UserError: two records of one seed differ in nothing else.
-    """
+    """Group records by identity, then by seed, which may occur once. ignore: columns of an identity that do not count."""
     out: dict[IdentityKey, Seeds] = {}
     for record in records:
         seeds = out.setdefault(record.identity.key("seed", *ignore), {})

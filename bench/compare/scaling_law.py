@@ -91,11 +91,7 @@ class Law:
 
 
 def fit(points: Sequence[GridRun], draws: int = DRAWS) -> Law:
-    """Fit the law. draws: number of bootstrap draws.
-
-    Raises:
-        UserError: too few points, or a run at or below its control, to which a power law cannot be fitted.
-    """
+    """Fit the law. Refuse too few points, and a run at or below its control. draws: number of bootstrap draws."""
     n = np.array([p.weights for p in points], dtype=float)
     d = np.array([p.training for p in points], dtype=float)
     n0, d0 = (float(np.exp(np.log(x).mean())) for x in (n, d))
@@ -167,11 +163,7 @@ def _resampled(points: Sequence[GridRun], design: Array, best: Array, residuals:
 
 
 def read(results: Path, method: str, control: str) -> list[GridRun]:
-    """Read the grid in a results folder: each model and budget with both rows.
-
-    Raises:
-        UserError: there is none, a record cannot be read, or runs were measured on different articles.
-    """
+    """Read the grid in a results folder: each model and budget with both rows, measured on the same articles."""
     store = ReadOnlyStore(results)
     cells: dict[tuple[str, str], dict[str, list[Record]]] = {}
     weights: dict[str, int] = {}

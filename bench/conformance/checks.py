@@ -179,12 +179,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def rows(text: str, kind: str) -> Iterator[dict[str, Any]]:
-    """Yield a row for each check: its state, and the fault that it found.
-
-    Raises:
-        UserError: the method cannot be built.
-        Skipped: it cannot run here.
-    """
+    """Yield a row for each check: its state, and the fault that it found. Raise Skipped if it cannot run here."""
     for check in CHECKS:
         # Each check gets a new subject, which no other check has changed.
         with sample(text, kind) as subject:

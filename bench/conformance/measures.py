@@ -102,12 +102,7 @@ CHECKS: tuple[Callable[[Trial], None], ...] = (
 
 
 def rows(name: str, run: Callable[[Spec], Sequence[Record]]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each check of a measure. run: makes the records of a spec.
-
-    Raises:
-        UserError: the measure cannot be loaded.
-        Skipped: it cannot run here.
-    """
+    """Yield a row for each check of a measure, or raise Skipped. run: makes the records of a spec."""
     kind = registry.load(registry.lookup("measures", name))
     with TemporaryDirectory(prefix="cast-bench-") as home:
         spec = Spec(**SPEC | {"measures": (name,), "results": Path(home) / "results"})

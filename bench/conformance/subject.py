@@ -61,12 +61,7 @@ class Subject:
 
 @contextmanager
 def sample(text: str, kind: str = "methods") -> Iterator[Subject]:
-    """Yield a typed method, with the bundled model `tiny` and a job that has everything it needs.
-
-    Raises:
-        UserError: see `choice.parse_method`.
-        Skipped: it cannot run here.
-    """
+    """Yield a typed method, `tiny`, and a job that has everything it needs. Raise Skipped if it cannot run here."""
     typed = choice.parse_method(text, kind)
     entry = registry.lookup(kind, typed.name)
     method = choice.build(entry, typed.name, typed.config)

@@ -52,11 +52,7 @@ class RayExecutor:
     queues = True
 
     def __init__(self, plan: Plan, artifacts: Iterable[Artifact], store: Store) -> None:
-        """artifacts: the artifacts that the run will build.
-
-        Raises:
-            UserError: Ray is not installed, or there is no cluster.
-        """
+        """Connect to the cluster, or raise UserError. artifacts: the artifacts that the run will build."""
         self._ray = ray = import_ray()
         self.store, self._most, self.problem = store, plan.spec.jobs, ""
         for name, value in QUIET.items():
@@ -135,12 +131,7 @@ class RayWorker(Worker):
         self._events = self._executor.submit(line)
 
     def lines(self) -> Iterator[str]:
-        """Yield events, and store the records among them.
-
-        Raises:
-            UserError: a node runs other code than this machine.
-            RunStopped: a task could not be started.
-        """
+        """Yield events, and store the records among them. Refuse a node with other code. Raise RunStopped without a task."""
         ray = import_ray()
         code: int | None = LOST
         try:

@@ -48,11 +48,7 @@ class Summary:
 
 
 def execute(plan: Plan, store: Store, listeners: Sequence[RunListener]) -> Summary:
-    """Fill in what is missing, then read every measurement's record.
-
-    Raises:
-        RunStopped: the disk is full, or the results folder vanished. What was recorded stays.
-    """
+    """Fill in what is missing, then read every measurement's record. Raise RunStopped if results can no longer be saved."""
     with contextlib.ExitStack() as stack:
         stack.callback(end_adopted)
         stack.enter_context(full_disk_stops(store.root))

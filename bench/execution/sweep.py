@@ -249,11 +249,7 @@ class Sweep:
 
 
 def _record_death(store: Store, measurement: Measurement, code: int | None, log: Path) -> str:
-    """Record a failure for a measurement whose worker died, unless another run has measured it. Return the status.
-
-    Raises:
-        Timeout: another run measures it now.
-    """
+    """Record a failure for a measurement whose worker died, unless another run measured it. Return the status."""
     with FileLock(store.lock(measurement.artifact.key), timeout=0):
         if known := store.finished(measurement.key):
             return known.status

@@ -80,11 +80,7 @@ class OnnxFile:
         return chosen
 
     def count(self, pattern: Pattern, include: Iterable[str] = ("*",), exclude: Iterable[str] = ()) -> WeightCounts:
-        """Count groups along the input dimension of every target.
-
-        Raises:
-            UserError: as `targets`; or a width is not a whole number of groups.
-        """
+        """Count groups along the input dimension of every target. Raise UserError if a width is no whole number of them."""
         counts = WeightCounts(pattern)
         for linear in self.targets(include, exclude):
             if not pattern.fits(linear.shape[1]):

@@ -48,11 +48,7 @@ class Inspection(BaseModel):
 
 
 def inspect(path: Path, original: Folder, include: Collection[str], exclude: Collection[str]) -> Inspection:
-    """Check that a model can be compared with its original, and find its pattern. The result is kept in the cache.
-
-    Raises:
-        UserError: it cannot be read, or no comparison is possible.
-    """
+    """Refuse a model that cannot be compared with its original, and find its pattern. The result is kept in the cache."""
     inputs = [content_digest(path), digests.of([digests.of_file(f) for f in original.files()])]
     key = digests.of([*inputs, list(include), list(exclude), digest_source(__name__)])
     known = cache_dir() / "folders" / f"{key[:32]}.json"
@@ -71,11 +67,7 @@ def inspect(path: Path, original: Folder, include: Collection[str], exclude: Col
 
 
 def require_comparable(checkpoint: Checkpoint, original: Folder) -> None:
-    """Check the structure of a model, and that it reads the tokens of its original.
-
-    Raises:
-        UserError: config and tensors differ, it would run code, or a token has another number.
-    """
+    """Refuse a model of another structure, with code, or with other numbers of tokens than its original."""
     config = checkpoint.config
     if "auto_map" in config:
         raise UserError(f"{checkpoint.path} needs its own code (auto_map in config.json), which is never run")

@@ -15,13 +15,7 @@ from methods.folder import Folder, read_config
 
 
 def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
-    """Open a model folder or a GGUF file in any supported format.
-
-    original: model that an adapter is added to. None: an adapter is refused.
-
-    Raises:
-        UserError: it does not exist, or has a format that cannot be read.
-    """
+    """Open a model folder or GGUF file in any supported format. original: that of an adapter, which is refused without."""
     if path.suffix == ".gguf" and path.is_file():
         return GgufCheckpoint(path)
     if not path.is_dir():

@@ -54,11 +54,7 @@ class ModelTensors(Protocol):
 
 
 def check(folder: ModelTensors) -> None:
-    """Check that a model of a known family has the layers, tensors, shapes and dtypes that its config names.
-
-    Raises:
-        UserError: config and tensors differ.
-    """
+    """Refuse a model of a known family whose layers, tensors, shapes or dtypes are not those of its config."""
     config = ModelConfig(folder.config, str(folder.path))
     kind = folder.config.get("model_type")
     if kind not in families.FAMILIES or folder.config.get("quantization_config") is not None:

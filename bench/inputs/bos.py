@@ -36,14 +36,7 @@ def count_first(bos: Bos) -> int:
 
 
 def first_tokens(tokenizer: Any, bos: Bos) -> list[int]:
-    """Return the tokens at the start of each sequence: BOS, or none.
-
-    Args:
-        tokenizer: tokenizer of transformers.
-
-    Raises:
-        UserError: the tokenizer has no BOS.
-    """
+    """Return the tokens at the start of each sequence: BOS, or none. Raise UserError if transformers' tokenizer has no BOS."""
     if bos == "auto":
         return list(tokenizer("a")["input_ids"])[:1]
     if bos != "always":

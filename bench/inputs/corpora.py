@@ -120,11 +120,7 @@ def files(name: str, use: str, data_dir: Path | None) -> list[Path]:
 
 
 def digest(name: str, use: str, data_dir: Path | None, *, fetch: bool) -> str:
-    """Return the digest of a corpus's text, or "" if it is not here. fetch: download it into the cache in that case.
-
-    Raises:
-        UserError: the hub does not give it.
-    """
+    """Return the digest of a corpus's text, or "" if it is not here. fetch: download it into the cache in that case."""
     if own := own_text.parse(name):
         return own_text.content_digest(own)
     if not lookup(name).hub:
@@ -136,11 +132,7 @@ def digest(name: str, use: str, data_dir: Path | None, *, fetch: bool) -> str:
 
 
 def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = None) -> list[Path]:
-    """Download the files of a hub corpus into the mirror or cache `root`. use: only files for this use, None for all.
-
-    Raises:
-        UserError: the hub does not answer, or refuses.
-    """
+    """Download the files of a hub corpus into the mirror or cache `root`. use: only files for this use, None for all."""
     corpus = lookup(name)
     if not corpus.hub:
         return []

@@ -188,11 +188,7 @@ class Model:
 
 
 def resolve(name: str, data_dir: Path | None = None) -> Model | None:
-    """Find a model. Return None if its name is valid, but it is not downloaded or converted yet.
-
-    Raises:
-        UserError: unknown name, or a folder or GGUF file that cannot be read as a model.
-    """
+    """Find a model. Return None if its name is valid, but it is not downloaded or converted yet. Refuse any other name."""
     alias = alias_of(name)
     if alias is None:
         return _identify(name, Path(name), Alias("local", name))
@@ -205,11 +201,7 @@ def resolve(name: str, data_dir: Path | None = None) -> Model | None:
 
 
 def alias_of(name: str) -> Alias | None:
-    """Return the alias of a name, or a new one for a hub id or a GGUF file. None means a local folder.
-
-    Raises:
-        UserError: not an alias, a folder, a GGUF file or a hub id.
-    """
+    """Return the alias of a name, or a new one for a hub id or a GGUF file. None: a local folder. Refuse any other name."""
     if name in ALIASES:
         return ALIASES[name]
     with contextlib.suppress(OSError):  # too long for a path, or in a folder that cannot be read

@@ -104,11 +104,7 @@ def check(name: str, folder: Path, model: str) -> None:
 
 
 def read(own: OwnText, render: Render | None = None) -> Iterator[str]:
-    """Yield the documents. render: writes messages. None: their contents alone, for a count before a model is loaded.
-
-    Raises:
-        UserError: a file is not UTF-8, or a row has no such field.
-    """
+    """Yield the documents. render: writes messages. None: their contents alone, for a count before a model is loaded."""
     for file in own.files:
         if file.suffix == ".parquet":
             yield from _read_parquet(file, own.field, render)

@@ -179,11 +179,7 @@ def revision(task: Task, data_dir: Path | None) -> str:
 
 
 def ensure(task: Task, data_dir: Path | None) -> str:
-    """Download the data of a task into the cache unless it is on this machine, and return its digest.
-
-    Raises:
-        UserError: it is neither in the mirror nor in the cache, and the hub does not give it.
-    """
+    """Return the digest of a task's data, which the hub gives if it is not on this machine. Raise UserError if it does not."""
     if task.hub and data_folder(task, data_dir) is None:
         pull(task, cache_dir() / "data", data_dir)
     return data_digest(task, data_dir)

@@ -97,11 +97,7 @@ def _draw_epoch(seed: int, epoch: int, sequences: int, max_shift: int) -> tuple[
 
 
 def content_digest(name: str, data_dir: Path | None) -> str:
-    """Return a digest or hub revision that identifies a training corpus.
-
-    Raises:
-        UserError: it is unknown, or not on this machine, and the hub does not give it.
-    """
+    """Return a digest or hub revision that identifies a training corpus. Raise UserError if there is none."""
     return corpora.digest(name, "training", data_dir, fetch=False) or _hub_revision(name, data_dir)
 
 

@@ -236,11 +236,7 @@ def tokenizer_faults(tokenizer_json: Path) -> Iterator[None]:
 
 
 def check_vocabulary(tokenizer_json: Path, rows: int) -> None:
-    """Check that an embedding has a row for every token. Tokens that were added later may lack one.
-
-    Raises:
-        UserError: the embedding has fewer rows, or there are more added tokens than transformers reads in a few seconds.
-    """
+    """Refuse an embedding with fewer rows than tokens, and more added tokens than transformers reads in a few seconds."""
     tokenizer = read_tokenizer(tokenizer_json)
     if (added := len(tokenizer.get_added_tokens_decoder())) > MAX_ADDED_TOKENS:
         raise UserError(

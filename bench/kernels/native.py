@@ -96,11 +96,7 @@ def _source() -> Path:
 
 @cache
 def load() -> Kernel:
-    """Return the kernel. Compile it unless the cache has it.
-
-    Raises:
-        NoKernel: no C++ compiler, a compiler that fails, or one that writes code for another processor.
-    """
+    """Return the kernel. Compile it unless the cache has it. Raise NoKernel without a C++ compiler for this processor."""
     source = _source()
     compiler = shutil.which(os.environ.get(COMPILER_ENV) or "c++")
     if compiler is None:

@@ -138,12 +138,7 @@ class Zeroshot:
         return tasks.estimate_tokens(self.task, self.limit)
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-        """Compute the task's metrics.
-
-        Raises:
-            UserError: the task's data cannot be read.
-            Diverged: the model computes NaN.
-        """
+        """Compute the task's metrics. Raise Diverged if the model computes NaN."""
         from bench.inputs import lmeval  # imports lm_eval
         from bench.measures import packed_scoring  # imports torch
 

@@ -131,11 +131,7 @@ class _Chain:
 
 
 def with_transform(chain: list[Choice], quantizer: Choice) -> list[Choice]:
-    """Return the stages of a method with the quantizer's transform and group: first, but behind a stage that removes parts.
-
-    Raises:
-        UserError: the transform is typed with other settings than the quantizer has, or the model was made elsewhere.
-    """
+    """Return the stages of a method with the quantizer's transform and group: first, but behind a stage that removes parts."""
     after = parse_method(registry.lookup("quantizers", quantizer.name).after)
     name, group = after.name, quantizer.config.get("group")
     if typed := next((choice for choice in chain if choice.name == name), None):
@@ -160,11 +156,7 @@ def with_transform(chain: list[Choice], quantizer: Choice) -> list[Choice]:
 
 
 def make_stage(choice: Choice, kind: Kind) -> Stage:
-    """Return the stage of a choice, without its pattern and without the fields of a recipe.
-
-    Raises:
-        UserError: a file that the method reads cannot be read.
-    """
+    """Return the stage of a choice, without its pattern and without the fields of a recipe."""
     entry = registry.lookup(kind, choice.name)
     config = dict(choice.config)
     if file := config.get(entry.file or entry.settings_file):

@@ -107,11 +107,7 @@ class Search(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
 
 
 def read_search(values: dict[str, Any]) -> tuple[Spec, Search]:
-    """Read the spec and the search from the content of a TOML file.
-
-    Raises:
-        UserError: a value is invalid, or the trials would be judged on another split than validation.
-    """
+    """Read the spec and the search from the content of a TOML file. Refuse trials on another split than validation."""
     rest = dict(values)
     table = rest.pop("search", None)
     if not isinstance(table, dict):

@@ -16,11 +16,7 @@ SLURM = "slurm"
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
-    """Read "2/4", the second of four. "slurm" is the shard of this task of a Slurm array. None is all.
-
-    Raises:
-        UserError: the text is not a shard, or this is not a task of an array.
-    """
+    """Read "2/4", the second of four, or raise UserError. "slurm": the shard of this task of a Slurm array. None is all."""
     if text is None:
         return 1, 1
     if text == SLURM:

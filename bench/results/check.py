@@ -38,11 +38,7 @@ class FolderCheck:
 
 
 def check_folder(root: Path) -> FolderCheck:
-    """Check every record: its digest, its key and identity, its items, and each number that they give. Changes nothing.
-
-    Raises:
-        UserError: no results folder.
-    """
+    """Check every record: its digest, its key and identity, its items, and each number that they give. Changes nothing."""
     require_results(root)
     store = ReadOnlyStore(root)
     problems: list[str] = []

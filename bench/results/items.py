@@ -52,11 +52,7 @@ def unpack(content: bytes, record: Record, name: str) -> Items:
 
 
 def read_parquet(content: bytes, name: str, rows: int) -> Any:
-    """Return a table of items. rows: how many it must have, which is checked before they are read.
-
-    Raises:
-        UserError: the content is not Parquet, has other columns or another size, or has ids that are too long.
-    """
+    """Return a table of items. rows: how many it must have, which is checked before they are read. Refuse other columns."""
     import pyarrow
     from pyarrow import compute, parquet
 

@@ -47,11 +47,7 @@ class Signers:
 
 
 def sign(root: Path, records: Sequence[Record], key: Path) -> Path:
-    """Sign records of a results folder with an ssh key, and return the list. The same records give the same list.
-
-    Raises:
-        UserError: no record, no ssh-keygen, or it cannot sign.
-    """
+    """Sign records of a results folder with an ssh key, and return the list. The same records give the same list."""
     if not records:
         raise UserError(f"results folder {str(root)!r} has no records to sign: name another")
     if not key.is_file():
@@ -75,11 +71,7 @@ def sign(root: Path, records: Sequence[Record], key: Path) -> Path:
 
 
 def verify(root: Path, allowed: Path) -> Signers:
-    """Return who signed which records of a folder. allowed: file of allowed signers, as ssh-keygen and git read it.
-
-    Raises:
-        UserError: no ssh-keygen, or too many lists.
-    """
+    """Return who signed which records of a folder. allowed: file of allowed signers, as ssh-keygen and git read it."""
     found: dict[str, dict[str, None]] = {}
     problems = []
     for path in _lists(root):

@@ -93,11 +93,7 @@ class ReadOnlyStore:
                 yield record
 
     def find(self, prefix: str) -> Record:
-        """Return the record whose key begins with a prefix.
-
-        Raises:
-            UserError: there are none or several, or its numbers are not those of its items.
-        """
+        """Return the only record whose key begins with a prefix, or raise UserError, also if its items give other numbers."""
         stem = Path(prefix).stem
         paths = [path for path in self._paths() if path.stem.startswith(stem[:32])]
         if len(paths) != 1:
@@ -166,11 +162,7 @@ class ReadOnlyStore:
         return unpack(self.content(record), record, str(self.items_path(record)))
 
     def content(self, record: Record) -> bytes:
-        """Return the content of the file of a record's items.
-
-        Raises:
-            UserError: it has none, or the file is missing or not the one that the record names.
-        """
+        """Return the content of the file of a record's items, or raise UserError if it is not the one of the record."""
         if record.items is None:
             raise NoItems(
                 f"record {record.short_key} in {str(self.root)!r} has no per-item scores: run its measurement again"

@@ -115,11 +115,7 @@ def pack(folder: Path, name: str, out: Path) -> Path:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the folder of a submission and its name. An archive is unpacked to a temporary folder.
-
-    Raises:
-        UserError: it is neither a folder nor an archive of one, or the archive is damaged, too large, or has other files.
-    """
+    """Yield the folder of a submission and its name. An archive is checked, and unpacked to a temporary folder."""
     if path.is_dir():
         yield path, path.resolve().name
         return

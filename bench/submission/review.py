@@ -60,11 +60,7 @@ def read_published(root: Path, without: str = "") -> list[ResultSet]:
 
 
 def review(folder: Path, published: Sequence[ResultSet], name: str) -> Review:
-    """Review a folder that `bench submit` wrote. name: its name among the published folders.
-
-    Raises:
-        UserError: it is no results folder, or its about.toml cannot be read.
-    """
+    """Review a folder that `bench submit` wrote. name: its name among the published folders."""
     now = datetime.now(UTC)
     if strange := tuple(rules.of_files(folder)):
         return Review(folder, About(), FolderCheck((), 0, {}, (), ()), strange)

@@ -94,11 +94,7 @@ def require_writable_file(path: Path, option: str) -> None:
 
 
 def find_existing(path: Path) -> Path:
-    """Return the absolute path itself, or the nearest path above it that exists. That may be a file.
-
-    Raises:
-        OSError: a path cannot be examined.
-    """
+    """Return the absolute path itself, or the nearest path above it that exists. That may be a file."""
     place = _absolute(path)
     while True:
         try:

@@ -63,11 +63,7 @@ class Cuda:
     def steps(
         self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: StepFactory, small: bool
     ) -> Contestants:
-        """Return a step of each model, eager and compiled. Small steps are CUDA graphs, those without among others.
-
-        Raises:
-            WrongProduct: compiled logits are off.
-        """
+        """Return a step of each model, eager and compiled. Small steps are CUDA graphs. Raise WrongProduct for wrong logits."""
         torch.compiler.reset()  # it compiles a function for eight shapes at most, and others would run eagerly
         eager = [{n: make(m) for n, m in side.items()} for side in (dense, sparse)]
         for steps, models in zip(eager, (dense, sparse), strict=True):

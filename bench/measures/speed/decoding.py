@@ -93,11 +93,7 @@ def check_models(make: StepFactory, models: Mapping[str, nn.Module]) -> None:
 
 
 def find_kind(context: MeasureContext) -> str | None:
-    """Return the integers of an artifact's weights, "int8" or "int4", or None for floats.
-
-    Raises:
-        Skipped: the weights are not 2:4, or no kernel takes their number of bits.
-    """
+    """Return "int8" or "int4" for an artifact of integers, None for floats. Raise Skipped without 2:4 or a kernel."""
     counts = context.counts
     if (counts.pattern.n, counts.pattern.m) != (2, 4):
         raise Skipped(f"no kernel for {counts.pattern}: only 2:4 has one")

@@ -35,11 +35,7 @@ def select_device(compute: Compute) -> Cpu | Cuda:
 
 
 def read_linears(device: Cpu | Cuda, model: Callable[[], nn.Module], context: MeasureContext, tokens: int) -> Readings:
-    """Time an artifact's linears. One linear represents all of its shape.
-
-    Raises:
-        Skipped: nothing is pruned to 2:4, or no kernel for any of its shapes.
-    """
+    """Time an artifact's linears, each shape once. Raise Skipped if none is 2:4, or no shape has a kernel."""
     dtype, integers = context.compute.dtype, find_kind(context)
     kind = integers or KIND_OF_DTYPE.get(dtype, dtype_name(dtype))
     if kind not in device.kinds:

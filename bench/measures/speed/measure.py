@@ -105,11 +105,7 @@ class Speed:
         return Protocol(name=self.workload, seqlen=self.tokens)
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-        """Time decoding or a prompt of the 2:4 or smaller model and of the fastest dense one, interleaved. The items are the blocks.
-
-        Raises:
-            Skipped: no CUDA device, or no kernel for this artifact.
-        """
+        """Time the 2:4 or smaller model and the fastest dense one, interleaved, or raise Skipped. The items are the blocks."""
         if self.workload == "cuda":
             raise Skipped("no CUDA device")
         if context.counts.term_parameters:

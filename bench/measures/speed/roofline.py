@@ -104,11 +104,7 @@ class Sizes:
 
 
 def rows(model: str, card: str, data_dir: Path | None = None) -> list[dict[str, Any]]:
-    """Return limits of each shape at TOKENS, then of a decoding step, as speedups over the dense model of the same bits.
-
-    Raises:
-        UserError: unknown card, model or shapes.
-    """
+    """Return limits of each shape at TOKENS, then of a decoding step, as speedups over the dense model of the same bits."""
     sizes, specs = model_sizes(model, data_dir), device_specs()
     if card not in specs:
         raise UserError(describe_unknown("device spec", card, specs))
@@ -183,11 +179,7 @@ def _limit(costs: Costs, card: DeviceSpec, kind: str) -> float:
 
 
 def model_sizes(name: str, data_dir: Path | None = None) -> Sizes:
-    """Return the sizes of a model, from its folder or from the shapes of this package.
-
-    Raises:
-        UserError: unknown name, or a model that is not downloaded and has no shapes here.
-    """
+    """Return the sizes of a model from its folder, or from the shapes of this package. Raise UserError without either."""
     model = planned_model(name) or models.resolve(name, data_dir)
     if model is None:
         known = ", ".join(known_shapes())
