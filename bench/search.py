@@ -149,13 +149,9 @@ def run(
     listeners: Sequence[RunListener] = (),
     on_trial: Callable[[MethodTrials, int], None] = lambda done, left: None,
 ) -> list[MethodTrials]:
-    """Run the remaining trials, one of each method at a time.
+    """Run the remaining trials, one of each method at a time. Raise TrialFailed if one gives no number.
 
     on_trial: called after each new trial with the trials of its method and the number of trials left.
-
-    Raises:
-        UserError: before anything has run.
-        TrialFailed: a trial gave no number.
     """
     require_optuna()
     trials = read_trials(spec, search)

@@ -259,14 +259,9 @@ def verify_folder(folder: WeightSource, pattern: str, include: Iterable[str], ex
 def count_folder(
     after: Folder, pattern: Pattern, targets: Collection[str], changed: Collection[str], *, counting: bool = False
 ) -> WeightCounts:
-    """Count a model made elsewhere, which may differ from its original in any tensor.
+    """Count a model made elsewhere, which may differ from its original in any tensor, or raise CheckFailed as `verify` does.
 
-    Args:
-        changed: names of tensors outside the targets that differ from the original.
-        counting: count broken groups instead of failing.
-
-    Raises:
-        CheckFailed: a broken pattern (unless `counting`), or a weight that is not finite.
+    changed: names of tensors outside the targets that differ. counting: count broken groups instead of failing.
     """
     counts = WeightCounts(pattern, changed=frozenset(changed))
     names = {f"{t}.weight": t for t in targets}

@@ -75,10 +75,7 @@ def stores_in_out(module: nn.Module) -> bool:
 def unfold(model: nn.Module) -> nn.Module:
     """Turn each Conv1D and each [experts, ...] tensor of a model into linears, in place. Other models do not change.
 
-    Weights that are stored [experts, out, in] stay views.
-
-    Raises:
-        UserError: a Conv1D is parametrized already.
+    Weights that are stored [experts, out, in] stay views. Refuse a Conv1D that is parametrized already.
     """
     config: Any = model.config
     family = FAMILIES.get(config.model_type)

@@ -110,12 +110,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 
 def read_object(folder: Path, name: str) -> dict[str, Any] | None:
-    """Return the JSON object in a model folder's file, or None if it does not exist.
-
-    Raises:
-        UserError: see `find_file`.
-        ValueError, OSError: the file is not a valid JSON object.
-    """
+    """Return the JSON object in a file that `find_file` finds, or None. Raise ValueError or OSError if it is none."""
     file = find_file(folder, name)
     if file is None:
         return None

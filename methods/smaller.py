@@ -92,12 +92,9 @@ def count_blocks(drop: int | str, config: Mapping[str, Any]) -> int:
 
 
 def count_width(drop: str, heads: int | str | None, config: Mapping[str, Any]) -> tuple[int, int | None]:
-    """Return the numbers of units and of groups that are left. None: no group is removed.
+    """Return the numbers of units and of groups that are left, or raise UserError. None: no group is removed.
 
     drop: share of the units; heads: number of groups to remove, or a share of them. None: the same share as of units.
-
-    Raises:
-        UserError: the family has no such units or heads, none would be left, or transformers refuses their number.
     """
     family, kind = family_of(config), config["model_type"]
     if family.width is None or family.experts:

@@ -19,12 +19,7 @@ def bytes_of(tensor: Tensor) -> memoryview:
 
 
 def read_entry(file: Path, info: TensorInfo, number: int) -> Tensor:
-    """Read one entry. (`get_slice` of a file that is not mapped reads the whole tensor.)
-
-    Raises:
-        OSError: the file is too short.
-        ValueError: the dtype is not one of weights.
-    """
+    """Read one entry. `get_slice` of a file that is not mapped reads all. Raise OSError or ValueError if it is damaged."""
     if info.dtype not in TORCH_DTYPES:
         raise ValueError(f"{file} has a tensor of {info.dtype}, not of {', '.join(TORCH_DTYPES)}")
     entry = torch.empty(info.shape[1:], dtype=getattr(torch, TORCH_DTYPES[info.dtype]))

@@ -34,12 +34,9 @@ def family_of(config: Mapping[str, Any]) -> Family:
 
 
 def require_flow(config: Mapping[str, Any], name: str, *, fold: bool = False) -> Flow:
-    """Return the modules that a transform changes.
+    """Return the modules that a transform changes, or raise UserError if the family has no such transform.
 
     name: of the transform, for errors; fold: it moves the weights of norms into the linears that read them.
-
-    Raises:
-        UserError: no such transform is known for the family, or for this variant of it.
     """
     family, kind = family_of(config), config["model_type"]
     if family.flow is None or family.experts:

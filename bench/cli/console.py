@@ -38,13 +38,10 @@ def require_format(format_: str, equal_bytes: bool) -> None:
 def print_records(
     records: list[Record], format_: str, equal_bytes: bool = False, signers: Mapping[str, str] | None = None
 ) -> None:
-    """Print records as tables, or in another format.
+    """Print records as tables, or in another format. Raise UserError if `equal_bytes` finds no rows.
 
     format_: one that `require_format` accepts. equal_bytes: sparse rows with dense rows of about the same size. signers: who
     signed each record, for one more column.
-
-    Raises:
-        UserError: no rows of about the same size.
     """
     from bench.cli.tables import print_table
     from bench.reporting import equal_bits

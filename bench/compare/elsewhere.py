@@ -43,11 +43,7 @@ def is_elsewhere(path: Path) -> bool:
 
 
 def read(folder: Path) -> dict[str, Evaluation]:
-    """Return the evaluations in a folder by task. The newest run of a task counts.
-
-    Raises:
-        UserError: a file is damaged, there are no answers to single questions, or they are of several models.
-    """
+    """Return the evaluations in a folder by task. The newest run of a task counts. Refuse several models."""
     found: dict[str, Evaluation] = {}
     models: set[str] = set()
     for harness in HARNESSES:
@@ -107,10 +103,7 @@ def pair(a: Path, b: Path, *, whole: bool = False) -> Pairing:
 def import_folder(folder: Path, results: Path, *, model: str, method: str, pattern: str) -> list[str]:
     """Write a record for each task of a folder, marked as made by its harness. Return the names of the tasks.
 
-    model: name of the original; "" for the name that the harness wrote.
-
-    Raises:
-        UserError: see `read`, the model has no name, or a record could not be read again.
+    model: name of the original; "" for the name that the harness wrote, if it did.
     """
     found = read(folder)
     made = []

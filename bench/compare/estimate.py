@@ -46,13 +46,8 @@ def estimate_pair(
 ) -> Estimate:
     """Estimate the change of a pair's metric, with an interval of coverage 1 - level: endless if it says nothing.
 
-    Args:
-        noise: noise between seeds of such rows, as add_seed_noise takes it.
-        margin: change that `p_margin` tests; of the logarithm if the change is a ratio.
-
-    Raises:
-        NotComparable: the items differ, or are too few.
-        UserError: scores cannot be read.
+    noise: noise between seeds of such rows, as add_seed_noise takes it. margin: change that `p_margin` tests; of the logarithm
+    if the change is a ratio. Raise NotComparable if the items differ, or are too few.
     """
     if pair.counted:
         return bootstrap.exact(mean_change(pair), 1, "count", len(pair.before))

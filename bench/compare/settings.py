@@ -46,11 +46,7 @@ class CompareSettings(BaseModel, extra="forbid", frozen=True):
 
 
 def read(path: Path | None, measured: Iterable[str] = (), **over: Any) -> CompareSettings:
-    """Read settings from a file. `over` overrides them. measured: metrics of other packages' measures.
-
-    Raises:
-        UserError: not TOML, an unknown setting or metric, or an invalid value.
-    """
+    """Read settings from a file, or raise UserError. `over` overrides them. measured: metrics of other packages' measures."""
     values: dict[str, Any] = read_toml(path) if path else {}
     try:
         settings = CompareSettings(**(values | {k: v for k, v in over.items() if v is not None}))

@@ -62,12 +62,7 @@ class Builder:
         self.source = self.workspace.source
 
     def build(self, artifact: Artifact) -> BuiltArtifact:
-        """Return the artifact from the cache, or build its stages in order and check each. Check it against the source.
-
-        Raises:
-            CheckFailed: a stage broke the pattern or changed what it must not.
-            Exception: whatever its method raised.
-        """
+        """Return the artifact from the cache, or build and check its stages in order. Raise CheckFailed, or a method's error."""
         stage, counts = self._build_stage(artifact)
         if counts is None or len(artifact.stages) > 1:  # so far, each stage was checked against its own input only
             before, frozen = opened(self.source.path, stage.kept), len(artifact.stages) == 1

@@ -38,12 +38,7 @@ class Journal(RunListener):
     """Writer of one run's status and logs."""
 
     def __init__(self, root: Path, executor: str, say: Callable[[str], None]) -> None:
-        """
-        say: called with a sentence if the journal cannot be written.
-
-        Raises:
-            UserError: another version of this package is at work in the folder.
-        """
+        """Refuse a folder where another version is at work. say: called with a sentence if the journal cannot be written."""
         self._root, self._say, self._has_said = root, say, False
         for other, is_alive in read_statuses(root)[0]:
             if is_alive and other.code != describe_code():

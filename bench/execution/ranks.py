@@ -113,12 +113,7 @@ def start_ranks(artifact: Artifact, command: Sequence[str] = COMMAND) -> Iterato
 
 
 def take_part(place: nodes.Place, count: int, processes: int) -> None:
-    """Lend this node's share of processes to each training of the first node, until that ends.
-
-    Raises:
-        UserError: the first node runs other code.
-        ConnectionError: the first node is gone.
-    """
+    """Lend this node's share of processes to each training of the first node, until that ends. Refuse other code."""
     share = processes // count
     for announcement, text in nodes.follow(place):
         # The first node saves the training, for which it needs all ranks.

@@ -22,13 +22,10 @@ from methods.errors import UserError
 
 @contextlib.contextmanager
 def read_only(folder: Path, names: Collection[str], label: str) -> Iterator[None]:
-    """Check that the block changes neither the weights of a model folder nor its files `names`.
+    """Raise CheckFailed if the block changes the weights of a model folder, or its files `names`.
 
     A file is digested again only if its size or its times changed. Without an earlier digest it counts as changed. A
     changed artifact in the cache is deleted, and built again later.
-
-    Raises:
-        CheckFailed: a file changed.
     """
     for name in names:
         if (folder / name).is_file():

@@ -46,13 +46,7 @@ class LinearTimingRequest:
 def measure(
     request: LinearTimingRequest, results: Path, advance: Callable[[int, int], object] = lambda done, total: None
 ) -> Iterator[Record]:
-    """Yield each record. A finished record is not measured again.
-
-    advance: called with the number of timed shapes and of all shapes.
-
-    Raises:
-        UserError: unknown model.
-    """
+    """Yield each record. A finished one is not measured again. advance: called with the numbers of timed and of all shapes."""
     source = Source(request.model, request.data_dir)
     store = Store(results)
     select_card(request.device)

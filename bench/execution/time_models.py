@@ -80,10 +80,7 @@ def measure(
 ) -> Iterator[Record]:
     """Yield each record. The engines of a request are timed together, so all of a step's records are made, or none.
 
-    advance: called with the number of rounds that are done, and of all rounds.
-
-    Raises:
-        UserError: unknown model, or an engine that cannot run here; nothing is loaded before.
+    advance: called with the number of rounds that are done, and of all rounds. An engine that cannot run is refused at once.
     """
     engines = [ENGINES[name]() for name in request.engines]
     for engine in engines:

@@ -90,12 +90,7 @@ class ModelVersions:
         (place / "config.json").write_text(json.dumps(self.source.config))
 
     def onnx(self, side: str, dtype: str) -> Path:
-        """Return the ONNX file of a side: the export, or a copy with the other weights.
-
-        Raises:
-            UserError: the model cannot be exported.
-            CheckFailed: the file does not give the model's logits.
-        """
+        """Return the ONNX file of a side: the export, or a copy with the other weights. Raise CheckFailed for other logits."""
         exported = self._export(dtype)
         if (side == SPARSE) == self.is_sparse:
             return exported

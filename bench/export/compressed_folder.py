@@ -63,10 +63,7 @@ INPUTS_TOLERANCE = 0.05
 def write(folder: Path, workdir: Path, stored: StoredLinears | None, quantizer: str) -> tuple[str, dict[str, Any]]:
     """Write the weights of a quantized model folder. Return a sentence, and keys of config.json.
 
-    Each weight is unpacked again and compared.
-
-    Raises:
-        UserError: the quantizer has no such format, a missing package, or an architecture whose weights are [in, out].
+    Each weight is unpacked again and compared. Refuse a quantizer without such a format, and weights [in, out].
     """
     require("compressed_tensors", what="compressed-tensors", how=pip_install("compressed-tensors"))
     form, source = FORMATS.get(quantizer.split(":")[0]), Folder(folder)

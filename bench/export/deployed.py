@@ -50,11 +50,7 @@ def write(
 ) -> tuple[str, dict[str, Any]]:
     """Write a model folder in the format of another engine. Return a sentence, and keys of config.json.
 
-    imatrix: text for the importance matrix of K-quants.
-
-    Raises:
-        UserError: the format cannot hold the model, or a package is missing.
-        CheckFailed: a written weight or the logits differ.
+    imatrix: text for the importance matrix of K-quants. Raise CheckFailed if a written weight or the logits differ.
     """
     if format_ == "gguf":
         return _write_gguf(folder, workdir, record, values, results, imatrix), {}

@@ -72,9 +72,6 @@ def quantize(
     """Write a file again in another kind, for example q4_k_m. llama.cpp chooses the type of each tensor.
 
     importance: mean square of each input of a matrix, by its name in the file. pure: give all matrices one type.
-
-    Raises:
-        UserError: it fails.
     """
     from gguf import LlamaFileType
 

@@ -18,13 +18,7 @@ RESULT_FORMATS: dict[str, Callable[[ModelResults, str], dict[str, str]]] = {
 
 
 def export_results(results: Path, format_: str, out: Path, organization: str) -> str:
-    """Write the newest records of a results folder to the folder `out`. Returns a sentence for the user.
-
-    organization: name of the evaluator.
-
-    Raises:
-        UserError: no such folder, a damaged record, nothing to export, two models of one file name, or `out` exists.
-    """
+    """Write the newest records of a folder to the new folder `out`. Return a sentence. organization: name of the evaluator."""
     store = ReadOnlyStore(results)
     models, skipped = group_by_model(store.verified())
     if store.damaged:

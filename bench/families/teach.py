@@ -35,11 +35,7 @@ are_close = partial(torch.allclose, rtol=1e-5, atol=1e-6)
 
 
 def teach(folder: Path) -> tuple[str, Family]:
-    """Return the model_type of a folder's architecture, and its entry, which passed `try_entry`.
-
-    Raises:
-        UserError: transformers cannot build it, it has no decoder blocks of linears, or its entry is wrong.
-    """
+    """Return the model_type of a folder's architecture, and its entry, which passed `try_entry`, or raise UserError."""
     check_files(folder)
     config = read_config(folder)
     for name in REDIRECTS:
@@ -192,11 +188,7 @@ def known_as(kind: str, family: Family | None) -> Iterator[None]:
 
 
 def try_entry(folder: Path) -> None:
-    """Check the shapes of the entry against the folder, and a walk that prunes nothing against the forward pass.
-
-    Raises:
-        UserError: a shape, an input of a linear (compared bit for bit) or the logits differ.
-    """
+    """Check shapes against the folder, and a walk that prunes nothing, bit for bit, against the forward pass."""
     opened = Folder(folder)
     architecture.check(opened)
     targets = find_targets(opened.config, opened.shapes())

@@ -90,11 +90,9 @@ def _in_order(packed: Tensor) -> Tensor:
 
 
 def even_groups(width: int, count: int, size: Any) -> Tensor:
-    """Return the group of each input: int64 [width]. size: inputs in a group; all inputs share a group if it is no
-    positive whole number.
+    """Return the group of each input, int64 [width], or raise ValueError if they are not `count` groups.
 
-    Raises:
-        ValueError: `count` is another number of groups.
+    size: inputs in a group; all inputs share a group if it is no positive whole number.
     """
     import torch
 

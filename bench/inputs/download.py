@@ -25,13 +25,7 @@ TASK_SOURCES = ("auto", "hub", "index")
 
 
 def pull(name: str, data_dir: Path | None = None, on_fetch: Callable[[str], object] = lambda name: None) -> Model:
-    """Download a model into the cache unless it is on this machine.
-
-    on_fetch: called with the name before a download.
-
-    Raises:
-        UserError: no network, no permission, weights in pickle, or a model that needs its own code.
-    """
+    """Download a model, unless it is on this machine, or raise UserError. on_fetch: called with the name before a download."""
     if here := resolve(name, data_dir):
         return here
     on_fetch(name)
@@ -100,18 +94,10 @@ def _pull_hub(name: str, alias: Alias, target: Path, searched: tuple[Path, ...])
 def pull_tasks(
     wanted: Iterable[Task], data_dir: Path | None, source: str, on_fetch: Callable[[str], None]
 ) -> Iterator[tuple[Task, str]]:
-    """Download the data of tasks unless it is on this machine.
+    """Download the data of tasks unless it is on this machine. Yield each task whose data is complete, and the data's origin.
 
-    Args:
-        data_dir: mirror to fill; None for the cache.
-        source: a name of TASK_SOURCES.
-        on_fetch: called with a line for the user before the package is downloaded.
-
-    Yields:
-        Each task whose data is complete, and the origin of the data.
-
-    Raises:
-        UserError: data is not available. Available data is downloaded first.
+    data_dir: mirror to fill; None for the cache. source: a name of TASK_SOURCES. on_fetch: called with a line for the user
+    before the package is downloaded. Raise UserError for missing data after all other data is downloaded.
     """
     root = data_dir or cache_dir() / "data"
     left: list[Task] = []

@@ -52,13 +52,7 @@ class Header(NamedTuple):
 
 
 def read(file: Path) -> Header:
-    """Check that a GGUF file is complete, and that its fields match its tensors, and that transformers reads all of them.
-
-    Returns its header.
-
-    Raises:
-        UserError: it is damaged, has an unknown architecture, or something that transformers leaves out.
-    """
+    """Return the header of a complete GGUF file whose fields match its tensors, and all of which transformers reads."""
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):
             raise ValueError("not a regular file")

@@ -167,16 +167,9 @@ def data_set(id: str, label: str, alternative: str, data_dir: Path | None, confi
 def fill(
     root: Path, repository: Repository, only: tuple[str, ...] = ("*",), ignore: tuple[str, ...] = ()
 ) -> list[Path]:
-    """Download a data set into the mirror or cache `root`, and record its revision beside it.
+    """Download a data set into the mirror or cache `root`, and record its revision beside it. Return the paths of the files.
 
-    Args:
-        only, ignore: glob patterns of files to download, and of exceptions.
-
-    Returns:
-        Paths of the files.
-
-    Raises:
-        UserError: the hub does not answer, or refuses.
+    only, ignore: glob patterns of files to download, and of exceptions. Raise UserError if the hub refuses.
     """
     snapshot = repository.latest()
     folder = root / repository.id

@@ -88,11 +88,7 @@ def _index() -> TaskManager:
 
 
 def expand_group(name: str) -> dict[str, str]:
-    """Return the tasks of a group with their YAML files. A task is a group with one member. Empty for an unknown name.
-
-    Raises:
-        UserError: the group changes settings of its tasks, or a task is written in Python.
-    """
+    """Return the tasks of a group with their YAML files. A task is a group of one. Empty for an unknown name."""
     entry = _index().task_index.get(name)
     if entry is None:
         return {}

@@ -87,11 +87,7 @@ def _require_all(about: dict[str, Any]) -> None:
 
 
 def add_rounding(model: nn.Module, folder: Path) -> nn.Module:
-    """Round the inputs of linears, keys and values as the config says, in place: what weights cannot store.
-
-    Raises:
-        UserError: an unknown format or number of bits, or a name without a module.
-    """
+    """Round the inputs of linears, keys and values as the config says, in place: what weights cannot store."""
     config = read_config(folder)
     invalid = f"model in {str(folder)!r} cannot be loaded: invalid {{}} in its config.json"
     if (inputs := config.get(ACTIVATIONS_KEY)) is not None:
@@ -142,9 +138,6 @@ def _map(folder: Path, dtype: torch.dtype) -> nn.Module:
     """Load the model in a folder on the CPU with weights that are pages of its files.
 
     Weights keep their format if `dtype` can hold all its values. Others are converted.
-
-    Raises:
-        UserError: a weight is missing.
     """
     opened = Folder(folder, mapped=True)
     model = empty_model(folder, dtype)
@@ -175,9 +168,6 @@ def convert_gguf(file: Path, target: Path) -> None:
     """Dequantize a GGUF file into a safetensors folder in float32, with its tokenizer.
 
     transformers (at least up to 5.24) ignores the pre-tokenizer `smollm`, which splits digits, so it is added here.
-
-    Raises:
-        UserError: the file is damaged, or a library cannot read it.
     """
     logging.getLogger("gguf").setLevel(logging.ERROR)
     fields = gguf_header.read(file.resolve()).fields

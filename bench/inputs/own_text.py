@@ -168,11 +168,7 @@ def _lacks(where: str, kind: str, field: str) -> str:
 
 
 def template_of(tokenizer: Any) -> Render:
-    """Return a function that writes messages with a tokenizer's chat template.
-
-    Raises:
-        UserError: in the function, if the tokenizer has no template or refuses the messages.
-    """
+    """Return a function that writes messages with a tokenizer's chat template. It raises UserError if that refuses them."""
 
     def render(messages: list[Any]) -> str:
         if not getattr(tokenizer, "chat_template", None):
@@ -193,11 +189,7 @@ def lacks_template(folder: Path) -> bool:
 
 
 def fill_template(write: Callable[[], Any], messages: list[Any]) -> str:
-    """Return the text that a chat template makes of messages. jinja's sandbox bounds no memory, so this does.
-
-    Raises:
-        UserError: the template refuses the messages, needs too much memory, or writes far more than them.
-    """
+    """Return the text that a chat template makes of messages. Limit its memory and length: jinja's sandbox does not."""
     try:
         with _bounded_memory():
             text = str(write())

@@ -18,12 +18,9 @@ GROUPS = {8: 0, 4: 32}
 
 
 def round_cache(model: nn.Module, bits: int) -> None:
-    """Round the keys and values of all attentions of a model from now on.
+    """Round the keys and values of all attentions of a model from now on, or raise UserError if it has another attention.
 
     Each value is rounded by itself, so a pass over a whole window gives what token by token decoding with such a cache gives.
-
-    Raises:
-        UserError: the model's attention cannot be replaced.
     """
     config: Any = model.config
     if config._attn_implementation != "sdpa":

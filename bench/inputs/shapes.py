@@ -76,13 +76,7 @@ def known_shapes() -> dict[str, dict[str, Any]]:
 
 
 def planned_model(name: str) -> models.Model | None:
-    """Return a model to plan with, from its shapes in this package or from a folder with a config.json alone.
-
-    None: its shapes are not known.
-
-    Raises:
-        UserError: the config is invalid.
-    """
+    """Return a model to plan with, from its shapes here or from a folder with a config.json. None: they are not known."""
     alias = models.ALIASES.get(name)
     if name in known_shapes():
         folder = cache_dir() / "folders" / f"shapes-{name}"

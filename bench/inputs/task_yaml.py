@@ -69,11 +69,7 @@ def tasks_root() -> Path:
 
 @cache
 def read_task(name: str, file: str) -> Task:
-    """Read the description of a task.
-
-    Raises:
-        UserError: the questions of a user's task are in local files that do not exist, or its dataset_kwargs are too long.
-    """
+    """Read the description of a task. Refuse local files that do not exist, and dataset_kwargs that are too long."""
     if not file:
         return Task(name, "", "", wikimini.TASK_VERSION, wikimini.TASKS_DIGEST)
     read: list[tuple[Path, str]] = []
@@ -240,11 +236,7 @@ _Loader.add_constructor("!function", lambda loader, node: loader.construct_scala
 
 
 def _read(path: Path, read: list[tuple[Path, str]]) -> dict[str, Any]:
-    """Read a YAML file with its includes, whose keys it overrides. Each file and its text are appended to `read`.
-
-    Raises:
-        ValueError: a file is not regular or too large, or the files are too many.
-    """
+    """Read a YAML file with its includes, whose keys it overrides. Append each file and its text to `read`."""
     about = path.stat()
     if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_BYTES:
         raise ValueError(f"{path} is not a regular file of at most {MAX_BYTES:,} bytes")

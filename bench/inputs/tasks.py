@@ -61,9 +61,6 @@ def expand(names: tuple[str, ...], include_path: Path | None = None) -> dict[str
     """Replace sets of tasks, and groups of lm-eval, by their tasks. Return the YAML file of each task; tracks have none.
 
     A name that ends with .yaml is a user's file. include_path: folder with a user's files, by the names of their tasks.
-
-    Raises:
-        UserError: unknown name. The message has the nearest known names. Or two files have a task of one name.
     """
     files: dict[str, str] = {}
     own = _own_tasks(include_path) if include_path else {}

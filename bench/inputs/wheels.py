@@ -15,14 +15,9 @@ from methods.errors import UserError
 
 
 def download_wheel(requirement: str, folder: Path, alternative: str) -> Path:
-    """Download a wheel with pip into a folder. The settings of pip name the index.
+    """Download a wheel with pip into a folder, or raise UserError. The settings of pip name the index.
 
-    Args:
-        requirement: "distribution==version".
-        alternative: what a user can do instead, for the error.
-
-    Raises:
-        UserError: pip cannot fetch it.
+    requirement: "distribution==version". alternative: what a user can do instead, for the error.
     """
     command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     done = subprocess.run([*command, "--dest", str(folder), requirement], capture_output=True, text=True, check=False)

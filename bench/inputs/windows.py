@@ -44,13 +44,8 @@ def load_windows(
 ) -> tuple[Tensor, list[str]]:
     """Tokenize a corpus as one text and cut it into windows without overlap. The tail is dropped.
 
-    With BOS, a window has seqlen - 1 tokens of text.
-
-    Returns:
-        int64 [windows, seqlen], and for each window the number of the article in which it begins.
-
-    Raises:
-        UserError: the corpus has fewer windows than `count`, or none.
+    With BOS, a window has seqlen - 1 tokens of text. Return int64 [windows, seqlen], and for each window the number of the
+    article in which it begins. Raise UserError if they are fewer than `count`.
     """
     import torch  # slow to import
 
@@ -114,13 +109,8 @@ def draw_calibration(
 ) -> list[list[int]]:
     """Draw random crops of random documents with replacement, as SparseGPT and Wanda do.
 
-    Args:
-        seqlen: tokens in a sequence, with those of `first`.
-        first: tokens at the start of each sequence.
-        render: writes the messages of chat data.
-
-    Raises:
-        UserError: no document is longer than a sequence.
+    seqlen: tokens in a sequence, with those of `first`, which are at its start. render: writes the messages of chat data.
+    Raise UserError if no document is longer than a sequence.
     """
     width = seqlen - len(first)
     texts = documents(name, "calibration", data_dir, render)
@@ -182,13 +172,9 @@ def check_windows(
 def check_calibration(
     name: str, sequences: int, seqlen: int, tokenizer_json: Path, data_dir: Path | None, first: int = 0
 ) -> None:
-    """Check that a corpus is long enough for calibration, before a model is loaded.
+    """Refuse a corpus with fewer different crops than sequences, before a model is loaded.
 
-    Args:
-        first: number of tokens in a sequence that are no text.
-
-    Raises:
-        UserError: no document is longer than a sequence, or there are fewer different crops than sequences.
+    first: number of tokens in a sequence that are no text.
     """
     if sequences * seqlen > MAX_CALIBRATION_TOKENS:
         raise UserError(

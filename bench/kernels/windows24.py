@@ -44,13 +44,10 @@ def window_columns(width: int, group: int) -> Tensor:
 
 
 def to_windows(weight: Tensor, group: int, name: str = "weight") -> Tensor:
-    """Return the windows of a weight [out, in], with each non-zero in exactly one: [out, 2 (N-1)/N in].
+    """Return the windows of a weight [out, in], with each non-zero in exactly one: [out, 2 (N-1)/N in], or raise UserError.
 
     From left to right, a window takes the first two non-zeros that no earlier one took. It cannot miss one: the others of its
     four weights are in the next window, too, and the last window has at most two left.
-
-    Raises:
-        UserError: a width that the group does not divide, or a group with more than 2N-2 non-zeros.
     """
     rows, width = weight.shape
     if width % group:

@@ -94,8 +94,7 @@ class DenseStates:
     def accept(self, head: nn.Module, tokens: Tensor) -> bool:
         """Return whether states of these tokens can be cached. Delete the least recently used states to make space.
 
-        Args:
-            head: output head of the dense model, [vocabulary, hidden].
+        head: output head of the dense model, [vocabulary, hidden].
         """
         if self.folder.exists():
             return False

@@ -22,12 +22,7 @@ class PrefixTree:
         return len(self.tokens)
 
     def add(self, number: int, sequence: Sequence[int], before: Sequence[int] = (), shared: int = 0) -> list[int]:
-        """Add a sequence and return its path.
-
-        Args:
-            before: path of the previous sequence.
-            shared: length of the common prefix with it.
-        """
+        """Add a sequence and return its path. before: path of the previous sequence. shared: length of their common prefix."""
         start, end = len(self), len(self) + len(sequence) - shared
         for node in before[:shared]:
             self.ends[node] = end

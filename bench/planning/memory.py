@@ -38,12 +38,9 @@ def estimate_bytes(artifact: Artifact) -> float:
 
 
 def estimate_device_bytes(artifact: Artifact, processes: int | None = None) -> float | None:
-    """Estimate the memory of each GPU. None: on a CPU.
+    """Estimate the memory of each GPU. None: on a CPU. processes: number that share the training. None: as in the artifact.
 
     A GPU holds the model and the dense model for measures, or its part of a training if that is larger.
-
-    Args:
-        processes: number of processes that share the training. None: as in the artifact.
     """
     if artifact.device == "cpu":
         return None

@@ -139,10 +139,8 @@ class ModelInputs:
     def variants(self, chain: MethodStages) -> Iterable[tuple[Stage | None, str]]:
         """Return each quantizer of a method with each pattern.
 
-        A model made elsewhere has the pattern found in it, and no quantizer if it is quantized already.
-
-        Raises:
-            UserError: such a model cannot be compared with this one, or is quantized already in a run of quantizers only.
+        A model made elsewhere has the pattern found in it, and no quantizer if it is quantized already. Refuse a run of
+        quantizers only in that case.
         """
         quantizers, patterns = self.request.quantizers, tuple(map(str, self.request.patterns))
         if stage := chain.elsewhere:

@@ -26,14 +26,7 @@ MAX_GPUS = 64
 
 
 def require_memory(plan: Plan, missing: Iterable[Sequence[Measurement]]) -> None:
-    """Check that this machine has the memory for each artifact, if nothing else runs.
-
-    Args:
-        missing: measurements to make, for each artifact.
-
-    Raises:
-        UserError: an artifact does not fit. The message says what helps.
-    """
+    """Refuse an artifact that needs more than this machine's memory, and say what helps. missing: measurements to make."""
     # Another executor checks its nodes when it starts.
     for measurements in missing if plan.spec.executor == "local" else ():
         if problem := find_problem(measurements[0].artifact):

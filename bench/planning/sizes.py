@@ -47,11 +47,7 @@ class ModelSizes(BaseModel, frozen=True):
 def count_sizes(
     folder: Folder | PlannedModel, wanted: Targets, patterns: Iterable[Pattern], groups: Mapping[str, Any]
 ) -> ModelSizes:
-    """Count the parameters of a model. groups: group size of each quantizer and transform, or None, by its label.
-
-    Raises:
-        UserError: an unknown architecture, no such target, or a pattern or group does not divide a target's input width.
-    """
+    """Count the parameters of a model. groups: group size of each quantizer and transform, or None, by its label."""
     config, shapes = folder.config, folder.shapes()
     targets = find_targets(config, shapes, wanted.include, wanted.exclude)
     for pattern in (Pattern.parse("dense"), *patterns):

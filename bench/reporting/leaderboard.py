@@ -70,12 +70,7 @@ def read_boards(folders: Sequence[Path], model: str) -> list[ResultSet]:
 def make_sections(results: Sequence[ResultSet], papers: Path | None, smaller: str = "") -> list[ReportSection]:
     """Make a section for each model of all folders, and one for papers at the end.
 
-    Args:
-        papers: folder of their rows.
-        smaller: model whose dense rows larger models have in their tables, or "".
-
-    Raises:
-        UserError: something in them cannot be read, or the smaller model cannot be compared.
+    papers: folder of their rows. smaller: model whose dense rows larger models have in their tables, or "".
     """
     out = board.make_sections(results)
     if smaller:
@@ -99,13 +94,10 @@ def build(
     title: str = html.LEADERBOARD.title,
     smaller: str = "",
 ) -> dict[str, bytes]:
-    """Build all files. Returns them by name. The same records give the same bytes.
+    """Build all files. Return them by name. The same records give the same bytes.
 
     papers: folder of rows from papers, which need not exist. title: title of the page. smaller: as in `make_sections`.
     signed_by: file of allowed signers. Each row names those who signed its records.
-
-    Raises:
-        UserError: a folder does not exist or has no records, or something in it cannot be read.
     """
     result_sets = [resolve.read(path) for path in results]
     of_search = [r for r in result_sets if searches.is_search(r)]

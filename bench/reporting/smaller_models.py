@@ -24,14 +24,9 @@ Questions = frozenset[tuple[str, str | None, int | None]]
 
 
 def add_smaller(sections: Sequence[ReportSection], name: str, records: Mapping[str, Record]) -> list[ReportSection]:
-    """Add the dense rows of a model, also quantized ones, to the tables of all larger models that share a track with it.
+    """Add the dense rows of a model, also quantized ones, to the tables of larger models that share a track with it.
 
-    Args:
-        sections: of models, the largest first, as `bench.reporting.board.make_sections` returns them.
-        records: all records by their stems.
-
-    Raises:
-        UserError: the model has no records, or no larger one has bits per byte of the same questions.
+    sections: of models, the largest first. records: by their stems. Raise UserError if no table can have the rows.
     """
     titles = [section.title for section in sections]
     if name not in titles:

@@ -13,11 +13,7 @@ from methods.errors import UserError
 
 
 def find_pruned(name: str, results: Path | None) -> tuple[Path, Record | None]:
-    """Return the folder of a pruned model: a given folder, or the cached model of a record, with the record.
-
-    Raises:
-        UserError: the name is a file or no record, or the cache does not have the model.
-    """
+    """Return the folder of a pruned model: a given folder, or the cached model of a record, with the record."""
     if name and Path(name).is_dir():
         return Path(name), None
     if Path(name).is_file() and not name.endswith(".json"):

@@ -39,12 +39,9 @@ class Derived(NamedTuple):
 
 
 def derive(record: Record, items: Items) -> Iterator[tuple[ReadingRow, Derived]]:
-    """Yield the readings that a record's items give, each with what they give.
+    """Yield the readings that a record's items give, each with what they give. Raise ArithmeticError without a finite mean.
 
     These are means over items, medians of timings, the sparsity, and the size in bytes.
-
-    Raises:
-        ArithmeticError: the items have no finite mean.
     """
     for reading in record.readings:
         if reading.value is None:

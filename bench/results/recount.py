@@ -11,12 +11,7 @@ BITS = "bits_per_weight"
 
 
 def bits_with_bitmap(bits: float, scales: float, sparsity: float) -> float:
-    """Return the bits per weight of non-zeros with a mask of one bit per weight.
-
-    Args:
-        bits: bits of one value.
-        scales: bits of all scales per weight.
-    """
+    """Return the bits per weight of non-zeros with a mask. bits: of one value; scales: bits of all scales per weight."""
     return bits * (1 - sparsity) + 1 + scales
 
 

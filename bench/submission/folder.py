@@ -46,9 +46,7 @@ def stage(source: Path, target: Path, who: Contributor, published: Sequence[Resu
     """Copy the records that are new and have numbers to a folder, and write its about.toml. Yield what is left out.
 
     Records are copied byte by byte. Of one that diverged the traceback is left out, because it has paths of the machine.
-
-    Raises:
-        UserError: a record is damaged, none is new, or a published measurement has another number here.
+    Raise UserError if none is new, or a published measurement has another number here.
     """
     checked = check_folder(source)
     if checked.problems:

@@ -119,10 +119,7 @@ def sweep_locks(folder: Path, pattern: str = f"{KEY}.lock") -> None:
 def gc_lock(timeout: float = -1) -> Iterator[None]:
     """Hold the lock that `bench cache gc` holds while it deletes. Others hold it while they mark what they use.
 
-    timeout: seconds to wait after it is said. A negative number has no limit.
-
-    Raises:
-        Timeout: another process holds the lock.
+    timeout: seconds to wait after it is said, until Timeout is raised. A negative number has no limit.
     """
     cache_dir().mkdir(parents=True, exist_ok=True)
     lock = FileLock(cache_dir() / "gc.lock")
@@ -157,11 +154,7 @@ def require_own_cache() -> None:
 def gc(*, everything: bool, days: int) -> tuple[int, int]:
     """Delete REBUILDABLE entries older than `days` days (with `everything`, EXPENSIVE ones too) that are not in use.
 
-    Returns:
-        The bytes freed, and the number of entries that stay because they are in use.
-
-    Raises:
-        UserError: another garbage collection is running, or the folder is not of a cache alone.
+    Return the bytes freed, and the number of entries that stay because they are in use. Raise UserError during another gc.
     """
     require_own_cache()
     try:
@@ -189,9 +182,6 @@ def sweep_leftovers(results: Path | None = None) -> None:
     """Delete what killed processes left: marks, temporary folders, and downloads interrupted more than a day ago.
 
     results: a results folder whose locks are swept too.
-
-    Raises:
-        UserError: the folder of the cache has files that are not of a cache.
     """
     require_own_cache()
     for root in filter(None, (cache_dir(), results)):
@@ -214,11 +204,7 @@ def _sweep_downloads() -> set[str]:
 
 
 def evict(part: str, most: int) -> bool:
-    """Delete entries of a part that are not in use, the oldest first, until at most `most` bytes are left.
-
-    Returns:
-        Whether at most `most` bytes are left.
-    """
+    """Delete unused entries of a part, the oldest first, until at most `most` bytes are left. Return whether that is so."""
     with gc_lock():
         used = _names_in_use()
         total = count_bytes(cache_dir() / part)

@@ -50,12 +50,9 @@ def matching_onednn_limit() -> dict[str, str]:
 
 
 def resolve_device(name: str) -> str:
-    """Return "cpu", "cuda" or "cuda:N". "auto" is "cuda" if the machine has a CUDA device.
+    """Return "cpu", "cuda" or "cuda:N", or raise UserError. "auto" is "cuda" if the machine has a CUDA device.
 
     torch is imported only if the machine has a driver.
-
-    Raises:
-        UserError: unknown name, or no such device.
     """
     hinted = any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"))
     if name == "cpu" or (name == "auto" and not hinted):
@@ -86,12 +83,9 @@ def exists(device: str) -> bool:
 
 
 def resolve_devices(names: str, *, elsewhere: bool = False) -> tuple[str, ...]:
-    """Resolve a device, or several by commas. Each makes one artifact at a time.
+    """Resolve a device, or several numbered cards by commas. Each makes one artifact at a time.
 
     elsewhere: whether the devices belong to another machine, so that they need not exist on this one. "auto" is that of this one.
-
-    Raises:
-        UserError: as `resolve_device`, or a list that has a device twice or anything but numbered cards.
     """
 
     def resolve(name: str) -> str:

@@ -25,11 +25,7 @@ def of(value: Any) -> str:
 
 
 def of_file(path: Path) -> str:
-    """Return the sha256 of a file. It is remembered by the state of the file, because weights are large.
-
-    Raises:
-        UserError: not a regular file. Reading a pipe would wait for ever.
-    """
+    """Return the sha256 of a regular file: a pipe would block. The cache remembers it, because weights are large."""
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
         raise UserError(f"{path} is not a regular file: replace it with one")

@@ -113,12 +113,9 @@ def rows() -> list[dict[str, Any]]:
 
 
 def create(name: str, on_line: Callable[[str], None]) -> Path:
-    """Build an environment unless it is built, and return its folder.
+    """Build an environment unless it is built, and return its folder, or raise UserError.
 
     on_line: called with each step, and with each line of output, indented.
-
-    Raises:
-        UserError: unknown name, no supported Python, a folder that cannot be written, or a failure of pip.
     """
     spec, path = lookup(name), folder(name)
     # Below, -I keeps Python from running modules of the current folder. Python before 3.11 has no -P.

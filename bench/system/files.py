@@ -52,14 +52,9 @@ def _locked_file(path: Path) -> tuple[int, Path]:
 
 
 def require_folder(path: Path, option: str = "--out", *, new: bool) -> None:
-    """Check that a folder can be created or written, before the work whose result goes there.
+    """Refuse a folder that cannot be created or written, before the work whose result goes there.
 
-    Args:
-        option: flag that names the folder.
-        new: refuse a folder that has files.
-
-    Raises:
-        UserError: the folder cannot be written, or has files and must be new.
+    option: flag that names the folder. new: refuse a folder that has files.
     """
     try:
         place = find_existing(path)

@@ -28,15 +28,7 @@ def pip_install(extra: str) -> str:
 
 
 def require(*packages: str, what: str, how: str) -> None:
-    """Check that packages can be imported.
-
-    Args:
-        what: the feature that needs them, for the error.
-        how: the command that installs them.
-
-    Raises:
-        UserError: a package is missing.
-    """
+    """Refuse work whose packages cannot be imported. what: feature that needs them. how: command that installs them."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise UserError(f"{what} needs the package {package}: {how}")

@@ -34,12 +34,7 @@ class Wiring:
     """
 
     def __init__(self, model: nn.Module, job: Job, name: str) -> None:
-        """name: name of the transform, for its errors.
-
-        Raises:
-            UserError: no transform is known for the family or this variant of it, or the model is pruned.
-            Skipped: the model is larger than memory.
-        """
+        """Refuse a pruned model or another family, and skip one larger than memory. name: name of the transform, for errors."""
         self.model, self.name = unfold(model), name
         config: Any = model.config
         self.config = config

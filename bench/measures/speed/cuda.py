@@ -94,12 +94,7 @@ class Cuda:
         return Peaks(2.0 * self.copy_bytes / best, flops)
 
     def compare(self, weight: Tensor, tokens: int, kind: str) -> SpeedComparison:
-        """Compare 2:4 with dense for y = x W^T. weight: [out, in], 2:4.
-
-        Raises:
-            Skipped: the device or the libraries have no kernel for it.
-            WrongProduct: no kernel gives the product that float32 gives.
-        """
+        """Compare 2:4 with dense for y = x W^T. weight: [out, in], 2:4. Raise Skipped without a kernel, or WrongProduct."""
         if not torch.backends.cusparselt.is_available():
             raise Skipped("this torch has no cuSPARSELt")
         if kind == "fp8" and torch.cuda.get_device_capability(self.device) < (8, 9):

@@ -45,13 +45,9 @@ RANDOM_TOKENS = 1000
 def compare_models(
     device: Cpu | Cuda, model: Callable[[], nn.Module], context: MeasureContext, *, batch: int, prompt: int, kv: int
 ) -> SpeedComparison:
-    """Compare steps of `prompt` tokens of each of `batch` sequences with `kv` in the cache.
+    """Compare steps of `prompt` tokens of each of `batch` sequences with `kv` in the cache. Raise Skipped without a kernel.
 
     The faster side is the 2:4 model, or one with fewer blocks, units or channels. A dense artifact has none.
-
-    Raises:
-        Skipped: no kernel for this artifact, or a shorter context.
-        WrongProduct: as `check_models`.
     """
     config = Folder(context.folder).config
     if family_of(config).positions:
