@@ -49,11 +49,7 @@ def open_masks(path: Path) -> zipfile.ZipFile:
 
 
 class MaskFile:
-    """The masks of the targets, read one by one. shapes: target -> shape of its weight in files.
-
-    Raises:
-        UserError: see `open_masks`; or other names than those of the targets, or another size than the weight's.
-    """
+    """The masks of the targets of this model, read one by one. shapes: target -> shape of its weight in files."""
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.path, self._shapes = path, dict(shapes)

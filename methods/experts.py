@@ -151,8 +151,7 @@ def stacked_as(name: str, family: Family | None) -> Stacked | None:
 def fold(names: Iterable[str], read: Callable[[str], Tensor], family: Family | None) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a model as transformers stores them: [in, out] for GPT-2, [experts, ...] for experts.
 
-    Args:
-        names: names of tensors of a model or of some of its blocks; read: returns a tensor by its name.
+    names: names of tensors of a model or of some of its blocks; read: returns a tensor by its name.
     """
     stacks: dict[str, dict[int, tuple[str, Stacked]]] = {}
     for name in names:

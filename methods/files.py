@@ -42,13 +42,9 @@ def _cache_home() -> Path:
 
 
 def find_file(folder: Path, name: str, max_bytes: int | None = MAX_FILE_BYTES) -> Path | None:
-    """Return the path of a model folder's file, or None if it does not exist.
+    """Return the path of a model folder's file, or None if it does not exist. max_bytes: largest size; None for any.
 
-    Args:
-        max_bytes: largest accepted size; None for any.
-
-    Raises:
-        UserError: the file is a link out of the folder and the caches, not a regular file, too large, or not accessible.
+    Raise UserError for a link out of the folder and the caches, and for a file that is not regular or not accessible.
     """
     path = folder / name
     try:

@@ -51,11 +51,7 @@ class _StoredPiece(NamedTuple):
 
 
 class Folder:
-    """A model on disk. Tensor names are those of the model's state dict, even if its file leaves out a prefix.
-
-    Raises:
-        UserError: not a folder, no config.json, weights that are not safetensors, or a file outside the folder.
-    """
+    """A model on disk. Tensor names are those of the model's state dict, even if its file leaves out a prefix."""
 
     def __init__(self, path: Path, *, mapped: bool = False) -> None:
         """mapped: map the files into memory, so that a page takes memory of this process only after a write."""

@@ -51,8 +51,7 @@ class Kept:
     def counts(self, config: Mapping[str, Any]) -> list[tuple[int | None, int]]:
         """Return how many blocks, channels, units and groups are left, None for all, and how many the dense model has.
 
-        Raises:
-            ValueError: an index is unknown, out of order or repeated, or blocks differ in their numbers.
+        Raise ValueError if an index is unknown, out of order or repeated, or blocks differ in their numbers.
         """
         family = family_of(config)
         width = (family.width.units, *family.width.heads[-1:]) if family.width else ()

@@ -66,12 +66,8 @@ def find_targets(
 ) -> tuple[str, ...]:
     """Return the module names of the linears inside the decoder blocks, in the order of the blocks.
 
-    Args:
-        shapes: tensor name -> shape, of the whole model.
-        include, exclude: globs over module names ("*.mlp.*", "model.layers.0.*").
-
-    Raises:
-        UserError: unknown architecture; a block with other matrices than the family lists; no target left.
+    shapes: tensor name -> shape, of the whole model. include, exclude: globs over module names ("*.mlp.*",
+    "model.layers.0.*"). Raise UserError for an unknown architecture, or a block with other matrices than the family lists.
     """
     if (kind := config.get("model_type")) not in FAMILIES:
         raise UserError(describe_unknown_family(kind, shapes, tuple(FAMILIES)))

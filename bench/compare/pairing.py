@@ -156,9 +156,8 @@ def pair_results(
 ) -> tuple[list[MetricPair], list[Unpaired], int]:
     """Return pairs, identities without a pair, and the number of new identities.
 
-    Args:
-        ignore: columns of an identity in which the numbers of a pair may differ.
-        common_seeds: leave out seeds that only one side has, instead of calling them missing.
+    ignore: columns of an identity in which the numbers of a pair may differ. common_seeds: leave out seeds that only one
+    side has, instead of calling them missing.
     """
     old, new = group_by_identity(before.records, ignore), group_by_identity(after.records, ignore)
     names = short_names(old | new, ignore)

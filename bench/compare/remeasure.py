@@ -75,9 +75,8 @@ def remeasure(
 ) -> Iterator[Remeasured]:
     """Measure each record again, and yield how it compares.
 
-    Args:
-        tolerance: largest relative difference on another machine or of other code. None: the metric's margin.
-        measure: runs a record's measurement into an empty results folder. It raises UserError if it cannot.
+    tolerance: largest relative difference on another machine or of other code. None: the metric's margin. measure: runs a
+    record's measurement into an empty results folder. It raises UserError if it cannot.
     """
     for record in records:
         try:

@@ -23,13 +23,10 @@ RECORD_COLUMNS = ("measure", "protocol")
 
 
 def resolve_both(a: str, b: str, results: Path) -> tuple[ResultSet, ResultSet, tuple[str, ...]]:
-    """Return two result sets, and the columns of an identity in which they may differ.
+    """Return two result sets, and the columns of an identity in which they may differ, or raise UserError.
 
     An argument names a results folder, or a baseline by file or name. It may also name a part of the folder `results`: a
     commit, a method's label, or the beginning of a record's key for all measurements of its artifact.
-
-    Raises:
-        UserError: an argument names nothing, or several things, or no artifact of one pairs with one of the other.
     """
     (before, some), (after, others) = (_resolve(text, results) for text in (a, b))
     if not some and not others:
@@ -111,15 +108,10 @@ def _artifact_records(text: str, with_key: list[Record], every: ResultSet) -> li
 
 @gc_paused()
 def read(path: Path, what: str = "results", *, every: bool = False, model: str = "") -> ResultSet:
-    """Read a results folder, or a file that `bench baseline set` wrote.
+    """Read a results folder, or a file that `bench baseline set` wrote, or raise UserError.
 
-    Args:
-        what: kind of the path, for error messages.
-        every: all records, not only the newest of each identity.
-        model: check the items of this model's records alone, which is several times as fast. "": of all.
-
-    Raises:
-        UserError: it does not exist, or something in it cannot be read.
+    what: kind of the path, for error messages. every: all records, not only the newest of each identity. model: check the
+    items of this model's records alone, which is several times as fast. "": of all.
     """
     if path.is_file():
         return baseline.read(path)

@@ -116,9 +116,6 @@ def compare(
         exploratory: compare for people, not for a gate. Intervals hold each on its own instead of Bonferroni's, and seeds
             of only one side are left out. Metrics without a margin are compared, too.
         every_metric: compare metrics that no table shows, too.
-
-    Raises:
-        UserError: scores cannot be read.
     """
     before, after = before.with_cache(), after.with_cache()
     pairs, unpaired, new = pair_results(before, after, ignore, common_seeds=exploratory)

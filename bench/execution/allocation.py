@@ -151,14 +151,9 @@ def _as_prior(method: str) -> str:
 
 
 def solve(damage: Floats, cost: Floats, budget: Budget) -> Chosen:
-    """Return the choice of each linear with the lowest sum of damages, int64 [linears].
+    """Return the choice of each linear with the lowest sum of damages, int64 [linears], or raise UserError if none fits.
 
-    Args:
-        damage: damage of each choice, [linears, choices].
-        cost: its part of the budget, [linears, choices].
-
-    Raises:
-        UserError: no choices fit the budget.
+    damage: damage of each choice, [linears, choices]. cost: its part of the budget, [linears, choices].
     """
     linears, choices = damage.shape
     one_each = LinearConstraint(np.kron(np.eye(linears), np.ones(choices)), 1, 1)

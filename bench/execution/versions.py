@@ -27,13 +27,10 @@ PATTERN = Pattern.parse(SPARSE)
 
 
 class ModelVersions:
-    """A dense and a 2:4 version of a model for timings.
+    """A dense and a 2:4 version of a model for timings. sides: those that are timed.
 
     The 2:4 version of dense weights keeps the largest, or is a folder that a better method made. The dense version of 2:4
-    weights has a constant for each zero. sides: those that are timed.
-
-    Raises:
-        UserError: sparse is no 2:4 version of a dense model.
+    weights has a constant for each zero.
     """
 
     def __init__(

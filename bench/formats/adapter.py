@@ -30,9 +30,6 @@ class AdapterCheckpoint(Checkpoint):
     """An adapter on its original: W + s B A, where s is alpha / r, or alpha / sqrt(r) with rslora.
 
     The files that count are those of the merged model, because that is what is measured.
-
-    Raises:
-        UserError: another kind of adapter than LoRA, or tensors that the original does not have.
     """
 
     def __init__(self, path: Path, original: Folder) -> None:

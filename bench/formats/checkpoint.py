@@ -35,13 +35,7 @@ class StoredBytes(NamedTuple):
 
 
 class Checkpoint:
-    """A safetensors folder. Other formats derive from it and give the same view.
-
-    Tensor names are those of the model's state dict.
-
-    Raises:
-        UserError: the folder cannot be read as a model.
-    """
+    """A safetensors folder, with names of the model's state dict. Other formats derive from it and give the same view."""
 
     form = "safetensors"
     """Format in words, for the record."""

@@ -29,11 +29,7 @@ VALUES = ("qweight", "weight_packed", "weight", "weight.compressed", "compressed
 
 
 class QuantizedCheckpoint(Checkpoint):
-    """A folder with quantized linears. Each is read as a plain weight in the dtype of its scales.
-
-    Raises:
-        UserError: an unknown method, or parts that do not fit together.
-    """
+    """A folder with quantized linears of a known method. Each is read as a plain weight in the dtype of its scales."""
 
     def __init__(self, folder: Folder) -> None:
         super().__init__(folder)

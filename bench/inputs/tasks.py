@@ -134,10 +134,8 @@ def estimate_tokens(name: str, limit: int | None) -> int:
 def count_tokens(task: Task, data_dir: Path | None, limit: int | None, shots: int, generates: int) -> int:
     """Return about how many tokens a task reads and generates; 0 if its data is not on this machine.
 
-    Args:
-        limit: number of questions; None for all.
-        shots: number of examples before each question.
-        generates: largest number of tokens in an answer.
+    limit: number of questions; None for all. shots: number of examples before each question. generates: largest number of
+    tokens in an answer.
     """
     if task.name in TASK_SIZES:
         return (1 + shots) * estimate_tokens(task.name, limit)

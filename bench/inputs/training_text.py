@@ -36,13 +36,9 @@ MAX_VALIDATION_WINDOWS = 256
 
 @dataclass(frozen=True)
 class PackedCorpus:
-    """A corpus for the trainer.
+    """A corpus for the trainer, in steps of `sequences` sequences.
 
-    Args:
-        ids: tokens of the text.
-        seqlen: tokens in a sequence, with those of `first`.
-        sequences: number of sequences in a step.
-        first: tokens at the start of each sequence.
+    ids: tokens of the text. seqlen: tokens in a sequence, with those of `first`, which are at its start.
     """
 
     ids: np.ndarray[Any, Any]
@@ -113,14 +109,10 @@ def load(
     data_dir: Path | None,
     bos: Bos = "",
 ) -> tuple[PackedCorpus, np.ndarray[Any, Any]]:
-    """Return the corpus, and validation windows int64 [windows, seqlen].
+    """Return the corpus, and validation windows int64 [windows, seqlen], or raise UserError if one step needs more tokens.
 
-    Args:
-        identity: identity of the text and the tokenizer, for the file name of the tokens.
-        need: number of training tokens. A large corpus is not read further.
-
-    Raises:
-        UserError: the corpus has fewer tokens than one step.
+    identity: identity of the text and the tokenizer, for the file name of the tokens. need: number of training tokens. A
+    large corpus is not read further.
     """
     if name == "wiki-mini":
         ids = _load_tokens(name, "training", tokenizer, identity, None, data_dir)

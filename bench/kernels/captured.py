@@ -49,13 +49,9 @@ class NotCaptured(Exception):
 
 
 class Decoder:
-    """A model with a static KV cache, which decodes a token at a time in compiled code.
+    """A model with a static KV cache of `length` tokens, which decodes a token at a time in compiled code.
 
-    Args:
-        length: number of tokens that the cache holds.
-
-    Attributes:
-        compile_s: seconds of capturing and compiling, 0.0 if the cache had the code.
+    compile_s: seconds of capturing and compiling, 0.0 if the cache had the code.
     """
 
     def __init__(self, model: Any, length: int) -> None:

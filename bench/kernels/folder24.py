@@ -131,11 +131,7 @@ class Writer24:
 
 
 class Folder24:
-    """A packed24 folder, read tensor by tensor. It iterates over the names of the model's tensors.
-
-    Raises:
-        UserError: no packed24 folder, a newer version, a missing part, or a wrong checksum or shape.
-    """
+    """A whole packed24 folder, read tensor by tensor. It iterates over the names of the model's tensors."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -14,10 +14,8 @@ from bench.kernels import cpu24, native
 def packed_linear(x: Tensor, memory: Tensor, scales: Tensor | None, bias: Tensor | None, isa: int) -> Tensor:
     """Multiply x [rows, width] by a packed matrix and add the bias: [rows, out] in the dtype of x, in torch's threads.
 
-    Args:
-        x: contiguous, bfloat16, or float32 beside integer weights.
-        memory, scales: those of a KernelWeight.
-        isa: index in native.PATHS.
+    x: contiguous, bfloat16, or float32 beside integer weights. memory, scales: those of a KernelWeight. isa: index in
+    native.PATHS.
     """
     weight = cpu24.KernelWeight(memory, scales, x.shape[1])
     return cpu24.product(x, weight, bias, threads=torch.get_num_threads(), path=native.PATHS[isa], dtype=x.dtype)

@@ -30,13 +30,9 @@ class ForwardPass(NamedTuple):
 def forward_windows(
     load: Callable[[], nn.Module], folder: Path, tokens: Tensor, batch: int, context: MeasureContext
 ) -> ForwardPass:
-    """Compute the final hidden states of a model on windows.
+    """Compute the final hidden states of a model on windows, int64 [windows, seqlen], `batch` in a forward pass.
 
-    Args:
-        load: returns the model, without its blocks if `context.compute.stream`.
-        folder: contains the blocks in that case.
-        tokens: int64 [windows, seqlen]
-        batch: windows in a forward pass.
+    load: returns the model, without its blocks if `context.compute.stream`. folder: contains the blocks in that case.
     """
     from methods.logits import head_of  # imports torch
 

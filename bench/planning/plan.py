@@ -26,13 +26,9 @@ JOBS_SHARE = 0.8
 
 
 def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None] = lambda name: None) -> Plan:
-    """Plan all measurements of a spec, or of its shard. With `fetch`, download missing models and data first.
+    """Plan all measurements of a spec, or of its shard, or raise UserError if the run would fail later.
 
-    Args:
-        on_fetch: called with the name of each model before it is downloaded.
-
-    Raises:
-        UserError: the run would fail later.
+    fetch: download missing models and data first. on_fetch: called with the name of each model before it is downloaded.
     """
     for read in (digest_source, read_task):  # a plug-in or a task may have changed since the last plan of this process
         read.cache_clear()

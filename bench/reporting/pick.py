@@ -186,9 +186,7 @@ def pick(table: Table, limits: Limits, pattern: str = "", quantizer: str = "", t
     tracks: the loss is that of the one of these that loses most, not that of perplexity. It also orders the rows of a board
         without a quality column.
     pattern: rows of this pattern alone; quantizer: rows whose quantizer begins so ("int4" is int4-rtn and int4-gptq).
-
-    Raises:
-        UserError: the board has no quality column and no tracks are given, or no such rows or tracks.
+    Raise UserError without such rows or tracks.
     """
     column = _find_quality(table) if tracks else quality_column(table)
     measured = profile.names_of(table)

@@ -27,10 +27,8 @@ class MergeSummary:
 def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
     """Copy all records that `into` lacks, with their items, byte by byte. A finished record replaces a failed one.
 
-    Each record is verified, and no digest is written for it. Signatures are copied, too.
-
-    Raises:
-        UserError: a folder does not exist, or is `into`, a run writes into `into`, or a record is damaged. Earlier copies stay.
+    Each record is verified, and no digest is written for it. Signatures are copied, too. Raise UserError for a damaged
+    record, after the copies of others, or while a run writes into `into`.
     """
     folders = [ReadOnlyStore(source, how="as in bench merge DIR") for source in sources]
     for source in sources:

@@ -32,11 +32,7 @@ LOOK_S = 0.2
 
 
 class ReadOnlyStore:
-    """A results folder that is read. Results may be part of a commit, so nothing in it is changed.
-
-    Raises:
-        UserError: it does not exist.
-    """
+    """A results folder that exists, and is read. Results may be part of a commit, so nothing in it is changed."""
 
     def __init__(self, root: Path, *, how: str = "with --results") -> None:
         """how: how the user names the folder, for errors."""

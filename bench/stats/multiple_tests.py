@@ -30,8 +30,7 @@ def bonferroni(alpha: float, count: int) -> float:
 def tie_groups(names: Sequence[str], differs: Callable[[str, str], bool]) -> list[tuple[str, int, int]]:
     """Return ranks as ranges. names: best first. differs: whether two rows differ significantly.
 
-    Returns:
-        (name, best, worst): 1 + the number of significantly better rows, and the number of rows not significantly worse.
+    A range is (name, best, worst): 1 + the number of significantly better rows, and that of rows not significantly worse.
     """
     out = []
     for i, name in enumerate(names):

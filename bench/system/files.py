@@ -114,10 +114,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     """Yield a folder beside `out`. It becomes `out` if the block ends without an error, and is deleted otherwise.
 
     If `out` is a link, it stays one, and the folder is made where it leads to. What a killed process left of the same
-    `out` is deleted.
-
-    Raises:
-        UserError: `out` has files, or cannot be created.
+    `out` is deleted. Refuse an `out` with files.
     """
     require_folder(out, new=True)
     out = _absolute(out)

@@ -24,9 +24,6 @@ def digest_source(*modules: str) -> str:
 
     Comments, docstrings, imports, facts that a class states about itself (`methods.info`) and names of modules do not
     count. So a renamed file or a better sentence keeps every key, and a changed rule changes the keys that depend on it.
-
-    Raises:
-        UserError: a module has no Python source.
     """
     contents: dict[str, str] = {}
     queue = list(modules)

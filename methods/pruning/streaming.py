@@ -15,8 +15,7 @@ from methods.pruning.holders import hold
 def write(model: nn.Module, source: Path, output: Path, compute: Compute) -> Path:
     """Write a model whose blocks are on disk to a folder, in the format `compute.stored`. Return the folder.
 
-    Args:
-        model: with its blocks on the meta device; source: the folder with their weights.
+    model: with its blocks on the meta device; source: the folder with their weights.
     """
     with hold(model, source, compute, output) as held:
         for i in range(len(held.blocks)):

@@ -81,10 +81,8 @@ def interleave(
 ) -> Timings:
     """Time contestants in turn, after a warm-up of each.
 
-    Args:
-        repeat: contestants that are timed a second time in each round, as `NAME again`.
-        calls: products in one call of a contestant, by which each time is divided.
-        after_round: called after a block of every contestant.
+    repeat: contestants that are timed a second time in each round, as `NAME again`. calls: products in one call of a
+    contestant, by which each time is divided. after_round: called after a block of every contestant.
     """
     everyone = dict(contestants) | {name + REPEAT_SUFFIX: contestants[name] for name in repeat}
     counts = {}
@@ -189,10 +187,8 @@ def to_readings(
 ) -> Readings:
     """Return readings of a contestant, with an item for each block.
 
-    Args:
-        slow: dense contestant beside it, or None.
-        speedup: of `fast` over `slow`.
-        tokens: of a call, whose number per second is read. None: seconds are read.
+    slow: dense contestant beside it, or None. speedup: of `fast` over `slow`. tokens: of a call, whose number per second is
+    read. None: seconds are read.
     """
     unit, better = ("s", "lower") if tokens is None else ("tokens/s", "higher")
 
