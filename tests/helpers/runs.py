@@ -45,6 +45,8 @@ ONE_SHOT = [
 """Those that need no training corpus, no device and no other library; what refines a mask is among them."""
 PRUNERS = [n for n in ONE_SHOT if not METHODS[n].dense and not METHODS[n].drops]
 """Those of ONE_SHOT that set weights of their targets to zero."""
+QUICK = {"recon": {"epochs": 1}, "admm": {"iterations": 3, "gradual": 2}, "alps": {"iterations": 9}}
+"""Settings with which a method does the same in less time."""
 
 
 def own_cache(tmp_path, monkeypatch) -> Path:

@@ -11,8 +11,6 @@ from helpers.models import sample
 from methods.contract import Needs
 
 ENTRIES = {name: entry for name, entry in METHODS.items() if not entry.elsewhere}
-QUICK = {"recon": {"epochs": 1}, "admm": {"iterations": 3, "gradual": 2}, "alps": {"iterations": 9}}
-"""Settings with which a method does the same in less time."""
 NIGHTLY = ("keeps_its_function", "notes_are_json", "leaves_nothing_running")
 """Transforms are in test_wiring, notes in the record of every run, and no method here starts a process."""
 DAILY = [check for check in CHECKS[1:] if check.__name__ not in NIGHTLY]
@@ -24,7 +22,7 @@ def subject(llama, make_job, refining, tmp_path):
     (tmp_path / "source").mkdir()
 
     def make(name):
-        method = build(ENTRIES[name], name, QUICK.get(name, {}))
+        method = build(ENTRIES[name], name, runs.QUICK.get(name, {}))
         pattern = "dense" if name == "dense" else "2:4"
         job = make_job(llama, pattern, source=tmp_path / "source", workdir=tmp_path)
         job = refining(llama, job) if Needs.TEACHER in method.needs else job

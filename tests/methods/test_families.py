@@ -11,9 +11,6 @@ from helpers import runs
 from helpers.models import CONFIGS, sample
 from methods.targets import dense_weight
 
-PRUNERS = runs.PRUNERS
-QUICK = {"recon": {"epochs": 1}, "admm": {"iterations": 3, "gradual": 2}, "alps": {"iterations": 9}}
-"""Settings with which a method does the same in less time."""
 ONE_OF_EACH_WALK = ("magnitude", "wanda", "sparsegpt", "dsnot", "recon", "lowrank")
 """The others walk as Wanda or SparseGPT do."""
 
@@ -21,7 +18,8 @@ ONE_OF_EACH_WALK = ("magnitude", "wanda", "sparsegpt", "dsnot", "recon", "lowran
 @pytest.fixture
 def apply(refining):
     def run(name, model, job):
-        return build(registry.lookup("methods", name), name, QUICK.get(name, {})).apply(model, refining(model, job))
+        method = build(registry.lookup("methods", name), name, runs.QUICK.get(name, {}))
+        return method.apply(model, refining(model, job))
 
     return run
 
@@ -32,7 +30,7 @@ def bits(tensor):
 
 @pytest.mark.parametrize("pattern", sample(["2:4", "50%"], "2:4"))
 @pytest.mark.parametrize("family", sample(CONFIGS, "gpt2", "gpt_oss"))  # test_conformance has llama
-@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.parametrize("name", runs.PRUNERS)
 def test_prunes_its_targets_and_nothing_else(family, name, pattern, apply, make, make_job):
     model = make(family)
     before = copy.deepcopy(model)
@@ -57,7 +55,7 @@ def test_prunes_its_targets_and_nothing_else(family, name, pattern, apply, make,
         assert not (weight.signbit() & (weight == 0)).any(), target
 
 
-@pytest.mark.parametrize("name", sample(PRUNERS, *ONE_OF_EACH_WALK))
+@pytest.mark.parametrize("name", sample(runs.PRUNERS, *ONE_OF_EACH_WALK))
 def test_only_the_named_targets(name, apply, llama, make_job):
     before = copy.deepcopy(llama.state_dict())
     job = make_job(llama, targets=("model.layers.1.mlp.up_proj",))

@@ -83,23 +83,15 @@ def test_a_command_names_each_task_and_each_seed_once():
 MAKE = ("submit", "results/local", "--credit", "Ada *L*", "--about", "Wanda, again.", "--name", "tiny-xeon-ada")
 
 
-def test_a_refused_record_is_named_where_its_user_finds_it(checkout, cli, monkeypatch):
+@pytest.mark.parametrize(("count", "others"), [(1, ""), (3, " and 2 more records")])
+def test_a_reason_is_said_once_and_names_a_record_where_its_user_finds_it(checkout, cli, monkeypatch, count, others):
     """The folder that is reviewed is a temporary copy."""
-    monkeypatch.setattr(rules, "of_dense", lambda records, theirs: [(records[0], "it is odd")])
+    monkeypatch.setattr(rules, "of_dense", lambda records, theirs: [(one, "it is odd") for one in records[:count]])
 
-    code, out, _ = cli(*MAKE)
+    code, out, err = cli(*MAKE)
 
-    assert code == 1 and re.search(r"refused: results/local/records/\w+\.json: it is odd", out), out
-    assert not (checkout / "submissions").exists()
-
-
-def test_one_reason_of_several_records_is_said_once(checkout, cli, monkeypatch):
-    monkeypatch.setattr(rules, "of_dense", lambda records, theirs: [(record, "it is odd") for record in records])
-
-    _, out, err = cli(*MAKE)
-
-    assert re.fullmatch(r"refused: results/local/records/\w+\.json and 2 more records: it is odd\n", out), out
-    assert "is refused for 1 reason above" in err
+    assert re.fullmatch(rf"refused: results/local/records/\w+\.json{others}: it is odd\n", out), out
+    assert code == 1 and "is refused for 1 reason above" in err and not (checkout / "submissions").exists()
 
 
 def test_made_edited_refused_made_again_accepted(checkout, cli, output):
