@@ -38,9 +38,12 @@ class Cards:
 
 
 def split_cards(spec: Spec) -> tuple[Spec, Cards | None]:
-    """Return the spec for CUDA and the cards that its device names, or None if it names none. Refuse an unknown card.
+    """Return the spec for CUDA and the cards that its device names, or None if it names none.
 
     All cards share a training, if the spec does not say how many processes do.
+
+    Raises:
+        UserError: unknown card, or more than MAX_CARDS.
     """
     match = re.fullmatch(r"(?:([0-9]{1,5})x)?([a-z]+[0-9]+\w*)", spec.device)
     if match is None:

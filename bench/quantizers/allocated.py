@@ -150,7 +150,12 @@ def pruner_code(text: str) -> str:
 
 
 def read_allocation(file: Path, sha256: str, targets: Collection[str]) -> Allocation:
-    """Return the choice of each target from a file, and the method that prunes. Refuse what changed since the plan."""
+    """Return the choice of each target from a file, and the method that prunes.
+
+    Raises:
+        UserError: the file cannot be read, has changed since the plan, names other linears, unknown choices, or a method
+            whose code has changed since.
+    """
     try:
         content = file.read_bytes()
         parsed = parse_object(content)

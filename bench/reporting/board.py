@@ -63,9 +63,12 @@ def _size(records: Iterable[Record]) -> float:
 
 
 def boards_of(model: str, results: ResultSet, device: str = "") -> Iterator[Board]:
-    """Yield a board for each protocol of a model's records, the main one first. Refuse a record that is `outdated`.
+    """Yield a board for each protocol of a model's records, the main one first.
 
     device: part of the name of the machine on which a speedup counts.
+
+    Raises:
+        UserError: a record is `outdated`.
     """
     for record, sentence in outdated(results.records):
         raise UserError(
