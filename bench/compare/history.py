@@ -52,7 +52,7 @@ class Series:
 def read(results: ResultSet, metric: str, matching: str = "") -> list[Series]:
     """Return the series of a metric for each row, and several for a row if its commits have different seeds.
 
-    results: all records, not only the newest. matching: text that the names of rows must contain. Refuse one of no row.
+    results: all records, not only the newest. matching: text that the names of rows must contain, or UserError.
     """
     with_metric = (r for r in results.records if r.status == "ok" and _values([r], metric))
     by_identity = group_by(with_metric, lambda record: record.identity.key("seed"))
