@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -94,24 +95,18 @@ class OnnxFile:
     def weight(self, linear: Linear) -> Tensor:
         """Return the matrix [out, in]. Raise UserError if its file of weights is damaged."""
         import torch
-        from onnx import external_data_helper, numpy_helper
+        from onnx import checker, external_data_helper, numpy_helper
 
         tensor = self._tensors[linear.initializer]
-        if external_data_helper.uses_external_data(tensor) and not tensor.HasField("raw_data"):
-            place = next((e.value for e in tensor.external_data if e.key == "location"), "")
-            try:
+        try:
+            if external_data_helper.uses_external_data(tensor):
+                place = next((e.value for e in tensor.external_data if e.key == "location"), "")
                 if find_file(self.path.parent, place, None) is None:
                     raise UserError(f"{self.path} names a file of weights that is not there: {place!r}")
-                external_data_helper.load_external_data_for_tensor(tensor, str(self.path.parent))
-            except (OSError, ValueError) as fault:
-                raise UserError(f"{self.path} has damaged weights of {linear.name}: {fault}") from None
-        try:
-            array = numpy_helper.to_array(tensor)
-        except ValueError as fault:
-            raise UserError(f"{self.path} has damaged weights of {linear.name}: {fault}") from None
-        if tensor.external_data:
-            # Only one matrix is in memory at a time.
-            tensor.ClearField("raw_data")
+                tensor = copy.deepcopy(tensor)  # it takes the weights, so that only one matrix is in memory at a time
+            array = numpy_helper.to_array(tensor, str(self.path.parent))
+        except (OSError, ValueError, checker.ValidationError) as fault:
+            raise UserError(f"{self.path} has damaged weights of {linear.name}: {first_line(fault)}") from None
         # numpy has no bfloat16.
         bits = torch.from_numpy(array.view(f"int{8 * array.itemsize}").copy())
         matrix = bits.view(getattr(torch, array.dtype.name))
