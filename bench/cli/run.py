@@ -28,6 +28,7 @@ from methods.errors import UserError
 from methods.folder import Folder
 
 if TYPE_CHECKING:
+    from bench.planning.artifact import Artifact
     from bench.planning.cards import Cards
     from bench.planning.spec import Spec
 
@@ -132,9 +133,9 @@ def plan(
     model = estimate.fit_model(planned)
     rows = estimate.rows(planned, model, cards)
     print_rows(rows if json else [_with_duration(row) for row in rows], json)
-    if planned.measurements:
-        note(_describe_cards(cards, rows) if cards else estimate.describe_error(model))
     artifacts = [measurements[0].artifact for measurements in planned.artifacts().values()]
+    if planned.measurements:
+        note(_describe_cards(cards, rows, artifacts) if cards else estimate.describe_error(model))
     for line in dict.fromkeys(filter(None, map(describe_whole_blocks, artifacts))):
         note(line)
     if problem := next(filter(None, map(find_problem, artifacts)), ""):
@@ -154,17 +155,23 @@ def plan(
         note(f"{name} is not downloaded yet: bench run will do it, or bench pull {name}{size}")
 
 
-def _describe_cards(cards: Cards, rows: list[dict[str, Any]]) -> str:
-    """Return how the times for named cards were computed, and the time of all artifacts together."""
+def _describe_cards(cards: Cards, rows: list[dict[str, Any]], artifacts: list[Artifact]) -> str:
+    """Return how the times for named cards were computed, and the time of all artifacts together if they fit."""
     from bench.planning.cards import RATE
 
-    # An artifact that trains uses all cards. Others run side by side.
-    longest = max(row["about_s"] for row in rows)
-    shared = max(longest, sum(row["about_s"] for row in rows) / cards.count)
-    return (
+    how = (
         f"times are arithmetic, not measured: {RATE:.0%} of the {cards.card.peak('bf16'):g} TFLOP/s in the datasheet of "
-        f"{cards.card.name} ({cards.card.source}); {cards.count} of them take about {duration(shared)} for all rows"
+        f"{cards.card.name} ({cards.card.source})"
     )
+    for row in rows:
+        least = re.match("[0-9]+", row["cards_enough"])
+        if not least or int(least[0]) > cards.count:
+            name = f"{row['method']} on {row['model']}"
+            return f"{how}; no total, because {name} does not fit on {amount(cards.count, 'card')}"
+    # An artifact keeps the cards of all its processes until it ends. Artifacts run side by side on the others.
+    kept = sum(row["about_s"] * artifact.most_ranks for row, artifact in zip(rows, artifacts, strict=True))
+    shared = max(max(row["about_s"] for row in rows), kept / cards.count)
+    return f"{how}; {amount(cards.count, 'card')} need{'s' if cards.count == 1 else ''} about {duration(shared)} for all rows"
 
 
 def _with_duration(row: dict[str, Any]) -> dict[str, Any]:

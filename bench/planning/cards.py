@@ -10,6 +10,7 @@ from bench.planning.artifact import Artifact
 from bench.planning.memory import estimate_device_bytes, streamed_device_bytes, training_device_bytes
 from bench.planning.spec import Spec
 from bench.system.suggest import describe_unknown
+from bench.system.text import amount
 from methods.errors import UserError
 
 RATE = 0.4
@@ -43,7 +44,7 @@ def split_cards(spec: Spec) -> tuple[Spec, Cards | None]:
     All cards share a training, if the spec does not say how many processes do.
 
     Raises:
-        UserError: unknown card, or more than MAX_CARDS.
+        UserError: unknown card, more than MAX_CARDS, or more processes than cards.
     """
     match = re.fullmatch(r"(?:([0-9]{1,5})x)?([a-z]+[0-9]+\w*)", spec.device)
     if match is None:
@@ -55,6 +56,12 @@ def split_cards(spec: Spec) -> tuple[Spec, Cards | None]:
     if not 0 < count <= MAX_CARDS:
         raise UserError(f"device {spec.device} names {count} cards: use 1 to {MAX_CARDS}")
     training = spec.training
+    for name, processes in (("training", training.processes), ("calibration", spec.calibration.processes)):
+        if processes > count:
+            raise UserError(
+                f"{name}.processes={processes} is more than the {amount(count, 'card')} of device {spec.device}: "
+                f"use --device {processes}x{match[2]}, or fewer processes"
+            )
     if training.processes == 1:
         training = training.model_copy(update={"processes": count})
     return spec.model_copy(update={"device": "cuda", "training": training}), Cards(count, known[match[2]])

@@ -61,6 +61,32 @@ def test_the_time_and_the_cards_that_are_enough(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("methods", "device", "said"),
+    [
+        ("cast", "8xh100", "8 cards need about 37 h for all rows"),
+        ("cast,retrain", "8xh100", "8 cards need about 3.1 days for all rows"),  # each training takes all cards
+        ("wanda,sparsegpt", "2xh100", "2 cards need about"),
+        ("cast", "h100", "no total, because cast on llama2-7b does not fit on 1 card"),
+    ],
+)
+def test_the_total_of_all_rows(methods, device, said, cli):
+    """A sum over trainings, each of which takes all cards, and no sum if a row takes more than there are."""
+    code, _, err = cli("plan", "--model", "llama2-7b", "--quant", "none", "--methods", methods, "--device", device)
+
+    assert code == 0, err
+    assert said in err
+
+
+@pytest.mark.parametrize("name", ["training", "calibration"])
+def test_more_processes_than_cards(name):
+    spec = Spec(device="8xh100", **{name: {"processes": 16}})
+    with pytest.raises(
+        UserError, match=f"{name}.processes=16 is more than the 8 cards of device 8xh100: use --device 16x"
+    ):
+        split_cards(spec)
+
+
+@pytest.mark.parametrize(
     ("name", "tokens", "hours", "card", "ratio"),
     [
         ("llama2-7b", 2e12, 184_320, "a100", 1.02),
