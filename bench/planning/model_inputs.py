@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.catalog import registry
+from bench.catalog.choice import build
 from bench.catalog.code import measure_digest
 from bench.formats.differences import inspect
 from bench.inputs import corpora, models, training_text, windows
@@ -26,6 +27,7 @@ from bench.system import digests
 from bench.system.devices import has_instructions_for
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
+from methods.pattern import Pattern
 from methods.smaller import count_left
 from methods.targets import family_of, find_targets, require_flow
 from methods.training.settings import require_trainable
@@ -166,6 +168,25 @@ class ModelInputs:
         if stage.config.keys() & LEARNING_RATES:
             fields = {name: value for name, value in fields.items() if name not in LEARNING_RATES}
         return stage.model_copy(update={"pattern": pattern, "config": fields | stage.config})
+
+    def require_settings_file(self, stage: Stage) -> None:
+        """Raise UserError if a stage reads its settings from a file that does not fit the model.
+
+        Its class has a method `read(pattern, targets)`, as in bench.quantizers.allocated, or the file is not checked here.
+        """
+        entry = registry.lookup(stage.kind, stage.name)
+        if not entry.settings_file:
+            return
+        with registry.guarded(entry):
+            if read := getattr(build(entry, stage.name, stage.config), "read", None):
+                wanted, targets = self.request.spec.targets, None
+                methods = (registry.lookup("methods", s.name) for chain in self.request.chains for s in chain.stages)
+                if not any(
+                    method.drops or method.elsewhere for method in methods
+                ):  # the file may be for what they leave
+                    shapes = open_shapes(self.model.folder).shapes()
+                    targets = find_targets(self.config, shapes, wanted.include, wanted.exclude)
+                read(Pattern.parse(stage.pattern), targets)
 
     def _training(self, recipe: recipes.Recipe) -> TrainingRun:
         """Return the training, or raise UserError if the text does not exist or the budget is below one step."""

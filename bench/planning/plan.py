@@ -93,6 +93,7 @@ def _artifacts(request: PlanRequest, inputs: ModelInputs) -> Iterator[Artifact]:
             )
             last = [quantizer.model_copy(update={"pattern": chain.beside})] if quantizer else []
             stages = tuple(inputs.complete(s, pattern) for s in (*chain.stages, *last))
+            inputs.require_settings_file(stages[-1])
             calibrates, trains = (any(need in s.needs for s in stages) for need in ("calibration", "training"))
             for seed in spec.seeds if any(s.random for s in stages) else (None,):
                 yield Artifact(

@@ -102,12 +102,8 @@ class Allocated:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.compute.stream:
             raise Skipped("allocated needs the whole model in memory, and this one is streamed")
-        chosen, pruner = read_allocation(Path(self.file), self.sha256, job.targets)
+        chosen, pruner = self.read(job.pattern, job.targets)
         parsed = {name: LinearChoice.parse(name) for name in sorted(set(chosen.values()))}
-        if pruner and not job.pattern.dense:
-            raise UserError(
-                f"{self.file} prunes linears, and this model is pruned to {job.pattern}: use --methods dense"
-            )
         weights: dict[str, Tensor] = {}
         for name, choice in parsed.items():
             changed = copy.deepcopy(model)
@@ -134,6 +130,21 @@ class Allocated:
         counts = {name: list(chosen.values()).count(name) for name in parsed}
         return walk.outcome(allocation=counts, **Stored(bits=values / total, scale_bits=8, scales=scales // 8).notes())
 
+    def read(self, pattern: Pattern, targets: Collection[str] | None) -> Allocation:
+        """Return the content of the file. A plan calls this, too.
+
+        Args:
+            pattern: pattern of the model.
+            targets: names of its linears. None: not known yet.
+
+        Raises:
+            UserError: as for `read_allocation`, or the file prunes a model that is pruned already.
+        """
+        allocation = read_allocation(Path(self.file), self.sha256, targets)
+        if allocation.pruner and not pattern.dense:
+            raise UserError(f"{self.file} prunes linears, and this model is pruned to {pattern}: use --methods dense")
+        return allocation
+
 
 def parse_pruner(text: str) -> Method:
     """Return the method that prunes the linears of an allocation. Refuse one with other stages, training or environments."""
@@ -149,8 +160,8 @@ def pruner_code(text: str) -> str:
     return digest_source(lookup("methods", text.split(":")[0]).module)
 
 
-def read_allocation(file: Path, sha256: str, targets: Collection[str]) -> Allocation:
-    """Return the choice of each target from a file, and the method that prunes.
+def read_allocation(file: Path, sha256: str, targets: Collection[str] | None) -> Allocation:
+    """Return the choice of each target from a file, and the method that prunes. targets: None accepts any names.
 
     Raises:
         UserError: the file cannot be read, has changed since the plan, names other linears, unknown choices, or a method
@@ -164,7 +175,9 @@ def read_allocation(file: Path, sha256: str, targets: Collection[str]) -> Alloca
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{file} has changed since the run was planned: start the run again")
     linears: Any = parsed.get(LINEARS)
-    if not isinstance(linears, dict) or set(linears) != set(targets):
+    if not isinstance(linears, dict):
+        raise UserError(f"{file} has no object {LINEARS!r}: write it with bench allocate")
+    if targets is not None and set(linears) != set(targets):
         raise UserError(f"{file} names other linears than the {len(targets)} of this run: write it with bench allocate")
     try:
         names = sorted({str(name) for name in linears.values()})

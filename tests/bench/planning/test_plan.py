@@ -13,6 +13,7 @@ from bench import api
 from bench.catalog import code
 from bench.planning import estimate, model_inputs
 from bench.planning.spec import Spec, assign
+from bench.quantizers.allocated import pruner_code
 from bench.system import provenance
 from bench.system.interpreter import OWN_PACKAGES
 from helpers import models, runs
@@ -307,6 +308,29 @@ def test_the_transform_of_a_quantizer_is_checked_as_any_method():
     spec = runs.small("r", methods=("dense",), quantizers=("int4-awq",), calibration={"processes": 2})
     with pytest.raises(UserError, match="awq calibrates in one process"):
         api.plan(spec)
+
+
+@pytest.mark.parametrize(
+    ("content", "why", "method"),
+    [
+        ("{}", "has no object 'linears'", "dense"),
+        ('{"linears": {"a": "int8"}}', "names other linears than the 3 of this run", "dense"),
+        ('{"linears": {"a": "int8"}}', None, "depth"),  # which linears are left is known when it has run
+        ("whole", None, "magnitude"),
+        ("pruned", "prunes linears, and this model is pruned to 2:4: use --methods dense", "magnitude"),
+        ("pruned", None, "dense"),
+    ],
+)
+def test_a_settings_file_is_read_before_anything_is_loaded(content, why, method, tmp_path):
+    linears = dict.fromkeys((f"model.layers.0.mlp.{part}_proj" for part in ("gate", "up", "down")), "int8")
+    whole = {"linears": linears, "pruner": {"method": "magnitude", "code": pruner_code("magnitude")}}
+    pruned = whole | {"linears": dict.fromkeys(linears, "2:4")}
+    file = tmp_path / "a.json"
+    file.write_text({"whole": json.dumps(whole), "pruned": json.dumps(pruned)}.get(content, content))
+    targets = {"include": ["*.0.mlp.*"]}
+    spec = runs.small("r", methods=(method,), quantizers=(f"allocated:file={file}",), targets=targets)
+    with pytest.raises(UserError, match=why) if why else nullcontext():
+        assert api.plan(spec).measurements
 
 
 @pytest.mark.parametrize(

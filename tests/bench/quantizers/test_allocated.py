@@ -107,7 +107,8 @@ def test_a_pruner_is_a_one_shot_method(text):
     [
         (None, "cannot be read as an allocation"),
         ("[", "cannot be read as an allocation"),
-        ("{}", "names other linears than the 7 of this run"),
+        ("{}", "has no object 'linears'"),
+        ('{"linears": {"a": "int8"}}', "names other linears than the 7 of this run"),
         (("int8", "w8a8"), "unknown choice 'w8a8'"),
         (("int8", "2:4+w8a8"), "unknown choice '2:4+w8a8'"),
         (("int8", "5:4"), "n must be from 1 to m"),
