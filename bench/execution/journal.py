@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from bench.execution.listener import RunListener, RunningArtifact, TimeLeft
+from bench.execution.new_record import MAX_REASON
 from bench.results.record import Record
 from bench.results.run_status import AtWork, RunStatus, lock_of, read_statuses, sweep_statuses, write_status
 from bench.system.provenance import describe_code, format_time
@@ -30,8 +31,6 @@ PROGRESS_S = 5.0
 MAX_BYTES = 2**20
 """Size of a log above which progress is left out, and above which the next run starts a new log."""
 LOCK_S = 5.0
-MAX_REASON = 1000
-"""Longest reason in characters."""
 
 
 class Journal(RunListener):

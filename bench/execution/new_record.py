@@ -11,6 +11,11 @@ from bench.results.record import Record
 from bench.system import provenance
 from methods.errors import Diverged, Skipped
 
+MAX_REASON = 1000
+"""Longest reason in characters. A method may list thousands of tensors in a message."""
+MAX_PART, MAX_TRACEBACK = 5_000, 50_000
+"""Longest frame or message of a traceback, and the longest traceback, in characters."""
+
 
 def new_record(measurement: Measurement, **fields: Any) -> Record:
     """Return a record with the fields that are known before the measurement."""
@@ -25,7 +30,7 @@ def new_record(measurement: Measurement, **fields: Any) -> Record:
 
 def failed_record(measurement: Measurement, fault: BaseException) -> Record:
     """Return a failed, diverged or skipped record with a one-line reason and the traceback."""
-    text = str(fault)
+    text = _message(fault)
     lines = text.strip().splitlines()
     out_of_memory = isinstance(fault, MemoryError) or "out of memory" in text or "can't allocate memory" in text
     reason = "OOM" if out_of_memory else f"{type(fault).__name__}: {lines[0] if lines else 'no message'}"
@@ -34,10 +39,28 @@ def failed_record(measurement: Measurement, fault: BaseException) -> Record:
     return new_record(
         measurement,
         status="skipped" if isinstance(fault, Skipped) else "diverged" if isinstance(fault, Diverged) else "failed",
-        reason=reason,
-        traceback="" if isinstance(fault, Skipped) else "".join(traceback.format_exception(fault)),
+        reason=reason[:MAX_REASON],
+        traceback="" if isinstance(fault, Skipped) else _traceback(fault),
         provenance=gather(measurement),
     )
+
+
+def _message(fault: BaseException) -> str:
+    """Return what a fault says, or "" if its class cannot tell."""
+    try:
+        return _encodable(str(fault))
+    except Exception:  # noqa: BLE001 (the class of a method may do anything)
+        return ""
+
+
+def _traceback(fault: BaseException) -> str:
+    """Return the traceback of a fault. If it is too long, return its end."""
+    return _encodable("".join(part[:MAX_PART] for part in traceback.format_exception(fault))[-MAX_TRACEBACK:])
+
+
+def _encodable(text: str) -> str:
+    """Replace lone surrogates, as in the name of a file that is not UTF-8. A record cannot hold them."""
+    return text.encode(errors="replace").decode()
 
 
 def gather(measurement: Measurement) -> dict[str, Any]:

@@ -55,3 +55,29 @@ def test_a_fault_without_words_has_its_name_as_the_reason(fault, measurement):
 
     assert record.reason == type(fault).__name__
     require_consistent(type(record).model_validate_json(record.model_dump_json()))
+
+
+class Mute(Exception):
+    """A fault that cannot say what it is."""
+
+    def __str__(self):
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (Mute(), "Mute: no message"),
+        (ValueError("missing " + "x" * 10**7), "ValueError: missing xxx"),
+        (Diverged("x" * 10**7), "xxx"),
+        (OSError("no file \udcff"), "OSError: no file ?"),
+    ],
+    ids=["mute", "long", "long and diverged", "a name that is not UTF-8"],
+)
+def test_a_record_holds_any_fault(fault, reason, measurement, tmp_path):
+    record = failed_record(measurement, fault)
+
+    assert record.reason.startswith(reason)
+    store = Store(tmp_path / "r")
+    store.write(record)
+    assert store.path(record.key).stat().st_size < 20_000 and store.get(record.key) and not store.damaged
