@@ -10,6 +10,9 @@ from typing import Any, TextIO
 WAITING = "waiting for another worker"
 """State of a worker while another one makes what it needs."""
 
+MAX_STEPS = 10**12
+"""Largest number of steps of a phase."""
+
 
 class Events:
     """Writer of events, with at most ten about progress in a second."""
@@ -33,7 +36,11 @@ class Events:
         self.emit("state", phase=self.phase, state=state)
 
     def advance(self, done: int, total: int, **figures: float) -> None:
+        """Report progress. A method may pass any numbers, also those of NumPy and torch."""
         now = time.monotonic()
+        total = max(0, min(int(total), MAX_STEPS))
+        done = max(0, min(int(done), total))
+        figures = {name: float(value) for name, value in figures.items()}
         self.figures = figures
         if done >= total or now - self._last > 0.1:
             self._last = now

@@ -15,6 +15,8 @@ Clock = Callable[[], float]
 
 MIN_SECONDS = 60.0
 """Seconds that a first artifact must take before it predicts the others, if only proportions are known."""
+MAX_SECONDS = 1e10
+"""Longest forecast, about 300 years. No clock shows a much later time."""
 PRIOR = 0.1
 """Weight of the plan's own seconds, as a share of the longest estimate that is left."""
 
@@ -41,7 +43,8 @@ class Pace:
         if phase != self._phase or done < self._last:
             self._phase, self._since, self._first = phase, self._clock(), done
         self._last, steps = done, done - self._first
-        self.phase_left = (self._clock() - self._since) / steps * (total - done) if steps else None
+        left = (self._clock() - self._since) / steps * (total - done) if steps else None
+        self.phase_left = left if left is None else min(left, MAX_SECONDS)
         return self.phase_left
 
 
@@ -97,7 +100,7 @@ class Forecast(RunListener):
                 taken, estimated = taken + at_least, estimated + estimate  # the others may be late, too
         scale = self._scale(taken, estimated, prior)
         others = sum(seconds for key, seconds in self._left.items() if key not in self._current)
-        return None if scale is None else max(*own, (sum(own) + others * scale) / self._jobs)
+        return None if scale is None else min(max(*own, (sum(own) + others * scale) / self._jobs), MAX_SECONDS)
 
     def _scale(self, taken: float, estimated: float, prior: float) -> float | None:
         """Return how much longer artifacts take than estimated. Those with short estimates say little about a long one."""

@@ -8,7 +8,9 @@ import time
 from functools import partial
 from queue import SimpleQueue
 
+import numpy as np
 import pytest
+import torch
 
 from bench import api
 from bench.execution import sweep
@@ -96,3 +98,15 @@ def test_a_figure_that_json_has_not_is_left_out():
     Events(stream).advance(3, 3, loss=float("nan"), norm=float("inf"), rate=2.0)
 
     assert json.loads(stream.getvalue())["figures"] == {"rate": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "sent"),
+    [(1.5, 3, (1, 3)), (np.int64(1), np.float32(2), (1, 2)), (-1, -5, (0, 0)), (7, 5, (5, 5)), ("1", "2", (1, 2))],
+)
+def test_any_numbers_of_a_method_are_progress(done, total, sent):
+    stream = io.StringIO()
+    Events(stream).advance(done, total, loss=np.float32(0.5), norm=torch.tensor(2.0))
+
+    event = json.loads(stream.getvalue())
+    assert (event["done"], event["total"]) == sent and event["figures"] == {"loss": 0.5, "norm": 2.0}

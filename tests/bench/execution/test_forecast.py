@@ -1,11 +1,13 @@
 """The finish time follows what this run has seen, not only the plan."""
 
 import io
+import json
 import re
 
 import pytest
 
 from bench.execution import progress
+from bench.execution.events import Events
 from bench.execution.forecast import MIN_SECONDS, Forecast, Pace, clock_time
 from bench.execution.listener import TimeLeft
 from bench.execution.progress import LogDisplay
@@ -13,6 +15,7 @@ from bench.planning.cost_model import CostModel
 from bench.planning.estimate import estimate_seconds
 from bench.planning.plan import make_plan
 from bench.results.record import ReadingRow
+from bench.results.run_status import AtWork
 from helpers import fake_records, runs
 
 
@@ -142,6 +145,22 @@ def test_the_line_of_an_artifact_says_when_all_is_done(monkeypatch):
     first, second = stream.getvalue().splitlines()
     assert first == "tiny dense: started"
     assert second == "tiny wanda: started, all done at now + 3600 s"
+
+
+def test_a_phase_of_any_length_has_a_finish_time(forecast, clock):
+    """A method may count so many steps that no calendar has the end."""
+    run, _ = forecast({"a": 5.0})
+    running, stream = runs.running(key="a"), io.StringIO()
+    run.start(running, TimeLeft())
+    for done in (1, 2):
+        Events(stream).advance(done, 10**30)
+    for line in stream.getvalue().splitlines():
+        clock.now += 1000
+        run.take(running, json.loads(line), TimeLeft())
+
+    left = run.left(running)
+    assert clock_time(left.phase) and clock_time(left.run)
+    AtWork.model_validate(AtWork(label="a", left=left.phase).model_dump())
 
 
 def test_a_finish_time_of_another_day_has_its_date():
