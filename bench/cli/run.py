@@ -146,7 +146,7 @@ def plan(
     if slurm and shards:
         from bench.planning.slurm import UNKNOWN_TIME, write_script
 
-        write_file(slurm, write_script(planned, shards))
+        write_file(slurm, write_script(planned, shards, cards))
         if any(row["about_s"] is None for row in rows):
             note(UNKNOWN_TIME)
         note(f"check the time and memory in it, then: sbatch {shlex.quote(str(slurm))}")

@@ -11,6 +11,7 @@ import jinja2
 
 from bench.planning import estimate
 from bench.planning.artifact import Plan
+from bench.planning.cards import Cards
 from bench.planning.shards import divide
 from bench.system.grouping import flatten
 
@@ -62,15 +63,15 @@ exit "$code"
 """
 
 
-def write_script(plan: Plan, shards: int) -> str:
+def write_script(plan: Plan, shards: int, cards: Cards | None = None) -> str:
     """Return the script for `sbatch`. Every task gets the time and memory of the largest shard.
 
-    It runs in the current folder. All nodes must share it, the results folder and the cache.
+    It runs in the current folder. All nodes must share it, the results folder and the cache. cards: cards that the user named.
     """
     spec, jobs = plan.spec, plan.jobs
     parts = [part for part in divide(plan, shards) if part.measurements]
     model = estimate.fit_model(plan)
-    rows = [estimate.rows(part, model) for part in parts]
+    rows = [estimate.rows(part, model, cards) for part in parts]
     times = [[row["about_s"] or 0.0 for row in part] for part in rows]
     seconds = max((max(*part, sum(part) / jobs) for part in times), default=0.0)  # an artifact cannot be divided
     minutes = max(MIN_MINUTES, math.ceil(MARGIN * seconds / 60))

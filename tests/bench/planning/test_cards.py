@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -75,6 +76,18 @@ def test_the_total_of_all_rows(methods, device, said, cli):
 
     assert code == 0, err
     assert said in err
+
+
+def test_a_script_for_slurm_has_the_time_of_the_cards(tmp_path, cli):
+    model, script = (
+        ("--model", "llama2-7b", "--quant", "none", "--methods", "cast", "--device", "8xh100"),
+        tmp_path / "s",
+    )
+    code, _, err = cli("plan", *model, "--slurm", str(script), "--shards", "2")
+
+    assert code == 0, err
+    hours = int(re.search(r"--time=(\d+):", script.read_text())[1])
+    assert hours == pytest.approx(2 * 37, abs=1) and "no time is known" not in script.read_text()
 
 
 @pytest.mark.parametrize("name", ["training", "calibration"])
