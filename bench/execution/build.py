@@ -16,7 +16,7 @@ from filelock import Timeout
 from torch import nn
 
 from bench.catalog import registry
-from bench.execution import ranks
+from bench.execution import ranks, torch_settings
 from bench.execution.events import WAITING
 from bench.execution.job import BuiltArtifact, BuiltStage, PhaseProgress, Workspace, checkpoint_folder
 from bench.execution.smaller import is_same, kept_of, opened, write_smaller
@@ -163,7 +163,7 @@ class Builder:
         started = time.monotonic()
         streamed = {"stream": self.workspace.compute.stream}  # as decided before other processes took memory
         shared = ranks.start_ranks(artifact.model_copy(update=streamed))
-        with read_only(source, CARRIED, stage.label), shared:
+        with read_only(source, CARRIED, stage.label), shared, torch_settings.kept():
             outcome = method.apply(model, job)
         if not isinstance(outcome, Outcome):
             raise TypeError(f"{stage.name}.apply returned {type(outcome).__name__}: end it with return walk.outcome()")

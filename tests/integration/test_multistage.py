@@ -19,6 +19,14 @@ for name, mask in prior.masks.items():
     weight.mul_(0.5)
 return walk.outcome(kept=sum(int(m.sum()) for m in prior.masks.values()))
 """,
+    "meddles": """
+torch.set_num_threads(torch.get_num_threads() + 2)
+torch.set_float32_matmul_precision("medium")
+torch.use_deterministic_algorithms(True, warn_only=True)
+torch.set_grad_enabled(False)
+torch.set_default_dtype(torch.float64)
+torch.set_default_device("meta")
+""",
     "forgets": "for name in job.targets:\n    model.get_submodule(name).weight.add_(1)",
 }
 
@@ -53,6 +61,17 @@ def test_refinement_gets_its_prior_which_is_built_once_and_every_stage_has_to_ho
     assert refined.status == "ok", refined.reason
     size = {r.metric: r.value for r in got["magnitude", None, "size"].readings}
     assert 0 < refined.notes["kept"] < size["nonzeros"]
+
+
+def test_settings_of_torch_that_a_method_leaves_behind_change_no_number(tmp_path):
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.get_default_dtype()
+
+    got = runs.measured(tmp_path / "r", methods=("magnitude", "meddles"), measures=("perplexity",))
+
+    assert got["meddles", None, "perplexity"].readings == got["magnitude", None, "perplexity"].readings
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.get_default_dtype()) == before
+    assert torch.is_grad_enabled() and not torch.are_deterministic_algorithms_enabled()
+    assert torch.ones(1).device == torch.device("cpu")
 
 
 def test_prior_is_part_of_the_key(tmp_path):
