@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from bench.catalog import registry
+from bench.execution import torch_settings
 from bench.execution.job import BuiltArtifact, Workspace
 from bench.execution.new_record import failed_record, gather, new_record
 from bench.inputs import loading
@@ -55,7 +56,8 @@ def measure(
     started = time.monotonic()
     states: list[str] = []
     try:
-        attempts = _read(measurements, built, workspace, states)
+        with torch_settings.kept():
+            attempts = _read(measurements, built, workspace, states)
     except Exception as fault:  # noqa: BLE001 (a measure may raise anything; only these measurements fail)
         attempts = [Participant(fault=fault, shares=True)] * len(measurements)
     shared = time.monotonic() - started - sum(a.seconds for a in attempts)

@@ -1,4 +1,4 @@
-"""Settings of torch for the whole process. A method may change them, and so change what is measured after it."""
+"""Settings of torch for the whole process. A method or a measure may change them, and so change what is measured next."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from bench import api
 from bench.execution import measure
@@ -47,6 +48,17 @@ def test_what_readers_would_refuse_is_failed(readings, status, measurement, monk
     store = Store(tmp_path / "r")
     store.write(record, items)
     assert [r.status for r in store.verified()] == [status]
+
+
+def test_settings_of_torch_that_a_measure_leaves_behind_do_not_reach_the_next(measurement, monkeypatch):
+    def read(*_):
+        torch.set_default_dtype(torch.float64)
+        raise ValueError
+
+    monkeypatch.setattr(measure, "_read", read)
+    measure.measure([measurement], None, None)
+
+    assert torch.get_default_dtype() == torch.float32
 
 
 @pytest.mark.parametrize("fault", [Diverged(), Skipped()])
