@@ -262,14 +262,23 @@ class Builder:
 
 
 def _move(folder: Path, source: Path, target: Path, dtype: torch.dtype) -> None:
-    """Move the weights that a method wrote to `target`, or copy them if some are in another format than `dtype`."""
-    files = list(folder.glob("model*.safetensors*"))
+    """Move the weights that a method wrote to `target`, or convert them if some are in another format than `dtype`.
+
+    Copy what is not in a folder of the job, such as the model of the user.
+    """
+    files, own = (
+        list(folder.glob("model*.safetensors*")),
+        [(cache_dir() / part).resolve() for part in ("tmp", "training")],
+    )
     formats = {t.dtype for f in files if f.suffix == ".safetensors" for t in read_header(folder, f.name).values()}
-    if not formats & set(TORCH_DTYPES) <= {short for short, name in TORCH_DTYPES.items() if name == dtype_name(dtype)}:
-        shutil.copyfile(source / "config.json", folder / "config.json")
-        written, writer = Folder(folder), Writer(target, dtype=dtype)
+    fits = formats & set(TORCH_DTYPES) <= {short for short, name in TORCH_DTYPES.items() if name == dtype_name(dtype)}
+    place = target if fits else target.parent / "returned"
+    place.mkdir(exist_ok=True)
+    for file in files:
+        is_own = any(file.resolve().is_relative_to(home) for home in own)
+        (shutil.move if is_own else shutil.copyfile)(file, place / file.name)
+    if not fits:
+        shutil.copyfile(source / "config.json", place / "config.json")
+        written, writer = Folder(place), Writer(target, dtype=dtype)
         writer.add_folded(written, written.tensor, family_of(written.config))
         writer.close()
-        files = []
-    for file in files:
-        shutil.move(file, target / file.name)

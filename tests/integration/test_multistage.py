@@ -27,6 +27,7 @@ torch.set_grad_enabled(False)
 torch.set_default_dtype(torch.float64)
 torch.set_default_device("meta")
 """,
+    "gives_source": "return Outcome(job.source)",
     "forgets": "for name in job.targets:\n    model.get_submodule(name).weight.add_(1)",
 }
 
@@ -85,6 +86,18 @@ def test_prior_is_part_of_the_key(tmp_path):
     }
 
     assert not keys["magnitude"] & keys["wanda"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_that_a_method_returns_as_its_folder_stays(dtype, tmp_path):
+    """A folder of the job is moved, because it may be large. A model of the user is copied, or converted."""
+    model = runs.tiny(tmp_path / "model")
+    before = {file.name: file.read_bytes() for file in model.iterdir()}
+    methods = {"methods": ("gives_source",), "patterns": ("dense",)}
+    got = runs.measured(tmp_path / "r", models=(str(model),), measures=("size",), dtype=dtype, **methods)
+
+    assert {record.status for record in got.values()} == {"ok"}, [record.reason for record in got.values()]
+    assert {file.name: file.read_bytes() for file in model.iterdir()} == before
 
 
 def test_a_cached_artifact_follows_its_model_when_that_moves(tmp_path):
