@@ -24,7 +24,7 @@ from bench.stats.ratios import wilson_interval
 Array = NDArray[np.float64]
 
 MAX_PAIRED_ROWS = 96
-"""Most rows of a column that are compared in pairs (4,560 pairs). A longer column has neither intervals nor ranks."""
+"""Most rows of a column that are compared in pairs (4,560 pairs): the best. The others have neither intervals nor ranks."""
 ALPHA = 0.05
 
 Rows = tuple[int, int]
@@ -53,18 +53,18 @@ def add_intervals(
         if not paired(column):
             continue
         by_row = {k: seeds for k in range(len(table.rows)) if (seeds := seeds_of(table, k, c, records))}
-        if len(by_row) > MAX_PAIRED_ROWS:
+        values = {k: column.sign * value for k in range(len(table.rows)) if (value := table.value(k, c)) is not None}
+        compared = sorted(sorted(by_row, key=lambda k: values[k])[:MAX_PAIRED_ROWS])
+        if len(compared) < len(by_row):
             unranked = max(unranked, len(by_row))
-        elif len(by_row) > 1:
-            of_column = {
-                (a, b): interval
-                for a, b in combinations(by_row, 2)
-                if (interval := compare(by_row[a], by_row[b], column.metric, results, noises))
-            }
-            intervals |= {(a, b, c): interval for (a, b), interval in of_column.items()}
-            numbers = sum(table.value(k, c) is not None for k in range(len(table.rows)))
-            if of_column and column.better and len(by_row) == numbers:
-                ranks[c] = _ranks(table, c, of_column)
+        of_column = {
+            (a, b): interval
+            for a, b in combinations(compared, 2)
+            if (interval := compare(by_row[a], by_row[b], column.metric, results, noises))
+        }
+        intervals |= {(a, b, c): interval for (a, b), interval in of_column.items()}
+        if of_column and column.better and len(by_row) == len(values):
+            ranks[c] = _ranks(table, values, compared, of_column)
     return replace(table, intervals=intervals, ranks=ranks, unranked=unranked)
 
 
@@ -114,16 +114,19 @@ def differ_from_best(table: Table, column: int) -> dict[Rows, bool]:
     return {pair: multiple_tests.differs(one, level) for pair, one in p.items()}
 
 
-def _ranks(table: Table, column: int, intervals: Mapping[Rows, Interval]) -> tuple[str, ...]:
-    """Return the ranks of a column's rows. intervals: those of the column."""
+def _ranks(
+    table: Table, values: Mapping[int, float], compared: Sequence[int], intervals: Mapping[Rows, Interval]
+) -> tuple[str, ...]:
+    """Return the ranks of the rows that were compared, among all. A row that was not compared may tie with each of them.
+
+    values: numbers of the rows, lower is better. intervals: those of the column.
+    """
     adjusted = multiple_tests.holm([i.p for i in intervals.values()])
     differ = {rows: multiple_tests.differs(p, ALPHA) for rows, p in zip(intervals, adjusted, strict=True)}
-    sign = table.columns[column].sign
-    values = {k: sign * value for k in table.whole_rows if (value := table.value(k, column)) is not None}
-    order = [str(k) for k in sorted(values, key=lambda k: values[k])]
+    order = [str(k) for k in sorted(table.whole_rows, key=lambda k: values.get(k, math.inf)) if k in values]
     groups = multiple_tests.tie_groups(order, lambda a, b: differ.get(ordered(int(a), int(b)), False))
     ranks = {int(name): str(best) if best == worst else f"{best}–{worst}" for name, best, worst in groups}
-    return tuple(ranks.get(k, "") for k in range(len(table.rows)))
+    return tuple(ranks.get(k, "") if k in compared else "" for k in range(len(table.rows)))
 
 
 def count_flips(answers: Sequence[tuple[NDArray[np.bool_], Array, Array]]) -> Flips | None:

@@ -156,8 +156,8 @@ class Table:
                 sources.setdefault(self.columns[c].label, {}).update(dict.fromkeys(interval.seed_noise.split("; ")))
         noises = "; ".join(f"{label}: {', '.join(sorted(of))}" for label, of in sources.items())
         unranked = (
-            f"{self.unranked:,} rows are too many to compare in pairs: "
-            "their column has no ranks, and no intervals but those to the dense model."
+            f"{self.unranked:,} rows are too many to compare in pairs: the best of a column are. The others have no ranks, and "
+            "no intervals but those to the dense model."
         )
         return (
             *self.remarks,

@@ -251,11 +251,17 @@ def test_bits_rank_no_row_where_its_quality_has_no_rank(first):
     assert [one["ranks"] for one in data["tables"]] == [None]
 
 
-def test_too_many_rows_are_neither_ranked_nor_paired(first, monkeypatch):
+def test_of_too_many_rows_the_best_are_ranked_and_paired(first, monkeypatch):
+    """A rank counts all rows. One that was not compared may tie with each of them."""
+    (whole,) = from_records.make_section(first, "first").tables
     monkeypatch.setattr(pairwise, "MAX_PAIRED_ROWS", 3)
     section = from_records.make_section(first, "first")
     (table,) = section.tables
-    assert 0 not in table.ranks and not any(c == 0 for *_, c in table.intervals) and table.unranked == 4
+    numbers = {k: value for k in range(len(table.rows)) if (value := table.value(k, 0)) is not None}
+    *best, worst = sorted(numbers, key=lambda k: numbers[k])
+    assert [whole.ranks[0][k] for k in (*best, worst)] == ["1", "2", "3–4", "3–4"]
+    assert [table.ranks[0][k] for k in (*best, worst)] == ["1–2", "2–3", "3–4", ""]
+    assert not any(worst in rows and c == 0 for *rows, c in table.intervals) and table.unranked == 4
     assert "4 rows are too many to compare in pairs" in " ".join(table.to_text_tables()[-1].notes)
     assert "4 rows are too many to compare in pairs" in html_module.render_page([section], {})
 
