@@ -113,9 +113,11 @@ def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -
     models = dict.fromkeys(r.identity.model for r in merged.records)
     if model not in models:
         raise UserError(describe_unknown("model", model, models))
-    records = merged.only(model, (r for r in merged.records if r.identity.model == model))
+    records, left_out = board.without_outdated([r for r in merged.records if r.identity.model == model])
+    if left_out:
+        note(left_out)
     known, chosen = [], None
-    for one in board.boards_of(model, records, device):
+    for one in board.boards_of(model, merged.only(model, records), device):
         known.append(one.protocol.label)
         if one.fits(protocol, device):
             chosen = one if protocol == known[-1] else chosen or one

@@ -24,7 +24,7 @@ from bench.results.identity import Identity
 from bench.results.record import Record
 from bench.results.rows import latest, outdated
 from bench.system.grouping import group_by
-from methods.errors import UserError
+from bench.system.text import amount
 
 BROKEN = "pattern broken"
 ONE_PROTOCOL = ("mean_acc", "worst_drop", "top1_agreement", "speedup")
@@ -46,14 +46,24 @@ def make_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
     models = group_by(merged.records, lambda record: record.identity.model)
     sections = []
     for model, records in models.items():
+        records, left_out = without_outdated(records)
         tables = [b.make_table() for b in boards_of(model, merged.only(model, records))]
         about = {r.stem: from_records.describe_record(r, folders[id(r)], credits[folders[id(r)]]) for r in records}
-        named = sorted({str(one["credit"]) for one in about.values()} - {""})
-        description = from_records.describe_records(records) + (
-            f" · with results of {', '.join(named)}" if named else ""
-        )
+        named = ", ".join(sorted({str(one["credit"]) for one in about.values()} - {""}))
+        parts = (from_records.describe_records(records), named and f"with results of {named}", left_out)
+        description = " · ".join(filter(None, parts))
         sections.append(ReportSection(model, description, tuple(tables), records=about))
     return sorted(sections, key=lambda s: (-_size(models[s.title]), s.title))
+
+
+def without_outdated(records: Sequence[Record]) -> tuple[list[Record], str]:
+    """Return the records without those that are `outdated`, and a sentence on these, "" if none is."""
+    old = outdated(records)
+    if not old:
+        return list(records), ""
+    first, sentence = old[0]
+    kept = [record for record in records if not any(record is one for one, _ in old)]
+    return kept, f"{amount(len(old), 'older record')} left out (in record {first.short_key} {sentence})"
 
 
 def _size(records: Iterable[Record]) -> float:
@@ -65,16 +75,8 @@ def _size(records: Iterable[Record]) -> float:
 def boards_of(model: str, results: ResultSet, device: str = "") -> Iterator[Board]:
     """Yield a board for each protocol of a model's records, the main one first.
 
-    device: part of the name of the machine on which a speedup counts.
-
-    Raises:
-        UserError: a record is `outdated`.
+    results: without records that are `outdated`. device: part of the name of the machine on which a speedup counts.
     """
-    for record, sentence in outdated(results.records):
-        raise UserError(
-            f"no table of {model} can be made: in record {record.short_key} {sentence}: delete such records, or measure "
-            "their rows again (bench report --results DIR lists them)"
-        )
     results = results.with_cache()
     costs = CostIndex(results.records)
     groups = _add_speeds(group_by_protocol(results.records))

@@ -229,18 +229,27 @@ def differences(record: Record, other: Record) -> Iterator[str]:
 
 
 def of_protocol(records: Iterable[Record], published: Iterable[Record]) -> Iterator[tuple[Record, str]]:
-    """Refuse a text or task in another protocol than that of the published rows of its model, or than the default of a new one."""
+    """Refuse a text or task in another protocol, or of other tokens, than that of the published rows of its model.
+
+    For a new model, refuse what is not the default.
+    """
     labels: dict[tuple[str, str, str], set[str]] = {}
+    tokens: dict[object, Record] = {}
     versions: dict[str, set[str | None]] = {}
     for record in published:
         identity = record.identity
         key = (identity.model, identity.measure, identity.protocol.name)
         labels.setdefault(key, set()).add(identity.protocol.label)
+        if record.token_digest:
+            tokens[identity.model, identity.measure, identity.protocol] = record
         versions.setdefault(identity.protocol.name, set()).add(identity.protocol.version)
     for record in records:
         identity, protocol = record.identity, record.identity.protocol
         if identity.subject not in ("text", "task") or identity.measure == "pattern":
             continue
+        theirs = tokens.get((identity.model, identity.measure, protocol))
+        if theirs and record.token_digest != theirs.token_digest:
+            yield record, f"its {protocol.label} has other tokens than the published record {theirs.short_key}"
         known, alias = labels.get((identity.model, identity.measure, protocol.name)), ALIASES.get(identity.model)
         if known:
             if protocol.label not in known:

@@ -56,15 +56,23 @@ def test_rows_of_all_folders_share_a_table_and_the_newest_record_wins(tmp_path):
 )
 def test_a_row_of_an_older_model_or_text_is_neither_averaged_nor_compared(tmp_path, cli, old, new, what):
     new = new | {"provenance": {"recorded": "2026-02-01T00:00:00Z"}}
-    fake_records.perplexity(tmp_path, 0.3, method="wanda", seed=0, **old)
+    old = fake_records.perplexity(tmp_path, 0.3, method="wanda", seed=0, **old)
     fake_records.perplexity(tmp_path, 0.4, method="wanda", seed=1, **new)
     fake_records.perplexity(tmp_path, method="dense", **new)
 
-    with pytest.raises(UserError, match=f"no table of tiny can be made: .* the {what} was another than in the newer"):
-        tables(tmp_path)
+    (section,) = board.make_sections([read(tmp_path)])
+    (table,) = section.tables
+    assert [table.rows[k].name for k in table.whole_rows] == ["dense", "wanda 2:4"]
+    assert facts(table, "wanda 2:4").loss.value == pytest.approx(math.expm1(0.4), abs=1e-5)
+    assert (
+        f"1 older record left out (in record {old.short_key} the {what} was another than in the newer"
+        in section.description
+    )
     code, out, err = cli("report", "--results", tmp_path)
     assert (code, err.count("left out"), "1 seed" in out or "2 seeds" in out) == (0, 1, False)
     assert "50.6" in out
+    code, out, err = cli("pick", "--model", "tiny", "--results", tmp_path)
+    assert (code, err.count("1 older record left out"), "49.2%" in out) == (0, 1, True)
 
 
 def test_protocols_have_tables_of_their_own_the_one_of_most_rows_first(tmp_path):

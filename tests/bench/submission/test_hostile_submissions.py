@@ -169,6 +169,10 @@ REFUSED = {
     "a measurement twice": ("it repeats the measurement", twice),
     "scores of the dense model": ("those of the dense model", copied),
     "other tokens": ("other tokens than record", edited(token_digest="0" * 64)),
+    "other tokens of another tokenizer": (
+        "has other tokens than the published",
+        lambda d: d.edit("perplexity", "none", inputs=lambda i: i.update(tokenizer="0" * 64), token_digest="0" * 64),
+    ),
     "another model of the same name": ("one name for two models", keyed("model", to="0" * 64)),
     "an unknown licence": ("licence of org/x is not known", model("org/x")),
     "other windows": ("published rows have wiki-mini@128", lambda d: keyed("measure", "config", "seqlen", to=64, identity=protocol(d, seqlen=64))(d)),
