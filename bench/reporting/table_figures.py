@@ -97,7 +97,7 @@ def draw_profile(table: Table, rows: Sequence[int], names: Sequence[str]) -> Fig
             tip = drawing.tip(f"{table.rows[k].name}, {name}: {words.percent(value, low, high)}")
             axes.text(x, y - 0.14, words.percent(value), ha="center", va="center", color=INK if sure else SOFT, gid=tip)
             if low is not None and high is not None:
-                ends = f"{words.hundredths(low)} to {words.hundredths(high)}"
+                ends = f"{words.hundredths(low)} to {words.hundredths(high)}{profile.asterisk(one)}"
                 axes.text(x, y + 0.25, ends, ha="center", va="center", color=SOFT, fontsize=7.5)
     axes.set_yticks(range(len(rows)), [_two_lines(table, k) for k in rows], color=INK, fontsize=8.5)
     axes.set_xticks(range(len(names)), names, color=INK)

@@ -143,6 +143,19 @@ def test_tables_figure_and_latex_have_every_row(root, table):
     assert latex.escape("code 1, mathematics 2–3, knowledge 2–3").encode() in files["leaderboard.tex"]
 
 
+@pytest.mark.parametrize(("questions", "mark"), [(6, "*"), (24, "")])
+def test_an_interval_of_few_questions_has_an_asterisk(tmp_path, questions, mark):
+    for method, factor, noise in (("dense", 1.0, 0.0), ("wanda", 1.2, 0.1)):
+        fake_records.perplexity(tmp_path, 0.0, method=method)
+        fake_records.answers(tmp_path, TASKS[0], factor, n=questions, noise=noise, method=method)
+    table = table_of(tmp_path)
+
+    (line,) = profile.text_tables(table)[0].lines
+    assert line[-1].endswith(f"){mark}")
+    (figure,) = (f for f in table_figures.draw_all(table, "tiny") if "what each track loses" in f.title)
+    assert ("*" in figure.svg) == bool(mark)
+
+
 @pytest.mark.parametrize(
     ("method", "label"),
     [
