@@ -120,6 +120,17 @@ def test_equal_answers_are_certain_if_the_models_are_known_to_be_equal(roots, ma
     assert verdict(roots)["acc"].verdict == expected
 
 
+def test_equal_answers_of_two_models_with_equal_zeros_are_not_certain(roots):
+    """Each layer of every 2:4 model has half of its weights."""
+    layers = [Item(f"layer {k}", f"layer {k}", 0.5, 64.0) for k in range(4)]
+    for k, root in enumerate(roots):
+        about = {"made": "ab"[k], "artifact": "ab"[k] * 64}
+        fake_records.accuracy(root, n=50, **about)
+        fake_records.counted(root, "sparsity", 0.5, items=layers, measure="size", protocol="weights", **about)
+
+    assert verdict(roots)["acc"].verdict == "INCONCLUSIVE"
+
+
 def test_scores_of_a_whole_task_are_not_compared_by_the_questions_of_another_metric(roots):
     right = [Item(f"q{i}", f"q{i}", float(i % 2 == 0), 1.0) for i in range(1000)]
     for root, value in zip(roots, (0.8, 0.3), strict=True):

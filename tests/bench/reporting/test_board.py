@@ -75,6 +75,16 @@ def test_a_row_of_an_older_model_or_text_is_neither_averaged_nor_compared(tmp_pa
     assert (code, err.count("1 older record left out"), "49.2%" in out) == (0, 1, True)
 
 
+def test_equal_answers_of_rows_without_an_artifact_are_not_certain(tmp_path):
+    """Imported records have none, and here one of the rows has scores of another task."""
+    for method in ("wanda", "ria"):
+        fake_records.accuracy(tmp_path, n=50, method=method)
+    fake_records.answers(tmp_path, method="wanda")
+
+    ((_, _, c), interval), *_ = (table := tables(tmp_path)[0]).intervals.items()
+    assert table.columns[c].metric == "acc" and interval.value == 0 and interval.low < -0.02 < 0.02 < interval.high
+
+
 def test_protocols_have_tables_of_their_own_the_one_of_most_rows_first(tmp_path):
     for dtype, methods in (("float32", ("dense", "wanda")), ("bfloat16", ("dense", "wanda", "ria"))):
         for method in methods:
