@@ -113,7 +113,10 @@ class _Provenance(_Shape):
     recorded: str | None = None
 
 
-Amount = Annotated[float, Field(ge=0)] | None
+MAX_AMOUNT = 1e18
+"""Largest cost in seconds, bytes or tokens. Reports add costs, and no sum of them overflows."""
+
+Amount = Annotated[float, Field(ge=0, le=MAX_AMOUNT)] | None
 
 
 class _RecordCost(_Shape):
