@@ -398,8 +398,9 @@ function compare(a, b) {
     const moved = !known ? null : paired ? paired.value : ratio ? two.v / one.v : two.v - one.v;
     const change = el("td", known ? formatChange(ratio, moved, column.unit) : "–", { class: "num" });
     const significant = paired && (paired.low > (ratio ? 1 : 0) || paired.high < (ratio ? 1 : 0));
-    // Rounding to few bits makes zeros, too, so more zeros are not better.
-    if (significant && column.better && !(column.metric === "sparsity" && moved > 0)) {
+    // Rounding to few bits makes zeros, too, so more zeros are not better. A dense row owes none.
+    const neutral = column.metric === "sparsity" && moved > 0 || ["sparsity", "nonzeros"].includes(column.metric) && other.pattern === "dense";
+    if (significant && column.better && !neutral) {
       const better = (moved < (ratio ? 1 : 0)) === (column.better === "lower");
       change.classList.add(better ? "better" : "worse");
       change.append(better ? " better" : " worse");

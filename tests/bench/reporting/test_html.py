@@ -180,6 +180,7 @@ def test_counted_numbers_of_two_rows(tmp_path, chromium, heard):
         ("wanda", 1, 0.5, 9e3),
         ("other", 0, 0.4, 1298204.0),
         ("rounded", 0, 0.6, 0.0),
+        ("dense", 0, 0.1, 9e6),
     ):
         fake_records.perplexity(tmp_path / "run", method=method, seed=seed, noise=seed + 1)
         about = {"method": method, "seed": seed, "beside": {"nonzeros": rest}}
@@ -197,6 +198,10 @@ def test_counted_numbers_of_two_rows(tmp_path, chromium, heard):
         pick(page, "wanda 2:4", "rounded 2:4")
         page.click("#compare")
         assert "+0.1\t" in line(page, "sparsity"), "rounding also makes zeros, so more are not better"
+        page = go()
+        pick(page, "rounded 2:4", "dense")
+        page.click("#compare")
+        assert "−0.5\t" in line(page, "sparsity") and "worse" not in line(page, "nonzeros"), "a dense row owes no zeros"
 
 
 def test_a_change_of_times_has_a_unit(tmp_path, chromium, heard):
