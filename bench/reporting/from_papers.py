@@ -18,6 +18,8 @@ from methods.errors import UserError
 MARK = "†"
 MAX_PERPLEXITY = 10**300
 """Largest perplexity. A float holds it, and its ratio to another."""
+REST = "rest"
+"""Name of the values of a line that the header has no name for."""
 CAVEAT = f"{MARK}: not comparable with the other rows. The reason is beside its source."
 
 
@@ -27,7 +29,7 @@ class PaperRow(BaseModel, extra="forbid", frozen=True):
     model: Annotated[str, Field(min_length=1)]
     method: Annotated[str, Field(min_length=1)]
     pattern: Annotated[str, Field(min_length=1)]
-    perplexity: Annotated[Decimal, Field(gt=0, lt=MAX_PERPLEXITY)]
+    perplexity: Annotated[Decimal, Field(ge=1, lt=MAX_PERPLEXITY)]
     protocol: Annotated[str, Field(min_length=1)]
     """Corpus and window length, `wikitext2@4096`; `@?` if the source does not say."""
     zero_shot_mean: Annotated[
@@ -65,13 +67,21 @@ def read_rows(path: Path) -> list[PaperRow]:
     """Read the rows of a file, or raise UserError if one cannot be read or has no source."""
     if not path.is_file():
         raise UserError(f"{path} is not a regular file: replace it with one")
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = csv.DictReader(file)
+    # Spreadsheets write a mark before the header.
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines = csv.DictReader(file, restkey=REST)
         try:
             return [PaperRow.model_validate(line) for line in lines]
         except ValidationError as fault:
             first = fault.errors()[0]
             where = ".".join(map(str, first["loc"]))
+            if first["type"] == "missing":
+                raise UserError(f"{path} has no column {where!r}: add it to the header") from None
+            if where == REST:
+                raise UserError(
+                    f"{path}, line {lines.line_num}: more values than the header has ({first['input']!r}): quote values with "
+                    "commas"
+                ) from None
             raise UserError(
                 f"{path}, line {lines.line_num}: invalid {where} = {first['input']!r}: {describe_allowed(first)}"
             ) from None
