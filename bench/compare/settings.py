@@ -17,7 +17,8 @@ from methods.errors import UserError
 
 Number = Annotated[float, Field(strict=True)]
 """A number, but not true or false."""
-Amount = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
+Amount = Annotated[Number, Field(ge=0, le=1e9, allow_inf_nan=False)]
+"""A margin, tolerance or deviation. Its square is finite."""
 
 
 class CompareSettings(BaseModel, extra="forbid", frozen=True):

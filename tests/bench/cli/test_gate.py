@@ -54,6 +54,7 @@ def sound(tmp_path_factory):
         ("[margin]\nacc = 0.1\n", "margins"),
         ("[margins]\nacc = -1\n", "invalid margins.acc = -1: must be at least 0"),
         ("[tolerances]\nacc = inf\n", "invalid tolerances.acc = inf: must be a finite number"),
+        ("[seed_noise]\nacc = 1e308\n", "invalid seed_noise.acc = 1e+308: must be at most 1000000000"),
         ("[margins]\nacc = true\n", "invalid margins.acc = True: must be a number"),
         ("[margins]\nperplexty = 0.1\n", "invalid margins.perplexty = 0.1: unknown metric 'perplexty': did you mean"),
         ("[tolerances]\nzzz = 0.1\n", "invalid tolerances.zzz = 0.1: unknown metric 'zzz': known: perplexity, kl"),
