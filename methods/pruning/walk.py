@@ -27,7 +27,14 @@ class Visit(NamedTuple):
     stat: Tensor
 
     def prune(self, keep: Tensor) -> None:
-        """Set the weights that are false in `keep` [out, in] to zero. (A product with the mask could leave -0.0.)"""
+        """Set the weights that are false in `keep` [out, in] to zero. (A product with the mask could leave -0.0.)
+
+        Raises:
+            TypeError: `keep` is not bool, or has another shape. A mask of one row would be used for all of them.
+        """
+        if keep.dtype != torch.bool or keep.shape != self.weight.shape:
+            got, want = f"{keep.dtype} {[*keep.shape]}", f"torch.bool {[*self.weight.shape]}"
+            raise TypeError(f"the mask of {self.name} is {got}: give {want}, for example job.pattern.keep(score)")
         self.weight.masked_fill_(~keep, 0)
 
 
