@@ -111,7 +111,7 @@ def build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
 
 
 def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
-    from pydantic import ValidationError
+    from pydantic import PydanticUserError, ValidationError
 
     kind = load(entry)
     if not getattr(getattr(kind, "__dataclass_params__", None), "frozen", False):
@@ -129,7 +129,13 @@ def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
                 if known
                 else f"{name} has no field {key!r}: it takes none"
             )
-    adapter = _adapter(kind)
+    try:
+        adapter = _adapter(kind)
+    except (NameError, PydanticUserError) as fault:
+        why = str(fault).partition(". ")[0]
+        raise UserError(
+            f"{name} cannot be used: pydantic cannot check the type of a field of {entry.target} ({why})"
+        ) from None
     for key, value in config.items():
         # pydantic would take true as 1.
         if isinstance(value, bool) and not _takes_bool(kind, key):
@@ -159,7 +165,10 @@ def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
 def _adapter(kind: type) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind)
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    if not adapter.pydantic_complete:
+        get_type_hints(kind)  # raises NameError with the name that is not defined
+    return adapter
 
 
 def _takes_bool(kind: type, key: str) -> bool:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
+import torch
 from pydantic import TypeAdapter
 
 from bench.catalog import registry
@@ -157,6 +158,32 @@ class Complex:
 def test_a_plug_in_with_a_type_of_its_own_is_refused_in_words_too():
     with pytest.raises(UserError, match=r"^invalid complex:values=3: "):
         build(CatalogEntry(target=f"{__name__}:Complex"), "complex", {"values": 3})
+
+
+@dataclass(frozen=True)
+class Misspelled:
+    """A field type whose name is not defined."""
+
+    power: "Postive" = 1.0  # noqa: F821
+
+    def apply(self, model, job): ...
+
+
+@dataclass(frozen=True)
+class Unchecked:
+    """A field type that pydantic cannot check."""
+
+    power: torch.Tensor | None = None
+
+    def apply(self, model, job): ...
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [("Misspelled", "name 'Postive' is not defined"), ("Unchecked", "Unable to generate .*Tensor")]
+)
+def test_a_field_whose_type_cannot_be_checked_is_refused_with_the_reason(kind, why):
+    with pytest.raises(UserError, match=rf"^mine cannot be used: .* field of {__name__}:{kind} \({why}[^.]*\)$"):
+        build(CatalogEntry(target=f"{__name__}:{kind}"), "mine", {})
 
 
 @dataclass(frozen=True)
