@@ -96,7 +96,7 @@ def _write(artifact: Artifact, records: list[Record], out: Path) -> str:
     validation = notes.get("validation_perplexity", {})
     return (
         f"{out}: {artifact.model} by {artifact.stage_labels}, {artifact.pattern}, "
-        f"{zeros:.1%} of {rows['violated_groups'].n} linears zero, {check}"
+        f"{zeros:.1%} of the weights of {rows['violated_groups'].n} linears are zero, {check}"
         + "".join(f"; perplexity on held-out text {k.replace('_', ' ')} {v:.4g}" for k, v in validation.items())
     )
 

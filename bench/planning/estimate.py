@@ -36,8 +36,8 @@ def describe_error(model: CostModel) -> str:
     if (error := model.error()) is None:
         return "times and memory are arithmetic: fewer than three artifacts were measured on this machine in this way"
     return (
-        f"times and memory are fitted to {len(model.past)} artifacts measured on this machine; of those left out of the fit, "
-        f"{error.share:.0%} are within a factor of {WITHIN:g} of their time, half within {error.median:.2f}"
+        f"times and memory are fitted to {len(model.past)} artifacts measured on this machine. If the time of each is estimated from "
+        f"the others, {error.share:.0%} of the estimates are within a factor of {WITHIN:g}, half within {error.median:.2f}"
     )
 
 

@@ -93,7 +93,7 @@ def test_prune_writes_a_folder_that_transformers_loads(output, tmp_path, monkeyp
 
     runs.workers_here(monkeypatch)
     said = output("prune", "--method", "magnitude", "--out", "o", "--device", "cpu")
-    assert "50.0% of 28 linears zero" in said
+    assert "50.0% of the weights of 28 linears are zero" in said
     out = tmp_path / "o"
 
     model, loading = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
