@@ -154,6 +154,8 @@ class CompressedTensorsScheme:
         if isinstance(self.block, list) and len(self.block) == 2:
             down, across = (torch.arange(n) // int(b) for n, b in zip((rows, width), self.block, strict=True))
             return scale[down][:, across]
+        if scale.ndim > 1 and len(scale) != rows:
+            raise ValueError(f"scales {list(scale.shape)} for {rows} rows")
         scale = scale.view(rows, -1)
         if scale.shape[1] == 1:
             return scale

@@ -11,7 +11,7 @@ from bench.formats.compressed_tensors import CompressedTensorsScheme
 from bench.formats.gptq import AwqScheme, GptqScheme
 from methods.errors import UserError
 from methods.families import FAMILIES
-from methods.folder import Folder
+from methods.folder import Folder, dtype_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,10 +103,13 @@ class QuantizedCheckpoint(Checkpoint):
         parts = {part: self.folder.tensor(inner) for part, inner in self._parts[module].items()}
         try:
             weight = self.scheme.decode(parts)
+            shape = self.scheme.shape({part: tuple(stored.shape) for part, stored in parts.items()})
         except (KeyError, ValueError, TypeError, IndexError, RuntimeError, ArithmeticError) as fault:
             raise self._cannot_read(f"the parts of {module} do not fit together ({fault})") from None
-        if weight.ndim != 2:
-            raise self._cannot_read(f"{module} is no matrix")
+        is_float = weight.is_floating_point() and weight.itemsize > 1
+        if weight.ndim != 2 or tuple(weight.shape) != shape or not is_float:
+            found = f"{dtype_name(weight.dtype)} {list(weight.shape)}"
+            raise self._cannot_read(f"the parts of {module} are a weight of {found}, not a float matrix {list(shape)}")
         return weight
 
     def stored(self) -> dict[str, StoredBytes]:

@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from bench.formats.checkpoint import content_digest
@@ -377,15 +378,27 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(about, said, tmp_path):
     assert said in str(fault.value) and "plain safetensors" in str(fault.value)
 
 
-def test_parts_that_do_not_fit_are_refused(tmp_path):
-    packers.folder(tmp_path / "m", *CASES["gptq-3"])
+@pytest.mark.parametrize(
+    ("case", "part", "damage", "said"),
+    [
+        ("gptq-3", "scales", lambda t: t[:1, :5].contiguous(), "do not fit together"),
+        ("gptq-3", "scales", Tensor.int, "are a weight of int32"),
+        ("awq", "scales", lambda t: t.to(torch.float8_e4m3fn), "are a weight of float8_e4m3fn"),
+        ("pack-quantized", "weight_scale", lambda t: None, "are a weight of int32"),
+        ("pack-quantized", "weight_scale", lambda t: t.T.contiguous(), "for 128 rows"),
+        ("pack-quantized", "weight_shape", lambda t: t - 8, r"\[128, 120\], not a float matrix \[128, 128\]"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(case, part, damage, said, tmp_path):
+    packers.folder(tmp_path / "m", *CASES[case])
     file = tmp_path / "m/model.safetensors"
     tensors = load_file(file)
-    name = next(n for n in tensors if n.endswith("q_proj.scales"))
-    save_file(tensors | {name: tensors[name][:1, :5].contiguous()}, file, metadata={"format": "pt"})
+    name = next(n for n in tensors if n.endswith(f"q_proj.{part}"))
+    changed = damage(tensors.pop(name))
+    save_file(tensors | ({name: changed} if changed is not None else {}), file, metadata={"format": "pt"})
 
-    with pytest.raises(UserError, match=r"the parts of .*q_proj do not fit together"):
-        open_checkpoint(tmp_path / "m").tensor(name.replace("scales", "weight"))
+    with pytest.raises(UserError, match=rf"the parts of .*q_proj .*{said}"):
+        open_checkpoint(tmp_path / "m").tensor(name.replace(part, "weight"))
 
 
 def test_the_digest_is_of_the_content(tmp_path):
