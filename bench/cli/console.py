@@ -117,10 +117,11 @@ def print_rows(rows: Rows, as_json: bool, width: int | None = None) -> None:
         return
     from bench.cli.tables import print_table
 
-    names = list(rows[0]) if rows else ["nothing here"]
+    # A row without numbers has fewer columns. Those of the longest row come first.
+    names = list(dict.fromkeys(n for row in sorted(rows, key=len, reverse=True) for n in row)) or ["nothing here"]
     right = [bool(rows) and all(isinstance(r.get(name), int | float | None) for r in rows) for name in names]
     headers = [name.replace("about_", "~").replace("_", " ") for name in names]
-    print_table(headers, [[_text(row[n]) for n in names] for row in rows], right, width=width)
+    print_table(headers, [[_text(row.get(n)) for n in names] for row in rows], right, width=width)
 
 
 def _text(value: Any) -> str:

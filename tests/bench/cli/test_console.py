@@ -41,6 +41,17 @@ def test_a_column_without_text_is_left_out(printed):
     assert printed(80, rows[:1]).splitlines()[0] == "name"
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_row_without_numbers_hides_no_column(printed, order):
+    """`bench speed` has no times of a linear that no kernel takes."""
+    rows = [{"kind": "int8", "us": 12, "status": "ok"}, {"kind": "int4", "status": "skipped"}][::order]
+
+    lines = printed(None, rows).splitlines()
+
+    assert lines[0].split() == ["kind", "us", "status"]
+    assert sorted(line.split() for line in lines[2:]) == [["int4", "skipped"], ["int8", "12", "ok"]]
+
+
 def test_counts_of_one_column_are_written_alike(printed):
     lines = printed(None, [{"tokens": 9999}, {"tokens": 12345}]).splitlines()
 
