@@ -165,16 +165,18 @@ class LowRank:
         wanted = {t: self._rank_of(t, dense_weight(model.get_submodule(t)).shape, job) for t in job.targets}
         dense, ranks, errors = dense_weights(job), dict[str, int](), dict[str, float]()
         walk = Walk(model, job, add_gram)
-        moment = root = torch.empty(0)
+        moment = root = live = torch.empty(0)
         problem: LayerProblem | None = None
         for visit in walk:
             if visit.stat is not moment:  # q, k and v have one input
                 moment = symmetric(visit.stat)
-                live = _live(moment)
-                root = root_of(live, self.svd, self.damping)
-                problem = make_problem(live, self.damping)[0] if self.joint else None
-            goal = dense(visit.name).to(visit.weight.device, torch.float32)
-            keep = job.prior.masks[visit.name].to(visit.weight.device)
+                regular = _regular(moment)
+                root = root_of(regular, self.svd, self.damping)
+                problem = make_problem(regular, self.damping)[0] if self.joint else None
+                live = moment.diagonal() != 0
+            # Weights of an input that is always 0 become 0, as in SparseGPT. So no rank is spent on them.
+            goal = dense(visit.name).to(visit.weight.device, torch.float32).masked_fill(~live, 0)
+            keep = job.prior.masks[visit.name].to(visit.weight.device) & live
             visit.prune(keep)
             rank = wanted[visit.name]
             for _ in range(self.rounds if rank else 0):
@@ -218,7 +220,7 @@ class LowRank:
         return (BITS[self.factors] + scales) / (8 * stored.itemsize)
 
 
-def _live(moment: Tensor) -> Tensor:
+def _regular(moment: Tensor) -> Tensor:
     """Return a second moment with the mean of the others on the diagonal for inputs that are always 0."""
     diagonal = moment.diagonal()
     dead = diagonal == 0

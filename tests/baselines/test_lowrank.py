@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baselines.alps import make_problem
-from baselines.lowrank import LowRank, _live, joint, low_rank, rank_for, root_of
+from baselines.lowrank import LowRank, _regular, joint, low_rank, rank_for, root_of
 from bench.verify import CheckFailed, WeightCounts, count_terms
 from helpers.layers import inputs_of
 from helpers.models import REPRESENTATIVES, build, job_for, sample, with_prior, write
@@ -60,6 +60,23 @@ def test_inputs_that_are_always_0(settings):
     outcome = LowRank(**settings).apply(dense, job)
 
     assert all(part.isfinite().all() for term in terms(outcome).values() for part in (term.a, term.b))
+
+
+@torch.inference_mode()
+def test_no_rank_is_spent_on_inputs_that_are_always_0():
+    """Half of the inputs of q, k and v are. The term is the best for the other half, in float64."""
+    dense, job = pruned("llama")
+    dense.model.layers[0].input_layernorm.weight[::2] = 0
+    seen = inputs_of(dense, job)
+    job = with_prior(dense, job)
+    weights = {name: dense.get_submodule(name).weight.double().clone() for name in job.targets[:3]}
+
+    found = LowRank(rank=4).apply(dense, job).notes["reconstruction_error"]
+
+    for name, weight in weights.items():
+        lost = seen[name].double() @ weight.masked_fill(job.prior.masks[name], 0).T
+        least = torch.linalg.svdvals(lost)[4:].square().sum() / (seen[name].double() @ weight.T).square().sum()
+        assert found[name] == pytest.approx(float(least), rel=1e-2), name
 
 
 @torch.inference_mode()
@@ -181,8 +198,8 @@ def test_a_share_that_is_too_small_for_a_rank_is_refused_before_any_weight_chang
 def test_an_input_that_is_always_zero_gets_the_mean_moment_of_the_others():
     for scale in (1.0, 2.0**-10):
         moment = scale * torch.tensor([[0.0, 0, 0], [0, 2, 1], [0, 1, 4]])
-        assert torch.equal(_live(moment), scale * torch.tensor([[3.0, 0, 0], [0, 2, 1], [0, 1, 4]]))
-    assert torch.equal(_live(torch.zeros(2, 2)), torch.eye(2))
+        assert torch.equal(_regular(moment), scale * torch.tensor([[3.0, 0, 0], [0, 2, 1], [0, 1, 4]]))
+    assert torch.equal(_regular(torch.zeros(2, 2)), torch.eye(2))
 
 
 def test_patterns_with_a_term_are_read_back():
