@@ -21,8 +21,12 @@ from methods.ranges import Count, NonNegative
 
 
 def moments(x: Tensor, total: Tensor | None) -> Tensor:
-    """Add the sum, the sum of squares and the number of values of each input feature to `total`. [tokens, in] -> [3, in]"""
-    sums = torch.stack([x.sum(0), x.square().sum(0), x.new_full(x.shape[1:], len(x))])
+    """Add the sum, the sum of squares and the number of values of each input feature to `total`. [tokens, in] -> [3, in]
+
+    They are in float64: the variance of an input with a large mean is a small difference of large numbers.
+    """
+    wide = x.double()
+    sums = torch.stack([wide.sum(0), wide.square().sum(0), wide.new_full(x.shape[1:], len(x))])
     return sums if total is None else total.add_(sums)
 
 
@@ -38,7 +42,7 @@ class InputStatistics(NamedTuple):
     def of(cls, stat: Tensor, sequences: int, seqlen: int) -> InputStatistics:
         mean, square = stat[:2] / int(stat[2, 0])
         variance = (square - mean.square()).clamp(min=0)
-        return cls(stat[0] / (sequences * seqlen) * seqlen, variance, stat[1].sqrt())
+        return cls((stat[0] / sequences).float(), variance.float(), stat[1].sqrt().float())
 
 
 class SwapResult(NamedTuple):
