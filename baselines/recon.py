@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from baselines.retrain import MaskedAdamW
 from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError
 from methods.adapter import CHILD
+from methods.pruning.hessian import mean_of_others
 from methods.pruning.pairs import Goal, Pair, PairedWalk
 from methods.quantizing.grids import assign_
 from methods.ranges import Beta, Count, CountOrZero, Fraction, LearningRate, NonNegative
@@ -48,7 +49,8 @@ def weigh(outputs: list[Tensor], normalize: bool, by_channel: bool, massive: flo
     """Weight tokens so that an error is the mean over tokens of ||change||^2 / ||output||^2.
 
     normalize: false to divide the sum of the errors by the sum of ||output||^2.
-    by_channel: in both norms, divide each channel by its root mean square over the tokens that count.
+    by_channel: in both norms, divide each channel by its root mean square over the tokens that count. A channel that is
+        always 0 is divided by that of the others.
     massive: tokens whose ||output|| is above this many times the median count nothing; 0: all count.
     """
     sizes = [y.float().square().sum(-1) for y in outputs]
@@ -60,7 +62,9 @@ def weigh(outputs: list[Tensor], normalize: bool, by_channel: bool, massive: flo
     tiny = torch.finfo(torch.float32).tiny
     if by_channel:
         squares = [(y.float().square() * c.unsqueeze(-1)).sum((0, 1)) for y, c in zip(outputs, counts, strict=True)]
-        scales = (torch.stack(squares).sum(0) / counted).sqrt().clamp(min=tiny)
+        means = torch.stack(squares).sum(0) / counted
+        means = means.where(means != 0, mean_of_others(means, means == 0))
+        scales = means.sqrt()
         sizes = [(y.float() / scales).square().sum(-1) for y in outputs]
     weights = [
         (1 / s.clamp(min=tiny) if normalize else torch.ones_like(s)) * c for s, c in zip(sizes, counts, strict=True)

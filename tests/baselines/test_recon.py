@@ -115,6 +115,17 @@ def test_a_channel_counts_by_its_own_size():
     assert float(squared_error(changed, outputs[0], goals.weights[0], goals.scales)) == pytest.approx(0.5)
 
 
+def test_a_channel_that_is_always_0_has_the_size_of_the_others():
+    """A low-rank term makes it about 1e-9, which is no error."""
+    outputs = [torch.tensor([[[3.0, 4.0, 0.0], [3.0, 4.0, 0.0]]])]
+
+    goals = weigh(outputs, normalize=True, by_channel=True, massive=0)
+
+    assert goals.scales.tolist() == pytest.approx([3, 4, 12.5**0.5])
+    changed = outputs[0] + torch.tensor([0.0, 0.0, 12.5**0.5])
+    assert float(squared_error(changed, outputs[0], goals.weights[0], goals.scales)) == pytest.approx(0.5)
+
+
 def test_error_falls_and_zeros_stay(sparse):
     model, job = sparse()
     start = copy.deepcopy(model)
