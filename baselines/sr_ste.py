@@ -132,7 +132,8 @@ class Ast(SrSte):
 
     AST's sparse training: SR-STE with a decay that grows over the first half, and distillation at T = 2.
 
-    Without AST's low-rank branch, so that the result is a plain 2:4 model.
+    Without AST's low-rank branch, so that the result is a plain 2:4 model. AST's code adds the decay to the first moment of
+    Adam in each step. Here it is a part of the gradient, as in SR-STE.
     """
 
     name: ClassVar[str] = "ast"
