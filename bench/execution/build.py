@@ -266,10 +266,8 @@ def _move(folder: Path, source: Path, target: Path, dtype: torch.dtype) -> None:
 
     Copy what is not in a folder of the job, such as the model of the user.
     """
-    files, own = (
-        list(folder.glob("model*.safetensors*")),
-        [(cache_dir() / part).resolve() for part in ("tmp", "training")],
-    )
+    files = list(folder.glob("model*.safetensors*"))
+    own = [(cache_dir() / part).resolve() for part in ("tmp", "training")]
     formats = {t.dtype for f in files if f.suffix == ".safetensors" for t in read_header(folder, f.name).values()}
     fits = formats & set(TORCH_DTYPES) <= {short for short, name in TORCH_DTYPES.items() if name == dtype_name(dtype)}
     place = target if fits else target.parent / "returned"

@@ -181,9 +181,8 @@ class ModelInputs:
             if read := getattr(build(entry, stage.name, stage.config), "read", None):
                 wanted, targets = self.request.spec.targets, None
                 methods = (registry.lookup("methods", s.name) for chain in self.request.chains for s in chain.stages)
-                if not any(
-                    method.drops or method.elsewhere for method in methods
-                ):  # the file may be for what they leave
+                # The file may be for what a method leaves of the model.
+                if not any(method.drops or method.elsewhere for method in methods):
                     shapes = open_shapes(self.model.folder).shapes()
                     targets = find_targets(self.config, shapes, wanted.include, wanted.exclude)
                 read(Pattern.parse(stage.pattern), targets)
