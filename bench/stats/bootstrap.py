@@ -19,6 +19,9 @@ DRAWS_OVER_LEVEL = 200
 """Draws of a bootstrap, times the level of its interval: 100 draws are in each tail."""
 MAX_DRAWS = 100_000
 """Largest number of draws. Beyond the last quantile with 100 draws, tails are Student's, scaled to that quantile."""
+MIN_DRAWS = 1000
+MAX_COUNTS = 20_000_000
+"""Largest product of draws and clusters, for which 320 MB are enough. Texts with more than 200 articles have fewer draws."""
 CHUNK = 20_000
 MAX_EXPONENT = 709.0
 """Largest logarithm, rounded down, of a number that a float holds."""
@@ -154,7 +157,7 @@ def studentized_bootstrap(
     value, stderr, freedom = found.value, found.stderr, found.freedom
     if stderr == 0:
         return found
-    draws = min(MAX_DRAWS, int(np.ceil(DRAWS_OVER_LEVEL / level)))
+    draws = min(MAX_DRAWS, int(np.ceil(DRAWS_OVER_LEVEL / level)), max(MIN_DRAWS, MAX_COUNTS // len(weights)))
     sample = _draws(differences - value * weights, weights, draws)
     low, high = (value - _quantile(sample, tail, freedom) * stderr for tail in (1 - level / 2, level / 2))
     p, p_margin = (_p(sample, (value - null) / stderr, freedom) for null in (0.0, margin))

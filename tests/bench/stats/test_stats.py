@@ -119,6 +119,19 @@ def test_as_many_draws_as_the_level_asks_for(monkeypatch):
     assert asked == [4000, 80000, bootstrap.MAX_DRAWS]
 
 
+@pytest.mark.parametrize(("clusters", "draws"), [(500, 40000), (30000, 1000)])
+def test_many_articles_have_fewer_draws_and_students_interval(monkeypatch, clusters, draws):
+    """100,000 draws of 2,000 articles took 3 GB. The interval of so many articles is Student's, but for the draws."""
+    asked, draw = [], bootstrap._draws
+    monkeypatch.setattr(bootstrap, "_draws", lambda c, w, count: asked.append(count) or draw(c, w, count))
+    differences = np.random.default_rng(0).normal(0, 1, (1, clusters))
+    got = bootstrap.studentized_bootstrap(differences, np.ones(clusters), 1e-4)
+    plain = bootstrap.estimate_means(differences, 1e-4)
+
+    assert asked == [draws]
+    assert got.high - got.low == pytest.approx(plain.high - plain.low, rel=0.1)
+
+
 def test_beyond_the_most_draws_tails_are_no_lighter_than_students():
     rng = np.random.default_rng(3)
     differences = rng.normal(0.2, 1, (1, 15))
