@@ -61,11 +61,16 @@ class Finetune(Settings):
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         for name in job.targets:
-            if job.pattern.violations(dense_weight(model.get_submodule(name))):
+            weight = dense_weight(model.get_submodule(name))
+            if job.pattern.violations(weight):
                 raise UserError(
                     f"{name} breaks pattern {job.pattern} before fine-tuning: start from a model pruned to it, "
                     "or name the model's pattern with --pattern"
                 )
+            # The product with a mask leaves -0.0, which packed formats keep as a weight. A write takes memory of a mapped file.
+            negative = weight.signbit() & (weight == 0)
+            if bool(negative.any()):
+                weight.detach().masked_fill_(negative, 0)
         if self.rank:
             return self._low_rank(model, job)
         return train_kept(self.name, self, model, job, lambda t: model.get_submodule(t).get_parameter("weight") != 0)

@@ -35,6 +35,21 @@ def test_zeros_stay_and_the_text_is_learned(rank, task):
     assert not any("parametrizations" in n for n, _ in outcome.model.named_parameters())
 
 
+@pytest.mark.parametrize("rank", [0, pytest.param(4, marks=pytest.mark.full)])
+def test_negative_zeros_of_another_tool_become_0(rank, task):
+    """A product with the mask leaves them. The check of an artifact counts them as weights."""
+    model, job = task()
+    for target in job.targets:
+        weight = weight_of(model, target)
+        weight.masked_fill_(weight == 0, -0.0)
+
+    outcome = method("finetune", rank=rank).apply(model, job)
+
+    for target in job.targets:
+        weight = weight_of(outcome.model, target)
+        assert not (weight.signbit() & (weight == 0)).any()
+
+
 @pytest.mark.full
 def test_low_rank_touches_targets_alone_and_merges_what_was_trained(task):
     model, job = task()
