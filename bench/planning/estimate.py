@@ -44,13 +44,13 @@ def describe_error(model: CostModel) -> str:
 def rows(plan: Plan, model: CostModel | None = None, cards: Cards | None = None) -> list[dict[str, Any]]:
     """Return a row for each artifact: measurements, how many are done, tokens, and estimates of time, memory and disk.
 
-    A stage that several artifacts share counts for the first of them. cards: cards that are named, whose datasheet gives the
-    time.
+    A stage that several artifacts share counts for the first of them, and one in the cache does not count. cards: cards that are
+    named, whose datasheet gives the time. They are of another machine, with another cache.
     """
     model = model or fit_model(plan)
     store = ReadOnlyStore(plan.spec.results) if plan.spec.results.exists() else None
     out = []
-    made: set[str] = set()
+    made: set[str] = set() if cards else _built(plan.artifacts().values())
     for measurements in plan.artifacts().values():
         artifact = measurements[0].artifact
         done = [m for m in measurements if store and store.finished(m.key)]
@@ -96,12 +96,17 @@ def estimate_seconds(missing: Sequence[list[Measurement]], model: CostModel) -> 
 
     Without records for all artifacts, the times are those of this machine's CPU. For a GPU only their ratios are meaningful.
     """
-    made = {name for some in missing for name in some[0].artifact.cache_names if is_built(name)}
+    made = _built(missing)
     works = {some[0].artifact.key: _work(some, made) for some in missing}
     fitted = {key: model.seconds(work.parts) for key, work in works.items()}
     if any(seconds is None for seconds in fitted.values()):
         fitted = {key: work.operations / _flops() for key, work in works.items()}
     return {key: START_S + (seconds or 0.0) for key, seconds in fitted.items()}
+
+
+def _built(artifacts: Iterable[list[Measurement]]) -> set[str]:
+    """Return the names of the stages that are in the cache."""
+    return {name for some in artifacts for name in some[0].artifact.cache_names if is_built(name)}
 
 
 def count_operations(artifacts: Iterable[list[Measurement]]) -> float:

@@ -12,7 +12,7 @@ from bench.execution.forecast import MIN_SECONDS, Forecast, Pace, clock_time
 from bench.execution.listener import TimeLeft
 from bench.execution.progress import LogDisplay
 from bench.planning.cost_model import CostModel
-from bench.planning.estimate import estimate_seconds
+from bench.planning.estimate import estimate_seconds, rows
 from bench.planning.plan import make_plan
 from bench.results.record import ReadingRow
 from bench.results.run_status import AtWork
@@ -183,6 +183,7 @@ def test_a_stage_in_the_cache_takes_no_time(tmp_path, cache):
     spec = runs.small(tmp_path / "r", methods=("sparsegpt", "wanda"), calibration={"sequences": 400})
     missing = list(make_plan(spec).artifacts().values())
     before = estimate_seconds(missing, CostModel(()))
+    planned = {row["method"]: row for row in rows(make_plan(spec))}
     built = next(some[0].artifact for some in missing if some[0].artifact.method == "sparsegpt")
     home = cache / "artifacts" / built.cache_names[-1]
     home.mkdir(parents=True)
@@ -191,3 +192,6 @@ def test_a_stage_in_the_cache_takes_no_time(tmp_path, cache):
 
     assert after[built.key] < before[built.key] / 2
     assert {k: v for k, v in after.items() if k != built.key} == {k: v for k, v in before.items() if k != built.key}
+    again = {row["method"]: row for row in rows(make_plan(spec))}
+    assert again["sparsegpt"]["tokens"] == planned["sparsegpt"]["tokens"] - 400 * built.calibration.seqlen
+    assert again["wanda"]["tokens"] == planned["wanda"]["tokens"]
