@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,6 +57,8 @@ def allocate(
     from bench.execution import allocation
 
     budget = allocation.Budget(bits or kept or 0.0, of_kept=bits is None)
+    if not math.isfinite(budget.limit):
+        raise UserError(f"invalid {budget.option}={budget.limit}: must be a finite number")
     try:
         shares = allocation.allocate(spec, split_list("--choices", choices), budget, tokens, swaps, note, pruner)
     except CheckFailed as failure:
