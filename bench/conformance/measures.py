@@ -22,7 +22,6 @@ SPEC: dict[str, Any] = {
     "methods": ("magnitude",), "quantizers": ("none",), "perplexity": {"windows": 8}, "zeroshot": {"limit": 8},
     "device": "cpu", "threads": 1,
 }  # fmt: skip
-DIRECTIONS = ("lower", "higher", "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +67,9 @@ def gives_the_same_twice(trial: Trial) -> None:
 
 
 def says_what_its_numbers_are(trial: Trial) -> None:
-    """Check that each number has a unit and a direction, and that numbers which items give are theirs."""
+    """Check that each number has a unit, and that numbers which items give are theirs."""
     for reading in (reading for record in trial.first for reading in record.readings):
         require(reading.unit, f"{reading.metric} has no unit: give 1 if it has none")
-        require(
-            reading.better in DIRECTIONS,
-            f"{reading.metric} is better {reading.better!r}: give lower, higher or an empty text",
-        )
     require(not trial.problems, trial.problems[0] if trial.problems else "")
 
 

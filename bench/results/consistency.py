@@ -178,6 +178,8 @@ def _of_reading(reading: ReadingRow, measure: str) -> Iterator[str]:
     expected = (known.unit, known.better) if known else metrics.SPEEDS.get(reading.metric, stated)
     if stated != expected:
         yield f"its {reading.metric} has unit and direction {stated}, not {expected}"
+    if reading.better not in ("lower", "higher", ""):
+        yield f"its {reading.metric} has the direction {reading.better!r}, not lower, higher or an empty text"
     if known is None or value is None:
         return
     if (known.low is not None and value < known.low) or (known.high is not None and value > known.high):

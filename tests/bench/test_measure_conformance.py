@@ -13,7 +13,7 @@ from methods.info import MeasureInfo
 
 READS = {
     "norm": 'return Readings((Reading("norm", max(float(p.norm()) for p in model().parameters()), "1", "lower"),))',
-    "draws": 'return Readings((Reading("drawn", random.SystemRandom().random(), "", "up"),))',
+    "draws": 'return Readings((Reading("drawn", random.SystemRandom().random(), "", "lower"),))',
 }
 
 

@@ -238,3 +238,10 @@ def test_what_belongs_to_no_record_is_listed_and_is_no_damage(root, output):
 def test_published_records():
     for folder in (Path(__file__).parents[3] / "results").glob("*/records"):
         assert check_folder(folder.parent).problems == ()
+
+
+def test_a_direction_that_no_comparison_knows_is_a_contradiction():
+    record = fake_records.record(measure="mine", protocol="p")
+    record.readings = [ReadingRow(metric="m", value=1.0, unit="1", better="up")]
+
+    assert "its m has the direction 'up', not lower, higher or an empty text" in [*contradictions(record)]
