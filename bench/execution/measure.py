@@ -145,6 +145,9 @@ def _record(measurement: Measurement, attempt: Participant, built: BuiltArtifact
 
 
 def _record_readings(measurement: Measurement, readings: Any, built: BuiltArtifact) -> tuple[Record, tuple[Item, ...]]:
+    if not isinstance(readings, Readings):
+        returned = type(readings).__name__
+        raise TypeError(f"{measurement.measure}.read returned {returned}: end it with return Readings((Reading(...),))")
     notes = dict(readings.notes) | ({"terms": terms} if (terms := measurement.artifact.terms) else {})
     cost: dict[str, Any] = {"peak_bytes": provenance.peak_bytes(measurement.artifact.device), "tokens": readings.tokens}
     if measurement.measure == "pattern":  # every artifact has this measure, so its record has the cost of the build

@@ -61,6 +61,12 @@ def test_settings_of_torch_that_a_measure_leaves_behind_do_not_reach_the_next(me
     assert torch.get_default_dtype() == torch.float32
 
 
+def test_what_is_no_readings_is_named(measurement, monkeypatch):
+    record, _ = record_of(measurement, 9.0, monkeypatch)
+
+    assert record.reason.startswith("TypeError: size.read returned float: end it with return Readings(")
+
+
 @pytest.mark.parametrize("fault", [Diverged(), Skipped()])
 def test_a_fault_without_words_has_its_name_as_the_reason(fault, measurement):
     record = failed_record(measurement, fault)
