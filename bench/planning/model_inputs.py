@@ -222,15 +222,26 @@ class ModelInputs:
         kind = registry.load(entry)
         with registry.guarded(entry):
             planned = kind.plan(self.context) if hasattr(kind, "plan") else (Planned(),)
-            planned = [(p, kind(**p.config).protocol) for p in planned]
+            planned = [(p, _protocol(kind(**p.config).protocol)) for p in planned]
         for (config, content, options), protocol in planned:
             yield {
                 "measure": measure,
                 "target": entry.target,
                 "source": measure_digest(entry),
                 "config": config,
-                "protocol": Protocol(name=protocol) if isinstance(protocol, str) else protocol,
+                "protocol": protocol,
                 "content": content,
                 "options": options,
                 "imports": getattr(kind, "imports", ()),
             }
+
+
+def _protocol(declared: Any) -> Protocol:
+    """Return a measure's protocol. Raise TypeError if its class declares none."""
+    if isinstance(declared, str):
+        return Protocol(name=declared)
+    if not isinstance(declared, Protocol):
+        raise TypeError(
+            f"protocol is a {type(declared).__name__}: make it a property that returns a Protocol or a text"
+        )
+    return declared

@@ -15,7 +15,13 @@ from methods.errors import UserError
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     counts = 'return Readings((Reading("tensors", float(len(model().state_dict())), "1", ""),))'
-    plugins.install(folder, "their_measure", {"counts": counts}, kind="measures")
+    label = "@property\ndef protocol(self):\n    return {}\n"
+    labels = {
+        "counts": "",
+        "labelled": label.format("'own'"),
+        "unlabelled": label.replace("@property\n", "").format("'own'"),
+    }
+    plugins.install(folder, "their_measure", dict.fromkeys(labels, counts), labels, kind="measures")
     ends, fields = {"theirs": "pass", "wanda": "pass"}, {"theirs": "power: float = 1.0"}
     return plugins.install(folder, "their_method", ends, fields)
 
@@ -47,6 +53,12 @@ def test_their_code_is_part_of_the_key(site, tmp_path, monkeypatch):
     file.write_text(text)
 
     assert not before & after
+
+
+def test_a_measure_whose_protocol_is_no_property_is_refused(tmp_path, cli):
+    assert cli("plan", "--measures", "labelled", *runs.flags(tmp_path / "r"))[0] == 0
+    code, _, said = cli("plan", "--measures", "unlabelled", *runs.flags(tmp_path / "r"))
+    assert code == 2 and "protocol is a method: make it a property that returns a Protocol or a text" in said
 
 
 def test_a_plug_in_takes_no_built_in_name():
