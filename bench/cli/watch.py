@@ -29,7 +29,7 @@ MAX_LINES = 200
 
 def top(
     results: Annotated[
-        Path | None, typer.Argument(metavar="[RESULTS]", help="Folder of records [default: results/local].")
+        Path | None, typer.Argument(metavar="DIR", help="Folder of records [default: results/local].")
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Print once and exit, also during a run.")] = False,
     json: Json = False,

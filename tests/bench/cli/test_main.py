@@ -97,6 +97,13 @@ def test_a_default_does_not_override_the_config(cli, monkeypatch, tmp_path, comm
     assert code == 2 and "seed" in err
 
 
+@pytest.mark.parametrize("command", ["top", "check", "export"])
+def test_an_argument_that_may_be_left_out_is_in_one_pair_of_brackets(command, output):
+    usage = output(command, "--help").splitlines()[0]
+    assert usage.endswith("]") or usage.endswith("]...")
+    assert "[[" not in usage
+
+
 @pytest.mark.parametrize("command", ["ls models", "--help"])
 def test_output_that_nobody_reads_is_no_verdict(command):
     """Exit code 1 would be that of a gate that failed."""
