@@ -27,6 +27,8 @@ MAX_ADDED_TEXT, MAX_REPEATED = 100_000, 20
 PARQUET_BYTES, PARQUET_EXPANSION = 2**30, 100
 """Largest size of the text in a Parquet file: a number of characters, plus a number for each byte of the file."""
 STATM = Path("/proc/self/statm")
+ENCODING, FIRST = "utf-8-sig", 2**16
+"""Encoding of text, with or without a byte order mark, and number of characters that are read for a check."""
 
 Render = Callable[[list[Any]], str]
 """Function that writes a list of messages as the model's chat template does."""
@@ -97,8 +99,12 @@ def check(name: str, folder: Path, model: str) -> None:
     if own is None:
         return
     for file in own.files:
-        if file.suffix in (".jsonl", ".parquet"):  # other files are one document, as large as it may be
+        if file.suffix in (".jsonl", ".parquet"):
             next(read(OwnText(file, own.field), render), None)
+            continue
+        # other files are one document, as large as it may be
+        with _require_unicode(file), file.open(encoding=ENCODING) as text:
+            text.read(FIRST)
     if chats and lacks_template(folder):
         raise UserError(f"{name} has messages, and {model} has no chat template: use plain text")
 
@@ -109,17 +115,24 @@ def read(own: OwnText, render: Render | None = None) -> Iterator[str]:
         if file.suffix == ".parquet":
             yield from _read_parquet(file, own.field, render)
             continue
-        try:
+        with _require_unicode(file):
             if file.suffix == ".jsonl":
-                with file.open(encoding="utf-8") as lines:
+                with file.open(encoding=ENCODING) as lines:
                     for number, line in enumerate(lines, 1):
                         text = _text_of(_parse(line), own.field, render, f"{file} line {number}", "JSON with a")
                         text.encode()  # JSON can name half of a character
                         yield text
             else:
-                yield file.read_text(encoding="utf-8")
-        except UnicodeError as fault:
-            raise UserError(f"{file} is not text in UTF-8 ({fault}): convert it, or use another file") from None
+                yield file.read_text(encoding=ENCODING)
+
+
+@contextmanager
+def _require_unicode(file: Path) -> Iterator[None]:
+    """Refuse a file that is not text in UTF-8."""
+    try:
+        yield
+    except UnicodeError as fault:
+        raise UserError(f"{file} is not text in UTF-8 ({fault}): convert it, or use another file") from None
 
 
 def _read_parquet(file: Path, field: str, render: Render | None) -> Iterator[str]:

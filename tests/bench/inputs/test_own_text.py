@@ -201,6 +201,22 @@ def test_a_long_text_with_another_field_or_without_a_template_is_refused_before_
         make_plan(runs.small(tmp_path / "r", methods=(method,), measures=measures, **settings))
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "a.txt").write_bytes(mark + b"one")
+    (tmp_path / "b.jsonl").write_bytes(mark + b'{"text": "x"}\n')
+
+    assert read(tmp_path) == ["one", "x"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_long_text_that_is_not_unicode_is_refused_before_the_run(encoding, tmp_path):
+    (tmp_path / "a.txt").write_bytes(("caf\u00e9. " + LONG * 30).encode(encoding))
+
+    with pytest.raises(UserError, match=r"a.txt is not text in UTF-8 .*: convert it"):
+        own_text.check(str(tmp_path / "a.txt"), tmp_path, "tiny")
+
+
 def test_text_that_is_not_unicode_is_refused(tmp_path):
     import pyarrow as pa
 
