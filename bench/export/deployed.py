@@ -118,7 +118,7 @@ def _write_gguf(
         if rounded
         else ", bit for bit"
     )
-    said += _check_gguf(folder, file, exact=not (rounded or by_llama_cpp), threads=threads)
+    said += _check_gguf(folder, file, exact=kind == "f16" or not (rounded or by_llama_cpp), threads=threads)
     tensors = gguf_header.read(file).tensors
     blocks = [t for name, t in tensors.items() if name.startswith("blk.") and len(t.shape) == 2]
     bits = 8 * sum(t.size for t in blocks) / sum(math.prod(t.shape) for t in blocks)
@@ -147,7 +147,10 @@ def _measure_importance(folder: Path, targets: Sequence[str], text: str) -> dict
 
 
 def _check_gguf(folder: Path, file: Path, *, exact: bool, threads: int) -> str:
-    """Load a file with llama.cpp, or with transformers' reader without it, and check its tokens and logits."""
+    """Load a file with llama.cpp, or with transformers' reader without it, and check its tokens and logits.
+
+    exact: no weight is rounded to integers.
+    """
     tokenizer = loading.load_tokenizer(folder)
     expected: list[int] = tokenizer(SENTENCE, add_special_tokens=False)["input_ids"]
     tokens, dense = torch.tensor(expected), loading.load(folder, Compute(dtype=torch.float32))

@@ -29,6 +29,8 @@ BLOCK = 32
 """Weights of a row that share a scale in Q8_0 and Q4_0."""
 PRE_TOKENIZERS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
 """llama.cpp's name for the steps that split text before a byte-level BPE."""
+STEP_OPTIONS = {"individual_digits": True, "use_regex": True, "add_prefix_space": False}
+"""Options of these steps that llama.cpp has under either name."""
 
 
 def write(
@@ -152,9 +154,14 @@ def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -
     # As the library writes it, so that every field is there.
     tokenizer = json.loads(windows.read_tokenizer(folder / "tokenizer.json").to_str())
     splitter = tokenizer.get("pre_tokenizer") or {}
-    steps = tuple(step.get("type") for step in splitter.get("pretokenizers", [splitter]))
-    if tokenizer["model"].get("type") != "BPE" or steps not in PRE_TOKENIZERS:
-        raise UserError(f"the tokenizer of {folder} is not written as GGUF ({', '.join(map(str, steps))}): {instead}")
+    parts = [part for part in (tokenizer.get("normalizer"), *splitter.get("pretokenizers", [splitter])) if part]
+    steps = tuple(part.get("type") for part in parts)
+    if (
+        tokenizer["model"].get("type") != "BPE"
+        or steps not in PRE_TOKENIZERS
+        or any(part.get(option, value) != value for part in parts for option, value in STEP_OPTIONS.items())
+    ):
+        raise UserError(f"the tokenizer of {folder} is not written as GGUF ({json.dumps(parts)}): {instead}")
     added = {token["id"]: token for token in tokenizer.get("added_tokens", ())}
     known = {number: text for text, number in tokenizer["model"]["vocab"].items()}
     known |= {number: token["content"] for number, token in added.items()}
@@ -169,11 +176,13 @@ def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -
 
 
 def _require_plain(config: dict[str, Any], folder: Path, instead: str) -> None:
-    """Refuse a family or a rotary embedding that this module does not write."""
+    """Refuse a family, an activation or a rotary embedding that this module does not write."""
     if config.get("model_type") != FAMILY:
         raise UserError(
             f"{folder} is of the family {config.get('model_type')}, and only {FAMILY} is written as GGUF: {instead}"
         )
+    if (activation := config.get("hidden_act") or "silu") != "silu":
+        raise UserError(f"{folder} has the activation {activation}, and llama.cpp computes silu: {instead}")
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind != "default":

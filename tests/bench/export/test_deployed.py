@@ -8,7 +8,7 @@ import torch
 from gguf import GGUFReader, quants
 from safetensors.torch import load_file
 
-from bench.export import compressed_folder, deployed, gptq_folder
+from bench.export import compressed_folder, deployed, gguf_file, gptq_folder
 from bench.export.compressed_folder import FORMATS
 from bench.export.model import export_model
 from bench.inputs import loading, windows
@@ -272,6 +272,50 @@ def test_a_damaged_folder_is_no_gguf(damage, said, refused, tmp_path):
 
     assert said in refused("export", tmp_path / "m", "--format", "gguf", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def split(**options):
+    """Return the steps of tiny's tokenizer with other options."""
+    steps = (
+        {"type": "Digits", "individual_digits": True},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    )
+    return {"type": "Sequence", "pretokenizers": [{k: options.get(k, v) for k, v in step.items()} for step in steps]}
+
+
+def tokenizer(**keys):
+    """Change keys of tokenizer.json."""
+
+    def change(folder):
+        file = folder / "tokenizer.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | keys))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (folders.config(hidden_act="gelu"), "has the activation gelu, and llama.cpp computes silu: use --format hf"),
+        (tokenizer(normalizer={"type": "NFKC"}), 'is not written as GGUF ([{"type": "NFKC"}'),
+        (tokenizer(pre_tokenizer=split(individual_digits=False)), '"individual_digits": false'),
+        (tokenizer(pre_tokenizer=split(use_regex=False)), '"use_regex": false'),
+    ],
+)
+def test_what_llama_cpp_computes_otherwise_is_no_gguf(change, said, refused, tmp_path):
+    """The sentence that is compared after an export has the same tokens with each of these tokenizers."""
+    change(runs.tiny(tmp_path / "m"))
+
+    assert said in refused("export", tmp_path / "m", "--format", "gguf", "--out", tmp_path / "out")
+
+
+def test_another_model_is_no_rounding_to_float16(tmp_path, monkeypatch):
+    """A model with another activation is off by 0.18, which only integers may be."""
+    monkeypatch.setattr(gguf_file, "_require_plain", lambda *_: None)
+    folders.config(hidden_act="gelu")(runs.tiny(tmp_path / "m"))
+
+    with pytest.raises(CheckFailed, match=r"may change by 0\.0"):
+        export_model(str(tmp_path / "m"), "gguf", tmp_path / "out")
 
 
 def test_llama_cpp_writes_k_quants(tmp_path):
