@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import shutil
 import time
 from collections.abc import Collection
@@ -23,6 +24,7 @@ from bench.execution.smaller import is_same, kept_of, opened, write_smaller
 from bench.execution.source_guard import read_only
 from bench.inputs import loading, models, windows
 from bench.planning.artifact import Artifact
+from bench.results.record import MAX_AMOUNT
 from bench.system import provenance
 from bench.system.cache import build_lock, cache_dir, is_built, temporary_folder
 from bench.system.files import publish, write_file
@@ -167,12 +169,13 @@ class Builder:
             outcome = method.apply(model, job)
         if not isinstance(outcome, Outcome):
             raise TypeError(f"{stage.name}.apply returned {type(outcome).__name__}: end it with return walk.outcome()")
+        rate = self.workspace.progress.figures.get("tokens_per_s", math.nan)  # a method may report any number
         cost = {
             "build_s": round(time.monotonic() - started, 3),
             "build_peak_bytes": provenance.peak_bytes(artifact.device),
             "calibration_tokens": tokens.numel() if tokens is not None else 0,
             "training_tokens": artifact.training.tokens if job.training and artifact.training else 0,
-            "training_tokens_per_s": self.workspace.progress.figures.get("tokens_per_s") if job.training else None,
+            "training_tokens_per_s": rate if job.training and 0 <= rate <= MAX_AMOUNT else None,
         }
         notes = dict(outcome.notes)
         if tokens is not None:

@@ -68,7 +68,7 @@ def test_jobs_do_not_divide_an_artifact(cli, tmp_path, monkeypatch):
     """The time is that of the longest artifact, ten hours here, however many jobs there are. All shards share one reading of past records."""
     fitted = []
     monkeypatch.setattr(estimate, "fit_model", fitted.append)
-    monkeypatch.setattr(estimate, "rows", lambda part, model: [{"about_s": s, "about_GB": 1} for s in (36000.0, 60.0)])
+    monkeypatch.setattr(estimate, "rows", lambda part, *_: [{"about_s": s, "about_GB": 1} for s in (36000.0, 60.0)])
     script = script_writer.write_script(api.plan(runs.small(tmp_path / "r", jobs=2)), 2)
 
     assert f"#SBATCH --time={10 * script_writer.MARGIN:02.0f}:00:00\n" in script and len(fitted) == 1
