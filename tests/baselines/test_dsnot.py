@@ -138,7 +138,7 @@ def test_moments_of_parts_are_those_of_the_whole():
 
 
 def test_variance_of_inputs_that_hardly_change():
-    """As behind a norm with a small weight and a large bias."""
+    """A norm with a small weight and a large bias gives such inputs."""
     x = 3 + 1e-3 * torch.randn(4096, 5)
 
     got = InputStatistics.of(moments(x[1000:], moments(x[:1000], None)), sequences=256, seqlen=16)
