@@ -17,16 +17,23 @@ if TYPE_CHECKING:
     from methods.pattern import Pattern
     from methods.pruning.hessian import HessianWalk
     from methods.pruning.walk import Visit, Walk
-    from methods.quantizing.stored import Stored
+    from methods.quantizing.codec import Codec, FloatCodec, GridCodec, Storage, StoredWeight
+    from methods.quantizing.formats import Format, RoundInGroups, RoundToNearest
+    from methods.quantizing.grids import Integer
     from methods.training.settings import Settings
     from methods.training.trainer import Trainer
 
 __all__ = [
     "Budget",
+    "Codec",
     "Compute",
     "Cost",
     "Diverged",
+    "FloatCodec",
+    "Format",
+    "GridCodec",
     "HessianWalk",
+    "Integer",
     "Job",
     "Method",
     "MethodInfo",
@@ -34,9 +41,12 @@ __all__ = [
     "Outcome",
     "Pattern",
     "Prior",
+    "RoundInGroups",
+    "RoundToNearest",
     "Settings",
     "Skipped",
-    "Stored",
+    "Storage",
+    "StoredWeight",
     "Trainer",
     "UserError",
     "Visit",
@@ -50,7 +60,9 @@ _MODULES = {
     "pattern": ("Pattern",),
     "pruning.hessian": ("HessianWalk",),
     "pruning.walk": ("Visit", "Walk"),
-    "quantizing.stored": ("Stored",),
+    "quantizing.codec": ("Codec", "FloatCodec", "GridCodec", "Storage", "StoredWeight"),
+    "quantizing.formats": ("Format", "RoundInGroups", "RoundToNearest"),
+    "quantizing.grids": ("Integer",),
     "training.settings": ("Settings",),
     "training.trainer": ("Trainer",),
 }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from methods.quantizing.codec import Storage, StoredWeight
     from methods.smaller import Kept
 
 
@@ -192,6 +193,10 @@ class Outcome(NamedTuple):
     """Keys of config.json that the method changed."""
     kept: Kept | None = None
     """Parts of the model to keep; None for all. The runner removes the rest, and `model` must be unchanged."""
+    stored: Mapping[str, StoredWeight] = MappingProxyType({})
+    """How the weights of targets are stored. The runner writes them, compares them and counts their bytes."""
+    storage: Storage | None = None
+    """Bytes that a library says its weights take, if nothing of them is in `stored`. Its row is marked as claimed."""
 
 
 class Method(Protocol):

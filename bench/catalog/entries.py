@@ -93,5 +93,15 @@ MEASURES = Catalog(
 )
 """Measures in the order of their columns in a leaderboard."""
 
+CODECS = Catalog(
+    {
+        "float": "methods.quantizing.codec:FloatCodec",
+        "grid": "methods.quantizing.codec:GridCodec",
+        "ggml": "bench.quantizers.k_quants:GgmlCodec",
+        "affine": "bench.quantizers.libraries:AffineCodec",
+        "compressed-tensors": "bench.formats.compressed_tensors:CompressedTensorsCodec",
+    }
+)
+
 DEFAULT_METHODS = ("magnitude", "wanda", "sparsegpt", "cast")
 """Methods that `bench run` compares if the user names none."""

@@ -17,11 +17,11 @@ from pkgutil import resolve_name
 from typing import Any
 
 from bench.catalog.declarations import Catalog, CatalogEntry, describe
-from bench.catalog.entries import MEASURES, METHODS, QUANTIZERS
+from bench.catalog.entries import CODECS, MEASURES, METHODS, QUANTIZERS
 from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
 
-SECTIONS: dict[str, Catalog] = {"methods": METHODS, "measures": MEASURES, "quantizers": QUANTIZERS}
+SECTIONS: dict[str, Catalog] = {"methods": METHODS, "measures": MEASURES, "quantizers": QUANTIZERS, "codecs": CODECS}
 """Entries that are built in, by the name that commands and entry-point groups use for them."""
 
 

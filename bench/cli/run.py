@@ -43,7 +43,7 @@ def run(json: Json = False, **flags: Any) -> None:
     """
     spec = spec_of(flags)
     for kind in registry.SECTIONS:
-        named = {word for text in getattr(spec, kind) for word in re.split("[:=+/]", text)}
+        named = {word for text in getattr(spec, kind, ()) for word in re.split("[:=+/]", text)}
         for name, why in registry.ignored(kind):
             if name in named:
                 note(f"plug-in {name} is ignored: {why}")

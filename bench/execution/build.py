@@ -8,7 +8,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from bench.execution.events import WAITING
 from bench.execution.job import BuiltArtifact, BuiltStage, PhaseProgress, Workspace, checkpoint_folder
 from bench.execution.smaller import is_same, kept_of, opened, write_smaller
 from bench.execution.source_guard import read_only
+from bench.formats import stored as stored_folder
 from bench.inputs import loading, models, windows
 from bench.planning.artifact import Artifact
 from bench.results.record import MAX_AMOUNT
@@ -32,6 +33,7 @@ from bench.verify import (
     FUNCTION_TOLERANCE,
     MOST_CHANGED,
     ROUNDINGS,
+    CheckFailed,
     WeightCounts,
     count_folder,
     count_terms,
@@ -47,6 +49,7 @@ from methods.folder import Folder, Writer, dtype_name, save
 from methods.header import TORCH_DTYPES, read_header
 from methods.pattern import Pattern
 from methods.pruning import streaming
+from methods.quantizing.codec import Storage, StoredWeight
 from methods.smaller import Kept, rename
 from methods.targets import family_of
 from methods.terms import terms_of
@@ -88,7 +91,8 @@ class Builder:
             folder = before.folder if before else self.source.path
         kept = Kept.read(about["kept"]) if about["kept"] else None
         changed, lost = frozenset(about["changed"]), about.get("zeros_lost")
-        return BuiltStage(folder, about["notes"], about["cost"], kept, changed, lost), counts
+        storage = Storage(**about["storage"]) if about["storage"] else None
+        return BuiltStage(folder, about["notes"], about["cost"], kept, changed, lost, storage), counts
 
     def _locked(self, artifact: Artifact) -> contextlib.AbstractContextManager[object]:
         """Take the lock of the last stage, which other artifacts and other runs may need too.
@@ -185,17 +189,41 @@ class Builder:
         folder = self._keep(outcome, model, source, target, smaller)
         if registry.lookup(stage.kind, stage.name).transform and folder != source:
             notes["function_error"] = self._function_error(source, folder, job)
-        declared = outcome.changed
+        declared, stored, storage = outcome.changed, outcome.stored, outcome.storage
         changed, kept = declared | (before.changed if before else frozenset()), before.kept if before else None
         if smaller is not None:
             family, kept = family_of(self.source.config), smaller
             changed = frozenset(name for old in changed if (name := rename(family, kept, old)))
         del model, outcome  # free their memory for the check
         counts = self._verify(opened(source, smaller), folder, artifact, declared, kept, frozen=True)
+        if stored:
+            storage = self._store(stored, target, folder, counts, job)
+        elif storage and registry.lookup(stage.kind, stage.name).is_plugin:
+            storage = replace(storage, claimed=storage.claimed or stage.name)
         about = {"unchanged": folder != target, "changed": sorted(changed), "notes": notes, "cost": cost}
         about |= {"zeros_lost": counts.zeros_lost, "kept": kept and asdict(kept)}
+        about |= {"storage": storage and asdict(storage)}
         write_file(target / "artifact.json", json.dumps(about | {"key_inputs": artifact.key_inputs()}, allow_nan=False))
         return counts
+
+    def _store(
+        self, stored: Mapping[str, StoredWeight], home: Path, folder: Path, counts: WeightCounts, job: Job
+    ) -> Storage:
+        """Write the stored weights of a stage, read them again, and count their bytes.
+
+        home: folder for them; folder: that of the weights that are measured. Raise CheckFailed if one is another weight.
+        """
+        if strangers := sorted(stored.keys() - counts.layers.keys()):
+            raise CheckFailed(f"{strangers[0]} is stored, and it is not a target")
+        holds = not counts.violations
+        stored_folder.write(home, stored, counts.pattern if holds else Pattern())
+        written, measured = stored_folder.StoredFolder(home), Folder(folder)
+        for target, one in written.items():
+            weight = one.decode().to(job.compute.dtype).to(job.compute.stored)
+            if not torch.equal(weight, measured.weight(target)):
+                raise CheckFailed(f"the stored tensors of {target} give another weight than the one that is measured")
+        rest = sum(layer.weights for target, layer in counts.layers.items() if target not in written)
+        return written.count().with_floats(rest, job.compute.stored.itemsize, counts.pattern if holds else Pattern())
 
     def _function_error(self, before: Path, after: Path, job: Job) -> dict[str, float]:
         """Measure a transform's change of the logits, on random tokens and text. Raise CheckFailed if it exceeds rounding."""
@@ -241,7 +269,7 @@ class Builder:
             changes |= write_smaller(outcome.model, source, kept, target, stored)
         elif isinstance(outcome.model, nn.Module):
             same = adapter.are_equal(terms, adapter.read(source)) and is_same(outcome.model, Folder(source), stored)
-            if same and not outcome.config:
+            if same and not outcome.config and not outcome.stored:
                 return source
             if any(p.is_meta for p in outcome.model.parameters()):
                 streaming.write(outcome.model, source, target, self.workspace.compute)

@@ -28,6 +28,7 @@ from bench.verify import WeightCounts
 from methods.contract import Budget, Compute, Environment, Job, Method, Prior, Progress
 from methods.folder import Folder
 from methods.pattern import Pattern
+from methods.quantizing.codec import Storage
 from methods.smaller import Kept, rename
 from methods.targets import family_of, find_targets
 
@@ -65,6 +66,8 @@ class BuiltStage:
     """Tensors outside the targets that the stages so far declare as changed."""
     zeros_lost: int | None
     """Zeros of the stage's input that it filled. None: its check does not count them."""
+    storage: Storage | None
+    """Bytes of quantized weights. None: they are stored as numbers of the model's format."""
 
 
 @dataclass(frozen=True)

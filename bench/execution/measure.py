@@ -26,7 +26,6 @@ from bench.results.store import is_disk_full
 from bench.system import provenance
 from bench.system.cache import temporary_folder
 from methods.logits import head_of
-from methods.quantizing.stored import STORED_KEY, Stored
 
 
 def group(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
@@ -99,7 +98,7 @@ def _read(
             tokenizer=workspace.tokenizer,
             load_dense=lambda: loading.load(source, compute),
             counts=built.counts,
-            storage=Stored(**built.notes[STORED_KEY]) if STORED_KEY in built.notes else None,
+            storage=built.storage,
             compute=compute,
             data_dir=artifact.data_dir,
             workdir=workdir,
@@ -151,7 +150,7 @@ def _record_readings(measurement: Measurement, readings: Any, built: BuiltArtifa
     notes = dict(readings.notes) | ({"terms": terms} if (terms := measurement.artifact.terms) else {})
     cost: dict[str, Any] = {"peak_bytes": provenance.peak_bytes(measurement.artifact.device), "tokens": readings.tokens}
     if measurement.measure == "pattern":  # every artifact has this measure, so its record has the cost of the build
-        notes |= built.notes
+        notes |= dict(built.notes) | (built.storage.notes() if built.storage else {})
         cost |= built.cost
     bad = [r for r in readings.values if not math.isfinite(r.value)]
     record = new_record(

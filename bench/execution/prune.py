@@ -13,6 +13,7 @@ from typing import Any
 from bench.execution import progress
 from bench.execution.nodes import require_lead
 from bench.execution.runner import execute
+from bench.formats import stored
 from bench.planning import plan
 from bench.planning.artifact import Artifact, Plan
 from bench.planning.spec import Spec
@@ -26,7 +27,8 @@ from bench.system.text import amount
 from methods import adapter
 from methods.errors import UserError
 from methods.files import find_file
-from methods.quantizing.stored import STORED_KEY
+from methods.folder import read_config
+from methods.quantizing.inputs import ACTIVATIONS_KEY
 
 FIXED = {"measures": ("size",), "executor": "local", "log_to": (), "shard": None, "jobs": 1}
 """Settings of a run of many artifacts, which a config may have."""
@@ -91,7 +93,8 @@ def _write(artifact: Artifact, records: list[Record], out: Path) -> str:
                 find_file(built, file.name, None)
                 shutil.copyfile(file, folder / file.name)
         adapter.copy(built, folder)
-        (folder / "README.md").write_text(_card(artifact, zeros, notes))
+        stored.copy(built, folder)
+        (folder / "README.md").write_text(_card(artifact, built, zeros, notes))
     check = f"pattern violated by {amount(int(violations), 'group')}" if violations else "pattern checked"
     validation = notes.get("validation_perplexity", {})
     return (
@@ -107,7 +110,7 @@ def _built_folder(artifact: Artifact) -> Path:
     return next((home for home in homes if (home / "config.json").exists()), artifact.folder)
 
 
-def _card(artifact: Artifact, zeros: float, notes: Any) -> str:
+def _card(artifact: Artifact, built: Path, zeros: float, notes: Any) -> str:
     versions, calibration, training = provenance.versions(), artifact.calibration, artifact.training
     revision = f" (revision {artifact.revision})" if artifact.revision else ""
     day = time.strftime("%Y-%m-%d", time.gmtime())
@@ -121,7 +124,7 @@ def _card(artifact: Artifact, zeros: float, notes: Any) -> str:
     ]
     if artifact.quantizer != "none":
         lines.append(f"- quantizer: {artifact.quantizer}, its weights stored dequantized")
-        if notes.get(STORED_KEY, {}).get("activations"):
+        if ACTIVATIONS_KEY in read_config(built):
             lines[-1] += (
                 "; the linears' inputs are rounded, too, when cast-bench loads this folder, and not when transformers does"
             )

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.export.integers import StoredLinears, require_linears
-from bench.kernels.integers24 import restore_scales
+from bench.export.integers import grids_of, require_linears
+from bench.formats.stored import StoredFolder
 from bench.system.packages import pip_install, require
 from bench.verify import FUNCTION_TOLERANCE
 from methods.errors import UserError
 from methods.folder import Folder, Writer
-from methods.quantizing import grids
+from methods.quantizing.codec import GridCodec, StoredWeight
+from methods.quantizing.grids import e4m3_points
+from methods.quantizing.inputs import ACTIVATIONS_KEY
 from methods.targets import as_regexes, family_of
 
 
@@ -34,57 +36,49 @@ class StoredFormat:
 INT = {"type": "int", "symmetric": True}
 FLOAT = {"type": "float", "symmetric": True}
 TOKEN = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
-W8A8 = StoredFormat("int-quantized", {"num_bits": 8, **INT, "strategy": "channel"}, TOKEN)
-INT4 = StoredFormat("pack-quantized", {"num_bits": 4, **INT, "strategy": "group"})
 MXFP4 = StoredFormat("mxfp4-pack-quantized", {"num_bits": 4, **FLOAT, "strategy": "group", "scale_dtype": torch.uint8})
 NVFP4 = StoredFormat(
     "nvfp4-pack-quantized", {"num_bits": 4, **FLOAT, "strategy": "tensor_group", "scale_dtype": torch.float8_e4m3fn}
 )
 FORMATS = {
-    "int8": StoredFormat("pack-quantized", {"num_bits": 8, **INT, "strategy": "channel"}),
-    "w8a8": W8A8,
-    "w8a8-smooth": W8A8,
-    "fp8": StoredFormat("float-quantized", {"num_bits": 8, **FLOAT, "strategy": "channel"}),
-    "int4-rtn": INT4,
-    "int4-gptq": INT4,
-    "int4-awq": INT4,
-    "mxfp4": MXFP4,
-    "mxfp4-gptq": MXFP4,
-    "nvfp4": NVFP4,
-    "nvfp4-gptq": NVFP4,
+    ("integer", 8, ""): StoredFormat("pack-quantized", {"num_bits": 8, **INT, "strategy": "channel"}),
+    ("integer", 8, "int8"): StoredFormat("int-quantized", {"num_bits": 8, **INT, "strategy": "channel"}, TOKEN),
+    ("float8", 8, ""): StoredFormat("float-quantized", {"num_bits": 8, **FLOAT, "strategy": "channel"}),
+    ("integer", 4, ""): StoredFormat("pack-quantized", {"num_bits": 4, **INT, "strategy": "group"}),
+    ("microscaling", 4, ""): MXFP4,
+    ("nvfp4", 4, ""): NVFP4,
 }
-"""Formats by quantizer."""
+"""Formats by kind of the grid, its bits, and the rounding of inputs."""
 FP4 = (MXFP4, NVFP4)
 """Formats whose loaders compute in bfloat16, so that the other tensors are stored in it."""
 INPUTS_TOLERANCE = 0.05
 """Largest relative change of logits where inputs are rounded while the model runs."""
 
 
-def write(folder: Path, workdir: Path, stored: StoredLinears | None, quantizer: str) -> tuple[str, dict[str, Any]]:
+def write(folder: Path, workdir: Path) -> tuple[str, dict[str, Any]]:
     """Write the weights of a quantized model folder. Return a sentence, and keys of config.json.
 
-    Each weight is unpacked again and compared. Refuse a quantizer without such a format, and weights [in, out].
+    Each weight is unpacked again and compared. Refuse stored weights without such a format, and weights [in, out].
     """
     require("compressed_tensors", what="compressed-tensors", how=pip_install("compressed-tensors"))
-    form, source = FORMATS.get(quantizer.split(":")[0]), Folder(folder)
-    if stored is None or form is None:
-        raise UserError(f"quantizer {quantizer} has no format of compressed-tensors: use one of {', '.join(FORMATS)}")
+    source, stored = Folder(folder), StoredFolder(folder)
     require_linears(source, "compressed-tensors")
+    codecs, form = grids_of(stored, "compressed-tensors"), form_of(source)
     family = family_of(source.config)
     groups: dict[int, list[str]] = {}
-    for target, size in stored.groups.items():
-        groups.setdefault(size if stored.form.most else 0, []).append(target)
-    schemes = {target: (size, _scheme(form, size)) for size, names in groups.items() for target in names}
+    group_of: dict[str, int] = {}
+    for target, codec in codecs.items():
+        group_of[target] = 0 if form.weights["strategy"] == "channel" else codec.group
+        groups.setdefault(group_of[target], []).append(target)
+    schemes = {size: _scheme(form, size) for size in groups}
     writer, near, again = Writer(workdir), 0, 0
     computed = "bfloat16" if form in FP4 else source.dtype
     for name in source:
-        target = name.removesuffix(".weight")
-        if target not in schemes:
-            tensor = source.tensor(name)
-            writer.add(name, tensor.bfloat16() if form in FP4 and tensor.is_floating_point() else tensor)
+        target, weight = name.removesuffix(".weight"), source.tensor(name)
+        if target not in codecs:
+            writer.add(name, weight.bfloat16() if form in FP4 and weight.is_floating_point() else weight)
             continue
-        weight = source.tensor(name)
-        parts, restored = _store(weight, form, *schemes[target])
+        parts, restored = _store(weight, form, stored[target], schemes[group_of[target]])
         if not torch.equal(restored, weight):
             is_near = torch.allclose(restored, weight, rtol=torch.finfo(getattr(torch, computed)).eps, atol=0)
             near, again = near + is_near, again + (not is_near)
@@ -98,12 +92,24 @@ def write(folder: Path, workdir: Path, stored: StoredLinears | None, quantizer: 
         config["dtype"] = "bfloat16"
     rounded = f"; {near} of them differ in the last bit of {computed}" if near else ""
     rounded += f"; {again} of them rounded again" if again else ""
-    return f"{len(schemes)} linears stored as {form.name}{rounded}", config
+    return f"{len(codecs)} linears stored as {form.name}{rounded}", config
 
 
-def precision(source: Folder, quantizer: str) -> tuple[str, float]:
+def form_of(source: Folder) -> StoredFormat:
+    """Return the format of a quantized model folder. Raise UserError if compressed-tensors has none for it."""
+    codecs = grids_of(StoredFolder(source.path), "compressed-tensors")
+    inputs = source.config.get(ACTIVATIONS_KEY, {}).get("format", "")
+    kinds = {(codec.grid, codec.width, inputs) for codec in codecs.values()}
+    if len(kinds) > 1 or not kinds <= FORMATS.keys():
+        found = ", ".join(f"{grid} of {bits} bits{' and inputs' if inputs else ''}" for grid, bits, _ in sorted(kinds))
+        able = ", ".join(f"{grid} of {bits} bits" for grid, bits, rounding in FORMATS if not rounding)
+        raise UserError(f"compressed-tensors has no format for {found}: it has {able}; use --format stored")
+    return FORMATS[kinds.pop()]
+
+
+def precision(source: Folder) -> tuple[str, float]:
     """Return the number format in which loaders compute, and how far their logits may be from the model's."""
-    form = FORMATS[quantizer.split(":")[0]]
+    form = form_of(source)
     computed = "bfloat16" if form in FP4 else source.dtype
     # engines round an input by another scale than ours: max|x| / 127.5, say, and not / 127
     return computed, INPUTS_TOLERANCE if form.inputs else FUNCTION_TOLERANCE[computed]
@@ -129,54 +135,19 @@ def _config(form: StoredFormat, targets: Mapping[int, list[str]]) -> dict[str, A
     return out | {"quant_method": "compressed-tensors"}
 
 
-def _store(weight: Tensor, form: StoredFormat, group: int, scheme: Any) -> tuple[dict[str, Tensor], Tensor]:
+def _store(weight: Tensor, form: StoredFormat, stored: StoredWeight, scheme: Any) -> tuple[dict[str, Tensor], Tensor]:
     """Return the tensors of a linear by their names in it, and the weight that they give."""
     compressors: Any = importlib.import_module("compressed_tensors.compressors")
     compressor = compressors.BaseCompressor.get_value_from_registry(form.name)
-    known = {"weight": weight.float(), **_scales(weight, form, group or weight.shape[1])}
-    stored = compressor.compress(known, scheme)
-    return stored, compressor.decompress(dict(stored), scheme)["weight"].to(weight.dtype)
+    known = {"weight": weight.float(), "weight_scale": _grid(stored).scales(stored.parts)}
+    if (shared := stored.parts.get("tensor_scale")) is not None:
+        # It has the scales of groups as multiples of the tensor's, which it divides by.
+        known["weight_scale"] = e4m3_points(stored.parts["scales"])
+        known["weight_global_scale"] = 1 / shared.where(shared != 0, 1)
+    parts = compressor.compress(known, scheme)
+    return parts, compressor.decompress(dict(parts), scheme)["weight"].to(weight.dtype)
 
 
-def _scales(weight: Tensor, form: StoredFormat, group: int) -> dict[str, Tensor]:
-    """Return the scales [out, groups] for which the weights are on the grid."""
-    groups, shape = weight.float().unflatten(1, (-1, group)), (len(weight), -1)
-    if form is NVFP4:
-        tensor_scale = grids.NvFloat4().of(groups).tensor_scale or 1.0
-        codes = _nvfp4_codes(groups, tensor_scale)
-        return {"weight_scale": codes.view(shape), "weight_global_scale": torch.tensor([1 / tensor_scale])}
-    if form is MXFP4:
-        return {"weight_scale": grids.Microscaling(4).scale(groups).view(shape)}
-    if form.weights["type"] == "float":
-        return {"weight_scale": _float8_scales(weight, group).view(shape)}
-    return {"weight_scale": restore_scales(weight.reshape(-1, group), form.weights["num_bits"])[0].float().view(shape)}
-
-
-def _nvfp4_codes(groups: Tensor, tensor_scale: float) -> Tensor:
-    """Return the scales of NVFP4 groups as multiples of the tensor's. Their largest weight is 6 times the scale, or, where
-    GPTQ moved it after the scale was fixed, the first point that restores the group.
-    """
-    largest = groups.abs().amax(-1, keepdim=True)
-    codes = grids.e4m3(largest / 6 / tensor_scale)
-    found = torch.zeros_like(codes, dtype=torch.bool)
-    for point in (6, 4, 3, 2, 1.5, 1, 0.5):
-        tried = grids.e4m3(largest / point / tensor_scale)
-        snapped = grids.NvFloat4().snap(groups, tried * tensor_scale)
-        # rounding moves a weight by less than 1%, and another scale its largest by more than 2%
-        hit = ~found & torch.isclose(snapped, groups, rtol=0.01, atol=0).all(-1, keepdim=True)
-        codes, found = torch.where(hit, tried, codes), found | hit
-        if found.all():
-            break
-    return codes
-
-
-def _float8_scales(weight: Tensor, group: int) -> Tensor:
-    """Return the scales of e4m3 weights, moved by a unit in the last place where only that restores the weights."""
-    grid, rows = grids.Float8(), weight.reshape(-1, group)
-    scale = first = grid.scale(rows.float())
-    exact = (grid.snap(rows.float(), first).to(weight.dtype) == rows).all(1, keepdim=True)
-    for ulps in (1, -1):
-        moved = (first.bfloat16().view(torch.int16) + ulps).view(torch.bfloat16).float()
-        hit = ~exact & (grid.snap(rows.float(), moved).to(weight.dtype) == rows).all(1, keepdim=True)
-        scale, exact = torch.where(hit, moved, scale), exact | hit
-    return scale
+def _grid(stored: StoredWeight) -> GridCodec:
+    assert isinstance(stored.codec, GridCodec), "form_of accepts grids alone"
+    return stored.codec

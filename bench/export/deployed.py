@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.export import compressed_folder, gguf_file, gptq_folder, llama_cpp
-from bench.export.integers import stored_linears
 from bench.formats.checkpoint import stored_plain
+from bench.formats.stored import StoredFolder
 from bench.inputs import gguf_header, loading, windows
 from bench.inputs.hub import mirror
 from bench.inputs.models import TOKENIZER_FILES
@@ -26,7 +26,7 @@ from bench.verify import FUNCTION_TOLERANCE, CheckFailed, check_function
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
-from methods.quantizing.stored import ACTIVATIONS_KEY, CACHE_KEY
+from methods.quantizing.inputs import ACTIVATIONS_KEY, CACHE_KEY
 from methods.targets import find_targets
 
 SENTENCE = "A folder that another program loads must give the logits of the model that was measured."
@@ -54,21 +54,17 @@ def write(
     """
     if format_ == "gguf":
         return _write_gguf(folder, workdir, record, values, results, imatrix), {}
-    if not record:
-        raise UserError(f"{folder} says no quantizer: name the record of a quantized row (bench ls runs)")
-    identity = record.identity
-    stored = stored_linears(Folder(folder), identity.quantizer, identity.include, identity.exclude)
     if format_ == "compressed-tensors":
-        return compressed_folder.write(folder, workdir, stored, identity.quantizer)
-    own = gptq_folder.write(folder, workdir, format_, stored, identity.quantizer)
-    return f"{len(stored.groups if stored else ())} linears stored as {format_}, read back bit for bit", own
+        return compressed_folder.write(folder, workdir)
+    own = gptq_folder.write(folder, workdir, format_)
+    return f"{len(StoredFolder(folder))} linears stored as {format_}, read back bit for bit", own
 
 
 def check(format_: str, folder: Path, workdir: Path, record: Record, results: Path | None) -> str:
     """Load a written folder with transformers where it can. Return sentences about its logits and its size."""
     written, source, identity = Folder(workdir), Folder(folder), record.identity
     if format_ == "compressed-tensors":
-        said = _compare(folder, workdir, *compressed_folder.precision(source, identity.quantizer))
+        said = _compare(folder, workdir, *compressed_folder.precision(source))
     elif gptq_folder.loads(format_):
         said = _compare(folder, workdir, "float32", FUNCTION_TOLERANCE["float16"])
     else:
@@ -90,23 +86,19 @@ def _write_gguf(
         if source.config.get(key):
             raise UserError(f"{folder} rounds {what} while it runs, which no GGUF file says: {INSTEAD}")
     include, exclude = (record.identity.include, record.identity.exclude) if record else (("*",), ())
-    stored = stored_linears(source, record.identity.quantizer, include, exclude) if record else None
     targets = find_targets(source.config, source.shapes(), include, exclude)
-    kind = values or gguf_file.kind_of(stored)
+    kind = values or gguf_file.kind_of(folder)
     by_llama_cpp = kind not in gguf_file.KINDS
     if by_llama_cpp:
         llama_cpp.require_package(f"--values {kind}")
     elif imatrix:
         raise UserError(f"--imatrix {imatrix} is for K-quants, and {kind} is none: use --values q4_k_m, for example")
     importance = _measure_importance(folder, targets, imatrix) if imatrix else None
-    groups = dict.fromkeys(targets, 0) | dict(
-        stored.groups if stored and stored.bits == gguf_file.BITS.get(kind) else {}
-    )
     file, threads = workdir / f"model-{kind}.gguf", torch.get_num_threads()
     with tempfile.TemporaryDirectory(dir=workdir) as temporary:
         first = Path(temporary) / "f16.gguf" if by_llama_cpp else file
         rounded = gguf_file.write(
-            folder, first, "f16" if by_llama_cpp else kind, groups, vocabulary=True, instead=INSTEAD
+            folder, first, "f16" if by_llama_cpp else kind, targets, vocabulary=True, instead=INSTEAD
         )
         if by_llama_cpp:
             llama_cpp.quantize(first, file, kind, threads, importance)

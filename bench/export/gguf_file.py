@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.export.integers import StoredLinears
+from bench.export.integers import integer_bits
+from bench.formats.stored import StoredFolder
 from bench.inputs import architecture, windows
-from bench.kernels.integers24 import round_weight
+from bench.kernels.integers24 import Integers, integers_of
 from methods.errors import UserError
 from methods.files import find_file
 from methods.folder import Folder
@@ -37,7 +38,7 @@ def write(
     folder: Path,
     file: Path,
     kind: str,
-    linears: Mapping[str, int] | None = None,
+    linears: Collection[str] | None = None,
     *,
     vocabulary: bool = False,
     instead: str = "leave llamacpp out of --engine",
@@ -46,8 +47,8 @@ def write(
 
     Args:
         kind: one of KINDS.
-        linears: the linears that get `kind`, with the number of weights that share a scale, while the other matrices are
-            in F16. None: all matrices get `kind`. Vectors are in float32.
+        linears: the linears that get `kind`, while the other matrices are in F16. None: all matrices get `kind`. Vectors are
+            in float32. Stored integers of the folder are written as they are, where `kind` has them.
         vocabulary: add the tokenizer of the folder, which a file for timing does not need.
         instead: what else the user can do, for errors.
 
@@ -56,7 +57,7 @@ def write(
     """
     from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, LlamaFileType, get_tensor_name_map, quants
 
-    source = Folder(folder)
+    source, stored = Folder(folder), StoredFolder(folder)
     config = source.config
     architecture.check(source)
     _require_plain(config, folder, instead)
@@ -88,15 +89,21 @@ def write(
         tensor, target = source.tensor(name), name.removesuffix(".weight")
         if (stored_name := names.get_name(name, try_suffixes=(".weight",))) is None:
             raise UserError(f"{folder} has the tensor {name}, which is not written as GGUF: {instead}")
-        if name.endswith(("q_proj.weight", "k_proj.weight")):
-            tensor = _interleave_halves(tensor, heads if name.endswith("q_proj.weight") else kv_heads)
+        turned = {"q_proj": heads, "k_proj": kv_heads}.get(target.rpartition(".")[2], 0)
+        if turned:
+            tensor = _interleave_halves(tensor, turned)
         if tensor.ndim < 2:
             writer.add_tensor(stored_name, tensor.float().contiguous().numpy())
             continue
         form = GGMLQuantizationType[kind.upper() if linears is None or target in linears else "F16"]
         if form.name.lower() in BITS and tensor.shape[1] % BLOCK:
             raise UserError(f"{name} has {tensor.shape[1]} inputs, no multiple of {BLOCK} as {kind} needs: {instead}")
-        array = _on_grid(tensor, kind, (linears or {}).get(target, 0)) if form.name.lower() in BITS else None
+        integers = integers_of(stored[target]) if form.name.lower() in BITS and target in stored else None
+        if integers and turned:
+            integers = integers._replace(
+                codes=_interleave_halves(integers.codes, turned), scales=_interleave_halves(integers.scales, turned)
+            )
+        array = _blocks(integers, kind) if integers and linears else None
         if array is None:
             values = tensor.float().contiguous().numpy()
             array = quants.quantize(values, form)
@@ -118,33 +125,31 @@ def name_of(linear: str, config: Any) -> str:
     return str(names.get_name(f"{linear}.weight", try_suffixes=(".weight",)))
 
 
-def kind_of(stored: StoredLinears | None) -> str:
-    """Return the kind that holds a row's weights without rounding, or f16."""
-    return next((kind for kind, bits in BITS.items() if stored and stored.bits == bits), "f16")
+def kind_of(folder: Path) -> str:
+    """Return the kind that holds a folder's stored integers without rounding, or f16."""
+    bits = integer_bits(folder)
+    return next((kind for kind, own in BITS.items() if own == bits), "f16")
 
 
-def _on_grid(weight: Tensor, kind: str, group: int) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
-    """Return the blocks of a weight [out, in] on an integer grid, uint8 [out, bytes], or None if they cannot hold it.
-
-    The weight has the type of the row, to which a quantizer rounds each product of an integer and its scale.
+def _blocks(integers: Integers, kind: str) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+    """Return the blocks of a weight of integers, uint8 [out, bytes], or None if they cannot hold it.
 
     A block is a scale in float16 and 32 integers: int8, or int4 + 8 with the second half in the upper bits.
     """
     from gguf import GGMLQuantizationType, quants
 
-    if not group or group % BLOCK:
+    if integers.group % BLOCK or integers.bits != BITS[kind]:
         return None
-    codes, scales, exact = round_weight(weight, BITS[kind], group)
-    blocks = codes.unflatten(1, (-1, BLOCK))
+    blocks = integers.codes.unflatten(1, (-1, BLOCK))
     if kind == "q4_0":
         nibbles = (blocks + 8).view(torch.uint8)
         blocks = (nibbles[..., : BLOCK // 2] | nibbles[..., BLOCK // 2 :] << 4).view(torch.int8)
-    halves = scales.repeat_interleave(group // BLOCK, 1).half().unsqueeze(-1)
+    halves = integers.split(BLOCK).scales.half().unsqueeze(-1)
     array: np.ndarray[Any, np.dtype[np.uint8]] = (
         torch.cat([halves.view(torch.int8), blocks], -1).flatten(1).view(torch.uint8).numpy()
     )
     restored = torch.from_numpy(quants.dequantize(array, GGMLQuantizationType[kind.upper()]))
-    return array if exact and torch.equal(restored, codes * scales.float().repeat_interleave(group, 1)) else None
+    return array if torch.equal(restored, integers.decode()) else None
 
 
 def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -> None:
@@ -192,7 +197,7 @@ def _require_plain(config: dict[str, Any], folder: Path, instead: str) -> None:
 def _interleave_halves(weight: Tensor, heads: int) -> Tensor:
     """Reorder the rows of each head for llama.cpp, which rotates pairs where transformers rotates halves.
 
-    weight: [heads * size, in]. Row i of the first half and row i of the second become neighbours.
+    weight: [heads * size, n]. Row i of the first half and row i of the second become neighbours.
     """
     halves = weight.unflatten(0, (heads, 2, -1))
     return torch.stack(halves.unbind(1), dim=2).flatten(0, 2)

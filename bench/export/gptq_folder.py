@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.export.integers import StoredLinears, require_linears
+from bench.export.integers import grids_of, require_integers, require_linears
 from bench.formats.gptq import AWQ_ORDER, AwqScheme, GptqScheme
-from bench.kernels.integers24 import round_weight
+from bench.formats.stored import StoredFolder
 from bench.verify import CheckFailed
 from methods.errors import UserError
 from methods.folder import Folder, Writer
+from methods.quantizing.codec import GridCodec
 from methods.targets import as_regexes, family_of, find_targets
 
 LOADERS = {"gptq": ("gptqmodel", "optimum"), "awq": ("gptqmodel",)}
 """Packages with which transformers loads each format."""
+BITS = {"gptq": (2, 3, 4, 8), "awq": (4,)}
+"""Bits that each format has."""
 INSTEAD = "--format compressed-tensors"
 """Format for a model that float16 cannot hold."""
 
 
-def write(folder: Path, workdir: Path, kind: str, stored: StoredLinears | None, quantizer: str) -> dict[str, Any]:
+def write(folder: Path, workdir: Path, kind: str) -> dict[str, Any]:
     """Write a quantized model folder. kind: gptq or awq. Return keys of config.json.
 
     Each linear is decoded again by this project's reader and compared, bit for bit. All linears get one group, the largest
@@ -33,32 +37,30 @@ def write(folder: Path, workdir: Path, kind: str, stored: StoredLinears | None, 
     in which the loaders compute.
 
     Raises:
-        UserError: the quantizer has no integers of that format, or the architecture is stored in another way.
+        UserError: the folder has no integers of that format, or the architecture is stored in another way.
         CheckFailed: a decoded weight differs.
     """
-    source = Folder(folder)
+    source, stored = Folder(folder), StoredFolder(folder)
     require_linears(source, kind)
-    if stored is None or not stored.bits or (kind == "awq" and stored.bits != 4):
-        able = "int4-rtn, int4-gptq or int4-awq" if kind == "awq" else "int8, or an int4 or int3 quantizer"
-        raise UserError(f"quantizer {quantizer} has no weights in the format {kind}: use {able}")
-    group = math.gcd(*stored.groups.values()) if stored.form.most else 0
-    config = _config(source, kind, stored, group)
+    codecs = grids_of(stored, kind)
+    bits = _bits_of(codecs, kind)
+    group = math.gcd(*(codec.group for codec in codecs.values()))
+    by_row = all(stored.shape(target)[1] == codec.group for target, codec in codecs.items())
+    config = _config(source, kind, set(codecs), bits, 0 if by_row else group)
     scheme = (GptqScheme if kind == "gptq" else AwqScheme)(config)
     writer = Writer(workdir)
     for name in source:
         tensor, target = source.tensor(name), name.removesuffix(".weight")
-        if target not in stored.groups:
+        if target not in codecs:
             half = tensor.half() if tensor.is_floating_point() else tensor
             if half.is_floating_point() and not bool(half.isfinite().all()):
                 raise UserError(f"{name} has values beyond float16, which {kind} folders have: use {INSTEAD}")
             writer.add(name, half)
             continue
-        codes, scales, exact = round_weight(tensor, stored.bits, stored.groups[target])
-        if not exact:
-            raise UserError(f"{name} is not on the grid of {quantizer}: measure its row again")
-        if group:
-            scales = scales.repeat_interleave(stored.groups[target] // group, 1)
-        parts = (gptq_parts if kind == "gptq" else awq_parts)(codes, scales, stored.bits, target)
+        integers = require_integers(stored[target])
+        if not by_row:
+            integers = integers.split(group)
+        parts = (gptq_parts if kind == "gptq" else awq_parts)(integers.codes, integers.scales, bits, target)
         decoded = scheme.decode(parts | {"scales": parts["scales"].float()})
         if not torch.equal(decoded.to(tensor.dtype), tensor):
             raise CheckFailed(f"{name} reads back with other values, because a scale is too small for float16")
@@ -68,19 +70,30 @@ def write(folder: Path, workdir: Path, kind: str, stored: StoredLinears | None, 
     return {"quantization_config": config, "dtype": "float16"}
 
 
+def _bits_of(codecs: Mapping[str, GridCodec], kind: str) -> int:
+    """Return the bits of all linears. Raise UserError if they are not integers of one size that the format has."""
+    kinds = {(codec.grid, codec.width) for codec in codecs.values()}
+    able = [("integer", bits) for bits in BITS[kind]]
+    if len(kinds) > 1 or not kinds <= set(able):
+        found = ", ".join(f"{grid} of {bits} bits" for grid, bits in sorted(kinds))
+        sizes = ", ".join(map(str, BITS[kind]))
+        raise UserError(f"{kind} has integers of {sizes} bits, and these weights are {found}: use --format stored")
+    return kinds.pop()[1]
+
+
 def loads(kind: str) -> bool:
     """Return whether transformers can load the format here."""
     return all(importlib.util.find_spec(package) for package in LOADERS[kind])
 
 
-def _config(source: Folder, kind: str, stored: StoredLinears, group: int) -> dict[str, Any]:
-    left = sorted(set(find_targets(source.config, source.shapes())) - set(stored.groups))
+def _config(source: Folder, kind: str, stored: set[str], bits: int, group: int) -> dict[str, Any]:
+    left = sorted(set(find_targets(source.config, source.shapes())) - stored)
     if kind == "awq":
         about: dict[str, Any] = {"quant_method": "awq", "version": "gemm", "zero_point": True}
         return {**about, "bits": 4, "group_size": group, "modules_to_not_convert": left or None}
     about = {"quant_method": "gptq", "checkpoint_format": "gptq", "sym": True, "desc_act": False, "lm_head": False}
     dynamic: dict[str, Any] = {f"-:{regex}": {} for regex in as_regexes(left, family_of(source.config))}
-    return {**about, "bits": stored.bits, "group_size": group or -1, **({"dynamic": dynamic} if dynamic else {})}
+    return {**about, "bits": bits, "group_size": group or -1, **({"dynamic": dynamic} if dynamic else {})}
 
 
 def gptq_parts(codes: Tensor, scales: Tensor, bits: int, name: str) -> dict[str, Tensor]:

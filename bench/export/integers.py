@@ -1,43 +1,16 @@
-"""Find the format in which a row's dequantized weights are stored as integers, for other programs."""
+"""The stored weights of a model folder, for the formats of other programs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from pathlib import Path
 
-from bench.catalog import choice
-from bench.quantizers.formats import FORMATS, Format, format_of
+from bench.formats.stored import StoredFolder
+from bench.kernels.integers24 import Integers, integers_of
 from methods.errors import UserError
 from methods.folder import Folder
-from methods.quantizing.grids import Integer
-from methods.targets import family_of, find_targets
-
-
-class StoredLinears(NamedTuple):
-    """Format of a row's weights, and the linears that have it."""
-
-    form: Format
-    groups: Mapping[str, int]
-    """Number of weights that share a scale, by name of the linear."""
-
-    @property
-    def bits(self) -> int:
-        """Bits of the integers; 0 if the format has none, or needs rounded inputs."""
-        return self.form.grid.bits if isinstance(self.form.grid, Integer) and not self.form.inputs else 0
-
-
-def stored_linears(
-    source: Folder, quantizer: str, include: tuple[str, ...], exclude: tuple[str, ...]
-) -> StoredLinears | None:
-    """Return how a quantizer stores the linears of a folder, or None if its format is not of this project."""
-    parsed = choice.parse_quantizer(quantizer)
-    if parsed is None or (parsed.name.rpartition("-")[0] not in FORMATS and parsed.name not in FORMATS):
-        return None
-    form, shapes = format_of(parsed.name), source.shapes()
-    targets = find_targets(source.config, shapes, include, exclude)
-    widths = {target: shapes[f"{target}.weight"][1] for target in targets}
-    requested = parsed.config.get("group")
-    return StoredLinears(form, {target: form.group(width, requested, quantizer) for target, width in widths.items()})
+from methods.quantizing.codec import GridCodec, StoredWeight
+from methods.targets import family_of
 
 
 def require_linears(source: Folder, what: str) -> None:
@@ -45,3 +18,33 @@ def require_linears(source: Folder, what: str) -> None:
     family = family_of(source.config)
     if family.transposed or family.experts:
         raise UserError(f"a {source.config['model_type']} cannot be exported as {what}: use --format hf")
+
+
+def grids_of(stored: StoredFolder, format_: str) -> Mapping[str, GridCodec]:
+    """Return the grid codec of each stored weight. Raise UserError if there is none, or one is of another kind."""
+    codecs = {target: stored.codec(target) for target in stored}
+    if not codecs:
+        raise UserError(
+            f"{stored.path.parent} has no stored weights, of which {format_} is made: name the record of a quantized row, "
+            "or a folder of bench prune --quant"
+        )
+    grids = {target: codec for target, codec in codecs.items() if isinstance(codec, GridCodec)}
+    if other := sorted(codecs.keys() - grids.keys()):
+        name = codecs[other[0]].name
+        raise UserError(f"{other[0]} is stored as {name}, which {format_} has not: use --format stored")
+    return grids
+
+
+def require_integers(stored: StoredWeight) -> Integers:
+    """Return the integers of a stored weight whose grid is one of integers."""
+    integers = integers_of(stored)
+    assert integers is not None, "grids_of and the bits were checked before"
+    return integers
+
+
+def integer_bits(folder: Path) -> int:
+    """Return the bits of the integers that all stored weights of a folder are; 0 without one such number."""
+    stored = StoredFolder(folder)
+    codecs = [stored.codec(target) for target in stored]
+    widths = {codec.width if isinstance(codec, GridCodec) and codec.grid == "integer" else 0 for codec in codecs}
+    return widths.pop() if len(widths) == 1 else 0

@@ -8,17 +8,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.export.integers import stored_linears
+import torch
+
+from bench.export.integers import integer_bits
 from bench.export.results import RESULT_FORMATS
 from bench.formats.adapter import AdapterCheckpoint
+from bench.formats.stored import StoredFolder
 from bench.inputs import architecture, models
 from bench.kernels import folder24
-from bench.kernels.integers24 import BITS, pack_rounded
-from bench.kernels.packed24 import pack
+from bench.kernels.integers24 import BITS, integers_of, pack_codes, pack_rounded
+from bench.kernels.packed24 import pack, unpack
 from bench.kernels.windows24 import group_of, to_windows
 from bench.results.artifacts import find_pruned
 from bench.results.record import Record
-from bench.results.reproduce import integer_grid
 from bench.system.cache import in_use
 from bench.system.files import atomic_folder
 from bench.system.suggest import describe_unknown, shorten
@@ -29,7 +31,7 @@ from methods.families import FAMILIES
 from methods.files import check_files, find_file
 from methods.folder import INDEX, Folder, Writer, read_config
 from methods.pattern import Pattern
-from methods.quantizing.stored import ACTIVATIONS_KEY
+from methods.quantizing.inputs import ACTIVATIONS_KEY
 from methods.targets import family_of, find_targets
 
 DEPLOYED_FORMATS = ("compressed-tensors", "gptq", "awq", "gguf")
@@ -180,8 +182,9 @@ def _write_packed(
     windows: str | None,
 ) -> str:
     """Write packed24, and return a sentence. The arguments are those of `export_model`."""
-    quantizer = record.identity.quantizer if record else "none"
-    grid, group = values or integer_grid(quantizer), group_of(windows) if windows else 0
+    codes, bits = StoredFolder(folder), integer_bits(folder)
+    own = next((kind for kind, width in BITS.items() if width == bits), None)
+    grid, group = values or own, group_of(windows) if windows else 0
     if group and grid == "int4":
         raise UserError(
             f"--windows {windows} has no int4, whose scales are for groups of other weights: use --values int8"
@@ -190,8 +193,6 @@ def _write_packed(
     architecture.check(source)
     found = find_targets(source.config, source.shapes(), include, (*kept_dense, *exclude))
     targets = {f"{target}.weight" for target in found}
-    own = stored_linears(source, quantizer, include, kept_dense) if grid and grid == integer_grid(quantizer) else None
-    groups = own.groups if own and not group else {}
     writer = folder24.Writer24(workdir)
     weights = bytes_ = rounded = 0
     for name in source:
@@ -200,10 +201,15 @@ def _write_packed(
             writer.add(name, weight)
             continue
         stored = to_windows(weight, group, name) if group else weight
+        target, exact = name.removesuffix(".weight"), True
+        integers = integers_of(codes[target]) if grid == own and target in codes and not group else None
         if grid is None:
-            packed, exact = pack(stored, name), True
+            packed = pack(stored, name)
+        elif integers:
+            packed = pack_codes(stored, integers, name)
         else:
-            packed, exact = pack_rounded(stored, grid, name, groups.get(name.removesuffix(".weight")))
+            packed = pack_rounded(stored, grid, name)
+            exact = bool(torch.equal(unpack(packed), stored))
         writer.add_packed(name, packed, exact=exact, windows=group, width=weight.shape[1])
         weights, bytes_, rounded = weights + weight.numel(), bytes_ + packed.nbytes, rounded + (not exact)
     writer.close()
@@ -216,8 +222,8 @@ def _write_packed(
         )
     if grid is not None:
         summary += f"; {rounded} of them were rounded to {grid}" if rounded else f"; all were on {grid} grids already"
-    elif quantizer != "none":
-        summary += f"; packed24 has no integers for {quantizer}, so values are stored as floats"
+    elif codes:
+        summary += "; packed24 has integers of 8 and 4 bits alone, so values are stored as floats"
     return summary
 
 

@@ -26,7 +26,7 @@ from methods.contract import Compute
 from methods.errors import UserError, first_line
 from methods.folder import dtype_name, read_config
 from methods.pattern import Pattern
-from methods.quantizing.stored import ACTIVATIONS_KEY, CACHE_KEY
+from methods.quantizing.inputs import ACTIVATIONS_KEY, CACHE_KEY
 from methods.targets import family_of
 
 FILE = "model.onnx"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from bench.formats.gptq import describe_group, even_groups
 from methods.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -168,6 +170,31 @@ class CompressedTensorsScheme:
                 raise ValueError(f"{count} groups of {width} inputs may be of {sizes[0]} or of {sizes[1]}")
             groups = even_groups(width, count, sizes[0] if sizes else self.groups[0])
         return scale[:, groups]
+
+
+@dataclass(frozen=True)
+class CompressedTensorsCodec:
+    """The tensors that compressed-tensors writes for a linear, by their names in it."""
+
+    name: ClassVar[str] = "compressed-tensors"
+    bits: ClassVar[Mapping[str, int]] = {}
+    config: Mapping[str, Any]
+    """quantization_config of a model with this linear."""
+
+    def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
+        return CompressedTensorsScheme(self.config).decode(parts).float()
+
+
+def compress(linear: nn.Module) -> tuple[CompressedTensorsCodec, dict[str, Tensor]]:
+    """Return the codec and the tensors of a linear that llm-compressor quantized, as its files have them."""
+    compressors: Any = importlib.import_module("compressed_tensors.compressors")
+    scheme: Any = linear.quantization_scheme
+    form = scheme.format
+    compressor = compressors.BaseCompressor.get_value_from_registry(form)
+    state = {name: tensor.detach() for name, tensor in linear.state_dict().items()}
+    about = scheme.model_dump(mode="json", exclude={"targets"})
+    config = {"format": form, "config_groups": {"group_0": about}}
+    return CompressedTensorsCodec(config), compressor.compress(state, scheme)
 
 
 def _short(parts: Mapping[str, T]) -> dict[str, T]:

@@ -20,7 +20,8 @@ from methods.errors import UserError
 from methods.families import FAMILIES
 from methods.folder import Folder, Writer, dtype_name
 from methods.info import Cost, MethodInfo
-from methods.quantizing.stored import ACTIVATIONS_KEY, Stored
+from methods.quantizing.codec import Storage
+from methods.quantizing.inputs import ACTIVATIONS_KEY
 from methods.targets import find_targets
 
 
@@ -58,7 +59,7 @@ class ModelFolder:
         notes |= {"differences": list_differences(checkpoint, original, reader.changed)}
         notes |= {"negative_zeros_stored": reader.negative_zeros} if reader.negative_zeros else {}
         notes |= {"rounded_from": sorted(reader.rounded)} if reader.rounded else {}
-        return Outcome(out, changed=frozenset(reader.changed), notes=notes | _stored(checkpoint, job.targets).notes())
+        return Outcome(out, frozenset(reader.changed), notes, storage=_count(checkpoint, job.targets))
 
 
 class _Reader:
@@ -95,17 +96,15 @@ class _Reader:
         return tensor
 
 
-def _stored(checkpoint: Checkpoint, targets: Iterable[str]) -> Stored:
-    """Return the storage format of the targets, by the bytes that they take in the files."""
+def _count(checkpoint: Checkpoint, targets: Iterable[str]) -> Storage:
+    """Return the bytes that the targets take in the files."""
     shapes, sizes = checkpoint.shapes(), checkpoint.stored()
     names = [name for target in targets if (name := f"{target}.weight") in shapes]
-    count = sum(math.prod(shapes[name]) for name in names)
-    return Stored(
-        bits=8 * sum(sizes[name].values for name in names) / max(1, count),
-        scale_bits=8,
-        scales=sum(sizes[name].others for name in names),
-        activations=8 if checkpoint.activations else None,
-        library=checkpoint.form,
-        packed=checkpoint.is_packed,
-        total_bytes=sum(size.values + size.others for size in sizes.values()),
+    return Storage(
+        weights=sum(math.prod(shapes[name]) for name in names),
+        values=sum(sizes[name].values for name in names),
+        others=sum(sizes[name].others for name in names),
+        is_packed=checkpoint.is_packed,
+        total=sum(size.values + size.others for size in sizes.values()),
+        form=checkpoint.form,
     )

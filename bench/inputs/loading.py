@@ -26,7 +26,7 @@ from methods.errors import UserError, first_line
 from methods.experts import unfold
 from methods.folder import Folder, read_config
 from methods.folder import save as save_tensors
-from methods.quantizing.stored import ACTIVATIONS_KEY, CACHE_KEY, INPUT_FORMATS, round_inputs
+from methods.quantizing.inputs import ACTIVATIONS_KEY, CACHE_KEY, INPUT_FORMATS, round_inputs
 from methods.targets import family_of
 
 transformers.logging.set_verbosity_error()

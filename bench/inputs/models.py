@@ -19,7 +19,7 @@ from methods.errors import UserError
 from methods.families import FAMILIES
 from methods.files import check_files, find_file, read_object
 from methods.folder import Folder
-from methods.quantizing.stored import ACTIVATIONS_KEY, CACHE_KEY
+from methods.quantizing.inputs import ACTIVATIONS_KEY, CACHE_KEY
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json",

@@ -38,7 +38,7 @@ TRACED = (
     "bench.kernels.operators",
     "bench.kernels.linear24",
     "bench.inputs.kv_cache",
-    "methods.quantizing.stored",
+    "methods.quantizing.inputs",
 )
 """Modules whose code a captured step has or is called by. Others change no graph."""
 PACKAGE, CONSTANTS = "step.pt2", "constants.safetensors"

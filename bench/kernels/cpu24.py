@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.kernels import native
-from bench.kernels.integers24 import BITS, group_size, round_weight
+from bench.kernels.integers24 import BITS, group_size, round_integers
 from bench.kernels.packed24 import CODES, PackedWeight, join_int4, split_int4, unpack
 
 BLOCK, CHUNK = 64, 8
@@ -120,8 +120,9 @@ def dense_twin(packed: PackedWeight) -> KernelWeight:
 
 def round_dense(weight: Tensor, kind: str) -> KernelWeight:
     """Round a dense float weight [out, width] to int8 or int4, for the kernel without sparsity."""
-    integers, scales, _ = round_weight(weight, BITS[kind], group_size(kind, weight.shape[1]))
-    return to_dense_kernel_layout(integers, _block_scales(kind, weight.shape[1], scales), weight.dtype)
+    width = weight.shape[1]
+    rounded = round_integers(weight, BITS[kind], group_size(kind, width))
+    return to_dense_kernel_layout(rounded.codes, _block_scales(kind, width, rounded.scales), weight.dtype)
 
 
 def to_dense_kernel_layout(

@@ -1,35 +1,63 @@
-"""Weights on integer grids, for packing: int8 with a scale per row, int4 with a scale per group of at most 128.
-
-A quantizer returns dequantized weights. If a scale restores every weight of a group bit for bit, that scale is used.
-Otherwise the group is rounded to nearest.
-"""
+"""Weights on integer grids, for packing: int8 with a scale per row, int4 with a scale per group of at most 128."""
 
 from __future__ import annotations
 
 import math
-from itertools import product
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from bench.kernels.packed24 import PackedWeight, pack, pack_integers, row_pieces
+from bench.kernels.packed24 import PackedWeight, pack, pack_integers
 from methods.errors import UserError
-from methods.quantizing.grids import Integer
+from methods.quantizing.codec import GridCodec, StoredWeight
 
 BITS = {"int8": 8, "int4": 4}
-SAMPLE = 64
-"""Number of groups that are searched for a grid before all are."""
 MAX_GROUP = 128
 """Largest number of weights that share a scale in int4."""
 
 
-class RoundedWeight(NamedTuple):
-    """A packed integer weight."""
+class Integers(NamedTuple):
+    """A weight as whole numbers times scales."""
 
-    packed: PackedWeight
-    exact: bool
-    """True if it unpacks to the original weight, bit for bit."""
+    codes: Tensor
+    """Two's complement integers, int8 [out, in]."""
+    scales: Tensor
+    """Scale of each group along the input, bfloat16 [out, groups]."""
+    bits: int
+
+    @property
+    def group(self) -> int:
+        """Number of weights along the input that share a scale."""
+        return self.codes.shape[1] // self.scales.shape[1]
+
+    def split(self, group: int) -> Integers:
+        """Return the same weight with a scale for `group` weights, which must divide the present number."""
+        return self._replace(scales=self.scales.repeat_interleave(self.group // group, 1))
+
+    def decode(self) -> Tensor:
+        """Return the weight, float32 [out, in]."""
+        groups = self.codes.unflatten(1, (self.scales.shape[1], -1)).float()
+        weight: Tensor = (groups * self.scales.float().unsqueeze(-1)).flatten(1)
+        return weight
+
+
+def integers_of(stored: StoredWeight) -> Integers | None:
+    """Return the integers of a stored weight, or None if it has none."""
+    codec = stored.codec
+    if not isinstance(codec, GridCodec) or codec.grid != "integer":
+        return None
+    half = 2 ** (codec.width - 1)
+    codes: Tensor = (stored.parts["codes"].short() - half).to(torch.int8)
+    return Integers(codes, stored.parts["scales"], codec.width)
+
+
+def round_integers(weight: Tensor, bits: int, group: int) -> Integers:
+    """Round a float weight [out, in] to the nearest integers, with a scale for `group` weights along the input."""
+    codec = GridCodec("integer", bits, group)
+    found = integers_of(StoredWeight(codec, codec.encode(weight)))
+    assert found is not None
+    return found
 
 
 def group_size(kind: str, width: int) -> int:
@@ -40,76 +68,17 @@ def group_size(kind: str, width: int) -> int:
     return width if kind == "int8" else next(g for g in (MAX_GROUP >> i for i in range(8)) if width % g == 0)
 
 
-def pack_rounded(weight: Tensor, kind: str, name: str = "weight", group: int | None = None) -> RoundedWeight:
-    """Pack a 2:4 float weight [out, in] as int8 or int4. Raise UserError as `pack`, or if a weight is not finite.
-
-    group: number of weights that share a scale; None for what the kernels take. They also take a multiple, in parts.
-    """
+def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> PackedWeight:
+    """Round a 2:4 float weight [out, in] to int8 or int4, and pack it. Raise UserError as `pack`, or if it is not finite."""
     weight = weight.cpu()
-    floats = pack(weight, name)
-    if not bool(floats.values.isfinite().all()):
+    if not bool(weight.isfinite().all()):
         raise UserError(f"{name} contains NaN or infinity, which no integer can represent: export it without --values")
-    most = group_size(kind, weight.shape[1])
-    integers, scales, exact = round_weight(weight, BITS[kind], math.gcd(group or most, most))
-    return RoundedWeight(pack_integers(integers, floats.mask, kind, scales, weight.dtype), exact)
+    return pack_codes(weight, round_integers(weight, BITS[kind], group_size(kind, weight.shape[1])), name)
 
 
-def round_weight(weight: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor, bool]:
-    """Round a float weight [out, in]: integers int8 [out, in], scales bfloat16 [out, groups], and whether nothing changed.
-
-    group: number of weights of a row that share a scale.
-    """
-    rows, width = weight.shape
-    integers = torch.empty(rows, width, dtype=torch.int8)
-    scales = torch.empty(rows, width // group, dtype=torch.bfloat16)
-    exact = True
-    for at in row_pieces(rows, width):
-        groups = weight[at].reshape(-1, group)
-        scale, on_grid = restore_scales(groups, bits)
-        exact &= on_grid
-        integers[at] = _integers(groups, scale, bits).to(torch.int8).view(-1, width)
-        scales[at] = scale.view(-1, width // group)
-    return integers, scales, exact
-
-
-def _integers(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
-    half = 2 ** (bits - 1)
-    return (groups.float() / scale.float()).round_().clamp_(-half, half - 1)
-
-
-def restore_scales(groups: Tensor, bits: int) -> tuple[Tensor, bool]:
-    """Return scales, bfloat16 [groups, 1], and whether every group is on its grid.
-
-    A group off the grid gets the scale of `Integer`.
-    """
-    scale = Integer(bits).scale(groups.float()).bfloat16()
-    left = (~_on_grid(groups, scale, bits)).nonzero().squeeze(1)
-    # A quantizer leaves every group on a grid, so that a few that are on none spare the search for all.
-    few = left[:: max(1, len(left) // SAMPLE)]
-    if len(few) < len(left) and len(_search(groups, scale, few, bits)) == len(few):
-        return scale, False
-    return scale, not len(_search(groups, scale, left, bits))
-
-
-def _search(groups: Tensor, scale: Tensor, left: Tensor, bits: int) -> Tensor:
-    """Write the scales of groups that are on a grid. left: their indices. Returns the indices of those that are on none."""
-    largest = groups.new_zeros(len(groups), 1, dtype=torch.float32)
-    largest[left] = groups[left].float().abs().amax(1, keepdim=True)
-    top = 2 ** (bits - 1)
-    # The scale for which the largest weight is the integer `code`, moved by `ulps` for that weight's own rounding.
-    for code, ulps in product(range(top, max(0, top - 12), -1), (0, 1, -1)):
-        if not len(left):
-            break
-        tried = ((largest[left] / code).bfloat16().view(torch.int16) + ulps).view(torch.bfloat16)
-        # A group whose weights are zero, or too small for a scale. They become zero.
-        tried = tried.masked_fill((tried <= 0) | ~tried.isfinite(), 1)
-        hit = _on_grid(groups[left], tried, bits)
-        scale[left[hit]] = tried[hit]
-        left = left[~hit]
-    return left
-
-
-def _on_grid(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """Return whether rounding changes no weight of a group, bool [groups]."""
-    restored = (_integers(groups, scale, bits) * scale.float()).to(groups.dtype)
-    return (restored == groups).all(1)
+def pack_codes(weight: Tensor, integers: Integers, name: str = "weight") -> PackedWeight:
+    """Pack the integers of a 2:4 weight [out, in]. Raise UserError as `pack`."""
+    kind = f"int{integers.bits}"
+    group = math.gcd(integers.group, group_size(kind, weight.shape[1]))
+    mask = pack(weight, name).mask
+    return pack_integers(integers.codes, mask, kind, integers.split(group).scales, weight.dtype)

@@ -84,7 +84,7 @@ if TYPE_CHECKING:
 
     from bench.verify import WeightCounts
     from methods.contract import Compute, Needs, Progress
-    from methods.quantizing.stored import Stored
+    from methods.quantizing.codec import Storage
 
 
 class MeasureSettings(Strict):
@@ -208,8 +208,8 @@ class MeasureContext:
     """Function that loads the dense model."""
     counts: WeightCounts
     """Counts of each layer from the check of the artifact, and violations of the pattern."""
-    storage: Stored | None = None
-    """Storage format of the quantized weights. None: the artifact is not quantized."""
+    storage: Storage | None = None
+    """Bytes of the quantized weights. None: the artifact is not quantized."""
     compute: Compute
     data_dir: Path | None
     """Folder with a mirror of hub data."""

@@ -15,7 +15,7 @@ from bench.results.recount import BITMAP, bits_with_bitmap
 from methods.contract import Needs
 from methods.folder import read_config
 from methods.info import MeasureInfo
-from methods.quantizing.stored import CACHE_KEY, Stored
+from methods.quantizing.inputs import CACHE_KEY
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,26 +37,29 @@ class Size:
         """Count the whole model for all readings but `sparsity` and `bits_per_weight`, which cover the targets.
 
         bytes_packed is computed, not measured. Each target stores n of every m values and a mask of one bit per weight. The
-        other tensors keep their size. A quantizer states the bits of its values and scales. A model that breaks its pattern
-        cannot be packed and counts as dense, as does an unstructured one. bits_with_bitmap is what that takes as non-zeros and
-        a mask. The factors of low-rank terms count in every reading of bits and bytes. relative_flops is the arithmetic of
-        the targets and their terms for one token, over that of the dense targets. A model made elsewhere counts with the bytes
-        of its files. cache_bytes_per_token is what rounded keys and values take, with scales. Items: sparsity of each layer.
+        other tensors keep their size. Quantized weights count with the bytes of their stored tensors, and a model made
+        elsewhere with those of its files. A model that breaks its pattern cannot be packed and counts as dense, as does an
+        unstructured one. bits_with_bitmap is what that takes as non-zeros and a mask. The factors of low-rank terms count in
+        every reading of bits and bytes. relative_flops is the arithmetic of the targets and their terms for one token, over
+        that of the dense targets. cache_bytes_per_token is what rounded keys and values take, with scales. Items: sparsity
+        of each layer.
         """
         counts = context.counts
         target_count = sum(layer.weights for layer in counts.layers.values())
         target_zeros = sum(layer.zeros for layer in counts.layers.values())
         item_bits = 8 * (counts.bytes - counts.term_bytes) / max(1, counts.parameters - counts.term_parameters)
-        stored = context.storage or Stored(bits=item_bits)
-        sparsity, scales = (x / max(1, target_count) for x in (target_zeros, stored.scale_bits * stored.scales))
+        storage, sparsity = context.storage, target_zeros / max(1, target_count)
+        bits, others = (storage.bits, storage.other_bits) if storage else (item_bits, 0.0)
         total, stored_bits = counts.bytes, item_bits
-        if stored.total_bytes is not None:
-            total, stored_bits = stored.total_bytes, stored.bits + scales
-        bits, n, m = stored.bits, counts.pattern.n, counts.pattern.m
-        if m and n < m and not counts.violations and not stored.packed:
+        if storage and storage.total is not None:
+            total, stored_bits = storage.total, bits + others
+        is_packed, n, m = storage is not None and storage.is_packed, counts.pattern.n, counts.pattern.m
+        bitmap = bits_with_bitmap(bits, others, sparsity)
+        if m and n < m and not counts.violations and not is_packed:
             bits = bits * n / m + 1
-        bitmap = bits + scales if stored.packed else bits_with_bitmap(bits, scales, sparsity)
-        bits += scales
+        bits += others
+        if storage and is_packed:
+            bits = bitmap = storage.all_bits
         packed = total - target_count * (stored_bits - bits) / 8 - counts.term_bytes + counts.term_bytes_packed
         beside = 8 * counts.term_bytes_packed / max(1, target_count)
         values: tuple[Reading, ...] = (
@@ -79,7 +82,7 @@ class Size:
         if cache := config.get(CACHE_KEY):
             values += (Reading("cache_bytes_per_token", cache_bytes(config, cache["bits"]), "B", "lower"),)
         items = tuple(Item(name, name, x.zeros / x.weights, float(x.weights)) for name, x in counts.layers.items())
-        return Readings(values, items)
+        return Readings(values, items, notes={"claimed": storage.claimed} if storage and storage.claimed else {})
 
 
 def cache_bytes(config: Mapping[str, Any], bits: int) -> int:

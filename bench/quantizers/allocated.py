@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from bench.catalog.choice import build, parse_method
 from bench.catalog.registry import lookup
-from bench.quantizers.formats import format_of
 from bench.quantizers.gptq import Int3Gptq, Int4Gptq, MxFp4Gptq, NvFp4Gptq
 from bench.quantizers.rounding import Fp8, Int3, Int4, Int8, MxFp4, MxFp8, Nf4, NvFp4
 from bench.system.source_digest import digest_source
@@ -26,11 +25,12 @@ from methods.files import parse_object
 from methods.info import MethodInfo
 from methods.pattern import Pattern
 from methods.pruning.walk import Walk
-from methods.quantizing.stored import Stored
+from methods.quantizing.codec import FloatCodec, StoredWeight
+from methods.quantizing.formats import RoundToNearest
 from methods.targets import dense_weight
 
 KINDS = (Int8, Fp8, Int4, Int3, Nf4, MxFp8, MxFp4, NvFp4, Int4Gptq, Int3Gptq, MxFp4Gptq, NvFp4Gptq)
-QUANTIZERS: Mapping[str, type[Int8] | type[Int4Gptq]] = {kind.name: kind for kind in KINDS}
+QUANTIZERS: Mapping[str, type[RoundToNearest] | type[Int4Gptq]] = {kind.name: kind for kind in KINDS}
 """Quantizers that a linear can have, with their defaults."""
 UNCHANGED = "dense"
 """Choice of a linear that is neither pruned nor quantized."""
@@ -68,9 +68,9 @@ class LinearChoice(NamedTuple):
         """
         bits, scales = plain, 0
         if self.quantizer != "none":
-            form = format_of(self.quantizer)
+            form = QUANTIZERS[self.quantizer].format
             bits = form.grid.bits
-            scales = form.grid.scale_bits * form.count_scales(out, width, form.group(width, None, self.quantizer))
+            scales = form.scale_bits(out, width, form.codec(width, None, self.quantizer).group)
         return (bits if self.pattern.dense else bits * self.kept + 1), scales
 
 
@@ -105,6 +105,7 @@ class Allocated:
         chosen, pruner = self.read(job.pattern, job.targets)
         parsed = {name: LinearChoice.parse(name) for name in sorted(set(chosen.values()))}
         weights: dict[str, Tensor] = {}
+        stored: dict[str, StoredWeight] = {}
         for name, choice in parsed.items():
             changed = copy.deepcopy(model)
             own = job if choice.pattern.dense else replace(job, pattern=choice.pattern)
@@ -114,21 +115,20 @@ class Allocated:
                 for target in job.targets:
                     weight = dense_weight(changed.get_submodule(target))
                     weight.copy_(weight.to(job.compute.stored))
+            known: Mapping[str, StoredWeight] = {}
             if choice.quantizer != "none":
-                QUANTIZERS[choice.quantizer]().apply(changed, own)
+                known = QUANTIZERS[choice.quantizer]().apply(changed, own).stored
             for target in job.targets:
                 if chosen[target] == name:
                     weights[target] = dense_weight(changed.get_submodule(target)).clone()
+                    floats = {"values": weights[target].to(job.compute.stored).cpu()}
+                    one = known.get(target) or StoredWeight(FloatCodec(), floats)
+                    stored[target] = one._replace(pattern=choice.pattern)
         walk = Walk(model, job)
-        values, scales, total = 0.0, 0, 0
         for visit in walk:
             visit.weight.copy_(weights.pop(visit.name))
-            out, width = visit.weight.shape
-            bits, scale_bits = parsed[chosen[visit.name]].bits(out, width, 8 * job.compute.stored.itemsize)
-            values, scales = values + bits * visit.weight.numel(), scales + scale_bits
-            total += visit.weight.numel()
         counts = {name: list(chosen.values()).count(name) for name in parsed}
-        return walk.outcome(allocation=counts, **Stored(bits=values / total, scale_bits=8, scales=scales // 8).notes())
+        return walk.outcome(allocation=counts)._replace(stored=stored)
 
     def read(self, pattern: Pattern, targets: Collection[str] | None) -> Allocation:
         """Return the content of the file. A plan calls this, too.

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from methods.contract import Job, Needs, Outcome
-from methods.quantizing.stored import CACHE_KEY
+from methods.quantizing.inputs import CACHE_KEY
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from bench.quantizers.formats import format_of
 from methods.contract import Job, Needs, Outcome
 from methods.info import MethodInfo
 from methods.pruning.hessian import HessianWalk, compensate_, inverse_factor
-from methods.quantizing.grids import Grid, Integer, assign_
-from methods.quantizing.stored import Stored
+from methods.quantizing import formats
+from methods.quantizing.formats import Format
+from methods.quantizing.grids import Grid, Integer
 from methods.ranges import Count, Fraction
 
 BLOCK = 128
@@ -42,8 +43,19 @@ def left_to_right(hessian: Tensor, damping: float) -> tuple[OrderedFactor, float
     return OrderedFactor(factor, None), used
 
 
-def quantize_(weight: Tensor, keep: Tensor, prepared: OrderedFactor, group: int, grid: Grid = INT4) -> None:
-    """Round weight [out, in] to points of a grid in place, column by column.
+class Quantized(NamedTuple):
+    """A weight on a grid."""
+
+    values: Tensor
+    """Points times their scales, float32 [out, in]."""
+    scales: Tensor
+    """Scale of each group, float32 [out, in / group]."""
+    grid: Grid
+    """The grid, with the tensor's own scale if it has one."""
+
+
+def quantize(weight: Tensor, keep: Tensor, prepared: OrderedFactor, group: int, grid: Grid = INT4) -> Quantized:
+    """Round weight [out, in] to points of a grid, column by column.
 
     A weight becomes 0 if keep [out, in] is false, and later columns compensate this error like a rounding error. Until
     its column is reached, compensation changes such a weight too. The scale of a group depends on its kept weights: on
@@ -52,21 +64,24 @@ def quantize_(weight: Tensor, keep: Tensor, prepared: OrderedFactor, group: int,
     order, grid = prepared.order, grid.of(weight.float() * keep)
     if order is None:
         mask = keep.T  # [in, out]
+        found: list[Tensor] = []
 
         def column_quantizer(a: int, b: int, w: Tensor) -> Callable[[int, Tensor], Tensor]:
             scale = grid.scale((w * mask[a:b]).T)[:, 0]  # [out]
+            found.append(scale)
             return lambda i, column: grid.snap(column, scale).where(mask[a + i], 0)
 
-        assign_(weight, compensate_(weight, prepared.factor, column_quantizer, group, group * max(1, BLOCK // group)))
-        return
-    scales = grid.scale((weight.float() * keep).unflatten(1, (-1, group)))[..., 0].T.contiguous()  # [groups, out]
+        values = compensate_(weight, prepared.factor, column_quantizer, group, group * max(1, BLOCK // group))
+        return Quantized(values, torch.stack(found, 1), grid)
+    scales = grid.scale((weight.float() * keep).unflatten(1, (-1, group)))[..., 0]
+    by_group = scales.T.contiguous()  # [groups, out]
     groups, mask = (order // group).tolist(), keep.T[order]
 
     def ordered_quantizer(a: int, b: int, w: Tensor) -> Callable[[int, Tensor], Tensor]:
-        return lambda i, column: grid.snap(column, scales[groups[a + i]]).where(mask[a + i], 0)
+        return lambda i, column: grid.snap(column, by_group[groups[a + i]]).where(mask[a + i], 0)
 
-    quantized = compensate_(weight[:, order], prepared.factor, ordered_quantizer, BLOCK, BLOCK)
-    assign_(weight, quantized[:, order.argsort()])
+    values = compensate_(weight[:, order], prepared.factor, ordered_quantizer, BLOCK, BLOCK)
+    return Quantized(values[:, order.argsort()], scales, grid)
 
 
 @dataclass(frozen=True)
@@ -82,36 +97,38 @@ class Int4Gptq:
     needs: ClassVar[Needs] = Needs.CALIBRATION
     shares_calibration: ClassVar[bool] = True
     info: ClassVar[MethodInfo] = MethodInfo(paper="2210.17323")
+    format: ClassVar[Format] = formats.INT4
     group: Count | None = None
     damping: Fraction = 0.01
     act_order: bool = True
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         walk = HessianWalk(model, job, self.damping, largest_first if self.act_order else left_to_right)
-        form, scales = format_of(self.name), 0
         for visit, prepared in walk:
             out, width = visit.weight.shape
-            group = form.group(width, self.group, self.name)
+            codec = self.format.codec(width, self.group, self.name)
             keep = visit.weight.new_ones(out, width).bool() if job.pattern.dense else visit.weight != 0
-            quantize_(visit.weight, keep, prepared, group, form.grid)
-            scales += form.count_scales(out, width, group)
-        (total,) = walk.total(scales)
-        return walk.outcome(**Stored(bits=form.grid.bits, scale_bits=form.grid.scale_bits, scales=int(total)).notes())
+            found = quantize(visit.weight, keep, prepared, codec.group, self.format.grid)
+            visit.store(codec, codec.store(found.values, found.scales, found.grid))
+        return walk.outcome()
 
 
 class Int3Gptq(Int4Gptq):
     """int3, GPTQ with act-order under a fixed mask. The fields are those of int4-gptq."""
 
     name = "int3-gptq"
+    format = formats.INT3
 
 
 class MxFp4Gptq(Int4Gptq):
     """MXFP4, GPTQ with act-order under a fixed mask. The fields are those of int4-gptq."""
 
     name = "mxfp4-gptq"
+    format = formats.MXFP4
 
 
 class NvFp4Gptq(Int4Gptq):
     """NVFP4, GPTQ with act-order under a fixed mask. The fields are those of int4-gptq."""
 
     name = "nvfp4-gptq"
+    format = formats.NVFP4

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +15,6 @@ from methods.errors import UserError
 from methods.info import MethodInfo
 from methods.libraries import import_library
 from methods.pruning.walk import Walk
-from methods.quantizing.stored import Stored
 
 INSTEAD = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 """Type that llama.cpp takes for rows that are no whole number of blocks of 256."""
@@ -43,16 +42,25 @@ class Q4K:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         import_library("llama_cpp", "llamacpp")
         walk = Walk(model, job, add_squares)
-        stored = weights = 0
         for visit in walk:
             importance = visit.stat[:-1] / visit.stat[-1].clamp(min=1) if self.importance else None
             kind = type_for(self.name, visit.weight.shape[1])
             data = quantize(visit.weight.float().cpu(), kind, importance)
-            visit.weight.copy_(dequantize(data, kind))
-            stored, weights = stored + data.nbytes, weights + visit.weight.numel()
-        # Scales are in the bits of a value, and a file of llama.cpp has zeros, too.
-        library = f"llama-cpp-python {version('llama-cpp-python')}"
-        return walk.outcome(**Stored(bits=8 * stored / weights, packed=True, library=library).notes())
+            visit.store(GgmlCodec(kind), {"blocks": torch.from_numpy(data)})
+        return walk.outcome()
+
+
+@dataclass(frozen=True)
+class GgmlCodec:
+    """Blocks of a type of GGUF: `blocks`, uint8 [out, bytes of a row]."""
+
+    name: ClassVar[str] = "ggml"
+    bits: ClassVar[Mapping[str, int]] = {}
+    type: str
+    """Name of the type, such as Q4_K."""
+
+    def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
+        return dequantize(parts["blocks"].numpy(), self.type)
 
 
 class Q2K(Q4K):

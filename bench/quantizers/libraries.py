@@ -6,7 +6,6 @@ None of the libraries is a dependency. If one is missing, the row is skipped and
 from __future__ import annotations
 
 import copy
-import importlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +13,18 @@ from importlib.metadata import version
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bench.quantizers.formats import FORMATS, Format
+from bench.formats.compressed_tensors import compress
 from methods.contract import Job, Needs, Outcome
 from methods.errors import Skipped
 from methods.info import MethodInfo
 from methods.libraries import import_library, import_modifier, oneshot, require_oneshot
 from methods.pruning.walk import Walk
+from methods.quantizing import formats
+from methods.quantizing.codec import Storage
+from methods.quantizing.formats import Format
 from methods.quantizing.grids import group_size
-from methods.quantizing.stored import Stored
 from methods.ranges import Count
 from methods.targets import dense_weight
 
@@ -43,7 +44,6 @@ class Hqq:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         quantizer = import_library("hqq.core.quantize", "hqq").Quantizer
         walk = Walk(model, job)
-        scales = 0
         for visit in walk:
             w = visit.weight
             group = group_size(w.shape[1], self.group, 64, self.name)
@@ -55,11 +55,34 @@ class Hqq:
                 device=str(w.device),
                 compute_dtype=torch.float32,
             )
-            w.copy_(quantizer.dequantize(packed, info))
-            scales += info["scale"].numel()
-        # A scale and a zero point. Models of this library store both in float16.
-        stored = Stored(bits=4, scale_bits=32, scales=scales, library=f"hqq {version('hqq')}")
-        return walk.outcome(**stored.notes())
+            codes = quantizer.unpack[info["packing"]](packed).view(w.shape)
+            # in float16, as models of this library store both
+            scales, zeros = (info[part].half().view(len(w), -1) for part in ("scale", "zero"))
+            visit.store(AffineCodec(4, group), {"codes": codes, "scales": scales, "zeros": zeros})
+        return walk.outcome()
+
+
+@dataclass(frozen=True)
+class AffineCodec:
+    """Codes less a zero point, times a scale, for each group of weights along the input.
+
+    Parts: `codes` uint8 [out, in]; `scales` and `zeros` float16 [out, in / group].
+    """
+
+    name: ClassVar[str] = "affine"
+    width: int
+    """Bits of a code."""
+    group: int
+
+    @property
+    def bits(self) -> Mapping[str, int]:
+        return {"codes": self.width}
+
+    def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
+        scales, zeros = (parts[part].float().unsqueeze(-1) for part in ("scales", "zeros"))
+        groups = parts["codes"].float().unflatten(-1, (-1, self.group))
+        weight: Tensor = groups.sub_(zeros).mul_(scales).flatten(-2)
+        return weight
 
 
 @dataclass(frozen=True)
@@ -79,7 +102,7 @@ class TorchaoInt4:
             raise Skipped("no CUDA device")
         torchao = import_library("torchao.quantization", "torchao")
         walk = Walk(model, job)
-        scales = 0
+        weights = others = 0
         for visit in walk:
             out, width = visit.weight.shape
             group = group_size(width, self.group, 128, self.name)
@@ -89,9 +112,12 @@ class TorchaoInt4:
             eye = torch.eye(width, device=visit.weight.device, dtype=torch.bfloat16)
             # Its kernel computes with these weights.
             visit.weight.copy_(linear(eye).T)
-            scales += out * (width // group)
-        stored = Stored(bits=4, scale_bits=32, scales=scales, library=f"torchao {version('torchao')}")
-        return walk.outcome(**stored.notes())
+            # a scale and a zero point in bfloat16
+            weights, others = weights + out * width, others + 4 * out * (width // group)
+        # Its kernel alone reads its packed weights, so nothing is counted.
+        library = f"torchao {version('torchao')}"
+        storage = Storage(weights=weights, values=weights // 2, others=others, claimed=library)
+        return walk.outcome()._replace(storage=storage)
 
 
 class Scheme(NamedTuple):
@@ -101,9 +127,9 @@ class Scheme(NamedTuple):
     form: Format
 
 
-INT4 = Scheme({"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group"}, FORMATS["int4"])
-NVFP4 = Scheme({"scheme": "NVFP4A16"}, FORMATS["nvfp4"])
-MXFP4 = Scheme({"scheme": "MXFP4A16"}, FORMATS["mxfp4"])
+INT4 = Scheme({"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group"}, formats.INT4)
+NVFP4 = Scheme({"scheme": "NVFP4A16"}, formats.NVFP4)
+MXFP4 = Scheme({"scheme": "MXFP4A16"}, formats.MXFP4)
 
 
 class _LlmCompressor:
@@ -119,18 +145,10 @@ class _LlmCompressor:
         group = self._groups({t: tuple(dense_weight(quantized.get_submodule(t)).shape) for t in job.targets})
         sizes = sorted(set(group.values()))
         oneshot(quantized, job, self._recipe({g: [t for t in job.targets if group[t] == g] for g in sizes}))
-        rounded: Any = importlib.import_module("compressed_tensors.quantization").forward_quantize
         walk = Walk(model, job)
-        form, scales = self.scheme.form, 0
         for visit in walk:
-            module: Any = quantized.get_submodule(visit.name)
-            args = module.quantization_scheme.weights
-            visit.weight.copy_(rounded(module, dense_weight(module), "weight", args))
-            out, width = visit.weight.shape
-            scales += form.count_scales(out, width, group[visit.name])
-        library = f"llmcompressor {version('llmcompressor')}"
-        stored = Stored(bits=form.grid.bits, scale_bits=form.grid.scale_bits, scales=scales, library=library)
-        return walk.outcome(**stored.notes())
+            visit.store(*compress(quantized.get_submodule(visit.name)))
+        return walk.outcome()
 
     def _groups(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
         """Return the number of weights that share a scale, by linear. Raise Skipped if the library cannot quantize one."""
@@ -171,7 +189,7 @@ class LlmCompressorGptq(_LlmCompressor):
     group: Count | None = None
 
     def _groups(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-        return {t: self.scheme.form.group(width, self.group, self.name) for t, (_, width) in shapes.items()}
+        return {t: self.scheme.form.codec(width, self.group, self.name).group for t, (_, width) in shapes.items()}
 
 
 @dataclass(frozen=True)

@@ -6,48 +6,28 @@ compare them with torchao and bitsandbytes if these are installed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
-
-from bench.quantizers.formats import format_of
-from methods.contract import Job, Needs, Outcome
 from methods.info import MethodInfo
-from methods.pruning.walk import Walk
-from methods.quantizing.grids import round_
-from methods.quantizing.stored import ACTIVATIONS_KEY, Stored
-from methods.ranges import Count
+from methods.quantizing import formats
+from methods.quantizing.formats import RoundInGroups, RoundToNearest
 
 
-@dataclass(frozen=True)
-class Int8:
+class Int8(RoundToNearest):
     """8-bit integers, one scale per row."""
 
-    name: ClassVar[str] = "int8"
-    needs: ClassVar[Needs] = Needs.NOTHING
-
-    def apply(self, model: nn.Module, job: Job) -> Outcome:
-        walk, form, requested = Walk(model, job), format_of(self.name), getattr(self, "group", None)
-        scales = 0
-        for visit in walk:
-            out, width = visit.weight.shape
-            group = form.group(width, requested, self.name)
-            round_(visit.weight, form.grid, group)
-            scales += form.count_scales(out, width, group)
-        grid, inputs = form.grid, {"format": form.inputs, "bits": form.input_bits, "targets": list(job.targets)}
-        stored = Stored(bits=grid.bits, scale_bits=grid.scale_bits, scales=scales, activations=form.input_bits)
-        outcome = walk.outcome(**stored.notes())
-        return outcome._replace(config={ACTIVATIONS_KEY: inputs}) if form.inputs else outcome
+    name = "int8"
+    format = formats.INT8
 
 
-class W8A8(Int8):
+class W8A8(RoundToNearest):
     """int8 weights, and int8 inputs per token.
 
     The loader also rounds the inputs of the targets to int8 while the model runs.
     """
 
     name = "w8a8"
+    format = formats.W8A8
 
 
 class W8A8Smooth(W8A8):
@@ -57,18 +37,18 @@ class W8A8Smooth(W8A8):
     info: ClassVar[MethodInfo] = MethodInfo(paper="2211.10438", after="smooth")
 
 
-class Fp8(Int8):
+class Fp8(RoundToNearest):
     """8-bit floats (e4m3), one scale per row."""
 
     name = "fp8"
+    format = formats.FP8
 
 
-@dataclass(frozen=True)
-class Int4(Int8):
+class Int4(RoundInGroups):
     """4-bit integers, one scale for up to 128 inputs."""
 
-    name: ClassVar[str] = "int4-rtn"
-    group: Count | None = None
+    name = "int4-rtn"
+    format = formats.INT4
 
 
 class Int4Awq(Int4):
@@ -78,47 +58,54 @@ class Int4Awq(Int4):
     info: ClassVar[MethodInfo] = MethodInfo(paper="2306.00978", after="awq:bits=4")
 
 
-class Int3(Int4):
+class Int3(RoundInGroups):
     """3-bit integers, one scale for up to 128 inputs."""
 
     name = "int3-rtn"
+    format = formats.INT3
 
 
-class Nf4(Int4):
+class Nf4(RoundInGroups):
     """4-bit normal quantiles, one scale for up to 64 inputs.
 
     As in QLoRA (Dettmers et al. 2023), without double quantization.
     """
 
     name = "nf4"
+    format = formats.NF4
     info: ClassVar[MethodInfo] = MethodInfo(paper="2305.14314")
 
 
-class MxFp8(Int4):
+class MxFp8(RoundInGroups):
     """MXFP8 (e4m3), a power of two as the scale of 32 inputs. OCP Microscaling Formats 1.0."""
 
     name = "mxfp8"
+    format = formats.MXFP8
 
 
-class MxFp4(Int4):
+class MxFp4(RoundInGroups):
     """MXFP4 (e2m1), a power of two as the scale of 32 inputs. OCP Microscaling Formats 1.0."""
 
     name = "mxfp4"
+    format = formats.MXFP4
 
 
-class MxFp4W4A4(Int4):
+class MxFp4W4A4(RoundInGroups):
     """MXFP4 weights, and inputs rounded to MXFP4 while the model runs."""
 
     name = "mxfp4-w4a4"
+    format = formats.MXFP4_W4A4
 
 
-class NvFp4(Int4):
+class NvFp4(RoundInGroups):
     """NVFP4 (e2m1), a scale in e4m3 for 16 inputs and one in float32 for the tensor."""
 
     name = "nvfp4"
+    format = formats.NVFP4
 
 
-class NvFp4W4A4(Int4):
+class NvFp4W4A4(RoundInGroups):
     """NVFP4 weights, and inputs rounded to NVFP4 while the model runs, each token with its own scale in float32."""
 
     name = "nvfp4-w4a4"
+    format = formats.NVFP4_W4A4

@@ -127,15 +127,26 @@ def _of_artifact(counted: Record, size: Record, items: Items) -> Iterator[str]:
     if bits is None or violated.value != 0 or "stored" not in counted.notes:
         return
     try:
-        of_value, of_scale, scales = (counted.notes["stored"][name] for name in ("bits", "scale_bits", "scales"))
-        whole = pattern.dense or not pattern.m or counted.notes["stored"].get("packed")
+        weights = math.fsum(items.weights)
+        value_bits, other_bits, is_packed = _stored_bits(counted.notes["stored"], weights)
+        whole = pattern.dense or not pattern.m or is_packed
         kept, mask = (1.0, 0) if whole else (pattern.n / pattern.m, 1)
         adapter = (sizes["adapter_bytes"].value or 0.0) if "adapter_bytes" in sizes else 0.0
-        expected = of_value * kept + mask + (of_scale * scales + 8 * adapter) / math.fsum(items.weights)
+        expected = value_bits * kept + mask + other_bits + 8 * adapter / weights
         for sentence in differences(bits, Derived(expected)):
             yield sentence.replace("its items", f"the notes of record {counted.short_key}")
     except (TypeError, KeyError, ArithmeticError):
         yield f"the notes of record {counted.short_key} do not say how its weights are stored"
+
+
+def _stored_bits(note: Mapping[str, Any], weights: float) -> tuple[float, float, bool]:
+    """Return the bits per weight of values and of all else, and whether the values count as they are.
+
+    note: `Storage.notes`; records before version 0.2 have the bits of a value, and the number of scales with their bits.
+    """
+    if "values" in note:
+        return 8 * note["values"] / weights, 8 * note["others"] / weights, note["is_packed"]
+    return note["bits"], note["scale_bits"] * note["scales"] / weights, note.get("packed", False)
 
 
 def _leftovers(root: Path, owned: set[str]) -> Iterator[Path]:

@@ -46,7 +46,7 @@ def command(records: Sequence[Record]) -> str:
 def prune_and_export(record: Record) -> tuple[str, str]:
     """Return the commands that make a record's model and export it. Empty if the record does not say how.
 
-    A 2:4 model is exported as packed24, with its quantizer's grid if that has one, and others as dense safetensors.
+    A 2:4 model is exported as packed24, and others as dense safetensors.
     """
     try:
         values = settings(record)
@@ -67,17 +67,9 @@ def prune_and_export(record: Record) -> tuple[str, str]:
     export = ["bench", "export", folder, "--format", "hf"]
     if identity.pattern == "2:4" and identity.include == ("*",):
         export = ["bench", "export", folder, "--format", "packed24"]
-        values_kind = integer_grid(identity.quantizer)
-        export += ["--values", values_kind] if values_kind else []
         export += ["--exclude", ",".join(identity.exclude)] if identity.exclude else []
     export += ["--out", f"{folder}-{export[4]}"]
     return shlex.join([*parts, "--out", folder]), shlex.join(export)
-
-
-def integer_grid(quantizer: str) -> str | None:
-    """Return int8 or int4 if packed24 can store this quantizer's weights as integers."""
-    bits = re.match(r"int[48](?=$|-)", quantizer)
-    return bits[0] if bits else None
 
 
 def _set(name: str, value: Any) -> list[str]:

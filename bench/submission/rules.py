@@ -20,6 +20,7 @@ from bench.results.record import DONE, Record
 from bench.results.store import FOLDERS
 from bench.submission import licences
 from methods.errors import UserError
+from methods.pattern import Pattern
 
 NAME = re.compile("[a-z0-9]+(?:[.-][a-z0-9]+)*")
 NAME_LENGTH = range(6, 65)
@@ -160,15 +161,28 @@ def _of_reproduction(record: Record) -> Iterator[str]:
 
 
 def _of_bits(record: Record) -> Iterator[str]:
-    """Refuse notes that store a value in fewer bits than the quantizer's name says."""
+    """Refuse notes that store a weight in fewer bits than the quantizer's name says."""
     named = re.match(r"[a-z]+?(\d+)", record.identity.quantizer)
     stored = record.notes.get("stored")
-    if named and isinstance(stored, dict):
-        bits: Any = stored.get("bits")
-        scales: Any = stored.get("scales", 0)
-        are_numbers = isinstance(bits, int | float) and isinstance(scales, int | float)
-        if not are_numbers or bits < int(named[1]) or scales < 0:
-            yield f"its notes store {bits!r} bits of a value, which {record.identity.quantizer} does not have"
+    if not named or not isinstance(stored, dict):
+        return
+    bits, least = _noted_bits(stored), float(named[1])
+    if "values" in stored:
+        least *= 1 - Pattern.parse(record.identity.pattern).share
+    if bits is None or bits < least:
+        said = "no number of" if bits is None else f"{bits:.4g}"
+        yield f"its notes store {said} bits of a weight, and {record.identity.quantizer} has at least {least:.4g}"
+
+
+def _noted_bits(stored: Mapping[str, Any]) -> float | None:
+    """Return the bits of a weight that notes state, without pruned ones, or None if they state none."""
+    names = ("values", "others", "weights") if "values" in stored else ("bits", "scales")
+    numbers = [stored.get(name, 0) for name in names]
+    if not all(isinstance(number, int | float) and number >= 0 for number in numbers):
+        return None
+    if "values" in stored:
+        return 8 * (numbers[0] + numbers[1]) / numbers[2] if numbers[2] else None
+    return float(numbers[0])
 
 
 def of_quantized_size(records: Sequence[Record]) -> Iterator[tuple[Record, str]]:

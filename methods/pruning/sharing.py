@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -15,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from methods.errors import UserError
+from methods.folder import dtype_name
+from methods.quantizing.codec import StoredWeight
 
 REDUCE_ENTRIES = 2**22
 """Entries that are summed over processes at a time. The backend keeps a copy of them."""
@@ -97,6 +101,23 @@ class Sharing:
         if sent is not tensor:
             tensor.copy_(sent)
 
+    def exchange_(self, stored: dict[str, StoredWeight], owners: Mapping[str, int]) -> None:
+        """Add the stored weights of the other processes' targets. owners: the rank of each target."""
+        if self.world == 1:
+            return
+        mine = {
+            name: _describe(stored[name]) for name, owner in owners.items() if owner == self.rank and name in stored
+        }
+        for name, about in (item for each in self.gather(mine) for item in each.items()):
+            parts = {}
+            for part, (dtype, shape) in about["parts"].items():
+                here = stored[name].parts[part] if name in mine else torch.empty(shape, dtype=getattr(torch, dtype))
+                parts[part] = here.to(self._device)
+                self.send_(parts[part], owners[name])
+            if name not in mine:
+                codec = resolve_name(about["class"])(**about["fields"])
+                stored[name] = StoredWeight(codec, {part: tensor.cpu() for part, tensor in parts.items()})
+
     def gather(self, value: Any) -> list[Any]:
         """Return a JSON value of each process, by rank."""
         if self.world == 1:
@@ -131,3 +152,13 @@ class Sharing:
         every = [torch.empty_like(tensor) for _ in range(self.world)]
         dist.all_gather(every, tensor)
         return every
+
+
+def _describe(stored: StoredWeight) -> dict[str, Any]:
+    """Return what another process needs to make a stored weight, but its tensors, as JSON."""
+    codec = type(stored.codec)
+    return {
+        "class": f"{codec.__module__}:{codec.__qualname__}",
+        "fields": asdict(stored.codec),  # type: ignore[call-overload]  # a codec is a dataclass
+        "parts": {part: [dtype_name(tensor.dtype), list(tensor.shape)] for part, tensor in stored.parts.items()},
+    }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from methods.contract import Job, Outcome
@@ -13,6 +15,8 @@ from methods.pruning.holders import Part, hold
 from methods.pruning.observer import Accumulate
 from methods.pruning.sharing import Sharing
 from methods.pruning.statistics import Statistics
+from methods.quantizing.codec import Codec, StoredWeight
+from methods.quantizing.grids import assign_
 from methods.targets import dense_weight
 
 
@@ -25,6 +29,14 @@ class Visit(NamedTuple):
     name: str
     weight: Tensor
     stat: Tensor
+    stored: dict[str, StoredWeight]
+    """Stored weights of the walk by target."""
+
+    def store(self, codec: Codec, parts: Mapping[str, Tensor]) -> None:
+        """Set the weight to the one that a codec gives for these tensors, which are kept for the files."""
+        kept = {part: tensor.detach().cpu() for part, tensor in parts.items()}
+        self.stored[self.name] = StoredWeight(codec, kept)
+        assign_(self.weight, codec.decode(parts))
 
     def prune(self, keep: Tensor) -> None:
         """Set the weights that are false in `keep` [out, in] to zero. (A product with the mask could leave -0.0.)
@@ -63,6 +75,8 @@ class Walk:
         self.errors: dict[str, float] = {}
         """Per target, ||X (W' - W)^T||^2 / ||X W^T||^2 on sampled inputs X. Without calibration, X is white noise."""
         everyone = Sharing.found(job.compute.device)
+        self.stored: dict[str, StoredWeight] = {}
+        """How the weights that visits stored are stored, by target."""
         self._sharing = everyone if accumulate else Sharing(job.compute.device)
         output = job.workdir / "streamed" if everyone.rank == 0 else None
         self._held = hold(model, job.source, job.compute, output, by_expert=self._sharing.world == 1)
@@ -94,11 +108,15 @@ class Walk:
                 continue
             weight = dense_weight(module)
             before = weight.clone()
-            yield Visit(name, weight, stats.get(name, weight.new_empty(0)))
+            yield Visit(name, weight, stats.get(name, weight.new_empty(0)), self.stored)
             weight.masked_fill_(weight == 0, 0)  # no -0.0, which packed formats keep as a weight
+            if self.job.compute.stream and name in self.stored:
+                self.stored[name] = _spill(self.stored[name], self.job.workdir / "spilled", name)
             self.errors[name] = _relative_error(before, weight, samples.get(name))
         for name, owner in owners.items():
             sharing.send_(part.linears[name].weight, owner)  # type: ignore[arg-type]
+        if owners:
+            sharing.exchange_(self.stored, owners)
 
     @property
     def by_weights_alone(self) -> list[str]:
@@ -128,7 +146,8 @@ class Walk:
                 "all_tokens": self.job.all_experts,
                 "by_weights_alone": self.by_weights_alone,
             }
-        return Outcome(self._held.result(), notes=self._sharing.join_notes(notes, self.job.targets))
+        notes = self._sharing.join_notes(notes, self.job.targets)
+        return Outcome(self._held.result(), notes=notes, stored=self.stored)
 
 
 def _relative_error(before: Tensor, after: Tensor, x: Tensor | None) -> float:
@@ -136,3 +155,11 @@ def _relative_error(before: Tensor, after: Tensor, x: Tensor | None) -> float:
     if x is not None:
         change, scale = x @ change.T, x @ scale.T
     return float(change.square().sum() / scale.square().sum().clamp(min=torch.finfo(torch.float32).tiny))
+
+
+def _spill(stored: StoredWeight, folder: Path, name: str) -> StoredWeight:
+    """Move the tensors of a stored weight to a file, which is mapped into memory."""
+    folder.mkdir(exist_ok=True)
+    parts = {part: tensor.contiguous() for part, tensor in stored.parts.items()}
+    save_file(parts, folder / f"{name}.safetensors")
+    return stored._replace(parts=load_file(folder / f"{name}.safetensors"))

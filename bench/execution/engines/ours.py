@@ -116,7 +116,5 @@ def _on_kernel(folder: Path, targets: tuple[str, ...], kind: str, *, dense: bool
         plain = {n: cpu24.to_dense_kernel_layout(w.bfloat16()) if dense else pack(w, n) for n, w in weights.items()}
         return swap_linears(pack_head(model, kind), plain, engine="native")
     kinds = {n: kind if cpu24.takes(kind, w.shape[1]) else "int8" for n, w in weights.items()}
-    packed = {
-        n: cpu24.round_dense(w, kinds[n]) if dense else pack_rounded(w, kinds[n], n).packed for n, w in weights.items()
-    }
+    packed = {n: cpu24.round_dense(w, kinds[n]) if dense else pack_rounded(w, kinds[n], n) for n, w in weights.items()}
     return swap_linears(pack_head(model), packed, engine="native")

@@ -85,7 +85,7 @@ class Cpu:
         self.engine(kind)
         x = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(1)).bfloat16()
         path = native.select_path(self.kernel)
-        packed = pack(weight.bfloat16()) if kind == "bf16" else pack_rounded(weight, kind).packed
+        packed = pack(weight.bfloat16()) if kind == "bf16" else pack_rounded(weight, kind)
         if not cpu24.supports(packed):
             raise Skipped(
                 f"the native kernel has no int4 for {weight.shape[1]} inputs: a scale is for blocks of {cpu24.BLOCK}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.formats.stored import StoredFolder
 from bench.inputs import kv_cache
 from bench.inputs.model_config import ModelConfig
 from bench.kernels import captured, cpu24
-from bench.kernels.integers24 import group_size, pack_rounded
+from bench.kernels.integers24 import group_size, integers_of, pack_codes
 from bench.kernels.linear24 import Linear24, join_memory, swap_linears
 from bench.kernels.packed24 import PackedWeight, pack
 from bench.kernels.timing import MODEL_TOLERANCE, Work, check_product
@@ -27,10 +29,11 @@ from bench.system.devices import EAGER
 from bench.system.text import amount
 from methods.errors import Skipped
 from methods.folder import Folder, dtype_name
+from methods.quantizing.codec import FloatCodec, GridCodec
 from methods.targets import dense_weight, family_of
 
 KIND_OF_DTYPE = {torch.bfloat16: "bf16", torch.float16: "fp16"}
-INTEGERS = {8.0: "int8", 4.0: "int4"}
+INTEGERS = {8: "int8", 4: "int4"}
 """Integers that kernels take, by their bits."""
 MIN_FLOAT_BITS = 9.0
 """Least bits of a float with its part of a mask: half of 16, and 1. Some files of 8-bit integers have 8.5."""
@@ -65,7 +68,10 @@ def compare_models(
     elif not context.counts.pattern.dense:
         integers = find_kind(context)
         weights = {name: dense_weight(loaded.get_submodule(name)) for name in context.counts.layers}
-        packed = pack_integers(weights, integers, context) if integers else {n: pack(w, n) for n, w in weights.items()}
+        if integers:
+            packed = pack_stored(weights, integers, context)
+        else:
+            packed = {name: pack(weight, name) for name, weight in weights.items()}
         kind = integers or kind
         engine = device.engine(kind)
         sparse["2:4"] = swap_linears(model(), packed, engine=engine)
@@ -97,30 +103,39 @@ def find_kind(context: MeasureContext) -> str | None:
         raise Skipped(f"{counts.pattern.broken_in(counts.violations)}, so no 2:4 kernel can compute with it")
     if counts.negative_zeros:
         raise Skipped(f"-0.0 is in {amount(counts.negative_zeros, 'weight')}, which packing would not treat as zeros")
-    bits = context.storage.bits if context.storage else None
-    if bits is None or bits >= MIN_FLOAT_BITS:
+    stored = StoredFolder(context.folder)
+    codecs = [stored.codec(name) for name in stored]
+    if all(isinstance(codec, FloatCodec) for codec in codecs):
+        if context.storage and not codecs and context.storage.bits < MIN_FLOAT_BITS:
+            raise Skipped(
+                f"no 2:4 kernel for {context.storage.form}, made elsewhere: only floats of such a folder have one"
+            )
         return None
-    if bits not in INTEGERS:
-        raise Skipped(f"no 2:4 kernel for weights of {bits} bits: only float, int8 and int4 have one")
-    return INTEGERS[bits]
+    is_integer = (isinstance(codec, GridCodec) and codec.grid == "integer" for codec in codecs)
+    bits = {getattr(codec, "width", 0) for codec in codecs} if all(is_integer) else set()
+    kinds = {INTEGERS.get(each, "") for each in bits}
+    if len(kinds) != 1 or "" in kinds:
+        form = context.storage.form if context.storage else "these codecs"
+        raise Skipped(f"no 2:4 kernel for {form}: only floats, int8 and int4 have one")
+    return kinds.pop()
 
 
-def pack_integers(weights: Mapping[str, Tensor], kind: str, context: MeasureContext) -> dict[str, PackedWeight]:
-    """Pack the weights of a quantizer, or raise Skipped if they are on another grid or no kernel takes their width.
+def pack_stored(weights: Mapping[str, Tensor], kind: str, context: MeasureContext) -> dict[str, PackedWeight]:
+    """Pack the stored integers of an artifact, or raise Skipped if no kernel takes their groups or their width.
 
-    kind: "int8" or "int4".
+    weights: of the loaded model, by target; kind: "int8" or "int4".
     """
-    stored = (
-        context.compute.stored
-    )  # the grid is exact in the format of the files, which may not be that of the arithmetic
-    rounded = {name: pack_rounded(weight.to(stored), kind, name) for name, weight in weights.items()}
-    for name, (packed, exact) in rounded.items():
-        if not exact:
-            group = group_size(kind, packed.width)
+    stored, out = StoredFolder(context.folder), {}
+    for name, weight in weights.items():
+        integers = integers_of(stored[name])
+        assert integers is not None, "find_kind accepts integers alone"
+        width = weight.shape[1]
+        if (group := group_size(kind, width)) != math.gcd(integers.group, group):
             raise Skipped(f"no 2:4 kernel for the grid of {name}: it takes {kind} with a scale for {group} inputs")
+        packed = out[name] = pack_codes(weight.to(context.compute.stored), integers, name)
         if kind == "int4" and not cpu24.supports(packed):
-            raise Skipped(f"no 2:4 kernel for {name}, whose {packed.width} inputs are no whole blocks of {cpu24.BLOCK}")
-    return {name: each.packed for name, each in rounded.items()}
+            raise Skipped(f"no 2:4 kernel for {name}, whose {width} inputs are no whole blocks of {cpu24.BLOCK}")
+    return out
 
 
 def dense_twin(model: nn.Module) -> nn.Module:

@@ -17,7 +17,7 @@ from bench.measures.contract import MeasureContext, Readings
 from bench.measures.speed import comparison
 from bench.measures.speed.cpu import Cpu
 from bench.measures.speed.cuda import Cuda
-from bench.measures.speed.decoding import KIND_OF_DTYPE, find_kind, pack_integers
+from bench.measures.speed.decoding import KIND_OF_DTYPE, find_kind, pack_stored
 from bench.results.record import Reading
 from methods.contract import Compute
 from methods.errors import Skipped
@@ -46,7 +46,7 @@ def read_linears(device: Cpu | Cuda, model: Callable[[], nn.Module], context: Me
     names = {tuple(w.shape): name for name, w in reversed(weights.items())}
     firsts = {shape: weights[name] for shape, name in names.items()}
     if integers:
-        pack_integers({name: weights[name] for name in names.values()}, integers, context)
+        pack_stored({name: weights[name] for name in names.values()}, integers, context)
     return time_linears(device, ((multiplicity[shape], w) for shape, w in firsts.items()), tokens, kind)
 
 

@@ -147,11 +147,11 @@ REFUSED = {
         lambda d: keyed("measure", "config", "corpus", to="my.txt", identity=protocol(d, name="my.txt"))(d),
     ),
     "bits of a quantizer that it has not": (
-        "which int8 does not have",
+        "int8 has at least 8",
         lambda d: d.edit("pattern", "int8", notes=d.find("pattern", "int8").notes | {"stored": {"bits": 1, "scale_bits": 16, "scales": 0}}),
     ),
     "scales that are no number": (
-        "which int8 does not have",
+        "int8 has at least 8",
         lambda d: d.edit("pattern", "int8", notes=d.find("pattern", "int8").notes | {"stored": {"bits": 8, "scale_bits": 16, "scales": "x"}}),
     ),
     "a configuration that is a list": (

@@ -1,50 +1,18 @@
-"""The note of a quantizer on the storage format of its weights."""
+"""Rounding of the inputs of linears while a model runs, and the keys of config.json that say so."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-STORED_KEY = "stored"
-"""Key of `Stored.notes()` in the notes of an Outcome."""
 ACTIVATIONS_KEY = "cast_bench_activations"
 """Key in config.json with the linears whose inputs are rounded while the model runs, and the format."""
 CACHE_KEY = "cast_bench_cache"
 """Key in config.json with the bits to which keys and values are rounded while the model runs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stored:
-    """Storage format of the targets' weights, which a quantizer returns dequantized.
-
-    Without this note a quantizer's weights count as values of the artifact's dtype.
-    """
-
-    bits: float
-    """Bits of one value."""
-    scale_bits: int = 16
-    """Bits of one scale, with its zero point."""
-    scales: int = 0
-    """Number of scales of all targets together."""
-    activations: int | None = None
-    """Bits of the targets' inputs, rounded token by token while the model runs; None if not rounded."""
-    cache: int | None = None
-    """Bits of the keys and values, rounded while the model runs; None if not rounded."""
-    packed: bool = False
-    """True if `bits` is what the files take for a weight, so that zeros save nothing more."""
-    total_bytes: int | None = None
-    """Bytes of the whole model in the files that were read. None: those of the artifact's folder."""
-    library: str = "cast-bench"
-    """Name of the library that quantized, with its version if it is not this project."""
-
-    def notes(self) -> dict[str, Any]:
-        """Return notes for an Outcome, JSON."""
-        return {STORED_KEY: asdict(self)}
 
 
 def _scale(wide: Tensor, top: float) -> Tensor:
@@ -76,7 +44,7 @@ def nvfp4_tokens(x: Tensor) -> Tensor:
 
     wide = x.float()
     largest = wide.abs().amax(-1, keepdim=True)
-    grid = NvFloat4(1 / (6 * 448))  # of values up to 1
+    grid = NvFloat4(tensor_scale=1 / (6 * 448))  # of values up to 1
     groups = (wide / largest.masked_fill(largest == 0, 1)).unflatten(-1, (-1, math.gcd(16, x.shape[-1])))
     return grid.snap(groups, grid.scale(groups)).flatten(-2).mul_(largest).to(x.dtype)
 

@@ -1,0 +1,225 @@
+"""Folder with the stored tensors of quantized weights: written beside a model, read again, compared and counted.
+
+stored/stored.json                 for each target: its codec, the pattern of its values, and its parts
+stored/model.safetensors           the parts, TARGET.PART, or shards of them with an index
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from bench.catalog import registry
+from methods.errors import UserError
+from methods.files import find_file, read_object
+from methods.folder import INDEX, WEIGHTS, Writer, dtype_name
+from methods.pattern import Pattern
+from methods.quantizing.codec import Codec, Storage, StoredWeight
+
+FOLDER = "stored"
+MANIFEST = "stored.json"
+MASK = "mask"
+"""Part with one bit for each weight, if the values of pruned weights are left out."""
+PIECE = 2**22
+"""Number of codes that are packed at a time, a multiple of 8."""
+MAX_FIELDS = 4096
+"""Largest number of characters of a codec's fields. They are settings, and no place for weights."""
+
+
+def pack_bits(codes: Tensor, bits: int) -> Tensor:
+    """Pack codes of any shape into a stream of bits, uint8 [bytes], the lowest bits first. codes: uint8 below 2^bits."""
+    flat = codes.contiguous().view(-1)
+    if bits == 8:
+        return flat
+    places = torch.arange(bits, dtype=torch.uint8)
+    pieces = []
+    for piece in flat.split(PIECE):
+        single = (piece.unsqueeze(-1) >> places) & 1
+        pieces.append(np.packbits(single.view(-1).numpy(), bitorder="little"))
+    return torch.from_numpy(np.concatenate([*pieces, np.empty(0, np.uint8)]))
+
+
+def unpack_bits(stream: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
+    """Unpack a stream of `pack_bits` into codes, uint8 [*shape]."""
+    if bits == 8:
+        return stream.view(shape)
+    count = int(np.prod(shape))
+    codes = torch.empty(count, dtype=torch.uint8)
+    places = torch.arange(bits, dtype=torch.uint8)
+    for start in range(0, count, PIECE):
+        end = min(start + PIECE, count)
+        some = stream[start * bits // 8 : -(-end * bits // 8)].numpy()
+        single = torch.from_numpy(np.unpackbits(some, count=(end - start) * bits, bitorder="little"))
+        codes[start:end] = (single.view(-1, bits) << places).sum(-1, dtype=torch.uint8)
+    return codes.view(shape)
+
+
+def keep_mask(weight: Tensor, pattern: Pattern) -> Tensor:
+    """Return which values are stored, bool [out, in]: the non-zeros, and the first zeros up to n of every m."""
+    groups = weight.unflatten(-1, (-1, pattern.m)) != 0
+    room = pattern.n - groups.sum(-1, keepdim=True)
+    zeros = ~groups
+    filling = zeros & (zeros.cumsum(-1) <= room)
+    kept: Tensor = (groups | filling).flatten(-2)
+    return kept
+
+
+def write(folder: Path, stored: Mapping[str, StoredWeight], pattern: Pattern) -> None:
+    """Write the stored weights of targets to FOLDER in a model's folder.
+
+    pattern: of the model, if it holds in every target. Values that it prunes are left out, with a mask in their place.
+
+    Raises:
+        UserError: a codec whose name is not that of its class in the catalog, a field that is no JSON value, or a part
+            that is not of the kind that its codec states.
+    """
+    writer = Writer(folder / FOLDER)
+    layouts: dict[str, int] = {}
+    layout_of: dict[str, int] = {}
+    for target, one in stored.items():
+        shape, own = one.decode().shape, one.pattern or pattern
+        kept = keep_mask(one.decode(), own) if own.m and not own.dense else None
+        parts: dict[str, Any] = {}
+        for part, tensor in one.parts.items():
+            name, bits = f"{target}.{part}", one.codec.bits.get(part, 0)
+            _require_bits(name, tensor, bits)
+            is_kept = kept is not None and tensor.shape == shape
+            parts[part], packed = _pack(tensor, bits, kept if is_kept else None)
+            writer.add(name, packed)
+        if kept is not None and any(entry["kept"] for entry in parts.values()):
+            writer.add(f"{target}.{MASK}", pack_bits(kept.to(torch.uint8), 1))
+        layout = {"codec": one.codec.name, "fields": _fields(one.codec), "shape": [*shape], "parts": parts}
+        layout_of[target] = layouts.setdefault(json.dumps(layout, allow_nan=False), len(layouts))
+    writer.close()
+    about = {"version": 1, "layouts": [json.loads(text) for text in layouts], "weights": layout_of}
+    (folder / FOLDER / MANIFEST).write_text(json.dumps(about))
+
+
+def _require_bits(name: str, tensor: Tensor, bits: int) -> None:
+    """Raise UserError if a part has numbers that do not fit in the bits that its codec states for them."""
+    if bits and (tensor.dtype != torch.uint8 or not 1 <= bits <= 8 or int(tensor.max()) >= 2**bits):
+        raise UserError(f"{name} must be uint8 below 2^{bits}, as its codec states: it is {dtype_name(tensor.dtype)}")
+
+
+def _pack(tensor: Tensor, bits: int, kept: Tensor | None) -> tuple[dict[str, Any], Tensor]:
+    """Return the entry of a part, and the tensor that is written. kept: which values are stored, None for all."""
+    entry = {"shape": [*tensor.shape], "dtype": dtype_name(tensor.dtype), "bits": bits, "kept": kept is not None}
+    values = tensor.contiguous()
+    if kept is not None:
+        raw = values.view(torch.uint8) if values.itemsize == 1 else values
+        left_out = raw[~kept]
+        # A code of zero is not always 0.
+        entry["fill"] = int(left_out[0]) if raw.dtype == torch.uint8 and left_out.numel() else 0
+        values = raw[kept]
+    return entry, pack_bits(values, bits) if bits else values
+
+
+def _fields(codec: Codec) -> dict[str, Any]:
+    """Return the fields of a codec. Raise UserError if another codec would be made of them."""
+    name, kind = codec.name, type(codec)
+    if find_codec(name) is not kind:
+        raise UserError(f"codec {name!r} is not {kind.__name__}: register that class in the group cast_bench.codecs")
+    fields: dict[str, Any] = asdict(codec)  # type: ignore[call-overload]  # a codec is a dataclass
+    text = json.dumps(fields)
+    if len(text) > MAX_FIELDS or kind(**json.loads(text)) != codec:
+        raise UserError(f"the fields of codec {name!r} are no settings of up to {MAX_FIELDS:,} characters of JSON")
+    return fields
+
+
+def find_codec(name: str) -> type[Codec]:
+    """Return the class of a codec by its name. Raise UserError if it is unknown."""
+    kind: type[Codec] = registry.load(registry.lookup("codecs", name))
+    return kind
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy the stored weights of a model folder, if it has any, to another."""
+    if (source / FOLDER / MANIFEST).exists():
+        (target / FOLDER).mkdir()
+        for file in (source / FOLDER).iterdir():
+            find_file(source / FOLDER, file.name, None)
+            shutil.copyfile(file, target / FOLDER / file.name)
+
+
+class StoredFolder(Mapping[str, StoredWeight]):
+    """The stored weights of a model folder by target, each read when it is asked for."""
+
+    def __init__(self, model: Path) -> None:
+        """model: folder of the model. One without stored weights is empty."""
+        self.path = model / FOLDER
+        about = read_object(self.path, MANIFEST) or {"weights": {}, "layouts": []}
+        index = read_object(self.path, INDEX) or {"weight_map": {}}
+        self._layouts: dict[str, Any] = {name: about["layouts"][i] for name, i in about["weights"].items()}
+        self._shards: dict[str, str] = index["weight_map"]
+        self._open: dict[str, Any] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layouts)
+
+    def __len__(self) -> int:
+        return len(self._layouts)
+
+    def __getitem__(self, target: str) -> StoredWeight:
+        shape, entries = self.shape(target), self._layouts[target]["parts"]
+        kept = None
+        if any(entry["kept"] for entry in entries.values()):
+            kept = unpack_bits(self._tensor(f"{target}.{MASK}"), 1, shape).bool()
+        parts = {part: self._part(f"{target}.{part}", entry, kept) for part, entry in entries.items()}
+        return StoredWeight(self.codec(target), parts)
+
+    def codec(self, target: str) -> Codec:
+        """Return the codec of a target."""
+        layout = self._layouts[target]
+        return find_codec(layout["codec"])(**layout["fields"])
+
+    def shape(self, target: str) -> tuple[int, int]:
+        """Return the shape [out, in] of a target's weight."""
+        out, width = self._layouts[target]["shape"]
+        return out, width
+
+    def _part(self, name: str, entry: Mapping[str, Any], kept: Tensor | None) -> Tensor:
+        stored, shape, bits = self._tensor(name), tuple(entry["shape"]), entry["bits"]
+        if not entry["kept"] or kept is None:
+            return unpack_bits(stored, bits, shape) if bits else stored
+        values = unpack_bits(stored, bits, (int(kept.sum()),)) if bits else stored
+        whole = torch.full(shape, entry["fill"], dtype=values.dtype)
+        whole[kept] = values
+        return whole.view(getattr(torch, entry["dtype"]))
+
+    def _tensor(self, name: str) -> Tensor:
+        shard = self._shards.get(name, WEIGHTS)
+        if shard not in self._open:
+            self._open[shard] = safe_open(self.path / shard, framework="pt")
+        tensor: Tensor = self._open[shard].get_tensor(name)
+        return tensor
+
+    def count(self) -> Storage:
+        """Count the bytes of all parts. Values are the parts with a number for each weight."""
+        weights = values = others = 0
+        is_packed = False
+        for target, layout in self._layouts.items():
+            shape = layout["shape"]
+            weights += shape[0] * shape[1]
+            is_masked = any(entry["kept"] for entry in layout["parts"].values())
+            others += self._tensor(f"{target}.{MASK}").nbytes if is_masked else 0
+            has_values = False
+            for part, entry in layout["parts"].items():
+                size = self._tensor(f"{target}.{part}").nbytes
+                if entry["shape"] == shape:
+                    values, has_values = values + size, True
+                else:
+                    others += size
+            is_packed |= is_masked or not has_values
+        kinds = {json.dumps([layout["codec"], layout["fields"]]) for layout in self._layouts.values()}
+        return Storage(
+            weights=weights, values=values, others=others, is_packed=is_packed, form="; ".join(sorted(kinds))
+        )

@@ -1,0 +1,179 @@
+"""How quantized weights are stored: codecs, the tensors of a weight, and the bytes that they take.
+
+A quantizer gives each weight as named tensors and a codec that turns them into the weight. The runner writes these tensors,
+reads them again, compares the weight that they give with the one that is measured, bit for bit, and counts their bytes. So no
+quantizer states its bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from methods.pattern import Pattern
+    from methods.quantizing.grids import Grid
+
+STORED_KEY = "stored"
+"""Key of `Storage.notes()` in the notes of a record."""
+
+
+class Codec(Protocol):
+    """A way to store the weight of a linear [out, in] as named tensors.
+
+    A frozen dataclass. Its fields are JSON values. They are stored beside the tensors, so that the codec can be made again.
+    Its name is its entry point in the group `cast_bench.codecs`.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    def bits(self) -> Mapping[str, int]:
+        """Bits of each number in the parts that hold whole numbers from 0, in uint8. Other parts are stored as they are."""
+        ...
+
+    def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return the weight [out, in], float32, on the device of the parts."""
+        ...
+
+
+class StoredWeight(NamedTuple):
+    """The tensors of a weight, and the codec that turns them into the weight."""
+
+    codec: Codec
+    parts: Mapping[str, Tensor]
+    pattern: Pattern | None = None
+    """Pattern of this weight alone; None for that of the model."""
+
+    def decode(self) -> Tensor:
+        """Return the weight [out, in], float32. Zeros are +0.0."""
+        weight = self.codec.decode(self.parts)
+        return weight.masked_fill_(weight == 0, 0)
+
+
+@dataclass(frozen=True)
+class FloatCodec:
+    """Numbers in the format of the model: `values` [out, in]."""
+
+    name: ClassVar[str] = "float"
+    bits: ClassVar[Mapping[str, int]] = {}
+
+    def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
+        return parts["values"].float()
+
+
+@dataclass(frozen=True)
+class GridCodec:
+    """Codes of a grid, with a scale for each group of weights along the input.
+
+    Parts: `codes` uint8 [out, in]; `scales` [out, in / group]; `tensor_scale` float32 [1] where the grid has one.
+    """
+
+    name: ClassVar[str] = "grid"
+    grid: str
+    """Kind of the grid, a key of GRIDS."""
+    width: int
+    """Bits of a code."""
+    group: int
+    """Number of weights along the input that share a scale."""
+
+    @classmethod
+    def of(cls, grid: Grid, group: int) -> GridCodec:
+        """Return the codec of a grid."""
+        return cls(grid.kind, grid.bits, group)
+
+    @property
+    def bits(self) -> Mapping[str, int]:
+        return {"codes": self.width}
+
+    def store(self, values: Tensor, scales: Tensor, grid: Grid) -> dict[str, Tensor]:
+        """Return the parts of a weight that is near points of a grid.
+
+        values: float32 [out, in]; scales: those of its groups, float [out, in / group].
+        """
+        codes = grid.codes(values.unflatten(-1, (-1, self.group)), scales.unsqueeze(-1)).flatten(-2)
+        parts = {"codes": codes, "scales": grid.pack_scale(scales)}
+        if grid.tensor_bits:
+            parts["tensor_scale"] = scales.new_tensor([grid.tensor_scale])
+        return parts
+
+    def encode(self, weight: Tensor) -> dict[str, Tensor]:
+        """Return the parts of the nearest points to a weight [out, in] of any float dtype."""
+        groups = weight.float().contiguous().unflatten(-1, (-1, self.group))
+        grid = self.made().of(groups)
+        return self.store(groups.flatten(-2), grid.scale(groups).squeeze(-1), grid)
+
+    def made(self, tensor_scale: float = 0.0) -> Grid:
+        """Return the grid. tensor_scale: that of the whole weight; 0 if it has none."""
+        from methods.quantizing.grids import GRIDS
+
+        grid = GRIDS[self.grid](bits=self.width)
+        return replace(grid, tensor_scale=tensor_scale) if grid.tensor_bits else grid  # type: ignore[type-var]
+
+    def scales(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return the scale of each group, float32 [out, in / group]."""
+        return self._grid_of(parts).unpack_scale(parts["scales"])
+
+    def _grid_of(self, parts: Mapping[str, Tensor]) -> Grid:
+        return self.made(float(parts["tensor_scale"]) if "tensor_scale" in parts else 0.0)
+
+    def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
+        grid = self._grid_of(parts)
+        groups = grid.points(parts["codes"]).unflatten(-1, (-1, self.group))
+        weight: Tensor = groups.mul_(grid.unpack_scale(parts["scales"]).unsqueeze(-1)).flatten(-2)
+        return weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """Bytes that the weights of a model's targets take."""
+
+    weights: int
+    """Number of weights."""
+    values: int
+    """Bytes of the values: one code or number for each weight that is kept."""
+    others: int = 0
+    """Bytes of scales, codebooks, masks and the rest."""
+    is_packed: bool = False
+    """True if the values leave pruned weights out, or cannot leave them out: they count as they are."""
+    total: int | None = None
+    """Bytes of the whole model in the files that were read. None: those of the artifact's folder."""
+    claimed: str = ""
+    """Library that says how many bytes its weights take, which nobody counted. "" if they were counted."""
+    form: str = ""
+    """Codecs, or the format of the files, in words."""
+
+    @property
+    def bits(self) -> float:
+        """Bits of the values per weight."""
+        return 8 * self.values / max(1, self.weights)
+
+    @property
+    def other_bits(self) -> float:
+        """Bits of scales and the rest per weight."""
+        return 8 * self.others / max(1, self.weights)
+
+    @property
+    def all_bits(self) -> float:
+        """Bits of everything per weight."""
+        return 8 * (self.values + self.others) / max(1, self.weights)
+
+    def with_floats(self, weights: int, size: int, pattern: Pattern) -> Storage:
+        """Return the storage with that of other targets, which are numbers of `size` bytes under a pattern.
+
+        A pattern n:m stores n of every m numbers, and a mask of one bit for each weight.
+        """
+        is_sparse = pattern.m > pattern.n
+        return replace(
+            self,
+            weights=self.weights + weights,
+            values=self.values + (weights * size * pattern.n // pattern.m if is_sparse else weights * size),
+            others=self.others + (weights // 8 if is_sparse else 0),
+        )
+
+    def notes(self) -> dict[str, Any]:
+        """Return the note of a record, JSON."""
+        return {STORED_KEY: asdict(self)}
