@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ from transformers import (
     Starcoder2Config,
 )
 
+from bench.formats.stored import StoredFolder
+from bench.formats.stored import write as write_stored
 from bench.inputs import loading
 from bench.inputs.models import COMPANIONS
 from helpers.runs import TINY
@@ -45,6 +47,7 @@ from methods.contract import Compute, Job, Outcome, Prior
 from methods.experts import unfold
 from methods.folder import Folder, save
 from methods.pattern import Pattern
+from methods.quantizing.codec import StoredWeight
 from methods.targets import dense_weight, find_targets
 
 SIZES = {
@@ -181,6 +184,12 @@ def write(model: nn.Module, folder: Path) -> Path:
     """Write the model to a folder that loads."""
     model.config.save_pretrained(folder)
     return save(model, folder)
+
+
+def store(stored: Mapping[str, StoredWeight], folder: Path, pattern: str = "dense") -> StoredFolder:
+    """Write stored weights as the runner does, and open them."""
+    write_stored(folder, stored, Pattern.parse(pattern))
+    return StoredFolder(folder)
 
 
 def random_folder(family: str, folder: Path, **values: object) -> Path:

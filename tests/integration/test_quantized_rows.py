@@ -15,7 +15,8 @@ from bench.verify import Layer, WeightCounts
 from helpers import plugins, runs
 from methods.contract import Compute
 from methods.pattern import Pattern
-from methods.quantizing.stored import ACTIVATIONS_KEY, Stored, int8_tokens, round_inputs
+from methods.quantizing.codec import Storage
+from methods.quantizing.inputs import ACTIVATIONS_KEY, int8_tokens, round_inputs
 
 BREAKS = """
 for weight in (model.get_submodule(target).weight for target in job.targets):
@@ -117,8 +118,10 @@ def test_tokens_have_a_scale_each():
     torch.testing.assert_close(int8_tokens(x), want)
 
 
-INT8, INT4, INT3 = (Stored(bits=b, scale_bits=16, scales=s) for b, s in ((8, 100), (4, 1000), (3, 1000)))
-WHOLE = Stored(bits=6, packed=True)
+INT8, INT4, INT3 = (
+    Storage(weights=100_000, values=b * 12_500, others=2 * s) for b, s in ((8, 100), (4, 1000), (3, 1000))
+)
+WHOLE = Storage(weights=100_000, values=6 * 12_500, is_packed=True)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_the_source_says_what_the_class_says():
         assert entry.about, name
         default = getattr(kind, entry.columns) if entry.columns else 0
         assert entry == declared and entry.block == default, name
-        assert bool(entry.environment) == (Needs.ISOLATED in kind.needs)
+        assert bool(entry.environment) == (Needs.ISOLATED in getattr(kind, "needs", Needs.NOTHING))
 
 
 @pytest.mark.parametrize("name", METHODS)

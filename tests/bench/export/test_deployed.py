@@ -8,23 +8,27 @@ import torch
 from gguf import GGUFReader, quants
 from safetensors.torch import load_file
 
-from bench.export import compressed_folder, deployed, gguf_file, gptq_folder
-from bench.export.compressed_folder import FORMATS
+from bench.export import deployed, gguf_file, gptq_folder
 from bench.export.model import export_model
 from bench.inputs import loading, windows
-from bench.kernels import cpu24
-from bench.kernels.integers24 import pack_rounded
 from bench.results.artifacts import find_pruned
 from bench.results.store import ReadOnlyStore
 from bench.verify import CheckFailed
 from helpers import folders, packers, runs
+from helpers.models import sample
 from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
-from methods.pattern import Pattern
 
 pytest.importorskip("compressed_tensors")
 FEW = ("int4-awq", "w8a8", "nvfp4")
+FORMATS = {
+    **dict.fromkeys(("int8", "int4-rtn", "int4-gptq", "int4-awq", "int4-rtn:group=16"), "pack-quantized"),
+    **dict.fromkeys(("w8a8", "w8a8-smooth"), "int-quantized"), "fp8": "float-quantized",
+    **dict.fromkeys(("mxfp4", "mxfp4-gptq"), "mxfp4-pack-quantized"),
+    **dict.fromkeys(("nvfp4", "nvfp4-gptq"), "nvfp4-pack-quantized"),
+}  # fmt: skip
+"""Formats of compressed-tensors by quantizer."""
 PRUNED = ("magnitude", "awq + magnitude", "smooth + magnitude")
 """Methods of the rows that are exported. Two quantizers have a transform of their own."""
 
@@ -46,9 +50,7 @@ def made(tmp_path_factory):
         yield make
 
 
-@pytest.mark.parametrize(
-    "quantizer", [q if q in FEW else pytest.param(q, marks=pytest.mark.full) for q in (*FORMATS, "int4-rtn:group=16")]
-)
+@pytest.mark.parametrize("quantizer", sample(FORMATS, *FEW))
 def test_transformers_loads_what_was_measured(quantizer, made, output, tmp_path):
     results, record = made(quantizer)
     out = tmp_path / "out"
@@ -65,7 +67,7 @@ def test_transformers_loads_what_was_measured(quantizer, made, output, tmp_path)
     }.get(quantizer, 0)
     config = json.loads((out / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == "compressed-tensors"
-    assert config["quantization_config"]["format"] == FORMATS[quantizer.split(":")[0]].name
+    assert config["quantization_config"]["format"] == FORMATS[quantizer]
     weights = load_file(out / "model.safetensors")
     if quantizer == "nvfp4":
         own, counted = map(float, re.search(r"(\S+) bits per weight, where the row counts (\S+)", said).groups())
@@ -78,37 +80,17 @@ def test_transformers_loads_what_was_measured(quantizer, made, output, tmp_path)
     assert packed.nbytes == 352 * 128 * (1 if eight else 0.5)
 
 
-def test_the_scale_of_an_nvfp4_group_is_found_from_any_largest_point():
-    """GPTQ fixes the scales and then moves weights, so that the largest of a group may be any point of the grid."""
-    points = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
-    groups = points[torch.stack([torch.arange(16) % (top + 1) for top in (7, *range(8))])]  # each up to another point
-    scales = torch.tensor([448, *torch.arange(64, 128, 8)]) * 2**-12  # multiples of the tensor's, 2^-12
-    weight = (groups * scales[:, None]).flatten()[None].bfloat16()
-
-    form = FORMATS["nvfp4-gptq"]
-    assert torch.equal(compressed_folder._store(weight, form, 16, compressed_folder._scheme(form, 16))[1], weight)
-
-
-def test_weights_that_are_rounded_again_are_not_said_to_differ_in_the_last_bit(made, tmp_path, monkeypatch):
-    results, record = made("nvfp4")
-    find = compressed_folder._nvfp4_codes
-
-    def damage(groups, tensor_scale):
-        codes = find(groups, tensor_scale)
-        codes[0, 0] *= 0.75
-        return codes
-
-    monkeypatch.setattr(compressed_folder, "_nvfp4_codes", damage)
-    said = export_model(record.key, "compressed-tensors", tmp_path / "out", results=results)
-    assert "; 28 of them rounded again" in said and "last bit" not in said
-
-
-def test_a_quantizer_without_a_format_is_refused(made, refused, tmp_path):
+def test_stored_weights_without_a_format_are_refused(made, refused, tmp_path):
     results, record = made("nf4")
-    err = refused(
-        "export", record.key, "--results", str(results), "--format", "compressed-tensors", "--out", str(tmp_path / "o")
-    )
-    assert "quantizer nf4 has no format of compressed-tensors" in err
+    for format_, said in (
+        ("compressed-tensors", "compressed-tensors has no format for normal of 4 bits"),
+        ("awq", "awq has integers of 4 bits, and these weights are normal of 4 bits"),
+        ("gptq", "gptq has integers of 2, 3, 4, 8 bits, and these weights are normal of 4 bits"),
+    ):
+        assert said in refused("export", record.key, "--results", results, "--format", format_, "--out", tmp_path / "o")
+        assert f"has no stored weights, of which {format_} is made" in refused(
+            "export", runs.TINY, "--format", format_, "--out", tmp_path / "o"
+        )
     assert not (tmp_path / "o").exists()
 
 
@@ -200,14 +182,6 @@ def test_a_model_larger_than_half_of_the_memory_is_exported_without_a_load(made,
     assert "not computed in float16, because the model takes more than half of the memory" in said
 
 
-def test_groups_that_are_multiples_of_the_kernel_s_are_packed_in_its_own():
-    weight = torch.rand(8, 512) * Pattern(2, 4).keep(torch.rand(8, 512))
-    packed = pack_rounded(weight, "int4", group=256).packed
-
-    assert cpu24.supports(packed) and cpu24.supports(pack_rounded(weight, "int4").packed)
-    assert pack_rounded(weight, "int4", group=8).packed.scales.shape[-1] == 512 // 8
-
-
 def test_packed24_has_the_groups_of_its_row(made, tmp_path):
     results, record = made("int4-rtn:group=8")
     said = export_model(record.key, "packed24", tmp_path / "out", results=results)
@@ -217,13 +191,13 @@ def test_packed24_has_the_groups_of_its_row(made, tmp_path):
 
 def test_a_scale_too_small_for_float16_is_no_silent_change(made, tmp_path, monkeypatch):
     results, record = made("int4-rtn")
-    rounded = gptq_folder.round_weight
+    integers = gptq_folder.require_integers
 
-    def small(weight, bits, group):
-        codes, scales, exact = rounded(weight, bits, group)
-        return codes, scales * 2**-30, exact
+    def small(stored):
+        whole = integers(stored)
+        return whole._replace(scales=whole.scales * 2**-30)
 
-    monkeypatch.setattr(gptq_folder, "round_weight", small)
+    monkeypatch.setattr(gptq_folder, "require_integers", small)
     with pytest.raises(Exception, match="reads back with other values"):
         export_model(record.key, "gptq", tmp_path / "out", results=results)
     assert not (tmp_path / "out").exists()
@@ -329,13 +303,6 @@ def test_rounding_at_run_time_is_no_gguf(tmp_path):
         UserError, match="rounds keys and values while it runs, which no GGUF file says: use --format hf"
     ):
         export_model(str(folder), "gguf", tmp_path / "out")
-
-
-def test_other_grids_are_no_awq():
-    with pytest.raises(
-        UserError, match="quantizer nf4 has no weights in the format awq: use int4-rtn, int4-gptq or int4-awq"
-    ):
-        gptq_folder.write(runs.TINY, runs.TINY, "awq", None, "nf4")
 
 
 def test_an_importance_matrix_is_the_mean_square_of_the_inputs(monkeypatch):

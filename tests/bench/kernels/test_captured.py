@@ -27,7 +27,7 @@ def packed(model, kind="int8"):
     """Put a random model on the kernel: 2:4 targets, and a head in int8."""
     job = job_for(model)
     Magnitude().apply(model, job)
-    weights = {n: pack_rounded(dense_weight(model.get_submodule(n)), kind, n).packed for n in job.targets}
+    weights = {n: pack_rounded(dense_weight(model.get_submodule(n)), kind, n) for n in job.targets}
     return swap_linears(pack_head(model), weights, engine="native")
 
 

@@ -72,7 +72,7 @@ WIDE = [*SHAPES, (5, 64), (6, 1536), (2, 33000)]
 )
 def test_integers_are_exact_on_every_path(kernel, kind, case):
     shape, threads = case
-    packed = pack_rounded(sparse(*shape), kind).packed
+    packed = pack_rounded(sparse(*shape), kind)
     if not cpu24.supports(packed):
         assert kind == "int4" and shape[1] % 64
         return
@@ -130,7 +130,7 @@ def test_inputs_and_a_bias_must_fit(kernel):
 
 
 def test_a_bias_may_have_gaps_and_subnormal_inputs_are_zero(kernel):
-    weight = cpu24.to_kernel_layout(pack_rounded(sparse(32, 64), "int8").packed)
+    weight = cpu24.to_kernel_layout(pack_rounded(sparse(32, 64), "int8"))
     bias = torch.randn(64)[::2]
     for path in kernel.paths:
         got = cpu24.product(torch.full((1, 64), 6e-41), weight, bias, path=path)
@@ -141,7 +141,7 @@ def test_a_nan_is_not_hidden(kernel):
     weight = sparse(5, 64)
     x = torch.randn(2, 64)
     x[1, 3] = float("nan")
-    for laid in (cpu24.to_kernel_layout(pack(weight)), cpu24.to_kernel_layout(pack_rounded(weight, "int8").packed)):
+    for laid in (cpu24.to_kernel_layout(pack(weight)), cpu24.to_kernel_layout(pack_rounded(weight, "int8"))):
         for path in kernel.paths:
             got = cpu24.product(x, laid, path=path)
             assert got[0].isfinite().all()
@@ -151,7 +151,7 @@ def test_a_nan_is_not_hidden(kernel):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_layout_has_a_way_back(shape):
     weight = sparse(*shape)
-    kinds = [pack_rounded(w, kind).packed for kind in ("int8", "int4") for w in (weight, weight.float())]
+    kinds = [pack_rounded(w, kind) for kind in ("int8", "int4") for w in (weight, weight.float())]
     for packed in filter(cpu24.supports, (pack(weight), *kinds)):
         again = cpu24.from_kernel_layout(cpu24.to_kernel_layout(packed))
         assert torch.equal(cpu24.unpack_kernel_weight(cpu24.dense_twin(packed)), unpack(packed))
@@ -162,8 +162,8 @@ def test_the_layout_has_a_way_back(shape):
 
 def test_memory_is_nine_bits_a_weight_five_or_three_and_scales():
     assert 8 * cpu24.to_kernel_layout(pack(sparse(4, 4096))).memory.nbytes / (4 * 4096) == 9
-    assert 8 * cpu24.to_kernel_layout(pack_rounded(sparse(4, 4096), "int8").packed).memory.nbytes / (4 * 4096) == 5
-    four = cpu24.to_kernel_layout(pack_rounded(sparse(4, 4096), "int4").packed)
+    assert 8 * cpu24.to_kernel_layout(pack_rounded(sparse(4, 4096), "int8")).memory.nbytes / (4 * 4096) == 5
+    four = cpu24.to_kernel_layout(pack_rounded(sparse(4, 4096), "int4"))
     assert 8 * (four.memory.nbytes + four.scales.nbytes) / (4 * 4096) == 3.25
 
 

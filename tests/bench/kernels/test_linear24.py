@@ -20,7 +20,7 @@ from methods.contract import Compute
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
-from methods.quantizing.stored import ACTIVATIONS_KEY, round_inputs
+from methods.quantizing.inputs import ACTIVATIONS_KEY, round_inputs
 from methods.targets import dense_weight, find_targets
 
 IDS = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -98,7 +98,7 @@ def test_inputs_are_rounded_before_windows_repeat_them(form, tmp_path):
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_integers_are_the_dequantized_model(llama, kind):
     model, packed = masked(llama)
-    rounded = {n: pack_rounded(unpack(p), kind).packed for n, p in packed.items()}
+    rounded = {n: pack_rounded(unpack(p), kind) for n, p in packed.items()}
     for name, weight in rounded.items():
         dense_weight(model.get_submodule(name)).copy_(unpack(weight))
     wanted = model(IDS).logits
@@ -109,7 +109,7 @@ def test_integers_are_the_dequantized_model(llama, kind):
 
 def test_small_weights_lie_in_one_piece_of_memory_and_large_ones_do_not(llama, monkeypatch, kernel):
     _, packed = masked(llama)
-    rounded = {n: pack_rounded(unpack(p), "int8").packed for n, p in packed.items()}
+    rounded = {n: pack_rounded(unpack(p), "int8") for n, p in packed.items()}
     sizes = sorted({cpu24.to_kernel_layout(p).memory.nbytes for p in rounded.values()})
     monkeypatch.setattr(linear24, "LARGE", sizes[-1])
     swap_linears(llama, rounded, engine="native")
@@ -131,7 +131,7 @@ def test_many_rows_meet_the_weights_of_few(llama, monkeypatch, path, kernel):
         pytest.skip(f"this processor has no {path}")
     monkeypatch.setenv(KERNEL_PATH, path)
     model, packed = masked(llama)
-    model = swap_linears(pack_head(model), {n: pack_rounded(unpack(p), "int8").packed for n, p in packed.items()})
+    model = swap_linears(pack_head(model), {n: pack_rounded(unpack(p), "int8") for n, p in packed.items()})
     many = torch.randint(64, (1, MAX_PORTABLE_ROWS + 1), generator=torch.Generator().manual_seed(0))
     for side in (model, dense_twin(model)):
         torch.testing.assert_close(side(many[:, :9]).logits, side(many).logits[:, :9], rtol=1e-3, atol=1e-3)

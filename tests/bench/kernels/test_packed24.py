@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench.kernels.integers24 import BITS, group_size, pack_rounded
+from bench.kernels import cpu24
+from bench.kernels.integers24 import BITS, group_size, integers_of, pack_codes, pack_rounded
 from bench.kernels.packed24 import CODES, FLOAT_DTYPES, PIECE_WEIGHTS, check_mask, pack, row_pieces, unpack
 from methods.errors import UserError
 from methods.pattern import Pattern
+from methods.quantizing.codec import GridCodec, StoredWeight
 
 SHAPES = [(1, 4), (3, 12), (33, 260)]
 
@@ -59,8 +61,8 @@ def test_extremes_come_back(dtype):
 def test_a_seven_billion_models_shape_takes_nine_sixteenths():
     weight = sparse(40, 11008, torch.bfloat16)
     assert pack(weight).nbytes / weight.nbytes == pytest.approx(9 / 16, rel=0.01)
-    assert 8 * pack_rounded(weight, "int8").packed.nbytes / weight.numel() == pytest.approx(5, rel=0.01)
-    four = pack_rounded(weight, "int4").packed
+    assert 8 * pack_rounded(weight, "int8").nbytes / weight.numel() == pytest.approx(5, rel=0.01)
+    four = pack_rounded(weight, "int4")
     assert 8 * (four.nbytes - four.scales.nbytes) / weight.numel() == 3
 
 
@@ -78,7 +80,7 @@ class OnCard(torch.Tensor):
 def test_a_weight_on_a_card_is_packed_on_the_cpu(kind):
     weight = sparse(8, 64, torch.bfloat16)
     packed, wanted = (
-        pack(w) if kind == "float" else pack_rounded(w, kind).packed for w in (weight.as_subclass(OnCard), weight)
+        pack(w) if kind == "float" else pack_rounded(w, kind) for w in (weight.as_subclass(OnCard), weight)
     )
     assert torch.equal(unpack(packed), unpack(wanted))
     assert all(type(part) is torch.Tensor for part in packed.parts().values())
@@ -134,34 +136,29 @@ def test_a_mask_that_is_none_is_refused():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("kind", BITS)
-@pytest.mark.parametrize("largest", [0.5, -0.5, 0.0])
-def test_weights_on_a_grid_come_back_bit_for_bit(kind, dtype, largest):
-    """As a quantizer leaves them: integers times a bfloat16 scale a group, in the model's dtype."""
-    half, group = 2 ** (BITS[kind] - 1), group_size(kind, 256)
-    codes = torch.randint(-half, half, (24, 256), generator=torch.Generator().manual_seed(1)).float()
-    codes *= sparse(24, 256, seed=3) != 0
-    if largest:
-        codes[codes.abs() > half * abs(largest) + half / 2.1] = half - 1 if largest > 0 else -half
-    scales = (torch.rand(24, 256 // group, generator=torch.Generator().manual_seed(2)) + 0.01).bfloat16().float() / 64
-    weight = (codes.unflatten(1, (-1, group)) * scales[..., None]).flatten(1).to(dtype)
-    weight[weight == 0] = 0
-    rounded = pack_rounded(weight, kind)
-    assert rounded.exact and torch.equal(unpack(rounded.packed), weight)
+@pytest.mark.parametrize(
+    ("kind", "group", "packed_as"), [("int8", 256, 256), ("int4", 128, 128), ("int4", 256, 128), ("int4", 8, 8)]
+)
+def test_stored_integers_come_back_bit_for_bit(kind, group, packed_as, dtype):
+    """Groups that are a multiple of the kernel's are packed in its own."""
+    codec = GridCodec("integer", BITS[kind], group)
+    stored = StoredWeight(codec, codec.encode(sparse(24, 256)))
+    weight = stored.decode().to(dtype)
+    packed = pack_codes(weight, integers_of(stored))
+    assert torch.equal(unpack(packed), weight) and packed.scales.shape == (24, 256 // packed_as)
+    assert cpu24.supports(packed) == (packed_as != 8)
 
 
 @pytest.mark.parametrize("kind", BITS)
 def test_other_weights_are_rounded_to_the_nearest(kind):
     weight = sparse(16, 192)
     rounded = pack_rounded(weight, kind)
-    assert not rounded.exact
-    back = unpack(rounded.packed)
-    step = rounded.packed.scales.float().repeat_interleave(group_size(kind, 192), 1)
+    back = unpack(rounded)
+    step = rounded.scales.float().repeat_interleave(group_size(kind, 192), 1)
     error = (back - weight).abs() / step
     assert error.max() < 1.01 and (error <= 0.5001).float().mean() > 0.98  # the ends are clipped
     assert (back[weight == 0] == 0).all()
     assert torch.equal(unpack(pack(back.clone())), back)  # no -0.0, and still 2:4
-    assert pack_rounded(back, kind).exact
 
 
 def test_integers_stand_for_no_infinity():

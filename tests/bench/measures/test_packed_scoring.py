@@ -7,7 +7,7 @@ from bench.measures import packed_scoring
 from bench.measures.packed_scoring import ATTENTIONS, find_obstacle, score
 from helpers import models
 from methods.families import FAMILIES
-from methods.quantizing.stored import round_inputs
+from methods.quantizing.inputs import round_inputs
 
 MAX_LENGTH = 24
 

@@ -13,10 +13,9 @@ from bench.catalog.choice import parse_quantizer
 from bench.quantizers.allocated import Allocated, LinearChoice, parse_pruner, pruner_code
 from bench.quantizers.gptq import Int3Gptq
 from bench.quantizers.rounding import Int8
+from helpers.models import store
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.quantizing.grids import group_size
-from methods.quantizing.stored import STORED_KEY
 
 
 @pytest.fixture
@@ -31,23 +30,25 @@ def write(file, targets, names=("int3-gptq", "int8"), **others):
     return file, linears
 
 
+def is_as(outcome, linears, alone, folder):
+    """Compare weights with those of each choice alone, and the bytes that are stored with what the plan counts."""
+    bits = 0
+    for target, name in linears.items():
+        weight = outcome.model.get_submodule(target).weight
+        assert torch.equal(weight, alone[name].get_submodule(target).weight), target
+        values, scales = LinearChoice.parse(name).bits(*weight.shape, 32)
+        bits += values * weight.numel() + scales
+    counted = store(outcome.stored, folder / "model").count()
+    assert 8 * (counted.values + counted.others) == bits
+
+
 def test_each_linear_has_the_weights_of_its_quantizer(llama, job, tmp_path):
     file, linears = write(tmp_path / "a.json", job.targets)
     alone = {kind.name: kind().apply(copy.deepcopy(llama), job).model for kind in (Int3Gptq, Int8)}
 
     outcome = Allocated(str(file)).apply(llama, job)
 
-    shapes = {}
-    for target, name in linears.items():
-        weight = outcome.model.get_submodule(target).weight
-        assert torch.equal(weight, alone[name].get_submodule(target).weight), target
-        shapes[target] = tuple(weight.shape)
-    stored, total = outcome.notes[STORED_KEY], sum(out * width for out, width in shapes.values())
-    values = sum((3 if linears[t] == "int3-gptq" else 8) * out * width for t, (out, width) in shapes.items())
-    groups = {t: width // group_size(width, None, 128, "x") for t, (_, width) in shapes.items()}
-    scales = sum(16 * out * (groups[t] if linears[t] == "int3-gptq" else 1) for t, (out, _) in shapes.items())
-    assert stored["bits"] == pytest.approx(values / total)
-    assert stored["scale_bits"] * stored["scales"] == scales
+    is_as(outcome, linears, alone, tmp_path)
     assert outcome.notes["allocation"] == {"int3-gptq": 4, "int8": 3}
 
 
@@ -75,13 +76,8 @@ def test_a_linear_with_a_pattern_is_pruned_and_then_quantized(llama, job, tmp_pa
 
     outcome = Allocated(str(file)).apply(llama, job)
 
-    values, total = 0.0, 0
-    for target, name in linears.items():
-        weight = outcome.model.get_submodule(target).weight
-        assert torch.equal(weight, alone[name].get_submodule(target).weight), target
-        values += weight.numel() * {"2:4+int3-gptq": 3 / 2 + 1, "1:4": 32 / 4 + 1, "dense": 32}[name]
-        total += weight.numel()
-    assert outcome.notes[STORED_KEY]["bits"] == pytest.approx(values / total)
+    is_as(outcome, linears, alone, tmp_path)
+    assert LinearChoice.parse("2:4+int3-gptq").bits(8, 64, 32) == (3 / 2 + 1, 16 * 8)
     with pytest.raises(UserError, match=r"this model is pruned to 2:4: use --methods dense"):
         Allocated(str(file)).apply(llama, dataclasses.replace(job, pattern=Pattern(2, 4)))
 

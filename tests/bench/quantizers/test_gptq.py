@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from bench.quantizers.gptq import Int4Gptq, largest_first, left_to_right, quantize_
+from bench.quantizers import gptq
+from bench.quantizers.gptq import Int4Gptq, largest_first, left_to_right, quantize
 from helpers.oracles import agree
 from methods.pattern import Pattern
 from methods.pruning.hessian import add_gram, symmetric
@@ -44,10 +45,8 @@ def layer(out=16, width=64, tokens=256, seed=0, pattern="2:4"):
 
 
 def quantized(weight, keep, x, group, act_order=False):
-    got = weight.clone()
     prepare = largest_first if act_order else left_to_right
-    quantize_(got, keep, prepare(symmetric(add_gram(x, None)) * 2 / len(x), 0.01)[0], group)
-    return got
+    return quantize(weight, keep, prepare(symmetric(add_gram(x, None)) * 2 / len(x), 0.01)[0], group).values
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.full)])
@@ -114,7 +113,7 @@ def test_mask_is_what_its_input_keeps(pattern, llama, make_job):
 @pytest.mark.parametrize("act_order", [True, False])
 def test_the_order_is_the_setting(act_order, llama, job, monkeypatch):
     seen = []
-    monkeypatch.setattr("bench.quantizers.gptq.quantize_", lambda *a: seen.append(a[2].order))
+    monkeypatch.setattr(gptq, "quantize", lambda *a: (seen.append(a[2].order), quantize(*a))[1])
 
     Int4Gptq(act_order=act_order).apply(llama, job)
 

@@ -8,8 +8,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from baselines.magnitude import Magnitude
 from bench.export import gguf_file, llama_cpp
 from bench.quantizers import k_quants
+from helpers.models import store
 from methods.errors import UserError
-from methods.quantizing.stored import STORED_KEY
 
 NAMES = ["q4_k", *(pytest.param(n, marks=pytest.mark.full) for n in ("q2_k", "q3_k", "q5_k", "q6_k"))]
 LAYER = "model.layers.0"
@@ -56,7 +56,7 @@ def test_the_bytes_are_those_of_llama_cpp(name, weighed, model, tmp_path):
         assert k_quants.quantize(weight, form, scores).tobytes() == found.data.tobytes(), theirs
 
 
-def test_a_row_has_the_weights_and_bits_of_its_types(model, make_job):
+def test_a_row_has_the_weights_and_bits_of_its_types(model, make_job, tmp_path):
     pytest.importorskip("llama_cpp")
     source, _ = model
     job = make_job(source, "dense", calibration=torch.randint(3, 64, (4, 16)))
@@ -78,7 +78,8 @@ def test_a_row_has_the_weights_and_bits_of_its_types(model, make_job):
     )
     sizes = {target: outcome.model.get_submodule(target).weight.shape for target in job.targets}
     bits = sum(out * width * (4.5 if width == 256 else 5.5) for out, width in sizes.values())
-    assert outcome.notes[STORED_KEY]["bits"] == pytest.approx(bits / sum(out * width for out, width in sizes.values()))
+    counted = store(outcome.stored, tmp_path).count()
+    assert counted.all_bits == pytest.approx(bits / sum(out * width for out, width in sizes.values()))
     assert not torch.equal(outcome.model.get_submodule(f"{LAYER}.mlp.down_proj").weight, down)
 
 
@@ -89,7 +90,7 @@ def test_rows_that_no_type_fits_are_a_sentence():
         k_quants.type_for("q3_k", 40)
 
 
-def test_zeros_save_nothing_in_a_file_of_llama_cpp(model, make_job):
+def test_zeros_save_nothing_in_a_file_of_llama_cpp(model, make_job, tmp_path):
     """Check with types without offsets, which keep zeros, that the bits are not those of a packed 2:4."""
     pytest.importorskip("llama_cpp")
     source, _ = model
@@ -97,5 +98,5 @@ def test_zeros_save_nothing_in_a_file_of_llama_cpp(model, make_job):
     Magnitude().apply(source, job)
     outcome = k_quants.Q6K().apply(source, job)
     assert not any(job.pattern.violations(source.get_submodule(target).weight) for target in job.targets)
-    stored = outcome.notes[STORED_KEY]
-    assert stored["packed"] and 6.5625 <= stored["bits"] <= 8.5 and not stored["scales"]
+    counted = store(outcome.stored, tmp_path, "2:4").count()
+    assert counted.is_packed and 6.5625 <= counted.all_bits <= 8.5 and not counted.values

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 import math
 
 import pytest
@@ -13,9 +12,10 @@ from bench.catalog.choice import build
 from bench.catalog.entries import QUANTIZERS
 from helpers import models
 from methods.errors import UserError
+from methods.pattern import Pattern
 from methods.quantizing import grids
 from methods.quantizing.grids import NF4, group_size
-from methods.quantizing.stored import INPUT_FORMATS, STORED_KEY, Stored
+from methods.quantizing.inputs import ACTIVATIONS_KEY, INPUT_FORMATS
 from methods.targets import dense_weight
 
 ENTRIES = {n: e for n, e in QUANTIZERS.items() if n != "none" and e.module.endswith((".rounding", ".gptq"))}
@@ -35,6 +35,14 @@ GRIDS = {
     "int4-rtn": (*of_int(4), 32), "int3-rtn": (*of_int(3), 32), "nf4": (list(NF4), 1.0, 32),
 }  # fmt: skip
 """Points, what max|w| is scaled to, and the group on the test's 96 inputs; None: the row."""
+BITS = {
+    **dict.fromkeys(("int8", "w8a8", "w8a8-smooth", "fp8"), (8, 16, 0, 0)),
+    **dict.fromkeys(("int4", "int4-awq"), (4, 16, 128, 0)), "int3": (3, 16, 128, 0), "nf4": (4, 32, 64, 0),
+    "mxfp8": (8, 8, 32, 0), **dict.fromkeys(("mxfp4", "mxfp4-w4a4"), (4, 8, 32, 0)),
+    **dict.fromkeys(("nvfp4", "nvfp4-w4a4"), (4, 8, 16, 32)),
+}  # fmt: skip
+"""Bits of a value and of a scale, most weights that share one (0: a row), and bits of the tensor's scale."""
+INPUT_BITS = {"w8a8": 8, "w8a8-smooth": 8, "mxfp4-w4a4": 4, "nvfp4-w4a4": 4}
 
 
 def naive(weight, name):
@@ -78,7 +86,7 @@ def apply(quantizer, model, job):
     return quantizer.apply(copy.deepcopy(model), job)
 
 
-def bits(tensor):
+def view(tensor):
     return tensor.contiguous().view({2: torch.int16, 4: torch.int32}[tensor.element_size()])
 
 
@@ -106,7 +114,7 @@ def test_pattern_holds_and_nothing_else_changes(outcome, pruned):
         weight, was = (dense_weight(m.get_submodule(target)) for m in (outcome.model, model))
         assert job.pattern.violations(weight) == 0
         assert not weight[was == 0].any()
-        assert torch.equal(bits(weight) != 0, weight != 0), "a -0.0"
+        assert torch.equal(view(weight) != 0, weight != 0), "a -0.0"
         assert (weight - was).norm() < 0.3 * was.norm()
 
 
@@ -121,7 +129,7 @@ def test_no_negative_zero_even_where_the_dtype_underflows(quantizer, dtype, prun
     for target in job.targets:
         weight = outcome.model.get_submodule(target).weight
         assert weight.dtype == dtype and weight.isfinite().all()
-        assert torch.equal(bits(weight) != 0, weight != 0)
+        assert torch.equal(view(weight) != 0, weight != 0)
 
 
 def test_the_same_twice(quantizer, pruned, outcome):
@@ -132,23 +140,28 @@ def test_the_same_twice(quantizer, pruned, outcome):
         assert torch.equal(tensor, again.model.state_dict()[key]), key
 
 
-def test_says_how_it_would_be_stored(quantizer, pruned, outcome):
-    """As many levels in a group as its bits can tell apart, and a scale for each group."""
-    _, job = pruned
-    notes = json.loads(json.dumps(dict(outcome.notes), allow_nan=False))
-    stored = Stored(**notes[STORED_KEY])
+@pytest.mark.parametrize("pattern", ["dense", "2:4"])
+def test_its_stored_tensors_give_its_weights_and_take_the_bits_of_the_formula(
+    quantizer, pattern, pruned, outcome, tmp_path
+):
+    model, job = pruned
+    if pattern == "dense":
+        outcome = apply(quantizer, model, dataclasses.replace(job, pattern=Pattern()))
+    bits, scale, group, of_tensor = BITS[quantizer.name.removesuffix("-gptq").removesuffix("-rtn")]
 
-    weights = [outcome.model.get_submodule(t).weight for t in job.targets]
-    total, rows = sum(w.numel() for w in weights), sum(len(w) for w in weights)
-    # A file has the float32 scale of each NVFP4 tensor, which counts as four of 8 bits.
-    scales = stored.scales - 4 * len(weights) * quantizer.name.startswith("nvfp4")
-    group = None if scales == rows else total // scales
-    assert group is None or (group >= 16 and scales * group == total), "a scale for each row, or group of a row"
-    assert stored.library == "cast-bench"
-    assert (
-        max(len(part.unique()) for w in weights for row in w for part in row.split(group or len(row))) <= 2**stored.bits
-    )
-    assert stored.activations == {"w8a8": 8, "w8a8-smooth": 8, "mxfp4-w4a4": 4, "nvfp4-w4a4": 4}.get(quantizer.name)
+    stored = models.store(outcome.stored, tmp_path, pattern)
+    weights = {target: outcome.model.get_submodule(target).weight for target in job.targets}
+    formula = 0.0
+    for target, weight in weights.items():
+        assert torch.equal(view(stored[target].decode()), view(weight)), target
+        of_group = math.gcd(group, weight.shape[1]) if group else weight.shape[1]
+        per_weight = (bits if pattern == "dense" else bits / 2 + 1) + scale / of_group
+        formula += per_weight * weight.numel() + of_tensor
+    counted = stored.count()
+    assert set(stored) == set(weights) and counted.weights == sum(w.numel() for w in weights.values())
+    assert 8 * (counted.values + counted.others) == formula
+    about = outcome.config.get(ACTIVATIONS_KEY, {})
+    assert about.get("bits") == INPUT_BITS.get(quantizer.name)
 
 
 @pytest.mark.parametrize("quantizer", models.sample(ENTRIES, "int3-rtn", "int4-gptq"), indirect=True)

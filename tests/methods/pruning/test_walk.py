@@ -260,11 +260,11 @@ def test_streaming_from_disk_is_the_same_to_the_bit(kind, label, dtype, make, ke
 )
 def test_mask_of_another_type_or_shape_is_refused(mask):
     with pytest.raises(TypeError, match=r"the mask of q is torch\.\w+ \[.*\]: give torch\.bool \[2, 4\]"):
-        Visit("q", torch.ones(2, 4), torch.empty(0)).prune(mask)
+        Visit("q", torch.ones(2, 4), torch.empty(0), {}).prune(mask)
 
 
 def test_prune_leaves_no_negative_zero():
-    visit = Visit("x", torch.tensor([[-1.0, -2, 3, 4]]), torch.empty(0))
+    visit = Visit("x", torch.tensor([[-1.0, -2, 3, 4]]), torch.empty(0), {})
 
     visit.prune(torch.tensor([[False, True, True, False]]))
 

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,6 @@ from bench.cli import speed
 from bench.execution.engines.ours import _on_kernel
 from bench.inputs import loading
 from bench.kernels import cpu24, native
-from bench.kernels.integers24 import pack_rounded
 from bench.kernels.linear24 import swap_linears
 from bench.kernels.packed24 import pack, unpack
 from bench.kernels.timing import WallClock, WrongProduct
@@ -22,13 +22,13 @@ from bench.results.store import ReadOnlyStore
 from bench.verify import WeightCounts
 from helpers import fake_records
 from helpers.measuring import context_of
-from helpers.models import random_folder
+from helpers.models import random_folder, store
 from helpers.runs import prune, run_here, small, tiny
 from methods.contract import Compute
 from methods.errors import Skipped, UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
-from methods.quantizing.stored import Stored
+from methods.quantizing.codec import FloatCodec, GridCodec, Storage, StoredWeight
 from methods.targets import find_targets
 
 
@@ -159,9 +159,9 @@ def test_models_that_answer_otherwise_are_not_timed():
         ({"dtype": "float32"}, "the native kernel has no float32: take --dtype bfloat16, --quant int8 or int4-rtn"),
         ({"dtype": "bfloat16", "patterns": ("4:8",)}, "no kernel for 4:8: only 2:4 has one"),
         ({"dtype": "bfloat16", "quantizers": ("int4-rtn",)}, "whose 352 inputs are no whole blocks of 64"),
-        ({"dtype": "bfloat16", "quantizers": ("nf4",)}, "no 2:4 kernel for the grid of model.layers.0."),
-        ({"dtype": "bfloat16", "quantizers": ("fp8",)}, "no 2:4 kernel for the grid of model.layers.0."),
-        ({"dtype": "bfloat16", "quantizers": ("int3-rtn",)}, "no 2:4 kernel for weights of 3 bits"),
+        ({"dtype": "bfloat16", "quantizers": ("int4-rtn:group=8",)}, "no 2:4 kernel for the grid of model.layers.0."),
+        ({"dtype": "bfloat16", "quantizers": ("nf4",)}, "only floats, int8 and int4 have one"),
+        ({"dtype": "bfloat16", "quantizers": ("int3-rtn",)}, "only floats, int8 and int4 have one"),
     ],
 )
 def test_an_artifact_without_a_kernel_is_skipped_with_the_reason(device, tmp_path, changes, reason):
@@ -172,22 +172,33 @@ def test_an_artifact_without_a_kernel_is_skipped_with_the_reason(device, tmp_pat
 
 def test_the_kind_is_that_of_the_stored_weights(tmp_path):
     """Floats of a model made elsewhere have their bits in the record, too."""
-    sparse = WeightCounts(Pattern(2, 4))
-    for bits, kind in ((None, None), (16.0, None), (32.0, None), (9.0, None), (8.0, "int8"), (4.0, "int4")):
-        storage = None if bits is None else Stored(bits=bits)
-        assert decoding.find_kind(context_of(tmp_path, counts=sparse, storage=storage)) == kind
-    for bits in (6.0, 8.5):
-        with pytest.raises(Skipped, match=f"no 2:4 kernel for weights of {bits}"):
-            decoding.find_kind(context_of(tmp_path, counts=sparse, storage=Stored(bits=bits)))
+    context = context_of(tmp_path, counts=WeightCounts(Pattern(2, 4)))
+    elsewhere = {bits: Storage(weights=16, values=2 * bits) for bits in (16, 9, 8)}
+    for storage in (None, elsewhere[16], elsewhere[9]):
+        assert decoding.find_kind(replace(context, storage=storage)) is None
+    with pytest.raises(Skipped, match="made elsewhere: only floats of such a folder have one"):
+        decoding.find_kind(replace(context, storage=elsewhere[8]))
+    codecs = [GridCodec("integer", bits, 64) for bits in (8, 4, 4)]
+    eight, four, other = (StoredWeight(codec, codec.encode(sparse(8, 64))) for codec in codecs)
+    floats = StoredWeight(FloatCodec(), {"values": sparse(8, 64)})
+    for stored, kind in (({"x": floats}, None), ({"x": eight}, "int8"), ({"x": four, "y": other}, "int4")):
+        store(stored, tmp_path)
+        assert decoding.find_kind(context) == kind
+    for mixed in (eight, floats):
+        store({"x": four, "y": mixed}, tmp_path)
+        with pytest.raises(Skipped, match="only floats, int8 and int4 have one"):
+            decoding.find_kind(context)
 
 
-def test_integers_are_checked_in_the_format_of_the_files(tmp_path):
+def test_stored_integers_are_packed_in_the_format_of_the_files(tmp_path):
     """A CPU without products in bfloat16 computes in float32."""
-    weight = pack_rounded(sparse(8, 64), "int8").packed
-    wide = {"w": unpack(weight).float()}
-    compute = Compute(dtype=torch.float32, written_as=torch.bfloat16)
+    codec = GridCodec("integer", 8, 64)
+    stored = store({"w": StoredWeight(codec, codec.encode(sparse(8, 64)))}, tmp_path, "2:4")
+    wide = {"w": stored["w"].decode().bfloat16().float()}
+    context = context_of(tmp_path, compute=Compute(dtype=torch.float32, written_as=torch.bfloat16))
 
-    assert decoding.pack_integers(wide, "int8", context_of(tmp_path, compute=compute))["w"].kind == "int8"
+    packed = decoding.pack_stored(wide, "int8", context)["w"]
+    assert packed.kind == "int8" and torch.equal(unpack(packed), wide["w"].bfloat16())
 
 
 def test_a_step_of_a_model_with_a_sliding_window_is_the_same_each_time():

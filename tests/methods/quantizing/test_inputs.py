@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from methods.quantizing.grids import Microscaling, NvFloat4, group_size, round_
-from methods.quantizing.stored import INPUT_FORMATS
+from methods.quantizing.inputs import INPUT_FORMATS
 
 
 @pytest.mark.parametrize("form", INPUT_FORMATS)
