@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bench.export import stored_folder
 from bench.export.integers import integer_bits
 from bench.export.results import RESULT_FORMATS
 from bench.formats.adapter import AdapterCheckpoint
@@ -40,7 +41,7 @@ GGUF_TYPES = (
     "f16", "q8_0", "q4_0", "q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k",
 )  # fmt: skip
 """Types of GGUF. llama.cpp writes those that end in `_k`, `_s`, `_m` or `_l`."""
-MODEL_FORMATS = ("hf", "packed24", "onnx", *DEPLOYED_FORMATS)
+MODEL_FORMATS = ("hf", "stored", "packed24", "onnx", *DEPLOYED_FORMATS)
 MODEL_CARD = "README.md"
 SPARSITY_KEYS = ("sparsity_config", "compression_config")
 """Keys of config.json that loaders refuse, or take for formats that are no longer in use."""
@@ -96,6 +97,8 @@ def export_model(
             from bench.export import deployed
 
             summary, own = deployed.write(format_, folder, workdir, record, values, results, imatrix)
+        elif format_ == "stored":
+            summary, own = stored_folder.write(folder, workdir)
         elif format_ == "packed24":
             summary = _write_packed(folder, workdir, record, values, exclude, windows)
         else:

@@ -22,6 +22,10 @@ QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 """Keys of config.json that describe quantized weights."""
 CONTENT_SUFFIXES = (".safetensors", ".json", ".model", ".jinja", ".gguf")
 """Suffixes of the files that decide a number."""
+QUANT_METHOD = "cast-bench"
+"""Value of quant_method in config.json of a folder of stored weights."""
+STORED = "stored"
+"""Subfolder with the stored weights of a quantized model."""
 ADAPTER = "adapter_config.json"
 PACKED24 = "packed24.json"
 
@@ -96,4 +100,7 @@ def content_digest(path: Path) -> str:
         raise UserError(f"model folder {str(path)!r} does not exist: check the path")
     check_files(path)
     files = sorted(f for f in path.iterdir() if f.name.endswith(CONTENT_SUFFIXES) and f.is_file())
-    return digests.of({f.name: digests.of_file(f) for f in files})
+    if (path / STORED).is_dir():
+        check_files(path / STORED)
+        files += sorted(f for f in (path / STORED).iterdir() if f.is_file())
+    return digests.of({f.relative_to(path).as_posix(): digests.of_file(f) for f in files})

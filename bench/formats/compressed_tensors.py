@@ -187,9 +187,9 @@ class CompressedTensorsCodec:
 
 def compress(linear: nn.Module) -> tuple[CompressedTensorsCodec, dict[str, Tensor]]:
     """Return the codec and the tensors of a linear that llm-compressor quantized, as its files have them."""
-    compressors: Any = importlib.import_module("compressed_tensors.compressors")
+    compressors: Any = importlib.import_module("compressed_tensors.compressors.base")
     scheme: Any = linear.quantization_scheme
-    form = scheme.format
+    form = compressors.infer_module_format(type(linear), scheme).value
     compressor = compressors.BaseCompressor.get_value_from_registry(form)
     state = {name: tensor.detach() for name, tensor in linear.state_dict().items()}
     about = scheme.model_dump(mode="json", exclude={"targets"})

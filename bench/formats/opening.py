@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.formats.adapter import AdapterCheckpoint
-from bench.formats.checkpoint import ADAPTER, PACKED24, QUANTIZATION_KEYS, Checkpoint
+from bench.formats.checkpoint import ADAPTER, PACKED24, QUANT_METHOD, QUANTIZATION_KEYS, Checkpoint
 from bench.formats.gguf import GgufCheckpoint
 from bench.formats.quantized import QuantizedCheckpoint
 from methods import adapter
@@ -34,6 +34,11 @@ def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
                 "name PLAIN"
             )
         return AdapterCheckpoint(path, original)
+    quantization = read_config(path).get("quantization_config")
+    if isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD:
+        from bench.formats.stored_checkpoint import StoredCheckpoint  # imports torch
+
+        return StoredCheckpoint(Folder(path))
     if any(read_config(path).get(key) for key in QUANTIZATION_KEYS):
         return QuantizedCheckpoint(Folder(path))
     if not list(path.glob("*.safetensors")) and (found := sorted(path.glob("*.gguf"))):

@@ -19,13 +19,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from bench.catalog import registry
+from bench.formats.checkpoint import STORED as FOLDER
 from methods.errors import UserError
 from methods.files import find_file, read_object
 from methods.folder import INDEX, WEIGHTS, Writer, dtype_name
 from methods.pattern import Pattern
 from methods.quantizing.codec import Codec, Storage, StoredWeight
 
-FOLDER = "stored"
 MANIFEST = "stored.json"
 MASK = "mask"
 """Part with one bit for each weight, if the values of pruned weights are left out."""
@@ -171,7 +171,7 @@ class StoredFolder(Mapping[str, StoredWeight]):
     def __getitem__(self, target: str) -> StoredWeight:
         shape, entries = self.shape(target), self._layouts[target]["parts"]
         kept = None
-        if any(entry["kept"] for entry in entries.values()):
+        if self._is_masked(target):
             kept = unpack_bits(self._tensor(f"{target}.{MASK}"), 1, shape).bool()
         parts = {part: self._part(f"{target}.{part}", entry, kept) for part, entry in entries.items()}
         return StoredWeight(self.codec(target), parts)
@@ -198,28 +198,42 @@ class StoredFolder(Mapping[str, StoredWeight]):
     def _tensor(self, name: str) -> Tensor:
         shard = self._shards.get(name, WEIGHTS)
         if shard not in self._open:
-            self._open[shard] = safe_open(self.path / shard, framework="pt")
+            file = find_file(self.path, shard, None) if Path(shard).name == shard else None
+            if file is None:
+                raise UserError(f"{self.path} has no file {shard!r} for {name}: write it again")
+            self._open[shard] = safe_open(file, framework="pt")
         tensor: Tensor = self._open[shard].get_tensor(name)
         return tensor
 
+    def sizes(self, target: str) -> tuple[int, int]:
+        """Return the bytes of a target's values, the parts with a number for each weight, and those of all else."""
+        layout, values, others = self._layouts[target], 0, 0
+        for part, entry in layout["parts"].items():
+            size = self._tensor(f"{target}.{part}").nbytes
+            if entry["shape"] == layout["shape"]:
+                values += size
+            else:
+                others += size
+        return values, others + (self._tensor(f"{target}.{MASK}").nbytes if self._is_masked(target) else 0)
+
+    def _is_masked(self, target: str) -> bool:
+        """Return whether the values of pruned weights are left out."""
+        return any(entry["kept"] for entry in self._layouts[target]["parts"].values())
+
     def count(self) -> Storage:
-        """Count the bytes of all parts. Values are the parts with a number for each weight."""
+        """Count the bytes of all parts."""
         weights = values = others = 0
         is_packed = False
-        for target, layout in self._layouts.items():
-            shape = layout["shape"]
-            weights += shape[0] * shape[1]
-            is_masked = any(entry["kept"] for entry in layout["parts"].values())
-            others += self._tensor(f"{target}.{MASK}").nbytes if is_masked else 0
-            has_values = False
-            for part, entry in layout["parts"].items():
-                size = self._tensor(f"{target}.{part}").nbytes
-                if entry["shape"] == shape:
-                    values, has_values = values + size, True
-                else:
-                    others += size
-            is_packed |= is_masked or not has_values
-        kinds = {json.dumps([layout["codec"], layout["fields"]]) for layout in self._layouts.values()}
-        return Storage(
-            weights=weights, values=values, others=others, is_packed=is_packed, form="; ".join(sorted(kinds))
-        )
+        for target in self:
+            out, width = self.shape(target)
+            own, rest = self.sizes(target)
+            weights, values, others = weights + out * width, values + own, others + rest
+            is_packed |= self._is_masked(target) or not own
+        form = "; ".join(sorted({_describe(layout) for layout in self._layouts.values()}))
+        return Storage(weights=weights, values=values, others=others, is_packed=is_packed, form=form)
+
+
+def _describe(layout: Mapping[str, Any]) -> str:
+    """Return a codec in words: its name, and its fields that are numbers or text."""
+    fields = [f"{name} {value}" for name, value in layout["fields"].items() if isinstance(value, str | int | float)]
+    return f"{layout['codec']} ({', '.join(fields)})" if fields else str(layout["codec"])
