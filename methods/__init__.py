@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from methods.pruning.hessian import HessianWalk
     from methods.pruning.walk import Visit, Walk
     from methods.quantizing.stored import Stored
-    from methods.training.settings import Settings
+    from methods.training.distill import Settings
+    from methods.training.loss import Loss
+    from methods.training.settings import TrainingSettings
     from methods.training.trainer import Trainer
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Diverged",
     "HessianWalk",
     "Job",
+    "Loss",
     "Method",
     "MethodInfo",
     "Needs",
@@ -38,6 +41,7 @@ __all__ = [
     "Skipped",
     "Stored",
     "Trainer",
+    "TrainingSettings",
     "UserError",
     "Visit",
     "Walk",
@@ -51,7 +55,9 @@ _MODULES = {
     "pruning.hessian": ("HessianWalk",),
     "pruning.walk": ("Visit", "Walk"),
     "quantizing.stored": ("Stored",),
-    "training.settings": ("Settings",),
+    "training.distill": ("Settings",),
+    "training.loss": ("Loss",),
+    "training.settings": ("TrainingSettings",),
     "training.trainer": ("Trainer",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

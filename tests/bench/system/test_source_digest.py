@@ -186,6 +186,16 @@ def test_what_a_method_imports_of_its_own_package_counts(tree):
     assert digest("cast.method") != before[0] and digest(METHOD) == before[1]
 
 
+def test_the_loss_of_a_training_counts_only_for_methods_that_use_it(tree, monkeypatch):
+    (tree / "outer.py").write_text("from methods import Loss, Trainer, TrainingSettings\n")
+    monkeypatch.syspath_prepend(tree)
+    before = {m: digest(m) for m in ("baselines.retrain", "cast.method", "outer")}
+
+    rewrite(tree / "methods/training/distill.py", "temperature**2", "temperature**3")
+
+    assert {m for m in before if digest(m) != before[m]} == {"baselines.retrain", "cast.method"}
+
+
 def test_modules_alone_have_a_digest_that_their_imports_do_not_change(tree):
     before = [digest_modules("bench.kernels.captured"), digest("bench.kernels.captured")]
     rewrite(tree / "bench/kernels/linear24.py", "LARGE = 2**22", "LARGE = 2**23")
