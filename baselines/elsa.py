@@ -169,6 +169,6 @@ class Elsa(Settings):
             projection=self.projection,
             **self.adam,
         )
-        trainer.run(optimizer, teacher=True)
+        trainer.run(optimizer)
         cost = trainer.prune_at_the_end(optimizer.apply_mask)
         return Outcome(trainer.finalize(), changed=changed, notes=trainer.notes(**cost))

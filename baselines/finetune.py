@@ -85,6 +85,6 @@ class Finetune(Settings):
         optimizer = torch.optim.AdamW(
             [p for p in model.parameters() if p.requires_grad], **self.adam, weight_decay=0.0, fused=True
         )
-        trainer.run(optimizer, teacher=True)
+        trainer.run(optimizer)
         trainer.log_validation("end")
         return Outcome(trainer.finalize(bake), notes=trainer.notes(rank=self.rank))

@@ -194,7 +194,7 @@ class MaskLLM(Settings):
                 g.sampling = sampling
             return {"tau": sampling.tau, "kappa": sampling.kappa}
 
-        trainer.run(optimizer, teacher=True, hook=set_sampling)
+        trainer.run(optimizer, hook=set_sampling)
         trainer.log_validation("last_soft_mask")
         for g in gates:
             g.sampling = None

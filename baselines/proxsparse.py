@@ -141,7 +141,7 @@ class ProxSparse(Settings):
             parameter.requires_grad_(False)
         initial = [local(p).detach().clone() for p in theta]
         optimizer = Proximal(theta, job.pattern, self.lambda_, **self.adam, fused=True)
-        trainer.run(optimizer, teacher=True)
+        trainer.run(optimizer)
         trainer.log_validation("before_projection")
         share = optimizer.metrics["held"]
         optimizer.apply_mask(initial)

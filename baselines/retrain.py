@@ -43,7 +43,7 @@ def train_kept(
     pairs = zip(job.targets, theta, strict=True)
     masks = {p: shard_like(mask_of(t).to(p.device), p) for t, p in pairs} if mask_of else {}
     optimizer = MaskedAdamW([*theta, *rest], masks, **settings.adam, fused=True)
-    trainer.run(optimizer, teacher=True)
+    trainer.run(optimizer)
     trainer.log_validation("end")
     return Outcome(trainer.finalize(), changed=changed, notes=trainer.notes())
 

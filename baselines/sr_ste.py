@@ -120,7 +120,7 @@ class SrSte(Settings):
             return metrics
 
         optimizer.register_step_pre_hook(lambda *_: masks.decay(optimizer.metrics["decay"]))  # type: ignore[attr-defined]
-        trainer.run(optimizer, teacher=True, hook=before)
+        trainer.run(optimizer, hook=before)
         masks.choose()
         trainer.log_validation("end")
         return Outcome(trainer.finalize(bake), changed=changed, notes=trainer.notes())

@@ -18,8 +18,9 @@ from harness import finish, in_turn, like_a_worker, ratio, seconds, start
 
 from bench.inputs import download, loading
 from methods.contract import Compute
-from methods.training import compiled, distill
-from methods.training.student import head_of
+from methods.training import compiled
+from methods.training.distill import Distillation
+from methods.training.loss import Outputs, head_of
 
 SHAPES = {"tiny": (8, 128), "smollm2-135m-instruct-q4": (4, 128)}
 """Sequences and tokens of a step."""
@@ -38,8 +39,8 @@ def step(folder: Path, tokens: torch.Tensor, *, compile_them: bool) -> Callable[
         with torch.no_grad():
             target = teacher.model(x, use_cache=False).last_hidden_state.flatten(0, 1)
         hidden = student.model(x, use_cache=False).last_hidden_state.flatten(0, 1)
-        known = distill.Teacher(target, head_of(teacher).weight)
-        loss, _, _ = distill.loss(hidden, head_of(student).weight, y, known, eta=1 / 3, scale=1 / len(y))
+        known = Outputs(target, head_of(teacher).weight)
+        loss, _, _ = Distillation(1 / 3)(Outputs(hidden, head_of(student).weight), y, known, 1 / len(y))
         student.zero_grad(set_to_none=True)
         loss.backward()
         return float(loss)

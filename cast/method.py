@@ -81,7 +81,7 @@ class Cast(Settings):
             (trainer.model.get_submodule(name), p) for name, p in zip(job.targets, groups[0]["params"], strict=True)
         ]
         with optimizer.watch(linears) if isinstance(optimizer, WandaAdamS) else nullcontext():
-            trainer.run(optimizer, teacher=True)
+            trainer.run(optimizer)
         cost = trainer.prune_at_the_end(optimizer.apply_mask)
         pull = {} if self.decoupled else {"lambda_": optimizer.param_groups[0]["lambda_"]}
         return Outcome(

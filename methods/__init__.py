@@ -11,16 +11,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from methods.codec import Codec, FloatCodec, Storage, StoredWeight
     from methods.contract import Budget, Compute, Job, Method, Needs, Outcome, Prior
     from methods.errors import Diverged, Skipped, UserError
     from methods.info import Cost, MethodInfo
     from methods.pattern import Pattern
     from methods.pruning.hessian import HessianWalk
     from methods.pruning.walk import Visit, Walk
-    from methods.quantizing.codec import Codec, FloatCodec, GridCodec, Storage, StoredWeight
     from methods.quantizing.formats import Format, RoundInGroups, RoundToNearest
+    from methods.quantizing.grid_codec import GridCodec
     from methods.quantizing.grids import Integer
-    from methods.training.settings import Settings
+    from methods.training.distill import Settings
+    from methods.training.loss import Loss
+    from methods.training.settings import TrainingSettings
     from methods.training.trainer import Trainer
 
 __all__ = [
@@ -35,6 +38,7 @@ __all__ = [
     "HessianWalk",
     "Integer",
     "Job",
+    "Loss",
     "Method",
     "MethodInfo",
     "Needs",
@@ -48,22 +52,26 @@ __all__ = [
     "Storage",
     "StoredWeight",
     "Trainer",
+    "TrainingSettings",
     "UserError",
     "Visit",
     "Walk",
 ]
 
 _MODULES = {
+    "codec": ("Codec", "FloatCodec", "Storage", "StoredWeight"),
     "contract": ("Budget", "Compute", "Job", "Method", "Needs", "Outcome", "Prior"),
     "errors": ("Diverged", "Skipped", "UserError"),
     "info": ("Cost", "MethodInfo"),
     "pattern": ("Pattern",),
     "pruning.hessian": ("HessianWalk",),
     "pruning.walk": ("Visit", "Walk"),
-    "quantizing.codec": ("Codec", "FloatCodec", "GridCodec", "Storage", "StoredWeight"),
+    "quantizing.grid_codec": ("GridCodec",),
     "quantizing.formats": ("Format", "RoundInGroups", "RoundToNearest"),
     "quantizing.grids": ("Integer",),
-    "training.settings": ("Settings",),
+    "training.distill": ("Settings",),
+    "training.loss": ("Loss",),
+    "training.settings": ("TrainingSettings",),
     "training.trainer": ("Trainer",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

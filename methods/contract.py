@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from methods.quantizing.codec import Storage, StoredWeight
+    from methods.codec import Storage, StoredWeight
     from methods.smaller import Kept
 
 

@@ -1,5 +1,7 @@
 """Errors with a message for the user."""
 
+DECIDES_NO_NUMBER = True
+
 
 class UserError(Exception):
     """Bad input: one sentence that says what is wrong and what to do. The command line prints it and exits with 2."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+DECIDES_NO_NUMBER = True
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:

@@ -38,7 +38,7 @@ from bench.cli.listing import installed_by
 from bench.inputs.tracks import all_tasks
 from bench.planning import method_cost
 from bench.planning.spec import Spec
-from methods import Settings
+from methods import Settings, TrainingSettings
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -103,7 +103,8 @@ def facts(section: str, name: str) -> str:
 
 def training() -> str:
     """Return the settings of every method that trains."""
-    return _docstring(Settings) + "\n\n" + table(("setting", "default", "allowed"), _fields_of(Settings))
+    fields = table(("setting", "default", "allowed"), _fields_of(Settings))
+    return "\n\n".join((_docstring(TrainingSettings), _docstring(Settings), fields))
 
 
 def overview(section: str) -> str:

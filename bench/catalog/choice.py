@@ -21,6 +21,8 @@ from methods.errors import UserError
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+DECIDES_NO_NUMBER = True
+
 
 CONTRACT_FIELDS = ("name", "needs", "shares_calibration", "info")
 """Declarations of a method, which no user can set, even if a class has them as fields."""

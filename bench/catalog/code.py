@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bench.catalog import registry
 from bench.catalog.declarations import CatalogEntry
 from bench.system import digests, environments
 from bench.system.source_digest import digest_source
@@ -16,7 +15,4 @@ def method_digest(entry: CatalogEntry) -> str:
 
 def measure_digest(entry: CatalogEntry) -> str:
     """Return the digest of a measure's code."""
-    kind = registry.load(entry)
-    # A measure of a third party can derive from one of this package, whose code then decides its numbers, too.
-    bases = {base.__module__ for base in getattr(kind, "__mro__", ()) if base.__module__.startswith("bench.")}
-    return digest_source(entry.module, *sorted(bases - {entry.module}))
+    return digest_source(entry.module)

@@ -95,8 +95,8 @@ MEASURES = Catalog(
 
 CODECS = Catalog(
     {
-        "float": "methods.quantizing.codec:FloatCodec",
-        "grid": "methods.quantizing.codec:GridCodec",
+        "float": "methods.codec:FloatCodec",
+        "grid": "methods.quantizing.grid_codec:GridCodec",
         "ggml": "bench.quantizers.k_quants:GgmlCodec",
         "affine": "bench.quantizers.libraries:AffineCodec",
         "compressed-tensors": "bench.formats.compressed_tensors:CompressedTensorsCodec",

@@ -21,6 +21,8 @@ from bench.catalog.entries import CODECS, MEASURES, METHODS, QUANTIZERS
 from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
 
+DECIDES_NO_NUMBER = True
+
 SECTIONS: dict[str, Catalog] = {"methods": METHODS, "measures": MEASURES, "quantizers": QUANTIZERS, "codecs": CODECS}
 """Entries that are built in, by the name that commands and entry-point groups use for them."""
 

@@ -95,9 +95,10 @@ def speed(
                 f"{'--device-spec' if device_spec else '--kinds'} is for linears, and --engine times whole models: leave one out"
             )
         from bench.execution import time_models
+        from bench.execution.engines.names import ENGINES
 
         default = time_models.CPU_TOKENS if resolved == "cpu" else time_models.CUDA_TOKENS
-        engines = _names("engine", engine, time_models.ENGINES)
+        engines = _names("engine", engine, ENGINES)
         counts = counts or (default,)
         whole = time_models.ModelTimingRequest(
             model, resolved, threads or cores(), engines, counts, data_dir, sparse, others=_named_folders(others, model)

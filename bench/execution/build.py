@@ -43,13 +43,13 @@ from bench.verify import (
     verify,
 )
 from methods import adapter
+from methods.codec import Storage, StoredWeight
 from methods.contract import Job, Outcome
 from methods.files import find_file
 from methods.folder import Folder, Writer, dtype_name, save
 from methods.header import TORCH_DTYPES, read_header
 from methods.pattern import Pattern
 from methods.pruning import streaming
-from methods.quantizing.codec import Storage, StoredWeight
 from methods.smaller import Kept, rename
 from methods.targets import family_of
 from methods.terms import terms_of

@@ -25,10 +25,10 @@ from bench.system.cache import cache_dir
 from bench.system.devices import select_card
 from bench.system.products import use_float32
 from bench.verify import WeightCounts
+from methods.codec import Storage
 from methods.contract import Budget, Compute, Environment, Job, Method, Prior, Progress
 from methods.folder import Folder
 from methods.pattern import Pattern
-from methods.quantizing.codec import Storage
 from methods.smaller import Kept, rename
 from methods.targets import family_of, find_targets
 

@@ -27,6 +27,8 @@ from bench.system import provenance
 from bench.system.cache import temporary_folder
 from methods.logits import head_of
 
+DECIDES_NO_NUMBER = True
+
 
 def group(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
     """Group measurements of one artifact: those that share a forward pass, and each of the others alone."""

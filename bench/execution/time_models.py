@@ -16,10 +16,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from bench.execution.engines.contract import Contestant, Engine, Step
-from bench.execution.engines.llama_cpp import LlamaCpp
-from bench.execution.engines.onnx_runtime import OnnxRuntime
-from bench.execution.engines.ours import Native, Torch
-from bench.execution.engines.tensor_rt import TensorRt
+from bench.execution.engines.names import ENGINES
 from bench.execution.measure import rows_of
 from bench.execution.versions import DENSE, SPARSE, ModelVersions
 from bench.inputs import loading, models
@@ -39,8 +36,6 @@ from bench.system.source_digest import digest_source
 from methods.errors import Skipped, UserError
 from methods.files import find_file
 
-ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Native, Torch, OnnxRuntime, LlamaCpp, TensorRt)}
-"""Engines that `bench speed --engine` takes."""
 BLOCK_S = 0.2
 """Approximate length of a block in seconds."""
 BLOCKS = 12
@@ -118,13 +113,6 @@ def _resolve(name: str, data_dir: Path | None) -> models.Model:
     return model
 
 
-TIMED = (
-    "bench.execution.engines.contract", "bench.execution.versions", "bench.export.gguf_file", "bench.export.llama_cpp",
-    "bench.export.onnx_file", "bench.export.onnx_model",
-)  # fmt: skip
-"""Modules that make what an engine runs. They decide no other number, so digests follow no import of theirs."""
-
-
 _Key = tuple[str, str, str]
 """An engine, a kind of weight, and the name of a model; "" is the request's own."""
 _Entered = dict[_Key, dict[str, Contestant]]
@@ -151,7 +139,7 @@ class _Turn:
             dtype=kind,
             device=request.device.split(":")[0],
         )
-        source = digest_source(__name__, *TIMED, *(type(e).__module__ for e in self.engines))
+        source = digest_source(__name__, *(type(e).__module__ for e in self.engines))
         key_inputs = {
             "model": versions.model.digest, "measure": {"name": "speed", "source": source},
             "engine": {"name": engine.name} | engine.about(), "in_turn": {e.name: e.about() for e in self.engines},

@@ -15,9 +15,10 @@ from bench.export.integers import grids_of, require_linears
 from bench.formats.stored import StoredFolder
 from bench.system.packages import pip_install, require
 from bench.verify import FUNCTION_TOLERANCE
+from methods.codec import StoredWeight
 from methods.errors import UserError
 from methods.folder import Folder, Writer
-from methods.quantizing.codec import GridCodec, StoredWeight
+from methods.quantizing.grid_codec import GridCodec
 from methods.quantizing.grids import e4m3_points
 from methods.quantizing.inputs import ACTIVATIONS_KEY
 from methods.targets import as_regexes, family_of

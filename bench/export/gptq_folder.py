@@ -18,7 +18,7 @@ from bench.formats.stored import StoredFolder
 from bench.verify import CheckFailed
 from methods.errors import UserError
 from methods.folder import Folder, Writer
-from methods.quantizing.codec import GridCodec
+from methods.quantizing.grid_codec import GridCodec
 from methods.targets import as_regexes, family_of, find_targets
 
 LOADERS = {"gptq": ("gptqmodel", "optimum"), "awq": ("gptqmodel",)}

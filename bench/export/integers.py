@@ -7,9 +7,10 @@ from pathlib import Path
 
 from bench.formats.stored import StoredFolder
 from bench.kernels.integers24 import Integers, integers_of
+from methods.codec import StoredWeight
 from methods.errors import UserError
 from methods.folder import Folder
-from methods.quantizing.codec import GridCodec, StoredWeight
+from methods.quantizing.grid_codec import GridCodec
 from methods.targets import family_of
 
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from bench.formats.checkpoint import Checkpoint, content_digest
 from bench.formats.differences import list_differences, same_values
 from bench.formats.opening import open_checkpoint
+from methods.codec import Storage
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.families import FAMILIES
 from methods.folder import Folder, Writer, dtype_name
 from methods.info import Cost, MethodInfo
-from methods.quantizing.codec import Storage
 from methods.quantizing.inputs import ACTIVATIONS_KEY
 from methods.targets import find_targets
 

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from bench.catalog import registry
 from bench.formats.checkpoint import STORED as FOLDER
+from methods.codec import Codec, Storage, StoredWeight
 from methods.errors import UserError
 from methods.files import find_file, read_object
 from methods.folder import INDEX, WEIGHTS, Writer, dtype_name
 from methods.pattern import Pattern
-from methods.quantizing.codec import Codec, Storage, StoredWeight
 
 MANIFEST = "stored.json"
 MASK = "mask"

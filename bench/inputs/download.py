@@ -17,6 +17,8 @@ from bench.system.files import publish, write_file
 from methods.errors import UserError
 from methods.folder import Folder
 
+DECIDES_NO_NUMBER = True
+
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", *COMPANIONS)
 """Patterns of files that are downloaded for a model on the hub."""
 

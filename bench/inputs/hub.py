@@ -19,6 +19,8 @@ from bench.system.cache import cache_dir
 from bench.system.files import write_file
 from methods.errors import UserError
 
+DECIDES_NO_NUMBER = True
+
 DATA_ENV = "BENCH_DATA_DIR"
 OFFLINE_ENV = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 YES = ("1", "ON", "YES", "TRUE")

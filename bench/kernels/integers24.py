@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from bench.kernels.packed24 import PackedWeight, pack, pack_integers
+from methods.codec import StoredWeight
 from methods.errors import UserError
-from methods.quantizing.codec import GridCodec, StoredWeight
+from methods.quantizing.grid_codec import GridCodec
 
 BITS = {"int8": 8, "int4": 4}
 MAX_GROUP = 128

@@ -83,8 +83,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bench.verify import WeightCounts
+    from methods.codec import Storage
     from methods.contract import Compute, Needs, Progress
-    from methods.quantizing.codec import Storage
 
 
 class MeasureSettings(Strict):

@@ -19,13 +19,13 @@ from bench.quantizers.gptq import Int3Gptq, Int4Gptq, MxFp4Gptq, NvFp4Gptq
 from bench.quantizers.rounding import Fp8, Int3, Int4, Int8, MxFp4, MxFp8, Nf4, NvFp4
 from bench.system.source_digest import digest_source
 from bench.system.suggest import describe_unknown
+from methods.codec import FloatCodec, StoredWeight
 from methods.contract import Job, Method, Needs, Outcome
 from methods.errors import Skipped, UserError
 from methods.files import parse_object
 from methods.info import MethodInfo
 from methods.pattern import Pattern
 from methods.pruning.walk import Walk
-from methods.quantizing.codec import FloatCodec, StoredWeight
 from methods.quantizing.formats import RoundToNearest
 from methods.targets import dense_weight
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from bench.formats.compressed_tensors import compress
+from methods.codec import Storage
 from methods.contract import Job, Needs, Outcome
 from methods.errors import Skipped
 from methods.info import MethodInfo
 from methods.libraries import import_library, import_modifier, oneshot, require_oneshot
 from methods.pruning.walk import Walk
 from methods.quantizing import formats
-from methods.quantizing.codec import Storage
 from methods.quantizing.formats import Format
 from methods.quantizing.grids import group_size
 from methods.ranges import Count

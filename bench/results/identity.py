@@ -9,6 +9,8 @@ from pydantic import BaseModel, Field
 
 from bench.system import digests
 
+DECIDES_NO_NUMBER = True
+
 COLUMNS = (
     "model", "method", "pattern", "quantizer", "seed", "measure", "protocol", "calibration", "training", "targets",
     "dtype", "device",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+DECIDES_NO_NUMBER = True
+
 TIME_UNITS = ("s", "ms", "us", "ns")
 TIME_MARGIN = 0.05
 """Margin of all times and speeds. A gate's settings name it `latency`."""

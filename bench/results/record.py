@@ -16,6 +16,8 @@ from bench.system.validation import describe_allowed
 from methods.errors import UserError
 from methods.files import check_depth, unique_names
 
+DECIDES_NO_NUMBER = True
+
 SCHEMA = 4
 """Schema of all records. This version reads no other."""
 

@@ -21,6 +21,8 @@ from methods.errors import UserError, first_line
 if TYPE_CHECKING:
     from bench.results.derive import Items
 
+DECIDES_NO_NUMBER = True
+
 RESULTS = Path("results/local")
 """Default results folder. It is not committed. Published records are in folders beside it."""
 FOLDERS = ("records", "items", "locks", "corrupt", "runs", "logs", "signatures")

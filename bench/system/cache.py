@@ -22,6 +22,8 @@ from methods.errors import UserError
 from methods.files import CACHE_ENV as CACHE_ENV
 from methods.files import own_cache
 
+DECIDES_NO_NUMBER = True
+
 NOTICE_S = 2.0
 """Seconds that a process waits for the lock of the cache before it says so."""
 

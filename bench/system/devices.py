@@ -13,6 +13,8 @@ from bench.system import provenance
 from bench.system.suggest import shorten
 from methods.errors import UserError
 
+DECIDES_NO_NUMBER = True
+
 KERNEL_PATH = "BENCH_KERNEL_PATH"
 """Environment variable that chooses one of the native kernel's PATHS instead of the best."""
 EAGER = "BENCH_EAGER"

@@ -14,6 +14,8 @@ from bench.system.cache import cache_dir
 from bench.system.files import write_file
 from methods.errors import UserError
 
+DECIDES_NO_NUMBER = True
+
 FileState = tuple[int, int, int, int]
 """Size, times of modification and change, and inode of a file. A program can set the modification time only."""
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from methods.errors import UserError
 
+DECIDES_NO_NUMBER = True
+
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:

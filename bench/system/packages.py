@@ -9,6 +9,8 @@ from importlib.metadata import distributions, requires
 
 from methods.errors import UserError
 
+DECIDES_NO_NUMBER = True
+
 OF_EXTRA = re.compile(r"([\w.-]+).*; *extra == ['\"]([\w-]+)['\"]")
 """Pattern of a requirement in the metadata of a distribution. Its groups are the package and the extra."""
 

@@ -19,6 +19,8 @@ from urllib.parse import unquote, urlsplit
 
 from bench.system.interpreter import OWN_PACKAGES, ROOT
 
+DECIDES_NO_NUMBER = True
+
 PACKAGES = ("cast-bench", "torch", "transformers", "tokenizers", "safetensors", "datasets", "lm_eval", "numpy")
 VERSION = version("cast-bench")
 

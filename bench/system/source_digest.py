@@ -1,4 +1,11 @@
-"""Digest of the code that decides a number. It depends on the code, not on names of files and modules."""
+"""Digest of the code that decides a number: of what modules do, not of their names and folders.
+
+A key follows imports. A module counts if code that counts imports it, unless the module itself says
+
+    DECIDES_NO_NUMBER = True
+
+at its top level, as modules do that store, show, name or check. What only such a module imports does not count either.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +15,35 @@ from collections.abc import Iterator
 from functools import cache
 
 from bench.system import digests
+from bench.system.interpreter import OWN_PACKAGES
 from bench.system.module_files import find_file
 from methods.errors import UserError
 
-DESCRIPTION = "methods.info"
-"""Module of the facts that classes state about themselves. It decides no number."""
-
-FOLDERS = ("bench.formats", "bench.inputs", "bench.kernels", "bench.measures", "bench.quantizers", "bench.verify")
-"""Packages and modules of bench that decide numbers. The others only store and show them."""
+DECIDES_NO_NUMBER = True
+_NEUTRAL = b"\nDECIDES_NO_NUMBER = True\n"
 
 
 @cache
 def digest_source(*modules: str) -> str:
-    """Return a sha256 of the code of modules, and of what they import from `methods`, their own package and FOLDERS.
+    """Return a sha256 of the code of modules, and of what they import from this distribution and their own package.
 
-    Comments, docstrings, imports, facts that a class states about itself (`methods.info`) and names of modules do not
-    count. So a renamed file or a better sentence keeps every key, and a changed rule changes the keys that depend on it.
+    Comments, docstrings, imports, texts of errors, facts that a class states about itself (`methods.info`), and names and
+    folders of modules do not count. So a moved file or a better sentence keeps every key, and a changed rule changes the
+    keys that depend on it.
     """
-    contents: dict[str, str] = {}
+    contents: set[str] = set()
+    seen: set[str] = set()
     queue = list(modules)
     while queue:
         module = queue.pop()
-        if module in contents:
+        if module in seen:
             continue
-        content, imports = _read(module)
-        contents[module] = content
-        queue += imports
-    return digests.of(sorted(set(contents.values())))
+        seen.add(module)
+        if module in modules or _decides(module):
+            content, imports = _read(module)
+            contents.add(content)
+            queue += imports
+    return digests.of(sorted(contents))
 
 
 def digest_modules(*modules: str) -> str:
@@ -56,9 +65,13 @@ def _read(module: str) -> tuple[str, tuple[str, ...]]:
 def _parse(module: str, package: str, source: bytes) -> tuple[str, tuple[str, ...]]:
     tree = ast.parse(source)
     statements = _import_statements(tree, package)
-    followed = _imports(statements, module.partition(".")[0])
-    imports = tuple(name for name in followed if name != DESCRIPTION and find_file(name))
-    return _content_digest(tree, statements), imports
+    followed = _imports(statements, {*OWN_PACKAGES, module.partition(".")[0]})
+    return _content_digest(tree, statements), tuple(followed)
+
+
+def _decides(module: str) -> bool:
+    file = find_file(module)
+    return file is not None and _NEUTRAL not in file.read_bytes()
 
 
 @cache
@@ -81,17 +94,13 @@ def _import_statements(tree: ast.Module, package: str) -> list[ast.Import | ast.
     return found
 
 
-def _imports(statements: list[ast.Import | ast.ImportFrom], root: str) -> Iterator[str]:
-    """Yield imported modules of `methods`, and of the package `root`; of `bench` only those in FOLDERS."""
-    packages = ("methods", *(FOLDERS if root == "bench" else (root,)))
+def _imports(statements: list[ast.Import | ast.ImportFrom], packages: set[str]) -> Iterator[str]:
+    """Yield the imported modules of top-level packages."""
     for node in statements:
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif node.module and node.module.partition(".")[0] in ("methods", root):
-            names = [_module_of(node.module, alias.name) for alias in node.names]
-        else:
-            continue
-        yield from (name for name in names if any(f"{name}.".startswith(f"{package}.") for package in packages))
+            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] in packages)
+        elif node.module and node.module.partition(".")[0] in packages:
+            yield from (_module_of(node.module, alias.name) for alias in node.names)
 
 
 def _module_of(module: str, name: str) -> str:
@@ -122,13 +131,18 @@ def _content_digest(tree: ast.Module, statements: list[ast.Import | ast.ImportFr
 
 
 def _dump(node: object, modules: set[str]) -> str:
-    """Return what `ast.dump` does of a tree without the statements of `_is_no_code`. A name is read from no module."""
+    """Return what `ast.dump` does of a tree without texts of errors and the statements of `_is_no_code`.
+
+    A name is read from no module, and the name of a module is any other's.
+    """
     if isinstance(node, list):
         return f"[{', '.join([_dump(item, modules) for item in node if not _is_no_code(item)])}]"
     if not isinstance(node, ast.AST):
-        return repr(node)
+        return repr("module" if type(node) is str and _names_module(node) else node)
     if isinstance(node, ast.Attribute):
         node = _without_module(node, modules)
+    elif isinstance(node, ast.Raise):
+        node = _without_text(node)
     kind, fields = type(node), []
     for name in node._fields:
         value = getattr(node, name)
@@ -143,6 +157,25 @@ def _without_module(node: ast.expr, modules: set[str]) -> ast.expr:
         if isinstance(value, ast.Name) and value.id in modules:
             return ast.Name(id=node.attr, ctx=node.ctx)
     return node
+
+
+def _without_text(node: ast.Raise) -> ast.Raise:
+    """Return a raise statement without the sentence of its error."""
+    if not isinstance(node.exc, ast.Call):
+        return node
+    rest = [value for value in node.exc.args if not _is_text(value)]
+    return ast.Raise(ast.Call(node.exc.func, rest, node.exc.keywords), node.cause)
+
+
+def _is_text(node: ast.expr) -> bool:
+    is_constant = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return is_constant or isinstance(node, ast.JoinedStr)
+
+
+def _names_module(text: str) -> bool:
+    """Return whether a text is the name of a module of this distribution, as "methods.folder"."""
+    package, _, rest = text.partition(".")
+    return bool(rest) and package in OWN_PACKAGES and find_file(text) is not None
 
 
 def _is_no_code(node: object) -> bool:

@@ -7,6 +7,8 @@ from typing import Any
 
 from bench.system import terminal
 
+DECIDES_NO_NUMBER = True
+
 MAX_LISTED = 240
 """Largest number of characters of the known names in a sentence."""
 MAX_TYPED = 80

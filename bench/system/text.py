@@ -10,6 +10,8 @@ import json
 import re
 import unicodedata
 
+DECIDES_NO_NUMBER = True
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 """Visible replacement for a character that cannot be shown, so that two names never look equal."""
 

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInf
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+DECIDES_NO_NUMBER = True
+
 MAX_COUNT, MAX_TOKENS = 10_000_000, 2**24
 """Upper limits of settings: for counts of sequences, windows or questions, and for tokens in a sequence."""
 

@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from methods.codec import StoredWeight
 from methods.errors import UserError
 from methods.folder import dtype_name
-from methods.quantizing.codec import StoredWeight
 
 REDUCE_ENTRIES = 2**22
 """Entries that are summed over processes at a time. The backend keeps a copy of them."""

@@ -10,13 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from methods.codec import Codec, StoredWeight
 from methods.contract import Job, Outcome
 from methods.pruning.holders import Part, hold
 from methods.pruning.observer import Accumulate
 from methods.pruning.sharing import Sharing
 from methods.pruning.statistics import Statistics
-from methods.quantizing.codec import Codec, StoredWeight
-from methods.quantizing.grids import assign_
 from methods.targets import dense_weight
 
 
@@ -36,7 +35,7 @@ class Visit(NamedTuple):
         """Set the weight to the one that a codec gives for these tensors, which are kept for the files."""
         kept = {part: tensor.detach().cpu() for part, tensor in parts.items()}
         self.stored[self.name] = StoredWeight(codec, kept)
-        assign_(self.weight, codec.decode(parts))
+        self.weight.copy_(codec.decode(parts))
 
     def prune(self, keep: Tensor) -> None:
         """Set the weights that are false in `keep` [out, in] to zero. (A product with the mask could leave -0.0.)

@@ -9,7 +9,7 @@ from torch import nn
 
 from methods.contract import Job, Needs, Outcome
 from methods.pruning.walk import Walk
-from methods.quantizing.codec import GridCodec
+from methods.quantizing.grid_codec import GridCodec
 from methods.quantizing.grids import Float8, Grid, Integer, Microscaling, NormalFloat4, NvFloat4, group_size
 from methods.quantizing.inputs import ACTIVATIONS_KEY
 from methods.ranges import Count

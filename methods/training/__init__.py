@@ -1,1 +1,1 @@
-"""Shared code of methods that train: the trainer, settings, distillation, checkpoints, ranks."""
+"""Shared code of methods that train: the trainer, losses, settings, checkpoints, ranks."""

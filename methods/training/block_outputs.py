@@ -1,4 +1,4 @@
-"""Outputs of decoder blocks in a forward pass, and their distance from the teacher's."""
+"""Outputs of decoder blocks in a forward pass."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from methods.training.compiled import blocks_of
-
-MASSIVE = 10.0
-"""Ratio of a norm to the median norm above which a token of a sequence, or a channel of its other tokens, is massive."""
 
 
 class BlockOutputs:
@@ -44,42 +40,3 @@ class BlockOutputs:
             yield
         finally:
             self._receive = None
-
-
-def _ordinary(squares: Tensor, dim: int) -> Tensor:
-    median = squares.median(dim, keepdim=True).values
-    return (squares <= MASSIVE**2 * median) | (median == 0)
-
-
-class _Distance(torch.autograd.Function):
-    """The distance, with its gradient as the only tensor that is kept for the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
-        teacher = teacher.float()
-        squares = teacher.square()
-        tokens = _ordinary(squares.sum(-1, keepdim=True), 1)  # [batch, tokens, 1]
-        channels = _ordinary((squares * tokens).sum(1, keepdim=True), -1)  # [batch, 1, width]
-        norms = (squares * channels).sum(-1, keepdim=True)
-        weights = torch.where(tokens & (norms > 0), 1 / norms, 0.0)
-        difference = (student.float() - teacher) * channels
-        gradient = weights * difference
-        ctx.gradient = gradient.to(student.dtype)
-        return 0.5 * difference.mul_(gradient).sum()
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
-        return ctx.gradient.mul_(outer[0]), None
-
-
-def distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the sum over tokens of ||h - h_T||^2 / (2 ||h_T||^2), float32.
-
-    Massive activations (Sun et al. 2024, arXiv 2402.17762) carry a bias, and would outweigh the rest. They are left out
-    of difference and norm, by the teacher's states of each sequence: tokens whose norm is more than ten times the median
-    of the tokens, then channels whose norm over the other tokens is more than ten times the median of the channels.
-
-    Args:
-        student, teacher: outputs of the same block [batch, tokens, width]. A gradient reaches the student only.
-    """
-    return _Distance.apply(student, teacher)  # type: ignore[no-any-return, no-untyped-call]

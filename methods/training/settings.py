@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from methods.errors import UserError
-from methods.ranges import Beta, Count, Fraction, LearningRate, NonNegative, Positive
+from methods.ranges import Beta, Fraction, LearningRate, NonNegative, Positive
+
+if TYPE_CHECKING:
+    from methods.training.loss import Loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class TrainingSettings:
     """Settings of every training method. Recipes give values by model size.
 
     lr: peak learning rate; relative_lr: peak learning rate in units of the root mean square of the targets' weights, 0 to
     use lr; warmup: share of the steps in which it rises; final_lr_ratio: share of the peak where the
-    cosine ends; grad_clip: largest L2 norm of all gradients, 0 for no limit; eta: share of distillation in the loss;
-    temperature: that of both softmaxes of the distillation; hidden: weight in the loss of the distance to the teacher's hidden states, 0 for
-    none; hidden_every: number of blocks from one such state to the next, counted back from the last block; recompute: forget activations inside blocks and compute them again in the
-    backward pass; compile: torch.compile the blocks. "auto": on a CUDA device that has Triton.
+    cosine ends; grad_clip: largest L2 norm of all gradients, 0 for no limit; recompute: forget activations inside blocks
+    and compute them again in the backward pass; compile: torch.compile the blocks. "auto": on a CUDA device that has Triton.
     """
 
     lr: LearningRate = 2e-5
@@ -30,15 +31,17 @@ class Settings:
     beta2: Beta = 0.95
     eps: Positive = 1e-8
     grad_clip: NonNegative = 1.0
-    eta: Fraction = 1 / 3
-    temperature: Positive = 1.0
-    hidden: NonNegative = 0.0
-    hidden_every: Count = 1
     recompute: bool = False
     compile: Literal["auto", "on", "off"] = "auto"
 
     def __post_init__(self) -> None:
         require_one_rate(self)
+
+    def loss(self) -> Loss:
+        """Return what the training minimizes: cross-entropy, unless a subclass returns another loss."""
+        from methods.training.loss import CrossEntropy  # imports torch
+
+        return CrossEntropy()
 
     def lr_at(self, step: int, total: int, peak: float) -> float:
         """Return the rate of a step, from 0: linear warmup to the peak, then a cosine to final_lr_ratio * peak."""

@@ -1,4 +1,4 @@
-"""A model in training: hidden states, head and loss."""
+"""A model in training, and its teacher, in one forward pass each."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from methods.logits import finish_of
-from methods.training import distill
-from methods.training.block_outputs import BlockOutputs, distance
+from methods.training.block_outputs import BlockOutputs
+from methods.training.loss import Loss, Outputs, head_of
 
 
 class Student(nn.Module):
@@ -25,37 +24,22 @@ class Student(nn.Module):
         self.outputs: BlockOutputs | None = None
         """Outputs of blocks that are compared with the teacher's."""
 
-    def forward(
-        self,
-        ids: Tensor,
-        teacher: distill.Teacher | None,
-        eta: float,
-        temperature: float,
-        scale: float,
-        weight: float = 0.0,
-    ) -> tuple[Tensor, ...]:
-        """Return the loss, and sums over tokens: of CE, of T^2 KL and, if the blocks are compared, of their distances.
-
-        weight: of the distances, beside the rest of the loss.
-        """
+    def forward(self, ids: Tensor, teacher: Outputs | None, loss: Loss, scale: float) -> tuple[Tensor, ...]:
+        """Return the loss times `scale`, and sums over tokens: of its terms and, if it compares blocks, of these."""
         wanted = teacher.blocks if teacher else deque[Tensor]()
-        distances: list[Tensor] = []
+        compared: list[Tensor] = []
 
         def compare(output: Tensor) -> None:
             # taken out, so that it is freed before the next block
-            distances.append(distance(output[:, :-1], wanted.popleft()[:, :-1]))
+            compared.append(loss.of_block(output[:, :-1], wanted.popleft()[:, :-1]))
 
         with self.outputs.sent_to(compare) if self.outputs and wanted else nullcontext():
             states = hidden_states(self.model, ids)
-        head = head_of(self.model)
-        loss, ce, kl = distill.loss(
-            states, head.weight, ids[:, 1:].flatten(), teacher,
-            bias=head.bias, finish=head.finish, eta=eta, temperature=temperature, scale=scale,
-        )  # fmt: skip
-        if not distances:
-            return loss, ce, kl
-        total = torch.stack(distances).sum()
-        return loss + weight * scale * total, ce, kl, total.detach()
+        total, *sums = loss(Outputs(states, *head_of(self.model)), ids[:, 1:].flatten(), teacher, scale)
+        if not compared:
+            return total, *sums
+        blocks = torch.stack(compared).sum()
+        return total + loss.blocks_weight * scale * blocks, *sums, blocks.detach()
 
 
 class FrozenTeacher(nn.Module):
@@ -67,11 +51,11 @@ class FrozenTeacher(nn.Module):
         self.outputs: BlockOutputs | None = None
 
     @torch.no_grad()
-    def forward(self, ids: Tensor) -> distill.Teacher:
+    def forward(self, ids: Tensor) -> Outputs:
         blocks: deque[Tensor] = deque()
         with self.outputs.sent_to(blocks.append) if self.outputs else nullcontext():
             states = hidden_states(self.model, ids)
-        return distill.Teacher(states, *head_of(self.model), blocks)
+        return Outputs(states, *head_of(self.model), blocks)
 
 
 @contextmanager
@@ -90,9 +74,3 @@ def hidden_states(model: nn.Module, ids: Tensor) -> Tensor:
     """Return the inputs of the head for all tokens but the last of each sequence: [batch * (seqlen - 1), width]."""
     states: Tensor = model.base_model(input_ids=ids, use_cache=False)[0][:, :-1]  # type: ignore[operator]
     return states.flatten(0, 1)
-
-
-def head_of(model: nn.Module) -> distill.HeadWeights:
-    """Return the output head."""
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    return distill.HeadWeights(head.weight, getattr(head, "bias", None), finish_of(model))

@@ -1,4 +1,4 @@
-"""The trainer of all training methods: token budget, schedule, distillation, checkpoints, several processes."""
+"""The trainer of all training methods: token budget, schedule, teacher, checkpoints, several processes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from methods.training import checkpoint, compiled, ranks
 from methods.training.block_outputs import BlockOutputs
 from methods.training.gather import Finish, Skeleton
 from methods.training.interrupt import Stopped, stop_request
-from methods.training.settings import Settings, require_trainable
-from methods.training.student import FrozenTeacher, Student, head_of, unpacked
+from methods.training.loss import CrossEntropy
+from methods.training.settings import TrainingSettings, require_trainable
+from methods.training.student import FrozenTeacher, Student, unpacked
 from methods.training.transfer import Batches
 
 MAX_CURVE_ROWS = 200
@@ -49,13 +50,13 @@ class Trainer:
     """Train `model` on a job's corpus for its token budget.
 
         trainer = Trainer("cast", model, job, settings)      # float32 weights, gradients on
-        trainer.run(optimizer, teacher=True)                  # resumes from the last checkpoint
+        trainer.run(optimizer)                                # resumes from the last checkpoint
         return Outcome(trainer.finalize(), notes=trainer.notes())
 
-    The same for any model and any number of ranks.
+    The same for any model, any number of ranks, and any loss: `settings.loss()`.
     """
 
-    def __init__(self, name: str, model: nn.Module, job: Job, settings: Settings) -> None:
+    def __init__(self, name: str, model: nn.Module, job: Job, settings: TrainingSettings) -> None:
         """
         Raises:
             UserError: the budget is less than one step, or a step cannot be divided among the processes.
@@ -89,16 +90,15 @@ class Trainer:
             _no_dropout(self.model)
             self.model.train()  # transformers recomputes activations in training mode only
         self._worlds = [self.world]
-        self._parts: tuple[str, ...] = ("loss", "ce", "kl")
-        """Names of the values that `_gradients` returns."""
+        self.loss = settings.loss()
         self._skeleton = Skeleton(self.model) if self._sharded else None
         self._compiles = compiled.is_wanted(settings.compile, self.device)
         if self._compiles:
             compiled.compile_blocks(self.model)
         if self._sharded:
             ranks.shard(self.student, compiled.blocks_of(self.model), self.device)
-        if settings.hidden:
-            self.student.outputs = BlockOutputs(self.model, settings.hidden_every)
+        if self.loss.blocks_every:
+            self.student.outputs = BlockOutputs(self.model, self.loss.blocks_every)
         self._batches = Batches(self.corpus, self.device, self.rank, self.world)
         self.peak_lr = settings.relative_lr * self._weight_scale() if settings.relative_lr else settings.lr
 
@@ -130,19 +130,17 @@ class Trainer:
             parameter.requires_grad_(part in name)
 
     @unpacked()
-    def run(self, optimizer: torch.optim.Optimizer, *, teacher: bool, hook: Hook | None = None) -> None:
+    def run(self, optimizer: torch.optim.Optimizer, *, hook: Hook | None = None) -> None:
         """Run all remaining steps. The device is synchronized only to read losses or save a checkpoint.
 
         Raises:
             Diverged: the loss is not finite, or the cross-entropy is three times the initial one.
             Stopped: a signal asked this process to end. The state is saved.
-            UserError: teacher and student have different vocabularies.
+            UserError: the loss cannot compare the teacher with the student.
         """
         settings, total = self.settings, self.total
-        if teacher and settings.hidden:
-            self._parts = (*self._parts, "hidden")
         start, pending = self._resume(optimizer)
-        teacher_model = self._load_teacher() if teacher and (settings.eta or settings.hidden) else None
+        teacher_model = self._load_teacher() if self.loss.needs_teacher else None
         if start == 0:
             self.log_validation("start")
         started = saved = time.monotonic()
@@ -185,21 +183,19 @@ class Trainer:
                 agrees = self.world == 1 or is_slow
 
     def _gradients(self, step: int, teacher: FrozenTeacher | None) -> Tensor | None:
-        """Accumulate the gradients of one step. Return the mean loss and its parts per token.
+        """Accumulate the gradients of one step. Return the means over tokens of the loss's columns.
 
         Return None if a signal came between two micro-batches. Several processes agree on it after the step.
         """
         batch = self._batches.take(step)
         count = batch.shape[0] * (batch.shape[1] - 1)
-        settings, sums = self.settings, torch.zeros(len(self._parts), device=self.device)
+        sums = torch.zeros(len(self.loss.columns), device=self.device)
         for ids in batch.split(self.job.budget.micro or len(batch)):
             if self.world == 1 and stop_request():
                 return None
             with self._precision():
                 outputs = teacher(ids) if teacher is not None else None
-                loss, *parts = self.student(
-                    ids, outputs, settings.eta, settings.temperature, 1 / count, settings.hidden
-                )
+                loss, *parts = self.student(ids, outputs, self.loss, 1 / count)
             loss.backward()
             sums += torch.stack([loss.detach() * count, *parts])
         return sums / count
@@ -209,34 +205,31 @@ class Trainer:
 
     def _load_teacher(self) -> FrozenTeacher:
         teacher = FrozenTeacher(self.job.teacher())
-        sizes = len(head_of(teacher.model).weight), len(head_of(self.model).weight)
-        if sizes[0] != sizes[1]:
-            raise UserError("teacher and student have different vocabularies ({} and {})".format(*sizes))
-        shapes = [f"{len(compiled.blocks_of(m))} of {head_of(m).weight.shape[1]}" for m in (teacher.model, self.model)]
-        if self.settings.hidden and shapes[0] != shapes[1]:
-            raise UserError(
-                f"hidden={self.settings.hidden} compares the outputs of blocks, and teacher and student have different "
-                f"blocks ({' and '.join(shapes)} channels): leave hidden out"
-            )
+        self.loss.require(self.model, teacher.model)
         if self._compiles:
             compiled.compile_blocks(teacher.model)
         if self._sharded:
             ranks.shard_frozen(teacher, compiled.blocks_of(teacher.model), self.device, self.job.compute.dtype)
-        if self.settings.hidden:
-            teacher.outputs = BlockOutputs(teacher.model, self.settings.hidden_every)
+        if self.loss.blocks_every:
+            teacher.outputs = BlockOutputs(teacher.model, self.loss.blocks_every)
         return teacher
 
     def _read_losses(self, pending: Pending) -> list[list[float]]:
-        """Return the loss, its parts and the gradient norm of each step. Raise Diverged if the training has diverged."""
+        """Return the loss's columns and the gradient norm of each step. Raise Diverged if the training has diverged."""
         table: list[list[float]] = torch.stack([values for _, _, values in pending]).tolist() if pending else []
-        for (step, _, _), (loss, ce, *_, norm) in zip(pending, table, strict=True):
+        for (step, _, _), values in zip(pending, table, strict=True):
+            row = dict(zip((*self.loss.columns, "norm"), values, strict=True))
+            ce = row.get("ce", 0.0)  # a loss without this term is only required to be finite
             if not self.curve and step == pending[0][0]:
                 self.initial_ce = ce
-            if not (math.isfinite(loss) and math.isfinite(norm)) or ce > DIVERGED_AT * self.initial_ce:
+            if not (math.isfinite(row["loss"]) and math.isfinite(row["norm"])) or ce > DIVERGED_AT * self.initial_ce:
+                value = (
+                    f"cross-entropy {ce:.4g} from {self.initial_ce:.4g}" if "ce" in row else f"loss {row['loss']:.4g}"
+                )
                 last = checkpoint.latest(self.job.workdir)
                 raise Diverged(
-                    f"{self.name} at step {step + 1} of {self.total}: cross-entropy {ce:.4g} from {self.initial_ce:.4g}, "
-                    f"gradient norm {norm:.4g}; last good checkpoint: {last.name if last else 'none'}"
+                    f"{self.name} at step {step + 1} of {self.total}: {value}, "
+                    f"gradient norm {row['norm']:.4g}; last good checkpoint: {last.name if last else 'none'}"
                 )
         return table
 
@@ -245,7 +238,7 @@ class Trainer:
         table = self._read_losses(pending)
         mean = [sum(column) / len(table) for column in zip(*table, strict=True)]
         step, metrics, _ = pending[-1]
-        row = {"step": step + 1} | metrics | of_optimizer | dict(zip((*self._parts, "norm"), mean, strict=True))
+        row = {"step": step + 1} | metrics | of_optimizer | dict(zip((*self.loss.columns, "norm"), mean, strict=True))
         self.curve.append({k: float(f"{v:.6g}") for k, v in row.items()})
 
     @torch.no_grad()
@@ -258,7 +251,7 @@ class Trainer:
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         for ids in windows.split(self.job.budget.micro or 8):
             with self._precision():
-                total += self.student(ids.to(self.device), None, 0.0, 1.0, 1.0)[1]
+                total += self.student(ids.to(self.device), None, CrossEntropy(), 1.0)[1]
         mean = float(total) / (windows.shape[0] * (windows.shape[1] - 1))
         self.perplexities[name] = math.exp(min(mean, 700.0))  # NaN stays
         if not self.curve:
@@ -280,7 +273,7 @@ class Trainer:
         finish: called as finish(model, targets) with all targets, or by the first process block by block.
         """
         job = self.job
-        if self._compiles or self.settings.hidden:
+        if self._compiles or self.loss.blocks_every:
             compiled.restore_blocks(self.model)
         if self._skeleton:
             return self._skeleton.write(self.model, job.workdir / "trained", job.compute.stored, job.targets, finish)

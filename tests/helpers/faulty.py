@@ -62,11 +62,11 @@ from typing import ClassVar
 
 import torch
 
-from methods import Job, Needs, Outcome, Settings, Trainer
+from methods import Job, Needs, Outcome, Trainer, TrainingSettings
 
 
 @dataclass(frozen=True)
-class Slow(Settings):
+class Slow(TrainingSettings):
     """Dense training, a step at a time. While $GATE is there, each step waits a little."""
 
     name: ClassVar[str] = "slow"
@@ -83,7 +83,7 @@ class Slow(Settings):
                 time.sleep(0.1)
             return {}
 
-        trainer.run(torch.optim.SGD(model.parameters(), lr=1e-3), teacher=False, hook=hook)
+        trainer.run(torch.optim.SGD(model.parameters(), lr=1e-3), hook=hook)
         def finish(model, targets):
             with torch.no_grad():
                 for target in targets:

@@ -43,11 +43,11 @@ from bench.formats.stored import write as write_stored
 from bench.inputs import loading
 from bench.inputs.models import COMPANIONS
 from helpers.runs import TINY
+from methods.codec import StoredWeight
 from methods.contract import Compute, Job, Outcome, Prior
 from methods.experts import unfold
 from methods.folder import Folder, save
 from methods.pattern import Pattern
-from methods.quantizing.codec import StoredWeight
 from methods.targets import dense_weight, find_targets
 
 SIZES = {

@@ -20,7 +20,8 @@ from methods.logits import head_of
 from methods.pruning import streaming
 from methods.pruning.streaming import last_hidden
 from methods.pruning.walk import Walk
-from methods.training import distill, student
+from methods.training import loss, student
+from methods.training.distill import Distillation
 
 
 @pytest.fixture(params=models.sample(models.CONFIGS, "gpt2", "gemma2", "phi3", "granitemoe", "gpt_oss"))
@@ -148,8 +149,8 @@ def test_training_has_the_loss_of_the_models_own_logits(folder, make, family):
     named = dict(model.named_parameters())
     expected = torch.autograd.grad(want, list(named.values()))
 
-    given = distill.Teacher(student.hidden_states(teacher, tokens), *student.head_of(teacher))
-    got = student.Student(model)(tokens, given, 1 / 3, 1.0, 1.0)[0]
+    given = loss.Outputs(student.hidden_states(teacher, tokens), *loss.head_of(teacher))
+    got = student.Student(model)(tokens, given, Distillation(1 / 3), 1.0)[0]
 
     torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
     for name, mine, theirs in zip(named, torch.autograd.grad(got, list(named.values())), expected, strict=True):

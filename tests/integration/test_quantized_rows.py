@@ -13,9 +13,9 @@ from bench.inputs import loading
 from bench.measures.size import Size
 from bench.verify import Layer, WeightCounts
 from helpers import plugins, runs
+from methods.codec import Storage
 from methods.contract import Compute
 from methods.pattern import Pattern
-from methods.quantizing.codec import Storage
 from methods.quantizing.inputs import ACTIVATIONS_KEY, int8_tokens, round_inputs
 
 BREAKS = """

@@ -7,9 +7,10 @@ import torch
 from bench.kernels import cpu24
 from bench.kernels.integers24 import BITS, group_size, integers_of, pack_codes, pack_rounded
 from bench.kernels.packed24 import CODES, FLOAT_DTYPES, PIECE_WEIGHTS, check_mask, pack, row_pieces, unpack
+from methods.codec import StoredWeight
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.quantizing.codec import GridCodec, StoredWeight
+from methods.quantizing.grid_codec import GridCodec
 
 SHAPES = [(1, 4), (3, 12), (33, 260)]
 

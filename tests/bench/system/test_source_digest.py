@@ -1,5 +1,6 @@
 """Digests of code ignore names of files, comments and docstrings."""
 
+import ast
 import re
 import shutil
 from importlib.machinery import ModuleSpec
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.catalog import registry
+from bench.planning.model_inputs import LOADER
 from bench.system import module_files, source_digest
 from bench.system.interpreter import OWN_PACKAGES, ROOT
 from bench.system.source_digest import digest_modules, digest_source
@@ -57,20 +60,38 @@ def rewrite(file, old, new):
     file.write_text(text.replace(old, new))
 
 
-def move(tree, old, new):
-    """Rename a module, with its imports and uses."""
-    (tree / old).rename(tree / new)
-    was, now = (Path(p).with_suffix("").as_posix().replace("/", ".") for p in (old, new))
+def move(tree, *paths):
+    """Move modules and packages, each an (old, new) path, and change the imports of all files."""
+    names = [[Path(path).with_suffix("").as_posix().replace("/", ".") for path in pair] for pair in paths]
+    for old, new in paths:
+        (tree / new).parent.mkdir(parents=True, exist_ok=True)
+        (tree / old).rename(tree / new)
     for file in tree.rglob("*.py"):
         text = file.read_text()
-        package, _, name = was.rpartition(".")
-        moved = text.replace(f"{was} ", f"{now} ").replace(f"{was}\n", f"{now}\n")
-        imported = re.compile(rf"^(from {re.escape(package)} import .*)\b{name}\b(.*)$", re.MULTILINE)
-        if imported.search(moved):
-            moved = imported.sub(rf"\1{now.rpartition('.')[2]}\2", moved)
-            moved = re.sub(rf"\b{name}\.(?=[a-z_])", f"{now.rpartition('.')[2]}.", moved)
-        file.write_text(moved)
+        lines = text.splitlines()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom):
+                indent = " " * node.col_offset
+                lines[node.lineno - 1] = "\n".join(indent + line for line in moved_imports(node, names))
+                lines[node.lineno : node.end_lineno] = [""] * (node.end_lineno - node.lineno)
+        text = "\n".join(lines) + "\n"
+        for old, new in names:
+            text = re.sub(rf'"{re.escape(old)}(?=[".])', f'"{new}', text)
+        file.write_text(text)
     forget()
+
+
+def moved_imports(node, names):
+    """Yield the statements that import the same from the new places. A name in the code stays."""
+    for alias in node.names:
+        imported = f"{node.module}.{alias.name}"
+        for old, new in names:
+            if imported == old or imported.startswith(f"{old}."):
+                imported = new + imported.removeprefix(old)
+        module, _, name = imported.rpartition(".")
+        yield f"from {module} import {name}" + (
+            f" as {alias.asname or alias.name}" if alias.name != name or alias.asname else ""
+        )
 
 
 MEASURE, QUANTIZER, METHOD, CROPS = (
@@ -78,16 +99,57 @@ MEASURE, QUANTIZER, METHOD, CROPS = (
 )  # fmt: skip
 
 
-def test_a_moved_file_changes_nothing(tree):
-    before = [digest(m) for m in (MEASURE, QUANTIZER, METHOD, CROPS)]
+def test_a_moved_file_or_package_changes_nothing(tree):
+    kinds = ("methods", "quantizers", "measures")
+    roots = [entry.module for kind in kinds for entry in registry.SECTIONS[kind].values() if entry.module]
+    roots += [CROPS, LOADER, "bench.inputs.training_text", "bench.execution.time_models", "bench.kernels.captured"]
+    before = [digest(root) for root in roots]
+    places = [
+        (WINDOWS, "bench/inputs/crops.py"),
+        ("methods/pruning/walk.py", "methods/blockwise.py"),
+        ("methods/quantizing/grids.py", "methods/workshop/rounding/grids.py"),
+        ("bench/inputs/corpora.py", "bench/texts.py"),  # a measure reads its functions as corpora.NAME
+        ("bench/kernels", "bench/parts/packed24"),
+        ("bench/measures/speed", "bench/parts/speed"),
+        ("bench/results", "bench/core/results"),
+    ]
 
-    move(tree, WINDOWS, "bench/inputs/crops.py")
-    move(tree, "methods/pruning/walk.py", "methods/pruning/blockwise.py")
-    move(tree, "bench/inputs/corpora.py", "bench/inputs/texts.py")  # a measure reads its functions as corpora.NAME
+    move(tree, *places)
 
-    after = [digest(m) for m in (MEASURE, QUANTIZER, METHOD, "bench.inputs.crops")]
+    def new_name(module):
+        for old, new in places:
+            old, new = (path.removesuffix(".py").replace("/", ".") for path in (old, new))
+            if module == old or module.startswith(f"{old}."):
+                return new + module.removeprefix(old)
+        return module
+
+    after = [digest(new_name(root)) for root in roots]
     forget()
-    assert after == before
+    assert [root for root, a, b in zip(roots, before, after, strict=True) if a != b] == []
+
+
+def test_a_module_counts_unless_it_says_that_it_decides_no_number(tree):
+    before = digest(MEASURE), digest("bench.measures.size")
+    rewrite(tree / "bench/results/record.py", "SCHEMA = 4", "SCHEMA = 5")
+    assert (digest(MEASURE), digest("bench.measures.size")) == before
+
+    rewrite(tree / "bench/results/recount.py", "sparsity) + 1", "sparsity) + 2")  # says nothing
+    assert [a != b for a, b in zip((digest(MEASURE), digest("bench.measures.size")), before, strict=True)] == [
+        False,
+        True,
+    ]
+
+    rewrite(tree / "bench/results/record.py", "DECIDES_NO_NUMBER = True\n", "")
+    assert digest(MEASURE) != before[0]
+
+
+def test_the_sentence_of_an_error_changes_nothing_and_its_class_does(tree):
+    before = digest("bench.verify")
+    rewrite(tree / "bench/verify.py", 'raise CheckFailed(f"', 'raise CheckFailed(f"Sorry: ')
+    assert digest("bench.verify") == before
+
+    rewrite(tree / "bench/verify.py", "raise CheckFailed(", "raise UserError(")
+    assert digest("bench.verify") != before
 
 
 def test_a_comment_or_docstring_changes_nothing(tree):
@@ -124,6 +186,16 @@ def test_what_a_method_imports_of_its_own_package_counts(tree):
     assert digest("cast.method") != before[0] and digest(METHOD) == before[1]
 
 
+def test_the_loss_of_a_training_counts_only_for_methods_that_use_it(tree, monkeypatch):
+    (tree / "outer.py").write_text("from methods import Loss, Trainer, TrainingSettings\n")
+    monkeypatch.syspath_prepend(tree)
+    before = {m: digest(m) for m in ("baselines.retrain", "cast.method", "outer")}
+
+    rewrite(tree / "methods/training/distill.py", "temperature**2", "temperature**3")
+
+    assert {m for m in before if digest(m) != before[m]} == {"baselines.retrain", "cast.method"}
+
+
 def test_modules_alone_have_a_digest_that_their_imports_do_not_change(tree):
     before = [digest_modules("bench.kernels.captured"), digest("bench.kernels.captured")]
     rewrite(tree / "bench/kernels/linear24.py", "LARGE = 2**22", "LARGE = 2**23")
@@ -136,6 +208,17 @@ def test_modules_alone_have_a_digest_that_their_imports_do_not_change(tree):
 def test_an_unknown_module_is_an_error():
     with pytest.raises(UserError, match=r"baselines\.nobody has no Python source"):
         digest("baselines.nobody")
+
+
+def test_what_a_plug_in_imports_of_this_distribution_counts(tree, monkeypatch):
+    (tree / "outer.py").write_text("from baselines.wanda import Wanda\nfrom bench.measures.windowed import Windowed\n")
+    monkeypatch.syspath_prepend(tree)
+    digests = {digest("outer")}
+    for file in ("bench/measures/windowed.py", "bench/inputs/windows.py", "baselines/wanda.py"):
+        rewrite(tree / file, "self" if "inputs" not in file else "width", "other")
+        digests.add(digest("outer"))
+    forget()
+    assert len(digests) == 4
 
 
 @pytest.mark.parametrize("line", ["from .helper import f", "from . import helper", "from outer.helper import f"])

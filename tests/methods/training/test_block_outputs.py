@@ -9,8 +9,9 @@ from torch import nn
 
 from helpers.trainings import method, pruned
 from methods.errors import UserError
-from methods.training.block_outputs import BlockOutputs, distance
+from methods.training.block_outputs import BlockOutputs
 from methods.training.compiled import blocks_of
+from methods.training.distill import Distillation, distance
 from methods.training.student import FrozenTeacher, Student
 
 pytestmark = pytest.mark.numeric
@@ -141,7 +142,7 @@ def test_a_teachers_state_is_freed_once_it_is_compared(llama):
     left = []
     blocks_of(student.model)[-1].register_forward_hook(lambda *_: left.append(len(outputs.blocks)))
 
-    student(torch.arange(32).view(2, 16), outputs, 1.0, 1.0, 1.0, 1.0)
+    student(torch.arange(32).view(2, 16), outputs, Distillation(1.0, hidden=1.0), 1.0)
 
     assert left == [1] and not outputs.blocks
 

@@ -3,12 +3,13 @@
 import copy
 import json
 import signal
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
 import torch
 
+from baselines.retrain import train_kept
 from bench.catalog.entries import METHODS
 from cast.method import Cast
 from helpers.models import build, job_for, sample
@@ -17,7 +18,8 @@ from methods.contract import Budget
 from methods.errors import Diverged, UserError
 from methods.training import checkpoint, trainer
 from methods.training.interrupt import Stopped, stop_request
-from methods.training.settings import Settings
+from methods.training.loss import Loss
+from methods.training.settings import TrainingSettings
 
 NAMES = [n for n, e in METHODS.items() if "training" in e.needs]
 SHORT = 12
@@ -195,7 +197,7 @@ def test_bfloat16_trains_masters_in_float32(llama, task, monkeypatch):
 
 
 def test_schedule():
-    settings = Settings(lr=1.0, warmup=0.1, final_lr_ratio=0.2)
+    settings = TrainingSettings(lr=1.0, warmup=0.1, final_lr_ratio=0.2)
 
     rates = [settings.lr_at(step, 100, 1.0) for step in range(100)]
 
@@ -224,6 +226,49 @@ def test_a_relative_rate_is_in_units_of_the_weights_root_mean_square(name, llama
 def test_two_learning_rates_are_refused(name):
     with pytest.raises(UserError, match=r"lr=0\.001 and relative_lr=0\.01 are two learning rates: give one"):
         method(name, lr=1e-3, relative_lr=0.01)
+
+
+class ReverseKL(Loss):
+    """KL(student || teacher), and the square distance of each block's output."""
+
+    terms, needs_logits, blocks_every, blocks_weight = ("reverse_kl",), True, 1, 1e-3
+
+    def of_tokens(self, logits, targets, teacher):
+        log_q, log_p = logits.log_softmax(-1), teacher.log_softmax(-1)
+        return ((log_q.exp() * (log_q - log_p)).sum(),)
+
+    def of_block(self, student, teacher):
+        return (student - teacher).square().sum()
+
+
+@pytest.mark.numeric
+def test_a_method_brings_its_own_loss(llama, task):
+    """It needs no cross-entropy. The validation has it in any case."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Mine(TrainingSettings):
+        def loss(self):
+            return ReverseKL()
+
+    job = task(llama, steps=SHORT, budget={"log_every": 1})
+    outcome = train_kept("mine", Mine(lr=3e-3), pruned(llama, job), job, job.prior.masks.__getitem__)
+
+    curve = outcome.notes["curve"]
+    assert list(curve[0]) == ["step", "lr", "loss", "reverse_kl", "hidden", "norm"]
+    assert all(row["loss"] == pytest.approx(row["reverse_kl"] + 1e-3 * row["hidden"], rel=1e-4) for row in curve)
+    assert 0 < curve[-1]["reverse_kl"] < 0.8 * curve[0]["reverse_kl"]
+    assert set(outcome.notes["validation_perplexity"]) == {"start", "end"}
+
+
+def test_a_loss_that_is_not_finite_has_diverged(llama, task):
+    class Infinite(ReverseKL):
+        def of_tokens(self, logits, targets, teacher):
+            return (logits.sum() * float("inf"),)
+
+    settings = type("Mine", (TrainingSettings,), {"loss": lambda self: Infinite()})()
+    job = task(llama, steps=2)
+    with pytest.raises(Diverged, match=r"mine at step 1 of 2: loss (nan|-?inf), gradient norm"):
+        train_kept("mine", settings, pruned(llama, job), job)
 
 
 def test_budget_below_one_step(llama, task):

@@ -24,11 +24,12 @@ from helpers import fake_records
 from helpers.measuring import context_of
 from helpers.models import random_folder, store
 from helpers.runs import prune, run_here, small, tiny
+from methods.codec import FloatCodec, Storage, StoredWeight
 from methods.contract import Compute
 from methods.errors import Skipped, UserError
 from methods.folder import Folder
 from methods.pattern import Pattern
-from methods.quantizing.codec import FloatCodec, GridCodec, Storage, StoredWeight
+from methods.quantizing.grid_codec import GridCodec
 from methods.targets import find_targets
 
 

@@ -1,0 +1,119 @@
+"""Stored weights: what is written comes back bit for bit, takes the bytes that its bits say, or is refused in a sentence."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.formats import stored
+from bench.quantizers.libraries import AffineCodec
+from helpers.models import store
+from methods.codec import FloatCodec, StoredWeight
+from methods.errors import UserError
+from methods.folder import Writer
+from methods.pattern import Pattern
+from methods.quantizing.grid_codec import GridCodec
+from methods.quantizing.grids import Float8, Integer, Microscaling, NormalFloat4, NvFloat4
+
+GRIDS = (
+    *map(Integer, (3, 4, 5, 8)), Float8(), NormalFloat4(), Microscaling(4), Microscaling(8), NvFloat4(),
+)  # fmt: skip
+FOUR = GridCodec("integer", 4, 8)
+
+
+@given(st.integers(1, 8), st.lists(st.integers(0, 255)), st.sampled_from([8, stored.PIECE]))
+def test_codes_are_a_stream_of_bits(bits, numbers, piece):
+    codes = [number % 2**bits for number in numbers]
+    whole = sum(code << i * bits for i, code in enumerate(codes))
+    with mock.patch.object(stored, "PIECE", piece):
+        stream = stored.pack_bits(torch.tensor(codes, dtype=torch.uint8), bits)
+        assert bytes(stream.tolist()) == whole.to_bytes(math.ceil(len(codes) * bits / 8), "little")
+        assert stored.unpack_bits(stream, bits, (len(codes),)).tolist() == codes
+
+
+def rounded(grid, pattern):
+    """Three weights on a grid, one of zeros, and one whose codes fill no whole bytes."""
+    codec = GridCodec.of(grid, 8)
+    weights = {"a": torch.randn(12, 16), "b": torch.zeros(6, 8), "c": torch.randn(5, 24)}
+    for weight in weights.values():
+        weight.masked_fill_(~Pattern.parse(pattern).keep(weight.abs()), 0)
+    return {name: StoredWeight(codec, codec.encode(weight)) for name, weight in weights.items()}
+
+
+@pytest.mark.parametrize("pattern", ["dense", "2:4"])
+@pytest.mark.parametrize("grid", GRIDS, ids=repr)
+def test_every_grid_comes_back_and_takes_the_bytes_of_its_bits(grid, pattern, tmp_path, monkeypatch):
+    """Values of pruned weights are left out, and the mask counts."""
+    monkeypatch.setattr(stored, "Writer", partial(Writer, shard_bytes=100))
+    weights = rounded(grid, pattern)
+
+    folder = store(weights, tmp_path, pattern)
+
+    values = others = 0
+    for name, one in weights.items():
+        want, got = one.decode(), folder[name].decode()
+        assert torch.equal(got.view(torch.int32), want.view(torch.int32)), name
+        count = want.numel()
+        values += math.ceil(count * grid.bits / (16 if pattern == "2:4" else 8))
+        others += (count // 8 * grid.scale_bits + grid.tensor_bits) // 8 + (count // 8 if pattern == "2:4" else 0)
+    counted = folder.count()
+    assert (counted.weights, counted.values, counted.others) == (12 * 16 + 6 * 8 + 5 * 24, values, others)
+    assert counted.is_packed == (pattern == "2:4") and len(list(tmp_path.rglob("*.safetensors"))) > 1
+
+
+@pytest.mark.parametrize("pattern", ["dense", "2:4", "50%"])
+def test_floats_and_zero_points_come_back(pattern, tmp_path):
+    weight = torch.randn(8, 16)
+    weight.masked_fill_(~Pattern.parse(pattern).keep(weight.abs()), 0)
+    affine = AffineCodec(4, 8)
+    zeros, scales = torch.full((8, 2), 7.0).half(), torch.rand(8, 2).half()
+    codes = torch.where(weight == 0, 7, torch.randint(16, weight.shape)).to(torch.uint8)
+    weights = {
+        "floats": StoredWeight(FloatCodec(), {"values": weight.bfloat16()}),
+        "codes": StoredWeight(affine, {"codes": codes, "scales": scales, "zeros": zeros}),
+        "own": StoredWeight(FloatCodec(), {"values": torch.ones(8, 16)}, Pattern()),
+    }
+
+    folder = store(weights, tmp_path, pattern)
+
+    assert all(torch.equal(folder[name].decode(), one.decode()) for name, one in weights.items())
+    share, mask = (2, 2 * 16) if pattern == "2:4" else (1, 0)
+    assert folder.count().values == (256 + 64) // share + 512 and folder.count().others == 64 + mask
+
+
+@dataclass(frozen=True)
+class Unknown(FloatCodec):
+    name = "unknown"
+
+
+@dataclass(frozen=True)
+class Other(FloatCodec):
+    """A class that takes the name of another."""
+
+
+CODES = FOUR.encode(torch.randn(4, 8))
+
+
+@pytest.mark.parametrize(
+    ("codec", "parts", "said"),
+    [
+        (Unknown(), {"values": torch.ones(4, 8)}, "unknown codec 'unknown'"),
+        (Other(), {"values": torch.ones(4, 8)}, "codec 'float' is not Other: register that class"),
+        (FOUR, CODES | {"codes": CODES["codes"] + 1 << 4}, r"x\.codes must be uint8 below 2\^4"),
+        (FOUR, CODES | {"codes": CODES["codes"].int()}, r"x\.codes must be uint8 below 2\^4"),
+    ],
+)
+def test_what_another_codec_would_be_made_of_is_refused(codec, parts, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        store({"x": StoredWeight(codec, parts)}, tmp_path)
+
+
+def test_fields_are_no_place_for_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "MAX_FIELDS", 40)
+    with pytest.raises(UserError, match="fields of codec 'grid' are no settings of up to 40 characters"):
+        store({"x": StoredWeight(FOUR, CODES)}, tmp_path)
