@@ -75,10 +75,11 @@ def says_what_its_numbers_are(trial: Trial) -> None:
 
 def has_a_column(trial: Trial) -> None:
     """Check that a leaderboard shows one of its metrics, and that its models have one protocol, and so share a column."""
-    shown = getattr(trial.kind, "info", MeasureInfo()).leaderboard
+    shown = {metric.name for metric in getattr(trial.kind, "info", MeasureInfo()).metrics if metric.on_board}
     measured = sorted({reading.metric for record in trial.first for reading in record.readings})
     require(
-        set(shown) & set(measured), f"`info.leaderboard` names none of its metrics ({', '.join(measured)}): name one"
+        shown & set(measured),
+        f"`info.metrics` declares none of its metrics ({', '.join(measured)}) with on_board=True: declare one",
     )
     columns: dict[str, set[tuple[str, str]]] = {}
     for record in trial.first:

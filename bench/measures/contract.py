@@ -224,12 +224,14 @@ class Measure(Protocol):
 
     A class can also declare the following. Its module must not import torch at the top.
 
-    - `settings`: its table of settings, a class of `MeasureSettings`. Only for measures of this package.
+    - `settings`: its table of settings, a class of `MeasureSettings`, which `plan` reads with `context.run.settings_of`.
     - `check(run, fetch)`, a class method: raise UserError if the run's settings cannot be used.
     - `plan(context)`, a class method: return a `Planned` for each measurement. Default: one, with default fields.
     - `estimated_tokens`, a property: about how many tokens it reads, for the estimate of time.
     - `imports`: modules that a worker should import early.
-    - `info`, a `methods.info.MeasureInfo`: the metrics that a leaderboard shows at first. It is no part of a key.
+    - `info`, a `methods.info.MeasureInfo`: its metrics. It is no part of a key.
+    - `derive(metric, record, items)`, a static method: return the number of a metric with the rule "own", computed from the
+      items of a record (`bench.results.derive.Items`), or None if they do not give it.
     - `streams = True`: for models larger than the device, `read` gets a model without its blocks if
       `context.compute.stream`. The blocks are in `context.folder` and `context.source`.
     """
