@@ -76,13 +76,13 @@ def derive_own(metric: str, record: Record, items: Items) -> Derived | None:
     kind = registry.load(owned.entry)
     with registry.guarded(owned.entry):
         found = kind.derive(metric, record, items)
-        return found if found is None or isinstance(found, Derived) else Derived(float(found))
+        return found if found is None or isinstance(found, Derived) else Derived(float(found), n=len(items.ids))
 
 
 def pseudo_values(metric: str, record: Record, items: Items) -> Array | None:
-    """Return jackknife pseudo-values of a number with a rule of its own, one for each item, or None if items do not give it.
+    """Return scores of a number with a rule of its own, one for each item, or None if the items do not give it.
 
-    They are paired as scores are: their mean is the number, without its bias of order 1 / n (Tukey 1958).
+    They are jackknife pseudo-values (Tukey 1958), moved so that their mean is the number itself.
     """
     whole, n = derive_own(metric, record, items), len(items.ids)
     if whole is None or n < 2:
@@ -93,7 +93,9 @@ def pseudo_values(metric: str, record: Record, items: Items) -> Array | None:
         columns = {name: values[kept] for name, values in items.columns.items()}
         part = derive_own(metric, record, Items(items.ids[kept], items.clusters[kept], items.weights[kept], columns))
         without.append(math.nan if part is None else part.value)
-    values: Array = (n * whole.value - (n - 1) * np.array(without)) * items.weights.mean()
+    changes = np.mean(without) - np.array(without)
+    # The value of a window is a sum over its tokens.
+    values: Array = (whole.value + (n - 1) * changes) * items.weights.mean()
     return values
 
 
