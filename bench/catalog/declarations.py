@@ -95,7 +95,9 @@ def describe(target: str, declared: Any, *, is_plugin: bool = False) -> CatalogE
     if is_plugin:
         _check_types(stated)
         if any(metric.rule == "own" for metric in getattr(stated, "metrics", ())) and not hasattr(declared, "derive"):
-            raise TypeError("a metric has the rule own, but the class has no static method `derive(metric, record, items)`")
+            raise TypeError(
+                "a metric has the rule own, but the class has no static method `derive(metric, record, items)`"
+            )
     method = stated if isinstance(stated, MethodInfo) else MethodInfo()
     first = inspect.cleandoc(declared.__doc__ or "").split("\n\n")[0]
     return CatalogEntry(

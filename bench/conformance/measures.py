@@ -67,9 +67,13 @@ def gives_the_same_twice(trial: Trial) -> None:
 
 
 def says_what_its_numbers_are(trial: Trial) -> None:
-    """Check that each number has a unit, and that numbers which items give are theirs."""
+    """Check that each number has a unit, that of its declared metric, and that numbers which items give are theirs."""
+    declared = {metric.name: metric for metric in getattr(trial.kind, "info", MeasureInfo()).metrics}
     for reading in (reading for record in trial.first for reading in record.readings):
         require(reading.unit, f"{reading.metric} has no unit: give 1 if it has none")
+        metric = declared.get(reading.metric)
+        same = metric is None or (metric.unit, metric.better) == (reading.unit, reading.better)
+        require(same, f"{reading.metric} has another unit or direction than `info.metrics` declares: leave them out")
     require(not trial.problems, trial.problems[0] if trial.problems else "")
 
 

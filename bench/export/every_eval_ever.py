@@ -17,6 +17,7 @@ from bench.results.record import ReadingRow, Record
 VERSION = "0.3.0"
 """Version of the schema."""
 
+
 def documents(model: ModelResults, organization: str) -> dict[str, str]:
     """Return JSON by path in Every Eval Ever's data store. The same records give the same bytes.
 

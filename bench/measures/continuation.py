@@ -52,7 +52,9 @@ class Continuation:
     name: ClassVar[str] = "continuation"
     info: ClassVar[MeasureInfo] = MeasureInfo(
         metrics=(
-            Metric("common_prefix", "tokens", "higher", "tokens", 0.0, 64.0, rule="window mean", order=30, on_board=True),
+            Metric(
+                "common_prefix", "tokens", "higher", "tokens", 0.0, 64.0, rule="window mean", order=30, on_board=True
+            ),
         )
     )
     needs: ClassVar[Needs] = Needs.NOTHING

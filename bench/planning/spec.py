@@ -177,7 +177,9 @@ class Spec(_MeasureTables, extra="allow"):
         if settings is None:  # a table of a plug-in that nobody gave
             return kind()
         if not isinstance(settings, kind):
-            raise UserError(f"{kind.__module__} has a table of settings {kind.table!r}, a name that is taken: rename it")
+            raise UserError(
+                f"{kind.__module__} has a table of settings {kind.table!r}, a name that is taken: rename it"
+            )
         return settings
 
     @field_validator(
@@ -229,7 +231,7 @@ def _plugin_tables() -> dict[str, type[MeasureSettings]]:
     kinds: dict[str, type[MeasureSettings]] = {}
     for entry in entries("measures").values():
         settings = getattr(load(entry), "settings", None) if entry.is_plugin and not entry.broken else None
-        if settings:
+        if isinstance(settings, type) and issubclass(settings, MeasureSettings):
             kinds.setdefault(settings.table, settings)
     return kinds
 

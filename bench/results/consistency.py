@@ -11,7 +11,6 @@ from typing import Any
 from bench.catalog import metric_owners
 from bench.catalog.declarations import CatalogEntry
 from bench.catalog.entries import MEASURES
-from bench.results import metrics
 from bench.results.identity import PROMPT, Identity, describe_prompt
 from bench.results.record import ReadingRow, Record
 from bench.system import digests
@@ -156,24 +155,26 @@ def _of_status(record: Record) -> Iterator[str]:
     names = [reading.metric for reading in record.readings]
     if doubled := next((name for name in names if names.count(name) > 1), None):
         yield f"it has two readings of {doubled}"
-    owed = [r.metric for r in record.readings if r.value is not None and metrics.find(r.metric).sampled]
+    sampled = [name for name, owned in metric_owners.built_in().items() if owned.metric.sampled]
+    owed = [r.metric for r in record.readings if r.value is not None and r.metric in sampled]
     if owed and record.items is None:
         yield f"it has no items, from which its {owed[0]} follows"
 
 
 def _of_reading(reading: ReadingRow, measure: str) -> Iterator[str]:
-    owned, value = metric_owners.find(reading.metric), reading.value
+    """A plug-in may change the facts of its metrics, so only those of this package are compared."""
+    owned, value = metric_owners.built_in().get(reading.metric), reading.value
     if measure in MEASURES and not _may_have(MEASURES[measure], reading.metric):
         yield f"its measure {measure} has no metric {reading.metric!r}"
-    stated = (reading.unit, reading.better)
-    if owned and stated != (owned.metric.unit, owned.metric.better):
-        expected = (owned.metric.unit, owned.metric.better)
-        yield f"its {reading.metric} has unit and direction {stated}, not {expected}"
     if reading.better not in ("lower", "higher", ""):
         yield f"its {reading.metric} has the direction {reading.better!r}, not lower, higher or an empty text"
-    if owned is None or value is None:
+    if owned is None:
         return
-    known = owned.metric
+    known, stated = owned.metric, (reading.unit, reading.better)
+    if stated != (known.unit, known.better):
+        yield f"its {reading.metric} has unit and direction {stated}, not {(known.unit, known.better)}"
+    if value is None:
+        return
     if (known.low is not None and value < known.low) or (known.high is not None and value > known.high):
         yield f"its {reading.metric} is {value:.9g}, outside {known.low} to {known.high}"
     if known.is_count and not value.is_integer():

@@ -19,7 +19,9 @@ READS = {
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    shown = {"norm": 'info: ClassVar[MeasureInfo] = MeasureInfo(metrics=(Metric("norm", "1", "lower", on_board=True),))'}
+    shown = {
+        "norm": 'info: ClassVar[MeasureInfo] = MeasureInfo(metrics=(Metric("norm", "1", "lower", on_board=True),))'
+    }
     return plugins.install(tmp_path_factory.mktemp("norms"), "measured_norms", READS, shown, kind="measures")
 
 
