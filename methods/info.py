@@ -40,7 +40,7 @@ TIME_UNITS = ("s", "ms", "us", "ns")
 Rule = Literal[
     "", "mean", "window mean", "exp of window mean", "weighted mean", "median of timings", "mean of speedups", "own"
 ]
-"""How a number follows from the items of its record. See `Metric.rule`."""
+"""Names of the rules by which a number follows from the items of its record. See `Metric.rule`."""
 
 MEANS = ("mean", "window mean", "exp of window mean")
 """Rules of sampled numbers. They have a standard error."""
@@ -61,7 +61,7 @@ class Metric:
     high: float | None = None
     """Upper end of the range of values. None means no limit."""
     rule: Rule = ""
-    """How `bench check` computes the number again.
+    """Rule by which `bench check` computes the number again.
 
     mean: mean of the item values. window mean: sum of the item values over the sum of their weights. exp of window mean: its
     exponential. weighted mean: mean with weights, of items that are no sample. median of timings: for a rate, the reciprocal

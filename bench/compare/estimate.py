@@ -32,7 +32,7 @@ MAX_REACH = 1e6
 nothing."""
 
 MAX_RESAMPLED = 10_000
-"""Most items of a metric with a rule of its own, which is computed once without each of them."""
+"""Most items of a metric with the rule "own", which is computed once without each of them."""
 
 NO_SCORES = "it has no score for each item"
 
@@ -188,7 +188,7 @@ def _column(items: Items, record: Record, metric: str) -> Array:
     if values is None and metrics.find(metric).rule == "own":
         if len(items.ids) > MAX_RESAMPLED:
             raise NotComparable(
-                f"it has {len(items.ids):,} items, and a rule of its own takes at most {MAX_RESAMPLED:,}"
+                f"it has {len(items.ids):,} items, more than {MAX_RESAMPLED:,}"
             )
         values = pseudo_values(metric, record, items)
     if values is None:

@@ -174,7 +174,7 @@ class Spec(_MeasureTables, extra="allow"):
     def settings_of(self, kind: type[S]) -> S:
         """Return the settings of a measure. Raise UserError if another measure has a table of the same name."""
         settings = getattr(self, kind.table, None)
-        if settings is None:  # a table of a plug-in that nobody gave
+        if settings is None:  # a plug-in's table with defaults
             return kind()
         if not isinstance(settings, kind):
             raise UserError(

@@ -162,7 +162,7 @@ def _of_status(record: Record) -> Iterator[str]:
 
 
 def _of_reading(reading: ReadingRow, measure: str) -> Iterator[str]:
-    """A plug-in may change the facts of its metrics, so only those of this package are compared."""
+    # Another version of a plug-in may declare other facts.
     owned, value = metric_owners.built_in().get(reading.metric), reading.value
     if measure in MEASURES and not _may_have(MEASURES[measure], reading.metric):
         yield f"its measure {measure} has no metric {reading.metric!r}"

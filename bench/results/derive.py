@@ -70,7 +70,7 @@ def _derive(reading: ReadingRow, record: Record, items: Items) -> Derived | None
 
 
 def derive_own(metric: str, record: Record, items: Items) -> Derived | None:
-    """Return what the measure of a metric with a rule of its own derives. Raise UserError if a plug-in fails."""
+    """Return what the measure of a metric with the rule "own" derives. Raise UserError if a plug-in fails."""
     owned = metric_owners.find(metric)
     assert owned is not None
     kind = registry.load(owned.entry)
@@ -80,7 +80,7 @@ def derive_own(metric: str, record: Record, items: Items) -> Derived | None:
 
 
 def pseudo_values(metric: str, record: Record, items: Items) -> Array | None:
-    """Return scores of a number with a rule of its own, one for each item, or None if the items do not give it.
+    """Return scores of a number with the rule "own", one for each item, or None if the items do not give it.
 
     They are jackknife pseudo-values (Tukey 1958), moved so that their mean is the number itself.
     """
@@ -128,7 +128,7 @@ def _mean(reading: ReadingRow, values: Array, weights: Array) -> Derived:
 
 
 def _window_mean(reading: ReadingRow, values: Array, weights: Array) -> Derived:
-    """The value of a window is a sum over its tokens."""
+    # The value of a window is a sum over its tokens.
     mean = math.fsum(values) / math.fsum(weights)
     with np.errstate(all="ignore"):
         each = values / weights
