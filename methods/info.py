@@ -88,12 +88,8 @@ class Metric:
     """Largest change that counts as a reproduction."""
     seed_noise: float = 0.0
     """Standard deviation of a row's number between seeds, assumed if too few rows of a model have several seeds."""
-    log: bool = False
-    """True if two values are compared by their ratio. Times, speeds and bytes always are."""
     counted: bool = False
     """True if values are counted, not sampled: they have no noise, and baselines keep no items of them."""
-    timed: bool = False
-    """True for a ratio of two timings. Times and speeds are known by their units."""
     capped_by_pattern: bool = False
     """True if only the part that the pattern requires counts as a gain or loss."""
     public_name: str = ""
@@ -122,12 +118,12 @@ class Metric:
     @property
     def is_time(self) -> bool:
         """True for a time, a speed, or their ratio: two timings are never equal."""
-        return self.timed or self.unit in TIME_UNITS or self.unit.endswith("/s")
+        return self.rule == "mean of speedups" or self.unit in TIME_UNITS or self.unit.endswith("/s")
 
     @property
     def is_ratio(self) -> bool:
         """True if a change is a ratio, not a difference."""
-        return self.log or self.is_time or self.unit == "B"
+        return self.rule == "exp of window mean" or self.is_time or self.unit == "B"
 
 
 @dataclass(frozen=True, kw_only=True)

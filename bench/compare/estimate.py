@@ -187,9 +187,7 @@ def _column(items: Items, record: Record, metric: str) -> Array:
     values = scores_of(metric, record, items)
     if values is None and metrics.find(metric).rule == "own":
         if len(items.ids) > MAX_RESAMPLED:
-            raise NotComparable(
-                f"it has {len(items.ids):,} items, more than {MAX_RESAMPLED:,}"
-            )
+            raise NotComparable(f"it has {len(items.ids):,} items, more than {MAX_RESAMPLED:,}")
         values = pseudo_values(metric, record, items)
     if values is None:
         raise NotComparable(NO_SCORES)

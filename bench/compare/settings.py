@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from bench.catalog import metric_owners, registry
+from bench.results.metrics import column_order
 from bench.system.suggest import describe_unknown
 from bench.system.toml import read_toml
 from bench.system.validation import describe_allowed
@@ -59,7 +60,7 @@ def read(path: Path | None, measured: Iterable[str] = (), **over: Any) -> Compar
                 f"{path}: " + describe_unknown("setting", where, list(CompareSettings.model_fields))
             ) from None
         raise UserError(f"{path}: invalid {where} = {first['input']!r}: {describe_allowed(first)}") from None
-    known = dict.fromkeys((*metric_owners.built_in(), *measured))
+    known = dict.fromkeys((*sorted(metric_owners.built_in(), key=column_order), *measured))
     for table in ("margins", "tolerances", "seed_noise"):
         for name, value in getattr(settings, table).items():
             if name not in known and not metric_owners.find(name):

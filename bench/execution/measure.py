@@ -175,10 +175,9 @@ def rows_of(readings: Readings) -> list[ReadingRow]:
     """
     out = []
     for r in readings.values:
-        declared = metrics.find(r.metric)
         value = r.value if math.isfinite(r.value) else None
         stderr = r.stderr if r.stderr is not None and 0 <= r.stderr < math.inf else None
-        unit = declared.unit if r.unit is None else r.unit
-        better = declared.better if r.better is None else r.better
+        unit = metrics.find(r.metric).unit if r.unit is None else r.unit
+        better = metrics.find(r.metric).better if r.better is None else r.better
         out.append(ReadingRow(metric=r.metric, value=value, unit=unit, better=better, stderr=stderr, n=r.n))
     return out

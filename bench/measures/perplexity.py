@@ -27,7 +27,7 @@ class Perplexity(Windowed):
             # measured. On `tiny` it is a quarter of it.
             Metric(
                 "perplexity", "1", "lower", "ratio", 1.0, rule="exp of window mean", order=10, quality=1, on_board=True,
-                log=True, margin=0.005, seed_noise=0.016, public_name="perplexity",
+                margin=0.005, seed_noise=0.016, public_name="perplexity",
             ),
         )
     )  # fmt: skip

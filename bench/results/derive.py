@@ -123,27 +123,21 @@ def differences(reading: ReadingRow, derived: Derived) -> Iterator[str]:
 
 
 def _mean(reading: ReadingRow, values: Array, weights: Array) -> Derived:
-    mean, n = math.fsum(values) / len(values), len(values)
-    return Derived(mean, _standard_error(values), n)
+    return _window_mean(reading, values, np.ones_like(weights))
 
 
 def _window_mean(reading: ReadingRow, values: Array, weights: Array) -> Derived:
     # The value of a window is a sum over its tokens.
-    mean = math.fsum(values) / math.fsum(weights)
+    mean, n = math.fsum(values) / math.fsum(weights), len(values)
     with np.errstate(all="ignore"):
-        each = values / weights
-    return Derived(mean, _standard_error(each), len(values))
+        stderr = float((values / weights).std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    return Derived(mean, stderr, n)
 
 
 def _exp_of_window_mean(reading: ReadingRow, values: Array, weights: Array) -> Derived:
     log = _window_mean(reading, values, weights)
     value = math.exp(log.value)
-    return Derived(value, (log.stderr or 0.0) * value, log.n)
-
-
-def _standard_error(values: Array) -> float:
-    with np.errstate(all="ignore"):
-        return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return log._replace(value=value, stderr=log.stderr and log.stderr * value)
 
 
 def _weighted_mean(reading: ReadingRow, values: Array, weights: Array) -> Derived:

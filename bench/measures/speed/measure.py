@@ -54,7 +54,7 @@ class Speed:
     name: ClassVar[str] = "speed"
     info: ClassVar[MeasureInfo] = MeasureInfo(
         metrics=(
-            Metric("speedup", "1", "higher", rule="mean of speedups", on_board=True, one_column=True, timed=True),
+            Metric("speedup", "1", "higher", rule="mean of speedups", on_board=True, one_column=True),
             Metric("tokens_per_s", "tokens/s", "higher", rule="median of timings"),
             Metric("tokens_per_s_dense", "tokens/s", rule="median of timings"),
             Metric("latency", "s", "lower", rule="median of timings"),

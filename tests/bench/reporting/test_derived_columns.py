@@ -41,8 +41,9 @@ def test_a_new_entry_is_shown_everywhere(tmp_path, monkeypatch, words, rule):
         fake_records.counted(tmp_path, "bits_per_weight", bits, measure="size", protocol="weights", **about)
     (one,) = board.make_sections([read(tmp_path)])[0].tables
 
-    (place,) = (i for i, c in enumerate(one.columns) if c.metric == "bits_saved")
-    assert one.columns[place - 1].metric == "bits_per_weight" and one.columns[place].sign == -1
+    order = [c.metric for c in one.columns]
+    place = order.index("bits_saved")
+    assert order.index("bits_per_weight") < place < order.index("perplexity") and one.columns[place].sign == -1
     assert [row.cells[place].text for row in one.rows] == ["0", "7"]
     text = one.to_text_table()
     at = text.headers.index("bits saved")
