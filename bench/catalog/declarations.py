@@ -14,7 +14,7 @@ from typing import Any
 from bench.system.module_files import find_file
 from methods import info
 from methods.contract import Needs
-from methods.info import MeasureInfo, MethodInfo
+from methods.info import MeasureInfo, MethodInfo, Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,10 @@ class CatalogEntry(MethodInfo):
     """Default of the field that `columns` names; 0 without one."""
     amount: int | str = ""
     """Default of the field that `drops` or `adds` names."""
-    leaderboard: tuple[str, ...] = ()
-    """Metrics of a measure that a leaderboard shows at first."""
+    metrics: tuple[Metric, ...] = ()
+    """Metrics that a measure declares."""
+    other_metrics: bool = False
+    """True if a measure may have further metrics."""
     is_plugin: bool = False
     """True if another distribution provides it."""
     broken: str = ""
@@ -91,13 +93,11 @@ def describe(target: str, declared: Any, *, is_plugin: bool = False) -> CatalogE
     if not isinstance(stated, MethodInfo | MeasureInfo):
         raise TypeError(f"info={stated!r} must be a MethodInfo of `methods`, or a MeasureInfo for a measure")
     if is_plugin:
-        from pydantic import TypeAdapter, ValidationError  # the catalog itself starts without it
-
-        try:
-            TypeAdapter(type(stated)).validate_python(vars(stated))
-        except ValidationError as fault:
-            wrong = fault.errors()[0]
-            raise TypeError(f"{'.'.join(map(str, wrong['loc']))} of info: {wrong['msg']}") from None
+        _check_types(stated)
+        if any(metric.rule == "own" for metric in getattr(stated, "metrics", ())) and not hasattr(declared, "derive"):
+            raise TypeError(
+                "a metric has the rule own, but the class has no static method `derive(metric, record, items)`"
+            )
     method = stated if isinstance(stated, MethodInfo) else MethodInfo()
     first = inspect.cleandoc(declared.__doc__ or "").split("\n\n")[0]
     return CatalogEntry(
@@ -110,6 +110,19 @@ def describe(target: str, declared: Any, *, is_plugin: bool = False) -> CatalogE
         is_plugin=is_plugin,
         **vars(stated),
     )
+
+
+def _check_types(stated: MethodInfo | MeasureInfo) -> None:
+    """Raise TypeError if a fact of a plug-in is of another type."""
+    from pydantic import TypeAdapter, ValidationError  # the catalog itself starts without it
+
+    try:
+        TypeAdapter(type(stated)).validate_python(vars(stated))
+        for metric in getattr(stated, "metrics", ()):  # pydantic does not check an instance again
+            TypeAdapter(Metric).validate_python(vars(metric))
+    except ValidationError as fault:
+        wrong = fault.errors()[0]
+        raise TypeError(f"{'.'.join(map(str, wrong['loc']))} of info: {wrong['msg']}") from None
 
 
 @cache

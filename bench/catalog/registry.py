@@ -1,6 +1,7 @@
 """Methods, quantizers and measures by name: those built in (bench.catalog.entries), and those of plug-ins.
 
-A plug-in is imported when it is named or listed, and not before: a run of other methods never runs its code.
+A plug-in is imported when it is named or listed, and not before: a run of other methods never runs its code. A measure is also
+imported to find the owner of a metric that no measure of this package declares (bench.catalog.metric_owners).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from bench.catalog import registry
+from bench.catalog import metric_owners, registry
 from bench.inputs import corpora, models, tasks
 from bench.inputs.hub import DATA_ENV, mirror, offline_variable
 from bench.inputs.task_yaml import read_task
@@ -39,6 +39,8 @@ def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
             elif entry.is_plugin:
                 out.append(_row(f"plug-in {name}", "ok", entry.target))
         out += [_row(f"plug-in {name}", "ignored", why) for name, why in registry.ignored(kind)]
+    measures = [name for name, entry in registry.entries("measures").items() if entry.is_plugin and not entry.broken]
+    out += [_row(f"plug-in {name}", "ignored", why) for name, why in metric_owners.ignored(measures)]
     for extra, parts in packages.extras().items():
         out.append(_row_of_parts(f"extra {extra}", parts, "install", packages.pip_install(extra)))
     for row in environments.rows():

@@ -10,7 +10,8 @@ import numpy as np
 
 from bench.compare.pairing import MetricPair
 from bench.compare.result_set import ResultSet
-from bench.results.derive import Items, scores_of
+from bench.results import metrics
+from bench.results.derive import Items, pseudo_values, scores_of
 from bench.results.identity import IdentityKey
 from bench.results.record import NoItems, Record
 from bench.stats import bootstrap, mcnemar
@@ -29,6 +30,9 @@ MIN_TIMING_BLOCKS = 10
 MAX_REACH = 1e6
 """Largest half width of an interval, as a factor of a ratio, or as a difference of a metric without a range. A wider one says
 nothing."""
+
+MAX_RESAMPLED = 10_000
+"""Most items of a metric with the rule "own", which is computed once without each of them."""
 
 NO_SCORES = "it has no score for each item"
 
@@ -58,7 +62,7 @@ def estimate_pair(
             for a, b in zip(pair.before, pair.after, strict=True)
         ]
     except NoItems:
-        if pair.definition.averages_items:
+        if pair.definition.sampled:
             raise
         raise NotComparable(NO_SCORES) from None
     if any(len({len(sides[i].ids) for sides in both}) > 1 for i in (0, 1)):
@@ -143,9 +147,9 @@ def _without_endless(estimate: Estimate, pair: MetricPair) -> Estimate:
 def counted_change(pair: MetricPair) -> float:
     """Return the change of a counted number that is a gain or a loss.
 
-    For sparsity, only zeros that the pattern requires count: rounding to few bits sets many more weights to zero.
+    Of a share of zeros, only those that the pattern requires count: rounding to few bits sets many more weights to zero.
     """
-    if pair.metric != "sparsity":
+    if not pair.definition.capped_by_pattern:
         return mean_change(pair)
     was, now = mean_values(pair)
     required = (Pattern.parse(side[0].identity.pattern).share for side in (pair.before, pair.after))
@@ -181,6 +185,10 @@ def _check_items(a: Items, b: Items, timing: bool) -> tuple[Items, Items]:
 
 def _column(items: Items, record: Record, metric: str) -> Array:
     values = scores_of(metric, record, items)
+    if values is None and metrics.find(metric).rule == "own":
+        if len(items.ids) > MAX_RESAMPLED:
+            raise NotComparable(f"it has {len(items.ids):,} items, more than {MAX_RESAMPLED:,}")
+        values = pseudo_values(metric, record, items)
     if values is None:
         raise NotComparable(NO_SCORES)
     if not np.isfinite(values).all():

@@ -12,6 +12,7 @@ from bench.results import metrics
 from bench.results.identity import IdentityKey, Protocol
 from bench.results.record import ReadingRow, Record
 from methods.errors import UserError
+from methods.info import Metric
 
 Seeds = dict[int | None, Record]
 """Records of one identity by seed. The seed is None for a method without seeds."""
@@ -50,7 +51,7 @@ class MetricPair:
         return self.readings[0][0].unit
 
     @property
-    def definition(self) -> metrics.Metric:
+    def definition(self) -> Metric:
         return metrics.find(self.metric, self.unit)
 
     @cached_property
@@ -63,7 +64,7 @@ class MetricPair:
         """Return whether the number is exact: it was counted, or is of no items and has no standard error."""
         reading = self.readings[0][0]
         sampled = self.before[0].items is not None or reading.stderr is not None or reading.n is not None
-        return self.definition.counted or not (sampled or self.definition.averages_items)
+        return self.definition.counted or not (sampled or self.definition.sampled)
 
     @property
     def same_key(self) -> bool:

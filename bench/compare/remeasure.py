@@ -16,6 +16,7 @@ from bench.results import metrics
 from bench.results.derive import Items
 from bench.results.record import Record
 from methods.errors import UserError
+from methods.info import Metric
 
 SUSPECT_VERDICTS = ("REGRESSION", "NEW_FAILURE")
 
@@ -116,12 +117,12 @@ def _compare(record: Record, new: Record, tolerance: float | None) -> tuple[str,
     return ("within tolerance" if changes else "equal"), ("; ".join(text for _, text in changes) + why).lstrip()
 
 
-def tolerance_of(metric: metrics.Metric) -> float:
+def tolerance_of(metric: Metric) -> float:
     """Return the largest difference of a metric between machines: its margin in a gate, or else 1%."""
     return max(metric.margin if metric.margin is not None else 0.01, metric.tolerance)
 
 
-def _distance(was: float, now: float, metric: metrics.Metric) -> float:
+def _distance(was: float, now: float, metric: Metric) -> float:
     """Return the difference: relative to the first, or absolute for a proportion."""
     absolute = metric.quantity == "proportion" or was == 0
     return abs(now - was) if absolute else abs(now / was - 1)

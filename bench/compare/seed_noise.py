@@ -17,6 +17,7 @@ from bench.stats.bootstrap import satterthwaite
 from bench.stats.seed_noise import SeedNoise, pool
 from bench.system.grouping import group_by
 from bench.system.text import amount
+from methods.info import Metric
 
 ONE_SHOT, TRAINED, TRANSFORMED, DESTROYED = "one-shot", "trained", "transformed", "destroyed"
 UNROUNDED = {ONE_SHOT, TRAINED, TRANSFORMED, DESTROYED}
@@ -57,7 +58,7 @@ class SeedNoiseTable:
         The variances of both sides add up, because two methods need not react to a draw in the same way. Of a mean over
         seeds it is that of one seed, divided by their number.
         """
-        if pair.counted or not pair.definition.averages_items:
+        if pair.counted or not pair.definition.sampled:
             return None
         sides = [one for one, *_ in (pair.before, pair.after) if one.identity.seed is not None]
         found = [
@@ -90,14 +91,14 @@ class SeedNoiseTable:
         bits = self._bits.get(_row(record))
         return "dense" if bits is None else f"dense {bits:.0f}-bit"
 
-    def of(self, model: str, kind: str, metric: metrics.Metric, protocol: Protocol | None = None) -> KnownNoise:
+    def of(self, model: str, kind: str, metric: Metric, protocol: Protocol | None = None) -> KnownNoise:
         """Return the noise of a kind of row, under this protocol if enough rows have seeds there."""
         key = (model, kind, protocol, metric.name)
         if key not in self.known:
             self.known[key] = self._find(model, kind, metric, protocol)
         return self.known[key]
 
-    def _find(self, model: str, kind: str, metric: metrics.Metric, protocol: Protocol | None) -> KnownNoise:
+    def _find(self, model: str, kind: str, metric: Metric, protocol: Protocol | None) -> KnownNoise:
         if metric.name in self.given:
             return KnownNoise(SeedNoise(self.given[metric.name] ** 2), "as the settings say")
         rows = self._measured.get((model, metric.name), [])
@@ -149,7 +150,7 @@ class SeedNoiseTable:
             kinds[row] = record.identity.model, self.kind_of(record)
             for reading in record.readings:
                 metric = metrics.find(reading.metric, reading.unit)
-                if reading.value is not None and metric.averages_items:
+                if reading.value is not None and metric.sampled:
                     value = math.log(reading.value) if metric.is_ratio else reading.value
                     by_protocol = rows.setdefault((row, metric.name), {})
                     by_protocol.setdefault(record.identity.protocol, []).append(value)
@@ -172,7 +173,7 @@ def _row(record: Record) -> IdentityKey:
     return record.identity.key("seed", "measure", "protocol")
 
 
-def _amount(noise: SeedNoise, metric: metrics.Metric) -> str:
+def _amount(noise: SeedNoise, metric: Metric) -> str:
     if metric.is_ratio or metric.quantity == "proportion":
         return f"{100 * noise.deviation:.2g}" + ("%" if metric.is_ratio else " pp")
     return f"{noise.deviation:.2g} {metric.unit}"

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from bench.catalog.entries import MEASURES
-from bench.results.metrics import METRICS, TIMINGS, Metric
+from bench.catalog import metric_owners, registry
+from bench.results.metrics import column_order
 from bench.system.suggest import describe_unknown
 from bench.system.toml import read_toml
 from bench.system.validation import describe_allowed
 from methods.errors import UserError
+from methods.info import Metric
 
 Number = Annotated[float, Field(strict=True)]
 """A number, but not true or false."""
@@ -22,7 +23,7 @@ Amount = Annotated[Number, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
 class CompareSettings(BaseModel, extra="forbid", frozen=True):
-    """Settings of a gate. The dicts by metric replace the values of bench.results.metrics.
+    """Settings of a gate. The dicts by metric replace the values that measures declare.
 
     A gate does not judge a metric without a margin. The margin `latency` is for all times and speeds, and so is
     `latency` in `not_comparable`: metrics or measures that pass although their numbers cannot be compared. `seed_noise`:
@@ -59,13 +60,13 @@ def read(path: Path | None, measured: Iterable[str] = (), **over: Any) -> Compar
                 f"{path}: " + describe_unknown("setting", where, list(CompareSettings.model_fields))
             ) from None
         raise UserError(f"{path}: invalid {where} = {first['input']!r}: {describe_allowed(first)}") from None
-    known = dict.fromkeys((*METRICS, *TIMINGS, *measured))
+    known = dict.fromkeys((*sorted(metric_owners.built_in(), key=column_order), *measured))
     for table in ("margins", "tolerances", "seed_noise"):
         for name, value in getattr(settings, table).items():
-            if name not in known:
+            if name not in known and not metric_owners.find(name):
                 raise UserError(f"{path}: invalid {table}.{name} = {value}: " + describe_unknown("metric", name, known))
-    known |= dict.fromkeys(MEASURES)
+    known |= dict.fromkeys(registry.names("measures"))
     for name in settings.not_comparable:
-        if name not in known:
+        if name not in known and not metric_owners.find(name):
             raise UserError(f"{path}: invalid not_comparable: " + describe_unknown("metric", name, known))
     return settings

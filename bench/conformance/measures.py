@@ -67,18 +67,23 @@ def gives_the_same_twice(trial: Trial) -> None:
 
 
 def says_what_its_numbers_are(trial: Trial) -> None:
-    """Check that each number has a unit, and that numbers which items give are theirs."""
+    """Check that each number has a unit, that of its declared metric, and that numbers which items give are theirs."""
+    declared = {metric.name: metric for metric in getattr(trial.kind, "info", MeasureInfo()).metrics}
     for reading in (reading for record in trial.first for reading in record.readings):
         require(reading.unit, f"{reading.metric} has no unit: give 1 if it has none")
+        metric = declared.get(reading.metric)
+        same = metric is None or (metric.unit, metric.better) == (reading.unit, reading.better)
+        require(same, f"{reading.metric} has another unit or direction than `info.metrics` declares: leave them out")
     require(not trial.problems, trial.problems[0] if trial.problems else "")
 
 
 def has_a_column(trial: Trial) -> None:
     """Check that a leaderboard shows one of its metrics, and that its models have one protocol, and so share a column."""
-    shown = getattr(trial.kind, "info", MeasureInfo()).leaderboard
+    shown = {metric.name for metric in getattr(trial.kind, "info", MeasureInfo()).metrics if metric.on_board}
     measured = sorted({reading.metric for record in trial.first for reading in record.readings})
     require(
-        set(shown) & set(measured), f"`info.leaderboard` names none of its metrics ({', '.join(measured)}): name one"
+        shown & set(measured),
+        f"`info.metrics` declares none of its metrics ({', '.join(measured)}) with on_board=True: declare one",
     )
     columns: dict[str, set[tuple[str, str]]] = {}
     for record in trial.first:

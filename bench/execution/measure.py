@@ -20,6 +20,7 @@ from bench.measures.dense_states import DenseModel
 from bench.measures.window_pass import Participant
 from bench.measures.windowed import Windowed, read_together
 from bench.planning.artifact import Measurement
+from bench.results import metrics
 from bench.results.items import require_readable
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import is_disk_full
@@ -169,10 +170,15 @@ def _record_readings(measurement: Measurement, readings: Any, built: BuiltArtifa
 
 
 def rows_of(readings: Readings) -> list[ReadingRow]:
-    """Convert readings for a record. A value that is not finite becomes None, as does a negative standard error."""
+    """Convert readings for a record. A value that is not finite becomes None, as does a negative standard error.
+
+    A unit or direction that a reading does not state is that of its metric.
+    """
     out = []
     for r in readings.values:
         value = r.value if math.isfinite(r.value) else None
         stderr = r.stderr if r.stderr is not None and 0 <= r.stderr < math.inf else None
-        out.append(ReadingRow(**r._asdict() | {"value": value, "stderr": stderr}))
+        unit = metrics.find(r.metric).unit if r.unit is None else r.unit
+        better = metrics.find(r.metric).better if r.better is None else r.better
+        out.append(ReadingRow(metric=r.metric, value=value, unit=unit, better=better, stderr=stderr, n=r.n))
     return out

@@ -16,8 +16,6 @@ from bench.results.record import ReadingRow, Record
 
 VERSION = "0.3.0"
 """Version of the schema."""
-PUBLIC_NAMES = {"perplexity": "perplexity", "acc": "accuracy"}
-"""Names outside this project of the metrics that have one."""
 
 
 def documents(model: ModelResults, organization: str) -> dict[str, str]:
@@ -106,11 +104,11 @@ def _result(record: Record, reading: ReadingRow, value: float) -> dict[str, Any]
 def _metric(reading: ReadingRow) -> dict[str, Any]:
     config: dict[str, Any] = {"metric_name": reading.metric, "lower_is_better": reading.better == "lower"}
     known = metrics.find(reading.metric)
-    config["metric_id"] = PUBLIC_NAMES.get(known.name) or f"{OURS}.{reading.metric}"
+    config["metric_id"] = known.public_name or f"{OURS}.{reading.metric}"
     if not known.quantity:
         # The schema does not require a range.
         return config
-    config |= {"metric_kind": PUBLIC_NAMES.get(known.name, known.name), "metric_unit": known.quantity}
+    config |= {"metric_kind": known.public_name or known.name, "metric_unit": known.quantity}
     ends = {
         "min_score": "-Infinity" if known.low is None else known.low,
         "max_score": "Infinity" if known.high is None else known.high,

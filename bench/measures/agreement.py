@@ -11,7 +11,7 @@ from bench.measures.window_pass import LogitPart
 from bench.measures.windowed import Windowed, Windows, WindowSums, mean_and_stderr
 from bench.results.record import Item, Reading
 from methods.errors import Skipped
-from methods.info import MeasureInfo
+from methods.info import MeasureInfo, Metric
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,19 @@ class Agreement(Windowed):
     """
 
     name: ClassVar[str] = "agreement"
-    info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=("top1_agreement",))
+    info: ClassVar[MeasureInfo] = MeasureInfo(
+        metrics=(
+            # The noise of perplexity, also in nats per token.
+            Metric(
+                "kl", "nats/token", "lower", "nats/token", 0.0, rule="window mean", order=20, quality=4, seed_noise=0.016
+            ),
+            # Twice the noise in results/tiny-recon.
+            Metric(
+                "top1_agreement", "1", "higher", "proportion", 0.0, 1.0, rule="window mean", order=21, on_board=True,
+                one_column=True, seed_noise=0.005,
+            ),
+        )
+    )  # fmt: skip
     beside_dense: ClassVar[bool] = True
 
     def known(self, windows: Windows, context: MeasureContext) -> Readings | None:

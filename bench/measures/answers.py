@@ -19,7 +19,7 @@ from bench.results.record import Item, Reading
 from bench.system.validation import MAX_TOKENS, Extent, Length, count_of
 from methods.contract import Needs
 from methods.errors import Skipped, UserError
-from methods.info import MeasureInfo
+from methods.info import MeasureInfo, Metric
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +53,19 @@ class Answers:
     """
 
     name: ClassVar[str] = "answers"
-    info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=("worst_track",))
+    info: ClassVar[MeasureInfo] = MeasureInfo(
+        metrics=(
+            # The noise of perplexity at four bytes a token.
+            Metric(
+                "bits_per_byte", "bits/byte", "lower", "bits/byte", 0.0, rule="mean", in_tables=False, margin=0.01,
+                seed_noise=0.006,
+            ),
+            Metric("mean_bits_per_byte", "bits/byte", "lower", order=41, in_records=False),
+            Metric("acc_raw", "1", "higher", "proportion", 0.0, 1.0, rule="mean", in_tables=False, tolerance=1e-3),
+            Metric("acc_per_byte", "1", "higher", "proportion", 0.0, 1.0, rule="mean", in_tables=False, tolerance=1e-3),
+            Metric("acc_per_char", "1", "higher", "proportion", 0.0, 1.0, rule="mean", in_tables=False, tolerance=1e-3),
+        )
+    )  # fmt: skip
     needs: ClassVar[Needs] = Needs.NOTHING
     settings: ClassVar[type[AnswerSettings]] = AnswerSettings
     task: str

@@ -18,7 +18,7 @@ from bench.system.text import amount
 from bench.system.validation import Count
 from methods.contract import Needs
 from methods.errors import Skipped, UserError
-from methods.info import MeasureInfo
+from methods.info import MeasureInfo, Metric
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,7 +50,13 @@ class Continuation:
     """
 
     name: ClassVar[str] = "continuation"
-    info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=("common_prefix",))
+    info: ClassVar[MeasureInfo] = MeasureInfo(
+        metrics=(
+            Metric(
+                "common_prefix", "tokens", "higher", "tokens", 0.0, 64.0, rule="window mean", order=30, on_board=True
+            ),
+        )
+    )
     needs: ClassVar[Needs] = Needs.NOTHING
     settings: ClassVar[type[ContinuationSettings]] = ContinuationSettings
     corpus: str

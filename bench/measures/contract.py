@@ -1,6 +1,8 @@
 """Interface of a measure: what it declares, its inputs and its results.
 
-A measure in a package of your own needs this module, `bench.results.record` and `methods`, and nothing else of bench:
+A measure in a package of your own needs this module, `bench.results.record` and `methods`, and nothing else of bench. It declares
+each metric once (`methods.info.Metric`), and a gate, `bench check` and all tables read the facts there. A reading has the unit and
+direction of its metric, unless it states others. The method `derive` is for metrics with the rule "own":
 
     from collections.abc import Callable
     from dataclasses import dataclass
@@ -9,21 +11,34 @@ A measure in a package of your own needs this module, `bench.results.record` and
     from torch import nn
 
     from bench.measures.contract import MeasureContext, Readings
-    from bench.results.record import Reading
+    from bench.results.record import Item, Reading
     from methods.contract import Needs
+    from methods.info import MeasureInfo, Metric
 
     @dataclass(frozen=True)
     class MaxNorm:
         name: ClassVar[str] = "max-norm"
         needs: ClassVar[Needs] = Needs.NOTHING
+        info: ClassVar[MeasureInfo] = MeasureInfo(
+            metrics=(
+                Metric("max_norm", "1", "lower", rule="own", counted=True, margin=0.01, on_board=True, order=65),
+                Metric("mean_norm", "1", "lower", rule="mean", margin=0.02, seed_noise=0.005, order=66),
+            )
+        )
 
         @property
         def protocol(self) -> str:
             return "weights"
 
         def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-            norm = max(float(p.norm()) for p in model().parameters())
-            return Readings((Reading("max_norm", norm, "1", "lower"),))
+            norms = {name: float(p.norm()) for name, p in model().named_parameters()}
+            mean = sum(norms.values()) / len(norms)
+            items = tuple(Item(name, name, norm, 1.0) for name, norm in norms.items())
+            return Readings((Reading("max_norm", max(norms.values())), Reading("mean_norm", mean)), items)
+
+        @staticmethod
+        def derive(metric, record, items):
+            return float(items.columns["value"].max())
 
 A measure that reads the windows of a corpus, as perplexity does, can share their forward pass. It then derives from
 `bench.measures.windowed.Windowed` and has a `reader` in place of `read`. The reader receives the logits of a few rows at a
@@ -224,12 +239,14 @@ class Measure(Protocol):
 
     A class can also declare the following. Its module must not import torch at the top.
 
-    - `settings`: its table of settings, a class of `MeasureSettings`. Only for measures of this package.
+    - `settings`: its table of settings, a class of `MeasureSettings`, which `plan` reads with `context.run.settings_of`.
     - `check(run, fetch)`, a class method: raise UserError if the run's settings cannot be used.
     - `plan(context)`, a class method: return a `Planned` for each measurement. Default: one, with default fields.
     - `estimated_tokens`, a property: about how many tokens it reads, for the estimate of time.
     - `imports`: modules that a worker should import early.
-    - `info`, a `methods.info.MeasureInfo`: the metrics that a leaderboard shows at first. It is no part of a key.
+    - `info`, a `methods.info.MeasureInfo`: its metrics. It is no part of a key.
+    - `derive(metric, record, items)`, a static method: return the number of a metric with the rule "own", computed from the
+      items of a record (`bench.results.derive.Items`), or None if they do not give it.
     - `streams = True`: for models larger than the device, `read` gets a model without its blocks if
       `context.compute.stream`. The blocks are in `context.folder` and `context.source`.
     """

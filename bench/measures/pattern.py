@@ -10,7 +10,7 @@ from bench.measures.contract import MeasureContext, Readings
 from bench.results.identity import Protocol
 from bench.results.record import Reading
 from methods.contract import Needs
-from methods.info import MeasureInfo
+from methods.info import MeasureInfo, Metric
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +24,13 @@ class PatternHolds:
     """
 
     name: ClassVar[str] = "pattern"
-    info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=("violated_groups",))
+    info: ClassVar[MeasureInfo] = MeasureInfo(
+        metrics=(
+            Metric("violated_groups", "1", "lower", "groups", 0.0, order=70, on_board=True, counted=True, margin=0.0),
+            Metric("negative_zeros", "1", "lower", "weights", 0.0, counted=True, in_tables=False),
+            Metric("zeros_lost", "1", "lower", "weights", 0.0, order=71, counted=True, margin=0.0, sorts_rows=False),
+        )
+    )
     needs: ClassVar[Needs] = Needs.NOTHING
 
     @property

@@ -14,11 +14,18 @@ from bench.results.record import Item, Reading
 from bench.results.recount import BITMAP, bits_with_bitmap
 from methods.contract import Needs
 from methods.folder import read_config
-from methods.info import MeasureInfo
+from methods.info import MeasureInfo, Metric
+from methods.pattern import Pattern
 from methods.quantizing.inputs import CACHE_KEY
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from bench.results.derive import Items
+    from bench.results.record import Record
+
+MADE_ELSEWHERE = "folder"
+"""Name of the method whose bytes are those of its files."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,26 @@ class Size:
     """Parameters, non-zeros, sparsity, bytes on disk and in theory."""
 
     name: ClassVar[str] = "size"
-    info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=("bits_per_weight", "bits_with_bitmap"))
+    info: ClassVar[MeasureInfo] = MeasureInfo(
+        metrics=(
+            Metric("parameters", "1", "", "weights", 0.0, counted=True, in_tables=False),
+            Metric("nonzeros", "1", "lower", "weights", 0.0, counted=True, in_tables=False),
+            Metric(
+                "sparsity", "1", "higher", "proportion", 0.0, 1.0, rule="weighted mean", order=60, counted=True,
+                capped_by_pattern=True, margin=0.001,
+            ),
+            Metric("bytes", "B", "lower", "bytes", 0.0, counted=True, in_tables=False),
+            Metric("bytes_packed", "B", "lower", "bytes", 0.0, rule="own", order=80, counted=True, margin=0.005),
+            Metric(
+                "bits_per_weight", "1", "lower", "bits", 0.0, rule="own", order=81, on_board=True, counted=True,
+                sorts_rows=False,
+            ),
+            Metric("bits_with_bitmap", "1", "lower", "bits", 0.0, order=82, on_board=True, counted=True, sorts_rows=False),
+            Metric("adapter_bytes", "B", "lower", "bytes", 0.0, counted=True, in_tables=False),
+            Metric("relative_flops", "1", "lower", "ratio", 0.0, counted=True, in_tables=False),
+            Metric("cache_bytes_per_token", "B", "lower", "bytes", 0.0, order=83, counted=True, sorts_rows=False),
+        )
+    )  # fmt: skip
     needs: ClassVar[Needs] = Needs.NOTHING
 
     @property
@@ -83,6 +109,35 @@ class Size:
             values += (Reading("cache_bytes_per_token", cache_bytes(config, cache["bits"]), "B", "lower"),)
         items = tuple(Item(name, name, x.zeros / x.weights, float(x.weights)) for name, x in counts.layers.items())
         return Readings(values, items, notes={"claimed": storage.claimed} if storage and storage.claimed else {})
+
+    @staticmethod
+    def derive(metric: str, record: Record, items: Items) -> float | None:
+        """Derive the bits per weight, or the packed bytes from them. Return None if the record does not hold enough.
+
+        A quantizer's bits are in its notes, which are in another record, so only the bytes follow from the bits. A model made
+        elsewhere has the bits of its files: its packed bytes follow if nothing of it was packed.
+        """
+        known = {r.metric: r.value for r in record.readings if r.value is not None}
+        if not {"parameters", "bytes", "sparsity"} <= known.keys() or not known["parameters"]:
+            return None
+        item_bits = 8 * known["bytes"] / known["parameters"]
+        pattern = Pattern.parse(record.identity.pattern)
+        packs = bool(pattern.m) and pattern.n < pattern.m
+        targets = math.fsum(items.weights)
+        beside = 8 * known.get("adapter_bytes", 0.0) / max(1.0, targets)
+        if any(stage["name"] == MADE_ELSEWHERE for stage in record.key_inputs.get("stages", ())):
+            return known["bytes"] if metric == "bytes_packed" and not packs else None
+        if metric == "bits_per_weight" and record.identity.quantizer == "none":
+            # A model that breaks its pattern counts as dense.
+            choices = (item_bits, item_bits * pattern.n / pattern.m + 1) if packs else (item_bits,)
+            return min((bits + beside for bits in choices), key=lambda bits: abs(bits - known["bits_per_weight"]))
+        if metric == "bytes_packed" and (bits := known.get("bits_per_weight")) is not None:
+            terms = round((known["relative_flops"] - 1 + pattern.share) * targets) if "relative_flops" in known else 0
+            saved = terms * item_bits / 8 - known.get("adapter_bytes", 0.0)  # by factors that are rounded
+            packed = known["bytes"] - targets * (item_bits - bits + beside) / 8 - saved
+            # The sum of floats may be just above or below a whole number.
+            return min((math.ceil(packed - 1e-3), math.ceil(packed + 1e-3)), key=lambda n: abs(n - known["bytes_packed"]))
+        return None
 
 
 def cache_bytes(config: Mapping[str, Any], bits: int) -> int:

@@ -24,7 +24,7 @@ from bench.system.suggest import shorten
 from bench.system.validation import MAX_TOKENS, Count, Extent, count_of
 from methods.contract import Needs
 from methods.errors import UserError
-from methods.info import MeasureInfo
+from methods.info import MeasureInfo, Metric
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,7 +64,24 @@ class Zeroshot:
     """
 
     name: ClassVar[str] = "zeroshot"
-    info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=("mean_acc", "worst_drop", "acc", "flips"))
+    info: ClassVar[MeasureInfo] = MeasureInfo(
+        metrics=(
+            Metric("mean_acc", "1", "higher", order=50, quality=2, on_board=True, one_column=True, in_records=False),
+            Metric("worst_drop", "1", "lower", order=51, on_board=True, one_column=True, in_records=False),
+            # The noise of top-1 agreement.
+            Metric(
+                "acc", "1", "higher", "proportion", 0.0, 1.0, rule="mean", order=52, quality=3, on_board=True, margin=0.01,
+                tolerance=1e-3, seed_noise=0.005, public_name="accuracy",
+            ),
+            Metric("acc_norm", "1", "higher", "proportion", 0.0, 1.0, rule="mean", in_tables=False, tolerance=1e-3),
+            # The noise of bits per byte.
+            Metric(
+                "corpus_bits_per_byte", "bits/byte", "lower", "bits/byte", 0.0, rule="window mean", order=40, margin=0.01,
+                seed_noise=0.006,
+            ),
+        ),
+        other_metrics=True,
+    )  # fmt: skip
     needs: ClassVar[Needs] = Needs.NOTHING
     settings: ClassVar[type[ZeroshotSettings]] = ZeroshotSettings
     imports: ClassVar[tuple[str, ...]] = ("bench.inputs.lmeval",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tomllib
+from collections.abc import Iterator
 from datetime import date, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError, ValidationInfo, create_model, field_validator
 
 from bench.catalog.entries import DEFAULT_METHODS, MEASURES
-from bench.catalog.registry import load
+from bench.catalog.registry import entries, load
 from bench.inputs.bos import BosRule
 from bench.inputs.hub import mirror, require_mirror
 from bench.inputs.tasks import BUILTIN_TASKS
@@ -94,20 +95,25 @@ MEASURE_TABLES = frozenset(_MeasureTables.model_fields)
 """Tables of settings that only measures read."""
 
 
-class Spec(_MeasureTables):
+class Spec(_MeasureTables, extra="allow"):
     """One run: every method on every model at every pattern, read by every measure.
 
-    A measure can add a table of settings, such as `perplexity`.
+    A measure can add a table of settings, such as `perplexity`. The table of a plug-in's measure is an extra field.
 
     Raises:
         UserError: a setting is unknown, or a value is invalid. Names of methods and models are checked by `bench.plan`.
     """
 
     def __init__(self, /, **settings: Any) -> None:
-        try:
+        others = [name for name in settings if name not in Spec.model_fields]
+        kinds = _plugin_tables() if others else {}
+        for name in others:
+            if name not in kinds:
+                raise UserError(_describe_unknown(name, [*Spec.model_fields, *kinds]))
+            with _as_user_error(kinds[name], name):
+                settings[name] = kinds[name].model_validate(settings[name])
+        with _as_user_error(Spec):
             super().__init__(**settings)
-        except ValidationError as fault:
-            raise UserError(_describe(fault)) from None
 
     methods: tuple[str, ...] = DEFAULT_METHODS
     """Methods as after --methods. The dense model is always included."""
@@ -166,8 +172,14 @@ class Spec(_MeasureTables):
     targets: Targets = Targets()
 
     def settings_of(self, kind: type[S]) -> S:
-        """Return the settings of a measure."""
-        settings: S = getattr(self, kind.table)
+        """Return the settings of a measure. Raise UserError if another measure has a table of the same name."""
+        settings = getattr(self, kind.table, None)
+        if settings is None:  # a plug-in's table with defaults
+            return kind()
+        if not isinstance(settings, kind):
+            raise UserError(
+                f"{kind.__module__} has a table of settings {kind.table!r}, a name that is taken: rename it"
+            )
         return settings
 
     @field_validator(
@@ -214,18 +226,40 @@ class Spec(_MeasureTables):
         return folder.resolve() if folder else None
 
 
-def _describe(fault: ValidationError) -> str:
+def _plugin_tables() -> dict[str, type[MeasureSettings]]:
+    """Return the tables of settings of plug-ins' measures by name. This imports them."""
+    kinds: dict[str, type[MeasureSettings]] = {}
+    for entry in entries("measures").values():
+        settings = getattr(load(entry), "settings", None) if entry.is_plugin and not entry.broken else None
+        if isinstance(settings, type) and issubclass(settings, MeasureSettings):
+            kinds.setdefault(settings.table, settings)
+    return kinds
+
+
+@contextlib.contextmanager
+def _as_user_error(model: Any, *tables: str) -> Iterator[None]:
+    """Raise UserError in place of a ValidationError. tables: names of the tables that the model is in."""
+    try:
+        yield
+    except ValidationError as fault:
+        raise UserError(_describe(fault, model, tables)) from None
+
+
+def _describe(fault: ValidationError, model: Any, tables: tuple[str, ...]) -> str:
     first = fault.errors()[0]
-    where = ".".join(str(p) for p in first["loc"] if not isinstance(p, int))
+    where = ".".join((*tables, *(str(part) for part in first["loc"] if not isinstance(part, int))))
     if first["type"] == "extra_forbidden":
-        if where == "search":
-            return "the table [search] is for bench search FILE: use that, or leave the table out"
-        *tables, _ = map(str, first["loc"])
-        model: Any = Spec
-        for table in tables:
+        *inner, _ = map(str, first["loc"])
+        for table in inner:
             model = model.model_fields[table].annotation
-        return describe_unknown("setting", where, [".".join([*tables, name]) for name in model.model_fields])
+        return _describe_unknown(where, [".".join((*tables, *inner, name)) for name in model.model_fields])
     return f"invalid {where}={shorten(first['input'])}: {describe_allowed(first)}"
+
+
+def _describe_unknown(name: str, known: list[str]) -> str:
+    if name == "search":
+        return "the table [search] is for bench search FILE: use that, or leave the table out"
+    return describe_unknown("setting", name, known)
 
 
 def assign(values: dict[str, Any], assignment: str) -> None:

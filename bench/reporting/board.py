@@ -11,8 +11,8 @@ from bench.compare.result_set import ResultSet
 from bench.reporting import from_records, pairwise, profile, searches, words
 from bench.reporting.cost import BUILT, CostIndex, RowCost
 from bench.reporting.dense_comparison import DenseComparison, leading_column
-from bench.reporting.derived_columns import CONTROL, DERIVED, DEVICE, RATIOS, derived_cell, leading_metrics
-from bench.reporting.facts import Facts
+from bench.reporting.derived_columns import COLUMNS, CONTROL, leading_columns
+from bench.reporting.facts import Facts, RowNumbers
 from bench.reporting.folding import fold
 from bench.reporting.hardware import pattern_label
 from bench.reporting.labelled_rows import is_file, labelled_rows
@@ -27,8 +27,6 @@ from bench.system.grouping import group_by
 from bench.system.text import amount
 
 BROKEN = "pattern broken"
-ONE_PROTOCOL = ("mean_acc", "worst_drop", "top1_agreement", "speedup")
-"""Metrics that show a single column."""
 
 
 def merge(results: Sequence[ResultSet]) -> ResultSet:
@@ -121,7 +119,7 @@ class Board:
         self.records = {r.stem: r for r in records}
         self.rows = [_named_speed(row, self.records, protocol.device) for row in labelled_rows(records)]
         self.pivot = pivot(self.rows, all_metrics=True)
-        self.leading = leading_metrics({record.identity.measure for record in records})
+        self.leading = leading_columns({record.identity.measure for record in records})
 
     def fits(self, protocol: str, device: str) -> bool:
         """Return whether the label contains every part, and whether quality or a speed was measured on the device.
@@ -136,8 +134,7 @@ class Board:
 
     def is_quality(self, column: TableColumn) -> bool:
         """Return whether rows are picked by this column."""
-        first = next((m for m in metrics.QUALITY if any(c[0] == m for c in self.pivot.columns)), None)
-        return column.metric == first
+        return column.metric in metrics.by_quality(c[0] for c in self.pivot.columns)[:1]
 
     def make_table(self, paired: Callable[[TableColumn], bool] = lambda column: True) -> Table:
         """Make the table: all rows in order, with ranks, intervals and facts. paired: as in pairwise.add_intervals."""
@@ -164,19 +161,18 @@ class Board:
             c for c in self.pivot.columns if c[2] != profile.MEASURE or c[0] == metrics.MEAN_BITS or c[1:] in failed
         ]
         measured = [(from_records.make_column(key, self.rows), key[2]) for key in keys]
-        derived = [
-            TableColumn(n, self.protocol.text if n in RATIOS else "", "" if n == DEVICE else "lower", "", n in RATIOS)
-            for n in DERIVED
-        ]
+        derived = [column.on(self.protocol.text) for column in COLUMNS]
         both = [*measured, *((column, "") for column in derived)]
         order = [self.leading.index(c.metric) if c.metric in self.leading else len(self.leading) for c, _ in both]
         return [both[i] for i in sorted(range(len(both)), key=lambda i: (order[i], i))]
 
     def _with_derived(self, out: Table, lines: Sequence[PivotLine]) -> Table:
-        """Fill the cells of DERIVED and of the worst task, and add facts to each row."""
+        """Fill the cells of derived columns and of the worst task, and add facts to each row."""
         comparison = DenseComparison(out, self.records, self.results, self.device)
         dense = [] if comparison.dense is None else self._records_of(lines[comparison.dense])
         rows = []
+        numbers = [_numbers(out, k) for k in range(len(out.rows))]
+        numbers_of_dense = {} if comparison.dense is None else numbers[comparison.dense]
         identities = [line.group[0]["identity"] for line in lines]
         controls: dict[object, int] = {}
         for k, i in enumerate(identities):  # with the usual settings, or else the best
@@ -185,7 +181,7 @@ class Board:
                 controls[i.training] = k
         for k, (row, line) in enumerate(zip(out.rows, lines, strict=True)):
             cost = self.costs.of_row(dict.fromkeys(r["identity"] for r in line.group))
-            facts = replace(self._facts(out, k, comparison, cost), flips=comparison.flips(k))
+            facts = replace(self._facts(out, k, numbers[k], comparison, cost), flips=comparison.flips(k))
             if (control := controls.get(identities[k].training)) is not None:
                 facts = replace(facts, control_loss=comparison.loss(k, control))
             if k != comparison.dense:
@@ -194,8 +190,8 @@ class Board:
                 facts = replace(facts, tracks=losses, track_loss=track_loss, worst_track=worst_track)
             cells = list(row.cells)
             for c, (cell, column) in enumerate(zip(row.cells, out.columns, strict=True)):
-                if column.metric in DERIVED:
-                    cells[c] = derived_cell(column.metric, facts)
+                if column.derived:
+                    cells[c] = column.derived.cell(RowNumbers(facts, numbers[k], numbers_of_dense))
                 elif c == comparison.drop_column and cell and facts.drop and facts.drop.low is not None:
                     text = f"{words.points(*facts.drop.parts)} {facts.worst_task}"
                     cells[c] = replace(cell, text=text, value=facts.drop.value, spread=None)
@@ -207,7 +203,9 @@ class Board:
             self.records[name] for name in dict.fromkeys(row["record"] for row in line.group) if name in self.records
         ]
 
-    def _facts(self, out: Table, k: int, comparison: DenseComparison, cost: RowCost | None) -> Facts:
+    def _facts(
+        self, out: Table, k: int, numbers: Mapping[str, float], comparison: DenseComparison, cost: RowCost | None
+    ) -> Facts:
         row = out.rows[k]
         drop, task = comparison.worst_drop(k)
         about = [self.records[name] for cell in row.cells if cell for name in cell.records]
@@ -217,8 +215,8 @@ class Board:
             make, export = f"bench pull {row.filters['model']}", ""
         return Facts(
             compressed=row.is_quantized or row.filters["pattern"] != "dense",
-            broken=bool(_value(out, k, "violated_groups")),
-            bits=_value(out, k, "bits_per_weight"),
+            broken=bool(numbers.get("violated_groups")),
+            bits=numbers.get("bits_per_weight"),
             loss=comparison.loss(k),
             drop=drop,
             worst_task=task,
@@ -243,7 +241,7 @@ class Board:
 
     def _show_leading(self, out: Table) -> Table:
         has_mean = any(c.metric == "mean_acc" for c in out.columns)
-        best = {metric: leading_column(out, metric) for metric in ONE_PROTOCOL}
+        best = {c.metric: leading_column(out, c.metric) for c in out.columns if c.definition.one_column}
         columns = []
         for c, column in enumerate(out.columns):
             shown = column.metric in self.leading and best.get(column.metric, c) == c
@@ -251,11 +249,11 @@ class Board:
             shown = shown and not (column.metric == "worst_drop" and any(r.facts and r.facts.tracks for r in out.rows))
             if column.metric == "violated_groups":
                 shown = any(r.facts and r.facts.broken for r in out.rows)
-            elif column.metric in DERIVED:
+            elif column.derived:
                 shown = any(r.cells[c] for r in out.rows)
             columns.append(replace(column, shown=shown))
         if not any(column.shown for column in columns):  # speeds alone, with no dense model beside them
-            columns = [c if c.metric in DERIVED else replace(c, shown=None) for c in columns]
+            columns = [c if c.derived else replace(c, shown=None) for c in columns]
         return replace(out, columns=tuple(columns))
 
 
@@ -302,6 +300,10 @@ def _marked(row: TableRow) -> TableRow:
     return replace(row, name=f"{row.name} ({BROKEN})", labels=(method, f"{pattern}, {BROKEN}", *others))
 
 
-def _value(out: Table, row: int, metric: str) -> float | None:
-    cells = (out.rows[row].cells[c] for c, column in enumerate(out.columns) if column.metric == metric)
-    return next((cell.value for cell in cells if cell and cell.value is not None), None)
+def _numbers(out: Table, row: int) -> dict[str, float]:
+    """Return a row's numbers by metric, of the first column that has one."""
+    numbers: dict[str, float] = {}
+    for column, cell in zip(out.columns, out.rows[row].cells, strict=True):
+        if cell and cell.value is not None:
+            numbers.setdefault(column.metric, cell.value)
+    return numbers

@@ -1,48 +1,88 @@
-"""Columns of a leaderboard: those that it shows at first, and those that are computed from other columns."""
+"""Columns of a leaderboard that are computed from other numbers of a row. Each is a function and an entry in COLUMNS."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from bench.catalog import registry
 from bench.catalog.entries import MEASURES
 from bench.reporting import profile, words
-from bench.reporting.facts import Facts
-from bench.reporting.view import TableCell
+from bench.reporting.facts import Bound, Facts, RowNumbers
+from bench.reporting.view import DerivedColumn, TableCell
 from methods.errors import UserError
 
-RATIO, WORST_TRACK, FLIPS = "perplexity_ratio", "worst_track", "flips"
 CONTROL = "dense-ft"
-CONTROL_RATIO = f"perplexity_ratio_to_{CONTROL}"
-"""Ratio to the control of an equal training, for trained rows."""
-TOKENS, SECONDS, DEVICE = "tokens_to_make", "time_to_make", "made_on"
-DERIVED = (RATIO, CONTROL_RATIO, WORST_TRACK, FLIPS, TOKENS, SECONDS, DEVICE)
-"""Columns that are computed from other columns and from the cost in records."""
-RATIOS = (RATIO, CONTROL_RATIO)
+"""Method whose training trained rows are compared with."""
 
 
-def leading_metrics(measures: Iterable[str]) -> list[str]:
-    """Return the metrics that a leaderboard shows at first, in order: those that measures declare, then the cost."""
-    entries = list(MEASURES.values())
+def perplexity_ratio(row: RowNumbers) -> TableCell | None:
+    return _ratio(row.facts.ratio)
+
+
+def control_ratio(row: RowNumbers) -> TableCell | None:
+    """Ratio to the control of an equal training."""
+    return _ratio(row.facts.control_ratio)
+
+
+def _ratio(ratio: Bound | None) -> TableCell | None:
+    return TableCell(words.ratio(*ratio.parts), ratio.value) if ratio else None
+
+
+def worst_track(row: RowNumbers) -> TableCell | None:
+    loss = row.facts.track_loss
+    return TableCell(f"{words.percent(*loss.parts)} {row.facts.worst_track}", loss.value) if loss else None
+
+
+def flips(row: RowNumbers) -> TableCell | None:
+    found = row.facts.flips
+    return TableCell(profile.describe_flips(found), found.changed.value) if found else None
+
+
+def tokens_to_make(row: RowNumbers) -> TableCell | None:
+    tokens = row.facts.tokens
+    return None if tokens is None else TableCell(_least(row.facts) + words.short_count(tokens), float(tokens))
+
+
+def time_to_make(row: RowNumbers) -> TableCell | None:
+    seconds = row.facts.seconds
+    return None if seconds is None else TableCell(_least(row.facts) + words.duration(seconds), seconds)
+
+
+def _least(facts: Facts) -> str:
+    return "≥ " if facts.at_least else ""
+
+
+def made_on(row: RowNumbers) -> TableCell | None:
+    return TableCell(row.facts.device) if row.facts.device else None
+
+
+PERPLEXITY_RATIO = DerivedColumn("perplexity_ratio", perplexity_ratio, after="perplexity", names_text=True)
+
+COLUMNS = (
+    PERPLEXITY_RATIO,
+    DerivedColumn(f"perplexity_ratio_to_{CONTROL}", control_ratio, after="perplexity", names_text=True),
+    DerivedColumn("worst_track", worst_track, after="answers"),
+    DerivedColumn("flips", flips, after="zeroshot"),
+    DerivedColumn("tokens_to_make", tokens_to_make),
+    DerivedColumn("time_to_make", time_to_make, unit="s"),
+    DerivedColumn("made_on", made_on, better="", words=True),
+)
+"""All derived columns. A leaderboard shows each that has a cell."""
+
+
+def leading_columns(measures: Iterable[str]) -> list[str]:
+    """Return the metrics and derived columns that a leaderboard shows at first, in order."""
+    entries = dict(MEASURES)
     for name in sorted({*measures} - {*MEASURES}):
         with suppress(UserError):  # the plug-in is not installed here
-            entries.append(registry.lookup("measures", name))
-    return [*(metric for entry in entries for metric in entry.leaderboard), TOKENS, SECONDS, DEVICE]
+            entries[name] = registry.lookup("measures", name)
+    out: list[str] = []
+    for measure, entry in entries.items():
+        out += [metric.name for metric in entry.metrics if metric.on_board]
+        out += _following(measure)
+    return [*out, *_following("")]
 
 
-def derived_cell(metric: str, facts: Facts) -> TableCell | None:
-    if metric in RATIOS:
-        ratio = facts.ratio if metric == RATIO else facts.control_ratio
-        return TableCell(words.ratio(*ratio.parts), ratio.value) if ratio else None
-    if metric == FLIPS:
-        return TableCell(profile.describe_flips(facts.flips), facts.flips.changed.value) if facts.flips else None
-    if metric == WORST_TRACK:
-        loss = facts.track_loss
-        return TableCell(f"{words.percent(*loss.parts)} {facts.worst_track}", loss.value) if loss else None
-    sign = "≥ " if facts.at_least else ""
-    if metric == TOKENS:
-        return None if facts.tokens is None else TableCell(sign + words.short_count(facts.tokens), float(facts.tokens))
-    if metric == SECONDS:
-        return None if facts.seconds is None else TableCell(sign + words.duration(facts.seconds), facts.seconds)
-    return TableCell(facts.device) if facts.device else None
+def _following(measure: str) -> Iterator[str]:
+    return (column.name for column in COLUMNS if column.after == measure)

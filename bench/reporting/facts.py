@@ -126,3 +126,14 @@ class Facts:
     def control_ratio(self) -> Bound | None:
         """The perplexity as a ratio to that of dense-ft with an equal training."""
         return _ratio(self.control_loss)
+
+
+@dataclass(frozen=True)
+class RowNumbers:
+    """The numbers that a derived column is computed from."""
+
+    facts: Facts
+    values: Mapping[str, float] = field(default_factory=dict)
+    """Number of the row by metric. Of several protocols, the first that has one."""
+    dense: Mapping[str, float] = field(default_factory=dict)
+    """The same for the dense row. Empty without one."""

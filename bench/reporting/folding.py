@@ -18,7 +18,7 @@ RULE = (
 
 def fold(lines: Sequence[PivotLine], columns: Sequence[ColumnKey]) -> tuple[list[PivotLine], list[int | None]]:
     """Return the lines, each followed by those of smaller budgets, and for each line the number of the line it is part of."""
-    quality = [c for c in columns if c[0] in metrics.QUALITY][:1]
+    quality = [c for c in columns if metrics.find(c[0]).quality][:1]
     tasks = [c for c in columns if c[0] == "mean_acc"]
     ordered = sorted(lines, key=lambda line: _place(line, quality, tasks))
     groups = group_by(ordered, lambda line: _without_budget(line.group[0]["identity"]))

@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from bench.reporting import words
+from bench.reporting.derived_columns import PERPLEXITY_RATIO
 from bench.reporting.view import ReportSection, Table, TableCell, TableColumn, TableRow
 from bench.system.grouping import group_by
 from bench.system.validation import describe_allowed
@@ -96,7 +97,7 @@ def _table(model: str, protocol: str, rows: list[PaperRow]) -> Table:
     dense = next((r.perplexity for r in rows if r.method == "dense"), None)
     columns = (
         TableColumn("perplexity", protocol, "lower", "1"),
-        *([TableColumn("perplexity_ratio", protocol, "lower", "1", shown=True)] if dense else []),
+        *([PERPLEXITY_RATIO.on(protocol, shown=True)] if dense else []),
         *(TableColumn("mean_acc", s, "higher", "%") for s in sets),
     )
     ranked = sorted(rows, key=lambda r: (r.method != "dense", r.perplexity))

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.reporting import pick
-from bench.reporting.derived_columns import SECONDS
 from bench.reporting.facts import Interval
 from bench.reporting.view import ReportSection, Table, TableCell, TableColumn
 
@@ -62,7 +61,7 @@ def _table(section: ReportSection, table: Table, strings: Strings, picks: bool) 
 
 def _cell_unit(column: TableColumn) -> str:
     """Return the unit of a column's values; "" if its cells show none."""
-    return "s" if column.metric == SECONDS else column.unit if column.unit == "B" else ""
+    return column.unit if column.derived or column.unit == "B" else ""
 
 
 def _interval(i: Interval, strings: Strings) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from bench.reporting.table import TEXT_COLUMNS, TextTable
+from bench.reporting.table import TextTable
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -44,7 +44,7 @@ def render_document(parts: Sequence[tuple[str, str, Sequence[TextTable]]]) -> st
 
 
 def render_table(table: TextTable) -> str:
-    spec = "".join("l" if h in TEXT_COLUMNS else "r" for h in table.headers)
+    spec = "".join("l" if table.is_worded(h) else "r" for h in table.headers)
     return "\n".join(
         [
             rf"\begin{{longtable}}{{@{{}}{spec}@{{}}}}",

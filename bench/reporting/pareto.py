@@ -41,7 +41,7 @@ class Front:
 
 def quality_metric(table: Table) -> str | None:
     """Return the metric that a table's rows are judged by."""
-    return next((m for m in metrics.QUALITY if any(c.metric == m for c in table.columns)), None)
+    return next(iter(metrics.by_quality(c.metric for c in table.columns)), None)
 
 
 def fronts(table: Table) -> Iterator[Front]:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from bench.reporting import pairwise, pareto, profile
-from bench.reporting.facts import Bound, Facts
+from bench.reporting.derived_columns import time_to_make, tokens_to_make
+from bench.reporting.facts import Bound, Facts, RowNumbers
 from bench.reporting.table import ABSENT
 from bench.reporting.view import Table, TableRow
-from bench.reporting.words import duration, hundredths, percent, quantity, short_count
+from bench.reporting.words import hundredths, percent, quantity
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 
@@ -286,16 +287,15 @@ def page_choices(table: Table) -> dict[str, Any] | None:
 
 def describe_facts(facts: Facts) -> dict[str, str]:
     """Return a row's numbers as text, by the heads of their columns."""
-    least = "≥ " if facts.at_least else ""
-    loss, drop = facts.loss, facts.drop
+    row, loss, drop = RowNumbers(facts), facts.loss, facts.drop
     points = quantity(hundredths, "", *drop.parts) if drop else ABSENT  # the header has the unit
     return {
         "bits": ABSENT if facts.bits is None else f"{facts.bits:.4g}",
         "loss (95% interval)": percent(*loss.parts) if loss else ABSENT,
         "worst task, pp": f"{points} {facts.worst_task}".strip(),
         "speedup": f"{facts.speedup.value:.2f}×" if facts.speedup else ABSENT,
-        "tokens": ABSENT if facts.tokens is None else least + short_count(facts.tokens),
-        "time": ABSENT if facts.seconds is None else least + duration(facts.seconds),
+        "tokens": tokens.text if (tokens := tokens_to_make(row)) else ABSENT,
+        "time": time.text if (time := time_to_make(row)) else ABSENT,
     }
 
 

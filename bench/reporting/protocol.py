@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.results import metrics
 from bench.results.record import Record
 from bench.results.rows import IDENTITY
 from bench.system.grouping import group_by
@@ -89,7 +88,7 @@ def _calibration(record: Record) -> str:
 
 
 def _order(protocol: BoardProtocol, records: list[Record]) -> tuple[Any, ...]:
-    measured = [r for r in records if any(x.metric == metrics.QUALITY[0] and x.value is not None for x in r.readings)]
+    measured = [r for r in records if any(x.metric == "perplexity" and x.value is not None for x in r.readings)]
     newest = max((r.recorded for r in measured), default="")
     rows = set(map(line_of, measured))
     full = rows & {line_of(r) for r in records if r.identity.subject == "task" and r.status == "ok"}

@@ -25,7 +25,7 @@ ALWAYS_SHOWN = ("method", "pattern")
 ABSENT = "–"
 """Text of a number that was not measured. A cell is never blank, and such a cell is never 0."""
 
-TEXT_COLUMNS = (*IDENTITY, "source", "made on", "best compressed", "tied with", "row", "order", signatures.SIGNED_BY)
+TEXT_COLUMNS = (*IDENTITY, "source", "best compressed", "tied with", "row", "order", signatures.SIGNED_BY)
 """Columns of words, which are aligned at the left. Numbers are aligned at the right."""
 
 SPREAD = (
@@ -52,6 +52,12 @@ class TextTable:
     headers: list[str]
     lines: list[list[str]]
     notes: tuple[str, ...] = ()
+    worded: frozenset[str] = frozenset()
+    """Headers of columns of words, besides TEXT_COLUMNS."""
+
+    def is_worded(self, header: str) -> bool:
+        """Return whether a column's cells are words."""
+        return header in TEXT_COLUMNS or header in self.worded
 
 
 def all_notes(table: TextTable) -> tuple[str, ...]:
@@ -279,6 +285,6 @@ def to_markdown(table: TextTable, escape: Callable[[str], str] = escape_markdown
     def row(cells: Iterable[str]) -> str:
         return "| " + " | ".join(map(escape, cells)) + " |"
 
-    rule = "|" + "|".join("---" if h in TEXT_COLUMNS else "---:" for h in table.headers) + "|"
+    rule = "|" + "|".join("---" if table.is_worded(h) else "---:" for h in table.headers) + "|"
     lines = [row(table.headers), rule, *(row(line) for line in table.lines)]
     return "\n".join([*lines, *(f"\n{escape(note)}" for note in table.notes)]) + "\n"

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bench.reporting.facts import Facts, Interval
+from bench.reporting.facts import Facts, Interval, RowNumbers
 from bench.reporting.table import ABSENT, NO_TASKS, TextTable, caption
 from bench.results import metrics
+from methods.info import Metric
 
 SEED_NOISE_NOTE = (
     "Intervals of rows with few seeds, and ranks, include the noise between seeds. Its standard deviation for a row:"
 )
+
+
+@dataclass(frozen=True)
+class DerivedColumn:
+    """A column that is computed from other numbers of a row."""
+
+    name: str
+    cell: Callable[[RowNumbers], TableCell | None]
+    """Returns the cell of a row: its text, and the value that rows are sorted by."""
+    after: str = ""
+    """Measure whose metrics it follows. Empty: it is at the end."""
+    better: str = "lower"
+    """ "lower", "higher", or "" if neither is better."""
+    unit: str = ""
+    """Unit of the values, if the page needs it to format a difference."""
+    names_text: bool = False
+    """True if the evaluation text is part of its name."""
+    words: bool = False
+    """True if its cells are words, not numbers."""
+
+    def on(self, text: str, shown: bool | None = None) -> TableColumn:
+        """Return the column for a table. text: what the table's rows were evaluated on."""
+        protocol = text if self.names_text else ""
+        return TableColumn(
+            self.name, protocol, self.better, self.unit, names_protocol=self.names_text, shown=shown, derived=self
+        )
 
 
 @dataclass(frozen=True)
@@ -26,9 +53,11 @@ class TableColumn:
     names_protocol: bool = True
     """True if the protocol is part of the column's name."""
     shown: bool | None = None
-    """True if a table shows the column at first. None: as bench.results.metrics says of its metric."""
+    """True if a table shows the column at first. None: as its metric says."""
     about: str = ""
     """Text in brackets after the name, on what the numbers stand beside."""
+    derived: DerivedColumn | None = None
+    """Entry of `derived_columns.COLUMNS`. None for a metric."""
 
     @property
     def name(self) -> str:
@@ -49,8 +78,8 @@ class TableColumn:
         return self.definition.label
 
     @property
-    def definition(self) -> metrics.Metric:
-        return metrics.find(self.metric, self.unit)
+    def definition(self) -> Metric:
+        return Metric(self.metric) if self.derived else metrics.find(self.metric, self.unit)
 
     @property
     def hidden(self) -> bool:
@@ -135,12 +164,10 @@ class Table:
         A table that has quality columns is never ranked by another one, for example by bits per weight, because readers
         would take the rank for one of quality.
         """
-        quality = [c for c, one in enumerate(self.columns) if one.metric in metrics.QUALITY and not one.hidden]
+        quality = [c for c, one in enumerate(self.columns) if one.definition.quality and not one.hidden]
         ranked = [c for c in quality if c in self.ranks]
         others = [] if quality else self.ranks
-        return min(
-            ranked, key=lambda c: metrics.QUALITY.index(self.columns[c].metric), default=min(others, default=None)
-        )
+        return min(ranked, key=lambda c: self.columns[c].definition.quality, default=min(others, default=None))
 
     @property
     def whole_rows(self) -> list[int]:
@@ -219,7 +246,8 @@ class Table:
             rank = [] if by is None else [self.ranks[by][k]]
             lines.append([*row.labels, *rank, *(ABSENT if c is None else c.text for c in cells)])
         title = " · ".join(filter(None, (caption(self.title), self.protocol)))
-        return TextTable(title, headers, lines, self.notes)
+        worded = frozenset(c.head for c in self.columns if c.derived and c.derived.words)
+        return TextTable(title, headers, lines, self.notes, worded)
 
 
 @dataclass(frozen=True)

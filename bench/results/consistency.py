@@ -8,24 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bench.results import metrics
+from bench.catalog import metric_owners
+from bench.catalog.declarations import CatalogEntry
+from bench.catalog.entries import MEASURES
 from bench.results.identity import PROMPT, Identity, describe_prompt
 from bench.results.record import ReadingRow, Record
 from bench.system import digests
 from methods.errors import UserError
 
-METRICS_OF = {
-    "perplexity": ("perplexity",),
-    "agreement": ("kl", "top1_agreement"),
-    "continuation": ("common_prefix",),
-    "answers": ("bits_per_byte", "acc_raw", "acc_per_byte", "acc_per_char"),
-    "pattern": ("violated_groups", "negative_zeros", "zeros_lost"),
-    "size": (
-        *("parameters", "nonzeros", "sparsity", "bytes", "bytes_packed", "bits_per_weight", "bits_with_bitmap"),
-        *("adapter_bytes", "relative_flops", "cache_bytes_per_token"),
-    ),
-}
-"""All metrics of a measure. Other measures may have others."""
 PROTOCOL = ("name", "version", "seqlen", "limit", "bos", "engine", "prompt")
 PROTOCOL_OF = {"pattern": "targets", "size": "weights"}
 """Protocol of a measure that reads no data."""
@@ -165,24 +155,32 @@ def _of_status(record: Record) -> Iterator[str]:
     names = [reading.metric for reading in record.readings]
     if doubled := next((name for name in names if names.count(name) > 1), None):
         yield f"it has two readings of {doubled}"
-    owed = [r.metric for r in record.readings if r.value is not None and metrics.find(r.metric).averages_items]
+    sampled = [name for name, owned in metric_owners.built_in().items() if owned.metric.sampled]
+    owed = [r.metric for r in record.readings if r.value is not None and r.metric in sampled]
     if owed and record.items is None:
-        yield f"it has no items, but its {owed[0]} is a mean over items"
+        yield f"it has no items, from which its {owed[0]} follows"
 
 
 def _of_reading(reading: ReadingRow, measure: str) -> Iterator[str]:
-    known, value = metrics.METRICS.get(reading.metric), reading.value
-    if measure in METRICS_OF and reading.metric not in METRICS_OF[measure]:
+    # Another version of a plug-in may declare other facts.
+    owned, value = metric_owners.built_in().get(reading.metric), reading.value
+    if measure in MEASURES and not _may_have(MEASURES[measure], reading.metric):
         yield f"its measure {measure} has no metric {reading.metric!r}"
-    stated = (reading.unit, reading.better)
-    expected = (known.unit, known.better) if known else metrics.SPEEDS.get(reading.metric, stated)
-    if stated != expected:
-        yield f"its {reading.metric} has unit and direction {stated}, not {expected}"
     if reading.better not in ("lower", "higher", ""):
         yield f"its {reading.metric} has the direction {reading.better!r}, not lower, higher or an empty text"
-    if known is None or value is None:
+    if owned is None:
+        return
+    known, stated = owned.metric, (reading.unit, reading.better)
+    if stated != (known.unit, known.better):
+        yield f"its {reading.metric} has unit and direction {stated}, not {(known.unit, known.better)}"
+    if value is None:
         return
     if (known.low is not None and value < known.low) or (known.high is not None and value > known.high):
         yield f"its {reading.metric} is {value:.9g}, outside {known.low} to {known.high}"
     if known.is_count and not value.is_integer():
         yield f"its {reading.metric} is {value:.9g}, but it is a count"
+
+
+def _may_have(measure: CatalogEntry, metric: str) -> bool:
+    """Return whether a record of a measure of this package may have a metric."""
+    return measure.other_metrics or any(known.name == metric and known.in_records for known in measure.metrics)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.catalog import metric_owners, registry
 from bench.results import metrics
 from bench.results.record import ReadingRow, Record
-from methods.pattern import Pattern
 
 Array = NDArray[np.float64]
 
@@ -36,21 +36,67 @@ class Derived(NamedTuple):
     value: float
     stderr: float | None = None
     n: int | None = None
+    digits: int | None = None
+    """Digits to which some measures round the value. None: none does."""
+
+    def agrees(self, stored: float, value: float) -> bool:
+        """Return whether a stored number is a derived one, up to the summation order or rounding."""
+        rounded = value if self.digits is None else float(f"{value:.{self.digits}g}")
+        return stored == rounded or math.isclose(stored, value, rel_tol=TOLERANCE, abs_tol=1e-12)
 
 
 def derive(record: Record, items: Items) -> Iterator[tuple[ReadingRow, Derived]]:
     """Yield the readings that a record's items give, each with what they give. Raise ArithmeticError without a finite mean.
 
-    These are means over items, medians of timings, the sparsity, and the size in bytes.
+    Each metric has its rule (`methods.info.Metric.rule`).
     """
     for reading in record.readings:
-        if reading.value is None:
-            continue
-        values = scores_of(reading.metric, record, items)
-        if values is not None and _reduces(reading):
-            yield reading, _reduced(reading, values, items.weights)
-        elif (derived := _packed(reading, record, items)) is not None:
+        derived = None if reading.value is None else _derive(reading, record, items)
+        if derived is not None:
             yield reading, derived
+
+
+def _derive(reading: ReadingRow, record: Record, items: Items) -> Derived | None:
+    metric = metrics.find(reading.metric)
+    if metric.rule == "own":
+        return derive_own(metric.name, record, items)
+    values = scores_of(metric.name, record, items)
+    reduce = REDUCERS.get(metric.rule)
+    if values is None or reduce is None:
+        return None
+    if not (np.isfinite(values).all() and np.isfinite(items.weights).all() and items.weights.sum() > 0):
+        raise ArithmeticError(f"{metric.name} has no finite mean")
+    return reduce(reading, values, items.weights)
+
+
+def derive_own(metric: str, record: Record, items: Items) -> Derived | None:
+    """Return what the measure of a metric with the rule "own" derives. Raise UserError if a plug-in fails."""
+    owned = metric_owners.find(metric)
+    assert owned is not None
+    kind = registry.load(owned.entry)
+    with registry.guarded(owned.entry):
+        found = kind.derive(metric, record, items)
+        return found if found is None or isinstance(found, Derived) else Derived(float(found), n=len(items.ids))
+
+
+def pseudo_values(metric: str, record: Record, items: Items) -> Array | None:
+    """Return scores of a number with the rule "own", one for each item, or None if the items do not give it.
+
+    They are jackknife pseudo-values (Tukey 1958), moved so that their mean is the number itself.
+    """
+    whole, n = derive_own(metric, record, items), len(items.ids)
+    if whole is None or n < 2:
+        return None
+    without = []
+    for i in range(n):
+        kept = np.arange(n) != i
+        columns = {name: values[kept] for name, values in items.columns.items()}
+        part = derive_own(metric, record, Items(items.ids[kept], items.clusters[kept], items.weights[kept], columns))
+        without.append(math.nan if part is None else part.value)
+    changes = np.mean(without) - np.array(without)
+    # The value of a window is a sum over its tokens.
+    values: Array = (whole.value + (n - 1) * changes) * items.weights.mean()
+    return values
 
 
 def scores_of(metric: str, record: Record, items: Items) -> Array | None:
@@ -62,7 +108,7 @@ def scores_of(metric: str, record: Record, items: Items) -> Array | None:
     if metric in items.columns:
         return items.columns[metric]
     others = [reading for reading in record.readings if reading.metric not in items.columns]
-    owners = list(filter(_reduces, others)) or others[:1]
+    owners = [reading for reading in others if metrics.find(reading.metric).rule in REDUCERS] or others[:1]
     return items.columns.get("value") if [reading.metric for reading in owners] == [metric] else None
 
 
@@ -72,67 +118,55 @@ def differences(reading: ReadingRow, derived: Derived) -> Iterator[str]:
     for what, (stored, value) in zip(("", "standard error of ", "n of "), parts, strict=True):
         if stored is not None and value is None:
             yield f"{what}{reading.metric} is {stored:.9g}, but it has none"
-        elif stored is not None and value is not None and not _equal(reading.metric, stored, value):
+        elif stored is not None and value is not None and not derived.agrees(stored, value):
             yield f"{what}{reading.metric} is {stored:.9g}, but its items give {value:.9g}"
 
 
-def _equal(metric: str, stored: float, value: float) -> bool:
-    rounded = float(f"{value:.{SPEEDUP_DIGITS}g}") if metric == "speedup" else value
-    return stored == rounded or math.isclose(stored, value, rel_tol=TOLERANCE, abs_tol=1e-12)
+def _mean(reading: ReadingRow, values: Array, weights: Array) -> Derived:
+    return _window_mean(reading, values, np.ones_like(weights))
 
 
-def _reduces(reading: ReadingRow) -> bool:
-    return metrics.find(reading.metric).averages_items or reading.metric in ("sparsity", *metrics.SPEEDS)
-
-
-MADE_ELSEWHERE = "folder"
-"""Name of the method whose bytes are those of its files."""
-
-
-def _reduced(reading: ReadingRow, values: Array, weights: Array) -> Derived:
-    metric, n = metrics.find(reading.metric), len(values)
-    if not (np.isfinite(values).all() and np.isfinite(weights).all() and weights.sum() > 0):
-        raise ArithmeticError(f"{reading.metric} has no finite mean")
-    if metric.name in metrics.SPEEDS:
-        if values.min() <= 0:
-            raise ArithmeticError(f"a timing of {reading.metric} is 0 or less")
-        if metric.name == "speedup":
-            return Derived(math.exp(math.fsum(np.log(values)) / n), n=n)
-        # A rate is the reciprocal of the median time.
-        return Derived(float(1 / np.median(1 / values) if reading.unit.endswith("/s") else np.median(values)), n=n)
-    if metric.name == "sparsity":
-        return Derived(math.fsum(values * weights) / math.fsum(weights))
+def _window_mean(reading: ReadingRow, values: Array, weights: Array) -> Derived:
     # The value of a window is a sum over its tokens.
-    mean = math.fsum(values) / (math.fsum(weights) if metric.windowed else n)
+    mean, n = math.fsum(values) / math.fsum(weights), len(values)
     with np.errstate(all="ignore"):
-        each = values / weights if metric.windowed else values
-        stderr = float(each.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    value = math.exp(mean) if metric.log else mean
-    return Derived(value, stderr * value if metric.log else stderr, n)
+        stderr = float((values / weights).std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    return Derived(mean, stderr, n)
 
 
-def _packed(reading: ReadingRow, record: Record, items: Items) -> Derived | None:
-    """Derive the bits per weight and the packed bytes of a `size` record, as bench.measures.size defines them.
+def _exp_of_window_mean(reading: ReadingRow, values: Array, weights: Array) -> Derived:
+    log = _window_mean(reading, values, weights)
+    value = math.exp(log.value)
+    return log._replace(value=value, stderr=log.stderr and log.stderr * value)
 
-    A quantizer's bits are in its notes, which are in another record, so only the bytes follow from the bits. A model made
-    elsewhere has the bits of its files: its packed bytes follow if nothing of it was packed.
-    """
-    known = {r.metric: r.value for r in record.readings if r.value is not None}
-    if not {"parameters", "bytes", "sparsity"} <= known.keys() or not known["parameters"]:
-        return None
-    item_bits = 8 * known["bytes"] / known["parameters"]
-    pattern = Pattern.parse(record.identity.pattern)
-    packs = bool(pattern.m) and pattern.n < pattern.m
-    targets = math.fsum(items.weights)
-    beside = 8 * known.get("adapter_bytes", 0.0) / max(1.0, targets)
-    if any(stage["name"] == MADE_ELSEWHERE for stage in record.key_inputs.get("stages", ())):
-        return Derived(known["bytes"]) if reading.metric == "bytes_packed" and not packs else None
-    if reading.metric == "bits_per_weight" and record.identity.quantizer == "none":
-        # A model that breaks its pattern counts as dense.
-        choices = (item_bits, item_bits * pattern.n / pattern.m + 1) if packs else (item_bits,)
-        return Derived(min((bits + beside for bits in choices), key=lambda bits: abs(bits - (reading.value or 0.0))))
-    if reading.metric == "bytes_packed" and (bits := known.get("bits_per_weight")) is not None:
-        terms = round((known["relative_flops"] - 1 + pattern.share) * targets) if "relative_flops" in known else 0
-        saved = terms * item_bits / 8 - known.get("adapter_bytes", 0.0)  # by factors that are rounded
-        return Derived(math.ceil(known["bytes"] - targets * (item_bits - bits + beside) / 8 - saved))
-    return None
+
+def _weighted_mean(reading: ReadingRow, values: Array, weights: Array) -> Derived:
+    return Derived(math.fsum(values * weights) / math.fsum(weights))
+
+
+def _median_of_timings(reading: ReadingRow, values: Array, weights: Array) -> Derived:
+    _require_positive(reading, values)
+    # A rate is the reciprocal of the median time.
+    median = 1 / np.median(1 / values) if reading.unit.endswith("/s") else np.median(values)
+    return Derived(float(median), n=len(values))
+
+
+def _mean_of_speedups(reading: ReadingRow, values: Array, weights: Array) -> Derived:
+    _require_positive(reading, values)
+    return Derived(math.exp(math.fsum(np.log(values)) / len(values)), n=len(values), digits=SPEEDUP_DIGITS)
+
+
+def _require_positive(reading: ReadingRow, values: Array) -> None:
+    if values.min() <= 0:
+        raise ArithmeticError(f"a timing of {reading.metric} is 0 or less")
+
+
+REDUCERS: dict[str, Callable[[ReadingRow, Array, Array], Derived]] = {
+    "mean": _mean,
+    "window mean": _window_mean,
+    "exp of window mean": _exp_of_window_mean,
+    "weighted mean": _weighted_mean,
+    "median of timings": _median_of_timings,
+    "mean of speedups": _mean_of_speedups,
+}
+"""Functions that compute a reading from item values and their weights, by the rule of its metric."""

@@ -46,9 +46,10 @@ class Reading(NamedTuple):
 
     metric: str
     value: float
-    unit: str
-    better: str
-    """ "lower", "higher", or "" if neither is better."""
+    unit: str | None = None
+    """None for the unit of the declared metric."""
+    better: str | None = None
+    """ "lower", "higher", or "" if neither is better. None for the direction of the declared metric."""
     stderr: float | None = None
     n: int | None = None
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from bench.catalog import registry
+from bench.catalog.entries import MEASURES
 from bench.results.identity import PROMPT
 from bench.results.record import Record
 from methods.errors import UserError
@@ -125,11 +128,29 @@ def settings(record: Record) -> dict[str, Any]:
 
 def _measure_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:
     """Return a measure's fields as settings of a run."""
+    if measure not in MEASURES:
+        return _plugin_settings(measure, config)
     if "corpus" in config:
-        return {"perplexity": {"windows": "all"} | {("data" if k == "corpus" else k): v for k, v in config.items()}}
+        return _window_settings(config)
     if "task" in config:
         kept = {k: config[k] for k in ("tokens", "batch", "limit", "context", *PROMPT) if k in config}
         own = str(config.get("file", "")).startswith("/")
         return {"tasks": (config["file"] if own else config["task"],), measure: {"limit": "all"} | kept}
-    # Sizes of workloads are no settings.
-    return {} if "workload" in config or not config else {measure: config}
+    return {}  # sizes of workloads are no settings
+
+
+def _window_settings(config: dict[str, Any]) -> dict[str, Any]:
+    return {"perplexity": {"windows": "all"} | {("data" if k == "corpus" else k): v for k, v in config.items()}}
+
+
+def _plugin_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a plug-in's measure that are settings of a run. Without the plug-in, its table is unknown."""
+    settings: Any = None
+    with contextlib.suppress(UserError):
+        settings = getattr(registry.load(registry.lookup("measures", measure)), "settings", None)
+    if "corpus" in config and getattr(settings, "table", "perplexity") == "perplexity":
+        return _window_settings(config)
+    out: dict[str, Any] = {"tasks": (config["task"],)} if "task" in config else {}
+    if settings:
+        out[settings.table] = {name: value for name, value in config.items() if name in settings.model_fields}
+    return out

@@ -231,10 +231,11 @@ def differences(record: Record, other: Record) -> Iterator[str]:
     """Yield a sentence for each number of a record that another has beyond its margin."""
     theirs = {r.metric: r.value for r in other.readings}
     for reading in record.readings:
-        value, margin = theirs.get(reading.metric), metrics.find(reading.metric, reading.unit).margin
-        if value is None or reading.value is None or margin is None or reading.metric in metrics.TIMINGS:
+        value, metric = theirs.get(reading.metric), metrics.find(reading.metric, reading.unit)
+        margin = metric.margin
+        if value is None or reading.value is None or margin is None or metric.is_time:
             continue
-        scale = abs(value) if metrics.find(reading.metric, reading.unit).is_ratio else 1.0
+        scale = abs(value) if metric.is_ratio else 1.0
         if abs(reading.value - value) > margin * scale:
             yield (
                 f"its {reading.metric} is {reading.value:.6g}, but {value:.6g} is published for the same measurement "

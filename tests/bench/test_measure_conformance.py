@@ -9,7 +9,7 @@ from bench.compare.resolve import read
 from bench.conformance import checks, measures
 from bench.results.record import ReadingRow
 from helpers import fake_records, plugins, runs
-from methods.info import MeasureInfo
+from methods.info import MeasureInfo, Metric
 
 READS = {
     "norm": 'return Readings((Reading("norm", max(float(p.norm()) for p in model().parameters()), "1", "lower"),))',
@@ -19,7 +19,9 @@ READS = {
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    shown = {"norm": 'info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=("norm",))'}
+    shown = {
+        "norm": 'info: ClassVar[MeasureInfo] = MeasureInfo(metrics=(Metric("norm", "1", "lower", on_board=True),))'
+    }
     return plugins.install(tmp_path_factory.mktemp("norms"), "measured_norms", READS, shown, kind="measures")
 
 
@@ -51,7 +53,7 @@ def test_the_command(output):
 def test_checks_that_no_run_reaches(tmp_path):
     row = ReadingRow(metric="m", value=1.0, unit="1", better="lower")
     record = fake_records.put(tmp_path, fake_records.record(measure="mine", protocol="p"), readings=[row])
-    kind = type("Kind", (), {"info": MeasureInfo(leaderboard=("m",))})
+    kind = type("Kind", (), {"info": MeasureInfo(metrics=(Metric("m", on_board=True),))})
     trial = measures.Trial("mine", kind, [record], [record], ("a number is not that of its items",))
     for check in (measures.declares_itself, measures.says_what_its_numbers_are):
         with pytest.raises(checks.NotConformant):

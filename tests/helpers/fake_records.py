@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from bench.results import metrics
+from bench.catalog import metric_owners
 from bench.results.identity import Identity
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import Store
@@ -139,8 +139,8 @@ def counted(root, metric, value, *, made="a", better="lower", unit="1", items=()
 
 def _reading(metric, value, unit, better):
     """A reading with the unit and direction that the metric has, if it is known."""
-    known = metrics.METRICS.get(metric)
-    unit, better = (known.unit, known.better) if known else (unit, better)
+    if owned := metric_owners.find(metric):
+        unit, better = owned.metric.unit, owned.metric.better
     return ReadingRow(metric=metric, value=value, unit=unit, better=better)
 
 

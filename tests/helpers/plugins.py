@@ -42,7 +42,7 @@ import torch
 from bench.measures.contract import Readings
 from bench.results.record import Reading
 from methods import Needs
-from methods.info import MeasureInfo
+from methods.info import MeasureInfo, Metric
 
 
 class _Measure:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-from bench.catalog import registry
+from bench.catalog import metric_owners, registry
 from bench.catalog.entries import METHODS
 from bench.cli import main
 from bench.execution.events import Events
@@ -20,6 +20,7 @@ from bench.execution.worker import Assignment, work
 from bench.inputs import models
 from bench.planning import plan
 from bench.planning.spec import Spec
+from bench.results import metrics
 from bench.results.store import ReadOnlyStore, Store
 from bench.system import module_files, source_digest
 from bench.system.cache import cache_dir
@@ -264,5 +265,7 @@ def forget() -> None:
     """Let the catalog look again."""
     registry._plugins.cache_clear()
     registry._import_plugin.cache_clear()
+    metric_owners.of_plugins.cache_clear()
+    metrics.find.cache_clear()
     source_digest.digest_source.cache_clear()
     module_files.find_file.cache_clear()

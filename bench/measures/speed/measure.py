@@ -15,7 +15,7 @@ from bench.system.devices import fingerprint, resolve_devices
 from bench.system.validation import split_commas
 from methods.contract import Needs
 from methods.errors import Skipped, UserError
-from methods.info import MeasureInfo
+from methods.info import MeasureInfo, Metric
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,7 +52,18 @@ class Speed:
     """
 
     name: ClassVar[str] = "speed"
-    info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=("speedup",))
+    info: ClassVar[MeasureInfo] = MeasureInfo(
+        metrics=(
+            Metric("speedup", "1", "higher", rule="mean of speedups", on_board=True, one_column=True),
+            Metric("tokens_per_s", "tokens/s", "higher", rule="median of timings"),
+            Metric("tokens_per_s_dense", "tokens/s", rule="median of timings"),
+            Metric("latency", "s", "lower", rule="median of timings"),
+            Metric("latency_dense", "s", rule="median of timings"),
+            Metric("linears", "s", "lower", rule="median of timings"),
+            Metric("linears_dense", "s", rule="median of timings"),
+        ),
+        other_metrics=True,
+    )
     needs: ClassVar[Needs] = Needs.NOTHING
     settings: ClassVar[type[SpeedSettings]] = SpeedSettings
     workload: Literal["decode", "prefill", "linears", "cuda"] = "decode"

@@ -119,7 +119,7 @@ def test_without_seeds_it_is_assumed_and_settings_replace_it(tmp_path):
     noise, source = SeedNoiseTable(found).of("tiny", "one-shot", PERPLEXITY)
     given, _ = SeedNoiseTable(found, {"perplexity": 0.01}).of("tiny", "one-shot", PERPLEXITY)
 
-    assert noise.deviation == pytest.approx(metrics.PERPLEXITY_NOISE) and math.isinf(noise.freedom)
+    assert noise.deviation == pytest.approx(metrics.find("perplexity").seed_noise) and math.isinf(noise.freedom)
     assert "assumed" in source and given.deviation == pytest.approx(0.01)
 
 

@@ -13,7 +13,7 @@ from bench.planning.spec import Spec
 EXAMPLE = textwrap.dedent(
     "    from " + contract.__doc__.partition("\n\n    from ")[2].partition("\n\nA measure that")[0]
 )
-ALLOWED = {"bench.measures.contract", "bench.results.record", "methods.contract"}
+ALLOWED = {"bench.measures.contract", "bench.results.record", "methods.contract", "methods.info"}
 
 
 def test_the_example_imports_nothing_else_of_the_suite():
@@ -29,8 +29,9 @@ def test_the_example_measures():
     model.requires_grad_(False).weight.copy_(torch.tensor([[3.0, 4.0]]))
     readings = names["MaxNorm"]().read(lambda: model, None)
 
-    assert [(r.metric, r.value) for r in readings.values] == [("max_norm", 5.0)]
-    assert readings.items == () and readings.notes == {}
+    assert [(r.metric, r.value) for r in readings.values] == [("max_norm", 5.0), ("mean_norm", 5.0)]
+    assert [item.value for item in readings.items] == [5.0] and readings.notes == {}
+    assert {metric.name for metric in names["MaxNorm"].info.metrics} == {"max_norm", "mean_norm"}
 
 
 def test_the_settings_of_every_measure_are_a_table_of_a_run():

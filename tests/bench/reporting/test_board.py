@@ -359,8 +359,8 @@ def test_a_record_in_two_folders_is_of_the_one_that_it_was_taken_from(tmp_path):
 def test_a_measure_says_which_of_its_metrics_a_leaderboard_shows(tmp_path, monkeypatch):
     """Also one of a plug-in, if it is installed."""
     source = (
-        "from typing import ClassVar\nfrom methods.info import MeasureInfo\n"
-        "class Norm:\n    info: ClassVar[MeasureInfo] = MeasureInfo(leaderboard=('max_norm',))\n"
+        "from typing import ClassVar\nfrom methods.info import MeasureInfo, Metric\n"
+        "class Norm:\n    info: ClassVar[MeasureInfo] = MeasureInfo(metrics=(Metric('max_norm', '1', on_board=True),))\n"
     )
     fake_records.counted(tmp_path / "r", "max_norm", 3.0, measure="norm")
     fake_records.counted(tmp_path / "r", "bytes", 3.0, measure="size")

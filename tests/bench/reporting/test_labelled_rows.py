@@ -4,7 +4,7 @@ import pytest
 
 from bench.compare.resolve import read
 from bench.inputs.models import ALIASES
-from bench.reporting import board, derived_columns, equal_bits, hardware, leaderboard, table
+from bench.reporting import board, equal_bits, hardware, leaderboard, table
 from bench.reporting.labelled_rows import facts_of, mask_moves, remarks
 from bench.results import recount
 from bench.results.record import Item, ReadingRow
@@ -144,7 +144,7 @@ def test_a_trained_row_is_compared_with_the_control_of_its_training(tmp_path):
         fake_records.perplexity(tmp_path, loss - 0.3, method="dense-ft", seed=0, identity=text | {"pattern": "dense"})
         fake_records.perplexity(tmp_path, loss, method="cast", seed=0, identity=text)
     (one,) = board.make_sections([read(tmp_path)])[0].tables
-    column = next(i for i, c in enumerate(one.columns) if c.metric == derived_columns.CONTROL_RATIO)
+    column = next(i for i, c in enumerate(one.columns) if c.metric == "perplexity_ratio_to_dense-ft")
     cells = [(row.name, row.cells[column] and row.cells[column].text) for row in one.rows if "seed" not in row.name]
 
     assert [text.split()[0] for name, text in cells if name == "cast 2:4"] == ["×1.350"] * 2

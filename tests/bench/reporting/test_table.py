@@ -143,7 +143,9 @@ def test_bytes_have_a_unit_of_their_size(value, said):
 
 
 def test_columns_of_words_stand_at_the_left_in_markdown_and_latex():
-    one = table.TextTable("t", ["method", "rank", "made on", "source"], [["wanda", "1", "EPYC", "a paper"]])
+    one = table.TextTable(
+        "t", ["method", "rank", "made on", "source"], [["wanda", "1", "EPYC", "a paper"]], worded=frozenset({"made on"})
+    )
     assert table.to_markdown(one).splitlines()[1] == "|---|---:|---|---|"
     assert "{@{}lrll@{}}" in latex.render_table(one)
 

@@ -134,7 +134,7 @@ def test_a_mean_without_its_items(root):
     Store(root).write(record)
 
     (problem,) = check_folder(root).problems
-    assert "perplexity is a mean over items" in problem
+    assert "from which its perplexity follows" in problem
 
 
 def test_further_metrics_of_an_item_are_computed_too(tmp_path):

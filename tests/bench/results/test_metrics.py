@@ -1,13 +1,15 @@
-"""The table of metrics agrees with what measures report, and knows what to do with a metric that is not in it."""
+"""The metrics that measures declare agree with what they report, and an undeclared metric has the defaults."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from bench.catalog import metric_owners
 from bench.results import metrics, recount
-from bench.results.metrics import METRICS, Metric, find
+from bench.results.metrics import find
 from bench.results.record import ReadingRow, parse
+from methods.info import Metric
 
 RESULTS = Path(__file__).parents[3] / "results"
 
@@ -22,17 +24,18 @@ def test_published_records_have_the_units_and_directions_of_the_table():
         if measure == "size":
             readings = recount.read(parse(content, str(path)))
         for reading in readings:
-            if measure == "speed":  # times, speeds and their ratios are not in the table
+            owned = metric_owners.built_in().get(reading.metric)
+            if measure == "speed" and owned is None:  # of engines, which time other steps, too
                 assert find(reading.metric, reading.unit).is_time or reading.unit == "1"
                 continue
-            known = METRICS[reading.metric]
+            known = owned.metric
             assert (reading.unit, reading.better) == (known.unit, known.better), (path, reading)
             assert known.low is None or reading.value >= known.low
             assert known.high is None or reading.value <= known.high
             seen.add(reading.metric)
-    # Averages are made from records. No published task of lm-eval scores whole texts.
-    in_no_record = {"mean_acc", "worst_drop", "mean_bits_per_byte", "corpus_bits_per_byte"}
-    assert seen == METRICS.keys() - in_no_record
+    declared = {name for name, owned in metric_owners.built_in().items() if owned.metric.in_records}
+    # No published task of lm-eval scores whole texts, and no published record has a time of a CUDA device.
+    assert seen == declared - {"corpus_bits_per_byte", "latency", "latency_dense", "linears", "linears_dense"}
 
 
 def test_an_unknown_metric_is_shown_sampled_and_not_judged():
@@ -49,6 +52,7 @@ def test_an_unknown_metric_is_shown_sampled_and_not_judged():
         ("latency", "s", True, True, 0.05),
         ("prefill", "us", True, True, 0.05),
         ("tokens_per_s", "tokens/s", True, True, 0.05),
+        ("speedup", "1", True, True, 0.05),
         ("bytes_packed", "B", False, True, 0.005),
         ("perplexity", "1", False, True, 0.005),
         ("acc", "1", False, False, 0.01),
@@ -65,9 +69,9 @@ def test_a_readings_unit_counts_where_it_differs():
     assert find("mean_acc", "%").unit == "%" and find("mean_acc", "%").better == "higher"
 
 
-def test_columns_stand_in_the_order_of_the_table():
-    names = ["strangeness", "nonzeros", "bytes_packed", "acc", "perplexity", "kl"]
+def test_columns_are_in_the_order_that_metrics_declare():
+    names = ["strangeness", "bytes_packed", "acc", "perplexity", "kl"]
 
-    assert sorted(names, key=metrics.column_order) == [
-        "perplexity", "kl", "acc", "bytes_packed", "strangeness", "nonzeros",
-    ]  # fmt: skip
+    assert sorted(names, key=metrics.column_order) == ["perplexity", "kl", "acc", "bytes_packed", "strangeness"]
+    assert metrics.column_order("nonzeros") == metrics.column_order("strangeness")
+    assert metrics.by_quality(names) == ["perplexity", "acc", "kl"]
