@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from methods.contract import Budget, Compute, Job, Method, Needs, Outcome, Prior
     from methods.errors import Diverged, Skipped, UserError
-    from methods.info import Cost, MethodInfo
+    from methods.info import Cost, Does, MethodInfo, Removes, Rule
     from methods.pattern import Pattern
     from methods.pruning.hessian import HessianWalk
     from methods.pruning.walk import Visit, Walk
@@ -26,6 +26,7 @@ __all__ = [
     "Compute",
     "Cost",
     "Diverged",
+    "Does",
     "HessianWalk",
     "Job",
     "Method",
@@ -34,6 +35,8 @@ __all__ = [
     "Outcome",
     "Pattern",
     "Prior",
+    "Removes",
+    "Rule",
     "Settings",
     "Skipped",
     "Stored",
@@ -46,7 +49,7 @@ __all__ = [
 _MODULES = {
     "contract": ("Budget", "Compute", "Job", "Method", "Needs", "Outcome", "Prior"),
     "errors": ("Diverged", "Skipped", "UserError"),
-    "info": ("Cost", "MethodInfo"),
+    "info": ("Cost", "Does", "MethodInfo", "Removes", "Rule"),
     "pattern": ("Pattern",),
     "pruning.hessian": ("HessianWalk",),
     "pruning.walk": ("Visit", "Walk"),

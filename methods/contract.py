@@ -191,7 +191,8 @@ class Outcome(NamedTuple):
     config: Mapping[str, Any] = MappingProxyType({})
     """Keys of config.json that the method changed."""
     kept: Kept | None = None
-    """Parts of the model to keep; None for all. The runner removes the rest, and `model` must be unchanged."""
+    """Indices of the parts to keep, by axis (`methods.axes`); None for all. The runner removes the rest, and `model` must be
+    unchanged."""
 
 
 class Method(Protocol):
