@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from methods.axes import AXES, Axis
+from methods.errors import UserError
 from methods.info import Chain, Does, Link, Rule
 from methods.pattern import Pattern
 
@@ -146,7 +147,12 @@ class WholeGroups(Rule):
     """Field with the number of columns."""
 
     def takes(self, own: Link, pattern: Pattern) -> None:
-        pattern.require_whole_groups(own.settings[self.field], f"{own.name}:{self.field}")
+        size = own.settings[self.field]
+        if not pattern.fits(size):
+            raise UserError(
+                f"{own.label} works on blocks of {size} columns, which pattern {pattern} does not divide: "
+                f"use another pattern, or {own.name}:{self.field}=N with a multiple of {pattern.m}"
+            )
 
 
 @dataclass(frozen=True)
