@@ -25,15 +25,11 @@ def find_width(family: Family) -> tuple[Width | None, str]:
     if len(units) != 1:
         return None, "width, because no value of its config counts the inputs of one linear alone"
     heads = [key for key in (QUERIES, GROUPS) if any(mentions(size, key) for size in _sizes(family.tensors))]
-    norms = [
-        name
-        for name, shape in family.tensors.items()
-        if name.rpartition(".")[0] not in family.linears and any(mentions(shape[0], key) for key in heads)
-    ]
-    if norms:
-        return Width(units[0]), f"heads of its width, because {norms[0]} spans all heads"
     if len(heads) < 2 or not any(mentions(size, "head_dim") for size in _sizes(family.tensors)):
         return Width(units[0]), f"heads of its width, because its shapes do not depend on {GROUPS} and head_dim"
+    for name, shape in family.tensors.items():
+        if name.rpartition(".")[0] not in family.linears and any(mentions(shape[0], key) for key in heads):
+            return Width(units[0]), f"heads of its width, because {name} spans all heads"
     return Width(units[0], tuple(heads)), ""
 
 
@@ -52,12 +48,13 @@ def find_flow(model: nn.Module, family: Family, tokens: Tensor) -> tuple[Flow | 
     inputs, outputs = _calls(model, block, (*norms, *family.linears), tokens)
 
     after = [norm for norm in norms if any(_same(inputs[norm], outputs[linear]) for linear in family.linears)]
-    readers: dict[str, list[str]] = {norm: [] for norm in norms if norm not in after}
+    before = [norm for norm in norms if norm not in after]
+    readers: dict[str, list[str]] = {norm: [] for norm in before}
     stream = inputs[""]
     streams = [stream := stream + outputs[norm] for norm in after]
     writers = []
     for linear in family.linears:
-        if norm := next((norm for norm in readers if _same(inputs[linear], outputs[norm])), ""):
+        if norm := next((norm for norm in before if _same(inputs[linear], outputs[norm])), ""):
             readers[norm].append(linear)
         elif any(_same(inputs[linear], each) for each in (inputs[""], *streams)):
             readers.setdefault("", []).append(linear)
