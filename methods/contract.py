@@ -198,8 +198,8 @@ class Outcome(NamedTuple):
 class Method(Protocol):
     """A frozen dataclass. Its fields are the hyperparameters that can be typed.
 
-    The first paragraph of its docstring is shown in lists. `info: ClassVar[MethodInfo]` states its paper, its cost and its
-    limits (`methods.info`).
+    The first paragraph of its docstring is shown in lists. `info: ClassVar[MethodInfo]` states its paper, its cost, what it
+    does and its limits (`methods.info`).
 
     A method with `shares_calibration: ClassVar[bool] = True` can run in several processes (`calibration.processes`). The
     statistic of its walk must be a sum over tokens, each target must depend only on its own statistic, and counts over targets
