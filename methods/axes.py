@@ -71,7 +71,10 @@ class Axis:
         """Yield the keys of config.json whose values change if a number of parts is left, and those that stay."""
         of = self.size(family, config)
         for key in self.keys(family):
-            yield key, family.size(key, config) // of * left
+            other = family.defaults.get(key)
+            # Some architectures have the value under another key, which is the family's default.
+            named = other if key not in config and isinstance(other, str) and other in config else key
+            yield named, family.size(key, config) // of * left
         for key in self.fixed:
             yield key, family.size(key, config)
 
