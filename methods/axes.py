@@ -55,7 +55,7 @@ class Axis:
     scales_norms: bool = False
     """True if norms are scaled, so that their outputs stay the same if the other parts are 0."""
     path: Callable[[Family], str] = lambda family: ""
-    """Path of the modules that are numbered by index, within a block if `in_block`. "": no modules of their own."""
+    """Path of the modules that are numbered by index, within a block if `in_block`. "" if parts are no modules."""
     lists: tuple[str, ...] = ()
     """Keys of config.json that list a value for each part."""
     fixed: tuple[str, ...] = ()

@@ -201,15 +201,20 @@ class Chain:
     @property
     def turned(self) -> Link | None:
         """Last method after `first` that changed the basis of the residual stream, so that a teacher has another."""
-        start = self.links.index(self.first) if self.first else len(self.links)
-        return next((link for link in reversed(self.links[start:]) if link.turns), None)
+        first, last, has_changed = self.first, None, False
+        for link in self.links:
+            has_changed = has_changed or link is first
+            if has_changed and link.turns:
+                last = link
+        return last
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What limits a method: the methods before it, the pattern, and what it needs. By default nothing does.
+    """Limit of a method: on the methods before it, on the pattern, or on what it needs.
 
-    `methods.rules` has those of this project. A method outside it may derive its own.
+    Each function has a default without a limit. `methods.rules` has the rules of this project, and a method of another
+    package may derive its own.
     """
 
     def follows(self, own: Link, chain: Chain) -> str | None:

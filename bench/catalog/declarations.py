@@ -30,7 +30,7 @@ class CatalogEntry(MethodInfo):
     shares_calibration: bool = False
     """True if several processes can share its calibration."""
     defaults: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    """Defaults of its fields, as far as they are literals of its own module."""
+    """Literal defaults of the fields that its own module declares."""
     leaderboard: tuple[str, ...] = ()
     """Metrics of a measure that a leaderboard shows at first."""
     is_plugin: bool = False
