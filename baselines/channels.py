@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from methods import Cost, Job, MethodInfo, Needs, Outcome
+from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Removes
 from methods.ranges import Share
-from methods.smaller import Kept, count_channels
+from methods.smaller import count_left
 from methods.transforms.wiring import Wiring
 
 
@@ -23,14 +23,16 @@ class Channels:
 
     name: ClassVar[str] = "channels"
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    info: ClassVar[MethodInfo] = MethodInfo(paper="2401.15024", dense=True, drops="drop", cost=Cost(passes=1))
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2401.15024", does=Does.REMOVES, removes=(Removes("channels", ("drop",)),), cost=Cost(passes=1)
+    )
     drop: Share = "25%"
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         wiring = Wiring(model, job, self.name)
-        left = count_channels(self.drop, wiring.config.to_dict())
+        left = count_left({"channels": self.drop}, wiring.config.to_dict())["channels"]
         energy = wiring.stream_moment(job).diagonal()
         kept = energy.argsort(descending=True, stable=True)[:left].sort().values
         share = float(energy[kept].sum() / energy.sum())
         notes = {"channels": {"of": len(energy), "left": left}, "kept_energy": float(f"{share:.6g}")}
-        return Outcome(model, kept=Kept(channels=tuple(kept.tolist())), notes=notes)
+        return Outcome(model, kept={"channels": tuple(kept.tolist())}, notes=notes)

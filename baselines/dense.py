@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from methods import Cost, Job, MethodInfo, Needs, Outcome
+from methods import Cost, Does, Job, MethodInfo, Needs, Outcome
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Dense:
 
     name: ClassVar[str] = "dense"
     needs: ClassVar[Needs] = Needs.NOTHING
-    info: ClassVar[MethodInfo] = MethodInfo(paper="none", dense=True, cost=Cost())
+    info: ClassVar[MethodInfo] = MethodInfo(paper="none", does=Does.CONTROL, cost=Cost())
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         return Outcome(model)

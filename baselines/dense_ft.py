@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from baselines.retrain import train_kept
-from methods import Job, MethodInfo, Needs, Outcome, Settings
+from methods import Does, Job, MethodInfo, Needs, Outcome, Settings
 from methods.info import TRAINING
 from methods.ranges import Fraction
 
@@ -22,7 +22,7 @@ class DenseFt(Settings):
 
     name: ClassVar[str] = "dense-ft"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
-    info: ClassVar[MethodInfo] = MethodInfo(paper="none", dense=True, cost=TRAINING)
+    info: ClassVar[MethodInfo] = MethodInfo(paper="none", does=Does.CONTROL, cost=TRAINING)
     eta: Fraction = 0.0
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:

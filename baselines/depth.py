@@ -16,12 +16,12 @@ import torch
 from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError
+from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Removes, UserError
 from methods.contract import NoProgress
 from methods.pruning.activations import Replay, batch_of, replaced, require_finite
 from methods.pruning.holders import each_block, hold
 from methods.ranges import Count, CountOrZero, Share
-from methods.smaller import Kept, count_blocks
+from methods.smaller import count_left
 
 OFFSPRING, MOST_SWAPS = 16, 3
 """Children of a generation, and the largest number of blocks that a child trades."""
@@ -126,8 +126,8 @@ class Depth:
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2403.03853",
-        dense=True,
-        drops="drop",
+        does=Does.REMOVES,
+        removes=(Removes("blocks", ("drop",)),),
         cost=Cost(
             passes=1,
             also="with by=perplexity, a pass for each block that is left, in each step; with by=search, also one for each of "
@@ -144,7 +144,8 @@ class Depth:
 
     @torch.inference_mode()
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        left = count_blocks(self.drop, model.config.to_dict())  # type: ignore[operator, union-attr]
+        config = model.config.to_dict()  # type: ignore[operator, union-attr]
+        left = count_left({"blocks": self.drop}, config)["blocks"]
         blocks = len(hold(model, job.source, job.compute).blocks)
         count = blocks - left
         notes: dict[str, object]
@@ -163,7 +164,8 @@ class Depth:
             else:
                 removed, notes = self._search(model, job, losses, blocks, count)
         notes["blocks"] = {"of": blocks, "removed": removed}
-        return Outcome(model, kept=Kept(blocks=tuple(sorted(set(range(blocks)) - set(removed)))), notes=notes)
+        kept = tuple(sorted(set(range(blocks)) - set(removed)))
+        return Outcome(model, kept={"blocks": kept}, notes=notes)
 
     def _search(
         self, model: nn.Module, job: Job, losses: SetLosses, blocks: int, count: int

@@ -17,9 +17,11 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, UserError, Walk
+from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Pattern, UserError, Walk
 from methods.folder import Folder
+from methods.info import Variant
 from methods.ranges import Count, NonNegative
+from methods.rules import SameBlocks
 
 
 def moments(x: Tensor, total: Tensor | None) -> Tensor:
@@ -147,11 +149,10 @@ class DSnoT:
     shares_calibration: ClassVar[bool] = True
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2310.08915",
-        refines=True,
-        same_blocks=True,
+        does=Does.PRUNES | Does.REFINES,
+        rules=(SameBlocks(),),
         cost=Cost(passes=3, also="a second, dense model in memory"),
-        variant="linears of the attention only",
-        variant_field="part",
+        variant=Variant("linears of the attention only", unless="part"),
     )
     cycles: Count = 50
     threshold: NonNegative = 0.1

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from baselines.retrain import train_kept
-from methods import Job, MethodInfo, Needs, Outcome, Settings, Trainer, UserError
+from methods import Does, Job, MethodInfo, Needs, Outcome, Settings, Trainer, UserError
 from methods.info import TRAINING
 from methods.ranges import CountOrZero, Fraction, Positive
 from methods.targets import dense_weight
@@ -49,7 +49,7 @@ class Finetune(Settings):
 
     name: ClassVar[str] = "finetune"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
-    info: ClassVar[MethodInfo] = MethodInfo(paper="none", keeps_pattern=True, cost=TRAINING)
+    info: ClassVar[MethodInfo] = MethodInfo(paper="none", does=Does.KEEPS_MASK, cost=TRAINING)
     eta: Fraction = 0.0
     rank: CountOrZero = 0
     alpha: Positive = 16.0

@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from methods import Cost, Job, MethodInfo, Needs, Outcome, Skipped
+from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Skipped
 from methods.info import HESSIANS_PER_LINEAR
 from methods.libraries import import_modifier, oneshot, require_oneshot
 from methods.ranges import Count, Fraction
+from methods.rules import WholeGroups
 from methods.targets import as_regexes, dense_weight, family_of
 
 AWQ = "transform.awq.AWQModifier"
@@ -38,7 +39,10 @@ class LlmCompressorSparseGPT:
     name: ClassVar[str] = "llmcompressor-sparsegpt"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="2301.00774", cost=Cost(passes=2, hessians=HESSIANS_PER_LINEAR), extra="llmcompressor", columns="block"
+        paper="2301.00774",
+        cost=Cost(passes=2, hessians=HESSIANS_PER_LINEAR),
+        extra="llmcompressor",
+        rules=(WholeGroups("block"),),
     )
     damping: Fraction = 0.01
     block: Count = 128
@@ -74,7 +78,7 @@ class LlmCompressorAwq:
     name: ClassVar[str] = "llmcompressor-awq"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="2306.00978", dense=True, transform=True, cost=Cost(passes=20), extra="llmcompressor"
+        paper="2306.00978", does=Does.KEEPS_FUNCTION, cost=Cost(passes=20), extra="llmcompressor"
     )
     group: Count = 32
     grid: Count = 20
@@ -96,7 +100,7 @@ class LlmCompressorSmoothQuant:
     name: ClassVar[str] = "llmcompressor-smoothquant"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="2211.10438", dense=True, transform=True, cost=Cost(passes=2), extra="llmcompressor"
+        paper="2211.10438", does=Does.KEEPS_FUNCTION, cost=Cost(passes=2), extra="llmcompressor"
     )
     strength: Fraction = 0.5
 

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from baselines.alps import LayerProblem, make_problem, refine
-from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, UserError, Walk
+from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Pattern, UserError, Walk
 from methods.adapter import SCALE_BITS, Term, group_of
 from methods.folder import Folder
+from methods.info import Adds
 from methods.pruning.hessian import add_gram, damped, mean_of_others, output_size, symmetric
 from methods.quantizing.grids import Integer, round_
 from methods.ranges import CountOrZero, Fraction, Share
+from methods.rules import SameBlocks
 from methods.targets import dense_weight
 from methods.terms import attach
 
@@ -137,10 +139,10 @@ class LowRank:
     needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.TEACHER
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2410.09615",
-        prior="sparsegpt",
-        same_blocks=True,
-        adds="rank",
-        rounds_term="factors",
+        does=Does.ADDS,
+        adds=Adds("rank", rounded="factors"),
+        after="sparsegpt",
+        rules=(SameBlocks(),),
         presets={"oats": {"svd": "diagonal", "rounds": 80}, "3basil": {"joint": 300}},
         cost=Cost(
             passes=2, hessians=1, also="a second, dense model in memory, and an SVD of each linear in each round"

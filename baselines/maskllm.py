@@ -19,7 +19,9 @@ from torch.nn.utils import parametrize
 
 from baselines import maskfile
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, Settings, Trainer, UserError
+from methods.info import InputFile
 from methods.ranges import Fraction, LearningRate, NonNegative, Positive
+from methods.rules import GroupsOnly, SameBlocks
 from methods.training.ranks import full_tensor
 from methods.training.trainer import bake
 
@@ -138,9 +140,8 @@ class MaskLLM(Settings):
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2409.17481",
         cost=Cost(training=6, state=28, tokens=2.1e9, also="the paper's 2,000 steps of 256 x 4096 tokens"),
-        file="file",
-        groups_only=True,
-        same_blocks=True,
+        file=InputFile("file"),
+        rules=(GroupsOnly(unless="file"), SameBlocks()),
     )
     lr: LearningRate = 5e-4
     warmup: Fraction = 0.0

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from baselines.wanda import squared_norm
-from methods import Cost, Job, MethodInfo, Needs, Outcome, Walk
+from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Walk
 from methods.pruning.hessian import add_gram, symmetric
 from methods.ranges import Count, CountOrZero, Positive
+from methods.rules import GroupsOnly, TurnsBasis
 from methods.targets import dense_weight
 from methods.transforms.changes import Permutation
 from methods.transforms.grouping import best_order, kept
@@ -42,7 +43,7 @@ class Permute:
     name: ClassVar[str] = "permute"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="ICLR 2024", dense=True, transform=True, turns="residual", groups_only=True, cost=Cost(passes=2),
+        paper="ICLR 2024", does=Does.KEEPS_FUNCTION, rules=(TurnsBasis("residual"), GroupsOnly()), cost=Cost(passes=2),
         presets={"learned": {"steps": 200}},
     )  # fmt: skip
     residual: bool = True

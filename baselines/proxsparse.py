@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, Settings, Trainer
 from methods.ranges import Beta, Fraction, LearningRate, NonNegative
+from methods.rules import GroupsOnly
 from methods.training import ranks
 from methods.training.ranks import local
 
@@ -124,7 +125,7 @@ class ProxSparse(Settings):
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2502.00258",
         cost=Cost(training=6, state=16, tokens=1.6e6, also="the paper's 400 sequences of 4096 tokens"),
-        groups_only=True,
+        rules=(GroupsOnly(),),
     )
     lr: LearningRate = 1e-4
     warmup: Fraction = 0.1

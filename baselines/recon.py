@@ -16,12 +16,13 @@ from torch.func import functional_call
 from torch.optim.lr_scheduler import LambdaLR
 
 from baselines.retrain import MaskedAdamW
-from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError
+from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, UserError
 from methods.adapter import CHILD
 from methods.pruning.hessian import mean_of_others
 from methods.pruning.pairs import Goal, Pair, PairedWalk
 from methods.quantizing.grids import assign_
 from methods.ranges import Beta, Count, CountOrZero, Fraction, LearningRate, NonNegative
+from methods.rules import SameOutputs
 from methods.terms import Factors
 from methods.training.settings import require_one_rate
 
@@ -95,10 +96,12 @@ class Recon:
     needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.TEACHER
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2510.14444",
-        prior="sparsegpt",
-        cost=Cost(passes=15, state=16, also="a second, dense model in memory; the state is of one block"),
-        whole_blocks=True,
-        same_outputs=True,
+        does=Does.KEEPS_MASK | Does.REFINES,
+        after="sparsegpt",
+        rules=(SameOutputs(),),
+        cost=Cost(
+            passes=15, state=16, whole_blocks=True, also="a second, dense model in memory; the state is of one block"
+        ),
     )
     target: Goal = "dense"
     epochs: CountOrZero = 4

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods import Job, MethodInfo, Needs, Outcome, Settings, Trainer, UserError
+from methods import Does, Job, MethodInfo, Needs, Outcome, Settings, Trainer, UserError
 from methods.info import DISTILLATION
 from methods.training.ranks import local, shard_like
 from methods.training.trainer import other_parameters
@@ -55,7 +55,11 @@ class Retrain(Settings):
     name: ClassVar[str] = "retrain"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="none", prior="sparsegpt", presets={"hidden": {"hidden": 1.0}}, cost=DISTILLATION
+        paper="none",
+        does=Does.KEEPS_MASK | Does.REFINES,
+        after="sparsegpt",
+        presets={"hidden": {"hidden": 1.0}},
+        cost=DISTILLATION,
     )
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from baselines.wanda import squared_norm
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Walk
+from methods.info import Variant
 from methods.ranges import NonNegative
 
 
@@ -36,7 +37,9 @@ class Ria:
     name: ClassVar[str] = "ria"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     shares_calibration: ClassVar[bool] = True
-    info: ClassVar[MethodInfo] = MethodInfo(paper="ICLR 2024", cost=Cost(passes=2), variant="no channel permutation")
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="ICLR 2024", cost=Cost(passes=2), variant=Variant("no channel permutation")
+    )
     power: NonNegative = 0.5
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:

@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError, Walk
+from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, UserError, Walk
 from methods.pruning.hessian import add_gram, symmetric
 from methods.ranges import CountOrZero, Positive
+from methods.rules import CalibratedBy, TurnsBasis
 from methods.targets import require_flow
 from methods.transforms.changes import Rotation
 from methods.transforms.hadamard import fix_mean, random_rotation
@@ -48,8 +49,8 @@ class Rotate:
     name: ClassVar[str] = "rotate"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="2404.00456", dense=True, transform=True, cost=Cost(also="one pass over the weights; learned: also 2 passes over calibration text, and its steps; pca: 1 pass"), calibrated_by=("steps", "pca"),
-        folds="residual", turns="residual",
+        paper="2404.00456", does=Does.KEEPS_FUNCTION, cost=Cost(also="one pass over the weights; learned: also 2 passes over calibration text, and its steps; pca: 1 pass"),
+        rules=(TurnsBasis("residual", folds_norms=True), CalibratedBy(("steps", "pca"))),
         presets={"learned": {"steps": 400}, "pca": {"pca": True}},
     )  # fmt: skip
     residual: bool = True

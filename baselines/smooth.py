@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods import Cost, Job, MethodInfo, Needs, Outcome, UserError, Walk
+from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, UserError, Walk
 from methods.pruning.hessian import add_gram, symmetric
 from methods.quantizing.grids import Integer, group_size
 from methods.ranges import Count, Fraction
@@ -38,7 +38,7 @@ class Smooth:
     name: ClassVar[str] = "smooth"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="2211.10438", dense=True, transform=True, cost=Cost(passes=2), presets={"equalize": {"alpha": 0.0}}
+        paper="2211.10438", does=Does.KEEPS_FUNCTION, cost=Cost(passes=2), presets={"equalize": {"alpha": 0.0}}
     )
     alpha: Fraction = 0.5
 
@@ -71,7 +71,7 @@ class Awq:
     name: ClassVar[str] = "awq"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="2306.00978", dense=True, transform=True, cost=Cost(passes=2, hessians=1)
+        paper="2306.00978", does=Does.KEEPS_FUNCTION, cost=Cost(passes=2, hessians=1)
     )
     bits: Annotated[int, Field(ge=2, le=16)] = 4
     group: Count | None = None

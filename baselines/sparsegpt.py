@@ -13,6 +13,7 @@ from methods import Cost, HessianWalk, Job, MethodInfo, Needs, Outcome, Pattern,
 from methods.folder import Folder
 from methods.pruning.hessian import compensate_, inverse_factor
 from methods.ranges import Count, Fraction
+from methods.rules import WholeGroups
 
 
 def prune_(weight: Tensor, factor: Tensor, pattern: Pattern, block: int) -> Tensor:
@@ -74,7 +75,10 @@ class SparseGPT:
     needs: ClassVar[Needs] = Needs.CALIBRATION
     shares_calibration: ClassVar[bool] = True
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="2301.00774", presets={"mask-only": {"mask_only": True}}, cost=Cost(passes=2, hessians=1), columns="block"
+        paper="2301.00774",
+        presets={"mask-only": {"mask_only": True}},
+        cost=Cost(passes=2, hessians=1),
+        rules=(WholeGroups("block"),),
     )
     damping: Fraction = 0.01
     block: Count = 128

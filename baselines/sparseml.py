@@ -19,6 +19,7 @@ from methods.families import Family
 from methods.info import HESSIANS_PER_LINEAR
 from methods.isolated import Script, prune
 from methods.ranges import Count, Fraction
+from methods.rules import WholeGroups
 from methods.targets import as_regexes, family_of
 
 SUPPORTED_FAMILIES = ("llama", "mistral", "qwen2", "opt")
@@ -39,7 +40,7 @@ class SparsemlSparseGPT:
         paper="2301.00774",
         cost=Cost(passes=32, hessians=HESSIANS_PER_LINEAR, also="runs the whole model again for each block"),
         environment="sparseml",
-        columns="block",
+        rules=(WholeGroups("block"),),
     )
     damping: Fraction = 0.01
     block: Count = 128

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from methods import Job, MethodInfo, Needs, Outcome, Settings, Trainer
-from methods.info import DISTILLATION, TRAINING
+from methods.info import DISTILLATION, TRAINING, Variant
 from methods.ranges import Count, Fraction, NonNegative, Positive
+from methods.rules import GroupsOnly
 from methods.training.ranks import full_tensor, local, shard_like
 from methods.training.trainer import bake, other_parameters
 
@@ -89,7 +90,7 @@ class SrSte(Settings):
 
     name: ClassVar[str] = "sr-ste"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
-    info: ClassVar[MethodInfo] = MethodInfo(paper="2102.04010", cost=TRAINING, groups_only=True)
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2102.04010", cost=TRAINING, rules=(GroupsOnly(),))
     eta: Fraction = 0.0
     decay: NonNegative = 2e-4
     refresh: Count | Literal["auto"] = 1
@@ -138,7 +139,7 @@ class Ast(SrSte):
 
     name: ClassVar[str] = "ast"
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="2407.20584", cost=DISTILLATION, groups_only=True, variant="no low-rank branch"
+        paper="2407.20584", cost=DISTILLATION, rules=(GroupsOnly(),), variant=Variant("no low-rank branch")
     )
     eta: Fraction = 2 / 3
     temperature: Positive = 2.0

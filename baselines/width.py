@@ -9,11 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods import Cost, Job, MethodInfo, Needs, Outcome
+from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Removes
+from methods.axes import AXES
 from methods.pruning.activations import watched
 from methods.pruning.holders import each_block, hold
 from methods.ranges import CountOrZero, Share
-from methods.smaller import Kept, count_width, reader
+from methods.smaller import count_left, reader
 
 Score = Callable[[Tensor], Tensor]
 """Scores of the inputs of a linear: float [sequences, seqlen, in] -> [sequences, seqlen, parts]."""
@@ -65,26 +66,33 @@ class Width:
 
     name: ClassVar[str] = "width"
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    info: ClassVar[MethodInfo] = MethodInfo(paper="2407.14679", dense=True, drops="drop", cost=Cost(passes=1))
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2407.14679",
+        does=Does.REMOVES,
+        removes=(Removes("units", ("drop",)), Removes("heads", ("heads", "drop"))),
+        cost=Cost(passes=1),
+    )
     drop: Share = "25%"
     heads: CountOrZero | Share | None = None
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         held = hold(model, job.source, job.compute)
         config, family = model.config.to_dict(), held.family  # type: ignore[operator, union-attr]
-        units, groups = count_width(self.drop, self.heads, config)
-        width = family.width
-        assert width is not None
-        scores: dict[str, Score] = {reader(family, width.units): torch.abs}
-        queries = [family.size(key, config) for key in width.heads]
-        if groups is not None:
-            scores[reader(family, width.heads[0])] = head_norms(queries[0])
-        found = importances(model, job, scores)
-        kept_units = best([block[reader(family, width.units)] for block in found], units)
-        kept_groups = None
-        notes = {"units": {"of": family.size(width.units, config), "left": units}}
-        if groups is not None:
-            heads = [block[reader(family, width.heads[0])].view(queries[1], -1).sum(1) for block in found]
-            kept_groups = best(heads, groups)
-            notes["heads"] = {"of": queries[1], "left": groups}
-        return Outcome(model, kept=Kept(units=kept_units, groups=kept_groups), notes=notes)
+        shares = {"units": self.drop, "heads": self.drop if self.heads is None else self.heads}
+        sizes, readers = dict[str, int](), dict[str, str]()
+        left = count_left(shares, config)
+        for name in left:
+            sizes[name] = AXES[name].size(family, config)
+            readers[name] = reader(family, AXES[name].keys(family)[0])
+        if left.get("heads") == sizes.get("heads"):
+            left.pop("heads", None)
+        norms: dict[str, Score] = {readers["units"]: torch.abs}
+        if "heads" in left:
+            norms[readers["heads"]] = head_norms(family.size(AXES["heads"].keys(family)[0], config))
+        found = importances(model, job, norms)
+        kept = {}
+        for name, count in left.items():
+            # The query heads that read the same keys and values count together.
+            kept[name] = best([block[readers[name]].view(sizes[name], -1).sum(1) for block in found], count)
+        notes = {name: {"of": sizes[name], "left": count} for name, count in left.items()}
+        return Outcome(model, kept=kept, notes=notes)

@@ -28,6 +28,7 @@ from bench.catalog.entries import METHODS
 from bench.inputs import download
 from bench.system import provenance
 from bench.system.devices import cores
+from methods.info import Does
 from methods.pattern import Pattern
 
 MODEL, SEQLEN, PATTERN = "smollm2-135m-instruct-q4", 512, "2:4"
@@ -35,7 +36,7 @@ WIDE_BLOCKS, WIDE_SEQUENCES, WIDE_VOCABULARY, HEAD = 2, 16, 1024, 32
 ONE_SHOT = [
     name
     for name, entry in METHODS.items()
-    if not (entry.dense or entry.extra or {"training", "cuda", "isolated"} & set(entry.needs))
+    if not (entry.does & Does.LEAVES_DENSE or entry.extra or {"training", "cuda", "isolated"} & set(entry.needs))
     and name != "folder"  # the model of another tool: it prunes nothing
 ]
 
@@ -104,7 +105,7 @@ def one(name: str, folder: Path, sequences: int) -> dict[str, Any]:
         "compute": Compute(threads=cores()),
     }
     entry = registry.lookup("methods", name)
-    if entry.refines or entry.prior:
+    if Does.REFINES in entry.does or entry.after:
         masks = {t: job["pattern"].keep(dense_weight(model.get_submodule(t)).abs()) for t in targets}
         job["prior"] = Prior(folder=folder, masks=masks)
         job["teacher"] = lambda: loading.load(folder, Compute())

@@ -25,6 +25,7 @@ from bench.inputs import download
 from bench.planning import recipes
 from bench.system import provenance
 from bench.system.devices import cores
+from methods.info import Does
 from methods.pattern import Pattern
 
 MODEL, PARAMETERS, PATTERN = "smollm2-135m-instruct-q4", 135_000_000, "2:4"
@@ -73,7 +74,7 @@ def train(name: str, settings: Mapping[str, Any], corpus: Any, steps: int, compu
         build(entry, name, settings).apply(
             model,
             Job(
-                source=found.folder, pattern=Pattern() if entry.dense else Pattern.parse(PATTERN), targets=targets,
+                source=found.folder, pattern=Pattern() if entry.does & Does.LEAVES_DENSE else Pattern.parse(PATTERN), targets=targets,
                 training=corpus, workdir=Path(room), prior=prior, budget=Budget(tokens=steps * corpus.step_tokens),
                 compute=compute, progress=clock, teacher=lambda: loading.load(found.folder, compute),
             ),

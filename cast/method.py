@@ -14,6 +14,7 @@ from cast.wanda_mask import WandaAdamS
 from methods import Job, MethodInfo, Needs, Outcome, Settings, Trainer
 from methods.info import DISTILLATION
 from methods.ranges import Count, CountOrZero, NonNegative, Positive
+from methods.rules import GroupsOnly
 from methods.training.trainer import other_parameters
 
 
@@ -44,7 +45,7 @@ class Cast(Settings):
             "hidden": {"hidden": 1.0},
         },
         cost=DISTILLATION,
-        groups_only=True,
+        rules=(GroupsOnly(),),
     )
     lambda_: NonNegative | Literal["auto"] = "auto"
     lambda_scale: Positive = 100.0

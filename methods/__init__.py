@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from methods.codec import Codec, FloatCodec, Storage, StoredWeight
     from methods.contract import Budget, Compute, Job, Method, Needs, Outcome, Prior
     from methods.errors import Diverged, Skipped, UserError
-    from methods.info import Cost, MethodInfo
+    from methods.info import Cost, Does, MethodInfo, Removes, Rule
     from methods.pattern import Pattern
     from methods.pruning.hessian import HessianWalk
     from methods.pruning.walk import Visit, Walk
@@ -32,6 +32,7 @@ __all__ = [
     "Compute",
     "Cost",
     "Diverged",
+    "Does",
     "FloatCodec",
     "Format",
     "GridCodec",
@@ -45,8 +46,10 @@ __all__ = [
     "Outcome",
     "Pattern",
     "Prior",
+    "Removes",
     "RoundInGroups",
     "RoundToNearest",
+    "Rule",
     "Settings",
     "Skipped",
     "Storage",
@@ -62,7 +65,7 @@ _MODULES = {
     "codec": ("Codec", "FloatCodec", "Storage", "StoredWeight"),
     "contract": ("Budget", "Compute", "Job", "Method", "Needs", "Outcome", "Prior"),
     "errors": ("Diverged", "Skipped", "UserError"),
-    "info": ("Cost", "MethodInfo"),
+    "info": ("Cost", "Does", "MethodInfo", "Removes", "Rule"),
     "pattern": ("Pattern",),
     "pruning.hessian": ("HessianWalk",),
     "pruning.walk": ("Visit", "Walk"),

@@ -192,7 +192,8 @@ class Outcome(NamedTuple):
     config: Mapping[str, Any] = MappingProxyType({})
     """Keys of config.json that the method changed."""
     kept: Kept | None = None
-    """Parts of the model to keep; None for all. The runner removes the rest, and `model` must be unchanged."""
+    """Indices of the parts to keep, by axis (`methods.axes`); None for all. The runner removes the rest, and `model` must be
+    unchanged."""
     stored: Mapping[str, StoredWeight] = MappingProxyType({})
     """How the weights of targets are stored. The runner writes them, compares them and counts their bytes."""
     storage: Storage | None = None
@@ -202,8 +203,8 @@ class Outcome(NamedTuple):
 class Method(Protocol):
     """A frozen dataclass. Its fields are the hyperparameters that can be typed.
 
-    The first paragraph of its docstring is shown in lists. `info: ClassVar[MethodInfo]` states its paper, its cost and its
-    limits (`methods.info`).
+    The first paragraph of its docstring is shown in lists. `info: ClassVar[MethodInfo]` states its paper, its cost, what it
+    does and its limits (`methods.info`).
 
     A method with `shares_calibration: ClassVar[bool] = True` can run in several processes (`calibration.processes`). The
     statistic of its walk must be a sum over tokens, each target must depend only on its own statistic, and counts over targets

@@ -27,14 +27,14 @@ class Pattern:
     sparsity: float = 0.0
     beside: str = ""
     """Low-rank term beside the weights: its rank, such as "r16", or the share of the dense bytes that it takes, "10%"."""
-    removed: str = ""
-    """Part that is removed, and how much: "depth 25%", "width 25%" or "channels 25%". The rest is dense."""
+    removed: tuple[str, str] | None = None
+    """Method that removed parts of the model, and their number or share: ("depth", "25%"). The rest is dense."""
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """Read "2:4" (2 of every 4 kept), "50%" (half of the weights zero, anywhere), "dense", "depth 25%" (a quarter of the
-        blocks removed), "width 25%" (a quarter of the units of each MLP) or "channels 25%". " + r16" after n:m or a
-        sparsity is a low-rank term of rank 16, and " + 10%" one that takes a tenth of the dense bytes. `str` is the inverse.
+        """Read "2:4" (2 of every 4 kept), "50%" (half of the weights zero, anywhere), "dense", or "NAME 25%": a quarter of
+        the parts removed by the method NAME. " + r16" after n:m or a sparsity is a low-rank term of rank 16, and " + 10%"
+        one that takes a tenth of the dense bytes. `str` is the inverse.
 
         Raises:
             UserError: anything else.
@@ -44,8 +44,8 @@ class Pattern:
             return replace(pattern, beside=beside)
         if text == "dense":
             return cls()
-        if match := re.fullmatch(r"(depth|width|channels) ([0-9]{1,6}(?:\.[0-9]{1,4})?%|[0-9]{1,6})", text):
-            return cls(removed=match[0])
+        if match := re.fullmatch(r"([a-z][a-z0-9_-]{0,63}) ([0-9]{1,6}(?:\.[0-9]{1,4})?%|[0-9]{1,6})", text):
+            return cls(removed=(match[1], match[2]))
         if match := re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text):
             n, m = int(match[1]), int(match[2])
             if 0 < n <= m:
@@ -61,7 +61,7 @@ class Pattern:
 
     def __str__(self) -> str:
         if self.removed:
-            return self.removed
+            return " ".join(self.removed)
         if self.dense:
             return "dense"
         if self.beside:

@@ -38,7 +38,7 @@ from bench.cli.listing import installed_by
 from bench.inputs.tracks import all_tasks
 from bench.planning import method_cost
 from bench.planning.spec import Spec
-from methods import Settings, TrainingSettings
+from methods import Does, Settings, TrainingSettings
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -179,11 +179,9 @@ def _paper(entry: CatalogEntry) -> str:
 
 def _typed_name(name: str, entry: CatalogEntry) -> str:
     """Return the name with what must be typed behind it: its folder, its settings, or a method before it."""
-    if entry.elsewhere:
-        return f"{name}:{entry.file}=DIR"
-    if entry.settings_file:
-        return f"{name}:{entry.settings_file}=FILE"
-    return f"{name}:from=wanda" if entry.refines and not entry.prior else name
+    if entry.file and entry.file.required:
+        return f"{name}:{entry.file.field}={'DIR' if Does.IMPORTS in entry.does else 'FILE'}"
+    return f"{name}:from=wanda" if Does.REFINES in entry.does and not entry.after else name
 
 
 def commands() -> str:

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from bench.catalog.declarations import CatalogEntry
 from bench.catalog.registry import guarded, load, lookup
 from bench.system.suggest import describe_unknown
+from methods import rules
 from methods.contract import Method
 from methods.errors import UserError
+from methods.info import Does
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -46,7 +48,7 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
     name, *options = text.split(":")
     entry = lookup(kind, name)
     config: dict[str, Any] = {}
-    prior = entry.prior or None
+    prior = entry.after or None if kind == "methods" else None
     typed = [option.partition("=")[0] for option in options]
     if twice := next((key for key in typed if typed.count(key) > 1), ""):
         raise UserError(f"invalid {text}: {twice} is given twice")
@@ -67,12 +69,13 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
         else:
             # The field of `lambda`, a keyword of Python, is `lambda_`.
             config[key + "_" if keyword.iskeyword(key) else key] = parse_value(value)
-    if entry.refines and not prior:
-        raise UserError(f"{name} refines a pruned model: name the method that prunes it, for example {name}:from=wanda")
-    if entry.elsewhere and (prior or not config.get(entry.file)):
-        raise UserError(f"{name} is a model made elsewhere: name its folder, {name}:{entry.file}=DIR, and no from=")
-    if entry.settings_file and not config.get(entry.settings_file):
-        raise UserError(f"{name} reads its settings from a file: name it, {name}:{entry.settings_file}=FILE")
+    if Does.REFINES in entry.does and not prior:
+        raise UserError(rules.lacks_prior(name))
+    file = entry.file.field if entry.file and entry.file.required else ""
+    if Does.IMPORTS in entry.does and (prior or not config.get(file)):
+        raise UserError(f"{name} is a model made elsewhere: name its folder, {name}:{file}=DIR, and no from=")
+    if file and not config.get(file):
+        raise UserError(f"{name} reads its settings from a file: name it, {name}:{file}=FILE")
     # A plug-in is built without settings, too: a class that no worker can build is refused before the run.
     if config or entry.is_plugin:
         method = build(entry, name, config)

@@ -6,15 +6,15 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 from bench.system.module_files import find_file
-from methods import info
+from methods import info, rules
 from methods.contract import Needs
-from methods.info import MeasureInfo, MethodInfo, Metric
+from methods.info import Does, Link, MeasureInfo, MethodInfo, Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +29,12 @@ class CatalogEntry(MethodInfo):
     """Names of its `Needs`, in lower case."""
     shares_calibration: bool = False
     """True if several processes can share its calibration."""
-    block: int = 0
-    """Default of the field that `columns` names; 0 without one."""
-    amount: int | str = ""
-    """Default of the field that `drops` or `adds` names."""
     metrics: tuple[Metric, ...] = ()
     """Metrics that a measure declares."""
     other_metrics: bool = False
     """True if a measure may have further metrics."""
+    defaults: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Literal defaults of the fields that its own module declares."""
     is_plugin: bool = False
     """True if another distribution provides it."""
     broken: str = ""
@@ -61,10 +59,14 @@ class CatalogEntry(MethodInfo):
 
     def needs_with(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """Return what it needs with these settings."""
-        if self.file and config.get(self.file):
+        if self.file and not self.file.required and config.get(self.file.field):
             return ()
-        plain = self.calibrated_by and not any(config.get(name) for name in self.calibrated_by)
-        return tuple(need for need in self.needs if not (plain and need == "calibration"))
+        waived = {need for rule in self.rules for need in rule.waives(config)}
+        return tuple(need for need in self.needs if need not in waived)
+
+    def link(self, name: str, label: str, config: Mapping[str, Any]) -> Link:
+        """Return it as a stage of a chain. label: as the user typed it; config: its settings."""
+        return Link(name, label, self, {**self.defaults, **config}, self.trains)
 
 
 class Catalog(Mapping[str, CatalogEntry]):
@@ -98,15 +100,15 @@ def describe(target: str, declared: Any, *, is_plugin: bool = False) -> CatalogE
             raise TypeError(
                 "a metric has the rule own, but the class has no static method `derive(metric, record, items)`"
             )
-    method = stated if isinstance(stated, MethodInfo) else MethodInfo()
+    if isinstance(stated, MethodInfo):
+        _require_amounts(stated)
     first = inspect.cleandoc(declared.__doc__ or "").split("\n\n")[0]
     return CatalogEntry(
         target=target,
         about=" ".join(first.split()).removesuffix("."),
         needs=tuple(str(flag.name).lower() for flag in needs),
         shares_calibration=getattr(declared, "shares_calibration", False) is True,
-        block=getattr(declared, method.columns, 0) if method.columns else 0,
-        amount=getattr(declared, method.drops or method.adds, "") if method.drops or method.adds else "",
+        defaults={name: getattr(declared, name) for name in _fields(declared)},
         is_plugin=is_plugin,
         **vars(stated),
     )
@@ -123,6 +125,22 @@ def _check_types(stated: MethodInfo | MeasureInfo) -> None:
     except ValidationError as fault:
         wrong = fault.errors()[0]
         raise TypeError(f"{'.'.join(map(str, wrong['loc']))} of info: {wrong['msg']}") from None
+
+
+def _require_amounts(stated: MethodInfo) -> None:
+    """Raise TypeError if a method removes or adds something and does not say how much."""
+    for flag, field_name, amounts in ((Does.REMOVES, "removes", stated.removes), (Does.ADDS, "adds", stated.adds)):
+        if bool(amounts) != (flag in stated.does):
+            raise TypeError(
+                f"info has {field_name}={amounts!r} and {stated.does}: give both Does.{flag.name} and {field_name}="
+            )
+
+
+def _fields(declared: Any) -> list[str]:
+    """Return the names of the fields that have a default, those of bases too."""
+    if is_dataclass(declared):
+        return [each.name for each in fields(declared) if hasattr(declared, each.name)]
+    return [name for name in vars(declared) if not name.startswith("__")]
 
 
 @cache
@@ -148,8 +166,8 @@ def _bases(classes: Mapping[str, ast.ClassDef], name: str) -> Iterator[ast.Class
 
 
 def _attributes(node: ast.ClassDef) -> dict[str, Any]:
-    """Return the attributes whose values are literals, `Needs` or expressions of `methods.info`."""
-    names = vars(info) | {"Needs": Needs, "__builtins__": {}}
+    """Return the attributes whose values are literals, `Needs` or expressions of `methods.info` and `methods.rules`."""
+    names = vars(info) | vars(rules) | {"Needs": Needs, "__builtins__": {}}
     found = {}
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:

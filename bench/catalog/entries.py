@@ -103,5 +103,9 @@ CODECS = Catalog(
     }
 )
 
+CONTROL = "dense"
+"""Method that changes nothing. Every other row is compared with its row."""
+DEFAULT_PRUNER = "sparsegpt"
+"""Method that prunes the linears of an allocation if the user names none."""
 DEFAULT_METHODS = ("magnitude", "wanda", "sparsegpt", "cast")
 """Methods that `bench run` compares if the user names none."""

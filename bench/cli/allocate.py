@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.catalog.entries import DEFAULT_PRUNER
 from bench.cli.console import fail, note, print_rows
 from bench.cli.flags import OF_RUNS, Json, file_option, spec_of, split_list, with_flags
 from bench.system.files import write_file
@@ -32,7 +33,7 @@ def allocate(
     kept: Annotated[
         float | None, typer.Option(help="Mean fraction of the weights that all linears may keep.", min=0, max=1)
     ] = None,
-    pruner: Annotated[str, typer.Option(help="Method that prunes the linears that get a pattern.")] = "sparsegpt",
+    pruner: Annotated[str, typer.Option(help="Method that prunes the linears that get a pattern.")] = DEFAULT_PRUNER,
     methods: Annotated[
         str | None, typer.Option("--method", help="Method whose model is quantized [default: dense].")
     ] = None,

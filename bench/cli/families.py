@@ -42,9 +42,9 @@ def families_teach(
     """Print and test the families.toml entry of an architecture.
 
     It builds the architecture of the folder in several sizes to find its shapes. A walk that prunes nothing must reproduce
-    the model's forward pass, bit for bit.
+    the model's forward pass, bit for bit. Comments at the end name what it left out of the entry, and why.
     """
     from bench.families.teach import teach, to_toml
 
-    for line in to_toml(*teach(folder)).splitlines():
+    for line in to_toml(teach(folder)).splitlines():
         print_line(line)

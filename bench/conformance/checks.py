@@ -19,6 +19,7 @@ from bench.conformance.subject import Subject, sample
 from methods.adapter import CHILD
 from methods.contract import Needs
 from methods.folder import dtype_name
+from methods.info import Does
 from methods.targets import dense_weight
 from methods.terms import Factors
 
@@ -57,8 +58,9 @@ def prunes_its_targets_and_nothing_else(subject: Subject) -> None:
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     declared = set(outcome.changed)
     require(not declared & weights, "Outcome.changed names a target: it is for other tensors")
-    entry = subject.entry
-    free = set() if entry.dense and not entry.trains and not entry.transform else weights
+    does = subject.entry.does
+    is_free = not does & Does.LEAVES_DENSE or subject.entry.trains or Does.KEEPS_FUNCTION in does
+    free = weights if is_free else set()
     if wrong := sorted(changed - declared - free):
         raise NotConformant(f"{wrong[0]} changed, and it is neither a target nor in Outcome.changed")
     if not subject.prunes:
@@ -70,7 +72,7 @@ def prunes_its_targets_and_nothing_else(subject: Subject) -> None:
 
 def keeps_its_function(subject: Subject) -> None:
     """Check that a transform keeps the logits."""
-    if subject.entry.transform:
+    if Does.KEEPS_FUNCTION in subject.entry.does:
         model, tokens = subject.model, torch.arange(32, device=subject.job.compute.device)[None]
         try:
             tolerance = verify.FUNCTION_TOLERANCE[dtype_name(subject.job.compute.dtype)]

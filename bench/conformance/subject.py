@@ -22,6 +22,7 @@ from bench.inputs.training_text import PackedCorpus
 from methods.contract import Budget, Compute, Job, Method, Needs, Outcome, Prior
 from methods.errors import Skipped
 from methods.folder import Folder
+from methods.info import Does
 from methods.pattern import Pattern
 from methods.targets import dense_weight, find_targets
 
@@ -42,7 +43,7 @@ class Subject:
 
     @property
     def prunes(self) -> bool:
-        return self.kind == "methods" and not self.entry.dense
+        return self.kind == "methods" and not self.entry.does & Does.LEAVES_DENSE
 
     def apply(self, job: Job | None = None, model: nn.Module | None = None) -> Outcome:
         """Apply the method to a copy of the model, in a new working folder, as a worker does."""
@@ -77,7 +78,7 @@ def sample(text: str, kind: str = "methods") -> Iterator[Subject]:
         workdir.mkdir()
         folder, compute = Folder(source), Compute(device=device)
         model = loading.load(source, compute)
-        pattern = "2:4" if kind == "methods" and not entry.dense else "dense"
+        pattern = "2:4" if kind == "methods" and not entry.does & Does.LEAVES_DENSE else "dense"
         job = Job(
             source=source,
             pattern=Pattern.parse(pattern),

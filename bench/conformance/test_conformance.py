@@ -10,6 +10,7 @@ from bench.catalog import registry
 from bench.conformance.checks import CHECKS, Check
 from bench.conformance.subject import sample
 from methods.errors import Skipped, UserError
+from methods.info import Does
 
 if TYPE_CHECKING:
     from _pytest.mark.structures import ParameterSet
@@ -20,7 +21,7 @@ KINDS = ("methods", "quantizers")
 def names() -> list[ParameterSet]:
     """Return every method and quantizer. One that refines another stage gets `from=magnitude`."""
     found = [(kind, name, entry) for kind in KINDS for name, entry in registry.entries(kind).items() if entry.target]
-    return [pytest.param(kind, f"{n}:from=magnitude" if e.refines else n, id=n) for kind, n, e in found]
+    return [pytest.param(kind, f"{n}:from=magnitude" if Does.REFINES in e.does else n, id=n) for kind, n, e in found]
 
 
 @pytest.mark.parametrize(("kind", "name"), names())

@@ -17,6 +17,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
 
 from bench.catalog.choice import parse_chain
+from bench.catalog.entries import CONTROL, DEFAULT_PRUNER
 from bench.catalog.registry import lookup
 from bench.execution.build import Builder
 from bench.execution.job import Silent
@@ -29,6 +30,7 @@ from bench.system.cache import in_use
 from bench.system.text import amount
 from methods.errors import UserError
 from methods.folder import Folder
+from methods.info import Does
 from methods.pattern import Pattern
 from methods.targets import dense_weight
 
@@ -78,7 +80,7 @@ def allocate(
     tokens: int,
     swaps: int,
     note: Callable[[str], None],
-    pruner: str = "sparsegpt",
+    pruner: str = DEFAULT_PRUNER,
 ) -> list[Share]:
     """Return the allocation within a budget, and that of each choice alone.
 
@@ -128,9 +130,9 @@ def _artifacts(spec: Spec, choices: Sequence[LinearChoice], pruner: str) -> list
     methods, pruned = [method], method
     if patterns:
         parse_pruner(pruner)
-        if not all(lookup("methods", stage.name).dense for stage in parse_chain(method)):
+        if not all(lookup("methods", stage.name).does & Does.LEAVES_DENSE for stage in parse_chain(method)):
             raise UserError(f"{method} prunes, so its linears cannot have other patterns: leave {patterns[0]} out")
-        pruned = pruner if method == "dense" else f"{pruner}:from={_as_prior(method)}"
+        pruned = pruner if method == CONTROL else f"{pruner}:from={_as_prior(method)}"
         methods.append(pruned)
     quantizers = dict.fromkeys((*(choice.quantizer for choice in choices), CALIBRATED))
     wanted = {"methods": tuple(methods), "quantizers": tuple(quantizers), "patterns": tuple(patterns) or spec.patterns}

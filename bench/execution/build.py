@@ -16,7 +16,6 @@ import torch
 from filelock import Timeout
 from torch import nn
 
-from bench.catalog import registry
 from bench.execution import ranks, torch_settings
 from bench.execution.events import WAITING
 from bench.execution.job import BuiltArtifact, BuiltStage, PhaseProgress, Workspace, checkpoint_folder
@@ -45,9 +44,11 @@ from bench.verify import (
 from methods import adapter
 from methods.codec import Storage, StoredWeight
 from methods.contract import Job, Outcome
+from methods.families import frozen as as_tuples
 from methods.files import find_file
 from methods.folder import Folder, Writer, dtype_name, save
 from methods.header import TORCH_DTYPES, read_header
+from methods.info import Does
 from methods.pattern import Pattern
 from methods.pruning import streaming
 from methods.smaller import Kept, rename
@@ -89,7 +90,7 @@ class Builder:
         if about["unchanged"]:  # the cache keeps no path, because a model may move
             before = before or self._before(artifact)
             folder = before.folder if before else self.source.path
-        kept = Kept.read(about["kept"]) if about["kept"] else None
+        kept = as_tuples(about["kept"])
         changed, lost = frozenset(about["changed"]), about.get("zeros_lost")
         storage = Storage(**about["storage"]) if about["storage"] else None
         return BuiltStage(folder, about["notes"], about["cost"], kept, changed, lost, storage), counts
@@ -127,8 +128,8 @@ class Builder:
 
     def _teacher(self, artifact: Artifact) -> Path:
         """Return the folder of the dense model: with the transforms before the other stages, whose basis they share."""
-        entries = [registry.lookup(stage.kind, stage.name) for stage in artifact.stages[:-1]]
-        count = len(list(itertools.takewhile(lambda entry: entry.transform, entries)))
+        transforms = [Does.KEEPS_FUNCTION in stage.entry.does for stage in artifact.stages[:-1]]
+        count = len(list(itertools.takewhile(bool, transforms)))
         return self._build_stage(artifact.up_to(count))[0].folder if count else self.source.path
 
     def _verify(
@@ -146,13 +147,12 @@ class Builder:
         frozen: whether a method that makes a model smaller was the only one since `before`.
         """
         stage, opened_after = artifact.stages[-1], Folder(after)
-        entry = registry.lookup(stage.kind, stage.name)
-        pattern = Pattern() if entry.dense else Pattern.parse(stage.pattern)
+        does = stage.entry.does
+        pattern = Pattern() if does & Does.LEAVES_DENSE else Pattern.parse(stage.pattern)
         targets, counting = self.workspace.targets_of(opened_after, kept), stage.kind == "quantizers"
-        first = artifact.stages[0]
-        if before.path == self.source.path and registry.lookup(first.kind, first.name).elsewhere:
+        if before.path == self.source.path and Does.IMPORTS in artifact.stages[0].entry.does:
             return count_folder(opened_after, pattern, targets, changed, counting=counting)
-        dtype, frozen = self.workspace.compute.stored, frozen and bool(entry.drops)
+        dtype, frozen = self.workspace.compute.stored, frozen and Does.REMOVES in does
         counts = verify(before, opened_after, pattern, targets, changed, dtype, counting=counting, frozen=frozen)
         count_terms(counts, adapter.read(after), opened_after, dtype)
         return counts
@@ -187,7 +187,7 @@ class Builder:
         target = workdir / "artifact"
         smaller = kept_of(outcome, stage, source)
         folder = self._keep(outcome, model, source, target, smaller)
-        if registry.lookup(stage.kind, stage.name).transform and folder != source:
+        if Does.KEEPS_FUNCTION in stage.entry.does and folder != source:
             notes["function_error"] = self._function_error(source, folder, job)
         declared, stored, storage = outcome.changed, outcome.stored, outcome.storage
         changed, kept = declared | (before.changed if before else frozenset()), before.kept if before else None
@@ -198,11 +198,10 @@ class Builder:
         counts = self._verify(opened(source, smaller), folder, artifact, declared, kept, frozen=True)
         if stored:
             storage = self._store(stored, target, folder, counts, job)
-        elif storage and registry.lookup(stage.kind, stage.name).is_plugin:
+        elif storage and stage.entry.is_plugin:
             storage = replace(storage, claimed=storage.claimed or stage.name)
         about = {"unchanged": folder != target, "changed": sorted(changed), "notes": notes, "cost": cost}
-        about |= {"zeros_lost": counts.zeros_lost, "kept": kept and asdict(kept)}
-        about |= {"storage": storage and asdict(storage)}
+        about |= {"zeros_lost": counts.zeros_lost, "kept": kept, "storage": storage and asdict(storage)}
         write_file(target / "artifact.json", json.dumps(about | {"key_inputs": artifact.key_inputs()}, allow_nan=False))
         return counts
 

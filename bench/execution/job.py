@@ -13,7 +13,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from bench.catalog import choice, registry
+from bench.catalog import choice
 from bench.execution import ranks
 from bench.inputs import loading, training_text, windows
 from bench.inputs.bos import encode, first_tokens
@@ -151,7 +151,7 @@ class Workspace:
         targets = self.targets_of(Folder(source), kept)
         if before:
             prior = Prior(folder=before.folder, masks=KeptWeights(Folder(before.folder), targets))
-        entry, environment = registry.lookup(stage.kind, stage.name), None
+        entry, environment = stage.entry, None
         if "isolated" in stage.needs:
             log = cache_dir() / "artifacts" / f"{artifact.key[:32]}.log"
             environment = Environment(name=entry.environment, python=environments.python(entry.environment), log=log)
@@ -160,7 +160,7 @@ class Workspace:
             pattern=Pattern.parse(stage.pattern),
             targets=targets,
             prior=prior,
-            blocks=kept.blocks if kept else None,
+            blocks=kept.get("blocks") if kept else None,
             environment=environment,
             calibration=self.calibration(artifact) if "calibration" in stage.needs else None,
             all_experts=artifact.calibration is not None and artifact.calibration.all_experts,

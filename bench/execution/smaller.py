@@ -10,10 +10,11 @@ from torch import nn
 
 from bench.planning.artifact import Stage
 from bench.verify import CheckFailed
+from methods.axes import AXES
 from methods.contract import Outcome
 from methods.folder import Folder, Writer, dtype_name, state
 from methods.header import TORCH_DTYPES
-from methods.smaller import Kept, SmallerFolder, changed_config, count_left
+from methods.smaller import Kept, SmallerFolder, changed_config, count_kept, count_left
 from methods.targets import family_of
 
 
@@ -24,19 +25,21 @@ def opened(folder: Path, kept: Kept | None) -> Folder:
 
 def kept_of(outcome: Outcome, stage: Stage, source: Path) -> Kept | None:
     """Return what a stage keeps of its source, or None for all. Raise CheckFailed if it keeps another amount than it says."""
-    if outcome.kept is None:
+    link = stage.link
+    if outcome.kept is None and not link.shares:
         return None
-    config = Folder(source).config
-    expected = count_left(stage.pattern, stage.config, config)
+    config, kept = Folder(source).config, outcome.kept or {}
+    family = family_of(config)
     try:
-        counts = outcome.kept.counts(config)
-    except ValueError as fault:
+        counts = count_kept(kept, config)
+    except (TypeError, ValueError) as fault:
         raise CheckFailed(f"{stage.label} kept parts that do not fit: {fault}") from None
-    if (left := tuple(count for count, _ in counts)) != expected:
-        raise CheckFailed(
-            f"{stage.label} kept {left} blocks, channels, units and heads, and {stage.pattern} leaves {expected}"
-        )
-    return outcome.kept if any(count not in (None, size) for count, size in counts) else None
+    expected = count_left(link.shares, config, link.options)
+    sizes = {name: AXES[name].size(family, config) for name in (*expected, *counts)}
+    left = sizes | counts
+    if left != sizes | expected:
+        raise CheckFailed(f"{stage.label} kept {left} parts, and {stage.pattern} leaves {sizes | expected}")
+    return kept if left != sizes else None
 
 
 def write_smaller(

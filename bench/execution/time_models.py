@@ -15,6 +15,7 @@ import psutil
 import torch
 from torch.nn.functional import cross_entropy
 
+from bench.catalog.entries import CONTROL
 from bench.execution.engines.contract import Contestant, Engine, Step
 from bench.execution.engines.names import ENGINES
 from bench.execution.measure import rows_of
@@ -131,7 +132,7 @@ class _Turn:
         is_sparse = engine.sparse and SPARSE in versions.sides
         identity = Identity(
             model=name or request.model,
-            stages=(versions.method,) if is_sparse else ("dense",),
+            stages=(versions.method,) if is_sparse else (CONTROL,),
             pattern=SPARSE if is_sparse else DENSE,
             quantizer=engine.kinds[kind],
             measure="speed",

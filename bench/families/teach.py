@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
-from functools import partial
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tomlkit
 import torch
 from torch import Tensor, nn
 
 from bench.families.probe import Probe, build
+from bench.families.structure import are_close, find_flow, find_width
 from bench.inputs import architecture, loading
 from bench.inputs.model_config import REDIRECTS, ModelConfig
 from methods.blocks import find_blocks
 from methods.contract import Compute, Job
 from methods.errors import UserError
 from methods.experts import stores_in_out
-from methods.families import FAMILIES, Family, Shape
+from methods.families import FAMILIES, Family, Flow, Shape, Width
 from methods.files import check_files, find_file
 from methods.folder import HEADS, Folder, read_config
 from methods.logits import Finish, head_of
@@ -31,11 +31,18 @@ from methods.targets import find_targets
 
 TOKENS = (2, 16)
 """Number of sequences in a test, and of tokens in each."""
-are_close = partial(torch.allclose, rtol=1e-5, atol=1e-6)
 
 
-def teach(folder: Path) -> tuple[str, Family]:
-    """Return the model_type of a folder's architecture, and its entry, which passed `try_entry`, or raise UserError."""
+class Taught(NamedTuple):
+    kind: str
+    """The model_type of the architecture."""
+    family: Family
+    left_out: tuple[str, ...]
+    """Parts of the entry that are left out, and why."""
+
+
+def teach(folder: Path) -> Taught:
+    """Return the entry of a folder's architecture, which passed `try_entry`, or raise UserError."""
     check_files(folder)
     config = read_config(folder)
     for name in REDIRECTS:
@@ -50,14 +57,17 @@ def teach(folder: Path) -> tuple[str, Family]:
         raise UserError(f"{folder} is already quantized: use a folder with its unquantized weights")
     kind = str(config.get("model_type"))
     with known_as(kind, None):  # an entry changes how a model is loaded
-        family = derive(folder, config)
+        family, left_out = derive(folder, config)
     with known_as(kind, family):
         try_entry(folder)
-    return kind, family
+    return Taught(kind, family, left_out)
 
 
-def derive(folder: Path, config: Mapping[str, Any]) -> Family:
-    """Derive the entry from the architecture in other sizes and one forward pass, or raise UserError."""
+def derive(folder: Path, config: Mapping[str, Any]) -> tuple[Family, tuple[str, ...]]:
+    """Derive the entry from the architecture in other sizes and one forward pass, or raise UserError.
+
+    Returns also what is left out of it, and why.
+    """
     probe = Probe(config)
     if experts := [name for name, shape in probe.shapes.items() if len(shape) == 3 or ".experts." in name]:
         raise UserError(f"{folder} is a mixture of experts ({experts[0]}): write its entry by hand (docs/models.md)")
@@ -90,7 +100,10 @@ def derive(folder: Path, config: Mapping[str, Any]) -> Family:
     )
     if family.layers in probe.canonical:
         family.defaults[family.layers] = probe.canonical[family.layers]  # type: ignore[index]
-    return family
+    width, without_width = find_width(family)
+    flow, without_flow = find_flow(model, family, _tokens(model))
+    left_out = tuple(filter(None, (without_width, without_flow)))
+    return replace(family, width=width, flow=flow), left_out
 
 
 def _of_block(path: str, tensors: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -207,8 +220,17 @@ def try_entry(folder: Path) -> None:
             raise UserError(f"the logits of {folder} are not those that its entry gives: write the entry by hand")
 
 
-def to_toml(kind: str, family: Family) -> str:
-    """Return an entry as text, without the fields that have their defaults."""
-    empty = Family(blocks="", linears=())
-    values = {each.name: getattr(family, each.name) for each in fields(Family)}
-    return tomlkit.dumps({kind: {name: value for name, value in values.items() if value != getattr(empty, name)}})
+def to_toml(taught: Taught) -> str:
+    """Return an entry as text, without the fields that have their defaults, and what it leaves out as comments."""
+    entry = _set_fields(taught.family, Family(blocks="", linears=()))
+    if taught.family.width:
+        entry["width"] = _set_fields(taught.family.width, Width(units=""))
+    if taught.family.flow:
+        entry["flow"] = _set_fields(taught.family.flow, Flow(final="", writers=(), norms={}))
+    return tomlkit.dumps({taught.kind: entry}) + "".join(f"# left out: {words}\n" for words in taught.left_out)
+
+
+def _set_fields(value: Any, empty: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass that differ from those of another."""
+    values = {each.name: getattr(value, each.name) for each in fields(value)}
+    return {name: own for name, own in values.items() if own != getattr(empty, name)}

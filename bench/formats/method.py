@@ -20,7 +20,7 @@ from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError
 from methods.families import FAMILIES
 from methods.folder import Folder, Writer, dtype_name
-from methods.info import Cost, MethodInfo
+from methods.info import Cost, Does, InputFile, MethodInfo
 from methods.quantizing.inputs import ACTIVATIONS_KEY
 from methods.targets import find_targets
 
@@ -37,7 +37,9 @@ class ModelFolder:
 
     name: ClassVar[str] = "folder"
     needs: ClassVar[Needs] = Needs.NOTHING
-    info: ClassVar[MethodInfo] = MethodInfo(paper="none", cost=Cost(), file="path", elsewhere=True)
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="none", does=Does.IMPORTS, cost=Cost(), file=InputFile("path", required=True)
+    )
     path: str = ""
     sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$", description="64 hexadecimal digits")] = ""
 

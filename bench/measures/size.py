@@ -136,7 +136,9 @@ class Size:
             saved = terms * item_bits / 8 - known.get("adapter_bytes", 0.0)  # by factors that are rounded
             packed = known["bytes"] - targets * (item_bits - bits + beside) / 8 - saved
             # The sum of floats may be just above or below a whole number.
-            return min((math.ceil(packed - 1e-3), math.ceil(packed + 1e-3)), key=lambda n: abs(n - known["bytes_packed"]))
+            return min(
+                (math.ceil(packed - 1e-3), math.ceil(packed + 1e-3)), key=lambda n: abs(n - known["bytes_packed"])
+            )
         return None
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from bench.catalog import registry
+from bench.catalog.declarations import CatalogEntry
 from bench.inputs.bos import Bos
 from bench.planning.sizes import ModelSizes
 from bench.planning.spec import Spec
@@ -15,6 +17,7 @@ from bench.results.identity import CalibrationText, Identity, Protocol, Training
 from bench.system import digests
 from bench.system.grouping import group_by
 from bench.system.provenance import VERSION
+from methods.info import Link
 
 
 class Stage(BaseModel, frozen=True):
@@ -33,6 +36,16 @@ class Stage(BaseModel, frozen=True):
     version: str = VERSION
     kind: str = "methods"
     """Section of the catalog: methods or quantizers."""
+
+    @property
+    def entry(self) -> CatalogEntry:
+        """Entry of the method in the catalog."""
+        return registry.lookup(self.kind, self.name)
+
+    @property
+    def link(self) -> Link:
+        """The stage as the methods of a chain see it."""
+        return self.entry.link(self.name, self.label, self.config)
 
     @property
     def random(self) -> bool:

@@ -97,7 +97,11 @@ def streamed_device_bytes(artifact: Artifact) -> float:
 
 def keeps_blocks(artifact: Artifact) -> str:
     """Return the stage that keeps whole blocks of the model and of the dense model in memory, or ""."""
-    return next((s.label for s in artifact.stages if lookup(s.kind, s.name).whole_blocks), "")
+    for stage in artifact.stages:
+        cost = lookup(stage.kind, stage.name).cost
+        if cost and cost.whole_blocks:
+            return stage.label
+    return ""
 
 
 def _working_bytes(artifact: Artifact) -> tuple[float, float]:

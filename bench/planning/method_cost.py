@@ -25,7 +25,7 @@ def describe(entry: CatalogEntry) -> str:
     weights = blocks * (4 * hidden**2 + 3 * hidden * inner)
     # Inputs of q, k and v, of o, of gate and up, and of down.
     squares = 3 * hidden**2 + inner**2
-    parts = [f"after {entry.prior}"] if entry.prior else []
+    parts = [f"after {entry.after}"] if entry.after else []
     if cost.passes:
         work = SEQUENCES * SEQLEN * 2 * (cost.passes * weights + cost.hessians * squares * blocks)
         parts.append(

@@ -27,6 +27,7 @@ from bench.system import digests
 from bench.system.devices import has_instructions_for
 from bench.system.source_digest import digest_source
 from methods.errors import UserError
+from methods.info import Does
 from methods.pattern import Pattern
 from methods.smaller import count_left
 from methods.targets import family_of, find_targets, require_flow
@@ -48,9 +49,7 @@ class ModelInputs:
         self.config = folder.config
         patterns = () if all(chain.pattern for chain in request.chains) else request.patterns
         every = [stage for chain in request.chains for stage in chain.stages]
-        stages = [
-            stage for stage in every if registry.lookup("methods", stage.name).transform
-        ]  # another's group may be any
+        stages = [stage for stage in every if Does.KEEPS_FUNCTION in stage.entry.does]  # another's group may be any
         stages += [stage for stage in request.quantizers if stage]
         groups = {stage.label: stage.config.get("group") for stage in stages}
         self.linears = find_targets(self.config, folder.shapes())
@@ -159,11 +158,10 @@ class ModelInputs:
     def complete(self, stage: Stage, pattern: str) -> Stage:
         """Return a stage with its pattern, and with the recipe's fields that the user did not set."""
         pattern = pattern + stage.pattern if stage.pattern.startswith(" + ") else stage.pattern or pattern
-        entry = registry.lookup(stage.kind, stage.name)
-        if entry.drops:
-            count_left(pattern, stage.config, self.config)
-        if entry.transform:
-            require_flow(self.config, stage.name, fold=bool(entry.folds and stage.config.get(entry.folds, True)))
+        link = stage.link
+        count_left(link.shares, self.config, link.options)
+        if Does.KEEPS_FUNCTION in link.info.does:
+            require_flow(self.config, stage.name, fold=link.folds)
         fields = self.recipe.fields_of(stage.name) if self.recipe and "training" in stage.needs else {}
         if stage.config.keys() & LEARNING_RATES:
             fields = {name: value for name, value in fields.items() if name not in LEARNING_RATES}
@@ -174,15 +172,15 @@ class ModelInputs:
 
         Its class has a method `read(pattern, targets)`, as in bench.quantizers.allocated, or the file is not checked here.
         """
-        entry = registry.lookup(stage.kind, stage.name)
-        if not entry.settings_file:
+        entry = stage.entry
+        if not entry.file or not entry.file.required or Does.IMPORTS in entry.does:
             return
         with registry.guarded(entry):
             if read := getattr(build(entry, stage.name, stage.config), "read", None):
                 wanted, targets = self.request.spec.targets, None
-                methods = (registry.lookup("methods", s.name) for chain in self.request.chains for s in chain.stages)
+                others = [s.entry.does for chain in self.request.chains for s in chain.stages]
                 # The file may be for what a method leaves of the model.
-                if not any(method.drops or method.elsewhere for method in methods):
+                if not any(does & (Does.REMOVES | Does.IMPORTS) for does in others):
                     shapes = open_shapes(self.model.folder).shapes()
                     targets = find_targets(self.config, shapes, wanted.include, wanted.exclude)
                 read(Pattern.parse(stage.pattern), targets)

@@ -16,6 +16,7 @@ from bench.planning.memory import (
     streamed_device_bytes,
 )
 from bench.system.devices import memory_bytes
+from methods import rules
 from methods.contract import LIBRARY_BYTES
 from methods.errors import UserError
 
@@ -81,7 +82,10 @@ def describe_whole_blocks(artifact: Artifact) -> str:
 def _reduce(artifact: Artifact) -> str:
     """Return what takes less memory than a streamed artifact."""
     if (stage := keeps_blocks(artifact)) and artifact.sizes.expert:
-        return f"{stage} keeps whole blocks with all their experts, so use a method that takes experts one by one, like wanda"
+        return (
+            f"{stage} keeps whole blocks with all their experts, so use a method that takes experts one by one, "
+            f"like {rules.PRUNER}"
+        )
     halves = "--dtype bfloat16, " if artifact.computed_in == "float32" else ""
     fewer = "fewer calibration.sequences, " if artifact.calibration else ""
     return f"use {halves}{fewer}a smaller model, or a machine with more memory"

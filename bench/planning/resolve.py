@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.catalog import registry
 from bench.catalog.choice import Choice, parse_chain, parse_quantizer
+from bench.catalog.entries import CONTROL
 from bench.inputs import corpora, own_text
 from bench.measures.windowed import WindowSettings
 from bench.planning import recipes
@@ -18,6 +19,7 @@ from bench.planning.chain import Kind, MethodStages, make_stage, stages_of, with
 from bench.planning.spec import Spec
 from bench.system.devices import cluster_device, cores, resolve_devices
 from methods.errors import UserError
+from methods.info import Does
 from methods.pattern import Pattern
 
 AUTO = "auto"
@@ -61,7 +63,7 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
             with registry.guarded(entry):
                 check(spec, fetch=fetch)
     _require_known(spec)
-    chains = [parse_chain(text) for text in dict.fromkeys(("dense", *spec.methods))]
+    chains = [parse_chain(text) for text in dict.fromkeys((CONTROL, *spec.methods))]
     quantizers = [parse_quantizer(text) for text in spec.quantizers]
     _require_distinct("methods", chains)
     _require_distinct("quantizers", ([quantizer] for quantizer in quantizers if quantizer))
@@ -69,12 +71,7 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
     devices = (cluster_device(spec.device),) if by_ray else resolve_devices(spec.device, elsewhere=not fetch)
     patterns = tuple(Pattern.parse(text) for text in spec.patterns)
     for pattern in patterns:
-        if pattern.removed:
-            raise UserError(
-                f"{pattern} is no pattern to prune to: use --methods {pattern.removed.replace(' ', ':drop=')}"
-            )
-        if pattern.beside:
-            raise UserError(f"{pattern} is no pattern to prune to: use --pattern {pattern.base} and --methods lowrank")
+        _require_prunable(pattern)
     transformed = {
         quantizer.label: [with_transform(chain, quantizer) for chain in chains]
         for quantizer in quantizers
@@ -100,6 +97,18 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
         threads=spec.threads or (1 if spec.executor == "ray" else max(1, cores() // jobs)),
         fetch=fetch,
     )
+
+
+def _require_prunable(pattern: Pattern) -> None:
+    """Raise UserError for a pattern that a method gives, and that none prunes to."""
+    if pattern.removed:
+        name, share = pattern.removed
+        link = registry.lookup("methods", name).link(name, name, {})
+        way = next((f"--methods {option}={share}" for option in link.options.values()), "--pattern 2:4")
+        raise UserError(f"{pattern} is no pattern to prune to: use {way}")
+    if pattern.beside:
+        able = ", ".join(name for name, entry in registry.entries("methods").items() if Does.ADDS in entry.does)
+        raise UserError(f"{pattern} is no pattern to prune to: use --pattern {pattern.base} and --methods {able}")
 
 
 def _require_distinct(kind: Kind, chains: Iterable[Sequence[Choice]]) -> None:
@@ -187,17 +196,8 @@ def _require_shareable(spec: Spec, choices: Iterable[Choice], kind: Kind) -> Non
 
 
 def _require_pattern(choice: Choice, pattern: Pattern) -> None:
-    """Raise UserError if the method does not support the pattern, or its block is not a whole number of groups."""
+    """Raise UserError if the method cannot prune to the pattern."""
     entry = registry.lookup("methods", choice.name)
-    reads_masks = entry.file and choice.config.get(entry.file)
-    if entry.groups_only and not reads_masks:
-        pattern.require_groups(choice.label)
-    if not entry.block:
-        return
-    if "block" in choice.config:
-        pattern.require_whole_groups(choice.config["block"], f"{choice.name}:block")
-    elif not pattern.fits(entry.block):
-        raise UserError(
-            f"{choice.label} works on blocks of {entry.block} columns, which pattern {pattern} does not divide: "
-            f"use another pattern, or {choice.name}:block=N with a multiple of {pattern.m}"
-        )
+    link = entry.link(choice.name, choice.label, choice.config)
+    for rule in entry.rules:
+        rule.takes(link, pattern)

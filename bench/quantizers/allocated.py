@@ -23,7 +23,7 @@ from methods.codec import FloatCodec, StoredWeight
 from methods.contract import Job, Method, Needs, Outcome
 from methods.errors import Skipped, UserError
 from methods.files import parse_object
-from methods.info import MethodInfo
+from methods.info import Does, InputFile, MethodInfo
 from methods.pattern import Pattern
 from methods.pruning.walk import Walk
 from methods.quantizing.formats import RoundToNearest
@@ -95,7 +95,7 @@ class Allocated:
 
     name: ClassVar[str] = "allocated"
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    info: ClassVar[MethodInfo] = MethodInfo(paper="2410.14649", settings_file="file")
+    info: ClassVar[MethodInfo] = MethodInfo(paper="2410.14649", file=InputFile("file", required=True))
     file: str = ""
     sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$", description="64 hexadecimal digits")] = ""
 
@@ -149,8 +149,7 @@ class Allocated:
 def parse_pruner(text: str) -> Method:
     """Return the method that prunes the linears of an allocation. Refuse one with other stages, training or environments."""
     choice, entry = parse_method(text), lookup("methods", text.split(":")[0])
-    other = choice.prior or entry.dense or entry.drops or entry.adds or entry.file or entry.elsewhere
-    if other or set(entry.needs) - {"calibration"}:
+    if choice.prior or entry.does != Does.PRUNES or entry.file or set(entry.needs) - {"calibration"}:
         raise UserError(f"{text} cannot prune for an allocation: use a one-shot method, for example sparsegpt")
     return build(entry, choice.name, choice.config)
 

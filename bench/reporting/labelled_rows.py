@@ -43,8 +43,9 @@ def remarks(stages: tuple[str, ...]) -> tuple[str, ...]:
     for stage in stages:
         with contextlib.suppress(UserError):  # a method of a package that is not installed
             entry = registry.lookup("methods", stage.split(":")[0])
-            if entry.variant and not (entry.variant_field and f":{entry.variant_field}=" in stage):
-                found.append(entry.variant)
+            variant = entry.variant
+            if variant and not (variant.unless and f":{variant.unless}=" in stage):
+                found.append(variant.words)
     return tuple(found)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from bench.reporting.view import Table, TableColumn
 from bench.results import metrics
+from methods.errors import UserError
+from methods.pattern import Pattern
 
 BITS = "bits_per_weight"
 MIN_POINTS = 3
@@ -51,7 +53,7 @@ def fronts(table: Table) -> Iterator[Front]:
     leaderboard, only the columns that are shown count. A shown column of bits per byte is drawn against packed bytes.
     """
     quality = quality_metric(table)
-    is_smaller = any(row.filters.get("pattern", "").startswith(("depth ", "width ", "channels ")) for row in table.rows)
+    is_smaller = any(_is_smaller(row.filters.get("pattern", "")) for row in table.rows)
     sizes = (metrics.SIZE, BITS) if is_smaller else (BITS, metrics.SIZE)
     size = next((m for m in sizes if any(c.metric == m for c in table.columns)), None)
     speeds = [c for c in table.columns if c.shown is not False and c.definition.is_time]
@@ -64,6 +66,14 @@ def fronts(table: Table) -> Iterator[Front]:
             front = _front(table, x, y)
             if len(front.points) >= MIN_POINTS:
                 yield front
+
+
+def _is_smaller(pattern: str) -> bool:
+    """Return whether parts of the model were removed."""
+    try:
+        return Pattern.parse(pattern).removed is not None
+    except UserError:  # a record may have any text
+        return False
 
 
 def _front(table: Table, x: int, y: int) -> Front:

@@ -20,6 +20,7 @@ from bench.results.record import DONE, Record
 from bench.results.store import FOLDERS
 from bench.submission import licences
 from methods.errors import UserError
+from methods.info import Does
 from methods.pattern import Pattern
 
 NAME = re.compile("[a-z0-9]+(?:[.-][a-z0-9]+)*")
@@ -154,7 +155,7 @@ def _of_reproduction(record: Record) -> Iterator[str]:
     except UserError as fault:
         yield f"bench run cannot make it again: {fault}"
         return
-    if any(stage.elsewhere for stage in stages):
+    if any(Does.IMPORTS in stage.does for stage in stages):
         yield "its model was made elsewhere: no one else can make it"
     if identity.training and not provided and not any(stage.trains for stage in stages):
         yield "it has a training text, but none of its methods trains"

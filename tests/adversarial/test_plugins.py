@@ -25,6 +25,14 @@ HOSTILE = {
         "from methods import MethodInfo\nclass paper_is_none: info = MethodInfo(paper=None)",
         "TypeError: paper of info: Input should be a valid string",
     ),
+    "old_field": (
+        "from methods import MethodInfo\nclass old_field: info = MethodInfo(paper='none', dense=True)",
+        "TypeError: info has no field 'dense': its fields are paper, cost, presets, does, ",
+    ),
+    "removes_nothing": (
+        "from methods import Does, MethodInfo\nclass removes_nothing: info = MethodInfo(does=Does.REMOVES)",
+        "TypeError: info has removes=() and Does.REMOVES: give both Does.REMOVES and removes=",
+    ),
     "info_is_text": ("class info_is_text: info = 'none'", "TypeError: info='none' must be a MethodInfo of `methods`, "),
 }
 DEADLY = {"hangs": "import time; time.sleep(600)", "ends_python": "import os; os._exit(0)"}

@@ -34,7 +34,7 @@ def test_influence_is_the_definition(family):
     expected = naive_influences(model, job.calibration)
 
     assert influences(model, job) == pytest.approx(expected, abs=1e-5)
-    assert Depth(drop=1).apply(model, job).kept.blocks == tuple(
+    assert Depth(drop=1).apply(model, job).kept["blocks"] == tuple(
         i for i in range(3) if i != min(range(3), key=expected.__getitem__)
     )
 
@@ -139,7 +139,7 @@ def test_dropping_no_block_keeps_all(by):
 
     outcome = Depth(drop=0, by=by).apply(model, job_for(model))
 
-    assert outcome.kept.blocks == (0, 1, 2)
+    assert outcome.kept["blocks"] == (0, 1, 2)
     assert outcome.model is model
 
 

@@ -24,6 +24,7 @@ from bench.results import metrics
 from bench.results.store import ReadOnlyStore, Store
 from bench.system import module_files, source_digest
 from bench.system.cache import cache_dir
+from methods.info import Does
 
 USUAL = cache_dir()
 TINY = Path(models.__file__).parents[1] / "assets/tiny"
@@ -41,10 +42,12 @@ SMALL = {
 
 
 ONE_SHOT = [
-    n for n, e in METHODS.items() if not ({"training", "cuda", "isolated"} & set(e.needs) or e.extra or e.elsewhere)
+    n
+    for n, e in METHODS.items()
+    if not ({"training", "cuda", "isolated"} & set(e.needs) or e.extra or Does.IMPORTS in e.does)
 ]
 """Those that need no training corpus, no device and no other library; what refines a mask is among them."""
-PRUNERS = [n for n in ONE_SHOT if not METHODS[n].dense and not METHODS[n].drops]
+PRUNERS = [n for n in ONE_SHOT if not METHODS[n].does & Does.LEAVES_DENSE]
 """Those of ONE_SHOT that set weights of their targets to zero."""
 QUICK = {"recon": {"epochs": 1}, "admm": {"iterations": 3, "gradual": 2}, "alps": {"iterations": 9}}
 """Settings with which a method does the same in less time."""

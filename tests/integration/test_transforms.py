@@ -13,7 +13,7 @@ BENDS = 'model.model.norm.weight.mul_(1.1)\nreturn Outcome(model, changed=frozen
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    claim = {"bends": "info: ClassVar[MethodInfo] = MethodInfo(dense=True, transform=True)"}
+    claim = {"bends": "info: ClassVar[MethodInfo] = MethodInfo(does=Does.KEEPS_FUNCTION)"}
     return plugins.install(tmp_path_factory.mktemp("site"), "bending", {"bends": BENDS}, claim)
 
 

@@ -9,8 +9,9 @@ from bench.conformance.subject import Subject
 from helpers import runs
 from helpers.models import sample
 from methods.contract import Needs
+from methods.info import Does
 
-ENTRIES = {name: entry for name, entry in METHODS.items() if not entry.elsewhere}
+ENTRIES = {name: entry for name, entry in METHODS.items() if Does.IMPORTS not in entry.does}
 NIGHTLY = ("keeps_its_function", "notes_are_json", "leaves_nothing_running")
 """Transforms are in test_wiring, notes in the record of every run, and no method here starts a process."""
 DAILY = [check for check in CHECKS[1:] if check.__name__ not in NIGHTLY]

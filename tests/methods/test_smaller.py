@@ -16,7 +16,7 @@ from methods.errors import UserError
 from methods.families import FAMILIES
 from methods.folder import Folder
 from methods.pattern import Pattern
-from methods.smaller import Kept, SmallerFolder, count_blocks, count_width, reader
+from methods.smaller import SmallerFolder, count_left, reader
 from methods.targets import dense_weight, family_of, find_targets
 
 TOKENS = torch.arange(16)[None]
@@ -39,7 +39,7 @@ def smaller(family, tmp_path, kept):
 @pytest.mark.parametrize("kept", [(0, 2), pytest.param((1,), marks=pytest.mark.full)])
 @torch.inference_mode()
 def test_folder_loads_and_computes_what_its_source_does_without_the_others(family, kept, tmp_path):
-    model, _, target = smaller(family, tmp_path, Kept(blocks=kept))
+    model, _, target = smaller(family, tmp_path, {"blocks": kept})
     path = family_of(model.config.to_dict()).blocks
     blocks = model.get_submodule(path)
     for i in set(range(len(blocks))) - set(kept):
@@ -70,7 +70,7 @@ def test_folder_computes_what_its_source_does_without_units_and_heads(family, tm
     known = family_of(config)
     size = known.size(known.width.units, config)
     units = tuple(tuple(i for i in range(size) if i % 64 in kept) for kept in UNITS)
-    kept = Kept(units=units, groups=GROUPS if known.width.heads else None)
+    kept = {"units": units} | ({"heads": GROUPS} if known.width.heads else {})
     _, source, target = smaller(family, tmp_path, kept)
     for i, block in enumerate(model.get_submodule(known.blocks)):
         readers = {reader(known, known.width.units): units[i]}
@@ -99,7 +99,7 @@ def test_folder_computes_what_its_source_does_without_units_and_heads(family, tm
     ],
 )
 def test_verify_refuses_what_is_not_the_source(name, change, tmp_path):
-    kept = Kept(blocks=(0, 2), units=((*range(48),), (*range(8, 56),)), groups=((0,), (1,)))
+    kept = {"blocks": (0, 2), "units": ((*range(48),), (*range(8, 56),)), "heads": ((0,), (1,))}
     _, source, target = smaller("llama", tmp_path, kept)
     before = SmallerFolder(source, kept)
     targets = find_targets(before.config, before.shapes())
@@ -119,42 +119,43 @@ def test_method_that_also_changed_a_weight_is_refused(tmp_path):
     model.model.norm.weight[0] += 1
 
     with pytest.raises(CheckFailed, match="also changed weights"):
-        write_smaller(model, tmp_path / "source", Kept(blocks=(0, 2)), tmp_path / "target", torch.float32)
+        write_smaller(model, tmp_path / "source", {"blocks": (0, 2)}, tmp_path / "target", torch.float32)
 
 
 @pytest.mark.parametrize(("drop", "count"), [("25%", 1), ("50%", 2), ("0%", 0), (2, 2), ("24.9%", 1), ("12.4%", 0)])
 def test_share_is_rounded(drop, count):
-    assert count_blocks(drop, {"model_type": "llama", "num_hidden_layers": 4}) == 4 - count
+    assert count_left({"blocks": drop}, {"model_type": "llama", "num_hidden_layers": 4}) == {"blocks": 4 - count}
 
 
 def test_all_blocks_or_blocks_that_depend_on_their_index_are_refused():
     with pytest.raises(UserError, match="at least one"):
-        count_blocks(4, {"model_type": "llama", "num_hidden_layers": 4})
+        count_left({"blocks": 4}, {"model_type": "llama", "num_hidden_layers": 4})
     with pytest.raises(UserError, match="depend on its index"):
-        count_blocks(1, {"model_type": "gpt2", "n_layer": 4, "scale_attn_by_inverse_layer_idx": True})
+        count_left({"blocks": 1}, {"model_type": "gpt2", "n_layer": 4, "scale_attn_by_inverse_layer_idx": True})
 
 
 @pytest.mark.parametrize(
     ("drop", "heads", "left"),
-    [("25%", None, (48, 1)), ("25%", 0, (48, None)), ("50%", "50%", (32, 1)), ("3%", "20%", (64, None))],
+    [("25%", "25%", (48, 1)), ("25%", 0, (48, 2)), ("50%", "50%", (32, 1)), ("3%", "20%", (64, 2))],
 )
 def test_units_are_removed_in_whole_groups(drop, heads, left):
-    assert count_width(drop, heads, CONFIGS["llama"]().to_dict()) == left
+    found = count_left({"units": drop, "heads": heads}, CONFIGS["llama"]().to_dict())
+    assert found == dict(zip(("units", "heads"), left, strict=True))
 
 
 @pytest.mark.parametrize(
     ("family", "drop", "heads", "said"),
     [
-        ("gpt_oss", "25%", 0, "does not know the units of gpt_oss"),
-        ("olmo2", "25%", None, "use width:heads=0"),
+        ("gpt_oss", "25%", 0, "gpt_oss has no units that can be removed"),
+        ("olmo2", "25%", "25%", "use width:heads=0"),
         ("gpt2", "25%", 1, "use width:heads=0"),
         ("llama", "99%", 0, "at least 8 must be left"),
-        ("llama", "25%", 2, "with N of 0, 1"),
+        ("llama", "25%", 2, "use width:heads=N with N of 0, 1"),
     ],
 )
 def test_width_that_no_model_has_is_refused(family, drop, heads, said):
     with pytest.raises(UserError, match=said):
-        count_width(drop, heads, CONFIGS[family]().to_dict())
+        count_left({"units": drop, "heads": heads}, CONFIGS[family]().to_dict(), {"heads": "width:heads"})
 
 
 def test_runner_refuses_what_the_stage_does_not_say(tmp_path):
@@ -163,14 +164,18 @@ def test_runner_refuses_what_the_stage_does_not_say(tmp_path):
     stage = Stage(name="width", label="width", target="", source="", config={"heads": 0}, needs=(), pattern="width 25%")
 
     for kept in (
-        Kept(units=(range(47),) * 3),
-        Kept(units=((*range(47), 64),) * 3),
-        Kept(units=((*range(47), 46),) * 3),
-        Kept(units=(range(48), range(48), range(47))),
-        Kept(units=(range(48),) * 3, groups=((0,),) * 3),
-        Kept(blocks=(0, 1)),
+        {"units": (range(47),) * 3},
+        {"units": ((*range(47), 64),) * 3},
+        {"units": ((*range(47), 46),) * 3},
+        {"units": (range(48), range(48), range(47))},
+        {"units": (range(48),) * 2},
+        {"units": (range(48),) * 3, "heads": ((0,),) * 3},
+        {"units": (range(48),) * 3, "experts": ((0,),) * 3},
+        {"blocks": (0, 1)},
+        {"units": 48},
+        None,
     ):
         with pytest.raises(CheckFailed, match="width kept"):
             kept_of(Outcome(model, kept=kept), stage, tmp_path)
-    fits = Kept(units=(tuple(range(48)),) * 3)
+    fits = {"units": (tuple(range(48)),) * 3}
     assert kept_of(Outcome(model, kept=fits), stage, tmp_path) == fits

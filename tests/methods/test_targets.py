@@ -9,7 +9,7 @@ import torch
 from helpers.models import CONFIGS
 from methods.errors import UserError
 from methods.pattern import Pattern
-from methods.smaller import count_width
+from methods.smaller import count_left
 from methods.targets import FAMILIES, dense_weight, find_targets, require_fit, require_flow, require_matches
 
 
@@ -126,5 +126,5 @@ def test_a_family_without_a_flow_gets_its_own_way_out(kind, flow, width, monkeyp
 
     with pytest.raises(UserError, match=f"permute does not know the architecture {kind}: {flow}"):
         require_flow(config, "permute")
-    with pytest.raises(UserError, match=f"width does not know the units of {kind}: {width}"):
-        count_width("25%", 0, config)
+    with pytest.raises(UserError, match=f"{kind} has no units that can be removed: {width}"):
+        count_left({"units": "25%"}, config)

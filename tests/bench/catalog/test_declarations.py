@@ -7,11 +7,21 @@ from bench.catalog.declarations import Catalog, CatalogEntry, describe
 from bench.catalog.entries import METHODS, QUANTIZERS
 from bench.planning import method_cost
 from methods.contract import Needs
+from methods.rules import CalibratedBy, TurnsBasis, WholeGroups
 
 
 def classes():
     for section in registry.SECTIONS.values():
         yield from ((name, entry) for name, entry in section.items() if entry.target)
+
+
+def fields_named_by(entry):
+    """The fields whose values a chain asks for."""
+    yield from (field for part in entry.removes for field in part.fields)
+    yield from (entry.adds.amount, entry.adds.rounded) if entry.adds else ()
+    yield from (entry.file.field,) if entry.file else ()
+    yield from (rule.field for rule in entry.rules if isinstance(rule, TurnsBasis | WholeGroups))
+    yield from (field for rule in entry.rules if isinstance(rule, CalibratedBy) for field in rule.fields)
 
 
 def test_the_source_says_what_the_class_says():
@@ -21,9 +31,10 @@ def test_the_source_says_what_the_class_says():
 
         assert kind.name == name
         assert entry.about, name
-        default = getattr(kind, entry.columns) if entry.columns else 0
-        assert entry == declared and entry.block == default, name
-        assert bool(entry.environment) == (Needs.ISOLATED in getattr(kind, "needs", Needs.NOTHING))
+        assert entry == declared, name
+        for field in fields_named_by(entry):
+            assert entry.defaults.get(field) == getattr(kind, field), (name, field)
+        assert bool(entry.environment) == (Needs.ISOLATED in kind.needs)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -42,7 +53,7 @@ def test_what_users_read_of_a_few():
     assert (wanda.about, wanda.needs) == ("Keep the weights with the largest |W| * ||X||", ("calibration",))
     assert (wanda.year, METHODS["ria"].year, METHODS["dense"].year) == (2023, 2024, None)
     assert wanda.shares_calibration and not METHODS["recon"].shares_calibration
-    assert (sparsegpt.block, wanda.block) == (128, 0)
+    assert sparsegpt.defaults["block"] == 128
     assert ast.needs == ("training", "teacher"), "of the class that it extends"
     assert QUANTIZERS["none"].about and not QUANTIZERS["none"].target
 
