@@ -71,7 +71,7 @@ class Continuation:
                 corpus,
                 PROMPT,
                 prompts,
-                context.tokenizer_json,
+                context.tokenizer,
                 data_dir,
                 first=count_first(context.bos),
                 setting="continuation.prompts",

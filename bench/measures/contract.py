@@ -72,8 +72,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from bench.inputs import own_text
 from bench.inputs.bos import Bos
-from bench.inputs.models import TOKENIZER_FILES
-from bench.inputs.shapes import is_planned
+from bench.inputs.tokenizer_facts import TokenizerFacts
 from bench.results import identity
 from bench.results.record import Item, Reading
 from bench.system.validation import Strict
@@ -126,8 +125,8 @@ class PlanContext:
     """Devices that make artifacts, at least one."""
     model: str
     """Name of the model."""
-    tokenizer_json: Path
-    """The model's tokenizer file, which may be missing."""
+    tokenizer: TokenizerFacts
+    """The model's tokenizer, read once for all measures."""
     corpus: str
     """Default evaluation corpus of the model."""
     seqlen: int
@@ -150,10 +149,10 @@ class PlanContext:
 
     def require_tokenizer(self) -> None:
         """Raise UserError if the model's folder has weights and no tokenizer."""
-        folder = self.tokenizer_json.parent
-        if not is_planned(folder) and not any((folder / name).exists() for name in TOKENIZER_FILES):
+        if self.tokenizer.is_missing:
             raise UserError(
-                f"{folder} has no tokenizer (tokenizer.json): copy that of the original model, or leave out what reads text"
+                f"{self.tokenizer.path.parent} has no tokenizer (tokenizer.json): copy that of the original model, "
+                "or leave out what reads text"
             )
 
     def require_text(self, corpus: str) -> None:
@@ -163,7 +162,7 @@ class PlanContext:
             UserError: the model has no tokenizer, or a user's text does not suit it.
         """
         self.require_tokenizer()
-        own_text.check(corpus, self.tokenizer_json.parent, self.model)
+        own_text.check(corpus, self.model, lacks_template=self.tokenizer.lacks_template)
 
 
 class Planned(NamedTuple):

@@ -100,7 +100,7 @@ class Windowed(ABC):
         content = corpora.digest(corpus, wanted.split, data_dir, fetch=context.fetch)
         if content:
             first = count_first(context.bos)
-            check_windows(corpus, seqlen, windows, context.tokenizer_json, data_dir, wanted.split, first=first)
+            check_windows(corpus, seqlen, windows, context.tokenizer, data_dir, wanted.split, first=first)
         config = {"corpus": corpus, "seqlen": seqlen, "windows": windows, "batch": wanted.batch}
         config |= {"split": wanted.split} if wanted.split != "evaluation" else {}
         config |= {"bos": context.bos} if context.bos else {}

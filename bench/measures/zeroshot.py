@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from bench.inputs import tasks, tracks
-from bench.inputs.own_text import lacks_template
 from bench.inputs.task_yaml import most_generated, read_task
 from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
 from bench.measures.state_check import StateCheck
@@ -110,7 +109,7 @@ class Zeroshot:
         tokens = wanted.tokens or (1024 if context.devices[0] == "cpu" else 8192)
         limit = count_of(wanted.limit, context.quick_questions)
         prompt = {name: value for name in PROMPT if (value := getattr(wanted, name)) not in (None, False, "")}
-        if wanted.apply_chat_template and lacks_template(context.tokenizer_json.parent):
+        if wanted.apply_chat_template and context.tokenizer.lacks_template:
             raise UserError(f"{context.model} has no chat template: leave zeroshot.apply_chat_template out")
         context.require_tokenizer()
         for name, file in tasks.expand(context.run.tasks, wanted.include_path).items():
