@@ -100,8 +100,7 @@ def select_targets(names: Sequence[str], include: Collection[str], exclude: Coll
             chosen.append(name)
     if not chosen:
         raise UserError(
-            f"no linear matches include {list(include)} and exclude {list(exclude)}; "
-            f"names look like {list(names[:1])}"
+            f"no linear matches include {list(include)} and exclude {list(exclude)}; names look like {list(names[:1])}"
         )
     return tuple(chosen)
 

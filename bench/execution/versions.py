@@ -34,7 +34,11 @@ class ModelVersions:
     """
 
     def __init__(
-        self, model: ModelFacts, workdir: Path, sparse: ModelFacts | None = None, sides: tuple[str, ...] = (SPARSE, DENSE)
+        self,
+        model: ModelFacts,
+        workdir: Path,
+        sparse: ModelFacts | None = None,
+        sides: tuple[str, ...] = (SPARSE, DENSE),
     ) -> None:
         self.model, self.workdir, self.sparse, self.sides = model, workdir, sparse, sides
         self.source = model.open()

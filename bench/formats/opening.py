@@ -11,7 +11,7 @@ from bench.formats.quantized import QuantizedCheckpoint
 from methods import adapter
 from methods.errors import UserError
 from methods.files import check_files, find_file
-from methods.folder import Folder, read_config
+from methods.folder import Folder
 
 
 def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
@@ -34,8 +34,9 @@ def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
                 "name PLAIN"
             )
         return AdapterCheckpoint(path, original)
-    if any(read_config(path).get(key) for key in QUANTIZATION_KEYS):
-        return QuantizedCheckpoint(Folder(path))
     if not list(path.glob("*.safetensors")) and (found := sorted(path.glob("*.gguf"))):
         raise UserError(f"{path} has GGUF files: name one of them, for example {found[0]}")
-    return Checkpoint(Folder(path))
+    folder = Folder(path)
+    if any(folder.config.get(key) for key in QUANTIZATION_KEYS):
+        return QuantizedCheckpoint(folder)
+    return Checkpoint(folder)

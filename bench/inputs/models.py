@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Alias:
     """Default length of an evaluation window in tokens, as papers use it for this model."""
     data: str = "wikitext2"
     """Default evaluation corpus."""
-    quick: QuickRun = QuickRun()
+    quick: QuickRun = field(default_factory=QuickRun)
     about: str = ""
     file: QuantizedFile | None = None
     """The file, if it has fewer bits than the model here."""

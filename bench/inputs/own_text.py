@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from bench.system import digests
 from methods.errors import UserError
-from methods.files import read_object
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 TEXT, MESSAGES = "text", "messages"

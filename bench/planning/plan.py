@@ -86,4 +86,3 @@ def _fit_memory(plan: Plan, devices: tuple[str, ...]) -> Plan:
     threads = {"threads": plan.spec.threads or max(1, cores() // jobs)}
     measurements = (m.model_copy(update={"artifact": m.artifact.model_copy(update=threads)}) for m in plan.measurements)
     return replace(plan, measurements=tuple(measurements), jobs=jobs, devices=devices[:jobs])
-

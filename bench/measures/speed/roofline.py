@@ -19,7 +19,6 @@ from bench.inputs.model_config import ModelConfig
 from bench.inputs.shapes import known_shapes, planned_model
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
-from methods.folder import Folder
 from methods.targets import family_of, find_targets
 
 BITS = {"float32": (32, 17), "bf16": (16, 9), "fp16": (16, 9), "int8": (8, 5), "fp8": (8, 5), "int4": (4, 3)}
