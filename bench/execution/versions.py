@@ -19,7 +19,7 @@ from bench.system.source_digest import digest_source
 from methods.errors import UserError
 from methods.folder import Folder, Writer
 from methods.pattern import Pattern
-from methods.targets import family_of, find_targets
+from methods.targets import family_of
 
 DENSE, SPARSE = "dense", "2:4"
 """The two sides of a comparison."""
@@ -42,7 +42,7 @@ class ModelVersions:
     ) -> None:
         self.model, self.workdir, self.sparse, self.sides = model, workdir, sparse, sides
         self.source = model.open()
-        self.targets = find_targets(self.source.config, self.source.shapes())
+        self.targets = model.linears
         if sparse:
             self._check(sparse)
 

@@ -75,7 +75,12 @@ class ModelFacts:
         """The tokenizer. Raise UserError if its file is damaged."""
         from bench.inputs.tokenizer_facts import read_tokenizer_facts  # imports tokenizers
 
-        return read_tokenizer_facts(self.folder, is_missing=self.has_weights and not self.has_tokenizer)
+        return read_tokenizer_facts(self.folder)
+
+    @property
+    def positions(self) -> int | None:
+        """Number of learned positions. None: no limit."""
+        return self.config.get(self.family.positions)
 
     @property
     def download_bytes(self) -> int:

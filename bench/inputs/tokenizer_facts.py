@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -31,14 +31,16 @@ class TokenizerFacts:
     """True if the file puts a special token before every text."""
     lacks_template: bool
     """True if there is no chat template. False if the files cannot be read."""
-    is_missing: bool
-    """True if the model has weights and no tokenizer in any format."""
+    _counts: dict[str, int] = field(default_factory=dict, repr=False)
+    """Numbers of tokens by text. Several measures count the same text."""
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text, without truncation. tokenizer.json must exist."""
-        assert self.tokenizer is not None
-        with tokenizer_faults(self.path):
-            return len(self.tokenizer.encode(text).ids)
+        if text not in self._counts:
+            assert self.tokenizer is not None
+            with tokenizer_faults(self.path):
+                self._counts[text] = len(self.tokenizer.encode(text).ids)
+        return self._counts[text]
 
     def require_fit(self, rows: int) -> None:
         """Refuse more tokens than the embedding has rows, and more added tokens than transformers reads in seconds."""
@@ -56,7 +58,7 @@ class TokenizerFacts:
             )
 
 
-def read_tokenizer_facts(folder: Path, *, is_missing: bool = False) -> TokenizerFacts:
+def read_tokenizer_facts(folder: Path) -> TokenizerFacts:
     """Read the tokenizer of a model folder. Raise UserError if tokenizer.json is damaged."""
     path = folder / "tokenizer.json"
     tokenizer, begins = None, False
@@ -65,7 +67,7 @@ def read_tokenizer_facts(folder: Path, *, is_missing: bool = False) -> Tokenizer
         with tokenizer_faults(path):
             begins = begins_with_bos(tokenizer)
             tokenizer.no_truncation()  # some files turn it on
-    return TokenizerFacts(path, tokenizer, begins, _lacks_template(folder), is_missing)
+    return TokenizerFacts(path, tokenizer, begins, _lacks_template(folder))
 
 
 def _lacks_template(folder: Path) -> bool:

@@ -50,17 +50,7 @@ class ModelInputs:
         self.dtype = self._choose_dtype()
         facts.tokenizer.require_fit(facts.config["vocab_size"])
         self.context = PlanContext(
-            run=self.spec,
-            fetch=request.fetch,
-            devices=request.devices,
-            model=facts.name,
-            tokenizer=facts.tokenizer,
-            corpus=facts.data,
-            seqlen=facts.seqlen,
-            quick_tokens=facts.quick.tokens,
-            quick_questions=facts.quick.questions,
-            positions=facts.config.get(facts.family.positions),
-            bos=self._choose_bos(),
+            run=self.spec, fetch=request.fetch, devices=request.devices, facts=facts, bos=self._choose_bos()
         )
         self.measurements: list[dict[str, Any]] = []
         for name in request.measures:

@@ -68,7 +68,9 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
         devices: tuple[str, ...] = (cluster_device(spec.device),)
     else:
         devices = resolve_devices(spec.device, elsewhere=not fetch)
-    patterns = tuple(map(_parse_pattern, spec.patterns))
+    patterns = tuple(map(Pattern.parse, spec.patterns))
+    for pattern in patterns:
+        _require_prunable(pattern)
     transformed: dict[str, list[list[Choice]]] = {}
     for quantizer in named:
         if registry.lookup("quantizers", quantizer.name).after:
@@ -108,17 +110,13 @@ def _check_measure(name: str, spec: Spec, fetch: bool) -> None:
             kind.check(spec, fetch=fetch)
 
 
-def _parse_pattern(text: str) -> Pattern:
-    """Return a pattern of the run. Raise UserError for one that a method gives to its result."""
-    pattern = Pattern.parse(text)
-    use = ""
+def _require_prunable(pattern: Pattern) -> None:
+    """Raise UserError for a pattern that a method gives to its result."""
     if pattern.removed:
-        use = f"--methods {pattern.removed.replace(' ', ':drop=')}"
-    elif pattern.beside:
-        use = f"--pattern {pattern.base} and --methods lowrank"
-    if use:
-        raise UserError(f"{pattern} is no pattern to prune to: use {use}")
-    return pattern
+        way = pattern.removed.replace(" ", ":drop=")
+        raise UserError(f"{pattern} is no pattern to prune to: use --methods {way}")
+    if pattern.beside:
+        raise UserError(f"{pattern} is no pattern to prune to: use --pattern {pattern.base} and --methods lowrank")
 
 
 def _require_distinct(kind: Kind, chains: Iterable[Sequence[Choice]]) -> None:
