@@ -124,7 +124,7 @@ class PlanContext:
     devices: tuple[str, ...]
     """Devices that make artifacts, at least one."""
     facts: ModelFacts
-    """What the model's folder says. A plan reads none of its files again."""
+    """Facts of the model, from its folder."""
     bos: Bos
     """Rule for BOS as far as it changes this model's tokens."""
 

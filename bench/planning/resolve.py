@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bench.catalog import registry
 from bench.catalog.choice import Choice, parse_chain, parse_quantizer
-from bench.inputs import corpora, own_text
+from bench.inputs import corpora
 from bench.measures.windowed import WindowSettings
 from bench.planning import recipes
 from bench.planning.artifact import Stage
@@ -143,18 +142,9 @@ def _require_known(spec: Spec) -> None:
     """Raise UserError for an unknown corpus or recipe in a setting, also if the run does not read it."""
     for name in (spec.calibration.data, spec.training.data, spec.settings_of(WindowSettings).data):
         if name:
-            _require_text(name)
+            corpora.require(name)
     if spec.training.recipe:
-        recipes.choose(0, "", spec.training.recipe)
-
-
-def _require_text(name: str) -> None:
-    own = own_text.parse(name)
-    if not own and name not in corpora.CORPORA and Path(name).is_dir():
-        raise UserError(f"{name!r} is no corpus: if you mean the folder of that name, type ./{name}")
-    corpora.lookup(name)
-    if own and own.field and not any(file.suffix in (".jsonl", ".parquet") for file in own.files):
-        raise UserError(f"{str(own.path)!r} is plain text without fields: leave :{own.field} out")
+        recipes.lookup(spec.training.recipe)
 
 
 def _require_nodes(spec: Spec) -> None:
