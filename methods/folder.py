@@ -63,7 +63,7 @@ class Folder:
         self._tensors: dict[str, TensorInfo] = {}
         self._pieces: dict[str, dict[int, _StoredPiece]] = {}  # of experts' tensors, by part
         self.tied_heads: dict[str, tuple[str, TensorInfo]] = {}
-        """Stored heads that are tied to the embedding, each with its shard. They are in no state dict."""
+        """Stored heads that are tied to the embedding, each with its shard."""
         self._files = self._shards()
         for shard in self._files:
             for name, info in read_header(path, shard).items():

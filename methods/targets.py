@@ -92,7 +92,10 @@ def find_targets(
 
 
 def select_targets(names: Sequence[str], include: Collection[str], exclude: Collection[str]) -> tuple[str, ...]:
-    """Return the names that a glob of `include` matches and none of `exclude`. Raise UserError if there are none."""
+    """Return the names that a glob of `include` matches and none of `exclude`.
+
+    Raise UserError if there are none.
+    """
     chosen = []
     for name in names:
         is_included = any(fnmatchcase(name, glob) for glob in include)

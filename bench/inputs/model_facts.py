@@ -31,7 +31,10 @@ class QuickRun:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """A model as planning sees it. Two models with one name have different digests, so they never share a record."""
+    """A model as planning sees it.
+
+    Two models with one name have different digests, so they never share a record.
+    """
 
     name: str
     folder: Path
@@ -62,12 +65,12 @@ class ModelFacts:
 
     @cached_property
     def family(self) -> Family:
-        """Structure of the architecture. Raise UserError if it is unknown or the weights are quantized."""
+        """Structure of the architecture. Raise UserError for an unknown one, or quantized weights."""
         return family_of(self.config)
 
     @cached_property
     def linears(self) -> tuple[str, ...]:
-        """Names of all linears that can be pruned. Raise UserError for an unknown architecture or variant."""
+        """Names of all linears that can be pruned. Raise UserError for an unknown architecture."""
         return find_targets(self.config, self.shapes)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Models by alias: their source and folder, and the facts of a folder. Imports neither torch nor transformers."""
+"""Models by alias: source, folder and facts. Imports neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -236,7 +236,10 @@ def _read_facts(name: str, folder: Path, alias: Alias, pulled: Mapping[str, Any]
     architecture.check(contents)
     context = ModelConfig(contents.config, str(folder)).context(default=alias.seqlen)
     weights = digests.of([digests.of_file(p) for p in [folder / "config.json", *contents.files()]])
-    companions = {file: digests.of_file(path) for file in COMPANIONS if (path := find_file(folder, file))}
+    companions = {}
+    for file in COMPANIONS:
+        if path := find_file(folder, file):
+            companions[file] = digests.of_file(path)
     tokenizer = {file: companions[file] for file in TOKENIZER_FILES if file in companions}
     return ModelFacts(
         name=name,

@@ -1,4 +1,4 @@
-"""Facts of models whose weights are not on this machine, from this package or from a config.json."""
+"""Facts of models without weights here, from this package or from a config.json."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def known_shapes() -> dict[str, dict[str, Any]]:
 
 
 def planned_model(name: str) -> ModelFacts | None:
-    """Return the facts of a model of this package or of a folder with config.json alone. None: the model is neither.
+    """Return the facts of a model of this package, or of a folder with config.json alone.
 
-    Raise UserError for an invalid config or an unknown architecture.
+    None: the model is neither. Raise UserError for an invalid config or unknown architecture.
     """
     if name in known_shapes():
         config = known_shapes()[name]
@@ -71,13 +71,16 @@ def planned_model(name: str) -> ModelFacts | None:
 def _shapes_of(
     family: Family, config: dict[str, Any], checked: ModelConfig, folder: Path
 ) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor by the config. Raise UserError if a model cannot have that many tensors."""
-    if (experts := count_experts(family, checked)) > MAX_TENSORS:
-        raise UserError(f"config.json in {folder} names {experts:,} experts, more than a model can have: correct it")
+    """Return the shape of each tensor by the config. Raise UserError if there are too many."""
+    _require_few(count_experts(family, checked), "experts", folder)
     layout = layout_of(family, checked)
-    if (count := layout.blocks * len(layout.block)) > MAX_TENSORS:
-        raise UserError(f"config.json in {folder} names {count:,} tensors, more than a model can have: correct it")
+    _require_few(layout.blocks * len(layout.block), "tensors", folder)
     shapes = dict(layout.tensors(family.blocks))
     if not config.get("tie_word_embeddings", family.tied):
         shapes.setdefault(TIED[0], next(iter(layout.outer.values())))
     return shapes
+
+
+def _require_few(count: int, what: str, folder: Path) -> None:
+    if count > MAX_TENSORS:
+        raise UserError(f"config.json in {folder} names {count:,} {what}, more than a model can have: correct it")

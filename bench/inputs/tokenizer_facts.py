@@ -14,7 +14,7 @@ from methods.errors import UserError
 from methods.files import read_object
 
 MAX_ADDED_TOKENS = 2**14
-"""Largest number of tokens that a tokenizer adds to its vocabulary. Known models add at most some thousands."""
+"""Largest number of tokens added to a vocabulary. Known models add at most some thousands."""
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
 """Files and folders with chat templates, besides tokenizer_config.json."""
 
@@ -43,7 +43,10 @@ class TokenizerFacts:
         return self._counts[text]
 
     def require_fit(self, rows: int) -> None:
-        """Refuse more tokens than the embedding has rows, and more added tokens than transformers reads in seconds."""
+        """Refuse more tokens than rows of the embedding, and too many added ones.
+
+        transformers takes minutes to read them.
+        """
         if self.tokenizer is None:
             return
         if (added := len(self.tokenizer.get_added_tokens_decoder())) > MAX_ADDED_TOKENS:

@@ -38,7 +38,7 @@ LEARNING_RATES = {"lr", "relative_lr"}
 
 
 class ModelInputs:
-    """Inputs of a request for one model, from its facts. Calibration text is read only if a stage needs it."""
+    """Inputs of a request for one model. Calibration text is read only if a stage needs it."""
 
     def __init__(self, request: PlanRequest, facts: ModelFacts) -> None:
         """Raise UserError if a pattern or group does not divide a layer, or a training or measure is impossible."""
@@ -57,11 +57,12 @@ class ModelInputs:
             self.measurements += self._measurements(name)
         self.training = self.recipe = None
         if request.trains:
-            self.recipe = recipes.choose(self.sizes.parameters, request.device, self.spec.training.recipe)
+            named = self.spec.training.recipe
+            self.recipe = recipes.choose(self.sizes.parameters, request.device, named)
             self.training = self._training(self.recipe)
 
     def _require_widths(self) -> None:
-        """Raise UserError if a pattern of the run, or a group of a transform or quantizer, does not divide a target."""
+        """Raise UserError if a pattern or a group size does not divide a target."""
         request, shapes = self.request, self.facts.shapes
         if not all(chain.pattern for chain in request.chains):
             for pattern in request.patterns:
@@ -105,7 +106,10 @@ class ModelInputs:
         return "" if is_given or has_instructions_for(self.dtype) else "float32"
 
     def _choose_bos(self) -> Bos:
-        """Return the rule for BOS as far as it changes this model's tokens. Refuse a tokenizer that lacks a required BOS."""
+        """Return the rule for BOS as far as it changes this model's tokens.
+
+        Raise UserError if the tokenizer lacks a required BOS.
+        """
         rule, known = self.spec.bos, self.facts.tokenizer
         if known.begins_with_bos:
             return resolve_bos(rule, adds=True)
@@ -149,7 +153,7 @@ class ModelInputs:
         )
 
     def _training(self, recipe: recipes.Recipe) -> TrainingRun:
-        """Return the training, or raise UserError if the text does not exist or the budget is below one step."""
+        """Return the training. Raise UserError without its text, or for less than one step."""
         wanted = self.spec.training
         require_trainable(self.arithmetic or self.dtype)
         self.context.require_text(wanted.data)
@@ -182,7 +186,10 @@ class ModelInputs:
         return run
 
     def artifacts(self) -> Iterator[Artifact]:
-        """Yield an artifact for every method, quantizer, pattern and seed. Some methods have one pattern only."""
+        """Yield an artifact for every method, quantizer, pattern and seed.
+
+        Some methods have one pattern only.
+        """
         for index, method in enumerate(self.request.chains):
             quantizers, patterns = self._variants(method)
             for quantizer in quantizers:
@@ -213,7 +220,7 @@ class ModelInputs:
         return quantizers, tuple(map(str, self.request.patterns))
 
     def _artifacts(self, chain: MethodStages, quantizer: Stage | None, pattern: str) -> Iterator[Artifact]:
-        """Yield the artifacts of a method at one pattern, one for each seed if a stage is random."""
+        """Yield the artifacts of a chain: one for each seed if a stage is random."""
         spec, facts = self.spec, self.facts
         stages = [self._complete(stage, pattern) for stage in chain.stages]
         if quantizer:
@@ -288,7 +295,7 @@ class ModelInputs:
 
     @cached_property
     def _changes_targets(self) -> bool:
-        """True if a method of the run removes parts of the model, or takes a model made elsewhere."""
+        """True if a method removes parts of the model, or takes a model made elsewhere."""
         for chain in self.request.chains:
             entries = [registry.lookup("methods", stage.name) for stage in chain.stages]
             if any(entry.drops or entry.elsewhere for entry in entries):

@@ -65,7 +65,10 @@ def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None
 
 
 def _read_facts(name: str, spec: Spec, on_fetch: Callable[[str], None] | None) -> ModelFacts | None:
-    """Read the facts of a model. on_fetch: as in `make_plan`. None: download nothing, and return None for such a model."""
+    """Read the facts of a model, or return None if it must be downloaded first.
+
+    on_fetch: as in `make_plan`. None: download nothing.
+    """
     if on_fetch:
         return download.pull(name, spec.data_dir, on_fetch)
     if is_planned(Path(name)):

@@ -70,7 +70,7 @@ def count_sizes(facts: ModelFacts, targets: Iterable[str]) -> ModelSizes:
 
 
 def _count_hessians(units: Iterable[Iterable[int]]) -> int:
-    """Return the most entries that a unit needs. units: widths of the inputs of each block or expert."""
+    """Return the most entries that a unit needs. units: input widths of each block or expert."""
     most = 0
     for widths in units:
         squares = [width * width for width in widths]
