@@ -43,10 +43,7 @@ class TokenizerFacts:
         return self._counts[text]
 
     def require_fit(self, rows: int) -> None:
-        """Refuse more tokens than rows of the embedding, and too many added ones.
-
-        transformers takes minutes to read them.
-        """
+        """Refuse more tokens than rows of the embedding, and more added ones than MAX_ADDED_TOKENS."""
         if self.tokenizer is None:
             return
         if (added := len(self.tokenizer.get_added_tokens_decoder())) > MAX_ADDED_TOKENS:
