@@ -62,10 +62,15 @@ class Folder:
         self._where: dict[str, tuple[str, str]] = {}  # state-dict name -> (shard, name in the shard)
         self._tensors: dict[str, TensorInfo] = {}
         self._pieces: dict[str, dict[int, _StoredPiece]] = {}  # of experts' tensors, by part
+        self.tied_heads: dict[str, tuple[str, TensorInfo]] = {}
+        """Stored heads that are tied to the embedding, each with its shard."""
         self._files = self._shards()
         for shard in self._files:
             for name, info in read_header(path, shard).items():
-                if self._is_ignored(name):
+                if CONSTANTS.search(name):
+                    continue
+                if name in TIED and self.is_tied:
+                    self.tied_heads[name] = (shard, info)
                     continue
                 full = name if not family or name.startswith((family.base, *HEADS)) else family.base + name
                 full = renamed(family, full) if family else full
@@ -90,10 +95,6 @@ class Folder:
         pieces[piece.part] = _StoredPiece(shard, name, info, piece)
         rows = sum(stored.piece.shape[0] for stored in pieces.values())
         self._tensors[piece.name] = TensorInfo(info.dtype, (rows, *piece.shape[1:]))
-
-    def _is_ignored(self, name: str) -> bool:
-        """Return whether a tensor is in no state dict: a constant of older files, or the second name of a tied head."""
-        return bool(CONSTANTS.search(name)) or (self.is_tied and name in TIED)
 
     @property
     def is_tied(self) -> bool:

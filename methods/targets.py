@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -88,15 +88,24 @@ def find_targets(
             raise UserError(
                 f"missing matrix {names[-1]} in a {config['model_type']} block: this variant is not supported"
             )
-    include, exclude = tuple(include), tuple(exclude)
-    chosen = tuple(
-        n for n in names if any(fnmatchcase(n, g) for g in include) and not any(fnmatchcase(n, g) for g in exclude)
-    )
+    return select_targets(names, tuple(include), tuple(exclude))
+
+
+def select_targets(names: Sequence[str], include: Collection[str], exclude: Collection[str]) -> tuple[str, ...]:
+    """Return the names that a glob of `include` matches and none of `exclude`.
+
+    Raise UserError if there are none.
+    """
+    chosen = []
+    for name in names:
+        is_included = any(fnmatchcase(name, glob) for glob in include)
+        if is_included and not any(fnmatchcase(name, glob) for glob in exclude):
+            chosen.append(name)
     if not chosen:
         raise UserError(
-            f"no linear matches include {list(include)} and exclude {list(exclude)}; names look like {names[:1]}"
+            f"no linear matches include {list(include)} and exclude {list(exclude)}; names look like {list(names[:1])}"
         )
-    return chosen
+    return tuple(chosen)
 
 
 def require_matches(globs: Iterable[str], names: Collection[str], model: str) -> None:

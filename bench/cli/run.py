@@ -116,7 +116,7 @@ def plan(
     if slurm and spec.shard:
         raise UserError(f"--slurm divides the plan itself: leave --shard {spec.shard} out")
     from bench import api
-    from bench.inputs.shapes import planned_bytes
+    from bench.inputs.shapes import planned_model
     from bench.planning import estimate
     from bench.planning.cards import split_cards
     from bench.planning.refusal import describe_whole_blocks, find_problem
@@ -153,7 +153,8 @@ def plan(
             note(UNKNOWN_TIME)
         note(f"check the time and memory in it, then: sbatch {shlex.quote(str(slurm))}")
     for name in planned.to_pull:
-        size = f" of about {planned_bytes(name) / 1e9:,.0f} GB" if planned_bytes(name) else ""
+        facts = planned_model(name)
+        size = f" of about {facts.download_bytes / 1e9:,.0f} GB" if facts else ""
         note(f"{name} is not downloaded yet: bench run will do it, or bench pull {name}{size}")
 
 

@@ -26,9 +26,7 @@ from bench.system.devices import fingerprint, select_card
 from bench.system.source_digest import digest_source
 from methods.contract import Compute
 from methods.errors import Skipped, first_line
-from methods.folder import Folder
 from methods.pattern import Pattern
-from methods.targets import find_targets
 
 
 @dataclass(frozen=True)
@@ -73,11 +71,10 @@ class Source:
         self.names: dict[tuple[int, int], str] = {}
         self.method, self.digest = "random", ""
         if self.model:
-            self.folder = Folder(self.model.folder)
+            self.folder = self.model.open()
             self.digest = self.model.digest
-            shapes = self.folder.shapes()
-            for target in find_targets(self.folder.config, shapes):
-                out, width = shapes[f"{target}.weight"]
+            for target in self.model.linears:
+                out, width = self.model.shapes[f"{target}.weight"]
                 self.names.setdefault((out, width), target)
             every = (self._weight(name) for name in self.names.values())
             self.method = "unchanged" if all(Pattern(2, 4).violations(w) == 0 for w in every) else "magnitude"

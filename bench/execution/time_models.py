@@ -21,6 +21,7 @@ from bench.execution.engines.names import ENGINES
 from bench.execution.measure import rows_of
 from bench.execution.versions import DENSE, SPARSE, ModelVersions
 from bench.inputs import loading, models
+from bench.inputs.model_facts import ModelFacts
 from bench.inputs.windows import load_windows
 from bench.kernels.timing import Clock, CudaClock, WallClock
 from bench.measures.contract import Readings
@@ -107,7 +108,7 @@ def measure(
                 yield record
 
 
-def _resolve(name: str, data_dir: Path | None) -> models.Model:
+def _resolve(name: str, data_dir: Path | None) -> ModelFacts:
     model = models.resolve(name, data_dir)
     if model is None:
         raise UserError(f"model {name!r} is not downloaded yet: run bench pull {name}")
@@ -197,7 +198,10 @@ class _Turn:
             return {}
         if step.name == "prefill":
             peak = _measure_peak()
-            per_token = {name: sizes_of(versions.source).weights.per_token for name, versions in self.models.items()}
+            per_token = {}
+            for name, versions in self.models.items():
+                sizes = sizes_of(versions.source.config, versions.source.shapes())
+                per_token[name] = sizes.weights.per_token
             return {key: {"flops": 2.0 * step.prompt * per_token[key[-1]], "peak_flops": peak} for key in entered}
         notes: dict[_Key, dict[str, Any]] = {}
         with contextlib.suppress(Skipped):  # no native kernel

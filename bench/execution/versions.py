@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.export.onnx_file import replace_weights
-from bench.inputs.models import Model
+from bench.inputs.model_facts import ModelFacts
 from bench.system import digests
 from bench.system.cache import cache_dir, in_use, temporary_folder
 from bench.system.files import publish
@@ -19,7 +19,7 @@ from bench.system.source_digest import digest_source
 from methods.errors import UserError
 from methods.folder import Folder, Writer
 from methods.pattern import Pattern
-from methods.targets import family_of, find_targets
+from methods.targets import family_of
 
 DENSE, SPARSE = "dense", "2:4"
 """The two sides of a comparison."""
@@ -34,11 +34,15 @@ class ModelVersions:
     """
 
     def __init__(
-        self, model: Model, workdir: Path, sparse: Model | None = None, sides: tuple[str, ...] = (SPARSE, DENSE)
+        self,
+        model: ModelFacts,
+        workdir: Path,
+        sparse: ModelFacts | None = None,
+        sides: tuple[str, ...] = (SPARSE, DENSE),
     ) -> None:
         self.model, self.workdir, self.sparse, self.sides = model, workdir, sparse, sides
         self.source = model.open()
-        self.targets = find_targets(self.source.config, self.source.shapes())
+        self.targets = model.linears
         if sparse:
             self._check(sparse)
 
@@ -46,7 +50,7 @@ class ModelVersions:
     def is_sparse(self) -> bool:
         return all(PATTERN.violations(self.source.weight(target)) == 0 for target in self.targets)
 
-    def _check(self, sparse: Model) -> None:
+    def _check(self, sparse: ModelFacts) -> None:
         other = sparse.open()
         if self.is_sparse or other.shapes() != self.source.shapes():
             raise UserError(

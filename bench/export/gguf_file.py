@@ -13,7 +13,8 @@ from torch import Tensor
 
 from bench.export.integers import integer_bits
 from bench.formats.stored import StoredFolder
-from bench.inputs import architecture, windows
+from bench.inputs import architecture
+from bench.inputs.tokenizer_facts import read_tokenizer, tokenizer_faults
 from bench.kernels.integers24 import Integers, integers_of
 from methods.errors import UserError
 from methods.files import find_file
@@ -157,7 +158,7 @@ def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -
     from gguf import SpecialVocab, TokenType
 
     # As the library writes it, so that every field is there.
-    tokenizer = json.loads(windows.read_tokenizer(folder / "tokenizer.json").to_str())
+    tokenizer = json.loads(read_tokenizer(folder / "tokenizer.json").to_str())
     splitter = tokenizer.get("pre_tokenizer") or {}
     parts = [part for part in (tokenizer.get("normalizer"), *splitter.get("pretokenizers", [splitter])) if part]
     steps = tuple(part.get("type") for part in parts)
@@ -176,7 +177,7 @@ def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -
     writer.add_tokenizer_pre(PRE_TOKENIZERS[steps])
     writer.add_token_list([known.get(number, f"[PAD{number}]") for number in range(size)])
     writer.add_token_types([{**unused, **special}.get(number, TokenType.NORMAL) for number in range(size)])
-    with windows.tokenizer_faults(folder / "tokenizer_config.json"):
+    with tokenizer_faults(folder / "tokenizer_config.json"):
         SpecialVocab(folder, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)
 
 

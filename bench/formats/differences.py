@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from bench.formats.checkpoint import QUANTIZATION_KEYS, Checkpoint, content_digest
+from bench.formats.checkpoint import QUANTIZATION_KEYS, Checkpoint
 from bench.formats.opening import open_checkpoint
-from bench.inputs import architecture, windows
+from bench.inputs import architecture
+from bench.inputs.model_facts import ModelFacts
 from bench.inputs.models import TOKENIZER_FILES
+from bench.inputs.tokenizer_facts import read_tokenizer
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.files import write_file
@@ -21,7 +23,7 @@ from bench.verify import name_pattern
 from methods.errors import UserError
 from methods.files import find_file, read_object
 from methods.folder import Folder
-from methods.targets import find_targets
+from methods.targets import find_targets, select_targets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,16 +49,24 @@ class Inspection(BaseModel):
     is_quantized: bool
 
 
-def inspect(path: Path, original: Folder, include: Collection[str], exclude: Collection[str]) -> Inspection:
-    """Refuse a model that cannot be compared with its original, and find its pattern. The result is kept in the cache."""
-    inputs = [content_digest(path), digests.of([digests.of_file(f) for f in original.files()])]
-    key = digests.of([*inputs, list(include), list(exclude), digest_source(__name__)])
+def inspect(
+    path: Path, content: str, original: ModelFacts, include: Collection[str], exclude: Collection[str]
+) -> Inspection:
+    """Refuse a model that cannot be compared with its original, and find its pattern.
+
+    The result is kept in the cache. content: digest of the model's files.
+    """
+    key = digests.of([content, original.digest, list(include), list(exclude), digest_source(__name__)])
     known = cache_dir() / "folders" / f"{key[:32]}.json"
     if known.is_file():
         return Inspection.model_validate_json(known.read_text())
-    checkpoint = open_checkpoint(path, original)
-    require_comparable(checkpoint, original)
-    targets = find_targets(checkpoint.config, checkpoint.shapes(), include, exclude)
+    checkpoint = open_checkpoint(path, original.open())
+    if "auto_map" in checkpoint.config:
+        raise UserError(f"{path} needs its own code (auto_map in config.json), which is never run")
+    # Refuses an unknown family, which the check of the architecture passes.
+    linears = find_targets(checkpoint.config, checkpoint.shapes())
+    _require_comparable(checkpoint, original)
+    targets = select_targets(linears, include, exclude)
     pattern, sparsity = name_pattern(map(checkpoint.weight, targets), is_quantized=checkpoint.is_quantized)
     found = Inspection(
         form=checkpoint.form, pattern=str(pattern), sparsity=sparsity, is_quantized=checkpoint.is_quantized
@@ -66,26 +76,21 @@ def inspect(path: Path, original: Folder, include: Collection[str], exclude: Col
     return found
 
 
-def require_comparable(checkpoint: Checkpoint, original: Folder) -> None:
-    """Refuse a model of another structure, with code, or with other numbers of tokens than its original."""
-    config = checkpoint.config
-    if "auto_map" in config:
-        raise UserError(f"{checkpoint.path} needs its own code (auto_map in config.json), which is never run")
-    # Refuses an unknown family, which the check below passes.
-    find_targets(config, checkpoint.shapes())
+def _require_comparable(checkpoint: Checkpoint, original: ModelFacts) -> None:
+    """Refuse a model of another structure, or with other numbers of tokens than its original."""
     architecture.check(checkpoint)
     if isinstance(checkpoint.folder, Folder):
         architecture.check_head(checkpoint.folder)
-    tokenizer = original.path / "tokenizer.json"
-    if not tokenizer.exists():
+    known = original.tokenizer
+    if known.tokenizer is None:
         return
-    windows.check_vocabulary(tokenizer, config["vocab_size"])
+    known.require_fit(checkpoint.config["vocab_size"])
     if own := _own_tokenizer(checkpoint):
-        ours, theirs = (windows.read_tokenizer(file).get_vocab() for file in (tokenizer, own))
+        ours, theirs = known.tokenizer.get_vocab(), read_tokenizer(own).get_vocab()
         moved = next((token for token, number in ours.items() if theirs.get(token, number) != number), None)
         if moved is not None:
             raise UserError(
-                f"{checkpoint.path} cannot be compared with {original.path}: the token {moved!r} has the number "
+                f"{checkpoint.path} cannot be compared with {original.folder}: the token {moved!r} has the number "
                 f"{theirs[moved]} there and {ours[moved]} here, so the two models read other tokens"
             )
 

@@ -11,7 +11,7 @@ from bench.formats.quantized import QuantizedCheckpoint
 from methods import adapter
 from methods.errors import UserError
 from methods.files import check_files, find_file
-from methods.folder import Folder, read_config
+from methods.folder import Folder
 
 
 def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
@@ -34,13 +34,14 @@ def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
                 "name PLAIN"
             )
         return AdapterCheckpoint(path, original)
-    quantization = read_config(path).get("quantization_config")
+    if not list(path.glob("*.safetensors")) and (found := sorted(path.glob("*.gguf"))):
+        raise UserError(f"{path} has GGUF files: name one of them, for example {found[0]}")
+    folder = Folder(path)
+    quantization = folder.config.get("quantization_config")
     if isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD:
         from bench.formats.stored_checkpoint import StoredCheckpoint  # imports torch
 
-        return StoredCheckpoint(Folder(path))
-    if any(read_config(path).get(key) for key in QUANTIZATION_KEYS):
-        return QuantizedCheckpoint(Folder(path))
-    if not list(path.glob("*.safetensors")) and (found := sorted(path.glob("*.gguf"))):
-        raise UserError(f"{path} has GGUF files: name one of them, for example {found[0]}")
-    return Checkpoint(Folder(path))
+        return StoredCheckpoint(folder)
+    if any(folder.config.get(key) for key in QUANTIZATION_KEYS):
+        return QuantizedCheckpoint(folder)
+    return Checkpoint(folder)

@@ -16,7 +16,6 @@ from methods import families
 from methods.errors import UserError
 from methods.families import Family, Size, compute
 from methods.folder import TIED, Folder
-from methods.header import read_header
 
 Shape = tuple[int, ...]
 
@@ -101,19 +100,17 @@ def check_head(folder: Folder) -> None:
         return
     if (embedding := next(iter(family.outer))) not in folder:  # packed: formats compare it
         return
-    for file in folder.files():
-        header = read_header(folder.path, file.name)
-        for name in header.keys() & TIED:
-            from safetensors import safe_open
+    for name, (shard, info) in folder.tied_heads.items():
+        from safetensors import safe_open
 
-            fits = header[name].dtype in DTYPES and tuple(header[name].shape) == folder.shapes()[embedding]
-            with safe_open(file, framework="pt") as opened:
-                equal = fits and bool((opened.get_tensor(name) == folder.tensor(embedding)).all())
-            if not equal:
-                raise UserError(
-                    f"config.json in {folder.path} ties {name} to the embedding, and their values differ: set "
-                    "tie_word_embeddings to false, or write the model again"
-                )
+        fits = info.dtype in DTYPES and info.shape == folder.shapes()[embedding]
+        with safe_open(folder.path / shard, framework="pt") as opened:
+            equal = fits and bool((opened.get_tensor(name) == folder.tensor(embedding)).all())
+        if not equal:
+            raise UserError(
+                f"config.json in {folder.path} ties {name} to the embedding, and their values differ: set "
+                "tie_word_embeddings to false, or write the model again"
+            )
 
 
 def _check_experts(family: Family, config: ModelConfig, folder: ModelTensors) -> None:

@@ -92,6 +92,16 @@ def lookup(name: str) -> CorpusSource:
     return CORPORA[name]
 
 
+def require(name: str) -> None:
+    """Raise UserError if a corpus is unknown, or a field is named in plain text."""
+    own = own_text.parse(name)
+    if own is None and name not in CORPORA and Path(name).is_dir():
+        raise UserError(f"{name!r} is no corpus: if you mean the folder of that name, type ./{name}")
+    lookup(name)
+    if own and own.field and not any(file.suffix in (".jsonl", ".parquet") for file in own.files):
+        raise UserError(f"{str(own.path)!r} is plain text without fields: leave :{own.field} out")
+
+
 def require_split(name: str, use: str) -> None:
     """Check that a corpus has text for a use. Raise UserError if the corpus has no such text."""
     if own_text.parse(name) and use == "validation":

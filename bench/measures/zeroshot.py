@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from bench.inputs import tasks, tracks
-from bench.inputs.own_text import lacks_template
 from bench.inputs.task_yaml import most_generated, read_task
 from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
 from bench.measures.state_check import StateCheck
@@ -125,10 +124,10 @@ class Zeroshot:
     def plan(cls, context: PlanContext) -> Iterator[Planned]:
         wanted, data_dir = context.run.settings_of(ZeroshotSettings), context.run.data_dir
         tokens = wanted.tokens or (1024 if context.devices[0] == "cpu" else 8192)
-        limit = count_of(wanted.limit, context.quick_questions)
+        limit = count_of(wanted.limit, context.facts.quick.questions)
         prompt = {name: value for name in PROMPT if (value := getattr(wanted, name)) not in (None, False, "")}
-        if wanted.apply_chat_template and lacks_template(context.tokenizer_json.parent):
-            raise UserError(f"{context.model} has no chat template: leave zeroshot.apply_chat_template out")
+        if wanted.apply_chat_template and context.facts.tokenizer.lacks_template:
+            raise UserError(f"{context.facts.name} has no chat template: leave zeroshot.apply_chat_template out")
         context.require_tokenizer()
         for name, file in tasks.expand(context.run.tasks, wanted.include_path).items():
             task = read_task(name, file)

@@ -1,9 +1,8 @@
-"""Inputs of a run for one model, each with its digest: shapes, texts, recipe and measurements."""
+"""Inputs of a run for one model, each with its digest, and the artifacts that are made of them."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +12,12 @@ from bench.catalog import registry
 from bench.catalog.choice import build
 from bench.catalog.code import measure_digest
 from bench.formats.differences import inspect
-from bench.inputs import corpora, models, training_text, windows
+from bench.inputs import corpora, training_text, windows
 from bench.inputs.bos import Bos, begins_with_bos, count_first, first_tokens, resolve_bos
-from bench.inputs.shapes import open_shapes
+from bench.inputs.model_facts import ModelFacts
 from bench.measures.contract import PlanContext, Planned
 from bench.planning import recipes
-from bench.planning.artifact import CalibrationSet, Stage, TrainingRun
+from bench.planning.artifact import Artifact, CalibrationSet, Stage, TrainingRun
 from bench.planning.chain import MethodStages
 from bench.planning.resolve import PlanRequest
 from bench.planning.sizes import count_sizes
@@ -30,7 +29,7 @@ from methods.errors import UserError
 from methods.info import Does
 from methods.pattern import Pattern
 from methods.smaller import count_left
-from methods.targets import family_of, find_targets, require_flow
+from methods.targets import require_fit, require_flow, select_targets
 from methods.training.settings import require_trainable
 
 LOADER = "bench.inputs.loading"
@@ -42,160 +41,133 @@ LEARNING_RATES = {"lr", "relative_lr"}
 class ModelInputs:
     """Inputs of a request for one model. Calibration text is read only if a stage needs it."""
 
-    def __init__(self, request: PlanRequest, model: models.Model) -> None:
+    def __init__(self, request: PlanRequest, facts: ModelFacts) -> None:
         """Raise UserError if a pattern or group does not divide a layer, or a training or measure is impossible."""
-        self.request, self.model = request, model
-        folder = open_shapes(model.folder)
-        self.config = folder.config
-        patterns = () if all(chain.pattern for chain in request.chains) else request.patterns
-        every = [stage for chain in request.chains for stage in chain.stages]
-        stages = [stage for stage in every if Does.KEEPS_FUNCTION in stage.entry.does]  # another's group may be any
-        stages += [stage for stage in request.quantizers if stage]
-        groups = {stage.label: stage.config.get("group") for stage in stages}
-        self.linears = find_targets(self.config, folder.shapes())
-        """All linears of the model that can be pruned."""
-        self.sizes = count_sizes(folder, request.spec.targets, patterns, groups)
-        self.family = family_of(self.config)
-        self.dtype = self._dtype(folder.dtype)
-        tokenizer_json = model.folder / "tokenizer.json"
-        if tokenizer_json.exists():
-            windows.check_vocabulary(tokenizer_json, self.config["vocab_size"])
+        self.request, self.facts, self.spec = request, facts, request.spec
+        wanted = self.spec.targets
+        self.targets = select_targets(facts.linears, wanted.include, wanted.exclude)
+        self._require_widths()
+        self.sizes = count_sizes(facts, self.targets)
+        self.dtype = self._choose_dtype()
+        facts.tokenizer.require_fit(facts.config["vocab_size"])
         self.context = PlanContext(
-            run=request.spec,
-            fetch=request.fetch,
-            devices=request.devices,
-            model=model.name,
-            tokenizer_json=tokenizer_json,
-            corpus=model.data,
-            seqlen=model.seqlen,
-            quick_tokens=model.quick.tokens,
-            quick_questions=model.quick.questions,
-            positions=self.config.get(self.family.positions),
-            bos=self._bos(tokenizer_json),
+            run=self.spec, fetch=request.fetch, devices=request.devices, facts=facts, bos=self._choose_bos()
         )
-        self.measurements = [m for name in request.measures for m in self._measurements(name)]
-        named = request.spec.training.recipe
-        self.recipe = recipes.choose(self.sizes.parameters, request.device, named) if request.trains else None
-        self.training = self._training(self.recipe) if self.recipe else None
+        self.measurements: list[dict[str, Any]] = []
+        for name in request.measures:
+            self.measurements += self._measurements(name)
+        self.training = self.recipe = None
+        if request.trains:
+            named = self.spec.training.recipe
+            self.recipe = recipes.choose(self.sizes.parameters, request.device, named)
+            self.training = self._training(self.recipe)
+
+    def _require_widths(self) -> None:
+        """Raise UserError if a pattern or a group size does not divide a target."""
+        request, shapes = self.request, self.facts.shapes
+        if not all(chain.pattern for chain in request.chains):
+            for pattern in request.patterns:
+                require_fit(pattern, shapes, self.targets)
+        groups: dict[str, Any] = {}
+        for chain in request.chains:
+            for stage in chain.stages:
+                # Another method may have groups of any size.
+                if Does.KEEPS_FUNCTION in stage.entry.does:
+                    groups[stage.label] = stage.config.get("group")
+        for quantizer in request.quantizers:
+            if quantizer:
+                groups[quantizer.label] = quantizer.config.get("group")
+        for label, group in groups.items():
+            for name in self.targets if isinstance(group, int) else ():
+                width = shapes[f"{name}.weight"][1]
+                if group < 1 or width % group:
+                    raise UserError(
+                        f"{label}: groups of {group} do not divide the {width} inputs of {name}: "
+                        "use a size that does, or leave group= out"
+                    )
+
+    def _choose_dtype(self) -> str:
+        """Return the number format of the artifacts."""
+        if self.spec.dtype != "auto":
+            return self.spec.dtype
+        # On a CPU the arithmetic is in float32, so float16 loses no gradient there.
+        stored, on_gpu = self.facts.dtype, self.request.device != "cpu"
+        if stored == "float16" and self.request.trains and on_gpu:
+            return "bfloat16"
+        return stored
+
+    @cached_property
+    def arithmetic(self) -> str:
+        """Number format of the arithmetic, or "" for that of the weights."""
+        if self.dtype == "float32" or self.spec.arithmetic == "dtype":
+            return ""
+        if self.spec.arithmetic == "float32":
+            return "float32"
+        is_given = self.spec.dtype != "auto" or self.request.device != "cpu"
+        return "" if is_given or has_instructions_for(self.dtype) else "float32"
+
+    def _choose_bos(self) -> Bos:
+        """Return the rule for BOS as far as it changes this model's tokens.
+
+        Raise UserError if the tokenizer lacks a required BOS.
+        """
+        rule, known = self.spec.bos, self.facts.tokenizer
+        if known.begins_with_bos:
+            return resolve_bos(rule, adds=True)
+        if known.tokenizer is not None and rule != "always":
+            return resolve_bos(rule, adds=False)
+        if not self.facts.has_tokenizer:
+            return ""  # what reads text is refused, and other measures need no tokenizer
+        from bench.inputs.loading import load_tokenizer  # imports torch
+
+        tokenizer = load_tokenizer(self.facts.folder)
+        adds = known.tokenizer is None and begins_with_bos(tokenizer.backend_tokenizer)
+        bos = resolve_bos(rule, adds=adds)
+        first_tokens(tokenizer, bos)
+        return bos
 
     @cached_property
     def loader(self) -> str:
         """Digest of the code that reads the model, and of its family's entry, which is data."""
-        return digests.of([digest_source(LOADER), asdict(self.family)])
+        return digests.of([digest_source(LOADER), asdict(self.facts.family)])
 
     @cached_property
     def calibration(self) -> CalibrationSet:
-        wanted, data_dir, fetch = self.request.spec.calibration, self.request.spec.data_dir, self.request.fetch
-        seqlen, tokenizer_json = wanted.seqlen or self.model.seqlen, self.context.tokenizer_json
+        wanted, data_dir, fetch = self.spec.calibration, self.spec.data_dir, self.request.fetch
+        seqlen, tokenizer = wanted.seqlen or self.facts.seqlen, self.facts.tokenizer
         self.context.require_positions("calibration", seqlen)
         self.context.require_text(wanted.data)
         content = corpora.digest(wanted.data, "calibration", data_dir, fetch=fetch)
-        first = count_first(self.context.bos)
-        if tokenizer_json.exists() and (fetch or not corpora.lookup(wanted.data).hub):
-            windows.check_calibration(wanted.data, wanted.sequences, seqlen, tokenizer_json, data_dir, first)
+        is_here = fetch or not corpora.lookup(wanted.data).hub
+        if tokenizer.tokenizer is not None and is_here:
+            first = count_first(self.context.bos)
+            windows.check_calibration(wanted.data, wanted.sequences, seqlen, tokenizer, data_dir, first)
         return CalibrationSet(
             data=wanted.data,
             content=content,
             source=digest_source(windows.__name__),
             sequences=wanted.sequences,
             seqlen=seqlen,
-            all_experts=wanted.all_experts and self.family.experts is not None,
+            all_experts=wanted.all_experts and self.facts.family.experts is not None,
             processes=wanted.processes,
             bos=self.context.bos,
         )
 
-    def _bos(self, tokenizer_json: Path) -> Bos:
-        """Return the rule for BOS as far as it changes this model's tokens. Refuse a tokenizer that lacks a required BOS."""
-        rule = self.request.spec.bos
-        known = tokenizer_json.exists()
-        with windows.tokenizer_faults(tokenizer_json):
-            adds = known and begins_with_bos(windows.read_tokenizer(tokenizer_json))
-        if adds or (known and rule != "always"):
-            return resolve_bos(rule, adds=adds)
-        if not any((self.model.folder / name).exists() for name in models.TOKENIZER_FILES):
-            return ""  # what reads text is refused, and other measures need no tokenizer
-        from bench.inputs.loading import load_tokenizer  # imports torch
-
-        tokenizer = load_tokenizer(self.model.folder)
-        bos = resolve_bos(rule, adds=not known and begins_with_bos(tokenizer.backend_tokenizer))
-        first_tokens(tokenizer, bos)
-        return bos
-
-    def _dtype(self, stored: str) -> str:
-        """Return the number format of the artifacts. stored: that of the model's files."""
-        if self.request.spec.dtype != "auto":
-            return self.request.spec.dtype
-        # On a CPU the arithmetic is in float32, so float16 loses no gradient there.
-        loses_gradients = stored == "float16" and self.request.trains and self.request.device != "cpu"
-        return "bfloat16" if loses_gradients else stored
-
-    @property
-    def arithmetic(self) -> str:
-        """Number format of the arithmetic, or "" for that of the weights."""
-        wanted, on_cpu = self.request.spec, self.request.device == "cpu"
-        is_slow = wanted.dtype == "auto" and on_cpu and not has_instructions_for(self.dtype)
-        in_float32 = wanted.arithmetic == "float32" or (wanted.arithmetic == "auto" and is_slow)
-        return "float32" if in_float32 and self.dtype != "float32" else ""
-
-    def variants(self, chain: MethodStages) -> Iterable[tuple[Stage | None, str]]:
-        """Return each quantizer of a method with each pattern.
-
-        A model made elsewhere has the pattern found in it, and no quantizer if it is quantized already. Refuse a run of
-        quantizers only in that case.
-        """
-        quantizers, patterns = self.request.quantizers, tuple(map(str, self.request.patterns))
-        if stage := chain.elsewhere:
-            targets = self.request.spec.targets
-            found = inspect(Path(stage.config["path"]), self.model.open(), targets.include, targets.exclude)
-            patterns = (found.pattern,)
-            if found.is_quantized and None not in quantizers:
-                raise UserError(f"{stage.label} is quantized already ({found.form}): add none to --quant")
-            quantizers = (None,) if found.is_quantized else quantizers
-        elif chain.pattern:
-            patterns = (chain.pattern,)
-        return itertools.product(quantizers, patterns)
-
-    def complete(self, stage: Stage, pattern: str) -> Stage:
-        """Return a stage with its pattern, and with the recipe's fields that the user did not set."""
-        pattern = pattern + stage.pattern if stage.pattern.startswith(" + ") else stage.pattern or pattern
-        link = stage.link
-        count_left(link.shares, self.config, link.options)
-        if Does.KEEPS_FUNCTION in link.info.does:
-            require_flow(self.config, stage.name, fold=link.folds)
-        fields = self.recipe.fields_of(stage.name) if self.recipe and "training" in stage.needs else {}
-        if stage.config.keys() & LEARNING_RATES:
-            fields = {name: value for name, value in fields.items() if name not in LEARNING_RATES}
-        return stage.model_copy(update={"pattern": pattern, "config": fields | stage.config})
-
-    def require_settings_file(self, stage: Stage) -> None:
-        """Raise UserError if a stage reads its settings from a file that does not fit the model.
-
-        Its class has a method `read(pattern, targets)`, as in bench.quantizers.allocated, or the file is not checked here.
-        """
-        entry = stage.entry
-        if not entry.file or not entry.file.required or Does.IMPORTS in entry.does:
-            return
-        with registry.guarded(entry):
-            if read := getattr(build(entry, stage.name, stage.config), "read", None):
-                wanted, targets = self.request.spec.targets, None
-                others = [s.entry.does for chain in self.request.chains for s in chain.stages]
-                # The file may be for what a method leaves of the model.
-                if not any(does & (Does.REMOVES | Does.IMPORTS) for does in others):
-                    shapes = open_shapes(self.model.folder).shapes()
-                    targets = find_targets(self.config, shapes, wanted.include, wanted.exclude)
-                read(Pattern.parse(stage.pattern), targets)
-
     def _training(self, recipe: recipes.Recipe) -> TrainingRun:
-        """Return the training, or raise UserError if the text does not exist or the budget is below one step."""
-        wanted, data_dir = self.request.spec.training, self.request.spec.data_dir
+        """Return the training. Raise UserError without its text, or for less than one step."""
+        wanted = self.spec.training
         require_trainable(self.arithmetic or self.dtype)
         self.context.require_text(wanted.data)
+        usual = recipes.for_size(self.sizes.parameters, self.request.device)
+        tokens = wanted.tokens
+        if tokens is None and not wanted.recipe:
+            tokens = self.facts.quick.training_tokens
         run = TrainingRun(
             data=wanted.data,
-            content=training_text.content_digest(wanted.data, data_dir),
+            content=training_text.content_digest(wanted.data, self.spec.data_dir),
             source=digest_source(training_text.__name__),
-            recipe="" if recipe is recipes.for_size(self.sizes.parameters, self.request.device) else recipe.name,
-            tokens=wanted.tokens or (None if wanted.recipe else self.model.quick.training_tokens) or recipe.tokens,
+            recipe="" if recipe is usual else recipe.name,
+            tokens=tokens or recipe.tokens,
             batch=wanted.batch or recipe.batch,
             seqlen=wanted.seqlen or recipe.seqlen,
             micro=wanted.micro or recipe.micro,
@@ -204,8 +176,8 @@ class ModelInputs:
         self.context.require_positions("training", run.seqlen)
         if run.batch % wanted.processes:
             raise UserError(
-                f"training.batch={run.batch} sequences cannot be divided among training.processes={wanted.processes}: "
-                "use a batch that is a multiple of it"
+                f"training.batch={run.batch} sequences cannot be divided among "
+                f"training.processes={wanted.processes}: use a batch that is a multiple of it"
             )
         if run.tokens < run.batch * run.seqlen:
             raise UserError(
@@ -214,14 +186,128 @@ class ModelInputs:
             )
         return run
 
+    def artifacts(self) -> Iterator[Artifact]:
+        """Yield an artifact for every method, quantizer, pattern and seed.
+
+        Some methods have one pattern only.
+        """
+        for index, method in enumerate(self.request.chains):
+            quantizers, patterns = self._variants(method)
+            for quantizer in quantizers:
+                chains = self.request.chains
+                if quantizer:
+                    chains = self.request.transformed.get(quantizer.label, chains)
+                for pattern in patterns:
+                    yield from self._artifacts(chains[index], quantizer, pattern)
+
+    def _variants(self, chain: MethodStages) -> tuple[tuple[Stage | None, ...], tuple[str, ...]]:
+        """Return the quantizers and the patterns of a method.
+
+        A model made elsewhere has the pattern found in it, and no quantizer if it is quantized already. Refuse a run of
+        quantizers only in that case.
+        """
+        quantizers = self.request.quantizers
+        if stage := chain.elsewhere:
+            globs = self.spec.targets
+            path, content = Path(stage.config["path"]), stage.config["sha256"]
+            found = inspect(path, content, self.facts, globs.include, globs.exclude)
+            if not found.is_quantized:
+                return quantizers, (found.pattern,)
+            if None not in quantizers:
+                raise UserError(f"{stage.label} is quantized already ({found.form}): add none to --quant")
+            return (None,), (found.pattern,)
+        if chain.pattern:
+            return quantizers, (chain.pattern,)
+        return quantizers, tuple(map(str, self.request.patterns))
+
+    def _artifacts(self, chain: MethodStages, quantizer: Stage | None, pattern: str) -> Iterator[Artifact]:
+        """Yield the artifacts of a chain: one for each seed if a stage is random."""
+        spec, facts = self.spec, self.facts
+        stages = [self._complete(stage, pattern) for stage in chain.stages]
+        if quantizer:
+            last = quantizer.model_copy(update={"pattern": chain.beside})
+            stages.append(self._complete(last, pattern))
+        self._require_settings_file(stages[-1])
+        needs = {need for stage in stages for need in stage.needs}
+        trains = "training" in needs
+        is_random = any(stage.random for stage in stages)
+        for seed in spec.seeds if is_random else (None,):
+            yield Artifact(
+                model=facts.name,
+                family=facts.config["model_type"],
+                sizes=self.sizes,
+                folder=facts.folder,
+                data_dir=spec.data_dir,
+                digest=facts.digest,
+                tokenizer=facts.tokenizer_digest,
+                companions=facts.companions_digest,
+                revision=facts.revision,
+                terms=facts.terms,
+                loader=self.loader,
+                stages=tuple(stages),
+                calibration=self.calibration if "calibration" in needs else None,
+                training=self.training if trains else None,
+                processes=spec.training.processes if trains else 1,
+                nodes=spec.training.nodes if trains else 1,
+                include=spec.targets.include,
+                exclude=spec.targets.exclude,
+                seed=seed,
+                dtype=self.dtype,
+                arithmetic=self.arithmetic,
+                device=self.request.device,
+                threads=self.request.threads,
+                stream=spec.stream,
+                max_memory=spec.max_memory,
+                checkpoint_s=spec.training.checkpoint_s,
+            )
+
+    def _complete(self, stage: Stage, pattern: str) -> Stage:
+        """Return a stage with its pattern, and with the recipe's fields that the user did not set."""
+        if stage.pattern.startswith(" + "):
+            pattern += stage.pattern
+        elif stage.pattern:
+            pattern = stage.pattern
+        link = stage.link
+        count_left(link.shares, self.facts.config, link.options)
+        if Does.KEEPS_FUNCTION in link.info.does:
+            require_flow(self.facts.config, stage.name, fold=link.folds)
+        fields: dict[str, Any] = {}
+        if self.recipe and "training" in stage.needs:
+            fields = self.recipe.fields_of(stage.name)
+        if stage.config.keys() & LEARNING_RATES:
+            fields = {name: value for name, value in fields.items() if name not in LEARNING_RATES}
+        return stage.model_copy(update={"pattern": pattern, "config": fields | stage.config})
+
+    def _require_settings_file(self, stage: Stage) -> None:
+        """Raise UserError if a stage reads its settings from a file that does not fit the model.
+
+        Its class has a method `read(pattern, targets)`, as in bench.quantizers.allocated, or the file is not checked here.
+        """
+        entry = stage.entry
+        if not entry.file or not entry.file.required or Does.IMPORTS in entry.does:
+            return
+        with registry.guarded(entry):
+            read = getattr(build(entry, stage.name, stage.config), "read", None)
+            if read:
+                # The file may be for what a method leaves of the model.
+                read(Pattern.parse(stage.pattern), None if self._changes_targets else self.targets)
+
+    @cached_property
+    def _changes_targets(self) -> bool:
+        """True if a method removes parts of the model, or takes a model made elsewhere."""
+        for chain in self.request.chains:
+            if any(stage.entry.does & (Does.REMOVES | Does.IMPORTS) for stage in chain.stages):
+                return True
+        return False
+
     def _measurements(self, measure: str) -> Iterator[dict[str, Any]]:
         """Yield the fields of each measurement that a measure plans."""
         entry = registry.lookup("measures", measure)
         kind = registry.load(entry)
         with registry.guarded(entry):
-            planned = kind.plan(self.context) if hasattr(kind, "plan") else (Planned(),)
-            planned = [(p, _protocol(kind(**p.config).protocol)) for p in planned]
-        for (config, content, options), protocol in planned:
+            planned = list(kind.plan(self.context)) if hasattr(kind, "plan") else [Planned()]
+            protocols = [_protocol(kind(**each.config).protocol) for each in planned]
+        for (config, content, options), protocol in zip(planned, protocols, strict=True):
             yield {
                 "measure": measure,
                 "target": entry.target,

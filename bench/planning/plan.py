@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from bench.inputs import download, models
+from bench.inputs.model_facts import ModelFacts
 from bench.inputs.shapes import is_planned, planned_model
 from bench.inputs.task_yaml import read_task
-from bench.planning.artifact import Artifact, Measurement, Plan
+from bench.planning.artifact import Measurement, Plan
 from bench.planning.memory import estimate_bytes
 from bench.planning.model_inputs import ModelInputs
-from bench.planning.resolve import AUTO, PlanRequest, resolve_request
+from bench.planning.resolve import AUTO, resolve_request
 from bench.planning.shards import divide, parse_shard
 from bench.planning.spec import Spec
 from bench.system.devices import cores, memory_bytes
@@ -39,21 +40,18 @@ def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None
     linears: set[str] = set()
     to_pull = []
     for name in spec.models:
-        if not fetch and is_planned(Path(name)):
-            model = planned_model(name)
-        else:
-            model = download.pull(name, spec.data_dir, on_fetch) if fetch else models.resolve(name, spec.data_dir)
-        if model is None:
+        facts = _read_facts(name, spec, on_fetch if fetch else None)
+        if facts is None:
             to_pull.append(name)
-            model = planned_model(name)
-        if model is None:
+            facts = planned_model(name)
+        if facts is None:
             continue
-        content = (model.digest, model.tokenizer, model.companions)
-        if (same := names.setdefault(content, model.name)) != model.name:
-            raise UserError(f"{same} and {model.name} are the same model: leave one out")
-        inputs = ModelInputs(request, model)
-        linears.update(inputs.linears)
-        for artifact, fields in itertools.product(_artifacts(request, inputs), inputs.measurements):
+        content = (facts.digest, facts.tokenizer_digest, facts.companions_digest)
+        if (same := names.setdefault(content, name)) != name:
+            raise UserError(f"{same} and {name} are the same model: leave one out")
+        inputs = ModelInputs(request, facts)
+        linears.update(facts.linears)
+        for artifact, fields in itertools.product(inputs.artifacts(), inputs.measurements):
             measurement = Measurement(artifact=artifact, **fields)
             known = measurements.setdefault(measurement.key, measurement)
             if known is not measurement and known.identity.key() != measurement.identity.key():
@@ -64,6 +62,18 @@ def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None
     if spec.jobs == AUTO and spec.executor == "local":
         plan = _fit_memory(plan, request.devices)
     return divide(plan, count)[index - 1] if count > 1 else plan
+
+
+def _read_facts(name: str, spec: Spec, on_fetch: Callable[[str], None] | None) -> ModelFacts | None:
+    """Read the facts of a model, or return None if it must be downloaded first.
+
+    on_fetch: as in `make_plan`. None: download nothing.
+    """
+    if on_fetch:
+        return download.pull(name, spec.data_dir, on_fetch)
+    if is_planned(Path(name)):
+        return planned_model(name)
+    return models.resolve(name, spec.data_dir)
 
 
 def _fit_memory(plan: Plan, devices: tuple[str, ...]) -> Plan:
@@ -79,48 +89,3 @@ def _fit_memory(plan: Plan, devices: tuple[str, ...]) -> Plan:
     threads = {"threads": plan.spec.threads or max(1, cores() // jobs)}
     measurements = (m.model_copy(update={"artifact": m.artifact.model_copy(update=threads)}) for m in plan.measurements)
     return replace(plan, measurements=tuple(measurements), jobs=jobs, devices=devices[:jobs])
-
-
-def _artifacts(request: PlanRequest, inputs: ModelInputs) -> Iterator[Artifact]:
-    """Yield an artifact of one model for every method, quantizer, pattern and seed. Some methods have one pattern only."""
-    spec, model = request.spec, inputs.model
-    for index, method in enumerate(request.chains):
-        for quantizer, pattern in inputs.variants(method):
-            chain = (
-                request.transformed[quantizer.label][index]
-                if quantizer and quantizer.label in request.transformed
-                else method
-            )
-            last = [quantizer.model_copy(update={"pattern": chain.beside})] if quantizer else []
-            stages = tuple(inputs.complete(s, pattern) for s in (*chain.stages, *last))
-            inputs.require_settings_file(stages[-1])
-            calibrates, trains = (any(need in s.needs for s in stages) for need in ("calibration", "training"))
-            for seed in spec.seeds if any(s.random for s in stages) else (None,):
-                yield Artifact(
-                    model=model.name,
-                    family=inputs.config["model_type"],
-                    sizes=inputs.sizes,
-                    folder=model.folder,
-                    data_dir=spec.data_dir,
-                    digest=model.digest,
-                    tokenizer=model.tokenizer,
-                    companions=model.companions,
-                    revision=model.revision,
-                    terms=model.terms,
-                    loader=inputs.loader,
-                    stages=stages,
-                    calibration=inputs.calibration if calibrates else None,
-                    training=inputs.training if trains else None,
-                    processes=spec.training.processes if trains else 1,
-                    nodes=spec.training.nodes if trains else 1,
-                    include=spec.targets.include,
-                    exclude=spec.targets.exclude,
-                    seed=seed,
-                    dtype=inputs.dtype,
-                    arithmetic=inputs.arithmetic,
-                    device=request.device,
-                    threads=request.threads,
-                    stream=spec.stream,
-                    max_memory=spec.max_memory,
-                    checkpoint_s=spec.training.checkpoint_s,
-                )

@@ -44,18 +44,22 @@ def recipes() -> dict[str, Recipe]:
     return {name: Recipe(name=name, **fields) for name, fields in tomllib.loads(text).items()}
 
 
+def lookup(name: str) -> Recipe:
+    """Return the recipe of this name. Raise UserError if it is unknown."""
+    if name not in recipes():
+        raise UserError(describe_unknown("training recipe", name, recipes()))
+    return recipes()[name]
+
+
 def choose(parameters: int, device: str, named: str | None = None) -> Recipe:
     """Return the named recipe, or the first that is large enough and for this type of device. Raise UserError without one."""
-    known = recipes()
     if named:
-        if named not in known:
-            raise UserError(describe_unknown("training recipe", named, known))
-        return known[named]
+        return lookup(named)
     if recipe := for_size(parameters, device):
         return recipe
     raise UserError(
         f"no training recipe for a model of {parameters / 1e9:.0f} billion parameters: "
-        f"name one by --set training.recipe= ({', '.join(known)}), or give all of training.*"
+        f"name one by --set training.recipe= ({', '.join(recipes())}), or give all of training.*"
     )
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bench.catalog import registry
 from bench.catalog.choice import Choice, parse_chain, parse_quantizer
 from bench.catalog.entries import CONTROL
-from bench.inputs import corpora, own_text
+from bench.inputs import corpora
 from bench.measures.windowed import WindowSettings
 from bench.planning import recipes
 from bench.planning.artifact import Stage
@@ -58,33 +57,37 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
     """Look up every name of a spec. Raise UserError if it is unknown, out of range, or excluded by another setting."""
     measures = tuple(dict.fromkeys((*spec.measures, "pattern")))
     for name in measures:
-        entry = registry.lookup("measures", name)
-        if check := getattr(registry.load(entry), "check", None):
-            with registry.guarded(entry):
-                check(spec, fetch=fetch)
+        _check_measure(name, spec, fetch)
     _require_known(spec)
     chains = [parse_chain(text) for text in dict.fromkeys((CONTROL, *spec.methods))]
     quantizers = [parse_quantizer(text) for text in spec.quantizers]
+    named = [quantizer for quantizer in quantizers if quantizer]
     _require_distinct("methods", chains)
-    _require_distinct("quantizers", ([quantizer] for quantizer in quantizers if quantizer))
+    _require_distinct("quantizers", [[quantizer] for quantizer in named])
     by_ray = spec.executor == "ray"
-    devices = (cluster_device(spec.device),) if by_ray else resolve_devices(spec.device, elsewhere=not fetch)
-    patterns = tuple(Pattern.parse(text) for text in spec.patterns)
+    if by_ray:
+        devices: tuple[str, ...] = (cluster_device(spec.device),)
+    else:
+        devices = resolve_devices(spec.device, elsewhere=not fetch)
+    patterns = tuple(map(Pattern.parse, spec.patterns))
     for pattern in patterns:
         _require_prunable(pattern)
-    transformed = {
-        quantizer.label: [with_transform(chain, quantizer) for chain in chains]
-        for quantizer in quantizers
-        if quantizer and registry.lookup("quantizers", quantizer.name).after
-    }
-    choices = list(itertools.chain(*chains, *itertools.chain(*transformed.values())))
+    transformed: dict[str, list[list[Choice]]] = {}
+    for quantizer in named:
+        if registry.lookup("quantizers", quantizer.name).after:
+            transformed[quantizer.label] = [with_transform(chain, quantizer) for chain in chains]
+    every_chain = itertools.chain(chains, *transformed.values())
+    choices = list(itertools.chain.from_iterable(every_chain))
     for choice, pattern in itertools.product(choices, patterns):
         _require_pattern(choice, pattern)
     _require_nodes(spec)
     _require_one_device(spec, devices)
     _require_shareable(spec, choices, "methods")
-    _require_shareable(spec, filter(None, quantizers), "quantizers")
-    jobs = 1 if spec.jobs == AUTO else len(devices) if spec.jobs is None else int(spec.jobs)
+    _require_shareable(spec, named, "quantizers")
+    jobs = 1
+    if spec.jobs != AUTO:
+        jobs = len(devices) if spec.jobs is None else int(spec.jobs)
+    own_threads = 1 if by_ray else max(1, cores() // jobs)
     return PlanRequest(
         spec=spec,
         chains=tuple(map(stages_of, chains)),
@@ -94,9 +97,18 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
         measures=measures,
         devices=devices,
         jobs=jobs,
-        threads=spec.threads or (1 if spec.executor == "ray" else max(1, cores() // jobs)),
+        threads=spec.threads or own_threads,
         fetch=fetch,
     )
+
+
+def _check_measure(name: str, spec: Spec, fetch: bool) -> None:
+    """Raise UserError if a measure is unknown, or cannot use the settings of the run."""
+    entry = registry.lookup("measures", name)
+    kind = registry.load(entry)
+    if hasattr(kind, "check"):
+        with registry.guarded(entry):
+            kind.check(spec, fetch=fetch)
 
 
 def _require_prunable(pattern: Pattern) -> None:
@@ -116,7 +128,8 @@ def _require_distinct(kind: Kind, chains: Iterable[Sequence[Choice]]) -> None:
     known: dict[str, str] = {}
     for chain in chains:
         label = chain[-1].label
-        same = known.setdefault(repr([(c.name, sorted(_other_than_defaults(kind, c).items())) for c in chain]), label)
+        settings = [(choice.name, sorted(_other_than_defaults(kind, choice).items())) for choice in chain]
+        same = known.setdefault(repr(settings), label)
         if same != label:
             raise UserError(f"{same} and {label} are the same {kind.removesuffix('s')}: leave one out")
 
@@ -134,18 +147,9 @@ def _require_known(spec: Spec) -> None:
     """Raise UserError for an unknown corpus or recipe in a setting, also if the run does not read it."""
     for name in (spec.calibration.data, spec.training.data, spec.settings_of(WindowSettings).data):
         if name:
-            _require_text(name)
+            corpora.require(name)
     if spec.training.recipe:
-        recipes.choose(0, "", spec.training.recipe)
-
-
-def _require_text(name: str) -> None:
-    own = own_text.parse(name)
-    if not own and name not in corpora.CORPORA and Path(name).is_dir():
-        raise UserError(f"{name!r} is no corpus: if you mean the folder of that name, type ./{name}")
-    corpora.lookup(name)
-    if own and own.field and not any(file.suffix in (".jsonl", ".parquet") for file in own.files):
-        raise UserError(f"{str(own.path)!r} is plain text without fields: leave :{own.field} out")
+        recipes.lookup(spec.training.recipe)
 
 
 def _require_nodes(spec: Spec) -> None:
@@ -180,12 +184,14 @@ def _require_one_device(spec: Spec, devices: tuple[str, ...]) -> None:
 
 def _require_shareable(spec: Spec, choices: Iterable[Choice], kind: Kind) -> None:
     processes, sequences = spec.calibration.processes, spec.calibration.sequences
+    if processes == 1:
+        return
     if processes > sequences:
         raise UserError(
             f"calibration.processes={processes} is more than calibration.sequences={sequences}: "
             "use at most one process for each sequence"
         )
-    for choice in choices if processes > 1 else ():
+    for choice in choices:
         entry = registry.lookup(kind, choice.name)
         if "calibration" in entry.needs_with(choice.config) and not entry.shares_calibration:
             entries = registry.entries("methods") | registry.entries("quantizers")

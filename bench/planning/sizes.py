@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from pydantic import BaseModel
 
-from bench.inputs.shapes import PlannedModel
-from bench.planning.spec import Targets
-from methods.errors import UserError
-from methods.folder import Folder
-from methods.pattern import Pattern
-from methods.targets import family_of, find_targets, input_widths, require_fit
+from bench.inputs.model_facts import ModelFacts
+from methods.targets import input_widths
 
 
 class ModelSizes(BaseModel, frozen=True):
@@ -44,49 +38,41 @@ class ModelSizes(BaseModel, frozen=True):
         return self.rest + self.expert + max(self.rest, self.expert)
 
 
-def count_sizes(
-    folder: Folder | PlannedModel, wanted: Targets, patterns: Iterable[Pattern], groups: Mapping[str, Any]
-) -> ModelSizes:
-    """Count the parameters of a model. groups: group size of each quantizer and transform, or None, by its label."""
-    config, shapes = folder.config, folder.shapes()
-    targets = find_targets(config, shapes, wanted.include, wanted.exclude)
-    for pattern in (Pattern.parse("dense"), *patterns):
-        require_fit(pattern, shapes, targets)
-    widths = {target: shapes[f"{target}.weight"][1] for target in targets}
-    for (label, group), (name, width) in itertools.product(groups.items(), widths.items()):
-        if isinstance(group, int) and (group < 1 or width % group):
-            raise UserError(
-                f"{label}: groups of {group} do not divide the {width} inputs of {name}: "
-                "use a size that does, or leave group= out"
-            )
-    family = family_of(config)
-    outside, blocks, experts = 0, Counter[str](), Counter[str]()
-    path = re.escape(family.experts.path) if family.experts else "(?!)"
-    inner = re.compile(rf"(.+\.{path}\.\d+)\.")
+def count_sizes(facts: ModelFacts, targets: Iterable[str]) -> ModelSizes:
+    """Count the parameters of a model, and the Hessians of its targets."""
+    family, shapes = facts.family, facts.shapes
+    experts_path = re.escape(family.experts.path) if family.experts else "(?!)"
+    expert_of = re.compile(rf"(.+\.{experts_path}\.\d+)\.")
+    outside = 0
+    # Parameters of each block, of each block without its experts, and of each expert.
+    blocks, rests, experts = Counter[int](), Counter[int](), Counter[str]()
     for name, shape in shapes.items():
         size, block = math.prod(shape), family.block_of(name)
         if block is None:
             outside += size
             continue
-        match = inner.match(name)
-        unit = match[1] if match else f"{block}"
-        (experts if match else blocks)[unit] += size
-    whole = Counter(blocks)
-    for unit, size in experts.items():
-        whole[str(family.block_of(unit))] += size
-    largest, expert = max(blocks, key=blocks.__getitem__), max(experts, key=experts.__getitem__, default="")
-
-    def count_hessians(by_expert: bool) -> int:
-        units = ([width * width for width in unit] for unit in input_widths(widths, family, by_expert))
-        return max(sum(squares) + 2 * max(squares) for squares in units)
-
+        blocks[block] += size
+        if match := expert_of.match(name):
+            experts[match[1]] += size
+        else:
+            rests[block] += size
+    widths = {target: shapes[f"{target}.weight"][1] for target in targets}
     return ModelSizes(
-        parameters=outside + whole.total(),
+        parameters=outside + blocks.total(),
         outside=outside,
-        block=max(whole.values()),
-        rest=blocks[largest],
-        expert=experts[expert],
+        block=max(blocks.values()),
+        rest=max(rests.values()),
+        expert=max(experts.values(), default=0),
         hidden=shapes[next(iter(family.outer))][1],
-        hessians=count_hessians(False),
-        hessians_by_expert=count_hessians(True),
+        hessians=_count_hessians(input_widths(widths, family, by_expert=False)),
+        hessians_by_expert=_count_hessians(input_widths(widths, family, by_expert=True)),
     )
+
+
+def _count_hessians(units: Iterable[Iterable[int]]) -> int:
+    """Return the most entries that a unit needs. units: input widths of each block or expert."""
+    most = 0
+    for widths in units:
+        squares = [width * width for width in widths]
+        most = max(most, sum(squares) + 2 * max(squares))
+    return most

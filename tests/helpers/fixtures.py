@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from bench.inputs import training_text, windows
+from bench.inputs.tokenizer_facts import TokenizerFacts
 from bench.kernels import native
 from helpers import browser, faulty, forked_ranks, runs
 from helpers.fake_hub import FakeHub
@@ -56,7 +57,7 @@ def seeded() -> None:
 def encoded_once() -> Iterator[None]:
     """Encode a text once for each tokenizer: most tests read or count the tokens of the same text. Validate on little of it."""
     known: dict[tuple[Any, ...], Any] = {}
-    real_encode, real_counter, real_tokens = windows.encode, windows._token_counter, training_text._tokens
+    real_encode, real_count, real_tokens = windows.encode, TokenizerFacts.count_tokens, training_text._tokens
 
     def once(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in known:
@@ -69,9 +70,9 @@ def encoded_once() -> Iterator[None]:
         key = (tokenizer.backend_tokenizer.to_str(), text, tuple(first), tuple(options.items()))
         return once(key, lambda: real_encode(tokenizer, text, first, **options))
 
-    def counter(tokenizer_json: Path) -> Callable[[str], int]:
-        count, content = real_counter(tokenizer_json), tokenizer_json.read_bytes()
-        return lambda text: once((content, text), lambda: count(text))
+    def count_tokens(facts: TokenizerFacts, text: str) -> int:
+        result: int = once((facts.path.read_bytes(), text), lambda: real_count(facts, text))
+        return result
 
     def tokens(texts: Iterator[str], tokenizer: Any, limit: int | None) -> Iterator[int]:
         if limit or not hasattr(tokenizer, "backend_tokenizer"):
@@ -81,7 +82,7 @@ def encoded_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(windows, "encode", encode)
-        patch.setattr(windows, "_token_counter", counter)
+        patch.setattr(TokenizerFacts, "count_tokens", count_tokens)
         patch.setattr(training_text, "_tokens", tokens)
         patch.setattr(training_text, "MAX_VALIDATION_WINDOWS", 64)
         yield

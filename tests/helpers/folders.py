@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import struct
@@ -185,25 +184,3 @@ def _grow_vocabulary(file: Path) -> None:
     vocabulary = about["model"]["vocab"]
     vocabulary["last"] = len(vocabulary) + 5000
     file.write_text(json.dumps(about))
-
-
-def hollow_llama(folder: Path, hidden: int, inner: int, blocks: int, vocabulary: int) -> Path:
-    """Make the folder of a LLaMA in float16 with weights that take no space: the file is a header and a hole."""
-    shapes = {n: [vocabulary, hidden] for n in ("model.embed_tokens.weight", "lm_head.weight")}
-    shapes["model.norm.weight"] = [hidden]
-    for block in (f"model.layers.{i}" for i in range(blocks)):
-        shapes |= {f"{block}.self_attn.{n}_proj.weight": [hidden, hidden] for n in "qkvo"}
-        shapes |= {f"{block}.mlp.{n}_proj.weight": [inner, hidden] for n in ("gate", "up")}
-        shapes |= {f"{block}.mlp.down_proj.weight": [hidden, inner]}
-        shapes |= {f"{block}.{n}_layernorm.weight": [hidden] for n in ("input", "post_attention")}
-    entries, end = {}, 0
-    for name, shape in shapes.items():
-        start, end = end, end + 2 * math.prod(shape)
-        entries[name] = {"dtype": "F16", "shape": shape, "data_offsets": [start, end]}
-    head = json.dumps(entries).encode()
-    folder.mkdir()
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(head)) + head)
-        file.truncate(8 + len(head) + end)
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": vocabulary}))
-    return folder

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from bench.execution.new_record import new_record
 from bench.inputs import bos, loading, training_text, windows
+from bench.inputs.tokenizer_facts import read_tokenizer_facts
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
 from bench.results import reproduce
@@ -77,7 +78,7 @@ def test_windows_begin_with_bos_and_lose_no_text(tokenizer):
 
 def test_the_check_counts_text_alone(gemma, tokenizer):
     there = len(windows.load_windows("wiki-mini", tokenizer, 3, None, None, "validation", "auto")[0])
-    check = ("wiki-mini", 3, gemma / "tokenizer.json", None, "validation")
+    check = ("wiki-mini", 3, read_tokenizer_facts(gemma), None, "validation")
 
     windows.check_windows(check[0], check[1], there, *check[2:], first=1)
     with pytest.raises(UserError, match=f"windows={there + 3}"):

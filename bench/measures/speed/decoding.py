@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -220,13 +221,18 @@ def _costs(context: MeasureContext, kind: str, batch: int, prompt: int, kv: int)
         tokens, cached, other = batch * prompt, batch * (kv + prompt), context.compute.dtype.itemsize
         return roofline.step_costs(sizes, tokens, cached, *roofline.BITS[kind], predicted=batch, other_bytes=other)
 
-    dense, sparse = costs_of(roofline.sizes_of(Folder(context.folder), context.counts.layers))
+    dense, sparse = costs_of(_sizes_of(context.folder, context.counts.layers))
     if not _has_fewer_weights(context):
         return dense, sparse
-    return costs_of(roofline.sizes_of(Folder(context.source)))[0], dense
+    return costs_of(_sizes_of(context.source))[0], dense
 
 
 def _has_fewer_weights(context: MeasureContext) -> bool:
     """Return whether blocks, units or channels of the source were removed."""
-    own, whole = (roofline.sizes_of(Folder(at)).weights.total for at in (context.folder, context.source))
-    return own < whole
+    own, whole = _sizes_of(context.folder), _sizes_of(context.source)
+    return own.weights.total < whole.weights.total
+
+
+def _sizes_of(path: Path, pruned: Container[str] | None = None) -> roofline.Sizes:
+    folder = Folder(path)
+    return roofline.sizes_of(folder.config, folder.shapes(), pruned)

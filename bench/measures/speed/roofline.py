@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 
 from bench.inputs import architecture, models
 from bench.inputs.model_config import ModelConfig
-from bench.inputs.shapes import PlannedModel, known_shapes, open_shapes, planned_model
+from bench.inputs.shapes import known_shapes, planned_model
 from bench.system.suggest import describe_unknown
 from methods.errors import UserError
-from methods.folder import Folder
 from methods.targets import family_of, find_targets
 
 BITS = {"float32": (32, 17), "bf16": (16, 9), "fp16": (16, 9), "int8": (8, 5), "fp8": (8, 5), "int4": (4, 3)}
@@ -184,12 +183,13 @@ def model_sizes(name: str, data_dir: Path | None = None) -> Sizes:
     if model is None:
         known = ", ".join(known_shapes())
         raise UserError(f"the shapes of {name!r} are not known: run bench pull {name}, or use one of {known}")
-    return sizes_of(open_shapes(model.folder))
+    return sizes_of(model.config, model.shapes)
 
 
-def sizes_of(folder: Folder | PlannedModel, pruned: Container[str] | None = None) -> Sizes:
+def sizes_of(
+    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], pruned: Container[str] | None = None
+) -> Sizes:
     """Return the sizes of a model. pruned: names of its pruned linears, or None for all targets."""
-    config, shapes = folder.config, folder.shapes()
     targets = [name for name in find_targets(config, shapes) if pruned is None or name in pruned]
     linears: dict[str, tuple[int, int]] = {}
     for name in targets:

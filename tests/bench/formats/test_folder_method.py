@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from bench.catalog.choice import parse_method
 from bench.formats import differences
 from bench.formats.differences import inspect
+from bench.inputs import models
 from bench.results.check import check_folder
 from bench.results.store import ReadOnlyStore
 from helpers import folders, packers, runs
 from methods.errors import UserError
-from methods.folder import Folder
 
 ALL = ("*",), ()
 
@@ -75,7 +75,7 @@ def test_a_tied_head_of_other_values_is_refused(tmp_path, refused):
     wide = with_tensors(tmp_path / "wide", lambda tensors: tensors | {"lm_head.weight": torch.zeros(1, 2)})
     assert "their values differ" in refused("plan", "--model", wide)
     same, other = headed("same", 1), headed("other", 2)
-    assert inspect(same, Folder(same), *ALL).pattern == "dense"
+    assert inspect(same, "same", models.resolve(str(same)), *ALL).pattern == "dense"
     for line in (("plan", "--model", other), ("plan", "--methods", f"folder:path={other}")):
         assert "ties lm_head.weight to the embedding, and their values differ" in refused(*line)
     assert "ties lm_head" in refused("export", other, "--format", "packed24", "--out", tmp_path / "out")
@@ -133,10 +133,10 @@ def test_check_counts_the_bits_of_a_packed_folder_once(tmp_path):
     ],
 )
 def test_the_pattern_is_named(keep, pattern, tmp_path):
-    found = inspect(with_tensors(tmp_path / "m", masked(keep)), Folder(packers.TINY), *ALL)
+    found = inspect(with_tensors(tmp_path / "m", masked(keep)), pattern, models.resolve("tiny"), *ALL)
 
     assert found.pattern == pattern
-    assert inspect(tmp_path / "m", Folder(packers.TINY), *ALL) == found
+    assert inspect(tmp_path / "m", pattern, models.resolve("tiny"), *ALL) == found
 
 
 def test_a_difference_behind_the_first_characters_of_a_long_value_is_shown(tmp_path):

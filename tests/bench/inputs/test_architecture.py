@@ -10,7 +10,7 @@ from transformers.activations import ACT2CLS
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from bench.inputs import architecture, loading, model_config, models
-from bench.inputs.shapes import PlannedModel
+from bench.inputs.shapes import planned_model
 from helpers.models import GROUPED, SIZES
 from methods.contract import Compute
 from methods.errors import UserError
@@ -75,7 +75,7 @@ def test_a_config_alone_names_no_more_tensors_than_a_model_can_have(huge, make, 
     (tmp_path / "plan").mkdir()
     (tmp_path / "plan/config.json").write_text(json.dumps(config | huge))
     with pytest.raises(UserError, match="more than a model can have: correct it"):
-        PlannedModel(tmp_path / "plan")
+        planned_model(str(tmp_path / "plan"))
 
 
 def test_weights_of_whole_numbers_are_refused(family, make, keep_as, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from bench.execution.job import Silent, Workspace
 from bench.inputs import corpora, own_text, windows
+from bench.inputs.tokenizer_facts import read_tokenizer_facts
 from bench.planning.plan import make_plan
 from helpers import runs
 from methods.errors import UserError
@@ -72,8 +73,8 @@ def test_messages_are_not_counted_without_the_template(tmp_path):
         file = str(jsonl(tmp_path / f"{known}.jsonl", *[row] * 100))
         assert own_text.has_messages(file) != known
         for check in (
-            lambda file=file: windows.check_windows(file, 64, 30, runs.TINY / "tokenizer.json", None),
-            lambda file=file: windows.check_calibration(file, 4, 64, runs.TINY / "tokenizer.json", None),
+            lambda file=file: windows.check_windows(file, 64, 30, read_tokenizer_facts(runs.TINY), None),
+            lambda file=file: windows.check_calibration(file, 4, 64, read_tokenizer_facts(runs.TINY), None),
         ):
             with pytest.raises(UserError) if known else contextlib.nullcontext():
                 check()
@@ -214,7 +215,7 @@ def test_a_long_text_that_is_not_unicode_is_refused_before_the_run(encoding, tmp
     (tmp_path / "a.txt").write_bytes(("caf\u00e9. " + LONG * 30).encode(encoding))
 
     with pytest.raises(UserError, match=r"a.txt is not text in UTF-8 .*: convert it"):
-        own_text.check(str(tmp_path / "a.txt"), tmp_path, "tiny")
+        own_text.check(str(tmp_path / "a.txt"), "tiny", lacks_template=True)
 
 
 def test_text_that_is_not_unicode_is_refused(tmp_path):

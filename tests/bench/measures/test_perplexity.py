@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bench.inputs import corpora, loading, windows
+from bench.inputs.tokenizer_facts import read_tokenizer_facts
 from bench.measures import forward
 from bench.measures.perplexity import Perplexity, WindowLosses
 from bench.measures.window_pass import LogitPart, logit_parts
@@ -177,9 +178,9 @@ def test_no_window_and_more_windows_than_there_are_are_errors_with_the_count(mir
 @pytest.mark.parametrize("split", ["evaluation", pytest.param("validation", marks=pytest.mark.full)])
 def test_windows_are_counted_beforehand_as_they_are_cut(tokenizer, split):
     there = len(windows.load_windows("wiki-mini", tokenizer, SEQLEN, None, None, split)[0])
-    windows.check_windows("wiki-mini", SEQLEN, there, runs.TINY / "tokenizer.json", None, split)
+    windows.check_windows("wiki-mini", SEQLEN, there, read_tokenizer_facts(runs.TINY), None, split)
     with pytest.raises(UserError, match=f"wiki-mini has {there} windows of {SEQLEN}"):
-        windows.check_windows("wiki-mini", SEQLEN, there + 1, runs.TINY / "tokenizer.json", None, split)
+        windows.check_windows("wiki-mini", SEQLEN, there + 1, read_tokenizer_facts(runs.TINY), None, split)
 
 
 def test_bytes_are_counted_where_tokens_would_take_long(mirror, monkeypatch):
@@ -188,22 +189,22 @@ def test_bytes_are_counted_where_tokens_would_take_long(mirror, monkeypatch):
     lots = dataclasses.replace(corpora.CORPORA["wikitext2"], tokens=1)
     monkeypatch.setitem(corpora.CORPORA, "wikitext2", lots)
 
-    windows.check_windows("wikitext2", 1, size, runs.TINY / "tokenizer.json", mirror, max_tokenized_bytes=10)
+    windows.check_windows("wikitext2", 1, size, read_tokenizer_facts(runs.TINY), mirror, max_tokenized_bytes=10)
     with pytest.raises(UserError, match=f"wikitext2 has at most {size} windows"):
-        windows.check_windows("wikitext2", 1, size + 3, runs.TINY / "tokenizer.json", mirror, max_tokenized_bytes=10)
+        windows.check_windows("wikitext2", 1, size + 3, read_tokenizer_facts(runs.TINY), mirror, max_tokenized_bytes=10)
 
 
 def test_tokens_are_counted_to_the_end(tmp_path):
     """Some tokenizers' files ask for the beginning of a text alone."""
     about = json.loads((runs.TINY / "tokenizer.json").read_text())
     about["truncation"] = {"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
-    (tmp_path / "t.json").write_text(json.dumps(about))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(about))
 
-    windows.check_windows("wiki-mini", SEQLEN, 1000, tmp_path / "t.json", None)
+    windows.check_windows("wiki-mini", SEQLEN, 1000, read_tokenizer_facts(tmp_path), None)
 
 
 def test_few_windows_are_granted_without_a_look():
-    windows.check_windows("wikitext2", 2048, 30, Path("nowhere"), None)
+    windows.check_windows("wikitext2", 2048, 30, read_tokenizer_facts(Path("nowhere")), None)
 
 
 def encode(text):

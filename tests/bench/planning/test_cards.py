@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.inputs.shapes import PlannedModel, known_shapes, open_shapes, planned_model
+from bench.inputs.shapes import known_shapes, planned_model
 from bench.planning.cards import RATE, Cards, enough, split_cards
 from bench.planning.estimate import count_operations, rows
 from bench.planning.memory import training_device_bytes
@@ -33,7 +33,7 @@ def test_the_shapes_are_those_of_the_class_in_transformers(name):
     with torch.device("meta"):
         built: nn.Module = AutoModelForCausalLM.from_config(AutoConfig.for_model(**known_shapes()[name]))
 
-    assert open_shapes(model.folder).shapes() == {n: tuple(p.shape) for n, p in built.named_parameters()}
+    assert model.shapes == {n: tuple(p.shape) for n, p in built.named_parameters()}
 
 
 def test_a_plan_with_no_file_present(tmp_path, cli):
@@ -110,7 +110,7 @@ def test_more_processes_than_cards(name):
 )
 def test_the_rate_against_trainings_that_were_published(name, tokens, hours, card, ratio):
     """Hours of cards from the LLaMA 2 paper, table 2, and from the model card of Llama 3."""
-    parameters = sum(math.prod(shape) for shape in open_shapes(planned_model(name).folder).shapes().values())
+    parameters = sum(math.prod(shape) for shape in planned_model(name).shapes.values())
     _, cards = split_cards(Spec(device=card))
     arithmetic = 3 * 2 * parameters * tokens / cards.flops / 3600  # one pass forward, two backward
 
@@ -125,7 +125,7 @@ def test_a_config_alone_is_enough(tmp_path):
     plan, _ = planned(tmp_path, models=(str(folder),), methods=("wanda",))
 
     assert {m.artifact.dtype for m in plan.measurements} == {"float16"}
-    assert PlannedModel(folder).download_bytes == 2 * 6_738_415_616
+    assert planned_model(str(folder)).download_bytes == 2 * 6_738_415_616
     with pytest.raises(UserError, match=r"no model\.safetensors"):
         make_plan(Spec(results=tmp_path / "r", models=(str(folder),)), fetch=True)
 

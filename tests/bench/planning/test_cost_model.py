@@ -9,17 +9,15 @@ import pytest
 import torch
 
 from bench import api
+from bench.inputs.shapes import planned_model
 from bench.planning import estimate, refusal
 from bench.planning.cost_model import CostModel
 from bench.planning.memory import estimate_bytes, estimate_device_bytes, model_bytes
 from bench.planning.past_costs import PastCost, machine_of, measure_part, read_past, stage_part
 from bench.planning.sizes import count_sizes
-from bench.planning.spec import Targets
 from bench.system import provenance
 from helpers import runs
-from helpers.folders import hollow_llama
 from methods.errors import UserError
-from methods.folder import Folder
 
 RECORDS = Path(__file__).parents[3] / "results/smollm2-search/records"
 
@@ -204,12 +202,12 @@ def test_more_processes_than_cards_are_refused(monkeypatch, method, name, count,
     assert problem == "" if fits else f"takes 8 GPUs, and this machine has 4: use --set {name}.processes=4" in problem
 
 
-def test_llama2_13b_trains_on_eight_cards_of_80_gb(monkeypatch, tmp_path):
+def test_llama2_13b_trains_on_eight_cards_of_80_gb(monkeypatch):
     """13 billion weights: teacher and student with its optimizer are 19 bytes a weight, of which a GPU has an eighth, 31 GB, and
     the blocks and the head that it has whole. To be measured, two models of 26 GB."""
     monkeypatch.setattr(refusal, "_gpu_bytes", lambda device: 80e9)
-    folder = hollow_llama(tmp_path / "13b", hidden=5120, inner=13824, blocks=40, vocabulary=32000)
-    sizes = count_sizes(Folder(folder), Targets(), (), {})
+    facts = planned_model("llama2-13b")
+    sizes = count_sizes(facts, facts.linears)
     artifact = of(methods=("cast",)).model_copy(update={"sizes": sizes, "device": "cuda", "dtype": "bfloat16"})
 
     assert "takes about 247.3 GB of each GPU to train, and a GPU has 76.0 GB: use --set training.processes=4" in (

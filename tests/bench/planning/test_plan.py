@@ -2,15 +2,19 @@
 
 import importlib.metadata
 import json
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from bench import api
 from bench.catalog import code
+from bench.inputs import tokenizer_facts
 from bench.planning import estimate, model_inputs
 from bench.planning.spec import Spec, assign
 from bench.quantizers.allocated import pruner_code
@@ -427,3 +431,31 @@ def test_a_method_that_needs_the_dense_model_in_the_same_basis_follows_no_other(
     spec = runs.small("r", methods=(method,), training={"tokens": 128, "batch": 2, "seqlen": 32})
     with pytest.raises(UserError, match=why) if why else nullcontext():
         assert api.plan(spec).measurements
+
+
+def test_a_plan_reads_a_model_folder_once(tmp_path, monkeypatch):
+    folder = runs.tiny(tmp_path / "model")
+    spec = runs.small(
+        tmp_path / "r",
+        models=(str(folder),),
+        methods=("magnitude", "wanda", "rotate", "depth:drop=1", "retrain:from=wanda", f"folder:path={folder}"),
+        patterns=("2:4", "50%"),
+        quantizers=("none", "int8", "int4-gptq"),
+        measures=("perplexity", "continuation", "size"),
+        seeds=(0, 1),
+    )
+    # The cache now knows the digests of the files, and the pattern of the model made elsewhere.
+    assert len(api.plan(spec).measurements) > 100
+    opened, really_open = Counter(), Path.open
+
+    def count_opened(path, *args, **options):
+        opened[path.name] += path.parent == folder
+        return really_open(path, *args, **options)
+
+    read_tokenizer = Mock(wraps=tokenizer_facts.read_tokenizer)
+    monkeypatch.setattr(tokenizer_facts, "read_tokenizer", read_tokenizer)
+    monkeypatch.setattr(Path, "open", count_opened)
+    api.plan(spec)
+
+    assert opened["config.json"] == opened["model.safetensors"] == opened["tokenizer_config.json"] == 1
+    read_tokenizer.assert_called_once()
