@@ -90,6 +90,8 @@ class Metric:
     """True if tables show it. All exports do."""
     sorts_rows: bool = True
     """True if a table may sort its rows by it. Only some rows of a run have the others."""
+    from_storage: bool = False
+    """True if it counts how weights are stored. A library may claim that, and tables mark its number."""
     in_records: bool = True
     """False if tables average it over records, so that no record holds it."""
     margin: float | None = None

@@ -42,12 +42,18 @@ class Size:
                 capped_by_pattern=True, margin=0.001,
             ),
             Metric("bytes", "B", "lower", "bytes", 0.0, counted=True, in_tables=False),
-            Metric("bytes_packed", "B", "lower", "bytes", 0.0, rule="own", order=80, counted=True, margin=0.005),
+            Metric(
+                "bytes_packed", "B", "lower", "bytes", 0.0, rule="own", order=80, counted=True, margin=0.005,
+                from_storage=True,
+            ),
             Metric(
                 "bits_per_weight", "1", "lower", "bits", 0.0, rule="own", order=81, on_board=True, counted=True,
-                sorts_rows=False,
+                sorts_rows=False, from_storage=True,
             ),
-            Metric("bits_with_bitmap", "1", "lower", "bits", 0.0, order=82, on_board=True, counted=True, sorts_rows=False),
+            Metric(
+                "bits_with_bitmap", "1", "lower", "bits", 0.0, order=82, on_board=True, counted=True, sorts_rows=False,
+                from_storage=True,
+            ),
             Metric("adapter_bytes", "B", "lower", "bytes", 0.0, counted=True, in_tables=False),
             Metric("relative_flops", "1", "lower", "ratio", 0.0, counted=True, in_tables=False),
             Metric("cache_bytes_per_token", "B", "lower", "bytes", 0.0, order=83, counted=True, sorts_rows=False),

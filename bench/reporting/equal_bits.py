@@ -53,6 +53,7 @@ def _text_table(model: str, rows: list[dict[str, Any]]) -> TextTable:
 
 
 def _bits(group: list[dict[str, Any]]) -> float | None:
-    """Return a line's bits per weight, which all its seeds share."""
-    bits = [r["value"] for r in group if r["metric"] == "bits_per_weight" and r["value"] is not None]
+    """Return a line's bits per weight, which all its seeds share. None if they are not measured, or claimed."""
+    sized = [r for r in group if r["metric"] == "bits_per_weight" and not r.get("claimed")]
+    bits = [r["value"] for r in sized if r["value"] is not None]
     return max(bits) if bits else None

@@ -77,11 +77,12 @@ def _cell(
     if not average and names[0] not in commands:
         commands[names[0]] = reproduce.command([records[name] for name in names])
     bad = next((r for r in summary.rows if r["value"] is None), None)
+    claim = next((r["reason"] for r in summary.rows if r.get("claimed")), "")
     return TableCell(
         summary.text,
         summary.value,
         summary.spread,
-        reason=f"{bad['status']}: {bad['reason']}" if bad else "",
+        reason=f"{bad['status']}: {bad['reason']}" if bad else claim,
         records=names,
         average=average,
         command="" if average else commands[names[0]],

@@ -13,8 +13,10 @@ from typing import Any
 
 from bench.catalog import registry
 from bench.inputs.models import ALIASES, QuantizedFile
+from bench.results import metrics
 from bench.results.record import Record
 from bench.results.rows import to_rows
+from bench.results.storage_notes import claimed_by
 from methods.errors import UserError
 
 EARLY = 0.1
@@ -24,16 +26,27 @@ Row = dict[str, Any]
 
 
 def labelled_rows(records: Iterable[Record]) -> list[Row]:
-    """Return the rows of bench.results.rows with `remarks` and `mask`, and those of quantized files.
+    """Return the rows of bench.results.rows with `remarks`, `mask` and `claimed`, and those of quantized files.
 
-    remarks: what the methods leave out of their papers. mask: the moves of a mask in training, see `mask_moves`.
+    remarks: what the methods leave out of their papers. mask: the moves of a mask in training, see `mask_moves`. claimed: the
+    library that states a size which nobody counted, or "".
     """
-    out = []
-    for record in records:
+    out, known = [], list(records)
+    claims = {record.artifact: claimed_by(record.notes) for record in known if claimed_by(record.notes)}
+    for record in known:
         about = {"remarks": remarks(record.identity.stages), "mask": mask_moves(record.notes)}
         own = [row | about for row in to_rows([record])]
+        if record.artifact in claims:
+            own = [_mark_claimed(row, claims[record.artifact]) for row in own]
         out += [*own, *_file_rows(record, own)]
     return out
+
+
+def _mark_claimed(row: Row, library: str) -> Row:
+    """Return a row that says whose claim its number is, if the storage of weights decides it."""
+    if row["value"] is None or not metrics.find(row["metric"]).from_storage:
+        return row
+    return row | {"claimed": library, "reason": f"claimed by {library}, and not counted"}
 
 
 @lru_cache(maxsize=1024)

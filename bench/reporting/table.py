@@ -255,7 +255,10 @@ def summarize(group: list[Row], column: ColumnKey) -> CellSummary | None:
         mean, spread = statistics.mean(values), statistics.stdev(values)
         # Equal seeds differ by the rounding of their processors.
         spread = spread if spread > ROUNDING * abs(mean) else None
-    return CellSummary(format_number(mean, spread, rows[0]["unit"]) + note, rows, mean, spread)
+    text = format_number(mean, spread, rows[0]["unit"]) + note
+    if any(r.get("claimed") for r in rows):
+        return CellSummary(f"{text} claimed", rows)  # without a value it is in no rank, front or choice
+    return CellSummary(text, rows, mean, spread)
 
 
 def _status(row: Row) -> str:

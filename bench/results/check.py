@@ -13,6 +13,7 @@ from typing import Any
 from bench.results.consistency import require_consistent
 from bench.results.derive import Derived, Items, derive, differences
 from bench.results.record import Record
+from bench.results.storage_notes import noted_bits
 from bench.results.store import ReadOnlyStore, require_results
 from methods.errors import UserError
 from methods.pattern import Pattern
@@ -128,7 +129,7 @@ def _of_artifact(counted: Record, size: Record, items: Items) -> Iterator[str]:
         return
     try:
         weights = math.fsum(items.weights)
-        value_bits, other_bits, is_packed = _stored_bits(counted.notes["stored"], weights)
+        value_bits, other_bits, is_packed = noted_bits(counted.notes, weights)
         whole = pattern.dense or not pattern.m or is_packed
         kept, mask = (1.0, 0) if whole else (pattern.n / pattern.m, 1)
         adapter = (sizes["adapter_bytes"].value or 0.0) if "adapter_bytes" in sizes else 0.0
@@ -137,16 +138,6 @@ def _of_artifact(counted: Record, size: Record, items: Items) -> Iterator[str]:
             yield sentence.replace("its items", f"the notes of record {counted.short_key}")
     except (TypeError, KeyError, ArithmeticError):
         yield f"the notes of record {counted.short_key} do not say how its weights are stored"
-
-
-def _stored_bits(note: Mapping[str, Any], weights: float) -> tuple[float, float, bool]:
-    """Return the bits per weight of values and of all else, and whether the values count as they are.
-
-    note: `Storage.notes`; records before version 0.2 have the bits of a value, and the number of scales with their bits.
-    """
-    if "values" in note:
-        return 8 * note["values"] / weights, 8 * note["others"] / weights, note["is_packed"]
-    return note["bits"], note["scale_bits"] * note["scales"] / weights, note.get("packed", False)
 
 
 def _leftovers(root: Path, owned: set[str]) -> Iterator[Path]:
