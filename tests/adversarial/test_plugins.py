@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from bench.results.store import ReadOnlyStore
 from helpers import plugins, runs
 from helpers.faulty import PATIENCE_S
 
@@ -37,6 +38,37 @@ HOSTILE = {
 }
 DEADLY = {"hangs": "import time; time.sleep(600)", "ends_python": "import os; os._exit(0)"}
 POWER = "power: float = 1.0"
+CODEC = """
+import torch
+from methods import GridCodec, Storage, StoredWeight
+
+
+@dataclass(frozen=True)
+class Own:
+    name: ClassVar[str] = "own"
+    bits: ClassVar[dict] = {}
+    weight: list | None = None
+
+    def decode(self, parts):
+        return torch.tensor(self.weight) if self.weight else 2 * parts["values"]
+
+
+def linears(model, job):
+    return {target: model.get_submodule(target).weight for target in job.targets}
+"""
+STORES = "return walk.outcome()._replace(stored={{t: StoredWeight({}) for t, w in linears(model, job).items()}})"
+LIARS = {
+    "claims": """
+codec = GridCodec("integer", 8, 8)
+for weight in linears(model, job).values():
+    weight.copy_(codec.decode(codec.encode(weight)))
+weights = sum(weight.numel() for weight in linears(model, job).values())
+return walk.outcome()._replace(storage=Storage(weights=weights, values=weights // 8))
+""",
+    "differs": STORES.format('Own(), {"values": w.clone()}'),
+    "hides": STORES.format("Own(w.tolist()), {}"),
+}
+"""Quantizers: one says 1 bit and rounds to 8, one stores other weights, and one has the weights in the settings of its codec."""
 
 
 def install(folder, sources, monkeypatch):
@@ -141,3 +173,18 @@ def test_a_distribution_beside_which_pydantic_cannot_be_imported_is_named(tmp_pa
     assert program.returncode == 2
     assert err.startswith(f"bench: entry_points.txt of odd in {tmp_path} is malformed (") and why in err
     assert err.count("\n") == 1
+
+
+def test_bits_that_nobody_counted_are_marked_and_other_weights_are_refused(tmp_path, monkeypatch):
+    plugins.install(tmp_path / "site", "liars", LIARS, preamble=CODEC, kind="quantizers")
+    runs.distribution(tmp_path / "site", "own", "", codecs={"own": "liars:Own"})
+    runs.put_on_path(tmp_path / "site", monkeypatch)
+    runs.own_cache(tmp_path, monkeypatch)
+    spec = runs.small(tmp_path / "r", quantizers=tuple(LIARS), measures=("size",))
+    runs.run_here(spec, only=["magnitude"])
+    sizes = {r.identity.quantizer: r for r in ReadOnlyStore(spec.results) if r.identity.measure == "size"}
+
+    assert [sizes[name].status for name in LIARS] == ["ok", "failed", "failed"]
+    assert sizes["claims"].notes["claimed"] == "claims"
+    assert "proj give another weight than the one that is measured" in sizes["differs"].reason
+    assert "the fields of codec 'own' are no settings of up to 4,096 characters" in sizes["hides"].reason
