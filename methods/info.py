@@ -1,5 +1,4 @@
-"""Facts that the class of a method or measure states besides its fields. They decide no number, and
-are no part of a key.
+"""Facts that the class of a method or measure states besides its fields. They decide no number, and are no part of a key.
 
 A method also says here what it does, and what it may follow.
 """
@@ -16,8 +15,7 @@ from methods.pattern import Pattern
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Work and memory of a method besides the model, from which `bench ls methods --long` estimates
-    its cost."""
+    """Work and memory of a method besides the model, from which `bench ls methods --long` estimates its cost."""
 
     passes: float = 0
     """Number of forward passes over the calibration tokens."""
@@ -30,8 +28,7 @@ class Cost:
     state: float = 0
     """Bytes per weight: gradients, moments, masks, teacher."""
     whole_blocks: bool = False
-    """True if it works on a whole block at a time. A streamed mixture then has all experts of a
-    block in memory."""
+    """True if it works on a whole block at a time. A streamed mixture then has all experts of a block in memory."""
     also: str = ""
     """Other costs, in words. A measured number needs its source."""
 
@@ -43,18 +40,15 @@ DISTILLATION = Cost(training=8, state=18)
 """Cost of `TRAINING` and a forward pass of a teacher in bfloat16."""
 
 HESSIANS_PER_LINEAR = 1.3
-"""Hessians of a library that has one per linear, not one per input: (6 4096^2 + 11008^2) / (3
-4096^2 + 11008^2)."""
+"""Hessians of a library that has one per linear, not one per input: (6 4096^2 + 11008^2) / (3 4096^2 + 11008^2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureInfo:
-    """Facts about a measure. A class has it as `info: ClassVar[MeasureInfo]`, which is read as that
-    of a method is."""
+    """Facts about a measure. A class has it as `info: ClassVar[MeasureInfo]`, which is read as that of a method is."""
 
     leaderboard: tuple[str, ...] = ()
-    """Metrics that a leaderboard shows at first, in this order: readings, and numbers derived from
-    them."""
+    """Metrics that a leaderboard shows at first, in this order: readings, and numbers derived from them."""
 
 
 class Does(Flag):

@@ -24,8 +24,7 @@ def opened(folder: Path, kept: Kept | None) -> Folder:
 
 
 def kept_of(outcome: Outcome, stage: Stage, source: Path) -> Kept | None:
-    """Return what a stage keeps of its source, or None for all. Raise CheckFailed if it keeps
-    another amount than it says."""
+    """Return what a stage keeps of its source, or None for all. Raise CheckFailed if it keeps another amount than it says."""
     link = stage.link
     if outcome.kept is None and not link.shares:
         return None
@@ -46,8 +45,7 @@ def kept_of(outcome: Outcome, stage: Stage, source: Path) -> Kept | None:
 def write_smaller(
     model: nn.Module | Path, source: Path, kept: Kept, target: Path, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Write what is left of a folder, and return the keys of config.json that change. Refuse
-    changed weights."""
+    """Write what is left of a folder, and return the keys of config.json that change. Refuse changed weights."""
     if not isinstance(model, nn.Module) or not is_unchanged(model, Folder(source), dtype):
         raise CheckFailed("a method that makes a model smaller also changed weights: return the model unchanged")
     folder, writer = SmallerFolder(source, kept), Writer(target, dtype=dtype)
@@ -57,8 +55,7 @@ def write_smaller(
 
 
 def is_unchanged(model: nn.Module, folder: Folder, dtype: torch.dtype) -> bool:
-    """Return whether a model has the tensors of a folder, both rounded to `dtype`. A tensor on meta
-    was never loaded."""
+    """Return whether a model has the tensors of a folder, both rounded to `dtype`. A tensor on meta was never loaded."""
     tensors = state(model)
     return set(tensors) == set(folder) and all(
         t.is_meta or torch.equal(t.cpu().to(kind), folder.tensor(n).to(kind))

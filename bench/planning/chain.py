@@ -1,5 +1,4 @@
-"""The stages of a method in order. The methods themselves say which cannot follow which
-(`methods.rules`)."""
+"""The stages of a method in order. The methods themselves say which cannot follow which (`methods.rules`)."""
 
 from __future__ import annotations
 
@@ -25,12 +24,10 @@ class MethodStages(NamedTuple):
     stages: tuple[Stage, ...]
     """Stages in order. A stage has a pattern if its method alone decides it."""
     pattern: str
-    """Pattern of the weights if that is not a pattern of the run: "dense" for a control, "depth
-    25%" of a smaller one."""
+    """Pattern of the weights if that is not a pattern of the run: "dense" for a control, "depth 25%" of a smaller one."""
 
     beside: str = ""
-    """Text behind the pattern: " + r16" for a low-rank term, as in `Pattern.parse`. It is the
-    pattern of later stages, too."""
+    """Text behind the pattern: " + r16" for a low-rank term, as in `Pattern.parse`. It is the pattern of later stages, too."""
 
     @property
     def elsewhere(self) -> Stage | None:
@@ -39,8 +36,7 @@ class MethodStages(NamedTuple):
 
 
 def stages_of(choices: Sequence[Choice]) -> MethodStages:
-    """Return the stages of a method, or raise UserError if one of them cannot follow those before
-    it."""
+    """Return the stages of a method, or raise UserError if one of them cannot follow those before it."""
     chain, stages = Chain(), []
     for choice in choices:
         link = registry.lookup("methods", choice.name).link(choice.name, choice.label, choice.config)
@@ -53,8 +49,7 @@ def stages_of(choices: Sequence[Choice]) -> MethodStages:
 
 
 def with_transform(chain: list[Choice], quantizer: Choice) -> list[Choice]:
-    """Return the stages of a method with the quantizer's transform and group: first, but behind a
-    stage that removes parts."""
+    """Return the stages of a method with the quantizer's transform and group: first, but behind a stage that removes parts."""
     after = parse_method(registry.lookup("quantizers", quantizer.name).after)
     name, group = after.name, quantizer.config.get("group")
     if typed := next((choice for choice in chain if choice.name == name), None):
