@@ -1,7 +1,8 @@
 """Axes along which a model can be smaller: its blocks, units, heads and channels. Needs no torch.
 
-An axis is data: the values of config.json that count its parts, and rules for how many may be left. Which tensors shrink
-follows from the shapes in families.toml: a dimension whose size mentions such a value.
+An axis is data: the values of config.json that count its parts, and rules for how many may be left.
+Which tensors shrink follows from the shapes in families.toml: a dimension whose size mentions such
+a value.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ BY_INDEX = ("scale_attn_by_inverse_layer_idx",)
 """Keys of config.json that make a block's function depend on its index."""
 HIDDEN = "hidden_size"
 MULTIPLE = 128
-"""Largest power of two of which a number of units or channels stays a multiple, so that groups of weights still fit."""
+"""Largest power of two of which a number of units or channels stays a multiple, so that groups of
+weights still fit."""
 
 
 def removed(share: Share, count: int) -> int:
@@ -43,23 +45,26 @@ class Axis:
     noun: str
     """Word for the parts in sentences."""
     keys: Callable[[Family], tuple[str, ...]]
-    """Keys of config.json that count the parts, or multiples of them; the last counts the parts. Empty: the family has none
-    that can be removed."""
+    """Keys of config.json that count the parts, or multiples of them; the last counts the parts.
+    Empty: the family has none that can be removed."""
     left: Callable[[Share, Family, Config, str], int]
-    """Returns how many parts are left without a share of them. The text is the option to suggest, such as width:heads.
-    Raises UserError if the model does not allow it, or none would be left."""
+    """Returns how many parts are left without a share of them. The text is the option to suggest,
+    such as width:heads. Raises UserError if the model does not allow it, or none would be left."""
     in_block: bool = True
-    """True if each block has its own parts: indices are a list for each block that is left, in place of one list."""
+    """True if each block has its own parts: indices are a list for each block that is left, in
+    place of one list."""
     changes_outputs: bool = False
     """True if the outputs of blocks have other shapes with fewer parts."""
     scales_norms: bool = False
     """True if norms are scaled, so that their outputs stay the same if the other parts are 0."""
     path: Callable[[Family], str] = lambda family: ""
-    """Path of the modules that are numbered by index, within a block if `in_block`. "" if parts are no modules."""
+    """Path of the modules that are numbered by index, within a block if `in_block`. "" if parts are
+    no modules."""
     lists: tuple[str, ...] = ()
     """Keys of config.json that list a value for each part."""
     fixed: tuple[str, ...] = ()
-    """Keys of config.json that keep their values, which would otherwise follow from the number of parts."""
+    """Keys of config.json that keep their values, which would otherwise follow from the number of
+    parts."""
     advice: Callable[[Family], str] = lambda family: "use another model"
     """Returns what to do if a family has none of these parts that can be removed."""
 
@@ -68,7 +73,8 @@ class Axis:
         return family.size(self.keys(family)[-1], config)
 
     def changes(self, family: Family, config: Config, left: int) -> Iterator[tuple[str, int]]:
-        """Yield the keys of config.json whose values change if a number of parts is left, and those that stay."""
+        """Yield the keys of config.json whose values change if a number of parts is left, and those
+        that stay."""
         of = self.size(family, config)
         for key in self.keys(family):
             other = family.defaults.get(key)
@@ -136,7 +142,8 @@ def _left_of_heads(share: Share, family: Family, config: Config, option: str) ->
 
 
 def _channel_keys(family: Family) -> tuple[str, ...]:
-    """Return the key of the hidden channels where RMS norms before the linears and a free head size allow fewer."""
+    """Return the key of the hidden channels where RMS norms before the linears and a free head size
+    allow fewer."""
     flow = family.flow
     has_heads = family.width is not None and bool(family.width.heads)
     if family.experts or not has_heads or flow is None or flow.after or flow.mean or flow.offset:

@@ -151,10 +151,11 @@ class MeasureInfo:
 class Does(Flag):
     """Capabilities of a method, joined by |.
 
-    PRUNES: its targets have the run's pattern at the end. REMOVES, ADDS: it removes parts of a dense model, or adds a
-    low-rank term beside each target; `removes` or `adds` says how much. KEEPS_FUNCTION: it changes weights of a model that
-    is not pruned yet, and no output. KEEPS_MASK: it trains a model under the pattern that this has. REFINES: it needs a
-    model that another method pruned. CONTROL: its model stays dense. IMPORTS: it takes a model made elsewhere, which may
+    PRUNES: its targets have the run's pattern at the end. REMOVES, ADDS: it removes parts of a
+    dense model, or adds a low-rank term beside each target; `removes` or `adds` says how much.
+    KEEPS_FUNCTION: it changes weights of a model that is not pruned yet, and no output. KEEPS_MASK:
+    it trains a model under the pattern that this has. REFINES: it needs a model that another method
+    pruned. CONTROL: its model stays dense. IMPORTS: it takes a model made elsewhere, which may
     differ from its source in any tensor, and has the pattern that is found in it.
     """
 
@@ -196,7 +197,8 @@ class InputFile:
     field: str
     """Field that names the file."""
     required: bool = False
-    """True if the user must name it. A file that may be left out takes the place of all that the method needs."""
+    """True if the user must name it. A file that may be left out takes the place of all that the
+    method needs."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,8 @@ class Chain:
 
     @property
     def own_pattern(self) -> str:
-        """Pattern that the last method alone decides: of a smaller model that it makes, or trains further."""
+        """Pattern that the last method alone decides: of a smaller model that it makes, or trains
+        further."""
         does = self.links[-1].info.does
         is_smaller = Does.REMOVES in does or (self.remover is not None and Does.KEEPS_MASK in does)
         return self.pattern if is_smaller else ""
@@ -297,7 +300,8 @@ class Chain:
 
     @property
     def turned(self) -> Link | None:
-        """Last method after `first` that changed the basis of the residual stream, so that a teacher has another."""
+        """Last method after `first` that changed the basis of the residual stream, so that a
+        teacher has another."""
         first, last, has_changed = self.first, None, False
         for link in self.links:
             has_changed = has_changed or link is first
@@ -310,8 +314,8 @@ class Chain:
 class Rule:
     """Limit of a method: on the methods before it, on the pattern, or on what it needs.
 
-    Each function has a default without a limit. `methods.rules` has the rules of this project, and a method of another
-    package may derive its own.
+    Each function has a default without a limit. `methods.rules` has the rules of this project, and
+    a method of another package may derive its own.
     """
 
     def follows(self, own: Link, chain: Chain) -> str | None:
@@ -322,7 +326,8 @@ class Rule:
         """Raise UserError if a method cannot prune to a pattern."""
 
     def waives(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return what the class needs, and not with these settings: names of `Needs` in lower case."""
+        """Return what the class needs, and not with these settings: names of `Needs` in lower
+        case."""
         return ()
 
     def turns(self, own: Link) -> bool:
@@ -338,8 +343,9 @@ class Rule:
 class MethodInfo:
     """Source, cost, capabilities and limits of a method or quantizer.
 
-    A class has it as `info: ClassVar[MethodInfo]`. The catalog evaluates that expression without importing the class, so it
-    may use literals, `Needs`, and the names of this module and of `methods.rules`.
+    A class has it as `info: ClassVar[MethodInfo]`. The catalog evaluates that expression without
+    importing the class, so it may use literals, `Needs`, and the names of this module and of
+    `methods.rules`.
     """
 
     paper: str = ""
@@ -351,14 +357,16 @@ class MethodInfo:
     does: Does = Does.PRUNES
     """Capabilities of a method. A quantizer has none."""
     removes: tuple[Removes, ...] = ()
-    """Parts that it removes. The first names its pattern: "depth 25%" for the method depth with 25%."""
+    """Parts that it removes. The first names its pattern: "depth 25%" for the method depth with
+    25%."""
     adds: Adds | None = None
     """Low-rank term that it adds."""
     rules: tuple[Rule, ...] = ()
     """Limits in addition to those that its capabilities imply (`methods.rules`)."""
     after: str = ""
-    """Method that runs before it. A method runs after another one if the user types `from=`. For a quantizer it is a
-    transform, which runs before any pruning and with the quantizer's `group`; a run refuses other settings than these."""
+    """Method that runs before it. A method runs after another one if the user types `from=`. For a
+    quantizer it is a transform, which runs before any pruning and with the quantizer's `group`; a
+    run refuses other settings than these."""
     file: InputFile | None = None
     """File that it reads."""
     extra: str = ""

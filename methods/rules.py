@@ -1,4 +1,5 @@
-"""Rules that a method's `info` may name, and those that its capabilities imply. They say why it cannot follow a chain.
+"""Rules that a method's `info` may name, and those that its capabilities imply. They say why it
+cannot follow a chain.
 
 They decide no number. Needs no torch.
 """
@@ -21,7 +22,8 @@ PRUNER = "wanda"
 
 
 def refusal(own: Link, chain: Chain) -> str | None:
-    """Return why a method cannot follow a chain, or None: first by its capabilities, then by its own rules."""
+    """Return why a method cannot follow a chain, or None: first by its capabilities, then by its
+    own rules."""
     reasons = [*_implied(own, chain), *(rule.follows(own, chain) for rule in own.info.rules)]
     return next((reason for reason in reasons if reason), None)
 
@@ -63,7 +65,8 @@ def _implied(own: Link, chain: Chain) -> Iterator[str]:
 
 
 def _removed(chain: Chain, matters: Callable[[Axis], bool]) -> str:
-    """Return words for what was removed before, such as "depth removes blocks". "": nothing that matters."""
+    """Return words for what was removed before, such as "depth removes blocks". "": nothing that
+    matters."""
     remover = chain.remover
     if remover is None:
         return ""
@@ -72,7 +75,8 @@ def _removed(chain: Chain, matters: Callable[[Axis], bool]) -> str:
 
 
 def _turned(name: str, chain: Chain) -> Iterator[str]:
-    """Yield a sentence if the model has another basis than the dense model. A teacher has only the first transforms."""
+    """Yield a sentence if the model has another basis than the dense model. A teacher has only the
+    first transforms."""
     if (turned := chain.turned) and (first := chain.first):
         yield (
             f"{name} compares blocks with the dense model's, and {turned.name} after {first.name} changes the basis "
@@ -98,7 +102,8 @@ class SameBlocks(Rule):
 
 @dataclass(frozen=True)
 class SameOutputs(Rule):
-    """A method that compares the outputs of blocks with the dense model's, and so needs all hidden channels."""
+    """A method that compares the outputs of blocks with the dense model's, and so needs all hidden
+    channels."""
 
     instead: str = "retrain"
     """Method to use after channels were removed."""

@@ -1,4 +1,5 @@
-"""A smaller model of the same family: what is left of a dense one, its tensors, and config.json. Needs no torch."""
+"""A smaller model of the same family: what is left of a dense one, its tensors, and config.json.
+Needs no torch."""
 
 from __future__ import annotations
 
@@ -18,14 +19,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Kept = Mapping[str, tuple[Any, ...]]
-"""Indices of the parts that are left of a dense model, by axis (`methods.axes`), each in order. An axis that is absent keeps
-all. A tuple of indices, or a tuple of them for each block that is left where each block has its own parts."""
+"""Indices of the parts that are left of a dense model, by axis (`methods.axes`), each in order. An
+axis that is absent keeps all. A tuple of indices, or a tuple of them for each block that is left
+where each block has its own parts."""
 
 
 def count_left(shares: Mapping[str, Share], config: Config, options: Mapping[str, str] | None = None) -> dict[str, int]:
     """Return how many parts of each axis are left.
 
-    shares: number or share of the parts to remove, by axis; options: settings to name in errors, by axis.
+    shares: number or share of the parts to remove, by axis; options: settings to name in errors, by
+    axis.
 
     Raises:
         UserError: the model has no such parts, or none would be left.
@@ -65,7 +68,8 @@ def count_kept(kept: Kept, config: Config) -> dict[str, int]:
 
 
 def rename(family: Family, kept: Kept | None, name: str) -> str | None:
-    """Return the name of a tensor or module after parts are renumbered, or None if its part is removed."""
+    """Return the name of a tensor or module after parts are renumbered, or None if its part is
+    removed."""
     for axis in AXES.values():  # blocks first, so that others are looked up by the new number of a block
         if kept is None or axis.name not in kept or not axis.path(family):
             continue
@@ -82,7 +86,8 @@ def rename(family: Family, kept: Kept | None, name: str) -> str | None:
 
 
 def changed_config(config: Config, kept: Kept) -> dict[str, Any]:
-    """Return the keys of config.json that change. config: all values, also those that the file leaves out."""
+    """Return the keys of config.json that change. config: all values, also those that the file
+    leaves out."""
     family, changes = family_of(config), dict[str, Any]()
     for name, left in count_kept(kept, config).items():
         changes |= AXES[name].changes(family, config, left)
@@ -128,7 +133,8 @@ def _shape_of(family: Family, name: str) -> Shape:
 
 
 def _indices(axis: Axis, family: Family, config: Config, kept: Kept, block: int | None, width: int) -> list[int]:
-    """Return the indices that are left of a dimension of `width`, which has as many for each part of an axis."""
+    """Return the indices that are left of a dimension of `width`, which has as many for each part
+    of an axis."""
     each = width // axis.size(family, config)
     parts: tuple[int, ...] = kept[axis.name]
     if axis.in_block and block is not None:
@@ -137,7 +143,8 @@ def _indices(axis: Axis, family: Family, config: Config, kept: Kept, block: int 
 
 
 class SmallerFolder(Folder):
-    """A model folder as if it had only some of its parts, such as some blocks, renumbered from 0."""
+    """A model folder as if it had only some of its parts, such as some blocks, renumbered from
+    0."""
 
     def __init__(self, path: Path, kept: Kept) -> None:
         super().__init__(path)

@@ -19,6 +19,7 @@ from bench.verify import CheckFailed
 from methods.errors import UserError
 from methods.folder import Folder, Writer
 from methods.quantizing.grid_codec import GridCodec
+from methods.quantizing.inputs import ACTIVATIONS_KEY
 from methods.targets import as_regexes, family_of, find_targets
 
 LOADERS = {"gptq": ("gptqmodel", "optimum"), "awq": ("gptqmodel",)}
@@ -42,6 +43,8 @@ def write(folder: Path, workdir: Path, kind: str) -> dict[str, Any]:
     """
     source, stored = Folder(folder), StoredFolder(folder)
     require_linears(source, kind)
+    if source.config.get(ACTIVATIONS_KEY):
+        raise UserError(f"{folder} rounds inputs of linears while it runs, which {kind} has not: use {INSTEAD}")
     codecs = grids_of(stored, kind)
     bits = _bits_of(codecs, kind)
     group = math.gcd(*(codec.group for codec in codecs.values()))

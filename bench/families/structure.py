@@ -1,4 +1,5 @@
-"""Parts of an architecture that can be removed: its width from its shapes, and its flow from one forward pass."""
+"""Parts of an architecture that can be removed: its width from its shapes, and its flow from one
+forward pass."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def find_width(family: Family) -> tuple[Width | None, str]:
 
 @torch.no_grad()
 def find_flow(model: nn.Module, family: Family, tokens: Tensor) -> tuple[Flow | None, str]:
-    """Return which linears of the first block read which norm, and which write the residual stream; and what was left out.
+    """Return which linears of the first block read which norm, and which write the residual stream;
+    and what was left out.
 
     tokens: int64 [sequences, seqlen], of one forward pass.
     """
@@ -102,7 +104,8 @@ def _same(one: Tensor, other: Tensor) -> bool:
 def _calls(
     model: nn.Module, block: nn.Module, names: tuple[str, ...], tokens: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the inputs and outputs of modules of a block in a forward pass, and under "" the input of the block."""
+    """Return the inputs and outputs of modules of a block in a forward pass, and under "" the input
+    of the block."""
     inputs, outputs = dict[str, Tensor](), dict[str, Tensor]()
 
     def record(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:

@@ -216,3 +216,5 @@ def same_to_the_bit(streamed: Outcome, memory: Outcome, source: Path) -> None:
         assert torch.equal(written.tensor(name), want[name]), name
     again = loading.load(streamed.model, Compute(dtype=next(iter(want.values())).dtype)).state_dict()
     assert all(torch.equal(tensor, want[name]) for name, tensor in again.items())
+    assert streamed.stored.keys() == memory.stored.keys()
+    assert all(torch.equal(one.decode(), memory.stored[name].decode()) for name, one in streamed.stored.items())

@@ -16,7 +16,7 @@ from methods.errors import UserError
 from methods.families import FAMILIES
 from methods.folder import Folder
 from methods.pattern import Pattern
-from methods.smaller import SmallerFolder, count_left, reader
+from methods.smaller import SmallerFolder, changed_config, count_left, reader
 from methods.targets import dense_weight, family_of, find_targets
 
 TOKENS = torch.arange(16)[None]
@@ -105,6 +105,7 @@ def test_verify_refuses_what_is_not_the_source(name, change, tmp_path):
     targets = find_targets(before.config, before.shapes())
     counts = verify(before, Folder(target), Pattern(), targets, (), torch.float32, frozen=True)
     tensors = load_file(target / "model.safetensors")
+    assert Folder(target).shapes() == before.shapes(), "also of units in a block that has another number"
     assert counts.parameters == sum(t.numel() for t in tensors.values())
     tensors[name] = change(tensors[name]).contiguous() if change else torch.zeros(2)
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
@@ -125,6 +126,13 @@ def test_method_that_also_changed_a_weight_is_refused(tmp_path):
 @pytest.mark.parametrize(("drop", "count"), [("25%", 1), ("50%", 2), ("0%", 0), (2, 2), ("24.9%", 1), ("12.4%", 0)])
 def test_share_is_rounded(drop, count):
     assert count_left({"blocks": drop}, {"model_type": "llama", "num_hidden_layers": 4}) == {"blocks": 4 - count}
+
+
+def test_a_number_changes_under_the_key_that_the_config_has():
+    config = {"model_type": "gpt2", "num_hidden_layers": 4, "layer_types": list("abcd")}
+
+    assert changed_config(config, {"blocks": (0, 2)}) == {"num_hidden_layers": 2, "layer_types": ["a", "c"]}
+    assert changed_config(config | {"n_layer": 4}, {"blocks": (0, 2)})["n_layer"] == 2
 
 
 def test_all_blocks_or_blocks_that_depend_on_their_index_are_refused():

@@ -34,7 +34,7 @@ def test_the_source_says_what_the_class_says():
         assert entry == declared, name
         for field in fields_named_by(entry):
             assert entry.defaults.get(field) == getattr(kind, field), (name, field)
-        assert bool(entry.environment) == (Needs.ISOLATED in kind.needs)
+        assert bool(entry.environment) == (Needs.ISOLATED in getattr(kind, "needs", Needs.NOTHING))
 
 
 @pytest.mark.parametrize("name", METHODS)

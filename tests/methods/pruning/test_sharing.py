@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from bench.catalog.entries import METHODS, QUANTIZERS
+from bench.formats.stored import StoredFolder
 from bench.inputs import loading, windows
 from helpers import forked_ranks, shared_calibration
 from helpers.models import sample
@@ -74,6 +75,9 @@ def test_in_float64_they_leave_the_same_masks_and_notes(case, world, shared, flo
         want, weight = dense_weight(one.model.get_submodule(target)), got.weight(target)
         assert torch.equal(weight != 0, want != 0), target
         torch.testing.assert_close(weight, want, rtol=0, atol=float(want.abs().max()) * LAST_DIGIT / 10)
+    for stored in (StoredFolder(folder / f"of rank {rank}") for rank in range(world)):
+        assert set(stored) == set(one.stored)
+        assert all(torch.equal(stored[target].decode(), got.weight(target)) for target in stored)
     same_notes(json.loads((folder / "notes.json").read_text()), json.loads(json.dumps(dict(one.notes))))
 
 

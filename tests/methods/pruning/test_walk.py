@@ -222,6 +222,7 @@ def test_statistic_without_calibration_is_refused(llama, job):
 METHODS = {name: (name, {}) for name in runs.PRUNERS}
 METHODS["recon"] = ("recon", {"epochs": 1})
 METHODS["mask-only"] = ("sparsegpt", {"mask_only": True})
+METHODS["int4-gptq"] = ("int4-gptq", {})
 DAILY = [("gpt2", "sparsegpt", torch.bfloat16)] + [
     ("llama", label, torch.float32) for label in METHODS if label not in ("ria", "admm", "alps")
 ]
@@ -238,7 +239,7 @@ DAILY = [("gpt2", "sparsegpt", torch.bfloat16)] + [
 def test_streaming_from_disk_is_the_same_to_the_bit(kind, label, dtype, make, keep_as, make_job, refining, tmp_path):
     on_disk = keep_as(make(kind), tmp_path / "source")
     name, config = METHODS[label]
-    method = build(registry.lookup("methods", name), name, config)
+    method = build(registry.lookup("quantizers" if "gptq" in name else "methods", name), name, config)
     whole = loading.load(on_disk, Compute(dtype=dtype))
     job = refining(whole, make_job(whole, source=on_disk, compute=Compute(dtype=dtype), workdir=tmp_path))
     memory = method.apply(whole, job)
