@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from methods.contract import Budget, Compute, Job, Method, Needs, Outcome, Prior
     from methods.errors import Diverged, Skipped, UserError
-    from methods.info import Cost, MethodInfo
+    from methods.info import Cost, MeasureInfo, MethodInfo, Metric
     from methods.pattern import Pattern
     from methods.pruning.hessian import HessianWalk
     from methods.pruning.walk import Visit, Walk
@@ -28,8 +28,10 @@ __all__ = [
     "Diverged",
     "HessianWalk",
     "Job",
+    "MeasureInfo",
     "Method",
     "MethodInfo",
+    "Metric",
     "Needs",
     "Outcome",
     "Pattern",
@@ -46,7 +48,7 @@ __all__ = [
 _MODULES = {
     "contract": ("Budget", "Compute", "Job", "Method", "Needs", "Outcome", "Prior"),
     "errors": ("Diverged", "Skipped", "UserError"),
-    "info": ("Cost", "MethodInfo"),
+    "info": ("Cost", "MeasureInfo", "MethodInfo", "Metric"),
     "pattern": ("Pattern",),
     "pruning.hessian": ("HessianWalk",),
     "pruning.walk": ("Visit", "Walk"),
