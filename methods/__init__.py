@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from methods.codec import Codec, FloatCodec, Storage, StoredWeight
     from methods.contract import Budget, Compute, Job, Method, Needs, Outcome, Prior
     from methods.errors import Diverged, Skipped, UserError
-    from methods.info import Cost, Does, MethodInfo, Removes, Rule
+    from methods.info import Cost, Does, MeasureInfo, MethodInfo, Metric, Removes, Rule
     from methods.pattern import Pattern
     from methods.pruning.hessian import HessianWalk
     from methods.pruning.walk import Visit, Walk
@@ -40,8 +40,10 @@ __all__ = [
     "Integer",
     "Job",
     "Loss",
+    "MeasureInfo",
     "Method",
     "MethodInfo",
+    "Metric",
     "Needs",
     "Outcome",
     "Pattern",
@@ -65,7 +67,7 @@ _MODULES = {
     "codec": ("Codec", "FloatCodec", "Storage", "StoredWeight"),
     "contract": ("Budget", "Compute", "Job", "Method", "Needs", "Outcome", "Prior"),
     "errors": ("Diverged", "Skipped", "UserError"),
-    "info": ("Cost", "Does", "MethodInfo", "Removes", "Rule"),
+    "info": ("Cost", "Does", "MeasureInfo", "MethodInfo", "Metric", "Removes", "Rule"),
     "pattern": ("Pattern",),
     "pruning.hessian": ("HessianWalk",),
     "pruning.walk": ("Visit", "Walk"),
