@@ -50,9 +50,8 @@ def planned_model(name: str) -> ModelFacts | None:
         config = read_config(folder)
     else:
         return None
-    alias = models.ALIASES.get(name)
+    alias = models.ALIASES.get(name) or models.Alias("local", name)
     family, checked = family_of(config), ModelConfig(config, str(folder))
-    seqlen, data = (alias.seqlen, alias.data) if alias else (models.Alias.seqlen, models.Alias.data)
     named = config.get("dtype", config.get("torch_dtype"))
     return ModelFacts(
         name=name,
@@ -63,8 +62,8 @@ def planned_model(name: str) -> ModelFacts | None:
         has_weights=False,
         has_tokenizer=any((folder / file).exists() for file in models.TOKENIZER_FILES),
         digest=digests.of(config),
-        seqlen=min(seqlen, checked.context(default=seqlen)),
-        data=data,
+        seqlen=min(alias.seqlen, checked.context(default=alias.seqlen)),
+        data=alias.data,
     )
 
 
