@@ -9,6 +9,7 @@ import torch
 
 from bench import api
 from bench.execution.build import Builder
+from bench.formats.stored import StoredFolder
 from bench.inputs import loading
 from bench.measures.size import Size
 from bench.verify import Layer, WeightCounts
@@ -174,6 +175,7 @@ def test_prune_writes_a_quantized_folder_and_the_inputs_of_w8a8_are_rounded_wher
     assert code == 0, err
     assert "magnitude + w8a8" in out and "w8a8" in card
     assert cli("verify", tmp_path / "o")[0] == 0
+    assert len(StoredFolder(tmp_path / "o")) == 28
 
     rounded = loading.load(tmp_path / "o", Compute())
     config = json.loads((tmp_path / "o/config.json").read_text())
