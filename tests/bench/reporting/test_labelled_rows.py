@@ -5,7 +5,7 @@ import pytest
 from bench.compare.resolve import read
 from bench.inputs.models import ALIASES
 from bench.reporting import board, equal_bits, hardware, leaderboard, table
-from bench.reporting.labelled_rows import facts_of, mask_moves, remarks
+from bench.reporting.labelled_rows import facts_of, labelled_rows, mask_moves, remarks
 from bench.results import recount
 from bench.results.record import Item, ReadingRow
 from bench.results.rows import to_rows
@@ -39,6 +39,26 @@ def sizes(record, **values):
 )
 def test_a_label_says_what_a_method_leaves_out(stages, said):
     assert remarks(stages) == said
+
+
+OLD_CLAIM = {
+    "stored": {"bits": 4, "scale_bits": 32, "scales": 1, "library": "hqq 0.2", "packed": False, "total_bytes": None}
+}
+NEW_CLAIM = {"stored": {"weights": 8, "values": 1, "others": 0, "is_packed": False, "claimed": "liar"}}
+
+
+@pytest.mark.parametrize(("notes", "library"), [(OLD_CLAIM, "hqq 0.2"), (NEW_CLAIM, "liar")])
+def test_bits_that_a_library_claims_are_marked_and_in_no_comparison(notes, library):
+    about = {"artifact": "a" * 64, "identity": {"quantizer": "hqq"}}
+    counted = fake_records.record("dense", 0, "pattern", "targets", notes=notes, **about)
+    size = sizes(fake_records.record("dense", 0, "size", "weights", **about), bits_per_weight=1.0, parameters=8.0)
+    rows = {row["metric"]: row for row in labelled_rows([size, counted])}
+    assert library in rows["bits_per_weight"]["reason"]
+    assert not rows["parameters"].get("claimed")
+    cell = table.summarize([rows["bits_per_weight"]], ("bits_per_weight", "weights", "size"))
+    assert cell.value is None, "a rank, a front and bench pick take cells with a value alone"
+    assert "claimed" in cell.text
+    assert equal_bits._bits([rows["bits_per_weight"]]) is None
 
 
 @pytest.mark.parametrize(("flips", "said"), [(0.0062, "0.62%"), (0.0953, "9.5%"), (0.26, "26%"), (1.304, "130%")])
