@@ -64,12 +64,14 @@ def test_every_grid_comes_back_and_takes_the_bytes_of_its_bits(grid, pattern, tm
 def test_floats_and_zero_points_come_back(pattern, tmp_path):
     weight = torch.randn(8, 16)
     weight.masked_fill_(~Pattern.parse(pattern).keep(weight.abs()), 0)
-    affine = AffineCodec(4, 8)
-    zeros, scales = torch.full((8, 2), 7.0).half(), torch.rand(8, 2).half()
-    codes = torch.where(weight == 0, 7, torch.randint(16, weight.shape)).to(torch.uint8)
+    affine = {
+        "codes": torch.where(weight == 0, 7, torch.randint(16, weight.shape)).to(torch.uint8),
+        "scales": torch.rand(8, 2).half(),
+        "zeros": torch.full((8, 2), 7.0).half(),
+    }
     weights = {
         "floats": StoredWeight(FloatCodec(), {"values": weight.bfloat16()}),
-        "codes": StoredWeight(affine, {"codes": codes, "scales": scales, "zeros": zeros}),
+        "codes": StoredWeight(AffineCodec(4, 8), affine),
         "own": StoredWeight(FloatCodec(), {"values": torch.ones(8, 16)}, Pattern()),
     }
 
@@ -105,9 +107,3 @@ CODES = FOUR.encode(torch.randn(4, 8))
 def test_what_another_codec_would_be_made_of_is_refused(codec, parts, said, tmp_path):
     with pytest.raises(UserError, match=said):
         store({"x": StoredWeight(codec, parts)}, tmp_path)
-
-
-def test_fields_are_no_place_for_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(stored, "MAX_FIELDS", 40)
-    with pytest.raises(UserError, match="fields of codec 'grid' are no settings of up to 40 characters"):
-        store({"x": StoredWeight(FOUR, CODES)}, tmp_path)
