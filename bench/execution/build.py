@@ -16,11 +16,13 @@ import torch
 from filelock import Timeout
 from torch import nn
 
+from bench.catalog import registry
 from bench.execution import ranks, torch_settings
 from bench.execution.events import WAITING
 from bench.execution.job import BuiltArtifact, BuiltStage, PhaseProgress, Workspace, checkpoint_folder
 from bench.execution.smaller import is_same, kept_of, opened, write_smaller
 from bench.execution.source_guard import read_only
+from bench.formats import decode_again
 from bench.formats import stored as stored_folder
 from bench.inputs import loading, models, windows
 from bench.planning.artifact import Artifact
@@ -42,8 +44,9 @@ from bench.verify import (
     verify,
 )
 from methods import adapter
-from methods.codec import Storage, StoredWeight
+from methods.codec import STORED_KEY, Storage, StoredWeight
 from methods.contract import Job, Outcome
+from methods.errors import UserError
 from methods.families import frozen as as_tuples
 from methods.files import find_file
 from methods.folder import Folder, Writer, dtype_name, save
@@ -182,6 +185,8 @@ class Builder:
             "training_tokens_per_s": rate if job.training and 0 <= rate <= MAX_AMOUNT else None,
         }
         notes = dict(outcome.notes)
+        if STORED_KEY in notes:
+            raise UserError(f"{stage.label} has notes on {STORED_KEY!r}, which the runner writes: use visit.store")
         if tokens is not None:
             notes["calibration_digest"] = windows.token_digest(tokens)
         target = workdir / "artifact"
@@ -214,15 +219,24 @@ class Builder:
         """
         if strangers := sorted(stored.keys() - counts.layers.keys()):
             raise CheckFailed(f"{strangers[0]} is stored, and it is not a target")
-        holds = not counts.violations
-        stored_folder.write(home, stored, counts.pattern if holds else Pattern())
-        written, measured = stored_folder.StoredFolder(home), Folder(folder)
-        for target, one in written.items():
-            weight = one.decode().to(job.compute.dtype).to(job.compute.stored)
-            if not torch.equal(weight, measured.weight(target)):
+        pattern, measured = Pattern() if counts.violations else counts.pattern, Folder(folder)
+        known = measured.shapes()
+        shapes = {target: known[f"{target}.weight"] for target in stored}
+        stored_folder.write(home, stored, shapes, pattern)
+        written = stored_folder.StoredFolder(home)
+        again: dict[str, str] = {}
+        if any(registry.lookup("codecs", one.codec.name).is_plugin for one in stored.values()):
+            again = decode_again.digests_of(home, job.compute.dtype, job.compute.stored)
+        for target in written:
+            weight = measured.weight(target)
+            if again:
+                is_same = again[target] == decode_again.digest_of(weight)
+            else:
+                is_same = torch.equal(written[target].decode().to(job.compute.dtype).to(job.compute.stored), weight)
+            if not is_same:
                 raise CheckFailed(f"the stored tensors of {target} give another weight than the one that is measured")
         rest = sum(layer.weights for target, layer in counts.layers.items() if target not in written)
-        return written.count().with_floats(rest, job.compute.stored.itemsize, counts.pattern if holds else Pattern())
+        return written.count().with_floats(rest, job.compute.stored.itemsize, pattern)
 
     def _function_error(self, before: Path, after: Path, job: Job) -> dict[str, float]:
         """Measure a transform's change of the logits, on random tokens and text. Raise CheckFailed if it exceeds rounding."""

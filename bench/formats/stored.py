@@ -7,6 +7,7 @@ stored/model.safetensors           the parts, TARGET.PART, or shards of them wit
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from bench.catalog import registry
 from bench.formats.checkpoint import STORED as FOLDER
+from bench.system.suggest import shorten
 from methods.codec import Codec, Storage, StoredWeight
 from methods.errors import UserError
 from methods.files import find_file, read_object
@@ -31,15 +33,22 @@ MASK = "mask"
 """Part with one bit for each weight, if the values of pruned weights are left out."""
 PIECE = 2**22
 """Number of codes that are packed at a time, a multiple of 8."""
-MAX_FIELDS = 4096
-"""Largest number of characters of a codec's fields. They are settings, and no place for weights."""
+MAX_FIELDS = 16384
+"""Largest number of characters of the fields of all codecs of a model. They are settings, and no place for weights."""
+PART_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,31}")
+MAX_PARTS = 16
+"""Largest number of parts of a weight."""
 
 
 def pack_bits(codes: Tensor, bits: int) -> Tensor:
     """Pack codes of any shape into a stream of bits, uint8 [bytes], the lowest bits first. codes: uint8 below 2^bits."""
     flat = codes.contiguous().view(-1)
-    if bits == 8:
-        return flat
+    if 8 % bits == 0:
+        lanes = torch.nn.functional.pad(flat, (0, -len(flat) % (8 // bits))).view(-1, 8 // bits)
+        packed = lanes[:, 0].clone()
+        for i in range(1, 8 // bits):
+            packed |= lanes[:, i] << bits * i
+        return packed
     places = torch.arange(bits, dtype=torch.uint8)
     pieces = []
     for piece in flat.split(PIECE):
@@ -50,9 +59,10 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
 
 def unpack_bits(stream: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
     """Unpack a stream of `pack_bits` into codes, uint8 [*shape]."""
-    if bits == 8:
-        return stream.view(shape)
     count = int(np.prod(shape))
+    if 8 % bits == 0:
+        lanes = [stream >> bits * i & (1 << bits) - 1 for i in range(8 // bits)]
+        return torch.stack(lanes, -1).flatten()[:count].view(shape)
     codes = torch.empty(count, dtype=torch.uint8)
     places = torch.arange(bits, dtype=torch.uint8)
     for start in range(0, count, PIECE):
@@ -73,22 +83,29 @@ def keep_mask(weight: Tensor, pattern: Pattern) -> Tensor:
     return kept
 
 
-def write(folder: Path, stored: Mapping[str, StoredWeight], pattern: Pattern) -> None:
+def write(
+    folder: Path, stored: Mapping[str, StoredWeight], shapes: Mapping[str, tuple[int, ...]], pattern: Pattern
+) -> None:
     """Write the stored weights of targets to FOLDER in a model's folder.
 
-    pattern: of the model, if it holds in every target. Values that it prunes are left out, with a mask in their place.
+    shapes: of the weights, [out, in] by target; pattern: of the model, if it holds in every target. Values that it prunes
+    are left out, with a mask in their place.
 
     Raises:
         UserError: a codec whose name is not that of its class in the catalog, a field that is no JSON value, or a part
-            that is not of the kind that its codec states.
+            that is not of the kind that its codec states. Names and fields are bounded, since their bytes are not counted.
     """
+    fields = {json.dumps([one.codec.name, _fields(one.codec)]) for one in stored.values()}
+    if sum(map(len, fields)) > MAX_FIELDS:
+        raise UserError(f"the fields of all codecs are more than {MAX_FIELDS:,} characters: put data into parts")
     writer = Writer(folder / FOLDER)
     layouts: dict[str, int] = {}
     layout_of: dict[str, int] = {}
     for target, one in stored.items():
-        shape, own = one.decode().shape, one.pattern or pattern
+        shape, own = shapes[target], one.pattern or pattern
         kept = keep_mask(one.decode(), own) if own.m and not own.dense else None
         parts: dict[str, Any] = {}
+        _require_names(target, one.parts)
         for part, tensor in one.parts.items():
             name, bits = f"{target}.{part}", one.codec.bits.get(part, 0)
             _require_bits(name, tensor, bits)
@@ -104,10 +121,29 @@ def write(folder: Path, stored: Mapping[str, StoredWeight], pattern: Pattern) ->
     (folder / FOLDER / MANIFEST).write_text(json.dumps(about))
 
 
+def _require_names(target: str, parts: Mapping[str, Tensor]) -> None:
+    """Raise UserError for too many parts of a weight, or a name that is none."""
+    if len(parts) > MAX_PARTS:
+        raise UserError(f"{target} is stored as {len(parts)} parts: use at most {MAX_PARTS}")
+    for part in parts:
+        if part == MASK or not PART_NAME.fullmatch(part):
+            raise UserError(
+                f"{target} has a part named {shorten(part)!r}: use up to 32 letters and digits, and not {MASK!r}"
+            )
+
+
 def _require_bits(name: str, tensor: Tensor, bits: int) -> None:
     """Raise UserError if a part has numbers that do not fit in the bits that its codec states for them."""
-    if bits and (tensor.dtype != torch.uint8 or not 1 <= bits <= 8 or int(tensor.max()) >= 2**bits):
-        raise UserError(f"{name} must be uint8 below 2^{bits}, as its codec states: it is {dtype_name(tensor.dtype)}")
+    if not bits:
+        return
+    if tensor.dtype != torch.uint8 or not 1 <= bits <= 8:
+        raise UserError(
+            f"{name} is {dtype_name(tensor.dtype)} of {bits} bits: a part with bits must be uint8, of 1 to 8 bits"
+        )
+    if tensor.numel() and (largest := int(tensor.max())) >= 2**bits:
+        raise UserError(
+            f"{name} has the number {largest}, which its codec stores in {bits} bits: use numbers below {2**bits}"
+        )
 
 
 def _pack(tensor: Tensor, bits: int, kept: Tensor | None) -> tuple[dict[str, Any], Tensor]:
@@ -120,7 +156,8 @@ def _pack(tensor: Tensor, bits: int, kept: Tensor | None) -> tuple[dict[str, Any
         # A code of zero is not always 0.
         entry["fill"] = int(left_out[0]) if raw.dtype == torch.uint8 and left_out.numel() else 0
         values = raw[kept]
-    return entry, pack_bits(values, bits) if bits else values
+    # Parts may share memory, for example one codebook of all weights.
+    return entry, pack_bits(values, bits) if bits else values.clone()
 
 
 def _fields(codec: Codec) -> dict[str, Any]:
@@ -129,9 +166,12 @@ def _fields(codec: Codec) -> dict[str, Any]:
     if find_codec(name) is not kind:
         raise UserError(f"codec {name!r} is not {kind.__name__}: register that class in the group cast_bench.codecs")
     fields: dict[str, Any] = asdict(codec)  # type: ignore[call-overload]  # a codec is a dataclass
-    text = json.dumps(fields)
-    if len(text) > MAX_FIELDS or kind(**json.loads(text)) != codec:
-        raise UserError(f"the fields of codec {name!r} are no settings of up to {MAX_FIELDS:,} characters of JSON")
+    try:
+        is_same = kind(**json.loads(json.dumps(fields))) == codec
+    except (TypeError, ValueError):
+        is_same = False
+    if not is_same:
+        raise UserError(f"codec {name!r} has a field that JSON does not give back: use numbers, text, lists and dicts")
     return fields
 
 

@@ -109,13 +109,14 @@ class Walk:
             before = weight.clone()
             yield Visit(name, weight, stats.get(name, weight.new_empty(0)), self.stored)
             weight.masked_fill_(weight == 0, 0)  # no -0.0, which packed formats keep as a weight
-            if self.job.compute.stream and name in self.stored:
-                self.stored[name] = _spill(self.stored[name], self.job.workdir / "spilled", name)
             self.errors[name] = _relative_error(before, weight, samples.get(name))
         for name, owner in owners.items():
             sharing.send_(part.linears[name].weight, owner)  # type: ignore[arg-type]
         if owners:
             sharing.exchange_(self.stored, owners)
+        if self.job.compute.stream:
+            for name in part.linears.keys() & self.stored.keys():
+                self.stored[name] = _spill(self.stored[name], self.job.workdir / f"spilled-{sharing.rank}", name)
 
     @property
     def by_weights_alone(self) -> list[str]:
@@ -158,7 +159,7 @@ def _relative_error(before: Tensor, after: Tensor, x: Tensor | None) -> float:
 
 def _spill(stored: StoredWeight, folder: Path, name: str) -> StoredWeight:
     """Move the tensors of a stored weight to a file, which is mapped into memory."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     parts = {part: tensor.contiguous() for part, tensor in stored.parts.items()}
     save_file(parts, folder / f"{name}.safetensors")
     return stored._replace(parts=load_file(folder / f"{name}.safetensors"))

@@ -188,7 +188,8 @@ def write(model: nn.Module, folder: Path) -> Path:
 
 def store(stored: Mapping[str, StoredWeight], folder: Path, pattern: str = "dense") -> StoredFolder:
     """Write stored weights as the runner does, and open them."""
-    write_stored(folder, stored, Pattern.parse(pattern))
+    shapes = {target: tuple(one.decode().shape) for target, one in stored.items()}
+    write_stored(folder, stored, shapes, Pattern.parse(pattern))
     return StoredFolder(folder)
 
 

@@ -1,7 +1,7 @@
 """Stored weights: what is written comes back bit for bit, takes the bytes that its bits say, or is refused in a sentence."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from unittest import mock
 
@@ -92,18 +92,33 @@ class Other(FloatCodec):
     """A class that takes the name of another."""
 
 
+ONES = torch.ones(4, 8)
 CODES = FOUR.encode(torch.randn(4, 8))
 
 
 @pytest.mark.parametrize(
     ("codec", "parts", "said"),
     [
-        (Unknown(), {"values": torch.ones(4, 8)}, "unknown codec 'unknown'"),
-        (Other(), {"values": torch.ones(4, 8)}, "codec 'float' is not Other: register that class"),
-        (FOUR, CODES | {"codes": torch.full_like(CODES["codes"], 16)}, r"x\.codes must be uint8 below 2\^4"),
-        (FOUR, CODES | {"codes": CODES["codes"].int()}, r"x\.codes must be uint8 below 2\^4"),
+        (Unknown(), {"values": ONES}, "unknown codec 'unknown'"),
+        (Other(), {"values": ONES}, "codec 'float' is not Other: register that class"),
+        (replace(FOUR, group=torch.tensor(8)), CODES, "a field that JSON does not give back"),
+        (
+            FOUR,
+            CODES | {"codes": torch.full_like(CODES["codes"], 16)},
+            "the number 16, which its codec stores in 4 bits",
+        ),
+        (FOUR, CODES | {"codes": CODES["codes"].int()}, r"x\.codes is int32 of 4 bits"),
+        (FloatCodec(), {"values": ONES, "mask": ONES}, "a part named 'mask'"),
+        (FloatCodec(), {"values": ONES, "a" * 33: ONES[:0]}, "a part named 'aaa"),
+        (FloatCodec(), {"values": ONES} | {f"p{i}": ONES for i in range(16)}, "as 17 parts"),
     ],
 )
 def test_what_another_codec_would_be_made_of_is_refused(codec, parts, said, tmp_path):
     with pytest.raises(UserError, match=said):
-        store({"x": StoredWeight(codec, parts)}, tmp_path)
+        stored.write(tmp_path, {"x": StoredWeight(codec, parts)}, {"x": (4, 8)}, Pattern())
+
+
+def test_weights_may_share_a_part(tmp_path):
+    one = StoredWeight(FloatCodec(), {"values": ONES})
+    folder = store({"x": one, "y": one}, tmp_path)
+    assert folder.count().values == 2 * ONES.nbytes
