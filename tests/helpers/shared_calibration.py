@@ -13,10 +13,9 @@ from safetensors.torch import load_file
 
 from bench.catalog import choice
 from bench.catalog.entries import METHODS, QUANTIZERS
-from bench.formats.stored import write as write_stored
 from bench.inputs import loading
 from helpers.forked_ranks import run_ranks
-from helpers.models import exact, job_for, mean_float64, with_prior, write
+from helpers.models import exact, job_for, mean_float64, store, with_prior, write
 from helpers.runs import TINY
 from helpers.trainings import pruned
 from methods.contract import Compute, Job
@@ -100,7 +99,7 @@ def work(out: Path, cases: list[str]) -> None:
 
 def keep(model, job, method, folder: Path) -> None:
     outcome = method.apply(model, job)
-    write_stored(folder / f"of rank {dist.get_rank()}", outcome.stored, job.pattern)
+    store(outcome.stored, folder / f"of rank {dist.get_rank()}", str(job.pattern))
     if dist.get_rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "notes.json").write_text(json.dumps(dict(outcome.notes)))
