@@ -164,9 +164,11 @@ def with_flags(*omit: str) -> Callable[[Command], Command]:
 
         @wraps(command)
         def call(**flags: Any) -> None:
+            from bench.planning.spec import MEASURE_TABLES
+
             for assignment in flags.get("set_") or ():
                 name = assignment.partition("=")[0].strip()
-                if name in omit or ("measures" in omit and name.partition(".")[0] in measure_tables()):
+                if name in omit or ("measures" in omit and name.partition(".")[0] in MEASURE_TABLES):
                     raise UserError(f"--set {shorten(assignment)} has no effect on this command: leave it out")
             command(**flags)
 
@@ -176,12 +178,6 @@ def with_flags(*omit: str) -> Callable[[Command], Command]:
         return call
 
     return declare
-
-
-def measure_tables() -> frozenset[str]:
-    from bench.planning.spec import MEASURE_TABLES
-
-    return MEASURE_TABLES
 
 
 def spec_of(flags: dict[str, Any], **defaults: Any) -> Spec:

@@ -95,8 +95,6 @@ def _read_files(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         if type(version) is not int:
             raise ValueError(f"its format is {shorten(repr(version))}, not a whole number")
         require_schema(schema, f"baseline {str(path)!r}")
-    except archives.TooLarge as fault:
-        raise UserError(f"cannot read baseline {str(path)!r}: {fault}: {REMAKE}") from None
     except archives.FAULTS as fault:
         reason = first_line(fault)[:80]
         raise UserError(f"cannot read baseline {str(path)!r} ({reason}): {REMAKE}") from None

@@ -141,16 +141,6 @@ def test_artifacts_by_a_record(results, cli):
     assert row["before"] == found["wanda", 0, "perplexity"].readings[0].value
 
 
-def test_records_of_one_seed_have_the_noise_between_seeds(results, cli):
-    found = runs.records(results)
-    keys = (found[name, 0, "perplexity"].key[:12] for name in ("wanda", "sparsegpt"))
-
-    _, printed, _ = compare(cli, results, *keys)
-
-    (row,) = printed["rows"]
-    assert "1 calibration seed" in row["reason"] and "noise between seeds added" in row["reason"]
-
-
 def test_quiet_metrics_stay_out(results, cli):
     for method in ("wanda", "magnitude"):
         fake_records.counted(results, "nonzeros", 5.0, method=method)

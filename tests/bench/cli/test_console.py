@@ -70,10 +70,6 @@ def test_a_table_has_six_digits_of_a_number(printed):
     ]
 
 
-def test_an_estimate_has_a_short_header(printed):
-    assert printed(None, [{"about_disk_GB": 0.5}]).splitlines()[0] == "~disk GB"
-
-
 def test_nothing_here(printed):
     assert printed(80, []).splitlines()[0] == "nothing here"
 

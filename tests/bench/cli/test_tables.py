@@ -40,14 +40,6 @@ def test_nothing_is_lost_and_no_line_is_too_long(printed, width):
         assert not [word for row in rows for cell in row for word in cell.split() if word not in words], lines
 
 
-def test_a_file_gets_a_line_for_each_row(printed):
-    lines = printed(
-        None, [f"column {i}" for i in range(30)], [[f"a word of the cell {i}" for i in range(30)]], [False] * 30
-    )
-
-    assert len(lines) == 3 and "a word of the cell 29" in lines[2]
-
-
 @pytest.mark.parametrize(
     ("natural", "width", "lines"),
     [

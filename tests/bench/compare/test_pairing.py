@@ -42,16 +42,6 @@ def test_another_protocol_is_not_comparable_and_another_corpus_is_missing(roots)
     assert verdict(roots)["perplexity"].verdict == "MISSING"
 
 
-def test_a_missing_cell_fails(roots):
-    for method in ("wanda", "sparsegpt"):
-        fake_records.perplexity(roots[0], method=method)
-    fake_records.perplexity(roots[1], method="wanda")
-
-    found = compare(*(read(r) for r in roots), settings.read(None))
-
-    assert [(r.name, r.verdict) for r in found.failed] == [("tiny sparsegpt 2:4 wiki-mini@128", "MISSING")]
-
-
 def test_a_new_failure_fails_and_an_old_one_fixed_is_shown(roots):
     fake_records.perplexity(roots[0], method="wanda")
     fake_records.failed(roots[1], method="wanda", made="b")

@@ -35,14 +35,6 @@ def test_no_interval_is_spoken_of_where_nothing_was_sampled(itself):
     assert text.startswith("### bench gate passed\n\n<details>") and "sampled" not in text
 
 
-def test_one_number_is_no_plural(tmp_path):
-    for root, made in ((tmp_path / "a", "a"), (tmp_path / "b", "b")):
-        fake_records.perplexity(root, made=made, noise=ord(made))
-    found = verdict.compare(resolve.read(tmp_path / "a"), resolve.read(tmp_path / "b"), settings.read(None))
-
-    assert "\n1 sampled number, 95% intervals" in render.to_markdown(found, "bench gate passed").replace("\\", "")
-
-
 @pytest.mark.parametrize("loss", [0.0, 2.0])
 @pytest.mark.parametrize("windows", [2, 3])
 def test_an_interval_that_says_nothing_is_not_shown(tmp_path, monkeypatch, windows, loss):

@@ -9,7 +9,6 @@ from bench.compare.resolve import read
 from bench.compare.verdict import Row, compare
 from bench.results.derive import Items
 from bench.results.record import Item, ReadingRow
-from bench.results.store import Store
 from bench.stats.bootstrap import Estimate
 from helpers import fake_records
 from helpers.verdicts import verdict
@@ -300,18 +299,6 @@ def test_sparsity_counts_up_to_its_pattern(roots, pattern, before, after, expect
     assert verdict(roots)["sparsity"].verdict == expected
 
 
-def test_few_articles_are_cut_into_blocks(roots):
-    for root, made in zip(roots, "ab", strict=True):
-        found = fake_records.perplexity(root, 0.001, made=made, noise=ord(made))
-        path = root / "items" / found.items.file
-        store, items = Store(root), fake_records.read_items(path)
-        store.write(found, tuple(i._replace(cluster_id="0") for i in items))
-
-    row = verdict(roots)["perplexity"]
-
-    assert (row.estimate.n, row.estimate.unit) == (24, "blocks of windows")
-
-
 def test_items_of_two_rows_of_one_name_are_told_apart(roots):
     for root in roots:
         for dtype in ("float32", "bfloat16"):
@@ -332,12 +319,3 @@ def test_a_block_is_a_run_of_windows():
 
     assert unit == "blocks of windows" and weights.tolist() == [4] * 24
     assert sums[0].tolist() == [float(sum(range(i, i + 4))) for i in range(0, 96, 4)]
-
-
-def test_one_seed_of_a_task_is_judged_with_more_doubt(roots):
-    fake_records.accuracy(roots[0], seed=0)
-    fake_records.accuracy(roots[1], 3, 20, made="b", seed=0)
-
-    row, trusting = verdict(roots)["acc"], verdict(roots, seed_noise={"acc": 0.0})["acc"]
-
-    assert row.estimate.stderr > trusting.estimate.stderr and row.estimate.p > trusting.estimate.p

@@ -242,17 +242,6 @@ def test_two_questions_that_change_alike_are_no_certainty(after, p):
     assert got.p == p and got.low <= got.value < got.high
 
 
-def test_blocks_of_one_run_are_not_independent():
-    """Three runs, which differ by 3%, of twelve blocks each: no change is found in about 95 of 100."""
-    rng = np.random.default_rng(10)
-
-    def timings():
-        return np.exp(rng.normal(0, 0.03, (3, 1)) + rng.normal(0, 0.01, (3, 12)))
-
-    alarms = sum(bootstrap.estimate_blocks(timings(), timings(), 0.05).p < 0.05 for _ in range(300))
-    assert alarms / 300 < 0.1
-
-
 @pytest.mark.parametrize(("seeds", "seed_sd"), [(1, 0.0), (5, 0.3)])
 def test_interval_covers(seeds, seed_sd):
     """95% intervals on simulated windows of uneven articles hold the truth in no less than 90 of 100 samples."""
