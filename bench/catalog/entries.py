@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bench.catalog.declarations import Catalog, CatalogEntry
 
+DECIDES_NO_NUMBER = True
+
 METHODS = Catalog(
     {
         "dense": "baselines.dense:Dense",

@@ -78,14 +78,6 @@ def test_the_ends_of_a_range_are_in_it(text):
     assert parse(text).label == text
 
 
-def test_an_infinite_number_is_refused_where_nothing_else_bounds_it():
-    for value in ("Infinity", "inf"):
-        with pytest.raises(
-            UserError, match=f"^invalid ria:power={value}: must be a finite number between 0 and 100000$"
-        ):
-            parse("ria", f"power={value}")
-
-
 def test_fields_that_contradict_each_other_are_refused():
     with pytest.raises(UserError, match=r"^invalid admm: gradual=15 must be at most iterations=9$"):
         parse("admm", "iterations=9")

@@ -4,7 +4,7 @@ import pytest
 
 from bench.catalog import registry
 from bench.catalog.declarations import Catalog, CatalogEntry, describe
-from bench.catalog.entries import METHODS, QUANTIZERS
+from bench.catalog.entries import METHODS
 from bench.planning import method_cost
 from methods.contract import Needs
 from methods.rules import CalibratedBy, TurnsBasis, WholeGroups
@@ -45,17 +45,6 @@ def test_each_method_states_its_source_and_its_cost(name):
     assert entry.trains == bool(entry.cost.training)
     assert ("calibration" in entry.needs_with({})) == bool(entry.cost.passes)
     assert method_cost.describe(entry)
-
-
-def test_what_users_read_of_a_few():
-    wanda, sparsegpt, ast = METHODS["wanda"], METHODS["sparsegpt"], METHODS["ast"]
-
-    assert (wanda.about, wanda.needs) == ("Keep the weights with the largest |W| * ||X||", ("calibration",))
-    assert (wanda.year, METHODS["ria"].year, METHODS["dense"].year) == (2023, 2024, None)
-    assert wanda.shares_calibration and not METHODS["recon"].shares_calibration
-    assert sparsegpt.defaults["block"] == 128
-    assert ast.needs == ("training", "teacher"), "of the class that it extends"
-    assert QUANTIZERS["none"].about and not QUANTIZERS["none"].target
 
 
 def test_a_catalog_has_entries_without_a_class_too():

@@ -42,13 +42,6 @@ def test_all_is_told_where_there_is_room():
     assert text.count("━") * 10 == text.count("━") + text.count("─") == bars.MAX_BAR
 
 
-@pytest.mark.parametrize("state", ["importing", "loading", "first step"])
-def test_a_state_stands_in_place_of_an_empty_bar(state):
-    text = line(state=state, until="", figures=()).compose(80).plain
-
-    assert re.search(f"perplexity  {state}  0:01:0[3-9]$", text) and "─" not in text and "/" not in text
-
-
 LABEL = "tiny cast 2:4"
 
 

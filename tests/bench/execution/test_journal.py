@@ -4,7 +4,6 @@ import fcntl
 import json
 import threading
 import time
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -188,22 +187,6 @@ def test_top_says_what_is_no_status(root, cli):
     (root / "runs/x.json").write_text('{"name": "\x1b[2J"}')
     code, out, err = cli("top", root)
     assert code == 0 and "is not the status of a run" in err and "no run has written to" in out
-
-
-def test_the_status_of_another_user_that_cannot_be_read_is_said(root, monkeypatch):
-    write_status(root, RunStatus(name="x", code="1", host="h", executor="local", started=1.0, updated=1.0))
-    monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=PermissionError(13, "Permission denied")))
-
-    (found, (problem,)) = read_statuses(root)
-    assert not found and "Permission denied" in problem
-
-
-def test_old_statuses_of_another_user_stop_no_run(root, monkeypatch):
-    said = []
-    monkeypatch.setattr(journals, "sweep_statuses", Mock(side_effect=PermissionError(13, "Permission denied")))
-    Journal(root, "local", said.append)
-
-    assert len(said) == 1 and "cannot be written" in said[0]
 
 
 def test_two_who_ask_about_a_dead_run_do_not_see_each_other(root, monkeypatch):

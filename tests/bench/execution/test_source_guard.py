@@ -19,11 +19,6 @@ def plan(tmp_path, monkeypatch, cache):
     return {m.artifact.method: [m] for m in api.plan(spec).measurements}
 
 
-def test_nothing_changed(plan):
-    for measurements in plan.values():
-        require_planned(measurements[0].artifact, measurements)
-
-
 def test_a_plug_in_that_was_edited_is_not_recorded_under_the_old_key(plan, tmp_path):
     file = tmp_path / "author" / "author.py"
     file.write_text(file.read_text() + "\nRULE = 2\n")

@@ -5,10 +5,6 @@ import torch
 
 from bench.execution import smaller
 from bench.inputs import loading
-from bench.planning import plan
-from bench.planning.spec import Spec
-from bench.results import reproduce
-from bench.results.record import Record
 from helpers import models, runs
 from methods.contract import Compute
 from methods.folder import Folder
@@ -138,18 +134,3 @@ def test_a_trained_model_stays_in_its_format(kind, stored, tmp_path):
     assert {r["status"] for r in records} == {"ok"}, [r["traceback"] for r in records]
     assert (bits(records, "dense"), bits(records, "retrain")) == BITS[kind]
     assert {r["identity"]["arithmetic"] for r in records} == {"float32"}
-
-
-@pytest.mark.full
-def test_the_default_is_the_stored_format(stored, tmp_path):
-    """float16 has no fast instructions on a CPU, so its arithmetic is in float32. What is written is float16."""
-    records = require_same(stored("float16"), tmp_path, methods=("sparsegpt",))
-
-    assert (bits(records, "dense"), bits(records, "sparsegpt")) == BITS["float16"]
-    for fields in records:
-        assert (fields["identity"]["dtype"], fields["identity"]["arithmetic"]) == ("float16", "float32")
-    for fields in [r for r in records if r["identity"]["measure"] == "perplexity"]:
-        spec = Spec(**reproduce.settings(Record(**fields)))
-        assert fields["key"] in {m.key for m in plan.make_plan(spec).measurements}
-    pruned = list(tmp_path.rglob("cache/artifacts/*/model*.safetensors"))
-    assert len(pruned) == 2, "the dense row is the model's own folder, streamed and in memory"

@@ -15,7 +15,6 @@ from bench.inputs import models
 from bench.kernels import native
 from bench.measures.speed.comparison import Timings
 from bench.reporting import engines as reporting
-from bench.results.identity import Identity, Protocol
 from bench.results.store import ReadOnlyStore
 from helpers import runs
 from helpers.models import build, write
@@ -144,14 +143,6 @@ def test_a_record_has_both_sides_of_its_blocks(engines, tmp_path, monkeypatch):
         columns = items(both).columns
         assert set(columns["value"]) == {4 * tokens} and set(items(dense).columns["value"]) == {tokens}
         assert set(columns["tokens_per_s_dense"]) == {tokens} and set(columns["speedup"]) == {4}
-
-
-def test_an_engine_is_a_part_of_the_identity():
-    plain, engine = Protocol(name="decode", version="b1,kv8"), Protocol(name="decode", version="b1,kv8", engine="torch")
-    assert (plain.label, engine.label) == ("decode@b1,kv8", "decode@b1,kv8 in torch")
-    assert Protocol.model_validate(engine.model_dump()) == engine
-    keys = [Identity(model="m", stages=("dense",), pattern="dense", protocol=p).key() for p in (plain, engine)]
-    assert keys[0] != keys[1]
 
 
 def test_versions_are_the_model_and_what_magnitude_leaves(tmp_path):

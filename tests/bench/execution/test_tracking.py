@@ -140,17 +140,6 @@ def track(monkeypatch):
     return make
 
 
-def test_that_the_run_goes_on_is_said_while_it_does(track):
-    trackers, said = track(FAIL, "mlflow")
-    trackers._channels[0]._process.wait()
-    trackers.end(runs.running(key="a"), "", ())
-    assert not said, "nothing is told of an artifact that did not begin"
-    trackers._tell("end", "a", ok=True)
-    trackers.close()
-
-    assert said == ["--log-to mlflow: Refused: no server; the run goes on without it"]
-
-
 @pytest.mark.parametrize(("kind", "patience"), [(None, tracking.CLOSE_S), (SystemExit, tracking.STOPPED_S)])
 def test_all_trackers_have_one_deadline_which_is_near_after_a_signal(track, monkeypatch, kind, patience):
     trackers, said = track(HANG, "mlflow", "wandb")

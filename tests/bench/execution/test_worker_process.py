@@ -11,15 +11,6 @@ from bench.execution import worker_process
 from bench.execution.executor import describe_end
 
 
-def test_one_that_is_killed_ends_with_its_signal(tmp_path):
-    with (tmp_path / "log").open("w") as log:
-        worker = worker_process.StartedWorker(["sleep", "600"], log, dict(os.environ))
-    worker.send_signal(signal.SIGKILL)
-
-    assert worker.wait() == -signal.SIGKILL
-    worker.close()
-
-
 def test_one_that_is_stopped_hears_that_it_must_end(tmp_path):
     """It handles the signal, as workers do. Without a handler the system ends it although it is stopped."""
     program = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done"

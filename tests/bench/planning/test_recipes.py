@@ -121,12 +121,3 @@ def test_a_recipe_that_is_not_for_the_models_size_is_named_and_made_again(tmp_pa
     assert [(m.key, m.identity) for m in again.measurements if m.key == one.key] == [(one.key, one.identity)]
     assert ("training.recipe=small-gpu" in reproduce.command([record])) == bool(label)
     require_consistent(record)
-
-
-def test_control_is_dense_whatever_the_pattern(tmp_path):
-    measurements = make_plan(
-        small(tmp_path / "r", methods=("dense-ft", "magnitude"), patterns=("2:4", "1:4"))
-    ).measurements
-
-    assert {c.artifact.pattern for c in measurements if c.artifact.method == "dense-ft"} == {"dense"}
-    assert {c.artifact.pattern for c in measurements if c.artifact.method == "magnitude"} == {"2:4", "1:4"}

@@ -39,16 +39,6 @@ def test_the_division_is_the_same_whatever_the_machine_and_whatever_is_done(plan
     assert [set(part.artifacts()) for part in divide(make_plan(plan.spec), 3)] == before
 
 
-def test_machines_with_other_numbers_of_cores_divide_alike(tmp_path):
-    spec = runs.small(tmp_path / "r", methods=("wanda", "sparsegpt"), seeds=(0, 1, 2))
-
-    def rows(part):
-        return {(m.artifact.method, m.artifact.seed) for m in part.measurements}
-
-    divided = [[rows(p) for p in divide(make_plan(spec.model_copy(update={"threads": n})), 2)] for n in (1, 2, 3)]
-    assert divided[0] == divided[1] == divided[2]
-
-
 def test_the_longest_are_apart(plan, monkeypatch):
     unquantized = [k for k, ms in plan.artifacts().items() if ms[0].artifact.quantizer == "none"]
     work = dict(zip(unquantized, [8.0, 1.0, 1.0, 7.0, 2.0, 2.0, 5.0, 0.0], strict=True))

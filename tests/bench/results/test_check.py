@@ -156,35 +156,6 @@ def test_a_diverged_number_is_not_computed(tmp_path):
     assert check_folder(tmp_path).problems == ()
 
 
-INPUTS = {"seed": 1, "dtype": "float32", "device": "cpu", "targets": [["*"], []], "measure": {"name": "perplexity"}}
-
-
-@pytest.mark.parametrize(
-    ("change", "part"),
-    [
-        ({"key": "0" * 64}, "its key is not"),
-        ({"seed": 2}, "identity has seed"),
-        ({"dtype": "float16"}, "identity has dtype"),
-        ({"device": "cuda"}, "identity has device"),
-        ({"exclude": ("lm_head",)}, "identity has targets"),
-        ({"stages": ("magnitude",)}, "identity has stages"),
-        ({"quantizer": "int4-rtn"}, "identity has stages"),
-        ({"measure": "zeroshot"}, "identity has measure"),
-        ({"calibration": None}, "identity has calibration"),
-    ],
-)
-def test_an_identity_that_its_key_does_not_have(change, part):
-    inputs = INPUTS | {"stages": [{"name": "wanda"}], "calibration": {"data": "c4"}}
-    record = fake_records.record(seed=1, key_inputs=inputs, identity={"calibration": "c4@64x8"})
-    assert not list(contradictions(record))
-
-    known = record.identity.model_copy(update={k: v for k, v in change.items() if k != "key"})
-    other = record.model_copy(update={"identity": known} | {k: v for k, v in change.items() if k == "key"})
-
-    (sentence,) = contradictions(other)
-    assert part in sentence
-
-
 TEXT = {"measure": {"name": "perplexity", "config": {"corpus": "wiki-mini", "seqlen": 128}}}
 
 

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from bench.catalog import metric_owners
 from bench.results import metrics, recount
 from bench.results.metrics import find
@@ -44,25 +42,6 @@ def test_an_unknown_metric_is_shown_sampled_and_not_judged():
     assert strange == Metric("strangeness", "1") and find("strangeness").unit == find("strangeness").better == ""
     assert strange.in_tables and strange.sorts_rows and not strange.counted and strange.margin is None
     assert not strange.is_ratio and strange.label == "strangeness"
-
-
-@pytest.mark.parametrize(
-    ("name", "unit", "is_time", "is_ratio", "margin"),
-    [
-        ("latency", "s", True, True, 0.05),
-        ("prefill", "us", True, True, 0.05),
-        ("tokens_per_s", "tokens/s", True, True, 0.05),
-        ("speedup", "1", True, True, 0.05),
-        ("bytes_packed", "B", False, True, 0.005),
-        ("perplexity", "1", False, True, 0.005),
-        ("acc", "1", False, False, 0.01),
-        ("kl", "nats/token", False, False, None),
-    ],
-)
-def test_scale_and_margin(name, unit, is_time, is_ratio, margin):
-    metric = find(name, unit)
-
-    assert (metric.is_time, metric.is_ratio, metric.margin) == (is_time, is_ratio, margin)
 
 
 def test_a_readings_unit_counts_where_it_differs():

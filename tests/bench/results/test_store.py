@@ -7,7 +7,6 @@ import os
 
 import pytest
 
-import bench
 from bench.results.record import RENAMED_MODELS, SCHEMA, Item, Record
 from bench.results.store import ReadOnlyStore, Store, is_disk_full
 from bench.system.files import atomic_write
@@ -128,16 +127,6 @@ def test_who_only_reads_names_a_truncated_record_and_moves_nothing(tmp_path, mon
     assert store.path(KEY).exists() and not (tmp_path / "r/corrupt").exists()
 
 
-def test_a_report_in_python_leaves_no_record_out_unsaid(tmp_path):
-    store = Store(tmp_path / "r")
-    store.write(fake_records.record(measure="size", protocol="weights"))
-    assert len(bench.report(tmp_path / "r")) == 1
-    store.path("cd" * 32).write_text("{")
-
-    with pytest.raises(UserError, match=r"cannot read results: .* is no record"):
-        bench.report(tmp_path / "r")
-
-
 def items_of(store):
     return next((store.root / "items").iterdir())
 
@@ -206,19 +195,6 @@ def test_a_record_larger_than_any_is_not_parsed(store, monkeypatch):
 
     assert store.get(KEY) is None
     assert "more than 100" in store.damaged[0]
-
-
-def test_items_are_checked(store):
-    written = record()
-    store.write(written, ITEMS)
-    file = next((store.root / "items").iterdir())
-    file.write_bytes(file.read_bytes() + b"\0")
-
-    with pytest.raises(UserError, match="does not match its record"):
-        store.items(written)
-    file.unlink()
-    with pytest.raises(UserError, match="is missing"):
-        store.items(written)
 
 
 @pytest.mark.parametrize(

@@ -135,18 +135,6 @@ def test_pull_keeps_what_it_has(folder, collecting, fake_hub, cli):
     assert list((folder / "data/allenai/c4").iterdir())
 
 
-def test_an_unfinished_training_goes_with_everything_alone(folder):
-    step = folder / "training/abc/step-20"
-    step.mkdir(parents=True)
-    (step / "about.json").write_text("{}")
-
-    assert {"part": "training", "entries": 1, "bytes": 2} in cache.info()
-    cache.gc(everything=False, days=0)
-    assert step.exists()
-    cache.gc(everything=True, days=0)
-    assert not step.exists()
-
-
 def artifacts(tmp_path, quantizers):
     spec = runs.small(tmp_path / "r", quantizers=quantizers)
     plans = plan.make_plan(spec).artifacts().values()

@@ -111,15 +111,6 @@ def test_the_kernel_s_way_to_compute_is_part_of_the_hardware(no_limits, monkeypa
     assert devices.fingerprint("cpu") == f"{plain}, kernel path portable"
 
 
-def test_a_card_is_made_the_one_that_is_meant(monkeypatch):
-    chosen = []
-    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
-    for device in ("cpu", "cuda:1"):
-        devices.select_card(device)
-
-    assert chosen == ["cuda:1"]
-
-
 def test_times_are_of_utc_and_cut_off():
     assert provenance.format_time(1e9 + 0.9876) == "2001-09-09T01:46:40Z"
     assert provenance.format_time(1e9 + 0.9876, "milliseconds") == "2001-09-09T01:46:40.987Z"

@@ -27,10 +27,6 @@ def test_bars_of_downloads_are_drawn():
     assert written(*bar) == "\r 10%|#  | a\n\x1b[A\r 20%|## | a\n\x1b[A\x1b[A"
 
 
-def test_a_message_cannot_go_back_on_its_line():
-    assert written("failed\rpassed\n") == "failed\npassed\n"
-
-
 def test_nothing_goes_around_the_stream():
     stream = PrintableStream(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
 
