@@ -63,6 +63,20 @@ def unpack_bits(stream: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
     return codes.view(shape)
 
 
+def pack_rows(codes: Tensor, bits: int) -> Tensor:
+    """Pack codes [rows, n], uint8 below 2^bits, into int32 [rows, words]. Each row must fill whole words."""
+    return pack_bits(codes, bits).view(torch.int32).view(len(codes), -1)
+
+
+def unpack_rows(packed: Tensor, bits: int) -> Tensor:
+    """Unpack the codes that whole words or bytes [rows, n] hold, the lowest bits first, into int32 [rows, codes]."""
+    rows = packed.contiguous().view(torch.uint8)
+    count, rest = divmod(8 * rows.shape[1], bits)
+    if rest:
+        raise ValueError(f"{8 * rows.shape[1]} bits of a row are no whole number of {bits}")
+    return unpack_bits(rows.view(-1), bits, (len(rows), count)).int()
+
+
 def keep_mask(weight: Tensor, pattern: Pattern) -> Tensor:
     """Return which values are stored, bool [out, in]: the non-zeros, and the first zeros up to n of every m."""
     groups = weight.unflatten(-1, (-1, pattern.m)) != 0
