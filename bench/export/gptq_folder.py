@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.export.integers import grids_of, require_integers, require_linears
+from bench.export.integers import grids_of, require_linears
 from bench.formats.gptq import AWQ_ORDER, AwqScheme, GptqScheme
 from bench.formats.stored import StoredFolder, pack_rows
+from bench.kernels.integers24 import integers_of
 from bench.verify import CheckFailed
 from methods.errors import UserError
 from methods.folder import Folder, Writer
@@ -59,7 +60,7 @@ def write(folder: Path, workdir: Path, kind: str) -> dict[str, Any]:
                 raise UserError(f"{name} has values beyond float16, which {kind} folders have: use {INSTEAD}")
             writer.add(name, half)
             continue
-        integers = require_integers(stored[target])
+        integers = integers_of(stored[target])
         if not by_row:
             integers = integers.split(group)
         parts = (gptq_parts if kind == "gptq" else awq_parts)(integers.codes, integers.scales, bits, target)
