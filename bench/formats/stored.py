@@ -53,6 +53,9 @@ def unpack_bits(stream: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
     if bits == 8:
         return stream.view(shape)
     count = int(np.prod(shape))
+    if 8 % bits == 0:
+        lanes = stream.unsqueeze(-1) >> torch.arange(0, 8, bits, dtype=torch.uint8)
+        return lanes.bitwise_and_(2**bits - 1).view(-1)[:count].view(shape)
     codes = torch.empty(count, dtype=torch.uint8)
     places = torch.arange(bits, dtype=torch.uint8)
     for start in range(0, count, PIECE):
