@@ -88,14 +88,11 @@ def _turned(name: str, chain: Chain) -> Iterator[str]:
 class SameBlocks(Rule):
     """A method that needs each block of the dense model, whole."""
 
-    instead: str = "recon or retrain"
-    """Methods to use after parts were removed."""
-
     def follows(self, own: Link, chain: Chain) -> str | None:
         if remover := chain.remover:
             return (
                 f"{own.name} needs for each block the dense model's block of the same number and shapes, and "
-                f"{remover.label} changes them: use {self.instead} in place of {own.name}"
+                f"{remover.label} changes them: use recon or retrain in place of {own.name}"
             )
         return next(_turned(own.name, chain), None)
 
@@ -105,14 +102,11 @@ class SameOutputs(Rule):
     """A method that compares the outputs of blocks with the dense model's, and so needs all hidden
     channels."""
 
-    instead: str = "retrain"
-    """Method to use after channels were removed."""
-
     def follows(self, own: Link, chain: Chain) -> str | None:
         if removed := _removed(chain, lambda axis: axis.changes_outputs):
             return (
                 f"{own.name} compares the output of each block with the dense model's, and {removed}: "
-                f"use {self.instead} in place of {own.name}"
+                f"use retrain in place of {own.name}"
             )
         return next(_turned(own.name, chain), None)
 

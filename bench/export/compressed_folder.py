@@ -15,7 +15,6 @@ from bench.export.integers import grids_of, require_linears
 from bench.formats.stored import StoredFolder
 from bench.system.packages import pip_install, require
 from bench.verify import FUNCTION_TOLERANCE
-from methods.codec import StoredWeight
 from methods.errors import UserError
 from methods.folder import Folder, Writer
 from methods.quantizing.grid_codec import GridCodec
@@ -79,7 +78,7 @@ def write(folder: Path, workdir: Path) -> tuple[str, dict[str, Any]]:
         if target not in codecs:
             writer.add(name, weight.bfloat16() if form in FP4 and weight.is_floating_point() else weight)
             continue
-        parts, restored = _store(weight, form, stored[target], schemes[group_of[target]])
+        parts, restored = _store(weight, form, codecs[target], stored[target].parts, schemes[group_of[target]])
         if not torch.equal(restored, weight):
             is_near = torch.allclose(restored, weight, rtol=torch.finfo(getattr(torch, computed)).eps, atol=0)
             near, again = near + is_near, again + (not is_near)
@@ -136,19 +135,16 @@ def _config(form: StoredFormat, targets: Mapping[int, list[str]]) -> dict[str, A
     return out | {"quant_method": "compressed-tensors"}
 
 
-def _store(weight: Tensor, form: StoredFormat, stored: StoredWeight, scheme: Any) -> tuple[dict[str, Tensor], Tensor]:
+def _store(
+    weight: Tensor, form: StoredFormat, codec: GridCodec, stored: Mapping[str, Tensor], scheme: Any
+) -> tuple[dict[str, Tensor], Tensor]:
     """Return the tensors of a linear by their names in it, and the weight that they give."""
     compressors: Any = importlib.import_module("compressed_tensors.compressors")
     compressor = compressors.BaseCompressor.get_value_from_registry(form.name)
-    known = {"weight": weight.float(), "weight_scale": _grid(stored).scales(stored.parts)}
-    if (shared := stored.parts.get("tensor_scale")) is not None:
+    known = {"weight": weight.float(), "weight_scale": codec.scales(stored)}
+    if (shared := stored.get("tensor_scale")) is not None:
         # It has the scales of groups as multiples of the tensor's, which it divides by.
-        known["weight_scale"] = e4m3_points(stored.parts["scales"])
+        known["weight_scale"] = e4m3_points(stored["scales"])
         known["weight_global_scale"] = 1 / shared.where(shared != 0, 1)
     parts = compressor.compress(known, scheme)
     return parts, compressor.decompress(dict(parts), scheme)["weight"].to(weight.dtype)
-
-
-def _grid(stored: StoredWeight) -> GridCodec:
-    assert isinstance(stored.codec, GridCodec), "form_of accepts grids alone"
-    return stored.codec

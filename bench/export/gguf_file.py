@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.export.integers import integer_bits
+from bench.export.integers import common_bits
 from bench.formats.stored import StoredFolder
 from bench.inputs import architecture
 from bench.inputs.tokenizer_facts import read_tokenizer, tokenizer_faults
-from bench.kernels.integers24 import Integers, integers_of
+from bench.kernels.integers24 import Integers, integer_bits, integers_of
 from methods.errors import UserError
 from methods.files import find_file
 from methods.folder import Folder
@@ -99,7 +99,8 @@ def write(
         form = GGMLQuantizationType[kind.upper() if linears is None or target in linears else "F16"]
         if form.name.lower() in BITS and tensor.shape[1] % BLOCK:
             raise UserError(f"{name} has {tensor.shape[1]} inputs, no multiple of {BLOCK} as {kind} needs: {instead}")
-        integers = integers_of(stored[target]) if form.name.lower() in BITS and target in stored else None
+        has_integers = target in stored and integer_bits(stored.codec(target)) > 0
+        integers = integers_of(stored[target]) if has_integers and form.name.lower() in BITS else None
         if integers and turned:
             integers = integers._replace(
                 codes=_interleave_halves(integers.codes, turned), scales=_interleave_halves(integers.scales, turned)
@@ -128,7 +129,7 @@ def name_of(linear: str, config: Any) -> str:
 
 def kind_of(folder: Path) -> str:
     """Return the kind that holds a folder's stored integers without rounding, or f16."""
-    bits = integer_bits(folder)
+    bits = common_bits(StoredFolder(folder))
     return next((kind for kind, own in BITS.items() if own == bits), "f16")
 
 

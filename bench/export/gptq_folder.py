@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from bench.export.integers import grids_of, require_integers, require_linears
+from bench.export.integers import grids_of, require_linears
 from bench.formats.gptq import AWQ_ORDER, AwqScheme, GptqScheme
-from bench.formats.stored import StoredFolder
+from bench.formats.stored import StoredFolder, pack_rows
+from bench.kernels.integers24 import integers_of
 from bench.verify import CheckFailed
 from methods.errors import UserError
 from methods.folder import Folder, Writer
@@ -60,7 +60,7 @@ def write(folder: Path, workdir: Path, kind: str) -> dict[str, Any]:
                 raise UserError(f"{name} has values beyond float16, which {kind} folders have: use {INSTEAD}")
             writer.add(name, half)
             continue
-        integers = require_integers(stored[target])
+        integers = integers_of(stored[target])
         if not by_row:
             integers = integers.split(group)
         parts = (gptq_parts if kind == "gptq" else awq_parts)(integers.codes, integers.scales, bits, target)
@@ -109,8 +109,8 @@ def gptq_parts(codes: Tensor, scales: Tensor, bits: int, name: str) -> dict[str,
     _require_words(codes.shape[1], bits, f"{name} has {codes.shape[1]} inputs")
     _require_words(len(codes), bits, f"{name} has {len(codes)} outputs")
     return {
-        "qweight": pack_stream(codes, bits).T.contiguous(),
-        "qzeros": pack_stream(zeros, bits),
+        "qweight": pack_rows(codes, bits).T.contiguous(),
+        "qzeros": pack_rows(zeros, bits),
         "scales": scales.half().contiguous(),
         "g_idx": (torch.arange(codes.shape[1]) // (codes.shape[1] // len(scales))).int(),
     }
@@ -124,8 +124,8 @@ def awq_parts(codes: Tensor, scales: Tensor, bits: int, name: str) -> dict[str, 
     words: Tensor = codes.T.unflatten(1, (-1, 8))[..., lanes].flatten(1)
     zeros = torch.full(scales.shape, 2 ** (bits - 1), dtype=torch.uint8)
     return {
-        "qweight": pack_stream(words, bits),
-        "qzeros": pack_stream(zeros, bits),
+        "qweight": pack_rows(words, bits),
+        "qzeros": pack_rows(zeros, bits),
         "scales": scales.half().contiguous(),
     }
 
@@ -139,9 +139,3 @@ def _unsigned(codes: Tensor, bits: int) -> Tensor:
 def _require_words(count: int, bits: int, what: str) -> None:
     if count * bits % 32:
         raise UserError(f"{what}, and {bits} bits of each do not fill words of 32 bits: use --format hf")
-
-
-def pack_stream(codes: Tensor, bits: int) -> Tensor:
-    """Pack uint8 [rows, n] into a stream of bits, int32 [rows, n * bits / 32]. The inverse of `unpack_stream`."""
-    single = (codes.unsqueeze(-1) >> torch.arange(bits, dtype=torch.uint8)) & 1
-    return torch.from_numpy(np.packbits(single.flatten(1).numpy(), axis=1, bitorder="little").view(np.int32))

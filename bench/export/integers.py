@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from bench.formats.stored import StoredFolder
-from bench.kernels.integers24 import Integers, integers_of
-from methods.codec import StoredWeight
+from bench.kernels.integers24 import integer_bits
 from methods.errors import UserError
 from methods.folder import Folder
 from methods.quantizing.grid_codec import GridCodec
@@ -36,16 +34,7 @@ def grids_of(stored: StoredFolder, format_: str) -> Mapping[str, GridCodec]:
     return grids
 
 
-def require_integers(stored: StoredWeight) -> Integers:
-    """Return the integers of a stored weight whose grid is one of integers."""
-    integers = integers_of(stored)
-    assert integers is not None, "grids_of and the bits were checked before"
-    return integers
-
-
-def integer_bits(folder: Path) -> int:
-    """Return the bits of the integers that all stored weights of a folder are; 0 without one such number."""
-    stored = StoredFolder(folder)
-    codecs = [stored.codec(target) for target in stored]
-    widths = {codec.width if isinstance(codec, GridCodec) and codec.grid == "integer" else 0 for codec in codecs}
-    return widths.pop() if len(widths) == 1 else 0
+def common_bits(stored: StoredFolder) -> int:
+    """Return the bits of the integers that all stored weights are; 0 without one such number."""
+    bits = {integer_bits(stored.codec(target)) for target in stored}
+    return bits.pop() if len(bits) == 1 else 0

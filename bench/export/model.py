@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bench.export import stored_folder
-from bench.export.integers import integer_bits
+from bench.export.integers import common_bits
 from bench.export.results import RESULT_FORMATS
 from bench.formats.adapter import AdapterCheckpoint
 from bench.formats.stored import StoredFolder
@@ -185,7 +185,8 @@ def _write_packed(
     windows: str | None,
 ) -> str:
     """Write packed24, and return a sentence. The arguments are those of `export_model`."""
-    codes, bits = StoredFolder(folder), integer_bits(folder)
+    codes = StoredFolder(folder)
+    bits = common_bits(codes)
     own = next((kind for kind, width in BITS.items() if width == bits), None)
     grid, group = values or own, group_of(windows) if windows else 0
     if group and grid == "int4":
@@ -205,11 +206,10 @@ def _write_packed(
             continue
         stored = to_windows(weight, group, name) if group else weight
         target, exact = name.removesuffix(".weight"), True
-        integers = integers_of(codes[target]) if grid == own and target in codes and not group else None
         if grid is None:
             packed = pack(stored, name)
-        elif integers:
-            packed = pack_codes(stored, integers, name)
+        elif grid == own and target in codes and not group:
+            packed = pack_codes(stored, integers_of(codes[target]), name)
         else:
             packed = pack_rounded(stored, grid, name)
             exact = bool(torch.equal(unpack(packed), stored))

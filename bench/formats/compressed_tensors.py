@@ -99,7 +99,7 @@ class CompressedTensorsScheme:
         """Return a weight [out, in] in the dtype of its scales, or of its values if it has no scales."""
         import torch
 
-        from bench.formats.integers import unpack_stream
+        from bench.formats.stored import unpack_rows
 
         parts = _short(parts)
         q, scale = self._values(parts), parts.get("weight_scale")
@@ -116,14 +116,15 @@ class CompressedTensorsScheme:
         values = q.float()
         if (zeros := parts.get("weight_zero_point")) is not None:
             if zeros.dtype == torch.int32:  # packed along the outputs
-                zeros = unpack_stream(zeros.T.contiguous(), self.bits).T[: wide.shape[0]] - 2 ** (self.bits - 1)
+                zeros = unpack_rows(zeros.T, self.bits).T[: wide.shape[0]] - 2 ** (self.bits - 1)
             values = values - self._spread(zeros, values, parts).float()
         return (values * self._spread(wide, values, parts)).to(dtype)
 
     def _values(self, parts: Mapping[str, Tensor]) -> Tensor:
         import torch
 
-        from bench.formats.integers import unpack_fp4, unpack_mask, unpack_stream
+        from bench.formats.stored import unpack_rows
+        from methods.quantizing.grids import e2m1_points
 
         if "weight" in parts:
             return parts["weight"]
@@ -132,7 +133,7 @@ class CompressedTensorsScheme:
             mask = parts["bitmask"]
             if (rows, -(-width // 8)) != tuple(mask.shape):
                 raise ValueError(f"a mask {list(mask.shape)} for {rows} x {width} weights")
-            keep, values = unpack_mask(mask, width), parts[MASKED]
+            keep, values = unpack_rows(mask, 1)[:, :width].bool(), parts[MASKED]
             if values.numel() != int(keep.sum()):
                 raise ValueError(f"a mask of {int(keep.sum())} weights for {values.numel()}")
             raw = (
@@ -141,9 +142,9 @@ class CompressedTensorsScheme:
             return torch.zeros(rows, width, dtype=raw.dtype).masked_scatter_(keep, raw).view(values.dtype)
         packed = parts["weight_packed"]
         if packed.dtype == torch.uint8:
-            return unpack_fp4(packed)
+            return e2m1_points(unpack_rows(packed, 4))
         _, width = (int(n) for n in parts["weight_shape"].tolist())
-        integers: Tensor = unpack_stream(packed, self.bits)[:, :width] - 2 ** (self.bits - 1)
+        integers: Tensor = unpack_rows(packed, self.bits)[:, :width] - 2 ** (self.bits - 1)
         return integers
 
     def _spread(self, scale: Tensor, values: Tensor, parts: Mapping[str, Tensor]) -> Tensor:

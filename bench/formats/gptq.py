@@ -40,11 +40,11 @@ class GptqScheme:
 
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
         """Return a weight [out, in] in the dtype of its scales."""
-        from bench.formats.integers import unpack_stream
+        from bench.formats.stored import unpack_rows  # imports torch
 
         scales = parts["scales"]
-        q = unpack_stream(parts["qweight"].T, self.bits)  # [out, in]
-        zeros = unpack_stream(parts["qzeros"], self.bits)[:, : scales.shape[1]] + self.offset  # [groups, out]
+        q = unpack_rows(parts["qweight"].T, self.bits)  # [out, in]
+        zeros = unpack_rows(parts["qzeros"], self.bits)[:, : scales.shape[1]] + self.offset  # [groups, out]
         groups = parts.get("g_idx")
         groups = even_groups(q.shape[1], scales.shape[0], self.group) if groups is None else groups.long()
         wide = (q - zeros[groups].T).float() * scales[groups].T.float()
@@ -83,9 +83,9 @@ class AwqScheme:
 
 def _in_order(packed: Tensor) -> Tensor:
     """Unpack int32 [rows, words] of AWQ into int32 [rows, 8 * words] in the order of the outputs."""
-    from bench.formats.integers import unpack_lanes
+    from bench.formats.stored import unpack_rows  # imports torch
 
-    lanes: Tensor = unpack_lanes(packed, 4).unflatten(-1, (-1, 8))
+    lanes: Tensor = unpack_rows(packed, 4).unflatten(-1, (-1, 8))
     return lanes[..., list(AWQ_ORDER)].flatten(-2)
 
 

@@ -61,8 +61,8 @@ def unpack_bits(stream: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
     """Unpack a stream of `pack_bits` into codes, uint8 [*shape]."""
     count = int(np.prod(shape))
     if 8 % bits == 0:
-        lanes = [stream >> bits * i & (1 << bits) - 1 for i in range(8 // bits)]
-        return torch.stack(lanes, -1).flatten()[:count].view(shape)
+        lanes = stream.unsqueeze(-1) >> torch.arange(0, 8, bits, dtype=torch.uint8)
+        return lanes.bitwise_and_(2**bits - 1).view(-1)[:count].view(shape)
     codes = torch.empty(count, dtype=torch.uint8)
     places = torch.arange(bits, dtype=torch.uint8)
     for start in range(0, count, PIECE):
@@ -71,6 +71,20 @@ def unpack_bits(stream: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
         single = torch.from_numpy(np.unpackbits(some, count=(end - start) * bits, bitorder="little"))
         codes[start:end] = (single.view(-1, bits) << places).sum(-1, dtype=torch.uint8)
     return codes.view(shape)
+
+
+def pack_rows(codes: Tensor, bits: int) -> Tensor:
+    """Pack codes [rows, n], uint8 below 2^bits, into int32 [rows, words]. Each row must fill whole words."""
+    return pack_bits(codes, bits).view(torch.int32).view(len(codes), -1)
+
+
+def unpack_rows(packed: Tensor, bits: int) -> Tensor:
+    """Unpack the codes that whole words or bytes [rows, n] hold, the lowest bits first, into int32 [rows, codes]."""
+    rows = packed.contiguous().view(torch.uint8)
+    count, rest = divmod(8 * rows.shape[1], bits)
+    if rest:
+        raise ValueError(f"{8 * rows.shape[1]} bits of a row are no whole number of {bits}")
+    return unpack_bits(rows.view(-1), bits, (len(rows), count)).int()
 
 
 def keep_mask(weight: Tensor, pattern: Pattern) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.kernels.packed24 import PackedWeight, pack, pack_integers
-from methods.codec import StoredWeight
+from methods.codec import Codec, StoredWeight
 from methods.errors import UserError
 from methods.quantizing.grid_codec import GridCodec
 
@@ -43,22 +43,23 @@ class Integers(NamedTuple):
         return weight
 
 
-def integers_of(stored: StoredWeight) -> Integers | None:
-    """Return the integers of a stored weight, or None if it has none."""
-    codec = stored.codec
-    if not isinstance(codec, GridCodec) or codec.grid != "integer":
-        return None
-    half = 2 ** (codec.width - 1)
-    codes: Tensor = (stored.parts["codes"].short() - half).to(torch.int8)
-    return Integers(codes, stored.parts["scales"], codec.width)
+def integer_bits(codec: Codec) -> int:
+    """Return the bits of a codec's integers; 0 for a codec of anything else."""
+    return codec.width if isinstance(codec, GridCodec) and codec.grid == "integer" else 0
+
+
+def integers_of(stored: StoredWeight) -> Integers:
+    """Return the integers of a stored weight, whose codec has `integer_bits`."""
+    bits = integer_bits(stored.codec)
+    assert bits, f"{stored.codec} has no integers"
+    codes: Tensor = (stored.parts["codes"].short() - 2 ** (bits - 1)).to(torch.int8)
+    return Integers(codes, stored.parts["scales"], bits)
 
 
 def round_integers(weight: Tensor, bits: int, group: int) -> Integers:
     """Round a float weight [out, in] to the nearest integers, with a scale for `group` weights along the input."""
     codec = GridCodec("integer", bits, group)
-    found = integers_of(StoredWeight(codec, codec.encode(weight)))
-    assert found is not None
-    return found
+    return integers_of(StoredWeight(codec, codec.encode(weight)))
 
 
 def group_size(kind: str, width: int) -> int:

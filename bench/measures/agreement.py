@@ -72,9 +72,9 @@ class WindowDistances:
 def _readings(windows: Windows, kl: Sequence[float], same: Sequence[float]) -> Readings:
     positions = windows.tokens.shape[1] - 1
     values = []
-    for metric, unit, better, sums in (("kl", "nats/token", "lower", kl), ("top1_agreement", "1", "higher", same)):
+    for metric, sums in (("kl", kl), ("top1_agreement", same)):
         mean, stderr = mean_and_stderr([x / positions for x in sums])
-        values.append(Reading(metric, mean, unit, better, stderr=stderr, n=len(sums)))
+        values.append(Reading(metric, mean, stderr=stderr, n=len(sums)))
     items = tuple(
         Item(str(i), c, nats, float(positions), {"top1_agreement": float(hits)})
         for i, (c, nats, hits) in enumerate(zip(windows.clusters, kl, same, strict=True))

@@ -199,11 +199,11 @@ def marks(questions: Sequence[Question], logs: Sequence[float], ranking: str) ->
 
 def readings(found: Sequence[Mark]) -> tuple[Reading, ...]:
     """Return bits per byte, and the accuracies if each question has several choices."""
-    values = (_reading("bits_per_byte", "bits/byte", "lower", [m.bits for m in found]),)
+    values = (_reading("bits_per_byte", [m.bits for m in found]),)
     names = [f"acc_{ranking}" for ranking in RANKINGS if all(m.beside for m in found)]
-    return values + tuple(_reading(name, "1", "higher", [m.beside[name] for m in found]) for name in names)
+    return values + tuple(_reading(name, [m.beside[name] for m in found]) for name in names)
 
 
-def _reading(metric: str, unit: str, better: str, values: Sequence[float]) -> Reading:
+def _reading(metric: str, values: Sequence[float]) -> Reading:
     mean, stderr = mean_and_stderr(values)
-    return Reading(metric, mean, unit, better, stderr=stderr, n=len(values))
+    return Reading(metric, mean, stderr=stderr, n=len(values))

@@ -120,7 +120,7 @@ class Continuation:
         items = tuple(
             Item(str(i), articles[at], float(n), 1.0) for i, (at, n) in enumerate(zip(chosen, lengths, strict=True))
         )
-        reading = Reading("common_prefix", mean, "tokens", "higher", stderr=stderr, n=len(items))
+        reading = Reading("common_prefix", mean, stderr=stderr, n=len(items))
         tokens = 2 * prompts.numel() + 2 * dense.numel()
         return Readings((reading,), items, tokens=tokens, token_digest=token_digest(prompts))
 

@@ -39,12 +39,8 @@ class PatternHolds:
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
         counts = context.counts
-        lost = counts.zeros_lost
-        return Readings(
-            (
-                Reading("violated_groups", counts.violations, "1", "lower", n=len(counts.layers)),
-                Reading("negative_zeros", counts.negative_zeros, "1", "lower", n=len(counts.layers)),
-                *((Reading("zeros_lost", lost, "1", "lower", n=len(counts.layers)),) if lost is not None else ()),
-            ),
-            notes={"changed": sorted(counts.changed)} if counts.changed else {},
-        )
+        found = {"violated_groups": counts.violations, "negative_zeros": counts.negative_zeros}
+        if counts.zeros_lost is not None:
+            found["zeros_lost"] = counts.zeros_lost
+        values = tuple(Reading(metric, count, n=len(counts.layers)) for metric, count in found.items())
+        return Readings(values, notes={"changed": sorted(counts.changed)} if counts.changed else {})

@@ -55,7 +55,5 @@ class WindowLosses:
         )
         mean, stderr = mean_and_stderr([x / targets for x in self.losses])
         ppl = math.inf if mean >= 700 else math.exp(mean)
-        reading = Reading(
-            "perplexity", ppl, "1", "lower", stderr=ppl * stderr if stderr is not None else None, n=len(items)
-        )
+        reading = Reading("perplexity", ppl, stderr=None if stderr is None else ppl * stderr, n=len(items))
         return Readings((reading,), items)

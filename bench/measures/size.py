@@ -95,24 +95,21 @@ class Size:
         packed = total - target_count * (stored_bits - bits) / 8 - counts.term_bytes + counts.term_bytes_packed
         beside = 8 * counts.term_bytes_packed / max(1, target_count)
         values: tuple[Reading, ...] = (
-            Reading("parameters", counts.parameters, "1", ""),
-            Reading("nonzeros", counts.parameters - counts.zeros, "1", "lower"),
-            Reading("sparsity", sparsity, "1", "higher"),
-            Reading("bytes", total, "B", "lower"),
-            Reading("bytes_packed", math.ceil(packed), "B", "lower"),
-            Reading("bits_per_weight", bits + beside, "1", "lower"),
+            Reading("parameters", counts.parameters),
+            Reading("nonzeros", counts.parameters - counts.zeros),
+            Reading("sparsity", sparsity),
+            Reading("bytes", total),
+            Reading("bytes_packed", math.ceil(packed)),
+            Reading("bits_per_weight", bits + beside),
         )
         if counts.pattern.unstructured:
-            values += (Reading(BITMAP, bitmap + beside, "1", "lower"),)
+            values += (Reading(BITMAP, bitmap + beside),)
         if counts.term_bytes:
             flops = 1 - counts.pattern.share + counts.term_parameters / target_count
-            values += (
-                Reading("adapter_bytes", counts.term_bytes_packed, "B", "lower"),
-                Reading("relative_flops", flops, "1", "lower"),
-            )
+            values += (Reading("adapter_bytes", counts.term_bytes_packed), Reading("relative_flops", flops))
         config = read_config(context.folder)
         if cache := config.get(CACHE_KEY):
-            values += (Reading("cache_bytes_per_token", cache_bytes(config, cache["bits"]), "B", "lower"),)
+            values += (Reading("cache_bytes_per_token", cache_bytes(config, cache["bits"])),)
         items = tuple(Item(name, name, x.zeros / x.weights, float(x.weights)) for name, x in counts.layers.items())
         return Readings(values, items, notes={"claimed": storage.claimed} if storage and storage.claimed else {})
 

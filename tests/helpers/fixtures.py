@@ -221,12 +221,14 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def kernel() -> native.Kernel:
-    """The native kernel. Skip without one."""
-    try:
-        return native.load()
-    except native.NoKernel as why:
-        pytest.skip(str(why))
+def kernel(monkeypatch) -> native.Kernel:
+    """The native kernel, compiled once for all modules. Skip without one."""
+    with monkeypatch.context() as patch:
+        patch.setenv("CAST_BENCH_CACHE", str(runs.USUAL))
+        try:
+            return native.load()
+        except native.NoKernel as why:
+            pytest.skip(str(why))
 
 
 @pytest.fixture

@@ -190,17 +190,16 @@ def to_readings(
     slow: dense contestant beside it, or None. speedup: of `fast` over `slow`. tokens: of a call, whose number per second is
     read. None: seconds are read.
     """
-    unit, better = ("s", "lower") if tokens is None else ("tokens/s", "higher")
 
     def value(seconds: float) -> float:
         return seconds if tokens is None else tokens / seconds
 
     blocks = timings.blocks[fast]
-    values = [Reading(metric, value(timings.median(fast)), unit, better, n=len(blocks))]
+    values = [Reading(metric, value(timings.median(fast)), n=len(blocks))]
     beside: list[dict[str, float]] = [{} for _ in blocks]
     if slow:
-        values.append(Reading(f"{metric}_dense", value(timings.median(slow)), unit, ""))
-        values.append(Reading("speedup", speedup, "1", "higher"))
+        values.append(Reading(f"{metric}_dense", value(timings.median(slow))))
+        values.append(Reading("speedup", speedup))
         pairs = zip(timings.blocks[slow], blocks, strict=True)
         beside = [{f"{metric}_dense": value(dense), "speedup": dense / own} for dense, own in pairs]
     rows = enumerate(zip(blocks, beside, strict=True))

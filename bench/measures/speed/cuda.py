@@ -6,8 +6,8 @@ has none of `mm_search` and the CUTLASS kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -86,7 +86,7 @@ class Cuda:
             w = torch.randn(self.peak_size, self.peak_size, device=self.device)
             x = torch.randn(self.peak_size, self.peak_size, device=self.device)
             try:
-                work = _call(_PRODUCTS[kind], *_convert(x, w, kind))
+                work = partial(_PRODUCTS[kind], *_convert(x, w, kind))
                 flops[kind] = 2.0 * self.peak_size**3 / min(self.clock.measure(work, 12)[2:])
             except RuntimeError:
                 # The device lacks the kind. A comparison of the kind reports it.
@@ -112,9 +112,9 @@ class Cuda:
         notes: dict[str, Any] = {"copies": count}
         # torch._int_mm takes more than 16 rows. Padded here, so that no copy of x is timed on the dense side alone.
         rows = torch.nn.functional.pad(x, (0, 0, 0, 32 - len(x))) if kind == "int8" and len(x) < 32 else x
-        dense = {"dense eager": [_call(_PRODUCTS[kind], rows, c, *scales) for c in _copies(w, count)]}
+        dense = {"dense eager": [partial(_PRODUCTS[kind], rows, c, *scales) for c in _copies(w, count)]}
         fast = torch.compile(_PRODUCTS[kind], mode="max-autotune-no-cudagraphs", dynamic=False)
-        dense["dense compiled"] = [_call(fast, rows, c, *scales) for c in _copies(w, count)]
+        dense["dense compiled"] = [partial(fast, rows, c, *scales) for c in _copies(w, count)]
         sparse = {"2:4 cusparselt": self._cusparselt(kind, x, w, scales, count, expected, notes)}
         if kind == "fp8":
             notes["cutlass"] = self._cutlass(x, w, scales, count, sparse)
@@ -150,7 +150,7 @@ class Cuda:
             y = weight.product(x, None, choice.plan)
             return scale(y, *scales) if kind == "fp8" else y
 
-        return [_call(product, weight) for weight in weights]
+        return [partial(product, weight) for weight in weights]
 
     def _cutlass(self, x: Tensor, w: Tensor, scales: list[Tensor], count: int, sparse: dict[str, list[Work]]) -> str:
         """Add torchao's kernel for Hopper to `sparse`, and return "there" or the reason why not."""
@@ -162,8 +162,8 @@ class Cuda:
             return "no torchao: pip install 'cast-bench[torchao]'"
         try:
             packed = [ops.to_sparse_semi_structured_cutlass_sm9x_f8(c) for c in _copies(w, count)]
-            works = [
-                _call(
+            works: list[Work] = [
+                partial(
                     ops.rowwise_scaled_linear_sparse_cutlass_f8f8, x, scales[0], v, m, scales[1], None, torch.bfloat16
                 )
                 for v, m in packed
@@ -224,7 +224,7 @@ _PRODUCTS: dict[str, Callable[..., Tensor]] = {"bf16": linear, "fp16": linear, "
 
 def _dense_fp8(x: Tensor, w: Tensor, count: int) -> list[Work]:
     rows, weight, *scales = _convert(x, w, "fp8")
-    return [_call(_fp8, rows, c, *scales) for c in _copies(weight, count)]
+    return [partial(_fp8, rows, c, *scales) for c in _copies(weight, count)]
 
 
 def _dense_int4(x: Tensor, w: Tensor, count: int) -> list[Work]:
@@ -233,18 +233,14 @@ def _dense_int4(x: Tensor, w: Tensor, count: int) -> list[Work]:
     joined = torch.randint(0, 256, (out, width // 2), dtype=torch.uint8, device=w.device)
     packed = torch._convert_weight_to_int4pack(joined, 8)
     scales = torch.rand(width // INT4_GROUP, out, 2, dtype=torch.bfloat16, device=w.device)
-    return [_call(torch._weight_int4pack_mm, x, c, INT4_GROUP, scales) for c in _copies(packed, count)]
+    return [partial(torch._weight_int4pack_mm, x, c, INT4_GROUP, scales) for c in _copies(packed, count)]
 
 
 def _copies(tensor: Tensor, count: int) -> list[Tensor]:
     return [tensor, *(tensor.clone() for _ in range(count - 1))]
 
 
-def _call(function: Callable[..., Any], *args: Any) -> Work:
-    return lambda: function(*args)
-
-
-def _pass(works: list[Work]) -> Work:
+def _pass(works: Sequence[Work]) -> Work:
     def call_each() -> None:
         for work in works:
             work()

@@ -16,7 +16,7 @@ from bench.formats.stored import StoredFolder
 from bench.inputs import kv_cache
 from bench.inputs.model_config import ModelConfig
 from bench.kernels import captured, cpu24
-from bench.kernels.integers24 import group_size, integers_of, pack_codes
+from bench.kernels.integers24 import group_size, integer_bits, integers_of, pack_codes
 from bench.kernels.linear24 import Linear24, join_memory, swap_linears
 from bench.kernels.packed24 import PackedWeight, pack
 from bench.kernels.timing import MODEL_TOLERANCE, Work, check_product
@@ -31,7 +31,6 @@ from bench.system.text import amount
 from methods.codec import FloatCodec
 from methods.errors import Skipped
 from methods.folder import Folder, dtype_name
-from methods.quantizing.grid_codec import GridCodec
 from methods.targets import dense_weight, family_of
 
 KIND_OF_DTYPE = {torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -113,10 +112,8 @@ def find_kind(context: MeasureContext) -> str | None:
                 f"no 2:4 kernel for {context.storage.form}, made elsewhere: only floats of such a folder have one"
             )
         return None
-    is_integer = (isinstance(codec, GridCodec) and codec.grid == "integer" for codec in codecs)
-    bits = {getattr(codec, "width", 0) for codec in codecs} if all(is_integer) else set()
-    kinds = {INTEGERS.get(each, "") for each in bits}
-    if len(kinds) != 1 or "" in kinds:
+    kinds = {INTEGERS.get(integer_bits(codec), "") for codec in codecs}
+    if len(kinds) > 1 or "" in kinds:
         form = context.storage.form if context.storage else "these codecs"
         raise Skipped(f"no 2:4 kernel for {form}: only floats, int8 and int4 have one")
     return kinds.pop()
@@ -130,7 +127,6 @@ def pack_stored(weights: Mapping[str, Tensor], kind: str, context: MeasureContex
     stored, out = StoredFolder(context.folder), {}
     for name, weight in weights.items():
         integers = integers_of(stored[name])
-        assert integers is not None, "find_kind accepts integers alone"
         width = weight.shape[1]
         if (group := group_size(kind, width)) != math.gcd(integers.group, group):
             raise Skipped(f"no 2:4 kernel for the grid of {name}: it takes {kind} with a scale for {group} inputs")

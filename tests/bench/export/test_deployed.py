@@ -191,13 +191,13 @@ def test_packed24_has_the_groups_of_its_row(made, tmp_path):
 
 def test_a_scale_too_small_for_float16_is_no_silent_change(made, tmp_path, monkeypatch):
     results, record = made("int4-rtn")
-    integers = gptq_folder.require_integers
+    integers = gptq_folder.integers_of
 
     def small(stored):
         whole = integers(stored)
         return whole._replace(scales=whole.scales * 2**-30)
 
-    monkeypatch.setattr(gptq_folder, "require_integers", small)
+    monkeypatch.setattr(gptq_folder, "integers_of", small)
     with pytest.raises(Exception, match="reads back with other values"):
         export_model(record.key, "gptq", tmp_path / "out", results=results)
     assert not (tmp_path / "out").exists()

@@ -220,4 +220,3 @@ def test_what_a_file_cannot_say_is_refused(tmp_path):
     with pytest.raises(UserError, match="rounds inputs, keys or values"):
         export_model(source, "onnx", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    shutil.rmtree(tmp_path / "m")

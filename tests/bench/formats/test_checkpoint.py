@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM
 from bench.formats.checkpoint import content_digest
 from bench.formats.compressed_tensors import CompressedTensorsScheme
 from bench.formats.gptq import GptqScheme
-from bench.formats.integers import FP4
 from bench.formats.opening import open_checkpoint
 from bench.inputs import architecture
 from helpers import gguf_files, models, packers
 from methods.errors import UserError
 from methods.experts import unfold
 from methods.folder import Folder
+from methods.quantizing.grids import FP4
 
 GROUPED = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": packers.GROUP, "symmetric": False}
 ROUNDED = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True}

@@ -208,18 +208,3 @@ def test_files_of_which_some_are_still_to_be_fetched_count_for_none(fake_hub, tm
 
     assert len(corpora.files("fineweb-edu", "training", tmp_path)) == 2
     assert not (tmp_path / "HuggingFaceFW/fineweb-edu" / hub.UNFINISHED_FILE).exists()
-
-
-def test_a_fetch_that_broke_off_hides_no_other_split(fake_hub, tmp_path, monkeypatch):
-    fake_hub.files = ("en/c4-validation.00000-of-00008.json.gz", "en/c4-train.00000-of-01024.json.gz")
-    corpora.pull("c4", tmp_path, "calibration")
-
-    def breaks_off(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(hub.Repository, "download", breaks_off)
-        with pytest.raises(KeyboardInterrupt):
-            corpora.pull("c4", tmp_path, "evaluation")
-
-    assert corpora.files("c4", "calibration", tmp_path) and not corpora.files("c4", "evaluation", tmp_path)

@@ -99,10 +99,3 @@ def test_gemma3s_heads_have_the_width_of_its_field(width):
         return
     with pytest.raises(ValueError, match=r"attn_q\.weight is \[32, 64\], and by the fields \[32, 1024\]"):
         gguf_header._check_architecture(header)
-
-
-def test_the_aliases_name_their_terms_and_parts():
-    gemma = models.ALIASES["gemma-3-270m"]
-
-    assert len(gemma.ref.split(" + ")) == 4 and "gemma" in gemma.terms.lower()
-    assert models.describe_terms("tiny") == "" and "238 MB" in models.describe_terms("gemma-3-270m")

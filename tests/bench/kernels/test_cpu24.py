@@ -1,7 +1,6 @@
 """The native kernel against the definition, on every path this processor has; and what happens where there is none."""
 
 import copy
-import os
 from dataclasses import replace
 from itertools import product
 
@@ -14,7 +13,6 @@ from bench.kernels.packed24 import PackedWeight, pack, unpack
 from bench.system import provenance
 from bench.system.devices import KERNEL_PATH
 from helpers.models import sample
-from helpers.runs import USUAL
 from methods.errors import UserError
 from methods.pattern import Pattern
 
@@ -23,18 +21,6 @@ pytestmark = pytest.mark.numeric
 SHAPES = [(3, 12), (7, 68), (16, 576), (9, 1100)]  # out, in: tails of all kinds
 ROWS = (1, 2, 7, 15)
 """Up to four are multiplied at once, so that seven are four and three. From twelve on, weights are unpacked once for all."""
-
-
-@pytest.fixture(scope="module")
-def kernel():
-    before = os.environ.get("CAST_BENCH_CACHE")
-    os.environ["CAST_BENCH_CACHE"] = str(USUAL)  # compiled once, not once a module
-    try:
-        return native.load()
-    except native.NoKernel as why:
-        pytest.skip(str(why))
-    finally:
-        os.environ.pop("CAST_BENCH_CACHE") if before is None else os.environ.update(CAST_BENCH_CACHE=before)
 
 
 def sparse(out, width):

