@@ -32,8 +32,9 @@ class Visit(NamedTuple):
     """Stored weights of the walk by target."""
 
     def store(self, codec: Codec, parts: Mapping[str, Tensor]) -> None:
-        """Set the weight to the one that a codec gives for these tensors, which are kept for the files."""
-        kept = {part: tensor.detach().cpu() for part, tensor in parts.items()}
+        """Set the weight to the one that a codec gives for these tensors, which are copied for the files."""
+        # A file has no tensors that share memory, such as a codebook of all linears.
+        kept = {part: tensor.detach().to("cpu", copy=True) for part, tensor in parts.items()}
         self.stored[self.name] = StoredWeight(codec, kept)
         self.weight.copy_(codec.decode(parts))
 
