@@ -107,7 +107,8 @@ def write(folder: Path, stored: Mapping[str, StoredWeight], pattern: Pattern) ->
 def _require_bits(name: str, tensor: Tensor, bits: int) -> None:
     """Raise UserError if a part has numbers that do not fit in the bits that its codec states for them."""
     if bits and (tensor.dtype != torch.uint8 or not 1 <= bits <= 8 or int(tensor.max()) >= 2**bits):
-        raise UserError(f"{name} must be uint8 below 2^{bits}, as its codec states: it is {dtype_name(tensor.dtype)}")
+        found = f"{dtype_name(tensor.dtype)}, at most {float(tensor.max()):g}"
+        raise UserError(f"{name} must be uint8 below 2^{bits}, as its codec states for 1 to 8 bits: it is {found}")
 
 
 def _pack(tensor: Tensor, bits: int, kept: Tensor | None) -> tuple[dict[str, Any], Tensor]:
@@ -137,6 +138,11 @@ def _fields(codec: Codec) -> dict[str, Any]:
 
 def find_codec(name: str) -> type[Codec]:
     """Return the class of a codec by its name. Raise UserError if it is unknown."""
+    if name not in registry.names("codecs"):
+        raise UserError(
+            f"no installed package has codec {name!r}: install the package of the quantizer, "
+            "with the codec's class in the entry-point group cast_bench.codecs"
+        )
     kind: type[Codec] = registry.load(registry.lookup("codecs", name))
     return kind
 

@@ -96,7 +96,7 @@ CODES = FOUR.encode(torch.randn(4, 8))
 @pytest.mark.parametrize(
     ("codec", "parts", "said"),
     [
-        (Unknown(), {"values": torch.ones(4, 8)}, "unknown codec 'unknown'"),
+        (Unknown(), {"values": torch.ones(4, 8)}, "no installed package has codec 'unknown'"),
         (Other(), {"values": torch.ones(4, 8)}, "codec 'float' is not Other: register that class"),
         (FOUR, CODES | {"codes": torch.full_like(CODES["codes"], 16)}, r"x\.codes must be uint8 below 2\^4"),
         (FOUR, CODES | {"codes": CODES["codes"].int()}, r"x\.codes must be uint8 below 2\^4"),
