@@ -1,4 +1,4 @@
-"""How quantized weights are stored: codecs, the tensors of a weight, and the bytes that they take.
+"""Storage of quantized weights: codecs, the tensors of a weight, and the bytes that they take.
 
 A quantizer gives each weight as named tensors and a codec that turns them into the weight. The runner writes these tensors,
 reads them again, compares the weight that they give with the one that is measured, bit for bit, and counts their bytes. So no
@@ -31,7 +31,7 @@ class Codec(Protocol):
 
     @property
     def bits(self) -> Mapping[str, int]:
-        """Bits of each number in the parts that hold whole numbers from 0, in uint8. Other parts are stored as they are."""
+        """Bits of each number in the parts that hold whole numbers from 0, in uint8. Other parts keep their dtype."""
         ...
 
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
@@ -75,11 +75,11 @@ class Storage:
     others: int = 0
     """Bytes of scales, codebooks, masks and the rest."""
     is_packed: bool = False
-    """True if the values leave pruned weights out, or cannot leave them out: they count as they are."""
+    """True if the values leave pruned weights out, or cannot leave them out. n:m then saves nothing more."""
     total: int | None = None
     """Bytes of the whole model in the files that were read. None: those of the artifact's folder."""
     claimed: str = ""
-    """Library that says how many bytes its weights take, which nobody counted. "" if they were counted."""
+    """Library that states these bytes without a count. "" if they were counted."""
     form: str = ""
     """Codecs, or the format of the files, in words."""
 

@@ -195,7 +195,7 @@ class Outcome(NamedTuple):
     """Indices of the parts to keep, by axis (`methods.axes`); None for all. The runner removes the rest, and `model` must be
     unchanged."""
     stored: Mapping[str, StoredWeight] = MappingProxyType({})
-    """How the weights of targets are stored. The runner writes them, compares them and counts their bytes."""
+    """Stored weights by target. The runner writes them, compares them and counts their bytes."""
     storage: Storage | None = None
     """Bytes that a library says its weights take, if nothing of them is in `stored`. Its row is marked as claimed."""
 

@@ -160,7 +160,7 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="A model: hf (dense, for transformers and vLLM), stored (quantized, as it was counted), compressed-tensors, gptq or awq (quantized, for vLLM), gguf "
+            help="A model: hf (dense, for transformers and vLLM), stored (quantized, the files that were counted), compressed-tensors, gptq or awq (quantized, for vLLM), gguf "
             "(for llama.cpp), packed24 (kept values and bitmasks), onnx. "
             "Results: eee (Every Eval Ever), lm-eval (its results files).",
         ),

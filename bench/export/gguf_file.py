@@ -49,7 +49,7 @@ def write(
     Args:
         kind: one of KINDS.
         linears: the linears that get `kind`, while the other matrices are in F16. None: all matrices get `kind`. Vectors are
-            in float32. Stored integers of the folder are written as they are, where `kind` has them.
+            in float32. Stored integers of the folder keep their values, where `kind` has them.
         vocabulary: add the tokenizer of the folder, which a file for timing does not need.
         instead: what else the user can do, for errors.
 

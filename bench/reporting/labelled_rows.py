@@ -29,7 +29,7 @@ def labelled_rows(records: Iterable[Record]) -> list[Row]:
     """Return the rows of bench.results.rows with `remarks`, `mask` and `claimed`, and those of quantized files.
 
     remarks: what the methods leave out of their papers. mask: the moves of a mask in training, see `mask_moves`. claimed: the
-    library that states a size which nobody counted, or "".
+    library that states the size without a count, or "".
     """
     out, known = [], list(records)
     claims = {record.artifact: claimed_by(record.notes) for record in known if claimed_by(record.notes)}

@@ -1,4 +1,4 @@
-"""What the notes of records say about the storage of quantized weights, in the records of all versions."""
+"""Storage of quantized weights in the notes of records of all versions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class NotedBits(NamedTuple):
     others: float
     """Bits of scales, masks and the rest."""
     is_packed: bool
-    """True if the values count as they are, without those that a pattern leaves out."""
+    """True if a pattern saves nothing more."""
 
 
 def noted_bits(notes: Mapping[str, Any], weights: float) -> NotedBits:

@@ -85,7 +85,7 @@ class Walk:
         """Per target, ||X (W' - W)^T||^2 / ||X W^T||^2 on sampled inputs X. Without calibration, X is white noise."""
         everyone = Sharing.found(job.compute.device)
         self.stored: dict[str, StoredWeight] = {}
-        """How the weights that visits stored are stored, by target."""
+        """Stored weights by target."""
         self._sharing = everyone if accumulate else Sharing(job.compute.device)
         output = job.workdir / "streamed" if everyone.rank == 0 else None
         self._held = hold(model, job.source, job.compute, output, by_expert=self._sharing.world == 1)

@@ -59,7 +59,7 @@ class Grid(Protocol):
         ...
 
     def pack_scale(self, scale: Tensor) -> Tensor:
-        """Return scales as they are stored, in `scale_bits` each. Nothing is lost."""
+        """Return scales in their stored form, `scale_bits` each. Nothing is lost."""
         ...
 
     def unpack_scale(self, stored: Tensor) -> Tensor:
