@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -16,10 +17,12 @@ import torch
 
 from bench import verify
 from bench.conformance.subject import Subject, sample
+from bench.formats import stored
 from methods.adapter import CHILD
 from methods.contract import Needs
 from methods.folder import dtype_name
 from methods.info import Does
+from methods.pattern import Pattern
 from methods.targets import dense_weight
 from methods.terms import Factors
 
@@ -105,6 +108,24 @@ def keeps_the_dtype(subject: Subject) -> None:
             require(tensor.isfinite().all(), f"{key} is not finite in {dtype}")
 
 
+def stores_its_weights(subject: Subject) -> None:
+    """Check that the stored tensors can be written, and give the weights of the model."""
+    outcome = subject.apply()
+    if not outcome.stored:
+        return
+    with TemporaryDirectory() as folder:
+        weights = {
+            target: dense_weight(outcome.model.get_submodule(target))  # type: ignore[union-attr]
+            for target in outcome.stored
+        }
+        shapes = {target: tuple(weight.shape) for target, weight in weights.items()}
+        stored.write(Path(folder), outcome.stored, shapes, Pattern())
+        for target, one in stored.StoredFolder(Path(folder)).items():
+            weight = weights[target]
+            same = torch.equal(one.decode().to(weight.dtype), weight)
+            require(same, f"the stored tensors of {target} give another weight than its model has")
+
+
 def notes_are_json(subject: Subject) -> None:
     """Check that a record can store the notes."""
     notes = subject.apply().notes
@@ -149,6 +170,7 @@ CHECKS: tuple[Check, ...] = (
     keeps_its_function,
     gives_the_same_twice,
     keeps_the_dtype,
+    stores_its_weights,
     notes_are_json,
     leaves_its_job_alone,
     leaves_nothing_running,

@@ -32,10 +32,20 @@ class Visit(NamedTuple):
     """Stored weights of the walk by target."""
 
     def store(self, codec: Codec, parts: Mapping[str, Tensor]) -> None:
-        """Set the weight to the one that a codec gives for these tensors, which are kept for the files."""
-        kept = {part: tensor.detach().cpu() for part, tensor in parts.items()}
+        """Set the weight to the one that a codec gives for these tensors, which are copied for the files.
+
+        Raises:
+            TypeError: the codec gives another shape.
+        """
+        weight = codec.decode(parts)
+        if weight.shape != self.weight.shape:
+            raise TypeError(
+                f"codec {codec.name!r} decodes {self.name} to {[*weight.shape]}: its weight is {[*self.weight.shape]}"
+            )
+        # A file has no tensors that share memory, such as a codebook of all linears.
+        kept = {part: tensor.detach().to("cpu", copy=True) for part, tensor in parts.items()}
         self.stored[self.name] = StoredWeight(codec, kept)
-        self.weight.copy_(codec.decode(parts))
+        self.weight.copy_(weight)
 
     def prune(self, keep: Tensor) -> None:
         """Set the weights that are false in `keep` [out, in] to zero. (A product with the mask could leave -0.0.)

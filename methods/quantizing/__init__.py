@@ -1,1 +1,1 @@
-"""Shared code of quantizers: grids, and the note on storage."""
+"""Shared code of quantizers: grids, and the codec that stores their codes."""

@@ -17,6 +17,7 @@ ENDS = {
     "starts": 'subprocess.Popen(["sleep", "600"])',
     "casts": "model.model.norm.double()",
     "notes": 'return walk.outcome(loss=float("nan"))',
+    "stores": "for visit in Walk(model, job):\n    walk.stored[visit.name] = StoredWeight(FloatCodec(), {'values': -visit.weight})",
 }
 """Statements that each method runs after it has pruned."""
 BROKEN = {
@@ -25,6 +26,7 @@ BROKEN = {
     "writes": (checks.leaves_its_job_alone, "it wrote into its source folder"),
     "casts": (checks.keeps_the_dtype, "model.norm.weight became torch.float64 in a model of torch.float32"),
     "notes": (checks.notes_are_json, "its notes are not a JSON object without NaN"),
+    "stores": (checks.stores_its_weights, "q_proj give another weight than its model has"),
     "starts": (checks.leaves_nothing_running, "processes running: end them before"),
 }
 
@@ -56,7 +58,7 @@ def test_a_method_that_does_not(cli):
         "declares itself": "its class is named 'misnamed', and it is installed as 'hooks'",
         "leaves a model that trains": "it left a hook in the model",
     }
-    assert err == "bench: hooks fails 2 of 9 checks\n"
+    assert err == "bench: hooks fails 2 of 10 checks\n"
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from methods import Does, MethodInfo, Needs, Outcome, Walk
+from methods import Does, FloatCodec, MethodInfo, Needs, Outcome, StoredWeight, Walk
 
 
 class _Method:

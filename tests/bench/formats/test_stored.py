@@ -99,7 +99,7 @@ CODES = FOUR.encode(torch.randn(4, 8))
 @pytest.mark.parametrize(
     ("codec", "parts", "said"),
     [
-        (Unknown(), {"values": ONES}, "unknown codec 'unknown'"),
+        (Unknown(), {"values": ONES}, "no installed package has codec 'unknown'"),
         (Other(), {"values": ONES}, "codec 'float' is not Other: register that class"),
         (replace(FOUR, group=torch.tensor(8)), CODES, "a field that JSON does not give back"),
         (

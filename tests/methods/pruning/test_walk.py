@@ -12,6 +12,7 @@ from bench.catalog.choice import build
 from bench.inputs import loading
 from helpers import layers, runs
 from helpers.models import same_to_the_bit, sample
+from methods.codec import FloatCodec
 from methods.contract import Compute
 from methods.folder import Folder
 from methods.pruning import statistics
@@ -245,6 +246,20 @@ def test_streaming_from_disk_is_the_same_to_the_bit(kind, label, dtype, make, ke
 def test_mask_of_another_type_or_shape_is_refused(mask):
     with pytest.raises(TypeError, match=r"the mask of q is torch\.\w+ \[.*\]: give torch\.bool \[2, 4\]"):
         Visit("q", torch.ones(2, 4), torch.empty(0), {}).prune(mask)
+
+
+def test_a_codec_that_gives_another_shape_is_refused():
+    with pytest.raises(TypeError, match=r"codec 'float' decodes q to \[4\]: its weight is \[2, 4\]"):
+        Visit("q", torch.ones(2, 4), torch.empty(0), {}).store(FloatCodec(), {"values": torch.ones(4)})
+
+
+def test_stored_parts_are_copies():
+    values, visit = torch.ones(2, 4), Visit("q", torch.ones(2, 4), torch.empty(0), {})
+
+    visit.store(FloatCodec(), {"values": values})
+    values.zero_()
+
+    assert visit.stored["q"].parts["values"].all()
 
 
 def test_prune_leaves_no_negative_zero():
