@@ -74,7 +74,7 @@ def test_commands_are_those_of_the_program(command):
         here.make_context(here.name, words, parent=context)
 
 
-@pytest.mark.parametrize("section", registry.SECTIONS)
+@pytest.mark.parametrize("section", REFERENCE.FLAGS)
 def test_what_no_page_describes_is_described_from_its_code(section, monkeypatch):
     """A new entry of the catalog needs no page."""
     monkeypatch.setattr(REFERENCE, "_pages", dict)
