@@ -9,6 +9,7 @@ import numpy as np
 
 from bench.results.consistency import require_consistent
 from bench.results.derive import Items, derive, differences
+from bench.results.parquet_pages import find_lie
 from bench.results.record import Item, ItemsFile, Record, max_items_bytes, parse
 from methods.errors import UserError, first_line
 
@@ -16,8 +17,6 @@ ID_COLUMNS = ("item_id", "cluster_id", "weight")
 TEXT_COLUMNS = ("item_id", "cluster_id", "record")
 MAX_ID = 1000
 """Largest length of an item id in bytes."""
-CODECS = ("UNCOMPRESSED", "SNAPPY")
-"""Compressions that a file from outside may have. Snappy unpacks to at most 22 times its size, others to thousands."""
 
 
 def pack(items: Sequence[Item]) -> bytes:
@@ -60,7 +59,7 @@ def read_parquet(content: bytes, name: str, rows: int) -> Any:
     try:
         file = parquet.ParquetFile(pyarrow.BufferReader(content))
         about = file.metadata
-        wrong = _find_excess(about, rows) or _find_odd_column(file.schema_arrow, rows) or find_other_codec(about)
+        wrong = _find_excess(about, rows) or _find_odd_column(file.schema_arrow, rows) or find_lie(content, about)
         if wrong:
             raise UserError(f"{name} {wrong}: make it again")
         text = [column for column in TEXT_COLUMNS if column in file.schema_arrow.names and rows]
@@ -84,18 +83,6 @@ def _find_excess(footer: Any, rows: int) -> str:
             return f"has {found:,} items, but its record says {rows:,}"
     size, most = sum(group.total_byte_size for group in groups), max_items_bytes(rows)
     return f"unpacks to {size:,} bytes, more than {most:,}" if size > most else ""
-
-
-def find_other_codec(footer: Any) -> str:
-    """Return which column is compressed by another codec than CODECS, or "".
-
-    pyarrow unpacks a page before it compares the size with the footer, so only the codec limits it.
-    """
-    for group in (footer.row_group(i) for i in range(footer.num_row_groups)):
-        for column in (group.column(i) for i in range(group.num_columns)):
-            if column.compression not in CODECS:
-                return f"has {column.compression} in column {column.path_in_schema!r}, not {' or '.join(CODECS)}"
-    return ""
 
 
 def _find_odd_column(schema: Any, rows: int) -> str:

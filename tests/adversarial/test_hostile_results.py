@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import io
 import os
-import resource
 import warnings
 import zipfile
 
@@ -54,21 +53,12 @@ def with_lying_page(compression, size, rows=10):
     return before + new + after
 
 
-@pytest.mark.parametrize("compression", ["zstd", "gzip"])
-def test_a_codec_that_unpacks_to_thousands_of_times_its_size(compression):
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip"])
+def test_a_page_that_unpacks_to_more_than_its_footer_says(compression):
     content = with_lying_page(compression, 2**30)
 
-    with limits(bytes_=3 * 10**8), pytest.raises(UserError, match=f"has {compression.upper()} in column 'item_id'"):
+    with limits(bytes_=3 * 10**8), pytest.raises(UserError, match="unpack to 1,073,741,824 bytes, but its footer says"):
         read_parquet(content, "items", 10)
-
-
-def test_a_page_of_snappy_that_claims_to_unpack_to_much():
-    content = with_lying_page("snappy", 2**30 - 1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-    with pytest.raises(UserError, match="is not Parquet"):
-        read_parquet(content, "items", 10)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB
 
 
 def test_damaged_page_headers_are_a_sentence():

@@ -17,7 +17,7 @@ from bench.compare.harnesses.evaluation import (
     time_in_name,
     time_of,
 )
-from bench.results.items import find_other_codec
+from bench.results.parquet_pages import find_lie
 from bench.system import digests
 from methods.errors import UserError, first_line
 
@@ -73,7 +73,7 @@ def _rows(file: Path) -> Iterator[tuple[Any, Any]]:
 
     content = read_whole(file, MAX_FILE)
     table = parquet.ParquetFile(pyarrow.BufferReader(content))
-    if wrong := find_other_codec(table.metadata):
+    if wrong := find_lie(content, table.metadata):
         raise ValueError(wrong)
     largest = max((_unpacked(table.metadata.row_group(i)) for i in range(table.num_row_groups)), default=0)
     if largest > MAX_FILE:
