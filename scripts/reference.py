@@ -187,7 +187,7 @@ def _typed_name(name: str, entry: CatalogEntry) -> str:
 def commands() -> str:
     """Return the reference of the command line, without its title and its lists of commands."""
     program = typer.main.get_command(main.app)
-    text = get_docs_for_click(obj=program, ctx=typer.Context(program), name="bench")
+    text = registry.fill_in(get_docs_for_click(obj=program, ctx=typer.Context(program), name="bench"))
     text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", text.partition("\n")[2])
     blocks = re.split(r"(```.*?```)", text, flags=re.DOTALL)
     return "".join(b if b.startswith("```") else _escape_help(b) for b in blocks).strip() + "\n"

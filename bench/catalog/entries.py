@@ -105,6 +105,21 @@ CODECS = Catalog(
     }
 )
 
+EXPORTS = Catalog(
+    {
+        "hf": "bench.export.formats:Dense",
+        "stored": "bench.export.formats:Stored",
+        "compressed-tensors": "bench.export.formats:CompressedTensors",
+        "gptq": "bench.export.formats:Gptq",
+        "awq": "bench.export.formats:Awq",
+        "gguf": "bench.export.formats:Gguf",
+        "packed24": "bench.export.formats:Packed24",
+        "onnx": "bench.export.formats:Onnx",
+        "eee": "bench.export.formats:EveryEvalEver",
+        "lm-eval": "bench.export.formats:LmEval",
+    }
+)
+
 CONTROL = "dense"
 """Method that changes nothing. Every other row is compared with its row."""
 DEFAULT_PRUNER = "sparsegpt"

@@ -15,17 +15,26 @@ from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.catalog.declarations import Catalog, CatalogEntry, describe
-from bench.catalog.entries import CODECS, MEASURES, METHODS, QUANTIZERS
+from bench.catalog.entries import CODECS, EXPORTS, MEASURES, METHODS, QUANTIZERS
 from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
 
 DECIDES_NO_NUMBER = True
+T = TypeVar("T")
 
-SECTIONS: dict[str, Catalog] = {"methods": METHODS, "measures": MEASURES, "quantizers": QUANTIZERS, "codecs": CODECS}
+SECTIONS: dict[str, Catalog] = {
+    "methods": METHODS,
+    "measures": MEASURES,
+    "quantizers": QUANTIZERS,
+    "codecs": CODECS,
+    "exports": EXPORTS,
+}
 """Entries that are built in, by the name that commands and entry-point groups use for them."""
+NOUNS = {"exports": "format"}
+"""Noun for a name of a section in errors, if it is not the singular of the section."""
 
 
 @cache
@@ -77,7 +86,7 @@ def _import_plugin(point: EntryPoint) -> CatalogEntry:
 
 
 def entries(kind: str) -> dict[str, CatalogEntry]:
-    """Return all entries of "methods", "measures" or "quantizers". This imports every plug-in."""
+    """Return all entries of a section. This imports every plug-in."""
     theirs = {name: _import_plugin(point) for name, point in _plugins(kind).items()}
     return {**SECTIONS[kind], **theirs}
 
@@ -93,7 +102,7 @@ def lookup(kind: str, name: str) -> CatalogEntry:
                 f"{shorten(name)!r} is a file, not a name: register its class as an entry point of group cast_bench.{kind}, "
                 "and install it (docs/adding.md, A method outside this repository)"
             )
-        raise UserError(describe_unknown(kind.removesuffix("s"), name, [*built_in, *plugins]))
+        raise UserError(describe_unknown(NOUNS.get(kind, kind.removesuffix("s")), name, [*built_in, *plugins]))
     entry = _import_plugin(plugins[name])
     if entry.broken:
         raise UserError(entry.broken)
@@ -104,6 +113,26 @@ def load(entry: CatalogEntry) -> Any:
     """Import the class of an entry. Raise UserError if a plug-in cannot be imported."""
     with guarded(entry):
         return resolve_name(entry.target)
+
+
+def build(kind: str, name: str, base: type[T]) -> T:
+    """Return an object of the class behind a name. Raise UserError if it cannot be made, or is of another base."""
+    entry = lookup(kind, name)
+    with guarded(entry):
+        made = resolve_name(entry.target)()
+        if not isinstance(made, base):
+            raise TypeError(f"{entry.target} does not derive from {base.__module__}.{base.__qualname__}")
+        return made
+
+
+def fill_in(text: str) -> str:
+    """Replace the name of a section in braces, such as {exports}, by a sentence about each of its names."""
+    for kind in SECTIONS:
+        if f"{{{kind}}}" in text:
+            usable = {name: entry for name, entry in entries(kind).items() if not entry.broken}
+            said = [f"{name}: {entry.about}." if entry.about else f"{name}." for name, entry in usable.items()]
+            text = text.replace(f"{{{kind}}}", " ".join(said))
+    return text
 
 
 def guarded(entry: CatalogEntry) -> AbstractContextManager[None]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from bench.catalog import registry
 from bench.system.files import write_file
 from bench.system.terminal import raw_stream
 from bench.system.text import escape_markdown, one_line, printable_json
@@ -80,6 +81,13 @@ def fail(sentence: str, code: int) -> NoReturn:
 def note(sentence: object) -> None:
     """Print a sentence of this program to standard error."""
     print_line(f"bench: {sentence}", err=True)
+
+
+def note_ignored(kind: str, named: Container[str]) -> None:
+    """Say which of the named plug-ins are not used, and why. kind: section of the catalog."""
+    for name, why in registry.ignored(kind):
+        if name in named:
+            note(f"plug-in {name} is ignored: {why}")
 
 
 def print_line(text: object = "", *, err: bool = False) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
+from bench.catalog import registry
 from bench.cli import (
     allocate,
     check,
@@ -64,10 +66,22 @@ PATH_ERRORS = (
 OUR_VARIABLES = ("BENCH_", "CAST_BENCH_")
 MAX_SENTENCE = 500
 """Largest length of an error in terminal columns."""
+
+
+class _Command(TyperCommand):
+    """A command whose help can name a section of the catalog in braces, and then lists what the section has."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        for param in self.params:
+            if isinstance(param, TyperOption):
+                param.help = registry.fill_in(param.help or "")
+        super().format_options(ctx, formatter)
+
+
 for command in COMMANDS:
-    app.command()(command)
+    app.command(cls=_Command)(command)
 # A keyword of Python is no name of a function.
-app.command("import")(compare.import_results)
+app.command("import", cls=_Command)(compare.import_results)
 app.add_typer(families.families_app, name="families")
 app.add_typer(setup.cache_app, name="cache")
 app.add_typer(setup.env_app, name="env")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.console import fail, note, print_line, print_rows
+from bench.cli.console import fail, note, note_ignored, print_line, print_rows
 from bench.cli.flags import Json, NewFolder, Results, folder_option, split_list
 from bench.export.onnx_file import OnnxFile
 from bench.system.suggest import describe_unknown, shorten
@@ -160,9 +160,7 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="A model: hf (dense, for transformers and vLLM), stored (the quantized tensors that the row counts), compressed-tensors, gptq or awq (quantized, for vLLM), gguf "
-            "(for llama.cpp), packed24 (kept values and bitmasks), onnx. "
-            "Results: eee (Every Eval Ever), lm-eval (its results files).",
+            help="Format of the files. {exports}",
         ),
     ] = "hf",
     values: Annotated[
@@ -191,41 +189,38 @@ def export(
             metavar="PATTERN", help="For packed24: store weights of this pattern, such as 6:8, as windows of 2:4."
         ),
     ] = None,
-    organization: Annotated[str, typer.Option(help="For eee: name of the evaluator.")] = "unknown",
+    organization: Annotated[str | None, typer.Option(help="For eee: name of the evaluator [default: unknown].")] = None,
     results: Results = None,
 ) -> None:
     """Write a pruned model, or results, in another format.
 
-    A model is a record or a folder. --format hf also turns a packed24 folder into a dense one. eee and lm-eval write the
-    newest records of --results.
+    A model is a record or a folder. --format hf also turns a packed24 folder into a dense one. A format of results writes
+    the newest records of --results.
     """
-    from bench.export.model import MODEL_FORMATS, export_model
-    from bench.export.results import RESULT_FORMATS, export_results
+    from bench.export.contract import Options, ResultsFormat
+    from bench.export.model import export_model, find_format
+    from bench.export.results import export_results
     from bench.results.store import RESULTS
 
-    options: dict[str, Any] = {"values": values, "dtype": dtype, "exclude": exclude, "merge": merge}
-    options |= {"imatrix": imatrix, "windows": windows}
-    if organization != "unknown" and format_ != "eee":
-        raise UserError("--organization needs --format eee: leave it out")
-    if format_ in RESULT_FORMATS:
+    note_ignored("exports", {format_})
+    globs = tuple(split_list("exclude", exclude)) if exclude else ()
+    options = Options(
+        values=values, dtype=dtype, exclude=globs, windows=windows, imatrix=imatrix, organization=organization
+    )
+    found = find_format(format_, options)
+    if isinstance(found, ResultsFormat):
         if artifact:
             raise UserError(f"--format {format_} exports all of --results: leave {artifact!r} out")
-        if given := next((name for name, value in options.items() if value), None):
-            raise UserError(f"--{given} is for the format of a model, and {format_} is one of results: leave it out")
-        print_line(export_results(results or RESULTS, format_, out, organization))
+        if merge:
+            raise UserError(f"--merge is for the format of a model, and {format_} is one of results: leave it out")
+        print_line(export_results(results or RESULTS, format_, found, out, options))
         return
-    if artifact is None and format_ in MODEL_FORMATS:
+    if artifact is None:
         raise UserError(f"--format {format_} exports a model: name a record (bench ls runs) or a model folder")
-    if results and artifact and Path(artifact).is_dir():
+    if results and Path(artifact).is_dir():
         raise UserError(f"--results {shorten(results)} has no effect on a model folder: leave it out")
-    options["exclude"] = globs = tuple(split_list("exclude", exclude)) if exclude else ()
-    if globs and artifact and format_ == "packed24":
-        from bench.results.artifacts import find_pruned
-
-        folder = _open_folder(str(find_pruned(artifact, results)[0]))
-        require_matches(globs, find_targets(folder.config, folder.shapes()), artifact)
     try:
-        print_line(export_model(artifact or "", format_, out, results=results, **options))
+        print_line(export_model(artifact, format_, out, results=results, merge=merge, **vars(options)))
     except CheckFailed as failure:
         fail(f"check failed: {failure}", 1)
 

@@ -15,7 +15,7 @@ import typer
 
 from bench.catalog import metric_owners, registry
 from bench.catalog.choice import parse_method
-from bench.cli.console import fail, note, print_line, print_lines, print_records, print_rows
+from bench.cli.console import fail, note, note_ignored, print_line, print_lines, print_records, print_rows
 from bench.cli.flags import OF_RUNS, Json, NewFolder, file_option, spec_of, with_flags
 from bench.execution import nodes
 from bench.execution.descendants import adopting
@@ -43,10 +43,7 @@ def run(json: Json = False, **flags: Any) -> None:
     """
     spec = spec_of(flags)
     for kind in registry.SECTIONS:
-        named = {word for text in getattr(spec, kind, ()) for word in re.split("[:=+/]", text)}
-        for name, why in registry.ignored(kind):
-            if name in named:
-                note(f"plug-in {name} is ignored: {why}")
+        note_ignored(kind, {word for text in getattr(spec, kind, ()) for word in re.split("[:=+/]", text)})
     for name, why in metric_owners.ignored(spec.measures):
         note(f"plug-in {name}: {why}")
     from bench import api

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.export import compressed_folder, gguf_file, gptq_folder, llama_cpp
+from bench.export.contract import ModelSource
 from bench.formats.checkpoint import stored_plain
-from bench.formats.stored import StoredFolder
 from bench.inputs import gguf_header, loading, windows
 from bench.inputs.hub import mirror
 from bench.inputs.models import TOKENIZER_FILES
@@ -39,29 +39,11 @@ ROUNDED_TOLERANCE = 0.5
 """The same where the weights are rounded. A file with other weights is off by more than 1."""
 
 
-def write(
-    format_: str,
-    folder: Path,
-    workdir: Path,
-    record: Record | None,
-    values: str | None,
-    results: Path | None,
-    imatrix: str | None = None,
-) -> tuple[str, dict[str, Any]]:
-    """Write a model folder in the format of another engine. Return a sentence, and keys of config.json.
-
-    imatrix: text for the importance matrix of K-quants. Raise CheckFailed if a written weight or the logits differ.
-    """
-    if format_ == "gguf":
-        return _write_gguf(folder, workdir, record, values, results, imatrix), {}
-    if format_ == "compressed-tensors":
-        return compressed_folder.write(folder, workdir)
-    own = gptq_folder.write(folder, workdir, format_)
-    return f"{len(StoredFolder(folder))} linears stored as {format_}, read back bit for bit", own
-
-
-def check(format_: str, folder: Path, workdir: Path, record: Record, results: Path | None) -> str:
-    """Load a written folder with transformers where it can. Return sentences about its logits and its size."""
+def check(format_: str, model: ModelSource, workdir: Path) -> str:
+    """Load a written folder with transformers where it can. Return sentences about its logits and its size, "" without a record."""
+    folder, record = model.folder, model.record
+    if not record:
+        return ""
     written, source, identity = Folder(workdir), Folder(folder), record.identity
     if format_ == "compressed-tensors":
         said = _compare(folder, workdir, *compressed_folder.precision(source))
@@ -75,18 +57,20 @@ def check(format_: str, folder: Path, workdir: Path, record: Record, results: Pa
     count = sum(math.prod(source.shapes()[f"{target}.weight"]) for target in targets)
     bits = 8 * sum(size.values for name, size in parts if name.rpartition(".")[0] in targets) / count
     total = sum(file.stat().st_size for file in workdir.glob("*.safetensors"))
-    return said + _describe_size(total, bits, record, results)
+    return said + _describe_size(total, bits, record, model.results)
 
 
-def _write_gguf(
-    folder: Path, workdir: Path, record: Record | None, values: str | None, results: Path | None, imatrix: str | None
-) -> str:
+def write_gguf(model: ModelSource, workdir: Path, values: str | None, imatrix: str | None) -> str:
+    """Write a GGUF file. Return a sentence. Raise CheckFailed if its tokens or logits differ.
+
+    imatrix: text for the importance matrix of K-quants.
+    """
+    folder = model.folder
     source = Folder(folder)
     for key, what in ((ACTIVATIONS_KEY, "inputs of linears"), (CACHE_KEY, "keys and values")):
         if source.config.get(key):
             raise UserError(f"{folder} rounds {what} while it runs, which no GGUF file says: {INSTEAD}")
-    include, exclude = (record.identity.include, record.identity.exclude) if record else (("*",), ())
-    targets = find_targets(source.config, source.shapes(), include, exclude)
+    targets = find_targets(source.config, source.shapes(), *model.targets)
     kind = values or gguf_file.kind_of(folder)
     by_llama_cpp = kind not in gguf_file.KINDS
     if by_llama_cpp:
@@ -114,7 +98,7 @@ def _write_gguf(
     tensors = gguf_header.read(file).tensors
     blocks = [t for name, t in tensors.items() if name.startswith("blk.") and len(t.shape) == 2]
     bits = 8 * sum(t.size for t in blocks) / sum(math.prod(t.shape) for t in blocks)
-    return said + _describe_size(file.stat().st_size, bits, record, results)
+    return said + _describe_size(file.stat().st_size, bits, model.record, model.results)
 
 
 @torch.inference_mode()

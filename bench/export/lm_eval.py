@@ -19,8 +19,8 @@ FILTERED = re.compile(r"(exact_match|f1|bleu|pass(?:@|_at_)\d+)_(.+)")
 """Metric and filter in the name of a reading. lm-eval filters only the metrics of generated answers."""
 
 
-def documents(model: ModelResults, organization: str) -> dict[str, str]:
-    """Return JSON by path, one document for each limit of questions, prompt and rule of BOS. organization: unused.
+def documents(model: ModelResults) -> dict[str, str]:
+    """Return JSON by path, one document for each limit of questions, prompt and rule of BOS.
 
     A perplexity has the name of its protocol, because lm-eval's task `wikitext` normalizes by words. Metrics that are
     counted in the weights are left out, because they are no evaluations.

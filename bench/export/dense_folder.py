@@ -1,0 +1,29 @@
+"""Export a model folder as dense safetensors."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from bench.kernels import folder24
+from bench.system.text import amount
+from methods import adapter
+from methods.families import FAMILIES
+from methods.folder import INDEX, Folder, Writer, read_config
+from methods.targets import family_of
+
+
+def write(folder: Path, workdir: Path) -> str:
+    """Write safetensors, unpacked or copied, with low-rank terms beside them. Return a sentence."""
+    if (folder / folder24.MANIFEST).exists():
+        source, writer = folder24.Folder24(folder), Writer(workdir)
+        writer.add_folded(source, source.tensor, FAMILIES.get(source.config.get("model_type", "")))
+        writer.close()
+        return f"{sum(e.kind != 'dense' for e in source.entries.values())} linears unpacked to dense"
+    family_of(read_config(folder))  # it refuses the integers of another format
+    files, index = Folder(folder).files(), folder / INDEX
+    for file in (*files, *([index] if index.exists() else [])):
+        shutil.copyfile(file, workdir / file.name)
+    adapter.copy(folder, workdir)
+    terms = f", and their low-rank terms in {adapter.FOLDER}, which peft loads" if adapter.is_beside(workdir) else ""
+    return f"{amount(len(files), 'file')} of dense safetensors{terms}"
