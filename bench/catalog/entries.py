@@ -120,6 +120,14 @@ EXPORTS = Catalog(
     }
 )
 
+TRACKERS = Catalog(
+    {
+        "mlflow": "bench.execution.trackers.mlflow_runs:MlflowRuns",
+        "wandb": "bench.execution.trackers.wandb_runs:WandbRuns",
+    }
+)
+"""Experiment trackers. A name is also that of the package that it needs, and of the extra that installs it."""
+
 CONTROL = "dense"
 """Method that changes nothing. Every other row is compared with its row."""
 DEFAULT_PRUNER = "sparsegpt"

@@ -128,7 +128,7 @@ FLAGS: dict[str, Any] = {
     ),
     "executor": _flag("local, or ray: make artifacts on a Ray cluster [default: local]."),
     "ray_address": _flag("Ray cluster: HOST:PORT; local starts one on this machine [default: auto]."),
-    "log_to": _flag("Also show the run in mlflow or wandb.", metavar="NAME,..."),
+    "log_to": _flag("Also show the run in trackers. {trackers}", metavar="NAME,..."),
     "max_memory": _flag("Memory for each artifact; a larger model is streamed.", kind=float, metavar="GB"),
     "shard": _flag("Run only part I of N of the plan; slurm: the part of this task in a Slurm array.", metavar="I/N"),
     "config": _flag("TOML file with the same settings; flags take precedence.", kind=Path, metavar="FILE"),

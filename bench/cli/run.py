@@ -44,6 +44,7 @@ def run(json: Json = False, **flags: Any) -> None:
     spec = spec_of(flags)
     for kind in registry.SECTIONS:
         note_ignored(kind, {word for text in getattr(spec, kind, ()) for word in re.split("[:=+/]", text)})
+    note_ignored("trackers", spec.log_to)
     for name, why in metric_owners.ignored(spec.measures):
         note(f"plug-in {name}: {why}")
     from bench import api

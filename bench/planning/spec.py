@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError, ValidationInfo, create_model, field_validator
 
 from bench.catalog.entries import DEFAULT_METHODS, MEASURES
-from bench.catalog.registry import entries, load
+from bench.catalog.registry import entries, load, names
 from bench.inputs.bos import BosRule
 from bench.inputs.hub import mirror, require_mirror
 from bench.inputs.tasks import BUILTIN_TASKS
@@ -156,7 +156,7 @@ class Spec(_MeasureTables, extra="allow"):
     ray_address: str = "auto"
     """Address HOST:PORT of the Ray cluster's head. auto: the cluster of this machine. local: a new cluster on this
     machine."""
-    log_to: tuple[Literal["mlflow", "wandb"], ...] = ()
+    log_to: tuple[str, ...] = ()
     """Experiment trackers that follow the run. Changes no number."""
     shard: str | None = None
     """Part of the plan to run, for example "2/4", or "slurm" in a task of a Slurm array. Default: all of it."""
@@ -208,7 +208,10 @@ class Spec(_MeasureTables, extra="allow"):
 
     @field_validator("log_to")
     @classmethod
-    def _drop_repeated(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _require_trackers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in (known := names("trackers")):
+                raise ValueError(describe_unknown("tracker", name, known))
         return tuple(dict.fromkeys(value))
 
     @field_validator("ray_address")

@@ -24,7 +24,7 @@ FIRST_RETRIES = 2
 
 
 class MlflowRuns:
-    """See `bench.execution.trackers.process.Tracker`."""
+    """Runs of an MLflow experiment."""
 
     def __init__(self) -> None:
         self._client = MlflowClient()

@@ -6,20 +6,16 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from pkgutil import resolve_name
 from typing import Any, Protocol
 
+from bench.catalog import registry
 from bench.system.packages import pip_install, require
-
-TRACKERS = {
-    "mlflow": "bench.execution.trackers.mlflow_runs:MlflowRuns",
-    "wandb": "bench.execution.trackers.wandb_runs:WandbRuns",
-}
-"""Class of each tracker. Its name is also that of its package, and of the extra that installs it."""
 
 
 class Tracker(Protocol):
     """Shows each artifact as one run of its program. After an exception it receives nothing more.
+
+    A tracker of another package has these methods, and is an entry point of the group cast_bench.trackers.
 
     artifact: the key of an artifact at work.
     """
@@ -41,13 +37,16 @@ class Tracker(Protocol):
 
 
 def require_packages(names: Iterable[str]) -> None:
-    """Raise UserError if the package of a tracker is not installed."""
+    """Raise UserError if a tracker of a plug-in is broken, or the package of one of ours is not installed."""
     for name in names:
-        require(name, what=f"--log-to {name}", how=pip_install(name))
+        if registry.distribution_of("trackers", name):
+            registry.lookup("trackers", name)
+        else:
+            require(name, what=f"--log-to {name}", how=pip_install(name))
 
 
 def make(name: str) -> Tracker:
-    tracker: Tracker = resolve_name(TRACKERS[name])()
+    tracker: Tracker = registry.load(registry.lookup("trackers", name))()
     return tracker
 
 

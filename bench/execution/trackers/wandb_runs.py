@@ -13,7 +13,7 @@ PROJECT = "cast-bench"
 
 
 class WandbRuns:
-    """See `bench.execution.trackers.process.Tracker`."""
+    """Runs of a project of Weights & Biases."""
 
     def __init__(self) -> None:
         self._runs: dict[str, Any] = {}

@@ -11,7 +11,8 @@ from methods.rules import CalibratedBy, TurnsBasis, WholeGroups
 
 
 def classes():
-    for section in registry.SECTIONS.values():
+    """Those of trackers need other packages."""
+    for section in (names for kind, names in registry.SECTIONS.items() if kind != "trackers"):
         yield from ((name, entry) for name, entry in section.items() if entry.target)
 
 

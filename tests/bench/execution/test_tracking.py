@@ -246,3 +246,57 @@ def test_wandb_has_the_run(monkeypatch, tmp_path):
     content = file.read_bytes()
     for word in (b"tiny cast", b"cast/loss", b"perplexity/perplexity", b"cast_bench.key", b"9.5"):
         assert word in content
+
+
+LINES = """
+class Lines:
+    'Lines of a file.'
+
+    def start(self, artifact, name, params, tags):
+        self.file = open(FILE, "a")
+        self.file.write(name + "\\n")
+
+    def curve(self, artifact, phase, step, figures):
+        pass
+
+    def metrics(self, artifact, values):
+        self.file.writelines(f"{name}\\n" for name in values)
+
+    def end(self, artifact, ok):
+        self.file.write(f"ok={ok}\\n")
+
+    def close(self):
+        self.file.close()
+"""
+
+
+@pytest.fixture
+def lines(tmp_path, monkeypatch):
+    """A tracker of another package, which has a second one with the name of ours."""
+    file = tmp_path / "lines.txt"
+    names = {"lines": "lines_tracker:Lines", "wandb": "lines_tracker:Lines", "lost": "lines_tracker:Lost"}
+    source = f"FILE = {str(file)!r}\n" + LINES.replace("\\\\", "\\")
+    runs.distribution(tmp_path / "site", "lines_tracker", source, trackers=names)
+    runs.put_on_path(tmp_path / "site", monkeypatch)
+    yield file
+    monkeypatch.undo()
+    runs.forget()
+
+
+def test_a_tracker_of_another_package_follows_a_run(lines, tmp_path, monkeypatch):
+    runs.own_cache(tmp_path, monkeypatch)
+    runs.workers_here(monkeypatch)
+
+    api.execute(runs.small(tmp_path / "r", methods=("dense",), measures=("perplexity",), log_to=("lines",)))
+
+    first, *metrics, last = lines.read_text().splitlines()
+    assert "tiny dense" in first and "perplexity/perplexity" in metrics and last == "ok=True"
+
+
+def test_it_is_in_the_help_and_in_errors(lines, output, refused, cli, tmp_path):
+    assert "lines: Lines of a file." in " ".join(output("run", "--help").split())
+    assert "unknown tracker line: did you mean lines" in refused("plan", "--log-to", "line")
+    said = refused("run", "--log-to", "lost", *runs.flags(tmp_path / "r"))
+    assert "plug-in 'lost' cannot be used (AttributeError: module 'lines_tracker' has no attribute 'Lost'" in said
+    said = cli("run", "--log-to", "wandb,lost", *runs.flags(tmp_path / "r"))[2]
+    assert "plug-in wandb is ignored: the name is built in" in said
