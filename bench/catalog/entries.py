@@ -128,6 +128,16 @@ TRACKERS = Catalog(
 )
 """Experiment trackers. A name is also that of the package that it needs, and of the extra that installs it."""
 
+READERS = Catalog(
+    {
+        "gguf": "bench.formats.opening:Gguf",
+        "packed24": "bench.formats.opening:Packed24",
+        "adapter": "bench.formats.opening:Adapter",
+        "stored": "bench.formats.opening:Stored",
+    }
+)
+"""Formats of models made elsewhere, in the order in which they are asked. The rest is safetensors."""
+
 CONTROL = "dense"
 """Method that changes nothing. Every other row is compared with its row."""
 DEFAULT_PRUNER = "sparsegpt"

@@ -18,7 +18,7 @@ from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 from bench.catalog.declarations import Catalog, CatalogEntry, describe
-from bench.catalog.entries import CODECS, EXPORTS, MEASURES, METHODS, QUANTIZERS, TRACKERS
+from bench.catalog.entries import CODECS, EXPORTS, MEASURES, METHODS, QUANTIZERS, READERS, TRACKERS
 from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
 
@@ -31,6 +31,7 @@ SECTIONS: dict[str, Catalog] = {
     "quantizers": QUANTIZERS,
     "codecs": CODECS,
     "exports": EXPORTS,
+    "readers": READERS,
     "trackers": TRACKERS,
 }
 """Entries that are built in, by the name that commands and entry-point groups use for them."""

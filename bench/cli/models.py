@@ -136,9 +136,12 @@ def verify(
         require_matches(chain(*globs), [linear.name for linear in file.targets()], model)
         counts = file.count(Pattern.parse(pattern), *globs)
     else:
-        folder = _open_folder(model)
-        require_matches(chain(*globs), find_targets(folder.config, folder.shapes()), model)
-        counts = verify_folder(folder, pattern, *globs)
+        from bench.formats.opening import guarded
+
+        with guarded(Path(model)):
+            folder = _open_folder(model)
+            require_matches(chain(*globs), find_targets(folder.config, folder.shapes()), model)
+            counts = verify_folder(folder, pattern, *globs)
     print_rows(_layer_rows(counts), json)
     if counts.violations:
         why = ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from bench.formats.checkpoint import QUANTIZATION_KEYS, Checkpoint
-from bench.formats.opening import open_checkpoint
+from bench.formats.opening import guarded, open_checkpoint
 from bench.inputs import architecture
 from bench.inputs.model_facts import ModelFacts
 from bench.inputs.models import TOKENIZER_FILES
@@ -60,6 +60,14 @@ def inspect(
     known = cache_dir() / "folders" / f"{key[:32]}.json"
     if known.is_file():
         return Inspection.model_validate_json(known.read_text())
+    with guarded(path):
+        found = _inspect(path, original, include, exclude)
+    known.parent.mkdir(parents=True, exist_ok=True)
+    write_file(known, found.model_dump_json())
+    return found
+
+
+def _inspect(path: Path, original: ModelFacts, include: Collection[str], exclude: Collection[str]) -> Inspection:
     checkpoint = open_checkpoint(path, original.open())
     if "auto_map" in checkpoint.config:
         raise UserError(f"{path} needs its own code (auto_map in config.json), which is never run")
@@ -68,12 +76,9 @@ def inspect(
     _require_comparable(checkpoint, original)
     targets = select_targets(linears, include, exclude)
     pattern, sparsity = name_pattern(map(checkpoint.weight, targets), is_quantized=checkpoint.is_quantized)
-    found = Inspection(
+    return Inspection(
         form=checkpoint.form, pattern=str(pattern), sparsity=sparsity, is_quantized=checkpoint.is_quantized
     )
-    known.parent.mkdir(parents=True, exist_ok=True)
-    write_file(known, found.model_dump_json())
-    return found
 
 
 def _require_comparable(checkpoint: Checkpoint, original: ModelFacts) -> None:

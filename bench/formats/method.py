@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.formats.checkpoint import Checkpoint, content_digest
+from bench.formats.checkpoint import Checkpoint
 from bench.formats.differences import list_differences, same_values
-from bench.formats.opening import open_checkpoint
+from bench.formats.opening import content_digest, open_checkpoint
 from methods.codec import Storage
 from methods.contract import Job, Needs, Outcome
 from methods.errors import UserError

@@ -1,47 +1,128 @@
-"""Open a model made elsewhere in whatever format it has."""
+"""Open a model made elsewhere in whatever format it has. A format of another package is an entry point in cast_bench.readers."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from bench.catalog import registry
+from bench.formats import checkpoint
 from bench.formats.adapter import AdapterCheckpoint
 from bench.formats.checkpoint import ADAPTER, PACKED24, QUANT_METHOD, QUANTIZATION_KEYS, Checkpoint
 from bench.formats.gguf import GgufCheckpoint
 from bench.formats.quantized import QuantizedCheckpoint
+from bench.system import digests
+from bench.system.source_digest import digest_source
 from methods import adapter
 from methods.errors import UserError
 from methods.files import check_files, find_file
-from methods.folder import Folder
+from methods.folder import Folder, read_config
 
 
-def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
-    """Open a model folder or GGUF file in any supported format. original: that of an adapter, which is refused without."""
-    if path.suffix == ".gguf" and path.is_file():
+class Reader:
+    """A format of model folders or files. The first reader that owns a path opens it, ours before those of other packages."""
+
+    def owns(self, path: Path) -> bool:
+        """Return whether a file or folder has this format, without reading weights."""
+        raise NotImplementedError
+
+    def open(self, path: Path, original: Folder | None) -> Checkpoint:
+        """Return the plain model that the files describe. original: the model that it was made from, if known."""
+        raise NotImplementedError
+
+
+class Gguf(Reader):
+    """A GGUF file."""
+
+    def owns(self, path: Path) -> bool:
+        return path.suffix == ".gguf" and path.is_file()
+
+    def open(self, path: Path, original: Folder | None) -> Checkpoint:
         return GgufCheckpoint(path)
-    if not path.is_dir():
-        raise UserError(f"model folder {str(path)!r} does not exist: check the path")
-    check_files(path)
-    if original is not None:
-        adapter.refuse(path)
-    if find_file(path, PACKED24):
+
+
+class Packed24(Reader):
+    """A folder of `bench export --format packed24`."""
+
+    def owns(self, path: Path) -> bool:
+        return find_file(path, PACKED24) is not None
+
+    def open(self, path: Path, original: Folder | None) -> Checkpoint:
         from bench.formats.packed24 import Packed24Checkpoint  # imports torch
 
         return Packed24Checkpoint(path)
-    if find_file(path, ADAPTER):
+
+
+class Adapter(Reader):
+    """A LoRA adapter of peft."""
+
+    def owns(self, path: Path) -> bool:
+        return find_file(path, ADAPTER) is not None
+
+    def open(self, path: Path, original: Folder | None) -> Checkpoint:
         if original is None:
             raise UserError(
                 f"{path} is an adapter: merge it with bench prune --model MODEL --method folder:path={path} --out PLAIN, and "
                 "name PLAIN"
             )
         return AdapterCheckpoint(path, original)
+
+
+class Stored(Reader):
+    """A folder of `bench export --format stored`."""
+
+    def owns(self, path: Path) -> bool:
+        if find_file(path, "config.json") is None:
+            return False
+        quantization = read_config(path).get("quantization_config")
+        return isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD
+
+    def open(self, path: Path, original: Folder | None) -> Checkpoint:
+        from bench.formats.stored_checkpoint import StoredCheckpoint  # imports torch
+
+        return StoredCheckpoint(Folder(path))
+
+
+def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
+    """Open a model in the format of a reader, or else as safetensors. original: that of an adapter, refused without."""
+    if path.is_dir():
+        check_files(path)
+        if original is not None:
+            adapter.refuse(path)
+    if name := _find_reader(path):
+        with guarded(path):
+            return registry.build("readers", name, Reader).open(path, original)
+    if not path.is_dir():
+        raise UserError(f"model folder {str(path)!r} does not exist: check the path")
     if not list(path.glob("*.safetensors")) and (found := sorted(path.glob("*.gguf"))):
         raise UserError(f"{path} has GGUF files: name one of them, for example {found[0]}")
     folder = Folder(path)
-    quantization = folder.config.get("quantization_config")
-    if isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD:
-        from bench.formats.stored_checkpoint import StoredCheckpoint  # imports torch
-
-        return StoredCheckpoint(folder)
     if any(folder.config.get(key) for key in QUANTIZATION_KEYS):
         return QuantizedCheckpoint(folder)
     return Checkpoint(folder)
+
+
+def guarded(path: Path) -> AbstractContextManager[None]:
+    """Guard code that reads a path, if the reader is a plug-in."""
+    name = _find_reader(path)
+    return registry.guarded(registry.lookup("readers", name)) if name else nullcontext()
+
+
+def content_digest(path: Path) -> str:
+    """Return the digest of the files that decide a number, and of the code of a plug-in that reads them."""
+    name = _find_reader(path)
+    if not name or not registry.lookup("readers", name).is_plugin:
+        return checkpoint.content_digest(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    contents = {file.relative_to(path).as_posix(): digests.of_file(file) for file in files}
+    return digests.of([contents, digest_source(registry.lookup("readers", name).module)])
+
+
+def _find_reader(path: Path) -> str:
+    """Return the name of the reader that owns a path, or "". This imports plug-ins until it is found."""
+    for name in registry.names("readers"):
+        reader = registry.build("readers", name, Reader)
+        with registry.guarded(registry.lookup("readers", name)):
+            if reader.owns(path):
+                return name
+    return ""

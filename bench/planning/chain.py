@@ -10,7 +10,7 @@ from bench.catalog import registry
 from bench.catalog.choice import Choice, parse_method
 from bench.catalog.code import method_digest
 from bench.catalog.entries import CONTROL
-from bench.formats.checkpoint import content_digest
+from bench.formats.opening import content_digest
 from bench.planning.artifact import Stage
 from bench.system import digests
 from methods import rules
