@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.catalog import registry
 from bench.formats import checkpoint
 from bench.formats.adapter import AdapterCheckpoint
-from bench.formats.checkpoint import ADAPTER, PACKED24, QUANT_METHOD, QUANTIZATION_KEYS, Checkpoint
+from bench.formats.checkpoint import ADAPTER, PACKED24, QUANT_METHOD, QUANTIZATION_KEYS, STORED, Checkpoint
 from bench.formats.gguf import GgufCheckpoint
 from bench.formats.quantized import QuantizedCheckpoint
 from bench.system import digests
@@ -72,7 +72,8 @@ class Stored(Reader):
     """A folder of `bench export --format stored`."""
 
     def owns(self, path: Path) -> bool:
-        if find_file(path, "config.json") is None:
+        # Asked first, because a plan reads config.json once.
+        if not (path / STORED).is_dir() or find_file(path, "config.json") is None:
             return False
         quantization = read_config(path).get("quantization_config")
         return isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD
