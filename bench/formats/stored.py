@@ -288,11 +288,10 @@ class StoredFolder(Mapping[str, StoredWeight]):
             own, rest = self.sizes(target)
             weights, values, others = weights + out * width, values + own, others + rest
             is_packed |= self._is_masked(target) or not own
-        form = "; ".join(sorted({_describe(layout) for layout in self._layouts.values()}))
+        form = "; ".join(sorted({_describe(self.codec(target)) for target in self}))
         return Storage(weights=weights, values=values, others=others, is_packed=is_packed, form=form)
 
 
-def _describe(layout: Mapping[str, Any]) -> str:
-    """Return a codec in words: its name, and its fields that are numbers or text."""
-    fields = [f"{name} {value}" for name, value in layout["fields"].items() if isinstance(value, str | int | float)]
-    return f"{layout['codec']} ({', '.join(fields)})" if fields else str(layout["codec"])
+def _describe(codec: Codec) -> str:
+    """Return a codec in its own words, or by its name."""
+    return codec.name if type(codec).__str__ is object.__str__ else str(codec)
