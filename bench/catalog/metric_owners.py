@@ -31,14 +31,9 @@ def of_plugins() -> dict[str, OwnedMetric]:
     return {name: owned for name, owned in _by_name(registry.entries("measures")).items() if owned.entry.is_plugin}
 
 
-def _of_files() -> dict[str, OwnedMetric]:
-    """Return the metrics of measures in files that the user named."""
-    return _by_name({name: entry for name, entry in registry.entries("measures").items() if registry.file_of("measures", name)})
-
-
 def find(name: str) -> OwnedMetric | None:
     """Return a metric with its owner, or None if no installed measure declares it. Only an unknown name imports plug-ins."""
-    return built_in().get(name) or of_plugins().get(name) or _of_files().get(name)
+    return built_in().get(name) or of_plugins().get(name)
 
 
 def ignored(measures: Iterable[str]) -> list[tuple[str, str]]:

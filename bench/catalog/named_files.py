@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.catalog import registry
+from bench.catalog import metric_owners, registry
 from bench.catalog.choice import CONTRACT_FIELDS, parse_value
 from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
@@ -53,7 +53,9 @@ def _with_name(kind: str, text: str, taken: dict[str, str]) -> str:
         file = options.pop(0)
         wanted = options.pop(0) if options and "=" not in options[0] else ""
         if kind == "measures" and options:
-            raise UserError(f"invalid {text}: the settings of a measure are in tables of the run: leave {options[0]} out")
+            raise UserError(
+                f"invalid {text}: the settings of a measure are in tables of the run: leave {options[0]} out"
+            )
         options = [_name_of(kind, file, wanted, taken), *options]
     for place, option in enumerate(options):
         if option.startswith("from=") and kind == "methods":
@@ -92,6 +94,8 @@ def _name_of(kind: str, file: str, wanted: str, taken: dict[str, str]) -> str:
         raise UserError(f"{other} and {target} both have the name {name!r}: give one of them another name")
     registry.use_file(kind, name, target)
     registry.lookup(kind, name)
+    if kind == "measures":
+        metric_owners.of_plugins.cache_clear()
     return name
 
 
@@ -130,7 +134,9 @@ def text_of(kind: str, value: Any) -> str:
         raise UserError(f"{shorten(repr(value))} is no {kind.removesuffix('s')}: give a name, or {WANTED[kind]}")
     settings = [] if isinstance(value, type) else _settings(value)
     if kind == "measures" and settings:
-        raise UserError(f"{declared.__name__} has settings, and those of a measure are in tables of the run: give the class")
+        raise UserError(
+            f"{declared.__name__} has settings, and those of a measure are in tables of the run: give the class"
+        )
     name, target = str(getattr(declared, "name", "")), f"{declared.__module__}:{declared.__qualname__}"
     is_known = registry.is_installed(kind, name) and registry.lookup(kind, name).target == target
     return ":".join([name if is_known else _place_of(declared), *settings])
@@ -168,7 +174,9 @@ def _settings(instance: Any) -> list[str]:
         except TypeError:
             text = ":"
         if ":" in text:
-            raise UserError(f"{typed} of {type(instance).__name__} is {shorten(value)!r}, which cannot be typed as a setting")
+            raise UserError(
+                f"{typed} of {type(instance).__name__} is {shorten(value)!r}, which cannot be typed as a setting"
+            )
         out.append(f"{typed}={text}")
     return out
 

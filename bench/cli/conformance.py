@@ -16,7 +16,10 @@ from methods.errors import Skipped, UserError
 
 def conformance(
     name: Annotated[
-        str, typer.Argument(help="A method or quantizer, as in bench run: NAME[:FIELD=VALUE]...; a measure; or a file with one.")
+        str,
+        typer.Argument(
+            help="A method or quantizer, as in bench run: NAME[:FIELD=VALUE]...; a measure; or a file with one."
+        ),
     ],
     json: Json = False,
 ) -> None:

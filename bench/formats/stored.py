@@ -129,8 +129,6 @@ def write(
         if kept is not None and any(entry["kept"] for entry in parts.values()):
             writer.add(f"{target}.{MASK}", pack_bits(kept.to(torch.uint8), 1))
         layout = {"codec": one.codec.name, "fields": _fields(one.codec), "shape": [*shape], "parts": parts}
-        if file := registry.file_of("codecs", one.codec.name):
-            layout["file"] = Path(file).name
         layout_of[target] = layouts.setdefault(json.dumps(layout, allow_nan=False), len(layouts))
     writer.close()
     about = {"version": 1, "layouts": [json.loads(text) for text in layouts], "weights": layout_of}
@@ -180,9 +178,9 @@ def _fields(codec: Codec) -> dict[str, Any]:
     """Return the fields of a codec. Raise UserError if another codec would be made of them."""
     name, kind = codec.name, type(codec)
     if find_codec(name) is not kind:
-        if kind.__module__.endswith(".py"):
-            raise UserError(f"{kind.__name__} of {kind.__module__} has the name of codec {name!r}: give it another name")
-        raise UserError(f"codec {name!r} is not {kind.__name__}: register that class in the group cast_bench.codecs")
+        raise UserError(
+            f"codec {name!r} is not {kind.__name__}: register that class in the group cast_bench.codecs, or give it another name"
+        )
     fields: dict[str, Any] = asdict(codec)  # type: ignore[call-overload]  # a codec is a dataclass
     try:
         is_same = kind(**json.loads(json.dumps(fields))) == codec
@@ -193,20 +191,12 @@ def _fields(codec: Codec) -> dict[str, Any]:
     return fields
 
 
-def find_codec(name: str, file: str = "") -> type[Codec]:
-    """Return the class of a codec by its name. Raise UserError if it is unknown.
-
-    file: FILE:CLASS of a codec in a file that a user named, which is not read here.
-    """
+def find_codec(name: str) -> type[Codec]:
+    """Return the class of a codec by its name. Raise UserError if it is unknown."""
     if name not in registry.names("codecs"):
-        if file:
-            raise UserError(
-                f"codec {name!r} is class {shorten(file)}, and no installed package has it: install that class as a plug-in, "
-                "in the entry-point group cast_bench.codecs"
-            )
         raise UserError(
             f"no installed package has codec {name!r}: install the package of the quantizer, "
-            "with the codec's class in the entry-point group cast_bench.codecs"
+            "with the codec's class in the entry-point group cast_bench.codecs (a codec in a file after --quant, too)"
         )
     kind: type[Codec] = registry.load(registry.lookup("codecs", name))
     return kind
@@ -250,7 +240,7 @@ class StoredFolder(Mapping[str, StoredWeight]):
     def codec(self, target: str) -> Codec:
         """Return the codec of a target."""
         layout = self._layouts[target]
-        return find_codec(layout["codec"], layout.get("file", ""))(**layout["fields"])
+        return find_codec(layout["codec"])(**layout["fields"])
 
     def shape(self, target: str) -> tuple[int, int]:
         """Return the shape [out, in] of a target's weight."""

@@ -107,7 +107,7 @@ class Spec(_MeasureTables, extra="allow"):
 
     def __init__(self, /, **settings: Any) -> None:
         others = [name for name in settings if name not in Spec.model_fields]
-        kinds = _plugin_tables(settings.get("measures")) if others else {}
+        kinds = _plugin_tables(settings.get("measures", ())) if others else {}
         for name in others:
             if name not in kinds:
                 raise UserError(_describe_unknown(name, [*Spec.model_fields, *kinds]))
@@ -234,8 +234,8 @@ class Spec(_MeasureTables, extra="allow"):
 
 def _texts(kind: str, value: Any) -> Any:
     """Return what a user types for methods, quantizers or measures. value: text, a class or an instance, or some of them."""
-    if value is None or isinstance(value, str):
-        return split_commas(value or "") if value else ()
+    if isinstance(value, str):
+        return split_commas(value)
     if not isinstance(value, list | tuple):
         value = (value,)
     return tuple(named_files.text_of(kind, each) for each in value)

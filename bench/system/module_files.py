@@ -10,8 +10,6 @@ from pathlib import Path
 @cache
 def find_file(module: str) -> Path | None:
     """Return the source file of a module; None if there is none. A package needs no __init__.py."""
-    if module.endswith(".py"):  # a file of the user has its path as its name (bench.catalog.registry.import_file)
-        return Path(module)
     package, *below = module.split(".")
     spec = importlib.util.find_spec(package)
     if not below:
