@@ -31,10 +31,18 @@ WANTED = {
 """Classes of each kind, in words."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
+TYPED = re.compile(r"[^-:,+=][^:,+=]*\.py:\w+")
+"""FILE:CLASS that a printed command may name."""
+
 
 def is_file(text: str) -> bool:
     """Return whether a typed text begins with a Python file."""
     return text.partition(":")[0].endswith(".py")
+
+
+def names_file(text: str) -> bool:
+    """Return whether `with_names` would import a file for a text."""
+    return is_file(text) or bool(re.search(r"(from=|\+)[^:+/]*\.py(?![^:+/])", text))
 
 
 def with_names(kind: str, texts: Iterable[str]) -> tuple[str, ...]:
@@ -183,7 +191,8 @@ def _settings(instance: Any) -> list[str]:
 
 def with_files(kind: str, label: str, plugins: Iterable[Mapping[str, Any]]) -> str:
     """Return the label of a record with the files of its classes, as it is typed. plugins: of the record."""
-    files = {one["name"]: one["file"] for one in plugins if one.get("file")}
+    files = {one["name"]: one["file"] for one in plugins if TYPED.fullmatch(one.get("file") or "")}
+    files = {name: file for name, file in files.items() if not registry.is_installed(kind, name)}
     name, colon, rest = label.partition(":")
     others, options = [], rest.split(":") if colon else []
     for place, option in enumerate(options):

@@ -97,6 +97,11 @@ def _text(value: Any) -> str:
 def settings(record: Record) -> dict[str, Any]:
     """Return the values of a spec from a record's identity and key inputs, or raise UserError if it cannot."""
     identity, inputs = record.identity, record.key_inputs
+    for label in (*identity.stages, identity.quantizer, identity.measure):
+        if named_files.names_file(label):
+            raise UserError(
+                f"record {record.short_key} names the file {label!r}, and a record may not name code to run"
+            )
     try:
         pattern = Pattern.parse(identity.pattern)
         values: dict[str, Any] = {
