@@ -131,7 +131,7 @@ def fits(kind: str, declared: type) -> bool:
 
 
 def text_of(kind: str, value: Any) -> str:
-    """Return what a user types for a class, or for an instance with its settings. Text stays as it is.
+    """Return what a user types for a class, or for an instance with its settings. Text does not change.
 
     Raise UserError if the class is in no file, or a setting cannot be typed.
     """
@@ -190,7 +190,7 @@ def _settings(instance: Any) -> list[str]:
 
 
 def with_files(kind: str, label: str, plugins: Iterable[Mapping[str, Any]]) -> str:
-    """Return the label of a record with the files of its classes, as it is typed. plugins: of the record."""
+    """Return the label of a record with FILE:CLASS in place of names of classes. plugins: of the record."""
     files = {one["name"]: one["file"] for one in plugins if TYPED.fullmatch(one.get("file") or "")}
     files = {name: file for name, file in files.items() if not registry.is_installed(kind, name)}
     name, colon, rest = label.partition(":")

@@ -126,6 +126,7 @@ def _allocate(problem: _Problem, budget: Budget, tokens: int, swaps: int, note: 
 def _artifacts(spec: Spec, choices: Sequence[LinearChoice], pruner: str) -> list[Artifact]:
     """Return the artifact of each choice, and behind them one with the calibration text that all share."""
     (method,) = spec.methods
+    parse_chain(method)
     patterns = [str(choice.pattern) for choice in choices if not choice.pattern.dense]
     methods, pruned = [method], method
     if patterns:
