@@ -1,7 +1,8 @@
 """Methods, quantizers and measures in a file that the user names: FILE.py[:CLASS][:FIELD=VALUE]...
 
-The first word after the file that has no "=" is the class. Without one, it is the first class of the kind that the file defines.
-The row has the `name` of the class. Only the settings of a run go through this module: a record never names a file that is run.
+The first word after the file that has no "=" is the class. Without one, it is the first class of
+the kind that the file defines. The row has the `name` of the class. Only the settings of a run go
+through this module: a record never names a file that is run.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ def names_file(text: str) -> bool:
 
 
 def with_names(kind: str, texts: Iterable[str]) -> tuple[str, ...]:
-    """Return the methods, quantizers or measures of a run with the names of classes in place of their files.
+    """Return the methods, quantizers or measures of a run with names of classes in place of files.
 
-    From then on the catalog of this process has these names. Raise UserError if a file or class cannot be used, or its name
-    is taken.
+    From then on the catalog of this process has these names. Raise UserError if a file or class
+    cannot be used, or its name is taken.
     """
     taken: dict[str, str] = {}
     return tuple(_with_name(kind, text, taken) for text in texts)
@@ -73,7 +74,7 @@ def _with_name(kind: str, text: str, taken: dict[str, str]) -> str:
 
 
 def _stage_with_name(kind: str, stage: str, taken: dict[str, str]) -> str:
-    """Return a stage of `from=`, whose settings follow slashes. So its file is in the current folder."""
+    """Return a stage of `from=`. A slash begins its settings, so its file has no folder."""
     first, *rest = stage.split("/")
     folders = [part for part in rest if "=" not in part and part.endswith(".py")]
     if folders:
@@ -87,7 +88,10 @@ def _stage_with_name(kind: str, stage: str, taken: dict[str, str]) -> str:
 
 
 def _name_of(kind: str, file: str, wanted: str, taken: dict[str, str]) -> str:
-    """Return the name of a class in a file, and add it to the catalog. taken: FILE:CLASS of the run's other names."""
+    """Return the name of a class in a file, and add it to the catalog.
+
+    taken: FILE:CLASS of the other names of the run.
+    """
     path = os.path.abspath(file)
     registry.import_file(path)
     declared = _find_class(kind, file, path, wanted)
@@ -131,7 +135,7 @@ def fits(kind: str, declared: type) -> bool:
 
 
 def text_of(kind: str, value: Any) -> str:
-    """Return what a user types for a class, or for an instance with its settings. Text does not change.
+    """Return what a user types for a class, or an instance with its settings. Text does not change.
 
     Raise UserError if the class is in no file, or a setting cannot be typed.
     """
@@ -151,7 +155,7 @@ def text_of(kind: str, value: Any) -> str:
 
 
 def _place_of(declared: type) -> str:
-    """Return FILE:CLASS of a class. Raise UserError if no other process can import it from there."""
+    """Return FILE:CLASS of a class. Raise UserError if no other process can import it."""
     try:
         file = inspect.getsourcefile(declared) or ""
     except (OSError, TypeError):
@@ -190,7 +194,7 @@ def _settings(instance: Any) -> list[str]:
 
 
 def with_files(kind: str, label: str, plugins: Iterable[Mapping[str, Any]]) -> str:
-    """Return the label of a record with FILE:CLASS in place of names of classes. plugins: of the record."""
+    """Return the label of a record with FILE:CLASS in place of names. plugins: of the record."""
     files = {one["name"]: one["file"] for one in plugins if TYPED.fullmatch(one.get("file") or "")}
     files = {name: file for name, file in files.items() if not registry.is_installed(kind, name)}
     name, colon, rest = label.partition(":")

@@ -1,4 +1,4 @@
-"""Methods, quantizers and measures by name: built in (bench.catalog.entries), of plug-ins, or in a file that the user named.
+"""Methods, quantizers and measures by name: built in (bench.catalog.entries), of plug-ins, or in a file of the user.
 
 A plug-in is imported when it is named or listed, and not before: a run of other methods never runs its code. A measure is also
 imported to find the owner of a metric that no measure of this package declares (bench.catalog.metric_owners).
@@ -77,9 +77,9 @@ def names(kind: str) -> list[str]:
 
 
 def use_file(kind: str, name: str, target: str) -> None:
-    """Add a class in a file of the user to the catalog of this process. target: MODULE:CLASS, or FILE:CLASS, which is imported later.
+    """Add a class in a file of the user to the catalog of this process. The file is imported later.
 
-    A target that is not in a file is ignored.
+    target: FILE:CLASS. MODULE:CLASS is ignored.
     """
     if target.partition(":")[0].endswith(".py"):
         _NAMED[kind][name] = target
