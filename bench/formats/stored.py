@@ -178,7 +178,9 @@ def _fields(codec: Codec) -> dict[str, Any]:
     """Return the fields of a codec. Raise UserError if another codec would be made of them."""
     name, kind = codec.name, type(codec)
     if find_codec(name) is not kind:
-        raise UserError(f"codec {name!r} is not {kind.__name__}: register that class in the group cast_bench.codecs")
+        raise UserError(
+            f"codec {name!r} is not {kind.__name__}: register that class in the group cast_bench.codecs, or give it another name"
+        )
     fields: dict[str, Any] = asdict(codec)  # type: ignore[call-overload]  # a codec is a dataclass
     try:
         is_same = kind(**json.loads(json.dumps(fields))) == codec
@@ -194,7 +196,7 @@ def find_codec(name: str) -> type[Codec]:
     if name not in registry.names("codecs"):
         raise UserError(
             f"no installed package has codec {name!r}: install the package of the quantizer, "
-            "with the codec's class in the entry-point group cast_bench.codecs"
+            "with the codec's class in the entry-point group cast_bench.codecs (a codec in a file after --quant, too)"
         )
     kind: type[Codec] = registry.load(registry.lookup("codecs", name))
     return kind
