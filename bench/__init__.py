@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.api import plan, report, run
+    from bench.execution.listener import RunListener
     from bench.planning.spec import Spec
 
-__all__ = ["Spec", "plan", "report", "run"]
+__all__ = ["RunListener", "Spec", "plan", "report", "run"]
 __version__ = "0.1.0"
 
 

@@ -37,7 +37,7 @@ def plan(spec: Spec) -> Plan:
 def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
     """Measure what has no record yet, and return every record of the spec.
 
-    listeners: receive what happens (bench.execution.listener). Default: the progress display.
+    listeners: receive what happens. On a terminal the progress display stays. Without listeners it is there anywhere.
 
     Raises:
         UserError: before anything has run.
@@ -46,7 +46,8 @@ def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
     require_limits()
     require_lead(spec.training.nodes, os.environ)
     require_packages(spec.log_to)
-    listeners = listeners or (progress.display_for(sys.stderr),)
+    if not listeners or sys.stderr.isatty():
+        listeners = (progress.display_for(sys.stderr), *listeners)
     with disk.full_disk_stops(spec.results):
         require_folder(spec.results, "--results", new=False)
         refuse_links(spec.results)
@@ -60,7 +61,10 @@ def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
 
 
 def run(spec: Spec, *listeners: RunListener) -> pd.DataFrame:
-    """Measure what has no record yet, and return a row for each reading, with the columns of `bench run --json`."""
+    """Measure what has no record yet, and return a row for each reading, with the columns of `bench run --json`.
+
+    listeners: receive what happens (`bench.RunListener`). On a terminal the progress display stays.
+    """
     return to_frame(execute(spec, *listeners).records)
 
 

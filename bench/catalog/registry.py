@@ -1,4 +1,4 @@
-"""Methods, quantizers and measures by name: those built in (bench.catalog.entries), and those of plug-ins.
+"""Methods, quantizers and measures by name: built in (bench.catalog.entries), of plug-ins, or in a file of the user.
 
 A plug-in is imported when it is named or listed, and not before: a run of other methods never runs its code. A measure is also
 imported to find the owner of a metric that no measure of this package declares (bench.catalog.metric_owners).
@@ -15,6 +15,7 @@ from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from pkgutil import resolve_name
+from types import ModuleType
 from typing import Any, TypeVar
 
 from bench.catalog.declarations import Catalog, CatalogEntry, describe
@@ -37,6 +38,16 @@ SECTIONS: dict[str, Catalog] = {
 """Entries that are built in, by the name that commands and entry-point groups use for them."""
 NOUNS = {"exports": "format"}
 """Noun for a name of a section in errors, if it is not the singular of the section."""
+
+
+_NAMED: dict[str, dict[str, str]] = {kind: {} for kind in SECTIONS}
+"""FILE:CLASS by name, for classes in files that the user named. FILE is an absolute path, and the name of the module."""
+_SOURCES: dict[str, bytes] = {}
+"""Source of each imported file by path."""
+_IMPORTING: set[str] = set()
+"""Paths of the files that are being imported."""
+_OF_FILES: dict[str, CatalogEntry] = {}
+"""Entry of each class of `_NAMED` by FILE:CLASS."""
 
 
 @cache
@@ -66,9 +77,75 @@ def distribution_of(kind: str, name: str) -> Distribution | None:
     return _plugins(kind)[name].dist if name in _plugins(kind) else None
 
 
+def is_installed(kind: str, name: str) -> bool:
+    """Return whether a name is built in, or of a plug-in."""
+    return name in SECTIONS[kind] or name in _plugins(kind)
+
+
 def names(kind: str) -> list[str]:
-    """Return all names, built in and of plug-ins, none of which is imported."""
-    return [*SECTIONS[kind], *_plugins(kind)]
+    """Return all names: built in, of plug-ins, and of files that the user named. This imports none."""
+    return [*SECTIONS[kind], *_plugins(kind), *_NAMED[kind]]
+
+
+def use_file(kind: str, name: str, target: str) -> None:
+    """Add a class in a file of the user to the catalog of this process. The file is imported later.
+
+    target: FILE:CLASS. MODULE:CLASS is ignored.
+    """
+    if target.partition(":")[0].endswith(".py"):
+        _NAMED[kind][name] = target
+
+
+def file_of(kind: str, name: str) -> str:
+    """Return FILE:CLASS of a name whose class is in a file of the user, or ""."""
+    return _NAMED[kind].get(name, "")
+
+
+def named_targets() -> set[str]:
+    """Return FILE:CLASS of all classes in files that the user named, without codecs."""
+    return {target for kind in ("methods", "quantizers", "measures") for target in _NAMED[kind].values()}
+
+
+def import_file(path: str) -> ModuleType:
+    """Import a file of the user, again if its content changed. Its codecs join the catalog.
+
+    path: absolute, and the name of the module. No bytecode is written. Raise UserError if it cannot be imported.
+    """
+    try:
+        source = Path(path).read_bytes()
+    except OSError as fault:
+        raise UserError(f"file {path!r} cannot be read: {fault.strerror}") from None
+    if _SOURCES.get(path) == source:
+        return sys.modules[path]
+    if path in _IMPORTING:
+        raise UserError(f"{path} names itself while it is imported: do that under if __name__ == '__main__'")
+    for target in [target for target in _OF_FILES if target.partition(":")[0] == path]:
+        del _OF_FILES[target]
+    module = ModuleType(path)
+    module.__file__ = path
+    sys.modules[path] = module
+    _IMPORTING.add(path)
+    try:
+        with _guest(path, path):
+            exec(compile(source, path, "exec"), vars(module))
+    except BaseException:
+        del sys.modules[path]
+        _SOURCES.pop(path, None)
+        raise
+    finally:
+        _IMPORTING.discard(path)
+    _SOURCES[path] = source
+    for name, declared in classes_of(path).items():
+        codec = getattr(declared, "name", None)
+        if isinstance(codec, str) and hasattr(declared, "decode") and not is_installed("codecs", codec):
+            use_file("codecs", codec, f"{path}:{name}")
+    return module
+
+
+def classes_of(path: str) -> dict[str, type]:
+    """Return the classes that an imported file defines, by name and in order."""
+    found = vars(import_file(path)).items()
+    return {name: each for name, each in found if isinstance(each, type) and each.__module__ == path}
 
 
 @cache
@@ -87,10 +164,22 @@ def _import_plugin(point: EntryPoint) -> CatalogEntry:
         return CatalogEntry(target=target, is_plugin=True, broken=str(fault))
 
 
+def _entry_of_file(target: str) -> CatalogEntry:
+    """Return the entry of a class in a file of the user. Raise UserError if it cannot be used."""
+    if target not in _OF_FILES:
+        path, _, name = target.partition(":")
+        if name not in (defined := classes_of(path)):
+            raise UserError(describe_unknown(f"class of {path}", name, defined))
+        with _guest(path, path):
+            _OF_FILES[target] = describe(target, defined[name], is_plugin=True)
+    return _OF_FILES[target]
+
+
 def entries(kind: str) -> dict[str, CatalogEntry]:
     """Return all entries of a section. This imports every plug-in."""
     theirs = {name: _import_plugin(point) for name, point in _plugins(kind).items()}
-    return {**SECTIONS[kind], **theirs}
+    named = {name: _entry_of_file(target) for name, target in _NAMED[kind].items()}
+    return {**SECTIONS[kind], **theirs, **named}
 
 
 def lookup(kind: str, name: str) -> CatalogEntry:
@@ -98,13 +187,15 @@ def lookup(kind: str, name: str) -> CatalogEntry:
     built_in, plugins = SECTIONS[kind], _plugins(kind)
     if name in built_in:
         return built_in[name]
+    if target := file_of(kind, name):
+        return _entry_of_file(target)
     if name not in plugins:
         if name.endswith(".py"):
             raise UserError(
-                f"{shorten(name)!r} is a file, not a name: register its class as an entry point of group cast_bench.{kind}, "
-                "and install it (docs/adding.md, A method outside this repository)"
+                f"{shorten(name)!r} is a file, not a name: only --methods, --quant and --measures take a file. Elsewhere, "
+                f"install its class as an entry point of group cast_bench.{kind} (docs/adding.md)"
             )
-        raise UserError(describe_unknown(NOUNS.get(kind, kind.removesuffix("s")), name, [*built_in, *plugins]))
+        raise UserError(describe_unknown(NOUNS.get(kind, kind.removesuffix("s")), name, names(kind)))
     entry = _import_plugin(plugins[name])
     if entry.broken:
         raise UserError(entry.broken)
@@ -113,6 +204,8 @@ def lookup(kind: str, name: str) -> CatalogEntry:
 
 def load(entry: CatalogEntry) -> Any:
     """Import the class of an entry. Raise UserError if a plug-in cannot be imported."""
+    if entry.module.endswith(".py"):
+        return classes_of(entry.module)[entry.target.partition(":")[2]]
     with guarded(entry):
         return resolve_name(entry.target)
 
@@ -121,7 +214,7 @@ def build(kind: str, name: str, base: type[T]) -> T:
     """Return an object of the class behind a name. Raise UserError if it cannot be made, or is of another base."""
     entry = lookup(kind, name)
     with guarded(entry):
-        made = resolve_name(entry.target)()
+        made = load(entry)()
         if not isinstance(made, base):
             raise TypeError(f"{entry.target} does not derive from {base.__module__}.{base.__qualname__}")
         return made
@@ -157,6 +250,8 @@ def _guest(name: str, target: str) -> Iterator[None]:
         if isinstance(fault, KeyboardInterrupt) or (isinstance(fault, SystemExit) and type(fault) is not SystemExit):
             raise  # ours, for a signal
         why = f"{type(fault).__name__}: " + " ".join(str(fault).split()) + _place(fault, target)
+        if target.partition(":")[0].endswith(".py"):
+            raise UserError(f"file {target.partition(':')[0]!r} cannot be used ({why}): repair it") from fault
         raise UserError(f"plug-in {name!r} cannot be used ({why}): repair or uninstall it") from fault
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
-from bench.catalog import registry
+from bench.catalog import named_files, registry
 from bench.cli.console import fail, print_rows
 from bench.cli.flags import Json
 from bench.system.suggest import describe_unknown
@@ -15,7 +16,10 @@ from methods.errors import Skipped, UserError
 
 def conformance(
     name: Annotated[
-        str, typer.Argument(help="A method or quantizer, as in bench run: NAME[:FIELD=VALUE]...; or a measure.")
+        str,
+        typer.Argument(
+            help="A method or quantizer, as in bench run: NAME[:FIELD=VALUE]...; a measure; or a file with one."
+        ),
     ],
     json: Json = False,
 ) -> None:
@@ -44,13 +48,27 @@ def conformance(
 
 def _kind_of(text: str) -> str:
     """Return the kind of a name, or refuse an unknown one."""
+    if named_files.is_file(text):
+        return _kind_in_file(text)
     name = text.partition(":")[0]
     kinds = ("quantizers", "measures", "methods")
     for kind in kinds:
         if name in registry.names(kind):
             registry.lookup(kind, name)  # a broken plug-in says why
             return kind
-    if name.endswith(".py"):
-        registry.lookup("methods", name)  # it says how to install a file
     known = [known for kind in kinds for known in registry.names(kind)]
     raise UserError(describe_unknown("method, quantizer or measure", name, known))
+
+
+def _kind_in_file(text: str) -> str:
+    """Return the kind of a class in a file. A quantizer derives from a class of rounding, or has a codec in its file."""
+    file, _, rest = text.partition(":")
+    module, wanted = registry.import_file(os.path.abspath(file)), rest.partition(":")[0]
+    defined = registry.classes_of(module.__name__)
+    one = defined.get(wanted) or next((each for each in defined.values() if named_files.fits("methods", each)), None)
+    if one is None or not named_files.fits("methods", one):
+        return "measures"
+    from methods import RoundInGroups, RoundToNearest
+
+    has_codec = any(hasattr(each, "decode") for each in defined.values())
+    return "quantizers" if has_codec or issubclass(one, RoundInGroups | RoundToNearest) else "methods"

@@ -105,13 +105,19 @@ def _flag(help_: str, *names: str, kind: Any = str, metavar: str | None = None) 
 
 FLAGS: dict[str, Any] = {
     "methods": _flag(
-        f"Methods: NAME[:PRESET|:FIELD=VALUE]... [default: {','.join(DEFAULT_METHODS)}].", metavar="NAME,..."
+        f"Methods: NAME[:PRESET|:FIELD=VALUE]..., or a class in FILE.py[:CLASS]... [default: {','.join(DEFAULT_METHODS)}].",
+        metavar="NAME,...",
     ),
     "models": _flag("Aliases, hub ids or folders [default: tiny].", "--model", metavar="NAME,..."),
     "patterns": _flag("2:4 keeps 2 of every 4 weights; 50% is unstructured [default: 2:4].", "--pattern"),
-    "quantizers": _flag("Quantizers, which run last [default: none,int8,int4-gptq].", "--quant", metavar="NAME,..."),
+    "quantizers": _flag(
+        "Quantizers, which run last, by name or in FILE.py [default: none,int8,int4-gptq].",
+        "--quant",
+        metavar="NAME,...",
+    ),
     "measures": _flag(
-        "Measures, besides pattern [default: perplexity,agreement,zeroshot,answers,size].", metavar="NAME,..."
+        "Measures, besides pattern, by name or in FILE.py [default: perplexity,agreement,zeroshot,answers,size].",
+        metavar="NAME,...",
     ),
     "tasks": _flag(
         "Tasks of lm-eval, maskllm7, wanda7; tracks: knowledge, code, all... [default: "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.catalog import metric_owners, registry
+from bench.catalog import metric_owners, named_files, registry
 from bench.catalog.choice import parse_method
 from bench.cli.console import fail, note, note_ignored, print_line, print_lines, print_records, print_rows
 from bench.cli.flags import OF_RUNS, Json, NewFolder, file_option, spec_of, with_flags
@@ -45,7 +45,7 @@ def run(json: Json = False, **flags: Any) -> None:
     for kind in registry.SECTIONS:
         note_ignored(kind, {word for text in getattr(spec, kind, ()) for word in re.split("[:=+/]", text)})
     note_ignored("trackers", spec.log_to)
-    for name, why in metric_owners.ignored(spec.measures):
+    for name, why in metric_owners.ignored(named_files.with_names("measures", spec.measures)):
         note(f"plug-in {name}: {why}")
     from bench import api
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench.catalog import registry
+from bench.catalog import named_files, registry
 from bench.conformance.checks import require, row
 from bench.planning.spec import Spec
 from bench.results.check import check_folder
@@ -103,9 +103,11 @@ CHECKS: tuple[Callable[[Trial], None], ...] = (
 
 def rows(name: str, run: Callable[[Spec], Sequence[Record]]) -> Iterator[dict[str, Any]]:
     """Yield a row for each check of a measure, or raise Skipped. run: makes the records of a spec."""
+    text = name
+    (name,) = named_files.with_names("measures", [text])
     kind = registry.load(registry.lookup("measures", name))
     with TemporaryDirectory(prefix="cast-bench-") as home:
-        spec = Spec(**SPEC | {"measures": (name,), "results": Path(home) / "results"})
+        spec = Spec(**SPEC | {"measures": (text,), "results": Path(home) / "results"})
         first = [record for record in run(spec) if record.identity.measure == name]
         if skipped := next((record for record in first if record.status == "skipped"), None):
             raise Skipped(skipped.reason)

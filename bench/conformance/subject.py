@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench.catalog import choice, registry
+from bench.catalog import choice, named_files, registry
 from bench.catalog.declarations import CatalogEntry
 from bench.inputs import loading
 from bench.inputs.training_text import PackedCorpus
@@ -63,7 +63,8 @@ class Subject:
 @contextmanager
 def sample(text: str, kind: str = "methods") -> Iterator[Subject]:
     """Yield a typed method, `tiny`, and a job that has everything it needs. Raise Skipped if it cannot run here."""
-    typed = choice.parse_method(text, kind)
+    (named,) = named_files.with_names(kind, [text])
+    typed = choice.parse_method(named, kind)
     entry = registry.lookup(kind, typed.name)
     method = choice.build(entry, typed.name, typed.config)
     needs = method.needs

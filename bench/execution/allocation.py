@@ -126,11 +126,12 @@ def _allocate(problem: _Problem, budget: Budget, tokens: int, swaps: int, note: 
 def _artifacts(spec: Spec, choices: Sequence[LinearChoice], pruner: str) -> list[Artifact]:
     """Return the artifact of each choice, and behind them one with the calibration text that all share."""
     (method,) = spec.methods
+    chain = parse_chain(method)
     patterns = [str(choice.pattern) for choice in choices if not choice.pattern.dense]
     methods, pruned = [method], method
     if patterns:
         parse_pruner(pruner)
-        if not all(lookup("methods", stage.name).does & Does.LEAVES_DENSE for stage in parse_chain(method)):
+        if not all(lookup("methods", stage.name).does & Does.LEAVES_DENSE for stage in chain):
             raise UserError(f"{method} prunes, so its linears cannot have other patterns: leave {patterns[0]} out")
         pruned = pruner if method == CONTROL else f"{pruner}:from={_as_prior(method)}"
         methods.append(pruned)

@@ -64,8 +64,10 @@ def _encodable(text: str) -> str:
 
 
 def gather(measurement: Measurement) -> dict[str, Any]:
-    """Return the provenance of a measurement, with the plug-ins that take part in it."""
+    """Return the provenance of a measurement, with the plug-ins and files of the user that take part in it."""
     names = [(stage.kind, stage.name) for stage in measurement.artifact.stages] + [("measures", measurement.measure)]
     found = {name: one for kind, name in names if (one := registry.distribution_of(kind, name))}
     plugins = [provenance.describe_plugin(name, one) for name, one in found.items()]
+    files = {name: target for kind, name in names if (target := registry.file_of(kind, name))}
+    plugins += [provenance.describe_file(name, target) for name, target in files.items()]
     return provenance.gather() | ({"plugins": plugins} if plugins else {})

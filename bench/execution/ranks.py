@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel
 
+from bench.catalog import registry
 from bench.execution import nodes, signals
 from bench.planning.artifact import Artifact
 from bench.system import interpreter
@@ -118,7 +119,12 @@ def take_part(place: nodes.Place, count: int, processes: int) -> None:
     for announcement, text in nodes.follow(place):
         # The first node saves the training, for which it needs all ranks.
         signals.ignore((signal.SIGINT, signal.SIGTERM))
+        known = registry.named_targets()
         task = NodeTask.model_validate_json(text)
+        if unknown := registry.named_targets() - known:
+            problem = f"node {place.node + 1} was not given the file of {min(unknown)}"
+            nodes.report_failure(announcement, problem)
+            raise UserError(f"{problem}: start the same command in the same folder on all nodes")
         if task.code != describe_code():
             problem = f"node {place.node + 1} has {describe_code()}, the first one {task.code}"
             nodes.report_failure(announcement, problem)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bench.catalog import registry
 from bench.formats.stored import StoredFolder
 from bench.system import interpreter
 from methods.errors import UserError
@@ -35,7 +36,10 @@ def digests_of(folder: Path, computed: torch.dtype, written: torch.dtype) -> dic
     computed: number format of the arithmetic, to which a weight is rounded first; written: that of the model's files. Raise
     UserError if a codec fails in a new process.
     """
-    arguments = [str(folder), dtype_name(computed), dtype_name(written)]
+    stored = StoredFolder(folder)
+    names = sorted({stored.codec(target).name for target in stored})
+    files = {name: file for name in names if (file := registry.file_of("codecs", name))}
+    arguments = [str(folder), dtype_name(computed), dtype_name(written), json.dumps(files)]
     done = subprocess.run(
         interpreter.command(__name__, *arguments),
         env=interpreter.environment(),
@@ -54,8 +58,13 @@ def digests_of(folder: Path, computed: torch.dtype, written: torch.dtype) -> dic
 
 
 def main() -> None:
-    """Print the digests of the folder and number formats that the command line names, as JSON."""
-    folder, computed, written = sys.argv[1:]
+    """Print the digests of the folder and number formats that the command line names, as JSON.
+
+    The last argument is FILE:CLASS of each codec in a file that the user named, by name.
+    """
+    folder, computed, written, files = sys.argv[1:]
+    for name, file in json.loads(files).items():
+        registry.use_file("codecs", name, file)
     digests = {}
     for target, stored in StoredFolder(Path(folder)).items():
         weight = stored.decode().to(getattr(torch, computed)).to(getattr(torch, written))

@@ -178,7 +178,9 @@ def _fields(codec: Codec) -> dict[str, Any]:
     """Return the fields of a codec. Raise UserError if another codec would be made of them."""
     name, kind = codec.name, type(codec)
     if find_codec(name) is not kind:
-        raise UserError(f"codec {name!r} is not {kind.__name__}: register that class in the group cast_bench.codecs")
+        raise UserError(
+            f"codec {name!r} is not {kind.__name__}: register that class in the group cast_bench.codecs, or give it another name"
+        )
     fields: dict[str, Any] = asdict(codec)  # type: ignore[call-overload]  # a codec is a dataclass
     try:
         is_same = kind(**json.loads(json.dumps(fields))) == codec
@@ -194,7 +196,7 @@ def find_codec(name: str) -> type[Codec]:
     if name not in registry.names("codecs"):
         raise UserError(
             f"no installed package has codec {name!r}: install the package of the quantizer, "
-            "with the codec's class in the entry-point group cast_bench.codecs"
+            "with the codec's class in the entry-point group cast_bench.codecs (a codec in a file after --quant, too)"
         )
     kind: type[Codec] = registry.load(registry.lookup("codecs", name))
     return kind
@@ -288,11 +290,10 @@ class StoredFolder(Mapping[str, StoredWeight]):
             own, rest = self.sizes(target)
             weights, values, others = weights + out * width, values + own, others + rest
             is_packed |= self._is_masked(target) or not own
-        form = "; ".join(sorted({_describe(layout) for layout in self._layouts.values()}))
+        form = "; ".join(sorted({_describe(self.codec(target)) for target in self}))
         return Storage(weights=weights, values=values, others=others, is_packed=is_packed, form=form)
 
 
-def _describe(layout: Mapping[str, Any]) -> str:
-    """Return a codec in words: its name, and its fields that are numbers or text."""
-    fields = [f"{name} {value}" for name, value in layout["fields"].items() if isinstance(value, str | int | float)]
-    return f"{layout['codec']} ({', '.join(fields)})" if fields else str(layout["codec"])
+def _describe(codec: Codec) -> str:
+    """Return a codec in its own words, or by its name."""
+    return codec.name if type(codec).__str__ is object.__str__ else str(codec)

@@ -27,7 +27,7 @@ class Stage(BaseModel, frozen=True):
     label: str
     """Method as the user typed it."""
     target: str
-    """Class as MODULE:CLASS."""
+    """Class as MODULE:CLASS. MODULE is the absolute path of a file that the user named."""
     source: str
     """Digest of the code."""
     config: dict[str, Any]
@@ -36,6 +36,10 @@ class Stage(BaseModel, frozen=True):
     version: str = VERSION
     kind: str = "methods"
     """Section of the catalog: methods or quantizers."""
+
+    def model_post_init(self, context: Any) -> None:
+        """Let a worker find a class in a file that the user named."""
+        registry.use_file(self.kind, self.name, self.target)
 
     @property
     def entry(self) -> CatalogEntry:
@@ -255,6 +259,10 @@ class Measurement(BaseModel, frozen=True):
     """Settings that change no number. Not part of the key."""
     imports: tuple[str, ...] = ()
     """Modules that a worker should import early. Not part of the key."""
+
+    def model_post_init(self, context: Any) -> None:
+        """Let a worker find a class in a file that the user named."""
+        registry.use_file("measures", self.measure, self.target)
 
     @property
     def label(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.catalog import registry
+from bench.catalog import named_files, registry
 from bench.catalog.choice import Choice, parse_chain, parse_quantizer
 from bench.catalog.entries import CONTROL
 from bench.inputs import corpora
@@ -55,12 +55,14 @@ class PlanRequest:
 
 def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
     """Look up every name of a spec. Raise UserError if it is unknown, out of range, or excluded by another setting."""
-    measures = tuple(dict.fromkeys((*spec.measures, "pattern")))
+    methods = named_files.with_names("methods", spec.methods)
+    named_quantizers = named_files.with_names("quantizers", spec.quantizers)
+    measures = tuple(dict.fromkeys((*named_files.with_names("measures", spec.measures), "pattern")))
     for name in measures:
         _check_measure(name, spec, fetch)
     _require_known(spec)
-    chains = [parse_chain(text) for text in dict.fromkeys((CONTROL, *spec.methods))]
-    quantizers = [parse_quantizer(text) for text in spec.quantizers]
+    chains = [parse_chain(text) for text in dict.fromkeys((CONTROL, *methods))]
+    quantizers = [parse_quantizer(text) for text in dict.fromkeys(named_quantizers)]
     named = [quantizer for quantizer in quantizers if quantizer]
     _require_distinct("methods", chains)
     _require_distinct("quantizers", [[quantizer] for quantizer in named])
@@ -193,6 +195,11 @@ def _require_shareable(spec: Spec, choices: Iterable[Choice], kind: Kind) -> Non
         )
     for choice in choices:
         entry = registry.lookup(kind, choice.name)
+        if kind == "quantizers" and (file := registry.file_of(kind, choice.name)):
+            raise UserError(
+                f"{choice.name} is in the file {file}, and processes that share a calibration find no codec there: "
+                f"leave calibration.processes={processes} out, or install its class as a plug-in"
+            )
         if "calibration" in entry.needs_with(choice.config) and not entry.shares_calibration:
             entries = registry.entries("methods") | registry.entries("quantizers")
             able = ", ".join(name for name, entry in entries.items() if entry.shares_calibration)

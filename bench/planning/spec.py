@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, ValidationInfo, create_model, field_validator
 
+from bench.catalog import named_files
 from bench.catalog.entries import DEFAULT_METHODS, MEASURES
 from bench.catalog.registry import entries, load, names
 from bench.inputs.bos import BosRule
@@ -106,7 +107,7 @@ class Spec(_MeasureTables, extra="allow"):
 
     def __init__(self, /, **settings: Any) -> None:
         others = [name for name in settings if name not in Spec.model_fields]
-        kinds = _plugin_tables() if others else {}
+        kinds = _plugin_tables(settings.get("measures", ())) if others else {}
         for name in others:
             if name not in kinds:
                 raise UserError(_describe_unknown(name, [*Spec.model_fields, *kinds]))
@@ -116,7 +117,7 @@ class Spec(_MeasureTables, extra="allow"):
             super().__init__(**settings)
 
     methods: tuple[str, ...] = DEFAULT_METHODS
-    """Methods as after --methods. The dense model is always included."""
+    """Methods as after --methods, or classes in a file. The dense model is always included."""
     models: tuple[str, ...] = ("tiny",)
     """Models: aliases, hub ids or folders."""
     patterns: tuple[str, ...] = ("2:4",)
@@ -182,6 +183,11 @@ class Spec(_MeasureTables, extra="allow"):
             )
         return settings
 
+    @field_validator("methods", "quantizers", "measures", mode="before")
+    @classmethod
+    def _name_classes(cls, value: Any, info: ValidationInfo) -> Any:
+        return _texts(str(info.field_name), value)
+
     @field_validator(
         "methods", "models", "patterns", "quantizers", "measures", "tasks", "seeds", "log_to", mode="before"
     )
@@ -229,8 +235,21 @@ class Spec(_MeasureTables, extra="allow"):
         return folder.resolve() if folder else None
 
 
-def _plugin_tables() -> dict[str, type[MeasureSettings]]:
-    """Return the tables of settings of plug-ins' measures by name. This imports them."""
+def _texts(kind: str, value: Any) -> Any:
+    """Return what a user types for methods, quantizers or measures. value: text, a class or an instance, or some of them."""
+    if isinstance(value, str):
+        return split_commas(value)
+    if not isinstance(value, list | tuple):
+        value = (value,)
+    return tuple(named_files.text_of(kind, each) for each in value)
+
+
+def _plugin_tables(measures: Any) -> dict[str, type[MeasureSettings]]:
+    """Return the tables of settings of plug-ins' measures by name, and of those in files. This imports them.
+
+    measures: as the user gave them.
+    """
+    named_files.with_names("measures", filter(named_files.is_file, _texts("measures", measures)))
     kinds: dict[str, type[MeasureSettings]] = {}
     for entry in entries("measures").values():
         settings = getattr(load(entry), "settings", None) if entry.is_plugin and not entry.broken else None

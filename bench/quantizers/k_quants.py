@@ -59,6 +59,9 @@ class GgmlCodec:
     type: str
     """Name of the type, such as Q4_K."""
 
+    def __str__(self) -> str:
+        return self.type
+
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
         return dequantize(parts["blocks"].numpy(), self.type)
 

@@ -106,6 +106,8 @@ class _Plugin(_Shape):
     distribution: str
     version: str
     commit: _Commit | None = None
+    file: str | None = None
+    """FILE:CLASS of a class in a file that the user named. Its version is the digest of the file."""
 
 
 class _Provenance(_Shape):

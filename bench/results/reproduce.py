@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from bench.catalog import registry
+from bench.catalog import named_files, registry
 from bench.catalog.entries import MEASURES
 from bench.results.identity import PROMPT
 from bench.results.record import Record
@@ -31,7 +31,7 @@ ONE_PROCESS = (("training.processes", 1), ("calibration.processes", 1))
 def command(records: Sequence[Record]) -> str:
     """Return the command that makes records of one row and measure, one for each seed. Empty if they do not say how."""
     try:
-        values = settings(records[0])
+        values = _with_files(records[0], settings(records[0]))
     except UserError:
         return ""
     seeds = sorted({r.identity.seed for r in records if r.identity.seed is not None})
@@ -52,7 +52,7 @@ def prune_and_export(record: Record) -> tuple[str, str]:
     A 2:4 model is exported as packed24, and others as dense safetensors.
     """
     try:
-        values = settings(record)
+        values = _with_files(record, settings(record))
     except UserError:
         return "", ""
     identity = record.identity
@@ -75,6 +75,13 @@ def prune_and_export(record: Record) -> tuple[str, str]:
     return shlex.join([*parts, "--out", folder]), shlex.join(export)
 
 
+def _with_files(record: Record, values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with the files of classes in place of their names, for a command that is printed and not run."""
+    for kind in ("methods", "quantizers", "measures"):
+        values[kind] = tuple(named_files.with_files(kind, label, record.plugins) for label in values[kind])
+    return values
+
+
 def _set(name: str, value: Any) -> list[str]:
     if isinstance(value, dict):
         return [part for key, inner in value.items() for part in _set(f"{name}.{key}", inner)]
@@ -90,6 +97,11 @@ def _text(value: Any) -> str:
 def settings(record: Record) -> dict[str, Any]:
     """Return the values of a spec from a record's identity and key inputs, or raise UserError if it cannot."""
     identity, inputs = record.identity, record.key_inputs
+    for label in (*identity.stages, identity.quantizer, identity.measure):
+        if named_files.names_file(label):
+            raise UserError(
+                f"record {record.short_key} names the file {label!r}, and a record may not name code to run"
+            )
     try:
         pattern = Pattern.parse(identity.pattern)
         values: dict[str, Any] = {

@@ -136,6 +136,9 @@ def _of_reproduction(record: Record) -> Iterator[str]:
         reproduce.settings(record)
     except UserError as fault:
         yield f"it does not say how it was made: {fault}"
+    for one in record.plugins:
+        if one.get("file"):
+            yield f"{one['name']} is a class in the file {one['distribution']}, which no one else has: install it as a plug-in"
     provided = {one["name"] for one in record.plugins}
     if any((one.get("commit") or {}).get("dirty") for one in record.plugins):
         yield "it was made with uncommitted changes of a plug-in: commit them and run again"

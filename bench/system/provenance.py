@@ -86,6 +86,18 @@ def describe_plugin(name: str, installed: Distribution) -> dict[str, Any]:
     return about | ({"commit": {"id": downloaded, "dirty": False}} if isinstance(downloaded, str) else {})
 
 
+def describe_file(name: str, target: str) -> dict[str, Any]:
+    """Return the file of a class that the user named, as typed in the working directory, and the digest of its source.
+
+    target: FILE:CLASS with an absolute path.
+    """
+    path, _, kind = target.partition(":")
+    source = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    inside = Path(path).is_relative_to(Path.cwd())
+    file = Path(path).relative_to(Path.cwd()) if inside else Path(path)
+    return {"name": name, "distribution": file.name, "version": source[:12], "file": f"{file}:{kind}"}
+
+
 def describe_version() -> str:
     """Return the version of this package, and its commit if it runs from a checkout."""
     here = commit()

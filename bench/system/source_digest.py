@@ -13,6 +13,7 @@ import ast
 import hashlib
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 from bench.system import digests
 from bench.system.interpreter import OWN_PACKAGES
@@ -53,7 +54,8 @@ def digest_modules(*modules: str) -> str:
 
 def _read(module: str) -> tuple[str, tuple[str, ...]]:
     """Return the content digest of a module, and the imported modules that count too."""
-    file = find_file(module)
+    # A file of the user has its path as its name (bench.catalog.registry.import_file).
+    file = Path(module) if module.endswith(".py") else find_file(module)
     if file is None:
         raise UserError(
             f"{module} has no Python source, and the key of a number holds its digest: install it as source"

@@ -31,6 +31,9 @@ class GridCodec:
         """Return the codec of a grid."""
         return cls(grid.kind, grid.bits, group)
 
+    def __str__(self) -> str:
+        return f"{self.grid} of {self.width} bits in groups of {self.group}"
+
     @property
     def bits(self) -> Mapping[str, int]:
         return {"codes": self.width}

@@ -1,4 +1,4 @@
-"""The documented Python API: four names, whatever was imported before them."""
+"""The documented Python API: five names, whatever was imported before them."""
 
 import tomllib
 from importlib import import_module
@@ -43,3 +43,14 @@ def test_public_names_are_there_and_come_from_the_api():
     assert {n for n in public if n.startswith("methods.")} == {f"methods.{n}" for n in methods.__all__}
     assert {n for n in public if n.startswith("bench.") and n.count(".") == 1} == {f"bench.{n}" for n in bench.__all__}
     assert all(getattr(bench, name) is getattr(api, name) for name in bench.__all__)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_listener_keeps_the_display_on_a_terminal(tmp_path, world, monkeypatch, is_terminal):
+    heard = []
+    monkeypatch.setattr(api.runner, "execute", lambda plan, store, listeners: heard.extend(listeners))
+    monkeypatch.setattr(api.sys.stderr, "isatty", lambda: is_terminal, raising=False)
+    monkeypatch.setattr(api.progress, "display_for", lambda stream: "display")
+    mine = bench.RunListener()
+    api.execute(bench.Spec(methods=["magnitude"], measures=["size"], results=tmp_path / "r"), mine)
+    assert heard == (["display", mine] if is_terminal else [mine])
