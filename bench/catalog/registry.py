@@ -114,12 +114,13 @@ def import_file(path: str) -> ModuleType:
     try:
         source = Path(path).read_bytes()
     except OSError as fault:
-        raise UserError(f"file {path!r} cannot be read: {fault.strerror}") from None
+        raise UserError(f"file {path!r} cannot be read ({fault.strerror}): check the path") from None
     if _SOURCES.get(path) == source:
         return sys.modules[path]
     if path in _IMPORTING:
         raise UserError(f"{path} names itself while it is imported: do that under if __name__ == '__main__'")
-    for target in [target for target in _OF_FILES if target.partition(":")[0] == path]:
+    stale = [target for target in _OF_FILES if target.partition(":")[0] == path]
+    for target in stale:
         del _OF_FILES[target]
     module = ModuleType(path)
     module.__file__ = path

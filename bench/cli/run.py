@@ -43,7 +43,8 @@ def run(json: Json = False, **flags: Any) -> None:
     """
     spec = spec_of(flags)
     for kind in registry.SECTIONS:
-        note_ignored(kind, {word for text in getattr(spec, kind, ()) for word in re.split("[:=+/]", text)})
+        typed = " ".join(getattr(spec, kind, ()))
+        note_ignored(kind, set(re.split("[:=+/ ]", typed)))
     note_ignored("trackers", spec.log_to)
     for name, why in metric_owners.ignored(named_files.with_names("measures", spec.measures)):
         note(f"plug-in {name}: {why}")

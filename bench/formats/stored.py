@@ -109,8 +109,9 @@ def write(
         UserError: a codec whose name is not that of its class in the catalog, a field that is no JSON value, or a part
             that is not of the kind that its codec states. Names and fields are bounded, since their bytes are not counted.
     """
-    fields = {json.dumps([one.codec.name, _fields(one.codec)]) for one in stored.values()}
-    if sum(map(len, fields)) > MAX_FIELDS:
+    fields = {target: _fields(one.codec) for target, one in stored.items()}
+    distinct = {json.dumps([stored[target].codec.name, each]) for target, each in fields.items()}
+    if sum(map(len, distinct)) > MAX_FIELDS:
         raise UserError(f"the fields of all codecs are more than {MAX_FIELDS:,} characters: put data into parts")
     writer = Writer(folder / FOLDER)
     layouts: dict[str, int] = {}
@@ -128,7 +129,7 @@ def write(
             writer.add(name, packed)
         if kept is not None and any(entry["kept"] for entry in parts.values()):
             writer.add(f"{target}.{MASK}", pack_bits(kept.to(torch.uint8), 1))
-        layout = {"codec": one.codec.name, "fields": _fields(one.codec), "shape": [*shape], "parts": parts}
+        layout = {"codec": one.codec.name, "fields": fields[target], "shape": [*shape], "parts": parts}
         layout_of[target] = layouts.setdefault(json.dumps(layout, allow_nan=False), len(layouts))
     writer.close()
     about = {"version": 1, "layouts": [json.loads(text) for text in layouts], "weights": layout_of}

@@ -67,7 +67,7 @@ def group_size(kind: str, width: int) -> int:
 
     A scale of int8 is for a row. A scale of int4 is for the largest power of two up to MAX_GROUP that divides the width.
     """
-    return width if kind == "int8" else next(g for g in (MAX_GROUP >> i for i in range(8)) if width % g == 0)
+    return width if kind == "int8" else math.gcd(width, MAX_GROUP)
 
 
 def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> PackedWeight:

@@ -134,7 +134,7 @@ def test_chains_name_a_file():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("none.py", "cannot be read: No such file"),
+        ("none.py", "cannot be read (No such file"),
         ("my.py:Third", "unknown class of my.py 'Third': known: RowNorm, Second"),
         ("half.py:Halves", "Halves of half.py is no method"),
         ("count.py", "count.py defines no method"),
