@@ -1,4 +1,5 @@
-"""ADMM: least squares per layer under the pattern, by alternating directions. Boža 2024, arXiv 2401.02938."""
+"""ADMM: least squares per layer under the pattern, by alternating directions. Boža 2024, arXiv
+2401.02938."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from methods.ranges import Count, CountOrZero, Fraction, Positive
 
 
 class Problem(NamedTuple):
-    """A layer with inputs scaled to norm 1: weights are W * norm, and H is the damped correlation of the inputs."""
+    """A layer with inputs scaled to norm 1: weights are W * norm, and H is the damped correlation
+    of the inputs."""
 
     norm: Tensor
     """[in]"""
@@ -36,12 +38,13 @@ class Solution(NamedTuple):
 
 
 def solve(start: Tensor, problem: Problem, pattern: Pattern, rule: Admm) -> Solution:
-    """Algorithm 2 on weights scaled as the problem: Z is W + U under the mask, U += W - Z, W the minimiser of
+    """Algorithm 2 on weights scaled as the problem: Z is W + U under the mask, U += W - Z, W the
+    minimiser of
     ||X (W - W0)^T||^2 + rho ||W - Z + U||^2, which is W0 + rho (Z - U - W0) (H + rho I)^-1.
 
-    In the first `rule.gradual` iterations more and more weights are pruned: iteration t prunes the smallest |W + U| of
-    the layer, a share of s - s (1 - t/gradual)^3; with n:m, never one of the n largest of a group. Then the mask is
-    constant.
+    In the first `rule.gradual` iterations more and more weights are pruned: iteration t prunes the
+    smallest |W + U| of the layer, a share of s - s (1 - t/gradual)^3; with n:m, never one of the n
+    largest of a group. Then the mask is constant.
 
     Args:
         start: W0, float32 [out, in].
@@ -62,7 +65,8 @@ def solve(start: Tensor, problem: Problem, pattern: Pattern, rule: Admm) -> Solu
 
 
 def _growing_mask(size: Tensor, pattern: Pattern, done: float) -> Tensor:
-    """Return the mask after a fraction `done` of the gradual iterations. Before the last one, equal sizes are all kept."""
+    """Return the mask after a fraction `done` of the gradual iterations. Before the last one, equal
+    sizes are all kept."""
     if done == 1:
         return pattern.keep(size)
     share = pattern.share
@@ -76,9 +80,9 @@ def _growing_mask(size: Tensor, pattern: Pattern, done: float) -> Tensor:
 class Admm:
     """Least squares under the pattern by ADMM, with a gradual mask.
 
-    iterations: number of iterations; gradual: the first of them, in which the mask changes (0: the mask of |W| ||X||
-    stays); rho: penalty, for inputs of norm 1; damping: added to the diagonal, which is 1. Defaults of the released
-    code.
+    iterations: number of iterations; gradual: the first of them, in which the mask changes (0: the
+    mask of |W| ||X|| stays); rho: penalty, for inputs of norm 1; damping: added to the diagonal,
+    which is 1. Defaults of the released code.
 
     Unstructured patterns are counted per layer.
     """
@@ -108,7 +112,9 @@ class Admm:
             solution = solve(start, problem, job.pattern, self)
             change = solution.weight - start
             assign_(visit.weight, (visit.weight + change / problem.norm).where(solution.keep, 0))
-            residuals[visit.name] = [float(f"{r:.6g}") for r in (max(solution.residuals), solution.residuals[-1])]
+            residuals[visit.name] = [
+                float(f"{r:.6g}") for r in (max(solution.residuals), solution.residuals[-1])
+            ]
             total = output_size(start, problem.hessian).clamp(min=torch.finfo(start.dtype).tiny)
             errors[visit.name] = float(f"{float(output_size(change, problem.hessian) / total):.6g}")
         return walk.outcome(residual=residuals, layer_error=errors)

@@ -1,5 +1,5 @@
-"""ALPS: find the mask of a layer by ADMM with a growing penalty, then least squares under it. Meng et al. 2024,
-arXiv 2406.07831.
+"""ALPS: find the mask of a layer by ADMM with a growing penalty, then least squares under it. Meng
+et al. 2024, arXiv 2406.07831.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from methods.ranges import MAX, Count, CountOrZero, Fraction
 CHECK_EVERY = 3
 """Iterations between two checks of how much the mask changed."""
 RHO_GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
-"""(share, factor): rho is multiplied by the factor if more than this share of the kept weights has changed."""
+"""(share, factor): rho is multiplied by the factor if more than this share of the kept weights has
+changed."""
 RHO_FALL, MIN_RHO = 5.0, 1e-4
-"""A rho with which the mask hardly changes at the start is too large. It is divided by RHO_FALL, down to MIN_RHO."""
+"""A rho with which the mask hardly changes at the start is too large. It is divided by RHO_FALL,
+down to MIN_RHO."""
 PATIENCE, MIN_CHANGE = 30, 0.0003
 """From iteration PATIENCE on, changes of less than this share of the kept weights count as none."""
 
@@ -54,8 +56,8 @@ class Support(NamedTuple):
 
 
 def find_support(start: Tensor, problem: LayerProblem, pattern: Pattern, rule: Alps) -> Support:
-    """Algorithm 1: B minimises ||X (B - W0)^T||^2 + rho ||B - D + U||^2, D is B + U under the mask of its largest,
-    U += B - D.
+    """Algorithm 1: B minimises ||X (B - W0)^T||^2 + rho ||B - D + U||^2, D is B + U under the mask
+    of its largest, U += B - D.
 
     Every third iteration rho grows, faster if more of the mask has changed, until nothing changes.
 
@@ -94,8 +96,8 @@ def find_support(start: Tensor, problem: LayerProblem, pattern: Pattern, rule: A
 
 
 def refine(weight: Tensor, keep: Tensor, start: Tensor, hessian: Tensor, steps: int) -> Tensor:
-    """Conjugate gradients per row under its mask: weight [out, in], 0 where not kept, moves towards the minimiser of
-    (w - w0) H (w - w0)^T over weights that are 0 there. The error never grows.
+    """Conjugate gradients per row under its mask: weight [out, in], 0 where not kept, moves towards
+    the minimiser of (w - w0) H (w - w0)^T over weights that are 0 there. The error never grows.
 
     The preconditioner is H's diagonal (Jacobi), which is 1 here.
     """
@@ -117,8 +119,10 @@ def refine(weight: Tensor, keep: Tensor, start: Tensor, hessian: Tensor, steps: 
 class Alps:
     """Find the mask by ADMM with a growing penalty, then least squares under it.
 
-    rho: initial penalty, for inputs of norm 1; damping: share of H's mean diagonal that is added to the diagonal;
-    iterations: largest number of ADMM iterations; steps: number of steps of conjugate gradients. Defaults of the released code.
+    rho: initial penalty, for inputs of norm 1; damping: share of H's mean diagonal that is added to
+    the diagonal;
+    iterations: largest number of ADMM iterations; steps: number of steps of conjugate gradients.
+    Defaults of the released code.
 
     Unstructured patterns are counted per layer.
     """
@@ -131,7 +135,8 @@ class Alps:
         cost=Cost(
             passes=2,
             hessians=1,
-            also="eigenvectors of each Hessian, in float64; up to 310 products of each weight matrix with one [in, in]",
+            also="eigenvectors of each Hessian, in float64; up to 310 products of each weight "
+            "matrix with one [in, in]",
         ),
     )
     rho: Annotated[float, Field(ge=MIN_RHO, le=MAX)] = 0.1
@@ -147,10 +152,18 @@ class Alps:
             support = find_support(start, problem, job.pattern, self)
             better = refine(support.weight, support.keep, start, problem.hessian, self.steps)
             total = output_size(start, problem.hessian).clamp(min=torch.finfo(start.dtype).tiny)
-            errors = [float(output_size(w - start, problem.hessian) / total) for w in (support.weight, better)]
-            assign_(visit.weight, (visit.weight + (better - start) / problem.norm).where(support.keep, 0))
+            errors = [
+                float(output_size(w - start, problem.hessian) / total)
+                for w in (support.weight, better)
+            ]
+            assign_(
+                visit.weight,
+                (visit.weight + (better - start) / problem.norm).where(support.keep, 0),
+            )
             values = {"rho": support.rho, "error_before": errors[0], "error": errors[1]}
-            layers[visit.name] = {"iterations": support.iterations} | {k: float(f"{v:.6g}") for k, v in values.items()}
+            layers[visit.name] = {"iterations": support.iterations} | {
+                k: float(f"{v:.6g}") for k, v in values.items()
+            }
         return walk.outcome(layers=layers)
 
 

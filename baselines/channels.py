@@ -1,4 +1,5 @@
-"""Channels: remove hidden channels. SliceGPT (Ashkboos et al. 2024), arXiv 2401.15024, and Minitron, arXiv 2407.14679."""
+"""Channels: remove hidden channels. SliceGPT (Ashkboos et al. 2024), arXiv 2401.15024, and
+Minitron, arXiv 2407.14679."""
 
 from __future__ import annotations
 
@@ -17,14 +18,18 @@ from methods.transforms.wiring import Wiring
 class Channels:
     """Remove hidden channels, those of the least energy; what is left is an ordinary smaller model.
 
-    drop: share of the channels. The energy is that of what the norms read on calibration text, with each token scaled to
-    the same norm. After rotate:pca the channels are principal components, as in SliceGPT.
+    drop: share of the channels. The energy is that of what the norms read on calibration text, with
+    each token scaled to the same norm. After rotate:pca the channels are principal components, as
+    in SliceGPT.
     """
 
     name: ClassVar[str] = "channels"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="2401.15024", does=Does.REMOVES, removes=(Removes("channels", ("drop",)),), cost=Cost(passes=1)
+        paper="2401.15024",
+        does=Does.REMOVES,
+        removes=(Removes("channels", ("drop",)),),
+        cost=Cost(passes=1),
     )
     drop: Share = "25%"
 
@@ -34,5 +39,8 @@ class Channels:
         energy = wiring.stream_moment(job).diagonal()
         kept = energy.argsort(descending=True, stable=True)[:left].sort().values
         share = float(energy[kept].sum() / energy.sum())
-        notes = {"channels": {"of": len(energy), "left": left}, "kept_energy": float(f"{share:.6g}")}
+        notes = {
+            "channels": {"of": len(energy), "left": left},
+            "kept_energy": float(f"{share:.6g}"),
+        }
         return Outcome(model, kept={"channels": tuple(kept.tolist())}, notes=notes)

@@ -1,4 +1,5 @@
-"""Dense fine-tuning: the same tokens, schedule and teacher, without sparsity. The control for methods that train."""
+"""Dense fine-tuning: the same tokens, schedule and teacher, without sparsity. The control for
+methods that train."""
 
 from __future__ import annotations
 

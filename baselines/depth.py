@@ -28,13 +28,16 @@ OFFSPRING, MOST_SWAPS = 16, 3
 
 
 def influences(model: nn.Module, job: Job) -> list[float]:
-    """Return the influence of each block: 1 - the mean over tokens of the cosine of its input and output (eq. 1)."""
+    """Return the influence of each block: 1 - the mean over tokens of the cosine of its input and
+    output (eq. 1)."""
     out = []
     for i, block, states in each_block(model, job):
         cosines, tokens = 0.0, 0
         for j, x in enumerate(states.hidden):
             y = states.run(i, block, x)
-            cosines += float(cosine_similarity(x.float(), y.float(), dim=-1).sum(dtype=torch.float64))
+            cosines += float(
+                cosine_similarity(x.float(), y.float(), dim=-1).sum(dtype=torch.float64)
+            )
             tokens += x.shape[:-1].numel()
             require_finite(y, "the outputs of a block")
             states.hidden[j] = y
@@ -52,7 +55,9 @@ def loss(model: nn.Module, job: Job) -> float:
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
         total += float(cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"))
     if not math.isfinite(total):
-        raise FloatingPointError("the loss of a set of blocks is not finite: activations overflowed")
+        raise FloatingPointError(
+            "the loss of a set of blocks is not finite: activations overflowed"
+        )
     return total / (tokens.numel() - len(tokens))
 
 
@@ -91,12 +96,16 @@ def drop_greedily(losses: Callable[[Iterable[int]], float], blocks: int, count: 
 
 
 def search(
-    losses: Callable[[Iterable[int]], float], start: frozenset[int], blocks: int, evaluations: int, seed: int
+    losses: Callable[[Iterable[int]], float],
+    start: frozenset[int],
+    blocks: int,
+    evaluations: int,
+    seed: int,
 ) -> frozenset[int]:
     """Return the set of blocks with the lowest loss of `evaluations` draws, and of the start.
 
-    In each generation the parent has OFFSPRING children, and the best of all is the next parent. A child trades a few
-    removed blocks for as many others (EvoPress, algorithm 1).
+    In each generation the parent has OFFSPRING children, and the best of all is the next parent. A
+    child trades a few removed blocks for as many others (EvoPress, algorithm 1).
     """
     rng = random.Random(seed)
     most = min(MOST_SWAPS, len(start), blocks - len(start))
@@ -116,10 +125,11 @@ def search(
 class Depth:
     """Remove whole decoder blocks; what is left is an ordinary smaller model.
 
-    drop: share of the blocks, such as 25%, or their number; by: "influence", all at once those that change their input
-    least; "perplexity", one at a time that whose removal raises the perplexity of the calibration text least; "search", the
-    set with the lowest perplexity that an evolution from the better of these two finds. evaluations: number of sets that the
-    search draws; all sets are tried if they are no more.
+    drop: share of the blocks, such as 25%, or their number; by: "influence", all at once those that
+    change their input least; "perplexity", one at a time that whose removal raises the perplexity
+    of the calibration text least; "search", the set with the lowest perplexity that an evolution
+    from the better of these two finds. evaluations: number of sets that the search draws; all sets
+    are tried if they are no more.
     """
 
     name: ClassVar[str] = "depth"
@@ -130,7 +140,8 @@ class Depth:
         removes=(Removes("blocks", ("drop",)),),
         cost=Cost(
             passes=1,
-            also="with by=perplexity, a pass for each block that is left, in each step; with by=search, also one for each of "
+            also="with by=perplexity, a pass for each block that is left, in each step; with "
+            "by=search, also one for each of "
             "`evaluations`",
         ),
     )
@@ -157,10 +168,16 @@ class Depth:
             raise UserError(f"by={self.by} needs the whole model in memory: use by=influence")
         else:
             greedy = sum(range(left + 1, blocks + 1))
-            losses = SetLosses(model, job, greedy + (self.evaluations if self.by == "search" else 0))
+            losses = SetLosses(
+                model, job, greedy + (self.evaluations if self.by == "search" else 0)
+            )
             if self.by == "perplexity":
                 removed = drop_greedily(losses, blocks, count)
-                notes = {"perplexity_after_each": [_perplexity(losses(removed[: i + 1])) for i in range(count)]}
+                notes = {
+                    "perplexity_after_each": [
+                        _perplexity(losses(removed[: i + 1])) for i in range(count)
+                    ]
+                }
             else:
                 removed, notes = self._search(model, job, losses, blocks, count)
         notes["blocks"] = {"of": blocks, "removed": removed}
@@ -173,7 +190,9 @@ class Depth:
         """Return the removed blocks in order, and notes."""
         if math.comb(blocks, count) <= self.evaluations:
             best = min(map(frozenset, combinations(range(blocks), count)), key=losses)
-            return sorted(best), {"search": {"perplexity": _perplexity(losses(best)), "sets": losses.count}}
+            return sorted(best), {
+                "search": {"perplexity": _perplexity(losses(best)), "sets": losses.count}
+            }
         quiet = replace(job, progress=NoProgress())
         starts = {
             "influence": frozenset(_lowest(influences(model, quiet), count)),
@@ -183,7 +202,11 @@ class Depth:
         best = search(losses, start, blocks, self.evaluations, job.seed)
         before = {name: _perplexity(losses(removed)) for name, removed in starts.items()}
         return sorted(best), {
-            "search": {"perplexity": _perplexity(losses(best)), "sets": losses.count, "starts": before}
+            "search": {
+                "perplexity": _perplexity(losses(best)),
+                "sets": losses.count,
+                "starts": before,
+            }
         }
 
 

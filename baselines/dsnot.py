@@ -1,10 +1,13 @@
-"""DSnoT, dynamic sparse no training: swap weights of a mask so that the expected error of the outputs shrinks.
+"""DSnoT, dynamic sparse no training: swap weights of a mask so that the expected error of the
+outputs shrinks.
 
-Zhang et al. 2024, arXiv 2310.08915. A refinement: `dsnot:from=wanda`. It starts from the mask of the stage before and
-the weights of the dense model, as the released code does: changes that the stage before made to the weights are undone.
-The criteria are those of the released code, with two exceptions. With n:m it prunes by the score of the method that made
-the mask, and here always by |W_j| ||X_j||. Its variance is the mean of the variances within sequences, and here that over
-all tokens. The equations of the paper could not be checked.
+Zhang et al. 2024, arXiv 2310.08915. A refinement: `dsnot:from=wanda`. It starts from the mask of
+the stage before and
+the weights of the dense model, as the released code does: changes that the stage before made to the
+weights are undone. The criteria are those of the released code, with two exceptions. With n:m it
+prunes by the score of the method that made the mask, and here always by |W_j| ||X_j||. Its variance
+is the mean of the variances within sequences, and here that over all tokens. The equations of the
+paper could not be checked.
 """
 
 from __future__ import annotations
@@ -25,9 +28,11 @@ from methods.rules import SameBlocks
 
 
 def moments(x: Tensor, total: Tensor | None) -> Tensor:
-    """Add the sum, the sum of squares and the number of values of each input feature to `total`. [tokens, in] -> [3, in]
+    """Add the sum, the sum of squares and the number of values of each input feature to `total`.
+    [tokens, in] -> [3, in]
 
-    They are in float64: the variance of an input with a large mean is a small difference of large numbers.
+    They are in float64: the variance of an input with a large mean is a small difference of large
+    numbers.
     """
     wide = x.double()
     sums = torch.stack([wide.sum(0), wide.square().sum(0), wide.new_full(x.shape[1:], len(x))])
@@ -35,8 +40,9 @@ def moments(x: Tensor, total: Tensor | None) -> Tensor:
 
 
 class InputStatistics(NamedTuple):
-    """Statistics of a linear's inputs, [in] each: the sum over a sequence's tokens, averaged over sequences; the
-    variance over all tokens, of an expert those that reached it; the L2 norm over them."""
+    """Statistics of a linear's inputs, [in] each: the sum over a sequence's tokens, averaged over
+    sequences; the variance over all tokens, of an expert those that reached it; the L2 norm over
+    them."""
 
     mean: Tensor
     variance: Tensor
@@ -60,14 +66,18 @@ class SwapResult(NamedTuple):
     swaps: int
 
 
-def swap_weights(weight: Tensor, keep: Tensor, inputs: InputStatistics, pattern: Pattern, rule: DSnoT) -> SwapResult:
-    """Swap a pruned weight of each row with a kept one, up to `rule.cycles` times, while this shrinks the row's error.
+def swap_weights(
+    weight: Tensor, keep: Tensor, inputs: InputStatistics, pattern: Pattern, rule: DSnoT
+) -> SwapResult:
+    """Swap a pruned weight of each row with a kept one, up to `rule.cycles` times, while this
+    shrinks the row's error.
 
-    The error of a row is e = sum over pruned j of W_j E[X_j]. The weight to restore is the pruned one that reduces |e|
-    most by W_j E[X_j] / Var[X_j]^power. The weight to prune is, for n:m, the smallest |W_j| ||X_j|| of the same group;
-    unstructured, the smallest of the row that reduces |e| too. No weight is swapped twice. A row is done when |e| is at
-    most the threshold, or the next swap would not shrink |e|. (The released code does not check the latter:
-    unstructured swaps may overshoot, and n:m swaps may raise |e|, though not change its sign.)
+    The error of a row is e = sum over pruned j of W_j E[X_j]. The weight to restore is the pruned
+    one that reduces |e| most by W_j E[X_j] / Var[X_j]^power. The weight to prune is, for n:m, the
+    smallest |W_j| ||X_j|| of the same group; unstructured, the smallest of the row that reduces |e|
+    too. No weight is swapped twice. A row is done when |e| is at most the threshold, or the next
+    swap would not shrink |e|. (The released code does not check the latter: unstructured swaps may
+    overshoot, and n:m swaps may raise |e|, though not change its sign.)
 
     Args:
         weight: float [out, in]; keep: bool [out, in].
@@ -77,11 +87,21 @@ def swap_weights(weight: Tensor, keep: Tensor, inputs: InputStatistics, pattern:
     error = share.masked_fill(keep, 0).sum(1, dtype=torch.float64)
     before = error.clone()
     size = weight.abs() * inputs.norm
-    benefit = (share / inputs.variance.clamp(min=torch.finfo(share.dtype).tiny) ** rule.power).masked_fill(keep, 0)
-    restore = [_lowest(-benefit * sign, rule.cycles) for sign in (1, -1)]  # [out, cycles], for errors above and below 0
-    signs = () if pattern.m else (1, -1)  # in groups, the weight to prune depends on the one to restore
-    prune = [_lowest(size.where(initial & (share * sign < 0), torch.inf), rule.cycles) for sign in signs]
-    used = torch.zeros(2, len(weight), dtype=torch.long, device=weight.device)  # how many of each list were swapped
+    benefit = (
+        share / inputs.variance.clamp(min=torch.finfo(share.dtype).tiny) ** rule.power
+    ).masked_fill(keep, 0)
+    restore = [
+        _lowest(-benefit * sign, rule.cycles) for sign in (1, -1)
+    ]  # [out, cycles], for errors above and below 0
+    signs = (
+        () if pattern.m else (1, -1)
+    )  # in groups, the weight to prune depends on the one to restore
+    prune = [
+        _lowest(size.where(initial & (share * sign < 0), torch.inf), rule.cycles) for sign in signs
+    ]
+    used = torch.zeros(
+        2, len(weight), dtype=torch.long, device=weight.device
+    )  # how many of each list were swapped
     active = torch.ones_like(error, dtype=torch.bool)
     swaps = 0
     for _ in range(rule.cycles):
@@ -94,7 +114,9 @@ def swap_weights(weight: Tensor, keep: Tensor, inputs: InputStatistics, pattern:
             old = prune[0].gather(1, at).where(above[:, None], prune[1].gather(1, at))
         gain, loss = (share.gather(1, i).squeeze(1).double() for i in (new, old))
         after = error - gain + loss
-        valid = (~(initial | keep).gather(1, new) & (initial & keep).gather(1, old)).squeeze(1) & (gain * error > 0)
+        valid = (~(initial | keep).gather(1, new) & (initial & keep).gather(1, old)).squeeze(1) & (
+            gain * error > 0
+        )
         if pattern.unstructured:
             valid &= loss * error < 0
         active &= valid & (error.abs() > rule.threshold) & (after.abs() < error.abs())
@@ -110,7 +132,8 @@ def swap_weights(weight: Tensor, keep: Tensor, inputs: InputStatistics, pattern:
 
 
 def _lowest(score: Tensor, count: int) -> Tensor:
-    """Return the indices of the `count` lowest of each row, of equal ones the first. [out, in] -> [out, count]"""
+    """Return the indices of the `count` lowest of each row, of equal ones the first. [out, in] ->
+    [out, count]"""
     return score.argsort(dim=1, stable=True)[:, :count]
 
 
@@ -121,7 +144,8 @@ def _smallest_of_group(size: Tensor, index: Tensor, m: int) -> Tensor:
 
 
 def restored(model: nn.Module, dense: nn.Module, job: Job, source: Path) -> frozenset[str]:
-    """Return the names outside the targets in which a model differs from the dense one. source: the dense model's folder."""
+    """Return the names outside the targets in which a model differs from the dense one. source: the
+    dense model's folder."""
     names = {name for name, _ in model.named_parameters()} - {f"{t}.weight" for t in job.targets}
     old: Callable[[str], Tensor] = model.get_parameter
     new: Callable[[str], Tensor] = dense.get_parameter
@@ -129,19 +153,21 @@ def restored(model: nn.Module, dense: nn.Module, job: Job, source: Path) -> froz
         # Blocks of streamed models are on disk.
         old, new = Folder(job.source).tensor, Folder(source).tensor
     stored = job.compute.stored
-    return frozenset(name for name in names if not torch.equal(old(name).to(stored), new(name).to(stored)))
+    return frozenset(
+        name for name in names if not torch.equal(old(name).to(stored), new(name).to(stored))
+    )
 
 
 @dataclass(frozen=True)
 class DSnoT:
     """Swap kept and pruned weights of a mask to shrink the expected error.
 
-    cycles: largest number of swaps per row; threshold: the error at which a row is done, of an output summed over a
-    sequence's tokens as in the released code (so with longer sequences it is stricter); power: exponent of the variance. The
-    defaults are published.
+    cycles: largest number of swaps per row; threshold: the error at which a row is done, of an
+    output summed over a sequence's tokens as in the released code (so with longer sequences it is
+    stricter); power: exponent of the variance. The defaults are published.
 
-    part: the linears to refine, "attention" or "all". The released code skips those of the MLP by default
-    (`--skip_layer mlp`), for n:m and unstructured patterns.
+    part: the linears to refine, "attention" or "all". The released code skips those of the MLP by
+    default (`--skip_layer mlp`), for n:m and unstructured patterns.
     """
 
     name: ClassVar[str] = "dsnot"
@@ -161,7 +187,9 @@ class DSnoT:
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.prior is None:
-            raise UserError("dsnot needs a mask to refine: use dsnot:from=METHOD, for example dsnot:from=wanda")
+            raise UserError(
+                "dsnot needs a mask to refine: use dsnot:from=METHOD, for example dsnot:from=wanda"
+            )
         job.prior.require(job.pattern, self.name)
         dense = job.teacher()
         source = Path(str(dense.name_or_path))

@@ -1,6 +1,8 @@
-"""ELSA: ADMM on the training loss itself, with no error of single layers in its place. Lee et al. 2025, arXiv 2510.01650.
+"""ELSA: ADMM on the training loss itself, with no error of single layers in its place. Lee et al.
+2025, arXiv 2510.01650.
 
-Minimize f(x) so that x = z and z has the pattern. Facts of the released code, marked [c], were read from it.
+Minimize f(x) so that x = z and z has the pattern. Facts of the released code, marked [c], were read
+from it.
 """
 
 from __future__ import annotations
@@ -20,20 +22,24 @@ from methods.training.trainer import other_parameters
 
 
 class ElsaAdam(torch.optim.AdamW):
-    """Adam on f(x) + lambda / 2 ||x - z + u||^2, where z is x + u under the pattern and u is the scaled dual variable.
+    """Adam on f(x) + lambda / 2 ||x - z + u||^2, where z is x + u under the pattern and u is the
+    scaled dual variable.
 
-    Every `interval` steps z becomes the projection of x + u, and then u grows by x - z. The pull lambda (x - z + u) is
-    added to gradients that are clipped already. lambda may change at each step. The dual variable itself, lambda u, does
-    not change with it, so u is divided by what lambda is multiplied with (Boyd et al. 2011, sec. 3.4.1). [c] changes
-    lambda at projections only, and scales u one projection later.
+    Every `interval` steps z becomes the projection of x + u, and then u grows by x - z. The pull
+    lambda (x - z + u) is added to gradients that are clipped already. lambda may change at each
+    step. The dual variable itself, lambda u, does not change with it, so u is divided by what
+    lambda is multiplied with (Boyd et al. 2011, sec. 3.4.1). [c] changes lambda at projections
+    only, and scales u one projection later.
 
-    Groups with `sparse=True` are x, the weights to prune. State of each of them, besides Adam's: `split`, z, and
-    `dual`, u in the scale of the lambda of the last projection.
+    Groups with `sparse=True` are x, the weights to prune. State of each of them, besides Adam's:
+    `split`, z, and `dual`, u in the scale of the lambda of the last projection.
 
     Args:
-        total: number of steps of the whole training; lambda grows from 0 to `lambda_` over them, along a cosine, or is
+        total: number of steps of the whole training; lambda grows from 0 to `lambda_` over them,
+        along a cosine, or is
             constant.
-        projection: "momentum" keeps the largest sqrt(v) |x + u|, v being Adam's second moment, an estimate of the
+        projection: "momentum" keeps the largest sqrt(v) |x + u|, v being Adam's second moment, an
+        estimate of the
             Fisher information; "identity" the largest |x + u|.
     """
 
@@ -54,8 +60,8 @@ class ElsaAdam(torch.optim.AdamW):
         self.total, self.pattern, self.interval = total, pattern, interval
         self.lambda_, self.schedule, self.projection = lambda_, schedule, projection
         self.metrics: dict[str, float] = {}
-        """gap, ||x - z|| / ||x|| of all weights to prune; flipped, the share of z's pattern that changed so far;
-        lambda."""
+        """gap, ||x - z|| / ||x|| of all weights to prune; flipped, the share of z's pattern that
+        changed so far; lambda."""
 
     def _sparse(self) -> Iterator[Tensor]:
         return (p for group in self.param_groups if group["sparse"] for p in group["params"])
@@ -76,11 +82,18 @@ class ElsaAdam(torch.optim.AdamW):
             splits = self._project(dual_strength / strength if strength else 0.0)
             dual_strength = strength
         for p in self._sparse():
-            split, dual = splits[p] if p in splits else (self.state[p]["split"], self.state[p]["dual"])
+            split, dual = (
+                splits[p] if p in splits else (self.state[p]["split"], self.state[p]["dual"])
+            )
             if p.grad is not None:
-                local(p.grad).add_(local(p) - local(split), alpha=strength).add_(local(dual), alpha=dual_strength)
+                local(p.grad).add_(local(p) - local(split), alpha=strength).add_(
+                    local(dual), alpha=dual_strength
+                )
         super().step()
-        for p, (split, dual) in splits.items():  # not before: Adam makes its state where there is none
+        for p, (
+            split,
+            dual,
+        ) in splits.items():  # not before: Adam makes its state where there is none
             self.state[p]["split"], self.state[p]["dual"] = split, dual
         for group in self.param_groups:
             group["done"] += 1
@@ -88,7 +101,8 @@ class ElsaAdam(torch.optim.AdamW):
         self.metrics["lambda"] = strength
 
     def _project(self, scale: float) -> dict[Tensor, tuple[Tensor, Tensor]]:
-        """Return the new z and u of each weight. scale: factor on the old u, for the change of lambda."""
+        """Return the new z and u of each weight. scale: factor on the old u, for the change of
+        lambda."""
         found = {}
         gaps = sizes = flips = count = 0.0
         for p in self._sparse():
@@ -126,13 +140,17 @@ class ElsaAdam(torch.optim.AdamW):
 
 @dataclass(frozen=True, kw_only=True)
 class Elsa(Settings):
-    """ADMM on the training loss: train while the weights are drawn to their own projection on the pattern.
+    """ADMM on the training loss: train while the weights are drawn to their own projection on the
+    pattern.
 
-    lambda: strength of the pull at the end; schedule: how it grows; interval: steps between two projections;
-    projection: of which size the kept weights are, "momentum" times the root of Adam's second moment.
+    lambda: strength of the pull at the end; schedule: how it grows; interval: steps between two
+    projections;
+    projection: of which size the kept weights are, "momentum" times the root of Adam's second
+    moment.
 
-    No distillation by default, as in the paper. The projection and the schedule are the paper's. `elsa:released` has the
-    defaults of the released code, except that its learning rate falls linearly.
+    No distillation by default, as in the paper. The projection and the schedule are the paper's.
+    `elsa:released` has the defaults of the released code, except that its learning rate falls
+    linearly.
     """
 
     name: ClassVar[str] = "elsa"
@@ -141,7 +159,13 @@ class Elsa(Settings):
         paper="2510.01650",
         cost=Cost(training=6, state=24),
         presets={
-            "released": {"warmup": 0.0, "beta2": 0.95, "schedule": "constant", "interval": 2, "projection": "identity"}
+            "released": {
+                "warmup": 0.0,
+                "beta2": 0.95,
+                "schedule": "constant",
+                "interval": 2,
+                "projection": "identity",
+            }
         },
     )
     lr: LearningRate = 2e-4
@@ -155,7 +179,8 @@ class Elsa(Settings):
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.pattern.unstructured and not is_single_process():
             raise UserError(
-                f"elsa with pattern {job.pattern} runs in one process: set training.processes=1, or use n:m"
+                f"elsa with pattern {job.pattern} runs in one process: set training.processes=1, "
+                "or use n:m"
             )
         changed = other_parameters(model, job.targets)
         trainer = Trainer(self.name, model, job, self)

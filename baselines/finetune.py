@@ -1,7 +1,8 @@
-"""Fine-tuning of a sparse model under a fixed mask: all weights, or low-rank updates merged under the mask.
+"""Fine-tuning of a sparse model under a fixed mask: all weights, or low-rank updates merged under
+the mask.
 
-Merging LoRA (Hu et al. 2021, arXiv 2106.09685) would fill the zeros. Here the mask is part of the forward pass,
-W + scale * (B A) where W is not 0, so the merged weights are those that were trained.
+Merging LoRA (Hu et al. 2021, arXiv 2106.09685) would fill the zeros. Here the mask is part of the
+forward pass, W + scale * (B A) where W is not 0, so the merged weights are those that were trained.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from methods.training.trainer import bake
 
 
 class LowRank(nn.Module):
-    """weight + scale * B A where the weight is not 0; A [rank, columns] is initially random, B [rows, rank] zero."""
+    """weight + scale * B A where the weight is not 0; A [rank, columns] is initially random, B
+    [rows, rank] zero."""
 
     keep: Tensor
 
@@ -43,8 +45,8 @@ class LowRank(nn.Module):
 class Finetune(Settings):
     """Train a sparse model further under its mask; rank= for low-rank updates.
 
-    rank: rank of the updates, 0 to train all weights; alpha: the scale of the updates is alpha / rank. No distillation by
-    default, since the text is new to the dense model too.
+    rank: rank of the updates, 0 to train all weights; alpha: the scale of the updates is alpha /
+    rank. No distillation by default, since the text is new to the dense model too.
     """
 
     name: ClassVar[str] = "finetune"
@@ -64,16 +66,24 @@ class Finetune(Settings):
             weight = dense_weight(model.get_submodule(name))
             if job.pattern.violations(weight):
                 raise UserError(
-                    f"{name} breaks pattern {job.pattern} before fine-tuning: start from a model pruned to it, "
+                    f"{name} breaks pattern {job.pattern} before fine-tuning: start from a model "
+                    "pruned to it, "
                     "or name the model's pattern with --pattern"
                 )
-            # The product with a mask leaves -0.0, which packed formats keep as a weight. A write takes memory of a mapped file.
+            # The product with a mask leaves -0.0, which packed formats keep as a weight. A write
+            # takes memory of a mapped file.
             negative = weight.signbit() & (weight == 0)
             if bool(negative.any()):
                 weight.detach().masked_fill_(negative, 0)
         if self.rank:
             return self._low_rank(model, job)
-        return train_kept(self.name, self, model, job, lambda t: model.get_submodule(t).get_parameter("weight") != 0)
+        return train_kept(
+            self.name,
+            self,
+            model,
+            job,
+            lambda t: model.get_submodule(t).get_parameter("weight") != 0,
+        )
 
     def _low_rank(self, model: nn.Module, job: Job) -> Outcome:
         for name in job.targets:
@@ -83,7 +93,10 @@ class Finetune(Settings):
         trainer = Trainer(self.name, model, job, self)
         trainer.train_only(".parametrizations.weight.0.")
         optimizer = torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad], **self.adam, weight_decay=0.0, fused=True
+            [p for p in model.parameters() if p.requires_grad],
+            **self.adam,
+            weight_decay=0.0,
+            fused=True,
         )
         trainer.run(optimizer)
         trainer.log_validation("end")

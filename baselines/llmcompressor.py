@@ -1,10 +1,13 @@
-"""llm-compressor's SparseGPT, Wanda, AWQ and SmoothQuant, called in this process as its users do. Needs the extra `llmcompressor`.
+"""llm-compressor's SparseGPT, Wanda, AWQ and SmoothQuant, called in this process as its users do.
+Needs the extra `llmcompressor`.
 
-Frantar & Alistarh 2023, arXiv 2301.00774; Sun et al. 2024, arXiv 2306.11695. This file has none of its code.
+Frantar & Alistarh 2023, arXiv 2301.00774; Sun et al. 2024, arXiv 2306.11695. This file has none of
+its code.
 
-With targets given by class it also prunes a tied lm_head, even if that is on the ignore list. So targets are given by
-regular expressions here, and the runner checks that nothing else changed. Where a Hessian cannot be inverted it uses
-the identity instead; `notes["identity_hessians"]` counts these.
+With targets given by class it also prunes a tied lm_head, even if that is on the ignore list. So
+targets are given by regular expressions here, and the runner checks that nothing else changed.
+Where a Hessian cannot be inverted it uses the identity instead; `notes["identity_hessians"]` counts
+these.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ PACKAGES = ("llmcompressor", "compressed-tensors", "torch", "transformers")
 class LlmCompressorSparseGPT:
     """llm-compressor's SparseGPT.
 
-    SparseGPTModifier. damping: share of H's mean diagonal that is added; block: columns between updates.
+    SparseGPTModifier. damping: share of H's mean diagonal that is added; block: columns between
+    updates.
     """
 
     name: ClassVar[str] = "llmcompressor-sparsegpt"
@@ -62,7 +66,9 @@ class LlmCompressorWanda:
 
     name: ClassVar[str] = "llmcompressor-wanda"
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    info: ClassVar[MethodInfo] = MethodInfo(paper="2306.11695", cost=Cost(passes=2), extra="llmcompressor")
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2306.11695", cost=Cost(passes=2), extra="llmcompressor"
+    )
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         return _prune(model, job, "pruning.WandaPruningModifier", {})
@@ -72,7 +78,8 @@ class LlmCompressorWanda:
 class LlmCompressorAwq:
     """llm-compressor's AWQ: the scales alone, before any quantizer.
 
-    AWQModifier with W4 symmetric in groups, without duo_scaling. group: group size of the integers to round to; grid: number of ratios.
+    AWQModifier with W4 symmetric in groups, without duo_scaling. group: group size of the integers
+    to round to; grid: number of ratios.
     """
 
     name: ClassVar[str] = "llmcompressor-awq"
@@ -84,8 +91,16 @@ class LlmCompressorAwq:
     grid: Count = 20
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": self.group}
-        rounding = {"config_groups": {"group": {"targets": _targets(model, job), "weights": weights}}}
+        weights = {
+            "num_bits": 4,
+            "type": "int",
+            "symmetric": True,
+            "strategy": "group",
+            "group_size": self.group,
+        }
+        rounding = {
+            "config_groups": {"group": {"targets": _targets(model, job), "weights": weights}}
+        }
         awq = {"duo_scaling": False, "n_grid": self.grid}
         return _transform(model, job, {AWQ: awq, "quantization.QuantizationModifier": rounding})
 
@@ -112,7 +127,9 @@ def _transform(model: nn.Module, job: Job, settings: dict[str, dict[str, Any]]) 
     """Run modifiers on a copy, and take over the weights that they changed."""
     require_oneshot(job)
     changed_model = copy.deepcopy(model)
-    warnings = oneshot(changed_model, job, [import_modifier(path)(**given) for path, given in settings.items()])
+    warnings = oneshot(
+        changed_model, job, [import_modifier(path)(**given) for path, given in settings.items()]
+    )
     changed, new = set(), dict(changed_model.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -124,14 +141,17 @@ def _transform(model: nn.Module, job: Job, settings: dict[str, dict[str, Any]]) 
 
 
 def _prune(model: nn.Module, job: Job, path: str, settings: dict[str, Any]) -> Outcome:
-    """Prune as its users do. Raise Skipped if llm-compressor is not installed, or cannot prune this model."""
+    """Prune as its users do. Raise Skipped if llm-compressor is not installed, or cannot prune this
+    model."""
     require_oneshot(job)
     if job.pattern.dense:
         raise Skipped("nothing to prune: the pattern is dense")
     pattern = job.pattern
     recipe = settings | {
         "sparsity": pattern.share,
-        "mask_structure": f"{pattern.m - pattern.n}:{pattern.m}" if pattern.m else "0:0",  # n:m counts the zeros there
+        "mask_structure": f"{pattern.m - pattern.n}:{pattern.m}"
+        if pattern.m
+        else "0:0",  # n:m counts the zeros there
         "targets": _targets(model, job),
     }
     warnings = oneshot(model, job, import_modifier(path)(**recipe))

@@ -19,7 +19,9 @@ class Magnitude:
 
     name: ClassVar[str] = "magnitude"
     needs: ClassVar[Needs] = Needs.NOTHING
-    info: ClassVar[MethodInfo] = MethodInfo(paper="1506.02626", cost=Cost(also="one pass over the weights"))
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="1506.02626", cost=Cost(also="one pass over the weights")
+    )
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         walk = Walk(model, job)

@@ -1,4 +1,5 @@
-"""MaskLLM: learn the pattern of each group while the weights are frozen. Fang et al. 2024, arXiv 2409.17481.
+"""MaskLLM: learn the pattern of each group while the weights are frozen. Fang et al. 2024, arXiv
+2409.17481.
 
 [p] is the paper, [c] its code (NVlabs/MaskLLM), which has the defaults used here.
 """
@@ -34,7 +35,8 @@ GATE_PATH = ".parametrizations.weight.0."
 
 
 class Sampling(NamedTuple):
-    """Parameters of the masks of one step. penalty: of the regulariser, on the gradient of each micro-batch."""
+    """Parameters of the masks of one step. penalty: of the regulariser, on the gradient of each
+    micro-batch."""
 
     step: int
     tau: float
@@ -58,11 +60,12 @@ class _Regularized(torch.autograd.Function):
 
 
 class Gated(nn.Module):
-    """weight * M. While `sampling` is set, M is a soft mask, softmax((kappa gate + g) / tau) @ patterns with Gumbel
-    noise g; else M is the pattern with the largest gate in each group.
+    """weight * M. While `sampling` is set, M is a soft mask, softmax((kappa gate + g) / tau) @
+    patterns with Gumbel noise g; else M is the pattern with the largest gate in each group.
 
-    gate: float32 [out, in / m, patterns]. The noise depends only on the seed, the step and the target, so that all
-    micro-batches, processes and recomputations of a step use one mask, and a resumed training the same masks.
+    gate: float32 [out, in / m, patterns]. The noise depends only on the seed, the step and the
+    target, so that all micro-batches, processes and recomputations of a step use one mask, and a
+    resumed training the same masks.
     """
 
     patterns: Tensor
@@ -92,20 +95,25 @@ class Gated(nn.Module):
         # from 1: numpy takes a key that ends in 0 for the shorter one, which is the gates' own
         generator = _generator(self.gate.device, *self._key, sampling.step + 1)
         noise = torch.empty_like(self.gate).exponential_(generator=generator)
-        noise = noise.clamp_(min=torch.finfo(noise.dtype).tiny).log_().neg_()  # an exponential sample may be 0
+        noise = (
+            noise.clamp_(min=torch.finfo(noise.dtype).tiny).log_().neg_()
+        )  # an exponential sample may be 0
         probability = ((sampling.kappa * self.gate + noise) / sampling.tau).softmax(-1)
         return (probability @ self.patterns).flatten(1)
 
     @torch.no_grad()
     def apply_prior(self, keep: Tensor, alpha: float) -> None:
-        """Move the gates towards a prior's mask [out, in]: gate_i += alpha std(gate) (<M_0, M_i> - its mean over i)
-        [p, sec. 3.2]."""
-        shared = keep.unflatten(-1, (-1, self.patterns.shape[1])).to(self.patterns) @ self.patterns.T
+        """Move the gates towards a prior's mask [out, in]: gate_i += alpha std(gate) (<M_0, M_i> -
+        its mean over i) [p, sec. 3.2]."""
+        shared = (
+            keep.unflatten(-1, (-1, self.patterns.shape[1])).to(self.patterns) @ self.patterns.T
+        )
         self.gate.add_(alpha * self.gate.std() * (shared - shared.mean(-1, keepdim=True)))
 
 
 def all_patterns(pattern: Pattern) -> Tensor:
-    """Return all ways to keep n of m: float32 [C(m, n), m], in the order of the kept indices [c]."""
+    """Return all ways to keep n of m: float32 [C(m, n), m], in the order of the kept indices
+    [c]."""
     patterns = torch.zeros(math.comb(pattern.m, pattern.n), pattern.m)
     for row, kept in zip(patterns, combinations(range(pattern.m), pattern.n), strict=True):
         row[list(kept)] = 1
@@ -121,25 +129,30 @@ def _generator(device: torch.device | str, *key: int) -> torch.Generator:
 class MaskLLM(Settings):
     """Learn the mask of each group, with frozen weights; file= for released masks.
 
-    The loss is CE - lambda (1 - t/T) sum ||W * M||^2; only the gates are trained. In the end each group gets the
-    pattern with its largest gate. kappa, the scale of the gates, and tau, the temperature, change linearly from the
-    first value to the one named `_end`. No distillation, lr 5e-4 to 5e-5, eps 1e-5 and decay 0.1, as in the
-    released code.
+    The loss is CE - lambda (1 - t/T) sum ||W * M||^2; only the gates are trained. In the end each
+    group gets the pattern with its largest gate. kappa, the scale of the gates, and tau, the
+    temperature, change linearly from the first value to the one named `_end`. No distillation, lr
+    5e-4 to 5e-5, eps 1e-5 and decay 0.1, as in the released code.
 
-    The weights are those of the dense model, never of the prior: the stage named by `from=` gives only its mask,
-    towards which the gates are moved with strength alpha. Without `from=` the gates start as noise.
+    The weights are those of the dense model, never of the prior: the stage named by `from=` gives
+    only its mask, towards which the gates are moved with strength alpha. Without `from=` the gates
+    start as noise.
 
-    Memory: C(m, n) / m gates per weight, each with gradient and two moments in float32. That is 24 bytes per weight at
-    2:4 and 140 at 4:8, besides the 4 of the weight; a forward pass keeps C(m, n) / m + 1 floats more.
+    Memory: C(m, n) / m gates per weight, each with gradient and two moments in float32. That is 24
+    bytes per weight at 2:4 and 140 at 4:8, besides the 4 of the weight; a forward pass keeps C(m,
+    n) / m + 1 floats more.
 
-    file: masks to apply, without training, in the authors' format (`baselines.maskfile`); sha256: digest of that file.
+    file: masks to apply, without training, in the authors' format (`baselines.maskfile`); sha256:
+    digest of that file.
     """
 
     name: ClassVar[str] = "maskllm"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2409.17481",
-        cost=Cost(training=6, state=28, tokens=2.1e9, also="the paper's 2,000 steps of 256 x 4096 tokens"),
+        cost=Cost(
+            training=6, state=28, tokens=2.1e9, also="the paper's 2,000 steps of 256 x 4096 tokens"
+        ),
         file=InputFile("file"),
         rules=(GroupsOnly(unless="file"), SameBlocks()),
     )
@@ -155,7 +168,9 @@ class MaskLLM(Settings):
     tau_end: Positive = 0.05
     lambda_: NonNegative = 1e-5
     file: str = ""
-    sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$", description="64 hexadecimal digits")] = ""
+    sha256: Annotated[
+        str, Field(pattern="^([0-9a-f]{64})?$", description="64 hexadecimal digits")
+    ] = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -179,7 +194,8 @@ class MaskLLM(Settings):
         changed = restore_dense(model, job) if job.prior else frozenset()
         gates = self._add_gates(model, job)
         initial = [g.gate.argmax(-1).to("cpu", torch.uint8) for g in gates]
-        # A gate draws its noise by its own key and the step: compiled, each is compiled again at each step.
+        # A gate draws its noise by its own key and the step: compiled, each is compiled again at
+        # each step.
         settings = replace(self, compile="off") if self.compile == "auto" else self
         trainer = Trainer(self.name, model, job, settings)
         trainer.train_only(GATE_PATH)
@@ -201,7 +217,8 @@ class MaskLLM(Settings):
             g.sampling = None
         trainer.log_validation("end")
         moved = sum(
-            int((full_tensor(g.gate).argmax(-1).cpu() != was).sum()) for g, was in zip(gates, initial, strict=True)
+            int((full_tensor(g.gate).argmax(-1).cpu() != was).sum())
+            for g, was in zip(gates, initial, strict=True)
         )
         choices, m = gates[0].patterns.shape
         notes = trainer.notes(
@@ -216,7 +233,8 @@ class MaskLLM(Settings):
         choices = math.comb(job.pattern.m, job.pattern.n)
         if choices > MAX_PATTERNS:
             raise UserError(
-                f"{self.name} learns one number per pattern of a group: at most {MAX_PATTERNS}, and {job.pattern} has {choices:,}: "
+                f"{self.name} learns one number per pattern of a group: at most {MAX_PATTERNS}, "
+                f"and {job.pattern} has {choices:,}: "
                 "use 2:4, 1:4, 2:8 or 4:8"
             )
 
@@ -235,7 +253,8 @@ class MaskLLM(Settings):
 
 @torch.no_grad()
 def restore_dense(model: nn.Module, job: Job) -> frozenset[str]:
-    """Set a pruned model's parameters to the dense ones. Return the names outside the targets that changed."""
+    """Set a pruned model's parameters to the dense ones. Return the names outside the targets that
+    changed."""
     weights = {f"{t}.weight" for t in job.targets}
     dense = dict(job.teacher().named_parameters())
     changed = []

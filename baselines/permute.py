@@ -1,4 +1,5 @@
-"""Permute: order channels so that n:m keeps more. RIA (Zhang et al. 2024, ICLR 2024) and PermLLM (arXiv 2510.10136)."""
+"""Permute: order channels so that n:m keeps more. RIA (Zhang et al. 2024, ICLR 2024) and PermLLM
+(arXiv 2510.10136)."""
 
 from __future__ import annotations
 
@@ -31,20 +32,22 @@ Figures = dict[str, defaultdict[str, list[list[float]]]]
 class Permute:
     """Order the channels so that n:m keeps more, where the permutation is free.
 
-    There is one order for the residual stream, one for the inner units of each MLP, and one within each head, since these
-    need nothing at run time. An order is chosen for what the pattern keeps of (|W| * ||X||)^2, each linear's own total
-    being 1. residual, units, heads: which to permute; rounds: passes of linear assignment over the positions of a group.
+    There is one order for the residual stream, one for the inner units of each MLP, and one within
+    each head, since these need nothing at run time. An order is chosen for what the pattern keeps
+    of (|W| * ||X||)^2, each linear's own total being 1. residual, units, heads: which to permute;
+    rounds: passes of linear assignment over the positions of a group.
 
-    With steps a search by gradients starts from this order, as in PermLLM. It lowers the error that Wanda makes in the
-    linears that read the channels. steps: number of steps, 0 for none; lr: size of the first step; block: least number of
-    neighboring channels that change places with each other.
+    With steps a search by gradients starts from this order, as in PermLLM. It lowers the error that
+    Wanda makes in the linears that read the channels. steps: number of steps, 0 for none; lr: size
+    of the first step; block: least number of neighboring channels that change places with each
+    other.
     """
 
     name: ClassVar[str] = "permute"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="ICLR 2024", does=Does.KEEPS_FUNCTION, rules=(TurnsBasis("residual"), GroupsOnly()), cost=Cost(passes=2),
-        presets={"learned": {"steps": 200}},
+        paper="ICLR 2024", does=Does.KEEPS_FUNCTION, rules=(TurnsBasis("residual"), GroupsOnly()),
+        cost=Cost(passes=2), presets={"learned": {"steps": 200}},
     )  # fmt: skip
     residual: bool = True
     units: bool = True
@@ -64,11 +67,16 @@ class Permute:
             return Outcome(model, notes={"kept": "no pattern, so no order is better than another"})
         flow = wiring.flow
         stream = (
-            {r for _, _, linears in wiring.readers() for r in linears} & set(job.targets) if self.residual else set()
+            {r for _, _, linears in wiring.readers() for r in linears} & set(job.targets)
+            if self.residual
+            else set()
         )
         units = {f"{b}.{flow.units[-1]}": b for b in wiring.blocks if self.units and flow.units}
         values = {f"{b}.{flow.values[1]}": b for b in wiring.blocks if self.heads and flow.values}
-        stride, seen = -(-sum(len(dense_weight(model.get_submodule(name))) for name in stream) // ROWS), 0
+        stride, seen = (
+            -(-sum(len(dense_weight(model.get_submodule(name))) for name in stream) // ROWS),
+            0,
+        )
         rows, readers = [], []
         found: Figures = {"kept": defaultdict(list), "error": defaultdict(list)}
         for visit in Walk(model, job, add_gram if self.steps else squared_norm):
@@ -85,7 +93,9 @@ class Permute:
                 wiring.units(units[name], self._order("units", [scores], reader, job, found))
             elif name in values:
                 heads, groups = wiring.heads
-                parts = scores.unflatten(1, (groups, heads // groups, -1))  # [out, groups, heads of a group, width]
+                parts = scores.unflatten(
+                    1, (groups, heads // groups, -1)
+                )  # [out, groups, heads of a group, width]
                 if job.pattern.fits(parts.shape[-1]):
                     each = [part.flatten(0, 1) for part in parts.permute(1, 2, 0, 3)]
                     wiring.values(values[name], self._order("heads", each, reader, job, found))
@@ -94,28 +104,47 @@ class Permute:
         return wiring.outcome(**_means(found))
 
     def _order(
-        self, part: str, scores: Sequence[Tensor], readers: Sequence[Reader], job: Job, found: Figures
+        self,
+        part: str,
+        scores: Sequence[Tensor],
+        readers: Sequence[Reader],
+        job: Job,
+        found: Figures,
     ) -> Permutation:
-        """Return an order for each of some scores [rows, width], and note what the pattern keeps and where it errs."""
+        """Return an order for each of some scores [rows, width], and note what the pattern keeps
+        and where it errs."""
         n, m = job.pattern.n, job.pattern.m
         scores = [rows[:: -(-len(rows) // ROWS)].cpu() for rows in scores]
         orders = torch.stack([best_order(rows, n, m, self.rounds) for rows in scores])
         if self.steps:
             orders, errors = learn_order(
-                readers, orders, job.pattern, steps=self.steps, lr=self.lr, block=self.block, seed=job.seed
+                readers,
+                orders,
+                job.pattern,
+                steps=self.steps,
+                lr=self.lr,
+                block=self.block,
+                seed=job.seed,
             )
             found["error"][part].append(errors)
         for rows, order in zip(scores, orders, strict=True):
             total = float(rows.sum(dtype=torch.float64))
             first = torch.arange(rows.shape[1])
-            found["kept"][part].append([kept(rows, o, n, m) / total if total else 1.0 for o in (first, order)])
+            found["kept"][part].append(
+                [kept(rows, o, n, m) / total if total else 1.0 for o in (first, order)]
+            )
         return Permutation(orders if part == "heads" else orders[0])
 
 
-def _means(found: Mapping[str, Mapping[str, list[list[float]]]]) -> dict[str, dict[str, list[float]]]:
+def _means(
+    found: Mapping[str, Mapping[str, list[list[float]]]],
+) -> dict[str, dict[str, list[float]]]:
     """Return the mean of the figures of each part."""
     return {
-        name: {part: [round(sum(x) / len(x), 6) for x in zip(*each, strict=True)] for part, each in parts.items()}
+        name: {
+            part: [round(sum(x) / len(x), 6) for x in zip(*each, strict=True)]
+            for part, each in parts.items()
+        }
         for name, parts in found.items()
         if parts
     }

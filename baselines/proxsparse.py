@@ -1,4 +1,5 @@
-"""ProxSparse: learn a mask with a regulariser that is 0 where n:m holds. Liu et al. 2025, arXiv 2502.00258.
+"""ProxSparse: learn a mask with a regulariser that is 0 where n:m holds. Liu et al. 2025, arXiv
+2502.00258.
 
 [c] is its code (amazon-science/ProxSparse). The defaults are its values for LLaMA2-7B.
 """
@@ -18,13 +19,15 @@ from methods.training import ranks
 from methods.training.ranks import local
 
 MAX_ITERATIONS = 200
-"""Largest number of descent steps. If lambda |w| is far below 1, as in training, about five are enough."""
+"""Largest number of descent steps. If lambda |w| is far below 1, as in training, about five are
+enough."""
 TOLERANCE = 1e-6
 """The descent ends when all steps are smaller than this share of the largest |z| of the group."""
 
 
 def elementary_symmetric(x: Tensor, degree: int) -> Tensor:
-    """Return the sum of all products of `degree` different entries: [..., m] -> [...]; 1 for degree 0, and 0 above m."""
+    """Return the sum of all products of `degree` different entries: [..., m] -> [...]; 1 for degree
+    0, and 0 above m."""
     sums = [x.new_ones(x.shape[:-1]), *(x.new_zeros(x.shape[:-1]) for _ in range(degree))]
     for entry in x.unbind(-1):
         for k in range(degree, 0, -1):
@@ -33,7 +36,8 @@ def elementary_symmetric(x: Tensor, degree: int) -> Tensor:
 
 
 def regulariser(weight: Tensor, n: int) -> Tensor:
-    """Return R of each group, [..., m] -> [...]: the sum of the |products| of n + 1 weights; 0 if at most n are not 0.
+    """Return R of each group, [..., m] -> [...]: the sum of the |products| of n + 1 weights; 0 if
+    at most n are not 0.
 
     For 2:4 it is |w1 w2 w3| + |w2 w3 w4| + |w3 w4 w1| + |w4 w1 w2| (eq. 4).
     """
@@ -43,9 +47,9 @@ def regulariser(weight: Tensor, n: int) -> Tensor:
 def prox(groups: Tensor, strength: float, n: int) -> Tensor:
     """Return argmin_w  ||w - z||^2 / 2 + strength R(w)  for each group z [count, m].
 
-    The minimum has z's signs and order, and is 0 for all but its k largest, k from n to m. So the stationary point that
-    a descent from 0 reaches is computed for each k, and the best is taken, of equal ones the sparsest (arXiv
-    2501.18015, for 2:4).
+    The minimum has z's signs and order, and is 0 for all but its k largest, k from n to m. So the
+    stationary point that a descent from 0 reaches is computed for each k, and the best is taken, of
+    equal ones the sparsest (arXiv 2501.18015, for 2:4).
     """
     size, order = groups.abs().sort(dim=-1, descending=True, stable=True)
     best, lowest = size.clone(), (size[:, n:].square().sum(-1)) / 2
@@ -61,7 +65,8 @@ def prox(groups: Tensor, strength: float, n: int) -> Tensor:
 
 
 def _stationary(z: Tensor, strength: float, n: int) -> Tensor:
-    """Descend by gradients from 0 inside [0, z], z >= 0 and descending [count, k], with step 1 / L for each group."""
+    """Descend by gradients from 0 inside [0, z], z >= 0 and descending [count, k], with step 1 / L
+    for each group."""
     k = z.shape[-1]
     step = 1 / (1 + strength * (k - 1) * elementary_symmetric(z[:, : k - 2], n - 1))[:, None]
     w = torch.zeros_like(z)
@@ -77,7 +82,8 @@ def _stationary(z: Tensor, strength: float, n: int) -> Tensor:
 
 
 class Proximal(torch.optim.AdamW):
-    """AdamW. Each step is followed by the prox of all groups with more than n non-zeros, not scaled by lr [c]."""
+    """AdamW. Each step is followed by the prox of all groups with more than n non-zeros, not scaled
+    by lr [c]."""
 
     def __init__(self, params: Any, pattern: Pattern, strength: float, **options: Any) -> None:
         super().__init__(params, weight_decay=0.0, **options)
@@ -117,14 +123,17 @@ class ProxSparse(Settings):
 
     lr and warmup are those of the released code. The recipe paper-proxsparse has its 400 samples.
 
-    Memory: 20 bytes per weight of a target: its value, the initial value, gradient and two moments in float32.
+    Memory: 20 bytes per weight of a target: its value, the initial value, gradient and two moments
+    in float32.
     """
 
     name: ClassVar[str] = "proxsparse"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2502.00258",
-        cost=Cost(training=6, state=16, tokens=1.6e6, also="the paper's 400 sequences of 4096 tokens"),
+        cost=Cost(
+            training=6, state=16, tokens=1.6e6, also="the paper's 400 sequences of 4096 tokens"
+        ),
         rules=(GroupsOnly(),),
     )
     lr: LearningRate = 1e-4

@@ -1,7 +1,7 @@
 """Block reconstruction: train each pruned block, mask held, to give what the dense block gives.
 
-After arXiv 2510.14444 and 2402.12419, of which we could read the abstracts alone: what they leave open is ours.
-A refinement: `recon:from=wanda`.
+After arXiv 2510.14444 and 2402.12419, of which we could read the abstracts alone: what they leave
+open is ours. A refinement: `recon:from=wanda`.
 """
 
 from __future__ import annotations
@@ -50,9 +50,11 @@ def weigh(outputs: list[Tensor], normalize: bool, by_channel: bool, massive: flo
     """Weight tokens so that an error is the mean over tokens of ||change||^2 / ||output||^2.
 
     normalize: false to divide the sum of the errors by the sum of ||output||^2.
-    by_channel: in both norms, divide each channel by its root mean square over the tokens that count. A channel that is
+    by_channel: in both norms, divide each channel by its root mean square over the tokens that
+    count. A channel that is
         always 0 is divided by that of the others.
-    massive: tokens whose ||output|| is above this many times the median count nothing; 0: all count.
+    massive: tokens whose ||output|| is above this many times the median count nothing; 0: all
+    count.
     """
     sizes = [y.float().square().sum(-1) for y in outputs]
     together = torch.cat([s.flatten() for s in sizes])
@@ -62,13 +64,17 @@ def weigh(outputs: list[Tensor], normalize: bool, by_channel: bool, massive: flo
     scales = torch.ones_like(outputs[0][0, 0], dtype=torch.float32)
     tiny = torch.finfo(torch.float32).tiny
     if by_channel:
-        squares = [(y.float().square() * c.unsqueeze(-1)).sum((0, 1)) for y, c in zip(outputs, counts, strict=True)]
+        squares = [
+            (y.float().square() * c.unsqueeze(-1)).sum((0, 1))
+            for y, c in zip(outputs, counts, strict=True)
+        ]
         means = torch.stack(squares).sum(0) / counted
         means = means.where(means != 0, mean_of_others(means, means == 0))
         scales = means.sqrt()
         sizes = [(y.float() / scales).square().sum(-1) for y in outputs]
     weights = [
-        (1 / s.clamp(min=tiny) if normalize else torch.ones_like(s)) * c for s, c in zip(sizes, counts, strict=True)
+        (1 / s.clamp(min=tiny) if normalize else torch.ones_like(s)) * c
+        for s, c in zip(sizes, counts, strict=True)
     ]
     total = float(sum((w * s).sum() for w, s in zip(weights, sizes, strict=True)))
     return Goals(outputs, [w / (total or 1.0) for w in weights], scales, len(together) - counted)
@@ -83,13 +89,15 @@ def squared_error(output: Tensor, goal: Tensor, weight: Tensor, scales: Tensor) 
 class Recon:
     """Train each pruned block, mask held, to give what the dense block gives.
 
-    target: what a block should give: "dense", what the dense block gives on the dense model's inputs, which also
-    corrects the error of the blocks before; "own-input", what it gives on the pruned block's inputs.
-    epochs: passes over the calibration tokens; batch: sequences per step; relative_lr: learning rate of the first step, in
-    units of each parameter's root mean square over what is kept, from where it falls linearly to 0; lr: one learning rate
-    for all parameters instead, 0 for none; normalize: divide each token's error by the square of its size; by_channel:
-    divide each channel by its root mean square first; massive: leave out tokens whose output is this many times the median
-    in size, 0 for none; norms: train the norms of the block, too.
+    target: what a block should give: "dense", what the dense block gives on the dense model's
+    inputs, which also corrects the error of the blocks before; "own-input", what it gives on the
+    pruned block's inputs.
+    epochs: passes over the calibration tokens; batch: sequences per step; relative_lr: learning
+    rate of the first step, in units of each parameter's root mean square over what is kept, from
+    where it falls linearly to 0; lr: one learning rate for all parameters instead, 0 for none;
+    normalize: divide each token's error by the square of its size; by_channel: divide each channel
+    by its root mean square first; massive: leave out tokens whose output is this many times the
+    median in size, 0 for none; norms: train the norms of the block, too.
     """
 
     name: ClassVar[str] = "recon"
@@ -100,7 +108,10 @@ class Recon:
         after="sparsegpt",
         rules=(SameOutputs(),),
         cost=Cost(
-            passes=15, state=16, whole_blocks=True, also="a second, dense model in memory; the state is of one block"
+            passes=15,
+            state=16,
+            whole_blocks=True,
+            also="a second, dense model in memory; the state is of one block",
         ),
     )
     target: Goal = "dense"
@@ -119,12 +130,15 @@ class Recon:
         require_one_rate(self)
         if 0 < self.massive < 1:
             raise ValueError(
-                f"massive={self.massive:g} would leave out more than half of the tokens: use 0, or 1 and more"
+                f"massive={self.massive:g} would leave out more than half of the tokens: use 0, "
+                "or 1 and more"
             )
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.prior is None:
-            raise UserError("recon needs a pruned model: use recon:from=METHOD, for example recon:from=wanda")
+            raise UserError(
+                "recon needs a pruned model: use recon:from=METHOD, for example recon:from=wanda"
+            )
         job.prior.require(job.pattern, self.name)
         walk = PairedWalk(model, job, goal=self.target, batch=self.batch)
         changed: set[str] = set()
@@ -138,7 +152,9 @@ class Recon:
             start = {name: p.clone() for name, p in trained_parameters(pair, self.norms).items()}
             if start and self.epochs:
                 for epoch, loss in enumerate(self.fit(pair, goals, start, order)):
-                    job.progress.advance(index * self.epochs + epoch + 1, walk.blocks * self.epochs, loss=loss)
+                    job.progress.advance(
+                        index * self.epochs + epoch + 1, walk.blocks * self.epochs, loss=loss
+                    )
                 error, pair.outputs = evaluate(pair, goals)
                 if not error <= before[-1]:  # or it is not a number
                     write(pair.block, start)
@@ -149,7 +165,10 @@ class Recon:
             after.append(error)
             left_out.append(goals.left_out)
             changed |= {f"{pair.name}.{name}" for name in start}
-        figures = {k: [float(f"{v:.6g}") for v in values] for k, values in (("before", before), ("after", after))}
+        figures = {
+            k: [float(f"{v:.6g}") for v in values]
+            for k, values in (("before", before), ("after", after))
+        }
         return walk.outcome(
             frozenset(n for n in changed if CHILD not in n) - {f"{t}.weight" for t in job.targets},
             block_error=figures,
@@ -158,17 +177,24 @@ class Recon:
         )
 
     @torch.enable_grad()
-    def fit(self, pair: Pair, goals: Goals, start: State, order: torch.Generator) -> Iterator[float]:
-        """Train a block's parameters, and write them into the block at the end. Yields the mean loss of each epoch.
+    def fit(
+        self, pair: Pair, goals: Goals, start: State, order: torch.Generator
+    ) -> Iterator[float]:
+        """Train a block's parameters, and write them into the block at the end. Yields the mean
+        loss of each epoch.
 
-        Weights are trained in float32, and the block computes with them in the job's dtype. If the model is
-        stored in another format, they are rounded to it when the folder is written. Zeros of a matrix stay zeros.
+        Weights are trained in float32, and the block computes with them in the job's dtype. If the
+        model is stored in another format, they are rounded to it when the folder is written. Zeros
+        of a matrix stay zeros.
         """
         dtypes = {name: p.dtype for name, p in start.items()}
         masters = {name: nn.Parameter(p.float().clone()) for name, p in start.items()}
-        masks = {p: p.detach() != 0 for name, p in masters.items() if p.dim() == 2 and CHILD not in name}
+        masks = {
+            p: p.detach() != 0 for name, p in masters.items() if p.dim() == 2 and CHILD not in name
+        }
         groups = [
-            {"params": [p], "lr": self.lr or self.relative_lr * scale(name, masters)} for name, p in masters.items()
+            {"params": [p], "lr": self.lr or self.relative_lr * scale(name, masters)}
+            for name, p in masters.items()
         ]
         optimizer = MaskedAdamW(groups, masks, betas=(self.beta1, self.beta2), fused=True)
         total = self.epochs * len(pair.inputs)
@@ -194,7 +220,8 @@ def _with(block: nn.Module, parameters: State) -> Callable[..., Tensor]:
 
 
 def scale(name: str, parameters: Mapping[str, Tensor]) -> float:
-    """Return the root mean square of what is not zero in a parameter, or 1. A bias has the scale of its weight."""
+    """Return the root mean square of what is not zero in a parameter, or 1. A bias has the scale of
+    its weight."""
     values = parameters.get(name.removesuffix("bias") + "weight", parameters[name]).detach()
     kept = values[values != 0]
     return float(kept.square().mean().sqrt()) if kept.numel() else 1.0
@@ -208,8 +235,8 @@ def apply_masks(pair: Pair, masks: Mapping[str, Tensor]) -> None:
 
 
 def trained_parameters(pair: Pair, norms: bool) -> State:
-    """Return the targets' weights, biases and low-rank terms and, with `norms`, the parameters of modules with vectors
-    only. None without targets.
+    """Return the targets' weights, biases and low-rank terms and, with `norms`, the parameters of
+    modules with vectors only. None without targets.
     """
     if not pair.linears:
         return {}
@@ -217,7 +244,9 @@ def trained_parameters(pair: Pair, norms: bool) -> State:
     found: State = {}
     for prefix, module in pair.block.named_modules():
         own = dict(module.named_parameters(recurse=False))
-        is_norm = set(own) <= {"weight", "bias"} and all(p.dim() == 1 for p in own.values())  # not an attention's sinks
+        is_norm = set(own) <= {"weight", "bias"} and all(
+            p.dim() == 1 for p in own.values()
+        )  # not an attention's sinks
         if module in linears or isinstance(module, Factors) or (norms and is_norm):
             found |= {f"{prefix}.{name}": p for name, p in own.items()}
     return found

@@ -16,7 +16,8 @@ from methods.training.trainer import other_parameters
 
 
 class MaskedAdamW(torch.optim.AdamW):
-    """AdamW that keeps pruned weights at zero: their gradients are set to zero, so they get no momentum."""
+    """AdamW that keeps pruned weights at zero: their gradients are set to zero, so they get no
+    momentum."""
 
     def __init__(self, params: Any, masks: dict[nn.Parameter, Tensor], **options: Any) -> None:
         super().__init__(params, weight_decay=0.0, **options)
@@ -31,7 +32,11 @@ class MaskedAdamW(torch.optim.AdamW):
 
 
 def train_kept(
-    name: str, settings: Settings, model: nn.Module, job: Job, mask_of: Callable[[str], Tensor] | None = None
+    name: str,
+    settings: Settings,
+    model: nn.Module,
+    job: Job,
+    mask_of: Callable[[str], Tensor] | None = None,
 ) -> Outcome:
     """Train all weights, of the targets those that are kept.
 
@@ -64,7 +69,9 @@ class Retrain(Settings):
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.prior is None:
-            raise UserError("retrain needs a mask: use retrain:from=METHOD, for example retrain:from=wanda")
+            raise UserError(
+                "retrain needs a mask: use retrain:from=METHOD, for example retrain:from=wanda"
+            )
         job.prior.require(job.pattern, self.name)
         masks = job.prior.masks
         return train_kept(self.name, self, model, job, masks.__getitem__)

@@ -1,4 +1,5 @@
-"""RIA: keep the weights that are large for their row and column. Zhang et al. 2024 (ICLR), "Plug-and-Play"."""
+"""RIA: keep the weights that are large for their row and column. Zhang et al. 2024 (ICLR),
+"Plug-and-Play"."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from methods.ranges import NonNegative
 
 
 def relative_importance(weight: Tensor) -> Tensor:
-    """Relative importance: |W_ij| / sum_k |W_ik| + |W_ij| / sum_k |W_kj|. 0 in a row or column of zeros. [out, in]"""
+    """Relative importance: |W_ij| / sum_k |W_ik| + |W_ij| / sum_k |W_kj|. 0 in a row or column of
+    zeros. [out, in]"""
     size = weight.abs().float()
     rows, columns = size.sum(1, keepdim=True), size.sum(0)
     tiny = torch.finfo(size.dtype).tiny
@@ -30,8 +32,8 @@ class Ria:
 
     Unstructured, it is compared per layer, as in the released code.
 
-    power: a in the paper, 0.5 in its experiments; 0 ignores the inputs. The paper's permutation of input channels
-    before pruning to n:m is not implemented: groups are in the model's order.
+    power: a in the paper, 0.5 in its experiments; 0 ignores the inputs. The paper's permutation of
+    input channels before pruning to n:m is not implemented: groups are in the model's order.
     """
 
     name: ClassVar[str] = "ria"
@@ -45,5 +47,9 @@ class Ria:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         walk = Walk(model, job, squared_norm)
         for visit in walk:
-            visit.prune(job.pattern.keep(relative_importance(visit.weight) * visit.stat.sqrt() ** self.power))
+            visit.prune(
+                job.pattern.keep(
+                    relative_importance(visit.weight) * visit.stat.sqrt() ** self.power
+                )
+            )
         return walk.outcome()

@@ -1,4 +1,5 @@
-"""Rotate the residual stream and the heads' values: QuaRot (arXiv 2404.00456) and DenoiseRotator (arXiv 2505.23049)."""
+"""Rotate the residual stream and the heads' values: QuaRot (arXiv 2404.00456) and DenoiseRotator
+(arXiv 2505.23049)."""
 
 from __future__ import annotations
 
@@ -20,14 +21,16 @@ from methods.transforms.wiring import Wiring
 
 
 def principal(wiring: Wiring, job: Job) -> Tensor:
-    """Return the principal components of the residual stream, the largest first, float64 [hidden, hidden].
+    """Return the principal components of the residual stream, the largest first, float64 [hidden,
+    hidden].
 
     Raise UserError if norms subtract the mean, or follow the linears that write the stream.
     """
     require_flow(wiring.config.to_dict(), wiring.name, fold=True)
     if wiring.flow.mean:
         raise UserError(
-            f"rotate:pca does not know the norms of {wiring.config.model_type}, which subtract the mean: leave pca out"
+            f"rotate:pca does not know the norms of {wiring.config.model_type}, which subtract "
+            "the mean: leave pca out"
         )
     components: Tensor = torch.linalg.eigh(wiring.stream_moment(job))[1]
     return components.flip(1)
@@ -37,22 +40,29 @@ def principal(wiring: Wiring, job: Job) -> Tensor:
 class Rotate:
     """Rotate the residual stream and the values of the heads, so that no input is an outlier.
 
-    Section 4 of QuaRot, stages 1a and 1b without the rotations at run time: norms are folded into the linears that read
-    them, and every rotation into the linears around it, so nothing is left to compute. A tied head gets its own
-    tensor. residual: rotate the residual stream; values: rotate the values of each head; seed: seed of the signs.
+    Section 4 of QuaRot, stages 1a and 1b without the rotations at run time: norms are folded into
+    the linears that read them, and every rotation into the linears around it, so nothing is left to
+    compute. A tied head gets its own tensor. residual: rotate the residual stream; values: rotate
+    the values of each head; seed: seed of the signs.
 
-    With steps the rotations are learned for pruning instead, as in DenoiseRotator: they gather the importance of weights on
-    calibration text, so that less of it is pruned. steps: number of steps, 0 for Hadamard matrices; lr: learning rate of Adam. pca: rotate
-    the residual stream to its principal components on calibration text, for `channels` after it.
+    With steps the rotations are learned for pruning instead, as in DenoiseRotator: they gather the
+    importance of weights on calibration text, so that less of it is pruned. steps: number of steps,
+    0 for Hadamard matrices; lr: learning rate of Adam. pca: rotate the residual stream to its
+    principal components on calibration text, for `channels` after it.
     """
 
     name: ClassVar[str] = "rotate"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="2404.00456", does=Does.KEEPS_FUNCTION, cost=Cost(also="one pass over the weights; learned: also 2 passes over calibration text, and its steps; pca: 1 pass"),
+        paper="2404.00456",
+        does=Does.KEEPS_FUNCTION,
+        cost=Cost(
+            also="one pass over the weights; learned: also 2 passes over calibration text, and its "
+            "steps; pca: 1 pass"
+        ),
         rules=(TurnsBasis("residual", folds_norms=True), CalibratedBy(("steps", "pca"))),
         presets={"learned": {"steps": 400}, "pca": {"pca": True}},
-    )  # fmt: skip
+    )
     residual: bool = True
     values: bool = True
     seed: CountOrZero = 0
@@ -63,7 +73,8 @@ class Rotate:
     def __post_init__(self) -> None:
         if self.pca and (self.steps or not self.residual):
             raise ValueError(
-                "pca rotates the residual stream to its principal components: leave steps and residual out"
+                "pca rotates the residual stream to its principal components: leave steps and "
+                "residual out"
             )
         if self.lr != type(self).lr and not self.steps:
             raise ValueError("lr is that of steps: leave it out, or add steps")
@@ -71,7 +82,10 @@ class Rotate:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         wiring = Wiring(model, job, self.name)
         if not self.residual and not (self.values and wiring.flow.values):
-            raise UserError(f"rotate has nothing to rotate in {wiring.config.model_type}: leave residual=false out")
+            raise UserError(
+                f"rotate has nothing to rotate in {wiring.config.model_type}: leave "
+                "residual=false out"
+            )
         if self.steps:
             return self._learn(wiring, job)
         generator = torch.Generator().manual_seed(self.seed)
@@ -81,13 +95,19 @@ class Rotate:
             if self.pca:
                 matrix = principal(wiring, job)
             else:
-                matrix = fix_mean(random_rotation(width - 1, generator)) if mean else random_rotation(width, generator)
+                matrix = (
+                    fix_mean(random_rotation(width - 1, generator))
+                    if mean
+                    else random_rotation(width, generator)
+                )
             wiring.residual(Rotation(matrix), fold=True)
         if self.values and wiring.flow.values:
             heads, groups = wiring.heads
             for block in wiring.blocks:
                 width = wiring.width(f"{block}.{wiring.flow.values[1]}") // heads
-                wiring.values(block, Rotation(random_rotation(width, generator).expand(groups, -1, -1)))
+                wiring.values(
+                    block, Rotation(random_rotation(width, generator).expand(groups, -1, -1))
+                )
         return wiring.outcome()
 
     def _learn(self, wiring: Wiring, job: Job) -> Outcome:
@@ -96,13 +116,16 @@ class Rotate:
             require_flow(wiring.config.to_dict(), self.name, fold=True)
         linears = self._linears(wiring, job)
         if not linears:
-            raise UserError("rotate learns from targets that read or write what it rotates: include such targets")
+            raise UserError(
+                "rotate learns from targets that read or write what it rotates: include such "
+                "targets"
+            )
         groups = wiring.heads[1]
         values = wiring.flow.values
         head = wiring.width(f"{wiring.blocks[0]}.{values[1]}") // wiring.heads[0] if values else 1
         stream, heads, entropy = learn(
-            list(linears.values()), (wiring.config.hidden_size, groups, head), self.steps, self.lr, self.seed,
-            keep_mean=wiring.flow.mean, on_step=job.progress.advance,
+            list(linears.values()), (wiring.config.hidden_size, groups, head), self.steps, self.lr,
+            self.seed, keep_mean=wiring.flow.mean, on_step=job.progress.advance,
         )  # fmt: skip
         if self.residual:
             wiring.residual(Rotation(stream.cpu()), fold=True)
@@ -112,7 +135,8 @@ class Rotate:
         return wiring.outcome(entropy=entropy)
 
     def _linears(self, wiring: Wiring, job: Job) -> dict[str, list[RotatedLinear]]:
-        """Return the targets that read or write what is rotated, with the statistics of their inputs, by block.
+        """Return the targets that read or write what is rotated, with the statistics of their
+        inputs, by block.
 
         A block without such targets is left out.
         """
@@ -123,7 +147,11 @@ class Rotate:
             for name in readers
         }
         reads = dict.fromkeys(gains, RESIDUAL) if self.residual else {}
-        writes = {f"{b}.{w}": RESIDUAL for b in wiring.blocks for w in flow.writers} if self.residual else {}
+        writes = (
+            {f"{b}.{w}": RESIDUAL for b in wiring.blocks for w in flow.writers}
+            if self.residual
+            else {}
+        )
         if self.values and flow.values:
             writes |= {f"{b}.{flow.values[0]}": VALUES for b in wiring.blocks}
             reads |= {f"{b}.{flow.values[1]}": VALUES for b in wiring.blocks}
@@ -139,6 +167,8 @@ class Rotate:
                 weight, scale = weight * gain, torch.where(gain == 0, 0, 1 / gain)
                 gram = scale[:, None] * gram * scale
             found[block].append(
-                RotatedLinear(weight.clone(), gram.clone() if role[0] else gram.diagonal().clone(), *role)
+                RotatedLinear(
+                    weight.clone(), gram.clone() if role[0] else gram.diagonal().clone(), *role
+                )
             )
         return {block: linears for block, linears in found.items() if linears}

@@ -1,4 +1,5 @@
-"""Scale channels so that rounding errs less: SmoothQuant (arXiv 2211.10438) and AWQ (arXiv 2306.00978)."""
+"""Scale channels so that rounding errs less: SmoothQuant (arXiv 2211.10438) and AWQ (arXiv
+2306.00978)."""
 
 from __future__ import annotations
 
@@ -31,24 +32,33 @@ def largest(x: Tensor, total: Tensor | None) -> Tensor:
 class Smooth:
     """Move the outliers of inputs into weights, so that both can be rounded.
 
-    Eq. 4: s_j = max|X_j|^alpha / max|W_j|^(1 - alpha), in each norm and the linears that read it. With alpha=0 the columns
-    of the weights become equally large.
+    Eq. 4: s_j = max|X_j|^alpha / max|W_j|^(1 - alpha), in each norm and the linears that read it.
+    With alpha=0 the columns of the weights become equally large.
     """
 
     name: ClassVar[str] = "smooth"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="2211.10438", does=Does.KEEPS_FUNCTION, cost=Cost(passes=2), presets={"equalize": {"alpha": 0.0}}
+        paper="2211.10438",
+        does=Does.KEEPS_FUNCTION,
+        cost=Cost(passes=2),
+        presets={"equalize": {"alpha": 0.0}},
     )
     alpha: Fraction = 0.5
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         wiring = Wiring(model, job, self.name)
         if not any(wiring.flow.norms):
-            raise UserError(f"smooth scales norms, and no linear of {wiring.config.model_type} reads one: use awq")
+            raise UserError(
+                f"smooth scales norms, and no linear of {wiring.config.model_type} reads one: use "
+                "awq"
+            )
         inputs, weights = {}, {}
         for visit in Walk(model, job, largest):
-            inputs[visit.name], weights[visit.name] = visit.stat.double(), visit.weight.abs().amax(0).double()
+            inputs[visit.name], weights[visit.name] = (
+                visit.stat.double(),
+                visit.weight.abs().amax(0).double(),
+            )
         for block, norm, readers in wiring.readers():
             known = [r for r in readers if r in inputs]
             if norm and known:
@@ -62,10 +72,11 @@ class Smooth:
 class Awq:
     """Protect the channels with large inputs: scale them up before rounding, by a search.
 
-    Section 3.2: s = (size of X)^alpha, with the best alpha of a grid from 0 to 1 for each group of linears with one input.
-    The error of an alpha is ||(W' - W) X||^2 over those linears, where W' is W rounded after scaling. Without the search
-    of a clipping range. The size of an input is its root mean square, where the paper has the mean of |X|. bits, group: bits
-    and group size of the integers to round to; grid: number of alphas.
+    Section 3.2: s = (size of X)^alpha, with the best alpha of a grid from 0 to 1 for each group of
+    linears with one input. The error of an alpha is ||(W' - W) X||^2 over those linears, where W'
+    is W rounded after scaling. Without the search of a clipping range. The size of an input is its
+    root mean square, where the paper has the mean of |X|. bits, group: bits and group size of the
+    integers to round to; grid: number of alphas.
     """
 
     name: ClassVar[str] = "awq"
@@ -81,7 +92,9 @@ class Awq:
         wiring = Wiring(model, job, self.name)
         sizes: dict[str, Tensor] = {}
         errors: dict[str, Tensor] = {}
-        whole: dict[int, Tensor] = {}  # Hessians of the block that is visited, by the statistic they are of
+        whole: dict[
+            int, Tensor
+        ] = {}  # Hessians of the block that is visited, by the statistic they are of
         for visit in Walk(model, job, add_gram):
             if id(visit.stat) not in whole:
                 whole = {id(visit.stat): symmetric(visit.stat)}
@@ -106,7 +119,8 @@ class Awq:
         return wiring.outcome(alphas=chosen)
 
     def _places(self, wiring: Wiring) -> Iterator[tuple[tuple[str, str], Sequence[str]]]:
-        """Yield where a scale can act, as a block and a norm, "values" or "units", and the linears that read it."""
+        """Yield where a scale can act, as a block and a norm, "values" or "units", and the linears
+        that read it."""
         for block, norm, readers in wiring.readers():
             if norm:
                 yield (block, norm), readers

@@ -1,4 +1,5 @@
-"""SparseGPT: prune column by column; kept weights compensate the error. Frantar & Alistarh 2023, arXiv 2301.00774."""
+"""SparseGPT: prune column by column; kept weights compensate the error. Frantar & Alistarh 2023,
+arXiv 2301.00774."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ from methods.rules import WholeGroups
 def prune_(weight: Tensor, factor: Tensor, pattern: Pattern, block: int) -> Tensor:
     """Algorithm 1, in place, on weight [out, in]. Returns the mask: bool, like weight.
 
-    factor: see `compensate_`. The mask of a group is chosen when its first column is reached, by the current weights,
-    with score w_j^2 / U_jj^2 (eq. 4).
+    factor: see `compensate_`. The mask of a group is chosen when its first column is reached, by
+    the current weights, with score w_j^2 / U_jj^2 (eq. 4).
     """
     diagonal = factor.diagonal()
     mask = torch.empty_like(weight.T, dtype=torch.bool)  # [in, out]
@@ -36,7 +37,8 @@ def prune_(weight: Tensor, factor: Tensor, pattern: Pattern, block: int) -> Tens
 
 
 def _columns_pattern(pattern: Pattern, a: int, b: int, rows: int) -> Pattern:
-    """Return the share of an unstructured pattern for columns a to b, so that the number of zeros up to b is right.
+    """Return the share of an unstructured pattern for columns a to b, so that the number of zeros
+    up to b is right.
 
     If each block were rounded separately, the rounding errors of many small blocks would add up.
     """
@@ -47,9 +49,11 @@ def _columns_pattern(pattern: Pattern, a: int, b: int, rows: int) -> Pattern:
 
 
 def apply_masks_(model: nn.Module, job: Job, masks: dict[str, Tensor]) -> Walk:
-    """Set the targets to the weights of the job's source under `masks` (bool [out, in] per target). Returns the walk.
+    """Set the targets to the weights of the job's source under `masks` (bool [out, in] per target).
+    Returns the walk.
 
-    A second walk, so that it works for a model larger than memory, and the errors are those of the masked weights.
+    A second walk, so that it works for a model larger than memory, and the errors are those of the
+    masked weights.
     """
     source = Folder(job.source)
     for name in job.targets:
@@ -66,9 +70,10 @@ def apply_masks_(model: nn.Module, job: Job, masks: dict[str, Tensor]) -> Walk:
 class SparseGPT:
     """Prune column by column; kept weights compensate the error.
 
-    damping: share of H's mean diagonal that is added to the diagonal; block: columns between updates of all later ones;
-    mask_only: use the mask on the original weights. (The mask is that of the whole algorithm; this takes half as long
-    again, and in a streamed run twice the disk space.)
+    damping: share of H's mean diagonal that is added to the diagonal; block: columns between
+    updates of all later ones;
+    mask_only: use the mask on the original weights. (The mask is that of the whole algorithm; this
+    takes half as long again, and in a streamed run twice the disk space.)
     """
 
     name: ClassVar[str] = "sparsegpt"
@@ -94,4 +99,8 @@ class SparseGPT:
             keep = prune_(visit.weight, factor, job.pattern, self.block)
             if self.mask_only:
                 masks[visit.name] = keep.cpu()
-        return apply_masks_(model, job, masks).outcome(**walk.notes()) if self.mask_only else walk.outcome()
+        return (
+            apply_masks_(model, job, masks).outcome(**walk.notes())
+            if self.mask_only
+            else walk.outcome()
+        )

@@ -1,7 +1,9 @@
-"""SparseML 1.8, which is no longer maintained, in a separate environment: `bench env create sparseml`.
+"""SparseML 1.8, which is no longer maintained, in a separate environment: `bench env create
+sparseml`.
 
-Its SparseGPT (Frantar & Alistarh 2023, arXiv 2301.00774) and magnitude (Han et al. 2015, arXiv 1506.02626), as that
-library runs them. This file has none of its code: `baselines.isolated.sparseml_prune` calls it.
+Its SparseGPT (Frantar & Alistarh 2023, arXiv 2301.00774) and magnitude (Han et al. 2015, arXiv
+1506.02626), as that library runs them. This file has none of its code:
+`baselines.isolated.sparseml_prune` calls it.
 """
 
 from __future__ import annotations
@@ -30,15 +32,19 @@ SUPPORTED_FAMILIES = ("llama", "mistral", "qwen2", "opt")
 class SparsemlSparseGPT:
     """SparseML's SparseGPT.
 
-    SparseGPTModifier, block after block. damping: share of H's mean diagonal that is added; block: columns
-    between updates.
+    SparseGPTModifier, block after block. damping: share of H's mean diagonal that is added; block:
+    columns between updates.
     """
 
     name: ClassVar[str] = "sparseml-sparsegpt"
     needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.ISOLATED
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2301.00774",
-        cost=Cost(passes=32, hessians=HESSIANS_PER_LINEAR, also="runs the whole model again for each block"),
+        cost=Cost(
+            passes=32,
+            hessians=HESSIANS_PER_LINEAR,
+            also="runs the whole model again for each block",
+        ),
         environment="sparseml",
         rules=(WholeGroups("block"),),
     )
@@ -78,11 +84,13 @@ class SparsemlMagnitude:
 
 
 def _family(model: nn.Module, job: Job) -> Family:
-    """Raise Skipped if SparseML's transformers 4.40 lacks the architecture, or there is nothing to prune."""
+    """Raise Skipped if SparseML's transformers 4.40 lacks the architecture, or there is nothing to
+    prune."""
     config = model.config.to_dict()  # type: ignore[operator, union-attr]
     if config["model_type"] not in SUPPORTED_FAMILIES:
         raise Skipped(
-            f"SparseML's transformers is too old for {config['model_type']}: supported are {', '.join(SUPPORTED_FAMILIES)}"
+            f"SparseML's transformers is too old for {config['model_type']}: supported are "
+            f"{', '.join(SUPPORTED_FAMILIES)}"
         )
     if job.pattern.dense:
         raise Skipped("nothing to prune: the pattern is dense")
@@ -93,7 +101,10 @@ def _block_indices(targets: tuple[str, ...], family: Family) -> list[int]:
     """Raise Skipped if only a part of a block is to be pruned."""
     blocks = [b for b in dict.fromkeys(map(family.block_of, targets)) if b is not None]
     if len(targets) != len(blocks) * len(family.linears):
-        raise Skipped("SparseML's SparseGPT prunes whole decoder blocks: leave targets.include and targets.exclude out")
+        raise Skipped(
+            "SparseML's SparseGPT prunes whole decoder blocks: leave targets.include and "
+            "targets.exclude out"
+        )
     return blocks
 
 
@@ -103,11 +114,16 @@ def _script(model: nn.Module, settings: Mapping[str, Any]) -> Script:
 
 
 def to_old_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config for transformers 4.40, which ignores `rope_parameters` and would use a rope_theta of 10000.
+    """Return a config for transformers 4.40, which ignores `rope_parameters` and would use a
+    rope_theta of 10000.
 
     Raise Skipped if it does not support this scaling of positions.
     """
-    out = {k: v for k, v in config.items() if k not in ("rope_parameters", "dtype", "transformers_version")}
+    out = {
+        k: v
+        for k, v in config.items()
+        if k not in ("rope_parameters", "dtype", "transformers_version")
+    }
     rope = config.get("rope_parameters") or {}
     if "rope_theta" in rope:
         out["rope_theta"] = rope["rope_theta"]

@@ -1,4 +1,5 @@
-"""Training under a mask: SR-STE (Zhou et al. 2021, arXiv 2102.04010), AST (Huang et al. 2024, arXiv 2407.20584)."""
+"""Training under a mask: SR-STE (Zhou et al. 2021, arXiv 2102.04010), AST (Huang et al. 2024, arXiv
+2407.20584)."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ class Masks:
 
     @torch.no_grad()
     def choose(self) -> float:
-        """Set each mask to the n largest |w| of each group. Returns the share of the masks that changed."""
+        """Set each mask to the n largest |w| of each group. Returns the share of the masks that
+        changed."""
         flips = count = 0.0
         for module, mask in zip(self._modules, self.all, strict=True):
             size = full_tensor(_dense_weight(module)).abs()
@@ -70,7 +72,9 @@ class Masks:
         for module, mask in zip(self._modules, self.all, strict=True):
             weight = _dense_weight(module)
             if weight.grad is not None:
-                local(weight.grad).addcmul_(local(weight), shard_like(~mask.keep, weight), value=strength)
+                local(weight.grad).addcmul_(
+                    local(weight), shard_like(~mask.keep, weight), value=strength
+                )
 
 
 def _dense_weight(module: nn.Module) -> Tensor:
@@ -83,14 +87,16 @@ def _dense_weight(module: nn.Module) -> Tensor:
 class SrSte(Settings):
     """Straight-through masks, with decay on pruned weights.
 
-    Masks by |w|, updated every `refresh` steps (1 in the paper). "auto": 1,000 times or at every step, and never more
-    than 10 steps apart. In each step decay * w is added to the gradients of the pruned weights (eq. 9). No distillation
-    by default, as in the paper.
+    Masks by |w|, updated every `refresh` steps (1 in the paper). "auto": 1,000 times or at every
+    step, and never more than 10 steps apart. In each step decay * w is added to the gradients of
+    the pruned weights (eq. 9). No distillation by default, as in the paper.
     """
 
     name: ClassVar[str] = "sr-ste"
     needs: ClassVar[Needs] = Needs.TRAINING | Needs.TEACHER
-    info: ClassVar[MethodInfo] = MethodInfo(paper="2102.04010", cost=TRAINING, rules=(GroupsOnly(),))
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2102.04010", cost=TRAINING, rules=(GroupsOnly(),)
+    )
     eta: Fraction = 0.0
     decay: NonNegative = 2e-4
     refresh: Count | Literal["auto"] = 1
@@ -131,15 +137,19 @@ class SrSte(Settings):
 class Ast(SrSte):
     """SR-STE with annealed decay and distillation.
 
-    AST's sparse training: SR-STE with a decay that grows over the first half, and distillation at T = 2.
+    AST's sparse training: SR-STE with a decay that grows over the first half, and distillation at T
+    = 2.
 
-    Without AST's low-rank branch, so that the result is a plain 2:4 model. AST's code adds the decay to the first moment of
-    Adam in each step. Here it is a part of the gradient, as in SR-STE.
+    Without AST's low-rank branch, so that the result is a plain 2:4 model. AST's code adds the
+    decay to the first moment of Adam in each step. Here it is a part of the gradient, as in SR-STE.
     """
 
     name: ClassVar[str] = "ast"
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="2407.20584", cost=DISTILLATION, rules=(GroupsOnly(),), variant=Variant("no low-rank branch")
+        paper="2407.20584",
+        cost=DISTILLATION,
+        rules=(GroupsOnly(),),
+        variant=Variant("no low-rank branch"),
     )
     eta: Fraction = 2 / 3
     temperature: Positive = 2.0

@@ -1,4 +1,5 @@
-"""Width: remove inner units and attention heads. Minitron (Muralidharan et al. 2024), arXiv 2407.14679, section 2.2."""
+"""Width: remove inner units and attention heads. Minitron (Muralidharan et al. 2024), arXiv
+2407.14679, section 2.2."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ def importances(model: nn.Module, job: Job, scores: dict[str, Score]) -> list[di
         sums: dict[str, Tensor] = {}
         seqlen = states.hidden[0].shape[1]
 
-        def add(name: str, inputs: Tensor, sums: dict[str, Tensor] = sums, seqlen: int = seqlen) -> None:
+        def add(
+            name: str, inputs: Tensor, sums: dict[str, Tensor] = sums, seqlen: int = seqlen
+        ) -> None:
             x = inputs.float().reshape(-1, seqlen, inputs.shape[-1])
             squares = scores[name](x).mean(1).square().sum(0)
             sums[name] = sums[name] + squares if name in sums else squares
@@ -52,16 +55,18 @@ def importances(model: nn.Module, job: Job, scores: dict[str, Score]) -> list[di
 def best(importance: Sequence[Tensor], count: int) -> tuple[tuple[int, ...], ...]:
     """Return the most important parts of each block, in order. Of equal ones the first is kept."""
     return tuple(
-        tuple(each.argsort(descending=True, stable=True)[:count].sort().values.tolist()) for each in importance
+        tuple(each.argsort(descending=True, stable=True)[:count].sort().values.tolist())
+        for each in importance
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Width:
-    """Remove inner units of each MLP, and attention heads; what is left is an ordinary smaller model.
+    """Remove inner units of each MLP, and attention heads; what is left is an ordinary smaller
+    model.
 
-    drop: share of the units; heads: share of the heads of keys and values, or their number, each with the query heads that
-    read it. Without it, the same share as of units.
+    drop: share of the units; heads: share of the heads of keys and values, or their number, each
+    with the query heads that read it. Without it, the same share as of units.
     """
 
     name: ClassVar[str] = "width"
@@ -93,6 +98,8 @@ class Width:
         kept = {}
         for name, count in left.items():
             # The query heads that read the same keys and values count together.
-            kept[name] = best([block[readers[name]].view(sizes[name], -1).sum(1) for block in found], count)
+            kept[name] = best(
+                [block[readers[name]].view(sizes[name], -1).sum(1) for block in found], count
+            )
         notes = {name: {"of": sizes[name], "left": count} for name, count in left.items()}
         return Outcome(model, kept=kept, notes=notes)

@@ -21,7 +21,8 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use, so that `bench --help` does not wait for pydantic or torch."""
+    """Import a public name on first use, so that `bench --help` does not wait for pydantic or
+    torch."""
     if name not in __all__:
         raise AttributeError(f"module 'bench' has no attribute {name!r}")
     return getattr(import_module("bench.api"), name)

@@ -30,14 +30,16 @@ def _describe_fetch(model: str) -> str:
 
 
 def plan(spec: Spec) -> Plan:
-    """Return what a run would do: every measurement with its key. Nothing is downloaded or loaded."""
+    """Return what a run would do: every measurement with its key. Nothing is downloaded or
+    loaded."""
     return make_plan(spec)
 
 
 def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
     """Measure what has no record yet, and return every record of the spec.
 
-    listeners: receive what happens. On a terminal the progress display stays. Without listeners it is there anywhere.
+    listeners: receive what happens. On a terminal the progress display stays. Without listeners it
+    is there anywhere.
 
     Raises:
         UserError: before anything has run.
@@ -53,7 +55,11 @@ def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
         refuse_links(spec.results)
         sweep_leftovers(spec.results)
         with in_use():
-            plan = make_plan(spec, fetch=True, on_fetch=lambda name: Listeners(*listeners).note(_describe_fetch(name)))
+            plan = make_plan(
+                spec,
+                fetch=True,
+                on_fetch=lambda name: Listeners(*listeners).note(_describe_fetch(name)),
+            )
             require_limits({m.artifact.folder for m in plan.measurements})
             summary = runner.execute(plan, Store(spec.results), listeners)
         sweep_leftovers(spec.results)
@@ -61,7 +67,8 @@ def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
 
 
 def run(spec: Spec, *listeners: RunListener) -> pd.DataFrame:
-    """Measure what has no record yet, and return a row for each reading, with the columns of `bench run --json`.
+    """Measure what has no record yet, and return a row for each reading, with the columns of `bench
+    run --json`.
 
     listeners: receive what happens (`bench.RunListener`). On a terminal the progress display stays.
     """

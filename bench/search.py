@@ -1,7 +1,8 @@
-"""Search for the best fields of methods. Every trial is an ordinary artifact with a record, and the records are the state.
+"""Search for the best fields of methods. Every trial is an ordinary artifact with a record, and the
+records are the state.
 
-Optuna proposes from all trials in the results folder. So a killed search resumes, and several searches can share a folder.
-A proposal depends on these trials and the seed only.
+Optuna proposes from all trials in the results folder. So a killed search resumes, and several
+searches can share a folder. A proposal depends on these trials and the seed only.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ TRIES = 100
 
 
 class Trial(NamedTuple):
-    """One trial: its fields and its perplexity on the validation split, infinite if training diverged."""
+    """One trial: its fields and its perplexity on the validation split, infinite if training
+    diverged."""
 
     label: str
     fields: dict[str, Value]
@@ -82,7 +84,9 @@ def read_trials(spec: Spec, search: Search) -> list[MethodTrials]:
     store: Iterable[Record] = ReadOnlyStore(spec.results) if spec.results.is_dir() else ()
     records = sorted(store, key=lambda r: (r.recorded, r.key))
     return [
-        MethodTrials(method, tuple(_trials(search, method, _identity(spec, method), records)), search.trials)
+        MethodTrials(
+            method, tuple(_trials(search, method, _identity(spec, method), records)), search.trials
+        )
         for method in search.fields
     ]
 
@@ -93,19 +97,28 @@ def _identity(spec: Spec, method: str) -> Identity:
     for measurement in make_plan(spec.model_copy(update={"methods": (method,)})).measurements:
         if measurement.measure == "perplexity" and measurement.identity.stages == stages:
             return measurement.identity
-    raise UserError(f"{spec.models[0]} is not here: pull it first, with bench pull {spec.models[0]}")
+    raise UserError(
+        f"{spec.models[0]} is not here: pull it first, with bench pull {spec.models[0]}"
+    )
 
 
-def _trials(search: Search, method: str, identity: Identity, records: Iterable[Record]) -> Iterable[Trial]:
+def _trials(
+    search: Search, method: str, identity: Identity, records: Iterable[Record]
+) -> Iterable[Trial]:
     newest: dict[str, Trial] = {}
     for record in records:
         label = record.identity.stages[-1] if record.identity.stages else ""
         stages = (*identity.stages[:-1], label)
-        if record.status not in DONE or record.identity != identity.model_copy(update={"stages": stages}):
+        if record.status not in DONE or record.identity != identity.model_copy(
+            update={"stages": stages}
+        ):
             continue
         if (fields := search.values(method, label)) is None:
             continue
-        value = next((r.value for r in record.readings if r.metric == "perplexity" and r.value is not None), math.inf)
+        value = next(
+            (r.value for r in record.readings if r.metric == "perplexity" and r.value is not None),
+            math.inf,
+        )
         label = search.label(method, fields)  # a user may have typed 1e-3 for 0.001
         newest[label] = Trial(label, fields, value, record.key)  # records come oldest first
     return newest.values()
@@ -122,7 +135,11 @@ def propose(search: Search, done: MethodTrials) -> str | None:
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS)
         study = optuna.create_study(sampler=sampler)
         for trial in done.trials:
-            study.add_trial(optuna.trial.create_trial(params=trial.fields, distributions=kinds, value=trial.value))
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params=trial.fields, distributions=kinds, value=trial.value
+                )
+            )
         values = {key: ranges[key].rounded(value) for key, value in study.ask(kinds).params.items()}
         label = search.label(done.method, {key: values[key] for key in ranges})
         if label not in known:
@@ -140,7 +157,9 @@ def _distribution(optuna: Any, allowed: Range) -> optuna.distributions.BaseDistr
         return optuna.distributions.CategoricalDistribution(allowed.choices)
     if allowed.is_whole:
         return optuna.distributions.IntDistribution(allowed.low, allowed.high, log=allowed.log)
-    return optuna.distributions.FloatDistribution(float(allowed.low or 0), float(allowed.high or 0), log=allowed.log)
+    return optuna.distributions.FloatDistribution(
+        float(allowed.low or 0), float(allowed.high or 0), log=allowed.log
+    )
 
 
 def run(
@@ -149,14 +168,18 @@ def run(
     listeners: Sequence[RunListener] = (),
     on_trial: Callable[[MethodTrials, int], None] = lambda done, left: None,
 ) -> list[MethodTrials]:
-    """Run the remaining trials, one of each method at a time. Raise TrialFailed if one gives no number.
+    """Run the remaining trials, one of each method at a time. Raise TrialFailed if one gives no
+    number.
 
-    on_trial: called after each new trial with the trials of its method and the number of trials left.
+    on_trial: called after each new trial with the trials of its method and the number of trials
+    left.
     """
     require_optuna()
     trials = read_trials(spec, search)
     while True:
-        proposed = {done.method: propose(search, done) for done in trials if len(done.trials) < done.budget}
+        proposed = {
+            done.method: propose(search, done) for done in trials if len(done.trials) < done.budget
+        }
         labels = [label for label in proposed.values() if label]
         if not labels:
             return trials
@@ -165,8 +188,15 @@ def run(
         by_method = {done.method: done for done in trials}
         for method, label in proposed.items():
             if label and label not in {trial.label for trial in by_method[method].trials}:
-                reasons = [r.reason for r in summary.records if r.identity.stages[-1] == label and r.status not in DONE]
-                raise TrialFailed(f"{label} gave no perplexity: {reasons[0] if reasons else 'it was not measured'}")
+                reasons = [
+                    r.reason
+                    for r in summary.records
+                    if r.identity.stages[-1] == label and r.status not in DONE
+                ]
+                raise TrialFailed(
+                    f"{label} gave no perplexity: "
+                    f"{reasons[0] if reasons else 'it was not measured'}"
+                )
         left = sum(done.budget - len(done.trials) for done in trials)
         for method in (method for method, label in proposed.items() if label):
             on_trial(by_method[method], left)

@@ -1,4 +1,5 @@
-"""Check the result of a method against its input, tensor by tensor; check a folder against a pattern."""
+"""Check the result of a method against its input, tensor by tensor; check a folder against a
+pattern."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class WeightCounts:
     violations: int = 0
     negative_zeros: int = 0
     zeros_lost: int | None = None
-    """Number of pruned weights that a quantizer made non-zero, or None without quantization after pruning."""
+    """Number of pruned weights that a quantizer made non-zero, or None without quantization after
+    pruning."""
     layers: dict[str, Layer] = field(default_factory=dict)
     changed: frozenset[str] = frozenset()
     """Names of declared tensors outside the targets that changed."""
@@ -68,16 +70,19 @@ def verify(
 ) -> WeightCounts:
     """Compare two model folders, and count.
 
-    Groups are counted by the bits of their weights. -0.0 counts as a non-zero, as in packed formats.
+    Groups are counted by the bits of their weights. -0.0 counts as a non-zero, as in packed
+    formats.
 
     Args:
         declared: names of tensors outside the targets that may change, or be new.
-        counting: count broken groups, and zeros of `before` that `after` lost, instead of failing. For quantizers, whose
+        counting: count broken groups, and zeros of `before` that `after` lost, instead of failing.
+        For quantizers, whose
             rows show these numbers.
         frozen: no weight of a target may change, either.
 
     Raises:
-        CheckFailed: a broken pattern (unless `counting`), a weight that is not finite, a missing or new tensor, another
+        CheckFailed: a broken pattern (unless `counting`), a weight that is not finite, a missing or
+        new tensor, another
             shape or dtype, or a changed tensor that is neither a target nor declared.
     """
     # Here, so that the command line starts without it.
@@ -93,15 +98,20 @@ def verify(
     for name in set(after) - set(before):
         new = after.tensor(name)
         if new.is_floating_point() and new.dtype != dtype:
-            raise CheckFailed(f"{name} is new and {dtype_name(new.dtype)}, not {dtype_name(dtype)} as the model")
+            raise CheckFailed(
+                f"{name} is new and {dtype_name(new.dtype)}, not {dtype_name(dtype)} as the model"
+            )
         _count(counts, name, new)
         changed.add(name)
     for name in before:
-        new, old = (f.weight(names[name]) if name in names else f.tensor(name) for f in (after, before))
+        new, old = (
+            f.weight(names[name]) if name in names else f.tensor(name) for f in (after, before)
+        )
         old = old.to(dtype) if old.is_floating_point() else old
         if new.shape != old.shape or new.dtype != old.dtype:
             raise CheckFailed(
-                f"{name} changed from {dtype_name(old.dtype)} {list(old.shape)} to {dtype_name(new.dtype)} {list(new.shape)}"
+                f"{name} changed from {dtype_name(old.dtype)} {list(old.shape)} to "
+                f"{dtype_name(new.dtype)} {list(new.shape)}"
             )
         _count(counts, name, new)
         if name in names:
@@ -114,8 +124,10 @@ def verify(
         elif not torch.equal(_bits(new), _bits(old)):
             if name not in declared:
                 raise CheckFailed(
-                    f"{name} changed, and it is neither a target nor declared: the method must name it in Outcome.changed "
-                    "(methods.training.trainer.other_parameters returns the names for one that trains all)"
+                    f"{name} changed, and it is neither a target nor declared: the method must "
+                    "name it in Outcome.changed "
+                    "(methods.training.trainer.other_parameters returns the names for one that "
+                    "trains all)"
                 )
             changed.add(name)
     counts.changed = frozenset(changed)
@@ -127,21 +139,29 @@ def verify(
 def _describe_violations(counts: WeightCounts) -> str:
     """Return how many groups break the pattern, and the target with most of them."""
     worst = max(counts.layers, key=lambda target: counts.layers[target].violations)
-    return f"{counts.pattern.broken_in(counts.violations)}, {counts.layers[worst].violations:,} of them in {worst}"
+    return (
+        f"{counts.pattern.broken_in(counts.violations)}, {counts.layers[worst].violations:,} of "
+        f"them in {worst}"
+    )
 
 
-def count_terms(counts: WeightCounts, terms: Mapping[str, Term], folder: Folder, dtype: torch.dtype) -> None:
-    """Check the low-rank terms beside the weights of a folder, and add them to the counts of its targets.
+def count_terms(
+    counts: WeightCounts, terms: Mapping[str, Term], folder: Folder, dtype: torch.dtype
+) -> None:
+    """Check the low-rank terms beside the weights of a folder, and add them to the counts of its
+    targets.
 
     Raises:
-        CheckFailed: a term of another linear than a target, of another shape or dtype, or with a value that is not finite.
+        CheckFailed: a term of another linear than a target, of another shape or dtype, or with a
+        value that is not finite.
     """
     for name, term in terms.items():
         b, a, bits = term
         shape = tuple(folder.weight(name).shape) if name in counts.layers else None
         if (len(b), a.shape[1]) != shape or {a.dtype, b.dtype} != {dtype}:
             raise CheckFailed(
-                f"the low-rank term of {name} is {list(b.shape)} x {list(a.shape)} in {dtype_name(a.dtype)}, which does not fit "
+                f"the low-rank term of {name} is {list(b.shape)} x {list(a.shape)} in "
+                f"{dtype_name(a.dtype)}, which does not fit "
                 f"a target of {shape} in {dtype_name(dtype)}"
             )
         if not bool(a.isfinite().all() & b.isfinite().all()):
@@ -149,7 +169,8 @@ def count_terms(counts: WeightCounts, terms: Mapping[str, Term], folder: Folder,
         for group in term.groups() if bits else ():
             if int(group.sort(-1).values.diff(dim=-1).ne(0).sum(-1).max()) >= 2 ** (bits or 0):
                 raise CheckFailed(
-                    f"the low-rank term of {name} has more values in a group than {bits} bits can tell apart"
+                    f"the low-rank term of {name} has more values in a group than {bits} bits can "
+                    "tell apart"
                 )
         counts.term_parameters += term.parameters
         counts.term_bytes += a.nbytes + b.nbytes
@@ -159,15 +180,19 @@ def count_terms(counts: WeightCounts, terms: Mapping[str, Term], folder: Folder,
 
 
 FUNCTION_TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
-"""Largest relative change of logits by a transform, by the format of the weights, which rounds them once more."""
+"""Largest relative change of logits by a transform, by the format of the weights, which rounds them
+once more."""
 ROUNDINGS = 3.0
-"""Largest change in units of what one more rounding of the weights does, where that is more than the tolerance."""
+"""Largest change in units of what one more rounding of the weights does, where that is more than
+the tolerance."""
 MOST_CHANGED = 0.3
-"""Largest change however much rounding does. Two models that have nothing in common differ by more than 1."""
+"""Largest change however much rounding does. Two models that have nothing in common differ by more
+than 1."""
 
 
 def round_weights(model: nn.Module, targets: Iterable[str], stored: torch.dtype) -> None:
-    """Round the targets' weights once more, in place, as a transform does: each input channel scaled at random and back."""
+    """Round the targets' weights once more, in place, as a transform does: each input channel
+    scaled at random and back."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -179,11 +204,14 @@ def round_weights(model: nn.Module, targets: Iterable[str], stored: torch.dtype)
 
 
 def function_error(before: nn.Module, after: nn.Module, tokens: Tensor) -> float:
-    """Return ||logits' - logits|| / ||logits - mean|| on tokens, int64 [sequences, seqlen]: how well a function is kept."""
+    """Return ||logits' - logits|| / ||logits - mean|| on tokens, int64 [sequences, seqlen]: how
+    well a function is kept."""
     import torch
 
     with torch.inference_mode():
-        old, new = (model(input_ids=tokens, use_cache=False).logits.double() for model in (before, after))
+        old, new = (
+            model(input_ids=tokens, use_cache=False).logits.double() for model in (before, after)
+        )
     return float((new - old).norm() / (old - old.mean(-1, keepdim=True)).norm())
 
 
@@ -195,7 +223,9 @@ def check_function(before: nn.Module, after: nn.Module, tokens: Tensor, toleranc
 def require_same_function(error: float, tolerance: float) -> float:
     """Return an error. Raise CheckFailed if it is larger than the tolerance, or no number."""
     if not error <= tolerance:
-        raise CheckFailed(f"the logits changed by {error:.3g} of their size, and may change by {tolerance:.3g}")
+        raise CheckFailed(
+            f"the logits changed by {error:.3g} of their size, and may change by {tolerance:.3g}"
+        )
     return error
 
 
@@ -215,7 +245,10 @@ def count_layer(counts: WeightCounts, target: str, weight: Tensor) -> None:
     values = weight.float() if weight.element_size() == 1 else weight
     zeros = weight.numel() - int(values.count_nonzero())
     layer = Layer(
-        weight.numel(), zeros, counts.pattern.violations(bits), int(bits.count_nonzero()) - weight.numel() + zeros
+        weight.numel(),
+        zeros,
+        counts.pattern.violations(bits),
+        int(bits.count_nonzero()) - weight.numel() + zeros,
     )
     counts.layers[target] = layer
     counts.violations += layer.violations
@@ -239,11 +272,14 @@ class WeightSource(Protocol):
     def weight(self, target: str) -> Tensor: ...
 
 
-def verify_folder(folder: WeightSource, pattern: str, include: Iterable[str], exclude: Iterable[str]) -> WeightCounts:
+def verify_folder(
+    folder: WeightSource, pattern: str, include: Iterable[str], exclude: Iterable[str]
+) -> WeightCounts:
     """Count over the target linears of a folder.
 
     Raises:
-        UserError: a damaged or quantized folder, an unsupported architecture, no linear that matches, or input widths
+        UserError: a damaged or quantized folder, an unsupported architecture, no linear that
+        matches, or input widths
             that are not multiples of the group.
     """
     parsed = Pattern.parse(pattern)
@@ -257,11 +293,18 @@ def verify_folder(folder: WeightSource, pattern: str, include: Iterable[str], ex
 
 
 def count_folder(
-    after: Folder, pattern: Pattern, targets: Collection[str], changed: Collection[str], *, counting: bool = False
+    after: Folder,
+    pattern: Pattern,
+    targets: Collection[str],
+    changed: Collection[str],
+    *,
+    counting: bool = False,
 ) -> WeightCounts:
-    """Count a model made elsewhere, which may differ from its original in any tensor, or raise CheckFailed as `verify` does.
+    """Count a model made elsewhere, which may differ from its original in any tensor, or raise
+    CheckFailed as `verify` does.
 
-    changed: names of tensors outside the targets that differ. counting: count broken groups instead of failing.
+    changed: names of tensors outside the targets that differ. counting: count broken groups instead
+    of failing.
     """
     counts = WeightCounts(pattern, changed=frozenset(changed))
     names = {f"{t}.weight": t for t in targets}
@@ -286,8 +329,9 @@ MIN_SHARE = 0.05
 def name_pattern(weights: Iterable[Tensor], *, is_quantized: bool = False) -> tuple[Pattern, float]:
     """Return the pattern of a model's target weights [out, in], and the share of them that is zero.
 
-    The pattern is the sparsest of CANDIDATES that holds in every target; else a whole percentage, if every target has that
-    share of zeros; else dense. Quantized weights have zeros that no one pruned, so for them only n:m counts.
+    The pattern is the sparsest of CANDIDATES that holds in every target; else a whole percentage,
+    if every target has that share of zeros; else dense. Quantized weights have zeros that no one
+    pruned, so for them only n:m counts.
     """
     patterns = [Pattern.parse(text) for text in CANDIDATES]
     shares: list[float] = []
@@ -308,8 +352,11 @@ def name_pattern(weights: Iterable[Tensor], *, is_quantized: bool = False) -> tu
 
 
 def detect_pattern(folder: Folder) -> Pattern:
-    """Return the sparsest of CANDIDATES that holds in every target linear of a folder, or raise UserError if none does."""
+    """Return the sparsest of CANDIDATES that holds in every target linear of a folder, or raise
+    UserError if none does."""
     found, _ = name_pattern(map(folder.weight, find_targets(folder.config, folder.shapes())))
     if str(found) not in CANDIDATES:
-        raise UserError(f"no pattern of {', '.join(CANDIDATES)} holds in {folder.path}: name it with --pattern")
+        raise UserError(
+            f"no pattern of {', '.join(CANDIDATES)} holds in {folder.path}: name it with --pattern"
+        )
     return found

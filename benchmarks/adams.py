@@ -1,4 +1,5 @@
-"""AdamS against torch's AdamW on 100 million weights, and a CAST step against distilling with AdamW.
+"""AdamS against torch's AdamW on 100 million weights, and a CAST step against distilling with
+AdamW.
 
 python benchmarks/adams.py [--rounds 7]
 """
@@ -26,7 +27,8 @@ STEPS = 10
 
 
 def steps_of(optimizer: torch.optim.Optimizer, first: int = 0) -> Callable[[], None]:
-    """first: the step a round of AdamS begins at; at a multiple of ten it chooses the mask again."""
+    """first: the step a round of AdamS begins at; at a multiple of ten it chooses the mask
+    again."""
 
     def run() -> None:
         if first:
@@ -48,7 +50,9 @@ def material() -> list[nn.Parameter]:
 
 def adams(kernel: str) -> AdamS:
     group = {"params": material(), "sparse": True}
-    optimizer = AdamS([group], total=10_000, pattern=Pattern(2, 4), lr=1e-5, lambda_=1e-3, kernel=kernel)
+    optimizer = AdamS(
+        [group], total=10_000, pattern=Pattern(2, 4), lr=1e-5, lambda_=1e-3, kernel=kernel
+    )
     optimizer.step()  # at step 0 nothing is pulled yet; a compiled kernel compiles
     optimizer.param_groups[0]["step"] = 1001
     return optimizer
@@ -77,14 +81,17 @@ def optimizers(rounds: int) -> dict[str, Any]:
             work()
         times = in_turn(contestants, rounds)
         figures[f"{ours} / {theirs}"] = ratio(times, "AdamS", theirs)
-        figures[f"{ours}, a mask every ten steps / {theirs}"] = ratio(times, "AdamS and a mask", theirs)
+        figures[f"{ours}, a mask every ten steps / {theirs}"] = ratio(
+            times, "AdamS and a mask", theirs
+        )
         state = sum(t.nbytes for s in mine.state.values() for t in s.values())
         figures["bytes of state per weight"] = state / figures["weights"]
     return figures
 
 
 def cast_step(rounds: int) -> dict[str, Any]:
-    """Ten steps of smollm2-135m-instruct-q4 as its recipe on a CPU has them, 8 x 128 tokens, all included; one before, which compiles."""
+    """Ten steps of smollm2-135m-instruct-q4 as its recipe on a CPU has them, 8 x 128 tokens, all
+    included; one before, which compiles."""
     corpus = text(seqlen=128, sequences=8)
     clocks = {name: TokenRates() for name in ("cast", "dense-ft")}
 
@@ -94,7 +101,9 @@ def cast_step(rounds: int) -> dict[str, Any]:
     run("cast", steps=1)
     clocks["cast"].rates.clear()
     in_turn({name: partial(run, name) for name in clocks}, rounds)
-    seen = {name: [corpus.step_tokens / rate for rate in clock.rates] for name, clock in clocks.items()}
+    seen = {
+        name: [corpus.step_tokens / rate for rate in clock.rates] for name, clock in clocks.items()
+    }
     return {
         "CAST step / distillation with AdamW, smollm2-135m-instruct-q4, 8 x 128 tokens": ratio(
             seen, "cast", "dense-ft"

@@ -1,7 +1,8 @@
-"""A distillation step with its blocks eager and compiled by torch.compile, in turn: forward of the teacher, forward and backward.
+"""A distillation step with its blocks eager and compiled by torch.compile, in turn: forward of the
+teacher, forward and backward.
 
-The step is that of `Settings.compile`, without the optimizer: float32, one thread, random tokens. Times are CPU time, and the seconds
-of the first compiled step stand beside them.
+The step is that of `Settings.compile`, without the optimizer: float32, one thread, random tokens.
+Times are CPU time, and the seconds of the first compiled step stand beside them.
 
 python benchmarks/compiled.py [--rounds 10]
 """
@@ -40,7 +41,9 @@ def step(folder: Path, tokens: torch.Tensor, *, compile_them: bool) -> Callable[
             target = teacher.model(x, use_cache=False).last_hidden_state.flatten(0, 1)
         hidden = student.model(x, use_cache=False).last_hidden_state.flatten(0, 1)
         known = Outputs(target, head_of(teacher).weight)
-        loss, _, _ = Distillation(1 / 3)(Outputs(hidden, head_of(student).weight), y, known, 1 / len(y))
+        loss, _, _ = Distillation(1 / 3)(
+            Outputs(hidden, head_of(student).weight), y, known, 1 / len(y)
+        )
         student.zero_grad(set_to_none=True)
         loss.backward()
         return float(loss)
@@ -51,10 +54,15 @@ def step(folder: Path, tokens: torch.Tensor, *, compile_them: bool) -> Callable[
 def main(rounds: int = 10) -> None:
     like_a_worker()
     torch.set_num_threads(1)
-    figures: dict[str, Any] = {"threads": 1, "processor's best for torch": torch.backends.cpu.get_cpu_capability()}
+    figures: dict[str, Any] = {
+        "threads": 1,
+        "processor's best for torch": torch.backends.cpu.get_cpu_capability(),
+    }
     for name, (batch, seqlen) in SHAPES.items():
         folder = download.pull(name).folder
-        tokens = torch.randint(0, 1000, (batch, seqlen + 1), generator=torch.Generator().manual_seed(0))
+        tokens = torch.randint(
+            0, 1000, (batch, seqlen + 1), generator=torch.Generator().manual_seed(0)
+        )
         contestants = {
             "eager": step(folder, tokens, compile_them=False),
             "compiled": step(folder, tokens, compile_them=True),

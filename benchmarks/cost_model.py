@@ -1,9 +1,11 @@
 """Error of the fitted cost model of bench plan for artifacts that it was not fitted to.
 
-Each artifact of a folder of records is left out once, and its time is estimated from the other artifacts of the folder that were
-measured on the same processor, in the same number format and with as many threads.
+Each artifact of a folder of records is left out once, and its time is estimated from the other
+artifacts of the folder that were measured on the same processor, in the same number format and with
+as many threads.
 
-python benchmarks/cost_model.py [--folders A,B]   tiny's sweeps and SmolLM2's, and what was missed; saved
+python benchmarks/cost_model.py [--folders A,B]   tiny's sweeps and SmolLM2's, and what was missed;
+saved
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ def main(folders: str = ",".join(str(ROOT / name) for name in FOLDERS)) -> None:
     figures: dict[str, Any] = {}
     named = [Path(word) for word in folders.split(",")]
     if gone := [folder for folder in named if not (folder / "records").is_dir()]:
-        sys.exit(f"{gone[0]} is no results folder: name folders with records, or none for those of docs/benchmarks.md")
+        sys.exit(
+            f"{gone[0]} is no results folder: name folders with records, or none for those of "
+            "docs/benchmarks.md"
+        )
     for folder in named:
         groups = group_by(read_past(folder, beside=False), lambda past: past.machine)
         for machine, costs in sorted(groups.items()):
@@ -44,7 +49,10 @@ def main(folders: str = ",".join(str(ROOT / name) for name in FOLDERS)) -> None:
             for cost, factor in sorted(model.leave_one_out(), key=lambda pair: pair[1]):
                 if not 1 / WITHIN <= factor <= WITHIN:
                     kind = cost.parts[0].kinds[0]
-                    print(f"    missed: {kind}, {cost.seconds:.0f} s, estimated {factor:.2f} of it", file=sys.stderr)
+                    print(
+                        f"    missed: {kind}, {cost.seconds:.0f} s, estimated {factor:.2f} of it",
+                        file=sys.stderr,
+                    )
     finish("cost_model", figures)
 
 

@@ -1,10 +1,13 @@
-"""One token through a linear on the CPU: our 2:4 kernel, the same kernel dense, and torch's linears, from memory.
+"""One token through a linear on the CPU: our 2:4 kernel, the same kernel dense, and torch's
+linears, from memory.
 
 python benchmarks/decode.py [--blocks N]
 
-In the frame of `bench speed` (bench/measures/speed/comparison.py): in turn, a baseline twice, copies of each weight that together are
-three times the last cache. Shares are of the bandwidth that reading as many bytes reaches in the same run. The limit by
-bytes: 16/9 for bfloat16, 8/5 for int8. An interval is Student's, 95%, of the mean ratio over blocks.
+In the frame of `bench speed` (bench/measures/speed/comparison.py): in turn, a baseline twice,
+copies of each weight that together are three times the last cache. Shares are of the bandwidth that
+reading as many bytes reaches in the same run. The limit by
+bytes: 16/9 for bfloat16, 8/5 for int8. An interval is Student's, 95%, of the mean ratio over
+blocks.
 """
 
 from __future__ import annotations
@@ -40,7 +43,11 @@ def rows(device: Cpu, peaks: Peaks, weight: torch.Tensor, kind: str, blocks: int
 
 
 def _interval(ratio: Ratio) -> dict[str, float]:
-    return {"median": round(ratio.value, 3), "min": round(ratio.low, 3), "max": round(ratio.high, 3)}
+    return {
+        "median": round(ratio.value, 3),
+        "min": round(ratio.low, 3),
+        "max": round(ratio.high, 3),
+    }
 
 
 def main(blocks: int = BLOCKS) -> None:

@@ -1,9 +1,10 @@
-"""A whole model's decoding on the CPU: tokens a second on packed 2:4 weights against dense ones, as `bench run` measures it.
+"""A whole model's decoding on the CPU: tokens a second on packed 2:4 weights against dense ones, as
+`bench run` measures it.
 
 python benchmarks/decode_model.py [--model NAME] [--prepare]
 
---prepare makes the artifacts only, which need not be done on a quiet machine. The ratio is over the faster of torch and of the same
-kernel dense, in the same turn.
+--prepare makes the artifacts only, which need not be done on a quiet machine. The ratio is over the
+faster of torch and of the same kernel dense, in the same turn.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ THREADS = (1, 2)
 
 def run(model: str, threads: int, measure: str, results: Path) -> list[Record]:
     spec = {
-        "models": (model,), "methods": ("magnitude",), "quantizers": ("none", "int8"), "measures": (measure,),
-        "dtype": "bfloat16", "device": "cpu", "threads": threads, "results": results,
+        "models": (model,), "methods": ("magnitude",), "quantizers": ("none", "int8"),
+        "measures": (measure,), "dtype": "bfloat16", "device": "cpu", "threads": threads,
+        "results": results,
     }  # fmt: skip
     return api.execute(Spec(**spec)).records
 
@@ -37,7 +39,10 @@ def main(model: str = "smollm2-135m-instruct-q4", prepare: bool = False) -> None
             found = run(model, threads, "size" if prepare else "speed", Path(room) / str(threads))
             for record in found:
                 if record.status == "ok" and "speedup" in record.notes:
-                    figures["sequences"], figures["tokens in the KV cache"] = 1, record.notes["kv_tokens"]
+                    figures["sequences"], figures["tokens in the KV cache"] = (
+                        1,
+                        record.notes["kv_tokens"],
+                    )
                     kind = "int8" if record.identity.quantizer == "int8" else "bf16"
                     figures[f"{kind}, {label}"] = rows(record)
     if not prepare:

@@ -1,7 +1,8 @@
-"""Compare the default run on tiny with an earlier commit: seconds, their parts, memory, and equal numbers.
+"""Compare the default run on tiny with an earlier commit: seconds, their parts, memory, and equal
+numbers.
 
-Both run in turn, each with its cache, which holds the corpus. Both get the `--methods` of the earlier default. Today's
-default, which has CAST, is timed too.
+Both run in turn, each with its cache, which holds the corpus. Both get the `--methods` of the
+earlier default. Today's default, which has CAST, is timed too.
 
 python benchmarks/default_run.py COMMIT [--rounds 3]
 """
@@ -32,7 +33,12 @@ from methods.folder import Folder
 from methods.targets import find_targets
 
 ROOT = Path(__file__).parent.parent
-ONE_SHOT = ("--methods", "magnitude,wanda,sparsegpt", "--set=perplexity.windows=256", "--set=zeroshot.limit=200")
+ONE_SHOT = (
+    "--methods",
+    "magnitude,wanda,sparsegpt",
+    "--set=perplexity.windows=256",
+    "--set=zeroshot.limit=200",
+)
 FORWARD = ("perplexity", "agreement", "zeroshot")
 """Measures that are forward passes."""
 MIB = 2**20
@@ -43,18 +49,35 @@ def checkout(commit: str) -> Iterator[Path]:
     """Make a worktree of this repository at `commit`, and remove it when the block ends."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "before"
-        subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(tree), commit], cwd=ROOT, check=True)
+        subprocess.run(
+            ["git", "worktree", "add", "--quiet", "--detach", str(tree), commit],
+            cwd=ROOT,
+            check=True,
+        )
         try:
             yield tree
         finally:
-            subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True)
+            subprocess.run(
+                ["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True
+            )
 
 
 def run(tree: Path, results: Path, *flags: str, watch: bool = False) -> dict[str, float]:
-    """Time a `bench run` with a fresh cache. With `watch`, the largest memory of all its processes together."""
+    """Time a `bench run` with a fresh cache. With `watch`, the largest memory of all its processes
+    together."""
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
-            [sys.executable, "-m", "bench", "run", "--device", "cpu", *flags, "--results", str(results)],
+            [
+                sys.executable,
+                "-m",
+                "bench",
+                "run",
+                "--device",
+                "cpu",
+                *flags,
+                "--results",
+                str(results),
+            ],
             cwd=tree,
             env=fresh_cache(Path(folder)) | {"PYTHONPATH": str(tree), "HF_HUB_OFFLINE": "1"},
             stdout=subprocess.DEVNULL,
@@ -67,7 +90,8 @@ def run(tree: Path, results: Path, *flags: str, watch: bool = False) -> dict[str
 
 
 class _Watcher(threading.Thread):
-    """Memory of a process and its descendants: shared pages are divided among those that share them (PSS)."""
+    """Memory of a process and its descendants: shared pages are divided among those that share them
+    (PSS)."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -100,12 +124,17 @@ def numbers(results: Path) -> dict[str, Any]:
         i, items = record.identity, store.items(record) if record.items else None
         name = f"{i.method} {i.pattern} {i.quantizer} {i.seed} {i.measure} {i.protocol.label}"
         scores = [x.tolist() for x in (*items[:3], *items.columns.values())] if items else None
-        found[name] = record.status, [(r.metric, r.value, r.stderr, r.n) for r in record.readings], scores
+        found[name] = (
+            record.status,
+            [(r.metric, r.value, r.stderr, r.n) for r in record.readings],
+            scores,
+        )
     return found
 
 
 def seconds_by_part(results: Path, whole: float) -> dict[str, float]:
-    """Split the seconds of a run: building, each measure's forward passes, and what is left: processes, loading, checking, the table."""
+    """Split the seconds of a run: building, each measure's forward passes, and what is left:
+    processes, loading, checking, the table."""
     parts = dict.fromkeys((*FORWARD, "building"), 0.0)
     for record in ReadOnlyStore(results):
         if record.identity.measure in FORWARD:
@@ -116,7 +145,8 @@ def seconds_by_part(results: Path, whole: float) -> dict[str, float]:
 
 
 def floor_seconds(results: Path) -> float:
-    """Matrix products alone of all forward passes over windows and questions, at this machine's rate for their shapes.
+    """Matrix products alone of all forward passes over windows and questions, at this machine's
+    rate for their shapes.
 
     Without attention, norms, softmax, loading and everything else.
     """
@@ -126,7 +156,10 @@ def floor_seconds(results: Path) -> float:
     folder = Folder(download.pull("tiny").folder)
     shapes = folder.shapes()
     targets = find_targets(folder.config, shapes)
-    linears = sum(_product_seconds(torch, PASS_TOKENS, *shapes[f"{name}.weight"]) for name in targets) / PASS_TOKENS
+    linears = (
+        sum(_product_seconds(torch, PASS_TOKENS, *shapes[f"{name}.weight"]) for name in targets)
+        / PASS_TOKENS
+    )
     vocabulary, hidden = shapes["model.embed_tokens.weight"]
     rows = LOGITS_BYTES // (4 * vocabulary)
     head = _product_seconds(torch, rows, vocabulary, hidden) / rows
@@ -135,7 +168,9 @@ def floor_seconds(results: Path) -> float:
         tokens = record.cost.get("tokens", 0)
         if record.identity.measure == "zeroshot":
             total += tokens * linears  # its head runs for a few tokens only
-        elif record.identity.measure == "agreement":  # in one pass with perplexity, the dense model's head beside it
+        elif (
+            record.identity.measure == "agreement"
+        ):  # in one pass with perplexity, the dense model's head beside it
             total += tokens * (linears + head * (1 if record.identity.method == "dense" else 2))
     return total
 
@@ -157,11 +192,20 @@ def main(commit: str, rounds: int = 3) -> None:
             run(trees.get(name, ROOT), results[name], *flags)
 
         times = in_turn({name: lambda name=name: go(name) for name in results}, rounds)
-        parts = {name: seconds_by_part(results[name], statistics.median(times[name])) for name in results}
+        parts = {
+            name: seconds_by_part(results[name], statistics.median(times[name])) for name in results
+        }
         forward = sum(parts["now"][f"{name}, seconds"] for name in FORWARD)
         floor = floor_seconds(results["now"])
         memory = {
-            name: run(tree, Path(folder) / f"one thread {name}", *ONE_SHOT, "--set", "threads=1", watch=True)
+            name: run(
+                tree,
+                Path(folder) / f"one thread {name}",
+                *ONE_SHOT,
+                "--set",
+                "threads=1",
+                watch=True,
+            )
             for name, tree in trees.items()
         }
         old, new = (numbers(Path(folder) / f"one thread {name}") for name in trees)

@@ -1,14 +1,18 @@
-"""A whole model in engines of this CPU, in turn, with one thread and with two, on its best instructions and on AVX2 alone.
+"""A whole model in engines of this CPU, in turn, with one thread and with two, on its best
+instructions and on AVX2 alone.
 
-python benchmarks/engines.py --prepare    compile decoding steps and export to ONNX: some minutes, on a busy machine too
-python benchmarks/engines.py              measure: about ten minutes on a quiet machine
+python benchmarks/engines.py --prepare    compile decoding steps and export to ONNX: some minutes,
+on a busy machine too python benchmarks/engines.py              measure: about ten minutes on a
+quiet machine
 
-The records go to results/speed-engines, as `bench speed --engine` writes them. Timings that are there are not measured again.
-The table has all records of this kernel that are there, so that paths can be measured one at a time.
-Ratios are over the blocks that were timed in turn. The noise of each is the same model timed a second time in each block.
-The times of shapes in results/speed-shapes, which docs/results.md shows, are of folders that `bench prune` made from SmolLM2:
-python benchmarks/engines.py --paths best --results results/speed-shapes --sparse FOLDER --others 'depth 25%=FOLDER' 'width 33%=FOLDER'
-llama.cpp chooses its instructions when it is built, so it is timed on AVX2 if $LLAMA_CPP_AVX2 names the folder of a build for it.
+The records go to results/speed-engines, as `bench speed --engine` writes them. Timings that are
+there are not measured again. The table has all records of this kernel that are there, so that paths
+can be measured one at a time. Ratios are over the blocks that were timed in turn. The noise of each
+is the same model timed a second time in each block. The times of shapes in results/speed-shapes,
+which docs/results.md shows, are of folders that `bench prune` made from SmolLM2: python
+benchmarks/engines.py --paths best --results results/speed-shapes --sparse FOLDER --others 'depth
+25%=FOLDER' 'width 33%=FOLDER' llama.cpp chooses its instructions when it is built, so it is timed
+on AVX2 if $LLAMA_CPP_AVX2 names the folder of a build for it.
 """
 
 from __future__ import annotations
@@ -48,7 +52,11 @@ def environment(path: str) -> dict[str, str]:
         return dict(os.environ)
     limits = {KERNEL_PATH: path, "ATEN_CPU_CAPABILITY": path, "ONEDNN_MAX_CPU_ISA": path.upper()}
     folder = os.environ.get(LLAMA_CPP_AVX2, "")
-    return os.environ | limits | ({"LLAMA_CPP_LIB_PATH": folder, "LD_LIBRARY_PATH": folder} if folder else {})
+    return (
+        os.environ
+        | limits
+        | ({"LLAMA_CPP_LIB_PATH": folder, "LD_LIBRARY_PATH": folder} if folder else {})
+    )
 
 
 def prepare(given: argparse.Namespace) -> None:
@@ -57,7 +65,9 @@ def prepare(given: argparse.Namespace) -> None:
     if model is None:
         sys.exit(f"model {given.model!r} is not here: bench pull {given.model}")
     with temporary_folder("engines") as room:
-        turn = {"": ModelVersions(model, room, models.resolve(given.sparse) if given.sparse else None)}
+        turn = {
+            "": ModelVersions(model, room, models.resolve(given.sparse) if given.sparse else None)
+        }
         for name, folder in (other.split("=", 1) for other in given.others):
             turn[name] = ModelVersions(models.resolve(folder), room, sides=(DENSE,))
         for engine, (name, versions) in itertools.product(given.engines, turn.items()):
@@ -65,7 +75,9 @@ def prepare(given: argparse.Namespace) -> None:
             if engine == onnx_runtime.OnnxRuntime.name:
                 versions.onnx(DENSE, onnx_runtime.DTYPE)
             elif engine in ("native", "torch"):
-                time_models.ENGINES[engine]().contestants(versions, Step("decode", 1, given.tokens), "cpu", 1)
+                time_models.ENGINES[engine]().contestants(
+                    versions, Step("decode", 1, given.tokens), "cpu", 1
+                )
 
 
 def measure(given: argparse.Namespace) -> None:
@@ -93,14 +105,26 @@ def _kernel(record: Record) -> str:
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     asked.add_argument("--model", default="smollm2-135m-instruct-q4")
-    asked.add_argument("--engines", default="native,llamacpp", type=lambda text: tuple(text.split(",")))
+    asked.add_argument(
+        "--engines", default="native,llamacpp", type=lambda text: tuple(text.split(","))
+    )
     asked.add_argument("--threads", default=",".join(str(n) for n in (1, 2) if n <= cores()))
     asked.add_argument("--paths", default="best,avx2")
     asked.add_argument("--sparse", help="a 2:4 version of the model, else its largest weights")
-    asked.add_argument("--others", nargs="*", default=[], metavar="NAME=FOLDER", help="dense models in the same turn")
-    asked.add_argument("--steps", default="decode,prefill", type=lambda text: tuple(text.split(",")))
+    asked.add_argument(
+        "--others",
+        nargs="*",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="dense models in the same turn",
+    )
+    asked.add_argument(
+        "--steps", default="decode,prefill", type=lambda text: tuple(text.split(","))
+    )
     asked.add_argument("--tokens", type=int, default=time_models.CPU_TOKENS)
     asked.add_argument("--results", type=Path, default=RECORDS)
     asked.add_argument("--prepare", action="store_true")
@@ -109,9 +133,18 @@ def main() -> None:
     if given.here:
         prepare(given) if given.prepare else measure(given)
         return
-    again = [sys.executable, __file__, *sys.argv[1:], "--here"]  # of a flag that is given twice, the last one counts
+    again = [
+        sys.executable,
+        __file__,
+        *sys.argv[1:],
+        "--here",
+    ]  # of a flag that is given twice, the last one counts
     for path in given.paths.split(","):
-        timed = [e for e in given.engines if e != "llamacpp" or path == "best" or os.environ.get(LLAMA_CPP_AVX2)]
+        timed = [
+            e
+            for e in given.engines
+            if e != "llamacpp" or path == "best" or os.environ.get(LLAMA_CPP_AVX2)
+        ]
         for threads in ("1",) if given.prepare else given.threads.split(","):
             say(f"{path} instructions, {threads} thread(s)")
             command = [*again, "--engines", ",".join(timed), "--threads", threads]
@@ -120,11 +153,21 @@ def main() -> None:
         return
     store = ReadOnlyStore(given.results)
     kernel = native.source_digest() if "native" in given.engines else ""
-    records = [r for r in store if r.notes.get("beside", r.identity.model) == given.model and _kernel(r) == kernel]
+    records = [
+        r
+        for r in store
+        if r.notes.get("beside", r.identity.model) == given.model and _kernel(r) == kernel
+    ]
     about = {r.identity.protocol.engine: r.notes["engine"] for r in records}
-    versions = {name: ", ".join(f"{k} {v}" for k, v in e.items() if k != "name") for name, e in about.items()}
+    versions = {
+        name: ", ".join(f"{k} {v}" for k, v in e.items() if k != "name")
+        for name, e in about.items()
+    }
     loads = [r.notes["load"] for r in records]
-    beside = {"model": given.model, "running processes before a timing, at most": round(max(loads), 1)}
+    beside = {
+        "model": given.model,
+        "running processes before a timing, at most": round(max(loads), 1),
+    }
     finish("engines", beside | engines.figures(engines.entries(records, store.items)) | versions)
 
 

@@ -1,9 +1,11 @@
-"""Exported models, each loaded by its own engine: logits, tokens and bytes beside the model that was measured.
+"""Exported models, each loaded by its own engine: logits, tokens and bytes beside the model that
+was measured.
 
 python benchmarks/exports.py [--model smollm2-135m-instruct-q4]
 
-Needs the extras compressed-tensors and llamacpp, and gptqmodel and optimum. The first load by gptqmodel compiles a kernel.
-Logits are those of a text of 64 tokens. Tokens are 64 of a greedy continuation, counted up to the first other one.
+Needs the extras compressed-tensors and llamacpp, and gptqmodel and optimum. The first load by
+gptqmodel compiles a kernel. Logits are those of a text of 64 tokens. Tokens are 64 of a greedy
+continuation, counted up to the first other one.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ from methods.targets import find_targets
 
 TEXT = Path(__file__).parents[1] / "LICENSE"
 TOKENS = 64
-SETTINGS = "--dtype bfloat16 --device cpu --set threads=1 --set calibration.sequences=32 --set calibration.seqlen=512"
+SETTINGS = (
+    "--dtype bfloat16 --device cpu --set threads=1 --set calibration.sequences=32 --set "
+    "calibration.seqlen=512"
+)
 
 
 class Case(NamedTuple):
@@ -57,7 +62,8 @@ CASES = (
 
 
 def logits_of(folder: Path, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """Return a function from tokens [seqlen] to logits [seqlen, vocabulary], by transformers or llama.cpp."""
+    """Return a function from tokens [seqlen] to logits [seqlen, vocabulary], by transformers or
+    llama.cpp."""
     if files := list(folder.glob("*.gguf")):
         return lambda tokens: llama_cpp.logits(files[0], tokens, 1)
     model = loading.load(folder, Compute(dtype=dtype))
@@ -74,14 +80,21 @@ def continuation(logits: Callable[[Tensor], Tensor], prompt: Tensor) -> list[int
 
 
 def bits_in_files(folder: Path, dense: Folder) -> float:
-    """Return the bits of the linears of the blocks per weight, read from the headers of the files."""
+    """Return the bits of the linears of the blocks per weight, read from the headers of the
+    files."""
     targets = find_targets(dense.config, dense.shapes())
     weights = sum(math.prod(dense.shapes()[f"{target}.weight"]) for target in targets)
     if files := list(folder.glob("*.gguf")):
         tensors = gguf_header.read(files[0]).tensors.items()
-        return 8 * sum(t.size for name, t in tensors if name.startswith("blk.") and len(t.shape) == 2) / weights
+        return (
+            8
+            * sum(t.size for name, t in tensors if name.startswith("blk.") and len(t.shape) == 2)
+            / weights
+        )
     stored, names = Folder(folder), set(targets)
-    return 8 * sum(stored.tensor(n).nbytes for n in stored if n.rpartition(".")[0] in names) / weights
+    return (
+        8 * sum(stored.tensor(n).nbytes for n in stored if n.rpartition(".")[0] in names) / weights
+    )
 
 
 def compare(case: Case, model: str, room: Path) -> dict[str, Any]:
@@ -95,26 +108,46 @@ def compare(case: Case, model: str, room: Path) -> dict[str, Any]:
         for r in newest(ReadOnlyStore(records))
         if (r.identity.method, r.identity.quantizer, r.identity.measure) == about
     )
-    counted = next(reading.value for reading in record.readings if reading.metric == "bits_per_weight")
-    name = "-".join(filter(None, (case.format, case.method, case.quantizer, case.values, case.imatrix)))
+    counted = next(
+        reading.value for reading in record.readings if reading.metric == "bits_per_weight"
+    )
+    name = "-".join(
+        filter(None, (case.format, case.method, case.quantizer, case.values, case.imatrix))
+    )
     ours, theirs = room / f"hf-{name}", room / name
     call("bench", f"export {record.key} --format hf", "--out", ours, "--results", records)
     values = f" --values {case.values}" if case.values else ""
     values += f" --imatrix {case.imatrix}" if case.imatrix else ""
-    call("bench", f"export {record.key} --format {case.format}{values}", "--out", theirs, "--results", records)
+    call(
+        "bench",
+        f"export {record.key} --format {case.format}{values}",
+        "--out",
+        theirs,
+        "--results",
+        records,
+    )
     prompt = torch.tensor(loading.load_tokenizer(ours)(TEXT.read_text())["input_ids"])[:TOKENS]
-    # In the dtype of the files a scale times an integer is the weight that was measured. llama.cpp computes in float32.
+    # In the dtype of the files a scale times an integer is the weight that was measured. llama.cpp
+    # computes in float32.
     dtype = torch.float32 if case.format == "gguf" else torch.bfloat16
     own, other = (logits_of(folder, dtype) for folder in (ours, theirs))
     with torch.inference_mode():
         expected, found = own(prompt), other(prompt)
     pairs = list(zip(continuation(own, prompt), continuation(other, prompt), strict=True))
     return {
-        "difference of logits, of their size": float(f"{float((found - expected).norm() / expected.norm()):.2g}"),
-        f"of {TOKENS} positions with the same first token": int((found.argmax(-1) == expected.argmax(-1)).sum()),
-        f"of {TOKENS} greedy tokens the same": next((i for i, (a, b) in enumerate(pairs) if a != b), TOKENS),
+        "difference of logits, of their size": float(
+            f"{float((found - expected).norm() / expected.norm()):.2g}"
+        ),
+        f"of {TOKENS} positions with the same first token": int(
+            (found.argmax(-1) == expected.argmax(-1)).sum()
+        ),
+        f"of {TOKENS} greedy tokens the same": next(
+            (i for i, (a, b) in enumerate(pairs) if a != b), TOKENS
+        ),
         "files, MB": round(
-            sum(f.stat().st_size for f in theirs.glob("*") if f.suffix in (".gguf", ".safetensors")) / 1e6, 2
+            sum(f.stat().st_size for f in theirs.glob("*") if f.suffix in (".gguf", ".safetensors"))
+            / 1e6,
+            2,
         ),
         "bits per weight in the files": round(bits_in_files(theirs, Folder(ours)), 3),
         "bits per weight of the row": round(float(counted or 0), 3),
@@ -128,8 +161,15 @@ def main(model: str = "smollm2-135m-instruct-q4") -> None:
     figures: dict[str, Any] = {}
     with temporary_folder("exports") as room:
         for case in CASES:
-            parts = (case.format, case.method, case.values or case.quantizer, case.imatrix and "imatrix")
-            name = f"{model}: {' '.join(part for part in parts if part not in ('', 'dense', 'none'))}"
+            parts = (
+                case.format,
+                case.method,
+                case.values or case.quantizer,
+                case.imatrix and "imatrix",
+            )
+            name = (
+                f"{model}: {' '.join(part for part in parts if part not in ('', 'dense', 'none'))}"
+            )
             figures[name] = compare(case, model, room)
             print(name, json.dumps(figures[name]), file=sys.stderr, flush=True)
     before = recorded("exports") if (RESULTS / "exports.json").exists() else {}

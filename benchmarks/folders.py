@@ -1,12 +1,16 @@
-"""Models of five tools, read by `folder:path=`: logits against each tool's own loader, and bits against the files.
+"""Models of five tools, read by `folder:path=`: logits against each tool's own loader, and bits
+against the files.
 
-python benchmarks/folders.py draw            tokens for the scripts in benchmarks/other_tools: calibration and a prompt
-python benchmarks/folders.py compare         IDS and what the scripts wrote are in this folder, by the names of TOOLS
+python benchmarks/folders.py draw            tokens for the scripts in benchmarks/other_tools:
+calibration and a prompt python benchmarks/folders.py compare         IDS and what the scripts wrote
+are in this folder, by the names of TOOLS
 
-Between the two, bench run --config results/smollm2-folders/spec.toml ran in this folder, and its records are in ROWS.
+Between the two, bench run --config results/smollm2-folders/spec.toml ran in this folder, and its
+records are in ROWS.
 
-Every script runs in a separate environment: the packages are at its top. Each but llama.cpp's is given the folder of
-smollm2-135m-instruct-q4; llama.cpp's is given the GGUF file that the folder was made from.
+Every script runs in a separate environment: the packages are at its top. Each but llama.cpp's is
+given the folder of smollm2-135m-instruct-q4; llama.cpp's is given the GGUF file that the folder was
+made from.
 """
 
 from __future__ import annotations
@@ -60,10 +64,13 @@ class FileParts(NamedTuple):
 
 
 def draw() -> None:
-    """Write calibration [16, 256] from wiki-mini, and the first 64 tokens of a text that no tool was calibrated on."""
+    """Write calibration [16, 256] from wiki-mini, and the first 64 tokens of a text that no tool
+    was calibrated on."""
     folder = download.pull(MODEL).folder
     prompt = loading.load_tokenizer(folder)(PROMPT.read_text())["input_ids"][:64]
-    np.savez(IDS, calibration=draw_tokens(folder, 32, 512)[:16, :256].numpy(), probe=np.array(prompt))
+    np.savez(
+        IDS, calibration=draw_tokens(folder, 32, 512)[:16, :256].numpy(), probe=np.array(prompt)
+    )
 
 
 def compare() -> None:
@@ -74,7 +81,9 @@ def compare() -> None:
     probe = torch.tensor(np.load(IDS)["probe"][None])
     figures = {}
     for tool, name in TOOLS.items():
-        figures[tool] = _compare_bits(name, targets, weights) | _compare_logits(Path(name), original, targets, probe)
+        figures[tool] = _compare_bits(name, targets, weights) | _compare_logits(
+            Path(name), original, targets, probe
+        )
     finish("folders", figures)
 
 
@@ -110,10 +119,14 @@ def _recorded_bits(stage: str) -> float:
 
 
 def _parts(path: Path, targets: list[str]) -> FileParts:
-    """Read the sizes of tensors from the headers of a GGUF file or of a folder's safetensors files."""
+    """Read the sizes of tensors from the headers of a GGUF file or of a folder's safetensors
+    files."""
     if path.is_file():
         # Every matrix of a LLaMA's block is a linear.
-        tensors = [(t.name.startswith("blk.") and len(t.shape) == 2, int(t.n_bytes)) for t in GGUFReader(path).tensors]
+        tensors = [
+            (t.name.startswith("blk.") and len(t.shape) == 2, int(t.n_bytes))
+            for t in GGUFReader(path).tensors
+        ]
         files = [path]
     else:
         files, tensors = sorted(path.glob("*.safetensors")), []
@@ -124,16 +137,28 @@ def _parts(path: Path, targets: list[str]) -> FileParts:
             header.pop("__metadata__", None)
             for name, entry in header.items():
                 start, end = entry["data_offsets"]
-                linear = any(part in targets for part in (name.rpartition(".")[0], name.rpartition(".weight.")[0]))
+                linear = any(
+                    part in targets
+                    for part in (name.rpartition(".")[0], name.rpartition(".weight.")[0])
+                )
                 tensors.append((linear, end - start))
     whole = sum(file.stat().st_size for file in files)
-    return FileParts(*(sum(size for linear, size in tensors if linear is kind) for kind in (True, False)), whole)
+    return FileParts(
+        *(sum(size for linear, size in tensors if linear is kind) for kind in (True, False)), whole
+    )
 
 
-def _compare_logits(path: Path, original: Folder, targets: list[str], probe: torch.Tensor) -> dict[str, Any]:
+def _compare_logits(
+    path: Path, original: Folder, targets: list[str], probe: torch.Tensor
+) -> dict[str, Any]:
     """Return how far our logits are from those of the tool's own loader."""
     with tempfile.TemporaryDirectory() as workdir:
-        job = Job(source=original.path, pattern=Pattern.parse("dense"), targets=targets, workdir=Path(workdir))
+        job = Job(
+            source=original.path,
+            pattern=Pattern.parse("dense"),
+            targets=targets,
+            workdir=Path(workdir),
+        )
         outcome = ModelFolder(path=str(path)).apply(torch.nn.Identity(), job)
         with torch.no_grad():
             ours = loading.load(Path(str(outcome.model)), Compute())(probe).logits[0].numpy()
@@ -145,7 +170,9 @@ def _compare_logits(path: Path, original: Folder, targets: list[str], probe: tor
     # Logits with the tool's own rounding of inputs: float16, or 8 bits.
     for kind in ("float16", "rounded"):
         if (other := Path(f"{path}.{kind}.logits.npy")).exists():
-            about["the same, as the tool itself multiplies"] = round(float(abs(ours - np.load(other)).max()), 2)
+            about["the same, as the tool itself multiplies"] = round(
+                float(abs(ours - np.load(other)).max()), 2
+            )
     return about
 
 

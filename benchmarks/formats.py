@@ -1,8 +1,10 @@
-"""Formats and scales beside those of other projects, on the linears of a model: how many values are equal, and how far the others are.
+"""Formats and scales beside those of other projects, on the linears of a model: how many values are
+equal, and how far the others are.
 
 python benchmarks/formats.py [--model tiny]
 
-compressed-tensors is needed. torchao, llama-cpp-python and llmcompressor are compared where they are installed.
+compressed-tensors is needed. torchao, llama-cpp-python and llmcompressor are compared where they
+are installed.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ def compare(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Any]:
 
 
 def rounded_up(weight: Tensor) -> Tensor:
-    """Return whether a weight is in a group of MXFP4 whose largest value is 1.75 times a power of two or more, bool [out, in]."""
+    """Return whether a weight is in a group of MXFP4 whose largest value is 1.75 times a power of
+    two or more, bool [out, in]."""
     fraction = torch.frexp(weight.unflatten(1, (-1, 32)).abs().amax(-1)).mantissa
     return (fraction >= 1.75 / 2).repeat_interleave(32, 1)
 
@@ -82,25 +85,38 @@ def by_torchao(name: str, weight: Tensor) -> Tensor:
     if name == "mxfp4":
         mx: Any = importlib.import_module("torchao.prototype.mx_formats.mx_tensor")
         kind = torch.float4_e2m1fn_x2
-        return mx.MXTensor.to_mx(weight, kind, 32, mx.ScaleCalculationMode.FLOOR).dequantize(torch.float32)  # type: ignore[no-any-return]
+        return mx.MXTensor.to_mx(weight, kind, 32, mx.ScaleCalculationMode.FLOOR).dequantize(
+            torch.float32
+        )  # type: ignore[no-any-return]
     nv: Any = importlib.import_module("torchao.prototype.mx_formats.nvfp4_tensor")
     scale = nv.per_tensor_amax_to_scale(weight.abs().max())
     return nv.NVFP4Tensor.to_nvfp4(weight, 16, per_tensor_scale=scale).dequantize(torch.float32)  # type: ignore[no-any-return]
 
 
 def compare_k_quants(folder: Path, room: Path) -> dict[str, Any]:
-    """Write a file by llama.cpp's program, and count the matrices whose bytes our calls give, too."""
+    """Write a file by llama.cpp's program, and count the matrices whose bytes our calls give,
+    too."""
     from gguf import GGUFReader
 
     from bench.export import gguf_file, llama_cpp
 
     gguf_file.write(folder, room / "f16.gguf", "f16")
     source = {
-        t.name: t for t in GGUFReader(room / "f16.gguf").tensors if len(t.shape) == 2 and t.name.startswith("blk.")
+        t.name: t
+        for t in GGUFReader(room / "f16.gguf").tensors
+        if len(t.shape) == 2 and t.name.startswith("blk.")
     }
     generator, figures = torch.Generator().manual_seed(0), {}
-    importance = {name: torch.rand(int(t.shape[0]), generator=generator) + 0.1 for name, t in source.items()}
-    for name, kind in (("q2_k", "q2_k"), ("q3_k", "q3_k_m"), ("q4_k", "q4_k_m"), ("q5_k", "q5_k_m"), ("q6_k", "q6_k")):
+    importance = {
+        name: torch.rand(int(t.shape[0]), generator=generator) + 0.1 for name, t in source.items()
+    }
+    for name, kind in (
+        ("q2_k", "q2_k"),
+        ("q3_k", "q3_k_m"),
+        ("q4_k", "q4_k_m"),
+        ("q5_k", "q5_k_m"),
+        ("q6_k", "q6_k"),
+    ):
         for given in (importance, None):
             llama_cpp.quantize(room / "f16.gguf", room / "out.gguf", kind, 1, given, pure=True)
             found = {t.name: t for t in GGUFReader(room / "out.gguf").tensors if t.name in source}
@@ -112,7 +128,11 @@ def compare_k_quants(folder: Path, room: Path) -> dict[str, Any]:
                 same += form == tensor.tensor_type.name and own.tobytes() == tensor.data.tobytes()
                 types.add(form)
             said = f"llama.cpp, {name}{', with importance' if given else ''}"
-            figures[said] = {"matrices": len(found), "same bytes": same, "types": ", ".join(sorted(types))}
+            figures[said] = {
+                "matrices": len(found),
+                "same bytes": same,
+                "types": ", ".join(sorted(types)),
+            }
     return figures
 
 
@@ -121,11 +141,15 @@ def compare_awq(model: nn.Module, job: Job) -> dict[str, Any]:
     scales, kinds = {}, ("awq", "llmcompressor-awq")
     for name in kinds:
         changed = copy.deepcopy(model)
-        build(registry.lookup("methods", name), name, {"group": GROUP, "grid": GRID}).apply(changed, job)
+        build(registry.lookup("methods", name), name, {"group": GROUP, "grid": GRID}).apply(
+            changed, job
+        )
         norms = {n: p for n, p in changed.named_parameters() if n.endswith("layernorm.weight")}
         scales[name] = {n: model.get_parameter(n) / p for n, p in norms.items()}
     sizes = input_sizes(model, job)
-    exponents = [[slope(sizes[name], scales[kind][name]) for name in scales["awq"]] for kind in kinds]
+    exponents = [
+        [slope(sizes[name], scales[kind][name]) for name in scales["awq"]] for kind in kinds
+    ]
     flat = flatness(model, job, dict(zip(scales["awq"], exponents[1], strict=True)))
     apart = [abs(a - b) * GRID for a, b in zip(*exponents, strict=True)]
     return {
@@ -139,7 +163,8 @@ def compare_awq(model: nn.Module, job: Job) -> dict[str, Any]:
 
 
 def flatness(model: nn.Module, job: Job, exponents: dict[str, float]) -> list[float]:
-    """Return the error of our search at other exponents, over its smallest, by the names of norms."""
+    """Return the error of our search at other exponents, over its smallest, by the names of
+    norms."""
     awq, wiring, errors = Awq(group=GROUP, grid=GRID), Wiring(model, job, "awq"), {}
     for visit in Walk(copy.deepcopy(model), job, add_gram):
         errors[visit.name] = awq._errors(visit.weight.float(), symmetric(visit.stat))
@@ -159,7 +184,11 @@ def input_sizes(model: nn.Module, job: Job) -> dict[str, Tensor]:
     def note(name: str) -> Callable[..., None]:
         return lambda _, __, out: found.update({name: out.abs().mean((0, 1))})
 
-    hooks = [m.register_forward_hook(note(f"{n}.weight")) for n, m in model.named_modules() if n.endswith("layernorm")]
+    hooks = [
+        m.register_forward_hook(note(f"{n}.weight"))
+        for n, m in model.named_modules()
+        if n.endswith("layernorm")
+    ]
     model(input_ids=job.calibration)
     for hook in hooks:
         hook.remove()
@@ -182,20 +211,31 @@ def main(model: str = "tiny") -> None:
     weights = [opened.weight(target).float() for target in targets]
     figures: dict[str, Any] = {}
     for name in GRIDS:
-        for package, reference in (("compressed_tensors", by_compressed_tensors), ("torchao", by_torchao)):
+        for package, reference in (
+            ("compressed_tensors", by_compressed_tensors),
+            ("torchao", by_torchao),
+        ):
             if importlib.util.find_spec(package):
                 pairs = [(ours_of(name, weight), reference(name, weight)) for weight in weights]
                 figures[f"{package.replace('_', '-')}, {name}"] = compare(pairs)
                 if name == "mxfp4" and package == "compressed_tensors":
                     plain = [~rounded_up(weight) for weight in weights]
                     others = [(a[keep], b[keep]) for (a, b), keep in zip(pairs, plain, strict=True)]
-                    figures["compressed-tensors, mxfp4, groups that it does not round up"] = compare(others)
+                    figures["compressed-tensors, mxfp4, groups that it does not round up"] = (
+                        compare(others)
+                    )
     with temporary_folder("formats") as room:
         if importlib.util.find_spec("llama_cpp"):
             figures |= compare_k_quants(found.folder, room)
         if importlib.util.find_spec("llmcompressor"):
             tokens = draw_tokens(found.folder, SEQUENCES, min(512, found.seqlen))
-            job = Job(source=found.folder, pattern=Pattern(), targets=targets, calibration=tokens, workdir=room)
+            job = Job(
+                source=found.folder,
+                pattern=Pattern(),
+                targets=targets,
+                calibration=tokens,
+                workdir=room,
+            )
             figures["llm-compressor, AWQ"] = compare_awq(loading.load(found.folder, Compute()), job)
     before = recorded("formats") if (RESULTS / "formats.json").exists() else {}
     finish("formats", before | {f"{model}: {name}": values for name, values in figures.items()})

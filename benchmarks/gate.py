@@ -2,19 +2,22 @@
 
 python benchmarks/gate.py [--gates 1000]
 
-Gates of 20 metrics. Perplexities are per-window losses from results/tiny: a metric's change is the difference of two rows
-there, article by article, without its mean, and each gate draws other articles for all of them at once. Accuracies are simulated
+Gates of 20 metrics. Perplexities are per-window losses from results/tiny: a metric's change is the
+difference of two rows there, article by article, without its mean, and each gate draws other
+articles for all of them at once. Accuracies are simulated
 by question: questions flip both ways, easy ones rarely. Latencies are log-normal.
 
-Type I error: share of gates with a REGRESSION although no metric has changed, or although each lost exactly its margin. Power: one
-accuracy loses 3 points, or one perplexity 2%. Before: the p value was for a change of 0, now it is for a change of the margin.
+Type I error: share of gates with a REGRESSION although no metric has changed, or although each lost
+exactly its margin. Power: one accuracy loses 3 points, or one perplexity 2%. Before: the p value
+was for a change of 0, now it is for a change of the margin.
 
-One seed: each perplexity was made with one seed, and the code draws other data, so that each side moves by 0.5%. The noise between
-seeds is measured on five rows with three seeds. OK is a statement on the seed that was run: its error rate is the share of perplexities
-that are OK although this seed lost exactly its margin.
+One seed: each perplexity was made with one seed, and the code draws other data, so that each side
+moves by 0.5%. The noise between seeds is measured on five rows with three seeds. OK is a statement
+on the seed that was run: its error rate is the share of perplexities that are OK although this seed
+lost exactly its margin.
 
-The simulation is not timed. Seconds depend on the machine: --speed-only measures them again on a quiet machine and keeps the rest,
---errors-only keeps the seconds.
+The simulation is not timed. Seconds depend on the machine: --speed-only measures them again on a
+quiet machine and keeps the rest, --errors-only keeps the seconds.
 """
 
 from __future__ import annotations
@@ -60,9 +63,11 @@ SEED_DEVIATION = 0.005
 
 @dataclass(frozen=True)
 class Simulated:
-    """Changes of many gates, as losses. Every array is [gates, metrics], and `margins` is [metrics].
+    """Changes of many gates, as losses. Every array is [gates, metrics], and `margins` is
+    [metrics].
 
-    p, p_beyond: p values for a change of 0 and of the margin. p_within: that for the seeds that were run.
+    p, p_beyond: p values for a change of 0 and of the margin. p_within: that for the seeds that
+    were run.
     """
 
     losses: np.ndarray
@@ -93,9 +98,11 @@ def holm(p: np.ndarray) -> np.ndarray:
 def simulate(
     gates: int, losses: dict[str, np.ndarray], rng: Any, *, articles: int = 0, one_seed: str = ""
 ) -> Simulated:
-    """Simulate gates. losses: true losses of the metrics by kind. articles: of a text, 0 for as many as it has.
+    """Simulate gates. losses: true losses of the metrics by kind. articles: of a text, 0 for as
+    many as it has.
 
-    one_seed: "redrawn" if each side of a perplexity has another draw, "this seed" if the true losses are those of one draw.
+    one_seed: "redrawn" if each side of a perplexity has another draw, "this seed" if the true
+    losses are those of one draw.
     """
     estimates = [
         _perplexities(gates, losses["perplexity"], rng, articles, one_seed),
@@ -127,7 +134,9 @@ def _perplexities(gates: int, losses: np.ndarray, rng: Any, articles: int, one_s
         drawn = changes[rng.integers(len(changes), size=len(losses))][:, columns] * rng.choice(
             (-1, 1), (len(losses), 1)
         )
-        moved = losses + (one_seed == "redrawn") * np.sqrt(2) * SEED_DEVIATION * rng.standard_normal(len(losses))
+        moved = losses + (one_seed == "redrawn") * np.sqrt(
+            2
+        ) * SEED_DEVIATION * rng.standard_normal(len(losses))
         noise = measured_noise(SEED_DEVIATION, SEEDED_ROWS, rng) if one_seed else SeedNoise(0.0)
         for i, row in enumerate(drawn + moved[:, None] * w):
             alone = _estimate(row[None], w, level)
@@ -137,7 +146,8 @@ def _perplexities(gates: int, losses: np.ndarray, rng: Any, articles: int, one_s
 
 
 def _estimate(sums: np.ndarray, weights: np.ndarray, level: float) -> Estimate:
-    """Estimate as a gate does. No bootstrap is run where both |t| are under SCREEN: its p values are far above alpha / 20 there."""
+    """Estimate as a gate does. No bootstrap is run where both |t| are under SCREEN: its p values
+    are far above alpha / 20 there."""
     margin = MARGINS["perplexity"]
     found = bootstrap.estimate_means(sums, level, weights, margin=margin)
     if max(abs(found.value), abs(found.value - margin)) < SCREEN * found.stderr:
@@ -146,7 +156,8 @@ def _estimate(sums: np.ndarray, weights: np.ndarray, level: float) -> Estimate:
 
 
 def _accuracies(gates: int, losses: np.ndarray, rng: Any) -> Arrays:
-    """Simulate accuracies. Each question has its chance to flip; a loss makes right ones likelier to be lost."""
+    """Simulate accuracies. Each question has its chance to flip; a loss makes right ones likelier
+    to be lost."""
     margin = MARGINS["accuracy"]
     own = rng.beta(0.5, 5.75, QUESTIONS)  # mean 0.08: most questions hardly ever flip
     own *= DISCORDANT / own.mean()
@@ -165,12 +176,15 @@ def _accuracies(gates: int, losses: np.ndarray, rng: Any) -> Arrays:
 def _latencies(gates: int, losses: np.ndarray, rng: Any) -> Arrays:
     ratios = rng.normal(losses[:, None], JITTER, (gates, len(losses), BLOCKS))
     mean, stderr = ratios.mean(2), ratios.std(2, ddof=1) / BLOCKS**0.5
-    p, beyond = (2 * stdtr(BLOCKS - 1, -np.abs((mean - null) / stderr)) for null in (0.0, MARGINS["latency"]))
+    p, beyond = (
+        2 * stdtr(BLOCKS - 1, -np.abs((mean - null) / stderr)) for null in (0.0, MARGINS["latency"])
+    )
     return mean, p, beyond, beyond
 
 
 def time_a_gate(records: int, changed: int) -> dict[str, Any]:
-    """Time a gate: a folder against a baseline file of this many records, with a few changed: their scores are read and resampled."""
+    """Time a gate: a folder against a baseline file of this many records, with a few changed: their
+    scores are read and resampled."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     from helpers import fake_records
 
@@ -179,11 +193,17 @@ def time_a_gate(records: int, changed: int) -> dict[str, Any]:
         for root, made in zip(roots, ("a", "b"), strict=True):
             store = Store(root)
             for i in range(changed):
-                fake_records.perplexity(root, method=f"p{i}", made=made, noise=i + 1 if made == "b" else 0)
+                fake_records.perplexity(
+                    root, method=f"p{i}", made=made, noise=i + 1 if made == "b" else 0
+                )
             for i in range(records - changed):
-                found = fake_records.record(f"m{i}", measure="pattern", protocol="targets", token_digest="")
+                found = fake_records.record(
+                    f"m{i}", measure="pattern", protocol="targets", token_digest=""
+                )
                 found.readings = [
-                    fake_records.ReadingRow(metric="violated_groups", value=0.0, unit="1", better="lower")
+                    fake_records.ReadingRow(
+                        metric="violated_groups", value=0.0, unit="1", better="lower"
+                    )
                 ]
                 store.path(found.key).write_text(found.to_json(indent=1))
         kept = baseline.write(read(roots[0]), Path(scratch) / "baseline.zip")
@@ -203,27 +223,40 @@ def _judge(before: Path, after: Path) -> verdict.Comparison:
 def errors(gates: int) -> dict[str, Any]:
     """Return the figures that are simulated."""
     rng = np.random.default_rng(0)
-    figures: dict[str, Any] = {"gates": gates, "metrics a gate": json.dumps(METRICS).replace('"', "").strip("{}")}
+    figures: dict[str, Any] = {
+        "gates": gates,
+        "metrics a gate": json.dumps(METRICS).replace('"', "").strip("{}"),
+    }
     for label, at in (("no change", 0.0), ("each loses its margin", 1.0)):
         found = simulate(gates, true_losses(at), rng)
         figures[f"type I error, {label}, before"] = share(found.regressions_before().any(1))
         figures[f"type I error, {label}"] = share(found.regressions().any(1))
-        figures[f"perplexities that are OK, {label}"] = share(found.passes()[:, : METRICS["perplexity"]].ravel())
+        figures[f"perplexities that are OK, {label}"] = share(
+            found.passes()[:, : METRICS["perplexity"]].ravel()
+        )
         figures[f"accuracies that are OK, {label}"] = share(found.passes()[:, ACCURACIES].ravel())
     one_seed = slice(0, METRICS["perplexity"])
     found = simulate(gates, true_losses(1.0), rng, one_seed="redrawn")
     figures["one seed: type I error, each loses its margin"] = share(found.regressions().any(1))
     found = simulate(gates, true_losses(1.0), rng, one_seed="this seed")
-    figures["one seed: perplexities that are OK, each loses its margin"] = share(found.passes()[:, one_seed].ravel())
+    figures["one seed: perplexities that are OK, each loses its margin"] = share(
+        found.passes()[:, one_seed].ravel()
+    )
     small = simulate(gates, true_losses(0.0), rng, one_seed="this seed", articles=60)
-    figures["one seed: perplexities that are OK, no change, 60 articles"] = share(small.passes()[:, one_seed].ravel())
+    figures["one seed: perplexities that are OK, no change, 60 articles"] = share(
+        small.passes()[:, one_seed].ravel()
+    )
     found = simulate(gates, true_losses(accuracy=LOSS), rng)
     first = METRICS["perplexity"]
     figures["power, 3 points of accuracy, before"] = share(found.regressions_before()[:, first])
     figures["power, 3 points of accuracy"] = share(found.regressions()[:, first])
     for articles in (13, 60):
-        found = simulate(gates, true_losses(perplexity=float(np.log1p(PERPLEXITY_LOSS))), rng, articles=articles)
-        figures[f"power, 2% of perplexity, {articles} articles, before"] = share(found.regressions_before()[:, 0])
+        found = simulate(
+            gates, true_losses(perplexity=float(np.log1p(PERPLEXITY_LOSS))), rng, articles=articles
+        )
+        figures[f"power, 2% of perplexity, {articles} articles, before"] = share(
+            found.regressions_before()[:, 0]
+        )
         figures[f"power, 2% of perplexity, {articles} articles"] = share(found.regressions()[:, 0])
     return figures
 

@@ -2,12 +2,14 @@
 
 python benchmarks/intervals.py [--intervals 2000]
 
-Two rows are equal, so the true ratio of their perplexities is 1. The losses by article are real: the difference of two
-perplexity rows of results/smollm2-135m-wanda7 or results/tiny-methods that are within 25% of each other, without its mean,
-with other articles drawn each time. Each seed moves each row by a normal deviate of the given standard deviation.
+Two rows are equal, so the true ratio of their perplexities is 1. The losses by article are real:
+the difference of two perplexity rows of results/smollm2-135m-wanda7 or results/tiny-methods that
+are within 25% of each other, without its mean, with other articles drawn each time. Each seed moves
+each row by a normal deviate of the given standard deviation.
 
-Before: no noise between seeds was added. After: it is added. It is measured on five other rows with three seeds each, as
-many as that model has, or on one such row, or assumed (bench/results/metrics.py).
+Before: no noise between seeds was added. After: it is added. It is measured on five other rows with
+three seeds each, as many as that model has, or on one such row, or assumed
+(bench/results/metrics.py).
 """
 
 from __future__ import annotations
@@ -68,10 +70,13 @@ def share(missed: np.ndarray) -> str:
 
 
 def estimate(sums: np.ndarray, weights: np.ndarray) -> bootstrap.Estimate:
-    """Estimate as a leaderboard does. The bootstrap, which can only widen Student's interval, is left out if that holds 0."""
+    """Estimate as a leaderboard does. The bootstrap, which can only widen Student's interval, is
+    left out if that holds 0."""
     parts = bootstrap.variance_parts(sums, weights)
     value = float(sums.mean(0).sum() / weights.sum())
-    if abs(value) < parts.total**0.5 * stdtrit(bootstrap.degrees_of_freedom(parts, weights, len(sums)), 1 - LEVEL / 2):
+    if abs(value) < parts.total**0.5 * stdtrit(
+        bootstrap.degrees_of_freedom(parts, weights, len(sums)), 1 - LEVEL / 2
+    ):
         return bootstrap.estimate_means(sums, LEVEL, weights)
     return bootstrap.studentized_bootstrap(sums, weights, LEVEL)
 
@@ -80,13 +85,18 @@ def misses(found: bootstrap.Estimate) -> bool:
     return not found.low <= 0 <= found.high
 
 
-def measured_noise(deviation: float, rows: int, rng: np.random.Generator, seeds: int = 1) -> SeedNoise:
-    """Return the noise that rows with SEEDS seeds show: a pooled variance, of the difference of two rows' means over seeds."""
+def measured_noise(
+    deviation: float, rows: int, rng: np.random.Generator, seeds: int = 1
+) -> SeedNoise:
+    """Return the noise that rows with SEEDS seeds show: a pooled variance, of the difference of two
+    rows' means over seeds."""
     freedom = rows * (SEEDS - 1)
     return SeedNoise(2 * deviation**2 * float(rng.chisquare(freedom)) / freedom / seeds, freedom)
 
 
-def simulate(intervals: int, deviation: float, changes: list[Losses], rng: np.random.Generator) -> dict[str, str]:
+def simulate(
+    intervals: int, deviation: float, changes: list[Losses], rng: np.random.Generator
+) -> dict[str, str]:
     """Return the share of intervals that miss, by their kind."""
     kinds = (
         "one seed, before",
@@ -95,12 +105,17 @@ def simulate(intervals: int, deviation: float, changes: list[Losses], rng: np.ra
         "one seed, noise assumed",
     )
     several = {2: "two seeds", SEEDS: "three seeds"}
-    more = [f"{name}, {how}" for name in several.values() for how in ("before", "noise of five rows")]
+    more = [
+        f"{name}, {how}" for name in several.values() for how in ("before", "noise of five rows")
+    ]
     missed = {kind: np.zeros(intervals, bool) for kind in (*kinds, *more)}
     for i in range(intervals):
         rows, tokens = changes[i % len(changes)]
         columns = rng.integers(len(tokens), size=len(tokens))
-        weights, change = tokens[columns], rows[rng.integers(len(rows)), columns] * rng.choice((-1, 1))
+        weights, change = (
+            tokens[columns],
+            rows[rng.integers(len(rows)), columns] * rng.choice((-1, 1)),
+        )
         moved = change + np.sqrt(2) * deviation * rng.standard_normal((SEEDS, 1)) * weights
         alone = estimate(moved[:1], weights)
         noises = (
@@ -112,7 +127,10 @@ def simulate(intervals: int, deviation: float, changes: list[Losses], rng: np.ra
         for kind, noise in zip(kinds, noises, strict=True):
             missed[kind][i] = misses(add_seed_noise(alone, noise, LEVEL))
         for seeds, name in several.items():
-            mean, noise = estimate(moved[:seeds], weights), measured_noise(deviation, SEEDED_ROWS, rng, seeds)
+            mean, noise = (
+                estimate(moved[:seeds], weights),
+                measured_noise(deviation, SEEDED_ROWS, rng, seeds),
+            )
             missed[f"{name}, before"][i] = misses(mean)
             missed[f"{name}, noise of five rows"][i] = misses(add_seed_noise(mean, noise, LEVEL))
     return {kind: share(of) for kind, of in missed.items()}

@@ -1,7 +1,9 @@
-"""Answers of `bench run` against those of the `lm_eval` command, question by question: 100 questions each of three tasks.
+"""Answers of `bench run` against those of the `lm_eval` command, question by question: 100
+questions each of three tasks.
 
-The tasks are YAML files as a user writes them, on questions of wiki-mini. One has examples before each question, one uses the
-chat template, and one generates text. The model is smollm2-135m-instruct-q4 in float32.
+The tasks are YAML files as a user writes them, on questions of wiki-mini. One has examples before
+each question, one uses the chat template, and one generates text. The model is
+smollm2-135m-instruct-q4 in float32.
 
 python benchmarks/lm_eval_command.py [--questions 100] [--cases NAME,NAME]
 """
@@ -47,13 +49,17 @@ metric_list:
   - {metric: first_word, aggregation: mean, higher_is_better: true}
   - {metric: text, aggregation: mean, higher_is_better: true}
 """
-MARKS = '''"""Marks of a generated text: is its first word right, and a number for the whole text, so that two runs can be compared."""
+MARKS = '''"""Marks of a generated text: is its first word right, and a number for the whole text.
+
+So two runs can be compared.
+"""
 import zlib
 
 
 def mark(doc, results):
     (text,) = results
-    return {"first_word": float(text.split()[:1] == [doc["word"]]), "text": float(zlib.crc32(text.encode()))}
+    first_word = float(text.split()[:1] == [doc["word"]])
+    return {"first_word": first_word, "text": float(zlib.crc32(text.encode()))}
 '''
 
 
@@ -69,30 +75,49 @@ class Case(NamedTuple):
 
 CASES = (
     Case("few_shot", CHOICES, "wiki_continuation", ("num_fewshot=2",), ("--num_fewshot", "2")),
-    Case("chat", CHOICES, "wiki_continuation", ("apply_chat_template=true",), ("--apply_chat_template",)),
+    Case(
+        "chat",
+        CHOICES,
+        "wiki_continuation",
+        ("apply_chat_template=true",),
+        ("--apply_chat_template",),
+    ),
     Case("generated", GENERATED, "wiki_lastword"),
 )
 
 
 def ours(case: Case, model: Path, folder: Path, limit: int) -> dict[str, Mapping[str, float]]:
-    """Return the values of each question, by the digest of its document, as `bench run` records them."""
+    """Return the values of each question, by the digest of its document, as `bench run` records
+    them."""
     results = folder / "results"
-    settings = " ".join(f"--set zeroshot.{setting}" for setting in (f"limit={limit}", f"batch={BATCH}", *case.ours))
+    settings = " ".join(
+        f"--set zeroshot.{setting}" for setting in (f"limit={limit}", f"batch={BATCH}", *case.ours)
+    )
     words = (
-        f"run --methods dense --quant none --measures zeroshot --dtype float32 --device cpu --set threads=1 {settings}"
+        "run --methods dense --quant none --measures zeroshot --dtype float32 --device cpu "
+        f"--set threads=1 {settings}"
     )
     files = ("--model", model, "--tasks", folder / f"{case.name}.yaml", "--results", results)
     call("bench", words, *files, environment=ENVIRONMENT)
     store = ReadOnlyStore(results)
     (record,) = (r for r in store.verified() if r.identity.measure == "zeroshot")
     items, first = store.items(record), record.readings[0].metric
-    columns = {first if name == "value" else name: values.tolist() for name, values in items.columns.items()}
-    return {one: {name: values[i] for name, values in columns.items()} for i, one in enumerate(items.ids.tolist())}
+    columns = {
+        first if name == "value" else name: values.tolist()
+        for name, values in items.columns.items()
+    }
+    return {
+        one: {name: values[i] for name, values in columns.items()}
+        for i, one in enumerate(items.ids.tolist())
+    }
 
 
 def theirs(case: Case, model: Path, folder: Path, limit: int) -> list[dict[str, Any]]:
     """Return what `lm_eval --log_samples` writes of each question."""
-    words = f"run --model hf --device cpu --tasks {case.name} --limit {limit} --batch_size {BATCH} --log_samples"
+    words = (
+        f"run --model hf --device cpu --tasks {case.name} --limit {limit} --batch_size {BATCH} "
+        "--log_samples"
+    )
     places = ("--include_path", folder, "--output_path", folder / "lm_eval")
     dense = f"pretrained={model},dtype=float32"
     call("lm_eval", words, "--model_args", dense, *places, *case.theirs, environment=ENVIRONMENT)
@@ -108,14 +133,19 @@ def compare(case: Case, model: Path, limit: int) -> dict[str, Any]:
         (folder / "marks.py").write_text(MARKS)
         samples, recorded = theirs(case, model, folder, limit), ours(case, model, folder, limit)
     metric, *others = samples[0]["metrics"]
-    figures: dict[str, Any] = {"questions": len(samples), "right": sum(int(s[metric]) for s in samples)}
+    figures: dict[str, Any] = {
+        "questions": len(samples),
+        "right": sum(int(s[metric]) for s in samples),
+    }
     if case.body is GENERATED:
         texts = [s["resps"][0][0] for s in samples]
         figures["different texts"] = len(set(texts))
         if any(zlib.crc32(t.encode()) != s["text"] for t, s in zip(texts, samples, strict=True)):
             sys.exit("the number of a text is not that of the text in lm_eval's file")
     for one in (metric, *others):
-        figures[f"questions with another {one}"] = sum(recorded[s["doc_hash"]][one] != s[one] for s in samples)
+        figures[f"questions with another {one}"] = sum(
+            recorded[s["doc_hash"]][one] != s[one] for s in samples
+        )
     return figures
 
 
@@ -124,7 +154,10 @@ def main(questions: int = LIMIT, cases: str = ",".join(case.name for case in CAS
     model = download.pull("smollm2-135m-instruct-q4").folder
     names = split(cases, [case.name for case in CASES])
     chosen = [case for case in CASES if case.name in names]
-    finish("lm_eval_command", {case.name.replace("_", " "): compare(case, model, questions) for case in chosen})
+    finish(
+        "lm_eval_command",
+        {case.name.replace("_", " "): compare(case, model, questions) for case in chosen},
+    )
 
 
 if __name__ == "__main__":

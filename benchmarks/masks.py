@@ -1,8 +1,10 @@
-"""Agreement of our masks with llm-compressor's on the first 15 blocks of smollm2-135m-instruct-q4, over several calibration draws.
+"""Agreement of our masks with llm-compressor's on the first 15 blocks of smollm2-135m-instruct-q4,
+over several calibration draws.
 
-Each side runs on its own: its block i sees what its own pruned blocks hand on. One near-tie that rounding settles the
-other way is then multiplied by every block that follows, so a draw either agrees almost everywhere or comes apart at
-some block; which, only trying tells. On the same inputs the two agree (benchmarks/prune.py).
+Each side runs on its own: its block i sees what its own pruned blocks hand on. One near-tie that
+rounding settles the other way is then multiplied by every block that follows, so a draw either
+agrees almost everywhere or comes apart at some block; which, only trying tells. On the same inputs
+the two agree (benchmarks/prune.py).
 
 pip install -e '.[llmcompressor]' && python benchmarks/masks.py [--draws 3]
 """
@@ -27,7 +29,9 @@ def main(draws: int = 3) -> None:
     torch.set_num_threads(cores())
     found = download.pull("smollm2-135m-instruct-q4")
     dense = loading.load(found.folder, Compute())
-    dense.model.layers = nn.ModuleList(list(dense.model.layers)[:MATCH_BLOCKS])  # what comes after changes nothing here
+    dense.model.layers = nn.ModuleList(
+        list(dense.model.layers)[:MATCH_BLOCKS]
+    )  # what comes after changes nothing here
     dense.config.num_hidden_layers = MATCH_BLOCKS
     opened = found.open()
     everything = find_targets(opened.config, opened.shapes())

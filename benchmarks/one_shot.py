@@ -1,16 +1,19 @@
-"""Seconds and peak bytes of every one-shot method of ours, and how they grow with calibration and with width.
+"""Seconds and peak bytes of every one-shot method of ours, and how they grow with calibration and
+with width.
 
-On all of smollm2-135m-instruct-q4 with 32 sequences of 512 tokens of wiki-mini, on its first blocks with 32 and with 128, then on two
-blocks of LLaMAs of random weights, three widths, 16 sequences of 512 random tokens; 2:4, float32, all cores. Every figure is
-from another process, which loads that model alone, so a peak belongs to its method. The memory of the process before the
-method began is recorded, too. Adapters of other libraries are left out: see prune.py. DSnoT and
-block reconstruction refine magnitude's mask.
+On all of smollm2-135m-instruct-q4 with 32 sequences of 512 tokens of wiki-mini, on its first blocks
+with 32 and with 128, then on two blocks of LLaMAs of random weights, three widths, 16 sequences of
+512 random tokens; 2:4, float32, all cores. Every figure is from another process, which loads that
+model alone, so a peak belongs to its method. The memory of the process before the method began is
+recorded, too. Adapters of other libraries are left out: see prune.py. DSnoT and block
+reconstruction refine magnitude's mask.
 
-python benchmarks/one_shot.py [--methods wanda,alps] [--whole 32] [--sequences 32,128] [--blocks 3] [--widths 128,256,512]
+python benchmarks/one_shot.py [--methods wanda,alps] [--whole 32] [--sequences 32,128] [--blocks 3]
+[--widths 128,256,512]
                               [--rounds 1]
 
---whole and --sequences: numbers of sequences for all of the model and for its first --blocks. Widths are multiples of 32. An
-empty list leaves these models out.
+--whole and --sequences: numbers of sequences for all of the model and for its first --blocks.
+Widths are multiples of 32. An empty list leaves these models out.
 """
 
 from __future__ import annotations
@@ -36,7 +39,11 @@ WIDE_BLOCKS, WIDE_SEQUENCES, WIDE_VOCABULARY, HEAD = 2, 16, 1024, 32
 ONE_SHOT = [
     name
     for name, entry in METHODS.items()
-    if not (entry.does & Does.LEAVES_DENSE or entry.extra or {"training", "cuda", "isolated"} & set(entry.needs))
+    if not (
+        entry.does & Does.LEAVES_DENSE
+        or entry.extra
+        or {"training", "cuda", "isolated"} & set(entry.needs)
+    )
     and name != "folder"  # the model of another tool: it prunes nothing
 ]
 
@@ -44,7 +51,8 @@ ONE_SHOT = [
 def prepare(folder: Path, blocks: int, sequences: list[int], widths: list[int]) -> None:
     """Write the models that are pruned, each with a file of tokens beside it.
 
-    whole/, blocks/, width-N/. sequences: numbers of them on any part of smollm2; blocks: of it, for blocks/.
+    whole/, blocks/, width-N/. sequences: numbers of them on any part of smollm2; blocks: of it, for
+    blocks/.
     """
     import torch
     from safetensors.torch import save_file
@@ -106,7 +114,9 @@ def one(name: str, folder: Path, sequences: int) -> dict[str, Any]:
     }
     entry = registry.lookup("methods", name)
     if Does.REFINES in entry.does or entry.after:
-        masks = {t: job["pattern"].keep(dense_weight(model.get_submodule(t)).abs()) for t in targets}
+        masks = {
+            t: job["pattern"].keep(dense_weight(model.get_submodule(t)).abs()) for t in targets
+        }
         job["prior"] = Prior(folder=folder, masks=masks)
         job["teacher"] = lambda: loading.load(folder, Compute())
     method = build(entry, name, {})
@@ -116,7 +126,8 @@ def one(name: str, folder: Path, sequences: int) -> dict[str, Any]:
 
 
 def summarize(rounds: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Return, for each size, median seconds, the highest peak, and what was held before. Then ratios of the last to the first."""
+    """Return, for each size, median seconds, the highest peak, and what was held before. Then
+    ratios of the last to the first."""
     figures: dict[str, Any] = {
         size: {
             "seconds": round(statistics.median(r["seconds"] for r in runs), 3),
@@ -155,11 +166,17 @@ def main(
         for _ in range(rounds):
             for name in chosen:
                 for size, (model, count) in (entire | part | wide).items():
-                    runs.setdefault((name, size), []).append(apart(one, name, Path(scratch) / model, count))
+                    runs.setdefault((name, size), []).append(
+                        apart(one, name, Path(scratch) / model, count)
+                    )
     figures: dict[str, Any] = {
         "whole model": f"{MODEL}; sequences of {SEQLEN} tokens" if entire else "not run",
-        "sequences": f"{MODEL}, blocks from its first: {blocks}; sequences of {SEQLEN} tokens" if part else "not run",
-        "widths": f"random LLaMAs of {WIDE_BLOCKS} blocks; {WIDE_SEQUENCES} x {SEQLEN} tokens" if wide else "not run",
+        "sequences": f"{MODEL}, blocks from its first: {blocks}; sequences of {SEQLEN} tokens"
+        if part
+        else "not run",
+        "widths": f"random LLaMAs of {WIDE_BLOCKS} blocks; {WIDE_SEQUENCES} x {SEQLEN} tokens"
+        if wide
+        else "not run",
         "pattern": PATTERN,
         "threads": cores(),
         "rounds": rounds,

@@ -1,9 +1,10 @@
-"""A model folder dense and as packed24: bytes, seconds from load to the first token, and peak memory.
+"""A model folder dense and as packed24: bytes, seconds from load to the first token, and peak
+memory.
 
 python benchmarks/packed24.py [--layers N]
 
-One layer or more of LLaMA2-7B's shapes, random and 2:4, in bfloat16. Each load is another process, in turn. Seconds and peak
-count from the end of the imports, and the file cache is warm for both.
+One layer or more of LLaMA2-7B's shapes, random and 2:4, in bfloat16. Each load is another process,
+in turn. Seconds and peak count from the end of the imports, and the file cache is warm for both.
 """
 
 from __future__ import annotations
@@ -37,15 +38,18 @@ def sparse(out: int, width: int) -> torch.Tensor:
 
 def write(folder: Path, layers: int) -> None:
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008,
-        "num_hidden_layers": layers, "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 1024,
-        "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "dtype": "bfloat16",
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096,
+        "intermediate_size": 11008, "num_hidden_layers": layers, "num_attention_heads": 32,
+        "num_key_value_heads": 32, "vocab_size": 1024, "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False, "dtype": "bfloat16",
     }  # fmt: skip
     writer = Writer(folder)
     (folder / "config.json").write_text(json.dumps(config))
     for name, empty in loading.empty_model(folder, torch.bfloat16).named_parameters():
         block = empty.ndim == 2 and ".layers." in name
-        writer.add(name, sparse(*empty.shape) if block else torch.randn(empty.shape, dtype=torch.bfloat16))
+        writer.add(
+            name, sparse(*empty.shape) if block else torch.randn(empty.shape, dtype=torch.bfloat16)
+        )
     writer.close()
 
 
@@ -65,7 +69,8 @@ def load(kind: str, folder: Path) -> dict[str, float]:
 
 
 def _kilobytes(key: str) -> int:
-    """Return kilobytes of this process, by Linux. getrusage would also count its parent before the fork."""
+    """Return kilobytes of this process, by Linux. getrusage would also count its parent before the
+    fork."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
@@ -81,7 +86,8 @@ def main(layers: int = 1) -> None:
         rates = {"packed": middle - started, "unpacked": time.process_time() - middle}
         figures[f"{name}, packed / bfloat16 bytes"] = round(packed.nbytes / weight.nbytes, 4)
         figures |= {
-            f"{name}, dense GB {k} a processor second": round(weight.nbytes / s / 1e9, 2) for k, s in rates.items()
+            f"{name}, dense GB {k} a processor second": round(weight.nbytes / s / 1e9, 2)
+            for k, s in rates.items()
         }
     with tempfile.TemporaryDirectory() as scratch:
         dense, packed24 = Path(scratch) / "hf", Path(scratch) / "packed24"

@@ -1,7 +1,8 @@
-"""Pack packages, a model and texts into parts small enough to be carried to a machine without a network, and unpack them.
+"""Pack packages, a model and texts into parts small enough to be carried to a machine without a
+network, and unpack them.
 
-A part is a tar of files and slices of files. index.json, in the first, has the sha256 of every file. The standard library is
-enough to unpack.
+A part is a tar of files and slices of files. index.json, in the first, has the sha256 of every
+file. The standard library is enough to unpack.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Damaged(Exception):
 
 
 def pack(folder: Path, model: str, requirements: Iterable[str], python: str) -> None:
-    """Write what a card's machine may lack into parts: wheels for its Python, the model and texts of this machine's cache."""
+    """Write what a card's machine may lack into parts: wheels for its Python, the model and texts
+    of this machine's cache."""
     from bench.inputs import download
     from bench.system.cache import cache_dir
 
@@ -49,21 +51,40 @@ def pack(folder: Path, model: str, requirements: Iterable[str], python: str) -> 
     with tempfile.TemporaryDirectory() as temporary:
         wheels = Path(temporary) / "wheels"
         _download(wheels, requirements, python)
-        own = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(wheels), str(ROOT)]
+        own = [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "-q",
+            "--no-deps",
+            "-w",
+            str(wheels),
+            str(ROOT),
+        ]
         subprocess.run(own, check=True)  # for its version; the checkout's code comes first there
         files = {f"wheels/{p.name}": p for p in sorted(wheels.iterdir())}
         for path in sorted((cache_dir() / "models" / model).rglob("*")):
             if path.is_file():
                 files[f"cache/{path.relative_to(cache_dir())}"] = path
         count = write_parts(folder, files)
-    print(f"{count} parts in {folder}: carry them to the machine, then python benchmarks/cuda.py --from DIR")
+    print(
+        f"{count} parts in {folder}: carry them to the machine, then python benchmarks/cuda.py "
+        "--from DIR"
+    )
 
 
 def _download(wheels: Path, requirements: Iterable[str], python: str) -> None:
-    """Wheels for that machine's Python. What the index has as source alone is built here, if it is Python alone."""
+    """Wheels for that machine's Python. What the index has as source alone is built here, if it is
+    Python alone."""
     wanted = {f"{name}=={metadata.version(name)}" for name in _closure(requirements)}
     pip = [sys.executable, "-m", "pip"]
-    there = ["--only-binary=:all:", "--python-version", python, *(f"--platform={p}" for p in PLATFORMS)]
+    there = [
+        "--only-binary=:all:",
+        "--python-version",
+        python,
+        *(f"--platform={p}" for p in PLATFORMS),
+    ]
     while True:
         command = [*pip, "download", "-q", "--no-deps", *there, "-d", str(wheels), *sorted(wanted)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -73,16 +94,20 @@ def _download(wheels: Path, requirements: Iterable[str], python: str) -> None:
         if not missing or missing[1] not in wanted:
             sys.exit(done.stderr)
         wanted.remove(missing[1])
-        subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", str(wheels), missing[1]], check=True)
+        subprocess.run(
+            [*pip, "wheel", "-q", "--no-deps", "-w", str(wheels), missing[1]], check=True
+        )
         name = missing[1].partition("==")[0].replace("-", "_")
         if not list(wheels.glob(f"{name}*-none-any.whl")):
             sys.exit(
-                f"{missing[1]} has no wheel for Python {python} on the index, and one built here is for this machine only"
+                f"{missing[1]} has no wheel for Python {python} on the index, and one built here "
+                "is for this machine only"
             )
 
 
 def _closure(requirements: Iterable[str]) -> set[str]:
-    """Return all packages that these need, as installed here, without those of the other machine."""
+    """Return all packages that these need, as installed here, without those of the other
+    machine."""
     from packaging.requirements import Requirement
 
     waiting, found = [(text, "") for text in requirements], set[tuple[str, str]]()
@@ -90,7 +115,9 @@ def _closure(requirements: Iterable[str]) -> set[str]:
         text, wanted = waiting.pop()
         requirement = Requirement(text)
         name = requirement.name.lower().replace("_", "-")
-        if THERE.match(name) or (requirement.marker and not requirement.marker.evaluate({"extra": wanted})):
+        if THERE.match(name) or (
+            requirement.marker and not requirement.marker.evaluate({"extra": wanted})
+        ):
             continue
         for extra in ("", *requirement.extras):
             if (name, extra) not in found:
@@ -100,7 +127,8 @@ def _closure(requirements: Iterable[str]) -> set[str]:
 
 
 def write_parts(folder: Path, files: dict[str, Path], part_bytes: int = PART_BYTES) -> int:
-    """Write files, by their name there, into parts of at most `part_bytes`. Returns how many. The folder must be new or empty."""
+    """Write files, by their name there, into parts of at most `part_bytes`. Returns how many. The
+    folder must be new or empty."""
     if folder.exists() and any(folder.iterdir()):
         sys.exit(f"{folder} is not empty: name a new folder")
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"""Perplexity on smollm2-135m-instruct-q4: ours against a plain transformers loop, seconds and peak memory, on the same windows.
+"""Perplexity on smollm2-135m-instruct-q4: ours against a plain transformers loop, seconds and peak
+memory, on the same windows.
 
 Every run is another process, because memory peaks once. The plain loop against itself is the noise.
 
@@ -35,14 +36,22 @@ def plain(model: torch.nn.Module, tokens: torch.Tensor) -> list[float]:
     with torch.no_grad():
         for part in tokens.split(BATCH_TOKENS // SEQLEN):
             logits = model(part, use_cache=False).logits[:, :-1].float()
-            nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="none")
+            nll = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), part[:, 1:].flatten(), reduction="none"
+            )
             losses += nll.view(len(part), -1).sum(1).tolist()
     return losses
 
 
 def ours(model: torch.nn.Module, windows: Windows, context: MeasureContext) -> list[float]:
     reader = WindowLosses(windows)
-    run_pass([Participant(lambda: reader)], lambda: model, windows.tokens, BATCH_TOKENS // SEQLEN, context)
+    run_pass(
+        [Participant(lambda: reader)],
+        lambda: model,
+        windows.tokens,
+        BATCH_TOKENS // SEQLEN,
+        context,
+    )
     return reader.losses
 
 
@@ -50,11 +59,14 @@ def one(which: str) -> dict[str, float]:
     """Time a pass, and return seconds, peak bytes and the sum of the losses."""
     torch.set_num_threads(cores())
     folder = download.pull("smollm2-135m-instruct-q4").folder
-    cut = Windows(*windows.load_windows("wiki-mini", loading.load_tokenizer(folder), SEQLEN, WINDOWS, None))
+    cut = Windows(
+        *windows.load_windows("wiki-mini", loading.load_tokenizer(folder), SEQLEN, WINDOWS, None)
+    )
     model = loading.load(folder, Compute())
     context = MeasureContext(
-        folder=folder, source=folder, is_dense=True, tokenizer=lambda: None, load_dense=lambda: model, counts=WeightCounts(Pattern()), compute=Compute(),
-        data_dir=None, workdir=Path(), progress=NoProgress(), seed=None,
+        folder=folder, source=folder, is_dense=True, tokenizer=lambda: None,
+        load_dense=lambda: model, counts=WeightCounts(Pattern()), compute=Compute(), data_dir=None,
+        workdir=Path(), progress=NoProgress(), seed=None,
     )  # fmt: skip
     run = {
         "ours": lambda: ours(model, cut, context),
@@ -62,7 +74,11 @@ def one(which: str) -> dict[str, float]:
     }[which]
     started = time.perf_counter()
     losses = run()
-    return {"s": time.perf_counter() - started, "peak": provenance.peak_bytes("cpu"), "nll": sum(losses)}
+    return {
+        "s": time.perf_counter() - started,
+        "peak": provenance.peak_bytes("cpu"),
+        "nll": sum(losses),
+    }
 
 
 def main() -> None:

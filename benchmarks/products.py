@@ -1,7 +1,9 @@
-"""bfloat16 on a CPU without its instructions: torch's own kernels against bench.system.products, which goes through float32.
+"""bfloat16 on a CPU without its instructions: torch's own kernels against bench.system.products,
+which goes through float32.
 
-A product of SmolLM2's MLP, and attention with its gradients in the shapes of SmolLM2 and Gemma 3, 512 tokens, one thread. The
-error is the largest difference of a gradient from that in float64, over its largest value.
+A product of SmolLM2's MLP, and attention with its gradients in the shapes of SmolLM2 and Gemma 3,
+512 tokens, one thread. The error is the largest difference of a gradient from that in float64, over
+its largest value.
 
 python benchmarks/products.py [--rounds 7]
 """
@@ -27,7 +29,8 @@ ATTENTION = {"SmolLM2": (9, 64), "Gemma 3": (4, 256)}
 
 
 def gradients(work: Callable[..., Tensor], values: list[Tensor], in_float32: bool) -> list[Tensor]:
-    """Return the gradients of the sum of squares of a function of these values. in_float32: through float32, or torch's own."""
+    """Return the gradients of the sum of squares of a function of these values. in_float32: through
+    float32, or torch's own."""
     use_float32(in_float32)
     inputs = [v.detach().requires_grad_() for v in values]
     work(*inputs).square().sum().backward()
@@ -40,14 +43,20 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def main(rounds: int = 7) -> None:
     if has_instructions_for("bfloat16"):
-        sys.exit("this CPU has instructions for bfloat16, so torch's own kernels are used: run it on another")
+        sys.exit(
+            "this CPU has instructions for bfloat16, so torch's own kernels are used: run it on "
+            "another"
+        )
     torch.set_num_threads(1)
     torch.manual_seed(0)
     cases: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
         "a product": (linear, [torch.randn(TOKENS, 576), torch.randn(1536, 576)])
     }
     for name, (heads, size) in ATTENTION.items():
-        cases[f"attention of {name}"] = (attention, [torch.randn(1, heads, TOKENS, size) for _ in range(3)])
+        cases[f"attention of {name}"] = (
+            attention,
+            [torch.randn(1, heads, TOKENS, size) for _ in range(3)],
+        )
     figures: dict[str, Any] = {"tokens": TOKENS, "threads": 1}
     for name, (work, values) in cases.items():
         halves = [v.bfloat16() for v in values]
@@ -60,7 +69,10 @@ def main(rounds: int = 7) -> None:
             "torch's own / through float32": ratio(in_turn(sides, rounds), *sides)
         }
         for side, run in sides.items():
-            apart = (float((a - b).abs().max() / b.abs().max()) for a, b in zip(run(), exact, strict=True))
+            apart = (
+                float((a - b).abs().max() / b.abs().max())
+                for a, b in zip(run(), exact, strict=True)
+            )
             figures[of][f"error, {side}"] = float(f"{max(apart):.2g}")
     finish("products", figures)
 

@@ -1,8 +1,11 @@
-"""SparseGPT and Wanda, ours against llm-compressor's `oneshot` and against the floor, on smollm2-135m-instruct-q4.
+"""SparseGPT and Wanda, ours against llm-compressor's `oneshot` and against the floor, on
+smollm2-135m-instruct-q4.
 
-The same 32 x 512 calibration tokens of wiki-mini for both, 2:4, float32, all cores. The floor is the arithmetic that every
-method needs: two passes over the blocks, without the products whose output is not used (the last linear of
-the first pass; the last block's second pass), and for SparseGPT one X^T X for each distinct input.
+The same 32 x 512 calibration tokens of wiki-mini for both, 2:4, float32, all cores. The floor is
+the arithmetic that every
+method needs: two passes over the blocks, without the products whose output is not used (the last
+linear of the first pass; the last block's second pass), and for SparseGPT one X^T X for each
+distinct input.
 
 pip install -e '.[llmcompressor]' && python benchmarks/prune.py [--rounds 3] [--methods wanda]
 """
@@ -55,7 +58,9 @@ def theirs(method: str, model: nn.Module, tokens: Tensor) -> None:
         model=model,
         dataset=rows,
         recipe=modifier(
-            sparsity=0.5, mask_structure="2:4", targets=[r"re:model\.layers\.\d+\.(self_attn|mlp)\..*_proj$"]
+            sparsity=0.5,
+            mask_structure="2:4",
+            targets=[r"re:model\.layers\.\d+\.(self_attn|mlp)\..*_proj$"],
         ),
         max_seq_length=SEQLEN,
         num_calibration_samples=SEQUENCES,
@@ -116,7 +121,11 @@ def agreement(theirs: nn.Module, ours: nn.Module) -> list[float]:
     """Share of weights on which two models' masks agree, per block."""
     shares = []
     for x, y in zip(theirs.model.layers, ours.model.layers, strict=True):
-        pairs = [(p != 0, q != 0) for p, q in zip(x.parameters(), y.parameters(), strict=True) if p.dim() == 2]
+        pairs = [
+            (p != 0, q != 0)
+            for p, q in zip(x.parameters(), y.parameters(), strict=True)
+            if p.dim() == 2
+        ]
         shares.append(sum(int((p == q).sum()) for p, q in pairs) / sum(p.numel() for p, _ in pairs))
     return shares
 
@@ -126,7 +135,8 @@ def on_the_same_inputs(
 ) -> nn.Module:
     """Our masks where each block sees what llm-compressor's own pruned blocks hand on.
 
-    Left to itself, one near-tie that rounding settles the other way is enough: the model multiplies it block by block.
+    Left to itself, one near-tie that rounding settles the other way is enough: the model multiplies
+    it block by block.
     """
     model, masked = copy.deepcopy(dense), copy.deepcopy(dense)
     job = Job(
@@ -175,15 +185,23 @@ def main(rounds: int = 3, methods: str = ",".join(METHODS)) -> None:
             rounds,
         )
         shares = agreement(last["theirs"], last["ours"])
-        same = agreement(last["theirs"], on_the_same_inputs(method, dense, last["theirs"], tokens, targets))
+        same = agreement(
+            last["theirs"], on_the_same_inputs(method, dense, last["theirs"], tokens, targets)
+        )
         head = dense.get_output_embeddings().weight
-        assert torch.equal(last["theirs"].get_output_embeddings().weight, head), "llm-compressor touched lm_head"
+        assert torch.equal(last["theirs"].get_output_embeddings().weight, head), (
+            "llm-compressor touched lm_head"
+        )
         figures[method] = {
             "llm-compressor / ours": ratio(times, "llm-compressor", "ours"),
             "ours / floor": ratio(times, "ours", "floor"),
             "seconds": {k: [round(s, 2) for s in v] for k, v in times.items()},
-            f"least mask agreement of {MATCH_BLOCKS} blocks, on the same inputs": round(min(same[:MATCH_BLOCKS]), 6),
-            f"least mask agreement of {MATCH_BLOCKS} blocks, each on its own": round(min(shares[:MATCH_BLOCKS]), 6),
+            f"least mask agreement of {MATCH_BLOCKS} blocks, on the same inputs": round(
+                min(same[:MATCH_BLOCKS]), 6
+            ),
+            f"least mask agreement of {MATCH_BLOCKS} blocks, each on its own": round(
+                min(shares[:MATCH_BLOCKS]), 6
+            ),
             "on the same inputs, by block": [round(s, 6) for s in same],
             "each on its own, by block": [round(s, 6) for s in shares],
         }

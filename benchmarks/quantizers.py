@@ -1,7 +1,9 @@
-"""Seconds and peak bytes of every quantizer on a 2:4 model; the extras too, where their libraries are.
+"""Seconds and peak bytes of every quantizer on a 2:4 model; the extras too, where their libraries
+are.
 
-Each quantizer runs in another process, so that its peak is its own. The model is pruned by magnitude first, and
-with --blocks only its first blocks are targets. "Before" is the peak with the model and the tokens loaded.
+Each quantizer runs in another process, so that its peak is its own. The model is pruned by
+magnitude first, and with --blocks only its first blocks are targets. "Before" is the peak with the
+model and the tokens loaded.
 
 python benchmarks/quantizers.py [--model smollm2-135m-instruct-q4] [--blocks 4] [--rounds 1]
 """

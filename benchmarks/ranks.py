@@ -1,4 +1,5 @@
-"""The gain of a second process in a training: CAST on `tiny`, one process of one thread against two, and against threads.
+"""The gain of a second process in a training: CAST on `tiny`, one process of one thread against
+two, and against threads.
 
 python benchmarks/ranks.py [--rounds 3]
 """
@@ -23,7 +24,8 @@ def seconds_per_step(results: Path, threads: int, processes: int, seed: int) -> 
     took = []
     for steps in (FEW, MANY):
         spec = bench.Spec(
-            methods=("cast",), quantizers=("none",), measures=("size",), seeds=(seed,), threads=threads, results=results,
+            methods=("cast",), quantizers=("none",), measures=("size",), seeds=(seed,),
+            threads=threads, results=results,
             training={"tokens": steps * STEP, "batch": 32, "seqlen": 128, "processes": processes},
         )  # fmt: skip
         bench.run(spec)
@@ -47,7 +49,9 @@ def main(rounds: int = 3) -> None:
         os.environ["CAST_BENCH_CACHE"] = str(Path(room) / "cache")
         for i in range(rounds):
             for name, threads, processes in (("one", 1, 1), ("two", 2, 2), ("threads", 2, 1)):
-                times[name].append(seconds_per_step(Path(room) / f"{name}-{i}", threads, processes, i))
+                times[name].append(
+                    seconds_per_step(Path(room) / f"{name}-{i}", threads, processes, i)
+                )
     figures: dict[str, Any] = {
         "model": "tiny",
         "a step": "32 x 128 tokens",

@@ -1,8 +1,8 @@
 """The time to make a leaderboard of 10,000 records, and to sort and filter it in a browser.
 
-The records are synthetic, in a temporary folder: 2,000 rows of one model, five measures each, a few of them
-with per-item scores, so that intervals are computed too. Seconds of wall time and of CPU; in the browser the milliseconds
-from a click or a key to the frame with the table.
+The records are synthetic, in a temporary folder: 2,000 rows of one model, five measures each, a few
+of them with per-item scores, so that intervals are computed too. Seconds of wall time and of CPU;
+in the browser the milliseconds from a click or a key to the frame with the table.
 """
 
 from __future__ import annotations
@@ -21,13 +21,26 @@ from harness import finish, seconds, start
 from bench.reporting import leaderboard
 from bench.results.store import Store
 
-MEASURES = (("agreement", "kl"), ("zeroshot", "acc"), ("pattern", "sparsity"), ("size", "bytes_packed"))
-PROTOCOLS = {"agreement": "wiki-mini@128", "zeroshot": "piqa@1.0", "pattern": "targets", "size": "weights"}
+MEASURES = (
+    ("agreement", "kl"),
+    ("zeroshot", "acc"),
+    ("pattern", "sparsity"),
+    ("size", "bytes_packed"),
+)
+PROTOCOLS = {
+    "agreement": "wiki-mini@128",
+    "zeroshot": "piqa@1.0",
+    "pattern": "targets",
+    "size": "weights",
+}
 ACTIONS = {
     "sort": """document.querySelector('[data-column="0"] button').click()""",
     "filter": "find.value = find.value ? '' : 'row 7'; find.dispatchEvent(new Event('input'))",
     "columns": "document.querySelector('[data-metric=kl]').click()",
-    "pick": "sliders[0].value = sliders[0].value === '3' ? '9' : '3'; sliders[0].dispatchEvent(new Event('input'))",
+    "pick": (
+        "sliders[0].value = sliders[0].value === '3' ? '9' : '3'; sliders[0].dispatchEvent(new "
+        "Event('input'))"
+    ),
 }
 LOADING = {
     "first table visible": "performance.getEntriesByName('first-contentful-paint')[0].startTime",
@@ -50,11 +63,23 @@ def fill(root: Path, rows: int, paired: int) -> int:
     dice = np.random.default_rng(0)
     store = Store(root)
     for i in range(rows):
-        about = {"method": f"row {i}", "seed": 0, "identity": {"quantizer": ("none", "int8", "nf4")[i % 3]}}
+        about = {
+            "method": f"row {i}",
+            "seed": 0,
+            "identity": {"quantizer": ("none", "int8", "nf4")[i % 3]},
+        }
         if i < paired:
             fake_records.perplexity(root, i / 1000, noise=i + 1, **about)
         else:
-            write(store, fake_records, "perplexity", "wiki-mini@128", 30 + 9 * dice.random(), about, "perplexity")
+            write(
+                store,
+                fake_records,
+                "perplexity",
+                "wiki-mini@128",
+                30 + 9 * dice.random(),
+                about,
+                "perplexity",
+            )
         for measure, metric in MEASURES:
             value = (1e6 if measure == "size" else 1) * (1 + dice.random())
             write(store, fake_records, measure, PROTOCOLS[measure], value, about, metric)
@@ -62,13 +87,21 @@ def fill(root: Path, rows: int, paired: int) -> int:
 
 
 def write(
-    store: Store, fake_records: Any, measure: str, protocol: str, value: float, about: dict[str, Any], metric: str
+    store: Store,
+    fake_records: Any,
+    measure: str,
+    protocol: str,
+    value: float,
+    about: dict[str, Any],
+    metric: str,
 ) -> None:
     found = fake_records.record(measure=measure, protocol=protocol, **about)
     unit = "B" if measure == "size" else "1"
     better = "higher" if metric == "acc" else "lower"
     found.readings = [
-        fake_records.ReadingRow(metric=metric, value=value, unit=unit, better=better, stderr=value / 100, n=900)
+        fake_records.ReadingRow(
+            metric=metric, value=value, unit=unit, better=better, stderr=value / 100, n=900
+        )
     ]
     store.path(found.key).write_text(found.to_json(indent=1))
 
@@ -91,7 +124,11 @@ def browse(page_file: Path) -> dict[str, Any]:
             "no table is on the first screen"
         )
         found = seen | {
-            f"{name}, ms": round(float(np.median([page.evaluate(TIMED.replace("ACTION", act)) for _ in range(6)][1:])))
+            f"{name}, ms": round(
+                float(
+                    np.median([page.evaluate(TIMED.replace("ACTION", act)) for _ in range(6)][1:])
+                )
+            )
             for name, act in ACTIONS.items()
         }
         chromium.close()
@@ -107,9 +144,15 @@ def main(rows: int = 2000, paired: int = 40) -> None:
         took = seconds(lambda: made.update(leaderboard.build([root / "made"], root / "nothing")))
         used = time.process_time() - used
         leaderboard.write(made, root / "out")
-        figures = {"records": count, "report, seconds": round(took, 2), "report, seconds of CPU": round(used, 2)}
+        figures = {
+            "records": count,
+            "report, seconds": round(took, 2),
+            "report, seconds of CPU": round(used, 2),
+        }
         figures["page, MB"] = round(len(made["leaderboard.html"]) / 1e6, 2)
-        figures["page compressed, MB"] = round(len(gzip.compress(made["leaderboard.html"])) / 1e6, 2)
+        figures["page compressed, MB"] = round(
+            len(gzip.compress(made["leaderboard.html"])) / 1e6, 2
+        )
         figures |= browse(root / "out" / "leaderboard.html")
     finish("report", figures)
 

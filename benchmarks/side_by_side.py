@@ -1,7 +1,9 @@
-"""Two processes of as many threads as there are cores, beside each other, over one alone: how much do they take from each other?
+"""Two processes of as many threads as there are cores, beside each other, over one alone: how much
+do they take from each other?
 
-First a loop of matrix products of SmolLM2's sizes, with threads that spin as OpenMP has them, as bench's workers do, and not
-at all. Then two whole `bench run` of tiny in different results folders over one.
+First a loop of matrix products of SmolLM2's sizes, with threads that spin as OpenMP has them, as
+bench's workers do, and not at all. Then two whole `bench run` of tiny in different results folders
+over one.
 
 python benchmarks/side_by_side.py [--rounds 3]
 """
@@ -22,12 +24,15 @@ from bench.system.devices import cores
 LOOP = """
 import sys, torch
 torch.set_num_threads(int(sys.argv[1]))
-weights = [torch.randn(a, b) for a, b in ((576, 1536), (1536, 576), (576, 576), (576, 192), (192, 576))]
+shapes = ((576, 1536), (1536, 576), (576, 576), (576, 192), (192, 576))
+weights = [torch.randn(*shape) for shape in shapes]
 inputs = {k: torch.randn(512, k) for k in (576, 1536, 192)}
 for _ in range(int(sys.argv[2])):
     for weight in weights:
         inputs[weight.shape[0]] @ weight
-    torch.softmax(inputs[1536], -1), torch.nn.functional.silu(inputs[1536]), inputs[576] * inputs[576]
+    torch.softmax(inputs[1536], -1)
+    torch.nn.functional.silu(inputs[1536])
+    inputs[576] * inputs[576]
 """
 STEPS = 600
 WAYS = {"OpenMP's spin": {}, "short spin": SHORT_SPIN, "no spin": {"OMP_WAIT_POLICY": "passive"}}
@@ -44,10 +49,20 @@ def runs(count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         started = []
         for name in map(str, range(count)):
-            command = [sys.executable, "-m", "bench", "run", *RUN, "--results", f"{folder}/{name}/results"]
+            command = [
+                sys.executable,
+                "-m",
+                "bench",
+                "run",
+                *RUN,
+                "--results",
+                f"{folder}/{name}/results",
+            ]
             environment = fresh_cache(Path(folder) / name)
             started.append(
-                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+                subprocess.Popen(
+                    command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+                )
             )
         together(started)
 
@@ -59,10 +74,15 @@ def together(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def main(rounds: int = 3) -> None:
-    contestants = {f"{way}, {n}": lambda n=n, e=e: loops(n, e) for way, e in WAYS.items() for n in (1, 2)}
+    contestants = {
+        f"{way}, {n}": lambda n=n, e=e: loops(n, e) for way, e in WAYS.items() for n in (1, 2)
+    }
     times = in_turn(contestants | {f"bench run, {n}": lambda n=n: runs(n) for n in (1, 2)}, rounds)
     figures = {f"two loops / one, {way}": ratio(times, f"{way}, 2", f"{way}, 1") for way in WAYS}
-    lone = {f"one loop: {way} / OpenMP's spin": ratio(times, f"{way}, 1", "OpenMP's spin, 1") for way in list(WAYS)[1:]}
+    lone = {
+        f"one loop: {way} / OpenMP's spin": ratio(times, f"{way}, 1", "OpenMP's spin, 1")
+        for way in list(WAYS)[1:]
+    }
     runs_ratio = {"two bench runs / one": ratio(times, "bench run, 2", "bench run, 1")}
     finish("side_by_side", {"threads": cores(), **figures, **lone, **runs_ratio})
 

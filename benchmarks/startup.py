@@ -1,4 +1,5 @@
-"""Seconds until `bench --help` and `bench ls methods` have answered, and over those of an empty Python.
+"""Seconds until `bench --help` and `bench ls methods` have answered, and over those of an empty
+Python.
 
 python benchmarks/startup.py
 """
@@ -21,7 +22,9 @@ COMMANDS = {
 def main() -> None:
     times = in_turn(
         {
-            name: lambda c=command: subprocess.run([sys.executable, *c], capture_output=True, check=True)
+            name: lambda c=command: subprocess.run(
+                [sys.executable, *c], capture_output=True, check=True
+            )
             for name, command in COMMANDS.items()
         },
         11,

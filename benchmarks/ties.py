@@ -1,15 +1,17 @@
-"""Share of tables whose ranks order rows that are equal, or whose best row does not tie with the one that looks best.
+"""Share of tables whose ranks order rows that are equal, or whose best row does not tie with the
+one that looks best.
 
 python benchmarks/ties.py [--tables 1000]
 
-A table has five groups of four equal rows, and groups are far apart. The losses by article are real: rows of
-results/smollm2-135m-wanda7 or results/tiny-methods without their means, with other articles drawn for each table. Each seed
-moves each row by a normal deviate of the given standard deviation. The noise between seeds is measured on
-five other rows with three seeds each.
+A table has five groups of four equal rows, and groups are far apart. The losses by article are
+real: rows of results/smollm2-135m-wanda7 or results/tiny-methods without their means, with other
+articles drawn for each table. Each seed moves each row by a normal deviate of the given standard
+deviation. The noise between seeds is measured on five other rows with three seeds each.
 
-Every pair of two groups counts as found, which is the hardest case for Holm: only the 30 pairs of equal rows are left. Before:
-Benjamini and Hochberg's p over all 190 pairs, without noise between seeds. Power: share of pairs of two groups that are found if
-their perplexities differ by the given ratio, at the level of the last of 190 pairs; with the best: at that of 19 other rows.
+Every pair of two groups counts as found, which is the hardest case for Holm: only the 30 pairs of
+equal rows are left. Before: Benjamini and Hochberg's p over all 190 pairs, without noise between
+seeds. Power: share of pairs of two groups that are found if their perplexities differ by the given
+ratio, at the level of the last of 190 pairs; with the best: at that of 19 other rows.
 """
 
 from __future__ import annotations
@@ -19,7 +21,16 @@ from typing import Any
 
 import numpy as np
 from harness import RESULTS, finish, start
-from intervals import DEVIATIONS, FOLDERS, SEEDED_ROWS, SEEDS, Losses, measured_noise, real_losses, share
+from intervals import (
+    DEVIATIONS,
+    FOLDERS,
+    SEEDED_ROWS,
+    SEEDS,
+    Losses,
+    measured_noise,
+    real_losses,
+    share,
+)
 from scipy.stats import false_discovery_control
 
 from bench.reporting.pairwise import ALPHA
@@ -42,7 +53,8 @@ def real_rows(losses: Losses) -> Losses:
 
 
 def p_of(sums: np.ndarray, weights: np.ndarray, noise: SeedNoise) -> float:
-    """Return a pair's p as a leaderboard does. No bootstrap is run where Student's p, which it can only raise, is over ALPHA."""
+    """Return a pair's p as a leaderboard does. No bootstrap is run where Student's p, which it can
+    only raise, is over ALPHA."""
     found = bootstrap.estimate_means(sums, ALPHA, weights)
     if found.p < ALPHA:
         found = bootstrap.studentized_bootstrap(sums, weights, ALPHA)
@@ -52,9 +64,11 @@ def p_of(sums: np.ndarray, weights: np.ndarray, noise: SeedNoise) -> float:
 def equal_pairs(
     deviation: float, seeds: int, rows: Losses, rng: np.random.Generator
 ) -> tuple[list[float], list[float], bool]:
-    """Return the p of each pair of equal rows in a table: with the noise between seeds, and without it.
+    """Return the p of each pair of equal rows in a table: with the noise between seeds, and without
+    it.
 
-    Also return whether the first row of the first group, which no row beats, differs from one that looks better.
+    Also return whether the first row of the first group, which no row beats, differs from one that
+    looks better.
     """
     losses, tokens = rows
     columns = rng.integers(len(tokens), size=len(tokens))
@@ -68,28 +82,39 @@ def equal_pairs(
             sums = moved[i] - moved[j]
             new.append(p_of(sums, weights, noise))
             old.append(p_of(sums, weights, SeedNoise(0.0)))
-            left_out |= group == i == 0 and sums.sum() > 0 and multiple_tests.differs(new[-1], ALPHA / (ROWS - 1))
+            left_out |= (
+                group == i == 0
+                and sums.sum() > 0
+                and multiple_tests.differs(new[-1], ALPHA / (ROWS - 1))
+            )
     return new, old, left_out
 
 
 def is_broken(p: list[float]) -> tuple[bool, bool]:
     """Return whether a true tie is broken, by Holm and by Benjamini and Hochberg."""
     every = [*p, *[0.0] * (PAIRS - len(p))]
-    by_holm = any(multiple_tests.differs(one, ALPHA) for one in multiple_tests.holm(every)[: len(p)])
+    by_holm = any(
+        multiple_tests.differs(one, ALPHA) for one in multiple_tests.holm(every)[: len(p)]
+    )
     return by_holm, bool((false_discovery_control(every)[: len(p)] < ALPHA).any())
 
 
 def power(
     ratio: float, deviation: float, seeds: int, rows: Losses, rng: np.random.Generator, pairs: int
 ) -> tuple[str, str]:
-    """Return the shares of pairs whose p is under ALPHA / PAIRS and ALPHA / (ROWS - 1), if their true ratio is this one."""
+    """Return the shares of pairs whose p is under ALPHA / PAIRS and ALPHA / (ROWS - 1), if their
+    true ratio is this one."""
     losses, tokens = rows
     found = np.ones(pairs)
     for i in range(pairs):
         columns = rng.integers(len(tokens), size=len(tokens))
         weights = tokens[columns]
         a, b = losses[rng.choice(len(losses), 2, replace=False)][:, columns]
-        moved = a - b + (np.log(ratio) + np.sqrt(2) * deviation * rng.standard_normal((seeds, 1))) * weights
+        moved = (
+            a
+            - b
+            + (np.log(ratio) + np.sqrt(2) * deviation * rng.standard_normal((seeds, 1))) * weights
+        )
         if bootstrap.estimate_means(moved, ALPHA, weights).p < ALPHA / (ROWS - 1):
             found[i] = p_of(moved, weights, measured_noise(deviation, SEEDED_ROWS, rng))
     return share(found < ALPHA / PAIRS), share(found < ALPHA / (ROWS - 1))

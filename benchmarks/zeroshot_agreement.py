@@ -1,7 +1,9 @@
-"""Agreement of packed scoring with lm-eval's model class: smollm2-135m-instruct-q4, the first 500 questions of three tasks.
+"""Agreement of packed scoring with lm-eval's model class: smollm2-135m-instruct-q4, the first 500
+questions of three tasks.
 
-In float32: how far the log-likelihoods are apart, and how many questions are judged otherwise. In bfloat16: how many are,
-and by how much lm-eval preferred its answer to ours. The data is in $BENCH_DATA_DIR or in the cache.
+In float32: how far the log-likelihoods are apart, and how many questions are judged otherwise. In
+bfloat16: how many are, and by how much lm-eval preferred its answer to ours. The data is in
+$BENCH_DATA_DIR or in the cache.
 
 python benchmarks/zeroshot_agreement.py [--questions 500] [--tasks arc_easy,piqa]
 """
@@ -38,10 +40,15 @@ class TaskAnswers(NamedTuple):
     def choices(self) -> list[list[float]]:
         """Log-likelihoods of each question's continuations."""
         rows = zip(self.pairs, self.answers, strict=True)
-        return [[answer for _, (answer, _) in group] for _, group in groupby(rows, key=lambda row: row[0][0])]
+        return [
+            [answer for _, (answer, _) in group]
+            for _, group in groupby(rows, key=lambda row: row[0][0])
+        ]
 
 
-def run(model: Any, tokenizer: Any, name: str, limit: int, answer: Callable[[Pairs, int], Answers]) -> TaskAnswers:
+def run(
+    model: Any, tokenizer: Any, name: str, limit: int, answer: Callable[[Pairs, int], Answers]
+) -> TaskAnswers:
     kept: list[Any] = []
 
     def scorer(pairs: Pairs, max_length: int) -> Iterator[tuple[int, float, bool]]:
@@ -49,7 +56,9 @@ def run(model: Any, tokenizer: Any, name: str, limit: int, answer: Callable[[Pai
         kept.extend((pairs, answers))
         yield from ((number, *one) for number, one in enumerate(answers))
 
-    scores = lmeval.evaluate(model, tokenizer, *find(name), LM_EVAL_BATCH, limit, NoProgress(), scorer)
+    scores = lmeval.evaluate(
+        model, tokenizer, *find(name), LM_EVAL_BATCH, limit, NoProgress(), scorer
+    )
     return TaskAnswers(*kept, scores.samples)
 
 
@@ -58,7 +67,10 @@ def both(model: Any, tokenizer: Any, name: str, limit: int) -> tuple[TaskAnswers
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=LM_EVAL_BATCH)
 
     def packed(pairs: Pairs, max_length: int) -> Answers:
-        found = {number: answer for number, *answer in packed_scoring.score(model, pairs, max_length, CAPACITY)}
+        found = {
+            number: answer
+            for number, *answer in packed_scoring.score(model, pairs, max_length, CAPACITY)
+        }
         return [(found[i][0], found[i][1]) for i in range(len(pairs))]
 
     def theirs(pairs: Pairs, _: int) -> Answers:
@@ -70,12 +82,16 @@ def both(model: Any, tokenizer: Any, name: str, limit: int) -> tuple[TaskAnswers
 def count_flips(dtype: str, one: TaskAnswers, other: TaskAnswers) -> dict[str, int]:
     """Questions judged otherwise, by metric."""
     pairs = list(zip(one.samples, other.samples, strict=True))
-    counts = {metric: sum(a.scores[metric] != b.scores[metric] for a, b in pairs) for metric in pairs[0][0].scores}
+    counts = {
+        metric: sum(a.scores[metric] != b.scores[metric] for a, b in pairs)
+        for metric in pairs[0][0].scores
+    }
     return {f"{dtype}, questions with another {metric}": count for metric, count in counts.items()}
 
 
 def margins(judge: TaskAnswers, other: TaskAnswers) -> list[float]:
-    """Return by how much `judge` prefers its choice to that of `other`, for questions on which they differ."""
+    """Return by how much `judge` prefers its choice to that of `other`, for questions on which they
+    differ."""
     found = []
     for a, b in zip(judge.choices(), other.choices(), strict=True):
         mine, others = a.index(max(a)), b.index(max(b))
@@ -104,7 +120,9 @@ def compare(name: str, limit: int) -> dict[str, Any]:
         "float32, greedy flags that differ": sum(greedy),
         **count_flips("float32", ours, theirs),
         **count_flips("bfloat16", ours_16, theirs_16),
-        "bfloat16, other choices than lm-eval's, and its margins": describe(margins(theirs_16, ours_16)),
+        "bfloat16, other choices than lm-eval's, and its margins": describe(
+            margins(theirs_16, ours_16)
+        ),
         "other choices than in float32, bfloat16 of lm-eval": describe(margins(theirs, theirs_16)),
         "other choices than in float32, bfloat16 of ours": describe(margins(ours, ours_16)),
     }

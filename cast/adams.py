@@ -1,7 +1,7 @@
 """AdamS: Adam that pulls pruned weights to zero inside the adaptive step. CAST, arXiv 2509.25996.
 
-No official code exists. Source of each fact: [p] the paper, quoted by two independent sources; [s] one secondary
-source; [i] inferred.
+No official code exists. Source of each fact: [p] the paper, quoted by two independent sources; [s]
+one secondary source; [i] inferred.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from methods.training.transfer import upload
 CHUNK = 65536
 """Weights per thread processed at a time on a CPU, so that they stay in the cache during a step."""
 MIN_COMPILED_WEIGHTS = 10_000_000
-"""Number of weights from which on a compiled kernel saves more than the half minute of its compilation."""
+"""Number of weights from which on a compiled kernel saves more than the half minute of its
+compilation."""
 
 
 class Scalars(NamedTuple):
@@ -53,8 +54,9 @@ class Scalars(NamedTuple):
 def reference(w: Tensor, g: Tensor, mu: Tensor, v: Tensor, keep: Tensor, s: Scalars) -> None:
     """Take one step, in place, by the equations. Slow. All tensors have w's shape.
 
-    The momentum is of the gradient alone, so a weight that is kept again moves freely at once [p]. v is updated with
-    the update itself, pull included, and not with g^2 [p]; so the pull is divided by Adam's denominator too.
+    The momentum is of the gradient alone, so a weight that is kept again moves freely at once [p].
+    v is updated with the update itself, pull included, and not with g^2 [p]; so the pull is divided
+    by Adam's denominator too.
     """
     mu.copy_(s.beta1 * mu + (1 - s.beta1) * g)
     pulled = (1 - s.alpha) * mu + s.alpha * s.lambda_ * w.sign()
@@ -75,7 +77,9 @@ def foreach(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s: S
         pull: Tensors = torch._foreach_sign(w)
         torch._foreach_mul_(pull, s.lambda_)
         torch._foreach_sub_(pull, mu)
-        torch._foreach_mul_(pull, [mask.view(torch.uint8) ^ 1 for mask in keep])  # masked_fill is slow on a CPU
+        torch._foreach_mul_(
+            pull, [mask.view(torch.uint8) ^ 1 for mask in keep]
+        )  # masked_fill is slow on a CPU
         moved: Tensors = torch._foreach_add(mu, pull, alpha=s.alpha)
     else:
         moved = mu if keep else g  # outside Theta plain Adam: the second moment of the gradient
@@ -100,17 +104,20 @@ def _compiled() -> Callable[..., None]:
         for old, new in ((w, new_w), (mu, new_mu), (v, new_v)):
             old.copy_(new)
 
-    # rounding once for a product and its sum; without it a CPU waits for the arithmetic and not for the memory
+    # rounding once for a product and its sum; without it a CPU waits for the arithmetic and not for
+    # the memory
     contracted: dict[str, Any] = {"cpp.enable_floating_point_contract_flag": "fast"}
     return torch.compile(step, dynamic=True, fullgraph=True, options=contracted)
 
 
 def fused(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s: Scalars) -> None:
-    """Take the same step in one compiled pass over 29 bytes per float32 weight: w, mu and v twice, g and keep once."""
+    """Take the same step in one compiled pass over 29 bytes per float32 weight: w, mu and v twice,
+    g and keep once."""
     is_read = isinstance(s.lambda_, float)  # else it is on the device
     pull = s.alpha * s.lambda_ if is_read else 0.0
     numbers = upload(
-        torch.tensor([1 - s.beta1, s.beta2, 1 - s.beta2, s.eps, s.alpha, pull, s.rate, 1 / s.root]), w[0].device
+        torch.tensor([1 - s.beta1, s.beta2, 1 - s.beta2, s.eps, s.alpha, pull, s.rate, 1 / s.root]),
+        w[0].device,
     )
     if not is_read:
         numbers[5] = s.alpha * s.lambda_
@@ -140,18 +147,22 @@ def _chunks(lists: Sequence[Tensors]) -> Iterator[Sequence[Tensors]]:
 
 
 class AdamS(torch.optim.Optimizer):
-    """Groups with `sparse=True` are Theta, the weights to prune. The others get plain Adam at the same rate [i].
+    """Groups with `sparse=True` are Theta, the weights to prune. The others get plain Adam at the
+    same rate [i].
 
-    Every `refresh` steps the mask is updated to the n largest |w| of every m [p]. The pull on the other weights grows
-    with alpha = t / total [p]. `apply_mask` sets them to zero.
+    Every `refresh` steps the mask is updated to the n largest |w| of every m [p]. The pull on the
+    other weights grows with alpha = t / total [p]. `apply_mask` sets them to zero.
 
     Args:
         total: number of steps of the whole training, T.
-        lambda_: strength of the pull. "auto": `lambda_scale` times the mean |momentum| over Theta, measured in the
+        lambda_: strength of the pull. "auto": `lambda_scale` times the mean |momentum| over Theta,
+        measured in the
             first `refresh` steps and then constant.
         fixed: keep the first mask.
-        decoupled: pull the weight outside the adaptive step, as AST does (arXiv 2407.20584). An ablation.
-        kernel: "reference", "foreach", "fused", or "auto": fused if there is a compiler and the model is large.
+        decoupled: pull the weight outside the adaptive step, as AST does (arXiv 2407.20584). An
+        ablation.
+        kernel: "reference", "foreach", "fused", or "auto": fused if there is a compiler and the
+        model is large.
             They differ in rounding.
 
     State of a weight in Theta: `mu`, `v`, and the mask `keep`, bool.
@@ -184,7 +195,12 @@ class AdamS(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
         self.total, self.pattern, self.refresh = total, pattern, refresh
-        self.auto, self.lambda_scale, self.fixed, self.decoupled = auto, lambda_scale, fixed, decoupled
+        self.auto, self.lambda_scale, self.fixed, self.decoupled = (
+            auto,
+            lambda_scale,
+            fixed,
+            decoupled,
+        )
         if kernel == "auto":
             size = sum(local(p).numel() for p in self._theta())
             kernel = "fused" if size >= MIN_COMPILED_WEIGHTS and self._has_compiler() else "foreach"
@@ -198,8 +214,9 @@ class AdamS(torch.optim.Optimizer):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics of the last refresh: S, the share of |w| that is kept; flipped, the share of the mask that changed
-        so far; alpha. A weight that changes twice counts twice. Raise FloatingPointError if a weight was NaN.
+        """Metrics of the last refresh: S, the share of |w| that is kept; flipped, the share of the
+        mask that changed so far; alpha. A weight that changes twice counts twice. Raise
+        FloatingPointError if a weight was NaN.
         """
         if self._unread is not None:
             (sums, weights, t), self._unread = self._unread, None
@@ -223,7 +240,11 @@ class AdamS(torch.optim.Optimizer):
     def _has_compiler(self) -> bool:
         """Return whether there is a compiler: Triton for a CUDA device, else the system's."""
         on_card = any(p.device.type == "cuda" for p in self._all())
-        return importlib.util.find_spec("triton") is not None if on_card else shutil.which("c++") is not None
+        return (
+            importlib.util.find_spec("triton") is not None
+            if on_card
+            else shutil.which("c++") is not None
+        )
 
     def _theta(self) -> Iterator[Tensor]:
         return (p for group in self.param_groups if group["sparse"] for p in group["params"])
@@ -239,7 +260,9 @@ class AdamS(torch.optim.Optimizer):
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
             alpha = min(1.0, t / self.total)
-            s = Scalars(group["lr"], beta1, beta2, group["eps"], alpha, group["lambda_"], group["step"])
+            s = Scalars(
+                group["lr"], beta1, beta2, group["eps"], alpha, group["lambda_"], group["step"]
+            )
             self._update([p for p in group["params"] if p.grad is not None], group["sparse"], s)
             group["step"] += 1
 
@@ -258,7 +281,9 @@ class AdamS(torch.optim.Optimizer):
         lists = [w, g, mu, v, keep]
         for w_, g_, mu_, v_, keep_ in _chunks(lists) if run is foreach else [lists]:
             run(w_, g_, mu_, v_, keep_, scalars)
-        if self.decoupled:  # an L1 pull with the same schedule, not divided by a denominator, that stops at zero
+        if (
+            self.decoupled
+        ):  # an L1 pull with the same schedule, not divided by a denominator, that stops at zero
             for x, mask in zip(w, keep, strict=True):
                 shrunk = x.sign() * (x.abs() - s.lr * s.alpha).relu()
                 x.copy_(torch.where(mask, x, shrunk))
@@ -271,9 +296,15 @@ class AdamS(torch.optim.Optimizer):
             for p in group["params"] if group["sparse"] else ():
                 w, mask = local(p), local(self.state[p]["keep"])
                 if choose:
-                    sums.append(selection.update_mask(self.score(p, w), mask, self.pattern.n, self.pattern.m))
+                    sums.append(
+                        selection.update_mask(
+                            self.score(p, w), mask, self.pattern.n, self.pattern.m
+                        )
+                    )
                 else:
-                    sums.append(selection.mask_metrics(self.score(p, w).abs(), mask, torch.zeros_like(mask)))
+                    sums.append(
+                        selection.mask_metrics(self.score(p, w).abs(), mask, torch.zeros_like(mask))
+                    )
                 weights += w.numel()
         total = torch.stack(sums).sum(0) if sums else torch.zeros(3, dtype=torch.float64)
         t = self.param_groups[0]["step"]
@@ -287,11 +318,13 @@ class AdamS(torch.optim.Optimizer):
             _ = self.metrics
 
     def score(self, p: Tensor, w: Tensor) -> Tensor:
-        """Return the score of a weight in Theta. The largest sizes of a group are kept. w: [out, in]."""
+        """Return the score of a weight in Theta. The largest sizes of a group are kept. w: [out,
+        in]."""
         return w
 
     def _measure_lambda(self, t: int) -> None:
-        """Set lambda from the mean |mu^| over Theta in this step. On a card it stays there until the last such step."""
+        """Set lambda from the mean |mu^| over Theta in this step. On a card it stays there until
+        the last such step."""
         sizes: list[tuple[Tensor, float]] = []
         count = 0.0
         for group in self.param_groups:
@@ -303,7 +336,11 @@ class AdamS(torch.optim.Optimizer):
                     count += mu.numel()
         strength: float | Tensor
         if sizes and sizes[0][0].device.type != "cpu" and is_single_process():
-            strength = self.lambda_scale * torch.stack([size / share for size, share in sizes]).sum() / max(1.0, count)
+            strength = (
+                self.lambda_scale
+                * torch.stack([size / share for size, share in sizes]).sum()
+                / max(1.0, count)
+            )
             # the notes need a number, also of a training with fewer steps
             strength = float(strength) if t + 1 >= min(self.refresh, self.total) else strength
         else:
@@ -320,7 +357,8 @@ class AdamS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def apply_mask(self) -> None:
-        """Update the mask and set the other weights to zero: n of every m are kept, of equal ones the first [p]."""
+        """Update the mask and set the other weights to zero: n of every m are kept, of equal ones
+        the first [p]."""
         self.update_mask(choose=not self.fixed)
         for p in self._theta():
             local(p).masked_fill_(~local(self.state[p]["keep"]), 0)

@@ -1,4 +1,5 @@
-"""CAST: train while AdamS pulls pruned weights to zero, with distillation from the dense model. arXiv 2509.25996."""
+"""CAST: train while AdamS pulls pruned weights to zero, with distillation from the dense model.
+arXiv 2509.25996."""
 
 from __future__ import annotations
 
@@ -22,12 +23,15 @@ from methods.training.trainer import other_parameters
 class Cast(Settings):
     """Train while AdamS pulls pruned weights to zero.
 
-    lambda: strength of the pull. "auto": `lambda_scale` times the mean |momentum|, measured in the first steps.
-    refresh: steps between two updates of the mask; scales: blocks of a row with a scale each, 0 for no scales;
-    fixed: keep the first mask; decoupled: pull outside the adaptive step, by lr times alpha, whatever lambda is;
+    lambda: strength of the pull. "auto": `lambda_scale` times the mean |momentum|, measured in the
+    first steps.
+    refresh: steps between two updates of the mask; scales: blocks of a row with a scale each, 0 for
+    no scales;
+    fixed: keep the first mask; decoupled: pull outside the adaptive step, by lr times alpha,
+    whatever lambda is;
     kernel: implementation of AdamS.
-    mask: by which size the kept weights are chosen: "magnitude", |w|, as in the paper; "wanda", |w| times the norm of
-    the input.
+    mask: by which size the kept weights are chosen: "magnitude", |w|, as in the paper; "wanda", |w|
+    times the norm of the input.
 
     With `from=` it starts from a pruned model's weights; its mask is free to move.
     """
@@ -62,7 +66,11 @@ class Cast(Settings):
         if self.scales:
             scaling.add(model, job.targets, self.scales)
         # Hooks on inputs would be compiled with their block, and again for each of its calls.
-        settings = replace(self, compile="off") if self.mask == "wanda" and self.compile == "auto" else self
+        settings = (
+            replace(self, compile="off")
+            if self.mask == "wanda" and self.compile == "auto"
+            else self
+        )
         trainer = Trainer(self.name, model, job, settings)
         groups = trainer.groups(job.targets)
         kind = WandaAdamS if self.mask == "wanda" else AdamS
@@ -79,7 +87,8 @@ class Cast(Settings):
             kernel=self.kernel,
         )
         linears = [
-            (trainer.model.get_submodule(name), p) for name, p in zip(job.targets, groups[0]["params"], strict=True)
+            (trainer.model.get_submodule(name), p)
+            for name, p in zip(job.targets, groups[0]["params"], strict=True)
         ]
         with optimizer.watch(linears) if isinstance(optimizer, WandaAdamS) else nullcontext():
             trainer.run(optimizer)
@@ -88,5 +97,7 @@ class Cast(Settings):
         return Outcome(
             trainer.finalize(scaling.fold if self.scales else None),
             changed=changed,
-            notes=trainer.notes(**pull, S=float(f"{optimizer.metrics['S']:.6g}"), **cost, kernel=optimizer.kernel),
+            notes=trainer.notes(
+                **pull, S=float(f"{optimizer.metrics['S']:.6g}"), **cost, kernel=optimizer.kernel
+            ),
         )

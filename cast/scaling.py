@@ -1,4 +1,5 @@
-"""CAST's weight scaling: one learned scale per block of a row, multiplied into the weights at the end.
+"""CAST's weight scaling: one learned scale per block of a row, multiplied into the weights at the
+end.
 
 arXiv 2509.25996 [s].
 """
@@ -17,11 +18,13 @@ from methods import UserError
 from methods.training.trainer import bake
 
 CHUNK = 65536
-"""Weights processed at a time on a CPU, so that they stay in the cache during the three passes of the gradients."""
+"""Weights processed at a time on a CPU, so that they stay in the cache during the three passes of
+the gradients."""
 
 
 class _ScaleWeight(torch.autograd.Function):
-    """weight * scale, [out, blocks, in / blocks] and [out, blocks, 1], in a third of autograd's time."""
+    """weight * scale, [out, blocks, in / blocks] and [out, blocks, 1], in a third of autograd's
+    time."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scale: Tensor, chunk: int) -> Tensor:
@@ -36,7 +39,9 @@ class _ScaleWeight(torch.autograd.Function):
         to_weight, to_scale = torch.empty_like(weight), torch.empty_like(scale)
         rows = len(weight) if weight.is_cuda else max(1, ctx.chunk // weight[0].numel())
         product = torch.empty_like(weight[:rows])
-        for part in zip(*(t.split(rows) for t in (gradient, weight, scale, to_weight, to_scale)), strict=True):
+        for part in zip(
+            *(t.split(rows) for t in (gradient, weight, scale, to_weight, to_scale)), strict=True
+        ):
             g, w, s, g_w, g_s = part
             torch.mul(g, s, out=g_w)
             torch.sum(torch.mul(g, w, out=product[: len(g)]), -1, keepdim=True, out=g_s)
@@ -44,25 +49,30 @@ class _ScaleWeight(torch.autograd.Function):
 
 
 class Scale(nn.Module):
-    """weight[r, c] * scale[r, c // (in / blocks)]; scale [out, blocks], initially 1. Blocks are contiguous [i]."""
+    """weight[r, c] * scale[r, c // (in / blocks)]; scale [out, blocks], initially 1. Blocks are
+    contiguous [i]."""
 
     def __init__(self, weight: Tensor, blocks: int, chunk: int = CHUNK) -> None:
         super().__init__()
         out, width = weight.shape
         if width % blocks:
             raise UserError(
-                f"scales={blocks} does not divide a row of {width} weights into blocks: use a divisor of {width}"
+                f"scales={blocks} does not divide a row of {width} weights into blocks: use a "
+                f"divisor of {width}"
             )
         self.blocks, self.chunk = blocks, chunk
         self.scale = nn.Parameter(weight.new_ones(out, blocks))
 
     def forward(self, weight: Tensor) -> Tensor:
-        scaled: Tensor = _ScaleWeight.apply(weight.unflatten(1, (self.blocks, -1)), self.scale[:, :, None], self.chunk)  # type: ignore[no-untyped-call]
+        scaled: Tensor = _ScaleWeight.apply(
+            weight.unflatten(1, (self.blocks, -1)), self.scale[:, :, None], self.chunk
+        )  # type: ignore[no-untyped-call]
         return scaled.flatten(1)
 
 
 def add(model: nn.Module, targets: Iterable[str], blocks: int = 2) -> None:
-    """Add scales to the targets. A target's unscaled weight is then `parametrizations.weight.original`.
+    """Add scales to the targets. A target's unscaled weight is then
+    `parametrizations.weight.original`.
 
     Raise UserError if `blocks` does not divide a row.
     """

@@ -27,7 +27,8 @@ myst_heading_anchors = 4
 
 
 def find_repository() -> str:
-    """Return OWNER/NAME on GitHub, or "" if neither the build nor the checkout says it. Then pages have no edit links."""
+    """Return OWNER/NAME on GitHub, or "" if neither the build nor the checkout says it. Then pages
+    have no edit links."""
     if named := os.environ.get("GITHUB_REPOSITORY"):
         return named
     remote = ["git", "-C", str(Path(__file__).parent), "remote", "get-url", "origin"]

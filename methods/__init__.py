@@ -1,4 +1,5 @@
-"""Public names for the author of a method: the contract, the walk, the pattern, the trainer, the errors.
+"""Public names for the author of a method: the contract, the walk, the pattern, the trainer, the
+errors.
 
     from methods import Job, Needs, Outcome, Walk
 

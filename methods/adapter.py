@@ -1,7 +1,8 @@
-"""Low-rank terms beside the weights of linears, stored as a LoRA adapter that peft loads. Hu et al. 2021, arXiv 2106.09685.
+"""Low-rank terms beside the weights of linears, stored as a LoRA adapter that peft loads. Hu et al.
+2021, arXiv 2106.09685.
 
-A linear with a term computes W x + B A x. A model folder keeps its terms in the folder `adapter` beside its weights.
-`methods.terms` has the terms of a model in memory.
+A linear with a term computes W x + B A x. A model folder keeps its terms in the folder `adapter`
+beside its weights. `methods.terms` has the terms of a model in memory.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ GROUP, SCALE_BITS = 128, 16
 PREFIX = "base_model.model."
 """Prefix of the names of tensors in an adapter's file."""
 BITS = "cast_bench_bits"
-"""Key in the metadata of an adapter's file with the bits of its values, if they are rounded to integers."""
+"""Key in the metadata of an adapter's file with the bits of its values, if they are rounded to
+integers."""
 
 
 class Term(NamedTuple):
@@ -52,10 +54,13 @@ class Term(NamedTuple):
         """Bytes of both, as integers with their scales if they are rounded."""
         if self.bits is None:
             return self.a.nbytes + self.b.nbytes
-        return sum(-(-(self.bits * v.numel() + SCALE_BITS * v[..., 0].numel()) // 8) for v in self.groups())
+        return sum(
+            -(-(self.bits * v.numel() + SCALE_BITS * v[..., 0].numel()) // 8) for v in self.groups()
+        )
 
     def groups(self) -> list[Tensor]:
-        """Return the values of each factor by the groups that share a scale: [rank, groups, values]."""
+        """Return the values of each factor by the groups that share a scale: [rank, groups,
+        values]."""
         return [v.unflatten(-1, (-1, group_of(v.shape[-1]))) for v in (self.a, self.b.T)]
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Term:
@@ -63,7 +68,8 @@ class Term(NamedTuple):
 
 
 def group_of(width: int) -> int:
-    """Return the number of values of a rounded factor that share a scale: the largest power of two that divides the width."""
+    """Return the number of values of a rounded factor that share a scale: the largest power of two
+    that divides the width."""
     return min(GROUP, width & -width)
 
 
@@ -94,10 +100,16 @@ def write(folder: Path, terms: Mapping[str, Term], transposed: bool) -> None:
     home = folder / FOLDER
     home.mkdir()
     (home / CONFIG).write_text(json.dumps(about, indent=2))
-    factors = {f"{PREFIX}{n}.lora_{k}.weight": t for n, (b, a, _) in terms.items() for k, t in (("A", a), ("B", b))}
+    factors = {
+        f"{PREFIX}{n}.lora_{k}.weight": t
+        for n, (b, a, _) in terms.items()
+        for k, t in (("A", a), ("B", b))
+    }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in factors.items()}
     (bits,) = {term.bits for term in terms.values()}
-    save_file(tensors, home / WEIGHTS, metadata={"format": "pt"} | ({BITS: str(bits)} if bits else {}))
+    save_file(
+        tensors, home / WEIGHTS, metadata={"format": "pt"} | ({BITS: str(bits)} if bits else {})
+    )
 
 
 def is_beside(folder: Path) -> bool:
@@ -115,7 +127,8 @@ def refuse(folder: Path) -> None:
 
 
 def read(folder: Path) -> dict[str, Term]:
-    """Read the terms of a model folder; none if it has no adapter. Raise UserError if factors do not fit each other."""
+    """Read the terms of a model folder; none if it has no adapter. Raise UserError if factors do
+    not fit each other."""
     if not is_beside(folder):
         return {}
     from safetensors import safe_open
@@ -127,13 +140,20 @@ def read(folder: Path) -> dict[str, Term]:
         bits = (file.metadata() or {}).get(BITS)
         for name in file.keys():  # noqa: SIM118  it is no dict
             match = re.fullmatch(rf"{re.escape(PREFIX)}(.+)\.lora_(A|B)\.weight", name)
-            # the rounding of products depends on the alignment of their operands, and a reader aligns none
+            # the rounding of products depends on the alignment of their operands, and a reader
+            # aligns none
             value = file.get_tensor(name).clone()
             parts.setdefault(match[1] if match else name, {})[match[2] if match else ""] = value
     if bits not in (None, "4", "8"):
-        raise UserError(f"{home} has factors of {bits} bits, and 4 or 8 are possible: write it again")
+        raise UserError(
+            f"{home} has factors of {bits} bits, and 4 or 8 are possible: write it again"
+        )
     for name, found in parts.items():
-        if found.keys() != {"A", "B"} or found["A"].dim() != 2 or found["B"].shape[1:] != found["A"].shape[:1]:
+        if (
+            found.keys() != {"A", "B"}
+            or found["A"].dim() != 2
+            or found["B"].shape[1:] != found["A"].shape[:1]
+        ):
             raise UserError(f"{home} lacks factors of {name} that fit each other: write it again")
     return {name: Term(found["B"], found["A"], bits and int(bits)) for name, found in parts.items()}
 

@@ -79,7 +79,9 @@ class Axis:
         for key in self.keys(family):
             other = family.defaults.get(key)
             # Some architectures have the value under another key, which is the family's default.
-            named = other if key not in config and isinstance(other, str) and other in config else key
+            named = (
+                other if key not in config and isinstance(other, str) and other in config else key
+            )
             yield named, family.size(key, config) // of * left
         for key in self.fixed:
             yield key, family.size(key, config)
@@ -98,11 +100,15 @@ def _left_of_blocks(share: Share, family: Family, config: Config, option: str) -
     blocks = family.size(family.layers, config)
     count = removed(share, blocks)
     if count >= blocks:
-        raise UserError(f"invalid {option}={share}: the model has {blocks} blocks, and at least one must be left")
+        raise UserError(
+            f"invalid {option}={share}: the model has {blocks} blocks, and at least one must be "
+            "left"
+        )
     for key in BY_INDEX:
         if config.get(key):
             raise UserError(
-                f"no block of this model can be removed, because {key} in its config.json makes each depend on its index: "
+                f"no block of this model can be removed, because {key} in its config.json makes "
+                "each depend on its index: "
                 "use another model"
             )
     return blocks - count
@@ -114,7 +120,9 @@ def _left_of_units(share: Share, family: Family, config: Config, option: str) ->
 
 def _left_of_channels(share: Share, family: Family, config: Config, option: str) -> int:
     heads = family.width.heads if family.width else ()
-    return _whole_steps(share, family.size(HIDDEN, config), family.size(heads[0], config), "channels", option)
+    return _whole_steps(
+        share, family.size(HIDDEN, config), family.size(heads[0], config), "channels", option
+    )
 
 
 def _whole_steps(share: Share, size: int, divisor: int, noun: str, option: str) -> int:
@@ -125,7 +133,10 @@ def _whole_steps(share: Share, size: int, divisor: int, noun: str, option: str) 
     step = math.lcm(power, divisor)
     left = size - step * removed(share, size // step)
     if left < 1:
-        raise UserError(f"invalid {option}={share}: the model has {size} {noun}, and at least {step} must be left")
+        raise UserError(
+            f"invalid {option}={share}: the model has {size} {noun}, and at least {step} must be "
+            "left"
+        )
     return left
 
 
@@ -135,7 +146,8 @@ def _left_of_heads(share: Share, family: Family, config: Config, option: str) ->
     allowed = [n for n in range(heads) if hidden % (queries - n * queries // heads) == 0]
     if count not in allowed:
         raise UserError(
-            f"{count} of the {heads} heads of keys and values cannot be removed, because the number of query heads must "
+            f"{count} of the {heads} heads of keys and values cannot be removed, because the "
+            "number of query heads must "
             f"divide {HIDDEN}={hidden}: use {option}=N with N of {', '.join(map(str, allowed))}"
         )
     return heads - count
@@ -168,9 +180,13 @@ AXES: Mapping[str, Axis] = {
         Axis(
             name="units",
             noun="units",
-            keys=lambda family: (family.width.units,) if family.width and not family.experts else (),
+            keys=lambda family: (
+                (family.width.units,) if family.width and not family.experts else ()
+            ),
             left=_left_of_units,
-            advice=lambda family: "use depth, or a model without experts" if family.experts else _UNTAUGHT,
+            advice=lambda family: (
+                "use depth, or a model without experts" if family.experts else _UNTAUGHT
+            ),
         ),
         Axis(
             name="heads",
@@ -190,7 +206,8 @@ AXES: Mapping[str, Axis] = {
             scales_norms=True,
             fixed=("head_dim",),
             advice=lambda family: (
-                "use depth or width, or a model with RMS norms before its linears, an embedding that is not scaled, and heads "
+                "use depth or width, or a model with RMS norms before its linears, an embedding "
+                "that is not scaled, and heads "
                 "of any size, such as a LLaMA"
             ),
         ),

@@ -20,7 +20,8 @@ class Blocks(NamedTuple):
 
 
 def find_blocks(shapes: Mapping[str, tuple[int, ...]]) -> list[Blocks]:
-    """Find module lists that look like decoder blocks, those with the most weights first. shapes: tensor name -> shape."""
+    """Find module lists that look like decoder blocks, those with the most weights first. shapes:
+    tensor name -> shape."""
     members: dict[str, dict[str, dict[str, None]]] = {}
     weights: dict[str, int] = {}
     for name, shape in shapes.items():
@@ -37,12 +38,16 @@ def find_blocks(shapes: Mapping[str, tuple[int, ...]]) -> list[Blocks]:
     return sorted(found, key=lambda blocks: weights[blocks.path], reverse=True)
 
 
-def describe_unknown_family(kind: object, shapes: Mapping[str, tuple[int, ...]], known: tuple[str, ...]) -> str:
+def describe_unknown_family(
+    kind: object, shapes: Mapping[str, tuple[int, ...]], known: tuple[str, ...]
+) -> str:
     """Return an error sentence about an architecture that has no entry."""
     found = find_blocks(shapes)
     if not found:
         return f"architecture {kind!r} is not supported: use a model of {', '.join(known)}"
     return (
-        f"architecture {kind!r} is not supported: its decoder blocks may be {'; or '.join(map(str, found[:3]))}; "
-        "bench families teach FOLDER tries it and prints the entry to add, and bench families lists what is known"
+        f"architecture {kind!r} is not supported: its decoder blocks may be "
+        f"{'; or '.join(map(str, found[:3]))}; "
+        "bench families teach FOLDER tries it and prints the entry to add, and bench families "
+        "lists what is known"
     )

@@ -1,8 +1,8 @@
 """Storage of quantized weights: codecs, the tensors of a weight, and the bytes that they take.
 
-A quantizer gives each weight as named tensors and a codec that turns them into the weight. The runner writes these tensors,
-reads them again, compares the weight that they give with the one that is measured, bit for bit, and counts their bytes. So no
-quantizer states its bits.
+A quantizer gives each weight as named tensors and a codec that turns them into the weight. The
+runner writes these tensors, reads them again, compares the weight that they give with the one that
+is measured, bit for bit, and counts their bytes. So no quantizer states its bits.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ STORED_KEY = "stored"
 class Codec(Protocol):
     """A way to store the weight of a linear [out, in] as named tensors.
 
-    A frozen dataclass. Its fields are JSON values. They are stored beside the tensors, so that the codec can be made again.
-    Its name is its entry point in the group `cast_bench.codecs`.
+    A frozen dataclass. Its fields are JSON values. They are stored beside the tensors, so that the
+    codec can be made again. Its name is its entry point in the group `cast_bench.codecs`.
     """
 
     name: ClassVar[str]
 
     @property
     def bits(self) -> Mapping[str, int]:
-        """Bits of each number in the parts that hold whole numbers from 0, in uint8. Other parts keep their dtype."""
+        """Bits of each number in the parts that hold whole numbers from 0, in uint8. Other parts
+        keep their dtype."""
         ...
 
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
@@ -75,9 +76,11 @@ class Storage:
     others: int = 0
     """Bytes of scales, codebooks, masks and the rest."""
     is_packed: bool = False
-    """True if the values leave pruned weights out, or cannot leave them out. No pattern lowers their bits then."""
+    """True if the values leave pruned weights out, or cannot leave them out. No pattern lowers
+    their bits then."""
     total: int | None = None
-    """Bytes of the whole model in the files that were read. None: those of the artifact's folder."""
+    """Bytes of the whole model in the files that were read. None: those of the artifact's
+    folder."""
     claimed: str = ""
     """Library that claims these bytes. "" if they were counted."""
     form: str = ""
@@ -99,7 +102,8 @@ class Storage:
         return 8 * (self.values + self.others) / max(1, self.weights)
 
     def with_floats(self, weights: int, size: int, pattern: Pattern) -> Storage:
-        """Return the storage with that of other targets, which are numbers of `size` bytes under a pattern.
+        """Return the storage with that of other targets, which are numbers of `size` bytes under a
+        pattern.
 
         A pattern n:m stores n of every m numbers, and a mask of one bit for each weight.
         """
@@ -107,7 +111,8 @@ class Storage:
         return replace(
             self,
             weights=self.weights + weights,
-            values=self.values + (weights * size * pattern.n // pattern.m if is_sparse else weights * size),
+            values=self.values
+            + (weights * size * pattern.n // pattern.m if is_sparse else weights * size),
             others=self.others + (weights // 8 if is_sparse else 0),
         )
 

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 
 class Needs(Flag):
-    """Requirements of a method or a measure, joined by |. The runner supplies them, or says why it cannot.
+    """Requirements of a method or a measure, joined by |. The runner supplies them, or says why it
+    cannot.
 
-    CALIBRATION: `job.calibration` has tokens. TRAINING: `job.training` and `job.validation` have text. TEACHER:
-    `job.teacher()` loads the dense model. CUDA: a CUDA device. ISOLATED: `job.environment` is that of another library.
+    CALIBRATION: `job.calibration` has tokens. TRAINING: `job.training` and `job.validation` have
+    text. TEACHER: `job.teacher()` loads the dense model. CUDA: a CUDA device. ISOLATED:
+    `job.environment` is that of another library.
     """
 
     NOTHING = 0
@@ -73,12 +75,14 @@ class Corpus(Protocol):
 
 
 LIBRARY_BYTES = 10**9
-"""Approximate memory of a process after its imports and before it has a model: part of `Compute.max_bytes`."""
+"""Approximate memory of a process after its imports and before it has a model: part of
+`Compute.max_bytes`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """Device, dtype and memory of a job. stream: the model is larger than the device, so blocks move there one by one;
+    """Device, dtype and memory of a job. stream: the model is larger than the device, so blocks
+    move there one by one;
     is_shared: several processes share a training, and each has a part of the model.
     """
 
@@ -118,17 +122,20 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """The stage named by `from=`: its folder, and the weights it kept (bool [out, in] per target)."""
+    """The stage named by `from=`: its folder, and the weights it kept (bool [out, in] per
+    target)."""
 
     folder: Path
     masks: Mapping[str, Tensor]
 
     def require(self, pattern: Pattern, name: str) -> None:
-        """Raise UserError if a target is not pruned to the pattern. name: of the method that starts from this stage."""
+        """Raise UserError if a target is not pruned to the pattern. name: of the method that starts
+        from this stage."""
         for target, mask in () if pattern.dense else self.masks.items():
             if pattern.violations(mask):
                 raise UserError(
-                    f"{name} needs a model that is pruned to {pattern}, and {target} is not: put a method that prunes before it, "
+                    f"{name} needs a model that is pruned to {pattern}, and {target} is not: put "
+                    "a method that prunes before it, "
                     f"for example {name}:from=wanda"
                 )
 
@@ -164,7 +171,8 @@ class Job:
     calibration: Tensor | None = None
     """int64 [sequences, seqlen]"""
     all_experts: bool = False
-    """True if every expert of a mixture sees all calibration tokens, and not only those routed to it."""
+    """True if every expert of a mixture sees all calibration tokens, and not only those routed to
+    it."""
     training: Corpus | None = None
     validation: Tensor | None = None
     """int64 [windows, seqlen]"""
@@ -181,39 +189,44 @@ class Job:
 
 
 class Outcome(NamedTuple):
-    """Result of a method. The runner also stores the low-rank terms that linears of the loaded model have then."""
+    """Result of a method. The runner also stores the low-rank terms that linears of the loaded
+    model have then."""
 
     model: nn.Module | Path
     """Module, or a folder if the model was streamed or the method ran in another environment."""
     changed: frozenset[str] = frozenset()
-    """Names of tensors outside the targets that the method changed. All others must be unchanged."""
+    """Names of tensors outside the targets that the method changed. All others must be
+    unchanged."""
     notes: Mapping[str, Any] = MappingProxyType({})
     """JSON for the record: shown, never ranked."""
     config: Mapping[str, Any] = MappingProxyType({})
     """Keys of config.json that the method changed."""
     kept: Kept | None = None
-    """Indices of the parts to keep, by axis (`methods.axes`); None for all. The runner removes the rest, and `model` must be
-    unchanged."""
+    """Indices of the parts to keep, by axis (`methods.axes`); None for all. The runner removes the
+    rest, and `model` must be unchanged."""
     stored: Mapping[str, StoredWeight] = MappingProxyType({})
     """Stored weights by target. The runner writes them, compares them and counts their bytes."""
     storage: Storage | None = None
-    """Bytes that a library says its weights take, if nothing of them is in `stored`. Its row is marked as claimed."""
+    """Bytes that a library says its weights take, if nothing of them is in `stored`. Its row is
+    marked as claimed."""
 
 
 class Method(Protocol):
     """A frozen dataclass. Its fields are the hyperparameters that can be typed.
 
-    The first paragraph of its docstring is shown in lists. `info: ClassVar[MethodInfo]` states its paper, its cost, what it
-    does and its limits (`methods.info`).
+    The first paragraph of its docstring is shown in lists. `info: ClassVar[MethodInfo]` states its
+    paper, its cost, what it does and its limits (`methods.info`).
 
-    A method with `shares_calibration: ClassVar[bool] = True` can run in several processes (`calibration.processes`). The
-    statistic of its walk must be a sum over tokens, each target must depend only on its own statistic, and counts over targets
-    must be summed with `walk.total`. The walk does the rest.
+    A method with `shares_calibration: ClassVar[bool] = True` can run in several processes
+    (`calibration.processes`). The statistic of its walk must be a sum over tokens, each target must
+    depend only on its own statistic, and counts over targets must be summed with `walk.total`. The
+    walk does the rest.
     """
 
     name: ClassVar[str]
     needs: ClassVar[Needs]
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        """Change the weights of the job's targets in place, so that each has the job's pattern, and return the model."""
+        """Change the weights of the job's targets in place, so that each has the job's pattern, and
+        return the model."""
         ...

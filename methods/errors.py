@@ -4,11 +4,13 @@ DECIDES_NO_NUMBER = True
 
 
 class UserError(Exception):
-    """Bad input: one sentence that says what is wrong and what to do. The command line prints it and exits with 2."""
+    """Bad input: one sentence that says what is wrong and what to do. The command line prints it
+    and exits with 2."""
 
 
 class Skipped(Exception):
-    """This machine or model cannot do it, with the reason. Recorded as a skipped row, not as a failure."""
+    """This machine or model cannot do it, with the reason. Recorded as a skipped row, not as a
+    failure."""
 
 
 class Diverged(Exception):

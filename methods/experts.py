@@ -1,4 +1,5 @@
-"""Linears that transformers holds in another way: Conv1D of GPT-2, and one tensor for all experts of a mixture."""
+"""Linears that transformers holds in another way: Conv1D of GPT-2, and one tensor for all experts
+of a mixture."""
 
 from __future__ import annotations
 
@@ -39,16 +40,20 @@ class ExpertList(nn.ModuleList):
     """A replacement for transformers' experts: the same sums, expert by expert."""
 
     all_tokens = False
-    """True to run every expert on every token. The output is the same, and the linears see more inputs."""
+    """True to run every expert on every token. The output is the same, and the linears see more
+    inputs."""
 
     def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        """hidden: [tokens, hidden]; chosen: int [tokens, k], experts of each token; weights: [tokens, k], of each."""
+        """hidden: [tokens, hidden]; chosen: int [tokens, k], experts of each token; weights:
+        [tokens, k], of each."""
         out = torch.zeros_like(hidden)
         for number, expert in enumerate(self):
             place, token = routed_to(number, chosen)
             if self.all_tokens:
                 y = expert(hidden)[token]
-            elif len(token) or torch.is_grad_enabled():  # an expert without tokens has gradients of 0, not none
+            elif (
+                len(token) or torch.is_grad_enabled()
+            ):  # an expert without tokens has gradients of 0, not none
                 y = expert(hidden[token])
             else:
                 continue
@@ -57,7 +62,8 @@ class ExpertList(nn.ModuleList):
 
 
 def routed_to(number: int, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the places in `chosen` [tokens, k] of an expert's tokens, and these tokens: int64 [n], [n]."""
+    """Return the places in `chosen` [tokens, k] of an expert's tokens, and these tokens: int64 [n],
+    [n]."""
     place, token = torch.where(torch.eq(chosen.T, number))
     return place, token
 
@@ -68,14 +74,17 @@ def experts_of(block: nn.Module) -> tuple[str, ExpertList] | None:
 
 
 def stores_in_out(module: nn.Module) -> bool:
-    """Return whether a module is a Conv1D of transformers, whose weight is [in, out] (parametrized or not)."""
+    """Return whether a module is a Conv1D of transformers, whose weight is [in, out] (parametrized
+    or not)."""
     return type(module).__name__.endswith("Conv1D")
 
 
 def unfold(model: nn.Module) -> nn.Module:
-    """Turn each Conv1D and each [experts, ...] tensor of a model into linears, in place. Other models do not change.
+    """Turn each Conv1D and each [experts, ...] tensor of a model into linears, in place. Other
+    models do not change.
 
-    Weights that are stored [experts, out, in] stay views. Refuse a Conv1D that is parametrized already.
+    Weights that are stored [experts, out, in] stay views. Refuse a Conv1D that is parametrized
+    already.
     """
     config: Any = model.config
     family = FAMILIES.get(config.model_type)
@@ -86,9 +95,13 @@ def unfold(model: nn.Module) -> nn.Module:
             conv = block.get_submodule(name)
             if stores_in_out(conv):
                 if parametrize.is_parametrized(conv):
-                    raise UserError(f"{name} is a Conv1D: call methods.experts.unfold(model) before the method")
+                    raise UserError(
+                        f"{name} is a Conv1D: call methods.experts.unfold(model) before the method"
+                    )
                 weight, bias = conv.get_parameter("weight"), conv.get_parameter("bias")
-                linear = _linear(weight.detach().T.contiguous(), bias.detach(), weight.requires_grad)
+                linear = _linear(
+                    weight.detach().T.contiguous(), bias.detach(), weight.requires_grad
+                )
                 block.set_submodule(name, linear)
         if family.experts and not experts_of(block):
             fused = block.get_submodule(family.experts.path)
@@ -108,7 +121,9 @@ def _linear(weight: Tensor, bias: Tensor | None, requires_grad: bool) -> nn.Line
 def _unfolded(fused: Any, family: Family) -> ExpertList:
     assert family.experts is not None
     weights = {name: getattr(fused, name) for name in family.experts.linears}
-    biases = {name: getattr(fused, f"{name}_bias") for name in weights} if family.experts.biased else {}
+    biases = (
+        {name: getattr(fused, f"{name}_bias") for name in weights} if family.experts.biased else {}
+    )
     for name in (*weights, *(f"{name}_bias" for name in biases)):
         delattr(fused, name)
     experts = ExpertList()
@@ -124,7 +139,8 @@ def _unfolded(fused: Any, family: Family) -> ExpertList:
 
 
 class Stacked(NamedTuple):
-    """The place of an expert's tensor in transformers' format: an entry of one tensor for all experts."""
+    """The place of an expert's tensor in transformers' format: an entry of one tensor for all
+    experts."""
 
     name: str
     number: int
@@ -148,8 +164,11 @@ def stacked_as(name: str, family: Family | None) -> Stacked | None:
     return Stacked(stored, int(number), is_weight and family.experts.transposed)
 
 
-def fold(names: Iterable[str], read: Callable[[str], Tensor], family: Family | None) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a model as transformers stores them: [in, out] for GPT-2, [experts, ...] for experts.
+def fold(
+    names: Iterable[str], read: Callable[[str], Tensor], family: Family | None
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a model as transformers stores them: [in, out] for GPT-2, [experts, ...]
+    for experts.
 
     names: names of tensors of a model or of some of its blocks; read: returns a tensor by its name.
     """
@@ -162,4 +181,7 @@ def fold(names: Iterable[str], read: Callable[[str], Tensor], family: Family | N
         else:
             yield name, read(name)
     for stored, members in stacks.items():
-        yield stored, torch.stack([where.entry(read(name)) for _, (name, where) in sorted(members.items())])
+        yield (
+            stored,
+            torch.stack([where.entry(read(name)) for _, (name, where) in sorted(members.items())]),
+        )

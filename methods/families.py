@@ -19,19 +19,22 @@ from methods.errors import UserError
 Size = int | str
 """A whole number, or arithmetic on values of a config: "num_attention_heads * head_dim"."""
 Shape = tuple[Size | tuple[Size, ...], ...]
-"""Shape of a tensor. A tuple in place of a size: the sizes of linears that are fused along this dimension."""
+"""Shape of a tensor. A tuple in place of a size: the sizes of linears that are fused along this
+dimension."""
 
 
 @dataclass(frozen=True)
 class Experts:
-    """The experts of a block. Each of their linears is a target, whose name is `path.NUMBER.linear`."""
+    """The experts of a block. Each of their linears is a target, whose name is
+    `path.NUMBER.linear`."""
 
     path: str
     """Path of the module with the experts in a block."""
     count: str
     """Key of config.json with the number of experts."""
     linears: Mapping[str, Shape]
-    """Shapes [out, in] of the linears of an expert: the first, and the second, which follows a gate."""
+    """Shapes [out, in] of the linears of an expert: the first, and the second, which follows a
+    gate."""
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Names of a linear's fused parts in files that store the linears of each expert."""
     transposed: bool = False
@@ -40,12 +43,15 @@ class Experts:
 
     def names(self, count: int) -> Iterator[str]:
         """Yield the linears in a block with `count` experts."""
-        yield from (f"{self.path}.{number}.{linear}" for number in range(count) for linear in self.linears)
+        yield from (
+            f"{self.path}.{number}.{linear}" for number in range(count) for linear in self.linears
+        )
 
 
 @dataclass(frozen=True)
 class Flow:
-    """The modules of a block that write and read one vector, for transforms that keep the function."""
+    """The modules of a block that write and read one vector, for transforms that keep the
+    function."""
 
     final: str
     """The norm before the head, by its full name."""
@@ -60,7 +66,8 @@ class Flow:
     offset: int = 0
     """Number that a norm adds to its weight."""
     values: tuple[str, ...] = ()
-    """The linear that writes the values of an attention, and the one that reads them, head by head."""
+    """The linear that writes the values of an attention, and the one that reads them, head by
+    head."""
     units: tuple[str, ...] = ()
     """The linears that write the inner units of an MLP, and last the one that reads them."""
     factor: str = ""
@@ -74,8 +81,8 @@ class Width:
     units: str
     """Number of inner units of an MLP."""
     heads: tuple[str, ...] = ()
-    """Number of heads of the queries, and of the keys and values. Empty if the model's other sizes decide them, or if a norm
-    spans all heads."""
+    """Number of heads of the queries, and of the keys and values. Empty if the model's other sizes
+    decide them, or if a norm spans all heads."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +94,21 @@ class Family:
     linears: tuple[str, ...]
     """Names of the linears of a block that are pruned, in order."""
     transposed: bool = False
-    """True if files have the weights of `linears` as [in, out] (GPT-2's Conv1D). In memory they are [out, in]."""
+    """True if files have the weights of `linears` as [in, out] (GPT-2's Conv1D). In memory they are
+    [out, in]."""
     tied: bool = False
     """True if the head is the embedding by default."""
     layers: str = "num_hidden_layers"
     """Key of config.json with the number of blocks."""
     native: bool = False
-    """True if published models name remote code. It is never run, because transformers has the architecture."""
+    """True if published models name remote code. It is never run, because transformers has the
+    architecture."""
     positions: str = ""
-    """Key of config.json with the number of learned positions; empty if positions are not learned."""
+    """Key of config.json with the number of learned positions; empty if positions are not
+    learned."""
     logits: Mapping[str, str] = field(default_factory=dict)
-    """Steps after the head, and their keys of config.json: `cap` (cap * tanh(x / cap)) or `divisor` (x / divisor)."""
+    """Steps after the head, and their keys of config.json: `cap` (cap * tanh(x / cap)) or `divisor`
+    (x / divisor)."""
     whole: tuple[str, ...] = ()
     """Fractions of config values that must be whole numbers."""
     defaults: Mapping[str, Size] = field(default_factory=dict)
@@ -138,10 +149,13 @@ class Family:
     def input_of(self, name: str) -> tuple[str, str]:
         """Return the block or expert of a target, and a key of the target's input within it.
 
-        The linears of a module share one input, except the last, whose input is the output of the others.
+        The linears of a module share one input, except the last, whose input is the output of the
+        others.
         """
         unit, linears = f"{self.blocks}.{self.block_of(name)}", self.linears
-        if self.experts and (match := re.match(rf"{re.escape(f'{unit}.{self.experts.path}')}\.[0-9]+", name)):
+        if self.experts and (
+            match := re.match(rf"{re.escape(f'{unit}.{self.experts.path}')}\.[0-9]+", name)
+        ):
             unit, linears = match[0], tuple(self.experts.linears)
         linear = name.removeprefix(f"{unit}.")
         module = linear.rpartition(".")[0]
@@ -160,24 +174,32 @@ class Family:
     @property
     def tensors(self) -> dict[str, Shape]:
         """Shapes of the tensors of a block, also of those that exist under a condition."""
-        return {name: shape for table in (self.block, *self.when.values()) for name, shape in table.items()}
+        return {
+            name: shape
+            for table in (self.block, *self.when.values())
+            for name, shape in table.items()
+        }
 
     @property
     def fused(self) -> dict[str, int]:
         """The tensors that fuse linears, and the fused dimension of the stored tensor."""
         parts = {
-            name: [i for i, size in enumerate(shape) if isinstance(size, tuple)] for name, shape in self.tensors.items()
+            name: [i for i, size in enumerate(shape) if isinstance(size, tuple)]
+            for name, shape in self.tensors.items()
         }
         return {name: at[0] for name, at in parts.items() if at}
 
 
 def read_families(text: str) -> dict[str, Family]:
-    """Read families by model_type from the text of families.toml. Raise UserError if the text is not valid."""
+    """Read families by model_type from the text of families.toml. Raise UserError if the text is
+    not valid."""
     try:
         entries = tomllib.loads(text)
         return {kind: _family(_expanded(entries, kind)) for kind in entries}
     except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as fault:
-        raise UserError(f"invalid family entry ({fault}): see docs/models.md for the fields") from None
+        raise UserError(
+            f"invalid family entry ({fault}): see docs/models.md for the fields"
+        ) from None
 
 
 def _expanded(entries: Mapping[str, Any], kind: str) -> dict[str, Any]:

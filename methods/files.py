@@ -1,4 +1,5 @@
-"""Safe reading of the files of a model folder, which may be hostile: only files inside it, and JSON with bounds."""
+"""Safe reading of the files of a model folder, which may be hostile: only files inside it, and JSON
+with bounds."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from methods.errors import UserError
 
 CACHE_ENV = "CAST_BENCH_CACHE"
 MAX_JSON_BYTES = 8 * 2**20
-"""Largest size of a JSON file. The largest published ones, indexes of a hundred shards, have 5 MiB."""
+"""Largest size of a JSON file. The largest published ones, indexes of a hundred shards, have 5
+MiB."""
 MAX_JSON_DEPTH = 64
 MAX_FILE_BYTES = 64 * 2**20
 """Largest size of a file without weights. The largest tokenizers have 35 MB."""
@@ -31,7 +33,8 @@ def own_cache() -> Path:
 
 
 def _hub_cache() -> Path:
-    """Return huggingface_hub's cache. Its models are links to blobs, which may be in another folder."""
+    """Return huggingface_hub's cache. Its models are links to blobs, which may be in another
+    folder."""
     if named := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(named)
     return Path(os.environ.get("HF_HOME") or _cache_home() / "huggingface") / "hub"
@@ -42,9 +45,11 @@ def _cache_home() -> Path:
 
 
 def find_file(folder: Path, name: str, max_bytes: int | None = MAX_FILE_BYTES) -> Path | None:
-    """Return the path of a model folder's file, or None if it does not exist. max_bytes: largest size; None for any.
+    """Return the path of a model folder's file, or None if it does not exist. max_bytes: largest
+    size; None for any.
 
-    Raise UserError for a link out of the folder and the caches, and for a file that is not regular or not accessible.
+    Raise UserError for a link out of the folder and the caches, and for a file that is not regular
+    or not accessible.
     """
     path = folder / name
     try:
@@ -53,16 +58,25 @@ def find_file(folder: Path, name: str, max_bytes: int | None = MAX_FILE_BYTES) -
         target = path.resolve(strict=True)
         about = target.stat()
         inside = any(target.is_relative_to(root) for root in _roots(folder))
-    except (OSError, RuntimeError, ValueError) as fault:  # a loop of links is a RuntimeError, a null byte a ValueError
-        raise UserError(f"cannot read {path} ({_reason(fault)}): replace it with a regular file") from None
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as fault:  # a loop of links is a RuntimeError, a null byte a ValueError
+        raise UserError(
+            f"cannot read {path} ({_reason(fault)}): replace it with a regular file"
+        ) from None
     if not inside:
         raise UserError(
-            f"{path} is a link to {target}, outside its model folder and the caches: copy the file into the folder"
+            f"{path} is a link to {target}, outside its model folder and the caches: copy the "
+            "file into the folder"
         )
     if not stat.S_ISREG(about.st_mode):
         raise UserError(f"{path} is not a regular file: replace it with one")
     if max_bytes is not None and about.st_size > max_bytes:
-        raise UserError(f"{path} has {about.st_size:,} bytes, more than {max_bytes:,}: use a smaller file")
+        raise UserError(
+            f"{path} has {about.st_size:,} bytes, more than {max_bytes:,}: use a smaller file"
+        )
     return path
 
 
@@ -77,13 +91,15 @@ def _roots(folder: Path) -> Iterator[Path]:
 
 
 def check_files(folder: Path) -> None:
-    """Check every file of a model folder as `find_file` does: libraries read more files than can be listed here."""
+    """Check every file of a model folder as `find_file` does: libraries read more files than can be
+    listed here."""
     for place in ("", *LOADED_FOLDERS):
         try:
             names = sorted(os.listdir(folder / place)) if os.path.lexists(folder / place) else []
         except OSError as fault:
             raise UserError(
-                f"cannot read {folder / place} ({_reason(fault)}): check the path and its permissions"
+                f"cannot read {folder / place} ({_reason(fault)}): check the path and its "
+                "permissions"
             ) from None
         for name in names:
             if not os.path.isdir(folder / place / name):
@@ -92,11 +108,14 @@ def check_files(folder: Path) -> None:
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """Parse a JSON object of bounded size and depth with unique keys. Raise ValueError if the data is something else."""
+    """Parse a JSON object of bounded size and depth with unique keys. Raise ValueError if the data
+    is something else."""
     if len(data) > MAX_JSON_BYTES:
         raise ValueError(f"more than {MAX_JSON_BYTES:,} bytes of JSON")
     try:
-        value = json.loads(data.decode(), object_pairs_hook=unique_names, parse_constant=_refuse_constant)
+        value = json.loads(
+            data.decode(), object_pairs_hook=unique_names, parse_constant=_refuse_constant
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
@@ -106,7 +125,8 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 
 def read_object(folder: Path, name: str) -> dict[str, Any] | None:
-    """Return the JSON object in a file that `find_file` finds, or None. Raise ValueError or OSError if it is none."""
+    """Return the JSON object in a file that `find_file` finds, or None. Raise ValueError or OSError
+    if it is none."""
     file = find_file(folder, name)
     if file is None:
         return None

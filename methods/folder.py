@@ -1,4 +1,5 @@
-"""Model folders: config.json and safetensors, read tensor by tensor and written shard by shard. Never pickle."""
+"""Model folders: config.json and safetensors, read tensor by tensor and written shard by shard.
+Never pickle."""
 
 from __future__ import annotations
 
@@ -51,15 +52,19 @@ class _StoredPiece(NamedTuple):
 
 
 class Folder:
-    """A model on disk. Tensor names are those of the model's state dict, even if its file leaves out a prefix."""
+    """A model on disk. Tensor names are those of the model's state dict, even if its file leaves
+    out a prefix."""
 
     def __init__(self, path: Path, *, mapped: bool = False) -> None:
-        """mapped: map the files into memory, so that a page takes memory of this process only after a write."""
+        """mapped: map the files into memory, so that a page takes memory of this process only after
+        a write."""
         self.path, self._mapped = path, mapped
         self.config = read_config(path)
         self._family = family = FAMILIES.get(self.config.get("model_type", ""))
         self._open: dict[str, Any] = {}
-        self._where: dict[str, tuple[str, str]] = {}  # state-dict name -> (shard, name in the shard)
+        self._where: dict[
+            str, tuple[str, str]
+        ] = {}  # state-dict name -> (shard, name in the shard)
         self._tensors: dict[str, TensorInfo] = {}
         self._pieces: dict[str, dict[int, _StoredPiece]] = {}  # of experts' tensors, by part
         self.tied_heads: dict[str, tuple[str, TensorInfo]] = {}
@@ -72,26 +77,37 @@ class Folder:
                 if name in TIED and self.is_tied:
                     self.tied_heads[name] = (shard, info)
                     continue
-                full = name if not family or name.startswith((family.base, *HEADS)) else family.base + name
+                full = (
+                    name
+                    if not family or name.startswith((family.base, *HEADS))
+                    else family.base + name
+                )
                 full = renamed(family, full) if family else full
                 if family and (pieces := split(family, full, info.shape)):
                     for piece in pieces:
                         self._add_piece(shard, name, info, piece)
                     continue
                 if full in self._where:
-                    raise UserError(f"{path} stores the tensor {full} twice: download or write it again")
+                    raise UserError(
+                        f"{path} stores the tensor {full} twice: download or write it again"
+                    )
                 self._where[full] = (shard, name)
                 turned = family is not None and family.turns(full)
                 self._tensors[full] = info._replace(shape=info.shape[::-1]) if turned else info
             if len(self._where) > MAX_TENSORS:
-                raise UserError(f"{path} has more than {MAX_TENSORS:,} tensors: use a smaller model")
+                raise UserError(
+                    f"{path} has more than {MAX_TENSORS:,} tensors: use a smaller model"
+                )
 
     def _add_piece(self, shard: str, name: str, info: TensorInfo, piece: Piece) -> None:
-        """Register a tensor of all experts, or a part of one expert, as a piece of an expert's tensor."""
+        """Register a tensor of all experts, or a part of one expert, as a piece of an expert's
+        tensor."""
         self._where.setdefault(piece.name, (shard, name))
         pieces = self._pieces.setdefault(piece.name, {})
         if piece.part in pieces:
-            raise UserError(f"{self.path} stores the tensor {piece.name} twice: download or write it again")
+            raise UserError(
+                f"{self.path} stores the tensor {piece.name} twice: download or write it again"
+            )
         pieces[piece.part] = _StoredPiece(shard, name, info, piece)
         rows = sum(stored.piece.shape[0] for stored in pieces.values())
         self._tensors[piece.name] = TensorInfo(info.dtype, (rows, *piece.shape[1:]))
@@ -99,7 +115,9 @@ class Folder:
     @property
     def is_tied(self) -> bool:
         """True if the output head is the embedding."""
-        tied: bool = self.config.get("tie_word_embeddings", self._family is not None and self._family.tied)
+        tied: bool = self.config.get(
+            "tie_word_embeddings", self._family is not None and self._family.tied
+        )
         return tied
 
     def _shards(self) -> list[str]:
@@ -111,22 +129,32 @@ class Folder:
             else:
                 names = [WEIGHTS] if find_file(self.path, WEIGHTS, None) else []
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
-            raise UserError(f"invalid shard index {index} ({fault}): download or write it again") from None
+            raise UserError(
+                f"invalid shard index {index} ({fault}): download or write it again"
+            ) from None
         for name in names:
             if not isinstance(name, str) or Path(name).name != name:
                 raise UserError(f"invalid shard index {index}: {name!r} is outside its folder")
-        if about is not None and names not in ([], [WEIGHTS]) and find_file(self.path, WEIGHTS, None):
-            raise UserError(f"{self.path} has {WEIGHTS} and {INDEX}, which names others: delete one of them")
+        if (
+            about is not None
+            and names not in ([], [WEIGHTS])
+            and find_file(self.path, WEIGHTS, None)
+        ):
+            raise UserError(
+                f"{self.path} has {WEIGHTS} and {INDEX}, which names others: delete one of them"
+            )
         if not names:
             pickle = next((file for end in PICKLES for file in self.path.glob(f"*{end}")), None)
             if pickle:
                 raise UserError(
-                    f"{self.path} has pickled weights ({pickle.name}), which can run code when they are read: "
+                    f"{self.path} has pickled weights ({pickle.name}), which can run code when "
+                    "they are read: "
                     "convert them to safetensors first"
                 )
             if (self.path / "packed24.json").exists():
                 raise UserError(
-                    f"{self.path} is a packed24 folder: unpack it first with bench export {shlex.quote(str(self.path))} --format hf --out DIR"
+                    f"{self.path} is a packed24 folder: unpack it first with bench export "
+                    f"{shlex.quote(str(self.path))} --format hf --out DIR"
                 )
             raise UserError(f"no {WEIGHTS} in {self.path}: use a folder with safetensors weights")
         return names
@@ -166,8 +194,11 @@ class Folder:
             shard, inner = self._where[name]
             tensor = self._file(shard).get_tensor(inner)
         if self._family and self._family.turns(name):
-            return tensor.T if self._mapped else tensor.T.contiguous()  # a copy would be no page of the file
-        # the rounding of products depends on the alignment of their operands, and a reader aligns none
+            return (
+                tensor.T if self._mapped else tensor.T.contiguous()
+            )  # a copy would be no page of the file
+        # the rounding of products depends on the alignment of their operands, and a reader aligns
+        # none
         return tensor.clone() if tensor.data_ptr() % ALIGNMENT and not self._mapped else tensor
 
     def _file(self, shard: str) -> Any:
@@ -205,24 +236,32 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the config.json of a model folder. Raise UserError if the file is missing or not valid."""
+    """Read the config.json of a model folder. Raise UserError if the file is missing or not
+    valid."""
     try:
         config = read_object(path, "config.json")
         if config is None:
             raise ValueError("there is none")
         for key, kind in (("model_type", str), ("tie_word_embeddings", bool)):
             if key in config and not isinstance(config[key], kind):
-                raise ValueError(f"{key} is of type {type(config[key]).__name__}, not {kind.__name__}")
+                raise ValueError(
+                    f"{key} is of type {type(config[key]).__name__}, not {kind.__name__}"
+                )
     except (OSError, ValueError) as fault:
-        raise UserError(f"{path} is not a model folder: cannot read its config.json ({fault})") from None
+        raise UserError(
+            f"{path} is not a model folder: cannot read its config.json ({fault})"
+        ) from None
     return config
 
 
 class Writer:
     """Write tensors one by one, in shards, so that a model need not fit in memory twice."""
 
-    def __init__(self, path: Path, shard_bytes: int = SHARD_BYTES, dtype: torch.dtype | None = None) -> None:
-        """dtype: number format of floating-point tensors in the files, None for the format that each has."""
+    def __init__(
+        self, path: Path, shard_bytes: int = SHARD_BYTES, dtype: torch.dtype | None = None
+    ) -> None:
+        """dtype: number format of floating-point tensors in the files, None for the format that
+        each has."""
         self.path, self._shard_bytes, self._dtype = path, shard_bytes, dtype
         path.mkdir(parents=True, exist_ok=True)
         self._pending: dict[str, Tensor] = {}
@@ -237,8 +276,11 @@ class Writer:
         if self._bytes >= self._shard_bytes:
             self._flush()
 
-    def add_folded(self, names: Iterable[str], read: Callable[[str], Tensor], family: Family | None) -> None:
-        """Write tensors as transformers stores them. The arguments are those of `methods.experts.fold`."""
+    def add_folded(
+        self, names: Iterable[str], read: Callable[[str], Tensor], family: Family | None
+    ) -> None:
+        """Write tensors as transformers stores them. The arguments are those of
+        `methods.experts.fold`."""
         from methods.experts import fold  # imports torch
 
         for name, tensor in fold(names, read, family):
@@ -266,7 +308,8 @@ class Writer:
         self._pending, self._bytes = {}, 0
 
     def close(self) -> Path:
-        """Write the remaining tensors, and an index if there are several shards. Return the folder."""
+        """Write the remaining tensors, and an index if there are several shards. Return the
+        folder."""
         if not self._map:
             self._flush(WEIGHTS)
         elif self._pending:
@@ -290,7 +333,8 @@ def state(model: nn.Module) -> Mapping[str, Tensor]:
 
 
 def save(model: nn.Module, path: Path, dtype: torch.dtype | None = None) -> Path:
-    """Write the tensors of a model in memory, which `unfold` has seen. The caller adds the config and the tokenizer.
+    """Write the tensors of a model in memory, which `unfold` has seen. The caller adds the config
+    and the tokenizer.
 
     dtype: number format in the files, None for the model's.
     """

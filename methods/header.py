@@ -11,12 +11,15 @@ from methods.errors import UserError
 from methods.files import MAX_JSON_BYTES, find_file, parse_object
 
 DTYPE_BITS = {
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(
+        ("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8
+    ),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
     **dict.fromkeys(("U32", "I32", "F32"), 32),
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
 }
-"""Bits of a value, by dtype of the format. torch cannot read the format's dtypes of 4 and 6 bits."""
+"""Bits of a value, by dtype of the format. torch cannot read the format's dtypes of 4 and 6
+bits."""
 TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """torch's names of the dtypes that weights have."""
 MAX_DIMENSIONS = 8
@@ -36,7 +39,8 @@ def read_header(folder: Path, name: str) -> dict[str, TensorInfo]:
     """Return the tensors of a safetensors file, by its header. Needs no torch.
 
     Raises:
-        UserError: the file is not safetensors, is incomplete, or has a dtype that torch cannot read.
+        UserError: the file is not safetensors, is incomplete, or has a dtype that torch cannot
+        read.
     """
     try:
         file = find_file(folder, name, None)
@@ -46,7 +50,9 @@ def read_header(folder: Path, name: str) -> dict[str, TensorInfo]:
             size = file.stat().st_size - 8
             length = int.from_bytes(stream.read(8), "little")
             if length > min(size, MAX_JSON_BYTES):
-                raise ValueError("incomplete file" if length > size else f"its header has {length:,} bytes")
+                raise ValueError(
+                    "incomplete file" if length > size else f"its header has {length:,} bytes"
+                )
             text = stream.read(length)
         header = parse_object(text)
         notes = header.pop("__metadata__", {})
@@ -58,20 +64,28 @@ def read_header(folder: Path, name: str) -> dict[str, TensorInfo]:
         if any(before[1] != after[0] for before, after in pairwise(ends)):
             raise ValueError("incomplete file, or its tensors overlap")
     except (OSError, ValueError) as fault:
-        raise UserError(f"cannot read {folder / name} as safetensors ({fault}): download or write it again") from None
+        raise UserError(
+            f"cannot read {folder / name} as safetensors ({fault}): download or write it again"
+        ) from None
     return {
-        tensor: TensorInfo(about["dtype"], tuple(about["shape"]), 8 + length + about["data_offsets"][0])
+        tensor: TensorInfo(
+            about["dtype"], tuple(about["shape"]), 8 + length + about["data_offsets"][0]
+        )
         for tensor, about in header.items()
     }
 
 
 def _span(tensor: str, about: Any) -> tuple[int, int]:
-    """Return the offsets of a tensor's first byte and of the byte after it. Raise ValueError if its entry is not valid."""
+    """Return the offsets of a tensor's first byte and of the byte after it. Raise ValueError if its
+    entry is not valid."""
     match about:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]} if dtype in DTYPE_BITS and all(
-            type(number) is int and number >= 0 for number in (*shape, begin, end)
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]} if (
+            dtype in DTYPE_BITS
+            and all(type(number) is int and number >= 0 for number in (*shape, begin, end))
         ):
-            small = len(shape) <= MAX_DIMENSIONS and math.prod(max(1, size) for size in shape) < 2**56
+            small = (
+                len(shape) <= MAX_DIMENSIONS and math.prod(max(1, size) for size in shape) < 2**56
+            )
             if small and math.prod(shape) * DTYPE_BITS[dtype] == 8 * (end - begin):
                 return begin, end
     raise ValueError(f"invalid entry of {tensor!r}")

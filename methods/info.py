@@ -1,4 +1,5 @@
-"""Facts that the class of a method or measure states besides its fields. They decide no number, and are no part of a key.
+"""Facts that the class of a method or measure states besides its fields. They decide no number, and
+are no part of a key.
 
 A method also says here what it does, and what it may follow.
 """
@@ -17,7 +18,8 @@ DECIDES_NO_NUMBER = True
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Work and memory of a method besides the model, from which `bench ls methods --long` estimates its cost."""
+    """Work and memory of a method besides the model, from which `bench ls methods --long` estimates
+    its cost."""
 
     passes: float = 0
     """Number of forward passes over the calibration tokens."""
@@ -30,7 +32,8 @@ class Cost:
     state: float = 0
     """Bytes per weight: gradients, moments, masks, teacher."""
     whole_blocks: bool = False
-    """True if it works on a whole block at a time. A streamed mixture then has all experts of a block in memory."""
+    """True if it works on a whole block at a time. A streamed mixture then has all experts of a
+    block in memory."""
     also: str = ""
     """Other costs, in words. A measured number needs its source."""
 
@@ -42,13 +45,21 @@ DISTILLATION = Cost(training=8, state=18)
 """Cost of `TRAINING` and a forward pass of a teacher in bfloat16."""
 
 HESSIANS_PER_LINEAR = 1.3
-"""Hessians of a library that has one per linear, not one per input: (6 4096^2 + 11008^2) / (3 4096^2 + 11008^2)."""
+"""Hessians of a library that has one per linear, not one per input: (6 4096^2 + 11008^2) / (3
+4096^2 + 11008^2)."""
 
 
 TIME_UNITS = ("s", "ms", "us", "ns")
 
 MetricRule = Literal[
-    "", "mean", "window mean", "exp of window mean", "weighted mean", "median of timings", "mean of speedups", "own"
+    "",
+    "mean",
+    "window mean",
+    "exp of window mean",
+    "weighted mean",
+    "median of timings",
+    "mean of speedups",
+    "own",
 ]
 """Names of the rules by which a number follows from the items of its record. See `Metric.rule`."""
 
@@ -58,7 +69,8 @@ MEANS = ("mean", "window mean", "exp of window mean")
 
 @dataclass(frozen=True)
 class Metric:
-    """Facts about a number that a measure reports. The defaults are for a metric that no installed measure declares."""
+    """Facts about a number that a measure reports. The defaults are for a metric that no installed
+    measure declares."""
 
     name: str
     unit: str = ""
@@ -73,17 +85,20 @@ class Metric:
     rule: MetricRule = ""
     """Rule by which `bench check` computes the number again.
 
-    mean: mean of the item values. window mean: sum of the item values over the sum of their weights. exp of window mean: its
-    exponential. weighted mean: mean with weights, of items that are no sample. median of timings: for a rate, the reciprocal
-    of the median time. mean of speedups: geometric mean, rounded to four digits. own: the measure's `derive`. Empty: the
-    items do not give the number.
+    mean: mean of the item values. window mean: sum of the item values over the sum of their
+    weights. exp of window mean: its exponential. weighted mean: mean with weights, of items that
+    are no sample. median of timings: for a rate, the reciprocal of the median time. mean of
+    speedups: geometric mean, rounded to four digits. own: the measure's `derive`. Empty: the items
+    do not give the number.
     """
     order: int = 1000
     """Place among the columns of a table. A lower number is further left."""
     quality: int = 0
-    """Priority among metrics that rank rows: a table uses the lowest number that it has. 0: it ranks no rows."""
+    """Priority among metrics that rank rows: a table uses the lowest number that it has. 0: it
+    ranks no rows."""
     on_board: bool = False
-    """True if a leaderboard shows it at first, in the order in which the measure declares its metrics."""
+    """True if a leaderboard shows it at first, in the order in which the measure declares its
+    metrics."""
     one_column: bool = False
     """True if a leaderboard shows it under only one protocol."""
     in_tables: bool = True
@@ -91,17 +106,21 @@ class Metric:
     sorts_rows: bool = True
     """True if a table may sort its rows by it. Only some rows of a run have the others."""
     from_storage: bool = False
-    """True if it counts how weights are stored. A library may claim that, and tables mark its number."""
+    """True if it counts how weights are stored. A library may claim that, and tables mark its
+    number."""
     in_records: bool = True
     """False if tables average it over records, so that no record holds it."""
     margin: float | None = None
-    """Largest loss that passes a gate, relative if changes are ratios. None: a gate does not judge the metric."""
+    """Largest loss that passes a gate, relative if changes are ratios. None: a gate does not judge
+    the metric."""
     tolerance: float = 1e-4
     """Largest change that counts as a reproduction."""
     seed_noise: float = 0.0
-    """Standard deviation of a row's number between seeds, assumed if too few rows of a model have several seeds."""
+    """Standard deviation of a row's number between seeds, assumed if too few rows of a model have
+    several seeds."""
     counted: bool = False
-    """True if values are counted, not sampled: they have no noise, and baselines keep no items of them."""
+    """True if values are counted, not sampled: they have no noise, and baselines keep no items of
+    them."""
     capped_by_pattern: bool = False
     """True if only the part that the pattern requires counts as a gain or loss."""
     public_name: str = ""
@@ -130,7 +149,9 @@ class Metric:
     @property
     def is_time(self) -> bool:
         """True for a time, a speed, or their ratio: two timings are never equal."""
-        return self.rule == "mean of speedups" or self.unit in TIME_UNITS or self.unit.endswith("/s")
+        return (
+            self.rule == "mean of speedups" or self.unit in TIME_UNITS or self.unit.endswith("/s")
+        )
 
     @property
     def is_ratio(self) -> bool:
@@ -140,12 +161,14 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureInfo:
-    """Facts about a measure. A class has it as `info: ClassVar[MeasureInfo]`, which is read as that of a method is."""
+    """Facts about a measure. A class has it as `info: ClassVar[MeasureInfo]`, which is read as that
+    of a method is."""
 
     metrics: tuple[Metric, ...] = ()
     """Metrics of its readings, and of the averages that tables make of them."""
     other_metrics: bool = False
-    """True if a record may have further metrics, for example those that a task of lm-eval defines."""
+    """True if a record may have further metrics, for example those that a task of lm-eval
+    defines."""
 
 
 class Does(Flag):
@@ -296,7 +319,9 @@ class Chain:
     @property
     def first(self) -> Link | None:
         """First method that changes the model's function. A teacher has what comes before it."""
-        return next((link for link in self.links if Does.KEEPS_FUNCTION not in link.info.does), None)
+        return next(
+            (link for link in self.links if Does.KEEPS_FUNCTION not in link.info.does), None
+        )
 
     @property
     def turned(self) -> Link | None:

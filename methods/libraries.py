@@ -1,4 +1,5 @@
-"""Other libraries, called in this process as their users call them. None is a dependency: each needs an extra."""
+"""Other libraries, called in this process as their users call them. None is a dependency: each
+needs an extra."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def import_library(module: str, extra: str) -> Any:
 
 
 def import_modifier(path: str) -> Any:
-    """Import a modifier of llm-compressor, as "gptq.GPTQModifier". Raise Skipped as `import_library` does."""
+    """Import a modifier of llm-compressor, as "gptq.GPTQModifier". Raise Skipped as
+    `import_library` does."""
     module, _, kind = path.rpartition(".")
     return getattr(import_library(f"llmcompressor.modifiers.{module}", "llmcompressor"), kind)
 
@@ -38,7 +40,8 @@ def require_oneshot(job: Job) -> None:
 
 
 def oneshot(model: nn.Module, job: Job, recipe: Any) -> list[str]:
-    """Apply modifiers of llm-compressor in place, with the calibration of the job in its order. Return the warnings."""
+    """Apply modifiers of llm-compressor in place, with the calibration of the job in its order.
+    Return the warnings."""
     from datasets import Dataset
     from llmcompressor import oneshot
     from loguru import logger
@@ -50,8 +53,13 @@ def oneshot(model: nn.Module, job: Job, recipe: Any) -> list[str]:
         format="{message}",
         filter=lambda record: record["level"].name in ("WARNING", "ERROR"),
     )
-    # Version 0.14 pins the activations of AWQ, which torch refuses on a machine without an accelerator.
-    pinned = nullcontext() if torch.accelerator.is_available() else patch.object(Tensor, "pin_memory", lambda x: x)
+    # Version 0.14 pins the activations of AWQ, which torch refuses on a machine without an
+    # accelerator.
+    pinned = (
+        nullcontext()
+        if torch.accelerator.is_available()
+        else patch.object(Tensor, "pin_memory", lambda x: x)
+    )
     try:
         with pinned:
             oneshot(

@@ -43,7 +43,8 @@ def finish_of(model: nn.Module) -> Finish:
 
 
 class Head(nn.Module):
-    """A model's output head and its finish, from states [..., hidden] to logits [..., vocabulary]."""
+    """A model's output head and its finish, from states [..., hidden] to logits [...,
+    vocabulary]."""
 
     def __init__(self, linear: nn.Module, finish: Finish) -> None:
         super().__init__()
@@ -60,7 +61,8 @@ class Head(nn.Module):
 
 
 def head_of(model: nn.Module) -> nn.Module:
-    """Return the module from a model's last hidden states to its logits. That is its own head if nothing follows it."""
+    """Return the module from a model's last hidden states to its logits. That is its own head if
+    nothing follows it."""
     linear: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
     finish = finish_of(model)
     return linear if finish == PLAIN else Head(linear, finish)

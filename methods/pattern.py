@@ -1,6 +1,7 @@
 """Sparsity patterns along the input dimension: n:m, and unstructured.
 
-**n:m keeps n of every m consecutive weights** of a row. In some papers the same words count the zeros.
+**n:m keeps n of every m consecutive weights** of a row. In some papers the same words count the
+zeros.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Keep n of every m consecutive weights; if m is 0, all but a fraction `sparsity` of the weights.
+    """Keep n of every m consecutive weights; if m is 0, all but a fraction `sparsity` of the
+    weights.
 
     Weights and scores are [out, in]. Dense is n = m.
     """
@@ -26,37 +28,49 @@ class Pattern:
     m: int = 1
     sparsity: float = 0.0
     beside: str = ""
-    """Low-rank term beside the weights: its rank, such as "r16", or the share of the dense bytes that it takes, "10%"."""
+    """Low-rank term beside the weights: its rank, such as "r16", or the share of the dense bytes
+    that it takes, "10%"."""
     removed: tuple[str, str] | None = None
-    """Method that removed parts of the model, and their number or share: ("depth", "25%"). The rest is dense."""
+    """Method that removed parts of the model, and their number or share: ("depth", "25%"). The rest
+    is dense."""
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """Read "2:4" (2 of every 4 kept), "50%" (half of the weights zero, anywhere), "dense", or "NAME 25%": a quarter of
-        the parts removed by the method NAME. " + r16" after n:m or a sparsity is a low-rank term of rank 16, and " + 10%"
-        one that takes a tenth of the dense bytes. `str` is the inverse.
+        """Read "2:4" (2 of every 4 kept), "50%" (half of the weights zero, anywhere), "dense", or
+        "NAME 25%": a quarter of the parts removed by the method NAME. " + r16" after n:m or a
+        sparsity is a low-rank term of rank 16, and " + 10%" one that takes a tenth of the dense
+        bytes. `str` is the inverse.
 
         Raises:
             UserError: anything else.
         """
         base, _, beside = text.partition(" + ")
-        if re.fullmatch(r"r[0-9]{1,6}|[0-9]{1,6}(\.[0-9]{1,4})?%", beside) and not (pattern := cls.parse(base)).dense:
+        if (
+            re.fullmatch(r"r[0-9]{1,6}|[0-9]{1,6}(\.[0-9]{1,4})?%", beside)
+            and not (pattern := cls.parse(base)).dense
+        ):
             return replace(pattern, beside=beside)
         if text == "dense":
             return cls()
-        if match := re.fullmatch(r"([a-z][a-z0-9_-]{0,63}) ([0-9]{1,6}(?:\.[0-9]{1,4})?%|[0-9]{1,6})", text):
+        if match := re.fullmatch(
+            r"([a-z][a-z0-9_-]{0,63}) ([0-9]{1,6}(?:\.[0-9]{1,4})?%|[0-9]{1,6})", text
+        ):
             return cls(removed=(match[1], match[2]))
         if match := re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text):
             n, m = int(match[1]), int(match[2])
             if 0 < n <= m:
                 return cls(n, m) if n < m else cls()
             raise UserError(
-                f"invalid pattern {text!r}: n:m keeps n of every m weights, so n must be from 1 to m; for example 2:4"
+                f"invalid pattern {text!r}: n:m keeps n of every m weights, so n must be from 1 "
+                "to m; for example 2:4"
             )
-        if (match := re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,4})?)%", text)) and 0 < float(match[1]) < 100:
+        if (match := re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,4})?)%", text)) and 0 < float(
+            match[1]
+        ) < 100:
             return cls(0, 0, float(match[1]) / 100)
         raise UserError(
-            f"invalid pattern {text!r}: use n:m (2:4 keeps 2 of every 4), a sparsity of up to four decimals (50%) or dense"
+            f"invalid pattern {text!r}: use n:m (2:4 keeps 2 of every 4), a sparsity of up to "
+            "four decimals (50%) or dense"
         )
 
     def __str__(self) -> str:
@@ -87,21 +101,28 @@ class Pattern:
         return 1 - self.n / self.m if self.m else self.sparsity
 
     def require_groups(self, label: str) -> None:
-        """Raise UserError if the pattern is unstructured. label: name of the method that needs n:m."""
+        """Raise UserError if the pattern is unstructured. label: name of the method that needs
+        n:m."""
         if self.unstructured:
-            raise UserError(f"{label} needs an n:m pattern, and {self} is not one: use, for example, 2:4")
+            raise UserError(
+                f"{label} needs an n:m pattern, and {self} is not one: use, for example, 2:4"
+            )
 
     def fits(self, width: int) -> bool:
         """Return whether a row of `width` weights is a whole number of groups."""
         return self.m == 0 or width % self.m == 0
 
     def require_whole_groups(self, size: int, option: str) -> None:
-        """Raise UserError if `size` columns are not a whole number of groups. option: name of the setting."""
+        """Raise UserError if `size` columns are not a whole number of groups. option: name of the
+        setting."""
         if not self.fits(size):
-            raise UserError(f"invalid {option}={size}: must be a multiple of {self.m} for pattern {self}")
+            raise UserError(
+                f"invalid {option}={size}: must be a multiple of {self.m} for pattern {self}"
+            )
 
     def keep(self, score: Tensor, *, per: str = "layer") -> Tensor:
-        """Return the mask of the largest scores: bool [out, in], like score. Of equal scores the first is kept.
+        """Return the mask of the largest scores: bool [out, in], like score. Of equal scores the
+        first is kept.
 
         per: "layer" or "row", the unit in which an unstructured pattern is counted.
 
@@ -131,4 +152,7 @@ class Pattern:
 
     def broken_in(self, count: int) -> str:
         """Return words for a number of violations: "2:4 does not hold in 1 group"."""
-        return f"{self} does not hold in {count:,} {'group' if self.m else 'weight'}{'' if count == 1 else 's'}"
+        return (
+            f"{self} does not hold in {count:,} "
+            f"{'group' if self.m else 'weight'}{'' if count == 1 else 's'}"
+        )

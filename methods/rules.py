@@ -30,7 +30,10 @@ def refusal(own: Link, chain: Chain) -> str | None:
 
 def lacks_prior(name: str) -> str:
     """Return the sentence for a method that refines another one, and is typed alone."""
-    return f"{name} refines a pruned model: name the method that prunes it, for example {name}:from={PRUNER}"
+    return (
+        f"{name} refines a pruned model: name the method that prunes it, for example "
+        f"{name}:from={PRUNER}"
+    )
 
 
 def _implied(own: Link, chain: Chain) -> Iterator[str]:
@@ -38,28 +41,38 @@ def _implied(own: Link, chain: Chain) -> Iterator[str]:
     does, name, adder = own.info.does, own.name, chain.adder
     if adder and Does.KEEPS_MASK not in does:
         yield (
-            f"{name} cannot follow a low-rank term, which would no longer fit: use it before {adder.name}, "
+            f"{name} cannot follow a low-rank term, which would no longer fit: use it before "
+            f"{adder.name}, "
             f"{adder.name}:from={name}"
         )
     if adder and adder.info.adds and adder.settings.get(adder.info.adds.rounded):
-        yield f"{name} would change the factors that {adder.label} has rounded: leave one of the two out"
+        yield (
+            f"{name} would change the factors that {adder.label} has rounded: leave one of the "
+            "two out"
+        )
     if Does.KEEPS_FUNCTION in does and not chain.pattern:
-        yield f"{own.label} must come before pruning, because it would fill the zeros: use METHOD:from={own.alone}"
+        yield (
+            f"{own.label} must come before pruning, because it would fill the zeros: use "
+            f"METHOD:from={own.alone}"
+        )
     if Does.REFINES in does and chain.links and not chain.first:
         yield (
-            f"{own.label} needs a pruned model, and a transform prunes nothing: put a method that prunes behind it, "
+            f"{own.label} needs a pruned model, and a transform prunes nothing: put a method that "
+            "prunes behind it, "
             f"{own.label}+{PRUNER}"
         )
     if Does.REMOVES in does and (chain.remover or chain.pattern != "dense"):
         yield (
-            f"{own.label} must come first, because it removes parts of a dense model: use METHOD:from={own.alone}, "
+            f"{own.label} must come first, because it removes parts of a dense model: use "
+            f"METHOD:from={own.alone}, "
             "without from= in it"
         )
     # a field of methods.training.settings, which every method that trains has
     if own.trains and own.settings.get("hidden"):
         if removed := _removed(chain, lambda axis: not axis.in_block):
             yield (
-                f"{own.label} compares the output of each block with the dense model's, and {removed}: leave hidden out"
+                f"{own.label} compares the output of each block with the dense model's, and "
+                f"{removed}: leave hidden out"
             )
         yield from _turned(name, chain)
 
@@ -79,7 +92,8 @@ def _turned(name: str, chain: Chain) -> Iterator[str]:
     first transforms."""
     if (turned := chain.turned) and (first := chain.first):
         yield (
-            f"{name} compares blocks with the dense model's, and {turned.name} after {first.name} changes the basis "
+            f"{name} compares blocks with the dense model's, and {turned.name} after {first.name} "
+            "changes the basis "
             f"of this model alone: put {turned.name} first, {first.name}:from={turned.name}"
         )
 
@@ -91,7 +105,8 @@ class SameBlocks(Rule):
     def follows(self, own: Link, chain: Chain) -> str | None:
         if remover := chain.remover:
             return (
-                f"{own.name} needs for each block the dense model's block of the same number and shapes, and "
+                f"{own.name} needs for each block the dense model's block of the same number and "
+                "shapes, and "
                 f"{remover.label} changes them: use recon or retrain in place of {own.name}"
             )
         return next(_turned(own.name, chain), None)
@@ -105,7 +120,8 @@ class SameOutputs(Rule):
     def follows(self, own: Link, chain: Chain) -> str | None:
         if removed := _removed(chain, lambda axis: axis.changes_outputs):
             return (
-                f"{own.name} compares the output of each block with the dense model's, and {removed}: "
+                f"{own.name} compares the output of each block with the dense model's, and "
+                f"{removed}: "
                 f"use retrain in place of {own.name}"
             )
         return next(_turned(own.name, chain), None)
@@ -149,7 +165,8 @@ class WholeGroups(Rule):
         size = own.settings[self.field]
         if not pattern.fits(size):
             raise UserError(
-                f"{own.label} works on blocks of {size} columns, which pattern {pattern} does not divide: "
+                f"{own.label} works on blocks of {size} columns, which pattern {pattern} does not "
+                "divide: "
                 f"use another pattern, or {own.name}:{self.field}=N with a multiple of {pattern.m}"
             )
 

@@ -24,7 +24,9 @@ axis that is absent keeps all. A tuple of indices, or a tuple of them for each b
 where each block has its own parts."""
 
 
-def count_left(shares: Mapping[str, Share], config: Config, options: Mapping[str, str] | None = None) -> dict[str, int]:
+def count_left(
+    shares: Mapping[str, Share], config: Config, options: Mapping[str, str] | None = None
+) -> dict[str, int]:
     """Return how many parts of each axis are left.
 
     shares: number or share of the parts to remove, by axis; options: settings to name in errors, by
@@ -40,7 +42,8 @@ def count_left(shares: Mapping[str, Share], config: Config, options: Mapping[str
             left[name] = axis.left(share, family, config, option)
         elif removed(share, 100):
             raise UserError(
-                f"invalid {option}={share}: {config['model_type']} has no {axis.noun} that can be removed: {axis.advice(family)}"
+                f"invalid {option}={share}: {config['model_type']} has no {axis.noun} that can be "
+                f"removed: {axis.advice(family)}"
             )
     return left
 
@@ -49,7 +52,8 @@ def count_kept(kept: Kept, config: Config) -> dict[str, int]:
     """Return how many parts of each axis are kept.
 
     Raises:
-        ValueError: an axis is unknown; an index is unknown, out of order or repeated; or blocks differ in their numbers.
+        ValueError: an axis is unknown; an index is unknown, out of order or repeated; or blocks
+        differ in their numbers.
     """
     family, counts = family_of(config), {}
     blocks = len(kept["blocks"]) if "blocks" in kept else AXES["blocks"].size(family, config)
@@ -59,10 +63,17 @@ def count_kept(kept: Kept, config: Config) -> dict[str, int]:
         size = AXES[name].size(family, config)
         lists = list(parts) if AXES[name].in_block else [parts]
         if AXES[name].in_block and len(lists) != blocks:
-            raise ValueError(f"{len(lists)} lists of {name} must be {blocks}, one for each block that is left")
+            raise ValueError(
+                f"{len(lists)} lists of {name} must be {blocks}, one for each block that is left"
+            )
         for indices in lists:
-            if list(indices) != sorted(set(indices) & set(range(size))) or len(indices) != len(lists[0]):
-                raise ValueError(f"{list(indices)} must be indices below {size}, in order, as many for each block")
+            if list(indices) != sorted(set(indices) & set(range(size))) or len(indices) != len(
+                lists[0]
+            ):
+                raise ValueError(
+                    f"{list(indices)} must be indices below {size}, in order, as many for each "
+                    "block"
+                )
         counts[name] = len(lists[0])
     return counts
 
@@ -70,7 +81,9 @@ def count_kept(kept: Kept, config: Config) -> dict[str, int]:
 def rename(family: Family, kept: Kept | None, name: str) -> str | None:
     """Return the name of a tensor or module after parts are renumbered, or None if its part is
     removed."""
-    for axis in AXES.values():  # blocks first, so that others are looked up by the new number of a block
+    for (
+        axis
+    ) in AXES.values():  # blocks first, so that others are looked up by the new number of a block
         if kept is None or axis.name not in kept or not axis.path(family):
             continue
         path, indices, block = axis.path(family), kept[axis.name], family.block_of(name)
@@ -109,14 +122,20 @@ def reader(family: Family, key: str) -> str:
 def _cuts(family: Family, config: Config, kept: Kept, name: str) -> Iterator[tuple[int, list[int]]]:
     """Yield the dimensions of a tensor that get smaller, and the indices that are left of each."""
     block = family.block_of(rename(family, kept, name) or "")
-    axes = [axis for axis in AXES.values() if axis.name in kept and (block is not None or not axis.in_block)]
+    axes = [
+        axis
+        for axis in AXES.values()
+        if axis.name in kept and (block is not None or not axis.in_block)
+    ]
     for dimension, size in enumerate(_shape_of(family, name)):
         left: list[int] = []
         start, is_cut = 0, False
         for part in size if isinstance(size, tuple) else (size,):  # linears that are fused
             width = family.size(part, config)
             axis = next((axis for axis in axes if axis.counts(part, family)), None)
-            inside = range(width) if axis is None else _indices(axis, family, config, kept, block, width)
+            inside = (
+                range(width) if axis is None else _indices(axis, family, config, kept, block, width)
+            )
             left += [start + i for i in inside]
             start += width
             is_cut = is_cut or axis is not None
@@ -132,7 +151,9 @@ def _shape_of(family: Family, name: str) -> Shape:
     return family.outer.get(name) or family.tensors.get(inside, ())
 
 
-def _indices(axis: Axis, family: Family, config: Config, kept: Kept, block: int | None, width: int) -> list[int]:
+def _indices(
+    axis: Axis, family: Family, config: Config, kept: Kept, block: int | None, width: int
+) -> list[int]:
     """Return the indices that are left of a dimension of `width`, which has as many for each part
     of an axis."""
     each = width // axis.size(family, config)
@@ -155,7 +176,9 @@ class SmallerFolder(Folder):
             if AXES[name].scales_norms and family.flow:
                 self._norms = (family.flow.final, *family.flow.norms)
                 self._scale = math.sqrt(AXES[name].size(family, self.config) / left)
-        self._cut = {name: cuts for name in self if (cuts := list(_cuts(family, self.config, kept, name)))}
+        self._cut = {
+            name: cuts for name in self if (cuts := list(_cuts(family, self.config, kept, name)))
+        }
         for name, cuts in self._cut.items():
             shape = list(self._tensors[name].shape)
             for dimension, left_of in cuts:

@@ -1,4 +1,5 @@
-"""Read and write tensors [entries, ...] of a safetensors file, such as those of all experts, entry by entry."""
+"""Read and write tensors [entries, ...] of a safetensors file, such as those of all experts, entry
+by entry."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ def bytes_of(tensor: Tensor) -> memoryview:
 
 
 def read_entry(file: Path, info: TensorInfo, number: int) -> Tensor:
-    """Read one entry. `get_slice` of a file that is not mapped reads all. Raise OSError or ValueError if it is damaged."""
+    """Read one entry. `get_slice` of a file that is not mapped reads all. Raise OSError or
+    ValueError if it is damaged."""
     if info.dtype not in TORCH_DTYPES:
         raise ValueError(f"{file} has a tensor of {info.dtype}, not of {', '.join(TORCH_DTYPES)}")
     entry = torch.empty(info.shape[1:], dtype=getattr(torch, TORCH_DTYPES[info.dtype]))
@@ -31,22 +33,31 @@ def read_entry(file: Path, info: TensorInfo, number: int) -> Tensor:
 
 
 class Stacks:
-    """A safetensors file of tensors [entries, ...], written in any order and without a copy in memory.
+    """A safetensors file of tensors [entries, ...], written in any order and without a copy in
+    memory.
 
     with Stacks(path, {"experts": (8, 4, 4)}, torch.float32) as stacks:
         for number in range(8): stacks.write("experts", number, entry)
     """
 
-    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> None:
+    def __init__(
+        self, path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
+    ) -> None:
         names = {getattr(torch, name): short for short, name in TORCH_DTYPES.items()}
         self._shapes, self._dtype = dict(shapes), dtype
         self._begins: dict[str, int] = {}
-        self._left = {(name, number) for name, shape in shapes.items() for number in range(shape[0])}
+        self._left = {
+            (name, number) for name, shape in shapes.items() for number in range(shape[0])
+        }
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         end = 0
         for name, shape in shapes.items():
             self._begins[name], end = end, end + math.prod(shape) * dtype.itemsize
-            header[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [self._begins[name], end]}
+            header[name] = {
+                "dtype": names[dtype],
+                "shape": list(shape),
+                "data_offsets": [self._begins[name], end],
+            }
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         self._data = 8 + len(text)

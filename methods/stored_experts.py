@@ -23,7 +23,8 @@ class Piece(NamedTuple):
 
 
 def split(family: Family, name: str, shape: tuple[int, ...]) -> list[Piece]:
-    """Return the pieces of a stored tensor, none if it belongs to no expert. name: its name in the model."""
+    """Return the pieces of a stored tensor, none if it belongs to no expert. name: its name in the
+    model."""
     if not (experts := family.experts):
         return []
     path = re.escape(experts.path)
@@ -33,7 +34,9 @@ def split(family: Family, name: str, shape: tuple[int, ...]) -> list[Piece]:
         inner = shape[:0:-1] if turned else shape[1:]
         full = f"{linear}.{'bias' if bias else 'weight'}"
         count = shape[0] if len(shape) == (2 if bias else 3) else 0
-        return [Piece(f"{prefix}.{number}.{full}", 0, number, inner, turned) for number in range(count)]
+        return [
+            Piece(f"{prefix}.{number}.{full}", 0, number, inner, turned) for number in range(count)
+        ]
     if (match := re.match(rf"(.+\.{path}\.\d+)\.(\w+)\.weight$", name)) and len(shape) == 2:
         prefix, stored = match.groups()
         return [

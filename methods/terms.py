@@ -1,4 +1,5 @@
-"""Low-rank terms of a model in memory: parameters of its linears, which a training changes with the weights.
+"""Low-rank terms of a model in memory: parameters of its linears, which a training changes with the
+weights.
 
 `methods.adapter` has their files.
 """
@@ -18,8 +19,8 @@ from methods.adapter import CHILD, Term
 class Factors(nn.Module):
     """The factors of a linear's term as parameters: b [out, rank], a [rank, in].
 
-    They are in no state_dict, because the file of the weights does not have them. For the same reason they stay in memory
-    when the weights of their block are dropped.
+    They are in no state_dict, because the file of the weights does not have them. For the same
+    reason they stay in memory when the weights of their block are dropped.
     """
 
     def __init__(self, term: Term) -> None:
@@ -54,5 +55,12 @@ def _add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
 
 def terms_of(model: nn.Module, dtype: torch.dtype) -> dict[str, Term]:
     """Return the terms of a model by linear, in a number format."""
-    found = {name.removesuffix(f".{CHILD}"): m for name, m in model.named_modules() if isinstance(m, Factors)}
-    return {name: Term(m.b.detach().to(dtype), m.a.detach().to(dtype), m.bits) for name, m in found.items()}
+    found = {
+        name.removesuffix(f".{CHILD}"): m
+        for name, m in model.named_modules()
+        if isinstance(m, Factors)
+    }
+    return {
+        name: Term(m.b.detach().to(dtype), m.a.detach().to(dtype), m.bits)
+        for name, m in found.items()
+    }

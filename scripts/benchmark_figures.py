@@ -1,4 +1,5 @@
-"""Draw the figures of docs/benchmarks.md from results/benchmarks/: bars with their spread, a panel for each kind of number."""
+"""Draw the figures of docs/benchmarks.md from results/benchmarks/: bars with their spread, a panel
+for each kind of number."""
 
 from __future__ import annotations
 
@@ -20,8 +21,9 @@ DOTS_FROM = 30.0
 QUIET = ("noise", "before", "limit", "theory")
 """Words of keys whose numbers are in the table only."""
 UNITS = (
-    ("seconds a step", "seconds a step"), ("seconds of CPU", "seconds of CPU"), ("seconds", "seconds"), ("ms", "ms"),
-    ("peak MB", "peak MB"), ("MB", "MB"), ("tokens/s", "tokens per second"), ("a processor second", "GB a processor second"),
+    ("seconds a step", "seconds a step"), ("seconds of CPU", "seconds of CPU"),
+    ("seconds", "seconds"), ("ms", "ms"), ("peak MB", "peak MB"), ("MB", "MB"),
+    ("tokens/s", "tokens per second"), ("a processor second", "GB a processor second"),
     ("bytes", "ratio of bytes"), ("agreement", "agreement"),
 )  # fmt: skip
 """End of a key, and title of its panel."""
@@ -31,7 +33,8 @@ SPREAD = re.compile(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)")
 
 @dataclass(frozen=True)
 class Number:
-    """One number of a benchmark. path: its keys. low, high: its spread, or the value if it has none."""
+    """One number of a benchmark. path: its keys. low, high: its spread, or the value if it has
+    none."""
 
     path: tuple[str, ...]
     value: float
@@ -46,12 +49,15 @@ class Number:
 
 def readable(key: str) -> str:
     """Return a key without underscores, with its unit in words."""
-    key = re.sub(r"_s$", ", seconds", re.sub(r"bytes(?=_|$)", "MB", key) if key.startswith("peak_") else key)
+    key = re.sub(
+        r"_s$", ", seconds", re.sub(r"bytes(?=_|$)", "MB", key) if key.startswith("peak_") else key
+    )
     return key.replace("_", " ")
 
 
 def number(value: float) -> str:
-    """Return a number with three digits, two if it is small, or a whole number with all of its digits."""
+    """Return a number with three digits, two if it is small, or a whole number with all of its
+    digits."""
     if float(value).is_integer() or abs(value) >= 1000:
         return f"{value:,.0f}"
     if 0 < abs(value) < 1e-3:
@@ -77,8 +83,13 @@ def numbers(figures: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[Num
 
 
 def panels(figures: dict[str, Any]) -> dict[str, list[tuple[str, Number]]]:
-    """Return labels and numbers by panel title: a panel for each key, others by unit. Settings have no panel."""
-    every = [n for n in numbers(figures) if n.ratio or not any(word in " ".join(n.path) for word in QUIET)]
+    """Return labels and numbers by panel title: a panel for each key, others by unit. Settings have
+    no panel."""
+    every = [
+        n
+        for n in numbers(figures)
+        if n.ratio or not any(word in " ".join(n.path) for word in QUIET)
+    ]
     ends: dict[tuple[str, ...], set[str]] = {}
     for n in every:
         ends.setdefault(n.path[1:], set()).add(n.path[0])
@@ -128,7 +139,9 @@ def _draw_panel(panel: Any, title: str, bars: list[tuple[str, Number]]) -> None:
     if log:
         panel.set_xscale("log")
     panel.set_title(f"{title} (log scale)" if log else title)
-    panel.set_yticks(range(len(bars)), [cut(printable(label), MAX_LABEL) for label, _ in bars], color=INK)
+    panel.set_yticks(
+        range(len(bars)), [cut(printable(label), MAX_LABEL) for label, _ in bars], color=INK
+    )
     panel.set_ylim(len(bars) - 0.5, -0.5)
     panel.set_xlim(None if log else 0)
     panel.grid(visible=False)

@@ -16,7 +16,8 @@ SEEDS = 3
 
 
 class Chain(NamedTuple):
-    """A chain of stages that was measured. seconds: to make it, all stages together; device: where."""
+    """A chain of stages that was measured. seconds: to make it, all stages together; device:
+    where."""
 
     label: str
     perplexity: float
@@ -25,16 +26,20 @@ class Chain(NamedTuple):
 
 
 class Pick(NamedTuple):
-    """The chain to take. ratio: of its perplexity to the lowest in the budget, None if it has the lowest itself."""
+    """The chain to take. ratio: of its perplexity to the lowest in the budget, None if it has the
+    lowest itself."""
 
     chain: Chain
     ratio: Interval | None
 
 
-def pick(chains: list[Chain], seconds: float, compare: Callable[[str, str], Interval | None]) -> Pick | None:
+def pick(
+    chains: list[Chain], seconds: float, compare: Callable[[str, str], Interval | None]
+) -> Pick | None:
     """Return the fastest chain that cannot be told apart from the one with the lowest perplexity.
 
-    seconds: the budget; compare: returns the ratio of the second label's perplexity to the first's, None if unknown.
+    seconds: the budget; compare: returns the ratio of the second label's perplexity to the first's,
+    None if unknown.
     """
     within = [chain for chain in chains if chain.seconds <= seconds]
     if not within:
@@ -48,9 +53,15 @@ def pick(chains: list[Chain], seconds: float, compare: Callable[[str, str], Inte
     return min(ties, key=lambda tie: tie.chain.seconds)
 
 
-def lines(chains: Mapping[str, list[Chain]], compare: Mapping[str, Callable[[str, str], Interval | None]]) -> list[str]:
-    """Return the lines of a Markdown table: a line for each budget and model that a chain fits. Keys are models."""
-    out = ["| up to | model | take | it took | perplexity | / lowest |", "|---|---|---|---:|---:|---:|"]
+def lines(
+    chains: Mapping[str, list[Chain]], compare: Mapping[str, Callable[[str, str], Interval | None]]
+) -> list[str]:
+    """Return the lines of a Markdown table: a line for each budget and model that a chain fits.
+    Keys are models."""
+    out = [
+        "| up to | model | take | it took | perplexity | / lowest |",
+        "|---|---|---|---:|---:|---:|",
+    ]
     for name, seconds in BUDGETS.items():
         for model, measured in chains.items():
             if found := pick(measured, seconds, compare[model]):
@@ -58,6 +69,7 @@ def lines(chains: Mapping[str, list[Chain]], compare: Mapping[str, Callable[[str
                 r = found.ratio
                 ratio = f"{r.value:.3f} ({r.low:.3f} to {r.high:.3f})" if r else "lowest"
                 out.append(
-                    f"| {name} | {model} | {escape_markdown(label)} | {took:.0f} s, {device} | {perplexity:.2f} | {ratio} |"
+                    f"| {name} | {model} | {escape_markdown(label)} | {took:.0f} s, {device} | "
+                    f"{perplexity:.2f} | {ratio} |"
                 )
     return out

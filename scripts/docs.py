@@ -1,7 +1,9 @@
-"""Build the documentation site, and check it: python scripts/docs.py [FOLDER], by default docs/_build/html.
+"""Build the documentation site, and check it: python scripts/docs.py [FOLDER], by default
+docs/_build/html.
 
-A warning of Sphinx is an error, for example about a link to a missing heading. Then the script looks for addresses that a
-browser would fetch from another site, and for links within the site that lead nowhere. Install with pip install -e '.[docs]'.
+A warning of Sphinx is an error, for example about a link to a missing heading. Then the script
+looks for addresses that a browser would fetch from another site, and for links within the site that
+lead nowhere. Install with pip install -e '.[docs]'.
 """
 
 from __future__ import annotations
@@ -61,7 +63,11 @@ def problems(site: Path) -> Iterator[str]:
     for path in sorted(site.rglob("*.html")):
         page = read(path)
         name = path.relative_to(site)
-        yield from (f"{name}: fetches {address} from elsewhere" for address in page.fetched if _is_external(address))
+        yield from (
+            f"{name}: fetches {address} from elsewhere"
+            for address in page.fetched
+            if _is_external(address)
+        )
         for link in page.links:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:
@@ -69,7 +75,11 @@ def problems(site: Path) -> Iterator[str]:
             target = path if not parts.path else (path.parent / unquote(parts.path)).resolve()
             if not target.is_file():
                 yield f"{name}: link to {link}, which does not exist"
-            elif parts.fragment and target.suffix == ".html" and unquote(parts.fragment) not in read(target).ids:
+            elif (
+                parts.fragment
+                and target.suffix == ".html"
+                and unquote(parts.fragment) not in read(target).ids
+            ):
                 yield f"{name}: link to {link}, a heading that does not exist"
     for path in sorted([*site.rglob("*.css"), *site.rglob("*.svg")]):
         for address in CSS_ADDRESS.findall(path.read_text()):

@@ -23,19 +23,23 @@ METHOD, CONTROL = "cast", "dense-ft"
 def law(folder: str) -> str:
     """Return the parameters of the scaling law of a grid of runs, and the run that was held out."""
     fit, holdout, predicted = _fit(folder)
-    lines = [f"| {' | '.join(row.values())} |" for row in scaling_law.to_rows(fit, holdout, predicted)]
+    lines = [
+        f"| {' | '.join(row.values())} |" for row in scaling_law.to_rows(fit, holdout, predicted)
+    ]
     runs = f"{len(fit.points)} runs of {len({p.model for p in [*fit.points, holdout]})} models"
     return "\n".join([f"| {runs} | | 95% interval |", "|---|---:|---:|", *lines]) + "\n"
 
 
 @cache
 def _fit(folder: str) -> tuple[scaling_law.Law, scaling_law.GridRun, scaling_law.FitInterval]:
-    """Return the law of a grid of runs, the largest run, which is not fitted, and its prediction."""
+    """Return the law of a grid of runs, the largest run, which is not fitted, and its
+    prediction."""
     return scaling_law.predict_holdout(scaling_law.read(ROOT / folder, METHOD, CONTROL))
 
 
 def trials(folder: str) -> str:
-    """Return the best trial of each method, and the lowest perplexity after as many trials as every method has."""
+    """Return the best trial of each method, and the lowest perplexity after as many trials as every
+    method has."""
     found = _searched(folder)
     equal = min(len(done.trials) for done in found)
     lines = [
@@ -43,11 +47,16 @@ def trials(folder: str) -> str:
         "|---|---:|---:|---:|---:|---|",
     ]
     for done in sorted(found, key=lambda one: one.best_so_far[equal - 1]):
-        value, label = (f"{done.best.value:.2f}", escape_markdown(done.best.label)) if done.best else ("–", "–")
+        value, label = (
+            (f"{done.best.value:.2f}", escape_markdown(done.best.label))
+            if done.best
+            else ("–", "–")
+        )
         diverged = sum(not math.isfinite(trial.value) for trial in done.trials)
         first = f"{done.best_so_far[equal - 1]:.2f}"
         lines.append(
-            f"| {escape_markdown(done.method)} | {len(done.trials)} | {diverged} | {first} | {value} | {label} |"
+            f"| {escape_markdown(done.method)} | {len(done.trials)} | {diverged} | {first} | "
+            f"{value} | {label} |"
         )
     return "\n".join(lines) + "\n"
 

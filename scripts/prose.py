@@ -2,8 +2,8 @@
 
 python scripts/prose.py [FOLDER or FILE ...]  print them; exit 1 if there are any
 
-A docstring of an attribute or a class is a noun phrase. A docstring of a function starts with a verb in the imperative.
-Names of tests and figures typed by others (CHANGELOG.md) are not read.
+A docstring of an attribute or a class is a noun phrase. A docstring of a function starts with a
+verb in the imperative. Names of tests and figures typed by others (CHANGELOG.md) are not read.
 """
 
 from __future__ import annotations
@@ -65,9 +65,15 @@ def read(path: Path) -> list[str]:
     for file in files:
         name = file.resolve().relative_to(ROOT)
         if file.suffix == ".py" and file != Path(__file__):  # its patterns are the idioms
-            found += [f"{name}:{line}: {what}" for line, what in sorted(python(file.read_text(encoding="utf-8")))]
+            found += [
+                f"{name}:{line}: {what}"
+                for line, what in sorted(python(file.read_text(encoding="utf-8")))
+            ]
         elif file.suffix == ".md" and "_build" not in file.parts:
-            found += [f"{name}:{line}: {what}" for line, what in idioms(1, file.read_text(encoding="utf-8"))]
+            found += [
+                f"{name}:{line}: {what}"
+                for line, what in idioms(1, file.read_text(encoding="utf-8"))
+            ]
     return found
 
 
@@ -77,12 +83,15 @@ def python(source: str) -> Iterator[tuple[int, str]]:
         body = getattr(node, "body", None)
         if isinstance(body, list):
             yield from _attributes(body)
-        if isinstance(node, (*ANY_FUNCTION, ast.ClassDef, ast.Module)) and (text := ast.get_docstring(node)):
+        if isinstance(node, (*ANY_FUNCTION, ast.ClassDef, ast.Module)) and (
+            text := ast.get_docstring(node)
+        ):
             function = isinstance(node, ANY_FUNCTION) and not _is_property(node)
             if FRAGMENT.match(text) or (function and NOT_A_VERB.match(text)):
                 yield (
                     getattr(node, "lineno", 1),
-                    f"docstring of {getattr(node, 'name', 'the module')}: {text.splitlines()[0][:90]}",
+                    f"docstring of {getattr(node, 'name', 'the module')}: "
+                    f"{text.splitlines()[0][:90]}",
                 )
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield from idioms(node.lineno, node.value)
@@ -95,15 +104,24 @@ def idioms(line: int, text: str) -> Iterator[tuple[int, str]]:
     """Yield (line, finding) for each idiom of a text that begins on `line`."""
     for count, part in enumerate(text.splitlines()):
         for match in IDIOM.finditer(part):
-            yield line + count, f"idiom: …{part[max(0, match.start() - 30) : match.end() + 20].strip()}…"
+            yield (
+                line + count,
+                f"idiom: …{part[max(0, match.start() - 30) : match.end() + 20].strip()}…",
+            )
 
 
 def _attributes(body: list[ast.stmt]) -> Iterator[tuple[int, str]]:
     for field, after in itertools.pairwise(body):
         is_text = (
-            isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
+            isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+            and isinstance(after.value.value, str)
         )
-        if is_text and isinstance(field, ast.Assign | ast.AnnAssign) and FRAGMENT.match(after.value.value):
+        if (
+            is_text
+            and isinstance(field, ast.Assign | ast.AnnAssign)
+            and FRAGMENT.match(after.value.value)
+        ):
             yield after.lineno, f"attribute: {after.value.value.splitlines()[0][:90]}"
 
 

@@ -1,15 +1,14 @@
-"""Text of the pages that describes the catalog, the program and the public names. scripts/readme.py writes it.
+"""Text of the pages that describes the catalog, the program and the public names. scripts/readme.py
+writes it.
 
 <!-- overview: methods -->     table of all names of a section: methods, quantizers or measures
-<!-- facts: methods wanda -->  source, cost, needs and settings of a name, and the docstring of its class
-<!-- unwritten: methods -->    the same for all names that no page describes, each under a heading
-<!-- training -->              settings of every method that trains
-<!-- commands -->              every command and option
-<!-- settings -->              every setting of a run
-<!-- tracks -->                table of the tasks of every track
-<!-- families -->              table of what works on which family of models
-<!-- public -->                signatures and docstrings of the public names
-<!-- notebook: api.ipynb -->   cells of a notebook
+<!-- facts: methods wanda -->  source, cost, needs and settings of a name, and the docstring of its
+class <!-- unwritten: methods -->    the same for all names that no page describes, each under a
+heading <!-- training -->              settings of every method that trains <!-- commands -->
+every command and option <!-- settings -->              every setting of a run <!-- tracks -->
+table of the tasks of every track <!-- families -->              table of what works on which family
+of models <!-- public -->                signatures and docstrings of the public names <!--
+notebook: api.ipynb -->   cells of a notebook
 """
 
 from __future__ import annotations
@@ -45,21 +44,40 @@ DOCS = ROOT / "docs"
 FLAGS = {"methods": "--methods", "quantizers": "--quant", "measures": "--measures"}
 FACTS = re.compile(r"^<!-- facts: (\w+) (\S+) -->$", re.MULTILINE)
 COST = f"cost, estimated for {method_cost.MODEL}"
-BOUNDS = (("minimum", "from"), ("exclusiveMinimum", "above"), ("maximum", "to"), ("exclusiveMaximum", "below"))
-TYPES = {"number": "number", "integer": "whole number", "boolean": "true or false", "string": "text", "null": "empty"}
+BOUNDS = (
+    ("minimum", "from"),
+    ("exclusiveMinimum", "above"),
+    ("maximum", "to"),
+    ("exclusiveMaximum", "below"),
+)
+TYPES = {
+    "number": "number",
+    "integer": "whole number",
+    "boolean": "true or false",
+    "string": "text",
+    "null": "empty",
+}
 
 
 def escape(text: str) -> str:
-    """Return plain text as one line of Markdown: outside `code` it has no tag, equation, link or emphasis."""
+    """Return plain text as one line of Markdown: outside `code` it has no tag, equation, link or
+    emphasis."""
     parts = re.split(r"(`[^`]*`)", " ".join(text.split()))
-    return "".join(p if p.startswith("`") else re.sub(r"([\\<>$*_\[\]#])", r"\\\1", p) for p in parts)
+    return "".join(
+        p if p.startswith("`") else re.sub(r"([\\<>$*_\[\]#])", r"\\\1", p) for p in parts
+    )
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """Return a table of cells that are Markdown already."""
     titles = list(header)
     lines = [titles, ["---"] * len(titles), *map(list, rows)]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines) + "\n"
+    return (
+        "\n".join(
+            f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+        )
+        + "\n"
+    )
 
 
 def typed(value: Any) -> str:
@@ -79,7 +97,10 @@ def facts(section: str, name: str) -> str:
     """
     known = registry.SECTIONS[section]
     if name not in known:
-        raise LookupError(f"{name!r} is not in {section} of bench/catalog/entries.py: correct or remove its section")
+        raise LookupError(
+            f"{name!r} is not in {section} of bench/catalog/entries.py: correct or remove its "
+            "section"
+        )
     entry = known[name]
     rows = [("command line", f"`{FLAGS[section]} {_typed_name(name, entry)}`")]
     if entry.presets:
@@ -97,7 +118,10 @@ def facts(section: str, name: str) -> str:
         if own := list(_fields_of(kind)):
             parts.append(table(("setting", "default", "allowed"), own))
         if issubclass(kind, Settings):
-            parts.append("It also has [the settings of training](../settings.md#settings-of-methods-that-train).")
+            parts.append(
+                "It also has [the settings of "
+                "training](../settings.md#settings-of-methods-that-train)."
+            )
     return "\n\n".join(parts) + "\n"
 
 
@@ -127,15 +151,22 @@ def overview(section: str) -> str:
 def unwritten(section: str) -> str:
     """Return the facts of each name that no page has, under headings; "" if there is none."""
     written = _pages()
-    missing = {n: entry for n, entry in registry.SECTIONS[section].items() if (section, n) not in written}
-    parts = [f"### {n}\n\n{escape(entry.about)}.\n\n{facts(section, n)}" for n, entry in missing.items()]
+    missing = {
+        n: entry for n, entry in registry.SECTIONS[section].items() if (section, n) not in written
+    }
+    parts = [
+        f"### {n}\n\n{escape(entry.about)}.\n\n{facts(section, n)}" for n, entry in missing.items()
+    ]
     return "\n\n".join([f"## More {section}", *parts]) if parts else ""
 
 
 def _pages() -> dict[tuple[str, str], str]:
-    """Return the page that has the facts of each (section, name), relative to the folder of the section's overview."""
+    """Return the page that has the facts of each (section, name), relative to the folder of the
+    section's overview."""
     pages = {path: path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
-    return {tuple(found): path.name for path, text in pages.items() for found in FACTS.findall(text)}
+    return {
+        tuple(found): path.name for path, text in pages.items() for found in FACTS.findall(text)
+    }
 
 
 def _docstring(kind: type) -> str:
@@ -144,15 +175,22 @@ def _docstring(kind: type) -> str:
 
 
 def _fields_of(kind: type) -> Iterator[tuple[str, str, str]]:
-    """Yield (name as typed, default, allowed values) of each field that the class adds to `Settings`."""
+    """Yield (name as typed, default, allowed values) of each field that the class adds to
+    `Settings`."""
     trains = issubclass(kind, Settings) and kind is not Settings
     inherited = {f.name: f.default for f in dataclasses.fields(Settings)} if trains else {}
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         if field.name in inherited and inherited[field.name] == field.default:
             continue
-        default = "" if field.default in (dataclasses.MISSING, None, "") else f"`{typed(field.default)}`"
-        yield f"`{field.name.rstrip('_')}`", default, _allowed(TypeAdapter(hints[field.name]).json_schema())
+        default = (
+            "" if field.default in (dataclasses.MISSING, None, "") else f"`{typed(field.default)}`"
+        )
+        yield (
+            f"`{field.name.rstrip('_')}`",
+            default,
+            _allowed(TypeAdapter(hints[field.name]).json_schema()),
+        )
 
 
 def _allowed(schema: dict[str, Any]) -> str:
@@ -178,7 +216,8 @@ def _paper(entry: CatalogEntry) -> str:
 
 
 def _typed_name(name: str, entry: CatalogEntry) -> str:
-    """Return the name with what must be typed behind it: its folder, its settings, or a method before it."""
+    """Return the name with what must be typed behind it: its folder, its settings, or a method
+    before it."""
     if entry.file and entry.file.required:
         return f"{name}:{entry.file.field}={'DIR' if Does.IMPORTS in entry.does else 'FILE'}"
     return f"{name}:from=wanda" if Does.REFINES in entry.does and not entry.after else name
@@ -187,7 +226,9 @@ def _typed_name(name: str, entry: CatalogEntry) -> str:
 def commands() -> str:
     """Return the reference of the command line, without its title and its lists of commands."""
     program = typer.main.get_command(main.app)
-    text = registry.fill_in(get_docs_for_click(obj=program, ctx=typer.Context(program), name="bench"))
+    text = registry.fill_in(
+        get_docs_for_click(obj=program, ctx=typer.Context(program), name="bench")
+    )
     text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", text.partition("\n")[2])
     blocks = re.split(r"(```.*?```)", text, flags=re.DOTALL)
     return "".join(b if b.startswith("```") else _escape_help(b) for b in blocks).strip() + "\n"
@@ -206,7 +247,10 @@ def settings() -> str:
 
 def _settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
     notes = _attribute_docstrings(model)
-    defaults = {name: field.get_default(call_default_factory=True) for name, field in model.model_fields.items()}
+    defaults = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in model.model_fields.items()
+    }
     for name, default in sorted(defaults.items(), key=lambda item: isinstance(item[1], BaseModel)):
         if isinstance(default, BaseModel):
             yield from _settings(type(default), f"{name}.")
@@ -221,7 +265,11 @@ def _attribute_docstrings(kind: type) -> dict[str, str]:
     assert isinstance(body, ast.ClassDef)
     notes = {}
     for field, after in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        ):
             notes[ast.unparse(field.target)] = str(after.value.value)
     return notes
 
@@ -231,35 +279,51 @@ def tracks() -> str:
     rows = []
     for name, task in all_tasks().items():
         track, _, short = name.partition("/")
-        rows.append((track, f"`{short}`", escape(task.title), str(task.shots), escape(task.licence)))
+        rows.append(
+            (track, f"`{short}`", escape(task.title), str(task.shots), escape(task.licence))
+        )
     return table(("track", "task", "data", "shots", "licence of the texts"), rows)
 
 
 def families() -> str:
-    """Return a table of every family: each part of the suite works on it, or is refused in a sentence."""
-    rows: dict[str, dict[str, Any]] = json.loads((ROOT / "results/families.json").read_text(encoding="utf-8"))
+    """Return a table of every family: each part of the suite works on it, or is refused in a
+    sentence."""
+    rows: dict[str, dict[str, Any]] = json.loads(
+        (ROOT / "results/families.json").read_text(encoding="utf-8")
+    )
     columns = list(next(iter(rows.values()))["cells"])
     return table(
-        ("family", *columns), ((f"`{name}`", *map(escape, row["cells"].values())) for name, row in rows.items())
+        ("family", *columns),
+        ((f"`{name}`", *map(escape, row["cells"].values())) for name, row in rows.items()),
     )
 
 
 def public() -> str:
     """Return a section for each public name, in the order of pyproject.toml."""
-    names = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["cast-bench"]["public"]
+    names = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "cast-bench"
+    ]["public"]
     return "\n".join(_public(name) for name in names)
 
 
 def _public(name: str) -> str:
     module, _, attribute = name.rpartition(".")
     target = getattr(import_module(module), attribute)
-    parts = [f"### {name}", f"```python\n{attribute}{_signature(target)}\n```", *_paragraphs(target)]
+    parts = [
+        f"### {name}",
+        f"```python\n{attribute}{_signature(target)}\n```",
+        *_paragraphs(target),
+    ]
     if inspect.isclass(target) and not issubclass(target, BaseModel):
-        notes = [f"- `{field}`: {escape(note)}" for field, note in _attribute_docstrings(target).items()]
+        notes = [
+            f"- `{field}`: {escape(note)}" for field, note in _attribute_docstrings(target).items()
+        ]
         parts += ["\n".join(notes)] if notes else []
     if inspect.isclass(target):
         for member, value in vars(target).items():
-            function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+            function = (
+                value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+            )
             if inspect.isfunction(function) and function.__doc__ and not member.startswith("_"):
                 shown = member if isinstance(value, property) else f"{member}{_signature(function)}"
                 parts += [f"`{attribute}.{shown}`", *_paragraphs(function)]
@@ -274,11 +338,16 @@ def _signature(target: Any) -> str:
         return "(**settings)"
     text = re.sub(r"ForwardRef\('([^']*)'\)", r"\1", str(inspect.signature(target)))
     text = re.sub(r"""(: |-> )(['"])(.*?)\2""", r"\1\3", text).replace("mappingproxy({})", "{}")
-    return re.sub(r" = <[^>]*>", " = ...", text).replace("PosixPath(", "Path(").removesuffix(" -> None")
+    return (
+        re.sub(r" = <[^>]*>", " = ...", text)
+        .replace("PosixPath(", "Path(")
+        .removesuffix(" -> None")
+    )
 
 
 def _paragraphs(target: Any) -> Iterator[str]:
-    """Yield a docstring as Markdown: an indented example becomes a code block, "Args:" and "Raises:" become lists."""
+    """Yield a docstring as Markdown: an indented example becomes a code block, "Args:" and
+    "Raises:" become lists."""
     text = inspect.cleandoc(target.__doc__ or "")
     if inspect.isclass(target) and text.startswith(f"{target.__name__}("):
         return  # generated by dataclass
@@ -291,10 +360,16 @@ def _paragraphs(target: Any) -> Iterator[str]:
             )
             continue
         if paragraph.startswith("- "):
-            yield "\n".join(f"- {escape(item)}" for item in re.split(r"^- ", paragraph, flags=re.MULTILINE)[1:])
+            yield "\n".join(
+                f"- {escape(item)}" for item in re.split(r"^- ", paragraph, flags=re.MULTILINE)[1:]
+            )
             continue
         for part in re.split(r"\n\n+(?=    )", paragraph, maxsplit=1):
-            yield f"```text\n{textwrap.dedent(part).strip()}\n```" if part.startswith("    ") else escape(part)
+            yield (
+                f"```text\n{textwrap.dedent(part).strip()}\n```"
+                if part.startswith("    ")
+                else escape(part)
+            )
 
 
 def notebook(name: str) -> str:
@@ -311,6 +386,17 @@ def notebook(name: str) -> str:
 
 BLOCKS = {
     make.__name__: make
-    for make in (overview, facts, unwritten, training, commands, settings, tracks, families, public, notebook)
+    for make in (
+        overview,
+        facts,
+        unwritten,
+        training,
+        commands,
+        settings,
+        tracks,
+        families,
+        public,
+        notebook,
+    )
 }
 """Functions that make the text, by the word in the comment."""

@@ -1,9 +1,11 @@
-"""Write bench/assets/task_guesses.json: what guesses reach on the tasks of stored records that do not hold it.
+"""Write bench/assets/task_guesses.json: what guesses reach on the tasks of stored records that do
+not hold it.
 
-python scripts/task_guesses.py MIRROR    MIRROR: a folder that `bench pull TASK --from index --data-dir MIRROR` filled
+python scripts/task_guesses.py MIRROR    MIRROR: a folder that `bench pull TASK --from index
+--data-dir MIRROR` filled
 
-A record of a task is known by the digest of the task's data. If the data came from elsewhere and has another digest, its questions
-must have the same hashes, in the same number.
+A record of a task is known by the digest of the task's data. If the data came from elsewhere and
+has another digest, its questions must have the same hashes, in the same number.
 """
 
 from __future__ import annotations
@@ -27,7 +29,11 @@ def main() -> None:
     for folder in sorted(path.parent for path in (ROOT / "results").glob("*/records")):
         side = resolve.read(folder)
         for record in side.records:
-            of_task = record.identity.measure == "zeroshot" and record.status == "ok" and "chance" not in record.notes
+            of_task = (
+                record.identity.measure == "zeroshot"
+                and record.status == "ok"
+                and "chance" not in record.notes
+            )
             if not of_task:
                 continue
             name, limit = record.identity.protocol.name, record.identity.protocol.limit
@@ -42,8 +48,13 @@ def main() -> None:
             own = {str(item).partition("#")[0] for item in side.items(record).ids}
             if own != set(hashes):
                 sys.exit(f"{name} of {folder.name}: other questions than in {mirror}")
-            of_data[str(limit or "all")] = {"chance": round(guess[0], 6), "majority": round(guess[1], 6)}
-    known = {name: {data: of for data, of in by_data.items() if of} for name, by_data in known.items()}
+            of_data[str(limit or "all")] = {
+                "chance": round(guess[0], 6),
+                "majority": round(guess[1], 6),
+            }
+    known = {
+        name: {data: of for data, of in by_data.items() if of} for name, by_data in known.items()
+    }
     text = json.dumps({name: of for name, of in known.items() if of}, indent=1, sort_keys=True)
     guessing.KNOWN.write_text(text + "\n", encoding="utf-8")
 

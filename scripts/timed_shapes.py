@@ -1,4 +1,5 @@
-"""Times of a decoded token and of a prompt by the shape and the bits of a model's weights, from timings in one turn."""
+"""Times of a decoded token and of a prompt by the shape and the bits of a model's weights, from
+timings in one turn."""
 
 from __future__ import annotations
 
@@ -41,7 +42,10 @@ def _turns(folder: str) -> dict[tuple[str, str, int], dict[TimedShape, list[Time
 
 def _fastest(found: Mapping[TimedShape, Iterable[TimedModel]], shape: TimedShape) -> TimedModel:
     """Return the fastest timing of a shape. Every engine also runs 2:4 weights as dense ones."""
-    entries = [*found[shape], *(found[TimedShape(DENSE, shape.bits)] if shape.pattern == "2:4" else ())]
+    entries = [
+        *found[shape],
+        *(found[TimedShape(DENSE, shape.bits)] if shape.pattern == "2:4" else ()),
+    ]
     return max(entries, key=lambda entry: entry.rate)
 
 
@@ -50,7 +54,8 @@ def _ms(entry: TimedModel) -> float:
 
 
 def milliseconds(folder: str, model: str, step: str) -> dict[TimedShape, float]:
-    """Return the time of a step on one core in the fastest engine, by shape. step: decode or prompt."""
+    """Return the time of a step on one core in the fastest engine, by shape. step: decode or
+    prompt."""
     return {
         shape: _ms(_fastest(found, shape))
         for (timed, name, threads), found in _turns(folder).items()
@@ -60,12 +65,16 @@ def milliseconds(folder: str, model: str, step: str) -> dict[TimedShape, float]:
 
 
 def times(folder: str) -> str:
-    """Return a table for each step and number of threads: each shape in its fastest engine, over the fastest dense one."""
+    """Return a table for each step and number of threads: each shape in its fastest engine, over
+    the fastest dense one."""
     parts = []
     for (model, step, threads), found in _turns(folder).items():
         entry = next(iter(found.values()))[0]
         machine = entry.record.provenance["machine"]["cpu"]
-        title = f"{escape_markdown(model)}, {step}, {amount(threads, 'thread')}, {escape_markdown(machine)}"
+        title = (
+            f"{escape_markdown(model)}, {step}, {amount(threads, 'thread')}, "
+            f"{escape_markdown(machine)}"
+        )
         lines = [
             f"| {title} | bits | engine | ms | over dense | noise | of the limit |",
             "|---|---:|---|---:|---|---:|---:|",
@@ -73,9 +82,19 @@ def times(folder: str) -> str:
         for shape in sorted(found, key=lambda shape: (-shape.bits, _ms(_fastest(found, shape)))):
             best, dense = _fastest(found, shape), _fastest(found, TimedShape(DENSE, shape.bits))
             ratio = engines.ratio(dense, best)  # of rates, so of the times the other way round
-            over = "–" if best is dense else f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+            over = (
+                "–" if best is dense else f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+            )
             limit = f"{best.share_of_limit:.0%}" if best.share_of_limit else "–"
-            cells = (shape.pattern, shape.bits, best.name, f"{_ms(best):.2f}", over, f"{best.noise:.1%}", limit)
+            cells = (
+                shape.pattern,
+                shape.bits,
+                best.name,
+                f"{_ms(best):.2f}",
+                over,
+                f"{best.noise:.1%}",
+                limit,
+            )
             lines.append(f"| {' | '.join(map(str, cells))} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"

@@ -1,7 +1,9 @@
-"""Train `tiny`, the bundled LLaMA of 0.9 million parameters, on wiki-mini: python scripts/train_tiny.py
+"""Train `tiny`, the bundled LLaMA of 0.9 million parameters, on wiki-mini: python
+scripts/train_tiny.py
 
-Two short trainings choose the learning rate by the validation loss. The test split is read once, at the end, and decides
-nothing. The seed fixes every bit for one build of torch and one number of threads.
+Two short trainings choose the learning rate by the validation loss. The test split is read once, at
+the end, and decides nothing. The seed fixes every bit for one build of torch and one number of
+threads.
 
 Smaller models, for a scaling law: python scripts/train_tiny.py --hidden 64 --lr 3e-3 --out tiny-64
 """
@@ -31,7 +33,8 @@ from bench.inputs import wikimini
 
 OUT = Path(__file__).resolve().parents[1] / "bench/assets/tiny"
 EOS = "<|endoftext|>"
-"""End of a document. It is the BOS token too, for tools that need one. The tokenizer does not add it."""
+"""End of a document. It is the BOS token too, for tools that need one. The tokenizer does not add
+it."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def build(recipe: TinyRecipe) -> LlamaForCausalLM:
 
 
 def lr_at(step: int, recipe: TinyRecipe, peak: float) -> float:
-    """Return the learning rate of a step, from 0: a linear warmup, then a cosine down to lr_floor."""
+    """Return the learning rate of a step, from 0: a linear warmup, then a cosine down to
+    lr_floor."""
     if step < recipe.warmup:
         return peak * (step + 1) / recipe.warmup
     done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
@@ -112,20 +116,26 @@ def lr_at(step: int, recipe: TinyRecipe, peak: float) -> float:
 
 
 def batches(ids: Tensor, recipe: TinyRecipe) -> Iterator[Tensor]:
-    """Yield random windows of the stream, one token longer than the context: int64 [batch, window + 1]."""
+    """Yield random windows of the stream, one token longer than the context: int64 [batch, window +
+    1]."""
     dice = torch.Generator().manual_seed(recipe.seed)
     for _ in range(recipe.steps):
         start = torch.randint(len(ids) - recipe.window, (recipe.batch, 1), generator=dice)
         yield ids[start + torch.arange(recipe.window + 1)]
 
 
-def train(recipe: TinyRecipe, peak: float, ids: Tensor) -> tuple[LlamaForCausalLM, list[tuple[int, float]]]:
+def train(
+    recipe: TinyRecipe, peak: float, ids: Tensor
+) -> tuple[LlamaForCausalLM, list[tuple[int, float]]]:
     """Return the model, and (step, mean training loss since the last entry) every 50 steps."""
     model = build(recipe).train()
     matrices = [p for p in model.parameters() if p.ndim == 2]
     rest = [p for p in model.parameters() if p.ndim != 2]
     optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+        [
+            {"params": matrices, "weight_decay": recipe.weight_decay},
+            {"params": rest, "weight_decay": 0.0},
+        ],
         betas=recipe.betas,
     )
     curve: list[tuple[int, float]] = []
@@ -153,21 +163,27 @@ def report(done: int, recipe: TinyRecipe, peak: float, loss: float, wall_s: floa
     rate = done * recipe.batch * recipe.window / wall_s
     end = datetime.now() + timedelta(seconds=wall_s * (recipe.steps - done) / done)
     print(
-        f"lr {peak:g}  step {done}/{recipe.steps}  loss {loss:.3f}  {rate:,.0f} tokens/s  done at {end:%H:%M:%S}",
+        f"lr {peak:g}  step {done}/{recipe.steps}  loss {loss:.3f}  {rate:,.0f} tokens/s  done at "
+        f"{end:%H:%M:%S}",
         flush=True,
     )
 
 
 @torch.no_grad()
 def evaluate(model: LlamaForCausalLM, ids: Tensor, window: int) -> dict[str, float]:
-    """Return the mean loss over non-overlapping windows, without their first tokens and without a short last window."""
+    """Return the mean loss over non-overlapping windows, without their first tokens and without a
+    short last window."""
     rows = ids[: len(ids) // window * window].view(-1, window)
     total = 0.0  # nats
     for part in torch.split(rows, 64):
         logits = model(part, use_cache=False).logits[:, :-1]
         total += cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum").item()
     loss = total / (rows.shape[0] * (window - 1))
-    return {"loss": round(loss, 5), "perplexity": round(math.exp(loss), 4), "windows": rows.shape[0]}
+    return {
+        "loss": round(loss, 5),
+        "perplexity": round(math.exp(loss), 4),
+        "windows": rows.shape[0],
+    }
 
 
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
@@ -195,7 +211,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--steps", type=int, default=TinyRecipe.steps)
-    parser.add_argument("--hidden", type=int, default=TinyRecipe.hidden_size, help="width, in heads of 32")
+    parser.add_argument(
+        "--hidden", type=int, default=TinyRecipe.hidden_size, help="width, in heads of 32"
+    )
     parser.add_argument("--lr", type=float, help="instead of trials")
     args = parser.parse_args()
     recipe = TinyRecipe(
@@ -252,7 +270,10 @@ def main() -> None:
     weights = (args.out / "model.safetensors").read_bytes()
     diary["weights_sha256"] = hashlib.sha256(weights).hexdigest()
     (args.out / "TRAINING.json").write_text(json.dumps(diary, indent=2) + "\n")
-    print(f"validation {diary['validation']}  test {diary['test']}  {diary['wall_s']:.0f} s", flush=True)
+    print(
+        f"validation {diary['validation']}  test {diary['test']}  {diary['wall_s']:.0f} s",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Tables and marks for trained rows: how their settings were found, and whether their learning rates end alike.
+"""Tables and marks for trained rows: how their settings were found, and whether their learning
+rates end alike.
 
-The settings of a row are in its record. A search found them if its folder has a trial of the method with the same settings. The
-number of trials is counted there.
+The settings of a row are in its record. A search found them if its folder has a trial of the method
+with the same settings. The number of trials is counted there.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ Group = tuple[str, str, tuple[str, ...], tuple[str, ...]]
 
 @dataclass(frozen=True)
 class TrainedRow:
-    """A training: its label, what was trained, and the settings that are not the method's defaults."""
+    """A training: its label, what was trained, and the settings that are not the method's
+    defaults."""
 
     label: str
     group: Group
@@ -62,7 +64,9 @@ def read(records: Iterable[Record], folder: str = "") -> list[TrainedRow]:
         row = TrainedRow(
             label=identity.method,
             group=(identity.model, stage["name"], presets, identity.stages[:-1]),
-            settings={key: value for key, value in config.items() if value != getattr(defaults, key)},
+            settings={
+                key: value for key, value in config.items() if value != getattr(defaults, key)
+            },
             floor=config.get(FLOOR, getattr(defaults, FLOOR)),
             tokens=training["tokens"],
             folder=folder,
@@ -73,7 +77,8 @@ def read(records: Iterable[Record], folder: str = "") -> list[TrainedRow]:
 
 
 def floors(rows: Iterable[TrainedRow]) -> str:
-    """Return a sentence if rows of one model end their cosine at different shares of the peak. Else "".
+    """Return a sentence if rows of one model end their cosine at different shares of the peak. Else
+    "".
 
     A difference between such rows is not that of their methods alone.
     """
@@ -83,24 +88,37 @@ def floors(rows: Iterable[TrainedRow]) -> str:
     sentences = []
     for model, by_floor in by_model.items():
         if len(by_floor) > 1:
-            each = "; ".join(f"{floor:g} for {', '.join(sorted(labels))}" for floor, labels in sorted(by_floor.items()))
+            each = "; ".join(
+                f"{floor:g} for {', '.join(sorted(labels))}"
+                for floor, labels in sorted(by_floor.items())
+            )
             sentences.append(
-                f"**Not one schedule** ({model}): the cosine of the learning rate ends at these shares of its peak: {each}. "
+                f"**Not one schedule** ({model}): the cosine of the learning rate ends at these "
+                f"shares of its peak: {each}. "
                 "Differences between these groups are not those of the methods alone.\n"
             )
     return "\n".join(sentences)
 
 
 def settings_table(rows: Iterable[TrainedRow], ratio: Callable[[str, str], str]) -> str:
-    """Return a table of the trained rows: settings that are not defaults, how they were found, ratios to the controls.
+    """Return a table of the trained rows: settings that are not defaults, how they were found,
+    ratios to the controls.
 
     ratio: returns the ratio of a method's perplexity to that of a control, as text.
     """
-    lines = [f"| method | settings | found by | {' | '.join(f'/ {c}' for c in CONTROLS)} |", "|---|---|---|---:|---:|"]
+    lines = [
+        f"| method | settings | found by | {' | '.join(f'/ {c}' for c in CONTROLS)} |",
+        "|---|---|---|---:|---:|",
+    ]
     for row in sorted(rows, key=lambda one: one.label):
-        settings = " ".join(f"`{key.rstrip('_')}={_number(value)}`" for key, value in sorted(row.settings.items()))
+        settings = " ".join(
+            f"`{key.rstrip('_')}={_number(value)}`" for key, value in sorted(row.settings.items())
+        )
         ratios = " | ".join(ratio(row.label, control) for control in CONTROLS)
-        lines.append(f"| {escape_markdown(row.label)} | {settings or 'defaults'} | {_found_by(row)} | {ratios} |")
+        lines.append(
+            f"| {escape_markdown(row.label)} | {settings or 'defaults'} | {_found_by(row)} | "
+            f"{ratios} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -110,9 +128,17 @@ def _found_by(row: TrainedRow) -> str:
         for group, settings in (
             (row.group, row.settings),
             ((model, method, (), before), row.without_preset()),
-            *((group, row.without_preset()) for _, group in trials if group[:3] == (model, method, ())),
+            *(
+                (group, row.without_preset())
+                for _, group in trials
+                if group[:3] == (model, method, ())
+            ),
         ):
-            folders = [f for f, g in trials if g == group and any(_same(t.settings, settings) for t in trials[f, g])]
+            folders = [
+                f
+                for f, g in trials
+                if g == group and any(_same(t.settings, settings) for t in trials[f, g])
+            ]
             if folders:
                 folder = max(folders, key=lambda f: len(trials[f, group]))
                 return _describe(row, group, settings, trials[folder, group], folder)
@@ -121,11 +147,23 @@ def _found_by(row: TrainedRow) -> str:
     return "set by hand, no search"
 
 
-def _describe(row: TrainedRow, group: Group, settings: Mapping[str, Any], trials: list[TrainedRow], folder: str) -> str:
+def _describe(
+    row: TrainedRow,
+    group: Group,
+    settings: Mapping[str, Any],
+    trials: list[TrainedRow],
+    folder: str,
+) -> str:
     best = min(trials, key=lambda t: t.perplexity)
-    place = ("best of" if _same(best.settings, settings) else "one of") if len(trials) > 1 else "the only"
+    place = (
+        ("best of" if _same(best.settings, settings) else "one of")
+        if len(trials) > 1
+        else "the only"
+    )
     tokens = sorted({t.tokens for t in trials})
-    budget = f"{tokens[-1]:,} tokens" if len(tokens) == 1 else f"{tokens[0]:,} to {tokens[-1]:,} tokens"
+    budget = (
+        f"{tokens[-1]:,} tokens" if len(tokens) == 1 else f"{tokens[0]:,} to {tokens[-1]:,} tokens"
+    )
     other = " + ".join((*group[3], ":".join((group[1], *group[2]))))
     of = "" if group == row.group else f" of {escape_markdown(other)}"
     number = f" {len(trials)} trials" if len(trials) > 1 else " trial"
@@ -145,7 +183,9 @@ def _trials(kind: str) -> dict[tuple[str, Group], list[TrainedRow]]:
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Return whether the settings are equal to three digits, as far as a search rounds."""
-    return one.keys() == other.keys() and all(_number(one[key]) == _number(other[key]) for key in one)
+    return one.keys() == other.keys() and all(
+        _number(one[key]) == _number(other[key]) for key in one
+    )
 
 
 def _number(value: Any) -> str:

@@ -31,7 +31,9 @@ def transforms(folder: str) -> str:
 
     def minutes(seeds: Seeds) -> str:
         cost = costs.of_row(record.identity for record in seeds.values())
-        return (f", {cost.seconds / 60:.1f} min" if cost and not cost.at_least else "") + _draws(seeds)
+        return (f", {cost.seconds / 60:.1f} min" if cost and not cost.at_least else "") + _draws(
+            seeds
+        )
 
     for model, records in group_by(results.records, lambda record: record.identity.model).items():
         rows: dict[str, dict[str, Seeds]] = {}
@@ -50,7 +52,11 @@ def transforms(folder: str) -> str:
             name, _ = _split(next(iter(before.values())).identity)
             cells = [f"{mean(before):.2f}{minutes(before)}"]
             for after in (rows[name].get(transform, {}) for transform in names):
-                r = pairwise.compare(before, after, "perplexity", results, seed_noises()) if after else None
+                r = (
+                    pairwise.compare(before, after, "perplexity", results, seed_noises())
+                    if after
+                    else None
+                )
                 cells.append(_ratio(r) + (minutes(after) if r else ""))
             out.append(f"| {name} | {' | '.join(cells)} |")
         out.append("")
@@ -80,25 +86,41 @@ class Sized(NamedTuple):
 
 def _sized(records: Sequence[Record]) -> Iterator[Sized]:
     """Yield the rows that have a perplexity and a size, the mean over their seeds."""
-    sizes = {r.artifact: {x.metric: x.value for x in r.readings} for r in records if r.identity.measure == "size"}
+    sizes = {
+        r.artifact: {x.metric: x.value for x in r.readings}
+        for r in records
+        if r.identity.measure == "size"
+    }
     measured = [r for r in records if r.identity.measure == "perplexity" and r.artifact in sizes]
     for seeds in group_by_identity(measured).values():
         record = next(iter(seeds.values()))
         identity, size = record.identity, sizes[record.artifact]
         label = identity.method + (f" {identity.quantizer}" if identity.quantizer != NONE else "")
         bits, packed = size["bits_per_weight"] or 0.0, size["bytes_packed"] or 0.0
-        yield Sized(mean(seeds), label, identity.pattern, bits, packed / 1e6, _split(identity)[1] == NONE, seeds)
+        yield Sized(
+            mean(seeds),
+            label,
+            identity.pattern,
+            bits,
+            packed / 1e6,
+            _split(identity)[1] == NONE,
+            seeds,
+        )
 
 
 @cache
 def best(folder: str) -> str:
-    """Return a table of the rows with the lowest perplexity, of each model and pattern, by the bits that they have at most.
+    """Return a table of the rows with the lowest perplexity, of each model and pattern, by the bits
+    that they have at most.
 
-    A row is left out if a transform made it larger than all rows of these bits without one: a head that gets its own tensor.
+    A row is left out if a transform made it larger than all rows of these bits without one: a head
+    that gets its own tensor.
     """
     results = result_folders.read(folder)
     out = [
-        "| model | limit of bits per weight | pattern | best row | bits per weight | MB packed | calibration seeds | perplexity | perplexity / that of the limit's first row (95% interval) |",
+        "| model | limit of bits per weight | pattern | best row | bits per weight | MB packed | "
+        "calibration seeds | perplexity | perplexity / that of the limit's first row (95% "
+        "interval) |",
         "|---|---:|---|---|---:|---:|---:|---:|---:|",
     ]
     for model, records in group_by(results.records, lambda record: record.identity.model).items():
@@ -107,7 +129,9 @@ def best(folder: str) -> str:
             within = [row for row in rows if row.bits <= bits]
             most = max(row.megabytes for row in within if row.alone)
             small = [row for row in within if row.megabytes <= most]
-            first, *others = sorted(min(few) for few in group_by(small, lambda row: row.pattern).values())
+            first, *others = sorted(
+                min(few) for few in group_by(small, lambda row: row.pattern).values()
+            )
             for row in (first, *others):
                 r = (
                     pairwise.compare(first.seeds, row.seeds, "perplexity", results, seed_noises())
@@ -136,5 +160,7 @@ def _draws(seeds: Seeds) -> str:
 def _ratio(ratio: Interval | None) -> str:
     if ratio is None:
         return "–"
-    value, low, high = (f"{x:.3f}" if x < 100 else f"{x:,.0f}" for x in (ratio.value, ratio.low, ratio.high))
+    value, low, high = (
+        f"{x:.3f}" if x < 100 else f"{x:,.0f}" for x in (ratio.value, ratio.low, ratio.high)
+    )
     return f"{value} ({low} to {high})"

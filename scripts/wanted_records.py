@@ -1,4 +1,5 @@
-"""Records that the leaderboard lacks: for each model that no folder in results/ has, the command that makes its rows and its cost."""
+"""Records that the leaderboard lacks: for each model that no folder in results/ has, the command
+that makes its rows and its cost."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ QUANTIZERS = ("none", "int4-gptq")
 
 
 def wanted(*folders: str, card: str = "h100", most: float = 80.0) -> str:
-    """Return a Markdown table of the models up to `most` GB on a card that none of the folders has, cheapest first."""
+    """Return a Markdown table of the models up to `most` GB on a card that none of the folders has,
+    cheapest first."""
     have = {record.identity.model for folder in folders for record in ReadOnlyStore(ROOT / folder)}
     lines = []
     for model in known_shapes().keys() - have:
@@ -28,8 +30,23 @@ def wanted(*folders: str, card: str = "h100", most: float = 80.0) -> str:
         on_card = max(row["about_device_GB"] for row in rows)
         if on_card > most:
             continue
-        minutes, disk = sum(row["about_s"] for row in rows) / 60, sum(row["about_disk_GB"] for row in rows)
-        command = f"bench run --model {model} --methods {','.join(METHODS)} --quant {','.join(QUANTIZERS)}"
-        lines.append((on_card, f"| {model} | `{command}` | {len(rows)} | {on_card:.0f} | {disk:.0f} | {minutes:.0f} |"))
-    head = "| model | command | rows | GB on the card | GB of disk | minutes of arithmetic |\n|---|---|---:|---:|---:|---:|\n"
+        minutes, disk = (
+            sum(row["about_s"] for row in rows) / 60,
+            sum(row["about_disk_GB"] for row in rows),
+        )
+        command = (
+            f"bench run --model {model} --methods {','.join(METHODS)} --quant "
+            f"{','.join(QUANTIZERS)}"
+        )
+        lines.append(
+            (
+                on_card,
+                f"| {model} | `{command}` | {len(rows)} | {on_card:.0f} | {disk:.0f} | "
+                f"{minutes:.0f} |",
+            )
+        )
+    head = (
+        "| model | command | rows | GB on the card | GB of disk | minutes of arithmetic "
+        "|\n|---|---|---:|---:|---:|---:|\n"
+    )
     return head + "\n".join(line for _, line in sorted(lines)) + "\n"

@@ -15,7 +15,9 @@ for name, level in matching_onednn_limit().items():
     os.environ.setdefault(name, level)  # before torch is imported: its libraries read it once
 # NumPy's threads would wait for each other, in each of the processes.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault(EAGER, "1")  # compiling a decoding step takes a minute: tests of it ask for it
+os.environ.setdefault(
+    EAGER, "1"
+)  # compiling a decoding step takes a minute: tests of it ask for it
 
 hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
 hypothesis.settings.register_profile("random", deadline=None)
@@ -26,15 +28,20 @@ hypothesis.settings.load_profile(
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--write-terminal", action="store_true", help="write tests/bench/cli/terminal/*.txt anew, to be reviewed"
+        "--write-terminal",
+        action="store_true",
+        help="write tests/bench/cli/terminal/*.txt anew, to be reviewed",
     )
     parser.addoption(
-        "--write-families", action="store_true", help="write results/families.json anew, which docs/models.md shows"
+        "--write-families",
+        action="store_true",
+        help="write results/families.json anew, which docs/models.md shows",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Load the fixtures, except in the process that only hands tests to others: they import torch and transformers."""
+    """Load the fixtures, except in the process that only hands tests to others: they import torch
+    and transformers."""
     hands_out = config.getoption("dist", "no") != "no" and not config.option.collectonly
     if hasattr(config, "workerinput") or not hands_out:
         config.pluginmanager.import_plugin("helpers.fixtures")

@@ -1,10 +1,12 @@
-"""SparseML 1.8 prunes the model of a job file; `python -I sparseml_prune.py job.json` in its environment.
+"""SparseML 1.8 prunes the model of a job file; `python -I sparseml_prune.py job.json` in its
+environment.
 
-See `methods.isolated` for the files that are exchanged. SparseML's `oneshot()` needs a tokenizer, a dataset of text and
-a Trainer. So this script makes the calls below it, on token ids and a model in memory: `sparseml.core.session.apply`
-with a recipe's SparseGPTModifier, and for magnitude `ScheduledModifierManager.apply`, whose MagnitudePruningModifier
-supports n:m (the newer modifier of that name does not). In recipes for the first, n:m counts the zeros; for the second,
-the weights kept.
+See `methods.isolated` for the files that are exchanged. SparseML's `oneshot()` needs a tokenizer, a
+dataset of text and a Trainer. So this script makes the calls below it, on token ids and a model in
+memory: `sparseml.core.session.apply` with a recipe's SparseGPTModifier, and for magnitude
+`ScheduledModifierManager.apply`, whose MagnitudePruningModifier supports n:m (the newer modifier of
+that name does not). In recipes for the first, n:m counts the zeros; for the second, the weights
+kept.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ def main(file: str) -> None:
     torch.manual_seed(job["seed"])
     model = load(job)
     check_logits(model, job)
-    recipe = {"sparsegpt": sparsegpt, "magnitude": magnitude}[job["settings"]["method"]](model, job, channel)
+    recipe = {"sparsegpt": sparsegpt, "magnitude": magnitude}[job["settings"]["method"]](
+        model, job, channel
+    )
     tensors = named_tensors(model, job["tensors"])
     for target in job["targets"]:
         weight = tensors[target + ".weight"]
@@ -55,17 +59,24 @@ def load(job: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
-        job["model"], torch_dtype=getattr(torch, job["dtype"]), use_safetensors=True, local_files_only=True
+        job["model"],
+        torch_dtype=getattr(torch, job["dtype"]),
+        use_safetensors=True,
+        local_files_only=True,
     )
     return model.to(job["device"]).eval()
 
 
 def named_tensors(model: Any, names: list[str]) -> dict[str, Any]:
     """Return the tensors with these names, and all others that share no memory with them."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    }
     tensors = {name: state[name] for name in names}
     known = {tensor.data_ptr() for tensor in tensors.values()}
-    return tensors | {name: tensor for name, tensor in state.items() if tensor.data_ptr() not in known}
+    return tensors | {
+        name: tensor for name, tensor in state.items() if tensor.data_ptr() not in known
+    }
 
 
 def check_logits(model: Any, job: dict[str, Any]) -> None:
@@ -79,11 +90,13 @@ def check_logits(model: Any, job: dict[str, Any]) -> None:
         logits = model(input_ids=probe["tokens"].to(job["device"])).logits[0].float().cpu()
     save_file({"logits": logits.contiguous()}, job["logits"])
     difference = float(
-        (logits - reference).square().mean().sqrt() / (reference - reference.mean()).square().mean().sqrt()
+        (logits - reference).square().mean().sqrt()
+        / (reference - reference.mean()).square().mean().sqrt()
     )
     if not difference <= job["tolerance"]:
         sys.exit(
-            f"the dense model's logits differ by {difference:.2g} (at most {job['tolerance']:g}): nothing was pruned"
+            f"the dense model's logits differ by {difference:.2g} (at most {job['tolerance']:g}): "
+            "nothing was pruned"
         )
 
 
@@ -107,9 +120,18 @@ prune_stage:
       targets: {json.dumps(["re:" + regex for regex in settings["blocks"]])}
 """
     tokens = load_file(job["calibration"])["tokens"]
-    rows = [{"input_ids": row[None], "attention_mask": torch.ones_like(row[None])} for row in tokens]
+    rows = [
+        {"input_ids": row[None], "attention_mask": torch.ones_like(row[None])} for row in tokens
+    ]
     model.register_forward_pre_hook(counter(channel, len(rows) * settings["count"]))
-    session.apply(framework=Framework.pytorch, recipe=recipe, model=model, calib_data=rows, start=-1, copy_data=False)
+    session.apply(
+        framework=Framework.pytorch,
+        recipe=recipe,
+        model=model,
+        calib_data=rows,
+        start=-1,
+        copy_data=False,
+    )
     return recipe
 
 
@@ -117,6 +139,7 @@ def magnitude(model: Any, job: dict[str, Any], channel: Any) -> str:
     from sparseml.pytorch.optim import ScheduledModifierManager
 
     pattern = job["pattern"]
+    names = ["re:" + regex[:-1] + "[.]weight$" for regex in job["settings"]["linears"]]
     recipe = f"""
 modifiers:
   - !MagnitudePruningModifier
@@ -125,7 +148,7 @@ modifiers:
     start_epoch: 0.0
     end_epoch: 1.0
     update_frequency: 1.0
-    params: {json.dumps(["re:" + regex[:-1] + "[.]weight$" for regex in job["settings"]["linears"]])}
+    params: {json.dumps(names)}
     mask_type: "{f"{pattern['n']}:{pattern['m']}" if pattern["m"] else "unstructured"}"
     leave_enabled: false
 """

@@ -32,7 +32,8 @@ CONTRACT_FIELDS = ("name", "needs", "shares_calibration", "info")
 
 @dataclass(frozen=True)
 class Choice:
-    """A typed method: NAME[:PRESET | :FIELD=VALUE]..., with `from=STAGE` or `from=STAGE+STAGE` for the stages before it.
+    """A typed method: NAME[:PRESET | :FIELD=VALUE]..., with `from=STAGE` or `from=STAGE+STAGE` for
+    the stages before it.
 
     A setting of such a stage follows a slash: `recon:from=depth/drop=50%:epochs=2`.
     """
@@ -44,7 +45,8 @@ class Choice:
 
 
 def parse_method(text: str, kind: str = "methods") -> Choice:
-    """Read a typed method, and check its settings. Raise UserError if a name, preset, field or value is invalid."""
+    """Read a typed method, and check its settings. Raise UserError if a name, preset, field or
+    value is invalid."""
     name, *options = text.split(":")
     entry = lookup(kind, name)
     config: dict[str, Any] = {}
@@ -65,7 +67,9 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
         elif key == "from":
             *before, last = value.split("+")
             stage = last.replace("/", ":")
-            prior = parse_method(f"{stage}:from={'+'.join(before)}" if before else stage, kind).label
+            prior = parse_method(
+                f"{stage}:from={'+'.join(before)}" if before else stage, kind
+            ).label
         else:
             # The field of `lambda`, a keyword of Python, is `lambda_`.
             config[key + "_" if keyword.iskeyword(key) else key] = parse_value(value)
@@ -73,10 +77,13 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
         raise UserError(rules.lacks_prior(name))
     file = entry.file.field if entry.file and entry.file.required else ""
     if Does.IMPORTS in entry.does and (prior or not config.get(file)):
-        raise UserError(f"{name} is a model made elsewhere: name its folder, {name}:{file}=DIR, and no from=")
+        raise UserError(
+            f"{name} is a model made elsewhere: name its folder, {name}:{file}=DIR, and no from="
+        )
     if file and not config.get(file):
         raise UserError(f"{name} reads its settings from a file: name it, {name}:{file}=FILE")
-    # A plug-in is built without settings, too: a class that no worker can build is refused before the run.
+    # A plug-in is built without settings, too: a class that no worker can build is refused before
+    # the run.
     if config or entry.is_plugin:
         method = build(entry, name, config)
         config = {k: getattr(method, k) for k in config}
@@ -90,7 +97,8 @@ def parse_quantizer(text: str) -> Choice | None:
     choice = parse_method(text, "quantizers")
     if choice.prior:
         raise UserError(
-            f"invalid {text}: a quantizer always starts from the pruned model; leave from={choice.prior} out"
+            f"invalid {text}: a quantizer always starts from the pruned model; leave "
+            f"from={choice.prior} out"
         )
     return choice
 
@@ -108,7 +116,8 @@ def build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
     """Build a method, and check its settings.
 
     Raises:
-        UserError: it is not a frozen dataclass, or has no `apply(self, model, job)`; a field is unknown or missing, a value
+        UserError: it is not a frozen dataclass, or has no `apply(self, model, job)`; a field is
+        unknown or missing, a value
             is out of range, or values contradict each other.
     """
     with guarded(entry):
@@ -120,12 +129,21 @@ def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
 
     kind = load(entry)
     if not getattr(getattr(kind, "__dataclass_params__", None), "frozen", False):
-        raise UserError(f"{name} cannot be used: {entry.target} must be a frozen dataclass (@dataclass(frozen=True))")
+        raise UserError(
+            f"{name} cannot be used: {entry.target} must be a frozen dataclass "
+            "(@dataclass(frozen=True))"
+        )
     try:
         inspect.signature(kind.apply).bind(None, None, None)
     except (AttributeError, TypeError, ValueError):
-        raise UserError(f"{name} cannot be used: {entry.target} must have a method apply(self, model, job)") from None
-    defaults = {f.name: f.default for f in dataclasses.fields(kind) if f.init and f.name not in CONTRACT_FIELDS}
+        raise UserError(
+            f"{name} cannot be used: {entry.target} must have a method apply(self, model, job)"
+        ) from None
+    defaults = {
+        f.name: f.default
+        for f in dataclasses.fields(kind)
+        if f.init and f.name not in CONTRACT_FIELDS
+    }
     for key in config:
         if key not in defaults:
             known = [field.rstrip("_") for field in defaults]
@@ -139,14 +157,17 @@ def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
     except (NameError, PydanticUserError) as fault:
         why = str(fault).partition(". ")[0]
         raise UserError(
-            f"{name} cannot be used: pydantic cannot check the type of a field of {entry.target} ({why})"
+            f"{name} cannot be used: pydantic cannot check the type of a field of {entry.target} "
+            f"({why})"
         ) from None
     for key, value in config.items():
         # pydantic would take true as 1.
         if isinstance(value, bool) and not _takes_bool(kind, key):
             raise _invalid(name, key, config, adapter, "must not be true or false")
     # pydantic does not check defaults.
-    values = {key: value for key, value in defaults.items() if value is not dataclasses.MISSING} | config
+    values = {
+        key: value for key, value in defaults.items() if value is not dataclasses.MISSING
+    } | config
     try:
         method: Method = adapter.validate_python(values)
     except ValidationError as fault:
@@ -156,9 +177,13 @@ def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
             said = first["msg"].removeprefix("Value error, ").removeprefix("invalid ")
             raise UserError(f"invalid {name}: {said}") from None
         if first["type"] == "missing":
-            raise UserError(f"{name} needs {first['loc'][0]}: type {name}:{first['loc'][0]}=VALUE") from None
+            raise UserError(
+                f"{name} needs {first['loc'][0]}: type {name}:{first['loc'][0]}=VALUE"
+            ) from None
         key = str(first["loc"][0])
-        raise _invalid(name if key in config else f"default {name}", key, values, adapter, first["msg"]) from None
+        raise _invalid(
+            name if key in config else f"default {name}", key, values, adapter, first["msg"]
+        ) from None
     for key in config:
         value = getattr(method, key)
         if isinstance(value, float) and not math.isfinite(value):
@@ -181,8 +206,11 @@ def _takes_bool(kind: type, key: str) -> bool:
     return not {bool, Any, object}.isdisjoint((hint, *get_args(hint)))
 
 
-def _invalid(name: str, key: str, config: dict[str, Any], adapter: TypeAdapter[Any], fallback: str) -> UserError:
-    """Return an error with the typed value and the valid values, or `fallback` if the type has no JSON schema."""
+def _invalid(
+    name: str, key: str, config: dict[str, Any], adapter: TypeAdapter[Any], fallback: str
+) -> UserError:
+    """Return an error with the typed value and the valid values, or `fallback` if the type has no
+    JSON schema."""
     from pydantic.errors import PydanticInvalidForJsonSchema
 
     value = config[key]
@@ -195,9 +223,12 @@ def _invalid(name: str, key: str, config: dict[str, Any], adapter: TypeAdapter[A
 
 
 def _allowed(schema: Mapping[str, Any], value: Any) -> str:
-    """Return the valid values of a JSON schema in words; for a number out of range, only the range."""
+    """Return the valid values of a JSON schema in words; for a number out of range, only the
+    range."""
     if "anyOf" in schema:
-        return " or ".join(_allowed(option, "") for option in schema["anyOf"] if option.get("type") != "null")
+        return " or ".join(
+            _allowed(option, "") for option in schema["anyOf"] if option.get("type") != "null"
+        )
     if "enum" in schema:
         return "one of " + ", ".join(map(str, schema["enum"]))
     if "const" in schema:
@@ -220,8 +251,15 @@ def _allowed(schema: Mapping[str, Any], value: Any) -> str:
 def _range(schema: Mapping[str, Any]) -> str:
     if "minimum" in schema and "maximum" in schema:
         return f"between {schema['minimum']:g} and {schema['maximum']:g}"
-    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    return " and ".join(f"{text} {schema[limit]:g}" for limit, text in words.items() if limit in schema)
+    words = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+    }
+    return " and ".join(
+        f"{text} {schema[limit]:g}" for limit, text in words.items() if limit in schema
+    )
 
 
 def parse_chain(text: str) -> list[Choice]:

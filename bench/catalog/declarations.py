@@ -1,4 +1,5 @@
-"""Declarations of the class behind a name, read from its source, so that a list of names imports no class."""
+"""Declarations of the class behind a name, read from its source, so that a list of names imports no
+class."""
 
 from __future__ import annotations
 
@@ -88,17 +89,28 @@ class Catalog(Mapping[str, CatalogEntry]):
 
 
 def describe(target: str, declared: Any, *, is_plugin: bool = False) -> CatalogEntry:
-    """Return the entry of a class from the attributes that it declares, or raise TypeError if one is of another type."""
-    needs, stated = getattr(declared, "needs", Needs.NOTHING), getattr(declared, "info", MethodInfo())
+    """Return the entry of a class from the attributes that it declares, or raise TypeError if one
+    is of another type."""
+    needs, stated = (
+        getattr(declared, "needs", Needs.NOTHING),
+        getattr(declared, "info", MethodInfo()),
+    )
     if not isinstance(needs, Needs):
-        raise TypeError(f"needs={needs!r} must be a Needs of `methods`, for example Needs.CALIBRATION")
+        raise TypeError(
+            f"needs={needs!r} must be a Needs of `methods`, for example Needs.CALIBRATION"
+        )
     if not isinstance(stated, MethodInfo | MeasureInfo):
-        raise TypeError(f"info={stated!r} must be a MethodInfo of `methods`, or a MeasureInfo for a measure")
+        raise TypeError(
+            f"info={stated!r} must be a MethodInfo of `methods`, or a MeasureInfo for a measure"
+        )
     if is_plugin:
         _check_types(stated)
-        if any(metric.rule == "own" for metric in getattr(stated, "metrics", ())) and not hasattr(declared, "derive"):
+        if any(metric.rule == "own" for metric in getattr(stated, "metrics", ())) and not hasattr(
+            declared, "derive"
+        ):
             raise TypeError(
-                "a metric has the rule own, but the class has no static method `derive(metric, record, items)`"
+                "a metric has the rule own, but the class has no static method `derive(metric, "
+                "record, items)`"
             )
     if isinstance(stated, MethodInfo):
         _require_amounts(stated)
@@ -129,10 +141,14 @@ def _check_types(stated: MethodInfo | MeasureInfo) -> None:
 
 def _require_amounts(stated: MethodInfo) -> None:
     """Raise TypeError if a method removes or adds something and does not say how much."""
-    for flag, field_name, amounts in ((Does.REMOVES, "removes", stated.removes), (Does.ADDS, "adds", stated.adds)):
+    for flag, field_name, amounts in (
+        (Does.REMOVES, "removes", stated.removes),
+        (Does.ADDS, "adds", stated.adds),
+    ):
         if bool(amounts) != (flag in stated.does):
             raise TypeError(
-                f"info has {field_name}={amounts!r} and {stated.does}: give both Does.{flag.name} and {field_name}="
+                f"info has {field_name}={amounts!r} and {stated.does}: give both Does.{flag.name} "
+                f"and {field_name}="
             )
 
 
@@ -158,7 +174,8 @@ def read_source(target: str) -> CatalogEntry:
 
 
 def _bases(classes: Mapping[str, ast.ClassDef], name: str) -> Iterator[ast.ClassDef]:
-    """Yield the class and those of its bases that are in the same module; bases of other modules declare nothing."""
+    """Yield the class and those of its bases that are in the same module; bases of other modules
+    declare nothing."""
     yield classes[name]
     for base in classes[name].bases:
         if isinstance(base, ast.Name) and base.id in classes:
@@ -166,11 +183,16 @@ def _bases(classes: Mapping[str, ast.ClassDef], name: str) -> Iterator[ast.Class
 
 
 def _attributes(node: ast.ClassDef) -> dict[str, Any]:
-    """Return the attributes whose values are literals, `Needs` or expressions of `methods.info` and `methods.rules`."""
+    """Return the attributes whose values are literals, `Needs` or expressions of `methods.info` and
+    `methods.rules`."""
     names = vars(info) | vars(rules) | {"Needs": Needs, "__builtins__": {}}
     found = {}
     for statement in node.body:
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and statement.value
+        ):
             field, value = statement.target.id, statement.value
             if field in ("needs", "info"):
                 found[field] = eval(compile(ast.Expression(value), node.name, "eval"), names)

@@ -1,4 +1,5 @@
-"""The names that are built in. The class behind a name says the rest: `bench.catalog.declarations` reads it."""
+"""The names that are built in. The class behind a name says the rest: `bench.catalog.declarations`
+reads it."""
 
 from __future__ import annotations
 
@@ -126,7 +127,8 @@ TRACKERS = Catalog(
         "wandb": "bench.execution.trackers.wandb_runs:WandbRuns",
     }
 )
-"""Experiment trackers. A name is also that of the package that it needs, and of the extra that installs it."""
+"""Experiment trackers. A name is also that of the package that it needs, and of the extra that
+installs it."""
 
 READERS = Catalog(
     {
@@ -136,7 +138,8 @@ READERS = Catalog(
         "stored": "bench.formats.opening:Stored",
     }
 )
-"""Formats of models made elsewhere, in the order in which they are asked. The rest is safetensors."""
+"""Formats of models made elsewhere, in the order in which they are asked. The rest is
+safetensors."""
 
 CONTROL = "dense"
 """Method that changes nothing. Every other row is compared with its row."""

@@ -63,13 +63,16 @@ def _with_name(kind: str, text: str, taken: dict[str, str]) -> str:
         wanted = options.pop(0) if options and "=" not in options[0] else ""
         if kind == "measures" and options:
             raise UserError(
-                f"invalid {text}: the settings of a measure are in tables of the run: leave {options[0]} out"
+                f"invalid {text}: the settings of a measure are in tables of the run: leave "
+                f"{options[0]} out"
             )
         options = [_name_of(kind, file, wanted, taken), *options]
     for place, option in enumerate(options):
         if option.startswith("from=") and kind == "methods":
             stages = option.removeprefix("from=").split("+")
-            options[place] = "from=" + "+".join(_stage_with_name(kind, stage, taken) for stage in stages)
+            options[place] = "from=" + "+".join(
+                _stage_with_name(kind, stage, taken) for stage in stages
+            )
     return ":".join(options)
 
 
@@ -79,7 +82,8 @@ def _stage_with_name(kind: str, stage: str, taken: dict[str, str]) -> str:
     folders = [part for part in rest if "=" not in part and part.endswith(".py")]
     if folders:
         raise UserError(
-            f"from={stage} has a path, and a slash in from= begins a setting: also name the file as a method of the run "
+            f"from={stage} has a path, and a slash in from= begins a setting: also name the file "
+            "as a method of the run "
             "(--methods DIR/FILE.py), and give from= the name of its class"
         )
     if not first.endswith(".py"):
@@ -98,12 +102,18 @@ def _name_of(kind: str, file: str, wanted: str, taken: dict[str, str]) -> str:
     name, target = getattr(declared, "name", None), f"{path}:{declared.__name__}"
     if not isinstance(name, str) or not NAME.fullmatch(name) or name == "none":
         raise UserError(
-            f"{declared.__name__} of {file} has no name for its row: give it name: ClassVar[str] of letters, digits, _ . and -"
+            f"{declared.__name__} of {file} has no name for its row: give it name: ClassVar[str] "
+            "of letters, digits, _ . and -"
         )
     if registry.is_installed(kind, name):
-        raise UserError(f"{declared.__name__} of {file} has the name {name!r}, which is taken: give it another name")
+        raise UserError(
+            f"{declared.__name__} of {file} has the name {name!r}, which is taken: give it "
+            "another name"
+        )
     if (other := taken.setdefault(name, target)) != target:
-        raise UserError(f"{other} and {target} both have the name {name!r}: give one of them another name")
+        raise UserError(
+            f"{other} and {target} both have the name {name!r}: give one of them another name"
+        )
     registry.use_file(kind, name, target)
     registry.lookup(kind, name)
     if kind == "measures":
@@ -122,13 +132,17 @@ def _find_class(kind: str, file: str, path: str, wanted: str) -> type:
     if wanted not in defined:
         raise UserError(describe_unknown(f"class of {file}", wanted, defined))
     if not fits(kind, defined[wanted]):
-        raise UserError(f"{wanted} of {file} is no {kind.removesuffix('s')}: it must be {WANTED[kind]}")
+        raise UserError(
+            f"{wanted} of {file} is no {kind.removesuffix('s')}: it must be {WANTED[kind]}"
+        )
     return defined[wanted]
 
 
 def fits(kind: str, declared: type) -> bool:
     """Return whether a class is a method or quantizer, or a measure."""
-    if not getattr(getattr(declared, "__dataclass_params__", None), "frozen", False) or inspect.isabstract(declared):
+    if not getattr(
+        getattr(declared, "__dataclass_params__", None), "frozen", False
+    ) or inspect.isabstract(declared):
         return False
     methods = ("read", "reader") if kind == "measures" else ("apply",)
     return any(callable(getattr(declared, method, None)) for method in methods)
@@ -143,13 +157,19 @@ def text_of(kind: str, value: Any) -> str:
         return value
     declared = value if isinstance(value, type) else type(value)
     if not fits(kind, declared):
-        raise UserError(f"{shorten(repr(value))} is no {kind.removesuffix('s')}: give a name, or {WANTED[kind]}")
+        raise UserError(
+            f"{shorten(repr(value))} is no {kind.removesuffix('s')}: give a name, or {WANTED[kind]}"
+        )
     settings = [] if isinstance(value, type) else _settings(value)
     if kind == "measures" and settings:
         raise UserError(
-            f"{declared.__name__} has settings, and those of a measure are in tables of the run: give the class"
+            f"{declared.__name__} has settings, and those of a measure are in tables of the run: "
+            "give the class"
         )
-    name, target = str(getattr(declared, "name", "")), f"{declared.__module__}:{declared.__qualname__}"
+    name, target = (
+        str(getattr(declared, "name", "")),
+        f"{declared.__module__}:{declared.__qualname__}",
+    )
     is_known = registry.is_installed(kind, name) and registry.lookup(kind, name).target == target
     return ":".join([name if is_known else _place_of(declared), *settings])
 
@@ -162,7 +182,8 @@ def _place_of(declared: type) -> str:
         file = ""
     if not file.endswith(".py") or not Path(file).is_file() or "." in declared.__qualname__:
         raise UserError(
-            f"class {declared.__name__} is not at the top of a file, and workers import it from one: save it in FILE.py, "
+            f"class {declared.__name__} is not at the top of a file, and workers import it from "
+            "one: save it in FILE.py, "
             f"and give {declared.__name__} of that file, or the text FILE.py:{declared.__name__}"
         )
     if ":" in os.path.abspath(file):
@@ -187,7 +208,8 @@ def _settings(instance: Any) -> list[str]:
             text = ":"
         if ":" in text:
             raise UserError(
-                f"{typed} of {type(instance).__name__} is {shorten(value)!r}, which cannot be typed as a setting"
+                f"{typed} of {type(instance).__name__} is {shorten(value)!r}, which cannot be "
+                "typed as a setting"
             )
         out.append(f"{typed}={text}")
     return out

@@ -1,7 +1,9 @@
-"""Methods, quantizers and measures by name: built in (bench.catalog.entries), of plug-ins, or in a file of the user.
+"""Methods, quantizers and measures by name: built in (bench.catalog.entries), of plug-ins, or in a
+file of the user.
 
-A plug-in is imported when it is named or listed, and not before: a run of other methods never runs its code. A measure is also
-imported to find the owner of a metric that no measure of this package declares (bench.catalog.metric_owners).
+A plug-in is imported when it is named or listed, and not before: a run of other methods never runs
+its code. A measure is also imported to find the owner of a metric that no measure of this package
+declares (bench.catalog.metric_owners).
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ NOUNS = {"exports": "format"}
 
 
 _NAMED: dict[str, dict[str, str]] = {kind: {} for kind in SECTIONS}
-"""FILE:CLASS by name, for classes in files that the user named. FILE is an absolute path, and the name of the module."""
+"""FILE:CLASS by name, for classes in files that the user named. FILE is an absolute path, and the
+name of the module."""
 _SOURCES: dict[str, bytes] = {}
 """Source of each imported file by path."""
 _IMPORTING: set[str] = set()
@@ -65,10 +68,14 @@ def ignored(kind: str) -> list[tuple[str, str]]:
     used, out = _plugins(kind), []
     for point in entry_points(group=f"cast_bench.{kind}"):
         if point.name in SECTIONS[kind]:
-            out.append((point.name, "the name is built in: rename it in the package's entry points"))
+            out.append(
+                (point.name, "the name is built in: rename it in the package's entry points")
+            )
         elif point != used[point.name]:
             both = f"{point.value} has the name of {used[point.name].value}"
-            out.append((point.name, f"{both}: rename it in the package's entry points, or uninstall one"))
+            out.append(
+                (point.name, f"{both}: rename it in the package's entry points, or uninstall one")
+            )
     return out
 
 
@@ -83,7 +90,8 @@ def is_installed(kind: str, name: str) -> bool:
 
 
 def names(kind: str) -> list[str]:
-    """Return all names: built in, of plug-ins, and of files that the user named. This imports none."""
+    """Return all names: built in, of plug-ins, and of files that the user named. This imports
+    none."""
     return [*SECTIONS[kind], *_plugins(kind), *_NAMED[kind]]
 
 
@@ -103,22 +111,29 @@ def file_of(kind: str, name: str) -> str:
 
 def named_targets() -> set[str]:
     """Return FILE:CLASS of all classes in files that the user named, without codecs."""
-    return {target for kind in ("methods", "quantizers", "measures") for target in _NAMED[kind].values()}
+    return {
+        target for kind in ("methods", "quantizers", "measures") for target in _NAMED[kind].values()
+    }
 
 
 def import_file(path: str) -> ModuleType:
     """Import a file of the user, again if its content changed. Its codecs join the catalog.
 
-    path: absolute, and the name of the module. No bytecode is written. Raise UserError if it cannot be imported.
+    path: absolute, and the name of the module. No bytecode is written. Raise UserError if it cannot
+    be imported.
     """
     try:
         source = Path(path).read_bytes()
     except OSError as fault:
-        raise UserError(f"file {path!r} cannot be read ({fault.strerror}): check the path") from None
+        raise UserError(
+            f"file {path!r} cannot be read ({fault.strerror}): check the path"
+        ) from None
     if _SOURCES.get(path) == source:
         return sys.modules[path]
     if path in _IMPORTING:
-        raise UserError(f"{path} names itself while it is imported: do that under if __name__ == '__main__'")
+        raise UserError(
+            f"{path} names itself while it is imported: do that under if __name__ == '__main__'"
+        )
     stale = [target for target in _OF_FILES if target.partition(":")[0] == path]
     for target in stale:
         del _OF_FILES[target]
@@ -138,7 +153,11 @@ def import_file(path: str) -> ModuleType:
     _SOURCES[path] = source
     for name, declared in classes_of(path).items():
         codec = getattr(declared, "name", None)
-        if isinstance(codec, str) and hasattr(declared, "decode") and not is_installed("codecs", codec):
+        if (
+            isinstance(codec, str)
+            and hasattr(declared, "decode")
+            and not is_installed("codecs", codec)
+        ):
             use_file("codecs", codec, f"{path}:{name}")
     return module
 
@@ -146,12 +165,15 @@ def import_file(path: str) -> ModuleType:
 def classes_of(path: str) -> dict[str, type]:
     """Return the classes that an imported file defines, by name and in order."""
     found = vars(import_file(path)).items()
-    return {name: each for name, each in found if isinstance(each, type) and each.__module__ == path}
+    return {
+        name: each for name, each in found if isinstance(each, type) and each.__module__ == path
+    }
 
 
 @cache
 def _import_plugin(point: EntryPoint) -> CatalogEntry:
-    """Return the entry of a plug-in's class. A plug-in is broken if its class cannot be imported."""
+    """Return the entry of a plug-in's class. A plug-in is broken if its class cannot be
+    imported."""
     match = EntryPoint.pattern.fullmatch(point.value)
     target = f"{match['module']}:{match['attr']}" if match else point.value
     try:
@@ -184,7 +206,8 @@ def entries(kind: str) -> dict[str, CatalogEntry]:
 
 
 def lookup(kind: str, name: str) -> CatalogEntry:
-    """Return the entry of a name. A plug-in is imported. Raise UserError if it is broken, or the name is unknown."""
+    """Return the entry of a name. A plug-in is imported. Raise UserError if it is broken, or the
+    name is unknown."""
     built_in, plugins = SECTIONS[kind], _plugins(kind)
     if name in built_in:
         return built_in[name]
@@ -193,10 +216,13 @@ def lookup(kind: str, name: str) -> CatalogEntry:
     if name not in plugins:
         if name.endswith(".py"):
             raise UserError(
-                f"{shorten(name)!r} is a file, not a name: only --methods, --quant and --measures take a file. Elsewhere, "
+                f"{shorten(name)!r} is a file, not a name: only --methods, --quant and --measures "
+                "take a file. Elsewhere, "
                 f"install its class as an entry point of group cast_bench.{kind} (docs/adding.md)"
             )
-        raise UserError(describe_unknown(NOUNS.get(kind, kind.removesuffix("s")), name, names(kind)))
+        raise UserError(
+            describe_unknown(NOUNS.get(kind, kind.removesuffix("s")), name, names(kind))
+        )
     entry = _import_plugin(plugins[name])
     if entry.broken:
         raise UserError(entry.broken)
@@ -212,21 +238,28 @@ def load(entry: CatalogEntry) -> Any:
 
 
 def build(kind: str, name: str, base: type[T]) -> T:
-    """Return an object of the class behind a name. Raise UserError if it cannot be made, or is of another base."""
+    """Return an object of the class behind a name. Raise UserError if it cannot be made, or is of
+    another base."""
     entry = lookup(kind, name)
     with guarded(entry):
         made = load(entry)()
         if not isinstance(made, base):
-            raise TypeError(f"{entry.target} does not derive from {base.__module__}.{base.__qualname__}")
+            raise TypeError(
+                f"{entry.target} does not derive from {base.__module__}.{base.__qualname__}"
+            )
         return made
 
 
 def fill_in(text: str) -> str:
-    """Replace the name of a section in braces, such as {exports}, by a sentence about each of its names."""
+    """Replace the name of a section in braces, such as {exports}, by a sentence about each of its
+    names."""
     for kind in SECTIONS:
         if f"{{{kind}}}" in text:
             usable = {name: entry for name, entry in entries(kind).items() if not entry.broken}
-            said = [f"{name}: {entry.about}." if entry.about else f"{name}." for name, entry in usable.items()]
+            said = [
+                f"{name}: {entry.about}." if entry.about else f"{name}."
+                for name, entry in usable.items()
+            ]
             text = text.replace(f"{{{kind}}}", " ".join(said))
     return text
 
@@ -238,7 +271,8 @@ def guarded(entry: CatalogEntry) -> AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _guest(name: str, target: str) -> Iterator[None]:
-    """Run the code of a plug-in, whose prints go to stderr. Raise UserError in place of what it raises.
+    """Run the code of a plug-in, whose prints go to stderr. Raise UserError in place of what it
+    raises.
 
     target: MODULE:CLASS, to find the line of the plug-in that failed.
     """
@@ -248,12 +282,18 @@ def _guest(name: str, target: str) -> Iterator[None]:
     except UserError:
         raise
     except BaseException as fault:
-        if isinstance(fault, KeyboardInterrupt) or (isinstance(fault, SystemExit) and type(fault) is not SystemExit):
+        if isinstance(fault, KeyboardInterrupt) or (
+            isinstance(fault, SystemExit) and type(fault) is not SystemExit
+        ):
             raise  # ours, for a signal
         why = f"{type(fault).__name__}: " + " ".join(str(fault).split()) + _place(fault, target)
         if target.partition(":")[0].endswith(".py"):
-            raise UserError(f"file {target.partition(':')[0]!r} cannot be used ({why}): repair it") from fault
-        raise UserError(f"plug-in {name!r} cannot be used ({why}): repair or uninstall it") from fault
+            raise UserError(
+                f"file {target.partition(':')[0]!r} cannot be used ({why}): repair it"
+            ) from fault
+        raise UserError(
+            f"plug-in {name!r} cannot be used ({why}): repair or uninstall it"
+        ) from fault
 
 
 def _place(fault: BaseException, target: str) -> str:

@@ -1,4 +1,5 @@
-"""`bench check`, `sign` and `merge`: what a results folder is worth. Each imports what it needs when it runs."""
+"""`bench check`, `sign` and `merge`: what a results folder is worth. Each imports what it needs
+when it runs."""
 
 from __future__ import annotations
 
@@ -21,14 +22,20 @@ FAILURES = {
     "damaged": ("are damaged or were changed: delete them and run the same bench run again", 1),
     "unsigned": ("have no valid signature: have them signed with bench sign, or leave them out", 1),
     "differs": ("give other numbers when they are measured again: do not rely on them", 1),
-    "not measured": ("cannot be measured again here: bench pull their model or data, or take another machine", 2),
+    "not measured": (
+        "cannot be measured again here: bench pull their model or data, or take another machine",
+        2,
+    ),
 }
 """Faults of a record, the worst first: end of the sentence, and exit code."""
 
 
 def merge(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="DIR", help="Results folders to merge, for example of several machines.")
+        list[Path],
+        typer.Argument(
+            metavar="DIR", help="Results folders to merge, for example of several machines."
+        ),
     ],
     results: Results = None,
 ) -> None:
@@ -41,15 +48,21 @@ def merge(
 
     done = merge_folders(sources, results or RESULTS)
     counts = f"{amount(done.taken, 'record')} copied, {done.known} already there"
-    print_line(counts + (f", {done.other} not copied: here they have another number" if done.other else ""))
+    print_line(
+        counts + (f", {done.other} not copied: here they have another number" if done.other else "")
+    )
 
 
 def check(
     results: Annotated[
-        list[Path] | None, typer.Argument(metavar="DIR", help="Results folders [default: results/local].")
+        list[Path] | None,
+        typer.Argument(metavar="DIR", help="Results folders [default: results/local]."),
     ] = None,
     remeasure: Annotated[
-        int | None, typer.Option(metavar="K", min=1, help="Measure K random records of each folder again, and compare.")
+        int | None,
+        typer.Option(
+            metavar="K", min=1, help="Measure K random records of each folder again, and compare."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed that chooses the records of --remeasure.")] = 0,
     tolerance: Annotated[
@@ -58,16 +71,18 @@ def check(
             metavar="SHARE",
             min=0,
             max=1,
-            help="Largest difference on another machine or of other code [default: the margin of each metric].",
+            help="Largest difference on another machine or of other code [default: the margin of "
+            "each metric].",
         ),
     ] = None,
     signed_by: SignedBy = None,
 ) -> None:
     """Check that records were not changed and are consistent.
 
-    Numbers are computed again from their items. Files that belong to no record are listed. Nothing is changed. --remeasure
-    runs measurements again. On the same machine, with the same code, the numbers must be equal. The exit code is 1 if a
-    record is damaged, unsigned or differs, and 2 if a folder has no records or a measurement cannot be run here.
+    Numbers are computed again from their items. Files that belong to no record are listed. Nothing
+    is changed. --remeasure runs measurements again. On the same machine, with the same code, the
+    numbers must be equal. The exit code is 1 if a record is damaged, unsigned or differs, and 2 if
+    a folder has no records or a measurement cannot be run here.
     """
     from bench.compare.remeasure import choose
     from bench.results.check import check_folder
@@ -83,12 +98,15 @@ def check(
         for path in found.leftovers:
             print_line(f"belongs to no record: {path}")
         print_line(
-            f"{folder}: {amount(len(found.records), 'record')} read, {amount(len(found.problems), 'problem')}, "
+            f"{folder}: {amount(len(found.records), 'record')} read, "
+            f"{amount(len(found.problems), 'problem')}, "
             f"{amount(found.recomputed, 'number')} computed again"
         )
         if found.not_derived:
             names = ", ".join(f"{name} ({count})" for name, count in found.not_derived.items())
-            print_line(f"  not computed again, because it does not follow from what is stored: {names}")
+            print_line(
+                f"  not computed again, because it does not follow from what is stored: {names}"
+            )
         if found.problems:
             failures.add("damaged")
         if signed_by and _check_signatures(folder, found.records, signed_by):
@@ -101,7 +119,9 @@ def check(
         if failure in failures:
             fail(f"records above {sentence}", code)
     if empty := [folder for folder, found in checked if not found.records and not found.problems]:
-        raise UserError(f"results folder {str(empty[0])!r} has no records: name another, or run bench run first")
+        raise UserError(
+            f"results folder {str(empty[0])!r} has no records: name another, or run bench run first"
+        )
 
 
 def _check_signatures(folder: Path, records: Sequence[Record], allowed: Path) -> bool:
@@ -119,7 +139,9 @@ def _check_signatures(folder: Path, records: Sequence[Record], allowed: Path) ->
     return bool(unsigned)
 
 
-def _remeasure(records: Sequence[Record], count: int, seed: int, tolerance: float | None) -> set[str]:
+def _remeasure(
+    records: Sequence[Record], count: int, seed: int, tolerance: float | None
+) -> set[str]:
     """Measure random records again, print a line for each, and return which verdicts there were."""
     from bench.compare import remeasure
     from bench.execution.runner import measure_again
@@ -131,22 +153,33 @@ def _remeasure(records: Sequence[Record], count: int, seed: int, tolerance: floa
     with temporary_folder("again-") as workdir:
         for one in remeasure.remeasure(chosen, tolerance, measure_again, workdir):
             labels = one.record.identity.labels()
-            row = " ".join(str(labels[name]) for name in ("model", "method", "pattern", "measure", "protocol"))
-            print_line(f"  {one.record.short_key} {row}: {one.verdict}" + (f": {one.reason}" if one.reason else ""))
+            row = " ".join(
+                str(labels[name]) for name in ("model", "method", "pattern", "measure", "protocol")
+            )
+            print_line(
+                f"  {one.record.short_key} {row}: {one.verdict}"
+                + (f": {one.reason}" if one.reason else "")
+            )
             verdicts.add(one.verdict)
     return verdicts
 
 
 def sign(
-    key: Annotated[Path, typer.Option(metavar="FILE", help="Your private ssh key, or a public one of your ssh agent.")],
+    key: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="Your private ssh key, or a public one of your ssh agent."
+        ),
+    ],
     results: Annotated[
         Path | None, typer.Argument(metavar="DIR", help="Results folder [default: results/local].")
     ] = None,
 ) -> None:
     """Sign the records of a results folder with an ssh key.
 
-    The folder is checked first. ssh-keygen signs a list of the records' digests, as git signs a commit. To verify it, put your
-    line into a file of allowed signers, and run bench check --signed-by FILE.
+    The folder is checked first. ssh-keygen signs a list of the records' digests, as git signs a
+    commit. To verify it, put your line into a file of allowed signers, and run bench check
+    --signed-by FILE.
     """
     from bench.results import signatures
     from bench.results.check import check_folder
@@ -156,7 +189,8 @@ def sign(
     found = check_folder(folder)
     if found.problems:
         raise UserError(
-            f"{found.problems[0]}: delete damaged records before you sign (bench check {folder} lists them)"
+            f"{found.problems[0]}: delete damaged records before you sign (bench check {folder} "
+            "lists them)"
         )
     path = signatures.sign(folder, found.records, key)
     print_line(f"{path}: {amount(len(found.records), 'record')} signed")

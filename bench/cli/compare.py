@@ -22,15 +22,23 @@ if TYPE_CHECKING:
     from bench.compare.verdict import Comparison, Row
 
 Config = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="TOML file with alpha, [margins], [tolerances], [seed_noise].")
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="TOML file with alpha, [margins], [tolerances], [seed_noise]."
+    ),
 ]
-Md = Annotated[Path | None, file_option("--md", "Write Markdown to this file; - is stdout.", stdout=True)]
+Md = Annotated[
+    Path | None, file_option("--md", "Write Markdown to this file; - is stdout.", stdout=True)
+]
 Folder = Annotated[
-    Path | None, typer.Option("--dir", metavar="DIR", help="Folder of baselines [default: results/baselines].")
+    Path | None,
+    typer.Option("--dir", metavar="DIR", help="Folder of baselines [default: results/baselines]."),
 ]
 
 baseline_app = typer.Typer(
-    help="Manage baselines: results saved as one file, for gates.", no_args_is_help=True, rich_markup_mode=None
+    help="Manage baselines: results saved as one file, for gates.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
@@ -38,7 +46,8 @@ def compare(
     a: Annotated[
         str,
         typer.Argument(
-            help="Before: a results folder (ours, or another harness's), baseline, commit, method or record."
+            help="Before: a results folder (ours, or another harness's), baseline, commit, method "
+            "or record."
         ),
     ],
     b: Annotated[str, typer.Argument(help="After: a folder, baseline, commit, method or record.")],
@@ -49,8 +58,8 @@ def compare(
 ) -> None:
     """Compare two result sets: what changed, and is it noise?
 
-    Marks: - worse, + better, ~ inconclusive, x not comparable, ! failed or missing. Each interval holds on its own; p
-    values are adjusted by Holm's method.
+    Marks: - worse, + better, ~ inconclusive, x not comparable, ! failed or missing. Each interval
+    holds on its own; p values are adjusted by Holm's method.
     """
     from bench.compare import render, resolve, verdict
     from bench.results.store import RESULTS
@@ -65,7 +74,12 @@ def compare(
         before, after, ignore = resolve.resolve_both(a, b, results or RESULTS)
     compare_settings = settings.read(config, before.metrics | after.metrics)
     comparison = verdict.compare(
-        before, after, compare_settings, ignore=ignore, exploratory=True, every_metric=harness is not None
+        before,
+        after,
+        compare_settings,
+        ignore=ignore,
+        exploratory=True,
+        every_metric=harness is not None,
     )
     headline = f"{a} → {b}: {render.describe_counts(comparison)}"
     _print_comparison(comparison, json, md, headline)
@@ -76,11 +90,19 @@ def gate(
     baseline: Annotated[str, typer.Option(help="A results folder, or a baseline (name or file).")],
     results: Results = None,
     config: Config = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Inconclusive numbers fail, too.")] = False,
-    rerun_suspects: Annotated[
-        bool, typer.Option("--rerun-suspects", help="Before failing, measure again what looks worse, in a new process.")
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Inconclusive numbers fail, too.")
     ] = False,
-    junit: Annotated[Path | None, file_option("--junit", "Write JUnit XML to this file.", stdout=True)] = None,
+    rerun_suspects: Annotated[
+        bool,
+        typer.Option(
+            "--rerun-suspects",
+            help="Before failing, measure again what looks worse, in a new process.",
+        ),
+    ] = False,
+    junit: Annotated[
+        Path | None, file_option("--junit", "Write JUnit XML to this file.", stdout=True)
+    ] = None,
     github: Annotated[bool, typer.Option("--github", help="Print annotations for GitHub.")] = False,
     md: Md = None,
     json: Json = False,
@@ -100,15 +122,22 @@ def gate(
     gate_settings = settings.read(config, before.metrics | after.metrics, strict=strict or None)
     comparison = compare(before, after, gate_settings)
     if rerun_suspects and harness:
-        raise UserError("--rerun-suspects measures again with cast-bench, and these results are of another harness")
+        raise UserError(
+            "--rerun-suspects measures again with cast-bench, and these results are of another "
+            "harness"
+        )
     if rerun_suspects and comparison.failed:
         from bench.compare.remeasure import rerun
         from bench.execution.runner import measure_again
         from bench.system.cache import temporary_folder
 
         with temporary_folder("again-") as workdir:
-            comparison = compare(before, rerun(after, comparison, workdir, measure_again, note), gate_settings)
-    _print_comparison(comparison, json, md, f"bench gate {render.describe_outcome(comparison)}", junit)
+            comparison = compare(
+                before, rerun(after, comparison, workdir, measure_again, note), gate_settings
+            )
+    _print_comparison(
+        comparison, json, md, f"bench gate {render.describe_outcome(comparison)}", junit
+    )
     if github:
         print_commands(ci.to_github(comparison), err=json or "-" in (str(md), str(junit)))
     if all(row.verdict in ("NOT_COMPARABLE", "NO_BASELINE") for row in comparison.rows):
@@ -123,7 +152,8 @@ def gate(
 
 
 def _pair_harness(a: str, b: str, *, whole: bool = False) -> tuple[ResultSet, ResultSet] | None:
-    """Pair two folders of other harnesses, and say what cannot be paired. None: neither is one. whole: see elsewhere.pair."""
+    """Pair two folders of other harnesses, and say what cannot be paired. None: neither is one.
+    whole: see elsewhere.pair."""
     from bench.compare import elsewhere
 
     known = [text for text in (a, b) if elsewhere.is_elsewhere(Path(text))]
@@ -131,7 +161,10 @@ def _pair_harness(a: str, b: str, *, whole: bool = False) -> tuple[ResultSet, Re
         return None
     if len(known) == 1:
         other = b if known[0] == a else a
-        raise UserError(f"{known[0]!r} has results of another harness and {other!r} has none: name two such folders")
+        raise UserError(
+            f"{known[0]!r} has results of another harness and {other!r} has none: name two such "
+            "folders"
+        )
     before, after, notes = elsewhere.pair(Path(a), Path(b), whole=whole)
     for line in notes:
         note(line)
@@ -139,7 +172,9 @@ def _pair_harness(a: str, b: str, *, whole: bool = False) -> tuple[ResultSet, Re
 
 
 def history(
-    metric: Annotated[str, typer.Argument(help="A metric, as in a record's readings.")] = "perplexity",
+    metric: Annotated[
+        str, typer.Argument(help="A metric, as in a record's readings.")
+    ] = "perplexity",
     row: Annotated[str, typer.Option(help="Only rows with this in their name.")] = "",
     out: Figure = None,
     results: Results = None,
@@ -147,8 +182,8 @@ def history(
 ) -> None:
     """Show a metric over commits, and its steps beyond noise.
 
-    It also shows changes of machine and libraries. Commits with different seeds have separate rows. The commits of a plug-in's
-    row are those of its repository.
+    It also shows changes of machine and libraries. Commits with different seeds have separate rows.
+    The commits of a plug-in's row are those of its repository.
     """
     from bench.compare import history as metric_history
     from bench.compare.resolve import read
@@ -165,10 +200,13 @@ def import_results(
     folder: Annotated[
         Path,
         typer.Argument(
-            help="Folder of lm-eval (--log_samples), lighteval (--save-details), EvalScope or Every Eval Ever."
+            help="Folder of lm-eval (--log_samples), lighteval (--save-details), EvalScope or "
+            "Every Eval Ever."
         ),
     ],
-    model: Annotated[str, typer.Option(help="Name of the original [default: the name that the harness wrote].")] = "",
+    model: Annotated[
+        str, typer.Option(help="Name of the original [default: the name that the harness wrote].")
+    ] = "",
     method: Annotated[str, typer.Option(help="Name of the row.")] = "dense",
     pattern: Annotated[str, typer.Option(help="Pattern of the row, for example 2:4.")] = "dense",
     results: Results = None,
@@ -181,8 +219,12 @@ def import_results(
     from bench.results.store import RESULTS
 
     Pattern.parse(pattern)
-    tasks = elsewhere.import_folder(folder, results or RESULTS, model=model, method=method, pattern=pattern)
-    print_line(f"{amount(len(tasks), 'task')} of {folder} in {results or RESULTS}: {', '.join(tasks)}")
+    tasks = elsewhere.import_folder(
+        folder, results or RESULTS, model=model, method=method, pattern=pattern
+    )
+    print_line(
+        f"{amount(len(tasks), 'task')} of {folder} in {results or RESULTS}: {', '.join(tasks)}"
+    )
 
 
 @baseline_app.command("set")
@@ -203,7 +245,9 @@ def baseline_set(
     require_writable_file(path, "baseline")
     newest = read(results or RESULTS)
     write(newest, path)
-    print_line(f"{path}: {amount(len(newest.records), 'record')}, {path.stat().st_size / 1000:,.0f} kB")
+    print_line(
+        f"{path}: {amount(len(newest.records), 'record')}, {path.stat().st_size / 1000:,.0f} kB"
+    )
 
 
 @baseline_app.command("ls")
@@ -226,7 +270,9 @@ def baseline_show(
     from bench.compare.baseline import FOLDER, path_of, read, reading_rows
 
     file = Path(name)
-    print_rows(reading_rows(read(file if file.is_file() else path_of(name, folder or FOLDER))), json)
+    print_rows(
+        reading_rows(read(file if file.is_file() else path_of(name, folder or FOLDER))), json
+    )
 
 
 def _read_baseline(text: str) -> ResultSet:
@@ -250,7 +296,9 @@ def _require_one_output(json: bool, md: Path | None, junit: Path | None = None) 
     flags = {"--json": json, "--md -": str(md) == "-", "--junit -": str(junit) == "-"}
     asked = [flag for flag, is_asked in flags.items() if is_asked]
     if len(asked) > 1:
-        raise UserError(f"{' and '.join(asked)} would both be printed: give one of them a file, or leave it out")
+        raise UserError(
+            f"{' and '.join(asked)} would both be printed: give one of them a file, or leave it out"
+        )
 
 
 def _print_comparison(
@@ -277,5 +325,10 @@ def _print_verdicts(rows: Sequence[Row]) -> None:
     lines = []
     for row in rows:
         color = COLORS.get(row.verdict, "")
-        lines.append([StyledCell(cell, color if name in ("", "verdict") else "") for name, cell in cells(row).items()])
+        lines.append(
+            [
+                StyledCell(cell, color if name in ("", "verdict") else "")
+                for name, cell in cells(row).items()
+            ]
+        )
     print_table(headers, lines, right)

@@ -18,15 +18,17 @@ def conformance(
     name: Annotated[
         str,
         typer.Argument(
-            help="A method or quantizer, as in bench run: NAME[:FIELD=VALUE]...; a measure; or a file with one."
+            help="A method or quantizer, as in bench run: NAME[:FIELD=VALUE]...; a measure; or a "
+            "file with one."
         ),
     ],
     json: Json = False,
 ) -> None:
     """Check a method's or a measure's contract on the model tiny.
 
-    For authors of plug-ins. A method prunes its targets and nothing else, gives the same result twice, and leaves no files. A
-    measure reads a dense and a pruned model, gives the same numbers twice, says their unit and direction, and has a column.
+    For authors of plug-ins. A method prunes its targets and nothing else, gives the same result
+    twice, and leaves no files. A measure reads a dense and a pruned model, gives the same numbers
+    twice, says their unit and direction, and has a column.
     """
     kind = _kind_of(name)
     from bench.conformance import measures
@@ -61,14 +63,19 @@ def _kind_of(text: str) -> str:
 
 
 def _kind_in_file(text: str) -> str:
-    """Return the kind of a class in a file. A quantizer derives from a class of rounding, or has a codec in its file."""
+    """Return the kind of a class in a file. A quantizer derives from a class of rounding, or has a
+    codec in its file."""
     file, _, rest = text.partition(":")
     module, wanted = registry.import_file(os.path.abspath(file)), rest.partition(":")[0]
     defined = registry.classes_of(module.__name__)
-    one = defined.get(wanted) or next((each for each in defined.values() if named_files.fits("methods", each)), None)
+    one = defined.get(wanted) or next(
+        (each for each in defined.values() if named_files.fits("methods", each)), None
+    )
     if one is None or not named_files.fits("methods", one):
         return "measures"
     from methods import RoundInGroups, RoundToNearest
 
     has_codec = any(hasattr(each, "decode") for each in defined.values())
-    return "quantizers" if has_codec or issubclass(one, RoundInGroups | RoundToNearest) else "methods"
+    return (
+        "quantizers" if has_codec or issubclass(one, RoundInGroups | RoundToNearest) else "methods"
+    )

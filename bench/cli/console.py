@@ -33,16 +33,22 @@ def require_format(format_: str, equal_bytes: bool) -> None:
     if format_ not in FORMATS:
         raise UserError(f"unknown format {format_!r}: use one of {', '.join(FORMATS)}")
     if equal_bytes and format_ not in ("table", "md"):
-        raise UserError(f"--equal-bytes does not work with --format {format_}: use --format table or md")
+        raise UserError(
+            f"--equal-bytes does not work with --format {format_}: use --format table or md"
+        )
 
 
 def print_records(
-    records: list[Record], format_: str, equal_bytes: bool = False, signers: Mapping[str, str] | None = None
+    records: list[Record],
+    format_: str,
+    equal_bytes: bool = False,
+    signers: Mapping[str, str] | None = None,
 ) -> None:
-    """Print records as tables, or in another format. Raise UserError if `equal_bytes` finds no rows.
+    """Print records as tables, or in another format. Raise UserError if `equal_bytes` finds no
+    rows.
 
-    format_: one that `require_format` accepts. equal_bytes: sparse rows with dense rows of about the same size. signers: who
-    signed each record, for one more column.
+    format_: one that `require_format` accepts. equal_bytes: sparse rows with dense rows of about
+    the same size. signers: who signed each record, for one more column.
     """
     from bench.cli.tables import print_table
     from bench.reporting import equal_bits
@@ -59,17 +65,22 @@ def print_records(
     tables = equal_bits.text_tables(records) if equal_bytes else text_tables(records, signers)
     if equal_bytes and not tables:
         raise UserError(
-            "no sparse row has a dense row of similar size: add dense quantized rows, for example with "
+            "no sparse row has a dense row of similar size: add dense quantized rows, for example "
+            "with "
             "bench run --dtype bfloat16 --quant none,int8,int3-rtn,int4-gptq"
         )
     if format_ == "md":
-        print_lines("\n".join(f"**{escape_markdown(t.title)}**\n\n{to_markdown(t)}" for t in tables))
+        print_lines(
+            "\n".join(f"**{escape_markdown(t.title)}**\n\n{to_markdown(t)}" for t in tables)
+        )
         return
     for i, table in enumerate(tables):
         if i:
             print_line()
         right = [header not in (*IDENTITY, SIGNED_BY) for header in table.headers]
-        print_table(table.headers, table.lines, right=right, title=table.title, notes=all_notes(table))
+        print_table(
+            table.headers, table.lines, right=right, title=table.title, notes=all_notes(table)
+        )
 
 
 def fail(sentence: str, code: int) -> NoReturn:
@@ -126,8 +137,13 @@ def print_rows(rows: Rows, as_json: bool, width: int | None = None) -> None:
     from bench.cli.tables import print_table
 
     # A row without numbers has fewer columns. Those of the longest row come first.
-    names = list(dict.fromkeys(n for row in sorted(rows, key=len, reverse=True) for n in row)) or ["nothing here"]
-    right = [bool(rows) and all(isinstance(r.get(name), int | float | None) for r in rows) for name in names]
+    names = list(dict.fromkeys(n for row in sorted(rows, key=len, reverse=True) for n in row)) or [
+        "nothing here"
+    ]
+    right = [
+        bool(rows) and all(isinstance(r.get(name), int | float | None) for r in rows)
+        for name in names
+    ]
     headers = [name.replace("about_", "~").replace("_", " ") for name in names]
     print_table(headers, [[_text(row.get(n)) for n in names] for row in rows], right, width=width)
 

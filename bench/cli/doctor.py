@@ -28,7 +28,14 @@ MISSING = ("missing", "unwritable")
 def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
     """Return a row for each thing: its state, and a remedy if it is not ok."""
     out = [_row("cast-bench", "ok", provenance.describe_version())]
-    out += [_device(), _memory(), _disk(), _results(results or RESULTS), _network(), _mirror(data_dir)]
+    out += [
+        _device(),
+        _memory(),
+        _disk(),
+        _results(results or RESULTS),
+        _network(),
+        _mirror(data_dir),
+    ]
     out += [_corpus(name, data_dir) for name in corpora.CORPORA]
     out += [_tasks(name, data_dir) for name in tasks.TASK_SETS]
     out += [_model(name) for name, alias in models.ALIASES.items() if alias.source != "hub"]
@@ -39,8 +46,14 @@ def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
             elif entry.is_plugin:
                 out.append(_row(f"plug-in {name}", "ok", entry.target))
         out += [_row(f"plug-in {name}", "ignored", why) for name, why in registry.ignored(kind)]
-    measures = [name for name, entry in registry.entries("measures").items() if entry.is_plugin and not entry.broken]
-    out += [_row(f"plug-in {name}", "ignored", why) for name, why in metric_owners.ignored(measures)]
+    measures = [
+        name
+        for name, entry in registry.entries("measures").items()
+        if entry.is_plugin and not entry.broken
+    ]
+    out += [
+        _row(f"plug-in {name}", "ignored", why) for name, why in metric_owners.ignored(measures)
+    ]
     for extra, parts in packages.extras().items():
         out.append(_row_of_parts(f"extra {extra}", parts, "install", packages.pip_install(extra)))
     for row in environments.rows():
@@ -55,7 +68,8 @@ def _row(thing: str, state: str, detail: str) -> dict[str, Any]:
 
 
 def _row_of_parts(thing: str, parts: Mapping[str, bool], verb: str, command: str) -> dict[str, Any]:
-    """Return the row of several parts. parts: whether each is here. verb, command: how to get the others."""
+    """Return the row of several parts. parts: whether each is here. verb, command: how to get the
+    others."""
     absent = [name for name, is_here in parts.items() if not is_here]
     if not absent:
         return _row(thing, "ok", "")
@@ -84,7 +98,11 @@ def _disk() -> dict[str, Any]:
         return _row("disk", "unwritable", f"{cache_dir()}: name a new folder in ${CACHE_ENV}")
     free = shutil.disk_usage(find_existing(cache_dir())).free
     about = f"{free / 1e9:.1f} GB free for {cache_dir()}"
-    return _row("disk", "low", f"{about}; to free some: bench cache gc") if free < 5e9 else _row("disk", "ok", about)
+    return (
+        _row("disk", "low", f"{about}; to free some: bench cache gc")
+        if free < 5e9
+        else _row("disk", "ok", about)
+    )
 
 
 def _results(root: Path) -> dict[str, Any]:
@@ -120,8 +138,14 @@ def _mirror(data_dir: Path | None) -> dict[str, Any]:
 def _corpus(name: str, data_dir: Path | None) -> dict[str, Any]:
     if not corpora.CORPORA[name].hub:
         return _row(f"corpus {name}", "ok", "part of this package")
-    splits = [use for use, _ in corpora.CORPORA[name].files if corpora.files(name, use, mirror(data_dir))]
-    return _row(f"corpus {name}", "ok" if splits else "absent", " ".join(splits) or f"to download: bench pull {name}")
+    splits = [
+        use for use, _ in corpora.CORPORA[name].files if corpora.files(name, use, mirror(data_dir))
+    ]
+    return _row(
+        f"corpus {name}",
+        "ok" if splits else "absent",
+        " ".join(splits) or f"to download: bench pull {name}",
+    )
 
 
 def _tasks(name: str, data_dir: Path | None) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from bench.cli.console import print_line, print_rows
 from bench.cli.flags import Json
 from methods.families import FAMILIES
 
-families_app = typer.Typer(help="List the model families that can be pruned, or teach one.", rich_markup_mode=None)
+families_app = typer.Typer(
+    help="List the model families that can be pruned, or teach one.", rich_markup_mode=None
+)
 
 
 @families_app.callback(invoke_without_command=True)
@@ -25,7 +27,9 @@ def families(context: typer.Context, json: Json = False) -> None:
                 "family": kind,
                 "blocks": family.blocks,
                 "linears": ", ".join(family.linears),
-                "experts": ", ".join(f"{e.path}.*.{name}" for name in e.linears) if (e := family.experts) else "",
+                "experts": ", ".join(f"{e.path}.*.{name}" for name in e.linears)
+                if (e := family.experts)
+                else "",
                 "fused": ", ".join(sorted({name.rsplit(".", 1)[0] for name in family.fused})),
                 "logits": ", ".join(f"{step} {value}" for step, value in family.logits.items()),
             }
@@ -37,12 +41,15 @@ def families(context: typer.Context, json: Json = False) -> None:
 
 @families_app.command("teach")
 def families_teach(
-    folder: Annotated[Path, typer.Argument(help="A model folder of an architecture that transformers knows.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A model folder of an architecture that transformers knows.")
+    ],
 ) -> None:
     """Print and test the families.toml entry of an architecture.
 
-    It builds the architecture of the folder in several sizes to find its shapes. A walk that prunes nothing must reproduce
-    the model's forward pass, bit for bit. Comments at the end name what it left out of the entry, and why.
+    It builds the architecture of the folder in several sizes to find its shapes. A walk that prunes
+    nothing must reproduce the model's forward pass, bit for bit. Comments at the end name what it
+    left out of the entry, and why.
     """
     from bench.families.teach import teach, to_toml
 

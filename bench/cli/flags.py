@@ -55,7 +55,8 @@ def figure_option(option: str, help_: str = "Also draw it: .svg, .png or .pdf.")
 
 
 def file_option(option: str, help_: str, *, stdout: bool = False) -> Any:
-    """Return an option for a file to write. option: name of the flag; stdout: "-" is standard output."""
+    """Return an option for a file to write. option: name of the flag; stdout: "-" is standard
+    output."""
 
     def check(value: Path) -> None:
         if not (stdout and str(value) == "-"):
@@ -65,14 +66,18 @@ def file_option(option: str, help_: str, *, stdout: bool = False) -> Any:
 
 
 def folder_option(option: str, help_: str, *, new: bool = False) -> Any:
-    """Return an option for a folder to write. option: name of the flag; new: a folder with files is refused."""
+    """Return an option for a folder to write. option: name of the flag; new: a folder with files is
+    refused."""
     check = partial(require_folder, option=option, new=new)
     return typer.Option(option, metavar="DIR", help=help_, callback=checked(check))
 
 
 def _require_signers(value: Path) -> None:
     if not value.is_file():
-        raise UserError(f"--signed-by {str(value)!r} is no file: name a file of allowed signers (man ssh-keygen)")
+        raise UserError(
+            f"--signed-by {str(value)!r} is no file: name a file of allowed signers (man "
+            "ssh-keygen)"
+        )
 
 
 def _check_mirror(value: Path) -> None:
@@ -81,16 +86,26 @@ def _check_mirror(value: Path) -> None:
     require_mirror(value)
 
 
-_ALL_RESULTS = "Folder of records; can be repeated [default: all in results/ but results/local, unless it is alone]."
-AllResults = Annotated[list[Path] | None, typer.Option("--results", metavar="DIR", help=_ALL_RESULTS)]
-Results = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of records [default: results/local].")]
+_ALL_RESULTS = (
+    "Folder of records; can be repeated [default: all in results/ but results/local, unless it "
+    "is alone]."
+)
+AllResults = Annotated[
+    list[Path] | None, typer.Option("--results", metavar="DIR", help=_ALL_RESULTS)
+]
+Results = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder of records [default: results/local].")
+]
 _MIRROR_HELP = "Local mirror of hub data, DIR/<hub id>/...; also $BENCH_DATA_DIR."
-DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help=_MIRROR_HELP, callback=checked(_check_mirror))]
+DataDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help=_MIRROR_HELP, callback=checked(_check_mirror))
+]
 SignedBy = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="File of allowed signers, as ssh-keygen and git read it: a line NAME KEY for each signer.",
+        help="File of allowed signers, as ssh-keygen and git read it: a line NAME KEY for each "
+        "signer.",
         callback=checked(_require_signers),
     ),
 ]
@@ -105,18 +120,22 @@ def _flag(help_: str, *names: str, kind: Any = str, metavar: str | None = None) 
 
 FLAGS: dict[str, Any] = {
     "methods": _flag(
-        f"Methods: NAME[:PRESET|:FIELD=VALUE]..., or a class in FILE.py[:CLASS]... [default: {','.join(DEFAULT_METHODS)}].",
+        "Methods: NAME[:PRESET|:FIELD=VALUE]..., or a class in FILE.py[:CLASS]... [default: "
+        f"{','.join(DEFAULT_METHODS)}].",
         metavar="NAME,...",
     ),
     "models": _flag("Aliases, hub ids or folders [default: tiny].", "--model", metavar="NAME,..."),
-    "patterns": _flag("2:4 keeps 2 of every 4 weights; 50% is unstructured [default: 2:4].", "--pattern"),
+    "patterns": _flag(
+        "2:4 keeps 2 of every 4 weights; 50% is unstructured [default: 2:4].", "--pattern"
+    ),
     "quantizers": _flag(
         "Quantizers, which run last, by name or in FILE.py [default: none,int8,int4-gptq].",
         "--quant",
         metavar="NAME,...",
     ),
     "measures": _flag(
-        "Measures, besides pattern, by name or in FILE.py [default: perplexity,agreement,zeroshot,answers,size].",
+        "Measures, besides pattern, by name or in FILE.py [default: "
+        "perplexity,agreement,zeroshot,answers,size].",
         metavar="NAME,...",
     ),
     "tasks": _flag(
@@ -130,14 +149,25 @@ FLAGS: dict[str, Any] = {
     "device": _flag("auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1 [default: auto]."),
     "dtype": _flag("float32, bfloat16 or float16 [default: as the model is stored]."),
     "jobs": _flag(
-        "Artifacts to make in parallel; auto: as many as fit in memory [default: 1, or one per card].", metavar="N"
+        "Artifacts to make in parallel; auto: as many as fit in memory [default: 1, or one per "
+        "card].",
+        metavar="N",
     ),
     "executor": _flag("local, or ray: make artifacts on a Ray cluster [default: local]."),
-    "ray_address": _flag("Ray cluster: HOST:PORT; local starts one on this machine [default: auto]."),
+    "ray_address": _flag(
+        "Ray cluster: HOST:PORT; local starts one on this machine [default: auto]."
+    ),
     "log_to": _flag("Also show the run in trackers. {trackers}", metavar="NAME,..."),
-    "max_memory": _flag("Memory for each artifact; a larger model is streamed.", kind=float, metavar="GB"),
-    "shard": _flag("Run only part I of N of the plan; slurm: the part of this task in a Slurm array.", metavar="I/N"),
-    "config": _flag("TOML file with the same settings; flags take precedence.", kind=Path, metavar="FILE"),
+    "max_memory": _flag(
+        "Memory for each artifact; a larger model is streamed.", kind=float, metavar="GB"
+    ),
+    "shard": _flag(
+        "Run only part I of N of the plan; slurm: the part of this task in a Slurm array.",
+        metavar="I/N",
+    ),
+    "config": _flag(
+        "TOML file with the same settings; flags take precedence.", kind=Path, metavar="FILE"
+    ),
     "set_": _flag(
         "Any other setting, for example calibration.sequences=64; can be repeated.",
         "--set",
@@ -152,7 +182,8 @@ OF_RUNS = ("measures", "tasks", "jobs", "executor", "ray_address", "shard", "log
 
 
 def with_flags(*omit: str) -> Callable[[Command], Command]:
-    """Replace a command's `**flags` by FLAGS, except those in `omit`, which --set cannot set either.
+    """Replace a command's `**flags` by FLAGS, except those in `omit`, which --set cannot set
+    either.
 
     Without `measures`, --set cannot set a measure's table.
     A parameter of the command replaces the flag of the same name. Required parameters come first.
@@ -161,11 +192,17 @@ def with_flags(*omit: str) -> Callable[[Command], Command]:
     def declare(command: Command) -> Command:
         own = inspect.signature(command, eval_str=True).parameters
         parameters = {
-            name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+            name: inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind
+            )
             for name, kind in FLAGS.items()
             if name not in omit
         }
-        parameters |= {name: p.replace(kind=p.KEYWORD_ONLY) for name, p in own.items() if p.kind is not p.VAR_KEYWORD}
+        parameters |= {
+            name: p.replace(kind=p.KEYWORD_ONLY)
+            for name, p in own.items()
+            if p.kind is not p.VAR_KEYWORD
+        }
         ordered = sorted(parameters.values(), key=lambda p: p.default is not p.empty)
 
         @wraps(command)
@@ -174,8 +211,12 @@ def with_flags(*omit: str) -> Callable[[Command], Command]:
 
             for assignment in flags.get("set_") or ():
                 name = assignment.partition("=")[0].strip()
-                if name in omit or ("measures" in omit and name.partition(".")[0] in MEASURE_TABLES):
-                    raise UserError(f"--set {shorten(assignment)} has no effect on this command: leave it out")
+                if name in omit or (
+                    "measures" in omit and name.partition(".")[0] in MEASURE_TABLES
+                ):
+                    raise UserError(
+                        f"--set {shorten(assignment)} has no effect on this command: leave it out"
+                    )
             command(**flags)
 
         call.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
@@ -187,7 +228,8 @@ def with_flags(*omit: str) -> Callable[[Command], Command]:
 
 
 def spec_of(flags: dict[str, Any], **defaults: Any) -> Spec:
-    """Return the spec from flags, config and assignments. defaults: values that neither a flag nor the config sets."""
+    """Return the spec from flags, config and assignments. defaults: values that neither a flag nor
+    the config sets."""
     from bench.planning import spec
 
     flags = {name: value for name, value in flags.items() if value is not None}
@@ -200,6 +242,7 @@ def spec_of(flags: dict[str, Any], **defaults: Any) -> Spec:
     for seed in typed.split(",") if isinstance(typed, str) else ():
         if not re.fullmatch(r"\s*-?[0-9]*\s*", seed):
             raise UserError(
-                f"invalid seeds={shorten(typed)}: {shorten(seed)!r} is no whole number: list all, for example 0,1,2"
+                f"invalid seeds={shorten(typed)}: {shorten(seed)!r} is no whole number: list all, "
+                "for example 0,1,2"
             )
     return spec.Spec(**values)

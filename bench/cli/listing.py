@@ -21,7 +21,8 @@ KINDS = ("methods", "models", "data", "tasks", "measures", "quantizers", "recipe
 
 
 def rows(what: str, long: bool, results: Path | None) -> Rows:
-    """Return the rows of a list. what: a kind in KINDS. long: add columns. results: folder for `runs`."""
+    """Return the rows of a list. what: a kind in KINDS. long: add columns. results: folder for
+    `runs`."""
     if what in ("methods", "measures", "quantizers"):
         return [_entry(what, name, entry, long) for name, entry in registry.entries(what).items()]
     if what == "models":
@@ -36,13 +37,20 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
             for n, a in models.ALIASES.items()
         ]
     if what == "data":
-        return [{"corpus": n, "hub_id": c.hub, "about": c.about} for n, c in corpora.CORPORA.items()]
+        return [
+            {"corpus": n, "hub_id": c.hub, "about": c.about} for n, c in corpora.CORPORA.items()
+        ]
     if what == "tasks":
         names = tasks.expand((*tasks.BUILTIN_TASKS, *tasks.TASK_FILES)).items()
         return [
             *(_task(name, file) for name, file in names),
             *(
-                {"task": name, "version": f"{track.shots}-shot", "hub_id": "", "sets": name.partition("/")[0]}
+                {
+                    "task": name,
+                    "version": f"{track.shots}-shot",
+                    "hub_id": "",
+                    "sets": name.partition("/")[0],
+                }
                 for name, track in tracks.all_tasks().items()
             ),
         ]
@@ -70,7 +78,10 @@ def _entry(what: str, name: str, entry: CatalogEntry, long: bool) -> dict[str, A
     }
     row |= {"paper": entry.paper, "year": str(entry.year or ""), "presets": " ".join(entry.presets)}
     if long and what == "methods":
-        row |= {"trains": "yes" if entry.trains else "no", "estimated_on_llama2_7b": method_cost.describe(entry)}
+        row |= {
+            "trains": "yes" if entry.trains else "no",
+            "estimated_on_llama2_7b": method_cost.describe(entry),
+        }
         row["installed_by"] = installed_by(entry)
     if long:
         row["fields"] = " ".join(_fields(entry))
@@ -104,7 +115,14 @@ def _runs(results: Path | None) -> Rows:
         labels = record.identity.labels()
         names = ("model", "method", "pattern", "quantizer", "seed", "measure", "protocol")
         row = {name: "" if labels[name] is None else str(labels[name]) for name in names}
-        out.append({"record": record.short_key, **row, "status": record.status, "recorded": record.recorded})
+        out.append(
+            {
+                "record": record.short_key,
+                **row,
+                "status": record.status,
+                "recorded": record.recorded,
+            }
+        )
     for line in store.damaged:
         note(f"{line}: left out")
     return out

@@ -43,24 +43,28 @@ from methods.errors import UserError
 app = typer.Typer(
     name="bench",
     help="Prune, quantize, measure and compare language models.",
-    epilog="Exit codes: 0 success. 1 a measurement, a gate or a check failed. 2 invalid input; one line says why. "
-    "130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP; run the same command to resume. 141 the output's reader has gone.",
+    epilog="Exit codes: 0 success. 1 a measurement, a gate or a check failed. 2 invalid input; one "
+    "line says why. "
+    "130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP; run the same command to resume. 141 the "
+    "output's reader has gone.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 COMMANDS = (
-    run.run, run.plan, watch.top, search.search, allocate.allocate, results.ls, results.show, results.figure,
-    results.scaling, results.report, pick.pick, models.pull, run.prune, run.finetune, models.verify, models.export,
-    speed.speed, setup.doctor, conformance.conformance, compare.compare, compare.gate, compare.history, check.check,
-    check.sign, check.merge, submit.submit,
+    run.run, run.plan, watch.top, search.search, allocate.allocate, results.ls, results.show,
+    results.figure, results.scaling, results.report, pick.pick, models.pull, run.prune,
+    run.finetune, models.verify, models.export, speed.speed, setup.doctor, conformance.conformance,
+    compare.compare, compare.gate, compare.history, check.check, check.sign, check.merge,
+    submit.submit,
 )  # fmt: skip
 """Commands in the order of the help."""
 USAGE_ERROR: Any = typer.BadParameter.__base__
 """Base class of typer's errors about a command line, which has no public name."""
 PATH_ERRORS = (
-    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ENAMETOOLONG, errno.ELOOP,
 )  # fmt: skip
 """Errors of paths that a user named and no command checked."""
 OUR_VARIABLES = ("BENCH_", "CAST_BENCH_")
@@ -69,7 +73,8 @@ MAX_SENTENCE = 500
 
 
 class _Command(TyperCommand):
-    """A command whose help can name a section of the catalog in braces, and then lists what the section has."""
+    """A command whose help can name a section of the catalog in braces, and then lists what the
+    section has."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         for param in self.params:
@@ -97,14 +102,18 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version, and exit.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version, and exit.", callback=_print_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     """Options of the program itself."""
 
 
 def main() -> None:
-    """Run the command line. Invalid input ends in one line and exit code 2, a signal in exit code 128 and its number."""
+    """Run the command line. Invalid input ends in one line and exit code 2, a signal in exit code
+    128 and its number."""
     interpreter.require_utf8()
     terminal.make_output_printable()
     try:
@@ -143,7 +152,8 @@ def main() -> None:
 
 
 def _describe(fault: Exception) -> tuple[int, str]:
-    """Return the exit code and a sentence for a run that cannot go on, or a fault of a named path; "" for any other fault."""
+    """Return the exit code and a sentence for a run that cannot go on, or a fault of a named path;
+    "" for any other fault."""
     from bench.execution.disk import RunStopped, describe_full_disk
     from bench.results.store import is_disk_full
 
@@ -157,22 +167,27 @@ def _describe(fault: Exception) -> tuple[int, str]:
 
 
 def _require_values(arguments: list[str]) -> None:
-    """Refuse empty arguments, also after "=". As a path, an empty one would mean the current folder."""
+    """Refuse empty arguments, also after "=". As a path, an empty one would mean the current
+    folder."""
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if not argument or re.fullmatch("--[a-z-]+=", argument):
-            name = argument.removesuffix("=") or (before if before.startswith("-") and "=" not in before else "")
+            name = argument.removesuffix("=") or (
+                before if before.startswith("-") and "=" not in before else ""
+            )
             raise UserError(f"{name or 'an argument'} is empty: give a value, or leave it out")
 
 
 def _end_without_reader() -> NoReturn:
-    """Exit as after SIGPIPE: the reader of the output has gone, for example in `bench gate | head`."""
+    """Exit as after SIGPIPE: the reader of the output has gone, for example in `bench gate |
+    head`."""
     # Python flushes standard output at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(128 + signal.SIGPIPE)
 
 
 def _describe_named_path(fault: OSError) -> str:
-    """Return a sentence for a path in the current folder, or in a folder that an argument or a variable names.
+    """Return a sentence for a path in the current folder, or in a folder that an argument or a
+    variable names.
 
     Any other path is a bug: it returns "", and the traceback is shown.
     """
@@ -193,7 +208,11 @@ def _sentence(fault: Any) -> str:
         first = fault.__cause__.errors()[0]
         return f"invalid {fault.param.opts[0]}={shorten(first['input'])}: {describe_allowed(first)}"
     if type(fault).__name__ == "MissingParameter" and (what := getattr(fault.param, "help", "")):
-        name = f"{fault.param.name!r}" if fault.param.param_type_name == "argument" else fault.param.opts[0]
+        name = (
+            f"{fault.param.name!r}"
+            if fault.param.param_type_name == "argument"
+            else fault.param.opts[0]
+        )
         path = fault.ctx.command_path
         return f"{path} needs {name}: {what[0].lower()}{what[1:].rstrip('.')} (see {path} --help)"
     text = " ".join(fault.format_message().split()).rstrip(".")

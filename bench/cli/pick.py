@@ -33,38 +33,53 @@ JSON_NAMES = {"bits": "bits_per_weight", "drop": "worst_drop"}
 
 def pick(
     model: Annotated[str, typer.Option(help="The model, as in the leaderboard.")],
-    max_bits: Annotated[str | None, typer.Option(metavar="BITS", help="Most bits per weight, for example 5.")] = None,
+    max_bits: Annotated[
+        str | None, typer.Option(metavar="BITS", help="Most bits per weight, for example 5.")
+    ] = None,
     max_loss: Annotated[
-        str | None, typer.Option(metavar="PERCENT", help="Most that perplexity may rise over dense, for example 3%.")
+        str | None,
+        typer.Option(
+            metavar="PERCENT", help="Most that perplexity may rise over dense, for example 3%."
+        ),
     ] = None,
     keep: Annotated[
         str | None,
         typer.Option(
-            metavar="TRACK,...", help="--max-loss limits the loss of each of these tracks, not of perplexity."
+            metavar="TRACK,...",
+            help="--max-loss limits the loss of each of these tracks, not of perplexity.",
         ),
     ] = None,
     max_worst_drop: Annotated[
-        str | None, typer.Option(metavar="PP", help="Most that the worst task may lose, for example 5pp.")
+        str | None,
+        typer.Option(metavar="PP", help="Most that the worst task may lose, for example 5pp."),
     ] = None,
     min_speedup: Annotated[
-        str | None, typer.Option(metavar="X", help="Least measured speedup over dense, for example 1.2.")
+        str | None,
+        typer.Option(metavar="X", help="Least measured speedup over dense, for example 1.2."),
     ] = None,
     budget_tokens: Annotated[
-        str | None, typer.Option(metavar="N", help="Most tokens to make it: 500000, 500k, 2M or 1B.")
+        str | None,
+        typer.Option(metavar="N", help="Most tokens to make it: 500000, 500k, 2M or 1B."),
     ] = None,
     pattern: Annotated[str, typer.Option(help="Only this pattern, for example 2:4.")] = "",
-    quantizer: Annotated[str, typer.Option("--quant", help="Only these quantizers: int4 is all that begin so.")] = "",
+    quantizer: Annotated[
+        str, typer.Option("--quant", help="Only these quantizers: int4 is all that begin so.")
+    ] = "",
     device: Annotated[str, typer.Option(help="Measured on cpu, cuda or a card of this name.")] = "",
     protocol: Annotated[
-        str, typer.Option(help="Parts of a protocol's name, by commas [default: the model's main protocol].")
+        str,
+        typer.Option(
+            help="Parts of a protocol's name, by commas [default: the model's main protocol]."
+        ),
     ] = "",
     results: AllResults = None,
     json: Json = False,
 ) -> None:
     """Pick a compressed model by limits, from measured rows.
 
-    Prints the rows that meet all limits, the best first, what each costs to make, the nearest row that fails, and the
-    commands that make and export the first. Rows tie if a paired test finds no difference; the smallest of them is first.
+    Prints the rows that meet all limits, the best first, what each costs to make, the nearest row
+    that fails, and the commands that make and export the first. Rows tie if a paired test finds no
+    difference; the smallest of them is first.
 
     Exit code 0: a row meets the limits. 1: none does. 2: invalid input.
     """
@@ -84,7 +99,9 @@ def pick(
     tracks = _tracks(keep, max_loss)
     if not results and leaves_local_out():
         note(f"{RESULTS} is left out: --results {RESULTS} picks from it")
-    answer = picking.pick(_board(model, results, protocol, device), limits, pattern, quantizer, tracks)
+    answer = picking.pick(
+        _board(model, results, protocol, device), limits, pattern, quantizer, tracks
+    )
     if json:
         print_json(json_module.dumps(as_json(answer), indent=1))
     else:
@@ -94,26 +111,32 @@ def pick(
 
 
 def _tracks(keep: str | None, max_loss: str | None) -> list[str]:
-    """Return the names after --keep. Raise UserError if a name is no track, or --max-loss is missing."""
+    """Return the names after --keep. Raise UserError if a name is no track, or --max-loss is
+    missing."""
     from bench.inputs.tracks import names
 
     kept = split_list("keep", keep) if keep is not None else []
     if unknown := [name for name in kept if name not in names()]:
         raise UserError(describe_unknown("track in --keep", unknown[0], names()))
     if kept and max_loss is None:
-        raise UserError(f"--keep {keep} needs --max-loss: say how much these tracks may lose, for example 5%")
+        raise UserError(
+            f"--keep {keep} needs --max-loss: say how much these tracks may lose, for example 5%"
+        )
     return kept
 
 
 def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -> Table:
-    """Return the first board that fits the protocol and device, or raise UserError. A model's main protocol comes first."""
+    """Return the first board that fits the protocol and device, or raise UserError. A model's main
+    protocol comes first."""
     from bench.reporting import board, leaderboard
 
     merged = board.merge(leaderboard.read_boards(folders or leaderboard.results_folders(), model))
     models = dict.fromkeys(r.identity.model for r in merged.records)
     if model not in models:
         raise UserError(describe_unknown("model", model, models))
-    records, left_out = board.without_outdated([r for r in merged.records if r.identity.model == model])
+    records, left_out = board.without_outdated(
+        [r for r in merged.records if r.identity.model == model]
+    )
     if left_out:
         note(left_out)
     known, chosen = [], None
@@ -125,7 +148,9 @@ def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -
                 break
     if chosen is None:
         wanted = ", ".join(filter(None, (protocol, device)))
-        raise UserError(f"{model} was not measured under {wanted!r}: its protocols are {'; '.join(known)}")
+        raise UserError(
+            f"{model} was not measured under {wanted!r}: its protocols are {'; '.join(known)}"
+        )
     return chosen.make_table(paired=chosen.is_quality)
 
 
@@ -138,7 +163,10 @@ def as_json(answer: Answer) -> dict[str, Any]:
         "candidates": answer.candidates,
         "meets": [_candidate_json(c) for c in answer.meets],
         "nearest": _candidate_json(answer.nearest) if answer.nearest else None,
-        "not_measured": [{"row": c.row.name, "lacks": [x.limit.noun for x in c.unmeasured]} for c in answer.unmeasured],
+        "not_measured": [
+            {"row": c.row.name, "lacks": [x.limit.noun for x in c.unmeasured]}
+            for c in answer.unmeasured
+        ],
         "pattern_broken": [row.name for row in answer.broken],
         "not_compared_with_the_best": answer.uncompared,
     }
@@ -146,12 +174,18 @@ def as_json(answer: Answer) -> dict[str, Any]:
 
 def _candidate_json(candidate: Candidate) -> dict[str, Any]:
     facts = {JSON_NAMES.get(name, name): value for name, value in asdict(candidate.facts).items()}
-    facts["tracks"] = {name: {"loss": one["loss"], "flips": one["flips"]} for name, one in facts["tracks"].items()}
+    facts["tracks"] = {
+        name: {"loss": one["loss"], "flips": one["flips"]} for name, one in facts["tracks"].items()
+    }
     return {
         "row": candidate.row.name,
         **{k: candidate.row.filters[k] for k in ("method", "pattern", "quantizer")},
         "tied_with_best": candidate.tied,
-        **{name: value for name, value in facts.items() if name not in ("compressed", "broken", "make", "export")},
+        **{
+            name: value
+            for name, value in facts.items()
+            if name not in ("compressed", "broken", "make", "export")
+        },
         "fails": [c.limit.name for c in candidate.failed],
         "unsure": [c.limit.name for c in candidate.checks if c.unsure],
         "make": facts["make"],
@@ -169,7 +203,10 @@ def _print(answer: Answer, tracks: Sequence[str]) -> None:
     _say(f"{answer.table.title}, {answer.table.protocol}")
     _say(f"{count or 'None'} of {answer.candidates} compressed rows {verb} {limits}.")
     if tracks:
-        _say(f"Loss: the largest of these tracks, in bits per byte of their right answers: {', '.join(tracks)}.")
+        _say(
+            "Loss: the largest of these tracks, in bits per byte of their right answers: "
+            f"{', '.join(tracks)}."
+        )
     print_line()
     if answer.meets:
         _print_rows(answer)
@@ -195,7 +232,9 @@ def _print_rows(answer: Answer) -> None:
     shown = answer.meets[:MAX_ROWS]
     cells = [describe_facts(c.facts) for c in shown]
     kept = [name for name in cells[0] if any(row[name] != ABSENT for row in cells)]
-    lines = [[c.row.name, *(row[name] for name in kept)] for c, row in zip(shown, cells, strict=True)]
+    lines = [
+        [c.row.name, *(row[name] for name in kept)] for c, row in zip(shown, cells, strict=True)
+    ]
     print_table(["row", *kept], lines, right=[False, *(True for _ in kept)], width=MAX_WIDTH)
     print_line()
     if len(answer.meets) > MAX_ROWS:
@@ -223,11 +262,16 @@ def _say(sentence: str) -> None:
 
 
 def _say_command(title: str, command: str) -> None:
-    """Print a command that can be copied: broken before flags, with a backslash at each line's end."""
+    """Print a command that can be copied: broken before flags, with a backslash at each line's
+    end."""
     chunks: list[str] = []
     for word in shlex.split(command):
         follows_flag = bool(chunks) and chunks[-1].startswith("--") and " " not in chunks[-1]
-        chunks[-1:] = [f"{chunks[-1]} {shlex.quote(word)}"] if follows_flag else [*chunks[-1:], shlex.quote(word)]
+        chunks[-1:] = (
+            [f"{chunks[-1]} {shlex.quote(word)}"]
+            if follows_flag
+            else [*chunks[-1:], shlex.quote(word)]
+        )
     lines = [""]
     for chunk in chunks:
         if lines[-1] and len(lines[-1]) + 1 + len(chunk) > MAX_WIDTH - 6:
@@ -244,8 +288,15 @@ def _print_first(answer: Answer) -> None:
         _say(f"Rows not compared with the best in pairs: {answer.uncompared}.")
     for check in first.checks:
         if check.unsure:
-            _say(f"Not sure: {check.limit.noun} {_describe_check(check)}; the interval contains the limit.")
-        elif check.bound and check.bound.low is None and check.limit.name not in ("max_bits", "budget_tokens"):
+            _say(
+                f"Not sure: {check.limit.noun} {_describe_check(check)}; the interval contains "
+                "the limit."
+            )
+        elif (
+            check.bound
+            and check.bound.low is None
+            and check.limit.name not in ("max_bits", "budget_tokens")
+        ):
             _say(f"Not sure: {check.limit.noun} has no interval.")
     facts = first.facts
     if facts.device:

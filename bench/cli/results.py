@@ -9,8 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.console import fail, note, print_json, print_line, print_lines, print_records, print_rows, require_format
-from bench.cli.flags import AllResults, Figure, Json, Results, SignedBy, figure_option, folder_option
+from bench.cli.console import (
+    fail,
+    note,
+    print_json,
+    print_line,
+    print_lines,
+    print_records,
+    print_rows,
+    require_format,
+)
+from bench.cli.flags import (
+    AllResults,
+    Figure,
+    Json,
+    Results,
+    SignedBy,
+    figure_option,
+    folder_option,
+)
 from bench.compare import settings
 from bench.system.suggest import describe_unknown, shorten
 from methods.errors import UserError
@@ -20,10 +37,16 @@ if TYPE_CHECKING:
 
 
 def ls(
-    what: Annotated[str, typer.Argument(help="methods, models, data, tasks, measures, quantizers, recipes or runs.")],
+    what: Annotated[
+        str,
+        typer.Argument(help="methods, models, data, tasks, measures, quantizers, recipes or runs."),
+    ],
     long: Annotated[
         bool,
-        typer.Option("--long", help="Also list fields with their defaults, and what each method costs on a 7B model."),
+        typer.Option(
+            "--long",
+            help="Also list fields with their defaults, and what each method costs on a 7B model.",
+        ),
     ] = False,
     results: Results = None,
     json: Json = False,
@@ -34,12 +57,17 @@ def ls(
     if results and what != "runs":
         raise UserError(f"--results is for bench ls runs: leave it out of bench ls {shorten(what)}")
     if long and what not in ("methods", "measures", "quantizers"):
-        raise UserError(f"--long is for methods, measures and quantizers: leave it out of bench ls {shorten(what)}")
+        raise UserError(
+            "--long is for methods, measures and quantizers: leave it out of bench ls "
+            f"{shorten(what)}"
+        )
     print_rows(listing.rows(what, long, results), json)
 
 
 def show(
-    record: Annotated[str, typer.Argument(help="The first digits of a record's key; bench ls runs lists them.")],
+    record: Annotated[
+        str, typer.Argument(help="The first digits of a record's key; bench ls runs lists them.")
+    ],
     results: Results = None,
     json: Json = False,
 ) -> None:
@@ -63,7 +91,11 @@ def _facts(record: Record) -> list[dict[str, Any]]:
     from bench.results import metrics
 
     commit = record.commit_id[:12] + (", changed since" if record.commit.get("dirty") else "")
-    machine = (record.processor, record.machine.get("instruction_set"), record.machine.get("platform"))
+    machine = (
+        record.processor,
+        record.machine.get("instruction_set"),
+        record.machine.get("platform"),
+    )
     facts = [
         *record.identity.labels().items(),
         ("threads", record.key_inputs.get("threads")),
@@ -72,11 +104,18 @@ def _facts(record: Record) -> list[dict[str, Any]]:
         ("took", _cost(record.cost)),
         ("recorded", record.recorded),
         ("commit", commit),
-        ("plug-ins", ", ".join(f"{one['name']} of {one['distribution']} {one['version']}" for one in record.plugins)),
+        (
+            "plug-ins",
+            ", ".join(
+                f"{one['name']} of {one['distribution']} {one['version']}" for one in record.plugins
+            ),
+        ),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
         ("machine", ", ".join(str(part) for part in machine if part)),
     ]
-    return [{"record": name, record.stem: str(fact)} for name, fact in facts if fact not in (None, "")]
+    return [
+        {"record": name, record.stem: str(fact)} for name, fact in facts if fact not in (None, "")
+    ]
 
 
 def _number(reading: ReadingRow) -> str:
@@ -87,7 +126,9 @@ def _number(reading: ReadingRow) -> str:
         return "none"
     text = format_number(reading.value, reading.stderr, reading.unit)
     unit = "" if reading.unit in ("1", "B") else f" {reading.unit}"
-    return f"{text}{unit}" + (f", standard error over {reading.n:,}" if reading.stderr and reading.n else "")
+    return f"{text}{unit}" + (
+        f", standard error over {reading.n:,}" if reading.stderr and reading.n else ""
+    )
 
 
 def _cost(cost: dict[str, Any]) -> str:
@@ -107,31 +148,44 @@ def figure(
     what: Annotated[
         str,
         typer.Argument(
-            help="A model: its table. A record of a training (the first digits of a `pattern` record's key): its curves. With "
+            help="A model: its table. A record of a training (the first digits of a `pattern` "
+            "record's key): its curves. With "
             "OTHER: a row, as in bench compare."
         ),
     ],
     out: Annotated[Path, figure_option("--out", "Figure to write: .svg, .png or .pdf.")],
-    other: Annotated[str | None, typer.Argument(help="Draw how this row differs from the first.")] = None,
+    other: Annotated[
+        str | None, typer.Argument(help="Draw how this row differs from the first.")
+    ] = None,
     metric: Annotated[
-        str, typer.Option(help="Metric of a table's rows [default: the perplexity's ratio to the dense model].")
+        str,
+        typer.Option(
+            help="Metric of a table's rows [default: the perplexity's ratio to the dense model]."
+        ),
     ] = "",
     protocol: Annotated[
-        str, typer.Option(help="Part of the protocol of a table, for example wikitext2@2048 [default: the main one].")
+        str,
+        typer.Option(
+            help="Part of the protocol of a table, for example wikitext2@2048 [default: the main "
+            "one]."
+        ),
     ] = "",
     results: Results = None,
 ) -> None:
     """Draw a table, a pair of rows, or the curves of a training.
 
-    A table: each row with its interval, the best first. A pair: every metric of both, as a ratio or a difference. A training:
-    losses, S (the share of |w| that the mask keeps), mask flips, learning rate and alpha.
+    A table: each row with its interval, the best first. A pair: every metric of both, as a ratio or
+    a difference. A training: losses, S (the share of |w| that the mask keeps), mask flips, learning
+    rate and alpha.
     """
     from bench.results.store import RESULTS, ReadOnlyStore
 
     folder = results or RESULTS
     if other is not None:
         if metric or protocol:
-            raise UserError("--metric and --protocol are for a table: leave them out of a pair of rows")
+            raise UserError(
+                "--metric and --protocol are for a table: leave them out of a pair of rows"
+            )
         return _draw_pair(what, other, folder, out)
     store = ReadOnlyStore(folder)
     models = dict.fromkeys(record.identity.model for record in store)
@@ -139,7 +193,9 @@ def figure(
         return _draw_table(what, folder, metric, protocol, out)
     if not re.fullmatch("[0-9a-f]{4,64}", what):
         raise UserError(
-            describe_unknown("model", what, models, ", or a row with a second row, or digits of a record's key")
+            describe_unknown(
+                "model", what, models, ", or a row with a second row, or digits of a record's key"
+            )
         )
     if metric or protocol:
         raise UserError("--metric and --protocol are for a table: leave them out of a training")
@@ -158,7 +214,11 @@ def _draw_table(model: str, folder: Path, metric: str, protocol: str, out: Path)
     )
     table = next((one for one in section.tables if protocol in one.protocol), None)
     if table is None:
-        raise UserError(describe_unknown(f"protocol of {model}", protocol, [one.protocol for one in section.tables]))
+        raise UserError(
+            describe_unknown(
+                f"protocol of {model}", protocol, [one.protocol for one in section.tables]
+            )
+        )
     print_line(forest.draw_column(table, metric, out))
 
 
@@ -174,14 +234,17 @@ def _draw_pair(before: str, after: str, folder: Path, out: Path) -> None:
 
 def scaling(
     method: Annotated[str, typer.Option(help="The sparse method, as in its table.")] = "cast",
-    control: Annotated[str, typer.Option(help="The dense method that it is compared with.")] = "dense-ft",
+    control: Annotated[
+        str, typer.Option(help="The dense method that it is compared with.")
+    ] = "dense-ft",
     out: Figure = None,
     results: Results = None,
     json: Json = False,
 ) -> None:
     """Fit a power law to the cost of sparsity.
 
-    The cost is the loss above a control, over model size and training tokens. The largest run is not fitted, but predicted.
+    The cost is the loss above a control, over model size and training tokens. The largest run is
+    not fitted, but predicted.
     """
     from bench.compare import scaling_law as law
     from bench.reporting import figures
@@ -198,48 +261,61 @@ def report(
     format_: Annotated[
         str | None,
         typer.Option(
-            "--format", help="Print tables instead, as table, json, csv or md [default folder: results/local]."
+            "--format",
+            help="Print tables instead, as table, json, csv or md [default folder: results/local].",
         ),
     ] = None,
     equal_bytes: Annotated[
         bool,
         typer.Option(
             "--equal-bytes",
-            help="Print each sparse row of a folder [default: results/local] with the dense rows of about the same size.",
+            help="Print each sparse row of a folder [default: results/local] with the dense rows "
+            "of about the same size.",
         ),
     ] = False,
-    out: Annotated[Path | None, folder_option("--out", "Folder to write [default: reports].")] = None,
+    out: Annotated[
+        Path | None, folder_option("--out", "Folder to write [default: reports].")
+    ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit code 1 if the files in the folder are out of date.")
+        bool,
+        typer.Option(
+            "--check", help="Write nothing; exit code 1 if the files in the folder are out of date."
+        ),
     ] = False,
     signed_by: SignedBy = None,
-    title: Annotated[str | None, typer.Option(help="Title of the page [default: cast-bench leaderboard].")] = None,
+    title: Annotated[
+        str | None, typer.Option(help="Title of the page [default: cast-bench leaderboard].")
+    ] = None,
     papers: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR", help="Folder of CSV files with rows from papers, or none [default: results/published]."
+            metavar="DIR",
+            help="Folder of CSV files with rows from papers, or none [default: results/published].",
         ),
     ] = None,
     smaller: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Put the dense rows of this model in the tables of larger models, compared by bits per byte.",
+            help="Put the dense rows of this model in the tables of larger models, compared by "
+            "bits per byte.",
         ),
     ] = None,
 ) -> None:
     """Write the leaderboard, or print tables of records.
 
-    The leaderboard is an HTML page, Markdown, CSV, LaTeX and figures. It has the newest record of each identity, and
-    numbers from papers (results/published). With --results or --format, and without --out and --check, tables are printed
-    instead. --results also takes folders of lm-eval, lighteval, EvalScope and Every Eval Ever.
+    The leaderboard is an HTML page, Markdown, CSV, LaTeX and figures. It has the newest record of
+    each identity, and numbers from papers (results/published). With --results or --format, and
+    without --out and --check, tables are printed instead. --results also takes folders of lm-eval,
+    lighteval, EvalScope and Every Eval Ever.
     """
     from bench.compare import elsewhere
 
     files = bool(out or check or title or papers or smaller)
     if files and (format_ or equal_bytes):
         raise UserError(
-            "--format and --equal-bytes print tables, --out, --check, --title, --papers and --smaller are for files: use "
+            "--format and --equal-bytes print tables, --out, --check, --title, --papers and "
+            "--smaller are for files: use "
             "options of one kind"
         )
     if equal_bytes and signed_by:
@@ -269,35 +345,54 @@ def _write_leaderboard(
     if papers and rows and not rows.is_dir():
         raise UserError(f"--papers {papers!r} is no folder: name one with CSV files, or none")
     title = title or html.LEADERBOARD.title
-    files = leaderboard.build(results or leaderboard.results_folders(), rows, signed_by, title, smaller or "")
+    files = leaderboard.build(
+        results or leaderboard.results_folders(), rows, signed_by, title, smaller or ""
+    )
     if not check:
         for path in leaderboard.write(files, folder):
             print_line(path)
         if not results and leaderboard.leaves_local_out():
-            note(f"{RESULTS} is left out: bench report --results {RESULTS} --out DIR writes a page of it")
+            note(
+                f"{RESULTS} is left out: bench report --results {RESULTS} --out DIR writes a page "
+                "of it"
+            )
         return
     if stale := leaderboard.find_stale(files, folder):
-        fail(f"out of date: {', '.join(map(str, stale))}: the same command without --check writes them", 1)
+        fail(
+            f"out of date: {', '.join(map(str, stale))}: the same command without --check writes "
+            "them",
+            1,
+        )
 
 
-def _print_folders(results: list[Path], format_: str, equal_bytes: bool, signed_by: Path | None) -> None:
+def _print_folders(
+    results: list[Path], format_: str, equal_bytes: bool, signed_by: Path | None
+) -> None:
     from bench.results.rows import newest, outdated
     from bench.results.signatures import names, verify
     from bench.results.store import RESULTS, ReadOnlyStore
 
     require_format(format_, equal_bytes)
     if signed_by and format_ in ("json", "csv") and len(results) > 1:
-        raise UserError(f"--signed-by with --format {format_} takes one results folder: leave the others out")
+        raise UserError(
+            f"--signed-by with --format {format_} takes one results folder: leave the others out"
+        )
     found: list[tuple[list[Record], dict[str, str] | None]] = []
     for folder in results or [RESULTS]:
         store = ReadOnlyStore(folder)
         records = newest(store.verified())
         old = outdated(records)
-        for line in (*store.damaged, *(f"in {store.path(record.key)} {sentence}" for record, sentence in old)):
+        for line in (
+            *store.damaged,
+            *(f"in {store.path(record.key)} {sentence}" for record, sentence in old),
+        ):
             note(f"{line}: left out")
         records = [record for record in records if not any(record is one for one, _ in old)]
         if not records and not store.damaged:
-            raise UserError(f"results folder {str(folder)!r} has no records: name another, or run bench run first")
+            raise UserError(
+                f"results folder {str(folder)!r} has no records: name another, or run bench run "
+                "first"
+            )
         signers = verify(folder, signed_by) if signed_by else None
         for problem in signers.problems if signers else ():
             note(problem)

@@ -15,7 +15,15 @@ import typer
 
 from bench.catalog import metric_owners, named_files, registry
 from bench.catalog.choice import parse_method
-from bench.cli.console import fail, note, note_ignored, print_line, print_lines, print_records, print_rows
+from bench.cli.console import (
+    fail,
+    note,
+    note_ignored,
+    print_line,
+    print_lines,
+    print_records,
+    print_rows,
+)
 from bench.cli.flags import OF_RUNS, Json, NewFolder, file_option, spec_of, with_flags
 from bench.execution import nodes
 from bench.execution.descendants import adopting
@@ -32,7 +40,9 @@ if TYPE_CHECKING:
     from bench.planning.cards import Cards
     from bench.planning.spec import Spec
 
-Quantizer = Annotated[str | None, typer.Option("--quant", help="Quantizer, which runs last [default: none].")]
+Quantizer = Annotated[
+    str | None, typer.Option("--quant", help="Quantizer, which runs last [default: none].")
+]
 
 
 @with_flags()
@@ -57,19 +67,24 @@ def run(json: Json = False, **flags: Any) -> None:
     print_records(summary.records, "json" if json else "table")
     if not json:
         known = max(0, len(summary.records) - summary.tried.total())
-        again = f". To print this table again: bench report --results {shlex.quote(str(spec.results))}"
+        again = (
+            f". To print this table again: bench report --results {shlex.quote(str(spec.results))}"
+        )
         print_line(
-            f"{_describe_tried(summary.tried)}, {known} read from {spec.results}" + again * bool(summary.records)
+            f"{_describe_tried(summary.tried)}, {known} read from {spec.results}"
+            + again * bool(summary.records)
         )
     if summary.failed:
         fail(
-            f"{amount(summary.failed, 'measurement')} failed: bench show RECORD prints a traceback; the same command retries them",
+            f"{amount(summary.failed, 'measurement')} failed: bench show RECORD prints a "
+            "traceback; the same command retries them",
             1,
         )
 
 
 def _place(spec: Spec) -> AbstractContextManager[None] | None:
-    """Return the context of the first of several nodes, or None on a single node. Other nodes work, and exit here."""
+    """Return the context of the first of several nodes, or None on a single node. Other nodes work,
+    and exit here."""
     count, processes = spec.training.nodes, spec.training.processes
     if count == 1:
         return None
@@ -82,26 +97,35 @@ def _place(spec: Spec) -> AbstractContextManager[None] | None:
         return nodes.lead(place, os.environ)
     from bench.execution.ranks import take_part
 
-    note(f"node {place.node + 1} of {count} lends {processes // count} processes to {place.host}:{place.port}")
+    note(
+        f"node {place.node + 1} of {count} lends {processes // count} processes to "
+        f"{place.host}:{place.port}"
+    )
     take_part(place, count, processes)
     raise typer.Exit
 
 
 def _describe_tried(tried: Counter[str]) -> str:
-    """Return the number of measurements that a run tried, and the outcomes if some have no number."""
+    """Return the number of measurements that a run tried, and the outcomes if some have no
+    number."""
     total, measured = tried.total(), tried["ok"]
     if total == measured:
         return f"{amount(total, 'measurement')} run"
-    others = [f"{tried[status]} {status}" for status in ("diverged", "skipped", "failed") if tried[status]]
+    others = [
+        f"{tried[status]} {status}" for status in ("diverged", "skipped", "failed") if tried[status]
+    ]
     return f"{amount(total, 'measurement')} tried ({', '.join([f'{measured} measured', *others])})"
 
 
 @with_flags()
 def plan(
     slurm: Annotated[
-        Path | None, file_option("--slurm", "Also write a script for sbatch, with a task for each shard.")
+        Path | None,
+        file_option("--slurm", "Also write a script for sbatch, with a task for each shard."),
     ] = None,
-    shards: Annotated[int | None, typer.Option(help="For --slurm: number of tasks.", min=1, max=10_000)] = None,
+    shards: Annotated[
+        int | None, typer.Option(help="For --slurm: number of tasks.", min=1, max=10_000)
+    ] = None,
     json: Json = False,
     **flags: Any,
 ) -> None:
@@ -125,7 +149,8 @@ def plan(
     if planned.to_pull and not planned.measurements:
         name = planned.to_pull[0]
         raise UserError(
-            f"the plan of {name} needs its files, which are not downloaded yet: bench pull {name} first, or name a folder "
+            f"the plan of {name} needs its files, which are not downloaded yet: bench pull {name} "
+            "first, or name a folder "
             "with its config.json"
         )
     for device in planned.devices if spec.executor == "local" and not cards else ():
@@ -158,11 +183,13 @@ def plan(
 
 
 def _describe_cards(cards: Cards, rows: list[dict[str, Any]], artifacts: list[Artifact]) -> str:
-    """Return how the times for named cards were computed, and the time of all artifacts together if they fit."""
+    """Return how the times for named cards were computed, and the time of all artifacts together if
+    they fit."""
     from bench.planning.cards import RATE
 
     how = (
-        f"times are arithmetic, not measured: {RATE:.0%} of the {cards.card.peak('bf16'):g} TFLOP/s in the datasheet of "
+        f"times are arithmetic, not measured: {RATE:.0%} of the {cards.card.peak('bf16'):g} "
+        "TFLOP/s in the datasheet of "
         f"{cards.card.name} ({cards.card.source})"
     )
     for row in rows:
@@ -170,10 +197,16 @@ def _describe_cards(cards: Cards, rows: list[dict[str, Any]], artifacts: list[Ar
         if not least or int(least[0]) > cards.count:
             name = f"{row['method']} on {row['model']}"
             return f"{how}; no total, because {name} does not fit on {amount(cards.count, 'card')}"
-    # An artifact keeps the cards of all its processes until it ends. Artifacts run side by side on the others.
-    kept = sum(row["about_s"] * artifact.most_ranks for row, artifact in zip(rows, artifacts, strict=True))
+    # An artifact keeps the cards of all its processes until it ends. Artifacts run side by side on
+    # the others.
+    kept = sum(
+        row["about_s"] * artifact.most_ranks for row, artifact in zip(rows, artifacts, strict=True)
+    )
     shared = max(max(row["about_s"] for row in rows), kept / cards.count)
-    return f"{how}; {amount(cards.count, 'card')} need{'s' if cards.count == 1 else ''} about {duration(shared)} for all rows"
+    return (
+        f"{how}; {amount(cards.count, 'card')} need{'s' if cards.count == 1 else ''} about "
+        f"{duration(shared)} for all rows"
+    )
 
 
 def _with_duration(row: dict[str, Any]) -> dict[str, Any]:
@@ -186,9 +219,13 @@ def _with_duration(row: dict[str, Any]) -> dict[str, Any]:
 def prune(
     methods: Annotated[str, typer.Option("--method", help="One method, as in bench run.")],
     out: NewFolder,
-    models: Annotated[str | None, typer.Option("--model", help="Alias, hub id or folder [default: tiny].")] = None,
+    models: Annotated[
+        str | None, typer.Option("--model", help="Alias, hub id or folder [default: tiny].")
+    ] = None,
     quantizers: Quantizer = None,
-    seeds: Annotated[int | None, typer.Option("--seed", help="Calibration seed [default: 0].")] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seed", help="Calibration seed [default: 0].")
+    ] = None,
     **flags: Any,
 ) -> None:
     """Prune one model with one method, and write it to a folder.
@@ -200,10 +237,14 @@ def prune(
 
 
 def _write_one(flags: dict[str, Any], out: Path, made: str = "") -> None:
-    """Write the model of a spec. Raise UserError for several seeds. made: what, for an error; "": the method and the model."""
+    """Write the model of a spec. Raise UserError for several seeds. made: what, for an error; "":
+    the method and the model."""
     spec = spec_of(flags, models="tiny", seeds=0, quantizers="none")
     if len(spec.seeds) != 1:
-        raise UserError(f"one model is written, and the config has {len(spec.seeds)} seeds: name one with --seed")
+        raise UserError(
+            f"one model is written, and the config has {len(spec.seeds)} seeds: name one with "
+            "--seed"
+        )
     from bench.execution.prune import NotMade, write_pruned
 
     try:
@@ -212,25 +253,44 @@ def _write_one(flags: dict[str, Any], out: Path, made: str = "") -> None:
     except NotMade as failure:
         if failure.traceback:
             print_lines(failure.traceback, err=True)
-        fail(f"{made or f'{spec.methods[0]} on {spec.models[0]}'} failed: {failure}. Nothing was written.", 1)
+        fail(
+            f"{made or f'{spec.methods[0]} on {spec.models[0]}'} failed: {failure}. Nothing was "
+            "written.",
+            1,
+        )
 
 
 @with_flags(*OF_RUNS, "methods", "models", "training.data")
 def finetune(
     artifact: Annotated[
-        str, typer.Option(help="A record (the first digits of its key), or a folder written by bench prune.")
+        str,
+        typer.Option(
+            help="A record (the first digits of its key), or a folder written by bench prune."
+        ),
     ],
     data: Annotated[
-        str, typer.Option(help="Training text: a corpus, a .txt, .jsonl or .parquet file, or a folder of such files.")
+        str,
+        typer.Option(
+            help="Training text: a corpus, a .txt, .jsonl or .parquet file, or a folder of such "
+            "files."
+        ),
     ],
     out: NewFolder,
     rank: Annotated[
         int,
-        typer.Option(help="Train low-rank updates of this rank, merged under the mask; 0 trains all weights.", min=0),
+        typer.Option(
+            help="Train low-rank updates of this rank, merged under the mask; 0 trains all "
+            "weights.",
+            min=0,
+        ),
     ] = 0,
-    patterns: Annotated[str | None, typer.Option("--pattern", help="Pattern to keep [default: the model's].")] = None,
+    patterns: Annotated[
+        str | None, typer.Option("--pattern", help="Pattern to keep [default: the model's].")
+    ] = None,
     quantizers: Quantizer = None,
-    seeds: Annotated[int | None, typer.Option("--seed", help="Seed for the order of the text [default: 0].")] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seed", help="Seed for the order of the text [default: 0].")
+    ] = None,
     **flags: Any,
 ) -> None:
     """Train a pruned model further, without changing its zeros.
@@ -250,6 +310,8 @@ def finetune(
     fixed |= {"patterns": patterns, "quantizers": quantizers}
     fixed |= {"set_": training + (flags.pop("set_", None) or [])}
     if not patterns:
-        spec_of(flags | fixed, seeds=0, quantizers="none")  # refuses invalid settings before weights are read
+        spec_of(
+            flags | fixed, seeds=0, quantizers="none"
+        )  # refuses invalid settings before weights are read
         fixed["patterns"] = str(detect_pattern(Folder(folder)))
     _write_one(flags | fixed, out, f"fine-tuning {artifact}")

@@ -16,7 +16,10 @@ from bench.system.toml import read_toml
 
 
 def search(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="TOML file: a run's settings, and a table [search].")],
+    spec: Annotated[
+        Path,
+        typer.Argument(metavar="SPEC", help="TOML file: a run's settings, and a table [search]."),
+    ],
     results: Results = None,
     data_dir: DataDir = None,
     out: Figure = None,
@@ -24,8 +27,8 @@ def search(
 ) -> None:
     """Search the fields of methods.
 
-    Each method has the same number of trials, on the validation split. Every trial is a record. The same command continues
-    a search that was stopped.
+    Each method has the same number of trials, on the validation split. Every trial is a record. The
+    same command continues a search that was stopped.
     """
     from bench import search as searching
     from bench.execution.descendants import adopting
@@ -49,14 +52,18 @@ def search(
         fail(f"{failed}: bench show RECORD prints a traceback; the same command tries it again", 1)
     print_rows([_row(one) for one in done], json)
     if out:
-        print_line(draw_search({one.method: [t.value for t in one.trials] for one in done}, out), err=json)
+        print_line(
+            draw_search({one.method: [t.value for t in one.trials] for one in done}, out), err=json
+        )
 
 
 def _describe(done: Any) -> str:
     last, best = done.trials[-1], done.best
     value = f"{last.value:.4g}" if math.isfinite(last.value) else "diverged"
     lowest = f"; lowest {best.value:.4g}" if best else ""
-    return f"{len(done.trials)} of {done.budget} trials of {done.method}: {last.label} {value}{lowest}"
+    return (
+        f"{len(done.trials)} of {done.budget} trials of {done.method}: {last.label} {value}{lowest}"
+    )
 
 
 def _row(done: Any) -> dict[str, Any]:

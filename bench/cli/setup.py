@@ -12,9 +12,13 @@ from bench.cli.flags import DataDir, Json, Results
 from bench.system.terminal import make_console, shorten
 from bench.system.text import one_line
 
-cache_app = typer.Typer(help="Show or clean the cache.", no_args_is_help=True, rich_markup_mode=None)
+cache_app = typer.Typer(
+    help="Show or clean the cache.", no_args_is_help=True, rich_markup_mode=None
+)
 
-env_app = typer.Typer(help="Manage environments of other libraries.", no_args_is_help=True, rich_markup_mode=None)
+env_app = typer.Typer(
+    help="Manage environments of other libraries.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 def doctor(data_dir: DataDir = None, results: Results = None, json: Json = False) -> None:
@@ -42,9 +46,12 @@ def cache_info(json: Json = False) -> None:
 @cache_app.command("gc")
 def cache_gc(
     all_: Annotated[
-        bool, typer.Option("--all", help="Also delete downloads, environments and unfinished trainings.")
+        bool,
+        typer.Option("--all", help="Also delete downloads, environments and unfinished trainings."),
     ] = False,
-    days: Annotated[int, typer.Option(help="Keep what is newer than this many days.", min=0, max=36500)] = 0,
+    days: Annotated[
+        int, typer.Option(help="Keep what is newer than this many days.", min=0, max=36500)
+    ] = 0,
 ) -> None:
     """Delete pruned models, logs and temporary files that no run uses.
 
@@ -53,11 +60,15 @@ def cache_gc(
     from bench.system import cache
 
     freed, in_use = cache.gc(everything=all_, days=days)
-    print_line(f"{freed / 1e6:,.1f} MB freed" + (f"; still in use and kept: {in_use}" if in_use else ""))
+    print_line(
+        f"{freed / 1e6:,.1f} MB freed" + (f"; still in use and kept: {in_use}" if in_use else "")
+    )
 
 
 @env_app.command("create")
-def env_create(name: Annotated[str, typer.Argument(help="Name of an environment; bench env ls lists them.")]) -> None:
+def env_create(
+    name: Annotated[str, typer.Argument(help="Name of an environment; bench env ls lists them.")],
+) -> None:
     """Create an environment with pip.
 
     It takes some minutes and gigabytes. An environment that exists is not changed.

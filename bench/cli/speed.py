@@ -35,41 +35,51 @@ def speed(
     device_spec: Annotated[
         str | None,
         typer.Option(
-            help="Compute limits from a datasheet instead: h100, h200, b200, a100, l40s, l4, rtx4090, mi300x."
+            help="Compute limits from a datasheet instead: h100, h200, b200, a100, l40s, l4, "
+            "rtx4090, mi300x."
         ),
     ] = None,
     model: Annotated[
         str, typer.Option(help="Alias, hub id or folder; random weights if not downloaded.")
     ] = "llama2-7b",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto measures on CUDA only.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or cuda:N; auto measures on CUDA only.")
+    ] = "auto",
     kinds: Annotated[
-        str | None, typer.Option(help="bf16, fp16, int8, fp8, comma-separated [default: all of the device].")
+        str | None,
+        typer.Option(help="bf16, fp16, int8, fp8, comma-separated [default: all of the device]."),
     ] = None,
     tokens: Annotated[
-        str | None, typer.Option(help="Numbers of tokens, comma-separated [default: depends on the device].")
+        str | None,
+        typer.Option(help="Numbers of tokens, comma-separated [default: depends on the device]."),
     ] = None,
     engine: Annotated[
         str | None,
         typer.Option(
-            help="Time the whole model in turn in native, torch, onnxruntime, llamacpp, tensorrt, comma-separated "
+            help="Time the whole model in turn in native, torch, onnxruntime, llamacpp, tensorrt, "
+            "comma-separated "
             "[default: time linears one by one]."
         ),
     ] = None,
     sparse: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER", help="With --engine: a 2:4 version of the model [default: its largest weights]."
+            metavar="FOLDER",
+            help="With --engine: a 2:4 version of the model [default: its largest weights].",
         ),
     ] = None,
     others: Annotated[
         str | None,
         typer.Option(
             metavar="NAME=FOLDER",
-            help="With --engine: dense models that are timed in the same turn, comma-separated, for example "
+            help="With --engine: dense models that are timed in the same turn, comma-separated, "
+            "for example "
             "'depth 25%=pruned/'.",
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads [default: all cores].", min=1, max=4096)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads [default: all cores].", min=1, max=4096)
+    ] = None,
     figure: Annotated[Path | None, figure_option("--figure")] = None,
     results: Results = None,
     data_dir: DataDir = None,
@@ -77,11 +87,11 @@ def speed(
 ) -> None:
     """Time 2:4 against dense.
 
-    Times each layer shape of a model, and writes a record. Without a CUDA device, computes the largest possible speedup on a
-    card instead, from the shapes and the card's datasheet.
+    Times each layer shape of a model, and writes a record. Without a CUDA device, computes the
+    largest possible speedup on a card instead, from the shapes and the card's datasheet.
 
-    With --engine, times a decoding step and a prompt in each engine, in turn, and writes a record for each engine and kind
-    of weight. This also works on a CPU.
+    With --engine, times a decoding step and a prompt in each engine, in turn, and writes a record
+    for each engine and kind of weight. This also works on a CPU.
     """
     from bench.measures.speed import roofline
     from bench.system.devices import cores, resolve_device
@@ -92,7 +102,8 @@ def speed(
     if engine is not None:
         if device_spec or kinds is not None:
             raise UserError(
-                f"{'--device-spec' if device_spec else '--kinds'} is for linears, and --engine times whole models: leave one out"
+                f"{'--device-spec' if device_spec else '--kinds'} is for linears, and --engine "
+                "times whole models: leave one out"
             )
         from bench.execution import time_models
         from bench.execution.engines.names import ENGINES
@@ -101,39 +112,67 @@ def speed(
         engines = _names("engine", engine, ENGINES)
         counts = counts or (default,)
         whole = time_models.ModelTimingRequest(
-            model, resolved, threads or cores(), engines, counts, data_dir, sparse, others=_named_folders(others, model)
+            model,
+            resolved,
+            threads or cores(),
+            engines,
+            counts,
+            data_dir,
+            sparse,
+            others=_named_folders(others, model),
         )
         _time_models(whole, results, figure, json)
         return
     for flag, given in {"--sparse": sparse, "--others": others}.items():
         if given is not None:
-            raise UserError(f"{flag} is for whole models: give --engine too, for example --engine native,llamacpp")
+            raise UserError(
+                f"{flag} is for whole models: give --engine too, for example --engine "
+                "native,llamacpp"
+            )
     if device_spec or (resolved == "cpu" and device == "auto"):
-        asked = {"--kinds": kinds, "--tokens": tokens, "--threads": threads, "--figure": figure, "--results": results}
+        asked = {
+            "--kinds": kinds,
+            "--tokens": tokens,
+            "--threads": threads,
+            "--figure": figure,
+            "--results": results,
+        }
         for flag, value in asked.items():
             if value is not None:
                 raise UserError(
-                    f"{flag} is for a measurement, and this one computes limits from a datasheet: leave it out, "
+                    f"{flag} is for a measurement, and this one computes limits from a datasheet: "
+                    "leave it out, "
                     "or measure on this machine with --device cpu"
                 )
         if not device_spec:
-            note("no CUDA device: showing computed limits for h100; to measure here, use --device cpu")
+            note(
+                "no CUDA device: showing computed limits for h100; to measure here, use --device "
+                "cpu"
+            )
         print_rows(roofline.rows(model, device_spec or "h100", data_dir), json)
         return
     from bench.execution import time_linears
 
     counts = counts or ((1,) if resolved == "cpu" else roofline.TOKENS)
-    linears = time_linears.LinearTimingRequest(model, resolved, threads or cores(), wanted, counts, data_dir)
+    linears = time_linears.LinearTimingRequest(
+        model, resolved, threads or cores(), wanted, counts, data_dir
+    )
     _time_linears(linears, results, figure, json)
 
 
-def _time_models(request: ModelTimingRequest, results: Path | None, figure: Path | None, json: bool) -> None:
+def _time_models(
+    request: ModelTimingRequest, results: Path | None, figure: Path | None, json: bool
+) -> None:
     from bench.execution import time_models
     from bench.reporting import engines
     from bench.results.store import RESULTS, ReadOnlyStore
 
     place = results or RESULTS
-    records = list(time_models.measure(request, place, lambda line: print_line(line, err=True), FinishTime().advance))
+    records = list(
+        time_models.measure(
+            request, place, lambda line: print_line(line, err=True), FinishTime().advance
+        )
+    )
     found = engines.entries(records, ReadOnlyStore(place).items)
     print_rows(engines.rows(found), json)
     _warn_of_noise(records)
@@ -143,7 +182,9 @@ def _time_models(request: ModelTimingRequest, results: Path | None, figure: Path
         print_line(engines.draw(found, figure), err=True)
 
 
-def _time_linears(request: LinearTimingRequest, results: Path | None, figure: Path | None, json: bool) -> None:
+def _time_linears(
+    request: LinearTimingRequest, results: Path | None, figure: Path | None, json: bool
+) -> None:
     from bench.execution import time_linears
     from bench.reporting import figures
     from bench.results.store import RESULTS
@@ -152,7 +193,10 @@ def _time_linears(request: LinearTimingRequest, results: Path | None, figure: Pa
     print_rows(time_linears.rows(records), json)
     _warn_of_noise(records)
     if request.device == "cpu":
-        note(f"these are single linears; to time the whole model against llama.cpp: {_beside(request.model)}")
+        note(
+            "these are single linears; to time the whole model against llama.cpp: "
+            f"{_beside(request.model)}"
+        )
     if figure:
         print_line(figures.draw_speeds(records, figure), err=True)
     if failed := [record for record in records if record.status == "failed"]:
@@ -179,30 +223,47 @@ class FinishTime:
 
 
 def _warn_of_noise(records: Sequence[Record]) -> None:
-    """Warn if the machine was busy, or a timing and its own repetition differ, so that no ratio of them can be trusted."""
+    """Warn if the machine was busy, or a timing and its own repetition differ, so that no ratio of
+    them can be trusted."""
     from bench.measures.speed.comparison import MAX_NOISE
 
     noise = [n for record in records for n in (record.notes.get("noise") or {}).values()]
-    noise += [shape.get("noise", 0) for record in records for shape in record.notes.get("shapes", ())]
+    noise += [
+        shape.get("noise", 0) for record in records for shape in record.notes.get("shapes", ())
+    ]
     busy = max(
-        (record.notes.get("load", 0) - record.notes["threads"] for record in records if "load" in record.notes),
+        (
+            record.notes.get("load", 0) - record.notes["threads"]
+            for record in records
+            if "load" in record.notes
+        ),
         default=0,
     )
     if busy > MAX_LOAD:
-        note(f"this machine was busy: about {busy:.0f} more processes ran: stop them, and time it again")
+        note(
+            f"this machine was busy: about {busy:.0f} more processes ran: stop them, and time it "
+            "again"
+        )
     if (worst := max(noise, default=0)) > MAX_NOISE:
-        note(f"not steady: a timing and its repetition differ by {worst:.0%}: stop other programs, and time it again")
+        note(
+            f"not steady: a timing and its repetition differ by {worst:.0%}: stop other programs, "
+            "and time it again"
+        )
 
 
 def _beside(model: str, engines: str = "native") -> str:
     """Return the command that times a model on this CPU beside llama.cpp."""
     installed = importlib.util.find_spec("llama_cpp") is not None
-    command = f"bench speed --model {shlex.quote(model)} --device cpu --engine {shlex.quote(engines + ',llamacpp')}"
+    command = (
+        f"bench speed --model {shlex.quote(model)} --device cpu --engine "
+        f"{shlex.quote(engines + ',llamacpp')}"
+    )
     return command if installed else f"{pip_install('llamacpp')}, then {command}"
 
 
 def _names(what: str, text: str, known: Collection[str]) -> tuple[str, ...]:
-    """Return the names in a text, by commas, or raise UserError. what: word for one of them in an error."""
+    """Return the names in a text, by commas, or raise UserError. what: word for one of them in an
+    error."""
     names = tuple(dict.fromkeys(split_list(f"{what}s", text)))
     for name in names:
         if name not in known:
@@ -211,7 +272,8 @@ def _names(what: str, text: str, known: Collection[str]) -> tuple[str, ...]:
 
 
 def _named_folders(text: str | None, model: str) -> dict[str, str]:
-    """Return folders by name from NAME=FOLDER,NAME=FOLDER. Refuse a part of another form, and a repeated name."""
+    """Return folders by name from NAME=FOLDER,NAME=FOLDER. Refuse a part of another form, and a
+    repeated name."""
     from bench.execution.versions import DENSE, SPARSE
     from bench.measures.speed.comparison import REPEAT_SUFFIX
 
@@ -219,11 +281,17 @@ def _named_folders(text: str | None, model: str) -> dict[str, str]:
     for part in split_list("others", text) if text is not None else ():
         name, _, folder = (side.strip() for side in part.partition("="))
         if not name or not folder:
-            raise UserError(f"--others {shorten(part)!r} is not NAME=FOLDER: for example 'depth 25%=pruned/'")
+            raise UserError(
+                f"--others {shorten(part)!r} is not NAME=FOLDER: for example 'depth 25%=pruned/'"
+            )
         if name in (*out, model):
-            raise UserError(f"--others has two models with the name {shorten(name)!r}: give each its own")
+            raise UserError(
+                f"--others has two models with the name {shorten(name)!r}: give each its own"
+            )
         if name in (DENSE, SPARSE) or name.endswith(REPEAT_SUFFIX):
-            raise UserError(f"--others {shorten(name)!r} names timings of the model itself: choose another name")
+            raise UserError(
+                f"--others {shorten(name)!r} names timings of the model itself: choose another name"
+            )
         out[name] = folder
     return out
 
@@ -232,6 +300,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     parts = split_list("tokens", text)
     if not all(re.fullmatch("[0-9]{1,7}", p) and 0 < int(p) <= MAX_TOKENS for p in parts):
         raise UserError(
-            f"invalid tokens {shorten(text)!r}: give whole numbers up to {MAX_TOKENS}, for example 1,16,512"
+            f"invalid tokens {shorten(text)!r}: give whole numbers up to {MAX_TOKENS}, for "
+            "example 1,16,512"
         )
     return tuple(int(p) for p in parts)

@@ -21,26 +21,40 @@ if TYPE_CHECKING:
 
 def _require_published(folder: Path) -> None:
     if not folder.is_dir():
-        raise UserError(f"--published {str(folder)!r} is no folder: name the one with all published results folders")
+        raise UserError(
+            f"--published {str(folder)!r} is no folder: name the one with all published results "
+            "folders"
+        )
 
 
 def submit(
     results: Annotated[
         Path | None,
         typer.Argument(
-            help="Results folder; with --check a submission: its folder or archive [default: results/local]."
+            help="Results folder; with --check a submission: its folder or archive [default: "
+            "results/local]."
         ),
     ] = None,
-    credit: Annotated[str | None, typer.Option(help="Who contributes it: your name, or that of your group.")] = None,
-    about: Annotated[str | None, typer.Option(help="One sentence on what was measured, and why.")] = None,
+    credit: Annotated[
+        str | None, typer.Option(help="Who contributes it: your name, or that of your group.")
+    ] = None,
+    about: Annotated[
+        str | None, typer.Option(help="One sentence on what was measured, and why.")
+    ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the new folder [default: MODEL-MACHINE-WHO, from the records].")
+        str | None,
+        typer.Option(help="Name of the new folder [default: MODEL-MACHINE-WHO, from the records]."),
     ] = None,
     licence: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=LICENCE", help="Licence of a model or data set that is not known; can be repeated."),
+        typer.Option(
+            metavar="NAME=LICENCE",
+            help="Licence of a model or data set that is not known; can be repeated.",
+        ),
     ] = None,
-    key: Annotated[Path | None, typer.Option(metavar="FILE", help="Also sign the records with this ssh key.")] = None,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also sign the records with this ssh key.")
+    ] = None,
     published: Annotated[
         Path | None,
         typer.Option(
@@ -50,19 +64,28 @@ def submit(
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Review a submission instead of making one. Writes only the file of --md.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Review a submission instead of making one. Writes only the file of --md.",
+        ),
     ] = False,
     md: Annotated[
-        Path | None, file_option("--md", "With --check: write the text of the review here.", stdout=True)
+        Path | None,
+        file_option("--md", "With --check: write the text of the review here.", stdout=True),
     ] = None,
     out: Annotated[
-        Path | None, folder_option("--out", "Folder to write the archive and the text to [default: submissions].")
+        Path | None,
+        folder_option(
+            "--out", "Folder to write the archive and the text to [default: submissions]."
+        ),
     ] = None,
 ) -> None:
     """Check results, and pack them for a pull request.
 
-    Every number is computed again, and compared with what is published. NAME.zip has the records; NAME.md is the text of the
-    pull request. --check reviews a submission by the same rules. The exit code is 1 if it is refused.
+    Every number is computed again, and compared with what is published. NAME.zip has the records;
+    NAME.md is the text of the pull request. --check reviews a submission by the same rules. The
+    exit code is 1 if it is refused.
     """
     from bench.results.store import RESULTS
     from bench.submission.review import read_published, review
@@ -71,10 +94,21 @@ def submit(
     if check:
         if not root.is_dir():
             raise UserError(
-                f"no folder {str(root)!r} to compare with: run it in a checkout, or name one with --published"
+                f"no folder {str(root)!r} to compare with: run it in a checkout, or name one with "
+                "--published"
             )
-        if given := [o for o, v in (("--credit", credit), ("--about", about), ("--name", name), ("--licence", licence),
-                                    ("--key", key), ("--out", out)) if v]:  # fmt: skip
+        if given := [
+            o
+            for o, v in (
+                ("--credit", credit),
+                ("--about", about),
+                ("--name", name),
+                ("--licence", licence),
+                ("--key", key),
+                ("--out", out),
+            )
+            if v
+        ]:
             raise UserError(f"{given[0]} is for a new submission: leave it out with --check")
         from bench.submission.folder import opened
 
@@ -113,7 +147,8 @@ def _make(source: Path, root: Path, who: Contributor, name: str | None, out: Pat
     print_line(f"{archive}: {amount(len(found.records), 'record')}")
     print_line(f"{text}: the text of the pull request")
     print_line(
-        f"next: unzip {shlex.quote(str(archive))} -d results in your fork, commit results/{name}, open a pull request"
+        f"next: unzip {shlex.quote(str(archive))} -d results in your fork, commit results/{name}, "
+        "open a pull request"
     )
 
 
@@ -122,7 +157,9 @@ def _licences(given: list[str] | tuple[str, ...]) -> dict[str, str]:
     for one in given:
         name, _, licence = one.partition("=")
         if not name.strip() or not licence.strip():
-            raise UserError(f"invalid --licence {one!r}: give NAME=LICENCE, for example my-org/model=MIT")
+            raise UserError(
+                f"invalid --licence {one!r}: give NAME=LICENCE, for example my-org/model=MIT"
+            )
         out[name.strip()] = licence.strip()
     return out
 
@@ -137,6 +174,10 @@ def _print(found: Review, name: str, md: Path | None) -> None:
     if found.refusals:
         for sentence in found.refusals:
             print_line(f"refused: {sentence}")
-        fail(f"{name} is refused for {amount(len(found.refusals), 'reason')} above: correct it, and submit it again", 1)
+        fail(
+            f"{name} is refused for {amount(len(found.refusals), 'reason')} above: correct it, "
+            "and submit it again",
+            1,
+        )
     print_lines(text)
     note(f"{name} is accepted: {amount(len(found.records), 'record')}")

@@ -17,7 +17,8 @@ from bench.system.text import printable
 GAP, INDENT = 2, 4
 """Spaces between two columns, and before every line of a row but the first."""
 COMFORTABLE = (36, 28)
-"""Widths up to which no column is wrapped, in terminal columns. The one that gives fewer lines is used."""
+"""Widths up to which no column is wrapped, in terminal columns. The one that gives fewer lines is
+used."""
 SHORT_HEADER = 8
 """Width up to which a header is not wrapped, in terminal columns."""
 MAX_CELL = 2000
@@ -51,8 +52,13 @@ def print_table(
         width: columns of a file or a pipe. None: as many as the table needs.
     """
     width = width_of(sys.stdout) or width
-    styled = [[cell if isinstance(cell, StyledCell) else StyledCell(cell) for cell in row] for row in rows]
-    shown = [[StyledCell(shorten(printable(cell.text), MAX_CELL), cell.color) for cell in row] for row in styled]
+    styled = [
+        [cell if isinstance(cell, StyledCell) else StyledCell(cell) for cell in row] for row in rows
+    ]
+    shown = [
+        [StyledCell(shorten(printable(cell.text), MAX_CELL), cell.color) for cell in row]
+        for row in styled
+    ]
     kept = [i for i in range(len(headers)) if not rows or any(row[i].text for row in shown)]
     head = [StyledCell(printable(headers[i]), "bold") for i in kept]
     body = [[row[i] for i in kept] for row in shown]
@@ -60,20 +66,30 @@ def print_table(
     titled = [max(width, cell_len(cell.text)) for width, cell in zip(needed, head, strict=True)]
     words = [max(map(cell_len, cell.text.split()), default=0) for cell in head]
     tight = [max(width, word) for width, word in zip(needed, words, strict=True)]
-    worded = [max(width, cell_len(cell.text[:SHORT_HEADER])) for width, cell in zip(tight, head, strict=True)]
+    worded = [
+        max(width, cell_len(cell.text[:SHORT_HEADER]))
+        for width, cell in zip(tight, head, strict=True)
+    ]
     lines = arrange(titled, worded, tight, width)
     to_right = [right[i] for i in kept]
-    total = max(sum(width + GAP for _, width in line) - GAP + INDENT * (n > 0) for n, line in enumerate(lines))
+    total = max(
+        sum(width + GAP for _, width in line) - GAP + INDENT * (n > 0)
+        for n, line in enumerate(lines)
+    )
     out = [Text(part, "bold") for part in textwrap.wrap(printable(title), width or len(title) + 1)]
     out += [*_draw(head, lines, to_right, at_bottom=True), Text("─" * total, "dim")]
     for row in body:
         out += _draw(row, lines, to_right)
     for note in notes:
-        out += [Text(part, "dim") for part in textwrap.wrap(printable(note), width or len(note) + 1)]
+        out += [
+            Text(part, "dim") for part in textwrap.wrap(printable(note), width or len(note) + 1)
+        ]
     make_console(sys.stdout).print(Text("\n").join(out))
 
 
-def arrange(titled: Sequence[int], worded: Sequence[int], tight: Sequence[int], width: int | None) -> list[Line]:
+def arrange(
+    titled: Sequence[int], worded: Sequence[int], tight: Sequence[int], width: int | None
+) -> list[Line]:
     """Return the columns of each line of a row.
 
     Args:
@@ -114,7 +130,8 @@ def _spare(lines: Sequence[Line], width: int) -> int:
 def _draw(
     row: Sequence[StyledCell], lines: Sequence[Line], right: Sequence[bool], at_bottom: bool = False
 ) -> list[Text]:
-    """Return the lines of one row. Lines without text are left out. at_bottom: align wrapped cells at the bottom."""
+    """Return the lines of one row. Lines without text are left out. at_bottom: align wrapped cells
+    at the bottom."""
     out = []
     for n, line in enumerate(lines):
         cells = [_wrap(row[i], width, right[i]) for i, width in line]
@@ -124,7 +141,9 @@ def _draw(
         for texts in list(zip_longest(*cells, fillvalue=Text()))[:height]:
             drawn = Text(" " * INDENT * (n > 0))
             for position, (text, (_, width)) in enumerate(zip(texts, line, strict=True)):
-                drawn.append(" " * GAP * (position > 0)).append(text).append(" " * (width - text.cell_len))
+                drawn.append(" " * GAP * (position > 0)).append(text).append(
+                    " " * (width - text.cell_len)
+                )
             drawn.rstrip()
             out.append(drawn)
     return out

@@ -29,9 +29,12 @@ MAX_LINES = 200
 
 def top(
     results: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="Folder of records [default: results/local].")
+        Path | None,
+        typer.Argument(metavar="DIR", help="Folder of records [default: results/local]."),
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Print once and exit, also during a run.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Print once and exit, also during a run.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Watch the runs of a results folder, on any machine.
@@ -46,14 +49,21 @@ def top(
     for problem in problems:
         note(problem)
     if json:
-        rows = [status.model_dump() | {"state": _state(status, alive)} for status, alive in statuses]
+        rows = [
+            status.model_dump() | {"state": _state(status, alive)} for status, alive in statuses
+        ]
         print_json(json_module.dumps(rows, indent=1))
         return
     if not once and sys.stdout.isatty() and any(alive for _, alive in statuses):
         from rich.live import Live
         from rich.text import Text
 
-        with Live(console=make_console(sys.stdout), auto_refresh=False, transient=True, redirect_stdout=False) as live:
+        with Live(
+            console=make_console(sys.stdout),
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+        ) as live:
             while any(alive for _, alive in statuses):
                 lines = _lines(statuses, live.console.width, live.console.options.ascii_only)
                 live.update(Text("\n").join(lines), refresh=True)
@@ -86,18 +96,33 @@ def _lines(statuses: list[tuple[RunStatus, bool]], width: int, ascii_only: bool)
     for status, alive in [pair for pair in statuses if pair[1]] or statuses[-1:]:
         age = max(0.0, now - status.updated) if alive else 0.0
         until = clock_time(status.left - age) if alive and status.left is not None else ""
-        figures = [f"{count} {name}" for name, count in sorted(status.tried.items()) if name != "ok"]
+        figures = [
+            f"{count} {name}" for name, count in sorted(status.tried.items()) if name != "ok"
+        ]
         # Clocks may jump.
         took = max(0.0, (now if alive else status.ended or status.updated) - status.started)
-        head = Line(f"{status.host} {status.executor}", "", status.done, status.total, clock - took, until, figures)
+        head = Line(
+            f"{status.host} {status.executor}",
+            "",
+            status.done,
+            status.total,
+            clock - took,
+            until,
+            figures,
+        )
         out.append(head.compose(width, ascii_only))
         if not alive:
-            what = f"{_state(status, alive)} after {timedelta(seconds=int(took))}, cast-bench {status.code}"
+            what = (
+                f"{_state(status, alive)} after {timedelta(seconds=int(took))}, cast-bench "
+                f"{status.code}"
+            )
             out.append(Text(shorten(what, width)))
         for work in status.at_work if alive else ():
             name = f"{work.label}: {work.phase}" if work.phase else work.label
             left = clock_time(work.left - age) if work.left is not None and work.left > 2 else ""
             since = clock - max(0.0, now - work.since)
-            line = Line(name, work.state, work.done, work.total, since, left, describe_figures(work.figures))
+            line = Line(
+                name, work.state, work.done, work.total, since, left, describe_figures(work.figures)
+            )
             out.append(line.compose(width, ascii_only))
     return out[:MAX_LINES]

@@ -34,21 +34,27 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def path_of(name: str, folder: Path = FOLDER) -> Path:
-    """Return the file of a baseline with this name. Raise UserError if the name cannot be a file name."""
+    """Return the file of a baseline with this name. Raise UserError if the name cannot be a file
+    name."""
     if not NAME.fullmatch(name):
-        raise UserError(f"invalid baseline name {name!r}: use letters, digits, dots, dashes and underscores")
+        raise UserError(
+            f"invalid baseline name {name!r}: use letters, digits, dots, dashes and underscores"
+        )
     return folder / f"{name.removesuffix('.zip')}.zip"
 
 
 def write(results: ResultSet, path: Path) -> Path:
-    """Write records and their per-item scores, without tracebacks, costs, and notes that no check needs."""
+    """Write records and their per-item scores, without tracebacks, costs, and notes that no check
+    needs."""
     records = sorted(results.records, key=lambda r: (repr(r.identity.key()), r.key))
     tables, lines = [], []
     for record in records:
         # A timing of an engine is no record without its notes.
         notes = record.notes if record.is_engine_timing else {}
         small = record.model_copy(update={"traceback": "", "notes": notes, "cost": {}})
-        if record.items is not None and all(metrics.find(r.metric).counted for r in record.readings):
+        if record.items is not None and all(
+            metrics.find(r.metric).counted for r in record.readings
+        ):
             small = small.model_copy(update={"items": None})
         elif record.items is not None:
             tables.append((record.stem, results.items(record)))
@@ -59,7 +65,9 @@ def write(results: ResultSet, path: Path) -> Path:
     about = {"format": FORMAT, "schema": SCHEMA, "records": len(records), "commits": commits}
     about["digest"] = digests.of([text.decode(), items.hex()])
     header = json.dumps(about, indent=1, sort_keys=True).encode()
-    archives.write(path, ((MANIFEST, header), (RECORDS, text), (ITEMS, items)), stored=(MANIFEST, ITEMS))
+    archives.write(
+        path, ((MANIFEST, header), (RECORDS, text), (ITEMS, items)), stored=(MANIFEST, ITEMS)
+    )
     return path
 
 
@@ -70,22 +78,32 @@ def _parquet(tables: Sequence[tuple[str, Items]]) -> bytes:
     text = pa.dictionary(pa.int32(), pa.string())
     parts = []
     for key, items in tables:
-        columns = {"record": [key] * len(items.ids), "item_id": items.ids, "cluster_id": items.clusters}
+        columns = {
+            "record": [key] * len(items.ids),
+            "item_id": items.ids,
+            "cluster_id": items.clusters,
+        }
         arrays = {name: pa.array(values).cast(text) for name, values in columns.items()}
-        arrays |= {"weight": pa.array(items.weights)} | {n: pa.array(v) for n, v in items.columns.items()}
+        arrays |= {"weight": pa.array(items.weights)} | {
+            n: pa.array(v) for n, v in items.columns.items()
+        }
         parts.append(pa.table(arrays))
     if not parts:
         names = ("record", "item_id", "cluster_id", "weight", "value")
         parts = [pa.table({name: pa.array([], pa.float64()) for name in names})]
     sink = io.BytesIO()
     parquet.write_table(
-        pa.concat_tables(parts, promote_options="default").unify_dictionaries(), sink, version="2.6", compression="zstd"
+        pa.concat_tables(parts, promote_options="default").unify_dictionaries(),
+        sink,
+        version="2.6",
+        compression="zstd",
     )
     return sink.getvalue()
 
 
 def _read_files(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return the manifest (format, schema, number of records, commits, digest), and the files. Raise UserError as `read`."""
+    """Return the manifest (format, schema, number of records, commits, digest), and the files.
+    Raise UserError as `read`."""
     if not path.is_file():
         raise UserError(f"no baseline {str(path)!r}: write one with bench baseline set")
     try:
@@ -100,21 +118,31 @@ def _read_files(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         raise UserError(f"cannot read baseline {str(path)!r} ({reason}): {REMAKE}") from None
     if version != FORMAT:
         age, remedy = ("newer", "upgrade cast-bench") if version > FORMAT else ("older", REMAKE)
-        raise UserError(f"baseline {str(path)!r} has format {version}, {age} than this version's {FORMAT}: {remedy}")
+        raise UserError(
+            f"baseline {str(path)!r} has format {version}, {age} than this version's {FORMAT}: "
+            f"{remedy}"
+        )
     return about, files
 
 
 def read(path: Path) -> ResultSet:
-    """Read a baseline, and compute its numbers again from their items. Refuse a damaged one, and other formats."""
+    """Read a baseline, and compute its numbers again from their items. Refuse a damaged one, and
+    other formats."""
     about, files = _read_files(path)
     try:
         if about.get("digest") != digests.of([files[RECORDS].decode(), files[ITEMS].hex()]):
-            raise UserError(f"baseline {str(path)!r} is damaged (its digest does not match): {REMAKE}")
+            raise UserError(
+                f"baseline {str(path)!r} is damaged (its digest does not match): {REMAKE}"
+            )
         # A file, because a list of lines takes much more memory than the text.
-        records = tuple(parse(line, f"baseline {str(path)!r}") for line in io.BytesIO(files[RECORDS]))
+        records = tuple(
+            parse(line, f"baseline {str(path)!r}") for line in io.BytesIO(files[RECORDS])
+        )
     except ValueError as fault:
         reason = first_line(fault)
-        raise UserError(f"baseline {str(path)!r} contains an invalid record ({reason}): {REMAKE}") from None
+        raise UserError(
+            f"baseline {str(path)!r} contains an invalid record ({reason}): {REMAKE}"
+        ) from None
     if not records:
         raise UserError(f"baseline {str(path)!r} has no records: {REMAKE}")
     for record in records:
@@ -130,7 +158,8 @@ def read(path: Path) -> ResultSet:
 
 
 def _item_reader(content: bytes, total: int, name: str) -> Callable[[Record], Items]:
-    """Return a reader of items by record. It reads the table on first use. total: number of items of all records."""
+    """Return a reader of items by record. It reads the table on first use. total: number of items
+    of all records."""
 
     @cache
     def opened() -> tuple[Any, dict[str, tuple[int, int]]]:
@@ -141,7 +170,9 @@ def _item_reader(content: bytes, total: int, name: str) -> Callable[[Record], It
         for at, key in enumerate(table.column("record").to_pylist()):
             start, length = rows.get(key, (at, 0))
             if start + length != at:
-                raise UserError(f"{name}: {ITEMS} is out of order at record {str(key)[:12]!r}: {REMAKE}")
+                raise UserError(
+                    f"{name}: {ITEMS} is out of order at record {str(key)[:12]!r}: {REMAKE}"
+                )
             rows[key] = (start, length + 1)
         return table, rows
 
@@ -155,7 +186,8 @@ def _item_reader(content: bytes, total: int, name: str) -> Callable[[Record], It
 
 
 def list_rows(folder: Path) -> list[dict[str, Any]]:
-    """Return a row for each baseline in a folder. An unreadable one has the reason in place of commits."""
+    """Return a row for each baseline in a folder. An unreadable one has the reason in place of
+    commits."""
     out = []
     for path in sorted(folder.glob("*.zip")):
         try:
@@ -175,6 +207,8 @@ def reading_rows(results: ResultSet) -> list[dict[str, Any]]:
         labels = record.identity.labels()
         columns = ("model", "method", "pattern", "quantizer", "seed", "measure", "protocol")
         name: dict[str, Any] = {k: "" if labels[k] is None else str(labels[k]) for k in columns}
-        for metric, value in [(r.metric, r.value) for r in record.readings] or [(record.status, None)]:
+        for metric, value in [(r.metric, r.value) for r in record.readings] or [
+            (record.status, None)
+        ]:
             out.append(name | {"metric": metric, "value": value, "record": record.short_key})
     return out

@@ -10,10 +10,20 @@ from bench.system.text import annotation, printable
 
 
 def to_junit(comparison: Comparison) -> str:
-    """Return a test case for each row: failed if the row fails the gate, skipped if inconclusive or not comparable."""
+    """Return a test case for each row: failed if the row fails the gate, skipped if inconclusive or
+    not comparable."""
     failed = set(map(id, comparison.failed))
-    skipped = [r for r in comparison.rows if id(r) not in failed and r.verdict in ("INCONCLUSIVE", "NOT_COMPARABLE")]
-    counts = {"tests": len(comparison.rows), "failures": len(failed), "errors": 0, "skipped": len(skipped)}
+    skipped = [
+        r
+        for r in comparison.rows
+        if id(r) not in failed and r.verdict in ("INCONCLUSIVE", "NOT_COMPARABLE")
+    ]
+    counts = {
+        "tests": len(comparison.rows),
+        "failures": len(failed),
+        "errors": 0,
+        "skipped": len(skipped),
+    }
     attributes = {k: str(v) for k, v in counts.items()}
     root = ElementTree.Element("testsuites", {"name": "bench gate", **attributes})
     suite = ElementTree.SubElement(root, "testsuite", {"name": "bench gate", **attributes})
@@ -21,17 +31,24 @@ def to_junit(comparison: Comparison) -> str:
         names = {"classname": printable(row.name), "name": printable(row.metric), "time": "0"}
         case = ElementTree.SubElement(suite, "testcase", names)
         if id(row) in failed:
-            ElementTree.SubElement(case, "failure", {"type": row.verdict, "message": printable(describe(row))})
+            ElementTree.SubElement(
+                case, "failure", {"type": row.verdict, "message": printable(describe(row))}
+            )
         elif row.verdict in ("INCONCLUSIVE", "NOT_COMPARABLE"):
             ElementTree.SubElement(case, "skipped", {"message": printable(describe(row))})
         elif row.estimate is not None:
             ElementTree.SubElement(case, "system-out").text = printable(describe(row))
     ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        + ElementTree.tostring(root, encoding="unicode")
+        + "\n"
+    )
 
 
 def to_github(comparison: Comparison) -> str:
-    """Return workflow commands, one a line: errors for failures, warnings for inconclusive rows, and one notice."""
+    """Return workflow commands, one a line: errors for failures, warnings for inconclusive rows,
+    and one notice."""
     lines, failed = [], set(map(id, comparison.failed))
     for row in comparison.rows:
         if id(row) in failed or row.verdict == "INCONCLUSIVE":
@@ -45,7 +62,9 @@ def to_github(comparison: Comparison) -> str:
 def describe(row: Row) -> str:
     """Return a row as a sentence."""
     columns = cells(row)
-    moved = f"{columns['before']} to {columns['after']}, {columns['change']}" if row.estimate else ""
+    moved = (
+        f"{columns['before']} to {columns['after']}, {columns['change']}" if row.estimate else ""
+    )
     if not row.estimate and row.before is not None:
         moved = f"{columns['before']} to {columns['after']}"
     p = f"p {columns['p']}" if columns["p"] else ""

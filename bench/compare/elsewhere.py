@@ -1,4 +1,5 @@
-"""Results that other harnesses measured: read their folders, pair their questions by content, and import them."""
+"""Results that other harnesses measured: read their folders, pair their questions by content, and
+import them."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def is_elsewhere(path: Path) -> bool:
 
 
 def read(folder: Path) -> dict[str, Evaluation]:
-    """Return the evaluations in a folder by task. The newest run of a task counts. Refuse several models."""
+    """Return the evaluations in a folder by task. The newest run of a task counts. Refuse several
+    models."""
     found: dict[str, Evaluation] = {}
     models: set[str] = set()
     for harness in HARNESSES:
@@ -54,12 +56,17 @@ def read(folder: Path) -> dict[str, Evaluation]:
                 if evaluation.made >= known.made:
                     found[evaluation.task] = evaluation
     if len(models) > 1:
-        raise UserError(f"{folder} has results of several models ({', '.join(sorted(models))}): name a folder of one")
+        raise UserError(
+            f"{folder} has results of several models ({', '.join(sorted(models))}): name a folder "
+            "of one"
+        )
     if not found:
         if not folder.is_dir():
             raise UserError(f"{str(folder)!r} is no folder: check the path")
         ways = "; ".join(f"{harness.name}: {harness.how}" for harness in HARNESSES)
-        raise UserError(f"{folder} has no answers to single questions: measure again and keep them ({ways})")
+        raise UserError(
+            f"{folder} has no answers to single questions: measure again and keep them ({ways})"
+        )
     return found
 
 
@@ -71,11 +78,14 @@ def _read_file(harness: Harness, results: Path) -> Iterator[Evaluation]:
             yield one
     except FAULTS as fault:
         reason = first_line(fault)[:120]
-        raise UserError(f"{results} cannot be read as results of {harness.name} ({reason}): measure it again") from None
+        raise UserError(
+            f"{results} cannot be read as results of {harness.name} ({reason}): measure it again"
+        ) from None
 
 
 def pair(a: Path, b: Path, *, whole: bool = False) -> Pairing:
-    """Read two folders, and pair the questions of each task by content. Raise UserError as `read` does.
+    """Read two folders, and pair the questions of each task by content. Raise UserError as `read`
+    does.
 
     whole: a task cannot be compared if a question of `a` has no partner, as a gate needs it.
     """
@@ -96,19 +106,26 @@ def pair(a: Path, b: Path, *, whole: bool = False) -> Pairing:
                 side.append(_Side(each, common or sorted(each.scores), obstacle))
     for task, each in (*before.items(), *after.items()):
         if each.left_out:
-            notes.append(f"{task}: {', '.join(sorted(each.left_out))} has no number for each question")
+            notes.append(
+                f"{task}: {', '.join(sorted(each.left_out))} has no number for each question"
+            )
     return Pairing(_result_set(a, sides[0]), _result_set(b, sides[1]), tuple(dict.fromkeys(notes)))
 
 
-def import_folder(folder: Path, results: Path, *, model: str, method: str, pattern: str) -> list[str]:
-    """Write a record for each task of a folder, marked as made by its harness. Return the names of the tasks.
+def import_folder(
+    folder: Path, results: Path, *, model: str, method: str, pattern: str
+) -> list[str]:
+    """Write a record for each task of a folder, marked as made by its harness. Return the names of
+    the tasks.
 
     model: name of the original; "" for the name that the harness wrote, if it did.
     """
     found = read(folder)
     made = []
     for task, evaluation in found.items():
-        record, items = _record_of(evaluation, model or evaluation.about.get("model", ""), method, pattern)
+        record, items = _record_of(
+            evaluation, model or evaluation.about.get("model", ""), method, pattern
+        )
         if not record.identity.model:
             raise UserError(f"{folder} does not name the model of {task}: name it with --model")
         try:
@@ -124,7 +141,8 @@ def import_folder(folder: Path, results: Path, *, model: str, method: str, patte
 
 @contextlib.contextmanager
 def as_results(folder: Path) -> Iterator[Path]:
-    """Yield the folder, or a temporary results folder with its records if another harness wrote it. The row has its name."""
+    """Yield the folder, or a temporary results folder with its records if another harness wrote it.
+    The row has its name."""
     if not is_elsewhere(folder):
         yield folder
         return
@@ -134,12 +152,20 @@ def as_results(folder: Path) -> Iterator[Path]:
         yield results
 
 
-def _record_of(evaluation: Evaluation, model: str, method: str, pattern: str) -> tuple[Record, tuple[Item, ...]]:
+def _record_of(
+    evaluation: Evaluation, model: str, method: str, pattern: str
+) -> tuple[Record, tuple[Item, ...]]:
     questions, harness, about = sorted(evaluation.scores), evaluation.harness, evaluation.about
     columns = _columns(evaluation, questions)
     first = "acc" if "acc" in columns else next(iter(columns), "")
     content = digests.of([["/".join(q), evaluation.scores[q]] for q in questions])
-    inputs = {"harness": harness, "task": evaluation.task, "model": model, "method": method, "content": content}
+    inputs = {
+        "harness": harness,
+        "task": evaluation.task,
+        "model": model,
+        "method": method,
+        "content": content,
+    }
     settings = {name: value for name, value in evaluation.settings.items() if value is not None}
     record = _record(
         evaluation,
@@ -152,14 +178,21 @@ def _record_of(evaluation: Evaluation, model: str, method: str, pattern: str) ->
     )
     others = [name for name in columns if name != first]
     items = (
-        Item("/".join(q), q.document, float(columns[first][i]), 1.0, {name: float(columns[name][i]) for name in others})
+        Item(
+            "/".join(q),
+            q.document,
+            float(columns[first][i]),
+            1.0,
+            {name: float(columns[name][i]) for name in others},
+        )
         for i, q in enumerate(questions)
     )
     return record, tuple(items) if first else ()
 
 
 def _describe_rest(was: Evaluation, now: Evaluation, paired: int) -> str:
-    """Return which questions and settings differ, or "" if all questions pair and the settings are the same."""
+    """Return which questions and settings differ, or "" if all questions pair and the settings are
+    the same."""
     alone = [set(side.scores) - set(other.scores) for side, other in ((was, now), (now, was))]
     documents = [{q.document for q in some} for some in alone]
     both = documents[0] & documents[1]
@@ -168,7 +201,9 @@ def _describe_rest(was: Evaluation, now: Evaluation, paired: int) -> str:
         parts.append(f"{paired:,} questions pair")
         parts += [f"{len(both):,} have another prompt or answer"] if both else []
         parts += [
-            f"{len(d - both):,} only {side}" for d, side in zip(documents, ("before", "after"), strict=True) if d - both
+            f"{len(d - both):,} only {side}"
+            for d, side in zip(documents, ("before", "after"), strict=True)
+            if d - both
         ]
     for key in was.settings:
         if was.settings[key] != now.settings.get(key):
@@ -212,13 +247,17 @@ def _record(
     engine: str = "",
     **fields: Any,
 ) -> Record:
-    """Return the record of a task. columns: scores by metric; whose: model, stages and pattern of the identity."""
+    """Return the record of a task. columns: scores by metric; whose: model, stages and pattern of
+    the identity."""
     protocol = Protocol(name=evaluation.task, version=evaluation.version or None, engine=engine)
     return Record(
         key=digests.of(inputs),
         identity=Identity(measure="zeroshot", protocol=protocol, **whose),
         status="ok",
-        readings=[_reading(name, values, evaluation.higher.get(name, True)) for name, values in columns.items()],
+        readings=[
+            _reading(name, values, evaluation.higher.get(name, True))
+            for name, values in columns.items()
+        ],
         key_inputs=inputs,
         **fields,
     )
@@ -228,4 +267,6 @@ def _reading(name: str, values: Array, higher: bool) -> ReadingRow:
     n = len(values)
     stderr = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
     better = "higher" if higher else "lower"
-    return ReadingRow(metric=name, value=math.fsum(values) / n, unit="1", better=better, stderr=stderr, n=n)
+    return ReadingRow(
+        metric=name, value=math.fsum(values) / n, unit="1", better=better, stderr=stderr, n=n
+    )

@@ -28,8 +28,8 @@ WINDOW_BLOCKS = 24
 MIN_TIMING_BLOCKS = 10
 
 MAX_REACH = 1e6
-"""Largest half width of an interval, as a factor of a ratio, or as a difference of a metric without a range. A wider one says
-nothing."""
+"""Largest half width of an interval, as a factor of a ratio, or as a difference of a metric without
+a range. A wider one says nothing."""
 
 MAX_RESAMPLED = 10_000
 """Most items of a metric with the rule "own", which is computed once without each of them."""
@@ -49,10 +49,12 @@ def estimate_pair(
     noise: SeedNoise | None = None,
     margin: float = 0.0,
 ) -> Estimate:
-    """Estimate the change of a pair's metric, with an interval of coverage 1 - level: endless if it says nothing.
+    """Estimate the change of a pair's metric, with an interval of coverage 1 - level: endless if it
+    says nothing.
 
-    noise: noise between seeds of such rows, as add_seed_noise takes it. margin: change that `p_margin` tests; of the logarithm
-    if the change is a ratio. Raise NotComparable if the items differ, or are too few.
+    noise: noise between seeds of such rows, as add_seed_noise takes it. margin: change that
+    `p_margin` tests; of the logarithm if the change is a ratio. Raise NotComparable if the items
+    differ, or are too few.
     """
     if pair.counted:
         return bootstrap.exact(mean_change(pair), 1, "count", len(pair.before))
@@ -69,7 +71,12 @@ def estimate_pair(
         what = "numbers of blocks of timings" if pair.definition.is_time else "items"
         raise NotComparable(f"seeds were measured on different {what}")
     was, now = (
-        np.stack([_column(sides[i], record, pair.metric) for sides, record in zip(both, records, strict=True)])
+        np.stack(
+            [
+                _column(sides[i], record, pair.metric)
+                for sides, record in zip(both, records, strict=True)
+            ]
+        )
         for i, records in enumerate((pair.before, pair.after))
     )
     if np.array_equal(was, now) and not _could_differ(pair, both, before, after):
@@ -83,7 +90,9 @@ def estimate_pair(
         found = _estimate_questions(was, now, level, margin)
         if _share_articles(items):
             sums, weights, _ = _sums_by_cluster(now - was, items, least=2)
-            found = bootstrap.wider(found, bootstrap.estimate_means(sums, level, weights, margin=margin))
+            found = bootstrap.wider(
+                found, bootstrap.estimate_means(sums, level, weights, margin=margin)
+            )
     else:
         sums, weights, unit = _sums_by_cluster(now - was, items)
         found = bootstrap.studentized_bootstrap(sums, weights, level, unit=unit, margin=margin)
@@ -91,8 +100,11 @@ def estimate_pair(
     return _without_endless(add_seed_noise(found, noise, level, margin), pair) if noise else found
 
 
-def _could_differ(pair: MetricPair, both: Sequence[tuple[Items, Items]], before: ResultSet, after: ResultSet) -> bool:
-    """Return whether equal scores of two records say little: right and wrong answers, of which other models may have the same."""
+def _could_differ(
+    pair: MetricPair, both: Sequence[tuple[Items, Items]], before: ResultSet, after: ResultSet
+) -> bool:
+    """Return whether equal scores of two records say little: right and wrong answers, of which
+    other models may have the same."""
     if pair.definition.is_time or not (both[0][0].weights == 1).all():
         return False
     return not all(
@@ -102,10 +114,11 @@ def _could_differ(pair: MetricPair, both: Sequence[tuple[Items, Items]], before:
 
 
 def _same_model(a: Record, b: Record, before: ResultSet, after: ResultSet) -> bool:
-    """Return whether two records are of the same weights, as their keys say or the scores of another measurement show.
+    """Return whether two records are of the same weights, as their keys say or the scores of
+    another measurement show.
 
-    Counts of weights do not show it: each layer of every 2:4 model has as many zeros. An imported record has no artifact,
-    so its row is known by its identity.
+    Counts of weights do not show it: each layer of every 2:4 model has as many zeros. An imported
+    record has no artifact, so its row is known by its identity.
     """
     if a.key == b.key or (a.artifact and a.artifact == b.artifact):
         return True
@@ -120,7 +133,10 @@ def _same_model(a: Record, b: Record, before: ResultSet, after: ResultSet) -> bo
         }
         for results, one in ((before, a), (after, b))
     )
-    return any(_are_of_one_model(before.items(was[k]), after.items(now[k])) for k in was.keys() & now.keys())
+    return any(
+        _are_of_one_model(before.items(was[k]), after.items(now[k]))
+        for k in was.keys() & now.keys()
+    )
 
 
 def _row(record: Record) -> IdentityKey:
@@ -128,14 +144,16 @@ def _row(record: Record) -> IdentityKey:
 
 
 def _are_of_one_model(was: Items, now: Items) -> bool:
-    """Return whether all scores are equal, and some are no right or wrong answers: two models do not have the same losses."""
+    """Return whether all scores are equal, and some are no right or wrong answers: two models do
+    not have the same losses."""
     columns = [(scores, now.columns.get(name)) for name, scores in was.columns.items()]
     equal = all(other is not None and np.array_equal(scores, other) for scores, other in columns)
     return equal and not all(np.isin(scores, (0, 1)).all() for scores, _ in columns)
 
 
 def _without_endless(estimate: Estimate, pair: MetricPair) -> Estimate:
-    """Return the estimate, with infinite ends if its interval is wider than all changes that the metric can have."""
+    """Return the estimate, with infinite ends if its interval is wider than all changes that the
+    metric can have."""
     metric = pair.definition
     reach = MAX_REACH if metric.low is None or metric.high is None else metric.high - metric.low
     half = (estimate.high - estimate.low) / 2
@@ -147,7 +165,8 @@ def _without_endless(estimate: Estimate, pair: MetricPair) -> Estimate:
 def counted_change(pair: MetricPair) -> float:
     """Return the change of a counted number that is a gain or a loss.
 
-    Of a share of zeros, only those that the pattern requires count: rounding to few bits sets many more weights to zero.
+    Of a share of zeros, only those that the pattern requires count: rounding to few bits sets many
+    more weights to zero.
     """
     if not pair.definition.capped_by_pattern:
         return mean_change(pair)
@@ -159,7 +178,9 @@ def counted_change(pair: MetricPair) -> float:
 
 def mean_values(pair: MetricPair) -> tuple[float, float]:
     """Return the means over seeds before and after. They are geometric if the change is a ratio."""
-    was, now = ([float(r.value) for r in readings if r.value is not None] for readings in pair.readings)
+    was, now = (
+        [float(r.value) for r in readings if r.value is not None] for readings in pair.readings
+    )
     if pair.is_ratio:
         return tuple(math.exp(math.fsum(map(math.log, x)) / len(x)) for x in (was, now))  # type: ignore[return-value]
     return math.fsum(was) / len(was), math.fsum(now) / len(now)
@@ -173,7 +194,9 @@ def mean_change(pair: MetricPair) -> float:
 
 def _check_items(a: Items, b: Items, timing: bool) -> tuple[Items, Items]:
     if not timing and not (
-        np.array_equal(a.ids, b.ids) and np.array_equal(a.clusters, b.clusters) and np.array_equal(a.weights, b.weights)
+        np.array_equal(a.ids, b.ids)
+        and np.array_equal(a.clusters, b.clusters)
+        and np.array_equal(a.weights, b.weights)
     ):
         raise NotComparable("measured on different items")
     if len(a.ids) == 0:
@@ -199,7 +222,8 @@ def _column(items: Items, record: Record, metric: str) -> Array:
 def _estimate_timing(was: Array, now: Array, level: float, margin: float) -> Estimate:
     if was.shape != now.shape or was.size < MIN_TIMING_BLOCKS:
         raise NotComparable(
-            f"{was.size} and {now.size} blocks of timings: both sides need the same number, at least {MIN_TIMING_BLOCKS}"
+            f"{was.size} and {now.size} blocks of timings: both sides need the same number, at "
+            f"least {MIN_TIMING_BLOCKS}"
         )
     if min(was.min(), now.min()) <= 0:
         raise NotComparable("a timing is 0 or less")
@@ -207,7 +231,8 @@ def _estimate_timing(was: Array, now: Array, level: float, margin: float) -> Est
 
 
 def _share_articles(items: Items) -> bool:
-    """Return whether several questions share an article. McNemar's test takes each as independent, but they flip together."""
+    """Return whether several questions share an article. McNemar's test takes each as independent,
+    but they flip together."""
     return 1 < len(set(items.clusters)) < len(items.ids)
 
 
@@ -222,8 +247,11 @@ def _estimate_questions(was: Array, now: Array, level: float, margin: float) -> 
     return bootstrap.estimate_means(now - was, level, margin=margin)
 
 
-def _sums_by_cluster(differences: Array, items: Items, least: int = MIN_ARTICLES) -> tuple[Array, Array, str]:
-    """Return sums by article [seeds, clusters] and weights [clusters], or by blocks of windows with fewer articles than `least`."""
+def _sums_by_cluster(
+    differences: Array, items: Items, least: int = MIN_ARTICLES
+) -> tuple[Array, Array, str]:
+    """Return sums by article [seeds, clusters] and weights [clusters], or by blocks of windows with
+    fewer articles than `least`."""
     names, index = np.unique(items.clusters.astype(str), return_inverse=True)
     unit = "articles"
     if len(names) < least:

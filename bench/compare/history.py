@@ -50,20 +50,26 @@ class Series:
 
 
 def read(results: ResultSet, metric: str, matching: str = "") -> list[Series]:
-    """Return the series of a metric for each row, and several for a row if its commits have different seeds.
+    """Return the series of a metric for each row, and several for a row if its commits have
+    different seeds.
 
-    results: all records, not only the newest. matching: text that the names of rows must contain, or UserError.
+    results: all records, not only the newest. matching: text that the names of rows must contain,
+    or UserError.
     """
     with_metric = (r for r in results.records if r.status == "ok" and _values([r], metric))
     by_identity = group_by(with_metric, lambda record: record.identity.key("seed"))
     names = short_names(by_identity, ())
     if not by_identity:
         known = sorted(results.metrics)
-        raise UserError(f"no record in {results.name!r} has the metric {metric!r}: known: {', '.join(known) or 'none'}")
+        raise UserError(
+            f"no record in {results.name!r} has the metric {metric!r}: known: "
+            f"{', '.join(known) or 'none'}"
+        )
     keys = [key for key in by_identity if matching in names[key]]
     if not keys:
         raise UserError(
-            f"no row of {metric} in {results.name!r} has {matching!r} in its name: leave --row out to see all"
+            f"no row of {metric} in {results.name!r} has {matching!r} in its name: leave --row "
+            "out to see all"
         )
     return [
         _series(names[key] + seeds, metric, records)
@@ -73,7 +79,8 @@ def read(results: ResultSet, metric: str, matching: str = "") -> list[Series]:
 
 
 def _by_seeds(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Group a row's records by the seeds of their commit, because means over different seeds are not comparable.
+    """Group a row's records by the seeds of their commit, because means over different seeds are
+    not comparable.
 
     Each key is the end of a name. It is empty if all commits have the same seeds.
     """
@@ -85,7 +92,9 @@ def _by_seeds(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def _by_commit(records: Iterable[Record]) -> dict[tuple[str, bool], list[Record]]:
-    return group_by(records, lambda r: (str(r.code.get("id") or "unknown"), bool(r.code.get("dirty"))))
+    return group_by(
+        records, lambda r: (str(r.code.get("id") or "unknown"), bool(r.code.get("dirty")))
+    )
 
 
 def _series(name: str, metric: str, records: Sequence[Record]) -> Series:
@@ -93,9 +102,16 @@ def _series(name: str, metric: str, records: Sequence[Record]) -> Series:
     reading = next(r for r in records[0].readings if r.metric == metric)
     points = [_point(*key, group, metric) for key, group in commits.items()]
     values = np.array([p.value for p in points])
-    logs = np.log(values) if (values > 0).all() and metrics.find(metric, reading.unit).is_ratio else values
+    logs = (
+        np.log(values)
+        if (values > 0).all() and metrics.find(metric, reading.unit).is_ratio
+        else values
+    )
     steps = set(changepoints.find_steps(logs))
-    changes = [(), *(_changes(before.environment, after.environment) for before, after in pairwise(points))]
+    changes = [
+        (),
+        *(_changes(before.environment, after.environment) for before, after in pairwise(points)),
+    ]
     known = (replace(p, step=i in steps, surroundings=changes[i]) for i, p in enumerate(points))
     return Series(name, metric, reading.unit, tuple(known))
 
@@ -108,7 +124,12 @@ def _point(commit: str, dirty: bool, records: Sequence[Record], metric: str) -> 
 
 
 def _values(records: Iterable[Record], metric: str) -> list[float]:
-    return [float(r.value) for x in records for r in x.readings if r.metric == metric and r.value is not None]
+    return [
+        float(r.value)
+        for x in records
+        for r in x.readings
+        if r.metric == metric and r.value is not None
+    ]
 
 
 def _environment(records: Iterable[Record]) -> dict[str, str]:
@@ -124,7 +145,9 @@ def _environment(records: Iterable[Record]) -> dict[str, str]:
 
 def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[str, ...]:
     """Return what differs between two points, of all that both record."""
-    return tuple(f"{k} {old[k]} to {new[k]}" for k in sorted(old.keys() & new.keys()) if old[k] != new[k])
+    return tuple(
+        f"{k} {old[k]} to {new[k]}" for k in sorted(old.keys() & new.keys()) if old[k] != new[k]
+    )
 
 
 def rows(series: Sequence[Series]) -> list[dict[str, Any]]:

@@ -20,7 +20,8 @@ Seeds = dict[int | None, Record]
 NOT_REPORTED = "the measure no longer reports it"
 FAILED = ("failed", "diverged")
 NUMBERED = ("answers",)
-"""Measures whose items are numbers of questions, so that the digest of the data alone tells them apart."""
+"""Measures whose items are numbers of questions, so that the digest of the data alone tells them
+apart."""
 DIGEST_LENGTH = 64
 
 
@@ -57,20 +58,27 @@ class MetricPair:
     @cached_property
     def is_ratio(self) -> bool:
         """Return whether the change is a ratio: that of a metric with ratios, if no value is 0."""
-        return self.definition.is_ratio and all(r.value is None or r.value > 0 for side in self.readings for r in side)
+        return self.definition.is_ratio and all(
+            r.value is None or r.value > 0 for side in self.readings for r in side
+        )
 
     @property
     def counted(self) -> bool:
-        """Return whether the number is exact: it was counted, or is of no items and has no standard error."""
+        """Return whether the number is exact: it was counted, or is of no items and has no standard
+        error."""
         reading = self.readings[0][0]
-        sampled = self.before[0].items is not None or reading.stderr is not None or reading.n is not None
+        sampled = (
+            self.before[0].items is not None or reading.stderr is not None or reading.n is not None
+        )
         return self.definition.counted or not (sampled or self.definition.sampled)
 
     @property
     def same_key(self) -> bool:
-        """Return whether weights, data, code, machine and libraries are the same. The numbers should be equal then.
+        """Return whether weights, data, code, machine and libraries are the same. The numbers
+        should be equal then.
 
-        Machines are the same if their CPUs have the same model and instruction set. Names do not count.
+        Machines are the same if their CPUs have the same model and instruction set. Names do not
+        count.
         """
         return all(
             a.key == b.key and machine_of(a) == machine_of(b) and a.versions == b.versions
@@ -89,7 +97,9 @@ class MetricPair:
             if self.definition.is_time and _hardware(a) != _hardware(b):
                 return f"different hardware: {_hardware(a)}, now {_hardware(b)}"
         was, now = self.readings
-        if not len(was) == len(now) == len(self.before) or any(r.value is None for r in (*was, *now)):
+        if not len(was) == len(now) == len(self.before) or any(
+            r.value is None for r in (*was, *now)
+        ):
             return "no value on one side"
         if was[0].unit != now[0].unit or was[0].better != now[0].better:
             return "the metric's unit or direction has changed"
@@ -114,7 +124,8 @@ def machine_of(record: Record) -> tuple[Any, ...]:
 
 
 def another_source(a: Record, b: Record) -> str:
-    """Return what has one name and another content in two records, or "". Imported records hold no digests."""
+    """Return what has one name and another content in two records, or "". Imported records hold no
+    digests."""
     was, now = a.key_inputs, b.key_inputs
     if a.identity.model == b.identity.model and _differ(was.get("model"), now.get("model")):
         return f"the weights of {a.identity.model} are others"
@@ -125,15 +136,20 @@ def another_source(a: Record, b: Record) -> str:
 
 def _differ(*values: Any) -> bool:
     """Return whether values are different digests."""
-    return all(isinstance(v, str) and len(v) == DIGEST_LENGTH for v in values) and len(set(values)) > 1
+    return (
+        all(isinstance(v, str) and len(v) == DIGEST_LENGTH for v in values) and len(set(values)) > 1
+    )
 
 
 def _hardware(record: Record) -> str:
     return str(record.key_inputs.get("hardware") or record.processor or "unknown")
 
 
-def group_by_identity(records: Iterable[Record], ignore: tuple[str, ...] = ()) -> dict[IdentityKey, Seeds]:
-    """Group records by identity, then by seed, which may occur once. ignore: columns of an identity that do not count."""
+def group_by_identity(
+    records: Iterable[Record], ignore: tuple[str, ...] = ()
+) -> dict[IdentityKey, Seeds]:
+    """Group records by identity, then by seed, which may occur once. ignore: columns of an identity
+    that do not count."""
     out: dict[IdentityKey, Seeds] = {}
     for record in records:
         seeds = out.setdefault(record.identity.key("seed", *ignore), {})
@@ -145,9 +161,12 @@ def group_by_identity(records: Iterable[Record], ignore: tuple[str, ...] = ()) -
 
 def _describe_clash(a: Record, b: Record) -> str:
     was, now = a.identity.labels(), b.identity.labels()
-    differing = [f"{column} {was[column]} and {now[column]}" for column in was if was[column] != now[column]]
+    differing = [
+        f"{column} {was[column]} and {now[column]}" for column in was if was[column] != now[column]
+    ]
     return (
-        f"records {a.short_key} and {b.short_key} are of one row, and differ in {', '.join(differing) or 'no column'}: "
+        f"records {a.short_key} and {b.short_key} are of one row, and differ in "
+        f"{', '.join(differing) or 'no column'}: "
         "compare one of them by its key instead (bench ls runs)"
     )
 
@@ -157,8 +176,8 @@ def pair_results(
 ) -> tuple[list[MetricPair], list[Unpaired], int]:
     """Return pairs, identities without a pair, and the number of new identities.
 
-    ignore: columns of an identity in which the numbers of a pair may differ. common_seeds: leave out seeds that only one
-    side has, instead of calling them missing.
+    ignore: columns of an identity in which the numbers of a pair may differ. common_seeds: leave
+    out seeds that only one side has, instead of calling them missing.
     """
     old, new = group_by_identity(before.records, ignore), group_by_identity(after.records, ignore)
     names = short_names(old | new, ignore)
@@ -179,7 +198,13 @@ def pair_results(
     for key in only_new:
         if bad := [r for r in new[key].values() if r.status in FAILED]:
             unpaired.append(
-                Unpaired(names[key], bad[0].identity.measure, "NEW_FAILURE", _failure_reason(bad), tuple(bad))
+                Unpaired(
+                    names[key],
+                    bad[0].identity.measure,
+                    "NEW_FAILURE",
+                    _failure_reason(bad),
+                    tuple(bad),
+                )
             )
     return pairs, unpaired, len(only_new)
 
@@ -190,50 +215,83 @@ def _pattern_change(was: Seeds, now: Seeds) -> str:
     return f" ({before} → {after})" if before != after else ""
 
 
-def pair_seeds(name: str, was: Seeds, now: Seeds, common_seeds: bool) -> tuple[list[MetricPair], list[Unpaired]]:
-    """Return a pair for each metric of one identity, or the reasons for none. common_seeds: as in pair_results."""
+def pair_seeds(
+    name: str, was: Seeds, now: Seeds, common_seeds: bool
+) -> tuple[list[MetricPair], list[Unpaired]]:
+    """Return a pair for each metric of one identity, or the reasons for none. common_seeds: as in
+    pair_results."""
     good = {s: r for s, r in was.items() if r.status == "ok"}
     unpaired = []
     measure = next(iter(was.values())).identity.measure
-    fixed = [s for s, r in was.items() if r.status != "ok" and any(x.status == "ok" for x in _matches(now, s))]
+    fixed = [
+        s
+        for s, r in was.items()
+        if r.status != "ok" and any(x.status == "ok" for x in _matches(now, s))
+    ]
     if fixed:
-        unpaired.append(Unpaired(name, measure, "FIXED", f"{was[fixed[0]].status} before{list_seeds(fixed)}"))
+        unpaired.append(
+            Unpaired(name, measure, "FIXED", f"{was[fixed[0]].status} before{list_seeds(fixed)}")
+        )
     elif not good:
         failed = [r for r in now.values() if r.status in FAILED]
         if failed and not any(r.status in FAILED for r in was.values()):
-            unpaired.append(Unpaired(name, measure, "NEW_FAILURE", _failure_reason(failed), tuple(failed)))
+            unpaired.append(
+                Unpaired(name, measure, "NEW_FAILURE", _failure_reason(failed), tuple(failed))
+            )
         else:
-            unpaired.append(Unpaired(name, measure, "NO_BASELINE", f"{next(iter(was.values())).status} before, too"))
+            unpaired.append(
+                Unpaired(
+                    name, measure, "NO_BASELINE", f"{next(iter(was.values())).status} before, too"
+                )
+            )
     if not good:
         return [], unpaired
     matches = {s: _matches(now, s) for s in sorted(good, key=order)}
     if common_seeds and any(matches.values()):
         matches = {s: records for s, records in matches.items() if records}
     paired = [r for records in matches.values() for r in records]
-    still = [s for s, r in was.items() if r.status in FAILED and s in now and now[s].status in FAILED]
+    still = [
+        s for s, r in was.items() if r.status in FAILED and s in now and now[s].status in FAILED
+    ]
     if still:
-        unpaired.append(Unpaired(name, measure, "NO_BASELINE", f"failed before, too{list_seeds(still)}"))
+        unpaired.append(
+            Unpaired(name, measure, "NO_BASELINE", f"failed before, too{list_seeds(still)}")
+        )
     new = [] if common_seeds else [r for s, r in now.items() if s not in still]
     others = [r for r in new if not any(r is one for one in paired)]
     if bad := [r for r in (*paired, *others) if r.status in FAILED]:
-        return [], [*unpaired, Unpaired(name, measure, "NEW_FAILURE", _failure_reason(bad), tuple(bad))]
-    if missing := [s for s, records in matches.items() if not any(r.status == "ok" for r in records)]:
+        return [], [
+            *unpaired,
+            Unpaired(name, measure, "NEW_FAILURE", _failure_reason(bad), tuple(bad)),
+        ]
+    if missing := [
+        s for s, records in matches.items() if not any(r.status == "ok" for r in records)
+    ]:
         skipped = [r for s in missing for r in matches[s]]
-        reason = f"skipped: {skipped[0].reason}" if skipped else f"not measured{list_seeds(missing)}"
+        reason = (
+            f"skipped: {skipped[0].reason}" if skipped else f"not measured{list_seeds(missing)}"
+        )
         return [], [*unpaired, Unpaired(name, measure, "MISSING", reason)]
     both = [(good[s], r) for s, records in matches.items() for r in records]
     first, other = both[0]
     reported = {r.metric for r in other.readings}
     for reading in first.readings:
         if reading.metric not in reported:
-            unpaired.append(Unpaired(name, reading.metric, "MISSING", NOT_REPORTED, unit=reading.unit))
+            unpaired.append(
+                Unpaired(name, reading.metric, "MISSING", NOT_REPORTED, unit=reading.unit)
+            )
     befores, afters = zip(*both, strict=True)
-    pairs = [MetricPair(name, r.metric, befores, afters) for r in first.readings if r.metric in reported and r.better]
+    pairs = [
+        MetricPair(name, r.metric, befores, afters)
+        for r in first.readings
+        if r.metric in reported and r.better
+    ]
     return pairs, unpaired
 
 
 def _matches(records: Mapping[int | None, Record], seed: int | None) -> list[Record]:
-    """Return the records that a seed is paired with: those of the same seed, or all for a row without seeds."""
+    """Return the records that a seed is paired with: those of the same seed, or all for a row
+    without seeds."""
     if seed is None:
         # Draws of an interval depend on the order of seeds.
         return [records[s] for s in sorted(records, key=order)]
@@ -248,11 +306,14 @@ def order(seed: int | None) -> int:
 
 def _text_key(key: IdentityKey, seeds: Seeds) -> tuple[IdentityKey, str]:
     """Return a key that identities of one text or task share, whatever the protocol."""
-    return tuple((column, text) for column, text in key if column != "protocol"), _protocol(seeds).name
+    return tuple((column, text) for column, text in key if column != "protocol"), _protocol(
+        seeds
+    ).name
 
 
 def _explain_absence(name: str, was: Seeds, other: Seeds | None) -> Unpaired:
-    """Explain a missing identity: not measured, or only as `other`, with another protocol on the same text or task."""
+    """Explain a missing identity: not measured, or only as `other`, with another protocol on the
+    same text or task."""
     measure = next(iter(was.values())).identity.measure
     if other:
         reason = f"different protocol: {_protocol(was).label}, now {_protocol(other).label}"
@@ -276,7 +337,9 @@ def list_seeds(seeds: Iterable[int | None]) -> str:
     return f" (seed {', '.join(numbers)})" if numbers else ""
 
 
-def short_names(identities: Iterable[IdentityKey], ignore: tuple[str, ...]) -> dict[IdentityKey, str]:
+def short_names(
+    identities: Iterable[IdentityKey], ignore: tuple[str, ...]
+) -> dict[IdentityKey, str]:
     """Return a short name for each identity, and longer names for two that would be the same."""
     identities = list(identities)
     short = ("model", "method", "pattern", "quantizer", "protocol")
@@ -290,7 +353,11 @@ def short_names(identities: Iterable[IdentityKey], ignore: tuple[str, ...]) -> d
         by_name.setdefault(" ".join(parts), []).append(key)
     out = {}
     for name, keys in by_name.items():
-        differing = [k for k in rest if len({dict(key).get(k) for key in keys}) > 1] if len(keys) > 1 else []
+        differing = (
+            [k for k in rest if len({dict(key).get(k) for key in keys}) > 1]
+            if len(keys) > 1
+            else []
+        )
         for key in keys:
             out[key] = " ".join([name, *(str(dict(key).get(k)) for k in differing)])
     return out

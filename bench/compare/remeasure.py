@@ -1,4 +1,5 @@
-"""Measure records again: suspected regressions before they are reported, and random records of others, to compare the numbers."""
+"""Measure records again: suspected regressions before they are reported, and random records of
+others, to compare the numbers."""
 
 from __future__ import annotations
 
@@ -28,11 +29,15 @@ def rerun(
     measure: Callable[[Record, Path], Record],
     note: Callable[[str], None],
 ) -> ResultSet:
-    """Return `after`, with suspected records measured again where possible. The results folder does not change.
+    """Return `after`, with suspected records measured again where possible. The results folder does
+    not change.
 
-    measure: runs a record's measurement and writes to an empty results folder. It raises UserError if it cannot.
+    measure: runs a record's measurement and writes to an empty results folder. It raises UserError
+    if it cannot.
     """
-    suspects = {r.key: r for row in comparison.rows if row.verdict in SUSPECT_VERDICTS for r in row.records}
+    suspects = {
+        r.key: r for row in comparison.rows if row.verdict in SUSPECT_VERDICTS for r in row.records
+    }
     by_key: dict[str, tuple[Record, ResultSet]] = {}
     for key, record in suspects.items():
         try:
@@ -62,22 +67,28 @@ class Remeasured:
 
 
 def choose(records: Sequence[Record], count: int, seed: int) -> list[Record]:
-    """Return `count` random records with a number, or raise UserError. The same folder and seed give the same records."""
+    """Return `count` random records with a number, or raise UserError. The same folder and seed
+    give the same records."""
     known = sorted((r for r in records if r.status == "ok"), key=lambda r: r.key)
     if count > len(known):
         raise UserError(
-            f"--remeasure {count} is more than the {len(known)} records with a number: give at most that many"
+            f"--remeasure {count} is more than the {len(known)} records with a number: give at "
+            "most that many"
         )
     return random.Random(seed).sample(known, count)
 
 
 def remeasure(
-    records: Sequence[Record], tolerance: float | None, measure: Callable[[Record, Path], Record], workdir: Path
+    records: Sequence[Record],
+    tolerance: float | None,
+    measure: Callable[[Record, Path], Record],
+    workdir: Path,
 ) -> Iterator[Remeasured]:
     """Measure each record again, and yield how it compares.
 
-    tolerance: largest relative difference on another machine or of other code. None: the metric's margin. measure: runs a
-    record's measurement into an empty results folder. It raises UserError if it cannot.
+    tolerance: largest relative difference on another machine or of other code. None: the metric's
+    margin. measure: runs a record's measurement into an empty results folder. It raises UserError
+    if it cannot.
     """
     for record in records:
         try:
@@ -90,13 +101,19 @@ def remeasure(
 
 def _compare(record: Record, new: Record, tolerance: float | None) -> tuple[str, str]:
     if new.status != record.status:
-        return ("not measured" if new.status == "skipped" else "differs"), f"now {new.status}: {new.reason}"
+        return (
+            "not measured" if new.status == "skipped" else "differs"
+        ), f"now {new.status}: {new.reason}"
     was, now = ({r.metric: r for r in one.readings} for one in (record, new))
     if was.keys() != now.keys():
         return "differs", f"it has {', '.join(was)}, now {', '.join(now)}"
     if record.token_digest != new.token_digest:
         return "differs", "it was measured on other tokens"
-    same = record.key == new.key and machine_of(record) == machine_of(new) and record.versions == new.versions
+    same = (
+        record.key == new.key
+        and machine_of(record) == machine_of(new)
+        and record.versions == new.versions
+    )
     changes = []
     for name, old in was.items():
         definition, other = metrics.find(name, old.unit), now[name]
@@ -114,11 +131,14 @@ def _compare(record: Record, new: Record, tolerance: float | None) -> tuple[str,
     why = "" if same else f" ({_difference(record, new)})"
     if worst:
         return "differs", "; ".join(worst) + why
-    return ("within tolerance" if changes else "equal"), ("; ".join(text for _, text in changes) + why).lstrip()
+    return ("within tolerance" if changes else "equal"), (
+        "; ".join(text for _, text in changes) + why
+    ).lstrip()
 
 
 def tolerance_of(metric: Metric) -> float:
-    """Return the largest difference of a metric between machines: its margin in a gate, or else 1%."""
+    """Return the largest difference of a metric between machines: its margin in a gate, or else
+    1%."""
     return max(metric.margin if metric.margin is not None else 0.01, metric.tolerance)
 
 

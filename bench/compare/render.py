@@ -14,7 +14,13 @@ MAX_COMMENT_LENGTH = 60_000
 """Largest number of characters of a comment. GitHub accepts 65,536."""
 FOLDED_VERDICTS = ("OK", "NO_BASELINE")
 """Verdicts whose rows a comment hides until it is unfolded."""
-COLORS = {"REGRESSION": "red", "NEW_FAILURE": "red", "MISSING": "red", "INCONCLUSIVE": "yellow", "IMPROVED": "green"}
+COLORS = {
+    "REGRESSION": "red",
+    "NEW_FAILURE": "red",
+    "MISSING": "red",
+    "INCONCLUSIVE": "yellow",
+    "IMPROVED": "green",
+}
 
 
 def format_number(value: float | None, unit: str = "") -> str:
@@ -35,7 +41,11 @@ def format_change(row: Row) -> str:
     text = ("×" if row.ratio else "") + _format_end(value, row.ratio)
     if low is None or high is None:
         return f"{text}, no interval"
-    return text if low == high else f"{text} [{_format_end(low, row.ratio)}, {_format_end(high, row.ratio)}]"
+    return (
+        text
+        if low == high
+        else f"{text} [{_format_end(low, row.ratio)}, {_format_end(high, row.ratio)}]"
+    )
 
 
 def _format_end(value: float, ratio: bool) -> str:
@@ -62,7 +72,9 @@ def cells(row: Row) -> dict[str, str]:
         "before": format_number(row.before, row.unit),
         "after": format_number(row.after, row.unit),
         "change": format_change(row),
-        "p": f"{row.adjusted:.2g}" if row.adjusted is not None and e and e.n > 1 and e.stderr else "",
+        "p": f"{row.adjusted:.2g}"
+        if row.adjusted is not None and e and e.n > 1 and e.stderr
+        else "",
         "verdict": row.verdict,
         "about": "; ".join(filter(None, notes)),
     }
@@ -84,14 +96,22 @@ def describe_outcome(comparison: Comparison) -> str:
 def to_markdown(comparison: Comparison, headline: str) -> str:
     """Return the body of a comment: failures first, and rows without problems folded."""
     sampled = amount(comparison.family, "sampled number")
-    family = f"{sampled}, {100 * (1 - comparison.level):.4g}% intervals, α = {comparison.settings.alpha:g}"
+    family = (
+        f"{sampled}, {100 * (1 - comparison.level):.4g}% intervals, α = "
+        f"{comparison.settings.alpha:g}"
+    )
     visible = [r for r in comparison.rows if r.verdict not in FOLDED_VERDICTS]
     folded = [r for r in comparison.rows if r.verdict in FOLDED_VERDICTS]
-    out = f"### {escape_comment(headline)}\n" + (f"\n{escape_comment(family)}\n" if comparison.family else "")
+    out = f"### {escape_comment(headline)}\n" + (
+        f"\n{escape_comment(family)}\n" if comparison.family else ""
+    )
     if visible:
         out += "\n" + _table(visible)
     if folded and len(out) < MAX_COMMENT_LENGTH:
-        out += f"\n<details><summary>{len(folded)} more</summary>\n\n{_table(folded, MAX_COMMENT_LENGTH - len(out))}\n</details>\n"
+        out += (
+            f"\n<details><summary>{len(folded)} "
+            f"more</summary>\n\n{_table(folded, MAX_COMMENT_LENGTH - len(out))}\n</details>\n"
+        )
     return out
 
 
@@ -99,7 +119,10 @@ def _table(rows: Sequence[Row], max_length: int = MAX_COMMENT_LENGTH) -> str:
     head = cells(rows[0])
     lines = ["| " + " | ".join(head) + " |", "|" + "|".join("---" for _ in head) + "|"]
     for i, row in enumerate(rows):
-        escaped = {k: code(v) if k in ("row", "metric") else escape_comment(v) for k, v in cells(row).items()}
+        escaped = {
+            k: code(v) if k in ("row", "metric") else escape_comment(v)
+            for k, v in cells(row).items()
+        }
         lines.append("| " + " | ".join(escaped.values()) + " |")
         max_length -= len(lines[-1]) + 1
         if max_length < 500 and i + 1 < len(rows):
@@ -116,17 +139,47 @@ def to_json(comparison: Comparison) -> str:
         "family": comparison.family,
         "level": comparison.level,
     }
-    out |= {"alpha": comparison.settings.alpha, "new": comparison.new, "unjudged": comparison.unjudged, "rows": rows}
+    out |= {
+        "alpha": comparison.settings.alpha,
+        "new": comparison.new,
+        "unjudged": comparison.unjudged,
+        "rows": rows,
+    }
     return json.dumps(out, indent=1, allow_nan=False)
 
 
 def _to_object(row: Row) -> dict[str, Any]:
     e, effect = row.estimate, row.effect or (None, None, None)
-    out: dict[str, Any] = {"row": row.name, "metric": row.metric, "verdict": row.verdict, "mark": row.mark}
-    out |= {"reason": row.reason, "before": row.before, "after": row.after, "unit": row.unit, "better": row.better}
-    out |= {"effect": "ratio" if row.ratio else "difference", "value": effect[0], "low": effect[1], "high": effect[2]}
-    out |= {"p": e and e.p, "p_adjusted": row.adjusted, "n": e and e.n, "n_unit": e and e.unit, "seeds": e and e.seeds}
+    out: dict[str, Any] = {
+        "row": row.name,
+        "metric": row.metric,
+        "verdict": row.verdict,
+        "mark": row.mark,
+    }
+    out |= {
+        "reason": row.reason,
+        "before": row.before,
+        "after": row.after,
+        "unit": row.unit,
+        "better": row.better,
+    }
+    out |= {
+        "effect": "ratio" if row.ratio else "difference",
+        "value": effect[0],
+        "low": effect[1],
+        "high": effect[2],
+    }
+    out |= {
+        "p": e and e.p,
+        "p_adjusted": row.adjusted,
+        "n": e and e.n,
+        "n_unit": e and e.unit,
+        "seeds": e and e.seeds,
+    }
     out |= {"lost": e and e.lost, "gained": e and e.gained, "margin": row.margin}
-    out |= {"n_needed": row.required_n and row.required_n[0], "n_needed_unit": row.required_n and row.required_n[1]}
+    out |= {
+        "n_needed": row.required_n and row.required_n[0],
+        "n_needed_unit": row.required_n and row.required_n[1],
+    }
     out["records"] = [r.stem for r in row.records]
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in out.items()}

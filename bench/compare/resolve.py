@@ -23,10 +23,12 @@ RECORD_COLUMNS = ("measure", "protocol")
 
 
 def resolve_both(a: str, b: str, results: Path) -> tuple[ResultSet, ResultSet, tuple[str, ...]]:
-    """Return two result sets, and the columns of an identity in which they may differ, or raise UserError.
+    """Return two result sets, and the columns of an identity in which they may differ, or raise
+    UserError.
 
-    An argument names a results folder, or a baseline by file or name. It may also name a part of the folder `results`: a
-    commit, a method's label, or the beginning of a record's key for all measurements of its artifact.
+    An argument names a results folder, or a baseline by file or name. It may also name a part of
+    the folder `results`: a commit, a method's label, or the beginning of a record's key for all
+    measurements of its artifact.
     """
     (before, some), (after, others) = (_resolve(text, results) for text in (a, b))
     if not some and not others:
@@ -36,13 +38,15 @@ def resolve_both(a: str, b: str, results: Path) -> tuple[ResultSet, ResultSet, t
     if not was & now:
         raise UserError(
             f"no row of {a!r} pairs with one of {b!r}: {_describe_difference(was, now)}: "
-            f"name two records (bench ls runs) of rows that differ only in {', '.join(METHOD_COLUMNS)}"
+            "name two records (bench ls runs) of rows that differ only in "
+            f"{', '.join(METHOD_COLUMNS)}"
         )
     return before, after, ignore
 
 
 def _columns_to_ignore(*sides: Sequence[Record]) -> tuple[str, ...]:
-    """Return METHOD_COLUMNS without columns that a pair must share: one side has several values of them."""
+    """Return METHOD_COLUMNS without columns that a pair must share: one side has several values of
+    them."""
     ignore: tuple[str, ...] = METHOD_COLUMNS
     for column in METHOD_COLUMNS:
         fewer = tuple(c for c in ignore if c != column)
@@ -60,11 +64,15 @@ def _describe_difference(was: Iterable[IdentityKey], now: Iterable[IdentityKey])
     """Describe the columns without a common value, or else those with other values."""
     values = {}
     for column in COLUMNS:
-        values[column] = tuple({str(dict(key).get(column, "none")) for key in keys} for keys in (was, now))
+        values[column] = tuple(
+            {str(dict(key).get(column, "none")) for key in keys} for keys in (was, now)
+        )
     differing = [column for column, (before, after) in values.items() if before != after]
     disjoint = [column for column in differing if values[column][0].isdisjoint(values[column][1])]
     lists = {c: [", ".join(sorted(some)) for some in values[c]] for c in disjoint or differing}
-    return "; ".join(f"{column} {before} against {after}" for column, (before, after) in lists.items())
+    return "; ".join(
+        f"{column} {before} against {after}" for column, (before, after) in lists.items()
+    )
 
 
 def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
@@ -78,10 +86,13 @@ def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
     if not any((results / "records").glob("*.json")):
         state = "has no records" if results.is_dir() else "does not exist"
         raise UserError(
-            f"{text!r} is not a folder, and results folder {str(results)!r} {state}: name one with --results"
+            f"{text!r} is not a folder, and results folder {str(results)!r} {state}: name one "
+            "with --results"
         )
     every = read(results, every=True)
-    if of_method := [r for r in every.records if text in (r.identity.method, *r.identity.stages[-1:])]:
+    if of_method := [
+        r for r in every.records if text in (r.identity.method, *r.identity.stages[-1:])
+    ]:
         return every.only(text, latest(of_method)), METHOD_COLUMNS
     if re.fullmatch(r"[0-9a-f]{4,64}", text):
         if of_commit := [r for r in every.records if str(r.code.get("id") or "").startswith(text)]:
@@ -92,35 +103,47 @@ def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
             return every.only(text, _artifact_records(text, with_key, every)), METHOD_COLUMNS
     known = sorted({str(r.identity.method) for r in every.records})
     raise UserError(
-        f"{text!r} is not a folder, baseline, method, commit or record of {str(results)!r}: known methods: {', '.join(known)}"
+        f"{text!r} is not a folder, baseline, method, commit or record of {str(results)!r}: known "
+        f"methods: {', '.join(known)}"
     )
 
 
 def _artifact_records(text: str, with_key: list[Record], every: ResultSet) -> list[Record]:
-    """Return all measurements of one artifact, with seed 0 if it has one: artifacts are compared across seeds."""
+    """Return all measurements of one artifact, with seed 0 if it has one: artifacts are compared
+    across seeds."""
     if len(with_key) > 1:
         raise UserError(f"{len(with_key)} records begin with {text!r}: give more digits")
     key = with_key[0].identity.key(*RECORD_COLUMNS)
     records = latest(r for r in every.records if r.identity.key(*RECORD_COLUMNS) == key)
     seed = None if with_key[0].identity.seed is None else 0
-    return [r.model_copy(update={"identity": r.identity.model_copy(update={"seed": seed})}) for r in records]
+    return [
+        r.model_copy(update={"identity": r.identity.model_copy(update={"seed": seed})})
+        for r in records
+    ]
 
 
 @gc_paused()
 def read(path: Path, what: str = "results", *, every: bool = False, model: str = "") -> ResultSet:
     """Read a results folder, or a file that `bench baseline set` wrote, or raise UserError.
 
-    what: kind of the path, for error messages. every: all records, not only the newest of each identity. model: check the
-    items of this model's records alone, which is several times as fast. "": of all.
+    what: kind of the path, for error messages. every: all records, not only the newest of each
+    identity. model: check the items of this model's records alone, which is several times as fast.
+    "": of all.
     """
     if path.is_file():
         return baseline.read(path)
     if not path.is_dir():
-        raise UserError(f"{what} {str(path)!r} does not exist: name a results folder or a file of bench baseline set")
+        raise UserError(
+            f"{what} {str(path)!r} does not exist: name a results folder or a file of bench "
+            "baseline set"
+        )
     require_results(path)
     store = ReadOnlyStore(path)
     records = list(store.verified(model))
     store.require_whole(what)
     if not records:
-        raise UserError(f"{what} {str(path)!r} has no records: run bench run --results {shlex.quote(str(path))} first")
+        raise UserError(
+            f"{what} {str(path)!r} has no records: run bench run --results "
+            f"{shlex.quote(str(path))} first"
+        )
     return ResultSet(str(path), tuple(records if every else latest(records)), store.items)

@@ -43,7 +43,8 @@ class ResultSet:
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """Pause the garbage collector. It takes a third of the time, and finds nothing in thousands of records."""
+    """Pause the garbage collector. It takes a third of the time, and finds nothing in thousands of
+    records."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,5 @@
-"""Noise between calibration seeds of a kind of row on a model: from its rows with several seeds, or assumed."""
+"""Noise between calibration seeds of a kind of row on a model: from its rows with several seeds, or
+assumed."""
 
 from __future__ import annotations
 
@@ -21,12 +22,16 @@ from methods.info import Metric
 
 ONE_SHOT, TRAINED, TRANSFORMED, DESTROYED = "one-shot", "trained", "transformed", "destroyed"
 UNROUNDED = {ONE_SHOT, TRAINED, TRANSFORMED, DESTROYED}
-"""Kinds of rows but for those of dense weights that are only rounded, whose kind is their bits per weight."""
+"""Kinds of rows but for those of dense weights that are only rounded, whose kind is their bits per
+weight."""
 DESTROYED_FROM = 100.0
-"""Perplexity, over the least of the model and protocol, from which a row is destroyed: its draws differ by whole factors."""
+"""Perplexity, over the least of the model and protocol, from which a row is destroyed: its draws
+differ by whole factors."""
 MIN_FREEDOM, MIN_OWN_FREEDOM = 2.0, 8.0
-"""Fewest degrees of freedom of a kind of row, and of its rows under one protocol, which are taken alone from there on. With fewer
-than the first, rows of other kinds are pooled: first of rounded dense weights of any bits, then of all rows of the model."""
+"""Fewest degrees of freedom of a kind of row, and of its rows under one protocol, which are taken
+alone from there on. With fewer
+than the first, rows of other kinds are pooled: first of rounded dense weights of any bits, then of
+all rows of the model."""
 
 Kind = tuple[str, str, Protocol | None, str]
 """Model, kind of row, protocol, metric."""
@@ -55,14 +60,15 @@ class SeedNoiseTable:
     def of_pair(self, pair: MetricPair) -> KnownNoise | None:
         """Return the noise of the difference of two numbers, or None if there is none.
 
-        The variances of both sides add up, because two methods need not react to a draw in the same way. Of a mean over
-        seeds it is that of one seed, divided by their number.
+        The variances of both sides add up, because two methods need not react to a draw in the same
+        way. Of a mean over seeds it is that of one seed, divided by their number.
         """
         if pair.counted or not pair.definition.sampled:
             return None
         sides = [one for one, *_ in (pair.before, pair.after) if one.identity.seed is not None]
         found = [
-            self.of(one.identity.model, self.kind_of(one), pair.definition, one.identity.protocol) for one in sides
+            self.of(one.identity.model, self.kind_of(one), pair.definition, one.identity.protocol)
+            for one in sides
         ]
         if not any(one.noise.variance for one in found):
             return None
@@ -77,7 +83,8 @@ class SeedNoiseTable:
     def kind_of(self, record: Record) -> str:
         """Return the kind of a record's row: rows of a kind are assumed to have the same noise.
 
-        Draws of weights of 3 bits differ several times as much as those of 4 bits, so bits make a kind.
+        Draws of weights of 3 bits differ several times as much as those of 4 bits, so bits make a
+        kind.
         """
         identity = record.identity
         if _row(record) in self._destroyed:
@@ -91,8 +98,11 @@ class SeedNoiseTable:
         bits = self._bits.get(_row(record))
         return "dense" if bits is None else f"dense {bits:.0f}-bit"
 
-    def of(self, model: str, kind: str, metric: Metric, protocol: Protocol | None = None) -> KnownNoise:
-        """Return the noise of a kind of row, under this protocol if enough rows have seeds there."""
+    def of(
+        self, model: str, kind: str, metric: Metric, protocol: Protocol | None = None
+    ) -> KnownNoise:
+        """Return the noise of a kind of row, under this protocol if enough rows have seeds
+        there."""
         key = (model, kind, protocol, metric.name)
         if key not in self.known:
             self.known[key] = self._find(model, kind, metric, protocol)
@@ -116,13 +126,22 @@ class SeedNoiseTable:
                 source = f"from {amount(len(some), f'{of} row')} with seeds"
                 return KnownNoise(noise, f"{kind} {_amount(noise, metric)} ({source})")
         noise = SeedNoise(metric.seed_noise**2)
-        return KnownNoise(noise, f"{kind} {_amount(noise, metric)} (assumed, because too few rows have seeds)")
+        return KnownNoise(
+            noise, f"{kind} {_amount(noise, metric)} (assumed, because too few rows have seeds)"
+        )
 
     @cached_property
     def _destroyed(self) -> set[IdentityKey]:
-        """Return the rows with more than DESTROYED_FROM times the least perplexity of their model and protocol."""
-        found = [(r, (r.identity.model, r.identity.protocol), value) for r, value in self._numbers("perplexity")]
-        least = {key: min(value for _, _, value in group) for key, group in group_by(found, itemgetter(1)).items()}
+        """Return the rows with more than DESTROYED_FROM times the least perplexity of their model
+        and protocol."""
+        found = [
+            (r, (r.identity.model, r.identity.protocol), value)
+            for r, value in self._numbers("perplexity")
+        ]
+        least = {
+            key: min(value for _, _, value in group)
+            for key, group in group_by(found, itemgetter(1)).items()
+        }
         return {_row(record) for record, key, value in found if value > DESTROYED_FROM * least[key]}
 
     @cached_property
@@ -133,7 +152,11 @@ class SeedNoiseTable:
     def _numbers(self, metric: str) -> Iterator[tuple[Record, float]]:
         """Yield each record that has a metric, and its number."""
         for record in self.records:
-            yield from ((record, r.value) for r in record.readings if r.metric == metric and r.value is not None)
+            yield from (
+                (record, r.value)
+                for r in record.readings
+                if r.metric == metric and r.value is not None
+            )
 
     @cached_property
     def _measured(self) -> dict[tuple[str, str], list[Noises]]:

@@ -1,4 +1,5 @@
-"""Settings of a gate: alpha, margins, tolerances and seed noise, from a TOML file if there is one."""
+"""Settings of a gate: alpha, margins, tolerances and seed noise, from a TOML file if there is
+one."""
 
 from __future__ import annotations
 
@@ -25,9 +26,11 @@ Amount = Annotated[Number, Field(ge=0, le=1e9, allow_inf_nan=False)]
 class CompareSettings(BaseModel, extra="forbid", frozen=True):
     """Settings of a gate. The dicts by metric replace the values that measures declare.
 
-    A gate does not judge a metric without a margin. The margin `latency` is for all times and speeds, and so is
-    `latency` in `not_comparable`: metrics or measures that pass although their numbers cannot be compared. `seed_noise`:
-    standard deviations of a row's number between calibration seeds, which replace those of the rows with several seeds.
+    A gate does not judge a metric without a margin. The margin `latency` is for all times and
+    speeds, and so is
+    `latency` in `not_comparable`: metrics or measures that pass although their numbers cannot be
+    compared. `seed_noise`: standard deviations of a row's number between calibration seeds, which
+    replace those of the rows with several seeds.
     """
 
     alpha: Number = Field(default=0.05, gt=0, lt=1)
@@ -48,7 +51,8 @@ class CompareSettings(BaseModel, extra="forbid", frozen=True):
 
 
 def read(path: Path | None, measured: Iterable[str] = (), **over: Any) -> CompareSettings:
-    """Read settings from a file, or raise UserError. `over` overrides them. measured: metrics of other packages' measures."""
+    """Read settings from a file, or raise UserError. `over` overrides them. measured: metrics of
+    other packages' measures."""
     values: dict[str, Any] = read_toml(path) if path else {}
     try:
         settings = CompareSettings(**(values | {k: v for k, v in over.items() if v is not None}))
@@ -59,14 +63,21 @@ def read(path: Path | None, measured: Iterable[str] = (), **over: Any) -> Compar
             raise UserError(
                 f"{path}: " + describe_unknown("setting", where, list(CompareSettings.model_fields))
             ) from None
-        raise UserError(f"{path}: invalid {where} = {first['input']!r}: {describe_allowed(first)}") from None
+        raise UserError(
+            f"{path}: invalid {where} = {first['input']!r}: {describe_allowed(first)}"
+        ) from None
     known = dict.fromkeys((*sorted(metric_owners.built_in(), key=column_order), *measured))
     for table in ("margins", "tolerances", "seed_noise"):
         for name, value in getattr(settings, table).items():
             if name not in known and not metric_owners.find(name):
-                raise UserError(f"{path}: invalid {table}.{name} = {value}: " + describe_unknown("metric", name, known))
+                raise UserError(
+                    f"{path}: invalid {table}.{name} = {value}: "
+                    + describe_unknown("metric", name, known)
+                )
     known |= dict.fromkeys(registry.names("measures"))
     for name in settings.not_comparable:
         if name not in known and not metric_owners.find(name):
-            raise UserError(f"{path}: invalid not_comparable: " + describe_unknown("metric", name, known))
+            raise UserError(
+                f"{path}: invalid not_comparable: " + describe_unknown("metric", name, known)
+            )
     return settings

@@ -7,7 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from bench.compare.estimate import NotComparable, counted_change, estimate_pair, mean_change, mean_values
+from bench.compare.estimate import (
+    NotComparable,
+    counted_change,
+    estimate_pair,
+    mean_change,
+    mean_values,
+)
 from bench.compare.pairing import NOT_REPORTED, MetricPair, pair_results
 from bench.compare.result_set import ResultSet, gc_paused
 from bench.compare.seed_noise import SeedNoiseTable
@@ -19,9 +25,24 @@ from bench.stats.bootstrap import Estimate, students_t
 from bench.system.text import amount
 
 FAILING_VERDICTS = ("REGRESSION", "NEW_FAILURE", "MISSING")
-VERDICTS = (*FAILING_VERDICTS, "NOT_COMPARABLE", "INCONCLUSIVE", "NO_BASELINE", "FIXED", "IMPROVED", "OK")
+VERDICTS = (
+    *FAILING_VERDICTS,
+    "NOT_COMPARABLE",
+    "INCONCLUSIVE",
+    "NO_BASELINE",
+    "FIXED",
+    "IMPROVED",
+    "OK",
+)
 """Worst first."""
-MARKS = {"REGRESSION": "-", "IMPROVED": "+", "OK": "", "INCONCLUSIVE": "~", "NOT_COMPARABLE": "x", "NO_BASELINE": ""}
+MARKS = {
+    "REGRESSION": "-",
+    "IMPROVED": "+",
+    "OK": "",
+    "INCONCLUSIVE": "~",
+    "NOT_COMPARABLE": "x",
+    "NO_BASELINE": "",
+}
 """Marks of rows: - is worse and + is better. Other verdicts are failures and have the mark !."""
 
 
@@ -41,7 +62,8 @@ class Row:
     better: str = ""
     estimate: Estimate | None = None
     adjusted: float | None = None
-    """p value, adjusted for the whole family of tests: for the margin, or for 0 if the number is better."""
+    """p value, adjusted for the whole family of tests: for the margin, or for 0 if the number is
+    better."""
     margin: float | None = None
     required_n: tuple[int, str] | None = None
     """Count and unit that would decide an inconclusive number."""
@@ -49,7 +71,8 @@ class Row:
 
     @property
     def effect(self) -> tuple[float, float | None, float | None] | None:
-        """Return the ratio or difference, and the ends of its interval, which are None if it says nothing."""
+        """Return the ratio or difference, and the ends of its interval, which are None if it says
+        nothing."""
         return self.estimate.effect(self.ratio) if self.estimate else None
 
     @property
@@ -58,7 +81,8 @@ class Row:
 
 
 class AdjustedP(NamedTuple):
-    """p values, adjusted for the whole family of tests: for a change of 0, and for a change of the margin."""
+    """p values, adjusted for the whole family of tests: for a change of 0, and for a change of the
+    margin."""
 
     change: float
     margin: float
@@ -82,15 +106,20 @@ class Comparison:
 
     @property
     def failed(self) -> tuple[Row, ...]:
-        """Return the rows that fail a gate: a number that cannot be compared fails unless the settings except it."""
+        """Return the rows that fail a gate: a number that cannot be compared fails unless the
+        settings except it."""
         bad = (*FAILING_VERDICTS, "INCONCLUSIVE") if self.settings.strict else FAILING_VERDICTS
         return tuple(
-            r for r in self.rows if r.verdict in bad or (r.verdict == "NOT_COMPARABLE" and not self._excepts(r))
+            r
+            for r in self.rows
+            if r.verdict in bad or (r.verdict == "NOT_COMPARABLE" and not self._excepts(r))
         )
 
     def _excepts(self, row: Row) -> bool:
         is_time = row.metric == "speed" or metrics.find(row.metric, row.unit or None).is_time
-        return bool({row.metric, *(["latency"] if is_time else [])} & set(self.settings.not_comparable))
+        return bool(
+            {row.metric, *(["latency"] if is_time else [])} & set(self.settings.not_comparable)
+        )
 
     def count(self) -> dict[str, int]:
         """Return how many rows have each verdict, the worst first."""
@@ -113,7 +142,8 @@ def compare(
 
     Args:
         ignore: columns of an identity in which the two may differ.
-        exploratory: compare for people, not for a gate. Intervals hold each on its own instead of Bonferroni's, and seeds
+        exploratory: compare for people, not for a gate. Intervals hold each on its own instead of
+        Bonferroni's, and seeds
             of only one side are left out. Metrics without a margin are compared, too.
         every_metric: compare metrics that no table shows, too.
     """
@@ -122,7 +152,8 @@ def compare(
     judged = [
         p
         for p in pairs
-        if (exploratory and (every_metric or p.definition.in_tables)) or settings.margin(p.definition) is not None
+        if (exploratory and (every_metric or p.definition.in_tables))
+        or settings.margin(p.definition) is not None
     ]
     skipped = sorted({p.metric for p in pairs} - {p.metric for p in judged})
     rows = [
@@ -152,7 +183,9 @@ def compare(
         known = noises.of_pair(pair)
         noise, source = known or (None, "")
         try:
-            estimate = estimate_pair(pair, before, after, level, noise, _worse(pair) * _margin(pair, settings))
+            estimate = estimate_pair(
+                pair, before, after, level, noise, _worse(pair) * _margin(pair, settings)
+            )
             estimates.append((pair, estimate, source))
         except NotComparable as fault:
             rows.append(_row(pair, "NOT_COMPARABLE", str(fault)))
@@ -162,7 +195,8 @@ def compare(
 
 
 def _margin(pair: MetricPair, settings: CompareSettings) -> float:
-    """Return the margin on the scale of the estimate. A metric without a margin has a margin of 0."""
+    """Return the margin on the scale of the estimate. A metric without a margin has a margin of
+    0."""
     margin = settings.margin(pair.definition) or 0.0
     return math.log1p(margin) if pair.is_ratio else margin
 
@@ -175,14 +209,19 @@ def _worse(pair: MetricPair) -> float:
 def _decide_all(
     estimates: Sequence[tuple[MetricPair, Estimate, str]], settings: CompareSettings, level: float
 ) -> Iterable[Row]:
-    """Decide on all estimates. Holm adjusts the p values for a change of 0, and those for a change of the margin.
+    """Decide on all estimates. Holm adjusts the p values for a change of 0, and those for a change
+    of the margin.
 
     level: 1 - coverage of each interval.
     """
     sampled = [i for i, (pair, _, _) in enumerate(estimates) if not pair.counted]
     judged = [_judged_estimate(pair, estimate, settings) for pair, estimate, _ in estimates]
-    changed = dict(zip(sampled, multiple_tests.holm([estimates[i][1].p for i in sampled]), strict=True))
-    beyond = dict(zip(sampled, multiple_tests.holm([judged[i].p_margin for i in sampled]), strict=True))
+    changed = dict(
+        zip(sampled, multiple_tests.holm([estimates[i][1].p for i in sampled]), strict=True)
+    )
+    beyond = dict(
+        zip(sampled, multiple_tests.holm([judged[i].p_margin for i in sampled]), strict=True)
+    )
     for i, (pair, estimate, source) in enumerate(estimates):
         adjusted = AdjustedP(changed.get(i, estimate.p), beyond.get(i, estimate.p_margin))
         at = (multiple_tests.bonferroni(settings.alpha, len(sampled)), level)
@@ -193,8 +232,9 @@ def _decide_all(
 def _judged_estimate(pair: MetricPair, estimate: Estimate, settings: CompareSettings) -> Estimate:
     """Return the estimate that is compared with the margin.
 
-    With one seed, a number within its margin is judged for this seed, because no number of items could bring the noise
-    between seeds under a margin. A loss beyond the margin could be another draw, so the noise between seeds counts.
+    With one seed, a number within its margin is judged for this seed, because no number of items
+    could bring the noise between seeds under a margin. A loss beyond the margin could be another
+    draw, so the noise between seeds counts.
     """
     within = _worse(pair) * estimate.value <= _margin(pair, settings)
     return estimate.alone if within and estimate.alone and estimate.seeds == 1 else estimate
@@ -210,17 +250,28 @@ def decide(
 ) -> Row:
     """Return REGRESSION, OK, IMPROVED or INCONCLUSIVE.
 
-    A change within the tolerance is OK, however significant it is: the summation order alone can cause it.
+    A change within the tolerance is OK, however significant it is: the summation order alone can
+    cause it.
 
-    source: where the noise between seeds comes from; wider: half width of an interval that all tests share, over the estimate's.
+    source: where the noise between seeds comes from; wider: half width of an interval that all
+    tests share, over the estimate's.
     """
     margin, worse = _margin(pair, settings), _worse(pair)
     loss, judged = worse * estimate.value, _judged_estimate(pair, estimate, settings)
     raw_margin = settings.margin(pair.definition) or 0.0
-    row = _row(pair, "OK", _seed_hint(pair, source), estimate=estimate, adjusted=adjusted.margin, margin=raw_margin)
+    row = _row(
+        pair,
+        "OK",
+        _seed_hint(pair, source),
+        estimate=estimate,
+        adjusted=adjusted.margin,
+        margin=raw_margin,
+    )
     if pair.counted:
         loss = worse * counted_change(pair)
-        return replace(row, verdict="REGRESSION" if loss > margin else "IMPROVED" if -loss > margin else "OK")
+        return replace(
+            row, verdict="REGRESSION" if loss > margin else "IMPROVED" if -loss > margin else "OK"
+        )
     if max(abs(estimate.low), abs(estimate.high)) <= settings.tolerance(pair.definition):
         return row
     if loss < 0 and multiple_tests.differs(adjusted.change, settings.alpha):
@@ -229,7 +280,9 @@ def decide(
         return replace(row, verdict="REGRESSION") if loss > margin else row
     ends = (worse * judged.low, worse * judged.high)
     half = max(ends) - loss if loss <= margin else loss - min(ends)
-    return replace(row, verdict="INCONCLUSIVE", required_n=judged.required_n(loss, half * wider, margin))
+    return replace(
+        row, verdict="INCONCLUSIVE", required_n=judged.required_n(loss, half * wider, margin)
+    )
 
 
 def _seed_hint(pair: MetricPair, source: str) -> str:
@@ -241,7 +294,8 @@ def _seed_hint(pair: MetricPair, source: str) -> str:
 
 
 def _check_reproduction(pair: MetricPair, settings: CompareSettings) -> Row:
-    """Judge a number of the same key and machine. It must be the same for each seed, whatever the margin.
+    """Judge a number of the same key and machine. It must be the same for each seed, whatever the
+    margin.
 
     One worse seed is a regression, however much better another is.
     """

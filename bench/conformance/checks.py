@@ -43,15 +43,22 @@ def require(condition: object, sentence: str) -> None:
 def declares_itself(subject: Subject) -> None:
     """Check that the class has the name and valid needs, and that the settings are JSON."""
     kind = type(subject.method)
-    require(kind.name == subject.name, f"its class is named {kind.name!r}, and it is installed as {subject.name!r}")
+    require(
+        kind.name == subject.name,
+        f"its class is named {kind.name!r}, and it is installed as {subject.name!r}",
+    )
     require(isinstance(kind.needs, Needs), "`needs` is not a methods.Needs")
-    require(isinstance(getattr(kind, "shares_calibration", False), bool), "`shares_calibration` is not true or false")
+    require(
+        isinstance(getattr(kind, "shares_calibration", False), bool),
+        "`shares_calibration` is not true or false",
+    )
     fields = dataclasses.asdict(subject.method)  # type: ignore[call-overload]  # the catalog takes dataclasses alone
     require(_is_json(fields), "a setting is not a JSON value: use numbers, text, true and false")
 
 
 def prunes_its_targets_and_nothing_else(subject: Subject) -> None:
-    """Check that the targets follow the pattern, and that every other change is declared. One block is no target."""
+    """Check that the targets follow the pattern, and that every other change is declared. One block
+    is no target."""
     job, model = subject.job, subject.model
     job = dataclasses.replace(job, targets=job.targets[: -(len(job.targets) // 4)])
     outcome = subject.apply(job)
@@ -65,7 +72,9 @@ def prunes_its_targets_and_nothing_else(subject: Subject) -> None:
     is_free = not does & Does.LEAVES_DENSE or subject.entry.trains or Does.KEEPS_FUNCTION in does
     free = weights if is_free else set()
     if wrong := sorted(changed - declared - free):
-        raise NotConformant(f"{wrong[0]} changed, and it is neither a target nor in Outcome.changed")
+        raise NotConformant(
+            f"{wrong[0]} changed, and it is neither a target nor in Outcome.changed"
+        )
     if not subject.prunes:
         return
     for target in job.targets:
@@ -100,7 +109,9 @@ def keeps_the_dtype(subject: Subject) -> None:
             # The trainer refuses float16, in which small gradients vanish.
             continue
         model = copy.deepcopy(subject.model).to(dtype)
-        job = dataclasses.replace(subject.job, compute=dataclasses.replace(subject.job.compute, dtype=dtype))
+        job = dataclasses.replace(
+            subject.job, compute=dataclasses.replace(subject.job.compute, dtype=dtype)
+        )
         if Needs.TEACHER in subject.method.needs:
             job = dataclasses.replace(job, teacher=partial(copy.deepcopy, model))
         for key, tensor in subject.applied(job, model).state_dict().items():
@@ -129,15 +140,24 @@ def stores_its_weights(subject: Subject) -> None:
 def notes_are_json(subject: Subject) -> None:
     """Check that a record can store the notes."""
     notes = subject.apply().notes
-    require(isinstance(notes, Mapping) and _is_json(dict(notes)), "its notes are not a JSON object without NaN")
+    require(
+        isinstance(notes, Mapping) and _is_json(dict(notes)),
+        "its notes are not a JSON object without NaN",
+    )
 
 
 def leaves_its_job_alone(subject: Subject) -> None:
     """Check that the calibration tokens and the source folder are unchanged."""
     job = subject.job
-    tokens, files = None if job.calibration is None else job.calibration.clone(), _digests(job.source)
+    tokens, files = (
+        None if job.calibration is None else job.calibration.clone(),
+        _digests(job.source),
+    )
     subject.apply()
-    require(tokens is None or torch.equal(job.calibration, tokens), "it wrote into the calibration tokens")  # type: ignore[arg-type]
+    require(
+        tokens is None or torch.equal(job.calibration, tokens),  # type: ignore[arg-type]
+        "it wrote into the calibration tokens",
+    )
     require(_digests(job.source) == files, "it wrote into its source folder")
 
 
@@ -152,16 +172,27 @@ def leaves_nothing_running(subject: Subject) -> None:
 
 
 def leaves_a_model_that_trains(subject: Subject) -> None:
-    """Check that the model has its own modules, no hook but that of a low-rank term, and a gradient for every parameter."""
+    """Check that the model has its own modules, no hook but that of a low-rank term, and a gradient
+    for every parameter."""
     model = subject.applied()
-    hooked = (m for m in model.modules() if m._forward_pre_hooks or len(m._forward_hooks) > hasattr(m, CHILD))
+    hooked = (
+        m
+        for m in model.modules()
+        if m._forward_pre_hooks or len(m._forward_hooks) > hasattr(m, CHILD)
+    )
     require(not list(hooked), "it left a hook in the model")
     kinds = [type(module) for module in model.modules() if not isinstance(module, Factors)]
-    require(kinds == [type(module) for module in subject.model.modules()], "it left other modules in the model")
+    require(
+        kinds == [type(module) for module in subject.model.modules()],
+        "it left other modules in the model",
+    )
     model.requires_grad_(True)
     ids = torch.arange(16, device=subject.job.compute.device)[None]
     model(ids, labels=ids).loss.backward()
-    require(all(p.grad is not None for p in model.parameters()), "a parameter of its model gets no gradient")
+    require(
+        all(p.grad is not None for p in model.parameters()),
+        "a parameter of its model gets no gradient",
+    )
 
 
 CHECKS: tuple[Check, ...] = (
@@ -199,11 +230,16 @@ def _is_json(value: Any) -> bool:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def rows(text: str, kind: str) -> Iterator[dict[str, Any]]:
-    """Yield a row for each check: its state, and the fault that it found. Raise Skipped if it cannot run here."""
+    """Yield a row for each check: its state, and the fault that it found. Raise Skipped if it
+    cannot run here."""
     for check in CHECKS:
         # Each check gets a new subject, which no other check has changed.
         with sample(text, kind) as subject:

@@ -19,8 +19,8 @@ from methods.errors import Skipped
 from methods.info import MeasureInfo
 
 SPEC: dict[str, Any] = {
-    "methods": ("magnitude",), "quantizers": ("none",), "perplexity": {"windows": 8}, "zeroshot": {"limit": 8},
-    "device": "cpu", "threads": 1,
+    "methods": ("magnitude",), "quantizers": ("none",), "perplexity": {"windows": 8},
+    "zeroshot": {"limit": 8}, "device": "cpu", "threads": 1,
 }  # fmt: skip
 
 
@@ -52,7 +52,10 @@ def reads_a_dense_and_a_pruned_model(trial: Trial) -> None:
     """Check that each model has a finite number."""
     require(trial.first, "it planned no measurement")
     for record in trial.first:
-        require(record.status == "ok", f"it has {record.status} on {record.identity.method}: {record.reason}")
+        require(
+            record.status == "ok",
+            f"it has {record.status} on {record.identity.method}: {record.reason}",
+        )
         require(record.readings, f"it has no number on {record.identity.method}")
 
 
@@ -61,35 +64,54 @@ def gives_the_same_twice(trial: Trial) -> None:
     second = {record.key: record for record in trial.second}
     for record in trial.first:
         other = second[record.key]
-        require(record.readings == other.readings, f"two runs differ on {record.identity.method}: use a seed")
+        require(
+            record.readings == other.readings,
+            f"two runs differ on {record.identity.method}: use a seed",
+        )
         same = (record.items and record.items.sha256) == (other.items and other.items.sha256)
         require(same, f"the items of two runs differ on {record.identity.method}")
 
 
 def says_what_its_numbers_are(trial: Trial) -> None:
-    """Check that each number has a unit, that of its declared metric, and that numbers which items give are theirs."""
-    declared = {metric.name: metric for metric in getattr(trial.kind, "info", MeasureInfo()).metrics}
+    """Check that each number has a unit, that of its declared metric, and that numbers which items
+    give are theirs."""
+    declared = {
+        metric.name: metric for metric in getattr(trial.kind, "info", MeasureInfo()).metrics
+    }
     for reading in (reading for record in trial.first for reading in record.readings):
         require(reading.unit, f"{reading.metric} has no unit: give 1 if it has none")
         metric = declared.get(reading.metric)
         same = metric is None or (metric.unit, metric.better) == (reading.unit, reading.better)
-        require(same, f"{reading.metric} has another unit or direction than `info.metrics` declares: leave them out")
+        require(
+            same,
+            f"{reading.metric} has another unit or direction than `info.metrics` declares: leave "
+            "them out",
+        )
     require(not trial.problems, trial.problems[0] if trial.problems else "")
 
 
 def has_a_column(trial: Trial) -> None:
-    """Check that a leaderboard shows one of its metrics, and that its models have one protocol, and so share a column."""
-    shown = {metric.name for metric in getattr(trial.kind, "info", MeasureInfo()).metrics if metric.on_board}
+    """Check that a leaderboard shows one of its metrics, and that its models have one protocol, and
+    so share a column."""
+    shown = {
+        metric.name
+        for metric in getattr(trial.kind, "info", MeasureInfo()).metrics
+        if metric.on_board
+    }
     measured = sorted({reading.metric for record in trial.first for reading in record.readings})
     require(
         shown & set(measured),
-        f"`info.metrics` declares none of its metrics ({', '.join(measured)}) with on_board=True: declare one",
+        f"`info.metrics` declares none of its metrics ({', '.join(measured)}) with on_board=True: "
+        "declare one",
     )
     columns: dict[str, set[tuple[str, str]]] = {}
     for record in trial.first:
         found = {(reading.metric, record.identity.protocol.label) for reading in record.readings}
         columns.setdefault(record.identity.method, set()).update(found)
-    require(len({frozenset(found) for found in columns.values()}) == 1, f"its models share no column: {columns}")
+    require(
+        len({frozenset(found) for found in columns.values()}) == 1,
+        f"its models share no column: {columns}",
+    )
 
 
 CHECKS: tuple[Callable[[Trial], None], ...] = (
@@ -102,7 +124,8 @@ CHECKS: tuple[Callable[[Trial], None], ...] = (
 
 
 def rows(name: str, run: Callable[[Spec], Sequence[Record]]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each check of a measure, or raise Skipped. run: makes the records of a spec."""
+    """Yield a row for each check of a measure, or raise Skipped. run: makes the records of a
+    spec."""
     text = name
     (name,) = named_files.with_names("measures", [text])
     kind = registry.load(registry.lookup("measures", name))

@@ -50,19 +50,24 @@ class Subject:
         job = job or self.job
         torch.manual_seed(job.seed)
         with TemporaryDirectory(dir=job.workdir) as workdir:
-            return self.method.apply(copy.deepcopy(model or self.model), replace(job, workdir=Path(workdir)))
+            return self.method.apply(
+                copy.deepcopy(model or self.model), replace(job, workdir=Path(workdir))
+            )
 
     def applied(self, job: Job | None = None, model: nn.Module | None = None) -> nn.Module:
         """Apply the method, and return the model of its outcome."""
         outcome = self.apply(job, model).model
         if not isinstance(outcome, nn.Module):
-            raise TypeError(f"it returned {type(outcome).__name__} for a model in memory: return the model")
+            raise TypeError(
+                f"it returned {type(outcome).__name__} for a model in memory: return the model"
+            )
         return outcome
 
 
 @contextmanager
 def sample(text: str, kind: str = "methods") -> Iterator[Subject]:
-    """Yield a typed method, `tiny`, and a job that has everything it needs. Raise Skipped if it cannot run here."""
+    """Yield a typed method, `tiny`, and a job that has everything it needs. Raise Skipped if it
+    cannot run here."""
     (named,) = named_files.with_names(kind, [text])
     typed = choice.parse_method(named, kind)
     entry = registry.lookup(kind, typed.name)
@@ -87,14 +92,23 @@ def sample(text: str, kind: str = "methods") -> Iterator[Subject]:
             compute=compute,
             workdir=workdir,
         )
-        yield Subject(typed.name, entry, kind, method, model, _supply(job, model, needs, typed.prior is not None))
+        yield Subject(
+            typed.name,
+            entry,
+            kind,
+            method,
+            model,
+            _supply(job, model, needs, typed.prior is not None),
+        )
 
 
 def _supply(job: Job, model: nn.Module, needs: Needs, refines: bool) -> Job:
     """Return the job with the inputs that a method needs, and no others."""
     vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
     if Needs.CALIBRATION in needs:
-        tokens = torch.randint(vocabulary, (SEQUENCES, SEQLEN), generator=torch.Generator().manual_seed(0))
+        tokens = torch.randint(
+            vocabulary, (SEQUENCES, SEQLEN), generator=torch.Generator().manual_seed(0)
+        )
         job = replace(job, calibration=tokens)
     if Needs.TRAINING in needs:
         ids = np.cumsum(np.random.default_rng(0).choice([1, 1, 1, 5], size=4000)) % vocabulary
@@ -105,6 +119,9 @@ def _supply(job: Job, model: nn.Module, needs: Needs, refines: bool) -> Job:
     if Needs.TEACHER in needs:
         job = replace(job, teacher=lambda: copy.deepcopy(model))
     if refines:
-        masks = {t: job.pattern.keep(dense_weight(model.get_submodule(t)).abs().float()) for t in job.targets}
+        masks = {
+            t: job.pattern.keep(dense_weight(model.get_submodule(t)).abs().float())
+            for t in job.targets
+        }
         job = replace(job, prior=Prior(folder=job.source, masks=masks))
     return job

@@ -1,4 +1,5 @@
-"""Checks as tests: pytest --pyargs bench.conformance -k NAME. Without -k they run for the whole catalog."""
+"""Checks as tests: pytest --pyargs bench.conformance -k NAME. Without -k they run for the whole
+catalog."""
 
 from __future__ import annotations
 
@@ -20,8 +21,16 @@ KINDS = ("methods", "quantizers")
 
 def names() -> list[ParameterSet]:
     """Return every method and quantizer. One that refines another stage gets `from=magnitude`."""
-    found = [(kind, name, entry) for kind in KINDS for name, entry in registry.entries(kind).items() if entry.target]
-    return [pytest.param(kind, f"{n}:from=magnitude" if Does.REFINES in e.does else n, id=n) for kind, n, e in found]
+    found = [
+        (kind, name, entry)
+        for kind in KINDS
+        for name, entry in registry.entries(kind).items()
+        if entry.target
+    ]
+    return [
+        pytest.param(kind, f"{n}:from=magnitude" if Does.REFINES in e.does else n, id=n)
+        for kind, n, e in found
+    ]
 
 
 @pytest.mark.parametrize(("kind", "name"), names())

@@ -1,8 +1,10 @@
-"""Share a budget of bits, or of kept weights, among the linears of a model by the damage that each choice does.
+"""Share a budget of bits, or of kept weights, among the linears of a model by the damage that each
+choice does.
 
-The damage of a quantizer or a pattern in one linear is the KL divergence from the model without it, on calibration text, while all other
-linears are unchanged. An integer program finds the choices of the lowest sum within the budget. Sums assume that damages
-add up, so swaps of choices are then measured in the whole model. After EvoPress (arXiv 2410.14649).
+The damage of a quantizer or a pattern in one linear is the KL divergence from the model without it,
+on calibration text, while all other linears are unchanged. An integer program finds the choices of
+the lowest sum within the budget. Sums assume that damages add up, so swaps of choices are then
+measured in the whole model. After EvoPress (arXiv 2410.14649).
 """
 
 from __future__ import annotations
@@ -93,21 +95,27 @@ def allocate(
         pruner: method that prunes the linears whose choice has a pattern.
 
     Raises:
-        UserError: an unknown choice, a pruner or a method that does not fit, or a budget below that of the smallest.
+        UserError: an unknown choice, a pruner or a method that does not fit, or a budget below that
+        of the smallest.
     """
     parsed = [LinearChoice.parse(name) for name in choices]
     with in_use():
         artifacts = _artifacts(spec, parsed, pruner)
         with in_use(*{name for artifact in artifacts for name in artifact.cache_names}):
-            return _allocate(_Problem(artifacts, choices, parsed, note), budget, tokens, swaps, note)
+            return _allocate(
+                _Problem(artifacts, choices, parsed, note), budget, tokens, swaps, note
+            )
 
 
-def _allocate(problem: _Problem, budget: Budget, tokens: int, swaps: int, note: Callable[[str], None]) -> list[Share]:
+def _allocate(
+    problem: _Problem, budget: Budget, tokens: int, swaps: int, note: Callable[[str], None]
+) -> list[Share]:
     cost = problem.costs(budget)
     if budget.limit + TOLERANCE < (least := cost.min(1).sum()):
         unit = "kept weights" if budget.of_kept else "bits"
         raise UserError(
-            f"{budget.option} {budget.limit:g} is below the {least:.4g} {unit} of the smallest choices: raise it"
+            f"{budget.option} {budget.limit:g} is below the {least:.4g} {unit} of the smallest "
+            "choices: raise it"
         )
     problem.make(tokens)
     damage = problem.measure_damage()
@@ -124,7 +132,8 @@ def _allocate(problem: _Problem, budget: Budget, tokens: int, swaps: int, note: 
 
 
 def _artifacts(spec: Spec, choices: Sequence[LinearChoice], pruner: str) -> list[Artifact]:
-    """Return the artifact of each choice, and behind them one with the calibration text that all share."""
+    """Return the artifact of each choice, and behind them one with the calibration text that all
+    share."""
     (method,) = spec.methods
     chain = parse_chain(method)
     patterns = [str(choice.pattern) for choice in choices if not choice.pattern.dense]
@@ -132,37 +141,58 @@ def _artifacts(spec: Spec, choices: Sequence[LinearChoice], pruner: str) -> list
     if patterns:
         parse_pruner(pruner)
         if not all(lookup("methods", stage.name).does & Does.LEAVES_DENSE for stage in chain):
-            raise UserError(f"{method} prunes, so its linears cannot have other patterns: leave {patterns[0]} out")
+            raise UserError(
+                f"{method} prunes, so its linears cannot have other patterns: leave {patterns[0]} "
+                "out"
+            )
         pruned = pruner if method == CONTROL else f"{pruner}:from={_as_prior(method)}"
         methods.append(pruned)
     quantizers = dict.fromkeys((*(choice.quantizer for choice in choices), CALIBRATED))
-    wanted = {"methods": tuple(methods), "quantizers": tuple(quantizers), "patterns": tuple(patterns) or spec.patterns}
+    wanted = {
+        "methods": tuple(methods),
+        "quantizers": tuple(quantizers),
+        "patterns": tuple(patterns) or spec.patterns,
+    }
     plan = make_plan(spec.model_copy(update=wanted | {"shard": None}), fetch=True)
-    known = {(m.artifact.pruner.label, m.artifact.pattern, m.artifact.quantizer): m.artifact for m in plan.measurements}
+    known = {
+        (m.artifact.pruner.label, m.artifact.pattern, m.artifact.quantizer): m.artifact
+        for m in plan.measurements
+    }
 
     def artifact(choice: LinearChoice) -> Artifact:
-        own = next(key[1] for key in known if key[0] == method) if choice.pattern.dense else str(choice.pattern)
+        own = (
+            next(key[1] for key in known if key[0] == method)
+            if choice.pattern.dense
+            else str(choice.pattern)
+        )
         return known[method if choice.pattern.dense else pruned, own, choice.quantizer]
 
     return [artifact(choice) for choice in (*choices, LinearChoice(Pattern(), CALIBRATED))]
 
 
 def _as_prior(method: str) -> str:
-    """Return a typed method as the `from=` of another: "awq:group=32:from=rotate" is "rotate+awq/group=32"."""
+    """Return a typed method as the `from=` of another: "awq:group=32:from=rotate" is
+    "rotate+awq/group=32"."""
     stages = [choice.label.split(":") for choice in parse_chain(method)]
-    return "+".join("/".join(part for part in stage if not part.startswith("from=")) for stage in stages)
+    return "+".join(
+        "/".join(part for part in stage if not part.startswith("from=")) for stage in stages
+    )
 
 
 def solve(damage: Floats, cost: Floats, budget: Budget) -> Chosen:
-    """Return the choice of each linear with the lowest sum of damages, int64 [linears], or raise UserError if none fits.
+    """Return the choice of each linear with the lowest sum of damages, int64 [linears], or raise
+    UserError if none fits.
 
-    damage: damage of each choice, [linears, choices]. cost: its part of the budget, [linears, choices].
+    damage: damage of each choice, [linears, choices]. cost: its part of the budget, [linears,
+    choices].
     """
     linears, choices = damage.shape
     one_each = LinearConstraint(np.kron(np.eye(linears), np.ones(choices)), 1, 1)
     within = LinearConstraint(cost.reshape(1, -1), -np.inf, budget.limit + TOLERANCE)
     ones = np.ones(damage.size)
-    found = milp(damage.ravel(), integrality=ones, bounds=Bounds(0, 1), constraints=[one_each, within])
+    found = milp(
+        damage.ravel(), integrality=ones, bounds=Bounds(0, 1), constraints=[one_each, within]
+    )
     if found.x is None:
         raise UserError(f"no choices fit {budget.option} {budget.limit:g}: raise it")
     chosen: Chosen = found.x.reshape(damage.shape).argmax(1)
@@ -186,10 +216,13 @@ class _Problem:
         self._workspace, compute = builder.workspace, builder.workspace.compute
         if compute.stream:
             raise UserError(
-                "bench allocate needs the whole model in memory, and this one would be streamed: use a machine with more "
+                "bench allocate needs the whole model in memory, and this one would be streamed: "
+                "use a machine with more "
                 "memory, and leave --set stream=true and --max-memory out"
             )
-        source = Folder(builder.build(self._calibrated.up_to(len(self._calibrated.stages) - 1)).folder)
+        source = Folder(
+            builder.build(self._calibrated.up_to(len(self._calibrated.stages) - 1)).folder
+        )
         self._source, self.targets = source, self._workspace.targets_of(source)
         known = source.shapes()
         shapes = [known[f"{target}.weight"] for target in self.targets]
@@ -199,16 +232,23 @@ class _Problem:
         plain = 8 * compute.stored.itemsize
         # A choice without a pattern keeps the method's.
         priced = [
-            choice._replace(pattern=Pattern.parse(a.pattern)) for choice, a in zip(parsed, self._quantized, strict=True)
+            choice._replace(pattern=Pattern.parse(a.pattern))
+            for choice, a in zip(parsed, self._quantized, strict=True)
         ]
-        bits = [[(out * width, *choice.bits(out, width, plain)) for choice in priced] for out, width in shapes]
-        self.bits: Floats = np.array([[own + scales / count for count, own, scales in row] for row in bits])
+        bits = [
+            [(out * width, *choice.bits(out, width, plain)) for choice in priced]
+            for out, width in shapes
+        ]
+        self.bits: Floats = np.array(
+            [[own + scales / count for count, own, scales in row] for row in bits]
+        )
         """Bits per weight, with scales and masks, [linears, choices]."""
         self.kept: Floats = np.tile([c.kept for c in parsed], (len(shapes), 1))
         """Kept fraction of the weights, [linears, choices]."""
 
     def make(self, tokens: int) -> None:
-        """Make the model of each choice, and read the model and the text in which they are compared."""
+        """Make the model of each choice, and read the model and the text in which they are
+        compared."""
         self._folders = []
         for name, artifact in zip(self.choices, self._quantized, strict=True):
             self._note(f"making {name}")
@@ -219,7 +259,8 @@ class _Problem:
         self._expected = [self._log_probabilities(part) for part in self._text]
 
     def costs(self, budget: Budget) -> Floats:
-        """Return the part of the budget that each choice takes in each linear, [linears, choices]."""
+        """Return the part of the budget that each choice takes in each linear, [linears,
+        choices]."""
         return (self.kept if budget.of_kept else self.bits) * self.share[:, None]
 
     def measure_damage(self) -> Floats:
@@ -239,8 +280,11 @@ class _Problem:
             self._set(target, self._folders[k])
         return self._divergence()
 
-    def refine(self, chosen: Chosen, damage: Floats, cost: Floats, limit: float, swaps: int) -> Chosen:
-        """Try the pairs of changes with the lowest predicted damage in the whole model, and keep what lowers its own."""
+    def refine(
+        self, chosen: Chosen, damage: Floats, cost: Floats, limit: float, swaps: int
+    ) -> Chosen:
+        """Try the pairs of changes with the lowest predicted damage in the whole model, and keep
+        what lowers its own."""
         best, tried = self.measure(chosen), {tuple(chosen)}
         rows = np.arange(len(chosen))
         for _ in range(swaps):
@@ -250,7 +294,9 @@ class _Problem:
             sums[extra.ravel()[:, None] + extra.ravel() > limit - spent + TOLERANCE] = np.inf
             candidate = None
             for at in sums.ravel().argsort(kind="stable")[: np.isfinite(sums).sum()]:
-                (i, k), (j, other) = (divmod(int(n), damage.shape[1]) for n in divmod(int(at), damage.size))
+                (i, k), (j, other) = (
+                    divmod(int(n), damage.shape[1]) for n in divmod(int(at), damage.size)
+                )
                 swapped = chosen.copy()
                 swapped[i], swapped[j] = k, other
                 if i != j and tuple(swapped) not in tried:
@@ -268,7 +314,9 @@ class _Problem:
         rows = np.arange(len(chosen))
         return Share(
             name=name,
-            linears={target: self.choices[k] for target, k in zip(self.targets, chosen, strict=True)},
+            linears={
+                target: self.choices[k] for target, k in zip(self.targets, chosen, strict=True)
+            },
             bits=float(self.bits[rows, chosen] @ self.share),
             kept=float(self.kept[rows, chosen] @ self.share),
             predicted=float(damage[rows, chosen].sum()),
@@ -296,7 +344,10 @@ class _Problem:
 
 def to_file(shares: Sequence[Share], budget: Budget, spec: Spec, pruner: str) -> dict[str, Any]:
     """Return the content of the file that the quantizer `allocated` reads, JSON."""
-    best, about = shares[0], {"model": spec.models[0], "method": spec.methods[0], "seed": spec.seeds[0]}
+    best, about = (
+        shares[0],
+        {"model": spec.models[0], "method": spec.methods[0], "seed": spec.seeds[0]},
+    )
     names = ("bits", "kept", "predicted", "measured")
     rounded = {s.name: {k: float(f"{getattr(s, k):.4g}") for k in names} for s in shares}
     if best.kept < 1:

@@ -17,14 +17,18 @@ from bench.planning.artifact import Measurement
 from bench.system.cache import cache_dir, in_use
 
 EventQueue = SimpleQueue[tuple["ArtifactTask", dict[str, Any] | BaseException | None]]
-"""Events of all tasks of a run. None: the worker closed its output. An exception: its output cannot be read."""
+"""Events of all tasks of a run. None: the worker closed its output. An exception: its output cannot
+be read."""
 JOIN_S = 10.0
 """Seconds that a reader thread has to notice that its worker has ended."""
 WAKE_S = 1.0
-"""Seconds between two looks for a signal, which does not end a wait if another thread received it."""
+"""Seconds between two looks for a signal, which does not end a wait if another thread received
+it."""
 
 
-def next_event(events: EventQueue) -> tuple[ArtifactTask, dict[str, Any] | BaseException | None] | None:
+def next_event(
+    events: EventQueue,
+) -> tuple[ArtifactTask, dict[str, Any] | BaseException | None] | None:
     """Wait for the next event of any task. Return None after WAKE_S. Signals interrupt the wait."""
     with contextlib.suppress(Empty):
         return events.get(timeout=WAKE_S)
@@ -32,7 +36,9 @@ def next_event(events: EventQueue) -> tuple[ArtifactTask, dict[str, Any] | BaseE
 
 
 class ArtifactTask(RunningArtifact):
-    def __init__(self, measurements: list[Measurement], label: str, executor: Executor, device: str) -> None:
+    def __init__(
+        self, measurements: list[Measurement], label: str, executor: Executor, device: str
+    ) -> None:
         super().__init__(measurements, label, device)
         self.missing = dict(self.by_key)
         self.is_busy = False
@@ -44,7 +50,9 @@ class ArtifactTask(RunningArtifact):
         """Seconds since the last event."""
         self.is_stalled = False
         """True if the worker was killed because it made no progress."""
-        self.log = cache_dir() / "logs" / f"{self.artifact.key[:32]}.{os.getpid()}.log"  # runs may share an artifact
+        self.log = (
+            cache_dir() / "logs" / f"{self.artifact.key[:32]}.{os.getpid()}.log"
+        )  # runs may share an artifact
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
             held.enter_context(in_use(self.log.stem))
@@ -74,7 +82,9 @@ class ArtifactTask(RunningArtifact):
     def _read(self, events: EventQueue) -> None:
         try:
             for line in self.worker.lines():
-                with contextlib.suppress(ValueError):  # the worker was killed in the middle of a line
+                with contextlib.suppress(
+                    ValueError
+                ):  # the worker was killed in the middle of a line
                     events.put((self, json.loads(line)))
             events.put((self, None))
         except BaseException as fault:  # noqa: BLE001 (the run raises it again)

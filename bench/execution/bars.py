@@ -34,7 +34,8 @@ MIN_ROWS = 3
 class Line:
     """One line of progress.
 
-    state: text in place of the bar before anything is counted. until: the time of day when the phase ends.
+    state: text in place of the bar before anything is counted. until: the time of day when the
+    phase ends.
     """
 
     name: str = ""
@@ -46,7 +47,8 @@ class Line:
     figures: Sequence[str] = ()
 
     def compose(self, width: int, ascii_only: bool = False) -> Text:
-        """Return the line in a width. It drops the bar first, then figures, elapsed time, the middle of the name, the end."""
+        """Return the line in a width. It drops the bar first, then figures, elapsed time, the
+        middle of the name, the end."""
         left = width + GAP
 
         def fitting(*texts: str) -> list[str]:
@@ -75,7 +77,8 @@ class Line:
 
 
 class RichDisplay(RunListener):
-    """The rows that are done, a bar for all measurements, and a line for the phase of each artifact at work."""
+    """The rows that are done, a bar for all measurements, and a line for the phase of each artifact
+    at work."""
 
     def __init__(self, stream: TextIO = sys.stderr) -> None:
         self._all = Line("measurements")
@@ -83,12 +86,16 @@ class RichDisplay(RunListener):
         self._records: list[Record] = []
         self._tables: list[TextTable] = []
         console = make_console(stream)
-        self._live = Live(self, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+        self._live = Live(
+            self, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = (self._all, *self._now.copy().values())  # a thread of rich draws them
         for table in self._tables:
-            yield from compose_table(table, options.max_width, max(MIN_ROWS, console.height - len(lines) - 3))
+            yield from compose_table(
+                table, options.max_width, max(MIN_ROWS, console.height - len(lines) - 3)
+            )
         for line in lines:
             yield line.compose(options.max_width, options.ascii_only)
 
@@ -115,7 +122,9 @@ class RichDisplay(RunListener):
             case "progress":
                 until = clock_time(left.phase) if left.phase is not None and left.phase > 2 else ""
                 name, figures = f"{label}: {event['phase']}", describe_figures(event["figures"])
-                self._now[label] = Line(name, "", event["done"], event["total"], since, until, figures)
+                self._now[label] = Line(
+                    name, "", event["done"], event["total"], since, until, figures
+                )
             case "measurement":
                 self._all.done += 1
                 if event["status"] != "ok":
@@ -128,7 +137,9 @@ class RichDisplay(RunListener):
 
         self._now.pop(running.label, None)
         self._records += records or ()
-        self._tables = text_tables([r for r in self._records if r.identity.model == running.artifact.model])
+        self._tables = text_tables(
+            [r for r in self._records if r.identity.model == running.artifact.model]
+        )
 
     def close(self, fault: BaseException | None = None) -> None:
         self._live.stop()
@@ -140,10 +151,15 @@ class RichDisplay(RunListener):
 
 def compose_table(table: TextTable, width: int, rows: int) -> Iterator[Text]:
     """Yield a header and the first rows of a table, with the columns that fit a width."""
-    columns = [[one_line(cell) for cell in column] for column in zip(table.headers, *table.lines, strict=True)]
+    columns = [
+        [one_line(cell) for cell in column]
+        for column in zip(table.headers, *table.lines, strict=True)
+    ]
     sizes = [max(map(cell_len, column)) + GAP for column in columns]
     fits = [i for i in range(len(columns)) if sum(sizes[: i + 1]) <= width + GAP]
     for number, line in enumerate(zip(*(columns[i] for i in fits), strict=True)):
         if number <= rows:
-            padded = (cell + " " * (sizes[i] - cell_len(cell)) for i, cell in zip(fits, line, strict=True))
+            padded = (
+                cell + " " * (sizes[i] - cell_len(cell)) for i, cell in zip(fits, line, strict=True)
+            )
             yield Text("".join(padded).rstrip(), "" if number else "bold")

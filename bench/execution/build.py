@@ -19,7 +19,13 @@ from torch import nn
 from bench.catalog import registry
 from bench.execution import ranks, torch_settings
 from bench.execution.events import WAITING
-from bench.execution.job import BuiltArtifact, BuiltStage, PhaseProgress, Workspace, checkpoint_folder
+from bench.execution.job import (
+    BuiltArtifact,
+    BuiltStage,
+    PhaseProgress,
+    Workspace,
+    checkpoint_folder,
+)
 from bench.execution.smaller import is_same, kept_of, opened, write_smaller
 from bench.execution.source_guard import read_only
 from bench.formats import decode_again
@@ -61,26 +67,37 @@ from methods.training.interrupt import stop_request
 
 CARRIED = ("config.json", *models.COMPANIONS)
 """Files that a pruned folder copies from its source."""
-SENTENCE = "Sparse models read this sentence before and after a change of their weights, and predict each word alike."
+SENTENCE = (
+    "Sparse models read this sentence before and after a change of their weights, and predict "
+    "each word alike."
+)
 """Text on which a transform must keep the logits."""
 
 
 class Builder:
-    def __init__(self, artifact: Artifact, progress: PhaseProgress, card: int | None = None) -> None:
+    def __init__(
+        self, artifact: Artifact, progress: PhaseProgress, card: int | None = None
+    ) -> None:
         self.workspace = Workspace(artifact, progress, card)
         self.source = self.workspace.source
 
     def build(self, artifact: Artifact) -> BuiltArtifact:
-        """Return the artifact from the cache, or build and check its stages in order. Raise CheckFailed, or a method's error."""
+        """Return the artifact from the cache, or build and check its stages in order. Raise
+        CheckFailed, or a method's error."""
         stage, counts = self._build_stage(artifact)
-        if counts is None or len(artifact.stages) > 1:  # so far, each stage was checked against its own input only
+        if (
+            counts is None or len(artifact.stages) > 1
+        ):  # so far, each stage was checked against its own input only
             before, frozen = opened(self.source.path, stage.kept), len(artifact.stages) == 1
-            counts = self._verify(before, stage.folder, artifact, stage.changed, stage.kept, frozen=frozen)
+            counts = self._verify(
+                before, stage.folder, artifact, stage.changed, stage.kept, frozen=frozen
+            )
             counts.zeros_lost = stage.zeros_lost
         return BuiltArtifact(**vars(stage), counts=counts)
 
     def _build_stage(self, artifact: Artifact) -> tuple[BuiltStage, WeightCounts | None]:
-        """Return the last stage from the cache, or build it. Returns its check against its input, too, if it was built here."""
+        """Return the last stage from the cache, or build it. Returns its check against its input,
+        too, if it was built here."""
         home, before, counts = cache_dir() / "artifacts" / artifact.key[:32], None, None
         if not is_built(home.name):
             before = self._before(artifact)
@@ -96,12 +113,15 @@ class Builder:
         kept = as_tuples(about["kept"])
         changed, lost = frozenset(about["changed"]), about.get("zeros_lost")
         storage = Storage(**about["storage"]) if about["storage"] else None
-        return BuiltStage(folder, about["notes"], about["cost"], kept, changed, lost, storage), counts
+        return BuiltStage(
+            folder, about["notes"], about["cost"], kept, changed, lost, storage
+        ), counts
 
     def _locked(self, artifact: Artifact) -> contextlib.AbstractContextManager[object]:
         """Take the lock of the last stage, which other artifacts and other runs may need too.
 
-        The number of processes of a training does not change its lock, because they share checkpoints.
+        The number of processes of a training does not change its lock, because they share
+        checkpoints.
         """
         lock = build_lock(checkpoint_folder(artifact).name)
         try:
@@ -116,7 +136,8 @@ class Builder:
         try:
             with temporary_folder(artifact.key[:8]) as workdir:
                 counts = self._apply(artifact, before, workdir)
-                # An interrupted deletion may leave a rest. Without locks another worker may be faster.
+                # An interrupted deletion may leave a rest. Without locks another worker may be
+                # faster.
                 if not is_built(home.name):
                     shutil.rmtree(home, ignore_errors=True)
                 publish(workdir / "artifact", home)
@@ -127,10 +148,15 @@ class Builder:
 
     def _before(self, artifact: Artifact) -> BuiltStage | None:
         """Return the input of the last stage, or None if that is the model itself."""
-        return self._build_stage(artifact.up_to(len(artifact.stages) - 1))[0] if len(artifact.stages) > 1 else None
+        return (
+            self._build_stage(artifact.up_to(len(artifact.stages) - 1))[0]
+            if len(artifact.stages) > 1
+            else None
+        )
 
     def _teacher(self, artifact: Artifact) -> Path:
-        """Return the folder of the dense model: with the transforms before the other stages, whose basis they share."""
+        """Return the folder of the dense model: with the transforms before the other stages, whose
+        basis they share."""
         transforms = [Does.KEEPS_FUNCTION in stage.entry.does for stage in artifact.stages[:-1]]
         count = len(list(itertools.takewhile(bool, transforms)))
         return self._build_stage(artifact.up_to(count))[0].folder if count else self.source.path
@@ -145,18 +171,24 @@ class Builder:
         *,
         frozen: bool,
     ) -> WeightCounts:
-        """Check a folder against one with the same tensors. kept: what is left of the source, None for all.
+        """Check a folder against one with the same tensors. kept: what is left of the source, None
+        for all.
 
         frozen: whether a method that makes a model smaller was the only one since `before`.
         """
         stage, opened_after = artifact.stages[-1], Folder(after)
         does = stage.entry.does
         pattern = Pattern() if does & Does.LEAVES_DENSE else Pattern.parse(stage.pattern)
-        targets, counting = self.workspace.targets_of(opened_after, kept), stage.kind == "quantizers"
+        targets, counting = (
+            self.workspace.targets_of(opened_after, kept),
+            stage.kind == "quantizers",
+        )
         if before.path == self.source.path and Does.IMPORTS in artifact.stages[0].entry.does:
             return count_folder(opened_after, pattern, targets, changed, counting=counting)
         dtype, frozen = self.workspace.compute.stored, frozen and Does.REMOVES in does
-        counts = verify(before, opened_after, pattern, targets, changed, dtype, counting=counting, frozen=frozen)
+        counts = verify(
+            before, opened_after, pattern, targets, changed, dtype, counting=counting, frozen=frozen
+        )
         count_terms(counts, adapter.read(after), opened_after, dtype)
         return counts
 
@@ -170,23 +202,35 @@ class Builder:
         self.workspace.progress.enter("first step")
         self.workspace.progress.figures = {}
         started = time.monotonic()
-        streamed = {"stream": self.workspace.compute.stream}  # as decided before other processes took memory
+        streamed = {
+            "stream": self.workspace.compute.stream
+        }  # as decided before other processes took memory
         shared = ranks.start_ranks(artifact.model_copy(update=streamed))
         with read_only(source, CARRIED, stage.label), shared, torch_settings.kept():
             outcome = method.apply(model, job)
         if not isinstance(outcome, Outcome):
-            raise TypeError(f"{stage.name}.apply returned {type(outcome).__name__}: end it with return walk.outcome()")
-        rate = self.workspace.progress.figures.get("tokens_per_s", math.nan)  # a method may report any number
+            raise TypeError(
+                f"{stage.name}.apply returned {type(outcome).__name__}: end it with return "
+                "walk.outcome()"
+            )
+        rate = self.workspace.progress.figures.get(
+            "tokens_per_s", math.nan
+        )  # a method may report any number
         cost = {
             "build_s": round(time.monotonic() - started, 3),
             "build_peak_bytes": provenance.peak_bytes(artifact.device),
             "calibration_tokens": tokens.numel() if tokens is not None else 0,
-            "training_tokens": artifact.training.tokens if job.training and artifact.training else 0,
+            "training_tokens": artifact.training.tokens
+            if job.training and artifact.training
+            else 0,
             "training_tokens_per_s": rate if job.training and 0 <= rate <= MAX_AMOUNT else None,
         }
         notes = dict(outcome.notes)
         if STORED_KEY in notes:
-            raise UserError(f"{stage.label} has notes on {STORED_KEY!r}, which the runner writes: use visit.store")
+            raise UserError(
+                f"{stage.label} has notes on {STORED_KEY!r}, which the runner writes: use "
+                "visit.store"
+            )
         if tokens is not None:
             notes["calibration_digest"] = windows.token_digest(tokens)
         target = workdir / "artifact"
@@ -195,27 +239,50 @@ class Builder:
         if Does.KEEPS_FUNCTION in stage.entry.does and folder != source:
             notes["function_error"] = self._function_error(source, folder, job)
         declared, stored, storage = outcome.changed, outcome.stored, outcome.storage
-        changed, kept = declared | (before.changed if before else frozenset()), before.kept if before else None
+        changed, kept = (
+            declared | (before.changed if before else frozenset()),
+            before.kept if before else None,
+        )
         if smaller is not None:
             family, kept = family_of(self.source.config), smaller
             changed = frozenset(name for old in changed if (name := rename(family, kept, old)))
         del model, outcome  # free their memory for the check
-        counts = self._verify(opened(source, smaller), folder, artifact, declared, kept, frozen=True)
+        counts = self._verify(
+            opened(source, smaller), folder, artifact, declared, kept, frozen=True
+        )
         if stored:
             storage = self._store(stored, target, folder, counts, job)
         elif storage and stage.entry.is_plugin:
             storage = replace(storage, claimed=storage.claimed or stage.name)
-        about = {"unchanged": folder != target, "changed": sorted(changed), "notes": notes, "cost": cost}
-        about |= {"zeros_lost": counts.zeros_lost, "kept": kept, "storage": storage and asdict(storage)}
-        write_file(target / "artifact.json", json.dumps(about | {"key_inputs": artifact.key_inputs()}, allow_nan=False))
+        about = {
+            "unchanged": folder != target,
+            "changed": sorted(changed),
+            "notes": notes,
+            "cost": cost,
+        }
+        about |= {
+            "zeros_lost": counts.zeros_lost,
+            "kept": kept,
+            "storage": storage and asdict(storage),
+        }
+        write_file(
+            target / "artifact.json",
+            json.dumps(about | {"key_inputs": artifact.key_inputs()}, allow_nan=False),
+        )
         return counts
 
     def _store(
-        self, stored: Mapping[str, StoredWeight], home: Path, folder: Path, counts: WeightCounts, job: Job
+        self,
+        stored: Mapping[str, StoredWeight],
+        home: Path,
+        folder: Path,
+        counts: WeightCounts,
+        job: Job,
     ) -> Storage:
         """Write the stored weights of a stage, read them again, and count their bytes.
 
-        home: folder for them; folder: that of the weights that are measured. Raise CheckFailed if one is another weight.
+        home: folder for them; folder: that of the weights that are measured. Raise CheckFailed if
+        one is another weight.
         """
         if strangers := sorted(stored.keys() - counts.layers.keys()):
             raise CheckFailed(f"{strangers[0]} is stored, and it is not a target")
@@ -232,14 +299,22 @@ class Builder:
             if again:
                 is_same = again[target] == decode_again.digest_of(weight)
             else:
-                is_same = torch.equal(written[target].decode().to(job.compute.dtype).to(job.compute.stored), weight)
+                is_same = torch.equal(
+                    written[target].decode().to(job.compute.dtype).to(job.compute.stored), weight
+                )
             if not is_same:
-                raise CheckFailed(f"the stored tensors of {target} give another weight than the one that is measured")
-        rest = sum(layer.weights for target, layer in counts.layers.items() if target not in written)
+                raise CheckFailed(
+                    f"the stored tensors of {target} give another weight than the one that is "
+                    "measured"
+                )
+        rest = sum(
+            layer.weights for target, layer in counts.layers.items() if target not in written
+        )
         return written.count().with_floats(rest, job.compute.stored.itemsize, pattern)
 
     def _function_error(self, before: Path, after: Path, job: Job) -> dict[str, float]:
-        """Measure a transform's change of the logits, on random tokens and text. Raise CheckFailed if it exceeds rounding."""
+        """Measure a transform's change of the logits, on random tokens and text. Raise CheckFailed
+        if it exceeds rounding."""
         self.workspace.progress.enter("checking")
         compute = replace(job.compute, dtype=torch.promote_types(job.compute.dtype, torch.float32))
         old, new = loading.load(before, compute), loading.load(after, compute)
@@ -262,12 +337,16 @@ class Builder:
         """Take part in the last stage as a rank after the first."""
         before = self._before(artifact)
         with temporary_folder(artifact.key[:8]) as workdir:
-            source, method, job = self.workspace.job(artifact, before, workdir, self._teacher(artifact))
+            source, method, job = self.workspace.job(
+                artifact, before, workdir, self._teacher(artifact)
+            )
             model = loading.load(source, job.compute)
             torch.manual_seed(job.seed)
             method.apply(model, job)
 
-    def _keep(self, outcome: Outcome, loaded: nn.Module, source: Path, target: Path, kept: Kept | None) -> Path:
+    def _keep(
+        self, outcome: Outcome, loaded: nn.Module, source: Path, target: Path, kept: Kept | None
+    ) -> Path:
         """Write the model and return its folder, or return the source if nothing changed.
 
         loaded: the model that the method got; kept: what is left of the source, None for all.
@@ -281,7 +360,9 @@ class Builder:
         if kept is not None:
             changes |= write_smaller(outcome.model, source, kept, target, stored)
         elif isinstance(outcome.model, nn.Module):
-            same = adapter.are_equal(terms, adapter.read(source)) and is_same(outcome.model, Folder(source), stored)
+            same = adapter.are_equal(terms, adapter.read(source)) and is_same(
+                outcome.model, Folder(source), stored
+            )
             if same and not outcome.config and not outcome.stored:
                 return source
             if any(p.is_meta for p in outcome.model.parameters()):
@@ -306,14 +387,22 @@ class Builder:
 
 
 def _move(folder: Path, source: Path, target: Path, dtype: torch.dtype) -> None:
-    """Move the weights that a method wrote to `target`, or convert them if some are in another format than `dtype`.
+    """Move the weights that a method wrote to `target`, or convert them if some are in another
+    format than `dtype`.
 
     Copy what is not in a folder of the job, such as the model of the user.
     """
     files = list(folder.glob("model*.safetensors*"))
     own = [(cache_dir() / part).resolve() for part in ("tmp", "training")]
-    formats = {t.dtype for f in files if f.suffix == ".safetensors" for t in read_header(folder, f.name).values()}
-    fits = formats & set(TORCH_DTYPES) <= {short for short, name in TORCH_DTYPES.items() if name == dtype_name(dtype)}
+    formats = {
+        t.dtype
+        for f in files
+        if f.suffix == ".safetensors"
+        for t in read_header(folder, f.name).values()
+    }
+    fits = formats & set(TORCH_DTYPES) <= {
+        short for short, name in TORCH_DTYPES.items() if name == dtype_name(dtype)
+    }
     place = target if fits else target.parent / "returned"
     place.mkdir(exist_ok=True)
     for file in files:

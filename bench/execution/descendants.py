@@ -1,4 +1,5 @@
-"""Processes that must not outlive others: what a method leaves behind, and ours without their parent."""
+"""Processes that must not outlive others: what a method leaves behind, and ours without their
+parent."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def end_with_parent() -> None:
 
 
 def end_with_stdin() -> None:
-    """End this process, and all that it started, once the other end of its standard input closes."""
+    """End this process, and all that it started, once the other end of its standard input
+    closes."""
 
     def wait() -> None:
         poll = select.poll()

@@ -32,7 +32,8 @@ def full_disk_stops(results: Path) -> Iterator[None]:
 
 
 def describe_full_disk(fault: BaseException, results: Path | None = None) -> str:
-    """Say which disk is full and what to do. Without a file name in the fault, compare the free space.
+    """Say which disk is full and what to do. Without a file name in the fault, compare the free
+    space.
 
     results: of a run. A user does not know those in the cache.
     """
@@ -46,21 +47,32 @@ def describe_full_disk(fault: BaseException, results: Path | None = None) -> str
         named = [f"the cache: {file}" if is_cache else str(file)]
     else:
         free = {text: shutil.disk_usage(find_existing(path)).free for text, path in places.items()}
-        named = [text for text in places if free[text] < NEARLY_FULL] or (list(places) if results else [])
+        named = [text for text in places if free[text] < NEARLY_FULL] or (
+            list(places) if results else []
+        )
     where = " or ".join(named)
-    remedy = "free some space" + (" (bench cache gc deletes what no run uses)" if "the cache" in where else "")
-    return f"the disk is full{f' ({where})' if where else ''}: {remedy}, then run the same command again"
+    remedy = "free some space" + (
+        " (bench cache gc deletes what no run uses)" if "the cache" in where else ""
+    )
+    return (
+        f"the disk is full{f' ({where})' if where else ''}: {remedy}, then run the same command "
+        "again"
+    )
 
 
 class ResultsFolder:
-    """A check that the results folder was not deleted or replaced, because a worker would recreate it."""
+    """A check that the results folder was not deleted or replaced, because a worker would recreate
+    it."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._handle = os.open(root / "records", os.O_RDONLY)  # while it is open, no other folder gets its inode
+        self._handle = os.open(
+            root / "records", os.O_RDONLY
+        )  # while it is open, no other folder gets its inode
 
     def require(self) -> None:
-        """Wait for a missing folder, for example on a shared disk. Raise RunStopped if it stays away, or is another folder."""
+        """Wait for a missing folder, for example on a shared disk. Raise RunStopped if it stays
+        away, or is another folder."""
         with contextlib.suppress(OSError):
             store.wait_for_folder(self._root)
             if os.path.samestat(os.stat(self._root / "records"), os.fstat(self._handle)):

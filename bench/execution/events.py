@@ -32,7 +32,8 @@ class Events:
             raise SystemExit(1) from None
 
     def enter(self, state: str) -> None:
-        """Report the state before the phase's first step: "importing", "loading" or "first step"."""
+        """Report the state before the phase's first step: "importing", "loading" or "first
+        step"."""
         self.emit("state", phase=self.phase, state=state)
 
     def advance(self, done: int, total: int, **figures: float) -> None:
@@ -44,11 +45,16 @@ class Events:
         self.figures = figures
         if done >= total or now - self._last > 0.1:
             self._last = now
-            finite = {name: value for name, value in figures.items() if math.isfinite(value)}  # JSON has no infinity
+            finite = {
+                name: value for name, value in figures.items() if math.isfinite(value)
+            }  # JSON has no infinity
             self.emit("progress", phase=self.phase, done=done, total=total, figures=finite)
 
 
 def describe_figures(figures: dict[str, float]) -> list[str]:
     """Describe the figures of a method: "loss 2.31", "1,234 tokens/s"."""
     words = {"tokens_per_s": "tokens/s"}
-    return [f"{v:,.0f} {words[k]}" if k in words else f"{k.replace('_', ' ')} {v:.4g}" for k, v in figures.items()]
+    return [
+        f"{v:,.0f} {words[k]}" if k in words else f"{k.replace('_', ' ')} {v:.4g}"
+        for k, v in figures.items()
+    ]

@@ -41,7 +41,8 @@ def describe_end(code: int | None) -> str:
 
 
 class Worker(ABC):
-    """A process that receives an assignment (bench.execution.worker.Assignment) and answers with events."""
+    """A process that receives an assignment (bench.execution.worker.Assignment) and answers with
+    events."""
 
     pid = 0
     """Process id, or 0 if it is no child of this process."""
@@ -56,7 +57,8 @@ class Worker(ABC):
 
     @abstractmethod
     def wait(self, timeout: float | None = None) -> int | None:
-        """Return the exit code, or minus the signal that ended it, or None after `timeout` seconds."""
+        """Return the exit code, or minus the signal that ended it, or None after `timeout`
+        seconds."""
 
     @abstractmethod
     def ask_to_end(self) -> None:
@@ -98,6 +100,7 @@ class Executor(Protocol):
         """Start a worker that prints to `log`."""
 
     def reruns(self, code: int | None) -> bool:
-        """Return whether an exit code is the machine's fault, so that another attempt elsewhere makes sense."""
+        """Return whether an exit code is the machine's fault, so that another attempt elsewhere
+        makes sense."""
 
     def close(self) -> None: ...

@@ -1,4 +1,5 @@
-"""Estimates of when a phase and a run will end: the plan's seconds, scaled by what this run has taken."""
+"""Estimates of when a phase and a run will end: the plan's seconds, scaled by what this run has
+taken."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 Clock = Callable[[], float]
 
 MIN_SECONDS = 60.0
-"""Seconds that a first artifact must take before it predicts the others, if only proportions are known."""
+"""Seconds that a first artifact must take before it predicts the others, if only proportions are
+known."""
 MAX_SECONDS = 1e10
 """Longest forecast, about 300 years. No clock shows a much later time."""
 PRIOR = 0.1
@@ -23,7 +25,9 @@ PRIOR = 0.1
 
 def clock_time(seconds: float) -> str:
     """Return the time of day `seconds` from now, and the date if that is a day or more away."""
-    return time.strftime("%H:%M:%S" if seconds < 86400 else "%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
+    return time.strftime(
+        "%H:%M:%S" if seconds < 86400 else "%Y-%m-%d %H:%M", time.localtime(time.time() + seconds)
+    )
 
 
 class Pace:
@@ -38,7 +42,8 @@ class Pace:
     def advance(self, phase: str, done: int, total: int) -> float | None:
         """Return the seconds until the phase ends, or None before its second step.
 
-        A resumed training begins in the middle, so the pace counts from the first step that was seen.
+        A resumed training begins in the middle, so the pace counts from the first step that was
+        seen.
         """
         if phase != self._phase or done < self._last:
             self._phase, self._since, self._first = phase, self._clock(), done
@@ -52,11 +57,16 @@ class Forecast(RunListener):
     """An estimate of the time that is left, from the plan's seconds and those of this run."""
 
     def __init__(
-        self, estimates: Mapping[str, float], *, are_seconds: bool, jobs: int = 1, clock: Clock = time.monotonic
+        self,
+        estimates: Mapping[str, float],
+        *,
+        are_seconds: bool,
+        jobs: int = 1,
+        clock: Clock = time.monotonic,
     ) -> None:
         """
-        estimates: of each artifact, by key. are_seconds: False if only their proportions mean something, as for a
-        device of unknown speed. jobs: number of artifacts at a time.
+        estimates: of each artifact, by key. are_seconds: False if only their proportions mean
+        something, as for a device of unknown speed. jobs: number of artifacts at a time.
         """
         self._left, self._clock, self._jobs = dict(estimates), clock, jobs
         self._are_seconds = are_seconds
@@ -93,17 +103,33 @@ class Forecast(RunListener):
         scale = self._scale(self._taken, self._estimated, prior)
         taken, estimated, own = self._taken, self._estimated, [0.0]
         for key, current in self._current.items():
-            elapsed, estimate, phase_left = self._clock() - current.started, self._left[key], current.phase_left or 0.0
+            elapsed, estimate, phase_left = (
+                self._clock() - current.started,
+                self._left[key],
+                current.phase_left or 0.0,
+            )
             own.append(max(estimate * (scale or 0.0) - elapsed, phase_left))
             at_least = elapsed + phase_left
-            if at_least > estimate * scale if scale is not None else at_least >= MIN_SECONDS and phase_left:
-                taken, estimated = taken + at_least, estimated + estimate  # the others may be late, too
+            if (
+                at_least > estimate * scale
+                if scale is not None
+                else at_least >= MIN_SECONDS and phase_left
+            ):
+                taken, estimated = (
+                    taken + at_least,
+                    estimated + estimate,
+                )  # the others may be late, too
         scale = self._scale(taken, estimated, prior)
         others = sum(seconds for key, seconds in self._left.items() if key not in self._current)
-        return None if scale is None else min(max(*own, (sum(own) + others * scale) / self._jobs), MAX_SECONDS)
+        return (
+            None
+            if scale is None
+            else min(max(*own, (sum(own) + others * scale) / self._jobs), MAX_SECONDS)
+        )
 
     def _scale(self, taken: float, estimated: float, prior: float) -> float | None:
-        """Return how much longer artifacts take than estimated. Those with short estimates say little about a long one."""
+        """Return how much longer artifacts take than estimated. Those with short estimates say
+        little about a long one."""
         if self._are_seconds:
             return (taken + prior) / (estimated + prior) if estimated else 1.0
         return taken / estimated if estimated and estimated >= prior else None

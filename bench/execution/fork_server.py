@@ -1,8 +1,10 @@
-"""A process that has imported what workers need, and forks one for each artifact that bench.execution.processes asks for.
+"""A process that has imported what workers need, and forks one for each artifact that
+bench.execution.processes asks for.
 
-It does nothing but import, so that a fork is safe: no thread, no CUDA context, no random numbers drawn. Each request
-on its socket carries the worker's stdin, stdout and stderr. It answers with the worker's process id, and with the exit
-code once the worker has ended. It ends with the runner, also while it imports.
+It does nothing but import, so that a fork is safe: no thread, no CUDA context, no random numbers
+drawn. Each request on its socket carries the worker's stdin, stdout and stderr. It answers with the
+worker's process id, and with the exit code once the worker has ended. It ends with the runner, also
+while it imports.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ TASKS = Path("/proc/self/task")
 
 
 def main() -> None:
-    """Import modules and fork workers. Arguments: the socket's file descriptor, then the modules."""
+    """Import modules and fork workers. Arguments: the socket's file descriptor, then the
+    modules."""
     control = socket.socket(fileno=int(sys.argv[1]))
     signals.ignore()
     end_with_parent()
@@ -62,7 +65,8 @@ def find_problem() -> str:
 
 
 def serve(control: socket.socket) -> bool:
-    """Fork a worker for each request. Return True in a worker, and False in the server when the runner is gone."""
+    """Fork a worker for each request. Return True in a worker, and False in the server when the
+    runner is gone."""
     gc.freeze()  # otherwise a collection in a worker copies every page of the shared modules
     gc.enable()
     with selectors.DefaultSelector() as selector:

@@ -1,4 +1,5 @@
-"""The runner's end of a fork server (bench.execution.fork_server), and of the workers that it forks."""
+"""The runner's end of a fork server (bench.execution.fork_server), and of the workers that it
+forks."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from bench.execution.worker_process import LOOK_S, WorkerProcess, is_readable
 from bench.system import interpreter
 
 WITHOUT_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
-"""Default environment of the fork server, so that pyarrow, which lm-eval imports, starts no thread."""
+"""Default environment of the fork server, so that pyarrow, which lm-eval imports, starts no
+thread."""
 REPLY_S = 30.0
 """Seconds that a loaded fork server has to answer."""
 
@@ -50,7 +52,8 @@ class ForkServer:
         self.pid = self._process.pid
 
     def fork(self, log: IO[str]) -> ForkedWorker:
-        """Fork a worker, once the server has loaded. Raise ServerEnded if it cannot fork, or was killed."""
+        """Fork a worker, once the server has loaded. Raise ServerEnded if it cannot fork, or was
+        killed."""
         with self._lock, contextlib.ExitStack() as stack:
             if not self._is_ready:
                 reply = self._receive()
@@ -69,7 +72,8 @@ class ForkServer:
             return ForkedWorker(self, pid, os.dup(stdin), os.dup(stdout))
 
     def exit_code(self, pid: int) -> int:
-        """Wait until the worker has ended, and return its exit code. Raise ServerEnded if the code is unknown."""
+        """Wait until the worker has ended, and return its exit code. Raise ServerEnded if the code
+        is unknown."""
         with self._lock:
             while pid not in self._exit_codes:
                 reply = self._receive()

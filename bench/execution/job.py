@@ -1,4 +1,5 @@
-"""The job of a stage: its input, calibration tokens, training text, the prior's masks, the dense model."""
+"""The job of a stage: its input, calibration tokens, training text, the prior's masks, the dense
+model."""
 
 from __future__ import annotations
 
@@ -78,7 +79,8 @@ class BuiltArtifact(BuiltStage):
 
 
 class KeptWeights(Mapping[str, Tensor]):
-    """The masks of a stage, bool [out, in] by target. Each is read when it is asked for: all may be larger than memory."""
+    """The masks of a stage, bool [out, in] by target. Each is read when it is asked for: all may be
+    larger than memory."""
 
     def __init__(self, folder: Folder, targets: Sequence[str]) -> None:
         self._folder, self._targets = folder, dict.fromkeys(targets)
@@ -98,7 +100,9 @@ class KeptWeights(Mapping[str, Tensor]):
 class Workspace:
     """One artifact's source model in this process: its folder, targets, tokenizer and device."""
 
-    def __init__(self, artifact: Artifact, progress: PhaseProgress, card: int | None = None) -> None:
+    def __init__(
+        self, artifact: Artifact, progress: PhaseProgress, card: int | None = None
+    ) -> None:
         """card: number of the card, for a rank after the first."""
         torch.set_num_threads(artifact.threads if card is None else ranks.threads(artifact))
         self.progress = progress
@@ -113,32 +117,43 @@ class Workspace:
             dtype=dtype,
             written_as=getattr(torch, artifact.dtype),
             threads=artifact.threads,
-            stream=artifact.stream or not fits_device(self.source, device, dtype, artifact.max_memory, shared),
+            stream=artifact.stream
+            or not fits_device(self.source, device, dtype, artifact.max_memory, shared),
             max_bytes=int(1e9 * artifact.max_memory / shared) if artifact.max_memory else None,
         )
         self.tokenizer: Callable[[], Any] = cache(partial(loading.load_tokenizer, self.source.path))
         self.choose_products()
 
     def choose_products(self) -> None:
-        """Let a CPU that is slow at bfloat16 multiply through float32, until a measure of speed ends that."""
-        use_float32(wanted=(self.compute.device.type, self.compute.dtype) == ("cpu", torch.bfloat16))
+        """Let a CPU that is slow at bfloat16 multiply through float32, until a measure of speed
+        ends that."""
+        use_float32(
+            wanted=(self.compute.device.type, self.compute.dtype) == ("cpu", torch.bfloat16)
+        )
 
     def targets_of(self, folder: Folder, kept: Kept | None = None) -> tuple[str, ...]:
-        """Return the targets of the source, or of a stage's result: a model made elsewhere may have other layers.
+        """Return the targets of the source, or of a stage's result: a model made elsewhere may have
+        other layers.
 
-        kept: what is left of the source, None for all. The names that a user types are those of the source.
+        kept: what is left of the source, None for all. The names that a user types are those of the
+        source.
         """
         if kept is None:
             return find_targets(folder.config, folder.shapes(), *self._globs)
         family = family_of(self.source.config)
-        return tuple(name for target in self.targets_of(self.source) if (name := rename(family, kept, target)))
+        return tuple(
+            name
+            for target in self.targets_of(self.source)
+            if (name := rename(family, kept, target))
+        )
 
     def job(
         self, artifact: Artifact, before: BuiltStage | None, workdir: Path, teacher: Path
     ) -> tuple[Path, Method, Job]:
         """Return the source of the last stage, its method and its job.
 
-        before: the artifact up to that stage, or None for the first stage; teacher: folder of the dense model.
+        before: the artifact up to that stage, or None for the first stage; teacher: folder of the
+        dense model.
         """
         stage = artifact.stages[-1]
         source = before.folder if before else self.source.path
@@ -154,7 +169,9 @@ class Workspace:
         entry, environment = stage.entry, None
         if "isolated" in stage.needs:
             log = cache_dir() / "artifacts" / f"{artifact.key[:32]}.log"
-            environment = Environment(name=entry.environment, python=environments.python(entry.environment), log=log)
+            environment = Environment(
+                name=entry.environment, python=environments.python(entry.environment), log=log
+            )
         job = Job(
             source=source,
             pattern=Pattern.parse(stage.pattern),
@@ -166,7 +183,9 @@ class Workspace:
             all_experts=artifact.calibration is not None and artifact.calibration.all_experts,
             training=text,
             validation=validation,
-            budget=Budget(tokens=run.tokens, micro=run.micro, checkpoint_s=artifact.checkpoint_s) if run else Budget(),
+            budget=Budget(tokens=run.tokens, micro=run.micro, checkpoint_s=artifact.checkpoint_s)
+            if run
+            else Budget(),
             compute=compute,
             seed=artifact.seed or 0,
             workdir=checkpoint_folder(artifact) if text else workdir,
@@ -200,7 +219,9 @@ class Workspace:
         text, validation = training_text.load(
             run.data,
             self.tokenizer(),
-            digests.of([run.content, run.source, artifact.tokenizer, artifact.companions]),  # with the chat template
+            digests.of(
+                [run.content, run.source, artifact.tokenizer, artifact.companions]
+            ),  # with the chat template
             need=run.tokens,
             seqlen=run.seqlen,
             sequences=run.batch,
@@ -212,12 +233,17 @@ class Workspace:
 
 
 def checkpoint_folder(artifact: Artifact) -> Path:
-    """Return the folder of a training's checkpoints, which is the same for any number of processes."""
+    """Return the folder of a training's checkpoints, which is the same for any number of
+    processes."""
     return cache_dir() / "training" / artifact.model_copy(update={"processes": 1}).key[:32]
 
 
 def fits_device(
-    folder: Folder, device: torch.device, dtype: torch.dtype, max_memory: float | None = None, shared: int = 1
+    folder: Folder,
+    device: torch.device,
+    dtype: torch.dtype,
+    max_memory: float | None = None,
+    shared: int = 1,
 ) -> bool:
     """Return whether the model takes less than STREAMED_FROM of the device's free memory.
 

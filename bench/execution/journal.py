@@ -1,7 +1,8 @@
 """The status of a run, and a log of JSON lines for each artifact, in the results folder.
 
-runs/NAME.json is the current status (bench.results.run_status). logs/KEY.jsonl is the log of an artifact, KEY the first 32
-digits of its key; docs/scale.md lists the fields. If a file cannot be written, the run says so once and goes on.
+runs/NAME.json is the current status (bench.results.run_status). logs/KEY.jsonl is the log of an
+artifact, KEY the first 32 digits of its key; docs/scale.md lists the fields. If a file cannot be
+written, the run says so once and goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from filelock import FileLock
 from bench.execution.listener import RunListener, RunningArtifact, TimeLeft
 from bench.execution.new_record import MAX_REASON
 from bench.results.record import Record
-from bench.results.run_status import AtWork, RunStatus, lock_of, read_statuses, sweep_statuses, write_status
+from bench.results.run_status import (
+    AtWork,
+    RunStatus,
+    lock_of,
+    read_statuses,
+    sweep_statuses,
+    write_status,
+)
 from bench.system.provenance import describe_code, format_time
 from methods.errors import UserError
 
@@ -37,18 +45,22 @@ class Journal(RunListener):
     """Writer of one run's status and logs."""
 
     def __init__(self, root: Path, executor: str, say: Callable[[str], None]) -> None:
-        """Refuse a folder where another version is at work. say: called with a sentence if the journal cannot be written."""
+        """Refuse a folder where another version is at work. say: called with a sentence if the
+        journal cannot be written."""
         self._root, self._say, self._has_said = root, say, False
         for other, is_alive in read_statuses(root)[0]:
             if is_alive and other.code != describe_code():
                 raise UserError(
-                    f"cast-bench {other.code} is at work in {str(root)!r} on {other.host}, and this is {describe_code()}: "
+                    f"cast-bench {other.code} is at work in {str(root)!r} on {other.host}, and "
+                    f"this is {describe_code()}: "
                     "wait until it ends, or name another folder with --results"
                 )
         self._attempt(lambda: sweep_statuses(root))
         host, now = socket.gethostname(), time.time()
         name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{uuid.uuid4().hex[:8]}"
-        self.status = RunStatus(name=name, code=describe_code(), host=host, executor=executor, started=now, updated=now)
+        self.status = RunStatus(
+            name=name, code=describe_code(), host=host, executor=executor, started=now, updated=now
+        )
         self._lock = FileLock(lock_of(root, name))
         self._written = 0.0
         self._logged: dict[str, float] = {}
@@ -60,7 +72,9 @@ class Journal(RunListener):
     def _begin(self) -> None:
         Path(self._lock.lock_file).parent.mkdir(exist_ok=True)
         (self._root / "logs").mkdir(exist_ok=True)
-        self._lock.acquire(timeout=LOCK_S)  # a process that checks whether this run is alive holds it for a moment
+        self._lock.acquire(
+            timeout=LOCK_S
+        )  # a process that checks whether this run is alive holds it for a moment
 
     def begin(self, total: int, known: int) -> None:
         self.status.total, self.status.known = total, known
@@ -69,8 +83,15 @@ class Journal(RunListener):
     def start(self, running: RunningArtifact, left: TimeLeft) -> None:
         artifact, label, device = running.artifact, running.label, running.device
         self._begun[artifact.key] = time.monotonic()
-        self._at_work[artifact.key] = AtWork(label=label, device=device, state="importing", since=time.time())
-        about = {"event": "started", "run": self.status.name, "artifact": artifact.key, "label": label}
+        self._at_work[artifact.key] = AtWork(
+            label=label, device=device, state="importing", since=time.time()
+        )
+        about = {
+            "event": "started",
+            "run": self.status.name,
+            "artifact": artifact.key,
+            "label": label,
+        }
         self._log(artifact.key, about | running.settings)
         self._write()
 
@@ -92,7 +113,9 @@ class Journal(RunListener):
             case "measurement":
                 event = {**event, "reason": event.get("reason", "")[:MAX_REASON]}
                 if not event.get("known"):
-                    self.status.tried = dict(Counter(self.status.tried) + Counter([event["status"]]))
+                    self.status.tried = dict(
+                        Counter(self.status.tried) + Counter([event["status"]])
+                    )
                 else:
                     self.status.known += 1
         self._log(key, event)
@@ -101,7 +124,14 @@ class Journal(RunListener):
     def end(self, running: RunningArtifact, cause: str, records: Sequence[Record] | None) -> None:
         key = running.artifact.key
         if self._at_work.pop(key, None):
-            self._log(key, {"event": "ended", "cause": cause, "seconds": round(time.monotonic() - self._begun[key], 1)})
+            self._log(
+                key,
+                {
+                    "event": "ended",
+                    "cause": cause,
+                    "seconds": round(time.monotonic() - self._begun[key], 1),
+                },
+            )
         self._write()
 
     def close(self, fault: BaseException | None = None) -> None:
@@ -124,7 +154,9 @@ class Journal(RunListener):
                     path.unlink()
             entry = {"time": format_time(time.time(), "milliseconds"), **event}
             line = json.dumps(entry, allow_nan=False, default=str) + "\n"
-            with path.open("ab", buffering=0) as file:  # one write, because other runs may add lines
+            with path.open(
+                "ab", buffering=0
+            ) as file:  # one write, because other runs may add lines
                 file.write(line.encode())
 
         self._attempt(append)
@@ -145,7 +177,10 @@ class Journal(RunListener):
         except (OSError, ValueError) as fault:
             if not self._has_said:
                 self._has_said = True
-                self._say(f"the status and the logs of this run cannot be written ({fault}): it goes on without")
+                self._say(
+                    f"the status and the logs of this run cannot be written ({fault}): it goes on "
+                    "without"
+                )
 
 
 def _describe(fault: BaseException | None) -> str:

@@ -1,4 +1,5 @@
-"""Listeners of a run: the display, the journal, the trackers, the forecast, and any that a caller adds."""
+"""Listeners of a run: the display, the journal, the trackers, the forecast, and any that a caller
+adds."""
 
 from __future__ import annotations
 
@@ -69,7 +70,8 @@ class RunListener:
     def end(self, running: RunningArtifact, cause: str, records: Sequence[Record] | None) -> None:
         """React to the end of a worker.
 
-        cause: why it ended early, or "". records: all records of the artifact, or None if it returns to the queue.
+        cause: why it ended early, or "". records: all records of the artifact, or None if it
+        returns to the queue.
         """
 
     def note(self, text: str) -> None:

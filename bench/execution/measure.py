@@ -32,7 +32,8 @@ DECIDES_NO_NUMBER = True
 
 
 def group(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
-    """Group measurements of one artifact: those that share a forward pass, and each of the others alone."""
+    """Group measurements of one artifact: those that share a forward pass, and each of the others
+    alone."""
     groups: dict[Any, list[Measurement]] = {}
     for measurement in measurements:
         try:
@@ -49,8 +50,9 @@ def measure(
 ) -> list[tuple[Record, tuple[Item, ...]]]:
     """Measure a group, and return records with per-item scores.
 
-    A record is failed where its measure or the forward pass raised, and diverged, without scores, where a reading is not
-    finite. `cost.wall_s` is a measurement's own seconds and an equal part of those it shares, so that sums are right.
+    A record is failed where its measure or the forward pass raised, and diverged, without scores,
+    where a reading is not finite. `cost.wall_s` is a measurement's own seconds and an equal part of
+    those it shares, so that sums are right.
 
     Raises:
         OSError: the disk is full.
@@ -70,7 +72,10 @@ def measure(
         own = attempt.seconds + (shared / len(sharing) if attempt.shares else 0.0)
         record.cost["wall_s"] = round(own, 3)
         if attempt.shares and len(sharing) > 1:
-            record.cost |= {"shared_s": round(shared, 3), "shared_with": [x for x in sharing if x != measurement.label]}
+            record.cost |= {
+                "shared_s": round(shared, 3),
+                "shared_with": [x for x in sharing if x != measurement.label],
+            }
         if attempt.shares and states:
             record.cost["dense_states"] = states
         out.append((record, items))
@@ -84,7 +89,10 @@ def _instrument(measurement: Measurement) -> Measure:
 
 
 def _read(
-    measurements: Sequence[Measurement], built: BuiltArtifact, workspace: Workspace, states: list[str]
+    measurements: Sequence[Measurement],
+    built: BuiltArtifact,
+    workspace: Workspace,
+    states: list[str],
 ) -> list[Participant]:
     """Read a group. states: receives sentences about the dense model's states."""
     instruments = [_instrument(m) for m in measurements]
@@ -132,7 +140,9 @@ def _read(
         return read_together(list(zip(windowed, contexts, strict=True)), load, dense)
 
 
-def _record(measurement: Measurement, attempt: Participant, built: BuiltArtifact) -> tuple[Record, tuple[Item, ...]]:
+def _record(
+    measurement: Measurement, attempt: Participant, built: BuiltArtifact
+) -> tuple[Record, tuple[Item, ...]]:
     fault = attempt.fault
     if not fault:
         try:
@@ -146,13 +156,25 @@ def _record(measurement: Measurement, attempt: Participant, built: BuiltArtifact
     return failed_record(measurement, fault), ()
 
 
-def _record_readings(measurement: Measurement, readings: Any, built: BuiltArtifact) -> tuple[Record, tuple[Item, ...]]:
+def _record_readings(
+    measurement: Measurement, readings: Any, built: BuiltArtifact
+) -> tuple[Record, tuple[Item, ...]]:
     if not isinstance(readings, Readings):
         returned = type(readings).__name__
-        raise TypeError(f"{measurement.measure}.read returned {returned}: end it with return Readings((Reading(...),))")
-    notes = dict(readings.notes) | ({"terms": terms} if (terms := measurement.artifact.terms) else {})
-    cost: dict[str, Any] = {"peak_bytes": provenance.peak_bytes(measurement.artifact.device), "tokens": readings.tokens}
-    if measurement.measure == "pattern":  # every artifact has this measure, so its record has the cost of the build
+        raise TypeError(
+            f"{measurement.measure}.read returned {returned}: end it with return "
+            "Readings((Reading(...),))"
+        )
+    notes = dict(readings.notes) | (
+        {"terms": terms} if (terms := measurement.artifact.terms) else {}
+    )
+    cost: dict[str, Any] = {
+        "peak_bytes": provenance.peak_bytes(measurement.artifact.device),
+        "tokens": readings.tokens,
+    }
+    if (
+        measurement.measure == "pattern"
+    ):  # every artifact has this measure, so its record has the cost of the build
         notes |= dict(built.notes) | (built.storage.notes() if built.storage else {})
         cost |= built.cost
     bad = [r for r in readings.values if not math.isfinite(r.value)]
@@ -170,7 +192,8 @@ def _record_readings(measurement: Measurement, readings: Any, built: BuiltArtifa
 
 
 def rows_of(readings: Readings) -> list[ReadingRow]:
-    """Convert readings for a record. A value that is not finite becomes None, as does a negative standard error.
+    """Convert readings for a record. A value that is not finite becomes None, as does a negative
+    standard error.
 
     A unit or direction that a reading does not state is that of its metric.
     """
@@ -180,5 +203,7 @@ def rows_of(readings: Readings) -> list[ReadingRow]:
         stderr = r.stderr if r.stderr is not None and 0 <= r.stderr < math.inf else None
         unit = metrics.find(r.metric).unit if r.unit is None else r.unit
         better = metrics.find(r.metric).better if r.better is None else r.better
-        out.append(ReadingRow(metric=r.metric, value=value, unit=unit, better=better, stderr=stderr, n=r.n))
+        out.append(
+            ReadingRow(metric=r.metric, value=value, unit=unit, better=better, stderr=stderr, n=r.n)
+        )
     return out

@@ -32,13 +32,21 @@ def failed_record(measurement: Measurement, fault: BaseException) -> Record:
     """Return a failed, diverged or skipped record with a one-line reason and the traceback."""
     text = _message(fault)
     lines = text.strip().splitlines()
-    out_of_memory = isinstance(fault, MemoryError) or "out of memory" in text or "can't allocate memory" in text
-    reason = "OOM" if out_of_memory else f"{type(fault).__name__}: {lines[0] if lines else 'no message'}"
+    out_of_memory = (
+        isinstance(fault, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+    )
+    reason = (
+        "OOM" if out_of_memory else f"{type(fault).__name__}: {lines[0] if lines else 'no message'}"
+    )
     if isinstance(fault, Diverged | Skipped):
         reason = text or type(fault).__name__
     return new_record(
         measurement,
-        status="skipped" if isinstance(fault, Skipped) else "diverged" if isinstance(fault, Diverged) else "failed",
+        status="skipped"
+        if isinstance(fault, Skipped)
+        else "diverged"
+        if isinstance(fault, Diverged)
+        else "failed",
         reason=reason[:MAX_REASON],
         traceback="" if isinstance(fault, Skipped) else _traceback(fault),
         provenance=gather(measurement),
@@ -55,17 +63,23 @@ def _message(fault: BaseException) -> str:
 
 def _traceback(fault: BaseException) -> str:
     """Return the traceback of a fault. If it is too long, return its end."""
-    return _encodable("".join(part[:MAX_PART] for part in traceback.format_exception(fault))[-MAX_TRACEBACK:])
+    return _encodable(
+        "".join(part[:MAX_PART] for part in traceback.format_exception(fault))[-MAX_TRACEBACK:]
+    )
 
 
 def _encodable(text: str) -> str:
-    """Replace lone surrogates, as in the name of a file that is not UTF-8. A record cannot hold them."""
+    """Replace lone surrogates, as in the name of a file that is not UTF-8. A record cannot hold
+    them."""
     return text.encode(errors="replace").decode()
 
 
 def gather(measurement: Measurement) -> dict[str, Any]:
-    """Return the provenance of a measurement, with the plug-ins and files of the user that take part in it."""
-    names = [(stage.kind, stage.name) for stage in measurement.artifact.stages] + [("measures", measurement.measure)]
+    """Return the provenance of a measurement, with the plug-ins and files of the user that take
+    part in it."""
+    names = [(stage.kind, stage.name) for stage in measurement.artifact.stages] + [
+        ("measures", measurement.measure)
+    ]
     found = {name: one for kind, name in names if (one := registry.distribution_of(kind, name))}
     plugins = [provenance.describe_plugin(name, one) for name, one in found.items()]
     files = {name: target for kind, name in names if (target := registry.file_of(kind, name))}

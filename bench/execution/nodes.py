@@ -1,7 +1,8 @@
-"""Training on several machines. Each node runs the same command. The first does all work; the others lend processes to trainings.
+"""Training on several machines. Each node runs the same command. The first does all work; the
+others lend processes to trainings.
 
-torchrun or srun starts the command and numbers the nodes. The first node announces each training in a TCP store, which
-it or torchrun's agent keeps open.
+torchrun or srun starts the command and numbers the nodes. The first node announces each training in
+a TCP store, which it or torchrun's agent keeps open.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from methods.errors import UserError
 STORE_ENV = "CAST_BENCH_STORE"
 """HOST:PORT of the store, for the workers of the first node."""
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""Variables by which torchrun numbers processes. Workers must not inherit them, because libraries read them."""
+"""Variables by which torchrun numbers processes. Workers must not inherit them, because libraries
+read them."""
 END = b"end"
 WAIT = timedelta(minutes=10)
 """Timeout for the first node to start."""
@@ -51,25 +53,35 @@ class Announcement(NamedTuple):
 
 
 def find_place(count: int, variables: Mapping[str, str]) -> Place:
-    """Read this process's place from the variables of torchrun or Slurm. Raise UserError if they do not give `count` nodes."""
+    """Read this process's place from the variables of torchrun or Slurm. Raise UserError if they do
+    not give `count` nodes."""
     by_slurm = "RANK" not in variables
-    node, world = (variables.get(n, "") for n in (("SLURM_PROCID", "SLURM_NTASKS") if by_slurm else VARIABLES[:2]))
+    node, world = (
+        variables.get(n, "")
+        for n in (("SLURM_PROCID", "SLURM_NTASKS") if by_slurm else VARIABLES[:2])
+    )
     host, port = variables.get("MASTER_ADDR", ""), variables.get("MASTER_PORT", "")
     if not (node.isdecimal() and world.isdecimal() and port.isdecimal() and host):
         raise UserError(
-            f"training.nodes={count} needs this command on each of {count} nodes, started by torchrun --nnodes {count} "
+            f"training.nodes={count} needs this command on each of {count} nodes, started by "
+            f"torchrun --nnodes {count} "
             "--nproc-per-node 1, or by srun with MASTER_ADDR and MASTER_PORT set: see docs/scale.md"
         )
     if int(world) != count:
-        raise UserError(f"training.nodes={count}, and {world} nodes were started: give both the same number")
+        raise UserError(
+            f"training.nodes={count}, and {world} nodes were started: give both the same number"
+        )
     local = variables.get("SLURM_LOCALID" if by_slurm else "LOCAL_RANK", "0")
     agent = variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return Place(int(node), int(local or 0), host, int(port), holds_store=int(node) == 0 and not agent)
+    return Place(
+        int(node), int(local or 0), host, int(port), holds_store=int(node) == 0 and not agent
+    )
 
 
 @contextlib.contextmanager
 def lead(place: Place, variables: MutableMapping[str, str]) -> Iterator[None]:
-    """Announce the trainings of our workers to the other nodes within the block. Afterwards those nodes end."""
+    """Announce the trainings of our workers to the other nodes within the block. Afterwards those
+    nodes end."""
     store = _open(place.host, place.port, holds=place.holds_store)
     for name in VARIABLES:
         variables.pop(name, None)
@@ -98,7 +110,8 @@ def announce(text: str) -> Announcement:
 
 
 def follow(place: Place) -> Iterator[tuple[Announcement, str]]:
-    """Yield each training that the first node announces. Raise ConnectionError if the first node is gone."""
+    """Yield each training that the first node announces. Raise ConnectionError if the first node is
+    gone."""
     store = _open(place.host, place.port)
     for number in itertools.count(1):
         try:

@@ -1,7 +1,8 @@
-"""The local executor: a process for each artifact. The first is a new process; the others are forked from a server.
+"""The local executor: a process for each artifact. The first is a new process; the others are
+forked from a server.
 
-The server (bench.execution.fork_server) imports the libraries while the first worker runs. Without safe forks, each worker
-is a new process.
+The server (bench.execution.fork_server) imports the libraries while the first worker runs. Without
+safe forks, each worker is a new process.
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ from bench.system.devices import matching_onednn_limit
 from bench.system.interpreter import OWN_PACKAGES
 
 KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-"""Settings with which glibc keeps the memory of large tensors instead of returning it to the system."""
+"""Settings with which glibc keeps the memory of large tensors instead of returning it to the
+system."""
 SHORT_SPIN = {"GOMP_SPINCOUNT": "4000"}
 """Time that OpenMP's threads spin before they sleep, a hundredth of the default.
 
-The default slows a second run on the machine, and no spin slows a single one (benchmarks/side_by_side.py).
+The default slows a second run on the machine, and no spin slows a single one
+(benchmarks/side_by_side.py).
 """
 
 
 def worker_environment() -> dict[str, str]:
-    """Return our environment without the current folder on Python's path, with defaults for workers."""
+    """Return our environment without the current folder on Python's path, with defaults for
+    workers."""
     spin = {} if "OMP_WAIT_POLICY" in os.environ else SHORT_SPIN
     return KEEPS_MEMORY | spin | matching_onednn_limit() | interpreter.environment()
 
@@ -39,7 +43,8 @@ class WorkerProcesses:
     queues = False
 
     def __init__(self, count: int, preload: Sequence[str], jobs: int = 1) -> None:
-        """count: approximate number of workers. preload: modules that they import. jobs: number of workers at a time."""
+        """count: approximate number of workers. preload: modules that they import. jobs: number of
+        workers at a time."""
         self._count, self._preload = count, preload
         self.jobs = jobs
         self._server: ForkServer | None = None
@@ -53,7 +58,9 @@ class WorkerProcesses:
                 self.problem = f"workers start slower from here on: {ended}"
                 self.close()
                 self._count = 0
-        worker = StartedWorker(interpreter.command("bench.execution.worker"), log, worker_environment())
+        worker = StartedWorker(
+            interpreter.command("bench.execution.worker"), log, worker_environment()
+        )
         if self._count > 1 and can_fork():
             self._server = ForkServer(self._preload, worker_environment())
         return worker
@@ -87,7 +94,8 @@ def list_imports(measurements: Iterable[Measurement]) -> tuple[str, ...]:
 
 
 def can_fork() -> bool:
-    """Return whether forks are safe. Outside Linux, system libraries start threads that a fork breaks."""
+    """Return whether forks are safe. Outside Linux, system libraries start threads that a fork
+    breaks."""
     if sys.platform != "linux":
         return False
     try:

@@ -21,7 +21,8 @@ EVERY_S = 10
 
 
 class LogDisplay(RunListener):
-    """A line for each event, to a stream that is no terminal. Progress of a phase: a line every ten seconds."""
+    """A line for each event, to a stream that is no terminal. Progress of a phase: a line every ten
+    seconds."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = PrintableStream(stream)
@@ -36,7 +37,10 @@ class LogDisplay(RunListener):
 
     def start(self, running: RunningArtifact, left: TimeLeft) -> None:
         self._said.pop(running.label, None)
-        self.note(f"{running.label}: {'waiting for another run' if running.waits else 'started'}{_all_done(left)}")
+        self.note(
+            f"{running.label}: "
+            f"{'waiting for another run' if running.waits else 'started'}{_all_done(left)}"
+        )
 
     def take(self, running: RunningArtifact, event: Mapping[str, Any], left: TimeLeft) -> None:
         label = running.label
@@ -47,10 +51,14 @@ class LogDisplay(RunListener):
             now, (phase, said) = time.monotonic(), self._said.get(label, ("", 0.0))
             if phase != event["phase"]:
                 self._said[label] = event["phase"], now
-            elif now - said >= EVERY_S and left.phase is not None and event["done"] < event["total"]:
+            elif (
+                now - said >= EVERY_S and left.phase is not None and event["done"] < event["total"]
+            ):
                 self._said[label] = phase, now
                 figures = "".join(f"{figure}, " for figure in describe_figures(event["figures"]))
-                done = f"{event['done']}/{event['total']}, {figures}done at {clock_time(left.phase)}"
+                done = (
+                    f"{event['done']}/{event['total']}, {figures}done at {clock_time(left.phase)}"
+                )
                 self.note(f"{label}: {phase} {done}{_all_done(left)}")
 
     def end(self, running: RunningArtifact, cause: str, records: Sequence[Record] | None) -> None:
@@ -78,7 +86,8 @@ def _all_done(left: TimeLeft) -> str:
 
 
 def display_for(stream: TextIO = sys.stderr) -> RunListener:
-    """Return the display that suits the stream: bars on a terminal that can move its cursor, lines elsewhere."""
+    """Return the display that suits the stream: bars on a terminal that can move its cursor, lines
+    elsewhere."""
     if stream.isatty() and os.environ.get("TERM") != "dumb":
         from bench.execution.bars import RichDisplay
 

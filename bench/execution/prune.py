@@ -1,4 +1,5 @@
-"""Write one pruned model to a new folder, with a model card: a run of one artifact, whose records are not kept."""
+"""Write one pruned model to a new folder, with a model card: a run of one artifact, whose records
+are not kept."""
 
 from __future__ import annotations
 
@@ -45,15 +46,19 @@ class NotMade(Exception):
 
 
 def write_pruned(spec: Spec, out: Path) -> str:
-    """Write the artifact of a spec with one method, model and pattern to `out`, and return a sentence about it.
+    """Write the artifact of a spec with one method, model and pattern to `out`, and return a
+    sentence about it.
 
     Raises:
-        UserError: there is more than one of them, `out` exists, or the method refuses its input or this machine.
-        NotMade: it failed, or its result did not pass the check.
+        UserError: there is more than one of them, `out` exists, or the method refuses its input or
+        this machine. NotMade: it failed, or its result did not pass the check.
         RunStopped: the disk of the cache is full.
     """
     if any(len(x) != 1 for x in (spec.methods, spec.models, spec.patterns, spec.quantizers)):
-        raise UserError("bench prune takes one method, one model, one pattern and one quantizer; bench run takes many")
+        raise UserError(
+            "bench prune takes one method, one model, one pattern and one quantizer; bench run "
+            "takes many"
+        )
     require_limits()
     require_folder(out, new=True)
     require_lead(spec.training.nodes, os.environ)
@@ -83,29 +88,46 @@ def _require_made(artifact: Artifact, records: list[Record]) -> None:
 
 
 def _write(artifact: Artifact, records: list[Record], out: Path) -> str:
-    """Copy the built model to `out`, and return a sentence about it. records: its size and its check."""
+    """Copy the built model to `out`, and return a sentence about it. records: its size and its
+    check."""
     rows = {row.metric: row for record in records for row in record.readings}
     zeros, violations = (rows[name].value or 0 for name in ("sparsity", "violated_groups"))
-    built, notes = _built_folder(artifact), {name: note for r in records for name, note in r.notes.items()}
+    built, notes = (
+        _built_folder(artifact),
+        {name: note for r in records for name, note in r.notes.items()},
+    )
     with atomic_folder(out) as folder:
         for file in built.iterdir():
-            if not file.is_dir() and file.name not in ("artifact.json", "PULLED.json", "TRAINING.json", "README.md"):
+            if not file.is_dir() and file.name not in (
+                "artifact.json",
+                "PULLED.json",
+                "TRAINING.json",
+                "README.md",
+            ):
                 find_file(built, file.name, None)
                 shutil.copyfile(file, folder / file.name)
         adapter.copy(built, folder)
         stored.copy(built, folder)
         (folder / "README.md").write_text(_card(artifact, built, zeros, notes))
-    check = f"pattern violated by {amount(int(violations), 'group')}" if violations else "pattern checked"
+    check = (
+        f"pattern violated by {amount(int(violations), 'group')}"
+        if violations
+        else "pattern checked"
+    )
     validation = notes.get("validation_perplexity", {})
     return (
         f"{out}: {artifact.model} by {artifact.stage_labels}, {artifact.pattern}, "
         f"{zeros:.1%} of the weights of {rows['violated_groups'].n} linears are zero, {check}"
-        + "".join(f"; perplexity on held-out text {k.replace('_', ' ')} {v:.4g}" for k, v in validation.items())
+        + "".join(
+            f"; perplexity on held-out text {k.replace('_', ' ')} {v:.4g}"
+            for k, v in validation.items()
+        )
     )
 
 
 def _built_folder(artifact: Artifact) -> Path:
-    """Return the folder of a built artifact: that of its last stage that changed something, or of the model itself."""
+    """Return the folder of a built artifact: that of its last stage that changed something, or of
+    the model itself."""
     homes = (cache_dir() / "artifacts" / name for name in reversed(artifact.cache_names))
     return next((home for home in homes if (home / "config.json").exists()), artifact.folder)
 
@@ -119,27 +141,35 @@ def _card(artifact: Artifact, built: Path, zeros: float, notes: Any) -> str:
         "",
         f"Made from `{artifact.model}`{revision} by cast-bench {versions['cast-bench']} on {day}.",
         "",
-        f"- pattern: {artifact.pattern}; {zeros:.2%} of the pruned linears' weights are zero, stored dense",
+        f"- pattern: {artifact.pattern}; {zeros:.2%} of the pruned linears' weights are zero, "
+        "stored dense",
         f"- method: {artifact.method}, code {artifact.pruner.source[:12]}",
     ]
     if artifact.quantizer != "none":
         lines.append(f"- quantizer: {artifact.quantizer}, its weights stored dequantized")
         if ACTIVATIONS_KEY in read_config(built):
             lines[-1] += (
-                "; the linears' inputs are rounded, too, when cast-bench loads this folder, and not when transformers does"
+                "; the linears' inputs are rounded, too, when cast-bench loads this folder, and "
+                "not when transformers does"
             )
     lines.append("- calibration: none")
     if calibration:
         text = f"{calibration.sequences} x {calibration.seqlen} tokens of {calibration.data}"
         lines[-1] = f"- calibration: {text}, seed {artifact.seed}"
     if training:
-        text = f"{training.tokens:,} tokens of {training.data} in steps of {training.batch} x {training.seqlen}"
-        lines.append(f"- training: {text}, seed {artifact.seed}, {json.dumps(artifact.pruner.config)}")
+        text = (
+            f"{training.tokens:,} tokens of {training.data} in steps of {training.batch} x "
+            f"{training.seqlen}"
+        )
+        lines.append(
+            f"- training: {text}, seed {artifact.seed}, {json.dumps(artifact.pruner.config)}"
+        )
     if artifact.terms:
         lines.append(f"- terms of the source: {artifact.terms}")
     lines += [
         f"- source weights: sha256 {artifact.digest}",
-        f"- dtype {artifact.dtype}, arithmetic in {artifact.computed_in}, torch {versions['torch']}, transformers {versions['transformers']}",
+        f"- dtype {artifact.dtype}, arithmetic in {artifact.computed_in}, torch "
+        f"{versions['torch']}, transformers {versions['transformers']}",
     ]
     if errors := notes.get("reconstruction_error", {}):
         worst = max(errors, key=errors.get)

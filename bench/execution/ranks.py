@@ -1,6 +1,7 @@
 """Several processes for one stage, on this node and on others.
 
-The worker is rank 0 and starts the other ranks of its node. Each makes the same job and calls the same method. How a method
+The worker is rank 0 and starts the other ranks of its node. Each makes the same job and calls the
+same method. How a method
 uses ranks: methods.training.ranks for a training, methods.pruning.sharing for a calibration.
 """
 
@@ -34,7 +35,8 @@ COMMAND = tuple(interpreter.command("bench.execution.rank_worker"))
 START_TIMEOUT = timedelta(minutes=10)
 """Timeout for a rank to load its model."""
 WAIT_TIMEOUT = timedelta(days=1)
-"""Timeout of a wait for another rank, which may compute for hours on a CPU. A dead rank is noticed at once."""
+"""Timeout of a wait for another rank, which may compute for hours on a CPU. A dead rank is noticed
+at once."""
 PATIENCE_S = 2.0
 """Seconds that a failed rank has to end, so that a fault here can be traced to it."""
 EXIT_S = 60.0
@@ -63,10 +65,13 @@ class RankTask(NodeTask):
 
 
 def _make_store(host: str, world: int) -> dist.TCPStore:  # type: ignore[name-defined]
-    """Open a store. On one machine it binds to the loopback address, because any client may set any entry."""
+    """Open a store. On one machine it binds to the loopback address, because any client may set any
+    entry."""
     place = socket.create_server((HOST, 0)) if host == HOST else None
     port, handle = (place.getsockname()[1], place.detach()) if place else (0, None)
-    return dist.TCPStore(host, port, world, is_master=True, wait_for_workers=False, master_listen_fd=handle)  # type: ignore[attr-defined]
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        host, port, world, is_master=True, wait_for_workers=False, master_listen_fd=handle
+    )
 
 
 class RankFailed(Exception):
@@ -75,7 +80,8 @@ class RankFailed(Exception):
 
 @contextlib.contextmanager
 def start_ranks(artifact: Artifact, command: Sequence[str] = COMMAND) -> Iterator[None]:
-    """Start the other ranks of an artifact, and be rank 0 within the block. Raise RankFailed if one fails."""
+    """Start the other ranks of an artifact, and be rank 0 within the block. Raise RankFailed if one
+    fails."""
     world = artifact.ranks
     if world == 1:
         yield
@@ -114,7 +120,8 @@ def start_ranks(artifact: Artifact, command: Sequence[str] = COMMAND) -> Iterato
 
 
 def take_part(place: nodes.Place, count: int, processes: int) -> None:
-    """Lend this node's share of processes to each training of the first node, until that ends. Refuse other code."""
+    """Lend this node's share of processes to each training of the first node, until that ends.
+    Refuse other code."""
     share = processes // count
     for announcement, text in nodes.follow(place):
         # The first node saves the training, for which it needs all ranks.
@@ -130,10 +137,14 @@ def take_part(place: nodes.Place, count: int, processes: int) -> None:
             nodes.report_failure(announcement, problem)
             raise UserError(f"{problem}: install the same on all nodes")
         ranks = range(place.node * share, (place.node + 1) * share)
-        workers = [_start(COMMAND, task, r, card=place.local * share + i) for i, r in enumerate(ranks)]
+        workers = [
+            _start(COMMAND, task, r, card=place.local * share + i) for i, r in enumerate(ranks)
+        ]
         for rank, worker in zip(ranks, workers, strict=True):
             if code := worker.wait():
-                nodes.report_failure(announcement, f"the process of rank {rank} ended with code {code}")
+                nodes.report_failure(
+                    announcement, f"the process of rank {rank} ended with code {code}"
+                )
                 break
         for worker in workers:
             worker.kill()
@@ -153,7 +164,8 @@ def _start(command: Sequence[str], task: NodeTask, rank: int, card: int) -> subp
 
 
 def _find_cause(store: Any, workers: list[subprocess.Popen[str]]) -> str:
-    """Find the failure of a rank that may have closed our connection. Return "" if all ranks are alive."""
+    """Find the failure of a rank that may have closed our connection. Return "" if all ranks are
+    alive."""
     deadline = time.monotonic() + PATIENCE_S
     while all(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -168,7 +180,10 @@ def _find_cause(store: Any, workers: list[subprocess.Popen[str]]) -> str:
 
 
 def _join(
-    task: NodeTask, store: Any, workers: list[subprocess.Popen[str]], elsewhere: nodes.Announcement | None
+    task: NodeTask,
+    store: Any,
+    workers: list[subprocess.Popen[str]],
+    elsewhere: nodes.Announcement | None,
 ) -> None:
     """Wait until every rank has connected, or one has failed."""
     artifact = task.artifact
@@ -176,7 +191,9 @@ def _join(
     for rank in range(1, artifact.ranks):
         while not store.check([f"here {rank}"]):
             if rank <= len(workers) and (code := workers[rank - 1].poll()) is not None:
-                raise RankFailed(f"the process of rank {rank} ended with code {code} before it began")
+                raise RankFailed(
+                    f"the process of rank {rank} ended with code {code} before it began"
+                )
             if elsewhere and (problem := elsewhere.failure()):
                 raise RankFailed(f"{problem}, before it began")
             if time.monotonic() > deadline:
@@ -186,10 +203,13 @@ def _join(
 
 
 def join(artifact: Artifact, store: Any, rank: int) -> None:
-    """Join the process group. NCCL keeps its own timeout, because it does not notice a dead rank."""
+    """Join the process group. NCCL keeps its own timeout, because it does not notice a dead
+    rank."""
     kind = "nccl" if artifact.device.startswith("cuda") else "gloo"
     timeout = WAIT_TIMEOUT if kind == "gloo" else None
-    dist.init_process_group(kind, timeout=timeout, store=store, rank=rank, world_size=artifact.ranks)
+    dist.init_process_group(
+        kind, timeout=timeout, store=store, rank=rank, world_size=artifact.ranks
+    )
 
 
 def threads(artifact: Artifact) -> int:
@@ -198,4 +218,8 @@ def threads(artifact: Artifact) -> int:
 
 def device(artifact: Artifact, card: int) -> str:
     """Return the device of a rank. card: number of the card on its machine."""
-    return f"cuda:{card}" if artifact.most_ranks > 1 and artifact.device.startswith("cuda") else artifact.device
+    return (
+        f"cuda:{card}"
+        if artifact.most_ranks > 1 and artifact.device.startswith("cuda")
+        else artifact.device
+    )

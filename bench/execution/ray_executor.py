@@ -1,4 +1,5 @@
-"""The executor on a Ray cluster. An artifact is a task with the CPUs, cards and memory of its plan."""
+"""The executor on a Ray cluster. An artifact is a task with the CPUs, cards and memory of its
+plan."""
 
 from __future__ import annotations
 
@@ -47,12 +48,14 @@ def import_ray() -> Any:
 
 
 class RayExecutor:
-    """Tasks of one run. The driver writes the records of nodes that do not see the results folder."""
+    """Tasks of one run. The driver writes the records of nodes that do not see the results
+    folder."""
 
     queues = True
 
     def __init__(self, plan: Plan, artifacts: Iterable[Artifact], store: Store) -> None:
-        """Connect to the cluster, or raise UserError. artifacts: the artifacts that the run will build."""
+        """Connect to the cluster, or raise UserError. artifacts: the artifacts that the run will
+        build."""
         self._ray = ray = import_ray()
         self.store, self._most, self.problem = store, plan.spec.jobs, ""
         for name, value in QUIET.items():
@@ -70,13 +73,17 @@ class RayExecutor:
             here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
             self._stops_name = f"cast-bench-{uuid.uuid4().hex}"
             actor = ray.remote(ray_task.StopFlag)
-            self._stops = actor.options(num_cpus=0, name=self._stops_name, scheduling_strategy=here).remote()
+            self._stops = actor.options(
+                num_cpus=0, name=self._stops_name, scheduling_strategy=here
+            ).remote()
             self._make = ray.remote(ray_task.make)
             self._held = stack.pop_all()
         self._places, self._looked = 1, -LOOK_S
         wanted = [resources_of(artifact) for artifact in artifacts]
         self._least = find_least(wanted)
-        self.problem = describe_lack([node["Resources"] for node in ray.nodes() if node["Alive"]], wanted)
+        self.problem = describe_lack(
+            [node["Resources"] for node in ray.nodes() if node["Alive"]], wanted
+        )
 
     @property
     def jobs(self) -> int:
@@ -85,7 +92,11 @@ class RayExecutor:
             return self._most
         if time.monotonic() - self._looked > LOOK_S:
             self._looked = time.monotonic()
-            self._places = sum(_places(node["Resources"], self._least) for node in self._ray.nodes() if node["Alive"])
+            self._places = sum(
+                _places(node["Resources"], self._least)
+                for node in self._ray.nodes()
+                if node["Alive"]
+            )
         return self._places + WAITING
 
     def start(self, log: IO[str]) -> RayWorker:
@@ -101,7 +112,9 @@ class RayExecutor:
         order = ray_task.Order(
             job=job,
             code=describe_code(),
-            environment={name: os.environ[name] for name in ray_task.HANDED_ON if name in os.environ},
+            environment={
+                name: os.environ[name] for name in ray_task.HANDED_ON if name in os.environ
+            },
             mark=self._mark.name,
             stops=self._stops_name,
         )
@@ -131,7 +144,8 @@ class RayWorker(Worker):
         self._events = self._executor.submit(line)
 
     def lines(self) -> Iterator[str]:
-        """Yield events, and store the records among them. Refuse a node with other code. Raise RunStopped without a task."""
+        """Yield events, and store the records among them. Refuse a node with other code. Raise
+        RunStopped without a task."""
         ray = import_ray()
         code: int | None = LOST
         try:
@@ -156,7 +170,9 @@ class RayWorker(Worker):
         except ray.exceptions.TaskCancelledError:
             code = -signal.SIGTERM
         except ray.exceptions.RayTaskError as fault:
-            raise RunStopped(f"a node cannot make artifacts: {str(fault).strip().splitlines()[-1]}") from fault
+            raise RunStopped(
+                f"a node cannot make artifacts: {str(fault).strip().splitlines()[-1]}"
+            ) from fault
         except ray.exceptions.RayError as fault:  # the Ray worker or its node died
             os.write(self._log, f"{type(fault).__name__}: {fault}\n".encode())
         finally:
@@ -207,20 +223,30 @@ def describe_lack(nodes: Sequence[dict[str, float]], wanted: Sequence[dict[str, 
 def _places(has: dict[str, float], wanted: dict[str, float]) -> int:
     """Count such tasks that fit on a node at a time."""
     names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
-    return int(min(has.get(names[name], 0.0) // amount for name, amount in wanted.items() if amount))
+    return int(
+        min(has.get(names[name], 0.0) // amount for name, amount in wanted.items() if amount)
+    )
 
 
 def _connect(ray: Any, address: str) -> None:
     """Connect to a cluster, or raise UserError if there is none at the address."""
     try:
         if (match := re.fullmatch(r"(.+):([0-9]{1,5})", address)) and int(match[2]) < 2**16:
-            with socket.create_connection((match[1], int(match[2])), timeout=CONNECT_S):  # Ray itself waits for minutes
+            with socket.create_connection(
+                (match[1], int(match[2])), timeout=CONNECT_S
+            ):  # Ray itself waits for minutes
                 pass
-        with signals.kept(), contextlib.chdir(ROOT):  # Ray puts it on its workers' module path: see SECURITY.md
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+        with (
+            signals.kept(),
+            contextlib.chdir(ROOT),
+        ):  # Ray puts it on its workers' module path: see SECURITY.md
+            ray.init(
+                address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False
+            )
     except (OSError, ValueError, RuntimeError) as fault:
         reason = first_line(fault)
         raise UserError(
-            f"no Ray cluster at --ray-address {address!r} ({reason}): start one with ray start --head, "
+            f"no Ray cluster at --ray-address {address!r} ({reason}): start one with ray start "
+            "--head, "
             "or use --ray-address local for one on this machine"
         ) from None

@@ -1,6 +1,8 @@
-"""One artifact as a Ray task. A worker process on the node builds it, and the task forwards its events.
+"""One artifact as a Ray task. A worker process on the node builds it, and the task forwards its
+events.
 
-Ray receives names of this module and JSON text. It calls `make` in a Ray worker, one artifact at a time.
+Ray receives names of this module and JSON text. It calls `make` in a Ray worker, one artifact at a
+time.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class Order(BaseModel):
     code: str
     environment: dict[str, str]
     mark: str
-    """Name of a file that the driver made. A node that sees it writes into the results folder itself."""
+    """Name of a file that the driver made. A node that sees it writes into the results folder
+    itself."""
     stops: str
     """Name of the `StopFlag` actor."""
 
@@ -69,14 +72,18 @@ class StopFlag:
 def make(description: str) -> Iterator[str]:
     """Build an artifact, and yield its events. description: an Order as JSON.
 
-    Beside the events of bench.execution.worker: "refused" with a reason; "record" if the node does not see the results
-    folder; and at the end "exit" with the worker's code, and its last output if that is not 0.
+    Beside the events of bench.execution.worker: "refused" with a reason; "record" if the node does
+    not see the results folder; and at the end "exit" with the worker's code, and its last output if
+    that is not 0.
     """
     order = Order.model_validate_json(description)
     node = socket.gethostname()
     os.environ.update(order.environment)
     if (own := describe_code()) != order.code:
-        reason = f"node {node} has cast-bench {own}, and this machine has {order.code}: install the same on all nodes"
+        reason = (
+            f"node {node} has cast-bench {own}, and this machine has {order.code}: install the "
+            "same on all nodes"
+        )
         yield _event("refused", reason=reason)
         return
     job, results = order.job, order.job.results
@@ -117,7 +124,10 @@ def _start(job: Assignment, log: Path) -> WorkerProcess:
         _processes.close()
         _processes = None
     if _processes is None:
-        _processes, _cards = WorkerProcesses(2, list_imports(job.measurements)), os.environ.get(CARDS)
+        _processes, _cards = (
+            WorkerProcesses(2, list_imports(job.measurements)),
+            os.environ.get(CARDS),
+        )
     with log.open("w") as file:
         return _processes.start(file)
 
@@ -128,12 +138,17 @@ def _record_of(line: str, store: Store) -> str | None:
         event = json.loads(line)
     except ValueError:  # the worker was killed in the middle of a line
         return None
-    return _event("record", **pack_record(store, event["key"])) if event["event"] == "measurement" else None
+    return (
+        _event("record", **pack_record(store, event["key"]))
+        if event["event"] == "measurement"
+        else None
+    )
 
 
 @contextlib.contextmanager
 def _forwarding(worker: WorkerProcess, stops: str) -> Iterator[None]:
-    """Forward SIGTERM, as on a spot node that is taken back, and the driver's stop request to the worker."""
+    """Forward SIGTERM, as on a spot node that is taken back, and the driver's stop request to the
+    worker."""
     ended = threading.Event()
     watch = threading.Thread(target=_watch, args=(worker, stops, ended), daemon=True)
     watch.start()
@@ -147,7 +162,9 @@ def _forwarding(worker: WorkerProcess, stops: str) -> Iterator[None]:
 def _watch(worker: WorkerProcess, stops: str, ended: threading.Event) -> None:
     import ray
 
-    with contextlib.suppress(ray.exceptions.RayError, ValueError):  # the driver is gone: Ray ends this process
+    with contextlib.suppress(
+        ray.exceptions.RayError, ValueError
+    ):  # the driver is gone: Ray ends this process
         actor = ray.get_actor(stops)
         while not ended.wait(LOOK_S):
             if ray.get(actor.is_asked.remote()):

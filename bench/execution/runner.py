@@ -48,12 +48,15 @@ class Summary:
 
 
 def execute(plan: Plan, store: Store, listeners: Sequence[RunListener]) -> Summary:
-    """Fill in what is missing, then read every measurement's record. Raise RunStopped if results can no longer be saved."""
+    """Fill in what is missing, then read every measurement's record. Raise RunStopped if results
+    can no longer be saved."""
     with contextlib.ExitStack() as stack:
         stack.callback(end_adopted)
         stack.enter_context(full_disk_stops(store.root))
         folder = stack.enter_context(contextlib.closing(ResultsFolder(store.root)))
-        left = ([m for m in some if not store.finished(m.key)] for some in plan.artifacts().values())
+        left = (
+            [m for m in some if not store.finished(m.key)] for some in plan.artifacts().values()
+        )
         missing = list(filter(None, left))
         known = len(plan.measurements) - sum(map(len, missing))
         require_memory(plan, missing)
@@ -72,28 +75,40 @@ def execute(plan: Plan, store: Store, listeners: Sequence[RunListener]) -> Summa
 
 
 def measure_again(record: Record, root: Path) -> Record:
-    """Repeat a record's measurement into an empty results folder. Raise UserError if this version cannot."""
+    """Repeat a record's measurement into an empty results folder. Raise UserError if this version
+    cannot."""
     plan = make_plan(Spec(**settings(record) | {"results": root}))
     measurements = tuple(m for m in plan.measurements if m.identity.key() == record.identity.key())
     if not measurements:
-        raise UserError(f"record {record.short_key} cannot be measured by this version any more: run bench run")
+        raise UserError(
+            f"record {record.short_key} cannot be measured by this version any more: run bench run"
+        )
     _require_recipe(record, measurements[0])
     with in_use():
-        summary = execute(Plan(plan.spec, measurements, ()), Store(root), [progress.display_for(sys.stderr)])
+        summary = execute(
+            Plan(plan.spec, measurements, ()), Store(root), [progress.display_for(sys.stderr)]
+        )
     if len(summary.records) != 1:
-        raise UserError(f"record {record.short_key} gave {len(summary.records)} records: run bench run")
+        raise UserError(
+            f"record {record.short_key} gave {len(summary.records)} records: run bench run"
+        )
     return summary.records[0]
 
 
 def _require_recipe(record: Record, planned: Measurement) -> None:
-    """Raise UserError if a stage has other settings now than the record's: it would make another model of the same identity."""
+    """Raise UserError if a stage has other settings now than the record's: it would make another
+    model of the same identity."""
     now = json.loads(json.dumps(planned.artifact.key_inputs()["stages"]))
     for was, stage in zip(record.key_inputs.get("stages", ()), now, strict=False):
         old = {RENAMED.get(name, name): value for name, value in was.get("config", {}).items()}
         new = stage["config"]
-        if name := min((n for n in old.keys() | new.keys() if old.get(n) != new.get(n)), default=""):
+        if name := min(
+            (n for n in old.keys() | new.keys() if old.get(n) != new.get(n)), default=""
+        ):
             raise UserError(
-                f"{was['name']} of record {record.short_key} has {name} {old.get(name, 'not set')}, and now "
-                f"{new.get(name, 'not set')}: name its recipe with bench run --set training.recipe=, "
+                f"{was['name']} of record {record.short_key} has {name} "
+                f"{old.get(name, 'not set')}, and now "
+                f"{new.get(name, 'not set')}: name its recipe with bench run --set "
+                "training.recipe=, "
                 f"or use the code of {record.commit_id or 'its commit'}"
             )

@@ -1,4 +1,5 @@
-"""Signals: the only module that installs handlers. What a signal means to a training: methods.training.interrupt."""
+"""Signals: the only module that installs handlers. What a signal means to a training:
+methods.training.interrupt."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Ended(SystemExit):
 
 @contextlib.contextmanager
 def handled(handler: Handler, signals: Iterable[int] = ENDING) -> Iterator[None]:
-    """Handle signals within the block, except those that the process ignores. In other threads, do nothing."""
+    """Handle signals within the block, except those that the process ignores. In other threads, do
+    nothing."""
     with kept(signals) as before:
         for signum, old in before.items():
             if old is not signal.SIG_IGN:
@@ -46,7 +48,8 @@ def kept(signals: Iterable[int] = ENDING) -> Iterator[dict[int, Any]]:
 
 
 def ended_by_signals() -> contextlib.AbstractContextManager[None]:
-    """Raise on SIGTERM and SIGHUP within the block, as Python does on Ctrl-C, so that everything is cleaned up."""
+    """Raise on SIGTERM and SIGHUP within the block, as Python does on Ctrl-C, so that everything is
+    cleaned up."""
     return handled(_end, (signal.SIGTERM, signal.SIGHUP))
 
 
@@ -56,7 +59,8 @@ def _end(signum: int, frame: FrameType | None) -> None:
 
 
 def _leave_closed_terminal() -> None:
-    """Drop what is printed from now on to a terminal that is closed, because a fault of it would stop the cleaning up."""
+    """Drop what is printed from now on to a terminal that is closed, because a fault of it would
+    stop the cleaning up."""
     for stream in (1, 2):
         try:
             os.write(stream, b"")
@@ -77,7 +81,8 @@ def ignore(signals: Iterable[int] = ENDING) -> None:
 
 
 def obey_runner() -> None:
-    """Leave Ctrl-C and hang-ups to the runner, and stop on its SIGTERM. A second SIGTERM changes nothing."""
+    """Leave Ctrl-C and hang-ups to the runner, and stop on its SIGTERM. A second SIGTERM changes
+    nothing."""
     ignore((signal.SIGINT, signal.SIGHUP))
     signal.signal(signal.SIGTERM, _stop_once)
 
@@ -90,4 +95,6 @@ def _stop_once(signum: int, frame: FrameType | None) -> None:
 def reset(*signals: int) -> None:
     """Set signals to what a new process does."""
     for signum in signals:
-        signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(
+            signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
+        )

@@ -24,7 +24,8 @@ def opened(folder: Path, kept: Kept | None) -> Folder:
 
 
 def kept_of(outcome: Outcome, stage: Stage, source: Path) -> Kept | None:
-    """Return what a stage keeps of its source, or None for all. Raise CheckFailed if it keeps another amount than it says."""
+    """Return what a stage keeps of its source, or None for all. Raise CheckFailed if it keeps
+    another amount than it says."""
     link = stage.link
     if outcome.kept is None and not link.shares:
         return None
@@ -38,16 +39,21 @@ def kept_of(outcome: Outcome, stage: Stage, source: Path) -> Kept | None:
     sizes = {name: AXES[name].size(family, config) for name in (*expected, *counts)}
     left = sizes | counts
     if left != sizes | expected:
-        raise CheckFailed(f"{stage.label} kept {left} parts, and {stage.pattern} leaves {sizes | expected}")
+        raise CheckFailed(
+            f"{stage.label} kept {left} parts, and {stage.pattern} leaves {sizes | expected}"
+        )
     return kept if left != sizes else None
 
 
 def write_smaller(
     model: nn.Module | Path, source: Path, kept: Kept, target: Path, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Write what is left of a folder, and return the keys of config.json that change. Refuse changed weights."""
+    """Write what is left of a folder, and return the keys of config.json that change. Refuse
+    changed weights."""
     if not isinstance(model, nn.Module) or not is_unchanged(model, Folder(source), dtype):
-        raise CheckFailed("a method that makes a model smaller also changed weights: return the model unchanged")
+        raise CheckFailed(
+            "a method that makes a model smaller also changed weights: return the model unchanged"
+        )
     folder, writer = SmallerFolder(source, kept), Writer(target, dtype=dtype)
     writer.add_folded(folder, folder.tensor, family_of(folder.config))
     writer.close()
@@ -55,7 +61,8 @@ def write_smaller(
 
 
 def is_unchanged(model: nn.Module, folder: Folder, dtype: torch.dtype) -> bool:
-    """Return whether a model has the tensors of a folder, both rounded to `dtype`. A tensor on meta was never loaded."""
+    """Return whether a model has the tensors of a folder, both rounded to `dtype`. A tensor on meta
+    was never loaded."""
     tensors = state(model)
     return set(tensors) == set(folder) and all(
         t.is_meta or torch.equal(t.cpu().to(kind), folder.tensor(n).to(kind))
@@ -67,6 +74,8 @@ def is_unchanged(model: nn.Module, folder: Folder, dtype: torch.dtype) -> bool:
 def is_same(model: nn.Module, folder: Folder, dtype: torch.dtype) -> bool:
     """Return whether a model that is written in `dtype` is the folder."""
     dtypes = folder.dtypes()
-    kinds = {n: dtype_name(dtype if t.is_floating_point() else t.dtype) for n, t in state(model).items()}
+    kinds = {
+        n: dtype_name(dtype if t.is_floating_point() else t.dtype) for n, t in state(model).items()
+    }
     has_formats = all(TORCH_DTYPES.get(dtypes.get(n, "")) == kind for n, kind in kinds.items())
     return has_formats and is_unchanged(model, folder, dtype)

@@ -1,4 +1,5 @@
-"""Guards against sources that change during a run: code and text since the plan, and a model that a method writes into."""
+"""Guards against sources that change during a run: code and text since the plan, and a model that a
+method writes into."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ from methods.errors import UserError
 def read_only(folder: Path, names: Collection[str], label: str) -> Iterator[None]:
     """Raise CheckFailed if the block changes the weights of a model folder, or its files `names`.
 
-    A file is digested again only if its size or its times changed. Without an earlier digest it counts as changed. A
-    changed artifact in the cache is deleted, and built again later.
+    A file is digested again only if its size or its times changed. Without an earlier digest it
+    counts as changed. A changed artifact in the cache is deleted, and built again later.
     """
     for name in names:
         if (folder / name).is_file():
@@ -36,19 +37,24 @@ def read_only(folder: Path, names: Collection[str], label: str) -> Iterator[None
     except Exception as raised:  # noqa: BLE001  (raised again below)
         fault = raised
     after = _states(folder, names)
-    changed = [n for n in sorted(before | after) if _has_changed(folder / n, before.get(n), after.get(n))]
+    changed = [
+        n for n in sorted(before | after) if _has_changed(folder / n, before.get(n), after.get(n))
+    ]
     if changed:
         for name in changed:
             digests.forget(folder / name)
         if folder.parent == cache_dir() / "artifacts":
             shutil.rmtree(folder, ignore_errors=True)
-        raise CheckFailed(f"{label} wrote into its source: {', '.join(changed)} changed in {folder}") from fault
+        raise CheckFailed(
+            f"{label} wrote into its source: {', '.join(changed)} changed in {folder}"
+        ) from fault
     if fault:
         raise fault
 
 
 def require_planned(artifact: Artifact, measurements: Iterable[Measurement] = ()) -> None:
-    """Raise CheckFailed if the model, a text of the user or the code is no longer that of the plan."""
+    """Raise CheckFailed if the model, a text of the user or the code is no longer that of the
+    plan."""
     for read in (digest_source, read_task):
         read.cache_clear()
     changed = next(_changes(artifact, measurements), "")
@@ -74,7 +80,10 @@ def _changes(artifact: Artifact, measurements: Iterable[Measurement]) -> Iterato
             yield f"the code of {measurement.measure}"
         task, file = (measurement.config.get(key, "") for key in ("task", "file"))
         is_own = Path(file).is_absolute()
-        if is_own and tasks.data_digest(read_task(task, file), artifact.data_dir) != measurement.content:
+        if (
+            is_own
+            and tasks.data_digest(read_task(task, file), artifact.data_dir) != measurement.content
+        ):
             yield f"task {task}"
 
 
@@ -89,7 +98,9 @@ def _texts(artifact: Artifact, measurements: Iterable[Measurement]) -> Iterator[
 
 
 def _states(folder: Path, names: Collection[str]) -> dict[str, FileState]:
-    files = [p for p in folder.iterdir() if (p.name in names or ".safetensors" in p.name) and p.is_file()]
+    files = [
+        p for p in folder.iterdir() if (p.name in names or ".safetensors" in p.name) and p.is_file()
+    ]
     return {file.name: digests.state_of(file.stat()) for file in files}
 
 

@@ -63,7 +63,9 @@ class Sweep:
             modules = list_imports(m for some in missing for m in some)
             self._executor = WorkerProcesses(len(missing), modules, plan.jobs)
         if self._executor.jobs > 1:  # the longest first, so that none is left alone at the end
-            missing = sorted(missing, key=lambda measurements: -seconds[measurements[0].artifact.key])
+            missing = sorted(
+                missing, key=lambda measurements: -seconds[measurements[0].artifact.key]
+            )
         self._queue = deque(missing)
         self._attempts: Counter[str] = Counter()
         self._nodes: set[str] = set()
@@ -71,8 +73,12 @@ class Sweep:
         self._stall_timeout, self._looked = plan.spec.stall_timeout, time.monotonic()
         self._at_work: list[ArtifactTask] = []
         self._events: EventQueue = SimpleQueue()
-        self._devices = [device for device, _ in zip(cycle(plan.devices), range(plan.jobs), strict=False)]
-        is_limited = plan.spec.jobs == AUTO and plan.spec.executor == "local"  # Ray knows the memory of its nodes
+        self._devices = [
+            device for device, _ in zip(cycle(plan.devices), range(plan.jobs), strict=False)
+        ]
+        is_limited = (
+            plan.spec.jobs == AUTO and plan.spec.executor == "local"
+        )  # Ray knows the memory of its nodes
         self._memory = psutil.virtual_memory().available if is_limited else None
         are_seconds = all(measurements[0].artifact.device == "cpu" for measurements in missing)
         self._forecast = Forecast(seconds, are_seconds=are_seconds, jobs=self._executor.jobs)
@@ -82,7 +88,8 @@ class Sweep:
 
         Raises:
             RunStopped: results can no longer be saved.
-            KeyboardInterrupt, SystemExit: after a signal. Every worker has ended, trainings after a checkpoint.
+            KeyboardInterrupt, SystemExit: after a signal. Every worker has ended, trainings after a
+            checkpoint.
         """
         try:
             while self._queue or self._at_work:
@@ -101,8 +108,12 @@ class Sweep:
                 else:
                     self._take(task, event)
         except (KeyboardInterrupt, SystemExit):
-            if seconds := max((checkpoint_seconds(task.artifact) for task in self._at_work), default=0.0):
-                self._listener.note(f"stopping after a checkpoint of the training, in {seconds:.0f} seconds at most")
+            if seconds := max(
+                (checkpoint_seconds(task.artifact) for task in self._at_work), default=0.0
+            ):
+                self._listener.note(
+                    f"stopping after a checkpoint of the training, in {seconds:.0f} seconds at most"
+                )
             self._stop()
             raise
 
@@ -114,10 +125,17 @@ class Sweep:
             task.note_time(seconds, self._stall_timeout)
 
     def _bring_forward(self) -> None:
-        """Move an artifact to the front of the queue that need not wait for a stage in the making."""
+        """Move an artifact to the front of the queue that need not wait for a stage in the
+        making."""
         if not self._at_work or len(self._at_work) >= self._executor.jobs:
-            return  # the search below hashes keys and looks at files, and this runs after every event
-        begun = {name for task in self._at_work for name in task.artifact.cache_names if not is_built(name)}
+            # The search below hashes keys and looks at files, and this runs after every event.
+            return
+        begun = {
+            name
+            for task in self._at_work
+            for name in task.artifact.cache_names
+            if not is_built(name)
+        }
         for at, measurements in enumerate(self._queue):
             if begun.isdisjoint(measurements[0].artifact.cache_names):
                 del self._queue[at]
@@ -125,7 +143,8 @@ class Sweep:
                 return
 
     def _has_room(self, measurements: list[Measurement]) -> bool:
-        """Return whether the number of jobs, and the memory if jobs are automatic, allow one more artifact."""
+        """Return whether the number of jobs, and the memory if jobs are automatic, allow one more
+        artifact."""
         if not self._at_work or len(self._at_work) >= self._executor.jobs:
             return not self._at_work
         together = (measurements[0].artifact, *(task.artifact for task in self._at_work))
@@ -155,7 +174,10 @@ class Sweep:
         if self._executor.problem:
             self._listener.note(self._executor.problem)
             self._executor.problem = ""
-        task.begin(Assignment(measurements=measurements, results=self._store.root.resolve(), wait=waits), self._events)
+        task.begin(
+            Assignment(measurements=measurements, results=self._store.root.resolve(), wait=waits),
+            self._events,
+        )
 
     def _tell_start(self, task: ArtifactTask) -> None:
         self._forecast.start(task, TimeLeft())
@@ -186,7 +208,9 @@ class Sweep:
         if node not in self._nodes:
             self._nodes.add(node)
             sends = "does not see the results folder: sends records"
-            self._listener.note(f"node {node} {'writes into the results folder' if shares_results else sends}")
+            self._listener.note(
+                f"node {node} {'writes into the results folder' if shares_results else sends}"
+            )
 
     def _end(self, task: ArtifactTask) -> None:
         code = None if task.is_busy else task.worker.wait()
@@ -209,7 +233,9 @@ class Sweep:
                 self._queue.appendleft(left)
                 self._tell_end(task, cause, None)
                 return
-        if left and not task.has_begun:  # each listener hears of a start before it hears of measurements
+        if (
+            left and not task.has_begun
+        ):  # each listener hears of a start before it hears of measurements
             self._tell_start(task)
         for measurement in left:
             try:
@@ -219,7 +245,10 @@ class Sweep:
                 self._tell_end(task, cause, None)
                 return
             event = {"event": "measurement", "key": measurement.key, "status": status}
-            self._take(task, event | ({"reason": describe_end(code)} if status == "failed" else {"known": True}))
+            self._take(
+                task,
+                event | ({"reason": describe_end(code)} if status == "failed" else {"known": True}),
+            )
         if not code:
             task.log.unlink(missing_ok=True)
         records = [record for m in task.measurements if (record := self._store.get(m.key))]
@@ -236,20 +265,25 @@ class Sweep:
             task.worker.ask_to_end()
         for task in sorted(self._at_work, key=lambda task: task.artifact.training is not None):
             patience = checkpoint_seconds(task.artifact) or STOP_S
-            task.worker.stop(max(0.0, begun + patience - time.monotonic()) if task.has_begun else 0.0)
+            task.worker.stop(
+                max(0.0, begun + patience - time.monotonic()) if task.has_begun else 0.0
+            )
 
     def _close(self, task: ArtifactTask) -> None:
         self._at_work.remove(task)
         self._devices.append(task.device)
         try:
             task.close()
-        finally:  # a process that a method left behind is now our child, and may be under the lock of a spared worker
+        finally:
+            # A process that a method left behind is now our child, and may be under the lock of a
+            # spared worker.
             own = (*self._executor.own, *self._listener.own)
             end_adopted(spare=(*own, *(other.worker.pid for other in self._at_work)))
 
 
 def _record_death(store: Store, measurement: Measurement, code: int | None, log: Path) -> str:
-    """Record a failure for a measurement whose worker died, unless another run measured it. Return the status."""
+    """Record a failure for a measurement whose worker died, unless another run measured it. Return
+    the status."""
     with FileLock(store.lock(measurement.artifact.key), timeout=0):
         if known := store.finished(measurement.key):
             return known.status

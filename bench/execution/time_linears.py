@@ -1,4 +1,5 @@
-"""Timings of a model's linears on this machine, as a record for each kind of weight and number of tokens."""
+"""Timings of a model's linears on this machine, as a record for each kind of weight and number of
+tokens."""
 
 from __future__ import annotations
 
@@ -42,16 +43,23 @@ class LinearTimingRequest:
 
 
 def measure(
-    request: LinearTimingRequest, results: Path, advance: Callable[[int, int], object] = lambda done, total: None
+    request: LinearTimingRequest,
+    results: Path,
+    advance: Callable[[int, int], object] = lambda done, total: None,
 ) -> Iterator[Record]:
-    """Yield each record. A finished one is not measured again. advance: called with the numbers of timed and of all shapes."""
+    """Yield each record. A finished one is not measured again. advance: called with the numbers of
+    timed and of all shapes."""
     source = Source(request.model, request.data_dir)
     store = Store(results)
     select_card(request.device)
-    device = linears.select_device(Compute(device=torch.device(request.device), threads=request.threads))
+    device = linears.select_device(
+        Compute(device=torch.device(request.device), threads=request.threads)
+    )
     kinds = request.kinds or device.kinds
     torch.set_num_threads(request.threads)
-    new = [_new_record(request, source, kind, tokens) for kind in kinds for tokens in request.tokens]
+    new = [
+        _new_record(request, source, kind, tokens) for kind in kinds for tokens in request.tokens
+    ]
     known = {record.key: old for record in new if (old := store.finished(record.key))}
     total = (len(new) - len(known)) * len(source.shapes)
     done = itertools.count(1)
@@ -63,7 +71,8 @@ def measure(
 
 
 class Source:
-    """The weights to time: the model's own, pruned by magnitude if they are not 2:4, or random ones without a model."""
+    """The weights to time: the model's own, pruned by magnitude if they are not 2:4, or random ones
+    without a model."""
 
     def __init__(self, name: str, data_dir: Path | None) -> None:
         self.model = models.resolve(name, data_dir)
@@ -77,7 +86,9 @@ class Source:
                 out, width = self.model.shapes[f"{target}.weight"]
                 self.names.setdefault((out, width), target)
             every = (self._weight(name) for name in self.names.values())
-            self.method = "unchanged" if all(Pattern(2, 4).violations(w) == 0 for w in every) else "magnitude"
+            self.method = (
+                "unchanged" if all(Pattern(2, 4).violations(w) == 0 for w in every) else "magnitude"
+            )
 
     def _weight(self, name: str) -> Tensor:
         return self.folder.weight(name).contiguous()
@@ -111,23 +122,42 @@ def _new_record(request: LinearTimingRequest, source: Source, kind: str, tokens:
     key_inputs = {
         "model": source.digest or request.model,
         "shapes": sorted([*shape, count] for shape, count in source.shapes.items()),
-        "measure": {"name": "speed", "source": digest_source(linears.__name__), "kernel": native.source_digest()},
-        "weights": source.method, "kind": kind, "tokens": tokens, "threads": request.threads,
+        "measure": {
+            "name": "speed",
+            "source": digest_source(linears.__name__),
+            "kernel": native.source_digest(),
+        },
+        "weights": source.method,
+        "kind": kind,
+        "tokens": tokens,
+        "threads": request.threads,
         "hardware": fingerprint(request.device),
-    }  # fmt: skip
-    return Record(key=digests.of(key_inputs), identity=identity, key_inputs=key_inputs, status="skipped")
+    }
+    return Record(
+        key=digests.of(key_inputs), identity=identity, key_inputs=key_inputs, status="skipped"
+    )
 
 
-def _fill(record: Record, device: Any, source: Source, after_shape: Callable[[], object]) -> tuple[Any, ...]:
+def _fill(
+    record: Record, device: Any, source: Source, after_shape: Callable[[], object]
+) -> tuple[Any, ...]:
     record.provenance = provenance.gather()
     kind, tokens = record.identity.dtype, record.identity.protocol.seqlen or 0
     try:
-        readings: Readings = linears.time_linears(device, source.weights(), tokens, kind, after_shape=after_shape)
+        readings: Readings = linears.time_linears(
+            device, source.weights(), tokens, kind, after_shape=after_shape
+        )
     except Skipped as why:
         record.reason = str(why)
         return ()
-    except RuntimeError as fault:  # of a library on this device: the other records do not depend on it
-        record.status, record.reason, record.traceback = "failed", first_line(fault), traceback.format_exc()
+    except (
+        RuntimeError
+    ) as fault:  # of a library on this device: the other records do not depend on it
+        record.status, record.reason, record.traceback = (
+            "failed",
+            first_line(fault),
+            traceback.format_exc(),
+        )
         return ()
     record.status = "ok"
     record.readings = rows_of(readings)
@@ -142,9 +172,13 @@ def rows(records: Iterable[Record]) -> list[dict[str, Any]]:
         identity = record.identity
         head = {"what": "", "kind": identity.dtype, "tokens": identity.protocol.seqlen}
         if record.status != "ok":
-            out.append(head | {"what": identity.model, "status": f"{record.status}: {record.reason}"})
+            out.append(
+                head | {"what": identity.model, "status": f"{record.status}: {record.reason}"}
+            )
         for shape in record.notes.get("shapes", []):
-            row = head | {"what": f"{shape['shape'][0]} x {shape['shape'][1]} ({shape['count']} of them)"}
+            row = head | {
+                "what": f"{shape['shape'][0]} x {shape['shape'][1]} ({shape['count']} of them)"
+            }
             if "skipped" in shape:
                 out.append(row | {"status": f"skipped: {shape['skipped']}"})
                 continue

@@ -1,4 +1,5 @@
-"""Settings of torch for the whole process. A method or a measure may change them, and so change what is measured next."""
+"""Settings of torch for the whole process. A method or a measure may change them, and so change
+what is measured next."""
 
 from __future__ import annotations
 
@@ -11,7 +12,11 @@ import torch
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
     """Restore the settings after the block, so that each model is measured under the same."""
-    threads, precision, grad = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.is_grad_enabled()
+    threads, precision, grad = (
+        torch.get_num_threads(),
+        torch.get_float32_matmul_precision(),
+        torch.is_grad_enabled(),
+    )
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()

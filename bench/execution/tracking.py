@@ -1,6 +1,7 @@
 """Forwards the events of a run, and the values of its records, to trackers.
 
-Each tracker runs in its own process, so it can neither fail nor block the run. The run reports a tracker's failure once.
+Each tracker runs in its own process, so it can neither fail nor block the run. The run reports a
+tracker's failure once.
 """
 
 from __future__ import annotations
@@ -37,9 +38,14 @@ NORMAL_95 = 1.96
 
 class Tracking(RunListener):
     def __init__(
-        self, names: Iterable[str], run: str, read: Callable[[str], Record | None], say: Callable[[str], None]
+        self,
+        names: Iterable[str],
+        run: str,
+        read: Callable[[str], Record | None],
+        say: Callable[[str], None],
     ) -> None:
-        """run: its name in the results folder. read: returns a record by its key. say: prints a sentence."""
+        """run: its name in the results folder. read: returns a record by its key. say: prints a
+        sentence."""
         self._channels = [_Channel(name) for name in names]
         self._run, self._read, self._say = run, read, say
         self._waiting: dict[str, dict[str, Any]] = {}  # artifacts that no tracker knows yet
@@ -54,7 +60,11 @@ class Tracking(RunListener):
         tags = {"key": artifact.key, "run": self._run, "version": provenance.VERSION}
         tags |= {"commit": str(provenance.commit().get("id") or "")}
         tags |= {f"record.{m.label}": m.key for m in measurements}
-        parts = (running.settings, {m.label: m.config for m in measurements}, {"key": artifact.key_inputs()})
+        parts = (
+            running.settings,
+            {m.label: m.config for m in measurements},
+            {"key": artifact.key_inputs()},
+        )
         self._waiting[artifact.key] = {
             "name": running.label,
             "params": {name: str(value) for part in parts for name, value in flatten(part)},
@@ -71,8 +81,14 @@ class Tracking(RunListener):
         if key not in self._told:
             return
         if event["event"] == "progress" and event["figures"]:
-            self._tell("curve", key, phase=event["phase"], step=event["done"], figures=event["figures"])
-        if event["event"] == "measurement" and (record := self._read(event["key"])) and record.readings:
+            self._tell(
+                "curve", key, phase=event["phase"], step=event["done"], figures=event["figures"]
+            )
+        if (
+            event["event"] == "measurement"
+            and (record := self._read(event["key"]))
+            and record.readings
+        ):
             self._tell("metrics", key, values=dict(_values(record)))
 
     def end(self, running: RunningArtifact, cause: str, records: Sequence[Record] | None) -> None:
@@ -89,8 +105,12 @@ class Tracking(RunListener):
             channel.finish()
         now = time.monotonic()
         with contextlib.suppress(KeyboardInterrupt):
-            if slow := [c.name for c in self._channels if not c.has_ended(now + min(SILENT_S, patience))]:
-                self._say(f"waiting up to {patience:g} s for {' and '.join(slow)}; Ctrl-C leaves the rest")
+            if slow := [
+                c.name for c in self._channels if not c.has_ended(now + min(SILENT_S, patience))
+            ]:
+                self._say(
+                    f"waiting up to {patience:g} s for {' and '.join(slow)}; Ctrl-C leaves the rest"
+                )
             for channel in self._channels:
                 channel.has_ended(now + patience)
         for channel in self._channels:
@@ -109,7 +129,8 @@ class Tracking(RunListener):
 
 
 class _Channel:
-    """A connection to the process of one tracker. A thread writes, so that it does not block the run."""
+    """A connection to the process of one tracker. A thread writes, so that it does not block the
+    run."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -151,7 +172,8 @@ class _Channel:
         self._orders.put(None)
 
     def has_ended(self, deadline: float) -> bool:
-        """Wait for the process until `deadline` on the monotonic clock. Return whether it has ended."""
+        """Wait for the process until `deadline` on the monotonic clock. Return whether it has
+        ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, deadline - time.monotonic()))
         return self._process.returncode is not None

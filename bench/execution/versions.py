@@ -29,8 +29,8 @@ PATTERN = Pattern.parse(SPARSE)
 class ModelVersions:
     """A dense and a 2:4 version of a model for timings. sides: those that are timed.
 
-    The 2:4 version of dense weights keeps the largest, or is a folder that a better method made. The dense version of 2:4
-    weights has a constant for each zero.
+    The 2:4 version of dense weights keeps the largest, or is a folder that a better method made.
+    The dense version of 2:4 weights has a constant for each zero.
     """
 
     def __init__(
@@ -54,11 +54,15 @@ class ModelVersions:
         other = sparse.open()
         if self.is_sparse or other.shapes() != self.source.shapes():
             raise UserError(
-                f"{sparse.folder} is no 2:4 version of {self.model.folder}: give a dense model and one made of it"
+                f"{sparse.folder} is no 2:4 version of {self.model.folder}: give a dense model "
+                "and one made of it"
             )
         for target in self.targets:
             if count := PATTERN.violations(other.weight(target)):
-                raise UserError(f"{sparse.folder} is not 2:4: {count} groups of {target} keep more than two weights")
+                raise UserError(
+                    f"{sparse.folder} is not 2:4: {count} groups of {target} keep more than two "
+                    "weights"
+                )
 
     @property
     def method(self) -> str:
@@ -91,7 +95,8 @@ class ModelVersions:
         (place / "config.json").write_text(json.dumps(self.source.config))
 
     def onnx(self, side: str, dtype: str) -> Path:
-        """Return the ONNX file of a side: the export, or a copy with the other weights. Raise CheckFailed for other logits."""
+        """Return the ONNX file of a side: the export, or a copy with the other weights. Raise
+        CheckFailed for other logits."""
         exported = self._export(dtype)
         if (side == SPARSE) == self.is_sparse:
             return exported

@@ -1,7 +1,7 @@
 """The worker process, which builds, checks, measures and records one artifact.
 
-The runner (bench.execution.runner) writes a JSON assignment to stdin and reads events as JSON lines from stdout. The process
-ends when stdin closes. A crash costs this artifact only.
+The runner (bench.execution.runner) writes a JSON assignment to stdin and reads events as JSON lines
+from stdout. The process ends when stdin closes. A crash costs this artifact only.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Assignment(BaseModel):
         if device == self.measurements[0].artifact.device:
             return self
         placed = {"artifact": self.measurements[0].artifact.model_copy(update={"device": device})}
-        return self.model_copy(update={"measurements": [m.model_copy(update=placed) for m in self.measurements]})
+        return self.model_copy(
+            update={"measurements": [m.model_copy(update=placed) for m in self.measurements]}
+        )
 
 
 def main() -> None:
@@ -71,7 +73,8 @@ def main() -> None:
 
 
 def _cut(channel: int) -> None:
-    """Cut the channel to the runner in a process that a method forks, and stop the wait for checkpoints."""
+    """Cut the channel to the runner in a process that a method forks, and stop the wait for
+    checkpoints."""
     signals.reset(signal.SIGTERM)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, channel)
@@ -79,7 +82,8 @@ def _cut(channel: int) -> None:
 
 
 def _leave(code: int) -> None:
-    """End processes that methods left behind, and after a timeout also threads and exit functions."""
+    """End processes that methods left behind, and after a timeout also threads and exit
+    functions."""
     end_descendants()
     last = threading.Timer(EXIT_S, os._exit, (code,))
     last.daemon = True
@@ -114,7 +118,8 @@ def _work(job: Assignment, events: Events) -> None:
             else:
                 missing.append(measurement)
         if missing:
-            # Forked workers have the libraries already, and their time is not counted for the artifact.
+            # Forked workers have the libraries already, and their time is not counted for the
+            # artifact.
             for name in list_imports(missing):
                 with contextlib.suppress(Exception):  # raised again later, and recorded
                     importlib.import_module(name)

@@ -21,23 +21,28 @@ LOOK_S = 0.2
 EXIT_S = 10.0
 """Seconds that a worker has to end after its work."""
 CHECKPOINT_S, SAVED_BYTES_PER_S, MOST_CHECKPOINT_S = 4.0, 1e8, 120.0
-"""Seconds that a training worker has to end, besides those in which a slow disk takes its state, and the most of both."""
+"""Seconds that a training worker has to end, besides those in which a slow disk takes its state,
+and the most of both."""
 LOG_BYTES = 20_000
 """Number of bytes of a worker's last output for the record of its death."""
 
 
 def checkpoint_seconds(artifact: Artifact) -> float:
-    """Return the seconds that a training worker has to save its state and end, 0 without a training.
+    """Return the seconds that a training worker has to save its state and end, 0 without a
+    training.
 
     After them the training resumes from an earlier state.
     """
     if not artifact.training:
         return 0.0
-    return min(MOST_CHECKPOINT_S, CHECKPOINT_S + state_bytes(artifact) / artifact.nodes / SAVED_BYTES_PER_S)
+    return min(
+        MOST_CHECKPOINT_S, CHECKPOINT_S + state_bytes(artifact) / artifact.nodes / SAVED_BYTES_PER_S
+    )
 
 
 def is_readable(descriptor: int, timeout: float | None) -> bool:
-    """Return whether it has something to read or has ended, within a timeout in seconds. It may be above 1023, unlike for select."""
+    """Return whether it has something to read or has ended, within a timeout in seconds. It may be
+    above 1023, unlike for select."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(None if timeout is None else 1000 * timeout))
@@ -57,7 +62,8 @@ class WorkerProcess(Worker):
             self._stdin.flush()
 
     def lines(self) -> Iterator[str]:
-        """Yield lines of its stdout until it ends. A process that it left behind may hold the pipe open."""
+        """Yield lines of its stdout until it ends. A process that it left behind may hold the pipe
+        open."""
         rest, has_ended = b"", False
         while True:
             if is_readable(self._stdout, 0 if has_ended else LOOK_S):
@@ -114,10 +120,18 @@ class StartedWorker(WorkerProcess):
     def __init__(self, command: list[str], log: IO[str], environment: dict[str, str]) -> None:
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=environment, start_new_session=True
+            command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=log,
+            text=True,
+            env=environment,
+            start_new_session=True,
         )
         assert self._process.stdin and self._process.stdout
-        super().__init__(self._process.pid, self._process.stdin, os.dup(self._process.stdout.fileno()))
+        super().__init__(
+            self._process.pid, self._process.stdin, os.dup(self._process.stdout.fileno())
+        )
         self._process.stdout.close()
 
     def wait(self, timeout: float | None = None) -> int | None:

@@ -1,4 +1,5 @@
-"""Export quantized weights in the format of compressed-tensors, which vLLM and transformers load."""
+"""Export quantized weights in the format of compressed-tensors, which vLLM and transformers
+load."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from methods.targets import as_regexes, family_of
 
 @dataclass(frozen=True)
 class StoredFormat:
-    """Storage format of a quantizer's weights. `weights` and `inputs` are QuantizationArgs of compressed-tensors."""
+    """Storage format of a quantizer's weights. `weights` and `inputs` are QuantizationArgs of
+    compressed-tensors."""
 
     name: str
     """Name of the format in compressed-tensors."""
@@ -36,14 +38,24 @@ class StoredFormat:
 INT = {"type": "int", "symmetric": True}
 FLOAT = {"type": "float", "symmetric": True}
 TOKEN = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
-MXFP4 = StoredFormat("mxfp4-pack-quantized", {"num_bits": 4, **FLOAT, "strategy": "group", "scale_dtype": torch.uint8})
+MXFP4 = StoredFormat(
+    "mxfp4-pack-quantized",
+    {"num_bits": 4, **FLOAT, "strategy": "group", "scale_dtype": torch.uint8},
+)
 NVFP4 = StoredFormat(
-    "nvfp4-pack-quantized", {"num_bits": 4, **FLOAT, "strategy": "tensor_group", "scale_dtype": torch.float8_e4m3fn}
+    "nvfp4-pack-quantized",
+    {"num_bits": 4, **FLOAT, "strategy": "tensor_group", "scale_dtype": torch.float8_e4m3fn},
 )
 FORMATS = {
-    ("integer", 8, ""): StoredFormat("pack-quantized", {"num_bits": 8, **INT, "strategy": "channel"}),
-    ("integer", 8, "int8"): StoredFormat("int-quantized", {"num_bits": 8, **INT, "strategy": "channel"}, TOKEN),
-    ("float8", 8, ""): StoredFormat("float-quantized", {"num_bits": 8, **FLOAT, "strategy": "channel"}),
+    ("integer", 8, ""): StoredFormat(
+        "pack-quantized", {"num_bits": 8, **INT, "strategy": "channel"}
+    ),
+    ("integer", 8, "int8"): StoredFormat(
+        "int-quantized", {"num_bits": 8, **INT, "strategy": "channel"}, TOKEN
+    ),
+    ("float8", 8, ""): StoredFormat(
+        "float-quantized", {"num_bits": 8, **FLOAT, "strategy": "channel"}
+    ),
     ("integer", 4, ""): StoredFormat("pack-quantized", {"num_bits": 4, **INT, "strategy": "group"}),
     ("microscaling", 4, ""): MXFP4,
     ("nvfp4", 4, ""): NVFP4,
@@ -58,7 +70,8 @@ INPUTS_TOLERANCE = 0.05
 def write(folder: Path, workdir: Path) -> tuple[str, dict[str, Any]]:
     """Write the weights of a quantized model folder. Return a sentence, and keys of config.json.
 
-    Each weight is unpacked again and compared. Refuse stored weights without such a format, and weights [in, out].
+    Each weight is unpacked again and compared. Refuse stored weights without such a format, and
+    weights [in, out].
     """
     require("compressed_tensors", what="compressed-tensors", how=pip_install("compressed-tensors"))
     source, stored = Folder(folder), StoredFolder(folder)
@@ -76,17 +89,25 @@ def write(folder: Path, workdir: Path) -> tuple[str, dict[str, Any]]:
     for name in source:
         target, weight = name.removesuffix(".weight"), source.tensor(name)
         if target not in codecs:
-            writer.add(name, weight.bfloat16() if form in FP4 and weight.is_floating_point() else weight)
+            writer.add(
+                name, weight.bfloat16() if form in FP4 and weight.is_floating_point() else weight
+            )
             continue
-        parts, restored = _store(weight, form, codecs[target], stored[target].parts, schemes[group_of[target]])
+        parts, restored = _store(
+            weight, form, codecs[target], stored[target].parts, schemes[group_of[target]]
+        )
         if not torch.equal(restored, weight):
-            is_near = torch.allclose(restored, weight, rtol=torch.finfo(getattr(torch, computed)).eps, atol=0)
+            is_near = torch.allclose(
+                restored, weight, rtol=torch.finfo(getattr(torch, computed)).eps, atol=0
+            )
             near, again = near + is_near, again + (not is_near)
         for leaf, tensor in parts.items():
             writer.add(f"{target}.{leaf}", tensor)
     writer.close()
     config: dict[str, Any] = {
-        "quantization_config": _config(form, {size: as_regexes(names, family) for size, names in groups.items()})
+        "quantization_config": _config(
+            form, {size: as_regexes(names, family) for size, names in groups.items()}
+        )
     }
     if form in FP4:
         config["dtype"] = "bfloat16"
@@ -96,19 +117,28 @@ def write(folder: Path, workdir: Path) -> tuple[str, dict[str, Any]]:
 
 
 def form_of(source: Folder) -> StoredFormat:
-    """Return the format of a quantized model folder. Raise UserError if compressed-tensors has none for it."""
+    """Return the format of a quantized model folder. Raise UserError if compressed-tensors has none
+    for it."""
     codecs = grids_of(StoredFolder(source.path), "compressed-tensors")
     inputs = source.config.get(ACTIVATIONS_KEY, {}).get("format", "")
     kinds = {(codec.grid, codec.width, inputs) for codec in codecs.values()}
     if len(kinds) > 1 or not kinds <= FORMATS.keys():
-        found = ", ".join(f"{grid} of {bits} bits{' and inputs' if inputs else ''}" for grid, bits, _ in sorted(kinds))
-        able = ", ".join(f"{grid} of {bits} bits" for grid, bits, rounding in FORMATS if not rounding)
-        raise UserError(f"compressed-tensors has no format for {found}: it has {able}; use --format stored")
+        found = ", ".join(
+            f"{grid} of {bits} bits{' and inputs' if inputs else ''}"
+            for grid, bits, _ in sorted(kinds)
+        )
+        able = ", ".join(
+            f"{grid} of {bits} bits" for grid, bits, rounding in FORMATS if not rounding
+        )
+        raise UserError(
+            f"compressed-tensors has no format for {found}: it has {able}; use --format stored"
+        )
     return FORMATS[kinds.pop()]
 
 
 def precision(source: Folder) -> tuple[str, float]:
-    """Return the number format in which loaders compute, and how far their logits may be from the model's."""
+    """Return the number format in which loaders compute, and how far their logits may be from the
+    model's."""
     form = form_of(source)
     computed = "bfloat16" if form in FP4 else source.dtype
     # engines round an input by another scale than ours: max|x| / 127.5, say, and not / 127
@@ -120,17 +150,24 @@ def _scheme(form: StoredFormat, group: int) -> Any:
     weights = dict(form.weights) | ({"group_size": group} if group else {})
     inputs = args.QuantizationArgs(**form.inputs) if form.inputs else None
     return args.QuantizationScheme(
-        targets=["Linear"], weights=args.QuantizationArgs(**weights), input_activations=inputs, format=form.name
+        targets=["Linear"],
+        weights=args.QuantizationArgs(**weights),
+        input_activations=inputs,
+        format=form.name,
     )
 
 
 def _config(form: StoredFormat, targets: Mapping[int, list[str]]) -> dict[str, Any]:
     args: Any = importlib.import_module("compressed_tensors.quantization")
     groups = {
-        f"group_{i}": _scheme(form, size).model_copy(update={"targets": [f"re:{regex}" for regex in regexes]})
+        f"group_{i}": _scheme(form, size).model_copy(
+            update={"targets": [f"re:{regex}" for regex in regexes]}
+        )
         for i, (size, regexes) in enumerate(sorted(targets.items()))
     }
-    config = args.QuantizationConfig(config_groups=groups, format=form.name, quantization_status="compressed")
+    config = args.QuantizationConfig(
+        config_groups=groups, format=form.name, quantization_status="compressed"
+    )
     out: dict[str, Any] = config.model_dump(mode="json")
     return out | {"quant_method": "compressed-tensors"}
 

@@ -1,4 +1,5 @@
-"""Interface of the formats of `bench export`, built in or an entry point of the group cast_bench.exports."""
+"""Interface of the formats of `bench export`, built in or an entry point of the group
+cast_bench.exports."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ SPARSITY_KEYS = ("sparsity_config", "compression_config")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of `bench export` for the format. None or () is an option that the user did not give."""
+    """Options of `bench export` for the format. None or () is an option that the user did not
+    give."""
 
     values: str | None = None
     """Number format of the written weights. None takes that of the record's quantizer, if any."""
@@ -55,7 +57,11 @@ class ModelSource:
     @property
     def targets(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Globs of the linears that were pruned, and of those that were left dense."""
-        return (self.record.identity.include, self.record.identity.exclude) if self.record else (("*",), ())
+        return (
+            (self.record.identity.include, self.record.identity.exclude)
+            if self.record
+            else (("*",), ())
+        )
 
     def write_companions(
         self,
@@ -65,15 +71,19 @@ class ModelSource:
         without: Iterable[str] = (),
         also: Iterable[str] = (),
     ) -> None:
-        """Copy tokenizer and config.json to a folder. own: keys to add to config.json; also: further files to copy."""
+        """Copy tokenizer and config.json to a folder. own: keys to add to config.json; also:
+        further files to copy."""
         copy_files(self.folder, out, (*COMPANIONS, *also))
         left_out = {*SPARSITY_KEYS, *without}
-        config = {key: value for key, value in read_config(self.folder).items() if key not in left_out}
+        config = {
+            key: value for key, value in read_config(self.folder).items() if key not in left_out
+        }
         (out / "config.json").write_text(json.dumps({**config, **(own or {})}, indent=2))
 
 
 class ExportFormat:
-    """Base of both kinds of format. The first paragraph of a format's docstring is its line in the help."""
+    """Base of both kinds of format. The first paragraph of a format's docstring is its line in the
+    help."""
 
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Options that the format uses, each with its allowed values. An empty tuple allows any."""
@@ -86,10 +96,12 @@ class ModelFormat(ExportFormat):
     """A format of models."""
 
     takes_any: ClassVar[bool] = False
-    """True if it also exports packed24 folders and models with low-rank terms. Others never get one."""
+    """True if it also exports packed24 folders and models with low-rank terms. Others never get
+    one."""
 
     def write(self, source: ModelSource, out: Path, options: Options) -> str:
-        """Write the model to an empty folder. Return a sentence for the user. Raise UserError if it has no such form."""
+        """Write the model to an empty folder. Return a sentence for the user. Raise UserError if it
+        has no such form."""
         raise NotImplementedError
 
 

@@ -19,11 +19,17 @@ def write(folder: Path, workdir: Path) -> str:
         source, writer = folder24.Folder24(folder), Writer(workdir)
         writer.add_folded(source, source.tensor, FAMILIES.get(source.config.get("model_type", "")))
         writer.close()
-        return f"{sum(e.kind != 'dense' for e in source.entries.values())} linears unpacked to dense"
+        return (
+            f"{sum(e.kind != 'dense' for e in source.entries.values())} linears unpacked to dense"
+        )
     family_of(read_config(folder))  # it refuses the integers of another format
     files, index = Folder(folder).files(), folder / INDEX
     for file in (*files, *([index] if index.exists() else [])):
         shutil.copyfile(file, workdir / file.name)
     adapter.copy(folder, workdir)
-    terms = f", and their low-rank terms in {adapter.FOLDER}, which peft loads" if adapter.is_beside(workdir) else ""
+    terms = (
+        f", and their low-rank terms in {adapter.FOLDER}, which peft loads"
+        if adapter.is_beside(workdir)
+        else ""
+    )
     return f"{amount(len(files), 'file')} of dense safetensors{terms}"

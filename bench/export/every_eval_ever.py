@@ -21,7 +21,8 @@ VERSION = "0.3.0"
 def documents(model: ModelResults, organization: str) -> dict[str, str]:
     """Return JSON by path in Every Eval Ever's data store. The same records give the same bytes.
 
-    Single questions are left out: the schema requires their text and the model's answer, and records have neither.
+    Single questions are left out: the schema requires their text and the model's answer, and
+    records have neither.
     """
     when = str(model.recorded)
     document = {
@@ -36,7 +37,11 @@ def documents(model: ModelResults, organization: str) -> dict[str, str]:
             # A pruned model's developer is the evaluator.
             "evaluator_relationship": "third_party" if model.dense else "first_party",
         },
-        "eval_library": {"name": "cast_bench", "version": model.version, "additional_details": _library(model)},
+        "eval_library": {
+            "name": "cast_bench",
+            "version": model.version,
+            "additional_details": _library(model),
+        },
         "model_info": _model(model),
         "evaluation_results": [
             _result(record, reading, value)
@@ -57,15 +62,34 @@ def _library(model: ModelResults) -> dict[str, str]:
 
 
 def _model(model: ModelResults) -> dict[str, Any]:
-    """Describe a model, also by its metrics without a direction, such as the number of parameters."""
+    """Describe a model, also by its metrics without a direction, such as the number of
+    parameters."""
     key_inputs = model.records[0].key_inputs
     labels = model.identity.labels()
-    columns = ("method", "pattern", "quantizer", "seed", "calibration", "training", "dtype", "device")
+    columns = (
+        "method",
+        "pattern",
+        "quantizer",
+        "seed",
+        "calibration",
+        "training",
+        "dtype",
+        "device",
+    )
     details: dict[str, Any] = {k: labels[k] for k in columns} | {"base_model": model.source}
     targets = [model.identity.include, model.identity.exclude]
     details |= {"base_model_sha256": key_inputs.get("model"), "targets": json.dumps(targets)}
-    details |= {"stages": json.dumps([{k: s[k] for k in ("name", "config")} for s in key_inputs.get("stages", [])])}
-    details |= {r.metric: f"{v:.15g}" for record in model.records for r, v in values_of(record) if not r.better}
+    details |= {
+        "stages": json.dumps(
+            [{k: s[k] for k in ("name", "config")} for s in key_inputs.get("stages", [])]
+        )
+    }
+    details |= {
+        r.metric: f"{v:.15g}"
+        for record in model.records
+        for r, v in values_of(record)
+        if not r.better
+    }
     known = {
         "deployment_type": "self_deployed",
         "model_availability": "open_weights" if model.dense and model.published else "unknown",
@@ -74,8 +98,12 @@ def _model(model: ModelResults) -> dict[str, Any]:
         "name": model.name.partition("/")[2],
         "id": model.name,
         "developer": model.name.partition("/")[0],
-        "inference_engine": {"name": "transformers", "version": _library(model).get("transformers", "unknown")},
-        "additional_details": {k: str(v) for k, v in details.items() if v not in (None, "")} | known,
+        "inference_engine": {
+            "name": "transformers",
+            "version": _library(model).get("transformers", "unknown"),
+        },
+        "additional_details": {k: str(v) for k, v in details.items() if v not in (None, "")}
+        | known,
     }
 
 
@@ -85,12 +113,18 @@ def _result(record: Record, reading: ReadingRow, value: float) -> dict[str, Any]
     source: dict[str, Any] = {"dataset_name": name, "source_type": "hf_dataset" if hub else "other"}
     source |= {"hf_repo": hub} if hub else {}
     source |= {"additional_details": {"revision_or_digest": content}} if content else {}
-    about = {"record": record.key, "measure": str(record.identity.measure), "token_digest": record.token_digest}
+    about = {
+        "record": record.key,
+        "measure": str(record.identity.measure),
+        "token_digest": record.token_digest,
+    }
     score: dict[str, Any] = {"score": value, "details": {k: v for k, v in about.items() if v}}
     if reading.stderr is not None:
         error: dict[str, Any] = {"value": reading.stderr}
         error |= {"method": "analytic"} if metrics.find(reading.metric).windowed else {}
-        score["uncertainty"] = {"standard_error": error} | ({"num_samples": reading.n} if reading.n else {})
+        score["uncertainty"] = {"standard_error": error} | (
+            {"num_samples": reading.n} if reading.n else {}
+        )
     return {
         "evaluation_result_id": f"{record.identity.measure}/{protocol}/{reading.metric}",
         "evaluation_name": protocol,
@@ -102,7 +136,10 @@ def _result(record: Record, reading: ReadingRow, value: float) -> dict[str, Any]
 
 
 def _metric(reading: ReadingRow) -> dict[str, Any]:
-    config: dict[str, Any] = {"metric_name": reading.metric, "lower_is_better": reading.better == "lower"}
+    config: dict[str, Any] = {
+        "metric_name": reading.metric,
+        "lower_is_better": reading.better == "lower",
+    }
     known = metrics.find(reading.metric)
     config["metric_id"] = known.public_name or f"{OURS}.{reading.metric}"
     if not known.quantity:

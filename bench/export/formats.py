@@ -1,4 +1,5 @@
-"""Formats of `bench export`. Each imports its modules when it writes, because some need torch or transformers."""
+"""Formats of `bench export`. Each imports its modules when it writes, because some need torch or
+transformers."""
 
 from __future__ import annotations
 
@@ -62,7 +63,10 @@ class Gptq(ModelFormat):
         from bench.formats.stored import StoredFolder
 
         config = gptq_folder.write(source.folder, out, self.name)
-        said = f"{len(StoredFolder(source.folder))} linears stored as {self.name}, read back bit for bit"
+        said = (
+            f"{len(StoredFolder(source.folder))} linears stored as {self.name}, read back bit "
+            "for bit"
+        )
         source.write_companions(out, config, without=[ACTIVATIONS_KEY])
         return said + deployed.check(self.name, source, out)
 
@@ -78,10 +82,21 @@ class Gguf(ModelFormat):
 
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "values": (
-            "f16", "q8_0", "q4_0", "q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k",
+            "f16",
+            "q8_0",
+            "q4_0",
+            "q2_k",
+            "q3_k_s",
+            "q3_k_m",
+            "q3_k_l",
+            "q4_k_s",
+            "q4_k_m",
+            "q5_k_s",
+            "q5_k_m",
+            "q6_k",
         ),
         "imatrix": (),
-    }  # fmt: skip
+    }
 
     def write(self, source: ModelSource, out: Path, options: Options) -> str:
         from bench.export import deployed
@@ -92,7 +107,11 @@ class Gguf(ModelFormat):
 class Packed24(ModelFormat):
     """Kept values and bitmasks."""
 
-    options: ClassVar[Mapping[str, tuple[str, ...]]] = {"values": ("int8", "int4"), "exclude": (), "windows": ()}
+    options: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "values": ("int8", "int4"),
+        "exclude": (),
+        "windows": (),
+    }
 
     def check(self, options: Options) -> None:
         from bench.kernels.windows24 import group_of
@@ -116,7 +135,8 @@ class Onnx(ModelFormat):
     def check(self, options: Options) -> None:
         if options.values:
             raise UserError(
-                f"--values {options.values} and --format onnx exclude each other: TensorRT has no 2:4 kernel for "
+                f"--values {options.values} and --format onnx exclude each other: TensorRT has no "
+                "2:4 kernel for "
                 "products with Q/DQ nodes; leave --values out, or use --format packed24"
             )
 

@@ -1,4 +1,5 @@
-"""Write a LLaMA as GGUF, the format of llama.cpp: F16, Q8_0, Q4_0, and K-quants by llama.cpp's own quantizer."""
+"""Write a LLaMA as GGUF, the format of llama.cpp: F16, Q8_0, Q4_0, and K-quants by llama.cpp's own
+quantizer."""
 
 from __future__ import annotations
 
@@ -48,21 +49,33 @@ def write(
 
     Args:
         kind: one of KINDS.
-        linears: the linears that get `kind`, while the other matrices are in F16. None: all matrices get `kind`. Vectors are
+        linears: the linears that get `kind`, while the other matrices are in F16. None: all
+        matrices get `kind`. Vectors are
             in float32. Stored integers of the folder keep their codes, where `kind` has them.
         vocabulary: add the tokenizer of the folder, which a file for timing does not need.
         instead: what else the user can do, for errors.
 
     Raises:
-        UserError: a damaged folder, another family, a scaled rotary embedding, a tensor or a tokenizer that is not written.
+        UserError: a damaged folder, another family, a scaled rotary embedding, a tensor or a
+        tokenizer that is not written.
     """
-    from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, LlamaFileType, get_tensor_name_map, quants
+    from gguf import (
+        MODEL_ARCH,
+        GGMLQuantizationType,
+        GGUFWriter,
+        LlamaFileType,
+        get_tensor_name_map,
+        quants,
+    )
 
     source, stored = Folder(folder), StoredFolder(folder)
     config = source.config
     architecture.check(source)
     _require_plain(config, folder, instead)
-    heads, kv_heads = config["num_attention_heads"], config.get("num_key_value_heads") or config["num_attention_heads"]
+    heads, kv_heads = (
+        config["num_attention_heads"],
+        config.get("num_key_value_heads") or config["num_attention_heads"],
+    )
     head_size = config.get("head_dim") or config["hidden_size"] // heads
     writer = GGUFWriter(file, FAMILY)
     writer.add_file_type(LlamaFileType[f"MOSTLY_{kind.upper()}"])
@@ -89,7 +102,9 @@ def write(
     for name in source:
         tensor, target = source.tensor(name), name.removesuffix(".weight")
         if (stored_name := names.get_name(name, try_suffixes=(".weight",))) is None:
-            raise UserError(f"{folder} has the tensor {name}, which is not written as GGUF: {instead}")
+            raise UserError(
+                f"{folder} has the tensor {name}, which is not written as GGUF: {instead}"
+            )
         turned = {"q_proj": heads, "k_proj": kv_heads}.get(target.rpartition(".")[2], 0)
         if turned:
             tensor = _interleave_halves(tensor, turned)
@@ -98,12 +113,18 @@ def write(
             continue
         form = GGMLQuantizationType[kind.upper() if linears is None or target in linears else "F16"]
         if form.name.lower() in BITS and tensor.shape[1] % BLOCK:
-            raise UserError(f"{name} has {tensor.shape[1]} inputs, no multiple of {BLOCK} as {kind} needs: {instead}")
+            raise UserError(
+                f"{name} has {tensor.shape[1]} inputs, no multiple of {BLOCK} as {kind} needs: "
+                f"{instead}"
+            )
         has_integers = target in stored and integer_bits(stored.codec(target)) > 0
-        integers = integers_of(stored[target]) if has_integers and form.name.lower() in BITS else None
+        integers = (
+            integers_of(stored[target]) if has_integers and form.name.lower() in BITS else None
+        )
         if integers and turned:
             integers = integers._replace(
-                codes=_interleave_halves(integers.codes, turned), scales=_interleave_halves(integers.scales, turned)
+                codes=_interleave_halves(integers.codes, turned),
+                scales=_interleave_halves(integers.scales, turned),
             )
         array = _blocks(integers, kind) if integers and linears else None
         if array is None:
@@ -134,9 +155,11 @@ def kind_of(folder: Path) -> str:
 
 
 def _blocks(integers: Integers, kind: str) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
-    """Return the blocks of a weight of integers, uint8 [out, bytes], or None if they cannot hold it.
+    """Return the blocks of a weight of integers, uint8 [out, bytes], or None if they cannot hold
+    it.
 
-    A block is a scale in float16 and 32 integers: int8, or int4 + 8 with the second half in the upper bits.
+    A block is a scale in float16 and 32 integers: int8, or int4 + 8 with the second half in the
+    upper bits.
     """
     from gguf import GGMLQuantizationType, quants
 
@@ -161,23 +184,38 @@ def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -
     # As the library writes it, so that every field is there.
     tokenizer = json.loads(read_tokenizer(folder / "tokenizer.json").to_str())
     splitter = tokenizer.get("pre_tokenizer") or {}
-    parts = [part for part in (tokenizer.get("normalizer"), *splitter.get("pretokenizers", [splitter])) if part]
+    parts = [
+        part
+        for part in (tokenizer.get("normalizer"), *splitter.get("pretokenizers", [splitter]))
+        if part
+    ]
     steps = tuple(part.get("type") for part in parts)
     if (
         tokenizer["model"].get("type") != "BPE"
         or steps not in PRE_TOKENIZERS
-        or any(part.get(option, value) != value for part in parts for option, value in STEP_OPTIONS.items())
+        or any(
+            part.get(option, value) != value
+            for part in parts
+            for option, value in STEP_OPTIONS.items()
+        )
     ):
-        raise UserError(f"the tokenizer of {folder} is not written as GGUF ({json.dumps(parts)}): {instead}")
+        raise UserError(
+            f"the tokenizer of {folder} is not written as GGUF ({json.dumps(parts)}): {instead}"
+        )
     added = {token["id"]: token for token in tokenizer.get("added_tokens", ())}
     known = {number: text for text, number in tokenizer["model"]["vocab"].items()}
     known |= {number: token["content"] for number, token in added.items()}
-    special = {number: TokenType.CONTROL if t["special"] else TokenType.USER_DEFINED for number, t in added.items()}
+    special = {
+        number: TokenType.CONTROL if t["special"] else TokenType.USER_DEFINED
+        for number, t in added.items()
+    }
     unused = {number: TokenType.UNUSED for number in range(size) if number not in known}
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(PRE_TOKENIZERS[steps])
     writer.add_token_list([known.get(number, f"[PAD{number}]") for number in range(size)])
-    writer.add_token_types([{**unused, **special}.get(number, TokenType.NORMAL) for number in range(size)])
+    writer.add_token_types(
+        [{**unused, **special}.get(number, TokenType.NORMAL) for number in range(size)]
+    )
     with tokenizer_faults(folder / "tokenizer_config.json"):
         SpecialVocab(folder, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)
 
@@ -186,18 +224,25 @@ def _require_plain(config: dict[str, Any], folder: Path, instead: str) -> None:
     """Refuse a family, an activation or a rotary embedding that this module does not write."""
     if config.get("model_type") != FAMILY:
         raise UserError(
-            f"{folder} is of the family {config.get('model_type')}, and only {FAMILY} is written as GGUF: {instead}"
+            f"{folder} is of the family {config.get('model_type')}, and only {FAMILY} is written "
+            f"as GGUF: {instead}"
         )
     if (activation := config.get("hidden_act") or "silu") != "silu":
-        raise UserError(f"{folder} has the activation {activation}, and llama.cpp computes silu: {instead}")
+        raise UserError(
+            f"{folder} has the activation {activation}, and llama.cpp computes silu: {instead}"
+        )
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind != "default":
-        raise UserError(f"{folder} scales its rotary embedding ({kind}), which is not written as GGUF: {instead}")
+        raise UserError(
+            f"{folder} scales its rotary embedding ({kind}), which is not written as GGUF: "
+            f"{instead}"
+        )
 
 
 def _interleave_halves(weight: Tensor, heads: int) -> Tensor:
-    """Reorder the rows of each head for llama.cpp, which rotates pairs where transformers rotates halves.
+    """Reorder the rows of each head for llama.cpp, which rotates pairs where transformers rotates
+    halves.
 
     weight: [heads * size, n]. Row i of the first half and row i of the second become neighbours.
     """

@@ -1,4 +1,5 @@
-"""Export integer weights in the layouts of GPTQ (GPTQModel, AutoGPTQ) and AWQ (AutoAWQ), which transformers and vLLM read."""
+"""Export integer weights in the layouts of GPTQ (GPTQModel, AutoGPTQ) and AWQ (AutoAWQ), which
+transformers and vLLM read."""
 
 from __future__ import annotations
 
@@ -33,18 +34,21 @@ INSTEAD = "--format compressed-tensors"
 def write(folder: Path, workdir: Path, kind: str) -> dict[str, Any]:
     """Write a quantized model folder. kind: gptq or awq. Return keys of config.json.
 
-    Each linear is decoded again by this project's reader and compared, bit for bit. All linears get one group, the largest
-    that divides every group of the row, because the formats have one: scales are repeated. Floats are stored in float16,
-    in which the loaders compute.
+    Each linear is decoded again by this project's reader and compared, bit for bit. All linears get
+    one group, the largest
+    that divides every group of the row, because the formats have one: scales are repeated. Floats
+    are stored in float16, in which the loaders compute.
 
     Raises:
-        UserError: the folder has no integers of that format, or the architecture is stored in another way.
-        CheckFailed: a decoded weight differs.
+        UserError: the folder has no integers of that format, or the architecture is stored in
+        another way. CheckFailed: a decoded weight differs.
     """
     source, stored = Folder(folder), StoredFolder(folder)
     require_linears(source, kind)
     if source.config.get(ACTIVATIONS_KEY):
-        raise UserError(f"{folder} rounds inputs of linears while it runs, which {kind} has not: use {INSTEAD}")
+        raise UserError(
+            f"{folder} rounds inputs of linears while it runs, which {kind} has not: use {INSTEAD}"
+        )
     codecs = grids_of(stored, kind)
     bits = _bits_of(codecs, kind)
     group = math.gcd(*(codec.group for codec in codecs.values()))
@@ -57,16 +61,22 @@ def write(folder: Path, workdir: Path, kind: str) -> dict[str, Any]:
         if target not in codecs:
             half = tensor.half() if tensor.is_floating_point() else tensor
             if half.is_floating_point() and not bool(half.isfinite().all()):
-                raise UserError(f"{name} has values beyond float16, which {kind} folders have: use {INSTEAD}")
+                raise UserError(
+                    f"{name} has values beyond float16, which {kind} folders have: use {INSTEAD}"
+                )
             writer.add(name, half)
             continue
         integers = integers_of(stored[target])
         if not by_row:
             integers = integers.split(group)
-        parts = (gptq_parts if kind == "gptq" else awq_parts)(integers.codes, integers.scales, bits, target)
+        parts = (gptq_parts if kind == "gptq" else awq_parts)(
+            integers.codes, integers.scales, bits, target
+        )
         decoded = scheme.decode(parts | {"scales": parts["scales"].float()})
         if not torch.equal(decoded.to(tensor.dtype), tensor):
-            raise CheckFailed(f"{name} reads back with other values, because a scale is too small for float16")
+            raise CheckFailed(
+                f"{name} reads back with other values, because a scale is too small for float16"
+            )
         for leaf, part in parts.items():
             writer.add(f"{target}.{leaf}", part)
     writer.close()
@@ -74,13 +84,17 @@ def write(folder: Path, workdir: Path, kind: str) -> dict[str, Any]:
 
 
 def _bits_of(codecs: Mapping[str, GridCodec], kind: str) -> int:
-    """Return the bits of all linears. Raise UserError if they are not integers of one size that the format has."""
+    """Return the bits of all linears. Raise UserError if they are not integers of one size that the
+    format has."""
     kinds = {(codec.grid, codec.width) for codec in codecs.values()}
     able = [("integer", bits) for bits in BITS[kind]]
     if len(kinds) > 1 or not kinds <= set(able):
         found = ", ".join(f"{grid} of {bits} bits" for grid, bits in sorted(kinds))
         sizes = ", ".join(map(str, BITS[kind]))
-        raise UserError(f"{kind} has integers of {sizes} bits, and these weights are {found}: use --format stored")
+        raise UserError(
+            f"{kind} has integers of {sizes} bits, and these weights are {found}: use --format "
+            "stored"
+        )
     return kinds.pop()[1]
 
 
@@ -94,13 +108,27 @@ def _config(source: Folder, kind: str, stored: set[str], bits: int, group: int) 
     if kind == "awq":
         about: dict[str, Any] = {"quant_method": "awq", "version": "gemm", "zero_point": True}
         return {**about, "bits": 4, "group_size": group, "modules_to_not_convert": left or None}
-    about = {"quant_method": "gptq", "checkpoint_format": "gptq", "sym": True, "desc_act": False, "lm_head": False}
-    dynamic: dict[str, Any] = {f"-:{regex}": {} for regex in as_regexes(left, family_of(source.config))}
-    return {**about, "bits": bits, "group_size": group or -1, **({"dynamic": dynamic} if dynamic else {})}
+    about = {
+        "quant_method": "gptq",
+        "checkpoint_format": "gptq",
+        "sym": True,
+        "desc_act": False,
+        "lm_head": False,
+    }
+    dynamic: dict[str, Any] = {
+        f"-:{regex}": {} for regex in as_regexes(left, family_of(source.config))
+    }
+    return {
+        **about,
+        "bits": bits,
+        "group_size": group or -1,
+        **({"dynamic": dynamic} if dynamic else {}),
+    }
 
 
 def gptq_parts(codes: Tensor, scales: Tensor, bits: int, name: str) -> dict[str, Tensor]:
-    """Return the parts of a linear in version 1 of GPTQ's layout, which stores each zero point less 1.
+    """Return the parts of a linear in version 1 of GPTQ's layout, which stores each zero point less
+    1.
 
     codes: two's complement integers [out, in]; scales: [out, groups].
     """
@@ -117,7 +145,8 @@ def gptq_parts(codes: Tensor, scales: Tensor, bits: int, name: str) -> dict[str,
 
 
 def awq_parts(codes: Tensor, scales: Tensor, bits: int, name: str) -> dict[str, Tensor]:
-    """Return the parts of a linear in AutoAWQ's layout for its kernel gemm. Arguments as in `gptq_parts`."""
+    """Return the parts of a linear in AutoAWQ's layout for its kernel gemm. Arguments as in
+    `gptq_parts`."""
     codes, scales = _unsigned(codes, bits), scales.T
     _require_words(len(codes), bits, f"{name} has {len(codes)} outputs")
     lanes = torch.tensor(AWQ_ORDER).argsort()
@@ -138,4 +167,6 @@ def _unsigned(codes: Tensor, bits: int) -> Tensor:
 
 def _require_words(count: int, bits: int, what: str) -> None:
     if count * bits % 32:
-        raise UserError(f"{what}, and {bits} bits of each do not fill words of 32 bits: use --format hf")
+        raise UserError(
+            f"{what}, and {bits} bits of each do not fill words of 32 bits: use --format hf"
+        )

@@ -13,24 +13,31 @@ from methods.targets import family_of
 
 
 def require_linears(source: Folder, what: str) -> None:
-    """Refuse a family whose weights other programs store in another way: [in, out], or of experts."""
+    """Refuse a family whose weights other programs store in another way: [in, out], or of
+    experts."""
     family = family_of(source.config)
     if family.transposed or family.experts:
-        raise UserError(f"a {source.config['model_type']} cannot be exported as {what}: use --format hf")
+        raise UserError(
+            f"a {source.config['model_type']} cannot be exported as {what}: use --format hf"
+        )
 
 
 def grids_of(stored: StoredFolder, format_: str) -> Mapping[str, GridCodec]:
-    """Return the grid codec of each stored weight. Raise UserError if there is none, or one is of another kind."""
+    """Return the grid codec of each stored weight. Raise UserError if there is none, or one is of
+    another kind."""
     codecs = {target: stored.codec(target) for target in stored}
     if not codecs:
         raise UserError(
-            f"{stored.path.parent} has no stored weights, of which {format_} is made: name the record of a quantized row, "
+            f"{stored.path.parent} has no stored weights, of which {format_} is made: name the "
+            "record of a quantized row, "
             "or a folder of bench prune --quant"
         )
     grids = {target: codec for target, codec in codecs.items() if isinstance(codec, GridCodec)}
     if other := sorted(codecs.keys() - grids.keys()):
         name = codecs[other[0]].name
-        raise UserError(f"{other[0]} is stored as {name}, which {format_} has not: use --format stored")
+        raise UserError(
+            f"{other[0]} is stored as {name}, which {format_} has not: use --format stored"
+        )
     return grids
 
 

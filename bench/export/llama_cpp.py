@@ -1,4 +1,5 @@
-"""llama.cpp through llama-cpp-python (extra `llamacpp`): logits and tokens of a GGUF file, and its quantizer."""
+"""llama.cpp through llama-cpp-python (extra `llamacpp`): logits and tokens of a GGUF file, and its
+quantizer."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def require_package(what: str) -> None:
 
 @cache
 def _quiet() -> Any:
-    """Import the package, and drop its warnings, for example of tensors for which a type is too wide."""
+    """Import the package, and drop its warnings, for example of tensors for which a type is too
+    wide."""
     import llama_cpp
 
     llama_cpp.llama_log_set(_ignore(llama_cpp), ctypes.c_void_p(0))
@@ -41,8 +43,8 @@ def load(file: Path, tokens: int, threads: int, *, logits_all: bool = False) -> 
     import llama_cpp
 
     return llama_cpp.Llama(
-        str(file), n_ctx=tokens, n_batch=tokens, n_ubatch=tokens, n_threads=threads, n_threads_batch=threads,
-        logits_all=logits_all, verbose=False,
+        str(file), n_ctx=tokens, n_batch=tokens, n_ubatch=tokens, n_threads=threads,
+        n_threads_batch=threads, logits_all=logits_all, verbose=False,
     )  # fmt: skip
 
 
@@ -56,7 +58,9 @@ def logits(file: Path, tokens: Tensor, threads: int) -> Tensor:
 def tokenize(file: Path, text: str) -> list[int]:
     """Return the tokens of a text by a file's vocabulary, without special tokens."""
     llama_cpp = _quiet()
-    found: list[int] = llama_cpp.Llama(str(file), vocab_only=True, verbose=False).tokenize(text.encode(), add_bos=False)
+    found: list[int] = llama_cpp.Llama(str(file), vocab_only=True, verbose=False).tokenize(
+        text.encode(), add_bos=False
+    )
     return found
 
 
@@ -69,21 +73,29 @@ def quantize(
     *,
     pure: bool = False,
 ) -> None:
-    """Write a file again in another kind, for example q4_k_m. llama.cpp chooses the type of each tensor.
+    """Write a file again in another kind, for example q4_k_m. llama.cpp chooses the type of each
+    tensor.
 
-    importance: mean square of each input of a matrix, by its name in the file. pure: give all matrices one type.
+    importance: mean square of each input of a matrix, by its name in the file. pure: give all
+    matrices one type.
     """
     from gguf import LlamaFileType
 
     llama_cpp = _quiet()
     params = llama_cpp.llama_model_quantize_default_params()
-    params.nthread, params.ftype, params.pure = threads, LlamaFileType[f"MOSTLY_{kind.upper()}"], pure
+    params.nthread, params.ftype, params.pure = (
+        threads,
+        LlamaFileType[f"MOSTLY_{kind.upper()}"],
+        pure,
+    )
     vectors = {
-        name: np.ascontiguousarray(x.float().cpu().numpy(), np.float32) for name, x in (importance or {}).items()
+        name: np.ascontiguousarray(x.float().cpu().numpy(), np.float32)
+        for name, x in (importance or {}).items()
     }
     if vectors:
         entries = [
-            (name.encode(), x.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), x.size) for name, x in vectors.items()
+            (name.encode(), x.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), x.size)
+            for name, x in vectors.items()
         ]
         # An entry without a name is the last.
         params.imatrix = (llama_cpp.llama_model_imatrix_data * (len(entries) + 1))(*entries)

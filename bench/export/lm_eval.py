@@ -16,18 +16,23 @@ from bench.system.grouping import group_by
 UNSAFE_CHARACTERS = r"[\"<>:/|\\?*\[\]]+"
 """Characters that lm-eval replaces in a model's name to make a folder name."""
 FILTERED = re.compile(r"(exact_match|f1|bleu|pass(?:@|_at_)\d+)_(.+)")
-"""Metric and filter in the name of a reading. lm-eval filters only the metrics of generated answers."""
+"""Metric and filter in the name of a reading. lm-eval filters only the metrics of generated
+answers."""
 
 
 def documents(model: ModelResults) -> dict[str, str]:
     """Return JSON by path, one document for each limit of questions, prompt and rule of BOS.
 
-    A perplexity has the name of its protocol, because lm-eval's task `wikitext` normalizes by words. Metrics that are
-    counted in the weights are left out, because they are no evaluations.
+    A perplexity has the name of its protocol, because lm-eval's task `wikitext` normalizes by
+    words. Metrics that are counted in the weights are left out, because they are no evaluations.
     """
 
     def protocol(record: Record) -> tuple[int, str, str]:
-        return _config(record).get("limit") or 0, record.identity.protocol.prompt, str(record.identity.protocol.bos)
+        return (
+            _config(record).get("limit") or 0,
+            record.identity.protocol.prompt,
+            str(record.identity.protocol.bos),
+        )
 
     groups = group_by(filter(task_of, model.records), protocol)
     folder = re.sub(UNSAFE_CHARACTERS, "__", model.name)
@@ -35,7 +40,9 @@ def documents(model: ModelResults) -> dict[str, str]:
     for i, (found, records) in enumerate(sorted(groups.items(), key=lambda group: group[0])):
         stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime(model.recorded)) + f".{i:06}"
         document = _document(model, records, found[0] or None)
-        out[f"{folder}/results_{stamp}.json"] = json.dumps(document, indent=2, allow_nan=False) + "\n"
+        out[f"{folder}/results_{stamp}.json"] = (
+            json.dumps(document, indent=2, allow_nan=False) + "\n"
+        )
     return out
 
 
@@ -58,9 +65,15 @@ def _document(model: ModelResults, records: list[Record], limit: int | None) -> 
         "group_subtasks": {name: [] for name in tasks},
         "configs": {name: _task_config(name, group[0]) for name, group in tasks.items()},
         "versions": {name: _version(group[0]) for name, group in tasks.items()},
-        "n-shot": {name: n for name, group in tasks.items() if (n := _shots(name, group[0])) is not None},
+        "n-shot": {
+            name: n for name, group in tasks.items() if (n := _shots(name, group[0])) is not None
+        },
         "higher_is_better": {
-            name: {split_filter(r.metric)[0]: r.better == "higher" for x in group for r, _ in values_of(x)}
+            name: {
+                split_filter(r.metric)[0]: r.better == "higher"
+                for x in group
+                for r, _ in values_of(x)
+            }
             for name, group in tasks.items()
         },
         "n-samples": {name: _counts(group, limit) for name, group in tasks.items()},
@@ -79,7 +92,8 @@ def _document(model: ModelResults, records: list[Record], limit: int | None) -> 
             "version": model.version,
             "identity": model.identity.model_dump(mode="json", exclude={"measure", "protocol"}),
             "records": [r.key for r in records],
-            # lm-eval has no field for "with a chat template" but the template, which is in no record.
+            # lm-eval has no field for "with a chat template" but the template, which is in no
+            # record.
             "prompt": first.identity.protocol.prompt,
         },
     }
@@ -91,14 +105,17 @@ def _config(record: Record) -> dict[str, Any]:
 
 
 def _results(name: str, records: list[Record]) -> dict[str, Any]:
-    """Return the results of a task under lm-eval's keys, `metric,filter`. A missing standard error is "N/A"."""
+    """Return the results of a task under lm-eval's keys, `metric,filter`. A missing standard error
+    is "N/A"."""
     results: dict[str, Any] = {"name": name, "alias": name}
     results["sample_len"] = max(r.n or 0 for record in records for r, _ in values_of(record))
     for record in records:
         for reading, value in values_of(record):
             metric, filter_ = split_filter(reading.metric)
             results[f"{metric},{filter_}"] = value
-            results[f"{metric}_stderr,{filter_}"] = "N/A" if reading.stderr is None else reading.stderr
+            results[f"{metric}_stderr,{filter_}"] = (
+                "N/A" if reading.stderr is None else reading.stderr
+            )
     return results
 
 
@@ -116,14 +133,21 @@ def _counts(records: list[Record], limit: int | None) -> dict[str, int]:
 
 def _task_config(name: str, record: Record) -> dict[str, Any]:
     dataset, hub, _ = data_of(record)
-    config = {"task": name, "dataset_path": hub or dataset, "metadata": {"version": _version(record)}}
+    config = {
+        "task": name,
+        "dataset_path": hub or dataset,
+        "metadata": {"version": _version(record)},
+    }
     return config | ({} if (shots := _shots(name, record)) is None else {"num_fewshot": shots})
 
 
 def _shots(name: str, record: Record) -> int | None:
     """Return the number of examples before each question. None if only the task's file says it."""
     config = _config(record)
-    return config.get("num_fewshot", config.get("shots", 0 if name in BUILTIN_TASKS or name in TASK_FILES else None))
+    return config.get(
+        "num_fewshot",
+        config.get("shots", 0 if name in BUILTIN_TASKS or name in TASK_FILES else None),
+    )
 
 
 def _version(record: Record) -> str:

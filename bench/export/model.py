@@ -24,7 +24,8 @@ from methods.targets import family_of
 
 
 def find_format(name: str, options: Options) -> ExportFormat:
-    """Return a format of the catalog. Raise UserError for an unknown one, or for options that it does not use."""
+    """Return a format of the catalog. Raise UserError for an unknown one, or for options that it
+    does not use."""
     found = registry.build("exports", name, ExportFormat)
     with registry.guarded(registry.lookup("exports", name)):
         found.check(options)
@@ -34,19 +35,37 @@ def find_format(name: str, options: Options) -> ExportFormat:
     return found
 
 
-def _require_option(name: str, found: ExportFormat, option: str, value: str | tuple[str, ...]) -> None:
+def _require_option(
+    name: str, found: ExportFormat, option: str, value: str | tuple[str, ...]
+) -> None:
     """Refuse an option that a format does not use, or a value that it does not have."""
     typed = value if isinstance(value, str) else ",".join(value)
     if option not in found.options:
-        usable = {name: entry for name, entry in registry.entries("exports").items() if not entry.broken}
-        users = [name for name, entry in usable.items() if option in getattr(registry.load(entry), "options", ())]
-        raise UserError(f"--{option} {shorten(typed)} needs --format {' or '.join(users)}: leave it out")
+        usable = {
+            name: entry for name, entry in registry.entries("exports").items() if not entry.broken
+        }
+        users = [
+            name
+            for name, entry in usable.items()
+            if option in getattr(registry.load(entry), "options", ())
+        ]
+        raise UserError(
+            f"--{option} {shorten(typed)} needs --format {' or '.join(users)}: leave it out"
+        )
     if (allowed := found.options[option]) and value not in allowed:
-        raise UserError(f"invalid --{option} {typed!r}: with --format {name} it must be {', '.join(allowed)}")
+        raise UserError(
+            f"invalid --{option} {typed!r}: with --format {name} it must be {', '.join(allowed)}"
+        )
 
 
 def export_model(
-    name: str, format_: str, out: Path, *, results: Path | None = None, merge: bool = False, **options: Any
+    name: str,
+    format_: str,
+    out: Path,
+    *,
+    results: Path | None = None,
+    merge: bool = False,
+    **options: Any,
 ) -> str:
     """Write the model of a record, or a model folder, to `out`. Returns a sentence for the user.
 
@@ -56,7 +75,8 @@ def export_model(
         options: fields of `Options`.
 
     Raises:
-        UserError: no such model or format, `out` exists, the format cannot represent the model, or an option of
+        UserError: no such model or format, `out` exists, the format cannot represent the model, or
+        an option of
             another format.
         CheckFailed: a written file does not match the model.
     """
@@ -72,7 +92,10 @@ def export_model(
         elif not found.takes_any:
             adapter.refuse(folder)
         if not found.takes_any and (folder / MANIFEST).exists():
-            raise UserError(f"{folder} is packed24: turn it into a dense folder with --format hf, and export that")
+            raise UserError(
+                f"{folder} is packed24: turn it into a dense folder with --format hf, and export "
+                "that"
+            )
         with registry.guarded(registry.lookup("exports", format_)):
             summary = found.write(ModelSource(name, folder, record, results), workdir, given)
         if merge:
@@ -82,7 +105,8 @@ def export_model(
 
 
 def _merge(folder: Path, target: Path) -> Path:
-    """Write a model with its low-rank terms added to its weights. Return the folder. Raise UserError if it has none."""
+    """Write a model with its low-rank terms added to its weights. Return the folder. Raise
+    UserError if it has none."""
     if not adapter.is_beside(folder):
         raise UserError(f"{folder} has no low-rank terms: leave --merge out")
     source = Folder(folder)

@@ -43,7 +43,8 @@ class OnnxFile:
     """An ONNX file from anywhere. Protobuf and raw numbers run no code."""
 
     def __init__(self, path: Path) -> None:
-        """Raise UserError if the file cannot be read as ONNX, or its file of weights is not in its folder."""
+        """Raise UserError if the file cannot be read as ONNX, or its file of weights is not in its
+        folder."""
         require("onnx", what="ONNX", how=pip_install("onnx"))
         import onnx
 
@@ -62,7 +63,8 @@ class OnnxFile:
         self.linears = list(self._find())
 
     def targets(self, include: Iterable[str] = ("*",), exclude: Iterable[str] = ()) -> list[Linear]:
-        """Return the linears that match globs, except the head. Raise UserError if no linear matches."""
+        """Return the linears that match globs, except the head. Raise UserError if no linear
+        matches."""
         include, exclude = tuple(include), tuple(exclude)
         chosen = [
             linear
@@ -74,20 +76,29 @@ class OnnxFile:
         if not chosen:
             names = [linear.name for linear in self.linears if not linear.is_head]
             raise UserError(
-                f"no linear of {self.path} matches include {list(include)} and exclude {list(exclude)}; names look like {names[:1]}"
+                f"no linear of {self.path} matches include {list(include)} and exclude "
+                f"{list(exclude)}; names look like {names[:1]}"
                 if names
-                else f"{self.path} has no product with a constant matrix of floats, so there is no pattern to check"
+                else (
+                    f"{self.path} has no product with a constant matrix of floats, so there is "
+                    "no pattern to check"
+                )
             )
         return chosen
 
-    def count(self, pattern: Pattern, include: Iterable[str] = ("*",), exclude: Iterable[str] = ()) -> WeightCounts:
-        """Count groups along the input dimension of every target. Raise UserError if a width is no whole number of them."""
+    def count(
+        self, pattern: Pattern, include: Iterable[str] = ("*",), exclude: Iterable[str] = ()
+    ) -> WeightCounts:
+        """Count groups along the input dimension of every target. Raise UserError if a width is no
+        whole number of them."""
         counts = WeightCounts(pattern)
         for linear in self.targets(include, exclude):
             if not pattern.fits(linear.shape[1]):
                 raise UserError(
-                    f"pattern {pattern} needs input widths that are multiples of {pattern.m}, and {linear.name} has "
-                    f"{linear.shape[1]}: use another pattern, or leave it out with --exclude '{linear.name}'"
+                    f"pattern {pattern} needs input widths that are multiples of {pattern.m}, and "
+                    f"{linear.name} has "
+                    f"{linear.shape[1]}: use another pattern, or leave it out with --exclude "
+                    f"'{linear.name}'"
                 )
             count_layer(counts, linear.name, self.weight(linear))
         return counts
@@ -102,11 +113,17 @@ class OnnxFile:
             if external_data_helper.uses_external_data(tensor):
                 place = next((e.value for e in tensor.external_data if e.key == "location"), "")
                 if find_file(self.path.parent, place, None) is None:
-                    raise UserError(f"{self.path} names a file of weights that is not there: {place!r}")
-                tensor = copy.deepcopy(tensor)  # it takes the weights, so that only one matrix is in memory at a time
+                    raise UserError(
+                        f"{self.path} names a file of weights that is not there: {place!r}"
+                    )
+                tensor = copy.deepcopy(
+                    tensor
+                )  # it takes the weights, so that only one matrix is in memory at a time
             array = numpy_helper.to_array(tensor, str(self.path.parent))
         except (OSError, ValueError, checker.ValidationError) as fault:
-            raise UserError(f"{self.path} has damaged weights of {linear.name}: {first_line(fault)}") from None
+            raise UserError(
+                f"{self.path} has damaged weights of {linear.name}: {first_line(fault)}"
+            ) from None
         # numpy has no bfloat16.
         bits = torch.from_numpy(array.view(f"int{8 * array.itemsize}").copy())
         matrix = bits.view(getattr(torch, array.dtype.name))
@@ -126,7 +143,8 @@ class OnnxFile:
                 if source is None:
                     continue
                 initializer, is_turned = source
-                # The right matrix is [in, out], the left one [out, in], each turned by a Transpose and by its flag.
+                # The right matrix is [in, out], the left one [out, in], each turned by a Transpose
+                # and by its flag.
                 transposed = (position == 1) != is_turned
                 transposed = transposed != bool(flags.get("transB" if position else "transA"))
                 rows, columns = self._tensors[initializer].dims
@@ -136,9 +154,14 @@ class OnnxFile:
                 break
 
     def _heads(self) -> set[str]:
-        """Return the outputs of the last products before the logits. Only caps and scales may follow them."""
+        """Return the outputs of the last products before the logits. Only caps and scales may
+        follow them."""
         makers = {name: node for node in self.model.graph.node for name in node.output}
-        waiting, seen, heads = [value.name for value in self.model.graph.output[:1]], set[str](), set[str]()
+        waiting, seen, heads = (
+            [value.name for value in self.model.graph.output[:1]],
+            set[str](),
+            set[str](),
+        )
         while waiting:
             name = waiting.pop()
             node = makers.get(name)
@@ -156,7 +179,11 @@ class OnnxFile:
         import onnx
 
         kinds = [onnx.TensorProto.DataType.Value(kind) for kind in FLOATS]
-        found = {name: (name, False) for name, t in self._tensors.items() if len(t.dims) == 2 and t.data_type in kinds}
+        found = {
+            name: (name, False)
+            for name, t in self._tensors.items()
+            if len(t.dims) == 2 and t.data_type in kinds
+        }
         for node in self.model.graph.node:
             if _kind(node) == "Transpose" and node.input[0] in found:
                 name, is_turned = found[node.input[0]]
@@ -166,7 +193,8 @@ class OnnxFile:
 
 
 def _kind(node: Any) -> str:
-    """Return the operator of a node, or "" for one outside the standard, which may compute anything."""
+    """Return the operator of a node, or "" for one outside the standard, which may compute
+    anything."""
     kind: str = node.op_type
     return kind if node.domain in ("", "ai.onnx") and node.input else ""
 
@@ -187,7 +215,11 @@ def replace_weights(path: Path, out: Path, weight_of: Callable[[str], Tensor]) -
             weight = weight_of(linear.name).to(dtype)
             matrix = (weight.T if linear.transposed else weight).contiguous()
             content = matrix.view(torch.uint8).numpy().tobytes()
-            tensor.CopyFrom(onnx.helper.make_tensor(tensor.name, tensor.data_type, matrix.shape, content, raw=True))
+            tensor.CopyFrom(
+                onnx.helper.make_tensor(
+                    tensor.name, tensor.data_type, matrix.shape, content, raw=True
+                )
+            )
     is_large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MAX_INLINE_BYTES
     onnx.save(model, str(out), save_as_external_data=is_large, location=f"{out.name}.data")
 

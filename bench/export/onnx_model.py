@@ -1,7 +1,9 @@
-"""Write a model as ONNX: one graph for prompts and decoding, with the KV cache as inputs and outputs.
+"""Write a model as ONNX: one graph for prompts and decoding, with the KV cache as inputs and
+outputs.
 
 The names and axes of inputs and outputs are those of Optimum, so that its runtime loads the folder:
-input_ids, attention_mask, position_ids, past_key_values.N.key and .value; logits, present.N.key and .value.
+input_ids, attention_mask, position_ids, past_key_values.N.key and .value; logits, present.N.key and
+.value.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from methods.targets import family_of
 FILE = "model.onnx"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2}
-"""Largest difference of a logit from the source's, as a fraction of the largest logit (at least 1)."""
+"""Largest difference of a logit from the source's, as a fraction of the largest logit (at least
+1)."""
 OPSET = 20
 PRODUCER = "cast-bench"
 RANDOM_TOKENS = 32
@@ -48,7 +51,11 @@ class Flat(nn.Module):
         self.wrapped = model
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past: Sequence[Tensor]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        past: Sequence[Tensor],
     ) -> tuple[Tensor, ...]:
         """Return logits and the cache.
 
@@ -72,15 +79,18 @@ def write(
     include: tuple[str, ...] = ("*",),
     exclude: tuple[str, ...] = (),
 ) -> str:
-    """Export the model in `folder`, then count its pattern in the file and compare logits. Returns a sentence.
+    """Export the model in `folder`, then count its pattern in the file and compare logits. Returns
+    a sentence.
 
     Args:
-        dtype: name in DTYPES. None: the dtype of the folder's weights, or float32 if it is not in DTYPES.
+        dtype: name in DTYPES. None: the dtype of the folder's weights, or float32 if it is not in
+        DTYPES.
         pattern: pattern of the targets in the file, or None for the sparsest that holds.
         include, exclude: globs of the targets.
 
     Raises:
-        UserError: an unknown dtype, a missing package, a model that rounds its inputs, a mixture of experts, or a model
+        UserError: an unknown dtype, a missing package, a model that rounds its inputs, a mixture of
+        experts, or a model
             that torch cannot export.
         CheckFailed: the pattern does not hold in the file, or the logits differ from the model's.
     """
@@ -90,15 +100,19 @@ def write(
         raise UserError(describe_unknown("dtype", dtype, DTYPES))
     if {ACTIVATIONS_KEY, CACHE_KEY} & config.keys():
         raise UserError(
-            f"the model in {folder} rounds inputs, keys or values while it runs, which this ONNX export cannot represent: "
+            f"the model in {folder} rounds inputs, keys or values while it runs, which this ONNX "
+            "export cannot represent: "
             "export it with another quantizer, or none"
         )
     if family_of(config).experts:
         raise UserError(
-            f"a mixture of experts ({config['model_type']}) cannot be exported to ONNX: the number of tokens of an expert "
+            f"a mixture of experts ({config['model_type']}) cannot be exported to ONNX: the "
+            "number of tokens of an expert "
             "depends on the text, which torch's exporter does not support; use --format hf"
         )
-    kind = DTYPES.get(dtype or str(config.get("dtype") or config.get("torch_dtype") or ""), torch.float32)
+    kind = DTYPES.get(
+        dtype or str(config.get("dtype") or config.get("torch_dtype") or ""), torch.float32
+    )
     model: Any = loading.load(folder, Compute(dtype=kind))
     cache = _empty_cache(model)
     try:
@@ -106,7 +120,8 @@ def write(
     except torch.onnx.OnnxExporterError as fault:
         why = first_line(fault.__cause__ or fault)
         raise UserError(
-            f"a model of the family {config['model_type']} cannot be exported to ONNX by torch {torch.__version__}: {why}"
+            f"a model of the family {config['model_type']} cannot be exported to ONNX by torch "
+            f"{torch.__version__}: {why}"
         ) from fault
     file = onnx_file.OnnxFile(workdir / FILE)
     if pattern is None:
@@ -133,14 +148,21 @@ def _empty_cache(model: Any) -> list[Tensor]:
 def _names(blocks: int) -> Names:
     """Return the names of inputs and outputs."""
     kinds = [(i, kind) for i in range(blocks) for kind in ("key", "value")]
-    inputs = ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{i}.{kind}" for i, kind in kinds)]
+    inputs = [
+        "input_ids",
+        "attention_mask",
+        "position_ids",
+        *(f"past_key_values.{i}.{kind}" for i, kind in kinds),
+    ]
     return inputs, ["logits", *(f"present.{i}.{kind}" for i, kind in kinds)]
 
 
 def _arguments(cache: list[Tensor], batch: int, tokens: int, past: int) -> tuple[Any, ...]:
     """Return arguments of Flat: random tokens after a random cache."""
     rng = torch.Generator().manual_seed(0)
-    filled = tuple(torch.randn(batch, c.shape[1], past, c.shape[3], generator=rng).to(c.dtype) for c in cache)
+    filled = tuple(
+        torch.randn(batch, c.shape[1], past, c.shape[3], generator=rng).to(c.dtype) for c in cache
+    )
     return (
         torch.randint(RANDOM_TOKENS, (batch, tokens), generator=rng),
         torch.ones(batch, past + tokens, dtype=torch.int64),
@@ -150,10 +172,17 @@ def _arguments(cache: list[Tensor], batch: int, tokens: int, past: int) -> tuple
 
 
 def _export(model: Flat, cache: list[Tensor], path: Path) -> None:
-    batch, tokens, past = (torch.export.Dim(n) for n in ("batch_size", "sequence_length", "past_sequence_length"))
+    batch, tokens, past = (
+        torch.export.Dim(n) for n in ("batch_size", "sequence_length", "past_sequence_length")
+    )
     # torch derives it from past and tokens.
     total = torch.export.Dim.DYNAMIC
-    shapes = ({0: batch, 1: tokens}, {0: batch, 1: total}, {0: batch, 1: tokens}, ({0: batch, 2: past},) * len(cache))
+    shapes = (
+        {0: batch, 1: tokens},
+        {0: batch, 1: total},
+        {0: batch, 1: tokens},
+        ({0: batch, 2: past},) * len(cache),
+    )
     inputs, outputs = _names(len(cache) // 2)
     with _quiet():
         program: Any = torch.onnx.export(
@@ -167,15 +196,19 @@ def _export(model: Flat, cache: list[Tensor], path: Path) -> None:
             verbose=False,
         )
     onnx_file.name_weights(program.model, prefix="wrapped.")
-    program.model.producer_name, program.model.producer_version = PRODUCER, f"torch {torch.__version__}"
+    program.model.producer_name, program.model.producer_version = (
+        PRODUCER,
+        f"torch {torch.__version__}",
+    )
     program.save(path)
 
 
 def _compare(model: Any, cache: list[Tensor], path: Path) -> str:
-    """Require equal logits, but for rounding, from onnxruntime and torch for a prompt and the next token. Return a sentence.
+    """Require equal logits, but for rounding, from onnxruntime and torch for a prompt and the next
+    token. Return a sentence.
 
-    The next token uses the KV cache computed from the prompt. With a random cache, rounding in float16 can exceed the
-    tolerance.
+    The next token uses the KV cache computed from the prompt. With a random cache, rounding in
+    float16 can exceed the tolerance.
     """
     dtype = cache[0].dtype
     if dtype not in TOLERANCES:
@@ -191,11 +224,14 @@ def _compare(model: Any, cache: list[Tensor], path: Path) -> str:
             values = [value.numpy() for value in (ids, mask, positions, *filled)]
             logits, *filled = Flat(model)(ids, mask, positions, filled)
             expected = logits.float()
-            got = torch.from_numpy(session.run(["logits"], dict(zip(inputs, values, strict=True)))[0]).float()
+            got = torch.from_numpy(
+                session.run(["logits"], dict(zip(inputs, values, strict=True)))[0]
+            ).float()
             difference = float((got - expected).abs().max() / expected.abs().max().clamp(min=1))
             if not difference <= TOLERANCES[dtype]:
                 raise CheckFailed(
-                    f"logits of the ONNX file differ from the model's by {difference:.2g} of the largest: "
+                    f"logits of the ONNX file differ from the model's by {difference:.2g} of the "
+                    "largest: "
                     "the export cannot be used"
                 )
             largest = max(largest, difference)

@@ -20,7 +20,8 @@ from methods.targets import find_targets, require_matches
 
 
 def write(model: ModelSource, workdir: Path, options: Options) -> str:
-    """Write a model whose linears are 2:4, or options.windows. Return a sentence. Raise UserError if they are not."""
+    """Write a model whose linears are 2:4, or options.windows. Return a sentence. Raise UserError
+    if they are not."""
     folder, values, windows = model.folder, options.values, options.windows
     codes = StoredFolder(folder)
     bits = common_bits(codes)
@@ -28,7 +29,8 @@ def write(model: ModelSource, workdir: Path, options: Options) -> str:
     grid, group = values or own, group_of(windows) if windows else 0
     if group and grid == "int4":
         raise UserError(
-            f"--windows {windows} has no int4, whose scales are for groups of other weights: use --values int8"
+            f"--windows {windows} has no int4, whose scales are for groups of other weights: use "
+            "--values int8"
         )
     source, (include, kept_dense) = Folder(folder), model.targets
     architecture.check(source)
@@ -52,17 +54,26 @@ def write(model: ModelSource, workdir: Path, options: Options) -> str:
             packed = pack_rounded(stored, grid, name)
             exact = bool(torch.equal(unpack(packed), stored))
         writer.add_packed(name, packed, exact=exact, windows=group, width=weight.shape[1])
-        weights, bytes_, rounded = weights + weight.numel(), bytes_ + packed.nbytes, rounded + (not exact)
+        weights, bytes_, rounded = (
+            weights + weight.numel(),
+            bytes_ + packed.nbytes,
+            rounded + (not exact),
+        )
     writer.close()
     summary = f"{len(targets)} linears packed, {8 * bytes_ / weights:.4g} bits per weight"
     if group:
         n = group // 2
         summary += (
-            f", as windows of 2:4: a kernel repeats inputs to {2 * (n - 1) / n:.4g} times their number, and has "
+            f", as windows of 2:4: a kernel repeats inputs to {2 * (n - 1) / n:.4g} times their "
+            "number, and has "
             f"{(n - 1) / n:.4g} of the dense arithmetic, at most {n / (n - 1):.3g} times as fast"
         )
     if grid is not None:
-        summary += f"; {rounded} of them were rounded to {grid}" if rounded else f"; all were on {grid} grids already"
+        summary += (
+            f"; {rounded} of them were rounded to {grid}"
+            if rounded
+            else f"; all were on {grid} grids already"
+        )
     elif codes:
         summary += "; packed24 has integers of 8 and 4 bits alone, so values are stored as floats"
     return summary

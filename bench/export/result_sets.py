@@ -55,8 +55,12 @@ def group_by_model(records: Iterable[Record]) -> tuple[list[ModelResults], dict[
     """Return models by name, and the number of records without a value by status."""
     every = list(newest(records))
     usable = [record for record in every if record.status == "ok" and record.readings]
-    grouped = group_by(usable, lambda record: (record.identity.key("measure", "protocol"), _version(record)))
-    skipped: Counter[str] = Counter(record.status for record in every if record.status != "ok" or not record.readings)
+    grouped = group_by(
+        usable, lambda record: (record.identity.key("measure", "protocol"), _version(record))
+    )
+    skipped: Counter[str] = Counter(
+        record.status for record in every if record.status != "ok" or not record.readings
+    )
     models = [_model_results(sorted(group, key=lambda r: r.key)) for group in grouped.values()]
     return sorted(models, key=lambda model: (model.name, model.records[0].key)), skipped
 
@@ -84,7 +88,10 @@ def _base(model: str) -> tuple[str, str]:
 
 def _plain(text: str) -> str:
     """Reduce text to the characters of a hub id, which are safe in a path and a URL."""
-    return re.sub(r"([-.])[-.]+", r"\1", re.sub(r"[^A-Za-z0-9._-]+", "-", text)).strip("-.") or "unnamed"
+    return (
+        re.sub(r"([-.])[-.]+", r"\1", re.sub(r"[^A-Za-z0-9._-]+", "-", text)).strip("-.")
+        or "unnamed"
+    )
 
 
 def _version(record: Record) -> str:
@@ -104,7 +111,11 @@ def task_of(record: Record) -> str:
     config = (record.key_inputs.get("measure") or {}).get("config") or {}
     if "task" in config:
         return str(config["task"])
-    return str(record.identity.protocol.label) if any(r.n and r.stderr is not None for r in record.readings) else ""
+    return (
+        str(record.identity.protocol.label)
+        if any(r.n and r.stderr is not None for r in record.readings)
+        else ""
+    )
 
 
 def data_of(record: Record) -> tuple[str, str, str]:

@@ -12,8 +12,11 @@ from bench.system.files import atomic_folder
 from methods.errors import UserError
 
 
-def export_results(results: Path, name: str, format_: ResultsFormat, out: Path, options: Options) -> str:
-    """Write the newest records of a folder to the new folder `out`. Return a sentence. name: that of the format."""
+def export_results(
+    results: Path, name: str, format_: ResultsFormat, out: Path, options: Options
+) -> str:
+    """Write the newest records of a folder to the new folder `out`. Return a sentence. name: that
+    of the format."""
     store = ReadOnlyStore(results)
     models, skipped = group_by_model(store.verified())
     if store.damaged:
@@ -24,11 +27,15 @@ def export_results(results: Path, name: str, format_: ResultsFormat, out: Path, 
             own = format_.documents(model, options)
         if taken := min(files.keys() & own, default=""):
             raise UserError(
-                f"two models of {str(results)!r} would have the file {taken}: keep each in a results folder"
+                f"two models of {str(results)!r} would have the file {taken}: keep each in a "
+                "results folder"
             )
         files.update(own)
     if not files:
-        raise UserError(f"results folder {str(results)!r} has no number that {name} can represent: run bench run first")
+        raise UserError(
+            f"results folder {str(results)!r} has no number that {name} can represent: run bench "
+            "run first"
+        )
     with atomic_folder(out) as workdir:
         for relative, text in files.items():
             path = workdir / relative

@@ -1,4 +1,5 @@
-"""Export the stored weights of a quantized model: what was counted, and nothing else. `folder:path=DIR` reads it again."""
+"""Export the stored weights of a quantized model: what was counted, and nothing else.
+`folder:path=DIR` reads it again."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ def write(folder: Path, workdir: Path) -> tuple[str, dict[str, Any]]:
     """
     source, weights = Folder(folder), stored.StoredFolder(folder)
     if not weights:
-        raise UserError(f"{folder} has no stored weights: name the record of a quantized row, or use --format hf")
+        raise UserError(
+            f"{folder} has no stored weights: name the record of a quantized row, or use --format "
+            "hf"
+        )
     writer = Writer(workdir)
     for name in source:
         if name.removesuffix(".weight") not in weights:

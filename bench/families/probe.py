@@ -1,4 +1,5 @@
-"""Shapes of an architecture as arithmetic on its config, found by building it with sizes that are easy to tell apart."""
+"""Shapes of an architecture as arithmetic on its config, found by building it with sizes that are
+easy to tell apart."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ SIZES = {
     "num_attention_heads": 9, "n_head": 9, "num_key_value_heads": 3, "head_dim": 10,
     "vocab_size": 131, "max_position_embeddings": 71, "n_positions": 71, "word_embed_proj_dim": 26,
 }  # fmt: skip
-"""Config values that decide shapes, and the size that the probe gives each: no sum or product of them equals another."""
+"""Config values that decide shapes, and the size that the probe gives each: no sum or product of
+them equals another."""
 OPTIONAL = ("num_key_value_heads", "head_dim", "n_inner", "word_embed_proj_dim")
 """Config values that config.json may leave out, because transformers fills them in."""
 COUNTS = ("num_attention_heads", "num_key_value_heads")
@@ -28,7 +30,8 @@ HEADS, KEYS = "num_attention_heads * head_dim", "num_key_value_heads * head_dim"
 HEAD = "hidden_size // num_attention_heads"
 """Size of a head where the architecture does not read `head_dim`."""
 FORMULAS = (
-    HEADS, KEYS, "max_position_embeddings + 2", "4 * hidden_size", *COUNTS, f"num_key_value_heads * ({HEAD})", HEAD,
+    HEADS, KEYS, "max_position_embeddings + 2", "4 * hidden_size", *COUNTS,
+    f"num_key_value_heads * ({HEAD})", HEAD,
 )  # fmt: skip
 FILLED_IN = ("num_attention_heads", HEAD, "hidden_size", "4 * n_embd")
 """Expressions that transformers may fill in for a missing value."""
@@ -50,7 +53,9 @@ def build(config: Mapping[str, Any]) -> Any:
     """Build a model on the meta device. Raise UserError if transformers cannot build it."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(config))
-        return loading.empty_model(Path(folder), torch.float32, f"architecture {config.get('model_type')!r}")
+        return loading.empty_model(
+            Path(folder), torch.float32, f"architecture {config.get('model_type')!r}"
+        )
 
 
 def _missing(shapes: Shapes, others: Shapes) -> list[str]:
@@ -61,7 +66,9 @@ def _missing(shapes: Shapes, others: Shapes) -> list[str]:
 def shapes_of(model: Any) -> Shapes:
     """Return the shape of each tensor by its name, of a weight [out, in]."""
     turned = {f"{name}.weight" for name, module in model.named_modules() if stores_in_out(module)}
-    return {n: tuple(t.shape[::-1] if n in turned else t.shape) for n, t in model.state_dict().items()}
+    return {
+        n: tuple(t.shape[::-1] if n in turned else t.shape) for n, t in model.state_dict().items()
+    }
 
 
 class Probe:
@@ -71,7 +78,9 @@ class Probe:
         """Raise UserError if transformers cannot build it."""
         base = {k: v for k, v in config.items() if k not in LEFT_OUT} | dict.fromkeys(TOKENS, 0)
         given = build(base).config
-        self.canonical: dict[str, str] = {own: other for other, own in dict(given.attribute_map).items()}
+        self.canonical: dict[str, str] = {
+            own: other for other, own in dict(given.attribute_map).items()
+        }
         """Common name of each value that this architecture calls by another name."""
         has = given.to_dict()
         self.config = base | {k: v for k, v in SIZES.items() if k in has or k in OPTIONAL}
@@ -95,11 +104,14 @@ class Probe:
             return {}
 
     def shape(self, tensor: str, shape: tuple[int, ...]) -> Shape:
-        """Return the shape of a tensor of the probe as arithmetic on the config, or raise UserError. tensor: its name."""
+        """Return the shape of a tensor of the probe as arithmetic on the config, or raise
+        UserError. tensor: its name."""
         return tuple(self._size(tensor, size) for size in shape)
 
     def _size(self, tensor: str, size: int) -> Size | tuple[Size, ...]:
-        terms: dict[str, int] = {k: v for k, v in self.values.items() if k not in (*COUNTS, "n_head")}
+        terms: dict[str, int] = {
+            k: v for k, v in self.values.items() if k not in (*COUNTS, "n_head")
+        }
         terms |= {text: value for text in FORMULAS if (value := self._compute(text)) is not None}
         for parts in (1, 2, 3):
             if term := next((t for t, value in terms.items() if value * parts == size), None):
@@ -120,9 +132,16 @@ class Probe:
             return None
 
     def defaults(self, used: set[str]) -> dict[str, Size]:
-        """Return what transformers fills in for missing values. used: values that a shape depends on."""
-        own: dict[str, Size] = {name: other for name, other in self.canonical.items() if name in used}
-        return own | {name: value for name in OPTIONAL if name in used and (value := self._filled_in(name)) is not None}
+        """Return what transformers fills in for missing values. used: values that a shape depends
+        on."""
+        own: dict[str, Size] = {
+            name: other for name, other in self.canonical.items() if name in used
+        }
+        return own | {
+            name: value
+            for name in OPTIONAL
+            if name in used and (value := self._filled_in(name)) is not None
+        }
 
     def _filled_in(self, name: str) -> Size | None:
         model = build(self.without(name))
@@ -144,7 +163,9 @@ class Probe:
                     found[name] = bool(getattr(build(self.without(name)).config, name))
         return found
 
-    def conditions(self, flags: Mapping[str, bool], defaults: Mapping[str, Size]) -> dict[str, dict[str, Shape]]:
+    def conditions(
+        self, flags: Mapping[str, bool], defaults: Mapping[str, Size]
+    ) -> dict[str, dict[str, Shape]]:
         """Return the tensors that exist under a condition, by the condition."""
         terms: dict[str, list[str]] = {}
         added: dict[str, dict[str, Shape]] = {}
@@ -155,11 +176,15 @@ class Probe:
             for tensor in _missing(self.shapes, other):
                 terms.setdefault(tensor, []).append(name if now else f"not {name}")
             for tensor in _missing(other, self.shapes):
-                added.setdefault(f"not {name}" if now else name, {})[tensor] = self.shape(tensor, other[tensor])
+                added.setdefault(f"not {name}" if now else name, {})[tensor] = self.shape(
+                    tensor, other[tensor]
+                )
         for name, default in defaults.items():
             if isinstance(default, str) and name in OPTIONAL:
                 for tensor in _missing(self.shapes, self._shapes(self.without(name))):
                     terms.setdefault(tensor, []).append(f"{name} != {default}")
         for tensor, conditions in terms.items():
-            added.setdefault(" and ".join(conditions), {})[tensor] = self.shape(tensor, self.shapes[tensor])
+            added.setdefault(" and ".join(conditions), {})[tensor] = self.shape(
+                tensor, self.shapes[tensor]
+            )
         return added

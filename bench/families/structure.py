@@ -14,7 +14,9 @@ from methods.axes import mentions
 from methods.families import Family, Flow, Shape, Width
 
 QUERIES, GROUPS = "num_attention_heads", "num_key_value_heads"
-TRANSFORMS_ONLY = "values, units and factor of its flow, which only transforms read: see [llama.flow]"
+TRANSFORMS_ONLY = (
+    "values, units and factor of its flow, which only transforms read: see [llama.flow]"
+)
 are_close = partial(torch.allclose, rtol=1e-5, atol=1e-6)
 
 
@@ -22,14 +24,24 @@ def find_width(family: Family) -> tuple[Width | None, str]:
     """Return the keys of config.json that count units and heads, and what was left out and why."""
     hidden = _hidden(family)
     inputs = {family.tensors[f"{linear}.weight"][1] for linear in family.linears}
-    units = [size for size in inputs if isinstance(size, str) and size.isidentifier() and size != hidden]
+    units = [
+        size for size in inputs if isinstance(size, str) and size.isidentifier() and size != hidden
+    ]
     if len(units) != 1:
         return None, "width, because no value of its config counts the inputs of one linear alone"
-    heads = [key for key in (QUERIES, GROUPS) if any(mentions(size, key) for size in _sizes(family.tensors))]
+    heads = [
+        key
+        for key in (QUERIES, GROUPS)
+        if any(mentions(size, key) for size in _sizes(family.tensors))
+    ]
     if len(heads) < 2 or not any(mentions(size, "head_dim") for size in _sizes(family.tensors)):
-        return Width(units[0]), f"heads of its width, because its shapes do not depend on {GROUPS} and head_dim"
+        return Width(
+            units[0]
+        ), f"heads of its width, because its shapes do not depend on {GROUPS} and head_dim"
     for name, shape in family.tensors.items():
-        if name.rpartition(".")[0] not in family.linears and any(mentions(shape[0], key) for key in heads):
+        if name.rpartition(".")[0] not in family.linears and any(
+            mentions(shape[0], key) for key in heads
+        ):
             return Width(units[0]), f"heads of its width, because {name} spans all heads"
     return Width(units[0], tuple(heads)), ""
 
@@ -42,14 +54,27 @@ def find_flow(model: nn.Module, family: Family, tokens: Tensor) -> tuple[Flow | 
     tokens: int64 [sequences, seqlen], of one forward pass.
     """
     hidden, block = _hidden(family), model.get_submodule(f"{family.blocks}.0")
-    norms = [name.removesuffix(".weight") for name in _norm_weights(family.tensors, hidden) if _has(block, name)]
+    norms = [
+        name.removesuffix(".weight")
+        for name in _norm_weights(family.tensors, hidden)
+        if _has(block, name)
+    ]
     outer = {**family.outer, **family.tensors}
-    finals = [name.removesuffix(".weight") for name in _norm_weights(outer, hidden) if _has(model, name)]
+    finals = [
+        name.removesuffix(".weight") for name in _norm_weights(outer, hidden) if _has(model, name)
+    ]
     if not norms or len(finals) != 1:
-        return None, "flow, because it has no norms of the residual stream, or several after the blocks"
+        return (
+            None,
+            "flow, because it has no norms of the residual stream, or several after the blocks",
+        )
     inputs, outputs = _calls(model, block, (*norms, *family.linears), tokens)
 
-    after = [norm for norm in norms if any(_same(inputs[norm], outputs[linear]) for linear in family.linears)]
+    after = [
+        norm
+        for norm in norms
+        if any(_same(inputs[norm], outputs[linear]) for linear in family.linears)
+    ]
     before = [norm for norm in norms if norm not in after]
     readers: dict[str, list[str]] = {norm: [] for norm in before}
     stream = inputs[""]
@@ -62,8 +87,14 @@ def find_flow(model: nn.Module, family: Family, tokens: Tensor) -> tuple[Flow | 
             readers.setdefault("", []).append(linear)
         else:
             writers.append(linear)
-    if not all(readers.values()) or not all(family.tensors[f"{w}.weight"][0] == hidden for w in writers):
-        return None, "flow, because a norm or a linear of a block reads neither a norm nor the residual stream"
+    if not all(readers.values()) or not all(
+        family.tensors[f"{w}.weight"][0] == hidden for w in writers
+    ):
+        return (
+            None,
+            "flow, because a norm or a linear of a block reads neither a norm nor the residual "
+            "stream",
+        )
     final = model.get_submodule(finals[0])
     return Flow(
         final=finals[0],
@@ -90,7 +121,9 @@ def _sizes(tensors: Mapping[str, Shape]) -> list[object]:
 
 
 def _norm_weights(tensors: Mapping[str, Shape], hidden: object) -> list[str]:
-    return [name for name, shape in tensors.items() if shape == (hidden,) and name.endswith(".weight")]
+    return [
+        name for name, shape in tensors.items() if shape == (hidden,) and name.endswith(".weight")
+    ]
 
 
 def _has(module: nn.Module, name: str) -> bool:
@@ -111,10 +144,14 @@ def _calls(
     def record(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         inputs[name], outputs[name] = args[0].flatten(0, -2), output.flatten(0, -2)
 
-    def record_block(module: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> None:
+    def record_block(
+        module: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]
+    ) -> None:
         inputs[""] = (args[0] if args else kwargs["hidden_states"]).flatten(0, -2)
 
-    hooks = [block.get_submodule(name).register_forward_hook(partial(record, name)) for name in names]
+    hooks = [
+        block.get_submodule(name).register_forward_hook(partial(record, name)) for name in names
+    ]
     hooks.append(block.register_forward_pre_hook(record_block, with_kwargs=True))
     try:
         model(input_ids=tokens, use_cache=False)

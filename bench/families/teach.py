@@ -1,4 +1,5 @@
-"""Derive an architecture's entry of families.toml from a model folder, and test it on that folder."""
+"""Derive an architecture's entry of families.toml from a model folder, and test it on that
+folder."""
 
 from __future__ import annotations
 
@@ -50,7 +51,9 @@ def teach(folder: Path) -> Taught:
         if name != "auto_map":
             ModelConfig(config, str(folder)).require_absent(name)
     if find_file(folder, "adapter_config.json"):
-        raise UserError(f"{folder} is an adapter of another model (adapter_config.json): merge it first")
+        raise UserError(
+            f"{folder} is an adapter of another model (adapter_config.json): merge it first"
+        )
     # Refuse pickles and links to other folders.
     Folder(folder)
     if config.get("quantization_config") is not None:
@@ -64,23 +67,34 @@ def teach(folder: Path) -> Taught:
 
 
 def derive(folder: Path, config: Mapping[str, Any]) -> tuple[Family, tuple[str, ...]]:
-    """Derive the entry from the architecture in other sizes and one forward pass, or raise UserError.
+    """Derive the entry from the architecture in other sizes and one forward pass, or raise
+    UserError.
 
     Returns also what is left out of it, and why.
     """
     probe = Probe(config)
-    if experts := [name for name, shape in probe.shapes.items() if len(shape) == 3 or ".experts." in name]:
-        raise UserError(f"{folder} is a mixture of experts ({experts[0]}): write its entry by hand (docs/models.md)")
+    if experts := [
+        name for name, shape in probe.shapes.items() if len(shape) == 3 or ".experts." in name
+    ]:
+        raise UserError(
+            f"{folder} is a mixture of experts ({experts[0]}): write its entry by hand "
+            "(docs/models.md)"
+        )
     found = find_blocks(probe.shapes)
     if not found:
-        raise UserError(f"{folder} has no decoder blocks to prune: no module list of it repeats the same linears")
+        raise UserError(
+            f"{folder} has no decoder blocks to prune: no module list of it repeats the same "
+            "linears"
+        )
     path, length, linears = found[0]
     model = loading.load(folder, Compute())
     defaults, flags = probe.defaults(set(probe.values)), probe.flags()
     conditions = probe.conditions(flags, defaults)
     conditional = {tensor for tensors in conditions.values() for tensor in tensors}
     tensors = {
-        n: probe.shape(n, s) for n, s in probe.shapes.items() if n not in conditional and not n.startswith(HEADS)
+        n: probe.shape(n, s)
+        for n, s in probe.shapes.items()
+        if n not in conditional and not n.startswith(HEADS)
     }
     family = Family(
         blocks=path,
@@ -88,7 +102,11 @@ def derive(folder: Path, config: Mapping[str, Any]) -> tuple[Family, tuple[str, 
         transposed=stores_in_out(model.get_submodule(f"{path}.0.{linears[0]}")),
         native="auto_map" in config,
         tied=bool(build(probe.without("tie_word_embeddings")).config.tie_word_embeddings),
-        layers=next(k for k in ("n_layer", "num_hidden_layers") if probe.model.config.to_dict().get(k) == length),
+        layers=next(
+            k
+            for k in ("n_layer", "num_hidden_layers")
+            if probe.model.config.to_dict().get(k) == length
+        ),
         positions=_positions(tensors),
         logits=_finish(model),
         whole=_whole(probe),
@@ -96,7 +114,10 @@ def derive(folder: Path, config: Mapping[str, Any]) -> tuple[Family, tuple[str, 
         flags=flags,
         outer=_outside(path, tensors),
         block=_of_block(path, tensors),
-        when={condition: _of_block(path, of) | _outside(path, of) for condition, of in conditions.items()},
+        when={
+            condition: _of_block(path, of) | _outside(path, of)
+            for condition, of in conditions.items()
+        },
     )
     if family.layers in probe.canonical:
         family.defaults[family.layers] = probe.canonical[family.layers]  # type: ignore[index]
@@ -108,7 +129,11 @@ def derive(folder: Path, config: Mapping[str, Any]) -> tuple[Family, tuple[str, 
 
 def _of_block(path: str, tensors: Mapping[str, Shape]) -> dict[str, Shape]:
     prefix = f"{path}.0."
-    return {name.removeprefix(prefix): shape for name, shape in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): shape
+        for name, shape in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _outside(path: str, tensors: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -137,24 +162,31 @@ def _tokens(model: nn.Module) -> Tensor:
 def _inputs(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     """Return the input of each module in a forward pass, in the order of the calls."""
     seen: dict[str, Tensor] = {}
-    with watched(model, names, lambda name, x: seen.setdefault(name, x.flatten(0, -2).float().clone())):
+    with watched(
+        model, names, lambda name, x: seen.setdefault(name, x.flatten(0, -2).float().clone())
+    ):
         model(input_ids=_tokens(model), use_cache=False)
     return seen
 
 
 def _in_order(model: nn.Module, path: str, linears: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the linears of a block in the order of the forward pass. Refuse a linear that is a matrix of another module."""
+    """Return the linears of a block in the order of the forward pass. Refuse a linear that is a
+    matrix of another module."""
     for linear in linears:
         module = model.get_submodule(f"{path}.0.{linear}")
         if not (isinstance(module, nn.Linear) or stores_in_out(module)):
-            raise UserError(f"{path}.0.{linear} is a {type(module).__name__}, not a linear: write the entry by hand")
+            raise UserError(
+                f"{path}.0.{linear} is a {type(module).__name__}, not a linear: write the entry "
+                "by hand"
+            )
     seen = _inputs(model, [f"{path}.0.{linear}" for linear in linears])
     return tuple(name.removeprefix(f"{path}.0.") for name in seen)
 
 
 @torch.no_grad()
 def _finish(model: Any) -> dict[str, str]:
-    """Return the operation on the head's products, "cap" or "divisor", and its config value. Refuse other operations."""
+    """Return the operation on the head's products, "cap" or "divisor", and its config value. Refuse
+    other operations."""
     tokens = _tokens(model)
     want = model(input_ids=tokens, use_cache=False).logits
     got = model.get_output_embeddings()(model.base_model(input_ids=tokens, use_cache=False)[0])
@@ -167,13 +199,18 @@ def _finish(model: Any) -> dict[str, str]:
                     return {step: name}
     if are_close(got, want):
         return _unused_finish(model)
-    raise UserError("the logits of this model are not its head's products, capped or divided: write the entry by hand")
+    raise UserError(
+        "the logits of this model are not its head's products, capped or divided: write the entry "
+        "by hand"
+    )
 
 
 def _unused_finish(model: Any) -> dict[str, str]:
     """Return the same for a config value that this model leaves unset."""
     tokens = _tokens(model)
-    for step, name in sorted({(s, n) for family in FAMILIES.values() for s, n in family.logits.items()}):
+    for step, name in sorted(
+        {(s, n) for family in FAMILIES.values() for s, n in family.logits.items()}
+    ):
         if not hasattr(model.config, name):
             continue
         before, trial = getattr(model.config, name), 0.37
@@ -201,7 +238,8 @@ def known_as(kind: str, family: Family | None) -> Iterator[None]:
 
 
 def try_entry(folder: Path) -> None:
-    """Check shapes against the folder, and a walk that prunes nothing, bit for bit, against the forward pass."""
+    """Check shapes against the folder, and a walk that prunes nothing, bit for bit, against the
+    forward pass."""
     opened = Folder(folder)
     architecture.check(opened)
     targets = find_targets(opened.config, opened.shapes())
@@ -209,25 +247,34 @@ def try_entry(folder: Path) -> None:
     tokens = _tokens(model)
     want = _inputs(model, list(targets))
     job = Job(source=folder, pattern=Pattern.parse("dense"), targets=targets, calibration=tokens)
-    for visit in Walk(model, job, lambda x, total: x.clone() if total is None else torch.cat([total, x])):
+    for visit in Walk(
+        model, job, lambda x, total: x.clone() if total is None else torch.cat([total, x])
+    ):
         if not torch.equal(visit.stat, want[visit.name]):
             raise UserError(
-                f"a walk gives {visit.name} other inputs than the forward pass of {folder}: write the entry by hand"
+                f"a walk gives {visit.name} other inputs than the forward pass of {folder}: write "
+                "the entry by hand"
             )
     with torch.no_grad():
         states = model.base_model(input_ids=tokens, use_cache=False)[0]  # type: ignore[operator]
         if not are_close(head_of(model)(states), model(input_ids=tokens, use_cache=False).logits):
-            raise UserError(f"the logits of {folder} are not those that its entry gives: write the entry by hand")
+            raise UserError(
+                f"the logits of {folder} are not those that its entry gives: write the entry by "
+                "hand"
+            )
 
 
 def to_toml(taught: Taught) -> str:
-    """Return an entry as text, without the fields that have their defaults, and what it leaves out as comments."""
+    """Return an entry as text, without the fields that have their defaults, and what it leaves out
+    as comments."""
     entry = _set_fields(taught.family, Family(blocks="", linears=()))
     if taught.family.width:
         entry["width"] = _set_fields(taught.family.width, Width(units=""))
     if taught.family.flow:
         entry["flow"] = _set_fields(taught.family.flow, Flow(final="", writers=(), norms={}))
-    return tomlkit.dumps({taught.kind: entry}) + "".join(f"# left out: {words}\n" for words in taught.left_out)
+    return tomlkit.dumps({taught.kind: entry}) + "".join(
+        f"# left out: {words}\n" for words in taught.left_out
+    )
 
 
 def _set_fields(value: Any, empty: Any) -> dict[str, Any]:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STARTS_FROM_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Values of init_lora_weights, or their beginnings, with which peft subtracts the start of an adapter from the weights."""
+"""Values of init_lora_weights, or their beginnings, with which peft subtracts the start of an
+adapter from the weights."""
 
 
 MAX_ALPHA = 1e30
@@ -34,7 +35,9 @@ class AdapterCheckpoint(Checkpoint):
 
     def __init__(self, path: Path, original: Folder) -> None:
         if original.config.get("quantization_config"):
-            raise UserError(f"{original.path} is quantized: add the adapter to its unquantized weights")
+            raise UserError(
+                f"{original.path} is quantized: add the adapter to its unquantized weights"
+            )
         super().__init__(original)
         self.path = path
         try:
@@ -42,32 +45,48 @@ class AdapterCheckpoint(Checkpoint):
         except (OSError, ValueError) as fault:
             raise self._cannot_read(f"{ADAPTER} is invalid ({fault})") from None
         for key, value in (
-            ("peft_type", "LORA"), ("use_dora", False), ("bias", "none"), ("lora_bias", False), ("alora_invocation_tokens", None),
+            ("peft_type", "LORA"), ("use_dora", False), ("bias", "none"), ("lora_bias", False),
+            ("alora_invocation_tokens", None),
         ):  # fmt: skip
             if about.get(key, value) != value:
-                raise self._cannot_read(f"{key} is {about[key]!r}, and only {value!r} is merged here")
+                raise self._cannot_read(
+                    f"{key} is {about[key]!r}, and only {value!r} is merged here"
+                )
         if str(start := about.get("init_lora_weights")).lower().startswith(STARTS_FROM_BASE):
-            raise self._cannot_read(f"it starts from {start!r}, with which peft changes the original, too")
+            raise self._cannot_read(
+                f"it starts from {start!r}, with which peft changes the original, too"
+            )
         self.form = f"peft LoRA, rank {about.get('r')}, merged"
         self._stored = read_header(path, WEIGHTS)
         self._replaced = self._names(original)
         family = FAMILIES.get(original.config.get("model_type", ""))
         embedding = next(iter(family.outer)) if family else ""
         if original.is_tied and about.get("modules_to_save") and embedding in self._replaced:
-            raise self._cannot_read("it has its own embedding, and peft does not tie the head to it")
+            raise self._cannot_read(
+                "it has its own embedding, and peft does not tie the head to it"
+            )
         self._alphas = self._match_alphas()
 
     def _names(self, original: Folder) -> dict[str, dict[str, str]]:
-        """Return the parts of each changed tensor: "A" and "B", or "whole" for a module that was trained."""
+        """Return the parts of each changed tensor: "A" and "B", or "whole" for a module that was
+        trained."""
         changed: dict[str, dict[str, str]] = {}
         for stored in self._stored:
-            match = re.fullmatch(r"(?:base_model\.model\.)?(.+?)\.lora_(A|B)(?:\.default)?\.weight", stored)
-            name = f"{match[1]}.weight" if match else stored.removeprefix(PREFIX).replace(".modules_to_save", "")
+            match = re.fullmatch(
+                r"(?:base_model\.model\.)?(.+?)\.lora_(A|B)(?:\.default)?\.weight", stored
+            )
+            name = (
+                f"{match[1]}.weight"
+                if match
+                else stored.removeprefix(PREFIX).replace(".modules_to_save", "")
+            )
             part = match[2] if match else "whole"
             if name not in original:
                 raise self._cannot_read(f"it changes {name}, which {original.path} does not have")
             changed.setdefault(name, {})[part] = stored
-        if not changed or any(set(parts) not in ({"A", "B"}, {"whole"}) for parts in changed.values()):
+        if not changed or any(
+            set(parts) not in ({"A", "B"}, {"whole"}) for parts in changed.values()
+        ):
             raise self._cannot_read(f"{WEIGHTS} lacks a part of an adapter")
         return changed
 
@@ -78,7 +97,9 @@ class AdapterCheckpoint(Checkpoint):
         if not (parts := self._replaced.get(name)):
             return weight
         with safe_open(self.path / WEIGHTS, framework="pt") as opened:
-            read: dict[str, Tensor] = {part: opened.get_tensor(stored) for part, stored in parts.items()}
+            read: dict[str, Tensor] = {
+                part: opened.get_tensor(stored) for part, stored in parts.items()
+            }
         if "whole" in read:
             family = FAMILIES.get(self.config.get("model_type", ""))
             turned = family is not None and family.turns(name)
@@ -88,7 +109,12 @@ class AdapterCheckpoint(Checkpoint):
             return whole.T.contiguous() if turned else whole
         a, b = read["A"].float(), read["B"].float()
         # Before the product, which may be much larger than its factors.
-        if a.ndim != 2 or b.ndim != 2 or not 0 < a.shape[0] == b.shape[1] or (b.shape[0], a.shape[1]) != weight.shape:
+        if (
+            a.ndim != 2
+            or b.ndim != 2
+            or not 0 < a.shape[0] == b.shape[1]
+            or (b.shape[0], a.shape[1]) != weight.shape
+        ):
             raise self._cannot_read(
                 f"A {list(a.shape)} and B {list(b.shape)} of {name} do not fit {list(weight.shape)}"
             )
@@ -98,13 +124,17 @@ class AdapterCheckpoint(Checkpoint):
     def _scale(self, name: str, rank: int) -> float:
         """Return the factor of a linear's update."""
         alpha = self._alphas.get(name.removesuffix(".weight"), self._about.get("lora_alpha", 8))
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= MAX_ALPHA:
+        if (
+            isinstance(alpha, bool)
+            or not isinstance(alpha, int | float)
+            or not abs(alpha) <= MAX_ALPHA
+        ):
             raise self._cannot_read(f"lora_alpha is {alpha!r}, not a number")
         return float(alpha) / (math.sqrt(rank) if self._about.get("use_rslora") else rank)
 
     def _match_alphas(self) -> dict[str, Any]:
-        """Return the alphas that alpha_pattern gives to linears. As in peft, its keys are regular expressions, and the first
-        one that matches counts.
+        """Return the alphas that alpha_pattern gives to linears. As in peft, its keys are regular
+        expressions, and the first one that matches counts.
         """
         from pyarrow import ArrowInvalid, array, compute
 
@@ -121,10 +151,15 @@ class AdapterCheckpoint(Checkpoint):
                 raise self._cannot_read(
                     f"{shorten(pattern)} in alpha_pattern is no expression that RE2 reads"
                 ) from None
-            alphas |= {module: alpha for module, matches in zip(modules, found.to_pylist(), strict=True) if matches}
+            alphas |= {
+                module: alpha
+                for module, matches in zip(modules, found.to_pylist(), strict=True)
+                if matches
+            }
         return alphas
 
     def _cannot_read(self, why: str) -> UserError:
         return UserError(
-            f"the adapter {self.path} cannot be read: {why}. Merge it with peft, and name the merged folder"
+            f"the adapter {self.path} cannot be read: {why}. Merge it with peft, and name the "
+            "merged folder"
         )

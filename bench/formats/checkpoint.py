@@ -1,4 +1,5 @@
-"""A model made elsewhere, read tensor by tensor as a plain model, with the bytes that its files take."""
+"""A model made elsewhere, read tensor by tensor as a plain model, with the bytes that its files
+take."""
 
 from __future__ import annotations
 
@@ -39,13 +40,15 @@ class StoredBytes(NamedTuple):
 
 
 class Checkpoint:
-    """A safetensors folder, with names of the model's state dict. Other formats derive from it and give the same view."""
+    """A safetensors folder, with names of the model's state dict. Other formats derive from it and
+    give the same view."""
 
     form = "safetensors"
     """Format in words, for the record."""
     is_quantized = False
     is_packed = False
-    """True if the bits of its values are those of the files: these leave pruned weights out, or store zeros like other weights."""
+    """True if the bits of its values are those of the files: these leave pruned weights out, or
+    store zeros like other weights."""
     activations = ""
     """Rounding of the inputs of `rounded` while the model runs: a name in INPUT_FORMATS, or ""."""
     rounded: tuple[str, ...] = ()
@@ -87,13 +90,19 @@ class Checkpoint:
         return self.tensor(f"{target}.weight")
 
 
-def stored_plain(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]) -> dict[str, StoredBytes]:
+def stored_plain(
+    shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]
+) -> dict[str, StoredBytes]:
     """Return the bytes of tensors that are stored one by one."""
-    return {name: StoredBytes(math.prod(shape) * DTYPE_BITS[dtypes[name]] // 8) for name, shape in shapes.items()}
+    return {
+        name: StoredBytes(math.prod(shape) * DTYPE_BITS[dtypes[name]] // 8)
+        for name, shape in shapes.items()
+    }
 
 
 def content_digest(path: Path) -> str:
-    """Return the digest of the regular files that decide a number: weights, config and tokenizer."""
+    """Return the digest of the regular files that decide a number: weights, config and
+    tokenizer."""
     if path.is_file():
         return digests.of_file(path)
     if not path.is_dir():

@@ -16,19 +16,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FORMATS = (
-    "dense", "pack-quantized", "int-quantized", "naive-quantized", "float-quantized", "nvfp4-pack-quantized",
-    "mxfp4-pack-quantized",
+    "dense", "pack-quantized", "int-quantized", "naive-quantized", "float-quantized",
+    "nvfp4-pack-quantized", "mxfp4-pack-quantized",
 )  # fmt: skip
 SPARSE_FORMATS = ("dense", "sparse-24-bitmask", "sparse-bitmask")
 MASKED = "compressed"
 MASK_PARTS = (MASKED, "bitmask", "shape", "row_offsets")
-"""Parts of a weight without its zeros. Some versions write `weight.` before each, others write only these names."""
+"""Parts of a weight without its zeros. Some versions write `weight.` before each, others write only
+these names."""
 
 
 class CompressedTensorsScheme:
     """w = (q - z) s for each group of a row. The parts of a weight say how it is packed.
 
-    - `weight_packed` int32: 32 // bits values of a row in a word, each plus 2^(bits - 1). uint8: two e2m1 floats.
+    - `weight_packed` int32: 32 // bits values of a row in a word, each plus 2^(bits - 1). uint8:
+      two e2m1 floats.
     - `weight` int8 or float8.
     - `weight_scale` [out, groups], and with e2m1 `weight_global_scale`, by which it is divided.
     - `weight_zero_point` [out, groups], packed along the outputs beside a packed weight.
@@ -38,22 +40,29 @@ class CompressedTensorsScheme:
 
     markers = ("weight_packed", "weight_scale", f"weight.{MASKED}", MASKED)
     parts = (
-        "weight", "weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx",
-        "weight_global_scale", *(f"weight.{part}" for part in MASK_PARTS), *MASK_PARTS,
+        "weight", "weight_packed", "weight_scale", "weight_zero_point", "weight_shape",
+        "weight_g_idx", "weight_global_scale", *(f"weight.{part}" for part in MASK_PARTS),
+        *MASK_PARTS,
     )  # fmt: skip
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        """config: quantization_config. Raise UserError for a format, a rotation or a rounding that is not read here."""
+        """config: quantization_config. Raise UserError for a format, a rotation or a rounding that
+        is not read here."""
         form, sparse = config.get("format", "dense"), config.get("sparsity_config") or {}
         groups = list((config.get("config_groups") or {}).values())
         sparse_form = sparse.get("format", "dense") if isinstance(sparse, dict) else sparse
         forms = {g.get("format") or form for g in groups if isinstance(g, dict)} or {form}
         for found, known in ((forms, FORMATS), ({sparse_form}, SPARSE_FORMATS)):
             if unknown := sorted(map(str, found - set(known))):
-                raise UserError(f"the compressed-tensors format {unknown[0]!r} cannot be read: use {', '.join(known)}")
+                raise UserError(
+                    f"the compressed-tensors format {unknown[0]!r} cannot be read: use "
+                    f"{', '.join(known)}"
+                )
         for key in ("transform_config", "kv_cache_scheme"):
             if config.get(key):
-                raise UserError(f"compressed-tensors with {key} cannot be read: it changes how the model runs")
+                raise UserError(
+                    f"compressed-tensors with {key} cannot be read: it changes how the model runs"
+                )
         settings = [g for g in groups if isinstance(g, dict)]
         kinds = [g.get("weights") or {} for g in settings] or [{}]
         weights = kinds[0]
@@ -63,19 +72,26 @@ class CompressedTensorsScheme:
                 self.groups.append(size)
         if any(w | {"group_size": None} != weights | {"group_size": None} for w in kinds):
             raise UserError(
-                "compressed-tensors with several kinds of weights cannot be read: let them differ in group_size alone"
+                "compressed-tensors with several kinds of weights cannot be read: let them differ "
+                "in group_size alone"
             )
         self.bits = weights.get("num_bits", 8)
         self.block = weights.get("block_structure")
         if type(self.bits) is not int or not 1 < self.bits <= 8:
-            raise UserError(f"compressed-tensors weights of {self.bits!r} bits cannot be read: use 2 to 8")
+            raise UserError(
+                f"compressed-tensors weights of {self.bits!r} bits cannot be read: use 2 to 8"
+            )
         if any(g.get("output_activations") for g in settings):
             raise UserError(
-                "compressed-tensors with output_activations cannot be read: use weights, or weights and inputs"
+                "compressed-tensors with output_activations cannot be read: use weights, or "
+                "weights and inputs"
             )
         roundings = {_activations(g.get("input_activations")) for g in settings} or {""}
         if len(roundings) > 1:
-            raise UserError("compressed-tensors with several input_activations cannot be read: use one config group")
+            raise UserError(
+                "compressed-tensors with several input_activations cannot be read: use one config "
+                "group"
+            )
         (self.activations,) = roundings
         sizes = " or ".join(map(describe_group, self.groups))
         kind = f", {self.bits} bits ({weights.get('type', 'int')}), {sizes}" if weights else ""
@@ -96,7 +112,8 @@ class CompressedTensorsScheme:
         return rows, words * 32 // self.bits if "weight_shape" in shapes else words * 2
 
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """Return a weight [out, in] in the dtype of its scales, or of its values if it has no scales."""
+        """Return a weight [out, in] in the dtype of its scales, or of its values if it has no
+        scales."""
         import torch
 
         from bench.formats.stored import unpack_rows
@@ -139,7 +156,11 @@ class CompressedTensorsScheme:
             raw = (
                 values.flatten().view(torch.uint8) if values.itemsize == 1 else values.flatten()
             )  # no float8 is scattered
-            return torch.zeros(rows, width, dtype=raw.dtype).masked_scatter_(keep, raw).view(values.dtype)
+            return (
+                torch.zeros(rows, width, dtype=raw.dtype)
+                .masked_scatter_(keep, raw)
+                .view(values.dtype)
+            )
         packed = parts["weight_packed"]
         if packed.dtype == torch.uint8:
             return e2m1_points(unpack_rows(packed, 4))
@@ -155,7 +176,9 @@ class CompressedTensorsScheme:
         if scale.numel() == 1:
             return scale.view(1, 1)
         if isinstance(self.block, list) and len(self.block) == 2:
-            down, across = (torch.arange(n) // int(b) for n, b in zip((rows, width), self.block, strict=True))
+            down, across = (
+                torch.arange(n) // int(b) for n, b in zip((rows, width), self.block, strict=True)
+            )
             return scale[down][:, across]
         if scale.ndim > 1 and len(scale) != rows:
             raise ValueError(f"scales {list(scale.shape)} for {rows} rows")
@@ -166,9 +189,13 @@ class CompressedTensorsScheme:
         groups = order.long() if order is not None and int(order.min()) >= 0 else None
         if groups is None:
             count = scale.shape[1]
-            sizes = [n for n in self.groups if isinstance(n, int) and n > 0 and -(-width // n) == count]
+            sizes = [
+                n for n in self.groups if isinstance(n, int) and n > 0 and -(-width // n) == count
+            ]
             if len(sizes) > 1:
-                raise ValueError(f"{count} groups of {width} inputs may be of {sizes[0]} or of {sizes[1]}")
+                raise ValueError(
+                    f"{count} groups of {width} inputs may be of {sizes[0]} or of {sizes[1]}"
+                )
             groups = even_groups(width, count, sizes[0] if sizes else self.groups[0])
         return scale[:, groups]
 
@@ -187,7 +214,8 @@ class CompressedTensorsCodec:
 
 
 def compress(linear: nn.Module) -> tuple[CompressedTensorsCodec, dict[str, Tensor]]:
-    """Return the codec and the tensors of a linear that llm-compressor quantized, as its files have them."""
+    """Return the codec and the tensors of a linear that llm-compressor quantized, as its files have
+    them."""
     compressors: Any = importlib.import_module("compressed_tensors.compressors.base")
     scheme: Any = linear.quantization_scheme
     form = compressors.infer_module_format(type(linear), scheme).value
@@ -204,14 +232,22 @@ def _short(parts: Mapping[str, T]) -> dict[str, T]:
 
 
 def _activations(settings: Any) -> str:
-    """Return the rounding of a linear's inputs by its name in INPUT_FORMATS, or "". Refuse any other rounding."""
+    """Return the rounding of a linear's inputs by its name in INPUT_FORMATS, or "". Refuse any
+    other rounding."""
     if not settings:
         return ""
     bits, type_, strategy = (settings.get(key) for key in ("num_bits", "type", "strategy"))
     dynamic, symmetric = settings.get("dynamic") is True, settings.get("symmetric") is not False
-    if (bits, strategy) != (8, "token") or type_ not in ("int", "float") or not dynamic or not symmetric:
+    if (
+        (bits, strategy) != (8, "token")
+        or type_ not in ("int", "float")
+        or not dynamic
+        or not symmetric
+    ):
         raise UserError(
-            f"inputs rounded to {bits} bits ({type_}, {strategy}, {'dynamic' if dynamic else 'static'}) cannot be computed "
-            "here: use dynamic, symmetric rounding per token to 8 bits, or quantize the weights only"
+            f"inputs rounded to {bits} bits ({type_}, {strategy}, "
+            f"{'dynamic' if dynamic else 'static'}) cannot be computed "
+            "here: use dynamic, symmetric rounding per token to 8 bits, or quantize the weights "
+            "only"
         )
     return {"int": "wide_int8", "float": "float8"}[type_]

@@ -1,7 +1,7 @@
 """Decode the stored weights of a model folder in a process that has never seen them.
 
-A codec of another package may keep weights in its module, and so decode what is in no file. `digests_of` starts such a process,
-in which this module prints the digest of each weight.
+A codec of another package may keep weights in its module, and so decode what is in no file.
+`digests_of` starts such a process, in which this module prints the digest of each weight.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def digest_of(weight: Tensor) -> str:
 def digests_of(folder: Path, computed: torch.dtype, written: torch.dtype) -> dict[str, str]:
     """Return the digest of each stored weight of a model folder by target.
 
-    computed: number format of the arithmetic, to which a weight is rounded first; written: that of the model's files. Raise
-    UserError if a codec fails in a new process.
+    computed: number format of the arithmetic, to which a weight is rounded first; written: that of
+    the model's files. Raise UserError if a codec fails in a new process.
     """
     stored = StoredFolder(folder)
     names = sorted({stored.codec(target).name for target in stored})
@@ -51,7 +51,8 @@ def digests_of(folder: Path, computed: torch.dtype, written: torch.dtype) -> dic
     if done.returncode:
         said = done.stderr.strip().rpartition("\n")[2]
         raise UserError(
-            f"the stored weights cannot be decoded in a new process ({said}): a codec may keep nothing in memory"
+            f"the stored weights cannot be decoded in a new process ({said}): a codec may keep "
+            "nothing in memory"
         )
     out: dict[str, str] = json.loads(done.stdout)
     return out

@@ -1,4 +1,5 @@
-"""Differences between a model made elsewhere and its original: pattern, structure, config, tokenizer, tensors."""
+"""Differences between a model made elsewhere and its original: pattern, structure, config,
+tokenizer, tensors."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 UNIMPORTANT = (
-    "transformers_version", "_name_or_path", "architectures", "torch_dtype", "dtype", "use_cache", *QUANTIZATION_KEYS,
+    "transformers_version", "_name_or_path", "architectures", "torch_dtype", "dtype", "use_cache",
+    *QUANTIZATION_KEYS,
 )  # fmt: skip
 """Keys of config.json that change no number."""
 SHOWN = 60
@@ -50,13 +52,19 @@ class Inspection(BaseModel):
 
 
 def inspect(
-    path: Path, content: str, original: ModelFacts, include: Collection[str], exclude: Collection[str]
+    path: Path,
+    content: str,
+    original: ModelFacts,
+    include: Collection[str],
+    exclude: Collection[str],
 ) -> Inspection:
     """Refuse a model that cannot be compared with its original, and find its pattern.
 
     The result is kept in the cache. content: digest of the model's files.
     """
-    key = digests.of([content, original.digest, list(include), list(exclude), digest_source(__name__)])
+    key = digests.of(
+        [content, original.digest, list(include), list(exclude), digest_source(__name__)]
+    )
     known = cache_dir() / "folders" / f"{key[:32]}.json"
     if known.is_file():
         return Inspection.model_validate_json(known.read_text())
@@ -67,7 +75,9 @@ def inspect(
     return found
 
 
-def _inspect(path: Path, original: ModelFacts, include: Collection[str], exclude: Collection[str]) -> Inspection:
+def _inspect(
+    path: Path, original: ModelFacts, include: Collection[str], exclude: Collection[str]
+) -> Inspection:
     checkpoint = open_checkpoint(path, original.open())
     if "auto_map" in checkpoint.config:
         raise UserError(f"{path} needs its own code (auto_map in config.json), which is never run")
@@ -75,9 +85,14 @@ def _inspect(path: Path, original: ModelFacts, include: Collection[str], exclude
     linears = find_targets(checkpoint.config, checkpoint.shapes())
     _require_comparable(checkpoint, original)
     targets = select_targets(linears, include, exclude)
-    pattern, sparsity = name_pattern(map(checkpoint.weight, targets), is_quantized=checkpoint.is_quantized)
+    pattern, sparsity = name_pattern(
+        map(checkpoint.weight, targets), is_quantized=checkpoint.is_quantized
+    )
     return Inspection(
-        form=checkpoint.form, pattern=str(pattern), sparsity=sparsity, is_quantized=checkpoint.is_quantized
+        form=checkpoint.form,
+        pattern=str(pattern),
+        sparsity=sparsity,
+        is_quantized=checkpoint.is_quantized,
     )
 
 
@@ -92,10 +107,13 @@ def _require_comparable(checkpoint: Checkpoint, original: ModelFacts) -> None:
     known.require_fit(checkpoint.config["vocab_size"])
     if own := _own_tokenizer(checkpoint):
         ours, theirs = known.tokenizer.get_vocab(), read_tokenizer(own).get_vocab()
-        moved = next((token for token, number in ours.items() if theirs.get(token, number) != number), None)
+        moved = next(
+            (token for token, number in ours.items() if theirs.get(token, number) != number), None
+        )
         if moved is not None:
             raise UserError(
-                f"{checkpoint.path} cannot be compared with {original.folder}: the token {moved!r} has the number "
+                f"{checkpoint.path} cannot be compared with {original.folder}: the token "
+                f"{moved!r} has the number "
                 f"{theirs[moved]} there and {ours[moved]} here, so the two models read other tokens"
             )
 
@@ -105,7 +123,9 @@ def _own_tokenizer(checkpoint: Checkpoint) -> Path | None:
     return find_file(folder, "tokenizer.json")
 
 
-def list_differences(checkpoint: Checkpoint, original: Folder, changed: Iterable[str]) -> dict[str, Any]:
+def list_differences(
+    checkpoint: Checkpoint, original: Folder, changed: Iterable[str]
+) -> dict[str, Any]:
     """Return what differs from the original besides the targets, as JSON for a record.
 
     changed: names of tensors that both have and whose values differ, without the targets.
@@ -146,7 +166,8 @@ def _tokenizer_differences(checkpoint: Checkpoint, original: Folder) -> Iterable
 
 
 def _content(folder: Path, name: str) -> Any:
-    """Return the JSON in a file, or its digest; None without the file. Spaces and order do not count."""
+    """Return the JSON in a file, or its digest; None without the file. Spaces and order do not
+    count."""
     file = find_file(folder, name)
     if file is None:
         return None

@@ -12,7 +12,8 @@ FLOATS = ("F32", "F16", "BF16", "F64")
 
 
 class GgufCheckpoint(Checkpoint):
-    """A GGUF file, dequantized in the cache. One that is damaged or that transformers cannot read raises UserError."""
+    """A GGUF file, dequantized in the cache. One that is damaged or that transformers cannot read
+    raises UserError."""
 
     def __init__(self, path: Path) -> None:
         from bench.inputs.download import pull  # imports pyarrow
@@ -22,8 +23,13 @@ class GgufCheckpoint(Checkpoint):
         self.path = path
         # gguf has no name for mistral, whose tensors are those of llama.
         self._architecture = str(header.fields["general.architecture"]).replace("mistral", "llama")
-        self._tensors = {name: (tensor.kind, tensor.size) for name, tensor in header.tensors.items()}
-        kinds = sorted({kind for name, (kind, _) in self._tensors.items() if name.startswith("blk.")} - set(FLOATS))
+        self._tensors = {
+            name: (tensor.kind, tensor.size) for name, tensor in header.tensors.items()
+        }
+        kinds = sorted(
+            {kind for name, (kind, _) in self._tensors.items() if name.startswith("blk.")}
+            - set(FLOATS)
+        )
         self.form = f"GGUF, {', '.join(kinds) or 'floats'}"
         self.is_quantized = self.is_packed = bool(kinds)
 

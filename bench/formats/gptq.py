@@ -15,8 +15,9 @@ AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
 class GptqScheme:
-    """w = (q - z) s. qweight int32 [in * bits / 32, out], qzeros int32 [groups, out * bits / 32], scales [groups, out],
-    g_idx int32 [in]. Version 1 stores z - 1, version 2 and auto-round's layout for GPTQModel store z.
+    """w = (q - z) s. qweight int32 [in * bits / 32, out], qzeros int32 [groups, out * bits / 32],
+    scales [groups, out], g_idx int32 [in]. Version 1 stores z - 1, version 2 and auto-round's
+    layout for GPTQModel store z.
     """
 
     markers = ("qweight",)
@@ -44,25 +45,36 @@ class GptqScheme:
 
         scales = parts["scales"]
         q = unpack_rows(parts["qweight"].T, self.bits)  # [out, in]
-        zeros = unpack_rows(parts["qzeros"], self.bits)[:, : scales.shape[1]] + self.offset  # [groups, out]
+        zeros = (
+            unpack_rows(parts["qzeros"], self.bits)[:, : scales.shape[1]] + self.offset
+        )  # [groups, out]
         groups = parts.get("g_idx")
-        groups = even_groups(q.shape[1], scales.shape[0], self.group) if groups is None else groups.long()
+        groups = (
+            even_groups(q.shape[1], scales.shape[0], self.group)
+            if groups is None
+            else groups.long()
+        )
         wide = (q - zeros[groups].T).float() * scales[groups].T.float()
         return wide.to(scales.dtype)
 
 
 class AwqScheme:
-    """w = (q - z) s. qweight int32 [in, out / 8], qzeros int32 [groups, out / 8], scales [groups, out], 4 bits."""
+    """w = (q - z) s. qweight int32 [in, out / 8], qzeros int32 [groups, out / 8], scales [groups,
+    out], 4 bits."""
 
     markers = ("qweight",)
     parts = ("qweight", "qzeros", "scales")
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """config: quantization_config."""
-        bits, version = config.get("bits", config.get("w_bit")), str(config.get("version", "gemm")).lower()
+        bits, version = (
+            config.get("bits", config.get("w_bit")),
+            str(config.get("version", "gemm")).lower(),
+        )
         if bits != 4 or version != "gemm":
             raise UserError(
-                f"AWQ weights of {bits!r} bits in the version {version!r} cannot be read: use 4 bits and gemm"
+                f"AWQ weights of {bits!r} bits in the version {version!r} cannot be read: use 4 "
+                "bits and gemm"
             )
         self.group = config.get("group_size", config.get("q_group_size"))
         self.form = f"AWQ, 4 bits, {describe_group(self.group)}"
@@ -75,14 +87,17 @@ class AwqScheme:
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
         """Return a weight [out, in] in the dtype of its scales."""
         scales = parts["scales"]
-        q, zeros = (_in_order(parts[name]) for name in ("qweight", "qzeros"))  # [in, out], [groups, out]
+        q, zeros = (
+            _in_order(parts[name]) for name in ("qweight", "qzeros")
+        )  # [in, out], [groups, out]
         groups = even_groups(q.shape[0], scales.shape[0], self.group)
         wide = (q - zeros[groups]).float() * scales[groups].float()
         return wide.T.contiguous().to(scales.dtype)
 
 
 def _in_order(packed: Tensor) -> Tensor:
-    """Unpack int32 [rows, words] of AWQ into int32 [rows, 8 * words] in the order of the outputs."""
+    """Unpack int32 [rows, words] of AWQ into int32 [rows, 8 * words] in the order of the
+    outputs."""
     from bench.formats.stored import unpack_rows  # imports torch
 
     lanes: Tensor = unpack_rows(packed, 4).unflatten(-1, (-1, 8))
@@ -90,7 +105,8 @@ def _in_order(packed: Tensor) -> Tensor:
 
 
 def even_groups(width: int, count: int, size: Any) -> Tensor:
-    """Return the group of each input, int64 [width], or raise ValueError if they are not `count` groups.
+    """Return the group of each input, int64 [width], or raise ValueError if they are not `count`
+    groups.
 
     size: inputs in a group; all inputs share a group if it is no positive whole number.
     """

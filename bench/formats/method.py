@@ -29,8 +29,9 @@ from methods.targets import find_targets
 class ModelFolder:
     """A model made elsewhere, beside its original: folder:path=DIR.
 
-    Reads safetensors folders, compressed-tensors, GPTQ, AWQ, GGUF files, LoRA adapters and packed24. Its pattern is
-    counted, its bits are those that its files take, and all other differences from the original are in its record.
+    Reads safetensors folders, compressed-tensors, GPTQ, AWQ, GGUF files, LoRA adapters and
+    packed24. Its pattern is counted, its bits are those that its files take, and all other
+    differences from the original are in its record.
 
     path: folder or .gguf file; sha256: digest of its content, which a plan fills in.
     """
@@ -41,7 +42,9 @@ class ModelFolder:
         paper="none", does=Does.IMPORTS, cost=Cost(), file=InputFile("path", required=True)
     )
     path: str = ""
-    sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$", description="64 hexadecimal digits")] = ""
+    sha256: Annotated[
+        str, Field(pattern="^([0-9a-f]{64})?$", description="64 hexadecimal digits")
+    ] = ""
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         path, original = Path(self.path), Folder(job.source)
@@ -55,13 +58,22 @@ class ModelFolder:
         out = writer.close()
         config = dict(checkpoint.config)
         if checkpoint.activations:
-            config[ACTIVATIONS_KEY] = {"format": checkpoint.activations, "targets": list(checkpoint.rounded)}
+            config[ACTIVATIONS_KEY] = {
+                "format": checkpoint.activations,
+                "targets": list(checkpoint.rounded),
+            }
         (out / "config.json").write_text(json.dumps(config, indent=2))
-        notes: dict[str, Any] = {"folder": path.name, "format": checkpoint.form, "sha256": self.sha256}
+        notes: dict[str, Any] = {
+            "folder": path.name,
+            "format": checkpoint.form,
+            "sha256": self.sha256,
+        }
         notes |= {"differences": list_differences(checkpoint, original, reader.changed)}
         notes |= {"negative_zeros_stored": reader.negative_zeros} if reader.negative_zeros else {}
         notes |= {"rounded_from": sorted(reader.rounded)} if reader.rounded else {}
-        return Outcome(out, frozenset(reader.changed), notes, storage=_count(checkpoint, job.targets))
+        return Outcome(
+            out, frozenset(reader.changed), notes, storage=_count(checkpoint, job.targets)
+        )
 
 
 class _Reader:
@@ -70,12 +82,15 @@ class _Reader:
     def __init__(self, checkpoint: Checkpoint, original: Folder, job: Job) -> None:
         self._checkpoint, self._original, self._job = checkpoint, original, job
         self._shapes, self._known, self._done = checkpoint.shapes(), set(original), 0
-        self._linears = {f"{target}.weight" for target in find_targets(checkpoint.config, self._shapes)}
+        self._linears = {
+            f"{target}.weight" for target in find_targets(checkpoint.config, self._shapes)
+        }
         self._targets = {f"{target}.weight" for target in job.targets}
         self.changed: list[str] = []
         """Tensors outside the targets whose values differ."""
         self.negative_zeros = 0
-        """Number of weights that are -0.0. They are read as 0, because packed formats would keep them."""
+        """Number of weights that are -0.0. They are read as 0, because packed formats would keep
+        them."""
         self.rounded: set[str] = set()
         """Number formats with values that the run's format cannot hold."""
 

@@ -1,4 +1,5 @@
-"""Open a model made elsewhere in whatever format it has. A format of another package is an entry point in cast_bench.readers."""
+"""Open a model made elsewhere in whatever format it has. A format of another package is an entry
+point in cast_bench.readers."""
 
 from __future__ import annotations
 
@@ -8,7 +9,14 @@ from pathlib import Path
 from bench.catalog import registry
 from bench.formats import checkpoint
 from bench.formats.adapter import AdapterCheckpoint
-from bench.formats.checkpoint import ADAPTER, PACKED24, QUANT_METHOD, QUANTIZATION_KEYS, STORED, Checkpoint
+from bench.formats.checkpoint import (
+    ADAPTER,
+    PACKED24,
+    QUANT_METHOD,
+    QUANTIZATION_KEYS,
+    STORED,
+    Checkpoint,
+)
 from bench.formats.gguf import GgufCheckpoint
 from bench.formats.quantized import QuantizedCheckpoint
 from bench.system import digests
@@ -20,14 +28,16 @@ from methods.folder import Folder, read_config
 
 
 class Reader:
-    """A format of model folders or files. The first reader that owns a path opens it, ours before those of other packages."""
+    """A format of model folders or files. The first reader that owns a path opens it, ours before
+    those of other packages."""
 
     def owns(self, path: Path) -> bool:
         """Return whether a file or folder has this format, without reading weights."""
         raise NotImplementedError
 
     def open(self, path: Path, original: Folder | None) -> Checkpoint:
-        """Return the plain model that the files describe. original: the model that it was made from, if known."""
+        """Return the plain model that the files describe. original: the model that it was made
+        from, if known."""
         raise NotImplementedError
 
 
@@ -62,7 +72,8 @@ class Adapter(Reader):
     def open(self, path: Path, original: Folder | None) -> Checkpoint:
         if original is None:
             raise UserError(
-                f"{path} is an adapter: merge it with bench prune --model MODEL --method folder:path={path} --out PLAIN, and "
+                f"{path} is an adapter: merge it with bench prune --model MODEL --method "
+                f"folder:path={path} --out PLAIN, and "
                 "name PLAIN"
             )
         return AdapterCheckpoint(path, original)
@@ -85,7 +96,8 @@ class Stored(Reader):
 
 
 def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
-    """Open a model in the format of a reader, or else as safetensors. original: that of an adapter, refused without."""
+    """Open a model in the format of a reader, or else as safetensors. original: that of an adapter,
+    refused without."""
     if path.is_dir():
         check_files(path)
         if original is not None:
@@ -110,7 +122,8 @@ def guarded(path: Path) -> AbstractContextManager[None]:
 
 
 def content_digest(path: Path) -> str:
-    """Return the digest of the files that decide a number, and of the code of a plug-in that reads them."""
+    """Return the digest of the files that decide a number, and of the code of a plug-in that reads
+    them."""
     name = _find_reader(path)
     if not name or not registry.lookup("readers", name).is_plugin:
         return checkpoint.content_digest(path)
@@ -120,7 +133,8 @@ def content_digest(path: Path) -> str:
 
 
 def _find_reader(path: Path) -> str:
-    """Return the name of the reader that owns a path, or "". This imports plug-ins until it is found."""
+    """Return the name of the reader that owns a path, or "". This imports plug-ins until it is
+    found."""
     for name in registry.names("readers"):
         reader = registry.build("readers", name, Reader)
         with registry.guarded(registry.lookup("readers", name)):

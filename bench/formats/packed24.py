@@ -11,7 +11,8 @@ from methods.header import read_header
 
 
 class Packed24Checkpoint(Checkpoint):
-    """A packed24 folder. Its packed weights are stored without their zeros. A damaged one raises UserError."""
+    """A packed24 folder. Its packed weights are stored without their zeros. A damaged one raises
+    UserError."""
 
     is_packed = True
 
@@ -29,9 +30,13 @@ class Packed24Checkpoint(Checkpoint):
 
     def stored(self) -> dict[str, StoredBytes]:
         sizes: dict[str, dict[str, StoredBytes]] = {}
-        for file in {part.file for entry in self._entries.values() for part in entry.parts.values()}:
+        for file in {
+            part.file for entry in self._entries.values() for part in entry.parts.values()
+        }:
             found = read_header(self.path, file)
-            sizes[file] = stored_plain({n: i.shape for n, i in found.items()}, {n: i.dtype for n, i in found.items()})
+            sizes[file] = stored_plain(
+                {n: i.shape for n, i in found.items()}, {n: i.dtype for n, i in found.items()}
+            )
         out = {}
         for name, entry in self._entries.items():
             parts = {

@@ -1,7 +1,8 @@
-"""Folder with the stored tensors of quantized weights: written beside a model, read again, compared and counted.
+"""Folder with the stored tensors of quantized weights: written beside a model, read again, compared
+and counted.
 
-stored/stored.json                 for each target: its codec, the pattern of its values, and its parts
-stored/model.safetensors           the parts, TARGET.PART, or shards of them with an index
+stored/stored.json                 for each target: its codec, the pattern of its values, and its
+parts stored/model.safetensors           the parts, TARGET.PART, or shards of them with an index
 """
 
 from __future__ import annotations
@@ -34,14 +35,16 @@ MASK = "mask"
 PIECE = 2**22
 """Number of codes that are packed at a time, a multiple of 8."""
 MAX_FIELDS = 16384
-"""Largest number of characters of the fields of all codecs of a model. They are settings, and no place for weights."""
+"""Largest number of characters of the fields of all codecs of a model. They are settings, and no
+place for weights."""
 PART_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,31}")
 MAX_PARTS = 16
 """Largest number of parts of a weight."""
 
 
 def pack_bits(codes: Tensor, bits: int) -> Tensor:
-    """Pack codes of any shape into a stream of bits, uint8 [bytes], the lowest bits first. codes: uint8 below 2^bits."""
+    """Pack codes of any shape into a stream of bits, uint8 [bytes], the lowest bits first. codes:
+    uint8 below 2^bits."""
     flat = codes.contiguous().view(-1)
     if 8 % bits == 0:
         lanes = torch.nn.functional.pad(flat, (0, -len(flat) % (8 // bits))).view(-1, 8 // bits)
@@ -68,18 +71,22 @@ def unpack_bits(stream: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
     for start in range(0, count, PIECE):
         end = min(start + PIECE, count)
         some = stream[start * bits // 8 : -(-end * bits // 8)].numpy()
-        single = torch.from_numpy(np.unpackbits(some, count=(end - start) * bits, bitorder="little"))
+        single = torch.from_numpy(
+            np.unpackbits(some, count=(end - start) * bits, bitorder="little")
+        )
         codes[start:end] = (single.view(-1, bits) << places).sum(-1, dtype=torch.uint8)
     return codes.view(shape)
 
 
 def pack_rows(codes: Tensor, bits: int) -> Tensor:
-    """Pack codes [rows, n], uint8 below 2^bits, into int32 [rows, words]. Each row must fill whole words."""
+    """Pack codes [rows, n], uint8 below 2^bits, into int32 [rows, words]. Each row must fill whole
+    words."""
     return pack_bits(codes, bits).view(torch.int32).view(len(codes), -1)
 
 
 def unpack_rows(packed: Tensor, bits: int) -> Tensor:
-    """Unpack the codes that whole words or bytes [rows, n] hold, the lowest bits first, into int32 [rows, codes]."""
+    """Unpack the codes that whole words or bytes [rows, n] hold, the lowest bits first, into int32
+    [rows, codes]."""
     rows = packed.contiguous().view(torch.uint8)
     count, rest = divmod(8 * rows.shape[1], bits)
     if rest:
@@ -88,7 +95,8 @@ def unpack_rows(packed: Tensor, bits: int) -> Tensor:
 
 
 def keep_mask(weight: Tensor, pattern: Pattern) -> Tensor:
-    """Return which values are stored, bool [out, in]: the non-zeros, and the first zeros up to n of every m."""
+    """Return which values are stored, bool [out, in]: the non-zeros, and the first zeros up to n of
+    every m."""
     groups = weight.unflatten(-1, (-1, pattern.m)) != 0
     room = pattern.n - groups.sum(-1, keepdim=True)
     zeros = ~groups
@@ -98,21 +106,28 @@ def keep_mask(weight: Tensor, pattern: Pattern) -> Tensor:
 
 
 def write(
-    folder: Path, stored: Mapping[str, StoredWeight], shapes: Mapping[str, tuple[int, ...]], pattern: Pattern
+    folder: Path,
+    stored: Mapping[str, StoredWeight],
+    shapes: Mapping[str, tuple[int, ...]],
+    pattern: Pattern,
 ) -> None:
     """Write the stored weights of targets to FOLDER in a model's folder.
 
-    shapes: of the weights, [out, in] by target; pattern: of the model, if it holds in every target. Values that it prunes
-    are left out, with a mask in their place.
+    shapes: of the weights, [out, in] by target; pattern: of the model, if it holds in every target.
+    Values that it prunes are left out, with a mask in their place.
 
     Raises:
-        UserError: a codec whose name is not that of its class in the catalog, a field that is no JSON value, or a part
-            that is not of the kind that its codec states. Names and fields are bounded, since their bytes are not counted.
+        UserError: a codec whose name is not that of its class in the catalog, a field that is no
+        JSON value, or a part
+            that is not of the kind that its codec states. Names and fields are bounded, since their
+            bytes are not counted.
     """
     fields = {target: _fields(one.codec) for target, one in stored.items()}
     distinct = {json.dumps([stored[target].codec.name, each]) for target, each in fields.items()}
     if sum(map(len, distinct)) > MAX_FIELDS:
-        raise UserError(f"the fields of all codecs are more than {MAX_FIELDS:,} characters: put data into parts")
+        raise UserError(
+            f"the fields of all codecs are more than {MAX_FIELDS:,} characters: put data into parts"
+        )
     writer = Writer(folder / FOLDER)
     layouts: dict[str, int] = {}
     layout_of: dict[str, int] = {}
@@ -129,7 +144,12 @@ def write(
             writer.add(name, packed)
         if kept is not None and any(entry["kept"] for entry in parts.values()):
             writer.add(f"{target}.{MASK}", pack_bits(kept.to(torch.uint8), 1))
-        layout = {"codec": one.codec.name, "fields": fields[target], "shape": [*shape], "parts": parts}
+        layout = {
+            "codec": one.codec.name,
+            "fields": fields[target],
+            "shape": [*shape],
+            "parts": parts,
+        }
         layout_of[target] = layouts.setdefault(json.dumps(layout, allow_nan=False), len(layouts))
     writer.close()
     about = {"version": 1, "layouts": [json.loads(text) for text in layouts], "weights": layout_of}
@@ -143,27 +163,37 @@ def _require_names(target: str, parts: Mapping[str, Tensor]) -> None:
     for part in parts:
         if part == MASK or not PART_NAME.fullmatch(part):
             raise UserError(
-                f"{target} has a part named {shorten(part)!r}: use up to 32 letters and digits, and not {MASK!r}"
+                f"{target} has a part named {shorten(part)!r}: use up to 32 letters and digits, "
+                f"and not {MASK!r}"
             )
 
 
 def _require_bits(name: str, tensor: Tensor, bits: int) -> None:
-    """Raise UserError if a part has numbers that do not fit in the bits that its codec states for them."""
+    """Raise UserError if a part has numbers that do not fit in the bits that its codec states for
+    them."""
     if not bits:
         return
     if tensor.dtype != torch.uint8 or not 1 <= bits <= 8:
         raise UserError(
-            f"{name} is {dtype_name(tensor.dtype)} of {bits} bits: a part with bits must be uint8, of 1 to 8 bits"
+            f"{name} is {dtype_name(tensor.dtype)} of {bits} bits: a part with bits must be "
+            "uint8, of 1 to 8 bits"
         )
     if tensor.numel() and (largest := int(tensor.max())) >= 2**bits:
         raise UserError(
-            f"{name} has the number {largest}, which its codec stores in {bits} bits: use numbers below {2**bits}"
+            f"{name} has the number {largest}, which its codec stores in {bits} bits: use numbers "
+            f"below {2**bits}"
         )
 
 
 def _pack(tensor: Tensor, bits: int, kept: Tensor | None) -> tuple[dict[str, Any], Tensor]:
-    """Return the entry of a part, and the tensor that is written. kept: which values are stored, None for all."""
-    entry = {"shape": [*tensor.shape], "dtype": dtype_name(tensor.dtype), "bits": bits, "kept": kept is not None}
+    """Return the entry of a part, and the tensor that is written. kept: which values are stored,
+    None for all."""
+    entry = {
+        "shape": [*tensor.shape],
+        "dtype": dtype_name(tensor.dtype),
+        "bits": bits,
+        "kept": kept is not None,
+    }
     values = tensor.contiguous()
     if kept is not None:
         raw = values.view(torch.uint8) if values.itemsize == 1 else values
@@ -180,7 +210,8 @@ def _fields(codec: Codec) -> dict[str, Any]:
     name, kind = codec.name, type(codec)
     if find_codec(name) is not kind:
         raise UserError(
-            f"codec {name!r} is not {kind.__name__}: register that class in the group cast_bench.codecs, or give it another name"
+            f"codec {name!r} is not {kind.__name__}: register that class in the group "
+            "cast_bench.codecs, or give it another name"
         )
     fields: dict[str, Any] = asdict(codec)  # type: ignore[call-overload]  # a codec is a dataclass
     try:
@@ -188,7 +219,10 @@ def _fields(codec: Codec) -> dict[str, Any]:
     except (TypeError, ValueError):
         is_same = False
     if not is_same:
-        raise UserError(f"codec {name!r} has a field that JSON does not give back: use numbers, text, lists and dicts")
+        raise UserError(
+            f"codec {name!r} has a field that JSON does not give back: use numbers, text, lists "
+            "and dicts"
+        )
     return fields
 
 
@@ -197,7 +231,8 @@ def find_codec(name: str) -> type[Codec]:
     if name not in registry.names("codecs"):
         raise UserError(
             f"no installed package has codec {name!r}: install the package of the quantizer, "
-            "with the codec's class in the entry-point group cast_bench.codecs (a codec in a file after --quant, too)"
+            "with the codec's class in the entry-point group cast_bench.codecs (a codec in a file "
+            "after --quant, too)"
         )
     kind: type[Codec] = registry.load(registry.lookup("codecs", name))
     return kind
@@ -220,7 +255,9 @@ class StoredFolder(Mapping[str, StoredWeight]):
         self.path = model / FOLDER
         about = read_object(self.path, MANIFEST) or {"weights": {}, "layouts": []}
         index = read_object(self.path, INDEX) or {"weight_map": {}}
-        self._layouts: dict[str, Any] = {name: about["layouts"][i] for name, i in about["weights"].items()}
+        self._layouts: dict[str, Any] = {
+            name: about["layouts"][i] for name, i in about["weights"].items()
+        }
         self._shards: dict[str, str] = index["weight_map"]
         self._open: dict[str, Any] = {}
 
@@ -235,7 +272,9 @@ class StoredFolder(Mapping[str, StoredWeight]):
         kept = None
         if self._is_masked(target):
             kept = unpack_bits(self._tensor(f"{target}.{MASK}"), 1, shape).bool()
-        parts = {part: self._part(f"{target}.{part}", entry, kept) for part, entry in entries.items()}
+        parts = {
+            part: self._part(f"{target}.{part}", entry, kept) for part, entry in entries.items()
+        }
         return StoredWeight(self.codec(target), parts)
 
     def codec(self, target: str) -> Codec:
@@ -268,7 +307,8 @@ class StoredFolder(Mapping[str, StoredWeight]):
         return tensor
 
     def sizes(self, target: str) -> tuple[int, int]:
-        """Return the bytes of a target's values, the parts with a number for each weight, and those of all else."""
+        """Return the bytes of a target's values, the parts with a number for each weight, and those
+        of all else."""
         layout, values, others = self._layouts[target], 0, 0
         for part, entry in layout["parts"].items():
             size = self._tensor(f"{target}.{part}").nbytes
@@ -276,7 +316,9 @@ class StoredFolder(Mapping[str, StoredWeight]):
                 values += size
             else:
                 others += size
-        return values, others + (self._tensor(f"{target}.{MASK}").nbytes if self._is_masked(target) else 0)
+        return values, others + (
+            self._tensor(f"{target}.{MASK}").nbytes if self._is_masked(target) else 0
+        )
 
     def _is_masked(self, target: str) -> bool:
         """Return whether the values of pruned weights are left out."""
@@ -292,7 +334,9 @@ class StoredFolder(Mapping[str, StoredWeight]):
             weights, values, others = weights + out * width, values + own, others + rest
             is_packed |= self._is_masked(target) or not own
         form = "; ".join(sorted({_describe(self.codec(target)) for target in self}))
-        return Storage(weights=weights, values=values, others=others, is_packed=is_packed, form=form)
+        return Storage(
+            weights=weights, values=values, others=others, is_packed=is_packed, form=form
+        )
 
 
 def _describe(codec: Codec) -> str:

@@ -1,4 +1,5 @@
-"""A model folder whose quantized weights are stored by codecs alone, as `bench export --format stored` writes it."""
+"""A model folder whose quantized weights are stored by codecs alone, as `bench export --format
+stored` writes it."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class StoredCheckpoint(Checkpoint):
-    """A folder of stored weights, each read as a plain weight in the dtype of the model. A damaged one raises UserError."""
+    """A folder of stored weights, each read as a plain weight in the dtype of the model. A damaged
+    one raises UserError."""
 
     is_quantized = True
     is_packed = True
@@ -25,7 +27,10 @@ class StoredCheckpoint(Checkpoint):
         super().__init__(folder)
         self.weights = StoredFolder(folder.path)
         if both := sorted(name for name in folder if name.removesuffix(".weight") in self.weights):
-            raise UserError(f"{self.path} has {both[0]} stored twice: write it again with bench export --format stored")
+            raise UserError(
+                f"{self.path} has {both[0]} stored twice: write it again with bench export "
+                "--format stored"
+            )
         self.form = f"stored ({self.weights.count().form})"
 
     def __iter__(self) -> Iterator[str]:
@@ -33,7 +38,9 @@ class StoredCheckpoint(Checkpoint):
         yield from (f"{target}.weight" for target in self.weights)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return self.folder.shapes() | {f"{target}.weight": self.weights.shape(target) for target in self.weights}
+        return self.folder.shapes() | {
+            f"{target}.weight": self.weights.shape(target) for target in self.weights
+        }
 
     def dtypes(self) -> dict[str, str]:
         wide = next(short for short, name in TORCH_DTYPES.items() if name == self._dtype)
@@ -52,14 +59,25 @@ class StoredCheckpoint(Checkpoint):
             return self.folder.tensor(name)
         try:
             weight = self.weights[target].decode()
-        except (KeyError, ValueError, TypeError, IndexError, RuntimeError, ArithmeticError) as fault:
+        except (
+            KeyError,
+            ValueError,
+            TypeError,
+            IndexError,
+            RuntimeError,
+            ArithmeticError,
+        ) as fault:
             raise UserError(
                 f"{self.path} cannot be read: the parts of {target} do not fit together ({fault})"
             ) from None
         if tuple(weight.shape) != self.weights.shape(target):
-            raise UserError(f"{self.path} cannot be read: {target} gives a weight {list(weight.shape)}")
+            raise UserError(
+                f"{self.path} cannot be read: {target} gives a weight {list(weight.shape)}"
+            )
         return weight.to(getattr(torch, self._dtype))
 
     def stored(self) -> dict[str, StoredBytes]:
         plain = stored_plain(self.folder.shapes(), self.folder.dtypes())
-        return plain | {f"{target}.weight": StoredBytes(*self.weights.sizes(target)) for target in self.weights}
+        return plain | {
+            f"{target}.weight": StoredBytes(*self.weights.sizes(target)) for target in self.weights
+        }

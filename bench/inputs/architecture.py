@@ -1,7 +1,8 @@
-"""Check a model's config against its tensors before one is read, but for a stored head that is tied. Only that needs torch.
+"""Check a model's config against its tensors before one is read, but for a stored head that is
+tied. Only that needs torch.
 
-transformers builds a model of any size that a config names, and fills missing tensors with random numbers. So each
-family lists its tensors, with shapes as arithmetic on values of the config.
+transformers builds a model of any size that a config names, and fills missing tensors with random
+numbers. So each family lists its tensors, with shapes as arithmetic on values of the config.
 """
 
 from __future__ import annotations
@@ -11,7 +12,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from bench.inputs.model_config import ACTIVATIONS, ATTENTION, CONFIG_DTYPES, MAX_LABELS, REDIRECTS, ModelConfig
+from bench.inputs.model_config import (
+    ACTIVATIONS,
+    ATTENTION,
+    CONFIG_DTYPES,
+    MAX_LABELS,
+    REDIRECTS,
+    ModelConfig,
+)
 from methods import families
 from methods.errors import UserError
 from methods.families import Family, Size, compute
@@ -53,7 +61,8 @@ class ModelTensors(Protocol):
 
 
 def check(folder: ModelTensors) -> None:
-    """Refuse a model of a known family whose layers, tensors, shapes or dtypes are not those of its config."""
+    """Refuse a model of a known family whose layers, tensors, shapes or dtypes are not those of its
+    config."""
     config = ModelConfig(folder.config, str(folder.path))
     kind = folder.config.get("model_type")
     if kind not in families.FAMILIES or folder.config.get("quantization_config") is not None:
@@ -61,12 +70,17 @@ def check(folder: ModelTensors) -> None:
     family = families.FAMILIES[kind]
     _check_experts(family, config, folder)
     layout = layout_of(family, config)
-    _check_values(config, layout, REDIRECTS if not family.native else tuple(r for r in REDIRECTS if r != "auto_map"))
+    _check_values(
+        config,
+        layout,
+        REDIRECTS if not family.native else tuple(r for r in REDIRECTS if r != "auto_map"),
+    )
     shapes, dtypes = folder.shapes(), folder.dtypes()
     blocks = 1 + max((i for i in map(family.block_of, shapes) if i is not None), default=-1)
     if blocks != layout.blocks:
         raise UserError(
-            f"config.json in {folder.path} says {layout.blocks} layers, and its weights have {blocks}: "
+            f"config.json in {folder.path} says {layout.blocks} layers, and its weights have "
+            f"{blocks}: "
             "download or write it again"
         )
     head = next((n for n in TIED if n in shapes), TIED[0])
@@ -75,26 +89,30 @@ def check(folder: ModelTensors) -> None:
     tensors = dict(layout.tensors(family.blocks))
     if extra := sorted(set(shapes).difference(tensors, TIED)):
         raise UserError(
-            f"{folder.path} has the tensor {extra[0]}, which a {kind} model does not have: delete it, or write the model again"
+            f"{folder.path} has the tensor {extra[0]}, which a {kind} model does not have: delete "
+            "it, or write the model again"
         )
     for name, shape in tensors.items():
         if name not in shapes:
             raise UserError(f"{folder.path} lacks the tensor {name}: download or write it again")
         if shapes[name] != shape:
             raise UserError(
-                f"{name} in {folder.path} is {list(shapes[name])}, and by its config.json {list(shape)}: "
+                f"{name} in {folder.path} is {list(shapes[name])}, and by its config.json "
+                f"{list(shape)}: "
                 "download or write it again"
             )
         if dtypes[name] not in DTYPES:
             raise UserError(
-                f"{name} in {folder.path} is {dtypes[name]}, not one of {', '.join(DTYPES)}: use unquantized weights"
+                f"{name} in {folder.path} is {dtypes[name]}, not one of {', '.join(DTYPES)}: use "
+                "unquantized weights"
             )
     if isinstance(folder, Folder):
         check_head(folder)
 
 
 def check_head(folder: Folder) -> None:
-    """Require that a head equals the embedding to which it is tied. It is left out here, and transformers loads it."""
+    """Require that a head equals the embedding to which it is tied. It is left out here, and
+    transformers loads it."""
     family = families.FAMILIES.get(folder.config.get("model_type", ""))
     if not family or not folder.is_tied:
         return
@@ -108,21 +126,26 @@ def check_head(folder: Folder) -> None:
             equal = fits and bool((opened.get_tensor(name) == folder.tensor(embedding)).all())
         if not equal:
             raise UserError(
-                f"config.json in {folder.path} ties {name} to the embedding, and their values differ: set "
+                f"config.json in {folder.path} ties {name} to the embedding, and their values "
+                "differ: set "
                 "tie_word_embeddings to false, or write the model again"
             )
 
 
 def _check_experts(family: Family, config: ModelConfig, folder: ModelTensors) -> None:
-    """Require the config's number of experts before their tensors are listed: a config can name any number."""
+    """Require the config's number of experts before their tensors are listed: a config can name any
+    number."""
     if not family.experts:
         return
     claimed = count_experts(family, config)
     numbers = rf"{re.escape(family.blocks)}\.\d+\.{re.escape(family.experts.path)}\.(\d+)\."
-    found = len({m[1] for name in folder.shapes() if (m := re.match(numbers, name))})  # a gap is a missing tensor
+    found = len(
+        {m[1] for name in folder.shapes() if (m := re.match(numbers, name))}
+    )  # a gap is a missing tensor
     if claimed != found:
         raise UserError(
-            f"config.json in {folder.path} says {claimed} experts, and its weights have {found}: download or write it again"
+            f"config.json in {folder.path} says {claimed} experts, and its weights have {found}: "
+            "download or write it again"
         )
 
 
@@ -132,7 +155,8 @@ def count_experts(family: Family, config: ModelConfig) -> int:
 
 
 def _check_values(config: ModelConfig, layout: Layout, redirects: Iterable[str]) -> None:
-    """Check values that decide no shape, but stop transformers. redirects: keys that must be absent."""
+    """Check values that decide no shape, but stop transformers. redirects: keys that must be
+    absent."""
     vocabulary, _ = next(iter(layout.outer.values()))
     config.check_token("pad_token_id", vocabulary)
     for name in redirects:
@@ -145,8 +169,8 @@ def _check_values(config: ModelConfig, layout: Layout, redirects: Iterable[str])
     for name in ("dtype", "torch_dtype"):
         config.check_choice(name, CONFIG_DTYPES)
     for name in (
-        "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "rope_theta", "attention_dropout",
-        "final_logit_softcapping", "attn_logit_softcapping", "logits_scaling",
+        "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "rope_theta",
+        "attention_dropout", "final_logit_softcapping", "attn_logit_softcapping", "logits_scaling",
     ):  # fmt: skip
         config.check_number(name)
     config.context(default=1)
@@ -154,7 +178,8 @@ def _check_values(config: ModelConfig, layout: Layout, redirects: Iterable[str])
 
 
 def layout_of(family: Family, config: ModelConfig) -> Layout:
-    """Return the tensors of a model of a family by its config, or raise UserError if a value is missing or invalid."""
+    """Return the tensors of a model of a family by its config, or raise UserError if a value is
+    missing or invalid."""
     values = _Values(family, config)
     for fraction in family.whole:
         values.require_whole(fraction)
@@ -180,15 +205,20 @@ class _Values:
         self._family, self._config = family, config
 
     def shape(self, shape: families.Shape) -> Shape:
-        return tuple(sum(map(self.size, s)) if isinstance(s, tuple) else self.size(s) for s in shape)
+        return tuple(
+            sum(map(self.size, s)) if isinstance(s, tuple) else self.size(s) for s in shape
+        )
 
     def size(self, size: Size) -> int:
         return size if isinstance(size, int) else int(compute(size, self._value))
 
     def require_whole(self, fraction: str) -> None:
-        """Check that a fraction of two values is a whole number, for example "num_attention_heads / num_key_value_heads"."""
+        """Check that a fraction of two values is a whole number, for example "num_attention_heads /
+        num_key_value_heads"."""
         whole, part = fraction.split(" / ")
-        self._config.require_multiple(self.size(part), self.size(whole), f"{whole} is shared among {part}")
+        self._config.require_multiple(
+            self.size(part), self.size(whole), f"{whole} is shared among {part}"
+        )
 
     def _value(self, name: str) -> int:
         if name in self._family.flags:

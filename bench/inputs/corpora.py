@@ -16,12 +16,14 @@ from methods.errors import UserError
 
 @dataclass(frozen=True)
 class CorpusSource:
-    """Description of a corpus: where its files are, and how rows become a text. Without `hub` it is part of this package."""
+    """Description of a corpus: where its files are, and how rows become a text. Without `hub` it is
+    part of this package."""
 
     about: str
     hub: str = ""
     files: tuple[tuple[str, str], ...] = ()
-    """Pairs of a use and a glob pattern in the repository. Uses: evaluation, validation, calibration, training."""
+    """Pairs of a use and a glob pattern in the repository. Uses: evaluation, validation,
+    calibration, training."""
     column: str = "text"
     strip: bool = False
     """True to remove the newline at the end of each row."""
@@ -54,7 +56,8 @@ CORPORA = {
         tokens=300_000,
     ),
     "c4": CorpusSource(
-        "C4 en: calibration from the first training shard, evaluation on the first 1,100 validation pages",
+        "C4 en: calibration from the first training shard, evaluation on the first 1,100 "
+        "validation pages",
         "allenai/c4",
         (
             ("evaluation", "en/c4-validation.00000-of-00008.json.gz"),
@@ -77,17 +80,25 @@ CORPORA = {
     ),
 }
 
-_WIKI_MINI_SPLITS = {"evaluation": "test", "validation": "validation", "calibration": "train", "training": "train"}
+_WIKI_MINI_SPLITS = {
+    "evaluation": "test",
+    "validation": "validation",
+    "calibration": "train",
+    "training": "train",
+}
 
 
 def lookup(name: str) -> CorpusSource:
-    """Return the corpus of a name, or of the path of a text file. Raise UserError with the nearest known names."""
+    """Return the corpus of a name, or of the path of a text file. Raise UserError with the nearest
+    known names."""
     if own := own_text.parse(name):
         # A token has about four bytes.
         return CorpusSource("text files of the user", tokens=own_text.count_bytes(own) // 4)
     if name not in CORPORA:
         raise UserError(
-            describe_unknown("corpus", name, CORPORA, ", or a .txt, .jsonl or .parquet file, or a folder of them")
+            describe_unknown(
+                "corpus", name, CORPORA, ", or a .txt, .jsonl or .parquet file, or a folder of them"
+            )
         )
     return CORPORA[name]
 
@@ -96,7 +107,9 @@ def require(name: str) -> None:
     """Raise UserError if a corpus is unknown, or a field is named in plain text."""
     own = own_text.parse(name)
     if own is None and name not in CORPORA and Path(name).is_dir():
-        raise UserError(f"{name!r} is no corpus: if you mean the folder of that name, type ./{name}")
+        raise UserError(
+            f"{name!r} is no corpus: if you mean the folder of that name, type ./{name}"
+        )
     lookup(name)
     if own and own.field and not any(file.suffix in (".jsonl", ".parquet") for file in own.files):
         raise UserError(f"{str(own.path)!r} is plain text without fields: leave :{own.field} out")
@@ -105,16 +118,21 @@ def require(name: str) -> None:
 def require_split(name: str, use: str) -> None:
     """Check that a corpus has text for a use. Raise UserError if the corpus has no such text."""
     if own_text.parse(name) and use == "validation":
-        raise UserError(f"{name} has one split: name the file with the validation text, and leave perplexity.split out")
+        raise UserError(
+            f"{name} has one split: name the file with the validation text, and leave "
+            "perplexity.split out"
+        )
     if (uses := dict(lookup(name).files)) and use not in uses:
         suitable = [n for n, c in CORPORA.items() if not c.hub or use in dict(c.files)]
         raise UserError(f"{name} has no {use} split: use {' or '.join(suitable)}")
 
 
 def files(name: str, use: str, data_dir: Path | None) -> list[Path]:
-    """Return the local files of a hub corpus: those of the mirror, else of the cache. Empty if neither has them.
+    """Return the local files of a hub corpus: those of the mirror, else of the cache. Empty if
+    neither has them.
 
-    An unfinished download does not count. For training, the single file for calibration does not count either.
+    An unfinished download does not count. For training, the single file for calibration does not
+    count either.
     """
     corpus = lookup(name)
     patterns = dict(corpus.files)
@@ -122,7 +140,9 @@ def files(name: str, use: str, data_dir: Path | None) -> list[Path]:
         folder = root / corpus.hub
         paths = sorted(folder.glob(patterns[use]))
         if use == "training" and patterns[use] != patterns.get("calibration", ""):
-            others = set(folder.glob(patterns["calibration"])) if "calibration" in patterns else set()
+            others = (
+                set(folder.glob(patterns["calibration"])) if "calibration" in patterns else set()
+            )
             paths = paths if set(paths) - others else []
         if paths and is_whole(folder, patterns[use]):
             return paths
@@ -130,7 +150,8 @@ def files(name: str, use: str, data_dir: Path | None) -> list[Path]:
 
 
 def digest(name: str, use: str, data_dir: Path | None, *, fetch: bool) -> str:
-    """Return the digest of a corpus's text, or "" if it is not here. fetch: download it into the cache in that case."""
+    """Return the digest of a corpus's text, or "" if it is not here. fetch: download it into the
+    cache in that case."""
     if own := own_text.parse(name):
         return own_text.content_digest(own)
     if not lookup(name).hub:
@@ -142,25 +163,35 @@ def digest(name: str, use: str, data_dir: Path | None, *, fetch: bool) -> str:
 
 
 def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = None) -> list[Path]:
-    """Download the files of a hub corpus into the mirror or cache `root`. use: only files for this use, None for all."""
+    """Download the files of a hub corpus into the mirror or cache `root`. use: only files for this
+    use, None for all."""
     corpus = lookup(name)
     if not corpus.hub:
         return []
     table = "calibration" if use == "calibration" else "perplexity"
     way = f"take a corpus that needs no download ({f'--set {table}.data=' if use else ''}wiki-mini)"
     repository = data_set(corpus.hub, f"corpus {name}", way, data_dir)
-    return fill(root, repository, tuple(pattern for file_use, pattern in corpus.files if use in (None, file_use)))
+    return fill(
+        root,
+        repository,
+        tuple(pattern for file_use, pattern in corpus.files if use in (None, file_use)),
+    )
 
 
-def documents(name: str, use: str, data_dir: Path | None, render: own_text.Render | None = None) -> Sequence[str]:
-    """Return the texts of a corpus: articles, rows or pages. render: writes the messages of a user's chat data."""
+def documents(
+    name: str, use: str, data_dir: Path | None, render: own_text.Render | None = None
+) -> Sequence[str]:
+    """Return the texts of a corpus: articles, rows or pages. render: writes the messages of a
+    user's chat data."""
     if own := own_text.parse(name):
         return list(own_text.read(own, render))
     if not lookup(name).hub:
         return [a.text for a in wikimini.articles(_WIKI_MINI_SPLITS[use])]
     paths = files(name, use, data_dir)
     if not paths:
-        raise UserError(f"{name} has no {use} text in {data_dir or cache_dir() / 'data'}: run bench pull {name}")
+        raise UserError(
+            f"{name} has no {use} text in {data_dir or cache_dir() / 'data'}: run bench pull {name}"
+        )
     from datasets import Dataset  # slow to import
 
     read = Dataset.from_parquet if paths[0].suffix == ".parquet" else Dataset.from_json

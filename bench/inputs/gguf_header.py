@@ -1,8 +1,9 @@
 """Check the header of a GGUF file before a library reads it. Needs no torch.
 
-The library `gguf` trusts the counts and sizes in a file, and transformers builds a model of any size that the fields name.
-So this module compares both with the bytes and the tensors of the file. The reader of `gguf` cannot do that: it needs
-several seconds and gigabytes of memory for a file of eight megabytes.
+The library `gguf` trusts the counts and sizes in a file, and transformers builds a model of any
+size that the fields name. So this module compares both with the bytes and the tensors of the file.
+The reader of `gguf` cannot do that: it needs several seconds and gigabytes of memory for a file of
+eight megabytes.
 """
 
 from __future__ import annotations
@@ -26,9 +27,22 @@ MAX_FIELDS, MAX_TENSORS, MAX_DIMENSIONS = 10_000, 100_000, 4
 MAX_TEXT = 2**20
 """Largest text in bytes. The longest chat templates have 50 kB."""
 MAX_ELEMENTS = 2_000_000
-"""Largest number of elements in all arrays. `gguf` makes several objects of each. Vocabularies have up to 2^18 tokens."""
+"""Largest number of elements in all arrays. `gguf` makes several objects of each. Vocabularies have
+up to 2^18 tokens."""
 STRING, ARRAY = 8, 9
-SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
 """Formats of scalar types for `struct`."""
 
 
@@ -52,7 +66,8 @@ class Header(NamedTuple):
 
 
 def read(file: Path) -> Header:
-    """Return the header of a complete GGUF file whose fields match its tensors, and all of which transformers reads."""
+    """Return the header of a complete GGUF file whose fields match its tensors, and all of which
+    transformers reads."""
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):
             raise ValueError("not a regular file")
@@ -62,7 +77,9 @@ def read(file: Path) -> Header:
         return header
     except (OSError, ValueError) as fault:
         why = getattr(fault, "strerror", None) or fault
-        raise UserError(f"cannot read {file} as GGUF ({why}): download it again, or use another model") from None
+        raise UserError(
+            f"cannot read {file} as GGUF ({why}): download it again, or use another model"
+        ) from None
 
 
 class _Reader:
@@ -99,7 +116,10 @@ class _Reader:
         spans = sorted((t.begin, t.begin + t.size) for t in tensors.values())
         if not spans or spans[-1][1] > self._size - start:
             raise ValueError("incomplete file")
-        if any(-(-before[1] // alignment) * alignment != after[0] for before, after in pairwise([(0, 0), *spans])):
+        if any(
+            -(-before[1] // alignment) * alignment != after[0]
+            for before, after in pairwise([(0, 0), *spans])
+        ):
             raise ValueError("its tensors overlap, or leave gaps")
         return Header(fields, tensors)
 
@@ -116,7 +136,9 @@ class _Reader:
         block, size = GGML_QUANT_SIZES[kind]
         if 0 in shape or math.prod(shape) > 2**48 or shape[0] % block or begin % alignment:
             raise ValueError(f"{name!r} is {list(shape)} at {begin}")
-        return _Tensor(shape, begin, math.prod(shape) // block * size, GGMLQuantizationType(kind).name)
+        return _Tensor(
+            shape, begin, math.prod(shape) // block * size, GGMLQuantizationType(kind).name
+        )
 
     def _value(self, kind: int) -> Any:
         if kind == STRING:
@@ -154,7 +176,8 @@ class _Reader:
 
 
 def _check_architecture(header: Header) -> None:
-    """Check the fields of a model against its tensors. Raise ValueError if a field contradicts the tensors."""
+    """Check the fields of a model against its tensors. Raise ValueError if a field contradicts the
+    tensors."""
     from gguf.constants import MODEL_ARCH_NAMES
 
     fields, tensors = header
@@ -164,17 +187,28 @@ def _check_architecture(header: Header) -> None:
     others = {*MODEL_ARCH_NAMES.values(), *ARCHITECTURES} - {kind}
     if strangers := [key for key in fields if key.partition(".")[0] in others]:
         raise ValueError(f"{strangers[0]!r} is a field of another architecture than {kind}")
-    hidden, heads = _size(fields, kind, "embedding_length"), _size(fields, kind, "attention.head_count")
+    hidden, heads = (
+        _size(fields, kind, "embedding_length"),
+        _size(fields, kind, "attention.head_count"),
+    )
     groups = _size(fields, kind, "attention.head_count_kv", heads)
     inner, layers = _size(fields, kind, "feed_forward_length"), _size(fields, kind, "block_count")
     width = _head_width(fields, kind, max(1, hidden // heads))
     vocabulary = _shape(tensors, "token_embd.weight")[-1]
-    blocks = {int(name.split(".")[1]) for name in tensors if name.startswith("blk.") and name.split(".")[1].isdecimal()}
+    blocks = {
+        int(name.split(".")[1])
+        for name in tensors
+        if name.startswith("blk.") and name.split(".")[1].isdecimal()
+    }
     if blocks != set(range(len(blocks))) or len(blocks) != layers:
-        raise ValueError(f"{kind}.block_count is {layers}, and there are tensors of {len(blocks)} blocks")
+        raise ValueError(
+            f"{kind}.block_count is {layers}, and there are tensors of {len(blocks)} blocks"
+        )
     for key in (f"{kind}.vocab_size", "tokenizer.ggml.tokens"):
         if key in fields and fields[key] != vocabulary:
-            raise ValueError(f"{key} is {fields[key]!r}, and token_embd.weight has {vocabulary} rows")
+            raise ValueError(
+                f"{key} is {fields[key]!r}, and token_embd.weight has {vocabulary} rows"
+            )
     block = {"ffn_up": (hidden, inner), "ffn_down": (inner, hidden)}
     if kind == "gpt2":
         block |= {"attn_qkv": (hidden, 3 * hidden)}
@@ -183,27 +217,41 @@ def _check_architecture(header: Header) -> None:
         block |= {"attn_v": (hidden, groups * width), "attn_output": (heads * width, hidden)}
         block |= {"ffn_gate": (hidden, inner)}
     if (scaling := fields.get(f"{kind}.rope.scaling.type", "none")) != "none":
-        raise ValueError(f"{kind}.rope.scaling.type is {scaling!r}, and transformers does not read it from GGUF")
+        raise ValueError(
+            f"{kind}.rope.scaling.type is {scaling!r}, and transformers does not read it from GGUF"
+        )
     if name := next((n for n in tensors if not _is_read(n, kind)), ""):
         raise ValueError(f"transformers does not read its tensor {name} from GGUF")
-    expected = {f"blk.{i}.{name}.weight": shape for i in range(layers) for name, shape in block.items()}
+    expected = {
+        f"blk.{i}.{name}.weight": shape for i in range(layers) for name, shape in block.items()
+    }
     expected["token_embd.weight"] = (hidden, vocabulary)
     for name, shape in expected.items():
         if _shape(tensors, name) != shape:
-            raise ValueError(f"{name} is {list(_shape(tensors, name))}, and by the fields {list(shape)}")
+            raise ValueError(
+                f"{name} is {list(_shape(tensors, name))}, and by the fields {list(shape)}"
+            )
 
 
 def _is_read(name: str, kind: str) -> bool:
-    """Return whether transformers (at least up to 5.24) reads a tensor. It leaves out others without a word."""
+    """Return whether transformers (at least up to 5.24) reads a tensor. It leaves out others
+    without a word."""
     outer = "token_embd|output|output_norm" + ("|position_embd" if kind == "gpt2" else "")
-    norms = {"qwen3": "|attn_[qk]_norm", "gemma3": "|attn_[qk]_norm|post_attention_norm|post_ffw_norm"}.get(kind, "")
+    norms = {
+        "qwen3": "|attn_[qk]_norm",
+        "gemma3": "|attn_[qk]_norm|post_attention_norm|post_ffw_norm",
+    }.get(kind, "")
     block = f"attn_(norm|q|k|v|qkv|output)|ffn_(norm|gate|up|down){norms}"
-    biases = {"qwen2": r"|blk\.\d+\.attn_[qkv]\.bias", "gpt2": r"|(output_norm|blk\.\d+\.\w+)\.bias"}.get(kind, "")
+    biases = {
+        "qwen2": r"|blk\.\d+\.attn_[qkv]\.bias",
+        "gpt2": r"|(output_norm|blk\.\d+\.\w+)\.bias",
+    }.get(kind, "")
     return bool(re.fullmatch(rf"({outer}|blk\.\d+\.({block}))\.weight{biases}", name))
 
 
 def _head_width(fields: Mapping[str, Any], kind: str, share: int) -> int:
-    """Return the width of a head that transformers (at least up to 5.24) builds. share: hidden size divided by heads."""
+    """Return the width of a head that transformers (at least up to 5.24) builds. share: hidden size
+    divided by heads."""
     if kind == "qwen3":
         return 128
     if kind == "gemma3":

@@ -1,7 +1,8 @@
 """The Hugging Face hub, and mirrors of it.
 
-A mirror is a folder with the layout `<mirror>/<hub id>/<file>`. The cache has the same layout, and `bench pull` fills
-both. A mirror named by `--data-dir` or $BENCH_DATA_DIR is searched first, then the cache, then the hub.
+A mirror is a folder with the layout `<mirror>/<hub id>/<file>`. The cache has the same layout, and
+`bench pull` fills both. A mirror named by `--data-dir` or $BENCH_DATA_DIR is searched first, then
+the cache, then the hub.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def require_mirror(folder: Path) -> None:
     """Check that a mirror exists. Raise UserError if the folder does not exist."""
     if not os.path.isdir(folder):
         raise UserError(
-            f"data directory {str(folder)!r} does not exist: create it, or leave --data-dir and ${DATA_ENV} out"
+            f"data directory {str(folder)!r} does not exist: create it, or leave --data-dir and "
+            f"${DATA_ENV} out"
         )
 
 
@@ -67,11 +69,14 @@ def _unfinished(folder: Path) -> list[str]:
     try:
         return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     except UnicodeDecodeError as fault:
-        raise UserError(f"{file} is not text in UTF-8 ({fault}): delete {folder}, and download it again") from None
+        raise UserError(
+            f"{file} is not text in UTF-8 ({fault}): delete {folder}, and download it again"
+        ) from None
 
 
 def recorded_revision(folder: Path) -> str:
-    """Return the commit that `fill` recorded in the folder of a data set; "mirror" if none is recorded."""
+    """Return the commit that `fill` recorded in the folder of a data set; "mirror" if none is
+    recorded."""
     file = folder / REVISION_FILE
     return file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else "mirror"
 
@@ -93,12 +98,14 @@ class Repository:
     label: str
     """Name of what needs the repository, for example "corpus c4"."""
     alternative: str
-    """Advice for users who cannot download it, for example "take a corpus that needs no download (wiki-mini)"."""
+    """Advice for users who cannot download it, for example "take a corpus that needs no download
+    (wiki-mini)"."""
     searched: tuple[Path, ...] = ()
     """Local folders that were searched before."""
 
     def latest(self) -> Snapshot:
-        """Return the current revision and its files. Raise UserError if the hub does not answer, or refuses."""
+        """Return the current revision and its files. Raise UserError if the hub does not answer, or
+        refuses."""
         from huggingface_hub import HfApi  # slow to import, like the names below
 
         with self._errors():
@@ -107,7 +114,8 @@ class Repository:
         return Snapshot(str(info.sha), tuple(s.rfilename for s in info.siblings or []))
 
     def download(self, snapshot: Snapshot, files: Iterable[str], folder: Path) -> list[Path]:
-        """Download files of a snapshot into `folder`, and return their paths. Raise UserError if the hub refuses."""
+        """Download files of a snapshot into `folder`, and return their paths. Raise UserError if
+        the hub refuses."""
         from huggingface_hub import snapshot_download
 
         wanted = list(files)
@@ -134,50 +142,68 @@ class Repository:
             RepositoryNotFoundError,
         )
 
-        # The client does not wrap the errors of its HTTP library, and that library changes between versions. Its root error
-        # is a base of an error of the client.
+        # The client does not wrap the errors of its HTTP library, and that library changes between
+        # versions. Its root error is a base of an error of the client.
         unreachable: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError)
         what = self.label if self.id in self.label else f"{self.label} ({self.id})"
-        missing = f"{what} is not in {' or '.join(map(str, self.searched))}" if self.searched else f"{what} is not here"
+        missing = (
+            f"{what} is not in {' or '.join(map(str, self.searched))}"
+            if self.searched
+            else f"{what} is not here"
+        )
         page = f"huggingface.co/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
         copy = f"copy it to <mirror>/{self.id}/ and pass --data-dir <mirror> (or set {DATA_ENV})"
         try:
             yield
         except (GatedRepoError, RepositoryNotFoundError):
             raise UserError(
-                f"{what} is gated, private or missing on the hub: accept its licence at {page} and set HF_TOKEN, "
+                f"{what} is gated, private or missing on the hub: accept its licence at {page} "
+                "and set HF_TOKEN, "
                 f"or {copy}, or {self.alternative}"
             ) from None
         except HFValidationError as error:
-            raise UserError(f"{what} cannot be the name of a repository on the hub: {error}") from None
+            raise UserError(
+                f"{what} cannot be the name of a repository on the hub: {error}"
+            ) from None
         except OfflineModeIsEnabled:
             raise UserError(
-                f"{missing}, and ${offline_variable()} is set: unset it and connect, or {copy}, or {self.alternative}"
+                f"{missing}, and ${offline_variable()} is set: unset it and connect, or {copy}, "
+                f"or {self.alternative}"
             ) from None
         except unreachable as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise UserError(
-                f"{missing}, and the hub does not answer ({reason}): connect, or {copy}, or {self.alternative}"
+                f"{missing}, and the hub does not answer ({reason}): connect, or {copy}, or "
+                f"{self.alternative}"
             ) from None
 
 
-def data_set(id: str, label: str, alternative: str, data_dir: Path | None, config: str = "") -> Repository:
-    """Return a data set that was searched for in the mirror and in the cache. label and alternative: see `Repository`."""
-    return Repository(id, "dataset", label, alternative, tuple(root / id / config for root in roots(data_dir)))
+def data_set(
+    id: str, label: str, alternative: str, data_dir: Path | None, config: str = ""
+) -> Repository:
+    """Return a data set that was searched for in the mirror and in the cache. label and
+    alternative: see `Repository`."""
+    return Repository(
+        id, "dataset", label, alternative, tuple(root / id / config for root in roots(data_dir))
+    )
 
 
 def fill(
     root: Path, repository: Repository, only: tuple[str, ...] = ("*",), ignore: tuple[str, ...] = ()
 ) -> list[Path]:
-    """Download a data set into the mirror or cache `root`, and record its revision beside it. Return the paths of the files.
+    """Download a data set into the mirror or cache `root`, and record its revision beside it.
+    Return the paths of the files.
 
-    only, ignore: glob patterns of files to download, and of exceptions. Raise UserError if the hub refuses.
+    only, ignore: glob patterns of files to download, and of exceptions. Raise UserError if the hub
+    refuses.
     """
     snapshot = repository.latest()
     folder = root / repository.id
     folder.mkdir(parents=True, exist_ok=True)
     wanted = matching(snapshot.files, only, ignore)
-    write_file(folder / UNFINISHED_FILE, "".join(f"{name}\n" for name in {*_unfinished(folder), *wanted}))
+    write_file(
+        folder / UNFINISHED_FILE, "".join(f"{name}\n" for name in {*_unfinished(folder), *wanted})
+    )
     files = repository.download(snapshot, wanted, folder)
     (folder / REVISION_FILE).write_text(f"{snapshot.revision}\n")
     if is_whole(folder):
@@ -185,6 +211,12 @@ def fill(
     return files
 
 
-def matching(files: Iterable[str], only: tuple[str, ...], ignore: tuple[str, ...] = ()) -> list[str]:
+def matching(
+    files: Iterable[str], only: tuple[str, ...], ignore: tuple[str, ...] = ()
+) -> list[str]:
     """Return the files that match a pattern of `only` and none of `ignore`."""
-    return [f for f in files if any(fnmatch(f, p) for p in only) and not any(fnmatch(f, p) for p in ignore)]
+    return [
+        f
+        for f in files
+        if any(fnmatch(f, p) for p in only) and not any(fnmatch(f, p) for p in ignore)
+    ]

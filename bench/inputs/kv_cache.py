@@ -1,4 +1,5 @@
-"""KV caches of transformers: pass one to a model, make a static one, convert to tensors and back."""
+"""KV caches of transformers: pass one to a model, make a static one, convert to tensors and
+back."""
 
 from __future__ import annotations
 
@@ -23,23 +24,31 @@ def make_static(model: Any, length: int) -> Any:
 
 
 def make_full(model: Any, length: int) -> Any:
-    """Return a static cache whose layers all hold `length` tokens, those with a sliding window too: the mask hides the rest."""
+    """Return a static cache whose layers all hold `length` tokens, those with a sliding window too:
+    the mask hides the rest."""
     cache = make_static(model, length)
     cache.layers = [StaticLayer(length) for _ in cache.layers]
     return cache
 
 
 def hold(model: Any, tensors: Sequence[Tensor], position: Tensor) -> Any:
-    """Return a static cache that writes to tensors, as of `to_tensors`, from a position, int64 [], on."""
+    """Return a static cache that writes to tensors, as of `to_tensors`, from a position, int64 [],
+    on."""
     cache = make_full(model, tensors[0].shape[2])
     for layer, keys, values in zip(cache.layers, tensors[::2], tensors[1::2], strict=True):
-        layer.keys, layer.values, layer.device, layer.is_initialized = keys, values, keys.device, True
+        layer.keys, layer.values, layer.device, layer.is_initialized = (
+            keys,
+            values,
+            keys.device,
+            True,
+        )
         layer.cumulative_length = position.clone()
     return cache
 
 
 def rewind(cache: Any, tokens: int) -> None:
-    """Remove the last tokens from a static cache. It changes the counters in place, so a CUDA graph can contain it."""
+    """Remove the last tokens from a static cache. It changes the counters in place, so a CUDA graph
+    can contain it."""
     for layer in cache.layers:
         layer.cumulative_length.sub_(tokens)
         if hasattr(layer, "cumulative_length_int"):  # of a sliding window, which counts twice
@@ -47,7 +56,8 @@ def rewind(cache: Any, tokens: int) -> None:
 
 
 def from_tensors(tensors: Sequence[Tensor]) -> Any:
-    """Return a growing cache. tensors: key and value of each block, [batch, heads, past, head size]."""
+    """Return a growing cache. tensors: key and value of each block, [batch, heads, past, head
+    size]."""
     return DynamicCache(list(zip(tensors[::2], tensors[1::2], strict=True)))
 
 

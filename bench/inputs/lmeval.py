@@ -1,4 +1,5 @@
-"""lm-eval: its index, its tasks, and the evaluation of a loaded model. No other module imports it."""
+"""lm-eval: its index, its tasks, and the evaluation of a loaded model. No other module imports
+it."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class Sample(NamedTuple):
     """Hash of the document by lm-eval."""
     document: Mapping[str, Any]
     scores: dict[str, float]
-    """Value of each metric that is a number for a single question. For perplexity, -ln p of the answer."""
+    """Value of each metric that is a number for a single question. For perplexity, -ln p of the
+    answer."""
     weight: float = 1.0
     """Number of bytes of a document whose bits are counted; otherwise 1."""
 
@@ -60,7 +62,8 @@ class Scores(NamedTuple):
     left: tuple[str, ...]
     """Kinds of requests that the model class of lm-eval answered."""
     guesses: tuple[float, float] | None = None
-    """Accuracy at random, and of the choice, by its position, that is right most often. None for a task without choices."""
+    """Accuracy at random, and of the choice, by its position, that is right most often. None for a
+    task without choices."""
 
 
 class Prompt(NamedTuple):
@@ -76,9 +79,11 @@ NO_CHANGE = Prompt()
 """Settings that leave a task as its file describes it."""
 
 Scorer = Callable[[Sequence[tuple[list[int], list[int]]], int], Iterator[tuple[int, float, bool]]]
-"""Function that scores pairs of context tokens and continuation tokens, given the context length of the model.
+"""Function that scores pairs of context tokens and continuation tokens, given the context length of
+the model.
 
-It yields in any order: the index of a pair, ln p of the continuation, and whether each of its tokens is the likeliest.
+It yields in any order: the index of a pair, ln p of the continuation, and whether each of its
+tokens is the likeliest.
 """
 
 
@@ -88,7 +93,8 @@ def _index() -> TaskManager:
 
 
 def expand_group(name: str) -> dict[str, str]:
-    """Return the tasks of a group with their YAML files. A task is a group of one. Empty for an unknown name."""
+    """Return the tasks of a group with their YAML files. A task is a group of one. Empty for an
+    unknown name."""
     entry = _index().task_index.get(name)
     if entry is None:
         return {}
@@ -100,14 +106,24 @@ def expand_group(name: str) -> dict[str, str]:
     members = sorted(entry.tags) if kind == "TAG" else entry.cfg.get("task")
     members = [members] if isinstance(members, str) else members
     if not all(isinstance(m, str) for m in members):
-        raise UserError(f"group {name!r} of lm-eval changes the settings of its tasks: give its tasks one by one")
+        raise UserError(
+            f"group {name!r} of lm-eval changes the settings of its tasks: give its tasks one by "
+            "one"
+        )
     return {leaf: file for m in members for leaf, file in expand_group(m).items()}
 
 
 class _LoadedModel(HFLM):  # type: ignore[misc]
     """The model class of lm-eval with our progress display and, for log-likelihoods, a scorer."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any, batch: int, progress: Progress, scorer: Scorer | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        batch: int,
+        progress: Progress,
+        scorer: Scorer | None,
+    ) -> None:
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch)
         self.left: set[str] = set()
         """Kinds of requests that the scorer does not answer."""
@@ -116,13 +132,23 @@ class _LoadedModel(HFLM):  # type: ignore[misc]
     def _start(self, kind: str, requests: list[Any]) -> None:
         done = count(1)
         # lm-eval calls its cache hook after each request
-        self.set_cache_hook(SimpleNamespace(add_partial=lambda *_: self._progress.advance(next(done), len(requests))))
+        self.set_cache_hook(
+            SimpleNamespace(
+                add_partial=lambda *_: self._progress.advance(next(done), len(requests))
+            )
+        )
         if kind != "loglikelihood" or self._scorer is None:
             self.left.add(kind)
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
         return fill_template(
-            partial(super().apply_chat_template, chat_history, add_generation_prompt=add_generation_prompt),
+            partial(
+                super().apply_chat_template,
+                chat_history,
+                add_generation_prompt=add_generation_prompt,
+            ),
             chat_history,
         )
 
@@ -138,18 +164,27 @@ class _LoadedModel(HFLM):  # type: ignore[misc]
         self._start("generate_until", requests)
         return super().generate_until(requests, disable_tqdm=True)
 
-    def _loglikelihood_tokens(self, requests: list[Any], disable_tqdm: bool = False, override_bs: Any = None) -> Any:
-        """Answer (texts, context tokens, continuation tokens). Only rolling requests pass override_bs."""
+    def _loglikelihood_tokens(
+        self, requests: list[Any], disable_tqdm: bool = False, override_bs: Any = None
+    ) -> Any:
+        """Answer (texts, context tokens, continuation tokens). Only rolling requests pass
+        override_bs."""
         if self._scorer is None or override_bs is not None:
-            return super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm, override_bs=override_bs)
+            return super()._loglikelihood_tokens(
+                requests, disable_tqdm=disable_tqdm, override_bs=override_bs
+            )
         for (context, continuation), *tokens in requests:
             if not all(tokens) or len(tokens[1]) > self.max_length:
                 raise UserError(
-                    f"continuation {continuation[:40]!r} cannot be scored after {context[-40:]!r}: it has {len(tokens[1])} "
-                    f"tokens after {len(tokens[0])}; both need at least one, and it may have at most {self.max_length}"
+                    f"continuation {continuation[:40]!r} cannot be scored after "
+                    f"{context[-40:]!r}: it has {len(tokens[1])} "
+                    f"tokens after {len(tokens[0])}; both need at least one, and it may have at "
+                    f"most {self.max_length}"
                 )
         answers: list[Any] = [None] * len(requests)
-        for number, *answer in self._scorer([(context, tokens) for _, context, tokens in requests], self.max_length):
+        for number, *answer in self._scorer(
+            [(context, tokens) for _, context, tokens in requests], self.max_length
+        ):
             answers[number] = tuple(answer)
             self.cache_hook.add_partial("loglikelihood", requests[number][0], answers[number])
         return answers
@@ -168,13 +203,15 @@ def evaluate(
 ) -> Scores:
     """Evaluate a loaded model on a task.
 
-    This is `simple_evaluate` of lm-eval without its examination of the machine, which takes seconds and starts processes.
+    This is `simple_evaluate` of lm-eval without its examination of the machine, which takes seconds
+    and starts processes.
 
     Args:
         data: folder with the data set; None if the task names it.
         batch: number of requests in a forward pass of lm-eval.
         limit: number of questions, from the first; None for all.
-        scorer: function that answers requests for log-likelihoods. lm-eval answers the others, and all without a scorer.
+        scorer: function that answers requests for log-likelihoods. lm-eval answers the others, and
+        all without a scorer.
 
     Raises:
         UserError: the data cannot be read.
@@ -186,9 +223,13 @@ def evaluate(
         elif one.get_config("num_fewshot") is None:
             one.set_config(key="num_fewshot", value=0)
         if prompt.gen_kwargs and one.get_config("output_type") == "generate_until":
-            one.set_config(key="generation_kwargs", value=_parse_arguments(prompt.gen_kwargs), update=True)
+            one.set_config(
+                key="generation_kwargs", value=_parse_arguments(prompt.gen_kwargs), update=True
+            )
         one.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
-    lm = _LoadedModel(model, copy.deepcopy(tokenizer), batch, progress, scorer)  # lm-eval may add a padding token
+    lm = _LoadedModel(
+        model, copy.deepcopy(tokenizer), batch, progress, scorer
+    )  # lm-eval may add a padding token
     results = evaluator.evaluate(
         lm,
         loaded,
@@ -200,18 +241,26 @@ def evaluate(
     )
     samples = tuple(_samples(results["samples"][task.name]))
     return Scores(
-        tuple(_scores(results["results"][task.name], results["higher_is_better"][task.name], samples)),
+        tuple(
+            _scores(results["results"][task.name], results["higher_is_better"][task.name], samples)
+        ),
         samples,
         tuple(sorted(lm.left)),
         _guesses(loaded["tasks"][task.name], [sample.document for sample in samples]),
     )
 
 
-def guesses(task: Task, data: Path | None, limit: int | None) -> tuple[tuple[float, float] | None, list[str]]:
-    """Return what guesses reach on a task, as in `Scores`, and the hash of each question. Arguments as in `evaluate`."""
+def guesses(
+    task: Task, data: Path | None, limit: int | None
+) -> tuple[tuple[float, float] | None, list[str]]:
+    """Return what guesses reach on a task, as in `Scores`, and the hash of each question. Arguments
+    as in `evaluate`."""
     loaded = _load(task, data)["tasks"][task.name]
     documents = list(islice(loaded.eval_docs, limit))
-    texts = (json.dumps(d, indent=2, default=handle_non_serializable, ensure_ascii=False) for d in documents)
+    texts = (
+        json.dumps(d, indent=2, default=handle_non_serializable, ensure_ascii=False)
+        for d in documents
+    )
     return _guesses(loaded, documents), [hash_string(text) for text in texts]
 
 
@@ -241,7 +290,8 @@ def read_config(task: Task) -> dict[str, Any]:
 
 
 def _parse_arguments(text: str) -> dict[str, Any]:
-    """Read arguments of generation: "temperature=0,max_gen_toks=64". Raise UserError if a part has no value."""
+    """Read arguments of generation: "temperature=0,max_gen_toks=64". Raise UserError if a part has
+    no value."""
     try:
         return dict(simple_parse_args_string(text))
     except (ValueError, IndexError) as fault:
@@ -270,7 +320,8 @@ def _load(task: Task, data: Path | None, shots: int | None = None) -> Any:
         if isinstance(fault, KeyError):
             why = f"there is no split {why}"
         raise UserError(
-            f"the data of task {task.name} in {str(data or wikimini.FOLDER)!r} cannot be read: {why}"
+            f"the data of task {task.name} in {str(data or wikimini.FOLDER)!r} cannot be read: "
+            f"{why}"
         ) from fault
 
 
@@ -281,7 +332,9 @@ def _name(metric: str, filter_: str) -> str:
     return name if filter_ == "none" else f"{name}_{filter_}"
 
 
-def _scores(results: Mapping[str, Any], higher: Mapping[str, bool], samples: Sequence[Sample]) -> list[TaskScore]:
+def _scores(
+    results: Mapping[str, Any], higher: Mapping[str, bool], samples: Sequence[Sample]
+) -> list[TaskScore]:
     """Return the metrics of a task, those with a score for each question first."""
     found, by_question = [], samples[0].scores if samples else {}
     for key, value in results.items():
@@ -298,11 +351,14 @@ def _scores(results: Mapping[str, Any], higher: Mapping[str, bool], samples: Seq
 
 
 def _samples(rows: list[dict[str, Any]]) -> Iterator[Sample]:
-    """Yield the scores of each question, in the order of the documents. Each filter of the task has a row for it."""
+    """Yield the scores of each question, in the order of the documents. Each filter of the task has
+    a row for it."""
     questions: dict[int, Sample] = {}
     for row in rows:
         of_filter = {m: row[m] for m in row["metrics"]}
-        scores = {m: float(value) for m, value in of_filter.items() if isinstance(value, int | float)}
+        scores = {
+            m: float(value) for m, value in of_filter.items() if isinstance(value, int | float)
+        }
         weight = 1.0
         if "perplexity" in scores:
             # lm-eval has the log-likelihood under this name.
@@ -311,6 +367,8 @@ def _samples(rows: list[dict[str, Any]]) -> Iterator[Sample]:
             likelihood, weight = bits
             scores["bits_per_byte"] = -likelihood / math.log(2)
         named = {_name(m, row["filter"]): value for m, value in scores.items()}
-        question = questions.setdefault(row["doc_id"], Sample(row["doc_hash"], row["doc"], {}, float(weight)))
+        question = questions.setdefault(
+            row["doc_id"], Sample(row["doc_hash"], row["doc"], {}, float(weight))
+        )
         question.scores.update(named)
     yield from questions.values()

@@ -1,4 +1,5 @@
-"""Load models and tokenizers from folders with transformers, without remote code and without pickle."""
+"""Load models and tokenizers from folders with transformers, without remote code and without
+pickle."""
 
 from __future__ import annotations
 
@@ -36,8 +37,8 @@ transformers.logging.disable_progress_bar()
 def load(folder: Path, compute: Compute) -> nn.Module:
     """Load the model in a folder to the device, in eval mode and frozen, with its low-rank terms.
 
-    With `compute.stream` its blocks stay on disk. A model that processes share is on the CPU. Its weights are pages of the files,
-    and each process copies only its part.
+    With `compute.stream` its blocks stay on disk. A model that processes share is on the CPU. Its
+    weights are pages of the files, and each process copies only its part.
 
     Raises:
         UserError: transformers cannot build it.
@@ -69,7 +70,8 @@ def _load(folder: Path, compute: Compute) -> nn.Module:
 
 @contextmanager
 def _faults(what: str) -> Iterator[None]:
-    """Turn any error of a library about a file into a UserError, whose cause it is. what: words for the file."""
+    """Turn any error of a library about a file into a UserError, whose cause it is. what: words for
+    the file."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError):
@@ -80,20 +82,27 @@ def _faults(what: str) -> Iterator[None]:
 
 
 def _require_all(about: dict[str, Any]) -> None:
-    """Refuse a loaded model that lacks a parameter. transformers reports it and fills it with random numbers."""
+    """Refuse a loaded model that lacks a parameter. transformers reports it and fills it with
+    random numbers."""
     for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
         if about.get(kind):
-            raise ValueError(f"{kind.replace('_', ' ')}: {', '.join(sorted(map(str, about[kind]))[:3])}")
+            raise ValueError(
+                f"{kind.replace('_', ' ')}: {', '.join(sorted(map(str, about[kind]))[:3])}"
+            )
 
 
 def add_rounding(model: nn.Module, folder: Path) -> nn.Module:
-    """Round the inputs of linears, keys and values as the config says, in place: what weights cannot store."""
+    """Round the inputs of linears, keys and values as the config says, in place: what weights
+    cannot store."""
     config = read_config(folder)
     invalid = f"model in {str(folder)!r} cannot be loaded: invalid {{}} in its config.json"
     if (inputs := config.get(ACTIVATIONS_KEY)) is not None:
         modules = dict(model.named_modules())
         about = inputs if isinstance(inputs, dict) else {}
-        form, names = about.get("format", "int8" if about.get("bits") == 8 else ""), about.get("targets")
+        form, names = (
+            about.get("format", "int8" if about.get("bits") == 8 else ""),
+            about.get("targets"),
+        )
         if (
             not isinstance(form, str)
             or form not in INPUT_FORMATS
@@ -111,7 +120,8 @@ def add_rounding(model: nn.Module, folder: Path) -> nn.Module:
 
 
 def empty_model(folder: Path, dtype: torch.dtype, what: str = "") -> Any:
-    """Build a model from the config of a folder, with parameters on the meta device. what: words for the model in an error."""
+    """Build a model from the config of a folder, with parameters on the meta device. what: words
+    for the model in an error."""
     with _faults(what or f"model in {str(folder)!r}"), init_empty_weights(include_buffers=False):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
@@ -120,7 +130,8 @@ def empty_model(folder: Path, dtype: torch.dtype, what: str = "") -> Any:
 
 
 def _load_without_blocks(folder: Path, compute: Compute) -> nn.Module:
-    """Load all but the decoder blocks. Their parameters stay on the meta device until the walk loads them."""
+    """Load all but the decoder blocks. Their parameters stay on the meta device until the walk
+    loads them."""
     opened = Folder(folder)
     family = family_of(opened.config)
     model = empty_model(folder, compute.dtype)
@@ -145,7 +156,12 @@ def _map(folder: Path, dtype: torch.dtype) -> nn.Module:
         if name not in opened:
             raise UserError(f"model in {str(folder)!r} cannot be loaded: {name} is missing")
         value = opened.tensor(name)
-        _set(model, name, parameter, value if torch.promote_types(value.dtype, dtype) == dtype else value.to(dtype))
+        _set(
+            model,
+            name,
+            parameter,
+            value if torch.promote_types(value.dtype, dtype) == dtype else value.to(dtype),
+        )
     model.tie_weights()
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
@@ -159,7 +175,9 @@ def _set(model: nn.Module, name: str, parameter: nn.Parameter, value: torch.Tens
 def load_tokenizer(folder: Path) -> Any:
     """Load the tokenizer in a folder. Raise UserError if transformers cannot read it."""
     with _faults(f"tokenizer in {str(folder)!r}"):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     tokenizer.model_max_length = int(1e12)  # no warning for a whole corpus
     return tokenizer
 
@@ -167,7 +185,8 @@ def load_tokenizer(folder: Path) -> Any:
 def convert_gguf(file: Path, target: Path) -> None:
     """Dequantize a GGUF file into a safetensors folder in float32, with its tokenizer.
 
-    transformers (at least up to 5.24) ignores the pre-tokenizer `smollm`, which splits digits, so it is added here.
+    transformers (at least up to 5.24) ignores the pre-tokenizer `smollm`, which splits digits, so
+    it is added here.
     """
     logging.getLogger("gguf").setLevel(logging.ERROR)
     fields = gguf_header.read(file.resolve()).fields
@@ -180,7 +199,9 @@ def convert_gguf(file: Path, target: Path) -> None:
         config = model.config.to_dict()
         for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
             config.pop(key, None)
-        type(model.config).from_dict(config | {"architectures": [type(model).__name__]}).save_pretrained(target)
+        type(model.config).from_dict(
+            config | {"architectures": [type(model).__name__]}
+        ).save_pretrained(target)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         if fields.get("tokenizer.ggml.pre") == "smollm":
             digits = pre_tokenizers.Digits(individual_digits=True)

@@ -9,17 +9,24 @@ from typing import Any
 from methods.errors import UserError
 
 MAX_SIZE = 2**24
-"""Largest size in a config. The largest vocabularies have 2^18 tokens, the longest contexts 2^20."""
+"""Largest size in a config. The largest vocabularies have 2^18 tokens, the longest contexts
+2^20."""
 CONFIG_DTYPES = ("float16", "bfloat16", "float32", "float64")
 ACTIVATIONS = (
-    "gelu", "gelu_10", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate",
-    "hardswish", "laplace", "leaky_relu", "linear", "mish", "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu",
-    "swish", "tanh",
+    "gelu", "gelu_10", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh",
+    "gelu_python_tanh", "gelu_accurate", "hardswish", "laplace", "leaky_relu", "linear", "mish",
+    "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu", "swish", "tanh",
 )  # fmt: skip
 """Activations of transformers without parameters."""
 ATTENTION = ("eager", "sdpa")
 """Allowed implementations of attention. transformers would download and run some others."""
-REDIRECTS = ("auto_map", "transformers_weights", "per_layer_config", "pruned_heads", "experts_implementation")
+REDIRECTS = (
+    "auto_map",
+    "transformers_weights",
+    "per_layer_config",
+    "pruned_heads",
+    "experts_implementation",
+)
 """Keys that name code, weights or layers outside the folder or the architecture."""
 MAX_LABELS = 100_000
 """Largest number of labels. transformers makes a text for each."""
@@ -37,7 +44,8 @@ class ModelConfig:
         return self.size("max_position_embeddings", "n_positions", default=default)
 
     def size(self, *names: str, default: int | None = None, most: int = MAX_SIZE) -> int:
-        """Return the value of the first of these names that is present: a whole number from 1 to `most`."""
+        """Return the value of the first of these names that is present: a whole number from 1 to
+        `most`."""
         name = next((n for n in names if self._values.get(n) is not None), names[0])
         value = self._values.get(name)
         value = default if value is None else value
@@ -81,24 +89,34 @@ class ModelConfig:
             value = self._values.get(name)
             if value is not None and not isinstance(value, dict):
                 raise self._invalid(f"{name} is {_short(value)}, not an object")
-            kinds = [value, *(inner for inner in value.values() if isinstance(inner, dict))] if value else []
+            kinds = (
+                [value, *(inner for inner in value.values() if isinstance(inner, dict))]
+                if value
+                else []
+            )
             for each in kinds:
                 kind = each.get("rope_type", each.get("type", "default"))
                 if kind not in ROPE_TYPES:
-                    raise self._invalid(f"{name} is of type {_short(kind)}, not one of {', '.join(ROPE_TYPES)}")
+                    raise self._invalid(
+                        f"{name} is of type {_short(kind)}, not one of {', '.join(ROPE_TYPES)}"
+                    )
                 ModelConfig(each, self._where).check_number("rope_theta")
 
     def require_absent(self, name: str) -> None:
         """Refuse a key that would make transformers read or run something else."""
         if self._values.get(name):
-            raise self._invalid(f"{name} is {_short(self._values[name])}, which cast-bench does not use")
+            raise self._invalid(
+                f"{name} is {_short(self._values[name])}, which cast-bench does not use"
+            )
 
     def require_multiple(self, part: int, whole: int, what: str) -> None:
         if whole % part:
             raise self._invalid(f"{what}, and {whole} is not a multiple of {part}")
 
     def _invalid(self, what: str) -> UserError:
-        return UserError(f"invalid config.json in {self._where}: {what}; download or write it again")
+        return UserError(
+            f"invalid config.json in {self._where}: {what}; download or write it again"
+        )
 
 
 def _short(value: Any) -> str:

@@ -65,7 +65,8 @@ class ModelFacts:
 
     @cached_property
     def family(self) -> Family:
-        """Structure of the architecture. Raise UserError for an unknown one, or quantized weights."""
+        """Structure of the architecture. Raise UserError for an unknown one, or quantized
+        weights."""
         return family_of(self.config)
 
     @cached_property

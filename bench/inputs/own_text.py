@@ -1,7 +1,7 @@
 """Text files of a user: .txt, .jsonl and .parquet, or a folder of them.
 
-A .txt file is one document. Each line of a .jsonl file and each row of a .parquet file is one: its `text`, or its
-`messages` through the model's chat template. `FILE:FIELD` names another field.
+A .txt file is one document. Each line of a .jsonl file and each row of a .parquet file is one: its
+`text`, or its `messages` through the model's chat template. `FILE:FIELD` names another field.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ TEXT, MESSAGES = "text", "messages"
 TEMPLATE_BYTES = 2**30
 """Memory that a chat template may take for a list of messages, in bytes."""
 MAX_ADDED_TEXT, MAX_REPEATED = 100_000, 20
-"""Largest number of characters that a chat template adds, and of characters for each of the messages. Both are generous."""
+"""Largest number of characters that a chat template adds, and of characters for each of the
+messages. Both are generous."""
 PARQUET_BYTES, PARQUET_EXPANSION = 2**30, 100
-"""Largest size of the text in a Parquet file: a number of characters, plus a number for each byte of the file."""
+"""Largest size of the text in a Parquet file: a number of characters, plus a number for each byte
+of the file."""
 STATM = Path("/proc/self/statm")
 ENCODING, FIRST = "utf-8-sig", 2**16
-"""Encoding of text, with or without a byte order mark, and number of characters that are read for a check."""
+"""Encoding of text, with or without a byte order mark, and number of characters that are read for a
+check."""
 
 Render = Callable[[list[Any]], str]
 """Function that writes a list of messages as the model's chat template does."""
@@ -43,10 +46,13 @@ class OwnText(NamedTuple):
     def files(self) -> list[Path]:
         """The files, sorted by name. Raise UserError if there is none."""
         path = self.path
-        found = [path] if path.is_file() else sorted(f for s in SUFFIXES for f in path.glob(f"*{s}"))
+        found = (
+            [path] if path.is_file() else sorted(f for s in SUFFIXES for f in path.glob(f"*{s}"))
+        )
         if not found:
             raise UserError(
-                f"text {str(path)!r} does not exist or has no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file: check the path"
+                f"text {str(path)!r} does not exist or has no {', '.join(SUFFIXES[:-1])} or "
+                f"{SUFFIXES[-1]} file: check the path"
             )
         return found
 
@@ -75,7 +81,8 @@ def count_bytes(own: OwnText) -> int:
 
 
 def has_messages(name: str) -> bool:
-    """Return whether a corpus is a user's and has messages, whose length depends on the model's chat template."""
+    """Return whether a corpus is a user's and has messages, whose length depends on the model's
+    chat template."""
     own = parse(name)
     found: list[Any] = []
 
@@ -112,7 +119,8 @@ def check(name: str, model: str, *, lacks_template: bool) -> None:
 
 
 def read(own: OwnText, render: Render | None = None) -> Iterator[str]:
-    """Yield the documents. render: writes messages. None: their contents alone, for a count before a model is loaded."""
+    """Yield the documents. render: writes messages. None: their contents alone, for a count before
+    a model is loaded."""
     for file in own.files:
         if file.suffix == ".parquet":
             yield from _read_parquet(file, own.field, render)
@@ -121,7 +129,9 @@ def read(own: OwnText, render: Render | None = None) -> Iterator[str]:
             if file.suffix == ".jsonl":
                 with file.open(encoding=ENCODING) as lines:
                     for number, line in enumerate(lines, 1):
-                        text = _text_of(_parse(line), own.field, render, f"{file} line {number}", "JSON with a")
+                        text = _text_of(
+                            _parse(line), own.field, render, f"{file} line {number}", "JSON with a"
+                        )
                         text.encode()  # JSON can name half of a character
                         yield text
             else:
@@ -134,7 +144,9 @@ def _require_unicode(file: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeError as fault:
-        raise UserError(f"{file} is not text in UTF-8 ({fault}): convert it, or use another file") from None
+        raise UserError(
+            f"{file} is not text in UTF-8 ({fault}): convert it, or use another file"
+        ) from None
 
 
 def _read_parquet(file: Path, field: str, render: Render | None) -> Iterator[str]:
@@ -143,17 +155,25 @@ def _read_parquet(file: Path, field: str, render: Render | None) -> Iterator[str
     try:
         left = PARQUET_BYTES + PARQUET_EXPANSION * file.stat().st_size
         opened = parquet.ParquetFile(file)
-        wanted = [name for name in ([field] if field else [TEXT, MESSAGES]) if name in opened.schema_arrow.names]
+        wanted = [
+            name
+            for name in ([field] if field else [TEXT, MESSAGES])
+            if name in opened.schema_arrow.names
+        ]
         # All rows of a small file can refer to one long text, so only few rows are decoded at once.
         for batch in opened.iter_batches(batch_size=256, columns=wanted[:1]) if wanted else ():
             for row in batch.to_pylist():
                 value = row[wanted[0]]
                 left -= len(value) if isinstance(value, str) else len(str(value))
                 if left < 0:
-                    raise UserError(f"{file} repeats text far beyond its size: remove the repetitions")
+                    raise UserError(
+                        f"{file} repeats text far beyond its size: remove the repetitions"
+                    )
                 yield _text_of(row, field, render, str(file), "a table with a")
     except (ArrowException, OSError, UnicodeDecodeError) as fault:
-        raise UserError(f"{file} cannot be read as Parquet ({fault}): write it again, or use another file") from None
+        raise UserError(
+            f"{file} cannot be read as Parquet ({fault}): write it again, or use another file"
+        ) from None
     if not wanted:
         raise UserError(_lacks(str(file), "a table with a", field))
 
@@ -170,7 +190,11 @@ def _text_of(row: Any, field: str, render: Render | None, where: str, kind: str)
     value = row.get(field or TEXT, None if field else row.get(MESSAGES))
     if isinstance(value, str):
         return value
-    is_chat = isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value)
+    is_chat = (
+        isinstance(value, list)
+        and value
+        and all(isinstance(m, dict) and "role" in m for m in value)
+    )
     if is_chat and render:
         return render(value)
     if is_chat:
@@ -179,22 +203,32 @@ def _text_of(row: Any, field: str, render: Render | None, where: str, kind: str)
 
 
 def _lacks(where: str, kind: str, field: str) -> str:
-    return f'{where} is not {kind} "{field or TEXT}": correct it, name a field (FILE:FIELD), or use plain .txt files'
+    return (
+        f'{where} is not {kind} "{field or TEXT}": correct it, name a field (FILE:FIELD), or use '
+        "plain .txt files"
+    )
 
 
 def template_of(tokenizer: Any) -> Render:
-    """Return a function that writes messages with a tokenizer's chat template. It raises UserError if that refuses them."""
+    """Return a function that writes messages with a tokenizer's chat template. It raises UserError
+    if that refuses them."""
 
     def render(messages: list[Any]) -> str:
         if not getattr(tokenizer, "chat_template", None):
-            raise UserError("the text has messages, and the model's tokenizer has no chat template: use plain text")
-        return fill_template(partial(tokenizer.apply_chat_template, messages, tokenize=False), messages)
+            raise UserError(
+                "the text has messages, and the model's tokenizer has no chat template: use plain "
+                "text"
+            )
+        return fill_template(
+            partial(tokenizer.apply_chat_template, messages, tokenize=False), messages
+        )
 
     return render
 
 
 def fill_template(write: Callable[[], Any], messages: list[Any]) -> str:
-    """Return the text that a chat template makes of messages. Limit its memory and length: jinja's sandbox does not."""
+    """Return the text that a chat template makes of messages. Limit its memory and length: jinja's
+    sandbox does not."""
     try:
         with _bounded_memory():
             text = str(write())
@@ -203,14 +237,16 @@ def fill_template(write: Callable[[], Any], messages: list[Any]) -> str:
         raise UserError(f"the model's chat template refuses a list of messages: {why}") from None
     if len(text) > MAX_ADDED_TEXT + MAX_REPEATED * len(str(messages)):
         raise UserError(
-            f"the model's chat template makes {len(text):,} characters of a list of messages: use plain text"
+            f"the model's chat template makes {len(text):,} characters of a list of messages: use "
+            "plain text"
         )
     return text
 
 
 @contextmanager
 def _bounded_memory() -> Iterator[None]:
-    """Let this process take up to TEMPLATE_BYTES more. Then Python raises MemoryError. Without /proc nothing is bounded."""
+    """Let this process take up to TEMPLATE_BYTES more. Then Python raises MemoryError. Without
+    /proc nothing is bounded."""
     if not STATM.exists():
         yield
         return
@@ -218,7 +254,9 @@ def _bounded_memory() -> Iterator[None]:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = int(STATM.read_text().split()[0]) * resource.getpagesize() + TEMPLATE_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (most if soft == resource.RLIM_INFINITY else min(soft, most), hard))
+    resource.setrlimit(
+        resource.RLIMIT_AS, (most if soft == resource.RLIM_INFINITY else min(soft, most), hard)
+    )
     try:
         yield
     finally:

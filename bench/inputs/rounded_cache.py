@@ -18,20 +18,27 @@ GROUPS = {8: 0, 4: 32}
 
 
 def round_cache(model: nn.Module, bits: int) -> None:
-    """Round the keys and values of all attentions of a model from now on, or raise UserError if it has another attention.
+    """Round the keys and values of all attentions of a model from now on, or raise UserError if it
+    has another attention.
 
-    Each value is rounded by itself, so a pass over a whole window gives what token by token decoding with such a cache gives.
+    Each value is rounded by itself, so a pass over a whole window gives what token by token
+    decoding with such a cache gives.
     """
     config: Any = model.config
     if config._attn_implementation != "sdpa":
         raise UserError(
-            f"kv{bits} needs the attention `sdpa`, and {config.model_type} runs with {config._attn_implementation}: "
+            f"kv{bits} needs the attention `sdpa`, and {config.model_type} runs with "
+            f"{config._attn_implementation}: "
             "use another model"
         )
     name = f"sdpa_kv{bits}"
 
-    def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return sdpa_attention_forward(module, query, rounded(key, bits), rounded(value, bits), *args, **kwargs)
+    def attention(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        return sdpa_attention_forward(
+            module, query, rounded(key, bits), rounded(value, bits), *args, **kwargs
+        )
 
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, sdpa_mask)
@@ -39,7 +46,8 @@ def round_cache(model: nn.Module, bits: int) -> None:
 
 
 def rounded(x: Tensor, bits: int) -> Tensor:
-    """Round keys or values [..., head_dim] to integers, with a scale in bfloat16 for each group of each token and head."""
+    """Round keys or values [..., head_dim] to integers, with a scale in bfloat16 for each group of
+    each token and head."""
     grid, width = Integer(bits), x.shape[-1]
     groups = x.float().unflatten(-1, (-1, math.gcd(width, GROUPS[bits] or width)))
     return grid.snap(groups, grid.scale(groups)).flatten(-2).to(x.dtype)

@@ -32,7 +32,8 @@ def is_planned(path: Path) -> bool:
 
 @cache
 def known_shapes() -> dict[str, dict[str, Any]]:
-    """Return the part of config.json that determines the shapes, for models that need no download."""
+    """Return the part of config.json that determines the shapes, for models that need no
+    download."""
     text = (resources.files("bench") / "assets" / "shapes.toml").read_text()
     return tomllib.loads(text)
 
@@ -82,4 +83,7 @@ def _shapes_of(
 
 def _require_few(count: int, what: str, folder: Path) -> None:
     if count > MAX_TENSORS:
-        raise UserError(f"config.json in {folder} names {count:,} {what}, more than a model can have: correct it")
+        raise UserError(
+            f"config.json in {folder} names {count:,} {what}, more than a model can have: correct "
+            "it"
+        )

@@ -29,7 +29,8 @@ MAX_BYTES = 2**20
 MAX_FILES = 100
 """Largest number of files that a task is read from."""
 MAX_VALUES = 10_000
-"""Largest number of values in `dataset_kwargs`. Aliases of aliases can repeat a value very often."""
+"""Largest number of values in `dataset_kwargs`. Aliases of aliases can repeat a value very
+often."""
 
 _NAME = re.compile(rb"^(task|group|tag):[ \t]*['\"]?([A-Za-z0-9_.-]+)", re.MULTILINE)
 _FUNCTION = re.compile(r"!function\s+['\"]?([\w.]+)")
@@ -40,12 +41,14 @@ class Task(NamedTuple):
 
     name: str
     file: str
-    """Path of the YAML file in the folder of lm-eval's tasks, or the whole path of a user's; "" for tasks of this package."""
+    """Path of the YAML file in the folder of lm-eval's tasks, or the whole path of a user's; "" for
+    tasks of this package."""
     hub: str
     """Hub id of the data; "" for data that is not on the hub."""
     version: str
     digest: str
-    """Digest of the YAML file and its includes; for a user's file also of its local data and of the code beside it."""
+    """Digest of the YAML file and its includes; for a user's file also of its local data and of the
+    code beside it."""
     config: str = ""
     """Configuration of the data set, or ""."""
     shots: int | None = None
@@ -55,7 +58,8 @@ class Task(NamedTuple):
     files: tuple[str, ...] = ()
     """Local files that the file names for this split."""
     prompt: str = ""
-    """Template of a question, or the name of a field or of a function; "" for another description."""
+    """Template of a question, or the name of a field or of a function; "" for another
+    description."""
     generates: int = 0
     """Largest number of tokens in an answer; 0 if the task generates none."""
 
@@ -69,7 +73,8 @@ def tasks_root() -> Path:
 
 @cache
 def read_task(name: str, file: str) -> Task:
-    """Read the description of a task. Refuse local files that do not exist, and dataset_kwargs that are too long."""
+    """Read the description of a task. Refuse local files that do not exist, and dataset_kwargs that
+    are too long."""
     if not file:
         return Task(name, "", "", wikimini.TASK_VERSION, wikimini.TASKS_DIGEST)
     read: list[tuple[Path, str]] = []
@@ -146,11 +151,13 @@ def _most_generated(config: dict[str, Any]) -> int:
 
 
 def read_own(path: Path) -> str:
-    """Return the name of the task in a user's YAML file. Raise UserError if it cannot be read, or has no task."""
+    """Return the name of the task in a user's YAML file. Raise UserError if it cannot be read, or
+    has no task."""
     try:
         config = _read(path, [])
         name = config.get("task")
-    # The library raises a ValueError or a LookupError for a value that is not of its tag, for example the date 2024-13-45.
+    # The library raises a ValueError or a LookupError for a value that is not of its tag, for
+    # example the date 2024-13-45.
     except (
         OSError,
         ValueError,
@@ -186,7 +193,8 @@ def _data_files(config: dict[str, Any], split: str = "") -> Iterator[Path]:
 
 
 def _code_files(read: list[tuple[Path, str]]) -> list[Path]:
-    """Return the Python files in the folders of the functions that YAML files name. They may import each other."""
+    """Return the Python files in the folders of the functions that YAML files name. They may import
+    each other."""
     named = ((file, name) for file, text in read for name in _FUNCTION.findall(text))
     # lm-eval reads `a.b.function` of a/b.py beside the YAML file.
     folders = {file.parent.joinpath(*name.split(".")[:-2]) for file, name in named}
@@ -206,19 +214,28 @@ class Names(NamedTuple):
 
 @cache
 def _read_texts(root: Path) -> list[tuple[str, bytes]]:
-    """Return the path in the folder, and the text, of every YAML file, also of an included file without a dot."""
-    paths = [Path(folder, file) for folder, _, found in os.walk(root) for file in found if file.endswith("yaml")]
+    """Return the path in the folder, and the text, of every YAML file, also of an included file
+    without a dot."""
+    paths = [
+        Path(folder, file)
+        for folder, _, found in os.walk(root)
+        for file in found
+        if file.endswith("yaml")
+    ]
     return [(str(path.relative_to(root)), path.read_bytes()) for path in paths]
 
 
 def find_names(wanted: str) -> Names:
-    """Search the YAML files of lm-eval for a name. This takes a second; lm-eval's index takes more."""
+    """Search the YAML files of lm-eval for a name. This takes a second; lm-eval's index takes
+    more."""
     mentioned = False
     names: set[bytes] = set()
     files: list[str] = []
     name = os.fsencode(wanted)
     key = rb"[\"']?(?:task|tag|group)[\"']? *: *(?:\[.*)?"
-    value = re.compile(rb"(?m)^ *-? *(?:" + key + rb")?[\"']?" + re.escape(name) + rb"[\"']? *(?:[\],#\r]|$)")
+    value = re.compile(
+        rb"(?m)^ *-? *(?:" + key + rb")?[\"']?" + re.escape(name) + rb"[\"']? *(?:[\],#\r]|$)"
+    )
     for file, text in _read_texts(tasks_root()):
         names.update(known for _, known in _NAME.findall(text))
         if wanted and name in text:
@@ -236,7 +253,8 @@ _Loader.add_constructor("!function", lambda loader, node: loader.construct_scala
 
 
 def _read(path: Path, read: list[tuple[Path, str]]) -> dict[str, Any]:
-    """Read a YAML file with its includes, whose keys it overrides. Append each file and its text to `read`."""
+    """Read a YAML file with its includes, whose keys it overrides. Append each file and its text to
+    `read`."""
     about = path.stat()
     if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_BYTES:
         raise ValueError(f"{path} is not a regular file of at most {MAX_BYTES:,} bytes")

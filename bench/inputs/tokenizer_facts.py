@@ -43,12 +43,14 @@ class TokenizerFacts:
         return self._counts[text]
 
     def require_fit(self, rows: int) -> None:
-        """Refuse more tokens than rows of the embedding, and more added ones than MAX_ADDED_TOKENS."""
+        """Refuse more tokens than rows of the embedding, and more added ones than
+        MAX_ADDED_TOKENS."""
         if self.tokenizer is None:
             return
         if (added := len(self.tokenizer.get_added_tokens_decoder())) > MAX_ADDED_TOKENS:
             raise UserError(
-                f"{self.path} has {added:,} added tokens, more than {MAX_ADDED_TOKENS:,}: use the model's own tokenizer"
+                f"{self.path} has {added:,} added tokens, more than {MAX_ADDED_TOKENS:,}: use the "
+                "model's own tokenizer"
             )
         last = max(self.tokenizer.get_vocab(with_added_tokens=False).values(), default=0)
         if last >= rows:
@@ -88,10 +90,13 @@ def read_tokenizer(tokenizer_json: Path) -> Tokenizer:
 
 @contextlib.contextmanager
 def tokenizer_faults(tokenizer_json: Path) -> Iterator[None]:
-    """Raise UserError in place of what the library raises. A panic has no base class but BaseException."""
+    """Raise UserError in place of what the library raises. A panic has no base class but
+    BaseException."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as fault:  # noqa: BLE001 (a panic has no other base)
-        raise UserError(f"cannot use {tokenizer_json} ({fault}): download or write it again") from None
+        raise UserError(
+            f"cannot use {tokenizer_json} ({fault}): download or write it again"
+        ) from None

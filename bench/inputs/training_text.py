@@ -1,6 +1,8 @@
-"""Training text as packed tokens: tokenized once, kept on disk, and cut into sequences in a new random order each epoch.
+"""Training text as packed tokens: tokenized once, kept on disk, and cut into sequences in a new
+random order each epoch.
 
-An end-of-text token follows each document. A sequence may begin anywhere in a document, after BOS under `bench.inputs.bos`.
+An end-of-text token follows each document. A sequence may begin anywhere in a document, after BOS
+under `bench.inputs.bos`.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ MAX_VALIDATION_WINDOWS = 256
 class PackedCorpus:
     """A corpus for the trainer, in steps of `sequences` sequences.
 
-    ids: tokens of the text. seqlen: tokens in a sequence, with those of `first`, which are at its start.
+    ids: tokens of the text. seqlen: tokens in a sequence, with those of `first`, which are at its
+    start.
     """
 
     ids: np.ndarray[Any, Any]
@@ -65,7 +68,8 @@ class PackedCorpus:
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
         """Return the sequences of a rank in a step: int64 [sequences / world, seqlen].
 
-        Each epoch shifts the text by a random offset of less than two sequences, and then shuffles the sequences.
+        Each epoch shifts the text by a random offset of less than two sequences, and then shuffles
+        the sequences.
         """
         import torch  # slow to import
 
@@ -78,22 +82,29 @@ class PackedCorpus:
 
     def _sequence(self, k: int) -> np.ndarray[Any, Any]:
         width = self.seqlen - len(self.first)
-        per_epoch = (len(self.ids) - width + 1) // width or 1  # one fewer, to leave room for the shift
+        per_epoch = (
+            len(self.ids) - width + 1
+        ) // width or 1  # one fewer, to leave room for the shift
         epoch, place = divmod(k, per_epoch)
         shift, order = _draw_epoch(self.seed, epoch, per_epoch, len(self.ids) - per_epoch * width)
         start = shift + order[place] * width
-        return np.concatenate([np.array(self.first, self.ids.dtype), self.ids[start : start + width]])
+        return np.concatenate(
+            [np.array(self.first, self.ids.dtype), self.ids[start : start + width]]
+        )
 
 
 @lru_cache(maxsize=1)
-def _draw_epoch(seed: int, epoch: int, sequences: int, max_shift: int) -> tuple[int, np.ndarray[Any, Any]]:
+def _draw_epoch(
+    seed: int, epoch: int, sequences: int, max_shift: int
+) -> tuple[int, np.ndarray[Any, Any]]:
     """Return the shift of an epoch in tokens, and the order of its sequences."""
     rng = np.random.default_rng([seed, epoch])
     return int(rng.integers(0, max_shift + 1)), rng.permutation(sequences)
 
 
 def content_digest(name: str, data_dir: Path | None) -> str:
-    """Return a digest or hub revision that identifies a training corpus. Raise UserError if there is none."""
+    """Return a digest or hub revision that identifies a training corpus. Raise UserError if there
+    is none."""
     return corpora.digest(name, "training", data_dir, fetch=False) or _hub_revision(name, data_dir)
 
 
@@ -109,10 +120,11 @@ def load(
     data_dir: Path | None,
     bos: Bos = "",
 ) -> tuple[PackedCorpus, np.ndarray[Any, Any]]:
-    """Return the corpus, and validation windows int64 [windows, seqlen], or raise UserError if one step needs more tokens.
+    """Return the corpus, and validation windows int64 [windows, seqlen], or raise UserError if one
+    step needs more tokens.
 
-    identity: identity of the text and the tokenizer, for the file name of the tokens. need: number of training tokens. A
-    large corpus is not read further.
+    identity: identity of the text and the tokenizer, for the file name of the tokens. need: number
+    of training tokens. A large corpus is not read further.
     """
     if name == "wiki-mini":
         ids = _load_tokens(name, "training", tokenizer, identity, None, data_dir)
@@ -124,12 +136,15 @@ def load(
         ids, validation = ids[:end], ids[end:]
     if len(ids) < sequences * seqlen:
         raise UserError(
-            f"{name} has {len(ids):,} tokens to train on and one step takes {sequences} x {seqlen}: "
+            f"{name} has {len(ids):,} tokens to train on and one step takes {sequences} x "
+            f"{seqlen}: "
             "lower training.batch or training.seqlen, or use another corpus"
         )
     first = tuple(first_tokens(tokenizer, bos))
     width = seqlen - len(first)
-    windows = validation[: len(validation) // width * width].reshape(-1, width)[:MAX_VALIDATION_WINDOWS]
+    windows = validation[: len(validation) // width * width].reshape(-1, width)[
+        :MAX_VALIDATION_WINDOWS
+    ]
     windows = np.concatenate([np.full((len(windows), len(first)), first, np.int64), windows], 1)
     return PackedCorpus(ids, seqlen, sequences, seed, first), windows.astype(np.int64)
 
@@ -140,9 +155,13 @@ def _load_tokens(
     key = digests.of([name, use, identity, limit])[:32]
     file = cache_dir() / "tokens" / f"{key}.npy"
     if not file.exists():
-        tokens = _tokens(_texts(name, use, data_dir, own_text.template_of(tokenizer)), tokenizer, limit)
+        tokens = _tokens(
+            _texts(name, use, data_dir, own_text.template_of(tokenizer)), tokenizer, limit
+        )
         with atomic_write(file) as temporary, temporary.open("wb") as stream:
-            _write_tokens(stream, tokens, np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32))
+            _write_tokens(
+                stream, tokens, np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
+            )
     return np.load(file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
 
@@ -150,7 +169,11 @@ def _write_tokens(stream: BinaryIO, tokens: Iterator[int], dtype: np.dtype[Any])
     """Write tokens as a .npy file, a piece at a time: a corpus may have billions of tokens."""
 
     def write_header(count: int) -> None:  # numpy reserves space for any count
-        about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
+        about = {
+            "descr": np.lib.format.dtype_to_descr(dtype),
+            "fortran_order": False,
+            "shape": (count,),
+        }
         np.lib.format.write_array_header_1_0(stream, about)
 
     write_header(0)
@@ -166,7 +189,10 @@ def _tokens(texts: Iterator[str], tokenizer: Any, limit: int | None) -> Iterator
     """Yield the first `limit` tokens of the texts, with an end-of-text token after each text."""
     end = tokenizer.eos_token_id
     if end is None:
-        raise UserError("the model's tokenizer has no end-of-text token to put between documents: use another model")
+        raise UserError(
+            "the model's tokenizer has no end-of-text token to put between documents: use another "
+            "model"
+        )
 
     def tokens() -> Iterator[int]:
         while batch := list(islice(texts, BATCH_DOCUMENTS)):
@@ -177,8 +203,11 @@ def _tokens(texts: Iterator[str], tokenizer: Any, limit: int | None) -> Iterator
     yield from islice(tokens(), limit or None)
 
 
-def _texts(name: str, use: str, data_dir: Path | None, render: own_text.Render | None = None) -> Iterator[str]:
-    """Yield the texts of a corpus. Those of the hub come from the mirror or the cache, or are streamed."""
+def _texts(
+    name: str, use: str, data_dir: Path | None, render: own_text.Render | None = None
+) -> Iterator[str]:
+    """Yield the texts of a corpus. Those of the hub come from the mirror or the cache, or are
+    streamed."""
     if name == "wiki-mini":
         yield from corpora.documents(name, use, data_dir)
         return
@@ -194,12 +223,15 @@ def _texts(name: str, use: str, data_dir: Path | None, render: own_text.Render |
     else:
         revision = _hub_revision(name, data_dir)
         pattern = dict(corpus.files)[use]
-        rows = load_dataset(corpus.hub, data_files=pattern, split="train", revision=revision, streaming=True)
+        rows = load_dataset(
+            corpus.hub, data_files=pattern, split="train", revision=revision, streaming=True
+        )
     yield from filter(str.strip, (row[corpus.column] for row in rows))
 
 
 def _hub_revision(name: str, data_dir: Path | None) -> str:
-    """Return the current commit of a hub corpus. Raise UserError if it is not for training, or the hub refuses."""
+    """Return the current commit of a hub corpus. Raise UserError if it is not for training, or the
+    hub refuses."""
     corpus = corpora.lookup(name)
     if "training" not in dict(corpus.files):
         raise UserError(f"{name} has no training text: use another training.data")

@@ -1,6 +1,8 @@
-"""wiki-mini: 95 English Wikipedia articles as plain prose, and two zero-shot tasks made from its test articles.
+"""wiki-mini: 95 English Wikipedia articles as plain prose, and two zero-shot tasks made from its
+test articles.
 
-Both are part of this package. The README.md beside them says how they were made, and gives their licence.
+Both are part of this package. The README.md beside them says how they were made, and gives their
+licence.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ class Article(NamedTuple):
 
 
 def articles(split: str) -> list[Article]:
-    """Return the articles of a split, in the order of the dump. Raise UserError if the package's file is damaged."""
+    """Return the articles of a split, in the order of the dump. Raise UserError if the package's
+    file is damaged."""
     return _read_articles()[split]
 
 
@@ -47,7 +50,9 @@ def articles(split: str) -> list[Article]:
 def _read_articles() -> dict[str, list[Article]]:
     content = ARTICLES.read_bytes()
     if (found := hashlib.sha256(content).hexdigest()) != SHA256:
-        raise UserError(f"{ARTICLES} has sha256 {found[:12]}…, not {SHA256[:12]}…: install cast-bench again")
+        raise UserError(
+            f"{ARTICLES} has sha256 {found[:12]}…, not {SHA256[:12]}…: install cast-bench again"
+        )
     splits: dict[str, list[Article]] = {split: [] for split in SPLITS}
     for split, title, text in json.loads(lzma.decompress(content)):
         splits[split].append(Article(title, text))

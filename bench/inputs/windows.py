@@ -1,4 +1,5 @@
-"""Evaluation windows and calibration sequences from corpora, and checks that a corpus has enough of them."""
+"""Evaluation windows and calibration sequences from corpora, and checks that a corpus has enough of
+them."""
 
 from __future__ import annotations
 
@@ -40,8 +41,9 @@ def load_windows(
 ) -> tuple[Tensor, list[str]]:
     """Tokenize a corpus as one text and cut it into windows without overlap. The tail is dropped.
 
-    With BOS, a window has seqlen - 1 tokens of text. Return int64 [windows, seqlen], and for each window the number of the
-    article in which it begins. Raise UserError if they are fewer than `count`.
+    With BOS, a window has seqlen - 1 tokens of text. Return int64 [windows, seqlen], and for each
+    window the number of the article in which it begins. Raise UserError if they are fewer than
+    `count`.
     """
     import torch  # slow to import
 
@@ -73,18 +75,30 @@ def _join_documents(
 
 
 def _too_few(
-    name: str, tokens: int, width: int, seqlen: int, count: int | None, at_most: str = "", setting: str = WINDOWS
+    name: str,
+    tokens: int,
+    width: int,
+    seqlen: int,
+    count: int | None,
+    at_most: str = "",
+    setting: str = WINDOWS,
 ) -> str:
     if tokens < width:
-        return f"{name} has {at_most}{tokens} tokens, not one window of perplexity.seqlen={seqlen}: use a smaller one, or a longer text"
+        return (
+            f"{name} has {at_most}{tokens} tokens, not one window of perplexity.seqlen={seqlen}: "
+            "use a smaller one, or a longer text"
+        )
     return (
-        f"{name} has {at_most}{tokens // width} windows of {seqlen} tokens, not {setting}={count}: use a smaller "
-        f"number, {'or all, ' if setting == WINDOWS else ''}or a text of {width * (count or 1):,} tokens"
+        f"{name} has {at_most}{tokens // width} windows of {seqlen} tokens, not "
+        f"{setting}={count}: use a smaller "
+        f"number, {'or all, ' if setting == WINDOWS else ''}or a text of {width * (count or 1):,} "
+        "tokens"
     )
 
 
 def _article_starts(texts: Sequence[str], gap: int) -> list[int]:
-    """Return the character offset of each article in the joined text. An article begins at a title row or with a document."""
+    """Return the character offset of each article in the joined text. An article begins at a title
+    row or with a document."""
     offsets, at = [], 0
     for text in texts:
         offsets.append(at)
@@ -105,18 +119,24 @@ def draw_calibration(
 ) -> list[list[int]]:
     """Draw random crops of random documents with replacement, as SparseGPT and Wanda do.
 
-    seqlen: tokens in a sequence, with those of `first`, which are at its start. render: writes the messages of chat data.
-    Raise UserError if no document is longer than a sequence.
+    seqlen: tokens in a sequence, with those of `first`, which are at its start. render: writes the
+    messages of chat data. Raise UserError if no document is longer than a sequence.
     """
     width = seqlen - len(first)
     texts = documents(name, "calibration", data_dir, render)
     rng = random.Random(seed)
-    eligible = [i for i, t in enumerate(texts) if len(t.encode()) > width]  # a token is at least one byte
+    eligible = [
+        i for i, t in enumerate(texts) if len(t.encode()) > width
+    ]  # a token is at least one byte
     tokens: dict[int, list[int]] = {}
     crops: list[list[int]] = []
     while len(crops) < sequences:
         if not eligible:
-            longest = max(map(len, tokens.values())) if tokens else len(encode(max(texts, key=len, default="")))
+            longest = (
+                max(map(len, tokens.values()))
+                if tokens
+                else len(encode(max(texts, key=len, default="")))
+            )
             raise UserError(_too_long(name, seqlen, longest + len(first)))
         i = rng.choice(eligible)
         if i not in tokens:
@@ -143,8 +163,9 @@ def check_windows(
 ) -> None:
     """Check that a local corpus has enough windows, before a model is loaded.
 
-    A quarter of the known size of the evaluation text passes unseen. Beyond that the text is tokenized. Bytes are counted
-    for a text larger than `max_tokenized_bytes`, and without tokenizer.json: a token is at least one byte.
+    A quarter of the known size of the evaluation text passes unseen. Beyond that the text is
+    tokenized. Bytes are counted for a text larger than `max_tokenized_bytes`, and without
+    tokenizer.json: a token is at least one byte.
 
     Args:
         first: number of tokens in a window that are no text.
@@ -161,12 +182,21 @@ def check_windows(
     size = len(text.encode())
     exact = size <= max_tokenized_bytes and tokenizer.tokenizer is not None
     tokens = tokenizer.count_tokens(text) if exact else size
-    if tokens + MAX_SPECIAL_TOKENS < needed and not own_text.has_messages(name):  # else a worker counts
-        raise UserError(_too_few(name, tokens, width, seqlen, count, "" if exact else "at most ", setting))
+    if tokens + MAX_SPECIAL_TOKENS < needed and not own_text.has_messages(
+        name
+    ):  # else a worker counts
+        raise UserError(
+            _too_few(name, tokens, width, seqlen, count, "" if exact else "at most ", setting)
+        )
 
 
 def check_calibration(
-    name: str, sequences: int, seqlen: int, tokenizer: TokenizerFacts, data_dir: Path | None, first: int = 0
+    name: str,
+    sequences: int,
+    seqlen: int,
+    tokenizer: TokenizerFacts,
+    data_dir: Path | None,
+    first: int = 0,
 ) -> None:
     """Refuse a corpus with fewer different crops than sequences, before a model is loaded.
 
@@ -174,7 +204,8 @@ def check_calibration(
     """
     if sequences * seqlen > MAX_CALIBRATION_TOKENS:
         raise UserError(
-            f"calibration.sequences={sequences} of {seqlen} tokens are more than {MAX_CALIBRATION_TOKENS:,} tokens: use fewer"
+            f"calibration.sequences={sequences} of {seqlen} tokens are more than "
+            f"{MAX_CALIBRATION_TOKENS:,} tokens: use fewer"
         )
     width = seqlen - first
     texts = documents(name, "calibration", data_dir)
@@ -186,7 +217,8 @@ def check_calibration(
     else:
         if crops and not own_text.has_messages(name):
             raise UserError(
-                f"calibration.sequences={sequences} is more than the {crops} crops of {seqlen} tokens that {name} has at "
+                f"calibration.sequences={sequences} is more than the {crops} crops of {seqlen} "
+                f"tokens that {name} has at "
                 "most: use fewer, or another corpus (calibration.data)"
             )
     longest = 0
@@ -201,7 +233,8 @@ def check_calibration(
 
 def _too_long(name: str, seqlen: int, longest: int) -> str:
     return (
-        f"no document of {name} is longer than calibration.seqlen={seqlen} tokens, the longest has {longest}: "
+        f"no document of {name} is longer than calibration.seqlen={seqlen} tokens, the longest "
+        f"has {longest}: "
         "use a smaller one, or another corpus (calibration.data)"
     )
 

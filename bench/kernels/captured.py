@@ -1,7 +1,8 @@
-"""A model's decoding step, captured once by torch.export and compiled by AOTInductor: no Python runs between its layers.
+"""A model's decoding step, captured once by torch.export and compiled by AOTInductor: no Python
+runs between its layers.
 
-The KV cache is static. The compiled code is cached by architecture, shapes and versions. It holds no weights, so models of one
-shape share it, 2:4 and dense ones too.
+The KV cache is static. The compiled code is cached by architecture, shapes and versions. It holds
+no weights, so models of one shape share it, 2:4 and dense ones too.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from bench.system.source_digest import digest_modules
 from methods.pruning.activations import replaced
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
-"""Largest error of compiled logits as a fraction of the eager logits' norm. Compiled code rounds to the dtype less often."""
+"""Largest error of compiled logits as a fraction of the eager logits' norm. Compiled code rounds to
+the dtype less often."""
 TRACED = (
     __name__,
     "bench.kernels.operators",
@@ -49,7 +51,8 @@ class NotCaptured(Exception):
 
 
 class Decoder:
-    """A model with a static KV cache of `length` tokens, which decodes a token at a time in compiled code.
+    """A model with a static KV cache of `length` tokens, which decodes a token at a time in
+    compiled code.
 
     compile_s: seconds of capturing and compiling, 0.0 if the cache had the code.
     """
@@ -61,14 +64,17 @@ class Decoder:
 
     @torch.no_grad()
     def prefill(self, ids: Tensor) -> Tensor:
-        """Process prompts [batch, tokens] from the beginning. Return logits [batch, 1, vocabulary] of their last tokens."""
+        """Process prompts [batch, tokens] from the beginning. Return logits [batch, 1, vocabulary]
+        of their last tokens."""
         cache = kv_cache.make_full(self.model, self.length)
         options = kv_cache.as_argument(self.model, cache) | {"use_cache": True, "logits_to_keep": 1}
         logits: Tensor = self.model(ids, **options).logits
         states = kv_cache.to_tensors(cache)
         if self._compiled is None:
             self._cache = states
-            self._compiled = self._load(_Step(self.model), (ids[:, -1:], torch.tensor([ids.shape[1] - 1]), states))
+            self._compiled = self._load(
+                _Step(self.model), (ids[:, -1:], torch.tensor([ids.shape[1] - 1]), states)
+            )
         else:
             for own, new in zip(self._cache, states, strict=True):
                 own.copy_(new)
@@ -76,7 +82,8 @@ class Decoder:
 
     @torch.no_grad()
     def step(self, ids: Tensor, position: int) -> Tensor:
-        """Process a token of each sequence, [batch, 1], after `position` others. Return logits [batch, 1, vocabulary]."""
+        """Process a token of each sequence, [batch, 1], after `position` others. Return logits
+        [batch, 1, vocabulary]."""
         logits: Tensor = self._compiled(ids, torch.tensor([position]), self._cache)
         return logits
 
@@ -90,7 +97,8 @@ class Decoder:
         return out
 
     def _load(self, step: _Step, inputs: tuple[Any, ...]) -> Any:
-        """Return the compiled step with this model's weights, after a comparison with the eager one."""
+        """Return the compiled step with this model's weights, after a comparison with the eager
+        one."""
         options, key = _options(), _key(self.model, inputs)
         folder = cache_dir() / "graphs" / key[:32]
         with in_use(folder.name), warnings.catch_warnings():
@@ -105,7 +113,9 @@ class Decoder:
             compiled.load_constants(constants, check_full_update=True, user_managed=True)
         expected = step(*inputs)
         try:
-            check_product("the compiled step", compiled(*inputs), expected.float(), TOLERANCE[expected.dtype])
+            check_product(
+                "the compiled step", compiled(*inputs), expected.float(), TOLERANCE[expected.dtype]
+            )
         except WrongProduct as why:
             raise NotCaptured(str(why)) from None
         return compiled
@@ -130,12 +140,18 @@ class _Step(nn.Module):
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return parameters and buffers by each of their names."""
-    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    named = (
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    )
     return dict(named)
 
 
-def _compile(step: _Step, inputs: tuple[Any, ...], options: Mapping[str, Any], folder: Path) -> None:
-    """Capture the step, compile it, and write it and the constants that are no weights to a folder of the cache."""
+def _compile(
+    step: _Step, inputs: tuple[Any, ...], options: Mapping[str, Any], folder: Path
+) -> None:
+    """Capture the step, compile it, and write it and the constants that are no weights to a folder
+    of the cache."""
     with temporary_folder("graph") as workdir, mock.patch.dict(os.environ):
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(workdir / "inductor"))
         try:
@@ -145,8 +161,14 @@ def _compile(step: _Step, inputs: tuple[Any, ...], options: Mapping[str, Any], f
                 program, package_path=str(workdir / PACKAGE), inductor_configs=dict(options)
             )
         except Exception as fault:  # noqa: BLE001  (any fault of a library here is a reason to stay eager)
-            raise NotCaptured(f"{type(fault).__name__}: {str(fault).strip().partition(chr(10))[0]}") from None
-        found = {n: t for n, t in program.constants.items() if isinstance(t, Tensor) and n not in _tensors(step)}
+            raise NotCaptured(
+                f"{type(fault).__name__}: {str(fault).strip().partition(chr(10))[0]}"
+            ) from None
+        found = {
+            n: t
+            for n, t in program.constants.items()
+            if isinstance(t, Tensor) and n not in _tensors(step)
+        }
         made = workdir / "made"
         made.mkdir()
         save_file({name: tensor.clone() for name, tensor in found.items()}, made / CONSTANTS)
@@ -156,7 +178,8 @@ def _compile(step: _Step, inputs: tuple[Any, ...], options: Mapping[str, Any], f
 
 @contextmanager
 def _plain_attention(model: Any) -> Iterator[None]:
-    """Let a model compute attention by products and a softmax. torch's fused CPU kernel takes three times as long for a token."""
+    """Let a model compute attention by products and a softmax. torch's fused CPU kernel takes three
+    times as long for a token."""
     usual = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
@@ -166,7 +189,8 @@ def _plain_attention(model: Any) -> Iterator[None]:
 
 
 class _RotaryTable(nn.Module):
-    """Sines and cosines of all positions of a KV cache. The compiler would compute those of a token again in each layer."""
+    """Sines and cosines of all positions of a KV cache. The compiler would compute those of a token
+    again in each layer."""
 
     def __init__(self, rotary: nn.Module, dtype: torch.dtype, length: int) -> None:
         super().__init__()
@@ -212,8 +236,12 @@ def _key(model: Any, inputs: tuple[Any, ...]) -> str:
             digest_modules(*TRACED),
             [importlib.metadata.version(name) for name in ("torch", "transformers")],
             model.config.to_dict() | {"_name_or_path": "", "dtype": str(model.dtype)},
-            # A tied tensor is its first name. The layout of a packed weight is read when the kernel is called.
-            [(n, first[id(t)], str(t.dtype), len(t) if id(t) in inside else [*t.shape]) for n, t in named.items()],
+            # A tied tensor is its first name. The layout of a packed weight is read when the kernel
+            # is called.
+            [
+                (n, first[id(t)], str(t.dtype), len(t) if id(t) in inside else [*t.shape])
+                for n, t in named.items()
+            ],
             [[*t.shape] for t in (*inputs[:2], *inputs[2])],
             native.select_path(native.load()), torch.backends.cpu.get_cpu_capability(),
         ]

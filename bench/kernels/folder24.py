@@ -1,12 +1,13 @@
-"""packed24 on disk: a model folder with its 2:4 weights stored as kept values and bitmasks in safetensors files.
+"""packed24 on disk: a model folder with its 2:4 weights stored as kept values and bitmasks in
+safetensors files.
 
-    packed24.json                 manifest: the format's version, and each tensor's shape, parts and their sha256
-    packed24-00001.safetensors    the parts: NAME for a dense tensor; NAME.values, NAME.mask, NAME.scales for a packed one
-    config.json, tokenizer        as in any model folder
+    packed24.json                 manifest: the format's version, and each tensor's shape, parts and
+    their sha256 packed24-00001.safetensors    the parts: NAME for a dense tensor; NAME.values,
+    NAME.mask, NAME.scales for a packed one config.json, tokenizer        as in any model folder
 
-bench.kernels.packed24.PackedWeight describes the parts. A weight that is stored as windows has those of its windows
-(bench.kernels.windows24). The files are not called `model.safetensors`, so that no other
-loader opens them by mistake.
+bench.kernels.packed24.PackedWeight describes the parts. A weight that is stored as windows has
+those of its windows (bench.kernels.windows24). The files are not called `model.safetensors`, so
+that no other loader opens them by mistake.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ from methods.folder import SHARD_BYTES, dtype_name, read_config
 MANIFEST = "packed24.json"
 FORMAT_VERSION = 3
 """Version of the folders that this code writes and reads."""
-DTYPES = {dtype_name(d): d for d in (*FLOAT_DTYPES, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)}
+DTYPES = {
+    dtype_name(d): d
+    for d in (*FLOAT_DTYPES, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)
+}
 
 
 class StoredTensor(BaseModel, extra="forbid", frozen=True):
@@ -87,13 +91,19 @@ class Writer24:
         """Write a dense tensor. Raise UserError if the format does not support its dtype."""
         if (dtype := dtype_name(tensor.dtype)) not in DTYPES:
             raise UserError(
-                f"{name} has dtype {dtype}, which packed24 does not support: it supports {', '.join(DTYPES)}"
+                f"{name} has dtype {dtype}, which packed24 does not support: it supports "
+                f"{', '.join(DTYPES)}"
             )
         parts = self._store(name, {"dense": tensor})
-        self._entries[name] = PackedTensor(kind="dense", shape=tuple(tensor.shape), dtype=dtype, parts=parts)
+        self._entries[name] = PackedTensor(
+            kind="dense", shape=tuple(tensor.shape), dtype=dtype, parts=parts
+        )
 
-    def add_packed(self, name: str, packed: PackedWeight, *, exact: bool, windows: int = 0, width: int = 0) -> None:
-        """Write a packed weight. exact, windows: as in PackedTensor. width: input size of a weight with windows."""
+    def add_packed(
+        self, name: str, packed: PackedWeight, *, exact: bool, windows: int = 0, width: int = 0
+    ) -> None:
+        """Write a packed weight. exact, windows: as in PackedTensor. width: input size of a weight
+        with windows."""
         self._entries[name] = PackedTensor(
             kind=packed.kind,  # type: ignore[arg-type]
             shape=(packed.shape[0], width) if windows else packed.shape,
@@ -117,7 +127,9 @@ class Writer24:
 
     def _flush(self) -> None:
         about = {"format": "packed24", "version": str(FORMAT_VERSION)}
-        save_file(self._pending, self.path / f"packed24-{self._shard:05d}.safetensors", metadata=about)
+        save_file(
+            self._pending, self.path / f"packed24-{self._shard:05d}.safetensors", metadata=about
+        )
         self._pending, self._bytes, self._shard = {}, 0, self._shard + 1
 
     def close(self) -> Manifest:
@@ -131,7 +143,8 @@ class Writer24:
 
 
 class Folder24:
-    """A whole packed24 folder, read tensor by tensor. It iterates over the names of the model's tensors."""
+    """A whole packed24 folder, read tensor by tensor. It iterates over the names of the model's
+    tensors."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -187,14 +200,20 @@ class Folder24:
             "values": (rows, width // 4 if entry.kind == "int4" else width // 2),
             "mask": (rows, -(-width // 8)),
         }
-        kinds = {"values": {"float": dtype, "int8": torch.int8, "int4": torch.uint8}[entry.kind], "mask": torch.uint8}
+        kinds = {
+            "values": {"float": dtype, "int8": torch.int8, "int4": torch.uint8}[entry.kind],
+            "mask": torch.uint8,
+        }
         kinds["scales"] = torch.bfloat16
         parts = {part: self._part(name, part) for part in entry.parts}
         for part, tensor in parts.items():
             groups = tensor.shape[-1] if tensor.ndim == 2 else 0
             if part == "scales" and (groups < 1 or width % groups):
                 raise self._mismatch(name)
-            if tuple(tensor.shape) != wanted.get(part, (rows, groups)) or tensor.dtype != kinds[part]:
+            if (
+                tuple(tensor.shape) != wanted.get(part, (rows, groups))
+                or tensor.dtype != kinds[part]
+            ):
                 raise self._mismatch(name)
         check_mask(parts["mask"], width, f"{name} in {self.path}")
         return PackedWeight(entry.kind, width, dtype, **parts)
@@ -208,18 +227,21 @@ class Folder24:
                 tensor: Tensor = opened.get_tensor(_tensor_name(name, part))
         except (OSError, SafetensorError) as fault:
             raise UserError(
-                f"{self.path / entry.file} cannot be read for {name} ({fault}): fetch or export it again"
+                f"{self.path / entry.file} cannot be read for {name} ({fault}): fetch or export "
+                "it again"
             ) from None
         if _sha256(tensor) != entry.sha256:
             raise UserError(
-                f"checksum mismatch: {_tensor_name(name, part)} in {self.path / entry.file} does not match {MANIFEST}; "
+                f"checksum mismatch: {_tensor_name(name, part)} in {self.path / entry.file} does "
+                f"not match {MANIFEST}; "
                 "fetch or export it again"
             )
         return tensor
 
     def _mismatch(self, name: str) -> UserError:
         return UserError(
-            f"{name} in {self.path} does not have the shape and dtype that {MANIFEST} gives: export it again"
+            f"{name} in {self.path} does not have the shape and dtype that {MANIFEST} gives: "
+            "export it again"
         )
 
 
@@ -243,22 +265,31 @@ def _read_manifest(path: Path) -> Manifest:
             raise ValueError("no such file")
         if isinstance(version := raw.get("version"), int) and version != FORMAT_VERSION:
             way_out = "upgrade cast-bench" if version > FORMAT_VERSION else "export it again"
-            raise UserError(f"{file} has version {version}, and this code reads version {FORMAT_VERSION}: {way_out}")
+            raise UserError(
+                f"{file} has version {version}, and this code reads version {FORMAT_VERSION}: "
+                f"{way_out}"
+            )
         about = Manifest.model_validate(raw)
         if about.digest() != about.sha256:
             raise ValueError("checksum mismatch")
     except (OSError, ValidationError, ValueError) as fault:
-        raise UserError(f"{file} cannot be read as packed24 ({first_line(fault)}): fetch or export it again") from None
+        raise UserError(
+            f"{file} cannot be read as packed24 ({first_line(fault)}): fetch or export it again"
+        ) from None
     return about
 
 
 def _check_entry(path: Path, name: str, entry: PackedTensor) -> None:
     """Refuse an invalid entry before any tensor is read."""
     packed = entry.kind != "dense"
-    parts = {"values", "mask"} | ({"scales"} if entry.kind in BITS else set()) if packed else {"dense"}
+    parts = (
+        {"values", "mask"} | ({"scales"} if entry.kind in BITS else set()) if packed else {"dense"}
+    )
     for part in entry.parts.values():
         if Path(part.file).name != part.file or part.file in ("", ".."):
-            raise UserError(f"{path / MANIFEST} points to {part.file!r}, outside its folder: refused")
+            raise UserError(
+                f"{path / MANIFEST} points to {part.file!r}, outside its folder: refused"
+            )
     known = entry.dtype in DTYPES and (not packed or DTYPES[entry.dtype] in FLOAT_DTYPES)
     is_matrix = len(entry.shape) == 2 and min(entry.shape) > 0
     fits = not entry.windows
@@ -266,4 +297,6 @@ def _check_entry(path: Path, name: str, entry: PackedTensor) -> None:
         fits = is_matrix and (not entry.windows or is_group(entry.windows))
         fits = fits and entry.shape[1] % (entry.windows or 4) == 0
     if set(entry.parts) != parts or not known or not fits:
-        raise UserError(f"{name} in {path / MANIFEST} is not valid packed24: fetch or export it again")
+        raise UserError(
+            f"{name} in {path / MANIFEST} is not valid packed24: fetch or export it again"
+        )

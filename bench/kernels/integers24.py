@@ -1,4 +1,5 @@
-"""Weights on integer grids, for packing: int8 with a scale per row, int4 with a scale per group of at most 128."""
+"""Weights on integer grids, for packing: int8 with a scale per row, int4 with a scale per group of
+at most 128."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class Integers(NamedTuple):
         return self.codes.shape[1] // self.scales.shape[1]
 
     def split(self, group: int) -> Integers:
-        """Return the same weight with a scale for `group` weights, which must divide the present number."""
+        """Return the same weight with a scale for `group` weights, which must divide the present
+        number."""
         return self._replace(scales=self.scales.repeat_interleave(self.group // group, 1))
 
     def decode(self) -> Tensor:
@@ -57,7 +59,8 @@ def integers_of(stored: StoredWeight) -> Integers:
 
 
 def round_integers(weight: Tensor, bits: int, group: int) -> Integers:
-    """Round a float weight [out, in] to the nearest integers, with a scale for `group` weights along the input."""
+    """Round a float weight [out, in] to the nearest integers, with a scale for `group` weights
+    along the input."""
     codec = GridCodec("integer", bits, group)
     return integers_of(StoredWeight(codec, codec.encode(weight)))
 
@@ -65,17 +68,24 @@ def round_integers(weight: Tensor, bits: int, group: int) -> Integers:
 def group_size(kind: str, width: int) -> int:
     """Return the number of weights along the input that share a scale.
 
-    A scale of int8 is for a row. A scale of int4 is for the largest power of two up to MAX_GROUP that divides the width.
+    A scale of int8 is for a row. A scale of int4 is for the largest power of two up to MAX_GROUP
+    that divides the width.
     """
     return width if kind == "int8" else math.gcd(width, MAX_GROUP)
 
 
 def pack_rounded(weight: Tensor, kind: str, name: str = "weight") -> PackedWeight:
-    """Round a 2:4 float weight [out, in] to int8 or int4, and pack it. Raise UserError as `pack`, or if it is not finite."""
+    """Round a 2:4 float weight [out, in] to int8 or int4, and pack it. Raise UserError as `pack`,
+    or if it is not finite."""
     weight = weight.cpu()
     if not bool(weight.isfinite().all()):
-        raise UserError(f"{name} contains NaN or infinity, which no integer can represent: export it without --values")
-    return pack_codes(weight, round_integers(weight, BITS[kind], group_size(kind, weight.shape[1])), name)
+        raise UserError(
+            f"{name} contains NaN or infinity, which no integer can represent: export it without "
+            "--values"
+        )
+    return pack_codes(
+        weight, round_integers(weight, BITS[kind], group_size(kind, weight.shape[1])), name
+    )
 
 
 def pack_codes(weight: Tensor, integers: Integers, name: str = "weight") -> PackedWeight:

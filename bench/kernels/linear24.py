@@ -27,14 +27,17 @@ LARGE = 2**22
 """Bytes from which numpy asks for large pages."""
 ENGINES = ("native", "cusparselt", "reference")
 MAX_PORTABLE_ROWS = 16
-"""Number of rows of x above which the portable path is slower than a product of torch with the unpacked weights."""
+"""Number of rows of x above which the portable path is slower than a product of torch with the
+unpacked weights."""
 
 
 class Linear24(nn.Module):
-    """A linear y = x W^T + b with a packed W [out, in], 2:4 or dense. It cannot be moved to another device.
+    """A linear y = x W^T + b with a packed W [out, in], 2:4 or dense. It cannot be moved to another
+    device.
 
-    engine: "native" is the kernel for a CPU, "cusparselt" the library for a CUDA device (unverified), and "reference"
-    unpacks W at each call. None selects the first that supports the weight and the device.
+    engine: "native" is the kernel for a CPU, "cusparselt" the library for a CUDA device
+    (unverified), and "reference" unpacks W at each call. None selects the first that supports the
+    weight and the device.
     """
 
     def __init__(
@@ -51,12 +54,16 @@ class Linear24(nn.Module):
         self.device = device or torch.device("cpu")
         self.engine = engine or _engine(packed, self.device)
         self.out_features, self.in_features = packed.shape
-        self.bias = None if bias is None else nn.Parameter(bias.to(self.device), requires_grad=False)
+        self.bias = (
+            None if bias is None else nn.Parameter(bias.to(self.device), requires_grad=False)
+        )
         self.packed: PackedWeight | None = None
         self.kernel_weight: cpu24.KernelWeight | None = None
         self.cusparselt_weight: CompressedWeight | None = None
         if isinstance(packed, cpu24.KernelWeight) or self.engine == "native":
-            self.use(packed if isinstance(packed, cpu24.KernelWeight) else cpu24.to_kernel_layout(packed))
+            self.use(
+                packed if isinstance(packed, cpu24.KernelWeight) else cpu24.to_kernel_layout(packed)
+            )
             return
         # cuSPARSELt's layout cannot be converted back.
         self.packed = packed
@@ -64,7 +71,8 @@ class Linear24(nn.Module):
             self.cusparselt_weight = CompressedWeight(unpack(packed).to(self.device), CudaClock())
 
     def use(self, weight: cpu24.KernelWeight) -> None:
-        """Compute with this weight from now on. A graph that is captured names its tensors as buffers."""
+        """Compute with this weight from now on. A graph that is captured names its tensors as
+        buffers."""
         self.kernel_weight = weight
         self.register_buffer("memory", weight.memory, persistent=False)
         self.register_buffer("scales", weight.scales, persistent=False)
@@ -82,7 +90,9 @@ class Linear24(nn.Module):
         if (kernel := self.kernel_weight) is not None:
             return kernel.memory.nbytes + (kernel.scales.nbytes if kernel.scales is not None else 0)
         assert self.packed is not None
-        return self.packed.nbytes + (self.cusparselt_weight.memory.nbytes if self.cusparselt_weight else 0)
+        return self.packed.nbytes + (
+            self.cusparselt_weight.memory.nbytes if self.cusparselt_weight else 0
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
@@ -105,7 +115,9 @@ class Linear24(nn.Module):
         """Multiply rows in float32 or bfloat16: [rows, out] in their dtype."""
         bias = self.bias if self.bias is None else self.bias.to(rows.dtype)
         if not torch.compiler.is_compiling():
-            return cpu24.product(rows, weight, bias, threads=torch.get_num_threads(), dtype=rows.dtype)
+            return cpu24.product(
+                rows, weight, bias, threads=torch.get_num_threads(), dtype=rows.dtype
+            )
         isa = native.PATHS.index(native.select_path(native.load()))
         y: Tensor = operators.packed_linear(rows, self.memory, self.scales, bias, isa)
         return y
@@ -117,7 +129,11 @@ class Linear24(nn.Module):
 def _engine(packed: PackedWeight | cpu24.KernelWeight, device: torch.device) -> str:
     if isinstance(packed, cpu24.KernelWeight):
         return "native"
-    if device.type == "cuda" and torch.backends.cusparselt.is_available() and packed.kind == "float":
+    if (
+        device.type == "cuda"
+        and torch.backends.cusparselt.is_available()
+        and packed.kind == "float"
+    ):
         return "cusparselt"
     if device.type == "cpu" and cpu24.supports(packed):
         try:
@@ -129,9 +145,13 @@ def _engine(packed: PackedWeight | cpu24.KernelWeight, device: torch.device) -> 
 
 
 def swap_linears(
-    model: nn.Module, packed: Mapping[str, PackedWeight | cpu24.KernelWeight], *, engine: str | None = None
+    model: nn.Module,
+    packed: Mapping[str, PackedWeight | cpu24.KernelWeight],
+    *,
+    engine: str | None = None,
 ) -> nn.Module:
-    """Replace each module named in `packed` by a Linear24, in place. It keeps the bias and the hooks."""
+    """Replace each module named in `packed` by a Linear24, in place. It keeps the bias and the
+    hooks."""
     for name, weight in packed.items():
         old = model.get_submodule(name)
         bias: Any = getattr(old, "bias", None)
@@ -148,14 +168,17 @@ def swap_linears(
 
 
 def join_memory(model: nn.Module) -> None:
-    """Put the kernel's smaller weights one behind another, in place, in memory that numpy asks large pages for.
+    """Put the kernel's smaller weights one behind another, in place, in memory that numpy asks
+    large pages for.
 
     Only large arrays get them. In others the processor looks up each page of 4 KiB.
     """
     small = [
         (module, weight)
         for module in model.modules()
-        if isinstance(module, Linear24) and (weight := module.kernel_weight) and weight.memory.nbytes < LARGE
+        if isinstance(module, Linear24)
+        and (weight := module.kernel_weight)
+        and weight.memory.nbytes < LARGE
     ]
     starts = [0, *accumulate(-(-weight.memory.nbytes // 64) * 64 for _, weight in small)]
     room = torch.from_numpy(np.empty(starts[-1] + 64, dtype=np.uint8))
@@ -166,20 +189,26 @@ def join_memory(model: nn.Module) -> None:
 
 
 def pack_head(model: nn.Module, kind: str = "int8") -> nn.Module:
-    """Put the output head of a model on the native kernel, in place: "bf16", or "int8" with a scale for each row.
+    """Put the output head of a model on the native kernel, in place: "bf16", or "int8" with a scale
+    for each row.
 
     A tied embedding is not packed, because a token reads one row of it.
     """
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     name = next(name for name, module in model.named_modules() if module is head)
     weight = head.weight.detach()
-    packed = cpu24.to_dense_kernel_layout(weight.bfloat16()) if kind == "bf16" else cpu24.round_dense(weight, kind)
+    packed = (
+        cpu24.to_dense_kernel_layout(weight.bfloat16())
+        if kind == "bf16"
+        else cpu24.round_dense(weight, kind)
+    )
     model.set_submodule(name, Linear24(packed, head.bias))
     return model
 
 
 def load(folder: Path | str, compute: Compute, *, engine: str | None = None) -> nn.Module:
-    """Load the model of a packed24 folder on its packed weights. They are never all dense in memory.
+    """Load the model of a packed24 folder on its packed weights. They are never all dense in
+    memory.
 
     Raises:
         UserError: no packed24 folder, a damaged one, no Compute, or an unknown engine.
@@ -188,7 +217,9 @@ def load(folder: Path | str, compute: Compute, *, engine: str | None = None) -> 
     from bench.inputs import loading
 
     if not isinstance(compute, Compute):
-        raise UserError(f"compute is {compute!r}: give methods.contract.Compute(device=..., dtype=...)")
+        raise UserError(
+            f"compute is {compute!r}: give methods.contract.Compute(device=..., dtype=...)"
+        )
     folder = Path(folder)
     source = Folder24(folder)
     architecture.check(source)
@@ -214,7 +245,8 @@ def load(folder: Path | str, compute: Compute, *, engine: str | None = None) -> 
         for key, buffer in module.named_buffers(recurse=False):
             setattr(module, key, buffer.to(compute.device))
     loaded = loading.add_rounding(model.eval().requires_grad_(False), folder)
-    # After the hooks that round, because inputs share scales with their neighbors before they are repeated.
+    # After the hooks that round, because inputs share scales with their neighbors before they are
+    # repeated.
     for module, columns in repeated.items():
         module.register_forward_pre_hook(lambda _, args, columns=columns: (args[0][..., columns],))
     return loaded

@@ -1,7 +1,8 @@
-"""Packed 2:4 weights: two kept values of every four, and a mask of one bit per weight. numpy packs them piece by piece.
+"""Packed 2:4 weights: two kept values of every four, and a mask of one bit per weight. numpy packs
+them piece by piece.
 
-A float of b bits takes b/2 + 1 bits per weight: 9 in bfloat16. On an integer grid int8 takes 5 and int4 3, plus bfloat16
-scales.
+A float of b bits takes b/2 + 1 bits per weight: 9 in bfloat16. On an integer grid int8 takes 5 and
+int4 3, plus bfloat16 scales.
 """
 
 from __future__ import annotations
@@ -25,10 +26,15 @@ PIECE_WEIGHTS = 2**18
 CODES = np.array([0b0011, 0b0101, 0b1001, 0b0110, 0b1010, 0b1100], dtype=np.uint8)
 """The six masks that keep two of four. Bit j is weight j."""
 _PLACES = {int(c): [j for j in range(4) if c >> j & 1] for c in CODES}
-_FIRST, _SECOND = (np.array([_PLACES.get(c, [0, 0])[i] for c in range(16)], dtype=np.uint8) for i in (0, 1))
+_FIRST, _SECOND = (
+    np.array([_PLACES.get(c, [0, 0])[i] for c in range(16)], dtype=np.uint8) for i in (0, 1)
+)
 _VALID = np.isin(np.arange(16), CODES)
-# The mask of a group by its non-zeros. The lowest zeros fill it up to two. It is 0 for more than two non-zeros.
-_COMPLETE = np.array([next((int(c) for c in CODES if c & code == code), 0) for code in range(16)], dtype=np.uint8)
+# The mask of a group by its non-zeros. The lowest zeros fill it up to two. It is 0 for more than
+# two non-zeros.
+_COMPLETE = np.array(
+    [next((int(c) for c in CODES if c & code == code), 0) for code in range(16)], dtype=np.uint8
+)
 _WORDS: dict[int, Any] = {1: np.uint32, 2: np.uint64}
 _ITEMS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
@@ -38,15 +44,18 @@ class PackedWeight:
     """A weight [out, in] with two kept of every four neighbours along the input."""
 
     kind: str
-    """Kind of the values: "float" for the original ones, "int8" or "int4" for integers q of weights q * scale."""
+    """Kind of the values: "float" for the original ones, "int8" or "int4" for integers q of weights
+    q * scale."""
     width: int
     """Input size."""
     dtype: torch.dtype
     """Dtype of the original weight."""
     values: Tensor
-    """Kept values in order, [out, in/2]. int4: uint8 [out, in/4], two's complement, the first value in the low half."""
+    """Kept values in order, [out, in/2]. int4: uint8 [out, in/4], two's complement, the first value
+    in the low half."""
     mask: Tensor
-    """Mask, uint8 [out, ceil(in/8)]. Bit j of byte k is 1 if weight 8k + j is kept. Bits past the width are 0."""
+    """Mask, uint8 [out, ceil(in/8)]. Bit j of byte k is 1 if weight 8k + j is kept. Bits past the
+    width are 0."""
     scales: Tensor | None = None
     """Scales of consecutive groups along the input, bfloat16 [out, groups], or None for floats."""
 
@@ -65,22 +74,28 @@ class PackedWeight:
 
 
 def pack(weight: Tensor, name: str = "weight") -> PackedWeight:
-    """Pack a float weight [out, in] of any device, bit for bit, on the CPU. name: name for error messages.
+    """Pack a float weight [out, in] of any device, bit for bit, on the CPU. name: name for error
+    messages.
 
     Raises:
-        UserError: not a matrix of bfloat16, float16 or float32, a width that 4 does not divide, a -0.0, or a group with
+        UserError: not a matrix of bfloat16, float16 or float32, a width that 4 does not divide, a
+        -0.0, or a group with
             more than two non-zeros.
     """
     if weight.ndim != 2 or weight.dtype not in FLOAT_DTYPES:
         kinds = ", ".join(dtype_name(d) for d in FLOAT_DTYPES)
         raise UserError(
-            f"{name} is {dtype_name(weight.dtype)} {list(weight.shape)}: packed24 needs a matrix of {kinds}: "
+            f"{name} is {dtype_name(weight.dtype)} {list(weight.shape)}: packed24 needs a matrix "
+            f"of {kinds}: "
             "convert it first"
         )
     weight = weight.cpu()
     rows, width = weight.shape
     if width % 4 or not weight.numel():
-        raise UserError(f"{name} is {[rows, width]}: packed24 needs an input width that 4 divides: leave it dense")
+        raise UserError(
+            f"{name} is {[rows, width]}: packed24 needs an input width that 4 divides: leave it "
+            "dense"
+        )
     bits = _bits(weight)
     mask = np.empty((rows, -(-width // 8)), dtype=np.uint8)
 
@@ -94,7 +109,8 @@ def pack(weight: Tensor, name: str = "weight") -> PackedWeight:
 
 
 def unpack(packed: PackedWeight) -> Tensor:
-    """Return the dense weight [out, in], bit for bit for floats. The mask must have passed `check_mask`."""
+    """Return the dense weight [out, in], bit for bit for floats. The mask must have passed
+    `check_mask`."""
     values = split_int4(packed.values) if packed.kind == "int4" else packed.values
     dense = torch.empty(packed.shape, dtype=values.dtype)
     _scatter(_bits(values), packed.mask.numpy(), _bits(dense))
@@ -102,7 +118,10 @@ def unpack(packed: PackedWeight) -> Tensor:
         return dense
     out = torch.empty(packed.shape, dtype=packed.dtype)
     for rows in row_pieces(*packed.shape):
-        scaled = dense[rows].unflatten(1, (packed.scales.shape[1], -1)).float() * packed.scales[rows, :, None].float()
+        scaled = (
+            dense[rows].unflatten(1, (packed.scales.shape[1], -1)).float()
+            * packed.scales[rows, :, None].float()
+        )
         out[rows] = scaled.flatten(1)
     return out
 
@@ -119,11 +138,21 @@ def split_int4(joined: Tensor) -> Tensor:
     return (halves ^ 8) - 8
 
 
-def pack_integers(integers: Tensor, mask: Tensor, kind: str, scales: Tensor, dtype: torch.dtype) -> PackedWeight:
-    """Pack weights q * scale. integers: int8 [out, in], for int4 in -8 ... 7. mask: the mask from `pack`."""
+def pack_integers(
+    integers: Tensor, mask: Tensor, kind: str, scales: Tensor, dtype: torch.dtype
+) -> PackedWeight:
+    """Pack weights q * scale. integers: int8 [out, in], for int4 in -8 ... 7. mask: the mask from
+    `pack`."""
     values = torch.empty(len(integers), integers.shape[1] // 2, dtype=torch.int8)
     _gather(_bits(integers), mask.numpy(), _bits(values))
-    return PackedWeight(kind, integers.shape[1], dtype, join_int4(values) if kind == "int4" else values, mask, scales)
+    return PackedWeight(
+        kind,
+        integers.shape[1],
+        dtype,
+        join_int4(values) if kind == "int4" else values,
+        mask,
+        scales,
+    )
 
 
 def check_mask(mask: Tensor, width: int, name: str) -> None:
@@ -134,7 +163,9 @@ def check_mask(mask: Tensor, width: int, name: str) -> None:
         valid[:, -1] &= high[:, -1] == 0
         high = high[:, :-1]
     if not valid.all() or not _VALID[high].all():
-        raise UserError(f"the mask of {name} does not keep two of every four weights: write the file again")
+        raise UserError(
+            f"the mask of {name} does not keep two of every four weights: write the file again"
+        )
 
 
 def row_pieces(rows: int, width: int) -> Iterator[slice]:
@@ -146,7 +177,13 @@ def row_pieces(rows: int, width: int) -> Iterator[slice]:
 def _bits(tensor: Tensor) -> NDArray[Any]:
     """View the same memory as unsigned integers."""
     sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
-    return tensor.detach().contiguous().view(sizes[tensor.itemsize]).numpy().view(_ITEMS[tensor.itemsize])
+    return (
+        tensor.detach()
+        .contiguous()
+        .view(sizes[tensor.itemsize])
+        .numpy()
+        .view(_ITEMS[tensor.itemsize])
+    )
 
 
 def _for_each_piece(work: Callable[[slice], None], rows: int, width: int) -> None:
@@ -159,7 +196,8 @@ def _mask(bits: NDArray[Any], start: int, name: str) -> NDArray[np.uint8]:
     """Return the packed mask of some rows. start: number of the first row."""
     if (bits == 1 << (8 * bits.itemsize - 1)).any():
         raise UserError(
-            f"{name} contains -0.0, which packing would not treat as zero: add 0.0 to the weights, which makes it 0.0, and "
+            f"{name} contains -0.0, which packing would not treat as zero: add 0.0 to the "
+            "weights, which makes it 0.0, and "
             "export again"
         )
     # One byte per weight is one word per group. The product gathers its four bytes into four bits.
@@ -168,8 +206,10 @@ def _mask(bits: NDArray[Any], start: int, name: str) -> NDArray[np.uint8]:
     if not complete.all():
         row, group = (int(i) for i in np.argwhere(complete == 0)[0])
         raise UserError(
-            f"{name} is not 2:4: row {start + row} has more than two non-zeros among weights {4 * group} to "
-            f"{4 * group + 3}: export it with --format hf, or prune the model with --pattern 2:4 first"
+            f"{name} is not 2:4: row {start + row} has more than two non-zeros among weights "
+            f"{4 * group} to "
+            f"{4 * group + 3}: export it with --format hf, or prune the model with --pattern 2:4 "
+            "first"
         )
     if complete.shape[1] % 2:
         complete = np.pad(complete, ((0, 0), (0, 1)))
@@ -184,10 +224,11 @@ def _codes(mask: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
 def _for_each_part(
     work: Callable[..., None], bits: NDArray[Any], mask: NDArray[np.uint8], values: NDArray[Any]
 ) -> None:
-    """Run `work` on the mask bits, items of 8 or 16 bits, and first and second kept items of every piece.
+    """Run `work` on the mask bits, items of 8 or 16 bits, and first and second kept items of every
+    piece.
 
-    bits: items [rows, width]. values: kept items [rows, width/2]. A group of four items is handled as one word, and numpy has no
-    word of 16 bytes, so items of 32 bits are two parts.
+    bits: items [rows, width]. values: kept items [rows, width/2]. A group of four items is handled
+    as one word, and numpy has no word of 16 bytes, so items of 32 bits are two parts.
     """
     (rows, width), n = bits.shape, 2 if bits.itemsize == 4 else 1
 
@@ -203,7 +244,9 @@ def _for_each_part(
 def _gather(bits: NDArray[Any], mask: NDArray[np.uint8], values: NDArray[Any]) -> None:
     """Copy kept items of bits [rows, width] to values [rows, width/2]."""
 
-    def work(codes: NDArray[np.uint8], items: NDArray[Any], first: NDArray[Any], second: NDArray[Any]) -> None:
+    def work(
+        codes: NDArray[np.uint8], items: NDArray[Any], first: NDArray[Any], second: NDArray[Any]
+    ) -> None:
         word, size = _WORDS[items.itemsize], 8 * items.itemsize
         groups = np.ascontiguousarray(items).view(word)
         # The assignment cuts off the higher bits.
@@ -216,7 +259,9 @@ def _gather(bits: NDArray[Any], mask: NDArray[np.uint8], values: NDArray[Any]) -
 def _scatter(values: NDArray[Any], mask: NDArray[np.uint8], bits: NDArray[Any]) -> None:
     """Write values [rows, width/2] to their places in bits [rows, width], and zeros elsewhere."""
 
-    def work(codes: NDArray[np.uint8], items: NDArray[Any], first: NDArray[Any], second: NDArray[Any]) -> None:
+    def work(
+        codes: NDArray[np.uint8], items: NDArray[Any], first: NDArray[Any], second: NDArray[Any]
+    ) -> None:
         word, size = _WORDS[items.itemsize], 8 * items.itemsize
         groups = first.astype(word) << (_FIRST * size).astype(word)[codes]
         groups |= second.astype(word) << (_SECOND * size).astype(word)[codes]

@@ -16,12 +16,14 @@ Work = Callable[[], Any]
 PRODUCT_TOLERANCE = 1e-2
 """Largest error as a fraction of the product's norm. It allows for bfloat16 inputs and outputs."""
 MODEL_TOLERANCE = 0.2
-"""Largest error of a step's logits as a fraction of their norm. Rounding accumulates over the layers."""
+"""Largest error of a step's logits as a fraction of their norm. Rounding accumulates over the
+layers."""
 
 
 @dataclass(frozen=True)
 class CapturedWork:
-    """A CUDA graph, which each call replays. It reads tensors of the work, and holds none of them itself."""
+    """A CUDA graph, which each call replays. It reads tensors of the work, and holds none of them
+    itself."""
 
     graph: Any
     work: Work
@@ -48,7 +50,8 @@ class CudaClock:
     """A clock for a CUDA device that uses events in its queue. Calls are queued without waiting."""
 
     def without_host(self, work: Work, count: int) -> Work:
-        """Return `count` calls of the work as a CUDA graph: the device does not wait for the host between them."""
+        """Return `count` calls of the work as a CUDA graph: the device does not wait for the host
+        between them."""
 
         def repeat() -> None:
             for _ in range(count):
@@ -57,7 +60,9 @@ class CudaClock:
         return capture_graph(repeat)
 
     def measure(self, work: Work, count: int) -> list[float]:
-        pairs = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(count)]
+        pairs = [
+            tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(count)
+        ]
         for start, end in pairs:
             start.record()
             work()
@@ -70,8 +75,11 @@ class WrongProduct(Exception):
     """A wrong product of a kernel, which is not timed."""
 
 
-def check_product(name: str, product: Tensor, expected: Tensor, tolerance: float = PRODUCT_TOLERANCE) -> None:
-    """Raise WrongProduct if a product differs from that of float32 by more than `tolerance` of the norm, or is NaN."""
+def check_product(
+    name: str, product: Tensor, expected: Tensor, tolerance: float = PRODUCT_TOLERANCE
+) -> None:
+    """Raise WrongProduct if a product differs from that of float32 by more than `tolerance` of the
+    norm, or is NaN."""
     error = float((product.float() - expected).norm() / expected.norm().clamp(min=1e-30))
     if not error <= tolerance:
         raise WrongProduct(f"{name} is off by {error:.2g} of the product's norm")

@@ -1,7 +1,10 @@
-"""(2N-2):2N weights, such as 6:8, as overlapping windows of 2:4. SlideSparse (Hao et al. 2026), arXiv 2603.05232.
+"""(2N-2):2N weights, such as 6:8, as overlapping windows of 2:4. SlideSparse (Hao et al. 2026),
+arXiv 2603.05232.
 
-A group of 2N weights has N - 1 windows of four weights, each two further. A kernel of 2:4 then multiplies them by inputs that
-are repeated in the same way: 2(N-1)/N times as many, at half of the dense arithmetic each, so N/(N-1) times as fast as dense.
+A group of 2N weights has N - 1 windows of four weights, each two further. A kernel of 2:4 then
+multiplies them by inputs that
+are repeated in the same way: 2(N-1)/N times as many, at half of the dense arithmetic each, so
+N/(N-1) times as fast as dense.
 """
 
 from __future__ import annotations
@@ -23,7 +26,10 @@ def group_of(pattern: str) -> int:
     """Return 2N of a pattern (2N-2):2N. Raise UserError for another pattern."""
     parsed = Pattern.parse(pattern)
     if parsed.m % 2 or not 6 <= parsed.m <= MAX_GROUP or parsed.n != parsed.m - 2:
-        raise UserError(f"{pattern} is not stored as windows of 2:4: give (2N-2):2N from 4:6 to 62:64, such as 6:8")
+        raise UserError(
+            f"{pattern} is not stored as windows of 2:4: give (2N-2):2N from 4:6 to 62:64, such "
+            "as 6:8"
+        )
     return parsed.m
 
 
@@ -38,21 +44,25 @@ def window_width(width: int, group: int) -> int:
 
 
 def window_columns(width: int, group: int) -> Tensor:
-    """Return the input of each window's weights, int64 [2 (N-1)/N width]. width: a multiple of the group."""
+    """Return the input of each window's weights, int64 [2 (N-1)/N width]. width: a multiple of the
+    group."""
     starts = torch.arange(0, width, group)[:, None] + torch.arange(0, group - STRIDE, STRIDE)
     return (starts[..., None] + torch.arange(SIZE)).flatten()
 
 
 def to_windows(weight: Tensor, group: int, name: str = "weight") -> Tensor:
-    """Return the windows of a weight [out, in], with each non-zero in exactly one: [out, 2 (N-1)/N in], or raise UserError.
+    """Return the windows of a weight [out, in], with each non-zero in exactly one: [out, 2 (N-1)/N
+    in], or raise UserError.
 
-    From left to right, a window takes the first two non-zeros that no earlier one took. It cannot miss one: the others of its
-    four weights are in the next window, too, and the last window has at most two left.
+    From left to right, a window takes the first two non-zeros that no earlier one took. It cannot
+    miss one: the others of its four weights are in the next window, too, and the last window has at
+    most two left.
     """
     rows, width = weight.shape
     if width % group:
         raise UserError(
-            f"{name} is {[rows, width]}: {group - 2}:{group} needs a width that {group} divides: leave it dense"
+            f"{name} is {[rows, width]}: {group - 2}:{group} needs a width that {group} divides: "
+            "leave it dense"
         )
     out = weight.new_empty(rows, window_width(width, group))
     for at in row_pieces(rows, width):
@@ -61,8 +71,10 @@ def to_windows(weight: Tensor, group: int, name: str = "weight") -> Tensor:
         if (crowded := left.sum(-1) > group - STRIDE).any():
             row, place = (int(i) for i in crowded.nonzero()[0])
             raise UserError(
-                f"{name} is not {group - 2}:{group}: row {at.start + row} has more than {group - 2} non-zeros among weights "
-                f"{place * group} to {place * group + group - 1}: prune the model with --pattern {group - 2}:{group} first"
+                f"{name} is not {group - 2}:{group}: row {at.start + row} has more than "
+                f"{group - 2} non-zeros among weights "
+                f"{place * group} to {place * group + group - 1}: prune the model with --pattern "
+                f"{group - 2}:{group} first"
             )
         windows = []
         for start in range(0, group - STRIDE, STRIDE):

@@ -1,4 +1,5 @@
-"""Distance to the dense model on perplexity's windows. It shows small losses that perplexity does not."""
+"""Distance to the dense model on perplexity's windows. It shows small losses that perplexity does
+not."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from methods.info import MeasureInfo, Metric
 class Agreement(Windowed):
     """KL(dense || compressed) per token, and top-1 agreement.
 
-    Items: KL of each window, summed over its positions, and the number of positions with equal top tokens.
+    Items: KL of each window, summed over its positions, and the number of positions with equal top
+    tokens.
     """
 
     name: ClassVar[str] = "agreement"
@@ -26,15 +28,32 @@ class Agreement(Windowed):
         metrics=(
             # The noise of perplexity, also in nats per token.
             Metric(
-                "kl", "nats/token", "lower", "nats/token", 0.0, rule="window mean", order=20, quality=4, seed_noise=0.016
+                "kl",
+                "nats/token",
+                "lower",
+                "nats/token",
+                0.0,
+                rule="window mean",
+                order=20,
+                quality=4,
+                seed_noise=0.016,
             ),
             # Twice the noise in results/tiny-recon.
             Metric(
-                "top1_agreement", "1", "higher", "proportion", 0.0, 1.0, rule="window mean", order=21, on_board=True,
-                one_column=True, seed_noise=0.005,
+                "top1_agreement",
+                "1",
+                "higher",
+                "proportion",
+                0.0,
+                1.0,
+                rule="window mean",
+                order=21,
+                on_board=True,
+                one_column=True,
+                seed_noise=0.005,
             ),
         )
-    )  # fmt: skip
+    )
     beside_dense: ClassVar[bool] = True
 
     def known(self, windows: Windows, context: MeasureContext) -> Readings | None:
@@ -58,11 +77,13 @@ class WindowDistances:
         assert p is not None
         if p.shape[-1] != q.shape[-1]:
             raise Skipped(
-                f"KL needs one vocabulary, and the model has {q.shape[-1]:,} logits where the original has {p.shape[-1]:,}"
+                f"KL needs one vocabulary, and the model has {q.shape[-1]:,} logits where the "
+                f"original has {p.shape[-1]:,}"
             )
         self._same.add(part, p.argmax(-1) == q.argmax(-1))
         p, q = p.log_softmax(-1), q.log_softmax(-1)
-        # Rounding makes it negative where the models are nearly equal. In float64, so that the sum over a window loses nothing.
+        # Rounding makes it negative where the models are nearly equal. In float64, so that the sum
+        # over a window loses nothing.
         self._kl.add(part, (p.exp() * (p - q)).sum(-1).clamp(min=0).double())
 
     def finish(self) -> Readings:

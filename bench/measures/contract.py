@@ -1,8 +1,9 @@
 """Interface of a measure: what it declares, its inputs and its results.
 
-A measure in a package of your own needs this module, `bench.results.record` and `methods`, and nothing else of bench. It declares
-each metric once (`methods.info.Metric`), and a gate, `bench check` and all tables read the facts there. A reading has the unit and
-direction of its metric, unless it states others. The method `derive` is for metrics with the rule "own":
+A measure in a package of your own needs this module, `bench.results.record` and `methods`, and
+nothing else of bench. It declares each metric once (`methods.info.Metric`), and a gate, `bench
+check` and all tables read the facts there. A reading has the unit and direction of its metric,
+unless it states others. The method `derive` is for metrics with the rule "own":
 
     from collections.abc import Callable
     from dataclasses import dataclass
@@ -21,8 +22,9 @@ direction of its metric, unless it states others. The method `derive` is for met
         needs: ClassVar[Needs] = Needs.NOTHING
         info: ClassVar[MeasureInfo] = MeasureInfo(
             metrics=(
-                Metric("max_norm", "1", "lower", rule="own", counted=True, margin=0.01, on_board=True, order=65),
-                Metric("mean_norm", "1", "lower", rule="mean", margin=0.02, seed_noise=0.005, order=66),
+                Metric("max_norm", "1", "lower", rule="own", counted=True, margin=0.01,
+                on_board=True, order=65), Metric("mean_norm", "1", "lower", rule="mean",
+                margin=0.02, seed_noise=0.005, order=66),
             )
         )
 
@@ -34,15 +36,17 @@ direction of its metric, unless it states others. The method `derive` is for met
             norms = {name: float(p.norm()) for name, p in model().named_parameters()}
             mean = sum(norms.values()) / len(norms)
             items = tuple(Item(name, name, norm, 1.0) for name, norm in norms.items())
-            return Readings((Reading("max_norm", max(norms.values())), Reading("mean_norm", mean)), items)
+            return Readings((Reading("max_norm", max(norms.values())), Reading("mean_norm", mean)),
+            items)
 
         @staticmethod
         def derive(metric, record, items):
             return float(items.columns["value"].max())
 
-A measure that reads the windows of a corpus, as perplexity does, can share their forward pass. It then derives from
-`bench.measures.windowed.Windowed` and has a `reader` in place of `read`. The reader receives the logits of a few rows at a
-time, and with `beside_dense = True` also those of the dense model:
+A measure that reads the windows of a corpus, as perplexity does, can share their forward pass. It
+then derives from `bench.measures.windowed.Windowed` and has a `reader` in place of `read`. The
+reader receives the logits of a few rows at a time, and with `beside_dense = True` also those of the
+dense model:
 
     from dataclasses import dataclass
     from typing import ClassVar
@@ -74,8 +78,8 @@ time, and with `beside_dense = True` also those of the dense model:
             mean = sum(self.sums.values) / (count * (seqlen - 1))
             return Readings((Reading("entropy", mean, "nats/token", ""),), items)
 
-A run fills in its fields from the settings `perplexity` and makes one pass for all such measures. A fault in a reader fails
-only its own measurement.
+A run fills in its fields from the settings `perplexity` and makes one pass for all such measures. A
+fault in a reader fails only its own measurement.
 """
 
 from __future__ import annotations
@@ -144,11 +148,13 @@ class PlanContext:
     """Rule for BOS as far as it changes this model's tokens."""
 
     def require_positions(self, use: str, seqlen: int) -> None:
-        """Check that the model can read sequences of this length. Raise UserError if the model has fewer positions."""
+        """Check that the model can read sequences of this length. Raise UserError if the model has
+        fewer positions."""
         positions = self.facts.positions
         if positions is not None and seqlen > positions:
             raise UserError(
-                f"{use}.seqlen={seqlen} is more than the {positions} positions of {self.facts.name}: "
+                f"{use}.seqlen={seqlen} is more than the {positions} positions of "
+                f"{self.facts.name}: "
                 "use at most that many"
             )
 
@@ -157,7 +163,8 @@ class PlanContext:
         facts = self.facts
         if facts.has_weights and not facts.has_tokenizer:
             raise UserError(
-                f"{facts.folder} has no tokenizer (tokenizer.json): copy that of the original model, "
+                f"{facts.folder} has no tokenizer (tokenizer.json): copy that of the original "
+                "model, "
                 "or leave out what reads text"
             )
 
@@ -179,7 +186,8 @@ class Planned(NamedTuple):
     content: str = ""
     """Digest of the data that the measure reads. Empty if the data is not here."""
     options: Mapping[str, Any] = {}
-    """Settings that change no number and are not part of the key. `tokens`: about how many it reads, if the data tells."""
+    """Settings that change no number and are not part of the key. `tokens`: about how many it
+    reads, if the data tells."""
 
 
 @dataclass(frozen=True)
@@ -229,14 +237,17 @@ class Measure(Protocol):
 
     A class can also declare the following. Its module must not import torch at the top.
 
-    - `settings`: its table of settings, a class of `MeasureSettings`, which `plan` reads with `context.run.settings_of`.
+    - `settings`: its table of settings, a class of `MeasureSettings`, which `plan` reads with
+      `context.run.settings_of`.
     - `check(run, fetch)`, a class method: raise UserError if the run's settings cannot be used.
-    - `plan(context)`, a class method: return a `Planned` for each measurement. Default: one, with default fields.
+    - `plan(context)`, a class method: return a `Planned` for each measurement. Default: one, with
+      default fields.
     - `estimated_tokens`, a property: about how many tokens it reads, for the estimate of time.
     - `imports`: modules that a worker should import early.
     - `info`, a `methods.info.MeasureInfo`: its metrics. It is no part of a key.
-    - `derive(metric, record, items)`, a static method: return the number of a metric with the rule "own", computed from the
-      items of a record (`bench.results.derive.Items`), or None if they do not give it.
+    - `derive(metric, record, items)`, a static method: return the number of a metric with the rule
+      "own", computed from the items of a record (`bench.results.derive.Items`), or None if they do
+      not give it.
     - `streams = True`: for models larger than the device, `read` gets a model without its blocks if
       `context.compute.stream`. The blocks are in `context.folder` and `context.source`.
     """
@@ -246,7 +257,8 @@ class Measure(Protocol):
 
     @property
     def protocol(self) -> identity.Protocol | str:
-        """Label of what is measured on. Numbers in one column share it. A text is the name of a protocol."""
+        """Label of what is measured on. Numbers in one column share it. A text is the name of a
+        protocol."""
         ...
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:

@@ -1,4 +1,5 @@
-"""Cache of the dense model's final hidden states on windows, for all models that are compared with it."""
+"""Cache of the dense model's final hidden states on windows, for all models that are compared with
+it."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class DenseModel:
 
     @contextlib.contextmanager
     def states(self, token_digest: str, batch: int) -> Iterator[DenseStates]:
-        """Give the states on windows in batches of this size. They stay in the cache until the `with` block ends."""
+        """Give the states on windows in batches of this size. They stay in the cache until the
+        `with` block ends."""
         import torch  # slow to import
 
         inputs = {
@@ -68,7 +70,8 @@ class DenseStates:
         self.folder, self.model = folder, model
 
     def open(self) -> Iterator[Tensor] | None:
-        """Read the states batch by batch [batch, seqlen, hidden], on the CPU. None: they are not in the cache.
+        """Read the states batch by batch [batch, seqlen, hidden], on the CPU. None: they are not in
+        the cache.
 
         Check every file first, and delete all files if one is damaged.
         """
@@ -77,7 +80,10 @@ class DenseStates:
         try:
             expected = json.loads((self.folder / DIGESTS).read_text())
             files = [_file(self.folder, i) for i in range(len(expected))]
-            damaged = next((f for f, sha256 in zip(files, expected, strict=True) if digests.read(f) != sha256), None)
+            damaged = next(
+                (f for f, sha256 in zip(files, expected, strict=True) if digests.read(f) != sha256),
+                None,
+            )
         except (OSError, ValueError, TypeError):
             damaged = self.folder / DIGESTS
         if damaged:
@@ -92,7 +98,8 @@ class DenseStates:
         return map(_read, files)
 
     def accept(self, head: nn.Module, tokens: Tensor) -> bool:
-        """Return whether states of these tokens can be cached. Delete the least recently used states to make space.
+        """Return whether states of these tokens can be cached. Delete the least recently used
+        states to make space.
 
         head: output head of the dense model, [vocabulary, hidden].
         """
@@ -136,5 +143,6 @@ def _file(folder: Path, batch: int) -> Path:
 def _read(file: Path) -> Tensor:
     from safetensors.torch import load_file  # imports torch
 
-    # A clone is aligned like a model's tensors, on which a product can depend, and does not map the file.
+    # A clone is aligned like a model's tensors, on which a product can depend, and does not map the
+    # file.
     return load_file(file)[STATES].clone()

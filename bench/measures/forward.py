@@ -1,4 +1,5 @@
-"""Forward passes over windows, batch by batch, up to the output head, for whole and for streamed models."""
+"""Forward passes over windows, batch by batch, up to the output head, for whole and for streamed
+models."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from bench.measures.contract import MeasureContext
 
 LOGITS_BYTES = 256 * 2**20
-"""Bytes of one model's logits in memory at a time. Heads of large vocabularies are slow on a CPU in fewer rows."""
+"""Bytes of one model's logits in memory at a time. Heads of large vocabularies are slow on a CPU in
+fewer rows."""
 PART_BYTES = 2**20
 """Bytes of these logits that a CPU processes at a time."""
 BATCH_TOKENS = 4096
@@ -23,16 +25,19 @@ class ForwardPass(NamedTuple):
     """Pass of one model over all windows."""
 
     states: Iterable[Tensor]
-    """Inputs of the head for each batch [batch, seqlen, hidden], stored or computed during iteration."""
+    """Inputs of the head for each batch [batch, seqlen, hidden], stored or computed during
+    iteration."""
     head: nn.Module
 
 
 def forward_windows(
     load: Callable[[], nn.Module], folder: Path, tokens: Tensor, batch: int, context: MeasureContext
 ) -> ForwardPass:
-    """Compute the final hidden states of a model on windows, int64 [windows, seqlen], `batch` in a forward pass.
+    """Compute the final hidden states of a model on windows, int64 [windows, seqlen], `batch` in a
+    forward pass.
 
-    load: returns the model, without its blocks if `context.compute.stream`. folder: contains the blocks in that case.
+    load: returns the model, without its blocks if `context.compute.stream`. folder: contains the
+    blocks in that case.
     """
     from methods.logits import head_of  # imports torch
 
@@ -41,11 +46,15 @@ def forward_windows(
     if context.compute.stream:
         from methods.pruning.streaming import last_hidden  # imports torch
 
-        return ForwardPass(last_hidden(model, folder, tokens, batch, context.compute, context.progress), head)
+        return ForwardPass(
+            last_hidden(model, folder, tokens, batch, context.compute, context.progress), head
+        )
     return ForwardPass(_states(model, tokens, batch, context), head)
 
 
-def _states(model: nn.Module, tokens: Tensor, batch: int, context: MeasureContext) -> Iterator[Tensor]:
+def _states(
+    model: nn.Module, tokens: Tensor, batch: int, context: MeasureContext
+) -> Iterator[Tensor]:
     done = 0
     for part in tokens.split(batch):
         yield model.base_model(input_ids=part.to(context.compute.device), use_cache=False)[0]  # type: ignore[operator]
@@ -53,10 +62,14 @@ def _states(model: nn.Module, tokens: Tensor, batch: int, context: MeasureContex
         context.progress.advance(done, len(tokens))
 
 
-def logit_parts(heads: Sequence[nn.Module], states: Sequence[Tensor]) -> Iterator[tuple[slice, list[Tensor]]]:
-    """Yield a few rows at a time: their slice, and their logits from each head in float32 [rows, vocabulary].
+def logit_parts(
+    heads: Sequence[nn.Module], states: Sequence[Tensor]
+) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Yield a few rows at a time: their slice, and their logits from each head in float32 [rows,
+    vocabulary].
 
-    A chunk is large enough for a fast matrix product. On a CPU it is split into parts that fit in the processor's cache.
+    A chunk is large enough for a fast matrix product. On a CPU it is split into parts that fit in
+    the processor's cache.
 
     states: [tokens, hidden] for each of `heads`.
     """

@@ -1,6 +1,8 @@
-"""Log-likelihoods of continuations. Contexts and continuations form prefix trees, so each context runs once.
+"""Log-likelihoods of continuations. Contexts and continuations form prefix trees, so each context
+runs once.
 
-A long prefix of many contexts, such as the examples of a prompt, runs once for all trees. Its keys and values are kept.
+A long prefix of many contexts, such as the examples of a prompt, runs once for all trees. Its keys
+and values are kept.
 """
 
 from __future__ import annotations
@@ -71,16 +73,21 @@ def score(model: Any, pairs: Sequence[Pair], max_length: int, capacity: int) -> 
     """
     inputs = [(context + continuation)[:-1][-max_length:] for context, continuation in pairs]
     # Everything before the token that predicts the first of the continuation.
-    contexts = [tokens[: len(tokens) - len(pair[1]) + 1] for tokens, pair in zip(inputs, pairs, strict=True)]
+    contexts = [
+        tokens[: len(tokens) - len(pair[1]) + 1] for tokens, pair in zip(inputs, pairs, strict=True)
+    ]
     for length, members in group_prefixes(contexts, LEAST_PREFIX):
         prefix = _run_prefix(model, inputs[members[0]][:length], capacity) if length else None
-        trees = grow_trees([inputs[k][length:] for k in members], capacity, model.config.hidden_size)
+        trees = grow_trees(
+            [inputs[k][length:] for k in members], capacity, model.config.hidden_size
+        )
         for batch in _batches(trees, capacity):
             yield from _score_batch(model, batch, [pairs[k] for k in members], members, prefix)
 
 
 class _Prefix(NamedTuple):
-    """Keys and values of a prefix, [1, heads, length, head size] for each block, one after the other."""
+    """Keys and values of a prefix, [1, heads, length, head size] for each block, one after the
+    other."""
 
     length: int
     states: list[Tensor]
@@ -104,7 +111,8 @@ def _run_prefix(model: Any, tokens: list[int], capacity: int) -> _Prefix:
 
 
 def _batches(trees: Sequence[PrefixTree], capacity: int) -> Iterator[list[PrefixTree]]:
-    """Yield batches of trees in order. A batch is padded to its first tree, which is the largest."""
+    """Yield batches of trees in order. A batch is padded to its first tree, which is the
+    largest."""
     batch: list[PrefixTree] = []
     for tree in trees:
         if batch and (len(batch) + 1) * len(batch[0]) > capacity:
@@ -116,7 +124,11 @@ def _batches(trees: Sequence[PrefixTree], capacity: int) -> Iterator[list[Prefix
 
 
 def _score_batch(
-    model: Any, trees: Sequence[PrefixTree], pairs: Sequence[Pair], names: Sequence[int], prefix: _Prefix | None
+    model: Any,
+    trees: Sequence[PrefixTree],
+    pairs: Sequence[Pair],
+    names: Sequence[int],
+    prefix: _Prefix | None,
 ) -> Iterator[Score]:
     """Score the pairs of trees. names: number that is returned for each pair."""
     width = len(trees[0])
@@ -142,9 +154,14 @@ def _score_batch(
 
 
 def _hidden_states(
-    model: Any, trees: Sequence[PrefixTree], width: int, prefix: _Prefix | None = None, cache: Any = None
+    model: Any,
+    trees: Sequence[PrefixTree],
+    width: int,
+    prefix: _Prefix | None = None,
+    cache: Any = None,
 ) -> Tensor:
-    """Compute the inputs of the head [trees, width, hidden]. The trees come after the prefix, whose cache grows by them."""
+    """Compute the inputs of the head [trees, width, hidden]. The trees come after the prefix, whose
+    cache grows by them."""
     device = model.device
     tokens, depths, ends = torch.zeros(3, len(trees), width, dtype=torch.int64)
     # Padding sees itself.
@@ -159,13 +176,18 @@ def _hidden_states(
     mask = _masks(model, depths, ends, prefix.length if prefix else 0)
     kept = kv_cache.as_argument(model.base_model, cache) if cache is not None else {}
     states: Tensor = model.base_model(
-        input_ids=tokens, position_ids=depths, attention_mask=mask, use_cache=cache is not None, **kept
+        input_ids=tokens,
+        position_ids=depths,
+        attention_mask=mask,
+        use_cache=cache is not None,
+        **kept,
     )[0]
     return states
 
 
 def _masks(model: Any, depths: Tensor, ends: Tensor, before: int) -> Tensor | dict[str, Tensor]:
-    """Return the additive attention mask [trees, 1, width, before + width], or one for each kind of layer.
+    """Return the additive attention mask [trees, 1, width, before + width], or one for each kind of
+    layer.
 
     Args:
         depths, ends: [trees, width]
@@ -174,7 +196,9 @@ def _masks(model: Any, depths: Tensor, ends: Tensor, before: int) -> Tensor | di
     node = torch.arange(depths.shape[1], device=depths.device)
     above = (node <= node[:, None]) & (node[:, None] < ends[:, None, :])
     above = nn.functional.pad(above, (before, 0), value=True)
-    places = torch.cat([torch.arange(before, device=depths.device).expand(len(depths), -1), depths], 1)
+    places = torch.cat(
+        [torch.arange(before, device=depths.device).expand(len(depths), -1), depths], 1
+    )
     config, dtype = model.config, model.dtype
 
     def additive(seen: Tensor) -> Tensor:
@@ -188,7 +212,9 @@ def _masks(model: Any, depths: Tensor, ends: Tensor, before: int) -> Tensor | di
     return additive(near)
 
 
-def _read_logits(head: nn.Module, states: Tensor, nodes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _read_logits(
+    head: nn.Module, states: Tensor, nodes: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return ln p of each target in float32, and whether it is the most likely token, on the CPU.
 
     Args:

@@ -1,4 +1,5 @@
-"""Violations of the pattern, counted by the runner in the written folder, not reported by the method."""
+"""Violations of the pattern, counted by the runner in the written folder, not reported by the
+method."""
 
 from __future__ import annotations
 
@@ -26,9 +27,29 @@ class PatternHolds:
     name: ClassVar[str] = "pattern"
     info: ClassVar[MeasureInfo] = MeasureInfo(
         metrics=(
-            Metric("violated_groups", "1", "lower", "groups", 0.0, order=70, on_board=True, counted=True, margin=0.0),
+            Metric(
+                "violated_groups",
+                "1",
+                "lower",
+                "groups",
+                0.0,
+                order=70,
+                on_board=True,
+                counted=True,
+                margin=0.0,
+            ),
             Metric("negative_zeros", "1", "lower", "weights", 0.0, counted=True, in_tables=False),
-            Metric("zeros_lost", "1", "lower", "weights", 0.0, order=71, counted=True, margin=0.0, sorts_rows=False),
+            Metric(
+                "zeros_lost",
+                "1",
+                "lower",
+                "weights",
+                0.0,
+                order=71,
+                counted=True,
+                margin=0.0,
+                sorts_rows=False,
+            ),
         )
     )
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -42,5 +63,7 @@ class PatternHolds:
         found = {"violated_groups": counts.violations, "negative_zeros": counts.negative_zeros}
         if counts.zeros_lost is not None:
             found["zeros_lost"] = counts.zeros_lost
-        values = tuple(Reading(metric, count, n=len(counts.layers)) for metric, count in found.items())
+        values = tuple(
+            Reading(metric, count, n=len(counts.layers)) for metric, count in found.items()
+        )
         return Readings(values, notes={"changed": sorted(counts.changed)} if counts.changed else {})

@@ -17,20 +17,31 @@ from methods.info import MeasureInfo, Metric
 class Perplexity(Windowed):
     """exp of the mean next-token cross-entropy.
 
-    The first token of a window is not predicted. Items: cross-entropy of each window in nats, summed over its positions.
+    The first token of a window is not predicted. Items: cross-entropy of each window in nats,
+    summed over its positions.
     """
 
     name: ClassVar[str] = "perplexity"
     info: ClassVar[MeasureInfo] = MeasureInfo(
         metrics=(
-            # Noise in nats per token: that of one-shot rows at 2:4 in results/smollm2-135m-wanda7, the largest that was
-            # measured. On `tiny` it is a quarter of it.
+            # Noise in nats per token: that of one-shot rows at 2:4 in results/smollm2-135m-wanda7,
+            # the largest that was measured. On `tiny` it is a quarter of it.
             Metric(
-                "perplexity", "1", "lower", "ratio", 1.0, rule="exp of window mean", order=10, quality=1, on_board=True,
-                margin=0.005, seed_noise=0.016, public_name="perplexity",
+                "perplexity",
+                "1",
+                "lower",
+                "ratio",
+                1.0,
+                rule="exp of window mean",
+                order=10,
+                quality=1,
+                on_board=True,
+                margin=0.005,
+                seed_noise=0.016,
+                public_name="perplexity",
             ),
         )
-    )  # fmt: skip
+    )
 
     def reader(self, windows: Windows, context: MeasureContext) -> WindowLosses:
         return WindowLosses(windows)
@@ -55,5 +66,7 @@ class WindowLosses:
         )
         mean, stderr = mean_and_stderr([x / targets for x in self.losses])
         ppl = math.inf if mean >= 700 else math.exp(mean)
-        reading = Reading("perplexity", ppl, stderr=None if stderr is None else ppl * stderr, n=len(items))
+        reading = Reading(
+            "perplexity", ppl, stderr=None if stderr is None else ppl * stderr, n=len(items)
+        )
         return Readings((reading,), items)

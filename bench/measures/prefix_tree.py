@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 
 class PrefixTree:
-    """Nodes with one token each, in depth-first order. So a subtree is a contiguous run of nodes."""
+    """Nodes with one token each, in depth-first order. So a subtree is a contiguous run of
+    nodes."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
@@ -21,8 +22,11 @@ class PrefixTree:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def add(self, number: int, sequence: Sequence[int], before: Sequence[int] = (), shared: int = 0) -> list[int]:
-        """Add a sequence and return its path. before: path of the previous sequence. shared: length of their common prefix."""
+    def add(
+        self, number: int, sequence: Sequence[int], before: Sequence[int] = (), shared: int = 0
+    ) -> list[int]:
+        """Add a sequence and return its path. before: path of the previous sequence. shared: length
+        of their common prefix."""
         start, end = len(self), len(self) + len(sequence) - shared
         for node in before[:shared]:
             self.ends[node] = end
@@ -36,7 +40,8 @@ class PrefixTree:
 def grow_trees(sequences: Sequence[Sequence[int]], capacity: int, reach: int) -> list[PrefixTree]:
     """Return trees with all sequences, the largest tree first.
 
-    Sort the sequences by their tokens. Add each to the tree of the one before it if that is less work than a new tree. Work
+    Sort the sequences by their tokens. Add each to the tree of the one before it if that is less
+    work than a new tree. Work
     counts as in attention: each node reads every node of its tree, even through a mask.
 
     Args:
@@ -72,11 +77,12 @@ class PrefixGroup(NamedTuple):
 def group_prefixes(sequences: Sequence[Sequence[int]], least: int) -> list[PrefixGroup]:
     """Group sequences by long common prefixes, such as the examples of a prompt.
 
-    Go through the different sequences in order. One joins the group before it unless the shorter common prefix would save
-    fewer tokens. The last token of a sequence is never in its prefix.
+    Go through the different sequences in order. One joins the group before it unless the shorter
+    common prefix would save fewer tokens. The last token of a sequence is never in its prefix.
 
     Args:
-        least: tokens of the shortest prefix that counts. All other sequences are one group without a prefix.
+        least: tokens of the shortest prefix that counts. All other sequences are one group without
+        a prefix.
     """
     numbers: dict[tuple[int, ...], list[int]] = {}
     for number, sequence in enumerate(sequences):
@@ -89,7 +95,11 @@ def group_prefixes(sequences: Sequence[Sequence[int]], least: int) -> list[Prefi
             groups[-1] = (shared, [*members, sequence])
         else:
             groups.append((len(sequence) - 1, [sequence]))
-    found = [PrefixGroup(n, [k for m in members for k in numbers[m]]) for n, members in groups if len(members) > 1]
+    found = [
+        PrefixGroup(n, [k for m in members for k in numbers[m]])
+        for n, members in groups
+        if len(members) > 1
+    ]
     alone = [k for _, members in groups if len(members) == 1 for k in numbers[members[0]]]
     return [*found, PrefixGroup(0, alone)] if alone else found
 

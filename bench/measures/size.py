@@ -38,27 +38,70 @@ class Size:
             Metric("parameters", "1", "", "weights", 0.0, counted=True, in_tables=False),
             Metric("nonzeros", "1", "lower", "weights", 0.0, counted=True, in_tables=False),
             Metric(
-                "sparsity", "1", "higher", "proportion", 0.0, 1.0, rule="weighted mean", order=60, counted=True,
-                capped_by_pattern=True, margin=0.001,
+                "sparsity",
+                "1",
+                "higher",
+                "proportion",
+                0.0,
+                1.0,
+                rule="weighted mean",
+                order=60,
+                counted=True,
+                capped_by_pattern=True,
+                margin=0.001,
             ),
             Metric("bytes", "B", "lower", "bytes", 0.0, counted=True, in_tables=False),
             Metric(
-                "bytes_packed", "B", "lower", "bytes", 0.0, rule="own", order=80, counted=True, margin=0.005,
+                "bytes_packed",
+                "B",
+                "lower",
+                "bytes",
+                0.0,
+                rule="own",
+                order=80,
+                counted=True,
+                margin=0.005,
                 from_storage=True,
             ),
             Metric(
-                "bits_per_weight", "1", "lower", "bits", 0.0, rule="own", order=81, on_board=True, counted=True,
-                sorts_rows=False, from_storage=True,
+                "bits_per_weight",
+                "1",
+                "lower",
+                "bits",
+                0.0,
+                rule="own",
+                order=81,
+                on_board=True,
+                counted=True,
+                sorts_rows=False,
+                from_storage=True,
             ),
             Metric(
-                "bits_with_bitmap", "1", "lower", "bits", 0.0, order=82, on_board=True, counted=True, sorts_rows=False,
+                "bits_with_bitmap",
+                "1",
+                "lower",
+                "bits",
+                0.0,
+                order=82,
+                on_board=True,
+                counted=True,
+                sorts_rows=False,
                 from_storage=True,
             ),
             Metric("adapter_bytes", "B", "lower", "bytes", 0.0, counted=True, in_tables=False),
             Metric("relative_flops", "1", "lower", "ratio", 0.0, counted=True, in_tables=False),
-            Metric("cache_bytes_per_token", "B", "lower", "bytes", 0.0, order=83, counted=True, sorts_rows=False),
+            Metric(
+                "cache_bytes_per_token",
+                "B",
+                "lower",
+                "bytes",
+                0.0,
+                order=83,
+                counted=True,
+                sorts_rows=False,
+            ),
         )
-    )  # fmt: skip
+    )
     needs: ClassVar[Needs] = Needs.NOTHING
 
     @property
@@ -66,33 +109,48 @@ class Size:
         return Protocol(name="weights")
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-        """Count the whole model for all readings but `sparsity` and `bits_per_weight`, which cover the targets.
+        """Count the whole model for all readings but `sparsity` and `bits_per_weight`, which cover
+        the targets.
 
-        bytes_packed is computed, not measured. Each target stores n of every m values and a mask of one bit per weight. The
-        other tensors keep their size. Quantized weights count with the bytes of their stored tensors, and a model made
-        elsewhere with those of its files. A model that breaks its pattern cannot be packed and counts as dense, as does an
-        unstructured one. bits_with_bitmap is what that takes as non-zeros and a mask. The factors of low-rank terms count in
-        every reading of bits and bytes. relative_flops is the arithmetic of the targets and their terms for one token, over
-        that of the dense targets. cache_bytes_per_token is what rounded keys and values take, with scales. Items: sparsity
-        of each layer.
+        bytes_packed is computed, not measured. Each target stores n of every m values and a mask of
+        one bit per weight. The other tensors keep their size. Quantized weights count with the
+        bytes of their stored tensors, and a model made elsewhere with those of its files. A model
+        that breaks its pattern cannot be packed and counts as dense, as does an unstructured one.
+        bits_with_bitmap is what that takes as non-zeros and a mask. The factors of low-rank terms
+        count in every reading of bits and bytes. relative_flops is the arithmetic of the targets
+        and their terms for one token, over that of the dense targets. cache_bytes_per_token is what
+        rounded keys and values take, with scales. Items: sparsity of each layer.
         """
         counts = context.counts
         target_count = sum(layer.weights for layer in counts.layers.values())
         target_zeros = sum(layer.zeros for layer in counts.layers.values())
-        item_bits = 8 * (counts.bytes - counts.term_bytes) / max(1, counts.parameters - counts.term_parameters)
+        item_bits = (
+            8
+            * (counts.bytes - counts.term_bytes)
+            / max(1, counts.parameters - counts.term_parameters)
+        )
         storage, sparsity = context.storage, target_zeros / max(1, target_count)
         bits, others = (storage.bits, storage.other_bits) if storage else (item_bits, 0.0)
         total, stored_bits = counts.bytes, item_bits
         if storage and storage.total is not None:
             total, stored_bits = storage.total, bits + others
-        is_packed, n, m = storage is not None and storage.is_packed, counts.pattern.n, counts.pattern.m
+        is_packed, n, m = (
+            storage is not None and storage.is_packed,
+            counts.pattern.n,
+            counts.pattern.m,
+        )
         bitmap = bits_with_bitmap(bits, others, sparsity)
         if m and n < m and not counts.violations and not is_packed:
             bits = bits * n / m + 1
         bits += others
         if storage and is_packed:
             bits = bitmap = storage.all_bits
-        packed = total - target_count * (stored_bits - bits) / 8 - counts.term_bytes + counts.term_bytes_packed
+        packed = (
+            total
+            - target_count * (stored_bits - bits) / 8
+            - counts.term_bytes
+            + counts.term_bytes_packed
+        )
         beside = 8 * counts.term_bytes_packed / max(1, target_count)
         values: tuple[Reading, ...] = (
             Reading("parameters", counts.parameters),
@@ -106,18 +164,28 @@ class Size:
             values += (Reading(BITMAP, bitmap + beside),)
         if counts.term_bytes:
             flops = 1 - counts.pattern.share + counts.term_parameters / target_count
-            values += (Reading("adapter_bytes", counts.term_bytes_packed), Reading("relative_flops", flops))
+            values += (
+                Reading("adapter_bytes", counts.term_bytes_packed),
+                Reading("relative_flops", flops),
+            )
         config = read_config(context.folder)
         if cache := config.get(CACHE_KEY):
             values += (Reading("cache_bytes_per_token", cache_bytes(config, cache["bits"])),)
-        items = tuple(Item(name, name, x.zeros / x.weights, float(x.weights)) for name, x in counts.layers.items())
-        return Readings(values, items, notes={"claimed": storage.claimed} if storage and storage.claimed else {})
+        items = tuple(
+            Item(name, name, x.zeros / x.weights, float(x.weights))
+            for name, x in counts.layers.items()
+        )
+        return Readings(
+            values, items, notes={"claimed": storage.claimed} if storage and storage.claimed else {}
+        )
 
     @staticmethod
     def derive(metric: str, record: Record, items: Items) -> float | None:
-        """Derive the bits per weight, or the packed bytes from them. Return None if the record does not hold enough.
+        """Derive the bits per weight, or the packed bytes from them. Return None if the record does
+        not hold enough.
 
-        A quantizer's bits are in its notes, which are in another record, so only the bytes follow from the bits. A model made
+        A quantizer's bits are in its notes, which are in another record, so only the bytes follow
+        from the bits. A model made
         elsewhere has the bits of its files: its packed bytes follow if nothing of it was packed.
         """
         known = {r.metric: r.value for r in record.readings if r.value is not None}
@@ -133,20 +201,31 @@ class Size:
         if metric == "bits_per_weight" and record.identity.quantizer == "none":
             # A model that breaks its pattern counts as dense.
             choices = (item_bits, item_bits * pattern.n / pattern.m + 1) if packs else (item_bits,)
-            return min((bits + beside for bits in choices), key=lambda bits: abs(bits - known["bits_per_weight"]))
+            return min(
+                (bits + beside for bits in choices),
+                key=lambda bits: abs(bits - known["bits_per_weight"]),
+            )
         if metric == "bytes_packed" and (bits := known.get("bits_per_weight")) is not None:
-            terms = round((known["relative_flops"] - 1 + pattern.share) * targets) if "relative_flops" in known else 0
-            saved = terms * item_bits / 8 - known.get("adapter_bytes", 0.0)  # by factors that are rounded
+            terms = (
+                round((known["relative_flops"] - 1 + pattern.share) * targets)
+                if "relative_flops" in known
+                else 0
+            )
+            saved = terms * item_bits / 8 - known.get(
+                "adapter_bytes", 0.0
+            )  # by factors that are rounded
             packed = known["bytes"] - targets * (item_bits - bits + beside) / 8 - saved
             # The sum of floats may be just above or below a whole number.
             return min(
-                (math.ceil(packed - 1e-3), math.ceil(packed + 1e-3)), key=lambda n: abs(n - known["bytes_packed"])
+                (math.ceil(packed - 1e-3), math.ceil(packed + 1e-3)),
+                key=lambda n: abs(n - known["bytes_packed"]),
             )
         return None
 
 
 def cache_bytes(config: Mapping[str, Any], bits: int) -> int:
-    """Return the bytes of a token's keys and values in integers of `bits`, with a scale of 16 bits for each group."""
+    """Return the bytes of a token's keys and values in integers of `bits`, with a scale of 16 bits
+    for each group."""
     from bench.inputs.rounded_cache import GROUPS  # imports transformers
 
     head_dim = head_dim_of(config)

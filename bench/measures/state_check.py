@@ -1,4 +1,5 @@
-"""Check that a model computes numbers. The most likely token of logits that are NaN is the first, and so an answer like any other."""
+"""Check that a model computes numbers. The most likely token of logits that are NaN is the first,
+and so an answer like any other."""
 
 from __future__ import annotations
 
@@ -24,4 +25,6 @@ class StateCheck:
     def require_numbers(self, name: str) -> None:
         """Raise Diverged if an input was NaN or infinite. name: of the model, for the error."""
         if self._wrong is not None and bool(self._wrong):
-            raise Diverged(f"the hidden states of {name} are NaN or infinite, so its answers say nothing")
+            raise Diverged(
+                f"the hidden states of {name} are NaN or infinite, so its answers say nothing"
+            )

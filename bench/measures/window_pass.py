@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 
 class LogitPart(NamedTuple):
-    """A few rows of a batch's logits. A row is a token to predict from all tokens before it in its window.
+    """A few rows of a batch's logits. A row is a token to predict from all tokens before it in its
+    window.
 
-    The first token of a window is not predicted, so a batch has windows * (seqlen - 1) rows, window after window. Parts come
-    in order.
+    The first token of a window is not predicted, so a batch has windows * (seqlen - 1) rows, window
+    after window. Parts come in order.
     """
 
     windows: int
@@ -35,7 +36,8 @@ class LogitPart(NamedTuple):
     logits: Tensor
     """float32 [rows, vocabulary]"""
     dense: Tensor | None
-    """Logits of the dense model, for a measure with `beside_dense`. For the dense model it is `logits` itself."""
+    """Logits of the dense model, for a measure with `beside_dense`. For the dense model it is
+    `logits` itself."""
 
 
 class WindowReader(Protocol):
@@ -46,7 +48,8 @@ class WindowReader(Protocol):
         ...
 
     def finish(self) -> Readings:
-        """Return the result after the last part. The caller fills in `tokens` and `token_digest`."""
+        """Return the result after the last part. The caller fills in `tokens` and
+        `token_digest`."""
         ...
 
 
@@ -93,7 +96,9 @@ class Participant:
             return
         if self.copies:
             dense = None if part.dense is None else part.dense.clone()
-            part = part._replace(targets=part.targets.clone(), logits=part.logits.clone(), dense=dense)
+            part = part._replace(
+                targets=part.targets.clone(), logits=part.logits.clone(), dense=dense
+            )
         with self.own_code():
             self._reader.take(part)
 
@@ -115,7 +120,8 @@ def run_pass(
     context: MeasureContext,
     dense_states: DenseStates | None = None,
 ) -> None:
-    """Run the model and let each measure read. Run the dense model first if a measure needs it and its states are not cached.
+    """Run the model and let each measure read. Run the dense model first if a measure needs it and
+    its states are not cached.
 
     One model is in memory at a time, beside the head of the other.
 
@@ -146,10 +152,17 @@ def run_pass(
         if all(p.ended for p in running):
             return
         measured = forward.forward_windows(model, context.folder, tokens, batch, context)
-        if beside_dense and context.is_dense and dense_states and dense_states.accept(measured.head, tokens):
+        if (
+            beside_dense
+            and context.is_dense
+            and dense_states
+            and dense_states.accept(measured.head, tokens)
+        ):
             states = stack.enter_context(closing(dense_states.keep(measured.states)))
             measured = measured._replace(states=states)
-        for part in logit_parts(measured, tokens, context.compute.device, dense, is_dense=context.is_dense):
+        for part in logit_parts(
+            measured, tokens, context.compute.device, dense, is_dense=context.is_dense
+        ):
             for participant in running:
                 participant.take(part)
             if all(p.ended for p in running):
@@ -161,7 +174,8 @@ def run_pass(
 def _dense_pass(
     tokens: Tensor, batch: int, context: MeasureContext, dense_states: DenseStates | None
 ) -> forward.ForwardPass:
-    """Return the dense model's states from the cache, or compute them and keep them there, or on the CPU if they do not fit."""
+    """Return the dense model's states from the cache, or compute them and keep them there, or on
+    the CPU if they do not fit."""
     if dense_states and (kept := dense_states.open()) is not None:
         return forward.ForwardPass(kept, dense_states.model.load_head())
     dense = forward.forward_windows(context.load_dense, context.source, tokens, batch, context)
@@ -182,7 +196,8 @@ def logit_parts(
     *,
     is_dense: bool = False,
 ) -> Iterator[LogitPart]:
-    """Yield the logits of all windows, a few rows at a time, so that [tokens, vocabulary] is never in memory.
+    """Yield the logits of all windows, a few rows at a time, so that [tokens, vocabulary] is never
+    in memory.
 
     Args:
         tokens: int64 [windows, seqlen]

@@ -1,4 +1,5 @@
-"""Measures that read a corpus's windows: settings, protocol, plan, and how measures of the same windows are read together.
+"""Measures that read a corpus's windows: settings, protocol, plan, and how measures of the same
+windows are read together.
 
 `bench.measures.contract` shows one in a package of a third party.
 """
@@ -35,12 +36,13 @@ class WindowSettings(MeasureSettings):
 
     table: ClassVar[str] = "perplexity"
     data: str | None = None
-    """Name of a corpus, a .txt, .jsonl or .parquet file (FILE:FIELD names a field), or a folder of such files. Default: the
-    model's evaluation corpus."""
+    """Name of a corpus, a .txt, .jsonl or .parquet file (FILE:FIELD names a field), or a folder of
+    such files. Default: the model's evaluation corpus."""
     seqlen: Length | None = None
     """Tokens in a window. Default: the model's evaluation length."""
     windows: Extent = None
-    """Number of windows, from the first, or "all". Default: 32,768 tokens for `tiny`, all for other models."""
+    """Number of windows, from the first, or "all". Default: 32,768 tokens for `tiny`, all for other
+    models."""
     split: Literal["evaluation", "validation"] = "evaluation"
     """Split of the corpus. Use validation to make choices, on a corpus that has it (wiki-mini)."""
     batch: Count | None = None
@@ -60,7 +62,8 @@ class Windows(NamedTuple):
 
 @dataclass(frozen=True)
 class Windowed(ABC):
-    """Base class of measures that read windows. A run fills in the fields from its settings `perplexity`.
+    """Base class of measures that read windows. A run fills in the fields from its settings
+    `perplexity`.
 
     Args:
         corpus: name in bench.inputs.corpora.
@@ -88,7 +91,8 @@ class Windowed(ABC):
         """Plan one measurement, on the windows of the run's settings.
 
         Raises:
-            UserError: the corpus lacks the split or has too few windows, or the model has too few positions.
+            UserError: the corpus lacks the split or has too few windows, or the model has too few
+            positions.
         """
         wanted, data_dir = context.run.settings_of(WindowSettings), context.run.data_dir
         facts = context.facts
@@ -101,7 +105,9 @@ class Windowed(ABC):
         content = corpora.digest(corpus, wanted.split, data_dir, fetch=context.fetch)
         if content:
             first = count_first(context.bos)
-            check_windows(corpus, seqlen, windows, facts.tokenizer, data_dir, wanted.split, first=first)
+            check_windows(
+                corpus, seqlen, windows, facts.tokenizer, data_dir, wanted.split, first=first
+            )
         config = {"corpus": corpus, "seqlen": seqlen, "windows": windows, "batch": wanted.batch}
         config |= {"split": wanted.split} if wanted.split != "evaluation" else {}
         config |= {"bos": context.bos} if context.bos else {}
@@ -135,7 +141,8 @@ class Windowed(ABC):
         """Make the reader of a pass."""
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-        """Measure in a separate pass, or raise UserError if the corpus has fewer windows than requested."""
+        """Measure in a separate pass, or raise UserError if the corpus has fewer windows than
+        requested."""
         (outcome,) = read_together([(self, context)], model)
         if outcome.fault:
             raise outcome.fault
@@ -163,7 +170,9 @@ def read_together(
     """
     m, context = measures[0]
     windows = Windows(
-        *load_windows(m.corpus, context.tokenizer(), m.seqlen, m.windows, context.data_dir, m.split, m.bos)
+        *load_windows(
+            m.corpus, context.tokenizer(), m.seqlen, m.windows, context.data_dir, m.split, m.bos
+        )
     )
     digest = token_digest(windows.tokens)
     participants = []
@@ -175,7 +184,11 @@ def read_together(
             participant.readings = measure.known(windows, own)
         participants.append(participant)
     try:
-        with dense_model.states(digest, m.per_forward) if dense_model else nullcontext() as dense_states:
+        with (
+            dense_model.states(digest, m.per_forward)
+            if dense_model
+            else nullcontext() as dense_states
+        ):
             run_pass(participants, model, windows.tokens, m.per_forward, context, dense_states)
     except Exception as fault:  # noqa: BLE001 (a model may raise anything)
         for participant in participants:
@@ -183,7 +196,9 @@ def read_together(
     for participant in participants:
         if readings := participant.readings:
             with participant.own_code():
-                participant.readings = replace(readings, tokens=windows.tokens.numel(), token_digest=digest)
+                participant.readings = replace(
+                    readings, tokens=windows.tokens.numel(), token_digest=digest
+                )
     return participants
 
 
@@ -206,7 +221,8 @@ class WindowSums:
 
 
 def mean_and_stderr(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean and its standard error, which is None for a single value or a mean that is not finite."""
+    """Return the mean and its standard error, which is None for a single value or a mean that is
+    not finite."""
     mean = math.fsum(values) / len(values)
     if len(values) < 2 or not math.isfinite(mean):
         return mean, None

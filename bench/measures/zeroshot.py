@@ -14,7 +14,14 @@ from pydantic import Field
 
 from bench.inputs import tasks, tracks
 from bench.inputs.task_yaml import most_generated, read_task
-from bench.measures.contract import MeasureContext, MeasureSettings, PlanContext, Planned, Readings, RunSettings
+from bench.measures.contract import (
+    MeasureContext,
+    MeasureSettings,
+    PlanContext,
+    Planned,
+    Readings,
+    RunSettings,
+)
 from bench.measures.state_check import StateCheck
 from bench.results import metrics
 from bench.results.identity import PROMPT, Protocol, describe_prompt
@@ -36,13 +43,14 @@ class ZeroshotSettings(MeasureSettings):
 
     table: ClassVar[str] = "zeroshot"
     tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
-    """Tokens in a forward pass, with padding. Default: 1024 on a CPU, 8192 on a GPU. It is part of the key, because it
-    changes rounding."""
+    """Tokens in a forward pass, with padding. Default: 1024 on a CPU, 8192 on a GPU. It is part of
+    the key, because it changes rounding."""
     batch: Count = 16
-    """Requests in a forward pass of a task that lm-eval runs itself, for example with generated answers."""
+    """Requests in a forward pass of a task that lm-eval runs itself, for example with generated
+    answers."""
     limit: Extent = None
-    """Number of questions of each task, from the first, or "all". A task with fewer is asked whole. Default: 200 for
-    `tiny`, all for other models."""
+    """Number of questions of each task, from the first, or "all". A task with fewer is asked whole.
+    Default: 200 for `tiny`, all for other models."""
     include_path: Path | None = None
     """Folder with YAML files of tasks. A file can also be named itself: `--tasks my_task.yaml`."""
     num_fewshot: int | None = Field(default=None, ge=0, le=1000)
@@ -59,28 +67,75 @@ class ZeroshotSettings(MeasureSettings):
 class Zeroshot:
     """Accuracy on tasks of lm-eval, one measurement per task.
 
-    Items: acc of each question, 0 or 1, or its first metric if it has no acc; other metrics by their names.
+    Items: acc of each question, 0 or 1, or its first metric if it has no acc; other metrics by
+    their names.
     """
 
     name: ClassVar[str] = "zeroshot"
     info: ClassVar[MeasureInfo] = MeasureInfo(
         metrics=(
-            Metric("mean_acc", "1", "higher", order=50, quality=2, on_board=True, one_column=True, in_records=False),
-            Metric("worst_drop", "1", "lower", order=51, on_board=True, one_column=True, in_records=False),
+            Metric(
+                "mean_acc",
+                "1",
+                "higher",
+                order=50,
+                quality=2,
+                on_board=True,
+                one_column=True,
+                in_records=False,
+            ),
+            Metric(
+                "worst_drop",
+                "1",
+                "lower",
+                order=51,
+                on_board=True,
+                one_column=True,
+                in_records=False,
+            ),
             # The noise of top-1 agreement.
             Metric(
-                "acc", "1", "higher", "proportion", 0.0, 1.0, rule="mean", order=52, quality=3, on_board=True, margin=0.01,
-                tolerance=1e-3, seed_noise=0.005, public_name="accuracy",
+                "acc",
+                "1",
+                "higher",
+                "proportion",
+                0.0,
+                1.0,
+                rule="mean",
+                order=52,
+                quality=3,
+                on_board=True,
+                margin=0.01,
+                tolerance=1e-3,
+                seed_noise=0.005,
+                public_name="accuracy",
             ),
-            Metric("acc_norm", "1", "higher", "proportion", 0.0, 1.0, rule="mean", in_tables=False, tolerance=1e-3),
+            Metric(
+                "acc_norm",
+                "1",
+                "higher",
+                "proportion",
+                0.0,
+                1.0,
+                rule="mean",
+                in_tables=False,
+                tolerance=1e-3,
+            ),
             # The noise of bits per byte.
             Metric(
-                "corpus_bits_per_byte", "bits/byte", "lower", "bits/byte", 0.0, rule="window mean", order=40, margin=0.01,
+                "corpus_bits_per_byte",
+                "bits/byte",
+                "lower",
+                "bits/byte",
+                0.0,
+                rule="window mean",
+                order=40,
+                margin=0.01,
                 seed_noise=0.006,
             ),
         ),
         other_metrics=True,
-    )  # fmt: skip
+    )
     needs: ClassVar[Needs] = Needs.NOTHING
     settings: ClassVar[type[ZeroshotSettings]] = ZeroshotSettings
     imports: ClassVar[tuple[str, ...]] = ("bench.inputs.lmeval",)
@@ -100,34 +155,55 @@ class Zeroshot:
 
     @classmethod
     def check(cls, run: RunSettings, *, fetch: bool) -> None:
-        """Raise UserError if the name of a task is unknown, or only the measure answers can read it, or it is for 0 examples."""
+        """Raise UserError if the name of a task is unknown, or only the measure answers can read
+        it, or it is for 0 examples."""
         wanted = run.settings_of(ZeroshotSettings)
         # lm-eval leaves out empty parts, too.
         arguments = filter(None, wanted.gen_kwargs.split(","))
-        if not all(equals and name.strip() for name, equals, _ in (part.partition("=") for part in arguments)):
-            raise UserError(f"invalid zeroshot.gen_kwargs={wanted.gen_kwargs}: give NAME=VALUE, comma-separated")
-        found = tasks.expand(run.tasks, wanted.include_path)
-        if wanted.gen_kwargs and not any(read_task(name, file).generates for name, file in found.items()):
+        if not all(
+            equals and name.strip()
+            for name, equals, _ in (part.partition("=") for part in arguments)
+        ):
             raise UserError(
-                f"zeroshot.gen_kwargs={wanted.gen_kwargs} has no effect on tasks without generated answers "
+                f"invalid zeroshot.gen_kwargs={wanted.gen_kwargs}: give NAME=VALUE, comma-separated"
+            )
+        found = tasks.expand(run.tasks, wanted.include_path)
+        if wanted.gen_kwargs and not any(
+            read_task(name, file).generates for name, file in found.items()
+        ):
+            raise UserError(
+                f"zeroshot.gen_kwargs={wanted.gen_kwargs} has no effect on tasks without "
+                "generated answers "
                 f"({shorten(', '.join(found))}): leave it out"
             )
         for name, file in found.items():
             if wanted.num_fewshot and file and read_task(name, file).shots == 0:
                 raise UserError(
-                    f"task {name} is for 0 examples, so zeroshot.num_fewshot={wanted.num_fewshot} cannot be used: leave it out"
+                    f"task {name} is for 0 examples, so zeroshot.num_fewshot={wanted.num_fewshot} "
+                    "cannot be used: leave it out"
                 )
-        if "answers" not in run.measures and (named := [name for name in run.tasks if tracks.is_track(name)]):
-            raise UserError(f"{named[0]} is read by the measure answers: add it to --measures, or leave {named[0]} out")
+        if "answers" not in run.measures and (
+            named := [name for name in run.tasks if tracks.is_track(name)]
+        ):
+            raise UserError(
+                f"{named[0]} is read by the measure answers: add it to --measures, or leave "
+                f"{named[0]} out"
+            )
 
     @classmethod
     def plan(cls, context: PlanContext) -> Iterator[Planned]:
         wanted, data_dir = context.run.settings_of(ZeroshotSettings), context.run.data_dir
         tokens = wanted.tokens or (1024 if context.devices[0] == "cpu" else 8192)
         limit = count_of(wanted.limit, context.facts.quick.questions)
-        prompt = {name: value for name in PROMPT if (value := getattr(wanted, name)) not in (None, False, "")}
+        prompt = {
+            name: value
+            for name in PROMPT
+            if (value := getattr(wanted, name)) not in (None, False, "")
+        }
         if wanted.apply_chat_template and context.facts.tokenizer.lacks_template:
-            raise UserError(f"{context.facts.name} has no chat template: leave zeroshot.apply_chat_template out")
+            raise UserError(
+                f"{context.facts.name} has no chat template: leave zeroshot.apply_chat_template out"
+            )
         context.require_tokenizer()
         for name, file in tasks.expand(context.run.tasks, wanted.include_path).items():
             task = read_task(name, file)
@@ -138,7 +214,9 @@ class Zeroshot:
                 "harness": version("lm_eval"),
             }
             config |= {"tokens": tokens, "batch": wanted.batch, "limit": limit} | prompt
-            content = tasks.ensure(task, data_dir) if context.fetch else tasks.data_digest(task, data_dir)
+            content = (
+                tasks.ensure(task, data_dir) if context.fetch else tasks.data_digest(task, data_dir)
+            )
             shots = task.shots if wanted.num_fewshot is None else wanted.num_fewshot
             generates = task.generates and most_generated(wanted.gen_kwargs, task.generates)
             tokens_read = tasks.count_tokens(task, data_dir, limit, shots or 0, generates)
@@ -172,7 +250,9 @@ class Zeroshot:
             self.limit,
             context.progress,
             None if obstacle else partial(packed_scoring.score, loaded, capacity=self.tokens),
-            lmeval.Prompt(self.num_fewshot, self.apply_chat_template, self.system_instruction, self.gen_kwargs),
+            lmeval.Prompt(
+                self.num_fewshot, self.apply_chat_template, self.system_instruction, self.gen_kwargs
+            ),
         )
         check.require_numbers("the model")
         questions = len(scores.samples)

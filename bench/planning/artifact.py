@@ -1,4 +1,5 @@
-"""Artifacts, measurements and plans. An artifact is a model and its stages. A measurement is one measure of one artifact."""
+"""Artifacts, measurements and plans. An artifact is a model and its stages. A measurement is one
+measure of one artifact."""
 
 from __future__ import annotations
 
@@ -84,7 +85,8 @@ class TrainingRun(BaseModel, frozen=True):
     source: str
     """Digest of the code that cuts it into batches."""
     recipe: str
-    """Name of the recipe, if it is not the one for the model's size. Not part of the key, which has the stages' settings."""
+    """Name of the recipe, if it is not the one for the model's size. Not part of the key, which has
+    the stages' settings."""
     tokens: int
     batch: int
     seqlen: int
@@ -98,7 +100,8 @@ class TrainingRun(BaseModel, frozen=True):
 
 
 class Artifact(BaseModel, frozen=True):
-    """Model and its stages. The key has its content, not the places `folder` and `data_dir`, and not what follows from it."""
+    """Model and its stages. The key has its content, not the places `folder` and `data_dir`, and
+    not what follows from it."""
 
     model: str
     family: str
@@ -146,9 +149,13 @@ class Artifact(BaseModel, frozen=True):
             "model": self.digest,
             "companions": self.companions,
             "loader": self.loader,
-            "stages": [s.model_dump(exclude={"label", "target", "needs", "kind"}) for s in self.stages],
+            "stages": [
+                s.model_dump(exclude={"label", "target", "needs", "kind"}) for s in self.stages
+            ],
             "calibration": text.model_dump(exclude_defaults=True) | made if text else None,
-            "training": training.model_dump(exclude={"recipe"}, exclude_defaults=True) | made if training else None,
+            "training": training.model_dump(exclude={"recipe"}, exclude_defaults=True) | made
+            if training
+            else None,
             "targets": [self.include, self.exclude],
             "seed": self.seed,
             "dtype": self.dtype,
@@ -187,7 +194,9 @@ class Artifact(BaseModel, frozen=True):
     @property
     def label(self) -> str:
         """Model, stages and seed."""
-        return f"{self.model} {self.stage_labels}" + (f" seed {self.seed}" if self.seed is not None else "")
+        return f"{self.model} {self.stage_labels}" + (
+            f" seed {self.seed}" if self.seed is not None else ""
+        )
 
     @property
     def pattern(self) -> str:
@@ -218,7 +227,8 @@ class Artifact(BaseModel, frozen=True):
 
     @property
     def ranks_per_node(self) -> int:
-        """Largest number of processes that share a stage on one machine. Each node calibrates by itself."""
+        """Largest number of processes that share a stage on one machine. Each node calibrates by
+        itself."""
         return max(-(-self.processes // self.nodes), self.calibration_ranks)
 
     @property
@@ -271,8 +281,16 @@ class Measurement(BaseModel, frozen=True):
 
     def key_inputs(self) -> dict[str, Any]:
         config = {k: v for k, v in self.config.items() if v is not None}
-        measure = {"name": self.measure, "source": self.source, "config": config, "content": self.content}
-        out = self.artifact.key_inputs() | {"tokenizer": self.artifact.tokenizer, "measure": measure}
+        measure = {
+            "name": self.measure,
+            "source": self.source,
+            "config": config,
+            "content": self.content,
+        }
+        out = self.artifact.key_inputs() | {
+            "tokenizer": self.artifact.tokenizer,
+            "measure": measure,
+        }
         if hardware := self.config.get("hardware"):
             out["hardware"] = hardware
         return out

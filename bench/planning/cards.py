@@ -1,4 +1,5 @@
-"""Plans for cards that are named, such as 8xh100: time by their datasheet, and the number of cards that is enough."""
+"""Plans for cards that are named, such as 8xh100: time by their datasheet, and the number of cards
+that is enough."""
 
 from __future__ import annotations
 
@@ -7,15 +8,20 @@ from dataclasses import dataclass
 
 from bench.measures.speed.roofline import DeviceSpec, device_specs
 from bench.planning.artifact import Artifact
-from bench.planning.memory import estimate_device_bytes, streamed_device_bytes, training_device_bytes
+from bench.planning.memory import (
+    estimate_device_bytes,
+    streamed_device_bytes,
+    training_device_bytes,
+)
 from bench.planning.spec import Spec
 from bench.system.suggest import describe_unknown
 from bench.system.text import amount
 from methods.errors import UserError
 
 RATE = 0.4
-"""Share of the datasheet's rate that a whole run reaches. LLaMA 2's trainings on A100 reached 38% to 43% (arXiv 2307.09288,
-table 2), and Llama 3's on H100 reached 16% and 28% (hours of its model card)."""
+"""Share of the datasheet's rate that a whole run reaches. LLaMA 2's trainings on A100 reached 38%
+to 43% (arXiv 2307.09288, table 2), and Llama 3's on H100 reached 16% and 28% (hours of its model
+card)."""
 FILLED = 0.95
 """Share of a card's memory that an artifact may use."""
 MAX_CARDS = 1024
@@ -56,15 +62,21 @@ def split_cards(spec: Spec) -> tuple[Spec, Cards | None]:
     if not 0 < count <= MAX_CARDS:
         raise UserError(f"device {spec.device} names {count} cards: use 1 to {MAX_CARDS}")
     training = spec.training
-    for name, processes in (("training", training.processes), ("calibration", spec.calibration.processes)):
+    for name, processes in (
+        ("training", training.processes),
+        ("calibration", spec.calibration.processes),
+    ):
         if processes > count:
             raise UserError(
-                f"{name}.processes={processes} is more than the {amount(count, 'card')} of device {spec.device}: "
+                f"{name}.processes={processes} is more than the {amount(count, 'card')} of device "
+                f"{spec.device}: "
                 f"use --device {processes}x{match[2]}, or fewer processes"
             )
     if training.processes == 1:
         training = training.model_copy(update={"processes": count})
-    return spec.model_copy(update={"device": "cuda", "training": training}), Cards(count, known[match[2]])
+    return spec.model_copy(update={"device": "cuda", "training": training}), Cards(
+        count, known[match[2]]
+    )
 
 
 def enough(artifact: Artifact, cards: Cards) -> str:
@@ -74,7 +86,9 @@ def enough(artifact: Artifact, cards: Cards) -> str:
     """
     if artifact.training:
         counts = (2**power for power in range(MAX_CARDS.bit_length()))
-        found = next((n for n in counts if training_device_bytes(artifact, n) <= cards.usable_bytes), None)
+        found = next(
+            (n for n in counts if training_device_bytes(artifact, n) <= cards.usable_bytes), None
+        )
         return f"{found}" if found else f"more than {MAX_CARDS}"
     if (estimate_device_bytes(artifact) or 0.0) <= cards.usable_bytes:
         return "1"

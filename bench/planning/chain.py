@@ -1,4 +1,5 @@
-"""The stages of a method in order. The methods themselves say which cannot follow which (`methods.rules`)."""
+"""The stages of a method in order. The methods themselves say which cannot follow which
+(`methods.rules`)."""
 
 from __future__ import annotations
 
@@ -24,10 +25,12 @@ class MethodStages(NamedTuple):
     stages: tuple[Stage, ...]
     """Stages in order. A stage has a pattern if its method alone decides it."""
     pattern: str
-    """Pattern of the weights if that is not a pattern of the run: "dense" for a control, "depth 25%" of a smaller one."""
+    """Pattern of the weights if that is not a pattern of the run: "dense" for a control, "depth
+    25%" of a smaller one."""
 
     beside: str = ""
-    """Text behind the pattern: " + r16" for a low-rank term, as in `Pattern.parse`. It is the pattern of later stages, too."""
+    """Text behind the pattern: " + r16" for a low-rank term, as in `Pattern.parse`. It is the
+    pattern of later stages, too."""
 
     @property
     def elsewhere(self) -> Stage | None:
@@ -36,10 +39,13 @@ class MethodStages(NamedTuple):
 
 
 def stages_of(choices: Sequence[Choice]) -> MethodStages:
-    """Return the stages of a method, or raise UserError if one of them cannot follow those before it."""
+    """Return the stages of a method, or raise UserError if one of them cannot follow those before
+    it."""
     chain, stages = Chain(), []
     for choice in choices:
-        link = registry.lookup("methods", choice.name).link(choice.name, choice.label, choice.config)
+        link = registry.lookup("methods", choice.name).link(
+            choice.name, choice.label, choice.config
+        )
         if reason := rules.refusal(link, chain):
             raise UserError(reason)
         chain = chain.then(link)
@@ -49,22 +55,33 @@ def stages_of(choices: Sequence[Choice]) -> MethodStages:
 
 
 def with_transform(chain: list[Choice], quantizer: Choice) -> list[Choice]:
-    """Return the stages of a method with the quantizer's transform and group: first, but behind a stage that removes parts."""
+    """Return the stages of a method with the quantizer's transform and group: first, but behind a
+    stage that removes parts."""
     after = parse_method(registry.lookup("quantizers", quantizer.name).after)
     name, group = after.name, quantizer.config.get("group")
     if typed := next((choice for choice in chain if choice.name == name), None):
         for field, value in {**after.config, "group": group}.items():
             if (own := typed.config.get(field, value)) != value:
-                use = f"use {quantizer.name}:group={own}" if field == "group" else f"use a quantizer of {own} {field}"
-                raise UserError(
-                    f"{typed.label} and {quantizer.label} differ in {field}: {use}, or leave the {field} of {name} out"
+                use = (
+                    f"use {quantizer.name}:group={own}"
+                    if field == "group"
+                    else f"use a quantizer of {own} {field}"
                 )
-        with_group = parse_method(f"{typed.label}:group={group}") if group and "group" not in typed.config else typed
+                raise UserError(
+                    f"{typed.label} and {quantizer.label} differ in {field}: {use}, or leave the "
+                    f"{field} of {name} out"
+                )
+        with_group = (
+            parse_method(f"{typed.label}:group={group}")
+            if group and "group" not in typed.config
+            else typed
+        )
         return [with_group if choice is typed else choice for choice in chain]
     first = registry.lookup("methods", chain[0].name).does
     if Does.IMPORTS in first:
         raise UserError(
-            f"{quantizer.label} needs {name} before all else, and {chain[0].label} was made elsewhere: "
+            f"{quantizer.label} needs {name} before all else, and {chain[0].label} was made "
+            "elsewhere: "
             "leave one of the two out"
         )
     transform = parse_method(f"{name}:group={group}" if group else name)
@@ -82,7 +99,9 @@ def make_stage(choice: Choice, kind: Kind) -> Stage:
             digest = content_digest if Does.IMPORTS in entry.does else digests.of_file
             config["sha256"] = digest(Path(file))
         except OSError as fault:
-            raise UserError(f"{choice.label}: file {file!r} cannot be read: {fault.strerror}") from None
+            raise UserError(
+                f"{choice.label}: file {file!r} cannot be read: {fault.strerror}"
+            ) from None
     return Stage(
         name=choice.name,
         label=choice.label,

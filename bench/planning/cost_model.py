@@ -1,8 +1,8 @@
 """Cost model fitted to past records: seconds and peak memory of an artifact.
 
-Every kind of stage and measure has a rate in seconds per weight and token. It is the median over past ones, because a busy
-machine makes a few records slow. A kind without a record takes the rate of all kinds that need the same: calibration, training
-or nothing.
+Every kind of stage and measure has a rate in seconds per weight and token. It is the median over
+past ones, because a busy machine makes a few records slow. A kind without a record takes the rate
+of all kinds that need the same: calibration, training or nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Estimates of what a plan costs, from past records, or else from shapes and a quick timing of this machine."""
+"""Estimates of what a plan costs, from past records, or else from shapes and a quick timing of this
+machine."""
 
 from __future__ import annotations
 
@@ -10,8 +11,20 @@ from typing import Any, NamedTuple
 from bench.planning.artifact import Measurement, Plan
 from bench.planning.cards import Cards, enough
 from bench.planning.cost_model import WITHIN, CostModel
-from bench.planning.memory import estimate_bytes, estimate_device_bytes, estimate_disk_bytes, is_streamed
-from bench.planning.past_costs import TimedPart, estimate_tokens, machine_of, measure_part, read_past, stage_part
+from bench.planning.memory import (
+    estimate_bytes,
+    estimate_device_bytes,
+    estimate_disk_bytes,
+    is_streamed,
+)
+from bench.planning.past_costs import (
+    TimedPart,
+    estimate_tokens,
+    machine_of,
+    measure_part,
+    read_past,
+    stage_part,
+)
 from bench.results.store import ReadOnlyStore
 from bench.system import provenance
 from bench.system.cache import is_built
@@ -23,29 +36,41 @@ EFFICIENCY = 0.6
 
 
 def fit_model(plan: Plan) -> CostModel:
-    """Fit a cost model to past records with the plan's machine, device, number format and threads."""
+    """Fit a cost model to past records with the plan's machine, device, number format and
+    threads."""
     if not plan.measurements:
         return CostModel(())
     artifact = plan.measurements[0].artifact
-    wanted = machine_of(provenance.machine(), artifact.device.split(":")[0], artifact.computed_in, artifact.threads)
+    wanted = machine_of(
+        provenance.machine(), artifact.device.split(":")[0], artifact.computed_in, artifact.threads
+    )
     return CostModel(past for past in read_past(plan.spec.results) if past.machine == wanted)
 
 
 def describe_error(model: CostModel) -> str:
     """Return a sentence about the source of the estimates and their error."""
     if (error := model.error()) is None:
-        return "times and memory are arithmetic: fewer than three artifacts were measured on this machine in this way"
+        return (
+            "times and memory are arithmetic: fewer than three artifacts were measured on this "
+            "machine in this way"
+        )
     return (
-        f"times and memory are fitted to {len(model.past)} artifacts measured on this machine. If the time of each is estimated from "
-        f"the others, {error.share:.0%} of the estimates are within a factor of {WITHIN:g}, half within {error.median:.2f}"
+        f"times and memory are fitted to {len(model.past)} artifacts measured on this machine. If "
+        "the time of each is estimated from "
+        f"the others, {error.share:.0%} of the estimates are within a factor of {WITHIN:g}, half "
+        f"within {error.median:.2f}"
     )
 
 
-def rows(plan: Plan, model: CostModel | None = None, cards: Cards | None = None) -> list[dict[str, Any]]:
-    """Return a row for each artifact: measurements, how many are done, tokens, and estimates of time, memory and disk.
+def rows(
+    plan: Plan, model: CostModel | None = None, cards: Cards | None = None
+) -> list[dict[str, Any]]:
+    """Return a row for each artifact: measurements, how many are done, tokens, and estimates of
+    time, memory and disk.
 
-    A stage that several artifacts share counts for the first of them, and one in the cache does not count. cards: cards that are
-    named, whose datasheet gives the time. They are of another machine, with another cache.
+    A stage that several artifacts share counts for the first of them, and one in the cache does not
+    count. cards: cards that are named, whose datasheet gives the time. They are of another machine,
+    with another cache.
     """
     model = model or fit_model(plan)
     store = ReadOnlyStore(plan.spec.results) if plan.spec.results.exists() else None
@@ -57,8 +82,16 @@ def rows(plan: Plan, model: CostModel | None = None, cards: Cards | None = None)
         left = [m for m in measurements if m not in done]
         work = _work(left, made) if left else _Work(0, 0.0, ())
         device_bytes = estimate_device_bytes(artifact)
-        ratio = 1.0 if is_streamed(artifact) else model.memory_ratio(artifact.training is not None) or 1.0
-        on_device = {} if device_bytes is None else {"about_device_GB": round(device_bytes * ratio / 1e9, 1)}
+        ratio = (
+            1.0
+            if is_streamed(artifact)
+            else model.memory_ratio(artifact.training is not None) or 1.0
+        )
+        on_device = (
+            {}
+            if device_bytes is None
+            else {"about_device_GB": round(device_bytes * ratio / 1e9, 1)}
+        )
         stages = sum(part.kinds[0].startswith("stage") for part in work.parts)
         seconds = _seconds(work, model, artifact.device) if left else 0.0
         if cards:
@@ -74,10 +107,14 @@ def rows(plan: Plan, model: CostModel | None = None, cards: Cards | None = None)
                 "done": len(done),
                 "tokens": work.tokens,
                 "about_s": round(seconds) if seconds is not None else None,
-                "about_GB": round(estimate_bytes(artifact) * (1.0 if on_device else ratio) / 1e9, 1),
+                "about_GB": round(
+                    estimate_bytes(artifact) * (1.0 if on_device else ratio) / 1e9, 1
+                ),
                 **on_device,
                 **({"cards_enough": enough(artifact, cards)} if cards else {}),
-                "about_disk_GB": round(estimate_disk_bytes(artifact, stages) / 1e9 if stages else 0.0, 1),
+                "about_disk_GB": round(
+                    estimate_disk_bytes(artifact, stages) / 1e9 if stages else 0.0, 1
+                ),
             }
         )
     return out
@@ -94,7 +131,8 @@ def _seconds(work: _Work, model: CostModel, device: str) -> float | None:
 def estimate_seconds(missing: Sequence[list[Measurement]], model: CostModel) -> dict[str, float]:
     """Estimate the time of each artifact, by its key, without the stages in the cache.
 
-    Without records for all artifacts, the times are those of this machine's CPU. For a GPU only their ratios are meaningful.
+    Without records for all artifacts, the times are those of this machine's CPU. For a GPU only
+    their ratios are meaningful.
     """
     made = _built(missing)
     works = {some[0].artifact.key: _work(some, made) for some in missing}
@@ -110,7 +148,8 @@ def _built(artifacts: Iterable[list[Measurement]]) -> set[str]:
 
 
 def count_operations(artifacts: Iterable[list[Measurement]]) -> float:
-    """Estimate the floating-point operations of all measurements. The result is the same on every machine."""
+    """Estimate the floating-point operations of all measurements. The result is the same on every
+    machine."""
     made: set[str] = set()
     return sum(_work(measurements, made).operations for measurements in artifacts)
 
@@ -122,10 +161,13 @@ class _Work(NamedTuple):
 
 
 def _work(measurements: list[Measurement], made: set[str]) -> _Work:
-    """Return the work of one artifact, without the stages in `made`, by their names in the cache. Add its stages."""
+    """Return the work of one artifact, without the stages in `made`, by their names in the cache.
+    Add its stages."""
     artifact = measurements[0].artifact
     parameters = artifact.sizes.parameters
-    counts = [(m, m.options.get("tokens") or estimate_tokens(m.measure, m.config)) for m in measurements]
+    counts = [
+        (m, m.options.get("tokens") or estimate_tokens(m.measure, m.config)) for m in measurements
+    ]
     parts = [measure_part(m.measure, m.protocol.name, parameters, count) for m, count in counts]
     # Measures with one protocol read the same windows in one pass.
     tokens = passes = sum({m.protocol: count for m, count in counts}.values())
@@ -154,7 +196,8 @@ def _work(measurements: list[Measurement], made: set[str]) -> _Work:
 
 @cache
 def _flops() -> float:
-    """Measure this machine's floating-point operations per second for float32 matrices, times EFFICIENCY.
+    """Measure this machine's floating-point operations per second for float32 matrices, times
+    EFFICIENCY.
 
     Take the fastest of eight products. Other work on the machine slows the rest.
     """

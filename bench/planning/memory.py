@@ -1,4 +1,5 @@
-"""Estimates of the memory and disk space of an artifact, from its sizes only: the same on every machine."""
+"""Estimates of the memory and disk space of an artifact, from its sizes only: the same on every
+machine."""
 
 from __future__ import annotations
 
@@ -22,8 +23,9 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 def estimate_bytes(artifact: Artifact) -> float:
     """Estimate the main memory of one machine.
 
-    A CPU holds the model, the dense model that it is compared with, and the state of a training. A machine with a GPU holds
-    the model once. Each process of a training loads its own libraries. Each process of a calibration also loads the model.
+    A CPU holds the model, the dense model that it is compared with, and the state of a training. A
+    machine with a GPU holds the model once. Each process of a training loads its own libraries.
+    Each process of a calibration also loads the model.
     """
     own = artifact.processes // artifact.nodes
     shared = artifact.calibration_ranks
@@ -38,26 +40,34 @@ def estimate_bytes(artifact: Artifact) -> float:
 
 
 def estimate_device_bytes(artifact: Artifact, processes: int | None = None) -> float | None:
-    """Estimate the memory of each GPU. None: on a CPU. processes: number that share the training. None: as in the artifact.
+    """Estimate the memory of each GPU. None: on a CPU. processes: number that share the training.
+    None: as in the artifact.
 
-    A GPU holds the model and the dense model for measures, or its part of a training if that is larger.
+    A GPU holds the model and the dense model for measures, or its part of a training if that is
+    larger.
     """
     if artifact.device == "cpu":
         return None
     if is_streamed(artifact):
         return streamed_device_bytes(artifact)
     both = 2.0 * model_bytes(artifact)
-    return max(both, training_device_bytes(artifact, processes or artifact.processes)) if artifact.training else both
+    return (
+        max(both, training_device_bytes(artifact, processes or artifact.processes))
+        if artifact.training
+        else both
+    )
 
 
 def training_device_bytes(artifact: Artifact, processes: int) -> float:
-    """Estimate the memory of each GPU for a training that processes share, without the measures after it."""
+    """Estimate the memory of each GPU for a training that processes share, without the measures
+    after it."""
     shared = artifact.model_copy(update={"processes": processes})
     return (model_bytes(artifact) + state_bytes(artifact)) / processes + _gathered_bytes(shared)
 
 
 def _gathered_bytes(artifact: Artifact) -> float:
-    """Estimate the undivided part of a shared training: two blocks of student and teacher, and the teacher's embeddings and head.
+    """Estimate the undivided part of a shared training: two blocks of student and teacher, and the
+    teacher's embeddings and head.
 
     The student is in float32.
     """
@@ -68,26 +78,33 @@ def _gathered_bytes(artifact: Artifact) -> float:
 
 
 def estimate_disk_bytes(artifact: Artifact, stages: int) -> float:
-    """Estimate the size in the cache: the model after each stage, and a checkpoint of its training."""
+    """Estimate the size in the cache: the model after each stage, and a checkpoint of its
+    training."""
     written = artifact.sizes.parameters * ITEM_BYTES[artifact.dtype]
     return stages * float(written) + state_bytes(artifact)
 
 
 def is_streamed(artifact: Artifact) -> bool:
-    """Return whether every machine streams the model. A machine with little memory also streams others, but no training."""
+    """Return whether every machine streams the model. A machine with little memory also streams
+    others, but no training."""
     limit = artifact.max_memory
     needed = artifact.calibration_ranks * model_bytes(artifact)
-    return not artifact.training and (artifact.stream or (limit is not None and needed >= STREAMED_FROM * 1e9 * limit))
+    return not artifact.training and (
+        artifact.stream or (limit is not None and needed >= STREAMED_FROM * 1e9 * limit)
+    )
 
 
 def streamed_bytes(artifact: Artifact) -> float:
     """Estimate the main memory of a streamed model, without the states that measures keep.
 
-    It holds the weights outside the blocks, two blocks, the calibration activations and a method's Hessians. For a mixture it
-    holds one block without its experts and two experts instead. Activations that exceed `max_memory` are on disk.
+    It holds the weights outside the blocks, two blocks, the calibration activations and a method's
+    Hessians. For a mixture it holds one block without its experts and two experts instead.
+    Activations that exceed `max_memory` are on disk.
     """
     weights, own = _working_bytes(artifact)
-    return LIBRARY_BYTES + weights + own + _activation_bytes(artifact, LIBRARY_BYTES + weights + own)
+    return (
+        LIBRARY_BYTES + weights + own + _activation_bytes(artifact, LIBRARY_BYTES + weights + own)
+    )
 
 
 def streamed_device_bytes(artifact: Artifact) -> float:
@@ -96,7 +113,8 @@ def streamed_device_bytes(artifact: Artifact) -> float:
 
 
 def keeps_blocks(artifact: Artifact) -> str:
-    """Return the stage that keeps whole blocks of the model and of the dense model in memory, or ""."""
+    """Return the stage that keeps whole blocks of the model and of the dense model in memory, or
+    ""."""
     for stage in artifact.stages:
         cost = lookup(stage.kind, stage.name).cost
         if cost and cost.whole_blocks:

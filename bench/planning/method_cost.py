@@ -1,7 +1,7 @@
 """Estimated cost of a method on LLaMA2-7B, from its shapes.
 
-A forward pass over the decoder's linear layers takes 2 FLOP per weight and token. A Hessian X^T X of [in, in] takes 2 in^2 FLOP
-per token. Attention, selection and inverses are not counted.
+A forward pass over the decoder's linear layers takes 2 FLOP per weight and token. A Hessian X^T X
+of [in, in] takes 2 in^2 FLOP per token. Attention, selection and inverses are not counted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ def describe(entry: CatalogEntry) -> str:
     if cost is None:
         return ""
     shapes = known_shapes()[MODEL]
-    hidden, inner, blocks = (shapes[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    hidden, inner, blocks = (
+        shapes[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers")
+    )
     weights = blocks * (4 * hidden**2 + 3 * hidden * inner)
     # Inputs of q, k and v, of o, of gate and up, and of down.
     squares = 3 * hidden**2 + inner**2
@@ -29,7 +31,8 @@ def describe(entry: CatalogEntry) -> str:
     if cost.passes:
         work = SEQUENCES * SEQLEN * 2 * (cost.passes * weights + cost.hessians * squares * blocks)
         parts.append(
-            f"{cost.passes:g} pass{'' if cost.passes == 1 else 'es'} of {SEQUENCES} x {SEQLEN} tokens, {work:.1e} FLOP"
+            f"{cost.passes:g} pass{'' if cost.passes == 1 else 'es'} of {SEQUENCES} x {SEQLEN} "
+            f"tokens, {work:.1e} FLOP"
         )
     if cost.hessians:
         parts.append(f"{cost.hessians * 4 * squares / 1e9:.1f} GB of Hessians")

@@ -35,14 +35,16 @@ from methods.training.settings import require_trainable
 LOADER = "bench.inputs.loading"
 """Name of the module that reads every model. Importing it would import torch."""
 LEARNING_RATES = {"lr", "relative_lr"}
-"""Names of the fields for the learning rate. If the user sets one of them, no recipe sets the other."""
+"""Names of the fields for the learning rate. If the user sets one of them, no recipe sets the
+other."""
 
 
 class ModelInputs:
     """Inputs of a request for one model. Calibration text is read only if a stage needs it."""
 
     def __init__(self, request: PlanRequest, facts: ModelFacts) -> None:
-        """Raise UserError if a pattern or group does not divide a layer, or a training or measure is impossible."""
+        """Raise UserError if a pattern or group does not divide a layer, or a training or measure
+        is impossible."""
         self.request, self.facts, self.spec = request, facts, request.spec
         wanted = self.spec.targets
         self.targets = select_targets(facts.linears, wanted.include, wanted.exclude)
@@ -51,7 +53,11 @@ class ModelInputs:
         self.dtype = self._choose_dtype()
         facts.tokenizer.require_fit(facts.config["vocab_size"])
         self.context = PlanContext(
-            run=self.spec, fetch=request.fetch, devices=request.devices, facts=facts, bos=self._choose_bos()
+            run=self.spec,
+            fetch=request.fetch,
+            devices=request.devices,
+            facts=facts,
+            bos=self._choose_bos(),
         )
         self.measurements: list[dict[str, Any]] = []
         for name in request.measures:
@@ -141,7 +147,9 @@ class ModelInputs:
         is_here = fetch or not corpora.lookup(wanted.data).hub
         if tokenizer.tokenizer is not None and is_here:
             first = count_first(self.context.bos)
-            windows.check_calibration(wanted.data, wanted.sequences, seqlen, tokenizer, data_dir, first)
+            windows.check_calibration(
+                wanted.data, wanted.sequences, seqlen, tokenizer, data_dir, first
+            )
         return CalibrationSet(
             data=wanted.data,
             content=content,
@@ -181,7 +189,8 @@ class ModelInputs:
             )
         if run.tokens < run.batch * run.seqlen:
             raise UserError(
-                f"training.tokens={run.tokens} is less than one step of {run.batch} x {run.seqlen} tokens: "
+                f"training.tokens={run.tokens} is less than one step of {run.batch} x "
+                f"{run.seqlen} tokens: "
                 "raise it, or lower training.batch"
             )
         return run
@@ -203,8 +212,8 @@ class ModelInputs:
     def _variants(self, chain: MethodStages) -> tuple[tuple[Stage | None, ...], tuple[str, ...]]:
         """Return the quantizers and the patterns of a method.
 
-        A model made elsewhere has the pattern found in it, and no quantizer if it is quantized already. Refuse a run of
-        quantizers only in that case.
+        A model made elsewhere has the pattern found in it, and no quantizer if it is quantized
+        already. Refuse a run of quantizers only in that case.
         """
         quantizers = self.request.quantizers
         if stage := chain.elsewhere:
@@ -214,13 +223,17 @@ class ModelInputs:
             if not found.is_quantized:
                 return quantizers, (found.pattern,)
             if None not in quantizers:
-                raise UserError(f"{stage.label} is quantized already ({found.form}): add none to --quant")
+                raise UserError(
+                    f"{stage.label} is quantized already ({found.form}): add none to --quant"
+                )
             return (None,), (found.pattern,)
         if chain.pattern:
             return quantizers, (chain.pattern,)
         return quantizers, tuple(map(str, self.request.patterns))
 
-    def _artifacts(self, chain: MethodStages, quantizer: Stage | None, pattern: str) -> Iterator[Artifact]:
+    def _artifacts(
+        self, chain: MethodStages, quantizer: Stage | None, pattern: str
+    ) -> Iterator[Artifact]:
         """Yield the artifacts of a chain: one for each seed if a stage is random."""
         spec, facts = self.spec, self.facts
         stages = [self._complete(stage, pattern) for stage in chain.stages]
@@ -262,7 +275,8 @@ class ModelInputs:
             )
 
     def _complete(self, stage: Stage, pattern: str) -> Stage:
-        """Return a stage with its pattern, and with the recipe's fields that the user did not set."""
+        """Return a stage with its pattern, and with the recipe's fields that the user did not
+        set."""
         if stage.pattern.startswith(" + "):
             pattern += stage.pattern
         elif stage.pattern:
@@ -281,7 +295,8 @@ class ModelInputs:
     def _require_settings_file(self, stage: Stage) -> None:
         """Raise UserError if a stage reads its settings from a file that does not fit the model.
 
-        Its class has a method `read(pattern, targets)`, as in bench.quantizers.allocated, or the file is not checked here.
+        Its class has a method `read(pattern, targets)`, as in bench.quantizers.allocated, or the
+        file is not checked here.
         """
         entry = stage.entry
         if not entry.file or not entry.file.required or Does.IMPORTS in entry.does:
@@ -326,6 +341,7 @@ def _protocol(declared: Any) -> Protocol:
         return Protocol(name=declared)
     if not isinstance(declared, Protocol):
         raise TypeError(
-            f"protocol is a {type(declared).__name__}: make it a property that returns a Protocol or a text"
+            f"protocol is a {type(declared).__name__}: make it a property that returns a Protocol "
+            "or a text"
         )
     return declared

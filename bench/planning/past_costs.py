@@ -48,19 +48,34 @@ class PastCost:
         return sum(part.seconds for part in self.parts)
 
 
-def measure_part(measure: str, protocol: str, parameters: float, tokens: float, seconds: float = 0.0) -> TimedPart:
-    """Return the part of a measure. Its work is proportional to the weights and to the tokens that it reads."""
-    return TimedPart((f"measure {measure} {protocol}", f"measure {measure}"), parameters * max(tokens, 1.0), seconds)
+def measure_part(
+    measure: str, protocol: str, parameters: float, tokens: float, seconds: float = 0.0
+) -> TimedPart:
+    """Return the part of a measure. Its work is proportional to the weights and to the tokens that
+    it reads."""
+    return TimedPart(
+        (f"measure {measure} {protocol}", f"measure {measure}"),
+        parameters * max(tokens, 1.0),
+        seconds,
+    )
 
 
-def stage_part(name: str, parameters: float, calibration: float, training: float, seconds: float = 0.0) -> TimedPart:
-    """Return the part of a stage. Its work is proportional to the weights and to its training or calibration tokens."""
+def stage_part(
+    name: str, parameters: float, calibration: float, training: float, seconds: float = 0.0
+) -> TimedPart:
+    """Return the part of a stage. Its work is proportional to the weights and to its training or
+    calibration tokens."""
     need = "training" if training else "calibration" if calibration else "nothing"
-    return TimedPart((f"stage {name} {need}", f"stage {need}"), parameters * max(training or calibration, 1.0), seconds)
+    return TimedPart(
+        (f"stage {name} {need}", f"stage {need}"),
+        parameters * max(training or calibration, 1.0),
+        seconds,
+    )
 
 
 def estimate_tokens(measure: str, config: dict[str, Any]) -> int:
-    """Return about how many tokens a measure reads, 0 if it does not say. Raise UserError or TypeError if it is unknown."""
+    """Return about how many tokens a measure reads, 0 if it does not say. Raise UserError or
+    TypeError if it is unknown."""
     kind = registry.load(registry.lookup("measures", measure))
     return int(getattr(kind(**config), "estimated_tokens", 0))
 
@@ -73,7 +88,8 @@ def machine_of(machine: dict[str, Any], device: str, dtype: str, threads: int) -
 
 
 def read_past(results: Path, *, beside: bool = True) -> list[PastCost]:
-    """Read the costs of all artifacts whose measurements are complete. Skip records that cannot be read.
+    """Read the costs of all artifacts whose measurements are complete. Skip records that cannot be
+    read.
 
     beside: also from the folders beside this one.
     """
@@ -95,7 +111,8 @@ def read_past(results: Path, *, beside: bool = True) -> list[PastCost]:
 
 
 def _files(results: Path, beside: bool) -> list[Path]:
-    """Return the records of a folder and of those beside it, the newest first. A folder that cannot be read has none."""
+    """Return the records of a folder and of those beside it, the newest first. A folder that cannot
+    be read has none."""
     entries: list[tuple[float, str]] = []
     for folder in {results / "records", *(results.parent.glob("*/records") if beside else ())}:
         with contextlib.suppress(OSError), os.scandir(folder) as listing:
@@ -124,7 +141,10 @@ def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator
         return
     first, inputs = making[0], making[0]["key_inputs"]
     identity, cost = first["identity"], first["cost"]
-    parameters, computed_in = _number(sizes[inputs["model"]]), identity.get("arithmetic") or identity["dtype"]
+    parameters, computed_in = (
+        _number(sizes[inputs["model"]]),
+        identity.get("arithmetic") or identity["dtype"],
+    )
     about = (identity["device"], computed_in, inputs["threads"])
     machines = {machine_of(r["provenance"]["machine"], *about) for r in records}
     shared = max(inputs["processes"], (inputs.get("calibration") or {}).get("processes", 1))
@@ -143,13 +163,19 @@ def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator
             estimated = estimate_tokens(measure, record["key_inputs"]["measure"]["config"])
         tokens = estimated or _number(cost.get("tokens") or 0)
         protocol = record["identity"]["protocol"]["name"]
-        past.parts.append(measure_part(measure, protocol, parameters, tokens, _number(cost["wall_s"])))
-        past.peak_bytes = max(past.peak_bytes, *(_number(cost.get(n) or 0) for n in ("peak_bytes", "build_peak_bytes")))
+        past.parts.append(
+            measure_part(measure, protocol, parameters, tokens, _number(cost["wall_s"]))
+        )
+        past.peak_bytes = max(
+            past.peak_bytes,
+            *(_number(cost.get(n) or 0) for n in ("peak_bytes", "build_peak_bytes")),
+        )
     yield past
 
 
 def _number(value: Any) -> float:
-    """Return a cost, or raise TypeError, ValueError or OverflowError if the value cannot be a cost."""
+    """Return a cost, or raise TypeError, ValueError or OverflowError if the value cannot be a
+    cost."""
     number = float(value)
     if not 0 <= number < math.inf:
         raise ValueError("no cost")

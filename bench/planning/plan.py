@@ -1,4 +1,5 @@
-"""Plan of a run: artifacts and measurements, each with the key of its record. Loads no model, and no torch but to compare a tied head."""
+"""Plan of a run: artifacts and measurements, each with the key of its record. Loads no model, and
+no torch but to compare a tied head."""
 
 from __future__ import annotations
 
@@ -26,12 +27,19 @@ JOBS_SHARE = 0.8
 """Share of the machine's memory that parallel artifacts may use together."""
 
 
-def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None] = lambda name: None) -> Plan:
-    """Plan all measurements of a spec, or of its shard, or raise UserError if the run would fail later.
+def make_plan(
+    spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None] = lambda name: None
+) -> Plan:
+    """Plan all measurements of a spec, or of its shard, or raise UserError if the run would fail
+    later.
 
-    fetch: download missing models and data first. on_fetch: called with the name of each model before it is downloaded.
+    fetch: download missing models and data first. on_fetch: called with the name of each model
+    before it is downloaded.
     """
-    for read in (digest_source, read_task):  # a plug-in or a task may have changed since the last plan of this process
+    for read in (
+        digest_source,
+        read_task,
+    ):  # a plug-in or a task may have changed since the last plan of this process
         read.cache_clear()
     index, count = parse_shard(spec.shard)
     request = resolve_request(spec, fetch=fetch)
@@ -55,10 +63,20 @@ def make_plan(spec: Spec, *, fetch: bool = False, on_fetch: Callable[[str], None
             measurement = Measurement(artifact=artifact, **fields)
             known = measurements.setdefault(measurement.key, measurement)
             if known is not measurement and known.identity.key() != measurement.identity.key():
-                raise UserError(f"{known.artifact.label} and {artifact.label} are the same model: leave one out")
+                raise UserError(
+                    f"{known.artifact.label} and {artifact.label} are the same model: leave one out"
+                )
     if linears:
-        require_matches((*spec.targets.include, *spec.targets.exclude), linears, " or ".join(names.values()))
-    plan = Plan(spec, tuple(measurements.values()), tuple(to_pull), request.jobs, request.devices[: request.jobs])
+        require_matches(
+            (*spec.targets.include, *spec.targets.exclude), linears, " or ".join(names.values())
+        )
+    plan = Plan(
+        spec,
+        tuple(measurements.values()),
+        tuple(to_pull),
+        request.jobs,
+        request.devices[: request.jobs],
+    )
     if spec.jobs == AUTO and spec.executor == "local":
         plan = _fit_memory(plan, request.devices)
     return divide(plan, count)[index - 1] if count > 1 else plan
@@ -77,15 +95,20 @@ def _read_facts(name: str, spec: Spec, on_fetch: Callable[[str], None] | None) -
 
 
 def _fit_memory(plan: Plan, devices: tuple[str, ...]) -> Plan:
-    """Choose as many parallel jobs as memory allows if each artifact is the largest, and share the cores among them.
+    """Choose as many parallel jobs as memory allows if each artifact is the largest, and share the
+    cores among them.
 
-    The number of threads follows from the number of jobs, and is part of every key. So the choice depends on shapes and on
-    the size of the memory, and never on records or on the memory that is free.
+    The number of threads follows from the number of jobs, and is part of every key. So the choice
+    depends on shapes and on the size of the memory, and never on records or on the memory that is
+    free.
     """
     artifacts = [some[0].artifact for some in plan.artifacts().values()]
     most = len(devices) if devices[0] != "cpu" else max(1, cores() // (plan.spec.threads or 1))
     largest = max(map(estimate_bytes, artifacts), default=1.0)
     jobs = max(1, min(most, int(JOBS_SHARE * memory_bytes() / largest)))
     threads = {"threads": plan.spec.threads or max(1, cores() // jobs)}
-    measurements = (m.model_copy(update={"artifact": m.artifact.model_copy(update=threads)}) for m in plan.measurements)
+    measurements = (
+        m.model_copy(update={"artifact": m.artifact.model_copy(update=threads)})
+        for m in plan.measurements
+    )
     return replace(plan, measurements=tuple(measurements), jobs=jobs, devices=devices[:jobs])

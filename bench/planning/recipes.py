@@ -24,7 +24,8 @@ class Recipe:
     batch: int
     seqlen: int
     final_lr_ratio: float
-    """Share of the peak learning rate where the cosine ends, for every built-in method: rows of one recipe compare."""
+    """Share of the peak learning rate where the cosine ends, for every built-in method: rows of one
+    recipe compare."""
     micro: int | None = None
     device: str = ""
     """Type of device that it is for. Empty: any."""
@@ -52,7 +53,8 @@ def lookup(name: str) -> Recipe:
 
 
 def choose(parameters: int, device: str, named: str | None = None) -> Recipe:
-    """Return the named recipe, or the first that is large enough and for this type of device. Raise UserError without one."""
+    """Return the named recipe, or the first that is large enough and for this type of device. Raise
+    UserError without one."""
     if named:
         return lookup(named)
     if recipe := for_size(parameters, device):
@@ -65,5 +67,9 @@ def choose(parameters: int, device: str, named: str | None = None) -> Recipe:
 
 def for_size(parameters: int, device: str) -> Recipe | None:
     """Return the first recipe that is large enough and for this type of device."""
-    fits = (r for r in recipes().values() if parameters <= r.parameters and r.device in ("", device.split(":")[0]))
+    fits = (
+        r
+        for r in recipes().values()
+        if parameters <= r.parameters and r.device in ("", device.split(":")[0])
+    )
     return next(fits, None)

@@ -27,7 +27,8 @@ MAX_GPUS = 64
 
 
 def require_memory(plan: Plan, missing: Iterable[Sequence[Measurement]]) -> None:
-    """Refuse an artifact that needs more than this machine's memory, and say what helps. missing: measurements to make."""
+    """Refuse an artifact that needs more than this machine's memory, and say what helps. missing:
+    measurements to make."""
     # Another executor checks its nodes when it starts.
     for measurements in missing if plan.spec.executor == "local" else ():
         if problem := find_problem(measurements[0].artifact):
@@ -53,27 +54,41 @@ def find_problem(artifact: Artifact) -> str:
         of = "of each GPU " if on_gpu else ""
         if need <= memory:
             return ""
-        return f"{artifact.label} takes about {_gb(need)} {of}to train, {has}: {_divide(artifact, memory)}"
+        return (
+            f"{artifact.label} takes about {_gb(need)} {of}to train, {has}: "
+            f"{_divide(artifact, memory)}"
+        )
     processes = 1 if on_gpu else artifact.calibration_ranks
     weights = model_bytes(artifact) + (0.0 if on_gpu else LIBRARY_BYTES)
-    unit = "expert by expert" if artifact.sizes.expert and not keeps_blocks(artifact) else "block by block"
+    unit = (
+        "expert by expert"
+        if artifact.sizes.expert and not keeps_blocks(artifact)
+        else "block by block"
+    )
     streaming = f"--set stream=true, which brings it {unit}"
     if weights <= memory:
         if is_streamed(artifact) or processes * weights <= memory:
             return ""
         fewer = f"--set calibration.processes={int(memory / weights)}"
-        return f"{artifact.label} takes at least {_gb(processes * weights)} in {processes} processes, {has}: use {fewer}, or {streaming}"
+        return (
+            f"{artifact.label} takes at least {_gb(processes * weights)} in {processes} "
+            f"processes, {has}: use {fewer}, or {streaming}"
+        )
     if (need := streamed_device_bytes(artifact) if on_gpu else streamed_bytes(artifact)) > memory:
         return f"{artifact.label} takes about {_gb(need)} streamed, {has}: {_reduce(artifact)}"
     if is_streamed(artifact):
         return ""
     halves = artifact.computed_in == "float32" and weights - model_bytes(artifact) / 2 <= memory
     remedy = f"--dtype bfloat16, or {streaming}" if halves else streaming
-    return f"{artifact.label} takes at least {_gb(weights)} in {artifact.computed_in}, {has}: use {remedy}"
+    return (
+        f"{artifact.label} takes at least {_gb(weights)} in {artifact.computed_in}, {has}: use "
+        f"{remedy}"
+    )
 
 
 def describe_whole_blocks(artifact: Artifact) -> str:
-    """Return a sentence about a stage that keeps all experts of a block although the model is streamed, or ""."""
+    """Return a sentence about a stage that keeps all experts of a block although the model is
+    streamed, or ""."""
     if not (is_streamed(artifact) and artifact.sizes.expert and (stage := keeps_blocks(artifact))):
         return ""
     return f"{stage} keeps whole blocks of {artifact.model} in memory, with all their experts"
@@ -83,7 +98,8 @@ def _reduce(artifact: Artifact) -> str:
     """Return what takes less memory than a streamed artifact."""
     if (stage := keeps_blocks(artifact)) and artifact.sizes.expert:
         return (
-            f"{stage} keeps whole blocks with all their experts, so use a method that takes experts one by one, "
+            f"{stage} keeps whole blocks with all their experts, so use a method that takes "
+            "experts one by one, "
             f"like {rules.PRUNER}"
         )
     halves = "--dtype bfloat16, " if artifact.computed_in == "float32" else ""
@@ -95,7 +111,8 @@ def _divide(artifact: Artifact, memory: float) -> str:
     """Return the number of GPUs on which a training fits, in words."""
     if artifact.device == "cpu":
         return (
-            "train a smaller model, or use --device cuda with --set training.processes=N, which divides it among N GPUs"
+            "train a smaller model, or use --device cuda with --set training.processes=N, which "
+            "divides it among N GPUs"
         )
     batch = artifact.training.batch if artifact.training else 1
     # The plan refuses counts that do not divide the batch.
@@ -109,7 +126,11 @@ def _gpu_bytes(device: str) -> float:
     """Return the memory of a GPU, or 0 if there is none."""
     # A plan for a GPU of this machine has imported torch.
     torch = sys.modules.get("torch")
-    return float(torch.cuda.get_device_properties(device).total_memory) if torch and torch.cuda.is_available() else 0.0
+    return (
+        float(torch.cuda.get_device_properties(device).total_memory)
+        if torch and torch.cuda.is_available()
+        else 0.0
+    )
 
 
 def _gpu_count() -> int:

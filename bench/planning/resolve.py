@@ -1,4 +1,5 @@
-"""Names of a spec, looked up once for the whole run: methods, patterns, quantizers, measures and devices."""
+"""Names of a spec, looked up once for the whole run: methods, patterns, quantizers, measures and
+devices."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class PlanRequest:
     chains: tuple[MethodStages, ...]
     """Stages of each method, the dense model first."""
     transformed: Mapping[str, tuple[MethodStages, ...]]
-    """Stages of each method with the transform that a quantizer comes after, by the quantizer's label."""
+    """Stages of each method with the transform that a quantizer comes after, by the quantizer's
+    label."""
     patterns: tuple[Pattern, ...]
     quantizers: tuple[Stage | None, ...]
     measures: tuple[str, ...]
@@ -54,7 +56,8 @@ class PlanRequest:
 
 
 def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
-    """Look up every name of a spec. Raise UserError if it is unknown, out of range, or excluded by another setting."""
+    """Look up every name of a spec. Raise UserError if it is unknown, out of range, or excluded by
+    another setting."""
     methods = named_files.with_names("methods", spec.methods)
     named_quantizers = named_files.with_names("quantizers", spec.quantizers)
     measures = tuple(dict.fromkeys((*named_files.with_names("measures", spec.measures), "pattern")))
@@ -95,7 +98,9 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
         chains=tuple(map(stages_of, chains)),
         transformed={label: tuple(map(stages_of, some)) for label, some in transformed.items()},
         patterns=patterns,
-        quantizers=tuple(make_stage(choice, "quantizers") if choice else None for choice in quantizers),
+        quantizers=tuple(
+            make_stage(choice, "quantizers") if choice else None for choice in quantizers
+        ),
         measures=measures,
         devices=devices,
         jobs=jobs,
@@ -118,11 +123,18 @@ def _require_prunable(pattern: Pattern) -> None:
     if pattern.removed:
         name, share = pattern.removed
         link = registry.lookup("methods", name).link(name, name, {})
-        way = next((f"--methods {option}={share}" for option in link.options.values()), "--pattern 2:4")
+        way = next(
+            (f"--methods {option}={share}" for option in link.options.values()), "--pattern 2:4"
+        )
         raise UserError(f"{pattern} is no pattern to prune to: use {way}")
     if pattern.beside:
-        able = ", ".join(name for name, entry in registry.entries("methods").items() if Does.ADDS in entry.does)
-        raise UserError(f"{pattern} is no pattern to prune to: use --pattern {pattern.base} and --methods {able}")
+        able = ", ".join(
+            name for name, entry in registry.entries("methods").items() if Does.ADDS in entry.does
+        )
+        raise UserError(
+            f"{pattern} is no pattern to prune to: use --pattern {pattern.base} and --methods "
+            f"{able}"
+        )
 
 
 def _require_distinct(kind: Kind, chains: Iterable[Sequence[Choice]]) -> None:
@@ -130,23 +142,31 @@ def _require_distinct(kind: Kind, chains: Iterable[Sequence[Choice]]) -> None:
     known: dict[str, str] = {}
     for chain in chains:
         label = chain[-1].label
-        settings = [(choice.name, sorted(_other_than_defaults(kind, choice).items())) for choice in chain]
+        settings = [
+            (choice.name, sorted(_other_than_defaults(kind, choice).items())) for choice in chain
+        ]
         same = known.setdefault(repr(settings), label)
         if same != label:
-            raise UserError(f"{same} and {label} are the same {kind.removesuffix('s')}: leave one out")
+            raise UserError(
+                f"{same} and {label} are the same {kind.removesuffix('s')}: leave one out"
+            )
 
 
 def _other_than_defaults(kind: Kind, choice: Choice) -> dict[str, Any]:
-    """Return the typed settings without those that are defaults. In a training, a recipe may set what is not typed."""
+    """Return the typed settings without those that are defaults. In a training, a recipe may set
+    what is not typed."""
     entry = registry.lookup(kind, choice.name)
     if not choice.config or entry.trains:
         return choice.config
     built = registry.load(entry)
-    return {name: value for name, value in choice.config.items() if value != getattr(built, name, None)}
+    return {
+        name: value for name, value in choice.config.items() if value != getattr(built, name, None)
+    }
 
 
 def _require_known(spec: Spec) -> None:
-    """Raise UserError for an unknown corpus or recipe in a setting, also if the run does not read it."""
+    """Raise UserError for an unknown corpus or recipe in a setting, also if the run does not read
+    it."""
     for name in (spec.calibration.data, spec.training.data, spec.settings_of(WindowSettings).data):
         if name:
             corpora.require(name)
@@ -160,26 +180,35 @@ def _require_nodes(spec: Spec) -> None:
         return
     if processes % nodes:
         raise UserError(
-            f"training.processes={processes} cannot be divided among training.nodes={nodes}: use a multiple of {nodes}"
+            f"training.processes={processes} cannot be divided among training.nodes={nodes}: use "
+            f"a multiple of {nodes}"
         )
     if spec.executor != "local":
         raise UserError(
-            f"training.nodes={nodes} is not for executor {spec.executor}: use --executor local, or one node"
+            f"training.nodes={nodes} is not for executor {spec.executor}: use --executor local, "
+            "or one node"
         )
     if spec.jobs not in (None, 1):
-        raise UserError(f"training.nodes={nodes} takes one artifact at a time: leave --jobs {spec.jobs} out")
+        raise UserError(
+            f"training.nodes={nodes} takes one artifact at a time: leave --jobs {spec.jobs} out"
+        )
 
 
 def _require_one_device(spec: Spec, devices: tuple[str, ...]) -> None:
-    for name, processes in (("training", spec.training.processes), ("calibration", spec.calibration.processes)):
+    for name, processes in (
+        ("training", spec.training.processes),
+        ("calibration", spec.calibration.processes),
+    ):
         if len(devices) > 1 and processes > 1:
             raise UserError(
-                f"{name}.processes={processes} divides one {name} among GPUs, but device {spec.device} makes "
+                f"{name}.processes={processes} divides one {name} among GPUs, but device "
+                f"{spec.device} makes "
                 f"an artifact on each: use --device cuda, or leave {name}.processes out"
             )
         if processes > 1 and ":" in devices[0]:
             raise UserError(
-                f"{name}.processes={processes} takes the first {processes} GPUs, not {devices[0]}: use --device cuda, "
+                f"{name}.processes={processes} takes the first {processes} GPUs, not "
+                f"{devices[0]}: use --device cuda, "
                 "with CUDA_VISIBLE_DEVICES for others"
             )
 
@@ -197,14 +226,16 @@ def _require_shareable(spec: Spec, choices: Iterable[Choice], kind: Kind) -> Non
         entry = registry.lookup(kind, choice.name)
         if kind == "quantizers" and (file := registry.file_of(kind, choice.name)):
             raise UserError(
-                f"{choice.name} is in the file {file}, and processes that share a calibration find no codec there: "
+                f"{choice.name} is in the file {file}, and processes that share a calibration "
+                "find no codec there: "
                 f"leave calibration.processes={processes} out, or install its class as a plug-in"
             )
         if "calibration" in entry.needs_with(choice.config) and not entry.shares_calibration:
             entries = registry.entries("methods") | registry.entries("quantizers")
             able = ", ".join(name for name, entry in entries.items() if entry.shares_calibration)
             raise UserError(
-                f"{choice.name} calibrates in one process: leave calibration.processes={processes} out, or use {able}"
+                f"{choice.name} calibrates in one process: leave "
+                f"calibration.processes={processes} out, or use {able}"
             )
 
 

@@ -1,4 +1,5 @@
-"""Settings of a search: a spec, fields of its methods with their ranges, and a budget of trials for each method."""
+"""Settings of a search: a spec, fields of its methods with their ranges, and a budget of trials for
+each method."""
 
 from __future__ import annotations
 
@@ -40,7 +41,11 @@ class Range(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
         bounds = self.low is not None and self.high is not None
         if bounds == bool(self.choices) or (self.low is None) != (self.high is None):
             raise ValueError("use low and high, or choices")
-        if self.low is not None and self.high is not None and not (0 if self.log else -math.inf) < self.low < self.high:
+        if (
+            self.low is not None
+            and self.high is not None
+            and not (0 if self.log else -math.inf) < self.low < self.high
+        ):
             raise ValueError("low must be below high, and above 0 where log = true")
         return self
 
@@ -92,7 +97,12 @@ class Search(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
 
     def label(self, method: str, values: dict[str, Value]) -> str:
         """Return a trial as a method on the command line."""
-        return ":".join([method, *(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items())])
+        return ":".join(
+            [
+                method,
+                *(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()),
+            ]
+        )
 
     def values(self, method: str, label: str) -> dict[str, Value] | None:
         """Read the fields of a trial from its label. None: it is not a trial of this method."""
@@ -103,15 +113,22 @@ class Search(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
         if sorted(key for key, _, _ in parts) != sorted(ranges):
             return None
         found = {key: parse_value(text) for key, _, text in parts}
-        return {k: found[k] for k in ranges} if all(r.has(found[k]) for k, r in ranges.items()) else None
+        return (
+            {k: found[k] for k in ranges}
+            if all(r.has(found[k]) for k, r in ranges.items())
+            else None
+        )
 
 
 def read_search(values: dict[str, Any]) -> tuple[Spec, Search]:
-    """Read the spec and the search from the content of a TOML file. Refuse trials on another split than validation."""
+    """Read the spec and the search from the content of a TOML file. Refuse trials on another split
+    than validation."""
     rest = dict(values)
     table = rest.pop("search", None)
     if not isinstance(table, dict):
-        raise UserError("this spec has no table [search]: give it trials, and fields of each method")
+        raise UserError(
+            "this spec has no table [search]: give it trials, and fields of each method"
+        )
     try:
         search = Search.model_validate(table)
     except ValidationError as fault:
@@ -124,25 +141,34 @@ def read_search(values: dict[str, Any]) -> tuple[Spec, Search]:
     rest = {"quantizers": ("none",), "measures": ("perplexity",)} | rest
     spec = Spec(**rest | {"methods": tuple(search.fields)})
     if spec.settings_of(WindowSettings).split != "validation":
-        raise UserError('the evaluation split is for the result of a search: set split = "validation" in [perplexity]')
+        raise UserError(
+            'the evaluation split is for the result of a search: set split = "validation" in '
+            "[perplexity]"
+        )
     for name in ("models", "patterns", "seeds", "quantizers"):
         if len(getattr(spec, name)) != 1:
             raise UserError(f"a search compares trials of one artifact: give one value of {name}")
     if "perplexity" not in spec.measures or spec.quantizers != ("none",):
-        raise UserError("a search compares perplexities without a quantizer: leave measures and quantizers out")
+        raise UserError(
+            "a search compares perplexities without a quantizer: leave measures and quantizers out"
+        )
     for method, ranges in search.fields.items():
         parse_chain(method)
         if not ranges:
             raise UserError(f"no field of {method} to search: name some in [search.fields]")
         for key, allowed in ranges.items():
-            read = [parse_method(search.label(method, {key: value})).config for value in allowed.ends]
+            read = [
+                parse_method(search.label(method, {key: value})).config for value in allowed.ends
+            ]
             if not allowed.choices:
-                # 0 and 1 are fractions if the field is. The field of `lambda`, a keyword of Python, is `lambda_`.
+                # 0 and 1 are fractions if the field is. The field of `lambda`, a keyword of Python,
+                # is `lambda_`.
                 low, high = (config.get(key, config.get(f"{key}_")) for config in read)
                 ranges[key] = allowed.model_copy(update={"low": low, "high": high})
         if (size := math.prod(allowed.size for allowed in ranges.values())) < search.trials:
             raise UserError(
-                f"search.trials={search.trials} is more than the {size} combinations that the fields of {method} can take: "
+                f"search.trials={search.trials} is more than the {size} combinations that the "
+                f"fields of {method} can take: "
                 f"use at most {size}"
             )
     return spec, search

@@ -16,7 +16,8 @@ SLURM = "slurm"
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
-    """Read "2/4", the second of four, or raise UserError. "slurm": the shard of this task of a Slurm array. None is all."""
+    """Read "2/4", the second of four, or raise UserError. "slurm": the shard of this task of a
+    Slurm array. None is all."""
     if text is None:
         return 1, 1
     if text == SLURM:
@@ -25,7 +26,8 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     index, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= index <= count <= MAX_SHARDS:
         raise UserError(
-            f"invalid shard {text!r}: give I/N with I from 1 to N and N up to {MAX_SHARDS}, for example 2/4"
+            f"invalid shard {text!r}: give I/N with I from 1 to N and N up to {MAX_SHARDS}, for "
+            "example 2/4"
         )
     return index, count
 
@@ -37,28 +39,35 @@ def _slurm_task() -> str:
         )
     except (KeyError, ValueError):
         raise UserError(
-            "--shard slurm is for a task of a Slurm array, and $SLURM_ARRAY_TASK_ID, _MIN, _MAX and _COUNT are not set: "
+            "--shard slurm is for a task of a Slurm array, and $SLURM_ARRAY_TASK_ID, _MIN, _MAX "
+            "and _COUNT are not set: "
             "submit the script of bench plan --slurm FILE with sbatch, or give --shard I/N"
         ) from None
     if last - first + 1 != count:
         raise UserError(
-            f"--shard slurm needs an array without gaps, and this one has {count} tasks from {first} to {last}: submit all "
+            f"--shard slurm needs an array without gaps, and this one has {count} tasks from "
+            f"{first} to {last}: submit all "
             "numbers, or give --shard I/N"
         )
     return f"{index - first + 1}/{count}"
 
 
 def _name(artifact: Artifact) -> tuple[str, ...]:
-    """Return what tells artifacts of a plan apart on every machine. A key has the number of threads, for example."""
-    stages = [f"{stage.label} {stage.pattern}" for stage in artifact.stages if stage.kind == "methods"]
+    """Return what tells artifacts of a plan apart on every machine. A key has the number of
+    threads, for example."""
+    stages = [
+        f"{stage.label} {stage.pattern}" for stage in artifact.stages if stage.kind == "methods"
+    ]
     return (artifact.digest, *stages, str(artifact.seed))
 
 
 def divide(plan: Plan, count: int) -> list[Plan]:
-    """Divide a plan into `count` plans with about equal work: assign the largest artifact first, to the smallest plan.
+    """Divide a plan into `count` plans with about equal work: assign the largest artifact first, to
+    the smallest plan.
 
-    Artifacts with the same last pruning stage stay together, such as a model and its quantized versions. So the stage is
-    computed once. The division depends on neither records nor machine, so every machine computes the same one.
+    Artifacts with the same last pruning stage stay together, such as a model and its quantized
+    versions. So the stage is computed once. The division depends on neither records nor machine, so
+    every machine computes the same one.
     """
 
     def pruned(measurements: list[Measurement]) -> str:

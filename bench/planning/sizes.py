@@ -1,4 +1,5 @@
-"""Sizes of a model, counted once from its shapes. Every estimate of memory and time is arithmetic on them."""
+"""Sizes of a model, counted once from its shapes. Every estimate of memory and time is arithmetic
+on them."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class ModelSizes(BaseModel, frozen=True):
     hidden: int
     """Width of the hidden states."""
     hessians: int
-    """Entries of the Hessians in memory at a time: one for each input of a block, and two copies of the largest."""
+    """Entries of the Hessians in memory at a time: one for each input of a block, and two copies of
+    the largest."""
     hessians_by_expert: int
     """The same if experts are pruned one by one."""
 

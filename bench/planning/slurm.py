@@ -18,13 +18,17 @@ from bench.system.grouping import flatten
 MARGIN = 2.0
 """Factor on the estimated time. A task that runs out of time is requeued and resumes."""
 MIN_MINUTES = 30
-UNKNOWN_TIME = "no time is known for some artifacts: set --time in the script, longer than the longest of them takes"
+UNKNOWN_TIME = (
+    "no time is known for some artifacts: set --time in the script, longer than the longest of "
+    "them takes"
+)
 GRACE_S = 120
 """Seconds between Slurm's signal and its kill, in which a training saves its state."""
 TEMPLATE = """\
 #!/bin/bash
-# {{ measurements }} measurements of {{ artifacts }} artifacts in {{ shards }} shards. Written by bench plan --slurm.
-# Time and memory are estimates: check them, and add what your cluster asks for (partition, account).
+# {{ measurements }} measurements of {{ artifacts }} artifacts in {{ shards }} shards.
+# Written by bench plan --slurm. Time and memory are estimates: check them, and add what your
+# cluster asks for (partition, account).
 {% if is_time_unknown %}# But {{ unknown_time }}.
 {% endif %}#SBATCH --job-name=cast-bench
 #SBATCH --array=1-{{ shards }}
@@ -66,25 +70,34 @@ exit "$code"
 def write_script(plan: Plan, shards: int, cards: Cards | None = None) -> str:
     """Return the script for `sbatch`. Every task gets the time and memory of the largest shard.
 
-    It runs in the current folder. All nodes must share it, the results folder and the cache. cards: cards that the user named.
+    It runs in the current folder. All nodes must share it, the results folder and the cache. cards:
+    cards that the user named.
     """
     spec, jobs = plan.spec, plan.jobs
     parts = [part for part in divide(plan, shards) if part.measurements]
     model = estimate.fit_model(plan)
     rows = [estimate.rows(part, model, cards) for part in parts]
     times = [[row["about_s"] or 0.0 for row in part] for part in rows]
-    seconds = max((max(*part, sum(part) / jobs) for part in times), default=0.0)  # an artifact cannot be divided
+    seconds = max(
+        (max(*part, sum(part) / jobs) for part in times), default=0.0
+    )  # an artifact cannot be divided
     minutes = max(MIN_MINUTES, math.ceil(MARGIN * seconds / 60))
     is_time_unknown = any(row["about_s"] is None for part in rows for row in part)
     memory = max((row["about_GB"] for part in rows for row in part), default=1.0)
     device = plan.measurements[0].artifact.device if plan.measurements else "cpu"
     threads = plan.measurements[0].artifact.threads if plan.measurements else 1
     nodes = spec.training.nodes
-    gpus = max((m.artifact.ranks_per_node for m in plan.measurements), default=1) * len(plan.devices)
+    gpus = max((m.artifact.ranks_per_node for m in plan.measurements), default=1) * len(
+        plan.devices
+    )
     settings = flatten(spec.model_dump(mode="json", exclude_defaults=True, exclude={"shard"}))
     # TOML has no escapes of surrogate pairs.
-    arguments = [f"--set={name}={json.dumps(value, ensure_ascii=False)}" for name, value in settings]
-    template = jinja2.Template(TEMPLATE, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    arguments = [
+        f"--set={name}={json.dumps(value, ensure_ascii=False)}" for name, value in settings
+    ]
+    template = jinja2.Template(
+        TEMPLATE, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
     script: str = template.render(
         measurements=len(plan.measurements),
         artifacts=len(plan.artifacts()),

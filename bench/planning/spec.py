@@ -1,4 +1,5 @@
-"""Settings of a run as one checked object. The TOML file, the flags and the Python API all produce it."""
+"""Settings of a run as one checked object. The TOML file, the flags and the Python API all produce
+it."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class Calibration(Strict):
     """Calibration text: random crops of random documents."""
 
     data: str = "wiki-mini"
-    """Name of a corpus, a .txt, .jsonl or .parquet file (FILE:FIELD names a field), or a folder of such files."""
+    """Name of a corpus, a .txt, .jsonl or .parquet file (FILE:FIELD names a field), or a folder of
+    such files."""
     sequences: Count = 128
     """Number of crops."""
     seqlen: Length | None = None
@@ -45,18 +47,22 @@ class Calibration(Strict):
     all_experts: bool = False
     """Send all tokens to every expert of a mixture, not only those that the router selects."""
     processes: int = Field(default=1, ge=1, le=1024)
-    """Number of processes on this machine that share the calibration. Each uses its own GPU, or a part of the CPU."""
+    """Number of processes on this machine that share the calibration. Each uses its own GPU, or a
+    part of the CPU."""
 
 
 class Training(Strict):
-    """Training of the methods that need it. The recipe for the model's size gives what is not set."""
+    """Training of the methods that need it. The recipe for the model's size gives what is not
+    set."""
 
     data: str = "wiki-mini"
-    """Name of a corpus, a .txt, .jsonl or .parquet file (FILE:FIELD names a field), or a folder of such files."""
+    """Name of a corpus, a .txt, .jsonl or .parquet file (FILE:FIELD names a field), or a folder of
+    such files."""
     recipe: str | None = None
     """Name of a recipe. Default: the recipe for the model's size."""
     tokens: int | None = Field(default=None, ge=1, le=10**15)
-    """Number of training tokens, over all epochs. Default: as in the recipe, or 307,200 for `tiny` without a named recipe."""
+    """Number of training tokens, over all epochs. Default: as in the recipe, or 307,200 for `tiny`
+    without a named recipe."""
     batch: Count | None = None
     """Sequences in a step."""
     seqlen: Length | None = None
@@ -66,10 +72,11 @@ class Training(Strict):
     processes: int = Field(default=1, ge=1, le=1024)
     """Number of processes that share a step. Each uses its own GPU, or a part of the CPU."""
     nodes: int = Field(default=1, ge=1, le=1024)
-    """Number of machines that share these processes equally. Start the command on each with torchrun or srun. Changes no
-    number."""
+    """Number of machines that share these processes equally. Start the command on each with
+    torchrun or srun. Changes no number."""
     checkpoint_s: float = Field(default=300, ge=0, allow_inf_nan=False)
-    """Seconds between two checkpoints. A run that was stopped resumes from the last. Changes no number."""
+    """Seconds between two checkpoints. A run that was stopped resumes from the last. Changes no
+    number."""
 
 
 class Targets(Strict):
@@ -90,7 +97,9 @@ if TYPE_CHECKING:
     _MeasureTables = Strict
 else:
     _kinds = filter(None, (getattr(load(entry), "settings", None) for entry in MEASURES.values()))
-    _MeasureTables = create_model("_MeasureTables", __base__=Strict, **{kind.table: (kind, kind()) for kind in _kinds})
+    _MeasureTables = create_model(
+        "_MeasureTables", __base__=Strict, **{kind.table: (kind, kind()) for kind in _kinds}
+    )
 
 MEASURE_TABLES = frozenset(_MeasureTables.model_fields)
 """Tables of settings that only measures read."""
@@ -99,10 +108,12 @@ MEASURE_TABLES = frozenset(_MeasureTables.model_fields)
 class Spec(_MeasureTables, extra="allow"):
     """One run: every method on every model at every pattern, read by every measure.
 
-    A measure can add a table of settings, such as `perplexity`. The table of a plug-in's measure is an extra field.
+    A measure can add a table of settings, such as `perplexity`. The table of a plug-in's measure is
+    an extra field.
 
     Raises:
-        UserError: a setting is unknown, or a value is invalid. Names of methods and models are checked by `bench.plan`.
+        UserError: a setting is unknown, or a value is invalid. Names of methods and models are
+        checked by `bench.plan`.
     """
 
     def __init__(self, /, **settings: Any) -> None:
@@ -123,16 +134,19 @@ class Spec(_MeasureTables, extra="allow"):
     patterns: tuple[str, ...] = ("2:4",)
     """Sparsity patterns: n:m, a share such as 50%, or dense."""
     quantizers: tuple[str, ...] = ("none", "int8", "int4-gptq")
-    """Quantizers, applied last to every pruned model and to the dense one. "none" does not quantize."""
+    """Quantizers, applied last to every pruned model and to the dense one. "none" does not
+    quantize."""
     measures: tuple[str, ...] = ("perplexity", "agreement", "zeroshot", "answers", "size")
     """Measures. `pattern` is always included."""
     tasks: tuple[str, ...] = BUILTIN_TASKS
-    """Tasks for zeroshot: built-in tasks, tasks of lm-eval, and the sets maskllm7 and wanda7. Tasks for answers: tracks, and
-    single tasks of them, such as mathematics/gsm8k."""
+    """Tasks for zeroshot: built-in tasks, tasks of lm-eval, and the sets maskllm7 and wanda7. Tasks
+    for answers: tracks, and single tasks of them, such as mathematics/gsm8k."""
     bos: BosRule = "auto"
-    """BOS, the beginning-of-text token, at the start of every evaluation window, calibration sequence and training sequence.
-    auto: if the tokenizer itself begins a text with it. never: a text is encoded whole and then cut, as in the code of
-    SparseGPT and Wanda, so that only the first window has what the tokenizer adds."""
+    """BOS, the beginning-of-text token, at the start of every evaluation window, calibration
+    sequence and training sequence.
+    auto: if the tokenizer itself begins a text with it. never: a text is encoded whole and then
+    cut, as in the code of SparseGPT and Wanda, so that only the first window has what the tokenizer
+    adds."""
     seeds: tuple[Seed, ...] = (0,)
     """Random seeds, for calibration text and for methods."""
     results: Path = RESULTS
@@ -140,46 +154,56 @@ class Spec(_MeasureTables, extra="allow"):
     data_dir: Path | None = Field(default=None, validate_default=True)
     """Folder with a mirror of hub data. Default: $BENCH_DATA_DIR, if it is set."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N. With several GPUs, separated by commas, each makes its own artifact."""
+    """auto, cpu, cuda or cuda:N. With several GPUs, separated by commas, each makes its own
+    artifact."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format of the weights on disk, after each stage. auto: the format that the model is stored in, but
-    bfloat16 if a method trains a float16 model on a GPU."""
+    """Number format of the weights on disk, after each stage. auto: the format that the model is
+    stored in, but bfloat16 if a method trains a float16 model on a GPU."""
     arithmetic: Literal["auto", "dtype", "float32"] = "auto"
-    """Number format of the loaded weights and of the arithmetic: that of dtype, or float32. auto: float32 if dtype is auto,
-    the device is a CPU and the CPU has no instructions for the stored format, else that of dtype."""
+    """Number format of the loaded weights and of the arithmetic: that of dtype, or float32. auto:
+    float32 if dtype is auto, the device is a CPU and the CPU has no instructions for the stored
+    format, else that of dtype."""
     threads: int | None = Field(default=None, ge=1, le=4096)
     """Number of CPU threads, a part of every key. Default: all cores."""
     jobs: Annotated[int | Literal["auto"] | None, count_or("auto", MAX_JOBS)] = None
-    """Number of artifacts that are made in parallel. auto: as many as cores and memory allow. Default: 1, or the number of
-    GPUs if `device` names several. Parallel artifacts share the cores unless `threads` is set."""
+    """Number of artifacts that are made in parallel. auto: as many as cores and memory allow.
+    Default: 1, or the number of GPUs if `device` names several. Parallel artifacts share the cores
+    unless `threads` is set."""
     executor: Literal["local", "ray"] = "local"
-    """Executor of artifacts: processes of this machine, or tasks of a Ray cluster. Changes no number."""
+    """Executor of artifacts: processes of this machine, or tasks of a Ray cluster. Changes no
+    number."""
     ray_address: str = "auto"
-    """Address HOST:PORT of the Ray cluster's head. auto: the cluster of this machine. local: a new cluster on this
-    machine."""
+    """Address HOST:PORT of the Ray cluster's head. auto: the cluster of this machine. local: a new
+    cluster on this machine."""
     log_to: tuple[str, ...] = ()
     """Experiment trackers that follow the run. Changes no number."""
     shard: str | None = None
-    """Part of the plan to run, for example "2/4", or "slurm" in a task of a Slurm array. Default: all of it."""
+    """Part of the plan to run, for example "2/4", or "slurm" in a task of a Slurm array. Default:
+    all of it."""
     stall_timeout: float = Field(default=21_600, gt=0, allow_inf_nan=False)
-    """Seconds without progress after which a worker is killed and its artifact fails. Changes no number."""
+    """Seconds without progress after which a worker is killed and its artifact fails. Changes no
+    number."""
     max_memory: float | None = Field(default=None, gt=0, le=10**6)
-    """Approximate limit in GB of main memory for each artifact. A larger model is streamed, and calibration activations that
-    do not fit are kept on disk. Default: the free memory. Changes no number."""
+    """Approximate limit in GB of main memory for each artifact. A larger model is streamed, and
+    calibration activations that do not fit are kept on disk. Default: the free memory. Changes no
+    number."""
     stream: bool = False
-    """Load the model onto the device block by block, and a mixture expert by expert. This is automatic if it does not fit."""
+    """Load the model onto the device block by block, and a mixture expert by expert. This is
+    automatic if it does not fit."""
     calibration: Calibration = Calibration()
     training: Training = Training()
     targets: Targets = Targets()
 
     def settings_of(self, kind: type[S]) -> S:
-        """Return the settings of a measure. Raise UserError if another measure has a table of the same name."""
+        """Return the settings of a measure. Raise UserError if another measure has a table of the
+        same name."""
         settings = getattr(self, kind.table, None)
         if settings is None:  # a plug-in's table with defaults
             return kind()
         if not isinstance(settings, kind):
             raise UserError(
-                f"{kind.__module__} has a table of settings {kind.table!r}, a name that is taken: rename it"
+                f"{kind.__module__} has a table of settings {kind.table!r}, a name that is taken: "
+                "rename it"
             )
         return settings
 
@@ -189,7 +213,15 @@ class Spec(_MeasureTables, extra="allow"):
         return _texts(str(info.field_name), value)
 
     @field_validator(
-        "methods", "models", "patterns", "quantizers", "measures", "tasks", "seeds", "log_to", mode="before"
+        "methods",
+        "models",
+        "patterns",
+        "quantizers",
+        "measures",
+        "tasks",
+        "seeds",
+        "log_to",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -236,7 +268,8 @@ class Spec(_MeasureTables, extra="allow"):
 
 
 def _texts(kind: str, value: Any) -> Any:
-    """Return what a user types for methods, quantizers or measures. value: text, a class or an instance, or some of them."""
+    """Return what a user types for methods, quantizers or measures. value: text, a class or an
+    instance, or some of them."""
     if isinstance(value, str):
         return split_commas(value)
     if not isinstance(value, list | tuple):
@@ -245,14 +278,17 @@ def _texts(kind: str, value: Any) -> Any:
 
 
 def _plugin_tables(measures: Any) -> dict[str, type[MeasureSettings]]:
-    """Return the tables of settings of plug-ins' measures by name, and of those in files. This imports them.
+    """Return the tables of settings of plug-ins' measures by name, and of those in files. This
+    imports them.
 
     measures: as the user gave them.
     """
     named_files.with_names("measures", filter(named_files.is_file, _texts("measures", measures)))
     kinds: dict[str, type[MeasureSettings]] = {}
     for entry in entries("measures").values():
-        settings = getattr(load(entry), "settings", None) if entry.is_plugin and not entry.broken else None
+        settings = (
+            getattr(load(entry), "settings", None) if entry.is_plugin and not entry.broken else None
+        )
         if isinstance(settings, type) and issubclass(settings, MeasureSettings):
             kinds.setdefault(settings.table, settings)
     return kinds
@@ -260,7 +296,8 @@ def _plugin_tables(measures: Any) -> dict[str, type[MeasureSettings]]:
 
 @contextlib.contextmanager
 def _as_user_error(model: Any, *tables: str) -> Iterator[None]:
-    """Raise UserError in place of a ValidationError. tables: names of the tables that the model is in."""
+    """Raise UserError in place of a ValidationError. tables: names of the tables that the model is
+    in."""
     try:
         yield
     except ValidationError as fault:
@@ -274,7 +311,9 @@ def _describe(fault: ValidationError, model: Any, tables: tuple[str, ...]) -> st
         *inner, _ = map(str, first["loc"])
         for table in inner:
             model = model.model_fields[table].annotation
-        return _describe_unknown(where, [".".join((*tables, *inner, name)) for name in model.model_fields])
+        return _describe_unknown(
+            where, [".".join((*tables, *inner, name)) for name in model.model_fields]
+        )
     return f"invalid {where}={shorten(first['input'])}: {describe_allowed(first)}"
 
 
@@ -285,7 +324,8 @@ def _describe_unknown(name: str, known: list[str]) -> str:
 
 
 def assign(values: dict[str, Any], assignment: str) -> None:
-    """Apply one `--set key.sub=value`. A value that is not valid TOML, or a date or time, is taken as text.
+    """Apply one `--set key.sub=value`. A value that is not valid TOML, or a date or time, is taken
+    as text.
 
     Raises:
         UserError: there is no "=", or a part of the key is a value.
@@ -293,7 +333,8 @@ def assign(values: dict[str, Any], assignment: str) -> None:
     key, equals, text = assignment.partition("=")
     if not equals:
         raise UserError(
-            f"--set {shorten(assignment)!r} has no value: write key=value, for example perplexity.seqlen=512"
+            f"--set {shorten(assignment)!r} has no value: write key=value, for example "
+            "perplexity.seqlen=512"
         )
     value: Any = text
     # RecursionError: the value is nested too deeply.

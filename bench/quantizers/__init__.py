@@ -1,1 +1,2 @@
-"""Quantizers: methods that run last and return their weights dequantized. They import nothing of bench."""
+"""Quantizers: methods that run last and return their weights dequantized. They import nothing of
+bench."""

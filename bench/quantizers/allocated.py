@@ -30,7 +30,9 @@ from methods.quantizing.formats import RoundToNearest
 from methods.targets import dense_weight
 
 KINDS = (Int8, Fp8, Int4, Int3, Nf4, MxFp8, MxFp4, NvFp4, Int4Gptq, Int3Gptq, MxFp4Gptq, NvFp4Gptq)
-QUANTIZERS: Mapping[str, type[RoundToNearest] | type[Int4Gptq]] = {kind.name: kind for kind in KINDS}
+QUANTIZERS: Mapping[str, type[RoundToNearest] | type[Int4Gptq]] = {
+    kind.name: kind for kind in KINDS
+}
 """Quantizers that a linear can have, with their defaults."""
 UNCHANGED = "dense"
 """Choice of a linear that is neither pruned nor quantized."""
@@ -53,7 +55,9 @@ class LinearChoice(NamedTuple):
         if text == UNCHANGED or pattern == text:
             quantizer = "none"
         elif quantizer not in QUANTIZERS:
-            raise UserError(describe_unknown("choice", text, [*QUANTIZERS, "2:4", "2:4+int4-gptq", UNCHANGED]))
+            raise UserError(
+                describe_unknown("choice", text, [*QUANTIZERS, "2:4", "2:4+int4-gptq", UNCHANGED])
+            )
         return cls(Pattern.parse(pattern), quantizer)
 
     @property
@@ -62,7 +66,8 @@ class LinearChoice(NamedTuple):
         return 1 - self.pattern.share
 
     def bits(self, out: int, width: int, plain: float) -> tuple[float, int]:
-        """Return the bits of a value, with its part of the mask, and those of all scales of a weight [out, width].
+        """Return the bits of a value, with its part of the mask, and those of all scales of a
+        weight [out, width].
 
         plain: bits of a value that is not quantized.
         """
@@ -85,19 +90,25 @@ class Allocation(NamedTuple):
 
 @dataclass(frozen=True)
 class Allocated:
-    """A quantizer for each linear, and a pattern if it has one, named in a file of `bench allocate`.
+    """A quantizer for each linear, and a pattern if it has one, named in a file of `bench
+    allocate`.
 
-    Each choice is applied to the whole model, and each linear takes the weights of the choice that the file names. So a
-    linear has the weights whose damage was measured. After EvoPress, without its evolutionary search.
+    Each choice is applied to the whole model, and each linear takes the weights of the choice that
+    the file names. So a linear has the weights whose damage was measured. After EvoPress, without
+    its evolutionary search.
 
     file: JSON file. sha256: digest of its content, which a plan fills in.
     """
 
     name: ClassVar[str] = "allocated"
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    info: ClassVar[MethodInfo] = MethodInfo(paper="2410.14649", file=InputFile("file", required=True))
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2410.14649", file=InputFile("file", required=True)
+    )
     file: str = ""
-    sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$", description="64 hexadecimal digits")] = ""
+    sha256: Annotated[
+        str, Field(pattern="^([0-9a-f]{64})?$", description="64 hexadecimal digits")
+    ] = ""
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         if job.compute.stream:
@@ -142,15 +153,26 @@ class Allocated:
         """
         allocation = read_allocation(Path(self.file), self.sha256, targets)
         if allocation.pruner and not pattern.dense:
-            raise UserError(f"{self.file} prunes linears, and this model is pruned to {pattern}: use --methods dense")
+            raise UserError(
+                f"{self.file} prunes linears, and this model is pruned to {pattern}: use "
+                "--methods dense"
+            )
         return allocation
 
 
 def parse_pruner(text: str) -> Method:
-    """Return the method that prunes the linears of an allocation. Refuse one with other stages, training or environments."""
+    """Return the method that prunes the linears of an allocation. Refuse one with other stages,
+    training or environments."""
     choice, entry = parse_method(text), lookup("methods", text.split(":")[0])
-    if choice.prior or entry.does != Does.PRUNES or entry.file or set(entry.needs) - {"calibration"}:
-        raise UserError(f"{text} cannot prune for an allocation: use a one-shot method, for example sparsegpt")
+    if (
+        choice.prior
+        or entry.does != Does.PRUNES
+        or entry.file
+        or set(entry.needs) - {"calibration"}
+    ):
+        raise UserError(
+            f"{text} cannot prune for an allocation: use a one-shot method, for example sparsegpt"
+        )
     return build(entry, choice.name, choice.config)
 
 
@@ -160,24 +182,31 @@ def pruner_code(text: str) -> str:
 
 
 def read_allocation(file: Path, sha256: str, targets: Collection[str] | None) -> Allocation:
-    """Return the choice of each target from a file, and the method that prunes. targets: None accepts any names.
+    """Return the choice of each target from a file, and the method that prunes. targets: None
+    accepts any names.
 
     Raises:
-        UserError: the file cannot be read, has changed since the plan, names other linears, unknown choices, or a method
+        UserError: the file cannot be read, has changed since the plan, names other linears, unknown
+        choices, or a method
             whose code has changed since.
     """
     try:
         content = file.read_bytes()
         parsed = parse_object(content)
     except (OSError, ValueError) as fault:
-        raise UserError(f"{file} cannot be read as an allocation ({fault}): write it with bench allocate") from None
+        raise UserError(
+            f"{file} cannot be read as an allocation ({fault}): write it with bench allocate"
+        ) from None
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{file} has changed since the run was planned: start the run again")
     linears: Any = parsed.get(LINEARS)
     if not isinstance(linears, dict):
         raise UserError(f"{file} has no object {LINEARS!r}: write it with bench allocate")
     if targets is not None and set(linears) != set(targets):
-        raise UserError(f"{file} names other linears than the {len(targets)} of this run: write it with bench allocate")
+        raise UserError(
+            f"{file} names other linears than the {len(targets)} of this run: write it with bench "
+            "allocate"
+        )
     try:
         names = sorted({str(name) for name in linears.values()})
         sparse = [name for name in names if not LinearChoice.parse(name).pattern.dense]
@@ -187,8 +216,12 @@ def read_allocation(file: Path, sha256: str, targets: Collection[str] | None) ->
         return Allocation(linears)
     stated = parsed.get(PRUNER)
     if not isinstance(stated, dict) or not isinstance(pruner := stated.get("method"), str):
-        raise UserError(f"{file} has the choice {sparse[0]} and names no pruner: write it with bench allocate")
+        raise UserError(
+            f"{file} has the choice {sparse[0]} and names no pruner: write it with bench allocate"
+        )
     parse_pruner(pruner)
     if stated.get("code") != pruner_code(pruner):
-        raise UserError(f"{file} is of another version of {pruner}: write it again with bench allocate")
+        raise UserError(
+            f"{file} is of another version of {pruner}: write it again with bench allocate"
+        )
     return Allocation(linears, pruner)

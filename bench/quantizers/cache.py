@@ -15,7 +15,8 @@ from methods.quantizing.inputs import CACHE_KEY
 class Kv8:
     """Keys and values in int8, one scale for each token and head.
 
-    The loader rounds them after the rotary embedding, as a cache of 8 bits would store them. Weights keep their format.
+    The loader rounds them after the rotary embedding, as a cache of 8 bits would store them.
+    Weights keep their format.
     """
 
     name: ClassVar[str] = "kv8"

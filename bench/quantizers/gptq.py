@@ -1,4 +1,5 @@
-"""GPTQ under a fixed mask. Frantar et al. 2023, arXiv 2210.17323. The mask is an addition of this project."""
+"""GPTQ under a fixed mask. Frantar et al. 2023, arXiv 2210.17323. The mask is an addition of this
+project."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class OrderedFactor(NamedTuple):
 
 
 def largest_first(hessian: Tensor, damping: float) -> tuple[OrderedFactor, float]:
-    """Factor the Hessian with the largest diagonal first (act-order), so that most columns compensate its error."""
+    """Factor the Hessian with the largest diagonal first (act-order), so that most columns
+    compensate its error."""
     order = hessian.diagonal().argsort(descending=True, stable=True)
     factor, used = inverse_factor(hessian[order][:, order], damping)
     return OrderedFactor(factor, order), used
@@ -54,12 +56,15 @@ class Quantized(NamedTuple):
     """The grid, with the tensor's own scale if it has one."""
 
 
-def quantize(weight: Tensor, keep: Tensor, prepared: OrderedFactor, group: int, grid: Grid = INT4) -> Quantized:
+def quantize(
+    weight: Tensor, keep: Tensor, prepared: OrderedFactor, group: int, grid: Grid = INT4
+) -> Quantized:
     """Round weight [out, in] to points of a grid, column by column.
 
-    A weight becomes 0 if keep [out, in] is false, and later columns compensate this error like a rounding error. Until
-    its column is reached, compensation changes such a weight too. The scale of a group depends on its kept weights: on
-    their values when the loop reaches its first column, or, in another order of columns, on their initial values.
+    A weight becomes 0 if keep [out, in] is false, and later columns compensate this error like a
+    rounding error. Until its column is reached, compensation changes such a weight too. The scale
+    of a group depends on its kept weights: on their values when the loop reaches its first column,
+    or, in another order of columns, on their initial values.
     """
     order, grid = prepared.order, grid.of(weight.float() * keep)
     if order is None:
@@ -71,7 +76,9 @@ def quantize(weight: Tensor, keep: Tensor, prepared: OrderedFactor, group: int, 
             found.append(scale)
             return lambda i, column: grid.snap(column, scale).where(mask[a + i], 0)
 
-        values = compensate_(weight, prepared.factor, column_quantizer, group, group * max(1, BLOCK // group))
+        values = compensate_(
+            weight, prepared.factor, column_quantizer, group, group * max(1, BLOCK // group)
+        )
         return Quantized(values, torch.stack(found, 1), grid)
     scales = grid.scale((weight.float() * keep).unflatten(1, (-1, group)))[..., 0]
     by_group = scales.T.contiguous()  # [groups, out]
@@ -88,9 +95,10 @@ def quantize(weight: Tensor, keep: Tensor, prepared: OrderedFactor, group: int, 
 class Int4Gptq:
     """int4, GPTQ with act-order under a fixed mask; also compensates the pruning error.
 
-    group: number of weights along the input that share a scale. damping: fraction of H's mean diagonal that is added to
-    the diagonal. act_order: quantize the columns with the largest diagonal first, with groups in the order of the
-    columns; otherwise from left to right as in the paper.
+    group: number of weights along the input that share a scale. damping: fraction of H's mean
+    diagonal that is added to the diagonal. act_order: quantize the columns with the largest
+    diagonal first, with groups in the order of the columns; otherwise from left to right as in the
+    paper.
     """
 
     name: ClassVar[str] = "int4-gptq"
@@ -103,11 +111,15 @@ class Int4Gptq:
     act_order: bool = True
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        walk = HessianWalk(model, job, self.damping, largest_first if self.act_order else left_to_right)
+        walk = HessianWalk(
+            model, job, self.damping, largest_first if self.act_order else left_to_right
+        )
         for visit, prepared in walk:
             out, width = visit.weight.shape
             codec = self.format.codec(width, self.group, self.name)
-            keep = visit.weight.new_ones(out, width).bool() if job.pattern.dense else visit.weight != 0
+            keep = (
+                visit.weight.new_ones(out, width).bool() if job.pattern.dense else visit.weight != 0
+            )
             found = quantize(visit.weight, keep, prepared, codec.group, self.format.grid)
             visit.store(codec, codec.store(found.values, found.scales, found.grid))
         return walk.outcome()

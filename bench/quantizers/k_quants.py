@@ -21,7 +21,8 @@ INSTEAD = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K
 
 
 def add_squares(x: Tensor, total: Tensor | None) -> Tensor:
-    """Add the squares of each input feature, and count tokens in the last place. [tokens, in] -> [in + 1]"""
+    """Add the squares of each input feature, and count tokens in the last place. [tokens, in] ->
+    [in + 1]"""
     squares = torch.cat([x.float().square().sum(0), x.new_tensor([float(len(x))]).float()])
     return squares if total is None else total.add_(squares)
 
@@ -30,8 +31,9 @@ def add_squares(x: Tensor, total: Tensor | None) -> Tensor:
 class Q4K:
     """Q4_K of llama.cpp: 4 bits, with scales and offsets in 6 bits of 32 weights.
 
-    Rows that are no multiple of 256 get llama.cpp's own type for them, Q5_0. A weight's error counts by the mean square of its
-    input, as in llama.cpp's importance matrix. Zeros are not kept. importance: use it, or weigh as llama.cpp does without.
+    Rows that are no multiple of 256 get llama.cpp's own type for them, Q5_0. A weight's error
+    counts by the mean square of its input, as in llama.cpp's importance matrix. Zeros are not kept.
+    importance: use it, or weigh as llama.cpp does without.
     """
 
     name: ClassVar[str] = "q4_k"
@@ -67,7 +69,8 @@ class GgmlCodec:
 
 
 class Q2K(Q4K):
-    """Q2_K of llama.cpp: 2 bits, with scales and offsets in 4 bits of 16 weights. Else as q4_k, with Q4_0."""
+    """Q2_K of llama.cpp: 2 bits, with scales and offsets in 4 bits of 16 weights. Else as q4_k,
+    with Q4_0."""
 
     name = "q2_k"
 
@@ -79,7 +82,8 @@ class Q3K(Q4K):
 
 
 class Q5K(Q4K):
-    """Q5_K of llama.cpp: 5 bits, with scales and offsets in 6 bits of 32 weights. Else as q4_k, with Q5_1."""
+    """Q5_K of llama.cpp: 5 bits, with scales and offsets in 6 bits of 32 weights. Else as q4_k,
+    with Q5_1."""
 
     name = "q5_k"
 
@@ -91,9 +95,12 @@ class Q6K(Q4K):
 
 
 def type_for(name: str, width: int) -> str:
-    """Return the type of rows of `width` weights, as llama.cpp chooses it. Raise UserError if no type fits."""
+    """Return the type of rows of `width` weights, as llama.cpp chooses it. Raise UserError if no
+    type fits."""
     if width % 32:
-        raise UserError(f"{name} needs rows of a multiple of 32 weights, and these have {width}: use int4-gptq")
+        raise UserError(
+            f"{name} needs rows of a multiple of 32 weights, and these have {width}: use int4-gptq"
+        )
     return name.upper() if width % 256 == 0 else INSTEAD[name.upper()]
 
 
@@ -111,7 +118,11 @@ def quantize(weight: Tensor, kind: str, importance: Tensor | None) -> Any:
     rows, width = weight.shape
     source = np.ascontiguousarray(weight.numpy(), dtype=np.float32)
     out = np.zeros((rows, width // block * size), np.uint8)
-    scores = None if importance is None else np.ascontiguousarray(importance.float().cpu().numpy(), dtype=np.float32)
+    scores = (
+        None
+        if importance is None
+        else np.ascontiguousarray(importance.float().cpu().numpy(), dtype=np.float32)
+    )
     # ggml is a part of this library. The package does not wrap this function.
     function, pointer = llama_cpp._lib.ggml_quantize_chunk, ctypes.c_void_p
     function.restype = ctypes.c_size_t

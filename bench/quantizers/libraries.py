@@ -1,6 +1,8 @@
-"""Quantizers of other libraries, called as their users call them. Each breaks 2:4, and its row shows by how much.
+"""Quantizers of other libraries, called as their users call them. Each breaks 2:4, and its row
+shows by how much.
 
-None of the libraries is a dependency. If one is missing, the row is skipped and says what to install.
+None of the libraries is a dependency. If one is missing, the row is skipped and says what to
+install.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from methods.targets import dense_weight
 class Hqq:
     """int4 of hqq; breaks the pattern, shown for comparison.
 
-    Half-quadratic quantization to int4 with a float zero point. Badri & Shaji 2023; the library `hqq`.
+    Half-quadratic quantization to int4 with a float zero point. Badri & Shaji 2023; the library
+    `hqq`.
     """
 
     name: ClassVar[str] = "hqq"
@@ -106,7 +109,9 @@ class TorchaoInt4:
         for visit in walk:
             out, width = visit.weight.shape
             group = group_size(width, self.group, 128, self.name)
-            linear = nn.Linear(width, out, bias=False, device=visit.weight.device, dtype=torch.bfloat16)
+            linear = nn.Linear(
+                width, out, bias=False, device=visit.weight.device, dtype=torch.bfloat16
+            )
             linear.weight.data.copy_(visit.weight)
             torchao.quantize_(linear, torchao.Int4WeightOnlyConfig(group_size=group))
             eye = torch.eye(width, device=visit.weight.device, dtype=torch.bfloat16)
@@ -142,19 +147,28 @@ class _LlmCompressor:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         require_oneshot(job)
         quantized = copy.deepcopy(model)
-        group = self._groups({t: tuple(dense_weight(quantized.get_submodule(t)).shape) for t in job.targets})
+        group = self._groups(
+            {t: tuple(dense_weight(quantized.get_submodule(t)).shape) for t in job.targets}
+        )
         sizes = sorted(set(group.values()))
-        oneshot(quantized, job, self._recipe({g: [t for t in job.targets if group[t] == g] for g in sizes}))
+        oneshot(
+            quantized,
+            job,
+            self._recipe({g: [t for t in job.targets if group[t] == g] for g in sizes}),
+        )
         walk = Walk(model, job)
         for visit in walk:
             visit.store(*compress(quantized.get_submodule(visit.name)))
         return walk.outcome()
 
     def _groups(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-        """Return the number of weights that share a scale, by linear. Raise Skipped if the library cannot quantize one."""
+        """Return the number of weights that share a scale, by linear. Raise Skipped if the library
+        cannot quantize one."""
         most = self.scheme.form.most
         if odd := next((t for t, (_, width) in shapes.items() if width % most), None):
-            raise Skipped(f"{self.name} has groups of {most}, and {odd} has {shapes[odd][1]} inputs")
+            raise Skipped(
+                f"{self.name} has groups of {most}, and {odd} has {shapes[odd][1]} inputs"
+            )
         return dict.fromkeys(shapes, most)
 
     def _settings(self) -> dict[str, Any]:
@@ -166,7 +180,11 @@ class _LlmCompressor:
         modifier = import_modifier(self.modifier)
         regexes = {g: [f"re:^{re.escape(t)}$" for t in names] for g, names in targets.items()}
         if preset := self.scheme.args.get("scheme"):
-            return modifier(targets=[r for names in regexes.values() for r in names], scheme=preset, **self._settings())
+            return modifier(
+                targets=[r for names in regexes.values() for r in names],
+                scheme=preset,
+                **self._settings(),
+            )
         groups = {
             f"group_{g}": {"targets": names, "weights": dict(self.scheme.args) | {"group_size": g}}
             for g, names in regexes.items()
@@ -189,12 +207,16 @@ class LlmCompressorGptq(_LlmCompressor):
     group: Count | None = None
 
     def _groups(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-        return {t: self.scheme.form.codec(width, self.group, self.name).group for t, (_, width) in shapes.items()}
+        return {
+            t: self.scheme.form.codec(width, self.group, self.name).group
+            for t, (_, width) in shapes.items()
+        }
 
 
 @dataclass(frozen=True)
 class LlmCompressorNvFp4(_LlmCompressor):
-    """NVFP4 of llm-compressor, rounded to nearest; shown for comparison. QuantizationModifier with NVFP4A16."""
+    """NVFP4 of llm-compressor, rounded to nearest; shown for comparison. QuantizationModifier with
+    NVFP4A16."""
 
     name: ClassVar[str] = "llmcompressor-nvfp4"
     needs: ClassVar[Needs] = Needs.CALIBRATION
@@ -204,7 +226,8 @@ class LlmCompressorNvFp4(_LlmCompressor):
 
 
 class LlmCompressorMxFp4(LlmCompressorNvFp4):
-    """MXFP4 of llm-compressor, rounded to nearest; shown for comparison. QuantizationModifier with MXFP4A16."""
+    """MXFP4 of llm-compressor, rounded to nearest; shown for comparison. QuantizationModifier with
+    MXFP4A16."""
 
     name = "llmcompressor-mxfp4"
     scheme = MXFP4
@@ -214,8 +237,9 @@ class LlmCompressorMxFp4(LlmCompressorNvFp4):
 class AutoRound(LlmCompressorGptq):
     """int4 of auto-round, by llm-compressor; breaks the pattern, shown for comparison.
 
-    This is AutoRoundModifier, W4 symmetric in groups of one size: learned rounding, block by block. It leaves out linears
-    whose sides are not multiples of 32, so a model that has one is skipped. steps: of each block.
+    This is AutoRoundModifier, W4 symmetric in groups of one size: learned rounding, block by block.
+    It leaves out linears whose sides are not multiples of 32, so a model that has one is skipped.
+    steps: of each block.
     """
 
     name: ClassVar[str] = "auto-round"
@@ -228,10 +252,13 @@ class AutoRound(LlmCompressorGptq):
         return super().apply(model, job)
 
     def _groups(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-        if odd := next((t for t, shape in shapes.items() if any(side % 32 for side in shape)), None):
+        if odd := next(
+            (t for t, shape in shapes.items() if any(side % 32 for side in shape)), None
+        ):
             out, width = shapes[odd]
             raise Skipped(
-                f"auto-round leaves out linears whose sides are not multiples of 32: {odd} is {out} x {width}"
+                f"auto-round leaves out linears whose sides are not multiples of 32: {odd} is "
+                f"{out} x {width}"
             )
         # It reads the scales of all linears of a block with one size.
         return dict.fromkeys(shapes, min(super()._groups(shapes).values()))

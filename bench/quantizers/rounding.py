@@ -1,7 +1,8 @@
 """Rounding to the nearest value, without calibration.
 
-The default rows must not need other libraries, and each grid is a few lines (methods/quantizing/grids.py). The tests
-compare them with torchao and bitsandbytes if these are installed.
+The default rows must not need other libraries, and each grid is a few lines
+(methods/quantizing/grids.py). The tests compare them with torchao and bitsandbytes if these are
+installed.
 """
 
 from __future__ import annotations
@@ -105,7 +106,8 @@ class NvFp4(RoundInGroups):
 
 
 class NvFp4W4A4(RoundInGroups):
-    """NVFP4 weights, and inputs rounded to NVFP4 while the model runs, each token with its own scale in float32."""
+    """NVFP4 weights, and inputs rounded to NVFP4 while the model runs, each token with its own
+    scale in float32."""
 
     name = "nvfp4-w4a4"
     format = formats.NVFP4_W4A4

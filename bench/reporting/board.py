@@ -37,7 +37,8 @@ def merge(results: Sequence[ResultSet]) -> ResultSet:
 
 
 def make_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
-    """Make a section for each model, the largest first, with a table for each protocol, the main one first."""
+    """Make a section for each model, the largest first, with a table for each protocol, the main
+    one first."""
     merged = merge(results)
     folders = {id(record): one.name for one in results for record in one.records}
     credits = {one.name: searches.read_about(Path(one.name)).credit for one in results}
@@ -46,22 +47,33 @@ def make_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
     for model, records in models.items():
         records, left_out = without_outdated(records)
         tables = [b.make_table() for b in boards_of(model, merged.only(model, records))]
-        about = {r.stem: from_records.describe_record(r, folders[id(r)], credits[folders[id(r)]]) for r in records}
+        about = {
+            r.stem: from_records.describe_record(r, folders[id(r)], credits[folders[id(r)]])
+            for r in records
+        }
         named = ", ".join(sorted({str(one["credit"]) for one in about.values()} - {""}))
-        parts = (from_records.describe_records(records), named and f"with results of {named}", left_out)
+        parts = (
+            from_records.describe_records(records),
+            named and f"with results of {named}",
+            left_out,
+        )
         description = " · ".join(filter(None, parts))
         sections.append(ReportSection(model, description, tuple(tables), records=about))
     return sorted(sections, key=lambda s: (-_size(models[s.title]), s.title))
 
 
 def without_outdated(records: Sequence[Record]) -> tuple[list[Record], str]:
-    """Return the records without those that are `outdated`, and a sentence on these, "" if none is."""
+    """Return the records without those that are `outdated`, and a sentence on these, "" if none
+    is."""
     old = outdated(records)
     if not old:
         return list(records), ""
     first, sentence = old[0]
     kept = [record for record in records if not any(record is one for one, _ in old)]
-    return kept, f"{amount(len(old), 'older record')} left out (in record {first.short_key} {sentence})"
+    return (
+        kept,
+        f"{amount(len(old), 'older record')} left out (in record {first.short_key} {sentence})",
+    )
 
 
 def _size(records: Iterable[Record]) -> float:
@@ -73,7 +85,8 @@ def _size(records: Iterable[Record]) -> float:
 def boards_of(model: str, results: ResultSet, device: str = "") -> Iterator[Board]:
     """Yield a board for each protocol of a model's records, the main one first.
 
-    results: without records that are `outdated`. device: part of the name of the machine on which a speedup counts.
+    results: without records that are `outdated`. device: part of the name of the machine on which a
+    speedup counts.
     """
     results = results.with_cache()
     costs = CostIndex(results.records)
@@ -91,7 +104,9 @@ def _add_speeds(groups: Mapping[BoardProtocol, list[Record]]) -> dict[BoardProto
     def artifact(record: Record) -> tuple[Any, ...]:
         return line_of(record)[:-1]  # the device is the last label
 
-    speeds = {r.key: r for records in groups.values() for r in records if r.identity.subject == "timing"}
+    speeds = {
+        r.key: r for records in groups.values() for r in records if r.identity.subject == "timing"
+    }
     out, placed = {}, set()
     for protocol, records in groups.items():
         if protocol.text:
@@ -99,7 +114,11 @@ def _add_speeds(groups: Mapping[BoardProtocol, list[Record]]) -> dict[BoardProto
             extra = [r for key, r in speeds.items() if key not in keys and artifact(r) in artifacts]
             out[protocol] = [*records, *extra]
             placed |= {r.key for r in out[protocol]}
-    rest = {p: records for p, records in groups.items() if not p.text and any(r.key not in placed for r in records)}
+    rest = {
+        p: records
+        for p, records in groups.items()
+        if not p.text and any(r.key not in placed for r in records)
+    }
     return out | rest
 
 
@@ -115,21 +134,32 @@ class Board:
         costs: CostIndex,
         device: str = "",
     ) -> None:
-        self.model, self.protocol, self.results, self.costs, self.device = model, protocol, results, costs, device
+        self.model, self.protocol, self.results, self.costs, self.device = (
+            model,
+            protocol,
+            results,
+            costs,
+            device,
+        )
         self.records = {r.stem: r for r in records}
-        self.rows = [_named_speed(row, self.records, protocol.device) for row in labelled_rows(records)]
+        self.rows = [
+            _named_speed(row, self.records, protocol.device) for row in labelled_rows(records)
+        ]
         self.pivot = pivot(self.rows, all_metrics=True)
         self.leading = leading_columns({record.identity.measure for record in records})
 
     def fits(self, protocol: str, device: str) -> bool:
-        """Return whether the label contains every part, and whether quality or a speed was measured on the device.
+        """Return whether the label contains every part, and whether quality or a speed was measured
+        on the device.
 
         protocol: parts of a label, separated by commas.
         """
         own = [part.strip() for part in self.protocol.label.split(",")]
         wanted = [part.strip() for part in protocol.split(",") if part.strip()]
         speeds = (c[1] or "" for c in self.pivot.columns if c[0] == "speedup")
-        on_device = device in ("", self.protocol.device) or any(device.lower() in name.lower() for name in speeds)
+        on_device = device in ("", self.protocol.device) or any(
+            device.lower() in name.lower() for name in speeds
+        )
         return on_device and all(any(part in (o, o.split("@")[0]) for o in own) for part in wanted)
 
     def is_quality(self, column: TableColumn) -> bool:
@@ -137,17 +167,28 @@ class Board:
         return column.metric in metrics.by_quality(c[0] for c in self.pivot.columns)[:1]
 
     def make_table(self, paired: Callable[[TableColumn], bool] = lambda column: True) -> Table:
-        """Make the table: all rows in order, with ranks, intervals and facts. paired: as in pairwise.add_intervals."""
+        """Make the table: all rows in order, with ranks, intervals and facts. paired: as in
+        pairwise.add_intervals."""
         columns = self._columns()
         lines, parents = fold(self.pivot.lines, self.pivot.columns)
         names = ["method", "pattern", "quantizer"]
-        names += [c for c in ("calibration", "training") if len({_text_name(line, c) for line in lines} - {""}) > 1]
+        names += [
+            c
+            for c in ("calibration", "training")
+            if len({_text_name(line, c) for line in lines} - {""}) > 1
+        ]
         keys = [(c.metric, c.protocol, measure) for c, measure in columns]
         rows = []
         for line, parent in zip(lines, parents, strict=True):
             row = from_records.make_row(line, keys, self.records)
             rows.append(replace(row, labels=_labels(row, line, names), part_of=parent))
-        out = Table(self.model, tuple(names), tuple(c for c, _ in columns), tuple(rows), protocol=self.protocol.label)
+        out = Table(
+            self.model,
+            tuple(names),
+            tuple(c for c, _ in columns),
+            tuple(rows),
+            protocol=self.protocol.label,
+        )
         out = replace(out, remarks=self.pivot.notes)
         out = pairwise.add_intervals(out, self.records, self.results, paired)
         out = self._with_derived(out, lines)
@@ -158,12 +199,17 @@ class Board:
         # The profile shows single tasks of tracks. A column of theirs is only for what failed.
         failed = {(r["protocol"], r["measure"]) for r in self.rows if r["value"] is None}
         keys = [
-            c for c in self.pivot.columns if c[2] != profile.MEASURE or c[0] == metrics.MEAN_BITS or c[1:] in failed
+            c
+            for c in self.pivot.columns
+            if c[2] != profile.MEASURE or c[0] == metrics.MEAN_BITS or c[1:] in failed
         ]
         measured = [(from_records.make_column(key, self.rows), key[2]) for key in keys]
         derived = [column.on(self.protocol.text) for column in COLUMNS]
         both = [*measured, *((column, "") for column in derived)]
-        order = [self.leading.index(c.metric) if c.metric in self.leading else len(self.leading) for c, _ in both]
+        order = [
+            self.leading.index(c.metric) if c.metric in self.leading else len(self.leading)
+            for c, _ in both
+        ]
         return [both[i] for i in sorted(range(len(both)), key=lambda i: (order[i], i))]
 
     def _with_derived(self, out: Table, lines: Sequence[PivotLine]) -> Table:
@@ -176,23 +222,36 @@ class Board:
         identities = [line.group[0]["identity"] for line in lines]
         controls: dict[object, int] = {}
         for k, i in enumerate(identities):  # with the usual settings, or else the best
-            is_control = len(i.stages) == 1 and i.stages[0].split(":")[0] == CONTROL and i.quantizer == "none"
+            is_control = (
+                len(i.stages) == 1
+                and i.stages[0].split(":")[0] == CONTROL
+                and i.quantizer == "none"
+            )
             if is_control and (i.training not in controls or i.stages[0] == CONTROL):
                 controls[i.training] = k
         for k, (row, line) in enumerate(zip(out.rows, lines, strict=True)):
             cost = self.costs.of_row(dict.fromkeys(r["identity"] for r in line.group))
-            facts = replace(self._facts(out, k, numbers[k], comparison, cost), flips=comparison.flips(k))
+            facts = replace(
+                self._facts(out, k, numbers[k], comparison, cost), flips=comparison.flips(k)
+            )
             if (control := controls.get(identities[k].training)) is not None:
                 facts = replace(facts, control_loss=comparison.loss(k, control))
             if k != comparison.dense:
                 losses = profile.compare(dense, self._records_of(line), self.results)
                 track_loss, worst_track = profile.worst(losses)
-                facts = replace(facts, tracks=losses, track_loss=track_loss, worst_track=worst_track)
+                facts = replace(
+                    facts, tracks=losses, track_loss=track_loss, worst_track=worst_track
+                )
             cells = list(row.cells)
             for c, (cell, column) in enumerate(zip(row.cells, out.columns, strict=True)):
                 if column.derived:
                     cells[c] = column.derived.cell(RowNumbers(facts, numbers[k], numbers_of_dense))
-                elif c == comparison.drop_column and cell and facts.drop and facts.drop.low is not None:
+                elif (
+                    c == comparison.drop_column
+                    and cell
+                    and facts.drop
+                    and facts.drop.low is not None
+                ):
                     text = f"{words.points(*facts.drop.parts)} {facts.worst_task}"
                     cells[c] = replace(cell, text=text, value=facts.drop.value, spread=None)
             rows.append(_marked(replace(row, cells=tuple(cells), facts=facts)))
@@ -200,11 +259,18 @@ class Board:
 
     def _records_of(self, line: PivotLine) -> list[Record]:
         return [
-            self.records[name] for name in dict.fromkeys(row["record"] for row in line.group) if name in self.records
+            self.records[name]
+            for name in dict.fromkeys(row["record"] for row in line.group)
+            if name in self.records
         ]
 
     def _facts(
-        self, out: Table, k: int, numbers: Mapping[str, float], comparison: DenseComparison, cost: RowCost | None
+        self,
+        out: Table,
+        k: int,
+        numbers: Mapping[str, float],
+        comparison: DenseComparison,
+        cost: RowCost | None,
     ) -> Facts:
         row = out.rows[k]
         drop, task = comparison.worst_drop(k)
@@ -226,7 +292,9 @@ class Board:
             **(asdict(cost) if cost else {}),
         )
 
-    def _with_seeds(self, out: Table, lines: Sequence[PivotLine], keys: Sequence[ColumnKey]) -> Table:
+    def _with_seeds(
+        self, out: Table, lines: Sequence[PivotLine], keys: Sequence[ColumnKey]
+    ) -> Table:
         """Add a row for each seed to the rows that are means over several seeds."""
         rows = list(out.rows)
         for k, line in enumerate(lines):
@@ -241,18 +309,24 @@ class Board:
 
     def _show_leading(self, out: Table) -> Table:
         has_mean = any(c.metric == "mean_acc" for c in out.columns)
-        best = {c.metric: leading_column(out, c.metric) for c in out.columns if c.definition.one_column}
+        best = {
+            c.metric: leading_column(out, c.metric) for c in out.columns if c.definition.one_column
+        }
         columns = []
         for c, column in enumerate(out.columns):
             shown = column.metric in self.leading and best.get(column.metric, c) == c
             shown = shown and not (column.metric == "acc" and has_mean)
-            shown = shown and not (column.metric == "worst_drop" and any(r.facts and r.facts.tracks for r in out.rows))
+            shown = shown and not (
+                column.metric == "worst_drop" and any(r.facts and r.facts.tracks for r in out.rows)
+            )
             if column.metric == "violated_groups":
                 shown = any(r.facts and r.facts.broken for r in out.rows)
             elif column.derived:
                 shown = any(r.cells[c] for r in out.rows)
             columns.append(replace(column, shown=shown))
-        if not any(column.shown for column in columns):  # speeds alone, with no dense model beside them
+        if not any(
+            column.shown for column in columns
+        ):  # speeds alone, with no dense model beside them
             columns = [c if c.derived else replace(c, shown=None) for c in columns]
         return replace(out, columns=tuple(columns))
 
@@ -277,10 +351,18 @@ def _text_name(line: PivotLine, column: str) -> str:
         text = identity.training
         if text is None:
             return ""
-        parts = (text.data, f"batch {text.batch}" if text.batch else "", f"recipe {text.recipe}" if text.recipe else "")
+        parts = (
+            text.data,
+            f"batch {text.batch}" if text.batch else "",
+            f"recipe {text.recipe}" if text.recipe else "",
+        )
         return ", ".join(filter(None, parts))
     calibration = identity.calibration
-    return calibration.data + (", all experts" if calibration.all_experts else "") if calibration else ""
+    return (
+        calibration.data + (", all experts" if calibration.all_experts else "")
+        if calibration
+        else ""
+    )
 
 
 def _labels(row: TableRow, line: PivotLine, names: Iterable[str]) -> tuple[str, ...]:
@@ -297,7 +379,9 @@ def _marked(row: TableRow) -> TableRow:
     if not (row.facts and row.facts.broken):
         return row
     method, pattern, *others = row.labels
-    return replace(row, name=f"{row.name} ({BROKEN})", labels=(method, f"{pattern}, {BROKEN}", *others))
+    return replace(
+        row, name=f"{row.name} ({BROKEN})", labels=(method, f"{pattern}, {BROKEN}", *others)
+    )
 
 
 def _numbers(out: Table, row: int) -> dict[str, float]:

@@ -19,7 +19,8 @@ WORDS = ("(R)", "(TM)", " Processor", " CPU")
 
 @dataclass(frozen=True)
 class RowCost:
-    """The cost of a row. tokens: for calibration and training; at_least: the record of an earlier stage is missing. Fields as in `Facts`."""
+    """The cost of a row. tokens: for calibration and training; at_least: the record of an earlier
+    stage is missing. Fields as in `Facts`."""
 
     tokens: int
     seconds: float
@@ -31,30 +32,52 @@ class CostIndex:
     """The newest records with the cost of each stage."""
 
     def __init__(self, records: Iterable[Record]) -> None:
-        timed = sorted((r for r in records if BUILT in r.cost), key=lambda r: r.recorded, reverse=True)
+        timed = sorted(
+            (r for r in records if BUILT in r.cost), key=lambda r: r.recorded, reverse=True
+        )
         self._by_stages = group_by(timed, lambda record: _stages(record.identity))
 
     def of_row(self, identities: Iterable[Identity]) -> RowCost | None:
-        """Return the mean over a row's seeds; None if no record has it. identities: one for each seed."""
+        """Return the mean over a row's seeds; None if no record has it. identities: one for each
+        seed."""
         costs = [cost for identity in identities if (cost := self._of_seed(identity))]
         if not costs:
             return None
         seconds = sum(c.seconds for c in costs) / len(costs)
-        return RowCost(max(c.tokens for c in costs), seconds, costs[0].device, any(c.at_least for c in costs))
+        return RowCost(
+            max(c.tokens for c in costs), seconds, costs[0].device, any(c.at_least for c in costs)
+        )
 
     def _of_seed(self, identity: Identity) -> RowCost | None:
-        same = (r for r in self._by_stages.get(_stages(identity), ()) if _inputs(r.identity) == _inputs(identity))
+        same = (
+            r
+            for r in self._by_stages.get(_stages(identity), ())
+            if _inputs(r.identity) == _inputs(identity)
+        )
         own = next(same, None)
         if own is None:
             return None
         records, missing = [own], False
         for earlier in _earlier(identity):
-            record = next((r for r in self._by_stages.get(_stages(earlier), ()) if _fits(r.identity, identity)), None)
+            record = next(
+                (
+                    r
+                    for r in self._by_stages.get(_stages(earlier), ())
+                    if _fits(r.identity, identity)
+                ),
+                None,
+            )
             missing = missing or record is None
             records += [record] if record else []
-        tokens = sum(int(r.cost.get(k) or 0) for r in records for k in ("calibration_tokens", "training_tokens"))
+        tokens = sum(
+            int(r.cost.get(k) or 0)
+            for r in records
+            for k in ("calibration_tokens", "training_tokens")
+        )
         devices = dict.fromkeys(_device(r) for r in records if r.cost[BUILT])
-        return RowCost(tokens, sum(float(r.cost[BUILT]) for r in records), " and ".join(devices), missing)
+        return RowCost(
+            tokens, sum(float(r.cost[BUILT]) for r in records), " and ".join(devices), missing
+        )
 
 
 def _inputs(identity: Identity) -> tuple[Any, ...]:
@@ -62,7 +85,8 @@ def _inputs(identity: Identity) -> tuple[Any, ...]:
 
 
 def _fits(earlier: Identity, later: Identity) -> bool:
-    """Return whether one identity may be an earlier stage of another. It may lack a seed, calibration or training."""
+    """Return whether one identity may be an earlier stage of another. It may lack a seed,
+    calibration or training."""
     return all(a in (None, b) for a, b in zip(_inputs(earlier), _inputs(later), strict=True))
 
 

@@ -1,4 +1,5 @@
-"""Compare rows of a leaderboard with the dense model: perplexity, worst task and speed, each with its interval."""
+"""Compare rows of a leaderboard with the dense model: perplexity, worst task and speed, each with
+its interval."""
 
 from __future__ import annotations
 
@@ -19,30 +20,44 @@ PREFERRED_SET = "wanda7"
 
 
 def leading_column(table: Table, metric: str, device: str = "") -> int | None:
-    """Return the column of a metric that a leaderboard shows: that of wanda7, else the column with the most numbers.
+    """Return the column of a metric that a leaderboard shows: that of wanda7, else the column with
+    the most numbers.
 
     device: for speeds, part of the column's name.
     """
-    columns = [i for i, c in enumerate(table.columns) if c.metric == metric and device.lower() in c.protocol.lower()]
+    columns = [
+        i
+        for i, c in enumerate(table.columns)
+        if c.metric == metric and device.lower() in c.protocol.lower()
+    ]
     counts = {i: sum(bool(table.rows[k].cells[i]) for k in table.whole_rows) for i in columns}
     return max(
-        columns, key=lambda i: (table.columns[i].protocol.startswith(PREFERRED_SET), counts[i], -i), default=None
+        columns,
+        key=lambda i: (table.columns[i].protocol.startswith(PREFERRED_SET), counts[i], -i),
+        default=None,
     )
 
 
 class DenseComparison:
     """Comparison of a table's rows with its dense row. device: device of the speedups."""
 
-    def __init__(self, table: Table, records: Mapping[str, Record], results: ResultSet, device: str = "") -> None:
+    def __init__(
+        self, table: Table, records: Mapping[str, Record], results: ResultSet, device: str = ""
+    ) -> None:
         self.table, self.records, self.results = table, records, results
         self.noises = SeedNoiseTable(results.records)
         self.drop_column = leading_column(table, "worst_drop")
         self.speed_column = leading_column(table, "speedup", device)
-        whole = (k for k, row in enumerate(table.rows) if row.filters["method"] == "dense" and not row.is_quantized)
+        whole = (
+            k
+            for k, row in enumerate(table.rows)
+            if row.filters["method"] == "dense" and not row.is_quantized
+        )
         self.dense = next(whole, None)
 
     def loss(self, row: int, reference: int | None = None) -> Bound | None:
-        """Return the increase of perplexity, as a fraction of the reference's: another row, by default the dense model."""
+        """Return the increase of perplexity, as a fraction of the reference's: another row, by
+        default the dense model."""
         reference = self.dense if reference is None else reference
         column = self.table.column("perplexity")
         before, own = self.table.value(reference, column), self.table.value(row, column)
@@ -56,8 +71,8 @@ class DenseComparison:
     def worst_drop(self, row: int) -> tuple[Bound | None, str]:
         """Return the accuracy that the worst task of the leading set loses, and the task.
 
-        The interval reaches from the largest lower end of the tasks to the largest upper end. With each task's interval at
-        Bonferroni's level it covers the largest drop.
+        The interval reaches from the largest lower end of the tasks to the largest upper end. With
+        each task's interval at Bonferroni's level it covers the largest drop.
         """
         column = self.drop_column
         mean = self.table.value(row, column)
@@ -76,18 +91,24 @@ class DenseComparison:
             return Bound(mean), ""
         worst = max(drops, key=lambda task: drops[task].value)
         low = max(x.low for x in drops.values() if x.low is not None)
-        return Bound(drops[worst].value, low, max(x.high for x in drops.values() if x.high is not None)), worst
+        return Bound(
+            drops[worst].value, low, max(x.high for x in drops.values() if x.high is not None)
+        ), worst
 
     def flips(self, row: int) -> Flips | None:
-        """Return the share of questions that only one of this row and the dense model answers right.
+        """Return the share of questions that only one of this row and the dense model answers
+        right.
 
-        The questions are those of the leading set, or of every task that has an accuracy if no set is complete.
+        The questions are those of the leading set, or of every task that has an accuracy if no set
+        is complete.
         """
         if row == self.dense or self.dense is None:
             return None
         answers = []
         for column in self._accuracy_columns():
-            before, after = (pairwise.seeds_of(self.table, k, column, self.records) for k in (self.dense, row))
+            before, after = (
+                pairwise.seeds_of(self.table, k, column, self.records) for k in (self.dense, row)
+            )
             if not before or not after:
                 return None
             dense = next(iter(before.values()))
@@ -109,7 +130,8 @@ class DenseComparison:
         return [i for i in of_set if i is not None]
 
     def speedup(self, row: int) -> Bound | None:
-        """Return the measured speedup over dense: the mean over seeds, with the interval of its blocks of timings."""
+        """Return the measured speedup over dense: the mean over seeds, with the interval of its
+        blocks of timings."""
         column = self.speed_column
         value = self.table.value(row, column)
         if column is None or value is None:
@@ -125,18 +147,28 @@ class DenseComparison:
 
     def _task_column(self, task: str, limit: str) -> int | None:
         for i, c in enumerate(self.table.columns):
-            names = (name for row in self.table.rows if (cell := row.cells[i]) for name in cell.records)
+            names = (
+                name for row in self.table.rows if (cell := row.cells[i]) for name in cell.records
+            )
             record = next((self.records[name] for name in names if name in self.records), None)
             protocol = record and record.identity.protocol
-            if c.metric == "acc" and protocol and (protocol.name, str(protocol.limit or "")) == (task, limit):
+            if (
+                c.metric == "acc"
+                and protocol
+                and (protocol.name, str(protocol.limit or "")) == (task, limit)
+            ):
                 return i
         return None
 
-    def _interval(self, row: int, column: int, reference: int | None, level: float = pairwise.ALPHA) -> Interval | None:
+    def _interval(
+        self, row: int, column: int, reference: int | None, level: float = pairwise.ALPHA
+    ) -> Interval | None:
         """Return the interval from the reference, another row, to this row."""
         if reference is None:
             return None
         a, b = (pairwise.seeds_of(self.table, k, column, self.records) for k in (reference, row))
         if not a or not b:
             return None
-        return pairwise.compare(a, b, self.table.columns[column].metric, self.results, self.noises, level)
+        return pairwise.compare(
+            a, b, self.table.columns[column].metric, self.results, self.noises, level
+        )

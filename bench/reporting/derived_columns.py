@@ -1,4 +1,5 @@
-"""Columns of a leaderboard that are computed from other numbers of a row. Each is a function and an entry in COLUMNS."""
+"""Columns of a leaderboard that are computed from other numbers of a row. Each is a function and an
+entry in COLUMNS."""
 
 from __future__ import annotations
 
@@ -31,7 +32,11 @@ def _ratio(ratio: Bound | None) -> TableCell | None:
 
 def worst_track(row: RowNumbers) -> TableCell | None:
     loss = row.facts.track_loss
-    return TableCell(f"{words.percent(*loss.parts)} {row.facts.worst_track}", loss.value) if loss else None
+    return (
+        TableCell(f"{words.percent(*loss.parts)} {row.facts.worst_track}", loss.value)
+        if loss
+        else None
+    )
 
 
 def flips(row: RowNumbers) -> TableCell | None:
@@ -41,12 +46,18 @@ def flips(row: RowNumbers) -> TableCell | None:
 
 def tokens_to_make(row: RowNumbers) -> TableCell | None:
     tokens = row.facts.tokens
-    return None if tokens is None else TableCell(_least(row.facts) + words.short_count(tokens), float(tokens))
+    return (
+        None
+        if tokens is None
+        else TableCell(_least(row.facts) + words.short_count(tokens), float(tokens))
+    )
 
 
 def time_to_make(row: RowNumbers) -> TableCell | None:
     seconds = row.facts.seconds
-    return None if seconds is None else TableCell(_least(row.facts) + words.duration(seconds), seconds)
+    return (
+        None if seconds is None else TableCell(_least(row.facts) + words.duration(seconds), seconds)
+    )
 
 
 def _least(facts: Facts) -> str:
@@ -57,11 +68,15 @@ def made_on(row: RowNumbers) -> TableCell | None:
     return TableCell(row.facts.device) if row.facts.device else None
 
 
-PERPLEXITY_RATIO = DerivedColumn("perplexity_ratio", perplexity_ratio, after="perplexity", names_text=True)
+PERPLEXITY_RATIO = DerivedColumn(
+    "perplexity_ratio", perplexity_ratio, after="perplexity", names_text=True
+)
 
 COLUMNS = (
     PERPLEXITY_RATIO,
-    DerivedColumn(f"perplexity_ratio_to_{CONTROL}", control_ratio, after="perplexity", names_text=True),
+    DerivedColumn(
+        f"perplexity_ratio_to_{CONTROL}", control_ratio, after="perplexity", names_text=True
+    ),
     DerivedColumn("worst_track", worst_track, after="answers"),
     DerivedColumn("flips", flips, after="zeroshot"),
     DerivedColumn("tokens_to_make", tokens_to_make),

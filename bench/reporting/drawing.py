@@ -1,4 +1,5 @@
-"""Draw with matplotlib: one style for all figures, SVG that follows light and dark, the same bytes on every processor."""
+"""Draw with matplotlib: one style for all figures, SVG that follows light and dark, the same bytes
+on every processor."""
 
 from __future__ import annotations
 
@@ -22,13 +23,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LIGHT = {
-    "paper": "#fdfcfa", "ink": "#1a1a1a", "soft": "#5b5b57", "line": "#dcd9d2", "faint": "#f3f1ec", "blue": "#005a9c",
+    "paper": "#fdfcfa",
+    "ink": "#1a1a1a",
+    "soft": "#5b5b57",
+    "line": "#dcd9d2",
+    "faint": "#f3f1ec",
+    "blue": "#005a9c",
     "red": "#a8380c",
-}  # fmt: skip
+}
 DARK = {
-    "paper": "#16181b", "ink": "#e9e7e2", "soft": "#a5a39d", "line": "#34373b", "faint": "#1f2226", "blue": "#7cc0f5",
+    "paper": "#16181b",
+    "ink": "#e9e7e2",
+    "soft": "#a5a39d",
+    "line": "#34373b",
+    "faint": "#1f2226",
+    "blue": "#7cc0f5",
     "red": "#f2a07b",
-}  # fmt: skip
+}
 """Colors of the page and its figures by their role, on light and on dark paper."""
 INK, SOFT, PAPER, BLUE = (LIGHT[name] for name in ("ink", "soft", "paper", "blue"))
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", LIGHT["ink"])
@@ -52,24 +63,52 @@ def tip(text: str) -> str:
 
 
 def new_figure(
-    width: float, height: float, rows: int = 1, columns: int = 1, heights: Sequence[float] | None = None
+    width: float,
+    height: float,
+    rows: int = 1,
+    columns: int = 1,
+    heights: Sequence[float] | None = None,
 ) -> tuple[Figure, Any]:
-    """Make a figure of this size in pixels. Returns it and its panels as an array [rows, columns]. heights: of the rows."""
+    """Make a figure of this size in pixels. Returns it and its panels as an array [rows, columns].
+    heights: of the rows."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     soft, line, ink = LIGHT["soft"], LIGHT["line"], LIGHT["ink"]
     style: dict[Any, Any] = {
-        "svg.fonttype": "none", "svg.hashsalt": "cast-bench", "text.parse_math": False, "path.simplify": False,
-        "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 10.5, "axes.titlelocation": "left",
-        "figure.titlesize": 11, "text.color": ink, "axes.labelcolor": ink, "axes.titlecolor": ink, "axes.edgecolor": soft,
-        "xtick.color": soft, "ytick.color": soft, "xtick.labelsize": 10, "ytick.labelsize": 10, "legend.fontsize": 10,
-        "legend.frameon": False, "axes.facecolor": LIGHT["paper"], "figure.facecolor": LIGHT["paper"],
-        "savefig.facecolor": LIGHT["paper"], "axes.grid": True, "grid.color": line, "grid.linewidth": 0.8,
-        "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 1.4,
-        "xtick.major.size": 0, "ytick.major.size": 0,
-    }  # fmt: skip
+        "svg.fonttype": "none",
+        "svg.hashsalt": "cast-bench",
+        "text.parse_math": False,
+        "path.simplify": False,
+        "font.family": "DejaVu Sans",
+        "font.size": 10,
+        "axes.titlesize": 10.5,
+        "axes.titlelocation": "left",
+        "figure.titlesize": 11,
+        "text.color": ink,
+        "axes.labelcolor": ink,
+        "axes.titlecolor": ink,
+        "axes.edgecolor": soft,
+        "xtick.color": soft,
+        "ytick.color": soft,
+        "xtick.labelsize": 10,
+        "ytick.labelsize": 10,
+        "legend.fontsize": 10,
+        "legend.frameon": False,
+        "axes.facecolor": LIGHT["paper"],
+        "figure.facecolor": LIGHT["paper"],
+        "savefig.facecolor": LIGHT["paper"],
+        "axes.grid": True,
+        "grid.color": line,
+        "grid.linewidth": 0.8,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "lines.linewidth": 1.4,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+    }
     matplotlib.rcParams.update(style)
     # The reader's fonts draw the letters of an SVG, so the font here need not have all.
     warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
@@ -79,7 +118,8 @@ def new_figure(
 
 
 def choose_colors(count: int) -> list[str]:
-    """Return a color for each series: those of SERIES, or steps of a color map if they are too few."""
+    """Return a color for each series: those of SERIES, or steps of a color map if they are too
+    few."""
     if count <= len(SERIES):
         return list(SERIES[:count])
     from matplotlib import colormaps
@@ -89,19 +129,25 @@ def choose_colors(count: int) -> list[str]:
 
 
 def name_ticks(axis: Axis) -> None:
-    """Write the numbers of an axis without exponents. On a log scale, write fewer the more decades it has."""
+    """Write the numbers of an axis without exponents. On a log scale, write fewer the more decades
+    it has."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     if axis.get_scale() == "log":
         low, high = axis.get_view_interval()
         decades = math.log10(high / low)
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,)))
+        axis.set_major_locator(
+            LogLocator(subs=(1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,))
+        )
         axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.4g}"))
+    axis.set_major_formatter(
+        FuncFormatter(lambda x, _: f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.4g}")
+    )
 
 
 def scale(axes: Axes, which: str, values: Sequence[float], name: str) -> None:
-    """Make an axis logarithmic if its values are far apart, and name it. The name of y is above the panel."""
+    """Make an axis logarithmic if its values are far apart, and name it. The name of y is above the
+    panel."""
     log = min(values) > 0 and max(values) / min(values) >= LOG_FROM
     if log:
         axes.set(**{f"{which}scale": "log"})
@@ -112,11 +158,14 @@ def scale(axes: Axes, which: str, values: Sequence[float], name: str) -> None:
 def require_format(file: Path) -> None:
     """Raise UserError if the file's suffix is not in FORMATS."""
     if file.suffix not in FORMATS:
-        raise UserError(f"unknown figure format {str(file)!r}: the file name must end in {', '.join(FORMATS)}")
+        raise UserError(
+            f"unknown figure format {str(file)!r}: the file name must end in {', '.join(FORMATS)}"
+        )
 
 
 def save_figure(figure: Figure, file: Path, title: str) -> Path:
-    """Write a figure in the format of the file's suffix, which `require_format` checks. Return the file."""
+    """Write a figure in the format of the file's suffix, which `require_format` checks. Return the
+    file."""
     require_format(file)
     if file.suffix == ".svg":
         write_file(file, to_file(to_svg(figure, title)))
@@ -130,7 +179,8 @@ def save_figure(figure: Figure, file: Path, title: str) -> Path:
 def to_svg(figure: Figure, title: str, description: str = "") -> str:
     """Return a figure as an SVG element for a page, whose style sheet replaces the colors.
 
-    Every attribute is plain SVG, because the page's policy allows no style attribute. Coordinates have two decimals.
+    Every attribute is plain SVG, because the page's policy allows no style attribute. Coordinates
+    have two decimals.
     """
     _make_printable(figure)
     buffer = BytesIO()
@@ -146,7 +196,12 @@ def to_svg(figure: Figure, title: str, description: str = "") -> str:
     _name_clips(root)
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
-    root.attrib |= {"class": "figure", "role": "img", "font-family": FONT, "stroke-linejoin": "round"}
+    root.attrib |= {
+        "class": "figure",
+        "role": "img",
+        "font-family": FONT,
+        "stroke-linejoin": "round",
+    }
     for tag, text in (("desc", description), ("title", title)):
         if text:
             element = ElementTree.Element(f"{{{SVG}}}{tag}")
@@ -160,7 +215,9 @@ def to_file(svg: str) -> str:
     head, tag, rest = svg.partition(">")
     _, _, width, height = re.search(r'viewBox="([^"]*)"', head)[1].split()  # type: ignore[index]
     rules = "\n".join(
-        f'[{part}="{LIGHT[name]}"] {{ {part}: {DARK[name]}; }}' for name in LIGHT for part in ("fill", "stroke")
+        f'[{part}="{LIGHT[name]}"] {{ {part}: {DARK[name]}; }}'
+        for name in LIGHT
+        for part in ("fill", "stroke")
     )
     style = f"<style>@media (prefers-color-scheme: dark) {{\n{rules}\n}}</style>"
     return f'{head} width="{width}" height="{height}"{tag}\n{style}{rest}\n'
@@ -175,7 +232,8 @@ def _make_printable(figure: Figure) -> None:
 
 
 def _name_clips(root: ElementTree.Element) -> None:
-    """Name each clip path by its rounded content. matplotlib's name depends on the last bits of its coordinates."""
+    """Name each clip path by its rounded content. matplotlib's name depends on the last bits of its
+    coordinates."""
     names = {}
     for clip in root.iter(f"{{{SVG}}}clipPath"):
         before = clip.attrib.pop("id")
@@ -188,7 +246,8 @@ def _name_clips(root: ElementTree.Element) -> None:
 
 
 def _clean(element: ElementTree.Element) -> None:
-    """Turn an element's style into attributes, round its numbers, and turn the id of a tooltip into a title."""
+    """Turn an element's style into attributes, round its numbers, and turn the id of a tooltip into
+    a title."""
     attributes = dict(_attributes(element))
     name = attributes.get("id", "")
     if name.startswith(TIP):

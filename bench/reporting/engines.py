@@ -1,4 +1,5 @@
-"""Whole models timed in several engines: rows, ratios of models that were timed in turn, and a figure."""
+"""Whole models timed in several engines: rows, ratios of models that were timed in turn, and a
+figure."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ UNSTEADY = 0.1
 BUSY = 1.0
 """Number of other running processes above which a table warns."""
 PREFERRED = (("native", "int8"), ("native", "bf16"))
-"""Engines and kinds whose 2:4 side the others are compared with. The first that was timed is used."""
+"""Engines and kinds whose 2:4 side the others are compared with. The first that was timed is
+used."""
 
 NUMBERS = {
     "tokens_per_s": "tokens/s", "mb_per_token": "MB per token", "of_limit": "of the measured limit",
@@ -31,7 +33,8 @@ NUMBERS = {
 
 
 class TimedModel(NamedTuple):
-    """One side of a record. blocks: tokens per second, by block of the turn; noise: its spread against itself."""
+    """One side of a record. blocks: tokens per second, by block of the turn; noise: its spread
+    against itself."""
 
     record: Record
     side: str
@@ -41,8 +44,17 @@ class TimedModel(NamedTuple):
     @property
     def name(self) -> str:
         identity = self.record.identity
-        other = identity.model if self.record.notes.get("beside", identity.model) != identity.model else ""
-        parts = (identity.protocol.engine, identity.dtype, other, "" if self.side == "dense" else self.side)
+        other = (
+            identity.model
+            if self.record.notes.get("beside", identity.model) != identity.model
+            else ""
+        )
+        parts = (
+            identity.protocol.engine,
+            identity.dtype,
+            other,
+            "" if self.side == "dense" else self.side,
+        )
         return " ".join(filter(None, parts))
 
     @property
@@ -63,7 +75,8 @@ class TimedModel(NamedTuple):
 
     @property
     def share_of_limit(self) -> float | None:
-        """Return the share of the measured bandwidth that decoding reaches, or of the measured peak of products that a prompt does.
+        """Return the share of the measured bandwidth that decoding reaches, or of the measured peak
+        of products that a prompt does.
 
         The operations are those of the dense linears. None if the limit was not measured.
         """
@@ -71,7 +84,12 @@ class TimedModel(NamedTuple):
         if read and notes.get("bandwidth"):
             return self.rate * read / float(notes["bandwidth"])
         if notes.get("peak_flops"):
-            return self.rate / float(notes["prompt_tokens"]) * float(notes["flops"]) / float(notes["peak_flops"])
+            return (
+                self.rate
+                / float(notes["prompt_tokens"])
+                * float(notes["flops"])
+                / float(notes["peak_flops"])
+            )
         return None
 
     @property
@@ -89,12 +107,14 @@ class TimedModel(NamedTuple):
 
 
 def ratio(fast: TimedModel, slow: TimedModel) -> bootstrap.BlockRatio:
-    """Divide tokens per second of `fast` by those of `slow`, block by block, with Student's interval of the mean log ratio."""
+    """Divide tokens per second of `fast` by those of `slow`, block by block, with Student's
+    interval of the mean log ratio."""
     return bootstrap.ratio_of_blocks(np.array(fast.blocks), np.array(slow.blocks))
 
 
 def entries(records: Iterable[Record], items: Callable[[Record], Items]) -> list[TimedModel]:
-    """Return the sides of records of `bench speed --engine`. items: reads the blocks of a record, as `Store.items`.
+    """Return the sides of records of `bench speed --engine`. items: reads the blocks of a record,
+    as `Store.items`.
 
     Of a model that was timed again in such a turn, only the newest timing is returned.
     """
@@ -103,18 +123,30 @@ def entries(records: Iterable[Record], items: Callable[[Record], Items]) -> list
         if not record.is_engine_timing:
             continue
         table, noise = items(record), record.notes["noise"]
-        sides = {"2:4": "value", "dense": "tokens_per_s_dense"} if "2:4" in noise else {"dense": "value"}
-        out += [TimedModel(record, side, tuple(map(float, table.columns[c])), noise[side]) for side, c in sides.items()]
+        sides = (
+            {"2:4": "value", "dense": "tokens_per_s_dense"}
+            if "2:4" in noise
+            else {"dense": "value"}
+        )
+        out += [
+            TimedModel(record, side, tuple(map(float, table.columns[c])), noise[side])
+            for side, c in sides.items()
+        ]
     return list({(entry.turn, entry.name): entry for entry in out}.values())
 
 
 def rows(found: Sequence[TimedModel]) -> list[dict[str, Any]]:
-    """Return a row for each model, as `bench speed --engine` shows it, with its ratio to the 2:4 model of its turn."""
+    """Return a row for each model, as `bench speed --engine` shows it, with its ratio to the 2:4
+    model of its turn."""
     out = []
     for entry in found:
         best = _preferred(found, entry)
         beside = ratio(best, entry) if best and best is not entry else None
-        read, perplexity, limit = entry.noted("bytes_per_token"), entry.noted("perplexity"), entry.share_of_limit
+        read, perplexity, limit = (
+            entry.noted("bytes_per_token"),
+            entry.noted("perplexity"),
+            entry.share_of_limit,
+        )
         out.append(
             {
                 "engine": entry.name,
@@ -126,7 +158,9 @@ def rows(found: Sequence[TimedModel]) -> list[dict[str, Any]]:
                 "perplexity": float(f"{perplexity:.4g}") if perplexity else "",
                 "noise": f"{entry.noise:.1%}" + (", not steady" if entry.noise > UNSTEADY else ""),
                 "ratio_of": f"{best.name} / {entry.name}" if best and beside else "",
-                "ratio": f"{beside.value:.2f} ({beside.low:.2f} to {beside.high:.2f})" if beside else "",
+                "ratio": f"{beside.value:.2f} ({beside.low:.2f} to {beside.high:.2f})"
+                if beside
+                else "",
             }
         )
     return out
@@ -145,7 +179,9 @@ def _preferred(found: Iterable[TimedModel], entry: TimedModel) -> TimedModel | N
         for e in found
         if e.side == "2:4" and e.turn == entry.turn
     }
-    return next((sparse[key] for key in PREFERRED if key in sparse), next(iter(sparse.values()), None))
+    return next(
+        (sparse[key] for key in PREFERRED if key in sparse), next(iter(sparse.values()), None)
+    )
 
 
 def figures(found: Sequence[TimedModel]) -> dict[str, Any]:
@@ -153,7 +189,11 @@ def figures(found: Sequence[TimedModel]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for entry, row in zip(found, rows(found), strict=True):
         mine = out.setdefault(f"{entry.step}, {_threads(entry.record)}", {})
-        mine |= {f"{entry.name}, {words}": row[column] for column, words in NUMBERS.items() if row[column] != ""}
+        mine |= {
+            f"{entry.name}, {words}": row[column]
+            for column, words in NUMBERS.items()
+            if row[column] != ""
+        }
     for entry in found:
         mine = out[f"{entry.step}, {_threads(entry.record)}"]
         best = _preferred(found, entry)
@@ -184,11 +224,22 @@ def draw(found: Sequence[TimedModel], file: Path) -> Path:
     for step, axis in zip(steps, axes[0], strict=True):
         shown = [entry for entry in found if entry.step == step][::-1]
         middle = [entry.rate for entry in shown]
-        spread = [[m - min(e.blocks), max(e.blocks) - m] for m, e in zip(middle, shown, strict=True)]
+        spread = [
+            [m - min(e.blocks), max(e.blocks) - m] for m, e in zip(middle, shown, strict=True)
+        ]
         colors = [SERIES[1] if entry.side == "2:4" else SERIES[0] for entry in shown]
-        axis.barh([printable(entry.name) for entry in shown], middle, xerr=np.array(spread).T, color=colors, height=0.6)
+        axis.barh(
+            [printable(entry.name) for entry in shown],
+            middle,
+            xerr=np.array(spread).T,
+            color=colors,
+            height=0.6,
+        )
         axis.set(title=step, xlabel="tokens per second")
         axis.grid(visible=False, axis="y")
-    title = f"{found[0].record.identity.model} · {found[0].record.identity.device}, {_threads(found[0].record)}"
+    title = (
+        f"{found[0].record.identity.model} · {found[0].record.identity.device}, "
+        f"{_threads(found[0].record)}"
+    )
     figure.suptitle(title, x=0.01, ha="left")
     return save_figure(figure, file, title)

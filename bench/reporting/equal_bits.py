@@ -13,7 +13,8 @@ from bench.results.rows import IDENTITY
 from bench.system.grouping import group_by
 
 MAX_SIZE_RATIO = 1.15
-"""Largest ratio of two sizes that count as equal. 2:4 bfloat16 has 9 bits per weight, dense int8 with its scales over 8."""
+"""Largest ratio of two sizes that count as equal. 2:4 bfloat16 has 9 bits per weight, dense int8
+with its scales over 8."""
 LABELS = ("method", "pattern", "quantizer", "dtype")
 
 Sized = tuple[float, list[dict[str, Any]]]
@@ -23,8 +24,9 @@ Sized = tuple[float, list[dict[str, Any]]]
 def text_tables(records: Sequence[Record]) -> list[TextTable]:
     """Make a table for each model that has such rows.
 
-    Sparse rows with the same dense rows form a group. Groups go from many bits to few; in a group, the sparse rows come
-    first, the smallest at the top. A sparse row without a dense row of about its size is left out.
+    Sparse rows with the same dense rows form a group. Groups go from many bits to few; in a group,
+    the sparse rows come first, the smallest at the top. A sparse row without a dense row of about
+    its size is left out.
     """
     by_model = group_by(labelled_rows(records), lambda row: str(row["model"]))
     tables = (_text_table(model, rows) for model, rows in by_model.items())
@@ -37,14 +39,23 @@ def _text_table(model: str, rows: list[dict[str, Any]]) -> TextTable:
     windowed = (r for r in rows if metrics.find(r["metric"]).windowed)
     columns = list(dict.fromkeys((r["metric"], r["protocol"], r["measure"]) for r in windowed))
     dense = sorted((x for x in sized if x[1][0]["pattern"] == "dense"), key=lambda x: x[0])
-    sparse = sorted((x for x in sized if x[1][0]["pattern"] != "dense"), key=lambda x: x[0], reverse=True)
+    sparse = sorted(
+        (x for x in sized if x[1][0]["pattern"] != "dense"), key=lambda x: x[0], reverse=True
+    )
     groups: dict[tuple[int, ...], list[Sized]] = {}
     for bits, group in sparse:
-        near = tuple(i for i, x in enumerate(dense) if max(bits, x[0]) <= MAX_SIZE_RATIO * min(bits, x[0]))
+        near = tuple(
+            i for i, x in enumerate(dense) if max(bits, x[0]) <= MAX_SIZE_RATIO * min(bits, x[0])
+        )
         if near:
             groups.setdefault(near, []).append((bits, group))
     out = [
-        [str(number), *(str(group[0][c] or "") for c in LABELS), f"{bits:.3g}", *cells(group, columns)]
+        [
+            str(number),
+            *(str(group[0][c] or "") for c in LABELS),
+            f"{bits:.3g}",
+            *cells(group, columns),
+        ]
         for number, (near, members) in enumerate(groups.items(), 1)
         for bits, group in [*sorted(members, key=lambda x: x[0]), *(dense[i] for i in near)]
     ]
@@ -53,7 +64,8 @@ def _text_table(model: str, rows: list[dict[str, Any]]) -> TextTable:
 
 
 def _bits(group: list[dict[str, Any]]) -> float | None:
-    """Return a line's bits per weight, which all its seeds share. None if they are not measured, or claimed."""
+    """Return a line's bits per weight, which all its seeds share. None if they are not measured, or
+    claimed."""
     sized = [r for r in group if r["metric"] == "bits_per_weight" and not r.get("claimed")]
     bits = [r["value"] for r in sized if r["value"] is not None]
     return max(bits) if bits else None

@@ -28,7 +28,10 @@ class Bound:
     @property
     def ends(self) -> tuple[float, float]:
         """Return the ends of the interval. Without an interval, the value twice."""
-        return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
+        return (
+            self.value if self.low is None else self.low,
+            self.value if self.high is None else self.high,
+        )
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Interval:
 
 
 def _round(bound: Bound | Interval) -> None:
-    """Round in place, so that what is written is the same on every processor: their sums differ in the last bits."""
+    """Round in place, so that what is written is the same on every processor: their sums differ in
+    the last bits."""
     numbers = rounded(bound.value, bound.low, bound.high)
     for name, number in zip(("value", "low", "high"), numbers, strict=True):
         object.__setattr__(bound, name, number)
@@ -66,7 +70,8 @@ def _ratio(loss: Bound | None) -> Bound | None:
 
 @dataclass(frozen=True)
 class Flips:
-    """Answers of the choices of a track compared with the dense model's, as shares of the questions."""
+    """Answers of the choices of a track compared with the dense model's, as shares of the
+    questions."""
 
     changed: Bound
     """Another choice ranks first."""
@@ -77,7 +82,8 @@ class Flips:
 
 @dataclass(frozen=True)
 class TrackLoss:
-    """Loss of a track: the increase of bits per byte of the right answers, as a fraction of the dense model's.
+    """Loss of a track: the increase of bits per byte of the right answers, as a fraction of the
+    dense model's.
 
     flips: None for a track without choices.
     """
@@ -91,10 +97,13 @@ class TrackLoss:
 class Facts:
     """The numbers that `bench pick` and the page choose a row by. None: not measured.
 
-    loss: the perplexity's ratio to the dense model, minus 1; control_loss: the same to dense-ft of an equal training; drop: how
-    much accuracy the worst task loses; tracks: loss of each track; track_loss: that of worst_track; flips: of zero-shot tasks;
-    speedup: measured, over dense; tokens, seconds: to make it, `at_least` if the record of an earlier stage is missing.
-    make, export: commands, empty if the records do not say how they were made; of a quantized file, the one that downloads it.
+    loss: the perplexity's ratio to the dense model, minus 1; control_loss: the same to dense-ft of
+    an equal training; drop: how much accuracy the worst task loses; tracks: loss of each track;
+    track_loss: that of worst_track; flips: of zero-shot tasks;
+    speedup: measured, over dense; tokens, seconds: to make it, `at_least` if the record of an
+    earlier stage is missing.
+    make, export: commands, empty if the records do not say how they were made; of a quantized file,
+    the one that downloads it.
     """
 
     compressed: bool

@@ -8,7 +8,14 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.reporting.drawing import LIGHT, SERIES, choose_colors, name_ticks, new_figure, save_figure
+from bench.reporting.drawing import (
+    LIGHT,
+    SERIES,
+    choose_colors,
+    name_ticks,
+    new_figure,
+    save_figure,
+)
 from bench.results.record import Record
 from bench.system.grouping import group_by
 from bench.system.text import printable
@@ -31,14 +38,20 @@ PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 
 
 def draw_training(record: Record, file: Path) -> Path:
-    """Draw a training: losses, S, mask flips, learning rate and alpha over steps. Raise UserError without a training."""
+    """Draw a training: losses, S, mask flips, learning rate and alpha over steps. Raise UserError
+    without a training."""
     curve = record.notes.get("curve")
     if not curve:
         raise UserError(
-            f"record {record.short_key} has no training: name the `pattern` record of a method that trains "
+            f"record {record.short_key} has no training: name the `pattern` record of a method "
+            "that trains "
             "(bench ls runs)"
         )
-    panels = [(title, kept) for title, columns in PANELS if (kept := [c for c in columns if c[0] in curve[0]])]
+    panels = [
+        (title, kept)
+        for title, columns in PANELS
+        if (kept := [c for c in columns if c[0] in curve[0]])
+    ]
     figure, axes = new_figure(300 * len(panels), 230, columns=len(panels))
     for (title, columns), axis in zip(panels, axes[0], strict=True):
         _panel(axis, title, columns, curve)
@@ -56,11 +69,31 @@ def draw_scaling(law: Law, file: Path, method: str, control: str, holdout: GridR
     for color, (model, points) in zip(choose_colors(len(by_model)), by_model.items(), strict=True):
         weights = points[0].weights
         predicted = [law.predict(weights, d) for d in grid]
-        axis.plot(grid, [p.value for p in predicted], color=color, linewidth=1.2, label=f"{model}, {weights:,} weights")
-        axis.fill_between(grid, [p.low for p in predicted], [p.high for p in predicted], color=color, alpha=0.12)
+        axis.plot(
+            grid,
+            [p.value for p in predicted],
+            color=color,
+            linewidth=1.2,
+            label=f"{model}, {weights:,} weights",
+        )
+        axis.fill_between(
+            grid, [p.low for p in predicted], [p.high for p in predicted], color=color, alpha=0.12
+        )
         for p in points:
-            axis.plot(p.training, p.loss, "o", color=color, fillstyle="none" if p is holdout else "full", markersize=6)
-    axis.set(xscale="log", yscale="log", xlabel="training tokens", title=f"nats a token, {method} above {control}")
+            axis.plot(
+                p.training,
+                p.loss,
+                "o",
+                color=color,
+                fillstyle="none" if p is holdout else "full",
+                markersize=6,
+            )
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="training tokens",
+        title=f"nats a token, {method} above {control}",
+    )
     name_ticks(axis.xaxis)
     name_ticks(axis.yaxis)
     axis.legend()
@@ -68,9 +101,13 @@ def draw_scaling(law: Law, file: Path, method: str, control: str, holdout: GridR
 
 
 def draw_history(series: Sequence[Series], file: Path) -> Path:
-    """Draw a metric over commits, a panel for each row: level between steps, dashed lines where the machine changed."""
+    """Draw a metric over commits, a panel for each row: level between steps, dashed lines where the
+    machine changed."""
     if len(series) > MAX_PANELS:
-        raise UserError(f"too many rows for a figure ({len(series)}, at most {MAX_PANELS}): select some with --row")
+        raise UserError(
+            f"too many rows for a figure ({len(series)}, at most {MAX_PANELS}): select some with "
+            "--row"
+        )
     figure, axes = new_figure(560, 160 * len(series), rows=len(series))
     for one, axis in zip(series, axes[:, 0], strict=True):
         values = [p.value for p in one.points]
@@ -84,20 +121,29 @@ def draw_history(series: Sequence[Series], file: Path) -> Path:
         axis.plot(values, "o", color=SERIES[0], markersize=4)
         axis.set(ylim=_axis_limits(values), title=f"{one.name}: {one.metric}")
         axis.ticklabel_format(axis="y", useOffset=False)
-        axis.set_xticks(range(len(values)), [printable(p.commit[:7]) for p in one.points], fontsize=8, rotation=90)
-    figure.supxlabel("commit; line: level between steps; dashed: machine or library changed", fontsize=10)
+        axis.set_xticks(
+            range(len(values)),
+            [printable(p.commit[:7]) for p in one.points],
+            fontsize=8,
+            rotation=90,
+        )
+    figure.supxlabel(
+        "commit; line: level between steps; dashed: machine or library changed", fontsize=10
+    )
     return save_figure(figure, file, "Metrics over commits")
 
 
 def _axis_limits(values: Sequence[float]) -> tuple[float, float]:
-    """Ends of an axis: at least 1% to either side of the middle, so that changes in the last digits do not look large."""
+    """Ends of an axis: at least 1% to either side of the middle, so that changes in the last digits
+    do not look large."""
     low, high = min(values), max(values)
     middle, half = (low + high) / 2, max(0.6 * (high - low), 0.01 * abs(low + high) / 2)
     return middle - (half or 1.0), middle + (half or 1.0)
 
 
 def draw_speeds(records: Sequence[Record], file: Path) -> Path:
-    """Draw speedups over tokens, a panel for each kind of weight: with their intervals, the roofline limit dashed."""
+    """Draw speedups over tokens, a panel for each kind of weight: with their intervals, the
+    roofline limit dashed."""
     rows = [row for r in records for row in r.notes.get("shapes", []) if "speedup" in row]
     if not rows:
         raise UserError("nothing to draw: no shape was timed")
@@ -107,23 +153,32 @@ def draw_speeds(records: Sequence[Record], file: Path) -> Path:
         of_kind = [row for row in rows if row["kind"] == kind]
         shapes = dict.fromkeys(tuple(row["shape"]) for row in of_kind)
         for color, shape in zip(choose_colors(len(shapes)), shapes, strict=True):
-            line = sorted((row for row in of_kind if tuple(row["shape"]) == shape), key=lambda row: row["tokens"])
+            line = sorted(
+                (row for row in of_kind if tuple(row["shape"]) == shape),
+                key=lambda row: row["tokens"],
+            )
             at, value = [row["tokens"] for row in line], [row["speedup"] for row in line]
             axis.vlines(at, *zip(*(row["interval"] for row in line), strict=True), color=color)
             axis.plot(at, value, "o-", color=color, markersize=4, label=f"{shape[0]} x {shape[1]}")
-            axis.plot(at, [row["limit"] for row in line], color=color, linestyle="--", linewidth=0.8)
+            axis.plot(
+                at, [row["limit"] for row in line], color=color, linestyle="--", linewidth=0.8
+            )
         axis.axhline(1, color=LIGHT["soft"], linewidth=0.8)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
         axis.set(title=f"{kind}: dense / 2:4, limit dashed", xlabel="tokens")
     axes[0][-1].legend()
-    title = f"{records[0].identity.model} · {records[0].notes.get('device', records[0].identity.device)}"
+    title = (
+        f"{records[0].identity.model} · "
+        f"{records[0].notes.get('device', records[0].identity.device)}"
+    )
     figure.suptitle(title, x=0.01, ha="left")
     return save_figure(figure, file, title)
 
 
 def draw_search(trials: Mapping[str, Sequence[float]], file: Path) -> Path:
-    """Draw each method's lowest value so far, and each trial as a point. Trials that diverged have no point.
+    """Draw each method's lowest value so far, and each trial as a point. Trials that diverged have
+    no point.
 
     trials: perplexities by method, infinite where training diverged.
     """
@@ -133,13 +188,17 @@ def draw_search(trials: Mapping[str, Sequence[float]], file: Path) -> Path:
         points, lowest = ([v if math.isfinite(v) else math.nan for v in line] for line in lines)
         axis.plot(at, points, "o", color=color, markersize=3, alpha=0.4)
         axis.step(at, lowest, where="post", color=color, label=method)
-    axis.set(yscale="log", xlabel="trials", title="lowest perplexity so far, on the validation split")
+    axis.set(
+        yscale="log", xlabel="trials", title="lowest perplexity so far, on the validation split"
+    )
     name_ticks(axis.yaxis)
     axis.legend()
     return save_figure(figure, file, "Lowest perplexity over the trials of a search")
 
 
-def _panel(axis: Axes, title: str, columns: Sequence[tuple[str, str]], curve: Sequence[dict[str, Any]]) -> None:
+def _panel(
+    axis: Axes, title: str, columns: Sequence[tuple[str, str]], curve: Sequence[dict[str, Any]]
+) -> None:
     steps = [row["step"] for row in curve]
     for key, label in columns:
         values = [row[key] for row in curve]
@@ -152,7 +211,12 @@ def _panel(axis: Axes, title: str, columns: Sequence[tuple[str, str]], curve: Se
 
 def _title(record: Record) -> str:
     identity = record.identity
-    parts = [identity.model, identity.method, identity.pattern, identity.training and identity.training.label]
+    parts = [
+        identity.model,
+        identity.method,
+        identity.pattern,
+        identity.training and identity.training.label,
+    ]
     perplexities = record.notes.get("validation_perplexity", {})
     title = " · ".join(str(p) for p in parts if p)
     return title + "".join(f" · {k.replace('_', ' ')} {v:.4g}" for k, v in perplexities.items())

@@ -1,4 +1,5 @@
-"""Rows that differ only in budget: the row of the largest budget is shown, and the others fold into it."""
+"""Rows that differ only in budget: the row of the largest budget is shown, and the others fold into
+it."""
 
 from __future__ import annotations
 
@@ -11,13 +12,17 @@ from bench.results.identity import Identity
 from bench.system.grouping import group_by
 
 RULE = (
-    "A row is the mean over its seeds. Of rows that differ only in budget (tokens for calibration or training), the one of "
+    "A row is the mean over its seeds. Of rows that differ only in budget (tokens for calibration "
+    "or training), the one of "
     "the largest budget is shown."
 )
 
 
-def fold(lines: Sequence[PivotLine], columns: Sequence[ColumnKey]) -> tuple[list[PivotLine], list[int | None]]:
-    """Return the lines, each followed by those of smaller budgets, and for each line the number of the line it is part of."""
+def fold(
+    lines: Sequence[PivotLine], columns: Sequence[ColumnKey]
+) -> tuple[list[PivotLine], list[int | None]]:
+    """Return the lines, each followed by those of smaller budgets, and for each line the number of
+    the line it is part of."""
     quality = [c for c in columns if metrics.find(c[0]).quality][:1]
     tasks = [c for c in columns if c[0] == "mean_acc"]
     ordered = sorted(lines, key=lambda line: _place(line, quality, tasks))
@@ -35,9 +40,11 @@ def fold(lines: Sequence[PivotLine], columns: Sequence[ColumnKey]) -> tuple[list
 def _place(
     line: PivotLine, quality: Sequence[ColumnKey], tasks: Sequence[ColumnKey]
 ) -> tuple[bool, bool, bool, float, tuple[str, ...]]:
-    """Sort key: the dense model first, then from the best to the worst, then lines without a number.
+    """Sort key: the dense model first, then from the best to the worst, then lines without a
+    number.
 
-    Lines without a mean over tasks come after all that have one. Equal numbers are in the order of their names.
+    Lines without a mean over tasks come after all that have one. Equal numbers are in the order of
+    their names.
     """
     no_tasks = bool(tasks) and not any(summarize(line.group, c) for c in tasks)
     identity: Identity = line.group[0]["identity"]
@@ -51,7 +58,8 @@ def _place(
 
 
 def _without_budget(identity: Identity) -> tuple[Any, ...]:
-    """Return what is equal in rows that differ only in their numbers of tokens, or of sequences and their length."""
+    """Return what is equal in rows that differ only in their numbers of tokens, or of sequences and
+    their length."""
     calibration, training = identity.calibration, identity.training
     calibrated = calibration and (calibration.data, calibration.all_experts, calibration.bos)
     trained = training and (training.data, training.batch, training.bos, training.recipe)

@@ -27,15 +27,19 @@ PAIR_WIDTH, PAIR_LETTERS = 620, 60
 """Size of a figure of two rows: its labels have the metric, too."""
 FOREST_TITLE = "perplexity of each row as a ratio to the dense model"
 FOREST_CAPTION = (
-    "Perplexity over the dense model's, with the 95% interval of the pairs of windows and seeds. Blue: the interval leaves "
+    "Perplexity over the dense model's, with the 95% interval of the pairs of windows and seeds. "
+    "Blue: the interval leaves "
     "out 1."
 )
 
 
 def forest_rows(table: Table) -> list[tuple[str, Bound]]:
-    """Return the rows with a ratio to dense, the best first. Empty if they are fewer than MIN_FOREST_ROWS."""
+    """Return the rows with a ratio to dense, the best first. Empty if they are fewer than
+    MIN_FOREST_ROWS."""
     every = [(table.rows[k].name, table.rows[k].facts) for k in table.whole_rows]
-    rows = [(name, facts.ratio) for name, facts in every if facts and facts.ratio and not facts.broken]
+    rows = [
+        (name, facts.ratio) for name, facts in every if facts and facts.ratio and not facts.broken
+    ]
     rows.sort(key=lambda row: (row[1].value, *row[1].ends, row[0]))
     return rows if len(rows) >= MIN_FOREST_ROWS else []
 
@@ -46,7 +50,8 @@ def draw_forest(
     describe: Callable[..., str] = words.ratio,
     reference: float | None = 1,
 ) -> Figure:
-    """Draw a figure of one panel, as `add_forest` draws it: by default each row's ratio, the best at the top."""
+    """Draw a figure of one panel, as `add_forest` draws it: by default each row's ratio, the best
+    at the top."""
     figure, ((axes,),) = drawing.new_figure(WIDTH, _forest_height(rows))
     add_forest(axes, rows, name, describe, reference)
     return figure
@@ -66,8 +71,8 @@ def add_forest(
 ) -> None:
     """Draw values with their intervals, the first row at the top.
 
-    name: name of the values; describe: returns a value in words; reference: value of no change; letters: longest label of
-    a row. Blue: the interval leaves the reference out.
+    name: name of the values; describe: returns a value in words; reference: value of no change;
+    letters: longest label of a row. Blue: the interval leaves the reference out.
     """
     shown = rows[:MAX_FOREST_ROWS]
     if reference is not None:
@@ -79,35 +84,61 @@ def add_forest(
         tip = drawing.tip(f"{label}: {describe(*bound.parts)}")
         axes.plot([low, high], [at, at], color=color, linewidth=1.2, gid=tip)
         axes.plot(bound.value, at, "o", color=color, markersize=6, gid=tip)
-        axes.text(1.02, at, describe(bound.value), transform=axes.get_yaxis_transform(), va="center", color=SOFT)
-    axes.set_yticks(range(len(shown)), [words.cut(printable(label), letters) for label, _ in shown], color=INK)
+        axes.text(
+            1.02,
+            at,
+            describe(bound.value),
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            color=SOFT,
+        )
+    axes.set_yticks(
+        range(len(shown)), [words.cut(printable(label), letters) for label, _ in shown], color=INK
+    )
     axes.set_ylim(len(shown) - 0.5, -0.7)
     axes.grid(visible=False, axis="y")
-    ends = [end for _, bound in shown for end in (*bound.ends, *([] if reference is None else [reference]))]
+    ends = [
+        end
+        for _, bound in shown
+        for end in (*bound.ends, *([] if reference is None else [reference]))
+    ]
     best = f",\nfirst {MAX_FOREST_ROWS} of {len(rows)} rows" if len(rows) > MAX_FOREST_ROWS else ""
     scale(axes, "x", ends, name + best)
 
 
 def draw_column(table: Table, metric: str, file: Path) -> Path:
-    """Draw the rows of a table by one metric, with their spread. metric: "" for the ratio to the dense model."""
+    """Draw the rows of a table by one metric, with their spread. metric: "" for the ratio to the
+    dense model."""
     title = f"{table.title}, {table.protocol}" if table.protocol else table.title
     if not metric and (rows := forest_rows(table)):
         return drawing.save_figure(draw_forest(rows), file, f"{title}: {FOREST_TITLE}")
     found = [c for c, column in enumerate(table.columns) if metric in (column.metric, column.name)]
     found = found or ([table.ranked_by] if not metric and table.ranked_by is not None else [])
     if not found:
-        known = dict.fromkeys(column.metric for c, column in enumerate(table.columns) if _values(table, c))
+        known = dict.fromkeys(
+            column.metric for c, column in enumerate(table.columns) if _values(table, c)
+        )
         if not metric:
-            names = f"name another column with --metric ({', '.join(known)})" if known else "measure more rows"
+            names = (
+                f"name another column with --metric ({', '.join(known)})"
+                if known
+                else "measure more rows"
+            )
             raise UserError(
-                f"{title} has neither a ranked column nor {MIN_FOREST_ROWS} rows with a ratio to the dense model: {names}"
+                f"{title} has neither a ranked column nor {MIN_FOREST_ROWS} rows with a ratio to "
+                f"the dense model: {names}"
             )
         raise UserError(describe_unknown(f"metric of {title}", metric, known))
     column, bounds = table.columns[found[0]], _values(table, found[0])
     if not bounds:
-        raise UserError(f"no row of {title} has a number in the column {column.name}: name another with --metric")
+        raise UserError(
+            f"no row of {title} has a number in the column {column.name}: name another with "
+            "--metric"
+        )
     bounds.sort(key=lambda row: (column.sign * row[1].value, row[0]))
-    figure = draw_forest(bounds, column.name, lambda value, *ends: format_number(value, None, column.unit), None)
+    figure = draw_forest(
+        bounds, column.name, lambda value, *ends: format_number(value, None, column.unit), None
+    )
     return drawing.save_figure(figure, file, f"{title}: {column.name}")
 
 
@@ -121,7 +152,8 @@ def _values(table: Table, column: int) -> list[tuple[str, Bound]]:
 
 
 def draw_pair(rows: Sequence[Row], file: Path, before: str, after: str) -> Path:
-    """Draw a comparison: a panel of ratios and one of differences, with their intervals. before, after: names of the sides."""
+    """Draw a comparison: a panel of ratios and one of differences, with their intervals. before,
+    after: names of the sides."""
     title = f"{after} against {before}"
     panels: list[Any] = []
     signed: Callable[..., str] = partial(words.quantity, "{:+.3g}".format, "")
@@ -129,7 +161,11 @@ def draw_pair(rows: Sequence[Row], file: Path, before: str, after: str) -> Path:
         (True, f"{after} / {before}", words.ratio),
         (False, f"{after} − {before}", signed),
     ):
-        bounds = ((f"{r.metric} {r.name}", Bound(*r.effect)) for r in rows if r.effect and r.ratio == is_ratio)
+        bounds = (
+            (f"{r.metric} {r.name}", Bound(*r.effect))
+            for r in rows
+            if r.effect and r.ratio == is_ratio
+        )
         # Counts that are equal say nothing.
         some = [(label, bound) for label, bound in bounds if bound.parts != (is_ratio,) * 3]
         if some:

@@ -1,4 +1,5 @@
-"""Numbers from papers in results/published/*.csv, with their sources. They are never mixed with measured ones."""
+"""Numbers from papers in results/published/*.csv, with their sources. They are never mixed with
+measured ones."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class PaperRow(BaseModel, extra="forbid", frozen=True):
     note: str
     # A line that ends before the last column has None in it.
     caveat: Annotated[str, BeforeValidator(lambda text: text or "")] = ""
-    """Reason why the row is not comparable: it is no result of its pattern, or it saw the tasks in training."""
+    """Reason why the row is not comparable: it is no result of its pattern, or it saw the tasks in
+    training."""
 
 
 def make_section(folder: Path) -> ReportSection | None:
@@ -54,11 +56,14 @@ def make_section(folder: Path) -> ReportSection | None:
     groups = group_by(rows, lambda row: (row.model, row.protocol))
     models = list(dict.fromkeys(r.model for r in rows))
     tables = tuple(
-        _table(*key, groups[key]) for key in sorted(groups, key=lambda key: (models.index(key[0]), -len(groups[key])))
+        _table(*key, groups[key])
+        for key in sorted(groups, key=lambda key: (models.index(key[0]), -len(groups[key])))
     )
     description = (
-        f"{len(rows)} rows as printed in papers. None was measured here. Ratios are computed from the printed numbers of one "
-        "protocol, and have no intervals. Columns for which no row has a number are left out: bits per weight, worst task, "
+        f"{len(rows)} rows as printed in papers. None was measured here. Ratios are computed from "
+        "the printed numbers of one "
+        "protocol, and have no intervals. Columns for which no row has a number are left out: "
+        "bits per weight, worst task, "
         "agreement, speed and cost. " + CAVEAT
     )
     return ReportSection("Published by others", description, tables, published=True)
@@ -80,15 +85,18 @@ def read_rows(path: Path) -> list[PaperRow]:
                 raise UserError(f"{path} has no column {where!r}: add it to the header") from None
             if where == REST:
                 raise UserError(
-                    f"{path}, line {lines.line_num}: more values than the header has ({first['input']!r}): quote values with "
+                    f"{path}, line {lines.line_num}: more values than the header has "
+                    f"({first['input']!r}): quote values with "
                     "commas"
                 ) from None
             raise UserError(
-                f"{path}, line {lines.line_num}: invalid {where} = {first['input']!r}: {describe_allowed(first)}"
+                f"{path}, line {lines.line_num}: invalid {where} = {first['input']!r}: "
+                f"{describe_allowed(first)}"
             ) from None
         except (UnicodeDecodeError, csv.Error) as fault:
             raise UserError(
-                f"{path} cannot be read after line {lines.line_num} ({fault}): save it as CSV in UTF-8"
+                f"{path} cannot be read after line {lines.line_num} ({fault}): save it as CSV in "
+                "UTF-8"
             ) from None
 
 
@@ -102,7 +110,9 @@ def _table(model: str, protocol: str, rows: list[PaperRow]) -> Table:
     )
     ranked = sorted(rows, key=lambda r: (r.method != "dense", r.perplexity))
     lines = tuple(_row(r, columns, dense) for r in ranked)
-    return Table(model, ("method", "pattern", "quantizer", "source"), columns, lines, protocol=protocol)
+    return Table(
+        model, ("method", "pattern", "quantizer", "source"), columns, lines, protocol=protocol
+    )
 
 
 def _row(row: PaperRow, columns: tuple[TableColumn, ...], dense: Decimal | None) -> TableRow:
@@ -120,5 +130,16 @@ def _row(row: PaperRow, columns: tuple[TableColumn, ...], dense: Decimal | None)
     source = row.source + (f" ({row.note})" if row.note else "")
     source += f"; {MARK} {row.caveat}" if row.caveat else ""
     method = row.method + (f" {MARK}" if row.caveat else "")
-    filters = {"model": row.model, "method": row.method, "pattern": row.pattern, "quantizer": "none"}
-    return TableRow(f"{method}, {row.source}", (method, row.pattern, "none", source), filters, tuple(cells), source)
+    filters = {
+        "model": row.model,
+        "method": row.method,
+        "pattern": row.pattern,
+        "quantizer": "none",
+    }
+    return TableRow(
+        f"{method}, {row.source}",
+        (method, row.pattern, "none", source),
+        filters,
+        tuple(cells),
+        source,
+    )

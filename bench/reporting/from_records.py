@@ -8,7 +8,14 @@ from typing import Any
 from bench.compare.result_set import ResultSet
 from bench.reporting import pairwise, table, task_averages
 from bench.reporting.labelled_rows import labelled_rows
-from bench.reporting.view import ReportSection, Table, TableCell, TableColumn, TableRow, is_quantized
+from bench.reporting.view import (
+    ReportSection,
+    Table,
+    TableCell,
+    TableColumn,
+    TableRow,
+    is_quantized,
+)
 from bench.results import metrics, reproduce
 from bench.results.record import Record
 from bench.system.grouping import group_by
@@ -43,16 +50,23 @@ def _table(model: str, rows: list[dict[str, Any]], records: Mapping[str, Record]
 
 
 def make_column(column: table.ColumnKey, rows: Sequence[dict[str, Any]]) -> TableColumn:
-    """Make a column. Unit and direction come from the readings, or for means over tasks from the metric."""
+    """Make a column. Unit and direction come from the readings, or for means over tasks from the
+    metric."""
     metric, protocol, measure = column
     known = metrics.find(metric)
     readings = (r for r in rows if r["metric"] == metric and r["measure"] == measure)
-    better, unit = next(((r["better"] or "", r["unit"] or "") for r in readings), (known.better, known.unit))
+    better, unit = next(
+        ((r["better"] or "", r["unit"] or "") for r in readings), (known.better, known.unit)
+    )
     about = task_averages.describe_column(metric, protocol or "", rows)
-    return TableColumn(metric, protocol or "", better, unit, table.names_protocol(protocol or ""), about=about)
+    return TableColumn(
+        metric, protocol or "", better, unit, table.names_protocol(protocol or ""), about=about
+    )
 
 
-def make_row(line: table.PivotLine, columns: Iterable[table.ColumnKey], records: Mapping[str, Record]) -> TableRow:
+def make_row(
+    line: table.PivotLine, columns: Iterable[table.ColumnKey], records: Mapping[str, Record]
+) -> TableRow:
     first = line.group[0]
     filters = {c: "" if first[c] is None else str(first[c]) for c in FILTERS}
     parts = [filters["method"]]
@@ -68,7 +82,8 @@ def make_row(line: table.PivotLine, columns: Iterable[table.ColumnKey], records:
 def _cell(
     summary: table.CellSummary | None, records: Mapping[str, Record], commands: dict[str, str]
 ) -> TableCell | None:
-    """Make a cell. commands: those of this line so far, by their first record, because they are slow to make."""
+    """Make a cell. commands: those of this line so far, by their first record, because they are
+    slow to make."""
     if summary is None:
         return None
     by_seed = sorted(summary.rows, key=lambda r: -1 if r["seed"] is None else r["seed"])
@@ -90,7 +105,8 @@ def _cell(
 
 
 def describe_record(record: Record, folder: str, credit: str = "") -> dict[str, Any]:
-    """Return what the page shows of a record. folder: folder of the record; credit: who contributed it."""
+    """Return what the page shows of a record. folder: folder of the record; credit: who contributed
+    it."""
     dirty = ", with uncommitted changes" if record.commit.get("dirty") else ""
     return {
         "status": record.status,
@@ -100,7 +116,9 @@ def describe_record(record: Record, folder: str, credit: str = "") -> dict[str, 
         "credit": credit,
         "commit": (record.commit_id or "not recorded") + dirty,
         "recorded": record.recorded,
-        "machine": " ".join(str(name) for k in ("device", "cpu") if (name := record.machine.get(k))),
+        "machine": " ".join(
+            str(name) for k in ("device", "cpu") if (name := record.machine.get(k))
+        ),
         "versions": ", ".join(f"{k} {v}" for k, v in record.versions.items()),
         "seconds": record.cost.get("wall_s"),
     }
@@ -112,7 +130,10 @@ def describe_records(records: Sequence[Record]) -> str:
     commits = sorted({(r.commit_id or "unknown")[:7] for r in records})
     machines = sorted({str(r.machine.get("cpu") or "unknown") for r in records})
     days = sorted({r.recorded[:10] for r in records} - {""})
-    parts = [amount(len(records), "record"), f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"]
+    parts = [
+        amount(len(records), "record"),
+        f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}",
+    ]
     parts += [" and ".join(machines)] if len(machines) < 3 else [f"{len(machines)} machines"]
     parts += [days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"] if days else []
     if bad:

@@ -18,13 +18,20 @@ if TYPE_CHECKING:
 
 MAX_LABELS = 40
 """Number of points from which only those on the front have a label."""
-PLACES = ((8, 0, "left", "center"), (-8, 0, "right", "center"), (0, 7, "center", "bottom"), (0, -7, "center", "top"),
-          (-4, 7, "left", "bottom"), (-4, -7, "left", "top"))  # fmt: skip
+PLACES = (
+    (8, 0, "left", "center"),
+    (-8, 0, "right", "center"),
+    (0, 7, "center", "bottom"),
+    (0, -7, "center", "top"),
+    (-4, 7, "left", "bottom"),
+    (-4, -7, "left", "top"),
+)
 """Places for a label beside its point: pixels to the right and up, and its alignment."""
 
 
 def draw_fronts(lines: Sequence[Sequence[Front]]) -> Figure:
-    """Draw lines of fronts, a panel for each: all points, the front as a step line, and as many names as fit."""
+    """Draw lines of fronts, a panel for each: all points, the front as a step line, and as many
+    names as fit."""
     rows, columns = len(lines), len(lines[0])
     figure, panels = drawing.new_figure(WIDTH * columns, HEIGHT * rows, rows=rows, columns=columns)
     fronts = list(zip(panels.flat, itertools.chain.from_iterable(lines), strict=True))
@@ -48,13 +55,29 @@ def _draw_front(axes: Axes, front: Front) -> None:
     where: Literal["pre", "post"] = (
         "pre" if front.x.sign < 0 else "post"
     )  # between two rows the worse one is what can be had
-    axes.step([p.x / mega for p in optimal], [p.y for p in optimal], where=where, color=BLUE, alpha=0.55)
+    axes.step(
+        [p.x / mega for p in optimal], [p.y for p in optimal], where=where, color=BLUE, alpha=0.55
+    )
     for p in front.points:
         color = BLUE if p.on_front else SOFT
         tip = drawing.tip(f"{p.name}: {p.text}")
         if p.spread:
-            axes.plot([p.x / mega] * 2, [p.y - p.spread, p.y + p.spread], color=color, linewidth=1.2, gid=tip)
-        axes.plot(p.x / mega, p.y, "o", color=color, markersize=7, markerfacecolor=color if p.dense else PAPER, gid=tip)
+            axes.plot(
+                [p.x / mega] * 2,
+                [p.y - p.spread, p.y + p.spread],
+                color=color,
+                linewidth=1.2,
+                gid=tip,
+            )
+        axes.plot(
+            p.x / mega,
+            p.y,
+            "o",
+            color=color,
+            markersize=7,
+            markerfacecolor=color if p.dense else PAPER,
+            gid=tip,
+        )
     ends = [end for p in front.points for end in (p.y - p.spread, p.y + p.spread)]
     scale(axes, "x", [p.x / mega for p in front.points], f"{front.x.label}{unit}")
     scale(axes, "y", ends, front.y.name)
@@ -75,15 +98,23 @@ def _add_labels(axes: Axes, points: Sequence[FrontPoint], mega: float) -> None:
                 break
 
 
-def _place(axes: Axes, p: FrontPoint, mega: float, letters: int, place: Any, panel: Any, boxes: list[Any]) -> bool:
+def _place(
+    axes: Axes, p: FrontPoint, mega: float, letters: int, place: Any, panel: Any, boxes: list[Any]
+) -> bool:
     """Add a point's label and its box, if it overlaps no other box. Returns whether it does not."""
     right, up, horizontal, vertical = place
     weight, color = ("bold", INK) if p.on_front else ("normal", SOFT)
     name = printable(p.name.removesuffix(f" ({NOT_MADE})"))
     label = axes.annotate(
-        words.cut(name, letters), (p.x / mega, p.y), (right, up), textcoords="offset points", ha=horizontal, va=vertical,
-        weight=weight, color=color,
-    )  # fmt: skip
+        words.cut(name, letters),
+        (p.x / mega, p.y),
+        (right, up),
+        textcoords="offset points",
+        ha=horizontal,
+        va=vertical,
+        weight=weight,
+        color=color,
+    )
     label.set_in_layout(False)
     box = label.get_window_extent()
     inside = panel.x0 <= box.x0 and box.x1 <= panel.x1 and panel.y0 <= box.y0 and box.y1 <= panel.y1

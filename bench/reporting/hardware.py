@@ -10,10 +10,11 @@ NO_HARDWARE = "no hardware"
 
 
 def hardware_limit(pattern: Pattern) -> float | None:
-    """Return the most that hardware can speed up the arithmetic of a pattern. None if no hardware supports it.
+    """Return the most that hardware can speed up the arithmetic of a pattern. None if no hardware
+    supports it.
 
-    Sparse tensor cores have 2:4, at 2 times, and a pattern that holds 2:4, such as 1:4, runs as 2:4. (2N-2):2N runs on them
-    as N - 1 windows of 2:4 for every N dense ones: N/(N-1).
+    Sparse tensor cores have 2:4, at 2 times, and a pattern that holds 2:4, such as 1:4, runs as
+    2:4. (2N-2):2N runs on them as N - 1 windows of 2:4 for every N dense ones: N/(N-1).
     """
     if pattern.beside:  # its term costs dense arithmetic
         return None

@@ -1,4 +1,5 @@
-"""The top of the leaderboard: the best compressed row of each pattern, what it ties with, and how it compares with dense."""
+"""The top of the leaderboard: the best compressed row of each pattern, what it ties with, and how
+it compares with dense."""
 
 from __future__ import annotations
 
@@ -14,10 +15,14 @@ from methods.errors import UserError
 
 HEADERS = ("model", "best compressed", "tied with", "quality", "vs. dense", "bytes packed")
 CAPTION = (
-    "Best compressed: for each pattern, and for quantizers alone, the row of any budget with the best quality of those that "
-    "are smaller than their model; if paired tests find no difference between several, the smallest of them. Vs. dense: "
-    "compared with the best row that is not compressed, or with the dense model if paired tests find no difference between "
-    "the two. In brackets: the 95% interval, if the two were compared in pairs. Of each model, its main protocol."
+    "Best compressed: for each pattern, and for quantizers alone, the row of any budget with the "
+    "best quality of those that "
+    "are smaller than their model; if paired tests find no difference between several, the "
+    "smallest of them. Vs. dense: "
+    "compared with the best row that is not compressed, or with the dense model if paired tests "
+    "find no difference between "
+    "the two. In brackets: the 95% interval, if the two were compared in pairs. Of each model, "
+    "its main protocol."
 )
 MAX_TIED_NAMES = 2
 """Tied rows that are named. Of the others, only the number is given."""
@@ -30,7 +35,8 @@ class Highlight:
     section: number of the model's section; run: its main protocol.
     best: the row that `bench pick` names first for the pattern; tied: the rows that tie with it.
     uncompared: number of rows that were not compared with the best value.
-    change: from the best row that is not compressed, or the dense model if it ties with that, `reference`, to this row. Both
+    change: from the best row that is not compressed, or the dense model if it ties with that,
+    `reference`, to this row. Both
         are empty without one.
     """
 
@@ -51,11 +57,14 @@ class Highlight:
         names = ", ".join(self.tied[:MAX_TIED_NAMES])
         if len(self.tied) > MAX_TIED_NAMES:
             names += f" and {len(self.tied) - MAX_TIED_NAMES} more"
-        return "; ".join(filter(None, (names, f"{self.uncompared:,} not compared" if self.uncompared else "")))
+        return "; ".join(
+            filter(None, (names, f"{self.uncompared:,} not compared" if self.uncompared else ""))
+        )
 
 
 def find_highlights(sections: Sequence[ReportSection]) -> list[Highlight]:
-    """Find those of each model's main protocol, in the order of the sections. Numbers from papers have none."""
+    """Find those of each model's main protocol, in the order of the sections. Numbers from papers
+    have none."""
     own = [(i, s) for i, s in enumerate(sections) if not s.published]
     return [h for i, s in own for t in s.tables[:1] for h in _of_table(i, t)]
 
@@ -65,7 +74,16 @@ def to_text_table(highlights: Sequence[Highlight]) -> TextTable:
     for h in highlights:
         quality = f"{h.column.name} {h.value}"
         change = " ".join(filter(None, (h.change, h.reference)))
-        lines.append([f"{h.model} ({h.run})" if h.run else h.model, h.best, h.tied_label, quality, change, h.size])
+        lines.append(
+            [
+                f"{h.model} ({h.run})" if h.run else h.model,
+                h.best,
+                h.tied_label,
+                quality,
+                change,
+                h.size,
+            ]
+        )
     return TextTable("Summary", list(HEADERS), lines)
 
 
@@ -82,12 +100,18 @@ def _of_table(section: int, table: Table) -> Iterator[Highlight]:
     dense = min(whole, key=lambda k: sign * (table.value(k, column) or 0.0), default=None)
     differ = pairwise.differ_from_best(table, column)
     plain = next((k for k in whole if table.rows[k].filters["method"] == "dense"), None)
-    if dense is not None and plain is not None and differ.get(pairwise.ordered(plain, dense)) is False:
+    if (
+        dense is not None
+        and plain is not None
+        and differ.get(pairwise.ordered(plain, dense)) is False
+    ):
         dense = plain  # a transform, for example, changes nothing but the last digits
     model = dense if plain is None else plain
     limit = (facts[model].bits if model is not None else None) or float("inf")
     groups = []
-    for pattern in dict.fromkeys(table.rows[k].filters["pattern"] for k in facts if facts[k].compressed):
+    for pattern in dict.fromkeys(
+        table.rows[k].filters["pattern"] for k in facts if facts[k].compressed
+    ):
         found = pick.pick(table, pick.Limits(), pattern).meets
         smaller = [c for c in found if c.facts.bits is None or c.facts.bits < limit]
         if smaller:
@@ -118,15 +142,22 @@ def _name(row: TableRow) -> str:
 
 def _describe_size(table: Table, row: int, dense: int | None) -> str:
     sizes = [table.value(k, table.column(metrics.SIZE)) for k in (row, dense)]
-    return "" if sizes[0] is None else " of ".join(format_number(x, None, "B") for x in sizes if x is not None)
+    return (
+        ""
+        if sizes[0] is None
+        else " of ".join(format_number(x, None, "B") for x in sizes if x is not None)
+    )
 
 
 def _describe_change(table: Table, dense: int, row: int, column: int) -> str:
-    """Return the ratio or difference from dense to a row, with its paired interval if it has one."""
+    """Return the ratio or difference from dense to a row, with its paired interval if it has
+    one."""
     is_ratio = table.columns[column].definition.is_ratio
     describe = words.ratio if is_ratio else words.difference
     interval = table.intervals.get((*pairwise.ordered(dense, row), column))
-    if interval is None or (is_ratio and interval.low == 0):  # so wide that its low end was rounded to 0
+    if interval is None or (
+        is_ratio and interval.low == 0
+    ):  # so wide that its low end was rounded to 0
         a, b = (table.value(k, column) or 0.0 for k in (dense, row))
         return describe(b / a if is_ratio else b - a)
     ends = [interval.value, interval.low, interval.high]

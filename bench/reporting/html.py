@@ -33,7 +33,8 @@ MAX_VISIBLE_ROWS = 200
 
 @cache
 def environment() -> jinja2.Environment:
-    """Return an environment that escapes all that goes into a template, and makes text printable."""
+    """Return an environment that escapes all that goes into a template, and makes text
+    printable."""
     out = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS),
         autoescape=True,
@@ -58,7 +59,8 @@ def _shown(value: Any) -> Any:
 
 
 def _breakable(name: str) -> Markup:
-    """Let a narrow column break a method's name before a field and its value, and not inside `2:4` or `4e-3`."""
+    """Let a narrow column break a method's name before a field and its value, and not inside `2:4`
+    or `4e-3`."""
     return Markup("<wbr>").join(re.split(r"(?<=[:=])(?=[A-Za-z])", printable(name)))
 
 
@@ -71,7 +73,8 @@ def _padded(text: str, width: int) -> Markup:
 class PageKind:
     """The words of a page, of the leaderboard or of searches.
 
-    other, other_name: file beside this one, empty without one; picks: whether rows can be picked by limits.
+    other, other_name: file beside this one, empty without one; picks: whether rows can be picked by
+    limits.
     """
 
     title: str
@@ -81,11 +84,15 @@ class PageKind:
     picks: bool = True
 
 
-LEADERBOARD = PageKind("cast-bench leaderboard", "Pruned and quantized language models: quality, size and speed.")
+LEADERBOARD = PageKind(
+    "cast-bench leaderboard", "Pruned and quantized language models: quality, size and speed."
+)
 
 
 def render_page(
-    sections: Sequence[ReportSection], figures: Mapping[int, Sequence[TableFigure]], page: PageKind = LEADERBOARD
+    sections: Sequence[ReportSection],
+    figures: Mapping[int, Sequence[TableFigure]],
+    page: PageKind = LEADERBOARD,
 ) -> str:
     """Render the page. figures: those of each table, by its number on the page."""
     css = palette() + (ASSETS / "page.css").read_text(encoding="utf-8")
@@ -93,7 +100,11 @@ def render_page(
     numbers = count()
     contexts: list[dict[str, Any]] = [
         {"title": s.title, "description": s.description, "published": s.published}
-        | {"tables": [_table(t, k, figures.get(k, ())) for t, k in zip(s.tables, numbers, strict=False)]}
+        | {
+            "tables": [
+                _table(t, k, figures.get(k, ())) for t, k in zip(s.tables, numbers, strict=False)
+            ]
+        }
         for s in sections
     ]
     data = page_data(sections, MAX_VISIBLE_ROWS, page.picks)
@@ -125,8 +136,12 @@ def render_page(
 
 
 def palette() -> str:
-    """Return CSS for the colors of the page and its figures, by the reader's color scheme or the page's button."""
-    light, dark = (";".join(f"--{k}:{v}" for k, v in colors.items()) for colors in (drawing.LIGHT, drawing.DARK))
+    """Return CSS for the colors of the page and its figures, by the reader's color scheme or the
+    page's button."""
+    light, dark = (
+        ";".join(f"--{k}:{v}" for k, v in colors.items())
+        for colors in (drawing.LIGHT, drawing.DARK)
+    )
     figures = "\n".join(
         f'.figure [{part}="{color}"] {{ {part}: var(--{name}); }}'
         for name, color in drawing.LIGHT.items()
@@ -135,7 +150,8 @@ def palette() -> str:
     return (
         f":root {{ {light}; color-scheme: light; }}\n"
         "@media screen {\n"  # paper is light
-        f'@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{ {dark}; color-scheme: dark; }} }}\n'
+        f'@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{ {dark}; '
+        f"color-scheme: dark; }} }}\n"
         f':root[data-theme="dark"] {{ {dark}; color-scheme: dark; }} }}\n{figures}\n'
     )
 
@@ -147,7 +163,9 @@ def _hash(text: str) -> str:
 def _choices(sections: Sequence[ReportSection]) -> dict[str, Any]:
     """Return what a reader can filter by and show, and the counts of the page's head."""
     rows = [r for s in sections for t in s.tables for r in t.rows]
-    columns = group_by((c for s in sections for t in s.tables for c in t.columns), lambda column: column.metric)
+    columns = group_by(
+        (c for s in sections for t in s.tables for c in t.columns), lambda column: column.metric
+    )
     own = [s for s in sections if not s.published]
     published = sum(len(t.whole_rows) for s in sections if s.published for t in s.tables)
     counts = []
@@ -186,7 +204,9 @@ def _table(table: Table, index: int, figures: Sequence[TableFigure]) -> dict[str
         "default_ranks": [] if by is None else [rank or ABSENT for rank in table.ranks[by]],
         # Characters from the ± on.
         "error_widths": [
-            max((len("".join(cell.text.partition(" ± ")[1:])) for cell in column if cell), default=0)
+            max(
+                (len("".join(cell.text.partition(" ± ")[1:])) for cell in column if cell), default=0
+            )
             for column in zip(*(r.cells for r in table.rows), strict=True)
         ],
         "protocol": table.protocol,
@@ -196,4 +216,6 @@ def _table(table: Table, index: int, figures: Sequence[TableFigure]) -> dict[str
 
 
 def _note(table: Table) -> str:
-    return " ".join((f"{caption(table.title)}. {amount(len(table.whole_rows), 'row')}.", *table.notes))
+    return " ".join(
+        (f"{caption(table.title)}. {amount(len(table.whole_rows), 'row')}.", *table.notes)
+    )

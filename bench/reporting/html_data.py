@@ -16,18 +16,28 @@ Strings = defaultdict[str, int]
 """Strings that a page repeats, each with its number."""
 
 
-def page_data(sections: Sequence[ReportSection], max_visible_rows: int, picks: bool) -> dict[str, Any]:
+def page_data(
+    sections: Sequence[ReportSection], max_visible_rows: int, picks: bool
+) -> dict[str, Any]:
     """Return the page's data, as JSON takes it. picks: with what its sliders pick rows by."""
     strings: Strings = defaultdict()
     strings.default_factory = strings.__len__
     tables = [_table(s, t, strings, picks) for s in sections for t in s.tables]
-    records = {name: _record(record, strings) for s in sections for name, record in s.records.items()}
-    data = {"max_visible_rows": max_visible_rows, "tables": tables, "records": records, "strings": list(strings)}
+    records = {
+        name: _record(record, strings) for s in sections for name, record in s.records.items()
+    }
+    data = {
+        "max_visible_rows": max_visible_rows,
+        "tables": tables,
+        "records": records,
+        "strings": list(strings),
+    }
     return {name: _rounded(part) for name, part in data.items()}
 
 
 def _rounded(data: Any) -> Any:
-    """Round all floats to DIGITS digits. The last ones depend on the version of Python, whose sums of floats differ."""
+    """Round all floats to DIGITS digits. The last ones depend on the version of Python, whose sums
+    of floats differ."""
     if isinstance(data, float):
         return float(f"{data:.{DIGITS}g}")
     if isinstance(data, Mapping):
@@ -45,12 +55,23 @@ def _table(section: ReportSection, table: Table, strings: Strings, picks: bool) 
         "protocol": table.protocol,
         "choices": pick.page_choices(table) if picks else None,
         "columns": [
-            {"name": c.name, "metric": c.metric, "better": c.better, "ratio": c.definition.is_ratio, "hidden": c.hidden}
+            {
+                "name": c.name,
+                "metric": c.metric,
+                "better": c.better,
+                "ratio": c.definition.is_ratio,
+                "hidden": c.hidden,
+            }
             | ({"unit": unit} if (unit := _cell_unit(c)) else {})
             for c in table.columns
         ],
         "rows": [
-            {"name": r.name, "source": r.source, **r.filters, "cells": [_cell(c, strings) for c in r.cells]}
+            {
+                "name": r.name,
+                "source": r.source,
+                **r.filters,
+                "cells": [_cell(c, strings) for c in r.cells],
+            }
             | ({} if r.part_of is None else {"part": r.part_of})
             for r in table.rows
         ],

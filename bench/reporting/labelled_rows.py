@@ -1,6 +1,8 @@
-"""Rows of tables: the readings of records, with what a label says beside the method's name, and rows of quantized files.
+"""Rows of tables: the readings of records, with what a label says beside the method's name, and
+rows of quantized files.
 
-An alias can be dequantized from a file of fewer bits. A table then has a row for the file, with the numbers of the dense
+An alias can be dequantized from a file of fewer bits. A table then has a row for the file, with the
+numbers of the dense
 model and the size of the file: the weights are the same.
 """
 
@@ -26,13 +28,16 @@ Row = dict[str, Any]
 
 
 def labelled_rows(records: Iterable[Record]) -> list[Row]:
-    """Return the rows of bench.results.rows with `remarks`, `mask` and `claimed`, and those of quantized files.
+    """Return the rows of bench.results.rows with `remarks`, `mask` and `claimed`, and those of
+    quantized files.
 
-    remarks: what the methods leave out of their papers. mask: the moves of a mask in training, see `mask_moves`. claimed: the
-    library that claims a size, or "" if it was counted.
+    remarks: what the methods leave out of their papers. mask: the moves of a mask in training, see
+    `mask_moves`. claimed: the library that claims a size, or "" if it was counted.
     """
     out, known = [], list(records)
-    claims = {record.artifact: claimed_by(record.notes) for record in known if claimed_by(record.notes)}
+    claims = {
+        record.artifact: claimed_by(record.notes) for record in known if claimed_by(record.notes)
+    }
     for record in known:
         about = {"remarks": remarks(record.identity.stages), "mask": mask_moves(record.notes)}
         own = [row | about for row in to_rows([record])]
@@ -63,15 +68,22 @@ def remarks(stages: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def mask_moves(notes: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Return the share of the mask that flipped in training, and S early in it. None without a curve of both.
+    """Return the share of the mask that flipped in training, and S early in it. None without a
+    curve of both.
 
-    A weight that flips twice counts twice. S is the sum of |w| of the kept weights over that of all weights.
+    A weight that flips twice counts twice. S is the sum of |w| of the kept weights over that of all
+    weights.
     """
     with contextlib.suppress(KeyError, TypeError, ValueError, IndexError):
         curve = notes["curve"]
         last = curve[-1]
-        # Older records have the flips of the last update before each point of the curve instead of all so far.
-        flips = float(last["flipped"]) if "flipped" in last else sum(float(point["flips"]) for point in curve)
+        # Older records have the flips of the last update before each point of the curve instead of
+        # all so far.
+        flips = (
+            float(last["flipped"])
+            if "flipped" in last
+            else sum(float(point["flips"]) for point in curve)
+        )
         early = EARLY * float(last["step"])
         return flips, next(float(point["S"]) for point in curve if float(point["step"]) >= early)
     return None
@@ -106,12 +118,22 @@ def is_file(labels: Mapping[str, str]) -> bool:
 
 def _file_rows(record: Record, rows: Iterable[Row]) -> Iterator[Row]:
     identity, file = record.identity, file_of(record.identity.model)
-    if not file or (identity.stages, identity.quantizer) != (("dense",), "none") or record.status != "ok":
+    if (
+        not file
+        or (identity.stages, identity.quantizer) != (("dense",), "none")
+        or record.status != "ok"
+    ):
         return
     name = quantizer_of_file(file)
-    sizes = {"bits_per_weight": file.bits, "bytes_packed": float(file.bytes), "bytes": float(file.bytes)}
+    sizes = {
+        "bits_per_weight": file.bits,
+        "bytes_packed": float(file.bytes),
+        "bytes": float(file.bytes),
+    }
     for row in rows:
-        if identity.subject != "timing":  # a file does not share the speed of the model that was dequantized from it
+        if (
+            identity.subject != "timing"
+        ):  # a file does not share the speed of the model that was dequantized from it
             value = sizes.get(row["metric"], row["value"])
             own = identity.model_copy(update={"quantizer": name})
             yield row | {"quantizer": name, "identity": own, "value": value}

@@ -45,12 +45,15 @@ FIGURE = re.compile(rf"{NAME}-[a-z0-9-]+-[0-9]+\.svg")
 
 
 def results_folders() -> list[Path]:
-    """Return all results folders except RESULTS, which `bench run` fills by default. Return RESULTS if it is alone."""
+    """Return all results folders except RESULTS, which `bench run` fills by default. Return RESULTS
+    if it is alone."""
     root = RESULTS.parent
     folders = sorted(p.parent for p in root.glob("*/records") if p.is_dir())
     others = [p for p in folders if p != RESULTS] or folders
     if not others:
-        raise UserError(f"no results folder in {str(root)!r}: name one with --results, or run bench run first")
+        raise UserError(
+            f"no results folder in {str(root)!r}: name one with --results, or run bench run first"
+        )
     return others
 
 
@@ -60,21 +63,32 @@ def leaves_local_out() -> bool:
 
 
 def read_boards(folders: Sequence[Path], model: str) -> list[ResultSet]:
-    """Read the results folders that are no searches, to show one model. Raise UserError if all are searches."""
-    results = [one for path in folders if not searches.is_search(one := resolve.read(path, model=model))]
+    """Read the results folders that are no searches, to show one model. Raise UserError if all are
+    searches."""
+    results = [
+        one for path in folders if not searches.is_search(one := resolve.read(path, model=model))
+    ]
     if not results:
-        raise UserError(f"only searches in {', '.join(map(str, folders))}: name another results folder with --results")
+        raise UserError(
+            f"only searches in {', '.join(map(str, folders))}: name another results folder with "
+            "--results"
+        )
     return results
 
 
-def make_sections(results: Sequence[ResultSet], papers: Path | None, smaller: str = "") -> list[ReportSection]:
+def make_sections(
+    results: Sequence[ResultSet], papers: Path | None, smaller: str = ""
+) -> list[ReportSection]:
     """Make a section for each model of all folders, and one for papers at the end.
 
-    papers: folder of their rows. smaller: model whose dense rows larger models have in their tables, or "".
+    papers: folder of their rows. smaller: model whose dense rows larger models have in their
+    tables, or "".
     """
     out = board.make_sections(results)
     if smaller:
-        out = smaller_models.add_smaller(out, smaller, {r.stem: r for one in results for r in one.records})
+        out = smaller_models.add_smaller(
+            out, smaller, {r.stem: r for one in results for r in one.records}
+        )
     if papers and (section := from_papers.make_section(papers)):
         out.append(section)
     return out
@@ -96,7 +110,8 @@ def build(
 ) -> dict[str, bytes]:
     """Build all files. Return them by name. The same records give the same bytes.
 
-    papers: folder of rows from papers, which need not exist. title: title of the page. smaller: as in `make_sections`.
+    papers: folder of rows from papers, which need not exist. title: title of the page. smaller: as
+    in `make_sections`.
     signed_by: file of allowed signers. Each row names those who signed its records.
     """
     result_sets = [resolve.read(path) for path in results]
@@ -107,7 +122,10 @@ def build(
         signers = {}
         for one in result_sets:
             signers |= signatures.names(one.records, signatures.verify(Path(one.name), signed_by))
-        sections = [section if section.published else _with_signers(section, signers) for section in sections]
+        sections = [
+            section if section.published else _with_signers(section, signers)
+            for section in sections
+        ]
     figures = _draw(sections)
     figure_files = _figure_files(sections, figures)
     page = replace(html.LEADERBOARD, title=title)
@@ -120,15 +138,24 @@ def build(
         f"{NAME}.csv": _csv(result_sets, signers, [*sections, *found]),
         f"{NAME}.tex": latex.render_document(
             [
-                (s.title, s.description, [x for t in s.tables for x in (*t.to_text_tables(), *profile.text_tables(t))])
+                (
+                    s.title,
+                    s.description,
+                    [x for t in s.tables for x in (*t.to_text_tables(), *profile.text_tables(t))],
+                )
                 for s in sections
             ]
         ),
     }
-    files |= {name: drawing.to_file(f.svg) for of_section in figure_files.values() for name, f in of_section.items()}
+    files |= {
+        name: drawing.to_file(f.svg)
+        for of_section in figure_files.values()
+        for name, f in of_section.items()
+    }
     if of_search:
         about = html.PageKind(
-            "cast-bench searches", "Searches for recipes, and grids for scaling laws. " + searches.RULE, f"{NAME}.html",
+            "cast-bench searches",
+            "Searches for recipes, and grids for scaling laws. " + searches.RULE, f"{NAME}.html",
             "Leaderboard", picks=False,
         )  # fmt: skip
         files[SEARCHES] = html.render_page(found, _draw(found), about)
@@ -136,9 +163,12 @@ def build(
 
 
 def _with_signers(section: ReportSection, signers: Mapping[str, str]) -> ReportSection:
-    """Add who signed to each record and row, and how many records are signed to the section. signers: by record."""
+    """Add who signed to each record and row, and how many records are signed to the section.
+    signers: by record."""
     records = {
-        key: {**about, "status": f"{about['status']}, {SIGNED_BY} {who}"} if (who := signers.get(key)) else about
+        key: {**about, "status": f"{about['status']}, {SIGNED_BY} {who}"}
+        if (who := signers.get(key))
+        else about
         for key, about in section.records.items()
     }
     tables = []
@@ -155,7 +185,8 @@ def _with_signers(section: ReportSection, signers: Mapping[str, str]) -> ReportS
 
 
 def write(files: dict[str, bytes], folder: Path) -> list[Path]:
-    """Write the files, and delete those of an earlier leaderboard and unfinished files of killed processes."""
+    """Write the files, and delete those of an earlier leaderboard and unfinished files of killed
+    processes."""
     sweep(folder, f".{NAME}*.tmp")
     try:
         for name, content in files.items():
@@ -164,26 +195,47 @@ def write(files: dict[str, bytes], folder: Path) -> list[Path]:
             if path.name not in files:
                 path.unlink()
     except OSError as fault:
-        raise UserError(f"cannot write to {str(folder)!r} ({fault.strerror}): name another folder with --out") from None
+        raise UserError(
+            f"cannot write to {str(folder)!r} ({fault.strerror}): name another folder with --out"
+        ) from None
     return [folder / name for name in files]
 
 
 def find_stale(files: dict[str, bytes], folder: Path) -> list[Path]:
-    """Return the files that are missing from the folder, have other bytes, or should not be there."""
+    """Return the files that are missing from the folder, have other bytes, or should not be
+    there."""
     own = {p.name for p in _own_files(folder)}
-    existing = {name: (folder / name).read_bytes() for name in files.keys() | own if (folder / name).is_file()}
-    return [folder / name for name in sorted(files.keys() | own) if files.get(name) != existing.get(name)]
+    existing = {
+        name: (folder / name).read_bytes()
+        for name in files.keys() | own
+        if (folder / name).is_file()
+    }
+    return [
+        folder / name
+        for name in sorted(files.keys() | own)
+        if files.get(name) != existing.get(name)
+    ]
 
 
 def _own_files(folder: Path) -> list[Path]:
     """Return the files that a leaderboard need not have: figures, and the page of searches."""
-    return [p for p in folder.glob(f"{NAME}-*") if p.is_file() and (p.name == SEARCHES or FIGURE.fullmatch(p.name))]
+    return [
+        p
+        for p in folder.glob(f"{NAME}-*")
+        if p.is_file() and (p.name == SEARCHES or FIGURE.fullmatch(p.name))
+    ]
 
 
-def _csv(results: Sequence[ResultSet], signers: Mapping[str, str] | None, sections: Sequence[ReportSection]) -> str:
-    """Write a line for each reading. The last column says whether the tables of the sections have its record.
+def _csv(
+    results: Sequence[ResultSet],
+    signers: Mapping[str, str] | None,
+    sections: Sequence[ReportSection],
+) -> str:
+    """Write a line for each reading. The last column says whether the tables of the sections have
+    its record.
 
-    They do not have a record if a newer one with the same identity is in another folder. Numbers from papers are left out.
+    They do not have a record if a newer one with the same identity is in another folder. Numbers
+    from papers are left out.
     """
     import pandas as pd
 
@@ -191,7 +243,11 @@ def _csv(results: Sequence[ResultSet], signers: Mapping[str, str] | None, sectio
     frames = []
     for one in results:
         frame = to_frame(one.records, signers).assign(folder=one.name)
-        frames.append(frame.assign(in_tables=["yes" if (one.name, r) in taken else "no" for r in frame["record"]]))
+        frames.append(
+            frame.assign(
+                in_tables=["yes" if (one.name, r) in taken else "no" for r in frame["record"]]
+            )
+        )
     return frame_to_csv(pd.concat(frames, ignore_index=True))
 
 
@@ -211,7 +267,9 @@ def _figure_files(
     for i, section in enumerate(sections):
         slug = slugs[i] if slugs.count(slugs[i]) == 1 else f"{slugs[i]}-{i}"
         if not section.published:
-            out[i] = {f"{NAME}-{slug}-{k}.svg": figure for k, figure in enumerate(figures.get(first, ()))}
+            out[i] = {
+                f"{NAME}-{slug}-{k}.svg": figure for k, figure in enumerate(figures.get(first, ()))
+            }
         first += len(section.tables)
     return out
 
@@ -224,19 +282,27 @@ def _markdown(
 ) -> str:
     out = [
         f"# {escape_all_markdown(title)}",
-        f"Made by `bench report`. {table.SPREAD} A dash: not measured. Rank: by perplexity, or by the first column "
-        "of quality that has ranks; rows that do not differ significantly share a range. " + folding.RULE,
+        f"Made by `bench report`. {table.SPREAD} A dash: not measured. Rank: by perplexity, or by "
+        "the first column "
+        "of quality that has ranks; rows that do not differ significantly share a range. "
+        + folding.RULE,
         RULE,
     ]
     if best := highlights.find_highlights(sections):
         summary = table.to_markdown(highlights.to_text_table(best), escape_all_markdown)
         out += ["## Summary", highlights.CAPTION, summary.rstrip()]
     for i, section in enumerate(sections):
-        out += [f"## {escape_all_markdown(section.title)}", escape_all_markdown(section.description)]
+        out += [
+            f"## {escape_all_markdown(section.title)}",
+            escape_all_markdown(section.description),
+        ]
         for j, one in enumerate(section.tables):
             out.append(f"### {escape_all_markdown(f'{table.caption(one.title)} · {one.protocol}')}")
             if j == 0:
-                out += [f"![{escape_all_markdown(f.title)}]({name})" for name, f in figures.get(i, {}).items()]
+                out += [
+                    f"![{escape_all_markdown(f.title)}]({name})"
+                    for name, f in figures.get(i, {}).items()
+                ]
             with_tasks, *others = one.to_text_tables()
             out.append(table.to_markdown(with_tasks, escape_all_markdown).rstrip())
             for part in others:
@@ -251,5 +317,6 @@ def _markdown(
 
 
 def escape_all_markdown(text: str) -> str:
-    """Escape text for Markdown: what `escape_markdown` replaces, and also emphasis and strikethrough."""
+    """Escape text for Markdown: what `escape_markdown` replaces, and also emphasis and
+    strikethrough."""
     return re.sub(r"([\\*_~$!])", r"\\\1", escape_markdown(text))

@@ -1,4 +1,5 @@
-"""Compare a table's rows in pairs: the interval of each difference, and ranks in which rows that do not differ tie."""
+"""Compare a table's rows in pairs: the interval of each difference, and ranks in which rows that do
+not differ tie."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from bench.stats.ratios import wilson_interval
 Array = NDArray[np.float64]
 
 MAX_PAIRED_ROWS = 96
-"""Most rows of a column that are compared in pairs (4,560 pairs): the best. The others have neither intervals nor ranks."""
+"""Most rows of a column that are compared in pairs (4,560 pairs): the best. The others have neither
+intervals nor ranks."""
 ALPHA = 0.05
 
 Rows = tuple[int, int]
@@ -39,10 +41,12 @@ def add_intervals(
 ) -> Table:
     """Add ranks, and an interval for each pair of rows that was measured on the same items.
 
-    paired: says in which columns to compare rows. Parts of rows are compared, too, but have no rank.
+    paired: says in which columns to compare rows. Parts of rows are compared, too, but have no
+    rank.
 
-    Each interval holds on its own. Two rows tie unless Holm's p over the column's pairs is under ALPHA, so that at most a
-    share ALPHA of tables orders rows that are equal. A column has ranks if each number in it has scores by item.
+    Each interval holds on its own. Two rows tie unless Holm's p over the column's pairs is under
+    ALPHA, so that at most a share ALPHA of tables orders rows that are equal. A column has ranks if
+    each number in it has scores by item.
     """
     results = results.with_cache()
     noises = SeedNoiseTable(results.records)
@@ -52,8 +56,14 @@ def add_intervals(
     for c, column in enumerate(table.columns):
         if not paired(column):
             continue
-        by_row = {k: seeds for k in range(len(table.rows)) if (seeds := seeds_of(table, k, c, records))}
-        values = {k: column.sign * value for k in range(len(table.rows)) if (value := table.value(k, c)) is not None}
+        by_row = {
+            k: seeds for k in range(len(table.rows)) if (seeds := seeds_of(table, k, c, records))
+        }
+        values = {
+            k: column.sign * value
+            for k in range(len(table.rows))
+            if (value := table.value(k, c)) is not None
+        }
         compared = sorted(sorted(by_row, key=lambda k: values[k])[:MAX_PAIRED_ROWS])
         if len(compared) < len(by_row):
             unranked = max(unranked, len(by_row))
@@ -74,22 +84,35 @@ def seeds_of(table: Table, row: int, column: int, records: Mapping[str, Record])
     The records of a file's row are the dense model's, so they have none of the file's sizes.
     """
     cell, counted = table.rows[row].cells[column], table.columns[column].definition.counted
-    if cell is None or cell.value is None or cell.average or (counted and is_file(table.rows[row].filters)):
+    if (
+        cell is None
+        or cell.value is None
+        or cell.average
+        or (counted and is_file(table.rows[row].filters))
+    ):
         return {}
     of_cell = [records[key] for key in cell.records]
     return {r.identity.seed: r for r in of_cell} if all(r.items for r in of_cell) else {}
 
 
 def compare(
-    a: Seeds, b: Seeds, metric: str, results: ResultSet, noises: SeedNoiseTable, level: float = ALPHA
+    a: Seeds,
+    b: Seeds,
+    metric: str,
+    results: ResultSet,
+    noises: SeedNoiseTable,
+    level: float = ALPHA,
 ) -> Interval | None:
-    """Compare b with a, with an interval of coverage 1 - level. Returns None if they cannot be compared.
+    """Compare b with a, with an interval of coverage 1 - level. Returns None if they cannot be
+    compared.
 
     noises: noise between seeds, which is added if they share few seeds.
     """
     pairs, _ = pair_seeds("", a, b, True)
     pair = next((p for p in pairs if p.metric == metric), None)
-    if pair is None or pair.obstacle() or pair.is_ratio != pair.definition.is_ratio:  # a ratio to 0 says nothing
+    if (
+        pair is None or pair.obstacle() or pair.is_ratio != pair.definition.is_ratio
+    ):  # a ratio to 0 says nothing
         return None
     noise, source = noises.of_pair(pair) or (None, "")
     try:
@@ -103,11 +126,13 @@ def compare(
 
 
 def differ_from_best(table: Table, column: int) -> dict[Rows, bool]:
-    """Return whether the rows differ if one of them is the best of some rows, for each pair that was compared.
+    """Return whether the rows differ if one of them is the best of some rows, for each pair that
+    was compared.
 
-    p is then under ALPHA over the number of other rows. So in at most a share ALPHA of tables the row that is truly the best
-    differs from the one that looks best: Hsu's comparisons with the best (Annals of Statistics 12, 1984, 1136), at Bonferroni's
-    level. Ranks need all pairs, and tell fewer rows apart.
+    p is then under ALPHA over the number of other rows. So in at most a share ALPHA of tables the
+    row that is truly the best
+    differs from the one that looks best: Hsu's comparisons with the best (Annals of Statistics 12,
+    1984, 1136), at Bonferroni's level. Ranks need all pairs, and tell fewer rows apart.
     """
     p = {(a, b): i.p for (a, b, c), i in table.intervals.items() if c == column}
     level = multiple_tests.bonferroni(ALPHA, len({row for pair in p for row in pair}) - 1)
@@ -115,30 +140,48 @@ def differ_from_best(table: Table, column: int) -> dict[Rows, bool]:
 
 
 def _ranks(
-    table: Table, values: Mapping[int, float], compared: Sequence[int], intervals: Mapping[Rows, Interval]
+    table: Table,
+    values: Mapping[int, float],
+    compared: Sequence[int],
+    intervals: Mapping[Rows, Interval],
 ) -> tuple[str, ...]:
-    """Return the ranks of the rows that were compared, among all. A row that was not compared may tie with each of them.
+    """Return the ranks of the rows that were compared, among all. A row that was not compared may
+    tie with each of them.
 
     values: numbers of the rows, lower is better. intervals: those of the column.
     """
     adjusted = multiple_tests.holm([i.p for i in intervals.values()])
-    differ = {rows: multiple_tests.differs(p, ALPHA) for rows, p in zip(intervals, adjusted, strict=True)}
-    order = [str(k) for k in sorted(table.whole_rows, key=lambda k: values.get(k, math.inf)) if k in values]
-    groups = multiple_tests.tie_groups(order, lambda a, b: differ.get(ordered(int(a), int(b)), False))
-    ranks = {int(name): str(best) if best == worst else f"{best}–{worst}" for name, best, worst in groups}
+    differ = {
+        rows: multiple_tests.differs(p, ALPHA) for rows, p in zip(intervals, adjusted, strict=True)
+    }
+    order = [
+        str(k)
+        for k in sorted(table.whole_rows, key=lambda k: values.get(k, math.inf))
+        if k in values
+    ]
+    groups = multiple_tests.tie_groups(
+        order, lambda a, b: differ.get(ordered(int(a), int(b)), False)
+    )
+    ranks = {
+        int(name): str(best) if best == worst else f"{best}–{worst}" for name, best, worst in groups
+    }
     return tuple(ranks.get(k, "") if k in compared else "" for k in range(len(table.rows)))
 
 
 def count_flips(answers: Sequence[tuple[NDArray[np.bool_], Array, Array]]) -> Flips | None:
-    """Return the flips in some tasks, or None if there are none. A question counts once, and not once for each seed.
+    """Return the flips in some tasks, or None if there are none. A question counts once, and not
+    once for each seed.
 
-    answers: for each task, where the answer is another, and whether it is right, before and after. [questions] before, and
-    [seeds, questions] after.
+    answers: for each task, where the answer is another, and whether it is right, before and after.
+    [questions] before, and [seeds, questions] after.
     """
     asked = sum(len(was) for _, was, _ in answers)
     if not asked:
         return None
-    sums = ([float(x.mean(0).sum()) for x in (other, was > now, was < now)] for other, was, now in answers)
+    sums = (
+        [float(x.mean(0).sum()) for x in (other, was > now, was < now)]
+        for other, was, now in answers
+    )
     changed, lost, gained = map(math.fsum, zip(*sums, strict=True))
     share = Bound(changed / asked, *wilson_interval(changed, asked, ALPHA))
     return Flips(share, lost / asked, gained / asked)

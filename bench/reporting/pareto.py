@@ -1,4 +1,5 @@
-"""Quality against size, and against speed: the Pareto front, the rows that no other row beats in both."""
+"""Quality against size, and against speed: the Pareto front, the rows that no other row beats in
+both."""
 
 from __future__ import annotations
 
@@ -47,10 +48,12 @@ def quality_metric(table: Table) -> str | None:
 
 
 def fronts(table: Table) -> Iterator[Front]:
-    """Yield a front for each column of the quality metric, against bits per weight and against each measured speed.
+    """Yield a front for each column of the quality metric, against bits per weight and against each
+    measured speed.
 
-    Packed bytes take the place of bits per weight if these are missing, or if a row has fewer weights than the others. Of a
-    leaderboard, only the columns that are shown count. A shown column of bits per byte is drawn against packed bytes.
+    Packed bytes take the place of bits per weight if these are missing, or if a row has fewer
+    weights than the others. Of a leaderboard, only the columns that are shown count. A shown column
+    of bits per byte is drawn against packed bytes.
     """
     quality = quality_metric(table)
     is_smaller = any(_is_smaller(row.filters.get("pattern", "")) for row in table.rows)
@@ -79,7 +82,11 @@ def _is_smaller(pattern: str) -> bool:
 def _front(table: Table, x: int, y: int) -> Front:
     whole = (table.rows[k] for k in table.whole_rows)
     cells = ((row, row.cells[x], row.cells[y]) for row in whole if not row.is_broken)
-    both = [(r, a, b, a.value, b.value) for r, a, b in cells if a and b and a.value is not None and b.value is not None]
+    both = [
+        (r, a, b, a.value, b.value)
+        for r, a, b in cells
+        if a and b and a.value is not None and b.value is not None
+    ]
     columns = table.columns[x], table.columns[y]
     places = [(columns[0].sign * u, columns[1].sign * v) for *_, u, v in both]
     optimal = pareto_optimal(places)
@@ -103,4 +110,7 @@ def pareto_optimal(places: Iterable[tuple[float, float]]) -> set[tuple[float, fl
 
 def describe(front: Front) -> str:
     """Name the rows on the front in a sentence."""
-    return f"Pareto front (no other row is better in both): {', '.join(p.name for p in front.optimal)}."
+    return (
+        "Pareto front (no other row is better in both): "
+        f"{', '.join(p.name for p in front.optimal)}."
+    )

@@ -1,4 +1,5 @@
-"""Pick a row of a leaderboard: those that meet limits, the best first, and the nearest that does not.
+"""Pick a row of a leaderboard: those that meet limits, the best first, and the nearest that does
+not.
 
 The page reads `page_choices`: what this rule says of each row at each stop of its sliders.
 """
@@ -43,7 +44,8 @@ class Limit:
     bound: Callable[[Facts], Bound | None]
     """Reads what is limited from a row's facts."""
     excess: Callable[[float, float], float]
-    """Says by how much a value is over its limit (value, limit), on a scale that all limits share. At most 0: met."""
+    """Says by how much a value is over its limit (value, limit), on a scale that all limits share.
+    At most 0: met."""
     number: Callable[[float], str]
     unit: str
     example: str
@@ -75,26 +77,66 @@ def _stops(numbers: str, unit: str = "") -> tuple[str, ...]:
 
 LIMITS = (
     Limit(
-        "max_bits", "bits per weight", "at most {} bits per weight", lambda f: _exact(f.bits), _share, "{:.4g}".format, "",
-        "5", "Most bits per weight", _stops("2 2.5 3 3.25 3.5 4 4.25 4.5 5 5.5 6 8 8.5 9 10 12 16 17"),
+        "max_bits",
+        "bits per weight",
+        "at most {} bits per weight",
+        lambda f: _exact(f.bits),
+        _share,
+        "{:.4g}".format,
+        "",
+        "5",
+        "Most bits per weight",
+        _stops("2 2.5 3 3.25 3.5 4 4.25 4.5 5 5.5 6 8 8.5 9 10 12 16 17"),
     ),
     Limit(
-        "max_loss", "loss", "a loss of at most {}", lambda f: f.loss, lambda v, x: (1 + v) / (1 + x) - 1, hundredths, "%",
-        "3%", "Most loss", _stops("0 0.5 1 2 3 5 7.5 10 15 20 30 40 50 75 100 150 200 300 400 500 1000", "%"),
+        "max_loss",
+        "loss",
+        "a loss of at most {}",
+        lambda f: f.loss,
+        lambda v, x: (1 + v) / (1 + x) - 1,
+        hundredths,
+        "%",
+        "3%",
+        "Most loss",
+        _stops("0 0.5 1 2 3 5 7.5 10 15 20 30 40 50 75 100 150 200 300 400 500 1000", "%"),
     ),
     Limit(
-        "max_worst_drop", "worst task's drop", "a worst task that loses at most {}", lambda f: f.drop,
-        lambda v, x: v - x, hundredths, " pp", "5pp", "Worst task loses at most", _stops("0 1 2 3 4 5 7.5 10 15 20 30", "pp"),
+        "max_worst_drop",
+        "worst task's drop",
+        "a worst task that loses at most {}",
+        lambda f: f.drop,
+        lambda v, x: v - x,
+        hundredths,
+        " pp",
+        "5pp",
+        "Worst task loses at most",
+        _stops("0 1 2 3 4 5 7.5 10 15 20 30", "pp"),
     ),
     Limit(
-        "min_speedup", "speedup", "a measured speedup of at least {}", lambda f: f.speedup, lambda v, x: x / v - 1,
-        "{:.2f}".format, "×", "1.2", "Least speedup", _stops("3 2 1.75 1.5 1.4 1.3 1.2 1.1 1"),
+        "min_speedup",
+        "speedup",
+        "a measured speedup of at least {}",
+        lambda f: f.speedup,
+        lambda v, x: x / v - 1,
+        "{:.2f}".format,
+        "×",
+        "1.2",
+        "Least speedup",
+        _stops("3 2 1.75 1.5 1.4 1.3 1.2 1.1 1"),
     ),
     Limit(
-        "budget_tokens", "tokens to make", "at most {} tokens to make", lambda f: _exact(f.tokens), _share, "{:,.0f}".format,
-        "", "2M", "Most tokens to make", _stops("0 10k 20k 50k 100k 200k 500k 1M 2M 5M 10M 100M 1B 10B"),
+        "budget_tokens",
+        "tokens to make",
+        "at most {} tokens to make",
+        lambda f: _exact(f.tokens),
+        _share,
+        "{:,.0f}".format,
+        "",
+        "2M",
+        "Most tokens to make",
+        _stops("0 10k 20k 50k 100k 200k 500k 1M 2M 5M 10M 100M 1B 10B"),
     ),
-)  # fmt: skip
+)
 """All limits, in the order of the flags."""
 
 FORMS = {
@@ -111,7 +153,8 @@ SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9}
 
 
 def parse_limits(**texts: str | None) -> Limits:
-    """Read limits from a user's texts, by the names of the fields. Raise UserError if a text has another form."""
+    """Read limits from a user's texts, by the names of the fields. Raise UserError if a text has
+    another form."""
     given = {limit: text for limit in LIMITS if (text := texts.get(limit.name)) is not None}
     return Limits(**{limit.name: _parse(limit, text) for limit, text in given.items()})  # type: ignore[arg-type]
 
@@ -119,7 +162,11 @@ def parse_limits(**texts: str | None) -> Limits:
 def _parse(limit: Limit, text: str) -> float | int:
     form, words, scale = FORMS[limit.name]
     match = re.fullmatch(form, text.strip())
-    if match is None or len(match[1]) > MAX_DIGITS or (limit.name == "min_speedup" and float(match[1]) == 0):
+    if (
+        match is None
+        or len(match[1]) > MAX_DIGITS
+        or (limit.name == "min_speedup" and float(match[1]) == 0)
+    ):
         flag = limit.name.replace("_", "-")
         raise UserError(f"invalid --{flag} {text!r}: must be {words}, for example {limit.example}")
     value = float(match[1]) * scale
@@ -127,7 +174,8 @@ def _parse(limit: Limit, text: str) -> float | int:
 
 
 class Check(NamedTuple):
-    """A limit on a row. bound is None if it was not measured; unsure: the interval contains the limit."""
+    """A limit on a row. bound is None if it was not measured; unsure: the interval contains the
+    limit."""
 
     limit: Limit
     wanted: float
@@ -138,7 +186,8 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row with its checks. tied: whether it does not differ from the best row that meets all limits."""
+    """A row with its checks. tied: whether it does not differ from the best row that meets all
+    limits."""
 
     index: int
     row: TableRow
@@ -163,7 +212,8 @@ class Answer:
     table: Table
     limits: Limits
     meets: tuple[Candidate, ...]
-    """Rows that meet all limits, the best first. Of rows that tie with the best, the one of the fewest bits is first."""
+    """Rows that meet all limits, the best first. Of rows that tie with the best, the one of the
+    fewest bits is first."""
     nearest: Candidate | None
     """The row among those that fail whose largest excess over a limit is the smallest."""
     unmeasured: tuple[Candidate, ...]
@@ -176,29 +226,37 @@ class Answer:
 
 
 def keep(facts: Facts, tracks: Sequence[str]) -> Facts:
-    """Return facts whose loss is the largest of these tracks. A row without one of them has none."""
+    """Return facts whose loss is the largest of these tracks. A row without one of them has
+    none."""
     losses = {name: facts.tracks[name] for name in tracks if name in facts.tracks}
     return replace(facts, loss=profile.worst(losses)[0] if losses.keys() == set(tracks) else None)
 
 
-def pick(table: Table, limits: Limits, pattern: str = "", quantizer: str = "", tracks: Sequence[str] = ()) -> Answer:
-    """Find the rows of a board that meet the limits. Only compressed rows count; rows of a smaller budget count on their own.
+def pick(
+    table: Table, limits: Limits, pattern: str = "", quantizer: str = "", tracks: Sequence[str] = ()
+) -> Answer:
+    """Find the rows of a board that meet the limits. Only compressed rows count; rows of a smaller
+    budget count on their own.
 
-    tracks: the loss is that of the one of these that loses most, not that of perplexity. It also orders the rows of a board
+    tracks: the loss is that of the one of these that loses most, not that of perplexity. It also
+    orders the rows of a board
         without a quality column.
-    pattern: rows of this pattern alone; quantizer: rows whose quantizer begins so ("int4" is int4-rtn and int4-gptq).
-    Raise UserError without such rows or tracks.
+    pattern: rows of this pattern alone; quantizer: rows whose quantizer begins so ("int4" is
+    int4-rtn and int4-gptq). Raise UserError without such rows or tracks.
     """
     column = _find_quality(table) if tracks else quality_column(table)
     measured = profile.names_of(table)
     if unknown := [name for name in tracks if name not in measured]:
         if not measured:
             raise UserError(
-                f"no track of {table.title} was measured ({table.protocol}): run bench run --tasks {unknown[0]}"
+                f"no track of {table.title} was measured ({table.protocol}): run bench run "
+                f"--tasks {unknown[0]}"
             )
         raise UserError(describe_unknown(f"track of {table.title}", unknown[0], measured))
     if tracks:
-        kept = tuple(replace(row, facts=keep(row.facts, tracks) if row.facts else None) for row in table.rows)
+        kept = tuple(
+            replace(row, facts=keep(row.facts, tracks) if row.facts else None) for row in table.rows
+        )
         table = replace(table, rows=kept)
     rows = [(k, row) for k, row in enumerate(table.rows) if row.facts and row.facts.compressed]
     for key, wanted in (("pattern", pattern), ("quantizer", quantizer)):
@@ -213,14 +271,18 @@ def pick(table: Table, limits: Limits, pattern: str = "", quantizer: str = "", t
         if row.facts and not row.facts.broken and quality is not None:
             checks = tuple(_check(limit, row.facts, float(wanted)) for limit, wanted in given)
             candidates.append(Candidate(k, row, row.facts, quality, checks))
-    meets = sorted((c for c in candidates if not c.failed and not c.unmeasured), key=lambda c: (c.quality, c.index))
+    meets = sorted(
+        (c for c in candidates if not c.failed and not c.unmeasured),
+        key=lambda c: (c.quality, c.index),
+    )
     differ = {} if column is None else pairwise.differ_from_best(table, column)
     first = tied_rows(meets, differ)
     failing = [c for c in candidates if c.failed and not c.unmeasured]
     return Answer(
         table,
         limits,
-        tuple(replace(c, tied=len(first) > 1) for c in first) + tuple(c for c in meets if c not in first),
+        tuple(replace(c, tied=len(first) > 1) for c in first)
+        + tuple(c for c in meets if c not in first),
         min(failing, key=lambda c: (_excess(c), c.quality, c.index), default=None),
         tuple(c for c in candidates if c.unmeasured and not c.failed),
         tuple(row for _, row in rows if row.facts and row.facts.broken),
@@ -230,9 +292,16 @@ def pick(table: Table, limits: Limits, pattern: str = "", quantizer: str = "", t
 
 
 def tied_rows(meets: Sequence[Candidate], differ: Mapping[pairwise.Rows, bool]) -> list[Candidate]:
-    """Return the first row and those that do not differ from it, the one of the fewest bits first."""
-    tied = [c for c in meets if c is meets[0] or differ.get(pairwise.ordered(meets[0].index, c.index)) is False]
-    return sorted(tied, key=lambda c: (c.facts.bits is None, c.facts.bits or 0.0, c.quality, c.index))
+    """Return the first row and those that do not differ from it, the one of the fewest bits
+    first."""
+    tied = [
+        c
+        for c in meets
+        if c is meets[0] or differ.get(pairwise.ordered(meets[0].index, c.index)) is False
+    ]
+    return sorted(
+        tied, key=lambda c: (c.facts.bits is None, c.facts.bits or 0.0, c.quality, c.index)
+    )
 
 
 def _matches(value: str, wanted: str, key: str) -> bool:
@@ -242,9 +311,10 @@ def _matches(value: str, wanted: str, key: str) -> bool:
 def page_choices(table: Table) -> dict[str, Any] | None:
     """Return what the page's sliders read. Returns None if no row can be picked.
 
-    Rows are in the order of their quality. `stops` has for each limit the first stop that the row meets, None if it was not
-    measured. `unsure` has the stops that its interval contains. `tied` has the rows that come first if the row is the best, and
-    `uncompared` the later ones that were not compared with it.
+    Rows are in the order of their quality. `stops` has for each limit the first stop that the row
+    meets, None if it was not measured. `unsure` has the stops that its interval contains. `tied`
+    has the rows that come first if the row is the best, and `uncompared` the later ones that were
+    not compared with it.
     """
     try:
         answer = pick(table, Limits())
@@ -257,15 +327,23 @@ def page_choices(table: Table) -> dict[str, Any] | None:
     place = {c.index: at for at, c in enumerate(rows)}
     quantizers = dict.fromkeys(c.row.filters["quantizer"] for c in rows)
     families = dict.fromkeys(re.split("[-:]", name)[0] for name in quantizers)
-    options = sorted({f for f in families if any(q != f and q.startswith(f) for q in quantizers)} | set(quantizers))
+    options = sorted(
+        {f for f in families if any(q != f and q.startswith(f) for q in quantizers)}
+        | set(quantizers)
+    )
 
     def labels(row: TableRow) -> dict[str, Any]:
-        fitting = [name for name in options if _matches(row.filters["quantizer"], name, "quantizer")]
+        fitting = [
+            name for name in options if _matches(row.filters["quantizer"], name, "quantizer")
+        ]
         return {"name": row.name, "pattern": row.filters["pattern"], "quantizers": fitting}
 
     out = []
     for at, c in enumerate(rows):
-        checks = [[_check(limit, c.facts, float(_parse(limit, stop))) for stop in limit.stops] for limit in LIMITS]
+        checks = [
+            [_check(limit, c.facts, float(_parse(limit, stop))) for stop in limit.stops]
+            for limit in LIMITS
+        ]
         stops = [None if of[0].bound is None else sum(not one.met for one in of) for of in checks]
         unsure = [[k for k, one in enumerate(of) if one.unsure] for of in checks]
         tied = [place[one.index] for one in tied_rows(rows[at:], differ)]
@@ -273,15 +351,26 @@ def page_choices(table: Table) -> dict[str, Any] | None:
         uncompared = [k for k, one in later if pairwise.ordered(c.index, one.index) not in differ]
         texts = {"device": c.facts.device, "make": c.facts.make, "export": c.facts.export}
         cells = list(describe_facts(c.facts).values())
-        found = {"stops": stops, "unsure": unsure, "tied": tied, "uncompared": uncompared, "cells": cells}
+        found = {
+            "stops": stops,
+            "unsure": unsure,
+            "tied": tied,
+            "uncompared": uncompared,
+            "cells": cells,
+        }
         out.append(labels(c.row) | texts | found)
     return {
         "rows": out,
         "headers": list(describe_facts(Facts(compressed=True))),
-        "patterns": [[p, shlex.join(["--pattern", p])] for p in sorted({c.row.filters["pattern"] for c in rows})],
+        "patterns": [
+            [p, shlex.join(["--pattern", p])]
+            for p in sorted({c.row.filters["pattern"] for c in rows})
+        ],
         "quantizers": [[name, shlex.join(["--quant", name])] for name in options],
         "broken": [labels(row) for row in answer.broken],
-        "command": shlex.join(["bench", "pick", "--model", table.title, "--protocol", table.protocol]),
+        "command": shlex.join(
+            ["bench", "pick", "--model", table.title, "--protocol", table.protocol]
+        ),
     }
 
 
@@ -305,18 +394,27 @@ def quality_column(table: Table) -> int:
         return column
     names = ",".join(profile.names_of(table))
     raise UserError(
-        f"no quality was measured for {table.title} ({table.protocol}): run bench run with perplexity first"
+        f"no quality was measured for {table.title} ({table.protocol}): run bench run with "
+        "perplexity first"
         + (f", or say how much tracks may lose: --keep {names} --max-loss 5%" if names else "")
     )
 
 
 def _find_quality(table: Table) -> int | None:
     metric = pareto.quality_metric(table)
-    return next((c for c, column in enumerate(table.columns) if column.metric == metric and not column.hidden), None)
+    return next(
+        (
+            c
+            for c, column in enumerate(table.columns)
+            if column.metric == metric and not column.hidden
+        ),
+        None,
+    )
 
 
 def _quality(table: Table, row: TableRow, column: int | None) -> float | None:
-    """Return what a row is ordered by, lower is better: a column, or the loss if that is None. None: not measured."""
+    """Return what a row is ordered by, lower is better: a column, or the loss if that is None.
+    None: not measured."""
     if column is None:
         return row.facts.loss.value if row.facts and row.facts.loss else math.inf
     cell = row.cells[column]
@@ -324,7 +422,9 @@ def _quality(table: Table, row: TableRow, column: int | None) -> float | None:
 
 
 def _given(limits: Limits) -> list[tuple[Limit, float]]:
-    return [(limit, value) for limit in LIMITS if (value := getattr(limits, limit.name)) is not None]
+    return [
+        (limit, value) for limit in LIMITS if (value := getattr(limits, limit.name)) is not None
+    ]
 
 
 def _check(limit: Limit, facts: Facts, wanted: float) -> Check:

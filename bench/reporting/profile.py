@@ -1,4 +1,5 @@
-"""The profile of a compressed model: what each track loses against the dense model, and which answers flip."""
+"""The profile of a compressed model: what each track loses against the dense model, and which
+answers flip."""
 
 from __future__ import annotations
 
@@ -22,21 +23,29 @@ from bench.system.grouping import group_by
 
 MEASURE, MBPP = "answers", "code/mbpp"
 CAPTION = (
-    "Loss of each track: bits per byte of the right answers over the dense model's, minus 1, averaged over the track's tasks, "
-    "with the 95% interval of the pairs of questions. The noise between calibration seeds is not in it if a row has one seed. "
-    "With an asterisk: fewer than 8 degrees of freedom, as of six questions. Up to one in ten of such intervals misses the loss. "
+    "Loss of each track: bits per byte of the right answers over the dense model's, minus 1, "
+    "averaged over the track's tasks, "
+    "with the 95% interval of the pairs of questions. The noise between calibration seeds is not "
+    "in it if a row has one seed. "
+    "With an asterisk: fewer than 8 degrees of freedom, as of six questions. Up to one in ten of "
+    "such intervals misses the loss. "
     "Rows are in the order of their bits per weight."
 )
-ORDER_CAPTION = "The track that loses most is first. Tracks that do not differ significantly have ranks in common."
+ORDER_CAPTION = (
+    "The track that loses most is first. Tracks that do not differ significantly have ranks in "
+    "common."
+)
 FLIPS_CAPTION = (
-    "Share of questions whose ranked answer is another than the dense model's, with its 95% interval; after it, right to wrong "
+    "Share of questions whose ranked answer is another than the dense model's, with its 95% "
+    "interval; after it, right to wrong "
     "(−) and wrong to right (+), in percent."
 )
 CAPTIONS = (CAPTION, ORDER_CAPTION, FLIPS_CAPTION)
 """Captions of the tables of `text_tables`, in their order."""
 FEW = 8.0
-"""Degrees of freedom of a loss from which its interval has no asterisk. Of intervals from six questions of
-results/tracks, drawn at random, 9% miss the loss, because losses are skewed. A t interval of their logarithm misses 8%."""
+"""Degrees of freedom of a loss from which its interval has no asterisk. Of intervals from six
+questions of results/tracks, drawn at random, 9% miss the loss, because losses are skewed. A t
+interval of their logarithm misses 8%."""
 
 
 def by_task(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -45,10 +54,13 @@ def by_task(records: Iterable[Record]) -> dict[str, list[Record]]:
     return group_by(answers, lambda record: record.identity.protocol.label)
 
 
-def compare(dense: Iterable[Record], own: Iterable[Record], results: ResultSet) -> dict[str, TrackLoss]:
+def compare(
+    dense: Iterable[Record], own: Iterable[Record], results: ResultSet
+) -> dict[str, TrackLoss]:
     """Compare a row with the dense model, track by track.
 
-    A track counts if both have the same tasks with the same numbers of questions, and the same questions.
+    A track counts if both have the same tasks with the same numbers of questions, and the same
+    questions.
     """
     before, after = _by_track(dense), _by_track(own)
     out = {}
@@ -57,7 +69,9 @@ def compare(dense: Iterable[Record], own: Iterable[Record], results: ResultSet) 
         if was.keys() != now.keys() or len({task.partition("@")[0] for task in was}) < len(was):
             continue
         seeds = sorted(set.intersection(*map(set, now.values())), key=str)  # those with all tasks
-        ready = [(next(iter(was[task].values())), [now[task][seed] for seed in seeds]) for task in was]
+        ready = [
+            (next(iter(was[task].values())), [now[task][seed] for seed in seeds]) for task in was
+        ]
         if seeds and (loss := _compare_track(ready, results)):
             out[track] = loss
     return out
@@ -67,20 +81,32 @@ def _by_track(records: Iterable[Record]) -> dict[str, dict[str, dict[int | None,
     """Return the records by track, task and seed."""
     out: dict[str, dict[str, dict[int | None, Record]]] = {}
     for task, of_task in sorted(by_task(records).items()):
-        out.setdefault(task.partition("/")[0], {})[task] = {record.identity.seed: record for record in of_task}
+        out.setdefault(task.partition("/")[0], {})[task] = {
+            record.identity.seed: record for record in of_task
+        }
     return out
 
 
-def _compare_track(pairs: Sequence[tuple[Record, list[Record]]], results: ResultSet) -> TrackLoss | None:
-    """Compare a track. pairs: for each task the dense model's record, and the row's, one for each seed."""
+def _compare_track(
+    pairs: Sequence[tuple[Record, list[Record]]], results: ResultSet
+) -> TrackLoss | None:
+    """Compare a track. pairs: for each task the dense model's record, and the row's, one for each
+    seed."""
     groups, answers = [], []
     for dense, own in pairs:
         was, now = results.items(dense), [results.items(record) for record in own]
-        if any(another_source(dense, one) for one in own) or any(not np.array_equal(was.ids, one.ids) for one in now):
+        if any(another_source(dense, one) for one in own) or any(
+            not np.array_equal(was.ids, one.ids) for one in now
+        ):
             return None
         after = np.stack([one.columns["value"] for one in now])
         groups.append(
-            PairedGroup(was.columns["value"], after, was.clusters.astype(str), _source(dense.identity.protocol.name))
+            PairedGroup(
+                was.columns["value"],
+                after,
+                was.clusters.astype(str),
+                _source(dense.identity.protocol.name),
+            )
         )
         if "choice" in was.columns and all("choice" in one.columns for one in now):
             right, ranked = (
@@ -91,38 +117,50 @@ def _compare_track(pairs: Sequence[tuple[Record, list[Record]]], results: Result
     change = estimate_ratio_change(groups)
     if change is None:
         return None
-    return TrackLoss(Bound(change.value, *change.interval(ALPHA)), change, pairwise.count_flips(answers))
+    return TrackLoss(
+        Bound(change.value, *change.interval(ALPHA)), change, pairwise.count_flips(answers)
+    )
 
 
 def _source(task: str) -> str:
-    """Return the task whose questions a task asks, under their ids: MBPP in another programming language asks MBPP's."""
+    """Return the task whose questions a task asks, under their ids: MBPP in another programming
+    language asks MBPP's."""
     return MBPP if task.startswith(f"{MBPP}_") else task
 
 
 def worst(losses: Mapping[str, TrackLoss]) -> tuple[Bound | None, str]:
     """Return the largest loss and its track.
 
-    The interval reaches from the largest lower end of the tracks to the largest upper end, each at Bonferroni's level.
+    The interval reaches from the largest lower end of the tracks to the largest upper end, each at
+    Bonferroni's level.
     """
     if not losses:
         return None, ""
     name = max(losses, key=lambda track: losses[track].loss.value)
     level = multiple_tests.bonferroni(ALPHA, len(losses))
     ends = [one.change.interval(level) for one in losses.values()]
-    return Bound(losses[name].loss.value, max(low for low, _ in ends), max(high for _, high in ends)), name
+    return Bound(
+        losses[name].loss.value, max(low for low, _ in ends), max(high for _, high in ends)
+    ), name
 
 
 def order(losses: Mapping[str, TrackLoss]) -> str:
-    """Return the tracks in the order of their losses, the largest first, with ranks: "code 1, mathematics 2–3, reading 2–3".
+    """Return the tracks in the order of their losses, the largest first, with ranks: "code 1,
+    mathematics 2–3, reading 2–3".
 
     Ranks are ranges as in a leaderboard, by Holm's p over all pairs.
     """
     names = sorted(losses, key=lambda track: (-losses[track].loss.value, track))
     pairs = list(combinations(names, 2))
     p = multiple_tests.holm([differ_p(losses[a].change, losses[b].change) for a, b in pairs])
-    differ = {frozenset(pair): multiple_tests.differs(x, ALPHA) for pair, x in zip(pairs, p, strict=True)}
+    differ = {
+        frozenset(pair): multiple_tests.differs(x, ALPHA) for pair, x in zip(pairs, p, strict=True)
+    }
     ranks = multiple_tests.tie_groups(names, lambda a, b: differ[frozenset((a, b))])
-    return ", ".join(f"{name} {best}" if best == worst else f"{name} {best}–{worst}" for name, best, worst in ranks)
+    return ", ".join(
+        f"{name} {best}" if best == worst else f"{name} {best}–{worst}"
+        for name, best, worst in ranks
+    )
 
 
 def names_of(table: Table) -> list[str]:
@@ -149,9 +187,17 @@ def text_tables(table: Table) -> list[TextTable]:
         first = [table.rows[k].name, ABSENT if facts.bits is None else f"{facts.bits:.4g}"]
         found = [facts.tracks.get(name) for name in names]
         ratio = words.ratio(*facts.ratio.parts) if facts.ratio else ABSENT
-        losses.append([*first, ratio, *(words.percent(*x.loss.parts) + asterisk(x) if x else ABSENT for x in found)])
+        losses.append(
+            [
+                *first,
+                ratio,
+                *(words.percent(*x.loss.parts) + asterisk(x) if x else ABSENT for x in found),
+            ]
+        )
         orders.append([*first, order(facts.tracks)])
-        flips.append([*first, *(describe_flips(x.flips) if x and x.flips else ABSENT for x in found)])
+        flips.append(
+            [*first, *(describe_flips(x.flips) if x and x.flips else ABSENT for x in found)]
+        )
     heads = ["row", "bits per weight"]
     out = [TextTable(f"Loss of each track: {title}", [*heads, "perplexity ratio", *names], losses)]
     out.append(TextTable(f"Order of the losses: {title}", [*heads, "order"], orders))

@@ -1,4 +1,5 @@
-"""The protocols that a model was measured under, with their records. Numbers of two protocols never share a column."""
+"""The protocols that a model was measured under, with their records. Numbers of two protocols never
+share a column."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from bench.system.grouping import group_by
 VALIDATION = "validation"
 """Part of the name of a text on which recipes were chosen. Numbers on it are no results."""
 RULE = (
-    "A model's main protocol is the one under which most of its rows have a perplexity and a task; of equals, the one with "
+    "A model's main protocol is the one under which most of its rows have a perplexity and a "
+    "task; of equals, the one with "
     "the most perplexities, and then the one measured last. "
     "Validation splits are never the main one."
 )
@@ -27,7 +29,8 @@ class BoardProtocol:
     """The protocol that the rows of a leaderboard share.
 
     text: corpus with window length and number of windows, empty if no text was measured.
-    calibration: text that methods were calibrated on, empty if only one was used. Methods without calibration are in each.
+    calibration: text that methods were calibrated on, empty if only one was used. Methods without
+    calibration are in each.
     """
 
     text: str
@@ -53,19 +56,33 @@ def line_of(record: Record) -> RowLabels:
 def group_by_protocol(records: Iterable[Record]) -> dict[BoardProtocol, list[Record]]:
     """Group a model's records by protocol, the main one first (see RULE).
 
-    A measure without a text belongs to all texts. A row without any text is under a protocol without one.
+    A measure without a text belongs to all texts. A row without any text is under a protocol
+    without one.
     """
-    bases = group_by(records, lambda r: (r.identity.number_format, r.identity.device, r.identity.targets))
+    bases = group_by(
+        records, lambda r: (r.identity.number_format, r.identity.device, r.identity.targets)
+    )
     out: dict[BoardProtocol, list[Record]] = {}
     for base, of_base in bases.items():
         lines = group_by(of_base, line_of)
         for text in sorted({_text(r) or "" for r in of_base}):
-            members = {line: kept for line, of_line in lines.items() if (kept := _measured_on(text, of_line))}
+            members = {
+                line: kept
+                for line, of_line in lines.items()
+                if (kept := _measured_on(text, of_line))
+            }
             if text == "":
-                members = {line: r for line, r in members.items() if not any(map(_text, lines[line]))}
+                members = {
+                    line: r for line, r in members.items() if not any(map(_text, lines[line]))
+                }
             names = sorted({name for r in members.values() if (name := _calibration(r[0]))})
             for name in names if len(names) > 1 else [""]:
-                kept = [x for r in members.values() if not name or _calibration(r[0]) in ("", name) for x in r]
+                kept = [
+                    x
+                    for r in members.values()
+                    if not name or _calibration(r[0]) in ("", name)
+                    for x in r
+                ]
                 if kept:
                     out[BoardProtocol(text, *base, name)] = kept
     return dict(sorted(out.items(), key=lambda item: _order(*item)))
@@ -77,7 +94,8 @@ def _text(record: Record) -> str | None:
 
 
 def _measured_on(text: str, records: list[Record]) -> list[Record]:
-    """Return a row's records of a text, with those of no text. Empty if the row was not measured on the text."""
+    """Return a row's records of a text, with those of no text. Empty if the row was not measured on
+    the text."""
     if text and not any(_text(r) == text for r in records):
         return []
     return [r for r in records if _text(r) in (None, text)]
@@ -88,8 +106,18 @@ def _calibration(record: Record) -> str:
 
 
 def _order(protocol: BoardProtocol, records: list[Record]) -> tuple[Any, ...]:
-    measured = [r for r in records if any(x.metric == "perplexity" and x.value is not None for x in r.readings)]
+    measured = [
+        r
+        for r in records
+        if any(x.metric == "perplexity" and x.value is not None for x in r.readings)
+    ]
     newest = max((r.recorded for r in measured), default="")
     rows = set(map(line_of, measured))
     full = rows & {line_of(r) for r in records if r.identity.subject == "task" and r.status == "ok"}
-    return (VALIDATION in protocol.text, -len(full), -len(rows), [-ord(c) for c in newest], protocol.label)
+    return (
+        VALIDATION in protocol.text,
+        -len(full),
+        -len(rows),
+        [-ord(c) for c in newest],
+        protocol.label,
+    )

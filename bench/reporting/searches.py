@@ -1,4 +1,5 @@
-"""Find the results folders that are searches or grids. They are on another page, and never in a leaderboard."""
+"""Find the results folders that are searches or grids. They are on another page, and never in a
+leaderboard."""
 
 from __future__ import annotations
 
@@ -16,13 +17,15 @@ from methods.errors import UserError
 FILE = "about.toml"
 """Name of the file in a results folder that says what the folder is for."""
 RULE = (
-    'A results folder is here if its about.toml says kind = "search" or "grid", or if all its perplexities are on '
+    'A results folder is here if its about.toml says kind = "search" or "grid", or if all its '
+    "perplexities are on "
     "validation splits."
 )
 
 
 class About(BaseModel, extra="forbid"):
-    """The file about.toml of a results folder. kind: a search for a recipe, a grid of runs, or results."""
+    """The file about.toml of a results folder. kind: a search for a recipe, a grid of runs, or
+    results."""
 
     kind: Literal["results", "search", "grid"] = "results"
     about: str = ""
@@ -44,7 +47,8 @@ def read_about(folder: Path) -> About:
         first = fault.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(
-            f"invalid {where} in {str(file)!r}: use kind (results, search or grid), about (one sentence), credit, submitted (a "
+            f"invalid {where} in {str(file)!r}: use kind (results, search or grid), about (one "
+            "sentence), credit, submitted (a "
             "date) and [licences]"
         ) from None
 

@@ -1,4 +1,5 @@
-"""A smaller dense model as rows of a larger one's table. Their tokens may differ, so only bits per byte are compared."""
+"""A smaller dense model as rows of a larger one's table. Their tokens may differ, so only bits per
+byte are compared."""
 
 from __future__ import annotations
 
@@ -23,10 +24,14 @@ Questions = frozenset[tuple[str, str | None, int | None]]
 """Tasks of a track: name, version and number of questions of each."""
 
 
-def add_smaller(sections: Sequence[ReportSection], name: str, records: Mapping[str, Record]) -> list[ReportSection]:
-    """Add the dense rows of a model, also quantized ones, to the tables of larger models that share a track with it.
+def add_smaller(
+    sections: Sequence[ReportSection], name: str, records: Mapping[str, Record]
+) -> list[ReportSection]:
+    """Add the dense rows of a model, also quantized ones, to the tables of larger models that share
+    a track with it.
 
-    sections: of models, the largest first. records: by their stems. Raise UserError if no table can have the rows.
+    sections: of models, the largest first. records: by their stems. Raise UserError if no table can
+    have the rows.
     """
     titles = [section.title for section in sections]
     if name not in titles:
@@ -34,48 +39,71 @@ def add_smaller(sections: Sequence[ReportSection], name: str, records: Mapping[s
     place = titles.index(name)
     out = list(sections)
     for k in range(place):
-        out[k] = replace(out[k], tables=tuple(_with_rows(t, sections[place], records) for t in out[k].tables))
+        out[k] = replace(
+            out[k], tables=tuple(_with_rows(t, sections[place], records) for t in out[k].tables)
+        )
     if out == list(sections):
         raise UserError(
-            f"no larger model can be compared with {name}, because none shares a measure in bits per byte with it: measure "
+            f"no larger model can be compared with {name}, because none shares a measure in bits "
+            "per byte with it: measure "
             "both with --measures answers,size and the same --tasks, such as knowledge,code"
         )
     return out
 
 
 def _with_rows(table: Table, smaller: ReportSection, records: Mapping[str, Record]) -> Table:
-    """Return a table with the rows, and a column with the mean of the tracks that both have. Unchanged if they share none."""
+    """Return a table with the rows, and a column with the mean of the tracks that both have.
+    Unchanged if they share none."""
     own = _tracks(table, records)
     for other in smaller.tables:
         theirs, size = _tracks(other, records), other.column(metrics.SIZE)
         shared = [track for track in own if track in theirs]
-        dense = [k for k in other.whole_rows if _is_dense(other.rows[k]) and other.value(k, size) is not None]
-        if means := {k: mean for k in dense if (mean := _mean(other, k, [theirs[t] for t in shared]))}:
+        dense = [
+            k
+            for k in other.whole_rows
+            if _is_dense(other.rows[k]) and other.value(k, size) is not None
+        ]
+        if means := {
+            k: mean for k in dense if (mean := _mean(other, k, [theirs[t] for t in shared]))
+        }:
             break
     else:
         return table
     places = {(c.metric, c.protocol): i for i, c in enumerate(other.columns)}
     compared = {own[t]: theirs[t] for t in shared} | {
-        i: places[c.metric, c.protocol] for i, c in enumerate(table.columns) if c.metric == metrics.SIZE
+        i: places[c.metric, c.protocol]
+        for i, c in enumerate(table.columns)
+        if c.metric == metrics.SIZE
     }
     rows = [
-        replace(row, cells=(*row.cells, _mean(table, k, [own[t] for t in shared]))) for k, row in enumerate(table.rows)
+        replace(row, cells=(*row.cells, _mean(table, k, [own[t] for t in shared])))
+        for k, row in enumerate(table.rows)
     ]
     for k, mean in means.items():
         row = other.rows[k]
-        cells = (row.cells[compared[i]] if i in compared else None for i in range(len(table.columns)))
+        cells = (
+            row.cells[compared[i]] if i in compared else None for i in range(len(table.columns))
+        )
         rows.append(_renamed(row, smaller.title, table, (*cells, mean)))
     names = sorted({task.partition("/")[0] for track in shared for task, *_ in track})
     about = ", ".join(names) if len(names) <= MAX_NAMES else f"{len(names)} tracks"
     column = TableColumn(metrics.MEAN_BITS, about, "lower", UNIT, shown=True)
     ranks = {c: (*r, *[""] * len(means)) for c, r in table.ranks.items()}
     remark = (
-        f"{smaller.title} is another model, {NOT_MADE}. It is compared by bits per byte of the same right answers, because "
+        f"{smaller.title} is another model, {NOT_MADE}. It is compared by bits per byte of the "
+        "same right answers, because "
         "perplexities of two tokenizers cannot be compared. Its other columns are empty."
     )
-    columns = (*(replace(c, shown=not c.hidden or c.metric == metrics.SIZE) for c in table.columns), column)
-    out = replace(table, columns=columns, rows=tuple(rows), ranks=ranks, remarks=(*table.remarks, remark))
-    return out.with_first([i for i, c in enumerate(columns) if c is column or c.metric == metrics.SIZE])
+    columns = (
+        *(replace(c, shown=not c.hidden or c.metric == metrics.SIZE) for c in table.columns),
+        column,
+    )
+    out = replace(
+        table, columns=columns, rows=tuple(rows), ranks=ranks, remarks=(*table.remarks, remark)
+    )
+    return out.with_first(
+        [i for i, c in enumerate(columns) if c is column or c.metric == metrics.SIZE]
+    )
 
 
 def _is_dense(row: TableRow) -> bool:
@@ -83,7 +111,8 @@ def _is_dense(row: TableRow) -> bool:
 
 
 def _tracks(table: Table, records: Mapping[str, Record]) -> dict[Questions, int]:
-    """Return the columns of the tracks that a table has values of, by their questions. Rules for BOS may differ."""
+    """Return the columns of the tracks that a table has values of, by their questions. Rules for
+    BOS may differ."""
     out: dict[Questions, int] = {}
     for i, column in enumerate(table.columns):
         cells = (row.cells[i] for row in table.rows if column.metric == metrics.MEAN_BITS)
@@ -103,9 +132,15 @@ def _mean(table: Table, row: int, columns: Sequence[int]) -> TableCell | None:
     return TableCell(format_number(mean, None, UNIT), mean, records=records, average=True)
 
 
-def _renamed(row: TableRow, model: str, table: Table, cells: tuple[TableCell | None, ...]) -> TableRow:
+def _renamed(
+    row: TableRow, model: str, table: Table, cells: tuple[TableCell | None, ...]
+) -> TableRow:
     quantizer = row.filters["quantizer"] if row.is_quantized else ""
-    own = {"method": f"{model}, {NOT_MADE}", "pattern": row.filters["pattern"], "quantizer": quantizer or "none"}
+    own = {
+        "method": f"{model}, {NOT_MADE}",
+        "pattern": row.filters["pattern"],
+        "quantizer": quantizer or "none",
+    }
     return TableRow(
         " ".join(filter(None, (model, quantizer))) + f" ({NOT_MADE})",
         tuple(own.get(name, "") for name in table.label_names),

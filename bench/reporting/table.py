@@ -25,11 +25,20 @@ ALWAYS_SHOWN = ("method", "pattern")
 ABSENT = "–"
 """Text of a number that was not measured. A cell is never blank, and such a cell is never 0."""
 
-TEXT_COLUMNS = (*IDENTITY, "source", "best compressed", "tied with", "row", "order", signatures.SIGNED_BY)
+TEXT_COLUMNS = (
+    *IDENTITY,
+    "source",
+    "best compressed",
+    "tied with",
+    "row",
+    "order",
+    signatures.SIGNED_BY,
+)
 """Columns of words, which are aligned at the left. Numbers are aligned at the right."""
 
 SPREAD = (
-    "After ±: the standard deviation over calibration seeds if a row has several, otherwise the standard error over windows "
+    "After ±: the standard deviation over calibration seeds if a row has several, otherwise the "
+    "standard error over windows "
     "or questions."
 )
 """Meaning of the second number of a cell."""
@@ -61,22 +70,31 @@ class TextTable:
 
 
 def all_notes(table: TextTable) -> tuple[str, ...]:
-    """Return the notes of a table, and what ± means if a row has several seeds: its rows then differ in that."""
+    """Return the notes of a table, and what ± means if a row has several seeds: its rows then
+    differ in that."""
     several = any("seeds)" in cell for line in table.lines for cell in line)
     return (*table.notes, *([SPREAD] if several else []))
 
 
-def text_tables(records: Sequence[Record], signers: Mapping[str, str] | None = None) -> list[TextTable]:
-    """Make a table for each model, and one for its rows without tasks. A column is one metric under one protocol.
+def text_tables(
+    records: Sequence[Record], signers: Mapping[str, str] | None = None
+) -> list[TextTable]:
+    """Make a table for each model, and one for its rows without tasks. A column is one metric under
+    one protocol.
 
-    Several seeds give mean ± standard deviation over seeds. A single seed gives value ± standard error over items. If a
-    seed failed, its cell shows the failure, and no mean. Missing seeds are shown in the label if another method has them,
-    and in the cell if other cells of the row have them.
+    Several seeds give mean ± standard deviation over seeds. A single seed gives value ± standard
+    error over items. If a seed failed, its cell shows the failure, and no mean. Missing seeds are
+    shown in the label if another method has them, and in the cell if other cells of the row have
+    them.
 
     signers: who signed each record, for one more column.
     """
     by_model = group_by(labelled_rows(records), lambda row: str(row["model"]))
-    parts = [(caption(model) + kind, part) for model, rows in by_model.items() for kind, part in _by_tasks(rows)]
+    parts = [
+        (caption(model) + kind, part)
+        for model, rows in by_model.items()
+        for kind, part in _by_tasks(rows)
+    ]
     return [_text_table(title, rows, signers) for title, rows in parts]
 
 
@@ -86,7 +104,8 @@ def caption(model: str) -> str:
 
 
 def _by_tasks(rows: list[Row]) -> list[tuple[str, list[Row]]]:
-    """Return the rows of lines with and without tasks apart, each with words for the title. One part if all are alike."""
+    """Return the rows of lines with and without tasks apart, each with words for the title. One
+    part if all are alike."""
     tested = {tuple(r[c] for c in IDENTITY) for r in rows if r["measure"] == "zeroshot"}
     parts = group_by(rows, lambda row: tuple(row[c] for c in IDENTITY) in tested)
     return [("", parts[True]), (NO_TASKS, parts[False])] if len(parts) > 1 else [("", rows)]
@@ -100,7 +119,9 @@ def _text_table(title: str, rows: list[Row], signers: Mapping[str, str] | None) 
         for line, of in zip(lines, table.lines, strict=True):
             stems = (stem for row in of.group if (stem := row.get("record")))
             line.insert(len(of.labels), signatures.of_row(stems, signers))
-    headers = [column_header(*c[:2], task_averages.describe_column(*c[:2], rows)) for c in table.columns]
+    headers = [
+        column_header(*c[:2], task_averages.describe_column(*c[:2], rows)) for c in table.columns
+    ]
     return TextTable(title, [*table.label_names, *headers], lines, table.notes)
 
 
@@ -124,7 +145,10 @@ class PivotTable:
 
 def pivot(rows: list[Row], all_metrics: bool = False) -> PivotTable:
     """Pivot one model's rows. all_metrics: with the metrics that tables do not show."""
-    always = (*ALWAYS_SHOWN, *(["quantizer"] if any(row["quantizer"] != "none" for row in rows) else []))
+    always = (
+        *ALWAYS_SHOWN,
+        *(["quantizer"] if any(row["quantizer"] != "none" for row in rows) else []),
+    )
     label_names = [c for c in IDENTITY[1:] if c in always or _varies(rows, c)]
     averages = task_averages.average_rows(rows)
     rows = [r for r in rows if all_metrics or metrics.find(r["metric"]).in_tables] + averages
@@ -135,19 +159,24 @@ def pivot(rows: list[Row], all_metrics: bool = False) -> PivotTable:
         if row["seed"] is not None:
             expected.setdefault(_all_but_method(row), set()).add(row["seed"])
     ordered = sorted(groups.values(), key=lambda group: _sort_key(group, columns))
-    lines = tuple(PivotLine(tuple(_labels(label_names, group, expected)), group) for group in ordered)
+    lines = tuple(
+        PivotLine(tuple(_labels(label_names, group, expected)), group) for group in ordered
+    )
     return PivotTable(tuple(label_names), tuple(columns), lines, task_averages.notes(rows))
 
 
 def _varies(rows: list[Row], column: str) -> bool:
-    """Return whether rows differ in a column. A row without calibration or training does not count."""
+    """Return whether rows differ in a column. A row without calibration or training does not
+    count."""
     values = {r[column] for r in rows if r[column] is not None}
     return len(values - {""} if column in ("calibration", "training") else values) > 1
 
 
 def _columns(rows: list[Row]) -> list[ColumnKey]:
     measured = {(r["protocol"], r["measure"]) for r in rows if r["value"] is not None}
-    named = (r for r in rows if not _has_no_metric(r) or (r["protocol"], r["measure"]) not in measured)
+    named = (
+        r for r in rows if not _has_no_metric(r) or (r["protocol"], r["measure"]) not in measured
+    )
     columns = dict.fromkeys((r["metric"], r["protocol"], r["measure"]) for r in named)
     return sorted(columns, key=lambda c: (metrics.column_order(c[0]), c[1] or ""))
 
@@ -160,7 +189,9 @@ def _seeds(group: list[Row]) -> set[int]:
     return {r["seed"] for r in group if r["seed"] is not None}
 
 
-def _labels(label_names: list[str], group: list[Row], expected: dict[tuple[Any, ...], set[int]]) -> list[str]:
+def _labels(
+    label_names: list[str], group: list[Row], expected: dict[tuple[Any, ...], set[int]]
+) -> list[str]:
     """Return a line's labels. expected: seeds that any method has, by the rest of its identity."""
     first = dict(group[0])
     if seeds := _seeds(group):
@@ -186,12 +217,14 @@ def column_header(metric: str, protocol: str, about: str = "") -> str:
 
 
 def names_protocol(protocol: str) -> bool:
-    """Return whether the protocol is part of a column's name. It is not if it only says that weights were counted."""
+    """Return whether the protocol is part of a column's name. It is not if it only says that
+    weights were counted."""
     return protocol not in ("weights", "targets")
 
 
 def _sort_key(group: list[Row], columns: list[ColumnKey]) -> tuple[Any, ...]:
-    """Sort key: lines measured in the same columns together, dense first, then by the first column, failures last.
+    """Sort key: lines measured in the same columns together, dense first, then by the first column,
+    failures last.
 
     Equal numbers are in the order of their names.
     """
@@ -200,14 +233,27 @@ def _sort_key(group: list[Row], columns: list[ColumnKey]) -> tuple[Any, ...]:
     first = _readings(group, columns[absent.index(False)]) if False in absent else []
     good = [r["value"] for r in first if r["value"] is not None]
     sign = -1 if any(r["better"] == "higher" for r in first) else 1
-    name = (group[0]["quantizer"] != "none", *(group[0][c] for c in ("method", "pattern", "quantizer")))
-    return (absent, group[0]["method"] != "dense", not good, sign * sum(good) / len(good) if good else 0.0, name)
+    name = (
+        group[0]["quantizer"] != "none",
+        *(group[0][c] for c in ("method", "pattern", "quantizer")),
+    )
+    return (
+        absent,
+        group[0]["method"] != "dense",
+        not good,
+        sign * sum(good) / len(good) if good else 0.0,
+        name,
+    )
 
 
 def _readings(group: list[Row], column: ColumnKey) -> list[Row]:
     """Return a line's readings for a column. A measure that failed counts in all of its columns."""
     metric, *of = column
-    return [r for r in group if [r["protocol"], r["measure"]] == of and (r["metric"] == metric or _has_no_metric(r))]
+    return [
+        r
+        for r in group
+        if [r["protocol"], r["measure"]] == of and (r["metric"] == metric or _has_no_metric(r))
+    ]
 
 
 def _has_no_metric(row: Row) -> bool:
@@ -216,12 +262,15 @@ def _has_no_metric(row: Row) -> bool:
 
 
 def cells(group: list[Row], columns: Iterable[ColumnKey]) -> list[str]:
-    """Return a line's cells as text. If a cell further left has the same reason, only its first word is repeated."""
+    """Return a line's cells as text. If a cell further left has the same reason, only its first
+    word is repeated."""
     out: list[str] = []
     for column in columns:
         summary = summarize(group, column)
         text = summary.text if summary else ABSENT
-        out.append(text.partition(":")[0] if summary and summary.value is None and text in out else text)
+        out.append(
+            text.partition(":")[0] if summary and summary.value is None and text in out else text
+        )
     return out
 
 
@@ -244,7 +293,9 @@ def summarize(group: list[Row], column: ColumnKey) -> CellSummary | None:
     seeds = len(_seeds(group)) or 1
     bad = [r for r in rows if r["value"] is None]
     if bad:
-        return CellSummary(_status(bad[0]) + (f" ({len(bad)} of {seeds} seeds)" if seeds > 1 else ""), rows)
+        return CellSummary(
+            _status(bad[0]) + (f" ({len(bad)} of {seeds} seeds)" if seeds > 1 else ""), rows
+        )
     values = [r["value"] for r in rows]
     note = _seed_count(len(values), seeds) if len(values) < seeds else ""
     tasks = {r.get("worst_task") for r in rows}
@@ -257,7 +308,9 @@ def summarize(group: list[Row], column: ColumnKey) -> CellSummary | None:
         spread = spread if spread > ROUNDING * abs(mean) else None
     text = format_number(mean, spread, rows[0]["unit"]) + note
     if any(r.get("claimed") for r in rows):
-        return CellSummary(f"{text} claimed", rows)  # without a value it is in no rank, front or choice
+        return CellSummary(
+            f"{text} claimed", rows
+        )  # without a value it is in no rank, front or choice
     return CellSummary(text, rows, mean, spread)
 
 

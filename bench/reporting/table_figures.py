@@ -1,4 +1,5 @@
-"""Figures of a leaderboard's table: Pareto fronts, ratios to the dense model, losses by track, and what each pattern costs."""
+"""Figures of a leaderboard's table: Pareto fronts, ratios to the dense model, losses by track, and
+what each pattern costs."""
 
 from __future__ import annotations
 
@@ -26,8 +27,10 @@ MIN_PATTERNS, MAX_METHODS = 2, 4
 FIRST_METHODS = ("wanda", "sparsegpt")
 """Methods that come first in the figure of patterns."""
 PATTERN_CAPTION = (
-    "What a pattern costs, without a quantizer. Below each pattern: the most that hardware can speed up its arithmetic. "
-    "Sparse tensor cores run 2:4 at 2 times; (2N-2):2N, such as 6:8, as windows of 2:4 at N/(N-1) times; 4:8 and "
+    "What a pattern costs, without a quantizer. Below each pattern: the most that hardware can "
+    "speed up its arithmetic. "
+    "Sparse tensor cores run 2:4 at 2 times; (2N-2):2N, such as 6:8, as windows of 2:4 at N/(N-1) "
+    "times; 4:8 and "
     "unstructured patterns not at all."
 )
 
@@ -47,23 +50,34 @@ def draw_all(table: Table, name: str) -> list[TableFigure]:
     """Draw all figures of a table. name: the name of its section."""
     title = ", ".join(filter(None, (name, table.protocol or table.title)))
     out = [
-        _make(f"{title}: {front.y.name} against {front.x.name}", pareto.describe(front), draw_fronts([[front]]))
+        _make(
+            f"{title}: {front.y.name} against {front.x.name}",
+            pareto.describe(front),
+            draw_fronts([[front]]),
+        )
         for front in pareto.fronts(table)
     ]
     if rows := forest_rows(table):
         text = "; ".join(f"{row} {words.ratio(*x.parts)}" for row, x in rows)
         out.append(_make(f"{title}: {FOREST_TITLE}", FOREST_CAPTION, draw_forest(rows), text))
     if ratios := pattern_ratios(table):
-        each = ((method, pattern, x) for method, own in ratios.items() for pattern, x in own.items())
-        text = "; ".join(f"{method} {pattern} {words.ratio(*x.parts)}" for method, pattern, x in each)
-        out.append(_make(f"{title}: what a pattern costs", PATTERN_CAPTION, draw_patterns(ratios), text))
+        each = (
+            (method, pattern, x) for method, own in ratios.items() for pattern, x in own.items()
+        )
+        text = "; ".join(
+            f"{method} {pattern} {words.ratio(*x.parts)}" for method, pattern, x in each
+        )
+        out.append(
+            _make(f"{title}: what a pattern costs", PATTERN_CAPTION, draw_patterns(ratios), text)
+        )
     if profile.rows_of(table):
         out.append(draw_tracks(table, title))
     return out
 
 
 def _make(title: str, caption: str, figure: Figure, text: str = "") -> TableFigure:
-    """Return a figure as SVG. text: description for readers who do not see it, by default the caption."""
+    """Return a figure as SVG. text: description for readers who do not see it, by default the
+    caption."""
     return TableFigure(title, caption, drawing.to_svg(figure, title, text or caption))
 
 
@@ -75,11 +89,14 @@ def draw_tracks(table: Table, title: str) -> TableFigure:
         for k in rows
         for name, loss in table.facts(k).tracks.items()
     )
-    return _make(f"{title}: what each track loses", profile.CAPTION, draw_profile(table, rows, names), text)
+    return _make(
+        f"{title}: what each track loses", profile.CAPTION, draw_profile(table, rows, names), text
+    )
 
 
 def draw_profile(table: Table, rows: Sequence[int], names: Sequence[str]) -> Figure:
-    """Draw a heat map of losses, rows by tracks, each cell with its value and its interval. Blue: the interval leaves out 0."""
+    """Draw a heat map of losses, rows by tracks, each cell with its value and its interval. Blue:
+    the interval leaves out 0."""
     from matplotlib.patches import Rectangle
 
     figure, ((axes,),) = drawing.new_figure(205 + 86 * len(names), 64 + 34 * len(rows))
@@ -93,9 +110,21 @@ def draw_profile(table: Table, rows: Sequence[int], names: Sequence[str]) -> Fig
             value, low, high = one.loss.parts
             sure = low is None or high is None or not low <= 0 <= high
             alpha = 0.06 + 0.5 * (abs(value) / most) ** 0.5 if sure else 0.0
-            axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=BLUE, alpha=alpha, linewidth=0))
+            axes.add_patch(
+                Rectangle(
+                    (x - 0.48, y - 0.46), 0.96, 0.92, facecolor=BLUE, alpha=alpha, linewidth=0
+                )
+            )
             tip = drawing.tip(f"{table.rows[k].name}, {name}: {words.percent(value, low, high)}")
-            axes.text(x, y - 0.14, words.percent(value), ha="center", va="center", color=INK if sure else SOFT, gid=tip)
+            axes.text(
+                x,
+                y - 0.14,
+                words.percent(value),
+                ha="center",
+                va="center",
+                color=INK if sure else SOFT,
+                gid=tip,
+            )
             if low is not None and high is not None:
                 ends = f"{words.hundredths(low)} to {words.hundredths(high)}{profile.asterisk(one)}"
                 axes.text(x, y + 0.25, ends, ha="center", va="center", color=SOFT, fontsize=7.5)
@@ -112,18 +141,25 @@ def _two_lines(table: Table, k: int) -> str:
     """Return the name of a row, with its bits, in two lines. A name that does not fit is cut."""
     name, bits = printable(table.rows[k].name), table.facts(k).bits
     end = "" if bits is None else f", {bits:.3g}{NO_BREAK_SPACE}bits"
-    fitting = (textwrap.wrap(words.cut(name, length) + end, MAX_LETTERS) for length in range(len(name), 0, -1))
+    fitting = (
+        textwrap.wrap(words.cut(name, length) + end, MAX_LETTERS)
+        for length in range(len(name), 0, -1)
+    )
     return "\n".join(next(lines for lines in fitting if len(lines) <= 2))
 
 
 def pattern_ratios(table: Table) -> dict[str, dict[str, Bound]]:
-    """Return ratios to dense by method and pattern, of methods with MIN_PATTERNS patterns. Quantized rows do not count."""
+    """Return ratios to dense by method and pattern, of methods with MIN_PATTERNS patterns.
+    Quantized rows do not count."""
     ratios: dict[str, dict[str, Bound]] = {}
     for method, pattern, bound in _unquantized(table):
         ratios.setdefault(method, {}).setdefault(pattern, bound)
     several = [m for m, by_pattern in ratios.items() if len(by_pattern) >= MIN_PATTERNS]
     return {
-        m: ratios[m] for m in sorted(several, key=lambda m: (m not in FIRST_METHODS, -len(ratios[m]), m))[:MAX_METHODS]
+        m: ratios[m]
+        for m in sorted(several, key=lambda m: (m not in FIRST_METHODS, -len(ratios[m]), m))[
+            :MAX_METHODS
+        ]
     }
 
 
@@ -140,7 +176,8 @@ def _unquantized(table: Table) -> Iterator[tuple[str, str, Bound]]:
 
 
 def draw_patterns(ratios: dict[str, dict[str, Bound]]) -> Figure:
-    """Draw each method's ratios, grouped by pattern, the pattern that keeps the fewest weights first."""
+    """Draw each method's ratios, grouped by pattern, the pattern that keeps the fewest weights
+    first."""
     patterns = sorted({pattern for own in ratios.values() for pattern in own}, key=_kept)
     figure, ((axes,),) = drawing.new_figure(WIDTH, HEIGHT)
     for k, (method, own) in enumerate(ratios.items()):
@@ -151,7 +188,9 @@ def draw_patterns(ratios: dict[str, dict[str, Bound]]) -> Figure:
             axes.plot([at, at], ratio.ends, color=color, gid=tip)
             axes.plot(at, ratio.value, "osD^"[k], color=color, markersize=6.5, gid=tip)
         axes.plot([], [], "osD^"[k], color=color, label=words.cut(printable(method), MAX_LETTERS))
-    axes.set_xticks(range(len(patterns)), [f"{p}\n{_describe_limit(Pattern.parse(p))}" for p in patterns])
+    axes.set_xticks(
+        range(len(patterns)), [f"{p}\n{_describe_limit(Pattern.parse(p))}" for p in patterns]
+    )
     axes.set_xlim(-0.5, len(patterns) - 0.5)
     axes.grid(visible=False, axis="x")
     ends = [end for own in ratios.values() for ratio in own.values() for end in (*ratio.ends, 1.0)]

@@ -1,4 +1,5 @@
-"""Averages over sets of zero-shot tasks, and which of their tasks count: those that the dense model can do."""
+"""Averages over sets of zero-shot tasks, and which of their tasks count: those that the dense model
+can do."""
 
 from __future__ import annotations
 
@@ -18,23 +19,30 @@ Row = dict[str, Any]
 LEFT_OUT = "not in means"
 """Mark of a task on which the dense model is no better than a guess."""
 NOTE = (
-    "Not in means and worst drops, because the 95% interval of the dense model's accuracy is not above chance and the majority "
+    "Not in means and worst drops, because the 95% interval of the dense model's accuracy is not "
+    "above chance and the majority "
     "class: {}."
 )
 UNJUDGED = (
-    "In means without this test, because there is no dense row, or its record does not say what guesses reach: {}."
+    "In means without this test, because there is no dense row, or its record does not say what "
+    "guesses reach: {}."
 )
 
-UNKNOWN = "Without chance and majority, because the answers are no choices, or the record does not hold them: {}."
+UNKNOWN = (
+    "Without chance and majority, because the answers are no choices, or the record does not "
+    "hold them: {}."
+)
 
 
 def average_rows(rows: list[Row]) -> list[Row]:
-    """Return the mean accuracy and the worst task's drop as rows, for each line, seed and complete set of tasks.
+    """Return the mean accuracy and the worst task's drop as rows, for each line, seed and complete
+    set of tasks.
 
-    rows: as bench.results.rows makes them. The drop is from the dense model of the same dtype and device on the same
-    questions. A set with a task in two versions has no mean. A task on which the dense model is no better than a guess does not
-    count, because a change there says nothing: what is left is in the protocol of the row, and a set of which nothing is left has
-    no mean.
+    rows: as bench.results.rows makes them. The drop is from the dense model of the same dtype and
+    device on the same questions. A set with a task in two versions has no mean. A task on which the
+    dense model is no better than a guess does not
+    count, because a change there says nothing: what is left is in the protocol of the row, and a
+    set of which nothing is left has no mean.
     """
     dense = _dense_rows(rows)
     out = _average_tracks(rows)
@@ -47,7 +55,8 @@ def average_rows(rows: list[Row]) -> list[Row]:
 
 
 def _average_tracks(rows: list[Row]) -> list[Row]:
-    """Return the mean bits per byte of each line, seed and track. Only equal sets of questions share a protocol."""
+    """Return the mean bits per byte of each line, seed and track. Only equal sets of questions
+    share a protocol."""
     in_bits = (row for row in rows if row["metric"] == "bits_per_byte" and row["value"] is not None)
     lines = group_by(in_bits, lambda row: (*_line(row), _protocol(row).name.partition("/")[0]))
     averaged: list[tuple[str, str, Row]] = []
@@ -57,10 +66,15 @@ def _average_tracks(rows: list[Row]) -> list[Row]:
         questions = sum(row["n"] for row in of_track)
         label = f"{track}: {amount(len(of_track), 'task')}, {questions:,} questions"
         tasks = ", ".join(sorted(_protocol(row).label for row in of_track))
-        averaged.append((label, tasks, of_track[0] | {"metric": metrics.MEAN_BITS} | _mean(of_track)))
+        averaged.append(
+            (label, tasks, of_track[0] | {"metric": metrics.MEAN_BITS} | _mean(of_track))
+        )
     sets = group_by(averaged, lambda one: one[0])
     several = {label for label, some in sets.items() if len({tasks for _, tasks, _ in some}) > 1}
-    return [row | {"protocol": f"{label}: {tasks}" if label in several else label} for label, tasks, row in averaged]
+    return [
+        row | {"protocol": f"{label}: {tasks}" if label in several else label}
+        for label, tasks, row in averaged
+    ]
 
 
 def _mean(rows: Sequence[Row]) -> Row:
@@ -68,17 +82,28 @@ def _mean(rows: Sequence[Row]) -> Row:
     errors = [row["stderr"] for row in rows]
     stderr = None if None in errors else math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
     mean = math.fsum(row["value"] for row in rows) / len(rows)
-    return {"value": mean, "stderr": stderr, "n": len(rows), "records": tuple(row["record"] for row in rows)}
+    return {
+        "value": mean,
+        "stderr": stderr,
+        "n": len(rows),
+        "records": tuple(row["record"] for row in rows),
+    }
 
 
-def _average_set(name: str, rows: dict[str, Row], dense: Mapping[tuple[Any, ...], Row]) -> list[Row]:
+def _average_set(
+    name: str, rows: dict[str, Row], dense: Mapping[tuple[Any, ...], Row]
+) -> list[Row]:
     """rows: by task; dense: by _dense_key."""
     kept = {t: r for t, r in rows.items() if _is_doable(r, dense) is not False}
     if not kept:
         return []
     first = next(iter(kept.values()))
     rest = f": {', '.join(kept)}" if len(kept) < len(rows) else ""
-    base = first | {"metric": "mean_acc", "protocol": name + _limit(first) + rest} | _mean([*kept.values()])
+    base = (
+        first
+        | {"metric": "mean_acc", "protocol": name + _limit(first) + rest}
+        | _mean([*kept.values()])
+    )
     out = [base]
     befores = {t: dense[_dense_key(r)] for t, r in kept.items() if _dense_key(r) in dense}
     if not _is_dense(base) and len(befores) == len(kept):
@@ -92,27 +117,36 @@ def _average_set(name: str, rows: dict[str, Row], dense: Mapping[tuple[Any, ...]
 
 
 def tasks_of(protocol: str) -> tuple[tuple[str, ...], str]:
-    """Return the tasks of a mean by its protocol, and the limit: "wanda7x500: rte, boolq" is (("rte", "boolq"), "500")."""
+    """Return the tasks of a mean by its protocol, and the limit: "wanda7x500: rte, boolq" is
+    (("rte", "boolq"), "500")."""
     whole, _, rest = protocol.partition(": ")
     name, _, limit = whole.partition("x")
     return tuple(rest.split(", ")) if rest else TASK_SETS.get(name, ()), limit
 
 
 def describe_column(metric: str, protocol: str, rows: Iterable[Row]) -> str:
-    """Return what a reader must know beside the accuracies of a column: what guesses reach, and whether the task counts."""
+    """Return what a reader must know beside the accuracies of a column: what guesses reach, and
+    whether the task counts."""
     rows = [r for r in rows if r["protocol"] == protocol or metric == "mean_acc"]
     found = [r for r in _accuracies(rows) if r.get("guess")]
     if metric == "acc" and found:
-        return ", ".join(filter(None, (_describe_guess(found[:1]), LEFT_OUT if _is_left_out(found) else "")))
+        return ", ".join(
+            filter(None, (_describe_guess(found[:1]), LEFT_OUT if _is_left_out(found) else ""))
+        )
     if metric == "mean_acc":
         tasks, limit = tasks_of(protocol)
         by_task = {_protocol(r).name: r for r in found if _limit(r).removeprefix("x") == limit}
-        return _describe_guess([by_task[t] for t in tasks]) if tasks and all(t in by_task for t in tasks) else ""
+        return (
+            _describe_guess([by_task[t] for t in tasks])
+            if tasks and all(t in by_task for t in tasks)
+            else ""
+        )
     return ""
 
 
 def notes(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Return the notes of a table: which tasks do not count, of which that is not known, and where no guess is known."""
+    """Return the notes of a table: which tasks do not count, of which that is not known, and where
+    no guess is known."""
     dense = _dense_rows(rows)
     has_means = any(r["metric"] == "mean_acc" for r in rows)
     found: dict[str, set[str]] = {}
@@ -123,7 +157,11 @@ def notes(rows: Sequence[Row]) -> tuple[str, ...]:
             found.setdefault(NOTE if doable is False else UNJUDGED, set()).add(name)
         if row.get("guess") is None:
             found.setdefault(UNKNOWN, set()).add(name)
-    return tuple(text.format(", ".join(sorted(found[text]))) for text in (NOTE, UNJUDGED, UNKNOWN) if text in found)
+    return tuple(
+        text.format(", ".join(sorted(found[text])))
+        for text in (NOTE, UNJUDGED, UNKNOWN)
+        if text in found
+    )
 
 
 def _describe_guess(rows: Iterable[Row]) -> str:
@@ -140,7 +178,8 @@ def _is_left_out(rows: Sequence[Row]) -> bool:
 
 
 def _is_doable(row: Row, dense: Mapping[tuple[Any, ...], Row]) -> bool | None:
-    """Return whether the dense model is better than a guess on a row's questions. None if that is not known."""
+    """Return whether the dense model is better than a guess on a row's questions. None if that is
+    not known."""
     before = dense.get(_dense_key(row))
     guess = before.get("guess") if before else None
     if before is None or guess is None or not before["n"]:
@@ -149,7 +188,11 @@ def _is_doable(row: Row, dense: Mapping[tuple[Any, ...], Row]) -> bool | None:
 
 
 def _accuracies(rows: Iterable[Row]) -> Iterable[Row]:
-    return (r for r in rows if r["identity"].subject == "task" and r["metric"] == "acc" and r["value"] is not None)
+    return (
+        r
+        for r in rows
+        if r["identity"].subject == "task" and r["metric"] == "acc" and r["value"] is not None
+    )
 
 
 def _dense_rows(rows: Iterable[Row]) -> dict[tuple[Any, ...], Row]:

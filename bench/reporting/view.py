@@ -12,7 +12,8 @@ from bench.results import metrics
 from methods.info import Metric
 
 SEED_NOISE_NOTE = (
-    "Intervals of rows with few seeds, and ranks, include the noise between seeds. Its standard deviation for a row:"
+    "Intervals of rows with few seeds, and ranks, include the noise between seeds. Its standard "
+    "deviation for a row:"
 )
 
 
@@ -38,7 +39,13 @@ class DerivedColumn:
         """Return the column for a table. text: what the table's rows were evaluated on."""
         protocol = text if self.names_text else ""
         return TableColumn(
-            self.name, protocol, self.better, self.unit, names_protocol=self.names_text, shown=shown, derived=self
+            self.name,
+            protocol,
+            self.better,
+            self.unit,
+            names_protocol=self.names_text,
+            shown=shown,
+            derived=self,
         )
 
 
@@ -91,7 +98,8 @@ class TableColumn:
 class TableCell:
     """One cell.
 
-    text: as in every table; value: None if the cell shows a status; records: keys of `ReportSection.records`.
+    text: as in every table; value: None if the cell shows a status; records: keys of
+    `ReportSection.records`.
     """
 
     text: str
@@ -114,7 +122,8 @@ def is_quantized(labels: Mapping[str, str]) -> bool:
 class TableRow:
     """One row.
 
-    labels: one for each of its table's `label_names`; filters: what a reader can filter by; source: of a published number.
+    labels: one for each of its table's `label_names`; filters: what a reader can filter by; source:
+    of a published number.
     part_of: the row of which this is one seed, or the same with a smaller budget.
     """
 
@@ -159,15 +168,22 @@ class Table:
 
     @property
     def ranked_by(self) -> int | None:
-        """Return the column whose ranks a table shows at first: the first quality column that has ranks.
+        """Return the column whose ranks a table shows at first: the first quality column that has
+        ranks.
 
-        A table that has quality columns is never ranked by another one, for example by bits per weight, because readers
-        would take the rank for one of quality.
+        A table that has quality columns is never ranked by another one, for example by bits per
+        weight, because readers would take the rank for one of quality.
         """
-        quality = [c for c, one in enumerate(self.columns) if one.definition.quality and not one.hidden]
+        quality = [
+            c for c, one in enumerate(self.columns) if one.definition.quality and not one.hidden
+        ]
         ranked = [c for c in quality if c in self.ranks]
         others = [] if quality else self.ranks
-        return min(ranked, key=lambda c: self.columns[c].definition.quality, default=min(others, default=None))
+        return min(
+            ranked,
+            key=lambda c: self.columns[c].definition.quality,
+            default=min(others, default=None),
+        )
 
     @property
     def whole_rows(self) -> list[int]:
@@ -180,10 +196,13 @@ class Table:
         sources: dict[str, dict[str, None]] = {}
         for (_, _, c), interval in self.intervals.items():
             if interval.seed_noise and not self.columns[c].hidden:
-                sources.setdefault(self.columns[c].label, {}).update(dict.fromkeys(interval.seed_noise.split("; ")))
+                sources.setdefault(self.columns[c].label, {}).update(
+                    dict.fromkeys(interval.seed_noise.split("; "))
+                )
         noises = "; ".join(f"{label}: {', '.join(sorted(of))}" for label, of in sources.items())
         unranked = (
-            f"{self.unranked:,} rows are too many to compare in pairs: the best of a column are. The others have no ranks, and "
+            f"{self.unranked:,} rows are too many to compare in pairs: the best of a column are. "
+            "The others have no ranks, and "
             "no intervals but those to the dense model."
         )
         return (
@@ -205,7 +224,9 @@ class Table:
             columns=tuple(self.columns[c] for c in order),
             rows=tuple(replace(row, cells=tuple(row.cells[c] for c in order)) for row in self.rows),
             ranks={place[c]: ranks for c, ranks in self.ranks.items()},
-            intervals={(a, b, place[c]): interval for (a, b, c), interval in self.intervals.items()},
+            intervals={
+                (a, b, place[c]): interval for (a, b, c), interval in self.intervals.items()
+            },
         )
 
     def facts(self, row: int) -> Facts:
@@ -219,11 +240,14 @@ class Table:
         return cell.value if cell else None
 
     def to_text_tables(self) -> list[TextTable]:
-        """Return the table as text. If some rows have a mean over tasks, those without are in a second table.
+        """Return the table as text. If some rows have a mean over tasks, those without are in a
+        second table.
 
         The notes are those of the last.
         """
-        mean = next((i for i, c in enumerate(self.columns) if c.metric == "mean_acc" and not c.hidden), None)
+        mean = next(
+            (i for i, c in enumerate(self.columns) if c.metric == "mean_acc" and not c.hidden), None
+        )
         with_tasks = [k for k in self.whole_rows if mean is None or self.rows[k].cells[mean]]
         others = [k for k in self.whole_rows if k not in with_tasks]
         parts = [self.to_text_table(rows) for rows in (with_tasks, others) if rows]
@@ -239,7 +263,11 @@ class Table:
         visible = [i for i, c in enumerate(self.columns) if not c.hidden]
         if rows is not None:
             visible = [i for i in visible if any(self.rows[k].cells[i] for k in rows)]
-        headers = [*self.label_names, *([] if by is None else ["rank"]), *(self.columns[i].head for i in visible)]
+        headers = [
+            *self.label_names,
+            *([] if by is None else ["rank"]),
+            *(self.columns[i].head for i in visible),
+        ]
         lines = []
         for k, row in ((k, self.rows[k]) for k in (self.whole_rows if rows is None else rows)):
             cells = (row.cells[i] for i in visible)

@@ -7,16 +7,19 @@ from collections.abc import Callable
 from functools import partial
 
 EXACT_DIGITS = 12
-"""Significant digits of a number without an interval. The rest of a float is the rounding of its processor."""
+"""Significant digits of a number without an interval. The rest of a float is the rounding of its
+processor."""
 
 INTERVAL_DIGITS = 4
-"""Significant digits of an interval's half width that are kept: the two that it supports, and two for text to round."""
+"""Significant digits of an interval's half width that are kept: the two that it supports, and two
+for text to round."""
 
 
 def rounded(
     value: float, low: float | None = None, high: float | None = None
 ) -> tuple[float, float | None, float | None]:
-    """Round a value and its interval to INTERVAL_DIGITS significant digits of the interval's half width."""
+    """Round a value and its interval to INTERVAL_DIGITS significant digits of the interval's half
+    width."""
     value = _exact(value)
     if low is None or high is None:
         return value, low, high
@@ -33,10 +36,18 @@ def _exact(value: float) -> float:
 
 
 def quantity(
-    number: Callable[[float], str], unit: str, value: float, low: float | None = None, high: float | None = None
+    number: Callable[[float], str],
+    unit: str,
+    value: float,
+    low: float | None = None,
+    high: float | None = None,
 ) -> str:
     """Format a value with its interval if it has one, and the unit once: 2.2 pp (−1.2 to 7.3)."""
-    return number(value) + unit + ("" if low is None or high is None else f" ({number(low)} to {number(high)})")
+    return (
+        number(value)
+        + unit
+        + ("" if low is None or high is None else f" ({number(low)} to {number(high)})")
+    )
 
 
 def ratio(value: float, low: float | None = None, high: float | None = None) -> str:
@@ -47,7 +58,9 @@ def ratio(value: float, low: float | None = None, high: float | None = None) -> 
 def hundredths(value: float) -> str:
     """Format a fraction in hundredths, with one decimal, and from 1,000 on without decimals."""
     digits = 0 if abs(value) >= 10 else 1
-    return _with_minus(f"{round(100 * value, digits) + 0.0:,.{digits}f}")  # + 0.0: no minus before a zero
+    return _with_minus(
+        f"{round(100 * value, digits) + 0.0:,.{digits}f}"
+    )  # + 0.0: no minus before a zero
 
 
 def _four_digits(value: float) -> str:
@@ -77,14 +90,21 @@ def short_count(value: int) -> str:
 def duration(seconds: float) -> str:
     """Write seconds for people: 0.3 s, 12 s, 4 min, 1.3 h, 5.3 days, 12 years."""
     day = 86400
-    units = ((730 * day, 365 * day, "years"), (2 * day, day, "days"), (3600, 3600, "h"), (60, 60, "min"), (0, 1, "s"))
+    units = (
+        (730 * day, 365 * day, "years"),
+        (2 * day, day, "days"),
+        (3600, 3600, "h"),
+        (60, 60, "min"),
+        (0, 1, "s"),
+    )
     size, unit = next((size, unit) for least, size, unit in units if seconds >= least)
     value = seconds / size
     return f"{value:.2g} {unit}" if value < 10 else f"{value:,.0f} {unit}"
 
 
 def cut(text: str, length: int) -> str:
-    """Cut a text to `length` letters. An ellipsis replaces its end, but for short last words, such as a pattern."""
+    """Cut a text to `length` letters. An ellipsis replaces its end, but for short last words, such
+    as a pattern."""
     if len(text) <= length:
         return text
     last = text[-(length // 3) :]

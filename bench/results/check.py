@@ -35,11 +35,13 @@ class FolderCheck:
     problems: tuple[str, ...]
     """Sentences about records that are damaged or were changed."""
     leftovers: tuple[Path, ...]
-    """Files that belong to no record: items, partial files of killed processes, records that were moved aside."""
+    """Files that belong to no record: items, partial files of killed processes, records that were
+    moved aside."""
 
 
 def check_folder(root: Path) -> FolderCheck:
-    """Check every record: its digest, its key and identity, its items, and each number that they give. Changes nothing."""
+    """Check every record: its digest, its key and identity, its items, and each number that they
+    give. Changes nothing."""
     require_results(root)
     store = ReadOnlyStore(root)
     problems: list[str] = []
@@ -62,7 +64,9 @@ def check_folder(root: Path) -> FolderCheck:
             continue
         sound.append(record)
         recomputed += len(derived)
-        not_derived.update(r.metric for r in record.readings if r.value is not None and r.metric not in derived)
+        not_derived.update(
+            r.metric for r in record.readings if r.value is not None and r.metric not in derived
+        )
     for record, sentence in disagreements(sound, items_of):
         problems.append(f"{store.path(record.key)}: {sentence}")
     return FolderCheck(
@@ -74,7 +78,9 @@ def check_folder(root: Path) -> FolderCheck:
     )
 
 
-def disagreements(records: Iterable[Record], items_of: Mapping[str, Items]) -> Iterator[tuple[Record, str]]:
+def disagreements(
+    records: Iterable[Record], items_of: Mapping[str, Items]
+) -> Iterator[tuple[Record, str]]:
     """Yield a record and a sentence where two records of a folder cannot both be true.
 
     items_of: sparsity of each layer of `size` records, by key.
@@ -86,27 +92,54 @@ def disagreements(records: Iterable[Record], items_of: Mapping[str, Items]) -> I
     for record in records:
         for column, text in record.identity.labels().items():
             if isinstance(text, str):
-                known, first = spellings.setdefault((column, unicodedata.normalize("NFKC", text)), (text, record))
+                known, first = spellings.setdefault(
+                    (column, unicodedata.normalize("NFKC", text)), (text, record)
+                )
                 if known != text:
-                    yield record, f"its {column} {text!a} looks like {known!a} of record {first.short_key}"
+                    yield (
+                        record,
+                        f"its {column} {text!a} looks like {known!a} of record {first.short_key}",
+                    )
         digest, inputs = record.key_inputs.get("model"), record.key_inputs
         # The key inputs of a record made elsewhere have the name of its model, and no digest.
-        first = record if "made_elsewhere" in record.notes else weights.setdefault(record.identity.model, record)
+        first = (
+            record
+            if "made_elsewhere" in record.notes
+            else weights.setdefault(record.identity.model, record)
+        )
         if first.key_inputs.get("model") != digest:
             name = record.identity.model
-            yield record, f"its {name} has other weights than in record {first.short_key}: one name for two models"
+            yield (
+                record,
+                f"its {name} has other weights than in record {first.short_key}: one name for two "
+                "models",
+            )
         config = (inputs.get("measure") or {}).get("config") or {}
         if record.token_digest and "corpus" in config:
-            parts = {name: config.get(name) for name in ("corpus", "split", "seqlen", "windows", "bos")}
-            text = repr((sorted(parts.items()), inputs.get("tokenizer"), inputs["measure"].get("content")))
+            parts = {
+                name: config.get(name) for name in ("corpus", "split", "seqlen", "windows", "bos")
+            }
+            text = repr(
+                (sorted(parts.items()), inputs.get("tokenizer"), inputs["measure"].get("content"))
+            )
             first = tokens.setdefault(text, record)
             if _text_of(first) != _text_of(record):
-                yield record, f"it was measured on other tokens than record {first.short_key} of the same text"
+                yield (
+                    record,
+                    f"it was measured on other tokens than record {first.short_key} of the same "
+                    "text",
+                )
         if record.artifact:
             artifacts.setdefault(record.artifact, {})[record.identity.measure] = record
     for by_measure in artifacts.values():
-        if (pattern := by_measure.get("pattern")) and (size := by_measure.get("size")) and size.key in items_of:
-            yield from ((size, sentence) for sentence in _of_artifact(pattern, size, items_of[size.key]))
+        if (
+            (pattern := by_measure.get("pattern"))
+            and (size := by_measure.get("size"))
+            and size.key in items_of
+        ):
+            yield from (
+                (size, sentence) for sentence in _of_artifact(pattern, size, items_of[size.key])
+            )
 
 
 def _text_of(record: Record) -> tuple[Any, ...]:
@@ -114,7 +147,8 @@ def _text_of(record: Record) -> tuple[Any, ...]:
 
 
 def _of_artifact(counted: Record, size: Record, items: Items) -> Iterator[str]:
-    """Yield a sentence where the `pattern` and `size` records of an artifact cannot both be true."""
+    """Yield a sentence where the `pattern` and `size` records of an artifact cannot both be
+    true."""
     counts, sizes = ({r.metric: r for r in record.readings} for record in (counted, size))
     violated, bits = counts.get("violated_groups"), sizes.get("bits_per_weight")
     pattern = Pattern.parse(size.identity.pattern)
@@ -124,7 +158,10 @@ def _of_artifact(counted: Record, size: Record, items: Items) -> Iterator[str]:
         yield f"it has {len(items.ids)} layers, but record {counted.short_key} counted {violated.n}"
     lowest = float(items.columns["value"].min())
     if violated.value == 0 and pattern.m and lowest < pattern.share - ROUNDING:
-        yield f"a layer has {lowest:.4g} zeros, but record {counted.short_key} says that no group breaks {pattern}"
+        yield (
+            f"a layer has {lowest:.4g} zeros, but record {counted.short_key} says that no group "
+            f"breaks {pattern}"
+        )
     if bits is None or violated.value != 0 or "stored" not in counted.notes:
         return
     try:

@@ -27,14 +27,22 @@ def require_consistent(record: Record) -> None:
     """Raise UserError if a part of the record contradicts another."""
     try:
         wrong = next(contradictions(record), "")
-    except (TypeError, AttributeError, LookupError, ValueError, OverflowError, RecursionError) as fault:
+    except (
+        TypeError,
+        AttributeError,
+        LookupError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ) as fault:
         wrong = f"its key_inputs have another shape ({type(fault).__name__}: {fault})"
     if wrong:
         raise UserError(f"record {record.short_key} contradicts itself: {wrong}")
 
 
 def contradictions(record: Record) -> Iterator[str]:
-    """Yield a sentence for each part of a record that contradicts another. Key inputs of another shape raise any error."""
+    """Yield a sentence for each part of a record that contradicts another. Key inputs of another
+    shape raise any error."""
     inputs = record.key_inputs
     if record.key != digests.of(inputs):
         yield "its key is not the digest of its key_inputs"
@@ -43,8 +51,13 @@ def contradictions(record: Record) -> Iterator[str]:
         yield "its artifact is not the digest of the artifact's key_inputs"
     stated, stored = _of_identity(record.identity), _of_inputs(inputs, record.identity)
     for name in stated.keys() & stored.keys():
-        if stated[name] != stored[name] and (name != "settings" or stated["stages"] == stored["stages"]):
-            yield f"its identity has {name} {stated[name]!r}, but its key was made from {stored[name]!r}"
+        if stated[name] != stored[name] and (
+            name != "settings" or stated["stages"] == stored["stages"]
+        ):
+            yield (
+                f"its identity has {name} {stated[name]!r}, but its key was made from "
+                f"{stored[name]!r}"
+            )
     yield from _of_status(record)
     for reading in record.readings:
         yield from _of_reading(reading, record.identity.measure if "measure" in inputs else "")
@@ -77,46 +90,76 @@ def _of_identity(identity: Identity) -> dict[str, Any]:
 
 
 def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
-    """Return the same parts from key inputs. A timing of engines has few of them, and so has a measure of a plug-in.
+    """Return the same parts from key inputs. A timing of engines has few of them, and so has a
+    measure of a plug-in.
 
     Lengths that an old identity leaves out are left out here, too.
     """
-    out: dict[str, Any] = {name: inputs[name] for name in ("seed", "dtype", "device", "targets") if name in inputs}
+    out: dict[str, Any] = {
+        name: inputs[name] for name in ("seed", "dtype", "device", "targets") if name in inputs
+    }
     if "dtype" in inputs:
         out["arithmetic"] = inputs.get("arithmetic", "")  # left out if it is the dtype
     if inputs.get("stages"):
         stages = inputs["stages"]
         out["stages"] = [stage["name"] for stage in stages]
         typed = zip(stages, _of_identity(identity)["settings"], strict=False)
-        out["settings"] = [_same_settings(stage.get("config", {}), settings) for stage, settings in typed]
+        out["settings"] = [
+            _same_settings(stage.get("config", {}), settings) for stage, settings in typed
+        ]
         if "pattern" in stages[-1]:
             out["pattern"] = stages[-1]["pattern"]
     for name, stated in (("calibration", identity.calibration), ("training", identity.training)):
         if name in inputs:
-            out[name] = inputs[name] and _of_text(inputs[name], stated.model_dump() if stated else {})
+            out[name] = inputs[name] and _of_text(
+                inputs[name], stated.model_dump() if stated else {}
+            )
     if "measure" in inputs:
         out["measure"] = inputs["measure"]["name"]
         config = {**(inputs["measure"].get("config") or {})}
         if "corpus" in config:
             name = config["corpus"] + (f"-{config['split']}" if "split" in config else "")
-            out["protocol"] = (name, None, config["seqlen"], config.get("windows"), config.get("bos", ""), "", "")
+            out["protocol"] = (
+                name,
+                None,
+                config["seqlen"],
+                config.get("windows"),
+                config.get("bos", ""),
+                "",
+                "",
+            )
         elif "task" in config:
             version = f"{config['shots']}-shot" if "shots" in config else config["version"]
             prompt = config.get("prompt") or describe_prompt(*(config.get(name) for name in PROMPT))
-            out["protocol"] = (config["task"], version, None, config.get("limit"), config.get("bos", ""), "", prompt)
+            out["protocol"] = (
+                config["task"],
+                version,
+                None,
+                config.get("limit"),
+                config.get("bos", ""),
+                "",
+                prompt,
+            )
         elif out["measure"] in PROTOCOL_OF:
             out["protocol"] = (PROTOCOL_OF[out["measure"]], None, None, None, "", "", "")
     return out
 
 
 def _of_text(text: dict[str, Any], stated: dict[str, Any]) -> dict[str, Any]:
-    others = {"data": text["data"], "bos": text.get("bos", ""), "all_experts": text.get("all_experts", False)}
-    lengths = {name: None if length is None else text.get(name, length) for name, length in stated.items()}
+    others = {
+        "data": text["data"],
+        "bos": text.get("bos", ""),
+        "all_experts": text.get("all_experts", False),
+    }
+    lengths = {
+        name: None if length is None else text.get(name, length) for name, length in stated.items()
+    }
     return lengths | {name: value for name, value in others.items() if name in ("data", *stated)}
 
 
 def _typed_settings(label: str) -> dict[str, Any]:
-    """Return the settings in a label by their names in a configuration. A word without a value is a switch."""
+    """Return the settings in a label by their names in a configuration. A word without a value is a
+    switch."""
     out: dict[str, Any] = {}
     for setting in label.split(":")[1:]:
         name, has_value, text = setting.partition("=")
@@ -134,7 +177,8 @@ def _value(text: str) -> Any:
 
 
 def _same_settings(config: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
-    """Return the stored values of settings that were typed. A default value is not stored, nor is what a text becomes."""
+    """Return the stored values of settings that were typed. A default value is not stored, nor is
+    what a text becomes."""
     stored = {name.removesuffix("_"): value for name, value in config.items()}
     plain = {name: value for name, value in stored.items() if isinstance(value, bool | int | float)}
     return {name: plain.get(name, value) for name, value in typed.items()}
@@ -167,15 +211,23 @@ def _of_reading(reading: ReadingRow, measure: str) -> Iterator[str]:
     if measure in MEASURES and not _may_have(MEASURES[measure], reading.metric):
         yield f"its measure {measure} has no metric {reading.metric!r}"
     if reading.better not in ("lower", "higher", ""):
-        yield f"its {reading.metric} has the direction {reading.better!r}, not lower, higher or an empty text"
+        yield (
+            f"its {reading.metric} has the direction {reading.better!r}, not lower, higher or an "
+            "empty text"
+        )
     if owned is None:
         return
     known, stated = owned.metric, (reading.unit, reading.better)
     if stated != (known.unit, known.better):
-        yield f"its {reading.metric} has unit and direction {stated}, not {(known.unit, known.better)}"
+        yield (
+            f"its {reading.metric} has unit and direction {stated}, not "
+            f"{(known.unit, known.better)}"
+        )
     if value is None:
         return
-    if (known.low is not None and value < known.low) or (known.high is not None and value > known.high):
+    if (known.low is not None and value < known.low) or (
+        known.high is not None and value > known.high
+    ):
         yield f"its {reading.metric} is {value:.9g}, outside {known.low} to {known.high}"
     if known.is_count and not value.is_integer():
         yield f"its {reading.metric} is {value:.9g}, but it is a count"
@@ -183,4 +235,6 @@ def _of_reading(reading: ReadingRow, measure: str) -> Iterator[str]:
 
 def _may_have(measure: CatalogEntry, metric: str) -> bool:
     """Return whether a record of a measure of this package may have a metric."""
-    return measure.other_metrics or any(known.name == metric and known.in_records for known in measure.metrics)
+    return measure.other_metrics or any(
+        known.name == metric and known.in_records for known in measure.metrics
+    )

@@ -16,13 +16,15 @@ from bench.results.record import ReadingRow, Record
 Array = NDArray[np.float64]
 
 TOLERANCE = 1e-9
-"""Relative difference between a number and its items that is no damage: only the summation order may differ."""
+"""Relative difference between a number and its items that is no damage: only the summation order
+may differ."""
 SPEEDUP_DIGITS = 4
 """Digits of a stored speedup. Some measures round it."""
 
 
 class Items(NamedTuple):
-    """Scores by item, sorted by item id. columns: `value`, and those of other metrics by their names."""
+    """Scores by item, sorted by item id. columns: `value`, and those of other metrics by their
+    names."""
 
     ids: NDArray[Any]
     clusters: NDArray[Any]
@@ -40,13 +42,15 @@ class Derived(NamedTuple):
     """Digits to which some measures round the value. None: none does."""
 
     def agrees(self, stored: float, value: float) -> bool:
-        """Return whether a stored number is a derived one, up to the summation order or rounding."""
+        """Return whether a stored number is a derived one, up to the summation order or
+        rounding."""
         rounded = value if self.digits is None else float(f"{value:.{self.digits}g}")
         return stored == rounded or math.isclose(stored, value, rel_tol=TOLERANCE, abs_tol=1e-12)
 
 
 def derive(record: Record, items: Items) -> Iterator[tuple[ReadingRow, Derived]]:
-    """Yield the readings that a record's items give, each with what they give. Raise ArithmeticError without a finite mean.
+    """Yield the readings that a record's items give, each with what they give. Raise
+    ArithmeticError without a finite mean.
 
     Each metric has its rule (`methods.info.Metric.rule`).
     """
@@ -64,23 +68,31 @@ def _derive(reading: ReadingRow, record: Record, items: Items) -> Derived | None
     reduce = REDUCERS.get(metric.rule)
     if values is None or reduce is None:
         return None
-    if not (np.isfinite(values).all() and np.isfinite(items.weights).all() and items.weights.sum() > 0):
+    if not (
+        np.isfinite(values).all() and np.isfinite(items.weights).all() and items.weights.sum() > 0
+    ):
         raise ArithmeticError(f"{metric.name} has no finite mean")
     return reduce(reading, values, items.weights)
 
 
 def derive_own(metric: str, record: Record, items: Items) -> Derived | None:
-    """Return what the measure of a metric with the rule "own" derives. Raise UserError if a plug-in fails."""
+    """Return what the measure of a metric with the rule "own" derives. Raise UserError if a plug-in
+    fails."""
     owned = metric_owners.find(metric)
     assert owned is not None
     kind = registry.load(owned.entry)
     with registry.guarded(owned.entry):
         found = kind.derive(metric, record, items)
-        return found if found is None or isinstance(found, Derived) else Derived(float(found), n=len(items.ids))
+        return (
+            found
+            if found is None or isinstance(found, Derived)
+            else Derived(float(found), n=len(items.ids))
+        )
 
 
 def pseudo_values(metric: str, record: Record, items: Items) -> Array | None:
-    """Return scores of a number with the rule "own", one for each item, or None if the items do not give it.
+    """Return scores of a number with the rule "own", one for each item, or None if the items do not
+    give it.
 
     They are jackknife pseudo-values (Tukey 1958), moved so that their mean is the number itself.
     """
@@ -91,7 +103,11 @@ def pseudo_values(metric: str, record: Record, items: Items) -> Array | None:
     for i in range(n):
         kept = np.arange(n) != i
         columns = {name: values[kept] for name, values in items.columns.items()}
-        part = derive_own(metric, record, Items(items.ids[kept], items.clusters[kept], items.weights[kept], columns))
+        part = derive_own(
+            metric,
+            record,
+            Items(items.ids[kept], items.clusters[kept], items.weights[kept], columns),
+        )
         without.append(math.nan if part is None else part.value)
     changes = np.mean(without) - np.array(without)
     # The value of a window is a sum over its tokens.
@@ -102,19 +118,28 @@ def pseudo_values(metric: str, record: Record, items: Items) -> Array | None:
 def scores_of(metric: str, record: Record, items: Items) -> Array | None:
     """Return a metric's column, or None if the items have no scores of it.
 
-    The column `value` has no name. It belongs to the only metric without a column that averages items. If none averages
-    items, it belongs to the first metric without a column.
+    The column `value` has no name. It belongs to the only metric without a column that averages
+    items. If none averages items, it belongs to the first metric without a column.
     """
     if metric in items.columns:
         return items.columns[metric]
     others = [reading for reading in record.readings if reading.metric not in items.columns]
-    owners = [reading for reading in others if metrics.find(reading.metric).rule in REDUCERS] or others[:1]
-    return items.columns.get("value") if [reading.metric for reading in owners] == [metric] else None
+    owners = [
+        reading for reading in others if metrics.find(reading.metric).rule in REDUCERS
+    ] or others[:1]
+    return (
+        items.columns.get("value") if [reading.metric for reading in owners] == [metric] else None
+    )
 
 
 def differences(reading: ReadingRow, derived: Derived) -> Iterator[str]:
-    """Yield a sentence for each part of a reading that is not the derived one. A stored part may be missing."""
-    parts = ((reading.value, derived.value), (reading.stderr, derived.stderr), (reading.n, derived.n))
+    """Yield a sentence for each part of a reading that is not the derived one. A stored part may be
+    missing."""
+    parts = (
+        (reading.value, derived.value),
+        (reading.stderr, derived.stderr),
+        (reading.n, derived.n),
+    )
     for what, (stored, value) in zip(("", "standard error of ", "n of "), parts, strict=True):
         if stored is not None and value is None:
             yield f"{what}{reading.metric} is {stored:.9g}, but it has none"
@@ -153,7 +178,9 @@ def _median_of_timings(reading: ReadingRow, values: Array, weights: Array) -> De
 
 def _mean_of_speedups(reading: ReadingRow, values: Array, weights: Array) -> Derived:
     _require_positive(reading, values)
-    return Derived(math.exp(math.fsum(np.log(values)) / len(values)), n=len(values), digits=SPEEDUP_DIGITS)
+    return Derived(
+        math.exp(math.fsum(np.log(values)) / len(values)), n=len(values), digits=SPEEDUP_DIGITS
+    )
 
 
 def _require_positive(reading: ReadingRow, values: Array) -> None:
@@ -169,4 +196,5 @@ REDUCERS: dict[str, Callable[[ReadingRow, Array, Array], Derived]] = {
     "median of timings": _median_of_timings,
     "mean of speedups": _mean_of_speedups,
 }
-"""Functions that compute a reading from item values and their weights, by the rule of its metric."""
+"""Functions that compute a reading from item values and their weights, by the rule of its
+metric."""

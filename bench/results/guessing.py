@@ -1,4 +1,5 @@
-"""Accuracy of guesses: at random, and of the answer that is right most often. An accuracy says something only above both."""
+"""Accuracy of guesses: at random, and of the answer that is right most often. An accuracy says
+something only above both."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from bench.results.record import Record
 from bench.stats.ratios import wilson_interval
 
 KNOWN = Path(__file__).parent.parent / "assets" / "task_guesses.json"
-"""Guesses of tasks whose older records do not hold them. scripts/task_guesses.py computes them from the tasks' data."""
+"""Guesses of tasks whose older records do not hold them. scripts/task_guesses.py computes them from
+the tasks' data."""
 LEVEL = 0.05
 
 
@@ -28,12 +30,14 @@ class Guess(NamedTuple):
         return max(self)
 
     def is_beaten_by(self, accuracy: float, questions: int) -> bool:
-        """Return whether the lower end of the interval of an accuracy (Wilson, 95%) is above both guesses."""
+        """Return whether the lower end of the interval of an accuracy (Wilson, 95%) is above both
+        guesses."""
         return wilson_interval(accuracy * questions, questions, LEVEL)[0] > self.best
 
 
 def of_record(record: Record) -> Guess | None:
-    """Return the guesses on a record's questions: from its notes, or of a task whose data is known. None if neither has them."""
+    """Return the guesses on a record's questions: from its notes, or of a task whose data is known.
+    None if neither has them."""
     notes = record.notes
     if all(isinstance(notes.get(name), int | float) for name in ("chance", "majority")):
         return Guess(float(notes["chance"]), float(notes["majority"]))

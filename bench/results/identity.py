@@ -1,4 +1,5 @@
-"""Names of measurements. They do not depend on the version of the code, so comparisons and gates join on them."""
+"""Names of measurements. They do not depend on the version of the code, so comparisons and gates
+join on them."""
 
 from __future__ import annotations
 
@@ -12,14 +13,15 @@ from bench.system import digests
 DECIDES_NO_NUMBER = True
 
 COLUMNS = (
-    "model", "method", "pattern", "quantizer", "seed", "measure", "protocol", "calibration", "training", "targets",
-    "dtype", "device",
+    "model", "method", "pattern", "quantizer", "seed", "measure", "protocol", "calibration",
+    "training", "targets", "dtype", "device",
 )  # fmt: skip
 """Parts of an identity as text, in the order of a row."""
 
 
 TIMED = "speed"
-"""Measure whose numbers are times. Its protocol is a step of the model, with a length or a version like others."""
+"""Measure whose numbers are times. Its protocol is a step of the model, with a length or a version
+like others."""
 
 Whole = Annotated[int, Field(strict=True)]
 """A whole number, but no text or fraction of one."""
@@ -28,21 +30,27 @@ IdentityKey = tuple[tuple[str, Any], ...]
 
 
 def chain_label(stages: Sequence[str]) -> str:
-    """Return stages as one name: `permute + wanda`. `from` names the stages before, so it is left out of all but the first."""
-    later = (":".join(part for part in stage.split(":") if not part.startswith("from=")) for stage in stages[1:])
+    """Return stages as one name: `permute + wanda`. `from` names the stages before, so it is left
+    out of all but the first."""
+    later = (
+        ":".join(part for part in stage.split(":") if not part.startswith("from="))
+        for stage in stages[1:]
+    )
     return " + ".join([*stages[:1], *later])
 
 
 def _with_bos(label: str, bos: str) -> str:
-    # Without BOS at the start of each sequence, a text has the name that it has in papers and in older records.
+    # Without BOS at the start of each sequence, a text has the name that it has in papers and in
+    # older records.
     return f"{label} with BOS" if bos in ("auto", "always") else label
 
 
 class Protocol(BaseModel, frozen=True, extra="forbid"):
     """The text or task of a measurement.
 
-    seqlen: tokens of a window. limit: number of windows or questions, if not all. engine: library that ran the model, if the
-    measure compares engines. bos: rule for BOS where it changes the tokens. prompt: settings that change the questions of a task.
+    seqlen: tokens of a window. limit: number of windows or questions, if not all. engine: library
+    that ran the model, if the measure compares engines. bos: rule for BOS where it changes the
+    tokens. prompt: settings that change the questions of a task.
     """
 
     name: str
@@ -56,13 +64,18 @@ class Protocol(BaseModel, frozen=True, extra="forbid"):
     @property
     def label(self) -> str:
         detail = self.version if self.version is not None else self.seqlen
-        label = self.name + (f"@{detail}" if detail is not None else "") + (f"x{self.limit}" if self.limit else "")
+        label = (
+            self.name
+            + (f"@{detail}" if detail is not None else "")
+            + (f"x{self.limit}" if self.limit else "")
+        )
         label += f" ({self.prompt})" if self.prompt else ""
         return _with_bos(label, self.bos) + (f" in {self.engine}" if self.engine else "")
 
 
 class CalibrationText(BaseModel, frozen=True, extra="forbid"):
-    """The calibration tokens: `sequences` sequences of `seqlen` tokens. None if the record does not say."""
+    """The calibration tokens: `sequences` sequences of `seqlen` tokens. None if the record does not
+    say."""
 
     data: str
     sequences: Whole | None = None
@@ -79,7 +92,8 @@ class CalibrationText(BaseModel, frozen=True, extra="forbid"):
 
 
 class TrainingText(BaseModel, frozen=True, extra="forbid"):
-    """The training tokens, in steps of `batch` sequences of `seqlen` tokens. None if the record does not say."""
+    """The training tokens, in steps of `batch` sequences of `seqlen` tokens. None if the record
+    does not say."""
 
     data: str
     seqlen: Whole | None = None
@@ -92,7 +106,9 @@ class TrainingText(BaseModel, frozen=True, extra="forbid"):
     @property
     def label(self) -> str:
         steps = "" if self.seqlen is None else f"@{self.seqlen}x{self.batch}"
-        label = _with_bos(self.data + steps, self.bos) + ("" if self.tokens is None else f", {self.tokens:,} tokens")
+        label = _with_bos(self.data + steps, self.bos) + (
+            "" if self.tokens is None else f", {self.tokens:,} tokens"
+        )
         return label + (f", recipe {self.recipe}" if self.recipe else "")
 
 
@@ -123,11 +139,14 @@ class Identity(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def targets(self) -> str:
-        return ",".join(self.include) + (f" without {','.join(self.exclude)}" if self.exclude else "")
+        return ",".join(self.include) + (
+            f" without {','.join(self.exclude)}" if self.exclude else ""
+        )
 
     @property
     def subject(self) -> Literal["timing", "text", "task", "weights"]:
-        """Kind of what was measured on, as the protocol says it: windows of a text have a length, a task has a version.
+        """Kind of what was measured on, as the protocol says it: windows of a text have a length, a
+        task has a version.
 
         It needs no class of the measure, which may come from a plug-in that is not installed.
         """
@@ -165,7 +184,8 @@ class Identity(BaseModel, frozen=True, extra="forbid"):
         }
 
     def key(self, *without: str) -> IdentityKey:
-        """Return the parts that two compared numbers share. without: columns in which they may differ."""
+        """Return the parts that two compared numbers share. without: columns in which they may
+        differ."""
         return tuple((k, v) for k, v in self.labels().items() if v is not None and k not in without)
 
 
@@ -173,7 +193,9 @@ PROMPT = ("num_fewshot", "apply_chat_template", "system_instruction", "gen_kwarg
 """Settings that change the questions of a task, or its answers."""
 
 
-def describe_prompt(shots: int | None, chat: bool | None, system: str | None, arguments: str | None) -> str:
+def describe_prompt(
+    shots: int | None, chat: bool | None, system: str | None, arguments: str | None
+) -> str:
     """Return the settings of PROMPT in words, "" if none is set."""
     parts = [f"{shots}-shot"] if shots is not None else []
     parts += ["chat template"] if chat else []

@@ -25,7 +25,9 @@ def pack(items: Sequence[Item]) -> bytes:
     from pyarrow import parquet
 
     fixed = zip(*(item[:4] for item in items), strict=True)
-    columns: dict[str, Any] = dict(zip(("item_id", "cluster_id", "value", "weight"), fixed, strict=True))
+    columns: dict[str, Any] = dict(
+        zip(("item_id", "cluster_id", "value", "weight"), fixed, strict=True)
+    )
     columns |= {name: [item.beside[name] for item in items] for name in items[0].beside}
     sink = pa.BufferOutputStream()
     parquet.write_table(pa.table(columns), sink)
@@ -34,7 +36,8 @@ def pack(items: Sequence[Item]) -> bytes:
 
 
 def require_readable(record: Record, items: Sequence[Item]) -> None:
-    """Raise UserError, or what the writer raises, if a reader would refuse the record with these items."""
+    """Raise UserError, or what the writer raises, if a reader would refuse the record with these
+    items."""
     if len({frozenset(item.beside) for item in items}) > 1:
         raise UserError("its items differ in their columns")
     content = pack(items) if items else b""
@@ -46,32 +49,48 @@ def require_readable(record: Record, items: Sequence[Item]) -> None:
 
 
 def unpack(content: bytes, record: Record, name: str) -> Items:
-    """Return a record's items from the content of their Parquet file. name: the file, for the error."""
+    """Return a record's items from the content of their Parquet file. name: the file, for the
+    error."""
     assert record.items is not None
     return of_table(read_parquet(content, name, record.items.rows), record, name)
 
 
 def read_parquet(content: bytes, name: str, rows: int) -> Any:
-    """Return a table of items. rows: how many it must have, which is checked before they are read. Refuse other columns."""
+    """Return a table of items. rows: how many it must have, which is checked before they are read.
+    Refuse other columns."""
     import pyarrow
     from pyarrow import compute, parquet
 
     try:
         file = parquet.ParquetFile(pyarrow.BufferReader(content))
         about = file.metadata
-        wrong = _find_excess(about, rows) or _find_odd_column(file.schema_arrow, rows) or find_lie(content, about)
+        wrong = (
+            _find_excess(about, rows)
+            or _find_odd_column(file.schema_arrow, rows)
+            or find_lie(content, about)
+        )
         if wrong:
             raise UserError(f"{name} {wrong}: make it again")
         text = [column for column in TEXT_COLUMNS if column in file.schema_arrow.names and rows]
         # A dictionary holds a text once, however often a small file repeats it.
-        file = parquet.ParquetFile(pyarrow.BufferReader(content), metadata=file.metadata, read_dictionary=text)
+        file = parquet.ParquetFile(
+            pyarrow.BufferReader(content), metadata=file.metadata, read_dictionary=text
+        )
         table = file.read(use_threads=False)  # for so few rows, several times as fast as read_table
         for column in text:
             for chunk in table.column(column).chunks:
-                if chunk.null_count or (compute.max(compute.binary_length(chunk.dictionary)).as_py() or 0) > MAX_ID:
-                    raise UserError(f"{name} has an empty {column}, or one of more than {MAX_ID} bytes: make it again")
+                if (
+                    chunk.null_count
+                    or (compute.max(compute.binary_length(chunk.dictionary)).as_py() or 0) > MAX_ID
+                ):
+                    raise UserError(
+                        f"{name} has an empty {column}, or one of more than {MAX_ID} bytes: make "
+                        "it again"
+                    )
     except (pyarrow.ArrowException, OSError, ValueError) as fault:
-        raise UserError(f"{name} is not Parquet ({first_line(fault)[:80]}): make it again") from None
+        raise UserError(
+            f"{name} is not Parquet ({first_line(fault)[:80]}): make it again"
+        ) from None
     return table
 
 
@@ -96,20 +115,27 @@ def _find_odd_column(schema: Any, rows: int) -> str:
     for field in schema if rows else ():
         kind = field.type.value_type if types.is_dictionary(field.type) else field.type
         is_text = types.is_string(kind) or types.is_large_string(kind)
-        if not (is_text if field.name in TEXT_COLUMNS else types.is_floating(kind) or types.is_integer(kind)):
+        if not (
+            is_text
+            if field.name in TEXT_COLUMNS
+            else types.is_floating(kind) or types.is_integer(kind)
+        ):
             return f"has {field.type} in column {field.name!r}"
     return ""
 
 
 def of_table(table: Any, record: Record, name: str) -> Items:
-    """Return one record's items from an Arrow table. Columns that are all null belong to other records."""
+    """Return one record's items from an Arrow table. Columns that are all null belong to other
+    records."""
     try:
         items = _items(table)
         wrong = next(_mismatches(record, items), "")
     except (ValueError, TypeError, ArithmeticError) as fault:
         wrong = f"it has other values than numbers ({first_line(fault)[:80]})"
     if wrong:
-        raise UserError(f"{name} is not that of record {record.short_key}: {wrong}: measure it again")
+        raise UserError(
+            f"{name} is not that of record {record.short_key}: {wrong}: measure it again"
+        )
     return items
 
 
@@ -118,8 +144,12 @@ def _items(table: Any) -> Items:
     order = np.argsort(fixed["item_id"].astype(str), kind="stable")
     columns = {}
     for name in table.column_names:
-        if name == "value" or (name not in (*ID_COLUMNS, "record") and table.column(name).null_count < table.num_rows):
-            columns[name] = table.column(name).to_numpy(zero_copy_only=False).astype(np.float64)[order]
+        if name == "value" or (
+            name not in (*ID_COLUMNS, "record") and table.column(name).null_count < table.num_rows
+        ):
+            columns[name] = (
+                table.column(name).to_numpy(zero_copy_only=False).astype(np.float64)[order]
+            )
     weights = fixed["weight"][order].astype(np.float64)
     return Items(fixed["item_id"][order], fixed["cluster_id"][order], weights, columns)
 

@@ -25,18 +25,24 @@ class MergeSummary:
 
 
 def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
-    """Copy all records that `into` lacks, with their items, byte by byte. A finished record replaces a failed one.
+    """Copy all records that `into` lacks, with their items, byte by byte. A finished record
+    replaces a failed one.
 
-    Each record is verified, and no digest is written for it. Signatures are copied, too. Raise UserError for a damaged
-    record, after the copies of others, or while a run writes into `into`.
+    Each record is verified, and no digest is written for it. Signatures are copied, too. Raise
+    UserError for a damaged record, after the copies of others, or while a run writes into `into`.
     """
     folders = [ReadOnlyStore(source, how="as in bench merge DIR") for source in sources]
     for source in sources:
         require_results(source)
     if same := next((source for source in sources if source.resolve() == into.resolve()), None):
-        raise UserError(f"{str(same)!r} is the folder that is merged into: name others, or another one with --results")
+        raise UserError(
+            f"{str(same)!r} is the folder that is merged into: name others, or another one with "
+            "--results"
+        )
     if any(is_alive for _, is_alive in read_statuses(into)[0]):
-        raise UserError(f"a run is writing into {str(into)!r}: wait until it ends, or merge into another folder")
+        raise UserError(
+            f"a run is writing into {str(into)!r}: wait until it ends, or merge into another folder"
+        )
     target = Store(into)
     taken = known = other = 0
     for folder in folders:

@@ -1,6 +1,8 @@
-"""Sizes in the page headers of a Parquet file, because pyarrow unpacks a page before it compares it with the footer.
+"""Sizes in the page headers of a Parquet file, because pyarrow unpacks a page before it compares it
+with the footer.
 
-A page header is a struct in Thrift's compact protocol. Source: parquet.thrift and thrift-compact-protocol.md of Apache.
+A page header is a struct in Thrift's compact protocol. Source: parquet.thrift and
+thrift-compact-protocol.md of Apache.
 """
 
 from __future__ import annotations
@@ -16,10 +18,15 @@ MAX_DEPTH = 8
 
 
 def find_lie(content: bytes, footer: Any) -> str:
-    """Return how the pages of a file exceed what its footer says, or "". footer: metadata of pyarrow."""
+    """Return how the pages of a file exceed what its footer says, or "". footer: metadata of
+    pyarrow."""
     for group in (footer.row_group(i) for i in range(footer.num_row_groups)):
         for chunk in (group.column(i) for i in range(group.num_columns)):
-            start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
+            start = (
+                chunk.dictionary_page_offset
+                if chunk.has_dictionary_page
+                else chunk.data_page_offset
+            )
             end = start + chunk.total_compressed_size
             if not 0 <= start <= end <= len(content):
                 return f"has pages of {chunk.path_in_schema!r} outside the file"
@@ -36,7 +43,8 @@ def find_lie(content: bytes, footer: Any) -> str:
 
 
 def _unpacked_size(chunk: bytes) -> int:
-    """Sum the unpacked sizes in the page headers of a column chunk. A damaged one raises IndexError or ValueError."""
+    """Sum the unpacked sizes in the page headers of a column chunk. A damaged one raises IndexError
+    or ValueError."""
     reader, total = _Reader(chunk), 0
     while reader.at < len(chunk):
         sizes = reader.read_struct()

@@ -24,10 +24,14 @@ SCHEMA = 4
 Status = Literal["ok", "diverged", "skipped", "failed"]
 
 MAX_BYTES = 2**26
-"""Largest size of a record's JSON. The largest ones, with the curves of a long training, have a hundredth of it."""
+"""Largest size of a record's JSON. The largest ones, with the curves of a long training, have a
+hundredth of it."""
 
 RENAMED_MODELS = {
-    ("smollm2-135m", "6552ae7d47a3749cedb8b52ce99fad52a3a5d8b185949da19bcb740eac0b3385"): "smollm2-135m-instruct-q4"
+    (
+        "smollm2-135m",
+        "6552ae7d47a3749cedb8b52ce99fad52a3a5d8b185949da19bcb740eac0b3385",
+    ): "smollm2-135m-instruct-q4"
 }
 """Today's name of a model, by the name in a record and the digest of the model's weights."""
 
@@ -35,7 +39,8 @@ MAX_ITEMS = 10**6
 """Largest number of items of a record. A task has up to 70,000 questions."""
 
 HEADER_BYTES, ROW_BYTES = 2**16, 1024
-"""Most bytes of a file of items: for its header, and for each item. Our own items have up to 256 bytes each."""
+"""Most bytes of a file of items: for its header, and for each item. Our own items have up to 256
+bytes each."""
 
 DONE = ("ok", "diverged")
 """Statuses that a later run does not try again."""
@@ -49,7 +54,8 @@ class Reading(NamedTuple):
     unit: str | None = None
     """None for the unit of the declared metric."""
     better: str | None = None
-    """ "lower", "higher", or "" if neither is better. None for the direction of the declared metric."""
+    """ "lower", "higher", or "" if neither is better. None for the direction of the declared
+    metric."""
     stderr: float | None = None
     n: int | None = None
 
@@ -107,7 +113,8 @@ class _Plugin(_Shape):
     version: str
     commit: _Commit | None = None
     file: str | None = None
-    """FILE:CLASS of a class in a file that the user named. Its version is the digest of the file."""
+    """FILE:CLASS of a class in a file that the user named. Its version is the digest of the
+    file."""
 
 
 class _Provenance(_Shape):
@@ -147,7 +154,8 @@ class _EngineNotes(_Shape):
 
 
 def _shaped(shape: type[_Shape]) -> AfterValidator:
-    """Return a check that known keys of a dict have the types of a shape. Other keys may have any."""
+    """Return a check that known keys of a dict have the types of a shape. Other keys may have
+    any."""
 
     def check(value: dict[str, Any]) -> dict[str, Any]:
         shape.model_validate(value)
@@ -183,13 +191,19 @@ class Record(BaseModel, extra="forbid"):
 
     @property
     def digest(self) -> str:
-        """Digest of the stored text, which signatures name. Empty for a record that was not read."""
+        """Digest of the stored text, which signatures name. Empty for a record that was not
+        read."""
         return self._digest
 
     @property
     def is_engine_timing(self) -> bool:
-        """Return whether `bench speed --engine` made it. An imported record has a harness in the same field."""
-        return self.status == "ok" and self.identity.measure == "speed" and bool(self.identity.protocol.engine)
+        """Return whether `bench speed --engine` made it. An imported record has a harness in the
+        same field."""
+        return (
+            self.status == "ok"
+            and self.identity.measure == "speed"
+            and bool(self.identity.protocol.engine)
+        )
 
     @property
     def stem(self) -> str:
@@ -213,13 +227,17 @@ class Record(BaseModel, extra="forbid"):
 
     @property
     def plugins(self) -> list[dict[str, Any]]:
-        """Plug-ins that took part: `name`, `distribution`, `version`, and `commit` if it is known."""
+        """Plug-ins that took part: `name`, `distribution`, `version`, and `commit` if it is
+        known."""
         return self.provenance.get("plugins") or []
 
     @property
     def code(self) -> dict[str, Any]:
-        """The commit that a history follows: of the first plug-in that has one, else of this suite."""
-        return next((one["commit"] for one in self.plugins if one.get("commit")), None) or self.commit
+        """The commit that a history follows: of the first plug-in that has one, else of this
+        suite."""
+        return (
+            next((one["commit"] for one in self.plugins if one.get("commit")), None) or self.commit
+        )
 
     @property
     def versions(self) -> dict[str, Any]:
@@ -244,11 +262,14 @@ class Record(BaseModel, extra="forbid"):
     def to_json(self, indent: int | None = None) -> str:
         """Return the stored text, with a digest of all fields that shows a later change."""
         fields = json.loads(self.model_dump_json())
-        return json.dumps(fields | {"digest": digests.of(fields)}, indent=indent, ensure_ascii=False)
+        return json.dumps(
+            fields | {"digest": digests.of(fields)}, indent=indent, ensure_ascii=False
+        )
 
 
 def parse(content: bytes, name: str) -> Record:
-    """Return the record in a JSON text. Every record from outside is read here: of folders, baselines and other machines.
+    """Return the record in a JSON text. Every record from outside is read here: of folders,
+    baselines and other machines.
 
     name: where the text was read, for the error.
 
@@ -272,7 +293,9 @@ def parse(content: bytes, name: str) -> Record:
     except ValidationError as fault:
         first = fault.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"its {place} is {shorten(repr(first['input']))}, but {describe_allowed(first)}") from None
+        raise ValueError(
+            f"its {place} is {shorten(repr(first['input']))}, but {describe_allowed(first)}"
+        ) from None
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as fault:
         raise ValueError(f"{type(fault).__name__}: {fault}") from None
     if today := RENAMED_MODELS.get((record.identity.model, str(record.key_inputs.get("model")))):
@@ -281,9 +304,12 @@ def parse(content: bytes, name: str) -> Record:
 
 
 def require_schema(version: Any, name: str) -> None:
-    """Raise OtherSchema if the schema is not that of this version, or ValueError if it is no number."""
+    """Raise OtherSchema if the schema is not that of this version, or ValueError if it is no
+    number."""
     if type(version) is not int:
         raise ValueError(f"schema_version is {version!r}, not a whole number")
     if version != SCHEMA:
         remedy = "upgrade cast-bench" if version > SCHEMA else "measure it again"
-        raise OtherSchema(f"{name} has schema {version}, but this version reads only schema {SCHEMA}: {remedy}")
+        raise OtherSchema(
+            f"{name} has schema {version}, but this version reads only schema {SCHEMA}: {remedy}"
+        )

@@ -1,4 +1,5 @@
-"""Bits of an unstructured pattern as its non-zeros and a mask of one bit per weight, derived when a record is read."""
+"""Bits of an unstructured pattern as its non-zeros and a mask of one bit per weight, derived when a
+record is read."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ BITS = "bits_per_weight"
 
 
 def bits_with_bitmap(bits: float, scales: float, sparsity: float) -> float:
-    """Return the bits per weight of non-zeros with a mask. bits: of one value; scales: bits of all scales per weight."""
+    """Return the bits per weight of non-zeros with a mask. bits: of one value; scales: bits of all
+    scales per weight."""
     return bits * (1 - sparsity) + 1 + scales
 
 

@@ -17,19 +17,21 @@ from methods.pattern import Pattern
 
 FLAGS = {
     "models": "--model", "methods": "--methods", "patterns": "--pattern", "quantizers": "--quant",
-    "measures": "--measures", "tasks": "--tasks", "seeds": "--seeds", "dtype": "--dtype", "device": "--device",
+    "measures": "--measures", "tasks": "--tasks", "seeds": "--seeds", "dtype": "--dtype",
+    "device": "--device",
 }  # fmt: skip
 """Flags of `bench run` by setting. The other settings use --set."""
 PRUNE_FLAGS = {
-    "methods": "--method", "models": "--model", "patterns": "--pattern", "quantizers": "--quant", "seeds": "--seed",
-    "dtype": "--dtype", "device": "--device",
+    "methods": "--method", "models": "--model", "patterns": "--pattern", "quantizers": "--quant",
+    "seeds": "--seed", "dtype": "--dtype", "device": "--device",
 }  # fmt: skip
 """Flags of `bench prune` by setting."""
 ONE_PROCESS = (("training.processes", 1), ("calibration.processes", 1))
 
 
 def command(records: Sequence[Record]) -> str:
-    """Return the command that makes records of one row and measure, one for each seed. Empty if they do not say how."""
+    """Return the command that makes records of one row and measure, one for each seed. Empty if
+    they do not say how."""
     try:
         values = _with_files(records[0], settings(records[0]))
     except UserError:
@@ -47,7 +49,8 @@ def command(records: Sequence[Record]) -> str:
 
 
 def prune_and_export(record: Record) -> tuple[str, str]:
-    """Return the commands that make a record's model and export it. Empty if the record does not say how.
+    """Return the commands that make a record's model and export it. Empty if the record does not
+    say how.
 
     A 2:4 model is exported as packed24, and others as dense safetensors.
     """
@@ -76,9 +79,12 @@ def prune_and_export(record: Record) -> tuple[str, str]:
 
 
 def _with_files(record: Record, values: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with the files of classes in place of their names, for a command that is printed and not run."""
+    """Return settings with the files of classes in place of their names, for a command that is
+    printed and not run."""
     for kind in ("methods", "quantizers", "measures"):
-        values[kind] = tuple(named_files.with_files(kind, label, record.plugins) for label in values[kind])
+        values[kind] = tuple(
+            named_files.with_files(kind, label, record.plugins) for label in values[kind]
+        )
     return values
 
 
@@ -95,12 +101,14 @@ def _text(value: Any) -> str:
 
 
 def settings(record: Record) -> dict[str, Any]:
-    """Return the values of a spec from a record's identity and key inputs, or raise UserError if it cannot."""
+    """Return the values of a spec from a record's identity and key inputs, or raise UserError if it
+    cannot."""
     identity, inputs = record.identity, record.key_inputs
     for label in (*identity.stages, identity.quantizer, identity.measure):
         if named_files.names_file(label):
             raise UserError(
-                f"record {record.short_key} names the file {label!r}, and a record may not name code to run"
+                f"record {record.short_key} names the file {label!r}, and a record may not name "
+                "code to run"
             )
     try:
         pattern = Pattern.parse(identity.pattern)
@@ -128,12 +136,20 @@ def settings(record: Record) -> dict[str, Any]:
             if identity.training and identity.training.recipe:
                 values["training"]["recipe"] = identity.training.recipe
         config = dict(inputs["measure"]["config"])
-        rules = {config.pop("bos", ""), *(text.get("bos", "") for text in (calibration, training) if text)}
-        if rule := rules & {"always", "never"}:  # all texts of a run have one rule, and "auto" is the default
+        rules = {
+            config.pop("bos", ""),
+            *(text.get("bos", "") for text in (calibration, training) if text),
+        }
+        if rule := rules & {
+            "always",
+            "never",
+        }:  # all texts of a run have one rule, and "auto" is the default
             (values["bos"],) = rule
         values |= _measure_settings(identity.measure, config)
     except (LookupError, TypeError, ValueError, AttributeError) as fault:
-        raise UserError(f"record {record.short_key} does not say how it was made ({fault}): run bench run") from None
+        raise UserError(
+            f"record {record.short_key} does not say how it was made ({fault}): run bench run"
+        ) from None
     values["quantizers"] = (identity.quantizer,)
     return values
 
@@ -145,18 +161,27 @@ def _measure_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:
     if "corpus" in config:
         return _window_settings(config)
     if "task" in config:
-        kept = {k: config[k] for k in ("tokens", "batch", "limit", "context", *PROMPT) if k in config}
+        kept = {
+            k: config[k] for k in ("tokens", "batch", "limit", "context", *PROMPT) if k in config
+        }
         own = str(config.get("file", "")).startswith("/")
-        return {"tasks": (config["file"] if own else config["task"],), measure: {"limit": "all"} | kept}
+        return {
+            "tasks": (config["file"] if own else config["task"],),
+            measure: {"limit": "all"} | kept,
+        }
     return {}  # sizes of workloads are no settings
 
 
 def _window_settings(config: dict[str, Any]) -> dict[str, Any]:
-    return {"perplexity": {"windows": "all"} | {("data" if k == "corpus" else k): v for k, v in config.items()}}
+    return {
+        "perplexity": {"windows": "all"}
+        | {("data" if k == "corpus" else k): v for k, v in config.items()}
+    }
 
 
 def _plugin_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a plug-in's measure that are settings of a run. Without the plug-in, its table is unknown."""
+    """Return the fields of a plug-in's measure that are settings of a run. Without the plug-in, its
+    table is unknown."""
     settings: Any = None
     with contextlib.suppress(UserError):
         settings = getattr(registry.load(registry.lookup("measures", measure)), "settings", None)
@@ -164,5 +189,7 @@ def _plugin_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:
         return _window_settings(config)
     out: dict[str, Any] = {"tasks": (config["task"],)} if "task" in config else {}
     if settings:
-        out[settings.table] = {name: value for name, value in config.items() if name in settings.model_fields}
+        out[settings.table] = {
+            name: value for name, value in config.items() if name in settings.model_fields
+        }
     return out

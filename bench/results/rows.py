@@ -15,23 +15,35 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = (
-    "model", "method", "pattern", "quantizer", "seed", "measure", "protocol", "metric", "value", "stderr", "n", "unit",
-    "better", "status", "reason", "record", "calibration", "targets", "dtype", "device",
-    "training",
+    "model", "method", "pattern", "quantizer", "seed", "measure", "protocol", "metric", "value",
+    "stderr", "n", "unit", "better", "status", "reason", "record", "calibration", "targets",
+    "dtype", "device", "training",
 )  # fmt: skip
 """Columns of all rows, in order. Add new ones at the end."""
 
-IDENTITY = ("model", "method", "pattern", "quantizer", "calibration", "training", "targets", "dtype", "device")
+IDENTITY = (
+    "model",
+    "method",
+    "pattern",
+    "quantizer",
+    "calibration",
+    "training",
+    "targets",
+    "dtype",
+    "device",
+)
 """Columns in which the records of one table row agree. Their seeds differ."""
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """Return the last record of each identity, of any status: an older number must not hide today's failure."""
+    """Return the last record of each identity, of any status: an older number must not hide today's
+    failure."""
     return newest(records, good_first=False)
 
 
 def newest(records: Iterable[Record], *, good_first: bool = True) -> list[Record]:
-    """Return the last record of each identity. good_first: prefer any with numbers to one that failed or was skipped."""
+    """Return the last record of each identity. good_first: prefer any with numbers to one that
+    failed or was skipped."""
     groups = group_by(records, lambda record: record.identity.key())
     return [_last(group, good_first) for group in groups.values()]
 
@@ -39,12 +51,16 @@ def newest(records: Iterable[Record], *, good_first: bool = True) -> list[Record
 def _last(records: list[Record], good_first: bool) -> Record:
     order = age(records)
     good = [record.status in DONE for record in records]
-    ranks = [(g and good_first, order(r), g, i) for i, (r, g) in enumerate(zip(records, good, strict=True))]
+    ranks = [
+        (g and good_first, order(r), g, i)
+        for i, (r, g) in enumerate(zip(records, good, strict=True))
+    ]
     return records[max(ranks)[-1]]
 
 
 def outdated(records: Sequence[Record]) -> list[tuple[Record, str]]:
-    """Return the records of weights or a text that have other content under the same name in a newer record, each with a sentence.
+    """Return the records of weights or a text that have other content under the same name in a
+    newer record, each with a sentence.
 
     A mean, or a ratio to the dense model, over both would be of nothing.
     """
@@ -58,7 +74,9 @@ def outdated(records: Sequence[Record]) -> list[tuple[Record, str]]:
             (of_text, record.token_digest, f"the content of {identity.protocol.label}"),
         ):
             if digest and (newer := known.setdefault(name, (digest, record)))[0] != digest:
-                found.append((record, f"{what} was another than in the newer record {newer[1].short_key}"))
+                found.append(
+                    (record, f"{what} was another than in the newer record {newer[1].short_key}")
+                )
                 break
     return found
 
@@ -66,7 +84,8 @@ def outdated(records: Sequence[Record]) -> list[tuple[Record, str]]:
 def age(records: Iterable[Record]) -> Callable[[Record], tuple[str, str]]:
     """Return a sort key that puts the oldest record of an identity first.
 
-    It is the time of the commits if all have one, because clocks may go back, and then the time of recording.
+    It is the time of the commits if all have one, because clocks may go back, and then the time of
+    recording.
     """
     times = {id(record): str(record.code.get("time") or "") for record in records}
     if not all(times.values()):
@@ -75,18 +94,28 @@ def age(records: Iterable[Record]) -> Callable[[Record], tuple[str, str]]:
 
 
 def to_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """Return a row for each reading, or one row with status and reason for a record without readings.
+    """Return a row for each reading, or one row with status and reason for a record without
+    readings.
 
-    Some readings are derived (bench.results.recount). The columns are COLUMNS; `identity`, the record's identity with its parts;
-    and `guess`, what guesses reach on the task.
+    Some readings are derived (bench.results.recount). The columns are COLUMNS; `identity`, the
+    record's identity with its parts; and `guess`, what guesses reach on the task.
     """
     out = []
     for record in records:
-        common: dict[str, Any] = {**record.identity.labels(), "status": record.status, "reason": record.reason}
+        common: dict[str, Any] = {
+            **record.identity.labels(),
+            "status": record.status,
+            "reason": record.reason,
+        }
         guess = guessing.of_record(record) if record.identity.subject == "task" else None
         common |= {"record": record.stem, "identity": record.identity, "guess": guess}
-        readings = [r.model_dump() for r in recount.read(record)] or [{"metric": record.identity.measure}]
-        out += [{c: {**common, **reading}.get(c) for c in (*COLUMNS, "identity", "guess")} for reading in readings]
+        readings = [r.model_dump() for r in recount.read(record)] or [
+            {"metric": record.identity.measure}
+        ]
+        out += [
+            {c: {**common, **reading}.get(c) for c in (*COLUMNS, "identity", "guess")}
+            for reading in readings
+        ]
     return out
 
 
@@ -94,7 +123,9 @@ def to_frame(records: Iterable[Record], signers: Mapping[str, str] | None = None
     """Return a frame with COLUMNS. signers: who signed each record, for one more column."""
     import pandas as pd
 
-    frame = pd.DataFrame(to_rows(records), columns=list(COLUMNS)).astype({"seed": "Int64", "n": "Int64"})
+    frame = pd.DataFrame(to_rows(records), columns=list(COLUMNS)).astype(
+        {"seed": "Int64", "n": "Int64"}
+    )
     return frame if signers is None else frame.assign(signed_by=frame["record"].map(signers))
 
 

@@ -22,7 +22,8 @@ Seconds = Annotated[float, Field(ge=0, le=1e11)]
 
 
 class AtWork(BaseModel, extra="forbid", allow_inf_nan=False):
-    """An artifact that is being made. since: seconds since the epoch. left: seconds until its phase ends."""
+    """An artifact that is being made. since: seconds since the epoch. left: seconds until its phase
+    ends."""
 
     label: str
     device: str = ""
@@ -37,7 +38,8 @@ class AtWork(BaseModel, extra="forbid", allow_inf_nan=False):
 
 
 class RunStatus(BaseModel, extra="forbid", allow_inf_nan=False):
-    """A run. Times are seconds since the epoch. left: seconds until all of it ends, as of `updated`."""
+    """A run. Times are seconds since the epoch. left: seconds until all of it ends, as of
+    `updated`."""
 
     name: str
     code: str
@@ -73,7 +75,8 @@ def lock_of(root: Path, name: str) -> Path:
 
 
 def read_statuses(root: Path) -> tuple[list[tuple[RunStatus, bool]], list[str]]:
-    """Read the runs of a results folder, latest last, each with whether it lives. Also return a sentence for each bad file."""
+    """Read the runs of a results folder, latest last, each with whether it lives. Also return a
+    sentence for each bad file."""
     found, problems = [], []
     for path in sorted((root / FOLDER).glob("*.json")):
         try:
@@ -97,7 +100,8 @@ def is_alive(root: Path, name: str) -> bool:
     if not path.is_file():
         return False
     try:
-        # FileLock locks with flock, too. This lock is shared, so that two who ask do not see each other.
+        # FileLock locks with flock, too. This lock is shared, so that two who ask do not see each
+        # other.
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False

@@ -1,6 +1,8 @@
-"""Signatures of records, made and verified by ssh-keygen as git does: a signed list of the records' digests.
+"""Signatures of records, made and verified by ssh-keygen as git does: a signed list of the records'
+digests.
 
-A list is two files in `signatures/`: NAME.txt with a line `KEY DIGEST` for each record, and NAME.txt.sig. A merge copies both.
+A list is two files in `signatures/`: NAME.txt with a line `KEY DIGEST` for each record, and
+NAME.txt.sig. A merge copies both.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ FOLDER = "signatures"
 MAX_FILES, MAX_BYTES = 1000, 2**24
 """Most lists in a folder, and most bytes of one."""
 TIMEOUT_S = 60.0
-"""Seconds that ssh-keygen may take to verify. Signing has no limit, because it may ask for a passphrase."""
+"""Seconds that ssh-keygen may take to verify. Signing has no limit, because it may ask for a
+passphrase."""
 LINE = re.compile("[0-9a-f]{64} [0-9a-f]{64}")
 
 
@@ -47,20 +50,28 @@ class Signers:
 
 
 def sign(root: Path, records: Sequence[Record], key: Path) -> Path:
-    """Sign records of a results folder with an ssh key, and return the list. The same records give the same list."""
+    """Sign records of a results folder with an ssh key, and return the list. The same records give
+    the same list."""
     if not records:
         raise UserError(f"results folder {str(root)!r} has no records to sign: name another")
     if not key.is_file():
-        raise UserError(f"--key {str(key)!r} is no file: name an ssh key, for example ~/.ssh/id_ed25519")
+        raise UserError(
+            f"--key {str(key)!r} is no file: name an ssh key, for example ~/.ssh/id_ed25519"
+        )
     text = "\n".join([HEADER, *sorted(f"{r.key} {r.digest}" for r in records)]) + "\n"
     name = f"{_name(text.encode())}.txt"
     Store(root)  # refuses links, and a folder that cannot be written
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder) / name
         listed.write_text(text)
-        done = _keygen("-Y", "sign", "-f", str(key.absolute()), "-n", NAMESPACE, str(listed), timeout=None)
+        done = _keygen(
+            "-Y", "sign", "-f", str(key.absolute()), "-n", NAMESPACE, str(listed), timeout=None
+        )
         if done.returncode:
-            raise UserError(f"ssh-keygen cannot sign with {str(key)!r} ({_last_line(done)}): use a private ssh key")
+            raise UserError(
+                f"ssh-keygen cannot sign with {str(key)!r} ({_last_line(done)}): use a private "
+                "ssh key"
+            )
         signature = listed.with_name(f"{name}.sig").read_bytes()
     target = root / FOLDER / name
     for path, content in ((target.with_name(f"{name}.sig"), signature), (target, text.encode())):
@@ -71,7 +82,8 @@ def sign(root: Path, records: Sequence[Record], key: Path) -> Path:
 
 
 def verify(root: Path, allowed: Path) -> Signers:
-    """Return who signed which records of a folder. allowed: file of allowed signers, as ssh-keygen and git read it."""
+    """Return who signed which records of a folder. allowed: file of allowed signers, as ssh-keygen
+    and git read it."""
     found: dict[str, dict[str, None]] = {}
     problems = []
     for path in _lists(root):
@@ -84,11 +96,14 @@ def verify(root: Path, allowed: Path) -> Signers:
             continue
         for line in lines:
             found.setdefault(line, {}).update(dict.fromkeys(signers))
-    return Signers({line: ", ".join(sorted(names)) for line, names in found.items()}, tuple(problems))
+    return Signers(
+        {line: ", ".join(sorted(names)) for line, names in found.items()}, tuple(problems)
+    )
 
 
 def copy(source: ReadOnlyStore, target: Store) -> None:
-    """Copy all signed lists of a folder whose names are of their content. A list that is no longer of any record does no harm."""
+    """Copy all signed lists of a folder whose names are of their content. A list that is no longer
+    of any record does no harm."""
     for path in _lists(source.root):
         with contextlib.suppress(ValueError):
             if _name(_read(path)) != path.stem:
@@ -111,7 +126,8 @@ def _lists(root: Path) -> list[Path]:
     paths = sorted((root / FOLDER).glob("*.txt"))
     if len(paths) > MAX_FILES:
         raise UserError(
-            f"{root / FOLDER} has {len(paths):,} files, more than {MAX_FILES:,}: delete those you do not need"
+            f"{root / FOLDER} has {len(paths):,} files, more than {MAX_FILES:,}: delete those you "
+            "do not need"
         )
     return paths
 
@@ -142,7 +158,18 @@ def _signers(text: bytes, signature: bytes, allowed: Path) -> list[str]:
             raise ValueError(f"no signer in {allowed.name} has signed it ({_last_line(found)})")
         names = found.stdout.decode(errors="replace").splitlines()
         for name in names:
-            line = ("-Y", "verify", "-f", str(allowed), "-I", name, "-n", NAMESPACE, "-s", str(file))
+            line = (
+                "-Y",
+                "verify",
+                "-f",
+                str(allowed),
+                "-I",
+                name,
+                "-n",
+                NAMESPACE,
+                "-s",
+                str(file),
+            )
             done = _keygen(*line, content=text)
             if done.returncode:
                 raise ValueError(f"its signature by {name} is not valid ({_last_line(done)})")
@@ -152,13 +179,18 @@ def _signers(text: bytes, signature: bytes, allowed: Path) -> list[str]:
 def _keygen(
     *arguments: str, content: bytes = b"", timeout: float | None = TIMEOUT_S
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run ssh-keygen. content: its standard input. Without a timeout that is ours, because it may ask for a passphrase."""
+    """Run ssh-keygen. content: its standard input. Without a timeout that is ours, because it may
+    ask for a passphrase."""
     program = shutil.which("ssh-keygen")
     if program is None:
-        raise UserError("signatures need ssh-keygen, which is not installed: install OpenSSH (openssh-client)")
+        raise UserError(
+            "signatures need ssh-keygen, which is not installed: install OpenSSH (openssh-client)"
+        )
     try:
         command = [program, *arguments]
-        return subprocess.run(command, input=content if timeout else None, capture_output=True, timeout=timeout)
+        return subprocess.run(
+            command, input=content if timeout else None, capture_output=True, timeout=timeout
+        )
     except subprocess.TimeoutExpired:
         raise UserError(f"ssh-keygen took more than {timeout:.0f} seconds: try again") from None
 
@@ -187,7 +219,8 @@ def of_row(stems: Iterable[str], names: Mapping[str, str]) -> str:
 
 
 def counts(records: Sequence[Record], signers: Signers) -> Iterator[tuple[str, int]]:
-    """Yield each signer and the number of records that it signed. "" is last, for unsigned records."""
+    """Yield each signer and the number of records that it signed. "" is last, for unsigned
+    records."""
     names = [signers.of(record) for record in records]
     for name in sorted(set(names), key=lambda name: (not name, name)):
         yield name, names.count(name)

@@ -1,4 +1,5 @@
-"""Records on disk: the only state. One JSON file for each measurement, and its per-item scores in Parquet beside it."""
+"""Records on disk: the only state. One JSON file for each measurement, and its per-item scores in
+Parquet beside it."""
 
 from __future__ import annotations
 
@@ -13,7 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.results.consistency import require_consistent
-from bench.results.record import DONE, MAX_BYTES, Item, ItemsFile, NoItems, OtherSchema, Record, max_items_bytes, parse
+from bench.results.record import (
+    DONE,
+    MAX_BYTES,
+    Item,
+    ItemsFile,
+    NoItems,
+    OtherSchema,
+    Record,
+    max_items_bytes,
+    parse,
+)
 from bench.system import digests
 from bench.system.files import atomic_write, sweep, write_file
 from methods.errors import UserError, first_line
@@ -34,7 +45,8 @@ LOOK_S = 0.2
 
 
 class ReadOnlyStore:
-    """A results folder that exists, and is read. Results may be part of a commit, so nothing in it is changed."""
+    """A results folder that exists, and is read. Results may be part of a commit, so nothing in it
+    is changed."""
 
     def __init__(self, root: Path, *, how: str = "with --results") -> None:
         """how: how the user names the folder, for errors."""
@@ -42,7 +54,11 @@ class ReadOnlyStore:
         self.damaged: list[str] = []
         """A sentence for each record that could not be read."""
         if not root.is_dir():
-            fault = "is a file, not a folder: name another" if root.is_file() else "is not there: name one"
+            fault = (
+                "is a file, not a folder: name another"
+                if root.is_file()
+                else "is not there: name one"
+            )
             raise UserError(
                 f"results folder {str(root)!r} {fault} {how}"
                 + (", or run bench run first" if not root.is_file() else "")
@@ -60,7 +76,11 @@ class ReadOnlyStore:
         """Return the record of a key, if it and its items are whole."""
         path = self.path(key)
         record = self._read(path) if path.exists() else None
-        if record and record.items and digests.of_file(self.items_path(record)) != record.items.sha256:
+        if (
+            record
+            and record.items
+            and digests.of_file(self.items_path(record)) != record.items.sha256
+        ):
             self._set_aside(path, f"has other items than when it was written ({record.items.file})")
             return None
         return record
@@ -76,7 +96,8 @@ class ReadOnlyStore:
                 yield record
 
     def verified(self, model: str = "") -> Iterator[Record]:
-        """Yield the records that do not contradict themselves or their items. The others are damaged.
+        """Yield the records that do not contradict themselves or their items. The others are
+        damaged.
 
         model: the model whose items are read, or "" for all.
         """
@@ -91,12 +112,15 @@ class ReadOnlyStore:
                 yield record
 
     def find(self, prefix: str) -> Record:
-        """Return the only record whose key begins with a prefix, or raise UserError, also if its items give other numbers."""
+        """Return the only record whose key begins with a prefix, or raise UserError, also if its
+        items give other numbers."""
         stem = Path(prefix).stem
         paths = [path for path in self._paths() if path.stem.startswith(stem[:32])]
         if len(paths) != 1:
             lists = f"bench ls runs --results {shlex.quote(str(self.root))} lists them"
-            raise UserError(f"{len(paths)} records in {str(self.root)!r} begin with {stem!r}: {lists}")
+            raise UserError(
+                f"{len(paths)} records in {str(self.root)!r} begin with {stem!r}: {lists}"
+            )
         if (record := self._read(paths[0])) is None:
             raise UserError(self.damaged[-1])
         if record.items is not None:
@@ -109,7 +133,8 @@ class ReadOnlyStore:
         return [folder / name for name in sorted(names) if name.endswith(".json")]
 
     def _read(self, path: Path) -> Record | None:
-        """Return a record. Set a damaged one aside: it is made again, and never read as empty. One of another schema stays."""
+        """Return a record. Set a damaged one aside: it is made again, and never read as empty. One
+        of another schema stays."""
         try:
             return self._parse(path)
         except OtherSchema as fault:
@@ -122,7 +147,8 @@ class ReadOnlyStore:
             return None
 
     def _parse(self, path: Path) -> Record:
-        """Read a record. Raise OtherSchema for another version, or ValueError if it or its items are damaged."""
+        """Read a record. Raise OtherSchema for another version, or ValueError if it or its items
+        are damaged."""
         if path.exists() and not path.is_file():  # reading a pipe would block
             raise ValueError("is no record (it is no file)")
         if (size := path.stat().st_size) > MAX_BYTES:
@@ -142,34 +168,43 @@ class ReadOnlyStore:
             if whole not in (None, size):
                 raise ValueError(f"has damaged items: {items.name} has {size:,} of {whole:,} bytes")
             if size > (most := max_items_bytes(record.items.rows)):
-                raise ValueError(f"has damaged items: {items.name} has {size:,} bytes, more than {most:,}")
+                raise ValueError(
+                    f"has damaged items: {items.name} has {size:,} bytes, more than {most:,}"
+                )
         return record
 
     def _set_aside(self, path: Path, why: str) -> None:
         self.damaged.append(f"{path} {why}")
 
     def require_whole(self, what: str = "results") -> None:
-        """Raise UserError if a record could not be read. Call it after reading all. what: what the folder is, for the error."""
+        """Raise UserError if a record could not be read. Call it after reading all. what: what the
+        folder is, for the error."""
         if self.damaged:
-            raise UserError(f"cannot read {what}: {self.damaged[0]}: delete it, or run the same bench run again")
+            raise UserError(
+                f"cannot read {what}: {self.damaged[0]}: delete it, or run the same bench run again"
+            )
 
     def items(self, record: Record) -> Items:
-        """Return per-item scores, checked against their record. Raise UserError if they are not those of the record."""
+        """Return per-item scores, checked against their record. Raise UserError if they are not
+        those of the record."""
         from bench.results.items import unpack
 
         return unpack(self.content(record), record, str(self.items_path(record)))
 
     def content(self, record: Record) -> bytes:
-        """Return the content of the file of a record's items, or raise UserError if it is not the one of the record."""
+        """Return the content of the file of a record's items, or raise UserError if it is not the
+        one of the record."""
         if record.items is None:
             raise NoItems(
-                f"record {record.short_key} in {str(self.root)!r} has no per-item scores: run its measurement again"
+                f"record {record.short_key} in {str(self.root)!r} has no per-item scores: run its "
+                "measurement again"
             )
         path = self.items_path(record)
         content = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(content).hexdigest() != record.items.sha256:
             raise UserError(
-                f"checksum mismatch: {path} is missing or does not match its record: delete record {record.stem} and run again"
+                f"checksum mismatch: {path} is missing or does not match its record: delete "
+                f"record {record.stem} and run again"
             )
         return content
 
@@ -190,7 +225,8 @@ class Store(ReadOnlyStore):
             if is_disk_full(fault):
                 raise
             raise UserError(
-                f"results folder {str(root)!r} cannot be written ({fault.strerror}): name another with --results"
+                f"results folder {str(root)!r} cannot be written ({fault.strerror}): name another "
+                "with --results"
             ) from None
         super().__init__(root)
 
@@ -218,7 +254,8 @@ class Store(ReadOnlyStore):
         self.write_content(record, content)
 
     def write_content(self, record: Record, content: bytes) -> None:
-        """Write a record and the content of its items' file: b"" if it has none, or if the file is there already.
+        """Write a record and the content of its items' file: b"" if it has none, or if the file is
+        there already.
 
         The items are written first, so a record that exists is whole.
         """
@@ -228,10 +265,14 @@ class Store(ReadOnlyStore):
         self._put(record, (record.to_json(indent=1) + "\n").encode(), content)
 
     def copy(self, record: Record, source: ReadOnlyStore) -> None:
-        """Copy a record's files from another folder, byte by byte, so that its digest and signatures stay."""
+        """Copy a record's files from another folder, byte by byte, so that its digest and
+        signatures stay."""
         text = source.path(record.key).read_bytes()
         if parse(text, str(source.path(record.key))).digest != record.digest:
-            raise UserError(f"{source.path(record.key)} has changed while it was read: run the same command again")
+            raise UserError(
+                f"{source.path(record.key)} has changed while it was read: run the same command "
+                "again"
+            )
         self._put(record, text, source.content(record) if record.items else b"")
 
     def _put(self, record: Record, text: bytes, items: bytes) -> None:
@@ -248,19 +289,30 @@ def refuse_links(root: Path) -> None:
     """Raise UserError if a folder in a results folder is a link."""
     for folder in FOLDERS:
         if (root / folder).is_symlink():
-            raise UserError(f"{root / folder} is a link: replace it by a folder, because results are written there")
+            raise UserError(
+                f"{root / folder} is a link: replace it by a folder, because results are written "
+                "there"
+            )
 
 
 def is_disk_full(fault: BaseException) -> bool:
-    """Return whether an error says that the disk is full. safetensors, torch and numpy say it in their text only."""
+    """Return whether an error says that the disk is full. safetensors, torch and numpy say it in
+    their text only."""
     codes = (errno.ENOSPC, errno.EDQUOT)
     texts = [text for code in codes for text in (f"(os error {code})", f"[Errno {code}]")]
-    short = re.search(r"\b\d+ requested and \d+ written", str(fault))  # numpy's count of what it could not write
-    return getattr(fault, "errno", None) in codes or bool(short) or any(text in str(fault) for text in texts)
+    short = re.search(
+        r"\b\d+ requested and \d+ written", str(fault)
+    )  # numpy's count of what it could not write
+    return (
+        getattr(fault, "errno", None) in codes
+        or bool(short)
+        or any(text in str(fault) for text in texts)
+    )
 
 
 def wait_for_folder(root: Path) -> None:
-    """Wait PATIENCE_S for a shared results folder. Do not make it again: its content may come back, too."""
+    """Wait PATIENCE_S for a shared results folder. Do not make it again: its content may come back,
+    too."""
     end = time.monotonic() + PATIENCE_S
     while not os.path.isdir(root / "records"):  # False, too, for a disk that cannot be reached
         if time.monotonic() > end:

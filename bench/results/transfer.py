@@ -22,7 +22,8 @@ def pack_record(store: Store, key: str) -> dict[str, str]:
 
 
 def unpack_record(store: Store, packed: dict[str, Any], keys: Collection[str]) -> Record:
-    """Write a record that another machine packed, unless a finished one exists. Refuse one whose key was not requested."""
+    """Write a record that another machine packed, unless a finished one exists. Refuse one whose
+    key was not requested."""
     record = parse(str(packed["record"]).encode(), "a record of another machine")
     if record.key not in keys:
         raise ValueError(f"record {record.short_key} was not requested")

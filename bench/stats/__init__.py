@@ -1,1 +1,2 @@
-"""Statistics on numpy and scipy alone: bootstrap, exact tests, multiple tests, power, change points."""
+"""Statistics on numpy and scipy alone: bootstrap, exact tests, multiple tests, power, change
+points."""

@@ -1,6 +1,7 @@
 """Estimate a change from paired scores: a value with an interval and a p value.
 
-Every estimate is after minus before: of logarithms if the change is a ratio, otherwise of the values themselves.
+Every estimate is after minus before: of logarithms if the change is a ratio, otherwise of the
+values themselves.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ Array = NDArray[np.float64]
 DRAWS_OVER_LEVEL = 200
 """Draws of a bootstrap, times the level of its interval: 100 draws are in each tail."""
 MAX_DRAWS = 100_000
-"""Largest number of draws. Beyond the last quantile with 100 draws, tails are Student's, scaled to that quantile."""
+"""Largest number of draws. Beyond the last quantile with 100 draws, tails are Student's, scaled to
+that quantile."""
 MIN_DRAWS = 1000
 MAX_COUNTS = 20_000_000
-"""Largest product of draws and clusters, for which 320 MB are enough. Texts with more than 200 articles have fewer draws."""
+"""Largest product of draws and clusters, for which 320 MB are enough. Texts with more than 200
+articles have fewer draws."""
 CHUNK = 20_000
 MAX_EXPONENT = 709.0
 """Largest logarithm, rounded down, of a number that a float holds."""
 RESIDUAL_POWER = 1.5
-"""Power of an article's tokens with which its squared residual grows: 1 if its windows were independent (Kish), 2 if they shared one
-effect. Over pairs of similar rows it is 0.7 in results/smollm2-135m-wanda7 and 1.5 in results/tiny-methods: the larger counts."""
+"""Power of an article's tokens with which its squared residual grows: 1 if its windows were
+independent (Kish), 2 if they shared one effect. Over pairs of similar rows it is 0.7 in
+results/smollm2-135m-wanda7 and 1.5 in results/tiny-methods: the larger counts."""
 
 
 @dataclass(frozen=True)
@@ -50,31 +54,38 @@ class Estimate:
     p_margin: float = 1.0
     """Two-sided p value for a change that is equal to the margin, or to 0 without a margin."""
     alone: Estimate | None = None
-    """The estimate for the seeds that were run, where the noise between seeds of other rows was added to this one."""
+    """The estimate for the seeds that were run, where the noise between seeds of other rows was
+    added to this one."""
     lost: int | None = None
     gained: int | None = None
     """Questions that were wrong and are now right, over all seeds. `lost` is the reverse."""
 
     def effect(self, is_ratio: bool) -> tuple[float, float | None, float | None]:
-        """Return the ratio or difference, and the ends of its interval. They are None if no float holds them."""
+        """Return the ratio or difference, and the ends of its interval. They are None if no float
+        holds them."""
         value = math.exp(self.value) if is_ratio else self.value
         if self.high >= (MAX_EXPONENT if is_ratio else math.inf):
             return value, None, None
-        return (value, math.exp(self.low), math.exp(self.high)) if is_ratio else (value, self.low, self.high)
+        return (
+            (value, math.exp(self.low), math.exp(self.high))
+            if is_ratio
+            else (value, self.low, self.high)
+        )
 
     def required_n(self, loss: float, half: float, margin: float) -> tuple[int, str] | None:
-        """Return the n that would decide if the estimate stayed the same: its interval would exclude the margin.
+        """Return the n that would decide if the estimate stayed the same: its interval would
+        exclude the margin.
 
-        The half-width of an interval falls as 1 / sqrt(n), where n counts the unit with most of the variance. More of this
-        unit leave the variance of the other.
+        The half-width of an interval falls as 1 / sqrt(n), where n counts the unit with most of the
+        variance. More of this unit leave the variance of the other.
 
         Args:
             loss: the estimate, positive if worse.
             half: half-width of its interval, on the side that matters.
 
         Returns:
-            n and its unit, or None where no n of either unit decides: the estimate is on the margin, or the other unit alone
-            leaves too much.
+            n and its unit, or None where no n of either unit decides: the estimate is on the
+            margin, or the other unit alone leaves too much.
         """
         gap = abs(loss - margin)
         if gap <= 0 or half <= 0:
@@ -104,8 +115,9 @@ def variance_parts(differences: Array, weights: Array) -> VarianceParts:
 
     differences: sums by cluster [seeds, clusters]; weights: [clusters].
 
-    Between clusters: C / (C - 1) sum(e_c^2) / (sum w)^2, e_c the residual of the ratio estimator (Cochran, Sampling
-    Techniques, 1977, eq. 2.39 with n = C); between seeds: s^2 / S of their estimates.
+    Between clusters: C / (C - 1) sum(e_c^2) / (sum w)^2, e_c the residual of the ratio estimator
+    (Cochran, Sampling Techniques, 1977, eq. 2.39 with n = C); between seeds: s^2 / S of their
+    estimates.
     """
     mean = differences.mean(0)
     count = len(weights)
@@ -118,16 +130,19 @@ def variance_parts(differences: Array, weights: Array) -> VarianceParts:
 
 
 def effective_size(weights: Array) -> float:
-    """Return how many equal clusters estimate a variance as well: (sum v)^2 / sum v^2, v = w ** RESIDUAL_POWER.
+    """Return how many equal clusters estimate a variance as well: (sum v)^2 / sum v^2, v = w **
+    RESIDUAL_POWER.
 
-    These are Satterthwaite's degrees of freedom of a sum of squares with variances v (Biometrics Bulletin 2, 1946).
+    These are Satterthwaite's degrees of freedom of a sum of squares with variances v (Biometrics
+    Bulletin 2, 1946).
     """
     variances = weights**RESIDUAL_POWER
     return float(variances.sum() ** 2 / (variances**2).sum())
 
 
 def satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
-    """Return the degrees of freedom of a sum of variances, each given with its own (Biometrics Bulletin 2, 1946)."""
+    """Return the degrees of freedom of a sum of variances, each given with its own (Biometrics
+    Bulletin 2, 1946)."""
     rest = sum(variance**2 / freedom for variance, freedom in parts)
     return sum(variance for variance, _ in parts) ** 2 / rest if rest else math.inf
 
@@ -141,11 +156,12 @@ def degrees_of_freedom(between: VarianceParts, weights: Array, seeds: int) -> fl
 def studentized_bootstrap(
     differences: Array, weights: Array, level: float, *, unit: str = "articles", margin: float = 0.0
 ) -> Estimate:
-    """Estimate the mean difference as a ratio, by a studentized bootstrap (Efron and Tibshirani 1993, ch. 12.5).
+    """Estimate the mean difference as a ratio, by a studentized bootstrap (Efron and Tibshirani
+    1993, ch. 12.5).
 
-    Draw seeds first, then clusters, and divide each draw by its own standard error. No tail is lighter than
-    Student's with Satterthwaite's degrees of freedom: with 13 unequal articles, the bootstrap alone had 6 false alarms in
-    1,000 tests instead of 1.25 (benchmarks/gate.py).
+    Draw seeds first, then clusters, and divide each draw by its own standard error. No tail is
+    lighter than Student's with Satterthwaite's degrees of freedom: with 13 unequal articles, the
+    bootstrap alone had 6 false alarms in 1,000 tests instead of 1.25 (benchmarks/gate.py).
 
     Args:
         differences: [seeds, clusters], sums of after minus before over the items of a cluster.
@@ -157,33 +173,46 @@ def studentized_bootstrap(
     value, stderr, freedom = found.value, found.stderr, found.freedom
     if stderr == 0:
         return found
-    draws = min(MAX_DRAWS, int(np.ceil(DRAWS_OVER_LEVEL / level)), max(MIN_DRAWS, MAX_COUNTS // len(weights)))
+    draws = min(
+        MAX_DRAWS,
+        int(np.ceil(DRAWS_OVER_LEVEL / level)),
+        max(MIN_DRAWS, MAX_COUNTS // len(weights)),
+    )
     sample = _draws(differences - value * weights, weights, draws)
-    low, high = (value - _quantile(sample, tail, freedom) * stderr for tail in (1 - level / 2, level / 2))
+    low, high = (
+        value - _quantile(sample, tail, freedom) * stderr for tail in (1 - level / 2, level / 2)
+    )
     p, p_margin = (_p(sample, (value - null) / stderr, freedom) for null in (0.0, margin))
     return replace(found, low=low, high=high, p=p, p_margin=p_margin)
 
 
 @lru_cache(maxsize=4)
 def _resamples(draws: int, size: int, stream: int) -> Array:
-    """Return how often each of `size` is drawn: [draws, size]. A gate must give the same result twice, so seeds are fixed."""
-    draw = np.random.default_rng([size, stream]).multinomial(size, np.full(size, 1 / size), size=draws)
+    """Return how often each of `size` is drawn: [draws, size]. A gate must give the same result
+    twice, so seeds are fixed."""
+    draw = np.random.default_rng([size, stream]).multinomial(
+        size, np.full(size, 1 / size), size=draws
+    )
     counts: Array = draw.astype(np.float64)
     counts.flags.writeable = False
     return counts
 
 
 def _draws(centred: Array, w: Array, draws: int) -> Array:
-    """Return the t of each draw, sorted: [draws]. centred: differences whose estimate is 0, [seeds, clusters]."""
+    """Return the t of each draw, sorted: [draws]. centred: differences whose estimate is 0, [seeds,
+    clusters]."""
     seeds, size = centred.shape
     columns, rows = _resamples(draws, size, 0), _resamples(draws, seeds, 1)
-    parts = [_t(centred, w, columns[a : a + CHUNK], rows[a : a + CHUNK]) for a in range(0, draws, CHUNK)]
+    parts = [
+        _t(centred, w, columns[a : a + CHUNK], rows[a : a + CHUNK]) for a in range(0, draws, CHUNK)
+    ]
     out: Array = np.sort(np.concatenate(parts))
     return out
 
 
 def _t(centred: Array, w: Array, columns: Array, rows: Array) -> Array:
-    """Return the t of each draw: [draws]. centred: [seeds, clusters]. columns: [draws, clusters]. rows: [draws, seeds]."""
+    """Return the t of each draw: [draws]. centred: [seeds, clusters]. columns: [draws, clusters].
+    rows: [draws, seeds]."""
     seeds, size = centred.shape
     if seeds == 1:
         mean = centred[0]
@@ -214,7 +243,8 @@ def _sorted_quantile(sample: Array, at: float) -> float:
 
 
 def _stretch(sample: Array, upper: bool, freedom: float) -> float:
-    """Return the last bootstrap quantile with enough draws, divided by Student's, but at least 1."""
+    """Return the last bootstrap quantile with enough draws, divided by Student's, but at least
+    1."""
     from scipy.special import stdtrit
 
     tail = DRAWS_OVER_LEVEL / 2 / len(sample)
@@ -240,7 +270,9 @@ def _p(sample: Array, t: float, freedom: float) -> float:
     below = int(np.searchsorted(sample, t, side="right"))
     fewer = min(above, below)
     if fewer < DRAWS_OVER_LEVEL / 2:
-        return min(1.0, 2 * float(stdtr(freedom, -abs(t) / _stretch(sample, above < below, freedom))))
+        return min(
+            1.0, 2 * float(stdtr(freedom, -abs(t) / _stretch(sample, above < below, freedom)))
+        )
     return min(1.0, max(2 * float(stdtr(freedom, -abs(t))), 2 * (1 + fewer) / (1 + len(sample))))
 
 
@@ -250,13 +282,18 @@ def exact(value: float, n: int, unit: str, seeds: int = 1, margin: float = 0.0) 
     return Estimate(value, 0.0, value, value, p, n, unit, seeds, p_margin=p_margin)
 
 
-def estimate_means(differences: Array, level: float, weights: Array | None = None, *, margin: float = 0.0) -> Estimate:
-    """Estimate the mean of paired differences over questions and seeds, with Student's t: fast for thousands of them.
+def estimate_means(
+    differences: Array, level: float, weights: Array | None = None, *, margin: float = 0.0
+) -> Estimate:
+    """Estimate the mean of paired differences over questions and seeds, with Student's t: fast for
+    thousands of them.
 
-    The variances between questions and between seeds add up. The degrees of freedom are Satterthwaite's.
+    The variances between questions and between seeds add up. The degrees of freedom are
+    Satterthwaite's.
 
     Args:
-        differences: [seeds, questions], or sums over the questions of an article, [seeds, articles].
+        differences: [seeds, questions], or sums over the questions of an article, [seeds,
+        articles].
         level: 1 - coverage.
         weights: [articles], the numbers of their questions.
         margin: change that `p_margin` tests.
@@ -286,7 +323,8 @@ def estimate_means(differences: Array, level: float, weights: Array | None = Non
 
 
 def students_t(level: float, freedom: float) -> float:
-    """Return the t that both tails together exceed with probability `level`. With infinite degrees of freedom, it is normal."""
+    """Return the t that both tails together exceed with probability `level`. With infinite degrees
+    of freedom, it is normal."""
     from scipy.special import ndtri, stdtrit
 
     at = 1 - level / 2
@@ -294,7 +332,8 @@ def students_t(level: float, freedom: float) -> float:
 
 
 def students_p(t: float, freedom: float) -> float:
-    """Return the two-sided p of Student's t, or of a normal deviate with infinite degrees of freedom."""
+    """Return the two-sided p of Student's t, or of a normal deviate with infinite degrees of
+    freedom."""
     from scipy.special import ndtr, stdtr
 
     return 2 * float(stdtr(freedom, -abs(t)) if math.isfinite(freedom) else ndtr(-abs(t)))
@@ -303,10 +342,12 @@ def students_p(t: float, freedom: float) -> float:
 def estimate_blocks(before: Array, after: Array, level: float, *, margin: float = 0.0) -> Estimate:
     """Estimate ln of the ratio of timings, paired by block, with Student's t.
 
-    At small levels, a percentile bootstrap of ten blocks has ten times too many false alarms. Student's t has not.
+    At small levels, a percentile bootstrap of ten blocks has ten times too many false alarms.
+    Student's t has not.
 
-    before, after: medians of interleaved blocks, [blocks] or [runs, blocks]. The blocks of a run share the state of the machine,
-    so several runs are compared by their means, which count as seeds.
+    before, after: medians of interleaved blocks, [blocks] or [runs, blocks]. The blocks of a run
+    share the state of the machine, so several runs are compared by their means, which count as
+    seeds.
     """
     changes = np.atleast_2d(np.log(after / before))
     if len(changes) == 1:
@@ -327,7 +368,9 @@ def ratio_of_blocks(slow: Array, fast: Array, level: float = 0.05) -> BlockRatio
     """Return slow / fast, as `estimate_blocks` does ln of it."""
     estimate = estimate_blocks(fast, slow, level)
     with np.errstate(over="ignore"):
-        return BlockRatio(*(float(np.exp(x)) for x in (estimate.value, estimate.low, estimate.high)))
+        return BlockRatio(
+            *(float(np.exp(x)) for x in (estimate.value, estimate.low, estimate.high))
+        )
 
 
 def wider(one: Estimate, other: Estimate) -> Estimate:

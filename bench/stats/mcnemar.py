@@ -9,7 +9,8 @@ from bench.stats.bootstrap import Array, Estimate, estimate_means, students_p, w
 
 
 def mcnemar_p(lost: int, gained: int) -> float:
-    """Return the exact two-sided p: a discordant pair is lost or gained with probability 1/2 each (McNemar, Psychometrika 12, 1947)."""
+    """Return the exact two-sided p: a discordant pair is lost or gained with probability 1/2 each
+    (McNemar, Psychometrika 12, 1947)."""
     from scipy.special import bdtr
 
     discordant = lost + gained
@@ -17,7 +18,8 @@ def mcnemar_p(lost: int, gained: int) -> float:
 
 
 def tango_score(lost: int, gained: int, n: int, delta: float) -> float:
-    """Return the score, a normal deviate, for a difference of paired proportions of `delta` (Tango 1998, eq. 6)."""
+    """Return the score, a normal deviate, for a difference of paired proportions of `delta` (Tango
+    1998, eq. 6)."""
     a, c = 2 * n, -lost * delta * (1 - delta)
     b = -gained - lost + (2 * n - gained + lost) * delta
     # The likeliest probability of a loss under delta.
@@ -27,7 +29,8 @@ def tango_score(lost: int, gained: int, n: int, delta: float) -> float:
 
 
 def tango_interval(lost: int, gained: int, n: int, level: float) -> tuple[float, float]:
-    """Return the score interval for (gained - lost) / n, the difference of paired proportions (Tango, Stat. Med. 17, 1998, eq. 10).
+    """Return the score interval for (gained - lost) / n, the difference of paired proportions
+    (Tango, Stat. Med. 17, 1998, eq. 10).
 
     Unlike Wald's interval it is valid for few discordant pairs, or none.
     """
@@ -41,8 +44,16 @@ def tango_interval(lost: int, gained: int, n: int, level: float) -> tuple[float,
     def score(delta: float) -> float:
         return tango_score(lost, gained, n, delta)
 
-    low = brentq(lambda d: score(d) - z, -edge, value, xtol=1e-12) if value > -edge and score(-edge) > z else -1.0
-    high = brentq(lambda d: score(d) + z, value, edge, xtol=1e-12) if value < edge and score(edge) < -z else 1.0
+    low = (
+        brentq(lambda d: score(d) - z, -edge, value, xtol=1e-12)
+        if value > -edge and score(-edge) > z
+        else -1.0
+    )
+    high = (
+        brentq(lambda d: score(d) + z, value, edge, xtol=1e-12)
+        if value < edge and score(edge) < -z
+        else 1.0
+    )
     return float(low), float(high)
 
 
@@ -70,10 +81,14 @@ def estimate_flips(before: Array, after: Array, level: float, *, margin: float =
     )
 
 
-def estimate_flips_over_seeds(before: Array, after: Array, level: float, *, margin: float = 0.0) -> Estimate:
-    """Estimate accuracy after minus before, over several seeds. before, after: 0 or 1, [seeds, questions].
+def estimate_flips_over_seeds(
+    before: Array, after: Array, level: float, *, margin: float = 0.0
+) -> Estimate:
+    """Estimate accuracy after minus before, over several seeds. before, after: 0 or 1, [seeds,
+    questions].
 
-    McNemar's test would count a question once for each seed. Student's t over questions and seeds does not.
+    McNemar's test would count a question once for each seed. Student's t over questions and seeds
+    does not.
     """
     lost, gained = _count_flips(before, after)
     found = estimate_means(after - before, level, margin=margin)

@@ -8,7 +8,8 @@ import numpy as np
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Adjust p values: with probability 1 - alpha, none under alpha is a false alarm (Holm 1979)."""
+    """Adjust p values: with probability 1 - alpha, none under alpha is a false alarm (Holm
+    1979)."""
     order = np.argsort(p, kind="stable")
     steps = np.asarray(p, dtype=float)[order] * np.arange(len(p), 0, -1)
     adjusted = np.empty(len(p))
@@ -18,19 +19,24 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def differs(adjusted: float, alpha: float) -> bool:
-    """Return whether a difference is real, from an adjusted p. Verdicts, ranks and `bench pick` share this rule."""
+    """Return whether a difference is real, from an adjusted p. Verdicts, ranks and `bench pick`
+    share this rule."""
     return adjusted < alpha
 
 
 def bonferroni(alpha: float, count: int) -> float:
-    """Return the level for each interval at which a whole family holds with probability 1 - alpha."""
+    """Return the level for each interval at which a whole family holds with probability 1 -
+    alpha."""
     return alpha / max(1, count)
 
 
-def tie_groups(names: Sequence[str], differs: Callable[[str, str], bool]) -> list[tuple[str, int, int]]:
+def tie_groups(
+    names: Sequence[str], differs: Callable[[str, str], bool]
+) -> list[tuple[str, int, int]]:
     """Return ranks as ranges. names: best first. differs: whether two rows differ significantly.
 
-    A range is (name, best, worst): 1 + the number of significantly better rows, and that of rows not significantly worse.
+    A range is (name, best, worst): 1 + the number of significantly better rows, and that of rows
+    not significantly worse.
     """
     out = []
     for i, name in enumerate(names):

@@ -22,7 +22,8 @@ class PairedGroup(NamedTuple):
     clusters: NDArray[Any]
     """Name of the cluster of each question. Questions of a cluster are not independent."""
     source: str = ""
-    """Name of the data. Equal clusters of groups with the same data are one cluster. "": those of no other group."""
+    """Name of the data. Equal clusters of groups with the same data are one cluster. "": those of
+    no other group."""
 
 
 class RatioChange(NamedTuple):
@@ -42,9 +43,10 @@ class RatioChange(NamedTuple):
 def estimate_ratio_change(groups: Sequence[PairedGroup]) -> RatioChange | None:
     """Estimate the mean over groups of mean(after) / mean(before) - 1.
 
-    The error of a ratio is that of its linear part, (after - ratio * before) / mean(before), summed by cluster (Cochran,
-    Sampling Techniques, 1977, eq. 6.4). Groups of different data are independent, and Welch and Satterthwaite's formula
-    gives the degrees of freedom. The variance between seeds is added.
+    The error of a ratio is that of its linear part, (after - ratio * before) / mean(before), summed
+    by cluster (Cochran, Sampling Techniques, 1977, eq. 6.4). Groups of different data are
+    independent, and Welch and Satterthwaite's formula gives the degrees of freedom. The variance
+    between seeds is added.
 
     Returns:
         None if a group has fewer than two clusters, or the mean before is not above 0.

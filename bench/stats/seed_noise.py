@@ -25,20 +25,25 @@ class SeedNoise:
 
 
 def pool(samples: Iterable[SeedNoise]) -> SeedNoise:
-    """Pool variances of several rows into that of one kind of row, each weighted by its degrees of freedom."""
+    """Pool variances of several rows into that of one kind of row, each weighted by its degrees of
+    freedom."""
     samples = list(samples)
     freedom = math.fsum(s.freedom for s in samples)
     return SeedNoise(math.fsum(s.variance * s.freedom for s in samples) / freedom, freedom)
 
 
-def add_seed_noise(estimate: Estimate, noise: SeedNoise, level: float, margin: float = 0.0) -> Estimate:
-    """Add the noise between seeds to an estimate. No interval gets narrower, and no p value smaller.
+def add_seed_noise(
+    estimate: Estimate, noise: SeedNoise, level: float, margin: float = 0.0
+) -> Estimate:
+    """Add the noise between seeds to an estimate. No interval gets narrower, and no p value
+    smaller.
 
-    The squares of the arms of the two intervals add up (MOVER: Zou and Donner, Stat. Med. 27, 2008, eq. 3). The p value is
-    Student's, of the sum of the variances, with Satterthwaite's degrees of freedom.
+    The squares of the arms of the two intervals add up (MOVER: Zou and Donner, Stat. Med. 27, 2008,
+    eq. 3). The p value is Student's, of the sum of the variances, with Satterthwaite's degrees of
+    freedom.
 
-    An estimate from several seeds takes the larger of the two variances between seeds, because that of two or three seeds is
-    too often small by chance (benchmarks/ties.py).
+    An estimate from several seeds takes the larger of the two variances between seeds, because that
+    of two or three seeds is too often small by chance (benchmarks/ties.py).
 
     Args:
         level: 1 - coverage of the interval.
@@ -52,11 +57,23 @@ def add_seed_noise(estimate: Estimate, noise: SeedNoise, level: float, margin: f
     freedom = satterthwaite([(items, estimate.freedom), (noise.variance, noise.freedom)])
     stderr = math.sqrt(total)
     p, p_margin = (students_p((estimate.value - null) / stderr, freedom) for null in (0.0, margin))
-    out = replace(estimate, p=max(estimate.p, p), p_margin=max(estimate.p_margin, p_margin), alone=estimate)
+    out = replace(
+        estimate, p=max(estimate.p, p), p_margin=max(estimate.p_margin, p_margin), alone=estimate
+    )
     if estimate.seeds > 1:
         half = students_t(level, freedom) * stderr
-        low, high = min(estimate.low, estimate.value - half), max(estimate.high, estimate.value + half)
-        return replace(out, low=low, high=high, stderr=stderr, seed_share=noise.variance / total, freedom=freedom)
+        low, high = (
+            min(estimate.low, estimate.value - half),
+            max(estimate.high, estimate.value + half),
+        )
+        return replace(
+            out,
+            low=low,
+            high=high,
+            stderr=stderr,
+            seed_share=noise.variance / total,
+            freedom=freedom,
+        )
     arm = students_t(level, noise.freedom) * noise.deviation
     return replace(
         out,

@@ -1,1 +1,2 @@
-"""Results that others contribute: check a folder, pack it, and say what it changes on the leaderboard."""
+"""Results that others contribute: check a folder, pack it, and say what it changes on the
+leaderboard."""

@@ -42,11 +42,15 @@ class Contributor:
     """ssh key that signs the records."""
 
 
-def stage(source: Path, target: Path, who: Contributor, published: Sequence[ResultSet], today: date) -> Iterator[str]:
-    """Copy the records that are new and have numbers to a folder, and write its about.toml. Yield what is left out.
+def stage(
+    source: Path, target: Path, who: Contributor, published: Sequence[ResultSet], today: date
+) -> Iterator[str]:
+    """Copy the records that are new and have numbers to a folder, and write its about.toml. Yield
+    what is left out.
 
-    Records are copied byte by byte. Of one that diverged the traceback is left out, because it has paths of the machine.
-    Raise UserError if none is new, or a published measurement has another number here.
+    Records are copied byte by byte. Of one that diverged the traceback is left out, because it has
+    paths of the machine. Raise UserError if none is new, or a published measurement has another
+    number here.
     """
     checked = check_folder(source)
     if checked.problems:
@@ -59,13 +63,17 @@ def stage(source: Path, target: Path, who: Contributor, published: Sequence[Resu
         folder, theirs = known.get(record.identity.key(), ("", record))
         if wrong := next(rules.differences(record, theirs), ""):
             raise UserError(
-                f"record {record.short_key} disagrees with {folder}: {wrong}: find out why before you submit"
+                f"record {record.short_key} disagrees with {folder}: {wrong}: find out why before "
+                "you submit"
             )
     if not new:
         raise UserError(
-            f"{source} has no new record with a number: {amount(len(finished), 'record')} are published already"
+            f"{source} has no new record with a number: {amount(len(finished), 'record')} are "
+            "published already"
         )
-    published_in = Counter(known[key][0] for record in finished if (key := record.identity.key()) in known)
+    published_in = Counter(
+        known[key][0] for record in finished if (key := record.identity.key()) in known
+    )
     store = Store(target)
     for record in new:
         if record.traceback:  # such a record has no items
@@ -83,12 +91,20 @@ def stage(source: Path, target: Path, who: Contributor, published: Sequence[Resu
         (sum(bool(record.traceback) for record in new), "submitted without their traceback"),
     ):
         if count:
-            yield f"{amount(count, 'record')} {why}" + ("" if why.startswith("submitted") else " left out")
+            yield f"{amount(count, 'record')} {why}" + (
+                "" if why.startswith("submitted") else " left out"
+            )
 
 
 def _write_about(folder: Path, who: Contributor, named: Mapping[str, str], today: date) -> None:
     about = {"about": who.about} if who.about else {}
-    fields = {"kind": "results", **about, "credit": who.credit, "submitted": today, "licences": dict(named)}
+    fields = {
+        "kind": "results",
+        **about,
+        "credit": who.credit,
+        "submitted": today,
+        "licences": dict(named),
+    }
     (folder / ABOUT_FILE).write_text(tomlkit.dumps(fields), encoding="utf-8")
 
 
@@ -97,8 +113,14 @@ def default_name(source: Path, credit: str) -> str:
     record = next(iter(ReadOnlyStore(source)), None)
     if record is None:
         raise UserError(f"{source} has no records: run bench run first")
-    words = rules.slug(record.processor.replace("(R)", "").replace("Processor", "").replace("NVIDIA", ""))
-    parts = (rules.slug(record.identity.model), words[:24].strip("-."), rules.slug(credit)[:20].strip("-."))
+    words = rules.slug(
+        record.processor.replace("(R)", "").replace("Processor", "").replace("NVIDIA", "")
+    )
+    parts = (
+        rules.slug(record.identity.model),
+        words[:24].strip("-."),
+        rules.slug(credit)[:20].strip("-."),
+    )
     return "-".join(filter(None, parts))
 
 
@@ -113,25 +135,38 @@ def pack(folder: Path, name: str, out: Path) -> Path:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the folder of a submission and its name. An archive is checked, and unpacked to a temporary folder."""
+    """Yield the folder of a submission and its name. An archive is checked, and unpacked to a
+    temporary folder."""
     if path.is_dir():
         yield path, path.resolve().name
         return
     if not path.is_file():
-        raise UserError(f"{str(path)!r} does not exist: name a folder, or an archive that bench submit wrote")
+        raise UserError(
+            f"{str(path)!r} does not exist: name a folder, or an archive that bench submit wrote"
+        )
     try:
         files = archives.read(path, MAX_BYTES)
     except archives.FAULTS as fault:
         reason = first_line(fault)[:120]
-        raise UserError(f"cannot read submission {str(path)!r} ({reason}): make it again with bench submit") from None
+        raise UserError(
+            f"cannot read submission {str(path)!r} ({reason}): make it again with bench submit"
+        ) from None
     names = {name.partition("/")[0] for name in files}
-    if len(names) != 1 or not rules.NAME.fullmatch(name := min(names)) or f"{name}.zip" != path.name:
+    if (
+        len(names) != 1
+        or not rules.NAME.fullmatch(name := min(names))
+        or f"{name}.zip" != path.name
+    ):
         raise UserError(
-            f"submission {str(path)!r} does not have one folder with the archive's name: make it again with bench submit"
+            f"submission {str(path)!r} does not have one folder with the archive's name: make it "
+            "again with bench submit"
         )
-    if strange := next((one for one in files if not rules.FILE.fullmatch(one.partition("/")[2])), None):
+    if strange := next(
+        (one for one in files if not rules.FILE.fullmatch(one.partition("/")[2])), None
+    ):
         raise UserError(
-            f"submission {str(path)!r} has {strange[:100]!r}, no file of a submission: make it again with bench submit"
+            f"submission {str(path)!r} has {strange[:100]!r}, no file of a submission: make it "
+            "again with bench submit"
         )
     with temporary_folder("submission-") as place:
         for one, content in files.items():

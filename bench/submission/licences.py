@@ -36,7 +36,10 @@ def names_in(record: Record) -> Iterator[tuple[str, str]]:
     """Yield the model and the data of a record, each with its licence, "" if it is unknown."""
     identity = record.identity
     yield identity.model, of_model(identity.model)
-    texts = [identity.calibration and identity.calibration.data, identity.training and identity.training.data]
+    texts = [
+        identity.calibration and identity.calibration.data,
+        identity.training and identity.training.data,
+    ]
     config = (record.key_inputs.get("measure") or {}).get("config") or {}
     for name in (*texts, config.get("corpus"), config.get("task")):
         if name:
@@ -44,6 +47,7 @@ def names_in(record: Record) -> Iterator[tuple[str, str]]:
 
 
 def of_records(records: Iterable[Record], stated: Mapping[str, str]) -> dict[str, str]:
-    """Return the licence of each model and corpus of records by name. stated: what the contributor says of the others."""
+    """Return the licence of each model and corpus of records by name. stated: what the contributor
+    says of the others."""
     found = dict(sorted({pair for record in records for pair in names_in(record)}))
     return {name: licence or stated.get(name, "") for name, licence in found.items()}

@@ -1,4 +1,5 @@
-"""The text of a submission for its pull request: rows, what they change, licences, and how to make them again."""
+"""The text of a submission for its pull request: rows, what they change, licences, and how to make
+them again."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from bench.system.grouping import group_by
 from bench.system.text import amount
 
 MAX_COMMANDS, MAX_MOVED, MAX_REFUSALS = 20, 10, 50
-"""Largest numbers of commands, of other rows whose rank moves, and of refusals that the text lists."""
+"""Largest numbers of commands, of other rows whose rank moves, and of refusals that the text
+lists."""
 MAX_REFUSAL = 500
 """Largest length of a refusal. GitHub takes comments of 65,536 characters."""
 
@@ -23,13 +25,20 @@ def text(review: Review, name: str) -> str:
     """Return the text in Markdown."""
     about, records = review.about, review.records
     machines = sorted({record.processor for record in records})
-    versions = sorted({f"cast-bench {r.versions.get('cast-bench')}, torch {r.versions.get('torch')}" for r in records})
+    versions = sorted(
+        {
+            f"cast-bench {r.versions.get('cast-bench')}, torch {r.versions.get('torch')}"
+            for r in records
+        }
+    )
     parts = [
         f"## Results: {escape(name)}",
         escape(about.about),
-        f"Contributed by {escape(about.credit)} on {about.submitted}. Measured on {escape(' and '.join(machines))} with "
+        f"Contributed by {escape(about.credit)} on {about.submitted}. Measured on "
+        f"{escape(' and '.join(machines))} with "
         f"{escape('; '.join(versions))}.",
-        f"{amount(len(records), 'record')}. {amount(review.checked.recomputed, 'number')} computed again from their items, and "
+        f"{amount(len(records), 'record')}. {amount(review.checked.recomputed, 'number')} "
+        "computed again from their items, and "
         f"{sum(review.checked.not_derived.values()):,} that no items give.",
         *map(escape, review.remarks),
         *(part for effect in review.effects for part in _of_effect(effect)),
@@ -54,17 +63,24 @@ def refusal(review: Review, name: str) -> str:
 def _of_effect(effect: Effect) -> Iterator[str]:
     table = effect.table
     dense = [
-        k for k in table.whole_rows if table.rows[k].filters["method"] == "dense" and not table.rows[k].is_quantized
+        k
+        for k in table.whole_rows
+        if table.rows[k].filters["method"] == "dense" and not table.rows[k].is_quantized
     ]
     yield f"### {escape(effect.section)}: {escape(table.protocol)}"
-    yield to_markdown(table.to_text_table(list(dict.fromkeys([*dense, *effect.rows]))), escape).rstrip()
+    yield to_markdown(
+        table.to_text_table(list(dict.fromkeys([*dense, *effect.rows]))), escape
+    ).rstrip()
     yield "What it changes:\n\n" + "\n".join(f"- {escape(line)}" for line in changes(effect))
 
 
 def changes(effect: Effect) -> list[str]:
     """Return a line for each new row with its rank, and one for each other row whose rank moves."""
     table, before = effect.table, effect.before
-    lines = [f"new: {_name(table.rows[k])}: {_rank(table, k)}, in {len(table.whole_rows)} rows" for k in effect.rows]
+    lines = [
+        f"new: {_name(table.rows[k])}: {_rank(table, k)}, in {len(table.whole_rows)} rows"
+        for k in effect.rows
+    ]
     if before is None:
         return [*lines, "The leaderboard had no such table."]
     was = {_name(before.rows[k]): k for k in before.whole_rows}
@@ -76,7 +92,12 @@ def changes(effect: Effect) -> list[str]:
     moved = moved or ["No other row moves."]
     rest = [f"and {len(moved) - MAX_MOVED:,} other rows"] if len(moved) > MAX_MOVED else []
     gone = sorted(was.keys() - {_name(table.rows[k]) for k in table.whole_rows})
-    return [*lines, *moved[:MAX_MOVED], *rest, *(f"no longer there by this name: {name}" for name in gone)]
+    return [
+        *lines,
+        *moved[:MAX_MOVED],
+        *rest,
+        *(f"no longer there by this name: {name}" for name in gone),
+    ]
 
 
 def _name(row: TableRow) -> str:
@@ -89,10 +110,16 @@ def _rank(table: Table, row: int) -> str:
 
 
 def _commands(records: Sequence[Record]) -> str:
-    """Return the commands that make the rows again. Any of them also counts the pattern, and most make several numbers."""
+    """Return the commands that make the rows again. Any of them also counts the pattern, and most
+    make several numbers."""
     rows = group_by(records, lambda r: r.identity.key("seed", "measure", "protocol"))
-    measured = [[r for r in of_row if r.identity.subject != "weights"] or of_row[:1] for of_row in rows.values()]
+    measured = [
+        [r for r in of_row if r.identity.subject != "weights"] or of_row[:1]
+        for of_row in rows.values()
+    ]
     by_task = (group_by(of_row, lambda r: r.identity.key("seed")).values() for of_row in measured)
     commands = list(dict.fromkeys(reproduce.command(some) for groups in by_task for some in groups))
     more = [f"# and {len(commands) - MAX_COMMANDS:,} more"] if len(commands) > MAX_COMMANDS else []
-    return "```bash\n" + "\n".join([*commands[:MAX_COMMANDS], *more]).replace("```", "'''") + "\n```"
+    return (
+        "```bash\n" + "\n".join([*commands[:MAX_COMMANDS], *more]).replace("```", "'''") + "\n```"
+    )

@@ -48,15 +48,23 @@ class Review:
         return self.checked.records
 
     def at(self, place: Path) -> Review:
-        """Return the review of a temporary copy with the path of what was copied in its refusals."""
-        refusals = tuple(sentence.replace(str(self.folder), str(place)) for sentence in self.refusals)
+        """Return the review of a temporary copy with the path of what was copied in its
+        refusals."""
+        refusals = tuple(
+            sentence.replace(str(self.folder), str(place)) for sentence in self.refusals
+        )
         return replace(self, refusals=refusals)
 
 
 def read_published(root: Path, without: str = "") -> list[ResultSet]:
-    """Read the results folders below a folder, but for that of `bench run`'s default and the one named `without`."""
+    """Read the results folders below a folder, but for that of `bench run`'s default and the one
+    named `without`."""
     folders = sorted(path.parent for path in root.glob("*/records") if path.is_dir())
-    return [resolve.read(path, every=True) for path in folders if path.name not in (without, RESULTS.name)]
+    return [
+        resolve.read(path, every=True)
+        for path in folders
+        if path.name not in (without, RESULTS.name)
+    ]
 
 
 def review(folder: Path, published: Sequence[ResultSet], name: str) -> Review:
@@ -65,14 +73,21 @@ def review(folder: Path, published: Sequence[ResultSet], name: str) -> Review:
     if strange := tuple(rules.of_files(folder)):
         return Review(folder, About(), FolderCheck((), 0, {}, (), ()), strange)
     checked, about = check_folder(folder), searches.read_about(folder)
-    refusals = [*checked.problems, *(f"{path} belongs to no record: leave it out" for path in checked.leftovers)]
+    refusals = [
+        *checked.problems,
+        *(f"{path} belongs to no record: leave it out" for path in checked.leftovers),
+    ]
     if not checked.records and not refusals:
         refusals.append(f"{folder} has no records")
     taken = (Path(one.name).name for one in published)
     refusals += rules.of_name(name, (r.identity.model for r in checked.records), taken)
     refusals += rules.of_about(about, checked.records, now.date())
-    refusals += _of_records(folder, checked.records, published, format_time(now.timestamp() + 86400))
-    out = Review(folder, about, checked, tuple(refusals), remarks=tuple(_remarks(checked.records, published)))
+    refusals += _of_records(
+        folder, checked.records, published, format_time(now.timestamp() + 86400)
+    )
+    out = Review(
+        folder, about, checked, tuple(refusals), remarks=tuple(_remarks(checked.records, published))
+    )
     if refusals:
         return out
     effects = tuple(_effects(folder, checked.records, published))
@@ -81,7 +96,9 @@ def review(folder: Path, published: Sequence[ResultSet], name: str) -> Review:
     return Review(folder, about, checked, impossible, effects, out.remarks)
 
 
-def _of_records(folder: Path, records: Sequence[Record], published: Sequence[ResultSet], now: str) -> Iterator[str]:
+def _of_records(
+    folder: Path, records: Sequence[Record], published: Sequence[ResultSet], now: str
+) -> Iterator[str]:
     """Yield what refuses a record, alone or beside the others and the published ones."""
     store = ReadOnlyStore(folder)
     found = [
@@ -98,30 +115,46 @@ def _of_records(folder: Path, records: Sequence[Record], published: Sequence[Res
     found += rules.of_copies(records)
     found += rules.of_dense(records, theirs)
     found += rules.of_protocol(records, boards)
-    found += [(r, sentence) for r, sentence in disagreements([*theirs, *records], {}) if r.key in own]
+    found += [
+        (r, sentence) for r, sentence in disagreements([*theirs, *records], {}) if r.key in own
+    ]
     for sentence, some in group_by(found, lambda pair: pair[1]).items():
         more = f" and {amount(len(some) - 1, 'more record')}" if some[1:] else ""
         yield f"{store.path(some[0][0].key)}{more}: {sentence}"
 
 
 def index(published: Sequence[ResultSet]) -> rules.Published:
-    """Return the folder and the record of each measurement that the leaderboard has, by identity."""
-    return {r.identity.key(): (one.name, r) for one in published if not searches.is_search(one) for r in one.records}
+    """Return the folder and the record of each measurement that the leaderboard has, by
+    identity."""
+    return {
+        r.identity.key(): (one.name, r)
+        for one in published
+        if not searches.is_search(one)
+        for r in one.records
+    }
 
 
-def _effects(folder: Path, records: Sequence[Record], published: Sequence[ResultSet]) -> Iterator[Effect]:
+def _effects(
+    folder: Path, records: Sequence[Record], published: Sequence[ResultSet]
+) -> Iterator[Effect]:
     """Make the tables that have rows of the submission, with it and without."""
     models = {record.identity.model for record in records}
     boards = (one for one in published if not searches.is_search(one))
-    before = [one.only(one.name, (r for r in one.records if r.identity.model in models)) for one in boards]
+    before = [
+        one.only(one.name, (r for r in one.records if r.identity.model in models)) for one in boards
+    ]
     before = [one for one in before if one.records]
     own = {record.stem for record in records}
     tables = {(s.title, t.protocol): t for s in board.make_sections(before) for t in s.tables}
-    for section in board.make_sections([*before, ResultSet(str(folder), tuple(records), ReadOnlyStore(folder).items)]):
+    for section in board.make_sections(
+        [*before, ResultSet(str(folder), tuple(records), ReadOnlyStore(folder).items)]
+    ):
         for table in section.tables:
             rows = tuple(k for k in table.whole_rows if _has(table, k, own))
             if rows:
-                yield Effect(section.title, table, rows, tables.get((section.title, table.protocol)))
+                yield Effect(
+                    section.title, table, rows, tables.get((section.title, table.protocol))
+                )
 
 
 def _has(table: Table, row: int, own: set[str]) -> bool:
@@ -129,7 +162,8 @@ def _has(table: Table, row: int, own: set[str]) -> bool:
 
 
 def _of_losses(effect: Effect, trained: set[str]) -> Iterator[str]:
-    """Refuse a perplexity without a dense one beside it, or below it by more than its interval without training.
+    """Refuse a perplexity without a dense one beside it, or below it by more than its interval
+    without training.
 
     trained: records of methods that train.
     """
@@ -145,7 +179,8 @@ def _of_losses(effect: Effect, trained: set[str]) -> Iterator[str]:
             yield f"{where} has no dense model at the same protocol: submit that, too"
         elif ratio.high is not None and ratio.high < 1 and not _has(table, k, trained):
             yield (
-                f"{where} has a perplexity of {ratio.value:.4g} times the dense model's ({ratio.low:.4g} to {ratio.high:.4g}) "
+                f"{where} has a perplexity of {ratio.value:.4g} times the dense model's "
+                f"({ratio.low:.4g} to {ratio.high:.4g}) "
                 "without training, which is impossible"
             )
 
@@ -162,5 +197,7 @@ def _remarks(records: Sequence[Record], published: Sequence[ResultSet]) -> Itera
             if record in records and labels[0]["method"] != labels[1]["method"]:
                 names = (f"{x['method']} {x['pattern']} {x['quantizer']}" for x in labels)
                 yield f"Equal to the last bit: {' and '.join(names)}."
-    for name, version in sorted({(one["distribution"], one["version"]) for r in records for one in r.plugins}):
+    for name, version in sorted(
+        {(one["distribution"], one["version"]) for r in records for one in r.plugins}
+    ):
         yield f"Made with the plug-in {name} {version}, which this review does not run."

@@ -56,13 +56,20 @@ def of_name(name: str, models: Iterable[str], taken: Iterable[str]) -> Iterator[
     begins = sorted({slug(model) for model in models})
     if not NAME.fullmatch(name) or len(name) not in NAME_LENGTH:
         yield (
-            f"the name {name!r} is not MODEL-MACHINE-WHO in lower-case letters, digits, dots and dashes, with "
+            f"the name {name!r} is not MODEL-MACHINE-WHO in lower-case letters, digits, dots and "
+            "dashes, with "
             f"{NAME_LENGTH.start} to {NAME_LENGTH.stop - 1} characters: give another with --name"
         )
     elif begins and not any(name.startswith(f"{model}-") for model in begins):
-        yield f"the name {name!r} does not begin with a model of the records ({', '.join(begins)}): give another with --name"
+        yield (
+            f"the name {name!r} does not begin with a model of the records "
+            f"({', '.join(begins)}): give another with --name"
+        )
     if name in taken:
-        yield f"the name {name!r} is taken in the results that are published: give another with --name"
+        yield (
+            f"the name {name!r} is taken in the results that are published: give another with "
+            "--name"
+        )
 
 
 def slug(text: str) -> str:
@@ -71,10 +78,14 @@ def slug(text: str) -> str:
 
 
 def of_about(about: About, records: Sequence[Record], today: date) -> Iterator[str]:
-    """Refuse a folder that does not say who contributed it, when, and under which licences its models and data are."""
+    """Refuse a folder that does not say who contributed it, when, and under which licences its
+    models and data are."""
     credit = about.credit.strip()
     if not credit or len(credit) > MAX_CREDIT or not credit.isprintable():
-        yield f"about.toml needs a name to credit, of at most {MAX_CREDIT} characters: give --credit NAME"
+        yield (
+            f"about.toml needs a name to credit, of at most {MAX_CREDIT} characters: give "
+            "--credit NAME"
+        )
     newest = max((record.recorded[:10] for record in records), default="")
     if about.kind != "results":
         yield f"about.toml says kind = {about.kind!r}: only results are submitted"
@@ -92,20 +103,29 @@ def of_about(about: About, records: Sequence[Record], today: date) -> Iterator[s
 
 
 def of_record(record: Record, items: Items | None, now: str) -> Iterator[str]:
-    """Refuse a record that is unfinished, says too little, has a path of its machine, or cannot be made again."""
+    """Refuse a record that is unfinished, says too little, has a path of its machine, or cannot be
+    made again."""
     if record.status not in DONE:
         yield f"it has {record.status}: submit records with numbers"
     if not record.processor or not record.machine.get("platform"):
         yield "it does not name its machine"
     if not record.versions.get("cast-bench") or not record.versions.get("torch"):
         yield "it does not name the versions that made it"
-    if not re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", record.recorded) or record.recorded > now:
+    if (
+        not re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", record.recorded)
+        or record.recorded > now
+    ):
         yield f"its time {record.recorded!r} is none, or is to come"
     if record.commit.get("dirty"):
-        yield "it was made with uncommitted changes of the code, so no one else can make it: commit them and run again"
+        yield (
+            "it was made with uncommitted changes of the code, so no one else can make it: "
+            "commit them and run again"
+        )
     if found := machine_path(record.model_dump(mode="json")):
         yield f"it has a path of your machine ({found}): run it with a name or a relative path"
-    if items is not None and (found := machine_path([*set(items.ids.tolist()), *set(items.clusters.tolist())])):
+    if items is not None and (
+        found := machine_path([*set(items.ids.tolist()), *set(items.clusters.tolist())])
+    ):
         yield f"its items have a path of your machine ({found})"
     yield from _of_reproduction(record)
     yield from _of_bits(record)
@@ -116,14 +136,23 @@ def machine_path(value: Any) -> str:
     if isinstance(value, str):
         match = MACHINE_PATH.search(value)
         return match[1][:80] if match else ""
-    parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+    parts = (
+        [*value, *value.values()]
+        if isinstance(value, dict)
+        else value
+        if isinstance(value, list)
+        else ()
+    )
     return next((found for part in parts if (found := machine_path(part))), "")
 
 
 def _of_reproduction(record: Record) -> Iterator[str]:
     identity = record.identity
     if "made_elsewhere" in record.notes:
-        yield f"it was measured by {record.notes['made_elsewhere']}, so bench run cannot make it again"
+        yield (
+            f"it was measured by {record.notes['made_elsewhere']}, so bench run cannot make it "
+            "again"
+        )
         return
     if identity.model not in ALIASES and not HUB_ID.fullmatch(identity.model):
         yield f"its model {identity.model!r} is no alias and no hub id: no one else can load it"
@@ -138,7 +167,10 @@ def _of_reproduction(record: Record) -> Iterator[str]:
         yield f"it does not say how it was made: {fault}"
     for one in record.plugins:
         if one.get("file"):
-            yield f"{one['name']} is a class in the file {one['distribution']}, which no one else has: install it as a plug-in"
+            yield (
+                f"{one['name']} is a class in the file {one['distribution']}, which no one else "
+                "has: install it as a plug-in"
+            )
     provided = {one["name"] for one in record.plugins}
     if any((one.get("commit") or {}).get("dirty") for one in record.plugins):
         yield "it was made with uncommitted changes of a plug-in: commit them and run again"
@@ -175,11 +207,15 @@ def _of_bits(record: Record) -> Iterator[str]:
         least *= 1 - Pattern.parse(record.identity.pattern).share
     if bits is None or bits < least:
         said = "no number of" if bits is None else f"{bits:.4g}"
-        yield f"its notes store {said} bits of a weight, and {record.identity.quantizer} has at least {least:.4g}"
+        yield (
+            f"its notes store {said} bits of a weight, and {record.identity.quantizer} has at "
+            f"least {least:.4g}"
+        )
 
 
 def _noted_bits(stored: Mapping[str, Any]) -> float | None:
-    """Return the bits of a weight that notes state, without pruned ones, or None if they state none."""
+    """Return the bits of a weight that notes state, without pruned ones, or None if they state
+    none."""
     names = ("values", "others", "weights") if "values" in stored else ("bits", "scales")
     numbers = [stored.get(name, 0) for name in names]
     if not all(isinstance(number, int | float) and number >= 0 for number in numbers):
@@ -190,12 +226,23 @@ def _noted_bits(stored: Mapping[str, Any]) -> float | None:
 
 
 def of_quantized_size(records: Sequence[Record]) -> Iterator[tuple[Record, str]]:
-    """Refuse bits per weight that nothing explains: their artifact has no record that says how its weights are stored."""
-    explained = {r.artifact for r in records if r.identity.measure == "pattern" and "stored" in r.notes}
+    """Refuse bits per weight that nothing explains: their artifact has no record that says how its
+    weights are stored."""
+    explained = {
+        r.artifact for r in records if r.identity.measure == "pattern" and "stored" in r.notes
+    }
     for record in records:
         identity = record.identity
-        if identity.measure == "size" and identity.quantizer != "none" and record.artifact not in explained:
-            yield record, "nothing says how its bits are stored: submit the record `pattern` of the same artifact, too"
+        if (
+            identity.measure == "size"
+            and identity.quantizer != "none"
+            and record.artifact not in explained
+        ):
+            yield (
+                record,
+                "nothing says how its bits are stored: submit the record `pattern` of the same "
+                "artifact, too",
+            )
 
 
 def of_repetition(records: Sequence[Record], published: Published) -> Iterator[tuple[Record, str]]:
@@ -206,21 +253,36 @@ def of_repetition(records: Sequence[Record], published: Published) -> Iterator[t
         if (first := seen.setdefault(key, record)) is not record:
             yield record, f"it repeats the measurement of record {first.short_key}"
         if key in published:
-            yield record, f"{published[key][0]} has this measurement: leave it out (bench submit does)"
+            yield (
+                record,
+                f"{published[key][0]} has this measurement: leave it out (bench submit does)",
+            )
 
 
 def of_copies(records: Sequence[Record]) -> Iterator[tuple[Record, str]]:
     """Refuse scores of a pruned model that are those of its dense model to the last bit."""
     dense = {
-        r.items.sha256: r for r in records if r.items and r.identity.subject == "text" and r.identity.stages == ("dense",)
-    }  # fmt: skip
+        r.items.sha256: r
+        for r in records
+        if r.items and r.identity.subject == "text" and r.identity.stages == ("dense",)
+    }
     for record in records:
-        first = dense.get(record.items.sha256) if record.items and record.identity.measure == "perplexity" else None
+        first = (
+            dense.get(record.items.sha256)
+            if record.items and record.identity.measure == "perplexity"
+            else None
+        )
         if first and record.identity.pattern != "dense":
-            yield record, f"its scores are those of the dense model in record {first.short_key}, to the last bit"
+            yield (
+                record,
+                f"its scores are those of the dense model in record {first.short_key}, to the "
+                "last bit",
+            )
 
 
-def of_dense(records: Iterable[Record], published: Iterable[Record]) -> Iterator[tuple[Record, str]]:
+def of_dense(
+    records: Iterable[Record], published: Iterable[Record]
+) -> Iterator[tuple[Record, str]]:
     """Refuse a dense model whose numbers are not those that are published, beyond their margin."""
     known: dict[IdentityKey, Record] = {}
     for record in published:
@@ -242,13 +304,17 @@ def differences(record: Record, other: Record) -> Iterator[str]:
         scale = abs(value) if metric.is_ratio else 1.0
         if abs(reading.value - value) > margin * scale:
             yield (
-                f"its {reading.metric} is {reading.value:.6g}, but {value:.6g} is published for the same measurement "
+                f"its {reading.metric} is {reading.value:.6g}, but {value:.6g} is published for "
+                "the same measurement "
                 f"(record {other.short_key}), more than the margin of {margin:g} away"
             )
 
 
-def of_protocol(records: Iterable[Record], published: Iterable[Record]) -> Iterator[tuple[Record, str]]:
-    """Refuse a text or task in another protocol, or of other tokens, than that of the published rows of its model.
+def of_protocol(
+    records: Iterable[Record], published: Iterable[Record]
+) -> Iterator[tuple[Record, str]]:
+    """Refuse a text or task in another protocol, or of other tokens, than that of the published
+    rows of its model.
 
     For a new model, refuse what is not the default.
     """
@@ -268,20 +334,44 @@ def of_protocol(records: Iterable[Record], published: Iterable[Record]) -> Itera
             continue
         theirs = tokens.get((identity.model, identity.measure, protocol))
         if theirs and record.token_digest != theirs.token_digest:
-            yield record, f"its {protocol.label} has other tokens than the published record {theirs.short_key}"
-        known, alias = labels.get((identity.model, identity.measure, protocol.name)), ALIASES.get(identity.model)
+            yield (
+                record,
+                f"its {protocol.label} has other tokens than the published record "
+                f"{theirs.short_key}",
+            )
+        known, alias = (
+            labels.get((identity.model, identity.measure, protocol.name)),
+            ALIASES.get(identity.model),
+        )
         if known:
             if protocol.label not in known:
-                yield record, f"its protocol is {protocol.label}, but published rows have {', '.join(sorted(known))}"
+                yield (
+                    record,
+                    f"its protocol is {protocol.label}, but published rows have "
+                    f"{', '.join(sorted(known))}",
+                )
         elif VALIDATION in protocol.name:
-            yield record, f"its protocol {protocol.label} is a validation split, on which settings are chosen"
+            yield (
+                record,
+                f"its protocol {protocol.label} is a validation split, on which settings are "
+                "chosen",
+            )
         elif protocol.limit is not None or protocol.prompt or protocol.engine:
             yield (
                 record,
-                f"its protocol {protocol.label} is a part of the text or task, or another prompt: measure all of it",
+                f"its protocol {protocol.label} is a part of the text or task, or another prompt: "
+                "measure all of it",
             )
-        elif identity.subject == "task" and protocol.version not in versions.get(protocol.name, {protocol.version}):
+        elif identity.subject == "task" and protocol.version not in versions.get(
+            protocol.name, {protocol.version}
+        ):
             others = ", ".join(sorted(map(str, versions[protocol.name])))
-            yield record, f"its protocol is {protocol.label}, but published rows have version {others}"
+            yield (
+                record,
+                f"its protocol is {protocol.label}, but published rows have version {others}",
+            )
         elif identity.subject == "text" and alias and protocol.seqlen != alias.seqlen:
-            yield record, f"its windows have {protocol.seqlen} tokens, but papers use {alias.seqlen}"
+            yield (
+                record,
+                f"its windows have {protocol.seqlen} tokens, but papers use {alias.seqlen}",
+            )

@@ -1,4 +1,5 @@
-"""Zip files: the same content gives the same bytes, and a file from outside is read within limits."""
+"""Zip files: the same content gives the same bytes, and a file from outside is read within
+limits."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ MAX_FILES = 100_000
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Methods of compression. The others unpack without a limit."""
 FAULTS = (
-    zipfile.BadZipFile, zlib.error, OverflowError, KeyError, ValueError, TypeError, OSError, EOFError, RuntimeError,
+    zipfile.BadZipFile, zlib.error, OverflowError, KeyError, ValueError, TypeError, OSError,
+    EOFError, RuntimeError,
 )  # fmt: skip
 """Errors of a damaged zip file."""
 
@@ -38,8 +40,9 @@ def read(path: Path, max_bytes: int, wanted: Collection[str] | None = None) -> d
     """Return the files by name. wanted: names that are read, by default all. They must be there.
 
     Raises:
-        TooLarge: they unpack to more than max_bytes, or to MAX_RATIO times the size of the zip file.
-        Exception: it is damaged, see FAULTS; or it has two files of one name, a link, or data that belong to no file.
+        TooLarge: they unpack to more than max_bytes, or to MAX_RATIO times the size of the zip
+        file. Exception: it is damaged, see FAULTS; or it has two files of one name, a link, or data
+        that belong to no file.
     """
     max_bytes = min(max_bytes, MAX_RATIO * path.stat().st_size)
     with zipfile.ZipFile(path) as packed:

@@ -1,4 +1,5 @@
-"""The cache: a folder of files that a run can make or download again, and marks for those in use."""
+"""The cache: a folder of files that a run can make or download again, and marks for those in
+use."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ NOTICE_S = 2.0
 """Seconds that a process waits for the lock of the cache before it says so."""
 
 REBUILDABLE = (
-    "artifacts", "dense-states", "exports", "tmp", "logs", "datasets", "digests", "tokens", "native", "cusparselt-plans",
-    "folders", "graphs",
+    "artifacts", "dense-states", "exports", "tmp", "logs", "datasets", "digests", "tokens",
+    "native", "cusparselt-plans", "folders", "graphs",
 )  # fmt: skip
 """Parts of the cache that a run makes again without being asked."""
 
@@ -37,7 +38,8 @@ KEY = "[0-9a-f]" * 32
 """Glob of the first digits of a key."""
 
 EXPENSIVE = ("models", "data", "training", "environments")
-"""Parts deleted only with `everything`: downloads, installations, and checkpoints of unfinished trainings."""
+"""Parts deleted only with `everything`: downloads, installations, and checkpoints of unfinished
+trainings."""
 
 cache_dir = own_cache
 """Function that returns the folder of the cache."""
@@ -47,7 +49,17 @@ OWN = {*REBUILDABLE, *EXPENSIVE, "held", "locks", "gc.lock", "lost+found"}
 DOWNLOAD = ".download"
 """Suffix of the folder of an unfinished download."""
 
-SHARED = ("datasets", "digests", "exports", "tokens", "native", "cusparselt-plans", "folders", "graphs", *EXPENSIVE)
+SHARED = (
+    "datasets",
+    "digests",
+    "exports",
+    "tokens",
+    "native",
+    "cusparselt-plans",
+    "folders",
+    "graphs",
+    *EXPENSIVE,
+)
 """Parts whose entries are not marked by name. They stay while any run is active."""
 
 
@@ -59,7 +71,10 @@ def describe_unwritable(fault: OSError) -> str:
     place, root = Path(fault.filename).absolute(), cache_dir().absolute()
     if not (place.is_relative_to(root) or root.is_relative_to(place)):
         return ""
-    return f"cache {str(root)!r} cannot be written ({fault.strerror}): name a new folder in ${CACHE_ENV}"
+    return (
+        f"cache {str(root)!r} cannot be written ({fault.strerror}): name a new folder in "
+        f"${CACHE_ENV}"
+    )
 
 
 @contextlib.contextmanager
@@ -79,7 +94,8 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def in_use(*names: str) -> Iterator[None]:
-    """Keep `bench cache gc` from deleting what runs share, and entries with these names, before and after they exist.
+    """Keep `bench cache gc` from deleting what runs share, and entries with these names, before and
+    after they exist.
 
     A name has no suffix: an artifact and its log share one.
     """
@@ -94,7 +110,8 @@ def in_use(*names: str) -> Iterator[None]:
 
 
 def marks_dir() -> Path:
-    """Return the folder of files NAME+ID. A process that uses the entries NAME holds a lock on one until it ends."""
+    """Return the folder of files NAME+ID. A process that uses the entries NAME holds a lock on one
+    until it ends."""
     return cache_dir() / "held"
 
 
@@ -111,7 +128,8 @@ def build_lock(name: str) -> FileLock:
 
 
 def sweep_locks(folder: Path, pattern: str = f"{KEY}.lock") -> None:
-    """Delete the files of locks that no process holds. A process that waits for one notices, and makes a new file."""
+    """Delete the files of locks that no process holds. A process that waits for one notices, and
+    makes a new file."""
     for path in folder.glob(pattern):
         with contextlib.suppress(Timeout, OSError), FileLock(path, timeout=0):
             path.unlink(missing_ok=True)
@@ -119,16 +137,22 @@ def sweep_locks(folder: Path, pattern: str = f"{KEY}.lock") -> None:
 
 @contextlib.contextmanager
 def gc_lock(timeout: float = -1) -> Iterator[None]:
-    """Hold the lock that `bench cache gc` holds while it deletes. Others hold it while they mark what they use.
+    """Hold the lock that `bench cache gc` holds while it deletes. Others hold it while they mark
+    what they use.
 
-    timeout: seconds to wait after it is said, until Timeout is raised. A negative number has no limit.
+    timeout: seconds to wait after it is said, until Timeout is raised. A negative number has no
+    limit.
     """
     cache_dir().mkdir(parents=True, exist_ok=True)
     lock = FileLock(cache_dir() / "gc.lock")
     try:
         lock.acquire(timeout=NOTICE_S)
     except Timeout:
-        print(f"bench: waiting for another process that holds {lock.lock_file}", file=sys.stderr, flush=True)
+        print(
+            f"bench: waiting for another process that holds {lock.lock_file}",
+            file=sys.stderr,
+            flush=True,
+        )
         lock.acquire(timeout=timeout)
     try:
         yield
@@ -139,29 +163,48 @@ def gc_lock(timeout: float = -1) -> Iterator[None]:
 def info() -> list[dict[str, Any]]:
     """Return a row for the whole cache and one for each part: entries and bytes."""
     root, parts = cache_dir(), (*REBUILDABLE, *EXPENSIVE)
-    total = {"part": str(root), "entries": None, "bytes": sum(count_bytes(root / part) for part in parts)}
-    return [total, *({"part": p, "entries": len(_entries(root / p)), "bytes": count_bytes(root / p)} for p in parts)]
+    total = {
+        "part": str(root),
+        "entries": None,
+        "bytes": sum(count_bytes(root / part) for part in parts),
+    }
+    return [
+        total,
+        *(
+            {"part": p, "entries": len(_entries(root / p)), "bytes": count_bytes(root / p)}
+            for p in parts
+        ),
+    ]
 
 
 def require_own_cache() -> None:
-    """Raise UserError if the folder of the cache has files that are not of a cache, and may be of its user."""
+    """Raise UserError if the folder of the cache has files that are not of a cache, and may be of
+    its user."""
     root = cache_dir()
-    if strange := next((e.name for e in _entries(root) if e.name not in OWN and not e.name.startswith(".")), ""):
+    if strange := next(
+        (e.name for e in _entries(root) if e.name not in OWN and not e.name.startswith(".")), ""
+    ):
         raise UserError(
-            f"cache {str(root)!r} has {strange!r}, which is not of a cache: name a new folder in ${CACHE_ENV}, for example "
+            f"cache {str(root)!r} has {strange!r}, which is not of a cache: name a new folder in "
+            f"${CACHE_ENV}, for example "
             f"{str(root / 'cast-bench')!r}"
         )
 
 
 def gc(*, everything: bool, days: int) -> tuple[int, int]:
-    """Delete REBUILDABLE entries older than `days` days (with `everything`, EXPENSIVE ones too) that are not in use.
+    """Delete REBUILDABLE entries older than `days` days (with `everything`, EXPENSIVE ones too)
+    that are not in use.
 
-    Return the bytes freed, and the number of entries that stay because they are in use. Raise UserError during another gc.
+    Return the bytes freed, and the number of entries that stay because they are in use. Raise
+    UserError during another gc.
     """
     require_own_cache()
     try:
         with gc_lock(timeout=60):
-            return _collect((*REBUILDABLE, *EXPENSIVE) if everything else REBUILDABLE, time.time() - days * 86400)
+            return _collect(
+                (*REBUILDABLE, *EXPENSIVE) if everything else REBUILDABLE,
+                time.time() - days * 86400,
+            )
     except Timeout:
         raise UserError("another bench cache gc is running: wait until it ends") from None
 
@@ -181,7 +224,8 @@ def _collect(parts: tuple[str, ...], before: float) -> tuple[int, int]:
 
 
 def sweep_leftovers(results: Path | None = None) -> None:
-    """Delete what killed processes left: marks, temporary folders, and downloads interrupted more than a day ago.
+    """Delete what killed processes left: marks, temporary folders, and downloads interrupted more
+    than a day ago.
 
     results: a results folder whose locks are swept too.
     """
@@ -197,7 +241,8 @@ def sweep_leftovers(results: Path | None = None) -> None:
 
 
 def _sweep_downloads() -> set[str]:
-    """Delete downloads interrupted more than a day ago, unless a process is at work. Return the names in use."""
+    """Delete downloads interrupted more than a day ago, unless a process is at work. Return the
+    names in use."""
     used = _names_in_use()
     for part in () if used else EXPENSIVE:
         for suffix in (DOWNLOAD, ".tmp"):
@@ -206,7 +251,8 @@ def _sweep_downloads() -> set[str]:
 
 
 def evict(part: str, most: int) -> bool:
-    """Delete unused entries of a part, the oldest first, until at most `most` bytes are left. Return whether that is so."""
+    """Delete unused entries of a part, the oldest first, until at most `most` bytes are left.
+    Return whether that is so."""
     with gc_lock():
         used = _names_in_use()
         total = count_bytes(cache_dir() / part)
@@ -217,7 +263,8 @@ def evict(part: str, most: int) -> bool:
 
 
 def _delete(entry: Path) -> int:
-    """Delete an entry and return the bytes freed. A folder is renamed first, so no half of it stays in its place."""
+    """Delete an entry and return the bytes freed. A folder is renamed first, so no half of it stays
+    in its place."""
     size = count_bytes(entry)
     if entry.is_dir():
         gone = cache_dir() / "tmp" / f"gc{uuid.uuid4().hex}"

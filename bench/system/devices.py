@@ -20,31 +20,38 @@ KERNEL_PATH = "BENCH_KERNEL_PATH"
 EAGER = "BENCH_EAGER"
 """Environment variable that, if set, times decoding on a CPU without compiling it."""
 
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 """Files with the memory limit of a container in bytes, in cgroups version 2 and 1."""
 CARD = r"cuda(:[0-9]{1,4})?"
 
 
 def cores() -> int:
     """Return the number of physical cores that this process may use."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
 def has_instructions_for(dtype: str) -> bool:
     """Return whether the CPU multiplies numbers of a format faster than float32, or as fast.
 
-    Without these instructions torch's products of bfloat16 take several times as long as float32's (see
-    bench.system.products), and torch has float16 products on few CPUs.
+    Without these instructions torch's products of bfloat16 take several times as long as float32's
+    (see bench.system.products), and torch has float16 products on few CPUs.
     """
     level = provenance.instruction_set()
     return dtype == "float32" or (dtype == "bfloat16" and level in ("amx", "avx512_bf16"))
 
 
 def matching_onednn_limit() -> dict[str, str]:
-    """Return the environment variable that limits oneDNN to the instruction set of $ATEN_CPU_CAPABILITY, if that is set.
+    """Return the environment variable that limits oneDNN to the instruction set of
+    $ATEN_CPU_CAPABILITY, if that is set.
 
-    With torch alone limited, oneDNN packs bfloat16 for instructions that torch refuses ("pack_vnni2 is only supported…").
+    With torch alone limited, oneDNN packs bfloat16 for instructions that torch refuses ("pack_vnni2
+    is only supported…").
     """
     limits = {"avx2": "AVX2", "default": "SSE41"}
     level = limits.get(os.environ.get("ATEN_CPU_CAPABILITY", ""))
@@ -52,7 +59,8 @@ def matching_onednn_limit() -> dict[str, str]:
 
 
 def resolve_device(name: str) -> str:
-    """Return "cpu", "cuda" or "cuda:N", or raise UserError. "auto" is "cuda" if the machine has a CUDA device.
+    """Return "cpu", "cuda" or "cuda:N", or raise UserError. "auto" is "cuda" if the machine has a
+    CUDA device.
 
     torch is imported only if the machine has a driver.
     """
@@ -72,7 +80,8 @@ def resolve_device(name: str) -> str:
     if name == "auto":
         return "cpu"
     raise UserError(
-        f"device {name!r} does not exist ({count} CUDA devices found): use --device cpu, or run bench doctor"
+        f"device {name!r} does not exist ({count} CUDA devices found): use --device cpu, or run "
+        "bench doctor"
     )
 
 
@@ -87,7 +96,8 @@ def exists(device: str) -> bool:
 def resolve_devices(names: str, *, elsewhere: bool = False) -> tuple[str, ...]:
     """Resolve a device, or several numbered cards by commas. Each makes one artifact at a time.
 
-    elsewhere: whether the devices belong to another machine, so that they need not exist on this one. "auto" is that of this one.
+    elsewhere: whether the devices belong to another machine, so that they need not exist on this
+    one. "auto" is that of this one.
     """
 
     def resolve(name: str) -> str:
@@ -96,23 +106,30 @@ def resolve_devices(names: str, *, elsewhere: bool = False) -> tuple[str, ...]:
     if "," not in names:
         return (resolve(names),)
     listed = tuple(name.strip() for name in names.split(","))
-    if len(set(listed)) < len(listed) or not all(re.fullmatch(r"cuda:(0|[1-9][0-9]{0,3})", name) for name in listed):
+    if len(set(listed)) < len(listed) or not all(
+        re.fullmatch(r"cuda:(0|[1-9][0-9]{0,3})", name) for name in listed
+    ):
         raise UserError(
-            f"device {shorten(names)!r} is not a list of cards: give each once, for example cuda:0,cuda:1; "
+            f"device {shorten(names)!r} is not a list of cards: give each once, for example "
+            "cuda:0,cuda:1; "
             "use --jobs for several artifacts on the CPU"
         )
     return tuple(resolve(name) for name in listed)
 
 
 def cluster_device(name: str) -> str:
-    """Return the type of device for Ray, or raise UserError for a GPU's number: the nodes may have other GPUs."""
+    """Return the type of device for Ray, or raise UserError for a GPU's number: the nodes may have
+    other GPUs."""
     if name not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device {shorten(name)!r} names GPUs, but Ray assigns them: use --device cuda or cpu")
+        raise UserError(
+            f"device {shorten(name)!r} names GPUs, but Ray assigns them: use --device cuda or cpu"
+        )
     return name if name != "auto" else resolve_device("auto")
 
 
 def memory_bytes() -> int:
-    """Return the memory that this process may use in bytes: that of the machine, or the limit of its container."""
+    """Return the memory that this process may use in bytes: that of the machine, or the limit of
+    its container."""
     limits = [psutil.virtual_memory().total]
     for file in CGROUP_LIMITS:
         with contextlib.suppress(OSError, ValueError):  # the file says "max" if there is no limit
@@ -121,7 +138,8 @@ def memory_bytes() -> int:
 
 
 def select_card(device: str) -> None:
-    """Make a card the default of torch, so that timings, memory peaks and names without a device refer to it."""
+    """Make a card the default of torch, so that timings, memory peaks and names without a device
+    refer to it."""
     if device.startswith("cuda"):
         import torch
 
@@ -129,7 +147,8 @@ def select_card(device: str) -> None:
 
 
 def fingerprint(device: str) -> str:
-    """Return the hardware and libraries that a timing is valid for. The text is part of the key of the timing."""
+    """Return the hardware and libraries that a timing is valid for. The text is part of the key of
+    the timing."""
     cpu = f"{provenance.processor()}, {cores()} cores"
     if path := os.environ.get(KERNEL_PATH):
         cpu += f", kernel path {path}"
@@ -139,6 +158,12 @@ def fingerprint(device: str) -> str:
         return cpu
     import torch
 
-    library = torch.backends.cusparselt.version() if torch.backends.cusparselt.is_available() else None
-    parts = [torch.cuda.get_device_name(device), f"CUDA {torch.version.cuda}", f"cuSPARSELt {library}"]
+    library = (
+        torch.backends.cusparselt.version() if torch.backends.cusparselt.is_available() else None
+    )
+    parts = [
+        torch.cuda.get_device_name(device),
+        f"CUDA {torch.version.cuda}",
+        f"cuSPARSELt {library}",
+    ]
     return ", ".join([*parts, f"torch {torch.__version__}", cpu])

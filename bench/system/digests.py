@@ -17,7 +17,8 @@ from methods.errors import UserError
 DECIDES_NO_NUMBER = True
 
 FileState = tuple[int, int, int, int]
-"""Size, times of modification and change, and inode of a file. A program can set the modification time only."""
+"""Size, times of modification and change, and inode of a file. A program can set the modification
+time only."""
 
 
 def of(value: Any) -> str:
@@ -27,7 +28,8 @@ def of(value: Any) -> str:
 
 
 def of_file(path: Path) -> str:
-    """Return the sha256 of a regular file: a pipe would block. The cache remembers it, because weights are large."""
+    """Return the sha256 of a regular file: a pipe would block. The cache remembers it, because
+    weights are large."""
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
         raise UserError(f"{path} is not a regular file: replace it with one")

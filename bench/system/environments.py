@@ -40,7 +40,8 @@ class EnvironmentSpec:
 
     steps: tuple[str, ...]
     constraints: tuple[str, ...]
-    """Constraints of the first step. They keep pip from packages that a later step replaces, and from untested versions."""
+    """Constraints of the first step. They keep pip from packages that a later step replaces, and
+    from untested versions."""
     check: str
     """Python program that exits with 0 if the environment works."""
     packages: tuple[str, ...]
@@ -60,7 +61,13 @@ ENVIRONMENTS = {
             # For pkg_resources. Last, because each look at torch asks for a newer one.
             "setuptools<70",
         ),
-        constraints=("sparsezoo==1.8.1", "pyarrow<18", "compressed-tensors==0.5.0", "accelerate<1", "torch<2.14"),
+        constraints=(
+            "sparsezoo==1.8.1",
+            "pyarrow<18",
+            "compressed-tensors==0.5.0",
+            "accelerate<1",
+            "torch<2.14",
+        ),
         check="import sparseml.core.session, sparseml.pytorch.optim, transformers",
         packages=("sparseml", "torch", "transformers"),
         pythons=((3, 11), (3, 10), (3, 9), (3, 8)),
@@ -93,7 +100,8 @@ def state(name: str) -> str:
 
 
 def python(name: str) -> Path:
-    """Return the interpreter of an environment. Raise Skipped if it is not built. The message says what to do."""
+    """Return the interpreter of an environment. Raise Skipped if it is not built. The message says
+    what to do."""
     if state(name) != "built":
         raise Skipped(f"run `bench env create {name}`")
     return _python(folder(name))
@@ -105,9 +113,17 @@ def rows() -> list[dict[str, Any]]:
     for name, spec in ENVIRONMENTS.items():
         path = folder(name)
         versions = (_manifest(name) or {}).get("versions", {})
-        text = ", ".join(f"{package} {versions[package]}" for package in spec.packages if package in versions)
+        text = ", ".join(
+            f"{package} {versions[package]}" for package in spec.packages if package in versions
+        )
         out.append(
-            {"name": name, "state": state(name), "versions": text, "bytes": count_bytes(path), "path": str(path)}
+            {
+                "name": name,
+                "state": state(name),
+                "versions": text,
+                "bytes": count_bytes(path),
+                "path": str(path),
+            }
         )
     return out
 
@@ -118,7 +134,8 @@ def create(name: str, on_line: Callable[[str], None]) -> Path:
     on_line: called with each step, and with each line of output, indented.
     """
     spec, path = lookup(name), folder(name)
-    # Below, -I keeps Python from running modules of the current folder. Python before 3.11 has no -P.
+    # Below, -I keeps Python from running modules of the current folder. Python before 3.11 has no
+    # -P.
     with _build_lock(name):
         if state(name) == "built":
             return path
@@ -132,11 +149,19 @@ def create(name: str, on_line: Callable[[str], None]) -> Path:
         for i, step in enumerate(spec.steps):
             on_line(f"{name}: {i + 1} of {len(spec.steps)}: pip install {step}")
             pip = [str(_python(path)), "-I", "-m", "pip", *PIP_OPTIONS]
-            _run(name, [*pip, "install", *(() if i else ("-c", str(constraints))), step], log, on_line)
+            _run(
+                name,
+                [*pip, "install", *(() if i else ("-c", str(constraints))), step],
+                log,
+                on_line,
+            )
         on_line(f"{name}: checking that it works")
         _run(name, [str(_python(path)), "-I", "-c", spec.check], log, on_line)
         versions = _run(name, [str(_python(path)), "-I", "-c", VERSIONS], log, on_line)
-        write_file(path / MANIFEST, json.dumps({"pins": pins(name), "versions": json.loads(versions)}, indent=1))
+        write_file(
+            path / MANIFEST,
+            json.dumps({"pins": pins(name), "versions": json.loads(versions)}, indent=1),
+        )
     return path
 
 
@@ -148,10 +173,13 @@ def _build_lock(name: str) -> Iterator[None]:
         with FileLock(folder(name).with_suffix(".lock"), timeout=0), in_use():
             yield
     except Timeout:
-        raise UserError(f"environment {name} is being built by another process: wait until it ends") from None
+        raise UserError(
+            f"environment {name} is being built by another process: wait until it ends"
+        ) from None
     except OSError as fault:
         raise UserError(
-            f"{fault.filename or cache_dir()} cannot be written ({fault.strerror}): name another cache in ${CACHE_ENV}"
+            f"{fault.filename or cache_dir()} cannot be written ({fault.strerror}): name another "
+            f"cache in ${CACHE_ENV}"
         ) from None
 
 
@@ -167,11 +195,14 @@ def _interpreter(name: str, spec: EnvironmentSpec) -> Path:
 
 
 def _run(name: str, command: list[str], log: Path, on_line: Callable[[str], None]) -> str:
-    """Run a command, write its output to the log, and return the last line. UserError: its last error line, and the log."""
+    """Run a command, write its output to the log, and return the last line. UserError: its last
+    error line, and the log."""
     last: deque[str] = deque(maxlen=50)  # pip may print advice after its error
     with (
         log.open("a") as file,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
     ):
         assert process.stdout
         for line in process.stdout:
@@ -179,9 +210,12 @@ def _run(name: str, command: list[str], log: Path, on_line: Callable[[str], None
             last.append(line.strip())
             on_line("  " + line.strip())
     if process.returncode:
-        errors = [line for line in last if line.startswith("ERROR")] or [line for line in last if line]
+        errors = [line for line in last if line.startswith("ERROR")] or [
+            line for line in last if line
+        ]
         raise UserError(
-            f"environment {name} could not be built: {errors[-1] if errors else ' '.join(command[:4])}. Its log is {log}. "
+            f"environment {name} could not be built: "
+            f"{errors[-1] if errors else ' '.join(command[:4])}. Its log is {log}. "
             "Check that pip reaches a package index, then run the same command again"
         )
     return last[-1] if last else ""

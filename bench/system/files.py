@@ -21,7 +21,8 @@ DECIDES_NO_NUMBER = True
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path`. If the block ends without an error, the file is flushed and replaces `path`."""
+    """Yield a temporary file beside `path`. If the block ends without an error, the file is flushed
+    and replaces `path`."""
     path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = _locked_file(path)
@@ -42,10 +43,13 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 
 def _locked_file(path: Path) -> tuple[int, Path]:
-    """Create and lock a file beside `path`. The lock ends with the process, so that `sweep` can delete abandoned files."""
+    """Create and lock a file beside `path`. The lock ends with the process, so that `sweep` can
+    delete abandoned files."""
     while True:
         temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
-        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)  # less what the umask takes away
+        handle = os.open(
+            temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666
+        )  # less what the umask takes away
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:  # else it was swept before it was locked
@@ -60,9 +64,17 @@ def require_folder(path: Path, option: str = "--out", *, new: bool) -> None:
     """
     try:
         place = find_existing(path)
-        if new and place == _absolute(path) and place.is_dir() and (place == Path.cwd() or place.is_mount()):
+        if (
+            new
+            and place == _absolute(path)
+            and place.is_dir()
+            and (place == Path.cwd() or place.is_mount())
+        ):
             kind = "the current folder" if place == Path.cwd() else "a mount point"
-            raise UserError(f"{option} {str(path)!r} is {kind}, which cannot be replaced: name a new folder in it")
+            raise UserError(
+                f"{option} {str(path)!r} is {kind}, which cannot be replaced: name a new folder "
+                "in it"
+            )
         if place == _absolute(path) and not place.is_dir():
             raise UserError(f"{option} {str(path)!r} is a file, not a folder: name another")
         if new and place == _absolute(path) and any(place.iterdir()):
@@ -71,11 +83,14 @@ def require_folder(path: Path, option: str = "--out", *, new: bool) -> None:
     except (OSError, ValueError) as fault:
         if getattr(fault, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UserError(f"{option} {str(path)!r} cannot be created ({_reason(fault)}): name another folder") from None
+        raise UserError(
+            f"{option} {str(path)!r} cannot be created ({_reason(fault)}): name another folder"
+        ) from None
 
 
 def require_writable_file(path: Path, option: str) -> None:
-    """Refuse a file that cannot be written, before the work whose result goes there. option: flag that names the file."""
+    """Refuse a file that cannot be written, before the work whose result goes there. option: flag
+    that names the file."""
     try:
         place = find_existing(path)
         if place != _absolute(path):
@@ -87,11 +102,14 @@ def require_writable_file(path: Path, option: str) -> None:
         elif not os.access(place, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except (OSError, ValueError) as fault:
-        raise UserError(f"{option} {str(path)!r} cannot be written ({_reason(fault)}): name another file") from None
+        raise UserError(
+            f"{option} {str(path)!r} cannot be written ({_reason(fault)}): name another file"
+        ) from None
 
 
 def find_existing(path: Path) -> Path:
-    """Return the absolute path itself, or the nearest path above it that exists. That may be a file."""
+    """Return the absolute path itself, or the nearest path above it that exists. That may be a
+    file."""
     place = _absolute(path)
     while True:
         try:
@@ -113,10 +131,11 @@ def _reason(fault: BaseException) -> str:
 
 @contextlib.contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
-    """Yield a folder beside `out`. It becomes `out` if the block ends without an error, and is deleted otherwise.
+    """Yield a folder beside `out`. It becomes `out` if the block ends without an error, and is
+    deleted otherwise.
 
-    If `out` is a link, it stays one, and the folder is made where it leads to. What a killed process left of the same
-    `out` is deleted. Refuse an `out` with files.
+    If `out` is a link, it stays one, and the folder is made where it leads to. What a killed
+    process left of the same `out` is deleted. Refuse an `out` with files.
     """
     require_folder(out, new=True)
     out = _absolute(out)
@@ -128,7 +147,9 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         folder.mkdir(parents=True)
         handle = os.open(folder, os.O_RDONLY)
     except OSError as fault:
-        raise UserError(f"--out {str(out)!r} cannot be created ({fault.strerror}): use another folder") from None
+        raise UserError(
+            f"--out {str(out)!r} cannot be created ({fault.strerror}): use another folder"
+        ) from None
     try:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -143,18 +164,25 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 def sweep(folder: Path, pattern: str = ".*.tmp") -> None:
     """Delete unfinished files of killed processes.
 
-    These are files of `atomic_write` that no process locks, and other matches of the pattern that are a day old.
+    These are files of `atomic_write` that no process locks, and other matches of the pattern that
+    are a day old.
     """
     for path in folder.glob(pattern):
         with contextlib.suppress(OSError):  # it is gone, or belongs to another user
-            if path.suffix == ".tmp" and path.is_file() and not path.is_symlink() and _delete_unheld(path):
+            if (
+                path.suffix == ".tmp"
+                and path.is_file()
+                and not path.is_symlink()
+                and _delete_unheld(path)
+            ):
                 continue
             if path.stat().st_mtime < time.time() - 86400:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _delete_unheld(path: Path) -> bool:
-    """Delete a file or folder unless a process locks it. Return False if that cannot be known: another user's, or no locks."""
+    """Delete a file or folder unless a process locks it. Return False if that cannot be known:
+    another user's, or no locks."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

@@ -18,7 +18,8 @@ def group_by(values: Iterable[V], key: Callable[[V], K]) -> dict[K, list[V]]:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield nested values by dotted names, such as `training.tokens`, without those that are None."""
+    """Yield nested values by dotted names, such as `training.tokens`, without those that are
+    None."""
     for name, value in values.items():
         if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
             value = {str(number): each for number, each in enumerate(value)}

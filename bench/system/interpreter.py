@@ -15,12 +15,14 @@ OWN_PACKAGES = ("bench", "methods", "cast", "baselines")
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs a module as a program. -P keeps Python from searching the current folder."""
+    """Return the command that runs a module as a program. -P keeps Python from searching the
+    current folder."""
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def environment() -> dict[str, str]:
-    """Return environment variables for such a program and the programs it starts. They choose UTF-8 for text."""
+    """Return environment variables for such a program and the programs it starts. They choose UTF-8
+    for text."""
     variables = os.environ | {"PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
     if path := _search_path():
         return variables | {"PYTHONPATH": path}
@@ -29,7 +31,8 @@ def environment() -> dict[str, str]:
 
 
 def _search_path() -> str:
-    """Return PYTHONPATH with the source tree if it is not installed, and without empty entries: they mean the current folder."""
+    """Return PYTHONPATH with the source tree if it is not installed, and without empty entries:
+    they mean the current folder."""
     entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     if ROOT not in {Path(entry).resolve() for entry in (*entries, *_installed())}:
         entries.append(str(ROOT))
@@ -37,16 +40,21 @@ def _search_path() -> str:
 
 
 def _installed() -> list[str]:
-    """Return the entries of sys.path from the standard library on, which Python searches without PYTHONPATH."""
+    """Return the entries of sys.path from the standard library on, which Python searches without
+    PYTHONPATH."""
     library = str(Path(os.__file__).parent)
     return sys.path[sys.path.index(library) :] if library in sys.path else []
 
 
 def require_utf8() -> None:
-    """Restart in UTF-8 mode if the locale is not UTF-8. Standard streams keep the encoding of the terminal."""
+    """Restart in UTF-8 mode if the locale is not UTF-8. Standard streams keep the encoding of the
+    terminal."""
     encoding = locale.getencoding()
     if not sys.flags.utf8_mode and codecs.lookup(encoding).name != "utf-8":
-        variables = {"PYTHONUTF8": "1", "PYTHONIOENCODING": os.environ.get("PYTHONIOENCODING", encoding)}
+        variables = {
+            "PYTHONUTF8": "1",
+            "PYTHONIOENCODING": os.environ.get("PYTHONIOENCODING", encoding),
+        }
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | variables)
 
 

@@ -18,18 +18,27 @@ LEAST_FILE_BYTES = 64 * 2**20
 
 
 def require_limits(models: Iterable[Path] = ()) -> None:
-    """Refuse limits of this process below a run's number of open files, or below the size of one of the models."""
+    """Refuse limits of this process below a run's number of open files, or below the size of one of
+    the models."""
     if _allowed(resource.RLIMIT_NOFILE) < OPEN_FILES:
-        raise UserError(f"{_describe(errno.EMFILE)}, and a run needs {OPEN_FILES}: set ulimit -n {OPEN_FILES}")
+        raise UserError(
+            f"{_describe(errno.EMFILE)}, and a run needs {OPEN_FILES}: set ulimit -n {OPEN_FILES}"
+        )
     if (allowed := _allowed(resource.RLIMIT_FSIZE)) < math.inf:
         size = max([LEAST_FILE_BYTES, *map(count_bytes, models)])
         if allowed < size:
-            raise UserError(f"{_describe(errno.EFBIG)}, and this may write {size:,}: set ulimit -f unlimited")
+            raise UserError(
+                f"{_describe(errno.EFBIG)}, and this may write {size:,}: set ulimit -f unlimited"
+            )
 
 
 def describe_limit(fault: OSError) -> str:
-    """Return a sentence for an error that a limit of the shell caused, or "" for any other error."""
-    remedies = {errno.EMFILE: "raise it (ulimit -n), or run fewer --jobs", errno.EFBIG: "set ulimit -f unlimited"}
+    """Return a sentence for an error that a limit of the shell caused, or "" for any other
+    error."""
+    remedies = {
+        errno.EMFILE: "raise it (ulimit -n), or run fewer --jobs",
+        errno.EFBIG: "set ulimit -f unlimited",
+    }
     remedy = remedies.get(fault.errno or 0)
     return f"{_describe(fault.errno)}, which is too few: {remedy}" if remedy else ""
 

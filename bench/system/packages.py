@@ -12,7 +12,8 @@ from methods.errors import UserError
 DECIDES_NO_NUMBER = True
 
 OF_EXTRA = re.compile(r"([\w.-]+).*; *extra == ['\"]([\w-]+)['\"]")
-"""Pattern of a requirement in the metadata of a distribution. Its groups are the package and the extra."""
+"""Pattern of a requirement in the metadata of a distribution. Its groups are the package and the
+extra."""
 
 
 def extras() -> dict[str, dict[str, bool]]:
@@ -30,18 +31,23 @@ def pip_install(extra: str) -> str:
 
 
 def require(*packages: str, what: str, how: str) -> None:
-    """Refuse work whose packages cannot be imported. what: feature that needs them. how: command that installs them."""
+    """Refuse work whose packages cannot be imported. what: feature that needs them. how: command
+    that installs them."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise UserError(f"{what} needs the package {package}: {how}")
 
 
 def describe_unreadable(fault: Exception) -> str:
-    """Return a sentence for an error that a malformed entry_points.txt caused, or "" for any other error.
+    """Return a sentence for an error that a malformed entry_points.txt caused, or "" for any other
+    error.
 
-    Pydantic and torch read the entry points of all distributions when they are imported, and stop at the first malformed line.
+    Pydantic and torch read the entry points of all distributions when they are imported, and stop
+    at the first malformed line.
     """
-    modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(fault.__traceback__))
+    modules = (
+        frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(fault.__traceback__)
+    )
     if not any(module.startswith("importlib.metadata") for module in modules):
         return ""
     for installed in distributions():
@@ -50,7 +56,9 @@ def describe_unreadable(fault: Exception) -> str:
         except (TypeError, ValueError) as why:
             reason = why if isinstance(why, ValueError) else "a line has no '='"
             return (
-                f"entry_points.txt of {installed.metadata['Name']} in {installed.locate_file('')} is malformed ({reason}), "
-                "and pydantic and torch cannot be imported beside it: repair or uninstall this distribution"
+                f"entry_points.txt of {installed.metadata['Name']} in {installed.locate_file('')} "
+                f"is malformed ({reason}), "
+                "and pydantic and torch cannot be imported beside it: repair or uninstall this "
+                "distribution"
             )
     return ""

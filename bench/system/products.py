@@ -1,7 +1,9 @@
-"""Products of bfloat16 numbers on a CPU without instructions for them: in float32, and rounded once to bfloat16.
+"""Products of bfloat16 numbers on a CPU without instructions for them: in float32, and rounded once
+to bfloat16.
 
-torch's own products take several times as long there (benchmarks/products.py). They sum in float32 too, so the results differ in
-the order of sums. torch's own gradients of attention round between their products, too, so they are less exact.
+torch's own products take several times as long there (benchmarks/products.py). They sum in float32
+too, so the results differ in the order of sums. torch's own gradients of attention round between
+their products, too, so they are less exact.
 """
 
 from __future__ import annotations
@@ -19,12 +21,15 @@ _installed: list[torch.library.Library] = []
 
 
 def use_float32(wanted: bool) -> None:
-    """Compute this process's products in bfloat16 through float32 from now on, or not, if the CPU is slow at them."""
+    """Compute this process's products in bfloat16 through float32 from now on, or not, if the CPU
+    is slow at them."""
     while _installed and not wanted:
         _installed.pop()._destroy()
     if wanted and not _installed and not has_instructions_for("bfloat16"):
         library = torch.library.Library("aten", "IMPL")
-        with warnings.catch_warnings(action="ignore"):  # torch warns of each kernel that is replaced
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # torch warns of each kernel that is replaced
             for name in PRODUCTS:
                 own = torch.library.get_kernel(f"aten::{name}", "CPU")
                 library.impl(name, _through_float32(own), "CPU", with_keyset=True)

@@ -21,7 +21,16 @@ from bench.system.interpreter import OWN_PACKAGES, ROOT
 
 DECIDES_NO_NUMBER = True
 
-PACKAGES = ("cast-bench", "torch", "transformers", "tokenizers", "safetensors", "datasets", "lm_eval", "numpy")
+PACKAGES = (
+    "cast-bench",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "datasets",
+    "lm_eval",
+    "numpy",
+)
 VERSION = version("cast-bench")
 
 INSTRUCTION_SETS = {
@@ -41,19 +50,27 @@ ISA_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRU
 
 def gather() -> dict[str, Any]:
     """Return commit, versions, machine, and the time."""
-    return {"commit": commit(), "versions": versions(), "machine": machine(), "recorded": format_time(time.time())}
+    return {
+        "commit": commit(),
+        "versions": versions(),
+        "machine": machine(),
+        "recorded": format_time(time.time()),
+    }
 
 
 @cache
 def versions() -> dict[str, str]:
     """Return the versions of Python and PACKAGES, "absent" for a package that is not installed."""
-    found = {name: next((d.version for d in distributions(name=name)), "absent") for name in PACKAGES}
+    found = {
+        name: next((d.version for d in distributions(name=name)), "absent") for name in PACKAGES
+    }
     return {"python": platform.python_version()} | found
 
 
 @cache
 def commit(root: Path = ROOT) -> dict[str, Any]:
-    """Return id and time of the commit of a checkout, and whether it has changes. root: of this package, if not given."""
+    """Return id and time of the commit of a checkout, and whether it has changes. root: of this
+    package, if not given."""
     absent = {"id": None, "dirty": None}
     if not (root / ".git").exists():
         return absent
@@ -66,28 +83,42 @@ def commit(root: Path = ROOT) -> dict[str, Any]:
 
 
 def describe_plugin(name: str, installed: Distribution) -> dict[str, Any]:
-    """Return the distribution and version of a plug-in, and its repository and commit as far as its installation says them.
+    """Return the distribution and version of a plug-in, and its repository and commit as far as its
+    installation says them.
 
-    A checkout has a commit if it is installed with `pip install -e`. A package from git has that of its download.
+    A checkout has a commit if it is installed with `pip install -e`. A package from git has that of
+    its download.
     """
-    about: dict[str, Any] = {"name": name, "distribution": installed.metadata["Name"], "version": installed.version}
+    about: dict[str, Any] = {
+        "name": name,
+        "distribution": installed.metadata["Name"],
+        "version": installed.version,
+    }
     try:
         source = json.loads(installed.read_text("direct_url.json") or "{}")
-        url, downloaded = urlsplit(source.get("url", "")), source.get("vcs_info", {}).get("commit_id")
+        url, downloaded = (
+            urlsplit(source.get("url", "")),
+            source.get("vcs_info", {}).get("commit_id"),
+        )
     except (OSError, ValueError, AttributeError):
         return about
     if url.scheme == "file" and source.get("dir_info", {}).get("editable"):
         here = Path(unquote(url.path))
-        root = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), here)
+        root = next(
+            (folder for folder in (here, *here.parents) if (folder / ".git").exists()), here
+        )
         return about | {"commit": one} if (one := commit(root))["id"] else about
     if url.scheme in ("http", "https") and url.hostname:
         # Not the name and password of a user.
         about["repository"] = f"{url.scheme}://{url.hostname}{url.path}"
-    return about | ({"commit": {"id": downloaded, "dirty": False}} if isinstance(downloaded, str) else {})
+    return about | (
+        {"commit": {"id": downloaded, "dirty": False}} if isinstance(downloaded, str) else {}
+    )
 
 
 def describe_file(name: str, target: str) -> dict[str, Any]:
-    """Return the file of a class that the user named, as typed in the working directory, and the digest of its source.
+    """Return the file of a class that the user named, as typed in the working directory, and the
+    digest of its source.
 
     target: FILE:CLASS with an absolute path.
     """
@@ -95,7 +126,12 @@ def describe_file(name: str, target: str) -> dict[str, Any]:
     source = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     inside = Path(path).is_relative_to(Path.cwd())
     file = Path(path).relative_to(Path.cwd()) if inside else Path(path)
-    return {"name": name, "distribution": file.name, "version": source[:12], "file": f"{file}:{kind}"}
+    return {
+        "name": name,
+        "distribution": file.name,
+        "version": source[:12],
+        "file": f"{file}:{kind}",
+    }
 
 
 def describe_version() -> str:
@@ -107,7 +143,8 @@ def describe_version() -> str:
 
 @cache
 def describe_code() -> str:
-    """Return the version of this package and eight digits of a digest of its source files, read at the first call.
+    """Return the version of this package and eight digits of a digest of its source files, read at
+    the first call.
 
     Two installations with the same text run the same code.
     """
@@ -131,8 +168,8 @@ def format_time(seconds: float, timespec: str = "seconds") -> str:
 def machine() -> dict[str, Any]:
     """Return the platform, the processor and the CUDA device.
 
-    Processors with one name, such as "AMD EPYC", can run different kernels, which changes the last digits of a sum.
-    These fields distinguish them:
+    Processors with one name, such as "AMD EPYC", can run different kernels, which changes the last
+    digits of a sum. These fields distinguish them:
 
         cpu_model        family/model/stepping; on ARM implementer/part/revision
         instruction_set  highest level of INSTRUCTION_SETS that the processor has
@@ -152,31 +189,39 @@ def machine() -> dict[str, Any]:
 
 
 def instruction_set() -> str:
-    """Return the CPU's level of INSTRUCTION_SETS, or "" if it is unknown or a variable of ISA_VARIABLES limits it."""
+    """Return the CPU's level of INSTRUCTION_SETS, or "" if it is unknown or a variable of
+    ISA_VARIABLES limits it."""
     return "" if _isa_limits() else cpu().get("instruction_set", "")
 
 
 def processor() -> str:
-    """Return name, model and instruction set of the CPU, and limits. CPUs with the same text run the same kernels."""
+    """Return name, model and instruction set of the CPU, and limits. CPUs with the same text run
+    the same kernels."""
     about = cpu()
     parts = (about["cpu"], about.get("cpu_model", ""), about.get("instruction_set", ""))
-    return " ".join([*filter(None, parts), *(f"{name}={value}" for name, value in _isa_limits().items())])
+    return " ".join(
+        [*filter(None, parts), *(f"{name}={value}" for name, value in _isa_limits().items())]
+    )
 
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """Return the flags of the first processor, as Linux spells them. Empty if the system does not give them."""
+    """Return the flags of the first processor, as Linux spells them. Empty if the system does not
+    give them."""
     return frozenset(_flags(_fields(_cpuinfo())).split())
 
 
 @cache
 def cpu() -> dict[str, str]:
-    """Return the fields cpu, cpu_model and instruction_set of `machine`, as far as the system gives them."""
+    """Return the fields cpu, cpu_model and instruction_set of `machine`, as far as the system gives
+    them."""
     if sys.platform == "darwin":
         # macOS names features as Linux does, in capitals and with dots.
         flags = _sysctl("machdep.cpu").lower().replace(".", "_")
         kind = platform.machine()
-        return _cpu(_sysctl("machdep.cpu.brand_string") or kind, [], "asimd" if kind == "arm64" else flags)
+        return _cpu(
+            _sysctl("machdep.cpu.brand_string") or kind, [], "asimd" if kind == "arm64" else flags
+        )
     return {"cpu": platform.processor() or platform.machine()} | cpu_of_cpuinfo(_cpuinfo())
 
 
@@ -189,7 +234,9 @@ def cpu_of_cpuinfo(text: str) -> dict[str, str]:
     """Read these fields from the first processor in the text of /proc/cpuinfo."""
     fields = _fields(text)
     numbers = [fields[key] for key in ("cpu family", "model", "stepping") if key in fields]
-    numbers = numbers or [fields[key] for key in ("CPU implementer", "CPU part", "CPU revision") if key in fields]
+    numbers = numbers or [
+        fields[key] for key in ("CPU implementer", "CPU part", "CPU revision") if key in fields
+    ]
     return _cpu(fields.get("model name", ""), numbers, _flags(fields))
 
 
@@ -205,7 +252,9 @@ def _flags(fields: dict[str, str]) -> str:
 
 def _cpu(name: str, numbers: list[str], flags: str) -> dict[str, str]:
     known = set(flags.split())
-    level = next((level for level, needed in INSTRUCTION_SETS.items() if known.issuperset(needed)), "")
+    level = next(
+        (level for level, needed in INSTRUCTION_SETS.items() if known.issuperset(needed)), ""
+    )
     fields = {"cpu": name, "cpu_model": "/".join(numbers), "instruction_set": level}
     return {key: value for key, value in fields.items() if value}
 
@@ -222,9 +271,16 @@ def _isa_limits() -> dict[str, str]:
 
 
 def peak_bytes(device: str) -> int:
-    """Return the peak memory so far in bytes: of the CUDA device, else of this process or its largest child."""
+    """Return the peak memory so far in bytes: of the CUDA device, else of this process or its
+    largest child."""
     torch = sys.modules.get("torch")
     if device.startswith("cuda") and torch is not None:
         return int(torch.cuda.max_memory_allocated())
     scale = 1 if sys.platform == "darwin" else 1024
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * scale
+    return (
+        max(
+            resource.getrusage(who).ru_maxrss
+            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
+        * scale
+    )

@@ -4,7 +4,8 @@ A key follows imports. A module counts if code that counts imports it, unless th
 
     DECIDES_NO_NUMBER = True
 
-at its top level, as modules do that store, show, name or check. What only such a module imports does not count either.
+at its top level, as modules do that store, show, name or check. What only such a module imports
+does not count either.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ _NEUTRAL = b"\nDECIDES_NO_NUMBER = True\n"
 
 @cache
 def digest_source(*modules: str) -> str:
-    """Return a sha256 of the code of modules, and of what they import from this distribution and their own package.
+    """Return a sha256 of the code of modules, and of what they import from this distribution and
+    their own package.
 
-    Comments, docstrings, imports, texts of errors, facts that a class states about itself (`methods.info`), and names and
-    folders of modules do not count. So a moved file or a better sentence keeps every key, and a changed rule changes the
-    keys that depend on it.
+    Comments, docstrings, imports, texts of errors, facts that a class states about itself
+    (`methods.info`), and names and folders of modules do not count. So a moved file or a better
+    sentence keeps every key, and a changed rule changes the keys that depend on it.
     """
     contents: set[str] = set()
     seen: set[str] = set()
@@ -58,9 +60,14 @@ def _read(module: str) -> tuple[str, tuple[str, ...]]:
     file = Path(module) if module.endswith(".py") else find_file(module)
     if file is None:
         raise UserError(
-            f"{module} has no Python source, and the key of a number holds its digest: install it as source"
+            f"{module} has no Python source, and the key of a number holds its digest: install it "
+            "as source"
         )
-    return _parse(module, module if file.name == "__init__.py" else module.rpartition(".")[0], file.read_bytes())
+    return _parse(
+        module,
+        module if file.name == "__init__.py" else module.rpartition(".")[0],
+        file.read_bytes(),
+    )
 
 
 @cache
@@ -82,7 +89,8 @@ def _parse_imports(package: str, source: bytes) -> list[ast.Import | ast.ImportF
 
 
 def _import_statements(tree: ast.Module, package: str) -> list[ast.Import | ast.ImportFrom]:
-    """Return all imports of a module, those inside functions too. Replace relative imports by absolute ones."""
+    """Return all imports of a module, those inside functions too. Replace relative imports by
+    absolute ones."""
     found: list[ast.Import | ast.ImportFrom] = []
     blocks: list[ast.AST] = [tree]
     for node in blocks:  # an import is a statement: expressions need no look
@@ -100,13 +108,16 @@ def _imports(statements: list[ast.Import | ast.ImportFrom], packages: set[str]) 
     """Yield the imported modules of top-level packages."""
     for node in statements:
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] in packages)
+            yield from (
+                alias.name for alias in node.names if alias.name.partition(".")[0] in packages
+            )
         elif node.module and node.module.partition(".")[0] in packages:
             yield from (_module_of(node.module, alias.name) for alias in node.names)
 
 
 def _module_of(module: str, name: str) -> str:
-    """Return the module that `from module import name` reads. A package may import the name from another module."""
+    """Return the module that `from module import name` reads. A package may import the name from
+    another module."""
     if _is_module(module, name):
         return f"{module}.{name}"
     file = find_file(module)
@@ -121,7 +132,8 @@ def _module_of(module: str, name: str) -> str:
 
 
 def _content_digest(tree: ast.Module, statements: list[ast.Import | ast.ImportFrom]) -> str:
-    """Return a digest of what a module does, without docstrings, imports, and the modules that names are read from."""
+    """Return a digest of what a module does, without docstrings, imports, and the modules that
+    names are read from."""
     modules = {
         alias.asname or alias.name
         for node in statements
@@ -133,7 +145,8 @@ def _content_digest(tree: ast.Module, statements: list[ast.Import | ast.ImportFr
 
 
 def _dump(node: object, modules: set[str]) -> str:
-    """Return what `ast.dump` does of a tree without texts of errors and the statements of `_is_no_code`.
+    """Return what `ast.dump` does of a tree without texts of errors and the statements of
+    `_is_no_code`.
 
     A name is read from no module, and the name of a module is any other's.
     """
@@ -181,7 +194,8 @@ def _names_module(text: str) -> bool:
 
 
 def _is_no_code(node: object) -> bool:
-    """Return whether a statement is an import, a docstring, or a fact that a class states about itself."""
+    """Return whether a statement is an import, a docstring, or a fact that a class states about
+    itself."""
     if isinstance(node, ast.AnnAssign):
         annotation = node.annotation
         about = ("ClassVar[MethodInfo]", "ClassVar[MeasureInfo]")

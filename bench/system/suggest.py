@@ -16,14 +16,17 @@ MAX_TYPED = 80
 
 
 def describe_unknown(kind: str, name: str, known: Any, also: str = "") -> str:
-    """Return an error about an unknown name, with the nearest known names, or else as many known names as fit.
+    """Return an error about an unknown name, with the nearest known names, or else as many known
+    names as fit.
 
     also: text after these names about other valid values.
     """
     name = shorten(name)
     near = get_close_matches(name, list(known), n=3, cutoff=0.65)
     near = near or [one for one in known if name and one.startswith(name)][:3]
-    hint = f"did you mean {' or '.join(near)}{also}?" if near else f"known: {_list(list(known))}{also}"
+    hint = (
+        f"did you mean {' or '.join(near)}{also}?" if near else f"known: {_list(list(known))}{also}"
+    )
     return f"unknown {kind} {name!r}: {hint}"
 
 

@@ -74,7 +74,8 @@ def raw_stream(stream: TextIO) -> TextIO:
 def make_console(stream: TextIO) -> Console:
     """Return a rich console that interprets no markup and makes the text of each segment printable.
 
-    stream: sys.stdout or sys.stderr. Lines in a file have any length. COLUMNS=0, as some terminals without a size set it,
+    stream: sys.stdout or sys.stderr. Lines in a file have any length. COLUMNS=0, as some terminals
+    without a size set it,
     is no width: rich would print nothing.
     """
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -83,15 +84,26 @@ def make_console(stream: TextIO) -> Console:
     class PrintableConsole(Console):
         """A console whose control segments are rich's own and whose text is printable."""
 
-        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        def render(
+            self, renderable: RenderableType, options: ConsoleOptions | None = None
+        ) -> Iterable[Segment]:
             for segment in super().render(renderable, options):
-                yield segment if segment.control else segment._replace(text=printable_lines(segment.text))
+                yield (
+                    segment
+                    if segment.control
+                    else segment._replace(text=printable_lines(segment.text))
+                )
 
     environment = dict(os.environ)
     if not environment.get("COLUMNS", "").strip("0"):
         environment.pop("COLUMNS", None)
     return PrintableConsole(
-        file=raw_stream(stream), markup=False, highlight=False, emoji=False, soft_wrap=True, _environ=environment
+        file=raw_stream(stream),
+        markup=False,
+        highlight=False,
+        emoji=False,
+        soft_wrap=True,
+        _environ=environment,
     )
 
 
@@ -101,7 +113,8 @@ def width_of(stream: TextIO) -> int | None:
 
 
 def shorten(text: str, width: int) -> str:
-    """Return text of at most `width` terminal columns, with an ellipsis in the middle where it was cut."""
+    """Return text of at most `width` terminal columns, with an ellipsis in the middle where it was
+    cut."""
     from rich.cells import cell_len, chop_cells
 
     if cell_len(text) <= width:

@@ -1,6 +1,7 @@
 """Escape text from outside for terminals, Markdown, CSV, JSON, XML and GitHub's log.
 
-Names, reasons and logs come from records, models and plug-ins of other people. Each output escapes them once, where it is
+Names, reasons and logs come from records, models and plug-ins of other people. Each output escapes
+them once, where it is
 written: `bench.system.terminal` for the terminal, one function below for each other format.
 """
 
@@ -16,18 +17,24 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 """Visible replacement for a character that cannot be shown, so that two names never look equal."""
 
 MARKUP = "\\*_~@#:!()]$"
-"""Characters with a meaning in Markdown or on GitHub, besides those that `escape_markdown` replaces."""
+"""Characters with a meaning in Markdown or on GitHub, besides those that `escape_markdown`
+replaces."""
 
 FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 """First characters of a spreadsheet formula, in their narrow and wide forms."""
 
-ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "[": "&#91;", "`": "&#96;"})
-"""Characters that would start a tag, a cell border or a link in Markdown, with their HTML entities."""
+ENTITIES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "[": "&#91;", "`": "&#96;"}
+)
+"""Characters that would start a tag, a cell border or a link in Markdown, with their HTML
+entities."""
 
 MAX_MARKS = 2
 """Largest number of combining marks on one character. More of them draw over other lines."""
 
-_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 """Invisible characters that Python counts as printable."""
 
 _COLORS = re.compile("\x1b\\[[0-9;:]*m")
@@ -41,15 +48,17 @@ def amount(count: int, noun: str) -> str:
 def printable(text: str) -> str:
     """Return one line of text that a terminal shows and does not act on.
 
-    It replaces control characters (also newlines), lone surrogates, bidirectional controls, invisible characters, and more
-    than MAX_MARKS combining marks.
+    It replaces control characters (also newlines), lone surrogates, bidirectional controls,
+    invisible characters, and more than MAX_MARKS combining marks.
     """
     if text.isascii() and text.isprintable():
         return text
     out, marks = [], 0
     for c in text:
         marks = marks + 1 if unicodedata.category(c) in ("Mn", "Me") else 0
-        out.append(c if c.isprintable() and marks <= MAX_MARKS and not _BLANK.match(c) else REPLACEMENT)
+        out.append(
+            c if c.isprintable() and marks <= MAX_MARKS and not _BLANK.match(c) else REPLACEMENT
+        )
     return "".join(out)
 
 
@@ -73,18 +82,24 @@ def _without_command(line: str) -> str:
 
 
 def printable_json(text: str) -> str:
-    """Return JSON with the same value in which unprintable characters and workflow commands are escaped."""
+    """Return JSON with the same value in which unprintable characters and workflow commands are
+    escaped."""
     out = "\n".join(
-        "".join(c if c == s else json.dumps(c)[1:-1] for c, s in zip(line, printable(line), strict=True))
+        "".join(
+            c if c == s else json.dumps(c)[1:-1] for c, s in zip(line, printable(line), strict=True)
+        )
         for line in text.split("\n")
     )
     return out.replace("##[", "##\\u005b")
 
 
 def escape_csv(text: str) -> str:
-    """Put a quote before a cell that a spreadsheet would take for a formula, or GitHub for a command."""
+    """Put a quote before a cell that a spreadsheet would take for a formula, or GitHub for a
+    command."""
     text = printable(text)
-    return "'" + text if text.lstrip(" " + REPLACEMENT).startswith((*FORMULA_STARTS, "::")) else text
+    return (
+        "'" + text if text.lstrip(" " + REPLACEMENT).startswith((*FORMULA_STARTS, "::")) else text
+    )
 
 
 def escape_markdown(text: str) -> str:
@@ -94,8 +109,11 @@ def escape_markdown(text: str) -> str:
 
 
 def escape_comment(text: str) -> str:
-    """Escape text for a comment on GitHub: as `escape_markdown`, and also mentions, references and emphasis."""
-    escaped = (f"&#{ord(c)};" if c in MARKUP else c for c in escape_markdown(text).replace("&#", "\0"))
+    """Escape text for a comment on GitHub: as `escape_markdown`, and also mentions, references and
+    emphasis."""
+    escaped = (
+        f"&#{ord(c)};" if c in MARKUP else c for c in escape_markdown(text).replace("&#", "\0")
+    )
     return "".join(escaped).replace("\0", "&#")
 
 

@@ -20,14 +20,21 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_BYTES:
-            raise UserError(f"config {str(path)!r} is not a regular file of at most {MAX_BYTES:,} bytes: name another")
+            raise UserError(
+                f"config {str(path)!r} is not a regular file of at most {MAX_BYTES:,} bytes: name "
+                "another"
+            )
         text = path.read_text(encoding="utf-8")
         _require_short_keys(text)
         return tomllib.loads(text)
     except OSError as fault:
-        raise UserError(f"config {str(path)!r} cannot be read ({fault.strerror}): check the path") from None
+        raise UserError(
+            f"config {str(path)!r} cannot be read ({fault.strerror}): check the path"
+        ) from None
     except UnicodeDecodeError as fault:
-        raise UserError(f"config {str(path)!r} is not text in UTF-8 ({fault}): convert it") from None
+        raise UserError(
+            f"config {str(path)!r} is not text in UTF-8 ({fault}): convert it"
+        ) from None
     except (ValueError, RecursionError) as fault:
         raise UserError(f"config {str(path)!r} is not TOML: {fault}") from None
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 DECIDES_NO_NUMBER = True
 
 MAX_COUNT, MAX_TOKENS = 10_000_000, 2**24
-"""Upper limits of settings: for counts of sequences, windows or questions, and for tokens in a sequence."""
+"""Upper limits of settings: for counts of sequences, windows or questions, and for tokens in a
+sequence."""
 
 
 def count_or(word: str, most: int) -> PlainValidator:
@@ -22,7 +23,11 @@ def count_or(word: str, most: int) -> PlainValidator:
     def read(value: Any) -> Any:
         if value is None or value == word:
             return value
-        if isinstance(value, bool) or not re.fullmatch("[0-9]{1,9}", str(value)) or not 1 <= int(value) <= most:
+        if (
+            isinstance(value, bool)
+            or not re.fullmatch("[0-9]{1,9}", str(value))
+            or not 1 <= int(value) <= most
+        ):
             raise ValueError(f"must be a whole number from 1 to {most}, or {word}")
         return int(value)
 
@@ -67,7 +72,8 @@ BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
 class Strict(BaseModel):
-    """Settings that refuse unknown names, booleans in place of numbers, and text that no path or record can hold."""
+    """Settings that refuse unknown names, booleans in place of numbers, and text that no path or
+    record can hold."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -79,7 +85,9 @@ class Strict(BaseModel):
             if isinstance(one, bool) and not takes_bool:
                 raise ValueError("must not be true or false")
             # A command line with other bytes than UTF-8 gives text that cannot be encoded.
-            if isinstance(one, str) and (not one or "\0" in one or one.encode(errors="ignore").decode() != one):
+            if isinstance(one, str) and (
+                not one or "\0" in one or one.encode(errors="ignore").decode() != one
+            ):
                 raise ValueError("must be valid text" if one else "must not be empty")
         return value
 
@@ -97,5 +105,10 @@ def describe_allowed(error: ErrorDetails) -> str:
     for name, limit in error.get("ctx", {}).items():
         if name in BOUNDS:
             return f"must be {BOUNDS[name]} {limit:.16g}"
-    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be").replace("'", "")
+    message = (
+        error["msg"]
+        .removeprefix("Value error, ")
+        .replace("Input should be", "must be")
+        .replace("'", "")
+    )
     return KINDS.get(error["type"], message)

@@ -1,7 +1,7 @@
 """Quantize a GGUF file to Q4_K_M with llama.cpp.
 
-Its loader rounds inputs to 8 bits where weights are quantized. So the logits are those of the same file, written as F32 by
-llama.cpp itself.
+Its loader rounds inputs to 8 bits where weights are quantized. So the logits are those of the same
+file, written as F32 by llama.cpp itself.
 
 python llama_cpp_q4_k_m.py ORIGINAL.gguf IDS OUT.gguf
 """
@@ -38,7 +38,13 @@ def logits(file: str, tokens: np.ndarray) -> np.ndarray:
     batch = llama.llama_batch_init(len(tokens), 0, 1)
     batch.n_tokens = len(tokens)
     for i, token in enumerate(tokens):
-        batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = int(token), i, 1, 0, 1
+        batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = (
+            int(token),
+            i,
+            1,
+            0,
+            1,
+        )
     if llama.llama_decode(context, batch):
         sys.exit(f"llama.cpp cannot run {file}")
     size = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))

@@ -1,4 +1,5 @@
-"""Prune a model to 2:4 with llm-compressor's Wanda, and save it as compressed-tensors stores 2:4: kept values and bitmasks.
+"""Prune a model to 2:4 with llm-compressor's Wanda, and save it as compressed-tensors stores 2:4:
+kept values and bitmasks.
 
 0.8 is the last minor version that saves the bitmask. Later ones save such a model dense.
 
@@ -32,7 +33,9 @@ if not Path(out).exists():
         model=model,
         processor=PreTrainedTokenizerFast(tokenizer_file=f"{original}/tokenizer.json"),
         dataset=Dataset.from_dict({"input_ids": calibration.tolist()}),
-        recipe=WandaPruningModifier(sparsity=0.5, mask_structure="2:4", targets=[r"re:model\.layers\.\d+\..*_proj$"]),
+        recipe=WandaPruningModifier(
+            sparsity=0.5, mask_structure="2:4", targets=[r"re:model\.layers\.\d+\..*_proj$"]
+        ),
         max_seq_length=calibration.shape[1],
         num_calibration_samples=len(calibration),
     )

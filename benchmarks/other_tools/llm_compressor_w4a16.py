@@ -1,8 +1,8 @@
 """Quantize a model to W4A16 with llm-compressor's GPTQ, and save it as compressed-tensors.
 
-Groups of 64, because the preset's 128 does not divide 576 inputs. The loader computes a weight in the number format that it is asked
-for. Here that is the one of the folder, bfloat16. The weights then go into float32 linears, so that the logits have no rounding of
-bfloat16.
+Groups of 64, because the preset's 128 does not divide 576 inputs. The loader computes a weight in
+the number format that it is asked for. Here that is the one of the folder, bfloat16. The weights
+then go into float32 linears, so that the logits have no rounding of bfloat16.
 
 python llm_compressor_w4a16.py ORIGINAL IDS OUT
 """
@@ -39,9 +39,13 @@ if not Path(out).exists():
     )
     model.save_pretrained(out, save_compressed=True)
     AutoTokenizer.from_pretrained(original).save_pretrained(out)
-again = AutoModelForCausalLM.from_pretrained(out, quantization_config=CompressedTensorsConfig(run_compressed=False))
+again = AutoModelForCausalLM.from_pretrained(
+    out, quantization_config=CompressedTensorsConfig(run_compressed=False)
+)
 plain = AutoModelForCausalLM.from_pretrained(original, dtype=torch.float32)
 names = set(plain.state_dict())
-plain.load_state_dict({name: tensor.float() for name, tensor in again.state_dict().items() if name in names})
+plain.load_state_dict(
+    {name: tensor.float() for name, tensor in again.state_dict().items() if name in names}
+)
 with torch.no_grad():
     np.save(f"{out}.logits.npy", plain(torch.tensor(drawn["probe"][None])).logits[0].numpy())

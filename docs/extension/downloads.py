@@ -1,4 +1,5 @@
-"""Copy the page of searches beside the leaderboard. The two link to each other, but Sphinx gives each download a folder."""
+"""Copy the page of searches beside the leaderboard. The two link to each other, but Sphinx gives
+each download a folder."""
 
 from __future__ import annotations
 

@@ -15,11 +15,13 @@ from methods.pruning.observer import Stop
 from methods.pruning.states import States, StatesInMemory, StatesOnDisk
 
 BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
-"""Tokens per forward pass of one block: enough for large matrix products, few enough for a CPU's cache."""
+"""Tokens per forward pass of one block: enough for large matrix products, few enough for a CPU's
+cache."""
 
 
 def batch_of(tokens: Tensor, device: torch.device) -> int:
-    """Return the number of sequences per forward pass that BATCH_TOKENS allows. tokens: [sequences, seqlen]."""
+    """Return the number of sequences per forward pass that BATCH_TOKENS allows. tokens: [sequences,
+    seqlen]."""
     return max(1, BATCH_TOKENS[device.type] // tokens.shape[1])
 
 
@@ -34,11 +36,14 @@ Call = tuple[Tensor, tuple[Any, ...], dict[str, Any]]
 
 
 class Recorder(nn.Module):
-    """A stand-in for a module. Records the arguments of a call and returns the first, or ends the forward pass if it is `last`."""
+    """A stand-in for a module. Records the arguments of a call and returns the first, or ends the
+    forward pass if it is `last`."""
 
     def __init__(self, block: nn.Module, calls: list[Call], last: bool) -> None:
         super().__init__()
-        self.attention_type = getattr(block, "attention_type", None)  # some models choose the mask by it
+        self.attention_type = getattr(
+            block, "attention_type", None
+        )  # some models choose the mask by it
         self._calls, self._last = calls, last
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -53,7 +58,9 @@ class Replay(nn.Module):
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        self.attention_type = getattr(block, "attention_type", None)  # some models choose the mask by it
+        self.attention_type = getattr(
+            block, "attention_type", None
+        )  # some models choose the mask by it
         self.value: Tensor | None = None
 
     def forward(self, hidden: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
@@ -62,7 +69,8 @@ class Replay(nn.Module):
 
 @contextmanager
 def replaced(root: nn.Module, stand_ins: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Put stand-ins in the places of modules, by their names in `root`, until the end of the context."""
+    """Put stand-ins in the places of modules, by their names in `root`, until the end of the
+    context."""
     originals = {name: root.get_submodule(name) for name in stand_ins}
     try:
         for name, module in stand_ins.items():
@@ -74,8 +82,11 @@ def replaced(root: nn.Module, stand_ins: Mapping[str, nn.Module]) -> Iterator[No
 
 
 @contextmanager
-def watched(root: nn.Module, names: Iterable[str], see: Callable[[str, Tensor], object]) -> Iterator[None]:
-    """Call `see` with the name and the input of each of these modules before it runs, until the end of the context."""
+def watched(
+    root: nn.Module, names: Iterable[str], see: Callable[[str, Tensor], object]
+) -> Iterator[None]:
+    """Call `see` with the name and the input of each of these modules before it runs, until the end
+    of the context."""
     with ExitStack() as stack:
         for name in names:
 
@@ -87,10 +98,11 @@ def watched(root: nn.Module, names: Iterable[str], see: Callable[[str, Tensor], 
 
 
 class Activations:
-    """The inputs of the next block, [batch, seqlen, hidden] per batch, and the arguments to call any block with them.
+    """The inputs of the next block, [batch, seqlen, hidden] per batch, and the arguments to call
+    any block with them.
 
-    Masks and position embeddings depend only on the block and the shape of the batch, because calibration sequences have
-    one length and no padding. So they are recorded once per shape.
+    Masks and position embeddings depend only on the block and the shape of the batch, because
+    calibration sequences have one length and no padding. So they are recorded once per shape.
     """
 
     def __init__(
@@ -102,7 +114,8 @@ class Activations:
         scratch: Path | None = None,
         last: bool = False,
     ) -> None:
-        """scratch: folder for activations on disk, None for memory; last: also compute the output of the last block."""
+        """scratch: folder for activations on disk, None for memory; last: also compute the output
+        of the last block."""
         self.device, self._scratch = compute.device, scratch
         self.hidden: States = self.make_states()
         self._storage = torch.device("cpu") if compute.stream or scratch else compute.device
@@ -110,7 +123,10 @@ class Activations:
         self._end = len(blocks) if last else len(blocks) - 1
         for part in batches:
             calls: list[Call] = []
-            recorders = {f"{i}": Recorder(block, calls, last=i == len(blocks) - 1) for i, block in enumerate(blocks)}
+            recorders = {
+                f"{i}": Recorder(block, calls, last=i == len(blocks) - 1)
+                for i, block in enumerate(blocks)
+            }
             with replaced(blocks, recorders), suppress(Stop):
                 model(input_ids=part.to(self.device), use_cache=False)
             self.hidden.append(calls[0][0].to(self._storage))
@@ -125,7 +141,8 @@ class Activations:
         return index < self._end
 
     def run(self, index: int, block: nn.Module, hidden: Tensor) -> Tensor:
-        """Return the output of a block, or of a stand-in that is called like it, for one batch of inputs."""
+        """Return the output of a block, or of a stand-in that is called like it, for one batch of
+        inputs."""
         args, kwargs = self._calls[len(hidden)][index]
         out = block(hidden.to(self.device), *args, **kwargs)
         out = out[0] if isinstance(out, tuple) else out

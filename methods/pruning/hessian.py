@@ -1,5 +1,5 @@
-"""The least-squares problem of a layer: its Hessian, collected in one pass and factored once per input, and the loop
-over columns in which later columns compensate the error of earlier ones."""
+"""The least-squares problem of a layer: its Hessian, collected in one pass and factored once per
+input, and the loop over columns in which later columns compensate the error of earlier ones."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from methods.pruning.walk import Visit, Walk
 
 T = TypeVar("T")
 PANEL = 384
-"""Columns per panel. X^T X is symmetric, so only the panels on and above the diagonal are computed."""
+"""Columns per panel. X^T X is symmetric, so only the panels on and above the diagonal are
+computed."""
 
 
 def add_gram(x: Tensor, total: Tensor | None) -> Tensor:
-    """Add x^T x to `total`, upper triangle of panels only. x: [tokens, in] -> [in, in]. See `symmetric`."""
+    """Add x^T x to `total`, upper triangle of panels only. x: [tokens, in] -> [in, in]. See
+    `symmetric`."""
     width = x.shape[1]
     total = x.new_zeros(width, width) if total is None else total
     for a in range(0, width, PANEL):
@@ -39,7 +41,8 @@ def symmetric(triangle: Tensor) -> Tensor:
 
 
 def output_size(weight: Tensor, gram: Tensor) -> Tensor:
-    """Return ||X W^T||^2 of a weight [out, in], or the error of a change of it. gram: X^T X, [in, in]."""
+    """Return ||X W^T||^2 of a weight [out, in], or the error of a change of it. gram: X^T X, [in,
+    in]."""
     return ((weight @ gram) * weight).sum()
 
 
@@ -80,7 +83,8 @@ def _factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
-    """Return U, upper triangular, with U^T U = (H + damping * mean(diag H) * I)^-1, and the damping used: see `damped`.
+    """Return U, upper triangular, with U^T U = (H + damping * mean(diag H) * I)^-1, and the damping
+    used: see `damped`.
 
     With rows and columns in reverse order, one factorization and one triangular solve are enough.
     """
@@ -91,18 +95,24 @@ def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
 
 
 class HessianWalk(Generic[T]):
-    """A walk that also yields, for each visit, the result of `prepare` on the Hessian of the inputs.
+    """A walk that also yields, for each visit, the result of `prepare` on the Hessian of the
+    inputs.
 
         walk = HessianWalk(model, job, damping, inverse_factor)
         for visit, factor in walk: compensate_(visit.weight, factor, ...)
         return walk.outcome()
 
-    prepare(H, damping) also returns the damping it used, and the notes have every raised damping. H is 2 X^T X / tokens,
-    [in, in]. An input that is always 0 gets the mean of the others on the diagonal, and its weights are set to 0.
+    prepare(H, damping) also returns the damping it used, and the notes have every raised damping. H
+    is 2 X^T X / tokens, [in, in]. An input that is always 0 gets the mean of the others on the
+    diagonal, and its weights are set to 0.
     """
 
     def __init__(
-        self, model: nn.Module, job: Job, damping: float, prepare: Callable[[Tensor, float], tuple[T, float]]
+        self,
+        model: nn.Module,
+        job: Job,
+        damping: float,
+        prepare: Callable[[Tensor, float], tuple[T, float]],
     ) -> None:
         self._walk, self._damping, self._prepare = Walk(model, job, add_gram), damping, prepare
         self._tokens = job.calibration.numel() if job.calibration is not None else 0
@@ -126,7 +136,8 @@ class HessianWalk(Generic[T]):
             yield visit, prepared
 
     def _finish_hessian_(self, stat: Tensor) -> Tensor:
-        """Turn the sum of `add_gram` into the Hessian, in place, once. Return the inputs that are always 0: bool [in]."""
+        """Turn the sum of `add_gram` into the Hessian, in place, once. Return the inputs that are
+        always 0: bool [in]."""
         self._finished = [(ref, dead) for ref, dead in self._finished if ref() is not None]
         for ref, dead in self._finished:
             if ref() is stat:
@@ -148,23 +159,27 @@ class HessianWalk(Generic[T]):
 
 
 def mean_of_others(diagonal: Tensor, dead: Tensor) -> Tensor:
-    """Return the mean of a diagonal without its zeros, or 1. So dead inputs do not change the scale of the damping."""
+    """Return the mean of a diagonal without its zeros, or 1. So dead inputs do not change the scale
+    of the damping."""
     live = diagonal[~dead]
     return live.mean() if len(live) else diagonal.new_ones(())
 
 
 ColumnQuantizer = Callable[[int, int, Tensor], Callable[[int, Tensor], Tensor]]
-"""column_quantizer(a, b, w) -> quantize_column: called before columns a to b, with their current values w [b-a, out].
-quantize_column(i, column) returns the final value of column a+i [out]."""
+"""column_quantizer(a, b, w) -> quantize_column: called before columns a to b, with their current
+values w [b-a, out]. quantize_column(i, column) returns the final value of column a+i [out]."""
 
 
-def compensate_(weight: Tensor, factor: Tensor, column_quantizer: ColumnQuantizer, group: int, block: int) -> Tensor:
-    """Prune or quantize weight [out, in] column by column; later columns compensate the error. Returns float [out, in].
+def compensate_(
+    weight: Tensor, factor: Tensor, column_quantizer: ColumnQuantizer, group: int, block: int
+) -> Tensor:
+    """Prune or quantize weight [out, in] column by column; later columns compensate the error.
+    Returns float [out, in].
 
-    factor: U, upper triangular [in, in], U^T U = H^-1. With e the error of column j over U_jj, every later column k
-    changes by -e * U_jk (algorithm 1 of SparseGPT, and GPTQ). `column_quantizer` is called once per `group` of columns.
-    Columns of the same group are updated at once, those of the same block after each group, all others after each
-    block.
+    factor: U, upper triangular [in, in], U^T U = H^-1. With e the error of column j over U_jj,
+    every later column k changes by -e * U_jk (algorithm 1 of SparseGPT, and GPTQ).
+    `column_quantizer` is called once per `group` of columns. Columns of the same group are updated
+    at once, those of the same block after each group, all others after each block.
     """
     w = weight.detach().float().T.contiguous()  # [in, out]: a column of W is one run of memory
     width = len(w)

@@ -1,4 +1,5 @@
-"""Ways to hold the blocks of a model while calibration tokens pass through them: in memory, streamed, or by expert."""
+"""Ways to hold the blocks of a model while calibration tokens pass through them: in memory,
+streamed, or by expert."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from methods.stacks import Stacks
 from methods.targets import family_of
 
 SHARD_BYTES = 2**26
-"""Size of the shards of a streamed model, of one block or of several small ones. A shard is in memory until it is complete."""
+"""Size of the shards of a streamed model, of one block or of several small ones. A shard is in
+memory until it is complete."""
 
 
 class Part(NamedTuple):
@@ -59,8 +61,11 @@ class InMemory:
         """Return the name of a block in the model."""
         return f"{self.family.blocks}.{index}"
 
-    def start(self, batches: Sequence[Tensor], compute: Compute, *, beside: int = 0, last: bool = False) -> Activations:
-        """Return the inputs of the first block, on disk if `compute.max_bytes` has no room for them.
+    def start(
+        self, batches: Sequence[Tensor], compute: Compute, *, beside: int = 0, last: bool = False
+    ) -> Activations:
+        """Return the inputs of the first block, on disk if `compute.max_bytes` has no room for
+        them.
 
         beside: bytes of other tensors in memory; last: see `Activations`.
         """
@@ -68,7 +73,9 @@ class InMemory:
         states = self.copies * sum(part.numel() for part in batches) * width
         needed = LIBRARY_BYTES + (self.parameters + states) * compute.dtype.itemsize + beside
         fits = compute.max_bytes is None or needed <= compute.max_bytes
-        return Activations(self.model, self.blocks, batches, compute, None if fits else compute.scratch, last)
+        return Activations(
+            self.model, self.blocks, batches, compute, None if fits else compute.scratch, last
+        )
 
     @contextmanager
     def block(self, index: int) -> Iterator[nn.Module]:
@@ -76,11 +83,17 @@ class InMemory:
         yield self.blocks[index]
 
     def parts(
-        self, index: int, linears: dict[str, nn.Module], tokens: Activations | None, statistics: Statistics | None
+        self,
+        index: int,
+        linears: dict[str, nn.Module],
+        tokens: Activations | None,
+        statistics: Statistics | None,
     ) -> Iterator[Part]:
-        """Yield the parts of a block, one in memory after the other, for the caller to change. Then pass the tokens on.
+        """Yield the parts of a block, one in memory after the other, for the caller to change. Then
+        pass the tokens on.
 
-        linears: those to yield; tokens: the inputs of the block, which become its outputs; statistics: what to collect.
+        linears: those to yield; tokens: the inputs of the block, which become its outputs;
+        statistics: what to collect.
         """
         with self.block(index) as block:
             yield Part(linears, self._observe(index, linears, tokens, statistics))
@@ -88,7 +101,11 @@ class InMemory:
                 tokens.advance(index, block)
 
     def _observe(
-        self, index: int, linears: dict[str, nn.Module], tokens: Activations | None, statistics: Statistics | None
+        self,
+        index: int,
+        linears: dict[str, nn.Module],
+        tokens: Activations | None,
+        statistics: Statistics | None,
     ) -> Observed:
         if not (tokens and statistics and linears):
             return NOTHING
@@ -100,16 +117,22 @@ class InMemory:
 
 
 class Streamed(InMemory):
-    """Blocks on disk. One is in memory at a time, and the next one that a thread reads meanwhile."""
+    """Blocks on disk. One is in memory at a time, and the next one that a thread reads
+    meanwhile."""
 
-    def __init__(self, model: nn.Module, source: Path, compute: Compute, output: Path | None) -> None:
-        """source: the folder with the weights; output: a folder to write the changed model to, or None."""
+    def __init__(
+        self, model: nn.Module, source: Path, compute: Compute, output: Path | None
+    ) -> None:
+        """source: the folder with the weights; output: a folder to write the changed model to, or
+        None."""
         super().__init__(model)
         self._source, self._compute = source, compute
         self._writer = Writer(output, SHARD_BYTES, compute.stored) if output else None
 
     def __enter__(self) -> Streamed:
-        self._reader = BlockReader(self.blocks, self.family.blocks, self._source, self._compute, self.by_expert)
+        self._reader = BlockReader(
+            self.blocks, self.family.blocks, self._source, self._compute, self.by_expert
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,7 +156,11 @@ class Streamed(InMemory):
             prefix = self.name(index)
             tensors = {f"{prefix}.{name}": tensor for name, tensor in block.state_dict().items()}
             # experts that are on meta again are written already
-            names = [n for n, tensor in tensors.items() if not (tensor.is_meta and stacked_as(n, self.family))]
+            names = [
+                n
+                for n, tensor in tensors.items()
+                if not (tensor.is_meta and stacked_as(n, self.family))
+            ]
             self._writer.add_folded(names, tensors.__getitem__, self.family)
         release(block)
 
@@ -148,14 +175,17 @@ class Streamed(InMemory):
 
 
 class ByExpert(Streamed):
-    """Blocks of mixtures on disk. Two experts are in memory at a time, beside the rest of their block.
+    """Blocks of mixtures on disk. Two experts are in memory at a time, beside the rest of their
+    block.
 
-    Each expert is read once. Linears before the experts are observed and changed first, so the inputs of the experts are
-    kept from before that change, for the statistic, and from after it, for the output of the block.
+    Each expert is read once. Linears before the experts are observed and changed first, so the
+    inputs of the experts are kept from before that change, for the statistic, and from after it,
+    for the output of the block.
     """
 
     by_expert = True
-    copies = 4  # inputs of the block, inputs of its experts before and after the change, outputs of its experts
+    # Inputs of the block, inputs of its experts before and after the change, and outputs of them.
+    copies = 4
 
     def _parameters_of(self, block: nn.Module) -> int:
         found = experts_of(block)
@@ -165,7 +195,11 @@ class ByExpert(Streamed):
         return rest + expert + max(rest, expert)
 
     def parts(
-        self, index: int, linears: dict[str, nn.Module], tokens: Activations | None, statistics: Statistics | None
+        self,
+        index: int,
+        linears: dict[str, nn.Module],
+        tokens: Activations | None,
+        statistics: Statistics | None,
     ) -> Iterator[Part]:
         found = experts_of(self.blocks[index])
         if not found:
@@ -182,10 +216,18 @@ class ByExpert(Streamed):
                 yield Part(outer, statistics.pool(observer, outer))
             else:
                 yield Part(outer, self._observe(index, outer, tokens, statistics))
-            after = ExpertPass(tokens, index, block) if tokens and tokens.needs_output_of(index) else None
+            after = (
+                ExpertPass(tokens, index, block)
+                if tokens and tokens.needs_output_of(index)
+                else None
+            )
             with self._stacks(prefix, found[1]) as stacks:
                 for number, expert in self._reader.experts(index):
-                    own = {name: module for name, module in inner.items() if name.startswith(f"{prefix}.{number}.")}
+                    own = {
+                        name: module
+                        for name, module in inner.items()
+                        if name.startswith(f"{prefix}.{number}.")
+                    }
                     if before and statistics and own:
                         yield Part(own, before.observe(number, expert, own, statistics))
                     else:
@@ -199,7 +241,8 @@ class ByExpert(Streamed):
                 after.finish()
 
     def _stacks(self, prefix: str, experts: ExpertList) -> AbstractContextManager[Stacks | None]:
-        """Return the file for the experts of a block, None if nothing is written. prefix: their name in the model."""
+        """Return the file for the experts of a block, None if nothing is written. prefix: their
+        name in the model."""
         if not self._writer:
             return nullcontext()
         entries = self._entries(f"{prefix}.0.", experts[0])
@@ -219,12 +262,18 @@ class ByExpert(Streamed):
 
 
 def hold(
-    model: nn.Module, source: Path, compute: Compute, output: Path | None = None, *, by_expert: bool = True
+    model: nn.Module,
+    source: Path,
+    compute: Compute,
+    output: Path | None = None,
+    *,
+    by_expert: bool = True,
 ) -> InMemory:
-    """Return the way to hold the blocks of a model: streamed if they are on the meta device, and mixtures by expert.
+    """Return the way to hold the blocks of a model: streamed if they are on the meta device, and
+    mixtures by expert.
 
-    source: the folder with its weights; output: a folder to write a streamed model to, None to read it only; by_expert:
-    false if the caller needs whole blocks.
+    source: the folder with its weights; output: a folder to write a streamed model to, None to read
+    it only; by_expert: false if the caller needs whole blocks.
     """
     held = InMemory(model)
     if not any(p.is_meta for p in held.blocks.parameters()):
@@ -234,7 +283,8 @@ def hold(
 
 
 def each_block(model: nn.Module, job: Job) -> Iterator[tuple[int, nn.Module, Activations]]:
-    """Yield each block with its index and the calibration tokens before it, which the caller passes on."""
+    """Yield each block with its index and the calibration tokens before it, which the caller passes
+    on."""
     tokens = job.calibration
     assert tokens is not None
     held = hold(model, job.source, job.compute, by_expert=False)

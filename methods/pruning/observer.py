@@ -11,8 +11,9 @@ from torch import Tensor, nn
 Accumulate = Callable[[Tensor, Tensor | None], Tensor]
 """accumulate(x, total) -> the statistic with the inputs x, float [tokens, in], added.
 
-total is None in the first call. There x may have no tokens, to learn the size of the statistic. If several processes share
-a calibration, the statistic must be a sum over tokens, because the walk sums theirs."""
+total is None in the first call. There x may have no tokens, to learn the size of the statistic. If
+several processes share a calibration, the statistic must be a sum over tokens, because the walk
+sums theirs."""
 
 
 class Stop(Exception):
@@ -39,10 +40,11 @@ class Observer:
         ends_early: bool = True,
         first_row: int = 0,
     ) -> None:
-        """required: linears that every batch must reach; stride: rows from one row of the sample to the next.
+        """required: linears that every batch must reach; stride: rows from one row of the sample to
+        the next.
 
-        ends_early: end a forward pass when it has reached all required linears; first_row: number of rows that processes
-        with a lower rank have.
+        ends_early: end a forward pass when it has reached all required linears; first_row: number
+        of rows that processes with a lower rank have.
         """
         self.reached = dict.fromkeys(linears, 0)
         """Number of tokens that reached each linear."""
@@ -57,7 +59,10 @@ class Observer:
         self._missing: set[str] = set()
 
     def __enter__(self) -> Observer:
-        self._hooks = [module.register_forward_pre_hook(self._hook(name)) for name, module in self._linears.items()]
+        self._hooks = [
+            module.register_forward_pre_hook(self._hook(name))
+            for name, module in self._linears.items()
+        ]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -66,7 +71,8 @@ class Observer:
         self._inputs.clear()
 
     def batch(self, run: Callable[[], object]) -> None:
-        """Run a forward pass of one batch. Raise RuntimeError if the pass did not reach a required linear."""
+        """Run a forward pass of one batch. Raise RuntimeError if the pass did not reach a required
+        linear."""
         self._missing = set(self._required)
         self._inputs.clear()
         with contextlib.suppress(Stop):
@@ -83,7 +89,9 @@ class Observer:
                 rows = x.flatten(0, -2)
                 self._stats[name] = self._accumulate(rows.float(), self._stats.get(name))
                 row = self._first_row + self.reached[name]
-                sample = rows[-row % self._stride :: self._stride]  # every stride-th row of all batches
+                sample = rows[
+                    -row % self._stride :: self._stride
+                ]  # every stride-th row of all batches
                 # a view would keep all of x
                 self._samples.setdefault(name, []).append(sample.to(torch.float32, copy=True))
             self.sources[name] = source or name
@@ -99,7 +107,8 @@ class Observer:
         return {source: sum(map(len, rows)) for source, rows in self._samples.items()}
 
     def take(self, source: str) -> tuple[Tensor, Tensor] | None:
-        """Remove and return the statistic and the sample, float32 [rows, in], of an input. None if no token reached it."""
+        """Remove and return the statistic and the sample, float32 [rows, in], of an input. None if
+        no token reached it."""
         if source not in self._stats:
             return None
         return self._stats.pop(source), torch.cat(self._samples.pop(source))

@@ -1,4 +1,5 @@
-"""Walk a pruned model beside the dense model that it came from, for methods that fit each block to the dense one."""
+"""Walk a pruned model beside the dense model that it came from, for methods that fit each block to
+the dense one."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from methods.pruning.activations import batch_of, require_finite
 from methods.pruning.holders import hold
 
 Goal = Literal["dense", "own-input"]
-"""The output that a pruned block should give: that of the dense block, on the dense model's inputs or on its own."""
+"""The output that a pruned block should give: that of the dense block, on the dense model's inputs
+or on its own."""
 
 
 @dataclass
@@ -46,15 +48,19 @@ class PairedWalk:
         for pair in walk.pairs(): ...
         return walk.outcome(changed)
 
-    Works for models larger than memory, as `Walk` does. Then one block of the dense model is in memory at a time, too.
+    Works for models larger than memory, as `Walk` does. Then one block of the dense model is in
+    memory at a time, too.
     """
 
     def __init__(self, model: nn.Module, job: Job, *, goal: Goal, batch: int | None = None) -> None:
-        """batch: calibration sequences per forward pass, by default as many as BATCH_TOKENS allows."""
+        """batch: calibration sequences per forward pass, by default as many as BATCH_TOKENS
+        allows."""
         if job.calibration is None:
             raise RuntimeError("this walk runs blocks: the method's `needs` must name CALIBRATION")
         self.job, self._goal = job, goal
-        self._batches = job.calibration.split(batch or batch_of(job.calibration, job.compute.device))
+        self._batches = job.calibration.split(
+            batch or batch_of(job.calibration, job.compute.device)
+        )
         self._held = hold(model, job.source, job.compute, job.workdir / "streamed", by_expert=False)
         self.blocks = len(self._held.blocks)
         """Number of blocks."""
@@ -76,13 +82,22 @@ class PairedWalk:
                     for k in range(origins[i - 1] + 1 if i else 0, origin + 1):
                         with dense.block(k) as original:
                             if self._goal == "dense":
-                                goals = [goal_tokens.run(k, original, hidden) for hidden in goal_tokens.hidden]
+                                goals = [
+                                    goal_tokens.run(k, original, hidden)
+                                    for hidden in goal_tokens.hidden
+                                ]
                                 goal_tokens.replace(goals)
                             elif k == origin:
-                                goals = [tokens.run(i, original, hidden) for hidden in tokens.hidden]
+                                goals = [
+                                    tokens.run(i, original, hidden) for hidden in tokens.hidden
+                                ]
                                 for goal in goals:
                                     require_finite(goal, "the outputs of a dense block")
-                    linears = {t: held.model.get_submodule(t) for t in job.targets if held.family.block_of(t) == i}
+                    linears = {
+                        t: held.model.get_submodule(t)
+                        for t in job.targets
+                        if held.family.block_of(t) == i
+                    }
                     pair = Pair(
                         held.name(i),
                         block,
@@ -98,5 +113,6 @@ class PairedWalk:
                         tokens.advance(i, block)
 
     def outcome(self, changed: frozenset[str] = frozenset(), **notes: Any) -> Outcome:
-        """Return the model, the names of what changed outside the targets, and the method's notes."""
+        """Return the model, the names of what changed outside the targets, and the method's
+        notes."""
         return Outcome(self._held.result(), changed, notes)

@@ -21,13 +21,16 @@ PIECE_GROUPS = 2**17
 
 
 def best(score: Tensor, sparsity: float, per: str) -> Tensor:
-    """Return the mask of all but a fraction `sparsity` of the scores [out, in], per layer or per row. See `Pattern.keep`."""
+    """Return the mask of all but a fraction `sparsity` of the scores [out, in], per layer or per
+    row. See `Pattern.keep`."""
     _refuse_nan(score)
     flat = score.reshape(1, -1) if per == "layer" else score
     count = flat.shape[-1] - round(flat.shape[-1] * sparsity)
     if not count:
         return torch.zeros_like(score, dtype=torch.bool)
-    last = flat.kthvalue(flat.shape[-1] - count + 1, dim=-1, keepdim=True).values  # several times faster than a sort
+    last = flat.kthvalue(
+        flat.shape[-1] - count + 1, dim=-1, keepdim=True
+    ).values  # several times faster than a sort
     above, equal = flat > last, flat == last
     room = count - above.sum(-1, keepdim=True)
     if bool((equal.sum(-1, keepdim=True) > room).any()):
@@ -36,15 +39,18 @@ def best(score: Tensor, sparsity: float, per: str) -> Tensor:
 
 
 def _refuse_nan(score: Tensor) -> None:
-    if bool(score.sum().isnan()) and bool(score.isnan().any()):  # the sum is NaN if any score is, and is cheaper
+    if bool(score.sum().isnan()) and bool(
+        score.isnan().any()
+    ):  # the sum is NaN if any score is, and is cheaper
         raise FloatingPointError("a score is NaN")
 
 
 def best_of_groups(score: Tensor, n: int, m: int) -> Tensor:
-    """Return the mask of the n largest of every m along a row: bool, like score. score: [out, in], in a multiple of m.
+    """Return the mask of the n largest of every m along a row: bool, like score. score: [out, in],
+    in a multiple of m.
 
-    The rank of a score is the number of scores in its group that are larger, or equal and earlier. The n lowest ranks
-    are kept. Raise FloatingPointError if a score is NaN.
+    The rank of a score is the number of scores in its group that are larger, or equal and earlier.
+    The n lowest ranks are kept. Raise FloatingPointError if a score is NaN.
     """
     _refuse_nan(score)
     # In float32, float64 scores that differ would be equal.
@@ -53,7 +59,8 @@ def best_of_groups(score: Tensor, n: int, m: int) -> Tensor:
 
 
 def best_by_rank(score: Tensor, n: int, m: int) -> Tensor:
-    """Return the mask of `best_of_groups` without a check for NaN, which would wait for the device."""
+    """Return the mask of `best_of_groups` without a check for NaN, which would wait for the
+    device."""
     groups = score.unflatten(-1, (-1, m))
     if m > RANKED_M:
         chosen = groups.argsort(dim=-1, descending=True, stable=True)[..., :n]
@@ -69,10 +76,11 @@ def best_by_rank(score: Tensor, n: int, m: int) -> Tensor:
 
 
 def _best_of_four(score: Tensor, n: int) -> Tensor:
-    """Return the mask for m = 4 on a CPU. The results of the six comparisons of a group index a table of masks.
+    """Return the mask for m = 4 on a CPU. The results of the six comparisons of a group index a
+    table of masks.
 
-    numpy compares contiguous floats several times faster than torch. It works on pieces that fit the cache, on as many
-    threads as torch has.
+    numpy compares contiguous floats several times faster than torch. It works on pieces that fit
+    the cache, on as many threads as torch has.
     """
     flat = score.detach().float().reshape(-1, 4).numpy()
     out = np.empty(len(flat), dtype=np.int32)
@@ -108,11 +116,12 @@ def update_mask(weight: Tensor, mask: Tensor, n: int, m: int) -> Tensor:
     """Set the mask, in place, to the n largest |w| of every m along a row. Both are [out, in].
 
     Returns:
-        float64 [3], on the weight's device: the sum of the |w| kept, of all |w|, and how many entries of the mask
-        changed.
+        float64 [3], on the weight's device: the sum of the |w| kept, of all |w|, and how many
+        entries of the mask changed.
 
     Raises:
-        FloatingPointError: a weight on a CPU is NaN. On a card a check would wait for it, and a NaN shows in the sums.
+        FloatingPointError: a weight on a CPU is NaN. On a card a check would wait for it, and a NaN
+        shows in the sums.
     """
     is_on_cpu = weight.device.type == "cpu"
     if m == 4 and is_on_cpu and mask.is_contiguous():
@@ -126,12 +135,15 @@ def update_mask(weight: Tensor, mask: Tensor, n: int, m: int) -> Tensor:
 
 def mask_metrics(size: Tensor, mask: Tensor, changed: Tensor) -> Tensor:
     """Return the sums of `update_mask`. size: |w|; changed: bool, the entries that changed."""
-    kept = (size * mask).sum(-1).sum(dtype=torch.float64)  # by row, then over rows: no sum of millions in float32
+    kept = (
+        (size * mask).sum(-1).sum(dtype=torch.float64)
+    )  # by row, then over rows: no sum of millions in float32
     return torch.stack([kept, size.sum(-1).sum(dtype=torch.float64), changed.sum().double()])
 
 
 def _update_mask_of_four(weight: Tensor, mask: Tensor, n: int) -> Tensor:
-    """Update a mask for m = 4 with numpy only. torch's threads spin after use and would take processor time from numpy."""
+    """Update a mask for m = 4 with numpy only. torch's threads spin after use and would take
+    processor time from numpy."""
     groups = weight.detach().float().contiguous().view(-1, 4).numpy()
     old = mask.view(-1).view(torch.int32).numpy()
 
@@ -143,7 +155,11 @@ def _update_mask_of_four(weight: Tensor, mask: Tensor, n: int) -> Tensor:
         size *= new.view(np.uint8).reshape(size.shape)
         changed = old[part] ^ new
         old[part] = new
-        return float(size.sum(dtype=np.float32)), float(total), int(np.count_nonzero(changed.view(np.uint8)))
+        return (
+            float(size.sum(dtype=np.float32)),
+            float(total),
+            int(np.count_nonzero(changed.view(np.uint8))),
+        )
 
     sums = torch.tensor(_in_pieces(len(groups), update), dtype=torch.float64).sum(0)
     if bool(sums[1].isnan()):
@@ -157,7 +173,9 @@ def _masks_of_four(n: int) -> NDArray[np.int32]:
     masks = np.zeros((64, 4), dtype=bool)
     for code in range(64):
         rank = [0] * 4
-        for bit, (i, j) in enumerate(combinations(range(4), 2)):  # the first comparison is the highest bit
+        for bit, (i, j) in enumerate(
+            combinations(range(4), 2)
+        ):  # the first comparison is the highest bit
             rank[i if code >> (5 - bit) & 1 else j] += 1
         masks[code] = [r < n for r in rank]
     return masks.view(np.int32).ravel()

@@ -1,4 +1,5 @@
-"""Lists of the activations of all calibration tokens, one tensor per batch, in memory or in a file."""
+"""Lists of the activations of all calibration tokens, one tensor per batch, in memory or in a
+file."""
 
 from __future__ import annotations
 

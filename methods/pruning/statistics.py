@@ -1,4 +1,5 @@
-"""The statistic and a sample of what linears are given, over all processes that share a calibration."""
+"""The statistic and a sample of what linears are given, over all processes that share a
+calibration."""
 
 from __future__ import annotations
 
@@ -36,19 +37,25 @@ NOTHING = Observed({}, {}, {})
 class Statistics:
     """The statistic of a walk, collected from a job's calibration tokens.
 
-    A linear of an expert gets the statistic of white noise, and no sample, if fewer tokens reach it than it has inputs.
-    A score by it then depends on the weights only.
+    A linear of an expert gets the statistic of white noise, and no sample, if fewer tokens reach it
+    than it has inputs. A score by it then depends on the weights only.
     """
 
-    def __init__(self, job: Job, accumulate: Accumulate, sharing: Sharing, batch: int | None = None) -> None:
+    def __init__(
+        self, job: Job, accumulate: Accumulate, sharing: Sharing, batch: int | None = None
+    ) -> None:
         """batch: sequences per forward pass, by default as many as BATCH_TOKENS allows."""
         if job.calibration is None:
-            raise RuntimeError("this walk collects a statistic: the method's `needs` must name CALIBRATION")
+            raise RuntimeError(
+                "this walk collects a statistic: the method's `needs` must name CALIBRATION"
+            )
         tokens = job.calibration
         self.all_experts = job.all_experts
         self.tokens = tokens.numel()
         """Number of calibration tokens of all processes."""
-        self.batches, self._first_row = sharing.batches(tokens, batch or batch_of(tokens, job.compute.device))
+        self.batches, self._first_row = sharing.batches(
+            tokens, batch or batch_of(tokens, job.compute.device)
+        )
         self.reached: dict[str, int] = {}
         """Number of tokens that reached each linear of an expert."""
         self.few: list[str] = []
@@ -60,7 +67,8 @@ class Statistics:
         self._stride = (self.tokens // SAMPLE_ROWS) | 1
 
     def bytes_for(self, weights: Mapping[str, nn.Module], family: Family, by_expert: bool) -> int:
-        """Return the largest size of what is in memory at a time: a statistic of each input, and two to factor one."""
+        """Return the largest size of what is in memory at a time: a statistic of each input, and
+        two to factor one."""
         widths = {name: dense_weight(module).shape[1] for name, module in weights.items()}
         sizes = {w: self._accumulate(torch.empty(0, w), None).nbytes for w in set(widths.values())}
         units = input_widths(widths, family, by_expert)
@@ -71,17 +79,27 @@ class Statistics:
     ) -> Observer:
         """Return an observer of this process's tokens. The arguments are those of `Observer`."""
         return Observer(
-            linears, required, self._accumulate, self._stride, ends_early=ends_early, first_row=self._first_row
+            linears,
+            required,
+            self._accumulate,
+            self._stride,
+            ends_early=ends_early,
+            first_row=self._first_row,
         )
 
     def of_block(
-        self, activations: Activations, index: int, block: nn.Module, linears: Mapping[str, nn.Module]
+        self,
+        activations: Activations,
+        index: int,
+        block: nn.Module,
+        linears: Mapping[str, nn.Module],
     ) -> Observed:
         """Run a block until all inputs of its linears are collected."""
         mixtures = [module for module in block.modules() if isinstance(module, ExpertList)]
         inside = {id(module) for mixture in mixtures for module in mixture.modules()}
         routed = [name for name, module in linears.items() if id(module) in inside]
-        # a pass goes to the end of a mixture: which experts its tokens will reach is not known before
+        # a pass goes to the end of a mixture: which experts its tokens will reach is not known
+        # before
         observer = self.observer(linears, linears.keys() - routed, ends_early=not routed)
         try:
             for mixture in mixtures:
@@ -94,13 +112,18 @@ class Statistics:
                 mixture.all_tokens = False
         return self.pool(observer, linears, routed)
 
-    def pool(self, observer: Observer, linears: Mapping[str, nn.Module], routed: Collection[str] = ()) -> Observed:
-        """Sum the statistics over processes. Every process must call it. routed: the linears of experts."""
+    def pool(
+        self, observer: Observer, linears: Mapping[str, nn.Module], routed: Collection[str] = ()
+    ) -> Observed:
+        """Sum the statistics over processes. Every process must call it. routed: the linears of
+        experts."""
         sharing, device = self._sharing, self._device
         # no token reached those without a source
         sources = {name: observer.sources.get(name, name) for name in linears}
         shapes = {name: dense_weight(module).shape for name, module in linears.items()}
-        every = sharing.gather([{name: observer.reached[name] for name in routed}, observer.samples()])
+        every = sharing.gather(
+            [{name: observer.reached[name] for name in routed}, observer.samples()]
+        )
         reached = {name: sum(tokens[name] for tokens, _ in every) for name in routed}
         few = [name for name, count in reached.items() if count < shapes[name][1]]
         self.reached |= reached
@@ -136,10 +159,13 @@ class Statistics:
     ) -> dict[str, int]:
         """Return the rank that changes each linear.
 
-        Linears with the same input have one owner, so that their Hessian is factored once, and so has an expert. The work is
+        Linears with the same input have one owner, so that their Hessian is factored once, and so
+        has an expert. The work is
         balanced by the cost of SparseGPT: in^3 for each Hessian, and in^2 out for each linear.
         """
-        pieces = {name: name.rpartition(".")[0] if name in routed else sources[name] for name in shapes}
+        pieces = {
+            name: name.rpartition(".")[0] if name in routed else sources[name] for name in shapes
+        }
         costs = dict.fromkeys(pieces.values(), 0.0)
         for name, (rows, width) in shapes.items():
             costs[pieces[name]] += width**2 * (rows + width * (sources[name] == name))

@@ -13,7 +13,8 @@ from methods.pruning.holders import hold
 
 
 def write(model: nn.Module, source: Path, output: Path, compute: Compute) -> Path:
-    """Write a model whose blocks are on disk to a folder, in the format `compute.stored`. Return the folder.
+    """Write a model whose blocks are on disk to a folder, in the format `compute.stored`. Return
+    the folder.
 
     model: with its blocks on the meta device; source: the folder with their weights.
     """
@@ -29,10 +30,12 @@ def write(model: nn.Module, source: Path, output: Path, compute: Compute) -> Pat
 def last_hidden(
     model: nn.Module, source: Path, tokens: Tensor, batch: int, compute: Compute, progress: Progress
 ) -> list[Tensor]:
-    """Return the last hidden states of a model whose blocks are on disk, per batch [batch, seqlen, hidden], on the CPU.
+    """Return the last hidden states of a model whose blocks are on disk, per batch [batch, seqlen,
+    hidden], on the CPU.
 
-    They come after the final norm. All batches pass one block, or one expert, before the next is loaded. The operations on
-    each batch are those of the model's own forward pass, so the bits are the same.
+    They come after the final norm. All batches pass one block, or one expert, before the next is
+    loaded. The operations on each batch are those of the model's own forward pass, so the bits are
+    the same.
 
     Args:
         model: with its blocks on the meta device; source: the folder with their weights.

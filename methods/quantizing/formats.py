@@ -10,7 +10,15 @@ from torch import nn
 from methods.contract import Job, Needs, Outcome
 from methods.pruning.walk import Walk
 from methods.quantizing.grid_codec import GridCodec
-from methods.quantizing.grids import Float8, Grid, Integer, Microscaling, NormalFloat4, NvFloat4, group_size
+from methods.quantizing.grids import (
+    Float8,
+    Grid,
+    Integer,
+    Microscaling,
+    NormalFloat4,
+    NvFloat4,
+    group_size,
+)
 from methods.quantizing.inputs import ACTIVATIONS_KEY
 from methods.ranges import Count
 
@@ -20,13 +28,15 @@ class Format(NamedTuple):
 
     grid: Grid
     most: int = 0
-    """Default of the number of weights along the input that share a scale, where it divides the width; 0: a row."""
+    """Default of the number of weights along the input that share a scale, where it divides the
+    width; 0: a row."""
     inputs: str = ""
     """Format of the targets' inputs, a key of INPUT_FORMATS; "" if they are not rounded."""
     input_bits: int | None = None
 
     def codec(self, width: int, requested: int | None, name: str) -> GridCodec:
-        """Return the codec of a weight with `width` inputs. requested, name: as in `group_size`, which may raise UserError."""
+        """Return the codec of a weight with `width` inputs. requested, name: as in `group_size`,
+        which may raise UserError."""
         group = group_size(width, requested, self.most, name) if self.most else width
         return GridCodec.of(self.grid, group)
 
@@ -50,7 +60,8 @@ NVFP4_W4A4 = Format(NvFloat4(), 16, "nvfp4", 4)
 
 @dataclass(frozen=True)
 class RoundToNearest:
-    """Round every weight to the nearest point of a format's grid. A subclass states its name and format."""
+    """Round every weight to the nearest point of a format's grid. A subclass states its name and
+    format."""
 
     name: ClassVar[str]
     needs: ClassVar[Needs] = Needs.NOTHING
@@ -70,6 +81,7 @@ class RoundToNearest:
 
 @dataclass(frozen=True)
 class RoundInGroups(RoundToNearest):
-    """Round to nearest, with a scale for `group` weights along the input; None for the format's default."""
+    """Round to nearest, with a scale for `group` weights along the input; None for the format's
+    default."""
 
     group: Count | None = None

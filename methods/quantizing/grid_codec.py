@@ -15,7 +15,8 @@ from methods.quantizing.grids import GRIDS, Grid
 class GridCodec:
     """Codes of a grid, with a scale for each group of weights along the input.
 
-    Parts: `codes` uint8 [out, in]; `scales` [out, in / group]; `tensor_scale` float32 [1] where the grid has one.
+    Parts: `codes` uint8 [out, in]; `scales` [out, in / group]; `tensor_scale` float32 [1] where the
+    grid has one.
     """
 
     name: ClassVar[str] = "grid"

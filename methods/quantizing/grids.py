@@ -1,4 +1,5 @@
-"""Grids that weights are rounded to. Each contains zero, so zeros stay zeros; no -0.0 is written."""
+"""Grids that weights are rounded to. Each contains zero, so zeros stay zeros; no -0.0 is
+written."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ MIN_GROUP = 8
 
 
 class Grid(Protocol):
-    """A set of points, multiplied by one scale per group. A point is stored as a code, a whole number from 0."""
+    """A set of points, multiplied by one scale per group. A point is stored as a code, a whole
+    number from 0."""
 
     kind: ClassVar[str]
     """Key of GRIDS."""
@@ -43,7 +45,8 @@ class Grid(Protocol):
         ...
 
     def scale(self, groups: Tensor) -> Tensor:
-        """Return the scale of each group, float [..., 1], for weights [..., group]; 1 if all are zero."""
+        """Return the scale of each group, float [..., 1], for weights [..., group]; 1 if all are
+        zero."""
         ...
 
     def codes(self, weight: Tensor, scale: Tensor) -> Tensor:
@@ -95,8 +98,9 @@ class _HalfScale(_OfAnyTensor):
 
 @dataclass(frozen=True)
 class Integer(_HalfScale):
-    """Two's complement integers without zero point. The scale is max|w| / (2^(bits-1) - 1/2), in bfloat16, so that
-    neither end is clipped by more than half a step, and by up to one in int8, since the scale is rounded.
+    """Two's complement integers without zero point. The scale is max|w| / (2^(bits-1) - 1/2), in
+    bfloat16, so that neither end is clipped by more than half a step, and by up to one in int8,
+    since the scale is rounded.
 
     The code of an integer q is q + 2^(bits-1).
     """
@@ -146,9 +150,10 @@ class Float8(_HalfScale):
 
 
 NF4 = (
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+    -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+    0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+    0.7229568362236023, 1.0,
 )  # fmt: skip
 """Quantiles of a normal distribution. Dettmers et al. 2023, arXiv 2305.14314, appendix E."""
 
@@ -187,11 +192,12 @@ class NormalFloat4(_OfAnyTensor):
 
 @dataclass(frozen=True)
 class Microscaling(_OfAnyTensor):
-    """MXFP4 (e2m1) or MXFP8 (e4m3): the scale is a power of two. OCP Microscaling Formats 1.0, sections 5 and 6.3.
+    """MXFP4 (e2m1) or MXFP8 (e4m3): the scale is a power of two. OCP Microscaling Formats 1.0,
+    sections 5 and 6.3.
 
-    The exponent of the scale is that of the largest value, less the largest exponent of an element; elements above the
-    largest point become that point. A group with infinity has no scale, NaN. A scale is stored as its exponent plus 127,
-    and NaN as 255.
+    The exponent of the scale is that of the largest value, less the largest exponent of an element;
+    elements above the largest point become that point. A group with infinity has no scale, NaN. A
+    scale is stored as its exponent plus 127, and NaN as 255.
     """
 
     kind: ClassVar[str] = "microscaling"
@@ -202,7 +208,9 @@ class Microscaling(_OfAnyTensor):
         largest = groups.abs().amax(-1, keepdim=True)
         # frexp gives a fraction in [1/2, 1), so its exponent is one more than that of the standard.
         exponent = torch.frexp(largest).exponent - 1 - (2 if self.bits == 4 else 8)
-        scale = torch.ldexp(torch.ones_like(largest), exponent.clamp(-127, 127)).masked_fill_(largest == 0, 1)
+        scale = torch.ldexp(torch.ones_like(largest), exponent.clamp(-127, 127)).masked_fill_(
+            largest == 0, 1
+        )
         return scale.masked_fill_(~largest.isfinite(), torch.nan)
 
     def codes(self, weight: Tensor, scale: Tensor) -> Tensor:
@@ -227,8 +235,9 @@ class Microscaling(_OfAnyTensor):
 class NvFloat4:
     """NVFP4: e2m1 with a scale in e4m3 for each group and one in float32 for the tensor.
 
-    The scale of the tensor is max|w| / (6 * 448), so that the scale of the group with the largest weight is 448 times it.
-    A group whose scale is rounded to zero becomes zero. NVIDIA, cuDNN 9.7 and TensorRT 10.8 documentation of block scaling.
+    The scale of the tensor is max|w| / (6 * 448), so that the scale of the group with the largest
+    weight is 448 times it. A group whose scale is rounded to zero becomes zero. NVIDIA, cuDNN 9.7
+    and TensorRT 10.8 documentation of block scaling.
     """
 
     kind: ClassVar[str] = "nvfp4"
@@ -271,7 +280,8 @@ FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 def e2m1(x: Tensor) -> Tensor:
-    """Round to 0, 0.5, 1, 1.5, 2, 3, 4 or 6 with either sign, halves to the even mantissa. Larger values become 6."""
+    """Round to 0, 0.5, 1, 1.5, 2, 3, 4 or 6 with either sign, halves to the even mantissa. Larger
+    values become 6."""
     size = x.abs()
     step = torch.where(size < 2, 0.5, torch.where(size < 4, 1.0, 2.0))
     return (x / step).round_().mul_(step).clamp_(-6, 6)
@@ -313,16 +323,18 @@ def _scale(groups: Tensor, top: float) -> Tensor:
 
 
 def group_size(width: int, requested: int | None, maximum: int, name: str) -> int:
-    """Return the number of weights along the input that share a scale: as requested, else the largest power of two up
-    to `maximum`, itself a power of two, that divides the width.
+    """Return the number of weights along the input that share a scale: as requested, else the
+    largest power of two up to `maximum`, itself a power of two, that divides the width.
 
     Raises:
-        UserError: the requested size does not divide the width, or no size of at least MIN_GROUP does.
+        UserError: the requested size does not divide the width, or no size of at least MIN_GROUP
+        does.
     """
     group = requested if requested is not None else math.gcd(width, maximum)
     if group < 1 or width % group or (requested is None and group < min(MIN_GROUP, width)):
         raise UserError(
-            f"{name}:group={group} does not divide {width} inputs into groups{'' if requested else f' of {MIN_GROUP} or more'}: "
+            f"{name}:group={group} does not divide {width} inputs into "
+            f"groups{'' if requested else f' of {MIN_GROUP} or more'}: "
             f"use a divisor of {width}, for example {name}:group={width}"
         )
     return group
@@ -336,6 +348,8 @@ def assign_(weight: Tensor, value: Tensor) -> None:
 
 def round_(weight: Tensor, grid: Grid, group: int) -> None:
     """Round weight [out, in] to the nearest points of `grid`, in place."""
-    groups = weight.float().contiguous().unflatten(-1, (-1, group))  # reading a transposed view is slow
+    groups = (
+        weight.float().contiguous().unflatten(-1, (-1, group))
+    )  # reading a transposed view is slow
     grid = grid.of(groups)
     assign_(weight, grid.snap(groups, grid.scale(groups)).flatten(-2))

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ACTIVATIONS_KEY = "cast_bench_activations"
-"""Key in config.json with the linears whose inputs are rounded while the model runs, and the format."""
+"""Key in config.json with the linears whose inputs are rounded while the model runs, and the
+format."""
 CACHE_KEY = "cast_bench_cache"
 """Key in config.json with the bits to which keys and values are rounded while the model runs."""
 
@@ -22,13 +23,15 @@ def _scale(wide: Tensor, top: float) -> Tensor:
 
 
 def int8_tokens(x: Tensor) -> Tensor:
-    """Return activations [..., in] rounded to int8 per token: scale max|x| / 127, round half to even."""
+    """Return activations [..., in] rounded to int8 per token: scale max|x| / 127, round half to
+    even."""
     scale = _scale(wide := x.float(), 127)
     return (wide / scale).round_().mul_(scale).to(x.dtype)
 
 
 def mxfp4_tokens(x: Tensor) -> Tensor:
-    """Return activations [..., in] rounded to MXFP4, in groups of 32 inputs, or of a smaller power of two that divides."""
+    """Return activations [..., in] rounded to MXFP4, in groups of 32 inputs, or of a smaller power
+    of two that divides."""
     from methods.quantizing.grids import Microscaling
 
     grid, groups = Microscaling(4), x.float().unflatten(-1, (-1, math.gcd(32, x.shape[-1])))
@@ -36,7 +39,8 @@ def mxfp4_tokens(x: Tensor) -> Tensor:
 
 
 def nvfp4_tokens(x: Tensor) -> Tensor:
-    """Return activations [..., in] rounded to NVFP4, in groups of 16 inputs, or of a smaller power of two that divides.
+    """Return activations [..., in] rounded to NVFP4, in groups of 16 inputs, or of a smaller power
+    of two that divides.
 
     The scale in float32 is of each token.
     """
@@ -45,12 +49,15 @@ def nvfp4_tokens(x: Tensor) -> Tensor:
     wide = x.float()
     largest = wide.abs().amax(-1, keepdim=True)
     grid = NvFloat4(tensor_scale=1 / (6 * 448))  # of values up to 1
-    groups = (wide / largest.masked_fill(largest == 0, 1)).unflatten(-1, (-1, math.gcd(16, x.shape[-1])))
+    groups = (wide / largest.masked_fill(largest == 0, 1)).unflatten(
+        -1, (-1, math.gcd(16, x.shape[-1]))
+    )
     return grid.snap(groups, grid.scale(groups)).flatten(-2).mul_(largest).to(x.dtype)
 
 
 def wide_int8_tokens(x: Tensor) -> Tensor:
-    """Return activations [..., in] rounded as compressed-tensors does: scale max|x| / 127.5, cut off at 127."""
+    """Return activations [..., in] rounded as compressed-tensors does: scale max|x| / 127.5, cut
+    off at 127."""
     scale = _scale(wide := x.float(), 127.5)
     return (wide / scale).round_().clamp_(-128, 127).mul_(scale).to(x.dtype)
 

@@ -12,16 +12,19 @@ from methods.training.compiled import blocks_of
 
 
 class BlockOutputs:
-    """The outputs of every `every`-th decoder block, counted back from the last, in the order of the blocks.
+    """The outputs of every `every`-th decoder block, counted back from the last, in the order of
+    the blocks.
 
-    A forward hook would be compiled with its block, and again with each change of what it has seen. So this wraps the call
-    of a block from outside. `compiled.restore_blocks` removes it.
+    A forward hook would be compiled with its block, and again with each change of what it has seen.
+    So this wraps the call of a block from outside. `compiled.restore_blocks` removes it.
     """
 
     def __init__(self, model: nn.Module, every: int) -> None:
         self._receive: Callable[[Tensor], None] | None = None
         for block in blocks_of(model)[::-1][::every]:
-            block._compiled_call_impl = self._passing_on(block._compiled_call_impl or block._call_impl)
+            block._compiled_call_impl = self._passing_on(
+                block._compiled_call_impl or block._call_impl
+            )
 
     def _passing_on(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -34,7 +37,8 @@ class BlockOutputs:
 
     @contextmanager
     def sent_to(self, receive: Callable[[Tensor], None]) -> Iterator[None]:
-        """Call `receive` with each output [batch, seqlen, width], but not when a backward pass computes it again."""
+        """Call `receive` with each output [batch, seqlen, width], but not when a backward pass
+        computes it again."""
         self._receive = receive
         try:
             yield

@@ -19,7 +19,8 @@ from methods.training.ranks import is_single_process
 MAX_CHECKPOINTS = 2
 """Two, so that one is complete while the next is being written."""
 FILE_BYTES = 2**28
-"""A file is closed once it has this many. Torch builds a whole file in memory, twice, before it writes it."""
+"""A file is closed once it has this many. Torch builds a whole file in memory, twice, before it
+writes it."""
 
 
 def write(root: Path, step: int, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> Path:
@@ -37,7 +38,9 @@ def write(root: Path, step: int, tensors: Mapping[str, Tensor], info: Mapping[st
         dist.barrier()
     starts = itertools.accumulate((t.nbytes for t in tensors.values()), initial=0)
     files = {name: 1 + start // FILE_BYTES for name, start in zip(tensors, starts, strict=False)}
-    writer = HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=files, save_distributed=True)
+    writer = HuggingFaceStorageWriter(
+        str(partial), fqn_to_index_mapping=files, save_distributed=True
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         state_dict_saver.save(dict(tensors), storage_writer=writer, no_dist=is_single_process())
@@ -56,7 +59,9 @@ def write(root: Path, step: int, tensors: Mapping[str, Tensor], info: Mapping[st
 
 
 def _steps(root: Path) -> list[int]:
-    names = (p.name.removeprefix("step-") for p in root.glob("step-*") if (p / "about.json").exists())
+    names = (
+        p.name.removeprefix("step-") for p in root.glob("step-*") if (p / "about.json").exists()
+    )
     return sorted(int(name) for name in names if name.isdigit())
 
 

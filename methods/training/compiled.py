@@ -12,8 +12,8 @@ from methods.targets import family_of
 
 
 def is_wanted(choice: str, device: torch.device) -> bool:
-    """Return whether to compile. choice: see Settings. "auto" compiles on a CUDA device with Triton. On a CPU it would
-    change bits and save little.
+    """Return whether to compile. choice: see Settings. "auto" compiles on a CUDA device with
+    Triton. On a CPU it would change bits and save little.
     """
     if choice == "auto":
         return device.type == "cuda" and importlib.util.find_spec("triton") is not None
@@ -27,10 +27,11 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile each block, in place. They have the same code and shapes, so the first compilation serves them all.
+    """Compile each block, in place. They have the same code and shapes, so the first compilation
+    serves them all.
 
-    torch makes a class for each module with a parametrization, and a compilation serves one class. Modules of one kind get the
-    class of the first, which does the same.
+    torch makes a class for each module with a parametrization, and a compilation serves one class.
+    Modules of one kind get the class of the first, which does the same.
     """
     shared: dict[tuple[type, ...], type] = {}
     for block in blocks_of(model):

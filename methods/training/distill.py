@@ -1,4 +1,5 @@
-"""The loss of this project's trainings: cross-entropy, distillation from the dense model's logits and hidden states."""
+"""The loss of this project's trainings: cross-entropy, distillation from the dense model's logits
+and hidden states."""
 
 from __future__ import annotations
 
@@ -15,16 +16,18 @@ from methods.training.loss import CrossEntropy, Loss, head_of, subtract_targets_
 from methods.training.settings import TrainingSettings
 
 MASSIVE = 10.0
-"""Ratio of a norm to the median norm above which a token of a sequence, or a channel of its other tokens, is massive."""
+"""Ratio of a norm to the median norm above which a token of a sequence, or a channel of its other
+tokens, is massive."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(TrainingSettings):
     """Settings of a training with distillation, beside those of every training.
 
-    eta: share of distillation in the loss; temperature: that of both softmaxes of the distillation; hidden: weight in the
-    loss of the distance to the teacher's hidden states, 0 for none; hidden_every: number of blocks from one such state to
-    the next, counted back from the last block.
+    eta: share of distillation in the loss; temperature: that of both softmaxes of the distillation;
+    hidden: weight in the loss of the distance to the teacher's hidden states, 0 for none;
+    hidden_every: number of blocks from one such state to the next, counted back from the last
+    block.
     """
 
     eta: Fraction = 1 / 3
@@ -37,18 +40,21 @@ class Settings(TrainingSettings):
 
 
 class Distillation(CrossEntropy):
-    """eta T^2 KL(teacher || student) + (1 - eta) CE, and `hidden` times the distance of blocks' outputs.
+    """eta T^2 KL(teacher || student) + (1 - eta) CE, and `hidden` times the distance of blocks'
+    outputs.
 
-    With p the teacher's and q the student's probabilities at temperature T, z the student's logits and y the next
-    token, the gradient in z is  eta T (q - p) + (1 - eta) (softmax(z) - 1_y).
+    With p the teacher's and q the student's probabilities at temperature T, z the student's logits
+    and y the next token, the gradient in z is  eta T (q - p) + (1 - eta) (softmax(z) - 1_y).
 
-    CAST (arXiv 2509.25996) has eta = 1/3 and no temperature [p]; the square keeps the size of the gradient (Hinton et
-    al. 2015, arXiv 1503.02531).
+    CAST (arXiv 2509.25996) has eta = 1/3 and no temperature [p]; the square keeps the size of the
+    gradient (Hinton et al. 2015, arXiv 1503.02531).
     """
 
     terms = ("ce", "kl")
 
-    def __init__(self, eta: float, temperature: float = 1.0, hidden: float = 0.0, hidden_every: int = 1) -> None:
+    def __init__(
+        self, eta: float, temperature: float = 1.0, hidden: float = 0.0, hidden_every: int = 1
+    ) -> None:
         self.eta, self.temperature = eta, temperature
         self.weights = (1 - eta, eta)
         self.needs_logits = eta > 0
@@ -80,10 +86,14 @@ class Distillation(CrossEntropy):
 
     def require(self, student: nn.Module, teacher: nn.Module) -> None:
         super().require(student, teacher)
-        shapes = [f"{len(blocks_of(model))} of {head_of(model).weight.shape[1]}" for model in (teacher, student)]
+        shapes = [
+            f"{len(blocks_of(model))} of {head_of(model).weight.shape[1]}"
+            for model in (teacher, student)
+        ]
         if self.blocks_every and shapes[0] != shapes[1]:
             raise UserError(
-                f"hidden={self.blocks_weight} compares the outputs of blocks, and teacher and student have different "
+                f"hidden={self.blocks_weight} compares the outputs of blocks, and teacher and "
+                "student have different "
                 f"blocks ({' and '.join(shapes)} channels): leave hidden out"
             )
 
@@ -117,11 +127,13 @@ class _Distance(torch.autograd.Function):
 def distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the sum over tokens of ||h - h_T||^2 / (2 ||h_T||^2), float32.
 
-    Massive activations (Sun et al. 2024, arXiv 2402.17762) carry a bias, and would outweigh the rest. They are left out
-    of difference and norm, by the teacher's states of each sequence: tokens whose norm is more than ten times the median
-    of the tokens, then channels whose norm over the other tokens is more than ten times the median of the channels.
+    Massive activations (Sun et al. 2024, arXiv 2402.17762) carry a bias, and would outweigh the
+    rest. They are left out of difference and norm, by the teacher's states of each sequence: tokens
+    whose norm is more than ten times the median of the tokens, then channels whose norm over the
+    other tokens is more than ten times the median of the channels.
 
     Args:
-        student, teacher: outputs of the same block [batch, tokens, width]. A gradient reaches the student only.
+        student, teacher: outputs of the same block [batch, tokens, width]. A gradient reaches the
+        student only.
     """
     return _Distance.apply(student, teacher)  # type: ignore[no-any-return, no-untyped-call]

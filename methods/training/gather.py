@@ -20,20 +20,30 @@ SHARD_BYTES = 2**28
 """Bytes of a shard, which is in memory until it is complete."""
 
 Finish = Callable[[nn.Module, Sequence[str]], None]
-"""finish(model, targets): the last change to these targets' weights. Other blocks may have no weights then."""
+"""finish(model, targets): the last change to these targets' weights. Other blocks may have no
+weights then."""
 
 
 class Skeleton:
-    """A model without its weights, which receives, finishes and writes the weights of one block after the other."""
+    """A model without its weights, which receives, finishes and writes the weights of one block
+    after the other."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = copy.deepcopy(model, {id(t): _empty(t) for t in (*model.parameters(), *model.buffers())})
+        self._model = copy.deepcopy(
+            model, {id(t): _empty(t) for t in (*model.parameters(), *model.buffers())}
+        )
 
     @torch.no_grad()
     def write(
-        self, model: nn.Module, folder: Path, dtype: torch.dtype, targets: Sequence[str], finish: Finish | None
+        self,
+        model: nn.Module,
+        folder: Path,
+        dtype: torch.dtype,
+        targets: Sequence[str],
+        finish: Finish | None,
     ) -> Path:
-        """Write the weights of `model`, which is sharded, in `dtype`. Every rank must call it; the first one writes."""
+        """Write the weights of `model`, which is sharded, in `dtype`. Every rank must call it; the
+        first one writes."""
         is_first = rank_and_world()[0] == 0
         if is_first:
             shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was interrupted
@@ -72,7 +82,9 @@ class Skeleton:
                 owner, _, leaf = name.rpartition(".")
                 is_parameter = isinstance(tensor, nn.Parameter)
                 setattr(
-                    block.get_submodule(owner), leaf, nn.Parameter(full.cpu(), False) if is_parameter else full.cpu()
+                    block.get_submodule(owner),
+                    leaf,
+                    nn.Parameter(full.cpu(), False) if is_parameter else full.cpu(),
                 )
 
 

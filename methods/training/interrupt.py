@@ -6,14 +6,15 @@ from types import FrameType
 
 
 class Stopped(BaseException):
-    """A requested end of this process. Not an Exception, so that no handler treats it as a failure."""
+    """A requested end of this process. Not an Exception, so that no handler treats it as a
+    failure."""
 
 
 class StopRequest:
     """The state of a request to end this process by a signal.
 
-    A training asks after each step, saves its state and raises Stopped. Without a training that asks, the signal ends the
-    process at once, and so does a second signal.
+    A training asks after each step, saves its state and raises Stopped. Without a training that
+    asks, the signal ends the process at once, and so does a second signal.
     """
 
     def __init__(self) -> None:

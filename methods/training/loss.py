@@ -1,4 +1,5 @@
-"""Losses of trainings: sums over tokens, computed without a whole [tokens, vocabulary] matrix in memory."""
+"""Losses of trainings: sums over tokens, computed without a whole [tokens, vocabulary] matrix in
+memory."""
 
 from __future__ import annotations
 
@@ -13,15 +14,19 @@ from methods.errors import UserError
 from methods.logits import PLAIN, Finish, finish_of
 
 LOGITS_BYTES = 256 * 2**20
-"""Largest size of one model's logits in memory. A quarter of it makes a head of 262,144 tokens 1.5 times slower on a CPU."""
+"""Largest size of one model's logits in memory. A quarter of it makes a head of 262,144 tokens 1.5
+times slower on a CPU."""
 CARD_SHARE = 64
-"""Divisor of a CUDA device's memory for the size of the logits, if that is larger. The float32 tensors take several times as much."""
+"""Divisor of a CUDA device's memory for the size of the logits, if that is larger. The float32
+tensors take several times as much."""
 PART_BYTES = {"cpu": 2**20}
-"""Bytes of the float32 logits processed at a time, by device type. On a CPU they fit its cache; the default is the size of the logits."""
+"""Bytes of the float32 logits processed at a time, by device type. On a CPU they fit its cache; the
+default is the size of the logits."""
 
 
 class HeadWeights(NamedTuple):
-    """An output head: its weight [vocabulary, width], its bias [vocabulary] if it has one, and what follows."""
+    """An output head: its weight [vocabulary, width], its bias [vocabulary] if it has one, and what
+    follows."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -29,14 +34,16 @@ class HeadWeights(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """Hidden states of some tokens [tokens, width], and the head [vocabulary, width] that makes logits of them."""
+    """Hidden states of some tokens [tokens, width], and the head [vocabulary, width] that makes
+    logits of them."""
 
     hidden: Tensor
     head: Tensor
     bias: Tensor | None = None
     finish: Finish = PLAIN
     blocks: deque[Tensor] = deque(maxlen=0)  # noqa: RUF012
-    """A teacher's outputs of blocks [batch, seqlen, width]. The student takes them out as it compares its own with them."""
+    """A teacher's outputs of blocks [batch, seqlen, width]. The student takes them out as it
+    compares its own with them."""
 
 
 class Loss:
@@ -53,34 +60,42 @@ class Loss:
     """
 
     terms: tuple[str, ...]
-    """Names of the terms. Each is a column of the curve. A term "ce" also shows whether the training diverges."""
+    """Names of the terms. Each is a column of the curve. A term "ce" also shows whether the
+    training diverges."""
     weights: tuple[float, ...] = (1.0,)
     """Weight of each term."""
     needs_logits: bool = False
     """True if `of_tokens` reads the teacher's logits."""
     blocks_every: int = 0
-    """Number of blocks from one whose output is compared to the next, counted back from the last. 0 to compare none."""
+    """Number of blocks from one whose output is compared to the next, counted back from the last. 0
+    to compare none."""
     blocks_weight: float = 0.0
     """Weight of the sum of these comparisons."""
 
-    def of_tokens(self, logits: Tensor, targets: Tensor, teacher: Tensor | None) -> tuple[Tensor, ...]:
+    def of_tokens(
+        self, logits: Tensor, targets: Tensor, teacher: Tensor | None
+    ) -> tuple[Tensor, ...]:
         """Return the sum over tokens of each term. Autograd computes the gradient.
 
         Args:
-            logits, teacher: float32 [tokens, vocabulary]. teacher: None, unless the loss `needs_logits`.
+            logits, teacher: float32 [tokens, vocabulary]. teacher: None, unless the loss
+            `needs_logits`.
             targets: the next tokens, int64 [tokens].
         """
         raise NotImplementedError
 
     def of_block(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the sum over tokens of the comparison of a block's outputs [batch, tokens, width]."""
+        """Return the sum over tokens of the comparison of a block's outputs [batch, tokens,
+        width]."""
         raise NotImplementedError
 
     def require(self, student: nn.Module, teacher: nn.Module) -> None:
         """Raise UserError if the outputs of these models cannot be compared."""
         sizes = tuple(len(head_of(model).weight) for model in (teacher, student))
         if sizes[0] != sizes[1]:
-            raise UserError("teacher and student have different vocabularies ({} and {})".format(*sizes))
+            raise UserError(
+                "teacher and student have different vocabularies ({} and {})".format(*sizes)
+            )
 
     def part(
         self, logits: Tensor, targets: Tensor, teacher: Tensor | None, needed: bool
@@ -95,7 +110,9 @@ class Loss:
             logits = logits.detach().requires_grad_()
             terms = self.of_tokens(logits, targets, teacher)
             (gradient,) = torch.autograd.grad(self.weigh(terms), logits)
-        return tuple(term.detach() for term in terms), gradient.contiguous()  # the caller writes into it
+        return tuple(
+            term.detach() for term in terms
+        ), gradient.contiguous()  # the caller writes into it
 
     def weigh(self, terms: Iterable[Tensor]) -> Tensor:
         """Return the weighted sum of terms."""
@@ -116,14 +133,17 @@ class Loss:
 
         Args:
             targets: int64 [tokens].
-            logits_bytes: largest size of one model's logits in memory; None for what suits the device.
+            logits_bytes: largest size of one model's logits in memory; None for what suits the
+            device.
             part_bytes: size of the float32 logits processed at a time.
         """
         hidden, head, bias, finish, _ = student
         teacher = teacher if self.needs_logits else None
         logits_bytes = logits_bytes or largest_logits(hidden.device)
         part_bytes = part_bytes or PART_BYTES.get(hidden.device.type, logits_bytes)
-        return _OverTokens.apply(hidden, head, bias, targets, teacher, finish, self, scale, logits_bytes, part_bytes)  # type: ignore[no-any-return, no-untyped-call]
+        return _OverTokens.apply(  # type: ignore[no-any-return, no-untyped-call]
+            hidden, head, bias, targets, teacher, finish, self, scale, logits_bytes, part_bytes
+        )
 
     @property
     def needs_teacher(self) -> bool:
@@ -132,7 +152,8 @@ class Loss:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the curve's columns: the loss, its terms, and the comparisons of hidden states if it makes any."""
+        """Names of the curve's columns: the loss, its terms, and the comparisons of hidden states
+        if it makes any."""
         return ("loss", *self.terms, *(("hidden",) if self.blocks_every else ()))
 
 
@@ -155,7 +176,8 @@ def sum_entropy(log_q: Tensor, targets: Tensor) -> Tensor:
 
 
 def subtract_targets_(q: Tensor, targets: Tensor) -> Tensor:
-    """Subtract 1 from each token's probability of its next token, in place. This is the gradient of cross-entropy."""
+    """Subtract 1 from each token's probability of its next token, in place. This is the gradient of
+    cross-entropy."""
     q[torch.arange(len(targets), device=targets.device), targets] -= 1
     return q
 
@@ -170,7 +192,9 @@ def largest_logits(device: torch.device) -> int:
     """Return the largest size in bytes of one model's logits in the memory of a device."""
     if device.type != "cuda":
         return LOGITS_BYTES
-    return max(LOGITS_BYTES, int(torch.cuda.get_device_properties(device).total_memory) // CARD_SHARE)
+    return max(
+        LOGITS_BYTES, int(torch.cuda.get_device_properties(device).total_memory) // CARD_SHARE
+    )
 
 
 def _products(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -202,7 +226,9 @@ class _OverTokens(torch.autograd.Function):
         needed = need_hidden or need_head or need_bias
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_head = torch.zeros_like(head, dtype=torch.float32) if need_head else None
-        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and need_bias else None
+        grad_bias = (
+            torch.zeros_like(bias, dtype=torch.float32) if bias is not None and need_bias else None
+        )
         sums = [hidden.new_zeros((), dtype=torch.float32) for _ in loss.terms]
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -219,7 +245,9 @@ class _OverTokens(torch.autograd.Function):
                 logits = _products(h, w, b_)
                 teacher_logits = None
                 if teacher is not None and teacher_head is not None:
-                    teacher_logits = _products(teacher.hidden[a : a + rows].to(dtype), teacher_head, teacher_bias)
+                    teacher_logits = _products(
+                        teacher.hidden[a : a + rows].to(dtype), teacher_head, teacher_bias
+                    )
                 for b in range(0, len(h), part):
                     at = slice(b, b + part)
                     other = None

@@ -1,4 +1,5 @@
-"""One training on several processes: FSDP2 shards and sums over ranks. With one process nothing is sharded."""
+"""One training on several processes: FSDP2 shards and sums over ranks. With one process nothing is
+sharded."""
 
 from __future__ import annotations
 
@@ -21,11 +22,12 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def shard(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
-    """Shard a model in training: each block, then the rest of `root`. Weights are split between outputs, never inside a
-    group.
+    """Shard a model in training: each block, then the rest of `root`. Weights are split between
+    outputs, never inside a group.
 
-    Each becomes float32 just before it is split, so no rank holds more than a block of a model whose weights are mapped
-    from files. Blocks are gathered in float32 too: in another format the scales of CAST would lose what they learn.
+    Each becomes float32 just before it is split, so no rank holds more than a block of a model
+    whose weights are mapped from files. Blocks are gathered in float32 too: in another format the
+    scales of CAST would lose what they learn.
     """
     from torch.distributed.fsdp import fully_shard
 
@@ -37,8 +39,11 @@ def shard(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) ->
         fully_shard(module, mesh=mesh)
 
 
-def shard_frozen(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device, dtype: torch.dtype) -> None:
-    """Shard the blocks of a model that is not trained. Every rank has the tensors outside the blocks."""
+def shard_frozen(
+    root: nn.Module, blocks: Iterable[nn.Module], device: torch.device, dtype: torch.dtype
+) -> None:
+    """Shard the blocks of a model that is not trained. Every rank has the tensors outside the
+    blocks."""
     from torch.distributed.fsdp import fully_shard
 
     mesh = _mesh(device)
@@ -80,7 +85,8 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Return the part of `tensor`, which is not sharded, that corresponds to this rank's part of `parameter`."""
+    """Return the part of `tensor`, which is not sharded, that corresponds to this rank's part of
+    `parameter`."""
     if not is_sharded(parameter):
         return tensor
     from torch.distributed.tensor import distribute_tensor
@@ -89,7 +95,8 @@ def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 def any_rank(*conditions: bool) -> list[bool]:
-    """Return whether each condition holds on any rank. Clocks differ, and all ranks must do the same."""
+    """Return whether each condition holds on any rank. Clocks differ, and all ranks must do the
+    same."""
     return [total > 0 for total in all_reduce_sum(*map(float, conditions))]
 
 

@@ -24,8 +24,11 @@ class Student(nn.Module):
         self.outputs: BlockOutputs | None = None
         """Outputs of blocks that are compared with the teacher's."""
 
-    def forward(self, ids: Tensor, teacher: Outputs | None, loss: Loss, scale: float) -> tuple[Tensor, ...]:
-        """Return the loss times `scale`, and sums over tokens: of its terms and, if it compares blocks, of these."""
+    def forward(
+        self, ids: Tensor, teacher: Outputs | None, loss: Loss, scale: float
+    ) -> tuple[Tensor, ...]:
+        """Return the loss times `scale`, and sums over tokens: of its terms and, if it compares
+        blocks, of these."""
         wanted = teacher.blocks if teacher else deque[Tensor]()
         compared: list[Tensor] = []
 
@@ -35,7 +38,9 @@ class Student(nn.Module):
 
         with self.outputs.sent_to(compare) if self.outputs and wanted else nullcontext():
             states = hidden_states(self.model, ids)
-        total, *sums = loss(Outputs(states, *head_of(self.model)), ids[:, 1:].flatten(), teacher, scale)
+        total, *sums = loss(
+            Outputs(states, *head_of(self.model)), ids[:, 1:].flatten(), teacher, scale
+        )
         if not compared:
             return total, *sums
         blocks = torch.stack(compared).sum()
@@ -43,7 +48,8 @@ class Student(nn.Module):
 
 
 class FrozenTeacher(nn.Module):
-    """A causal model that is not trained: the inputs of its head in one forward pass, as sharding requires."""
+    """A causal model that is not trained: the inputs of its head in one forward pass, as sharding
+    requires."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -62,15 +68,21 @@ class FrozenTeacher(nn.Module):
 def unpacked() -> Iterator[None]:
     """Make transformers treat each row as one sequence.
 
-    By default it checks in each forward pass whether positions restart in a row, and waits for the device to know. It has no
-    setting for that. This module does not import transformers, and does nothing if the model is of another library.
+    By default it checks in each forward pass whether positions restart in a row, and waits for the
+    device to know. It has no setting for that. This module does not import transformers, and does
+    nothing if the model is of another library.
     """
     masks, name = sys.modules.get("transformers.masking_utils"), "find_packed_sequence_indices"
-    with patch.object(masks, name, lambda position_ids: None) if hasattr(masks, name) else nullcontext():
+    with (
+        patch.object(masks, name, lambda position_ids: None)
+        if hasattr(masks, name)
+        else nullcontext()
+    ):
         yield
 
 
 def hidden_states(model: nn.Module, ids: Tensor) -> Tensor:
-    """Return the inputs of the head for all tokens but the last of each sequence: [batch * (seqlen - 1), width]."""
+    """Return the inputs of the head for all tokens but the last of each sequence: [batch * (seqlen
+    - 1), width]."""
     states: Tensor = model.base_model(input_ids=ids, use_cache=False)[0][:, :-1]  # type: ignore[operator]
     return states.flatten(0, 1)

@@ -1,4 +1,5 @@
-"""The trainer of all training methods: token budget, schedule, teacher, checkpoints, several processes."""
+"""The trainer of all training methods: token budget, schedule, teacher, checkpoints, several
+processes."""
 
 from __future__ import annotations
 
@@ -30,17 +31,19 @@ MAX_CURVE_ROWS = 200
 DIVERGED_AT = 3.0
 """Ratio to the initial cross-entropy at which a training has diverged."""
 SLOW_STEP_S = 1.0
-"""Seconds of a step from which on processes agree after each step whether to save. Below, they agree when they log."""
+"""Seconds of a step from which on processes agree after each step whether to save. Below, they
+agree when they log."""
 
 Pending = list[tuple[int, dict[str, float], Tensor]]
 """Steps whose losses are not read yet: step, metrics, and the values on the device."""
 
 
 class Hook(Protocol):
-    """A function that is called before the forward pass of each step. It may return metrics for the curve.
+    """A function that is called before the forward pass of each step. It may return metrics for the
+    curve.
 
-    After a stop within a step, the resumed training calls it for that step again. The checkpoint has what the first call
-    changed.
+    After a stop within a step, the resumed training calls it for that step again. The checkpoint
+    has what the first call changed.
     """
 
     def __call__(self, step: int, total: int) -> dict[str, float] | None: ...
@@ -59,7 +62,8 @@ class Trainer:
     def __init__(self, name: str, model: nn.Module, job: Job, settings: TrainingSettings) -> None:
         """
         Raises:
-            UserError: the budget is less than one step, or a step cannot be divided among the processes.
+            UserError: the budget is less than one step, or a step cannot be divided among the
+            processes.
         """
         if job.training is None:
             raise RuntimeError("this job has no corpus: the method's `needs` must name TRAINING")
@@ -68,7 +72,8 @@ class Trainer:
         self.total = job.budget.tokens // self.corpus.step_tokens
         if self.total < 1:
             raise UserError(
-                f"training.tokens={job.budget.tokens} is less than one step of {self.corpus.step_tokens} tokens: "
+                f"training.tokens={job.budget.tokens} is less than one step of "
+                f"{self.corpus.step_tokens} tokens: "
                 "raise it, or lower training.batch"
             )
         self.rank, self.world = ranks.rank_and_world()
@@ -83,7 +88,8 @@ class Trainer:
         self._autocast = job.compute.dtype if job.compute.dtype != torch.float32 else None
         if self.corpus.step_tokens % self.world:
             raise UserError(
-                f"a step cannot be divided among {self.world} processes: use a training.batch that is a multiple of {self.world}"
+                f"a step cannot be divided among {self.world} processes: use a training.batch "
+                f"that is a multiple of {self.world}"
             )
         if settings.recompute:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
@@ -100,17 +106,22 @@ class Trainer:
         if self.loss.blocks_every:
             self.student.outputs = BlockOutputs(self.model, self.loss.blocks_every)
         self._batches = Batches(self.corpus, self.device, self.rank, self.world)
-        self.peak_lr = settings.relative_lr * self._weight_scale() if settings.relative_lr else settings.lr
+        self.peak_lr = (
+            settings.relative_lr * self._weight_scale() if settings.relative_lr else settings.lr
+        )
 
     def parameters(self, targets: Iterable[str]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Return the parameters of the targets' weights, and all other parameters."""
         theta = []
         for name in targets:
             module = self.model.get_submodule(name)
-            weight = module.parametrizations.weight.original if hasattr(module, "parametrizations") else module.weight  # type: ignore[union-attr]
-            theta.append(weight)
+            held: Any = module
+            if hasattr(module, "parametrizations"):
+                theta.append(held.parametrizations.weight.original)
+            else:
+                theta.append(held.weight)
         ids = {id(p) for p in theta}
-        return theta, [p for p in self.model.parameters() if id(p) not in ids]  # type: ignore[return-value]
+        return theta, [p for p in self.model.parameters() if id(p) not in ids]
 
     def _weight_scale(self) -> float:
         """Return the root mean square of the targets' weights, or 1 if all are zero."""
@@ -120,7 +131,8 @@ class Trainer:
         return math.sqrt(squares / count) or 1.0
 
     def groups(self, targets: Iterable[str]) -> list[dict[str, Any]]:
-        """Return parameter groups for an optimizer: the targets' weights with `sparse`, and the rest."""
+        """Return parameter groups for an optimizer: the targets' weights with `sparse`, and the
+        rest."""
         theta, rest = self.parameters(targets)
         return [{"params": theta, "sparse": True}, {"params": rest}]
 
@@ -131,7 +143,8 @@ class Trainer:
 
     @unpacked()
     def run(self, optimizer: torch.optim.Optimizer, *, hook: Hook | None = None) -> None:
-        """Run all remaining steps. The device is synchronized only to read losses or save a checkpoint.
+        """Run all remaining steps. The device is synchronized only to read losses or save a
+        checkpoint.
 
         Raises:
             Diverged: the loss is not finite, or the cross-entropy is three times the initial one.
@@ -156,10 +169,14 @@ class Trainer:
                 if step > start:  # else a checkpoint is as new as this state
                     self._save(optimizer, step, pending)
                 raise Stopped
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf)
+            norm = torch.nn.utils.clip_grad_norm_(
+                self.model.parameters(), settings.grad_clip or math.inf
+            )
             optimizer.step()
             optimizer.zero_grad()
-            values = torch.cat([ranks.all_reduce_mean(losses), ranks.full_tensor(norm).reshape(1).to(losses)])
+            values = torch.cat(
+                [ranks.all_reduce_mean(losses), ranks.full_tensor(norm).reshape(1).to(losses)]
+            )
             pending.append((step, {"lr": lr} | metrics, values))
             if step + 1 < total:
                 self._batches.prefetch(step + 1)
@@ -169,12 +186,18 @@ class Trainer:
                 self._log_losses(pending, getattr(optimizer, "metrics", {}))
                 pending.clear()
                 rate = self.corpus.step_tokens / step_s
-                self.job.progress.advance(done, total, loss=self.curve[-1]["loss"], tokens_per_s=round(rate))
-            if timed == start and logs:  # the losses are read, so the device has finished; the first steps also compile
+                self.job.progress.advance(
+                    done, total, loss=self.curve[-1]["loss"], tokens_per_s=round(rate)
+                )
+            if (
+                timed == start and logs
+            ):  # the losses are read, so the device has finished; the first steps also compile
                 started, timed = time.monotonic(), done
             if done < total and (logs or agrees):
                 due = time.monotonic() - saved > self.job.budget.checkpoint_s
-                is_due, is_stopped, is_slow = ranks.any_rank(due, stop_request(), step_s >= SLOW_STEP_S)
+                is_due, is_stopped, is_slow = ranks.any_rank(
+                    due, stop_request(), step_s >= SLOW_STEP_S
+                )
                 if is_due or is_stopped:
                     self._save(optimizer, done, pending)
                     saved = time.monotonic()
@@ -185,7 +208,8 @@ class Trainer:
     def _gradients(self, step: int, teacher: FrozenTeacher | None) -> Tensor | None:
         """Accumulate the gradients of one step. Return the means over tokens of the loss's columns.
 
-        Return None if a signal came between two micro-batches. Several processes agree on it after the step.
+        Return None if a signal came between two micro-batches. Several processes agree on it after
+        the step.
         """
         batch = self._batches.take(step)
         count = batch.shape[0] * (batch.shape[1] - 1)
@@ -209,27 +233,38 @@ class Trainer:
         if self._compiles:
             compiled.compile_blocks(teacher.model)
         if self._sharded:
-            ranks.shard_frozen(teacher, compiled.blocks_of(teacher.model), self.device, self.job.compute.dtype)
+            ranks.shard_frozen(
+                teacher, compiled.blocks_of(teacher.model), self.device, self.job.compute.dtype
+            )
         if self.loss.blocks_every:
             teacher.outputs = BlockOutputs(teacher.model, self.loss.blocks_every)
         return teacher
 
     def _read_losses(self, pending: Pending) -> list[list[float]]:
-        """Return the loss's columns and the gradient norm of each step. Raise Diverged if the training has diverged."""
-        table: list[list[float]] = torch.stack([values for _, _, values in pending]).tolist() if pending else []
+        """Return the loss's columns and the gradient norm of each step. Raise Diverged if the
+        training has diverged."""
+        table: list[list[float]] = (
+            torch.stack([values for _, _, values in pending]).tolist() if pending else []
+        )
         for (step, _, _), values in zip(pending, table, strict=True):
             row = dict(zip((*self.loss.columns, "norm"), values, strict=True))
             ce = row.get("ce", 0.0)  # a loss without this term is only required to be finite
             if not self.curve and step == pending[0][0]:
                 self.initial_ce = ce
-            if not (math.isfinite(row["loss"]) and math.isfinite(row["norm"])) or ce > DIVERGED_AT * self.initial_ce:
+            if (
+                not (math.isfinite(row["loss"]) and math.isfinite(row["norm"]))
+                or ce > DIVERGED_AT * self.initial_ce
+            ):
                 value = (
-                    f"cross-entropy {ce:.4g} from {self.initial_ce:.4g}" if "ce" in row else f"loss {row['loss']:.4g}"
+                    f"cross-entropy {ce:.4g} from {self.initial_ce:.4g}"
+                    if "ce" in row
+                    else f"loss {row['loss']:.4g}"
                 )
                 last = checkpoint.latest(self.job.workdir)
                 raise Diverged(
                     f"{self.name} at step {step + 1} of {self.total}: {value}, "
-                    f"gradient norm {row['norm']:.4g}; last good checkpoint: {last.name if last else 'none'}"
+                    f"gradient norm {row['norm']:.4g}; last good checkpoint: "
+                    f"{last.name if last else 'none'}"
                 )
         return table
 
@@ -238,15 +273,23 @@ class Trainer:
         table = self._read_losses(pending)
         mean = [sum(column) / len(table) for column in zip(*table, strict=True)]
         step, metrics, _ = pending[-1]
-        row = {"step": step + 1} | metrics | of_optimizer | dict(zip((*self.loss.columns, "norm"), mean, strict=True))
+        row = (
+            {"step": step + 1}
+            | metrics
+            | of_optimizer
+            | dict(zip((*self.loss.columns, "norm"), mean, strict=True))
+        )
         self.curve.append({k: float(f"{v:.6g}") for k, v in row.items()})
 
     @torch.no_grad()
     def log_validation(self, name: str) -> None:
-        """Record the current validation perplexity under a name, for the notes, if the job has validation windows."""
+        """Record the current validation perplexity under a name, for the notes, if the job has
+        validation windows."""
         if (windows := self.job.validation) is None:
             return
-        enter = getattr(self.job.progress, "enter", lambda state: None)  # that of a runner has states
+        enter = getattr(
+            self.job.progress, "enter", lambda state: None
+        )  # that of a runner has states
         enter("validating")
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         for ids in windows.split(self.job.budget.micro or 8):
@@ -258,7 +301,8 @@ class Trainer:
             enter("first step")
 
     def prune_at_the_end(self, apply_mask: Callable[[], None]) -> dict[str, float]:
-        """Call `apply_mask`. Return the relative rise of the validation perplexity as a note, if there are windows."""
+        """Call `apply_mask`. Return the relative rise of the validation perplexity as a note, if
+        there are windows."""
         self.log_validation("before_final_prune")
         apply_mask()
         self.log_validation("after_final_prune")
@@ -268,15 +312,19 @@ class Trainer:
         return {"final_prune_cost": float(f"{after / before - 1:.4g}")}
 
     def finalize(self, finish: Finish | None = None) -> nn.Module | Path:
-        """Return the trained model in the job's dtype, frozen and in eval mode, or a folder if several processes share it.
+        """Return the trained model in the job's dtype, frozen and in eval mode, or a folder if
+        several processes share it.
 
-        finish: called as finish(model, targets) with all targets, or by the first process block by block.
+        finish: called as finish(model, targets) with all targets, or by the first process block by
+        block.
         """
         job = self.job
         if self._compiles or self.loss.blocks_every:
             compiled.restore_blocks(self.model)
         if self._skeleton:
-            return self._skeleton.write(self.model, job.workdir / "trained", job.compute.stored, job.targets, finish)
+            return self._skeleton.write(
+                self.model, job.workdir / "trained", job.compute.stored, job.targets, finish
+            )
         if finish:
             finish(self.model, job.targets)
         if self.settings.recompute:
@@ -296,7 +344,9 @@ class Trainer:
                 "tokens_digest": self.corpus.digest,
                 **({"processes": self._worlds} if self._worlds != [1] else {}),
             },
-            "validation_perplexity": {k: float(f"{v:.6g}") for k, v in self.perplexities.items() if math.isfinite(v)},
+            "validation_perplexity": {
+                k: float(f"{v:.6g}") for k, v in self.perplexities.items() if math.isfinite(v)
+            },
             "curve": self.curve[::-stride][::-1],  # with the last step
             **({"compiled": True} if self._compiles else {}),
             **more,
@@ -307,7 +357,9 @@ class Trainer:
         tensors: dict[str, Tensor] = {f"model.{n}": p.detach() for p, n in names.items()}
         tensors |= {f"buffer.{n}": b for n, b in self.model.named_buffers()}
         for p, state in optimizer.state.items():
-            tensors |= {f"optimizer.{names[p]}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+            tensors |= {
+                f"optimizer.{names[p]}.{k}": v for k, v in state.items() if isinstance(v, Tensor)
+            }
         return tensors
 
     def _save(self, optimizer: torch.optim.Optimizer, step: int, pending: Pending) -> None:
@@ -316,10 +368,18 @@ class Trainer:
             {k: v for k, v in g.items() if k != "params" and isinstance(v, (int, float, bool, str))}
             for g in optimizer.param_groups
         ]
-        info = {"step": step, "total": self.total, "groups": groups, "curve": self.curve, "initial_ce": self.initial_ce}
+        info = {
+            "step": step,
+            "total": self.total,
+            "groups": groups,
+            "curve": self.curve,
+            "initial_ce": self.initial_ce,
+        }
         info |= {"perplexities": self.perplexities, "metrics": getattr(optimizer, "metrics", {})}
         info["processes"] = self._worlds
-        info["pending"] = [[*entry[:2], values] for entry, values in zip(pending, read, strict=True)]
+        info["pending"] = [
+            [*entry[:2], values] for entry, values in zip(pending, read, strict=True)
+        ]
         checkpoint.write(self.job.workdir, step, self._tensors(optimizer), info)
 
     def _resume(self, optimizer: torch.optim.Optimizer) -> tuple[int, Pending]:
@@ -333,13 +393,18 @@ class Trainer:
             checkpoint.read_into(folder, self._tensors(optimizer))
         for group, values in zip(optimizer.param_groups, info["groups"], strict=True):
             group.update(values)
-        self.curve, self.initial_ce, self.perplexities = info["curve"], info["initial_ce"], info["perplexities"]
+        self.curve, self.initial_ce, self.perplexities = (
+            info["curve"],
+            info["initial_ce"],
+            info["perplexities"],
+        )
         before: list[int] = info["processes"]
         self._worlds = before if before[-1] == self.world else [*before, self.world]
         if info["metrics"]:
             optimizer.metrics = info["metrics"]  # type: ignore[attr-defined]
         pending = [
-            (step, metrics, torch.tensor(values, device=self.device)) for step, metrics, values in info["pending"]
+            (step, metrics, torch.tensor(values, device=self.device))
+            for step, metrics, values in info["pending"]
         ]
         return int(info["step"]), pending
 
@@ -371,12 +436,18 @@ def _allocate_state(optimizer: torch.optim.Optimizer) -> None:
 
 @torch.no_grad()
 def bake(model: nn.Module, targets: Iterable[str]) -> None:
-    """Store the weights that the targets' parametrizations give, and remove these. Outputs do not change."""
+    """Store the weights that the targets' parametrizations give, and remove these. Outputs do not
+    change."""
     for module in map(model.get_submodule, targets):
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
 
 
 def other_parameters(model: nn.Module, targets: Iterable[str]) -> frozenset[str]:
-    """Return the names of all parameters but the targets' weights: what a method that trains all declares as changed."""
+    """Return the names of all parameters but the targets' weights: what a method that trains all
+    declares as changed."""
     stored, weights = model.state_dict(), {f"{t}.weight" for t in targets}
-    return frozenset(n for n, _ in model.named_parameters(remove_duplicate=True) if n in stored and n not in weights)
+    return frozenset(
+        n
+        for n, _ in model.named_parameters(remove_duplicate=True)
+        if n in stored and n not in weights
+    )

@@ -17,7 +17,8 @@ class Change(Protocol):
         ...
 
     def columns(self, x: Tensor) -> Tensor:
-        """Return the weight [..., width] of a linear that reads the vector, so that its products stay the same."""
+        """Return the weight [..., width] of a linear that reads the vector, so that its products
+        stay the same."""
         ...
 
     def repeat(self, times: int) -> Change:

@@ -1,4 +1,5 @@
-"""An order of columns in which n:m keeps most: the channel permutation of RIA. Zhang et al. 2024, ICLR 2024, section 4.2."""
+"""An order of columns in which n:m keeps most: the channel permutation of RIA. Zhang et al. 2024,
+ICLR 2024, section 4.2."""
 
 from __future__ import annotations
 
@@ -11,11 +12,12 @@ CHUNK = 2**24
 
 
 def best_order(scores: Tensor, n: int, m: int, rounds: int) -> Tensor:
-    """Return an order of the columns, int64 [width], in which the n largest of every m scores have a large sum.
+    """Return an order of the columns, int64 [width], in which the n largest of every m scores have
+    a large sum.
 
-    First the columns are dealt to the groups by their total, as the paper's heuristic allocation does. Then, position by
-    position, one column is taken out of each group, and all are given back by the best linear assignment. The order of
-    the columns is kept if no other is better.
+    First the columns are dealt to the groups by their total, as the paper's heuristic allocation
+    does. Then, position by position, one column is taken out of each group, and all are given back
+    by the best linear assignment. The order of the columns is kept if no other is better.
 
     scores: non-negative float [rows, width]. rounds: passes over the m positions.
     """
@@ -47,7 +49,8 @@ def _reassign(scores: Tensor, groups: Tensor, position: int, n: int) -> Tensor:
     gain = torch.zeros(len(free), len(groups), dtype=torch.float64)
     rows = max(1, CHUNK // gain.numel())
     for part in scores.split(rows):
-        # With a column x, a group keeps the n - 1 largest of the others, and the larger of x and the n-th.
+        # With a column x, a group keeps the n - 1 largest of the others, and the larger of x and
+        # the n-th.
         nth = part[:, others].topk(n, -1).values[..., -1]  # [rows, groups]
         gain += torch.maximum(part[:, free, None], nth[:, None]).sum(0)
     chosen, target = linear_sum_assignment(gain.numpy(), maximize=True)

@@ -11,21 +11,25 @@ from torch import Tensor
 def random_rotation(width: int, generator: torch.Generator) -> Tensor:
     """Return a random orthogonal matrix, float64 [width, width].
 
-    It is a Hadamard matrix with random signs of its rows, as in QuaRot (arXiv 2404.00456), where `hadamard` has one;
-    else the Q of a Gaussian matrix.
+    It is a Hadamard matrix with random signs of its rows, as in QuaRot (arXiv 2404.00456), where
+    `hadamard` has one; else the Q of a Gaussian matrix.
     """
     matrix = hadamard(width)
     if matrix is None:
-        matrix, r = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))
+        matrix, r = torch.linalg.qr(
+            torch.randn(width, width, generator=generator, dtype=torch.float64)
+        )
         return torch.mul(matrix, r.diagonal().sign())
     signs = torch.randint(2, (width, 1), generator=generator) * 2 - 1
     return signs * matrix / math.sqrt(width)
 
 
 def fix_mean(rotation: Tensor) -> Tensor:
-    """Return an orthogonal matrix [width + 1, width + 1] that keeps the mean of a vector. rotation: float64 [width, width].
+    """Return an orthogonal matrix [width + 1, width + 1] that keeps the mean of a vector. rotation:
+    float64 [width, width].
 
-    It rotates what is orthogonal to the vector of ones, so that LayerNorm of a rotated vector is the rotated LayerNorm.
+    It rotates what is orthogonal to the vector of ones, so that LayerNorm of a rotated vector is
+    the rotated LayerNorm.
     """
     width = len(rotation) + 1
     ones = rotation.new_full((width,), 1 / math.sqrt(width))
@@ -40,8 +44,8 @@ def fix_mean(rotation: Tensor) -> Tensor:
 def hadamard(width: int) -> Tensor | None:
     """Return a matrix of +1 and -1 with orthogonal rows, float64 [width, width], or None.
 
-    Known are 2^k times 1 and the orders of Paley's two constructions for a prime: q + 1 with q = 3 mod 4, and 2 (q + 1)
-    with q = 1 mod 4.
+    Known are 2^k times 1 and the orders of Paley's two constructions for a prime: q + 1 with q = 3
+    mod 4, and 2 (q + 1) with q = 1 mod 4.
     """
     odd, doublings = width, 0
     while True:
@@ -72,9 +76,12 @@ def _paley(order: int) -> Tensor | None:
 
 
 def _bordered(q: int, sign: int) -> Tensor:
-    """Return the conference matrix of a prime q, [q + 1, q + 1]: the characters of all differences, with a border."""
+    """Return the conference matrix of a prime q, [q + 1, q + 1]: the characters of all differences,
+    with a border."""
     squares = {i * i % q for i in range(1, q)}
-    character = torch.tensor([0, *(1 if i in squares else -1 for i in range(1, q))], dtype=torch.float64)
+    character = torch.tensor(
+        [0, *(1 if i in squares else -1 for i in range(1, q))], dtype=torch.float64
+    )
     index = torch.arange(q)
     out = torch.zeros(q + 1, q + 1, dtype=torch.float64)
     out[0, 1:], out[1:, 0] = 1, sign

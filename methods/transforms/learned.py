@@ -1,4 +1,5 @@
-"""Rotations that gather importance before pruning. Gu et al. 2025 (DenoiseRotator), arXiv 2505.23049."""
+"""Rotations that gather importance before pruning. Gu et al. 2025 (DenoiseRotator), arXiv
+2505.23049."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class RotatedLinear:
     weight: Tensor
     """[out, in], with the norm before it folded in."""
     gram: Tensor
-    """X^T X of its inputs without the norm's weight, [in, in]; its diagonal, [in], if the inputs are not rotated."""
+    """X^T X of its inputs without the norm's weight, [in, in]; its diagonal, [in], if the inputs
+    are not rotated."""
     reads: str = ""
     """RESIDUAL, VALUES or "" for another vector."""
     writes: str = ""
@@ -40,11 +42,13 @@ def learn(
     keep_mean: bool,
     on_step: Callable[[int, int], None],
 ) -> tuple[Tensor, list[Tensor], list[float]]:
-    """Return the rotation of the residual stream, those of each block's values, and the mean entropy before and after.
+    """Return the rotation of the residual stream, those of each block's values, and the mean
+    entropy before and after.
 
-    The importance of a weight is Wanda's, (W_ij ||X_j||)^2. Its entropy over a row (where the input is rotated) and over a
-    column (where the output is) is minimized by Adam, over orthogonal matrices that are the Q of a QR decomposition. A
-    step takes some blocks, and some rows or columns of the linears.
+    The importance of a weight is Wanda's, (W_ij ||X_j||)^2. Its entropy over a row (where the input
+    is rotated) and over a column (where the output is) is minimized by Adam, over orthogonal
+    matrices that are the Q of a QR decomposition. A step takes some blocks, and some rows or
+    columns of the linears.
 
     Args:
         sizes: width of the residual stream, number of heads of the values, and width of a head.
@@ -91,12 +95,15 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def entropies(
-    linear: RotatedLinear, rotations: dict[str, Tensor], rows: int | None, generator: torch.Generator
+    linear: RotatedLinear,
+    rotations: dict[str, Tensor],
+    rows: int | None,
+    generator: torch.Generator,
 ) -> Tensor:
     """Return the entropy of the importance of each row or column that is not zero, in nats.
 
-    rotations: orthogonal matrices [heads, size, size] by the name of the vector. rows: largest number of rows, or of columns,
-    of a linear with one rotated side.
+    rotations: orthogonal matrices [heads, size, size] by the name of the vector. rows: largest
+    number of rows, or of columns, of a linear with one rotated side.
     """
     weight, norms = linear.weight, linear.gram
     if not linear.writes:
@@ -105,7 +112,10 @@ def entropies(
         matrix = _of_width(rotations[linear.reads], weight.shape[1])
         weight = Rotation(matrix).columns(weight)
         parts = torch.stack(
-            [norms[a : a + matrix.shape[1], a : a + matrix.shape[1]] for a in range(0, len(norms), matrix.shape[1])]
+            [
+                norms[a : a + matrix.shape[1], a : a + matrix.shape[1]]
+                for a in range(0, len(norms), matrix.shape[1])
+            ]
         )
         norms = torch.einsum("hia,hij,hja->ha", matrix, parts, matrix).flatten()
     else:

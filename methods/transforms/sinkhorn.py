@@ -20,7 +20,8 @@ SHARE = 4
 
 @dataclass(frozen=True)
 class Reader:
-    """A linear that reads the channels: its weight [out, in], and X^T X of its inputs, float32 [in, in]."""
+    """A linear that reads the channels: its weight [out, in], and X^T X of its inputs, float32 [in,
+    in]."""
 
     weight: Tensor
     gram: Tensor
@@ -36,16 +37,20 @@ def learn_order(
     block: int,
     seed: int,
 ) -> tuple[Tensor, list[float]]:
-    """Return an order whose pruned linears err less, and the errors of the first order and of this one.
+    """Return an order whose pruned linears err less, and the errors of the first order and of this
+    one.
 
-    The error is the mean over linears of ||X (W' - W)^T||^2 / ||X W^T||^2, where Wanda prunes W to W'. A step takes its
-    gradient in the logits of a soft permutation of each block of channels, straight through the hard one, and multiplies
-    each entry by a random number below 1, so that not all channels move at once. The order that the new logits harden to is
-    taken if its error is less. If not, the next step is smaller.
+    The error is the mean over linears of ||X (W' - W)^T||^2 / ||X W^T||^2, where Wanda prunes W to
+    W'. A step takes its gradient in the logits of a soft permutation of each block of channels,
+    straight through the hard one, and multiplies each entry by a random number below 1, so that not
+    all channels move at once. The order that the new logits harden to is taken if its error is
+    less. If not, the next step is smaller.
 
     Args:
-        start: first order, int64 [heads, width]: an order within each head of the inputs, or one head for all.
-        lr: largest change of a logit in the first step. The order so far has logits of 1, and any other of 0.
+        start: first order, int64 [heads, width]: an order within each head of the inputs, or one
+        head for all.
+        lr: largest change of a logit in the first step. The order so far has logits of 1, and any
+        other of 0.
         block: least number of channels that change places.
         seed: of the rows that a gradient takes, and of the random numbers.
     """
@@ -57,7 +62,10 @@ def learn_order(
     totals = [output_size(reader.weight.float(), reader.gram).clamp(min=tiny) for reader in readers]
 
     def error(order: Tensor) -> float:
-        errors = [pruning_error(reader, order, pattern) / total for reader, total in zip(readers, totals, strict=True)]
+        errors = [
+            pruning_error(reader, order, pattern) / total
+            for reader, total in zip(readers, totals, strict=True)
+        ]
         return float(torch.stack(errors).mean())
 
     first = least = error(best)
@@ -82,7 +90,8 @@ def learn_order(
 
 
 def block_size(width: int, m: int, least: int) -> int:
-    """Return the smallest whole number of groups of m, and at least a number of channels, that divides a width."""
+    """Return the smallest whole number of groups of m, and at least a number of channels, that
+    divides a width."""
     return min(s for s in range(m, width + 1, m) if width % s == 0 and s >= min(least, width))
 
 
@@ -94,18 +103,24 @@ def doubly_stochastic(logits: Tensor) -> Tensor:
 
 
 def harden(soft: Tensor) -> Tensor:
-    """Return the row that the best linear assignment gives to each column of soft permutations, int64 [..., n]."""
+    """Return the row that the best linear assignment gives to each column of soft permutations,
+    int64 [..., n]."""
     columns = soft.detach().mT.flatten(0, -3).cpu().numpy()
     rows = [torch.from_numpy(linear_sum_assignment(matrix, maximize=True)[1]) for matrix in columns]
     return torch.stack(rows).view(soft.shape[:-1]).to(soft.device)
 
 
 def pruning_error(
-    reader: Reader, order: Tensor, pattern: Pattern, hard: Tensor | None = None, rows: Tensor | None = None
+    reader: Reader,
+    order: Tensor,
+    pattern: Pattern,
+    hard: Tensor | None = None,
+    rows: Tensor | None = None,
 ) -> Tensor:
     """Return ||X (W' - W)^T||^2, where W' is W pruned by Wanda with its columns in an order.
 
-    order: int64 [heads, blocks, size]. hard: permutations of the blocks, with a gradient, [heads, blocks, size, size].
+    order: int64 [heads, blocks, size]. hard: permutations of the blocks, with a gradient, [heads,
+    blocks, size, size].
     rows: rows of W that count; None for all.
     """
     heads, width = len(order), order[0].numel()
@@ -119,7 +134,9 @@ def pruning_error(
     else:
         matrix = hard.repeat_interleave(times, 0).flatten(0, 1)
         score = score / score.mean().clamp(min=torch.finfo(score.dtype).tiny)
-        moved = torch.einsum("rki,kij->rkj", score.unflatten(1, matrix.shape[:2]), matrix).flatten(1)
+        moved = torch.einsum("rki,kij->rkj", score.unflatten(1, matrix.shape[:2]), matrix).flatten(
+            1
+        )
         soft = moved.unflatten(1, (-1, pattern.m)).softmax(-1).flatten(1)
         kept = pattern.keep(moved.detach()) + (soft - soft.detach())
         mask = torch.einsum("rkj,kij->rki", kept.unflatten(1, matrix.shape[:2]), matrix).flatten(1)

@@ -1,4 +1,5 @@
-"""The vectors of a model that several modules write and read, and changes of them that keep the model's function."""
+"""The vectors of a model that several modules write and read, and changes of them that keep the
+model's function."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ Edit = Callable[[Tensor], Tensor]
 
 
 class Wiring:
-    """Collects changes of a model, and makes them once, in float64, so that each tensor is rounded once.
+    """Collects changes of a model, and makes them once, in float64, so that each tensor is rounded
+    once.
 
         wiring = Wiring(model, job, "rotate")
         wiring.residual(Rotation(q))
@@ -34,7 +36,8 @@ class Wiring:
     """
 
     def __init__(self, model: nn.Module, job: Job, name: str) -> None:
-        """Refuse a pruned model or another family, and skip one larger than memory. name: name of the transform, for errors."""
+        """Refuse a pruned model or another family, and skip one larger than memory. name: name of
+        the transform, for errors."""
         self.model, self.name = unfold(model), name
         config: Any = model.config
         self.config = config
@@ -43,8 +46,12 @@ class Wiring:
         if any(p.is_meta for p in model.parameters()):
             raise Skipped(f"{name} needs the whole model in memory, and this one is streamed")
         if job.prior and any(_pruned(mask) for mask in job.prior.masks.values()):
-            raise UserError(f"{name} starts from a dense model, and would fill the zeros of a pruned one: use it first")
-        self.blocks = [f"{family.blocks}.{i}" for i in range(len(model.get_submodule(family.blocks)))]  # type: ignore[arg-type]
+            raise UserError(
+                f"{name} starts from a dense model, and would fill the zeros of a pruned one: use "
+                "it first"
+            )
+        layers: Any = model.get_submodule(family.blocks)
+        self.blocks = [f"{family.blocks}.{i}" for i in range(len(layers))]
         self._outer = {n: p for n, p in model.named_parameters() if family.block_of(n) is None}
         self._targets, self._stored = job.targets, job.compute.stored
         self._config: dict[str, Any] = {}
@@ -56,26 +63,38 @@ class Wiring:
     def residual(self, change: Change, *, fold: bool = False) -> None:
         """Change the residual stream: embeddings, norms, and all linears that write or read it.
 
-        fold: move the weights of norms into the linears that read them, which a rotation needs. A tied head gets its
-        own tensor. Raise UserError for `fold` if norms follow the writers.
+        fold: move the weights of norms into the linears that read them, which a rotation needs. A
+        tied head gets its own tensor. Raise UserError for `fold` if norms follow the writers.
         """
         if fold:
             require_flow(self.config.to_dict(), self.name, fold=True)
             self._untie()
         width = self.config.hidden_size
         tables = [
-            n for n, p in self._outer.items() if p.dim() == 2 and p.shape[-1] == width and n != f"{self._head}.weight"
+            n
+            for n, p in self._outer.items()
+            if p.dim() == 2 and p.shape[-1] == width and n != f"{self._head}.weight"
         ]
         for name in tables:
             self._columns[name].append(change.vectors)
         for block in self.blocks:
             for norm, readers in self.flow.norms.items():
-                self._norm(f"{block}.{norm}" if norm else "", [f"{block}.{r}" for r in readers], change, fold)
+                self._norm(
+                    f"{block}.{norm}" if norm else "",
+                    [f"{block}.{r}" for r in readers],
+                    change,
+                    fold,
+                )
             for norm in self.flow.after:
                 self._columns[f"{block}.{norm}.weight"].append(change.vectors)
             for writer in self.flow.writers:
                 self._outputs(f"{block}.{writer}", change.vectors)
-        self._norm(self.flow.final, [self._head] if f"{self._head}.weight" in self._outer else [], change, fold)
+        self._norm(
+            self.flow.final,
+            [self._head] if f"{self._head}.weight" in self._outer else [],
+            change,
+            fold,
+        )
 
     def normed(self, block: str, norm: str, change: Scaling) -> None:
         """Scale the output of a norm of a block."""
@@ -85,14 +104,16 @@ class Wiring:
             self._columns[f"{block}.{reader}.weight"].append(change.columns)
 
     def values(self, block: str, change: Change) -> None:
-        """Change the values of a block's attention, head by head. The change has a row for each head of the keys."""
+        """Change the values of a block's attention, head by head. The change has a row for each
+        head of the keys."""
         writer, reader = (f"{block}.{name}" for name in self.flow.values)
         heads, groups = self.heads
         self._outputs(writer, change.vectors)
         self._columns[f"{reader}.weight"].append(change.repeat(heads // groups).columns)
 
     def units(self, block: str, change: Change) -> None:
-        """Change the inner units of a block's MLP. A permutation moves them; a scaling acts on the factor alone."""
+        """Change the inner units of a block's MLP. A permutation moves them; a scaling acts on the
+        factor alone."""
         *writers, reader = (f"{block}.{name}" for name in self.flow.units)
         if isinstance(change, Scaling):
             writers = [f"{block}.{self.flow.factor}"]
@@ -120,13 +141,18 @@ class Wiring:
 
     def norms(self) -> list[str]:
         """Return the norms that read the residual stream."""
-        return [*(f"{block}.{norm}" for block in self.blocks for norm in self.flow.norms if norm), self.flow.final]
+        return [
+            *(f"{block}.{norm}" for block in self.blocks for norm in self.flow.norms if norm),
+            self.flow.final,
+        ]
 
     @torch.no_grad()
     def stream_moment(self, job: Job) -> Tensor:
-        """Return the second moment of the residual stream on calibration text, float64 [hidden, hidden] on the CPU.
+        """Return the second moment of the residual stream on calibration text, float64 [hidden,
+        hidden] on the CPU.
 
-        It is the mean over the tokens that each norm reads, each scaled to norm 1, so that every norm and token has the same weight.
+        It is the mean over the tokens that each norm reads, each scaled to norm 1, so that every
+        norm and token has the same weight.
         """
         tokens = job.calibration
         assert tokens is not None
@@ -147,7 +173,8 @@ class Wiring:
         return total / (tokens.numel() * len(norms))
 
     def gain(self, norm: str) -> Tensor | None:
-        """Return what a norm multiplies by, float64; None if it has no weight. norm: its name, "" for none."""
+        """Return what a norm multiplies by, float64; None if it has no weight. norm: its name, ""
+        for none."""
         weight = getattr(self.model.get_submodule(norm), "weight", None) if norm else None
         return None if weight is None else weight.detach().double() + self.flow.offset
 
@@ -174,17 +201,20 @@ class Wiring:
             scale = weight.clone()
             for reader in readers:
                 self._columns[f"{reader}.weight"].append(Scaling(scale).columns)
-            self._norm_edit(norm, torch.ones_like, lambda bias: change.vectors(_divide(bias, scale, self.name)))
+            self._norm_edit(
+                norm, torch.ones_like, lambda bias: change.vectors(_divide(bias, scale, self.name))
+            )
         elif norm:
             self._norm_edit(norm, change.vectors, change.vectors)
         for reader in readers:
             self._columns[f"{reader}.weight"].append(change.columns)
 
     def _storable(self, norm: str, change: Scaling) -> Scaling:
-        """Return the scales nearest to these after which the number format of a norm's weight holds it without rounding.
+        """Return the scales nearest to these after which the number format of a norm's weight holds
+        it without rounding.
 
-        In bfloat16 a norm that multiplies by 1 + w could be wrong by a tenth and more where w is near -1. The scale of a
-        channel that would become zero is 1.
+        In bfloat16 a norm that multiplies by 1 + w could be wrong by a tenth and more where w is
+        near -1. The scale of a channel that would become zero is 1.
         """
         gain = self.gain(norm)
         if gain is None:
@@ -224,7 +254,8 @@ class Wiring:
         return frozenset(names)
 
     def outcome(self, **notes: Any) -> Outcome:
-        """Make the changes, and return the model with the names of all changed tensors that are no targets."""
+        """Make the changes, and return the model with the names of all changed tensors that are no
+        targets."""
         names = self.apply() - {f"{target}.weight" for target in self._targets}
         return Outcome(self.model, changed=names, notes=notes, config=self._config)
 
@@ -235,8 +266,12 @@ def _pruned(mask: Tensor) -> bool:
 
 
 def _divide(bias: Tensor, scale: Tensor, name: str) -> Tensor:
-    """Return bias / scale, where a bias of zero stays zero. Raise UserError if a scale is zero, and its bias is not."""
+    """Return bias / scale, where a bias of zero stays zero. Raise UserError if a scale is zero, and
+    its bias is not."""
     quotient = torch.where(bias == 0, bias, bias / scale)
     if not math.isfinite(float(quotient.abs().sum())):
-        raise UserError(f"{name} cannot fold a norm whose weight is zero and whose bias is not: use another transform")
+        raise UserError(
+            f"{name} cannot fold a norm whose weight is zero and whose bias is not: use another "
+            "transform"
+        )
     return quotient

@@ -1,6 +1,8 @@
-"""Random bytes as records, configs, safetensors headers and GGUF files end in a sentence or in success.
+"""Random bytes as records, configs, safetensors headers and GGUF files end in a sentence or in
+success.
 
-No traceback, no hang, and no flood of memory. The default run tries a few of each, the full one 400.
+No traceback, no hang, and no flood of memory. The default run tries a few of each, the full one
+400.
 """
 
 import json
@@ -33,15 +35,18 @@ NUMBERS = (
 SCALARS = st.none() | st.booleans() | NUMBERS | st.text(max_size=20)
 VALUES = st.recursive(
     SCALARS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 DEEP = st.integers(1, 100_000).map(lambda depth: b"[" * depth)
 MODEL = json.loads((runs.TINY / "config.json").read_text())
 OTHER_KEYS = (
-    "rope_scaling", "torch_dtype", "quantization_config", "layer_types", "sliding_window", "id2label", "num_labels",
-    "architectures", "text_config", "attn_implementation", "_attn_implementation", "base_model_tp_plan", "auto_map",
-    "transformers_weights", "problem_type", "output_hidden_states", "return_dict", "attribute_map", "torchscript",
+    "rope_scaling", "torch_dtype", "quantization_config", "layer_types", "sliding_window",
+    "id2label", "num_labels", "architectures", "text_config", "attn_implementation",
+    "_attn_implementation", "base_model_tp_plan", "auto_map", "transformers_weights",
+    "problem_type", "output_hidden_states", "return_dict", "attribute_map", "torchscript",
 )  # fmt: skip
 
 
@@ -50,7 +55,8 @@ def dump(value):
 
 
 def mutated(content: bytes, reach: int | None = None):
-    """Change up to five places of the content. reach: number of bytes, from the first, that may change."""
+    """Change up to five places of the content. reach: number of bytes, from the first, that may
+    change."""
     place = st.integers(0, (reach or len(content)) - 1)
     edit = st.tuples(place, st.integers(0, 12), st.binary(max_size=12))
 
@@ -75,7 +81,9 @@ def configs(draw):
 @st.composite
 def weights(draw):
     """Draw a safetensors file whose header may be wrong."""
-    names = st.sampled_from(["a", "b", "model.norm.weight", "model.layers.0.x", "__metadata__"]) | st.text(max_size=8)
+    names = st.sampled_from(
+        ["a", "b", "model.norm.weight", "model.layers.0.x", "__metadata__"]
+    ) | st.text(max_size=8)
     dtypes = st.sampled_from(["F32", "F16", "BF16", "I64", "BOOL", "F8_E4M3", "F4", "X"]) | SCALARS
     sizes = st.lists(st.integers(0, 6) | NUMBERS, max_size=4) | VALUES
     data = draw(st.binary(max_size=96))
@@ -83,7 +91,11 @@ def weights(draw):
     for name in draw(st.lists(names, max_size=4)):
         end = draw(st.integers(at, len(data)) | st.just(len(data)))
         true = {"dtype": "U8", "shape": [end - at], "data_offsets": [at, end]}
-        false = {"dtype": dtypes, "shape": sizes, "data_offsets": st.just([at, end]) | st.lists(NUMBERS, max_size=3)}
+        false = {
+            "dtype": dtypes,
+            "shape": sizes,
+            "data_offsets": st.just([at, end]) | st.lists(NUMBERS, max_size=3),
+        }
         for key in draw(st.lists(st.sampled_from(sorted(false)), max_size=2)):
             true[key] = draw(false[key])
         header[name] = true
@@ -134,17 +146,36 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "configs": Kind(read_config, lambda _: configs() | configs() | VALUES.map(dump) | st.binary(max_size=60) | DEEP | mutated(dump(MODEL))),
-    "safetensors headers": Kind(read_weights, lambda _: weights() | weights() | st.binary(max_size=60)),
+    "configs": Kind(
+        read_config,
+        lambda _: (
+            configs()
+            | configs()
+            | VALUES.map(dump)
+            | st.binary(max_size=60)
+            | DEEP
+            | mutated(dump(MODEL))
+        ),
+    ),
+    "safetensors headers": Kind(
+        read_weights, lambda _: weights() | weights() | st.binary(max_size=60)
+    ),
     "GGUF files": Kind(
-        read_gguf, lambda valid: mutated(valid, 400) | mutated(valid, 6000) | mutated(valid) | st.binary(max_size=60)
+        read_gguf,
+        lambda valid: (
+            mutated(valid, 400) | mutated(valid, 6000) | mutated(valid) | st.binary(max_size=60)
+        ),
     ),
     "records": Kind(
         read_record,
-        lambda _: mutated(fake_records.record().model_dump_json().encode())
-        | VALUES.map(dump) | st.binary(max_size=60) | DEEP,
+        lambda _: (
+            mutated(fake_records.record().model_dump_json().encode())
+            | VALUES.map(dump)
+            | st.binary(max_size=60)
+            | DEEP
+        ),
     ),
-}  # fmt: skip
+}
 
 
 def refusal(read, folder, content):
@@ -170,7 +201,9 @@ def test_anything_is_a_sentence_or_success(folder, kind, count):
     valid = gguf_files.write(folder / "valid.gguf").read_bytes()
     counts = {"read": 0, "refused": 0}
 
-    @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
     @given(examples(valid))
     def check(content):
         with limits():

@@ -1,8 +1,9 @@
-"""A record of which one leaf was changed: each command that reads records notices, or the leaf proves nothing.
+"""A record of which one leaf was changed: each command that reads records notices, or the leaf
+proves nothing.
 
-Two kinds of change. Without a new digest, the digest shows every change. With a new digest, written by bench's own code, the
-record's other parts or its items contradict the change, except in the leaves of UNPROVEN, which only a signature or a new
-measurement proves.
+Two kinds of change. Without a new digest, the digest shows every change. With a new digest, written
+by bench's own code, the record's other parts or its items contradict the change, except in the
+leaves of UNPROVEN, which only a signature or a new measurement proves.
 """
 
 import copy
@@ -29,7 +30,16 @@ UNPROVEN = (
     "readings.*",  # of the metrics that bench check names as not computed again
     "identity.*",  # of timings of engines, whose key has other inputs
 )  # fmt: skip
-PROVEN_METRICS = {"perplexity", "acc", "acc_norm", "kl", "top1_agreement", "sparsity", "tokens_per_s", "speedup"}
+PROVEN_METRICS = {
+    "perplexity",
+    "acc",
+    "acc_norm",
+    "kl",
+    "top1_agreement",
+    "sparsity",
+    "tokens_per_s",
+    "speedup",
+}
 """Metrics of which value, standard error and n follow from the items."""
 
 
@@ -46,7 +56,13 @@ def sample(paths):
 
 
 def leaves(value, path=()):
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     if not inner:
         yield path
     for name, part in inner:
@@ -72,11 +88,18 @@ def other_values(value):
         return [value + 1, str(value), float(value) if isinstance(value, int) else None]
     if isinstance(value, str):
         return [value + "x", [value]]
-    return [{"a": 1}, 7] if isinstance(value, dict) else [[1], 7] if isinstance(value, list) else ["x", 0]
+    return (
+        [{"a": 1}, 7]
+        if isinstance(value, dict)
+        else [[1], 7]
+        if isinstance(value, list)
+        else ["x", 0]
+    )
 
 
 def with_leaf(fields, path, value):
-    """Return the same fields in the same order, with one leaf changed. What is beside its path is shared, not copied."""
+    """Return the same fields in the same order, with one leaf changed. What is beside its path is
+    shared, not copied."""
     out = copy.copy(fields)
     out[path[0]] = with_leaf(fields[path[0]], path[1:], value) if path[1:] else value
     return out
@@ -90,7 +113,10 @@ def leaf_of(fields, path):
 
 def is_unproven(path, fields):
     name = ".".join(map(str, path))
-    if path[0] == "readings" and (metric := fields["readings"][path[1]]["metric"]) in PROVEN_METRICS:
+    if (
+        path[0] == "readings"
+        and (metric := fields["readings"][path[1]]["metric"]) in PROVEN_METRICS
+    ):
         # A speedup states no n. Measures of lm-eval's tasks and timings may have any metric.
         named = path[2] == "metric" and fields["identity"]["measure"] in ("zeroshot", "speed")
         return named or (path[2] == "n" and metric == "speedup")
@@ -111,7 +137,11 @@ def notices(content, items):
         record = parse(content, "a record")
         require_consistent(record)
         if record.items is not None:
-            wrong = next(items_module._mismatches(record, items), "") if items is not None else "no items"
+            wrong = (
+                next(items_module._mismatches(record, items), "")
+                if items is not None
+                else "no items"
+            )
             if wrong:
                 raise UserError(wrong)
     except (ValueError, UserError, ArithmeticError):
@@ -120,7 +150,8 @@ def notices(content, items):
 
 
 def misses(path):
-    """Leaves of a record whose change nobody notices although UNPROVEN does not name them, sealed or not."""
+    """Leaves of a record whose change nobody notices although UNPROVEN does not name them, sealed
+    or not."""
     fields = json.loads(path.read_text())
     store = ReadOnlyStore(path.parents[1])
     record = parse(path.read_bytes(), str(path))
@@ -162,11 +193,16 @@ def test_any_leaf_of_a_record_of_each_shape(folder):
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory):
-    """Two folders of one published record and its row: an edited one, and one whose owner wrote a new digest."""
+    """Two folders of one published record and its row: an edited one, and one whose owner wrote a
+    new digest."""
     root = tmp_path_factory.mktemp("damaged")
     for name in ("edited", "sealed"):
         folder = shutil.copytree(RESULTS / "tiny", root / name)
-        path = next(p for p in sorted((folder / "records").iterdir()) if '"measure": "perplexity"' in p.read_text())
+        path = next(
+            p
+            for p in sorted((folder / "records").iterdir())
+            if '"measure": "perplexity"' in p.read_text()
+        )
         fields = json.loads(path.read_text())
         fields["readings"][0]["value"] *= 0.9
         if name == "sealed":

@@ -15,7 +15,9 @@ from helpers.limits import limits
 from methods.folder import Folder
 
 LINES = [
-    line for line in (Path(__file__).parent / "command_lines.txt").read_text().splitlines() if line and line[0] != "#"
+    line
+    for line in (Path(__file__).parent / "command_lines.txt").read_text().splitlines()
+    if line and line[0] != "#"
 ]
 
 LONG = "x" * 5000
@@ -37,11 +39,35 @@ ODD = [
     ["run", "--device", "cuda:" + "9" * 5000],
     ["run", "--device", "cuda:²"],
     ["pick", "--model", "tiny", "--results", "r", "--budget-tokens", "9" * 400],
-    ["finetune", "--artifact", "layers", "--data", "wiki-mini", "--out", "new", "--rank", "9" * 400],
+    [
+        "finetune",
+        "--artifact",
+        "layers",
+        "--data",
+        "wiki-mini",
+        "--out",
+        "new",
+        "--rank",
+        "9" * 400,
+    ],
     ["speed", "--threads", "9" * 30],
     ["cache", "gc", "--days", "9" * 400],
-    *(["run", flag, LONG] for flag in ("--methods", "--model", "--config", "--results", "--data-dir", "--set", "--tasks")),
-    *(["run", flag, LONG] for flag in ("--measures", "--quant", "--pattern", "--device", "--dtype", "--seeds")),
+    *(
+        ["run", flag, LONG]
+        for flag in (
+            "--methods",
+            "--model",
+            "--config",
+            "--results",
+            "--data-dir",
+            "--set",
+            "--tasks",
+        )
+    ),
+    *(
+        ["run", flag, LONG]
+        for flag in ("--measures", "--quant", "--pattern", "--device", "--dtype", "--seeds")
+    ),
     ["prune", "--method", "wanda", "--out", LONG],
     ["prune", "--method", "wanda", "--out", "\udcff/../taken/x"],
     ["verify", LONG],
@@ -67,7 +93,7 @@ ODD = [
     ["cache", "gc", "--days", "9" * 5000],
     [LONG],
     [f"--{LONG}"],
-]  # fmt: skip
+]
 """Arguments that no file of lines can have."""
 
 
@@ -85,9 +111,10 @@ def place(tmp_path_factory):
     (root / "full" / "mine").write_text("mine")
     os.mkfifo(root / "pipe")
     configs = {
-        "broken": b"methods = [", "deep": b"seeds = " + b"[" * 50_000, "unknown": b"[calibration]\nsequence = 4\n",
-        "binary": b"\xff\xfe\0\0", "nan": b"alpha = nan\n", "null": b'models = "a\\u0000b"',
-        "run": b"models = ['tiny']\n", "search": b"[search]\ntrials = 4\n",
+        "broken": b"methods = [", "deep": b"seeds = " + b"[" * 50_000,
+        "unknown": b"[calibration]\nsequence = 4\n", "binary": b"\xff\xfe\0\0",
+        "nan": b"alpha = nan\n", "null": b'models = "a\\u0000b"', "run": b"models = ['tiny']\n",
+        "search": b"[search]\ntrials = 4\n",
     }  # fmt: skip
     for name, text in configs.items():
         (root / f"{name}.toml").write_bytes(text)
@@ -102,7 +129,8 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def here(place, tmp_path, monkeypatch):
-    """Work in the folder of bad files, without a CUDA device. A test fails if something is loaded or started."""
+    """Work in the folder of bad files, without a CUDA device. A test fails if something is loaded
+    or started."""
 
     def refuse(*_, **__):
         raise AssertionError("loaded before the line was refused")
@@ -118,13 +146,18 @@ def here(place, tmp_path, monkeypatch):
 
 def entries(folder):
     """Return the paths in a folder, each with its size in bytes."""
-    return sorted((str(path.relative_to(folder)), path.lstat().st_size) for path in folder.rglob("*"))
+    return sorted(
+        (str(path.relative_to(folder)), path.lstat().st_size) for path in folder.rglob("*")
+    )
 
 
 def cases():
-    """Every line that names words of its sentence, and every twelfth line. The others run in tox -e full."""
+    """Every line that names words of its sentence, and every twelfth line. The others run in tox -e
+    full."""
     lines = [line.partition(" => ") for line in LINES]
-    given = [(shlex.split(command), said.split(" | ") if said else []) for command, _, said in lines]
+    given = [
+        (shlex.split(command), said.split(" | ") if said else []) for command, _, said in lines
+    ]
     for i, (arguments, said) in enumerate([*given, *((odd, []) for odd in ODD)]):
         marks = pytest.mark.full if i % 12 and not said else ()
         yield pytest.param(arguments, said, id=" ".join(arguments)[:60], marks=marks)
@@ -155,7 +188,11 @@ finally:
     sys.exit("loaded") if {"torch", "transformers", "pandas"} & set(sys.modules) else None
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, *shlex.split(line)], cwd=place, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, *shlex.split(line)],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
     assert done.returncode == 2, done.stderr

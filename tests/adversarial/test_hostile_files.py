@@ -1,4 +1,5 @@
-"""Hostile files under 2 GB of address space: no traceback, no hang, and nothing is written but where a command was told to.
+"""Hostile files under 2 GB of address space: no traceback, no hang, and nothing is written but
+where a command was told to.
 
 Each goes through the command that reads it. The default run takes a few, the full one all.
 """
@@ -16,7 +17,8 @@ from helpers.hostile_results import ITEMS, RECORDS, ZIPS
 
 
 class Kind(NamedTuple):
-    """Cases of one kind of file, and the commands that read it. They take turns. {} is the case's folder."""
+    """Cases of one kind of file, and the commands that read it. They take turns. {} is the case's
+    folder."""
 
     commands: tuple[str, ...]
     cases: Mapping[str, Case]
@@ -26,22 +28,51 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "records": Kind(
-        ("check {}", "merge {} --results out/m", "report --results {} --out out/page", "gate --baseline {} --results {}",
-         "baseline set x --results {} --dir out", "history --results {}", "pick --model tiny --results {}"),
-        RECORDS, ("provenance 1",),
+        (
+            "check {}",
+            "merge {} --results out/m",
+            "report --results {} --out out/page",
+            "gate --baseline {} --results {}",
+            "baseline set x --results {} --dir out",
+            "history --results {}",
+            "pick --model tiny --results {}",
+        ),
+        RECORDS,
+        ("provenance 1",),
     ),
-    "items": Kind(("check {}", "gate --baseline {} --results {}", "merge {} --results out/m"), ITEMS),
-    "zips": Kind(("gate --baseline {}/b.zip --results {}/r", "baseline show {}/b.zip", "compare {}/b.zip {}/r"), ZIPS, ("checksum",)),
-    "safetensors": Kind(("plan --model {}/model", "verify {}/model", "export {}/model --out out/new"), SAFETENSORS),
-    "tokenizers": Kind(("plan --model {}/model --measures perplexity",), TOKENIZERS, ("own class", "special token of a list", "length of text")),
+    "items": Kind(
+        ("check {}", "gate --baseline {} --results {}", "merge {} --results out/m"), ITEMS
+    ),
+    "zips": Kind(
+        (
+            "gate --baseline {}/b.zip --results {}/r",
+            "baseline show {}/b.zip",
+            "compare {}/b.zip {}/r",
+        ),
+        ZIPS,
+        ("checksum",),
+    ),
+    "safetensors": Kind(
+        ("plan --model {}/model", "verify {}/model", "export {}/model --out out/new"), SAFETENSORS
+    ),
+    "tokenizers": Kind(
+        ("plan --model {}/model --measures perplexity",),
+        TOKENIZERS,
+        ("own class", "special token of a list", "length of text"),
+    ),
     "GGUF": Kind(("plan --model {}/x.gguf",), GGUF),
-    "TOML": Kind(("plan --config {}/x.toml", "gate --baseline {}/r --results {}/r --config {}/x.toml"), TOML),
-    "plug-ins": Kind(("ls methods --long", "plan --methods hostile --measures size", "doctor"), PLUGINS),
-}  # fmt: skip
+    "TOML": Kind(
+        ("plan --config {}/x.toml", "gate --baseline {}/r --results {}/r --config {}/x.toml"), TOML
+    ),
+    "plug-ins": Kind(
+        ("ls methods --long", "plan --methods hostile --measures size", "doctor"), PLUGINS
+    ),
+}
 """All kinds. A plug-in's folder is on Python's path."""
 FEW = {
-    ("records", "items elsewhere"), ("records", "deep notes"), ("records", "schema_version 1"), ("items", "value of None"),
-    ("zips", "size of a lie"), ("safetensors", "map to a root"), ("tokenizers", "far id"), ("GGUF", "byte 6"), ("TOML", "dotted"),
+    ("records", "items elsewhere"), ("records", "deep notes"), ("records", "schema_version 1"),
+    ("items", "value of None"), ("zips", "size of a lie"), ("safetensors", "map to a root"),
+    ("tokenizers", "far id"), ("GGUF", "byte 6"), ("TOML", "dotted"),
     ("plug-ins", "raises GeneratorExit"),
 }  # fmt: skip
 
@@ -51,7 +82,9 @@ def cases():
         for i, (name, write) in enumerate(table.items()):
             marks = () if (kind, name) in FEW else pytest.mark.full
             may_pass = name in harmless or kind == "plug-ins"
-            yield pytest.param(commands[i % len(commands)], write, may_pass, id=f"{kind}: {name}"[:60], marks=marks)
+            yield pytest.param(
+                commands[i % len(commands)], write, may_pass, id=f"{kind}: {name}"[:60], marks=marks
+            )
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +99,15 @@ def state(root):
     for folder, names, files in os.walk(root):
         for name in [*names, *files]:
             about = os.lstat(os.path.join(folder, name))
-            out[folder, name] = about.st_mode, (about.st_size, about.st_mtime_ns) if name in files else ()
-        names[:] = [name for name in names if (folder, name) not in ((str(root), "cache"), (str(root / "here"), "out"))]
+            out[folder, name] = (
+                about.st_mode,
+                (about.st_size, about.st_mtime_ns) if name in files else (),
+            )
+        names[:] = [
+            name
+            for name in names
+            if (folder, name) not in ((str(root), "cache"), (str(root / "here"), "out"))
+        ]
     return out
 
 
@@ -85,7 +125,10 @@ def test_a_hostile_file_is_a_sentence(tmp_path, commands, command, write, may_pa
     if "--config" in command:
         fake_records.perplexity(hostile / "r")
     before = state(tmp_path)
-    environment = {"HOME": str(tmp_path / "home"), "CAST_BENCH_CACHE": str(tmp_path / "cache")} | runs.NO_HUB
+    environment = {
+        "HOME": str(tmp_path / "home"),
+        "CAST_BENCH_CACHE": str(tmp_path / "cache"),
+    } | runs.NO_HUB
 
     code, out, err = commands.run(
         command.replace("{}", str(hostile)).split(), tmp_path / "here", environment, path=hostile

@@ -64,13 +64,16 @@ LEAVING = {
     "threads": "threading.Thread(target=time.sleep, args=(600,), daemon=False).start()",
     "dies": "leave(daemonize)\nos._exit(3)",  # the worker is gone before it could clear up
 }
-"""Things that each method leaves running or on disk. Python waits for processes of multiprocessing and for threads when it ends."""
+"""Things that each method leaves running or on disk. Python waits for processes of multiprocessing
+and for threads when it ends."""
 WRITING = {"scribbles": "scribble(weights(job))", "touches": "weights(job).touch()"}
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    return plugins.install(tmp_path_factory.mktemp("leaving"), "leaving", LEAVING | WRITING, preamble=FUNCTIONS)
+    return plugins.install(
+        tmp_path_factory.mktemp("leaving"), "leaving", LEAVING | WRITING, preamble=FUNCTIONS
+    )
 
 
 @pytest.fixture(autouse=True)

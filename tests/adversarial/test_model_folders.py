@@ -73,12 +73,18 @@ def test_a_blob_that_is_a_link_to_elsewhere_is_refused(tmp_path, refused):
     assert "outside its model folder" in refused("plan", "--model", snapshot)
 
 
-@pytest.mark.parametrize("name", ["linked config", "linked weights", "piped", "piped weights", "linked to itself"])
+@pytest.mark.parametrize(
+    "name", ["linked config", "linked weights", "piped", "piped weights", "linked to itself"]
+)
 def test_other_commands_follow_no_link_to_elsewhere_either(cli, tmp_path, name):
     folder = runs.tiny(tmp_path / "model")
     folders.DAMAGES[name](folder)
 
-    for options in (("verify",), ("export", "--out", "new"), ("export", "--out", "new", "--format", "packed24")):
+    for options in (
+        ("verify",),
+        ("export", "--out", "new"),
+        ("export", "--out", "new", "--format", "packed24"),
+    ):
         with limits():
             code, _, err = cli(options[0], folder, *options[1:])
 

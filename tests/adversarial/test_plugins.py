@@ -21,20 +21,28 @@ HOSTILE = {
         "class needs_none: needs = None",
         "TypeError: needs=None must be a Needs of `methods`, for example Needs.CALIBRATION): ",
     ),
-    "lies": ("class lies:\n    needs = []\n    __doc__ = 7", "TypeError: needs=[] must be a Needs "),
+    "lies": (
+        "class lies:\n    needs = []\n    __doc__ = 7",
+        "TypeError: needs=[] must be a Needs ",
+    ),
     "paper_is_none": (
         "from methods import MethodInfo\nclass paper_is_none: info = MethodInfo(paper=None)",
         "TypeError: paper of info: Input should be a valid string",
     ),
     "old_field": (
-        "from methods import MethodInfo\nclass old_field: info = MethodInfo(paper='none', dense=True)",
+        "from methods import MethodInfo\nclass old_field: info = MethodInfo(paper='none', "
+        "dense=True)",
         "TypeError: info has no field 'dense': its fields are paper, cost, presets, does, ",
     ),
     "removes_nothing": (
-        "from methods import Does, MethodInfo\nclass removes_nothing: info = MethodInfo(does=Does.REMOVES)",
+        "from methods import Does, MethodInfo\nclass removes_nothing: info = "
+        "MethodInfo(does=Does.REMOVES)",
         "TypeError: info has removes=() and Does.REMOVES: give both Does.REMOVES and removes=",
     ),
-    "info_is_text": ("class info_is_text: info = 'none'", "TypeError: info='none' must be a MethodInfo of `methods`, "),
+    "info_is_text": (
+        "class info_is_text: info = 'none'",
+        "TypeError: info='none' must be a MethodInfo of `methods`, ",
+    ),
 }
 DEADLY = {"hangs": "import time; time.sleep(600)", "ends_python": "import os; os._exit(0)"}
 POWER = "power: float = 1.0"
@@ -61,7 +69,10 @@ KEPT = []
 def linears(model, job):
     return {target: model.get_submodule(target).weight for target in job.targets}
 """
-STORES = "return walk.outcome()._replace(stored={{t: StoredWeight({}) for t, w in linears(model, job).items()}})"
+STORES = (
+    "return walk.outcome()._replace(stored={{t: StoredWeight({}) for t, w in linears(model, "
+    "job).items()}})"
+)
 LIARS = {
     "claims": """
 codec = GridCodec("integer", 8, 8)
@@ -78,8 +89,8 @@ keys = {target: torch.tensor(i) for i, target in enumerate(job.targets)}
 return walk.outcome()._replace(stored={t: StoredWeight(Own(), {"key": key}) for t, key in keys.items()})
 """,
 }
-"""Quantizers: one says 1 bit and rounds to 8, one stores other weights, one has the weights in the settings of its codec, and
-one in the memory of the process."""
+"""Quantizers: one says 1 bit and rounds to 8, one stores other weights, one has the weights in the
+settings of its codec, and one in the memory of the process."""
 
 
 def install(folder, sources, monkeypatch):
@@ -107,16 +118,24 @@ def test_each_is_listed_as_broken_and_the_others_as_they_are(cli):
     assert code == 0, err
     assert rows["good"]["fields"] == "power=1.0"
     for name, (_, why) in HOSTILE.items():
-        assert about[name].startswith(f"broken: plug-in '{name}' cannot be used ({why}"), about[name]
-    assert about["good"] == about["prints"] == "Prune by magnitude, and then do what a test is about"
+        assert about[name].startswith(f"broken: plug-in '{name}' cannot be used ({why}"), about[
+            name
+        ]
+    assert (
+        about["good"] == about["prints"] == "Prune by magnitude, and then do what a test is about"
+    )
     assert about["wanda"]
 
 
 @pytest.mark.parametrize("kind", ["methods", "measures", "quantizers"])
 def test_conformance_says_why_one_is_broken(tmp_path, cli, refused, monkeypatch, kind):
-    runs.distribution(tmp_path / "site", "lacking", "import nowhere", **{kind: {"lacking": "lacking:lacking"}})
+    runs.distribution(
+        tmp_path / "site", "lacking", "import nowhere", **{kind: {"lacking": "lacking:lacking"}}
+    )
     runs.put_on_path(tmp_path / "site", monkeypatch)
-    assert "plug-in 'lacking' cannot be used (ModuleNotFoundError" in refused("conformance", "lacking")
+    assert "plug-in 'lacking' cannot be used (ModuleNotFoundError" in refused(
+        "conformance", "lacking"
+    )
     assert (
         "unknown method, quantizer or measure 'int4-gptqq': did you mean int4-gptq or "
         in cli("conformance", "int4-gptqq")[2]
@@ -125,7 +144,9 @@ def test_conformance_says_why_one_is_broken(tmp_path, cli, refused, monkeypatch,
 
 @pytest.mark.usefixtures("site")
 def test_doctor_names_each(cli, monkeypatch):
-    monkeypatch.setattr("bench.cli.doctor._network", lambda: {"thing": "hub", "state": "ok", "detail": ""})
+    monkeypatch.setattr(
+        "bench.cli.doctor._network", lambda: {"thing": "hub", "state": "ok", "detail": ""}
+    )
     code, out, err = cli("doctor", "--json")
     states = {row["thing"]: row["state"] for row in json.loads(out)}
 
@@ -137,7 +158,8 @@ def test_doctor_names_each(cli, monkeypatch):
 @pytest.mark.usefixtures("site")
 def test_one_that_is_named_is_bad_input(refused, tmp_path):
     assert refused("run", "--methods", "exits", *runs.flags(tmp_path / "r")) == (
-        "bench: plug-in 'exits' cannot be used (SystemExit: goodbye, exits.py line 1): repair or uninstall it"
+        "bench: plug-in 'exits' cannot be used (SystemExit: goodbye, exits.py line 1): repair or "
+        "uninstall it"
     )
 
 
@@ -170,11 +192,17 @@ def test_a_malformed_entry_point_costs_its_own_row(cli, tmp_path, monkeypatch):
     for name, value in {"question": "'???'", "module": "'json'", "empty": "''"}.items():
         assert f"its entry point {value} is not MODULE:CLASS" in about[name]
     assert about["good"] == "Prune by magnitude, and then do what a test is about"
-    assert cli("plan", "--measures", "size", "--methods", "wanda", *runs.flags(tmp_path / "r"))[0] == 0
+    assert (
+        cli("plan", "--measures", "size", "--methods", "wanda", *runs.flags(tmp_path / "r"))[0] == 0
+    )
 
 
-@pytest.mark.parametrize(("line", "why"), [(b"alone\n", "a line has no '='"), (b"\xff = a:b\n", "invalid start byte")])
-def test_a_distribution_beside_which_pydantic_cannot_be_imported_is_named(tmp_path, monkeypatch, line, why):
+@pytest.mark.parametrize(
+    ("line", "why"), [(b"alone\n", "a line has no '='"), (b"\xff = a:b\n", "invalid start byte")]
+)
+def test_a_distribution_beside_which_pydantic_cannot_be_imported_is_named(
+    tmp_path, monkeypatch, line, why
+):
     runs.distribution(tmp_path, "odd", "")
     (tmp_path / "odd-1.0.dist-info/entry_points.txt").write_bytes(b"[anything]\n" + line)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -182,7 +210,10 @@ def test_a_distribution_beside_which_pydantic_cannot_be_imported_is_named(tmp_pa
         _, err = program.communicate(timeout=PATIENCE_S)
 
     assert program.returncode == 2
-    assert err.startswith(f"bench: entry_points.txt of odd in {tmp_path} is malformed (") and why in err
+    assert (
+        err.startswith(f"bench: entry_points.txt of odd in {tmp_path} is malformed (")
+        and why in err
+    )
     assert err.count("\n") == 1
 
 
@@ -193,7 +224,9 @@ def test_bits_that_nobody_counted_are_marked_and_other_weights_are_refused(tmp_p
     runs.own_cache(tmp_path, monkeypatch)
     spec = runs.small(tmp_path / "r", quantizers=tuple(LIARS), measures=("size",))
     runs.run_here(spec, only=["magnitude"])
-    sizes = {r.identity.quantizer: r for r in ReadOnlyStore(spec.results) if r.identity.measure == "size"}
+    sizes = {
+        r.identity.quantizer: r for r in ReadOnlyStore(spec.results) if r.identity.measure == "size"
+    }
 
     assert [sizes[name].status for name in LIARS] == ["ok", "failed", "failed", "failed"]
     assert sizes["claims"].notes["claimed"] == "claims"

@@ -1,4 +1,5 @@
-"""Other libraries' pruners beside ours: what each says where it is missing, and, slowly, what each really does."""
+"""Other libraries' pruners beside ours: what each says where it is missing, and, slowly, what each
+really does."""
 
 import copy
 import importlib.util
@@ -21,7 +22,12 @@ from baselines.magnitude import Magnitude
 from baselines.sparsegpt import SparseGPT
 from baselines.sparseml import SparsemlMagnitude, SparsemlSparseGPT, to_old_config
 from baselines.wanda import Wanda
-from bench.quantizers.libraries import AutoRound, LlmCompressorGptq, LlmCompressorMxFp4, LlmCompressorNvFp4
+from bench.quantizers.libraries import (
+    AutoRound,
+    LlmCompressorGptq,
+    LlmCompressorMxFp4,
+    LlmCompressorNvFp4,
+)
 from bench.system import environments
 from helpers import runs
 from methods.contract import Environment
@@ -41,14 +47,20 @@ PAIRS = [
 @pytest.mark.parametrize(
     "kind",
     [
-        LlmCompressorSparseGPT, LlmCompressorWanda, LlmCompressorAwq, LlmCompressorSmoothQuant, LlmCompressorNvFp4,
+        LlmCompressorSparseGPT,
+        LlmCompressorWanda,
+        LlmCompressorAwq,
+        LlmCompressorSmoothQuant,
+        LlmCompressorNvFp4,
         LlmCompressorMxFp4,
     ],
-)  # fmt: skip
+)
 def test_missing_library_is_skipped(kind, llama, job, monkeypatch):
     monkeypatch.setitem(sys.modules, "llmcompressor", None)
 
-    with pytest.raises(Skipped, match=r"^pip install 'cast-bench\[llmcompressor\]' \(no module llmcompressor"):
+    with pytest.raises(
+        Skipped, match=r"^pip install 'cast-bench\[llmcompressor\]' \(no module llmcompressor"
+    ):
         kind().apply(llama, job)
 
 
@@ -56,7 +68,8 @@ def test_missing_library_is_skipped(kind, llama, job, monkeypatch):
 @pytest.mark.parametrize("block", [6, 2])
 def test_block_must_hold_whole_groups(kind, block, llama, job):
     with pytest.raises(
-        UserError, match=f"^invalid {kind.name}:block={block}: must be a multiple of 4 for pattern 2:4$"
+        UserError,
+        match=f"^invalid {kind.name}:block={block}: must be a multiple of 4 for pattern 2:4$",
     ):
         kind(block=block).apply(llama, job)
 
@@ -74,13 +87,21 @@ def test_sparseml_skips_what_it_cannot_do(make, make_job):
 
 
 def test_config_for_an_older_transformers():
-    config = {"rope_parameters": {"rope_theta": 1e5, "rope_type": "default"}, "dtype": "float32", "hidden_size": 8}
+    config = {
+        "rope_parameters": {"rope_theta": 1e5, "rope_type": "default"},
+        "dtype": "float32",
+        "hidden_size": 8,
+    }
 
     assert to_old_config(config) == {"rope_theta": 1e5, "torch_dtype": "float32", "hidden_size": 8}
-    scaled = to_old_config({"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}})
+    scaled = to_old_config(
+        {"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}}
+    )
     assert scaled["rope_scaling"] == {"type": "linear", "factor": 2.0}
     with pytest.raises(Skipped, match="'llama3'"):
-        to_old_config({"rope_parameters": {"rope_theta": 1e4, "rope_type": "llama3", "factor": 8.0}})
+        to_old_config(
+            {"rope_parameters": {"rope_theta": 1e4, "rope_type": "llama3", "factor": 8.0}}
+        )
 
 
 def test_patterns_match_the_targets_and_nothing_else(make, make_job, family):
@@ -89,7 +110,9 @@ def test_patterns_match_the_targets_and_nothing_else(make, make_job, family):
     known = family_of(model.config.to_dict())
     names = [name for name, _ in model.named_modules()]
     for targets in (job.targets, job.targets[3:], job.targets[1:2], job.targets[::3]):
-        found = [n for n in names if any(re.match(regex, n) for regex in as_regexes(targets, known))]
+        found = [
+            n for n in names if any(re.match(regex, n) for regex in as_regexes(targets, known))
+        ]
         assert sorted(found) == sorted(targets)
     assert len(as_regexes(job.targets, known)) == 1
 
@@ -131,11 +154,15 @@ def test_their_scales_keep_the_function(kind, named, make_job):
 
 
 @pytest.mark.slow
-def test_their_awq_scales_by_a_power_of_the_inputs_that_a_search_over_the_group_finds(named, make_job):
+def test_their_awq_scales_by_a_power_of_the_inputs_that_a_search_over_the_group_finds(
+    named, make_job
+):
     pytest.importorskip("llmcompressor")
     job, seen, sizes = make_job(named, "dense"), {}, {}
     hooks = [
-        named.model.layers[i].self_attn.q_proj.register_forward_pre_hook(lambda _, x, i=i: seen.update({i: x[0]}))
+        named.model.layers[i].self_attn.q_proj.register_forward_pre_hook(
+            lambda _, x, i=i: seen.update({i: x[0]})
+        )
         for i in range(3)
     ]
     named(job.calibration)
@@ -148,10 +175,17 @@ def test_their_awq_scales_by_a_power_of_the_inputs_that_a_search_over_the_group_
         weights = recipe["QuantizationModifier"]["config_groups"]["group"]["weights"]
         assert weights["num_bits"] == 4 and weights["symmetric"] and weights["group_size"] == group
         for i, x in seen.items():
-            scale = (named.model.layers[i].input_layernorm.weight / model.model.layers[i].input_layernorm.weight).log()
+            scale = (
+                named.model.layers[i].input_layernorm.weight
+                / model.model.layers[i].input_layernorm.weight
+            ).log()
             size = x.flatten(0, 1).abs().mean(0).log()
-            power = torch.linalg.lstsq((size - size.mean())[:, None], (scale - scale.mean())[:, None]).solution.item()
-            torch.testing.assert_close(scale - scale.mean(), power * (size - size.mean()), rtol=1e-3, atol=1e-3)
+            power = torch.linalg.lstsq(
+                (size - size.mean())[:, None], (scale - scale.mean())[:, None]
+            ).solution.item()
+            torch.testing.assert_close(
+                scale - scale.mean(), power * (size - size.mean()), rtol=1e-3, atol=1e-3
+            )
             sizes.setdefault(group, []).append(round(3 * power, 3))
     assert {*sizes[8], *sizes[16]} <= {0, 1, 2, 3}
     assert sizes[8] != sizes[16] and any(sizes[8])
@@ -159,7 +193,8 @@ def test_their_awq_scales_by_a_power_of_the_inputs_that_a_search_over_the_group_
 
 @pytest.mark.slow
 def test_their_smoothquant_balances_the_ranges_of_inputs_and_weights(named, make_job):
-    """Compare with their formula. It has ranges, where the paper and `smooth` have the largest absolute values."""
+    """Compare with their formula. It has ranges, where the paper and `smooth` have the largest
+    absolute values."""
     pytest.importorskip("llmcompressor")
     job, seen = make_job(named, "dense"), []
     attention = named.model.layers[0].self_attn
@@ -170,20 +205,28 @@ def test_their_smoothquant_balances_the_ranges_of_inputs_and_weights(named, make
     readers = (attention.q_proj, attention.k_proj, attention.v_proj)
     top = torch.stack([linear.weight.abs().amax(0) for linear in readers]).amax(0)
     expected = (seen[0].amax(0) - seen[0].amin(0)).pow(0.75) / (2 * top).pow(0.25)
-    scale = named.model.layers[0].input_layernorm.weight / model.model.layers[0].input_layernorm.weight
+    scale = (
+        named.model.layers[0].input_layernorm.weight / model.model.layers[0].input_layernorm.weight
+    )
     torch.testing.assert_close(scale, expected, rtol=1e-3, atol=1e-4)
 
 
 def nearest(model, target, kind):
-    """Round as llm-compressor does: the linears of one input share NVFP4's scale, and MXFP4's goes up from 1.75 of a power."""
+    """Round as llm-compressor does: the linears of one input share NVFP4's scale, and MXFP4's goes
+    up from 1.75 of a power."""
     siblings = next(
-        s for s in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), (target,)) if target.endswith(s)
+        s
+        for s in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), (target,))
+        if target.endswith(s)
     )
     stem = target.rpartition(".")[0]
     weight = model.get_submodule(target).weight
     if kind.name == "llmcompressor-nvfp4":
         near = [model.get_submodule(f"{stem}.{s}" if s != target else s).weight for s in siblings]
-        groups, grid = weight.unflatten(-1, (-1, 16)), NvFloat4(float(max(w.abs().max() for w in near)) / (6 * 448))
+        groups, grid = (
+            weight.unflatten(-1, (-1, 16)),
+            NvFloat4(float(max(w.abs().max() for w in near)) / (6 * 448)),
+        )
         scale = grid.scale(groups)
     else:
         groups, grid = weight.unflatten(-1, (-1, 32)), Microscaling(4)
@@ -200,14 +243,23 @@ def test_their_floats_in_4_bits_are_the_nearest(kind, named, make_job):
     assert set(outcome.stored) == set(job.targets)
     for target in job.targets:
         found = outcome.model.get_submodule(target).weight
-        torch.testing.assert_close(found, nearest(dense, target, kind), msg=lambda m, t=target: f"{t}: {m}")
+        torch.testing.assert_close(
+            found, nearest(dense, target, kind), msg=lambda m, t=target: f"{t}: {m}"
+        )
 
 
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        (AutoRound(), "auto-round leaves out linears .* multiples of 32: model.layers.0.self_attn.k_proj is 16 x 32"),
-        (LlmCompressorMxFp4(), "llmcompressor-mxfp4 has groups of 32, and model.layers.0.mlp.down_proj has 48 inputs"),
+        (
+            AutoRound(),
+            "auto-round leaves out linears .* multiples of 32: model.layers.0.self_attn.k_proj is "
+            "16 x 32",
+        ),
+        (
+            LlmCompressorMxFp4(),
+            "llmcompressor-mxfp4 has groups of 32, and model.layers.0.mlp.down_proj has 48 inputs",
+        ),
     ],
 )
 def test_shapes_that_a_library_cannot_quantize_are_skipped(kind, why, make, make_job, monkeypatch):
@@ -232,7 +284,9 @@ def require_int4(outcome, job, dense, group=0):
         for row in after.flatten(0, 1):
             levels = (row / row.unique().diff().min()).round()
             step = row @ levels / (levels @ levels)
-            torch.testing.assert_close(row / step, levels, rtol=0, atol=0.05)  # auto-round's are rounded to float16
+            torch.testing.assert_close(
+                row / step, levels, rtol=0, atol=0.05
+            )  # auto-round's are rounded to float16
             assert 5 <= levels.abs().max() <= 8, target
         assert (after - before).norm() < 0.2 * before.norm(), target
 
@@ -255,7 +309,9 @@ def test_auto_round_learns_which_way_to_round(make, make_job, monkeypatch):
     for steps in (1, 40):
         outcome = AutoRound(group=32, steps=steps).apply(copy.deepcopy(dense), job)
         require_int4(outcome, job, dense, 32)
-        errors.append((outcome.model.model(job.calibration).last_hidden_state - expected).square().mean())
+        errors.append(
+            (outcome.model.model(job.calibration).last_hidden_state - expected).square().mean()
+        )
     assert errors[1] < 0.8 * errors[0]
 
 

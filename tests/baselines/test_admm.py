@@ -1,4 +1,5 @@
-"""ADMM against its definition: the paper's steps in float64, an explicit inverse, masks by sorting."""
+"""ADMM against its definition: the paper's steps in float64, an explicit inverse, masks by
+sorting."""
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ pytestmark = pytest.mark.numeric
 
 
 def naive(weight, x, pattern, rule):
-    """Return the pruned weight [out, in], float64, and its mask. As in the paper, weights are [in, out] and inputs have
-    norm 1.
+    """Return the pruned weight [out, in], float64, and its mask. As in the paper, weights are [in,
+    out] and inputs have norm 1.
     """
     x = x.double()
     norm = x.norm(dim=0)
@@ -38,7 +39,8 @@ def naive(weight, x, pattern, rule):
 
 
 def chosen(weight, pattern, done):
-    """Return the mask without the share s (1 - (1 - t)^3) of the smallest weights. The n largest of a group stay."""
+    """Return the mask without the share s (1 - (1 - t)^3) of the smallest weights. The n largest of
+    a group stay."""
     share = 1 - pattern.n / pattern.m if pattern.m else pattern.sparsity
     out, width = weight.shape
     size = weight.abs().tolist()
@@ -46,9 +48,13 @@ def chosen(weight, pattern, done):
     if pattern.m:
         for i in range(out):
             for a in range(0, width, pattern.m):
-                safe.update((i, j) for j in sorted(range(a, a + pattern.m), key=lambda j: -size[i][j])[: pattern.n])
+                safe.update(
+                    (i, j)
+                    for j in sorted(range(a, a + pattern.m), key=lambda j: -size[i][j])[: pattern.n]
+                )
     order = sorted(
-        ((i, j) for i in range(out) for j in range(width) if (i, j) not in safe), key=lambda p: size[p[0]][p[1]]
+        ((i, j) for i in range(out) for j in range(width) if (i, j) not in safe),
+        key=lambda p: size[p[0]][p[1]],
     )
     total = out * width * share
     pruned = set(order[: round(total) if done == 1 else int(total * (1 - (1 - done) ** 3))])
@@ -66,7 +72,9 @@ def solved(weight, x, pattern, rule=None):
 @pytest.mark.parametrize("seed", sample([0, 1], 0))
 @pytest.mark.parametrize("text", ["1:4", "4:8", "30%"])
 @pytest.mark.parametrize(
-    "fields", [{}, {"gradual": 0}, {"iterations": 3, "gradual": 3, "rho": 0.3, "damping": 0.02}], ids=str
+    "fields",
+    [{}, {"gradual": 0}, {"iterations": 3, "gradual": 3, "rho": 0.3, "damping": 0.02}],
+    ids=str,
 )
 def test_is_its_definition(text, seed, fields):
     weight, x = (t.double() for t in layer(out=12, width=32, seed=seed))
@@ -89,4 +97,6 @@ def test_diary(llama, job):
     for name in job.targets:
         peak, last = notes["residual"][name]
         assert 0 < last < peak < 1
-        assert notes["layer_error"][name] == pytest.approx(notes["reconstruction_error"][name], rel=1e-3)
+        assert notes["layer_error"][name] == pytest.approx(
+            notes["reconstruction_error"][name], rel=1e-3
+        )

@@ -43,7 +43,9 @@ def naive_loss(model, tokens, without):
     """Mean cross-entropy with the blocks `without` as identities."""
     handles = [
         blocks_of(model)[i].register_forward_hook(
-            lambda _module, args, output: (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
+            lambda _module, args, output: (
+                (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
+            )
         )
         for i in without
     ]
@@ -59,7 +61,9 @@ def test_perplexity_removes_one_at_a_time():
     job = job_for(model)
     gone, after = [], []
     for _ in range(2):
-        losses = {i: naive_loss(model, job.calibration, [*gone, i]) for i in range(3) if i not in gone}
+        losses = {
+            i: naive_loss(model, job.calibration, [*gone, i]) for i in range(3) if i not in gone
+        }
         gone.append(min(losses, key=losses.__getitem__))
         after.append(float(torch.tensor(losses[gone[-1]]).exp()))
 
@@ -80,14 +84,19 @@ def test_search_of_few_blocks_tries_all_sets():
     outcome = Depth(drop=2, by="search").apply(model, job)
 
     assert outcome.notes["blocks"] == {"of": 3, "removed": list(best)}
-    assert outcome.notes["search"]["perplexity"] == pytest.approx(float(torch.tensor(losses[best]).exp()), rel=1e-4)
+    assert outcome.notes["search"]["perplexity"] == pytest.approx(
+        float(torch.tensor(losses[best]).exp()), rel=1e-4
+    )
     assert outcome.notes["search"]["sets"] == 3
 
 
 def pairs_matter(removed):
-    """A loss in which the greedy choice, 0 at first, is a trap: the best four of ten are 5, 6, 7 and 8."""
+    """A loss in which the greedy choice, 0 at first, is a trap: the best four of ten are 5, 6, 7
+    and 8."""
     removed = set(removed)
-    return sum(10 - i for i in removed) - 2.0 * len(removed & {5, 6, 7, 8}) ** 2 - 15 * (0 in removed)
+    return (
+        sum(10 - i for i in removed) - 2.0 * len(removed & {5, 6, 7, 8}) ** 2 - 15 * (0 in removed)
+    )
 
 
 def test_search_leaves_the_trap_of_the_greedy_choice():
@@ -99,7 +108,10 @@ def test_search_leaves_the_trap_of_the_greedy_choice():
 
     assert found == [best] * 3
     assert len({search(pairs_matter, start, 10, 16, seed) for seed in range(4)}) > 1
-    assert all(pairs_matter(search(pairs_matter, start, 10, 5, seed)) <= pairs_matter(start) for seed in range(20))
+    assert all(
+        pairs_matter(search(pairs_matter, start, 10, 5, seed)) <= pairs_matter(start)
+        for seed in range(20)
+    )
 
 
 @torch.inference_mode()

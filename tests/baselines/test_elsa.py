@@ -1,4 +1,5 @@
-"""ELSA's optimizer against the equations of ADMM, written a step at a time, and against Adam where nothing is pruned."""
+"""ELSA's optimizer against the equations of ADMM, written a step at a time, and against Adam where
+nothing is pruned."""
 
 import math
 from itertools import pairwise
@@ -18,11 +19,14 @@ SHAPES = [(8, 16), (4, 12)]
 
 def elsa(params, pattern="2:4", **options):
     options = {"total": 40, "lambda_": 0.5, "interval": 8} | options
-    return ElsaAdam([{"params": params, "sparse": True}], pattern=Pattern.parse(pattern), **ADAM, **options)
+    return ElsaAdam(
+        [{"params": params, "sparse": True}], pattern=Pattern.parse(pattern), **ADAM, **options
+    )
 
 
 def naive(params, steps, keep, lambda_, interval, schedule, projection, total=40, seed=1):
-    """Train with the gradients of `train` by ADMM in its unscaled form, in which y = lambda u has no scale to correct.
+    """Train with the gradients of `train` by ADMM in its unscaled form, in which y = lambda u has
+    no scale to correct.
 
     keep: mask of a matrix of sizes.
     """
@@ -30,7 +34,9 @@ def naive(params, steps, keep, lambda_, interval, schedule, projection, total=40
     beta1, beta2 = ADAM["betas"]
     y, mu, v, z = ([torch.zeros_like(x) for x in params] for _ in range(4))
     for t in range(steps):
-        strength = lambda_ * ((1 - math.cos(math.pi * t / total)) / 2 if schedule == "cosine" else 1)
+        strength = lambda_ * (
+            (1 - math.cos(math.pi * t / total)) / 2 if schedule == "cosine" else 1
+        )
         for i, x in enumerate(params):
             if t % interval == 0:
                 pushed = x + (y[i] / strength if t and strength else 0)
@@ -40,7 +46,11 @@ def naive(params, steps, keep, lambda_, interval, schedule, projection, total=40
             g = torch.randn(x.shape, generator=rng).to(x) + strength * (x - z[i]) + y[i]
             mu[i] = beta1 * mu[i] + (1 - beta1) * g
             v[i] = beta2 * v[i] + (1 - beta2) * g**2
-            step = mu[i] / (1 - beta1 ** (t + 1)) / ((v[i] / (1 - beta2 ** (t + 1))).sqrt() + ADAM["eps"])
+            step = (
+                mu[i]
+                / (1 - beta1 ** (t + 1))
+                / ((v[i] / (1 - beta2 ** (t + 1))).sqrt() + ADAM["eps"])
+            )
             x -= ADAM["lr"] * step
     return params
 
@@ -52,7 +62,10 @@ def naive(params, steps, keep, lambda_, interval, schedule, projection, total=40
 def test_is_admm(pattern, schedule, projection):
     """lambda grows at each step of the cosine, and four projections fall into the thirty."""
     rule = {"lambda_": 0.5, "interval": 8, "schedule": schedule, "projection": projection}
-    params, expected = ([p.detach().to(dtype) for p in parameters(SHAPES)] for dtype in (torch.float32, torch.float64))
+    params, expected = (
+        [p.detach().to(dtype) for p in parameters(SHAPES)]
+        for dtype in (torch.float32, torch.float64)
+    )
     exact = [x.clone() for x in expected]
 
     for trained in (params, exact):
@@ -68,8 +81,17 @@ def test_released_has_the_defaults_of_the_released_code():
     released = METHODS["elsa"].presets["released"]
     settings = build(METHODS["elsa"], "elsa:released", released)
 
-    assert (settings.lr, settings.beta1, settings.beta2, settings.lambda_) == (2e-4, 0.9, 0.95, 0.01)
-    assert (settings.schedule, settings.interval, settings.projection) == ("constant", 2, "identity")
+    assert (settings.lr, settings.beta1, settings.beta2, settings.lambda_) == (
+        2e-4,
+        0.9,
+        0.95,
+        0.01,
+    )
+    assert (settings.schedule, settings.interval, settings.projection) == (
+        "constant",
+        2,
+        "identity",
+    )
     assert (settings.warmup, settings.grad_clip, settings.eta) == (0, 1, 0)
 
 

@@ -82,7 +82,16 @@ def test_command(tmp_path, output, refused, cache, monkeypatch):
     results = tmp_path / "r"
     runs.run_here(runs.small(results, methods=("magnitude",), measures=("size",)))
     record = runs.records(results)["magnitude", None, "size"].key[:12]
-    common = ("--data", text, "--device", "cpu", "--set", "threads=1", "--set", "training.tokens=1024")
+    common = (
+        "--data",
+        text,
+        "--device",
+        "cpu",
+        "--set",
+        "threads=1",
+        "--set",
+        "training.tokens=1024",
+    )
     small = ("--set", "training.batch=8", "--set", "training.seqlen=64")
 
     first = ("--artifact", record, "--results", results, "--out", tmp_path / "a")

@@ -37,12 +37,15 @@ def test_dead_inputs_lose_their_weights(kind, llama, job):
 
 @pytest.mark.parametrize("kind", [SparseGPT, Admm])
 def test_powers_of_two_scale_to_the_bit(kind, llama, job):
-    """Inputs four times as large change nothing. Weights twice as large give weights twice as large."""
+    """Inputs four times as large change nothing. Weights twice as large give weights twice as
+    large."""
     louder, larger = copy.deepcopy(llama), copy.deepcopy(llama)
     louder.model.layers[0].input_layernorm.weight *= 4
     larger.model.layers[0].self_attn.q_proj.weight *= 2
 
-    plain, loud, large = (kind().apply(m, job).model.model.layers[0].self_attn for m in (llama, louder, larger))
+    plain, loud, large = (
+        kind().apply(m, job).model.model.layers[0].self_attn for m in (llama, louder, larger)
+    )
 
     assert torch.equal(loud.q_proj.weight, plain.q_proj.weight)
     assert torch.equal(loud.k_proj.weight, plain.k_proj.weight)

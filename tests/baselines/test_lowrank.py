@@ -42,24 +42,34 @@ def test_full_rank_is_the_dense_model_and_rank_0_the_sparse_one(family, settings
     none = LowRank(rank=0, **settings).apply(copy.deepcopy(dense), job)
 
     assert terms(none) == {} and set(terms(full)) == set(job.targets)
-    expected, without, got, zero = (m(input_ids=tokens).logits for m in (dense, sparse, full.model, none.model))
+    expected, without, got, zero = (
+        m(input_ids=tokens).logits for m in (dense, sparse, full.model, none.model)
+    )
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
     assert torch.equal(zero, without)
     assert settings or all(
-        torch.equal(a, b) for a, b in zip(full.model.state_dict().values(), sparse.state_dict().values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(full.model.state_dict().values(), sparse.state_dict().values(), strict=True)
     )
 
 
-@pytest.mark.parametrize("settings", [{}, {"joint": 2}, {"svd": "diagonal", "damping": 0.0}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"joint": 2}, {"svd": "diagonal", "damping": 0.0}], ids=str
+)
 def test_inputs_that_are_always_0(settings):
     """Without a term for them, nothing is lost."""
     dense, job = pruned("llama")
-    for norm in (dense.model.layers[1].input_layernorm, dense.model.layers[1].post_attention_layernorm):
+    for norm in (
+        dense.model.layers[1].input_layernorm,
+        dense.model.layers[1].post_attention_layernorm,
+    ):
         norm.weight.zero_()
 
     outcome = LowRank(**settings).apply(dense, job)
 
-    assert all(part.isfinite().all() for term in terms(outcome).values() for part in (term.a, term.b))
+    assert all(
+        part.isfinite().all() for term in terms(outcome).values() for part in (term.a, term.b)
+    )
 
 
 @torch.inference_mode()
@@ -75,13 +85,17 @@ def test_no_rank_is_spent_on_inputs_that_are_always_0():
 
     for name, weight in weights.items():
         lost = seen[name].double() @ weight.masked_fill(job.prior.masks[name], 0).T
-        least = torch.linalg.svdvals(lost)[4:].square().sum() / (seen[name].double() @ weight.T).square().sum()
+        least = (
+            torch.linalg.svdvals(lost)[4:].square().sum()
+            / (seen[name].double() @ weight.T).square().sum()
+        )
         assert found[name] == pytest.approx(float(least), rel=1e-2), name
 
 
 @torch.inference_mode()
 def test_whitened_svd_has_the_smallest_output_error_on_every_layer():
-    """Against the optimum that Eckart and Young give, in float64, by another root of the second moment."""
+    """Against the optimum that Eckart and Young give, in float64, by another root of the second
+    moment."""
     dense, job = pruned("llama")
     for name, x in inputs_of(dense, job).items():
         x, weight = x.double(), dense.get_submodule(name).weight.double()
@@ -91,7 +105,9 @@ def test_whitened_svd_has_the_smallest_output_error_on_every_layer():
             b, a, _ = low_rank(error, root_of(moment, svd, 1e-6), 4)
             return float((x @ (error - b @ a).T).square().sum())
 
-        values, vectors = torch.linalg.eigh(moment + 1e-6 * moment.diagonal().mean() * torch.eye(len(moment)))
+        values, vectors = torch.linalg.eigh(
+            moment + 1e-6 * moment.diagonal().mean() * torch.eye(len(moment))
+        )
         half = vectors * values.sqrt() @ vectors.T
         least = torch.linalg.svdvals(error @ half)[4:].square().sum()
         assert loss("whitened") == pytest.approx(float(least), rel=1e-3), name
@@ -111,7 +127,9 @@ def errors(settings, family="llama", pattern="2:4"):
 @pytest.mark.parametrize("pattern", sample(["2:4", "50%"], "2:4"))
 @torch.inference_mode()
 def test_rounds_lower_the_error_and_joint_admm_lowers_it_more(pattern):
-    one, rounds, joint = (errors(settings, pattern=pattern) for settings in ({}, {"rounds": 4}, {"joint": 100}))
+    one, rounds, joint = (
+        errors(settings, pattern=pattern) for settings in ({}, {"rounds": 4}, {"joint": 100})
+    )
     assert sum(rounds.values()) < 0.95 * sum(one.values())
     assert sum(joint.values()) < 0.8 * sum(rounds.values())
     assert all(joint[name] < one[name] for name in one)
@@ -125,7 +143,10 @@ def test_joint_admm_is_a_local_optimum_of_its_layer():
     goal, moment = dense.get_submodule(name).weight.double(), x.T @ x
     problem, _ = make_problem(moment.clone(), 1e-3)
     moment = problem.hessian * problem.norm * problem.norm[:, None]
-    sparse = joint(goal * problem.norm, job.prior.masks[name], problem, job.pattern, 4, 300) / problem.norm
+    sparse = (
+        joint(goal * problem.norm, job.prior.masks[name], problem, job.pattern, 4, 300)
+        / problem.norm
+    )
     root = root_of(moment, "whitened", 1e-9)
     b, a, _ = low_rank(goal - sparse, root, 4)
     reached = float(((goal - sparse - b @ a) @ root).square().sum())
@@ -150,14 +171,26 @@ def test_rounded_factors_are_integers_with_scales(factors, most, tmp_path):
         for factor in (term.a, term.b.T):
             for component in factor.view(-1, min(128, factor.shape[1])):
                 assert len(component.unique()) <= 2**bits
-    assert sum(whole.values()) < sum(outcome.notes["reconstruction_error"].values()) < most * sum(whole.values())
+    assert (
+        sum(whole.values())
+        < sum(outcome.notes["reconstruction_error"].values())
+        < most * sum(whole.values())
+    )
     write(outcome.model, tmp_path / "model")
     adapter.write(tmp_path / "model", found, transposed=False)
     back = adapter.read(tmp_path / "model")
     assert adapter.are_equal(back, found) and {term.bits for term in back.values()} == {bits}
     counts = WeightCounts(job.pattern, layers=dict.fromkeys(job.targets))
     count_terms(counts, back, Folder(tmp_path / "model"), torch.float32)
-    sides = [32 + 32, 32 + 16, 32 + 16, 32 + 32, 32 + 64, 32 + 64, 64 + 32]  # one scale for each component of a factor
+    sides = [
+        32 + 32,
+        32 + 16,
+        32 + 16,
+        32 + 32,
+        32 + 64,
+        32 + 64,
+        64 + 32,
+    ]  # one scale for each component of a factor
     assert counts.term_bytes_packed == 3 * sum(4 * side * bits // 8 + 4 * 2 * 2 for side in sides)
     assert counts.term_bytes == 3 * sum(4 * side * 4 for side in sides)
     name = job.targets[0]
@@ -175,7 +208,8 @@ def test_budget_of_rounded_factors_is_in_their_bytes():
 
 
 @pytest.mark.parametrize(
-    ("rank", "shape", "expected"), [(16, (64, 32), 16), (100, (64, 32), 32), ("10%", (64, 32), 2), ("1%", (64, 32), 0)]
+    ("rank", "shape", "expected"),
+    [(16, (64, 32), 16), (100, (64, 32), 32), ("10%", (64, 32), 2), ("1%", (64, 32), 0)],
 )
 def test_budget_is_a_share_of_the_dense_bytes(rank, shape, expected):
     assert rank_for(rank, torch.Size(shape)) == expected
@@ -189,7 +223,8 @@ def test_a_share_that_is_too_small_for_a_rank_is_refused_before_any_weight_chang
         LowRank(rank="0.1%").apply(model, job)
 
     assert str(refused.value) == (
-        f"lowrank:rank=0.1% is too small for rank 1 in {job.targets[0]}: use a larger share, or rank=1"
+        f"lowrank:rank=0.1% is too small for rank 1 in {job.targets[0]}: use a larger share, or "
+        "rank=1"
     )
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not LowRank(rank="0%").apply(model, job).notes["ranks"]
@@ -198,7 +233,9 @@ def test_a_share_that_is_too_small_for_a_rank_is_refused_before_any_weight_chang
 def test_an_input_that_is_always_zero_gets_the_mean_moment_of_the_others():
     for scale in (1.0, 2.0**-10):
         moment = scale * torch.tensor([[0.0, 0, 0], [0, 2, 1], [0, 1, 4]])
-        assert torch.equal(_regular(moment), scale * torch.tensor([[3.0, 0, 0], [0, 2, 1], [0, 1, 4]]))
+        assert torch.equal(
+            _regular(moment), scale * torch.tensor([[3.0, 0, 0], [0, 2, 1], [0, 1, 4]])
+        )
     assert torch.equal(_regular(torch.zeros(2, 2)), torch.eye(2))
 
 

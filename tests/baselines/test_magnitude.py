@@ -11,7 +11,11 @@ from helpers.oracles import largest
 
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (3, 8)])
 def test_keeps_the_largest_of_each_group(n, m, llama, make_job):
-    job = make_job(llama, f"{n}:{m}", targets=("model.layers.0.self_attn.q_proj", "model.layers.2.mlp.down_proj"))
+    job = make_job(
+        llama,
+        f"{n}:{m}",
+        targets=("model.layers.0.self_attn.q_proj", "model.layers.2.mlp.down_proj"),
+    )
     before = {t: llama.get_submodule(t).weight.clone() for t in job.targets}
 
     Magnitude().apply(llama, job)

@@ -1,4 +1,5 @@
-"""Block reconstruction against least squares, and what it must never do: end worse, move a zero, touch another tensor."""
+"""Block reconstruction against least squares, and what it must never do: end worse, move a zero,
+touch another tensor."""
 
 import copy
 from dataclasses import replace
@@ -44,7 +45,9 @@ def one_linear(width=6, tokens=40):
     inputs = [torch.randn(1, tokens, width) for _ in range(4)]
     truth = torch.randn(width, 4)
     goals = [x @ truth + 0.3 * torch.randn(1, tokens, 4) for x in inputs]
-    return Pair("block", block, {"block.linear": block.linear}, inputs, goals, lambda call, x: call(x))
+    return Pair(
+        "block", block, {"block.linear": block.linear}, inputs, goals, lambda call, x: call(x)
+    )
 
 
 @pytest.mark.numeric
@@ -55,7 +58,11 @@ def test_one_linear_under_a_mask_is_least_squares_of_the_kept():
     goals = weigh(pair.goals, normalize=False, by_channel=False, massive=0)
 
     start = {"linear.weight": weight.clone()}
-    list(Recon(epochs=800, lr=0.02, beta2=0.999).fit(pair, goals, start, torch.Generator().manual_seed(0)))
+    list(
+        Recon(epochs=800, lr=0.02, beta2=0.999).fit(
+            pair, goals, start, torch.Generator().manual_seed(0)
+        )
+    )
 
     x, y = (torch.cat([part[0] for part in parts]).double() for parts in (pair.inputs, pair.goals))
     best = torch.linalg.lstsq(x[:, [0, 2, 3, 5]], y).solution.T
@@ -112,7 +119,9 @@ def test_a_channel_counts_by_its_own_size():
     assert goals.left_out == 1
     assert goals.weights[0].tolist() == [pytest.approx([0.5 / 2, 0.5 / 2, 0])]
     changed = outputs[0] + torch.tensor([5.0, 0.0])
-    assert float(squared_error(changed, outputs[0], goals.weights[0], goals.scales)) == pytest.approx(0.5)
+    assert float(
+        squared_error(changed, outputs[0], goals.weights[0], goals.scales)
+    ) == pytest.approx(0.5)
 
 
 def test_a_channel_that_is_always_0_has_the_size_of_the_others():
@@ -123,7 +132,9 @@ def test_a_channel_that_is_always_0_has_the_size_of_the_others():
 
     assert goals.scales.tolist() == pytest.approx([3, 4, 12.5**0.5])
     changed = outputs[0] + torch.tensor([0.0, 0.0, 12.5**0.5])
-    assert float(squared_error(changed, outputs[0], goals.weights[0], goals.scales)) == pytest.approx(0.5)
+    assert float(
+        squared_error(changed, outputs[0], goals.weights[0], goals.scales)
+    ) == pytest.approx(0.5)
 
 
 def test_error_falls_and_zeros_stay(sparse):
@@ -177,7 +188,11 @@ def test_norms_are_trained_where_asked(family, make, sparse, norms):
 
     got = Recon(epochs=1, norms=norms).apply(model, job)
 
-    moved = {name for name, value in got.model.state_dict().items() if not torch.equal(value, start[name])}
+    moved = {
+        name
+        for name, value in got.model.state_dict().items()
+        if not torch.equal(value, start[name])
+    }
     weights = {f"{t}.weight" for t in job.targets}
     biases = {f"{t}.bias" for t in job.targets} & set(start)
     named_norms = {name for name in start if "norm" in name or ".ln_" in name}
@@ -255,11 +270,15 @@ def test_without_a_prior_it_says_what_to_type(llama, make_job):
 
 @pytest.mark.parametrize("name", ["recon", "retrain", "dsnot", "lowrank"])
 def test_a_start_that_is_not_pruned_is_refused(llama, make_job, refining, name):
-    """A model after `rotate` or `dense-ft` is not pruned. Without the check, the pattern would be missed at the end of a training."""
+    """A model after `rotate` or `dense-ft` is not pruned. Without the check, the pattern would be
+    missed at the end of a training."""
     job = refining(llama, make_job(llama))
     every = {target: torch.ones_like(mask) for target, mask in job.prior.masks.items()}
     method = choice.build(registry.lookup("methods", name), name, {})
-    with pytest.raises(UserError, match=rf"^{name} needs a model that is pruned to 2:4, and model\.layers\.0.*is not"):
+    with pytest.raises(
+        UserError,
+        match=rf"^{name} needs a model that is pruned to 2:4, and model\.layers\.0.*is not",
+    ):
         method.apply(llama, replace(job, prior=replace(job.prior, masks=every)))
 
 

@@ -19,7 +19,9 @@ def naive(weight, x, pattern, power):
     return weight.where(largest(score, count, size, NEAR), 0)
 
 
-@pytest.mark.parametrize(("pattern", "power"), [("2:4", 0.5), ("2:4", 0), ("4:8", 1.0), ("30%", 0.5)])
+@pytest.mark.parametrize(
+    ("pattern", "power"), [("2:4", 0.5), ("2:4", 0), ("4:8", 1.0), ("30%", 0.5)]
+)
 def test_first_block_is_the_definition(pattern, power, llama, make_job):
     job = make_job(llama, pattern)
     dense = first_block(llama, job)
@@ -27,7 +29,9 @@ def test_first_block_is_the_definition(pattern, power, llama, make_job):
     Ria(power=power).apply(llama, job)
 
     for name, (weight, x) in dense.items():
-        assert torch.equal(llama.get_submodule(name).weight, naive(weight, x, job.pattern, power)), name
+        assert torch.equal(
+            llama.get_submodule(name).weight, naive(weight, x, job.pattern, power)
+        ), name
 
 
 def test_rows_and_columns_of_zeros_are_no_division_by_zero(llama, job):
@@ -38,4 +42,6 @@ def test_rows_and_columns_of_zeros_are_no_division_by_zero(llama, job):
 
     assert weight.isfinite().all()
     assert job.pattern.violations(weight) == 0
-    assert (weight[0].unflatten(0, (-1, 4)).count_nonzero(-1) == torch.tensor([2, 2, 0, 2, 2, 2, 2, 2])).all()
+    assert (
+        weight[0].unflatten(0, (-1, 4)).count_nonzero(-1) == torch.tensor([2, 2, 0, 2, 2, 2, 2, 2])
+    ).all()

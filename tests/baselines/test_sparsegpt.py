@@ -1,4 +1,5 @@
-"""SparseGPT against its definition: an explicit inverse of what is left of H at every column, in float64."""
+"""SparseGPT against its definition: an explicit inverse of what is left of H at every column, in
+float64."""
 
 from dataclasses import replace
 
@@ -21,7 +22,8 @@ pytestmark = pytest.mark.numeric
 
 
 def naive(weight, x, pattern, block=128, damping=0.01):
-    """Return the pruned weight [out, in], float64, without Cholesky. Blocks matter only for an unstructured mask."""
+    """Return the pruned weight [out, in], float64, without Cholesky. Blocks matter only for an
+    unstructured mask."""
     w, x = weight.double().clone(), x.double()
     width = w.shape[1]
     h = 2 * x.T @ x / len(x)
@@ -33,7 +35,9 @@ def naive(weight, x, pattern, block=128, damping=0.01):
     for j in range(width):
         if j % group == 0:
             columns = range(j, min(j + group, width))
-            saliency = torch.stack([w[:, k] ** 2 / torch.linalg.inv(h[k:, k:])[0, 0] for k in columns], dim=1)
+            saliency = torch.stack(
+                [w[:, k] ** 2 / torch.linalg.inv(h[k:, k:])[0, 0] for k in columns], dim=1
+            )
             keep = pattern.keep(saliency)
         inverse = torch.linalg.inv(h[j:, j:])
         lost = w[:, j].masked_fill(keep[:, j % group], 0)
@@ -55,7 +59,9 @@ def test_is_its_definition(pattern, block, seed):
 
 
 def test_first_block_of_a_model_is_the_definition(llama, job):
-    check_first_block(llama, job, SparseGPT(block=16), lambda w, x: naive(w, x, job.pattern, block=16))
+    check_first_block(
+        llama, job, SparseGPT(block=16), lambda w, x: naive(w, x, job.pattern, block=16)
+    )
 
 
 def test_damping_grows_tenfold_until_it_helps():
@@ -66,7 +72,9 @@ def test_damping_grows_tenfold_until_it_helps():
 
     assert damping == pytest.approx(0.1)
     want = torch.linalg.inv(h.double() + 0.1 * torch.eye(2, dtype=torch.float64))
-    off = 43 * torch.finfo(torch.float32).eps  # the condition of what is inverted, 2.15 / 0.05, times a rounding
+    off = (
+        43 * torch.finfo(torch.float32).eps
+    )  # the condition of what is inverted, 2.15 / 0.05, times a rounding
     torch.testing.assert_close((factor.T @ factor).double(), want, rtol=off, atol=0)
     assert inverse_factor(torch.ones(4, 4), 0)[1] > 0
     with pytest.raises(FloatingPointError, match="with any damping"):
@@ -82,9 +90,12 @@ def test_hessian_that_is_not_finite_raises(bad, llama, job):
         SparseGPT().apply(llama, job)
 
 
-@pytest.mark.parametrize(("pattern", "out", "block"), [("50%", 7, 1), ("30%", 1, 1), ("70%", 3, 5), ("99%", 2, 3)])
+@pytest.mark.parametrize(
+    ("pattern", "out", "block"), [("50%", 7, 1), ("30%", 1, 1), ("70%", 3, 5), ("99%", 2, 3)]
+)
 def test_zeros_of_small_blocks_add_up(pattern, out, block):
-    """50% of a column of 7 is 3.5: rounded down in each of 64 columns, it would be 32 weights too many."""
+    """50% of a column of 7 is 3.5: rounded down in each of 64 columns, it would be 32 weights too
+    many."""
     weight, x = layer(out=out)
     got = pruned(weight, x, pattern := Pattern.parse(pattern), block)
 
@@ -94,7 +105,9 @@ def test_zeros_of_small_blocks_add_up(pattern, out, block):
 
 def test_shared_inputs_are_factored_once(llama, job, monkeypatch):
     calls = []
-    monkeypatch.setattr(sparsegpt, "inverse_factor", lambda h, d: (calls.append(len(h)), inverse_factor(h, d))[1])
+    monkeypatch.setattr(
+        sparsegpt, "inverse_factor", lambda h, d: (calls.append(len(h)), inverse_factor(h, d))[1]
+    )
 
     SparseGPT().apply(llama, job)
 
@@ -128,13 +141,18 @@ def test_factor_is_that_of_the_damped_inverse(damping):
     torch.testing.assert_close(factor.T @ factor, want)
 
 
-@pytest.mark.parametrize("method", [SparseGPT(), Alps(), Int4Gptq()], ids=lambda method: method.name)
+@pytest.mark.parametrize(
+    "method", [SparseGPT(), Alps(), Int4Gptq()], ids=lambda method: method.name
+)
 def test_inputs_that_are_always_zero_do_not_tie_the_damping_to_the_unit_of_the_others(method):
-    """The inner units of an MLP times c, and what reads them divided by it, are the same function."""
+    """The inner units of an MLP times c, and what reads them divided by it, are the same
+    function."""
     found = {}
     for c in (1.0, 2.0**-6):
         model = build("llama")
-        up, down = (model.get_submodule(f"model.layers.0.mlp.{name}_proj") for name in ("up", "down"))
+        up, down = (
+            model.get_submodule(f"model.layers.0.mlp.{name}_proj") for name in ("up", "down")
+        )
         up.weight[:8] = 0
         up.weight.mul_(c)
         down.weight.div_(c)

@@ -1,4 +1,5 @@
-"""SR-STE's rule: the mask in the forward pass, the gradient through it, the decay on what is masked."""
+"""SR-STE's rule: the mask in the forward pass, the gradient through it, the decay on what is
+masked."""
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from methods.pattern import Pattern
 
 @pytest.fixture
 def masks(make, make_job):
-    """make a model, its masks chosen: masks(family) -> Masks, and the dense weights, [out, in] or [in, out]."""
+    """make a model, its masks chosen: masks(family) -> Masks, and the dense weights, [out, in] or
+    [in, out]."""
 
     def build(family):
         model = make(family).requires_grad_(True)
@@ -63,6 +65,13 @@ def test_ast_grows_into_its_decay():
 
 
 def test_ast_updates_its_masks_a_thousand_times_and_at_most_ten_steps_apart():
-    assert [Ast().refresh_steps(total) for total in (1, 80, 300, 1000, 7500, 10**6)] == [1, 1, 1, 1, 7, 10]
+    assert [Ast().refresh_steps(total) for total in (1, 80, 300, 1000, 7500, 10**6)] == [
+        1,
+        1,
+        1,
+        1,
+        7,
+        10,
+    ]
     assert Ast(refresh=3).refresh_steps(7500) == 3
     assert SrSte().refresh_steps(7500) == 1

@@ -14,13 +14,16 @@ from methods.targets import family_of
 
 
 def naive(model, tokens, heads):
-    """Importance of units and heads of each block, sequence by sequence and token by token, from one pass of the model."""
+    """Importance of units and heads of each block, sequence by sequence and token by token, from
+    one pass of the model."""
     family = family_of(model.config.to_dict())
     seen = []
     for block in model.get_submodule(family.blocks):
         for key in (family.width.units, *family.width.heads[:1]):
             module = block.get_submodule(reader(family, key))
-            module.register_forward_pre_hook(lambda _, args: seen.append(args[0].double().view(*tokens.shape, -1)))
+            module.register_forward_pre_hook(
+                lambda _, args: seen.append(args[0].double().view(*tokens.shape, -1))
+            )
     model(input_ids=tokens, use_cache=False)
     out = []
     for x in seen:
@@ -29,7 +32,10 @@ def naive(model, tokens, heads):
             total = total + sum(part.abs() for part in sequence).div(len(sequence)).square()
         norms = 0.0
         for sequence in x:
-            each = [torch.stack([h.square().sum().sqrt() for h in token.chunk(heads)]) for token in sequence]
+            each = [
+                torch.stack([h.square().sum().sqrt() for h in token.chunk(heads)])
+                for token in sequence
+            ]
             norms = norms + (sum(each) / len(each)).square()
         out.append((total.sqrt(), norms.sqrt()))
     return out
@@ -44,7 +50,9 @@ def test_most_important_parts_are_kept(family, heads):
     outcome = Width(drop="25%", heads=heads).apply(model, job)
 
     found = naive(model, job.calibration, 4)
-    parts = 2 if family == "llama" else 1  # the inputs of an attention's last linear come before those of the MLP's
+    parts = (
+        2 if family == "llama" else 1
+    )  # the inputs of an attention's last linear come before those of the MLP's
     for i, kept in enumerate(outcome.kept["units"]):
         scores = found[parts * i + parts - 1][0]
         assert set(kept) == set(scores.topk(len(kept)).indices.tolist())
@@ -61,7 +69,9 @@ def test_dropping_nothing_keeps_all():
     assert kept == {"units": (tuple(range(64)),) * 3}
 
 
-@pytest.mark.parametrize("method", [Width(heads=0), Depth(), Channels(), Smooth(), Recon()], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "method", [Width(heads=0), Depth(), Channels(), Smooth(), Recon()], ids=lambda m: m.name
+)
 def test_activations_that_overflow_are_an_error_and_no_choice(method):
     """A NaN would be the largest importance."""
     model = build("llama")

@@ -40,15 +40,21 @@ def test_public_names_are_there_and_come_from_the_api():
     for name in public:
         module, _, attribute = name.rpartition(".")
         assert getattr(import_module(module), attribute) is not None, name
-    assert {n for n in public if n.startswith("methods.")} == {f"methods.{n}" for n in methods.__all__}
-    assert {n for n in public if n.startswith("bench.") and n.count(".") == 1} == {f"bench.{n}" for n in bench.__all__}
+    assert {n for n in public if n.startswith("methods.")} == {
+        f"methods.{n}" for n in methods.__all__
+    }
+    assert {n for n in public if n.startswith("bench.") and n.count(".") == 1} == {
+        f"bench.{n}" for n in bench.__all__
+    }
     assert all(getattr(bench, name) is getattr(api, name) for name in bench.__all__)
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_a_listener_keeps_the_display_on_a_terminal(tmp_path, world, monkeypatch, is_terminal):
     heard = []
-    monkeypatch.setattr(api.runner, "execute", lambda plan, store, listeners: heard.extend(listeners))
+    monkeypatch.setattr(
+        api.runner, "execute", lambda plan, store, listeners: heard.extend(listeners)
+    )
     monkeypatch.setattr(api.sys.stderr, "isatty", lambda: is_terminal, raising=False)
     monkeypatch.setattr(api.progress, "display_for", lambda stream: "display")
     mine = bench.RunListener()

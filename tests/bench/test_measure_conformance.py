@@ -12,7 +12,10 @@ from helpers import fake_records, plugins, runs
 from methods.info import MeasureInfo, Metric
 
 READS = {
-    "norm": 'return Readings((Reading("norm", max(float(p.norm()) for p in model().parameters()), "1", "lower"),))',
+    "norm": (
+        'return Readings((Reading("norm", max(float(p.norm()) for p in model().parameters()), '
+        '"1", "lower"),))'
+    ),
     "draws": 'return Readings((Reading("drawn", random.SystemRandom().random(), "", "lower"),))',
 }
 
@@ -20,9 +23,14 @@ READS = {
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     shown = {
-        "norm": 'info: ClassVar[MeasureInfo] = MeasureInfo(metrics=(Metric("norm", "1", "lower", on_board=True),))'
+        "norm": (
+            'info: ClassVar[MeasureInfo] = MeasureInfo(metrics=(Metric("norm", "1", "lower", '
+            "on_board=True),))"
+        )
     }
-    return plugins.install(tmp_path_factory.mktemp("norms"), "measured_norms", READS, shown, kind="measures")
+    return plugins.install(
+        tmp_path_factory.mktemp("norms"), "measured_norms", READS, shown, kind="measures"
+    )
 
 
 def states(name):
@@ -32,7 +40,9 @@ def states(name):
         runs.run_here(spec)
         return read(spec.results).records
 
-    return {row["check"]: row["detail"] for row in measures.rows(name, run) if row["state"] == "failed"}
+    return {
+        row["check"]: row["detail"] for row in measures.rows(name, run) if row["state"] == "failed"
+    }
 
 
 @pytest.mark.usefixtures("world")
@@ -40,7 +50,10 @@ def test_a_measure_that_conforms_and_one_that_does_not():
     assert states("norm") == {}
     found = states("draws")
     assert set(found) == {"gives the same twice", "says what its numbers are", "has a column"}
-    assert "two runs differ" in found["gives the same twice"] and "no unit" in found["says what its numbers are"]
+    assert (
+        "two runs differ" in found["gives the same twice"]
+        and "no unit" in found["says what its numbers are"]
+    )
 
 
 @pytest.mark.full
@@ -52,7 +65,9 @@ def test_the_command(output):
 
 def test_checks_that_no_run_reaches(tmp_path):
     row = ReadingRow(metric="m", value=1.0, unit="1", better="lower")
-    record = fake_records.put(tmp_path, fake_records.record(measure="mine", protocol="p"), readings=[row])
+    record = fake_records.put(
+        tmp_path, fake_records.record(measure="mine", protocol="p"), readings=[row]
+    )
     kind = type("Kind", (), {"info": MeasureInfo(metrics=(Metric("m", on_board=True),))})
     trial = measures.Trial("mine", kind, [record], [record], ("a number is not that of its items",))
     for check in (measures.declares_itself, measures.says_what_its_numbers_are):
@@ -73,4 +88,8 @@ def test_a_check_that_raises_is_a_failed_row():
         raise KeyError("no such record")
 
     row = checks.row(looks_for_a_record, None)
-    assert row == {"check": "looks for a record", "state": "failed", "detail": "KeyError: 'no such record'"}
+    assert row == {
+        "check": "looks for a record",
+        "state": "failed",
+        "detail": "KeyError: 'no such record'",
+    }

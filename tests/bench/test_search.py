@@ -1,4 +1,5 @@
-"""A search: equal numbers of trials, each a record; one that was stopped goes on; what it proposes follows from records."""
+"""A search: equal numbers of trials, each a record; one that was stopped goes on; what it proposes
+follows from records."""
 
 import math
 import sys
@@ -51,7 +52,9 @@ def test_every_method_gets_its_trials_and_each_is_a_record(here):
     spec, search = here(2)
     seen = []
 
-    done = searching.run(spec, search, on_trial=lambda one, left: seen.append((one.method, len(one.trials), left)))
+    done = searching.run(
+        spec, search, on_trial=lambda one, left: seen.append((one.method, len(one.trials), left))
+    )
 
     assert seen == [(method, count, 4 - 2 * count) for count in (1, 2) for method in search.fields]
     keys = {record.key for record in ReadOnlyStore(spec.results)}
@@ -92,12 +95,16 @@ def test_a_killed_search_goes_on_as_it_would_have(here, monkeypatch, tmp_path):
 
     undisturbed = spec.model_copy(update={"results": tmp_path / "undisturbed"})
     # two records of one second come in the order of their keys
-    assert list(map(sorted, labels(searching.run(undisturbed, search)))) == list(map(sorted, labels(resumed)))
+    assert list(map(sorted, labels(searching.run(undisturbed, search)))) == list(
+        map(sorted, labels(resumed))
+    )
 
 
 def test_a_trial_that_was_typed_in_another_way_is_known_by_its_values(here):
     spec, search = here(2)
-    runs.run_here(spec.model_copy(update={"methods": ("ria:power=5e-1",)}), only=("ria:power=5e-1",))
+    runs.run_here(
+        spec.model_copy(update={"methods": ("ria:power=5e-1",)}), only=("ria:power=5e-1",)
+    )
 
     (trial,) = searching.read_trials(spec, search)[0].trials
     assert (trial.label, trial.fields) == ("ria:power=0.5", {"power": 0.5})
@@ -117,7 +124,9 @@ def test_trials_of_others_count(here):
 
 def test_a_trial_without_a_number_ends_the_search(here, monkeypatch):
     spec, search = here(1)
-    monkeypatch.setattr(searching.api, "execute", lambda spec, *listeners: Summary([], Counter(), []))
+    monkeypatch.setattr(
+        searching.api, "execute", lambda spec, *listeners: Summary([], Counter(), [])
+    )
 
     with pytest.raises(searching.TrialFailed, match=r"ria:power=.* gave no perplexity"):
         searching.run(spec, search)
@@ -138,16 +147,21 @@ def test_every_value_of_a_finite_space_is_proposed(monkeypatch):
 def test_without_optuna_it_says_what_to_install(here, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
 
-    with pytest.raises(UserError, match=r"^a search needs the package optuna: pip install 'cast-bench\[search\]'$"):
+    with pytest.raises(
+        UserError, match=r"^a search needs the package optuna: pip install 'cast-bench\[search\]'$"
+    ):
         searching.run(*here())
 
 
 def test_divergence_is_a_trial_of_no_value():
     trials = [
-        searching.Trial(f"cast:lr={v}", {"lr": v}, 1 / (v - 9) ** 2 if v < 9 else math.inf, "") for v in (8.0, 9.0, 7.0)
+        searching.Trial(f"cast:lr={v}", {"lr": v}, 1 / (v - 9) ** 2 if v < 9 else math.inf, "")
+        for v in (8.0, 9.0, 7.0)
     ]
     done = searching.MethodTrials("cast", tuple(trials), 5)
-    _, search = read_search(values() | {"search": {"trials": 5, "fields": {"cast": {"lr": {"low": 1.0, "high": 9.0}}}}})
+    _, search = read_search(
+        values() | {"search": {"trials": 5, "fields": {"cast": {"lr": {"low": 1.0, "high": 9.0}}}}}
+    )
 
     assert done.best.label == "cast:lr=7.0" and done.best_so_far == [1.0, 1.0, 0.25]
     assert searching.propose(search, done).startswith("cast:lr=")
@@ -160,7 +174,9 @@ def test_the_command_prints_the_best_and_draws_the_curve(here, cli, tmp_path):
     file = tmp_path / "search.toml"
     file.write_text(tomlkit.dumps(settings))
 
-    code, out, err = cli("search", file, "--results", tmp_path / "results", "--out", tmp_path / "s.svg")
+    code, out, err = cli(
+        "search", file, "--results", tmp_path / "results", "--out", tmp_path / "s.svg"
+    )
 
     assert code == 0
     assert "2 of 2 trials of ria: ria:power=" in err
@@ -174,7 +190,11 @@ def test_the_newest_record_of_a_trial_counts(here):
     spec, search = here(1)
     searching.api.execute(spec.model_copy(update={"methods": ("ria:power=0.7",)}))
     store = Store(spec.results)
-    (record,) = [r for r in store if r.identity.method.startswith("ria") and r.identity.measure == "perplexity"]
+    (record,) = [
+        r
+        for r in store
+        if r.identity.method.startswith("ria") and r.identity.measure == "perplexity"
+    ]
     record.key, record.provenance["recorded"] = "f" * 64, "2999-01-01T00:00:00Z"
     record.readings[0].value = 12.5
     store.write(record)

@@ -73,9 +73,14 @@ def test_breaks(pruned, cli):
 
 
 @pytest.mark.parametrize(("group", "code"), [((1, 0, -0.0, 0), 0), ((1, 1, -0.0, 0), 1)])
-def test_negative_zeros_are_counted_and_have_a_way_out_if_they_break_the_pattern(pruned, cli, group, code):
+def test_negative_zeros_are_counted_and_have_a_way_out_if_they_break_the_pattern(
+    pruned, cli, group, code
+):
     folder = pruned(lambda t: t[TARGET + ".weight"][0, :4].copy_(torch.tensor(group)))
-    way_out = (f"2:4 does not hold in 1 group of {folder}. -0.0 is in 1 weight, and", f"--method folder:path={folder}")
+    way_out = (
+        f"2:4 does not hold in 1 group of {folder}. -0.0 is in 1 weight, and",
+        f"--method folder:path={folder}",
+    )
 
     found, out, err = cli("verify", folder, "--json")
 
@@ -84,7 +89,9 @@ def test_negative_zeros_are_counted_and_have_a_way_out_if_they_break_the_pattern
 
 
 def test_any_dtype(pruned, cli):
-    folder = pruned(lambda tensors: tensors.update({n: t.to(torch.float8_e4m3fn) for n, t in tensors.items()}))
+    folder = pruned(
+        lambda tensors: tensors.update({n: t.to(torch.float8_e4m3fn) for n, t in tensors.items()})
+    )
 
     assert cli("verify", folder)[0] == 0
 
@@ -123,7 +130,9 @@ def test_a_packed_folder_counts_as_the_dense_one_that_it_unpacks_to(pruned, cli,
         ("--exclude", "*.q_proj", "--pattern", "1:4"): " groups of p",
     }.items():
         code, packed, err = cli("verify", "p", "--json", *more)
-        assert (code, packed) == cli("verify", "d", "--json", *more)[:2] and err.endswith(f"{said}\n")
+        assert (code, packed) == cli("verify", "d", "--json", *more)[:2] and err.endswith(
+            f"{said}\n"
+        )
 
 
 def test_a_packed_folder_of_a_family_that_stores_weights_transposed(make, keep_as, cli, tmp_path):
@@ -132,7 +141,12 @@ def test_a_packed_folder_of_a_family_that_stores_weights_transposed(make, keep_a
         weight = model.get_submodule(target).weight
         weight.masked_fill_(~TWO_OF_FOUR.keep(weight.abs()), 0)
     keep_as(model, tmp_path / "d")
-    assert cli("export", tmp_path / "d", "--format", "packed24", "--out", "p", "--exclude", "*.c_attn")[0] == 0
+    assert (
+        cli(
+            "export", tmp_path / "d", "--format", "packed24", "--out", "p", "--exclude", "*.c_attn"
+        )[0]
+        == 0
+    )
 
     assert cli("verify", "p", "--json")[:2] == cli("verify", tmp_path / "d", "--json")[:2]
     assert cli("verify", "p")[0] == 0

@@ -10,7 +10,9 @@ from bench.verify import CheckFailed, round_weights, verify
 from methods.folder import Folder
 from methods.pattern import Pattern
 
-LINEARS = [f"self_attn.{x}_proj" for x in "qkvo"] + [f"mlp.{x}_proj" for x in ("gate", "up", "down")]
+LINEARS = [f"self_attn.{x}_proj" for x in "qkvo"] + [
+    f"mlp.{x}_proj" for x in ("gate", "up", "down")
+]
 TARGET = "model.layers.0.mlp.up_proj"
 NORM = "model.norm.weight"
 
@@ -57,7 +59,8 @@ def test_counts(check):
 
 def test_change_outside_the_targets(check):
     with pytest.raises(
-        CheckFailed, match=r"model\.norm\.weight changed, and it is neither a target nor declared: .*Outcome\.changed"
+        CheckFailed,
+        match=r"model\.norm\.weight changed, and it is neither a target nor declared: .*Outcome\.changed",
     ):
         check(lambda t: t[NORM][0].fill_(2))
 
@@ -68,7 +71,10 @@ def test_declared_change(check):
 
 def test_change_of_the_sign_of_zero_is_a_change(tmp_path):
     tensors = llama() | {NORM: torch.zeros(8)}
-    before, after = folder(tmp_path / "a", tensors), folder(tmp_path / "b", tensors | {NORM: -torch.zeros(8)})
+    before, after = (
+        folder(tmp_path / "a", tensors),
+        folder(tmp_path / "b", tensors | {NORM: -torch.zeros(8)}),
+    )
     with pytest.raises(CheckFailed, match="nor declared"):
         verify(before, after, Pattern(2, 4), [TARGET], [], torch.float32)
 
@@ -77,12 +83,24 @@ def test_change_of_the_sign_of_zero_is_a_change(tmp_path):
     ("change", "said"),
     [
         (lambda t: t.pop(NORM), r"tensor model\.norm\.weight is missing"),
-        (lambda t: t.update({"model.norm.bias": torch.ones(8)}), r"tensor model\.norm\.bias is new"),
+        (
+            lambda t: t.update({"model.norm.bias": torch.ones(8)}),
+            r"tensor model\.norm\.bias is new",
+        ),
         (lambda t: t.update({NORM: torch.ones(4)}), r"changed from float32 \[8\] to float32 \[4\]"),
-        (lambda t: t.update({NORM: torch.ones(8).half()}), r"changed from float32 \[8\] to float16 \[8\]"),
-        (lambda t: t[TARGET + ".weight"][0, 0].fill_(torch.nan), r"up_proj\.weight contains NaN or infinity"),
+        (
+            lambda t: t.update({NORM: torch.ones(8).half()}),
+            r"changed from float32 \[8\] to float16 \[8\]",
+        ),
+        (
+            lambda t: t[TARGET + ".weight"][0, 0].fill_(torch.nan),
+            r"up_proj\.weight contains NaN or infinity",
+        ),
         (lambda t: t[NORM][0].fill_(torch.inf), r"norm\.weight contains NaN or infinity"),
-        (lambda t: t[TARGET + ".weight"][3, 2].fill_(0.5), rf"2:4 does not hold in 1 group, 1 of them in {TARGET}"),
+        (
+            lambda t: t[TARGET + ".weight"][3, 2].fill_(0.5),
+            rf"2:4 does not hold in 1 group, 1 of them in {TARGET}",
+        ),
         (
             lambda t: t[TARGET + ".weight"][3, 2].fill_(-0.0),
             "2:4 does not hold in 1 group",
@@ -97,7 +115,10 @@ def test_what_no_method_may_do(check, change, said):
 
 @pytest.mark.parametrize(
     ("bias", "said"),
-    [(torch.full((8,), torch.nan), "contains NaN"), (torch.ones(8).half(), "is new and float16, not float32")],
+    [
+        (torch.full((8,), torch.nan), "contains NaN"),
+        (torch.ones(8).half(), "is new and float16, not float32"),
+    ],
 )
 def test_a_new_tensor_is_checked_although_it_is_declared(check, bias, said):
     with pytest.raises(CheckFailed, match=said):

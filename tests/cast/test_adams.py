@@ -13,21 +13,37 @@ from methods.pattern import Pattern
 pytestmark = pytest.mark.numeric
 
 CLOSE = {"rtol": 2e-5, "atol": 2e-6}
-"""A hundred steps round a weight by 6e-8 of itself each, so 6e-6, and its moves of 1e-2 some ten times, so 6e-7."""
+"""A hundred steps round a weight by 6e-8 of itself each, so 6e-6, and its moves of 1e-2 some ten
+times, so 6e-7."""
 HYPER = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8}
 
 
 def adams(params, total=100, sparse=True, **options):
     options = HYPER | {"lambda_": 0.5, "kernel": "foreach"} | options
-    return AdamS([{"params": params, "sparse": sparse}], total=total, pattern=Pattern(2, 4), **options)
+    return AdamS(
+        [{"params": params, "sparse": sparse}], total=total, pattern=Pattern(2, 4), **options
+    )
 
 
-def naive(shapes=SHAPES, steps=100, lambda_=0.5, n=2, m=4, refresh=10, lr=1e-2, beta1=0.9, beta2=0.95, eps=1e-8):
+def naive(
+    shapes=SHAPES,
+    steps=100,
+    lambda_=0.5,
+    n=2,
+    m=4,
+    refresh=10,
+    lr=1e-2,
+    beta1=0.9,
+    beta2=0.95,
+    eps=1e-8,
+):
     """Compute the paper's rule in float64, one weight at a time."""
     out = []
     weights = [p.detach().double() for p in parameters(shapes)]
     rng = torch.Generator().manual_seed(1)
-    gradients = [[torch.randn(w.shape, generator=rng).tolist() for w in weights] for _ in range(steps)]
+    gradients = [
+        [torch.randn(w.shape, generator=rng).tolist() for w in weights] for _ in range(steps)
+    ]
     for index, (rows, width) in enumerate(shapes):
         w = weights[index].tolist()
         mu = [[0.0] * width for _ in range(rows)]
@@ -40,14 +56,20 @@ def naive(shapes=SHAPES, steps=100, lambda_=0.5, n=2, m=4, refresh=10, lr=1e-2, 
                     for a in range(0, width, m):
                         order = sorted(range(a, a + m), key=lambda c: (-abs(w[r][c]), c))
                         last, first = (abs(w[r][c]) for c in order[n - 1 : n + 1])
-                        assert last - first > 2 * (CLOSE["atol"] + CLOSE["rtol"] * last), "a near tie"
+                        assert last - first > 2 * (CLOSE["atol"] + CLOSE["rtol"] * last), (
+                            "a near tie"
+                        )
                         for c in range(a, a + m):
                             keep[r][c] = c in order[:n]
                 for c in range(width):
                     mu[r][c] = beta1 * mu[r][c] + (1 - beta1) * gradients[t][index][r][c]
                     sign = (w[r][c] > 0) - (w[r][c] < 0)
-                    assert keep[r][c] or abs(w[r][c]) > 2 * CLOSE["atol"], "a sign that rounding may turn"
-                    moved = mu[r][c] if keep[r][c] else (1 - alpha) * mu[r][c] + alpha * lambda_ * sign
+                    assert keep[r][c] or abs(w[r][c]) > 2 * CLOSE["atol"], (
+                        "a sign that rounding may turn"
+                    )
+                    moved = (
+                        mu[r][c] if keep[r][c] else (1 - alpha) * mu[r][c] + alpha * lambda_ * sign
+                    )
                     v[r][c] = beta2 * v[r][c] + (1 - beta2) * moved**2
                     below = math.sqrt(v[r][c] / (1 - beta2 ** (t + 1))) + eps
                     w[r][c] -= lr * (moved / (1 - beta1 ** (t + 1))) / below
@@ -60,7 +82,9 @@ def oracle():
     return naive()
 
 
-@pytest.mark.parametrize("kernel", ["reference", "foreach", pytest.param("fused", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kernel", ["reference", "foreach", pytest.param("fused", marks=pytest.mark.slow)]
+)
 def test_hundred_steps_are_the_equations(kernel, oracle):
     params = parameters()
     train(params, adams(params, kernel=kernel), 100)
@@ -111,19 +135,29 @@ def test_marks_are_taken_every_refresh_and_count_what_changed():
     kept = sum(float(p.detach().abs().sum()) for p in params)
     assert 0.5 < optimizer.metrics["S"] < 1 and kept > 0
     train(params, optimizer, 4, seed=5)
-    assert all(torch.equal(a, optimizer.state[p]["keep"]) for a, p in zip(first, params, strict=True))
+    assert all(
+        torch.equal(a, optimizer.state[p]["keep"]) for a, p in zip(first, params, strict=True)
+    )
     params[0].data.copy_(params[0].flip(1))
     train(params, optimizer, 1)
-    changed = sum(float((a != optimizer.state[p]["keep"]).sum()) for a, p in zip(first, params, strict=True))
+    changed = sum(
+        float((a != optimizer.state[p]["keep"]).sum()) for a, p in zip(first, params, strict=True)
+    )
     share = changed / sum(p.numel() for p in params)
     assert optimizer.metrics["flipped"] == pytest.approx(share) and share > 0
     params[0].data.copy_(params[0].flip(1))
     optimizer.update_mask()
     assert optimizer.metrics["flipped"] > share  # of all updates so far
     before = optimizer.metrics["flipped"]
-    optimizer._unread = torch.tensor([0.0, 0.0, 8.0], dtype=torch.float64), 0.0, 1  # a card's, which was not waited for
+    optimizer._unread = (
+        torch.tensor([0.0, 0.0, 8.0], dtype=torch.float64),
+        0.0,
+        1,
+    )  # a card's, which was not waited for
     optimizer.update_mask()
-    assert optimizer.metrics["flipped"] == pytest.approx(before + 8 / sum(p.numel() for p in params))
+    assert optimizer.metrics["flipped"] == pytest.approx(
+        before + 8 / sum(p.numel() for p in params)
+    )
 
 
 def test_fixed_mask_stays():

@@ -1,4 +1,5 @@
-"""CAST with a mask by |w| * ||x||: what is recorded, by which size it chooses, and that equal norms make it CAST."""
+"""CAST with a mask by |w| * ||x||: what is recorded, by which size it chooses, and that equal norms
+make it CAST."""
 
 import copy
 
@@ -13,16 +14,21 @@ ADAM = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "lambda_": 0.5, "kernel":
 
 
 def optimizer_of(weights, **options):
-    return WandaAdamS([{"params": weights, "sparse": True}], total=100, pattern=Pattern(2, 4), **(ADAM | options))
+    return WandaAdamS(
+        [{"params": weights, "sparse": True}], total=100, pattern=Pattern(2, 4), **(ADAM | options)
+    )
 
 
 def test_equal_norms_make_it_cast_and_others_move_the_mask(llama, task, monkeypatch):
     """Bit for bit: weights and curve."""
     same, wanda = (
-        Cast(lr=3e-3, mask=mask).apply(copy.deepcopy(llama), task(llama, steps=12)) for mask in ("magnitude", "wanda")
+        Cast(lr=3e-3, mask=mask).apply(copy.deepcopy(llama), task(llama, steps=12))
+        for mask in ("magnitude", "wanda")
     )
     assert not any(m._forward_pre_hooks for m in wanda.model.modules())
-    masks = [[o.model.get_submodule(t).weight != 0 for t in task(llama).targets] for o in (same, wanda)]
+    masks = [
+        [o.model.get_submodule(t).weight != 0 for t in task(llama).targets] for o in (same, wanda)
+    ]
     assert any(not torch.equal(a, b) for a, b in zip(*masks, strict=True))
     record = WandaAdamS._recorder
 
@@ -52,7 +58,9 @@ def test_records_the_squares_of_inputs_in_training_alone(llama, make_job):
         with torch.no_grad():
             model(job.calibration[:3])
         seen.clear()
-        for part in job.calibration.split(4):  # as a step of two micro-batches, of 4 and 2 sequences
+        for part in job.calibration.split(
+            4
+        ):  # as a step of two micro-batches, of 4 and 2 sequences
             model(part, labels=part).loss.backward()
         optimizer.step()
     model(job.calibration[:2]).logits.sum().backward()
@@ -88,4 +96,6 @@ def test_a_pass_without_tokens_adds_nothing():
     assert linear.weight.isfinite().all()
     w = linear.weight.detach().clone()
     optimizer.apply_mask()
-    assert torch.equal(linear.weight, w.where(Pattern(2, 4).keep(w.abs()), 0)), "the weights alone decide"
+    assert torch.equal(linear.weight, w.where(Pattern(2, 4).keep(w.abs()), 0)), (
+        "the weights alone decide"
+    )

@@ -21,17 +21,24 @@ def absent(why):
 
 @contextmanager
 def chromium():
-    """Debian's chromium, driven by playwright. Without them the test is skipped, unless CAST_BENCH_BROWSER names the
+    """Debian's chromium, driven by playwright. Without them the test is skipped, unless
+    CAST_BENCH_BROWSER names the
     browser: then it has to be there."""
     try:
         from playwright import sync_api
     except ImportError:
         absent("playwright is not installed")
-    path = shutil.which(NAMED) if NAMED else shutil.which("chromium") or shutil.which("chromium-browser")
+    path = (
+        shutil.which(NAMED)
+        if NAMED
+        else shutil.which("chromium") or shutil.which("chromium-browser")
+    )
     if not path:
         absent("there is no chromium")
     with sync_api.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=PATIENCE_MS)
+        browser = started.chromium.launch(
+            executable_path=path, args=["--no-sandbox"], timeout=PATIENCE_MS
+        )
         yield browser
         IDLE.clear()
         browser.close()
@@ -43,7 +50,8 @@ IDLE = []
 
 @contextmanager
 def visits(chromium, file, heard):
-    """Yield go(address="", viewport, **context), which opens a page. At the end only the file was read, and nothing was heard."""
+    """Yield go(address="", viewport, **context), which opens a page. At the end only the file was
+    read, and nothing was heard."""
     asked, pages = [], []
     listeners = {
         "console": lambda message: heard.append(message.text),
@@ -70,11 +78,14 @@ def visits(chromium, file, heard):
         page.goto("about:blank")
         page.close() if context else IDLE.append(page)
     assert not heard
-    assert {url.partition("#")[0] for url in asked if not url.startswith("data:")} == {file.as_uri()}
+    assert {url.partition("#")[0] for url in asked if not url.startswith("data:")} == {
+        file.as_uri()
+    }
 
 
 def load_axe(page):
-    """Return a function that lists the serious problems of accessibility. The page must bypass its policy."""
+    """Return a function that lists the serious problems of accessibility. The page must bypass its
+    policy."""
     try:
         import axe_playwright_python
     except ImportError:
@@ -83,6 +94,10 @@ def load_axe(page):
 
     def serious():
         found = page.evaluate("axe.run()")["violations"]
-        return [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+        return [
+            (v["id"], v["nodes"][0]["html"])
+            for v in found
+            if v["impact"] in ("serious", "critical")
+        ]
 
     return serious

@@ -1,6 +1,7 @@
 """A sound submission as files that a test changes, and changes of it.
 
-A change of a record is sealed again, as its owner could: with new digests, and a new key where the key's inputs change.
+A change of a record is sealed again, as its owner could: with new digests, and a new key where the
+key's inputs change.
 """
 
 import hashlib
@@ -20,7 +21,10 @@ RESULTS = Path(__file__).parents[2] / "results"
 NAME = "tiny-xeon-ada"
 DAY = max(record.recorded[:10] for record in ReadOnlyStore(RESULTS / "tiny-default"))
 """Day of the newest record, before which nothing can be submitted."""
-ABOUT = f'kind = "results"\ncredit = "Ada"\nsubmitted = {DAY}\n[licences]\ntiny = "Apache-2.0"\nwiki-mini = "CC BY-SA 3.0"\n'
+ABOUT = (
+    f'kind = "results"\ncredit = "Ada"\nsubmitted = {DAY}\n[licences]\ntiny = '
+    '"Apache-2.0"\nwiki-mini = "CC BY-SA 3.0"\n'
+)
 MEASURES = ("perplexity", "size", "pattern")
 
 
@@ -28,12 +32,21 @@ def chosen(method, *quantizers):
     store = ReadOnlyStore(RESULTS / "tiny-default")
     for record in store:
         identity = record.identity
-        if identity.stages == (method,) and identity.quantizer in quantizers and identity.measure in MEASURES:
-            yield record, store.path(record.key).read_bytes(), store.content(record) if record.items else b""
+        if (
+            identity.stages == (method,)
+            and identity.quantizer in quantizers
+            and identity.measure in MEASURES
+        ):
+            yield (
+                record,
+                store.path(record.key).read_bytes(),
+                store.content(record) if record.items else b"",
+            )
 
 
 class Draft(dict):
-    """Files of a submission by name, which a case changes. raw: changes the bytes of the archive."""
+    """Files of a submission by name, which a case changes. raw: changes the bytes of the
+    archive."""
 
     name, folder = NAME, NAME
     raw = staticmethod(bytes)
@@ -62,7 +75,11 @@ class Draft(dict):
         if inputs:
             inputs(record.key_inputs)
             record.key = digests.of(record.key_inputs)
-            made = {n: v for n, v in record.key_inputs.items() if n not in ("tokenizer", "measure", "hardware")}
+            made = {
+                n: v
+                for n, v in record.key_inputs.items()
+                if n not in ("tokenizer", "measure", "hardware")
+            }
             record.artifact = digests.of(made)
         self.put(record, old)
         return record
@@ -97,7 +114,9 @@ class Draft(dict):
         with warnings.catch_warnings(), zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
             warnings.simplefilter("ignore", UserWarning)
             for name, content in self.items():
-                archive.writestr(f"{self.folder}/{name}" if not name.startswith("!") else name[1:], content)
+                archive.writestr(
+                    f"{self.folder}/{name}" if not name.startswith("!") else name[1:], content
+                )
             for info, content in self.infos:
                 archive.writestr(info, content)
         return self.raw(out.getvalue())
@@ -107,7 +126,9 @@ def _plain(value):
     return value.item() if hasattr(value, "item") else value
 
 
-def with_info(mode=0, name=f"{NAME}/items/{'a' * 32}.parquet", kind=zipfile.ZIP_STORED, content=b"x"):
+def with_info(
+    mode=0, name=f"{NAME}/items/{'a' * 32}.parquet", kind=zipfile.ZIP_STORED, content=b"x"
+):
     def change(draft):
         info = zipfile.ZipInfo(name)
         info.external_attr, info.compress_type = mode << 16, kind
@@ -222,10 +243,14 @@ def twice(draft):
 def copied(draft):
     """Give Wanda the scores of the dense model."""
     take("dense")(draft)
-    dense = next(iter(r for r, _, _ in chosen("dense", "none") if r.identity.measure == "perplexity"))
+    dense = next(
+        iter(r for r, _, _ in chosen("dense", "none") if r.identity.measure == "perplexity")
+    )
     old = draft.find()
     draft[f"items/{old.stem}.parquet"] = draft[f"items/{dense.stem}.parquet"]
-    record = old.model_copy(deep=True, update={"items": dense.items.model_copy(), "readings": dense.readings})
+    record = old.model_copy(
+        deep=True, update={"items": dense.items.model_copy(), "readings": dense.readings}
+    )
     draft.put(record, old)
 
 

@@ -1,4 +1,5 @@
-"""What CUDA code is held against on a machine without a device: operators that check how they are called."""
+"""What CUDA code is held against on a machine without a device: operators that check how they are
+called."""
 
 import torch
 
@@ -14,7 +15,8 @@ KINDS = {
 
 
 def bind(name, args, kwargs):
-    """The arguments by name, as the operator's own schema has them. AssertionError where it would refuse them."""
+    """The arguments by name, as the operator's own schema has them. AssertionError where it would
+    refuse them."""
     known = {a.name: a for a in getattr(torch.ops.aten, name).default._schema.arguments}
     assert len(args) <= len(known) and set(kwargs) <= set(known)
     given = dict(zip(known, args, strict=False))
@@ -27,7 +29,8 @@ def bind(name, args, kwargs):
 
 
 class Sparse:
-    """torch's cuSPARSELt operators, and a clock by which the library's own find, (4, 2, 1), is the fastest plan."""
+    """torch's cuSPARSELt operators, and a clock by which the library's own find, (4, 2, 1), is the
+    fastest plan."""
 
     def __init__(self, monkeypatch, folder, wrong=None):
         self.searches, self.calls, self.wrong, self.device = [], [], wrong, "a card"
@@ -66,4 +69,6 @@ class Sparse:
         for _ in range(count):
             work()
         last = self.calls[-1]
-        return [1.0 if (last["alg_id"], last["split_k"], last["split_k_mode"]) == (4, 2, 1) else 2.0] * count
+        return [
+            1.0 if (last["alg_id"], last["split_k"], last["split_k_mode"]) == (4, 2, 1) else 2.0
+        ] * count

@@ -23,7 +23,9 @@ class FakeHub:
         self.timeouts.append(timeout)
         if self.error:
             raise self.error
-        return SimpleNamespace(sha=self.revision, siblings=[SimpleNamespace(rfilename=f) for f in self.files])
+        return SimpleNamespace(
+            sha=self.revision, siblings=[SimpleNamespace(rfilename=f) for f in self.files]
+        )
 
     def download(self, repo, *, repo_type, revision, local_dir, allow_patterns):
         self.downloads.append((repo, repo_type, revision))

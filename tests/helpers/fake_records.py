@@ -20,9 +20,15 @@ WINDOWS = 4
 def record(method="wanda", seed=None, measure="perplexity", protocol="wiki-mini@128", **fields):
     """A record under a key of its own, made of all that is said of it.
 
-    identity: parts of it as text, as rows have them, by default 2:4 but for the dense model; made: what else its key is made of.
+    identity: parts of it as text, as rows have them, by default 2:4 but for the dense model; made:
+    what else its key is made of.
     """
-    slot = {"model": "tiny", "method": method, "pattern": "dense" if method == "dense" else "2:4", "quantizer": "none"}
+    slot = {
+        "model": "tiny",
+        "method": method,
+        "pattern": "dense" if method == "dense" else "2:4",
+        "quantizer": "none",
+    }
     slot |= {
         "seed": seed,
         "measure": measure,
@@ -35,16 +41,30 @@ def record(method="wanda", seed=None, measure="perplexity", protocol="wiki-mini@
     identity = identity_of(**slot)
     inputs = {"made": repr((slot, fields.pop("made", None)))} | fields.pop("key_inputs", {})
     machine = {"cpu": fields.pop("cpu", "EPYC"), "device": None}
-    provenance = {"commit": {"id": "c" * 40, "dirty": False}, "machine": machine, "recorded": "2026-01-01T00:00:00Z"}
+    provenance = {
+        "commit": {"id": "c" * 40, "dirty": False},
+        "machine": machine,
+        "recorded": "2026-01-01T00:00:00Z",
+    }
     fields = {"status": "ok", "token_digest": "t"} | fields
     provenance |= fields.pop("provenance", {})
-    return Record(key=digests.of(inputs), key_inputs=inputs, identity=identity, provenance=provenance, **fields)
+    return Record(
+        key=digests.of(inputs),
+        key_inputs=inputs,
+        identity=identity,
+        provenance=provenance,
+        **fields,
+    )
 
 
 def identity_of(**labels):
     """An identity from its parts as text, as rows have them."""
     include, exclude = labels.pop("targets", None) or (["*"], [])
-    detail = ("version", "limit") if labels.get("measure") in ("zeroshot", "answers") else ("seqlen", "limit")
+    detail = (
+        ("version", "limit")
+        if labels.get("measure") in ("zeroshot", "answers")
+        else ("seqlen", "limit")
+    )
     texts = {
         "protocol": ("name", *detail),
         "calibration": ("data", "seqlen", "sequences"),
@@ -57,11 +77,15 @@ def identity_of(**labels):
 
 
 def _parts(label, names):
-    """The parts of NAME, NAME@axb, NAME@axb, n tokens or NAME@axb, n tokens, recipe NAME, by their names."""
+    """The parts of NAME, NAME@axb, NAME@axb, n tokens or NAME@axb, n tokens, recipe NAME, by their
+    names."""
     text, tokens, recipe = (*label.split(", "), "", "")[:3]
     found = re.fullmatch(r"(.+)@([0-9.]+(?:-shot)?)(?:x([0-9]+))?", text)
     parts = dict(zip(names, found.groups() if found else (text,), strict=False))
-    parts = {k: int(v) if v and k in ("seqlen", "limit", "sequences", "batch") else v for k, v in parts.items()}
+    parts = {
+        k: int(v) if v and k in ("seqlen", "limit", "sequences", "batch") else v
+        for k, v in parts.items()
+    }
     parts |= {"tokens": int(tokens.removesuffix(" tokens").replace(",", ""))} if tokens else {}
     return parts | ({"recipe": recipe.removeprefix("recipe ")} if recipe else {})
 
@@ -74,7 +98,8 @@ def put(root, record, items=(), readings=()):
 
 
 def perplexity(root, loss=0.0, spread=0.01, *, made="a", noise=0, **about):
-    """Windows of 30 articles; `loss` nats a token more in each, give or take `spread` by article, drawn by `noise`."""
+    """Windows of 30 articles; `loss` nats a token more in each, give or take `spread` by article,
+    drawn by `noise`."""
     base = np.random.default_rng(0).normal(3.5, 0.3, ARTICLES * WINDOWS)
     own = np.random.default_rng(noise).normal(0, spread, ARTICLES) if noise else np.zeros(ARTICLES)
     own = own - own.mean()  # so that the loss is what it is said to be
@@ -82,24 +107,41 @@ def perplexity(root, loss=0.0, spread=0.01, *, made="a", noise=0, **about):
     items = [Item(str(i), str(i // WINDOWS), float(v), 127.0) for i, v in enumerate(values)]
     value = math.exp(values.sum() / 127 / len(values))
     stderr = value * (values / 127).std(ddof=1) / len(values) ** 0.5
-    row = ReadingRow(metric="perplexity", value=value, unit="1", better="lower", stderr=stderr, n=len(values))
+    row = ReadingRow(
+        metric="perplexity", value=value, unit="1", better="lower", stderr=stderr, n=len(values)
+    )
     return put(root, record(made=made, **about), items, [row])
 
 
 def accuracy(root, lost=0, gained=0, n=1000, *, made="a", **about):
-    """`n` questions, half of them right before; so many right ones are lost, and wrong ones gained."""
+    """`n` questions, half of them right before; so many right ones are lost, and wrong ones
+    gained."""
     right = np.arange(n) % 2 == 0
     right[np.flatnonzero(right)[:lost]] = False
     right[np.flatnonzero(~(np.arange(n) % 2 == 0))[:gained]] = True
     items = [Item(f"q{i}", f"q{i}", float(r), 1.0) for i, r in enumerate(right)]
     stderr = right.std(ddof=1) / n**0.5
-    row = ReadingRow(metric="acc", value=float(right.mean()), unit="1", better="higher", stderr=stderr, n=n)
+    row = ReadingRow(
+        metric="acc", value=float(right.mean()), unit="1", better="higher", stderr=stderr, n=n
+    )
     about = {"measure": "zeroshot", "protocol": "piqa@1.0", "token_digest": ""} | about
     return put(root, record(made=made, **about), items, [row])
 
 
-def answers(root, task="code/mbpp@3-shotx40", factor=1.0, *, lost=0, gained=0, n=40, noise=0.0, made="a", **about):
-    """`n` questions with two choices, half of them right before: `factor` times the bits, so many answers lost and gained."""
+def answers(
+    root,
+    task="code/mbpp@3-shotx40",
+    factor=1.0,
+    *,
+    lost=0,
+    gained=0,
+    n=40,
+    noise=0.0,
+    made="a",
+    **about,
+):
+    """`n` questions with two choices, half of them right before: `factor` times the bits, so many
+    answers lost and gained."""
     rng = np.random.default_rng(len(task))
     bits = rng.uniform(0.5, 1.5, n)
     bits = bits * (factor + noise * np.random.default_rng(1).normal(size=n) if noise else factor)
@@ -112,24 +154,52 @@ def answers(root, task="code/mbpp@3-shotx40", factor=1.0, *, lost=0, gained=0, n
         for i, (b, r) in enumerate(zip(bits, right, strict=True))
     ]
     stderr = bits.std(ddof=1) / n**0.5
-    rows = [ReadingRow(metric="bits_per_byte", value=bits.mean(), unit="bits/byte", better="lower", stderr=stderr, n=n)]
+    rows = [
+        ReadingRow(
+            metric="bits_per_byte",
+            value=bits.mean(),
+            unit="bits/byte",
+            better="lower",
+            stderr=stderr,
+            n=n,
+        )
+    ]
     rows.append(ReadingRow(metric="acc_raw", value=right.mean(), unit="1", better="higher", n=n))
-    about = {"measure": "answers", "protocol": task, "token_digest": "", "notes": {"ranking": "raw"}} | about
+    about = {
+        "measure": "answers",
+        "protocol": task,
+        "token_digest": "",
+        "notes": {"ranking": "raw"},
+    } | about
     return put(root, record(made=made, **about), items, rows)
 
 
-def latency(root, factor=1.0, blocks=12, *, made="a", noise=1, spread=0.01, metric=("prefill", "s", "lower"), **about):
+def latency(
+    root,
+    factor=1.0,
+    blocks=12,
+    *,
+    made="a",
+    noise=1,
+    spread=0.01,
+    metric=("prefill", "s", "lower"),
+    **about,
+):
     times = factor * np.exp(np.random.default_rng(noise).normal(0, spread, blocks))
     items = [Item(str(i), str(i), float(t), 1.0) for i, t in enumerate(times)]
     name, unit, better = metric
     is_ratio = name == "speedup"
     value, stderr = (np.exp(np.log(times).mean()), None) if is_ratio else (np.median(times), 0.01)
-    row = ReadingRow(metric=name, value=float(value), unit=unit, better=better, stderr=stderr, n=blocks)
+    row = ReadingRow(
+        metric=name, value=float(value), unit=unit, better=better, stderr=stderr, n=blocks
+    )
     about = {"measure": "latency", "protocol": "512", "token_digest": ""} | about
     return put(root, record(made=made, **about), items, [row])
 
 
-def counted(root, metric, value, *, made="a", better="lower", unit="1", items=(), beside=None, **about):
+def counted(
+    root, metric, value, *, made="a", better="lower", unit="1", items=(), beside=None, **about
+):
     """beside: values of further metrics of the same record, by name."""
     rows = [_reading(metric, value, unit, better)]
     rows += [_reading(name, other, "1", "lower") for name, other in (beside or {}).items()]
@@ -150,7 +220,8 @@ def read_items(path):
 
 
 def edit(path, *, seal=False, **fields):
-    """Change a record's file by hand. seal: as its owner would write it, with a digest of the new content."""
+    """Change a record's file by hand. seal: as its owner would write it, with a digest of the new
+    content."""
     changed = json.loads(path.read_text()) | fields
     if seal:
         del changed["digest"]

@@ -1,4 +1,5 @@
-"""A plug-in whose methods do what no method should, and runs that stand still in the middle of one."""
+"""A plug-in whose methods do what no method should, and runs that stand still in the middle of
+one."""
 
 import time
 
@@ -110,7 +111,9 @@ def undisturbed(tmp_path, monkeypatch, **changes):
 
 def checkpoints():
     """Steps at which unfinished trainings were saved."""
-    return sorted(int(p.name.removeprefix("step-")) for p in (cache_dir() / "training").glob("*/step-*"))
+    return sorted(
+        int(p.name.removeprefix("step-")) for p in (cache_dir() / "training").glob("*/step-*")
+    )
 
 
 def until(true, what, patience=PATIENCE_S):

@@ -1,4 +1,5 @@
-"""Fixtures of all tests: random models, small enough to prune in milliseconds, and a cache without a way to a hub."""
+"""Fixtures of all tests: random models, small enough to prune in milliseconds, and a cache without
+a way to a hub."""
 
 from __future__ import annotations
 
@@ -20,7 +21,17 @@ from bench.inputs.tokenizer_facts import TokenizerFacts
 from bench.kernels import native
 from helpers import browser, faulty, forked_ranks, runs
 from helpers.fake_hub import FakeHub
-from helpers.models import CONFIGS, REPRESENTATIVES, build, exact, job_for, mean_float64, sample, with_prior, write
+from helpers.models import (
+    CONFIGS,
+    REPRESENTATIVES,
+    build,
+    exact,
+    job_for,
+    mean_float64,
+    sample,
+    with_prior,
+    write,
+)
 from helpers.trainings import counting, job_to_train
 from methods.contract import Job
 
@@ -29,7 +40,8 @@ VALIDATION_WINDOWS = training_text.MAX_VALIDATION_WINDOWS
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Keep what was imported out of every garbage collection, and start the process that the ranks of a test are forked from."""
+    """Keep what was imported out of every garbage collection, and start the process that the ranks
+    of a test are forked from."""
     gc.freeze()
     if any(hasattr(item.module, "forked_ranks") for item in session.items):
         forked_ranks.start()
@@ -41,7 +53,8 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def threads() -> Iterator[None]:
-    """One, unless CAST_BENCH_TEST_THREADS says more: on models this small a second waits longer than it works."""
+    """One, unless CAST_BENCH_TEST_THREADS says more: on models this small a second waits longer
+    than it works."""
     before = torch.get_num_threads()
     torch.set_num_threads(int(os.environ.get("CAST_BENCH_TEST_THREADS", "1")))
     yield
@@ -55,9 +68,14 @@ def seeded() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def encoded_once() -> Iterator[None]:
-    """Encode a text once for each tokenizer: most tests read or count the tokens of the same text. Validate on little of it."""
+    """Encode a text once for each tokenizer: most tests read or count the tokens of the same text.
+    Validate on little of it."""
     known: dict[tuple[Any, ...], Any] = {}
-    real_encode, real_count, real_tokens = windows.encode, TokenizerFacts.count_tokens, training_text._tokens
+    real_encode, real_count, real_tokens = (
+        windows.encode,
+        TokenizerFacts.count_tokens,
+        training_text._tokens,
+    )
 
     def once(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in known:
@@ -105,7 +123,8 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def make_exact(float64: None) -> Callable[..., nn.Module]:
-    """make_exact(family, moved=0.0) -> a model for golden numbers, in a test whose float32 means float64."""
+    """make_exact(family, moved=0.0) -> a model for golden numbers, in a test whose float32 means
+    float64."""
     return exact
 
 
@@ -145,8 +164,11 @@ def refining() -> Callable[..., Job]:
 
 @pytest.fixture
 def task(tmp_path: Path) -> Callable[..., Job]:
-    """task(model, **fields) -> a job that trains on a text with something to learn: see `job_to_train`."""
-    return lambda model, **fields: job_to_train(model, job_for, counting(), **({"workdir": tmp_path / "work"} | fields))
+    """task(model, **fields) -> a job that trains on a text with something to learn: see
+    `job_to_train`."""
+    return lambda model, **fields: job_to_train(
+        model, job_for, counting(), **({"workdir": tmp_path / "work"} | fields)
+    )
 
 
 @pytest.fixture
@@ -163,7 +185,8 @@ def cli(capsys, monkeypatch):
 
 @pytest.fixture
 def refused(cli: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
-    """refused(*args) -> the sentence that a command ends with: exit code 2, nothing on stdout, and before it only "fetching …"."""
+    """refused(*args) -> the sentence that a command ends with: exit code 2, nothing on stdout, and
+    before it only "fetching …"."""
 
     def run(*args: Any) -> str:
         code, out, err = cli(*args)
@@ -201,7 +224,8 @@ def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of plug-ins with faulty methods and a slow one. A module may have a `site` of its own."""
+    """The folder of plug-ins with faulty methods and a slow one. A module may have a `site` of its
+    own."""
     return faulty.install(tmp_path_factory.mktemp("faulty"))
 
 
@@ -246,24 +270,29 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def heard() -> list[str]:
-    """Collect what the pages of a test complain about: messages of the console, faults and dialogs."""
+    """Collect what the pages of a test complain about: messages of the console, faults and
+    dialogs."""
     return []
 
 
 @pytest.fixture(scope="module")
 def script(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The module of scripts/ that the test's module names as SCRIPT. It and what it imports from there are forgotten afterwards."""
+    """The module of scripts/ that the test's module names as SCRIPT. It and what it imports from
+    there are forgotten afterwards."""
     before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(SCRIPTS)
         yield importlib.import_module(request.module.SCRIPT)
-        for loaded in {module.stem for module in SCRIPTS.glob("*.py")} & (set(sys.modules) - before):
+        for loaded in {module.stem for module in SCRIPTS.glob("*.py")} & (
+            set(sys.modules) - before
+        ):
             del sys.modules[loaded]
 
 
 @pytest.fixture
 def visit(chromium: Any, file: Path, heard: list[str]) -> Iterator[Callable[..., Any]]:
-    """visit(address, **context) -> the page that the fixture `file` of the module wrote. See `helpers.browser.visits`."""
+    """visit(address, **context) -> the page that the fixture `file` of the module wrote. See
+    `helpers.browser.visits`."""
     with browser.visits(chromium, file, heard) as go:
         yield go
 

@@ -1,4 +1,5 @@
-"""Command lines in processes that are forked from one with the imports, each with limits: many take little time."""
+"""Command lines in processes that are forked from one with the imports, each with limits: many take
+little time."""
 
 from __future__ import annotations
 
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 BYTES, CPU_S = 2 * 10**9, 20
-"""Address space, and seconds of processor time, of a command. A busy machine is no hang, so its wall clock has no limit."""
+"""Address space, and seconds of processor time, of a command. A busy machine is no hang, so its
+wall clock has no limit."""
 IMPORTS = (
-    "bench.cli.main", "bench.compare.verdict", "bench.compare.history", "bench.reporting.leaderboard", "bench.api",
-    "bench.results.check", "bench.results.merge", "bench.cli.listing", "bench.planning.plan", "pyarrow.parquet", "tokenizers",
+    "bench.cli.main", "bench.compare.verdict", "bench.compare.history",
+    "bench.reporting.leaderboard", "bench.api", "bench.results.check", "bench.results.merge",
+    "bench.cli.listing", "bench.planning.plan", "pyarrow.parquet", "tokenizers",
 )  # fmt: skip
 
 
@@ -45,9 +48,16 @@ class Commands:
         self._server.wait()
         self._server.stdout.close()
 
-    def run(self, arguments: list[str], folder: Path, environment: dict[str, str], path: Path) -> Ended:
+    def run(
+        self, arguments: list[str], folder: Path, environment: dict[str, str], path: Path
+    ) -> Ended:
         """Run a command in a folder, with another folder first on Python's path."""
-        job = {"arguments": arguments, "folder": str(folder), "environment": environment, "path": str(path)}
+        job = {
+            "arguments": arguments,
+            "folder": str(folder),
+            "environment": environment,
+            "path": str(path),
+        }
         print(json.dumps(job), file=self._server.stdin, flush=True)
         answer = self._server.stdout.readline()
         assert answer, "the server has ended"

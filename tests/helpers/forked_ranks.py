@@ -1,4 +1,5 @@
-"""Programs of several ranks, in processes that are forked from one with all imports, since imports cost more than what they do."""
+"""Programs of several ranks, in processes that are forked from one with all imports, since imports
+cost more than what they do."""
 
 import contextlib
 import sys
@@ -31,7 +32,8 @@ def stop():
 
 
 def launch(program, *arguments):
-    """Call `main(*arguments)` of a module of this folder, which calls `run_ranks`, in a separate process."""
+    """Call `main(*arguments)` of a module of this folder, which calls `run_ranks`, in a separate
+    process."""
     ((_, pipe),) = _servers
     pipe.send((program.__name__, *map(str, arguments)))
     fault = pipe.recv()
@@ -52,13 +54,16 @@ def _serve(clients, requests):
 
 
 def run_ranks(world, main, *arguments):
-    """Call main(*arguments) in `world` processes, one group. All end where one fails, and what it raised is raised."""
+    """Call main(*arguments) in `world` processes, one group. All end where one fails, and what it
+    raised is raised."""
     with tempfile.TemporaryDirectory() as folder:
         start_processes(_join, (world, folder, main, arguments), nprocs=world, start_method="fork")
 
 
 def _join(rank, world, folder, main, arguments):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
+    )
     main(*arguments)
     dist.destroy_process_group()

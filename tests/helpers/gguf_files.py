@@ -50,15 +50,25 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def write(
-    file: Path, fields: Mapping[str, Any] | None = None, tensors: Mapping[str, Any] | None = None, kind: str = "llama"
+    file: Path,
+    fields: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, Any] | None = None,
+    kind: str = "llama",
 ) -> Path:
     """Write the file. fields, tensors: changes; None leaves one out."""
     writer = GGUFWriter(file, kind)
     for key, value in (FIELDS | dict(fields or {})).items():
         if value is None:
             continue
-        add = {str: writer.add_string, float: writer.add_float32, list: writer.add_array, int: writer.add_uint32}
-        (writer.add_uint64 if isinstance(value, int) and value >= 2**32 else add[type(value)])(key, value)
+        add = {
+            str: writer.add_string,
+            float: writer.add_float32,
+            list: writer.add_array,
+            int: writer.add_uint32,
+        }
+        (writer.add_uint64 if isinstance(value, int) and value >= 2**32 else add[type(value)])(
+            key, value
+        )
     random = np.random.default_rng(0)
     for name, shape in (shapes() | dict(tensors or {})).items():
         if shape is not None:
@@ -73,7 +83,9 @@ def write(
 Damage = Callable[[Path], object]
 
 
-def changed(fields: Mapping[str, Any] | None = None, tensors: Mapping[str, Any] | None = None) -> Damage:
+def changed(
+    fields: Mapping[str, Any] | None = None, tensors: Mapping[str, Any] | None = None
+) -> Damage:
     return lambda file: write(file, fields, tensors)
 
 
@@ -142,7 +154,9 @@ DAMAGES: dict[str, Damage] = {
     "many heads": changed({"llama.attention.head_count": 2**20}),
     "wide heads": changed({"llama.rope.dimension_count": 2**20}),
     "large vocabulary": changed({"llama.vocab_size": 2**24}),
-    "more tokens than rows": changed({"tokenizer.ggml.tokens": [*TOKENS, "more"], "llama.vocab_size": None}),
+    "more tokens than rows": changed(
+        {"tokenizer.ggml.tokens": [*TOKENS, "more"], "llama.vocab_size": None}
+    ),
     "no embedding": changed(tensors={"token_embd.weight": None}),
     "a gap": changed({"llama.block_count": 3}, {"blk.5.ffn_up.weight": (INNER, HIDDEN)}),
     "a wide tensor": changed(tensors={"blk.0.ffn_up.weight": (INNER, 2 * HIDDEN)}),

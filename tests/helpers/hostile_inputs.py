@@ -1,6 +1,8 @@
-"""Model folders, GGUF files, configs and plug-ins made to mislead, to flood or to stop the command that reads them.
+"""Model folders, GGUF files, configs and plug-ins made to mislead, to flood or to stop the command
+that reads them.
 
-A case writes its files into a folder. The tables in helpers.folders and helpers.gguf_files have other ones.
+A case writes its files into a folder. The tables in helpers.folders and helpers.gguf_files have
+other ones.
 """
 
 from __future__ import annotations
@@ -50,53 +52,98 @@ def tokenizer(change: Callable[[dict[str, Any]], object]) -> Case:
 
 
 def tokenizer_config(**fields: Any) -> Case:
-    return folders.text("tokenizer_config.json", json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"} | fields))
+    return folders.text(
+        "tokenizer_config.json", json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"} | fields)
+    )
 
 
 INDEX = "model.safetensors.index.json"
-SAFETENSORS: dict[str, Case] = {name: model(damage) for name, damage in {
-    **{f"shape {shape!r}": header_of(folders.NORM, shape=shape)
-       for shape in ([1.5], [True], ["128"], [-128], [], None, [128] * 1000, [2**63], [10**400])},
-    **{f"offsets {offsets!r}": header_of(folders.NORM, data_offsets=offsets)
-       for offsets in ([5, 1], [-8, 504], [0.0, 512.0], ["0", "512"], [0, 2**64], [0], None)},
-    **{f"dtype {dtype!r}": header_of(folders.NORM, dtype=dtype) for dtype in ("F128", None, ["F32"], ESCAPE, "BOOL")},
-    "name of a path": folders.header(lambda header: header.update({OUTSIDE: header.pop(folders.NORM)})),
-    "name of an escape": folders.header(lambda header: header.update({ESCAPE: header.pop(folders.NORM)})),
-    "many tensors": raw(lambda: json.dumps({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(200_000)}).encode()),
-    "long header": raw(lambda: b"{}" + b" " * 200_000_000),
-    "length of a lie": raw(b"{}", 2**40),
-    "name twice": raw(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', data=b"x"),
-    "not unicode": raw(b'{"\xff": 1}'),
-    "deep metadata": folders.header(lambda header: header.update(__metadata__={"format": {"a": [[[]]]}})),
-    "more data": lambda folder: (folder / "model.safetensors").open("ab").write(bytes(99)),
-    "map to a root": folders.text(INDEX, json.dumps({"weight_map": {folders.NORM: "/etc/passwd"}})),
-    "map to a number": folders.text(INDEX, json.dumps({"weight_map": {folders.NORM: 7}})),
-    "map of a list": folders.text(INDEX, json.dumps({"weight_map": [OUTSIDE]})),
-}.items()}  # fmt: skip
+SAFETENSORS: dict[str, Case] = {
+    name: model(damage)
+    for name, damage in {
+        **{
+            f"shape {shape!r}": header_of(folders.NORM, shape=shape)
+            for shape in (
+                [1.5],
+                [True],
+                ["128"],
+                [-128],
+                [],
+                None,
+                [128] * 1000,
+                [2**63],
+                [10**400],
+            )
+        },
+        **{
+            f"offsets {offsets!r}": header_of(folders.NORM, data_offsets=offsets)
+            for offsets in ([5, 1], [-8, 504], [0.0, 512.0], ["0", "512"], [0, 2**64], [0], None)
+        },
+        **{
+            f"dtype {dtype!r}": header_of(folders.NORM, dtype=dtype)
+            for dtype in ("F128", None, ["F32"], ESCAPE, "BOOL")
+        },
+        "name of a path": folders.header(
+            lambda header: header.update({OUTSIDE: header.pop(folders.NORM)})
+        ),
+        "name of an escape": folders.header(
+            lambda header: header.update({ESCAPE: header.pop(folders.NORM)})
+        ),
+        "many tensors": raw(
+            lambda: json.dumps(
+                {
+                    f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+                    for i in range(200_000)
+                }
+            ).encode()
+        ),
+        "long header": raw(lambda: b"{}" + b" " * 200_000_000),
+        "length of a lie": raw(b"{}", 2**40),
+        "name twice": raw(
+            b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
+            data=b"x",
+        ),
+        "not unicode": raw(b'{"\xff": 1}'),
+        "deep metadata": folders.header(
+            lambda header: header.update(__metadata__={"format": {"a": [[[]]]}})
+        ),
+        "more data": lambda folder: (folder / "model.safetensors").open("ab").write(bytes(99)),
+        "map to a root": folders.text(
+            INDEX, json.dumps({"weight_map": {folders.NORM: "/etc/passwd"}})
+        ),
+        "map to a number": folders.text(INDEX, json.dumps({"weight_map": {folders.NORM: 7}})),
+        "map of a list": folders.text(INDEX, json.dumps({"weight_map": [OUTSIDE]})),
+    }.items()
+}
 
-TOKENIZERS: dict[str, Case] = {name: model(damage) for name, damage in {
-    "deep": folders.text("tokenizer.json", DEEP),
-    "large": folders.text("tokenizer.json", lambda: '{"a": "' + "x" * 200_000_000 + '"}'),
-    "list": folders.text("tokenizer.json", "[]"),
-    "twice": folders.text("tokenizer.json", '{"model": {}, "model": {}}'),
-    "linked": folders.link("tokenizer.json", "/dev/zero"),
-    "piped config": folders.pipe("tokenizer_config.json"),
-    "ids of text": tokenizer(lambda v: v["model"]["vocab"].update(a="7")),
-    "negative id": tokenizer(lambda v: v["model"]["vocab"].update(a=-1)),
-    "far id": tokenizer(lambda v: v["model"]["vocab"].update(a=2**31)),
-    "vocabulary of a list": tokenizer(lambda v: v["model"].update(vocab=[1, 2])),
-    "unknown model": tokenizer(lambda v: v["model"].update(type="Pickle")),
-    "merges of numbers": tokenizer(lambda v: v["model"].update(merges=[1, 2])),
-    "merges of others": tokenizer(lambda v: v["model"].update(merges=["zz yy"])),
-    "added tokens of text": tokenizer(lambda v: v.update(added_tokens="many")),
-    "far added token": tokenizer(lambda v: v["added_tokens"][0].update(id=2**40)),
-    "deep normalizer": tokenizer(lambda v: v.update(normalizer=sequence(200))),
-    "slow expression": tokenizer(lambda v: v.update(pre_tokenizer=split("(([a-z ])*)*$"))),
-    "expression of an error": tokenizer(lambda v: v.update(pre_tokenizer=split("(("))),
-    "own class": tokenizer_config(tokenizer_class="os.system", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]}),
-    "special token of a list": tokenizer_config(bos_token=[1], eos_token={"a": 1}),
-    "length of text": tokenizer_config(model_max_length="long", padding_side="up"),
-}.items()}  # fmt: skip
+TOKENIZERS: dict[str, Case] = {
+    name: model(damage)
+    for name, damage in {
+        "deep": folders.text("tokenizer.json", DEEP),
+        "large": folders.text("tokenizer.json", lambda: '{"a": "' + "x" * 200_000_000 + '"}'),
+        "list": folders.text("tokenizer.json", "[]"),
+        "twice": folders.text("tokenizer.json", '{"model": {}, "model": {}}'),
+        "linked": folders.link("tokenizer.json", "/dev/zero"),
+        "piped config": folders.pipe("tokenizer_config.json"),
+        "ids of text": tokenizer(lambda v: v["model"]["vocab"].update(a="7")),
+        "negative id": tokenizer(lambda v: v["model"]["vocab"].update(a=-1)),
+        "far id": tokenizer(lambda v: v["model"]["vocab"].update(a=2**31)),
+        "vocabulary of a list": tokenizer(lambda v: v["model"].update(vocab=[1, 2])),
+        "unknown model": tokenizer(lambda v: v["model"].update(type="Pickle")),
+        "merges of numbers": tokenizer(lambda v: v["model"].update(merges=[1, 2])),
+        "merges of others": tokenizer(lambda v: v["model"].update(merges=["zz yy"])),
+        "added tokens of text": tokenizer(lambda v: v.update(added_tokens="many")),
+        "far added token": tokenizer(lambda v: v["added_tokens"][0].update(id=2**40)),
+        "deep normalizer": tokenizer(lambda v: v.update(normalizer=sequence(200))),
+        "slow expression": tokenizer(lambda v: v.update(pre_tokenizer=split("(([a-z ])*)*$"))),
+        "expression of an error": tokenizer(lambda v: v.update(pre_tokenizer=split("(("))),
+        "own class": tokenizer_config(
+            tokenizer_class="os.system", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]}
+        ),
+        "special token of a list": tokenizer_config(bos_token=[1], eos_token={"a": 1}),
+        "length of text": tokenizer_config(model_max_length="long", padding_side="up"),
+    }.items()
+}
 
 
 def sequence(depth: int) -> dict[str, Any]:
@@ -107,7 +154,12 @@ def sequence(depth: int) -> dict[str, Any]:
 
 
 def split(expression: str) -> dict[str, Any]:
-    return {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
+    return {
+        "type": "Split",
+        "pattern": {"Regex": expression},
+        "behavior": "Isolated",
+        "invert": False,
+    }
 
 
 # GGUF, configs and plug-ins
@@ -117,17 +169,35 @@ def gguf(damage: Case) -> Case:
     return lambda folder: damage(folder / "x.gguf")
 
 
-GGUF: dict[str, Case] = {name: gguf(damage) for name, damage in {
-    **{f"{key} of {value!r}": gguf_files.changed({f"llama.{key}": value})
-       for key, value in (("context_length", "x"), ("context_length", 2**60), ("embedding_length", 0), ("block_count", 1.5),
-                          ("attention.head_count", 0), ("attention.head_count_kv", 3), ("rope.freq_base", float("nan")),
-                          ("attention.layer_norm_rms_epsilon", -1.0), ("feed_forward_length", [1, 2]), ("vocab_size", 1))},
-    **{f"byte {at}": gguf_files.patched(at, "<B", 0xFF) for at in range(6, 300, 29)},
-    "negative tokens": gguf_files.changed({"tokenizer.ggml.bos_token_id": 2**32 - 1}),
-    "token types of others": gguf_files.changed({"tokenizer.ggml.token_type": [99] * len(gguf_files.TOKENS)}),
-    "name of an escape": gguf_files.changed({"general.name": ESCAPE}),
-    "name of a path": gguf_files.changed({"general.name": OUTSIDE, "general.basename": OUTSIDE}),
-}.items()}  # fmt: skip
+GGUF: dict[str, Case] = {
+    name: gguf(damage)
+    for name, damage in {
+        **{
+            f"{key} of {value!r}": gguf_files.changed({f"llama.{key}": value})
+            for key, value in (
+                ("context_length", "x"),
+                ("context_length", 2**60),
+                ("embedding_length", 0),
+                ("block_count", 1.5),
+                ("attention.head_count", 0),
+                ("attention.head_count_kv", 3),
+                ("rope.freq_base", float("nan")),
+                ("attention.layer_norm_rms_epsilon", -1.0),
+                ("feed_forward_length", [1, 2]),
+                ("vocab_size", 1),
+            )
+        },
+        **{f"byte {at}": gguf_files.patched(at, "<B", 0xFF) for at in range(6, 300, 29)},
+        "negative tokens": gguf_files.changed({"tokenizer.ggml.bos_token_id": 2**32 - 1}),
+        "token types of others": gguf_files.changed(
+            {"tokenizer.ggml.token_type": [99] * len(gguf_files.TOKENS)}
+        ),
+        "name of an escape": gguf_files.changed({"general.name": ESCAPE}),
+        "name of a path": gguf_files.changed(
+            {"general.name": OUTSIDE, "general.basename": OUTSIDE}
+        ),
+    }.items()
+}
 
 
 def toml(text: str | bytes | Callable[[], str]) -> Case:
@@ -163,18 +233,42 @@ def plugin(source: str, **groups: dict[str, str]) -> Case:
 
 
 PLUGINS: dict[str, Case] = {
-    **{f"raises {error}": plugin(f"raise {error}")
-       for error in ("SystemExit(3)", "GeneratorExit", "BaseException('x')", "MemoryError", "OSError(28, 'full')")},
+    **{
+        f"raises {error}": plugin(f"raise {error}")
+        for error in (
+            "SystemExit(3)",
+            "GeneratorExit",
+            "BaseException('x')",
+            "MemoryError",
+            "OSError(28, 'full')",
+        )
+    },
     "memory": plugin("x = bytearray(10**11)"),
     "much output": plugin("print('x' * 10**7)\nM = 3"),
-    "odd type": plugin("class T(type):\n    def __getattribute__(c, n): raise ValueError(n)\nclass M(metaclass=T): pass"),
-    "document": plugin(f"{PLUGIN}@dataclass(frozen=True)\nclass M:\n    __doc__ = 'x\\x1b]0;a\\a' * 10**6\n    name = 'hostile'\n    needs = Needs.NOTHING\n    def apply(self, model, job): pass"),
+    "odd type": plugin(
+        "class T(type):\n    def __getattribute__(c, n): raise ValueError(n)\nclass "
+        "M(metaclass=T): pass"
+    ),
+    "document": plugin(
+        f"{PLUGIN}@dataclass(frozen=True)\nclass M:\n    __doc__ = 'x\\x1b]0;a\\a' * 10**6\n    "
+        "name = 'hostile'\n    needs = Needs.NOTHING\n    def apply(self, model, job): pass"
+    ),
     "no apply": plugin(f"{PLUGIN}class M:\n    name = 'hostile'\n    needs = Needs.NOTHING"),
-    "another name": plugin(f"{PLUGIN}class M:\n    name = 'wanda'\n    needs = Needs.NOTHING\n    def apply(self, model, job): pass"),
+    "another name": plugin(
+        f"{PLUGIN}class M:\n    name = 'wanda'\n    needs = Needs.NOTHING\n    def apply(self, "
+        "model, job): pass"
+    ),
     "name of ours": plugin("M = 3", methods={"wanda": "hostile:M"}),
     "name of an escape": plugin("M = 3", methods={ESCAPE: "hostile:M"}),
     "no attribute": plugin("", methods={"hostile": "hostile:M.a.b"}),
-    "no module": plugin("", methods={"hostile": "nowhere:M"}, measures={"hostile": ":"}, quantizers={"hostile": "a b:c"}),
+    "no module": plugin(
+        "",
+        methods={"hostile": "nowhere:M"},
+        measures={"hostile": ":"},
+        quantizers={"hostile": "a b:c"},
+    ),
     "current folder": plugin("import os\nos.chdir('/')\nM = 3"),
-    "recursion": plugin("import hostile\nimport sys\nsys.setrecursionlimit(10**6)\ndef f(): f()\nM = 3"),
-}  # fmt: skip
+    "recursion": plugin(
+        "import hostile\nimport sys\nsys.setrecursionlimit(10**6)\ndef f(): f()\nM = 3"
+    ),
+}

@@ -54,7 +54,9 @@ def as_text(change: Callable[[str], str | bytes]) -> Case:
 def record_in(folder: Path) -> tuple[Path, dict[str, Any]]:
     fake_records.perplexity(folder)
     fake_records.accuracy(folder)
-    path = next(p for p in sorted((folder / "records").iterdir()) if '"perplexity"' in p.read_text())
+    path = next(
+        p for p in sorted((folder / "records").iterdir()) if '"perplexity"' in p.read_text()
+    )
     return path, json.loads(path.read_text())
 
 
@@ -72,12 +74,15 @@ def put(*path: Any, value: Any) -> Case:
 
 ODD_VALUES = (None, "x", -1, [], {"a": {}}, 1e308, True, [[]], ESCAPE, 2**70)
 FIELDS = (
-    "schema_version", "key", "identity", "artifact", "status", "reason", "traceback", "readings", "items", "token_digest",
-    "notes", "key_inputs", "cost", "provenance",
+    "schema_version", "key", "identity", "artifact", "status", "reason", "traceback", "readings",
+    "items", "token_digest", "notes", "key_inputs", "cost", "provenance",
 )  # fmt: skip
 RECORDS: dict[str, Case] = {
-    **{f"{name} {shift}": put(name, value=ODD_VALUES[(3 * i + 5 * shift) % 10])
-       for i, name in enumerate(FIELDS) for shift in (0, 1)},
+    **{
+        f"{name} {shift}": put(name, value=ODD_VALUES[(3 * i + 5 * shift) % 10])
+        for i, name in enumerate(FIELDS)
+        for shift in (0, 1)
+    },
     "value of text": put("readings", 0, "value", value="12"),
     "value of a list": put("readings", 0, "value", value=[12.0]),
     "negative error": put("readings", 0, "stderr", value=-1.0),
@@ -90,10 +95,16 @@ RECORDS: dict[str, Case] = {
     "negative time": put("cost", value={"wall_s": -1}),
     "notes of 300 levels": put("notes", value={"a": json.loads("[" * 300 + "]" * 300)}),
     "engine without its notes": sealed(
-        lambda fields: fields["identity"].update(measure="speed", protocol=fields["identity"]["protocol"] | {"engine": "native"})
+        lambda fields: fields["identity"].update(
+            measure="speed", protocol=fields["identity"]["protocol"] | {"engine": "native"}
+        )
     ),
-    "deep notes": as_text(lambda text: text.replace('"notes": {}', '"notes": {"a": ' + DEEP + "]" * 100_000 + "}")),
-    "long number": as_text(lambda text: text.replace('"notes": {}', '"notes": {"a": ' + "9" * 100_000 + "}")),
+    "deep notes": as_text(
+        lambda text: text.replace('"notes": {}', '"notes": {"a": ' + DEEP + "]" * 100_000 + "}")
+    ),
+    "long number": as_text(
+        lambda text: text.replace('"notes": {}', '"notes": {"a": ' + "9" * 100_000 + "}")
+    ),
     "a name twice": as_text(lambda text: text.replace('"notes": {}', '"notes": {}, "notes": {}')),
     "not a number": as_text(lambda text: text.replace('"notes": {}', '"notes": {"a": NaN}')),
     "surrogate": as_text(lambda text: text.replace('"notes": {}', '"notes": {"a": "\\ud800"}')),
@@ -106,7 +117,7 @@ RECORDS: dict[str, Case] = {
     "cut": as_text(lambda text: text[:-20]),
     "huge": as_text(lambda text: text + " " * 70_000_000),
     "zeros": as_text(lambda text: bytes(1000)),
-}  # fmt: skip
+}
 
 # Items of a record
 
@@ -129,7 +140,9 @@ def items(change: Callable[[pa.Table], pa.Table | bytes], **options: Any) -> Cas
 
 def column(name: str, make: Callable[[int], Any], kind: Any = None) -> Case:
     """Replace a column. make: takes the number of rows."""
-    return items(lambda t: t.set_column(t.column_names.index(name), name, pa.array(make(t.num_rows), kind)))
+    return items(
+        lambda t: t.set_column(t.column_names.index(name), name, pa.array(make(t.num_rows), kind))
+    )
 
 
 def valid(table: pa.Table, **options: Any) -> bytes:
@@ -146,36 +159,76 @@ def nested(depth: int) -> Any:
 
 
 ITEMS: dict[str, Case] = {
-    **{f"value of {v!r}": column("value", lambda n, v=v: [v] * n)
-       for v in ("much", True, [1.0], {"a": 1}, None, b"x", 1e308, -1e308, float("inf"), float("nan"), 0)},
-    **{f"value as {kind}": column("value", lambda n: [None] * n, kind)
-       for kind in (pa.date32(), pa.timestamp("ns"), pa.decimal128(38, 10), pa.float16(), nested(100))},
-    **{f"weight of {v!r}": column("weight", lambda n, v=v: [v] * n) for v in (0.0, -1.0, None, 1e-320, "1")},
+    **{
+        f"value of {v!r}": column("value", lambda n, v=v: [v] * n)
+        for v in (
+            "much",
+            True,
+            [1.0],
+            {"a": 1},
+            None,
+            b"x",
+            1e308,
+            -1e308,
+            float("inf"),
+            float("nan"),
+            0,
+        )
+    },
+    **{
+        f"value as {kind}": column("value", lambda n: [None] * n, kind)
+        for kind in (
+            pa.date32(),
+            pa.timestamp("ns"),
+            pa.decimal128(38, 10),
+            pa.float16(),
+            nested(100),
+        )
+    },
+    **{
+        f"weight of {v!r}": column("weight", lambda n, v=v: [v] * n)
+        for v in (0.0, -1.0, None, 1e-320, "1")
+    },
     "numbers as ids": column("item_id", range),
     "long ids": column("item_id", lambda n: [str(i) * 100_000 for i in range(n)]),
     "ids without text": column("item_id", lambda n: [""] * n),
     "one id": column("item_id", lambda n: ["a"] * n),
     "no cluster": items(lambda t: t.drop_columns(["cluster_id"])),
-    "columns twice": items(lambda t: t.append_column("more", t["value"]).rename_columns([*t.column_names, "value"])),
-    "many columns": items(lambda t: pa.table({**{c: t[c] for c in t.column_names}, **{f"c{i}": t["value"] for i in range(3000)}})),
+    "columns twice": items(
+        lambda t: t.append_column("more", t["value"]).rename_columns([*t.column_names, "value"])
+    ),
+    "many columns": items(
+        lambda t: pa.table(
+            {**{c: t[c] for c in t.column_names}, **{f"c{i}": t["value"] for i in range(3000)}}
+        )
+    ),
     "no rows": items(lambda t: t.slice(0, 0)),
     "a row less": items(lambda t: t.slice(1)),
     "a million rows": items(lambda t: pa.concat_tables([t] * 9000), compression="zstd"),
     "many groups": items(lambda t: pa.concat_tables([t] * 50), row_group_size=1),
     "metadata": items(lambda t: t.replace_schema_metadata({"a": "x" * 30_000_000})),
-    "other schema": items(lambda t: t.replace_schema_metadata({"ARROW:schema": base64.b64encode(bytes(99))})),
+    "other schema": items(
+        lambda t: t.replace_schema_metadata({"ARROW:schema": base64.b64encode(bytes(99))})
+    ),
     "random": items(lambda t: np.random.default_rng(0).bytes(5000)),
     "encrypted": items(lambda t: b"PARE" + valid(t)[4:-4] + b"PARE"),
     "long footer": items(lambda t: valid(t)[:-8] + struct.pack("<I", 2**31 - 1) + b"PAR1"),
     "cut": items(lambda t: valid(t)[:-300]),
     "csv": items(lambda t: b"item_id,value\na,1\n"),
-    **{f"byte {at}": items(lambda t, at=at: (v := valid(t))[:at] + bytes([v[at] ^ 0x7F]) + v[at + 1:]) for at in range(-900, -8, 180)},
-}  # fmt: skip
+    **{
+        f"byte {at}": items(
+            lambda t, at=at: (v := valid(t))[:at] + bytes([v[at] ^ 0x7F]) + v[at + 1 :]
+        )
+        for at in range(-900, -8, 180)
+    },
+}
 
 # Baselines
 
 
-def zipped(change: Callable[[dict[str, bytes]], object], *, refit: bool = False, **options: Any) -> Case:
+def zipped(
+    change: Callable[[dict[str, bytes]], object], *, refit: bool = False, **options: Any
+) -> Case:
     """Change the files of a baseline. refit: with a digest that fits."""
 
     def case(folder: Path) -> None:
@@ -186,7 +239,9 @@ def zipped(change: Callable[[dict[str, bytes]], object], *, refit: bool = False,
         change(files)
         if refit:
             about = json.loads(files[baseline.MANIFEST])
-            about["digest"] = digests.of([files[baseline.RECORDS].decode(), files[baseline.ITEMS].hex()])
+            about["digest"] = digests.of(
+                [files[baseline.RECORDS].decode(), files[baseline.ITEMS].hex()]
+            )
             files[baseline.MANIFEST] = json.dumps(about).encode()
         with zipfile.ZipFile(file, "w", **({"compression": zipfile.ZIP_DEFLATED} | options)) as out:
             for name, content in files.items():
@@ -220,7 +275,9 @@ def bytes_of_zip(change: Callable[[bytearray], object]) -> Case:
 
 
 ZIPS: dict[str, Case] = {
-    **{f"format {value!r}": manifest(format=value) for value in (10**30, "one", None, [1], -1, 1.5)},
+    **{
+        f"format {value!r}": manifest(format=value) for value in (10**30, "one", None, [1], -1, 1.5)
+    },
     **{f"schema {value!r}": manifest(schema=value) for value in ("4", 3, None, {})},
     **{f"digest {value!r}": manifest(digest=value) for value in (None, "0" * 64, [])},
     "deep manifest": file_of(baseline.MANIFEST, DEEP.encode()),
@@ -228,17 +285,27 @@ ZIPS: dict[str, Case] = {
     "no manifest": zipped(lambda files: files.pop(baseline.MANIFEST)),
     "no records": zipped(lambda files: files.pop(baseline.RECORDS)),
     "empty records": file_of(baseline.RECORDS, b"", refit=True),
-    "blank line": zipped(lambda files: files.update({baseline.RECORDS: files[baseline.RECORDS] + b"\n"}), refit=True),
-    "records twice": zipped(lambda files: files.update({baseline.RECORDS: 2 * files[baseline.RECORDS]}), refit=True),
+    "blank line": zipped(
+        lambda files: files.update({baseline.RECORDS: files[baseline.RECORDS] + b"\n"}), refit=True
+    ),
+    "records twice": zipped(
+        lambda files: files.update({baseline.RECORDS: 2 * files[baseline.RECORDS]}), refit=True
+    ),
     "records not unicode": file_of(baseline.RECORDS, b"\xff\xfe"),
     "spaces": file_of(baseline.RECORDS, b" " * 200_000_000),
     "items of text": file_of(baseline.ITEMS, b"x", refit=True),
     "empty items": file_of(baseline.ITEMS, b"", refit=True),
-    "names outside": zipped(lambda files: files.update({f"../{OUTSIDE}": b"x", "/secret": b"x", baseline.RECORDS: b""})),
+    "names outside": zipped(
+        lambda files: files.update({f"../{OUTSIDE}": b"x", "/secret": b"x", baseline.RECORDS: b""})
+    ),
     "bzip2": zipped(lambda _: None, compression=zipfile.ZIP_BZIP2),
     "checksum": bytes_of_zip(lambda content: content.__setitem__(slice(14, 18), b"abcd")),
-    "encrypted": bytes_of_zip(lambda content: content.__setitem__(content.rindex(b"PK\1\2") + 8, 1)),
+    "encrypted": bytes_of_zip(
+        lambda content: content.__setitem__(content.rindex(b"PK\1\2") + 8, 1)
+    ),
     "cut": bytes_of_zip(lambda content: content.__delitem__(slice(-40, None))),
     "more before": bytes_of_zip(lambda content: content.__setitem__(slice(0, 0), bytes(2**20))),
-    "size of a lie": bytes_of_zip(lambda content: struct.pack_into("<I", content, content.rindex(b"PK\1\2") + 24, 2**31)),
-}  # fmt: skip
+    "size of a lie": bytes_of_zip(
+        lambda content: struct.pack_into("<I", content, content.rindex(b"PK\1\2") + 24, 2**31)
+    ),
+}

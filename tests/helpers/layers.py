@@ -13,7 +13,8 @@ from methods.training.compiled import blocks_of
 
 
 def inputs_of(model, job):
-    """Inputs of each target on the calibration tokens, [tokens, in]. An expert that no token reaches has none."""
+    """Inputs of each target on the calibration tokens, [tokens, in]. An expert that no token
+    reaches has none."""
     seen = {}
 
     def note(name):
@@ -29,13 +30,16 @@ def inputs_of(model, job):
 def first_block(model, job):
     """Weight and inputs of each target in the first block, before anything is pruned."""
     first = replace(job, targets=tuple(t for t in job.targets if ".layers.0." in t))
-    found = {t: (model.get_submodule(t).weight.clone(), x) for t, x in inputs_of(model, first).items()}
+    found = {
+        t: (model.get_submodule(t).weight.clone(), x) for t, x in inputs_of(model, first).items()
+    }
     assert len(found) == 7
     return found
 
 
 def check_first_block(model, job, method, naive):
-    """Assert that a method makes of the first block, through the walk and with two dead inputs, what naive(weight, x) is."""
+    """Assert that a method makes of the first block, through the walk and with two dead inputs,
+    what naive(weight, x) is."""
     model.model.layers[0].input_layernorm.weight[[3, 17]] = 0
     dense = first_block(model, job)
     method.apply(model, job)
@@ -58,7 +62,8 @@ def block_calls(model, tokens):
 
 
 def live_bytes(*sizes):
-    """Return the memory of all tensors that the garbage collector lists, or of those whose storage has one of these sizes."""
+    """Return the memory of all tensors that the garbage collector lists, or of those whose storage
+    has one of these sizes."""
     storages = {}
     for thing in gc.get_objects():
         if type(thing) in (torch.Tensor, torch.nn.Parameter) and not thing.is_meta:
@@ -75,7 +80,9 @@ def layer(out=24, width=64, tokens=256, seed=0):
     """Return a weight, and correlated inputs with unequal norms."""
     torch.manual_seed(seed)
     mix = torch.eye(width) + torch.randn(width, width) / width**0.5
-    return torch.randn(out, width) / width**0.5, torch.randn(tokens, width) @ mix * torch.rand(width).add(0.5)
+    return torch.randn(out, width) / width**0.5, torch.randn(tokens, width) @ mix * torch.rand(
+        width
+    ).add(0.5)
 
 
 def pruned(weight, x, pattern, block=128, damping=0.01):
@@ -86,5 +93,6 @@ def pruned(weight, x, pattern, block=128, damping=0.01):
 
 
 NEAR = 128 * torch.finfo(torch.float32).eps
-"""Scores this close, float32 may order either way: a sum of the squares of 96 tokens is off by at most 48 roundings after
-its root, one of 64 weights by 64, the inputs themselves, two layers deep, by 2, the products by one each."""
+"""Scores this close, float32 may order either way: a sum of the squares of 96 tokens is off by at
+most 48 roundings after its root, one of 64 weights by 64, the inputs themselves, two layers deep,
+by 2, the products by one each."""

@@ -1,4 +1,5 @@
-"""Bounds on what one piece of work may take, so that a hang or a flood is a failure of its own test."""
+"""Bounds on what one piece of work may take, so that a hang or a flood is a failure of its own
+test."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ def limits(seconds: float = SECONDS, bytes_: int = BYTES) -> Iterator[None]:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + bytes_, before[1]))
-    handlers = {number: signal.signal(number, _raise) for number in (signal.SIGPROF, signal.SIGALRM)}
+    handlers = {
+        number: signal.signal(number, _raise) for number in (signal.SIGPROF, signal.SIGALRM)
+    }
     signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.setitimer(signal.ITIMER_REAL, WAIT_SECONDS)
     try:

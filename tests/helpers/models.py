@@ -51,8 +51,8 @@ from methods.pattern import Pattern
 from methods.targets import dense_weight, find_targets
 
 SIZES = {
-    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "max_position_embeddings": 64,
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "max_position_embeddings": 64,
 }  # fmt: skip
 
 
@@ -63,7 +63,10 @@ TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 """Special tokens within the vocabulary. The defaults of some families are larger."""
 
 
-ALTERNATING = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+ALTERNATING = {
+    "sliding_window": 5,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
 
 
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
@@ -82,20 +85,34 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "gpt_neox": lambda: GPTNeoXConfig(**SIZES),
     "gemma": lambda: GemmaConfig(**GROUPED, **TOKENS, head_dim=16),
     "gemma2": lambda: Gemma2Config(
-        **GROUPED, **TOKENS, **ALTERNATING, head_dim=16, final_logit_softcapping=0.2, attn_logit_softcapping=0.5
+        **GROUPED,
+        **TOKENS,
+        **ALTERNATING,
+        head_dim=16,
+        final_logit_softcapping=0.2,
+        attn_logit_softcapping=0.5,
     ),
     "gemma3_text": lambda: Gemma3TextConfig(**GROUPED, **TOKENS, **ALTERNATING, head_dim=16),
     "phi3": lambda: Phi3Config(**GROUPED, **TOKENS, sliding_window=5),
     "olmo2": lambda: Olmo2Config(**GROUPED, **TOKENS),
     "olmo3": lambda: Olmo3Config(**GROUPED, **TOKENS, **ALTERNATING),
     "granite": lambda: GraniteConfig(
-        **GROUPED, logits_scaling=8.0, embedding_multiplier=12.0, residual_multiplier=0.22, attention_multiplier=0.3
+        **GROUPED,
+        logits_scaling=8.0,
+        embedding_multiplier=12.0,
+        residual_multiplier=0.22,
+        attention_multiplier=0.3,
     ),
     "smollm3": lambda: SmolLM3Config(**GROUPED, **TOKENS, no_rope_layers=[1, 0, 1]),
     "starcoder2": lambda: Starcoder2Config(**GROUPED, **TOKENS, sliding_window=5),
     "mixtral": lambda: MixtralConfig(**GROUPED, **TOKENS, num_local_experts=4),
     "qwen3_moe": lambda: Qwen3MoeConfig(
-        **GROUPED, **TOKENS, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=24, head_dim=16
+        **GROUPED,
+        **TOKENS,
+        num_experts=6,
+        num_experts_per_tok=2,
+        moe_intermediate_size=24,
+        head_dim=16,
     ),
     "olmoe": lambda: OlmoeConfig(**GROUPED, **TOKENS, num_experts=4, num_experts_per_tok=2),
     "granitemoe": lambda: GraniteMoeConfig(
@@ -120,27 +137,33 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
 
 
 REPRESENTATIVES = ("llama", "gpt2", "gpt_oss")
-"""Families of the default run: a plain one, one with weights [in, out] in files, and a mixture of experts."""
+"""Families of the default run: a plain one, one with weights [in, out] in files, and a mixture of
+experts."""
 
 
 def sample(values: Iterable[Any], *kept: Any) -> list[Any]:
     """Return parameters for a test. The default run takes those in `kept`."""
-    return [value if value in kept else pytest.param(value, marks=pytest.mark.full) for value in values]
+    return [
+        value if value in kept else pytest.param(value, marks=pytest.mark.full) for value in values
+    ]
 
 
 def build(family: str, **kwargs: object) -> nn.Module:
-    """Build a random model as the loader does. Norms and biases are random too, so that a swap of two changes the
-    result.
+    """Build a random model as the loader does. Norms and biases are random too, so that a swap of
+    two changes the result.
     """
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIGS[family](), **kwargs).eval().requires_grad_(False)
+    model = (
+        AutoModelForCausalLM.from_config(CONFIGS[family](), **kwargs).eval().requires_grad_(False)
+    )
     for parameter in model.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
     return unfold(model)
 
 
 def mean_float64(patch: pytest.MonkeyPatch) -> None:
-    """Let the name float32 mean float64, for the code and for transformers, until the patch is undone.
+    """Let the name float32 mean float64, for the code and for transformers, until the patch is
+    undone.
 
     Rounding, 1e-16, then shows in no figure of six digits and turns no near tie of random numbers.
     """
@@ -151,8 +174,8 @@ def mean_float64(patch: pytest.MonkeyPatch) -> None:
 
 
 def exact(family: str, moved: float = 0.0) -> nn.Module:
-    """Build a random model in float64 whose weights are integers over 2^23. torch's normal numbers differ between
-    processors.
+    """Build a random model in float64 whose weights are integers over 2^23. torch's normal numbers
+    differ between processors.
 
     moved: by how much of themselves the weights are moved, for what that must not change.
     """
@@ -160,7 +183,9 @@ def exact(family: str, moved: float = 0.0) -> nn.Module:
     dice = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         level = parameter.mean().round()  # 1 for the weight of a norm, else 0
-        parameter.copy_(level + torch.randint(-(2**20), 2**20, parameter.shape, generator=dice) / 2**23)
+        parameter.copy_(
+            level + torch.randint(-(2**20), 2**20, parameter.shape, generator=dice) / 2**23
+        )
         parameter.mul_(1 + moved * torch.rand(parameter.shape, generator=dice))
     return model
 
@@ -176,8 +201,12 @@ def job_for(model: nn.Module, pattern: str = "2:4", **fields: object) -> Job:
 
 def with_prior(model: nn.Module, job: Job) -> Job:
     """Return the job of a stage that refines magnitude's mask. `model` is the dense one."""
-    masks = {t: job.pattern.keep(dense_weight(model.get_submodule(t)).abs().float()) for t in job.targets}
-    return replace(job, prior=Prior(folder=job.source, masks=masks), teacher=lambda: copy.deepcopy(model))
+    masks = {
+        t: job.pattern.keep(dense_weight(model.get_submodule(t)).abs().float()) for t in job.targets
+    }
+    return replace(
+        job, prior=Prior(folder=job.source, masks=masks), teacher=lambda: copy.deepcopy(model)
+    )
 
 
 def write(model: nn.Module, folder: Path) -> Path:
@@ -194,7 +223,8 @@ def store(stored: Mapping[str, StoredWeight], folder: Path, pattern: str = "dens
 
 
 def random_folder(family: str, folder: Path, **values: object) -> Path:
-    """Write a random model of transformers' class, with tiny's tokenizer. values: changes of its config."""
+    """Write a random model of transformers' class, with tiny's tokenizer. values: changes of its
+    config."""
     torch.manual_seed(0)
     config = CONFIGS[family]()
     for name, value in {"vocab_size": 1024, **values}.items():
@@ -207,7 +237,8 @@ def random_folder(family: str, folder: Path, **values: object) -> Path:
 
 
 def same_to_the_bit(streamed: Outcome, memory: Outcome, source: Path) -> None:
-    """Assert that a streamed method wrote the model that it leaves in memory. source: the model before."""
+    """Assert that a streamed method wrote the model that it leaves in memory. source: the model
+    before."""
     want = memory.model.state_dict()
     shutil.copyfile(source / "config.json", streamed.model / "config.json")
     written = Folder(streamed.model)
@@ -215,7 +246,12 @@ def same_to_the_bit(streamed: Outcome, memory: Outcome, source: Path) -> None:
     for name in written:
         assert written.tensor(name).dtype == want[name].dtype
         assert torch.equal(written.tensor(name), want[name]), name
-    again = loading.load(streamed.model, Compute(dtype=next(iter(want.values())).dtype)).state_dict()
+    again = loading.load(
+        streamed.model, Compute(dtype=next(iter(want.values())).dtype)
+    ).state_dict()
     assert all(torch.equal(tensor, want[name]) for name, tensor in again.items())
     assert streamed.stored.keys() == memory.stored.keys()
-    assert all(torch.equal(one.decode(), memory.stored[name].decode()) for name, one in streamed.stored.items())
+    assert all(
+        torch.equal(one.decode(), memory.stored[name].decode())
+        for name, one in streamed.stored.items()
+    )

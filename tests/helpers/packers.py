@@ -26,17 +26,24 @@ def words(values: list[int], bits: int) -> list[int]:
 
 
 def grid(weight: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Asymmetric rounding in groups of a row: q [out, in], zeros and float16 scales [out, groups], and the weight."""
+    """Asymmetric rounding in groups of a row: q [out, in], zeros and float16 scales [out, groups],
+    and the weight."""
     grouped = weight.float().unflatten(1, (-1, GROUP))
     low, high = grouped.amin(-1), grouped.amax(-1)
     scales = ((high - low) / (2**bits - 1)).clamp_min(1e-4).half()
     zeros = (-low / scales.float()).round().clamp(1, 2**bits - 1).int()
-    q = ((grouped / scales.float()[..., None]).round() + zeros[..., None]).clamp(0, 2**bits - 1).int()
+    q = (
+        ((grouped / scales.float()[..., None]).round() + zeros[..., None])
+        .clamp(0, 2**bits - 1)
+        .int()
+    )
     dense = (q - zeros[..., None]).float() * scales.float()[..., None]
     return q.flatten(1), zeros, scales, dense.flatten(1).half()
 
 
-def gptq(weight: Tensor, bits: int, order: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
+def gptq(
+    weight: Tensor, bits: int, order: Tensor | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
     """The parts of version 1, and the weight that they store. order: group of each input."""
     q, zeros, scales, dense = grid(weight, bits)
     if order is not None:
@@ -44,7 +51,10 @@ def gptq(weight: Tensor, bits: int, order: Tensor | None = None) -> tuple[dict[s
         q, dense = q[:, columns], dense[:, columns]
     packed = [words(row.tolist(), bits) for row in q]
     zero = [words((column - 1).tolist(), bits) for column in zeros.T]
-    parts = {"qweight": torch.tensor(packed, dtype=torch.int32).T, "qzeros": torch.tensor(zero, dtype=torch.int32)}
+    parts = {
+        "qweight": torch.tensor(packed, dtype=torch.int32).T,
+        "qzeros": torch.tensor(zero, dtype=torch.int32),
+    }
     groups = torch.arange(q.shape[1]) // GROUP if order is None else order
     return parts | {"scales": scales.T, "g_idx": groups.int()}, dense
 
@@ -64,7 +74,9 @@ def pack_quantized(weight: Tensor, bits: int = 4) -> tuple[dict[str, Tensor], Te
     q, zeros, scales, dense = grid(weight, bits)
     parts = {
         "weight_packed": torch.tensor([words(row.tolist(), bits) for row in q], dtype=torch.int32),
-        "weight_zero_point": torch.tensor([words(c.tolist(), bits) for c in zeros.T], dtype=torch.int32).T,
+        "weight_zero_point": torch.tensor(
+            [words(c.tolist(), bits) for c in zeros.T], dtype=torch.int32
+        ).T,
         "weight_scale": scales,
         "weight_shape": torch.tensor(weight.shape),
     }
@@ -72,11 +84,16 @@ def pack_quantized(weight: Tensor, bits: int = 4) -> tuple[dict[str, Tensor], Te
 
 
 def bitmask(weight: Tensor, prefix: str = "weight.") -> tuple[dict[str, Tensor], Tensor]:
-    """compressed-tensors: kept values, and a bit for each weight. prefix: "" as llm-compressor 0.8 writes it."""
+    """compressed-tensors: kept values, and a bit for each weight. prefix: "" as llm-compressor 0.8
+    writes it."""
     bits = (weight != 0).unflatten(1, (-1, 8)).int()
     mask = (bits << torch.arange(8)).sum(-1).to(torch.uint8)
     shape = torch.tensor(weight.shape) if prefix else torch.tensor(weight.shape)[:, None]
-    parts = {"compressed": weight[weight != 0].view(len(weight), -1), "bitmask": mask, "shape": shape}
+    parts = {
+        "compressed": weight[weight != 0].view(len(weight), -1),
+        "bitmask": mask,
+        "shape": shape,
+    }
     return {f"{prefix}{name}": part for name, part in parts.items()}, weight
 
 

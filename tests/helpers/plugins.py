@@ -1,4 +1,5 @@
-"""Plug-ins made from statements: methods and quantizers that prune by magnitude and then run them, and measures."""
+"""Plug-ins made from statements: methods and quantizers that prune by magnitude and then run them,
+and measures."""
 
 from textwrap import indent
 
@@ -60,17 +61,24 @@ class {kind}(_Measure):
 
 
 def install(folder, module, ends, fields=None, preamble="", kind="methods"):
-    """Install a module with a plug-in for each name in `ends`: the statements that follow the pruning, or that read a measure.
+    """Install a module with a plug-in for each name in `ends`: the statements that follow the
+    pruning, or that read a measure.
 
-    All statements can use self, model and what the preamble defines. Those of a method or quantizer can also use job and walk,
-    and may return an outcome. Those of a measure can also use context, and return readings.
+    All statements can use self, model and what the preamble defines. Those of a method or quantizer
+    can also use job and walk, and may return an outcome. Those of a measure can also use context,
+    and return readings.
     fields: further lines of the class, by name. kind: "methods", "quantizers" or "measures".
     """
     fields = fields or {}
     head, form = (MEASURES, MEASURE) if kind == "measures" else (METHODS, METHOD)
     classes = [
-        form.format(kind=name.capitalize(), name=name, fields=indent(fields.get(name, ""), " " * 4), body=indent(end, " " * 8))
+        form.format(
+            kind=name.capitalize(),
+            name=name,
+            fields=indent(fields.get(name, ""), " " * 4),
+            body=indent(end, " " * 8),
+        )
         for name, end in ends.items()
-    ]  # fmt: skip
+    ]
     names = {name: f"{module}:{name.capitalize()}" for name in ends}
     return runs.distribution(folder, module, head + preamble + "".join(classes), **{kind: names})

@@ -33,7 +33,9 @@ def workers():
     for process in psutil.Process().children(recursive=True):
         try:
             words = process.cmdline()
-            if any("bench.execution.worker" in word for word in words) or _is_forked(process, words):
+            if any("bench.execution.worker" in word for word in words) or _is_forked(
+                process, words
+            ):
                 found.append(process)
         except psutil.Error:
             pass
@@ -51,6 +53,8 @@ def node_of(cluster, process):
     """The node that a process runs on."""
     above = {p.pid for p in process.parents()}
     for node in cluster.list_all_nodes():
-        if any(info.process.pid in above for infos in node.all_processes.values() for info in infos):
+        if any(
+            info.process.pid in above for infos in node.all_processes.values() for info in infos
+        ):
             return node
     raise AssertionError(f"{process} runs on no node")

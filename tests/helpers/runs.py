@@ -1,4 +1,5 @@
-"""What test modules share: small runs, a cache with the corpus in it, and distributions of somebody else's."""
+"""What test modules share: small runs, a cache with the corpus in it, and distributions of somebody
+else's."""
 
 import io
 import json
@@ -46,7 +47,8 @@ ONE_SHOT = [
     for n, e in METHODS.items()
     if not ({"training", "cuda", "isolated"} & set(e.needs) or e.extra or Does.IMPORTS in e.does)
 ]
-"""Those that need no training corpus, no device and no other library; what refines a mask is among them."""
+"""Those that need no training corpus, no device and no other library; what refines a mask is among
+them."""
 PRUNERS = [n for n in ONE_SHOT if not METHODS[n].does & Does.LEAVES_DENSE]
 """Those of ONE_SHOT that set weights of their targets to zero."""
 QUICK = {"recon": {"epochs": 1}, "admm": {"iterations": 3, "gradual": 2}, "alps": {"iterations": 9}}
@@ -66,7 +68,8 @@ def own_cache(tmp_path, monkeypatch) -> Path:
 
 
 def world(site, tmp_path, monkeypatch) -> Iterator[Path]:
-    """For a fixture: a cache of its own, which it yields, and the distributions in the folder `site` as if installed."""
+    """For a fixture: a cache of its own, which it yields, and the distributions in the folder
+    `site` as if installed."""
     put_on_path(site, monkeypatch)
     yield own_cache(tmp_path, monkeypatch)
     forget()
@@ -87,7 +90,9 @@ def store_as(folder, kind) -> Path:
     from safetensors.torch import load_file, save_file
 
     for file in folder.glob("*.safetensors"):
-        tensors = {name: tensor.to(getattr(torch, kind)) for name, tensor in load_file(file).items()}
+        tensors = {
+            name: tensor.to(getattr(torch, kind)) for name, tensor in load_file(file).items()
+        }
         save_file(tensors, file, metadata={"format": "pt"})
     return folder
 
@@ -109,16 +114,21 @@ def prune(folder, pattern="2:4"):
     family = FAMILIES.get(opened.config["model_type"])
     tensors = {name: opened.tensor(name) for name in opened}
     for name in targets:
-        tensors[name] = torch.where(Pattern.parse(pattern).keep(tensors[name].abs()), tensors[name], 0)
+        tensors[name] = torch.where(
+            Pattern.parse(pattern).keep(tensors[name].abs()), tensors[name], 0
+        )
     save_file(dict(fold(tensors, tensors.__getitem__, family)), file, metadata={"format": "pt"})
     return folder
 
 
 def running(label="tiny dense", key="a", measures=("perplexity",)):
-    """An artifact at work as a listener sees it. Its measurements have the names of their measures as keys."""
+    """An artifact at work as a listener sees it. Its measurements have the names of their measures
+    as keys."""
     artifact = SimpleNamespace(key=key, model="tiny", pattern="2:4")
     by_key = {name: SimpleNamespace(key=name, label=name) for name in measures}
-    return SimpleNamespace(artifact=artifact, label=label, device="cpu", by_key=by_key, waits=False, has_measured=True)
+    return SimpleNamespace(
+        artifact=artifact, label=label, device="cpu", by_key=by_key, waits=False, has_measured=True
+    )
 
 
 def progress(phase, done, total, **figures) -> dict:
@@ -131,7 +141,12 @@ def small(results, **changes) -> Spec:
 
 def flags(results, quantizers="none", **settings) -> list[str]:
     """The same small run for the command line. quantizers: None where the test names its own."""
-    known = {"perplexity.windows": 4, "calibration.sequences": 4, "device": "cpu", "threads": 1} | settings
+    known = {
+        "perplexity.windows": 4,
+        "calibration.sequences": 4,
+        "device": "cpu",
+        "threads": 1,
+    } | settings
     asked = ["--quant", quantizers] if quantizers else []
     return ["--results", str(results), *asked, *(f"--set={k}={v}" for k, v in known.items())]
 
@@ -143,7 +158,10 @@ def run_here(spec, *, only=None) -> list[dict]:
         Store(spec.results)  # as a run does first
     for measurements in plan.make_plan(spec, fetch=True).artifacts().values():
         if only is None or measurements[0].artifact.method in only:
-            work(Assignment(measurements=measurements, results=spec.results, wait=True), Events(output))
+            work(
+                Assignment(measurements=measurements, results=spec.results, wait=True),
+                Events(output),
+            )
     return [
         event
         for line in output.getvalue().splitlines()
@@ -152,13 +170,15 @@ def run_here(spec, *, only=None) -> list[dict]:
 
 
 def measured(results, *, only=None, **changes) -> dict:
-    """Run a small spec in this process, and return its records. only: names of methods. changes: of the spec."""
+    """Run a small spec in this process, and return its records. only: names of methods. changes: of
+    the spec."""
     run_here(small(results, **changes), only=only)
     return records(results)
 
 
 class Here:
-    """A worker that is no process: what bench.execution.runner hands it is done in this one, once its events are read."""
+    """A worker that is no process: what bench.execution.runner hands it is done in this one, once
+    its events are read."""
 
     def __init__(self):
         self._job = ""
@@ -190,7 +210,8 @@ def workers_here(monkeypatch) -> None:
 
 
 def records(results) -> dict:
-    """Every record by method, seed and measure; two of a kind would be told apart by their keys' order alone."""
+    """Every record by method, seed and measure; two of a kind would be told apart by their keys'
+    order alone."""
     found = {}
     for record in ReadOnlyStore(Path(results)):
         kind = record.identity.method, record.identity.seed, record.identity.measure
@@ -205,7 +226,8 @@ def same(record) -> dict:
 
 
 def contents(results) -> dict:
-    """What a run left, to be compared with what another left: every record by its key, none damaged, none measured twice."""
+    """What a run left, to be compared with what another left: every record by its key, none
+    damaged, none measured twice."""
     found, kinds = {}, set()
     for record in ReadOnlyStore(Path(results)):
         kind = json.dumps(record.identity.labels())
@@ -219,7 +241,9 @@ def contents(results) -> dict:
 def left_over(results, cache) -> list[Path]:
     """What a run that ended well has no use for."""
     folders = [cache / part for part in ("tmp", "held", "training")] + [results / "locks"]
-    return [p for folder in folders if folder.is_dir() for p in folder.iterdir()] + list(results.rglob("*.tmp"))
+    return [p for folder in folders if folder.is_dir() for p in folder.iterdir()] + list(
+        results.rglob("*.tmp")
+    )
 
 
 def call(capsys, monkeypatch, *args):
@@ -242,25 +266,32 @@ def start(*args, **options) -> subprocess.Popen:
 
 
 def distribution(folder: Path, name: str, source: str, **groups: dict[str, str]) -> Path:
-    """Somebody else's distribution as pip leaves it: a module, and metadata with entry points. groups: kind -> names."""
+    """Somebody else's distribution as pip leaves it: a module, and metadata with entry points.
+    groups: kind -> names."""
     about = folder / f"{name}-1.0.dist-info"
     about.mkdir(parents=True)
     (folder / f"{name}.py").write_text(source)
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     sections = [
-        f"[cast_bench.{kind}]\n" + "".join(f"{n} = {t}\n" for n, t in names.items()) for kind, names in groups.items()
+        f"[cast_bench.{kind}]\n" + "".join(f"{n} = {t}\n" for n, t in names.items())
+        for kind, names in groups.items()
     ]
     (about / "entry_points.txt").write_text("\n".join(sections))
     return folder
 
 
 def put_on_path(folder: Path, monkeypatch) -> None:
-    """For this process and those it starts. A module of the same name from another test's folder is forgotten."""
+    """For this process and those it starts. A module of the same name from another test's folder is
+    forgotten."""
     monkeypatch.syspath_prepend(folder)
     for file in folder.glob("*.py"):
-        if (loaded := sys.modules.get(file.stem)) and getattr(loaded, "__file__", None) != str(file):
+        if (loaded := sys.modules.get(file.stem)) and getattr(loaded, "__file__", None) != str(
+            file
+        ):
             del sys.modules[file.stem]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    )
     forget()
 
 

@@ -35,7 +35,9 @@ class Stopping:
 def train(name, family, out, work, stopping):
     model = exact(family)
     more = {"progress": Stopping()} if stopping else {}
-    job = job_to_train(model, job_for, counting(), work, steps=STEPS, budget={"log_every": NOTED_EVERY}, **more)
+    job = job_to_train(
+        model, job_for, counting(), work, steps=STEPS, budget={"log_every": NOTED_EVERY}, **more
+    )
     try:
         outcome = method(name, **RATE).apply(model, job)
     except Stopped:
@@ -45,11 +47,14 @@ def train(name, family, out, work, stopping):
     if dist.get_rank() == 0:
         shutil.copytree(outcome.model, out / "model")
         model.config.save_pretrained(out / "model")
-        (out / "curve.txt").write_text("\n".join(str(row["loss"]) for row in outcome.notes["curve"]))
+        (out / "curve.txt").write_text(
+            "\n".join(str(row["loss"]) for row in outcome.notes["curve"])
+        )
 
 
 class Memory:
-    """The most that this process has taken for itself while the thread ran: pages of files are everybody's."""
+    """The most that this process has taken for itself while the thread ran: pages of files are
+    everybody's."""
 
     def __enter__(self):
         gc.collect()
@@ -70,7 +75,9 @@ class Memory:
 
 
 def _own_bytes():
-    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))
+    (line,) = (
+        x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon")
+    )
     return int(line.split()[1]) * 1024
 
 
@@ -101,7 +108,8 @@ def measure(folder, out):
 
 
 def main(world: str, out: str, *tasks: str) -> None:
-    """Do tasks in a folder on several ranks: "method,family", "stop=method,family", "resume=method,family", "memory=FOLDER"."""
+    """Do tasks in a folder on several ranks: "method,family", "stop=method,family",
+    "resume=method,family", "memory=FOLDER"."""
     run_ranks(int(world), work, Path(out), *tasks)
 
 

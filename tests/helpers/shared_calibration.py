@@ -35,27 +35,40 @@ EXACT = {
     "experts int4-gptq": ("gpt_oss", "int4-gptq", {}, {}),
     "experts that see all": ("qwen3_moe", "admm", {}, {"all_experts": True}),
 }
-"""Cases in float64, where rounding decides no tie: family, method, settings, changes of the job. ALPS runs
-without its conjugate gradients: for these few inputs the least squares are so ill-conditioned that they multiply 1e-16 by 1e13."""
+"""Cases in float64, where rounding decides no tie: family, method, settings, changes of the job.
+ALPS runs
+without its conjugate gradients: for these few inputs the least squares are so ill-conditioned that
+they multiply 1e-16 by 1e13."""
 TINY_METHODS = ("wanda", "ria", "sparsegpt", "int4-gptq")
-"""Cases in float32, on the model `tiny` and real text. ADMM and ALPS iterate, so one tie changes later iterations: on some processors
-0.01% of the weights of ADMM and 0.1% of a block's of ALPS differ."""
+"""Cases in float32, on the model `tiny` and real text. ADMM and ALPS iterate, so one tie changes
+later iterations: on some processors 0.01% of the weights of ADMM and 0.1% of a block's of ALPS
+differ."""
 STREAMED = "sparsegpt streamed"
 LAST_BLOCK = {"exact": ("alps",), "tiny": ("int4-gptq",)}
-"""They prune the last block alone. ALPS multiplies what rounding changes in a block's inputs by about 1e5, and a value between two
-points of a grid jumps by a whole step: after a few blocks one process that takes its sequences in another order parts from itself."""
+"""They prune the last block alone. ALPS multiplies what rounding changes in a block's inputs by
+about 1e5, and a value between two
+points of a grid jumps by a whole step: after a few blocks one process that takes its sequences in
+another order parts from itself."""
 
 
 def exact_case(case: str, folder: Path):
-    """(model, job, method), under `mean_float64`. folder: for the model that the stage starts from."""
+    """(model, job, method), under `mean_float64`. folder: for the model that the stage starts
+    from."""
     family, name, config, changes = EXACT[case]
     model = exact(family)
     job = with_prior(model, job_for(model, changes.get("pattern", "2:4")))
-    tokens, all_experts = job.calibration[: changes.get("sequences", 6)], changes.get("all_experts", False)
+    tokens, all_experts = (
+        job.calibration[: changes.get("sequences", 6)],
+        changes.get("all_experts", False),
+    )
     if name in QUANTIZERS:
         model = pruned(model, job)
     fields = {"calibration": tokens, "all_experts": all_experts, "source": write(model, folder)}
-    return model, replace(job, targets=targets_of("exact", name, job), **fields), method(name, config)
+    return (
+        model,
+        replace(job, targets=targets_of("exact", name, job), **fields),
+        method(name, config),
+    )
 
 
 def tiny_case(case: str, tokens: torch.Tensor, workdir: Path):
@@ -79,7 +92,8 @@ def method(name: str, config: dict[str, Any]):
 
 
 def main(out: str, *worlds: str) -> None:
-    """Calibrate cases into a folder, for each "WORLD,CASE,CASE": names of EXACT, and of cases on `tiny` with "tiny " before them."""
+    """Calibrate cases into a folder, for each "WORLD,CASE,CASE": names of EXACT, and of cases on
+    `tiny` with "tiny " before them."""
     for asked in worlds:
         number, *cases = asked.split(",")
         run_ranks(int(number), work, Path(out), cases)

@@ -29,7 +29,8 @@ exit "$highest"
 
 
 def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put `bench` and `scontrol` on the path. Returns the file in which the second writes down what is asked of it."""
+    """Put `bench` and `scontrol` on the path. Returns the file in which the second writes down what
+    is asked of it."""
     tools, requests = folder / "bin", folder / "requests"
     tools.mkdir()
     (tools / "bench").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m bench "$@"\n')
@@ -45,7 +46,11 @@ def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def start(script: Path, task: int, tasks: int) -> subprocess.Popen[str]:
     """A task of the script's array."""
-    variables = {"SLURM_ARRAY_JOB_ID": JOB, "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "localhost"}
+    variables = {
+        "SLURM_ARRAY_JOB_ID": JOB,
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_JOB_NODELIST": "localhost",
+    }
     variables["SLURM_CPUS_PER_TASK"] = "1"
     for name, value in {"ID": task, "MIN": 1, "COUNT": tasks}.items():
         variables[f"SLURM_ARRAY_TASK_{name}"] = str(value)

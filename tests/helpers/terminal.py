@@ -21,4 +21,9 @@ def open_terminal(monkeypatch, width, colors=False):
 
 def obeyed(text):
     """What a terminal would act on, but for new lines."""
-    return [c for line in text.split("\n") for c, shown in zip(line, printable(line), strict=True) if c != shown]
+    return [
+        c
+        for line in text.split("\n")
+        for c, shown in zip(line, printable(line), strict=True)
+        if c != shown
+    ]

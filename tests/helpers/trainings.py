@@ -21,12 +21,18 @@ def counting():
     return PackedCorpus(ids.astype(np.uint16), seqlen=16, sequences=8, seed=0)
 
 
-def job_to_train(model, make_job, corpus, workdir, pattern="2:4", steps=STEPS, budget=None, **fields):
-    """Return a job that trains for `steps` steps. Its prior has the masks of the largest weights. budget: fields of
-    Budget.
+def job_to_train(
+    model, make_job, corpus, workdir, pattern="2:4", steps=STEPS, budget=None, **fields
+):
+    """Return a job that trains for `steps` steps. Its prior has the masks of the largest weights.
+    budget: fields of Budget.
     """
     job = make_job(model, pattern)
-    masks = {} if job.pattern.dense else {t: job.pattern.keep(weight_of(model, t).abs()) for t in job.targets}
+    masks = (
+        {}
+        if job.pattern.dense
+        else {t: job.pattern.keep(weight_of(model, t).abs()) for t in job.targets}
+    )
     teacher = copy.deepcopy(model)
     given = {
         "training": corpus,

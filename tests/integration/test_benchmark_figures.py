@@ -1,4 +1,5 @@
-"""Figures of the benchmarks' page: every number is drawn or in the table, in words and units of people."""
+"""Figures of the benchmarks' page: every number is drawn or in the table, in words and units of
+people."""
 
 import json
 import re
@@ -12,7 +13,9 @@ FILES = sorted((ROOT / "results/benchmarks").glob("*.json"))
 
 
 @pytest.mark.parametrize(
-    "file", [f if f.stem == "gate" else pytest.param(f, marks=pytest.mark.full) for f in FILES], ids=lambda f: f.stem
+    "file",
+    [f if f.stem == "gate" else pytest.param(f, marks=pytest.mark.full) for f in FILES],
+    ids=lambda f: f.stem,
 )
 def test_each_benchmark_has_a_picture_of_its_numbers(script, file):
     saved = json.loads(file.read_text())["figures"]
@@ -25,7 +28,10 @@ def test_each_benchmark_has_a_picture_of_its_numbers(script, file):
 
 
 def test_keys_and_numbers_are_for_people(script):
-    assert script.readable("ours_s") == "ours, seconds" and script.readable("peak_bytes_before") == "peak MB before"
+    assert (
+        script.readable("ours_s") == "ours, seconds"
+        and script.readable("peak_bytes_before") == "peak MB before"
+    )
     assert [script.number(x) for x in (0.03951924200009671, 96468992, 1.5, 0.999982)] == [
         "0.0395", "96,468,992", "1.5", "0.999982",
     ]  # fmt: skip
@@ -35,5 +41,7 @@ def test_a_spread_is_drawn_around_its_value_and_names_stay_text(script):
     svg = script.draw("x", {"<b>": {"median": 2.0, "min": 1.5, "max": 2.5}})
     assert "<title>&lt;b&gt;: 2× (1.5 to 2.5)</title>" in svg and "<b>" not in svg
     bar = re.search(r'd="M [\d.]+ [\d.]+ L ([\d.]+) ', svg.partition("&lt;b&gt;: 2×")[2])[1]
-    low, high = re.search(r'd="M ([\d.]+) ([\d.]+) L ([\d.]+) \2"', svg.partition("&lt;b&gt;: 2×")[2]).group(1, 3)
+    low, high = re.search(
+        r'd="M ([\d.]+) ([\d.]+) L ([\d.]+) \2"', svg.partition("&lt;b&gt;: 2×")[2]
+    ).group(1, 3)
     assert float(low) < float(bar) < float(high)

@@ -40,7 +40,9 @@ if __name__ == "__main__":
 def run(tmp_path):
     """A run of the benchmark with some options."""
     (tmp_path / "nothing.py").write_text(SCRIPT)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(BENCHMARKS), os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(BENCHMARKS), os.environ.get("PYTHONPATH", "")])
+    }
 
     def go(*options):
         command = [sys.executable, tmp_path / "nothing.py", *options]
@@ -65,4 +67,6 @@ def test_a_part_runs_in_another_process_with_this_environment(run):
 )
 def test_a_part_that_is_not_done_ends_the_benchmark_with_the_reason(run, cases, said):
     done = run("--cases", cases)
-    assert (done.returncode, done.stdout) == (1, "") and re.fullmatch(said, done.stderr), done.stderr
+    assert (done.returncode, done.stdout) == (1, "") and re.fullmatch(said, done.stderr), (
+        done.stderr
+    )

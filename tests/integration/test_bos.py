@@ -1,4 +1,5 @@
-"""BOS at the start of windows, calibration sequences and training sequences, on a random Gemma whose tokenizer adds it."""
+"""BOS at the start of windows, calibration sequences and training sequences, on a random Gemma
+whose tokenizer adds it."""
 
 import json
 import math
@@ -40,8 +41,12 @@ def with_bos(tokenizer, template="<bos> $A"):
 
 @pytest.fixture(scope="module")
 def gemma(tmp_path_factory):
-    folder = models.random_folder("gemma3_text", tmp_path_factory.mktemp("gemma") / "gemma", vocab_size=BOS + 1)
-    with_bos(Tokenizer.from_file(str(folder / "tokenizer.json"))).save(str(folder / "tokenizer.json"))
+    folder = models.random_folder(
+        "gemma3_text", tmp_path_factory.mktemp("gemma") / "gemma", vocab_size=BOS + 1
+    )
+    with_bos(Tokenizer.from_file(str(folder / "tokenizer.json"))).save(
+        str(folder / "tokenizer.json")
+    )
     about = json.loads((folder / "tokenizer_config.json").read_text()) | {"bos_token": "<bos>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(about))
     return folder
@@ -67,17 +72,24 @@ def test_what_a_tokenizer_begins_with(gemma):
 
 def test_windows_begin_with_bos_and_lose_no_text(tokenizer):
     text, whole = (
-        windows.load_windows("wiki-mini", tokenizer, n, 4, None, bos=b)[0] for n, b in ((31, ""), (32, "auto"))
+        windows.load_windows("wiki-mini", tokenizer, n, 4, None, bos=b)[0]
+        for n, b in ((31, ""), (32, "auto"))
     )
 
     assert whole[:, 0].tolist() == [BOS] * 4
-    assert text[0, 0] == BOS and BOS not in text[1:]  # as papers cut: the whole text is encoded once
+    assert (
+        text[0, 0] == BOS and BOS not in text[1:]
+    )  # as papers cut: the whole text is encoded once
     assert whole[:, 1:].flatten()[:-1].tolist() == text.flatten()[1:].tolist()
-    assert torch.equal(windows.load_windows("wiki-mini", tokenizer, 31, 4, None, bos="never")[0], text)
+    assert torch.equal(
+        windows.load_windows("wiki-mini", tokenizer, 31, 4, None, bos="never")[0], text
+    )
 
 
 def test_the_check_counts_text_alone(gemma, tokenizer):
-    there = len(windows.load_windows("wiki-mini", tokenizer, 3, None, None, "validation", "auto")[0])
+    there = len(
+        windows.load_windows("wiki-mini", tokenizer, 3, None, None, "validation", "auto")[0]
+    )
     check = ("wiki-mini", 3, read_tokenizer_facts(gemma), None, "validation")
 
     windows.check_windows(check[0], check[1], there, *check[2:], first=1)
@@ -108,13 +120,21 @@ def test_a_run_has_bos_in_its_numbers_names_and_keys(gemma, tmp_path, cache):
     names = {m.measure: m.identity.labels() for m in own}
     spec = Spec(**(runs.SMALL | SHORT | {"models": (str(gemma),), "results": tmp_path / "r"}))
     runs.run_here(spec, only=["dense"])
-    record = next(r for m, r in runs.records(tmp_path / "r").items() if m[0] == "dense" and m[2] == "perplexity")
-    cut = windows.load_windows("wiki-mini", loading.load_tokenizer(gemma), SEQLEN, 3, None, bos="auto")[0]
+    record = next(
+        r
+        for m, r in runs.records(tmp_path / "r").items()
+        if m[0] == "dense" and m[2] == "perplexity"
+    )
+    cut = windows.load_windows(
+        "wiki-mini", loading.load_tokenizer(gemma), SEQLEN, 3, None, bos="auto"
+    )[0]
     with torch.no_grad():
         logits = AutoModelForCausalLM.from_pretrained(gemma)(cut).logits[:, :-1].flatten(0, 1)
 
     (reading,) = record.readings
-    assert reading.value == pytest.approx(math.exp(cross_entropy(logits, cut[:, 1:].flatten())), rel=1e-4)
+    assert reading.value == pytest.approx(
+        math.exp(cross_entropy(logits, cut[:, 1:].flatten())), rel=1e-4
+    )
     assert record.identity.protocol.label == "wiki-mini@32x3 with BOS"
     assert names["agreement"]["protocol"] == "wiki-mini@32x3 with BOS"
     assert names["agreement"]["calibration"] == "wiki-mini@32x4 with BOS"
@@ -127,10 +147,13 @@ def test_a_run_has_bos_in_its_numbers_names_and_keys(gemma, tmp_path, cache):
 @pytest.mark.parametrize(
     ("rule", "adds", "said"),
     [
-        ("auto", True, ""), ("always", True, ""), ("never", True, "never"), ("always", False, "always"),
+        ("auto", True, ""),
+        ("always", True, ""),
+        ("never", True, "never"),
+        ("always", False, "always"),
         ("never", False, ""),
     ],
-)  # fmt: skip
+)
 def test_a_command_names_the_rule_where_it_matters(gemma, rule, adds, said):
     one = next(m for m in planned(gemma if adds else "tiny", bos=rule) if m.measure == "perplexity")
     words = reproduce.command([new_record(one, status="ok")])
@@ -140,8 +163,13 @@ def test_a_command_names_the_rule_where_it_matters(gemma, rule, adds, said):
 
 def test_a_tokenizer_without_bos_moves_no_key():
     """Keys and identities have the rule only if it changes a token."""
-    wanted = {"methods": ("wanda", "retrain"), "training": {"tokens": 2048, "batch": 2, "seqlen": 32}}
-    inputs = [m.key_inputs() for rule in ("auto", "never") for m in planned("tiny", bos=rule, **wanted)]
+    wanted = {
+        "methods": ("wanda", "retrain"),
+        "training": {"tokens": 2048, "batch": 2, "seqlen": 32},
+    }
+    inputs = [
+        m.key_inputs() for rule in ("auto", "never") for m in planned("tiny", bos=rule, **wanted)
+    ]
 
     assert inputs[: len(inputs) // 2] == inputs[len(inputs) // 2 :]
     assert '"bos"' not in json.dumps(inputs)
@@ -150,9 +178,12 @@ def test_a_tokenizer_without_bos_moves_no_key():
 def test_a_bos_that_does_not_exist_is_refused_before_a_run(tmp_path):
     folder = runs.tiny(tmp_path / "tiny")
     about = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in about.items() if k != "bos_token"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({k: v for k, v in about.items() if k != "bos_token"})
+    )
 
     with pytest.raises(
-        UserError, match="bos=always needs a BOS token, and the model's tokenizer has none: use bos=auto"
+        UserError,
+        match="bos=always needs a BOS token, and the model's tokenizer has none: use bos=auto",
     ):
         planned(folder, bos="always")

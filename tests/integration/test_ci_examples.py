@@ -1,4 +1,5 @@
-"""What users copy into their builds: it parses, asks for no right it does not need, and its very commands run."""
+"""What users copy into their builds: it parses, asks for no right it does not need, and its very
+commands run."""
 
 import json
 import os
@@ -17,9 +18,14 @@ ROOT = Path(__file__).parents[2]
 ACTION = yaml.safe_load((ROOT / ".github/actions/gate/action.yml").read_text())
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/bench.yml").read_text())
 PAGE = (ROOT / "docs/ci.md").read_text()
-BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL) for kind in ("yaml", "toml", "bash")}
+BLOCKS = {
+    kind: re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL) for kind in ("yaml", "toml", "bash")
+}
 GITHUB, OWN_METHOD, GITLAB, NOTE = map(yaml.safe_load, BLOCKS["yaml"])
-REVIEW, RELEASE = (yaml.safe_load((ROOT / f".github/workflows/{n}.yml").read_text()) for n in ("submission", "release"))
+REVIEW, RELEASE = (
+    yaml.safe_load((ROOT / f".github/workflows/{n}.yml").read_text())
+    for n in ("submission", "release")
+)
 MAY_WRITE = {"comment": {"pull-requests": "write"}, "release": {"contents": "write"}}
 """Rights of the jobs that run no code of a change."""
 EXAMPLES = [s for w in (GITHUB, OWN_METHOD) for job in w["jobs"].values() for s in job["steps"]]
@@ -28,7 +34,10 @@ STEPS = [
     *(s for w in (WORKFLOW, REVIEW, RELEASE) for job in w["jobs"].values() for s in job["steps"]),
     *EXAMPLES,
 ]
-SMALL = 'methods = ["magnitude"]\nquantizers = ["none"]\nmeasures = ["perplexity"]\nthreads = 1\ndevice = "cpu"\n'
+SMALL = (
+    'methods = ["magnitude"]\nquantizers = ["none"]\nmeasures = ["perplexity"]\nthreads = '
+    '1\ndevice = "cpu"\n'
+)
 SMALL += "[perplexity]\nwindows = 4\n"
 
 
@@ -43,14 +52,21 @@ def test_a_build_may_read_and_nothing_else_but_for_the_job_that_comments():
         assert not [word for word in ("checkout", "pip", "bench ") if word in str(job["steps"])]
     for workflow in (WORKFLOW, REVIEW):
         assert "head.repo.full_name == github.repository" in workflow["jobs"]["comment"]["if"]
-    assert RELEASE["jobs"]["release"]["if"] == "github.event_name == 'push' && github.ref_type == 'tag'"
+    assert (
+        RELEASE["jobs"]["release"]["if"]
+        == "github.event_name == 'push' && github.ref_type == 'tag'"
+    )
 
 
 def test_actions_are_pinned_and_a_checkout_keeps_no_token():
     for step in STEPS:
         if "uses" in step:
-            version = r"v\d+(\.\d+\.\d+)?" if step in EXAMPLES else "[0-9a-f]{40}"  # a commit cannot be moved
-            assert step["uses"] == "./.github/actions/gate" or re.fullmatch(rf"[\w./-]+@{version}", step["uses"])
+            version = (
+                r"v\d+(\.\d+\.\d+)?" if step in EXAMPLES else "[0-9a-f]{40}"
+            )  # a commit cannot be moved
+            assert step["uses"] == "./.github/actions/gate" or re.fullmatch(
+                rf"[\w./-]+@{version}", step["uses"]
+            )
             if "checkout" in step["uses"]:
                 assert step["with"]["persist-credentials"] is False
 
@@ -68,7 +84,9 @@ def test_every_input_is_declared_and_used():
         if "gate" in s["uses"]
         for k in s["with"]
     }
-    used = set(re.findall(r"inputs\.([\w-]+)", (ROOT / ".github/actions/gate/action.yml").read_text()))
+    used = set(
+        re.findall(r"inputs\.([\w-]+)", (ROOT / ".github/actions/gate/action.yml").read_text())
+    )
     assert given <= set(ACTION["inputs"]) == used
     assert all(i["description"] for i in ACTION["inputs"].values())
 
@@ -93,7 +111,9 @@ def room(tmp_path, monkeypatch):
     (tmp_path / "gate.toml").write_text(BLOCKS["toml"][1])
     monkeypatch.chdir(tmp_path)
     spec = runs.small(tmp_path / "results/local/ci", measures=("perplexity",))
-    runs.run_here(spec, only=["dense"])  # the very same measurements, so that the commands measure one model, not two
+    runs.run_here(
+        spec, only=["dense"]
+    )  # the very same measurements, so that the commands measure one model, not two
     for line in BLOCKS["bash"][0].splitlines():
         assert shell(line)[0] == 0
     assert (tmp_path / "results/baselines/main.zip").exists()
@@ -110,7 +130,9 @@ def shell(command, **env):
 
 def act(given):
     """The action's steps in order, as a runner does: after a failure only those that always run."""
-    values = {name: str(about.get("default", "")) for name, about in ACTION["inputs"].items()} | given
+    values = {
+        name: str(about.get("default", "")) for name, about in ACTION["inputs"].items()
+    } | given
     failed, output = 0, {}
     for step in ACTION["runs"]["steps"]:
         if "run" in step and (not failed or step.get("if") == "always()"):
@@ -127,7 +149,11 @@ def script(job):
     """GitLab's: one shell, and after_script whatever came of it."""
     code, output = shell("\n".join(job["script"]))
     after = shell(
-        "\n".join(NOTE["after_script"]), BENCH_TOKEN="t", CI_MERGE_REQUEST_IID="1", CI_API_V4_URL="u", CI_PROJECT_ID="2"
+        "\n".join(NOTE["after_script"]),
+        BENCH_TOKEN="t",
+        CI_MERGE_REQUEST_IID="1",
+        CI_API_V4_URL="u",
+        CI_PROJECT_ID="2",
     )
     assert after[0] == 0
     return code, output
@@ -142,8 +168,13 @@ def test_the_very_commands_pass_then_fail(room):
     assert "bench gate passed" in (room / "summary.md").read_text()
 
     (report,) = GITLAB["bench"]["artifacts"]["reports"].values()
-    fake_records.perplexity(room / "results/more", method="wanda")  # a baseline of what is not measured
-    shell("bench merge results/local/ci --results results/more && bench baseline set main --results results/more")
+    fake_records.perplexity(
+        room / "results/more", method="wanda"
+    )  # a baseline of what is not measured
+    shell(
+        "bench merge results/local/ci --results results/more && bench baseline set main --results "
+        "results/more"
+    )
     code, output = act({"config": "bench.toml", "baseline": "main"})
     assert code == 1 and "::error title=MISSING" in output["Gate"]
     assert "MISSING" in (room / "summary.md").read_text()
@@ -164,11 +195,24 @@ def test_the_pages_own_settings_are_settings(tmp_path, cli, output, cache):
     for name, text in zip(("bench", "gate"), BLOCKS["toml"], strict=True):
         (tmp_path / f"{name}.toml").write_text(text)
     out = output("plan", "--config", tmp_path / "bench.toml", "--results", tmp_path / "r", "--json")
-    assert {row["method"] for row in json.loads(out)} == {"dense", "magnitude", "wanda", "sparsegpt"}
+    assert {row["method"] for row in json.loads(out)} == {
+        "dense",
+        "magnitude",
+        "wanda",
+        "sparsegpt",
+    }
 
     fake_records.accuracy(tmp_path / "a")
     assert (
-        cli("gate", "--baseline", tmp_path / "a", "--results", tmp_path / "a", "--config", tmp_path / "gate.toml")[0]
+        cli(
+            "gate",
+            "--baseline",
+            tmp_path / "a",
+            "--results",
+            tmp_path / "a",
+            "--config",
+            tmp_path / "gate.toml",
+        )[0]
         == 0
     )
 
@@ -192,5 +236,8 @@ def test_the_installed_code_is_that_of_the_action_or_of_the_change():
 
 def test_a_citation_has_the_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == re.search('__version__ = "(.*)"', (ROOT / "bench/__init__.py").read_text())[1]
+    assert (
+        citation["version"]
+        == re.search('__version__ = "(.*)"', (ROOT / "bench/__init__.py").read_text())[1]
+    )
     assert {"cff-version", "message", "title", "authors", "license"} <= set(citation)

@@ -20,7 +20,10 @@ from methods.folder import Folder
 from methods.pattern import Pattern
 from methods.targets import find_targets
 
-COLUMNS = "model method pattern quantizer seed measure protocol metric value stderr n unit better status reason record calibration targets dtype device training"
+COLUMNS = (
+    "model method pattern quantizer seed measure protocol metric value stderr n unit better "
+    "status reason record calibration targets dtype device training"
+)
 
 
 pytestmark = pytest.mark.usefixtures("cache", "in_tmp_path")
@@ -78,7 +81,9 @@ def test_csv_has_the_stable_columns(cli, done):
         ("wanda", "int8", "wanda + int8"),
     ],
 )
-def test_prune_takes_the_typed_method_and_quantizer(method, quantizer, stages, monkeypatch, tmp_path):
+def test_prune_takes_the_typed_method_and_quantizer(
+    method, quantizer, stages, monkeypatch, tmp_path
+):
     def take(plan, *_):
         raise UserError(plan.measurements[0].artifact.stage_labels)
 
@@ -103,7 +108,13 @@ def test_prune_writes_a_folder_that_transformers_loads(output, tmp_path, monkeyp
     folder = Folder(out)
     targets = find_targets(folder.config, folder.shapes())
     assert all(Pattern(2, 4).violations(model.get_submodule(t).weight) == 0 for t in targets)
-    names = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    names = {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     assert {p.name for p in out.iterdir()} == names
 
 
@@ -149,14 +160,28 @@ def test_doctor_fails_where_a_folder_that_was_named_is_not_there(cli, tmp_path, 
 
 def test_set_wins_over_flags_and_flags_over_toml(cli, tmp_path):
     (tmp_path / "c.toml").write_text(
-        'methods = "wanda"\npatterns = "1:4"\nmeasures = ["size"]\nseeds = [5]\n[calibration]\nsequences = 7\n'
+        'methods = "wanda"\npatterns = "1:4"\nmeasures = ["size"]\nseeds = '
+        "[5]\n[calibration]\nsequences = 7\n"
     )
-    flags = ("--config", "c.toml", "--methods", "wanda,magnitude", "--pattern", "2:8", "--set", "patterns=4:8")
+    flags = (
+        "--config",
+        "c.toml",
+        "--methods",
+        "wanda,magnitude",
+        "--pattern",
+        "2:8",
+        "--set",
+        "patterns=4:8",
+    )
     _, out, _ = cli("plan", *flags, "--json")
     rows = {r["method"]: r for r in json.loads(out)}
 
     assert set(rows) == {"dense", "wanda", "magnitude"}
-    assert (rows["wanda"]["pattern"], rows["wanda"]["seed"], rows["wanda"]["tokens"]) == ("4:8", "5", 7 * 128)
+    assert (rows["wanda"]["pattern"], rows["wanda"]["seed"], rows["wanda"]["tokens"]) == (
+        "4:8",
+        "5",
+        7 * 128,
+    )
 
 
 def test_environment_names_a_mirror_for_the_api_too(tmp_path, monkeypatch):

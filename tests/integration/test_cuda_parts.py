@@ -1,4 +1,5 @@
-"""The parts that carry packages, a model and texts to a card without a network; and its stages without a card."""
+"""The parts that carry packages, a model and texts to a card without a network; and its stages
+without a card."""
 
 import importlib.util
 import io
@@ -25,7 +26,11 @@ def parts(monkeypatch):
 @pytest.fixture
 def packed(tmp_path, parts):
     """What was packed, by its name there, and the folder of its parts."""
-    files = {"wheels/a.whl": b"wheel", "cache/models/m/model.safetensors": bytes(range(256)) * 1100, "cache/empty": b""}
+    files = {
+        "wheels/a.whl": b"wheel",
+        "cache/models/m/model.safetensors": bytes(range(256)) * 1100,
+        "cache/empty": b"",
+    }
     paths = {}
     for number, (name, content) in enumerate(files.items()):
         paths[name] = tmp_path / f"source-{number}"
@@ -41,7 +46,9 @@ def test_what_is_unpacked_is_what_was_packed(packed, parts, tmp_path):
 
     assert len(sizes) > 3 and max(sizes) <= SIZE
     found = {
-        str(p.relative_to(tmp_path / "there")): p.read_bytes() for p in (tmp_path / "there").rglob("*") if p.is_file()
+        str(p.relative_to(tmp_path / "there")): p.read_bytes()
+        for p in (tmp_path / "there").rglob("*")
+        if p.is_file()
     }
     del found["index.json"]
     assert found == files
@@ -56,7 +63,9 @@ def test_damaged_parts_are_a_sentence_and_leave_nothing(packed, parts, tmp_path,
         content[5000] ^= 1
         found[1].write_bytes(content)
     else:
-        for path in {"first": found[:1], "middle": found[2:3], "last": found[-1:], "none": found}[damage]:
+        for path in {"first": found[:1], "middle": found[2:3], "last": found[-1:], "none": found}[
+            damage
+        ]:
             path.unlink()
     with pytest.raises(parts.Damaged, match=r"missing|no part"):
         parts.unpack(folder, tmp_path / "there")
@@ -96,17 +105,26 @@ def test_without_a_card_each_stage_is_planned(parts, tmp_path):
     cuda = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(cuda)
 
-    made = {name: [cuda.plan_of(c)[1:] for c in cuda.commands(name, tmp_path)] for name in cuda.STAGES}
+    made = {
+        name: [cuda.plan_of(c)[1:] for c in cuda.commands(name, tmp_path)] for name in cuda.STAGES
+    }
     assert all(
-        "cuda" not in words[words.index("--device") + 1] for c in made.values() for words in c if "--device" in words
+        "cuda" not in words[words.index("--device") + 1]
+        for c in made.values()
+        for words in c
+        if "--device" in words
     )
-    assert [words[:2] + words[-1:] for words in made["check"]] == [["-m", "pytest", "--collect-only"]]
+    assert [words[:2] + words[-1:] for words in made["check"]] == [
+        ["-m", "pytest", "--collect-only"]
+    ]
     assert [words[2:5] + words[-2:] for words in made["shapes"]] == [
         ["speed", "--model", model, "--device-spec", "h100"] for model in cuda.SHAPES
     ]
     for name, count in {"decode": 1, "prefill": 1, "train": 3, "quality": 3}.items():
         assert len(made[name]) == count
-        for (_, _, verb, *rest), command in zip(made[name], cuda.commands(name, tmp_path), strict=True):
+        for (_, _, verb, *rest), command in zip(
+            made[name], cuda.commands(name, tmp_path), strict=True
+        ):
             assert (verb, rest) == ("plan", [w.replace("cuda", "cpu") for w in command[4:]])
 
 
@@ -124,5 +142,6 @@ def test_no_parts_are_a_sentence(tmp_path):
 
     assert done.returncode == 2
     assert (
-        done.stderr.splitlines()[-1].endswith(f"error: no part-*.tar in {tmp_path}") and "Traceback" not in done.stderr
+        done.stderr.splitlines()[-1].endswith(f"error: no part-*.tar in {tmp_path}")
+        and "Traceback" not in done.stderr
     )

@@ -1,4 +1,5 @@
-"""README and docs/: short enough, no dead link, no command that the program does not have, nothing fetched from elsewhere."""
+"""README and docs/: short enough, no dead link, no command that the program does not have, nothing
+fetched from elsewhere."""
 
 import importlib.util
 import re
@@ -55,7 +56,8 @@ def test_links_of_pages_that_are_not_built(page):
 
 def test_folders_that_contributors_are_sent_to_exist():
     named = re.findall(
-        r"`((?:tests|bench|baselines|methods|docs|scripts|benchmarks)/[\w/.]*)`", (ROOT / "CONTRIBUTING.md").read_text()
+        r"`((?:tests|bench|baselines|methods|docs|scripts|benchmarks)/[\w/.]*)`",
+        (ROOT / "CONTRIBUTING.md").read_text(),
     )
     assert len(named) > 10
     assert [name for name in named if not (ROOT / name).exists() and "colmag" not in name] == []
@@ -86,7 +88,8 @@ def test_what_no_page_describes_is_described_from_its_code(section, monkeypatch)
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_a_plan_that_is_shown_has_its_model(page):
-    """`bench plan` does not download one: it needs a model, or its shapes from this package or from a folder."""
+    """`bench plan` does not download one: it needs a model, or its shapes from this package or from
+    a folder."""
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
         for name in re.findall(r"bench plan .*--model (\S+)", block):
             planned = name in known_shapes() or name.endswith("/")
@@ -103,12 +106,19 @@ def test_every_format_of_a_model_is_described(page):
 
 def test_facts_of_a_method():
     text = REFERENCE.facts("methods", "sparsegpt")
-    assert "`sparsegpt:mask-only` (`mask_only=true`)" in text and "https://arxiv.org/abs/2301.00774" in text
-    assert "| `damping` | `0.01` | number from 0 to 1 |" in text and "estimated for llama2-7b**: 2 passes" in text
+    assert (
+        "`sparsegpt:mask-only` (`mask_only=true`)" in text
+        and "https://arxiv.org/abs/2301.00774" in text
+    )
+    assert (
+        "| `damping` | `0.01` | number from 0 to 1 |" in text
+        and "estimated for llama2-7b**: 2 passes" in text
+    )
 
 
 def test_every_name_has_one_page():
-    """A second place for the same facts would be a second heading of that name, and links would lead to either."""
+    """A second place for the same facts would be a second heading of that name, and links would
+    lead to either."""
     found = [pair for page in PAGES for pair in REFERENCE.FACTS.findall(page.read_text())]
     assert len(found) == len(set(found))
     for section, name in found:
@@ -132,7 +142,9 @@ def test_every_setting_has_a_meaning():
     rows = re.findall(r"^\| `(\S+)` \|.*\| (.*) \|$", REFERENCE.settings(), re.MULTILINE)
     assert {"methods", "calibration.data", "targets.exclude"} <= {name for name, _ in rows}
     missing = [name for name, meaning in rows if not meaning]
-    assert not missing, f"write what {missing} mean: a string below the field, in bench/planning/spec.py"
+    assert not missing, (
+        f"write what {missing} mean: a string below the field, in bench/planning/spec.py"
+    )
 
 
 def test_what_is_between_two_comments_is_written_again(monkeypatch):
@@ -141,7 +153,10 @@ def test_what_is_between_two_comments_is_written_again(monkeypatch):
     monkeypatch.setitem(readme.BLOCKS, "facts", lambda *words: f"about {' '.join(words)}\n")
     monkeypatch.setitem(readme.BLOCKS, "unwritten", lambda *_: "")
 
-    page = "<!-- facts: methods a -->\nold\n<!-- /facts -->\n\nText.\n<!-- unwritten: methods -->\nold\n<!-- /unwritten -->\n"
+    page = (
+        "<!-- facts: methods a -->\nold\n<!-- /facts -->\n\nText.\n<!-- unwritten: methods "
+        "-->\nold\n<!-- /unwritten -->\n"
+    )
     assert readme.render(page) == (
         "<!-- facts: methods a -->\n\nabout methods a\n\n<!-- /facts -->\n\nText.\n"
         "<!-- unwritten: methods -->\n<!-- /unwritten -->\n"
@@ -162,14 +177,34 @@ SITE = {
     ("file", "more", "found"),
     [
         ("index.html", "", None),
-        ("index.html", '<script src="https://cdn.x/x.js"></script>', "index.html: fetches https://cdn.x/x.js"),
+        (
+            "index.html",
+            '<script src="https://cdn.x/x.js"></script>',
+            "index.html: fetches https://cdn.x/x.js",
+        ),
         ("index.html", '<img src="//cdn.x/x.png">', "index.html: fetches //cdn.x/x.png"),
-        ("index.html", '<p style="background: url(https://cdn.x/x.png)">', "index.html: fetches https://cdn"),
-        ("index.html", '<link rel="preconnect" href="https://fonts.x">', "index.html: fetches https://fonts.x"),
+        (
+            "index.html",
+            '<p style="background: url(https://cdn.x/x.png)">',
+            "index.html: fetches https://cdn",
+        ),
+        (
+            "index.html",
+            '<link rel="preconnect" href="https://fonts.x">',
+            "index.html: fetches https://fonts.x",
+        ),
         ("index.html", '<link rel="canonical" href="https://here.example">', None),
         ("a.css", '@import "https://fonts.x/x.css";', "a.css: fetches https://fonts.x/x.css"),
-        ("index.html", '<a href="gone.html">x</a>', "index.html: link to gone.html, which does not exist"),
-        ("index.html", '<a href="sub/b.html#gone">x</a>', "index.html: link to sub/b.html#gone, a heading"),
+        (
+            "index.html",
+            '<a href="gone.html">x</a>',
+            "index.html: link to gone.html, which does not exist",
+        ),
+        (
+            "index.html",
+            '<a href="sub/b.html#gone">x</a>',
+            "index.html: link to sub/b.html#gone, a heading",
+        ),
         ("sub/b.html", '<a href="#part">x</a>', "sub/b.html: link to #part, a heading"),
     ],
 )

@@ -1,4 +1,5 @@
-"""Each family, as a random model of transformers' class, through what the suite does with a model."""
+"""Each family, as a random model of transformers' class, through what the suite does with a
+model."""
 
 import copy
 
@@ -24,7 +25,9 @@ from methods.training import loss, student
 from methods.training.distill import Distillation
 
 
-@pytest.fixture(params=models.sample(models.CONFIGS, "gpt2", "gemma2", "phi3", "granitemoe", "gpt_oss"))
+@pytest.fixture(
+    params=models.sample(models.CONFIGS, "gpt2", "gemma2", "phi3", "granitemoe", "gpt_oss")
+)
 def family(request):
     return request.param
 
@@ -36,7 +39,8 @@ def folder(family, make, keep_as, tmp_path):
 
 @pytest.fixture
 def pruned(folder, make_job, tmp_path):
-    """pruned(name, stream=False) -> the folder that SparseGPT, or another method, leaves of the family's model."""
+    """pruned(name, stream=False) -> the folder that SparseGPT, or another method, leaves of the
+    family's model."""
 
     def prune(name, method="sparsegpt", stream=False):
         compute = Compute(stream=stream)
@@ -80,7 +84,9 @@ def test_a_walk_that_prunes_nothing_changes_nothing(family, folder, make_job):
 
     theirs, tokens, want = logits_of(folder)
     same(model(input_ids=tokens, use_cache=False).logits, want, family)
-    assert all(torch.equal(tensor, state(model)[name]) for name, tensor in state(unfold(theirs)).items())
+    assert all(
+        torch.equal(tensor, state(model)[name]) for name, tensor in state(unfold(theirs)).items()
+    )
 
 
 def test_a_streamed_forward_is_the_models_own(family, folder):
@@ -109,7 +115,10 @@ def test_a_streamed_copy_in_another_format(family, folder, tmp_path):
 
 def test_streaming_writes_the_same(pruned):
     memory, disk = Folder(pruned("one")), Folder(pruned("streamed", stream=True))
-    stored = [{name for file in f.files() for name in read_header(f.path, file.name)} for f in (memory, disk)]
+    stored = [
+        {name for file in f.files() for name in read_header(f.path, file.name)}
+        for f in (memory, disk)
+    ]
     assert set(memory) == set(disk)
     assert stored[0] == stored[1]  # of experts, one tensor of all
     assert all(torch.equal(memory.tensor(name), disk.tensor(name)) for name in memory)
@@ -153,8 +162,12 @@ def test_training_has_the_loss_of_the_models_own_logits(folder, make, family):
     got = student.Student(model)(tokens, given, Distillation(1 / 3), 1.0)[0]
 
     torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
-    for name, mine, theirs in zip(named, torch.autograd.grad(got, list(named.values())), expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    for name, mine, theirs in zip(
+        named, torch.autograd.grad(got, list(named.values())), expected, strict=True
+    ):
+        torch.testing.assert_close(
+            mine, theirs, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.mark.parametrize("method", models.sample(["cast", "retrain", "finetune"], "cast"))
@@ -166,5 +179,7 @@ def test_training_keeps_the_pattern(method, family, make, make_job, tmp_path):
 
     outcome = trainings.method(method).apply(model, job)
 
-    assert all(job.pattern.violations(trainings.weight_of(outcome.model, t)) == 0 for t in job.targets)
+    assert all(
+        job.pattern.violations(trainings.weight_of(outcome.model, t)) == 0 for t in job.targets
+    )
     assert all(p.isfinite().all() for p in outcome.model.parameters())

@@ -1,6 +1,7 @@
 """The table of docs/models.md: every family through everything the suite does, on a random model.
 
-`pytest tests/integration/test_families_table.py -m slow --write-families` runs it and writes results/families.json.
+`pytest tests/integration/test_families_table.py -m slow --write-families` runs it and writes
+results/families.json.
 """
 
 import copy
@@ -55,8 +56,11 @@ WORKS = "works"
 
 
 def entry_digest(family):
-    """Return a digest of the entry that a family's row depends on, without the part that only transforms read."""
-    return digests.of({name: value for name, value in asdict(FAMILIES[family]).items() if name != "flow"})
+    """Return a digest of the entry that a family's row depends on, without the part that only
+    transforms read."""
+    return digests.of(
+        {name: value for name, value in asdict(FAMILIES[family]).items() if name != "flow"}
+    )
 
 
 def run_cell(folder, results, changes):
@@ -76,7 +80,8 @@ def run_cell(folder, results, changes):
 
 
 def packed_cell(folder, path):
-    """Pruned, packed and loaded on its packed weights, it has the logits of the same model dense."""
+    """Pruned, packed and loaded on its packed weights, it has the logits of the same model
+    dense."""
     model = loading.load(folder, Compute())
     job = job_for(model)
     choice.build(registry.lookup("methods", "magnitude"), "magnitude", {}).apply(model, job)
@@ -90,14 +95,19 @@ def packed_cell(folder, path):
     packed = linear24.load(path / "packed", Compute(), engine="reference")
     with torch.no_grad():
         for other in (model, AutoModelForCausalLM.from_pretrained(path / "again")):
-            torch.testing.assert_close(packed(tokens).logits, other(tokens).logits, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                packed(tokens).logits, other(tokens).logits, rtol=1e-4, atol=1e-4
+            )
     return WORKS
 
 
 def onnx_cell(folder, path):
-    """Pruned and exported, it has the pattern in its file, and its logits in onnxruntime: the export checks both."""
+    """Pruned and exported, it has the pattern in its file, and its logits in onnxruntime: the
+    export checks both."""
     model = loading.load(folder, Compute())
-    choice.build(registry.lookup("methods", "magnitude"), "magnitude", {}).apply(model, job_for(model))
+    choice.build(registry.lookup("methods", "magnitude"), "magnitude", {}).apply(
+        model, job_for(model)
+    )
     write(model, path / "pruned")
     try:
         said = export_model(str(path / "pruned"), "onnx", path / "onnx")
@@ -134,7 +144,9 @@ def row(family, tmp_path, monkeypatch):
         # speed has 128 tokens in the cache
         folder = random_folder(family, tmp_path / "model", max_position_embeddings=256)
         cells = {
-            name: run_cell(folder, tmp_path / name, changes) if changes else EXPORTS[name](folder, tmp_path / name)
+            name: run_cell(folder, tmp_path / name, changes)
+            if changes
+            else EXPORTS[name](folder, tmp_path / name)
             for name, changes in COLUMNS.items()
         }
         return {"entry": entry_digest(family), "cells": cells}
@@ -149,7 +161,9 @@ def test_a_familys_row_is_what_happens(family, row, request):
     if request.config.getoption("--write-families"):
         table = json.loads(FILE.read_text()) if FILE.exists() else {}
         table[family] = got
-        FILE.write_text(json.dumps({name: table[name] for name in FAMILIES if name in table}, indent=1) + "\n")
+        FILE.write_text(
+            json.dumps({name: table[name] for name in FAMILIES if name in table}, indent=1) + "\n"
+        )
     assert got == json.loads(FILE.read_text())[family]
 
 
@@ -158,5 +172,9 @@ def test_every_family_has_a_row_of_its_entry_and_no_cell_is_blank():
     table = json.loads(FILE.read_text())
 
     assert set(table) == set(FAMILIES)
-    assert {name: row["entry"] for name, row in table.items()} == {name: entry_digest(name) for name in FAMILIES}
-    assert all(list(row["cells"]) == list(COLUMNS) and all(row["cells"].values()) for row in table.values())
+    assert {name: row["entry"] for name, row in table.items()} == {
+        name: entry_digest(name) for name in FAMILIES
+    }
+    assert all(
+        list(row["cells"]) == list(COLUMNS) and all(row["cells"].values()) for row in table.values()
+    )

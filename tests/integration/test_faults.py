@@ -1,4 +1,5 @@
-"""What goes wrong costs what it must and no more: kills, crashes, broken promises, a full disk, Ctrl-C."""
+"""What goes wrong costs what it must and no more: kills, crashes, broken promises, a full disk,
+Ctrl-C."""
 
 import errno
 import io
@@ -43,12 +44,20 @@ def dense(tmp_path_factory):
 
 @pytest.fixture
 def prepared(dense, tmp_path):
-    """prepared(**changes) -> the spec and the command of a run that finds dense done, so that a test pays for one artifact."""
+    """prepared(**changes) -> the spec and the command of a run that finds dense done, so that a
+    test pays for one artifact."""
 
     def prepare(**changes):
         spec = runs.small(tmp_path / "r", measures=("size",), **changes)
         shutil.copytree(dense, spec.results)
-        return spec, ["run", "--methods", ",".join(spec.methods), "--measures", "size", *runs.flags(spec.results)]
+        return spec, [
+            "run",
+            "--methods",
+            ",".join(spec.methods),
+            "--measures",
+            "size",
+            *runs.flags(spec.results),
+        ]
 
     return prepare
 
@@ -64,7 +73,8 @@ def again(cli, monkeypatch, command):
 def test_a_process_that_ends_costs_its_artifact_alone_and_a_signal_ends_the_run(
     tmp_path, prepared, cli, monkeypatch, gate
 ):
-    """One started and ended by itself, and two forked: one killed, one ended by its library. The signal comes in a write."""
+    """One started and ended by itself, and two forked: one killed, one ended by its library. The
+    signal comes in a write."""
     spec, command = prepared(methods=("dies", "waits", "leaves", "magnitude", "waits:at=write"))
     run, worker = stopped_at(gate, command)
     assert worker.ppid() != run.pid, "the first alone is no fork"
@@ -79,8 +89,12 @@ def test_a_process_that_ends_costs_its_artifact_alone_and_a_signal_ends_the_run(
     assert err.splitlines()[-1] == "bench: Terminated. Run the same command to resume."
     assert "Traceback" not in err and gone(*others)
     left = [path.name for path in runs.left_over(spec.results, tmp_path / "cache")]
-    (last,) = {m.artifact.key for m in api.plan(spec).measurements if m.artifact.method == "waits:at=write"}
-    assert [name for name in left if name.startswith(last[:32]) or name.endswith(".tmp")] == [f"{last[:32]}.lock"]
+    (last,) = {
+        m.artifact.key for m in api.plan(spec).measurements if m.artifact.method == "waits:at=write"
+    }
+    assert [name for name in left if name.startswith(last[:32]) or name.endswith(".tmp")] == [
+        f"{last[:32]}.lock"
+    ]
     got = runs.records(spec.results)
     assert {k[0] for k, r in got.items() if r.status == "ok"} == {"dense", "magnitude"}
     assert "killed by SIGKILL" in got["waits", None, "size"].reason
@@ -99,7 +113,9 @@ def test_a_process_that_ends_costs_its_artifact_alone_and_a_signal_ends_the_run(
 
 
 @pytest.mark.full
-def test_killed_runner_takes_its_processes_along_and_breaks_no_record(tmp_path, prepared, cli, monkeypatch, gate):
+def test_killed_runner_takes_its_processes_along_and_breaks_no_record(
+    tmp_path, prepared, cli, monkeypatch, gate
+):
     """It is killed in the middle of a write."""
     spec, command = prepared(methods=("waits:at=write",))
     before = runs.contents(spec.results)
@@ -115,18 +131,23 @@ def test_killed_runner_takes_its_processes_along_and_breaks_no_record(tmp_path, 
     out, _ = again(cli, monkeypatch, command)
 
     assert "2 measurements run, 2 read" in out
-    assert runs.contents(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods, measures=("size",))
+    assert runs.contents(spec.results) == undisturbed(
+        tmp_path, monkeypatch, methods=spec.methods, measures=("size",)
+    )
 
 
 @pytest.mark.full
 def test_two_runs_share_the_work(prepared, gate):
-    """The second comes while the first holds an artifact: it takes the other, then waits for the first."""
+    """The second comes while the first holds an artifact: it takes the other, then waits for the
+    first."""
     spec, command = prepared(methods=("waits", "magnitude"))
     first, _ = stopped_at(gate, command)
     second = runs.start(*command)
     magnitude = [c for c in api.plan(spec).measurements if c.artifact.method == "magnitude"]
     store = Store(spec.results)
-    until(lambda: all(store.get(c.key) for c in magnitude), "the second run to take the free artifact")
+    until(
+        lambda: all(store.get(c.key) for c in magnitude), "the second run to take the free artifact"
+    )
     gate.unlink()
     ends = [r.communicate(timeout=PATIENCE_S) for r in (first, second)]
 
@@ -140,13 +161,19 @@ REASONS = {
     "raises": "ArithmeticError: the third layer is odd",
     "nan": "CheckFailed: model.layers.0.mlp.up_proj.weight contains NaN or infinity",
     "breaks": "CheckFailed: 2:4 does not hold in 1 group, 1 of them in model.layers.1.self_attn.q_proj",
-    "returns_model": "TypeError: returns_model.apply returned LlamaForCausalLM: end it with return walk.outcome()",
+    "returns_model": (
+        "TypeError: returns_model.apply returned LlamaForCausalLM: end it with return "
+        "walk.outcome()"
+    ),
     "touches": "CheckFailed: model.norm.weight changed, and it is neither a target nor declared: the method must name it in "
-    "Outcome.changed (methods.training.trainer.other_parameters returns the names for one that trains all)",
+    "Outcome.changed (methods.training.trainer.other_parameters returns the names for one that "
+    "trains all)",
 }
 
 
-def test_a_failed_check_is_a_failed_row_with_the_reason_and_a_declared_change_is_shown(tmp_path, cli):
+def test_a_failed_check_is_a_failed_row_with_the_reason_and_a_declared_change_is_shown(
+    tmp_path, cli
+):
     """Failed measurements are tried again, and good ones are not."""
     spec = runs.small(tmp_path / "r", methods=(*REASONS, "declares"), measures=("size",))
     runs.run_here(spec)
@@ -160,8 +187,14 @@ def test_a_failed_check_is_a_failed_row_with_the_reason_and_a_declared_change_is
         assert "Traceback" in got[method, None, "size"].traceback
     assert got["declares", None, "pattern"].notes["changed"] == ["model.norm.weight"]
     assert code == 0 and 'raise ArithmeticError("the third layer is odd")' in shown
-    tried = [e["key"] for e in runs.run_here(spec, only=["dense", "raises", "declares"]) if not e.get("known")]
-    assert sorted(tried) == sorted(record.key for (method, *_), record in got.items() if method == "raises")
+    tried = [
+        e["key"]
+        for e in runs.run_here(spec, only=["dense", "raises", "declares"])
+        if not e.get("known")
+    ]
+    assert sorted(tried) == sorted(
+        record.key for (method, *_), record in got.items() if method == "raises"
+    )
 
 
 @pytest.mark.parametrize("at", [0, 1])
@@ -171,7 +204,9 @@ def test_a_worker_that_dies_before_it_reads_is_a_failed_row(prepared, cli, monke
     program = [sys.executable, "-c", "import os; os._exit(7)"]
     monkeypatch.setattr(interpreter, "command", lambda *_: program)
     real = StartedWorker.send
-    monkeypatch.setattr(StartedWorker, "send", lambda self, line: (at and self.wait(), real(self, line * 50))[1])
+    monkeypatch.setattr(
+        StartedWorker, "send", lambda self, line: (at and self.wait(), real(self, line * 50))[1]
+    )
     code, out, err = cli(*command)
 
     assert code == 1
@@ -181,9 +216,12 @@ def test_a_worker_that_dies_before_it_reads_is_a_failed_row(prepared, cli, monke
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
-FULL_IN_WORDS = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+FULL_IN_WORDS = SafetensorError(
+    "Error while serializing: I/O error: No space left on device (os error 28)"
+)
 FULL_CHECKPOINT = CheckpointException("CheckpointException", {0: _wrap_exception(FULL)})
-"""Exception of torch when a checkpoint is written to a full disk. Its class is not derived from Exception."""
+"""Exception of torch when a checkpoint is written to a full disk. Its class is not derived from
+Exception."""
 
 
 @pytest.mark.parametrize(
@@ -217,13 +255,17 @@ def test_a_worker_whose_runner_is_gone_records_nothing(prepared):
     spec, _ = prepared()
     _, measurements = api.plan(spec).artifacts().values()
     with pytest.raises(SystemExit):
-        work(Assignment(measurements=measurements, results=spec.results, wait=True), Events(Closed()))
+        work(
+            Assignment(measurements=measurements, results=spec.results, wait=True), Events(Closed())
+        )
 
     assert {k[0] for k in runs.records(spec.results)} == {"dense"}
 
 
 @pytest.mark.slow
-def test_a_shared_folder_that_vanishes_for_ten_seconds_costs_nothing(tmp_path, prepared, monkeypatch, gate):
+def test_a_shared_folder_that_vanishes_for_ten_seconds_costs_nothing(
+    tmp_path, prepared, monkeypatch, gate
+):
     """Under a worker that is about to write."""
     spec, command = prepared(methods=("waits", "declares"))
     run, _ = stopped_at(gate, command)
@@ -236,7 +278,9 @@ def test_a_shared_folder_that_vanishes_for_ten_seconds_costs_nothing(tmp_path, p
     _, err = run.communicate(timeout=PATIENCE_S)
 
     assert run.returncode == 0, err
-    assert runs.contents(spec.results) == undisturbed(tmp_path, monkeypatch, methods=spec.methods, measures=("size",))
+    assert runs.contents(spec.results) == undisturbed(
+        tmp_path, monkeypatch, methods=spec.methods, measures=("size",)
+    )
 
 
 @pytest.mark.full
@@ -260,7 +304,10 @@ def test_a_clock_that_jumps_changes_no_record(tmp_path, monkeypatch, cli, jump):
     assert summary.tried == {"ok": 6} and len(calls) > 20
     assert runs.contents(tmp_path / "r") == runs.contents(tmp_path / "calm")
     assert code == 0 and "6/6" in out and "-1 day" not in out
-    seconds = [json.loads(p.read_text().splitlines()[-1])["seconds"] for p in (tmp_path / "r/logs").iterdir()]
+    seconds = [
+        json.loads(p.read_text().splitlines()[-1])["seconds"]
+        for p in (tmp_path / "r/logs").iterdir()
+    ]
     assert all(0 <= s < 1000 for s in seconds)
 
 
@@ -276,7 +323,9 @@ class FullDiskWorker(runs.Here):
         return iter(self.said.splitlines())
 
 
-def test_collecting_the_cache_before_a_worker_is_up_disturbs_no_runner(tmp_path, prepared, monkeypatch):
+def test_collecting_the_cache_before_a_worker_is_up_disturbs_no_runner(
+    tmp_path, prepared, monkeypatch
+):
     """It still has its log to read, and corpora and models for its workers."""
     spec, _ = prepared()
     corpus = tmp_path / "cache/data/owner/text"

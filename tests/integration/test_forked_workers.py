@@ -12,7 +12,14 @@ pytestmark = pytest.mark.usefixtures("world")
 
 
 def command(tmp_path, *methods):
-    return ["run", "--methods", ",".join(methods), "--measures", "size", *runs.flags(tmp_path / "r")]
+    return [
+        "run",
+        "--methods",
+        ",".join(methods),
+        "--measures",
+        "size",
+        *runs.flags(tmp_path / "r"),
+    ]
 
 
 def statuses(tmp_path):
@@ -20,7 +27,11 @@ def statuses(tmp_path):
 
 
 def server_of(run):
-    (server,) = [p for p in psutil.Process(run.pid).children() if "bench.execution.fork_server" in p.cmdline()]
+    (server,) = [
+        p
+        for p in psutil.Process(run.pid).children()
+        if "bench.execution.fork_server" in p.cmdline()
+    ]
     return server
 
 
@@ -48,8 +59,12 @@ def test_all_but_the_first_are_forked_from_one_thread_and_log_to_their_own_file(
 def test_no_worker_holds_a_pipe_of_another_or_of_the_server(tmp_path, gate):
     run, worker = stopped_at(gate, command(tmp_path, "magnitude", "waits"))
     server = server_of(run)
-    files = {os.readlink(f"/proc/{worker.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{worker.pid}/fd")}
-    servers = {os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{server.pid}/fd")}
+    files = {
+        os.readlink(f"/proc/{worker.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{worker.pid}/fd")
+    }
+    servers = {
+        os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{server.pid}/fd")
+    }
     gate.unlink()
     run.communicate(timeout=PATIENCE_S)
 
@@ -96,7 +111,14 @@ def test_random_numbers_differ_from_worker_to_worker(tmp_path):
     drawn += "return Readings(tuple(Reading(n, v, '1', 'lower') for n, v in values.items()))"
     site = plugins.install(tmp_path / "lots", "lots", {"lots": drawn}, kind="measures")
     environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{os.environ['PYTHONPATH']}"}
-    flags = ["run", "--methods", "magnitude,declares", "--measures", "lots", *runs.flags(tmp_path / "r")]
+    flags = [
+        "run",
+        "--methods",
+        "magnitude,declares",
+        "--measures",
+        "lots",
+        *runs.flags(tmp_path / "r"),
+    ]
     run = runs.start(*flags, env=environment)
     run.communicate(timeout=PATIENCE_S)
 
@@ -117,5 +139,10 @@ def test_a_stopped_worker_fails_and_a_stopped_server_goes_on(tmp_path):
     run = runs.start(*command(tmp_path, *methods), "--set", "stall_timeout=30")
     run.communicate(timeout=PATIENCE_S)
 
-    assert statuses(tmp_path) == {"dense": "ok", "stops:whom=server": "ok", "stops": "failed", "magnitude": "ok"}
+    assert statuses(tmp_path) == {
+        "dense": "ok",
+        "stops:whom=server": "ok",
+        "stops": "failed",
+        "magnitude": "ok",
+    }
     assert "made no progress" in runs.records(tmp_path / "r")["stops", None, "size"].reason

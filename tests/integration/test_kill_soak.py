@@ -1,7 +1,9 @@
-"""kill -9 at random times of the runner, the fork server, a worker or a rank, in sweeps and in trainings.
+"""kill -9 at random times of the runner, the fork server, a worker or a rank, in sweeps and in
+trainings.
 
-Nothing is lost, doubled or corrupt, nobody is left, and the next run sweeps what lies about. CAST_BENCH_SOAK_SEED and
-CAST_BENCH_SOAK_ROUNDS give other times, and more of them: 15 rounds are 90 kills.
+Nothing is lost, doubled or corrupt, nobody is left, and the next run sweeps what lies about.
+CAST_BENCH_SOAK_SEED and CAST_BENCH_SOAK_ROUNDS give other times, and more of them: 15 rounds are 90
+kills.
 """
 
 import os
@@ -20,12 +22,20 @@ PATIENCE_S = 600
 TRAINING = {"tokens": 16 * 8 * 32, "batch": 8, "seqlen": 32, "processes": 2, "checkpoint_s": 0.2}
 KINDS = {
     "sweep": (["--methods", "magnitude,wanda", "--measures", "perplexity,size"], "none,int8", {}),
-    "side by side": (["--methods", "magnitude,wanda", "--measures", "perplexity,size", "--jobs", "2"], "none,int8", {}),
-    "training": (["--methods", "cast", "--measures", "perplexity,size"], "none", {f"training.{k}": v for k, v in TRAINING.items()}),
-}  # fmt: skip
-VICTIMS = [(kind, v) for kind in ("sweep", "side by side") for v in ("runner", "server", "worker")] + [
-    ("training", v) for v in ("runner", "worker", "rank")
-]
+    "side by side": (
+        ["--methods", "magnitude,wanda", "--measures", "perplexity,size", "--jobs", "2"],
+        "none,int8",
+        {},
+    ),
+    "training": (
+        ["--methods", "cast", "--measures", "perplexity,size"],
+        "none",
+        {f"training.{k}": v for k, v in TRAINING.items()},
+    ),
+}
+VICTIMS = [
+    (kind, v) for kind in ("sweep", "side by side") for v in ("runner", "server", "worker")
+] + [("training", v) for v in ("runner", "worker", "rank")]
 
 
 def command(kind, results):
@@ -39,7 +49,13 @@ def family(process):
     for child in process.children(recursive=True):
         words = child.cmdline()
         is_server = child.ppid() == process.pid and "bench.execution.fork_server" in words
-        part = "rank" if "bench.execution.rank_worker" in words else "server" if is_server else "worker"
+        part = (
+            "rank"
+            if "bench.execution.rank_worker" in words
+            else "server"
+            if is_server
+            else "worker"
+        )
         members[part].append(child)
     return members
 

@@ -47,12 +47,16 @@ def applied(monkeypatch):
     labels = []
     real = Builder._apply
     monkeypatch.setattr(
-        Builder, "_apply", lambda self, a, b, r: (labels.append(a.stages[-1].label), real(self, a, b, r))[1]
+        Builder,
+        "_apply",
+        lambda self, a, b, r: (labels.append(a.stages[-1].label), real(self, a, b, r))[1],
     )
     return labels
 
 
-def test_refinement_gets_its_prior_which_is_built_once_and_every_stage_has_to_hold_the_pattern(tmp_path, applied):
+def test_refinement_gets_its_prior_which_is_built_once_and_every_stage_has_to_hold_the_pattern(
+    tmp_path, applied
+):
     methods = ("magnitude", "forgets:from=magnitude", "refines:from=magnitude")
     got = runs.measured(tmp_path / "r", methods=methods, measures=("size",))
 
@@ -65,12 +69,22 @@ def test_refinement_gets_its_prior_which_is_built_once_and_every_stage_has_to_ho
 
 
 def test_settings_of_torch_that_a_method_leaves_behind_change_no_number(tmp_path):
-    before = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.get_default_dtype()
+    before = (
+        torch.get_num_threads(),
+        torch.get_float32_matmul_precision(),
+        torch.get_default_dtype(),
+    )
 
     got = runs.measured(tmp_path / "r", methods=("magnitude", "meddles"), measures=("perplexity",))
 
-    assert got["meddles", None, "perplexity"].readings == got["magnitude", None, "perplexity"].readings
-    assert (torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.get_default_dtype()) == before
+    assert (
+        got["meddles", None, "perplexity"].readings == got["magnitude", None, "perplexity"].readings
+    )
+    assert (
+        torch.get_num_threads(),
+        torch.get_float32_matmul_precision(),
+        torch.get_default_dtype(),
+    ) == before
     assert torch.is_grad_enabled() and not torch.are_deterministic_algorithms_enabled()
     assert torch.ones(1).device == torch.device("cpu")
 
@@ -90,23 +104,33 @@ def test_prior_is_part_of_the_key(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_model_that_a_method_returns_as_its_folder_stays(dtype, tmp_path):
-    """A folder of the job is moved, because it may be large. A model of the user is copied, or converted."""
+    """A folder of the job is moved, because it may be large. A model of the user is copied, or
+    converted."""
     model = runs.tiny(tmp_path / "model")
     before = {file.name: file.read_bytes() for file in model.iterdir()}
     methods = {"methods": ("gives_source",), "patterns": ("dense",)}
-    got = runs.measured(tmp_path / "r", models=(str(model),), measures=("size",), dtype=dtype, **methods)
+    got = runs.measured(
+        tmp_path / "r", models=(str(model),), measures=("size",), dtype=dtype, **methods
+    )
 
-    assert {record.status for record in got.values()} == {"ok"}, [record.reason for record in got.values()]
+    assert {record.status for record in got.values()} == {"ok"}, [
+        record.reason for record in got.values()
+    ]
     assert {file.name: file.read_bytes() for file in model.iterdir()} == before
 
 
 def test_a_cached_artifact_follows_its_model_when_that_moves(tmp_path):
-    """What changed nothing is kept as "its input", never as a path: another model may come to lie there."""
+    """What changed nothing is kept as "its input", never as a path: another model may come to lie
+    there."""
     first, second = (runs.tiny(tmp_path / name) for name in ("first", "second"))
     same = {"methods": ("dense",), "perplexity": {"windows": 2, "seqlen": 64, "data": "wiki-mini"}}
     runs.run_here(runs.small(tmp_path / "a", models=(str(first),), **same))
     weights = load_file(first / "model.safetensors")
-    save_file({n: torch.zeros_like(t) for n, t in weights.items()}, first / "model.safetensors", {"format": "pt"})
+    save_file(
+        {n: torch.zeros_like(t) for n, t in weights.items()},
+        first / "model.safetensors",
+        {"format": "pt"},
+    )
     runs.run_here(runs.small(tmp_path / "b", models=(str(second),), **same))
 
     one, other = (runs.records(tmp_path / r)["dense", None, "perplexity"] for r in "ab")

@@ -24,7 +24,11 @@ PYTHON = runpy.run_path(str(ROOT / "scripts/prose.py"))["python"]
         ('x = "nobody reads it"\n', ["idiom: …nobody reads it…"]),
         ('x = 1\n"""Number of processes that share the calibration."""\n', []),
         ('def f():\n    """Return the log."""\n', []),
-        ('class A:\n    """A log."""\n\n    @property\n    def f(self):\n        """The log."""\n', []),
+        (
+            'class A:\n    """A log."""\n\n    @property\n    def f(self):\n        """The '
+            'log."""\n',
+            [],
+        ),
     ],
 )
 def test_what_is_found(source, found):

@@ -1,4 +1,5 @@
-"""Artifacts on a Ray cluster of two nodes on this machine: the records of the local executor, whatever dies on the way."""
+"""Artifacts on a Ray cluster of two nodes on this machine: the records of the local executor,
+whatever dies on the way."""
 
 import signal
 
@@ -63,11 +64,17 @@ def both_at_the_gate(gate):
 
 
 def test_records_are_those_of_the_local_executor(cluster, tmp_path, monkeypatch):
-    run = started(cluster, tmp_path / "r", "magnitude,wanda", "perplexity,size", quantizers="none,int8")
+    run = started(
+        cluster, tmp_path / "r", "magnitude,wanda", "perplexity,size", quantizers="none,int8"
+    )
     err = ended(run)
 
     assert "writes into the results folder" in err
-    chosen = {"methods": ("magnitude", "wanda"), "quantizers": ("none", "int8"), "measures": ("perplexity", "size")}
+    chosen = {
+        "methods": ("magnitude", "wanda"),
+        "quantizers": ("none", "int8"),
+        "measures": ("perplexity", "size"),
+    }
     expected = undisturbed(tmp_path, monkeypatch, **chosen)
     assert runs.contents(tmp_path / "r") == expected and len(expected) == 18
 
@@ -92,7 +99,9 @@ def test_what_dies_is_made_again_elsewhere(cluster, tmp_path, monkeypatch, gate,
         cluster.add_node(num_cpus=1)
 
     assert err.count("another attempt follows") == 1, err
-    assert runs.contents(tmp_path / "r") == undisturbed(tmp_path, monkeypatch, methods=WAITING, measures=("size",))
+    assert runs.contents(tmp_path / "r") == undisturbed(
+        tmp_path, monkeypatch, methods=WAITING, measures=("size",)
+    )
 
 
 def test_a_driver_that_dies_is_started_again(cluster, tmp_path, monkeypatch, gate):
@@ -104,13 +113,18 @@ def test_a_driver_that_dies_is_started_again(cluster, tmp_path, monkeypatch, gat
     gate.unlink()
     ended(started(cluster, tmp_path / "r", ",".join(WAITING)))
 
-    assert runs.contents(tmp_path / "r") == undisturbed(tmp_path, monkeypatch, methods=WAITING, measures=("size",))
+    assert runs.contents(tmp_path / "r") == undisturbed(
+        tmp_path, monkeypatch, methods=WAITING, measures=("size",)
+    )
 
 
 @pytest.mark.parametrize("who", ["a spot node", "the driver"])
 def test_a_training_is_saved_first_and_goes_on(cluster, tmp_path, monkeypatch, gate, who):
     settings = {f"training.{k}": v for k, v in TRAINING.items()}
-    runs.run_here(runs.small(tmp_path / "r", methods=("slow",), measures=("size",), training=TRAINING), only=["dense"])
+    runs.run_here(
+        runs.small(tmp_path / "r", methods=("slow",), measures=("size",), training=TRAINING),
+        only=["dense"],
+    )
     run = started(cluster, tmp_path / "r", "slow", **settings)
     until(gate.with_suffix(".reached").exists, "the training to begin", PATIENCE_S)
     (worker,) = ray_cluster.workers()
@@ -127,11 +141,15 @@ def test_a_training_is_saved_first_and_goes_on(cluster, tmp_path, monkeypatch, g
         ended(run, 128 + signal.SIGTERM)
         ended(started(cluster, tmp_path / "r", "slow", **settings))
 
-    expected = undisturbed(tmp_path, monkeypatch, methods=("slow",), measures=("size",), training=TRAINING)
+    expected = undisturbed(
+        tmp_path, monkeypatch, methods=("slow",), measures=("size",), training=TRAINING
+    )
     assert runs.contents(tmp_path / "r") == expected
 
 
 def test_no_cluster_is_one_sentence(cli, tmp_path):
-    code, _, err = cli("run", "--executor", "ray", "--ray-address", "127.0.0.1:9", *runs.flags(tmp_path / "r"))
+    code, _, err = cli(
+        "run", "--executor", "ray", "--ray-address", "127.0.0.1:9", *runs.flags(tmp_path / "r")
+    )
 
     assert code == 2 and "no Ray cluster at --ray-address '127.0.0.1:9'" in err.splitlines()[-1]

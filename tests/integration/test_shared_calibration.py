@@ -20,12 +20,16 @@ SHARED = {"sequences": 4, "processes": 2}
 
 
 def artifacts(calibration, **changes):
-    plan = api.plan(runs.small("r", **({"methods": ("wanda",), "calibration": calibration} | changes)))
+    plan = api.plan(
+        runs.small("r", **({"methods": ("wanda",), "calibration": calibration} | changes))
+    )
     return {m.artifact.method: m.artifact for m in plan.measurements}
 
 
 def test_one_process_is_no_part_of_a_key():
-    one, same, two = (artifacts(c) for c in ({"sequences": 4}, {"sequences": 4, "processes": 1}, SHARED))
+    one, same, two = (
+        artifacts(c) for c in ({"sequences": 4}, {"sequences": 4, "processes": 1}, SHARED)
+    )
 
     assert one["wanda"].key == same["wanda"].key != two["wanda"].key
     assert "processes" not in one["wanda"].key_inputs()["calibration"]
@@ -57,8 +61,12 @@ def test_on_cards_each_process_has_its_own_and_its_part_of_the_time():
     assert resources_of(cards[1])["num_gpus"] == 3
     plan = api.plan(runs.small("r", methods=("wanda",), calibration={"sequences": 6}))
     first = next(m for m in plan.measurements if m.artifact.method == "wanda")
-    alone, shared = (estimate.count_operations([[first.model_copy(update={"artifact": a})]]) for a in cards)
-    dense = next(m for m in plan.measurements if m.artifact.method == "dense" and m.measure == first.measure)
+    alone, shared = (
+        estimate.count_operations([[first.model_copy(update={"artifact": a})]]) for a in cards
+    )
+    dense = next(
+        m for m in plan.measurements if m.artifact.method == "dense" and m.measure == first.measure
+    )
     assert alone - estimate.count_operations([[dense]]) == pytest.approx(
         3 * (shared - estimate.count_operations([[dense]]))
     )
@@ -76,7 +84,10 @@ def test_the_processes_of_a_slurm_task_share_its_cores_and_not_its_gpus():
 
 @pytest.mark.parametrize(
     ("method", "quantizers"),
-    [("wanda", ("none",)), pytest.param("sparsegpt", ("none", "int4-gptq"), marks=pytest.mark.full)],
+    [
+        ("wanda", ("none",)),
+        pytest.param("sparsegpt", ("none", "int4-gptq"), marks=pytest.mark.full),
+    ],
 )
 def test_a_run_of_two_processes_is_a_run_of_one(method, quantizers, tmp_path, monkeypatch):
     """Stages of both kinds are shared. A second run finds everything made."""
@@ -97,7 +108,9 @@ def test_a_run_of_two_processes_is_a_run_of_one(method, quantizers, tmp_path, mo
     one, two = found[1], found[2]
 
     assert len(two) == 2 * len(quantizers)
-    assert {r.status for r in (*one.values(), *two.values())} == {"ok"}, [r.reason for r in two.values()]
+    assert {r.status for r in (*one.values(), *two.values())} == {"ok"}, [
+        r.reason for r in two.values()
+    ]
     for kind, record in one.items():
         assert two[kind].key != record.key and two[kind].identity == record.identity
     before, after = (of["none", "perplexity"].readings[0].value for of in (one, two))
@@ -129,7 +142,10 @@ main()
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", "RankFailed: the process of rank 1 ended with code -9"),
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            "RankFailed: the process of rank 1 ended with code -9",
+        ),
         (
             "raise FloatingPointError('a Hessian is not finite')",
             "RankFailed: rank 1: FloatingPointError: a Hessian is",

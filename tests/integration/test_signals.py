@@ -1,4 +1,5 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does, a training after a checkpoint; the same command goes on."""
+"""SIGTERM and SIGHUP end a command as Ctrl-C does, a training after a checkpoint; the same command
+goes on."""
 
 import contextlib
 import os
@@ -17,7 +18,9 @@ TRAINING = {"tokens": STEPS * 8 * 32, "batch": 8, "seqlen": 32}
 
 @pytest.fixture(autouse=True)
 def world(site, tmp_path, monkeypatch):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore it
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a background job's children ignore it
     yield from runs.world(site, tmp_path, monkeypatch)
     signal.signal(signal.SIGINT, before)
 
@@ -32,7 +35,14 @@ def prepared(tmp_path, method, **training):
     spec = runs.small(tmp_path / "r", methods=(method,), measures=("size",), training=training)
     runs.run_here(spec, only=["dense"])
     settings = {f"training.{k}": v for k, v in training.items()}
-    return spec, ["run", "--methods", method, "--measures", "size", *runs.flags(spec.results, **settings)]
+    return spec, [
+        "run",
+        "--methods",
+        method,
+        "--measures",
+        "size",
+        *runs.flags(spec.results, **settings),
+    ]
 
 
 @pytest.mark.full
@@ -80,7 +90,9 @@ def test_a_training_is_saved_when_its_terminal_is_closed(tmp_path, gate):
 
 
 @pytest.mark.slow
-def test_a_task_of_a_slurm_array_is_saved_and_requeued_and_goes_on(tmp_path, gate, cli, monkeypatch):
+def test_a_task_of_a_slurm_array_is_saved_and_requeued_and_goes_on(
+    tmp_path, gate, cli, monkeypatch
+):
     spec, command = prepared(tmp_path, "slow", **TRAINING)
     requests = slurm.pretend(tmp_path, monkeypatch)
     script = tmp_path / "sweep.sh"
@@ -106,7 +118,9 @@ def test_a_task_of_a_slurm_array_is_saved_and_requeued_and_goes_on(tmp_path, gat
 
 def test_a_command_without_workers(tmp_path):
     """A signal while a plan is made."""
-    source = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nimport time\ntime.sleep(600)\n"
+    source = (
+        "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nimport time\ntime.sleep(600)\n"
+    )
     site = runs.distribution(tmp_path / "other", "kills", source, methods={"kills": "kills:Kills"})
     path = f"{site}{os.pathsep}{os.environ['PYTHONPATH']}"
     run = runs.start("ls", "methods", env=os.environ | {"PYTHONPATH": path})
@@ -117,4 +131,6 @@ def test_a_command_without_workers(tmp_path):
 
 
 def test_help_names_the_exit_codes(cli):
-    assert "130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP" in " ".join(cli("--help")[1].split())
+    assert "130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP" in " ".join(
+        cli("--help")[1].split()
+    )

@@ -1,4 +1,5 @@
-"""The documentation site in a browser without a network: nothing is fetched, nothing complains, and it fits a phone."""
+"""The documentation site in a browser without a network: nothing is fetched, nothing complains, and
+it fits a phone."""
 
 import os
 import subprocess
@@ -12,7 +13,10 @@ ROOT = Path(__file__).parents[2]
 BUILT = os.environ.get("CAST_BENCH_SITE")
 """Folder of a site that is built already, as in .ci/run."""
 IS_MISSING = not all(map(find_spec, ("sphinx", "furo", "sphinx_copybutton")))
-pytestmark = [pytest.mark.skipif(IS_MISSING, reason="pip install '.[docs]'"), *([] if BUILT else [pytest.mark.full])]
+pytestmark = [
+    pytest.mark.skipif(IS_MISSING, reason="pip install '.[docs]'"),
+    *([] if BUILT else [pytest.mark.full]),
+]
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -22,7 +26,9 @@ def site(tmp_path_factory, chromium):
     if BUILT:
         return Path(BUILT)
     folder = tmp_path_factory.mktemp("site") / "html"
-    subprocess.run([sys.executable, str(ROOT / "scripts/docs.py"), str(folder)], check=True, cwd=ROOT)
+    subprocess.run(
+        [sys.executable, str(ROOT / "scripts/docs.py"), str(folder)], check=True, cwd=ROOT
+    )
     return folder
 
 

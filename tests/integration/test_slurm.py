@@ -1,4 +1,5 @@
-"""The script for a Slurm array, run here by a stand-in for sbatch. A task that Slurm ends: tests/integration/test_signals.py."""
+"""The script for a Slurm array, run here by a stand-in for sbatch. A task that Slurm ends:
+tests/integration/test_signals.py."""
 
 import json
 import re
@@ -27,9 +28,19 @@ def requests(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_tasks_fill_one_folder_and_their_own_folders_merge_to_the_same(cli, tmp_path, requests, monkeypatch):
+def test_the_tasks_fill_one_folder_and_their_own_folders_merge_to_the_same(
+    cli, tmp_path, requests, monkeypatch
+):
     flags = ["--methods", "magnitude,wanda,ria", "--measures", "perplexity,size"]
-    code, _, err = cli("plan", "--slurm", "x.sh", "--shards", TASKS, *flags, *runs.flags("r", quantizers="none,int8"))
+    code, _, err = cli(
+        "plan",
+        "--slurm",
+        "x.sh",
+        "--shards",
+        TASKS,
+        *flags,
+        *runs.flags("r", quantizers="none,int8"),
+    )
     assert code == 0 and err.endswith("then: sbatch x.sh\n"), err
     assert subprocess.run(["bash", "-n", "x.sh"], check=False).returncode == 0
     assert f"--array=1-{TASKS}\n" in (tmp_path / "x.sh").read_text()
@@ -46,7 +57,10 @@ def test_the_tasks_fill_one_folder_and_their_own_folders_merge_to_the_same(cli, 
     assert cli("merge", *list(shards)[1:], "--results", "merged")[0] == 0
 
     expected = runs.contents(tmp_path / "whole")
-    assert runs.contents(tmp_path / "r") == runs.contents(tmp_path / "merged") == expected and len(expected) == 24
+    assert (
+        runs.contents(tmp_path / "r") == runs.contents(tmp_path / "merged") == expected
+        and len(expected) == 24
+    )
 
 
 def test_the_script_asks_for_what_the_plan_needs(cli, tmp_path):
@@ -55,7 +69,9 @@ def test_the_script_asks_for_what_the_plan_needs(cli, tmp_path):
     text = (tmp_path / "x.sh").read_text()
 
     assert "#SBATCH --array=1-2\n" in text, "no more tasks than artifacts"
-    assert '--shard "$SLURM_ARRAY_TASK_ID/2" &\n' in text, "a task that is submitted again alone is still one of two"
+    assert '--shard "$SLURM_ARRAY_TASK_ID/2" &\n' in text, (
+        "a task that is submitted again alone is still one of two"
+    )
     assert "#SBATCH --cpus-per-task=2\n" in text
     assert re.search(r"#SBATCH --time=\d\d:\d\d:00\n#SBATCH --mem=\dG\n", text)
     assert f"#SBATCH --signal=B:TERM@{script_writer.GRACE_S}\n" in text and "gres" not in text
@@ -65,13 +81,18 @@ def test_the_script_asks_for_what_the_plan_needs(cli, tmp_path):
 
 
 def test_jobs_do_not_divide_an_artifact(cli, tmp_path, monkeypatch):
-    """The time is that of the longest artifact, ten hours here, however many jobs there are. All shards share one reading of past records."""
+    """The time is that of the longest artifact, ten hours here, however many jobs there are. All
+    shards share one reading of past records."""
     fitted = []
     monkeypatch.setattr(estimate, "fit_model", fitted.append)
-    monkeypatch.setattr(estimate, "rows", lambda part, *_: [{"about_s": s, "about_GB": 1} for s in (36000.0, 60.0)])
+    monkeypatch.setattr(
+        estimate, "rows", lambda part, *_: [{"about_s": s, "about_GB": 1} for s in (36000.0, 60.0)]
+    )
     script = script_writer.write_script(api.plan(runs.small(tmp_path / "r", jobs=2)), 2)
 
-    assert f"#SBATCH --time={10 * script_writer.MARGIN:02.0f}:00:00\n" in script and len(fitted) == 1
+    assert (
+        f"#SBATCH --time={10 * script_writer.MARGIN:02.0f}:00:00\n" in script and len(fitted) == 1
+    )
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -82,23 +103,37 @@ def test_a_time_that_is_not_known_is_said(cli, tmp_path, device):
     assert code == 0 and said == [device == "cuda"] * 2
 
 
-NODES = ["--methods", "cast", "--measures", "perplexity", "--set=training.nodes=2", "--set=training.processes=2"]
+NODES = [
+    "--methods",
+    "cast",
+    "--measures",
+    "perplexity",
+    "--set=training.nodes=2",
+    "--set=training.processes=2",
+]
 
 
 def test_the_script_of_a_training_over_nodes_starts_bench_on_each(cli, tmp_path):
     assert cli("plan", "--slurm", "x.sh", "--shards", "1", *NODES, *runs.flags("r"))[0] == 0
     text = (tmp_path / "x.sh").read_text()
 
-    assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n" in text and "#SBATCH --cpus-per-task=1\n" in text
+    assert (
+        "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n" in text
+        and "#SBATCH --cpus-per-task=1\n" in text
+    )
     assert "\nsrun bench run " in text and "\nexport MASTER_ADDR MASTER_PORT\n" in text
-    assert '\nexport SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"' in text, "or a task of srun has one processor"
+    assert '\nexport SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"' in text, (
+        "or a task of srun has one processor"
+    )
 
 
 @pytest.mark.slow
 def test_a_training_over_nodes_that_slurm_ends_goes_on_when_it_is_requeued(cli, tmp_path, requests):
     training = {"tokens": 40_000, "batch": 8, "seqlen": 32}
     settings = [f"--set=training.{name}={value}" for name, value in training.items()]
-    assert cli("plan", "--slurm", "x.sh", "--shards", "1", *NODES, *settings, *runs.flags("r"))[0] == 0
+    assert (
+        cli("plan", "--slurm", "x.sh", "--shards", "1", *NODES, *settings, *runs.flags("r"))[0] == 0
+    )
     first = slurm.start(tmp_path / "x.sh", 1, 1)
     log = tmp_path / "r/logs"
     deadline = time.monotonic() + PATIENCE_S
@@ -113,9 +148,17 @@ def test_a_training_over_nodes_that_slurm_ends_goes_on_when_it_is_requeued(cli, 
     again = slurm.start(tmp_path / "x.sh", 1, 1)
     out, _ = again.communicate(timeout=PATIENCE_S)
     assert again.returncode == 0, out
-    record = next(r for r in ReadOnlyStore(tmp_path / "r") if r.identity.method != "dense" and r.readings)
+    record = next(
+        r for r in ReadOnlyStore(tmp_path / "r") if r.identity.method != "dense" and r.readings
+    )
     assert record.status == "ok"
-    events = [json.loads(line) for line in (log / f"{record.artifact[:32]}.jsonl").read_text().splitlines()]
+    events = [
+        json.loads(line)
+        for line in (log / f"{record.artifact[:32]}.jsonl").read_text().splitlines()
+    ]
     started = [i for i, event in enumerate(events) if event["event"] == "started"]
-    steps = [[e["done"] for e in events[i:] if e["event"] == "progress" and "loss" in e["figures"]] for i in started]
+    steps = [
+        [e["done"] for e in events[i:] if e["event"] == "progress" and "loss" in e["figures"]]
+        for i in started
+    ]
     assert len(started) == 2 and steps[1][0] > 10, "it goes on"

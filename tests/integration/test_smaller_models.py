@@ -1,4 +1,5 @@
-"""Models with fewer blocks, units, heads or channels: what follows the removal, and the libraries that load the result."""
+"""Models with fewer blocks, units, heads or channels: what follows the removal, and the libraries
+that load the result."""
 
 import functools
 import re
@@ -26,15 +27,19 @@ CHAINS = [
         pytest.param(f"{name}:from={start}", quantizer, marks=pytest.mark.full)
         for start in ("depth", "width/heads=50%")
         for name, quantizer in (
-            ("recon:epochs=1:lr=1e-4", "none"), ("retrain", "int4-gptq"), ("cast", "none"), ("sparsegpt", "int4-gptq"),
+            ("recon:epochs=1:lr=1e-4", "none"),
+            ("retrain", "int4-gptq"),
+            ("cast", "none"),
+            ("sparsegpt", "int4-gptq"),
         )
     ),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
 def rows_of(tmp_path_factory):
-    """rows_of(*methods) -> the records of a run on tiny with little data, all good. The cache is of the module."""
+    """rows_of(*methods) -> the records of a run on tiny with little data, all good. The cache is of
+    the module."""
     with pytest.MonkeyPatch.context() as patch:
         home = tmp_path_factory.mktemp("smaller")
         runs.own_cache(home, patch)
@@ -58,7 +63,9 @@ def made(rows_of):
     @functools.cache
     def make(method, quantizer):
         rows = rows_of(method, quantizers=(quantizer,), measures=("perplexity",))
-        (record,) = (r for r in rows if r.identity.measure == "perplexity" and r.identity.method != "dense")
+        (record,) = (
+            r for r in rows if r.identity.measure == "perplexity" and r.identity.method != "dense"
+        )
         return cache_dir() / "artifacts" / record.artifact[:32], record
 
     return make
@@ -80,13 +87,17 @@ def test_transformers_loads_what_was_measured(method, quantizer, made):
         if "cast" in method or "sparsegpt" in method
         else not record.identity.pattern[0].isdigit()
     )
-    model, about = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    model, about = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True
+    )
     assert not any(about.values())
     assert torch.equal(logits(model), logits(loading.load(folder, Compute())))
     assert model.num_parameters() < AutoModelForCausalLM.from_pretrained(runs.TINY).num_parameters()
 
 
-@pytest.mark.parametrize("method", [DEPTH, *(pytest.param(m, marks=pytest.mark.full) for m in (WIDTH, CHANNELS))])
+@pytest.mark.parametrize(
+    "method", [DEPTH, *(pytest.param(m, marks=pytest.mark.full) for m in (WIDTH, CHANNELS))]
+)
 def test_gguf_is_an_ordinary_smaller_model(method, made, tmp_path):
     folder, _ = made(method, "none")
 
@@ -97,12 +108,20 @@ def test_gguf_is_an_ordinary_smaller_model(method, made, tmp_path):
     (file,) = (tmp_path / "out").glob("*.gguf")
     reader = GGUFReader(file)
     config = loading.load(folder, Compute()).config
-    keys = {"block_count": config.num_hidden_layers, "feed_forward_length": config.intermediate_size}
-    keys |= {"attention.head_count": config.num_attention_heads, "attention.head_count_kv": config.num_key_value_heads}
+    keys = {
+        "block_count": config.num_hidden_layers,
+        "feed_forward_length": config.intermediate_size,
+    }
+    keys |= {
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+    }
     assert {key: reader.fields[f"llama.{key}"].contents() for key in keys} == keys
     loading.convert_gguf(file, tmp_path / "back")
     back = AutoModelForCausalLM.from_pretrained(tmp_path / "back", dtype=torch.float32)
-    torch.testing.assert_close(logits(back), logits(loading.load(folder, Compute())), rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        logits(back), logits(loading.load(folder, Compute())), rtol=0, atol=0.02
+    )
 
 
 @pytest.mark.full
@@ -118,8 +137,12 @@ def values_of(rows):
 
 
 def test_rows_that_follow_depth_and_width(rows_of):
-    """The runner compares what is left with the source, and allows only what the method declared."""
-    after_depth, after_width = ("recon:epochs=0:from=depth", "retrain:from=depth"), "magnitude:from=width/heads=50%"
+    """The runner compares what is left with the source, and allows only what the method
+    declared."""
+    after_depth, after_width = (
+        ("recon:epochs=0:from=depth", "retrain:from=depth"),
+        "magnitude:from=width/heads=50%",
+    )
     rows = rows_of(DEPTH, *after_depth, WIDTH, after_width, measures=("size",))
     rounded = rows_of(WIDTH, only=[WIDTH], quantizers=("int4-gptq",), measures=("size",))
 
@@ -135,14 +158,22 @@ def test_rows_that_follow_depth_and_width(rows_of):
     values = values_of(rows)
     dense = values["dense", "parameters"]
     assert values[DEPTH, "parameters"] == values["depth + retrain", "parameters"] < dense
-    units, heads = 3 * 96 * 128, 4 * 64 * 128  # of each block: 96 of 352 units and 2 of 4 heads of 32, hidden size 128
+    units, heads = (
+        3 * 96 * 128,
+        4 * 64 * 128,
+    )  # of each block: 96 of 352 units and 2 of 4 heads of 32, hidden size 128
     assert values[WIDTH, "parameters"] == dense - 4 * (units + heads)
 
 
 def test_rows_that_follow_channels(rows_of):
-    """The runner compares what is left with the rotated model, and principal components lose less than plain channels."""
+    """The runner compares what is left with the rotated model, and principal components lose less
+    than plain channels."""
     rows = rows_of(
-        "channels", CHANNELS, "magnitude:from=channels", "retrain:from=channels", measures=("size", "perplexity")
+        "channels",
+        CHANNELS,
+        "magnitude:from=channels",
+        "retrain:from=channels",
+        measures=("size", "perplexity"),
     )
 
     values = values_of(rows)

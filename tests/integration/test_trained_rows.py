@@ -22,7 +22,10 @@ def test_rows_of_one_model_that_end_at_different_floors_are_marked(script, row):
 
     assert script.floors([row(CAST), row(RETRAIN), other]) == ""
     text = script.floors([row(CAST), row(RETRAIN, floor=0.1), other])
-    assert text.startswith("**Not one schedule** (tiny)") and "0 for `cast`; 0.1 for `sparsegpt + retrain`" in text
+    assert (
+        text.startswith("**Not one schedule** (tiny)")
+        and "0 for `cast`; 0.1 for `sparsegpt + retrain`" in text
+    )
 
 
 def test_settings_come_from_the_search_that_tried_them(script, row, monkeypatch):
@@ -33,7 +36,9 @@ def test_settings_come_from_the_search_that_tried_them(script, row, monkeypatch)
         ("a", RETRAIN): [row(RETRAIN, lr=3e-3, tokens=t) for t in (4096, 8192)],
     }
     in_grid = ("tiny", "ast", (), ())
-    grid = {("c", group): [row(group, lr=lr) for lr in (4e-3, 8e-3)] * 2 for group in (CAST, in_grid)}
+    grid = {
+        ("c", group): [row(group, lr=lr) for lr in (4e-3, 8e-3)] * 2 for group in (CAST, in_grid)
+    }
     monkeypatch.setattr(script, "_trials", {"search": trials, "grid": grid}.get)
 
     lines = script.settings_table(
@@ -59,4 +64,6 @@ def test_settings_come_from_the_search_that_tried_them(script, row, monkeypatch)
         "best of 2 trials of sparsegpt + retrain, 4,096 to 8,192 tokens each (`results/a`)",
         "defaults of the method, no search",
     ]
-    assert "`eta=0` `lr=0.002`" in lines[3] and lines[3].endswith("| cast:no-kd to dense | cast:no-kd to dense-ft |")
+    assert "`eta=0` `lr=0.002`" in lines[3] and lines[3].endswith(
+        "| cast:no-kd to dense | cast:no-kd to dense-ft |"
+    )

@@ -1,4 +1,5 @@
-"""Transforms in a run: first in a chain, checked when they are made, and under what refines a mask."""
+"""Transforms in a run: first in a chain, checked when they are made, and under what refines a
+mask."""
 
 import pytest
 
@@ -7,7 +8,10 @@ from bench.execution import build
 from bench.results.store import ReadOnlyStore
 from helpers import plugins, runs
 
-BENDS = 'model.model.norm.weight.mul_(1.1)\nreturn Outcome(model, changed=frozenset({"model.norm.weight"}))'
+BENDS = (
+    "model.model.norm.weight.mul_(1.1)\nreturn Outcome(model, "
+    'changed=frozenset({"model.norm.weight"}))'
+)
 """It claims to keep the function, and does not."""
 
 
@@ -23,11 +27,22 @@ def got(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("transforms")
         runs.own_cache(folder, patch)
-        methods = ("rotate", "sparsegpt", "recon:epochs=2:from=rotate+sparsegpt", "wanda", "wanda:from=permute")
+        methods = (
+            "rotate",
+            "sparsegpt",
+            "recon:epochs=2:from=rotate+sparsegpt",
+            "wanda",
+            "wanda:from=permute",
+        )
         spec = runs.small(folder / "r", methods=methods, measures=("perplexity",))
         runs.run_here(spec)
-        runs.run_here(runs.small(spec.results, measures=("perplexity",), quantizers=("kv4",)), only=["dense"])
-        return {(r.identity.method, r.identity.quantizer, r.identity.measure): r for r in ReadOnlyStore(spec.results)}
+        runs.run_here(
+            runs.small(spec.results, measures=("perplexity",), quantizers=("kv4",)), only=["dense"]
+        )
+        return {
+            (r.identity.method, r.identity.quantizer, r.identity.measure): r
+            for r in ReadOnlyStore(spec.results)
+        }
 
 
 def perplexity(got, row, quantizer="none"):

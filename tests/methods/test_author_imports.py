@@ -1,4 +1,5 @@
-"""`from methods import ...` is all that an author of a method needs, and costs nothing until a name is used."""
+"""`from methods import ...` is all that an author of a method needs, and costs nothing until a name
+is used."""
 
 import ast
 from pathlib import Path

@@ -42,8 +42,12 @@ def test_a_model_is_written_as_it_was_read(theirs, tmp_path):
         linear = loaded.get_submodule(target)
         assert type(linear) is nn.Linear
         assert torch.equal(linear.weight, theirs.get_submodule(target).weight.T)
-    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("published", "written"))
-    assert before.keys() == after.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    before, after = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("published", "written")
+    )
+    assert before.keys() == after.keys() and all(
+        torch.equal(after[name], before[name]) for name in before
+    )
     again = AutoModelForCausalLM.from_pretrained(written)
     assert torch.equal(again(job.calibration).logits, theirs(job.calibration).logits)
 
@@ -55,17 +59,22 @@ def test_every_way_to_load_has_the_same_weights(theirs, tmp_path):
     for way in ({}, {"stream": True}, {"is_shared": True}):
         found = loading.load(tmp_path, Compute(**way)).state_dict()
         assert found.keys() == want.keys()
-        assert all(tensor.is_meta or torch.equal(tensor, want[name]) for name, tensor in found.items())
+        assert all(
+            tensor.is_meta or torch.equal(tensor, want[name]) for name, tensor in found.items()
+        )
         assert all(tensor.shape == want[name].shape for name, tensor in found.items())
 
 
-@pytest.mark.parametrize("method", [Wanda(), Permute(), DenseFt(lr=1e-3)], ids=lambda method: method.name)
+@pytest.mark.parametrize(
+    "method", [Wanda(), Permute(), DenseFt(lr=1e-3)], ids=lambda method: method.name
+)
 def test_a_model_that_a_user_loaded_is_changed_like_ours(method, theirs, tmp_path):
     """Walk, Wiring and Trainer take it as it is."""
     ours = unfold(copy.deepcopy(theirs))
     start = copy.deepcopy(ours.state_dict())
     job = replace(
-        trainings.job_to_train(ours, models.job_for, trainings.counting(), tmp_path / "a", steps=1), prior=None
+        trainings.job_to_train(ours, models.job_for, trainings.counting(), tmp_path / "a", steps=1),
+        prior=None,
     )
 
     want = method.apply(ours, job).model.state_dict()
@@ -76,8 +85,13 @@ def test_a_model_that_a_user_loaded_is_changed_like_ours(method, theirs, tmp_pat
 
 
 def test_a_method_that_parametrizes_first_says_what_to_call(theirs, tmp_path):
-    job = trainings.job_to_train(unfold(copy.deepcopy(theirs)), models.job_for, trainings.counting(), tmp_path, steps=1)
-    with pytest.raises(UserError, match=r"c_attn is a Conv1D: call methods.experts.unfold\(model\) before the method"):
+    job = trainings.job_to_train(
+        unfold(copy.deepcopy(theirs)), models.job_for, trainings.counting(), tmp_path, steps=1
+    )
+    with pytest.raises(
+        UserError,
+        match=r"c_attn is a Conv1D: call methods.experts.unfold\(model\) before the method",
+    ):
         Cast().apply(theirs, replace(job, prior=None))
 
 

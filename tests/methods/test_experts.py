@@ -1,4 +1,5 @@
-"""The experts of a mixture as separate linears, in files of both kinds, each pruned by the tokens that reach it."""
+"""The experts of a mixture as separate linears, in files of both kinds, each pruned by the tokens
+that reach it."""
 
 import copy
 import itertools
@@ -38,7 +39,8 @@ def theirs(family):
 
 
 def test_files_of_either_kind_are_one_model(mixture, tmp_path):
-    """transformers saves linears of each expert, or tensors of all; this suite reads the same names and bits."""
+    """transformers saves linears of each expert, or tensors of all; this suite reads the same names
+    and bits."""
     model = theirs(mixture)
     model.save_pretrained(tmp_path / "published")
     models.write(model, tmp_path / "fused")
@@ -63,7 +65,9 @@ def test_an_expert_that_is_not_whole_is_refused(tmp_path):
     del tensors["model.layers.1.block_sparse_moe.experts.2.w3.weight"]
     save_file(tensors, file)
 
-    with pytest.raises(UserError, match=r"experts.2.gate_up_proj.weight in .* is \[64, 32\], and by its config"):
+    with pytest.raises(
+        UserError, match=r"experts.2.gate_up_proj.weight in .* is \[64, 32\], and by its config"
+    ):
         architecture.check(Folder(tmp_path))
 
 
@@ -82,7 +86,9 @@ def test_masks_of_a_fused_tensor_are_those_of_separate_linears(method, mixture, 
         for i in range(3):
             stack = stacked[f"{family.blocks}.{i}.{family.experts.path}.{linear}"]
             for number, one in enumerate(stack):
-                module = outcome.model.get_submodule(f"{family.blocks}.{i}.{family.experts.path}.{number}.{linear}")
+                module = outcome.model.get_submodule(
+                    f"{family.blocks}.{i}.{family.experts.path}.{number}.{linear}"
+                )
                 one = one.T if family.experts.transposed else one
                 assert torch.equal(one, module.weight)
                 assert (one.unflatten(1, (-1, 4)).count_nonzero(-1) == 2).all()
@@ -93,7 +99,8 @@ def test_masks_of_a_fused_tensor_are_those_of_separate_linears(method, mixture, 
 
 
 def test_wandas_statistic_is_that_of_an_experts_own_tokens(mixture, make, make_job):
-    """Against a loop over tokens: the router's choice for each, and the expert's own inputs for its second linear."""
+    """Against a loop over tokens: the router's choice for each, and the expert's own inputs for its
+    second linear."""
     model, family = make(mixture), FAMILIES[mixture]
     job = make_job(model)
     walked = {}
@@ -113,9 +120,14 @@ def test_wandas_statistic_is_that_of_an_experts_own_tokens(mixture, make, make_j
         ((hidden, chosen, _),) = seen
         first, second = family.experts.linears
         for number, expert in enumerate(layer):
-            mine = [x for x, experts in zip(hidden, chosen, strict=True) if number in experts.tolist()]
+            mine = [
+                x for x, experts in zip(hidden, chosen, strict=True) if number in experts.tolist()
+            ]
             assert notes["tokens"][f"{path}.{number}"] == len(mine)
-            for linear, inputs in ((first, mine), (second, [expert._gate(expert.gate_up_proj(x)) for x in mine])):
+            for linear, inputs in (
+                (first, mine),
+                (second, [expert._gate(expert.gate_up_proj(x)) for x in mine]),
+            ):
                 name = f"{path}.{number}.{linear}"
                 width = expert.get_submodule(linear).weight.shape[1]
                 few = len(mine) < width
@@ -125,7 +137,9 @@ def test_wandas_statistic_is_that_of_an_experts_own_tokens(mixture, make, make_j
 
 
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
-def test_an_expert_that_no_token_reached_is_reported_and_pruned_by_magnitude(method, make, make_job):
+def test_an_expert_that_no_token_reached_is_reported_and_pruned_by_magnitude(
+    method, make, make_job
+):
     model = make("mixtral")
     real = torch.topk
 

@@ -19,10 +19,14 @@ def test_depth_is_bounded_long_before_pythons_own_limit():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (b'{"a": 1, "a": 2}', "twice"), (b'{"a": NaN}', "NaN"), (b'{"a": "\\ud800"}', "surrogates not allowed"),
-        (b"[1]", "not a JSON object"), (b'"' + b"x" * 10 + b'"', "not a JSON object"), (b'{"a": ', "Expecting value"),
+        (b'{"a": 1, "a": 2}', "twice"),
+        (b'{"a": NaN}', "NaN"),
+        (b'{"a": "\\ud800"}', "surrogates not allowed"),
+        (b"[1]", "not a JSON object"),
+        (b'"' + b"x" * 10 + b'"', "not a JSON object"),
+        (b'{"a": ', "Expecting value"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_object_of_plain_values_is_refused(text, reason):
     with pytest.raises(ValueError, match=reason):
         files.parse_object(text)

@@ -32,7 +32,9 @@ def test_what_is_written_is_read(family, make, keep_as, tmp_path):
     assert opened.shapes() == {name: tuple(tensor.shape) for name, tensor in want.items()}
     assert all(torch.equal(opened.tensor(name), tensor) for name, tensor in want.items())
     again = loading.load(tmp_path / "m", Compute())
-    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert all(
+        torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items()
+    )
 
 
 def test_a_target_is_out_by_in_however_it_is_stored(family, make, keep_as, tmp_path):
@@ -52,7 +54,9 @@ def test_names_without_the_base_prefix_are_read_in_full(kind, make, tmp_path):
     prefix = {"gpt2": "transformer.", "opt": "model.", "gpt_neox": "gpt_neox."}[kind]
     model.config.save_pretrained(tmp_path)
     stored = fold(state(model), state(model).__getitem__, FAMILIES[kind])
-    save_file({name.removeprefix(prefix): t.clone() for name, t in stored}, tmp_path / "model.safetensors")
+    save_file(
+        {name.removeprefix(prefix): t.clone() for name, t in stored}, tmp_path / "model.safetensors"
+    )
 
     opened = Folder(tmp_path)
 
@@ -67,24 +71,45 @@ def index(shard):
     return json.dumps({"weight_map": {"x": shard}})
 
 
-NO_INDEX = ("", "{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"x": 3}}', '{"weight_map": null}')
-OTHER_FORMATS = (b"PK\3\4 is a zip and a pickle inside", bytes(7) + b"\xff", (4).to_bytes(8, "little") + b"true")
+NO_INDEX = (
+    "",
+    "{",
+    "[]",
+    "{}",
+    '{"weight_map": 3}',
+    '{"weight_map": {"x": 3}}',
+    '{"weight_map": null}',
+)
+OTHER_FORMATS = (
+    b"PK\3\4 is a zip and a pickle inside",
+    bytes(7) + b"\xff",
+    (4).to_bytes(8, "little") + b"true",
+)
 UNREADABLE = "^cannot read .* as safetensors .*: download or write it again"
 
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        *((INDEX, index(shard), "outside its folder") for shard in ("../secret.safetensors", "/etc/passwd", "a/b.safetensors")),
+        *(
+            (INDEX, index(shard), "outside its folder")
+            for shard in ("../secret.safetensors", "/etc/passwd", "a/b.safetensors")
+        ),
         *((INDEX, text, "index") for text in NO_INDEX),
         (INDEX, index("model-00001.safetensors"), r"^cannot read .*model-00001.safetensors"),
-        *((name, "cos\nsystem\n", rf"pickled weights \({name}\)") for name in ("pytorch_model.bin", "model.pt", "last.ckpt")),
+        *(
+            (name, "cos\nsystem\n", rf"pickled weights \({name}\)")
+            for name in ("pytorch_model.bin", "model.pt", "last.ckpt")
+        ),
         ("consolidated.00.pth", "cos\nsystem\n", "pickled weights"),
         ("notes.txt", "", r"^no model.safetensors in "),
         *(("config.json", text, "not a model folder") for text in ("", "{", "[]", "3")),
-        *(("model.safetensors", content, UNREADABLE) for content in (*OTHER_FORMATS, b"\2" + bytes(7) + b"[]")),
+        *(
+            ("model.safetensors", content, UNREADABLE)
+            for content in (*OTHER_FORMATS, b"\2" + bytes(7) + b"[]")
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_model_folder_is_refused(name, content, words, home):
     if name == "config.json":
         save_file({"x": torch.ones(1)}, home / "model.safetensors")
@@ -116,7 +141,9 @@ def test_a_dtype_that_torch_cannot_read_is_refused(home):
     header = json.dumps({"model.x": {"dtype": "F4", "shape": [0], "data_offsets": [0, 0]}}).encode()
     (home / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
 
-    with pytest.raises(UserError, match=r"^cannot read .* as safetensors \(invalid entry of 'model.x'\)"):
+    with pytest.raises(
+        UserError, match=r"^cannot read .* as safetensors \(invalid entry of 'model.x'\)"
+    ):
         Folder(home)
 
 

@@ -11,7 +11,23 @@ from methods.pruning import selection
 
 @pytest.mark.parametrize(
     "text",
-    ["5:4", "0:4", "0:0", "x", "2:", ":4", "2:4:8", "-2:4", "0%", "100%", "150%", "50", "", "2:4\n", "99.99999%"],
+    [
+        "5:4",
+        "0:4",
+        "0:0",
+        "x",
+        "2:",
+        ":4",
+        "2:4:8",
+        "-2:4",
+        "0%",
+        "100%",
+        "150%",
+        "50",
+        "",
+        "2:4\n",
+        "99.99999%",
+    ],
 )
 def test_what_is_no_pattern_is_refused(text):
     with pytest.raises(UserError, match="pattern"):
@@ -19,7 +35,8 @@ def test_what_is_no_pattern_is_refused(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["2:4", "1:4", "4:8", "16:32", "50%", "12.5%", "66.6667%", "99.9999%", "0.0001%", "dense"]
+    "text",
+    ["2:4", "1:4", "4:8", "16:32", "50%", "12.5%", "66.6667%", "99.9999%", "0.0001%", "dense"],
 )
 def test_a_pattern_is_written_as_it_is_read(text):
     assert str(Pattern.parse(text)) == text
@@ -27,7 +44,8 @@ def test_a_pattern_is_written_as_it_is_read(text):
 
 @pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (3, 4), (4, 8), (8, 16), (3, 32), (16, 32)])
 def test_keep_is_the_naive_loop(n, m):
-    """Three values in a group of four or more: nearly every group ties. Infinity is a score like any other."""
+    """Three values in a group of four or more: nearly every group ties. Infinity is a score like
+    any other."""
     score = torch.randint(3, (20, 2 * m), generator=torch.Generator().manual_seed(0)).float()
     score[0, 0] = torch.inf
 
@@ -36,12 +54,16 @@ def test_keep_is_the_naive_loop(n, m):
 
 @pytest.mark.parametrize("text", ["2:4", "2:6"])
 def test_small_scores_in_float64_keep_their_order(text):
-    """A method may give scores that float32 cannot hold, such as fourth powers. They were all 0, and the first were kept."""
+    """A method may give scores that float32 cannot hold, such as fourth powers. They were all 0,
+    and the first were kept."""
     pattern = Pattern.parse(text)
     order = torch.arange(pattern.m, dtype=torch.float64)
 
     for scores in (1e-60 * order, 1 + 1e-12 * order, 1e60 * (1 + order)):
-        assert pattern.keep(scores[None])[0].nonzero().flatten().tolist() == [pattern.m - 2, pattern.m - 1]
+        assert pattern.keep(scores[None])[0].nonzero().flatten().tolist() == [
+            pattern.m - 2,
+            pattern.m - 1,
+        ]
 
 
 def test_dense_keeps_all_and_nothing_violates_it():
@@ -61,26 +83,38 @@ def test_an_unknown_unit_is_refused(text):
         Pattern.parse(text).keep(torch.ones(4, 4), per="rows")
 
 
-@pytest.mark.parametrize(("per", "want"), [("layer", [[1, 1, 1], [0, 0, 0]]), ("row", [[1, 0, 0], [1, 0, 0]])])
+@pytest.mark.parametrize(
+    ("per", "want"), [("layer", [[1, 1, 1], [0, 0, 0]]), ("row", [[1, 0, 0], [1, 0, 0]])]
+)
 def test_unstructured_ties_keep_the_lowest_index(per, want):
-    assert Pattern(0, 0, 0.5 if per == "layer" else 0.6).keep(torch.ones(2, 3), per=per).int().tolist() == want
+    assert (
+        Pattern(0, 0, 0.5 if per == "layer" else 0.6).keep(torch.ones(2, 3), per=per).int().tolist()
+        == want
+    )
 
 
 @pytest.mark.parametrize("per", ["layer", "row"])
 @pytest.mark.parametrize("levels", [3, 1000])
 @pytest.mark.parametrize("sparsity", [0.0, 0.37, 0.99, 1.0])
 def test_unstructured_is_the_beginning_of_a_stable_sort(per, levels, sparsity):
-    score = torch.randint(levels, (6, 50), generator=torch.Generator().manual_seed(1)).float() - levels // 2
+    score = (
+        torch.randint(levels, (6, 50), generator=torch.Generator().manual_seed(1)).float()
+        - levels // 2
+    )
     flat = score.reshape(1, -1) if per == "layer" else score
     count = flat.shape[1] - round(flat.shape[1] * sparsity)
     order = flat.argsort(dim=1, descending=True, stable=True)[:, :count]
-    expected = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, order, True).reshape(score.shape)
+    expected = (
+        torch.zeros_like(flat, dtype=torch.bool).scatter_(1, order, True).reshape(score.shape)
+    )
 
     assert torch.equal(selection.best(score, sparsity, per), expected)
 
 
 def test_violations_are_groups_with_more_than_n():
-    weight = torch.tensor([[1.0, 1, 1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 3, 0], [1, 0, 1, 1, 1, 1, 1, 0]])
+    weight = torch.tensor(
+        [[1.0, 1, 1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 3, 0], [1, 0, 1, 1, 1, 1, 1, 0]]
+    )
 
     assert Pattern(2, 4).violations(weight) == 3
     assert Pattern(3, 4).violations(weight) == 1

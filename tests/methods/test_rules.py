@@ -7,7 +7,15 @@ import pytest
 from methods.errors import UserError
 from methods.info import Adds, Chain, Does, Link, MethodInfo, Removes, Rule
 from methods.pattern import Pattern
-from methods.rules import CalibratedBy, GroupsOnly, SameBlocks, SameOutputs, TurnsBasis, WholeGroups, refusal
+from methods.rules import (
+    CalibratedBy,
+    GroupsOnly,
+    SameBlocks,
+    SameOutputs,
+    TurnsBasis,
+    WholeGroups,
+    refusal,
+)
 
 
 def link(name, does=Does.PRUNES, trains=False, settings=None, **fields):
@@ -22,12 +30,19 @@ def chain(*links):
 
 
 def remover(axis):
-    return link("cut", Does.REMOVES, removes=(Removes(axis, ("few", "share")),), settings={"share": "25%", "few": None})
+    return link(
+        "cut",
+        Does.REMOVES,
+        removes=(Removes(axis, ("few", "share")),),
+        settings={"share": "25%", "few": None},
+    )
 
 
 PRUNER = link("prune")
 TERM = link("term", Does.ADDS, adds=Adds("rank", rounded="int"), settings={"rank": 16})
-ROUNDED = link("term", Does.ADDS, adds=Adds("rank", rounded="int"), settings={"rank": "10%", "int": "int4"})
+ROUNDED = link(
+    "term", Does.ADDS, adds=Adds("rank", rounded="int"), settings={"rank": "10%", "int": "int4"}
+)
 TRAINER = link("train", Does.KEEPS_MASK | Does.REFINES)
 TURNER = link("turn", Does.KEEPS_FUNCTION, rules=(TurnsBasis("all"),), settings={"all": True})
 HIDDEN = link("train", Does.KEEPS_MASK, trains=True, settings={"hidden": 1.0})
@@ -106,7 +121,9 @@ def test_a_rule_limits_patterns_and_needs():
     WholeGroups("block").takes(own, Pattern.parse("2:4"))
     with pytest.raises(UserError, match="mine needs an n:m pattern"):
         GroupsOnly(unless="file").takes(own, Pattern.parse("50%"))
-    with pytest.raises(UserError, match="use another pattern, or mine:block=N with a multiple of 3"):
+    with pytest.raises(
+        UserError, match="use another pattern, or mine:block=N with a multiple of 3"
+    ):
         WholeGroups("block").takes(own, Pattern.parse("2:3"))
     assert CalibratedBy(("steps", "pca")).waives({"steps": 0}) == ("calibration",)
     assert CalibratedBy(("steps", "pca")).waives({"pca": True}) == ()

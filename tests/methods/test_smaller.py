@@ -1,4 +1,5 @@
-"""A model without some of its blocks, units or heads: as its source computes without them, and nothing else."""
+"""A model without some of its blocks, units or heads: as its source computes without them, and
+nothing else."""
 
 import json
 
@@ -44,7 +45,9 @@ def test_folder_loads_and_computes_what_its_source_does_without_the_others(famil
     blocks = model.get_submodule(path)
     for i in set(range(len(blocks))) - set(kept):
         blocks[i].register_forward_hook(
-            lambda _module, args, output: (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
+            lambda _module, args, output: (
+                (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
+            )
         )
 
     loaded = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
@@ -60,7 +63,13 @@ GROUPS = ((1,), (0,), (1,))
 
 
 @pytest.mark.parametrize(
-    "family", sample([f for f in CONFIGS if FAMILIES[f].width and not FAMILIES[f].experts], "llama", "gpt2", "phi3")
+    "family",
+    sample(
+        [f for f in CONFIGS if FAMILIES[f].width and not FAMILIES[f].experts],
+        "llama",
+        "gpt2",
+        "phi3",
+    ),
 )
 @torch.inference_mode()
 def test_folder_computes_what_its_source_does_without_units_and_heads(family, tmp_path):
@@ -85,7 +94,9 @@ def test_folder_computes_what_its_source_does_without_units_and_heads(family, tm
 
     expected, got = (m(input_ids=TOKENS, use_cache=False).logits for m in (model, loaded))
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(expected, build(family)(input_ids=TOKENS, use_cache=False).logits, atol=1e-4)
+    assert not torch.allclose(
+        expected, build(family)(input_ids=TOKENS, use_cache=False).logits, atol=1e-4
+    )
     assert SmallerFolder(source, kept).shapes() == Folder(target).shapes()
 
 
@@ -105,7 +116,9 @@ def test_verify_refuses_what_is_not_the_source(name, change, tmp_path):
     targets = find_targets(before.config, before.shapes())
     counts = verify(before, Folder(target), Pattern(), targets, (), torch.float32, frozen=True)
     tensors = load_file(target / "model.safetensors")
-    assert Folder(target).shapes() == before.shapes(), "also of units in a block that has another number"
+    assert Folder(target).shapes() == before.shapes(), (
+        "also of units in a block that has another number"
+    )
     assert counts.parameters == sum(t.numel() for t in tensors.values())
     tensors[name] = change(tensors[name]).contiguous() if change else torch.zeros(2)
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
@@ -120,18 +133,27 @@ def test_method_that_also_changed_a_weight_is_refused(tmp_path):
     model.model.norm.weight[0] += 1
 
     with pytest.raises(CheckFailed, match="also changed weights"):
-        write_smaller(model, tmp_path / "source", {"blocks": (0, 2)}, tmp_path / "target", torch.float32)
+        write_smaller(
+            model, tmp_path / "source", {"blocks": (0, 2)}, tmp_path / "target", torch.float32
+        )
 
 
-@pytest.mark.parametrize(("drop", "count"), [("25%", 1), ("50%", 2), ("0%", 0), (2, 2), ("24.9%", 1), ("12.4%", 0)])
+@pytest.mark.parametrize(
+    ("drop", "count"), [("25%", 1), ("50%", 2), ("0%", 0), (2, 2), ("24.9%", 1), ("12.4%", 0)]
+)
 def test_share_is_rounded(drop, count):
-    assert count_left({"blocks": drop}, {"model_type": "llama", "num_hidden_layers": 4}) == {"blocks": 4 - count}
+    assert count_left({"blocks": drop}, {"model_type": "llama", "num_hidden_layers": 4}) == {
+        "blocks": 4 - count
+    }
 
 
 def test_a_number_changes_under_the_key_that_the_config_has():
     config = {"model_type": "gpt2", "num_hidden_layers": 4, "layer_types": list("abcd")}
 
-    assert changed_config(config, {"blocks": (0, 2)}) == {"num_hidden_layers": 2, "layer_types": ["a", "c"]}
+    assert changed_config(config, {"blocks": (0, 2)}) == {
+        "num_hidden_layers": 2,
+        "layer_types": ["a", "c"],
+    }
     assert changed_config(config | {"n_layer": 4}, {"blocks": (0, 2)})["n_layer"] == 2
 
 
@@ -139,7 +161,10 @@ def test_all_blocks_or_blocks_that_depend_on_their_index_are_refused():
     with pytest.raises(UserError, match="at least one"):
         count_left({"blocks": 4}, {"model_type": "llama", "num_hidden_layers": 4})
     with pytest.raises(UserError, match="depend on its index"):
-        count_left({"blocks": 1}, {"model_type": "gpt2", "n_layer": 4, "scale_attn_by_inverse_layer_idx": True})
+        count_left(
+            {"blocks": 1},
+            {"model_type": "gpt2", "n_layer": 4, "scale_attn_by_inverse_layer_idx": True},
+        )
 
 
 @pytest.mark.parametrize(
@@ -163,13 +188,23 @@ def test_units_are_removed_in_whole_groups(drop, heads, left):
 )
 def test_width_that_no_model_has_is_refused(family, drop, heads, said):
     with pytest.raises(UserError, match=said):
-        count_left({"units": drop, "heads": heads}, CONFIGS[family]().to_dict(), {"heads": "width:heads"})
+        count_left(
+            {"units": drop, "heads": heads}, CONFIGS[family]().to_dict(), {"heads": "width:heads"}
+        )
 
 
 def test_runner_refuses_what_the_stage_does_not_say(tmp_path):
     model = build("llama")
     write(model, tmp_path)
-    stage = Stage(name="width", label="width", target="", source="", config={"heads": 0}, needs=(), pattern="width 25%")
+    stage = Stage(
+        name="width",
+        label="width",
+        target="",
+        source="",
+        config={"heads": 0},
+        needs=(),
+        pattern="width 25%",
+    )
 
     for kept in (
         {"units": (range(47),) * 3},

@@ -10,7 +10,14 @@ from helpers.models import CONFIGS
 from methods.errors import UserError
 from methods.pattern import Pattern
 from methods.smaller import count_left
-from methods.targets import FAMILIES, dense_weight, find_targets, require_fit, require_flow, require_matches
+from methods.targets import (
+    FAMILIES,
+    dense_weight,
+    find_targets,
+    require_fit,
+    require_flow,
+    require_matches,
+)
 
 
 def shapes_of(model):
@@ -34,7 +41,9 @@ def test_targets_are_the_linears_of_the_blocks(family, make):
 
 
 def test_targets_come_block_by_block_beyond_nine():
-    shapes = {f"transformer.h.{i}.{x}.weight": (4, 4) for i in range(11) for x in FAMILIES["gpt2"].linears}
+    shapes = {
+        f"transformer.h.{i}.{x}.weight": (4, 4) for i in range(11) for x in FAMILIES["gpt2"].linears
+    }
 
     found = find_targets({"model_type": "gpt2"}, dict(reversed(shapes.items())))
 
@@ -44,14 +53,17 @@ def test_targets_come_block_by_block_beyond_nine():
 @pytest.mark.parametrize("kind", ["bloom", "qwen2_moe", None])
 def test_unknown_architecture_is_refused(kind):
     with pytest.raises(
-        UserError, match=rf"architecture {kind!r}.*model.layers \(1 with self_attn.q_proj\).*families teach"
+        UserError,
+        match=rf"architecture {kind!r}.*model.layers \(1 with self_attn.q_proj\).*families teach",
     ):
         find_targets({"model_type": kind}, {"model.layers.0.self_attn.q_proj.weight": (8, 8)})
     with pytest.raises(UserError, match=f"architecture {kind!r}.*llama"):
         find_targets({"model_type": kind}, {"embedding.weight": (8, 8)})
 
 
-@pytest.mark.parametrize("extra", ["mlp.router.weight", "self_attn.q_proj.lora_A", "self_attn.q_proj.lora_A.weight"])
+@pytest.mark.parametrize(
+    "extra", ["mlp.router.weight", "self_attn.q_proj.lora_A", "self_attn.q_proj.lora_A.weight"]
+)
 def test_matrix_that_a_block_should_not_have_is_refused(llama, extra):
     shapes = shapes_of(llama) | {f"model.layers.1.{extra}": (4, 32)}
 
@@ -92,7 +104,9 @@ def test_include_and_exclude_are_globs(llama):
 def test_a_glob_that_matches_no_linear_is_refused(llama, glob):
     names = find_targets(llama.config.to_dict(), shapes_of(llama))
     require_matches(["*", "*.q_proj", "*.1.*"], names, "tiny")
-    with pytest.raises(UserError, match=rf"prunable linear of tiny matches '{re.escape(glob)}': .*model.layers.0"):
+    with pytest.raises(
+        UserError, match=rf"prunable linear of tiny matches '{re.escape(glob)}': .*model.layers.0"
+    ):
         require_matches(["*.q_proj", glob], names, "tiny")
 
 
@@ -100,7 +114,9 @@ def test_width_is_that_of_the_inputs():
     shapes = {"model.layers.0.mlp.up_proj.weight": (6, 8)}
 
     require_fit(Pattern(2, 8), shapes, ["model.layers.0.mlp.up_proj"])
-    with pytest.raises(UserError, match=r"model.layers.0.mlp.up_proj has 8: .*exclude='\*.up_proj'"):
+    with pytest.raises(
+        UserError, match=r"model.layers.0.mlp.up_proj has 8: .*exclude='\*.up_proj'"
+    ):
         require_fit(Pattern(2, 3), shapes, ["model.layers.0.mlp.up_proj"])
 
 
@@ -116,7 +132,11 @@ def test_dense_weight_asks_a_packed_module():
     ("kind", "flow", "width"),
     [
         ("mixtral", "use a model without experts", "use depth, or a model without experts"),
-        ("llama", "add its flow to methods/families.toml", "use depth, or add its width to methods/families.toml"),
+        (
+            "llama",
+            "add its flow to methods/families.toml",
+            "use depth, or add its width to methods/families.toml",
+        ),
     ],
 )
 def test_a_family_without_a_flow_gets_its_own_way_out(kind, flow, width, monkeypatch):

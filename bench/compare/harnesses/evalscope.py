@@ -1,4 +1,5 @@
-"""Folders of EvalScope: reports/MODEL/DATASET.json, and reviews/MODEL/DATASET_SUBSET.jsonl with the scores of answers."""
+"""Folders of EvalScope: reports/MODEL/DATASET.json, and reviews/MODEL/DATASET_SUBSET.jsonl with the
+scores of answers."""
 
 from __future__ import annotations
 
@@ -36,7 +37,11 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 def _find(folder: Path) -> list[Path]:
-    return [file for file in folder.rglob("reports/*/*.json") if file.is_file() and _reviews(file).is_dir()]
+    return [
+        file
+        for file in folder.rglob("reports/*/*.json")
+        if file.is_file() and _reviews(file).is_dir()
+    ]
 
 
 def _reviews(report: Path) -> Path:
@@ -71,13 +76,16 @@ def _read(report: Path) -> Iterator[Evaluation]:
 
 
 def _read_run(home: Path) -> Mapping[str, Any]:
-    """Return the settings of the run, or nothing if it kept none. Raise UserError if the file is damaged."""
+    """Return the settings of the run, or nothing if it kept none. Raise UserError if the file is
+    damaged."""
     file = next(iter(sorted(home.glob("configs/task_config*.yaml"))), None)
     try:
         run = yaml.load(read_whole(file, MAX_CONFIG), _Loader) if file else None
         check_size(run)
     except (*FAULTS, yaml.YAMLError) as fault:
-        raise UserError(f"{file} cannot be read ({' '.join(str(fault).split())}): measure it again") from None
+        raise UserError(
+            f"{file} cannot be read ({' '.join(str(fault).split())}): measure it again"
+        ) from None
     return run if isinstance(run, dict) else {}
 
 
@@ -100,14 +108,17 @@ def _subsets(about: Mapping[str, Any]) -> set[str]:
 
 def _directions(about: Mapping[str, Any]) -> dict[str, bool]:
     return {
-        str(_inner(metric, "identity", "name")): _inner(metric, "semantics", "direction") != "lower_is_better"
+        str(_inner(metric, "identity", "name")): _inner(metric, "semantics", "direction")
+        != "lower_is_better"
         for metric in about["metrics"]
     }
 
 
 def _add(evaluation: Evaluation, row: Mapping[str, Any]) -> None:
     turns = [[turn["role"], turn["content"]] for turn in row["messages"]]
-    asked = turns[: next((i for i, (role, _) in enumerate(turns) if role == "assistant"), len(turns))]
+    asked = turns[
+        : next((i for i, (role, _) in enumerate(turns) if role == "assistant"), len(turns))
+    ]
     target = digests.of(row.get("target"))
     user = [content for role, content in asked if role == "user"]
     values = row["sample_score"]["score"]["value"]

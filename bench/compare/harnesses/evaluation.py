@@ -27,7 +27,16 @@ MAX_SETTINGS = 2**20
 """Largest number of values and characters in the settings of a run."""
 MAX_SCORE = 1e150
 """Largest score. The square of it is finite."""
-FAULTS = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError)
+FAULTS = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
 """Errors of a file whose values have other types or sizes than its harness writes."""
 
 
@@ -49,7 +58,8 @@ class Evaluation:
     higher: dict[str, bool] = field(default_factory=dict)
     """Direction of each metric."""
     scores: dict[Question, dict[str, float]] = field(default_factory=dict)
-    """Scores of each question by metric. A question that occurs again has a number after its document."""
+    """Scores of each question by metric. A question that occurs again has a number after its
+    document."""
     left_out: set[str] = field(default_factory=set)
     """Metrics without a number for each question."""
 
@@ -61,7 +71,8 @@ class Evaluation:
     _seen: Counter[tuple[Question, str]] = field(default_factory=Counter)
 
     def add(self, question: Question, part: str, scores: Mapping[str, Any]) -> None:
-        """Add scores of a question. part: what may score a question once, for example a filter or a metric."""
+        """Add scores of a question. part: what may score a question once, for example a filter or a
+        metric."""
         again = self._seen[question, part]
         self._seen[question, part] += 1
         if again:
@@ -85,11 +96,13 @@ class Harness(NamedTuple):
     find: Callable[[Path], Iterable[Path]]
     """Function that returns the files with its results in a folder."""
     read: Callable[[Path], Iterator[Evaluation]]
-    """Function that reads one of these files, and those with the answers beside it. It raises UserError."""
+    """Function that reads one of these files, and those with the answers beside it. It raises
+    UserError."""
 
 
 def read_whole(file: Path, most: int) -> bytes:
-    """Return the content of a file. Raise ValueError if it is not a regular file, or has more than `most` bytes."""
+    """Return the content of a file. Raise ValueError if it is not a regular file, or has more than
+    `most` bytes."""
     if not file.is_file():
         raise ValueError("not a regular file")
     if (size := file.stat().st_size) > most:
@@ -98,7 +111,8 @@ def read_whole(file: Path, most: int) -> bytes:
 
 
 def check_size(value: Any) -> None:
-    """Raise ValueError for a value that is too large or too deep for a record, or has text that is not UTF-8.
+    """Raise ValueError for a value that is too large or too deep for a record, or has text that is
+    not UTF-8.
 
     An alias of YAML counts each time, so that a value in itself is too large.
     """
@@ -144,7 +158,8 @@ def add_lines(file: Path, harness: str, add: Callable[[Any], None]) -> None:
 
 
 def time_of(file: Path, *written: Any) -> float:
-    """Return the time of a run in seconds since 1970: the first of `written` that is one, or else that of the file."""
+    """Return the time of a run in seconds since 1970: the first of `written` that is one, or else
+    that of the file."""
     for value in written:
         for parse in (float, lambda text: datetime.fromisoformat(text).timestamp()):
             try:
@@ -156,13 +171,15 @@ def time_of(file: Path, *written: Any) -> float:
 
 
 def time_in_name(stamp: str) -> str:
-    """Return the time in a file's name in the form of ISO 8601: the harnesses write - for each colon."""
+    """Return the time in a file's name in the form of ISO 8601: the harnesses write - for each
+    colon."""
     date, _, time = stamp.partition("T")
     return f"{date}T{time.replace('-', ':')}"
 
 
 def facts(model: Any, version: Any, date: Any = None) -> dict[str, str]:
-    """Return facts for a record. Of the path of a model only the name is kept, because a path tells about a machine."""
+    """Return facts for a record. Of the path of a model only the name is kept, because a path tells
+    about a machine."""
     known = {"model": Path(str(model)).name if model else "", "version": str(version or "")}
     if isinstance(date, int | float) and 0 < date < MAX_TIME:
         known["recorded"] = format_time(date)

@@ -1,4 +1,5 @@
-"""Folders of Every Eval Ever: UUID.json, and UUID_samples.jsonl with the score of each answer by each metric.
+"""Folders of Every Eval Ever: UUID.json, and UUID_samples.jsonl with the score of each answer by
+each metric.
 
 github.com/evaleval/every_eval_ever, eval.schema.json and instance_level_eval.schema.json.
 """
@@ -10,7 +11,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.compare.harnesses.evaluation import Evaluation, Harness, Question, add_lines, facts, read_results, time_of
+from bench.compare.harnesses.evaluation import (
+    Evaluation,
+    Harness,
+    Question,
+    add_lines,
+    facts,
+    read_results,
+    time_of,
+)
 from bench.system import digests
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -50,7 +59,12 @@ def _evaluation(task: str, about: Mapping[str, Any], made: float) -> Evaluation:
     library, model = (about.get(key) or {} for key in ("eval_library", "model_info"))
     version = " ".join(str(library[key]) for key in ("name", "version") if library.get(key))
     generation = next(
-        (r.get("generation_config") for r in about["evaluation_results"] if r.get("evaluation_name") == task), None
+        (
+            r.get("generation_config")
+            for r in about["evaluation_results"]
+            if r.get("evaluation_name") == task
+        ),
+        None,
     )
     known = facts(model.get("name") or model.get("id"), version)
     settings = {"library": version, "generation_config": generation}
@@ -61,7 +75,11 @@ def _question(row: Mapping[str, Any]) -> Question:
     """Return digests of what the model was asked. Turns of the model and of tools are answers."""
     asked = row["input"]
     choices, target = digests.of(asked.get("choices")), digests.of(asked["reference"])
-    return Question(digests.of([asked["raw"], choices]), digests.of(asked.get("formatted") or asked["raw"]), target)
+    return Question(
+        digests.of([asked["raw"], choices]),
+        digests.of(asked.get("formatted") or asked["raw"]),
+        target,
+    )
 
 
 HARNESS = Harness("Every Eval Ever", "its converter with --include_samples", _find, _read)

@@ -1,4 +1,5 @@
-"""Folders of lighteval: results/MODEL/results_DATE.json, and details/MODEL/DATE/details_TASK_DATE.parquet."""
+"""Folders of lighteval: results/MODEL/results_DATE.json, and
+details/MODEL/DATE/details_TASK_DATE.parquet."""
 
 from __future__ import annotations
 
@@ -55,19 +56,26 @@ def _read(results: Path) -> Iterator[Evaluation]:
         )
         try:
             for doc, metric in _rows(file):
-                query, instruction, gold = (digests.of(str(doc.get(k))) for k in ("query", "instruction", "gold_index"))
+                query, instruction, gold = (
+                    digests.of(str(doc.get(k))) for k in ("query", "instruction", "gold_index")
+                )
                 choices = digests.of([str(c) for c in doc.get("choices", ())])
-                question = Question(digests.of([query, choices]), digests.of([query, instruction]), gold)
+                question = Question(
+                    digests.of([query, choices]), digests.of([query, instruction]), gold
+                )
                 found.add(question, "", metric)
         except FAULTS as fault:
             reason = first_line(fault)
-            raise UserError(f"{file} cannot be read as details of lighteval ({reason}): measure it again") from None
+            raise UserError(
+                f"{file} cannot be read as details of lighteval ({reason}): measure it again"
+            ) from None
         found.higher = {name: True for scores in found.scores.values() for name in scores}
         yield found
 
 
 def _rows(file: Path) -> Iterator[tuple[Any, Any]]:
-    """Yield the document and the scores of each row. Raise ValueError for a file that unpacks to too much."""
+    """Yield the document and the scores of each row. Raise ValueError for a file that unpacks to
+    too much."""
     import pyarrow
     from pyarrow import parquet
 
@@ -75,12 +83,16 @@ def _rows(file: Path) -> Iterator[tuple[Any, Any]]:
     table = parquet.ParquetFile(pyarrow.BufferReader(content))
     if wrong := find_lie(content, table.metadata):
         raise ValueError(wrong)
-    largest = max((_unpacked(table.metadata.row_group(i)) for i in range(table.num_row_groups)), default=0)
+    largest = max(
+        (_unpacked(table.metadata.row_group(i)) for i in range(table.num_row_groups)), default=0
+    )
     if largest > MAX_FILE:
         raise ValueError(f"unpacks to {largest:,} bytes, more than {MAX_FILE:,}")
     unpacked = 0
     # A dictionary holds a text once, and each row that has it unpacks it again.
-    for batch in table.iter_batches(max(1, min(1000, BATCH // max(1, largest))), columns=COLUMNS, use_threads=False):
+    for batch in table.iter_batches(
+        max(1, min(1000, BATCH // max(1, largest))), columns=COLUMNS, use_threads=False
+    ):
         unpacked += batch.nbytes
         if unpacked > MAX_UNPACKED:
             raise ValueError(f"unpacks to more than {MAX_UNPACKED:,} bytes")
@@ -91,7 +103,9 @@ def _rows(file: Path) -> Iterator[tuple[Any, Any]]:
 def _unpacked(group: Any) -> int:
     """Return the bytes of the columns that are read, with each text of a dictionary once."""
     chunks = (group.column(i) for i in range(group.num_columns))
-    return sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in COLUMNS)
+    return sum(
+        c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in COLUMNS
+    )
 
 
 HARNESS = Harness("lighteval", "lighteval --save-details", _find, _read)

@@ -23,7 +23,9 @@ from bench.system import digests
 
 def _find(folder: Path) -> list[Path]:
     theirs = set(lighteval.HARNESS.find(folder))
-    return [file for file in folder.rglob("results_*.json") if file.is_file() and file not in theirs]
+    return [
+        file for file in folder.rglob("results_*.json") if file.is_file() and file not in theirs
+    ]
 
 
 def _read(results: Path) -> Iterator[Evaluation]:
@@ -65,7 +67,8 @@ def _add(evaluation: Evaluation, row: Mapping[str, Any]) -> None:
     """Add a line: the answer to a question under one filter."""
     part = str(row.get("filter", "none"))
     metrics = row.get("metrics") or [k for k in evaluation.higher if k in row]
-    # A line has the log-likelihood under the name of the perplexity that lm-eval computes from all of them.
+    # A line has the log-likelihood under the name of the perplexity that lm-eval computes from all
+    # of them.
     scores = {"log_likelihood" if m == "perplexity" else m: row[m] for m in metrics}
     named = {m if part == "none" else f"{m}_{part}": m for m in scores}
     for name, metric in named.items():

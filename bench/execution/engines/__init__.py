@@ -1,1 +1,2 @@
-"""Engines that run whole models, to be timed beside each other. None imports its package before it is asked for."""
+"""Engines that run whole models, to be timed beside each other. None imports its package before it
+is asked for."""

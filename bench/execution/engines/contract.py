@@ -1,4 +1,5 @@
-"""The contract of an engine: it loads the dense and the 2:4 version of a model and returns a step of each to time."""
+"""The contract of an engine: it loads the dense and the 2:4 version of a model and returns a step
+of each to time."""
 
 from __future__ import annotations
 
@@ -39,11 +40,13 @@ class Contestant:
     nbytes: int = 0
     """Bytes of weights that a decoding step reads, or 0 if unknown."""
     logits: Callable[[Tensor], Tensor] | None = None
-    """Function from token ids [seqlen] to logits [seqlen, vocabulary], for the quality beside the speed."""
+    """Function from token ids [seqlen] to logits [seqlen, vocabulary], for the quality beside the
+    speed."""
 
 
 class Engine(Protocol):
-    """A library that runs models on one device. kinds: kinds of weights, each with the quantizer that records name."""
+    """A library that runs models on one device. kinds: kinds of weights, each with the quantizer
+    that records name."""
 
     name: ClassVar[str]
     kinds: ClassVar[dict[str, str]]
@@ -56,8 +59,11 @@ class Engine(Protocol):
     def about(self) -> dict[str, Any]:
         """Return version and build for the key and the record."""
 
-    def contestants(self, versions: ModelVersions, step: Step, device: str, threads: int) -> list[Contestant]:
-        """Load the sides and prepare a step of each, or raise UserError if the engine cannot run the model."""
+    def contestants(
+        self, versions: ModelVersions, step: Step, device: str, threads: int
+    ) -> list[Contestant]:
+        """Load the sides and prepare a step of each, or raise UserError if the engine cannot run
+        the model."""
 
 
 def require_device(device: str, kind: str, what: str) -> None:

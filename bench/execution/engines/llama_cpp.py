@@ -1,4 +1,5 @@
-"""llama.cpp on a CPU, through llama-cpp-python: the dense model as GGUF in four types. It has no 2:4 kernel."""
+"""llama.cpp on a CPU, through llama-cpp-python: the dense model as GGUF in four types. It has no
+2:4 kernel."""
 
 from __future__ import annotations
 
@@ -21,15 +22,21 @@ from methods.errors import UserError
 
 CHECK_TOKENS = 16
 TOLERANCES = {"fp16": 2e-2, "q8_0": 1e-1, "q4_k_m": 0.5, "q4_0": 0.5}
-"""Largest difference of a logit from torch's in float32, as a fraction of the largest. A wrong file is off by all of it;
-integers of 8 bits, of weights and of activations, cost some hundredths, and those of 4 bits some tenths."""
+"""Largest difference of a logit from torch's in float32, as a fraction of the largest. A wrong file
+is off by all of it; integers of 8 bits, of weights and of activations, cost some hundredths, and
+those of 4 bits some tenths."""
 
 
 class LlamaCpp:
     """The file needs no vocabulary: tokens are given by number."""
 
     name: ClassVar[str] = "llamacpp"
-    kinds: ClassVar[dict[str, str]] = {"fp16": "none", "q8_0": "q8_0", "q4_k_m": "q4_k_m", "q4_0": "q4_0"}
+    kinds: ClassVar[dict[str, str]] = {
+        "fp16": "none",
+        "q8_0": "q8_0",
+        "q4_k_m": "q4_k_m",
+        "q4_0": "q4_0",
+    }
     sparse: ClassVar[bool] = False
 
     def require(self, device: str) -> None:
@@ -44,7 +51,9 @@ class LlamaCpp:
             "build": llama_cpp.llama_print_system_info().decode(),
         }
 
-    def contestants(self, versions: ModelVersions, step: Step, device: str, threads: int) -> list[Contestant]:
+    def contestants(
+        self, versions: ModelVersions, step: Step, device: str, threads: int
+    ) -> list[Contestant]:
         folder = versions.folder(DENSE)
         files = {kind: versions.workdir / f"{kind}.gguf" for kind in self.kinds}
         for kind, file in files.items():
@@ -79,7 +88,8 @@ def _check(folder: Path, file: Path, kind: str, threads: int) -> None:
     off = float((got - expected).abs().max() / expected.abs().max())
     if not off <= TOLERANCES[kind]:
         raise UserError(
-            f"llama.cpp gives other logits for {folder} as GGUF {kind}, off by {off:.2g} of the largest: leave it out of --engine"
+            f"llama.cpp gives other logits for {folder} as GGUF {kind}, off by {off:.2g} of the "
+            "largest: leave it out of --engine"
         )
 
 

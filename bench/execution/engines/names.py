@@ -11,4 +11,6 @@ from bench.execution.engines.tensor_rt import TensorRt
 # A timing's key has the code of the engines that ran, which time_models adds.
 DECIDES_NO_NUMBER = True
 
-ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Native, Torch, OnnxRuntime, LlamaCpp, TensorRt)}
+ENGINES: dict[str, type[Engine]] = {
+    engine.name: engine for engine in (Native, Torch, OnnxRuntime, LlamaCpp, TensorRt)
+}

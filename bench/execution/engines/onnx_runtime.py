@@ -1,4 +1,5 @@
-"""ONNX Runtime on a CPU: the same exported graph with dense weights and with 2:4 zeros, which it multiplies like others."""
+"""ONNX Runtime on a CPU: the same exported graph with dense weights and with 2:4 zeros, which it
+multiplies like others."""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ DTYPE = "float32"
 
 
 class OnnxRuntime:
-    """Each step asks for logits and for the whole new cache, as a decoding loop does. The graph computes the logits of
-    every token of a prompt; other engines compute those of the last one only.
+    """Each step asks for logits and for the whole new cache, as a decoding loop does. The graph
+    computes the logits of every token of a prompt; other engines compute those of the last one
+    only.
     """
 
     name: ClassVar[str] = "onnxruntime"
@@ -40,9 +42,13 @@ class OnnxRuntime:
             "provider": "CPUExecutionProvider",
         }
 
-    def contestants(self, versions: ModelVersions, step: Step, device: str, threads: int) -> list[Contestant]:
+    def contestants(
+        self, versions: ModelVersions, step: Step, device: str, threads: int
+    ) -> list[Contestant]:
         files = {side: versions.onnx(side, DTYPE) for side in versions.sides}
-        return [Contestant("fp32", side, _work(file, step, threads)) for side, file in files.items()]
+        return [
+            Contestant("fp32", side, _work(file, step, threads)) for side, file in files.items()
+        ]
 
 
 def _work(file: Path, step: Step, threads: int) -> Work:
@@ -50,7 +56,9 @@ def _work(file: Path, step: Step, threads: int) -> Work:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # its threads would slow what comes next
+    options.add_session_config_entry(
+        "session.force_spinning_stop", "1"
+    )  # its threads would slow what comes next
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     feed = {
         name: onnxruntime.OrtValue.ortvalue_from_numpy(value)
@@ -60,8 +68,11 @@ def _work(file: Path, step: Step, threads: int) -> Work:
     return lambda: session.run_with_ort_values(outputs, feed)
 
 
-def inputs(shapes: dict[str, list[Any]], step: Step, floats: Any = np.float32) -> dict[str, np.ndarray[Any, Any]]:
-    """Inputs of an exported graph for one step: random tokens after a random cache. shapes: of the graph's inputs."""
+def inputs(
+    shapes: dict[str, list[Any]], step: Step, floats: Any = np.float32
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Inputs of an exported graph for one step: random tokens after a random cache. shapes: of the
+    graph's inputs."""
     rng = np.random.default_rng(0)
     out = {
         "input_ids": rng.integers(RANDOM_TOKENS, size=(1, step.prompt)),

@@ -24,11 +24,17 @@ from methods.targets import dense_weight
 
 
 def _contestant(kind: str, side: str, model: nn.Module, step: Step) -> Contestant:
-    work = (decode_step(1, step.kv) if step.name == "decode" else prefill_step(1, step.prompt))(model)
+    work = (decode_step(1, step.kv) if step.name == "decode" else prefill_step(1, step.prompt))(
+        model
+    )
     notes: dict[str, Any] = {"graph": work.graph} if isinstance(work, DecodingWork) else {}
-    kernels = [m.kernel_weight for m in model.modules() if isinstance(m, Linear24) and m.kernel_weight]
+    kernels = [
+        m.kernel_weight for m in model.modules() if isinstance(m, Linear24) and m.kernel_weight
+    ]
     if kind == "int4":
-        notes["bits"] = {str(bits): count for bits, count in Counter(k.bits for k in kernels).items()}
+        notes["bits"] = {
+            str(bits): count for bits, count in Counter(k.bits for k in kernels).items()
+        }
 
     @torch.inference_mode()
     def logits(ids: Tensor) -> Any:
@@ -38,7 +44,8 @@ def _contestant(kind: str, side: str, model: nn.Module, step: Step) -> Contestan
 
 
 def _bytes_read(model: Any) -> int:
-    """Return the bytes of weights that a decoding step reads. Of an embedding that is no head it reads a row."""
+    """Return the bytes of weights that a decoding step reads. Of an embedding that is no head it
+    reads a row."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     tables -= {id(getattr(model.get_output_embeddings(), "weight", None))}
     packed = sum(m.nbytes for m in model.modules() if isinstance(m, Linear24))
@@ -60,7 +67,9 @@ class Torch:
     def about(self) -> dict[str, Any]:
         return {"torch": torch.__version__}
 
-    def contestants(self, versions: ModelVersions, step: Step, device: str, threads: int) -> list[Contestant]:
+    def contestants(
+        self, versions: ModelVersions, step: Step, device: str, threads: int
+    ) -> list[Contestant]:
         folder, place = versions.folder(DENSE), torch.device(device)
         models = {
             kind: loading.load(folder, Compute(device=place, dtype=dtype, threads=threads))
@@ -70,8 +79,8 @@ class Torch:
 
 
 class Native:
-    """The 2:4 kernel, and the same kernel with the dense model's weights. Activations are bfloat16. The head is on the kernel, too, and that of
-    an integer model is int8.
+    """The 2:4 kernel, and the same kernel with the dense model's weights. Activations are bfloat16.
+    The head is on the kernel, too, and that of an integer model is int8.
 
     Weights whose width has no int4 kernel are int8, and notes count them.
     """
@@ -93,28 +102,44 @@ class Native:
     def about(self) -> dict[str, Any]:
         return {"kernel": native.source_digest(), "path": native.select_path(native.load())}
 
-    def contestants(self, versions: ModelVersions, step: Step, device: str, threads: int) -> list[Contestant]:
+    def contestants(
+        self, versions: ModelVersions, step: Step, device: str, threads: int
+    ) -> list[Contestant]:
         out = []
         for kind in self.kinds:
-            sides = self._models.setdefault((versions, kind), {})  # packing takes longer than a timing
+            sides = self._models.setdefault(
+                (versions, kind), {}
+            )  # packing takes longer than a timing
             if not sides:
                 if SPARSE in versions.sides:
                     sides[SPARSE] = _on_kernel(versions.folder(SPARSE), versions.targets, kind)
-                if SPARSE in sides and versions.is_sparse:  # its dense version has no weights that mean anything
+                if (
+                    SPARSE in sides and versions.is_sparse
+                ):  # its dense version has no weights that mean anything
                     sides[DENSE] = dense_twin(copy.deepcopy(sides[SPARSE]))
                 else:
-                    sides[DENSE] = _on_kernel(versions.folder(DENSE), versions.targets, kind, dense=True)
+                    sides[DENSE] = _on_kernel(
+                        versions.folder(DENSE), versions.targets, kind, dense=True
+                    )
             out += [_contestant(kind, side, model, step) for side, model in sides.items()]
         return out
 
 
-def _on_kernel(folder: Path, targets: tuple[str, ...], kind: str, *, dense: bool = False) -> nn.Module:
+def _on_kernel(
+    folder: Path, targets: tuple[str, ...], kind: str, *, dense: bool = False
+) -> nn.Module:
     """Load a 2:4 model, or a dense one, with its targets on the native kernel."""
     model = loading.load(folder, Compute(dtype=torch.bfloat16))
     weights = {name: dense_weight(model.get_submodule(name)) for name in targets}
     if kind == "bf16":
-        plain = {n: cpu24.to_dense_kernel_layout(w.bfloat16()) if dense else pack(w, n) for n, w in weights.items()}
+        plain = {
+            n: cpu24.to_dense_kernel_layout(w.bfloat16()) if dense else pack(w, n)
+            for n, w in weights.items()
+        }
         return swap_linears(pack_head(model, kind), plain, engine="native")
     kinds = {n: kind if cpu24.takes(kind, w.shape[1]) else "int8" for n, w in weights.items()}
-    packed = {n: cpu24.round_dense(w, kinds[n]) if dense else pack_rounded(w, kinds[n], n) for n, w in weights.items()}
+    packed = {
+        n: cpu24.round_dense(w, kinds[n]) if dense else pack_rounded(w, kinds[n], n)
+        for n, w in weights.items()
+    }
     return swap_linears(pack_head(model), packed, engine="native")

@@ -1,4 +1,5 @@
-"""TensorRT on a card: the float16 ONNX file built with and without sparse kernels. NOT RUN HERE: no card was at hand."""
+"""TensorRT on a card: the float16 ONNX file built with and without sparse kernels. NOT RUN HERE: no
+card was at hand."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ DTYPE = "float16"
 
 
 class TensorRt:
-    """Both sides are the 2:4 file: dense is built without SPARSE_WEIGHTS, so that only the kernels differ."""
+    """Both sides are the 2:4 file: dense is built without SPARSE_WEIGHTS, so that only the kernels
+    differ."""
 
     name: ClassVar[str] = "tensorrt"
     kinds: ClassVar[dict[str, str]] = {"fp16": "none"}
@@ -36,7 +38,9 @@ class TensorRt:
 
         return {"tensorrt": tensorrt.__version__}
 
-    def contestants(self, versions: ModelVersions, step: Step, device: str, threads: int) -> list[Contestant]:
+    def contestants(
+        self, versions: ModelVersions, step: Step, device: str, threads: int
+    ) -> list[Contestant]:
         file, out = versions.onnx(versions.sides[0], DTYPE), []
         for side in versions.sides:
             engine, layers = build(file, step, sparse=side == SPARSE)
@@ -46,17 +50,24 @@ class TensorRt:
 
 
 def build(file: Path, step: Step, *, sparse: bool) -> tuple[Any, list[dict[str, Any]]]:
-    """Build an engine for exactly this step, or raise UserError. Return it with its inspector's entry for each layer."""
+    """Build an engine for exactly this step, or raise UserError. Return it with its inspector's
+    entry for each layer."""
     import tensorrt as trt
 
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))  # types as in the file
+    network = builder.create_network(
+        1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    )  # types as in the file
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(file)):
-        raise UserError(f"TensorRT {trt.__version__} cannot read {file}: {parser.get_error(0).desc()}")
+        raise UserError(
+            f"TensorRT {trt.__version__} cannot read {file}: {parser.get_error(0).desc()}"
+        )
     config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector names no kernel
+    config.profiling_verbosity = (
+        trt.ProfilingVerbosity.DETAILED
+    )  # else the inspector names no kernel
     if sparse:
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     profile = builder.create_optimization_profile()
@@ -74,14 +85,17 @@ def build(file: Path, step: Step, *, sparse: bool) -> tuple[Any, list[dict[str, 
 
 def sparse_layers(layers: Iterable[dict[str, Any]]) -> Iterable[str]:
     """Return the names of the layers with a sparse kernel."""
-    return (layer["Name"] for layer in layers if "sparse" in str(layer.get("TacticName", "")).lower())
+    return (
+        layer["Name"] for layer in layers if "sparse" in str(layer.get("TacticName", "")).lower()
+    )
 
 
 def _work(engine: Any, step: Step, device: torch.device) -> Work:
     import tensorrt as trt
 
     dtypes = {
-        trt.DataType.HALF: torch.float16, trt.DataType.FLOAT: torch.float32, trt.DataType.INT64: torch.int64,
+        trt.DataType.HALF: torch.float16, trt.DataType.FLOAT: torch.float32,
+        trt.DataType.INT64: torch.int64,
     }  # fmt: skip
     context = engine.create_execution_context()
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
@@ -93,7 +107,9 @@ def _work(engine: Any, step: Step, device: torch.device) -> Work:
     for name in names:
         if name not in memory:
             kind = dtypes[engine.get_tensor_dtype(name)]
-            memory[name] = torch.empty(tuple(context.get_tensor_shape(name)), dtype=kind, device=device)
+            memory[name] = torch.empty(
+                tuple(context.get_tensor_shape(name)), dtype=kind, device=device
+            )
     for name, tensor in memory.items():
         context.set_tensor_address(name, tensor.data_ptr())
 

@@ -1,4 +1,5 @@
-"""MLflow: runs of an experiment on the server that MLFLOW_TRACKING_URI names, or where MLflow keeps them by default."""
+"""MLflow: runs of an experiment on the server that MLFLOW_TRACKING_URI names, or where MLflow keeps
+them by default."""
 
 from __future__ import annotations
 
@@ -30,10 +31,14 @@ class MlflowRuns:
         self._client = MlflowClient()
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         with _few_retries():
-            self._experiment = mlflow.set_experiment(name).experiment_id  # another run may make it at the same time
+            self._experiment = mlflow.set_experiment(
+                name
+            ).experiment_id  # another run may make it at the same time
         self._runs: dict[str, str] = {}
 
-    def start(self, artifact: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    def start(
+        self, artifact: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]
+    ) -> None:
         named = {_name(key): value for key, value in tags.items()}
         run = self._client.create_run(self._experiment, run_name=name, tags=named).info.run_id
         self._runs[artifact] = run

@@ -15,13 +15,17 @@ from bench.system.packages import pip_install, require
 class Tracker(Protocol):
     """Shows each artifact as one run of its program. After an exception it receives nothing more.
 
-    A tracker of another package has these methods, and is an entry point of the group cast_bench.trackers.
+    A tracker of another package has these methods, and is an entry point of the group
+    cast_bench.trackers.
 
     artifact: the key of an artifact at work.
     """
 
-    def start(self, artifact: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Open a run. name: the artifact's label. params: its settings. tags: its keys and versions."""
+    def start(
+        self, artifact: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]
+    ) -> None:
+        """Open a run. name: the artifact's label. params: its settings. tags: its keys and
+        versions."""
 
     def curve(self, artifact: str, phase: str, step: int, figures: Mapping[str, float]) -> None:
         """Log a point of each curve of a phase."""
@@ -37,7 +41,8 @@ class Tracker(Protocol):
 
 
 def require_packages(names: Iterable[str]) -> None:
-    """Raise UserError if a tracker of a plug-in is broken, or the package of one of ours is not installed."""
+    """Raise UserError if a tracker of a plug-in is broken, or the package of one of ours is not
+    installed."""
     for name in names:
         if registry.distribution_of("trackers", name):
             registry.lookup("trackers", name)
@@ -70,7 +75,9 @@ def main() -> None:
             tell(make(sys.argv[1]), sys.stdin)
         except Exception as fault:  # noqa: BLE001 (a library may raise anything)
             reason = " ".join(f"{type(fault).__name__}: {fault}".split())
-            answer.write((reason if len(reason) <= 300 else f"{reason[:150]} ... {reason[-150:]}") + "\n")
+            answer.write(
+                (reason if len(reason) <= 300 else f"{reason[:150]} ... {reason[-150:]}") + "\n"
+            )
             answer.flush()
             os._exit(1)  # its threads may wait for a server
 

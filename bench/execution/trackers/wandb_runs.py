@@ -18,7 +18,9 @@ class WandbRuns:
     def __init__(self) -> None:
         self._runs: dict[str, Any] = {}
 
-    def start(self, artifact: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    def start(
+        self, artifact: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]
+    ) -> None:
         self._runs[artifact] = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=name,

@@ -1,7 +1,8 @@
 """Comparison of speeds on any device: interleaved, with a repeated baseline (A/A), on cold caches.
 
-Blocks of all contestants alternate, A B C A' A B C A' ..., so that a machine that slows down slows all of them. A' is the
-baseline again. Its distance from A is the noise floor, and a speedup within it is no speedup.
+Blocks of all contestants alternate, A B C A' A B C A' ..., so that a machine that slows down slows
+all of them. A' is the baseline again. Its distance from A is the noise floor, and a speedup within
+it is no speedup.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ MAX_SAMPLES = 200
 CACHE_MULTIPLE = 3
 """Size of all copies of a weight together, in sizes of the last cache."""
 MIN_PEAK_SHARE = 0.7
-"""Fraction of the measured peak below which a dense baseline is slow and makes the speedup too large."""
+"""Fraction of the measured peak below which a dense baseline is slow and makes the speedup too
+large."""
 MAX_NOISE = 0.25
-"""Distance of a contestant from its own repetition above which a timing is not steady, as a fraction."""
+"""Distance of a contestant from its own repetition above which a timing is not steady, as a
+fraction."""
 REPEAT_SUFFIX = " again"
 
 
@@ -64,7 +67,8 @@ class Timings:
         return min(names, key=self.median)
 
     def noise(self, name: str) -> float:
-        """Return the largest distance of a contestant from its own repetition in the interval, as a fraction."""
+        """Return the largest distance of a contestant from its own repetition in the interval, as a
+        fraction."""
         ratio = self.ratio(name, name + REPEAT_SUFFIX)
         return max(ratio.high, 1 / ratio.low) - 1
 
@@ -81,8 +85,9 @@ def interleave(
 ) -> Timings:
     """Time contestants in turn, after a warm-up of each.
 
-    repeat: contestants that are timed a second time in each round, as `NAME again`. calls: products in one call of a
-    contestant, by which each time is divided. after_round: called after a block of every contestant.
+    repeat: contestants that are timed a second time in each round, as `NAME again`. calls: products
+    in one call of a contestant, by which each time is divided. after_round: called after a block of
+    every contestant.
     """
     everyone = dict(contestants) | {name + REPEAT_SUFFIX: contestants[name] for name in repeat}
     counts = {}
@@ -96,8 +101,12 @@ def interleave(
         for name, work in everyone.items():
             samples[name].append([t / calls for t in clock.measure(work, counts[name])])
         after_round()
-    medians = {name: tuple(statistics.median(block) for block in each) for name, each in samples.items()}
-    return Timings(medians, {name: tuple(s for block in each for s in block) for name, each in samples.items()})
+    medians = {
+        name: tuple(statistics.median(block) for block in each) for name, each in samples.items()
+    }
+    return Timings(
+        medians, {name: tuple(s for block in each for s in block) for name, each in samples.items()}
+    )
 
 
 def copy_count(nbytes: int, cache_bytes: int) -> int:
@@ -118,7 +127,8 @@ class Peaks:
     bandwidth: float
     """Memory bandwidth in bytes per second."""
     flops: Mapping[str, float] = field(default_factory=dict)
-    """Dense operations per second by kind, two per multiply-add. A missing kind is bound by bytes alone."""
+    """Dense operations per second by kind, two per multiply-add. A missing kind is bound by bytes
+    alone."""
 
     def seconds(self, cost: RooflineCost, kind: str) -> float:
         """Return the least time for the work (Williams et al. 2009, Roofline)."""
@@ -142,11 +152,14 @@ class SpeedComparison:
 
     def run(self, clock: Clock, blocks: int = BLOCKS, block_s: float = BLOCK_S) -> Timings:
         works, repeat = {**self.dense, **self.sparse, **self.others}, (*self.dense, *self.sparse)
-        return interleave(works, clock, repeat=repeat, calls=self.calls, blocks=blocks, block_s=block_s)
+        return interleave(
+            works, clock, repeat=repeat, calls=self.calls, blocks=blocks, block_s=block_s
+        )
 
 
 def summarize(comparison: SpeedComparison, timings: Timings, peaks: Peaks) -> dict[str, Any]:
-    """Return a row: seconds of each contestant, speedup over the fastest dense one, roofline limit, and flags."""
+    """Return a row: seconds of each contestant, speedup over the fastest dense one, roofline limit,
+    and flags."""
     dense = timings.fastest(comparison.dense)
     sparse = timings.fastest(comparison.sparse)
     speedup, noise = timings.ratio(dense, sparse), max(timings.noise(dense), timings.noise(sparse))
@@ -187,8 +200,8 @@ def to_readings(
 ) -> Readings:
     """Return readings of a contestant, with an item for each block.
 
-    slow: dense contestant beside it, or None. speedup: of `fast` over `slow`. tokens: of a call, whose number per second is
-    read. None: seconds are read.
+    slow: dense contestant beside it, or None. speedup: of `fast` over `slow`. tokens: of a call,
+    whose number per second is read. None: seconds are read.
     """
 
     def value(seconds: float) -> float:

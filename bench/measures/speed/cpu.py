@@ -16,7 +16,13 @@ from bench.kernels import cpu24, native
 from bench.kernels.integers24 import pack_rounded
 from bench.kernels.packed24 import pack, unpack
 from bench.kernels.timing import Clock, WallClock, check_product
-from bench.measures.speed.comparison import CACHE_MULTIPLE, Peaks, SpeedComparison, copy_count, rotate
+from bench.measures.speed.comparison import (
+    CACHE_MULTIPLE,
+    Peaks,
+    SpeedComparison,
+    copy_count,
+    rotate,
+)
 from bench.measures.speed.roofline import RooflineCost
 from methods.errors import Skipped
 
@@ -60,20 +66,29 @@ class Cpu:
 
     @property
     def name(self) -> str:
-        return f"CPU, {native.select_path(self.kernel)}, {self.threads} thread" + "s" * (self.threads > 1)
+        return f"CPU, {native.select_path(self.kernel)}, {self.threads} thread" + "s" * (
+            self.threads > 1
+        )
 
     def engine(self, kind: str) -> str:
-        """Return the engine of Linear24 for this kind of weight, or raise Skipped if no kernel here takes it."""
+        """Return the engine of Linear24 for this kind of weight, or raise Skipped if no kernel here
+        takes it."""
         if kind not in KINDS:
             way = (
-                "take --dtype bfloat16, --quant int8 or int4-rtn" if kind == "float32" else f"it has {', '.join(KINDS)}"
+                "take --dtype bfloat16, --quant int8 or int4-rtn"
+                if kind == "float32"
+                else f"it has {', '.join(KINDS)}"
             )
             raise Skipped(f"the native kernel has no {kind}: {way}")
         _ = self.kernel
         return "native"
 
     def steps(
-        self, dense: dict[str, nn.Module], sparse: dict[str, nn.Module], make: StepFactory, small: bool
+        self,
+        dense: dict[str, nn.Module],
+        sparse: dict[str, nn.Module],
+        make: StepFactory,
+        small: bool,
     ) -> Contestants:
         """Return a step of each model. small: the step takes few tokens."""
         if not small:
@@ -81,21 +96,29 @@ class Cpu:
         return {n: make(m) for n, m in dense.items()}, {n: make(m) for n, m in sparse.items()}, {}
 
     def compare(self, weight: Tensor, tokens: int, kind: str) -> SpeedComparison:
-        """Compare 2:4 with dense for y = x W^T. weight: bfloat16 [out, in], 2:4. Raise Skipped without a kernel."""
+        """Compare 2:4 with dense for y = x W^T. weight: bfloat16 [out, in], 2:4. Raise Skipped
+        without a kernel."""
         self.engine(kind)
-        x = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(1)).bfloat16()
+        x = torch.randn(
+            tokens, weight.shape[1], generator=torch.Generator().manual_seed(1)
+        ).bfloat16()
         path = native.select_path(self.kernel)
         packed = pack(weight.bfloat16()) if kind == "bf16" else pack_rounded(weight, kind)
         if not cpu24.supports(packed):
             raise Skipped(
-                f"the native kernel has no int4 for {weight.shape[1]} inputs: a scale is for blocks of {cpu24.BLOCK}"
+                f"the native kernel has no int4 for {weight.shape[1]} inputs: a scale is for "
+                f"blocks of {cpu24.BLOCK}"
             )
         unpacked = unpack(packed)
         sparse = cpu24.to_kernel_layout(packed)
         dense = cpu24.dense_twin(packed)
         half = unpacked.bfloat16()
         expected = x.float() @ unpacked.float().T
-        products = {"2:4": cpu24.product(x, sparse), "dense": cpu24.product(x, dense), "torch": linear(x, half)}
+        products = {
+            "2:4": cpu24.product(x, sparse),
+            "dense": cpu24.product(x, dense),
+            "torch": linear(x, half),
+        }
         for name, y in products.items():
             check_product(name, y, expected)
         return SpeedComparison(
@@ -103,14 +126,23 @@ class Cpu:
             dense={"dense": self._kernel_work(x, dense), "torch bf16": self._torch_work(x, half)},
             sparse={"2:4": self._kernel_work(x, sparse)},
             others={"torch fp32": self._torch_work(x.float(), unpacked.float())},
-            costs=(RooflineCost(0, _bytes_moved(x, dense)), RooflineCost(0, _bytes_moved(x, sparse))),
+            costs=(
+                RooflineCost(0, _bytes_moved(x, dense)),
+                RooflineCost(0, _bytes_moved(x, sparse)),
+            ),
             notes={"path": path, "threads": self.threads},
         )
 
     def _kernel_work(self, x: Tensor, weight: cpu24.KernelWeight) -> Callable[[], Any]:
         count = copy_count(weight.memory.nbytes, self.cache_bytes)
-        copies = (dataclasses.replace(weight, memory=cpu24.aligned_copy(weight.memory)) for _ in range(count - 1))
-        return rotate(lambda w: cpu24.product(x, w, threads=self.threads, dtype=torch.bfloat16), [weight, *copies])
+        copies = (
+            dataclasses.replace(weight, memory=cpu24.aligned_copy(weight.memory))
+            for _ in range(count - 1)
+        )
+        return rotate(
+            lambda w: cpu24.product(x, w, threads=self.threads, dtype=torch.bfloat16),
+            [weight, *copies],
+        )
 
     def _torch_work(self, x: Tensor, weight: Tensor) -> Callable[[], Any]:
         count = copy_count(weight.nbytes, self.cache_bytes)

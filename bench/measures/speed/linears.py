@@ -1,4 +1,5 @@
-"""The linears of a model one by one: 2:4 against dense for each shape, and the sum over all of them."""
+"""The linears of a model one by one: 2:4 against dense for each shape, and the sum over all of
+them."""
 
 from __future__ import annotations
 
@@ -34,8 +35,11 @@ def select_device(compute: Compute) -> Cpu | Cuda:
     return Cuda(compute.device) if compute.device.type == "cuda" else Cpu(compute.threads)
 
 
-def read_linears(device: Cpu | Cuda, model: Callable[[], nn.Module], context: MeasureContext, tokens: int) -> Readings:
-    """Time an artifact's linears, each shape once. Raise Skipped if none is 2:4, or no shape has a kernel."""
+def read_linears(
+    device: Cpu | Cuda, model: Callable[[], nn.Module], context: MeasureContext, tokens: int
+) -> Readings:
+    """Time an artifact's linears, each shape once. Raise Skipped if none is 2:4, or no shape has a
+    kernel."""
     dtype, integers = context.compute.dtype, find_kind(context)
     kind = integers or KIND_OF_DTYPE.get(dtype, dtype_name(dtype))
     if kind not in device.kinds:
@@ -47,7 +51,9 @@ def read_linears(device: Cpu | Cuda, model: Callable[[], nn.Module], context: Me
     firsts = {shape: weights[name] for shape, name in names.items()}
     if integers:
         pack_stored({name: weights[name] for name in names.values()}, integers, context)
-    return time_linears(device, ((multiplicity[shape], w) for shape, w in firsts.items()), tokens, kind)
+    return time_linears(
+        device, ((multiplicity[shape], w) for shape, w in firsts.items()), tokens, kind
+    )
 
 
 def random_weights(shapes: Counter[tuple[int, int]]) -> Weights:
@@ -61,14 +67,24 @@ def random_weights(shapes: Counter[tuple[int, int]]) -> Weights:
 
 
 def time_linears(
-    device: Cpu | Cuda, weights: Weights, tokens: int, kind: str, after_shape: Callable[[], object] = lambda: None
+    device: Cpu | Cuda,
+    weights: Weights,
+    tokens: int,
+    kind: str,
+    after_shape: Callable[[], object] = lambda: None,
 ) -> Readings:
-    """Time each shape once and add up all linears. The notes have a row for each shape. Raise Skipped without a kernel."""
+    """Time each shape once and add up all linears. The notes have a row for each shape. Raise
+    Skipped without a kernel."""
     peaks = device.peaks()
     rows: list[dict[str, Any]] = []
     sums = [[0.0] * comparison.BLOCKS for _ in range(2)]
     for count, weight in weights:
-        row: dict[str, Any] = {"shape": list(weight.shape), "count": count, "tokens": tokens, "kind": kind}
+        row: dict[str, Any] = {
+            "shape": list(weight.shape),
+            "count": count,
+            "tokens": tokens,
+            "kind": kind,
+        }
         try:
             compared = device.compare(weight, tokens, kind)
         except (Skipped, WrongProduct) as why:
@@ -76,7 +92,9 @@ def time_linears(
             continue
         started = time.monotonic()
         timings = compared.run(device.clock)
-        row |= comparison.summarize(compared, timings, peaks) | {"wall_s": round(time.monotonic() - started, 2)}
+        row |= comparison.summarize(compared, timings, peaks) | {
+            "wall_s": round(time.monotonic() - started, 2)
+        }
         rows.append(row)
         for side, name in zip(sums, (row["sparse"], row["dense"]), strict=True):
             for i, t in enumerate(timings.blocks[name]):
@@ -84,10 +102,18 @@ def time_linears(
         after_shape()
     if not any("speedup" in row for row in rows):
         raise Skipped(rows[0]["skipped"] if rows else "no linear to time")
-    notes = {"shapes": rows, "peak_bandwidth": peaks.bandwidth, "peak_flops": dict(peaks.flops), "device": device.name}
+    notes = {
+        "shapes": rows,
+        "peak_bandwidth": peaks.bandwidth,
+        "peak_flops": dict(peaks.flops),
+        "device": device.name,
+    }
     if any("skipped" in row for row in rows):
         # A sum over some shapes only would mislead.
-        return Readings((Reading("shapes_timed", float(sum("speedup" in r for r in rows)), "1", ""),), notes=notes)
+        return Readings(
+            (Reading("shapes_timed", float(sum("speedup" in r for r in rows)), "1", ""),),
+            notes=notes,
+        )
     speedup = math.exp(statistics.fmean(math.log(d / s) for s, d in zip(*sums, strict=True)))
     summed = comparison.Timings({"2:4": tuple(sums[0]), "dense": tuple(sums[1])}, {})
     return comparison.to_readings(summed, "linears", "2:4", "dense", speedup, notes=notes)

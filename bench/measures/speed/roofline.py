@@ -1,7 +1,9 @@
-"""Largest possible speedup of 2:4: a roofline from shapes and a datasheet. It is a model, never mixed with measurements.
+"""Largest possible speedup of 2:4: a roofline from shapes and a datasheet. It is a model, never
+mixed with measurements.
 
-A product takes the time of its arithmetic or of its memory traffic, whichever is longer. 2:4 halves the arithmetic and
-stores 9/16 of the bytes of a bfloat16 weight, 5/8 of int8 and 3/4 of int4. Williams et al. 2009, "Roofline".
+A product takes the time of its arithmetic or of its memory traffic, whichever is longer. 2:4 halves
+the arithmetic and stores 9/16 of the bytes of a bfloat16 weight, 5/8 of int8 and 3/4 of int4.
+Williams et al. 2009, "Roofline".
 """
 
 from __future__ import annotations
@@ -21,11 +23,24 @@ from bench.system.suggest import describe_unknown
 from methods.errors import UserError
 from methods.targets import family_of, find_targets
 
-BITS = {"float32": (32, 17), "bf16": (16, 9), "fp16": (16, 9), "int8": (8, 5), "fp8": (8, 5), "int4": (4, 3)}
+BITS = {
+    "float32": (32, 17),
+    "bf16": (16, 9),
+    "fp16": (16, 9),
+    "int8": (8, 5),
+    "fp8": (8, 5),
+    "int4": (4, 3),
+}
 """Bits per weight, dense and 2:4, without scales. The mask takes one bit per weight."""
 LIMITS = ("bf16", "int8", "fp8", "int4")
 """Kinds whose limits are shown."""
-QUANTIZER_OF_KIND = {"bf16": "none", "fp16": "none", "int8": "int8", "fp8": "fp8", "int4": "int4-rtn"}
+QUANTIZER_OF_KIND = {
+    "bf16": "none",
+    "fp16": "none",
+    "int8": "int8",
+    "fp8": "fp8",
+    "int4": "int4-rtn",
+}
 """Quantizer of each kind of weight that linears are timed with."""
 ACTIVATION_BYTES = 2
 INPUT_BYTES = {"int8": 1, "fp8": 1}
@@ -48,7 +63,8 @@ Costs = tuple[RooflineCost, RooflineCost]
 
 @dataclass(frozen=True)
 class DeviceSpec:
-    """The datasheet of a card. tflops: 10^12 dense operations per second, by kind. tbps: 10^12 bytes per second.
+    """The datasheet of a card. tflops: 10^12 dense operations per second, by kind. tbps: 10^12
+    bytes per second.
     gb: 10^9 bytes of memory.
     """
 
@@ -59,7 +75,8 @@ class DeviceSpec:
     source: str
 
     def peak(self, kind: str) -> float:
-        """Return 10^12 operations per second. Weights without instructions of their kind are multiplied in bfloat16."""
+        """Return 10^12 operations per second. Weights without instructions of their kind are
+        multiplied in bfloat16."""
         return self.tflops.get(kind, self.tflops["bf16"])
 
 
@@ -84,7 +101,8 @@ class Weights:
         return self.shared + self.experts * self.active
 
     def read_for(self, tokens: int) -> float:
-        """Return the number of weights that a step reads. The router draws experts evenly, and unused ones are not read."""
+        """Return the number of weights that a step reads. The router draws experts evenly, and
+        unused ones are not read."""
         return self.shared + self.experts * (1 - (1 - self.active) ** tokens)
 
 
@@ -103,7 +121,8 @@ class Sizes:
 
 
 def rows(model: str, card: str, data_dir: Path | None = None) -> list[dict[str, Any]]:
-    """Return limits of each shape at TOKENS, then of a decoding step, as speedups over the dense model of the same bits."""
+    """Return limits of each shape at TOKENS, then of a decoding step, as speedups over the dense
+    model of the same bits."""
     sizes, specs = model_sizes(model, data_dir), device_specs()
     if card not in specs:
         raise UserError(describe_unknown("device spec", card, specs))
@@ -131,19 +150,25 @@ def device_specs() -> dict[str, DeviceSpec]:
 
 
 def shape_limit(out: int, width: int, tokens: int, kind: str, card: DeviceSpec) -> float:
-    """Return the speedup limit of one product [tokens, in] x [in, out]: dense time over 2:4 time."""
+    """Return the speedup limit of one product [tokens, in] x [in, out]: dense time over 2:4
+    time."""
     return _limit(product_costs(out, width, tokens, kind), card, kind)
 
 
 def decode_limit(sizes: Sizes, batch: int, kv: int, kind: str, card: DeviceSpec) -> float:
-    """Return the speedup limit of a decoding step of `batch` sequences: all linears, the head, and the KV cache."""
+    """Return the speedup limit of a decoding step of `batch` sequences: all linears, the head, and
+    the KV cache."""
     return _limit(step_costs(sizes, batch, batch * kv, *BITS[kind]), card, kind)
 
 
-def product_costs(out: int, width: int, tokens: int, kind: str, output_bytes: int = ACTIVATION_BYTES) -> Costs:
+def product_costs(
+    out: int, width: int, tokens: int, kind: str, output_bytes: int = ACTIVATION_BYTES
+) -> Costs:
     """Return the costs of one product [tokens, in] x [in, out]."""
     flops, read = 2.0 * tokens * out * width, INPUT_BYTES.get(kind, ACTIVATION_BYTES)
-    dense, sparse = (out * width * bits / 8 + tokens * (width * read + out * output_bytes) for bits in BITS[kind])
+    dense, sparse = (
+        out * width * bits / 8 + tokens * (width * read + out * output_bytes) for bits in BITS[kind]
+    )
     return RooflineCost(flops, dense), RooflineCost(flops / 2, sparse)
 
 
@@ -159,7 +184,8 @@ def step_costs(
 ) -> Costs:
     """Return the costs of a step of `tokens` tokens with `kv` in the cache, dense and 2:4.
 
-    They include all linears, the head and the KV cache. Attention's arithmetic is left out, so the limit is generous.
+    They include all linears, the head and the KV cache. Attention's arithmetic is left out, so the
+    limit is generous.
 
     Args:
         dense, sparse: bits per weight.
@@ -169,25 +195,34 @@ def step_costs(
     predicted = tokens if predicted is None else predicted
     flops, head = 2.0 * tokens * sizes.weights.per_token, 2.0 * predicted * sizes.head
     read, rest = sizes.weights.read_for(tokens), other_bytes * (sizes.head + kv * sizes.cached)
-    return RooflineCost(flops + head, read * dense / 8 + rest), RooflineCost(flops / 2 + head, read * sparse / 8 + rest)
+    return RooflineCost(flops + head, read * dense / 8 + rest), RooflineCost(
+        flops / 2 + head, read * sparse / 8 + rest
+    )
 
 
 def _limit(costs: Costs, card: DeviceSpec, kind: str) -> float:
-    dense, sparse = (max(c.flops / (card.peak(kind) * 1e12), c.bytes_moved / (card.tbps * 1e12)) for c in costs)
+    dense, sparse = (
+        max(c.flops / (card.peak(kind) * 1e12), c.bytes_moved / (card.tbps * 1e12)) for c in costs
+    )
     return dense / sparse
 
 
 def model_sizes(name: str, data_dir: Path | None = None) -> Sizes:
-    """Return the sizes of a model from its folder, or from the shapes of this package. Raise UserError without either."""
+    """Return the sizes of a model from its folder, or from the shapes of this package. Raise
+    UserError without either."""
     model = planned_model(name) or models.resolve(name, data_dir)
     if model is None:
         known = ", ".join(known_shapes())
-        raise UserError(f"the shapes of {name!r} are not known: run bench pull {name}, or use one of {known}")
+        raise UserError(
+            f"the shapes of {name!r} are not known: run bench pull {name}, or use one of {known}"
+        )
     return sizes_of(model.config, model.shapes)
 
 
 def sizes_of(
-    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], pruned: Container[str] | None = None
+    config: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    pruned: Container[str] | None = None,
 ) -> Sizes:
     """Return the sizes of a model. pruned: names of its pruned linears, or None for all targets."""
     targets = [name for name in find_targets(config, shapes) if pruned is None or name in pruned]
@@ -196,12 +231,17 @@ def sizes_of(
         out, width = shapes[f"{name}.weight"]
         linears[name] = out, width
     head = config["vocab_size"] * (config.get("hidden_size") or config["n_embd"])
-    return Sizes(Counter(linears.values()), _count_weights(config, linears), head, count_cached(config))
+    return Sizes(
+        Counter(linears.values()), _count_weights(config, linears), head, count_cached(config)
+    )
 
 
 def _count_weights(config: Mapping[str, Any], linears: Mapping[str, tuple[int, int]]) -> Weights:
     """Count the weights of linears, by name, in experts and in parts that every token uses."""
-    family, counts = family_of(config), {name: out * width for name, (out, width) in linears.items()}
+    family, counts = (
+        family_of(config),
+        {name: out * width for name, (out, width) in linears.items()},
+    )
     if not family.experts:
         return Weights(sum(counts.values()))
     inside = sum(n for name, n in counts.items() if f".{family.experts.path}." in name)
@@ -212,7 +252,9 @@ def _count_weights(config: Mapping[str, Any], linears: Mapping[str, tuple[int, i
 def count_cached(config: Mapping[str, Any]) -> int:
     """Return the number of values that a KV cache holds for a token."""
     layers: int = config.get("num_hidden_layers") or config["n_layer"]
-    heads: int = config.get("num_key_value_heads") or config.get("num_attention_heads") or config["n_head"]
+    heads: int = (
+        config.get("num_key_value_heads") or config.get("num_attention_heads") or config["n_head"]
+    )
     return 2 * layers * heads * head_dim_of(config)
 
 

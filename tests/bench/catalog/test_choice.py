@@ -53,7 +53,11 @@ def bounds(schema):
     """Limits of each number that a JSON schema allows."""
     for option in schema.get("anyOf", [schema]):
         if option.get("type") in ("number", "integer"):
-            yield {key[:3].replace("exc", key[9:12].lower()) for key in option if "inimum" in key or "aximum" in key}
+            yield {
+                key[:3].replace("exc", key[9:12].lower())
+                for key in option
+                if "inimum" in key or "aximum" in key
+            }
 
 
 def test_every_number_of_every_method_and_quantizer_is_bounded_on_both_sides():
@@ -70,10 +74,15 @@ def test_every_number_of_every_method_and_quantizer_is_bounded_on_both_sides():
 @pytest.mark.parametrize(
     "text",
     [
-        "sparsegpt:damping=0", "sparsegpt:damping=1:block=4", "cast:lambda=0:grad_clip=0:warmup=1",
-        "cast:lambda=auto:scales=0", "alps:rho=1e-4:steps=0", "admm:gradual=20", "maskllm:sha256=" + "a" * 64,
+        "sparsegpt:damping=0",
+        "sparsegpt:damping=1:block=4",
+        "cast:lambda=0:grad_clip=0:warmup=1",
+        "cast:lambda=auto:scales=0",
+        "alps:rho=1e-4:steps=0",
+        "admm:gradual=20",
+        "maskllm:sha256=" + "a" * 64,
     ],
-)  # fmt: skip
+)
 def test_the_ends_of_a_range_are_in_it(text):
     assert parse(text).label == text
 
@@ -115,7 +124,9 @@ class Settable:
 def test_what_a_method_says_of_itself_is_not_for_a_user_to_set(field):
     entry = CatalogEntry(target=f"{__name__}:Settable")
 
-    with pytest.raises(UserError, match=f"^unknown field of settable '{field}': known: share, power$"):
+    with pytest.raises(
+        UserError, match=f"^unknown field of settable '{field}': known: share, power$"
+    ):
         build(entry, "settable", {field: "x"})
     assert build(entry, "settable", {"share": 0.25}).share == 0.25
 
@@ -171,10 +182,13 @@ class Unchecked:
 
 
 @pytest.mark.parametrize(
-    ("kind", "why"), [("Misspelled", "name 'Postive' is not defined"), ("Unchecked", "Unable to generate .*Tensor")]
+    ("kind", "why"),
+    [("Misspelled", "name 'Postive' is not defined"), ("Unchecked", "Unable to generate .*Tensor")],
 )
 def test_a_field_whose_type_cannot_be_checked_is_refused_with_the_reason(kind, why):
-    with pytest.raises(UserError, match=rf"^mine cannot be used: .* field of {__name__}:{kind} \({why}[^.]*\)$"):
+    with pytest.raises(
+        UserError, match=rf"^mine cannot be used: .* field of {__name__}:{kind} \({why}[^.]*\)$"
+    ):
         build(CatalogEntry(target=f"{__name__}:{kind}"), "mine", {})
 
 
@@ -193,13 +207,16 @@ class Contradictory:
 def test_a_default_out_of_its_range_is_refused_and_a_value_in_range_is_not():
     entry = CatalogEntry(target=f"{__name__}:Contradictory")
 
-    with pytest.raises(UserError, match=r"^invalid default contradictory:power=-1\.0: must be above 0"):
+    with pytest.raises(
+        UserError, match=r"^invalid default contradictory:power=-1\.0: must be above 0"
+    ):
         build(entry, "contradictory", {"share": 0.25})
     assert build(entry, "contradictory", {"power": 2.0}).power == 2.0
 
 
 @pytest.mark.parametrize(
-    ("text", "twice"), [("sparsegpt:block=64:block=128", "block"), ("recon:from=wanda:from=sparsegpt", "from")]
+    ("text", "twice"),
+    [("sparsegpt:block=64:block=128", "block"), ("recon:from=wanda:from=sparsegpt", "from")],
 )
 def test_a_field_is_given_once(text, twice):
     with pytest.raises(UserError, match=f"invalid {text}: {twice} is given twice"):

@@ -22,7 +22,9 @@ def fields_named_by(entry):
     yield from (entry.adds.amount, entry.adds.rounded) if entry.adds else ()
     yield from (entry.file.field,) if entry.file else ()
     yield from (rule.field for rule in entry.rules if isinstance(rule, TurnsBasis | WholeGroups))
-    yield from (field for rule in entry.rules if isinstance(rule, CalibratedBy) for field in rule.fields)
+    yield from (
+        field for rule in entry.rules if isinstance(rule, CalibratedBy) for field in rule.fields
+    )
 
 
 def test_the_source_says_what_the_class_says():

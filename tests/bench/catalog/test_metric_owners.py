@@ -38,7 +38,9 @@ class Calibration:
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     runs.put_on_path(
-        runs.distribution(tmp_path / "site", "choices", SOURCE, measures={"calibration": "choices:Calibration"}),
+        runs.distribution(
+            tmp_path / "site", "choices", SOURCE, measures={"calibration": "choices:Calibration"}
+        ),
         monkeypatch,
     )
     yield tmp_path
@@ -47,11 +49,15 @@ def site(tmp_path, monkeypatch):
 
 
 def put(folder, loss, ece=None):
-    """Write a record of a plug-in's measure. loss: added to the Brier score of each of 400 items, and to each gap."""
+    """Write a record of a plug-in's measure. loss: added to the Brier score of each of 400 items,
+    and to each gap."""
     rng = np.random.default_rng(0)
     gaps = rng.normal(0.05, 0.02, 400) + loss
     brier = rng.uniform(0.1, 0.3, 400) + loss
-    items = [Item(str(i), str(i), b, 1.0, {"gap": g}) for i, (b, g) in enumerate(zip(brier, gaps, strict=True))]
+    items = [
+        Item(str(i), str(i), b, 1.0, {"gap": g})
+        for i, (b, g) in enumerate(zip(brier, gaps, strict=True))
+    ]
     ece = abs(gaps.mean()) if ece is None else ece
     mean, stderr = float(brier.mean()), float(brier.std(ddof=1)) / 20
     rows = [
@@ -70,7 +76,10 @@ def test_only_a_name_that_is_not_ours_imports_a_plug_in(site):
 def test_ours_keeps_its_name_and_the_other_one_is_named(site):
     assert metrics.find("acc").margin == 0.01
     ((measure, why),) = metric_owners.ignored(["perplexity", "calibration"])
-    assert measure == "calibration" and "its metric acc are ignored, because zeroshot has a metric of this name" in why
+    assert (
+        measure == "calibration"
+        and "its metric acc are ignored, because zeroshot has a metric of this name" in why
+    )
 
 
 def test_a_metric_of_a_package_that_is_gone_has_the_defaults(site, monkeypatch):
@@ -80,7 +89,9 @@ def test_a_metric_of_a_package_that_is_gone_has_the_defaults(site, monkeypatch):
     runs.forget()
 
     checked = check_folder(site / "r")
-    assert (checked.recomputed, checked.problems) == (0, ()) and metrics.find("ece", "1") == Metric("ece", "1")
+    assert (checked.recomputed, checked.problems) == (0, ()) and metrics.find("ece", "1") == Metric(
+        "ece", "1"
+    )
     assert record.readings[0].better == "lower"
 
 
@@ -91,15 +102,22 @@ def test_a_check_computes_the_numbers_again_by_their_own_rules(site):
     assert "ece is 0.06, but its items give 0.049" in problem
 
 
-@pytest.mark.parametrize(("loss", "verdict"), [(0.0, "OK"), (0.005, "OK"), (0.015, "REGRESSION"), (0.05, "REGRESSION")])
+@pytest.mark.parametrize(
+    ("loss", "verdict"), [(0.0, "OK"), (0.005, "OK"), (0.015, "REGRESSION"), (0.05, "REGRESSION")]
+)
 def test_a_gate_judges_each_by_its_own_margin(site, loss, verdict):
     """The margin of brier is 0.01, that of ece 0.02."""
     put(site / "a", 0.0)
     put(site / "b", loss)
 
     rows = compare(read(site / "a"), read(site / "b"), CompareSettings()).rows
-    assert {row.metric: row.verdict for row in rows} == {"brier": verdict, "ece": "OK" if loss < 0.02 else verdict}
-    assert all(row.estimate is None or row.estimate.value == pytest.approx(loss, abs=1e-12) for row in rows)
+    assert {row.metric: row.verdict for row in rows} == {
+        "brier": verdict,
+        "ece": "OK" if loss < 0.02 else verdict,
+    }
+    assert all(
+        row.estimate is None or row.estimate.value == pytest.approx(loss, abs=1e-12) for row in rows
+    )
 
 
 def test_a_board_shows_them_in_the_order_that_they_declare(site):
@@ -124,7 +142,10 @@ def test_a_board_shows_them_in_the_order_that_they_declare(site):
     ],
 )
 def test_facts_that_cannot_be_used_are_a_sentence(tmp_path, monkeypatch, facts, why):
-    source = f"from methods.info import MeasureInfo, Metric\nclass Wrong:\n    info = MeasureInfo(metrics=({facts},))\n"
+    source = (
+        "from methods.info import MeasureInfo, Metric\nclass Wrong:\n    info = "
+        f"MeasureInfo(metrics=({facts},))\n"
+    )
     site = runs.distribution(tmp_path, "wrongs", source, measures={"wrong": "wrongs:Wrong"})
     runs.put_on_path(site, monkeypatch)
 

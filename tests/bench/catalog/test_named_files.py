@@ -85,7 +85,8 @@ class Count:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch, world):
-    """A working directory with a file of each kind, and a catalog that knows none of them before and after."""
+    """A working directory with a file of each kind, and a catalog that knows none of them before
+    and after."""
     for kind in registry.SECTIONS:
         monkeypatch.setitem(registry._NAMED, kind, {})
     (tmp_path / "sub").mkdir()
@@ -106,8 +107,15 @@ def test_worker_processes_find_the_classes_of_files(output):
     found = runs.records("r")
     assert found["row_norm:power=0.5", None, "pattern"].notes["stored"]["form"] == "halves"
     record = found["row_norm:power=0.5", None, "count"]
-    assert [one["file"] for one in record.plugins] == ["my.py:RowNorm", "half.py:ToHalf", "count.py:Count"]
-    again = "--methods my.py:RowNorm:power=0.5 --pattern 2:4 --quant half.py:ToHalf --measures count.py:Count"
+    assert [one["file"] for one in record.plugins] == [
+        "my.py:RowNorm",
+        "half.py:ToHalf",
+        "count.py:Count",
+    ]
+    again = (
+        "--methods my.py:RowNorm:power=0.5 --pattern 2:4 --quant half.py:ToHalf --measures "
+        "count.py:Count"
+    )
     assert again in reproduce.command([record])
     said = list(rules._of_reproduction(record))
     assert sum("which no one else has" in each for each in said) == 3
@@ -115,7 +123,8 @@ def test_worker_processes_find_the_classes_of_files(output):
 
 def test_a_file_is_part_of_the_key_and_its_path_is_not(folder):
     keys = [
-        {m.key for m in planned(methods=(path,)) if m.artifact.method == "row_norm"} for path in ("my.py", "sub/my.py")
+        {m.key for m in planned(methods=(path,)) if m.artifact.method == "row_norm"}
+        for path in ("my.py", "sub/my.py")
     ]
     (folder / "my.py").write_text("# a comment\n" + METHOD.replace(".abs()", ".abs() ** 2"))
     edited = {m.key for m in planned(methods=("my.py",)) if m.artifact.method == "row_norm"}
@@ -127,7 +136,9 @@ def test_chains_name_a_file():
     assert {m.artifact.method for m in planned(methods=("recon:from=my.py/power=2", "wanda:from=my.py/Second"))} == {
         "dense", "row_norm:power=2 + recon", "second + wanda",
     }  # fmt: skip
-    found = planned(methods=("recon:from=row_norm", "sub/my.py", "wanda:from=second", "sub/my.py:Second"))
+    found = planned(
+        methods=("recon:from=row_norm", "sub/my.py", "wanda:from=second", "sub/my.py:Second")
+    )
     assert {m.artifact.method for m in found} == wanted | {"row_norm", "second"}
 
 
@@ -141,7 +152,11 @@ def test_chains_name_a_file():
         ("recon:from=sub/my.py", "a slash in from= begins a setting"),
         ("my.py,sub/my.py", "both have the name 'row_norm'"),
         ("taken.py", "the name 'wanda', which is taken"),
-        ("raises.py", "raises.py' cannot be used (ZeroDivisionError: division by zero, raises.py line 1): repair it"),
+        (
+            "raises.py",
+            "raises.py' cannot be used (ZeroDivisionError: division by zero, raises.py line 1): "
+            "repair it",
+        ),
         ("syntax.py", "cannot be used (SyntaxError"),
     ],
 )
@@ -160,7 +175,9 @@ def test_records_import_no_file(folder):
     inputs = first.key_inputs()
     for stages in (("evil.py",), (f"{folder}/evil.py:Evil",), ("wanda:from=evil.py",)):
         identity = first.identity.model_copy(update={"stages": stages})
-        record = SimpleNamespace(identity=identity, key_inputs=inputs, short_key="0", notes={}, plugins=[])
+        record = SimpleNamespace(
+            identity=identity, key_inputs=inputs, short_key="0", notes={}, plugins=[]
+        )
         with pytest.raises(UserError, match="may not name code"):
             reproduce.settings(record)
         assert list(rules._of_reproduction(record))
@@ -174,7 +191,9 @@ def test_classes_and_instances_from_python(folder, monkeypatch):
 
     from baselines.wanda import Wanda
 
-    spec = runs.small("r", methods=[RowNorm, RowNorm(power=0.5), Wanda, "magnitude"], quantizers=["none"])
+    spec = runs.small(
+        "r", methods=[RowNorm, RowNorm(power=0.5), Wanda, "magnitude"], quantizers=["none"]
+    )
     assert {m.artifact.method for m in api.plan(spec).measurements} == {
         "dense", "row_norm", "row_norm:power=0.5", "wanda", "magnitude",
     }  # fmt: skip
@@ -185,12 +204,18 @@ def test_classes_and_instances_from_python(folder, monkeypatch):
 
 
 def test_a_stage_tells_a_worker_where_its_file_is(folder):
-    stage = next(m.artifact.pruner for m in planned(methods=("my.py",)) if m.artifact.method == "row_norm")
+    stage = next(
+        m.artifact.pruner for m in planned(methods=("my.py",)) if m.artifact.method == "row_norm"
+    )
     registry._NAMED["methods"].clear()
-    assert Stage.model_validate_json(stage.model_dump_json()).entry.target == f"{folder}/my.py:RowNorm"
+    assert (
+        Stage.model_validate_json(stage.model_dump_json()).entry.target == f"{folder}/my.py:RowNorm"
+    )
 
 
 def test_a_file_that_names_itself_is_refused(folder):
-    (folder / "loop.py").write_text(METHOD + "\nimport bench\nbench.plan(bench.Spec(methods=[RowNorm]))\n")
+    (folder / "loop.py").write_text(
+        METHOD + "\nimport bench\nbench.plan(bench.Spec(methods=[RowNorm]))\n"
+    )
     with pytest.raises(UserError, match="names itself while it is imported"):
         named_files.with_names("methods", ["loop.py"])

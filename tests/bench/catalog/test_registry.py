@@ -1,4 +1,5 @@
-"""Methods and measures of other distributions, found by their entry points; pip is not needed to pretend one."""
+"""Methods and measures of other distributions, found by their entry points; pip is not needed to
+pretend one."""
 
 import json
 
@@ -35,7 +36,9 @@ def test_run_with_their_method_and_their_measure(tmp_path, output, monkeypatch):
     out = output("run", *named, *runs.flags(tmp_path / "r"))
     assert "theirs:power=2" in out and "tensors test" in out
     got = runs.records(tmp_path / "r")
-    assert set(got) == {(m, None, x) for m in ("dense", "theirs:power=2") for x in ("counts", "pattern")}
+    assert set(got) == {
+        (m, None, x) for m in ("dense", "theirs:power=2") for x in ("counts", "pattern")
+    }
     assert got["theirs:power=2", None, "counts"].readings[0].value > 0
     assert got["theirs:power=2", None, "pattern"].status == "ok"
 
@@ -57,7 +60,10 @@ def test_their_code_is_part_of_the_key(site, tmp_path, monkeypatch):
 def test_a_measure_whose_protocol_is_no_property_is_refused(tmp_path, cli):
     assert cli("plan", "--measures", "labelled", *runs.flags(tmp_path / "r"))[0] == 0
     code, _, said = cli("plan", "--measures", "unlabelled", *runs.flags(tmp_path / "r"))
-    assert code == 2 and "protocol is a method: make it a property that returns a Protocol or a text" in said
+    assert (
+        code == 2
+        and "protocol is a method: make it a property that returns a Protocol or a text" in said
+    )
 
 
 def test_an_entry_point_that_is_not_used_is_named(tmp_path, monkeypatch, cli):
@@ -67,7 +73,10 @@ def test_an_entry_point_that_is_not_used_is_named(tmp_path, monkeypatch, cli):
     first, other = (f"{module}:Theirs" for module in ("second", "their_method"))
     whys = {
         "wanda": "the name is built in: rename it in the package's entry points",
-        "theirs": f"{other} has the name of {first}: rename it in the package's entry points, or uninstall one",
+        "theirs": (
+            f"{other} has the name of {first}: rename it in the package's entry points, or "
+            "uninstall one"
+        ),
     }
 
     assert dict(registry.ignored("methods")) == whys
@@ -124,14 +133,25 @@ class Asking:
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("loose", "loose cannot be used: unusable:Loose must be a frozen dataclass (@dataclass(frozen=True))"),
+        (
+            "loose",
+            "loose cannot be used: unusable:Loose must be a frozen dataclass "
+            "(@dataclass(frozen=True))",
+        ),
         ("idle", "idle cannot be used: unusable:Idle must have a method apply(self, model, job)"),
-        ("narrow", "narrow cannot be used: unusable:Narrow must have a method apply(self, model, job)"),
+        (
+            "narrow",
+            "narrow cannot be used: unusable:Narrow must have a method apply(self, model, job)",
+        ),
         ("asking", "asking needs power: type asking:power=VALUE"),
     ],
 )
-def test_a_class_that_no_worker_could_run_is_refused_when_it_is_typed(tmp_path, monkeypatch, typed, said):
-    names = {name: f"unusable:{name.capitalize()}" for name in ("loose", "idle", "narrow", "asking")}
+def test_a_class_that_no_worker_could_run_is_refused_when_it_is_typed(
+    tmp_path, monkeypatch, typed, said
+):
+    names = {
+        name: f"unusable:{name.capitalize()}" for name in ("loose", "idle", "narrow", "asking")
+    }
     runs.distribution(tmp_path / "other", "unusable", LOOSE, methods=names)
     runs.put_on_path(tmp_path / "other", monkeypatch)
 

@@ -22,7 +22,9 @@ def made(tmp_path_factory):
     for seed in (0, 1, 2):
         fake_records.perplexity(root, 0.0, 0.01, method="wanda", seed=seed, noise=seed + 1)
         if seed < 2:
-            fake_records.perplexity(root, -0.05, 0.01, method="sparsegpt", seed=seed, noise=seed + 5)
+            fake_records.perplexity(
+                root, -0.05, 0.01, method="sparsegpt", seed=seed, noise=seed + 5
+            )
     fake_records.perplexity(root, 0.2, 0.01, method="magnitude", noise=9)
     fake_records.accuracy(root, 60, 10, method="magnitude")
     return root
@@ -50,7 +52,9 @@ def test_methods_meet_on_the_seeds_they_share(results, cli):
 
 @pytest.mark.parametrize("name", ["permute + wanda", "wanda:from=permute"])
 def test_a_chain_is_named_by_its_stages_or_as_it_was_typed(name, results, cli):
-    fake_records.perplexity(results, -0.1, 0.01, method="permute + wanda:from=permute", seed=0, noise=3)
+    fake_records.perplexity(
+        results, -0.1, 0.01, method="permute + wanda:from=permute", seed=0, noise=3
+    )
 
     code, printed, _ = compare(cli, results, "wanda", name)
 
@@ -78,7 +82,9 @@ def test_methods_meet_pattern_by_pattern(two_patterns, cli):
     values = {r["row"]: r["value"] for r in printed["rows"] if r["metric"] == "perplexity"}
     assert list(values) == ["tiny 2:4 wiki-mini@128", "tiny 6:8 wiki-mini@128"]
     assert list(values.values()) == pytest.approx([np.exp(-0.05)] * 2, rel=1e-3)
-    assert [r["value"] for r in printed["rows"] if r["metric"] == "acc"] == pytest.approx([0.05, 0.05])
+    assert [r["value"] for r in printed["rows"] if r["metric"] == "acc"] == pytest.approx(
+        [0.05, 0.05]
+    )
 
 
 def test_a_pattern_that_one_method_lacks_is_missing(two_patterns, cli):
@@ -86,7 +92,9 @@ def test_a_pattern_that_one_method_lacks_is_missing(two_patterns, cli):
     _, printed, _ = compare(cli, two_patterns, "wanda", "ria")
 
     verdicts = {(r["row"].split()[1], r["metric"]): r["verdict"] for r in printed["rows"]}
-    assert verdicts["2:4", "perplexity"] == "IMPROVED" and verdicts["6:8", "perplexity"] == "MISSING"
+    assert (
+        verdicts["2:4", "perplexity"] == "IMPROVED" and verdicts["6:8", "perplexity"] == "MISSING"
+    )
 
 
 def test_two_patterns_of_one_pair_are_in_its_name(two_patterns, cli):
@@ -173,7 +181,9 @@ def test_a_step_is_found_and_noise_is_none():
     noise = rng.normal(0, 1, 40)
 
     assert changepoints.find_steps(noise + np.where(np.arange(40) < 25, 0, 5)) == [25]
-    assert changepoints.find_steps(noise + np.select([np.arange(40) < 12, np.arange(40) < 26], [0, 6], -4)) == [12, 26]
+    assert changepoints.find_steps(
+        noise + np.select([np.arange(40) < 12, np.arange(40) < 26], [0, 6], -4)
+    ) == [12, 26]
     assert changepoints.find_steps(np.ones(20)) == []
     assert changepoints.find_steps(np.r_[np.ones(5), 2 * np.ones(6)]) == [5]
 
@@ -192,7 +202,9 @@ def test_the_statistic_is_cusums():
     at, size = changepoints._split(rows)
 
     for row, k, s in zip(rows, at, size, strict=True):
-        naive = {j: abs(row[:j].mean() - row[j:].mean()) * (j * (9 - j) / 9) ** 0.5 for j in range(2, 8)}
+        naive = {
+            j: abs(row[:j].mean() - row[j:].mean()) * (j * (9 - j) / 9) ** 0.5 for j in range(2, 8)
+        }
         assert (k, s) == (max(naive, key=naive.get), pytest.approx(max(naive.values())))
 
 
@@ -201,11 +213,16 @@ def past(tmp_path_factory):
     """Twelve commits: a step at the seventh, another torch at the fourth."""
     root = tmp_path_factory.mktemp("past")
     for i in range(12):
-        about = {"commit": {"id": f"{i:02d}" * 20, "dirty": i == 11}, "recorded": f"2026-01-{i + 1:02d}T00:00:00Z"}
+        about = {
+            "commit": {"id": f"{i:02d}" * 20, "dirty": i == 11},
+            "recorded": f"2026-01-{i + 1:02d}T00:00:00Z",
+        }
         about["versions"] = {"torch": "2.9" if i < 4 else "2.10", "cast-bench": str(i)}
         for seed in (0, 1):
             loss = 0.02 * (i >= 7) + 0.0005 * (i % 3)
-            fake_records.perplexity(root, loss, seed=seed, made=i, provenance=about, method="$_{x}$")
+            fake_records.perplexity(
+                root, loss, seed=seed, made=i, provenance=about, method="$_{x}$"
+            )
     return root
 
 
@@ -218,7 +235,9 @@ def test_history(past, cli, tmp_path):
     assert code == 0 and len(rows) == 12
     assert [r["commit"] for r in rows][-2:] == ["10" * 6, "11" * 6 + "*"]
     assert [i for i, r in enumerate(rows) if r["step"]] == [7]
-    assert {i: r["surroundings"] for i, r in enumerate(rows) if r["surroundings"]} == {4: "torch 2.9 to 2.10"}
+    assert {i: r["surroundings"] for i, r in enumerate(rows) if r["surroundings"]} == {
+        4: "torch 2.9 to 2.10"
+    }
     assert rows[7]["moved"].startswith("+1.9") or rows[7]["moved"].startswith("+2.0")
     assert rows[0]["seeds"] == 2
     drawn = figure.read_bytes()
@@ -228,17 +247,25 @@ def test_history(past, cli, tmp_path):
 
 def test_history_compares_commits_of_the_same_seeds(tmp_path, output):
     for i, seeds in enumerate([(0,), (0, 1), (0,), (0, 1)]):
-        about = {"commit": {"id": f"{i:02d}" * 20, "dirty": False}, "recorded": f"2026-01-{i + 1:02d}T00:00:00Z"}
+        about = {
+            "commit": {"id": f"{i:02d}" * 20, "dirty": False},
+            "recorded": f"2026-01-{i + 1:02d}T00:00:00Z",
+        }
         for seed in seeds:
-            fake_records.perplexity(tmp_path / "past", loss=0.3 * seed, seed=seed, made=i, provenance=about)
+            fake_records.perplexity(
+                tmp_path / "past", loss=0.3 * seed, seed=seed, made=i, provenance=about
+            )
 
     out = output("history", "--results", tmp_path / "past", "--json")
     assert [(r["row"].partition(" (")[2], r["commit"][:2], r["moved"]) for r in json.loads(out)] == [
-        ("seed 0)", "00", ""), ("seed 0)", "02", "+0.00%"), ("seed 0, 1)", "01", ""), ("seed 0, 1)", "03", "+0.00%"),
+        ("seed 0)", "00", ""), ("seed 0)", "02", "+0.00%"), ("seed 0, 1)", "01", ""),
+        ("seed 0, 1)", "03", "+0.00%"),
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("values", [[53.2855271, 53.2855294], [0.0, 0.0], [45.7, 51.6], [-1.0, -1.0]])
+@pytest.mark.parametrize(
+    "values", [[53.2855271, 53.2855294], [0.0, 0.0], [45.7, 51.6], [-1.0, -1.0]]
+)
 def test_a_figure_makes_no_step_of_the_last_digits(values):
     low, high = figures._axis_limits(values)
     assert low < min(values) and max(values) < high

@@ -44,7 +44,9 @@ def test_a_column_without_text_is_left_out(printed):
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_row_without_numbers_hides_no_column(printed, order):
     """`bench speed` has no times of a linear that no kernel takes."""
-    rows = [{"kind": "int8", "us": 12, "status": "ok"}, {"kind": "int4", "status": "skipped"}][::order]
+    rows = [{"kind": "int8", "us": 12, "status": "ok"}, {"kind": "int4", "status": "skipped"}][
+        ::order
+    ]
 
     lines = printed(None, rows).splitlines()
 

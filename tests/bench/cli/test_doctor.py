@@ -29,17 +29,25 @@ def test_a_cache_that_cannot_be_made(tmp_path, monkeypatch, state_of, place):
     if "another" in place:
         monkeypatch.setattr("os.access", lambda path, *_, **__: path != tmp_path)
 
-    assert state_of("disk") == ("unwritable", f"{tmp_path / place}: name a new folder in $CAST_BENCH_CACHE")
+    assert state_of("disk") == (
+        "unwritable",
+        f"{tmp_path / place}: name a new folder in $CAST_BENCH_CACHE",
+    )
 
 
 def test_results_that_cannot_be_made(tmp_path, state_of):
     root = tmp_path / "file/results"
 
-    assert state_of("results", "--results", root) == ("unwritable", f"{root}: name another folder with --results")
+    assert state_of("results", "--results", root) == (
+        "unwritable",
+        f"{root}: name another folder with --results",
+    )
 
 
 def test_the_hub_is_not_asked_offline(state_of, monkeypatch):
-    monkeypatch.setattr("socket.create_connection", lambda *_, **__: pytest.fail("the network was asked"))
+    monkeypatch.setattr(
+        "socket.create_connection", lambda *_, **__: pytest.fail("the network was asked")
+    )
 
     assert state_of("hub") == ("off", "not asked, since $HF_HUB_OFFLINE is set")
 
@@ -49,11 +57,18 @@ def test_a_pipe_gets_80_columns(state_of, cli):
 
 
 def test_extras(monkeypatch, state_of):
-    extras = {"ray": {"ray": True}, "onnx": {"onnx": True, "onnxscript": False}, "hqq": {"hqq": False}}
+    extras = {
+        "ray": {"ray": True},
+        "onnx": {"onnx": True, "onnxscript": False},
+        "hqq": {"hqq": False},
+    }
     monkeypatch.setattr(doctor.packages, "extras", lambda: extras)
 
     assert state_of("extra ray") == ("ok", "")
-    assert state_of("extra onnx") == ("incomplete", "to install onnxscript: pip install 'cast-bench[onnx]'")
+    assert state_of("extra onnx") == (
+        "incomplete",
+        "to install onnxscript: pip install 'cast-bench[onnx]'",
+    )
     assert state_of("extra hqq") == ("absent", "to install hqq: pip install 'cast-bench[hqq]'")
 
 

@@ -1,4 +1,5 @@
-"""bench gate: its exit codes, its config, what it prints in each form, and suspects that are measured again."""
+"""bench gate: its exit codes, its config, what it prints in each form, and suspects that are
+measured again."""
 
 import json
 import shutil
@@ -54,11 +55,23 @@ def sound(tmp_path_factory):
         ("[margin]\nacc = 0.1\n", "margins"),
         ("[margins]\nacc = -1\n", "invalid margins.acc = -1: must be at least 0"),
         ("[tolerances]\nacc = inf\n", "invalid tolerances.acc = inf: must be a finite number"),
-        ("[seed_noise]\nacc = 1e308\n", "invalid seed_noise.acc = 1e+308: must be at most 1000000000"),
+        (
+            "[seed_noise]\nacc = 1e308\n",
+            "invalid seed_noise.acc = 1e+308: must be at most 1000000000",
+        ),
         ("[margins]\nacc = true\n", "invalid margins.acc = True: must be a number"),
-        ("[margins]\nperplexty = 0.1\n", "invalid margins.perplexty = 0.1: unknown metric 'perplexty': did you mean"),
-        ("[tolerances]\nzzz = 0.1\n", "invalid tolerances.zzz = 0.1: unknown metric 'zzz': known: perplexity, kl"),
-        ("not_comparable = ['latenzy']\n", "invalid not_comparable: unknown metric 'latenzy': did you mean latency"),
+        (
+            "[margins]\nperplexty = 0.1\n",
+            "invalid margins.perplexty = 0.1: unknown metric 'perplexty': did you mean",
+        ),
+        (
+            "[tolerances]\nzzz = 0.1\n",
+            "invalid tolerances.zzz = 0.1: unknown metric 'zzz': known: perplexity, kl",
+        ),
+        (
+            "not_comparable = ['latenzy']\n",
+            "invalid not_comparable: unknown metric 'latenzy': did you mean latency",
+        ),
     ],
 )
 def test_a_bad_config_is_a_sentence(sound, cli, tmp_path, toml, part):
@@ -79,7 +92,9 @@ def test_hostile_names_stay_text(roots, cli, tmp_path):
     fake_records.counted(roots[0], "violated_groups", 0.0, method=HOSTILE)
     fake_records.failed(roots[1], HOSTILE, measure="pattern", protocol="targets", method=HOSTILE)
 
-    code, out, _ = call(cli, roots, "--github", "--md", tmp_path / "c.md", "--junit", tmp_path / "j.xml")
+    code, out, _ = call(
+        cli, roots, "--github", "--md", tmp_path / "c.md", "--junit", tmp_path / "j.xml"
+    )
 
     assert code == 1 and "\x1b" not in out
     commands = [line for line in out.splitlines() if line.startswith("::")]
@@ -115,7 +130,9 @@ def test_json_rows(roots, cli):
     printed = json.loads(out)
     assert code == 1 and printed["passed"] is False and printed["counts"] == {"REGRESSION": 1}
     (row,) = printed["rows"]
-    assert row["low"] < row["value"] < row["high"] and row["value"] == pytest.approx(1.03, abs=0.002)
+    assert row["low"] < row["value"] < row["high"] and row["value"] == pytest.approx(
+        1.03, abs=0.002
+    )
     assert row["effect"] == "ratio" and row["margin"] == 0.005 and row["n"] == 30
 
 

@@ -22,17 +22,26 @@ def fail(monkeypatch, path, number=errno.ENOENT):
 
 @pytest.mark.parametrize("named", ["argument", "option", "list", "variable", "current folder"])
 def test_a_path_that_was_named_is_a_sentence(refused, monkeypatch, tmp_path, named):
-    words = {"argument": [str(tmp_path)], "option": [f"--out={tmp_path}/x"], "list": [f"a,{tmp_path}/x"]}.get(named, [])
+    words = {
+        "argument": [str(tmp_path)],
+        "option": [f"--out={tmp_path}/x"],
+        "list": [f"a,{tmp_path}/x"],
+    }.get(named, [])
     if named == "variable":
         monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path))
     if named == "current folder":
         monkeypatch.chdir(tmp_path)
     fail(monkeypatch, tmp_path / "x/y")
     said = refused("report", *words)
-    assert said == f"bench: {str(tmp_path / 'x/y')!r} cannot be used (No such file or directory): check the path"
+    assert said == (
+        f"bench: {str(tmp_path / 'x/y')!r} cannot be used (No such file or directory): check "
+        "the path"
+    )
 
 
-@pytest.mark.parametrize(("path", "number"), [("/elsewhere/x", errno.ENOENT), (None, errno.ENOENT), (".", errno.EIO)])
+@pytest.mark.parametrize(
+    ("path", "number"), [("/elsewhere/x", errno.ENOENT), (None, errno.ENOENT), (".", errno.EIO)]
+)
 def test_any_other_fault_keeps_its_traceback(cli, monkeypatch, tmp_path, path, number):
     monkeypatch.chdir(tmp_path)
     fail(monkeypatch, path, number)
@@ -54,7 +63,11 @@ def test_a_full_disk_is_a_sentence(cli, monkeypatch, kind):
 
 def test_the_version_names_the_commit(cli, monkeypatch):
     monkeypatch.setattr(provenance, "commit", lambda: {"id": "0123456789abcdef", "dirty": True})
-    assert cli("--version") == (0, f"cast-bench {provenance.VERSION} (commit 0123456789ab, changed since)\n", "")
+    assert cli("--version") == (
+        0,
+        f"cast-bench {provenance.VERSION} (commit 0123456789ab, changed since)\n",
+        "",
+    )
     monkeypatch.setattr(provenance, "commit", lambda: {"id": None, "dirty": None})
     assert cli("--version") == (0, f"cast-bench {provenance.VERSION}\n", "")
 
@@ -70,11 +83,17 @@ def test_no_summary_of_a_command_is_cut(output, monkeypatch):
     ("command", "module", "function"),
     [
         ("prune --method wanda", "bench.execution.prune", "write_pruned"),
-        (f"finetune --artifact {runs.TINY} --pattern 2:4 --data 😀.txt", "bench.execution.prune", "write_pruned"),
+        (
+            f"finetune --artifact {runs.TINY} --pattern 2:4 --data 😀.txt",
+            "bench.execution.prune",
+            "write_pruned",
+        ),
         ("allocate --choices int8 --bits 9", "bench.execution.allocation", "allocate"),
     ],
 )
-def test_a_default_does_not_override_the_config(cli, monkeypatch, tmp_path, command, module, function):
+def test_a_default_does_not_override_the_config(
+    cli, monkeypatch, tmp_path, command, module, function
+):
     specs = []
 
     def take(spec, *_):
@@ -110,7 +129,10 @@ def test_output_that_nobody_reads_is_no_verdict(command):
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "bench", *command.split()], stdout=write, stderr=subprocess.PIPE, check=False
+        [sys.executable, "-m", "bench", *command.split()],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
     )
     os.close(write)
 

@@ -10,12 +10,17 @@ from helpers import fake_records
 
 @pytest.fixture
 def shown(tmp_path, cli):
-    """shown(record, *readings) -> its lines, without those of the table's head, by the first word."""
+    """shown(record, *readings) -> its lines, without those of the table's head, by the first
+    word."""
 
     def run(record, *readings):
         fake_records.put(tmp_path / "r", record, readings=readings)
         code, out, err = cli("show", record.short_key, "--results", tmp_path / "r")
-        assert (code, err) == (0, "") and out.startswith("record ") and record.stem in out.splitlines()[0]
+        assert (
+            (code, err) == (0, "")
+            and out.startswith("record ")
+            and record.stem in out.splitlines()[0]
+        )
         return out.splitlines()[2:]
 
     return run
@@ -37,15 +42,17 @@ def test_numbers_settings_and_what_made_them(shown):
         provenance={"versions": versions, "commit": commit},
     )
     numbers = (
-        ReadingRow(metric="perplexity", value=37.64317, unit="1", better="lower", stderr=2.45984, n=1200),
+        ReadingRow(
+            metric="perplexity", value=37.64317, unit="1", better="lower", stderr=2.45984, n=1200
+        ),
         ReadingRow(metric="bytes_packed", value=269030016.0, unit="B", better="lower"),
         ReadingRow(metric="tokens_per_s", value=702.679, unit="tokens/s", better="higher", n=12),
     )
 
     assert facts(shown(record, *numbers)) == {
         "model": "tiny", "method": "sparsegpt", "pattern": "2:4", "quantizer": "none", "seed": "0",
-        "measure": "perplexity", "protocol": "wiki-mini@128", "calibration": "c4@512x32", "targets": "*",
-        "dtype": "float32", "device": "cpu", "threads": "2", "status": "ok",
+        "measure": "perplexity", "protocol": "wiki-mini@128", "calibration": "c4@512x32",
+        "targets": "*", "dtype": "float32", "device": "cpu", "threads": "2", "status": "ok",
         "perplexity": "37.6 ± 2.5, standard error over 1,200", "bytes packed": "269.0 MB",
         "tokens per s": "702.7 tokens/s", "took": "3.3 min to make, 27 s to measure, 1.7 GB",
         "recorded": "2026-01-01T00:00:00Z", "commit": "0123456789ab, changed since",
@@ -59,6 +66,10 @@ def test_one_that_failed_has_its_reason_and_its_traceback(shown, tmp_path, cli):
     )
     lines = shown(record)
 
-    assert facts(lines)["status"] == "failed: it is odd" and lines[-3:] == ["Traceback:", "  line 1", "OddError"]
+    assert facts(lines)["status"] == "failed: it is odd" and lines[-3:] == [
+        "Traceback:",
+        "  line 1",
+        "OddError",
+    ]
     whole = json.loads(cli("show", record.short_key, "--results", tmp_path / "r", "--json")[1])
     assert whole == json.loads(record.model_dump_json())

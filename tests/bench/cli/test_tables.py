@@ -9,8 +9,9 @@ from bench.cli.tables import arrange, print_table
 from helpers import terminal
 
 CELLS = [
-    "45.71 ± 0.20 (4 of 5 seeds)", "×1.0000 [0.9849, 1.0117]", "48.0% (42.9% to 53.2%) wiki", "漢字漢字 漢字", "a", "–", "",
-    "failed: ValueError: expected 4 tensors, found 3 in model.safetensors", "00e408943a10", "wiki_continuation@1.0",
+    "45.71 ± 0.20 (4 of 5 seeds)", "×1.0000 [0.9849, 1.0117]", "48.0% (42.9% to 53.2%) wiki",
+    "漢字漢字 漢字", "a", "–", "", "failed: ValueError: expected 4 tensors, found 3 in model.safetensors",
+    "00e408943a10", "wiki_continuation@1.0",
 ]  # fmt: skip
 
 
@@ -33,11 +34,18 @@ def test_nothing_is_lost_and_no_line_is_too_long(printed, width):
     for _ in range(15):
         count = draw.randrange(1, 12)
         rows = [[draw.choice(CELLS) for _ in range(count)] for _ in range(3)]
-        lines = printed(width, [f"column {i}" for i in range(count)], rows, [draw.random() < 0.5 for _ in range(count)])
+        lines = printed(
+            width,
+            [f"column {i}" for i in range(count)],
+            rows,
+            [draw.random() < 0.5 for _ in range(count)],
+        )
 
         assert all(cell_len(line) <= width for line in lines), lines
         words = " ".join(lines).split()
-        assert not [word for row in rows for cell in row for word in cell.split() if word not in words], lines
+        assert not [
+            word for row in rows for cell in row for word in cell.split() if word not in words
+        ], lines
 
 
 @pytest.mark.parametrize(
@@ -58,7 +66,14 @@ def test_columns_move_to_another_line_where_they_do_not_fit(natural, width, line
 
 def test_short_words_of_a_header_are_wrapped_before_a_column_moves_to_another_line(printed):
     """The table of `bench run --measures perplexity,size` on a terminal of 80 columns."""
-    headers = ["method", "pattern", "perplexity wiki-mini@128x2", "sparsity", "violated groups", "bytes packed"]
+    headers = [
+        "method",
+        "pattern",
+        "perplexity wiki-mini@128x2",
+        "sparsity",
+        "violated groups",
+        "bytes packed",
+    ]
     row = ["wanda (3 seeds)", "2:4", "55.3 ± 1.4", "0.5", "0", "2.2 MB", "17"]
     lines = printed(80, [*headers, "bits per weight"], [row], [False, False, *[True] * 5])
 

@@ -1,4 +1,5 @@
-"""Output of commands in a terminal of 80 columns, as files to be reviewed: tests/bench/cli/terminal/.
+"""Output of commands in a terminal of 80 columns, as files to be reviewed:
+tests/bench/cli/terminal/.
 
 `pytest tests/bench/cli/test_terminal_output.py --write-terminal` writes them again.
 """
@@ -37,7 +38,9 @@ COMMANDS = {
 }
 
 
-UNREACHABLE = "timed out; models and corpora must be in the cache, in a mirror or on the package index"
+UNREACHABLE = (
+    "timed out; models and corpora must be in the cache, in a mirror or on the package index"
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +55,34 @@ def data(tmp_path_factory):
         root = home / "results" / side
         about = {"made": side, "provenance": {"commit": {"id": side[0] * 40, "dirty": False}}}
         fake_records.perplexity(root, method="dense", **about)
-        fake_records.perplexity(root, loss, method="magnitude + retrain:from=magnitude", noise=1, **about)
-        fake_records.perplexity(root, loss / 20, method="sparsegpt", seed=0, noise=len(side), **about)
+        fake_records.perplexity(
+            root, loss, method="magnitude + retrain:from=magnitude", noise=1, **about
+        )
+        fake_records.perplexity(
+            root, loss / 20, method="sparsegpt", seed=0, noise=len(side), **about
+        )
         fake_records.accuracy(root, int(loss * 1000), 2, method="wanda", seed=0, **about)
-        fake_records.counted(root, "bytes_packed", 2.2e6, method="wanda", seed=0, measure="size", unit="B", **about)
+        fake_records.counted(
+            root, "bytes_packed", 2.2e6, method="wanda", seed=0, measure="size", unit="B", **about
+        )
     (home / "results/ended/records").mkdir(parents=True)
-    about = {"host": "node7", "executor": "ray", "code": "1.2.0 (code 0123abcd)", "started": 1e9, "updated": 1e9 + 4000}
-    ended = {"ended": 1e9 + 4000, "total": 120, "known": 20, "tried": {"ok": 97, "failed": 2, "skipped": 1}}
+    about = {
+        "host": "node7",
+        "executor": "ray",
+        "code": "1.2.0 (code 0123abcd)",
+        "started": 1e9,
+        "updated": 1e9 + 4000,
+    }
+    ended = {
+        "ended": 1e9 + 4000,
+        "total": 120,
+        "known": 20,
+        "tried": {"ok": 97, "failed": 2, "skipped": 1},
+    }
     write_status(home / "results/ended", RunStatus(name="a", **about, **ended))
-    fake_records.failed(home / "results/after", "ValueError: expected 4 tensors, found 3", method="maskllm")
+    fake_records.failed(
+        home / "results/after", "ValueError: expected 4 tensors, found 3", method="maskllm"
+    )
     baseline.write(resolve.read(home / "results/before"), home / "results/baselines/main.zip")
     return home
 
@@ -81,35 +103,59 @@ def _wide(root):
         ("sparsegpt + finetune:rank=8", "2:4", "llmcompressor-gptq", 0.2),
     )
     for method, pattern, quantizer, loss in rows:
-        about = {"method": method, "seed": 0, "identity": {"pattern": pattern, "quantizer": quantizer}}
-        fake_records.perplexity(root, loss, protocol="wikitext2-stripped@2048x128", noise=1, **about)
+        about = {
+            "method": method,
+            "seed": 0,
+            "identity": {"pattern": pattern, "quantizer": quantizer},
+        }
+        fake_records.perplexity(
+            root, loss, protocol="wikitext2-stripped@2048x128", noise=1, **about
+        )
         for task in ("arc_challenge", "hellaswag", "wiki_continuation"):
             fake_records.accuracy(root, int(1000 * loss), protocol=f"{task}@1.0x1000", **about)
         beside = {"bits_per_weight": 9.125, "sparsity": 0.5}
-        fake_records.counted(root, "bytes_packed", 176.1e6, measure="size", unit="B", beside=beside, **about)
-    fake_records.failed(root, "ValueError: expected 4 tensors, found 3 in model.safetensors", method="alps", seed=0)
+        fake_records.counted(
+            root, "bytes_packed", 176.1e6, measure="size", unit="B", beside=beside, **about
+        )
+    fake_records.failed(
+        root, "ValueError: expected 4 tensors, found 3 in model.safetensors", method="alps", seed=0
+    )
 
 
 def _equal(root):
-    for method, pattern, quantizer, bits in (("dense", "dense", "int8", 8.1), ("sparsegpt", "2:4", "none", 9.0)):
+    for method, pattern, quantizer, bits in (
+        ("dense", "dense", "int8", 8.1),
+        ("sparsegpt", "2:4", "none", 9.0),
+    ):
         about = {"method": method, "identity": {"pattern": pattern, "quantizer": quantizer}}
         fake_records.perplexity(root, 0.1, noise=1, **about)
         fake_records.counted(root, "bits_per_weight", bits, measure="size", **about)
 
 
 def _machine(monkeypatch):
-    shown = ("dense", "sparsegpt", "cast", "sparseml-magnitude")  # so that a new method changes no file
-    built_in = {kind: {n: e for n, e in s.items() if n in shown} for kind, s in registry.SECTIONS.items()}
+    shown = (
+        "dense",
+        "sparsegpt",
+        "cast",
+        "sparseml-magnitude",
+    )  # so that a new method changes no file
+    built_in = {
+        kind: {n: e for n, e in s.items() if n in shown} for kind, s in registry.SECTIONS.items()
+    }
     monkeypatch.setattr(registry, "entries", built_in.__getitem__)
     monkeypatch.setattr(estimate, "_flops", lambda: 1e11)
     memory = SimpleNamespace(available=24.1e9, total=25.3e9)
     monkeypatch.setattr(doctor, "psutil", SimpleNamespace(virtual_memory=lambda: memory))
     monkeypatch.setattr(doctor.devices, "resolve_device", lambda _: "cpu")
     monkeypatch.setattr(doctor.devices, "cores", lambda: 2)
-    monkeypatch.setattr(doctor.provenance, "machine", lambda: {"cpu": "AMD EPYC 9654 96-Core Processor"})
+    monkeypatch.setattr(
+        doctor.provenance, "machine", lambda: {"cpu": "AMD EPYC 9654 96-Core Processor"}
+    )
     monkeypatch.setattr(doctor, "cache_dir", lambda: Path("/home/ada/.cache/cast-bench"))
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=82.5e9))
-    monkeypatch.setattr(doctor.provenance, "describe_version", lambda: "0.1.0 (commit 0123456789ab)")
+    monkeypatch.setattr(
+        doctor.provenance, "describe_version", lambda: "0.1.0 (commit 0123456789ab)"
+    )
     extras = {
         "llmcompressor": {"llmcompressor": False},
         "onnx": {"onnx": True, "onnxscript": False},
@@ -117,7 +163,9 @@ def _machine(monkeypatch):
     }
     monkeypatch.setattr(doctor.packages, "extras", lambda: extras)
     monkeypatch.setattr(doctor, "_network", lambda: doctor._row("hub", "unreachable", UNREACHABLE))
-    monkeypatch.setattr(doctor, "_model", lambda name: doctor._row(f"model {name}", "ok", f"/usr/lib/assets/{name}"))
+    monkeypatch.setattr(
+        doctor, "_model", lambda name: doctor._row(f"model {name}", "ok", f"/usr/lib/assets/{name}")
+    )
 
 
 @pytest.mark.parametrize("name", COMMANDS)

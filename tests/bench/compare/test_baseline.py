@@ -80,13 +80,17 @@ def test_further_metrics_of_one_measure_stay_its_own(results, tmp_path):
     table = pd.read_parquet(path)
     table["acc_norm"] = 1.0 - table["value"]
     table.to_parquet(path, index=False)
-    found.items = ItemsFile(file=path.name, rows=len(table), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    found.items = ItemsFile(
+        file=path.name, rows=len(table), sha256=hashlib.sha256(path.read_bytes()).hexdigest()
+    )
     Store(results).write(found)
 
     side = read(baseline.write(read(results), tmp_path / "d.zip"))
 
     names = {
-        r.identity.measure: set(side.items(r).columns) for r in side.records if r.items and r.identity.method == "x"
+        r.identity.measure: set(side.items(r).columns)
+        for r in side.records
+        if r.items and r.identity.method == "x"
     }
     assert names == {"zeroshot": {"value", "acc_norm"}}
     (windows,) = [r for r in side.records if r.items and r.identity.measure == "perplexity"]
@@ -114,7 +118,10 @@ def garble(content):
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (bytes_of_zip(lambda content: content.__setitem__(slice(None), b"not a zip")), "cannot read"),
+        (
+            bytes_of_zip(lambda content: content.__setitem__(slice(None), b"not a zip")),
+            "cannot read",
+        ),
         (bytes_of_zip(garble), "cannot read"),
         (manifest(format=math.inf), "cannot read"),
         (zipped(lambda files: files.pop(baseline.ITEMS)), "cannot read"),

@@ -21,8 +21,9 @@ RIGHT_AFTER = (1, 1, 0, 0, 0, 0, 0, 0, 1, 0, 1, 1)
 def sample(number, right, prompt="p", **fields):
     """A line as lm-eval 0.4 writes it."""
     return {
-        "doc_id": number, "doc": {"question": f"q{number}"}, "filter": "none", "metrics": ["acc", "acc_norm"],
-        "doc_hash": f"d{number}", "prompt_hash": f"{prompt}{number}", "target_hash": "t", "acc": float(right),
+        "doc_id": number, "doc": {"question": f"q{number}"}, "filter": "none",
+        "metrics": ["acc", "acc_norm"], "doc_hash": f"d{number}",
+        "prompt_hash": f"{prompt}{number}", "target_hash": "t", "acc": float(right),
         "acc_norm": float(right),
     } | fields  # fmt: skip
 
@@ -60,7 +61,9 @@ def test_the_counts_are_those_of_a_few_lines(tmp_path, output):
     (row, _) = compare(before, after, CompareSettings(), exploratory=True, every_metric=True).rows
     assert (row.estimate.lost, row.estimate.gained, row.estimate.n) == (lost, gained, 12)
     assert row.estimate.p == mcnemar_p(lost, gained)
-    assert (row.estimate.low, row.estimate.high) == tango_interval(lost, gained, 12, CompareSettings().alpha)
+    assert (row.estimate.low, row.estimate.high) == tango_interval(
+        lost, gained, 12, CompareSettings().alpha
+    )
 
 
 def test_only_questions_of_both_with_one_prompt_are_paired(tmp_path):
@@ -71,7 +74,9 @@ def test_only_questions_of_both_with_one_prompt_are_paired(tmp_path):
 
     before, after, notes = elsewhere.pair(a, b)
 
-    assert notes == ("piqa: 7 questions pair; 1 have another prompt or answer; 4 only before; 2 only after",)
+    assert notes == (
+        "piqa: 7 questions pair; 1 have another prompt or answer; 4 only before; 2 only after",
+    )
     (was,), (now,) = before.records, after.records
     assert was.readings[0].n == now.readings[0].n == 7
     assert was.readings[0].value == pytest.approx(sum(RIGHT_BEFORE[1:8]) / 7)
@@ -88,7 +93,9 @@ def test_only_questions_of_both_with_one_prompt_are_paired(tmp_path):
 def test_what_cannot_be_paired_is_said_for_the_task(change, said, tmp_path, cli):
     prompt = {"prompt": change.pop("prompt")} if "prompt" in change else {}
     a = answers(tmp_path / "a", RIGHT_BEFORE)
-    b = folder(tmp_path / "b", [sample(i, x, **prompt) for i, x in enumerate(RIGHT_AFTER)], **change)
+    b = folder(
+        tmp_path / "b", [sample(i, x, **prompt) for i, x in enumerate(RIGHT_AFTER)], **change
+    )
 
     code, out, err = cli("compare", str(a), str(b))
 
@@ -99,14 +106,29 @@ def test_what_cannot_be_paired_is_said_for_the_task(change, said, tmp_path, cli)
 
 @pytest.mark.parametrize(("asked", "passes"), [(240, True), (239, False)])
 def test_a_gate_needs_every_question_of_the_baseline(asked, passes, tmp_path, cli):
-    a, b = answers(tmp_path / "a", RIGHT_BEFORE * 20), answers(tmp_path / "b", (RIGHT_BEFORE * 20)[:asked])
-    folder(a, [sample(i, x) for i, x in enumerate(RIGHT_BEFORE)], task="boolq", stamp="2026-01-02T00-00-00.0")
-    folder(b, [sample(i, x) for i, x in enumerate(RIGHT_BEFORE)], task="boolq", stamp="2026-01-02T00-00-00.0")
+    a, b = (
+        answers(tmp_path / "a", RIGHT_BEFORE * 20),
+        answers(tmp_path / "b", (RIGHT_BEFORE * 20)[:asked]),
+    )
+    folder(
+        a,
+        [sample(i, x) for i, x in enumerate(RIGHT_BEFORE)],
+        task="boolq",
+        stamp="2026-01-02T00-00-00.0",
+    )
+    folder(
+        b,
+        [sample(i, x) for i, x in enumerate(RIGHT_BEFORE)],
+        task="boolq",
+        stamp="2026-01-02T00-00-00.0",
+    )
 
     code, out, err = cli("gate", "--baseline", str(a), "--results", str(b))
 
     assert (code == 0) is passes, err
-    assert passes or (code == 1 and f"{asked} questions pair; {240 - asked} only before" in " ".join(out.split()))
+    assert passes or (
+        code == 1 and f"{asked} questions pair; {240 - asked} only before" in " ".join(out.split())
+    )
     assert cli("compare", str(a), str(b))[0] == 0
 
 
@@ -115,7 +137,9 @@ def test_a_log_likelihood_is_no_perplexity(tmp_path, cli):
     higher = {"higher_is_better": {"lambada": {"perplexity": False, "acc": True}}}
     for name, worse in (("a", 0.0), ("b", 0.3)):
         rows = [
-            sample(i, 1, metrics=["perplexity", "acc"], perplexity=-1 - i / 100 - worse * (1 + i % 3))
+            sample(
+                i, 1, metrics=["perplexity", "acc"], perplexity=-1 - i / 100 - worse * (1 + i % 3)
+            )
             for i in range(60)
         ]
         folder(tmp_path / name, rows, task="lambada", **higher)
@@ -143,7 +167,12 @@ def test_an_import_beside_own_records_is_no_other_model(tmp_path, cli):
 
     for task in ("piqa", "arc"):
         folder(tmp_path / task, [sample(i, x) for i, x in enumerate(RIGHT_BEFORE)], task=task)
-        assert cli("import", str(tmp_path / task), "--model", "tiny", "--results", str(tmp_path / "r"))[0] == 0
+        assert (
+            cli(
+                "import", str(tmp_path / task), "--model", "tiny", "--results", str(tmp_path / "r")
+            )[0]
+            == 0
+        )
 
     assert check_folder(tmp_path / "r").problems == ()
 
@@ -157,11 +186,19 @@ def test_two_models_in_a_folder_are_refused(tmp_path):
 
 
 def test_a_question_that_occurs_twice_and_filters(tmp_path):
-    rows = [sample(0, 1), sample(0, 0), sample(0, 1, filter="strict", metrics=["exact_match"], exact_match=1.0)]
+    rows = [
+        sample(0, 1),
+        sample(0, 0),
+        sample(0, 1, filter="strict", metrics=["exact_match"], exact_match=1.0),
+    ]
     found = elsewhere.read(folder(tmp_path / "a", rows))["piqa"]
 
     assert [q.document for q in found.scores] == ["d0", "d0#1"]
-    assert found.scores[next(iter(found.scores))] == {"acc": 1.0, "acc_norm": 1.0, "exact_match_strict": 1.0}
+    assert found.scores[next(iter(found.scores))] == {
+        "acc": 1.0,
+        "acc_norm": 1.0,
+        "exact_match_strict": 1.0,
+    }
 
 
 def test_old_samples_without_hashes_are_paired_by_content(tmp_path):
@@ -185,7 +222,11 @@ def test_the_newest_run_counts(tmp_path):
     ("file", "content", "said"),
     [
         ("samples_piqa_2026-01-01T00-00-00.0.jsonl", "{", "line 1 is no sample of lm-eval"),
-        ("samples_piqa_2026-01-01T00-00-00.0.jsonl", '{"filter": "none"}', "line 1 is no sample of lm-eval"),
+        (
+            "samples_piqa_2026-01-01T00-00-00.0.jsonl",
+            '{"filter": "none"}',
+            "line 1 is no sample of lm-eval",
+        ),
         ("results_2026-01-01T00-00-00.0.json", "[]", "cannot be read as results"),
         ("results_2026-01-01T00-00-00.0.json", '{"results": {}}', "--log_samples"),
     ],
@@ -221,7 +262,9 @@ def test_an_imported_folder_is_a_row_of_a_leaderboard(tmp_path, cli, output):
 
 
 def test_an_import_needs_a_name(tmp_path, refused):
-    assert "--model" in refused("import", str(answers(tmp_path / "a", RIGHT_BEFORE)), "--results", str(tmp_path / "r"))
+    assert "--model" in refused(
+        "import", str(answers(tmp_path / "a", RIGHT_BEFORE)), "--results", str(tmp_path / "r")
+    )
 
 
 @pytest.mark.parametrize("higher", ["x", [1]])
@@ -245,4 +288,6 @@ def test_a_file_without_an_end(name, tmp_path):
 def test_a_name_that_no_record_can_have(tmp_path, refused):
     folder(tmp_path / "in", [sample(0, 1)])
 
-    assert "cannot be a record" in refused("import", tmp_path / "in", "--model", "m\udcff", "--results", tmp_path / "r")
+    assert "cannot be a record" in refused(
+        "import", tmp_path / "in", "--model", "m\udcff", "--results", tmp_path / "r"
+    )

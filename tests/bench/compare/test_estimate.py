@@ -20,7 +20,8 @@ TOKENS = 10.0
 
 
 def simulate(rng, effect=0.0, articles=30, seeds=3, article_sd=1.0, seed_sd=0.0):
-    """NLL sums of two methods, [seeds, windows]; the second's are the first's plus an effect that varies between articles."""
+    """NLL sums of two methods, [seeds, windows]; the second's are the first's plus an effect that
+    varies between articles."""
     own = np.repeat(rng.normal(0, article_sd, articles), WINDOWS)
     base = rng.normal(30, 5, articles * WINDOWS)
     shifts = [rng.normal(0, seed_sd) + rng.normal(0, 1, len(base)) for _ in range(seeds)]
@@ -32,14 +33,25 @@ def estimate_change(before, after, windows=None, noise=None):
     scores = {}
 
     def measured(method, sums, ids):
-        records = tuple(fake_records.record(method, seed, readings=[READING]) for seed in range(len(sums)))
-        articles, weights = np.array([str(i // WINDOWS) for i in range(len(ids))]), np.full(len(ids), TOKENS)
-        scores.update((r.key, Items(ids, articles, weights, {"value": s})) for r, s in zip(records, sums, strict=True))
+        records = tuple(
+            fake_records.record(method, seed, readings=[READING]) for seed in range(len(sums))
+        )
+        articles, weights = (
+            np.array([str(i // WINDOWS) for i in range(len(ids))]),
+            np.full(len(ids), TOKENS),
+        )
+        scores.update(
+            (r.key, Items(ids, articles, weights, {"value": s}))
+            for r, s in zip(records, sums, strict=True)
+        )
         return records
 
     ids = np.arange(before.shape[1]).astype(str)
     pair = MetricPair(
-        "", "perplexity", measured("a", before, ids), measured("b", after, ids if windows is None else windows)
+        "",
+        "perplexity",
+        measured("a", before, ids),
+        measured("b", after, ids if windows is None else windows),
     )
     results = ResultSet("", (), lambda record: scores[record.key])
     return estimate.estimate_pair(pair, results, results, 0.05, noise)
@@ -47,7 +59,8 @@ def estimate_change(before, after, windows=None, noise=None):
 
 @pytest.mark.parametrize("deviation", [0.5, 5.0])
 def test_an_interval_that_the_noise_between_seeds_makes_endless_says_nothing(deviation):
-    """Student's t of one degree of freedom is 12.7, so a noise of 5 nats gives ratios up to e^64."""
+    """Student's t of one degree of freedom is 12.7, so a noise of 5 nats gives ratios up to
+    e^64."""
     before, after = simulate(np.random.default_rng(0), seeds=1)
 
     got = estimate_change(before, after, noise=SeedNoise(deviation**2, freedom=1))
@@ -66,16 +79,20 @@ def test_value_is_the_difference_of_the_means_per_token():
 
 
 def answers(before, after, articles, bits=None):
-    """The change of an accuracy: before, after: 0 or 1 for each question; articles: of each; bits: of all, on both sides."""
+    """The change of an accuracy: before, after: 0 or 1 for each question; articles: of each; bits:
+    of all, on both sides."""
     reading = ReadingRow(metric="acc", value=1.0, unit="1", better="higher", stderr=0.1)
-    one, other = (fake_records.record(method, measure="zeroshot", readings=[reading]) for method in ("a", "b"))
+    one, other = (
+        fake_records.record(method, measure="zeroshot", readings=[reading]) for method in ("a", "b")
+    )
     ids, weights = np.arange(len(before)).astype(str), np.ones(len(before))
     scores = {
         r.key: Items(
             ids,
             np.array(articles).astype(str),
             weights,
-            {"value": np.array(values, dtype=float)} | ({"bits": 0.5 * bits[side] * weights} if bits else {}),
+            {"value": np.array(values, dtype=float)}
+            | ({"bits": 0.5 * bits[side] * weights} if bits else {}),
         )
         for side, (r, values) in enumerate(((one, before), (other, after)))
     }
@@ -86,27 +103,36 @@ def answers(before, after, articles, bits=None):
 def test_questions_of_one_article_are_not_independent():
     """Twelve are lost: of one article, which one change can do; or one of each of twelve."""
     articles, right = np.repeat(np.arange(13), 12), np.ones(13 * 12)
-    of_one, of_twelve = (np.where(lost, 0, right) for lost in (articles == 3, np.arange(len(right)) % 13 == 0))
+    of_one, of_twelve = (
+        np.where(lost, 0, right) for lost in (articles == 3, np.arange(len(right)) % 13 == 0)
+    )
 
     one, twelve = (answers(right, after, articles) for after in (of_one, of_twelve))
 
     assert one.p > 0.3 and one.low < one.value < 0 < one.high
     assert twelve.p < 0.01 and twelve.high < 0
-    assert [(e.lost, e.gained, e.n, e.unit) for e in (one, twelve)] == [(12, 0, 156, "questions")] * 2
+    assert [(e.lost, e.gained, e.n, e.unit) for e in (one, twelve)] == [
+        (12, 0, 156, "questions")
+    ] * 2
 
 
 @pytest.mark.parametrize("lost", [1, 2])
 def test_few_changed_answers_have_an_interval_that_can_be(lost):
     """A bootstrap over articles has none here: many of its draws hold no change."""
     articles, right = np.repeat(np.arange(13), 12), np.ones(13 * 12)
-    found = answers(right, np.where(np.arange(len(right)) < 12 * lost, np.arange(len(right)) % 12 > 0, right), articles)
+    found = answers(
+        right,
+        np.where(np.arange(len(right)) < 12 * lost, np.arange(len(right)) % 12 > 0, right),
+        articles,
+    )
 
     assert found.lost == lost and -0.1 < found.low < 0 < found.high < 0.1 and found.p > 0.3
 
 
 @pytest.mark.parametrize("count", [2, 4, 7])
 def test_questions_of_few_articles_are_dependent_too(count):
-    """McNemar's test alone finds a difference in 13% of pairs of equal models, if seven articles have 40 questions each."""
+    """McNemar's test alone finds a difference in 13% of pairs of equal models, if seven articles
+    have 40 questions each."""
     articles, right = np.repeat(np.arange(count), 12), np.ones(count * 12)
 
     assert answers(right, np.where(articles == 1, 0, right), articles).p > 0.3
@@ -138,11 +164,17 @@ def test_seeds_with_unequal_numbers_of_items_are_not_compared(tmp_path, measure,
             record = fake_records.record(method, seed, measure=measure)
             items = [Item(str(i), str(i // WINDOWS), 1.0 + i, 1.0) for i in range(count)]
             items[0] = items[0]._replace(value=1.5 if method == "a" else 2.5)
-            value, stderr = (np.median([item.value for item in items]), None) if unit == "s" else (1.0, 0.1)
-            reading = ReadingRow(metric=measure, value=value, unit=unit, better="lower", stderr=stderr)
+            value, stderr = (
+                (np.median([item.value for item in items]), None) if unit == "s" else (1.0, 0.1)
+            )
+            reading = ReadingRow(
+                metric=measure, value=value, unit=unit, better="lower", stderr=stderr
+            )
             fake_records.put(tmp_path, record, items, [reading])
     results = read(tmp_path)
-    a, b = (tuple(r for r in results.records if r.identity.method == method) for method in ("a", "b"))
+    a, b = (
+        tuple(r for r in results.records if r.identity.method == method) for method in ("a", "b")
+    )
 
     with pytest.raises(estimate.NotComparable, match=why):
         estimate.estimate_pair(MetricPair("", measure, a, b), results, results, 0.05)

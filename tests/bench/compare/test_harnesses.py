@@ -27,11 +27,20 @@ def write(file, content):
 
 def lighteval(path, right, asked="Question"):
     general = {"model_name": "/home/me/models/mine", "lighteval_sha": "abc"}
-    about = {"config_general": general, "versions": {"mini|0": 0}, "results": {"mini|0": {"acc": 0.5}}}
+    about = {
+        "config_general": general,
+        "versions": {"mini|0": 0},
+        "results": {"mini|0": {"acc": 0.5}},
+    }
     write(path / f"results/mine/results_{DATE}.json", about)
     rows = [
         {
-            "doc": {"query": f"{asked} {i}", "instruction": None, "gold_index": 0, "choices": ["a", "b"]},
+            "doc": {
+                "query": f"{asked} {i}",
+                "instruction": None,
+                "gold_index": 0,
+                "choices": ["a", "b"],
+            },
             "metric": {"acc": float(x)},
         }
         for i, x in enumerate(right)
@@ -48,12 +57,18 @@ def evalscope(path, right, asked="Question"):
         "categories": [{"name": ["default"], "subsets": [{"name": "s", "is_aggregate": False}]}],
         "semantics": {"direction": "higher_is_better"},
     }
-    write(path / "reports/mine/mini.json", {"dataset_name": "mini", "model_name": "mine", "metrics": [metric]})
+    write(
+        path / "reports/mine/mini.json",
+        {"dataset_name": "mini", "model_name": "mine", "metrics": [metric]},
+    )
     rows = [
         {
             "index": i,
             "target": ["A"],
-            "messages": [{"role": "user", "content": f"{asked} {i}"}, {"role": "assistant", "content": f"answer {x}"}],
+            "messages": [
+                {"role": "user", "content": f"{asked} {i}"},
+                {"role": "assistant", "content": f"answer {x}"},
+            ],
             "sample_score": {"score": {"value": {"acc": float(x)}}},
         }
         for i, x in enumerate(right)
@@ -78,7 +93,10 @@ def every_eval_ever(path, right, asked="Question"):
         "evaluation_name": "mini",
         "metric_config": {"metric_name": "acc", "lower_is_better": False},
     }
-    about = {"eval_library": {"name": "lm_eval", "version": "0.4.13"}, "model_info": {"name": "org/mine"}}
+    about = {
+        "eval_library": {"name": "lm_eval", "version": "0.4.13"},
+        "model_info": {"name": "org/mine"},
+    }
     write(home / f"{UUID}.json", about | {"evaluation_results": [result]})
     rows = [
         {
@@ -129,9 +147,13 @@ def test_rows_of_a_leaderboard(harness, writer, tmp_path, cli, output):
 
     out = output("report", "--results", str(tmp_path / "theirs"))
     assert "theirs" in out and f"in {harness}" in " ".join(out.split())
-    output("import", str(tmp_path / "theirs"), "--results", str(tmp_path / "r"), "--method", "theirs")
+    output(
+        "import", str(tmp_path / "theirs"), "--results", str(tmp_path / "r"), "--method", "theirs"
+    )
     assert cli("check", str(tmp_path / "r"))[0] == 0
-    assert not re.search("/home/me", "".join(f.read_text() for f in (tmp_path / "r/records").glob("*.json")))
+    assert not re.search(
+        "/home/me", "".join(f.read_text() for f in (tmp_path / "r/records").glob("*.json"))
+    )
 
 
 @every_harness
@@ -201,8 +223,18 @@ OTHER_TYPES = {
     "subsets": ("EvalScope", SCOPE, ("metrics", 0, "categories", 0, "subsets"), [3]),
     "no text as model": ("EvalScope", SCOPE, ("model_name",), "\ud800"),
     "a result": ("Every Eval Ever", EEE, ("evaluation_results",), [1]),
-    "deep settings": ("Every Eval Ever", EEE, ("evaluation_results", 0, "generation_config"), nested(500)),
-    "long settings": ("Every Eval Ever", EEE, ("evaluation_results", 0, "generation_config"), "x" * 2**21),
+    "deep settings": (
+        "Every Eval Ever",
+        EEE,
+        ("evaluation_results", 0, "generation_config"),
+        nested(500),
+    ),
+    "long settings": (
+        "Every Eval Ever",
+        EEE,
+        ("evaluation_results", 0, "generation_config"),
+        "x" * 2**21,
+    ),
 }
 
 
@@ -224,12 +256,18 @@ def test_a_number_beyond_all_scores(tmp_path):
         elsewhere.read(tmp_path)
 
 
-LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
+LAUGHS = "a0: &a0 [x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30)
+)
 PAIRS = LAUGHS.replace("[", "!!omap [k: ").replace(", ", ", k: ")
-MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 30))
+MERGES = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 30)
+)
 
 
-@pytest.mark.parametrize("text", [LAUGHS, PAIRS, MERGES, "generation_config: &a [*a, *a]"], ids=lambda text: text[:30])
+@pytest.mark.parametrize(
+    "text", [LAUGHS, PAIRS, MERGES, "generation_config: &a [*a, *a]"], ids=lambda text: text[:30]
+)
 def test_settings_that_multiply(text, tmp_path):
     evalscope(tmp_path, BEFORE)
     (tmp_path / "configs/task_config.yaml").write_text(text)
@@ -240,7 +278,9 @@ def test_settings_that_multiply(text, tmp_path):
 
 def test_an_alias_is_no_fault(tmp_path):
     evalscope(tmp_path, BEFORE)
-    (tmp_path / "configs/task_config.yaml").write_text("a: &a {max_tokens: 8}\ngeneration_config: *a\n")
+    (tmp_path / "configs/task_config.yaml").write_text(
+        "a: &a {max_tokens: 8}\ngeneration_config: *a\n"
+    )
 
     (found,) = elsewhere.read(tmp_path).values()
     assert found.settings["generation_config"] == {"max_tokens": 8}
@@ -272,5 +312,8 @@ def test_a_text_that_a_dictionary_repeats(tmp_path, monkeypatch):
     monkeypatch.setattr("bench.compare.harnesses.lighteval.BATCH", 2**21)
     monkeypatch.setattr("bench.compare.harnesses.lighteval.MAX_UNPACKED", 2**24)
 
-    with limits(bytes_=2**28), pytest.raises(UserError, match=r"details of lighteval \(unpacks to more than"):
+    with (
+        limits(bytes_=2**28),
+        pytest.raises(UserError, match=r"details of lighteval \(unpacks to more than"),
+    ):
         elsewhere.read(tmp_path)

@@ -1,4 +1,5 @@
-"""Records without a pair, and pairs that cannot be compared: the verdict on each, and its reason."""
+"""Records without a pair, and pairs that cannot be compared: the verdict on each, and its
+reason."""
 
 import shutil
 
@@ -16,7 +17,11 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 @pytest.mark.parametrize(
     ("excepted", "failed"),
-    [((), {"prefill", "perplexity"}), (("latency",), {"perplexity"}), (("perplexity",), {"prefill"})],
+    [
+        ((), {"prefill", "perplexity"}),
+        (("latency",), {"perplexity"}),
+        (("perplexity",), {"prefill"}),
+    ],
 )
 def test_what_cannot_be_compared_fails_unless_it_is_excepted(roots, excepted, failed):
     fake_records.latency(roots[0])
@@ -27,7 +32,10 @@ def test_what_cannot_be_compared_fails_unless_it_is_excepted(roots, excepted, fa
     found = compare(*(read(r) for r in roots), settings.read(None, not_comparable=excepted))
 
     reasons = {r.metric: r.reason for r in found.rows if r.verdict == "NOT_COMPARABLE"}
-    assert reasons.keys() == {"prefill", "perplexity"} and reasons["perplexity"] == "measured on different tokens"
+    assert (
+        reasons.keys() == {"prefill", "perplexity"}
+        and reasons["perplexity"] == "measured on different tokens"
+    )
     assert "EPYC" in reasons["prefill"] and "Xeon" in reasons["prefill"]
     assert {r.metric for r in found.failed} == failed
 
@@ -136,7 +144,10 @@ def test_one_name_for_two_contents_is_not_compared(make, key_inputs, reason, roo
 
 def test_a_timing_that_is_no_longer_reported_is_missing(roots):
     for root, kept in zip(roots, (2, 1), strict=True):
-        times = [ReadingRow(metric=name, value=1.0, unit="s", better="lower") for name in ("latency", "decode")]
+        times = [
+            ReadingRow(metric=name, value=1.0, unit="s", better="lower")
+            for name in ("latency", "decode")
+        ]
         items = [Item(str(i), str(i), 1.0, 1.0) for i in range(12)]
         about = {"measure": "latency", "protocol": "512", "token_digest": "", "made": str(kept)}
         fake_records.put(root, fake_records.record(**about), items, times[-kept:])

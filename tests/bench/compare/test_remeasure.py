@@ -20,13 +20,16 @@ def root(tmp_path_factory):
 def again(monkeypatch, change=lambda record: record):
     """Pretend that each record is measured again, with a change."""
     monkeypatch.setattr(
-        "bench.execution.runner.measure_again", lambda record, root: change(record.model_copy(deep=True))
+        "bench.execution.runner.measure_again",
+        lambda record, root: change(record.model_copy(deep=True)),
     )
 
 
 def moved(by, **fields):
     def change(record):
-        record.readings[0] = record.readings[0].model_copy(update={"value": record.readings[0].value * by})
+        record.readings[0] = record.readings[0].model_copy(
+            update={"value": record.readings[0].value * by}
+        )
         return record.model_copy(update=fields)
 
     return change
@@ -34,7 +37,9 @@ def moved(by, **fields):
 
 def narrowed(record):
     """Give it another standard error, as other items with the same mean have."""
-    record.readings[0] = record.readings[0].model_copy(update={"stderr": record.readings[0].stderr / 3})
+    record.readings[0] = record.readings[0].model_copy(
+        update={"stderr": record.readings[0].stderr / 3}
+    )
     return record
 
 
@@ -47,7 +52,11 @@ def narrowed(record):
         (moved(1.001, provenance={}), 0, "within tolerance"),
         (moved(1.02, provenance={}), 1, "differs"),
         (moved(1.001, key="0" * 64), 0, "within tolerance"),
-        (lambda record: record.model_copy(update={"status": "failed", "reason": "OOM"}), 1, "differs"),
+        (
+            lambda record: record.model_copy(update={"status": "failed", "reason": "OOM"}),
+            1,
+            "differs",
+        ),
         (lambda record: record.model_copy(update={"token_digest": "other"}), 1, "differs"),
     ],
 )
@@ -63,7 +72,10 @@ def test_verdicts(root, cli, monkeypatch, change, code, verdict):
 def test_all_folders_are_read_before_the_first_is_measured(root, tmp_path, cli, monkeypatch):
     again(monkeypatch, lambda record: pytest.fail("measured"))
     fake_records.perplexity(tmp_path / "small")
-    for other, said in (("typo", "typo"), ("small", "--remeasure 2 is more than the 1 records with a number")):
+    for other, said in (
+        ("typo", "typo"),
+        ("small", "--remeasure 2 is more than the 1 records with a number"),
+    ):
         code, _, err = cli("check", root, tmp_path / other, "--remeasure", 2)
         assert code == 2 and said in err
 
@@ -76,7 +88,9 @@ def test_a_stated_tolerance(root, cli, monkeypatch):
 
 def test_the_seed_chooses(root, cli, monkeypatch):
     again(monkeypatch)
-    chosen = {cli("check", root, "--remeasure", 1, "--seed", seed)[1] for seed in (0, 0, 1, 2, 3, 4)}
+    chosen = {
+        cli("check", root, "--remeasure", 1, "--seed", seed)[1] for seed in (0, 0, 1, 2, 3, 4)
+    }
 
     assert 1 < len(chosen) < 6
 
@@ -96,7 +110,12 @@ def test_what_cannot_be_measured_here(root, cli, monkeypatch):
 def test_another_recipe_is_said_and_not_measured(monkeypatch, tmp_path):
     """The typed method is the same, but the record's recipe had another learning rate."""
     monkeypatch.setattr("bench.execution.runner.execute", lambda *_: pytest.fail("it was measured"))
-    spec = {"models": ("tiny",), "methods": ("dense-ft",), "quantizers": ("none",), "measures": ("perplexity",)}
+    spec = {
+        "models": ("tiny",),
+        "methods": ("dense-ft",),
+        "quantizers": ("none",),
+        "measures": ("perplexity",),
+    }
     planned = make_plan(Spec(**spec | {"results": tmp_path})).measurements[-1]
     inputs = planned.key_inputs()
     (stage,) = inputs["stages"]
@@ -104,5 +123,7 @@ def test_another_recipe_is_said_and_not_measured(monkeypatch, tmp_path):
     record = fake_records.record(key_inputs=old, provenance={"commit": {"id": "c0ffee"}})
     record = record.model_copy(update={"identity": planned.identity})
 
-    with pytest.raises(UserError, match=r"^dense-ft of record \w+ has lr 0.5, and now .*: .* the code of c0ffee$"):
+    with pytest.raises(
+        UserError, match=r"^dense-ft of record \w+ has lr 0.5, and now .*: .* the code of c0ffee$"
+    ):
         measure_again(record, tmp_path)

@@ -16,7 +16,9 @@ from helpers import fake_records
 def itself(tmp_path):
     """A folder compared with itself."""
     fake_records.perplexity(tmp_path, method="wanda", seed=0)
-    fake_records.counted(tmp_path, "bytes_packed", 2.2e6, method="wanda", seed=0, measure="size", unit="B")
+    fake_records.counted(
+        tmp_path, "bytes_packed", 2.2e6, method="wanda", seed=0, measure="size", unit="B"
+    )
     results = resolve.read(tmp_path)
     return verdict.compare(results, results, settings.read(None))
 
@@ -38,17 +40,23 @@ def test_no_interval_is_spoken_of_where_nothing_was_sampled(itself):
 @pytest.mark.parametrize("loss", [0.0, 2.0])
 @pytest.mark.parametrize("windows", [2, 3])
 def test_an_interval_that_says_nothing_is_not_shown(tmp_path, monkeypatch, windows, loss):
-    """A bootstrap of two or three windows often draws one window many times, so its interval can be endless."""
+    """A bootstrap of two or three windows often draws one window many times, so its interval can be
+    endless."""
     monkeypatch.setattr(fake_records, "ARTICLES", windows)
     monkeypatch.setattr(fake_records, "WINDOWS", 1)
     fake_records.perplexity(tmp_path / "a")
     fake_records.perplexity(tmp_path / "b", loss, 0.2, made="b", noise=1)
-    found = verdict.compare(resolve.read(tmp_path / "a"), resolve.read(tmp_path / "b"), settings.read(None))
+    found = verdict.compare(
+        resolve.read(tmp_path / "a"), resolve.read(tmp_path / "b"), settings.read(None)
+    )
     (row,) = found.rows
     cells = render.cells(row)
     (said,) = json.loads(render.to_json(found))["rows"]
 
-    assert row.verdict == "INCONCLUSIVE" and (row.estimate.low, row.estimate.high) == (-math.inf, math.inf)
+    assert row.verdict == "INCONCLUSIVE" and (row.estimate.low, row.estimate.high) == (
+        -math.inf,
+        math.inf,
+    )
     assert cells["change"] == f"×{row.effect[0]:.4f}, no interval"
     assert cells["about"] == f"{windows} blocks of windows; too few for an interval: measure more"
     assert said["high"] is None and said["n_needed"] is None
@@ -56,7 +64,9 @@ def test_an_interval_that_says_nothing_is_not_shown(tmp_path, monkeypatch, windo
 
 
 def test_a_small_ratio_has_its_digits_and_from_0_there_is_no_ratio(tmp_path):
-    for k, (root, loss, count) in enumerate(((tmp_path / "a", 9.0, 0.0), (tmp_path / "b", 0.0, 1e9))):
+    for k, (root, loss, count) in enumerate(
+        ((tmp_path / "a", 9.0, 0.0), (tmp_path / "b", 0.0, 1e9))
+    ):
         fake_records.perplexity(root, loss, made=root.name, noise=k)
         fake_records.counted(root, "bytes_packed", count, made=root.name)
     found = verdict.compare(*(resolve.read(tmp_path / name) for name in "ab"), settings.read(None))
@@ -67,7 +77,9 @@ def test_a_small_ratio_has_its_digits_and_from_0_there_is_no_ratio(tmp_path):
 
 
 def test_a_figure_is_not_sure_of_a_value_without_an_interval():
-    figure = forest.draw_forest([("bare", Bound(1.3)), ("sure", Bound(1.3, 1.2, 1.4)), ("tied", Bound(1.3, 0.9, 1.4))])
+    figure = forest.draw_forest(
+        [("bare", Bound(1.3)), ("sure", Bound(1.3, 1.2, 1.4)), ("tied", Bound(1.3, 0.9, 1.4))]
+    )
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
 
     assert [dot.get_color() == drawing.BLUE for dot in dots] == [False, True, False]
@@ -75,7 +87,10 @@ def test_a_figure_is_not_sure_of_a_value_without_an_interval():
 
 def test_a_figure_that_leaves_rows_out_says_so_inside_its_edge():
     figure = forest.draw_forest(
-        [(f"sparsegpt + recon + retrain m{k}", Bound(1 + k / 10)) for k in range(forest.MAX_FOREST_ROWS + 1)]
+        [
+            (f"sparsegpt + recon + retrain m{k}", Bound(1 + k / 10))
+            for k in range(forest.MAX_FOREST_ROWS + 1)
+        ]
     )
     figure.canvas.draw()
     label = figure.axes[0].xaxis.label

@@ -20,7 +20,11 @@ def grid(rng, A=0.05, a=0.3, b=0.5, spread=0.02, articles=20, sizes=SIZES, budge
     for n in sizes:
         for d in budgets:
             excess = A * (n / n0) ** -a * (d / d0) ** -b * np.exp(rng.normal(0, spread))
-            out.append(GridRun(f"m{n:.0f}", int(n), int(d), tokens * excess * (1 + tilt - tilt.mean()), tokens))
+            out.append(
+                GridRun(
+                    f"m{n:.0f}", int(n), int(d), tokens * excess * (1 + tilt - tilt.mean()), tokens
+                )
+            )
     return out
 
 
@@ -48,11 +52,14 @@ def test_intervals_hold_the_truth_and_the_point_left_out():
 
 @pytest.mark.full
 def test_a_prediction_from_few_runs_holds_the_run_left_out():
-    """Three fitted runs leave one degree of freedom: with normal deviates, only 73 of 100 intervals held it."""
+    """Three fitted runs leave one degree of freedom: with normal deviates, only 73 of 100 intervals
+    held it."""
     rng = np.random.default_rng(1)
     hits = 0
     for _ in range(100):
-        _, held, predicted = scaling_law.predict_holdout(grid(rng, sizes=(1e5,), spread=0.06), draws=200)
+        _, held, predicted = scaling_law.predict_holdout(
+            grid(rng, sizes=(1e5,), spread=0.06), draws=200
+        )
         hits += predicted.low <= held.loss <= predicted.high
     assert 94 <= hits < 100
 
@@ -74,7 +81,9 @@ def test_one_size_has_no_exponent_of_size():
 
 
 def test_too_few_runs():
-    with pytest.raises(UserError, match="a law with 3 coefficients needs at least 4 runs, and there are 3"):
+    with pytest.raises(
+        UserError, match="a law with 3 coefficients needs at least 4 runs, and there are 3"
+    ):
         scaling_law.fit(grid(np.random.default_rng(4))[1::5])
 
 
@@ -92,10 +101,14 @@ def write(root, method, model, weights, tokens, values, seed=0, text="x", **more
     items = [Item(str(i), str(i // 2), v, 100.0) for i, v in enumerate(values)]
     value = float(np.exp(np.mean(values) / 100))
     loss = ReadingRow(metric="perplexity", value=value, unit="1", better="lower")
-    record = fake_records.record(method, seed, identity=labels, key_inputs=inputs, token_digest=text)
+    record = fake_records.record(
+        method, seed, identity=labels, key_inputs=inputs, token_digest=text
+    )
     fake_records.put(root, record, items, [loss])
     size = ReadingRow(metric="parameters", value=float(weights), unit="1", better="")
-    record = fake_records.record(method, seed, "size", "weights", identity=labels, key_inputs=inputs)
+    record = fake_records.record(
+        method, seed, "size", "weights", identity=labels, key_inputs=inputs
+    )
     fake_records.put(root, record, readings=[size])
 
 
@@ -105,10 +118,18 @@ def results(tmp_path):
     for weights in (1000, 4000, 16000):
         for tokens in (10_000, 40_000, 160_000):
             base = rng.normal(300, 10, 12)
-            cost = 100 * 0.05 * (weights / 4000) ** -0.3 * (tokens / 40_000) ** -0.4 * np.exp(rng.normal(0, 0.01))
+            cost = (
+                100
+                * 0.05
+                * (weights / 4000) ** -0.3
+                * (tokens / 40_000) ** -0.4
+                * np.exp(rng.normal(0, 0.01))
+            )
             write(tmp_path / "r", "dense-ft", f"m{weights}", weights, tokens, base)
             lost = base + cost + rng.normal(0, 0.01, 12)
-            write(tmp_path / "r", "cast", f"m{weights}", weights + 1, tokens, lost)  # the size is the control's
+            write(
+                tmp_path / "r", "cast", f"m{weights}", weights + 1, tokens, lost
+            )  # the size is the control's
     return tmp_path / "r"
 
 
@@ -140,14 +161,26 @@ def cell(tmp_path):
 @pytest.mark.parametrize(
     ("method", "other", "said"),
     [
-        ("cast", {"pattern": "1:4"}, r"runs of m1000 differ in pattern \(1:4, 2:4\): a law describes one"),
+        (
+            "cast",
+            {"pattern": "1:4"},
+            r"runs of m1000 differ in pattern \(1:4, 2:4\): a law describes one",
+        ),
         (
             "cast",
             {"calibration": "wiki-mini@128x8"},
             r"runs of m1000 differ in calibration \(.*wiki-mini@128x8.*\): a law",
         ),
-        ("cast", {"dtype": "bfloat16"}, r"runs of m1000 differ in dtype \(.*bfloat16.*\): a law describes one"),
-        ("dense-ft", {"device": "cuda"}, r"runs of m1000 differ in device \(.*cuda.*\): a law describes one"),
+        (
+            "cast",
+            {"dtype": "bfloat16"},
+            r"runs of m1000 differ in dtype \(.*bfloat16.*\): a law describes one",
+        ),
+        (
+            "dense-ft",
+            {"device": "cuda"},
+            r"runs of m1000 differ in device \(.*cuda.*\): a law describes one",
+        ),
         ("dense-ft", {"text": "y"}, "cast and dense-ft of m1000 were measured on different texts"),
     ],
 )

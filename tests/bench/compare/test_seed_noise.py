@@ -1,4 +1,5 @@
-"""The noise between seeds that an estimate from one seed is given: measured on rows of its kind, and where it comes from."""
+"""The noise between seeds that an estimate from one seed is given: measured on rows of its kind,
+and where it comes from."""
 
 import math
 
@@ -46,13 +47,17 @@ def test_rows_under_one_protocol_are_taken_alone_if_they_are_many(tmp_path, rows
     for i in range(rows):
         for protocol, gap in (("wikitext2@512x120", 0.02), ("wiki-mini@128", 0.04)):
             for seed in (0, 1):
-                fake_records.perplexity(tmp_path, gap * seed * 2**0.5, method=f"m{i}", seed=seed, protocol=protocol)
+                fake_records.perplexity(
+                    tmp_path, gap * seed * 2**0.5, method=f"m{i}", seed=seed, protocol=protocol
+                )
     found = read(tmp_path).records
-    protocol = next(r.identity.protocol for r in found if r.identity.protocol.label == "wikitext2@512x120")
-
-    assert SeedNoiseTable(found).of("tiny", "one-shot", PERPLEXITY, protocol).noise.deviation == pytest.approx(
-        deviation
+    protocol = next(
+        r.identity.protocol for r in found if r.identity.protocol.label == "wikitext2@512x120"
     )
+
+    assert SeedNoiseTable(found).of(
+        "tiny", "one-shot", PERPLEXITY, protocol
+    ).noise.deviation == pytest.approx(deviation)
 
 
 def test_a_kind_without_seeds_takes_rows_of_other_kinds(tmp_path):
@@ -60,10 +65,15 @@ def test_a_kind_without_seeds_takes_rows_of_other_kinds(tmp_path):
 
     noise, source = SeedNoiseTable(records(tmp_path, *rows)).of("tiny", "trained", PERPLEXITY)
 
-    assert noise.deviation == pytest.approx(0.02) and source == "trained 2% (from 1 other row with seeds)"
+    assert (
+        noise.deviation == pytest.approx(0.02)
+        and source == "trained 2% (from 1 other row with seeds)"
+    )
 
 
-def test_rounded_dense_rows_are_of_a_kind_by_their_bits_and_without_seeds_take_those_of_any_bits(tmp_path):
+def test_rounded_dense_rows_are_of_a_kind_by_their_bits_and_without_seeds_take_those_of_any_bits(
+    tmp_path,
+):
     def rounded(quantizer):
         return {"identity": {"pattern": "dense", "quantizer": quantizer}}
 
@@ -81,15 +91,26 @@ def test_rounded_dense_rows_are_of_a_kind_by_their_bits_and_without_seeds_take_t
         ("awq", "nvfp4", 4.5),
     ):
         fake_records.counted(
-            tmp_path, "bits_per_weight", bits, measure="size", method=method, seed=0, **rounded(quantizer)
+            tmp_path,
+            "bits_per_weight",
+            bits,
+            measure="size",
+            method=method,
+            seed=0,
+            **rounded(quantizer),
         )
     found = records(tmp_path, *rows)
     table = SeedNoiseTable(found)
     by_name = {(r.identity.quantizer, r.identity.measure): table.kind_of(r) for r in found}
 
-    assert by_name["int3-gptq", "perplexity"] == "dense 3-bit" and by_name["int8", "perplexity"] == "dense"
+    assert (
+        by_name["int3-gptq", "perplexity"] == "dense 3-bit"
+        and by_name["int8", "perplexity"] == "dense"
+    )
     assert table.of("tiny", "dense 3-bit", PERPLEXITY).noise.deviation == pytest.approx(0.2)
-    assert table.of("tiny", "dense 4-bit", PERPLEXITY).noise.variance == pytest.approx((0.02**2 + 0.04**2) / 2)
+    assert table.of("tiny", "dense 4-bit", PERPLEXITY).noise.variance == pytest.approx(
+        (0.02**2 + 0.04**2) / 2
+    )
     assert table.of("tiny", "transformed", PERPLEXITY).noise.deviation == 0
     noise, source = table.of("tiny", "dense", PERPLEXITY)
     assert noise.variance == pytest.approx((0.2**2 + 0.02**2 + 0.04**2) / 3)
@@ -103,7 +124,9 @@ def test_rows_that_are_destroyed_are_a_kind_of_their_own(tmp_path):
         ("magnitude", {0: 8.0, 1: 9.0, 2: 10.0}, {}),
         ("cast", {0: 1.0}, TRAINED),
     )
-    fake_records.counted(tmp_path, "bits_per_weight", 9.0, measure="size", method="magnitude", seed=2)
+    fake_records.counted(
+        tmp_path, "bits_per_weight", 9.0, measure="size", method="magnitude", seed=2
+    )
     found = records(tmp_path, *rows)
     table = SeedNoiseTable(found)
 
@@ -119,12 +142,17 @@ def test_without_seeds_it_is_assumed_and_settings_replace_it(tmp_path):
     noise, source = SeedNoiseTable(found).of("tiny", "one-shot", PERPLEXITY)
     given, _ = SeedNoiseTable(found, {"perplexity": 0.01}).of("tiny", "one-shot", PERPLEXITY)
 
-    assert noise.deviation == pytest.approx(metrics.find("perplexity").seed_noise) and math.isinf(noise.freedom)
+    assert noise.deviation == pytest.approx(metrics.find("perplexity").seed_noise) and math.isinf(
+        noise.freedom
+    )
     assert "assumed" in source and given.deviation == pytest.approx(0.01)
 
 
 def test_both_sides_of_a_pair_have_noise_if_both_have_a_seed(tmp_path):
-    known = {r.identity.method: r for r in records(tmp_path, ("wanda", {0: 0.0}, {}), ("ria", {0: 0.1}, {}))}
+    known = {
+        r.identity.method: r
+        for r in records(tmp_path, ("wanda", {0: 0.0}, {}), ("ria", {0: 0.1}, {}))
+    }
     (dense,) = records(tmp_path / "dense", ("dense", {None: 0.0}, {}))
     table = SeedNoiseTable([*known.values(), dense], {"perplexity": 0.01})
 
@@ -135,5 +163,7 @@ def test_both_sides_of_a_pair_have_noise_if_both_have_a_seed(tmp_path):
     a, b = (known["wanda"],), (known["ria"],)
     assert deviation((dense,), a) == pytest.approx(0.01)
     assert deviation(a, b) == pytest.approx(0.01 * 2**0.5)
-    assert deviation(a * 3, b * 3) == pytest.approx(0.01 * (2 / 3) ** 0.5)  # of means over three seeds
+    assert deviation(a * 3, b * 3) == pytest.approx(
+        0.01 * (2 / 3) ** 0.5
+    )  # of means over three seeds
     assert deviation((dense,), (dense,)) is None

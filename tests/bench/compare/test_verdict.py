@@ -1,4 +1,5 @@
-"""Each verdict of a gate, reached by a pair made for it; what fails it, and what only looks like it."""
+"""Each verdict of a gate, reached by a pair made for it; what fails it, and what only looks like
+it."""
 
 import numpy as np
 import pytest
@@ -19,10 +20,13 @@ pytestmark = pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize(
     ("loss", "spread", "expected"),
     [
-        (0.03, 0.01, "REGRESSION"), (0.001, 0.002, "OK"), (-0.03, 0.01, "IMPROVED"), (0.004, 0.02, "INCONCLUSIVE"),
+        (0.03, 0.01, "REGRESSION"),
+        (0.001, 0.002, "OK"),
+        (-0.03, 0.01, "IMPROVED"),
+        (0.004, 0.02, "INCONCLUSIVE"),
         (0.02, 0.2, "INCONCLUSIVE"),
     ],
-)  # fmt: skip
+)
 def test_perplexity(roots, loss, spread, expected):
     fake_records.perplexity(roots[0])
     fake_records.perplexity(roots[1], loss, spread, made="b", noise=1)
@@ -48,7 +52,8 @@ def test_a_regression_is_a_loss_beyond_the_margin_and_not_beyond_zero(roots):
 
 
 def test_one_seed_can_be_within_its_margin(roots):
-    """The noise between seeds alone is larger than the margin. OK is a statement on the seed that was run."""
+    """The noise between seeds alone is larger than the margin. OK is a statement on the seed that
+    was run."""
     fake_records.perplexity(roots[0], seed=0)
     fake_records.perplexity(roots[1], 0.001, 0.002, made="b", noise=1, seed=0)
 
@@ -91,7 +96,13 @@ def test_noise_alone_passes(roots):
 
 @pytest.mark.parametrize(
     ("lost", "gained", "expected"),
-    [(60, 5, "REGRESSION"), (3, 2, "OK"), (5, 60, "IMPROVED"), (22, 10, "INCONCLUSIVE"), (8, 0, "INCONCLUSIVE")],
+    [
+        (60, 5, "REGRESSION"),
+        (3, 2, "OK"),
+        (5, 60, "IMPROVED"),
+        (22, 10, "INCONCLUSIVE"),
+        (8, 0, "INCONCLUSIVE"),
+    ],
 )
 def test_accuracy(roots, lost, gained, expected):
     """8 lost of 1000 are a difference, by McNemar, and no regression: less than the margin."""
@@ -107,10 +118,12 @@ def test_accuracy(roots, lost, gained, expected):
 
 
 @pytest.mark.parametrize(
-    ("made", "loss", "expected"), [("ab", 0.0, "OK"), ("ab", 1e-4, "INCONCLUSIVE"), ("aa", 1e-4, "OK")]
+    ("made", "loss", "expected"),
+    [("ab", 0.0, "OK"), ("ab", 1e-4, "INCONCLUSIVE"), ("aa", 1e-4, "OK")],
 )
 def test_equal_answers_are_certain_if_the_models_are_known_to_be_equal(roots, made, loss, expected):
-    """Models are known to be equal by their weights, or by the losses of all windows. A refactoring then passes a strict gate."""
+    """Models are known to be equal by their weights, or by the losses of all windows. A refactoring
+    then passes a strict gate."""
     for k, root in enumerate(roots):
         about = {"made": "ab"[k], "artifact": made[k] * 64, "seed": 0}
         fake_records.accuracy(root, n=50, **about)
@@ -125,7 +138,9 @@ def test_equal_answers_of_two_models_with_equal_zeros_are_not_certain(roots):
     for k, root in enumerate(roots):
         about = {"made": "ab"[k], "artifact": "ab"[k] * 64}
         fake_records.accuracy(root, n=50, **about)
-        fake_records.counted(root, "sparsity", 0.5, items=layers, measure="size", protocol="weights", **about)
+        fake_records.counted(
+            root, "sparsity", 0.5, items=layers, measure="size", protocol="weights", **about
+        )
 
     assert verdict(roots)["acc"].verdict == "INCONCLUSIVE"
 
@@ -133,12 +148,23 @@ def test_equal_answers_of_two_models_with_equal_zeros_are_not_certain(roots):
 def test_scores_of_a_whole_task_are_not_compared_by_the_questions_of_another_metric(roots):
     right = [Item(f"q{i}", f"q{i}", float(i % 2 == 0), 1.0) for i in range(1000)]
     for root, value in zip(roots, (0.8, 0.3), strict=True):
-        f1, bleu = (ReadingRow(metric=m, value=value, unit="1", better="higher", n=1000) for m in ("f1", "bleu"))
+        f1, bleu = (
+            ReadingRow(metric=m, value=value, unit="1", better="higher", n=1000)
+            for m in ("f1", "bleu")
+        )
         with_f1 = fake_records.accuracy(root, made=value)
         fake_records.put(root, with_f1, right, [*with_f1.readings, f1])
-        fake_records.put(root, fake_records.record(measure="zeroshot", protocol="wmt@1.0", made=value), (), [bleu])
+        fake_records.put(
+            root,
+            fake_records.record(measure="zeroshot", protocol="wmt@1.0", made=value),
+            (),
+            [bleu],
+        )
 
-    found = {row.metric: row for row in compare(*(read(r) for r in roots), settings.read(None), exploratory=True).rows}
+    found = {
+        row.metric: row
+        for row in compare(*(read(r) for r in roots), settings.read(None), exploratory=True).rows
+    }
 
     assert found["acc"].verdict == "OK"
     assert {found[m].reason for m in ("f1", "bleu")} == {"it has no score for each item"}
@@ -157,7 +183,12 @@ def test_accuracy_over_seeds_counts_the_flips_of_all(roots):
 
 @pytest.mark.parametrize(
     ("factor", "spread", "expected"),
-    [(1.2, 0.01, "REGRESSION"), (1.0, 0.01, "OK"), (0.8, 0.01, "IMPROVED"), (1.06, 0.1, "INCONCLUSIVE")],
+    [
+        (1.2, 0.01, "REGRESSION"),
+        (1.0, 0.01, "OK"),
+        (0.8, 0.01, "IMPROVED"),
+        (1.06, 0.1, "INCONCLUSIVE"),
+    ],
 )
 def test_latency(roots, factor, spread, expected):
     fake_records.latency(roots[0], spread=spread)
@@ -204,7 +235,9 @@ def test_bytes_are_compared_by_ratio(roots):
     assert verdict(roots, margins={"bytes_packed": 0.001})["bytes_packed"].verdict == "REGRESSION"
 
 
-@pytest.mark.parametrize(("seeds", "expected"), [((-0.05, 0.0), "IMPROVED"), ((-0.06, 0.05), "REGRESSION")])
+@pytest.mark.parametrize(
+    ("seeds", "expected"), [((-0.05, 0.0), "IMPROVED"), ((-0.06, 0.05), "REGRESSION")]
+)
 def test_each_seed_of_the_same_key_is_reproduced(roots, seeds, expected):
     for seed, loss in enumerate(seeds):
         fake_records.perplexity(roots[0], seed=seed)
@@ -214,7 +247,9 @@ def test_each_seed_of_the_same_key_is_reproduced(roots, seeds, expected):
     assert row.verdict == expected and "not reproduced" in row.reason
 
 
-@pytest.mark.parametrize(("loss", "expected"), [(0.0, "OK"), (5e-5, "OK"), (3e-4, "REGRESSION"), (-3e-4, "IMPROVED")])
+@pytest.mark.parametrize(
+    ("loss", "expected"), [(0.0, "OK"), (5e-5, "OK"), (3e-4, "REGRESSION"), (-3e-4, "IMPROVED")]
+)
 def test_the_same_key_has_only_to_be_reproduced(roots, loss, expected):
     """3e-4 is far under the margin, and no reproduction."""
     fake_records.perplexity(roots[0])
@@ -228,7 +263,8 @@ def test_the_same_key_has_only_to_be_reproduced(roots, loss, expected):
 
 @pytest.mark.parametrize("other", [{"cpu": "Xeon"}, {"cpu_model": "6/143/8"}, {"isa": "AVX2"}])
 def test_the_same_key_on_another_machine_is_a_test_like_any_other(roots, other):
-    """Records with one key that differ are a fault on one CPU, and noise between two. A cloud gives several CPUs one name."""
+    """Records with one key that differ are a fault on one CPU, and noise between two. A cloud gives
+    several CPUs one name."""
     about = {"cpu": "EPYC", "cpu_model": "25/17/1", "isa": "AVX512", "device": None}
     fake_records.perplexity(roots[0], provenance={"machine": about})
     fake_records.perplexity(roots[1], 0.0, 0.002, noise=1, provenance={"machine": about | other})
@@ -242,7 +278,10 @@ def test_one_seed_of_a_method_with_seeds_is_judged_with_more_doubt(roots):
     fake_records.perplexity(roots[0], seed=0)
     fake_records.perplexity(roots[1], 0.01, 0.005, made="b", noise=1, seed=0)
 
-    row, trusting = verdict(roots)["perplexity"], verdict(roots, seed_noise={"perplexity": 0.0})["perplexity"]
+    row, trusting = (
+        verdict(roots)["perplexity"],
+        verdict(roots, seed_noise={"perplexity": 0.0})["perplexity"],
+    )
 
     assert (row.verdict, trusting.verdict) == ("INCONCLUSIVE", "REGRESSION")
     assert "1 calibration seed" in row.reason and row.required_n[1] == "seeds"
@@ -263,11 +302,14 @@ def test_a_family_asks_more_of_each(roots):
     assert among.adjusted > 0.05 > alone.adjusted
     explored = compare(*map(read, roots), settings.read(None), exploratory=True)
     (row,) = (r for r in explored.rows if r.metric == "perplexity")
-    assert row.verdict == "INCONCLUSIVE" and row.required_n[0] > row.estimate.n, "more than there are would decide"
+    assert row.verdict == "INCONCLUSIVE" and row.required_n[0] > row.estimate.n, (
+        "more than there are would decide"
+    )
 
 
 def test_a_gain_among_many_tests_needs_the_adjusted_p(roots):
-    """Its own interval is all gain, but its adjusted p is not below alpha: ranks say no difference, and so do verdicts."""
+    """Its own interval is all gain, but its adjusted p is not below alpha: ranks say no difference,
+    and so do verdicts."""
     fake_records.perplexity(roots[0])
     fake_records.perplexity(roots[1], -0.01, 0.025, made="b", noise=1)
     for i in range(9):
@@ -292,7 +334,11 @@ def test_a_gain_among_many_tests_needs_the_adjusted_p(roots):
 )
 def test_sparsity_counts_up_to_its_pattern(roots, pattern, before, after, expected):
     """Zeros above the required number come from rounding to few bits."""
-    about = {"better": "higher", "measure": "size", "identity": {"pattern": pattern, "quantizer": "int3-rtn"}}
+    about = {
+        "better": "higher",
+        "measure": "size",
+        "identity": {"pattern": pattern, "quantizer": "int3-rtn"},
+    }
     fake_records.counted(roots[0], "sparsity", before, **about)
     fake_records.counted(roots[1], "sparsity", after, made="b", **about)
 

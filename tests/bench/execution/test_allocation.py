@@ -1,4 +1,5 @@
-"""Shares of a budget: against all choices that there are, and in a model whose damages do not add up."""
+"""Shares of a budget: against all choices that there are, and in a model whose damages do not add
+up."""
 
 import itertools
 import json
@@ -38,7 +39,9 @@ def test_no_other_choices_within_the_budget_do_less_damage(table):
     damage, cost = table
     rows = np.arange(4)
     for budget in (cost.min(1).sum(), cost.mean(1).sum(), cost.max(1).sum()):
-        fitting = [c for c in itertools.product(range(3), repeat=4) if cost[rows, list(c)].sum() <= budget]
+        fitting = [
+            c for c in itertools.product(range(3), repeat=4) if cost[rows, list(c)].sum() <= budget
+        ]
         least = min(damage[rows, list(c)].sum() for c in fitting)
         chosen = solve(damage, cost, Budget(budget))
         assert cost[rows, chosen].sum() <= budget + 1e-9
@@ -73,15 +76,25 @@ def test_swaps_lower_what_is_measured_and_keep_the_budget():
 
 @pytest.mark.parametrize(
     ("choices", "budget", "key"),
-    [("int3-rtn,int8", ("--bits", "5"), "bits per weight"), ("1:4,2:4,dense", ("--kept", "0.5"), "kept")],
+    [
+        ("int3-rtn,int8", ("--bits", "5"), "bits per weight"),
+        ("1:4,2:4,dense", ("--kept", "0.5"), "kept"),
+    ],
 )
 def test_the_file_of_the_command_is_a_row(choices, budget, key, output, tmp_path, monkeypatch):
     runs.workers_here(monkeypatch)
     out = tmp_path / "a.json"
-    small = ("--set", "targets.include=*.0.mlp.*", "--set", "calibration.sequences=2", "--set", "threads=1")
+    small = (
+        "--set",
+        "targets.include=*.0.mlp.*",
+        "--set",
+        "calibration.sequences=2",
+        "--set",
+        "threads=1",
+    )
     said = output(
-        "allocate", "--choices", choices, *budget, "--tokens", "256", "--swaps", "2", *small, "--pruner", "magnitude",
-        "--device", "cpu", "--out", str(out), "--json",
+        "allocate", "--choices", choices, *budget, "--tokens", "256", "--swaps", "2", *small,
+        "--pruner", "magnitude", "--device", "cpu", "--out", str(out), "--json",
     )  # fmt: skip
     rows = {row["choice"]: row for row in json.loads(said)}
     worst, *_, best = choices.split(",")
@@ -91,10 +104,14 @@ def test_the_file_of_the_command_is_a_row(choices, budget, key, output, tmp_path
     assert set(linears.values()) <= set(choices.split(",")) and len(linears) == 3
 
     said = output(
-        "run", "--methods", "dense", "--quant", f"allocated:file={out}", "--measures", "size", *small,
-        "--device", "cpu", "--results", str(tmp_path / "r"), "--json",
+        "run", "--methods", "dense", "--quant", f"allocated:file={out}", "--measures", "size",
+        *small, "--device", "cpu", "--results", str(tmp_path / "r"), "--json",
     )  # fmt: skip
-    found = {r["metric"]: r["value"] for r in json.loads(said) if r["quantizer"] == f"allocated:file={out}"}
+    found = {
+        r["metric"]: r["value"]
+        for r in json.loads(said)
+        if r["quantizer"] == f"allocated:file={out}"
+    }
     assert found["bits_per_weight"] == pytest.approx(rows["allocated"]["bits per weight"], abs=1e-3)
     if key == "kept":
         assert 1 - found["sparsity"] == pytest.approx(rows["allocated"]["kept"], abs=5e-3)
@@ -105,12 +122,22 @@ def test_bits_of_a_pruned_method_have_its_mask(monkeypatch):
     runs.workers_here(monkeypatch)
     spec = runs.small("r", methods=("magnitude",), quantizers=("none",), measures=("size",))
     parsed = [LinearChoice.parse("int8")]
-    problem = _Problem(allocation._artifacts(spec, parsed, "sparsegpt"), ["int8"], parsed, lambda _: None)
+    problem = _Problem(
+        allocation._artifacts(spec, parsed, "sparsegpt"), ["int8"], parsed, lambda _: None
+    )
 
     assert ((problem.bits > 5) & (problem.bits < 5.5)).all() and (problem.kept == 1).all()
 
 
 def test_a_budget_below_the_smallest_choices_is_a_sentence(refused, tmp_path, monkeypatch):
     monkeypatch.setattr(allocation._Problem, "make", lambda *_: pytest.fail("said after the work"))
-    line = ("allocate", "--choices", "int4-gptq,int8", "--bits", "4", "--out", str(tmp_path / "a.json"))
+    line = (
+        "allocate",
+        "--choices",
+        "int4-gptq,int8",
+        "--bits",
+        "4",
+        "--out",
+        str(tmp_path / "a.json"),
+    )
     assert "--bits 4 is below the 4.209 bits of the smallest choices" in refused(*line)

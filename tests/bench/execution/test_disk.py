@@ -1,4 +1,5 @@
-"""What ends a run: the message names the disk that is full, and results that vanished are noticed."""
+"""What ends a run: the message names the disk that is full, and results that vanished are
+noticed."""
 
 import errno
 import shutil
@@ -39,7 +40,10 @@ def test_results_in_the_cache_are_none_of_the_users(cache, monkeypatch):
     monkeypatch.setattr(disk, "NEARLY_FULL", 0)
 
     assert f"full (the cache {cache}): free" in disk.describe_full_disk(full(), cache / "tmp/prune")
-    assert disk.describe_full_disk(full()) == "the disk is full: free some space, then run the same command again"
+    assert (
+        disk.describe_full_disk(full())
+        == "the disk is full: free some space, then run the same command again"
+    )
 
 
 @pytest.mark.parametrize(("place", "word"), [("cache", "the cache"), ("r", "the results")])
@@ -47,16 +51,24 @@ def test_without_a_file_the_place_without_space_is_named(cache, tmp_path, monkey
     """safetensors names none."""
     nowhere = tmp_path / place
     (tmp_path / "r").mkdir()
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=0 if path == nowhere else 2**40))
+    monkeypatch.setattr(
+        disk.shutil,
+        "disk_usage",
+        lambda path: SimpleNamespace(free=0 if path == nowhere else 2**40),
+    )
 
-    assert disk.describe_full_disk(full(), tmp_path / "r").startswith(f"the disk is full ({word} {tmp_path / place}): ")
+    assert disk.describe_full_disk(full(), tmp_path / "r").startswith(
+        f"the disk is full ({word} {tmp_path / place}): "
+    )
 
 
 def test_where_no_place_is_full_both_are_named(cache, monkeypatch):
     """A quota, for example."""
     monkeypatch.setattr(disk, "NEARLY_FULL", 0)
 
-    assert f"full (the cache {cache} or the results r)" in disk.describe_full_disk(full(), Path("r"))
+    assert f"full (the cache {cache} or the results r)" in disk.describe_full_disk(
+        full(), Path("r")
+    )
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -73,9 +85,13 @@ def test_results_that_vanish_end_the_run(tmp_path, cli, monkeypatch, again):
 
     monkeypatch.setattr(store, "PATIENCE_S", 0.5)
     monkeypatch.setattr("bench.execution.processes.WorkerProcesses.start", lambda *_: Deleting())
-    code, _, err = cli("run", "--methods", "magnitude", "--measures", "size", *runs.flags(tmp_path / "r"))
+    code, _, err = cli(
+        "run", "--methods", "magnitude", "--measures", "size", *runs.flags(tmp_path / "r")
+    )
 
     assert code == 1
     last = err.splitlines()[-1]
-    assert last.startswith(f"bench: stopped: results folder {str(tmp_path / 'r')!r} vanished during the run")
+    assert last.startswith(
+        f"bench: stopped: results folder {str(tmp_path / 'r')!r} vanished during the run"
+    )
     assert "Traceback" not in err

@@ -28,7 +28,11 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 def test_a_worker_says_what_it_does_before_each_first_step(tmp_path):
     spec = runs.small(tmp_path / "r", measures=("perplexity",))
-    measurements = next(m for m in plan.make_plan(spec, fetch=True).artifacts().values() if m[0].artifact.seed is None)
+    measurements = next(
+        m
+        for m in plan.make_plan(spec, fetch=True).artifacts().values()
+        if m[0].artifact.seed is None
+    )
     output = io.StringIO()
     Store(spec.results)  # as a run does first
     work(Assignment(measurements=measurements, results=spec.results, wait=True), Events(output))
@@ -42,7 +46,8 @@ def test_a_worker_says_what_it_does_before_each_first_step(tmp_path):
 
 
 def test_a_signal_that_another_thread_is_given_ends_the_wait():
-    """The system chooses the thread; a wait without end would see the signal at the next event, if one comes."""
+    """The system chooses the thread; a wait without end would see the signal at the next event, if
+    one comes."""
     events, is_over, said = SimpleQueue(), threading.Event(), []
 
     def other():
@@ -52,7 +57,9 @@ def test_a_signal_that_another_thread_is_given_ends_the_wait():
             said.append("an event")
             events.put(said[0])
 
-    own = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
+    own = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a process in the background ignores it
 
     def wait():
         thread.start()
@@ -70,7 +77,8 @@ def test_a_signal_that_another_thread_is_given_ends_the_wait():
 
 
 class Told(RunListener):
-    """A listener that keeps the time left: of the run at each start, and of the phase at each event."""
+    """A listener that keeps the time left: of the run at each start, and of the phase at each
+    event."""
 
     def __init__(self):
         self.run, self.phase = [], []
@@ -83,10 +91,15 @@ class Told(RunListener):
 
 
 def test_listeners_are_told_the_time_left(tmp_path, monkeypatch):
-    """The plan expects five seconds for each artifact. The clock stands still, so the first took none."""
+    """The plan expects five seconds for each artifact. The clock stands still, so the first took
+    none."""
     runs.workers_here(monkeypatch)
     monkeypatch.setattr(sweep, "Forecast", partial(Forecast, clock=lambda: 0.0))
-    monkeypatch.setattr(sweep, "estimate_seconds", lambda missing, model: {ms[0].artifact.key: 5.0 for ms in missing})
+    monkeypatch.setattr(
+        sweep,
+        "estimate_seconds",
+        lambda missing, model: {ms[0].artifact.key: 5.0 for ms in missing},
+    )
     told = Told()
     api.execute(runs.small(tmp_path / "r", measures=("perplexity",)), told)
 
@@ -102,11 +115,20 @@ def test_a_figure_that_json_has_not_is_left_out():
 
 @pytest.mark.parametrize(
     ("done", "total", "sent"),
-    [(1.5, 3, (1, 3)), (np.int64(1), np.float32(2), (1, 2)), (-1, -5, (0, 0)), (7, 5, (5, 5)), ("1", "2", (1, 2))],
+    [
+        (1.5, 3, (1, 3)),
+        (np.int64(1), np.float32(2), (1, 2)),
+        (-1, -5, (0, 0)),
+        (7, 5, (5, 5)),
+        ("1", "2", (1, 2)),
+    ],
 )
 def test_any_numbers_of_a_method_are_progress(done, total, sent):
     stream = io.StringIO()
     Events(stream).advance(done, total, loss=np.float32(0.5), norm=torch.tensor(2.0))
 
     event = json.loads(stream.getvalue())
-    assert (event["done"], event["total"]) == sent and event["figures"] == {"loss": 0.5, "norm": 2.0}
+    assert (event["done"], event["total"]) == sent and event["figures"] == {
+        "loss": 0.5,
+        "norm": 2.0,
+    }

@@ -33,7 +33,8 @@ def clock():
 
 @pytest.fixture
 def forecast(clock):
-    """forecast(seconds by key, ...) -> a Forecast, and work(key, seconds, measured=True) that lets an artifact end."""
+    """forecast(seconds by key, ...) -> a Forecast, and work(key, seconds, measured=True) that lets
+    an artifact end."""
 
     def make(estimates, are_seconds=True):
         made = Forecast(estimates, are_seconds=are_seconds, clock=clock)
@@ -77,7 +78,9 @@ def test_proportions_promise_nothing_until_an_artifact_has_taken_a_minute(foreca
 def test_what_is_left_is_scaled_by_what_was_seen(forecast):
     run, work = forecast({"a": 5.0, "b": 10.0, "c": 20.0})
     work("a", 15.0)  # three times the estimate
-    assert run.seconds_left() == pytest.approx(30 * (15 + 2) / (5 + 2)), "and a tenth of the longest as planned"
+    assert run.seconds_left() == pytest.approx(30 * (15 + 2) / (5 + 2)), (
+        "and a tenth of the longest as planned"
+    )
 
     work("b", 15.0)  # one and a half times: two in all
     assert run.seconds_left() == pytest.approx(20 * (30 + 2) / (15 + 2))
@@ -85,11 +88,14 @@ def test_what_is_left_is_scaled_by_what_was_seen(forecast):
 
 @pytest.mark.parametrize("are_seconds", [True, False])
 def test_a_short_artifact_does_not_scale_a_long_one(forecast, are_seconds):
-    """A 7B model as it is, of which only the size is measured, loads for 30 s: its estimate says 1 s. Pruning takes hours."""
+    """A 7B model as it is, of which only the size is measured, loads for 30 s: its estimate says 1
+    s. Pruning takes hours."""
     run, work = forecast({"dense": 1.0, "sparsegpt": 1800.0}, are_seconds)
     work("dense", 30.0)
 
-    assert run.seconds_left() == (pytest.approx(1800 * (30 + 180) / (1 + 180)) if are_seconds else None)
+    assert run.seconds_left() == (
+        pytest.approx(1800 * (30 + 180) / (1 + 180)) if are_seconds else None
+    )
 
 
 def test_the_import_of_the_first_is_not_counted_for_the_others(forecast, clock):
@@ -180,7 +186,9 @@ def test_a_log_has_the_numbers_of_each_row_as_it_ends():
 
 def test_a_stage_in_the_cache_takes_no_time(tmp_path, cache):
     """It would make the artifacts that have none of theirs there look as fast."""
-    spec = runs.small(tmp_path / "r", methods=("sparsegpt", "wanda"), calibration={"sequences": 400})
+    spec = runs.small(
+        tmp_path / "r", methods=("sparsegpt", "wanda"), calibration={"sequences": 400}
+    )
     missing = list(make_plan(spec).artifacts().values())
     before = estimate_seconds(missing, CostModel(()))
     planned = {row["method"]: row for row in rows(make_plan(spec))}
@@ -191,7 +199,12 @@ def test_a_stage_in_the_cache_takes_no_time(tmp_path, cache):
     after = estimate_seconds(missing, CostModel(()))
 
     assert after[built.key] < before[built.key] / 2
-    assert {k: v for k, v in after.items() if k != built.key} == {k: v for k, v in before.items() if k != built.key}
+    assert {k: v for k, v in after.items() if k != built.key} == {
+        k: v for k, v in before.items() if k != built.key
+    }
     again = {row["method"]: row for row in rows(make_plan(spec))}
-    assert again["sparsegpt"]["tokens"] == planned["sparsegpt"]["tokens"] - 400 * built.calibration.seqlen
+    assert (
+        again["sparsegpt"]["tokens"]
+        == planned["sparsegpt"]["tokens"] - 400 * built.calibration.seqlen
+    )
     assert again["wanda"]["tokens"] == planned["wanda"]["tokens"]

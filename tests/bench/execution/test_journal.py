@@ -40,7 +40,10 @@ def planned(root):
 
 
 def lines(root):
-    return {p.stem: [json.loads(line) for line in p.read_text().splitlines()] for p in (root / "logs").glob("*.jsonl")}
+    return {
+        p.stem: [json.loads(line) for line in p.read_text().splitlines()]
+        for p in (root / "logs").glob("*.jsonl")
+    }
 
 
 def test_a_run_leaves_its_status_and_a_log_for_each_artifact(tmp_path, monkeypatch):
@@ -91,7 +94,9 @@ def test_the_logs_of_artifacts_side_by_side_all_have_progress(root):
         journal.take(running, runs.progress("p", 1, 9), TimeLeft())
     journal.close()
 
-    assert [[e["event"] for e in log] for log in lines(root).values()] == [["started", "progress"]] * 2
+    assert [[e["event"] for e in log] for log in lines(root).values()] == [
+        ["started", "progress"]
+    ] * 2
 
 
 def test_two_versions_at_work_on_one_folder_are_refused(root, monkeypatch):
@@ -108,7 +113,11 @@ def test_two_versions_at_work_on_one_folder_are_refused(root, monkeypatch):
 
 @pytest.mark.parametrize(
     ("fault", "outcome"),
-    [(None, ""), (KeyboardInterrupt(), "stopped by a signal"), (ValueError("odd"), "ValueError: odd")],
+    [
+        (None, ""),
+        (KeyboardInterrupt(), "stopped by a signal"),
+        (ValueError("odd"), "ValueError: odd"),
+    ],
 )
 def test_the_status_says_why_a_run_ended_early(root, fault, outcome):
     Journal(root, "local", pytest.fail).close(fault)
@@ -120,7 +129,9 @@ def test_the_status_says_why_a_run_ended_early(root, fault, outcome):
 def test_a_folder_that_cannot_be_written_is_said_once(root, monkeypatch):
     said = []
     journal = Journal(root, "local", said.append)
-    monkeypatch.setattr(journals, "write_status", Mock(side_effect=OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        journals, "write_status", Mock(side_effect=OSError(28, "No space left on device"))
+    )
     journal.begin(1, 0)
     journal.start(planned(root), TimeLeft())
     journal.close()
@@ -151,11 +162,27 @@ def test_old_statuses_go_and_living_runs_stay(root):
 
 def at_work(root, name="living"):
     now = time.time()
-    about = {"code": "1.0 (code a)", "host": "node7", "executor": "ray", "total": 8, "known": 2, "tried": {"failed": 1}}
+    about = {
+        "code": "1.0 (code a)",
+        "host": "node7",
+        "executor": "ray",
+        "total": 8,
+        "known": 2,
+        "tried": {"failed": 1},
+    }
     work = AtWork(
-        label="tiny cast", phase="train", done=30, total=60, figures={"loss": 2.5}, since=now - 60, left=600.0
+        label="tiny cast",
+        phase="train",
+        done=30,
+        total=60,
+        figures={"loss": 2.5},
+        since=now - 60,
+        left=600.0,
     )
-    write_status(root, RunStatus(name=name, started=now - 90, updated=now, left=900.0, at_work=[work], **about))
+    write_status(
+        root,
+        RunStatus(name=name, started=now - 90, updated=now, left=900.0, at_work=[work], **about),
+    )
 
 
 def test_top_shows_what_is_at_work(root, cli, monkeypatch):
@@ -163,7 +190,13 @@ def test_top_shows_what_is_at_work(root, cli, monkeypatch):
     with FileLock(lock_of(root, "living")):
         code, out, _ = cli("top", root, "--once")
         one, two = out.splitlines()
-        assert code == 0 and "node7 ray" in one and "3/8" in one and "1 failed" in one and "until" in one
+        assert (
+            code == 0
+            and "node7 ray" in one
+            and "3/8" in one
+            and "1 failed" in one
+            and "until" in one
+        )
         assert "tiny cast: train" in two and "30/60" in two and "loss 2.5" in two and "until" in two
         (row,) = json.loads(cli("top", root, "--json")[1])
         assert row["state"] == "running" and row["at_work"][0]["label"] == "tiny cast"
@@ -177,7 +210,10 @@ def test_top_ends_when_the_last_run_has(root, output, monkeypatch):
     lock = FileLock(lock_of(root, "living"))
     lock.acquire()
     looks = []
-    monkeypatch.setattr("bench.cli.watch.time.sleep", lambda s: looks.append(s) or (len(looks) == 3 and lock.release()))
+    monkeypatch.setattr(
+        "bench.cli.watch.time.sleep",
+        lambda s: looks.append(s) or (len(looks) == 3 and lock.release()),
+    )
     assert "died after" in output("top", root)
     assert len(looks) == 3
 

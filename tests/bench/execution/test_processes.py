@@ -1,4 +1,5 @@
-"""The environment that workers get, which modules the fork server loads for them, and what ends when its parent does."""
+"""The environment that workers get, which modules the fork server loads for them, and what ends
+when its parent does."""
 
 import importlib
 import os
@@ -29,7 +30,9 @@ def test_workers_sleep_soon_and_keep_memory(monkeypatch):
     assert environment["MALLOC_TRIM_THRESHOLD_"] == str(2**40)
 
 
-@pytest.mark.parametrize(("name", "value"), [("GOMP_SPINCOUNT", "7"), ("MALLOC_TRIM_THRESHOLD_", "1")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("GOMP_SPINCOUNT", "7"), ("MALLOC_TRIM_THRESHOLD_", "1")]
+)
 def test_what_the_user_set_stays(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
 
@@ -44,7 +47,12 @@ def test_a_wait_policy_is_not_overruled(monkeypatch):
 
 
 def test_imports_are_those_of_the_plan_and_can_be_imported(tmp_path):
-    spec = runs.small(tmp_path, methods=("wanda",), measures=("perplexity", "zeroshot"), quantizers=("none", "int8"))
+    spec = runs.small(
+        tmp_path,
+        methods=("wanda",),
+        measures=("perplexity", "zeroshot"),
+        quantizers=("none", "int8"),
+    )
     names = processes.list_imports(make_plan(spec).measurements)
 
     assert {"baselines.wanda", "bench.measures.perplexity", "bench.inputs.lmeval"} <= set(names)
@@ -60,7 +68,17 @@ def test_imports_are_those_of_the_plan_and_can_be_imported(tmp_path):
 def test_all_that_any_measure_and_method_imports_can_be_forked(tmp_path):
     """No library starts a thread when it is imported, or it ends it before a fork."""
     everything = {
-        "methods": ("magnitude", "wanda", "ria", "sparsegpt", "alps", "admm", "dsnot:from=wanda", "retrain", "cast"),
+        "methods": (
+            "magnitude",
+            "wanda",
+            "ria",
+            "sparsegpt",
+            "alps",
+            "admm",
+            "dsnot:from=wanda",
+            "retrain",
+            "cast",
+        ),
         "measures": ("perplexity", "agreement", "zeroshot", "size", "speed"),
         "quantizers": ("none", "int8", "int4-gptq"),
     }
@@ -114,12 +132,15 @@ time.sleep(1000)
 
 @pytest.fixture
 def importing(tmp_path, monkeypatch):
-    """A function that writes a module which says that it is being imported, and takes long. It returns what is said."""
+    """A function that writes a module which says that it is being imported, and takes long. It
+    returns what is said."""
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
 
     def write(name):
         said = tmp_path / "importing"
-        source = f"import pathlib, time\npathlib.Path({str(said)!r}).touch()\ntime.sleep({IMPORTS_S})\n"
+        source = (
+            f"import pathlib, time\npathlib.Path({str(said)!r}).touch()\ntime.sleep({IMPORTS_S})\n"
+        )
         (tmp_path / f"{name}.py").write_text(source)
         return said.exists
 
@@ -129,7 +150,9 @@ def importing(tmp_path, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="fork servers are for Linux")
 def test_a_server_that_still_imports_ends_with_a_killed_runner(importing):
     imports = importing("slow_library")
-    runner = subprocess.Popen([sys.executable, "-P", "-c", RUNNER], stdout=subprocess.PIPE, text=True)
+    runner = subprocess.Popen(
+        [sys.executable, "-P", "-c", RUNNER], stdout=subprocess.PIPE, text=True
+    )
     server = psutil.Process(int(runner.stdout.readline()))
     until(imports, "the server to import")
     killed = time.monotonic()
@@ -141,7 +164,9 @@ def test_a_server_that_still_imports_ends_with_a_killed_runner(importing):
 
 def test_a_rank_that_still_imports_ends_with_its_worker(importing):
     imports = importing("torch")
-    rank = subprocess.Popen(interpreter.command("bench.execution.rank_worker"), stdin=subprocess.PIPE, text=True)
+    rank = subprocess.Popen(
+        interpreter.command("bench.execution.rank_worker"), stdin=subprocess.PIPE, text=True
+    )
     until(imports, "the rank to import")
     closed = time.monotonic()
     rank.stdin.close()  # as the end of the worker does
@@ -153,10 +178,13 @@ def test_a_rank_that_still_imports_ends_with_its_worker(importing):
 def test_plugins_are_not_imported_before_their_own_worker(tmp_path, monkeypatch):
     source = "from baselines.magnitude import Magnitude as Guest\n"
     runs.put_on_path(
-        runs.distribution(tmp_path / "site", "guest", source, methods={"guest": "guest:Guest"}), monkeypatch
+        runs.distribution(tmp_path / "site", "guest", source, methods={"guest": "guest:Guest"}),
+        monkeypatch,
     )
     try:
-        names = processes.list_imports(make_plan(runs.small(tmp_path / "r", methods=("guest",))).measurements)
+        names = processes.list_imports(
+            make_plan(runs.small(tmp_path / "r", methods=("guest",))).measurements
+        )
     finally:
         monkeypatch.undo()
         runs.forget()

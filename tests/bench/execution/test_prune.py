@@ -1,4 +1,5 @@
-"""`bench prune` and `bench finetune` as runs of one artifact: what a user hears of a fault, and which folder is copied."""
+"""`bench prune` and `bench finetune` as runs of one artifact: what a user hears of a fault, and
+which folder is copied."""
 
 import sys
 
@@ -21,10 +22,25 @@ NOTHING = ". Nothing was written."
 @pytest.mark.parametrize(
     ("fault", "code", "said", "traced"),
     [
-        (UserError("the model has no blocks: name another"), 2, "bench: the model has no blocks: name another", False),
-        (Skipped("a library is missing"), 2, "bench: magnitude cannot run here: a library is missing", False),
+        (
+            UserError("the model has no blocks: name another"),
+            2,
+            "bench: the model has no blocks: name another",
+            False,
+        ),
+        (
+            Skipped("a library is missing"),
+            2,
+            "bench: magnitude cannot run here: a library is missing",
+            False,
+        ),
         (Diverged("loss is nan"), 1, f"{FAILED}loss is nan{NOTHING}", False),
-        (CheckFailed("2:4 does not hold"), 1, f"{FAILED}CheckFailed: 2:4 does not hold{NOTHING}", False),
+        (
+            CheckFailed("2:4 does not hold"),
+            1,
+            f"{FAILED}CheckFailed: 2:4 does not hold{NOTHING}",
+            False,
+        ),
         (ArithmeticError("odd"), 1, f"{FAILED}ArithmeticError: odd{NOTHING}", True),
         (OSError(28, "No space left on device"), 1, "bench: stopped: the disk is full", False),
     ],
@@ -53,7 +69,9 @@ def test_a_crash_costs_the_model_and_not_the_command(cli, tmp_path, monkeypatch)
     code, _, err = cli(*PRUNE, tmp_path / "out")
 
     assert code == 1 and "\nlast words\n" in err
-    assert err.splitlines()[-1].startswith(f"{FAILED}WorkerEnded: the process ended with code 3; its log is ")
+    assert err.splitlines()[-1].startswith(
+        f"{FAILED}WorkerEnded: the process ended with code 3; its log is "
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -64,7 +82,10 @@ def test_the_second_command_takes_the_model_from_the_cache(cli, tmp_path, monkey
     monkeypatch.setattr(loading, "load", None)
     assert cli(*PRUNE, tmp_path / "two")[0] == 0
 
-    one, two = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    one, two = (
+        {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
+        for name in ("one", "two")
+    )
     assert one == two
 
 
@@ -74,7 +95,10 @@ def test_a_stage_that_changes_nothing_has_no_folder_to_copy(tmp_path, monkeypatc
     runs.workers_here(monkeypatch)
     for method in ("dense", "magnitude", "dsnot:from=magnitude:threshold=1e5"):
         prune.write_pruned(runs.small(tmp_path / "r", methods=(method,)), tmp_path / method[:5])
-    weights = {name: (tmp_path / name / "model.safetensors").read_bytes() for name in ("dense", "magni", "dsnot")}
+    weights = {
+        name: (tmp_path / name / "model.safetensors").read_bytes()
+        for name in ("dense", "magni", "dsnot")
+    }
 
     assert weights["dense"] == (runs.TINY / "model.safetensors").read_bytes() != weights["magni"]
     assert weights["dsnot"] == weights["magni"]
@@ -90,7 +114,8 @@ def test_settings_of_many_artifacts_in_a_config_have_no_effect(cli, tmp_path, mo
     taken = []
     monkeypatch.setattr(prune, "execute", take)
     (tmp_path / "c.toml").write_text(
-        'measures = "perplexity"\nexecutor = "ray"\nlog_to = "mlflow"\nshard = "2/2"\njobs = 2\nseeds = 5'
+        'measures = "perplexity"\nexecutor = "ray"\nlog_to = "mlflow"\nshard = "2/2"\njobs = '
+        "2\nseeds = 5"
     )
     assert cli(*PRUNE, tmp_path / "out", "--config", tmp_path / "c.toml")[0] == 2
 

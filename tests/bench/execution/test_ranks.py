@@ -10,7 +10,9 @@ from bench.execution import nodes, ranks
 from helpers import runs
 
 
-def test_a_process_that_has_done_its_part_and_is_slow_to_end_fails_nothing(tmp_path, monkeypatch, cache):
+def test_a_process_that_has_done_its_part_and_is_slow_to_end_fails_nothing(
+    tmp_path, monkeypatch, cache
+):
     killed = []
 
     def wait(timeout=None):
@@ -25,7 +27,9 @@ def test_a_process_that_has_done_its_part_and_is_slow_to_end_fails_nothing(tmp_p
     for name in ("barrier", "destroy_process_group"):
         monkeypatch.setattr(ranks.dist, name, lambda: None)
     draw = {"sequences": 4, "processes": 2}
-    plan = api.plan(runs.small(tmp_path / "r", methods=("wanda",), measures=("size",), calibration=draw))
+    plan = api.plan(
+        runs.small(tmp_path / "r", methods=("wanda",), measures=("size",), calibration=draw)
+    )
     artifact = next(m.artifact for m in plan.measurements if m.artifact.ranks == 2)
     with ranks.start_ranks(artifact):
         assert not killed
@@ -36,7 +40,9 @@ def test_a_first_node_that_is_gone_between_two_questions_is_a_sentence(monkeypat
     def get(key):
         raise RuntimeError("Connection reset by peer")
 
-    monkeypatch.setattr(nodes, "_open", lambda *_: SimpleNamespace(check=lambda keys: True, get=get))
+    monkeypatch.setattr(
+        nodes, "_open", lambda *_: SimpleNamespace(check=lambda keys: True, get=get)
+    )
     place = nodes.Place(1, 0, "first", 29500, holds_store=False)
 
     with pytest.raises(ConnectionError, match="the first node is gone"):

@@ -1,4 +1,5 @@
-"""What a Ray task does on its node, without Ray: records of a node that does not see the results folder come whole."""
+"""What a Ray task does on its node, without Ray: records of a node that does not see the results
+folder come whole."""
 
 import json
 import os
@@ -44,7 +45,9 @@ def orders(spec, mark="", code=""):
     """A task's order for each artifact."""
     for measurements in api.plan(spec).artifacts().values():
         job = Assignment(measurements=measurements, results=spec.results.resolve(), wait=True)
-        yield ray_task.Order(job=job, code=code or describe_code(), environment={}, mark=mark, stops="")
+        yield ray_task.Order(
+            job=job, code=code or describe_code(), environment={}, mark=mark, stops=""
+        )
 
 
 def keys(order):
@@ -64,12 +67,17 @@ def test_records_of_a_node_that_sees_no_results_folder_come_whole(tmp_path, sour
         assert [e["event"] for e in events if e["event"] not in ("state", "progress")] == [
             "begun", "node", "imported", *["record", "measurement"] * 3, "exit",
         ]  # fmt: skip
-        assert events[1]["shares_results"] is False and not runs.contents(away.results).keys() & set(keys(order))
+        assert events[1]["shares_results"] is False and not runs.contents(
+            away.results
+        ).keys() & set(keys(order))
         for event in events:
             if event["event"] == "record":
                 unpack_record(store, event, keys(order))
 
-    assert runs.contents(away.results) == runs.contents(source.root) and len(runs.contents(source.root)) == 6
+    assert (
+        runs.contents(away.results) == runs.contents(source.root)
+        and len(runs.contents(source.root)) == 6
+    )
     for record in store:
         if record.items:
             assert len(store.items(record).ids) == record.items.rows
@@ -80,7 +88,9 @@ def test_a_node_that_sees_the_folder_writes_there(tmp_path):
     (Store(spec.results).root / "locks/mark").touch()
     for order in orders(spec, mark="mark"):
         events = events_of(order)
-        assert events[1]["shares_results"] is True and not [e for e in events if e["event"] == "record"]
+        assert events[1]["shares_results"] is True and not [
+            e for e in events if e["event"] == "record"
+        ]
     assert len(runs.contents(spec.results)) == 6
 
 
@@ -133,7 +143,9 @@ def of_another_artifact(record):
         (lambda p: p | {"record": p["record"].replace('"ok"', '"failed"')}, "changed after"),
         (lambda p: p | {"record": of_another_artifact(p["record"])}, "contradicts itself"),
         pytest.param(lambda p: p | {"items": "é"}, "not whole|ASCII", marks=pytest.mark.full),
-        pytest.param(lambda p: p | {"record": "[]"}, "TypeError|AttributeError", marks=pytest.mark.full),
+        pytest.param(
+            lambda p: p | {"record": "[]"}, "TypeError|AttributeError", marks=pytest.mark.full
+        ),
     ],
 )
 def test_damage_on_the_way_is_seen(source, tmp_path, change, words):
@@ -151,15 +163,26 @@ def test_an_artifact_whose_record_comes_damaged_is_made_again(source, tmp_path, 
     key = next(r.key for r in source if r.items)
     damaged = {"event": "record", **pack_record(source, key), "items": "é"}
     cancelled = []
-    faults = {name: type(name, (Exception,), {}) for name in ("TaskCancelledError", "RayTaskError", "RayError")}
+    faults = {
+        name: type(name, (Exception,), {})
+        for name in ("TaskCancelledError", "RayTaskError", "RayError")
+    }
     ray = SimpleNamespace(
-        get=lambda event: event, cancel=lambda task, force: cancelled.append(task), exceptions=SimpleNamespace(**faults)
+        get=lambda event: event,
+        cancel=lambda task, force: cancelled.append(task),
+        exceptions=SimpleNamespace(**faults),
     )
     monkeypatch.setattr(ray_executor, "import_ray", lambda: ray)
-    executor = SimpleNamespace(store=Store(tmp_path / "t"), submit=lambda line: [json.dumps(damaged)])
+    executor = SimpleNamespace(
+        store=Store(tmp_path / "t"), submit=lambda line: [json.dumps(damaged)]
+    )
     with (tmp_path / "log").open("w") as log:
         worker = ray_executor.RayWorker(executor, log)
-        worker.send(next(o.job for o in orders(runs.small(tmp_path / "r")) if key in keys(o)).model_dump_json())
+        worker.send(
+            next(
+                o.job for o in orders(runs.small(tmp_path / "r")) if key in keys(o)
+            ).model_dump_json()
+        )
         assert not list(worker.lines())
 
     assert ray_executor.RayExecutor.reruns(executor, worker.wait()) and cancelled
@@ -187,15 +210,24 @@ def test_a_task_asks_for_what_its_plan_says(tmp_path):
 
 
 def test_an_artifact_that_no_node_has_room_for_is_said(tmp_path):
-    settings = {"methods": ("cast",), "device": "cuda", "training": {"processes": 8, "batch": 8}, "measures": ("size",)}
+    settings = {
+        "methods": ("cast",),
+        "device": "cuda",
+        "training": {"processes": 8, "batch": 8},
+        "measures": ("size",),
+    }
     plan = api.plan(runs.small(tmp_path / "r", executor="ray", **settings))
     wanted = [resources_of(measurements[0].artifact) for measurements in plan.artifacts().values()]
     node = {"CPU": 64.0, "GPU": 4.0, "memory": 500e9}
 
     assert [one["num_gpus"] for one in wanted] == [1, 8]
-    assert " 8 cards: 1 of 2 artifacts must wait until one joins" in describe_lack([node, node], wanted)
+    assert " 8 cards: 1 of 2 artifacts must wait until one joins" in describe_lack(
+        [node, node], wanted
+    )
     assert describe_lack([node, node | {"GPU": 8.0}], wanted) == ""
-    assert find_least(wanted)["num_gpus"] == 1, "those that need one card fill the cluster, whatever others need"
+    assert find_least(wanted)["num_gpus"] == 1, (
+        "those that need one card fill the cluster, whatever others need"
+    )
 
 
 def test_threads_do_not_depend_on_the_driver_s_machine(tmp_path):
@@ -205,7 +237,13 @@ def test_threads_do_not_depend_on_the_driver_s_machine(tmp_path):
     assert [m.key for m in plan.measurements] == [m.key for m in one.measurements]
 
 
-def test_a_run_without_ray_installed_is_refused_before_it_is_said_to_begin(tmp_path, refused, monkeypatch):
+def test_a_run_without_ray_installed_is_refused_before_it_is_said_to_begin(
+    tmp_path, refused, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
-    said = refused("run", "--executor", "ray", "--methods", "magnitude", *runs.flags(tmp_path / "r"))
-    assert said == "bench: --executor ray needs the package ray: pip install 'cast-bench[ray]' on every node"
+    said = refused(
+        "run", "--executor", "ray", "--methods", "magnitude", *runs.flags(tmp_path / "r")
+    )
+    assert said == (
+        "bench: --executor ray needs the package ray: pip install 'cast-bench[ray]' on every node"
+    )

@@ -44,7 +44,11 @@ def test_a_training_that_failed_is_not_waited_for(tmp_path, monkeypatch, cache):
 
     monkeypatch.setattr(Builder, "_apply", fail)
     spec = runs.small(tmp_path / "r", measures=("size",))
-    artifact = next(ms[0].artifact for ms in make_plan(spec).artifacts().values() if ms[0].artifact.method != "dense")
+    artifact = next(
+        ms[0].artifact
+        for ms in make_plan(spec).artifacts().values()
+        if ms[0].artifact.method != "dense"
+    )
     with pytest.raises(RuntimeError, match="fault"):
         Builder(artifact, Events(io.StringIO())).build(artifact)
     try:

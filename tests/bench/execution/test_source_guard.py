@@ -1,4 +1,5 @@
-"""Code and texts that change between the plan of a run and the start of a worker fail the artifact."""
+"""Code and texts that change between the plan of a run and the start of a worker fail the
+artifact."""
 
 import pytest
 
@@ -15,7 +16,9 @@ def plan(tmp_path, monkeypatch, cache):
     text = tmp_path / "own.txt"
     text.write_text("one two three four five six seven eight nine ten\n" * 100)
     calibration = {"data": str(text), "sequences": 2, "seqlen": 16}
-    spec = runs.small(tmp_path / "r", methods=("mine", "wanda"), measures=("size",), calibration=calibration)
+    spec = runs.small(
+        tmp_path / "r", methods=("mine", "wanda"), measures=("size",), calibration=calibration
+    )
     return {m.artifact.method: [m] for m in api.plan(spec).measurements}
 
 
@@ -44,7 +47,9 @@ def test_a_text_that_perplexity_reads(plan, tmp_path):
     file = tmp_path / "read.txt"
     file.write_text("one two three four\n" * 500)
     settings = {"data": str(file), "seqlen": 16, "windows": 1}
-    spec = runs.small(tmp_path / "r", methods=("dense",), measures=("perplexity",), perplexity=settings)
+    spec = runs.small(
+        tmp_path / "r", methods=("dense",), measures=("perplexity",), perplexity=settings
+    )
     measurements = [m for m in api.plan(spec).measurements if m.measure == "perplexity"]
     require_planned(measurements[0].artifact, measurements)
 
@@ -57,10 +62,14 @@ def test_the_questions_of_a_task_of_the_user(tmp_path, cache):
     rows, task = tmp_path / "rows.jsonl", tmp_path / "mine.yaml"
     rows.write_text('{"question": "a word", "choices": ["yes", "no"], "label": 0}\n' * 20)
     task.write_text(
-        f"task: mine\ndataset_path: json\ntest_split: test\ndataset_kwargs: {{data_files: {{test: {rows}}}}}\n"
-        "output_type: multiple_choice\ndoc_to_text: question\ndoc_to_choice: choices\ndoc_to_target: label\n"
+        f"task: mine\ndataset_path: json\ntest_split: test\ndataset_kwargs: {{data_files: {{test: "
+        f"{rows}}}}}\n"
+        "output_type: multiple_choice\ndoc_to_text: question\ndoc_to_choice: "
+        "choices\ndoc_to_target: label\n"
     )
-    spec = runs.small(tmp_path / "r", methods=("dense",), measures=("zeroshot",), tasks=(str(task),))
+    spec = runs.small(
+        tmp_path / "r", methods=("dense",), measures=("zeroshot",), tasks=(str(task),)
+    )
     measurements = [m for m in api.plan(spec).measurements if m.measure == "zeroshot"]
     require_planned(measurements[0].artifact, measurements)
 

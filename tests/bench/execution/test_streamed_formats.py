@@ -30,7 +30,10 @@ def run(folder, tmp_path, **changes):
     place = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
     with pytest.MonkeyPatch.context() as patch:
         runs.own_cache(place, patch)
-        spec = {"models": (str(folder),), "perplexity": {"windows": 2, "data": "wiki-mini", "seqlen": 64}} | changes
+        spec = {
+            "models": (str(folder),),
+            "perplexity": {"windows": 2, "data": "wiki-mini", "seqlen": 64},
+        } | changes
         runs.run_here(runs.small(place / "results", **spec))
         return runs.contents(place / "results")
 
@@ -38,7 +41,9 @@ def run(folder, tmp_path, **changes):
 def require_same(folder, tmp_path, **changes):
     """Check that a streamed run has the records of a run in memory, and return them."""
     streamed = run(folder, tmp_path, stream=True, **changes)
-    assert {r["status"] for r in streamed.values()} == {"ok"}, [r["traceback"] for r in streamed.values()]
+    assert {r["status"] for r in streamed.values()} == {"ok"}, [
+        r["traceback"] for r in streamed.values()
+    ]
     assert streamed == run(folder, tmp_path, **changes)
     return streamed.values()
 
@@ -48,7 +53,8 @@ def bits(records, method, quantizer="none"):
     (value,) = (
         reading["value"]
         for record in records
-        if record["identity"]["stages"][-1] == method and record["identity"]["quantizer"] == quantizer
+        if record["identity"]["stages"][-1] == method
+        and record["identity"]["quantizer"] == quantizer
         for reading in record["readings"]
         if reading["metric"] == "bits_per_weight"
     )
@@ -61,7 +67,9 @@ def test_a_model_is_compared_with_its_folder_in_the_format_that_is_written(store
 
     with torch.no_grad():
         next(model.parameters()).mul_(1 + 2**-12)
-    assert smaller.is_same(model, folder, torch.bfloat16), "the change is lost when the weights are rounded"
+    assert smaller.is_same(model, folder, torch.bfloat16), (
+        "the change is lost when the weights are rounded"
+    )
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1
     assert not smaller.is_same(model, folder, torch.bfloat16)
@@ -102,22 +110,35 @@ def test_a_streamed_model_is_timed_as_one_in_memory(kind, dtype, stored, tmp_pat
 
     def timed(**changes):
         found = run(stored(kind), tmp_path, dtype=dtype, measures=("speed",), **changes).values()
-        return sorted((*r["identity"]["stages"], r["status"], *(x["metric"] for x in r["readings"])) for r in found)
+        return sorted(
+            (*r["identity"]["stages"], r["status"], *(x["metric"] for x in r["readings"]))
+            for r in found
+        )
 
     streamed = timed(stream=True)
     assert streamed == timed()
-    packed = {("magnitude", "ok")} if dtype == "bfloat16" else set()  # the kernel for 2:4 has no float32 and no float16
-    assert {(row[0], row[1]) for row in streamed if "tokens_per_s" in row} == {("dense", "ok")} | packed
+    packed = (
+        {("magnitude", "ok")} if dtype == "bfloat16" else set()
+    )  # the kernel for 2:4 has no float32 and no float16
+    assert {(row[0], row[1]) for row in streamed if "tokens_per_s" in row} == {
+        ("dense", "ok")
+    } | packed
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("kind", models.sample(BITS, "float16"))
-@pytest.mark.parametrize("family", models.sample(["mixtral", "gpt_oss", "gpt2", "gemma2"], "mixtral"))
+@pytest.mark.parametrize(
+    "family", models.sample(["mixtral", "gpt_oss", "gpt2", "gemma2"], "mixtral")
+)
 @pytest.mark.parametrize("dtype", models.sample(["auto", "bfloat16"], "auto"))
 def test_mixtures_and_other_layouts(family, kind, dtype, tmp_path):
     folder = runs.store_as(models.random_folder(family, tmp_path / "model"), kind)
 
-    changes = {"perplexity": {"windows": 2, "data": "wiki-mini", "seqlen": 32}, "dtype": dtype, "arithmetic": "float32"}
+    changes = {
+        "perplexity": {"windows": 2, "data": "wiki-mini", "seqlen": 32},
+        "dtype": dtype,
+        "arithmetic": "float32",
+    }
     records = require_same(folder, tmp_path, quantizers=("none", "w8a8"), **changes)
 
     wanted = kind if dtype == "auto" else dtype
@@ -129,7 +150,9 @@ def test_mixtures_and_other_layouts(family, kind, dtype, tmp_path):
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 def test_a_trained_model_stays_in_its_format(kind, stored, tmp_path):
     training = {"tokens": 2 * 4 * 32, "batch": 4, "seqlen": 32}
-    records = run(stored(kind), tmp_path, methods=("retrain",), training=training, arithmetic="float32").values()
+    records = run(
+        stored(kind), tmp_path, methods=("retrain",), training=training, arithmetic="float32"
+    ).values()
 
     assert {r["status"] for r in records} == {"ok"}, [r["traceback"] for r in records]
     assert (bits(records, "dense"), bits(records, "retrain")) == BITS[kind]

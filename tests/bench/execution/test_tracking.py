@@ -30,7 +30,9 @@ def told(monkeypatch, tmp_path):
     monkeypatch.setattr("bench.api.require_packages", lambda names: None)
 
     def run(program, methods, close_s=60.0):
-        monkeypatch.setattr(tracking.interpreter, "command", lambda module, *_: [sys.executable, "-c", program])
+        monkeypatch.setattr(
+            tracking.interpreter, "command", lambda module, *_: [sys.executable, "-c", program]
+        )
         monkeypatch.setattr(tracking, "CLOSE_S", close_s)
         spec = runs.small(
             tmp_path / "r",
@@ -42,7 +44,9 @@ def told(monkeypatch, tmp_path):
         said = io.StringIO()
         summary = api.execute(spec, LogDisplay(said))
         assert summary.records and not summary.failed
-        return summary.records, [line for line in said.getvalue().splitlines() if "--log-to" in line]
+        return summary.records, [
+            line for line in said.getvalue().splitlines() if "--log-to" in line
+        ]
 
     return run
 
@@ -57,7 +61,9 @@ class Listener:
         return lambda **arguments: self.said.append((action, arguments))
 
 
-def test_a_missing_package_is_one_sentence_before_anything_is_loaded(refused, monkeypatch, tmp_path):
+def test_a_missing_package_is_one_sentence_before_anything_is_loaded(
+    refused, monkeypatch, tmp_path
+):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("bench.api.make_plan", lambda *_args, **_kwargs: pytest.fail("it went on"))
 
@@ -76,7 +82,10 @@ def test_orders_reach_the_tracker_and_what_was_left_open_has_failed():
     process.tell(tracker, map(json.dumps, orders))
 
     assert tracker.said[1] == ("end", {"artifact": "a", "ok": True})
-    assert tracker.said[-2:] == [("end", {"artifact": "b", "ok": False}), ("close", {})] and len(tracker.said) == 5
+    assert (
+        tracker.said[-2:] == [("end", {"artifact": "b", "ok": False}), ("close", {})]
+        and len(tracker.said) == 5
+    )
 
 
 def test_a_tracker_is_told_of_each_artifact(told, tmp_path):
@@ -87,17 +96,27 @@ def test_a_tracker_is_told_of_each_artifact(told, tmp_path):
     assert not said
     starts = {order["artifact"]: order for order in orders if order["do"] == "start"}
     assert set(starts) == {record.artifact for record in records} and len(starts) == 2
-    assert {(o["artifact"], o["ok"]) for o in orders if o["do"] == "end"} == {(key, True) for key in starts}
+    assert {(o["artifact"], o["ok"]) for o in orders if o["do"] == "end"} == {
+        (key, True) for key in starts
+    }
     trained = next(order for order in starts.values() if order["params"]["method"] == "cast")
-    assert trained["name"].startswith("tiny cast") and trained["params"]["key.training.tokens"] == "1024"
+    assert (
+        trained["name"].startswith("tiny cast")
+        and trained["params"]["key.training.tokens"] == "1024"
+    )
     assert trained["params"]["key.stages.0.name"] == "cast"
     assert trained["params"]["arithmetic"] == trained["params"]["dtype"] == "float32"
     assert trained["tags"]["cast_bench.key"] == trained["artifact"]
-    assert trained["params"]["perplexity.windows"] == "4" and trained["params"]["perplexity.corpus"] == "wiki-mini"
+    assert (
+        trained["params"]["perplexity.windows"] == "4"
+        and trained["params"]["perplexity.corpus"] == "wiki-mini"
+    )
     assert trained["tags"]["cast_bench.record.perplexity"] in {record.key for record in records}
     assert {"cast_bench.run", "cast_bench.version"} <= set(trained["tags"])
     losses = [
-        o for o in orders if o["do"] == "curve" and o["artifact"] == trained["artifact"] and "loss" in o["figures"]
+        o
+        for o in orders
+        if o["do"] == "curve" and o["artifact"] == trained["artifact"] and "loss" in o["figures"]
     ]
     assert losses and losses[-1]["step"] >= losses[0]["step"]
     for record in records:
@@ -133,19 +152,27 @@ def track(monkeypatch):
     """track(program, *names) -> trackers, and what they say."""
 
     def make(program, *names):
-        monkeypatch.setattr(tracking.interpreter, "command", lambda module, *_: [sys.executable, "-c", program])
+        monkeypatch.setattr(
+            tracking.interpreter, "command", lambda module, *_: [sys.executable, "-c", program]
+        )
         said = []
         return tracking.Tracking(names, "run", lambda key: None, said.append), said
 
     return make
 
 
-@pytest.mark.parametrize(("kind", "patience"), [(None, tracking.CLOSE_S), (SystemExit, tracking.STOPPED_S)])
-def test_all_trackers_have_one_deadline_which_is_near_after_a_signal(track, monkeypatch, kind, patience):
+@pytest.mark.parametrize(
+    ("kind", "patience"), [(None, tracking.CLOSE_S), (SystemExit, tracking.STOPPED_S)]
+)
+def test_all_trackers_have_one_deadline_which_is_near_after_a_signal(
+    track, monkeypatch, kind, patience
+):
     trackers, said = track(HANG, "mlflow", "wandb")
     asked = []
     monkeypatch.setattr(tracking.time, "monotonic", lambda: 100.0)
-    monkeypatch.setattr(tracking._Channel, "has_ended", lambda channel, deadline: asked.append(deadline))
+    monkeypatch.setattr(
+        tracking._Channel, "has_ended", lambda channel, deadline: asked.append(deadline)
+    )
     trackers.close(kind and kind())
 
     assert asked == [100 + tracking.SILENT_S] * 2 + [100 + patience] * 2 + [0.0] * 2
@@ -165,7 +192,10 @@ def test_ctrl_c_leaves_what_a_tracker_still_has_to_send(track, monkeypatch):
     monkeypatch.setattr(tracking._Channel, "has_ended", interrupted)
     trackers.close()
 
-    assert said == ["--log-to mlflow: not all was sent"] and trackers._channels[0]._process.returncode is not None
+    assert (
+        said == ["--log-to mlflow: not all was sent"]
+        and trackers._channels[0]._process.returncode is not None
+    )
 
 
 def test_what_another_run_has_recorded_is_not_sent_again(track, tmp_path, monkeypatch):
@@ -201,12 +231,32 @@ def test_what_no_tracker_takes_is_not_kept(track, monkeypatch):
 
 
 ORDERS = [
-    {"do": "start", "artifact": "a", "name": "tiny cast", "params": {"key.x": "y" * 9000}, "tags": {"cast_bench.key": "a"}},
-    {"do": "curve", "artifact": "a", "phase": "cast", "step": 1, "figures": {"loss": 3.0, "tokens_per_s": 7.0}},
+    {
+        "do": "start",
+        "artifact": "a",
+        "name": "tiny cast",
+        "params": {"key.x": "y" * 9000},
+        "tags": {"cast_bench.key": "a"},
+    },
+    {
+        "do": "curve",
+        "artifact": "a",
+        "phase": "cast",
+        "step": 1,
+        "figures": {"loss": 3.0, "tokens_per_s": 7.0},
+    },
     {"do": "curve", "artifact": "a", "phase": "cast", "step": 2, "figures": {"loss": 2.0}},
-    {"do": "metrics", "artifact": "a", "values": {"perplexity/perplexity": 9.5, "perplexity/perplexity_low": 9.1, "zeroshot x/acc %": 1.0}},
+    {
+        "do": "metrics",
+        "artifact": "a",
+        "values": {
+            "perplexity/perplexity": 9.5,
+            "perplexity/perplexity_low": 9.1,
+            "zeroshot x/acc %": 1.0,
+        },
+    },
     {"do": "end", "artifact": "a", "ok": True},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("store", ["sqlite:///{}/mlflow.db", "file://{}/mlruns"])
@@ -221,8 +271,14 @@ def test_mlflow_has_the_run(monkeypatch, tmp_path, store):
     (run,) = client.search_runs([client.get_experiment_by_name("cast-bench").experiment_id])
     assert run.info.run_name == "tiny cast" and run.info.status == "FINISHED"
     assert run.data.tags["cast_bench.key"] == "a" and len(run.data.params["key.x"]) == 500
-    assert run.data.metrics["perplexity/perplexity"] == 9.5 and run.data.metrics["zeroshot x/acc _"] == 1.0
-    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "cast/loss")] == [(1, 3.0), (2, 2.0)]
+    assert (
+        run.data.metrics["perplexity/perplexity"] == 9.5
+        and run.data.metrics["zeroshot x/acc _"] == 1.0
+    )
+    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "cast/loss")] == [
+        (1, 3.0),
+        (2, 2.0),
+    ]
 
 
 def test_mlflow_says_soon_that_a_server_refuses(monkeypatch):
@@ -230,9 +286,15 @@ def test_mlflow_says_soon_that_a_server_refuses(monkeypatch):
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     environment = interpreter.environment() | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     command = interpreter.command("bench.execution.trackers.process", "mlflow")
-    done = subprocess.run(command, env=environment, input="", capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, env=environment, input="", capture_output=True, text=True, timeout=60, check=False
+    )
 
-    assert done.returncode == 1 and done.stdout.startswith("MlflowException: ") and "Connection refused" in done.stdout
+    assert (
+        done.returncode == 1
+        and done.stdout.startswith("MlflowException: ")
+        and "Connection refused" in done.stdout
+    )
 
 
 def test_wandb_has_the_run(monkeypatch, tmp_path):
@@ -274,7 +336,11 @@ class Lines:
 def lines(tmp_path, monkeypatch):
     """A tracker of another package, which has a second one with the name of ours."""
     file = tmp_path / "lines.txt"
-    names = {"lines": "lines_tracker:Lines", "wandb": "lines_tracker:Lines", "lost": "lines_tracker:Lost"}
+    names = {
+        "lines": "lines_tracker:Lines",
+        "wandb": "lines_tracker:Lines",
+        "lost": "lines_tracker:Lost",
+    }
     source = f"FILE = {str(file)!r}\n" + LINES.replace("\\\\", "\\")
     runs.distribution(tmp_path / "site", "lines_tracker", source, trackers=names)
     runs.put_on_path(tmp_path / "site", monkeypatch)
@@ -287,7 +353,9 @@ def test_a_tracker_of_another_package_follows_a_run(lines, tmp_path, monkeypatch
     runs.own_cache(tmp_path, monkeypatch)
     runs.workers_here(monkeypatch)
 
-    api.execute(runs.small(tmp_path / "r", methods=("dense",), measures=("perplexity",), log_to=("lines",)))
+    api.execute(
+        runs.small(tmp_path / "r", methods=("dense",), measures=("perplexity",), log_to=("lines",))
+    )
 
     first, *metrics, last = lines.read_text().splitlines()
     assert "tiny dense" in first and "perplexity/perplexity" in metrics and last == "ok=True"
@@ -297,6 +365,9 @@ def test_it_is_in_the_help_and_in_errors(lines, output, refused, cli, tmp_path):
     assert "lines: Lines of a file." in " ".join(output("run", "--help").split())
     assert "unknown tracker line: did you mean lines" in refused("plan", "--log-to", "line")
     said = refused("run", "--log-to", "lost", *runs.flags(tmp_path / "r"))
-    assert "plug-in 'lost' cannot be used (AttributeError: module 'lines_tracker' has no attribute 'Lost'" in said
+    assert (
+        "plug-in 'lost' cannot be used (AttributeError: module 'lines_tracker' has no attribute "
+        "'Lost'" in said
+    )
     said = cli("run", "--log-to", "wandb,lost", *runs.flags(tmp_path / "r"))[2]
     assert "plug-in wandb is ignored: the name is built in" in said

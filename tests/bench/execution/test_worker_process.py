@@ -12,7 +12,8 @@ from bench.execution.executor import describe_end
 
 
 def test_one_that_is_stopped_hears_that_it_must_end(tmp_path):
-    """It handles the signal, as workers do. Without a handler the system ends it although it is stopped."""
+    """It handles the signal, as workers do. Without a handler the system ends it although it is
+    stopped."""
     program = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done"
     with (tmp_path / "log").open("w") as log:
         worker = worker_process.StartedWorker(["sh", "-c", program], log, dict(os.environ))
@@ -53,7 +54,11 @@ def test_the_end_of_a_long_log(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        (-9, "killed by SIGKILL, as the system does when memory runs out: run fewer --jobs, or set max_memory"),
+        (
+            -9,
+            "killed by SIGKILL, as the system does when memory runs out: run fewer --jobs, or set "
+            "max_memory",
+        ),
         (-7, "killed by SIGBUS, as when a disk or shared memory is full"),
         (-4, "killed by SIGILL, as by a library for another processor"),
         (-11, "killed by SIGSEGV, a fault of a library"),

@@ -23,11 +23,14 @@ from methods.folder import Folder
 pytest.importorskip("compressed_tensors")
 FEW = ("int4-awq", "w8a8", "nvfp4")
 FORMATS = {
-    **dict.fromkeys(("int8", "int4-rtn", "int4-gptq", "int4-awq", "int4-rtn:group=16"), "pack-quantized"),
-    **dict.fromkeys(("w8a8", "w8a8-smooth"), "int-quantized"), "fp8": "float-quantized",
+    **dict.fromkeys(
+        ("int8", "int4-rtn", "int4-gptq", "int4-awq", "int4-rtn:group=16"), "pack-quantized"
+    ),
+    **dict.fromkeys(("w8a8", "w8a8-smooth"), "int-quantized"),
+    "fp8": "float-quantized",
     **dict.fromkeys(("mxfp4", "mxfp4-gptq"), "mxfp4-pack-quantized"),
     **dict.fromkeys(("nvfp4", "nvfp4-gptq"), "nvfp4-pack-quantized"),
-}  # fmt: skip
+}
 """Formats of compressed-tensors by quantizer."""
 PRUNED = ("magnitude", "awq + magnitude", "smooth + magnitude")
 """Methods of the rows that are exported. Two quantizers have a transform of their own."""
@@ -35,7 +38,8 @@ PRUNED = ("magnitude", "awq + magnitude", "smooth + magnitude")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """made(quantizer) -> the record of tiny's size under it, by magnitude, in a cache of the module."""
+    """made(quantizer) -> the record of tiny's size under it, by magnitude, in a cache of the
+    module."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("compressed")
         runs.own_cache(folder, patch)
@@ -54,7 +58,16 @@ def made(tmp_path_factory):
 def test_transformers_loads_what_was_measured(quantizer, made, output, tmp_path):
     results, record = made(quantizer)
     out = tmp_path / "out"
-    said = output("export", record.key, "--results", str(results), "--format", "compressed-tensors", "--out", str(out))
+    said = output(
+        "export",
+        record.key,
+        "--results",
+        str(results),
+        "--format",
+        "compressed-tensors",
+        "--out",
+        str(out),
+    )
     assert re.search(r"bits per weight, where the row counts \d", said)
     error = float(re.search(r"its logits differ by (\S+) of", said)[1])
     assert error <= {
@@ -70,13 +83,18 @@ def test_transformers_loads_what_was_measured(quantizer, made, output, tmp_path)
     assert config["quantization_config"]["format"] == FORMATS[quantizer]
     weights = load_file(out / "model.safetensors")
     if quantizer == "nvfp4":
-        own, counted = map(float, re.search(r"(\S+) bits per weight, where the row counts (\S+)", said).groups())
+        own, counted = map(
+            float, re.search(r"(\S+) bits per weight, where the row counts (\S+)", said).groups()
+        )
         assert own == pytest.approx(counted + 1, abs=1e-4), (
             "2:4 saves one of 4 bits, and both count each tensor's scale"
         )
         assert "; 28 of them differ in the last bit of bfloat16" in said
     eight = quantizer in ("int8", "w8a8", "w8a8-smooth", "fp8")
-    packed = weights["model.layers.0.mlp.up_proj." + ("weight" if eight and quantizer != "int8" else "weight_packed")]
+    packed = weights[
+        "model.layers.0.mlp.up_proj."
+        + ("weight" if eight and quantizer != "int8" else "weight_packed")
+    ]
     assert packed.nbytes == 352 * 128 * (1 if eight else 0.5)
 
 
@@ -87,7 +105,9 @@ def test_stored_weights_without_a_format_are_refused(made, refused, tmp_path):
         ("awq", "awq has integers of 4 bits, and these weights are normal of 4 bits"),
         ("gptq", "gptq has integers of 2, 3, 4, 8 bits, and these weights are normal of 4 bits"),
     ):
-        assert said in refused("export", record.key, "--results", results, "--format", format_, "--out", tmp_path / "o")
+        assert said in refused(
+            "export", record.key, "--results", results, "--format", format_, "--out", tmp_path / "o"
+        )
         assert f"has no stored weights, of which {format_} is made" in refused(
             "export", runs.TINY, "--format", format_, "--out", tmp_path / "o"
         )
@@ -126,7 +146,10 @@ def test_awq_is_packed_as_a_naive_packer_does():
     [
         ("gptq", "int4-rtn", 4.8),
         ("awq", "int4-rtn", 4.625),
-        *(pytest.param("gptq", q, b, marks=pytest.mark.full) for q, b in (("int3-gptq", 3.77), ("int8", 8.34))),
+        *(
+            pytest.param("gptq", q, b, marks=pytest.mark.full)
+            for q, b in (("int3-gptq", 3.77), ("int8", 8.34))
+        ),
     ],
 )
 def test_a_folder_with_integers_holds_the_row(kind, quantizer, bits, made, tmp_path):
@@ -135,12 +158,16 @@ def test_a_folder_with_integers_holds_the_row(kind, quantizer, bits, made, tmp_p
     said = export_model(record.key, kind, tmp_path / "out", results=results)
 
     assert "28 linears stored as" in said and "read back bit for bit" in said
-    assert float(re.search(r"([\d.]+) bits per weight, where", said)[1]) == pytest.approx(bits, rel=0.03)
+    assert float(re.search(r"([\d.]+) bits per weight, where", said)[1]) == pytest.approx(
+        bits, rel=0.03
+    )
     about = json.loads((tmp_path / "out/config.json").read_text())
     assert about["quantization_config"]["group_size"] == (-1 if quantizer == "int8" else 32)
     assert about["dtype"] == "float16"
     weights = load_file(tmp_path / "out/model.safetensors")
-    assert {w.dtype for n, w in weights.items() if not n.endswith(("qweight", "qzeros", "g_idx"))} == {torch.float16}
+    assert {
+        w.dtype for n, w in weights.items() if not n.endswith(("qweight", "qzeros", "g_idx"))
+    } == {torch.float16}
     assert not [n for n in weights if n.endswith("_proj.weight")]
 
 
@@ -148,17 +175,25 @@ def test_a_folder_with_integers_holds_the_row(kind, quantizer, bits, made, tmp_p
 @pytest.mark.parametrize(
     ("by", "fault", "said"),
     [
-        (1e5, UserError, "model.norm.weight has values beyond float16, .*: use --format compressed-tensors"),
+        (
+            1e5,
+            UserError,
+            "model.norm.weight has values beyond float16, .*: use --format compressed-tensors",
+        ),
         (6e4, CheckFailed, "this model overflows in float16, .*: use --format compressed-tensors"),
     ],
 )
-def test_a_model_that_float16_cannot_hold_is_refused(kind, by, fault, said, made, tmp_path, monkeypatch):
+def test_a_model_that_float16_cannot_hold_is_refused(
+    kind, by, fault, said, made, tmp_path, monkeypatch
+):
     """Its final norm is large, or what that makes of the hidden states."""
     results, record = made("int4-rtn")
     read = Folder.tensor
     norm = "model.norm.weight"
     monkeypatch.setattr(
-        Folder, "tensor", lambda f, n, *a: torch.full_like(read(f, n), by) if n == norm else read(f, n, *a)
+        Folder,
+        "tensor",
+        lambda f, n, *a: torch.full_like(read(f, n), by) if n == norm else read(f, n, *a),
     )
     load = loading.load
 
@@ -173,7 +208,9 @@ def test_a_model_that_float16_cannot_hold_is_refused(kind, by, fault, said, made
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_larger_than_half_of_the_memory_is_exported_without_a_load(made, tmp_path, monkeypatch):
+def test_a_model_larger_than_half_of_the_memory_is_exported_without_a_load(
+    made, tmp_path, monkeypatch
+):
     results, record = made("int4-rtn")
     monkeypatch.setattr(deployed, "memory_bytes", lambda: 0)
     monkeypatch.setattr(loading, "load", None)
@@ -204,7 +241,8 @@ def test_a_scale_too_small_for_float16_is_no_silent_change(made, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("quantizer", "kind", "bits", "dtype"), [("int4-rtn", "q4_0", 4.5, "float32"), ("int8", "q8_0", 8.5, "bfloat16")]
+    ("quantizer", "kind", "bits", "dtype"),
+    [("int4-rtn", "q4_0", 4.5, "float32"), ("int8", "q8_0", 8.5, "bfloat16")],
 )
 def test_gguf_holds_the_integers_of_the_row(quantizer, kind, bits, dtype, made, tmp_path):
     results, record = made(quantizer, dtype)
@@ -254,7 +292,10 @@ def split(**options):
         {"type": "Digits", "individual_digits": True},
         {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
     )
-    return {"type": "Sequence", "pretokenizers": [{k: options.get(k, v) for k, v in step.items()} for step in steps]}
+    return {
+        "type": "Sequence",
+        "pretokenizers": [{k: options.get(k, v) for k, v in step.items()} for step in steps],
+    }
 
 
 def tokenizer(**keys):
@@ -270,14 +311,18 @@ def tokenizer(**keys):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (folders.config(hidden_act="gelu"), "has the activation gelu, and llama.cpp computes silu: use --format hf"),
+        (
+            folders.config(hidden_act="gelu"),
+            "has the activation gelu, and llama.cpp computes silu: use --format hf",
+        ),
         (tokenizer(normalizer={"type": "NFKC"}), 'is not written as GGUF ([{"type": "NFKC"}'),
         (tokenizer(pre_tokenizer=split(individual_digits=False)), '"individual_digits": false'),
         (tokenizer(pre_tokenizer=split(use_regex=False)), '"use_regex": false'),
     ],
 )
 def test_what_llama_cpp_computes_otherwise_is_no_gguf(change, said, refused, tmp_path):
-    """The sentence that is compared after an export has the same tokens with each of these tokenizers."""
+    """The sentence that is compared after an export has the same tokens with each of these
+    tokenizers."""
     change(runs.tiny(tmp_path / "m"))
 
     assert said in refused("export", tmp_path / "m", "--format", "gguf", "--out", tmp_path / "out")
@@ -300,19 +345,26 @@ def test_llama_cpp_writes_k_quants(tmp_path):
 def test_rounding_at_run_time_is_no_gguf(tmp_path):
     folder = runs.tiny(tmp_path / "m", cast_bench_cache={"bits": 8})
     with pytest.raises(
-        UserError, match="rounds keys and values while it runs, which no GGUF file says: use --format hf"
+        UserError,
+        match="rounds keys and values while it runs, which no GGUF file says: use --format hf",
     ):
         export_model(str(folder), "gguf", tmp_path / "out")
 
 
 def test_an_importance_matrix_is_the_mean_square_of_the_inputs(monkeypatch):
     monkeypatch.setattr(deployed, "IMATRIX_SEQUENCES", 4)
-    targets = ["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj", "model.layers.1.mlp.down_proj"]
+    targets = [
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.0.self_attn.v_proj",
+        "model.layers.1.mlp.down_proj",
+    ]
     found = deployed._measure_importance(runs.TINY, targets, "wiki-mini")
 
     assert list(found) == ["blk.0.attn_q.weight", "blk.0.attn_v.weight", "blk.1.ffn_down.weight"]
     model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
-    crops = windows.draw_calibration("wiki-mini", 4, 128, 0, lambda text: tokenizer(text)["input_ids"], None)
+    crops = windows.draw_calibration(
+        "wiki-mini", 4, 128, 0, lambda text: tokenizer(text)["input_ids"], None
+    )
     inputs = model.model.layers[0].input_layernorm(model.model.embed_tokens(torch.tensor(crops)))
     torch.testing.assert_close(found["blk.0.attn_q.weight"], inputs.square().mean((0, 1)))
     assert torch.equal(found["blk.0.attn_q.weight"], found["blk.0.attn_v.weight"])
@@ -322,5 +374,7 @@ def test_an_importance_matrix_is_the_mean_square_of_the_inputs(monkeypatch):
 def test_integers_are_no_dense_weights(tmp_path, refused):
     folder = runs.tiny(tmp_path / "m", quantization_config={"quant_method": "gptq"})
 
-    assert "already quantized (gptq)" in refused("export", folder, "--format", "hf", "--out", tmp_path / "o")
+    assert "already quantized (gptq)" in refused(
+        "export", folder, "--format", "hf", "--out", tmp_path / "o"
+    )
     assert not (tmp_path / "o").exists()

@@ -40,7 +40,13 @@ class Faulty(ModelFormat):
 class Other:
     pass
 """
-NAMES = {"shapes": "Shapes", "names": "Names", "faulty": "Faulty", "other": "Other", "gguf": "Shapes"}
+NAMES = {
+    "shapes": "Shapes",
+    "names": "Names",
+    "faulty": "Faulty",
+    "other": "Other",
+    "gguf": "Shapes",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +60,9 @@ def site(tmp_path, monkeypatch):
 
 
 def test_a_format_of_another_package_writes_a_model(tmp_path, output):
-    said = output("export", runs.TINY, "--format", "shapes", "--values", "long", "--out", tmp_path / "out")
+    said = output(
+        "export", runs.TINY, "--format", "shapes", "--values", "long", "--out", tmp_path / "out"
+    )
 
     assert "38 tensors listed" in said
     assert json.loads((tmp_path / "out/config.json").read_text())["listed"] == "long"
@@ -62,8 +70,12 @@ def test_a_format_of_another_package_writes_a_model(tmp_path, output):
 
 
 def test_it_is_in_the_help_and_in_errors(tmp_path, output, refused):
-    assert "shapes: The shape of each tensor, as JSON." in " ".join(output("export", "--help").split())
-    assert "did you mean shapes" in refused("export", runs.TINY, "--format", "shape", "--out", tmp_path / "out")
+    assert "shapes: The shape of each tensor, as JSON." in " ".join(
+        output("export", "--help").split()
+    )
+    assert "did you mean shapes" in refused(
+        "export", runs.TINY, "--format", "shape", "--out", tmp_path / "out"
+    )
     assert "--values q needs --format gguf or packed24 or shapes" in refused(
         "export", runs.TINY, "--values", "q", "--out", tmp_path / "out"
     )
@@ -73,7 +85,11 @@ def test_it_is_in_the_help_and_in_errors(tmp_path, output, refused):
     ("name", "said"),
     [
         ("faulty", "cannot be used (ZeroDivisionError: division by zero, listing.py line "),
-        ("other", "cannot be used (TypeError: listing:Other does not derive from bench.export.contract.ExportFormat"),
+        (
+            "other",
+            "cannot be used (TypeError: listing:Other does not derive from "
+            "bench.export.contract.ExportFormat",
+        ),
     ],
 )
 def test_a_fault_is_one_sentence(tmp_path, refused, name, said):
@@ -82,6 +98,8 @@ def test_a_fault_is_one_sentence(tmp_path, refused, name, said):
 
 
 def test_a_taken_name_is_ignored(tmp_path, cli):
-    said = cli("export", runs.TINY, "--format", "gguf", "--values", "long", "--out", tmp_path / "out")[2]
+    said = cli(
+        "export", runs.TINY, "--format", "gguf", "--values", "long", "--out", tmp_path / "out"
+    )[2]
     assert "plug-in gguf is ignored: the name is built in" in said
     assert "invalid --values 'long': with --format gguf it must be f16, " in said

@@ -11,7 +11,10 @@ from methods.errors import UserError
 from methods.pattern import Pattern
 
 PATTERN = Pattern.parse("2:4")
-WEIGHT = np.tile(np.array([1, 0, 2, 0], np.float32), (3, 2)) + np.arange(3, dtype=np.float32)[:, None] * 0
+WEIGHT = (
+    np.tile(np.array([1, 0, 2, 0], np.float32), (3, 2))
+    + np.arange(3, dtype=np.float32)[:, None] * 0
+)
 """[3, 8], 2:4 along its rows and dense along its columns."""
 X = helper.make_tensor_value_info("x", TensorProto.FLOAT, [5, 8])
 Y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [5, 4])
@@ -22,24 +25,35 @@ WAYS = {
     "Gemm, [out, in]": (WEIGHT, [helper.make_node("Gemm", ["x", "w"], ["h"], transB=1)]),
     "turned": (
         WEIGHT,
-        [helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]), helper.make_node("MatMul", ["x", "t"], ["h"])],
+        [
+            helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]),
+            helper.make_node("MatMul", ["x", "t"], ["h"]),
+        ],
     ),
     "left, [out, in]": (
         WEIGHT,
-        [helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0]), helper.make_node("MatMul", ["w", "t"], ["h"])],
+        [
+            helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0]),
+            helper.make_node("MatMul", ["w", "t"], ["h"]),
+        ],
     ),
     "left in Gemm, [in, out]": (
         WEIGHT.T,
         [helper.make_node("Gemm", ["w", "x"], ["h"], transA=1, transB=1)],
     ),
-}  # fmt: skip
+}
 
 
 def save(path, nodes, weights, *, external=False, result="h"):
     """A graph that ends in a ReLU and a head, so that no other product is the last."""
-    tail = [helper.make_node("Relu", [result], ["r"]), helper.make_node("MatMul", ["r", "head"], ["m"])]
+    tail = [
+        helper.make_node("Relu", [result], ["r"]),
+        helper.make_node("MatMul", ["r", "head"], ["m"]),
+    ]
     tail += [helper.make_node("Tanh", ["m"], ["y"])]
-    tensors = [numpy_helper.from_array(np.ascontiguousarray(w), name) for name, w in weights.items()]
+    tensors = [
+        numpy_helper.from_array(np.ascontiguousarray(w), name) for name, w in weights.items()
+    ]
     tensors.append(numpy_helper.from_array(np.ones((3, 4), np.float32), "head"))
     graph = helper.make_graph([*nodes, *tail], "made", [X], [Y], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -61,11 +75,17 @@ def test_groups_go_along_the_input_whatever_the_layout(tmp_path, way):
 
 
 def test_other_operators_of_the_same_names_are_not_read(tmp_path):
-    """A Transpose may leave the order. Operators outside the standard may compute anything, from no inputs."""
-    same = [helper.make_node("Transpose", ["w"], ["t"], perm=[0, 1]), helper.make_node("MatMul", ["x", "t"], ["h"])]
+    """A Transpose may leave the order. Operators outside the standard may compute anything, from no
+    inputs."""
+    same = [
+        helper.make_node("Transpose", ["w"], ["t"], perm=[0, 1]),
+        helper.make_node("MatMul", ["x", "t"], ["h"]),
+    ]
     file = OnnxFile(save(tmp_path / "x.onnx", same, {"w": WEIGHT.T}))
     assert file.count(PATTERN).violations == 0
-    strange = [helper.make_node(kind, [], [f"o{kind}"], domain="a.b") for kind in ("MatMul", "Transpose")]
+    strange = [
+        helper.make_node(kind, [], [f"o{kind}"], domain="a.b") for kind in ("MatMul", "Transpose")
+    ]
     path = save(tmp_path / "y.onnx", [*strange, *WAYS["right, [in, out]"][1]], {"w": WEIGHT.T})
     model = onnx.load(path)
     model.opset_import.append(helper.make_opsetid("a.b", 1))
@@ -77,7 +97,10 @@ def test_a_violated_group_is_found_by_the_command(cli, tmp_path):
     nodes = WAYS["right, [in, out]"][1]
     broken = WEIGHT.T.copy()
     broken[1, 2] = 5
-    good, bad = (save(tmp_path / f"{n}.onnx", nodes, {"w": w}) for n, w in (("good", WEIGHT.T), ("bad", broken)))
+    good, bad = (
+        save(tmp_path / f"{n}.onnx", nodes, {"w": w})
+        for n, w in (("good", WEIGHT.T), ("bad", broken))
+    )
 
     assert cli("verify", str(good))[0] == 0
     code, out, err = cli("verify", str(bad))
@@ -87,7 +110,9 @@ def test_a_violated_group_is_found_by_the_command(cli, tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_floats(tmp_path, dtype):
-    file = OnnxFile(save(tmp_path / "x.onnx", WAYS["right, [in, out]"][1], {"w": WEIGHT.T.astype(dtype)}))
+    file = OnnxFile(
+        save(tmp_path / "x.onnx", WAYS["right, [in, out]"][1], {"w": WEIGHT.T.astype(dtype)})
+    )
 
     assert torch.equal(file.weight(file.targets()[0]).float(), torch.from_numpy(WEIGHT))
 
@@ -97,20 +122,30 @@ def test_weights_in_a_file_of_their_own(tmp_path):
     file = OnnxFile(path)
 
     assert (tmp_path / "weights").exists()
-    assert [torch.equal(file.weight(file.targets()[0]), torch.from_numpy(WEIGHT)) for _ in range(2)] == [True, True]
+    assert [
+        torch.equal(file.weight(file.targets()[0]), torch.from_numpy(WEIGHT)) for _ in range(2)
+    ] == [True, True]
 
 
 def test_the_head_is_no_target_and_names_can_be_chosen(tmp_path):
-    nodes = [helper.make_node("MatMul", ["x", "a"], ["p"]), helper.make_node("MatMul", ["x", "b"], ["q"])]
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["p"]),
+        helper.make_node("MatMul", ["x", "b"], ["q"]),
+    ]
     nodes.append(helper.make_node("Add", ["p", "q"], ["h"]))
     file = OnnxFile(save(tmp_path / "x.onnx", nodes, {"a": WEIGHT.T, "b": WEIGHT.T}))
 
     assert [linear.name for linear in file.targets()] == ["a", "b"]
     assert [linear.name for linear in file.targets(exclude=["b*"])] == ["a"]
     assert [linear.name for linear in file.linears if linear.is_head] == ["head"]
-    with pytest.raises(UserError, match=r"no linear of .*x.onnx matches include \['c'\] and exclude \[\]; names look"):
+    with pytest.raises(
+        UserError,
+        match=r"no linear of .*x.onnx matches include \['c'\] and exclude \[\]; names look",
+    ):
         file.targets(["c"])
-    with pytest.raises(UserError, match=r"pattern 3:7 needs input widths that are multiples of 7, and a has 8"):
+    with pytest.raises(
+        UserError, match=r"pattern 3:7 needs input widths that are multiples of 7, and a has 8"
+    ):
         file.count(Pattern.parse("3:7"))
 
 

@@ -25,7 +25,9 @@ from methods.pattern import Pattern
 
 MIXTURES = [name for name in CONFIGS if FAMILIES_TAUGHT[name].experts]
 FAMILIES = [
-    name if name == "llama" else pytest.param(name, marks=pytest.mark.full if name == "gpt2" else pytest.mark.slow)
+    name
+    if name == "llama"
+    else pytest.param(name, marks=pytest.mark.full if name == "gpt2" else pytest.mark.slow)
     for name in CONFIGS
     if name not in MIXTURES
 ]
@@ -53,11 +55,14 @@ def exported(tmp_path_factory):
 
 
 def start(folder):
-    return onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
 
 
 def decode(session, prompt, count):
-    """Greedy tokens after a prompt [batch, tokens], each from the cache that the one before left."""
+    """Greedy tokens after a prompt [batch, tokens], each from the cache that the one before
+    left."""
     inputs = {value.name: value for value in session.get_inputs()}
     outputs = [value.name for value in session.get_outputs()]
     batch, past = prompt.shape[0], 0
@@ -103,7 +108,9 @@ def test_every_target_is_in_the_file_by_its_name_and_holds_the_pattern(exported,
     assert [linear.name for linear in file.targets()] == list(targets)
     assert f"2:4 in {len(targets)} linears" in sentence
     for linear in file.targets():
-        assert torch.equal(file.weight(linear), model.get_submodule(linear.name).weight), linear.name
+        assert torch.equal(file.weight(linear), model.get_submodule(linear.name).weight), (
+            linear.name
+        )
 
 
 def test_the_layout_is_optimums(exported):
@@ -115,12 +122,19 @@ def test_the_layout_is_optimums(exported):
     assert shapes["logits"] == ["batch_size", "sequence_length", 64]
     for i in range(2):
         for kind in ("key", "value"):
-            assert shapes[f"past_key_values.{i}.{kind}"] == ["batch_size", 2, "past_sequence_length", 8]
+            assert shapes[f"past_key_values.{i}.{kind}"] == [
+                "batch_size",
+                2,
+                "past_sequence_length",
+                8,
+            ]
             assert shapes[f"present.{i}.{kind}"][1::2] == [2, 8]
     model = onnx.load(out / "model.onnx")
     assert (model.producer_name, model.opset_import[0].version) == ("cast-bench", onnx_model.OPSET)
     assert json.loads((out / "config.json").read_text())["model_type"] == "llama"
-    assert {node.op_type for node in model.graph.node}.isdisjoint({"QuantizeLinear", "DequantizeLinear"})
+    assert {node.op_type for node in model.graph.node}.isdisjoint(
+        {"QuantizeLinear", "DequantizeLinear"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,8 +151,14 @@ def test_a_dtype_is_that_of_every_weight_and_the_tokenizer_goes_along(tmp_path, 
 
     assert {t.data_type for t in file.model.graph.initializer if len(t.dims) == 2} == {wanted}
     assert f"opset {onnx_model.OPSET}, {dtype}" in sentence
-    assert ("logits not compared: onnxruntime has no bfloat16 on a CPU" in sentence) == (dtype == "bfloat16")
-    assert {p.name for p in (tmp_path / "out").iterdir()} >= {"model.onnx", "tokenizer.json", "config.json"}
+    assert ("logits not compared: onnxruntime has no bfloat16 on a CPU" in sentence) == (
+        dtype == "bfloat16"
+    )
+    assert {p.name for p in (tmp_path / "out").iterdir()} >= {
+        "model.onnx",
+        "tokenizer.json",
+        "config.json",
+    }
 
 
 @pytest.mark.full
@@ -149,7 +169,9 @@ def test_weights_that_protobuf_cannot_hold_lie_beside_the_graph(exported, tmp_pa
     monkeypatch.setattr(onnx_file, "MAX_INLINE_BYTES", 0)
     export_model(str(source), "onnx", tmp_path / "onnx")
     large, other = tmp_path / "onnx/model.onnx", tmp_path / "other.onnx"
-    onnx_file.replace_weights(large, other, lambda name: OnnxFile(large).weight(_linear(large, name)) * 2)
+    onnx_file.replace_weights(
+        large, other, lambda name: OnnxFile(large).weight(_linear(large, name)) * 2
+    )
 
     assert {"model.onnx", "model.onnx.data"} <= {p.name for p in (tmp_path / "onnx").iterdir()}
     assert other.with_name("other.onnx.data").exists()
@@ -158,7 +180,9 @@ def test_weights_that_protobuf_cannot_hold_lie_beside_the_graph(exported, tmp_pa
         assert torch.equal(OnnxFile(large).weight(_linear(large, linear.name)), weight)
         assert torch.equal(OnnxFile(other).weight(_linear(other, linear.name)), weight * 2)
     prompt = np.arange(7)[None]
-    assert np.array_equal(decode(start(tmp_path / "onnx"), prompt, 4), decode(start(small), prompt, 4))
+    assert np.array_equal(
+        decode(start(tmp_path / "onnx"), prompt, 4), decode(start(small), prompt, 4)
+    )
 
 
 def _linear(path, name):
@@ -197,7 +221,9 @@ def test_a_file_that_is_not_the_model_is_refused(exported, tmp_path, monkeypatch
     model = loading.load(source, Compute())
     model.lm_head.weight.data *= 1.01
     write(model, other)
-    monkeypatch.setattr(onnx_model, "_export", lambda model, cache, path: shutil.copy(out / "model.onnx", path))
+    monkeypatch.setattr(
+        onnx_model, "_export", lambda model, cache, path: shutil.copy(out / "model.onnx", path)
+    )
     with pytest.raises(CheckFailed, match=r"^logits of the ONNX file differ from the model's by"):
         export_model(str(other), "onnx", tmp_path / "out")
     with pytest.raises(CheckFailed, match=r"^1:4 does not hold in 4,608 groups of the ONNX file$"):
@@ -208,7 +234,9 @@ def test_a_file_that_is_not_the_model_is_refused(exported, tmp_path, monkeypatch
 @pytest.mark.parametrize("family", MIXTURES[:1])
 def test_a_mixture_of_experts_is_a_sentence(tmp_path, family):
     source = str(write(build(family), tmp_path / "m"))
-    with pytest.raises(UserError, match=rf"^a mixture of experts \({family}\) cannot be exported to ONNX"):
+    with pytest.raises(
+        UserError, match=rf"^a mixture of experts \({family}\) cannot be exported to ONNX"
+    ):
         export_model(source, "onnx", tmp_path / "out")
 
 

@@ -29,7 +29,9 @@ def without_transforms(family):
     return replace(family, flow=replace(family.flow, values=(), units=(), factor=""))
 
 
-@pytest.fixture(params=sample((n for n, f in TABLE.items() if not f.experts), "gpt2", "opt", "gemma2", "phi3"))
+@pytest.fixture(
+    params=sample((n for n, f in TABLE.items() if not f.experts), "gpt2", "opt", "gemma2", "phi3")
+)
 def plain(request):
     """A family whose entry can be derived: any but a mixture of experts."""
     return request.param
@@ -41,7 +43,9 @@ def forgotten(plain, make, keep_as, tmp_path, monkeypatch):
     folder = keep_as(make(plain), tmp_path / "m")
     if FAMILIES[plain].native:
         about = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(about | {"auto_map": {"AutoConfig": "its.own"}}))
+        (folder / "config.json").write_text(
+            json.dumps(about | {"auto_map": {"AutoConfig": "its.own"}})
+        )
     monkeypatch.delitem(FAMILIES, plain)
     return folder
 
@@ -69,19 +73,27 @@ def test_a_known_family_is_derived_like_an_unknown_one(make, keep_as, tmp_path):
 def test_an_architecture_that_was_never_here(tmp_path, keep_as):
     """Arcee's: a plain MLP of two linears, biases by a flag."""
     torch.manual_seed(0)
-    folder = keep_as(AutoModelForCausalLM.from_config(ArceeConfig(**GROUPED, **TOKENS)), tmp_path / "m")
+    folder = keep_as(
+        AutoModelForCausalLM.from_config(ArceeConfig(**GROUPED, **TOKENS)), tmp_path / "m"
+    )
 
     kind, family, _ = teach.teach(folder)
 
     assert kind == "arcee" and kind not in FAMILIES
-    assert family.linears == (*(f"self_attn.{x}_proj" for x in "qkvo"), "mlp.up_proj", "mlp.down_proj")
+    assert family.linears == (
+        *(f"self_attn.{x}_proj" for x in "qkvo"),
+        "mlp.up_proj",
+        "mlp.down_proj",
+    )
     assert set(family.when) == {"attention_bias", "mlp_bias"}
 
 
 def test_an_architecture_whose_config_has_no_head_dim(tmp_path, keep_as):
     """StableLM's linears of keys and values, and Phi's norms of a head."""
     torch.manual_seed(0)
-    folder = keep_as(AutoModelForCausalLM.from_config(StableLmConfig(**GROUPED, **TOKENS)), tmp_path / "m")
+    folder = keep_as(
+        AutoModelForCausalLM.from_config(StableLmConfig(**GROUPED, **TOKENS)), tmp_path / "m"
+    )
 
     family = teach.teach(folder).family
 
@@ -95,7 +107,8 @@ def test_an_architecture_whose_config_has_no_head_dim(tmp_path, keep_as):
 def test_a_refusal_names_the_tensor_or_the_architecture():
     probe = Probe(ArceeConfig(**GROUPED).to_dict())
     with pytest.raises(
-        UserError, match=r"model\.x\.weight has a dimension of 997, which is no sum or product of .*hidden_size="
+        UserError,
+        match=r"model\.x\.weight has a dimension of 997, which is no sum or product of .*hidden_size=",
     ):
         probe.shape("model.x.weight", (108, 997))
     with pytest.raises(UserError, match=r"^architecture 'nothing' cannot be loaded: "):

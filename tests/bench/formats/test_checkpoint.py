@@ -23,7 +23,13 @@ from methods.experts import unfold
 from methods.folder import Folder
 from methods.quantizing.grids import FP4
 
-GROUPED = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": packers.GROUP, "symmetric": False}
+GROUPED = {
+    "num_bits": 4,
+    "type": "int",
+    "strategy": "group",
+    "group_size": packers.GROUP,
+    "symmetric": False,
+}
 ROUNDED = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True}
 
 
@@ -37,11 +43,21 @@ CASES = {
     "awq": (packers.awq, {"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm"}),
     "auto-round": (
         lambda w: packers.gptq(w, 4),
-        {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "bits": 4, "group_size": 16},
+        {
+            "quant_method": "auto-round",
+            "packing_format": "auto_round:auto_gptq",
+            "bits": 4,
+            "group_size": 16,
+        },
     ),
     "auto-round for GPTQModel": (
         lambda w: zeros_themselves(*packers.gptq(w, 4)),
-        {"quant_method": "auto-round", "packing_format": "auto_round:gptqmodel", "bits": 4, "group_size": 16},
+        {
+            "quant_method": "auto-round",
+            "packing_format": "auto_round:gptqmodel",
+            "bits": 4,
+            "group_size": 16,
+        },
     ),
     "pack-quantized, 3 bits": (
         partial(packers.pack_quantized, bits=3),
@@ -56,7 +72,10 @@ CASES = {
         {
             "quant_method": "compressed-tensors",
             "format": "pack-quantized",
-            "config_groups": {"other": {"weights": GROUPED | {"group_size": 32}}, "g": {"weights": GROUPED}},
+            "config_groups": {
+                "other": {"weights": GROUPED | {"group_size": 32}},
+                "g": {"weights": GROUPED},
+            },
         },
     ),
 }
@@ -103,7 +122,10 @@ def test_a_layer_with_groups_of_another_size_is_refused(size):
 
 @pytest.mark.parametrize("prefix", ["weight.", ""])
 def test_a_masked_folder_is_packed(prefix, tmp_path):
-    about = {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24-bitmask"}}
+    about = {
+        "quant_method": "compressed-tensors",
+        "sparsity_config": {"format": "sparse-24-bitmask"},
+    }
     stored = packers.folder(tmp_path / "m", partial(packers.halves_of_four, prefix=prefix), about)
 
     opened = open_checkpoint(tmp_path / "m")
@@ -145,7 +167,9 @@ def test_four_bit_floats(kind):
     assert torch.equal(found, expected.bfloat16())
 
 
-@pytest.mark.parametrize(("strategy", "shape"), [("channel", (8, 1)), ("tensor", (1,)), ("block", (2, 2))])
+@pytest.mark.parametrize(
+    ("strategy", "shape"), [("channel", (8, 1)), ("tensor", (1,)), ("block", (2, 2))]
+)
 def test_scales_of_a_row_of_a_tensor_and_of_blocks(strategy, shape):
     values, scale = torch.randn(8, 16).to(torch.float8_e4m3fn), torch.rand(shape)
     weights = {"num_bits": 8, "type": "float", "strategy": strategy}
@@ -159,7 +183,8 @@ def test_scales_of_a_row_of_a_tensor_and_of_blocks(strategy, shape):
 
 
 def test_a_dense_weight_beside_a_scale_is_refused():
-    """llm-compressor writes it with save_compressed=False. A product with the scale is another model."""
+    """llm-compressor writes it with save_compressed=False. A product with the scale is another
+    model."""
     scheme, parts = CompressedTensorsScheme({"format": "dense"}), {"weight": torch.ones(2, 2)}
     assert torch.equal(scheme.decode(parts), parts["weight"])
     with pytest.raises(ValueError, match="stored dense has a scale: save it compressed"):
@@ -172,7 +197,10 @@ def test_an_adapter_is_added_to_its_original(rslora, tmp_path):
     original = Folder(packers.TINY)
     rows, width = original.shapes()[f"{name}.weight"]
     a, b = torch.randn(rank, width), torch.randn(rows, rank)
-    tensors = {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
+    tensors = {
+        f"base_model.model.{name}.lora_A.weight": a,
+        f"base_model.model.{name}.lora_B.weight": b,
+    }
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     about = {"peft_type": "LORA", "r": rank, "lora_alpha": 8, "use_rslora": rslora}
     (tmp_path / "adapter_config.json").write_text(json.dumps(about))
@@ -194,7 +222,11 @@ def test_an_adapter_is_added_to_its_original(rslora, tmp_path):
 )
 def test_patterns_of_alphas_match_as_in_peft(patterns, tmp_path):
     config = peft.LoraConfig(
-        r=4, lora_alpha=8, target_modules=["q_proj", "k_proj"], alpha_pattern=patterns, init_lora_weights=False
+        r=4,
+        lora_alpha=8,
+        target_modules=["q_proj", "k_proj"],
+        alpha_pattern=patterns,
+        init_lora_weights=False,
     )
     load = partial(AutoModelForCausalLM.from_pretrained, packers.TINY)
     peft.get_peft_model(load(), config).save_pretrained(tmp_path)
@@ -211,13 +243,20 @@ def test_patterns_of_alphas_match_as_in_peft(patterns, tmp_path):
 def test_an_embedding_that_is_trained_without_its_tied_head_is_refused(saved, tmp_path):
     """peft loads the embedding of `save_embedding_layers` in place, so that the head follows."""
     name, original = "model.embed_tokens.weight", Folder(packers.TINY)
-    save_file({f"base_model.model.{name}": 2 * original.tensor(name)}, tmp_path / "adapter_model.safetensors")
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "modules_to_save": saved}))
+    save_file(
+        {f"base_model.model.{name}": 2 * original.tensor(name)},
+        tmp_path / "adapter_model.safetensors",
+    )
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "modules_to_save": saved})
+    )
     if saved:
         with pytest.raises(UserError, match="peft does not tie the head to it"):
             open_checkpoint(tmp_path, original)
     else:
-        assert torch.equal(open_checkpoint(tmp_path, original).tensor(name), 2 * original.tensor(name))
+        assert torch.equal(
+            open_checkpoint(tmp_path, original).tensor(name), 2 * original.tensor(name)
+        )
 
 
 def test_an_adapter_of_gpt2_is_merged_as_in_peft(tmp_path):
@@ -225,7 +264,11 @@ def test_an_adapter_of_gpt2_is_merged_as_in_peft(tmp_path):
     folder = models.random_folder("gpt2", tmp_path / "m")
     load = partial(AutoModelForCausalLM.from_pretrained, folder)
     config = peft.LoraConfig(
-        r=4, target_modules=["c_attn"], modules_to_save=["c_fc"], fan_in_fan_out=True, init_lora_weights=False
+        r=4,
+        target_modules=["c_attn"],
+        modules_to_save=["c_fc"],
+        fan_in_fan_out=True,
+        init_lora_weights=False,
     )
     trained = peft.get_peft_model(load(), config)
     with torch.no_grad():
@@ -236,7 +279,9 @@ def test_an_adapter_of_gpt2_is_merged_as_in_peft(tmp_path):
 
     opened = open_checkpoint(tmp_path / "adapter", Folder(folder))
 
-    merged = unfold(peft.PeftModel.from_pretrained(load(), tmp_path / "adapter").merge_and_unload()).state_dict()
+    merged = unfold(
+        peft.PeftModel.from_pretrained(load(), tmp_path / "adapter").merge_and_unload()
+    ).state_dict()
     for name in opened:
         assert torch.allclose(opened.tensor(name), merged[name], atol=1e-5), name
 
@@ -254,7 +299,10 @@ def test_an_adapter_of_gpt2_is_merged_as_in_peft(tmp_path):
 )
 def test_an_adapter_that_peft_reads_in_another_way_is_refused(about, said, tmp_path):
     name = "base_model.model.model.layers.0.self_attn.q_proj"
-    tensors = {f"{name}.lora_A.weight": torch.zeros(4, 128), f"{name}.lora_B.weight": torch.zeros(128, 4)}
+    tensors = {
+        f"{name}.lora_A.weight": torch.zeros(4, 128),
+        f"{name}.lora_B.weight": torch.zeros(128, 4),
+    }
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4} | about))
 
@@ -266,13 +314,24 @@ def test_an_adapter_that_peft_reads_in_another_way_is_refused(about, said, tmp_p
 
 def test_a_gguf_file_of_gpt2_has_its_weights_out_by_in(tmp_path, cache):
     """transformers turns them for its Conv1D, and the folder in the cache has them turned."""
-    sizes = {"context_length": 1024, "embedding_length": 32, "block_count": 2, "feed_forward_length": 128}
+    sizes = {
+        "context_length": 1024,
+        "embedding_length": 32,
+        "block_count": 2,
+        "feed_forward_length": 128,
+    }
     sizes |= {"attention.head_count": 4, "attention.layer_norm_epsilon": 1e-5}
     fields = {name: None for name in gguf_files.FIELDS if name.startswith("llama.")}
     block = {"attn_norm": (32,), "attn_qkv": (96, 32), "attn_output": (32, 32)}
     block |= {"ffn_norm": (32,), "ffn_up": (128, 32), "ffn_down": (32, 128)}
-    tensors = dict.fromkeys(gguf_files.shapes()) | {"token_embd.weight": (len(gguf_files.TOKENS), 32)}
-    tensors |= {"position_embd.weight": (1024, 32), "output_norm.weight": (32,), "output_norm.bias": (32,)}
+    tensors = dict.fromkeys(gguf_files.shapes()) | {
+        "token_embd.weight": (len(gguf_files.TOKENS), 32)
+    }
+    tensors |= {
+        "position_embd.weight": (1024, 32),
+        "output_norm.weight": (32,),
+        "output_norm.bias": (32,),
+    }
     for name, shape in block.items():
         for i in range(2):
             tensors |= {f"blk.{i}.{name}.weight": shape, f"blk.{i}.{name}.bias": shape[:1]}
@@ -282,10 +341,17 @@ def test_a_gguf_file_of_gpt2_has_its_weights_out_by_in(tmp_path, cache):
     opened = open_checkpoint(file)
 
     stored = {tensor.name: torch.tensor(tensor.data) for tensor in gguf.GGUFReader(file).tensors}
-    names = {"attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
+    names = {
+        "attn.c_attn": "attn_qkv",
+        "attn.c_proj": "attn_output",
+        "mlp.c_fc": "ffn_up",
+        "mlp.c_proj": "ffn_down",
+    }
     for i in range(2):
         for ours, theirs in names.items():
-            assert torch.equal(opened.weight(f"transformer.h.{i}.{ours}"), stored[f"blk.{i}.{theirs}.weight"])
+            assert torch.equal(
+                opened.weight(f"transformer.h.{i}.{ours}"), stored[f"blk.{i}.{theirs}.weight"]
+            )
 
 
 def test_a_gguf_file_gives_its_types_and_its_bytes(tmp_path, cache):
@@ -302,16 +368,25 @@ def test_a_gguf_file_gives_its_types_and_its_bytes(tmp_path, cache):
 
 def test_the_names_of_a_gguf_files_tensors_follow_its_architecture(tmp_path, cache, monkeypatch):
     """gemma3 in the file is gemma3_text in the config."""
-    fields = {f"gemma3.{k.partition('.')[2]}": v for k, v in gguf_files.FIELDS.items() if k.startswith("llama.")}
+    fields = {
+        f"gemma3.{k.partition('.')[2]}": v
+        for k, v in gguf_files.FIELDS.items()
+        if k.startswith("llama.")
+    }
     fields |= dict.fromkeys((k for k in gguf_files.FIELDS if k.startswith("llama.")), None)
-    fields |= {"gemma3.attention.key_length": gguf_files.HIDDEN // gguf_files.FIELDS["llama.attention.head_count"]}
+    fields |= {
+        "gemma3.attention.key_length": gguf_files.HIDDEN
+        // gguf_files.FIELDS["llama.attention.head_count"]
+    }
     tensors = {
         f"blk.{i}.post_{x}_norm.weight": (gguf_files.HIDDEN,)
         for i in range(gguf_files.LAYERS)
         for x in ("attention", "ffw")
     }
     width = fields["gemma3.attention.key_length"]
-    tensors |= {f"blk.{i}.attn_{x}_norm.weight": (width,) for i in range(gguf_files.LAYERS) for x in "qk"}
+    tensors |= {
+        f"blk.{i}.attn_{x}_norm.weight": (width,) for i in range(gguf_files.LAYERS) for x in "qk"
+    }
     file = gguf_files.write(tmp_path / "m.gguf", fields, tensors, "gemma3")
     sizes = open_checkpoint(file).stored()
 
@@ -322,7 +397,9 @@ def test_a_group_size_that_two_config_groups_may_mean_is_not_guessed():
     kinds = [{"weights": GROUPED | {"group_size": size}} for size in (64, 48)]
     scheme = CompressedTensorsScheme({"config_groups": dict(zip("ab", kinds, strict=True))})
     with pytest.raises(ValueError, match="2 groups of 96 inputs may be of 64 or of 48"):
-        scheme.decode({"weight": torch.ones(2, 96, dtype=torch.int8), "weight_scale": torch.ones(2, 2)})
+        scheme.decode(
+            {"weight": torch.ones(2, 96, dtype=torch.int8), "weight_scale": torch.ones(2, 2)}
+        )
 
 
 @pytest.mark.parametrize(
@@ -339,21 +416,29 @@ def test_a_group_size_that_two_config_groups_may_mean_is_not_guessed():
         (
             {
                 "quant_method": "compressed-tensors",
-                "config_groups": {"g": {"weights": GROUPED, "input_activations": {"num_bits": 8, "type": "int"}}},
+                "config_groups": {
+                    "g": {"weights": GROUPED, "input_activations": {"num_bits": 8, "type": "int"}}
+                },
             },
             "static",
         ),
         (
             {
                 "quant_method": "compressed-tensors",
-                "config_groups": {"a": {"weights": GROUPED, "input_activations": ROUNDED}, "b": {"weights": GROUPED}},
+                "config_groups": {
+                    "a": {"weights": GROUPED, "input_activations": ROUNDED},
+                    "b": {"weights": GROUPED},
+                },
             },
             "several input_activations",
         ),
         (
             {
                 "quant_method": "compressed-tensors",
-                "config_groups": {"a": {"weights": GROUPED | {"num_bits": 8}}, "b": {"weights": GROUPED}},
+                "config_groups": {
+                    "a": {"weights": GROUPED | {"num_bits": 8}},
+                    "b": {"weights": GROUPED},
+                },
             },
             "several kinds of weights",
         ),
@@ -386,7 +471,12 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(about, said, tmp_path):
         ("awq", "scales", lambda t: t.to(torch.float8_e4m3fn), "are a weight of float8_e4m3fn"),
         ("pack-quantized", "weight_scale", lambda t: None, "are a weight of int32"),
         ("pack-quantized", "weight_scale", lambda t: t.T.contiguous(), "for 128 rows"),
-        ("pack-quantized", "weight_shape", lambda t: t - 8, r"\[128, 120\], not a float matrix \[128, 128\]"),
+        (
+            "pack-quantized",
+            "weight_shape",
+            lambda t: t - 8,
+            r"\[128, 120\], not a float matrix \[128, 128\]",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(case, part, damage, said, tmp_path):
@@ -395,7 +485,9 @@ def test_parts_that_do_not_fit_are_refused(case, part, damage, said, tmp_path):
     tensors = load_file(file)
     name = next(n for n in tensors if n.endswith(f"q_proj.{part}"))
     changed = damage(tensors.pop(name))
-    save_file(tensors | ({name: changed} if changed is not None else {}), file, metadata={"format": "pt"})
+    save_file(
+        tensors | ({name: changed} if changed is not None else {}), file, metadata={"format": "pt"}
+    )
 
     with pytest.raises(UserError, match=rf"the parts of .*q_proj .*{said}"):
         open_checkpoint(tmp_path / "m").tensor(name.replace(part, "weight"))

@@ -28,13 +28,17 @@ def with_tensors(folder, change):
     runs.tiny(folder)
     file = folder / "model.safetensors"
     tensors = load_file(file)
-    save_file({n: t.contiguous() for n, t in change(tensors).items()}, file, metadata={"format": "pt"})
+    save_file(
+        {n: t.contiguous() for n, t in change(tensors).items()}, file, metadata={"format": "pt"}
+    )
     return folder
 
 
 def masked(keep):
     """keep(weight) -> the mask of each linear. A product leaves -0.0."""
-    return lambda tensors: {n: t * keep(t) if n.endswith("proj.weight") else t for n, t in tensors.items()}
+    return lambda tensors: {
+        n: t * keep(t) if n.endswith("proj.weight") else t for n, t in tensors.items()
+    }
 
 
 def test_a_row_beside_its_original(tmp_path):
@@ -72,20 +76,26 @@ def test_a_tied_head_of_other_values_is_refused(tmp_path, refused):
         head = lambda tensors: {"lm_head.weight": factor * tensors["model.embed_tokens.weight"]}  # noqa: E731
         return with_tensors(tmp_path / name, lambda tensors: tensors | head(tensors))
 
-    wide = with_tensors(tmp_path / "wide", lambda tensors: tensors | {"lm_head.weight": torch.zeros(1, 2)})
+    wide = with_tensors(
+        tmp_path / "wide", lambda tensors: tensors | {"lm_head.weight": torch.zeros(1, 2)}
+    )
     assert "their values differ" in refused("plan", "--model", wide)
     same, other = headed("same", 1), headed("other", 2)
     assert inspect(same, "same", models.resolve(str(same)), *ALL).pattern == "dense"
     for line in (("plan", "--model", other), ("plan", "--methods", f"folder:path={other}")):
         assert "ties lm_head.weight to the embedding, and their values differ" in refused(*line)
-    assert "ties lm_head" in refused("export", other, "--format", "packed24", "--out", tmp_path / "out")
+    assert "ties lm_head" in refused(
+        "export", other, "--format", "packed24", "--out", tmp_path / "out"
+    )
 
 
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory):
     """A folder of GPTQ."""
     folder = tmp_path_factory.mktemp("quantized") / "m"
-    packers.folder(folder, lambda w: packers.gptq(w, 4), {"quant_method": "gptq", "bits": 4, "group_size": 16})
+    packers.folder(
+        folder, lambda w: packers.gptq(w, 4), {"quant_method": "gptq", "bits": 4, "group_size": 16}
+    )
     return folder
 
 
@@ -112,7 +122,10 @@ def test_a_quantized_folder_has_the_bits_of_its_files_and_no_second_quantizer(qu
 
 
 def test_check_counts_the_bits_of_a_packed_folder_once(tmp_path):
-    about = {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24-bitmask"}}
+    about = {
+        "quant_method": "compressed-tensors",
+        "sparsity_config": {"format": "sparse-24-bitmask"},
+    }
     packers.folder(tmp_path / "m", partial(packers.halves_of_four, prefix=""), about)
     label = f"folder:path={tmp_path / 'm'}"
 
@@ -128,12 +141,19 @@ def test_check_counts_the_bits_of_a_packed_folder_once(tmp_path):
         (lambda w: torch.arange(w.shape[1]) % 8 < 4, "4:8"),
         (lambda w: torch.arange(w.shape[1]) % 4 == 0, "1:4"),
         (lambda w: w.abs() > w.abs().flatten().kthvalue(int(0.6 * w.numel())).values, "60%"),
-        (lambda w: torch.arange(len(w))[:, None] >= (len(w) // 2 if w.shape[0] < w.shape[1] else 0), "dense"),
+        (
+            lambda w: (
+                torch.arange(len(w))[:, None] >= (len(w) // 2 if w.shape[0] < w.shape[1] else 0)
+            ),
+            "dense",
+        ),
         (lambda w: w == w, "dense"),
     ],
 )
 def test_the_pattern_is_named(keep, pattern, tmp_path):
-    found = inspect(with_tensors(tmp_path / "m", masked(keep)), pattern, models.resolve("tiny"), *ALL)
+    found = inspect(
+        with_tensors(tmp_path / "m", masked(keep)), pattern, models.resolve("tiny"), *ALL
+    )
 
     assert found.pattern == pattern
     assert inspect(tmp_path / "m", pattern, models.resolve("tiny"), *ALL) == found
@@ -141,7 +161,10 @@ def test_the_pattern_is_named(keep, pattern, tmp_path):
 
 def test_a_difference_behind_the_first_characters_of_a_long_value_is_shown(tmp_path):
     long = {"rope_type": "llama3", **{f"a{k}": 0 for k in range(30)}}
-    before, after = {"rope_parameters": long | {"theta": 500000.0}}, {"rope_parameters": long | {"theta": 10000.0}}
+    before, after = (
+        {"rope_parameters": long | {"theta": 500000.0}},
+        {"rope_parameters": long | {"theta": 10000.0}},
+    )
     (line,) = differences._config_differences(before, after)
 
     assert '"theta": 500000.0} -> ' in line and line.endswith('"theta": 10000.0}')
@@ -149,7 +172,9 @@ def test_a_difference_behind_the_first_characters_of_a_long_value_is_shown(tmp_p
 
 def test_a_model_with_fewer_layers_is_measured(tmp_path):
     """Layers that another tool dropped."""
-    short = with_tensors(tmp_path / "m", lambda tensors: {n: t for n, t in tensors.items() if ".layers.3." not in n})
+    short = with_tensors(
+        tmp_path / "m", lambda tensors: {n: t for n, t in tensors.items() if ".layers.3." not in n}
+    )
     folders.config(num_hidden_layers=3)(short)
     label = f"folder:path={short}"
 
@@ -176,7 +201,10 @@ def other_tokens(folder):
         (other_tokens, "so the two models read other tokens"),
         (folders.config(auto_map={"AutoModel": "x.Y"}), "needs its own code"),
         (folders.config(num_hidden_layers=5), "says 5 layers"),
-        (folders.config(model_type="gemma3", vocab_size=None), "architecture 'gemma3' is not supported"),
+        (
+            folders.config(model_type="gemma3", vocab_size=None),
+            "architecture 'gemma3' is not supported",
+        ),
         (lambda folder: shutil.rmtree(folder), "does not exist"),
         (folders.text("adapter_config.json", '{"peft_type": "IA3"}'), "only 'LORA' is merged here"),
         (folders.cut("model.safetensors", 1000), "incomplete"),
@@ -216,9 +244,16 @@ def test_another_number_of_logits_is_skipped_for_kl_alone(tmp_path):
     folders.config(vocab_size=size + rows)(folder)
     label = f"folder:path={folder}"
 
-    got = runs.measured(tmp_path / "r", only=(label,), methods=(label,), measures=("perplexity", "agreement"))
+    got = runs.measured(
+        tmp_path / "r", only=(label,), methods=(label,), measures=("perplexity", "agreement")
+    )
 
     found = {r.identity.measure: r for r in got.values()}
     assert found["perplexity"].status == "ok"
-    assert found["agreement"].status == "skipped" and "KL needs one vocabulary" in found["agreement"].reason
-    assert any(line.startswith("vocab_size") for line in found["pattern"].notes["differences"]["config"])
+    assert (
+        found["agreement"].status == "skipped"
+        and "KL needs one vocabulary" in found["agreement"].reason
+    )
+    assert any(
+        line.startswith("vocab_size") for line in found["pattern"].notes["differences"]["config"]
+    )

@@ -38,7 +38,9 @@ class Halved(Reader):
 
 def install(tmp_path, monkeypatch, source, **names):
     shutil.rmtree(tmp_path / "site", ignore_errors=True)
-    runs.distribution(tmp_path / "site", "halved", source, readers=names or {"halved": "halved:Halved"})
+    runs.distribution(
+        tmp_path / "site", "halved", source, readers=names or {"halved": "halved:Halved"}
+    )
     monkeypatch.delitem(sys.modules, "halved", raising=False)
     runs.put_on_path(tmp_path / "site", monkeypatch)
 
@@ -60,13 +62,20 @@ def test_a_model_is_measured_as_its_reader_reads_it(halved, tmp_path):
     (record,) = [r for r in got.values() if r.notes.get("format") == "halved"]
 
     assert record.identity.pattern == "2:4"
-    assert "model.norm.weight" in record.notes["differences"]["tensors_changed"], "it is twice the original's"
+    assert "model.norm.weight" in record.notes["differences"]["tensors_changed"], (
+        "it is twice the original's"
+    )
 
 
-def test_verify_reads_it_and_says_a_fault_in_one_sentence(halved, tmp_path, monkeypatch, output, refused):
+def test_verify_reads_it_and_says_a_fault_in_one_sentence(
+    halved, tmp_path, monkeypatch, output, refused
+):
     output("verify", halved)
     install(tmp_path, monkeypatch, HALVED.replace("FACTOR *", "1 / 0 *"))
-    said = "plug-in 'halved:Halved' cannot be used (ZeroDivisionError: division by zero, halved.py line 13)"
+    said = (
+        "plug-in 'halved:Halved' cannot be used (ZeroDivisionError: division by zero, halved.py "
+        "line 13)"
+    )
     assert said in refused("verify", halved)
     assert said in refused("plan", "--methods", f"folder:path={halved}")
 
@@ -85,4 +94,6 @@ def test_ours_are_asked_first_and_a_taken_name_is_ignored(halved, tmp_path, monk
     everything = HALVED.replace('(path / "halved.txt").exists()', "1 / 0")
     install(tmp_path, monkeypatch, everything, gguf="halved:Halved")
     output("verify", halved)
-    assert registry.ignored("readers") == [("gguf", "the name is built in: rename it in the package's entry points")]
+    assert registry.ignored("readers") == [
+        ("gguf", "the name is built in: rename it in the package's entry points")
+    ]

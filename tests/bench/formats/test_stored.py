@@ -1,4 +1,5 @@
-"""Stored weights: what is written comes back bit for bit, takes the bytes that its bits say, or is refused in a sentence."""
+"""Stored weights: what is written comes back bit for bit, takes the bytes that its bits say, or is
+refused in a sentence."""
 
 import math
 from dataclasses import dataclass, replace
@@ -21,7 +22,8 @@ from methods.quantizing.grid_codec import GridCodec
 from methods.quantizing.grids import Float8, Integer, Microscaling, NormalFloat4, NvFloat4, round_
 
 GRIDS = (
-    *map(Integer, (3, 4, 5, 8)), Float8(), NormalFloat4(), Microscaling(4), Microscaling(8), NvFloat4(),
+    *map(Integer, (3, 4, 5, 8)), Float8(), NormalFloat4(), Microscaling(4), Microscaling(8),
+    NvFloat4(),
 )  # fmt: skip
 FOUR = GridCodec("integer", 4, 8)
 
@@ -38,15 +40,22 @@ def test_codes_are_a_stream_of_bits(bits, numbers, piece):
 
 @pytest.mark.parametrize("pattern", ["dense", "2:4"])
 @pytest.mark.parametrize("grid", GRIDS, ids=repr)
-def test_every_grid_comes_back_and_takes_the_bytes_of_its_bits(grid, pattern, tmp_path, monkeypatch):
-    """Values of pruned weights are left out, and the mask counts. One weight is zero, and the codes of one fill no whole bytes."""
+def test_every_grid_comes_back_and_takes_the_bytes_of_its_bits(
+    grid, pattern, tmp_path, monkeypatch
+):
+    """Values of pruned weights are left out, and the mask counts. One weight is zero, and the codes
+    of one fill no whole bytes."""
     monkeypatch.setattr(stored, "Writer", partial(Writer, shard_bytes=100))
     codec = GridCodec.of(grid, 8)
     weights = {"a": torch.randn(12, 16), "b": torch.zeros(6, 8), "c": torch.randn(5, 24)}
     for weight in weights.values():
         weight.masked_fill_(~Pattern.parse(pattern).keep(weight.abs()), 0)
 
-    folder = store({name: StoredWeight(codec, codec.encode(w)) for name, w in weights.items()}, tmp_path, pattern)
+    folder = store(
+        {name: StoredWeight(codec, codec.encode(w)) for name, w in weights.items()},
+        tmp_path,
+        pattern,
+    )
 
     values = others = 0
     for name, weight in weights.items():
@@ -54,10 +63,18 @@ def test_every_grid_comes_back_and_takes_the_bytes_of_its_bits(grid, pattern, tm
         assert torch.equal(folder[name].decode().view(torch.int32), weight.view(torch.int32)), name
         count = weight.numel()
         values += math.ceil(count * grid.bits / (16 if pattern == "2:4" else 8))
-        others += (count // 8 * grid.scale_bits + grid.tensor_bits) // 8 + (count // 8 if pattern == "2:4" else 0)
+        others += (count // 8 * grid.scale_bits + grid.tensor_bits) // 8 + (
+            count // 8 if pattern == "2:4" else 0
+        )
     counted = folder.count()
-    assert (counted.weights, counted.values, counted.others) == (12 * 16 + 6 * 8 + 5 * 24, values, others)
-    assert counted.is_packed == (pattern == "2:4") and len(list(tmp_path.rglob("*.safetensors"))) > 1
+    assert (counted.weights, counted.values, counted.others) == (
+        12 * 16 + 6 * 8 + 5 * 24,
+        values,
+        others,
+    )
+    assert (
+        counted.is_packed == (pattern == "2:4") and len(list(tmp_path.rglob("*.safetensors"))) > 1
+    )
 
 
 @pytest.mark.parametrize("pattern", ["dense", "2:4", "50%"])

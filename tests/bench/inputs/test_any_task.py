@@ -1,4 +1,5 @@
-"""Any task of lm-eval, and a user's file: its data is downloaded by name, and its tokens are known before a run."""
+"""Any task of lm-eval, and a user's file: its data is downloaded by name, and its tokens are known
+before a run."""
 
 import json
 import sys
@@ -30,7 +31,9 @@ def test_a_task_is_found_without_the_index_of_lm_eval(monkeypatch):
 def test_a_task_outside_the_sets_is_downloaded(cli, output, fake_hub, tmp_path):
     fake_hub.files = ("main/test-00000-of-00001.parquet", "README.md", "gsm8k.py")
 
-    assert f"gsm8k: {tmp_path / GSM8K} (hub, {fake_hub.revision})" in output("pull", "gsm8k", "--data-dir", tmp_path)
+    assert f"gsm8k: {tmp_path / GSM8K} (hub, {fake_hub.revision})" in output(
+        "pull", "gsm8k", "--data-dir", tmp_path
+    )
     assert (tmp_path / GSM8K / "main/test-00000-of-00001.parquet").exists()
     assert not (tmp_path / GSM8K / "gsm8k.py").exists()  # code is never downloaded
     assert "here already" in cli("pull", "gsm8k", "--data-dir", tmp_path)[1]
@@ -58,37 +61,56 @@ def own(folder, rows):
 
 
 def test_a_file_of_yours_reads_its_own_data(output, tmp_path):
-    assert output("pull", own(tmp_path, [{"question": "x"}])) == "mine: reads the files that its YAML file names\n"
+    assert (
+        output("pull", own(tmp_path, [{"question": "x"}]))
+        == "mine: reads the files that its YAML file names\n"
+    )
 
 
 def test_the_digest_of_a_file_of_yours_has_all_that_it_reads(tmp_path):
     """Functions beside it and beside an include, and data by a glob."""
     file, folder = own(tmp_path, [{"question": "x"}]), tmp_path / "other"
     (folder / "code").mkdir(parents=True)
-    file.write_text(file.read_text().replace("rows.jsonl", "row*.jsonl") + "include: other/below.yaml\n")
+    file.write_text(
+        file.read_text().replace("rows.jsonl", "row*.jsonl") + "include: other/below.yaml\n"
+    )
     (folder / "below.yaml").write_text(
         "process_docs: !function code.utils.process\ndoc_to_target: !function 'utils.f'\n"
     )
     found = []
-    for used in ("rows.jsonl", "rows2.jsonl", "other/utils.py", "other/code/utils.py", "other/code/imported.py"):
+    for used in (
+        "rows.jsonl",
+        "rows2.jsonl",
+        "other/utils.py",
+        "other/code/utils.py",
+        "other/code/imported.py",
+    ):
         for text in ("a = 1", "a = 2"):
             (tmp_path / used).write_text(text)
             read_task.cache_clear()
             found.append(read_task("mine", str(file)).digest)
 
     assert len(set(found)) == len(found)
-    assert read_task("mine", str(file)).files == (str(tmp_path / "rows.jsonl"), str(tmp_path / "rows2.jsonl"))
+    assert read_task("mine", str(file)).files == (
+        str(tmp_path / "rows.jsonl"),
+        str(tmp_path / "rows2.jsonl"),
+    )
 
 
 @pytest.mark.parametrize(
-    "named", ["{data_dir: DIR}", "{data_dir: ~/data}", "{data_dir: DIR, data_files: {test: rows.jsonl}}"]
+    "named",
+    ["{data_dir: DIR}", "{data_dir: ~/data}", "{data_dir: DIR, data_files: {test: rows.jsonl}}"],
 )
 def test_data_in_a_folder_is_in_the_digest(tmp_path, monkeypatch, named):
     monkeypatch.setenv("HOME", str(tmp_path))
     file = own(tmp_path, [{"question": "x"}])
-    lines = [line for line in file.read_text().splitlines() if not line.startswith("dataset_kwargs")]
+    lines = [
+        line for line in file.read_text().splitlines() if not line.startswith("dataset_kwargs")
+    ]
     (tmp_path / "data").mkdir()
-    file.write_text("\n".join([*lines, f"dataset_kwargs: {named}".replace("DIR", str(tmp_path / "data"))]))
+    file.write_text(
+        "\n".join([*lines, f"dataset_kwargs: {named}".replace("DIR", str(tmp_path / "data"))])
+    )
     found = set()
     for text in ("a", "b"):
         (tmp_path / "data/rows.jsonl").write_text(text)
@@ -139,7 +161,9 @@ def test_tokens_of_downloaded_data(tmp_path):
     assert tasks.count_tokens(gsm8k(), tmp_path, None, 0, 256) == 0
     for split, count in (("test", 8), ("train", 100)):
         rows = [{"question": f"{i:04}" * 100, "answer": "y"} for i in range(count)]
-        pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet", compression=None)
+        pq.write_table(
+            pa.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet", compression=None
+        )
 
     found = tasks.count_tokens(gsm8k(), tmp_path, None, 0, 256)
 
@@ -148,7 +172,12 @@ def test_tokens_of_downloaded_data(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "tokens"),
-    [("", 256), ("temperature=0,max_gen_toks=64", 64), ("max_new_tokens=8", 8), ("until=max_gen_toks", 256)],
+    [
+        ("", 256),
+        ("temperature=0,max_gen_toks=64", 64),
+        ("max_new_tokens=8", 8),
+        ("until=max_gen_toks", 256),
+    ],
 )
 def test_arguments_of_generation(arguments, tokens):
     assert most_generated(arguments, 256) == tokens

@@ -20,7 +20,9 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 @pytest.fixture
 def repository(tmp_path):
-    return hub.Repository("owner/text", "dataset", "corpus text", "take another", (tmp_path / "mirror/owner/text",))
+    return hub.Repository(
+        "owner/text", "dataset", "corpus text", "take another", (tmp_path / "mirror/owner/text",)
+    )
 
 
 def test_a_mirror_is_named_by_the_option_before_the_environment(monkeypatch):
@@ -76,7 +78,8 @@ def test_a_refusal_names_the_licence_and_the_ways(fake_hub, error, kind, page):
     sentence = str(refused.value)
 
     ways = (
-        "task t (a/b) is gated", f"{page} and set HF_TOKEN", "--data-dir <mirror>", "BENCH_DATA_DIR", "or take task u",
+        "task t (a/b) is gated", f"{page} and set HF_TOKEN", "--data-dir <mirror>",
+        "BENCH_DATA_DIR", "or take task u",
     )  # fmt: skip
     assert [w for w in ways if w not in sentence] == []
     assert "\n" not in sentence and "connect" not in sentence
@@ -84,8 +87,12 @@ def test_a_refusal_names_the_licence_and_the_ways(fake_hub, error, kind, page):
 
 @pytest.mark.parametrize(
     ("use", "way"),
-    [("evaluation", "--set perplexity.data=wiki-mini"), ("calibration", "--set calibration.data=wiki-mini"), (None, "wiki-mini")],
-)  # fmt: skip
+    [
+        ("evaluation", "--set perplexity.data=wiki-mini"),
+        ("calibration", "--set calibration.data=wiki-mini"),
+        (None, "wiki-mini"),
+    ],
+)
 def test_a_missing_corpus_names_the_setting_for_another(fake_hub, tmp_path, use, way):
     fake_hub.error = GatedRepoError.__new__(GatedRepoError)
     with pytest.raises(UserError, match=rf"or take a corpus that needs no download \({way}\)$"):
@@ -95,7 +102,8 @@ def test_a_missing_corpus_names_the_setting_for_another(fake_hub, tmp_path, use,
 def test_what_cannot_be_a_name_is_one_sentence(fake_hub):
     fake_hub.error = HFValidationError("Cannot have -- or .. in repo_id: 'a/b--c'.")
     with pytest.raises(
-        UserError, match=r"^task t \(a/b--c\) cannot be the name of a repository on the hub: Cannot have"
+        UserError,
+        match=r"^task t \(a/b--c\) cannot be the name of a repository on the hub: Cannot have",
     ):
         hub.Repository("a/b--c", "dataset", "task t", "").latest()
 
@@ -114,15 +122,17 @@ def http_error() -> Exception:
         (OSError(28, "No space left on device"), "(No space left on device)"),
     ],
 )
-def test_an_unreachable_hub_names_where_was_searched_and_the_ways(fake_hub, repository, error, reason):
+def test_an_unreachable_hub_names_where_was_searched_and_the_ways(
+    fake_hub, repository, error, reason
+):
     fake_hub.error = error
     with pytest.raises(UserError) as refused:
         repository.latest()
     sentence = str(refused.value)
 
     ways = (
-        "corpus text (owner/text) is not in ", "mirror/owner/text", reason, "connect", "--data-dir <mirror>",
-        "take another",
+        "corpus text (owner/text) is not in ", "mirror/owner/text", reason, "connect",
+        "--data-dir <mirror>", "take another",
     )  # fmt: skip
     assert [w for w in ways if w not in sentence] == []
     assert "\n" not in sentence
@@ -140,14 +150,15 @@ def test_a_hub_that_is_not_to_be_asked_names_the_variable(fake_hub, monkeypatch,
 
     assert sentence.startswith("model llama2-7b (meta-llama/Llama-2-7b-hf) is not in ")
     assert (
-        f"/models/meta-llama--Llama-2-7b-hf, and ${variable} is set: unset it and connect, or copy it to <mirror>/meta-llama"
-        in sentence
+        f"/models/meta-llama--Llama-2-7b-hf, and ${variable} is set: unset it and connect, or "
+        "copy it to <mirror>/meta-llama" in sentence
     )
     assert sentence.endswith("or use a local folder (bench run --model FOLDER)")
 
 
 def test_a_download_that_ends_early_is_no_success(fake_hub, repository, tmp_path):
-    """Some versions of the client return normally after a broken connection if the folder has files."""
+    """Some versions of the client return normally after a broken connection if the folder has
+    files."""
     fake_hub.files = ("a.parquet",)
     snapshot = hub.Snapshot(fake_hub.revision, ("a.parquet", "b.parquet"))
 
@@ -156,10 +167,16 @@ def test_a_download_that_ends_early_is_no_success(fake_hub, repository, tmp_path
 
 
 def test_a_corpus_is_fetched_for_one_use_and_then_read_from_the_cache(fake_hub):
-    fake_hub.files = ("en/c4-validation.00000-of-00008.json.gz", "en/c4-train.00000-of-01024.json.gz", "README.md")
+    fake_hub.files = (
+        "en/c4-validation.00000-of-00008.json.gz",
+        "en/c4-train.00000-of-01024.json.gz",
+        "README.md",
+    )
     first = corpora.digest("c4", "evaluation", None, fetch=True)
 
-    assert [f.name for f in corpora.files("c4", "evaluation", None)] == ["c4-validation.00000-of-00008.json.gz"]
+    assert [f.name for f in corpora.files("c4", "evaluation", None)] == [
+        "c4-validation.00000-of-00008.json.gz"
+    ]
     assert corpora.files("c4", "calibration", None) == []
     assert corpora.digest("c4", "evaluation", None, fetch=True) == first
     assert len(fake_hub.downloads) == 1
@@ -167,13 +184,21 @@ def test_a_corpus_is_fetched_for_one_use_and_then_read_from_the_cache(fake_hub):
 
 def test_a_model_with_pickled_weights_alone_is_refused(fake_hub):
     fake_hub.files = ("pytorch_model.bin", "config.json")
-    with pytest.raises(UserError, match="owner/model has no safetensors files, and pickle can run code"):
+    with pytest.raises(
+        UserError, match="owner/model has no safetensors files, and pickle can run code"
+    ):
         download.pull("owner/model")
     assert not fake_hub.downloads
 
 
 def test_of_a_model_code_and_pickles_stay_on_the_hub(fake_hub, monkeypatch):
-    fake_hub.files = ("model.safetensors", "pytorch_model.bin", "config.json", "modeling.py", "tokenizer.json")
+    fake_hub.files = (
+        "model.safetensors",
+        "pytorch_model.bin",
+        "config.json",
+        "modeling.py",
+        "tokenizer.json",
+    )
     seen = []
 
     def look(path):
@@ -188,7 +213,9 @@ def test_of_a_model_code_and_pickles_stay_on_the_hub(fake_hub, monkeypatch):
     assert fake_hub.downloads == [("owner/model", "model", fake_hub.revision)]
 
 
-def test_files_of_which_some_are_still_to_be_fetched_count_for_none(fake_hub, tmp_path, monkeypatch):
+def test_files_of_which_some_are_still_to_be_fetched_count_for_none(
+    fake_hub, tmp_path, monkeypatch
+):
     fake_hub.files = ("sample/10BT/000.parquet", "sample/10BT/001.parquet")
     download = hub.Repository.download
 
@@ -202,7 +229,9 @@ def test_files_of_which_some_are_still_to_be_fetched_count_for_none(fake_hub, tm
             corpora.pull("fineweb-edu", tmp_path)
     assert list((tmp_path / "HuggingFaceFW/fineweb-edu").rglob("*.parquet"))
     assert not corpora.files("fineweb-edu", "training", tmp_path)
-    assert hub.is_whole(tmp_path / "HuggingFaceFW/fineweb-edu", "data/*"), "what else is there stays"
+    assert hub.is_whole(tmp_path / "HuggingFaceFW/fineweb-edu", "data/*"), (
+        "what else is there stays"
+    )
 
     corpora.pull("fineweb-edu", tmp_path)
 

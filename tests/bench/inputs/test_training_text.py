@@ -76,7 +76,17 @@ def test_ranks_share_a_step():
 
 def test_digest_names_tokens_and_order():
     assert packed().digest == packed().digest
-    assert len({packed().digest, packed(seed=1).digest, packed(tokens=99).digest, packed(sequences=2).digest}) == 4
+    assert (
+        len(
+            {
+                packed().digest,
+                packed(seed=1).digest,
+                packed(tokens=99).digest,
+                packed(sequences=2).digest,
+            }
+        )
+        == 4
+    )
 
 
 def test_documents_stand_in_a_row_each_closed(tmp_path):
@@ -88,7 +98,9 @@ def test_documents_stand_in_a_row_each_closed(tmp_path):
     assert held.shape == (64, 8) and held[-1, -1] == 0
     assert len(corpus.ids) == 801 - 64 * 8
 
-    with pytest.raises(UserError, match=r"b\.jsonl has 0 tokens to train on and one step takes 2 x 8"):
+    with pytest.raises(
+        UserError, match=r"b\.jsonl has 0 tokens to train on and one step takes 2 x 8"
+    ):
         load(tmp_path / "b.jsonl")
     assert list(training_text._texts(str(tmp_path / "b.jsonl"), "training", None)) == ["xy", "z"]
 
@@ -143,13 +155,21 @@ def test_a_hub_is_streamed_at_one_revision_and_no_further_than_needed(monkeypatc
             yield {"text": "ab" * 50}
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="f00d", siblings=[]))
+    monkeypatch.setattr(
+        "huggingface_hub.HfApi.dataset_info",
+        lambda *_, **__: SimpleNamespace(sha="f00d", siblings=[]),
+    )
 
     monkeypatch.setattr(training_text, "BATCH_DOCUMENTS", 8)
     corpus, _ = load("c4", data_dir=None, need=1000)
 
     path, how = asked[0]
-    assert (path, how["revision"], how["streaming"], how["split"]) == ("allenai/c4", "f00d", True, "train")
+    assert (path, how["revision"], how["streaming"], how["split"]) == (
+        "allenai/c4",
+        "f00d",
+        True,
+        "train",
+    )
     assert "trust_remote_code" not in how
     assert corpus.ids[:4].tolist() == [97, 98, 97, 98]
     assert len(read) < 40
@@ -170,7 +190,16 @@ def test_a_tokenizer_without_an_end(tmp_path):
     endless.eos_token_id = None
 
     with pytest.raises(UserError, match="no end-of-text token"):
-        training_text.load(str(tmp_path / "a.txt"), endless, "x", need=1, seqlen=8, sequences=1, seed=0, data_dir=None)
+        training_text.load(
+            str(tmp_path / "a.txt"),
+            endless,
+            "x",
+            need=1,
+            seqlen=8,
+            sequences=1,
+            seed=0,
+            data_dir=None,
+        )
 
 
 def test_tokens_are_written_a_piece_at_a_time(tmp_path, monkeypatch):
@@ -192,7 +221,9 @@ def test_the_file_for_calibration_is_no_training_text(tmp_path):
     folder = tmp_path / "allenai/c4/en"
     folder.mkdir(parents=True)
     (folder / "c4-train.00000-of-01024.json.gz").touch()
-    assert corpora.files("c4", "calibration", tmp_path) and not corpora.files("c4", "training", tmp_path)
+    assert corpora.files("c4", "calibration", tmp_path) and not corpora.files(
+        "c4", "training", tmp_path
+    )
 
     (folder / "c4-train.00001-of-01024.json.gz").touch()
 

@@ -1,4 +1,5 @@
-"""wiki-mini: whole, disjoint, and the text that `tiny` was trained on; its tasks ask about the test articles."""
+"""wiki-mini: whole, disjoint, and the text that `tiny` was trained on; its tasks ask about the test
+articles."""
 
 import hashlib
 import json
@@ -17,7 +18,9 @@ QUESTIONS = {"wiki_continuation": "96860b0dab3724cb", "wiki_lastword": "c3540d7c
 
 
 def questions(name):
-    return [json.loads(line) for line in (wikimini.FOLDER / f"{name}.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line) for line in (wikimini.FOLDER / f"{name}.jsonl").read_text().splitlines()
+    ]
 
 
 def test_splits_partition_the_articles():
@@ -43,7 +46,9 @@ def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
     wikimini.ARTICLES.write_bytes(b"else")
     wikimini._read_articles.cache_clear()
 
-    with pytest.raises(UserError, match=r"articles\.json\.xz has sha256 .*: install cast-bench again"):
+    with pytest.raises(
+        UserError, match=r"articles\.json\.xz has sha256 .*: install cast-bench again"
+    ):
         wikimini.articles("test")
 
 
@@ -56,7 +61,9 @@ def test_questions_are_passages_of_test_articles(name):
     assert digests.of(found)[:16] == QUESTIONS[name]
     assert len(found) == wikimini.TASKS[name] == len({json.dumps(q) for q in found})
     for question in found:
-        right = question["word"] if name == "wiki_lastword" else question["choices"][question["label"]]
+        right = (
+            question["word"] if name == "wiki_lastword" else question["choices"][question["label"]]
+        )
         assert f"{question['context']} {right}" in texts[question["article"]]
 
 
@@ -71,6 +78,10 @@ def test_the_right_continuation_is_anywhere_among_four():
 def test_questions_fit_tinys_context(name):
     """lm-eval would cut the beginning off, and the passage with it."""
     encode = loading.load_tokenizer(runs.TINY)
-    texts = [f"{q['context']} {end}" for q in questions(name) for end in q.get("choices", [q.get("word")])]
+    texts = [
+        f"{q['context']} {end}"
+        for q in questions(name)
+        for end in q.get("choices", [q.get("word")])
+    ]
 
     assert max(map(len, encode(texts)["input_ids"])) <= 128

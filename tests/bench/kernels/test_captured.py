@@ -33,7 +33,9 @@ def packed(model, kind="int8"):
 
 def greedy(model, count):
     """Return the tokens that transformers generates."""
-    out = model.generate(PROMPT, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0)
+    out = model.generate(
+        PROMPT, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0
+    )
     return out[0, PROMPT.shape[1] :].tolist()
 
 
@@ -52,9 +54,14 @@ def check(model, count):
 
 @pytest.mark.full
 def test_a_captured_model_generates_what_transformers_does_and_is_compiled_once(make, monkeypatch):
-    config = LlamaConfig(**GROUPED | {"num_hidden_layers": 2})  # a third layer takes seconds to compile
+    config = LlamaConfig(
+        **GROUPED | {"num_hidden_layers": 2}
+    )  # a third layer takes seconds to compile
     monkeypatch.setitem(CONFIGS, "llama", lambda: config)
-    quick = {"aot_inductor.compile_wrapper_opt_level": "O0", "aot_inductor.enable_line_tables": False}
+    quick = {
+        "aot_inductor.compile_wrapper_opt_level": "O0",
+        "aot_inductor.enable_line_tables": False,
+    }
     options = captured._options() | quick
     monkeypatch.setattr(captured, "_options", lambda: options)
     model = packed(make("llama"))

@@ -1,4 +1,5 @@
-"""packed24 on disk: both ways, loaded by transformers, and found out when it is not what was written."""
+"""packed24 on disk: both ways, loaded by transformers, and found out when it is not what was
+written."""
 
 import json
 import shutil
@@ -50,12 +51,16 @@ def test_both_ways_bit_for_bit_for_every_family(make, keep_as, tmp_path, family)
 
 
 def test_hf_is_what_transformers_loads_with_the_same_logits(pruned, tmp_path):
-    config = json.loads((pruned / "config.json").read_text()) | {"sparsity_config": {"format": "sparse-24-bitmask"}}
+    config = json.loads((pruned / "config.json").read_text()) | {
+        "sparsity_config": {"format": "sparse-24-bitmask"}
+    }
     (pruned / "config.json").write_text(json.dumps(config))
     (pruned / "README.md").write_text("# a model card")
     export_model(str(pruned), "hf", tmp_path / "hf")
     ids = torch.arange(20)[None]
-    logits = [AutoModelForCausalLM.from_pretrained(f)(ids).logits for f in (pruned, tmp_path / "hf")]
+    logits = [
+        AutoModelForCausalLM.from_pretrained(f)(ids).logits for f in (pruned, tmp_path / "hf")
+    ]
     assert torch.equal(*logits)
     assert "sparsity_config" not in json.loads((tmp_path / "hf/config.json").read_text())
     for name in ("tokenizer.json", "README.md"):
@@ -105,7 +110,9 @@ def test_a_flipped_byte_is_found_wherever_it_is(packed, count):
             except UserError:
                 caught += 1
             else:  # what means nothing: blanks, or safetensors' own metadata
-                assert now.keys() == whole.keys() and all(torch.equal(now[n], whole[n]) for n in whole)
+                assert now.keys() == whole.keys() and all(
+                    torch.equal(now[n], whole[n]) for n in whole
+                )
         file.write_bytes(raw)
     assert caught > 1.6 * count
     weight = whole["model.layers.3.mlp.down_proj.weight"]
@@ -142,11 +149,23 @@ def entry(key, value):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda raw: raw.update(version=4), "has version 4, and this code reads version 3: upgrade cast-bench"),
-        (lambda raw: raw.update(version=2), "has version 2, and this code reads version 3: export it again"),
+        (
+            lambda raw: raw.update(version=4),
+            "has version 4, and this code reads version 3: upgrade cast-bench",
+        ),
+        (
+            lambda raw: raw.update(version=2),
+            "has version 2, and this code reads version 3: export it again",
+        ),
         (lambda raw: raw.update(format="other"), "cannot be read as packed24"),
-        (lambda raw: raw["tensors"][NAME]["parts"]["mask"].update(file="../x.safetensors"), "outside its folder: refused"),
-        (lambda raw: raw["tensors"][NAME]["parts"]["mask"].update(file="none.safetensors"), "none.safetensors cannot be read"),
+        (
+            lambda raw: raw["tensors"][NAME]["parts"]["mask"].update(file="../x.safetensors"),
+            "outside its folder: refused",
+        ),
+        (
+            lambda raw: raw["tensors"][NAME]["parts"]["mask"].update(file="none.safetensors"),
+            "none.safetensors cannot be read",
+        ),
         (lambda raw: raw["tensors"][NAME]["parts"].pop("mask"), "is not valid packed24"),
         (entry("shape", [352, 10**12]), "does not have the shape"),
         (entry("shape", [352, -4]), "is not valid packed24"),
@@ -160,7 +179,7 @@ def entry(key, value):
         (entry("windows", 7), "is not valid packed24"),
         (entry("windows", 10**12), "is not valid packed24"),
     ],
-)  # fmt: skip
+)
 def test_nonsense_is_refused_in_a_sentence(packed, change, sentence):
     rewrite(packed, change, sign=not sentence.startswith(("has version", "cannot")))
     with pytest.raises(UserError, match=sentence):
@@ -180,7 +199,10 @@ def test_a_mask_signed_by_a_liar_is_refused(packed, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
-    [("tiny", "is not 2:4: row 0 has more than two"), ("packed", "is packed24: turn it into a dense folder")],
+    [
+        ("tiny", "is not 2:4: row 0 has more than two"),
+        ("packed", "is packed24: turn it into a dense folder"),
+    ],
 )
 def test_what_cannot_be_packed_is_one_sentence(name, sentence, packed, tmp_path, refused):
     folder = tiny(tmp_path / "tiny") if name == "tiny" else packed
@@ -199,17 +221,30 @@ def test_linears_left_dense(pruned, tmp_path):
     with pytest.raises(UserError, match=r"layers\.0\.mlp\.up_proj\.weight is not 2:4"):
         export_model(str(tmp_path / "mixed"), "packed24", tmp_path / "out")
     output = export_model(
-        str(tmp_path / "mixed"), "packed24", tmp_path / "out", exclude=("model.layers.0.mlp.up_proj",)
+        str(tmp_path / "mixed"),
+        "packed24",
+        tmp_path / "out",
+        exclude=("model.layers.0.mlp.up_proj",),
     )
-    assert "27 linears packed" in output and torch.equal(Folder24(tmp_path / "out").tensor(NAME), tensors[NAME])
+    assert "27 linears packed" in output and torch.equal(
+        Folder24(tmp_path / "out").tensor(NAME), tensors[NAME]
+    )
 
 
 def test_the_model_of_a_record(tmp_path, monkeypatch, output):
     own_cache(tmp_path, monkeypatch)
     results = tmp_path / "results"
-    run_here(small(results, measures=("size",), quantizers=("int8",), targets={"exclude": ("*.down_proj",)}))
-    (key,) = (
-        r.short_key for r in ReadOnlyStore(results) if (r.identity.method, r.identity.measure) == ("magnitude", "size")
+    run_here(
+        small(
+            results, measures=("size",), quantizers=("int8",), targets={"exclude": ("*.down_proj",)}
+        )
     )
-    out = output("export", key, "--format", "packed24", "--out", tmp_path / "p", "--results", results)
+    (key,) = (
+        r.short_key
+        for r in ReadOnlyStore(results)
+        if (r.identity.method, r.identity.measure) == ("magnitude", "size")
+    )
+    out = output(
+        "export", key, "--format", "packed24", "--out", tmp_path / "p", "--results", results
+    )
     assert "24 linears packed, 5.1" in out and "all were on int8 grids already" in out

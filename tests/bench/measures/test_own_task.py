@@ -1,4 +1,5 @@
-"""A user's task file gives the answers of the lm-eval command, with examples, a chat template and generated text."""
+"""A user's task file gives the answers of the lm-eval command, with examples, a chat template and
+generated text."""
 
 import json
 import math
@@ -21,7 +22,10 @@ from methods.contract import Compute
 from methods.errors import UserError
 
 LIMIT = 8
-TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if "
+    "add_generation_prompt %}<assistant>{% endif %}"
+)
 CHOICE = """
 output_type: multiple_choice
 doc_to_text: "{{question}}"
@@ -64,10 +68,16 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 def task_file(folder, kind=CHOICE, name="mine"):
     folder.mkdir(exist_ok=True)
-    rows = [{"question": f"a word {i}", "choices": ["yes it is", "no it was"], "label": i % 2} for i in range(20)]
+    rows = [
+        {"question": f"a word {i}", "choices": ["yes it is", "no it was"], "label": i % 2}
+        for i in range(20)
+    ]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     head = f"task: {name}\ndataset_path: json\ntest_split: test\ntraining_split: test\n"
-    head += f"dataset_kwargs: {{data_files: {{test: {folder / 'rows.jsonl'}}}}}\nmetadata: {{version: 2.0}}\n"
+    head += (
+        f"dataset_kwargs: {{data_files: {{test: {folder / 'rows.jsonl'}}}}}\nmetadata: "
+        f"{{version: 2.0}}\n"
+    )
     (folder / f"{name}.yaml").write_text(head + kind)
     return folder / f"{name}.yaml"
 
@@ -76,7 +86,11 @@ def task_file(folder, kind=CHOICE, name="mine"):
     ("kind", "settings", "label"),
     [
         pytest.param(CHOICE, {"num_fewshot": 2}, "mine@2.0x8 (2-shot)", marks=pytest.mark.full),
-        (CHOICE, {"apply_chat_template": True, "num_fewshot": 1}, "mine@2.0x8 (1-shot, chat template)"),
+        (
+            CHOICE,
+            {"apply_chat_template": True, "num_fewshot": 1},
+            "mine@2.0x8 (1-shot, chat template)",
+        ),
         (GENERATED, {"gen_kwargs": "max_gen_toks=2"}, "mine@2.0x8 (max_gen_toks=2)"),
     ],
 )
@@ -93,7 +107,9 @@ def test_the_answers_are_those_of_lm_eval(kind, settings, label, tmp_path):
 
     runs.run_here(spec, only=("dense",))
 
-    (record,) = [r for r in runs.records(tmp_path / "r").values() if r.identity.measure == "zeroshot"]
+    (record,) = [
+        r for r in runs.records(tmp_path / "r").values() if r.identity.measure == "zeroshot"
+    ]
     assert record.status == "ok", record.traceback
     assert record.identity.protocol.label == label
     want = simple_evaluate(
@@ -118,10 +134,14 @@ def test_the_answers_are_those_of_lm_eval(kind, settings, label, tmp_path):
 )
 def test_each_metric_has_its_own_scores(kind, metrics, tmp_path):
     file = task_file(tmp_path / "t", kind)
-    spec = runs.small(tmp_path / "r", measures=("zeroshot",), tasks=(str(file),), zeroshot={"limit": LIMIT})
+    spec = runs.small(
+        tmp_path / "r", measures=("zeroshot",), tasks=(str(file),), zeroshot={"limit": LIMIT}
+    )
     runs.run_here(spec, only=("dense",))
 
-    (record,) = [r for r in runs.records(tmp_path / "r").values() if r.identity.measure == "zeroshot"]
+    (record,) = [
+        r for r in runs.records(tmp_path / "r").values() if r.identity.measure == "zeroshot"
+    ]
     items = ReadOnlyStore(tmp_path / "r").items(record)
 
     assert (record.status, check_folder(tmp_path / "r").problems) == ("ok", ())
@@ -130,7 +150,9 @@ def test_each_metric_has_its_own_scores(kind, metrics, tmp_path):
         assert (scores is not None) == (reading.metric in metrics)
         if scores is not None:
             mean = scores.sum() / items.weights.sum()
-            assert reading.value == pytest.approx(math.exp(mean) if reading.metric == "perplexity" else mean)
+            assert reading.value == pytest.approx(
+                math.exp(mean) if reading.metric == "perplexity" else mean
+            )
 
 
 def test_generated_answers_advance_the_progress(tmp_path):
@@ -166,7 +188,10 @@ def test_names_in_a_folder_and_the_content_in_the_key(tmp_path):
         ("", "names no task"),
         ("- a\n", "cannot be read"),
         (None, "cannot be read"),
-        *((f"task: mine\nx: {x}\n", "cannot be read") for x in ("2024-13-45", "9" * 5000, '!!int ""', "!!bool maybe")),
+        *(
+            (f"task: mine\nx: {x}\n", "cannot be read")
+            for x in ("2024-13-45", "9" * 5000, '!!int ""', "!!bool maybe")
+        ),
     ],
 )
 def test_a_bad_file_is_refused_in_a_sentence(content, said, tmp_path):
@@ -211,7 +236,9 @@ def test_aliases_of_aliases_are_not_expanded(tmp_path):
 
     read_task.cache_clear()
     file.write_text(doubling + "task: mine\ndataset_kwargs: *x30\n")
-    with pytest.raises(UserError, match=r"dataset_kwargs of task file .* has more than 10,000 values"):
+    with pytest.raises(
+        UserError, match=r"dataset_kwargs of task file .* has more than 10,000 values"
+    ):
         read_task("mine", str(file))
 
 
@@ -220,14 +247,23 @@ def test_questions_that_do_not_exist_are_refused_before_anything_is_loaded(files
     file = tmp_path / "a.yaml"
     kwargs = f"dataset_kwargs: {{data_files: {files.replace('FILE', str(file))}}}\n"
     file.write_text(f"task: mine\ndataset_path: json\ntest_split: test\n{kwargs}")
-    with pytest.raises(UserError, match="names no file that exists for its split 'test': correct dataset_kwargs"):
+    with pytest.raises(
+        UserError, match="names no file that exists for its split 'test': correct dataset_kwargs"
+    ):
         make_plan(runs.small(tmp_path / "r", measures=("zeroshot",), tasks=(str(file),)))
 
 
 def test_examples_for_a_task_that_is_for_none(tmp_path):
     file = task_file(tmp_path / "t", CHOICE + "num_fewshot: 0\n")
     with pytest.raises(UserError, match="for 0 examples"):
-        make_plan(runs.small(tmp_path / "r", measures=("zeroshot",), tasks=(str(file),), zeroshot={"num_fewshot": 3}))
+        make_plan(
+            runs.small(
+                tmp_path / "r",
+                measures=("zeroshot",),
+                tasks=(str(file),),
+                zeroshot={"num_fewshot": 3},
+            )
+        )
 
 
 def test_a_folder_that_does_not_exist(tmp_path):

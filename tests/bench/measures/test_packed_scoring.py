@@ -13,7 +13,8 @@ MAX_LENGTH = 24
 
 
 def make_pairs():
-    """Contexts with several continuations, contexts that begin alike, too long ones, and a pair that is there twice."""
+    """Contexts with several continuations, contexts that begin alike, too long ones, and a pair
+    that is there twice."""
     dice = torch.Generator().manual_seed(0)
 
     def draw(count):
@@ -24,7 +25,10 @@ def make_pairs():
     pairs += [(stem + draw(n), end) for n in (1, 2)]
     pairs += [(stem, end), (stem, end[:2]), (stem, end[:2] + draw(3))]
     long = draw(40)
-    pairs += [(long, draw(n)) for n in (1, 6, MAX_LENGTH)] + [(long[:21], draw(4)), (long[:20], draw(4))]
+    pairs += [(long, draw(n)) for n in (1, 6, MAX_LENGTH)] + [
+        (long[:21], draw(4)),
+        (long[:20], draw(4)),
+    ]
     return [*pairs, pairs[2]]
 
 
@@ -32,11 +36,14 @@ PAIRS = make_pairs()
 
 
 def score_alone(model, context, continuation):
-    """ln p and the greedy flag, from the logits of a forward pass without a batch, a mask or positions."""
+    """ln p and the greedy flag, from the logits of a forward pass without a batch, a mask or
+    positions."""
     ids = torch.tensor([(context + continuation)[-MAX_LENGTH - 1 :]])
     logits = model(input_ids=ids[:, :-1]).logits[0, -len(continuation) :].float()
     wanted = ids[0, -len(continuation) :]
-    return float(logits.log_softmax(-1).gather(1, wanted[:, None]).sum()), bool((logits.argmax(-1) == wanted).all())
+    return float(logits.log_softmax(-1).gather(1, wanted[:, None]).sum()), bool(
+        (logits.argmax(-1) == wanted).all()
+    )
 
 
 def greedy_continuation(model, context, count):
@@ -66,7 +73,10 @@ def test_is_one_forward_for_each_pair(family, attention, monkeypatch):
     if family in ("gemma2", "gpt_oss") and attention == "sdpa":
         pytest.skip("transformers has eager attention only: sdpa has neither caps nor sinks")
     model = models.build(family, attn_implementation=attention)
-    pairs = [*PAIRS, *((c, greedy_continuation(model, c, n)) for c, n in ((PAIRS[0][0], 3), (PAIRS[8][0], 1)))]
+    pairs = [
+        *PAIRS,
+        *((c, greedy_continuation(model, c, n)) for c, n in ((PAIRS[0][0], 3), (PAIRS[8][0], 1))),
+    ]
     alone = [score_alone(model, *pair) for pair in pairs]
 
     for least in (4, 32):
@@ -89,7 +99,9 @@ def test_examples_before_every_question_run_once(monkeypatch):
     examples = list(range(20))
     pairs = [([*examples, k, 7], [k + 1, n]) for k in range(30, 40) for n in (3, 4)]
     sizes = []
-    model.get_input_embeddings().register_forward_pre_hook(lambda _, args: sizes.append(args[0].numel()))
+    model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, args: sizes.append(args[0].numel())
+    )
     list(score(model, pairs, 64, 32))
 
     assert sizes[0] == 20 and sum(sizes) == 20 + 10 * 3
@@ -98,7 +110,9 @@ def test_examples_before_every_question_run_once(monkeypatch):
 def test_no_forward_is_larger_than_the_capacity():
     model = models.build("llama")
     sizes = []
-    model.get_input_embeddings().register_forward_pre_hook(lambda _, args: sizes.append(args[0].numel()))
+    model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, args: sizes.append(args[0].numel())
+    )
     list(score(model, PAIRS, MAX_LENGTH, 50))
 
     assert len(sizes) > 2 and max(sizes) <= 50
@@ -108,7 +122,9 @@ def test_no_forward_is_larger_than_the_capacity():
 def test_logits_are_computed_only_where_a_token_is_predicted():
     model = models.build("llama")
     rows = []
-    model.get_output_embeddings().register_forward_pre_hook(lambda _, args: rows.append(args[0].numel() // 32))
+    model.get_output_embeddings().register_forward_pre_hook(
+        lambda _, args: rows.append(args[0].numel() // 32)
+    )
     context = list(range(20))
     list(score(model, [(context, [1, 2, 3]), (context, [4]), (context, [1, 5])], MAX_LENGTH, 1000))
 
@@ -127,7 +143,10 @@ def test_inputs_rounded_token_by_token():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "rope dynamic"),
+        (
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+            "rope dynamic",
+        ),
         ({"_attn_implementation": "flash_attention_2"}, "attention flash_attention_2"),
         ({"model_type": "gemma3"}, "architecture gemma3"),
     ],

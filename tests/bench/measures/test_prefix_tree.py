@@ -1,4 +1,5 @@
-"""Prefix trees: each sequence is a path, a node sees its path alone, and joining never costs more work."""
+"""Prefix trees: each sequence is a path, a node sees its path alone, and joining never costs more
+work."""
 
 import random
 
@@ -8,7 +9,8 @@ from bench.measures.prefix_tree import grow_trees
 
 DICE = random.Random(0)
 SEQUENCES = [[DICE.randrange(3) for _ in range(DICE.randrange(1, 9))] for _ in range(60)]
-"""Of three tokens, so that many begin alike, and some are others' beginnings or stand there twice."""
+"""Of three tokens, so that many begin alike, and some are others' beginnings or stand there
+twice."""
 
 
 @pytest.mark.parametrize("capacity", [1, 20, 1000])
@@ -27,7 +29,9 @@ def test_each_sequence_is_the_path_that_its_last_node_sees(capacity):
 
 def test_a_node_stands_for_one_beginning():
     (tree,) = grow_trees(SEQUENCES, 1000, reach=10**6)[:1]
-    beginnings = {tuple(SEQUENCES[n][: i + 1]) for n in tree.paths for i in range(len(SEQUENCES[n]))}
+    beginnings = {
+        tuple(SEQUENCES[n][: i + 1]) for n in tree.paths for i in range(len(SEQUENCES[n]))
+    }
 
     assert len(tree) == len(beginnings)
 

@@ -1,4 +1,5 @@
-"""A model that computes NaN has no accuracy. The most likely token of NaN is the first, so it would have one."""
+"""A model that computes NaN has no accuracy. The most likely token of NaN is the first, so it would
+have one."""
 
 import pytest
 import torch

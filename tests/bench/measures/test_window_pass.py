@@ -1,4 +1,5 @@
-"""Measures that read the same windows share a forward pass, those of somebody else too; a fault costs what it must."""
+"""Measures that read the same windows share a forward pass, those of somebody else too; a fault
+costs what it must."""
 
 import ast
 import math
@@ -15,10 +16,15 @@ from helpers import plugins, runs
 
 ENTROPY = textwrap.dedent(
     contract.__doc__[
-        contract.__doc__.index("    from dataclasses", contract.__doc__.index("A measure that reads")) :
+        contract.__doc__.index(
+            "    from dataclasses", contract.__doc__.index("A measure that reads")
+        ) :
     ].partition("\n\nA run fills in")[0]
 )
-ALONE = 'return Readings((Reading("logit", float(model()(torch.zeros(1, 1).long()).logits[0, 0, 0]), "1", ""),))'
+ALONE = (
+    'return Readings((Reading("logit", float(model()(torch.zeros(1, 1).long()).logits[0, 0, 0]), '
+    '"1", ""),))'
+)
 """It knows of no windows, and runs the model by itself."""
 OTHERS = """
 from dataclasses import dataclass
@@ -68,7 +74,9 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     plugins.install(folder, "by_itself", {"alone": ALONE}, kind="measures")
     runs.distribution(folder, "entropy", ENTROPY, measures={"entropy": "entropy:Entropy"})
-    return runs.distribution(folder, "others", OTHERS, measures={k.lower(): f"others:{k}" for k in KINDS})
+    return runs.distribution(
+        folder, "others", OTHERS, measures={k.lower(): f"others:{k}" for k in KINDS}
+    )
 
 
 pytestmark = pytest.mark.usefixtures("world")
@@ -94,7 +102,8 @@ def run(results, *measures, **changes):
 
 @pytest.fixture(scope="module")
 def shared(site, tmp_path_factory):
-    """Records of all measures, the tokens of each forward pass, and costs by a clock that advances an hour at each call."""
+    """Records of all measures, the tokens of each forward pass, and costs by a clock that advances
+    an hour at each call."""
     folder = tmp_path_factory.mktemp("shared")
     with pytest.MonkeyPatch.context() as patch:
         for _ in runs.world(site, folder, patch):
@@ -105,19 +114,25 @@ def shared(site, tmp_path_factory):
 
 
 def numbers(records, *measures):
-    return {k: (r.readings, r.token_digest, r.items.sha256) for k, r in records.items() if k[2] in measures}
+    return {
+        k: (r.readings, r.token_digest, r.items.sha256)
+        for k, r in records.items()
+        if k[2] in measures
+    }
 
 
 def test_the_example_imports_public_modules_alone():
     modules = {n.module for n in ast.walk(ast.parse(ENTROPY)) if isinstance(n, ast.ImportFrom)}
 
     assert {m for m in modules if m.startswith(("bench", "methods"))} == {
-        "bench.measures.contract", "bench.measures.windowed", "bench.measures.window_pass", "bench.results.record",
+        "bench.measures.contract", "bench.measures.windowed", "bench.measures.window_pass",
+        "bench.results.record",
     }  # fmt: skip
 
 
 def test_measures_of_the_same_windows_share_a_pass(shared):
-    """One pass over the four windows for each model. A measure without windows runs the model by itself."""
+    """One pass over the four windows for each model. A measure without windows runs the model by
+    itself."""
     got, forwards = shared
 
     assert sorted(forwards) == [1, 1, 4 * 128, 4 * 128]
@@ -168,7 +183,9 @@ def test_a_reader_costs_no_other_record(tmp_path, shared):
 def test_a_pass_ends_when_every_reader_has_failed(tmp_path):
     """There are two batches of two windows."""
     with counting_forwards() as forwards:
-        runs.run_here(runs.small(tmp_path / "r", measures=("faulty",), perplexity={"windows": 4, "batch": 2}))
+        runs.run_here(
+            runs.small(tmp_path / "r", measures=("faulty",), perplexity={"windows": 4, "batch": 2})
+        )
 
     assert forwards == [2 * 128] * 2
 

@@ -49,8 +49,12 @@ def mirror(tmp_path):
     folder = tmp_path / "mirror/baber/piqa"
     (folder / "data").mkdir(parents=True)
     split = "  - split: validation\n    path: data/validation-*.parquet\n"
-    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{split}---\n")
-    columns = dict(zip(("goal", "sol1", "sol2", "label"), map(list, zip(*PIQA, strict=True)), strict=True))
+    (folder / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: default\n  data_files:\n{split}---\n"
+    )
+    columns = dict(
+        zip(("goal", "sol1", "sol2", "label"), map(list, zip(*PIQA, strict=True)), strict=True)
+    )
     pq.write_table(pa.table(columns), folder / "data/validation-00000-of-00001.parquet")
     return tmp_path / "mirror"
 
@@ -65,7 +69,12 @@ def no_network(monkeypatch):
 
 def run(results, *names, limit=LIMIT, methods=("dense",), **changes):
     """Records by method and task."""
-    given = {"measures": ("zeroshot",), "tasks": names, "zeroshot": {"limit": limit}, "methods": methods}
+    given = {
+        "measures": ("zeroshot",),
+        "tasks": names,
+        "zeroshot": {"limit": limit},
+        "methods": methods,
+    }
     runs.run_here(runs.small(results, **(given | changes)))
     found = [r for r in ReadOnlyStore(Path(results)) if r.identity.measure == "zeroshot"]
     return {(r.identity.method, r.identity.protocol.label.split("@")[0]): r for r in found}
@@ -75,7 +84,9 @@ def by_hand(folder, names, limit=LIMIT):
     """lm-eval on a saved model, as its own documentation does it."""
     configs = [lmeval.read_config(read_task(name, "")) for name in names]
     lm = HFLM(pretrained=str(folder), device="cpu", batch_size=16)
-    return simple_evaluate(lm, tasks=configs, task_manager=TaskManager(include_defaults=False), limit=limit)
+    return simple_evaluate(
+        lm, tasks=configs, task_manager=TaskManager(include_defaults=False), limit=limit
+    )
 
 
 def test_is_lm_evals_own_item_by_item(tmp_path):
@@ -99,7 +110,9 @@ def test_is_lm_evals_own_item_by_item(tmp_path):
         assert set(items["weight"]) == {1.0}
         for metric in read:
             assert read[metric].value == want["results"][name][f"{metric},none"]
-            assert read[metric].stderr == pytest.approx(want["results"][name][f"{metric}_stderr,none"])
+            assert read[metric].stderr == pytest.approx(
+                want["results"][name][f"{metric}_stderr,none"]
+            )
             assert (read[metric].n, read[metric].better) == (LIMIT, "higher")
         if "acc_norm" in read:
             assert list(items["acc_norm"]) == [s["acc_norm"] for s in samples]
@@ -125,11 +138,16 @@ def test_record_says_what_decided_it(tmp_path):
 @pytest.mark.parametrize("change", [{"tokens": 512}, {"limit": 5}], ids=str)
 def test_key_moves_with_how_it_is_run(change):
     def keys(**zeroshot):
-        spec = runs.small("r", measures=("zeroshot", "size"), tasks=("wiki_lastword", "piqa"), zeroshot=zeroshot)
+        spec = runs.small(
+            "r", measures=("zeroshot", "size"), tasks=("wiki_lastword", "piqa"), zeroshot=zeroshot
+        )
         return {(c.artifact.method, c.label): c.key for c in api.plan(spec).measurements}
 
     before, after = keys(), keys(**change)
-    assert {k[1] for k in before if before[k] != after[k]} == {"zeroshot wiki_lastword", "zeroshot piqa"}
+    assert {k[1] for k in before if before[k] != after[k]} == {
+        "zeroshot wiki_lastword",
+        "zeroshot piqa",
+    }
 
 
 @pytest.mark.parametrize("packed", [True, pytest.param(False, marks=pytest.mark.full)])
@@ -161,7 +179,10 @@ def test_lm_eval_runs_a_model_that_cannot_be_packed(tmp_path, monkeypatch):
     monkeypatch.setattr(packed_scoring, "find_obstacle", lambda _: "attention of another kind")
     other, other_items = read("other")
 
-    assert (packed.notes["engine"], other.notes["engine"]) == ("packed", "lm-eval: attention of another kind")
+    assert (packed.notes["engine"], other.notes["engine"]) == (
+        "packed",
+        "lm-eval: attention of another kind",
+    )
     assert packed.readings == other.readings and items.equals(other_items)
     assert 2 * packed.cost["tokens"] < other.cost["tokens"]
 
@@ -176,15 +197,21 @@ doc_to_text: "{{{{text}}}}"
 doc_to_target: "{{{{text}}}}"
 """
 METRICS = {
-    "generate_until": "generation_kwargs: {until: ['.'], max_gen_toks: 3}\nmetric_list: [{metric: exact_match}]\n",
+    "generate_until": (
+        "generation_kwargs: {until: ['.'], max_gen_toks: 3}\nmetric_list: [{metric: exact_match}]\n"
+    ),
     "loglikelihood_rolling": "metric_list: [{metric: word_perplexity}]\n",
 }
 
 
-@pytest.mark.parametrize("kind", ["generate_until", pytest.param("loglikelihood_rolling", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "kind", ["generate_until", pytest.param("loglikelihood_rolling", marks=pytest.mark.full)]
+)
 def test_lm_eval_answers_other_requests(kind, tmp_path, monkeypatch):
     """Texts to go on with, and likelihoods of whole texts."""
-    (tmp_path / "docs.jsonl").write_text('{"text": "The river flows to the"}\n{"text": "In the year of"}\n')
+    (tmp_path / "docs.jsonl").write_text(
+        '{"text": "The river flows to the"}\n{"text": "In the year of"}\n'
+    )
     text = GENERATION.format(kind=kind, file=tmp_path / "docs.jsonl") + METRICS[kind]
     index(monkeypatch, tmp_path, **{kind: text})
     model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
@@ -192,11 +219,15 @@ def test_lm_eval_answers_other_requests(kind, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the scorer was asked")
 
-    scores = lmeval.evaluate(model, tokenizer, read_task(kind, f"{kind}.yaml"), None, 16, None, NoProgress(), refuse)
+    scores = lmeval.evaluate(
+        model, tokenizer, read_task(kind, f"{kind}.yaml"), None, 16, None, NoProgress(), refuse
+    )
     assert scores.left == (kind,) and len(scores.samples) == 2
 
 
-@pytest.mark.parametrize(("context", "answer"), [(" ", "a"), ("Question:", "")], ids=["context", "continuation"])
+@pytest.mark.parametrize(
+    ("context", "answer"), [(" ", "a"), ("Question:", "")], ids=["context", "continuation"]
+)
 def test_nothing_to_score_is_one_sentence(context, answer):
     model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
     scorer = partial(packed_scoring.score, model, capacity=64)
@@ -268,7 +299,13 @@ def test_content_of_a_mirror_decides_the_key(mirror):
 
 
 def test_pulled_data_is_at_one_revision_and_holds_no_code(fake_hub):
-    fake_hub.files = ("data/validation.parquet", "README.md", "load.py", "weights.pkl", ".gitattributes")
+    fake_hub.files = (
+        "data/validation.parquet",
+        "README.md",
+        "load.py",
+        "weights.pkl",
+        ".gitattributes",
+    )
     task = read_task("piqa", tasks.TASK_FILES["piqa"])
     tasks.ensure(task, None)
 
@@ -293,7 +330,10 @@ def test_the_sets_data_is_known_without_lm_eval():
 
 
 def test_pull_leaves_a_mirrors_data_alone(output, mirror, no_network):
-    assert output("pull", "--data-dir", mirror, "piqa") == f"piqa: {mirror / 'baber/piqa'} (here already, mirror)\n"
+    assert (
+        output("pull", "--data-dir", mirror, "piqa")
+        == f"piqa: {mirror / 'baber/piqa'} (here already, mirror)\n"
+    )
 
 
 # Names
@@ -331,7 +371,11 @@ def test_other_tasks_come_from_lm_evals_index(monkeypatch, tmp_path):
 
     assert tasks.expand(("sciq",)) == {"sciq": "sciq.yaml"}
     assert read_task("sciq", "sciq.yaml")[2:4] == ("allenai/sciq", "2.0")
-    assert tasks.expand(("sciences",)) == tasks.expand(("every",)) == {"other": "other.yaml", "sciq": "sciq.yaml"}
+    assert (
+        tasks.expand(("sciences",))
+        == tasks.expand(("every",))
+        == {"other": "other.yaml", "sciq": "sciq.yaml"}
+    )
     with pytest.raises(UserError, match=r"group 'changed' .* one by one"):
         tasks.expand(("changed",))
 

@@ -31,13 +31,25 @@ def test_the_shapes_are_those_of_the_class_in_transformers(name):
 
     model = planned_model(name)
     with torch.device("meta"):
-        built: nn.Module = AutoModelForCausalLM.from_config(AutoConfig.for_model(**known_shapes()[name]))
+        built: nn.Module = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(**known_shapes()[name])
+        )
 
     assert model.shapes == {n: tuple(p.shape) for n, p in built.named_parameters()}
 
 
 def test_a_plan_with_no_file_present(tmp_path, cli):
-    code, out, err = cli("plan", "--model", "llama2-70b", "--methods", "wanda", "--quant", "none", "--device", "8xh100")
+    code, out, err = cli(
+        "plan",
+        "--model",
+        "llama2-70b",
+        "--methods",
+        "wanda",
+        "--quant",
+        "none",
+        "--device",
+        "8xh100",
+    )
 
     assert code == 0, err
     assert "1, block by block" in out and "arithmetic, not measured" in err
@@ -46,7 +58,11 @@ def test_a_plan_with_no_file_present(tmp_path, cli):
 
 def test_the_time_and_the_cards_that_are_enough(tmp_path):
     plan, cards = planned(
-        tmp_path, models=("llama2-7b",), methods=("cast",), device="8xh100", training={"recipe": "paper-7b"}
+        tmp_path,
+        models=("llama2-7b",),
+        methods=("cast",),
+        device="8xh100",
+        training={"recipe": "paper-7b"},
     )
 
     found = {row["method"]: row for row in rows(plan, cards=cards)}
@@ -55,7 +71,9 @@ def test_the_time_and_the_cards_that_are_enough(tmp_path):
     assert found["dense"]["cards_enough"] == "1"
     count = int(enough(trained, cards))
     limit = 0.95 * 80e9
-    assert training_device_bytes(trained, count) <= limit < training_device_bytes(trained, count // 2)
+    assert (
+        training_device_bytes(trained, count) <= limit < training_device_bytes(trained, count // 2)
+    )
     operations = count_operations(plan.artifacts().values())
     seconds = sum(row["about_s"] for row in found.values())
     assert seconds == pytest.approx(operations / (RATE * 989.4e12), abs=5)
@@ -65,14 +83,21 @@ def test_the_time_and_the_cards_that_are_enough(tmp_path):
     ("methods", "device", "said"),
     [
         ("cast", "8xh100", "8 cards need about 37 h for all rows"),
-        ("cast,retrain", "8xh100", "8 cards need about 3.1 days for all rows"),  # each training takes all cards
+        (
+            "cast,retrain",
+            "8xh100",
+            "8 cards need about 3.1 days for all rows",
+        ),  # each training takes all cards
         ("wanda,sparsegpt", "2xh100", "2 cards need about"),
         ("cast", "h100", "no total, because cast on llama2-7b does not fit on 1 card"),
     ],
 )
 def test_the_total_of_all_rows(methods, device, said, cli):
-    """A sum over trainings, each of which takes all cards, and no sum if a row takes more than there are."""
-    code, _, err = cli("plan", "--model", "llama2-7b", "--quant", "none", "--methods", methods, "--device", device)
+    """A sum over trainings, each of which takes all cards, and no sum if a row takes more than
+    there are."""
+    code, _, err = cli(
+        "plan", "--model", "llama2-7b", "--quant", "none", "--methods", methods, "--device", device
+    )
 
     assert code == 0, err
     assert said in err
@@ -94,7 +119,8 @@ def test_a_script_for_slurm_has_the_time_of_the_cards(tmp_path, cli):
 def test_more_processes_than_cards(name):
     spec = Spec(device="8xh100", **{name: {"processes": 16}})
     with pytest.raises(
-        UserError, match=f"{name}.processes=16 is more than the 8 cards of device 8xh100: use --device 16x"
+        UserError,
+        match=f"{name}.processes=16 is more than the 8 cards of device 8xh100: use --device 16x",
     ):
         split_cards(spec)
 
@@ -120,7 +146,9 @@ def test_the_rate_against_trainings_that_were_published(name, tokens, hours, car
 def test_a_config_alone_is_enough(tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(known_shapes()["llama2-7b"] | {"torch_dtype": "float16"}))
+    (folder / "config.json").write_text(
+        json.dumps(known_shapes()["llama2-7b"] | {"torch_dtype": "float16"})
+    )
 
     plan, _ = planned(tmp_path, models=(str(folder),), methods=("wanda",))
 
@@ -130,7 +158,9 @@ def test_a_config_alone_is_enough(tmp_path):
         make_plan(Spec(results=tmp_path / "r", models=(str(folder),)), fetch=True)
 
 
-@pytest.mark.parametrize(("device", "said"), [("8xh1000", "unknown card 'h1000'"), ("0xh100", "use 1 to 1024")])
+@pytest.mark.parametrize(
+    ("device", "said"), [("8xh1000", "unknown card 'h1000'"), ("0xh100", "use 1 to 1024")]
+)
 def test_unknown_cards(device, said):
     with pytest.raises(UserError, match=said):
         split_cards(Spec(device=device))
@@ -143,4 +173,8 @@ def test_devices_of_this_machine_are_left_alone(device):
 
 def test_a_card_without_a_count():
     spec, cards = split_cards(Spec(device="h200"))
-    assert isinstance(cards, Cards) and (cards.count, cards.card.gb, spec.training.processes) == (1, 141, 1)
+    assert isinstance(cards, Cards) and (cards.count, cards.card.gb, spec.training.processes) == (
+        1,
+        141,
+        1,
+    )

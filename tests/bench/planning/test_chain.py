@@ -17,12 +17,23 @@ def named_in(file):
     nodes = list(ast.walk(ast.parse(file.read_bytes())))
     docstrings = [node.value for node in nodes if isinstance(node, ast.Expr)]
     for node in nodes:
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
-            yield from NAMES & {node.value, *re.findall(r"(?:from=|--methods |use )([a-z-]+)", node.value)}
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and node not in docstrings
+        ):
+            yield from NAMES & {
+                node.value,
+                *re.findall(r"(?:from=|--methods |use )([a-z-]+)", node.value),
+            }
 
 
 def test_planning_and_execution_name_no_method():
-    files = [file for part in ("planning", "execution") for file in (Path(bench.__file__).parent / part).rglob("*.py")]
+    files = [
+        file
+        for part in ("planning", "execution")
+        for file in (Path(bench.__file__).parent / part).rglob("*.py")
+    ]
     found = {file.name: set(named_in(file)) for file in files}
 
     assert len(files) > 60

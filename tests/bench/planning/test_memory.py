@@ -11,7 +11,9 @@ from methods.pruning.holders import hold
 from methods.targets import family_of
 
 
-@pytest.fixture(params=models.sample(["llama", "gpt2", "mixtral", "qwen3_moe", "gpt_oss"], "llama", "mixtral"))
+@pytest.fixture(
+    params=models.sample(["llama", "gpt2", "mixtral", "qwen3_moe", "gpt_oss"], "llama", "mixtral")
+)
 def folder(request, tmp_path):
     return models.random_folder(request.param, tmp_path / request.param)
 
@@ -29,10 +31,15 @@ def test_weights_in_memory_are_those_of_the_walk(folder):
     model = loading.load(folder, Compute(stream=True))
     found = artifact(folder, methods=("magnitude",), stream=True)
 
-    assert memory.streamed_bytes(found) == LIBRARY_BYTES + 4 * hold(model, folder, Compute(stream=True)).parameters
+    assert (
+        memory.streamed_bytes(found)
+        == LIBRARY_BYTES + 4 * hold(model, folder, Compute(stream=True)).parameters
+    )
 
 
-def test_processes_that_share_a_calibration_have_whole_blocks_and_their_part_of_the_activations(tmp_path):
+def test_processes_that_share_a_calibration_have_whole_blocks_and_their_part_of_the_activations(
+    tmp_path,
+):
     """Of a mixture: two blocks with all experts, and one copy of what their sequences give."""
     folder = models.random_folder("mixtral", tmp_path / "m")
     model = loading.load(folder, Compute(stream=True))
@@ -45,16 +52,22 @@ def test_processes_that_share_a_calibration_have_whole_blocks_and_their_part_of_
     assert memory.streamed_bytes(found) == LIBRARY_BYTES + weights + states
 
 
-@pytest.mark.parametrize(("family", "copies", "squares"), [("llama", 1, 3 * 32**2), ("mixtral", 4, 32**2)])
+@pytest.mark.parametrize(
+    ("family", "copies", "squares"), [("llama", 1, 3 * 32**2), ("mixtral", 4, 32**2)]
+)
 def test_activations_and_hessians_count(family, copies, squares, tmp_path):
-    """6 x 16 tokens, of which a walk by expert keeps four copies; a Hessian of each input, and two copies of the largest.
+    """6 x 16 tokens, of which a walk by expert keeps four copies; a Hessian of each input, and two
+    copies of the largest.
 
-    Of a llama's block the inputs are those of q, k and v, of o, of gate and up, and of down; of an expert, the last two.
+    Of a llama's block the inputs are those of q, k and v, of o, of gate and up, and of down; of an
+    expert, the last two.
     """
     folder = models.random_folder(family, tmp_path / "m")
     draw = {"sequences": 6, "seqlen": 16}
     of = {
-        name: memory.streamed_bytes(artifact(folder, methods=(name,), stream=True, calibration=draw))
+        name: memory.streamed_bytes(
+            artifact(folder, methods=(name,), stream=True, calibration=draw)
+        )
         for name in ("magnitude", "wanda", "sparsegpt")
     }
 
@@ -69,14 +82,22 @@ def test_max_memory_streams_and_puts_activations_on_disk(tmp_path):
     draw = {"sequences": 6, "seqlen": 16}
     plain = artifact(folder, methods=("wanda",), calibration=draw)
     limited = plain.model_copy(update={"max_memory": memory.model_bytes(plain) / 1e9})
-    wide = plain.model_copy(update={"max_memory": 1.01 * memory.model_bytes(plain) / 1e9 / memory.STREAMED_FROM})
+    wide = plain.model_copy(
+        update={"max_memory": 1.01 * memory.model_bytes(plain) / 1e9 / memory.STREAMED_FROM}
+    )
 
-    shared = wide.model_copy(update={"calibration": wide.calibration.model_copy(update={"processes": 2})})
+    shared = wide.model_copy(
+        update={"calibration": wide.calibration.model_copy(update={"processes": 2})}
+    )
 
     assert [memory.is_streamed(a) for a in (plain, limited, wide)] == [False, True, False]
     assert memory.is_streamed(shared), "the limit is of all processes together"
     assert memory.streamed_bytes(plain) - memory.streamed_bytes(limited) == 4 * 4 * 6 * 16 * 32
-    assert memory.estimate_bytes(limited) == memory.streamed_bytes(limited) < memory.estimate_bytes(plain)
+    assert (
+        memory.estimate_bytes(limited)
+        == memory.streamed_bytes(limited)
+        < memory.estimate_bytes(plain)
+    )
 
 
 def test_a_whole_block_is_said_and_counted(tmp_path, cli):
@@ -87,7 +108,8 @@ def test_a_whole_block_is_said_and_counted(tmp_path, cli):
     assert memory.keeps_blocks(whole) == "recon:from=wanda" and not memory.keeps_blocks(others)
     assert memory.streamed_bytes(whole) > memory.streamed_bytes(others)
     code, _, err = cli(
-        "plan", "--model", str(folder), "--methods", "recon:from=wanda", "--measures", "size", "--set", "stream=true"
+        "plan", "--model", str(folder), "--methods", "recon:from=wanda", "--measures", "size",
+        "--set", "stream=true"
     )  # fmt: skip
     assert code == 0 and "recon:from=wanda keeps whole blocks of" in err
 
@@ -100,16 +122,23 @@ def test_a_whole_block_is_said_and_counted(tmp_path, cli):
     ],
 )
 def test_what_does_not_fit_streamed_is_refused(method, words, tmp_path, monkeypatch):
-    found = artifact(models.random_folder("mixtral", tmp_path / "m"), methods=(method,), stream=True)
+    found = artifact(
+        models.random_folder("mixtral", tmp_path / "m"), methods=(method,), stream=True
+    )
     monkeypatch.setattr(refusal, "memory_bytes", lambda: 1.0001e9 / refusal.SHARE)
 
     problem = refusal.find_problem(found)
 
-    assert words in problem and "streamed, and this machine has 1.0 GB" in problem and len(problem.splitlines()) == 1
+    assert (
+        words in problem
+        and "streamed, and this machine has 1.0 GB" in problem
+        and len(problem.splitlines()) == 1
+    )
 
 
 @pytest.mark.parametrize(
-    ("family", "words"), [("mixtral", "which brings it expert by expert"), ("llama", "which brings it block by block")]
+    ("family", "words"),
+    [("mixtral", "which brings it expert by expert"), ("llama", "which brings it block by block")],
 )
 def test_a_model_that_would_fit_streamed_is_told_how(family, words, tmp_path, monkeypatch):
     found = artifact(models.random_folder(family, tmp_path / "m"), methods=("magnitude",))

@@ -75,7 +75,9 @@ def test_key_moves_with_what_decides_the_weights(changes, methods):
 
 
 @pytest.mark.parametrize(
-    "setting", [{"windows": 5}, {"windows": 4, "seqlen": 64}, {"windows": 4, "batch": 2}, {}], ids=str
+    "setting",
+    [{"windows": 5}, {"windows": 4, "seqlen": 64}, {"windows": 4, "batch": 2}, {}],
+    ids=str,
 )
 def test_key_moves_with_the_settings_of_its_own_measure(setting):
     assert moved(perplexity=setting) == {(method, "perplexity") for method in ALL}
@@ -85,13 +87,29 @@ def test_key_moves_with_the_settings_of_its_own_measure(setting):
     ("settings", "read"),
     [
         ({}, (256, 200, 307_200)),
-        ({"perplexity": {"windows": "all"}, "zeroshot": {"limit": "all"}, "training": {"recipe": "tiny"}}, (None, None, 1_228_800)),
-        ({"perplexity": {"windows": 9, "seqlen": 64}, "zeroshot": {"limit": 7}, "training": {"tokens": 4096}}, (9, 7, 4096)),
+        (
+            {
+                "perplexity": {"windows": "all"},
+                "zeroshot": {"limit": "all"},
+                "training": {"recipe": "tiny"},
+            },
+            (None, None, 1_228_800),
+        ),
+        (
+            {
+                "perplexity": {"windows": 9, "seqlen": 64},
+                "zeroshot": {"limit": 7},
+                "training": {"tokens": 4096},
+            },
+            (9, 7, 4096),
+        ),
         ({"perplexity": {"seqlen": 64}}, (512, 200, 307_200)),
     ],
-)  # fmt: skip
+)
 def test_tiny_has_smaller_defaults_until_a_setting_says_otherwise(settings, read):
-    plan = api.plan(Spec(methods=("cast",), quantizers=("none",), results="r", threads=1, **settings))
+    plan = api.plan(
+        Spec(methods=("cast",), quantizers=("none",), results="r", threads=1, **settings)
+    )
     config = {m.measure: m.config for m in plan.measurements}
     budgets = {m.artifact.training.tokens for m in plan.measurements if m.artifact.training}
 
@@ -103,7 +121,9 @@ def test_the_size_of_the_cache_is_no_part_of_a_key():
 
     assert moved(perplexity=bounded) == set()
     plan = api.plan(runs.small("r", perplexity=bounded))
-    assert {m.options["dense_states_gb"] for m in plan.measurements if m.measure == "perplexity"} == {0.5}
+    assert {
+        m.options["dense_states_gb"] for m in plan.measurements if m.measure == "perplexity"
+    } == {0.5}
 
 
 def test_key_moves_with_the_entry_of_the_models_family_alone(monkeypatch):
@@ -139,7 +159,9 @@ def test_a_model_stays_in_its_format_and_a_slow_format_is_computed_in_float32(
     folder = runs.store_as(runs.tiny(tmp_path / kind), kind)
     perplexity = {"data": "wiki-mini", "windows": 2, "seqlen": 16}
 
-    for m in api.plan(runs.small("r", models=(str(folder),), perplexity=perplexity, **changes)).measurements:
+    for m in api.plan(
+        runs.small("r", models=(str(folder),), perplexity=perplexity, **changes)
+    ).measurements:
         assert (m.artifact.dtype, m.artifact.arithmetic) == formats
         assert (m.identity.dtype, m.identity.arithmetic) == formats
         assert m.key_inputs().get("arithmetic", "") == formats[1]
@@ -150,11 +172,18 @@ def test_all_experts_is_part_of_the_key_of_a_mixture_alone(tmp_path):
     for name, family in (("dense", "llama"), ("mixture", "mixtral")):
         models.random_folder(family, tmp_path / name)
     plain, every = ({"sequences": 2, "seqlen": 16} | more for more in ({}, {"all_experts": True}))
-    changes = {"methods": ("wanda",), "perplexity": {"data": "wiki-mini", "windows": 2, "seqlen": 16}}
+    changes = {
+        "methods": ("wanda",),
+        "perplexity": {"data": "wiki-mini", "windows": 2, "seqlen": 16},
+    }
 
     def made(name, calibration):
         spec = runs.small("r", models=(str(tmp_path / name),), calibration=calibration, **changes)
-        return {m.key: m.identity.calibration for m in api.plan(spec).measurements if m.artifact.method == "wanda"}
+        return {
+            m.key: m.identity.calibration
+            for m in api.plan(spec).measurements
+            if m.artifact.method == "wanda"
+        }
 
     assert made("dense", plain) == made("dense", every)
     one, other = made("mixture", plain), made("mixture", every)
@@ -189,16 +218,23 @@ def test_a_model_under_two_names_is_refused(tmp_path):
 
 def test_a_glob_must_match_in_one_of_the_models(tmp_path):
     short = runs.tiny(tmp_path / "short", num_hidden_layers=3)
-    kept = {name: t for name, t in load_file(short / "model.safetensors").items() if ".layers.3." not in name}
+    kept = {
+        name: t
+        for name, t in load_file(short / "model.safetensors").items()
+        if ".layers.3." not in name
+    }
     save_file(kept, short / "model.safetensors", metadata={"format": "pt"})
     models = {"models": ("tiny", str(short)), "methods": ("magnitude",), "measures": ("size",)}
     assert api.plan(runs.small("r", **models, targets={"exclude": ("model.layers.3.*",)}))
-    with pytest.raises(UserError, match=r"no prunable linear of tiny or .*short matches 'model.layers.9.\*'"):
+    with pytest.raises(
+        UserError, match=r"no prunable linear of tiny or .*short matches 'model.layers.9.\*'"
+    ):
         api.plan(runs.small("r", **models, targets={"exclude": ("model.layers.9.*",)}))
 
 
 def test_key_moves_with_every_file_that_a_pruned_folder_takes_over(tmp_path):
-    """Else the second of two models with the same weights would get the first one's chat template."""
+    """Else the second of two models with the same weights would get the first one's chat
+    template."""
     spec = runs.small("r", models=(str(model := runs.tiny(tmp_path / "model")),))
     artifacts = [set(api.plan(spec).artifacts())]
     for file in ("tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
@@ -221,13 +257,19 @@ def test_key_moves_with_the_code_that_decides_the_weights(module, methods, monke
     """The rule of drawing calibration text is a part of every stage that calibrates."""
 
     def artifacts():
-        spec = runs.small("r", methods=("magnitude", "wanda", "sparsegpt"), quantizers=("none", "int4-gptq"))
+        spec = runs.small(
+            "r", methods=("magnitude", "wanda", "sparsegpt"), quantizers=("none", "int4-gptq")
+        )
         planned = [c.artifact for c in api.plan(spec).measurements]
-        return {a.method + ("" if a.quantizer == "none" else f" {a.quantizer}"): a.key for a in planned}
+        return {
+            a.method + ("" if a.quantizer == "none" else f" {a.quantizer}"): a.key for a in planned
+        }
 
     before, digest = artifacts(), code.digest_source
     for user in (code, model_inputs):
-        monkeypatch.setattr(user, "digest_source", lambda *names: digest(*names) + ("x" if module in names else ""))
+        monkeypatch.setattr(
+            user, "digest_source", lambda *names: digest(*names) + ("x" if module in names else "")
+        )
     after = artifacts()
 
     watched = ("magnitude", "wanda", "sparsegpt", "magnitude int4-gptq")
@@ -252,7 +294,9 @@ def test_measures_of_the_same_windows_count_their_tokens_once():
 
 
 def test_without_randomness_once_whatever_the_seeds():
-    measurements = api.plan(runs.small("r", methods=("magnitude", "wanda"), seeds=(0, 1, 2))).measurements
+    measurements = api.plan(
+        runs.small("r", methods=("magnitude", "wanda"), seeds=(0, 1, 2))
+    ).measurements
     seeds = {
         m: [c.artifact.seed for c in measurements if c.artifact.method == m and c.measure == "size"]
         for m in ("dense", "magnitude", "wanda")
@@ -284,7 +328,11 @@ def test_dense_and_the_pattern_are_always_there():
         ),
         ("awq:bits=4:group=16", "int4-awq:group=16", "awq:bits=4:group=16 + int4-awq:group=16"),
         ("recon", "int4-awq", "awq + sparsegpt + recon + int4-awq"),
-        ("wanda:from=depth/drop=1", "w8a8-smooth", "depth:drop=1 + smooth + wanda:from=depth/drop=1 + w8a8-smooth"),
+        (
+            "wanda:from=depth/drop=1",
+            "w8a8-smooth",
+            "depth:drop=1 + smooth + wanda:from=depth/drop=1 + w8a8-smooth",
+        ),
     ],
 )
 def test_a_quantizer_named_with_a_transform_comes_after_it(method, quantizer, stages):
@@ -298,18 +346,30 @@ def test_a_quantizer_named_with_a_transform_comes_after_it(method, quantizer, st
 @pytest.mark.parametrize(
     ("setting", "quantizer", "why"),
     [
-        ("group=32", "int4-awq", "differ in group: use int4-awq:group=32, or leave the group of awq out"),
-        ("bits=3", "int4-awq", "differ in bits: use a quantizer of 3 bits, or leave the bits of awq out"),
+        (
+            "group=32",
+            "int4-awq",
+            "differ in group: use int4-awq:group=32, or leave the group of awq out",
+        ),
+        (
+            "bits=3",
+            "int4-awq",
+            "differ in bits: use a quantizer of 3 bits, or leave the bits of awq out",
+        ),
     ],
 )
-def test_a_typed_transform_with_other_settings_than_the_quantizer_is_refused(setting, quantizer, why):
+def test_a_typed_transform_with_other_settings_than_the_quantizer_is_refused(
+    setting, quantizer, why
+):
     spec = runs.small("r", methods=(f"wanda:from=awq/{setting}",), quantizers=(quantizer,))
     with pytest.raises(UserError, match=f"awq:{setting} and {quantizer} {why}"):
         api.plan(spec)
 
 
 def test_the_transform_of_a_quantizer_is_checked_as_any_method():
-    spec = runs.small("r", methods=("dense",), quantizers=("int4-awq",), calibration={"processes": 2})
+    spec = runs.small(
+        "r", methods=("dense",), quantizers=("int4-awq",), calibration={"processes": 2}
+    )
     with pytest.raises(UserError, match="awq calibrates in one process"):
         api.plan(spec)
 
@@ -319,20 +379,37 @@ def test_the_transform_of_a_quantizer_is_checked_as_any_method():
     [
         ("{}", "has no object 'linears'", "dense"),
         ('{"linears": {"a": "int8"}}', "names other linears than the 3 of this run", "dense"),
-        ('{"linears": {"a": "int8"}}', None, "depth"),  # which linears are left is known when it has run
+        (
+            '{"linears": {"a": "int8"}}',
+            None,
+            "depth",
+        ),  # which linears are left is known when it has run
         ("whole", None, "magnitude"),
-        ("pruned", "prunes linears, and this model is pruned to 2:4: use --methods dense", "magnitude"),
+        (
+            "pruned",
+            "prunes linears, and this model is pruned to 2:4: use --methods dense",
+            "magnitude",
+        ),
         ("pruned", None, "dense"),
     ],
 )
 def test_a_settings_file_is_read_before_anything_is_loaded(content, why, method, tmp_path):
-    linears = dict.fromkeys((f"model.layers.0.mlp.{part}_proj" for part in ("gate", "up", "down")), "int8")
-    whole = {"linears": linears, "pruner": {"method": "magnitude", "code": pruner_code("magnitude")}}
+    linears = dict.fromkeys(
+        (f"model.layers.0.mlp.{part}_proj" for part in ("gate", "up", "down")), "int8"
+    )
+    whole = {
+        "linears": linears,
+        "pruner": {"method": "magnitude", "code": pruner_code("magnitude")},
+    }
     pruned = whole | {"linears": dict.fromkeys(linears, "2:4")}
     file = tmp_path / "a.json"
-    file.write_text({"whole": json.dumps(whole), "pruned": json.dumps(pruned)}.get(content, content))
+    file.write_text(
+        {"whole": json.dumps(whole), "pruned": json.dumps(pruned)}.get(content, content)
+    )
     targets = {"include": ["*.0.mlp.*"]}
-    spec = runs.small("r", methods=(method,), quantizers=(f"allocated:file={file}",), targets=targets)
+    spec = runs.small(
+        "r", methods=(method,), quantizers=(f"allocated:file={file}",), targets=targets
+    )
     with pytest.raises(UserError, match=why) if why else nullcontext():
         assert api.plan(spec).measurements
 
@@ -340,12 +417,22 @@ def test_a_settings_file_is_read_before_anything_is_loaded(content, why, method,
 @pytest.mark.parametrize(
     ("family", "method", "why"),
     [
-        ("gemma2", "rotate", "rotate cannot rotate the residual stream of gemma2, .* use residual=false"),
+        (
+            "gemma2",
+            "rotate",
+            "rotate cannot rotate the residual stream of gemma2, .* use residual=false",
+        ),
         ("gemma2", "rotate:residual=false", None),
-        ("mixtral", "awq", "awq does not know the architecture mixtral: use a model without experts"),
+        (
+            "mixtral",
+            "awq",
+            "awq does not know the architecture mixtral: use a model without experts",
+        ),
     ],
 )
-def test_a_transform_that_the_family_does_not_take_is_refused_before_anything_is_loaded(family, method, why, tmp_path):
+def test_a_transform_that_the_family_does_not_take_is_refused_before_anything_is_loaded(
+    family, method, why, tmp_path
+):
     models.random_folder(family, tmp_path / "model")
     windows = {"windows": 2, "seqlen": 16}
     spec = runs.small("r", models=(str(tmp_path / "model"),), methods=(method,), perplexity={"data": "wiki-mini"} | windows,
@@ -357,12 +444,15 @@ def test_a_transform_that_the_family_does_not_take_is_refused_before_anything_is
 @pytest.mark.parametrize(
     "methods",
     [
-        ("sparsegpt:damping=0.001:block=64", "sparsegpt:block=64:damping=1e-3"), ("sparsegpt", "sparsegpt:damping=0.01"),
+        ("sparsegpt:damping=0.001:block=64", "sparsegpt:block=64:damping=1e-3"),
+        ("sparsegpt", "sparsegpt:damping=0.01"),
         ("retrain", "retrain:from=sparsegpt/damping=0.01"),
     ],
-)  # fmt: skip
+)
 def test_a_method_typed_in_two_ways_is_one(methods):
-    with pytest.raises(UserError, match=" and ".join(methods) + " are the same method: leave one out"):
+    with pytest.raises(
+        UserError, match=" and ".join(methods) + " are the same method: leave one out"
+    ):
         api.plan(runs.small("r", methods=methods))
 
 
@@ -373,9 +463,15 @@ def test_a_folder_with_a_field_may_have_plain_text_beside_it(tmp_path):
 
 
 def test_a_quantizer_or_a_training_typed_in_two_ways_is_one():
-    with pytest.raises(UserError, match=r"int4-gptq and int4-gptq:damping=0\.01 are the same quantizer: leave one out"):
+    with pytest.raises(
+        UserError,
+        match=r"int4-gptq and int4-gptq:damping=0\.01 are the same quantizer: leave one out",
+    ):
         api.plan(runs.small("r", quantizers=("int4-gptq", "int4-gptq:damping=0.01")))
-    with pytest.raises(UserError, match=r"retrain .* and tiny .*lr=0\.0045 seed 0 are the same model: leave one out"):
+    with pytest.raises(
+        UserError,
+        match=r"retrain .* and tiny .*lr=0\.0045 seed 0 are the same model: leave one out",
+    ):
         api.plan(runs.small("r", methods=("retrain:from=wanda", "retrain:from=wanda:lr=0.0045")))
 
 
@@ -385,14 +481,27 @@ def test_a_typed_default_is_another_method_where_a_recipe_sets_the_field():
 
 @pytest.mark.parametrize("measures", [("perplexity",), ("continuation",), ("zeroshot",), ("size",)])
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "dense-ft"])
-def test_what_reads_text_is_refused_for_a_model_without_a_tokenizer(measures, method, make, keep_as, tmp_path):
+def test_what_reads_text_is_refused_for_a_model_without_a_tokenizer(
+    measures, method, make, keep_as, tmp_path
+):
     folder = keep_as(make("llama"), tmp_path / "model")
-    settings = {"perplexity": {"data": "wiki-mini", "seqlen": 16}, "calibration": {"sequences": 2, "seqlen": 16}}
+    settings = {
+        "perplexity": {"data": "wiki-mini", "seqlen": 16},
+        "calibration": {"sequences": 2, "seqlen": 16},
+    }
     training = {"tokens": 128, "batch": 2, "seqlen": 16}
-    spec = runs.small("r", models=(str(folder),), methods=(method,), measures=measures, training=training, **settings)
+    spec = runs.small(
+        "r",
+        models=(str(folder),),
+        methods=(method,),
+        measures=measures,
+        training=training,
+        **settings,
+    )
     reads = measures != ("size",) or method != "magnitude"
     refusal = pytest.raises(
-        UserError, match=rf"{folder} has no tokenizer \(tokenizer.json\): copy that of the original model"
+        UserError,
+        match=rf"{folder} has no tokenizer \(tokenizer.json\): copy that of the original model",
     )
     with refusal if reads else nullcontext():
         assert api.plan(spec).measurements
@@ -406,7 +515,8 @@ def test_a_date_is_text(text):
 
 
 def test_nobody_else_provides_our_packages():
-    """A distribution with a package of the same name would be imported in our place, or we in its."""
+    """A distribution with a package of the same name would be imported in our place, or we in
+    its."""
     provided = importlib.metadata.packages_distributions()
 
     for name in OWN_PACKAGES:
@@ -416,9 +526,15 @@ def test_nobody_else_provides_our_packages():
 @pytest.mark.parametrize(
     ("method", "why"),
     [
-        ("maskllm:from=depth", "maskllm needs for each block the dense model's block .*, and depth changes them"),
+        (
+            "maskllm:from=depth",
+            "maskllm needs for each block the dense model's block .*, and depth changes them",
+        ),
         ("maskllm:from=width/heads=0:file=masks.npz", "width:heads=0 changes them"),
-        ("recon:from=depth+permute+wanda", "recon compares blocks .*: put permute first, depth:from=permute"),
+        (
+            "recon:from=depth+permute+wanda",
+            "recon compares blocks .*: put permute first, depth:from=permute",
+        ),
         ("retrain:from=width/heads=0+rotate+wanda:hidden=1", "put rotate first, width:from=rotate"),
         ("recon:from=dense-ft+permute+wanda", "put permute first, dense-ft:from=permute"),
         ("recon:from=permute+depth+wanda", None),
@@ -438,7 +554,14 @@ def test_a_plan_reads_a_model_folder_once(tmp_path, monkeypatch):
     spec = runs.small(
         tmp_path / "r",
         models=(str(folder),),
-        methods=("magnitude", "wanda", "rotate", "depth:drop=1", "retrain:from=wanda", f"folder:path={folder}"),
+        methods=(
+            "magnitude",
+            "wanda",
+            "rotate",
+            "depth:drop=1",
+            "retrain:from=wanda",
+            f"folder:path={folder}",
+        ),
         patterns=("2:4", "50%"),
         quantizers=("none", "int8", "int4-gptq"),
         measures=("perplexity", "continuation", "size"),
@@ -457,5 +580,7 @@ def test_a_plan_reads_a_model_folder_once(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", count_opened)
     api.plan(spec)
 
-    assert opened["config.json"] == opened["model.safetensors"] == opened["tokenizer_config.json"] == 1
+    assert (
+        opened["config.json"] == opened["model.safetensors"] == opened["tokenizer_config.json"] == 1
+    )
     read_tokenizer.assert_called_once()

@@ -47,7 +47,9 @@ class Taken(Binned):
 @pytest.fixture(autouse=True)
 def site(tmp_path, monkeypatch, cache):
     names = {"binned-error": "bins:Binned", "taken": "bins:Taken"}
-    runs.put_on_path(runs.distribution(tmp_path / "site", "bins", SOURCE, measures=names), monkeypatch)
+    runs.put_on_path(
+        runs.distribution(tmp_path / "site", "bins", SOURCE, measures=names), monkeypatch
+    )
     yield
     monkeypatch.undo()
     runs.forget()
@@ -72,7 +74,9 @@ def test_they_survive_copies_and_the_command_that_makes_a_record_again():
     assert spec.model_dump(mode="json", exclude_defaults=True)["binned"] == {"bins": 3}
 
     one = planned(binned={"bins": 3})
-    record = fake_records.record().model_copy(update={"identity": one.identity, "key_inputs": one.key_inputs()})
+    record = fake_records.record().model_copy(
+        update={"identity": one.identity, "key_inputs": one.key_inputs()}
+    )
     assert planned(**{"binned": reproduce.settings(record)["binned"]}).key == one.key
 
 
@@ -93,5 +97,7 @@ def test_a_mistake_is_a_sentence(settings, sentence):
 
 def test_a_table_with_the_name_of_another_setting_is_refused():
     spec = runs.small("r", methods=("magnitude",), measures=("taken",))
-    with pytest.raises(UserError, match="bins has a table of settings 'models', a name that is taken"):
+    with pytest.raises(
+        UserError, match="bins has a table of settings 'models', a name that is taken"
+    ):
         api.plan(spec)

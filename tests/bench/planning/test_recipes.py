@@ -25,17 +25,23 @@ def plan(tmp_path, **changes):
 @pytest.mark.parametrize(
     ("parameters", "device", "name"),
     [
-        (935_040, "cpu", "tiny"), (134.5e6, "cpu", "short-cpu"), (134.5e6, "cuda:0", "small"), (2e9, "cuda", "medium"),
-        (6.7e9, "cuda", "paper-7b"), (13e9, "cuda", "large"),
+        (935_040, "cpu", "tiny"),
+        (134.5e6, "cpu", "short-cpu"),
+        (134.5e6, "cuda:0", "small"),
+        (2e9, "cuda", "medium"),
+        (6.7e9, "cuda", "paper-7b"),
+        (13e9, "cuda", "large"),
     ],
-)  # fmt: skip
+)
 def test_goes_by_size_and_device(parameters, device, name):
     assert recipes.choose(int(parameters), device).name == name
 
 
 def test_a_name_wins():
     assert recipes.choose(935_040, "cpu", "paper-7b").tokens == 7_864_320_000
-    with pytest.raises(UserError, match=r"unknown training recipe 'paper-8b': did you mean paper-7b"):
+    with pytest.raises(
+        UserError, match=r"unknown training recipe 'paper-8b': did you mean paper-7b"
+    ):
         recipes.choose(1, "cpu", "paper-8b")
     with pytest.raises(UserError, match="no training recipe for a model of 70 billion parameters"):
         recipes.choose(int(70e9), "cuda")
@@ -59,7 +65,9 @@ def test_paper_recipe_is_the_papers():
 
 
 def test_recipe_below_settings_below_words(tmp_path):
-    artifact = plan(tmp_path, methods=("cast:lr=0.5", "cast"), training={"tokens": 8192, "batch": 4})
+    artifact = plan(
+        tmp_path, methods=("cast:lr=0.5", "cast"), training={"tokens": 8192, "batch": 4}
+    )
 
     recipe = recipes.recipes()["tiny"]
     for each in (artifact["cast"], artifact["cast:lr=0.5"]):
@@ -70,20 +78,23 @@ def test_recipe_below_settings_below_words(tmp_path):
 
 
 def test_a_typed_rate_replaces_the_recipes_rate_in_any_unit(tmp_path):
-    (config,) = (s.config for s in plan(tmp_path, methods=("cast:relative_lr=0.5",))["cast:relative_lr=0.5"].stages)
+    (config,) = (
+        s.config
+        for s in plan(tmp_path, methods=("cast:relative_lr=0.5",))["cast:relative_lr=0.5"].stages
+    )
 
-    assert config == {k: v for k, v in recipes.recipes()["tiny"].fields_of("cast").items() if k != "lr"} | {
-        "relative_lr": 0.5
-    }
+    assert config == {
+        k: v for k, v in recipes.recipes()["tiny"].fields_of("cast").items() if k != "lr"
+    } | {"relative_lr": 0.5}
 
 
 @pytest.mark.parametrize("name", recipes.recipes())
 def test_every_method_of_a_recipe_ends_its_cosine_at_one_floor(name):
     recipe = recipes.recipes()[name]
 
-    assert {recipe.fields_of(m)["final_lr_ratio"] for m, entry in METHODS.items() if entry.trains} == {
-        recipe.final_lr_ratio
-    }
+    assert {
+        recipe.fields_of(m)["final_lr_ratio"] for m, entry in METHODS.items() if entry.trains
+    } == {recipe.final_lr_ratio}
     assert "final_lr_ratio" not in recipe.fields_of("a-plug-in")
 
 
@@ -99,25 +110,40 @@ def test_only_who_trains_has_a_course(tmp_path):
 
 
 def test_a_budget_is_part_of_the_key_and_of_the_name(tmp_path):
-    one, two = (plan(tmp_path, methods=("cast",), training={"tokens": t})["cast"] for t in (8192, 16384))
+    one, two = (
+        plan(tmp_path, methods=("cast",), training={"tokens": t})["cast"] for t in (8192, 16384)
+    )
 
     assert one.key != two.key
-    measurements = make_plan(small(tmp_path / "r", methods=("cast",), training={"tokens": 8192})).measurements
-    assert {c.identity.labels()["training"] for c in measurements} == {None, "wiki-mini@128x32, 8,192 tokens"}
+    measurements = make_plan(
+        small(tmp_path / "r", methods=("cast",), training={"tokens": 8192})
+    ).measurements
+    assert {c.identity.labels()["training"] for c in measurements} == {
+        None,
+        "wiki-mini@128x32, 8,192 tokens",
+    }
 
 
 @pytest.mark.parametrize(
-    ("recipe", "label"), [({}, ""), ({"recipe": "tiny"}, ""), ({"recipe": "small-gpu"}, ", recipe small-gpu")], ids=str
+    ("recipe", "label"),
+    [({}, ""), ({"recipe": "tiny"}, ""), ({"recipe": "small-gpu"}, ", recipe small-gpu")],
+    ids=str,
 )
 def test_a_recipe_that_is_not_for_the_models_size_is_named_and_made_again(tmp_path, recipe, label):
     """Without the name, two trainings would be one row."""
     training = {"tokens": 8192, "batch": 4, "seqlen": 128} | recipe
     spec = small(tmp_path / "r", methods=("cast",), training=training, measures=("size",))
-    (one,) = (m for m in make_plan(spec).measurements if m.artifact.method == "cast" and m.measure == "size")
+    (one,) = (
+        m
+        for m in make_plan(spec).measurements
+        if m.artifact.method == "cast" and m.measure == "size"
+    )
     record = parse(new_record(one, status="failed", reason="x").to_json().encode(), "")
     again = make_plan(Spec(**reproduce.settings(record) | {"results": tmp_path}))
 
     assert one.identity.training.label == f"wiki-mini@128x4, 8,192 tokens{label}"
-    assert [(m.key, m.identity) for m in again.measurements if m.key == one.key] == [(one.key, one.identity)]
+    assert [(m.key, m.identity) for m in again.measurements if m.key == one.key] == [
+        (one.key, one.identity)
+    ]
     assert ("training.recipe=small-gpu" in reproduce.command([record])) == bool(label)
     require_consistent(record)

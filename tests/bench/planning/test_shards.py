@@ -14,7 +14,9 @@ METHODS = ("magnitude", "wanda", "sparsegpt", "cast")
 
 @pytest.fixture
 def plan(tmp_path):
-    return make_plan(runs.small(tmp_path / "r", methods=METHODS, seeds=(0, 1), quantizers=("none", "int8")))
+    return make_plan(
+        runs.small(tmp_path / "r", methods=METHODS, seeds=(0, 1), quantizers=("none", "int8"))
+    )
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])
@@ -34,7 +36,11 @@ def test_the_division_is_the_same_whatever_the_machine_and_whatever_is_done(plan
     runs.workers_here(monkeypatch)
     before = [set(part.artifacts()) for part in divide(plan, 3)]
     monkeypatch.setattr(estimate, "_flops", lambda: 1.0)
-    api.execute(plan.spec.model_copy(update={"methods": ("magnitude",), "quantizers": ("none",), "seeds": (0,)}))
+    api.execute(
+        plan.spec.model_copy(
+            update={"methods": ("magnitude",), "quantizers": ("none",), "seeds": (0,)}
+        )
+    )
 
     assert [set(part.artifacts()) for part in divide(make_plan(plan.spec), 3)] == before
 
@@ -42,7 +48,11 @@ def test_the_division_is_the_same_whatever_the_machine_and_whatever_is_done(plan
 def test_the_longest_are_apart(plan, monkeypatch):
     unquantized = [k for k, ms in plan.artifacts().items() if ms[0].artifact.quantizer == "none"]
     work = dict(zip(unquantized, [8.0, 1.0, 1.0, 7.0, 2.0, 2.0, 5.0, 0.0], strict=True))
-    monkeypatch.setattr(shards, "count_operations", lambda group: sum(work.get(ms[0].artifact.key, 0) for ms in group))
+    monkeypatch.setattr(
+        shards,
+        "count_operations",
+        lambda group: sum(work.get(ms[0].artifact.key, 0) for ms in group),
+    )
     loads = [sum(work.get(key, 0) for key in part.artifacts()) for part in divide(plan, 3)]
 
     assert sorted(loads) == [8.0, 9.0, 9.0]
@@ -50,7 +60,10 @@ def test_the_longest_are_apart(plan, monkeypatch):
 
 def test_a_model_and_its_quantized_version_stay_together(plan):
     for part in divide(plan, 3):
-        rows = {(m.artifact.method, m.artifact.seed if m.artifact.seed is not None else 0) for m in part.measurements}
+        rows = {
+            (m.artifact.method, m.artifact.seed if m.artifact.seed is not None else 0)
+            for m in part.measurements
+        }
         for method, seed in rows:
             own = {
                 m.artifact.quantizer
@@ -62,8 +75,12 @@ def test_a_model_and_its_quantized_version_stay_together(plan):
 
 def test_a_stage_that_several_share_is_counted_once(tmp_path):
     def seconds(*methods, quantizers=("none",)):
-        planned = make_plan(runs.small(tmp_path / "r", methods=methods, quantizers=quantizers, measures=("size",)))
-        return {(r["method"].split(":")[0], r["quantizer"]): r["tokens"] for r in estimate.rows(planned)}
+        planned = make_plan(
+            runs.small(tmp_path / "r", methods=methods, quantizers=quantizers, measures=("size",))
+        )
+        return {
+            (r["method"].split(":")[0], r["quantizer"]): r["tokens"] for r in estimate.rows(planned)
+        }
 
     alone = seconds("sparsegpt")["sparsegpt", "none"]
     both = seconds("sparsegpt", "finetune:from=sparsegpt", quantizers=("none", "int8"))
@@ -79,14 +96,21 @@ def test_a_spec_takes_its_part(tmp_path):
     spec = runs.small(tmp_path / "r", methods=METHODS)
     parts = [api.plan(spec.model_copy(update={"shard": f"{i}/3"})) for i in (1, 2, 3)]
 
-    assert [m.key for m in api.plan(spec).measurements] == [m.key for m in make_plan(spec).measurements]
-    assert [part.measurements for part in parts] == [part.measurements for part in divide(make_plan(spec), 3)]
+    assert [m.key for m in api.plan(spec).measurements] == [
+        m.key for m in make_plan(spec).measurements
+    ]
+    assert [part.measurements for part in parts] == [
+        part.measurements for part in divide(make_plan(spec), 3)
+    ]
 
 
-@pytest.mark.parametrize("text", ["", "1", "0/4", "5/4", "1/0", "a/b", "1/4/2", "-1/4", "1/99999", "²/4", "slurm"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "0/4", "5/4", "1/0", "a/b", "1/4/2", "-1/4", "1/99999", "²/4", "slurm"]
+)
 def test_what_is_no_shard_is_a_sentence(text):
     with pytest.raises(
-        UserError, match=r"^invalid shard .*I from 1 to N |^--shard slurm is for a task of a Slurm array"
+        UserError,
+        match=r"^invalid shard .*I from 1 to N |^--shard slurm is for a task of a Slurm array",
     ):
         parse_shard(text)
 
@@ -96,7 +120,9 @@ def set_task(monkeypatch, *values):
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
 
 
-@pytest.mark.parametrize(("task", "shard"), [((1, 1, 4, 4), (1, 4)), ((13, 10, 13, 4), (4, 4)), ((0, 0, 0, 1), (1, 1))])
+@pytest.mark.parametrize(
+    ("task", "shard"), [((1, 1, 4, 4), (1, 4)), ((13, 10, 13, 4), (4, 4)), ((0, 0, 0, 1), (1, 1))]
+)
 def test_a_task_of_an_array_knows_its_part(monkeypatch, task, shard):
     set_task(monkeypatch, *task)
 
@@ -111,5 +137,17 @@ def test_an_array_with_gaps_has_no_parts(monkeypatch):
 
 
 def test_an_empty_part_has_no_table_to_print_again(cache, tmp_path, output):
-    small = ("--methods", "magnitude", "--quant", "none", "--measures", "size", "--results", tmp_path / "r")
-    assert output("run", *small, "--shard", "2/4").splitlines()[-1] == f"0 measurements run, 0 read from {tmp_path}/r"
+    small = (
+        "--methods",
+        "magnitude",
+        "--quant",
+        "none",
+        "--measures",
+        "size",
+        "--results",
+        tmp_path / "r",
+    )
+    assert (
+        output("run", *small, "--shard", "2/4").splitlines()[-1]
+        == f"0 measurements run, 0 read from {tmp_path}/r"
+    )

@@ -25,13 +25,16 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 @pytest.fixture
 def machine(monkeypatch):
-    """machine(cores, artifacts) -> a machine with so many cores, and memory for so many of tiny's artifacts at a time."""
+    """machine(cores, artifacts) -> a machine with so many cores, and memory for so many of tiny's
+    artifacts at a time."""
 
     def set_up(cores, artifacts):
         one = estimate_bytes(api.plan(runs.small("r")).measurements[0].artifact)
         for module in (planning, resolve):
             monkeypatch.setattr(module, "cores", lambda: cores)
-        monkeypatch.setattr(planning, "memory_bytes", lambda: int(one * (artifacts + 0.1) / planning.JOBS_SHARE))
+        monkeypatch.setattr(
+            planning, "memory_bytes", lambda: int(one * (artifacts + 0.1) / planning.JOBS_SHARE)
+        )
 
     return set_up
 
@@ -40,7 +43,9 @@ def machine(monkeypatch):
 def cards(monkeypatch):
     """Four that are not there."""
     monkeypatch.setattr(
-        devices, "resolve_device", lambda name: name if name in ("cpu", *(f"cuda:{i}" for i in range(4))) else "cpu"
+        devices,
+        "resolve_device",
+        lambda name: name if name in ("cpu", *(f"cuda:{i}" for i in range(4))) else "cpu",
     )
 
 
@@ -48,7 +53,9 @@ def cards(monkeypatch):
     ("cores", "fit", "named", "jobs", "threads"),
     [(8, 3, None, 3, 2), (2, 50, None, 2, 1), (16, 0, None, 1, 16), (8, 50, 4, 2, 4)],
 )
-def test_auto_goes_by_memory_and_cores_and_leaves_threads_that_were_named(machine, cores, fit, named, jobs, threads):
+def test_auto_goes_by_memory_and_cores_and_leaves_threads_that_were_named(
+    machine, cores, fit, named, jobs, threads
+):
     machine(cores, fit)
     plan = api.plan(runs.small("r", jobs="auto", threads=named))
 
@@ -88,7 +95,12 @@ def test_artifacts_go_to_the_card_that_is_free(tmp_path, monkeypatch):
             at_work.remove(self.device)
 
     monkeypatch.setattr(WorkerProcesses, "start", lambda *_: Worker())
-    spec = runs.small(tmp_path / "r", device="cuda:0,cuda:1", methods=("magnitude", "wanda", "ria"), measures=("size",))
+    spec = runs.small(
+        tmp_path / "r",
+        device="cuda:0,cuda:1",
+        methods=("magnitude", "wanda", "ria"),
+        measures=("size",),
+    )
     runner.execute(api.plan(spec), Store(spec.results), [LogDisplay(io.StringIO())])
 
     assert len(sent) == 4 and set(sent) == {"cuda:0", "cuda:1"}
@@ -107,7 +119,10 @@ def test_artifacts_go_to_the_card_that_is_free(tmp_path, monkeypatch):
             {"device": "cuda:1", "training": {"processes": 2}},
             "takes the first 2 GPUs, not cuda:1: use --device cuda, with",
         ),
-        ({"device": "cuda:1", "calibration": {"processes": 2}}, "calibration.processes=2 takes the first 2 GPUs"),
+        (
+            {"device": "cuda:1", "calibration": {"processes": 2}},
+            "calibration.processes=2 takes the first 2 GPUs",
+        ),
         ({"executor": "ray", "device": "cuda:0"}, "Ray assigns them"),
         ({"executor": "ray", "measures": "speed"}, "a time of one machine"),
         ({"jobs": 0}, "from 1 to 1024, or auto"),
@@ -123,7 +138,9 @@ def test_what_cannot_be_is_refused(settings, word):
 
 def test_large_artifacts_wait_for_memory(monkeypatch, tmp_path):
     """With `auto` no more are begun than what is free allows now."""
-    spec = runs.small(tmp_path / "r", jobs="auto", methods=("magnitude", "wanda"), measures=("size",))
+    spec = runs.small(
+        tmp_path / "r", jobs="auto", methods=("magnitude", "wanda"), measures=("size",)
+    )
     plan = replace(api.plan(spec), jobs=3)
     one = estimate_bytes(plan.measurements[0].artifact)
     at_work, begun = [], []
@@ -140,7 +157,9 @@ def test_large_artifacts_wait_for_memory(monkeypatch, tmp_path):
             at_work.remove(self)
 
     monkeypatch.setattr(WorkerProcesses, "start", lambda *_: Worker())
-    monkeypatch.setattr(sweep.psutil, "virtual_memory", lambda: SimpleNamespace(available=one * 1.5, total=one * 9))
+    monkeypatch.setattr(
+        sweep.psutil, "virtual_memory", lambda: SimpleNamespace(available=one * 1.5, total=one * 9)
+    )
     runner.execute(plan, Store(spec.results), [LogDisplay(io.StringIO())])
 
     assert begun == [1, 1, 1]

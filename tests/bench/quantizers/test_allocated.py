@@ -31,7 +31,8 @@ def write(file, targets, names=("int3-gptq", "int8"), **others):
 
 
 def is_as(outcome, linears, alone, folder):
-    """Compare weights with those of each choice alone, and the bytes that are stored with what the plan counts."""
+    """Compare weights with those of each choice alone, and the bytes that are stored with what the
+    plan counts."""
     bits = 0
     for target, name in linears.items():
         weight = outcome.model.get_submodule(target).weight
@@ -60,12 +61,16 @@ def test_zeros_of_a_pruned_model_stay(llama, make_job, tmp_path):
 
     Allocated(str(file)).apply(llama, job)
 
-    assert not any(Pattern(2, 4).violations(llama.get_submodule(target).weight) for target in job.targets)
+    assert not any(
+        Pattern(2, 4).violations(llama.get_submodule(target).weight) for target in job.targets
+    )
 
 
 def test_a_linear_with_a_pattern_is_pruned_and_then_quantized(llama, job, tmp_path):
     pruner = {"method": "wanda", "code": pruner_code("wanda")}
-    file, linears = write(tmp_path / "a.json", job.targets, ("2:4+int3-gptq", "1:4", "dense"), pruner=pruner)
+    file, linears = write(
+        tmp_path / "a.json", job.targets, ("2:4+int3-gptq", "1:4", "dense"), pruner=pruner
+    )
     wanda, alone = parse_pruner("wanda"), {"dense": llama}
     for name, pattern in (("1:4", Pattern(1, 4)), ("2:4+int3-gptq", Pattern(2, 4))):
         own = dataclasses.replace(job, pattern=pattern)
@@ -85,9 +90,12 @@ def test_a_linear_with_a_pattern_is_pruned_and_then_quantized(llama, job, tmp_pa
 @pytest.mark.parametrize(
     ("text", "pattern", "quantizer"),
     [
-        ("int8", "dense", "int8"), ("2:4", "2:4", "none"), ("6:8+int4-rtn", "6:8", "int4-rtn"), ("dense", "dense", "none"),
+        ("int8", "dense", "int8"),
+        ("2:4", "2:4", "none"),
+        ("6:8+int4-rtn", "6:8", "int4-rtn"),
+        ("dense", "dense", "none"),
     ],
-)  # fmt: skip
+)
 def test_a_choice_is_a_pattern_a_quantizer_or_both(text, pattern, quantizer):
     assert LinearChoice.parse(text) == (Pattern.parse(pattern), quantizer)
 
@@ -128,5 +136,7 @@ def test_a_file_that_does_not_fit_is_a_sentence(content, said, llama, job, tmp_p
 
 
 def test_a_file_must_be_named():
-    with pytest.raises(UserError, match="allocated reads its settings from a file: name it, allocated:file=FILE"):
+    with pytest.raises(
+        UserError, match="allocated reads its settings from a file: name it, allocated:file=FILE"
+    ):
         parse_quantizer("allocated")

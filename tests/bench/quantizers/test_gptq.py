@@ -1,4 +1,5 @@
-"""GPTQ under a fixed mask against its definition: an explicit inverse of what is left of H at every column, float64."""
+"""GPTQ under a fixed mask against its definition: an explicit inverse of what is left of H at every
+column, float64."""
 
 import pytest
 import torch
@@ -22,9 +23,13 @@ def naive(weight, keep, x, group, damping=0.01, act_order=False):
     while left:
         j = max(left, key=lambda j: h[j, j]) if act_order else left[0]
         first = j - j % group
-        if act_order or j == first:  # the initial weights, or those that are there when the loop reaches the group
+        if (
+            act_order or j == first
+        ):  # the initial weights, or those that are there when the loop reaches the group
             now = weight.double() if act_order else w
-            largest = (now[:, first : first + group] * keep[:, first : first + group]).abs().max(1).values
+            largest = (
+                (now[:, first : first + group] * keep[:, first : first + group]).abs().max(1).values
+            )
             scale = (largest / 7.5).bfloat16().double()
         q = (w[:, j] / scale).round().clamp(-8, 7) * scale * keep[:, j]
         inverse = torch.linalg.inv(h[left][:, left])
@@ -46,11 +51,15 @@ def layer(out=16, width=64, tokens=256, seed=0, pattern="2:4"):
 
 def quantized(weight, keep, x, group, act_order=False):
     prepare = largest_first if act_order else left_to_right
-    return quantize(weight, keep, prepare(symmetric(add_gram(x, None)) * 2 / len(x), 0.01)[0], group).values
+    return quantize(
+        weight, keep, prepare(symmetric(add_gram(x, None)) * 2 / len(x), 0.01)[0], group
+    ).values
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.full)])
-@pytest.mark.parametrize(("pattern", "group", "width"), [("2:4", 16, 144), ("dense", 64, 64), ("50%", 48, 96)])
+@pytest.mark.parametrize(
+    ("pattern", "group", "width"), [("2:4", 16, 144), ("dense", 64, 64), ("50%", 48, 96)]
+)
 @pytest.mark.parametrize("act_order", [True, False])
 def test_is_its_definition(pattern, group, width, seed, act_order):
     weight, keep, x = layer(width=width, seed=seed, pattern=pattern)
@@ -61,7 +70,8 @@ def test_is_its_definition(pattern, group, width, seed, act_order):
 
 
 def test_scale_of_a_group_is_that_of_its_kept_weights():
-    """The first group's errors move the second's small weights, the masked ones as far as the kept."""
+    """The first group's errors move the second's small weights, the masked ones as far as the
+    kept."""
     weight, keep, x = layer()
     weight[:, 32:] *= 0.02
 

@@ -1,4 +1,5 @@
-"""Every quantizer against its grid written naively, and what each owes its caller. The mask of what was pruned holds."""
+"""Every quantizer against its grid written naively, and what each owes its caller. The mask of what
+was pruned holds."""
 
 import copy
 import dataclasses
@@ -18,11 +19,15 @@ from methods.quantizing.grids import NF4, group_size
 from methods.quantizing.inputs import ACTIVATIONS_KEY, INPUT_FORMATS
 from methods.targets import dense_weight
 
-ENTRIES = {n: e for n, e in QUANTIZERS.items() if n != "none" and e.module.endswith((".rounding", ".gptq"))}
+ENTRIES = {
+    n: e for n, e in QUANTIZERS.items() if n != "none" and e.module.endswith((".rounding", ".gptq"))
+}
 FP8 = sorted(
-    {(1 + m / 8) * 2.0**e for e in range(-6, 9) for m in range(8)} - {480.0} | {m / 8 * 2.0**-6 for m in range(8)}
+    {(1 + m / 8) * 2.0**e for e in range(-6, 9) for m in range(8)} - {480.0}
+    | {m / 8 * 2.0**-6 for m in range(8)}
 )
-"""Every magnitude that e4m3 has: 4 bits of exponent, 3 of mantissa, the last code of all being NaN."""
+"""Every magnitude that e4m3 has: 4 bits of exponent, 3 of mantissa, the last code of all being
+NaN."""
 
 
 def of_int(bits):
@@ -31,17 +36,20 @@ def of_int(bits):
 
 
 GRIDS = {
-    "int8": (*of_int(8), None), "w8a8": (*of_int(8), None), "fp8": ([-v for v in FP8] + FP8, 448.0, None),
-    "int4-rtn": (*of_int(4), 32), "int3-rtn": (*of_int(3), 32), "nf4": (list(NF4), 1.0, 32),
+    "int8": (*of_int(8), None), "w8a8": (*of_int(8), None),
+    "fp8": ([-v for v in FP8] + FP8, 448.0, None), "int4-rtn": (*of_int(4), 32),
+    "int3-rtn": (*of_int(3), 32), "nf4": (list(NF4), 1.0, 32),
 }  # fmt: skip
 """Points, what max|w| is scaled to, and the group on the test's 96 inputs; None: the row."""
 BITS = {
     **dict.fromkeys(("int8", "w8a8", "w8a8-smooth", "fp8"), (8, 16, 0, 0)),
-    **dict.fromkeys(("int4", "int4-awq"), (4, 16, 128, 0)), "int3": (3, 16, 128, 0), "nf4": (4, 32, 64, 0),
-    "mxfp8": (8, 8, 32, 0), **dict.fromkeys(("mxfp4", "mxfp4-w4a4"), (4, 8, 32, 0)),
+    **dict.fromkeys(("int4", "int4-awq"), (4, 16, 128, 0)), "int3": (3, 16, 128, 0),
+    "nf4": (4, 32, 64, 0), "mxfp8": (8, 8, 32, 0),
+    **dict.fromkeys(("mxfp4", "mxfp4-w4a4"), (4, 8, 32, 0)),
     **dict.fromkeys(("nvfp4", "nvfp4-w4a4"), (4, 8, 16, 32)),
 }  # fmt: skip
-"""Bits of a value and of a scale, most weights that share one (0: a row), and bits of the tensor's scale."""
+"""Bits of a value and of a scale, most weights that share one (0: a row), and bits of the tensor's
+scale."""
 INPUT_BITS = {"w8a8": 8, "w8a8-smooth": 8, "mxfp4-w4a4": 4, "nvfp4-w4a4": 4}
 
 
@@ -78,7 +86,8 @@ def pruned():
 
 @pytest.fixture(scope="module")
 def outcome(quantizer, pruned):
-    """Return the outcome of a quantizer on the pruned model. It is shared by the tests of a quantizer."""
+    """Return the outcome of a quantizer on the pruned model. It is shared by the tests of a
+    quantizer."""
     return apply(quantizer, *pruned)
 
 
@@ -95,7 +104,9 @@ def view(tensor):
 def test_nearest_point_of_its_grid(name, llama, make_job):
     job = make_job(llama, "dense")
     target = llama.get_submodule(job.targets[0])
-    target.weight = torch.nn.Parameter(torch.randn(24, 96) * torch.rand(24, 1).exp(), requires_grad=False)
+    target.weight = torch.nn.Parameter(
+        torch.randn(24, 96) * torch.rand(24, 1).exp(), requires_grad=False
+    )
     target.weight[3] = 0
     target.weight[4, :40] = 0
     before = target.weight.clone()
@@ -158,13 +169,17 @@ def test_its_stored_tensors_give_its_weights_and_take_the_bits_of_the_formula(
         per_weight = (bits if pattern == "dense" else bits / 2 + 1) + scale / of_group
         formula += per_weight * weight.numel() + of_tensor
     counted = stored.count()
-    assert set(stored) == set(weights) and counted.weights == sum(w.numel() for w in weights.values())
+    assert set(stored) == set(weights) and counted.weights == sum(
+        w.numel() for w in weights.values()
+    )
     assert 8 * (counted.values + counted.others) == formula
     about = outcome.config.get(ACTIVATIONS_KEY, {})
     assert about.get("bits") == INPUT_BITS.get(quantizer.name)
 
 
-@pytest.mark.parametrize("quantizer", models.sample(ENTRIES, "int3-rtn", "int4-gptq"), indirect=True)
+@pytest.mark.parametrize(
+    "quantizer", models.sample(ENTRIES, "int3-rtn", "int4-gptq"), indirect=True
+)
 def test_gpt2_is_rounded_along_its_inputs(quantizer, make, make_job):
     """Its files have [in, out]; a scale belongs to an output."""
     model = make("gpt2")
@@ -180,7 +195,8 @@ def test_gpt2_is_rounded_along_its_inputs(quantizer, make, make_job):
 
 
 @pytest.mark.parametrize(
-    ("width", "most", "group"), [(576, 128, 64), (128, 128, 128), (4096, 128, 128), (4096, 64, 64), (352, 128, 32)]
+    ("width", "most", "group"),
+    [(576, 128, 64), (128, 128, 128), (4096, 128, 128), (4096, 64, 64), (352, 128, 32)],
 )
 def test_group_is_the_largest_power_of_two_that_divides(width, most, group):
     assert group_size(width, None, most, "int4-rtn") == group
@@ -197,7 +213,9 @@ def test_group_that_does_not_divide(width, asked):
 def test_agrees_with_bitsandbytes():
     functional = pytest.importorskip("bitsandbytes.functional")
     weight = torch.randn(32, 128)
-    theirs = functional.dequantize_4bit(*functional.quantize_4bit(weight, blocksize=64, quant_type="nf4"))
+    theirs = functional.dequantize_4bit(
+        *functional.quantize_4bit(weight, blocksize=64, quant_type="nf4")
+    )
 
     grids.round_(weight, grids.NormalFloat4(), 64)
     torch.testing.assert_close(weight, theirs, rtol=0, atol=0)
@@ -215,8 +233,16 @@ def test_errs_as_little_as_torchao(name):
     symmetric = {"granularity": ao.PerGroup(64), "mapping_type": MappingType.SYMMETRIC}
     config, grid, group = {
         "int8": lambda: (ao.Int8WeightOnlyConfig(), grids.Integer(8), 256),
-        "int4": lambda: (ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, **symmetric), grids.Integer(4), 64),
-        "int3": lambda: (ao.IntxWeightOnlyConfig(weight_dtype=torch.int3, **symmetric), grids.Integer(3), 64),
+        "int4": lambda: (
+            ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, **symmetric),
+            grids.Integer(4),
+            64,
+        ),
+        "int3": lambda: (
+            ao.IntxWeightOnlyConfig(weight_dtype=torch.int3, **symmetric),
+            grids.Integer(3),
+            64,
+        ),
         "fp8": lambda: (ao.Float8WeightOnlyConfig(), grids.Float8(), 256),
     }[name]()
     ao.quantize_(linear, config)
@@ -231,9 +257,9 @@ def test_errs_as_little_as_torchao(name):
 def test_mx_formats_are_those_of_torchao(bits, dtype):
     mx = pytest.importorskip("torchao.prototype.mx_formats.mx_tensor")
     weight = torch.randn(16, 64) * torch.logspace(-3, 1, 16)[:, None]
-    theirs = mx.MXTensor.to_mx(weight, getattr(torch, dtype), 32, mx.ScaleCalculationMode.FLOOR).dequantize(
-        torch.float32
-    )
+    theirs = mx.MXTensor.to_mx(
+        weight, getattr(torch, dtype), 32, mx.ScaleCalculationMode.FLOOR
+    ).dequantize(torch.float32)
     grids.round_(weight, grids.Microscaling(bits), 32)
     assert torch.equal(weight, theirs)
 

@@ -1,4 +1,5 @@
-"""One leaderboard a model: which rows are in it, what they cost, and how they compare with the dense model."""
+"""One leaderboard a model: which rows are in it, what they cost, and how they compare with the
+dense model."""
 
 import math
 import re
@@ -54,7 +55,9 @@ def test_rows_of_all_folders_share_a_table_and_the_newest_record_wins(tmp_path):
         ({"token_digest": "a"}, {"token_digest": "b"}, "content of wiki-mini@128"),
     ],
 )
-def test_a_row_of_an_older_model_or_text_is_neither_averaged_nor_compared(tmp_path, cli, old, new, what):
+def test_a_row_of_an_older_model_or_text_is_neither_averaged_nor_compared(
+    tmp_path, cli, old, new, what
+):
     new = new | {"provenance": {"recorded": "2026-02-01T00:00:00Z"}}
     old = fake_records.perplexity(tmp_path, 0.3, method="wanda", seed=0, **old)
     fake_records.perplexity(tmp_path, 0.4, method="wanda", seed=1, **new)
@@ -65,8 +68,8 @@ def test_a_row_of_an_older_model_or_text_is_neither_averaged_nor_compared(tmp_pa
     assert [table.rows[k].name for k in table.whole_rows] == ["dense", "wanda 2:4"]
     assert facts(table, "wanda 2:4").loss.value == pytest.approx(math.expm1(0.4), abs=1e-5)
     assert (
-        f"1 older record left out (in record {old.short_key} the {what} was another than in the newer"
-        in section.description
+        f"1 older record left out (in record {old.short_key} the {what} was another than in the "
+        "newer" in section.description
     )
     code, out, err = cli("report", "--results", tmp_path)
     assert (code, err.count("left out"), "1 seed" in out or "2 seeds" in out) == (0, 1, False)
@@ -82,21 +85,36 @@ def test_equal_answers_of_rows_without_an_artifact_are_not_certain(tmp_path):
     fake_records.answers(tmp_path, method="wanda")
 
     ((_, _, c), interval), *_ = (table := tables(tmp_path)[0]).intervals.items()
-    assert table.columns[c].metric == "acc" and interval.value == 0 and interval.low < -0.02 < 0.02 < interval.high
+    assert (
+        table.columns[c].metric == "acc"
+        and interval.value == 0
+        and interval.low < -0.02 < 0.02 < interval.high
+    )
 
 
 def test_protocols_have_tables_of_their_own_the_one_of_most_rows_first(tmp_path):
-    for dtype, methods in (("float32", ("dense", "wanda")), ("bfloat16", ("dense", "wanda", "ria"))):
+    for dtype, methods in (
+        ("float32", ("dense", "wanda")),
+        ("bfloat16", ("dense", "wanda", "ria")),
+    ):
         for method in methods:
             pattern = "dense" if method == "dense" else "2:4"
-            fake_records.perplexity(tmp_path, method=method, identity={"dtype": dtype, "pattern": pattern})
-    fake_records.perplexity(tmp_path, method="wanda", identity={"dtype": "bfloat16"}, protocol="wiki-mini@64")
+            fake_records.perplexity(
+                tmp_path, method=method, identity={"dtype": dtype, "pattern": pattern}
+            )
+    fake_records.perplexity(
+        tmp_path, method="wanda", identity={"dtype": "bfloat16"}, protocol="wiki-mini@64"
+    )
     for i in range(9):
         about = {"protocol": "wiki-mini-validation@128", "identity": {"dtype": "bfloat16"}}
         fake_records.perplexity(tmp_path, method=f"m{i}", **about)
     labels = [t.protocol for t in tables(tmp_path)]
-    assert labels[0] == "wiki-mini@128, bfloat16, cpu" and labels[1] == "wiki-mini@128, float32, cpu"
-    assert labels[-1] == "wiki-mini-validation@128, bfloat16, cpu", "never the main one, however many rows it has"
+    assert (
+        labels[0] == "wiki-mini@128, bfloat16, cpu" and labels[1] == "wiki-mini@128, float32, cpu"
+    )
+    assert labels[-1] == "wiki-mini-validation@128, bfloat16, cpu", (
+        "never the main one, however many rows it has"
+    )
 
 
 def test_a_protocol_whose_rows_have_tasks_comes_before_one_of_more_rows(tmp_path):
@@ -111,7 +129,9 @@ def test_a_protocol_whose_rows_have_tasks_comes_before_one_of_more_rows(tmp_path
 def test_calibration_texts_are_not_mixed(tmp_path):
     fake_records.perplexity(tmp_path, method="dense")
     for text in ("c4@128x64", "wiki-mini@128x64"):
-        fake_records.perplexity(tmp_path, 0.1, method="wanda", seed=0, identity={"calibration": text})
+        fake_records.perplexity(
+            tmp_path, 0.1, method="wanda", seed=0, identity={"calibration": text}
+        )
     one, other = tables(tmp_path)
     assert {one.protocol, other.protocol} == {
         f"wiki-mini@128, float32, cpu, calibrated on {text}" for text in ("c4", "wiki-mini")
@@ -124,19 +144,32 @@ def test_budgets_and_seeds_fold_into_the_largest_budget(tmp_path):
     for tokens, loss in ((1000, 0.3), (4000, 0.1), (2000, 0.2)):
         for seed in (0, 1):
             training = {"training": f"wiki-mini@128x8, {tokens:,} tokens"}
-            fake_records.perplexity(tmp_path, loss, method="cast", seed=seed, noise=seed + 1, identity=training)
+            fake_records.perplexity(
+                tmp_path, loss, method="cast", seed=seed, noise=seed + 1, identity=training
+            )
     (table,) = tables(tmp_path)
     assert whole(table) == ["dense", "cast 2:4"]
     assert facts(table, "cast 2:4").loss.value == pytest.approx(math.expm1(0.1), rel=1e-3)
     parts = [r for r in table.rows if r.part_of is not None]
-    assert sum("seed" in r.name for r in parts) == 6 and sum("seed" not in r.name for r in parts) == 2
+    assert (
+        sum("seed" in r.name for r in parts) == 6 and sum("seed" not in r.name for r in parts) == 2
+    )
     assert len(table.to_text_table().lines) == 2, "tables as text have whole rows alone"
-    assert {table.ranks[c][k] for c in table.ranks for k, r in enumerate(table.rows) if r.part_of is not None} == {""}
+    assert {
+        table.ranks[c][k]
+        for c in table.ranks
+        for k, r in enumerate(table.rows)
+        if r.part_of is not None
+    } == {""}
 
 
 def test_rows_of_other_settings_do_not_fold(tmp_path):
     fake_records.perplexity(tmp_path, method="dense")
-    for text, loss in (("32, 4,000 tokens", 0.1), ("8, 4,000 tokens", 0.3), ("8, 4,000 tokens, recipe small", 0.4)):
+    for text, loss in (
+        ("32, 4,000 tokens", 0.1),
+        ("8, 4,000 tokens", 0.3),
+        ("8, 4,000 tokens, recipe small", 0.4),
+    ):
         training = {"training": f"wiki-mini@128x{text}"}
         fake_records.perplexity(tmp_path, loss, method="cast", seed=0, identity=training)
     for every in (False, True):
@@ -144,7 +177,9 @@ def test_rows_of_other_settings_do_not_fold(tmp_path):
         items = fake_records.read_items(tmp_path / "other" / "items" / f"{one.stem}.parquet")
         calibration = CalibrationText(data="wiki-mini", all_experts=every)
         identity = one.identity.model_copy(update={"calibration": calibration})
-        fake_records.put(tmp_path, one.model_copy(update={"identity": identity}), items, one.readings)
+        fake_records.put(
+            tmp_path, one.model_copy(update={"identity": identity}), items, one.readings
+        )
     (table,) = tables(tmp_path)
     assert sorted(whole(table)) == ["cast 2:4"] * 3 + ["dense"] + ["wanda 2:4"] * 2
     assert len({row.labels for row in table.rows}) == 6, "and their labels tell them apart"
@@ -170,7 +205,9 @@ def test_a_question_flips_once_whatever_the_number_of_seeds(tmp_path):
     fake_records.accuracy(tmp_path, 100, 60, method="sparsegpt", seed=0)
     (table,) = tables(tmp_path)
     one, three = (facts(table, f"{name} 2:4").flips for name in ("sparsegpt", "wanda"))
-    assert three.changed.parts == pytest.approx(one.changed.parts) and three.lost == pytest.approx(one.lost)
+    assert three.changed.parts == pytest.approx(one.changed.parts) and three.lost == pytest.approx(
+        one.lost
+    )
 
 
 def build(root, seconds, tokens=0, **about):
@@ -186,10 +223,19 @@ def build(root, seconds, tokens=0, **about):
 def test_a_cost_is_that_of_all_stages(tmp_path):
     first = build(tmp_path, 10.0, 1000, method="sparsegpt", seed=0)
     second = build(tmp_path, 100.0, 5000, method="sparsegpt + retrain", seed=0)
-    last = build(tmp_path, 1.0, method="sparsegpt + retrain", seed=0, identity={"quantizer": "int8"})
+    last = build(
+        tmp_path, 1.0, method="sparsegpt + retrain", seed=0, identity={"quantizer": "int8"}
+    )
     cost = CostIndex([first, second, last]).of_row([last.identity])
-    assert (cost.seconds, cost.tokens, cost.at_least, cost.device) == (111.0, 6000, False, "EPYC, 2 threads")
-    assert CostIndex([last, second]).of_row([last.identity]).at_least, "the record of the first stage is missing"
+    assert (cost.seconds, cost.tokens, cost.at_least, cost.device) == (
+        111.0,
+        6000,
+        False,
+        "EPYC, 2 threads",
+    )
+    assert CostIndex([last, second]).of_row([last.identity]).at_least, (
+        "the record of the first stage is missing"
+    )
     assert CostIndex([first]).of_row([last.identity]) is None
 
 
@@ -208,7 +254,9 @@ def test_the_mean_of_wanda7_and_its_worst_task_with_an_interval(tmp_path):
     one = facts(table, "wanda 2:4")
     assert one.worst_task == "rte" and one.drop.value == pytest.approx(0.07)
     assert 0.045 < one.drop.low < 0.07 < one.drop.high < 0.1
-    (alone,) = (i for (_, _, c), i in table.intervals.items() if table.columns[c].protocol.startswith("rte"))
+    (alone,) = (
+        i for (_, _, c), i in table.intervals.items() if table.columns[c].protocol.startswith("rte")
+    )
     assert one.drop.low < -alone.high and one.drop.high > -alone.low, (
         "wider than that of one task, because it is of seven"
     )
@@ -220,10 +268,14 @@ def test_the_mean_of_wanda7_and_its_worst_task_with_an_interval(tmp_path):
 def test_worst_tasks_have_intervals_with_a_prompt_and_a_limit(tmp_path):
     for lost, about in ((0, {"method": "dense"}), (10, {"method": "wanda", "seed": 0})):
         for k, task in enumerate(reports.WANDA7):
-            one = fake_records.accuracy(tmp_path / "plain", lost * (k + 1), protocol=f"{task}@1.0x1000", **about)
+            one = fake_records.accuracy(
+                tmp_path / "plain", lost * (k + 1), protocol=f"{task}@1.0x1000", **about
+            )
             protocol = one.identity.protocol.model_copy(update={"prompt": "5-shot"})
             items = fake_records.read_items(tmp_path / "plain" / "items" / f"{one.stem}.parquet")
-            other = one.model_copy(update={"identity": one.identity.model_copy(update={"protocol": protocol})})
+            other = one.model_copy(
+                update={"identity": one.identity.model_copy(update={"protocol": protocol})}
+            )
             fake_records.put(tmp_path / "prompted", other, items, one.readings)
     (table,) = tables(tmp_path / "prompted")
     one = facts(table, "wanda 2:4")
@@ -235,12 +287,20 @@ def test_a_speed_stands_beside_the_same_artifact_whatever_measured_its_quality(t
     fake_records.perplexity(tmp_path, 0.1, method="wanda", seed=0)
     times = (1.4, 1.5, 1.45, 1.55)
     items = [Item(str(i), str(i), 1.0, 1.0, {"speedup": t}) for i, t in enumerate(times)]
-    about = {"measure": "speed", "protocol": "prefill@512", "method": "wanda", "seed": 0, "items": items}
+    about = {
+        "measure": "speed",
+        "protocol": "prefill@512",
+        "method": "wanda",
+        "seed": 0,
+        "items": items,
+    }
     about |= {"identity": {"device": "cuda"}, "provenance": {"machine": {"device": "H100"}}}
     fake_records.counted(tmp_path, "speedup", geometric_mean(times), better="higher", **about)
     (table,) = tables(tmp_path)
     bound = facts(table, "wanda 2:4").speedup
-    assert bound.value == pytest.approx(1.4739, abs=1e-4) and 1.3 < bound.low < 1.47 < bound.high < 1.6
+    assert (
+        bound.value == pytest.approx(1.4739, abs=1e-4) and 1.3 < bound.low < 1.47 < bound.high < 1.6
+    )
     (name,) = (c.name for c in table.columns if c.metric == "speedup")
     assert name == "speedup prefill@512 on cuda, H100"
     assert facts(table, "dense").speedup is None
@@ -263,7 +323,7 @@ def test_a_row_that_breaks_its_pattern_says_so(tmp_path):
     assert forest.forest_rows(table) == [], "no figure shows it as a row of its pattern"
 
 
-# --- searches ----------------------------------------------------------------------------------------------------
+# --- searches -------------------------------------------------------------------------------------
 
 
 def test_a_search_is_a_folder_that_says_so_or_has_validation_splits_alone(tmp_path):
@@ -276,7 +336,9 @@ def test_a_search_is_a_folder_that_says_so_or_has_validation_splits_alone(tmp_pa
     files = leaderboard.build([tmp_path / name for name in found], tmp_path / "none")
     page, other = files["leaderboard.html"].decode(), files["leaderboard-searches.html"].decode()
     assert 'href="leaderboard-searches.html"' in page and 'href="leaderboard.html"' in other
-    assert ">grid<" in other and ">lr<" in other and ">grid<" not in page and 'id="pick"' not in other
+    assert (
+        ">grid<" in other and ">lr<" in other and ">grid<" not in page and 'id="pick"' not in other
+    )
     alone = leaderboard.build([tmp_path / "lr"], None)["leaderboard.html"].decode()
     assert "in 1 row.</p>" in page and "quality, size and speed.</p>" in alone
     with pytest.raises(UserError, match="only searches"):
@@ -291,12 +353,20 @@ def test_an_invalid_about_is_refused(tmp_path, text):
         searches.is_search(read(tmp_path))
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------
+# --- pictures -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("pattern", "limit"),
-    [("2:4", 2.0), ("6:8", 4 / 3), ("4:6", 1.5), ("4:8", None), ("8:16", None), ("50%", None), ("1:4", 2.0)],
+    [
+        ("2:4", 2.0),
+        ("6:8", 4 / 3),
+        ("4:6", 1.5),
+        ("4:8", None),
+        ("8:16", None),
+        ("50%", None),
+        ("1:4", 2.0),
+    ],
 )
 def test_the_hardware_limit_of_a_pattern(pattern, limit):
     assert hardware.hardware_limit(Pattern.parse(pattern)) == limit
@@ -307,7 +377,12 @@ def test_what_a_pattern_costs_is_drawn_where_a_method_has_several(tmp_path):
     for method, shift in (("wanda", 0.1), ("sparsegpt", 0.0)):
         for pattern, loss in (("2:4", 0.4), ("4:8", 0.3), ("6:8", 0.1), ("50%", 0.2)):
             fake_records.perplexity(
-                tmp_path, loss + shift, method=method, seed=0, noise=3, identity={"pattern": pattern}
+                tmp_path,
+                loss + shift,
+                method=method,
+                seed=0,
+                noise=3,
+                identity={"pattern": pattern},
             )
     fake_records.perplexity(tmp_path, 0.4, method="ria", seed=0)
     (table,) = tables(tmp_path)
@@ -318,13 +393,18 @@ def test_what_a_pattern_costs_is_drawn_where_a_method_has_several(tmp_path):
     assert [t for t in texts if t == "none" or "×" in t] == ["2×", "none", "none", "1.33×"]
     heights = dict(
         re.findall(
-            r'<title>(wanda 2:4|sparsegpt 2:4|sparsegpt 6:8):[^<]*</title>.*?<use [^>]*y="([\d.]+)"', patterns.svg
+            r'<title>(wanda 2:4|sparsegpt 2:4|sparsegpt 6:8):[^<]*</title>.*?<use [^>]*y="([\d.]+)"',
+            patterns.svg,
         )
     )
-    assert float(heights["wanda 2:4"]) < float(heights["sparsegpt 2:4"]) < float(heights["sparsegpt 6:8"]), (
-        "higher is worse"
-    )
-    names = [t for t in re.findall(r"<text[^>]*>([^<]*)</text>", ratios.svg) if re.search(r"^\w+ \d", t)]
+    assert (
+        float(heights["wanda 2:4"])
+        < float(heights["sparsegpt 2:4"])
+        < float(heights["sparsegpt 6:8"])
+    ), "higher is worse"
+    names = [
+        t for t in re.findall(r"<text[^>]*>([^<]*)</text>", ratios.svg) if re.search(r"^\w+ \d", t)
+    ]
     assert sorted(names) == sorted(row for row, _ in forest.forest_rows(table)) and len(names) == 9
     assert "<title>sparsegpt 6:8: ×1.105 (" in ratios.svg
 
@@ -332,9 +412,15 @@ def test_what_a_pattern_costs_is_drawn_where_a_method_has_several(tmp_path):
 def test_every_record_has_a_place(tmp_path):
     """Protocols together have all records of a model."""
     records = [
-        fake_records.record(method=method, protocol=protocol, measure=measure, identity={"dtype": dtype})
+        fake_records.record(
+            method=method, protocol=protocol, measure=measure, identity={"dtype": dtype}
+        )
         for method in ("a", "b")
-        for measure, protocol in (("perplexity", "w@128"), ("agreement", "v@128"), ("size", "weights"))
+        for measure, protocol in (
+            ("perplexity", "w@128"),
+            ("agreement", "v@128"),
+            ("size", "weights"),
+        )
         for dtype in ("float32", "bfloat16")
     ]
     grouped = group_by_protocol(records)
@@ -352,7 +438,8 @@ def test_a_record_in_two_folders_is_of_the_one_that_it_was_taken_from(tmp_path):
 
     assert about["folder"] == str(tmp_path / "a")
     assert (
-        merged.items(merged.records[0]).columns["value"] == results[0].items(results[0].records[0]).columns["value"]
+        merged.items(merged.records[0]).columns["value"]
+        == results[0].items(results[0].records[0]).columns["value"]
     ).all()
 
 
@@ -360,7 +447,8 @@ def test_a_measure_says_which_of_its_metrics_a_leaderboard_shows(tmp_path, monke
     """Also one of a plug-in, if it is installed."""
     source = (
         "from typing import ClassVar\nfrom methods.info import MeasureInfo, Metric\n"
-        "class Norm:\n    info: ClassVar[MeasureInfo] = MeasureInfo(metrics=(Metric('max_norm', '1', on_board=True),))\n"
+        "class Norm:\n    info: ClassVar[MeasureInfo] = MeasureInfo(metrics=(Metric('max_norm', "
+        "'1', on_board=True),))\n"
     )
     fake_records.counted(tmp_path / "r", "max_norm", 3.0, measure="norm")
     fake_records.counted(tmp_path / "r", "bytes", 3.0, measure="size")
@@ -371,7 +459,9 @@ def test_a_measure_says_which_of_its_metrics_a_leaderboard_shows(tmp_path, monke
         return [c.metric for c in table.columns if not c.hidden]
 
     assert shown() == ["bits_per_weight"]
-    runs.put_on_path(runs.distribution(tmp_path, "norms", source, measures={"norm": "norms:Norm"}), monkeypatch)
+    runs.put_on_path(
+        runs.distribution(tmp_path, "norms", source, measures={"norm": "norms:Norm"}), monkeypatch
+    )
     assert shown() == ["bits_per_weight", "max_norm"]
     monkeypatch.undo()
     runs.forget()

@@ -11,8 +11,8 @@ from helpers import fake_records
 
 def test_texts_and_values():
     facts = Facts(
-        compressed=True, loss=Bound(0.02), track_loss=Bound(0.5), worst_track="code", tokens=819_000, seconds=4.0,
-        at_least=True, device="a card",
+        compressed=True, loss=Bound(0.02), track_loss=Bound(0.5), worst_track="code",
+        tokens=819_000, seconds=4.0, at_least=True, device="a card",
     )  # fmt: skip
     cells = {c.name: c.cell(RowNumbers(facts)) for c in derived_columns.COLUMNS}
 
@@ -38,12 +38,17 @@ def test_a_new_entry_is_shown_everywhere(tmp_path, monkeypatch, words, rule):
     for method, bits in (("dense", 16.0), ("wanda", 9.0)):
         about = {"method": method, "made": method}
         fake_records.perplexity(tmp_path, **about)
-        fake_records.counted(tmp_path, "bits_per_weight", bits, measure="size", protocol="weights", **about)
+        fake_records.counted(
+            tmp_path, "bits_per_weight", bits, measure="size", protocol="weights", **about
+        )
     (one,) = board.make_sections([read(tmp_path)])[0].tables
 
     order = [c.metric for c in one.columns]
     place = order.index("bits_saved")
-    assert order.index("bits_per_weight") < place < order.index("perplexity") and one.columns[place].sign == -1
+    assert (
+        order.index("bits_per_weight") < place < order.index("perplexity")
+        and one.columns[place].sign == -1
+    )
     assert [row.cells[place].text for row in one.rows] == ["0", "7"]
     text = one.to_text_table()
     at = text.headers.index("bits saved")

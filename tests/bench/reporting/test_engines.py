@@ -18,19 +18,38 @@ PACE = np.linspace(1, 2, BLOCKS)
 """A machine that speeds up: ratios within a block do not see it."""
 
 
-def record(engine, kind, tokens, dense=None, step="decode", model="m", status="ok", pace=PACE, **notes):
-    """Make a record and its blocks. tokens: tokens per second in the first block; dense: those of the dense side."""
+def record(
+    engine, kind, tokens, dense=None, step="decode", model="m", status="ok", pace=PACE, **notes
+):
+    """Make a record and its blocks. tokens: tokens per second in the first block; dense: those of
+    the dense side."""
     protocol = Protocol(name=step, version="b1,kv8" if step == "decode" else None, engine=engine)
     identity = Identity(
-        model=model, stages=("x",), pattern="2:4", measure="speed", protocol=protocol, dtype=kind, device="cpu"
+        model=model,
+        stages=("x",),
+        pattern="2:4",
+        measure="speed",
+        protocol=protocol,
+        dtype=kind,
+        device="cpu",
     )
-    about = {"threads": 1, "kv_tokens": 8, "prompt_tokens": 4, "in_turn": ["a", "b"], "noise": {"dense": 0.01}}
+    about = {
+        "threads": 1,
+        "kv_tokens": 8,
+        "prompt_tokens": 4,
+        "in_turn": ["a", "b"],
+        "noise": {"dense": 0.01},
+    }
     table = {"value": tokens * pace}
     if dense:
         about["noise"] = {"2:4": 0.02, "dense": 0.03}
         table["tokens_per_s_dense"] = dense * PACE
-    found = Record(key=f"{engine}{kind}{step}", identity=identity, status=status, notes=about | notes)
-    return found, SimpleNamespace(columns={name: np.array(values) for name, values in table.items()})
+    found = Record(
+        key=f"{engine}{kind}{step}", identity=identity, status=status, notes=about | notes
+    )
+    return found, SimpleNamespace(
+        columns={name: np.array(values) for name, values in table.items()}
+    )
 
 
 def entries(*pairs):
@@ -38,16 +57,26 @@ def entries(*pairs):
     return engines.entries([r for r, _ in pairs], lambda r: tables[r.key])
 
 
-MADE = (record("native", "int8", 30, 20), record("native", "bf16", 24, 16), record("llamacpp", "q8_0", 60))
+MADE = (
+    record("native", "int8", 30, 20),
+    record("native", "bf16", 24, 16),
+    record("llamacpp", "q8_0", 60),
+)
 
 
 def test_bytes_bandwidth_and_quality_stand_beside_a_speed():
-    beside = {"bytes_per_token": {"dense": 10**8}, "bandwidth": 18e9, "perplexity": {"dense": 12.345}}
+    beside = {
+        "bytes_per_token": {"dense": 10**8},
+        "bandwidth": 18e9,
+        "perplexity": {"dense": 12.345},
+    }
     found = entries(record("llamacpp", "q8_0", 60, **beside))
     (row,) = engines.rows(found)
     assert (row["mb_per_token"], row["of_limit"], row["perplexity"]) == (100.0, "50%", 12.35)
     (step,) = engines.figures(found).values()
-    assert step["llamacpp q8_0, MB per token"] == 100.0 and step["llamacpp q8_0, perplexity"] == 12.35
+    assert (
+        step["llamacpp q8_0, MB per token"] == 100.0 and step["llamacpp q8_0, perplexity"] == 12.35
+    )
 
 
 def test_a_prompt_has_its_share_of_the_peak():
@@ -78,8 +107,8 @@ def test_a_ratio_is_block_by_block():
     assert engines.ratio(fast, slow) == pytest.approx((0.5, 0.5, 0.5))
     rows = engines.rows(found)
     assert rows[4] == {
-        "engine": "llamacpp q8_0", "step": "decode after 8 tokens", "threads": 1, "tokens_per_s": 90.0,
-        "mb_per_token": "", "of_limit": "", "perplexity": "", "noise": "1.0%",
+        "engine": "llamacpp q8_0", "step": "decode after 8 tokens", "threads": 1,
+        "tokens_per_s": 90.0, "mb_per_token": "", "of_limit": "", "perplexity": "", "noise": "1.0%",
         "ratio_of": "native int8 2:4 / llamacpp q8_0", "ratio": "0.50 (0.50 to 0.50)",
     }  # fmt: skip
     assert (rows[0]["ratio_of"], rows[0]["ratio"]) == ("", "")
@@ -96,13 +125,19 @@ def test_a_ratio_has_the_interval_of_its_blocks():
     assert low < 0.49 and high > 0.51
     assert engines.rows(found)[2]["ratio"] == f"{np.exp(logs.mean()):.2f} ({low:.2f} to {high:.2f})"
     of_step = engines.figures(found)["decode after 8 tokens, 1 thread"]
-    for name, times in (("native int8 2:4 / llamacpp q8_0", 1), ("native int8 2:4 / native int8", 3)):
+    for name, times in (
+        ("native int8 2:4 / llamacpp q8_0", 1),
+        ("native int8 2:4 / native int8", 3),
+    ):
         assert of_step[name] == {
-            "median": round(np.exp(logs.mean()) * times, 3), "min": round(low * times, 3), "max": round(high * times, 3)
+            "median": round(np.exp(logs.mean()) * times, 3), "min": round(low * times, 3),
+            "max": round(high * times, 3)
         }  # fmt: skip
 
 
-@pytest.mark.parametrize("other", [{"in_turn": ["c"]}, {"step": "prefill"}, {"model": "n"}, {"threads": 2}])
+@pytest.mark.parametrize(
+    "other", [{"in_turn": ["c"]}, {"step": "prefill"}, {"model": "n"}, {"threads": 2}]
+)
 def test_what_was_timed_at_another_time_is_not_compared(other):
     found = entries(*MADE, record("torch", "bf16", 10, **other))
     assert [bool(row["ratio"]) for row in engines.rows(found)][-2:] == [True, False]
@@ -124,7 +159,9 @@ def test_without_ours_the_first_sparse_side_is_compared():
 
 def test_other_records_are_left_out():
     linears = Record(
-        key="k", identity=MADE[0][0].identity.model_copy(update={"protocol": Protocol(name="linears")}), status="ok"
+        key="k",
+        identity=MADE[0][0].identity.model_copy(update={"protocol": Protocol(name="linears")}),
+        status="ok",
     )
     failed, _ = record("torch", "bf16", 10, status="failed")
     assert engines.entries([linears, failed], lambda r: None) == []
@@ -132,9 +169,16 @@ def test_other_records_are_left_out():
 
 def test_figures_are_what_the_pages_take():
     of_step = engines.figures(entries(*MADE))["decode after 8 tokens, 1 thread"]
-    assert of_step["native int8 2:4, tokens/s"] == 45 and of_step["noise, llamacpp q8_0 against itself"] == "1.0%"
+    assert (
+        of_step["native int8 2:4, tokens/s"] == 45
+        and of_step["noise, llamacpp q8_0 against itself"] == "1.0%"
+    )
     assert of_step["native int8 2:4 / llamacpp q8_0"] == {"median": 0.5, "min": 0.5, "max": 0.5}
-    assert of_step["native int8 2:4 / native int8"]["median"] == of_step["native bf16 2:4 / dense"]["median"] == 1.5
+    assert (
+        of_step["native int8 2:4 / native int8"]["median"]
+        == of_step["native bf16 2:4 / dense"]["median"]
+        == 1.5
+    )
     json.dumps(of_step, allow_nan=False)
 
 
@@ -147,7 +191,9 @@ def test_a_figure_has_every_entry(tmp_path):
 
 def test_a_bar_is_the_median_and_its_whisker_the_blocks(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(Axes, "barh", lambda self, names, widths, **style: drawn.append((names, widths, style)))
+    monkeypatch.setattr(
+        Axes, "barh", lambda self, names, widths, **style: drawn.append((names, widths, style))
+    )
     engines.draw(entries(*MADE), tmp_path / "f.svg")
     ((names, widths, style),) = drawn
 

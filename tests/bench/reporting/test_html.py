@@ -1,4 +1,5 @@
-"""The page in a browser: what a reader does with it, by mouse, by keys and by ear, and what it must not do.
+"""The page in a browser: what a reader does with it, by mouse, by keys and by ear, and what it must
+not do.
 
 Skipped without a browser: see the fixture `chromium`.
 """
@@ -33,7 +34,9 @@ def column(page, name, table=0):
 def cells(page, head, table=0):
     at = head.evaluate("th => th.cellIndex")
     rows = page.locator(f"[data-table='{table}'] tbody tr:visible").all()
-    return [row.locator("th, td").nth(at).inner_text().replace("\u2007", "").strip() for row in rows]
+    return [
+        row.locator("th, td").nth(at).inner_text().replace("\u2007", "").strip() for row in rows
+    ]
 
 
 def said(page):
@@ -46,7 +49,9 @@ def test_sort(visit):
     head = column(page, "wiki-mini@128")
     assert head.get_attribute("aria-sort") == "none"
     head.locator("button").click()
-    assert head.get_attribute("aria-sort") == "ascending" and "sorted by perplexity wiki-mini@128" in said(page)
+    assert head.get_attribute(
+        "aria-sort"
+    ) == "ascending" and "sorted by perplexity wiki-mini@128" in said(page)
     up = [float(v.split()[0]) for v in cells(page, head) if v[:1].isdigit()]
     assert len(up) == 4 and up == sorted(up)
     assert not any(v[:1].isdigit() for v in cells(page, head)[4:])
@@ -54,7 +59,9 @@ def test_sort(visit):
     assert head.get_attribute("aria-sort") == "descending"
     down = [float(v.split()[0]) for v in cells(page, head) if v[:1].isdigit()]
     assert down == up[::-1]
-    assert not any(v[:1].isdigit() for v in cells(page, head)[4:]), "rows without a number come last either way"
+    assert not any(v[:1].isdigit() for v in cells(page, head)[4:]), (
+        "rows without a number come last either way"
+    )
     column(page, "method").locator("button").click()
     assert head.get_attribute("aria-sort") == "none"
     assert shown(page) == sorted(shown(page))
@@ -64,8 +71,13 @@ def test_ranks_follow_the_column_sorted_by(visit):
     page = visit()
     rank = column(page, "rank")
     by_name = dict(zip(shown(page), cells(page, rank), strict=True))
-    assert by_name["dense"] == "1" and by_name["twin (1 of 3 seeds)"] == by_name["wanda (3 seeds)"] == "3–4"
-    assert page.locator("[data-table='0'] [data-rank-of]").inner_text() == "perplexity wiki-mini@128"
+    assert (
+        by_name["dense"] == "1"
+        and by_name["twin (1 of 3 seeds)"] == by_name["wanda (3 seeds)"] == "3–4"
+    )
+    assert (
+        page.locator("[data-table='0'] [data-rank-of]").inner_text() == "perplexity wiki-mini@128"
+    )
     column(page, "piqa@1.0").locator("button").click()
     assert page.locator("[data-table='0'] [data-rank-of]").inner_text() == "acc piqa@1.0"
     assert dict(zip(shown(page), cells(page, rank), strict=True))["wanda (3 seeds)"] == "2–3"
@@ -98,7 +110,9 @@ def test_filter(visit):
     page.fill("#find", "nobody")
     assert page.locator("#nothing").is_visible()
     page.click("#again")
-    assert said(page) == everything and page.locator("#find").evaluate("e => e === document.activeElement")
+    assert said(page) == everything and page.locator("#find").evaluate(
+        "e => e === document.activeElement"
+    )
 
 
 def test_choose_columns(visit):
@@ -122,11 +136,15 @@ def test_a_metric_that_some_tables_show_can_be_shown_and_hidden_everywhere(visit
     assert mixed.evaluate("e => e.indeterminate") and not box.evaluate("e => e.indeterminate")
     metric = mixed.get_attribute("data-metric")
     heads = page.evaluate(
-        f"tables.flatMap(t => t.data.columns.flatMap((c, k) => c.metric === '{metric}' ? [[t.box.dataset.table, k]] : []))"
+        f"tables.flatMap(t => t.data.columns.flatMap((c, k) => c.metric === '{metric}' ? "
+        "[[t.box.dataset.table, k]] : []))"
     )
 
     def hidden():
-        return {page.locator(f"[data-table='{t}'] [data-column='{k}']").evaluate("e => e.hidden") for t, k in heads}
+        return {
+            page.locator(f"[data-table='{t}'] [data-column='{k}']").evaluate("e => e.hidden")
+            for t, k in heads
+        }
 
     assert hidden() == {True, False}
     page.click(".choose summary")
@@ -155,7 +173,9 @@ def test_compare_two_rows(visit):
     page.click("#compare")
     printed = line(page, "perplexity wiki-mini@128")
     assert "×1.1107 worse" in printed and "2 seeds, 30 articles" in printed  # exp(0.105)
-    assert "×0.5000" in line(page, "bytes packed") and "no paired interval" in line(page, "bytes packed")
+    assert "×0.5000" in line(page, "bytes packed") and "no paired interval" in line(
+        page, "bytes packed"
+    )
     page.click("#close")
     page.click("#drop")
     pick(page, "sparsegpt 2:4", "dense")
@@ -192,16 +212,22 @@ def test_counted_numbers_of_two_rows(tmp_path, chromium, heard):
         page = go()
         pick(page, "wanda 2:4", "other 2:4")
         page.click("#compare")
-        assert "+1,298,204 worse" in line(page, "nonzeros") and "exact over shared seeds" in line(page, "nonzeros")
+        assert "+1,298,204 worse" in line(page, "nonzeros") and "exact over shared seeds" in line(
+            page, "nonzeros"
+        )
         assert "−0.1 worse" in line(page, "sparsity")
         page = go()
         pick(page, "wanda 2:4", "rounded 2:4")
         page.click("#compare")
-        assert "+0.1\t" in line(page, "sparsity"), "rounding also makes zeros, so more are not better"
+        assert "+0.1\t" in line(page, "sparsity"), (
+            "rounding also makes zeros, so more are not better"
+        )
         page = go()
         pick(page, "rounded 2:4", "dense")
         page.click("#compare")
-        assert "−0.5\t" in line(page, "sparsity") and "worse" not in line(page, "nonzeros"), "a dense row owes no zeros"
+        assert "−0.5\t" in line(page, "sparsity") and "worse" not in line(page, "nonzeros"), (
+            "a dense row owes no zeros"
+        )
 
 
 def test_a_change_of_times_has_a_unit(tmp_path, chromium, heard):
@@ -225,7 +251,10 @@ def test_a_long_name_does_not_widen_the_page(viewport, tmp_path, chromium, heard
     file = tmp_path / "leaderboard.html"
     file.write_bytes(leaderboard.build([tmp_path / "run"], None)["leaderboard.html"])
     with visits(chromium, file, heard) as go:
-        assert go(viewport=viewport).evaluate("document.documentElement.scrollWidth") == viewport["width"]
+        assert (
+            go(viewport=viewport).evaluate("document.documentElement.scrollWidth")
+            == viewport["width"]
+        )
 
 
 def test_the_answer_is_on_the_first_screen(visit):
@@ -240,14 +269,22 @@ def test_every_number_opens_what_it_was_made_from(visit):
     row = page.locator("[data-table='0'] tbody tr", has_text="wanda (3 seeds)")
     row.locator("td .n button").first.click()
     panel = page.locator("#panel").inner_text()
-    assert panel.count("Record ") == 3 and "c" * 40 in panel and "bench show " in panel and "EPYC" in panel
+    assert (
+        panel.count("Record ") == 3
+        and "c" * 40 in panel
+        and "bench show " in panel
+        and "EPYC" in panel
+    )
     assert "standard deviation over seeds" in panel
     page.keyboard.press("Escape")
     page.locator("td.bad .n button").first.click()
     assert "failed: CUDA ran out of memory at block 3" in page.locator("#panel").inner_text()
     page.click("#close")
     page.locator(".published td .n button").last.click()
-    assert "PermLLM" in page.locator("#panel").inner_text() or "MaskLLM" in page.locator("#panel").inner_text()
+    assert (
+        "PermLLM" in page.locator("#panel").inner_text()
+        or "MaskLLM" in page.locator("#panel").inner_text()
+    )
 
 
 def focused(page):
@@ -262,7 +299,9 @@ def test_keys_alone(visit):
     assert page.evaluate("document.activeElement.id") == "results"
     for _ in range(30):
         page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.matches('thead [data-column] button')") and "@128" in focused(page):
+        if page.evaluate(
+            "document.activeElement.matches('thead [data-column] button')"
+        ) and "@128" in focused(page):
             break
     assert "wiki-mini@128" in focused(page)
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
@@ -309,7 +348,10 @@ def test_light_and_dark(visit):
 def test_at_a_high_zoom_the_tools_cover_no_heading(visit):
     page = visit(viewport={"width": 645, "height": 450})
     page.locator("nav a").first.click()
-    above = "h => { const b = h.getBoundingClientRect(); return document.elementFromPoint(b.x + 5, b.y + 5) === h }"
+    above = (
+        "h => { const b = h.getBoundingClientRect(); return document.elementFromPoint(b.x + 5, "
+        "b.y + 5) === h }"
+    )
     assert page.locator("#s0-h").evaluate(above)
 
 
@@ -329,7 +371,11 @@ def test_a_phone_shows_the_name_and_the_quality_of_a_row(visit):
     page = visit(viewport=PHONE)
     head = column(page, "perplexity").bounding_box()
     name = page.locator("[data-table='0'] tbody th").first.bounding_box()
-    assert name["x"] >= 0 and head["x"] >= name["x"] + name["width"] and head["x"] + head["width"] <= PHONE["width"]
+    assert (
+        name["x"] >= 0
+        and head["x"] >= name["x"] + name["width"]
+        and head["x"] + head["width"] <= PHONE["width"]
+    )
     region = page.locator("[data-table='0'] .scroll.scrolls")
     said = "e => getComputedStyle(e, '::after').content"
     assert "Scroll sideways" in region.locator("caption").evaluate(said)
@@ -339,13 +385,24 @@ def test_a_print_on_a4_cuts_nothing(visit):
     page = visit(viewport={"width": 1047, "height": 718})  # 277 by 190 mm
     page.emulate_media(media="print")
     assert (
-        page.evaluate("Math.max(...[...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().right))")
+        page.evaluate(
+            "Math.max(...[...document.querySelectorAll('table')].map(t => "
+            "t.getBoundingClientRect().right))"
+        )
         <= 1047
     )
     words = "b => [...b.textContent.matchAll(/\\S+/g)].map(m => [m.index, m.index + m[0].length])"
-    lines = "([from, to]) => { const r = document.createRange(); r.setStart(t, from); r.setEnd(t, to); return r.getClientRects().length }"
+    lines = (
+        "([from, to]) => { const r = document.createRange(); r.setStart(t, from); r.setEnd(t, "
+        "to); return r.getClientRects().length }"
+    )
     cut = f"b => {{ const t = b.firstChild; return ({words})(b).some(w => ({lines})(w) > 1) }}"
-    assert page.locator("thead b:visible").evaluate_all(f"all => all.filter({cut}).map(b => b.textContent)") == []
+    assert (
+        page.locator("thead b:visible").evaluate_all(
+            f"all => all.filter({cut}).map(b => b.textContent)"
+        )
+        == []
+    )
     sizes = "all => [...new Set(all.map(cell => getComputedStyle(cell).fontSize))]"
     assert len(page.locator("td.bad, td.num, .short td small").evaluate_all(sizes)) == 1, (
         "a note is as large as a number"
@@ -383,7 +440,10 @@ def test_the_policy_stops_what_is_not_the_page(visit, heard):
 def test_the_tables_stand_without_the_script(visit):
     page = visit(java_script_enabled=False)
     assert "sparsegpt (2 of 3 seeds)" in page.locator("main").inner_text()
-    assert column(page, "bytes packed").is_visible() and page.locator("td", has_text="2.0 MB").first.is_visible()
+    assert (
+        column(page, "bytes packed").is_visible()
+        and page.locator("td", has_text="2.0 MB").first.is_visible()
+    )
     assert page.locator("#tools").is_hidden() and page.locator("noscript").count()
 
 
@@ -410,7 +470,9 @@ def test_budgets_and_seeds_are_shown_on_demand_below_their_row(visit):
     column(page, "wiki-mini@128").locator("button").click()
     names = shown(page)
     at = names.index("wanda (3 seeds)")
-    assert {*names[at + 1 : at + 4]} == {"wanda, seed 0", "wanda, seed 1", "wanda, seed 2"}, "sorted, they stay with it"
+    assert {*names[at + 1 : at + 4]} == {"wanda, seed 0", "wanda, seed 1", "wanda, seed 2"}, (
+        "sorted, they stay with it"
+    )
     page.uncheck("#unfold")
     assert not any("seed 0" in name for name in shown(page))
 
@@ -419,7 +481,9 @@ def test_seeds_of_a_smaller_budget_are_below_it(tmp_path, chromium, heard):
     fake_records.perplexity(tmp_path / "run", method="dense")
     for tokens, seed in ((4000, 0), (1000, 0), (1000, 1)):
         training = {"training": f"wiki-mini@128x8, {tokens:,} tokens"}
-        fake_records.perplexity(tmp_path / "run", 100 / tokens, method="cast", seed=seed, noise=seed, identity=training)
+        fake_records.perplexity(
+            tmp_path / "run", 100 / tokens, method="cast", seed=seed, noise=seed, identity=training
+        )
     file = tmp_path / "leaderboard.html"
     file.write_bytes(leaderboard.build([tmp_path / "run"], None)["leaderboard.html"])
     with visits(chromium, file, heard) as go:

@@ -46,15 +46,21 @@ PICKED = """() => { const answer = pick(); return {
 
 
 def address(question):
-    return "#model=tiny" + "".join(f"&{k.replace('_', '-')}={v.replace('%', '%25')}" for k, v in question.items())
+    return "#model=tiny" + "".join(
+        f"&{k.replace('_', '-')}={v.replace('%', '%25')}" for k, v in question.items()
+    )
 
 
 def expected(table, question):
     """Return what `bench pick` finds, in the form of the page's answer."""
     texts = {k: v for k, v in question.items() if k not in ("pattern", "quant")}
-    answer = picking.pick(table, picking.parse_limits(**texts), question.get("pattern", ""), question.get("quant", ""))
+    answer = picking.pick(
+        table, picking.parse_limits(**texts), question.get("pattern", ""), question.get("quant", "")
+    )
     return {
-        "meets": [[c.row.name, c.tied, [x.limit.noun for x in c.checks if x.unsure]] for c in answer.meets],
+        "meets": [
+            [c.row.name, c.tied, [x.limit.noun for x in c.checks if x.unsure]] for c in answer.meets
+        ],
         "unmeasured": [c.row.name for c in answer.unmeasured],
         "candidates": answer.candidates,
         "uncompared": answer.uncompared,
@@ -74,9 +80,13 @@ def test_the_page_picks_what_the_command_picks(visit, results):
             "unmeasured": sorted(wanted["unmeasured"])
         }, question
         rows = page.locator("#picked tbody th").all_inner_texts()
-        assert [r.split(" tied")[0].split(" not sure")[0] for r in rows] == [m[0] for m in wanted["meets"]]
+        assert [r.split(" tied")[0].split(" not sure")[0] for r in rows] == [
+            m[0] for m in wanted["meets"]
+        ]
         asked = page.locator("#picked code").inner_text()
-        assert all(f"--{k.replace('_', '-')} {v}" in asked for k, v in question.items()), "the command for a terminal"
+        assert all(f"--{k.replace('_', '-')} {v}" in asked for k, v in question.items()), (
+            "the command for a terminal"
+        )
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
 
 
@@ -87,7 +97,9 @@ def test_sliders_by_keyboard_and_the_address_holds_them(visit):
     slider.focus()
     while slider.get_attribute("aria-valuetext") != "5":
         page.keyboard.press("ArrowLeft")
-    assert page.locator("#picked .verdict").inner_text() == "1 of 5 compressed rows meets the limits."
+    assert (
+        page.locator("#picked .verdict").inner_text() == "1 of 5 compressed rows meets the limits."
+    )
     page.select_option("#pick-pattern", "2:4")
     page.get_by_role("slider", name="Most loss").focus()
     page.keyboard.press("Home")
@@ -96,10 +108,15 @@ def test_sliders_by_keyboard_and_the_address_holds_them(visit):
     assert "max-bits=5" in link and "max-loss=0%25" in link and "pattern=2%3A4" in link
     other = visit(link)
     assert other.locator("#picked").inner_text() == page.locator("#picked").inner_text()
-    assert other.locator("#out-max_bits").inner_text() == "5" and other.locator("#out-max_loss").inner_text() == "0%"
+    assert (
+        other.locator("#out-max_bits").inner_text() == "5"
+        and other.locator("#out-max_loss").inner_text() == "0%"
+    )
     other.click("#no-limits")
     assert "5 of 5" in other.locator("#picked .verdict").inner_text()
-    assert other.evaluate("location.hash").startswith("#model=tiny") and "max" not in other.evaluate("location.hash")
+    assert other.evaluate("location.hash").startswith(
+        "#model=tiny"
+    ) and "max" not in other.evaluate("location.hash")
 
 
 def test_an_address_names_a_stop_and_a_wrong_one_is_said(visit):

@@ -22,7 +22,10 @@ CURVE = [
 
 
 def sizes(record, **values):
-    rows = [ReadingRow(metric=name, value=value, unit="1", better="lower") for name, value in values.items()]
+    rows = [
+        ReadingRow(metric=name, value=value, unit="1", better="lower")
+        for name, value in values.items()
+    ]
     record.readings = rows
     return record
 
@@ -42,16 +45,29 @@ def test_a_label_says_what_a_method_leaves_out(stages, said):
 
 
 OLD_CLAIM = {
-    "stored": {"bits": 4, "scale_bits": 32, "scales": 1, "library": "hqq 0.2", "packed": False, "total_bytes": None}
+    "stored": {
+        "bits": 4,
+        "scale_bits": 32,
+        "scales": 1,
+        "library": "hqq 0.2",
+        "packed": False,
+        "total_bytes": None,
+    }
 }
-NEW_CLAIM = {"stored": {"weights": 8, "values": 1, "others": 0, "is_packed": False, "claimed": "liar"}}
+NEW_CLAIM = {
+    "stored": {"weights": 8, "values": 1, "others": 0, "is_packed": False, "claimed": "liar"}
+}
 
 
 @pytest.mark.parametrize(("notes", "library"), [(OLD_CLAIM, "hqq 0.2"), (NEW_CLAIM, "liar")])
 def test_bits_that_a_library_claims_are_marked_and_in_no_comparison(notes, library):
     about = {"artifact": "a" * 64, "identity": {"quantizer": "hqq"}}
     counted = fake_records.record("dense", 0, "pattern", "targets", notes=notes, **about)
-    size = sizes(fake_records.record("dense", 0, "size", "weights", **about), bits_per_weight=1.0, parameters=8.0)
+    size = sizes(
+        fake_records.record("dense", 0, "size", "weights", **about),
+        bits_per_weight=1.0,
+        parameters=8.0,
+    )
     rows = {row["metric"]: row for row in labelled_rows([size, counted])}
     assert library in rows["bits_per_weight"]["reason"]
     assert not rows["parameters"].get("claimed")
@@ -61,7 +77,9 @@ def test_bits_that_a_library_claims_are_marked_and_in_no_comparison(notes, libra
     assert equal_bits._bits([rows["bits_per_weight"]]) is None
 
 
-@pytest.mark.parametrize(("flips", "said"), [(0.0062, "0.62%"), (0.0953, "9.5%"), (0.26, "26%"), (1.304, "130%")])
+@pytest.mark.parametrize(
+    ("flips", "said"), [(0.0062, "0.62%"), (0.0953, "9.5%"), (0.26, "26%"), (1.304, "130%")]
+)
 def test_a_share_of_flips_is_written_without_an_exponent(flips, said):
     (text,) = facts_of([{"record": "a", "mask": (flips, 0.8)}])
     assert text == f"{said} of the mask flipped, S 0.80 after a tenth"
@@ -71,13 +89,25 @@ def test_a_label_says_how_much_of_a_mask_moved(tmp_path):
     flips, early = mask_moves({"curve": CURVE})
     assert (flips, early) == (pytest.approx(0.006), 0.8)
     assert mask_moves(
-        {"curve": [{"step": 1.0, "S": 0.7, "flipped": 0.1}, {"step": 9.0, "S": 0.9, "flipped": 0.4}]}
+        {
+            "curve": [
+                {"step": 1.0, "S": 0.7, "flipped": 0.1},
+                {"step": 9.0, "S": 0.9, "flipped": 0.4},
+            ]
+        }
     ) == (0.4, 0.7)
-    assert mask_moves({}) is mask_moves({"curve": []}) is mask_moves({"curve": [{"step": 1}]}) is None
+    assert (
+        mask_moves({}) is mask_moves({"curve": []}) is mask_moves({"curve": [{"step": 1}]}) is None
+    )
     for seed, name in ((0, "x"), (1, "y")):
-        record = fake_records.record("cast", seed, "pattern", "targets", notes={"curve": CURVE}, made=name)
+        record = fake_records.record(
+            "cast", seed, "pattern", "targets", notes={"curve": CURVE}, made=name
+        )
         fake_records.put(
-            tmp_path, record, (), [ReadingRow(metric="violated_groups", value=0.0, unit="1", better="lower")]
+            tmp_path,
+            record,
+            (),
+            [ReadingRow(metric="violated_groups", value=0.0, unit="1", better="lower")],
         )
     (printed,) = table.text_tables(read(tmp_path).records)
     assert printed.lines[0][0] == "cast (2 seeds) (0.6% of the mask flipped, S 0.80 after a tenth)"
@@ -92,13 +122,23 @@ def test_a_pattern_without_hardware_says_so(pattern, label):
     assert hardware.pattern_label(pattern) == label
 
 
-def test_the_file_of_an_alias_has_the_quality_of_the_dense_row_at_its_own_size(tmp_path, monkeypatch):
+def test_the_file_of_an_alias_has_the_quality_of_the_dense_row_at_its_own_size(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(board.reproduce, "prune_and_export", lambda record: ("make", "export"))
     fake_records.perplexity(tmp_path, **DENSE)
-    fake_records.counted(tmp_path, "bits_per_weight", 16.0, measure="size", protocol="weights", **DENSE)
-    sparse = {"method": "wanda", "seed": 0, "identity": {"model": MODEL, "pattern": "2:4", "quantizer": "int8"}}
+    fake_records.counted(
+        tmp_path, "bits_per_weight", 16.0, measure="size", protocol="weights", **DENSE
+    )
+    sparse = {
+        "method": "wanda",
+        "seed": 0,
+        "identity": {"model": MODEL, "pattern": "2:4", "quantizer": "int8"},
+    }
     fake_records.perplexity(tmp_path, 0.5, **sparse)
-    fake_records.counted(tmp_path, "bits_per_weight", 5.0, measure="size", protocol="weights", **sparse)
+    fake_records.counted(
+        tmp_path, "bits_per_weight", 5.0, measure="size", protocol="weights", **sparse
+    )
     results = read(tmp_path)
     (one,) = board.make_sections([results])[0].tables
     rows = {row.name: row for row in one.rows}
@@ -107,7 +147,8 @@ def test_the_file_of_an_alias_has_the_quality_of_the_dense_row_at_its_own_size(t
     assert list(rows) == ["dense", "dense Q4_1 file", "wanda 2:4 int8"]
     assert rows["dense Q4_1 file"].facts.bits == ALIASES[MODEL].file.bits == 5.0
     assert (
-        rows["dense Q4_1 file"].facts.ratio.value == 1 and rows["dense Q4_1 file"].facts.make == f"bench pull {MODEL}"
+        rows["dense Q4_1 file"].facts.ratio.value == 1
+        and rows["dense Q4_1 file"].facts.make == f"bench pull {MODEL}"
     )
     assert rows["dense"].facts.bits == 16 and rows["dense"].facts.make
     assert [line[3] for line in near.lines] == ["int8", "Q4_1 file"]
@@ -121,15 +162,24 @@ def test_a_file_is_not_compared_by_the_size_of_the_model_that_was_made_from_it(t
     for about, bits in ((DENSE, 16.0), (PLAIN_INT8, 8.0)):
         items = [Item("0", "0", bits, 1.0)]
         fake_records.counted(
-            tmp_path, "bits_per_weight", bits, measure="size", protocol="weights", items=items, **about
+            tmp_path,
+            "bits_per_weight",
+            bits,
+            measure="size",
+            protocol="weights",
+            items=items,
+            **about,
         )
     (one,) = board.make_sections([read(tmp_path)])[0].tables
     pairs = {
-        (one.rows[a].name, one.rows[b].name, one.columns[c].metric): x.value for (a, b, c), x in one.intervals.items()
+        (one.rows[a].name, one.rows[b].name, one.columns[c].metric): x.value
+        for (a, b, c), x in one.intervals.items()
     }
 
     assert ("dense Q4_1 file", "dense int8", "perplexity") in pairs
-    assert {key[:2]: x for key, x in pairs.items() if key[2] == "bits_per_weight"} == {("dense", "dense int8"): -8.0}
+    assert {key[:2]: x for key, x in pairs.items() if key[2] == "bits_per_weight"} == {
+        ("dense", "dense int8"): -8.0
+    }
 
 
 def test_rows_without_tasks_stand_apart(tmp_path):
@@ -141,7 +191,11 @@ def test_rows_without_tasks_stand_apart(tmp_path):
         for task in tasks:
             pattern = "dense" if method == "dense" else "2:4"
             fake_records.accuracy(
-                tmp_path, method=method, seed=seed, protocol=f"{task}@1.0", identity={"pattern": pattern}
+                tmp_path,
+                method=method,
+                seed=seed,
+                protocol=f"{task}@1.0",
+                identity={"pattern": pattern},
             )
     results = read(tmp_path)
     (one,) = board.make_sections([results])[0].tables
@@ -152,30 +206,52 @@ def test_rows_without_tasks_stand_apart(tmp_path):
         "wanda has no tasks, though it is better"
     )
     assert {line[0] for line in with_tasks.lines} == {"dense", "ria (no channel permutation)"}
-    assert [line[0] for line in without.lines] == ["wanda"] and without.title.endswith("rows without tasks")
+    assert [line[0] for line in without.lines] == ["wanda"] and without.title.endswith(
+        "rows without tasks"
+    )
     assert not any("acc" in header for header in without.headers)
-    assert page.index("| ria (") < page.index(leaderboard.WITHOUT_TASKS) < page.index("| wanda | 2:4")
+    assert (
+        page.index("| ria (") < page.index(leaderboard.WITHOUT_TASKS) < page.index("| wanda | 2:4")
+    )
 
 
 def test_a_trained_row_is_compared_with_the_control_of_its_training(tmp_path):
     fake_records.perplexity(tmp_path, method="dense")
     for tokens, loss in (("1,000", 0.1), ("2,000", 0.4)):
         text = {"training": f"wiki-mini@128x8, {tokens} tokens"}
-        fake_records.perplexity(tmp_path, loss - 0.3, method="dense-ft", seed=0, identity=text | {"pattern": "dense"})
+        fake_records.perplexity(
+            tmp_path, loss - 0.3, method="dense-ft", seed=0, identity=text | {"pattern": "dense"}
+        )
         fake_records.perplexity(tmp_path, loss, method="cast", seed=0, identity=text)
     (one,) = board.make_sections([read(tmp_path)])[0].tables
-    column = next(i for i, c in enumerate(one.columns) if c.metric == "perplexity_ratio_to_dense-ft")
-    cells = [(row.name, row.cells[column] and row.cells[column].text) for row in one.rows if "seed" not in row.name]
+    column = next(
+        i for i, c in enumerate(one.columns) if c.metric == "perplexity_ratio_to_dense-ft"
+    )
+    cells = [
+        (row.name, row.cells[column] and row.cells[column].text)
+        for row in one.rows
+        if "seed" not in row.name
+    ]
 
     assert [text.split()[0] for name, text in cells if name == "cast 2:4"] == ["×1.350"] * 2
     assert not any(text for name, text in cells if name != "cast 2:4")
 
 
 def test_a_bitmap_is_derived_for_older_records():
-    half = sizes(fake_records.record(measure="size", identity={"pattern": "50%"}), bits_per_weight=16.0, sparsity=0.5)
+    half = sizes(
+        fake_records.record(measure="size", identity={"pattern": "50%"}),
+        bits_per_weight=16.0,
+        sparsity=0.5,
+    )
     group = sizes(fake_records.record(measure="size"), bits_per_weight=9.0, sparsity=0.5)
 
     assert [r.value for r in recount.read(half)] == [16.0, 0.5, 9.0]
-    assert [row["metric"] for row in to_rows([half])] == ["bits_per_weight", "sparsity", "bits_with_bitmap"]
+    assert [row["metric"] for row in to_rows([half])] == [
+        "bits_per_weight",
+        "sparsity",
+        "bits_with_bitmap",
+    ]
     assert recount.read(group) == group.readings
-    assert [r.metric for r in half.readings] == ["bits_per_weight", "sparsity"], "the record keeps its values"
+    assert [r.metric for r in half.readings] == ["bits_per_weight", "sparsity"], (
+        "the record keeps its values"
+    )

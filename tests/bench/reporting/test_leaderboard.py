@@ -1,4 +1,5 @@
-"""The leaderboard's files: the same bytes from the same records, stale or not, and every name a name."""
+"""The leaderboard's files: the same bytes from the same records, stale or not, and every name a
+name."""
 
 import base64
 import csv
@@ -23,7 +24,15 @@ from bench.compare.pairing import pair_seeds
 from bench.compare.resolve import read
 from bench.compare.seed_noise import SeedNoiseTable
 from bench.planning.spec import Spec
-from bench.reporting import from_records, front_figure, html_data, latex, leaderboard, pairwise, pareto
+from bench.reporting import (
+    from_records,
+    front_figure,
+    html_data,
+    latex,
+    leaderboard,
+    pairwise,
+    pareto,
+)
 from bench.reporting import html as html_module
 from bench.reporting.view import Table, TableCell, TableColumn, TableRow
 from bench.results import reproduce
@@ -81,7 +90,7 @@ def row(table, method, **about):
     )
 
 
-# --- the command -------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 def test_report_writes_the_same_bytes_twice_and_a_check_names_what_is_stale(cli, output, here):
@@ -99,14 +108,20 @@ def test_report_writes_the_same_bytes_twice_and_a_check_names_what_is_stale(cli,
     assert "html" not in err and "notes" not in err
     assert err.endswith(": the same command without --check writes them\n")
     cli("report")
-    assert (here / "reports/leaderboard.md").read_text() != "other" and (here / "reports/leaderboard.tex").exists()
+    assert (here / "reports/leaderboard.md").read_text() != "other" and (
+        here / "reports/leaderboard.tex"
+    ).exists()
     assert not (here / "reports/leaderboard-gone-9-0-0.svg").exists()
-    assert (here / "reports/notes.txt").exists() and (here / "reports/leaderboard-notes.txt").exists()
+    assert (here / "reports/notes.txt").exists() and (
+        here / "reports/leaderboard-notes.txt"
+    ).exists()
 
 
 def test_unfinished_files_of_a_killed_report_are_deleted(output, here):
     (here / "reports").mkdir()
-    unfinished, other = (here / "reports" / f".{name}.tmp" for name in ("leaderboard.html.0123", "notes"))
+    unfinished, other = (
+        here / "reports" / f".{name}.tmp" for name in ("leaderboard.html.0123", "notes")
+    )
     for file in (unfinished, other):
         file.touch()
     output("report")
@@ -117,7 +132,9 @@ def test_what_prints_and_what_writes(cli, output, here):
     for args in (["--results", "results/first"], ["--results", "results/first", "--format", "md"]):
         assert "sparsegpt" in output("report", *args)
         assert not (here / "reports").exists()
-    assert "there/leaderboard.html" in output("report", "--results", "results/first", "--out", "there")
+    assert "there/leaderboard.html" in output(
+        "report", "--results", "results/first", "--out", "there"
+    )
     assert not (here / "reports").exists()
     assert cli("report", "--results", "results/first", "--out", "there", "--check")[0] == 0
 
@@ -135,8 +152,9 @@ def test_an_own_folder_that_is_left_out_is_said(cli, in_tmp_path):
     fake_records.perplexity(Path("results/local"))
     code, _, err = cli("report")
     assert code == 0
-    assert (
-        err == "bench: results/local is left out: bench report --results results/local --out DIR writes a page of it\n"
+    assert err == (
+        "bench: results/local is left out: bench report --results results/local --out DIR "
+        "writes a page of it\n"
     )
     assert cli("report", "--results", "results/local", "--out", "mine")[2] == ""
 
@@ -145,10 +163,13 @@ def test_search_folders_of_one_name_have_different_titles(in_tmp_path):
     for folder in ("results/first", "other/first"):
         fake_records.perplexity(Path(folder))
     results = [read(Path(p)) for p in ("results/first", "other/first")]
-    assert [s.title for s in leaderboard.make_search_sections(results)] == ["results/first", "other/first"]
+    assert [s.title for s in leaderboard.make_search_sections(results)] == [
+        "results/first",
+        "other/first",
+    ]
 
 
-# --- the contents ------------------------------------------------------------------------------------------------
+# --- the contents ---------------------------------------------------------------------------------
 
 
 def test_failures_and_missing_seeds_are_said_everywhere(files):
@@ -183,12 +204,14 @@ def test_published_rows_stay_apart(files, first, filled):
         ["5.12", None, "57.16"],
         ["11.00", "×2.148", "45.98"],
     ]
-    assert [c.name for c in short.columns] == ["perplexity wikitext2@2048"], "no dense row, so no ratio"
+    assert [c.name for c in short.columns] == ["perplexity wikitext2@2048"], (
+        "no dense row, so no ratio"
+    )
     assert [[c and c.text for c in r.cells] for r in short.rows] == [["12.16"]]
     assert all("MaskLLM, table 1" in files["leaderboard." + e] for e in ("md", "html", "tex"))
 
 
-# --- pairs of rows -----------------------------------------------------------------------------------------------
+# --- pairs of rows --------------------------------------------------------------------------------
 
 
 def test_an_interval_is_that_of_the_same_windows(table, first):
@@ -198,7 +221,8 @@ def test_an_interval_is_that_of_the_same_windows(table, first):
         {
             r.identity.seed: r
             for r in first.records
-            if (r.identity.method, r.identity.measure, r.identity.quantizer) == (method, "perplexity", "none")
+            if (r.identity.method, r.identity.measure, r.identity.quantizer)
+            == (method, "perplexity", "none")
         }
         for method in (table.rows[k].filters["method"] for k in (a, b))
     ]
@@ -206,9 +230,13 @@ def test_an_interval_is_that_of_the_same_windows(table, first):
     noise = SeedNoiseTable(first.records).of_pair(pair).noise
     expected = estimate_pair(pair, first, first, 0.05, noise)
     ends = tuple(map(math.exp, (expected.value, expected.low, expected.high)))
-    assert (found.value, found.low, found.high) == pytest.approx(ends, abs=(ends[2] - ends[1]) / 1e3)
+    assert (found.value, found.low, found.high) == pytest.approx(
+        ends, abs=(ends[2] - ends[1]) / 1e3
+    )
     assert found.seeds == 2 and found.unit == "articles" and found.n == fake_records.ARTICLES
-    assert math.log(found.value) == pytest.approx(math.copysign(0.1, math.log(found.value)), abs=1e-6)
+    assert math.log(found.value) == pytest.approx(
+        math.copysign(0.1, math.log(found.value)), abs=1e-6
+    )
 
 
 def test_an_interval_from_one_seed_has_the_noise_of_rows_with_seeds(tmp_path):
@@ -223,12 +251,16 @@ def test_an_interval_from_one_seed_has_the_noise_of_rows_with_seeds(tmp_path):
 
     def width(a, b):
         key = (*sorted((row(table, a), row(table, b))), 0)
-        return math.log(table.intervals[key].high / table.intervals[key].low), table.intervals[key].seed_noise
+        return math.log(table.intervals[key].high / table.intervals[key].low), table.intervals[
+            key
+        ].seed_noise
 
     wide, source = width("dense", "sparsegpt")
     assert source == "one-shot 2.2% (from 2 one-shot rows with seeds)"
     assert wide > 2 * 2.7 * 0.022  # Student's t with 4 degrees of freedom
-    assert any(source in note for note in table.notes) and source in html_module.render_page([section], {})
+    assert any(source in note for note in table.notes) and source in html_module.render_page(
+        [section], {}
+    )
     assert latex.escape(source) in latex.render_document([("", "", [table.to_text_table()])])
 
 
@@ -266,15 +298,21 @@ def test_of_too_many_rows_the_best_are_ranked_and_paired(first, monkeypatch):
     assert "4 rows are too many to compare in pairs" in html_module.render_page([section], {})
 
 
-# --- the front ---------------------------------------------------------------------------------------------------
+# --- the front ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("better", ["lower", "higher"])
 def test_the_front_is_what_nothing_beats_in_both(better):
     rng = np.random.default_rng(0)
     places = rng.integers(1, 12, (60, 2)).astype(float)
-    columns = (TableColumn("perplexity", "p", better, "1"), TableColumn("bytes_packed", "weights", "lower", "B"))
-    rows = tuple(TableRow(str(i), (), {}, (TableCell("", q), TableCell("", b))) for i, (q, b) in enumerate(places))
+    columns = (
+        TableColumn("perplexity", "p", better, "1"),
+        TableColumn("bytes_packed", "weights", "lower", "B"),
+    )
+    rows = tuple(
+        TableRow(str(i), (), {}, (TableCell("", q), TableCell("", b)))
+        for i, (q, b) in enumerate(places)
+    )
     (front,) = pareto.fronts(Table("t", (), columns, rows))
     sign = 1 if better == "lower" else -1
     for point, (q, b) in zip(front.points, places, strict=True):
@@ -289,33 +327,53 @@ def test_speeds_have_a_front_of_their_own():
         TableColumn("decode", "512", "higher", "tokens/s"),
     )
     rows = tuple(
-        TableRow(f"r{i}", (), {}, (TableCell("", 10.0 + i), TableCell("", 5.0 - i), TableCell("", 1.0 + i)))
+        TableRow(
+            f"r{i}",
+            (),
+            {},
+            (TableCell("", 10.0 + i), TableCell("", 5.0 - i), TableCell("", 1.0 + i)),
+        )
         for i in range(3)
     )
     fronts = list(pareto.fronts(Table("t", (), columns, rows)))
     assert [f.x.metric for f in fronts] == ["bytes_packed", "decode"]
-    lines = [front_figure.draw_fronts([[front]]).axes[0].get_lines()[0].get_drawstyle() for front in fronts]
+    lines = [
+        front_figure.draw_fronts([[front]]).axes[0].get_lines()[0].get_drawstyle()
+        for front in fronts
+    ]
     assert lines == ["steps-post", "steps-pre"], "between two rows stands the worse one"
 
 
-@pytest.mark.parametrize(("pattern", "metric"), [("2:4", "bits_per_weight"), ("depth 25%", "bytes_packed")])
+@pytest.mark.parametrize(
+    ("pattern", "metric"), [("2:4", "bits_per_weight"), ("depth 25%", "bytes_packed")]
+)
 def test_models_with_fewer_weights_are_compared_by_bytes(pattern, metric):
     kinds = {"perplexity": "1", "bits_per_weight": "1", "bytes_packed": "B"}
     columns = tuple(TableColumn(name, "p", "lower", unit) for name, unit in kinds.items())
-    rows = tuple(TableRow(f"r{i}", (), {"pattern": pattern}, (TableCell("", 10.0 + i),) * 3) for i in range(3))
+    rows = tuple(
+        TableRow(f"r{i}", (), {"pattern": pattern}, (TableCell("", 10.0 + i),) * 3)
+        for i in range(3)
+    )
     assert [f.x.metric for f in pareto.fronts(Table("t", (), columns, rows))] == [metric]
 
 
 def test_the_csv_says_which_of_two_records_with_one_identity_the_tables_have(tmp_path):
     for day in (1, 2):
         recorded = {"recorded": f"2026-11-0{day}T00:00:00Z"}
-        fake_records.perplexity(tmp_path / f"day{day}", 0.1 * day, made="ab"[day - 1], provenance=recorded)
-    text = leaderboard.build([tmp_path / "day1", tmp_path / "day2"], tmp_path / "no papers")["leaderboard.csv"].decode()
+        fake_records.perplexity(
+            tmp_path / f"day{day}", 0.1 * day, made="ab"[day - 1], provenance=recorded
+        )
+    text = leaderboard.build([tmp_path / "day1", tmp_path / "day2"], tmp_path / "no papers")[
+        "leaderboard.csv"
+    ].decode()
     lines = list(csv.DictReader(io.StringIO(text)))
-    assert [(Path(line["folder"]).name, line["in_tables"]) for line in lines] == [("day1", "no"), ("day2", "yes")]
+    assert [(Path(line["folder"]).name, line["in_tables"]) for line in lines] == [
+        ("day1", "no"),
+        ("day2", "yes"),
+    ]
 
 
-# --- names are names ---------------------------------------------------------------------------------------------
+# --- names are names ------------------------------------------------------------------------------
 
 
 def test_hostile_names_stay_text_and_the_summary_comes_first(filled, tmp_path):
@@ -324,14 +382,22 @@ def test_hostile_names_stay_text_and_the_summary_comes_first(filled, tmp_path):
     text = files["leaderboard.html"]
     summary = text[text.index(">Summary<") : text.index('id="tools"')]
     assert html.escape(f"{reports.CLOSING} 2:4") in summary
-    assert "<img" not in text and text.count("<script") == 2 and "49" not in re.findall(r"\{\{.*?\}\}|49 ", text)
+    assert (
+        "<img" not in text
+        and text.count("<script") == 2
+        and "49" not in re.findall(r"\{\{.*?\}\}|49 ", text)
+    )
     assert html.escape(reports.IMAGE) in text
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1]
     assert "<" not in data
     models = {t["title"] for t in json.loads(data)["tables"]}
     assert {reports.IMAGE, reports.FORMULA} <= models
     markdown = files["leaderboard.md"]
-    assert "<img" not in markdown and "<script" not in markdown and r"\*\*x\*\*&#124;y&#96;z&#96;" in markdown
+    assert (
+        "<img" not in markdown
+        and "<script" not in markdown
+        and r"\*\*x\*\*&#124;y&#96;z&#96;" in markdown
+    )
     assert markdown.index("## Summary") < markdown.index("| method |")
     for name, svg in files.items():
         if name.endswith(".svg"):
@@ -346,16 +412,25 @@ def test_hostile_names_stay_text_and_the_summary_comes_first(filled, tmp_path):
 def test_nothing_that_a_terminal_acts_on_is_in_any_file(tmp_path):
     name = "a\x1b[2J\x07\x9b:b\u202e"
     for i, method in enumerate(("dense", name, name + "2")):
-        fake_records.perplexity(tmp_path / "r", 0.1 * i, method=method, identity={"model": name}, noise=i, seed=0)
+        fake_records.perplexity(
+            tmp_path / "r", 0.1 * i, method=method, identity={"model": name}, noise=i, seed=0
+        )
         fake_records.counted(
-            tmp_path / "r", "bits_per_weight", 9.0 - i, method=method, identity={"model": name}, measure="size"
+            tmp_path / "r",
+            "bits_per_weight",
+            9.0 - i,
+            method=method,
+            identity={"model": name},
+            measure="size",
         )
     fake_records.failed(tmp_path / "r", name, method="cast", identity={"model": name})
 
     files = leaderboard.build([tmp_path / "r"], tmp_path / "no papers")
 
     assert {Path(name).suffix for name in files} == {".html", ".md", ".csv", ".tex", ".svg"}
-    texts = {name: content.decode().replace("\N{FIGURE SPACE}", " ") for name, content in files.items()}
+    texts = {
+        name: content.decode().replace("\N{FIGURE SPACE}", " ") for name, content in files.items()
+    }
     assert not {name: found for name, text in texts.items() if (found := terminal.obeyed(text))}
     assert "\\u001b" not in texts["leaderboard.html"], "what the page's script shows is text, too"
 
@@ -364,7 +439,10 @@ def test_every_special_character_is_escaped_in_latex():
     ascii_ = "".join(map(chr, range(32, 127)))
     bare = re.sub(r"\\text[a-z]+\{\}|\\[{}$&#%_]|\{[-*[]\}", "", latex.escape(ascii_))
     assert not set(bare) & set("\\{}$&#%_^~<>|\"'`-[*")
-    assert latex.escape("31.02 ± 0.42") == r"31.02 $\pm$ 0.42" and latex.escape("中\x07") == "{[}U+4E2D]{[}U+0007]"
+    assert (
+        latex.escape("31.02 ± 0.42") == r"31.02 $\pm$ 0.42"
+        and latex.escape("中\x07") == "{[}U+4E2D]{[}U+0007]"
+    )
 
 
 @pytest.mark.slow
@@ -383,7 +461,7 @@ def test_latex_compiles(filled, tmp_path, in_tmp_path):
     assert "Overfull" not in (tmp_path / "l.log").read_text(errors="replace")
 
 
-# --- the page as a file ------------------------------------------------------------------------------------------
+# --- the page as a file ---------------------------------------------------------------------------
 
 
 def test_the_page_trusts_its_own_script_and_style_alone(files):
@@ -395,7 +473,9 @@ def test_the_page_trusts_its_own_script_and_style_alone(files):
         digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
         assert f"{tag}-src 'sha256-{digest}'" in policy
     assert policy.startswith("default-src 'none'") and "unsafe" not in policy
-    assert not re.search(r"\sstyle=|\son[a-z]+=", re.sub(r"<script.*?</script>", "", text, flags=re.S))
+    assert not re.search(
+        r"\sstyle=|\son[a-z]+=", re.sub(r"<script.*?</script>", "", text, flags=re.S)
+    )
     # A digest in base64 may have two slashes.
     text = re.sub(r"'sha256-[^']*'|&#39;sha256-.*?&#39;", "", text)
     addresses = set(re.findall(r"(?:https?:)?//[a-z0-9.]+", text, re.I)) - {"http://www.w3.org"}
@@ -416,13 +496,18 @@ def test_the_page_has_every_number_and_what_it_was_made_from(files, first, fille
                     )  # versions of Python add otherwise
                     assert set(given["records"]) <= set(data["records"])
     assert {data["strings"][r["commit"]] for r in data["records"].values()} == {"c" * 40}
-    assert {data["strings"][r["folder"]] for r in data["records"].values()} == {str(filled / "first")}
+    assert {data["strings"][r["folder"]] for r in data["records"].values()} == {
+        str(filled / "first")
+    }
 
 
-# --- how a number is made again ----------------------------------------------------------------------------------
+# --- how a number is made again -------------------------------------------------------------------
 
 
-FULL = [pytest.param(folder, marks=pytest.mark.full) for folder in ("tiny-default", "tiny-methods", "smollm2-135m")]
+FULL = [
+    pytest.param(folder, marks=pytest.mark.full)
+    for folder in ("tiny-default", "tiny-methods", "smollm2-135m")
+]
 
 
 @pytest.mark.parametrize("folder", ["tiny-search", *FULL])
@@ -436,4 +521,6 @@ def test_the_command_shown_is_the_run_that_made_it(folder):
                 given.setdefault("set_", []).append(value)
             else:
                 given[names[flag]] = value
-        assert flags.spec_of(given) == Spec(**reproduce.settings(record) | {"results": flags.spec_of({}).results})
+        assert flags.spec_of(given) == Spec(
+            **reproduce.settings(record) | {"results": flags.spec_of({}).results}
+        )

@@ -1,4 +1,5 @@
-"""The page in a browser: what helps to read it, and that its address brings a reader back to what was on the screen."""
+"""The page in a browser: what helps to read it, and that its address brings a reader back to what
+was on the screen."""
 
 import pytest
 
@@ -11,7 +12,8 @@ LONG = "magnitude + retrain:kernel=foreach"
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """Write a leaderboard of thirty rows without intervals. Their perplexities have two to seven digits."""
+    """Write a leaderboard of thirty rows without intervals. Their perplexities have two to seven
+    digits."""
     root = tmp_path_factory.mktemp("page")
     fake_records.perplexity(root / "run", noise=99, method="dense")
     fake_records.counted(root / "run", "violated_groups", 0.0, method="dense")
@@ -27,14 +29,19 @@ def file(tmp_path_factory):
 
 def test_the_head_of_a_long_table_stays_and_on_paper_nothing_scrolls(visit):
     page = visit()
-    region, head = page.locator("[data-table='0'] .scroll"), page.locator("[data-table='0'] thead th").nth(1)
+    region, head = (
+        page.locator("[data-table='0'] .scroll"),
+        page.locator("[data-table='0'] thead th").nth(1),
+    )
     region.evaluate("e => e.scrollTop = 400")
     assert abs(head.bounding_box()["y"] - region.bounding_box()["y"]) < 1
     page.emulate_media(media="print")
     assert region.evaluate("e => e.scrollHeight === e.clientHeight")
     page.emulate_media(media="screen")
     page.set_viewport_size(PHONE)
-    assert region.evaluate("e => e.scrollHeight === e.clientHeight"), "a phone has one direction to scroll in"
+    assert region.evaluate("e => e.scrollHeight === e.clientHeight"), (
+        "a phone has one direction to scroll in"
+    )
 
 
 def test_all_rows_that_meet_the_limits_can_be_seen(visit):
@@ -84,4 +91,6 @@ def test_a_link_inside_the_page_keeps_the_filters(visit):
     page.locator("nav a").first.click()
     assert len(shown(page)) == 10
     page.select_option("select[data-key=pattern]", "2:4")
-    assert "order=ascending" in page.evaluate("location.hash"), "the address has what was sorted before the click, too"
+    assert "order=ascending" in page.evaluate("location.hash"), (
+        "the address has what was sorted before the click, too"
+    )

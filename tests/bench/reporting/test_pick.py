@@ -1,4 +1,5 @@
-"""Picking a row by limits: which rows meet them, which one fails by the least, and how sure that is."""
+"""Picking a row by limits: which rows meet them, which one fails by the least, and how sure that
+is."""
 
 import shlex
 from dataclasses import replace
@@ -112,7 +113,11 @@ def test_an_interval_that_contains_its_limit_is_not_sure(table):
         (one,) = (c for c in answer(table, max_loss=text).meets if c.row.name == "poor 2:4")
         assert [c.unsure for c in one.checks] == [expected]
     low = f"{100 * (loss.value + loss.low) / 2:.4f}%"
-    assert answer(table, pattern="2:4", quantizer="none", max_loss=low, max_bits="9.5").nearest.failed[0].unsure
+    assert (
+        answer(table, pattern="2:4", quantizer="none", max_loss=low, max_bits="9.5")
+        .nearest.failed[0]
+        .unsure
+    )
 
 
 def test_filters_and_unknown_ones(table):
@@ -124,9 +129,13 @@ def test_filters_and_unknown_ones(table):
 
 
 def test_every_limit_has_a_form_and_its_slider_goes_from_strict_to_lax():
-    assert {limit.name for limit in pick.LIMITS} == set(pick.FORMS) == set(pick.Limits.__annotations__)
+    assert (
+        {limit.name for limit in pick.LIMITS} == set(pick.FORMS) == set(pick.Limits.__annotations__)
+    )
     for limit in pick.LIMITS:
-        strict_to_lax = [getattr(pick.parse_limits(**{limit.name: s}), limit.name) for s in limit.stops]
+        strict_to_lax = [
+            getattr(pick.parse_limits(**{limit.name: s}), limit.name) for s in limit.stops
+        ]
         assert strict_to_lax == sorted(strict_to_lax, reverse=limit.name == "min_speedup")
 
 
@@ -145,7 +154,7 @@ def test_a_limit_is_said_as_it_was_given(given, said):
     assert pick.describe_limits(pick.parse_limits(**given)) == f"these limits: {said}"
 
 
-# --- the commands ------------------------------------------------------------------------------------------------
+# --- the commands ---------------------------------------------------------------------------------
 
 
 @cache
@@ -161,7 +170,8 @@ def parse(command):
 
 
 FULL = [
-    pytest.param(f, marks=pytest.mark.full) for f in ("tiny-default", "tiny-methods", "smollm2-quantized", "adapters")
+    pytest.param(f, marks=pytest.mark.full)
+    for f in ("tiny-default", "tiny-methods", "smollm2-quantized", "adapters")
 ]
 
 
@@ -178,13 +188,19 @@ def test_the_commands_of_every_published_row_are_commands(folder):
         if record.identity.quantizer != "none":
             assert spec.quantizers == (record.identity.quantizer,)
         name, exported = parse(export)
-        assert name == "export" and exported["artifact"] == str(params["out"]) and exported["out"] != params["out"]
+        assert (
+            name == "export"
+            and exported["artifact"] == str(params["out"])
+            and exported["out"] != params["out"]
+        )
         assert exported["format_"] == ("packed24" if record.identity.pattern == "2:4" else "hf")
 
 
 def test_records_that_do_not_say_how_have_no_commands():
     record = fake_records.record()
-    without_method = record.model_copy(update={"identity": record.identity.model_copy(update={"stages": ()})})
+    without_method = record.model_copy(
+        update={"identity": record.identity.model_copy(update={"stages": ()})}
+    )
 
     for one in (record, without_method):
         assert reproduce.prune_and_export(one) == ("", "") and reproduce.command([one]) == ""

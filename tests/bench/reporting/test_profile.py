@@ -1,4 +1,5 @@
-"""The profile: what each track loses, in which order, which answers flip, and how rows are picked by it."""
+"""The profile: what each track loses, in which order, which answers flip, and how rows are picked
+by it."""
 
 import shutil
 
@@ -9,7 +10,12 @@ from bench.reporting import board, latex, leaderboard, pick, profile, table_figu
 from helpers import fake_records
 from methods.errors import UserError
 
-TASKS = ("code/mbpp@3-shotx40", "code/humaneval@3-shotx40", "mathematics/gsm8k@8-shotx40", "knowledge/sciq@5-shotx40")
+TASKS = (
+    "code/mbpp@3-shotx40",
+    "code/humaneval@3-shotx40",
+    "mathematics/gsm8k@8-shotx40",
+    "knowledge/sciq@5-shotx40",
+)
 LOSSES = {"wanda": (1.5, 1.3, 1.2, 1.19), "sparsegpt": (1.1, 1.1, 1.02, 1.0)}
 
 
@@ -48,8 +54,12 @@ def test_losses_are_means_over_tasks_and_the_worst_is_in_the_leaderboard(table):
     assert list(facts.tracks) == ["knowledge", "mathematics", "code"]
     expected = {"code": 0.4, "mathematics": 0.2, "knowledge": 0.19}
     assert {n: x.loss.value for n, x in facts.tracks.items()} == pytest.approx(expected, abs=0.02)
-    assert facts.worst_track == "code" and facts.track_loss.low <= facts.tracks["code"].loss.low < 0.4
-    assert facts.track_loss.high > facts.tracks["code"].loss.high, "it is of the worst of several tracks"
+    assert (
+        facts.worst_track == "code" and facts.track_loss.low <= facts.tracks["code"].loss.low < 0.4
+    )
+    assert facts.track_loss.high > facts.tracks["code"].loss.high, (
+        "it is of the worst of several tracks"
+    )
     flips = facts.tracks["code"].flips
     assert (flips.changed.value, flips.lost, flips.gained) == (
         0.2,
@@ -66,8 +76,14 @@ def test_losses_are_means_over_tasks_and_the_worst_is_in_the_leaderboard(table):
 
 
 def test_the_order_has_ties(table):
-    assert profile.order(facts_of(table, "wanda 2:4").tracks) == "code 1, mathematics 2–3, knowledge 2–3"
-    assert profile.order(facts_of(table, "sparsegpt 2:4").tracks) == "code 1, mathematics 2, knowledge 3"
+    assert (
+        profile.order(facts_of(table, "wanda 2:4").tracks)
+        == "code 1, mathematics 2–3, knowledge 2–3"
+    )
+    assert (
+        profile.order(facts_of(table, "sparsegpt 2:4").tracks)
+        == "code 1, mathematics 2, knowledge 3"
+    )
 
 
 def test_only_the_same_tasks_are_compared(root, tmp_path):
@@ -93,11 +109,16 @@ def test_a_task_with_two_limits_does_not_count_twice(tmp_path):
 
 
 def test_one_name_for_two_contents_is_not_compared(tmp_path):
-    """Questions are numbers, so only the digests of their texts tell two releases of a data set apart."""
+    """Questions are numbers, so only the digests of their texts tell two releases of a data set
+    apart."""
     for method, seed in (("dense", None), ("wanda", 0)):
         fake_records.perplexity(tmp_path, method=method, seed=seed)
-        for task, digest in zip(TASKS[1:], ("1" if method == "dense" else "2", "1", "1"), strict=True):
-            inputs = {"measure": {"name": "answers", "config": {}, "source": "", "content": digest * 64}}
+        for task, digest in zip(
+            TASKS[1:], ("1" if method == "dense" else "2", "1", "1"), strict=True
+        ):
+            inputs = {
+                "measure": {"name": "answers", "config": {}, "source": "", "content": digest * 64}
+            }
             fake_records.answers(tmp_path, task, method=method, seed=seed, key_inputs=inputs)
 
     assert list(facts_of(table_of(tmp_path), "wanda 2:4").tracks) == ["knowledge", "mathematics"]
@@ -110,26 +131,50 @@ def test_seeds_are_those_of_all_tasks_whatever_the_order_of_the_records(made, tm
         fake_records.answers(tmp_path, task, method="dense")
         fake_records.perplexity(tmp_path, method="wanda", seed=0)
         for seed, factor in enumerate((1.1, 1.5, 1.9)):
-            fake_records.answers(tmp_path, task, factor, method="wanda", seed=seed, made=made, lost=6, gained=2)
-    fake_records.answers(tmp_path, TASKS[0], 9.0, method="wanda", seed=3)  # the other task of this seed is missing
+            fake_records.answers(
+                tmp_path, task, factor, method="wanda", seed=seed, made=made, lost=6, gained=2
+            )
+    fake_records.answers(
+        tmp_path, TASKS[0], 9.0, method="wanda", seed=3
+    )  # the other task of this seed is missing
 
     code = facts_of(table_of(tmp_path), "wanda 2:4").tracks["code"]
-    assert code.loss.value == pytest.approx(0.5) and code.change.stderr == pytest.approx(0.4 / 3**0.5)
-    assert code.flips.changed.parts[0] == 0.2 and code.flips.changed.low < 0.13, "a question counts once"
+    assert code.loss.value == pytest.approx(0.5) and code.change.stderr == pytest.approx(
+        0.4 / 3**0.5
+    )
+    assert code.flips.changed.parts[0] == 0.2 and code.flips.changed.low < 0.13, (
+        "a question counts once"
+    )
 
 
 def test_tables_figure_and_latex_have_every_row(root, table):
     losses, order, flips = profile.text_tables(table)
 
-    assert [line[0] for line in losses.lines] == ["sparsegpt 2:4", "wanda 2:4"], "the fewest bits first"
-    assert losses.headers == ["row", "bits per weight", "perplexity ratio", "knowledge", "mathematics", "code"]
+    assert [line[0] for line in losses.lines] == ["sparsegpt 2:4", "wanda 2:4"], (
+        "the fewest bits first"
+    )
+    assert losses.headers == [
+        "row",
+        "bits per weight",
+        "perplexity ratio",
+        "knowledge",
+        "mathematics",
+        "code",
+    ]
     assert losses.lines[1][5].startswith("40.") and "(" in losses.lines[1][5]
-    assert flips.lines[0][4].endswith(", −15.0 +5.0") and order.lines[0][2] == "code 1, mathematics 2, knowledge 3"
-    (figure,) = (f for f in table_figures.draw_all(table, "tiny") if "what each track loses" in f.title)
+    assert (
+        flips.lines[0][4].endswith(", −15.0 +5.0")
+        and order.lines[0][2] == "code 1, mathematics 2, knowledge 3"
+    )
+    (figure,) = (
+        f for f in table_figures.draw_all(table, "tiny") if "what each track loses" in f.title
+    )
     assert "wanda 2:4, code: 40" in figure.svg and figure.svg.count("bits") >= 2
     files = leaderboard.build([root], root / "no papers")
     assert b"Order of the losses" in files["leaderboard.md"]
-    assert latex.escape("code 1, mathematics 2–3, knowledge 2–3").encode() in files["leaderboard.tex"]
+    assert (
+        latex.escape("code 1, mathematics 2–3, knowledge 2–3").encode() in files["leaderboard.tex"]
+    )
 
 
 @pytest.mark.parametrize(("questions", "mark"), [(6, "*"), (24, "")])
@@ -141,7 +186,9 @@ def test_an_interval_of_few_questions_has_an_asterisk(tmp_path, questions, mark)
 
     (line,) = profile.text_tables(table)[0].lines
     assert line[-1].endswith(f"){mark}")
-    (figure,) = (f for f in table_figures.draw_all(table, "tiny") if "what each track loses" in f.title)
+    (figure,) = (
+        f for f in table_figures.draw_all(table, "tiny") if "what each track loses" in f.title
+    )
     assert ("*" in figure.svg) == bool(mark)
 
 
@@ -164,7 +211,9 @@ def test_a_label_has_two_lines_at_most_and_ends_in_its_bits(tmp_path, method, la
         fake_records.counted(tmp_path, "bits_per_weight", 9.0, **about)
     table = table_of(tmp_path)
 
-    axes = table_figures.draw_profile(table, profile.rows_of(table), profile.names_of(table)).axes[0]
+    axes = table_figures.draw_profile(table, profile.rows_of(table), profile.names_of(table)).axes[
+        0
+    ]
 
     last = axes.get_yticklabels()[-1].get_text()
     assert last.replace("\N{NO-BREAK SPACE}", " ") == label
@@ -174,9 +223,14 @@ def test_rows_are_picked_by_tracks(root, table, output):
     limits = pick.parse_limits(max_loss="5%")
     kept = pick.pick(table, limits, tracks=["mathematics", "knowledge"])
 
-    assert [c.row.name for c in kept.meets] == ["sparsegpt 2:4"] and kept.nearest.row.name == "wanda 2:4"
+    assert [c.row.name for c in kept.meets] == [
+        "sparsegpt 2:4"
+    ] and kept.nearest.row.name == "wanda 2:4"
     assert pick.pick(table, limits, tracks=["code"]).meets == ()
-    both, one = (pick.keep(kept.nearest.facts, names).loss for names in (["mathematics", "knowledge"], ["mathematics"]))
+    both, one = (
+        pick.keep(kept.nearest.facts, names).loss
+        for names in (["mathematics", "knowledge"], ["mathematics"])
+    )
     assert both.value == one.value and both.high > one.high  # the other track's may be the largest
     with pytest.raises(UserError, match="unknown track of tiny 'reading'"):
         pick.pick(table, limits, tracks=["reading"])
@@ -188,11 +242,14 @@ def test_rows_are_picked_by_tracks(root, table, output):
 def test_rows_are_picked_by_tracks_alone(tmp_path, cli, output, refused):
     """Rows are in the order of their loss. A row without the track is left out."""
     for method, tasks, factor in (
-        ("dense", TASKS, 1.0), ("wanda", TASKS, 1.04), ("sparsegpt", TASKS, 1.02), ("ria", TASKS[2:], 1.01),
+        ("dense", TASKS, 1.0), ("wanda", TASKS, 1.04), ("sparsegpt", TASKS, 1.02),
+        ("ria", TASKS[2:], 1.01),
     ):  # fmt: skip
         for task in tasks:
             pattern = "dense" if method == "dense" else "2:4"
-            fake_records.answers(tmp_path, task, factor, method=method, seed=0, identity={"pattern": pattern})
+            fake_records.answers(
+                tmp_path, task, factor, method=method, seed=0, identity={"pattern": pattern}
+            )
     line = ("pick", "--model", "tiny", "--results", tmp_path)
 
     out = output(*line, "--keep", "code", "--max-loss", "5%")

@@ -14,14 +14,26 @@ from methods.errors import UserError
 TASKS = ("code/mbpp@3-shotx40", "code/humaneval@3-shotx40", "mathematics/gsm8k@8-shotx40")
 
 
-def put(root, model, method="dense", quantizer="none", *, factor=1.0, mega=100, tasks=TASKS, parameters=None):
+def put(
+    root,
+    model,
+    method="dense",
+    quantizer="none",
+    *,
+    factor=1.0,
+    mega=100,
+    tasks=TASKS,
+    parameters=None,
+):
     """A row with tracks, a perplexity and a size."""
     about = {"method": method, "identity": {"model": model, "quantizer": quantizer}}
     fake_records.perplexity(root, **about)
     for task in tasks:
         fake_records.answers(root, task, factor, **about)
     beside = {"parameters": float(parameters or 1e6 * mega)}
-    fake_records.counted(root, "bytes_packed", 1e6 * mega, beside=beside, **about, measure="size", protocol="weights")
+    fake_records.counted(
+        root, "bytes_packed", 1e6 * mega, beside=beside, **about, measure="size", protocol="weights"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +68,28 @@ def table_of(root, smaller="small"):
 
 def test_dense_rows_of_the_smaller_model_are_in_the_table_and_on_the_front(table, plain):
     names = [row.name for row in table.rows]
-    column = next(i for i, c in enumerate(table.columns) if c.name == "mean bits per byte code, mathematics")
+    column = next(
+        i for i, c in enumerate(table.columns) if c.name == "mean bits per byte code, mathematics"
+    )
     size = table.column("bytes_packed")
 
-    assert names == [*(row.name for row in plain.rows), f"small ({NOT_MADE})", f"small int8 ({NOT_MADE})"]
-    ratios = {row.name: row.cells[column].value / table.rows[0].cells[column].value for row in table.rows}
+    assert names == [
+        *(row.name for row in plain.rows),
+        f"small ({NOT_MADE})",
+        f"small int8 ({NOT_MADE})",
+    ]
+    ratios = {
+        row.name: row.cells[column].value / table.rows[0].cells[column].value for row in table.rows
+    }
     expected = {"dense": 1, "wanda 2:4": 1.5, "magnitude 2:4": 1.9, names[-2]: 1.2, names[-1]: 1.21}
     assert ratios == pytest.approx(expected)
-    assert [table.value(names.index(name), size) for name in expected] == [4e8, 2.5e8, 2.4e8, 2e8, 1e8]
+    assert [table.value(names.index(name), size) for name in expected] == [
+        4e8,
+        2.5e8,
+        2.4e8,
+        2e8,
+        1e8,
+    ]
     assert not table.columns[size].hidden and plain.columns[plain.column("bytes_packed")].hidden
     (front,) = (f for f in pareto.fronts(table) if f.y is table.columns[column])
     assert [p.name for p in front.optimal] == [names[-1], names[-2], "dense"]
@@ -79,9 +105,14 @@ def test_what_is_compared_comes_first_and_figures_name_the_quantizer(table, plai
     ]
     for one in (table, plain):
         assert [one.columns[c].metric for c in one.ranks] == ["perplexity"]
-    by_name = [{(a, b, t.columns[c].name): x for (a, b, c), x in t.intervals.items()} for t in (table, plain)]
+    by_name = [
+        {(a, b, t.columns[c].name): x for (a, b, c), x in t.intervals.items()}
+        for t in (table, plain)
+    ]
     assert by_name[0] == by_name[1] != {}
-    figure = next(f for f in table_figures.draw_all(table, "large") if "mean bits per byte" in f.title)
+    figure = next(
+        f for f in table_figures.draw_all(table, "large") if "mean bits per byte" in f.title
+    )
     assert re.search(r">small int8<", figure.svg) and f"small int8 ({NOT_MADE})" in figure.svg
 
 
@@ -89,7 +120,12 @@ def test_perplexities_of_two_tokenizers_are_never_compared(table):
     perplexity = table.column("perplexity")
 
     assert [table.rows[k].cells[perplexity] for k in (3, 4)] == [None, None]
-    assert all(NOT_MADE not in p.name for f in pareto.fronts(table) if f.y.metric == "perplexity" for p in f.points)
+    assert all(
+        NOT_MADE not in p.name
+        for f in pareto.fronts(table)
+        if f.y.metric == "perplexity"
+        for p in f.points
+    )
     assert not [pair for pair in table.intervals if max(pair[:2]) > 2]
     assert table.ranks and all(ranks[3:] == ("", "") for ranks in table.ranks.values())
 
@@ -100,7 +136,9 @@ def test_the_mean_is_over_tracks_that_both_have(root, tmp_path):
 
     table = table_of(root)
 
-    column = next(i for i, c in enumerate(table.columns) if c.name == "mean bits per byte code, mathematics")
+    column = next(
+        i for i, c in enumerate(table.columns) if c.name == "mean bits per byte code, mathematics"
+    )
     (k,) = (k for k, row in enumerate(table.rows) if row.name == "sparsegpt 2:4")
     assert table.rows[k].cells[column] is None
 
@@ -108,7 +146,12 @@ def test_the_mean_is_over_tracks_that_both_have(root, tmp_path):
 @pytest.mark.parametrize(
     ("tasks", "name", "said"),
     [
-        ((), "small", "none shares a measure in bits per byte with it: measure both with --measures answers,size"),
+        (
+            (),
+            "small",
+            "none shares a measure in bits per byte with it: measure both with --measures "
+            "answers,size",
+        ),
         (["code/mbpp@3-shotx80"], "small", "none shares a measure"),
         (TASKS, "large", "no larger model can be compared with large"),
         (TASKS, "smol", "unknown model with records 'smol'"),

@@ -16,7 +16,11 @@ RESULTS = Path(__file__).parents[3] / "results/smollm2-135m-wanda7"
 
 def test_the_command_that_makes_a_lost_model_again_is_one(cache):
     """Of a method after another the last alone is named: it brings the first along."""
-    record = next(r for r in ReadOnlyStore(RESULTS) if r.identity.stages == ("sparsegpt", "retrain") and r.artifact)
+    record = next(
+        r
+        for r in ReadOnlyStore(RESULTS)
+        if r.identity.stages == ("sparsegpt", "retrain") and r.artifact
+    )
 
     make, _ = reproduce.prune_and_export(record)
     with pytest.raises(UserError, match="it is no longer in the cache") as refused:

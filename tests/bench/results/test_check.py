@@ -1,4 +1,5 @@
-"""bench check: every record as it was written, its parts in agreement, and every number what its items give."""
+"""bench check: every record as it was written, its parts in agreement, and every number what its
+items give."""
 
 import hashlib
 from pathlib import Path
@@ -36,7 +37,8 @@ def record_of(root, measure="perplexity"):
 
 
 def rewrite(root, items, **fields):
-    """Write the perplexity record again as its owner could: with other items or fields, and digests that fit."""
+    """Write the perplexity record again as its owner could: with other items or fields, and digests
+    that fit."""
     record = record_of(root)
     items = [Item(*row) for row in zip(*items, strict=True)]
     Store(root).write(record.model_copy(update=fields), tuple(items))
@@ -62,11 +64,16 @@ def test_a_folder_without_records_is_not_sound(root, cli, tmp_path):
     code, out, err = cli("check", tmp_path / "empty", root)
 
     assert code == 2 and "4 records read" in out
-    assert err == f"bench: results folder '{tmp_path}/empty' has no records: name another, or run bench run first\n"
+    assert err == (
+        f"bench: results folder '{tmp_path}/empty' has no records: name another, or run "
+        "bench run first\n"
+    )
 
 
 @pytest.mark.parametrize("measure", ["perplexity", "zeroshot"])
-@pytest.mark.parametrize(("field", "name"), [("value", ""), ("stderr", "standard error of "), ("n", "n of ")])
+@pytest.mark.parametrize(
+    ("field", "name"), [("value", ""), ("stderr", "standard error of "), ("n", "n of ")]
+)
 def test_a_number_that_its_items_do_not_give(root, cli, measure, field, name):
     """Its digest is right: the owner took the number from elsewhere."""
     record = record_of(root, measure)
@@ -77,7 +84,11 @@ def test_a_number_that_its_items_do_not_give(root, cli, measure, field, name):
     code, out, err = cli("check", root)
 
     assert code == 1 and "delete them" in err
-    assert f"{path}: " in out and f"{name}{reading['metric']} is" in out and f"give {reading[field]:.9g}" in out
+    assert (
+        f"{path}: " in out
+        and f"{name}{reading['metric']} is" in out
+        and f"give {reading[field]:.9g}" in out
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,16 +113,41 @@ def test_items_that_are_not_those_of_the_record(root, change, sentence):
     ("change", "sentence"),
     [
         (lambda t: pa.concat_tables([t] * 10_000), "has 1,200,000 items, but its record says 120"),
-        (lambda t: t.set_column(0, "item_id", pa.array(["x" * 100_000] * 120)), "an empty item_id, or one of more than"),
-        (lambda t: t.set_column(0, "item_id", pa.nulls(120, pa.string())), "an empty item_id, or one of more than"),
-        (lambda t: t.append_column("more", pa.array([0.5] * 120)).rename_columns([*t.column_names, "value"]), "two col"),
-        (lambda t: t.append_column("more", pa.array([[0.5]] * 120)), "list<element: double> in column 'more'"),
-        (lambda t: t.append_column("more", pa.array([np.random.bytes(9000).hex() for _ in range(120)])), "unpacks to"),
+        (
+            lambda t: t.set_column(0, "item_id", pa.array(["x" * 100_000] * 120)),
+            "an empty item_id, or one of more than",
+        ),
+        (
+            lambda t: t.set_column(0, "item_id", pa.nulls(120, pa.string())),
+            "an empty item_id, or one of more than",
+        ),
+        (
+            lambda t: t.append_column("more", pa.array([0.5] * 120)).rename_columns(
+                [*t.column_names, "value"]
+            ),
+            "two col",
+        ),
+        (
+            lambda t: t.append_column("more", pa.array([[0.5]] * 120)),
+            "list<element: double> in column 'more'",
+        ),
+        (
+            lambda t: t.append_column(
+                "more", pa.array([np.random.bytes(9000).hex() for _ in range(120)])
+            ),
+            "unpacks to",
+        ),
         (lambda t: t.set_column(2, "value", pa.array([1e308] * 120)), "other values than numbers"),
-        (lambda t: t.set_column(2, "value", pa.array([0.5] * 119 + [None])), "other values than numbers"),
-        (lambda t: t.set_column(2, "value", pa.nulls(120, pa.float64())), "other values than numbers"),
+        (
+            lambda t: t.set_column(2, "value", pa.array([0.5] * 119 + [None])),
+            "other values than numbers",
+        ),
+        (
+            lambda t: t.set_column(2, "value", pa.nulls(120, pa.float64())),
+            "other values than numbers",
+        ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_items_made_to_be_read_for_ever_are_a_sentence(root, change, sentence):
     """Their owner has written the digest anew."""
@@ -119,7 +155,10 @@ def test_items_made_to_be_read_for_ever_are_a_sentence(root, change, sentence):
     table = parquet.read_table(ReadOnlyStore(root).items_path(record))
     assert table.column_names[:3] == ["item_id", "cluster_id", "value"]
     content = valid(change(table))
-    about = record.items.model_dump() | {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    about = record.items.model_dump() | {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "size": len(content),
+    }
     record = record.model_copy(update={"items": ItemsFile(**about)})
     Store(root).write_content(record, content)
 
@@ -151,7 +190,9 @@ def test_further_metrics_of_an_item_are_computed_too(tmp_path):
 
 def test_a_diverged_number_is_not_computed(tmp_path):
     row = ReadingRow(metric="perplexity", value=None, unit="1", better="lower")
-    fake_records.put(tmp_path, fake_records.record(status="diverged", reason="perplexity is inf"), readings=[row])
+    fake_records.put(
+        tmp_path, fake_records.record(status="diverged", reason="perplexity is inf"), readings=[row]
+    )
 
     assert check_folder(tmp_path).problems == ()
 
@@ -171,12 +212,21 @@ def violated(layers):
 @pytest.mark.parametrize(
     ("records", "sentence"),
     [
-        ([fake_records.record(seed=s, key_inputs={"model": str(s)}) for s in (0, 1)], "one name for two models"),
-        ([fake_records.record(seed=s, key_inputs=TEXT, token_digest=str(s)) for s in (0, 1)], "measured on other tokens"),
+        (
+            [fake_records.record(seed=s, key_inputs={"model": str(s)}) for s in (0, 1)],
+            "one name for two models",
+        ),
+        (
+            [fake_records.record(seed=s, key_inputs=TEXT, token_digest=str(s)) for s in (0, 1)],
+            "measured on other tokens",
+        ),
         ([violated(2), of_artifact("size", "weights")], "a layer has 0.4 zeros"),
-        ([violated(3), of_artifact("size", "weights", identity={"pattern": "1:4"})], "it has 2 layers, but"),
+        (
+            [violated(3), of_artifact("size", "weights", identity={"pattern": "1:4"})],
+            "it has 2 layers, but",
+        ),
     ],
-)  # fmt: skip
+)
 def test_records_that_cannot_both_be_true(records, sentence):
     ids, sparsity = np.array(["x", "y"]), {"value": np.array([0.5, 0.4])}
 
@@ -192,7 +242,12 @@ def test_two_names_that_look_alike_are_named(root, cli):
 
     code, out, _ = cli("check", root)
 
-    assert code == 1 and out.count("looks like") == 1 and "'cafe\\u0301'" in out and "'caf\\xe9'" in out
+    assert (
+        code == 1
+        and out.count("looks like") == 1
+        and "'cafe\\u0301'" in out
+        and "'caf\\xe9'" in out
+    )
 
 
 def test_what_belongs_to_no_record_is_listed_and_is_no_damage(root, output):
@@ -215,4 +270,6 @@ def test_a_direction_that_no_comparison_knows_is_a_contradiction():
     record = fake_records.record(measure="mine", protocol="p")
     record.readings = [ReadingRow(metric="m", value=1.0, unit="1", better="up")]
 
-    assert "its m has the direction 'up', not lower, higher or an empty text" in [*contradictions(record)]
+    assert "its m has the direction 'up', not lower, higher or an empty text" in [
+        *contradictions(record)
+    ]

@@ -1,4 +1,5 @@
-"""The metrics that measures declare agree with what they report, and an undeclared metric has the defaults."""
+"""The metrics that measures declare agree with what they report, and an undeclared metric has the
+defaults."""
 
 import json
 from pathlib import Path
@@ -32,15 +33,27 @@ def test_published_records_have_the_units_and_directions_of_the_table():
             assert known.high is None or reading.value <= known.high
             seen.add(reading.metric)
     declared = {name for name, owned in metric_owners.built_in().items() if owned.metric.in_records}
-    # No published task of lm-eval scores whole texts, and no published record has a time of a CUDA device.
-    assert seen == declared - {"corpus_bits_per_byte", "latency", "latency_dense", "linears", "linears_dense"}
+    # No published task of lm-eval scores whole texts, and no published record has a time of a CUDA
+    # device.
+    assert seen == declared - {
+        "corpus_bits_per_byte",
+        "latency",
+        "latency_dense",
+        "linears",
+        "linears_dense",
+    }
 
 
 def test_an_unknown_metric_is_shown_sampled_and_not_judged():
     strange = find("strangeness", "1")
 
-    assert strange == Metric("strangeness", "1") and find("strangeness").unit == find("strangeness").better == ""
-    assert strange.in_tables and strange.sorts_rows and not strange.counted and strange.margin is None
+    assert (
+        strange == Metric("strangeness", "1")
+        and find("strangeness").unit == find("strangeness").better == ""
+    )
+    assert (
+        strange.in_tables and strange.sorts_rows and not strange.counted and strange.margin is None
+    )
     assert not strange.is_ratio and strange.label == "strangeness"
 
 
@@ -51,6 +64,12 @@ def test_a_readings_unit_counts_where_it_differs():
 def test_columns_are_in_the_order_that_metrics_declare():
     names = ["strangeness", "bytes_packed", "acc", "perplexity", "kl"]
 
-    assert sorted(names, key=metrics.column_order) == ["perplexity", "kl", "acc", "bytes_packed", "strangeness"]
+    assert sorted(names, key=metrics.column_order) == [
+        "perplexity",
+        "kl",
+        "acc",
+        "bytes_packed",
+        "strangeness",
+    ]
     assert metrics.column_order("nonzeros") == metrics.column_order("strangeness")
     assert metrics.by_quality(names) == ["perplexity", "acc", "kl"]

@@ -9,7 +9,9 @@ import pytest
 from bench.results.store import ReadOnlyStore
 from helpers import fake_records
 
-pytestmark = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="OpenSSH is not installed")
+pytestmark = pytest.mark.skipif(
+    shutil.which("ssh-keygen") is None, reason="OpenSSH is not installed"
+)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,9 @@ def keys(tmp_path_factory):
     for name in ("alice", "bob"):
         make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", folder / name]
         subprocess.run(make, check=True)
-        (folder / f"{name}.allowed").write_text(f"{name}@example.org {(folder / f'{name}.pub').read_text()}")
+        (folder / f"{name}.allowed").write_text(
+            f"{name}@example.org {(folder / f'{name}.pub').read_text()}"
+        )
     return folder
 
 
@@ -35,28 +39,44 @@ def test_signed_records_keep_their_signer_until_they_change(root, keys, tmp_path
 
     assert cli("merge", root, "--results", tmp_path / "merged")[0] == 0
     for folder in (root, tmp_path / "merged"):
-        assert "2 records signed by alice@example.org" in output("check", folder, "--signed-by", keys / "alice.allowed")
+        assert "2 records signed by alice@example.org" in output(
+            "check", folder, "--signed-by", keys / "alice.allowed"
+        )
 
     code, out, err = cli("check", root, "--signed-by", keys / "bob.allowed")
-    assert code == 1 and out.count("unsigned: ") == 2 and "no signer in bob.allowed has signed it" in err
+    assert (
+        code == 1
+        and out.count("unsigned: ") == 2
+        and "no signer in bob.allowed has signed it" in err
+    )
 
     path = next((root / "records").glob("*.json"))
     fake_records.edit(path, seal=True, notes={"edited": True})
     code, out, _ = cli("check", root, "--signed-by", keys / "alice.allowed")
-    assert code == 1 and f"unsigned: {path}" in out and "1 record signed by alice@example.org" in out
+    assert (
+        code == 1 and f"unsigned: {path}" in out and "1 record signed by alice@example.org" in out
+    )
 
 
 def test_what_agrees_with_itself_is_invented_all_the_same(root, keys, cli, output):
-    """Only a signature tells invented items, or a later time than is true, from measured ones: their digests are fresh."""
+    """Only a signature tells invented items, or a later time than is true, from measured ones:
+    their digests are fresh."""
     cli("sign", root, "--key", keys / "alice")
     fake_records.perplexity(root, loss=-0.5)  # in place of the signed one
-    fake_records.accuracy(root, gained=100, made="later", provenance={"recorded": "2099-01-01T00:00:00Z"})
+    fake_records.accuracy(
+        root, gained=100, made="later", provenance={"recorded": "2099-01-01T00:00:00Z"}
+    )
 
     assert ": 3 records read, 0 problems" in output("check", root)
-    shown = {row["metric"]: row["value"] for row in json.loads(cli("report", "--results", root, "--format", "json")[1])}
+    shown = {
+        row["metric"]: row["value"]
+        for row in json.loads(cli("report", "--results", root, "--format", "json")[1])
+    }
     assert shown["acc"] == 0.6  # it counts as the newest
     code, out, _ = cli("check", root, "--signed-by", keys / "alice.allowed")
-    assert code == 1 and out.count("unsigned: ") == 2 and "1 record signed by alice@example.org" in out
+    assert (
+        code == 1 and out.count("unsigned: ") == 2 and "1 record signed by alice@example.org" in out
+    )
 
 
 def test_rows_name_who_signed_their_records(root, keys, tmp_path, cli, output):
@@ -67,16 +87,27 @@ def test_rows_name_who_signed_their_records(root, keys, tmp_path, cli, output):
     fake_records.accuracy(root, method="sparsegpt")
     fake_records.perplexity(root, method="magnitude")
     line = ("report", "--results", root, "--signed-by", keys / "both.allowed")
-    (keys / "both.allowed").write_text("".join((keys / f"{name}.allowed").read_text() for name in ("alice", "bob")))
+    (keys / "both.allowed").write_text(
+        "".join((keys / f"{name}.allowed").read_text() for name in ("alice", "bob"))
+    )
 
     both, some = "alice@example.org, bob@example.org", "bob@example.org (2 of 3 records)"
-    rows = {(row["method"], row["signed_by"]) for row in json.loads(cli(*line, "--format", "json")[1])}
-    assert rows == {("wanda", both), ("sparsegpt", "bob@example.org"), ("sparsegpt", ""), ("magnitude", "")}
+    rows = {
+        (row["method"], row["signed_by"]) for row in json.loads(cli(*line, "--format", "json")[1])
+    }
+    assert rows == {
+        ("wanda", both),
+        ("sparsegpt", "bob@example.org"),
+        ("sparsegpt", ""),
+        ("magnitude", ""),
+    }
     out = output(*line, "--format", "md")
     assert "signed by" in out and both in out and some in out and "unsigned" in out
 
     code, _, err = cli(*line, "--out", tmp_path / "page")
-    page, text, csv = ((tmp_path / f"page/leaderboard.{kind}").read_text() for kind in ("html", "md", "csv"))
+    page, text, csv = (
+        (tmp_path / f"page/leaderboard.{kind}").read_text() for kind in ("html", "md", "csv")
+    )
     for name in (both, some, "unsigned"):
         assert code == 0 and f'<td class="label">{name}</td>' in page and f"| {name} |" in text, err
     assert "4 signed" in page and csv.count(",signed_by,folder,") == 1 and f'"{both}"' in csv
@@ -96,12 +127,15 @@ def test_a_damaged_folder_is_not_signed(root, keys, refused):
     path = next((root / "records").glob("*.json"))
     fake_records.edit(path, notes={"edited": True})
 
-    assert "delete damaged records before you sign" in refused("sign", root, "--key", keys / "alice")
+    assert "delete damaged records before you sign" in refused(
+        "sign", root, "--key", keys / "alice"
+    )
     assert not (root / "signatures").exists()
 
 
 @pytest.mark.parametrize(
-    ("key", "sentence"), [("missing", "is no file: name an ssh key"), ("alice.allowed", "ssh-keygen cannot sign with")]
+    ("key", "sentence"),
+    [("missing", "is no file: name an ssh key"), ("alice.allowed", "ssh-keygen cannot sign with")],
 )
 def test_what_is_no_key(root, keys, refused, key, sentence):
     assert sentence in refused("sign", root, "--key", keys / key)
@@ -121,13 +155,18 @@ def test_a_link_in_place_of_a_folder_is_not_followed(root, tmp_path, keys, refus
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_a_merge_follows_no_link_and_takes_no_list_of_another_name(root, tmp_path, keys, cli, refused):
+def test_a_merge_follows_no_link_and_takes_no_list_of_another_name(
+    root, tmp_path, keys, cli, refused
+):
     assert cli("sign", root, "--key", keys / "alice")[0] == 0
     (listed,) = (root / "signatures").glob("*.txt")
     other = listed.with_name(f"{'0' * 32}.txt")
     other.write_text("not this name's")
     assert cli("merge", root, "--results", tmp_path / "merged")[0] == 0
-    assert {file.name for file in (tmp_path / "merged/signatures").iterdir()} == {listed.name, f"{listed.name}.sig"}
+    assert {file.name for file in (tmp_path / "merged/signatures").iterdir()} == {
+        listed.name,
+        f"{listed.name}.sig",
+    }
     (root / "signatures").rename(tmp_path / "elsewhere")
     (root / "signatures").symlink_to(tmp_path / "elsewhere")
     assert "signatures is a link" in refused("merge", root, "--results", tmp_path / "again")
@@ -135,4 +174,7 @@ def test_a_merge_follows_no_link_and_takes_no_list_of_another_name(root, tmp_pat
 
 def test_the_digest_that_is_signed_is_the_stored_one(root):
     for record in ReadOnlyStore(root):
-        assert record.digest and f'"digest": "{record.digest}"' in ReadOnlyStore(root).path(record.key).read_text()
+        assert (
+            record.digest
+            and f'"digest": "{record.digest}"' in ReadOnlyStore(root).path(record.key).read_text()
+        )

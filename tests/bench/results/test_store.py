@@ -27,7 +27,9 @@ def store(tmp_path):
 
 
 def record(key=KEY, **fields):
-    return Record(key=key, identity=fake_records.identity_of(model="m", method="dense"), status="ok", **fields)
+    return Record(
+        key=key, identity=fake_records.identity_of(model="m", method="dense"), status="ok", **fields
+    )
 
 
 def temporaries(store):
@@ -41,9 +43,9 @@ def test_what_is_written_is_read(store):
 
     assert got.notes == {"a": [1, 2]}
     items = store.items(got)
-    assert list(zip(items.ids, items.clusters, items.columns["value"], items.weights, strict=True)) == [
-        i[:4] for i in ITEMS
-    ]
+    assert list(
+        zip(items.ids, items.clusters, items.columns["value"], items.weights, strict=True)
+    ) == [i[:4] for i in ITEMS]
     assert not temporaries(store)
 
 
@@ -115,7 +117,9 @@ def test_truncated_record_is_moved_aside_and_named(store):
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_who_only_reads_names_a_truncated_record_and_moves_nothing(tmp_path, monkeypatch, cli, command, expected):
+def test_who_only_reads_names_a_truncated_record_and_moves_nothing(
+    tmp_path, monkeypatch, cli, command, expected
+):
     monkeypatch.chdir(tmp_path)
     store = Store(tmp_path / "r")
     store.write(record("cd" * 32))
@@ -136,10 +140,19 @@ def items_of(store):
     [
         (lambda store: store.path(KEY).rename(store.path("cd" * 32)), "its own key"),
         (lambda store: items_of(store).unlink(), "lost its items"),
-        (lambda store: items_of(store).write_bytes(items_of(store).read_bytes()[:-1] + b"\0"), "other items"),
-        (lambda store: items_of(store).write_bytes(items_of(store).read_bytes()[:-1]), "damaged items"),
+        (
+            lambda store: items_of(store).write_bytes(items_of(store).read_bytes()[:-1] + b"\0"),
+            "other items",
+        ),
+        (
+            lambda store: items_of(store).write_bytes(items_of(store).read_bytes()[:-1]),
+            "damaged items",
+        ),
         *(
-            (lambda store, f=fields: fake_records.edit(store.path(KEY), **f), "changed after it was written")
+            (
+                lambda store, f=fields: fake_records.edit(store.path(KEY), **f),
+                "changed after it was written",
+            )
             for fields in ({"reason": "because"}, {"digest": None}, {"digest": "0" * 64})
         ),
     ],
@@ -198,7 +211,8 @@ def test_a_record_larger_than_any_is_not_parsed(store, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("version", "remedy"), [(SCHEMA + 1, "upgrade"), (SCHEMA - 1, "measure it again"), (0, "measure it again")]
+    ("version", "remedy"),
+    [(SCHEMA + 1, "upgrade"), (SCHEMA - 1, "measure it again"), (0, "measure it again")],
 )
 def test_another_schema_is_named_and_the_rest_is_read(store, cli, version, remedy):
     """The other fields do not matter: the record is not corrupt, and is not moved aside."""
@@ -212,9 +226,14 @@ def test_another_schema_is_named_and_the_rest_is_read(store, cli, version, remed
         ("merge --results joined", 2),
         ("pick --model tiny --results", 2),
     ):
-        found, out, err = cli(*command.replace("joined", str(store.root.parent / "joined")).split(), store.root)
+        found, out, err = cli(
+            *command.replace("joined", str(store.root.parent / "joined")).split(), store.root
+        )
 
-        said = f"{store.path(KEY)} has schema {version}, but this version reads only schema {SCHEMA}: {remedy}"
+        said = (
+            f"{store.path(KEY)} has schema {version}, but this version reads only schema "
+            f"{SCHEMA}: {remedy}"
+        )
         assert found == code and (out + err).count(said) == 1
         assert code == 2 or "perplexity" in out or "1 record read" in out
     assert list(store) and store.path(KEY).exists()
@@ -245,10 +264,14 @@ def test_diverged_is_a_status_and_no_number(tmp_path, monkeypatch):
     from bench.results.record import Reading
 
     runs.own_cache(tmp_path / "own", monkeypatch)
-    readings = Readings((Reading("bits_per_weight", math.nan, "1", "lower", stderr=math.inf),), ITEMS)
+    readings = Readings(
+        (Reading("bits_per_weight", math.nan, "1", "lower", stderr=math.inf),), ITEMS
+    )
     monkeypatch.setattr(Size, "read", lambda *_: readings)
 
-    got = runs.measured(tmp_path / "r", methods=("dense",), measures=("size",))["dense", None, "size"]
+    got = runs.measured(tmp_path / "r", methods=("dense",), measures=("size",))[
+        "dense", None, "size"
+    ]
 
     assert got.status == "diverged"
     assert got.reason == "bits_per_weight is nan"
@@ -257,7 +280,9 @@ def test_diverged_is_a_status_and_no_number(tmp_path, monkeypatch):
 
 
 def test_find_wants_exactly_one_that_is_sound(store):
-    sound, other = (fake_records.perplexity(store.root, loss, made=str(loss)) for loss in (0.0, 0.1))
+    sound, other = (
+        fake_records.perplexity(store.root, loss, made=str(loss)) for loss in (0.0, 0.1)
+    )
     fake_records.edit_value(store.path(other.key), 9.9, seal=True)
 
     assert store.find(sound.key[:12]).key == sound.key
@@ -268,7 +293,9 @@ def test_find_wants_exactly_one_that_is_sound(store):
         store.find(other.key)
 
 
-def test_a_quota_that_is_used_up_is_a_full_disk_and_not_another_folder_s_fault(tmp_path, monkeypatch):
+def test_a_quota_that_is_used_up_is_a_full_disk_and_not_another_folder_s_fault(
+    tmp_path, monkeypatch
+):
     def full(*_):
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from bench.stats.ratios import PairedGroup, RatioChange, differ_p, estimate_ratio_change, wilson_interval
+from bench.stats.ratios import (
+    PairedGroup,
+    RatioChange,
+    differ_p,
+    estimate_ratio_change,
+    wilson_interval,
+)
 
 
 def draw(rng, size, ratio, clusters=1):
@@ -26,7 +32,8 @@ def test_the_interval_covers_the_ratio(clusters):
 
 @pytest.mark.parametrize("size", [6, 16])
 def test_the_same_questions_in_another_group_are_no_new_ones(size):
-    """The interval covers the ratio if three of four groups ask the same problems, such as programs in three languages."""
+    """The interval covers the ratio if three of four groups ask the same problems, such as programs
+    in three languages."""
     rng, covered = np.random.default_rng(0), 0
     for _ in range(600):
         shared, groups = rng.normal(0, 0.3, size), []
@@ -58,10 +65,14 @@ def test_seeds_that_differ_make_the_interval_wider():
 
 
 @pytest.mark.parametrize(
-    "change", [{"clusters": np.zeros(10, int)}, {"before": np.zeros(10)}], ids=["one cluster", "zero"]
+    "change",
+    [{"clusters": np.zeros(10, int)}, {"before": np.zeros(10)}],
+    ids=["one cluster", "zero"],
 )
 def test_what_has_no_interval(change):
-    assert estimate_ratio_change([draw(np.random.default_rng(3), 10, 1.0)._replace(**change)]) is None
+    assert (
+        estimate_ratio_change([draw(np.random.default_rng(3), 10, 1.0)._replace(**change)]) is None
+    )
 
 
 def test_differences_are_welchs():
@@ -69,12 +80,16 @@ def test_differences_are_welchs():
     from scipy.stats import ttest_ind_from_stats
 
     one, other = RatioChange(0.30, 0.05, 19), RatioChange(0.10, 0.08, 11)
-    expected = ttest_ind_from_stats(0.30, 0.05 * 20**0.5, 20, 0.10, 0.08 * 12**0.5, 12, equal_var=False).pvalue
+    expected = ttest_ind_from_stats(
+        0.30, 0.05 * 20**0.5, 20, 0.10, 0.08 * 12**0.5, 12, equal_var=False
+    ).pvalue
 
     assert differ_p(one, other) == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize(("count", "n"), [(0, 10), (5, 10), (10, 10), (3, 1000), (202, 500), (1838, 1838)])
+@pytest.mark.parametrize(
+    ("count", "n"), [(0, 10), (5, 10), (10, 10), (3, 1000), (202, 500), (1838, 1838)]
+)
 def test_shares_have_wilsons_interval(count, n):
     from scipy.stats import binomtest
 

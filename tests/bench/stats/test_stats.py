@@ -1,4 +1,5 @@
-"""Paired tests against their oracles: definitions written naively, and other people's implementations."""
+"""Paired tests against their oracles: definitions written naively, and other people's
+implementations."""
 
 from dataclasses import replace
 
@@ -18,24 +19,31 @@ from bench.stats import bootstrap, mcnemar, multiple_tests, seed_noise
 def test_mcnemar_is_statsmodels_and_a_binomial_test(lost, gained):
     got = mcnemar.mcnemar_p(lost, gained)
 
-    assert got == pytest.approx(their_mcnemar([[50, lost], [gained, 60]], exact=True).pvalue, abs=1e-12)
+    assert got == pytest.approx(
+        their_mcnemar([[50, lost], [gained, 60]], exact=True).pvalue, abs=1e-12
+    )
     if lost + gained:
         assert got == pytest.approx(binomtest(lost, lost + gained).pvalue)
 
 
 def naive_score(lost, gained, n, delta):
-    """z of delta = p_gained - p_lost, its nuisance parameter p_lost found by maximizing the likelihood."""
+    """z of delta = p_gained - p_lost, its nuisance parameter p_lost found by maximizing the
+    likelihood."""
 
     def minus_log_likelihood(q):
         p = q + delta
         return -(xlogy(lost, q) + xlogy(gained, p) + xlogy(n - lost - gained, 1 - p - q))
 
     low, high = max(0.0, -delta), (1 - delta) / 2
-    q = minimize_scalar(minus_log_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-12}).x
+    q = minimize_scalar(
+        minus_log_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-12}
+    ).x
     return (gained - lost - n * delta) / np.sqrt(n * (2 * q + delta * (1 - delta)))
 
 
-@pytest.mark.parametrize(("lost", "gained", "n"), [(9, 4, 60), (4, 9, 60), (0, 5, 40), (1, 1, 30), (60, 20, 500)])
+@pytest.mark.parametrize(
+    ("lost", "gained", "n"), [(9, 4, 60), (4, 9, 60), (0, 5, 40), (1, 1, 30), (60, 20, 500)]
+)
 def test_tango_inverts_the_score_test(lost, gained, n):
     low, high = mcnemar.tango_interval(lost, gained, n, 0.05)
 
@@ -90,7 +98,10 @@ def naive_t(differences, weights):
 def test_a_draw_of_the_bootstrap_is_the_estimator_on_that_draw(seeds):
     rng = np.random.default_rng(0)
     differences, weights = rng.normal(0.3, 1, (seeds, 9)), rng.uniform(1, 3, 9)
-    columns, rows = rng.multinomial(9, [1 / 9] * 9, 5), rng.multinomial(seeds, [1 / seeds] * seeds, 5)
+    columns, rows = (
+        rng.multinomial(9, [1 / 9] * 9, 5),
+        rng.multinomial(seeds, [1 / seeds] * seeds, 5),
+    )
 
     got = bootstrap._t(differences, weights, columns.astype(float), rows.astype(float))
 
@@ -111,7 +122,9 @@ def test_p_and_interval_agree():
 
 def test_as_many_draws_as_the_level_asks_for(monkeypatch):
     asked = []
-    monkeypatch.setattr(bootstrap, "_draws", lambda d, w, count: (asked.append(count), np.linspace(-3, 3, count))[1])
+    monkeypatch.setattr(
+        bootstrap, "_draws", lambda d, w, count: (asked.append(count), np.linspace(-3, 3, count))[1]
+    )
     rng = np.random.default_rng(2)
     for level in (0.05, 0.0025, 1e-9):
         bootstrap.studentized_bootstrap(rng.normal(0, 1, (1, 12)), np.ones(12), level)
@@ -121,9 +134,12 @@ def test_as_many_draws_as_the_level_asks_for(monkeypatch):
 
 @pytest.mark.parametrize(("clusters", "draws"), [(500, 40000), (30000, 1000)])
 def test_many_articles_have_fewer_draws_and_students_interval(monkeypatch, clusters, draws):
-    """100,000 draws of 2,000 articles took 3 GB. The interval of so many articles is Student's, but for the draws."""
+    """100,000 draws of 2,000 articles took 3 GB. The interval of so many articles is Student's, but
+    for the draws."""
     asked, draw = [], bootstrap._draws
-    monkeypatch.setattr(bootstrap, "_draws", lambda c, w, count: asked.append(count) or draw(c, w, count))
+    monkeypatch.setattr(
+        bootstrap, "_draws", lambda c, w, count: asked.append(count) or draw(c, w, count)
+    )
     differences = np.random.default_rng(0).normal(0, 1, (1, clusters))
     got = bootstrap.studentized_bootstrap(differences, np.ones(clusters), 1e-4)
     plain = bootstrap.estimate_means(differences, 1e-4)
@@ -175,7 +191,9 @@ def test_seeds_that_disagree_widen_the_interval():
     rng = np.random.default_rng(6)
     base = rng.normal(0, 1, 20)
     agree = bootstrap.studentized_bootstrap(np.stack([base] * 4), np.ones(20), 0.05)
-    differ = bootstrap.studentized_bootstrap(np.stack([base + s for s in (-1, 0, 0.5, 0.5)]), np.ones(20), 0.05)
+    differ = bootstrap.studentized_bootstrap(
+        np.stack([base + s for s in (-1, 0, 0.5, 0.5)]), np.ones(20), 0.05
+    )
 
     assert differ.high - differ.low > 1.8 * (agree.high - agree.low)
     assert agree.seed_share < 0.01 and differ.seed_share > 0.5
@@ -199,7 +217,8 @@ def test_noise_between_seeds_adds_to_an_estimate_from_one_seed(freedom):
 
 
 def test_noise_between_seeds_never_narrows_an_interval():
-    """Two sources of noise: few articles with a bootstrap's long tail, and much noise with many degrees of freedom."""
+    """Two sources of noise: few articles with a bootstrap's long tail, and much noise with many
+    degrees of freedom."""
     skewed = np.random.default_rng(7).lognormal(0, 1.5, (1, 9))
     alone = bootstrap.studentized_bootstrap(skewed, np.ones(9), 0.01)
     for deviation in np.geomspace(1e-3, 1e3, 13):
@@ -214,22 +233,31 @@ def test_pooled_noise_weighs_rows_by_their_degrees_of_freedom():
 
 
 def test_a_margin_moves_the_null():
-    """p for a change of the margin is p for no change, of numbers from which the margin was taken."""
+    """p for a change of the margin is p for no change, of numbers from which the margin was
+    taken."""
     rng = np.random.default_rng(2)
     weights = rng.integers(1, 9, 12).astype(float)
     sums = weights * rng.normal(0.02, 0.03, 12)[None]
     questions = rng.normal(0.02, 0.3, (2, 50))
 
     for at, moved in (
-        (bootstrap.studentized_bootstrap(sums, weights, 0.05, margin=0.01),
-         bootstrap.studentized_bootstrap(sums - 0.01 * weights, weights, 0.05)),
-        (bootstrap.estimate_means(questions, 0.05, margin=0.01), bootstrap.estimate_means(questions - 0.01, 0.05)),
-    ):  # fmt: skip
+        (
+            bootstrap.studentized_bootstrap(sums, weights, 0.05, margin=0.01),
+            bootstrap.studentized_bootstrap(sums - 0.01 * weights, weights, 0.05),
+        ),
+        (
+            bootstrap.estimate_means(questions, 0.05, margin=0.01),
+            bootstrap.estimate_means(questions - 0.01, 0.05),
+        ),
+    ):
         assert at.p_margin == pytest.approx(moved.p)
 
 
 def test_the_margin_of_accuracies_is_tangos():
-    before, after = np.repeat([[1, 0]], 30, 0).T.ravel(), np.r_[np.zeros(9), np.ones(21), np.ones(4), np.zeros(26)]
+    before, after = (
+        np.repeat([[1, 0]], 30, 0).T.ravel(),
+        np.r_[np.zeros(9), np.ones(21), np.ones(4), np.zeros(26)],
+    )
     got = mcnemar.estimate_flips(before, after, 0.05, margin=-0.02)
 
     assert got.p_margin == pytest.approx(2 * norm.sf(abs(naive_score(9, 4, 60, -0.02))), abs=1e-4)
@@ -244,14 +272,19 @@ def test_two_questions_that_change_alike_are_no_certainty(after, p):
 
 @pytest.mark.parametrize(("seeds", "seed_sd"), [(1, 0.0), (5, 0.3)])
 def test_interval_covers(seeds, seed_sd):
-    """95% intervals on simulated windows of uneven articles hold the truth in no less than 90 of 100 samples."""
+    """95% intervals on simulated windows of uneven articles hold the truth in no less than 90 of
+    100 samples."""
     rng = np.random.default_rng(8)
     inside = 0
     for _ in range(200):
         weights = rng.integers(10, 200, 13) * 127.0
         truth = 0.05
-        differences = weights * (truth + rng.normal(0, 0.3, 13)) + weights * rng.normal(0, seed_sd, (seeds, 1))
-        got = bootstrap.studentized_bootstrap(differences + rng.normal(0, 5, (seeds, 13)), weights, 0.05)
+        differences = weights * (truth + rng.normal(0, 0.3, 13)) + weights * rng.normal(
+            0, seed_sd, (seeds, 1)
+        )
+        got = bootstrap.studentized_bootstrap(
+            differences + rng.normal(0, 5, (seeds, 13)), weights, 0.05
+        )
         inside += got.low <= truth <= got.high
     assert inside / 200 > 0.9
 
@@ -263,25 +296,36 @@ def test_n_that_would_decide():
     assert estimate.required_n(0.02, 0.04, 0.01) == (1600, "questions")  # 100 (0.04 / 0.01)^2
     assert estimate.required_n(0.01, 0.04, 0.01) is None
     shared = replace(estimate, seed_share=0.4, seeds=2)
-    assert shared.required_n(0.004, 0.005, 0.01) == (58, "questions")  # 100 * 0.6 / ((0.006 / 0.005)^2 - 0.4)
+    assert shared.required_n(0.004, 0.005, 0.01) == (
+        58,
+        "questions",
+    )  # 100 * 0.6 / ((0.006 / 0.005)^2 - 0.4)
     assert shared.required_n(0.019, 0.01, 0.01) == (147, "questions")  # 100 * 0.6 / (0.9^2 - 0.4)
-    assert shared.required_n(0.015, 0.01, 0.01) is None, "the seeds alone leave too much, and so do the questions"
+    assert shared.required_n(0.015, 0.01, 0.01) is None, (
+        "the seeds alone leave too much, and so do the questions"
+    )
 
 
 def test_runs_of_timings_are_compared_by_their_means():
     """Their blocks are not independent, so that two runs have one degree of freedom."""
     rng = np.random.default_rng(3)
-    before, after = (np.exp(rng.normal(0, 0.01, (3, 12)) + rng.normal(0, 0.05, (3, 1))) for _ in range(2))
+    before, after = (
+        np.exp(rng.normal(0, 0.01, (3, 12)) + rng.normal(0, 0.05, (3, 1))) for _ in range(2)
+    )
     got = bootstrap.estimate_blocks(before, after, 0.05)
     means = np.log(after / before).mean(1)
 
     assert got.p == pytest.approx(ttest_1samp(means, 0).pvalue)
-    assert (got.low, got.high) == pytest.approx(tuple(ttest_1samp(means, 0).confidence_interval(0.95)))
+    assert (got.low, got.high) == pytest.approx(
+        tuple(ttest_1samp(means, 0).confidence_interval(0.95))
+    )
     assert (got.n, got.unit, got.seeds) == (12, "blocks", 3)
 
 
 def test_an_interval_of_two_seeds_has_the_noise_that_is_known():
-    estimate = bootstrap.Estimate(0.1, 0.01, 0.08, 0.12, 0.001, 30, "articles", seeds=2, seed_share=0.1, freedom=20)
+    estimate = bootstrap.Estimate(
+        0.1, 0.01, 0.08, 0.12, 0.001, 30, "articles", seeds=2, seed_share=0.1, freedom=20
+    )
     noise = seed_noise.SeedNoise(0.02**2, 12)
     found = seed_noise.add_seed_noise(estimate, noise, 0.05)
 

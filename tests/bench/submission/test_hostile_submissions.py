@@ -1,6 +1,7 @@
 """Archives that must be refused: each case changes a sound submission, and names the reason.
 
-A change of a record is sealed again, as its owner could: with new digests, and a new key where the key's inputs change.
+A change of a record is sealed again, as its owner could: with new digests, and a new key where the
+key's inputs change.
 """
 
 import json
@@ -49,7 +50,12 @@ def published(tmp_path_factory):
     for method in ("dense", "magnitude"):
         for record, text, items in chosen(method, "none"):
             for folder, content in (("records", text), ("items", items)):
-                path = root / "base" / folder / f"{record.stem}.{'json' if folder == 'records' else 'parquet'}"
+                path = (
+                    root
+                    / "base"
+                    / folder
+                    / f"{record.stem}.{'json' if folder == 'records' else 'parquet'}"
+                )
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if content:
                     path.write_bytes(content)
@@ -185,10 +191,13 @@ REFUSED = {
     "better than dense": ("which is impossible", lambda d: d.score(lambda i: i._replace(value=i.value * 0.8))),
 }  # fmt: skip
 DEFAULT = (
-    "unpacks to much", "a link", "a path that climbs", "an edited number", "an edited number, sealed", "a published record",
-    "other windows", "better than dense", "a method's own file",
+    "unpacks to much", "a link", "a path that climbs", "an edited number",
+    "an edited number, sealed", "a published record", "other windows", "better than dense",
+    "a method's own file",
 )  # fmt: skip
-CASES = [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.full) for name in REFUSED]
+CASES = [
+    name if name in DEFAULT else pytest.param(name, marks=pytest.mark.full) for name in REFUSED
+]
 
 
 def judge(draft, published, tmp_path):

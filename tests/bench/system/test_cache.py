@@ -22,7 +22,17 @@ from bench.system import cache
 from bench.system.files import atomic_folder, atomic_write
 from helpers import runs
 
-PARTS = ("artifacts", "dense-states", "tmp", "logs", "datasets", "digests", "tokens", "native", "models")
+PARTS = (
+    "artifacts",
+    "dense-states",
+    "tmp",
+    "logs",
+    "datasets",
+    "digests",
+    "tokens",
+    "native",
+    "models",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +42,8 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def parts(folder):
-    """Make an entry "used" of 5 bytes in each part. The returned function tells which parts still have it."""
+    """Make an entry "used" of 5 bytes in each part. The returned function tells which parts still
+    have it."""
     shutil.rmtree(folder / "native", ignore_errors=True)
     for part in PARTS:
         (folder / part / "used").mkdir(parents=True)
@@ -94,7 +105,10 @@ def test_a_folder_that_is_no_cache_is_left_alone(folder, tmp_path, monkeypatch, 
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "home"))
     for command in (("run", "--results", tmp_path / "r"), ("cache", "gc", "--all")):
         said = refused(*command)
-        assert "has 'notes.txt', which is not of a cache: name a new folder in $CAST_BENCH_CACHE, for example '" in said
+        assert (
+            "has 'notes.txt', which is not of a cache: name a new folder in $CAST_BENCH_CACHE, "
+            "for example '" in said
+        )
     (tmp_path / "home/notes.txt").unlink()
     cache.sweep_leftovers()
     assert {*before} - {*(tmp_path / "home").rglob("*")} == {tmp_path / "home/notes.txt"}
@@ -102,7 +116,8 @@ def test_a_folder_that_is_no_cache_is_left_alone(folder, tmp_path, monkeypatch, 
 
 @pytest.fixture
 def collecting(monkeypatch):
-    """Return a function that makes another function collect the cache before and after each call."""
+    """Return a function that makes another function collect the cache before and after each
+    call."""
 
     def wrap(owner, name):
         real = getattr(owner, name)
@@ -118,9 +133,14 @@ def collecting(monkeypatch):
     return wrap
 
 
-@pytest.mark.parametrize(("owner", "step"), [(Builder, "_apply"), (measure, "measure")], ids=["build", "measure"])
-def test_a_worker_keeps_all_its_stages_while_it_builds_and_measures(tmp_path, collecting, owner, step):
-    """Use a last stage that changes nothing: it needs the weights of the stage before from the cache."""
+@pytest.mark.parametrize(
+    ("owner", "step"), [(Builder, "_apply"), (measure, "measure")], ids=["build", "measure"]
+)
+def test_a_worker_keeps_all_its_stages_while_it_builds_and_measures(
+    tmp_path, collecting, owner, step
+):
+    """Use a last stage that changes nothing: it needs the weights of the stage before from the
+    cache."""
     collecting(owner, step)
     got = runs.measured(tmp_path / "r", methods=("dense:from=magnitude",))
 
@@ -143,7 +163,11 @@ def artifacts(tmp_path, quantizers):
 
 def test_a_stage_is_made_once_however_many_start_from_it(tmp_path, monkeypatch):
     """Two workers quantize one pruned model."""
-    made, apply, one = [], Builder._apply, threading.Lock()  # transformers loads one model at a time in a process
+    made, apply, one = (
+        [],
+        Builder._apply,
+        threading.Lock(),
+    )  # transformers loads one model at a time in a process
 
     def slowly(builder, artifact, before, workdir):
         made.append(artifact.stage_labels)
@@ -242,7 +266,9 @@ def test_a_pruned_model_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_a_process_that_waits_for_the_lock_says_so(folder, monkeypatch):
     monkeypatch.setattr(cache, "NOTICE_S", 0.05)
     is_held, may_go, said = threading.Event(), threading.Event(), []
-    monkeypatch.setattr(cache, "print", lambda text, **_: (said.append(text), may_go.set()), raising=False)
+    monkeypatch.setattr(
+        cache, "print", lambda text, **_: (said.append(text), may_go.set()), raising=False
+    )
 
     def hold():
         with FileLock(folder / "gc.lock"):

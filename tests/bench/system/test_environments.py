@@ -80,14 +80,18 @@ def test_is_built_in_order_and_then_counts(home, tmp_path):
     assert "-c" in installs[0] and "-c" not in installs[1]
     assert (home / "constraints.txt").read_text() == "late<2\n"
     assert environments.python("old") == home / "bin/python"
-    assert [line for line in said if not line.startswith(" ")][1] == "old: 1 of 2: pip install library==1.8.0"
+    assert [line for line in said if not line.startswith(" ")][
+        1
+    ] == "old: 1 of 2: pip install library==1.8.0"
     assert "  Collecting library==1.8.0" in said
 
 
 def test_another_pin_makes_it_outdated_and_it_is_built_anew(home, monkeypatch):
     environments.create("old", print)
     (home / "leftover").touch()
-    monkeypatch.setattr(environments, "ENVIRONMENTS", {"old": replace(SPEC, steps=("library==1.9",))})
+    monkeypatch.setattr(
+        environments, "ENVIRONMENTS", {"old": replace(SPEC, steps=("library==1.9",))}
+    )
 
     assert environments.state("old") == "outdated"
     with pytest.raises(Skipped):
@@ -129,7 +133,9 @@ def test_it_is_listed_and_stays_unless_all_goes(home, cli):
     (row,) = json.loads(out)
 
     assert code == 0
-    assert before == [{"name": "old", "state": "absent", "versions": "", "bytes": 0, "path": str(home)}]
+    assert before == [
+        {"name": "old", "state": "absent", "versions": "", "bytes": 0, "path": str(home)}
+    ]
     assert row | {"bytes": 0} == {
         "name": "old", "state": "built", "versions": "library 1.8.0", "bytes": 0, "path": str(home),
     }  # fmt: skip
@@ -152,15 +158,22 @@ def test_a_cache_that_cannot_be_written(home, refused, tmp_path, monkeypatch):
 
 def test_two_at_once(home):
     home.parent.mkdir(parents=True)
-    with FileLock(home.with_suffix(".lock")), pytest.raises(UserError, match="being built by another process"):
+    with (
+        FileLock(home.with_suffix(".lock")),
+        pytest.raises(UserError, match="being built by another process"),
+    ):
         environments.create("old", print)
 
 
 def test_no_python_it_runs_on(monkeypatch):
     monkeypatch.setenv("PATH", os.devnull)
-    with pytest.raises(UserError, match=r"environment old needs one of python3\.0 on \$PATH: install"):
+    with pytest.raises(
+        UserError, match=r"environment old needs one of python3\.0 on \$PATH: install"
+    ):
         environments._interpreter("old", replace(SPEC, pythons=((3, 0),)))
-    assert environments._interpreter("old", replace(SPEC, pythons=(sys.version_info[:2],))).samefile(sys.executable)
+    assert environments._interpreter(
+        "old", replace(SPEC, pythons=(sys.version_info[:2],))
+    ).samefile(sys.executable)
 
 
 def test_pins_are_part_of_a_method_s_key(monkeypatch):
@@ -169,7 +182,9 @@ def test_pins_are_part_of_a_method_s_key(monkeypatch):
     entry = METHODS["sparseml-magnitude"]
     before = method_digest(entry)
     real = environments.ENVIRONMENTS["sparseml"]
-    monkeypatch.setitem(environments.ENVIRONMENTS, "sparseml", replace(real, steps=(*real.steps, "numpy<2")))
+    monkeypatch.setitem(
+        environments.ENVIRONMENTS, "sparseml", replace(real, steps=(*real.steps, "numpy<2"))
+    )
 
     assert method_digest(entry) != before
     assert method_digest(METHODS["wanda"])

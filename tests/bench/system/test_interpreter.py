@@ -16,7 +16,12 @@ def test_an_empty_entry_of_pythonpath_is_not_the_current_folder(path, tmp_path, 
     code = "import sys; print(*sys.path, sep=chr(10))"
     command = [sys.executable, "-P", "-c", code]
     out = subprocess.run(
-        command, cwd=tmp_path, env=interpreter.environment(), capture_output=True, text=True, check=True
+        command,
+        cwd=tmp_path,
+        env=interpreter.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
     assert str(tmp_path) not in out.stdout.splitlines()
@@ -25,7 +30,10 @@ def test_an_empty_entry_of_pythonpath_is_not_the_current_folder(path, tmp_path, 
 
 def test_what_it_starts_in_turn_does_not_search_the_current_folder(tmp_path):
     (tmp_path / "here.py").write_text("print('run')")
-    code = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-m', 'here']).returncode)"
+    code = (
+        "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-m', "
+        "'here']).returncode)"
+    )
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
         cwd=tmp_path,
@@ -42,7 +50,9 @@ def test_what_it_starts_in_turn_does_not_search_the_current_folder(tmp_path):
 def test_a_source_tree_that_is_not_installed_is_found(tmp_path, monkeypatch, installed):
     library = str(interpreter.Path(os.__file__).parent)
     monkeypatch.setattr(interpreter, "ROOT", tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), library, *([str(tmp_path)] if installed else [])])
+    monkeypatch.setattr(
+        sys, "path", [str(tmp_path), library, *([str(tmp_path)] if installed else [])]
+    )
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
 
     path = interpreter.environment()["PYTHONPATH"]
@@ -52,11 +62,16 @@ def test_a_source_tree_that_is_not_installed_is_found(tmp_path, monkeypatch, ins
 
 def test_text_is_utf_8_whatever_the_locale():
     """Standard output keeps the encoding of the terminal."""
-    code = "from bench.system.interpreter import require_utf8 as r; r(); import sys; print(open('/dev/null').encoding)"
+    code = (
+        "from bench.system.interpreter import require_utf8 as r; r(); import sys; "
+        "print(open('/dev/null').encoding)"
+    )
     code += "; print(sys.stdout.encoding)"
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONIOENCODING"} | plain
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
 
     text, terminal = run.stdout.split()
     assert codecs.lookup(text).name == "utf-8" and codecs.lookup(terminal).name == "ascii"

@@ -24,12 +24,16 @@ def limit(monkeypatch, tmp_path):
     real = resource.getrlimit
 
     def set_limit(which, value):
-        monkeypatch.setattr(resource, "getrlimit", lambda asked: (value, value) if asked == which else real(asked))
+        monkeypatch.setattr(
+            resource, "getrlimit", lambda asked: (value, value) if asked == which else real(asked)
+        )
 
     return set_limit
 
 
-@pytest.mark.parametrize(("which", "said"), [(OPEN, "allows 12 open files"), (SIZE, "allows files of 12 bytes")])
+@pytest.mark.parametrize(
+    ("which", "said"), [(OPEN, "allows 12 open files"), (SIZE, "allows files of 12 bytes")]
+)
 def test_a_limit_is_met_before_the_work(limit, tmp_path, which, said):
     limit(which, 12)
     spec = runs.small(tmp_path / "r")
@@ -47,10 +51,13 @@ def test_enough_is_enough(limit, allowed):
 
 
 def test_a_limit_that_is_met_later_is_a_sentence_too():
-    assert "open files, which is too few: raise it (ulimit -n), or run fewer --jobs" in limits.describe_limit(
-        OSError(errno.EMFILE, "")
+    assert (
+        "open files, which is too few: raise it (ulimit -n), or run fewer --jobs"
+        in limits.describe_limit(OSError(errno.EMFILE, ""))
     )
-    assert "bytes, which is too few: set ulimit -f" in limits.describe_limit(OSError(errno.EFBIG, ""))
+    assert "bytes, which is too few: set ulimit -f" in limits.describe_limit(
+        OSError(errno.EFBIG, "")
+    )
     assert not limits.describe_limit(OSError(errno.ENOSPC, ""))
 
 

@@ -23,6 +23,9 @@ def test_what_is_not_installed_is_one_sentence():
     packages.require("json", what="a test", how="pip install json")
 
     with pytest.raises(
-        UserError, match=r"^--log-to x needs the package no_such_package: pip install 'cast-bench\[x\]'$"
+        UserError,
+        match=r"^--log-to x needs the package no_such_package: pip install 'cast-bench\[x\]'$",
     ):
-        packages.require("json", "no_such_package", what="--log-to x", how=packages.pip_install("x"))
+        packages.require(
+            "json", "no_such_package", what="--log-to x", how=packages.pip_install("x")
+        )

@@ -36,13 +36,19 @@ def test_processors_of_one_name_are_told_apart():
 
 
 def test_arm_has_a_part_and_no_name():
-    assert provenance.cpu_of_cpuinfo(GRAVITON) == {"cpu_model": "0x41/0xd40/1", "instruction_set": "sve"}
+    assert provenance.cpu_of_cpuinfo(GRAVITON) == {
+        "cpu_model": "0x41/0xd40/1",
+        "instruction_set": "sve",
+    }
 
 
 @pytest.mark.parametrize(
     ("flags", "level"),
     [
-        ("amx_tile amx_bf16 amx_int8 avx512_bf16 avx512f avx512bw avx512dq avx512vl avx2 fma", "amx"),
+        (
+            "amx_tile amx_bf16 amx_int8 avx512_bf16 avx512f avx512bw avx512dq avx512vl avx2 fma",
+            "amx",
+        ),
         ("amx_tile avx512f avx512bw avx512dq avx512vl avx2 fma", "avx512"),
         ("avx512f avx2 fma", "avx2"),
         ("avx2 sse4_2", "sse4_2"),
@@ -83,7 +89,9 @@ def test_a_model_and_a_level_are_part_of_the_hardware(no_limits, monkeypatch):
         monkeypatch.setattr(provenance, "cpu", lambda text=text: provenance.cpu_of_cpuinfo(text))
         texts.append(devices.fingerprint("cpu"))
 
-    assert texts[0].startswith("AMD EPYC 25/17/1 avx512_bf16, ") and texts[1].startswith("AMD EPYC 23/49/1 avx2, ")
+    assert texts[0].startswith("AMD EPYC 25/17/1 avx512_bf16, ") and texts[1].startswith(
+        "AMD EPYC 23/49/1 avx2, "
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,11 @@ WINDOWS = "bench/inputs/windows.py"
 def tree(tmp_path, monkeypatch):
     """Copy the sources of the packages. Digests are computed from the copy."""
     for package in OWN_PACKAGES:
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("assets", "__pycache__"))
+        shutil.copytree(
+            ROOT / package,
+            tmp_path / package,
+            ignore=shutil.ignore_patterns("assets", "__pycache__"),
+        )
     find = module_files.importlib.util.find_spec
 
     def find_in_copy(name):
@@ -62,7 +66,9 @@ def rewrite(file, old, new):
 
 def move(tree, *paths):
     """Move modules and packages, each an (old, new) path, and change the imports of all files."""
-    names = [[Path(path).with_suffix("").as_posix().replace("/", ".") for path in pair] for pair in paths]
+    names = [
+        [Path(path).with_suffix("").as_posix().replace("/", ".") for path in pair] for pair in paths
+    ]
     for old, new in paths:
         (tree / new).parent.mkdir(parents=True, exist_ok=True)
         (tree / old).rename(tree / new)
@@ -72,7 +78,9 @@ def move(tree, *paths):
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ImportFrom):
                 indent = " " * node.col_offset
-                lines[node.lineno - 1] = "\n".join(indent + line for line in moved_imports(node, names))
+                lines[node.lineno - 1] = "\n".join(
+                    indent + line for line in moved_imports(node, names)
+                )
                 lines[node.lineno : node.end_lineno] = [""] * (node.end_lineno - node.lineno)
         text = "\n".join(lines) + "\n"
         for old, new in names:
@@ -101,14 +109,25 @@ MEASURE, QUANTIZER, METHOD, CROPS = (
 
 def test_a_moved_file_or_package_changes_nothing(tree):
     kinds = ("methods", "quantizers", "measures")
-    roots = [entry.module for kind in kinds for entry in registry.SECTIONS[kind].values() if entry.module]
-    roots += [CROPS, LOADER, "bench.inputs.training_text", "bench.execution.time_models", "bench.kernels.captured"]
+    roots = [
+        entry.module for kind in kinds for entry in registry.SECTIONS[kind].values() if entry.module
+    ]
+    roots += [
+        CROPS,
+        LOADER,
+        "bench.inputs.training_text",
+        "bench.execution.time_models",
+        "bench.kernels.captured",
+    ]
     before = [digest(root) for root in roots]
     places = [
         (WINDOWS, "bench/inputs/crops.py"),
         ("methods/pruning/walk.py", "methods/blockwise.py"),
         ("methods/quantizing/grids.py", "methods/workshop/rounding/grids.py"),
-        ("bench/inputs/corpora.py", "bench/texts.py"),  # a measure reads its functions as corpora.NAME
+        (
+            "bench/inputs/corpora.py",
+            "bench/texts.py",
+        ),  # a measure reads its functions as corpora.NAME
         ("bench/kernels", "bench/parts/packed24"),
         ("bench/measures/speed", "bench/parts/speed"),
         ("bench/results", "bench/core/results"),
@@ -134,7 +153,10 @@ def test_a_module_counts_unless_it_says_that_it_decides_no_number(tree):
     assert (digest(MEASURE), digest("bench.measures.size")) == before
 
     rewrite(tree / "bench/results/recount.py", "sparsity) + 1", "sparsity) + 2")  # says nothing
-    assert [a != b for a, b in zip((digest(MEASURE), digest("bench.measures.size")), before, strict=True)] == [
+    assert [
+        a != b
+        for a, b in zip((digest(MEASURE), digest("bench.measures.size")), before, strict=True)
+    ] == [
         False,
         True,
     ]
@@ -156,7 +178,9 @@ def test_a_comment_or_docstring_changes_nothing(tree):
     before = digest(MEASURE), digest(CROPS)
 
     file = tree / WINDOWS
-    file.write_text('"""Another first line."""\n# and a comment\n' + file.read_text().split('"""', 2)[2])
+    file.write_text(
+        '"""Another first line."""\n# and a comment\n' + file.read_text().split('"""', 2)[2]
+    )
 
     assert (digest(MEASURE), digest(CROPS)) == before
 
@@ -194,7 +218,9 @@ def test_an_unknown_module_is_an_error():
 
 
 def test_what_a_plug_in_imports_of_this_distribution_counts(tree, monkeypatch):
-    (tree / "outer.py").write_text("from baselines.wanda import Wanda\nfrom bench.measures.windowed import Windowed\n")
+    (tree / "outer.py").write_text(
+        "from baselines.wanda import Wanda\nfrom bench.measures.windowed import Windowed\n"
+    )
     monkeypatch.syspath_prepend(tree)
     digests = {digest("outer")}
     for file in ("bench/measures/windowed.py", "bench/inputs/windows.py", "baselines/wanda.py"):
@@ -204,7 +230,9 @@ def test_what_a_plug_in_imports_of_this_distribution_counts(tree, monkeypatch):
     assert len(digests) == 4
 
 
-@pytest.mark.parametrize("line", ["from .helper import f", "from . import helper", "from outer.helper import f"])
+@pytest.mark.parametrize(
+    "line", ["from .helper import f", "from . import helper", "from outer.helper import f"]
+)
 def test_what_a_plug_in_imports_counts(tmp_path, monkeypatch, line):
     package = tmp_path / "outer"
     package.mkdir()
@@ -231,7 +259,9 @@ def test_what_a_class_states_about_itself_is_no_part_of_its_code(tree):
 
 
 @pytest.mark.parametrize("init", [True, False])
-@pytest.mark.parametrize("line", ["from mine.kernels.solve import RULE", "from .kernels import solve"])
+@pytest.mark.parametrize(
+    "line", ["from mine.kernels.solve import RULE", "from .kernels import solve"]
+)
 def test_a_folder_needs_no_init_to_be_a_package(init, line, tmp_path, monkeypatch):
     (tmp_path / "mine" / "kernels").mkdir(parents=True)
     (tmp_path / "mine" / "method.py").write_text(line)

@@ -10,10 +10,13 @@ METHODS = ("magnitude", "wanda", "admm", "dense", "finetune", "ria", "onnxruntim
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("wand", "did you mean wanda?"), ("wnada", "did you mean wanda?"), ("ira", "did you mean ria?"),
-        ("onnx", "did you mean onnxruntime?"), ("nonsense", f"known: {', '.join(METHODS)}"),
+        ("wand", "did you mean wanda?"),
+        ("wnada", "did you mean wanda?"),
+        ("ira", "did you mean ria?"),
+        ("onnx", "did you mean onnxruntime?"),
+        ("nonsense", f"known: {', '.join(METHODS)}"),
         ("", f"known: {', '.join(METHODS)}"),
     ],
-)  # fmt: skip
+)
 def test_only_what_is_near_is_suggested(typed, said):
     assert describe_unknown("method", typed, METHODS) == f"unknown method {typed!r}: {said}"

@@ -59,9 +59,14 @@ def test_no_columns_are_no_width(columns, monkeypatch):
 
 
 def test_an_old_encoding_breaks_nothing():
-    code = "from bench.system.terminal import make_output_printable as m; m(); print('± é, −0.3 to ×2')"
+    code = (
+        "from bench.system.terminal import make_output_printable as m; m(); print('± é, −0.3 to "
+        "×2')"
+    )
     environment = {"PYTHONIOENCODING": "ascii", "PYTHONPATH": ":".join(sys.path)}
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
 
     assert (ended.returncode, ended.stdout) == (0, "? ?, -0.3 to x2\n"), ended.stderr
 
@@ -69,10 +74,16 @@ def test_an_old_encoding_breaks_nothing():
 @pytest.mark.parametrize(
     ("text", "width", "short"),
     [
-        ("wanda", 5, "wanda"), ("sparsegpt", 5, "sp…pt"), ("sparsegpt", 4, "sp…t"), ("sparsegpt", 1, "…"),
-        ("sparsegpt", 0, ""), ("漢字漢字", 8, "漢字漢字"), ("漢字漢字", 7, "漢字…字"), ("漢字漢字", 5, "漢…字"),
+        ("wanda", 5, "wanda"),
+        ("sparsegpt", 5, "sp…pt"),
+        ("sparsegpt", 4, "sp…t"),
+        ("sparsegpt", 1, "…"),
+        ("sparsegpt", 0, ""),
+        ("漢字漢字", 8, "漢字漢字"),
+        ("漢字漢字", 7, "漢字…字"),
+        ("漢字漢字", 5, "漢…字"),
     ],
-)  # fmt: skip
+)
 def test_a_long_name_is_cut_in_the_middle(text, width, short):
     assert shorten(text, width) == short
 

@@ -43,10 +43,15 @@ def test_lines_of_a_log():
 
 
 def test_a_log_gives_github_no_commands():
-    assert text.printable_lines("x\n  ::add-mask::y\na ##[error]b\na::b") == "x\n  : :add-mask::y\na ## [error]b\na::b"
+    assert (
+        text.printable_lines("x\n  ::add-mask::y\na ##[error]b\na::b")
+        == "x\n  : :add-mask::y\na ## [error]b\na::b"
+    )
 
 
-@pytest.mark.parametrize("value", ["\x1b[31m", "\u202e", "\udcff", "\U000e0041", "é漢", "##[error]", 'a"\\\n'])
+@pytest.mark.parametrize(
+    "value", ["\x1b[31m", "\u202e", "\udcff", "\U000e0041", "é漢", "##[error]", 'a"\\\n']
+)
 def test_json_keeps_its_value(value):
     for ensure_ascii in (True, False):
         shown = text.printable_json(json.dumps({"a": [value]}, indent=1, ensure_ascii=ensure_ascii))
@@ -67,5 +72,10 @@ def test_a_cell_of_csv(given, cell):
 
 
 def test_markdown():
-    assert text.escape_markdown("<b>|\x1b[1m `x` & [y]") == "&lt;b&gt;&#124;�&#91;1m &#96;x&#96; &amp; &#91;y]"
-    assert text.escape_comment("@all #1 [x](y) *z*") == ("&#64;all &#35;1 &#91;x&#93;&#40;y&#41; &#42;z&#42;")
+    assert (
+        text.escape_markdown("<b>|\x1b[1m `x` & [y]")
+        == "&lt;b&gt;&#124;�&#91;1m &#96;x&#96; &amp; &#91;y]"
+    )
+    assert text.escape_comment("@all #1 [x](y) *z*") == (
+        "&#64;all &#35;1 &#91;x&#93;&#40;y&#41; &#42;z&#42;"
+    )

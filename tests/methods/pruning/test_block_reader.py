@@ -21,7 +21,9 @@ from methods.pruning.activations import Activations
 from methods.pruning.hessian import add_gram
 from methods.pruning.walk import Walk
 
-DEEP = LlamaConfig(**SIZES | {"num_hidden_layers": 5, "hidden_size": 64, "intermediate_size": 256}, **TOKENS)
+DEEP = LlamaConfig(
+    **SIZES | {"num_hidden_layers": 5, "hidden_size": 64, "intermediate_size": 256}, **TOKENS
+)
 
 
 @pytest.fixture
@@ -41,7 +43,9 @@ def deep(make_job, keep_as, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "accumulate", [pytest.param(None, marks=pytest.mark.slow), squares], ids=["weights alone", "calibrated"]
+    "accumulate",
+    [pytest.param(None, marks=pytest.mark.slow), squares],
+    ids=["weights alone", "calibrated"],
 )
 def test_about_two_blocks_are_in_memory(deep, new_objects, accumulate, monkeypatch):
     monkeypatch.setattr(holders, "SHARD_BYTES", 1)
@@ -102,7 +106,9 @@ def test_fault_of_the_thread_is_raised(deep, monkeypatch):
 
 
 @pytest.mark.parametrize(("accumulate", "power"), [(squares, 1), (add_gram, 2)])
-def test_activations_on_disk_change_nothing(accumulate, power, llama, make_job, tmp_path, monkeypatch):
+def test_activations_on_disk_change_nothing(
+    accumulate, power, llama, make_job, tmp_path, monkeypatch
+):
     job = make_job(llama)
     monkeypatch.setattr("methods.pruning.holders.LIBRARY_BYTES", 0)
     weights = 4 * sum(p.numel() for p in llama.parameters())
@@ -115,7 +121,9 @@ def test_activations_on_disk_change_nothing(accumulate, power, llama, make_job, 
         there = replace(job, compute=replace(job.compute, scratch=tmp_path, **limits))
         kinds = []
         monkeypatch.setattr(
-            Activations, "make_states", lambda self: (made := make_states(self), kinds.append(type(made).__name__))[0]
+            Activations,
+            "make_states",
+            lambda self: (made := make_states(self), kinds.append(type(made).__name__))[0],
         )
         found = {v.name: v.stat for v in Walk(llama, there, accumulate, batch=4)}
         return found, kinds[0]
@@ -135,4 +143,8 @@ def test_max_memory_says_what_fits(llama, keep_as, tmp_path):
     weights = 4 * sum(torch.Size(shape).numel() for shape in folder.shapes().values())
     at = (folder, torch.device("cpu"), torch.float32)
 
-    assert fits_device(*at, 1.26e-9 * weights) and not fits_device(*at, 1.24e-9 * weights) and fits_device(*at)
+    assert (
+        fits_device(*at, 1.26e-9 * weights)
+        and not fits_device(*at, 1.24e-9 * weights)
+        and fits_device(*at)
+    )

@@ -1,4 +1,5 @@
-"""A mixture larger than memory: its experts come one by one, and the numbers are those of the model in memory."""
+"""A mixture larger than memory: its experts come one by one, and the numbers are those of the model
+in memory."""
 
 import gc
 import threading
@@ -56,7 +57,8 @@ def published(mixture, folder):
 
 
 def in_memory(folder, compute):
-    """Load a model with aligned weights: rounding depends on the alignment, and transformers keeps that of the file."""
+    """Load a model with aligned weights: rounding depends on the alignment, and transformers keeps
+    that of the file."""
     model = loading.load(folder, compute)
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
@@ -73,7 +75,9 @@ class Both:
         settings = Compute(stream=stream, **compute)
         model = loading.load(self.folder, settings) if stream else in_memory(self.folder, settings)
         workdir = self.workdir / f"{stream}"
-        job = self.make_job(model, source=self.folder, compute=settings, workdir=workdir, **self.fields)
+        job = self.make_job(
+            model, source=self.folder, compute=settings, workdir=workdir, **self.fields
+        )
         return build(registry.lookup("methods", method), method, {}).apply(model, job)
 
     def compare(self, method, **compute):
@@ -99,7 +103,11 @@ def both(make_job, tmp_path):
     [
         (fused, "sparsegpt"),
         (published, "magnitude"),
-        *(pytest.param(k, m, marks=pytest.mark.full) for k in (fused, published) for m in ("magnitude", "wanda")),
+        *(
+            pytest.param(k, m, marks=pytest.mark.full)
+            for k in (fused, published)
+            for m in ("magnitude", "wanda")
+        ),
     ],
 )
 def test_streamed_by_expert_is_the_same_to_the_bit(mixture, method, kind, both, tmp_path):
@@ -107,30 +115,42 @@ def test_streamed_by_expert_is_the_same_to_the_bit(mixture, method, kind, both, 
     assert ("experts" in notes) == (method != "magnitude")
 
 
-@pytest.mark.parametrize("dtype", models.sample([torch.float32, torch.bfloat16], torch.bfloat16), ids=str)
+@pytest.mark.parametrize(
+    "dtype", models.sample([torch.float32, torch.bfloat16], torch.bfloat16), ids=str
+)
 def test_when_experts_see_all_tokens_too(mixture, dtype, both, tmp_path):
-    notes = both(fused(mixture, tmp_path / "source"), all_experts=True).compare("sparsegpt", dtype=dtype)
+    notes = both(fused(mixture, tmp_path / "source"), all_experts=True).compare(
+        "sparsegpt", dtype=dtype
+    )
     assert set(notes["experts"]["tokens"].values()) == {6 * 16}
 
 
 def test_with_activations_on_disk_too(mixture, both, tmp_path):
-    both(fused(mixture, tmp_path / "source")).compare("wanda", scratch=tmp_path, dtype=torch.bfloat16)
+    both(fused(mixture, tmp_path / "source")).compare(
+        "wanda", scratch=tmp_path, dtype=torch.bfloat16
+    )
 
 
 @pytest.mark.parametrize(
     "left_out",
-    models.sample([".experts.", ".self_attn.", "gate_up_proj", "down_proj", ".1.mlp.", ".experts.2."], "gate_up_proj"),
+    models.sample(
+        [".experts.", ".self_attn.", "gate_up_proj", "down_proj", ".1.mlp.", ".experts.2."],
+        "gate_up_proj",
+    ),
 )
 def test_with_some_of_the_targets_too(left_out, make_job, both, tmp_path):
     folder = fused("mixtral", tmp_path / "source")
     targets = make_job(loading.load(folder, Compute())).targets
     for every in (False, True):
-        both(folder, targets=tuple(t for t in targets if left_out not in t), all_experts=every).compare("sparsegpt")
+        both(
+            folder, targets=tuple(t for t in targets if left_out not in t), all_experts=every
+        ).compare("sparsegpt")
 
 
 @pytest.fixture
 def watched(monkeypatch, make_job, tmp_path):
-    """Yield a streamed mixture of eight experts, its job, and a list of reads: (name, thread) each."""
+    """Yield a streamed mixture of eight experts, its job, and a list of reads: (name, thread)
+    each."""
     reads = []
     tensor = Folder.tensor
 
@@ -140,7 +160,9 @@ def watched(monkeypatch, make_job, tmp_path):
         return tensor(folder, name)
 
     model = AutoModelForCausalLM.from_config(
-        MixtralConfig(**models.GROUPED | {"intermediate_size": 512}, **models.TOKENS, num_local_experts=8)
+        MixtralConfig(
+            **models.GROUPED | {"intermediate_size": 512}, **models.TOKENS, num_local_experts=8
+        )
     )
     compute = Compute(stream=True)
     folder = models.write(unfold(model.eval().requires_grad_(False)), tmp_path / "source")
@@ -226,7 +248,9 @@ def test_a_block_is_kept_whole_where_it_is_trained(watched, make_job, tmp_path):
 def test_entries_are_read_and_written_alone(tmp_path):
     whole = {"a": torch.randn(3, 4, 2).bfloat16(), "b": torch.randn(3, 5).bfloat16()}
     file = tmp_path / "model.safetensors"
-    with Stacks(file, {name: tuple(t.shape) for name, t in whole.items()}, torch.bfloat16) as stacks:
+    with Stacks(
+        file, {name: tuple(t.shape) for name, t in whole.items()}, torch.bfloat16
+    ) as stacks:
         for number in (2, 0, 1):
             for name, tensor in whole.items():
                 stacks.write(name, number, tensor[number])

@@ -23,7 +23,9 @@ from methods.targets import dense_weight
 @pytest.fixture(scope="module")
 def tokens():
     tokenizer = loading.load_tokenizer(TINY)
-    crops = windows.draw_calibration("wiki-mini", 16, 128, 0, lambda t: list(tokenizer(t)["input_ids"]), None)
+    crops = windows.draw_calibration(
+        "wiki-mini", 16, 128, 0, lambda t: list(tokenizer(t)["input_ids"]), None
+    )
     return torch.tensor(crops)
 
 
@@ -34,7 +36,8 @@ QUICK = ("wanda unstructured", "int4-gptq", "experts")
 
 @pytest.fixture(scope="module")
 def shared(request, tokens, tmp_path_factory):
-    """Return the folder with the results of all cases of this session. Processes start once per world."""
+    """Return the folder with the results of all cases of this session. Processes start once per
+    world."""
     out = tmp_path_factory.mktemp("shared")
     save_file({"tokens": tokens}, out / "tokens.safetensors")
     asked = {}
@@ -45,7 +48,9 @@ def shared(request, tokens, tmp_path_factory):
             asked.setdefault(params["world"], {"tiny sparsegpt"}).add(
                 case if "float64" in item.fixturenames else f"tiny {case}"
             )
-    forked_ranks.launch(shared_calibration, out, *(",".join([str(w), *sorted(cases)]) for w, cases in asked.items()))
+    forked_ranks.launch(
+        shared_calibration, out, *(",".join([str(w), *sorted(cases)]) for w, cases in asked.items())
+    )
     return out
 
 
@@ -60,7 +65,9 @@ def same_notes(got, want):
         for one, other in zip(got, want, strict=True):
             same_notes(one, other)
     else:
-        assert got == (pytest.approx(want, rel=LAST_DIGIT, abs=1e-9) if isinstance(want, float) else want)
+        assert got == (
+            pytest.approx(want, rel=LAST_DIGIT, abs=1e-9) if isinstance(want, float) else want
+        )
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -74,16 +81,22 @@ def test_in_float64_they_leave_the_same_masks_and_notes(case, world, shared, flo
     for target in job.targets:
         want, weight = dense_weight(one.model.get_submodule(target)), got.weight(target)
         assert torch.equal(weight != 0, want != 0), target
-        torch.testing.assert_close(weight, want, rtol=0, atol=float(want.abs().max()) * LAST_DIGIT / 10)
+        torch.testing.assert_close(
+            weight, want, rtol=0, atol=float(want.abs().max()) * LAST_DIGIT / 10
+        )
     for stored in (StoredFolder(folder / f"of rank {rank}") for rank in range(world)):
         assert set(stored) == set(one.stored)
         assert all(torch.equal(stored[target].decode(), got.weight(target)) for target in stored)
-    same_notes(json.loads((folder / "notes.json").read_text()), json.loads(json.dumps(dict(one.notes))))
+    same_notes(
+        json.loads((folder / "notes.json").read_text()), json.loads(json.dumps(dict(one.notes)))
+    )
 
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("case", sample(TINY_METHODS, "sparsegpt"))
-def test_on_tiny_they_leave_the_same_weights_but_for_ties_of_rounding(case, world, shared, tokens, tmp_path):
+def test_on_tiny_they_leave_the_same_weights_but_for_ties_of_rounding(
+    case, world, shared, tokens, tmp_path
+):
     model, job, method = tiny_case(case, tokens, tmp_path)
     method.apply(model, job)
 
@@ -100,11 +113,16 @@ def test_on_tiny_they_leave_the_same_weights_but_for_ties_of_rounding(case, worl
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_streamed_from_disk_they_leave_the_same_bits(world, shared):
-    memory, streamed = (Folder(shared / str(world) / "tiny" / case / "model") for case in ("sparsegpt", STREAMED))
+    memory, streamed = (
+        Folder(shared / str(world) / "tiny" / case / "model") for case in ("sparsegpt", STREAMED)
+    )
     assert set(streamed) == set(memory)
     for name in memory:
         assert torch.equal(streamed.tensor(name), memory.tensor(name)), name
-    notes = [(shared / str(world) / "tiny" / case / "notes.json").read_text() for case in ("sparsegpt", STREAMED)]
+    notes = [
+        (shared / str(world) / "tiny" / case / "notes.json").read_text()
+        for case in ("sparsegpt", STREAMED)
+    ]
     assert notes[0] == notes[1]
 
 
@@ -127,9 +145,15 @@ def test_of_five_sequences_four_processes_have_one_or_two():
 def test_batches_are_those_of_one_process_where_there_are_enough():
     tokens = torch.arange(22)[:, None]
     one, _ = Sharing(torch.device("cpu")).batches(tokens, batch=4)
-    three = [batch for rank in range(3) for batch in Sharing(torch.device("cpu"), rank, 3).batches(tokens, batch=4)[0]]
+    three = [
+        batch
+        for rank in range(3)
+        for batch in Sharing(torch.device("cpu"), rank, 3).batches(tokens, batch=4)[0]
+    ]
 
-    assert [batch.flatten().tolist() for batch in three] == [batch.flatten().tolist() for batch in one]
+    assert [batch.flatten().tolist() for batch in three] == [
+        batch.flatten().tolist() for batch in one
+    ]
 
 
 def test_more_processes_than_sequences_are_refused():
@@ -145,6 +169,9 @@ def test_work_is_balanced():
 
 def test_batches_are_as_large_as_the_processes_allow():
     """Ten sequences, four in a batch: three processes have a batch each."""
-    parts = [Sharing(torch.device("cpu"), rank, 3).batches(torch.zeros(10, 8), batch=4)[0] for rank in range(3)]
+    parts = [
+        Sharing(torch.device("cpu"), rank, 3).batches(torch.zeros(10, 8), batch=4)[0]
+        for rank in range(3)
+    ]
 
     assert [[len(batch) for batch in part] for part in parts] == [[4], [4], [2]]

@@ -1,4 +1,5 @@
-"""The walk gives each block the inputs that the whole model would, with all earlier blocks pruned."""
+"""The walk gives each block the inputs that the whole model would, with all earlier blocks
+pruned."""
 
 import weakref
 from dataclasses import replace
@@ -53,7 +54,9 @@ def close(a, b):
 
 
 @pytest.mark.numeric
-def test_pruning_nothing_reproduces_the_forward_and_linears_with_one_input_share_it(family, make, make_job):
+def test_pruning_nothing_reproduces_the_forward_and_linears_with_one_input_share_it(
+    family, make, make_job
+):
     model = make(family)
     job = make_job(model)
 
@@ -69,7 +72,11 @@ def test_pruning_nothing_reproduces_the_forward_and_linears_with_one_input_share
         same_inputs(name, x, want[name])
     named = {name: family_of(model.config.to_dict()).input_of(name) for name in job.targets}
     shared = {name: id(stat) for name, stat in walked.items()}
-    assert len(set(named.values())) == len(set(shared.values())) == len({(named[n], shared[n]) for n in named})
+    assert (
+        len(set(named.values()))
+        == len(set(shared.values()))
+        == len({(named[n], shared[n]) for n in named})
+    )
 
 
 @pytest.mark.parametrize("kind", sample(["mistral", "qwen2", "qwen3"], "qwen3"))
@@ -94,7 +101,9 @@ def test_batching_does_not_matter(family, sequences, make, make_job):
     calls = []
     got = {
         visit.name: symmetric(visit.stat)
-        for visit in Walk(model, job, lambda x, s: (calls.append(len(x)), add_gram(x, s))[1], batch=sequences)
+        for visit in Walk(
+            model, job, lambda x, s: (calls.append(len(x)), add_gram(x, s))[1], batch=sequences
+        )
     }
 
     if not any(map(is_expert, job.targets)):  # whose rows are as many as the router sends
@@ -114,7 +123,8 @@ def test_blocks_see_pruned_predecessors_and_themselves_dense(family, make, make_
         visit.prune(job.pattern.keep(visit.weight.abs()))
 
     first, second, _ = (
-        job.targets[i : i + len(job.targets) // 3] for i in range(0, len(job.targets), len(job.targets) // 3)
+        job.targets[i : i + len(job.targets) // 3]
+        for i in range(0, len(job.targets), len(job.targets) // 3)
     )
     for name in first:
         same_inputs(name, walked[name], dense[name])
@@ -220,18 +230,26 @@ DAILY = [("gpt2", "sparsegpt", torch.bfloat16)] + [
         for case in product(("llama", "gpt2", "gpt_neox"), METHODS, (torch.float32, torch.bfloat16))
     ],
 )
-def test_streaming_from_disk_is_the_same_to_the_bit(kind, label, dtype, make, keep_as, make_job, refining, tmp_path):
+def test_streaming_from_disk_is_the_same_to_the_bit(
+    kind, label, dtype, make, keep_as, make_job, refining, tmp_path
+):
     on_disk = keep_as(make(kind), tmp_path / "source")
     name, config = METHODS[label]
-    method = build(registry.lookup("quantizers" if "gptq" in name else "methods", name), name, config)
+    method = build(
+        registry.lookup("quantizers" if "gptq" in name else "methods", name), name, config
+    )
     whole = loading.load(on_disk, Compute(dtype=dtype))
-    job = refining(whole, make_job(whole, source=on_disk, compute=Compute(dtype=dtype), workdir=tmp_path))
+    job = refining(
+        whole, make_job(whole, source=on_disk, compute=Compute(dtype=dtype), workdir=tmp_path)
+    )
     memory = method.apply(whole, job)
     streaming = Compute(stream=True, dtype=dtype)
     skeleton = loading.load(on_disk, streaming)
     assert any(p.is_meta for p in skeleton.parameters())
 
-    streamed = method.apply(skeleton, replace(job, compute=streaming, teacher=lambda: loading.load(on_disk, streaming)))
+    streamed = method.apply(
+        skeleton, replace(job, compute=streaming, teacher=lambda: loading.load(on_disk, streaming))
+    )
 
     assert streamed.notes == memory.notes
     same_to_the_bit(streamed, memory, on_disk)
@@ -244,13 +262,19 @@ def test_streaming_from_disk_is_the_same_to_the_bit(kind, label, dtype, make, ke
     "mask", [torch.ones(2, 4), torch.ones(4, dtype=torch.bool), torch.ones(4, 2, dtype=torch.bool)]
 )
 def test_mask_of_another_type_or_shape_is_refused(mask):
-    with pytest.raises(TypeError, match=r"the mask of q is torch\.\w+ \[.*\]: give torch\.bool \[2, 4\]"):
+    with pytest.raises(
+        TypeError, match=r"the mask of q is torch\.\w+ \[.*\]: give torch\.bool \[2, 4\]"
+    ):
         Visit("q", torch.ones(2, 4), torch.empty(0), {}).prune(mask)
 
 
 def test_a_codec_that_gives_another_shape_is_refused():
-    with pytest.raises(TypeError, match=r"codec 'float' decodes q to \[4\]: its weight is \[2, 4\]"):
-        Visit("q", torch.ones(2, 4), torch.empty(0), {}).store(FloatCodec(), {"values": torch.ones(4)})
+    with pytest.raises(
+        TypeError, match=r"codec 'float' decodes q to \[4\]: its weight is \[2, 4\]"
+    ):
+        Visit("q", torch.ones(2, 4), torch.empty(0), {}).store(
+            FloatCodec(), {"values": torch.ones(4)}
+        )
 
 
 def test_stored_parts_are_copies():
@@ -273,7 +297,9 @@ def test_prune_leaves_no_negative_zero():
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["in memory", "streamed"])
 @pytest.mark.parametrize("kind", ["gpt2", "mixtral"])
-def test_no_negative_zero_that_a_method_leaves_is_kept(kind, streamed, make, keep_as, make_job, tmp_path):
+def test_no_negative_zero_that_a_method_leaves_is_kept(
+    kind, streamed, make, keep_as, make_job, tmp_path
+):
     """Count -0.0 as a fault: in packed formats it would be a weight."""
     source, compute = keep_as(make(kind), tmp_path / "source"), Compute(stream=streamed)
     model = loading.load(source, compute)

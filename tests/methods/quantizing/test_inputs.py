@@ -15,7 +15,9 @@ def test_inputs_of_any_width_are_rounded(form, width):
     assert got.shape == x.shape and 0 < float((got - x).norm() / x.norm()) < 0.2
 
 
-@pytest.mark.parametrize(("form", "grid", "most"), [("mxfp4", Microscaling(4), 32), ("nvfp4", NvFloat4(), 16)])
+@pytest.mark.parametrize(
+    ("form", "grid", "most"), [("mxfp4", Microscaling(4), 32), ("nvfp4", NvFloat4(), 16)]
+)
 def test_groups_of_inputs_are_as_large_as_those_of_weights(form, grid, most):
     x = torch.randn(1, 24, generator=torch.Generator().manual_seed(0))
     weight = x.clone()

@@ -22,7 +22,8 @@ def median(values):
 
 
 def naive(student, teacher):
-    """Return the distance by the definition, one number after the other, and its gradient in the student."""
+    """Return the distance by the definition, one number after the other, and its gradient in the
+    student."""
     total, gradient = 0.0, torch.zeros_like(student)
     for b, (h, t) in enumerate(zip(student.tolist(), teacher.tolist(), strict=True)):
         norms = [sum(x * x for x in row) ** 0.5 for row in t]
@@ -38,7 +39,8 @@ def naive(student, teacher):
 
 
 def states(massive=True):
-    """Return a student's and a teacher's states [3, 9, 12]. A token and a channel of two sequences are massive."""
+    """Return a student's and a teacher's states [3, 9, 12]. A token and a channel of two sequences
+    are massive."""
     rng = torch.Generator().manual_seed(0)
     teacher = torch.randn(3, 9, 12, generator=rng)
     if massive:
@@ -56,7 +58,9 @@ def test_distance_and_its_gradient(massive):
     got = distance(student, teacher)
 
     assert got.item() == pytest.approx(want, rel=1e-5)
-    torch.testing.assert_close(torch.autograd.grad(2 * got, student)[0], 2 * gradient, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(
+        torch.autograd.grad(2 * got, student)[0], 2 * gradient, rtol=1e-5, atol=1e-8
+    )
     assert bool((gradient[0, 0] == 0).all()) is massive
 
 
@@ -83,17 +87,22 @@ def test_a_student_that_equals_its_teacher_does_not_move(llama, task):
 
 
 def naive_loss(model, dense, ids, every):
-    """Return CE, and the distance of every `every`-th block, per token, from hooks on the blocks."""
+    """Return CE, and the distance of every `every`-th block, per token, from hooks on the
+    blocks."""
     seen = [], []
     for m, to in zip((model, dense), seen, strict=True):
         for block in list(blocks_of(m))[::-1][::every]:
-            block.register_forward_hook(lambda _b, _a, out, to=to: to.append(out[0] if type(out) is tuple else out))
+            block.register_forward_hook(
+                lambda _b, _a, out, to=to: to.append(out[0] if type(out) is tuple else out)
+            )
     with torch.no_grad():
         logits = model(input_ids=ids).logits[:, :-1]
         dense(input_ids=ids)
     ce = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
     count = ids[:, 1:].numel()
-    return float(ce), sum(naive(h[:, :-1], t[:, :-1])[0] for h, t in zip(*seen, strict=True)) / count
+    return float(ce), sum(
+        naive(h[:, :-1], t[:, :-1])[0] for h, t in zip(*seen, strict=True)
+    ) / count
 
 
 @pytest.mark.parametrize(
@@ -101,7 +110,10 @@ def naive_loss(model, dense, ids, every):
     [
         *(("gpt2", every) for every in (1, 2, 9)),
         ("mixtral", 1),
-        *(pytest.param(family, 2, marks=pytest.mark.full) for family in ("llama", "opt", "gemma3_text", "gpt_oss")),
+        *(
+            pytest.param(family, 2, marks=pytest.mark.full)
+            for family in ("llama", "opt", "gemma3_text", "gpt_oss")
+        ),
     ],
 )
 def test_first_loss_is_that_of_the_definition(family, every, make, task):

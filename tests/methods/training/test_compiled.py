@@ -20,12 +20,17 @@ def compiles(monkeypatch):
         assert options == {"dynamic": False}
         kinds.add(type(self.mlp.up_proj))
         count.append(type(self).__name__)
-        self._compiled_call_impl = lambda *args, **kwargs: (ran.append(1), self._call_impl(*args, **kwargs))[1]
+        self._compiled_call_impl = lambda *args, **kwargs: (
+            ran.append(1),
+            self._call_impl(*args, **kwargs),
+        )[1]
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile_)
     yield count
     assert ran
-    assert len(kinds) == 2, "a class for all scaled linears and one for the teacher's: a compilation serves one class"
+    assert len(kinds) == 2, (
+        "a class for all scaled linears and one for the teacher's: a compilation serves one class"
+    )
 
 
 def test_compiled_blocks_train_as_others_do(llama, make_job, tmp_path, compiles):
@@ -33,9 +38,13 @@ def test_compiled_blocks_train_as_others_do(llama, make_job, tmp_path, compiles)
     plain = method("cast").apply(copy.deepcopy(llama), job)
     assert compiles == []
 
-    other = method("cast", compile="on").apply(copy.deepcopy(llama), replace(job, workdir=tmp_path / "b"))
+    other = method("cast", compile="on").apply(
+        copy.deepcopy(llama), replace(job, workdir=tmp_path / "b")
+    )
 
-    assert compiles == ["LlamaDecoderLayer"] * 2 * len(compiled.blocks_of(llama))  # the teacher's, too
+    assert compiles == ["LlamaDecoderLayer"] * 2 * len(
+        compiled.blocks_of(llama)
+    )  # the teacher's, too
     assert other.notes.pop("compiled") is True
     assert plain.notes["curve"] == other.notes["curve"]
     assert all(block._compiled_call_impl is None for block in compiled.blocks_of(other.model))
@@ -43,8 +52,12 @@ def test_compiled_blocks_train_as_others_do(llama, make_job, tmp_path, compiles)
 
 def test_by_itself_it_compiles_on_a_card_only(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    assert compiled.is_wanted("auto", torch.device("cuda")) and not compiled.is_wanted("auto", torch.device("cpu"))
-    assert compiled.is_wanted("on", torch.device("cpu")) and not compiled.is_wanted("off", torch.device("cuda"))
+    assert compiled.is_wanted("auto", torch.device("cuda")) and not compiled.is_wanted(
+        "auto", torch.device("cpu")
+    )
+    assert compiled.is_wanted("on", torch.device("cpu")) and not compiled.is_wanted(
+        "off", torch.device("cuda")
+    )
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert not compiled.is_wanted("auto", torch.device("cuda"))
 
@@ -54,5 +67,9 @@ def test_by_itself_it_compiles_on_a_card_only(monkeypatch):
 def test_inductor_compiles_a_block(llama, make_job, tmp_path):
     job = job_to_train(llama, make_job, counting(), tmp_path / "a", steps=3)
     plain = method("cast").apply(copy.deepcopy(llama), job)
-    other = method("cast", compile="on").apply(copy.deepcopy(llama), replace(job, workdir=tmp_path / "b"))
-    assert other.notes["curve"][-1]["loss"] == pytest.approx(plain.notes["curve"][-1]["loss"], rel=1e-3)
+    other = method("cast", compile="on").apply(
+        copy.deepcopy(llama), replace(job, workdir=tmp_path / "b")
+    )
+    assert other.notes["curve"][-1]["loss"] == pytest.approx(
+        plain.notes["curve"][-1]["loss"], rel=1e-3
+    )

@@ -26,7 +26,9 @@ def material(dtype=torch.float64, tokens=50, vocabulary=37, width=12):
 def naive(hidden, head, targets, teacher, eta, temperature):
     z = hidden @ head.T
     other = (teacher.hidden @ teacher.head.T / temperature).log_softmax(-1)
-    kl = temperature**2 * kl_div((z / temperature).log_softmax(-1), other, log_target=True, reduction="sum")
+    kl = temperature**2 * kl_div(
+        (z / temperature).log_softmax(-1), other, log_target=True, reduction="sum"
+    )
     ce = cross_entropy(z, targets, reduction="sum")
     return eta * kl + (1 - eta) * ce, ce, kl
 
@@ -34,13 +36,16 @@ def naive(hidden, head, targets, teacher, eta, temperature):
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("eta", [0.0, 1 / 3, 1.0])
 def test_value_and_gradients(eta, temperature):
-    """Seven rows of logits at a time, in parts of three: the last of the 50 rows are one, and in parts of one."""
+    """Seven rows of logits at a time, in parts of three: the last of the 50 rows are one, and in
+    parts of one."""
     hidden, head, targets, teacher = material()
     want, ce, kl = naive(hidden, head, targets, teacher, eta, temperature)
     expected = torch.autograd.grad(want / 50, (hidden, head))
 
     sizes = {"logits_bytes": 8 * 37 * 7, "part_bytes": 4 * 37 * 3}
-    got, *parts = Distillation(eta, temperature)(Outputs(hidden, head), targets, teacher, 1 / 50, **sizes)
+    got, *parts = Distillation(eta, temperature)(
+        Outputs(hidden, head), targets, teacher, 1 / 50, **sizes
+    )
     gradients = torch.autograd.grad(got, (hidden, head))
 
     torch.testing.assert_close(got.double(), want / 50, rtol=1e-5, atol=1e-6)
@@ -52,14 +57,18 @@ def test_value_and_gradients(eta, temperature):
 
 
 @pytest.mark.parametrize(
-    "finish", [Finish(), Finish(cap=1.5), Finish(divisor=8.0), Finish(cap=1.5, divisor=0.5)], ids=str
+    "finish",
+    [Finish(), Finish(cap=1.5), Finish(divisor=8.0), Finish(cap=1.5, divisor=0.5)],
+    ids=str,
 )
 def test_a_head_with_a_bias_and_a_finish(finish):
     """Gradients of the states, the head and its bias, against autograd through the definition."""
     hidden, head, targets, teacher = material()
     rng = torch.Generator().manual_seed(1)
     bias = torch.randn(37, generator=rng, dtype=torch.float64).requires_grad_()
-    teacher = teacher._replace(bias=torch.randn(37, generator=rng, dtype=torch.float64), finish=Finish(cap=0.7))
+    teacher = teacher._replace(
+        bias=torch.randn(37, generator=rng, dtype=torch.float64), finish=Finish(cap=0.7)
+    )
 
     def logits(x):
         x = x if finish.divisor is None else x / finish.divisor
@@ -86,7 +95,9 @@ def test_without_a_teacher_it_is_cross_entropy():
 
     want = cross_entropy(hidden @ head.T, targets)
     torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
-    assert float(kl.detach()) == 0 and float(ce.detach()) == pytest.approx(50 * want.item(), rel=1e-5)
+    assert float(kl.detach()) == 0 and float(ce.detach()) == pytest.approx(
+        50 * want.item(), rel=1e-5
+    )
 
 
 def test_logits_never_exist_whole(monkeypatch):
@@ -100,7 +111,9 @@ def test_logits_never_exist_whole(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", watch)
     hidden, head, targets, teacher = material()
-    Distillation(0.5)(Outputs(hidden, head), targets, teacher, logits_bytes=8 * 37 * 8)[0].backward()
+    Distillation(0.5)(Outputs(hidden, head), targets, teacher, logits_bytes=8 * 37 * 8)[
+        0
+    ].backward()
 
     assert max(rows for rows, columns in seen if columns == 37) == 8
 
@@ -121,15 +134,23 @@ class ByAutograd(Loss):
 
     def of_tokens(self, logits, targets, teacher):
         log_q, log_p = logits.log_softmax(-1), teacher.log_softmax(-1)
-        return cross_entropy(logits, targets, reduction="sum"), kl_div(log_q, log_p, log_target=True, reduction="sum")
+        return cross_entropy(logits, targets, reduction="sum"), kl_div(
+            log_q, log_p, log_target=True, reduction="sum"
+        )
 
 
 @pytest.mark.parametrize("finish", [Finish(), Finish(cap=1.5, divisor=0.5)], ids=str)
 def test_a_loss_without_a_gradient_of_its_own_has_that_of_autograd(finish):
     hidden, head, targets, teacher = material()
-    student, sizes = Outputs(hidden, head, None, finish), {"logits_bytes": 8 * 37 * 7, "part_bytes": 4 * 37 * 3}
+    student, sizes = (
+        Outputs(hidden, head, None, finish),
+        {"logits_bytes": 8 * 37 * 7, "part_bytes": 4 * 37 * 3},
+    )
 
-    one, two = (loss(student, targets, teacher, 1 / 50, **sizes) for loss in (ByAutograd(), Distillation(1 / 3)))
+    one, two = (
+        loss(student, targets, teacher, 1 / 50, **sizes)
+        for loss in (ByAutograd(), Distillation(1 / 3))
+    )
 
     for mine, theirs in zip(one, two, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)

@@ -32,13 +32,16 @@ def start_of(name, model, job):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """trained(name, family, **config) -> the dense model, the job and the outcome of SHORT steps; each is trained once."""
+    """trained(name, family, **config) -> the dense model, the job and the outcome of SHORT steps;
+    each is trained once."""
 
     @cache
     def train(name, family, **config):
         model, work = build(family), tmp_path_factory.mktemp("trained")
         options = {"steps": SHORT, "budget": {"log_every": 3}}
-        job = job_to_train(model, job_for, counting(), work, "dense" if name == "dense-ft" else "2:4", **options)
+        job = job_to_train(
+            model, job_for, counting(), work, "dense" if name == "dense-ft" else "2:4", **options
+        )
         return model, job, method(name, **config).apply(start_of(name, model, job), job)
 
     return train
@@ -122,11 +125,15 @@ def test_killed_and_resumed_equals_undisturbed(name, trained, tmp_path):
     ("name", "config", "at"),
     [
         *(pytest.param("cast", {}, at, marks=pytest.mark.full) for at in (3, 8, 10)),
-        *(("sr-ste", {"refresh": 3}, at) for at in (7, 9)),  # step 7 updates the masks, step 9 does not
+        *(
+            ("sr-ste", {"refresh": 3}, at) for at in (7, 9)
+        ),  # step 7 updates the masks, step 9 does not
         pytest.param("ast", {}, 7, marks=pytest.mark.full),
     ],
 )
-def test_asked_to_stop_it_saves_the_last_whole_step_and_resumes_as_undisturbed(name, config, at, trained, tmp_path):
+def test_asked_to_stop_it_saves_the_last_whole_step_and_resumes_as_undisturbed(
+    name, config, at, trained, tmp_path
+):
     """A process by itself stops between micro-batches, so a step that has begun is done again."""
     llama, job, straight = trained(name, "llama", **config)
     started = []
@@ -146,7 +153,9 @@ def test_asked_to_stop_it_saves_the_last_whole_step_and_resumes_as_undisturbed(n
 
     try:
         with pytest.raises(Stopped):
-            method(name, **config).apply(copy.deepcopy(llama), replace(job, training=Asked(), workdir=tmp_path))
+            method(name, **config).apply(
+                copy.deepcopy(llama), replace(job, training=Asked(), workdir=tmp_path)
+            )
     finally:
         stop_request.reset()
     assert started == list(range(at))
@@ -161,14 +170,22 @@ def test_asked_to_stop_it_saves_the_last_whole_step_and_resumes_as_undisturbed(n
 
 @pytest.mark.numeric
 @pytest.mark.parametrize(
-    ("name", "fields"), [("cast", {}), ("cast", {"hidden": 0.3}), ("maskllm", {"lambda_": 1e-3})], ids=str
+    ("name", "fields"),
+    [("cast", {}), ("cast", {"hidden": 0.3}), ("maskllm", {"lambda_": 1e-3})],
+    ids=str,
 )
-def test_micro_batches_add_up_and_recomputing_activations_changes_nothing(name, fields, llama, task):
+def test_micro_batches_add_up_and_recomputing_activations_changes_nothing(
+    name, fields, llama, task
+):
     job = task(llama, steps=3, budget={"log_every": 1})
     whole = replace(job, budget=replace(job.budget, micro=None), workdir=job.workdir / "b")
 
-    one, two = (method(name, **fields).apply(copy.deepcopy(llama), j).notes["curve"] for j in (job, whole))
-    again = method(name, recompute=True, **fields).apply(copy.deepcopy(llama), replace(job, workdir=job.workdir / "c"))
+    one, two = (
+        method(name, **fields).apply(copy.deepcopy(llama), j).notes["curve"] for j in (job, whole)
+    )
+    again = method(name, recompute=True, **fields).apply(
+        copy.deepcopy(llama), replace(job, workdir=job.workdir / "c")
+    )
 
     for row, other in zip(one, two, strict=True):
         assert row == pytest.approx(other, rel=1e-3)
@@ -218,13 +235,17 @@ def test_a_relative_rate_is_in_units_of_the_weights_root_mean_square(name, llama
         job = replace(job, workdir=job.workdir / str(k))
         curves.append(type(method(name))(**rate).apply(copy.deepcopy(model), job).notes["curve"])
 
-    assert [row["lr"] for row in curves[0]] == pytest.approx([row["lr"] for row in curves[1]], rel=1e-5)
+    assert [row["lr"] for row in curves[0]] == pytest.approx(
+        [row["lr"] for row in curves[1]], rel=1e-5
+    )
     assert curves[0][1]["lr"] and len(curves[0]) == 2
 
 
 @pytest.mark.parametrize("name", ["cast", "maskllm", "recon"])
 def test_two_learning_rates_are_refused(name):
-    with pytest.raises(UserError, match=r"lr=0\.001 and relative_lr=0\.01 are two learning rates: give one"):
+    with pytest.raises(
+        UserError, match=r"lr=0\.001 and relative_lr=0\.01 are two learning rates: give one"
+    ):
         method(name, lr=1e-3, relative_lr=0.01)
 
 
@@ -251,11 +272,16 @@ def test_a_method_brings_its_own_loss(llama, task):
             return ReverseKL()
 
     job = task(llama, steps=SHORT, budget={"log_every": 1})
-    outcome = train_kept("mine", Mine(lr=3e-3), pruned(llama, job), job, job.prior.masks.__getitem__)
+    outcome = train_kept(
+        "mine", Mine(lr=3e-3), pruned(llama, job), job, job.prior.masks.__getitem__
+    )
 
     curve = outcome.notes["curve"]
     assert list(curve[0]) == ["step", "lr", "loss", "reverse_kl", "hidden", "norm"]
-    assert all(row["loss"] == pytest.approx(row["reverse_kl"] + 1e-3 * row["hidden"], rel=1e-4) for row in curve)
+    assert all(
+        row["loss"] == pytest.approx(row["reverse_kl"] + 1e-3 * row["hidden"], rel=1e-4)
+        for row in curve
+    )
     assert 0 < curve[-1]["reverse_kl"] < 0.8 * curve[0]["reverse_kl"]
     assert set(outcome.notes["validation_perplexity"]) == {"start", "end"}
 
@@ -281,7 +307,9 @@ def test_teacher_with_another_vocabulary(llama, task):
         def get_output_embeddings(self):
             return torch.nn.Linear(8, 60, bias=False)
 
-    with pytest.raises(UserError, match=r"teacher and student have different vocabularies \(60 and 64\)"):
+    with pytest.raises(
+        UserError, match=r"teacher and student have different vocabularies \(60 and 64\)"
+    ):
         method("cast").apply(llama, task(llama, teacher=Small))
 
 
@@ -322,10 +350,18 @@ def test_final_prune_and_lambda_are_noted(trained):
 
     assert notes["lambda_"] > 0
     assert 0.5 < notes["S"] <= 1
-    before, after = (notes["validation_perplexity"][k] for k in ("before_final_prune", "after_final_prune"))
+    before, after = (
+        notes["validation_perplexity"][k] for k in ("before_final_prune", "after_final_prune")
+    )
     assert notes["final_prune_cost"] == pytest.approx(after / before - 1, abs=1e-3)
-    assert set(notes["validation_perplexity"]) == {"start", "before_final_prune", "after_final_prune"}
-    assert {"S", "flipped", "lr", "alpha", "loss", "ce", "kl", "norm", "step"} <= set(notes["curve"][-1])
+    assert set(notes["validation_perplexity"]) == {
+        "start",
+        "before_final_prune",
+        "after_final_prune",
+    }
+    assert {"S", "flipped", "lr", "alpha", "loss", "ce", "kl", "norm", "step"} <= set(
+        notes["curve"][-1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -341,28 +377,87 @@ def test_final_prune_and_lambda_are_noted(trained):
 def test_ablations_make_other_models(config, llama, task):
     job = task(llama, steps=4)
     plain = method("cast").apply(copy.deepcopy(llama), job)
-    other = method("cast", **config).apply(copy.deepcopy(llama), replace(job, workdir=job.workdir / "b"))
+    other = method("cast", **config).apply(
+        copy.deepcopy(llama), replace(job, workdir=job.workdir / "b")
+    )
 
-    assert any(not torch.equal(p, q) for p, q in zip(plain.model.parameters(), other.model.parameters(), strict=True))
+    assert any(
+        not torch.equal(p, q)
+        for p, q in zip(plain.model.parameters(), other.model.parameters(), strict=True)
+    )
 
 
 GOLDEN = {
     "ce": [
-        4.17878, 4.06153, 3.98444, 3.96922, 3.89951, 3.93929, 3.89962, 3.74803, 3.73755, 3.667, 3.57385, 3.49935,
-        3.51476, 3.40597, 3.36953, 3.32291, 3.25734, 3.50118, 3.31415, 3.25374,
+        4.17878,
+        4.06153,
+        3.98444,
+        3.96922,
+        3.89951,
+        3.93929,
+        3.89962,
+        3.74803,
+        3.73755,
+        3.667,
+        3.57385,
+        3.49935,
+        3.51476,
+        3.40597,
+        3.36953,
+        3.32291,
+        3.25734,
+        3.50118,
+        3.31415,
+        3.25374,
     ],
     "kl": [
-        0.0, 0.131134, 0.159126, 0.16436, 0.171291, 0.142435, 0.154182, 0.159073, 0.150544, 0.156348, 0.143599,
-        0.156537, 0.154057, 0.155349, 0.161714, 0.166842, 0.181218, 0.162175, 0.163773, 0.163444,
+        0.0,
+        0.131134,
+        0.159126,
+        0.16436,
+        0.171291,
+        0.142435,
+        0.154182,
+        0.159073,
+        0.150544,
+        0.156348,
+        0.143599,
+        0.156537,
+        0.154057,
+        0.155349,
+        0.161714,
+        0.166842,
+        0.181218,
+        0.162175,
+        0.163773,
+        0.163444,
     ],
     "norm": [
-        0.992072, 0.971116, 1.52679, 0.800088, 0.865595, 0.958436, 1.15222, 0.885836, 1.05196, 1.10792, 1.10921,
-        1.24472, 0.996947, 0.834292, 1.16053, 1.05202, 0.956434, 0.960095, 0.99384, 0.924729,
+        0.992072,
+        0.971116,
+        1.52679,
+        0.800088,
+        0.865595,
+        0.958436,
+        1.15222,
+        0.885836,
+        1.05196,
+        1.10792,
+        1.10921,
+        1.24472,
+        0.996947,
+        0.834292,
+        1.16053,
+        1.05202,
+        0.956434,
+        0.960095,
+        0.99384,
+        0.924729,
     ],
     "S": [0.696954] * 10 + [0.953927] * 10,
     "flipped": [0.0] * 10 + [0.0566406] * 10,
     "alpha": [0.0] * 10 + [0.5] * 10,
-}  # fmt: skip
+}
 
 
 @pytest.mark.numeric
@@ -370,14 +465,19 @@ GOLDEN = {
     ("kernel", "moved"),
     [
         ("foreach", 0.0),
-        *(pytest.param(*each, marks=pytest.mark.full) for each in [("reference", 0.0), ("foreach", 1e-10)]),
+        *(
+            pytest.param(*each, marks=pytest.mark.full)
+            for each in [("reference", 0.0), ("foreach", 1e-10)]
+        ),
     ],
 )
 def test_golden_trace(kernel, moved, make_exact, task):
-    """Twenty steps of CAST, number by number; written by this code on 2026-11-25, so a change of arithmetic is meant.
+    """Twenty steps of CAST, number by number; written by this code on 2026-11-25, so a change of
+    arithmetic is meant.
 
-    In float64, on any processor: a start moved by a million roundings turns no mark and no digit but the last of six.
-    S alone is summed in float32, in which 2^13 weights added pairwise lose 13 roundings of 6e-8, a tenth of that digit.
+    In float64, on any processor: a start moved by a million roundings turns no mark and no digit
+    but the last of six. S alone is summed in float32, in which 2^13 weights added pairwise lose 13
+    roundings of 6e-8, a tenth of that digit.
     """
     model = make_exact("llama", moved)
     job = task(model, steps=20, budget={"log_every": 1})
@@ -398,8 +498,13 @@ def test_held_mask_is_the_priors(trained):
 
 def test_float16_is_refused(llama, task):
     job = task(llama)
-    with pytest.raises(UserError, match="training in float16 loses small gradients: use --dtype bfloat16 or float32"):
-        method("dense-ft").apply(llama, replace(job, compute=replace(job.compute, dtype=torch.float16)))
+    with pytest.raises(
+        UserError,
+        match="training in float16 loses small gradients: use --dtype bfloat16 or float32",
+    ):
+        method("dense-ft").apply(
+            llama, replace(job, compute=replace(job.compute, dtype=torch.float16))
+        )
 
 
 def test_a_runner_is_told_of_a_validation(llama, task):
@@ -426,7 +531,9 @@ def test_without_validation_windows_it_trains_and_saves(name, llama, task):
 
 
 def test_a_curve_has_all_flips_so_far(llama, task):
-    curve = method("sr-ste").apply(llama, task(llama, steps=6, budget={"log_every": 1})).notes["curve"]
+    curve = (
+        method("sr-ste").apply(llama, task(llama, steps=6, budget={"log_every": 1})).notes["curve"]
+    )
     flipped = [row["flipped"] for row in curve]
     assert flipped == sorted(flipped) and flipped[0] == 0 < flipped[-1]
 

@@ -19,7 +19,9 @@ def test_orders_without_a_known_matrix(order):
 @pytest.mark.parametrize("width", [8, 10])
 def test_a_rotation_is_orthogonal_and_follows_its_generator(width):
     draws = [random_rotation(width, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
-    torch.testing.assert_close(draws[0] @ draws[0].T, torch.eye(width, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        draws[0] @ draws[0].T, torch.eye(width, dtype=torch.float64), rtol=0, atol=1e-12
+    )
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 

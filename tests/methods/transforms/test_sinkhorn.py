@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from methods.pattern import Pattern
-from methods.transforms.sinkhorn import Reader, block_size, doubly_stochastic, harden, learn_order, pruning_error
+from methods.transforms.sinkhorn import (
+    Reader,
+    block_size,
+    doubly_stochastic,
+    harden,
+    learn_order,
+    pruning_error,
+)
 
 PATTERN = Pattern(2, 4)
 
@@ -20,7 +27,9 @@ def linear(rows=6, width=8, seed=0):
 def naive_error(weight, x, order):
     """Return ||X (W' - W)^T||^2 with two of every four columns kept, as `order` groups them."""
     pruned = torch.zeros_like(weight)
-    for row, group in itertools.product(range(len(weight)), torch.as_tensor(order).view(-1, 4).tolist()):
+    for row, group in itertools.product(
+        range(len(weight)), torch.as_tensor(order).view(-1, 4).tolist()
+    ):
         sizes = {column: float(weight[row, column].abs() * x[:, column].norm()) for column in group}
         for column in sorted(sizes, key=sizes.__getitem__)[2:]:
             pruned[row, column] = weight[row, column]
@@ -29,7 +38,9 @@ def naive_error(weight, x, order):
 
 def learn(weight, x, start, **settings):
     reader = Reader(weight, x.T @ x)
-    return learn_order([reader], start, PATTERN, **({"steps": 40, "lr": 1.0, "block": 64, "seed": 0} | settings))
+    return learn_order(
+        [reader], start, PATTERN, **({"steps": 40, "lr": 1.0, "block": 64, "seed": 0} | settings)
+    )
 
 
 def test_rows_and_columns_of_a_soft_permutation_sum_to_one():
@@ -43,7 +54,10 @@ def test_a_soft_permutation_hardens_to_the_best_assignment():
     soft = torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     places = harden(soft)
     for matrix, found in zip(soft.flatten(0, 1), places.flatten(0, 1), strict=True):
-        best = max(itertools.permutations(range(5)), key=lambda rows, m=matrix: float(m[list(rows), range(5)].sum()))
+        best = max(
+            itertools.permutations(range(5)),
+            key=lambda rows, m=matrix: float(m[list(rows), range(5)].sum()),
+        )
         assert tuple(found.tolist()) == best
 
 
@@ -51,14 +65,16 @@ def test_a_soft_permutation_hardens_to_the_best_assignment():
 def test_the_error_is_that_of_pruned_outputs(times):
     """Compare two heads with different orders. `times` heads of the queries share each."""
     weight, x = linear(width=2 * times * 8)
-    order = torch.stack([torch.randperm(8, generator=torch.Generator().manual_seed(i)) for i in range(2)])
+    order = torch.stack(
+        [torch.randperm(8, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    )
     whole = (order.repeat_interleave(times, 0) + 8 * torch.arange(2 * times)[:, None]).flatten()
     reader, parts = Reader(weight, x.T @ x), order.unflatten(1, (-1, 4))
     expected = pytest.approx(naive_error(weight, x, whole), rel=1e-4)
     assert float(pruning_error(reader, parts, PATTERN)) == expected
-    places = torch.stack([torch.randperm(4, generator=torch.Generator().manual_seed(i)) for i in range(4)]).view(
-        2, 2, 4
-    )
+    places = torch.stack(
+        [torch.randperm(4, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    ).view(2, 2, 4)
     hard = torch.nn.functional.one_hot(places, 4).mT.float().requires_grad_()
     error = pruning_error(reader, parts.gather(-1, places.argsort(-1)), PATTERN, hard)
     assert float(error.detach()) == expected
@@ -73,19 +89,26 @@ def test_the_search_finds_the_best_order_where_one_is_known(seed):
     weight *= torch.tensor([1.0] * 4 + [1e-3] * 4)
     x = torch.linalg.qr(x).Q  # so that columns do not replace each other
     order, (first, least) = learn(weight, x, torch.arange(8)[None])
-    assert sorted(sum(column < 4 for column in group) for group in order.view(2, 4).tolist()) == [2, 2]
+    assert sorted(sum(column < 4 for column in group) for group in order.view(2, 4).tolist()) == [
+        2,
+        2,
+    ]
     assert least < 1e-5 < 0.01 < first
 
 
 def test_the_search_goes_most_of_the_way_to_the_best_of_all_orders():
-    """Compare with the exact errors of all 35 orders. With correlated columns the search ends in a local best."""
+    """Compare with the exact errors of all 35 orders. With correlated columns the search ends in a
+    local best."""
     weight, x = linear()
     errors = [
-        naive_error(weight, x, (*four, *set(range(8)).difference(four))) for four in itertools.combinations(range(8), 4)
+        naive_error(weight, x, (*four, *set(range(8)).difference(four)))
+        for four in itertools.combinations(range(8), 4)
     ]
     order, (first, least) = learn(weight, x, torch.arange(8)[None])
     size, start = float((x @ weight.T).square().sum()), naive_error(weight, x, range(8))
-    assert [first * size, least * size] == pytest.approx([start, naive_error(weight, x, order[0])], rel=1e-4)
+    assert [first * size, least * size] == pytest.approx(
+        [start, naive_error(weight, x, order[0])], rel=1e-4
+    )
     assert least * size - min(errors) < 0.25 * (start - min(errors))
 
 

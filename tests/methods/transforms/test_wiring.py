@@ -21,8 +21,8 @@ POST_NORM = ("gemma2", "gemma3_text", "olmo2", "olmo3")
 """Families whose norms follow the linears that write the residual stream."""
 DENSE = [kind for kind, family in FAMILIES.items() if not family.experts]
 TRANSFORMS = {
-    "rotate": Rotate(), "rotate values": Rotate(residual=False), "rotate learned": Rotate(steps=2, lr=0.1),
-    "rotate pca": Rotate(pca=True), "permute": Permute(),
+    "rotate": Rotate(), "rotate values": Rotate(residual=False),
+    "rotate learned": Rotate(steps=2, lr=0.1), "rotate pca": Rotate(pca=True), "permute": Permute(),
     "permute learned": Permute(steps=3, block=8), "smooth": Smooth(), "awq": Awq(group=8, grid=4),
 }  # fmt: skip
 
@@ -34,14 +34,18 @@ def cases():
     for kind in DENSE:
         for name in TRANSFORMS:
             fused = kind in ("gpt2", "gpt_neox", "phi3")
-            if (name == "rotate values" and fused) or (name in ("rotate", "rotate learned") and kind in POST_NORM):
+            if (name == "rotate values" and fused) or (
+                name in ("rotate", "rotate learned") and kind in POST_NORM
+            ):
                 continue
             if name == "smooth" and kind.startswith("olmo"):
                 continue
             if name == "rotate pca" and (kind in POST_NORM or FAMILIES[kind].flow.mean):
                 continue
             daily = kind == "llama" or (kind in ("gemma", "opt", "gemma3_text") and name in PLAIN)
-            yield pytest.param(kind, name, id=f"{kind} {name}", marks=() if daily else pytest.mark.full)
+            yield pytest.param(
+                kind, name, id=f"{kind} {name}", marks=() if daily else pytest.mark.full
+            )
 
 
 @pytest.fixture
@@ -55,7 +59,9 @@ def source(make, make_job):
             if parameter.dim() == 1:
                 parameter.data.uniform_(0.5, 1.5, generator=generator)
         tokens = torch.randint(3, 64, (4, 16), generator=generator)
-        job = make_job(model, pattern="2:4", compute=Compute(dtype=torch.float64), calibration=tokens)
+        job = make_job(
+            model, pattern="2:4", compute=Compute(dtype=torch.float64), calibration=tokens
+        )
         return model, job
 
     return build
@@ -75,7 +81,11 @@ def test_the_function_is_kept(kind, name, source):
     after = logits(outcome.model)
     exact = FAMILIES[kind].flow.mean  # RMSNorm of transformers computes in float32
     assert float((after - before).norm() / before.norm()) < (1e-12 if exact else 2e-6)
-    changed = {n for n, p in state(outcome.model).items() if n not in weights or not torch.equal(p, weights[n])}
+    changed = {
+        n
+        for n, p in state(outcome.model).items()
+        if n not in weights or not torch.equal(p, weights[n])
+    }
     targets = {f"{target}.weight" for target in job.targets}
     assert changed & targets, "nothing changed"
     assert changed - targets <= outcome.changed
@@ -104,7 +114,9 @@ def test_norms_in_bfloat16_take_scales_without_a_rounding(kind, source):
     assert float((after - before).norm() / before.norm()) < 2e-6
 
 
-@pytest.mark.parametrize("kind", [pytest.param("llama"), *(pytest.param(k, marks=pytest.mark.full) for k in POST_NORM)])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("llama"), *(pytest.param(k, marks=pytest.mark.full) for k in POST_NORM)]
+)
 def test_a_stream_whose_norms_follow_its_writers_is_not_rotated(kind, source):
     model, job = source(kind)
     if kind in POST_NORM:
@@ -122,7 +134,8 @@ def test_a_tied_head_becomes_a_tensor_of_its_own(source):
 
 
 def test_learned_rotations_gather_the_importance_of_weights(source):
-    """Compute the entropy of Wanda's importance in the rotated model itself, and compare it with the note."""
+    """Compute the entropy of Wanda's importance in the rotated model itself, and compare it with
+    the note."""
     model, job = source("llama")
     outcome = Rotate(steps=30, lr=0.05).apply(model, job)
     before, after = outcome.notes["entropy"]
@@ -134,7 +147,15 @@ def mean_entropy(model, job):
     entropies = []
     for target, x in inputs_of(model, job).items():
         importance = model.get_submodule(target).weight.square() * x.square().sum(0)
-        sides = {"q": (1,), "k": (1,), "v": (0, 1), "o": (0, 1), "gate": (1,), "up": (1,), "down": (0,)}
+        sides = {
+            "q": (1,),
+            "k": (1,),
+            "v": (0, 1),
+            "o": (0, 1),
+            "gate": (1,),
+            "up": (1,),
+            "down": (0,),
+        }
         for side in sides[target.rpartition(".")[2].removesuffix("_proj")]:
             share = importance / importance.sum(side, keepdim=True)
             entropies.append(-torch.xlogy(share, share).sum(side))
@@ -154,11 +175,14 @@ def test_permuting_keeps_more(steps, source):
 
 
 def test_smoothing_makes_inputs_and_weights_alike(source):
-    """Check that with alpha 0 the largest weights of a norm's readers become equally large in every column."""
+    """Check that with alpha 0 the largest weights of a norm's readers become equally large in every
+    column."""
     model, job = source("llama")
     Smooth(alpha=0.0).apply(model, job)
     attention = model.model.layers[0].self_attn
-    tops = torch.stack([getattr(attention, n).weight.abs().amax(0) for n in ("q_proj", "k_proj", "v_proj")]).amax(0)
+    tops = torch.stack(
+        [getattr(attention, n).weight.abs().amax(0) for n in ("q_proj", "k_proj", "v_proj")]
+    ).amax(0)
     torch.testing.assert_close(tops, tops.mean().expand_as(tops))
 
 
@@ -226,7 +250,10 @@ def test_a_block_without_targets_keeps_its_values_where_rotations_are_learned(so
     model, job = source("llama")
     before, values = logits(model), [b.self_attn.o_proj.weight.clone() for b in model.model.layers]
     Rotate(steps=2, lr=0.1, residual=False).apply(model, excluding(job, "layers.0."))
-    same = [torch.equal(b.self_attn.o_proj.weight, w) for b, w in zip(model.model.layers, values, strict=True)]
+    same = [
+        torch.equal(b.self_attn.o_proj.weight, w)
+        for b, w in zip(model.model.layers, values, strict=True)
+    ]
     assert same == [True, False, False]
     assert float((logits(model) - before).norm() / before.norm()) < 2e-6
 

@@ -1,4 +1,5 @@
-"""llama.cpp: the calls that its Python package documents, by a stand-in; the package itself where it is installed."""
+"""llama.cpp: the calls that its Python package documents, by a stand-in; the package itself where
+it is installed."""
 
 import shutil
 import sys
@@ -35,13 +36,18 @@ def model(tmp_path):
 
 @pytest.fixture
 def package(monkeypatch, model):
-    """A module in place of the package: it gives the model's own logits. off: what it adds to them."""
+    """A module in place of the package: it gives the model's own logits. off: what it adds to
+    them."""
     module = types.ModuleType("llama_cpp")
     module.calls, module.off = [], 0.0
 
     class Llama:
-        def __init__(self, path, *, n_ctx, n_batch, n_ubatch, n_threads, n_threads_batch, logits_all, verbose):
-            assert n_threads == n_threads_batch == 2 and not verbose and n_batch == n_ubatch == n_ctx
+        def __init__(
+            self, path, *, n_ctx, n_batch, n_ubatch, n_threads, n_threads_batch, logits_all, verbose
+        ):
+            assert (
+                n_threads == n_threads_batch == 2 and not verbose and n_batch == n_ubatch == n_ctx
+            )
             self.n_tokens, self.limit, self.path = 0, n_ctx, path.rpartition("/")[2]
             self.scores = np.zeros((n_ctx, 64), np.float32)
 
@@ -57,7 +63,9 @@ def package(monkeypatch, model):
     module.llama_print_system_info = lambda: b"AVX2 = 1"
     monkeypatch.setitem(sys.modules, "llama_cpp", module)
     monkeypatch.setattr(llama_cpp.metadata, "version", lambda name: "0.3")
-    monkeypatch.setattr(llama_cpp.llama_cpp, "quantize", lambda file, out, kind, threads: shutil.copy(file, out))
+    monkeypatch.setattr(
+        llama_cpp.llama_cpp, "quantize", lambda file, out, kind, threads: shutil.copy(file, out)
+    )
     return module
 
 
@@ -80,7 +88,9 @@ def test_a_step_begins_where_the_cache_ended(package, model):
 
 def test_a_file_that_is_not_the_model_is_not_timed(package, model):
     package.off = 10.0
-    with pytest.raises(UserError, match=r"llama\.cpp gives other logits for .* as GGUF fp16, off by"):
+    with pytest.raises(
+        UserError, match=r"llama\.cpp gives other logits for .* as GGUF fp16, off by"
+    ):
         llama_cpp.LlamaCpp().contestants(model, Step("decode", 1, 8), "cpu", 2)
 
 
@@ -98,9 +108,15 @@ def test_a_file_is_the_model(tmp_path, kind):
     folder = write(build("llama"), tmp_path / "m")
     gguf_file.write(folder, tmp_path / "x.gguf", kind)
     ids = torch.randint(64, (1, 9), generator=torch.Generator().manual_seed(0))
-    got = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="x.gguf", dtype=torch.float32)(ids).logits
+    got = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="x.gguf", dtype=torch.float32)(
+        ids
+    ).logits
     expected = loading.load(folder, Compute())(ids).logits
-    assert (got - expected).abs().max() / expected.abs().max() < {"f16": 2e-3, "q8_0": 3e-2, "q4_0": 0.4}[kind]
+    assert (got - expected).abs().max() / expected.abs().max() < {
+        "f16": 2e-3,
+        "q8_0": 3e-2,
+        "q4_0": 0.4,
+    }[kind]
 
 
 def test_what_the_format_is_not_written_for_is_a_sentence(tmp_path):
@@ -108,7 +124,9 @@ def test_what_the_format_is_not_written_for_is_a_sentence(tmp_path):
         gguf_file.write(write(build("gpt2"), tmp_path / "a"), tmp_path / "x.gguf", "fp16")
     scaled = write(build("llama"), tmp_path / "b")
     text = (
-        (scaled / "config.json").read_text().replace('"rope_type": "default"', '"rope_type": "linear", "factor": 2.0')
+        (scaled / "config.json")
+        .read_text()
+        .replace('"rope_type": "default"', '"rope_type": "linear", "factor": 2.0')
     )
     (scaled / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"scales its rotary embedding \(linear\)"):

@@ -23,8 +23,14 @@ class Versions:
 
 
 @pytest.mark.parametrize("is_sparse", [False, True])
-def test_the_native_dense_side_is_the_dense_model_or_the_twin_of_a_sparse_one(monkeypatch, is_sparse):
-    monkeypatch.setattr(ours, "_on_kernel", lambda folder, targets, kind, dense=False: (folder, targets, kind, dense))
+def test_the_native_dense_side_is_the_dense_model_or_the_twin_of_a_sparse_one(
+    monkeypatch, is_sparse
+):
+    monkeypatch.setattr(
+        ours,
+        "_on_kernel",
+        lambda folder, targets, kind, dense=False: (folder, targets, kind, dense),
+    )
     monkeypatch.setattr(ours, "dense_twin", lambda model: ("twin", model))
     monkeypatch.setattr(ours, "_contestant", lambda *parts: parts)
     step = Step("decode", 1, 8)
@@ -38,13 +44,17 @@ def test_the_native_dense_side_is_the_dense_model_or_the_twin_of_a_sparse_one(mo
 
 
 def test_another_model_of_a_turn_is_dense_and_kept_apart(monkeypatch):
-    monkeypatch.setattr(ours, "_on_kernel", lambda folder, targets, kind, dense=False: (folder, dense))
+    monkeypatch.setattr(
+        ours, "_on_kernel", lambda folder, targets, kind, dense=False: (folder, dense)
+    )
     monkeypatch.setattr(ours, "_contestant", lambda *parts: parts)
     native, step = ours.Native(), Step("decode", 1, 8)
     native.contestants(Versions(False), step, "cpu", 1)
     made = native.contestants(Versions(False, "dense"), step, "cpu", 1)
 
-    assert made == [(kind, "dense", ("folder of dense", True), step) for kind in ("bf16", "int8", "int4")]
+    assert made == [
+        (kind, "dense", ("folder of dense", True), step) for kind in ("bf16", "int8", "int4")
+    ]
 
 
 @pytest.mark.usefixtures("kernel")
@@ -55,7 +65,9 @@ def test_a_width_without_int4_is_int8_and_counted_and_the_head_is_on_the_kernel(
     model = ours._on_kernel(folder, targets, "int4")
     made = ours._contestant("int4", "2:4", model, Step("prefill", 4, 0))
     blocks = source.config["num_hidden_layers"]
-    assert made.notes == {"bits": {"8": blocks + 1, "4": 6 * blocks}}  # the products of 352 inputs, and the head
+    assert made.notes == {
+        "bits": {"8": blocks + 1, "4": 6 * blocks}
+    }  # the products of 352 inputs, and the head
     plain = ours._on_kernel(folder, targets, "bf16")
     assert [m.get_output_embeddings().kernel_weight.bits for m in (plain, model)] == [16, 8]
     tokens = torch.arange(8)[None]

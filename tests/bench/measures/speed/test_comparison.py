@@ -10,7 +10,13 @@ from scipy import stats
 
 from bench.kernels.timing import WrongProduct, check_product
 from bench.measures.speed import comparison
-from bench.measures.speed.comparison import Peaks, RooflineCost, SpeedComparison, Timings, interleave
+from bench.measures.speed.comparison import (
+    Peaks,
+    RooflineCost,
+    SpeedComparison,
+    Timings,
+    interleave,
+)
 
 
 class Clock:
@@ -35,7 +41,9 @@ def work(name, seconds, random=None, spread=0.0):
 
 def test_contestants_take_turns_and_the_baseline_stands_twice():
     clock = Clock()
-    got = interleave({"a": work("a", 1), "b": work("b", 2)}, clock, repeat=["a"], blocks=3, block_s=1)
+    got = interleave(
+        {"a": work("a", 1), "b": work("b", 2)}, clock, repeat=["a"], blocks=3, block_s=1
+    )
 
     assert clock.order[-9:] == ["a", "b", "a"] * 3
     assert set(got.blocks) == {"a", "b", "a again"}
@@ -47,12 +55,20 @@ def test_a_block_is_long_enough_and_its_value_a_median():
     clock = Clock()
     got = interleave({"a": lambda: ("a", next(found))}, clock, repeat=[], blocks=2, block_s=3)
 
-    assert got.blocks["a"] == (1, 1) and got.samples["a"] == (1, 1, 5) * 2  # 5 warm-up calls are not in it
+    assert (
+        got.blocks["a"] == (1, 1) and got.samples["a"] == (1, 1, 5) * 2
+    )  # 5 warm-up calls are not in it
     assert got.spread("a") == (1, 5)
 
 
 def test_a_machine_that_slows_down_slows_both_sides():
-    got = interleave({"a": work("a", 2), "b": work("b", 1)}, Clock(drift=0.01), repeat=["a"], blocks=20, block_s=0.1)
+    got = interleave(
+        {"a": work("a", 2), "b": work("b", 1)},
+        Clock(drift=0.01),
+        repeat=["a"],
+        blocks=20,
+        block_s=0.1,
+    )
     assert got.blocks["a"][-1] > 1.5 * got.blocks["a"][0]
     assert got.ratio("a", "b").value == pytest.approx(2, rel=0.02)
 
@@ -77,7 +93,10 @@ def test_copies_outgrow_the_cache_three_times_over_and_take_turns():
 
 def test_the_least_time_is_that_of_the_scarcer():
     peaks = Peaks(10.0, {"bf16": 100.0})
-    assert peaks.seconds(RooflineCost(1000, 10), "bf16") == 10 and peaks.seconds(RooflineCost(10, 1000), "bf16") == 100
+    assert (
+        peaks.seconds(RooflineCost(1000, 10), "bf16") == 10
+        and peaks.seconds(RooflineCost(10, 1000), "bf16") == 100
+    )
     assert peaks.seconds(RooflineCost(1e9, 10), "unknown") == 1
 
 
@@ -91,7 +110,9 @@ def verdict(asked, bandwidth):
 
 
 def test_the_speedup_is_over_the_fastest_dense_side():
-    got = verdict(compare({"eager": 3.0, "compiled": 1.6}, {"2:4": 1.0, "other": 2.0}), bandwidth=12.5)
+    got = verdict(
+        compare({"eager": 3.0, "compiled": 1.6}, {"2:4": 1.0, "other": 2.0}), bandwidth=12.5
+    )
 
     assert (got["dense"], got["sparse"]) == ("compiled", "2:4")
     assert got["speedup"] == pytest.approx(1.6) and got["limit"] == pytest.approx(16 / 9, rel=1e-3)

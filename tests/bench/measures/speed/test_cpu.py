@@ -1,4 +1,5 @@
-"""Speed on a CPU: real kernels in the frame, with numbers nobody holds to anything; records; and what cannot be timed."""
+"""Speed on a CPU: real kernels in the frame, with numbers nobody holds to anything; records; and
+what cannot be timed."""
 
 import copy
 import itertools
@@ -36,7 +37,9 @@ from methods.targets import find_targets
 @pytest.fixture
 def device(kernel, monkeypatch):
     monkeypatch.setattr(cpu, "last_cache_bytes", lambda: 2**16)
-    monkeypatch.setattr(comparison.SpeedComparison.run, "__defaults__", (comparison.BLOCKS, 1e-4))  # short blocks
+    monkeypatch.setattr(
+        comparison.SpeedComparison.run, "__defaults__", (comparison.BLOCKS, 1e-4)
+    )  # short blocks
     return cpu.Cpu(1)
 
 
@@ -102,18 +105,30 @@ def test_a_run_measures_decoding_and_says_what_is_missing(device, tmp_path):
     results = tmp_path / "results"
     run_here(small(results, measures=("speed",), quantizers=("none", "int8"), dtype="bfloat16"))
 
-    found = {(r.identity.method, r.identity.quantizer, r.identity.protocol.label): r for r in ReadOnlyStore(results)}
+    found = {
+        (r.identity.method, r.identity.quantizer, r.identity.protocol.label): r
+        for r in ReadOnlyStore(results)
+    }
     cuda = found["magnitude", "none", "cuda"]
     assert (cuda.status, cuda.reason, cuda.readings) == ("skipped", "no CUDA device", [])
     for quantizer in ("none", "int8"):
         record = found["magnitude", quantizer, "decode@b1,kv128"]
         assert record.status == "ok", record.reason
-        assert [r.metric for r in record.readings] == ["tokens_per_s", "tokens_per_s_dense", "speedup"]
+        assert [r.metric for r in record.readings] == [
+            "tokens_per_s",
+            "tokens_per_s_dense",
+            "speedup",
+        ]
         assert all(r.value > 0 for r in record.readings)
         items = ReadOnlyStore(results).items(record)
-        assert len(items.ids) == comparison.BLOCKS and {"tokens_per_s_dense", "speedup"} <= set(items.columns)
+        assert len(items.ids) == comparison.BLOCKS and {"tokens_per_s_dense", "speedup"} <= set(
+            items.columns
+        )
         assert record.key_inputs["hardware"] and record.notes["kv_tokens"] == 128
-        assert record.notes["device"].startswith("CPU, ") and record.notes["dense"] in ("dense", "same kernel, dense")
+        assert record.notes["device"].startswith("CPU, ") and record.notes["dense"] in (
+            "dense",
+            "same kernel, dense",
+        )
     dense = found["dense", "none", "decode@b1,kv128"]
     assert [r.metric for r in dense.readings] == ["tokens_per_s"]
 
@@ -124,25 +139,38 @@ def test_the_packed_model_decodes_what_the_dense_one_does(device, tmp_path):
     load = lambda: loading.load(folder, Compute(dtype=torch.bfloat16))  # noqa: E731
     model = load()
     shapes = {n: tuple(t.shape) for n, t in model.state_dict().items()}
-    packed = {n: pack(model.get_submodule(n).weight) for n in find_targets(model.config.to_dict(), shapes)}
+    packed = {
+        n: pack(model.get_submodule(n).weight) for n in find_targets(model.config.to_dict(), shapes)
+    }
     step = decoding.decode_step(2, 16)
-    steps = [step(model), step(swap_linears(load(), packed)), step(decoding.dense_twin(swap_linears(load(), packed)))]
+    steps = [
+        step(model),
+        step(swap_linears(load(), packed)),
+        step(decoding.dense_twin(swap_linears(load(), packed))),
+    ]
     logits = [s() for s in steps]
     assert torch.equal(steps[0](), logits[0])  # the cache is as it was
     for other in logits[1:]:
         torch.testing.assert_close(other, logits[0], rtol=0.05, atol=0.1)
-    whole = model(torch.randint(1000, (2, 17), generator=torch.Generator().manual_seed(0))).logits[:, -1:]
+    whole = model(torch.randint(1000, (2, 17), generator=torch.Generator().manual_seed(0))).logits[
+        :, -1:
+    ]
     torch.testing.assert_close(logits[0], whole, rtol=0.05, atol=0.1)
 
 
 @pytest.mark.numeric
 def test_the_dense_twin_of_an_int8_model_keeps_its_packed_head(device, tmp_path):
     folder = prune(tiny(tmp_path / "tiny"))
-    sparse = _on_kernel(folder, find_targets(Folder(folder).config, Folder(folder).shapes()), "int8")
+    sparse = _on_kernel(
+        folder, find_targets(Folder(folder).config, Folder(folder).shapes()), "int8"
+    )
     ids = torch.randint(1000, (2, 17), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(
-            decoding.dense_twin(copy.deepcopy(sparse))(ids).logits, sparse(ids).logits, rtol=0.05, atol=0.1
+            decoding.dense_twin(copy.deepcopy(sparse))(ids).logits,
+            sparse(ids).logits,
+            rtol=0.05,
+            atol=0.1,
         )
 
 
@@ -157,17 +185,28 @@ def test_models_that_answer_otherwise_are_not_timed():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"dtype": "float32"}, "the native kernel has no float32: take --dtype bfloat16, --quant int8 or int4-rtn"),
+        (
+            {"dtype": "float32"},
+            "the native kernel has no float32: take --dtype bfloat16, --quant int8 or int4-rtn",
+        ),
         ({"dtype": "bfloat16", "patterns": ("4:8",)}, "no kernel for 4:8: only 2:4 has one"),
-        ({"dtype": "bfloat16", "quantizers": ("int4-rtn",)}, "whose 352 inputs are no whole blocks of 64"),
-        ({"dtype": "bfloat16", "quantizers": ("int4-rtn:group=8",)}, "no 2:4 kernel for the grid of model.layers.0."),
+        (
+            {"dtype": "bfloat16", "quantizers": ("int4-rtn",)},
+            "whose 352 inputs are no whole blocks of 64",
+        ),
+        (
+            {"dtype": "bfloat16", "quantizers": ("int4-rtn:group=8",)},
+            "no 2:4 kernel for the grid of model.layers.0.",
+        ),
         ({"dtype": "bfloat16", "quantizers": ("nf4",)}, "only floats, int8 and int4 have one"),
         ({"dtype": "bfloat16", "quantizers": ("int3-rtn",)}, "only floats, int8 and int4 have one"),
     ],
 )
 def test_an_artifact_without_a_kernel_is_skipped_with_the_reason(device, tmp_path, changes, reason):
     run_here(small(tmp_path / "r", measures=("speed",), **changes), only=("magnitude",))
-    record = next(r for r in ReadOnlyStore(tmp_path / "r") if r.identity.protocol.label.startswith("decode"))
+    record = next(
+        r for r in ReadOnlyStore(tmp_path / "r") if r.identity.protocol.label.startswith("decode")
+    )
     assert (record.status, record.readings) == ("skipped", []) and reason in record.reason
 
 
@@ -182,7 +221,11 @@ def test_the_kind_is_that_of_the_stored_weights(tmp_path):
     codecs = [GridCodec("integer", bits, 64) for bits in (8, 4, 4)]
     eight, four, other = (StoredWeight(codec, codec.encode(sparse(8, 64))) for codec in codecs)
     floats = StoredWeight(FloatCodec(), {"values": sparse(8, 64)})
-    for stored, kind in (({"x": floats}, None), ({"x": eight}, "int8"), ({"x": four, "y": other}, "int4")):
+    for stored, kind in (
+        ({"x": floats}, None),
+        ({"x": eight}, "int8"),
+        ({"x": four, "y": other}, "int4"),
+    ):
         store(stored, tmp_path)
         assert decoding.find_kind(context) == kind
     for mixed in (eight, floats):
@@ -204,8 +247,8 @@ def test_stored_integers_are_packed_in_the_format_of_the_files(tmp_path):
 
 def test_a_step_of_a_model_with_a_sliding_window_is_the_same_each_time():
     config = MistralConfig(
-        vocab_size=1000, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=64,
+        vocab_size=1000, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, sliding_window=64,
     )  # fmt: skip
     torch.manual_seed(0)
     step = decoding._eager_step(MistralForCausalLM(config).eval(), torch.arange(9)[None])
@@ -215,7 +258,8 @@ def test_a_step_of_a_model_with_a_sliding_window_is_the_same_each_time():
 
 
 def test_fewer_blocks_have_a_speedup_over_the_dense_model(device, tmp_path, monkeypatch):
-    """On a clock that only counts blocks. The linears read half of their 32-bit weights, and the head as many as before."""
+    """On a clock that only counts blocks. The linears read half of their 32-bit weights, and the
+    head as many as before."""
     seconds = itertools.count(0, 1e-9)
     passed = [0.0]
 
@@ -227,7 +271,10 @@ def test_fewer_blocks_have_a_speedup_over_the_dense_model(device, tmp_path, monk
 
     monkeypatch.setattr(decoding, "decode_step", step)
     monkeypatch.setattr(cpu.Cpu, "clock", WallClock(lambda: next(seconds) + passed[0]))
-    run_here(small(tmp_path / "r", methods=("depth:drop=50%",), measures=("speed",)), only=("depth:drop=50%",))
+    run_here(
+        small(tmp_path / "r", methods=("depth:drop=50%",), measures=("speed",)),
+        only=("depth:drop=50%",),
+    )
     record = next(
         r
         for r in ReadOnlyStore(tmp_path / "r")
@@ -235,7 +282,11 @@ def test_fewer_blocks_have_a_speedup_over_the_dense_model(device, tmp_path, monk
     )
 
     values = {r.metric: round(r.value, 6) for r in record.readings}
-    assert record.status == "ok" and values == {"tokens_per_s": 0.5, "tokens_per_s_dense": 0.25, "speedup": 2}
+    assert record.status == "ok" and values == {
+        "tokens_per_s": 0.5,
+        "tokens_per_s_dense": 0.25,
+        "speedup": 2,
+    }
     assert (record.notes["dense"], record.notes["sparse"]) == ("dense", "fewer weights")
     linears, head, cached = 4 * 200_704, 4 * 1024 * 128, 129 * 4 * 2 * 128 * 4
     limit = (4 * linears + head + cached) / (2 * linears + head + cached / 2)
@@ -244,20 +295,42 @@ def test_fewer_blocks_have_a_speedup_over_the_dense_model(device, tmp_path, monk
 
 def test_more_tokens_than_learned_positions_are_skipped_with_the_reason(tmp_path):
     folder = random_folder("gpt2", tmp_path / "gpt2", max_position_embeddings=128)
-    run_here(small(tmp_path / "r", models=(str(folder),), measures=("speed",), dtype="bfloat16"), only=("magnitude",))
-    record = next(r for r in ReadOnlyStore(tmp_path / "r") if r.identity.protocol.label.startswith("decode"))
-    assert (record.status, record.reason) == ("skipped", "the model takes 128 tokens, and this measurement has 129")
+    run_here(
+        small(tmp_path / "r", models=(str(folder),), measures=("speed",), dtype="bfloat16"),
+        only=("magnitude",),
+    )
+    record = next(
+        r for r in ReadOnlyStore(tmp_path / "r") if r.identity.protocol.label.startswith("decode")
+    )
+    assert (record.status, record.reason) == (
+        "skipped",
+        "the model takes 128 tokens, and this measurement has 129",
+    )
 
 
 def test_other_hardware_is_another_record():
-    cells = [c for c in plan.make_plan(small("r", measures=("speed",))).measurements if c.config.get("hardware")]
+    cells = [
+        c
+        for c in plan.make_plan(small("r", measures=("speed",))).measurements
+        if c.config.get("hardware")
+    ]
     other = cells[0].model_copy(update={"config": cells[0].config | {"hardware": "another"}})
     assert other.key != cells[0].key and other.identity == cells[0].identity
     assert other.key_inputs()["hardware"] == "another"
 
 
 def test_bench_speed_leaves_records_and_a_figure(device, tmp_path, cli):
-    args = ("speed", "--model", tiny(tmp_path / "tiny"), "--device", "cpu", "--kinds", "bf16,fp16", "--threads", 1)
+    args = (
+        "speed",
+        "--model",
+        tiny(tmp_path / "tiny"),
+        "--device",
+        "cpu",
+        "--kinds",
+        "bf16,fp16",
+        "--threads",
+        1,
+    )
     args += ("--results", tmp_path / "r", "--figure", tmp_path / "f.svg", "--json")
     code, out, _ = cli(*args)
     rows = json.loads(out)
@@ -276,10 +349,14 @@ def test_bench_speed_leaves_records_and_a_figure(device, tmp_path, cli):
     assert record.identity.method == "magnitude" and record.key_inputs["hardware"]
     before = record.provenance
     cli(*args)
-    assert next(r for r in ReadOnlyStore(tmp_path / "r") if r.status == "ok").provenance == before  # not again
+    assert (
+        next(r for r in ReadOnlyStore(tmp_path / "r") if r.status == "ok").provenance == before
+    )  # not again
 
 
-def test_an_error_of_a_library_fails_its_record_and_not_the_others(device, tmp_path, monkeypatch, cli):
+def test_an_error_of_a_library_fails_its_record_and_not_the_others(
+    device, tmp_path, monkeypatch, cli
+):
     compare = type(device).compare
 
     def broken(self, weight, tokens, kind):
@@ -289,20 +366,36 @@ def test_an_error_of_a_library_fails_its_record_and_not_the_others(device, tmp_p
 
     monkeypatch.setattr(type(device), "compare", broken)
     code, out, err = cli(
-        *("speed", "--model", tiny(tmp_path / "tiny"), "--device", "cpu", "--kinds", "bf16,int8", "--threads", 1),
+        *(
+            "speed",
+            "--model",
+            tiny(tmp_path / "tiny"),
+            "--device",
+            "cpu",
+            "--kinds",
+            "bf16,int8",
+            "--threads",
+            1,
+        ),
         *("--results", tmp_path / "r", "--json"),
     )
 
     assert code == 1 and all(r["2:4_us"] > 0 for r in json.loads(out) if r["kind"] == "int8")
     (failed,) = (r for r in ReadOnlyStore(tmp_path / "r") if r.status == "failed")
     assert failed.reason.endswith("an illegal memory access") and "RuntimeError" in failed.traceback
-    assert f"1 record failed: bench show {failed.short_key} --results {tmp_path}/r prints the traceback" in err
+    assert (
+        f"1 record failed: bench show {failed.short_key} --results {tmp_path}/r prints the "
+        "traceback" in err
+    )
 
 
 @pytest.mark.parametrize(("noise", "warned"), [(0.1, False), (5.56, True)])
 def test_a_timing_that_is_not_steady_is_warned_of(capsys, noise, warned):
     """Timings of linears and of whole models."""
-    for notes in ({"shapes": [{"skipped": "x"}, {"noise": noise}]}, {"noise": {"2:4": 0.01, "dense": noise}}):
+    for notes in (
+        {"shapes": [{"skipped": "x"}, {"noise": noise}]},
+        {"noise": {"2:4": 0.01, "dense": noise}},
+    ):
         speed._warn_of_noise([fake_records.record(notes=notes)])
         assert ("differ by 556%: stop other programs" in capsys.readouterr().err) == warned
 

@@ -1,5 +1,5 @@
-"""CUDA in the frame. Without a device: every operator is held against its schema, where a CPU build has one. What is marked
-`cuda` waits for a card."""
+"""CUDA in the frame. Without a device: every operator is held against its schema, where a CPU build
+has one. What is marked `cuda` waits for a card."""
 
 import sys
 import types
@@ -25,18 +25,24 @@ def sparse(out, width):
 
 @pytest.fixture
 def card(monkeypatch, tmp_path):
-    """card(...) -> a device that is none: a Hopper whose operators check how they are called and answer on the CPU."""
+    """card(...) -> a device that is none: a Hopper whose operators check how they are called and
+    answer on the CPU."""
 
     def int_mm(*args):
         given = bind("_int_mm", args, {})
         assert len(given["self"]) > 16 and given["mat2"].stride(0) == 1
-        product = given["self"].double() @ given["mat2"].double()  # exact; a CPU's int8 product saturates without VNNI
+        product = (
+            given["self"].double() @ given["mat2"].double()
+        )  # exact; a CPU's int8 product saturates without VNNI
         return product.to(torch.int32)
 
     def scaled_mm(*args, **kwargs):
         given = bind("_scaled_mm", args, kwargs)
         assert given["mat2"].stride(0) == 1 and given["scale_a"].dtype == torch.float32
-        assert given["scale_a"].shape == (len(args[0]), 1) and given["scale_b"].shape == (1, args[1].shape[1])
+        assert given["scale_a"].shape == (len(args[0]), 1) and given["scale_b"].shape == (
+            1,
+            args[1].shape[1],
+        )
         y = given["self"].float() @ given["mat2"].float() * given["scale_a"] * given["scale_b"]
         return y.to(given["out_dtype"])
 
@@ -57,7 +63,11 @@ def card(monkeypatch, tmp_path):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a card")
         monkeypatch.setattr(torch, "compile", lambda work, **how: work)
-        for name, fake in (("int_mm", int_mm), ("scaled_mm", scaled_mm), ("weight_int4pack_mm", int4_mm)):
+        for name, fake in (
+            ("int_mm", int_mm),
+            ("scaled_mm", scaled_mm),
+            ("weight_int4pack_mm", int4_mm),
+        ):
             monkeypatch.setattr(torch, f"_{name}", fake)
         monkeypatch.setattr(torch, "_convert_weight_to_int4pack", convert)
         monkeypatch.setattr(cuda, "capture_graph", lambda work: work)
@@ -72,7 +82,8 @@ def card(monkeypatch, tmp_path):
 
 @pytest.fixture
 def torchao(monkeypatch):
-    """The two operators that torchao defines; their schemas are not in torch, so only the shapes are held."""
+    """The two operators that torchao defines; their schemas are not in torch, so only the shapes
+    are held."""
     ops = types.ModuleType("torchao.ops")
 
     def compress(weight):
@@ -84,7 +95,10 @@ def torchao(monkeypatch):
         y = x.float() @ weight.float().T
         return (y * by_x[:, None] * by_weight).to(out_dtype)
 
-    ops.to_sparse_semi_structured_cutlass_sm9x_f8, ops.rowwise_scaled_linear_sparse_cutlass_f8f8 = compress, product
+    ops.to_sparse_semi_structured_cutlass_sm9x_f8, ops.rowwise_scaled_linear_sparse_cutlass_f8f8 = (
+        compress,
+        product,
+    )
     whole = types.ModuleType("torchao")
     whole.ops = ops
     monkeypatch.setitem(sys.modules, "torchao", whole)
@@ -108,7 +122,9 @@ def test_every_kind_is_called_as_the_schemas_say(card, torchao, kind, tokens):
     assert dense.flops == 2 * less.flops == 2 * tokens * 64 * 128
     bits = 8 if kind in ("int8", "fp8") else 16
     assert dense.bytes_moved - less.bytes_moved == 64 * 128 * (bits - (bits / 2 + 1)) / 8
-    of_input, of_output = {"int8": (1, 4), "fp8": (1, 2)}.get(kind, (2, 2))  # int8 products give int32
+    of_input, of_output = {"int8": (1, 4), "fp8": (1, 2)}.get(
+        kind, (2, 2)
+    )  # int8 products give int32
     assert dense.bytes_moved == 64 * 128 * bits / 8 + tokens * (128 * of_input + 64 * of_output)
     timings = got.run(WallClock(), 10, 1e-5)
     row = comparison.summarize(got, timings, device.peaks())
@@ -119,7 +135,9 @@ def test_a_wrong_algorithm_is_named_and_not_timed(card):
     device = card(wrong=4)
     got = device.compare(sparse(64, 128), 1, "bf16")
     notes = got.notes["cusparselt"]
-    assert notes["plan"]["alg_id"] != 4 and any("algorithm 4 (split_k 2) is off" in w for w in notes["wrong"])
+    assert notes["plan"]["alg_id"] != 4 and any(
+        "algorithm 4 (split_k 2) is off" in w for w in notes["wrong"]
+    )
     assert notes["refused"] == 1 and notes["tried"] == 13
 
 
@@ -131,9 +149,15 @@ def test_what_the_card_or_the_libraries_lack_is_said(card, monkeypatch):
         card(library=False).compare(sparse(64, 128), 1, "bf16")
     with pytest.raises(Skipped, match=r"compute capability 8\.9"):
         card(capability=(8, 0)).compare(sparse(64, 128), 1, "fp8")
-    assert card(capability=(8, 9)).compare(sparse(64, 128), 1, "fp8").notes["cutlass"] == "not a Hopper device"
+    assert (
+        card(capability=(8, 9)).compare(sparse(64, 128), 1, "fp8").notes["cutlass"]
+        == "not a Hopper device"
+    )
     monkeypatch.setitem(sys.modules, "torchao", None)
-    assert "pip install 'cast-bench[torchao]'" in card().compare(sparse(64, 128), 1, "fp8").notes["cutlass"]
+    assert (
+        "pip install 'cast-bench[torchao]'"
+        in card().compare(sparse(64, 128), 1, "fp8").notes["cutlass"]
+    )
 
     def refuse(*args, **kwargs):
         raise RuntimeError("no int4 here\nand a stack")
@@ -183,7 +207,9 @@ def test_time_is_read_between_events(monkeypatch):
 def test_a_card_has_a_measurement_for_every_workload(monkeypatch):
     monkeypatch.setattr(measure, "fingerprint", lambda device: "a card")
     context = types.SimpleNamespace(devices=("cuda",), run=Spec())
-    protocols = [measure.Speed(**planned.config).protocol.label for planned in measure.Speed.plan(context)]
+    protocols = [
+        measure.Speed(**planned.config).protocol.label for planned in measure.Speed.plan(context)
+    ]
     assert protocols[:6] == [
         *(f"decode@b{b},kv2048" for b in (1, 16, 64)), *(f"prefill@{p}" for p in (512, 2048, 8192))
     ]  # fmt: skip
@@ -217,7 +243,9 @@ def test_a_whole_model_on_a_card(tmp_path):
     folder = prune(tiny(tmp_path / "tiny"))
     model = loading.load(folder, compute)
     shapes = {n: tuple(t.shape) for n, t in model.state_dict().items()}
-    packed = {n: pack(model.get_submodule(n).weight) for n in find_targets(model.config.to_dict(), shapes)}
+    packed = {
+        n: pack(model.get_submodule(n).weight) for n in find_targets(model.config.to_dict(), shapes)
+    }
     swapped = swap_linears(loading.load(folder, compute), packed, engine="cusparselt")
     steps = [decoding.decode_step(2, 16)(m) for m in (model, swapped)]
     logits = [s().clone() for s in steps]
