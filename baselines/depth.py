@@ -141,8 +141,7 @@ class Depth:
         cost=Cost(
             passes=1,
             also="with by=perplexity, a pass for each block that is left, in each step; with "
-            "by=search, also one for each of "
-            "`evaluations`",
+            "by=search, also one for each of `evaluations`",
         ),
     )
     drop: CountOrZero | Share = "25%"

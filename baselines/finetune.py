@@ -67,8 +67,7 @@ class Finetune(Settings):
             if job.pattern.violations(weight):
                 raise UserError(
                     f"{name} breaks pattern {job.pattern} before fine-tuning: start from a model "
-                    "pruned to it, "
-                    "or name the model's pattern with --pattern"
+                    "pruned to it, or name the model's pattern with --pattern"
                 )
             # The product with a mask leaves -0.0, which packed formats keep as a weight. A write
             # takes memory of a mapped file.

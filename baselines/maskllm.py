@@ -234,8 +234,7 @@ class MaskLLM(Settings):
         if choices > MAX_PATTERNS:
             raise UserError(
                 f"{self.name} learns one number per pattern of a group: at most {MAX_PATTERNS}, "
-                f"and {job.pattern} has {choices:,}: "
-                "use 2:4, 1:4, 2:8 or 4:8"
+                f"and {job.pattern} has {choices:,}: use 2:4, 1:4, 2:8 or 4:8"
             )
 
     def _add_gates(self, model: nn.Module, job: Job) -> list[Gated]:

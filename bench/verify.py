@@ -125,9 +125,8 @@ def verify(
             if name not in declared:
                 raise CheckFailed(
                     f"{name} changed, and it is neither a target nor declared: the method must "
-                    "name it in Outcome.changed "
-                    "(methods.training.trainer.other_parameters returns the names for one that "
-                    "trains all)"
+                    "name it in Outcome.changed (methods.training.trainer.other_parameters "
+                    "returns the names for one that trains all)"
                 )
             changed.add(name)
     counts.changed = frozenset(changed)
@@ -161,8 +160,8 @@ def count_terms(
         if (len(b), a.shape[1]) != shape or {a.dtype, b.dtype} != {dtype}:
             raise CheckFailed(
                 f"the low-rank term of {name} is {list(b.shape)} x {list(a.shape)} in "
-                f"{dtype_name(a.dtype)}, which does not fit "
-                f"a target of {shape} in {dtype_name(dtype)}"
+                f"{dtype_name(a.dtype)}, which does not fit a target of {shape} in "
+                f"{dtype_name(dtype)}"
             )
         if not bool(a.isfinite().all() & b.isfinite().all()):
             raise CheckFailed(f"the low-rank term of {name} contains NaN or infinity")

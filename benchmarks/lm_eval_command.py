@@ -94,8 +94,8 @@ def ours(case: Case, model: Path, folder: Path, limit: int) -> dict[str, Mapping
         f"--set zeroshot.{setting}" for setting in (f"limit={limit}", f"batch={BATCH}", *case.ours)
     )
     words = (
-        "run --methods dense --quant none --measures zeroshot --dtype float32 --device cpu "
-        f"--set threads=1 {settings}"
+        "run --methods dense --quant none --measures zeroshot --dtype float32 --device cpu --set "
+        f"threads=1 {settings}"
     )
     files = ("--model", model, "--tasks", folder / f"{case.name}.yaml", "--results", results)
     call("bench", words, *files, environment=ENVIRONMENT)

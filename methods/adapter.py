@@ -121,8 +121,8 @@ def refuse(folder: Path) -> None:
     """Refuse a model folder whose terms the caller would drop. Raise UserError if it has terms."""
     if is_beside(folder):
         raise UserError(
-            f"{folder} has a low-rank term beside its weights (the folder {FOLDER}): "
-            f"merge it first with bench export {folder} --merge --out DIR"
+            f"{folder} has a low-rank term beside its weights (the folder {FOLDER}): merge it "
+            f"first with bench export {folder} --merge --out DIR"
         )
 
 

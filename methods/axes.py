@@ -108,8 +108,7 @@ def _left_of_blocks(share: Share, family: Family, config: Config, option: str) -
         if config.get(key):
             raise UserError(
                 f"no block of this model can be removed, because {key} in its config.json makes "
-                "each depend on its index: "
-                "use another model"
+                "each depend on its index: use another model"
             )
     return blocks - count
 
@@ -147,8 +146,8 @@ def _left_of_heads(share: Share, family: Family, config: Config, option: str) ->
     if count not in allowed:
         raise UserError(
             f"{count} of the {heads} heads of keys and values cannot be removed, because the "
-            "number of query heads must "
-            f"divide {HIDDEN}={hidden}: use {option}=N with N of {', '.join(map(str, allowed))}"
+            f"number of query heads must divide {HIDDEN}={hidden}: use {option}=N with N of "
+            f"{', '.join(map(str, allowed))}"
         )
     return heads - count
 
@@ -207,8 +206,7 @@ AXES: Mapping[str, Axis] = {
             fixed=("head_dim",),
             advice=lambda family: (
                 "use depth or width, or a model with RMS norms before its linears, an embedding "
-                "that is not scaled, and heads "
-                "of any size, such as a LLaMA"
+                "that is not scaled, and heads of any size, such as a LLaMA"
             ),
         ),
     )

@@ -47,7 +47,6 @@ def describe_unknown_family(
         return f"architecture {kind!r} is not supported: use a model of {', '.join(known)}"
     return (
         f"architecture {kind!r} is not supported: its decoder blocks may be "
-        f"{'; or '.join(map(str, found[:3]))}; "
-        "bench families teach FOLDER tries it and prints the entry to add, and bench families "
-        "lists what is known"
+        f"{'; or '.join(map(str, found[:3]))}; bench families teach FOLDER tries it and prints "
+        "the entry to add, and bench families lists what is known"
     )

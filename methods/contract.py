@@ -135,8 +135,7 @@ class Prior:
             if pattern.violations(mask):
                 raise UserError(
                     f"{name} needs a model that is pruned to {pattern}, and {target} is not: put "
-                    "a method that prunes before it, "
-                    f"for example {name}:from=wanda"
+                    f"a method that prunes before it, for example {name}:from=wanda"
                 )
 
 

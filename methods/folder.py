@@ -148,8 +148,7 @@ class Folder:
             if pickle:
                 raise UserError(
                     f"{self.path} has pickled weights ({pickle.name}), which can run code when "
-                    "they are read: "
-                    "convert them to safetensors first"
+                    "they are read: convert them to safetensors first"
                 )
             if (self.path / "packed24.json").exists():
                 raise UserError(

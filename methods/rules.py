@@ -42,8 +42,7 @@ def _implied(own: Link, chain: Chain) -> Iterator[str]:
     if adder and Does.KEEPS_MASK not in does:
         yield (
             f"{name} cannot follow a low-rank term, which would no longer fit: use it before "
-            f"{adder.name}, "
-            f"{adder.name}:from={name}"
+            f"{adder.name}, {adder.name}:from={name}"
         )
     if adder and adder.info.adds and adder.settings.get(adder.info.adds.rounded):
         yield (
@@ -58,14 +57,12 @@ def _implied(own: Link, chain: Chain) -> Iterator[str]:
     if Does.REFINES in does and chain.links and not chain.first:
         yield (
             f"{own.label} needs a pruned model, and a transform prunes nothing: put a method that "
-            "prunes behind it, "
-            f"{own.label}+{PRUNER}"
+            f"prunes behind it, {own.label}+{PRUNER}"
         )
     if Does.REMOVES in does and (chain.remover or chain.pattern != "dense"):
         yield (
             f"{own.label} must come first, because it removes parts of a dense model: use "
-            f"METHOD:from={own.alone}, "
-            "without from= in it"
+            f"METHOD:from={own.alone}, without from= in it"
         )
     # a field of methods.training.settings, which every method that trains has
     if own.trains and own.settings.get("hidden"):
@@ -93,8 +90,8 @@ def _turned(name: str, chain: Chain) -> Iterator[str]:
     if (turned := chain.turned) and (first := chain.first):
         yield (
             f"{name} compares blocks with the dense model's, and {turned.name} after {first.name} "
-            "changes the basis "
-            f"of this model alone: put {turned.name} first, {first.name}:from={turned.name}"
+            f"changes the basis of this model alone: put {turned.name} first, "
+            f"{first.name}:from={turned.name}"
         )
 
 
@@ -106,8 +103,8 @@ class SameBlocks(Rule):
         if remover := chain.remover:
             return (
                 f"{own.name} needs for each block the dense model's block of the same number and "
-                "shapes, and "
-                f"{remover.label} changes them: use recon or retrain in place of {own.name}"
+                f"shapes, and {remover.label} changes them: use recon or retrain in place of "
+                f"{own.name}"
             )
         return next(_turned(own.name, chain), None)
 
@@ -121,8 +118,7 @@ class SameOutputs(Rule):
         if removed := _removed(chain, lambda axis: axis.changes_outputs):
             return (
                 f"{own.name} compares the output of each block with the dense model's, and "
-                f"{removed}: "
-                f"use retrain in place of {own.name}"
+                f"{removed}: use retrain in place of {own.name}"
             )
         return next(_turned(own.name, chain), None)
 
@@ -166,8 +162,8 @@ class WholeGroups(Rule):
         if not pattern.fits(size):
             raise UserError(
                 f"{own.label} works on blocks of {size} columns, which pattern {pattern} does not "
-                "divide: "
-                f"use another pattern, or {own.name}:{self.field}=N with a multiple of {pattern.m}"
+                f"divide: use another pattern, or {own.name}:{self.field}=N with a multiple of "
+                f"{pattern.m}"
             )
 
 

@@ -196,8 +196,8 @@ def require_fit(
         if not pattern.fits(width):
             raise UserError(
                 f"pattern {pattern} needs input widths that are multiples of {pattern.m}, and "
-                f"{name} has {width}: "
-                f"use another pattern, or leave it out with {option}'*.{name.rsplit('.', 1)[-1]}'"
+                f"{name} has {width}: use another pattern, or leave it out with "
+                f"{option}'*.{name.rsplit('.', 1)[-1]}'"
             )
 
 

@@ -223,10 +223,9 @@ def worth(folders: str, pattern: str) -> str:
         )
     note = (
         "Yes means that no row of equal or lower cost has a lower perplexity. Rows of every "
-        "format compete. Bytes and arithmetic "
-        "within 2%, and times within 5%, count as equal. A row that ran once decides no answer, "
-        "but can be on a Pareto front: the rows "
-        "that no other beats in both cost and perplexity."
+        "format compete. Bytes and arithmetic within 2%, and times within 5%, count as equal. A "
+        "row that ran once decides no answer, but can be on a Pareto front: the rows that no "
+        "other beats in both cost and perplexity."
     )
     return (
         f"**Is {own.pattern} without a quantizer worth it here?** {' '.join(answers)} {note}\n\n"

@@ -94,8 +94,8 @@ def floors(rows: Iterable[TrainedRow]) -> str:
             )
             sentences.append(
                 f"**Not one schedule** ({model}): the cosine of the learning rate ends at these "
-                f"shares of its peak: {each}. "
-                "Differences between these groups are not those of the methods alone.\n"
+                f"shares of its peak: {each}. Differences between these groups are not those of "
+                "the methods alone.\n"
             )
     return "\n".join(sentences)
 

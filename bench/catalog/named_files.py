@@ -83,8 +83,7 @@ def _stage_with_name(kind: str, stage: str, taken: dict[str, str]) -> str:
     if folders:
         raise UserError(
             f"from={stage} has a path, and a slash in from= begins a setting: also name the file "
-            "as a method of the run "
-            "(--methods DIR/FILE.py), and give from= the name of its class"
+            "as a method of the run (--methods DIR/FILE.py), and give from= the name of its class"
         )
     if not first.endswith(".py"):
         return stage
@@ -183,8 +182,8 @@ def _place_of(declared: type) -> str:
     if not file.endswith(".py") or not Path(file).is_file() or "." in declared.__qualname__:
         raise UserError(
             f"class {declared.__name__} is not at the top of a file, and workers import it from "
-            "one: save it in FILE.py, "
-            f"and give {declared.__name__} of that file, or the text FILE.py:{declared.__name__}"
+            f"one: save it in FILE.py, and give {declared.__name__} of that file, or the text "
+            f"FILE.py:{declared.__name__}"
         )
     if ":" in os.path.abspath(file):
         raise UserError(f"{file} has a colon in its path, which begins a setting: move it")

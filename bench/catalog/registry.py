@@ -217,8 +217,8 @@ def lookup(kind: str, name: str) -> CatalogEntry:
         if name.endswith(".py"):
             raise UserError(
                 f"{shorten(name)!r} is a file, not a name: only --methods, --quant and --measures "
-                "take a file. Elsewhere, "
-                f"install its class as an entry point of group cast_bench.{kind} (docs/adding.md)"
+                "take a file. Elsewhere, install its class as an entry point of group "
+                f"cast_bench.{kind} (docs/adding.md)"
             )
         raise UserError(
             describe_unknown(NOUNS.get(kind, kind.removesuffix("s")), name, names(kind))

@@ -99,8 +99,8 @@ def check(
             print_line(f"belongs to no record: {path}")
         print_line(
             f"{folder}: {amount(len(found.records), 'record')} read, "
-            f"{amount(len(found.problems), 'problem')}, "
-            f"{amount(found.recomputed, 'number')} computed again"
+            f"{amount(len(found.problems), 'problem')}, {amount(found.recomputed, 'number')} "
+            "computed again"
         )
         if found.not_derived:
             names = ", ".join(f"{name} ({count})" for name, count in found.not_derived.items())

@@ -66,8 +66,7 @@ def print_records(
     if equal_bytes and not tables:
         raise UserError(
             "no sparse row has a dense row of similar size: add dense quantized rows, for example "
-            "with "
-            "bench run --dtype bfloat16 --quant none,int8,int3-rtn,int4-gptq"
+            "with bench run --dtype bfloat16 --quant none,int8,int3-rtn,int4-gptq"
         )
     if format_ == "md":
         print_lines(

@@ -87,8 +87,8 @@ def _check_mirror(value: Path) -> None:
 
 
 _ALL_RESULTS = (
-    "Folder of records; can be repeated [default: all in results/ but results/local, unless it "
-    "is alone]."
+    "Folder of records; can be repeated [default: all in results/ but results/local, unless it is "
+    "alone]."
 )
 AllResults = Annotated[
     list[Path] | None, typer.Option("--results", metavar="DIR", help=_ALL_RESULTS)

@@ -44,9 +44,8 @@ app = typer.Typer(
     name="bench",
     help="Prune, quantize, measure and compare language models.",
     epilog="Exit codes: 0 success. 1 a measurement, a gate or a check failed. 2 invalid input; one "
-    "line says why. "
-    "130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP; run the same command to resume. 141 the "
-    "output's reader has gone.",
+    "line says why. 130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP; run the same command "
+    "to resume. 141 the output's reader has gone.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

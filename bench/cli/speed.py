@@ -57,8 +57,7 @@ def speed(
         str | None,
         typer.Option(
             help="Time the whole model in turn in native, torch, onnxruntime, llamacpp, tensorrt, "
-            "comma-separated "
-            "[default: time linears one by one]."
+            "comma-separated [default: time linears one by one]."
         ),
     ] = None,
     sparse: Annotated[
@@ -73,8 +72,7 @@ def speed(
         typer.Option(
             metavar="NAME=FOLDER",
             help="With --engine: dense models that are timed in the same turn, comma-separated, "
-            "for example "
-            "'depth 25%=pruned/'.",
+            "for example 'depth 25%=pruned/'.",
         ),
     ] = None,
     threads: Annotated[
@@ -141,8 +139,7 @@ def speed(
             if value is not None:
                 raise UserError(
                     f"{flag} is for a measurement, and this one computes limits from a datasheet: "
-                    "leave it out, "
-                    "or measure on this machine with --device cpu"
+                    "leave it out, or measure on this machine with --device cpu"
                 )
         if not device_spec:
             note(

@@ -166,8 +166,8 @@ def _describe_clash(a: Record, b: Record) -> str:
     ]
     return (
         f"records {a.short_key} and {b.short_key} are of one row, and differ in "
-        f"{', '.join(differing) or 'no column'}: "
-        "compare one of them by its key instead (bench ls runs)"
+        f"{', '.join(differing) or 'no column'}: compare one of them by its key instead (bench ls "
+        "runs)"
     )
 
 

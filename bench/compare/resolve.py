@@ -37,9 +37,8 @@ def resolve_both(a: str, b: str, results: Path) -> tuple[ResultSet, ResultSet, t
     was, now = (_artifacts(side.records, ignore) for side in (before, after))
     if not was & now:
         raise UserError(
-            f"no row of {a!r} pairs with one of {b!r}: {_describe_difference(was, now)}: "
-            "name two records (bench ls runs) of rows that differ only in "
-            f"{', '.join(METHOD_COLUMNS)}"
+            f"no row of {a!r} pairs with one of {b!r}: {_describe_difference(was, now)}: name two "
+            f"records (bench ls runs) of rows that differ only in {', '.join(METHOD_COLUMNS)}"
         )
     return before, after, ignore
 

@@ -110,15 +110,13 @@ def fit(points: Sequence[GridRun], draws: int = DRAWS) -> Law:
     if freedom < 1:
         raise UserError(
             f"a law with {len(terms)} coefficients needs at least {len(terms) + 1} runs, and "
-            f"there are {len(points)}: "
-            "run more models or budgets"
+            f"there are {len(points)}: run more models or budgets"
         )
     for p in points:
         if p.loss <= 0:
             raise UserError(
                 f"{p.model} at {p.training:,} tokens is not above its control ({p.loss:+.4f} "
-                "nats): "
-                "a power law cannot be fitted to it: leave it out, or use another control"
+                "nats): a power law cannot be fitted to it: leave it out, or use another control"
             )
     design = np.stack(list(terms.values()), axis=1)
     logs = np.log([p.loss for p in points])
@@ -221,8 +219,8 @@ def read(results: Path, method: str, control: str) -> list[GridRun]:
             )
     if not points:
         raise UserError(
-            f"{results} has no model and budget with {method!r}, {control!r} and their size: "
-            f"run bench run --methods {method},{control} over models and --set training.tokens="
+            f"{results} has no model and budget with {method!r}, {control!r} and their size: run "
+            f"bench run --methods {method},{control} over models and --set training.tokens="
         )
     if len({len(p.tokens) for p in points}) > 1:
         raise UserError(
@@ -249,8 +247,7 @@ def _require_one_kind(
         texts = sorted({record.identity.protocol.label for record in both})
         raise UserError(
             f"{method} and {control} of {model} were measured on different texts "
-            f"({', '.join(texts)}): "
-            "measure both on one, in a results folder"
+            f"({', '.join(texts)}): measure both on one, in a results folder"
         )
 
 

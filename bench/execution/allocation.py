@@ -217,8 +217,7 @@ class _Problem:
         if compute.stream:
             raise UserError(
                 "bench allocate needs the whole model in memory, and this one would be streamed: "
-                "use a machine with more "
-                "memory, and leave --set stream=true and --max-memory out"
+                "use a machine with more memory, and leave --set stream=true and --max-memory out"
             )
         source = Folder(
             builder.build(self._calibrated.up_to(len(self._calibrated.stages) - 1)).folder

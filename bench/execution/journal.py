@@ -52,8 +52,8 @@ class Journal(RunListener):
             if is_alive and other.code != describe_code():
                 raise UserError(
                     f"cast-bench {other.code} is at work in {str(root)!r} on {other.host}, and "
-                    f"this is {describe_code()}: "
-                    "wait until it ends, or name another folder with --results"
+                    f"this is {describe_code()}: wait until it ends, or name another folder with "
+                    "--results"
                 )
         self._attempt(lambda: sweep_statuses(root))
         host, now = socket.gethostname(), time.time()

@@ -64,8 +64,8 @@ def find_place(count: int, variables: Mapping[str, str]) -> Place:
     if not (node.isdecimal() and world.isdecimal() and port.isdecimal() and host):
         raise UserError(
             f"training.nodes={count} needs this command on each of {count} nodes, started by "
-            f"torchrun --nnodes {count} "
-            "--nproc-per-node 1, or by srun with MASTER_ADDR and MASTER_PORT set: see docs/scale.md"
+            f"torchrun --nnodes {count} --nproc-per-node 1, or by srun with MASTER_ADDR and "
+            "MASTER_PORT set: see docs/scale.md"
         )
     if int(world) != count:
         raise UserError(

@@ -116,8 +116,8 @@ def _write(artifact: Artifact, records: list[Record], out: Path) -> str:
     )
     validation = notes.get("validation_perplexity", {})
     return (
-        f"{out}: {artifact.model} by {artifact.stage_labels}, {artifact.pattern}, "
-        f"{zeros:.1%} of the weights of {rows['violated_groups'].n} linears are zero, {check}"
+        f"{out}: {artifact.model} by {artifact.stage_labels}, {artifact.pattern}, {zeros:.1%} of "
+        f"the weights of {rows['violated_groups'].n} linears are zero, {check}"
         + "".join(
             f"; perplexity on held-out text {k.replace('_', ' ')} {v:.4g}"
             for k, v in validation.items()

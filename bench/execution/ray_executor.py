@@ -247,6 +247,5 @@ def _connect(ray: Any, address: str) -> None:
         reason = first_line(fault)
         raise UserError(
             f"no Ray cluster at --ray-address {address!r} ({reason}): start one with ray start "
-            "--head, "
-            "or use --ray-address local for one on this machine"
+            "--head, or use --ray-address local for one on this machine"
         ) from None

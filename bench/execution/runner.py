@@ -107,8 +107,7 @@ def _require_recipe(record: Record, planned: Measurement) -> None:
         ):
             raise UserError(
                 f"{was['name']} of record {record.short_key} has {name} "
-                f"{old.get(name, 'not set')}, and now "
-                f"{new.get(name, 'not set')}: name its recipe with bench run --set "
-                "training.recipe=, "
-                f"or use the code of {record.commit_id or 'its commit'}"
+                f"{old.get(name, 'not set')}, and now {new.get(name, 'not set')}: name its recipe "
+                "with bench run --set training.recipe=, or use the code of "
+                f"{record.commit_id or 'its commit'}"
             )

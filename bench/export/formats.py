@@ -64,8 +64,8 @@ class Gptq(ModelFormat):
 
         config = gptq_folder.write(source.folder, out, self.name)
         said = (
-            f"{len(StoredFolder(source.folder))} linears stored as {self.name}, read back bit "
-            "for bit"
+            f"{len(StoredFolder(source.folder))} linears stored as {self.name}, read back bit for "
+            "bit"
         )
         source.write_companions(out, config, without=[ACTIVATIONS_KEY])
         return said + deployed.check(self.name, source, out)
@@ -136,8 +136,8 @@ class Onnx(ModelFormat):
         if options.values:
             raise UserError(
                 f"--values {options.values} and --format onnx exclude each other: TensorRT has no "
-                "2:4 kernel for "
-                "products with Q/DQ nodes; leave --values out, or use --format packed24"
+                "2:4 kernel for products with Q/DQ nodes; leave --values out, or use --format "
+                "packed24"
             )
 
     def write(self, source: ModelSource, out: Path, options: Options) -> str:

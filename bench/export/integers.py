@@ -29,8 +29,7 @@ def grids_of(stored: StoredFolder, format_: str) -> Mapping[str, GridCodec]:
     if not codecs:
         raise UserError(
             f"{stored.path.parent} has no stored weights, of which {format_} is made: name the "
-            "record of a quantized row, "
-            "or a folder of bench prune --quant"
+            "record of a quantized row, or a folder of bench prune --quant"
         )
     grids = {target: codec for target, codec in codecs.items() if isinstance(codec, GridCodec)}
     if other := sorted(codecs.keys() - grids.keys()):

@@ -80,8 +80,8 @@ class OnnxFile:
                 f"{list(exclude)}; names look like {names[:1]}"
                 if names
                 else (
-                    f"{self.path} has no product with a constant matrix of floats, so there is "
-                    "no pattern to check"
+                    f"{self.path} has no product with a constant matrix of floats, so there is no "
+                    "pattern to check"
                 )
             )
         return chosen
@@ -96,9 +96,8 @@ class OnnxFile:
             if not pattern.fits(linear.shape[1]):
                 raise UserError(
                     f"pattern {pattern} needs input widths that are multiples of {pattern.m}, and "
-                    f"{linear.name} has "
-                    f"{linear.shape[1]}: use another pattern, or leave it out with --exclude "
-                    f"'{linear.name}'"
+                    f"{linear.name} has {linear.shape[1]}: use another pattern, or leave it out "
+                    f"with --exclude '{linear.name}'"
                 )
             count_layer(counts, linear.name, self.weight(linear))
         return counts

@@ -101,14 +101,13 @@ def write(
     if {ACTIVATIONS_KEY, CACHE_KEY} & config.keys():
         raise UserError(
             f"the model in {folder} rounds inputs, keys or values while it runs, which this ONNX "
-            "export cannot represent: "
-            "export it with another quantizer, or none"
+            "export cannot represent: export it with another quantizer, or none"
         )
     if family_of(config).experts:
         raise UserError(
             f"a mixture of experts ({config['model_type']}) cannot be exported to ONNX: the "
-            "number of tokens of an expert "
-            "depends on the text, which torch's exporter does not support; use --format hf"
+            "number of tokens of an expert depends on the text, which torch's exporter does not "
+            "support; use --format hf"
         )
     kind = DTYPES.get(
         dtype or str(config.get("dtype") or config.get("torch_dtype") or ""), torch.float32
@@ -231,8 +230,7 @@ def _compare(model: Any, cache: list[Tensor], path: Path) -> str:
             if not difference <= TOLERANCES[dtype]:
                 raise CheckFailed(
                     f"logits of the ONNX file differ from the model's by {difference:.2g} of the "
-                    "largest: "
-                    "the export cannot be used"
+                    "largest: the export cannot be used"
                 )
             largest = max(largest, difference)
     return f"logits in onnxruntime differ by {largest:.1g} of the largest at most"

@@ -65,8 +65,8 @@ def write(model: ModelSource, workdir: Path, options: Options) -> str:
         n = group // 2
         summary += (
             f", as windows of 2:4: a kernel repeats inputs to {2 * (n - 1) / n:.4g} times their "
-            "number, and has "
-            f"{(n - 1) / n:.4g} of the dense arithmetic, at most {n / (n - 1):.3g} times as fast"
+            f"number, and has {(n - 1) / n:.4g} of the dense arithmetic, at most "
+            f"{n / (n - 1):.3g} times as fast"
         )
     if grid is not None:
         summary += (

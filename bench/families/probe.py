@@ -120,8 +120,8 @@ class Probe:
             return (HEADS, KEYS, KEYS)
         raise UserError(
             f"{tensor} has a dimension of {size}, which is no sum or product of "
-            f"{', '.join(f'{k}={v}' for k, v in self.values.items())}: "
-            "write the entry of this architecture by hand (docs/models.md)"
+            f"{', '.join(f'{k}={v}' for k, v in self.values.items())}: write the entry of this "
+            "architecture by hand (docs/models.md)"
         )
 
     def _compute(self, text: str) -> int | None:

@@ -246,8 +246,7 @@ def _activations(settings: Any) -> str:
     ):
         raise UserError(
             f"inputs rounded to {bits} bits ({type_}, {strategy}, "
-            f"{'dynamic' if dynamic else 'static'}) cannot be computed "
-            "here: use dynamic, symmetric rounding per token to 8 bits, or quantize the weights "
-            "only"
+            f"{'dynamic' if dynamic else 'static'}) cannot be computed here: use dynamic, "
+            "symmetric rounding per token to 8 bits, or quantize the weights only"
         )
     return {"int": "wide_int8", "float": "float8"}[type_]

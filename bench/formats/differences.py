@@ -113,8 +113,8 @@ def _require_comparable(checkpoint: Checkpoint, original: ModelFacts) -> None:
         if moved is not None:
             raise UserError(
                 f"{checkpoint.path} cannot be compared with {original.folder}: the token "
-                f"{moved!r} has the number "
-                f"{theirs[moved]} there and {ours[moved]} here, so the two models read other tokens"
+                f"{moved!r} has the number {theirs[moved]} there and {ours[moved]} here, so the "
+                "two models read other tokens"
             )
 
 

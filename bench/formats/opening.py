@@ -73,8 +73,7 @@ class Adapter(Reader):
         if original is None:
             raise UserError(
                 f"{path} is an adapter: merge it with bench prune --model MODEL --method "
-                f"folder:path={path} --out PLAIN, and "
-                "name PLAIN"
+                f"folder:path={path} --out PLAIN, and name PLAIN"
             )
         return AdapterCheckpoint(path, original)
 

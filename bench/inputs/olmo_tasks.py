@@ -199,8 +199,7 @@ def wheel_beside(root: Path) -> Iterator[zipfile.ZipFile]:
     except OSError as fault:
         raise UserError(
             f"task data cannot be written to {str(root)!r} ({fault.strerror}): make room, or name "
-            "another folder with "
-            "--data-dir"
+            "another folder with --data-dir"
         ) from fault
 
 

@@ -28,8 +28,7 @@ def round_cache(model: nn.Module, bits: int) -> None:
     if config._attn_implementation != "sdpa":
         raise UserError(
             f"kv{bits} needs the attention `sdpa`, and {config.model_type} runs with "
-            f"{config._attn_implementation}: "
-            "use another model"
+            f"{config._attn_implementation}: use another model"
         )
     name = f"sdpa_kv{bits}"
 

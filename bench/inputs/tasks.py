@@ -222,7 +222,6 @@ def pull(task: Task, root: Path, data_dir: Path | None = None) -> Path:
         place = f"{task.hub}/{task.config}".rstrip("/")
         raise UserError(
             f"task {task.name} needs {place}, and {task.hub} on the hub has no such data: put the "
-            "files into "
-            f"<mirror>/{place}/ and pass --data-dir <mirror>"
+            f"files into <mirror>/{place}/ and pass --data-dir <mirror>"
         )
     return root / task.hub

@@ -55,8 +55,8 @@ class TokenizerFacts:
         last = max(self.tokenizer.get_vocab(with_added_tokens=False).values(), default=0)
         if last >= rows:
             raise UserError(
-                f"{self.path} has tokens up to {last}, and the model's embedding {rows} rows: "
-                "use the model's own tokenizer"
+                f"{self.path} has tokens up to {last}, and the model's embedding {rows} rows: use "
+                "the model's own tokenizer"
             )
 
 

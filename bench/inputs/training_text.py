@@ -137,8 +137,7 @@ def load(
     if len(ids) < sequences * seqlen:
         raise UserError(
             f"{name} has {len(ids):,} tokens to train on and one step takes {sequences} x "
-            f"{seqlen}: "
-            "lower training.batch or training.seqlen, or use another corpus"
+            f"{seqlen}: lower training.batch or training.seqlen, or use another corpus"
         )
     first = tuple(first_tokens(tokenizer, bos))
     width = seqlen - len(first)

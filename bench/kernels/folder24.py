@@ -233,8 +233,7 @@ class Folder24:
         if _sha256(tensor) != entry.sha256:
             raise UserError(
                 f"checksum mismatch: {_tensor_name(name, part)} in {self.path / entry.file} does "
-                f"not match {MANIFEST}; "
-                "fetch or export it again"
+                f"not match {MANIFEST}; fetch or export it again"
             )
         return tensor
 

@@ -37,8 +37,8 @@ def shims() -> dict[Any, list[str]]:
     functions callable."""
     native.load().bind_torch()
     handles = (
-        "AtenTensorHandle x, AtenTensorHandle memory, AtenTensorHandle* scales, "
-        "AtenTensorHandle* bias"
+        "AtenTensorHandle x, AtenTensorHandle memory, AtenTensorHandle* scales, AtenTensorHandle* "
+        "bias"
     )
     signature = (
         f"AOTITorchError aoti_torch_cpu_packed_linear({handles}, int64_t isa, AtenTensorHandle* "

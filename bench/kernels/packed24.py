@@ -86,8 +86,7 @@ def pack(weight: Tensor, name: str = "weight") -> PackedWeight:
         kinds = ", ".join(dtype_name(d) for d in FLOAT_DTYPES)
         raise UserError(
             f"{name} is {dtype_name(weight.dtype)} {list(weight.shape)}: packed24 needs a matrix "
-            f"of {kinds}: "
-            "convert it first"
+            f"of {kinds}: convert it first"
         )
     weight = weight.cpu()
     rows, width = weight.shape
@@ -197,8 +196,7 @@ def _mask(bits: NDArray[Any], start: int, name: str) -> NDArray[np.uint8]:
     if (bits == 1 << (8 * bits.itemsize - 1)).any():
         raise UserError(
             f"{name} contains -0.0, which packing would not treat as zero: add 0.0 to the "
-            "weights, which makes it 0.0, and "
-            "export again"
+            "weights, which makes it 0.0, and export again"
         )
     # One byte per weight is one word per group. The product gathers its four bytes into four bits.
     nonzero = (bits != 0).view(np.uint32)
@@ -207,9 +205,8 @@ def _mask(bits: NDArray[Any], start: int, name: str) -> NDArray[np.uint8]:
         row, group = (int(i) for i in np.argwhere(complete == 0)[0])
         raise UserError(
             f"{name} is not 2:4: row {start + row} has more than two non-zeros among weights "
-            f"{4 * group} to "
-            f"{4 * group + 3}: export it with --format hf, or prune the model with --pattern 2:4 "
-            "first"
+            f"{4 * group} to {4 * group + 3}: export it with --format hf, or prune the model with "
+            "--pattern 2:4 first"
         )
     if complete.shape[1] % 2:
         complete = np.pad(complete, ((0, 0), (0, 1)))

@@ -72,9 +72,9 @@ def to_windows(weight: Tensor, group: int, name: str = "weight") -> Tensor:
             row, place = (int(i) for i in crowded.nonzero()[0])
             raise UserError(
                 f"{name} is not {group - 2}:{group}: row {at.start + row} has more than "
-                f"{group - 2} non-zeros among weights "
-                f"{place * group} to {place * group + group - 1}: prune the model with --pattern "
-                f"{group - 2}:{group} first"
+                f"{group - 2} non-zeros among weights {place * group} to "
+                f"{place * group + group - 1}: prune the model with --pattern {group - 2}:{group} "
+                "first"
             )
         windows = []
         for start in range(0, group - STRIDE, STRIDE):

@@ -140,8 +140,7 @@ class Answers:
         ):
             raise UserError(
                 f"the measure answers reads tracks, and {others[0]} is none: name tracks in "
-                "--tasks, such as knowledge, or"
-                " add zeroshot to --measures"
+                "--tasks, such as knowledge, or add zeroshot to --measures"
             )
         tracks.expand(run.tasks)
         tracks.require_limits(run.settings_of(AnswerSettings).limits)

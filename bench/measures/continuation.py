@@ -116,8 +116,7 @@ class Continuation:
         if len(every) < self.windows:
             raise UserError(
                 f"{self.corpus} has {amount(len(every), 'window')} of {self.seqlen} tokens, and "
-                "continuation takes "
-                f"{self.windows}: use a longer text"
+                f"continuation takes {self.windows}: use a longer text"
             )
         chosen = [i * len(every) // self.windows for i in range(self.windows)]
         prompts = every[chosen]

@@ -154,8 +154,7 @@ class PlanContext:
         if positions is not None and seqlen > positions:
             raise UserError(
                 f"{use}.seqlen={seqlen} is more than the {positions} positions of "
-                f"{self.facts.name}: "
-                "use at most that many"
+                f"{self.facts.name}: use at most that many"
             )
 
     def require_tokenizer(self) -> None:
@@ -164,8 +163,7 @@ class PlanContext:
         if facts.has_weights and not facts.has_tokenizer:
             raise UserError(
                 f"{facts.folder} has no tokenizer (tokenizer.json): copy that of the original "
-                "model, "
-                "or leave out what reads text"
+                "model, or leave out what reads text"
             )
 
     def require_text(self, corpus: str) -> None:

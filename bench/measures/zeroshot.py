@@ -173,8 +173,7 @@ class Zeroshot:
         ):
             raise UserError(
                 f"zeroshot.gen_kwargs={wanted.gen_kwargs} has no effect on tasks without "
-                "generated answers "
-                f"({shorten(', '.join(found))}): leave it out"
+                f"generated answers ({shorten(', '.join(found))}): leave it out"
             )
         for name, file in found.items():
             if wanted.num_fewshot and file and read_task(name, file).shots == 0:

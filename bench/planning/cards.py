@@ -69,8 +69,7 @@ def split_cards(spec: Spec) -> tuple[Spec, Cards | None]:
         if processes > count:
             raise UserError(
                 f"{name}.processes={processes} is more than the {amount(count, 'card')} of device "
-                f"{spec.device}: "
-                f"use --device {processes}x{match[2]}, or fewer processes"
+                f"{spec.device}: use --device {processes}x{match[2]}, or fewer processes"
             )
     if training.processes == 1:
         training = training.model_copy(update={"processes": count})

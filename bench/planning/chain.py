@@ -81,8 +81,7 @@ def with_transform(chain: list[Choice], quantizer: Choice) -> list[Choice]:
     if Does.IMPORTS in first:
         raise UserError(
             f"{quantizer.label} needs {name} before all else, and {chain[0].label} was made "
-            "elsewhere: "
-            "leave one of the two out"
+            "elsewhere: leave one of the two out"
         )
     transform = parse_method(f"{name}:group={group}" if group else name)
     rest = [choice for choice in chain if choice.name != CONTROL]

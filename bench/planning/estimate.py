@@ -56,9 +56,8 @@ def describe_error(model: CostModel) -> str:
         )
     return (
         f"times and memory are fitted to {len(model.past)} artifacts measured on this machine. If "
-        "the time of each is estimated from "
-        f"the others, {error.share:.0%} of the estimates are within a factor of {WITHIN:g}, half "
-        f"within {error.median:.2f}"
+        f"the time of each is estimated from the others, {error.share:.0%} of the estimates are "
+        f"within a factor of {WITHIN:g}, half within {error.median:.2f}"
     )
 
 

@@ -190,8 +190,7 @@ class ModelInputs:
         if run.tokens < run.batch * run.seqlen:
             raise UserError(
                 f"training.tokens={run.tokens} is less than one step of {run.batch} x "
-                f"{run.seqlen} tokens: "
-                "raise it, or lower training.batch"
+                f"{run.seqlen} tokens: raise it, or lower training.batch"
             )
         return run
 

@@ -60,8 +60,8 @@ def choose(parameters: int, device: str, named: str | None = None) -> Recipe:
     if recipe := for_size(parameters, device):
         return recipe
     raise UserError(
-        f"no training recipe for a model of {parameters / 1e9:.0f} billion parameters: "
-        f"name one by --set training.recipe= ({', '.join(recipes())}), or give all of training.*"
+        f"no training recipe for a model of {parameters / 1e9:.0f} billion parameters: name one "
+        f"by --set training.recipe= ({', '.join(recipes())}), or give all of training.*"
     )
 
 

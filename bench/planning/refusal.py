@@ -99,8 +99,7 @@ def _reduce(artifact: Artifact) -> str:
     if (stage := keeps_blocks(artifact)) and artifact.sizes.expert:
         return (
             f"{stage} keeps whole blocks with all their experts, so use a method that takes "
-            "experts one by one, "
-            f"like {rules.PRUNER}"
+            f"experts one by one, like {rules.PRUNER}"
         )
     halves = "--dtype bfloat16, " if artifact.computed_in == "float32" else ""
     fewer = "fewer calibration.sequences, " if artifact.calibration else ""

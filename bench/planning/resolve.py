@@ -202,14 +202,13 @@ def _require_one_device(spec: Spec, devices: tuple[str, ...]) -> None:
         if len(devices) > 1 and processes > 1:
             raise UserError(
                 f"{name}.processes={processes} divides one {name} among GPUs, but device "
-                f"{spec.device} makes "
-                f"an artifact on each: use --device cuda, or leave {name}.processes out"
+                f"{spec.device} makes an artifact on each: use --device cuda, or leave "
+                f"{name}.processes out"
             )
         if processes > 1 and ":" in devices[0]:
             raise UserError(
                 f"{name}.processes={processes} takes the first {processes} GPUs, not "
-                f"{devices[0]}: use --device cuda, "
-                "with CUDA_VISIBLE_DEVICES for others"
+                f"{devices[0]}: use --device cuda, with CUDA_VISIBLE_DEVICES for others"
             )
 
 
@@ -227,8 +226,8 @@ def _require_shareable(spec: Spec, choices: Iterable[Choice], kind: Kind) -> Non
         if kind == "quantizers" and (file := registry.file_of(kind, choice.name)):
             raise UserError(
                 f"{choice.name} is in the file {file}, and processes that share a calibration "
-                "find no codec there: "
-                f"leave calibration.processes={processes} out, or install its class as a plug-in"
+                f"find no codec there: leave calibration.processes={processes} out, or install "
+                "its class as a plug-in"
             )
         if "calibration" in entry.needs_with(choice.config) and not entry.shares_calibration:
             entries = registry.entries("methods") | registry.entries("quantizers")

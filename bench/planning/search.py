@@ -168,7 +168,6 @@ def read_search(values: dict[str, Any]) -> tuple[Spec, Search]:
         if (size := math.prod(allowed.size for allowed in ranges.values())) < search.trials:
             raise UserError(
                 f"search.trials={search.trials} is more than the {size} combinations that the "
-                f"fields of {method} can take: "
-                f"use at most {size}"
+                f"fields of {method} can take: use at most {size}"
             )
     return spec, search

@@ -40,14 +40,13 @@ def _slurm_task() -> str:
     except (KeyError, ValueError):
         raise UserError(
             "--shard slurm is for a task of a Slurm array, and $SLURM_ARRAY_TASK_ID, _MIN, _MAX "
-            "and _COUNT are not set: "
-            "submit the script of bench plan --slurm FILE with sbatch, or give --shard I/N"
+            "and _COUNT are not set: submit the script of bench plan --slurm FILE with sbatch, or "
+            "give --shard I/N"
         ) from None
     if last - first + 1 != count:
         raise UserError(
             f"--shard slurm needs an array without gaps, and this one has {count} tasks from "
-            f"{first} to {last}: submit all "
-            "numbers, or give --shard I/N"
+            f"{first} to {last}: submit all numbers, or give --shard I/N"
         )
     return f"{index - first + 1}/{count}"
 

@@ -44,8 +44,7 @@ def draw_training(record: Record, file: Path) -> Path:
     if not curve:
         raise UserError(
             f"record {record.short_key} has no training: name the `pattern` record of a method "
-            "that trains "
-            "(bench ls runs)"
+            "that trains (bench ls runs)"
         )
     panels = [
         (title, kept)

@@ -13,8 +13,7 @@ from bench.system.grouping import group_by
 
 RULE = (
     "A row is the mean over its seeds. Of rows that differ only in budget (tokens for calibration "
-    "or training), the one of "
-    "the largest budget is shown."
+    "or training), the one of the largest budget is shown."
 )
 
 

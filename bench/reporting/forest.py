@@ -28,8 +28,7 @@ PAIR_WIDTH, PAIR_LETTERS = 620, 60
 FOREST_TITLE = "perplexity of each row as a ratio to the dense model"
 FOREST_CAPTION = (
     "Perplexity over the dense model's, with the 95% interval of the pairs of windows and seeds. "
-    "Blue: the interval leaves "
-    "out 1."
+    "Blue: the interval leaves out 1."
 )
 
 

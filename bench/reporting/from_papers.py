@@ -61,10 +61,9 @@ def make_section(folder: Path) -> ReportSection | None:
     )
     description = (
         f"{len(rows)} rows as printed in papers. None was measured here. Ratios are computed from "
-        "the printed numbers of one "
-        "protocol, and have no intervals. Columns for which no row has a number are left out: "
-        "bits per weight, worst task, "
-        "agreement, speed and cost. " + CAVEAT
+        "the printed numbers of one protocol, and have no intervals. Columns for which no row "
+        "has a number are left out: bits per weight, worst task, agreement, speed and cost. "
+        + CAVEAT
     )
     return ReportSection("Published by others", description, tables, published=True)
 
@@ -86,8 +85,7 @@ def read_rows(path: Path) -> list[PaperRow]:
             if where == REST:
                 raise UserError(
                     f"{path}, line {lines.line_num}: more values than the header has "
-                    f"({first['input']!r}): quote values with "
-                    "commas"
+                    f"({first['input']!r}): quote values with commas"
                 ) from None
             raise UserError(
                 f"{path}, line {lines.line_num}: invalid {where} = {first['input']!r}: "

@@ -16,13 +16,11 @@ from methods.errors import UserError
 HEADERS = ("model", "best compressed", "tied with", "quality", "vs. dense", "bytes packed")
 CAPTION = (
     "Best compressed: for each pattern, and for quantizers alone, the row of any budget with the "
-    "best quality of those that "
-    "are smaller than their model; if paired tests find no difference between several, the "
-    "smallest of them. Vs. dense: "
-    "compared with the best row that is not compressed, or with the dense model if paired tests "
-    "find no difference between "
-    "the two. In brackets: the 95% interval, if the two were compared in pairs. Of each model, "
-    "its main protocol."
+    "best quality of those that are smaller than their model; if paired tests find no difference "
+    "between several, the smallest of them. Vs. dense: compared with the best row that is not "
+    "compressed, or with the dense model if paired tests find no difference between the two. In "
+    "brackets: the 95% interval, if the two were compared in pairs. Of each model, its main "
+    "protocol."
 )
 MAX_TIED_NAMES = 2
 """Tied rows that are named. Of the others, only the number is given."""

@@ -283,9 +283,8 @@ def _markdown(
     out = [
         f"# {escape_all_markdown(title)}",
         f"Made by `bench report`. {table.SPREAD} A dash: not measured. Rank: by perplexity, or by "
-        "the first column "
-        "of quality that has ranks; rows that do not differ significantly share a range. "
-        + folding.RULE,
+        "the first column of quality that has ranks; rows that do not differ significantly share "
+        "a range. " + folding.RULE,
         RULE,
     ]
     if best := highlights.find_highlights(sections):

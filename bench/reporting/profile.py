@@ -24,11 +24,9 @@ from bench.system.grouping import group_by
 MEASURE, MBPP = "answers", "code/mbpp"
 CAPTION = (
     "Loss of each track: bits per byte of the right answers over the dense model's, minus 1, "
-    "averaged over the track's tasks, "
-    "with the 95% interval of the pairs of questions. The noise between calibration seeds is not "
-    "in it if a row has one seed. "
-    "With an asterisk: fewer than 8 degrees of freedom, as of six questions. Up to one in ten of "
-    "such intervals misses the loss. "
+    "averaged over the track's tasks, with the 95% interval of the pairs of questions. The noise "
+    "between calibration seeds is not in it if a row has one seed. With an asterisk: fewer than 8 "
+    "degrees of freedom, as of six questions. Up to one in ten of such intervals misses the loss. "
     "Rows are in the order of their bits per weight."
 )
 ORDER_CAPTION = (
@@ -37,8 +35,7 @@ ORDER_CAPTION = (
 )
 FLIPS_CAPTION = (
     "Share of questions whose ranked answer is another than the dense model's, with its 95% "
-    "interval; after it, right to wrong "
-    "(−) and wrong to right (+), in percent."
+    "interval; after it, right to wrong (−) and wrong to right (+), in percent."
 )
 CAPTIONS = (CAPTION, ORDER_CAPTION, FLIPS_CAPTION)
 """Captions of the tables of `text_tables`, in their order."""

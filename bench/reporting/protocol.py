@@ -15,8 +15,7 @@ VALIDATION = "validation"
 """Part of the name of a text on which recipes were chosen. Numbers on it are no results."""
 RULE = (
     "A model's main protocol is the one under which most of its rows have a perplexity and a "
-    "task; of equals, the one with "
-    "the most perplexities, and then the one measured last. "
+    "task; of equals, the one with the most perplexities, and then the one measured last. "
     "Validation splits are never the main one."
 )
 

@@ -48,8 +48,7 @@ def read_about(folder: Path) -> About:
         where = ".".join(map(str, first["loc"]))
         raise UserError(
             f"invalid {where} in {str(file)!r}: use kind (results, search or grid), about (one "
-            "sentence), credit, submitted (a "
-            "date) and [licences]"
+            "sentence), credit, submitted (a date) and [licences]"
         ) from None
 
 

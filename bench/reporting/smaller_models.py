@@ -45,8 +45,8 @@ def add_smaller(
     if out == list(sections):
         raise UserError(
             f"no larger model can be compared with {name}, because none shares a measure in bits "
-            "per byte with it: measure "
-            "both with --measures answers,size and the same --tasks, such as knowledge,code"
+            "per byte with it: measure both with --measures answers,size and the same --tasks, "
+            "such as knowledge,code"
         )
     return out
 
@@ -91,8 +91,8 @@ def _with_rows(table: Table, smaller: ReportSection, records: Mapping[str, Recor
     ranks = {c: (*r, *[""] * len(means)) for c, r in table.ranks.items()}
     remark = (
         f"{smaller.title} is another model, {NOT_MADE}. It is compared by bits per byte of the "
-        "same right answers, because "
-        "perplexities of two tokenizers cannot be compared. Its other columns are empty."
+        "same right answers, because perplexities of two tokenizers cannot be compared. Its "
+        "other columns are empty."
     )
     columns = (
         *(replace(c, shown=not c.hidden or c.metric == metrics.SIZE) for c in table.columns),

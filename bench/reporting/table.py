@@ -38,8 +38,7 @@ TEXT_COLUMNS = (
 
 SPREAD = (
     "After ±: the standard deviation over calibration seeds if a row has several, otherwise the "
-    "standard error over windows "
-    "or questions."
+    "standard error over windows or questions."
 )
 """Meaning of the second number of a cell."""
 NO_TASKS = ", rows without tasks"

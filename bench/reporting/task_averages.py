@@ -20,8 +20,7 @@ LEFT_OUT = "not in means"
 """Mark of a task on which the dense model is no better than a guess."""
 NOTE = (
     "Not in means and worst drops, because the 95% interval of the dense model's accuracy is not "
-    "above chance and the majority "
-    "class: {}."
+    "above chance and the majority class: {}."
 )
 UNJUDGED = (
     "In means without this test, because there is no dense row, or its record does not say what "
@@ -29,8 +28,8 @@ UNJUDGED = (
 )
 
 UNKNOWN = (
-    "Without chance and majority, because the answers are no choices, or the record does not "
-    "hold them: {}."
+    "Without chance and majority, because the answers are no choices, or the record does not hold "
+    "them: {}."
 )
 
 

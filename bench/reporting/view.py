@@ -202,8 +202,7 @@ class Table:
         noises = "; ".join(f"{label}: {', '.join(sorted(of))}" for label, of in sources.items())
         unranked = (
             f"{self.unranked:,} rows are too many to compare in pairs: the best of a column are. "
-            "The others have no ranks, and "
-            "no intervals but those to the dense model."
+            "The others have no ranks, and no intervals but those to the dense model."
         )
         return (
             *self.remarks,

@@ -36,8 +36,8 @@ def find_lie(content: bytes, footer: Any) -> str:
                 return f"has damaged pages of {chunk.path_in_schema!r}"
             if size > chunk.total_uncompressed_size:
                 return (
-                    f"has pages of {chunk.path_in_schema!r} that unpack to {size:,} bytes, "
-                    f"but its footer says {chunk.total_uncompressed_size:,}"
+                    f"has pages of {chunk.path_in_schema!r} that unpack to {size:,} bytes, but "
+                    f"its footer says {chunk.total_uncompressed_size:,}"
                 )
     return ""
 

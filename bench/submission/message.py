@@ -35,11 +35,10 @@ def text(review: Review, name: str) -> str:
         f"## Results: {escape(name)}",
         escape(about.about),
         f"Contributed by {escape(about.credit)} on {about.submitted}. Measured on "
-        f"{escape(' and '.join(machines))} with "
-        f"{escape('; '.join(versions))}.",
+        f"{escape(' and '.join(machines))} with {escape('; '.join(versions))}.",
         f"{amount(len(records), 'record')}. {amount(review.checked.recomputed, 'number')} "
-        "computed again from their items, and "
-        f"{sum(review.checked.not_derived.values()):,} that no items give.",
+        f"computed again from their items, and {sum(review.checked.not_derived.values()):,} that "
+        "no items give.",
         *map(escape, review.remarks),
         *(part for effect in review.effects for part in _of_effect(effect)),
         "### Licences",

@@ -180,8 +180,7 @@ def _of_losses(effect: Effect, trained: set[str]) -> Iterator[str]:
         elif ratio.high is not None and ratio.high < 1 and not _has(table, k, trained):
             yield (
                 f"{where} has a perplexity of {ratio.value:.4g} times the dense model's "
-                f"({ratio.low:.4g} to {ratio.high:.4g}) "
-                "without training, which is impossible"
+                f"({ratio.low:.4g} to {ratio.high:.4g}) without training, which is impossible"
             )
 
 

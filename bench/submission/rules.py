@@ -57,13 +57,13 @@ def of_name(name: str, models: Iterable[str], taken: Iterable[str]) -> Iterator[
     if not NAME.fullmatch(name) or len(name) not in NAME_LENGTH:
         yield (
             f"the name {name!r} is not MODEL-MACHINE-WHO in lower-case letters, digits, dots and "
-            "dashes, with "
-            f"{NAME_LENGTH.start} to {NAME_LENGTH.stop - 1} characters: give another with --name"
+            f"dashes, with {NAME_LENGTH.start} to {NAME_LENGTH.stop - 1} characters: give another "
+            "with --name"
         )
     elif begins and not any(name.startswith(f"{model}-") for model in begins):
         yield (
-            f"the name {name!r} does not begin with a model of the records "
-            f"({', '.join(begins)}): give another with --name"
+            f"the name {name!r} does not begin with a model of the records ({', '.join(begins)}): "
+            "give another with --name"
         )
     if name in taken:
         yield (
@@ -118,8 +118,8 @@ def of_record(record: Record, items: Items | None, now: str) -> Iterator[str]:
         yield f"its time {record.recorded!r} is none, or is to come"
     if record.commit.get("dirty"):
         yield (
-            "it was made with uncommitted changes of the code, so no one else can make it: "
-            "commit them and run again"
+            "it was made with uncommitted changes of the code, so no one else can make it: commit "
+            "them and run again"
         )
     if found := machine_path(record.model_dump(mode="json")):
         yield f"it has a path of your machine ({found}): run it with a name or a relative path"
@@ -305,8 +305,8 @@ def differences(record: Record, other: Record) -> Iterator[str]:
         if abs(reading.value - value) > margin * scale:
             yield (
                 f"its {reading.metric} is {reading.value:.6g}, but {value:.6g} is published for "
-                "the same measurement "
-                f"(record {other.short_key}), more than the margin of {margin:g} away"
+                f"the same measurement (record {other.short_key}), more than the margin of "
+                f"{margin:g} away"
             )
 
 

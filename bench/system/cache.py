@@ -186,8 +186,7 @@ def require_own_cache() -> None:
     ):
         raise UserError(
             f"cache {str(root)!r} has {strange!r}, which is not of a cache: name a new folder in "
-            f"${CACHE_ENV}, for example "
-            f"{str(root / 'cast-bench')!r}"
+            f"${CACHE_ENV}, for example {str(root / 'cast-bench')!r}"
         )
 
 

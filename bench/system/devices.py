@@ -111,8 +111,7 @@ def resolve_devices(names: str, *, elsewhere: bool = False) -> tuple[str, ...]:
     ):
         raise UserError(
             f"device {shorten(names)!r} is not a list of cards: give each once, for example "
-            "cuda:0,cuda:1; "
-            "use --jobs for several artifacts on the CPU"
+            "cuda:0,cuda:1; use --jobs for several artifacts on the CPU"
         )
     return tuple(resolve(name) for name in listed)
 

@@ -215,8 +215,8 @@ def _run(name: str, command: list[str], log: Path, on_line: Callable[[str], None
         ]
         raise UserError(
             f"environment {name} could not be built: "
-            f"{errors[-1] if errors else ' '.join(command[:4])}. Its log is {log}. "
-            "Check that pip reaches a package index, then run the same command again"
+            f"{errors[-1] if errors else ' '.join(command[:4])}. Its log is {log}. Check that pip "
+            "reaches a package index, then run the same command again"
         )
     return last[-1] if last else ""
 

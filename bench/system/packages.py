@@ -57,8 +57,7 @@ def describe_unreadable(fault: Exception) -> str:
             reason = why if isinstance(why, ValueError) else "a line has no '='"
             return (
                 f"entry_points.txt of {installed.metadata['Name']} in {installed.locate_file('')} "
-                f"is malformed ({reason}), "
-                "and pydantic and torch cannot be imported beside it: repair or uninstall this "
-                "distribution"
+                f"is malformed ({reason}), and pydantic and torch cannot be imported beside it: "
+                "repair or uninstall this distribution"
             )
     return ""

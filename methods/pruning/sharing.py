@@ -58,8 +58,8 @@ class Sharing:
         """
         if len(tokens) < self.world:
             raise UserError(
-                f"{self.world} processes cannot share {len(tokens)} calibration sequences: "
-                f"use at most {len(tokens)} processes"
+                f"{self.world} processes cannot share {len(tokens)} calibration sequences: use at "
+                f"most {len(tokens)} processes"
             )
         enough = -(-len(tokens) // batch) >= self.world
         parts = tokens.split(batch if enough else len(tokens) // self.world)

@@ -334,8 +334,8 @@ def group_size(width: int, requested: int | None, maximum: int, name: str) -> in
     if group < 1 or width % group or (requested is None and group < min(MIN_GROUP, width)):
         raise UserError(
             f"{name}:group={group} does not divide {width} inputs into "
-            f"groups{'' if requested else f' of {MIN_GROUP} or more'}: "
-            f"use a divisor of {width}, for example {name}:group={width}"
+            f"groups{'' if requested else f' of {MIN_GROUP} or more'}: use a divisor of {width}, "
+            f"for example {name}:group={width}"
         )
     return group
 

@@ -93,8 +93,8 @@ class Distillation(CrossEntropy):
         if self.blocks_every and shapes[0] != shapes[1]:
             raise UserError(
                 f"hidden={self.blocks_weight} compares the outputs of blocks, and teacher and "
-                "student have different "
-                f"blocks ({' and '.join(shapes)} channels): leave hidden out"
+                f"student have different blocks ({' and '.join(shapes)} channels): leave hidden "
+                "out"
             )
 
 

@@ -73,8 +73,7 @@ class Trainer:
         if self.total < 1:
             raise UserError(
                 f"training.tokens={job.budget.tokens} is less than one step of "
-                f"{self.corpus.step_tokens} tokens: "
-                "raise it, or lower training.batch"
+                f"{self.corpus.step_tokens} tokens: raise it, or lower training.batch"
             )
         self.rank, self.world = ranks.rank_and_world()
         self._sharded = self.world > 1
@@ -262,9 +261,8 @@ class Trainer:
                 )
                 last = checkpoint.latest(self.job.workdir)
                 raise Diverged(
-                    f"{self.name} at step {step + 1} of {self.total}: {value}, "
-                    f"gradient norm {row['norm']:.4g}; last good checkpoint: "
-                    f"{last.name if last else 'none'}"
+                    f"{self.name} at step {step + 1} of {self.total}: {value}, gradient norm "
+                    f"{row['norm']:.4g}; last good checkpoint: {last.name if last else 'none'}"
                 )
         return table
 

@@ -18,8 +18,8 @@ ENDS = {
     "casts": "model.model.norm.double()",
     "notes": 'return walk.outcome(loss=float("nan"))',
     "stores": (
-        "for visit in Walk(model, job):\n    walk.stored[visit.name] = "
-        "StoredWeight(FloatCodec(), {'values': -visit.weight})"
+        "for visit in Walk(model, job):\n    walk.stored[visit.name] = StoredWeight(FloatCodec(), "
+        "{'values': -visit.weight})"
     ),
 }
 """Statements that each method runs after it has pruned."""

@@ -94,8 +94,7 @@ class Speed:
         if jobs == "auto" or int(jobs) > len(devices):
             raise UserError(
                 f"--jobs {jobs} would time an artifact while others compute on its device: "
-                "measure speed in another run, "
-                "without --jobs"
+                "measure speed in another run, without --jobs"
             )
 
     @classmethod
@@ -106,8 +105,7 @@ class Speed:
         if others:
             raise UserError(
                 f"speed cannot be measured on different GPUs in one run ({hardware} and "
-                f"{others[0]}): "
-                "run once for each with --device"
+                f"{others[0]}): run once for each with --device"
             )
         has_cuda = context.devices[0].startswith("cuda")
         kernel = {} if has_cuda else {"kernel": native.source_digest()}

@@ -34,8 +34,8 @@ def test_a_path_that_was_named_is_a_sentence(refused, monkeypatch, tmp_path, nam
     fail(monkeypatch, tmp_path / "x/y")
     said = refused("report", *words)
     assert said == (
-        f"bench: {str(tmp_path / 'x/y')!r} cannot be used (No such file or directory): check "
-        "the path"
+        f"bench: {str(tmp_path / 'x/y')!r} cannot be used (No such file or directory): check the "
+        "path"
     )
 
 

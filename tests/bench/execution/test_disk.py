@@ -23,8 +23,8 @@ def test_a_file_in_the_cache_names_the_cache(cache):
     sentence = disk.describe_full_disk(full(str(cache / "tmp/x/model.safetensors")), Path("r"))
 
     assert sentence == (
-        f"the disk is full (the cache: {cache}/tmp/x/model.safetensors): free some space "
-        "(bench cache gc deletes what no run uses), then run the same command again"
+        f"the disk is full (the cache: {cache}/tmp/x/model.safetensors): free some space (bench "
+        "cache gc deletes what no run uses), then run the same command again"
     )
 
 

@@ -75,8 +75,8 @@ def task_file(folder, kind=CHOICE, name="mine"):
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     head = f"task: {name}\ndataset_path: json\ntest_split: test\ntraining_split: test\n"
     head += (
-        f"dataset_kwargs: {{data_files: {{test: {folder / 'rows.jsonl'}}}}}\nmetadata: "
-        f"{{version: 2.0}}\n"
+        f"dataset_kwargs: {{data_files: {{test: {folder / 'rows.jsonl'}}}}}\nmetadata: {{version: "
+        f"2.0}}\n"
     )
     (folder / f"{name}.yaml").write_text(head + kind)
     return folder / f"{name}.yaml"

@@ -153,8 +153,8 @@ def test_an_own_folder_that_is_left_out_is_said(cli, in_tmp_path):
     code, _, err = cli("report")
     assert code == 0
     assert err == (
-        "bench: results/local is left out: bench report --results results/local --out DIR "
-        "writes a page of it\n"
+        "bench: results/local is left out: bench report --results results/local --out DIR writes "
+        "a page of it\n"
     )
     assert cli("report", "--results", "results/local", "--out", "mine")[2] == ""
 

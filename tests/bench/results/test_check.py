@@ -65,8 +65,8 @@ def test_a_folder_without_records_is_not_sound(root, cli, tmp_path):
 
     assert code == 2 and "4 records read" in out
     assert err == (
-        f"bench: results folder '{tmp_path}/empty' has no records: name another, or run "
-        "bench run first\n"
+        f"bench: results folder '{tmp_path}/empty' has no records: name another, or run bench run "
+        "first\n"
     )
 
 

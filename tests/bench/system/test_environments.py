@@ -115,8 +115,8 @@ def test_half_built_never_counts(home, cli, monkeypatch, variable, value, word):
 
     assert code == 2
     assert err.splitlines()[-1] == (
-        f"bench: environment old could not be built: {word}. Its log is {home}.log. "
-        "Check that pip reaches a package index, then run the same command again"
+        f"bench: environment old could not be built: {word}. Its log is {home}.log. Check that "
+        "pip reaches a package index, then run the same command again"
     )
     assert environments.state("old") == "half built"
     with pytest.raises(Skipped):
@@ -151,8 +151,8 @@ def test_a_cache_that_cannot_be_written(home, refused, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "file"))
     assert refused("env", "create", "old") == (
-        f"bench: {tmp_path / 'file' / 'environments'} cannot be written (Not a directory): "
-        "name another cache in $CAST_BENCH_CACHE"
+        f"bench: {tmp_path / 'file' / 'environments'} cannot be written (Not a directory): name "
+        "another cache in $CAST_BENCH_CACHE"
     )
 
 
