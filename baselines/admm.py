@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from methods import Cost, HessianWalk, Job, MethodInfo, Needs, Outcome, Pattern
-from methods.pruning.hessian import damped, output_size
-from methods.quantizing.grids import assign_
-from methods.ranges import Count, CountOrZero, Fraction, Positive
+from methods.contract.ranges import Count, CountOrZero, Fraction, Positive
+from methods.workshop.pruning.hessian import damped, output_size
+from methods.workshop.quantizing.grids import assign_
 
 
 class Problem(NamedTuple):

@@ -12,9 +12,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from methods import Cost, HessianWalk, Job, MethodInfo, Needs, Outcome, Pattern
-from methods.pruning.hessian import damped, output_size
-from methods.quantizing.grids import assign_
-from methods.ranges import MAX, Count, CountOrZero, Fraction
+from methods.contract.ranges import MAX, Count, CountOrZero, Fraction
+from methods.workshop.pruning.hessian import damped, output_size
+from methods.workshop.quantizing.grids import assign_
 
 CHECK_EVERY = 3
 """Iterations between two checks of how much the mask changed."""

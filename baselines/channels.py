@@ -9,9 +9,9 @@ from typing import ClassVar
 from torch import nn
 
 from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Removes
-from methods.ranges import Share
-from methods.smaller import count_left
-from methods.transforms.wiring import Wiring
+from methods.contract.ranges import Share
+from methods.model.smaller import count_left
+from methods.workshop.transforms.wiring import Wiring
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from torch import nn
 
 from baselines.retrain import train_kept
 from methods import Does, Job, MethodInfo, Needs, Outcome, Settings
-from methods.info import TRAINING
-from methods.ranges import Fraction
+from methods.contract.info import TRAINING
+from methods.contract.ranges import Fraction
 
 
 @dataclass(frozen=True, kw_only=True)

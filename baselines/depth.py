@@ -17,11 +17,11 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Removes, UserError
-from methods.contract import NoProgress
-from methods.pruning.activations import Replay, batch_of, replaced, require_finite
-from methods.pruning.holders import each_block, hold
-from methods.ranges import Count, CountOrZero, Share
-from methods.smaller import count_left
+from methods.contract.method import NoProgress
+from methods.contract.ranges import Count, CountOrZero, Share
+from methods.model.smaller import count_left
+from methods.workshop.pruning.activations import Replay, batch_of, replaced, require_finite
+from methods.workshop.pruning.holders import each_block, hold
 
 OFFSPRING, MOST_SWAPS = 16, 3
 """Children of a generation, and the largest number of blocks that a child trades."""

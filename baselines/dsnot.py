@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Pattern, UserError, Walk
-from methods.folder import Folder
-from methods.info import Variant
-from methods.ranges import Count, NonNegative
-from methods.rules import SameBlocks
+from methods.contract.info import Variant
+from methods.contract.ranges import Count, NonNegative
+from methods.contract.rules import SameBlocks
+from methods.model.folder import Folder
 
 
 def moments(x: Tensor, total: Tensor | None) -> Tensor:

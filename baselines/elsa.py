@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, Settings, Trainer, UserError
-from methods.ranges import Beta, Count, Fraction, LearningRate, NonNegative
-from methods.training.ranks import all_reduce_sum, is_single_process, local
-from methods.training.trainer import other_parameters
+from methods.contract.ranges import Beta, Count, Fraction, LearningRate, NonNegative
+from methods.workshop.training.ranks import all_reduce_sum, is_single_process, local
+from methods.workshop.training.trainer import other_parameters
 
 
 class ElsaAdam(torch.optim.AdamW):

@@ -16,10 +16,10 @@ from torch.nn.utils import parametrize
 
 from baselines.retrain import train_kept
 from methods import Does, Job, MethodInfo, Needs, Outcome, Settings, Trainer, UserError
-from methods.info import TRAINING
-from methods.ranges import CountOrZero, Fraction, Positive
-from methods.targets import dense_weight
-from methods.training.trainer import bake
+from methods.contract.info import TRAINING
+from methods.contract.ranges import CountOrZero, Fraction, Positive
+from methods.model.targets import dense_weight
+from methods.workshop.training.trainer import bake
 
 
 class LowRank(nn.Module):

@@ -21,11 +21,11 @@ import torch
 from torch import nn
 
 from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Skipped
-from methods.info import HESSIANS_PER_LINEAR
-from methods.libraries import import_modifier, oneshot, require_oneshot
-from methods.ranges import Count, Fraction
-from methods.rules import WholeGroups
-from methods.targets import as_regexes, dense_weight, family_of
+from methods.contract.info import HESSIANS_PER_LINEAR
+from methods.contract.ranges import Count, Fraction
+from methods.contract.rules import WholeGroups
+from methods.model.targets import as_regexes, dense_weight, family_of
+from methods.workshop.libraries import import_modifier, oneshot, require_oneshot
 
 AWQ = "transform.awq.AWQModifier"
 SMOOTH = "transform.smoothquant.SmoothQuantModifier"

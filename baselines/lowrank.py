@@ -16,15 +16,21 @@ from torch import Tensor, nn
 
 from baselines.alps import LayerProblem, make_problem, refine
 from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Pattern, UserError, Walk
-from methods.adapter import SCALE_BITS, Term, group_of
-from methods.folder import Folder
-from methods.info import Adds
-from methods.pruning.hessian import add_gram, damped, mean_of_others, output_size, symmetric
-from methods.quantizing.grids import Integer, round_
-from methods.ranges import CountOrZero, Fraction, Share
-from methods.rules import SameBlocks
-from methods.targets import dense_weight
-from methods.terms import attach
+from methods.contract.info import Adds
+from methods.contract.ranges import CountOrZero, Fraction, Share
+from methods.contract.rules import SameBlocks
+from methods.model.adapter import SCALE_BITS, Term, group_of
+from methods.model.folder import Folder
+from methods.model.targets import dense_weight
+from methods.model.terms import attach
+from methods.workshop.pruning.hessian import (
+    add_gram,
+    damped,
+    mean_of_others,
+    output_size,
+    symmetric,
+)
+from methods.workshop.quantizing.grids import Integer, round_
 
 Svd = Literal["whitened", "diagonal", "plain"]
 BITS = {"int8": 8, "int4": 4}

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import Job, Outcome, UserError, Walk
-from methods.targets import family_of
+from methods.model.targets import family_of
 
 SUFFIX = ".weight.mask"
 HEADER_BYTES = 4096

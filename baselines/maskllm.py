@@ -20,11 +20,11 @@ from torch.nn.utils import parametrize
 
 from baselines import maskfile
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, Settings, Trainer, UserError
-from methods.info import InputFile
-from methods.ranges import Fraction, LearningRate, NonNegative, Positive
-from methods.rules import GroupsOnly, SameBlocks
-from methods.training.ranks import full_tensor
-from methods.training.trainer import bake
+from methods.contract.info import InputFile
+from methods.contract.ranges import Fraction, LearningRate, NonNegative, Positive
+from methods.contract.rules import GroupsOnly, SameBlocks
+from methods.workshop.training.ranks import full_tensor
+from methods.workshop.training.trainer import bake
 
 GATE_STD = 0.01
 """Standard deviation of the initial gates [c]."""

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from baselines.wanda import squared_norm
 from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Walk
-from methods.pruning.hessian import add_gram, symmetric
-from methods.ranges import Count, CountOrZero, Positive
-from methods.rules import GroupsOnly, TurnsBasis
-from methods.targets import dense_weight
-from methods.transforms.changes import Permutation
-from methods.transforms.grouping import best_order, kept
-from methods.transforms.sinkhorn import Reader, learn_order
-from methods.transforms.wiring import Wiring
+from methods.contract.ranges import Count, CountOrZero, Positive
+from methods.contract.rules import GroupsOnly, TurnsBasis
+from methods.model.targets import dense_weight
+from methods.workshop.pruning.hessian import add_gram, symmetric
+from methods.workshop.transforms.changes import Permutation
+from methods.workshop.transforms.grouping import best_order, kept
+from methods.workshop.transforms.sinkhorn import Reader, learn_order
+from methods.workshop.transforms.wiring import Wiring
 
 ROWS = 2**14
 """Largest number of rows of scores that decide an order."""

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, Settings, Trainer
-from methods.ranges import Beta, Fraction, LearningRate, NonNegative
-from methods.rules import GroupsOnly
-from methods.training import ranks
-from methods.training.ranks import local
+from methods.contract.ranges import Beta, Fraction, LearningRate, NonNegative
+from methods.contract.rules import GroupsOnly
+from methods.workshop.training import ranks
+from methods.workshop.training.ranks import local
 
 MAX_ITERATIONS = 200
 """Largest number of descent steps. If lambda |w| is far below 1, as in training, about five are

@@ -17,14 +17,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from baselines.retrain import MaskedAdamW
 from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, UserError
-from methods.adapter import CHILD
-from methods.pruning.hessian import mean_of_others
-from methods.pruning.pairs import Goal, Pair, PairedWalk
-from methods.quantizing.grids import assign_
-from methods.ranges import Beta, Count, CountOrZero, Fraction, LearningRate, NonNegative
-from methods.rules import SameOutputs
-from methods.terms import Factors
-from methods.training.settings import require_one_rate
+from methods.contract.ranges import Beta, Count, CountOrZero, Fraction, LearningRate, NonNegative
+from methods.contract.rules import SameOutputs
+from methods.model.adapter import CHILD
+from methods.model.terms import Factors
+from methods.workshop.pruning.hessian import mean_of_others
+from methods.workshop.pruning.pairs import Goal, Pair, PairedWalk
+from methods.workshop.quantizing.grids import assign_
+from methods.workshop.training.settings import require_one_rate
 
 State = dict[str, Tensor]
 """Parameters of a block, by their names in it."""

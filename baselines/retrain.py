@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from methods import Does, Job, MethodInfo, Needs, Outcome, Settings, Trainer, UserError
-from methods.info import DISTILLATION
-from methods.training.ranks import local, shard_like
-from methods.training.trainer import other_parameters
+from methods.contract.info import DISTILLATION
+from methods.workshop.training.ranks import local, shard_like
+from methods.workshop.training.trainer import other_parameters
 
 
 class MaskedAdamW(torch.optim.AdamW):

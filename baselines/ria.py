@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from baselines.wanda import squared_norm
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Walk
-from methods.info import Variant
-from methods.ranges import NonNegative
+from methods.contract.info import Variant
+from methods.contract.ranges import NonNegative
 
 
 def relative_importance(weight: Tensor) -> Tensor:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, UserError, Walk
-from methods.pruning.hessian import add_gram, symmetric
-from methods.ranges import CountOrZero, Positive
-from methods.rules import CalibratedBy, TurnsBasis
-from methods.targets import require_flow
-from methods.transforms.changes import Rotation
-from methods.transforms.hadamard import fix_mean, random_rotation
-from methods.transforms.learned import RESIDUAL, VALUES, RotatedLinear, learn
-from methods.transforms.wiring import Wiring
+from methods.contract.ranges import CountOrZero, Positive
+from methods.contract.rules import CalibratedBy, TurnsBasis
+from methods.model.targets import require_flow
+from methods.workshop.pruning.hessian import add_gram, symmetric
+from methods.workshop.transforms.changes import Rotation
+from methods.workshop.transforms.hadamard import fix_mean, random_rotation
+from methods.workshop.transforms.learned import RESIDUAL, VALUES, RotatedLinear, learn
+from methods.workshop.transforms.wiring import Wiring
 
 
 def principal(wiring: Wiring, job: Job) -> Tensor:

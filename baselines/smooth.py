@@ -12,11 +12,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, UserError, Walk
-from methods.pruning.hessian import add_gram, symmetric
-from methods.quantizing.grids import Integer, group_size
-from methods.ranges import Count, Fraction
-from methods.transforms.changes import Scaling
-from methods.transforms.wiring import Wiring
+from methods.contract.ranges import Count, Fraction
+from methods.workshop.pruning.hessian import add_gram, symmetric
+from methods.workshop.quantizing.grids import Integer, group_size
+from methods.workshop.transforms.changes import Scaling
+from methods.workshop.transforms.wiring import Wiring
 
 SMALLEST = 1e-5
 """Smallest scale, and smallest size of a channel, relative to the largest one."""

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from methods import Cost, HessianWalk, Job, MethodInfo, Needs, Outcome, Pattern, Walk
-from methods.folder import Folder
-from methods.pruning.hessian import compensate_, inverse_factor
-from methods.ranges import Count, Fraction
-from methods.rules import WholeGroups
+from methods.contract.ranges import Count, Fraction
+from methods.contract.rules import WholeGroups
+from methods.model.folder import Folder
+from methods.workshop.pruning.hessian import compensate_, inverse_factor
 
 
 def prune_(weight: Tensor, factor: Tensor, pattern: Pattern, block: int) -> Tensor:

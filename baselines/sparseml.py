@@ -17,12 +17,12 @@ from torch import nn
 
 from baselines.isolated import sparseml_prune
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Skipped
-from methods.families import Family
-from methods.info import HESSIANS_PER_LINEAR
-from methods.isolated import Script, prune
-from methods.ranges import Count, Fraction
-from methods.rules import WholeGroups
-from methods.targets import as_regexes, family_of
+from methods.contract.info import HESSIANS_PER_LINEAR
+from methods.contract.ranges import Count, Fraction
+from methods.contract.rules import WholeGroups
+from methods.model.families import Family
+from methods.model.targets import as_regexes, family_of
+from methods.workshop.isolated import Script, prune
 
 SUPPORTED_FAMILIES = ("llama", "mistral", "qwen2", "opt")
 """Families whose linears both sides call by one name and whose config `older` translates."""

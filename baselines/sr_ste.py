@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from methods import Job, MethodInfo, Needs, Outcome, Settings, Trainer
-from methods.info import DISTILLATION, TRAINING, Variant
-from methods.ranges import Count, Fraction, NonNegative, Positive
-from methods.rules import GroupsOnly
-from methods.training.ranks import full_tensor, local, shard_like
-from methods.training.trainer import bake, other_parameters
+from methods.contract.info import DISTILLATION, TRAINING, Variant
+from methods.contract.ranges import Count, Fraction, NonNegative, Positive
+from methods.contract.rules import GroupsOnly
+from methods.workshop.training.ranks import full_tensor, local, shard_like
+from methods.workshop.training.trainer import bake, other_parameters
 
 
 class _StraightThrough(torch.autograd.Function):

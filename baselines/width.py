@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Removes
-from methods.axes import AXES
-from methods.pruning.activations import watched
-from methods.pruning.holders import each_block, hold
-from methods.ranges import CountOrZero, Share
-from methods.smaller import count_left, reader
+from methods.contract.axes import AXES
+from methods.contract.ranges import CountOrZero, Share
+from methods.model.smaller import count_left, reader
+from methods.workshop.pruning.activations import watched
+from methods.workshop.pruning.holders import each_block, hold
 
 Score = Callable[[Tensor], Tensor]
 """Scores of the inputs of a linear: float [sequences, seqlen, in] -> [sequences, seqlen, parts]."""

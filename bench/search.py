@@ -25,7 +25,7 @@ from bench.results.record import DONE, Record
 from bench.results.store import ReadOnlyStore
 from bench.system import digests
 from bench.system.packages import pip_install, require
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
     import optuna

@@ -7,16 +7,16 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from methods.errors import UserError
-from methods.folder import Folder, dtype_name
-from methods.pattern import Pattern
-from methods.targets import dense_weight, find_targets, require_fit
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
+from methods.model.folder import Folder, dtype_name
+from methods.model.targets import dense_weight, find_targets, require_fit
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from methods.adapter import Term
+    from methods.model.adapter import Term
 
 
 class CheckFailed(Exception):
@@ -125,8 +125,9 @@ def verify(
             if name not in declared:
                 raise CheckFailed(
                     f"{name} changed, and it is neither a target nor declared: the method must "
-                    "name it in Outcome.changed (methods.training.trainer.other_parameters "
-                    "returns the names for one that trains all)"
+                    "name it in Outcome.changed "
+                    "(methods.workshop.training.trainer.other_parameters returns the names for "
+                    "one that trains all)"
                 )
             changed.add(name)
     counts.changed = frozenset(changed)

@@ -18,8 +18,8 @@ from trained import TokenRates, text, train
 
 from bench.system.devices import cores
 from cast.adams import AdamS
-from methods.contract import Compute
-from methods.pattern import Pattern
+from methods.contract.method import Compute
+from methods.contract.pattern import Pattern
 
 SHAPES = [(2048, 2048)] * 12 + [(2048, 5632)] * 4  # 96 million
 STEPS = 10

@@ -18,10 +18,10 @@ import torch
 from harness import finish, in_turn, like_a_worker, ratio, seconds, start
 
 from bench.inputs import download, loading
-from methods.contract import Compute
-from methods.training import compiled
-from methods.training.distill import Distillation
-from methods.training.loss import Outputs, head_of
+from methods.contract.method import Compute
+from methods.workshop.training import compiled
+from methods.workshop.training.distill import Distillation
+from methods.workshop.training.loss import Outputs, head_of
 
 SHAPES = {"tiny": (8, 128), "smollm2-135m-instruct-q4": (4, 128)}
 """Sequences and tokens of a step."""

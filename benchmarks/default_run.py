@@ -29,8 +29,8 @@ from bench.measures.forward import BATCH_TOKENS as PASS_TOKENS
 from bench.measures.forward import LOGITS_BYTES
 from bench.results.store import ReadOnlyStore
 from bench.system.devices import cores
-from methods.folder import Folder
-from methods.targets import find_targets
+from methods.model.folder import Folder
+from methods.model.targets import find_targets
 
 ROOT = Path(__file__).parent.parent
 ONE_SHOT = (

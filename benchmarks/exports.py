@@ -27,9 +27,9 @@ from bench.inputs import gguf_header, loading
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
 from bench.system.cache import temporary_folder
-from methods.contract import Compute
-from methods.folder import Folder
-from methods.targets import find_targets
+from methods.contract.method import Compute
+from methods.model.folder import Folder
+from methods.model.targets import find_targets
 
 TEXT = Path(__file__).parents[1] / "LICENSE"
 TOKENS = 64

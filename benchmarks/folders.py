@@ -32,10 +32,10 @@ from bench.formats.method import ModelFolder
 from bench.inputs import download, loading
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
-from methods.contract import Compute, Job
-from methods.folder import Folder
-from methods.pattern import Pattern
-from methods.targets import find_targets
+from methods.contract.method import Compute, Job
+from methods.contract.pattern import Pattern
+from methods.model.folder import Folder
+from methods.model.targets import find_targets
 
 MODEL = "smollm2-135m-instruct-q4"
 TOOLS = {

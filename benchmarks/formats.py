@@ -27,13 +27,13 @@ from bench.catalog.choice import build
 from bench.inputs import download, loading
 from bench.quantizers import k_quants
 from bench.system.cache import temporary_folder
-from methods.contract import Compute, Job
-from methods.pattern import Pattern
-from methods.pruning.hessian import add_gram, symmetric
-from methods.pruning.walk import Walk
-from methods.quantizing.grids import Microscaling, NvFloat4, round_
-from methods.targets import find_targets
-from methods.transforms.wiring import Wiring
+from methods.contract.method import Compute, Job
+from methods.contract.pattern import Pattern
+from methods.model.targets import find_targets
+from methods.workshop.pruning.hessian import add_gram, symmetric
+from methods.workshop.pruning.walk import Walk
+from methods.workshop.quantizing.grids import Microscaling, NvFloat4, round_
+from methods.workshop.transforms.wiring import Wiring
 
 GRIDS = {"mxfp4": (Microscaling(4), 32, "MXFP4A16"), "nvfp4": (NvFloat4(), 16, "NVFP4A16")}
 SEQUENCES, GRID, GROUP = 32, 20, 32

@@ -21,8 +21,8 @@ from torch import nn
 
 from bench.inputs import download, loading
 from bench.system.devices import cores
-from methods.contract import Compute
-from methods.targets import find_targets
+from methods.contract.method import Compute
+from methods.model.targets import find_targets
 
 
 def main(draws: int = 3) -> None:

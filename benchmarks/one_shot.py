@@ -31,8 +31,8 @@ from bench.catalog.entries import METHODS
 from bench.inputs import download
 from bench.system import provenance
 from bench.system.devices import cores
-from methods.info import Does
-from methods.pattern import Pattern
+from methods.contract.info import Does
+from methods.contract.pattern import Pattern
 
 MODEL, SEQLEN, PATTERN = "smollm2-135m-instruct-q4", 512, "2:4"
 WIDE_BLOCKS, WIDE_SEQUENCES, WIDE_VOCABULARY, HEAD = 2, 16, 1024, 32
@@ -59,8 +59,8 @@ def prepare(folder: Path, blocks: int, sequences: list[int], widths: list[int]) 
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     from bench.inputs import loading
-    from methods.contract import Compute
-    from methods.folder import save
+    from methods.contract.method import Compute
+    from methods.model.folder import save
 
     def keep(model: Any, tokens: torch.Tensor, name: str) -> None:
         (folder / name).mkdir()
@@ -96,9 +96,9 @@ def one(name: str, folder: Path, sequences: int) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     from bench.inputs import loading
-    from methods.contract import Compute, Job, Prior
-    from methods.folder import Folder
-    from methods.targets import dense_weight, find_targets
+    from methods.contract.method import Compute, Job, Prior
+    from methods.model.folder import Folder
+    from methods.model.targets import dense_weight, find_targets
 
     torch.set_num_threads(cores())
     opened = Folder(folder)

@@ -23,9 +23,9 @@ from bench.export.model import export_model
 from bench.inputs import loading
 from bench.kernels import linear24
 from bench.kernels.packed24 import pack, unpack
-from methods.contract import Compute
-from methods.folder import Writer
-from methods.pattern import Pattern
+from methods.contract.method import Compute
+from methods.contract.pattern import Pattern
+from methods.model.folder import Writer
 
 SHAPES = {"q_proj": (4096, 4096), "up_proj": (11008, 4096), "down_proj": (4096, 11008)}
 ROUNDS = 3

@@ -24,8 +24,8 @@ from bench.measures.windowed import Windows
 from bench.system import provenance
 from bench.system.devices import cores
 from bench.verify import WeightCounts
-from methods.contract import Compute, NoProgress
-from methods.pattern import Pattern
+from methods.contract.method import Compute, NoProgress
+from methods.contract.pattern import Pattern
 
 SEQLEN, WINDOWS, ROUNDS = 512, 8, 3
 

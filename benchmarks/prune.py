@@ -27,11 +27,11 @@ from bench.catalog.choice import build
 from bench.catalog.registry import lookup
 from bench.inputs import download, loading
 from bench.system.devices import cores
-from methods.contract import Compute, Job
-from methods.pattern import Pattern
-from methods.pruning.hessian import add_gram, inverse_factor, symmetric
-from methods.pruning.walk import Walk
-from methods.targets import find_targets
+from methods.contract.method import Compute, Job
+from methods.contract.pattern import Pattern
+from methods.model.targets import find_targets
+from methods.workshop.pruning.hessian import add_gram, inverse_factor, symmetric
+from methods.workshop.pruning.walk import Walk
 
 SEQUENCES, SEQLEN, BATCH = 32, 512, 1
 MATCH_BLOCKS = 15

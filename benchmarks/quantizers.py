@@ -23,7 +23,7 @@ from bench.catalog.entries import QUANTIZERS
 from bench.inputs import download, loading
 from bench.system import provenance
 from bench.system.devices import cores
-from methods.errors import Skipped, UserError
+from methods.contract.errors import Skipped, UserError
 
 SEQUENCES = 16
 
@@ -32,9 +32,9 @@ def one(name: str, model_name: str, blocks: int, rounds: int) -> dict[str, Any]:
     """Run a quantizer, and return seconds and bytes."""
     import torch
 
-    from methods.contract import Compute, Job
-    from methods.pattern import Pattern
-    from methods.targets import family_of, find_targets
+    from methods.contract.method import Compute, Job
+    from methods.contract.pattern import Pattern
+    from methods.model.targets import family_of, find_targets
 
     torch.set_num_threads(cores())
     found = download.pull(model_name)

@@ -11,7 +11,7 @@ from harness import finish, in_turn, ratio, start
 from torch import Tensor
 
 from bench.system.devices import cores
-from methods.pattern import Pattern
+from methods.contract.pattern import Pattern
 
 
 def by_columns(score: Tensor, n: int, m: int) -> Tensor:

@@ -87,7 +87,7 @@ def make(
     """Write a model with random weights, a block at a time."""
     import torch
 
-    from methods.folder import Writer
+    from methods.model.folder import Writer
 
     generator = torch.Generator().manual_seed(layers)
 

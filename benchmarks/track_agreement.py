@@ -24,7 +24,7 @@ from harness import finish, like_a_worker, start
 
 from bench.inputs import download, loading, tracks
 from bench.measures import answers, packed_scoring
-from methods.contract import Compute
+from methods.contract.method import Compute
 
 TASKS = (
     "knowledge/trivia_qa", "knowledge/nq_open", "commonsense/copa", "commonsense/winogrande",

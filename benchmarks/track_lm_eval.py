@@ -18,7 +18,7 @@ from track_agreement import CAPACITY, marks
 from bench.inputs import download, hub, lmeval, loading, tasks, tracks
 from bench.inputs.task_yaml import read_task
 from bench.measures import packed_scoring
-from methods.contract import Compute, NoProgress
+from methods.contract.method import Compute, NoProgress
 
 LIMIT = 100
 

@@ -26,8 +26,8 @@ from bench.inputs import download
 from bench.planning import recipes
 from bench.system import provenance
 from bench.system.devices import cores
-from methods.info import Does
-from methods.pattern import Pattern
+from methods.contract.info import Does
+from methods.contract.pattern import Pattern
 
 MODEL, PARAMETERS, PATTERN = "smollm2-135m-instruct-q4", 135_000_000, "2:4"
 TRAINED = [
@@ -71,8 +71,8 @@ def train(
 ) -> None:
     """Train the model with a method. `retrain` and `maskllm` get magnitude's masks."""
     from bench.inputs import loading
-    from methods.contract import Budget, Job, Prior
-    from methods.targets import dense_weight, find_targets
+    from methods.contract.method import Budget, Job, Prior
+    from methods.model.targets import dense_weight, find_targets
 
     found, entry = download.pull(MODEL), registry.lookup("methods", name)
     opened = found.open()
@@ -106,7 +106,7 @@ def one(name: str, steps: int, dtype: str) -> dict[str, Any]:
     """Train with a method, and return seconds and megabytes."""
     import torch
 
-    from methods.contract import Compute
+    from methods.contract.method import Compute
 
     torch.set_num_threads(cores())
     recipe, clock = recipes.choose(PARAMETERS, "cpu"), TokenRates()

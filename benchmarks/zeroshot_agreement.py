@@ -24,7 +24,7 @@ from bench.inputs import download, lmeval, loading
 from bench.measures import packed_scoring
 from bench.measures.prefix_tree import grow_trees
 from bench.system.devices import cores
-from methods.contract import Compute, NoProgress
+from methods.contract.method import Compute, NoProgress
 
 CAPACITY = 1024
 

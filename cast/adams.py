@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from methods import Pattern
-from methods.pruning import selection
-from methods.training.ranks import all_reduce_sum, is_single_process, local
-from methods.training.transfer import upload
+from methods.workshop.pruning import selection
+from methods.workshop.training.ranks import all_reduce_sum, is_single_process, local
+from methods.workshop.training.transfer import upload
 
 CHUNK = 65536
 """Weights per thread processed at a time on a CPU, so that they stay in the cache during a step."""

@@ -13,10 +13,10 @@ from cast import scaling
 from cast.adams import AdamS
 from cast.wanda_mask import WandaAdamS
 from methods import Job, MethodInfo, Needs, Outcome, Settings, Trainer
-from methods.info import DISTILLATION
-from methods.ranges import Count, CountOrZero, NonNegative, Positive
-from methods.rules import GroupsOnly
-from methods.training.trainer import other_parameters
+from methods.contract.info import DISTILLATION
+from methods.contract.ranges import Count, CountOrZero, NonNegative, Positive
+from methods.contract.rules import GroupsOnly
+from methods.workshop.training.trainer import other_parameters
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrize
 
 from methods import UserError
-from methods.training.trainer import bake
+from methods.workshop.training.trainer import bake
 
 CHUNK = 65536
 """Weights processed at a time on a CPU, so that they stay in the cache during the three passes of

@@ -12,20 +12,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from methods.codec import Codec, FloatCodec, Storage, StoredWeight
-    from methods.contract import Budget, Compute, Job, Method, Needs, Outcome, Prior
-    from methods.errors import Diverged, Skipped, UserError
-    from methods.info import Cost, Does, MeasureInfo, MethodInfo, Metric, Removes, Rule
-    from methods.pattern import Pattern
-    from methods.pruning.hessian import HessianWalk
-    from methods.pruning.walk import Visit, Walk
-    from methods.quantizing.formats import Format, RoundInGroups, RoundToNearest
-    from methods.quantizing.grid_codec import GridCodec
-    from methods.quantizing.grids import Integer
-    from methods.training.distill import Settings
-    from methods.training.loss import Loss
-    from methods.training.settings import TrainingSettings
-    from methods.training.trainer import Trainer
+    from methods.contract.codec import Codec, FloatCodec, Storage, StoredWeight
+    from methods.contract.errors import Diverged, Skipped, UserError
+    from methods.contract.info import Cost, Does, MeasureInfo, MethodInfo, Metric, Removes, Rule
+    from methods.contract.method import Budget, Compute, Job, Method, Needs, Outcome, Prior
+    from methods.contract.pattern import Pattern
+    from methods.workshop.pruning.hessian import HessianWalk
+    from methods.workshop.pruning.walk import Visit, Walk
+    from methods.workshop.quantizing.formats import Format, RoundInGroups, RoundToNearest
+    from methods.workshop.quantizing.grid_codec import GridCodec
+    from methods.workshop.quantizing.grids import Integer
+    from methods.workshop.training.distill import Settings
+    from methods.workshop.training.loss import Loss
+    from methods.workshop.training.settings import TrainingSettings
+    from methods.workshop.training.trainer import Trainer
 
 __all__ = [
     "Budget",
@@ -65,20 +65,20 @@ __all__ = [
 ]
 
 _MODULES = {
-    "codec": ("Codec", "FloatCodec", "Storage", "StoredWeight"),
-    "contract": ("Budget", "Compute", "Job", "Method", "Needs", "Outcome", "Prior"),
-    "errors": ("Diverged", "Skipped", "UserError"),
-    "info": ("Cost", "Does", "MeasureInfo", "MethodInfo", "Metric", "Removes", "Rule"),
-    "pattern": ("Pattern",),
-    "pruning.hessian": ("HessianWalk",),
-    "pruning.walk": ("Visit", "Walk"),
-    "quantizing.grid_codec": ("GridCodec",),
-    "quantizing.formats": ("Format", "RoundInGroups", "RoundToNearest"),
-    "quantizing.grids": ("Integer",),
-    "training.distill": ("Settings",),
-    "training.loss": ("Loss",),
-    "training.settings": ("TrainingSettings",),
-    "training.trainer": ("Trainer",),
+    "contract.codec": ("Codec", "FloatCodec", "Storage", "StoredWeight"),
+    "contract.method": ("Budget", "Compute", "Job", "Method", "Needs", "Outcome", "Prior"),
+    "contract.errors": ("Diverged", "Skipped", "UserError"),
+    "contract.info": ("Cost", "Does", "MeasureInfo", "MethodInfo", "Metric", "Removes", "Rule"),
+    "contract.pattern": ("Pattern",),
+    "workshop.pruning.hessian": ("HessianWalk",),
+    "workshop.pruning.walk": ("Visit", "Walk"),
+    "workshop.quantizing.grid_codec": ("GridCodec",),
+    "workshop.quantizing.formats": ("Format", "RoundInGroups", "RoundToNearest"),
+    "workshop.quantizing.grids": ("Integer",),
+    "workshop.training.distill": ("Settings",),
+    "workshop.training.loss": ("Loss",),
+    "workshop.training.settings": ("TrainingSettings",),
+    "workshop.training.trainer": ("Trainer",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -23,7 +23,7 @@ from bench.reporting.pareto import MIN_POINTS, Front, FrontPoint, describe, pare
 from bench.reporting.view import TableColumn
 from bench.results import metrics
 from bench.system.text import escape_markdown
-from methods.pattern import Pattern
+from methods.contract.pattern import Pattern
 
 SAME_TIME = 1.05
 """Largest ratio of two measured times that count as equal. A timing and its repetition differ by

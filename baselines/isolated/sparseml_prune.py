@@ -1,8 +1,9 @@
 """SparseML 1.8 prunes the model of a job file; `python -I sparseml_prune.py job.json` in its
 environment.
 
-See `methods.isolated` for the files that are exchanged. SparseML's `oneshot()` needs a tokenizer, a
-dataset of text and a Trainer. So this script makes the calls below it, on token ids and a model in
+See `methods.workshop.isolated` for the files that are exchanged. SparseML's `oneshot()` needs a
+tokenizer, a dataset of text and a Trainer. So this script makes the calls below it, on token ids
+and a model in
 memory: `sparseml.core.session.apply` with a recipe's SparseGPTModifier, and for magnitude
 `ScheduledModifierManager.apply`, whose MagnitudePruningModifier supports n:m (the newer modifier of
 that name does not). In recipes for the first, n:m counts the zeros; for the second, the weights

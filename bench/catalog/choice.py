@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from bench.catalog.declarations import CatalogEntry
 from bench.catalog.registry import guarded, load, lookup
 from bench.system.suggest import describe_unknown
-from methods import rules
-from methods.contract import Method
-from methods.errors import UserError
-from methods.info import Does
+from methods.contract import rules
+from methods.contract.errors import UserError
+from methods.contract.info import Does
+from methods.contract.method import Method
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from bench.system.module_files import find_file
-from methods import info, rules
-from methods.contract import Needs
-from methods.info import Does, Link, MeasureInfo, MethodInfo, Metric
+from methods.contract import info, rules
+from methods.contract.info import Does, Link, MeasureInfo, MethodInfo, Metric
+from methods.contract.method import Needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,8 +183,8 @@ def _bases(classes: Mapping[str, ast.ClassDef], name: str) -> Iterator[ast.Class
 
 
 def _attributes(node: ast.ClassDef) -> dict[str, Any]:
-    """Return the attributes whose values are literals, `Needs` or expressions of `methods.info` and
-    `methods.rules`."""
+    """Return the attributes whose values are literals, `Needs` or expressions of
+    `methods.contract.info` and `methods.contract.rules`."""
     names = vars(info) | vars(rules) | {"Needs": Needs, "__builtins__": {}}
     found = {}
     for statement in node.body:

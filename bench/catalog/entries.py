@@ -98,8 +98,8 @@ MEASURES = Catalog(
 
 CODECS = Catalog(
     {
-        "float": "methods.codec:FloatCodec",
-        "grid": "methods.quantizing.grid_codec:GridCodec",
+        "float": "methods.contract.codec:FloatCodec",
+        "grid": "methods.workshop.quantizing.grid_codec:GridCodec",
         "ggml": "bench.quantizers.k_quants:GgmlCodec",
         "affine": "bench.quantizers.libraries:AffineCodec",
         "compressed-tensors": "bench.formats.compressed_tensors:CompressedTensorsCodec",

@@ -20,7 +20,7 @@ from typing import Any
 from bench.catalog import metric_owners, registry
 from bench.catalog.choice import CONTRACT_FIELDS, parse_value
 from bench.system.suggest import describe_unknown, shorten
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 DECIDES_NO_NUMBER = True
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from bench.catalog.declarations import Catalog, CatalogEntry, describe
 from bench.catalog.entries import CODECS, EXPORTS, MEASURES, METHODS, QUANTIZERS, READERS, TRACKERS
 from bench.system.suggest import describe_unknown, shorten
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 DECIDES_NO_NUMBER = True
 T = TypeVar("T")

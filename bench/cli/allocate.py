@@ -14,7 +14,7 @@ from bench.cli.console import fail, note, print_rows
 from bench.cli.flags import OF_RUNS, Json, file_option, spec_of, split_list, with_flags
 from bench.system.files import write_file
 from bench.verify import CheckFailed
-from methods.errors import Skipped, UserError
+from methods.contract.errors import Skipped, UserError
 
 
 @with_flags(*OF_RUNS, "methods", "models", "quantizers", "results")

@@ -12,7 +12,7 @@ import typer
 from bench.cli.console import fail, note, print_line
 from bench.cli.flags import Results, SignedBy
 from bench.system.text import amount
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
     from bench.results.record import Record

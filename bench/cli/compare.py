@@ -14,8 +14,8 @@ from bench.compare import settings
 from bench.system.files import require_writable_file
 from bench.system.suggest import describe_unknown, shorten
 from bench.system.text import amount
-from methods.errors import UserError
-from methods.pattern import Pattern
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
 
 if TYPE_CHECKING:
     from bench.compare.result_set import ResultSet

@@ -11,7 +11,7 @@ from bench.catalog import named_files, registry
 from bench.cli.console import fail, print_rows
 from bench.cli.flags import Json
 from bench.system.suggest import describe_unknown
-from methods.errors import Skipped, UserError
+from methods.contract.errors import Skipped, UserError
 
 
 def conformance(

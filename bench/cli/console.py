@@ -15,7 +15,7 @@ from bench.catalog import registry
 from bench.system.files import write_file
 from bench.system.terminal import raw_stream
 from bench.system.text import escape_markdown, one_line, printable_json
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
     from bench.results.record import Record

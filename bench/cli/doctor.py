@@ -19,7 +19,7 @@ from bench.results.store import RESULTS
 from bench.system import devices, environments, packages, provenance
 from bench.system.cache import CACHE_ENV, cache_dir
 from bench.system.files import find_existing
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 MISSING = ("missing", "unwritable")
 """States of a named folder that a run cannot use."""

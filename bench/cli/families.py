@@ -9,7 +9,7 @@ import typer
 
 from bench.cli.console import print_line, print_rows
 from bench.cli.flags import Json
-from methods.families import FAMILIES
+from methods.model.families import FAMILIES
 
 families_app = typer.Typer(
     help="List the model families that can be pruned, or teach one.", rich_markup_mode=None

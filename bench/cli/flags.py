@@ -17,7 +17,7 @@ from bench.system.files import require_folder, require_writable_file
 from bench.system.suggest import shorten
 from bench.system.toml import read_toml
 from bench.system.validation import split_commas
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
     from bench.planning.spec import Spec

@@ -15,7 +15,7 @@ from bench.planning import method_cost, recipes
 from bench.results.store import RESULTS, ReadOnlyStore
 from bench.system.packages import pip_install
 from bench.system.suggest import describe_unknown
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 KINDS = ("methods", "models", "data", "tasks", "measures", "quantizers", "recipes", "runs")
 

@@ -38,7 +38,7 @@ from bench.system.cache import describe_unwritable
 from bench.system.limits import describe_limit
 from bench.system.suggest import shorten
 from bench.system.validation import describe_allowed
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 app = typer.Typer(
     name="bench",

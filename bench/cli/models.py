@@ -16,9 +16,9 @@ from bench.export.onnx_file import OnnxFile
 from bench.system.suggest import describe_unknown, shorten
 from bench.system.text import amount
 from bench.verify import CheckFailed, WeightCounts, WeightSource, verify_folder
-from methods.errors import UserError
-from methods.pattern import Pattern
-from methods.targets import find_targets, require_matches
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
+from methods.model.targets import find_targets, require_matches
 
 if TYPE_CHECKING:
     from bench.inputs.tracks import TrackTask

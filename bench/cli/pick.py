@@ -18,7 +18,7 @@ from bench.cli.flags import AllResults, Json, split_list
 from bench.system.suggest import describe_unknown
 from bench.system.terminal import width_of
 from bench.system.text import one_line
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
     from bench.reporting.pick import Answer, Candidate, Check

@@ -30,7 +30,7 @@ from bench.cli.flags import (
 )
 from bench.compare import settings
 from bench.system.suggest import describe_unknown, shorten
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
     from bench.results.record import ReadingRow, Record

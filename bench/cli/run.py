@@ -32,8 +32,8 @@ from bench.system.devices import exists
 from bench.system.files import write_file
 from bench.system.text import amount
 from bench.verify import detect_pattern
-from methods.errors import UserError
-from methods.folder import Folder
+from methods.contract.errors import UserError
+from methods.model.folder import Folder
 
 if TYPE_CHECKING:
     from bench.planning.artifact import Artifact

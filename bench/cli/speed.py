@@ -18,7 +18,7 @@ from bench.execution.forecast import clock_time
 from bench.system.packages import pip_install
 from bench.system.suggest import describe_unknown, shorten
 from bench.system.text import amount
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
     from bench.execution.time_linears import LinearTimingRequest

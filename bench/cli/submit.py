@@ -12,7 +12,7 @@ import typer
 from bench.cli.console import fail, note, print_line, print_lines, write_output
 from bench.cli.flags import checked, file_option, folder_option
 from bench.system.text import amount
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
     from bench.submission.folder import Contributor

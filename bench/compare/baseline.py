@@ -22,7 +22,7 @@ from bench.results.record import SCHEMA, NoItems, Record, parse, require_schema
 from bench.results.rows import latest
 from bench.system import archives, digests
 from bench.system.suggest import shorten
-from methods.errors import UserError, first_line
+from methods.contract.errors import UserError, first_line
 
 FORMAT = 1
 FOLDER = Path("results/baselines")

@@ -21,7 +21,7 @@ from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import Store
 from bench.system import digests
 from bench.system.cache import temporary_folder
-from methods.errors import UserError, first_line
+from methods.contract.errors import UserError, first_line
 
 Array = np.ndarray[Any, Any]
 

@@ -17,8 +17,8 @@ from bench.results.record import NoItems, Record
 from bench.stats import bootstrap, mcnemar
 from bench.stats.bootstrap import Array, Estimate
 from bench.stats.seed_noise import SeedNoise, add_seed_noise
-from methods.errors import UserError
-from methods.pattern import Pattern
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
 
 MIN_ARTICLES = 8
 """Smallest number of articles. With fewer, windows are grouped into WINDOW_BLOCKS blocks."""

@@ -20,7 +20,7 @@ from bench.results.record import Record
 from bench.results.rows import age
 from bench.stats import changepoints
 from bench.system.grouping import group_by
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from bench.compare.verdict import Comparison
 from bench.results import metrics
 from bench.results.derive import Items
 from bench.results.record import Record
-from methods.errors import UserError
-from methods.info import Metric
+from methods.contract.errors import UserError
+from methods.contract.info import Metric
 
 SUSPECT_VERDICTS = ("REGRESSION", "NEW_FAILURE")
 

@@ -13,7 +13,7 @@ from bench.results.identity import COLUMNS, IdentityKey
 from bench.results.record import Record
 from bench.results.rows import latest
 from bench.results.store import ReadOnlyStore, require_results
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 METHOD_COLUMNS = ("method", "pattern", "calibration", "training")
 """Columns of an identity in which two compared methods, or two artifacts, may differ."""

@@ -24,7 +24,7 @@ from bench.results.record import Record
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
 from bench.stats.bootstrap import Array
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 DRAWS = 1000
 TAILS = (0.025, 0.975)

@@ -18,13 +18,13 @@ import torch
 from bench import verify
 from bench.conformance.subject import Subject, sample
 from bench.formats import stored
-from methods.adapter import CHILD
-from methods.contract import Needs
-from methods.folder import dtype_name
-from methods.info import Does
-from methods.pattern import Pattern
-from methods.targets import dense_weight
-from methods.terms import Factors
+from methods.contract.info import Does
+from methods.contract.method import Needs
+from methods.contract.pattern import Pattern
+from methods.model.adapter import CHILD
+from methods.model.folder import dtype_name
+from methods.model.targets import dense_weight
+from methods.model.terms import Factors
 
 
 class NotConformant(AssertionError):

@@ -14,9 +14,9 @@ from bench.conformance.checks import require, row
 from bench.planning.spec import Spec
 from bench.results.check import check_folder
 from bench.results.record import Record
-from methods.contract import Needs
-from methods.errors import Skipped
-from methods.info import MeasureInfo
+from methods.contract.errors import Skipped
+from methods.contract.info import MeasureInfo
+from methods.contract.method import Needs
 
 SPEC: dict[str, Any] = {
     "methods": ("magnitude",), "quantizers": ("none",), "perplexity": {"windows": 8},

@@ -19,12 +19,12 @@ from bench.catalog import choice, named_files, registry
 from bench.catalog.declarations import CatalogEntry
 from bench.inputs import loading
 from bench.inputs.training_text import PackedCorpus
-from methods.contract import Budget, Compute, Job, Method, Needs, Outcome, Prior
-from methods.errors import Skipped
-from methods.folder import Folder
-from methods.info import Does
-from methods.pattern import Pattern
-from methods.targets import dense_weight, find_targets
+from methods.contract.errors import Skipped
+from methods.contract.info import Does
+from methods.contract.method import Budget, Compute, Job, Method, Needs, Outcome, Prior
+from methods.contract.pattern import Pattern
+from methods.model.folder import Folder
+from methods.model.targets import dense_weight, find_targets
 
 SEQUENCES, SEQLEN, STEPS = 6, 16, 4
 

@@ -10,8 +10,8 @@ import pytest
 from bench.catalog import registry
 from bench.conformance.checks import CHECKS, Check
 from bench.conformance.subject import sample
-from methods.errors import Skipped, UserError
-from methods.info import Does
+from methods.contract.errors import Skipped, UserError
+from methods.contract.info import Does
 
 if TYPE_CHECKING:
     from _pytest.mark.structures import ParameterSet

@@ -30,11 +30,11 @@ from bench.planning.spec import Spec
 from bench.quantizers.allocated import LINEARS, PRUNER, LinearChoice, parse_pruner, pruner_code
 from bench.system.cache import in_use
 from bench.system.text import amount
-from methods.errors import UserError
-from methods.folder import Folder
-from methods.info import Does
-from methods.pattern import Pattern
-from methods.targets import dense_weight
+from methods.contract.errors import UserError
+from methods.contract.info import Does
+from methods.contract.pattern import Pattern
+from methods.model.folder import Folder
+from methods.model.targets import dense_weight
 
 CALIBRATED = "int4-gptq"
 """Quantizer whose plan has the calibration text, which all choices share."""

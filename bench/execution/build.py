@@ -49,21 +49,22 @@ from bench.verify import (
     round_weights,
     verify,
 )
-from methods import adapter
-from methods.codec import STORED_KEY, Storage, StoredWeight
-from methods.contract import Job, Outcome
-from methods.errors import UserError
-from methods.families import frozen as as_tuples
-from methods.files import find_file
-from methods.folder import Folder, Writer, dtype_name, save
-from methods.header import TORCH_DTYPES, read_header
-from methods.info import Does
-from methods.pattern import Pattern
-from methods.pruning import streaming
-from methods.smaller import Kept, rename
-from methods.targets import family_of
-from methods.terms import terms_of
-from methods.training.interrupt import stop_request
+from methods.contract.axes import Kept
+from methods.contract.codec import STORED_KEY, Storage, StoredWeight
+from methods.contract.errors import UserError
+from methods.contract.info import Does
+from methods.contract.method import Job, Outcome
+from methods.contract.pattern import Pattern
+from methods.model import adapter
+from methods.model.families import frozen as as_tuples
+from methods.model.files import find_file
+from methods.model.folder import Folder, Writer, dtype_name, save
+from methods.model.header import TORCH_DTYPES, read_header
+from methods.model.smaller import rename
+from methods.model.targets import family_of
+from methods.model.terms import terms_of
+from methods.workshop.pruning import streaming
+from methods.workshop.training.interrupt import stop_request
 
 CARRIED = ("config.json", *models.COMPANIONS)
 """Files that a pruned folder copies from its source."""

@@ -26,12 +26,13 @@ from bench.system.cache import cache_dir
 from bench.system.devices import select_card
 from bench.system.products import use_float32
 from bench.verify import WeightCounts
-from methods.codec import Storage
-from methods.contract import Budget, Compute, Environment, Job, Method, Prior, Progress
-from methods.folder import Folder
-from methods.pattern import Pattern
-from methods.smaller import Kept, rename
-from methods.targets import family_of, find_targets
+from methods.contract.axes import Kept
+from methods.contract.codec import Storage
+from methods.contract.method import Budget, Compute, Environment, Job, Method, Prior, Progress
+from methods.contract.pattern import Pattern
+from methods.model.folder import Folder
+from methods.model.smaller import rename
+from methods.model.targets import family_of, find_targets
 
 
 class PhaseProgress(Progress, Protocol):

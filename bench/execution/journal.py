@@ -30,7 +30,7 @@ from bench.results.run_status import (
     write_status,
 )
 from bench.system.provenance import describe_code, format_time
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 EVERY_S = 1.0
 """Shortest time between two status files in seconds."""

@@ -26,7 +26,7 @@ from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import is_disk_full
 from bench.system import provenance
 from bench.system.cache import temporary_folder
-from methods.logits import head_of
+from methods.model.logits import head_of
 
 DECIDES_NO_NUMBER = True
 

@@ -9,7 +9,7 @@ from bench.catalog import registry
 from bench.planning.artifact import Measurement
 from bench.results.record import Record
 from bench.system import provenance
-from methods.errors import Diverged, Skipped
+from methods.contract.errors import Diverged, Skipped
 
 MAX_REASON = 1000
 """Longest reason in characters. A method may list thousands of tensors in a message."""

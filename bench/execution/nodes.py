@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 STORE_ENV = "CAST_BENCH_STORE"
 """HOST:PORT of the store, for the workers of the first node."""

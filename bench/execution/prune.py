@@ -25,11 +25,11 @@ from bench.system.cache import cache_dir, in_use, sweep_leftovers, temporary_fol
 from bench.system.files import atomic_folder, require_folder
 from bench.system.limits import require_limits
 from bench.system.text import amount
-from methods import adapter
-from methods.errors import UserError
-from methods.files import find_file
-from methods.folder import read_config
-from methods.quantizing.inputs import ACTIVATIONS_KEY
+from methods.contract.errors import UserError
+from methods.model import adapter
+from methods.model.files import find_file
+from methods.model.folder import read_config
+from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY
 
 FIXED = {"measures": ("size",), "executor": "local", "log_to": (), "shard": None, "jobs": 1}
 """Settings of a run of many artifacts, which a config may have."""

@@ -2,7 +2,8 @@
 
 The worker is rank 0 and starts the other ranks of its node. Each makes the same job and calls the
 same method. How a method
-uses ranks: methods.training.ranks for a training, methods.pruning.sharing for a calibration.
+uses ranks: methods.workshop.training.ranks for a training, methods.workshop.pruning.sharing for a
+calibration.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from bench.execution import nodes, signals
 from bench.planning.artifact import Artifact
 from bench.system import interpreter
 from bench.system.provenance import describe_code
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 HOST = "127.0.0.1"
 COMMAND = tuple(interpreter.command("bench.execution.rank_worker"))

@@ -29,7 +29,7 @@ from bench.results.transfer import unpack_record
 from bench.system.interpreter import ROOT
 from bench.system.packages import pip_install, require
 from bench.system.provenance import describe_code
-from methods.errors import UserError, first_line
+from methods.contract.errors import UserError, first_line
 
 WAITING = 2
 """Number of tasks beyond the room of the cluster, for its autoscaler to see."""

@@ -29,7 +29,7 @@ from bench.results.record import Record
 from bench.results.reproduce import settings
 from bench.results.store import Store
 from bench.system.cache import in_use
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 RENAMED = {"floor": "final_lr_ratio"}
 """Settings of methods that older records have under another name."""

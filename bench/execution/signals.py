@@ -1,5 +1,5 @@
 """Signals: the only module that installs handlers. What a signal means to a training:
-methods.training.interrupt."""
+methods.workshop.training.interrupt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
-from methods.training.interrupt import stop_request
+from methods.workshop.training.interrupt import stop_request
 
 WORDS = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Terminated", signal.SIGHUP: "Hung up"}
 ENDING = tuple(WORDS)

@@ -10,12 +10,12 @@ from torch import nn
 
 from bench.planning.artifact import Stage
 from bench.verify import CheckFailed
-from methods.axes import AXES
-from methods.contract import Outcome
-from methods.folder import Folder, Writer, dtype_name, state
-from methods.header import TORCH_DTYPES
-from methods.smaller import Kept, SmallerFolder, changed_config, count_kept, count_left
-from methods.targets import family_of
+from methods.contract.axes import AXES, Kept
+from methods.contract.method import Outcome
+from methods.model.folder import Folder, Writer, dtype_name, state
+from methods.model.header import TORCH_DTYPES
+from methods.model.smaller import SmallerFolder, changed_config, count_kept, count_left
+from methods.model.targets import family_of
 
 
 def opened(folder: Path, kept: Kept | None) -> Folder:

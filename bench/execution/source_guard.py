@@ -18,7 +18,7 @@ from bench.system.cache import cache_dir
 from bench.system.digests import FileState
 from bench.system.source_digest import digest_source
 from bench.verify import CheckFailed
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 @contextlib.contextmanager

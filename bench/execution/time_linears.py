@@ -25,9 +25,9 @@ from bench.results.store import Store
 from bench.system import digests, provenance
 from bench.system.devices import fingerprint, select_card
 from bench.system.source_digest import digest_source
-from methods.contract import Compute
-from methods.errors import Skipped, first_line
-from methods.pattern import Pattern
+from methods.contract.errors import Skipped, first_line
+from methods.contract.method import Compute
+from methods.contract.pattern import Pattern
 
 
 @dataclass(frozen=True)

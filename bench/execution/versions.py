@@ -16,10 +16,10 @@ from bench.system import digests
 from bench.system.cache import cache_dir, in_use, temporary_folder
 from bench.system.files import publish
 from bench.system.source_digest import digest_source
-from methods.errors import UserError
-from methods.folder import Folder, Writer
-from methods.pattern import Pattern
-from methods.targets import family_of
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
+from methods.model.folder import Folder, Writer
+from methods.model.targets import family_of
 
 DENSE, SPARSE = "dense", "2:4"
 """The two sides of a comparison."""

@@ -29,7 +29,7 @@ from bench.planning.artifact import Measurement
 from bench.results.record import Record
 from bench.results.store import Store, is_disk_full, wait_for_folder
 from bench.system.cache import in_use
-from methods.training.interrupt import Stopped, stop_request
+from methods.workshop.training.interrupt import Stopped, stop_request
 
 EXIT_S = 5.0
 """Seconds that threads and exit functions of a method have to end."""

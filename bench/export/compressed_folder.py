@@ -16,12 +16,12 @@ from bench.export.integers import grids_of, require_linears
 from bench.formats.stored import StoredFolder
 from bench.system.packages import pip_install, require
 from bench.verify import FUNCTION_TOLERANCE
-from methods.errors import UserError
-from methods.folder import Folder, Writer
-from methods.quantizing.grid_codec import GridCodec
-from methods.quantizing.grids import e4m3_points
-from methods.quantizing.inputs import ACTIVATIONS_KEY
-from methods.targets import as_regexes, family_of
+from methods.contract.errors import UserError
+from methods.model.folder import Folder, Writer
+from methods.model.targets import as_regexes, family_of
+from methods.workshop.quantizing.grid_codec import GridCodec
+from methods.workshop.quantizing.grids import e4m3_points
+from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY
 
 
 @dataclass(frozen=True)

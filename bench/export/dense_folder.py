@@ -7,10 +7,10 @@ from pathlib import Path
 
 from bench.kernels import folder24
 from bench.system.text import amount
-from methods import adapter
-from methods.families import FAMILIES
-from methods.folder import INDEX, Folder, Writer, read_config
-from methods.targets import family_of
+from methods.model import adapter
+from methods.model.families import FAMILIES
+from methods.model.folder import INDEX, Folder, Writer, read_config
+from methods.model.targets import family_of
 
 
 def write(folder: Path, workdir: Path) -> str:

@@ -24,11 +24,11 @@ from bench.results.record import Record
 from bench.results.store import RESULTS, ReadOnlyStore
 from bench.system.devices import memory_bytes
 from bench.verify import FUNCTION_TOLERANCE, CheckFailed, check_function
-from methods.contract import Compute
-from methods.errors import UserError
-from methods.folder import Folder
-from methods.quantizing.inputs import ACTIVATIONS_KEY, CACHE_KEY
-from methods.targets import find_targets
+from methods.contract.errors import UserError
+from methods.contract.method import Compute
+from methods.model.folder import Folder
+from methods.model.targets import find_targets
+from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY, CACHE_KEY
 
 SENTENCE = (
     "A folder that another program loads must give the logits of the model that was measured."

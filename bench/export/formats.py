@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.export.contract import ModelFormat, ModelSource, Options, ResultsFormat
-from methods.errors import UserError
-from methods.pattern import Pattern
-from methods.quantizing.inputs import ACTIVATIONS_KEY
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
+from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY
 
 if TYPE_CHECKING:
     from bench.export.result_sets import ModelResults

@@ -17,9 +17,9 @@ from bench.formats.stored import StoredFolder
 from bench.inputs import architecture
 from bench.inputs.tokenizer_facts import read_tokenizer, tokenizer_faults
 from bench.kernels.integers24 import Integers, integer_bits, integers_of
-from methods.errors import UserError
-from methods.files import find_file
-from methods.folder import Folder
+from methods.contract.errors import UserError
+from methods.model.files import find_file
+from methods.model.folder import Folder
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from bench.formats.stored import StoredFolder
 from bench.kernels.integers24 import integer_bits
-from methods.errors import UserError
-from methods.folder import Folder
-from methods.quantizing.grid_codec import GridCodec
-from methods.targets import family_of
+from methods.contract.errors import UserError
+from methods.model.folder import Folder
+from methods.model.targets import family_of
+from methods.workshop.quantizing.grid_codec import GridCodec
 
 
 def require_linears(source: Folder, what: str) -> None:

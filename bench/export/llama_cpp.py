@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.system.packages import pip_install, require
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 def require_package(what: str) -> None:

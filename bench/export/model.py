@@ -16,11 +16,11 @@ from bench.results.artifacts import find_pruned
 from bench.system.cache import in_use
 from bench.system.files import atomic_folder
 from bench.system.suggest import shorten
-from methods import adapter
-from methods.errors import UserError
-from methods.files import check_files
-from methods.folder import Folder, Writer
-from methods.targets import family_of
+from methods.contract.errors import UserError
+from methods.model import adapter
+from methods.model.files import check_files
+from methods.model.folder import Folder, Writer
+from methods.model.targets import family_of
 
 
 def find_format(name: str, options: Options) -> ExportFormat:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.system.packages import pip_install, require
 from bench.verify import WeightCounts, count_layer
-from methods.errors import UserError, first_line
-from methods.files import find_file
-from methods.pattern import Pattern
+from methods.contract.errors import UserError, first_line
+from methods.contract.pattern import Pattern
+from methods.model.files import find_file
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -24,12 +24,12 @@ from bench.inputs import kv_cache, loading
 from bench.system.packages import pip_install, require
 from bench.system.suggest import describe_unknown
 from bench.verify import CheckFailed, name_pattern
-from methods.contract import Compute
-from methods.errors import UserError, first_line
-from methods.folder import dtype_name, read_config
-from methods.pattern import Pattern
-from methods.quantizing.inputs import ACTIVATIONS_KEY, CACHE_KEY
-from methods.targets import family_of
+from methods.contract.errors import UserError, first_line
+from methods.contract.method import Compute
+from methods.contract.pattern import Pattern
+from methods.model.folder import dtype_name, read_config
+from methods.model.targets import family_of
+from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY, CACHE_KEY
 
 FILE = "model.onnx"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -14,9 +14,9 @@ from bench.kernels import folder24
 from bench.kernels.integers24 import BITS, integers_of, pack_codes, pack_rounded
 from bench.kernels.packed24 import pack, unpack
 from bench.kernels.windows24 import group_of, to_windows
-from methods.errors import UserError
-from methods.folder import Folder
-from methods.targets import find_targets, require_matches
+from methods.contract.errors import UserError
+from methods.model.folder import Folder
+from methods.model.targets import find_targets, require_matches
 
 
 def write(model: ModelSource, workdir: Path, options: Options) -> str:

@@ -9,7 +9,7 @@ from bench.export.contract import Options, ResultsFormat
 from bench.export.result_sets import group_by_model
 from bench.results.store import ReadOnlyStore
 from bench.system.files import atomic_folder
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 def export_results(

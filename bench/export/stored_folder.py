@@ -8,8 +8,8 @@ from typing import Any
 
 from bench.formats import stored
 from bench.formats.checkpoint import QUANT_METHOD
-from methods.errors import UserError
-from methods.folder import Folder, Writer
+from methods.contract.errors import UserError
+from methods.model.folder import Folder, Writer
 
 
 def write(folder: Path, workdir: Path) -> tuple[str, dict[str, Any]]:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from bench.inputs import loading
-from methods.errors import UserError
-from methods.experts import stores_in_out
-from methods.families import Shape, Size, compute
+from methods.contract.errors import UserError
+from methods.model.experts import stores_in_out
+from methods.model.families import Shape, Size, compute
 
 SIZES = {
     "hidden_size": 108, "n_embd": 108, "intermediate_size": 134, "ffn_dim": 134, "n_inner": 134,

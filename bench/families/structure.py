@@ -10,8 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from methods.axes import mentions
-from methods.families import Family, Flow, Shape, Width
+from methods.contract.axes import mentions
+from methods.model.families import Family, Flow, Shape, Width
 
 QUERIES, GROUPS = "num_attention_heads", "num_key_value_heads"
 TRANSFORMS_ONLY = (

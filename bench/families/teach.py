@@ -17,18 +17,18 @@ from bench.families.probe import Probe, build
 from bench.families.structure import are_close, find_flow, find_width
 from bench.inputs import architecture, loading
 from bench.inputs.model_config import REDIRECTS, ModelConfig
-from methods.blocks import find_blocks
-from methods.contract import Compute, Job
-from methods.errors import UserError
-from methods.experts import stores_in_out
-from methods.families import FAMILIES, Family, Flow, Shape, Width
-from methods.files import check_files, find_file
-from methods.folder import HEADS, Folder, read_config
-from methods.logits import Finish, head_of
-from methods.pattern import Pattern
-from methods.pruning.activations import watched
-from methods.pruning.walk import Walk
-from methods.targets import find_targets
+from methods.contract.errors import UserError
+from methods.contract.method import Compute, Job
+from methods.contract.pattern import Pattern
+from methods.model.blocks import find_blocks
+from methods.model.experts import stores_in_out
+from methods.model.families import FAMILIES, Family, Flow, Shape, Width
+from methods.model.files import check_files, find_file
+from methods.model.folder import HEADS, Folder, read_config
+from methods.model.logits import Finish, head_of
+from methods.model.targets import find_targets
+from methods.workshop.pruning.activations import watched
+from methods.workshop.pruning.walk import Walk
 
 TOKENS = (2, 16)
 """Number of sequences in a test, and of tokens in each."""

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from bench.formats.checkpoint import ADAPTER, Checkpoint
 from bench.system.suggest import shorten
-from methods.adapter import PREFIX, WEIGHTS
-from methods.errors import UserError
-from methods.families import FAMILIES
-from methods.files import read_object
-from methods.folder import Folder
-from methods.header import read_header
+from methods.contract.errors import UserError
+from methods.model.adapter import PREFIX, WEIGHTS
+from methods.model.families import FAMILIES
+from methods.model.files import read_object
+from methods.model.folder import Folder
+from methods.model.header import read_header
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.system import digests
-from methods.errors import UserError
-from methods.files import check_files
-from methods.folder import Folder
-from methods.header import DTYPE_BITS
+from methods.contract.errors import UserError
+from methods.model.files import check_files
+from methods.model.folder import Folder
+from methods.model.header import DTYPE_BITS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from bench.formats.gptq import describe_group, even_groups
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -141,7 +141,7 @@ class CompressedTensorsScheme:
         import torch
 
         from bench.formats.stored import unpack_rows
-        from methods.quantizing.grids import e2m1_points
+        from methods.workshop.quantizing.grids import e2m1_points
 
         if "weight" in parts:
             return parts["weight"]

@@ -18,8 +18,8 @@ from torch import Tensor
 from bench.catalog import registry
 from bench.formats.stored import StoredFolder
 from bench.system import interpreter
-from methods.errors import UserError
-from methods.folder import dtype_name
+from methods.contract.errors import UserError
+from methods.model.folder import dtype_name
 
 SECONDS = 3600
 """Time limit of the process."""

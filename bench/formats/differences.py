@@ -21,10 +21,10 @@ from bench.system.cache import cache_dir
 from bench.system.files import write_file
 from bench.system.source_digest import digest_source
 from bench.verify import name_pattern
-from methods.errors import UserError
-from methods.files import find_file, read_object
-from methods.folder import Folder
-from methods.targets import find_targets, select_targets
+from methods.contract.errors import UserError
+from methods.model.files import find_file, read_object
+from methods.model.folder import Folder
+from methods.model.targets import find_targets, select_targets
 
 if TYPE_CHECKING:
     from torch import Tensor

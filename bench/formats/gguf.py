@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.formats.checkpoint import Checkpoint, StoredBytes
 from bench.inputs import gguf_header
-from methods.families import FAMILIES
+from methods.model.families import FAMILIES
 
 FLOATS = ("F32", "F16", "BF16", "F64")
 

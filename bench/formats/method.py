@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from bench.formats.checkpoint import Checkpoint
 from bench.formats.differences import list_differences, same_values
 from bench.formats.opening import content_digest, open_checkpoint
-from methods.codec import Storage
-from methods.contract import Job, Needs, Outcome
-from methods.errors import UserError
-from methods.families import FAMILIES
-from methods.folder import Folder, Writer, dtype_name
-from methods.info import Cost, Does, InputFile, MethodInfo
-from methods.quantizing.inputs import ACTIVATIONS_KEY
-from methods.targets import find_targets
+from methods.contract.codec import Storage
+from methods.contract.errors import UserError
+from methods.contract.info import Cost, Does, InputFile, MethodInfo
+from methods.contract.method import Job, Needs, Outcome
+from methods.model.families import FAMILIES
+from methods.model.folder import Folder, Writer, dtype_name
+from methods.model.targets import find_targets
+from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from bench.formats.gguf import GgufCheckpoint
 from bench.formats.quantized import QuantizedCheckpoint
 from bench.system import digests
 from bench.system.source_digest import digest_source
-from methods import adapter
-from methods.errors import UserError
-from methods.files import check_files, find_file
-from methods.folder import Folder, read_config
+from methods.contract.errors import UserError
+from methods.model import adapter
+from methods.model.files import check_files, find_file
+from methods.model.folder import Folder, read_config
 
 
 class Reader:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.formats.checkpoint import Checkpoint, StoredBytes, stored_plain
 from bench.kernels.folder24 import Folder24
-from methods.header import read_header
+from methods.model.header import read_header
 
 
 class Packed24Checkpoint(Checkpoint):

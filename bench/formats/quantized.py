@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from bench.formats.checkpoint import QUANTIZATION_KEYS, Checkpoint, StoredBytes, stored_plain
 from bench.formats.compressed_tensors import CompressedTensorsScheme
 from bench.formats.gptq import AwqScheme, GptqScheme
-from methods.errors import UserError
-from methods.families import FAMILIES
-from methods.folder import Folder, dtype_name
+from methods.contract.errors import UserError
+from methods.model.families import FAMILIES
+from methods.model.folder import Folder, dtype_name
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,11 +23,11 @@ from torch import Tensor
 from bench.catalog import registry
 from bench.formats.checkpoint import STORED as FOLDER
 from bench.system.suggest import shorten
-from methods.codec import Codec, Storage, StoredWeight
-from methods.errors import UserError
-from methods.files import find_file, read_object
-from methods.folder import INDEX, WEIGHTS, Writer, dtype_name
-from methods.pattern import Pattern
+from methods.contract.codec import Codec, Storage, StoredWeight
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
+from methods.model.files import find_file, read_object
+from methods.model.folder import INDEX, WEIGHTS, Writer, dtype_name
 
 MANIFEST = "stored.json"
 MASK = "mask"

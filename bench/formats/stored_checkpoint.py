@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from bench.formats.checkpoint import Checkpoint, StoredBytes, stored_plain
 from bench.formats.stored import StoredFolder
-from methods.errors import UserError
-from methods.folder import Folder
-from methods.header import TORCH_DTYPES
+from methods.contract.errors import UserError
+from methods.model.folder import Folder
+from methods.model.header import TORCH_DTYPES
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,10 +20,10 @@ from bench.inputs.model_config import (
     REDIRECTS,
     ModelConfig,
 )
-from methods import families
-from methods.errors import UserError
-from methods.families import Family, Size, compute
-from methods.folder import TIED, Folder
+from methods.contract.errors import UserError
+from methods.model import families
+from methods.model.families import Family, Size, compute
+from methods.model.folder import TIED, Folder
 
 Shape = tuple[int, ...]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 BosRule = Literal["auto", "always", "never"]
 """Setting of a run."""

@@ -11,7 +11,7 @@ from bench.inputs.hub import data_set, fill, is_whole, roots
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.suggest import describe_unknown
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 @dataclass(frozen=True)

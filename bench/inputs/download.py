@@ -16,8 +16,8 @@ from bench.inputs.wheels import check_digest, copy_member, download_wheel
 from bench.system import digests
 from bench.system.cache import DOWNLOAD, cache_dir
 from bench.system.files import publish, write_file
-from methods.errors import UserError
-from methods.folder import Folder
+from methods.contract.errors import UserError
+from methods.model.folder import Folder
 
 DECIDES_NO_NUMBER = True
 

@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3")
 """Architectures that transformers reads from GGUF and that can be pruned."""

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 from bench.system.cache import cache_dir
 from bench.system.files import write_file
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 DECIDES_NO_NUMBER = True
 

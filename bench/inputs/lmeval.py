@@ -28,8 +28,8 @@ from bench.inputs import data_sets, wikimini
 from bench.inputs.own_text import fill_template
 from bench.inputs.task_yaml import Task, tasks_root
 from bench.system.cache import cache_dir
-from methods.contract import Progress
-from methods.errors import UserError, first_line
+from methods.contract.errors import UserError, first_line
+from methods.contract.method import Progress
 
 
 class Sample(NamedTuple):

@@ -21,14 +21,19 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from bench.inputs import gguf_header
 from bench.inputs.rounded_cache import round_cache
-from methods import adapter, terms
-from methods.contract import Compute
-from methods.errors import UserError, first_line
-from methods.experts import unfold
-from methods.folder import Folder, read_config
-from methods.folder import save as save_tensors
-from methods.quantizing.inputs import ACTIVATIONS_KEY, CACHE_KEY, INPUT_FORMATS, round_inputs
-from methods.targets import family_of
+from methods.contract.errors import UserError, first_line
+from methods.contract.method import Compute
+from methods.model import adapter, terms
+from methods.model.experts import unfold
+from methods.model.folder import Folder, read_config
+from methods.model.folder import save as save_tensors
+from methods.model.targets import family_of
+from methods.workshop.quantizing.inputs import (
+    ACTIVATIONS_KEY,
+    CACHE_KEY,
+    INPUT_FORMATS,
+    round_inputs,
+)
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 MAX_SIZE = 2**24
 """Largest size in a config. The largest vocabularies have 2^18 tokens, the longest contexts

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from methods.families import Family
-from methods.folder import Folder
-from methods.targets import family_of, find_targets
+from methods.model.families import Family
+from methods.model.folder import Folder
+from methods.model.targets import family_of, find_targets
 
 if TYPE_CHECKING:
     from bench.inputs.tokenizer_facts import TokenizerFacts

@@ -16,12 +16,12 @@ from bench.inputs.model_facts import ModelFacts, QuickRun
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.suggest import describe_unknown
-from methods import adapter
-from methods.errors import UserError
-from methods.families import FAMILIES
-from methods.files import check_files, find_file, read_object
-from methods.folder import Folder
-from methods.quantizing.inputs import ACTIVATIONS_KEY, CACHE_KEY
+from methods.contract.errors import UserError
+from methods.model import adapter
+from methods.model.families import FAMILIES
+from methods.model.files import check_files, find_file, read_object
+from methods.model.folder import Folder
+from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY, CACHE_KEY
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt",

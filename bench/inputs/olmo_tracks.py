@@ -21,7 +21,7 @@ from bench.inputs.olmo_tasks import REQUIREMENT, read_arrow, read_requests, whee
 from bench.inputs.tracks import TrackTask
 from bench.system.cache import cache_dir
 from bench.system.files import write_file
-from methods.errors import UserError, first_line
+from methods.contract.errors import UserError, first_line
 
 Row = dict[str, Any]
 

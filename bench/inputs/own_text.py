@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.system import digests
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 TEXT, MESSAGES = "text", "messages"

@@ -10,8 +10,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-from methods.errors import UserError
-from methods.quantizing.grids import Integer
+from methods.contract.errors import UserError
+from methods.workshop.quantizing.grids import Integer
 
 GROUPS = {8: 0, 4: 32}
 """Values that share a scale, by the number of bits; 0: all of a head."""

@@ -14,10 +14,10 @@ from bench.inputs.model_config import ModelConfig
 from bench.inputs.model_facts import ModelFacts
 from bench.system import digests
 from bench.system.cache import cache_dir
-from methods.errors import UserError
-from methods.families import Family
-from methods.folder import FORMATS, INDEX, MAX_TENSORS, PICKLES, TIED, WEIGHTS, read_config
-from methods.targets import family_of
+from methods.contract.errors import UserError
+from methods.model.families import Family
+from methods.model.folder import FORMATS, INDEX, MAX_TENSORS, PICKLES, TIED, WEIGHTS, read_config
+from methods.model.targets import family_of
 
 ASSUMED_DTYPE = "bfloat16"
 """Number format of weights if the config does not say."""

@@ -16,7 +16,7 @@ import yaml
 
 from bench.inputs import wikimini
 from bench.system import digests
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
 """Values of `dataset_path` that mean local files instead of a hub id."""

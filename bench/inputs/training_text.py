@@ -22,7 +22,7 @@ from bench.inputs.bos import Bos, first_tokens
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.files import atomic_write
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor

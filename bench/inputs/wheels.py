@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bench.system import digests
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 def download_wheel(requirement: str, folder: Path, alternative: str) -> Path:

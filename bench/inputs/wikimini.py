@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 FOLDER = Path(str(resources.files("bench"))) / "assets" / "wiki-mini"
 ARTICLES = FOLDER / "articles.json.xz"

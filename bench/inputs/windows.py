@@ -16,7 +16,7 @@ from bench.inputs.bos import Bos, encode, first_tokens
 from bench.inputs.corpora import documents, lookup
 from bench.inputs.own_text import Render, template_of
 from bench.inputs.tokenizer_facts import TokenizerFacts
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor

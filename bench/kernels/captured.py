@@ -30,7 +30,7 @@ from bench.system import digests
 from bench.system.cache import cache_dir, in_use, temporary_folder
 from bench.system.files import publish
 from bench.system.source_digest import digest_modules
-from methods.pruning.activations import replaced
+from methods.workshop.pruning.activations import replaced
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 """Largest error of compiled logits as a fraction of the eager logits' norm. Compiled code rounds to
@@ -40,7 +40,7 @@ TRACED = (
     "bench.kernels.operators",
     "bench.kernels.linear24",
     "bench.inputs.kv_cache",
-    "methods.quantizing.inputs",
+    "methods.workshop.quantizing.inputs",
 )
 """Modules whose code a captured step has or is called by. Others change no graph."""
 PACKAGE, CONSTANTS = "step.pt2", "constants.safetensors"

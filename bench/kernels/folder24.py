@@ -28,10 +28,10 @@ from bench.kernels.packed24 import FLOAT_DTYPES, PackedWeight, check_mask, unpac
 from bench.kernels.windows24 import from_windows, is_group, window_width
 from bench.system import digests
 from bench.system.provenance import VERSION
-from methods.errors import UserError, first_line
-from methods.families import FAMILIES
-from methods.files import find_file, read_object
-from methods.folder import SHARD_BYTES, dtype_name, read_config
+from methods.contract.errors import UserError, first_line
+from methods.model.families import FAMILIES
+from methods.model.files import find_file, read_object
+from methods.model.folder import SHARD_BYTES, dtype_name, read_config
 
 MANIFEST = "packed24.json"
 FORMAT_VERSION = 3

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from bench.kernels.packed24 import PackedWeight, pack, pack_integers
-from methods.codec import Codec, StoredWeight
-from methods.errors import UserError
-from methods.quantizing.grid_codec import GridCodec
+from methods.contract.codec import Codec, StoredWeight
+from methods.contract.errors import UserError
+from methods.workshop.quantizing.grid_codec import GridCodec
 
 BITS = {"int8": 8, "int4": 4}
 MAX_GROUP = 128

@@ -20,8 +20,8 @@ from bench.kernels.folder24 import Folder24
 from bench.kernels.packed24 import PackedWeight, unpack
 from bench.kernels.timing import CudaClock
 from bench.kernels.windows24 import window_columns
-from methods.contract import Compute
-from methods.errors import UserError
+from methods.contract.errors import UserError
+from methods.contract.method import Compute
 
 LARGE = 2**22
 """Bytes from which numpy asks for large pages."""

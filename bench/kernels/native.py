@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.system import provenance
 from bench.system.cache import cache_dir
 from bench.system.devices import KERNEL_PATH
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 FLAGS = (
     "-O3",

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from methods.errors import UserError
-from methods.folder import dtype_name
+from methods.contract.errors import UserError
+from methods.model.folder import dtype_name
 
 FLOAT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 PIECE_WEIGHTS = 2**18

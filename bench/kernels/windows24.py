@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from bench.kernels.packed24 import row_pieces
-from methods.errors import UserError
-from methods.pattern import Pattern
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
 
 SIZE, STRIDE, KEPT = 4, 2, 2
 """Weights of a window, weights from one window to the next, and most non-zeros of a window."""

@@ -11,8 +11,8 @@ from bench.measures.contract import MeasureContext, Readings
 from bench.measures.window_pass import LogitPart
 from bench.measures.windowed import Windowed, Windows, WindowSums, mean_and_stderr
 from bench.results.record import Item, Reading
-from methods.errors import Skipped
-from methods.info import MeasureInfo, Metric
+from methods.contract.errors import Skipped
+from methods.contract.info import MeasureInfo, Metric
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from bench.measures.windowed import mean_and_stderr
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
 from bench.system.validation import MAX_TOKENS, Extent, Length, count_of
-from methods.contract import Needs
-from methods.errors import Skipped, UserError
-from methods.info import MeasureInfo, Metric
+from methods.contract.errors import Skipped, UserError
+from methods.contract.info import MeasureInfo, Metric
+from methods.contract.method import Needs
 
 if TYPE_CHECKING:
     from torch import nn

@@ -16,9 +16,9 @@ from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
 from bench.system.text import amount
 from bench.system.validation import Count
-from methods.contract import Needs
-from methods.errors import Skipped, UserError
-from methods.info import MeasureInfo, Metric
+from methods.contract.errors import Skipped, UserError
+from methods.contract.info import MeasureInfo, Metric
+from methods.contract.method import Needs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

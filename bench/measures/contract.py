@@ -1,9 +1,9 @@
 """Interface of a measure: what it declares, its inputs and its results.
 
 A measure in a package of your own needs this module, `bench.results.record` and `methods`, and
-nothing else of bench. It declares each metric once (`methods.info.Metric`), and a gate, `bench
-check` and all tables read the facts there. A reading has the unit and direction of its metric,
-unless it states others. The method `derive` is for metrics with the rule "own":
+nothing else of bench. It declares each metric once (`methods.contract.info.Metric`), and a gate,
+`bench check` and all tables read the facts there. A reading has the unit and direction of its
+metric, unless it states others. The method `derive` is for metrics with the rule "own":
 
     from collections.abc import Callable
     from dataclasses import dataclass
@@ -13,8 +13,8 @@ unless it states others. The method `derive` is for metrics with the rule "own":
 
     from bench.measures.contract import MeasureContext, Readings
     from bench.results.record import Item, Reading
-    from methods.contract import Needs
-    from methods.info import MeasureInfo, Metric
+    from methods.contract.method import Needs
+    from methods.contract.info import MeasureInfo, Metric
 
     @dataclass(frozen=True)
     class MaxNorm:
@@ -95,14 +95,14 @@ from bench.inputs.model_facts import ModelFacts
 from bench.results import identity
 from bench.results.record import Item, Reading
 from bench.system.validation import Strict
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from bench.verify import WeightCounts
-    from methods.codec import Storage
-    from methods.contract import Compute, Needs, Progress
+    from methods.contract.codec import Storage
+    from methods.contract.method import Compute, Needs, Progress
 
 
 class MeasureSettings(Strict):
@@ -242,7 +242,7 @@ class Measure(Protocol):
       default fields.
     - `estimated_tokens`, a property: about how many tokens it reads, for the estimate of time.
     - `imports`: modules that a worker should import early.
-    - `info`, a `methods.info.MeasureInfo`: its metrics. It is no part of a key.
+    - `info`, a `methods.contract.info.MeasureInfo`: its metrics. It is no part of a key.
     - `derive(metric, record, items)`, a static method: return the number of a metric with the rule
       "own", computed from the items of a record (`bench.results.derive.Items`), or None if they do
       not give it.

@@ -39,12 +39,12 @@ def forward_windows(
     load: returns the model, without its blocks if `context.compute.stream`. folder: contains the
     blocks in that case.
     """
-    from methods.logits import head_of  # imports torch
+    from methods.model.logits import head_of  # imports torch
 
     model = load()
     head = head_of(model)
     if context.compute.stream:
-        from methods.pruning.streaming import last_hidden  # imports torch
+        from methods.workshop.pruning.streaming import last_hidden  # imports torch
 
         return ForwardPass(
             last_hidden(model, folder, tokens, batch, context.compute, context.progress), head

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from bench.inputs import kv_cache
 from bench.measures.forward import logit_parts
 from bench.measures.prefix_tree import PrefixTree, group_prefixes, grow_trees
-from methods.families import FAMILIES
-from methods.logits import head_of
+from methods.model.families import FAMILIES
+from methods.model.logits import head_of
 
 ATTENTIONS = ("sdpa", "eager")
 """Implementations of attention that accept an additive mask."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 from bench.measures.contract import MeasureContext, Readings
 from bench.results.identity import Protocol
 from bench.results.record import Reading
-from methods.contract import Needs
-from methods.info import MeasureInfo, Metric
+from methods.contract.info import MeasureInfo, Metric
+from methods.contract.method import Needs
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,7 +10,7 @@ from bench.measures.contract import MeasureContext, Readings
 from bench.measures.window_pass import LogitPart
 from bench.measures.windowed import Windowed, Windows, WindowSums, mean_and_stderr
 from bench.results.record import Item, Reading
-from methods.info import MeasureInfo, Metric
+from methods.contract.info import MeasureInfo, Metric
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from bench.measures.speed.roofline import count_cached, head_dim_of
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
 from bench.results.recount import BITMAP, bits_with_bitmap
-from methods.contract import Needs
-from methods.folder import read_config
-from methods.info import MeasureInfo, Metric
-from methods.pattern import Pattern
-from methods.quantizing.inputs import CACHE_KEY
+from methods.contract.info import MeasureInfo, Metric
+from methods.contract.method import Needs
+from methods.contract.pattern import Pattern
+from methods.model.folder import read_config
+from methods.workshop.quantizing.inputs import CACHE_KEY
 
 if TYPE_CHECKING:
     from torch import nn

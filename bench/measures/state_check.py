@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from methods.errors import Diverged
+from methods.contract.errors import Diverged
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

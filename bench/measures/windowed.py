@@ -25,7 +25,7 @@ from bench.measures.dense_states import DenseModel
 from bench.measures.window_pass import LogitPart, Participant, WindowReader, run_pass
 from bench.results.identity import Protocol
 from bench.system.validation import Count, Extent, Length, count_of
-from methods.contract import Needs
+from methods.contract.method import Needs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -28,9 +28,9 @@ from bench.results.identity import PROMPT, Protocol, describe_prompt
 from bench.results.record import Item, Reading
 from bench.system.suggest import shorten
 from bench.system.validation import MAX_TOKENS, Count, Extent, count_of
-from methods.contract import Needs
-from methods.errors import UserError
-from methods.info import MeasureInfo, Metric
+from methods.contract.errors import UserError
+from methods.contract.info import MeasureInfo, Metric
+from methods.contract.method import Needs
 
 if TYPE_CHECKING:
     from torch import nn

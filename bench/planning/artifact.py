@@ -18,7 +18,7 @@ from bench.results.identity import CalibrationText, Identity, Protocol, Training
 from bench.system import digests
 from bench.system.grouping import group_by
 from bench.system.provenance import VERSION
-from methods.info import Link
+from methods.contract.info import Link
 
 
 class Stage(BaseModel, frozen=True):

@@ -16,7 +16,7 @@ from bench.planning.memory import (
 from bench.planning.spec import Spec
 from bench.system.suggest import describe_unknown
 from bench.system.text import amount
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 RATE = 0.4
 """Share of the datasheet's rate that a whole run reaches. LLaMA 2's trainings on A100 reached 38%

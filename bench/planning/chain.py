@@ -1,5 +1,5 @@
 """The stages of a method in order. The methods themselves say which cannot follow which
-(`methods.rules`)."""
+(`methods.contract.rules`)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from bench.catalog.entries import CONTROL
 from bench.formats.opening import content_digest
 from bench.planning.artifact import Stage
 from bench.system import digests
-from methods import rules
-from methods.errors import UserError
-from methods.info import Chain, Does
+from methods.contract import rules
+from methods.contract.errors import UserError
+from methods.contract.info import Chain, Does
 
 Kind = Literal["methods", "quantizers"]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.planning.memory import STATE_BYTES
 from bench.planning.past_costs import PastCost, TimedPart
-from methods.contract import LIBRARY_BYTES
+from methods.contract.method import LIBRARY_BYTES
 
 WITHIN = 1.5
 """Factor within which an estimate counts as close."""

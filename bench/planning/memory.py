@@ -7,7 +7,7 @@ import math
 
 from bench.catalog.registry import lookup
 from bench.planning.artifact import Artifact
-from methods.contract import LIBRARY_BYTES
+from methods.contract.method import LIBRARY_BYTES
 
 CUDA_BYTES = 3e9
 """Main memory of CUDA's libraries and context, in addition to LIBRARY_BYTES."""

@@ -25,12 +25,12 @@ from bench.results.identity import Protocol
 from bench.system import digests
 from bench.system.devices import has_instructions_for
 from bench.system.source_digest import digest_source
-from methods.errors import UserError
-from methods.info import Does
-from methods.pattern import Pattern
-from methods.smaller import count_left
-from methods.targets import require_fit, require_flow, select_targets
-from methods.training.settings import require_trainable
+from methods.contract.errors import UserError
+from methods.contract.info import Does
+from methods.contract.pattern import Pattern
+from methods.model.smaller import count_left
+from methods.model.targets import require_fit, require_flow, select_targets
+from methods.workshop.training.settings import require_trainable
 
 LOADER = "bench.inputs.loading"
 """Name of the module that reads every model. Importing it would import torch."""

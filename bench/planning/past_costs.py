@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.catalog import registry
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 MAX_RECORDS = 3000
 """Number of records to read, the newest first."""

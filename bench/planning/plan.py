@@ -20,8 +20,8 @@ from bench.planning.shards import divide, parse_shard
 from bench.planning.spec import Spec
 from bench.system.devices import cores, memory_bytes
 from bench.system.source_digest import digest_source
-from methods.errors import UserError
-from methods.targets import require_matches
+from methods.contract.errors import UserError
+from methods.model.targets import require_matches
 
 JOBS_SHARE = 0.8
 """Share of the machine's memory that parallel artifacts may use together."""

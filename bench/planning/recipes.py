@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.catalog.entries import METHODS
 from bench.system.suggest import describe_unknown
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 @dataclass(frozen=True)

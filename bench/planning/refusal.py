@@ -16,9 +16,9 @@ from bench.planning.memory import (
     streamed_device_bytes,
 )
 from bench.system.devices import memory_bytes
-from methods import rules
-from methods.contract import LIBRARY_BYTES
-from methods.errors import UserError
+from methods.contract import rules
+from methods.contract.errors import UserError
+from methods.contract.method import LIBRARY_BYTES
 
 SHARE = 0.95
 """Fraction of memory that one artifact may use."""

@@ -18,9 +18,9 @@ from bench.planning.artifact import Stage
 from bench.planning.chain import Kind, MethodStages, make_stage, stages_of, with_transform
 from bench.planning.spec import Spec
 from bench.system.devices import cluster_device, cores, resolve_devices
-from methods.errors import UserError
-from methods.info import Does
-from methods.pattern import Pattern
+from methods.contract.errors import UserError
+from methods.contract.info import Does
+from methods.contract.pattern import Pattern
 
 AUTO = "auto"
 

@@ -14,7 +14,7 @@ from bench.catalog.choice import parse_chain, parse_method, parse_value
 from bench.measures.windowed import WindowSettings
 from bench.planning.spec import Spec
 from bench.system.validation import describe_allowed
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 MAX_TRIALS = 10_000
 Value = bool | int | float | str

@@ -9,7 +9,7 @@ from dataclasses import replace
 from bench.planning.artifact import Artifact, Measurement, Plan
 from bench.planning.estimate import count_operations
 from bench.system.grouping import group_by
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 MAX_SHARDS = 10_000
 SLURM = "slurm"

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel
 
 from bench.inputs.model_facts import ModelFacts
-from methods.targets import input_widths
+from methods.model.targets import input_widths
 
 
 class ModelSizes(BaseModel, frozen=True):

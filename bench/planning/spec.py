@@ -22,7 +22,7 @@ from bench.measures.contract import MeasureSettings
 from bench.results.store import RESULTS
 from bench.system.suggest import describe_unknown, shorten
 from bench.system.validation import Count, Length, Strict, count_or, describe_allowed, split_commas
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 MAX_SEED = 2**32 - 1
 """Largest seed that numpy takes."""

@@ -19,15 +19,15 @@ from bench.quantizers.gptq import Int3Gptq, Int4Gptq, MxFp4Gptq, NvFp4Gptq
 from bench.quantizers.rounding import Fp8, Int3, Int4, Int8, MxFp4, MxFp8, Nf4, NvFp4
 from bench.system.source_digest import digest_source
 from bench.system.suggest import describe_unknown
-from methods.codec import FloatCodec, StoredWeight
-from methods.contract import Job, Method, Needs, Outcome
-from methods.errors import Skipped, UserError
-from methods.files import parse_object
-from methods.info import Does, InputFile, MethodInfo
-from methods.pattern import Pattern
-from methods.pruning.walk import Walk
-from methods.quantizing.formats import RoundToNearest
-from methods.targets import dense_weight
+from methods.contract.codec import FloatCodec, StoredWeight
+from methods.contract.errors import Skipped, UserError
+from methods.contract.info import Does, InputFile, MethodInfo
+from methods.contract.method import Job, Method, Needs, Outcome
+from methods.contract.pattern import Pattern
+from methods.model.files import parse_object
+from methods.model.targets import dense_weight
+from methods.workshop.pruning.walk import Walk
+from methods.workshop.quantizing.formats import RoundToNearest
 
 KINDS = (Int8, Fp8, Int4, Int3, Nf4, MxFp8, MxFp4, NvFp4, Int4Gptq, Int3Gptq, MxFp4Gptq, NvFp4Gptq)
 QUANTIZERS: Mapping[str, type[RoundToNearest] | type[Int4Gptq]] = {

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from methods.contract import Job, Needs, Outcome
-from methods.quantizing.inputs import CACHE_KEY
+from methods.contract.method import Job, Needs, Outcome
+from methods.workshop.quantizing.inputs import CACHE_KEY
 
 
 @dataclass(frozen=True)

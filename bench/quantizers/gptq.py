@@ -10,13 +10,13 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from methods.contract import Job, Needs, Outcome
-from methods.info import MethodInfo
-from methods.pruning.hessian import HessianWalk, compensate_, inverse_factor
-from methods.quantizing import formats
-from methods.quantizing.formats import Format
-from methods.quantizing.grids import Grid, Integer
-from methods.ranges import Count, Fraction
+from methods.contract.info import MethodInfo
+from methods.contract.method import Job, Needs, Outcome
+from methods.contract.ranges import Count, Fraction
+from methods.workshop.pruning.hessian import HessianWalk, compensate_, inverse_factor
+from methods.workshop.quantizing import formats
+from methods.workshop.quantizing.formats import Format
+from methods.workshop.quantizing.grids import Grid, Integer
 
 BLOCK = 128
 INT4 = Integer(4)

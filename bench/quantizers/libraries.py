@@ -18,17 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from bench.formats.compressed_tensors import compress
-from methods.codec import Storage
-from methods.contract import Job, Needs, Outcome
-from methods.errors import Skipped
-from methods.info import MethodInfo
-from methods.libraries import import_library, import_modifier, oneshot, require_oneshot
-from methods.pruning.walk import Walk
-from methods.quantizing import formats
-from methods.quantizing.formats import Format
-from methods.quantizing.grids import group_size
-from methods.ranges import Count
-from methods.targets import dense_weight
+from methods.contract.codec import Storage
+from methods.contract.errors import Skipped
+from methods.contract.info import MethodInfo
+from methods.contract.method import Job, Needs, Outcome
+from methods.contract.ranges import Count
+from methods.model.targets import dense_weight
+from methods.workshop.libraries import import_library, import_modifier, oneshot, require_oneshot
+from methods.workshop.pruning.walk import Walk
+from methods.workshop.quantizing import formats
+from methods.workshop.quantizing.formats import Format
+from methods.workshop.quantizing.grids import group_size
 
 
 @dataclass(frozen=True)

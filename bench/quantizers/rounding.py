@@ -1,17 +1,17 @@
 """Rounding to the nearest value, without calibration.
 
 The default rows must not need other libraries, and each grid is a few lines
-(methods/quantizing/grids.py). The tests compare them with torchao and bitsandbytes if these are
-installed.
+(methods/workshop/quantizing/grids.py). The tests compare them with torchao and bitsandbytes if
+these are installed.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from methods.info import MethodInfo
-from methods.quantizing import formats
-from methods.quantizing.formats import RoundInGroups, RoundToNearest
+from methods.contract.info import MethodInfo
+from methods.workshop.quantizing import formats
+from methods.workshop.quantizing.formats import RoundInGroups, RoundToNearest
 
 
 class Int8(RoundToNearest):

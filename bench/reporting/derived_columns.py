@@ -11,7 +11,7 @@ from bench.catalog.entries import MEASURES
 from bench.reporting import profile, words
 from bench.reporting.facts import Bound, Facts, RowNumbers
 from bench.reporting.view import DerivedColumn, TableCell
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 CONTROL = "dense-ft"
 """Method whose training trained rows are compared with."""

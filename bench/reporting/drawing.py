@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 from bench.system.files import atomic_write, write_file
 from bench.system.text import printable
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,7 @@ from bench.results.derive import Items
 from bench.results.record import Record
 from bench.stats import bootstrap
 from bench.system.text import amount, printable
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 UNSTEADY = 0.1
 """Difference of a timing from its repetition in the same blocks above which a table warns."""

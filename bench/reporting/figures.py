@@ -19,7 +19,7 @@ from bench.reporting.drawing import (
 from bench.results.record import Record
 from bench.system.grouping import group_by
 from bench.system.text import printable
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ from bench.reporting.table import format_number
 from bench.reporting.view import Table
 from bench.system.suggest import describe_unknown
 from bench.system.text import printable
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from methods.errors import UserError
-from methods.pattern import Pattern
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
 
 NO_HARDWARE = "no hardware"
 """Words in the label of an n:m pattern that no hardware runs."""

@@ -11,7 +11,7 @@ from bench.reporting.protocol import VALIDATION
 from bench.reporting.table import TextTable, format_number
 from bench.reporting.view import ReportSection, Table, TableColumn, TableRow
 from bench.results import metrics
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 HEADERS = ("model", "best compressed", "tied with", "quality", "vs. dense", "bytes packed")
 CAPTION = (

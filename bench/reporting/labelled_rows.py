@@ -19,7 +19,7 @@ from bench.results import metrics
 from bench.results.record import Record
 from bench.results.rows import to_rows
 from bench.results.storage_notes import claimed_by
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 EARLY = 0.1
 """Share of a training after which S is shown."""

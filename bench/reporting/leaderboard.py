@@ -33,7 +33,7 @@ from bench.results.signatures import SIGNED_BY
 from bench.results.store import RESULTS
 from bench.system.files import sweep, write_file
 from bench.system.text import escape_markdown
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 FOLDER = Path("reports")
 PUBLISHED = RESULTS.parent / "published"

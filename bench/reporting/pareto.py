@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from bench.reporting.view import Table, TableColumn
 from bench.results import metrics
-from methods.errors import UserError
-from methods.pattern import Pattern
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
 
 BITS = "bits_per_weight"
 MIN_POINTS = 3

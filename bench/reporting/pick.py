@@ -20,7 +20,7 @@ from bench.reporting.table import ABSENT
 from bench.reporting.view import Table, TableRow
 from bench.reporting.words import hundredths, percent, quantity
 from bench.system.suggest import describe_unknown
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 @dataclass(frozen=True)

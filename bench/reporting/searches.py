@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from bench.compare.result_set import ResultSet
 from bench.reporting.protocol import VALIDATION
 from bench.system.toml import read_toml
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 FILE = "about.toml"
 """Name of the file in a results folder that says what the folder is for."""

@@ -12,7 +12,7 @@ from bench.reporting.view import ReportSection, Table, TableCell, TableColumn, T
 from bench.results import metrics
 from bench.results.record import Record
 from bench.system.suggest import describe_unknown
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 NOT_MADE = "not made here"
 """Words in the name of a row whose model was not made from that of its table."""

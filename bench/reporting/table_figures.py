@@ -17,8 +17,8 @@ from bench.reporting.hardware import hardware_limit
 from bench.reporting.table import ABSENT
 from bench.reporting.view import Table
 from bench.system.text import printable
-from methods.errors import UserError
-from methods.pattern import Pattern
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ from bench.results.record import Record
 from bench.results.reproduce import prune_and_export
 from bench.results.store import RESULTS, ReadOnlyStore
 from bench.system.cache import cache_dir
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 def find_pruned(name: str, results: Path | None) -> tuple[Path, Record | None]:

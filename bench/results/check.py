@@ -15,8 +15,8 @@ from bench.results.derive import Derived, Items, derive, differences
 from bench.results.record import Record
 from bench.results.storage_notes import noted_bits
 from bench.results.store import ReadOnlyStore, require_results
-from methods.errors import UserError
-from methods.pattern import Pattern
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
 
 ROUNDING = 1e-12
 """Rounding of a layer's share of zeros."""

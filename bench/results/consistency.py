@@ -14,7 +14,7 @@ from bench.catalog.entries import MEASURES
 from bench.results.identity import PROMPT, Identity, describe_prompt
 from bench.results.record import ReadingRow, Record
 from bench.system import digests
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 PROTOCOL = ("name", "version", "seqlen", "limit", "bos", "engine", "prompt")
 PROTOCOL_OF = {"pattern": "targets", "size": "weights"}

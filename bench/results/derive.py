@@ -52,7 +52,7 @@ def derive(record: Record, items: Items) -> Iterator[tuple[ReadingRow, Derived]]
     """Yield the readings that a record's items give, each with what they give. Raise
     ArithmeticError without a finite mean.
 
-    Each metric has its rule (`methods.info.Metric.rule`).
+    Each metric has its rule (`methods.contract.info.Metric.rule`).
     """
     for reading in record.readings:
         derived = None if reading.value is None else _derive(reading, record, items)

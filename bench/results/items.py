@@ -11,7 +11,7 @@ from bench.results.consistency import require_consistent
 from bench.results.derive import Items, derive, differences
 from bench.results.parquet_pages import find_lie
 from bench.results.record import Item, ItemsFile, Record, max_items_bytes, parse
-from methods.errors import UserError, first_line
+from methods.contract.errors import UserError, first_line
 
 ID_COLUMNS = ("item_id", "cluster_id", "weight")
 TEXT_COLUMNS = ("item_id", "cluster_id", "record")

@@ -10,7 +10,7 @@ from bench.results import signatures
 from bench.results.record import DONE, Record
 from bench.results.run_status import read_statuses
 from bench.results.store import ReadOnlyStore, Store, require_results
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 @dataclass(frozen=True)

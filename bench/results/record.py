@@ -13,8 +13,8 @@ from bench.results.identity import Identity
 from bench.system import digests
 from bench.system.suggest import shorten
 from bench.system.validation import describe_allowed
-from methods.errors import UserError
-from methods.files import check_depth, unique_names
+from methods.contract.errors import UserError
+from methods.model.files import check_depth, unique_names
 
 DECIDES_NO_NUMBER = True
 

@@ -12,8 +12,8 @@ from bench.catalog import named_files, registry
 from bench.catalog.entries import MEASURES
 from bench.results.identity import PROMPT
 from bench.results.record import Record
-from methods.errors import UserError
-from methods.pattern import Pattern
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
 
 FLAGS = {
     "models": "--model", "methods": "--methods", "patterns": "--pattern", "quantizers": "--quant",

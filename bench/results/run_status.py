@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from bench.system.cache import sweep_locks
 from bench.system.files import write_file
-from methods.errors import first_line
+from methods.contract.errors import first_line
 
 FOLDER = "runs"
 KEPT = 20

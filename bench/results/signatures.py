@@ -21,7 +21,7 @@ from pathlib import Path
 from bench.results.record import Record
 from bench.results.store import ReadOnlyStore, Store
 from bench.system.files import write_file
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 NAMESPACE = "cast-bench"
 """Namespace of signatures, so that a signature of another program's text is none of a record."""

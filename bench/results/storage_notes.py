@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from methods.codec import STORED_KEY
+from methods.contract.codec import STORED_KEY
 
 DECIDES_NO_NUMBER = True
 OWN_LIBRARY = "cast-bench"
@@ -25,8 +25,9 @@ def noted_bits(notes: Mapping[str, Any], weights: float) -> NotedBits:
     """Return the bits per weight that the notes of a `pattern` record state. weights: number of all
     targets' weights.
 
-    `methods.codec.Storage.notes` has bytes. Older records have the bits of a value, and the number
-    of scales with their bits. Raise TypeError, KeyError or ArithmeticError if the notes do not say.
+    `methods.contract.codec.Storage.notes` has bytes. Older records have the bits of a value, and
+    the number of scales with their bits. Raise TypeError, KeyError or ArithmeticError if the notes
+    do not say.
     """
     note = notes[STORED_KEY]
     if "values" in note:

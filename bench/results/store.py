@@ -27,7 +27,7 @@ from bench.results.record import (
 )
 from bench.system import digests
 from bench.system.files import atomic_write, sweep, write_file
-from methods.errors import UserError, first_line
+from methods.contract.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from bench.results.derive import Items

@@ -24,7 +24,7 @@ from bench.submission.review import index
 from bench.system import archives
 from bench.system.cache import temporary_folder
 from bench.system.text import amount
-from methods.errors import UserError, first_line
+from methods.contract.errors import UserError, first_line
 
 MAX_BYTES = 2**30
 """Largest unpacked size of an archive."""

@@ -19,9 +19,9 @@ from bench.results.identity import IdentityKey
 from bench.results.record import DONE, Record
 from bench.results.store import FOLDERS
 from bench.submission import licences
-from methods.errors import UserError
-from methods.info import Does
-from methods.pattern import Pattern
+from methods.contract.errors import UserError
+from methods.contract.info import Does
+from methods.contract.pattern import Pattern
 
 NAME = re.compile("[a-z0-9]+(?:[.-][a-z0-9]+)*")
 NAME_LENGTH = range(6, 65)

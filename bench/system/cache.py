@@ -19,9 +19,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bench.system.files import sweep
-from methods.errors import UserError
-from methods.files import CACHE_ENV as CACHE_ENV
-from methods.files import own_cache
+from methods.contract.errors import UserError
+from methods.model.files import CACHE_ENV as CACHE_ENV
+from methods.model.files import own_cache
 
 DECIDES_NO_NUMBER = True
 

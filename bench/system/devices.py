@@ -11,7 +11,7 @@ import psutil
 
 from bench.system import provenance
 from bench.system.suggest import shorten
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 DECIDES_NO_NUMBER = True
 

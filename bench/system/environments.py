@@ -22,7 +22,7 @@ from bench.system import digests
 from bench.system.cache import CACHE_ENV, cache_dir, count_bytes, in_use
 from bench.system.files import write_file
 from bench.system.suggest import describe_unknown
-from methods.errors import Skipped, UserError
+from methods.contract.errors import Skipped, UserError
 
 MANIFEST = "cast-bench.json"
 PIP_OPTIONS = ("--no-input", "--retries=1", "--timeout=20", "--disable-pip-version-check")

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 DECIDES_NO_NUMBER = True
 

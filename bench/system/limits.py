@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench.system.cache import count_bytes
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 OPEN_FILES = 256
 """Number of files that a run may open at a time."""

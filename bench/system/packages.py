@@ -7,7 +7,7 @@ import re
 import traceback
 from importlib.metadata import distributions, requires
 
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 DECIDES_NO_NUMBER = True
 

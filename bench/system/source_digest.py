@@ -19,7 +19,7 @@ from pathlib import Path
 from bench.system import digests
 from bench.system.interpreter import OWN_PACKAGES
 from bench.system.module_files import find_file
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 DECIDES_NO_NUMBER = True
 _NEUTRAL = b"\nDECIDES_NO_NUMBER = True\n"
@@ -31,8 +31,8 @@ def digest_source(*modules: str) -> str:
     their own package.
 
     Comments, docstrings, imports, texts of errors, facts that a class states about itself
-    (`methods.info`), and names and folders of modules do not count. So a moved file or a better
-    sentence keeps every key, and a changed rule changes the keys that depend on it.
+    (`methods.contract.info`), and names and folders of modules do not count. So a moved file or a
+    better sentence keeps every key, and a changed rule changes the keys that depend on it.
     """
     contents: set[str] = set()
     seen: set[str] = set()
@@ -188,7 +188,8 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def _names_module(text: str) -> bool:
-    """Return whether a text is the name of a module of this distribution, as "methods.folder"."""
+    """Return whether a text is the name of a module of this distribution, as
+    "methods.model.folder"."""
     package, _, rest = text.partition(".")
     return bool(rest) and package in OWN_PACKAGES and find_file(text) is not None
 

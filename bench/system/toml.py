@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 MAX_BYTES = 2**20
 MAX_DOTS = 100

@@ -20,10 +20,10 @@ from bench.results.record import parse
 from bench.results.store import Store
 from helpers import fake_records, gguf_files, runs
 from helpers.limits import limits
-from methods.contract import Compute
-from methods.errors import UserError
-from methods.folder import Folder
-from methods.targets import find_targets
+from methods.contract.errors import UserError
+from methods.contract.method import Compute
+from methods.model.folder import Folder
+from methods.model.targets import find_targets
 
 FEW, MANY = 10, 400
 

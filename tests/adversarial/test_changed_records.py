@@ -20,7 +20,7 @@ from bench.results.consistency import require_consistent
 from bench.results.record import parse
 from bench.results.store import ReadOnlyStore
 from bench.system import digests
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 RESULTS = Path(__file__).parents[2] / "results"
 UNPROVEN = (

@@ -12,7 +12,7 @@ from bench.execution.processes import WorkerProcesses
 from bench.results.store import Store
 from helpers import fake_records, folders, runs
 from helpers.limits import limits
-from methods.folder import Folder
+from methods.model.folder import Folder
 
 LINES = [
     line

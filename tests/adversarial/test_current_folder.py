@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from helpers import runs
-from methods import isolated
-from methods.contract import Environment
+from methods.contract.method import Environment
+from methods.workshop import isolated
 
 NAMES = ("filelock", "random", "bench", "psutil", "torch", "methods", "pip", "sitecustomize")
 TRAP = """

@@ -8,7 +8,7 @@ import pytest
 from bench.inputs import download, gguf_header, models
 from helpers import gguf_files
 from helpers.limits import limits
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("cache", "in_tmp_path")
 

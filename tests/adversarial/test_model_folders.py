@@ -9,7 +9,7 @@ from bench import api
 from bench.inputs import models
 from helpers import folders, runs
 from helpers.limits import limits
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("cache", "in_tmp_path")
 

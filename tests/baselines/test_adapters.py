@@ -30,11 +30,11 @@ from bench.quantizers.libraries import (
 )
 from bench.system import environments
 from helpers import runs
-from methods.contract import Environment
-from methods.errors import Skipped, UserError
-from methods.pattern import Pattern
-from methods.quantizing.grids import Microscaling, NvFloat4
-from methods.targets import as_regexes, dense_weight, family_of
+from methods.contract.errors import Skipped, UserError
+from methods.contract.method import Environment
+from methods.contract.pattern import Pattern
+from methods.model.targets import as_regexes, dense_weight, family_of
+from methods.workshop.quantizing.grids import Microscaling, NvFloat4
 
 PAIRS = [
     (LlmCompressorSparseGPT, SparseGPT),

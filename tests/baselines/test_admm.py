@@ -7,7 +7,7 @@ import torch
 from baselines.admm import Admm, solve
 from helpers.layers import check_first_block, layer
 from helpers.models import sample
-from methods.pattern import Pattern
+from methods.contract.pattern import Pattern
 
 pytestmark = pytest.mark.numeric
 

@@ -11,7 +11,7 @@ from baselines.alps import Alps, LayerProblem, find_support, make_problem, refin
 from helpers.layers import error, first_block, layer
 from helpers.models import sample
 from helpers.oracles import agree
-from methods.pattern import Pattern
+from methods.contract.pattern import Pattern
 
 pytestmark = pytest.mark.numeric
 

@@ -9,10 +9,10 @@ from baselines.rotate import Rotate
 from bench.execution.smaller import write_smaller
 from bench.inputs import loading
 from helpers.models import build, job_for, sample, write
-from methods.contract import Compute
-from methods.errors import UserError
-from methods.targets import family_of
-from methods.transforms.wiring import Wiring
+from methods.contract.errors import UserError
+from methods.contract.method import Compute
+from methods.model.targets import family_of
+from methods.workshop.transforms.wiring import Wiring
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "granite", "smollm3")
 

@@ -10,9 +10,9 @@ from transformers import LlamaConfig
 from baselines.depth import Depth, SetLosses, drop_greedily, influences, search
 from helpers.layers import block_calls
 from helpers.models import CONFIGS, GROUPED, REPRESENTATIVES, build, job_for, sample
-from methods.contract import Compute
-from methods.errors import UserError
-from methods.training.compiled import blocks_of
+from methods.contract.errors import UserError
+from methods.contract.method import Compute
+from methods.workshop.training.compiled import blocks_of
 
 
 def naive_influences(model, tokens):

@@ -13,10 +13,10 @@ from helpers import runs
 from helpers.layers import first_block
 from helpers.models import sample
 from helpers.oracles import agree
-from methods.contract import Prior
-from methods.errors import UserError
-from methods.pattern import Pattern
-from methods.targets import dense_weight
+from methods.contract.errors import UserError
+from methods.contract.method import Prior
+from methods.contract.pattern import Pattern
+from methods.model.targets import dense_weight
 
 pytestmark = pytest.mark.numeric
 

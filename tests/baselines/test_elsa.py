@@ -11,7 +11,7 @@ from baselines.elsa import ElsaAdam
 from bench.catalog.choice import build
 from bench.catalog.entries import METHODS
 from helpers.trainings import parameters, train
-from methods.pattern import Pattern
+from methods.contract.pattern import Pattern
 
 ADAM = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8}
 SHAPES = [(8, 16), (4, 12)]

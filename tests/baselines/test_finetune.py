@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from helpers import runs
 from helpers.trainings import counting, job_to_train, method, pruned, weight_of
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 @pytest.fixture

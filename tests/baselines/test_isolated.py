@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 
 from bench.system import environments
 from helpers import runs
-from methods import isolated
-from methods.contract import Environment
-from methods.errors import Skipped
-from methods.isolated import Script, ScriptFailed
+from methods.contract.errors import Skipped
+from methods.contract.method import Environment
+from methods.workshop import isolated
+from methods.workshop.isolated import Script, ScriptFailed
 
 SCRIPT = """
 import json, os, signal, sys

@@ -10,12 +10,12 @@ from baselines.lowrank import LowRank, _regular, joint, low_rank, rank_for, root
 from bench.verify import CheckFailed, WeightCounts, count_terms
 from helpers.layers import inputs_of
 from helpers.models import REPRESENTATIVES, build, job_for, sample, with_prior, write
-from methods import adapter
-from methods.errors import UserError
-from methods.folder import Folder
-from methods.pattern import Pattern
-from methods.targets import dense_weight
-from methods.terms import terms_of
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
+from methods.model import adapter
+from methods.model.folder import Folder
+from methods.model.targets import dense_weight
+from methods.model.terms import terms_of
 
 
 def pruned(family, pattern="2:4"):

@@ -17,11 +17,11 @@ from bench.catalog.entries import METHODS
 from helpers import runs
 from helpers.limits import limits
 from helpers.trainings import weight_of
-from methods.contract import Prior
-from methods.errors import UserError
-from methods.folder import Folder
-from methods.pattern import Pattern
-from methods.targets import find_targets
+from methods.contract.errors import UserError
+from methods.contract.method import Prior
+from methods.contract.pattern import Pattern
+from methods.model.folder import Folder
+from methods.model.targets import find_targets
 
 
 def bits_of(model, job):

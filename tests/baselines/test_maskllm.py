@@ -13,8 +13,8 @@ import torch
 from baselines.maskllm import Gated, MaskLLM, Sampling, all_patterns
 from helpers.models import sample
 from helpers.trainings import LAST_DIGIT, weight_of
-from methods.errors import UserError
-from methods.pattern import Pattern
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
 
 EVEN = Sampling(step=0, tau=1.0, kappa=100.0, penalty=0.0)
 

@@ -12,7 +12,7 @@ import torch
 from baselines.proxsparse import Proximal, ProxSparse, elementary_symmetric, prox
 from helpers.models import sample
 from helpers.trainings import LAST_DIGIT, weight_of
-from methods.pattern import Pattern
+from methods.contract.pattern import Pattern
 
 
 def objective(w, z, strength, n):

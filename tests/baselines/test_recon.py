@@ -11,11 +11,11 @@ from torch import nn
 from baselines.recon import Recon, scale, squared_error, weigh
 from bench.catalog import choice, registry
 from helpers.trainings import pruned
-from methods.contract import Compute, Prior
-from methods.errors import UserError
-from methods.pattern import Pattern
-from methods.pruning.pairs import Pair
-from methods.targets import dense_weight
+from methods.contract.errors import UserError
+from methods.contract.method import Compute, Prior
+from methods.contract.pattern import Pattern
+from methods.model.targets import dense_weight
+from methods.workshop.pruning.pairs import Pair
 
 
 @pytest.fixture

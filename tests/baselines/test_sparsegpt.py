@@ -13,10 +13,10 @@ from bench.quantizers.gptq import Int4Gptq
 from helpers.layers import check_first_block, layer, pruned
 from helpers.models import build, job_for, sample
 from helpers.oracles import agree
-from methods.pattern import Pattern
-from methods.pruning import hessian
-from methods.pruning.hessian import add_gram, inverse_factor, symmetric
-from methods.targets import dense_weight
+from methods.contract.pattern import Pattern
+from methods.model.targets import dense_weight
+from methods.workshop.pruning import hessian
+from methods.workshop.pruning.hessian import add_gram, inverse_factor, symmetric
 
 pytestmark = pytest.mark.numeric
 

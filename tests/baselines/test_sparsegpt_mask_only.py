@@ -7,8 +7,8 @@ import torch
 
 from baselines.sparsegpt import SparseGPT
 from bench.inputs import loading
-from methods.contract import Compute
-from methods.targets import dense_weight
+from methods.contract.method import Compute
+from methods.model.targets import dense_weight
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "50%"])

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from baselines.sr_ste import Ast, MaskedWeight, Masks, SrSte
-from methods.pattern import Pattern
+from methods.contract.pattern import Pattern
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from baselines.recon import Recon
 from baselines.smooth import Smooth
 from baselines.width import Width
 from helpers.models import build, job_for, with_prior
-from methods.smaller import reader
-from methods.targets import family_of
+from methods.model.smaller import reader
+from methods.model.targets import family_of
 
 
 def naive(model, tokens, heads):

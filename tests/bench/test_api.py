@@ -9,7 +9,7 @@ import pytest
 import bench
 import methods
 from bench import api
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -13,7 +13,7 @@ from bench.execution.runner import Summary
 from bench.planning.search import read_search
 from bench.results.store import ReadOnlyStore, Store
 from helpers import runs
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 pytest.importorskip("optuna")
 

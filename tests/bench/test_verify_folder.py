@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from bench.verify import detect_pattern
 from helpers import runs
 from helpers.models import job_for
-from methods.errors import UserError
-from methods.folder import Folder
-from methods.pattern import Pattern
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
+from methods.model.folder import Folder
 
 TWO_OF_FOUR = Pattern(2, 4)
 TARGET = "model.layers.1.mlp.up_proj"

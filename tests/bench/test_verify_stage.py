@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from bench.verify import CheckFailed, round_weights, verify
-from methods.folder import Folder
-from methods.pattern import Pattern
+from methods.contract.pattern import Pattern
+from methods.model.folder import Folder
 
 LINEARS = [f"self_attn.{x}_proj" for x in "qkvo"] + [
     f"mlp.{x}_proj" for x in ("gate", "up", "down")

@@ -8,7 +8,7 @@ import torch
 
 from cast.adams import AdamS, Scalars, reference
 from helpers.trainings import SHAPES, parameters, train
-from methods.pattern import Pattern
+from methods.contract.pattern import Pattern
 
 pytestmark = pytest.mark.numeric
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cast import scaling
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 @pytest.mark.numeric

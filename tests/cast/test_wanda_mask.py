@@ -8,7 +8,7 @@ import torch
 from cast import wanda_mask
 from cast.method import Cast
 from cast.wanda_mask import WandaAdamS
-from methods.pattern import Pattern
+from methods.contract.pattern import Pattern
 
 ADAM = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "lambda_": 0.5, "kernel": "foreach"}
 

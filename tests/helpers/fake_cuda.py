@@ -3,7 +3,7 @@ called."""
 
 import torch
 
-from methods.pattern import Pattern
+from methods.contract.pattern import Pattern
 
 KINDS = {
     "int": int,

@@ -33,7 +33,7 @@ from helpers.models import (
     write,
 )
 from helpers.trainings import counting, job_to_train
-from methods.contract import Job
+from methods.contract.method import Job
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 VALIDATION_WINDOWS = training_text.MAX_VALIDATION_WINDOWS

@@ -8,8 +8,8 @@ import torch
 
 from baselines.sparsegpt import prune_
 from helpers.oracles import agree
-from methods.pruning.hessian import add_gram, inverse_factor, symmetric
-from methods.training.compiled import blocks_of
+from methods.workshop.pruning.hessian import add_gram, inverse_factor, symmetric
+from methods.workshop.training.compiled import blocks_of
 
 
 def inputs_of(model, job):

@@ -9,8 +9,8 @@ from bench.inputs import loading
 from bench.measures.contract import MeasureContext
 from bench.verify import WeightCounts
 from helpers import runs
-from methods.contract import Compute, NoProgress
-from methods.pattern import Pattern
+from methods.contract.method import Compute, NoProgress
+from methods.contract.pattern import Pattern
 
 
 def near_tiny(noise):

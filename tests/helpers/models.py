@@ -43,12 +43,12 @@ from bench.formats.stored import write as write_stored
 from bench.inputs import loading
 from bench.inputs.models import COMPANIONS
 from helpers.runs import TINY
-from methods.codec import StoredWeight
-from methods.contract import Compute, Job, Outcome, Prior
-from methods.experts import unfold
-from methods.folder import Folder, save
-from methods.pattern import Pattern
-from methods.targets import dense_weight, find_targets
+from methods.contract.codec import StoredWeight
+from methods.contract.method import Compute, Job, Outcome, Prior
+from methods.contract.pattern import Pattern
+from methods.model.experts import unfold
+from methods.model.folder import Folder, save
+from methods.model.targets import dense_weight, find_targets
 
 SIZES = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,

@@ -25,7 +25,7 @@ from bench.results import metrics
 from bench.results.store import ReadOnlyStore, Store
 from bench.system import module_files, source_digest
 from bench.system.cache import cache_dir
-from methods.info import Does
+from methods.contract.info import Does
 
 USUAL = cache_dir()
 TINY = Path(models.__file__).parents[1] / "assets/tiny"
@@ -102,11 +102,11 @@ def prune(folder, pattern="2:4"):
     import torch
     from safetensors.torch import save_file
 
-    from methods.experts import fold
-    from methods.families import FAMILIES
-    from methods.folder import Folder
-    from methods.pattern import Pattern
-    from methods.targets import find_targets
+    from methods.contract.pattern import Pattern
+    from methods.model.experts import fold
+    from methods.model.families import FAMILIES
+    from methods.model.folder import Folder
+    from methods.model.targets import find_targets
 
     opened = Folder(folder)
     targets = {t + ".weight" for t in find_targets(opened.config, opened.shapes())}

@@ -12,10 +12,10 @@ from bench.inputs import loading
 from helpers.forked_ranks import run_ranks
 from helpers.models import exact, job_for, mean_float64
 from helpers.trainings import counting, job_to_train, method
-from methods.contract import Budget, Compute
-from methods.training import gather
-from methods.training.interrupt import Stopped, stop_request
-from methods.training.trainer import Trainer
+from methods.contract.method import Budget, Compute
+from methods.workshop.training import gather
+from methods.workshop.training.interrupt import Stopped, stop_request
+from methods.workshop.training.trainer import Trainer
 
 STEPS = 12
 STOPS_AFTER = 6

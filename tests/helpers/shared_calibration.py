@@ -18,7 +18,7 @@ from helpers.forked_ranks import run_ranks
 from helpers.models import exact, job_for, mean_float64, store, with_prior, write
 from helpers.runs import TINY
 from helpers.trainings import pruned
-from methods.contract import Compute, Job
+from methods.contract.method import Compute, Job
 
 EXACT = {
     "wanda": ("llama", "wanda", {}, {}),

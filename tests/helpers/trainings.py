@@ -9,7 +9,7 @@ import torch
 from bench.catalog import choice
 from bench.catalog.entries import METHODS
 from bench.inputs.training_text import PackedCorpus
-from methods.contract import Budget, Prior
+from methods.contract.method import Budget, Prior
 
 STEPS = 30
 

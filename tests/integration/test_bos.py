@@ -18,7 +18,7 @@ from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
 from bench.results import reproduce
 from helpers import models, runs
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 BOS = 1024
 """Token after the last of tiny's vocabulary."""

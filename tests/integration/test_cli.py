@@ -15,10 +15,10 @@ import pytest
 from bench.execution import prune
 from bench.results.store import Store
 from helpers import runs
-from methods.errors import UserError
-from methods.folder import Folder
-from methods.pattern import Pattern
-from methods.targets import find_targets
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
+from methods.model.folder import Folder
+from methods.model.targets import find_targets
 
 COLUMNS = (
     "model method pattern quantizer seed measure protocol metric value stderr n unit better "

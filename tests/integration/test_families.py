@@ -12,17 +12,17 @@ from bench.catalog import registry
 from bench.catalog.choice import build
 from bench.inputs import loading
 from helpers import models, trainings
-from methods.contract import Compute, NoProgress
-from methods.experts import unfold
-from methods.families import FAMILIES
-from methods.folder import Folder, state
-from methods.header import read_header
-from methods.logits import head_of
-from methods.pruning import streaming
-from methods.pruning.streaming import last_hidden
-from methods.pruning.walk import Walk
-from methods.training import loss, student
-from methods.training.distill import Distillation
+from methods.contract.method import Compute, NoProgress
+from methods.model.experts import unfold
+from methods.model.families import FAMILIES
+from methods.model.folder import Folder, state
+from methods.model.header import read_header
+from methods.model.logits import head_of
+from methods.workshop.pruning import streaming
+from methods.workshop.pruning.streaming import last_hidden
+from methods.workshop.pruning.walk import Walk
+from methods.workshop.training import loss, student
+from methods.workshop.training.distill import Distillation
 
 
 @pytest.fixture(

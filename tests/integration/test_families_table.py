@@ -22,9 +22,9 @@ from bench.results.store import ReadOnlyStore
 from bench.system import digests
 from helpers import runs
 from helpers.models import job_for, random_folder, write
-from methods.contract import Compute
-from methods.errors import UserError
-from methods.families import FAMILIES
+from methods.contract.errors import UserError
+from methods.contract.method import Compute
+from methods.model.families import FAMILIES
 
 FILE = Path(__file__).parents[2] / "results/families.json"
 ONE_SHOT = tuple(f"{name}:from=magnitude" if name == "dsnot" else name for name in runs.PRUNERS)

@@ -165,8 +165,9 @@ REASONS = {
         "TypeError: returns_model.apply returned LlamaForCausalLM: end it with return "
         "walk.outcome()"
     ),
-    "touches": "CheckFailed: model.norm.weight changed, and it is neither a target nor declared: the method must name it in "
-    "Outcome.changed (methods.training.trainer.other_parameters returns the names for one that "
+    "touches": "CheckFailed: model.norm.weight changed, and it is neither a target nor declared: the "
+    "method must name it in Outcome.changed "
+    "(methods.workshop.training.trainer.other_parameters returns the names for one that "
     "trains all)",
 }
 

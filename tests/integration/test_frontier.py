@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from methods.pattern import Pattern
+from methods.contract.pattern import Pattern
 
 SCRIPT = "frontier"
 

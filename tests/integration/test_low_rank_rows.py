@@ -22,12 +22,12 @@ from bench.system.cache import cache_dir
 from bench.verify import CheckFailed, WeightCounts, count_terms, verify_folder
 from helpers import runs
 from helpers.models import build, job_for, with_prior, write
-from methods import adapter
-from methods.contract import Compute, Prior
-from methods.errors import Skipped, UserError
-from methods.folder import Folder
-from methods.pattern import Pattern
-from methods.terms import Factors, terms_of
+from methods.contract.errors import Skipped, UserError
+from methods.contract.method import Compute, Prior
+from methods.contract.pattern import Pattern
+from methods.model import adapter
+from methods.model.folder import Folder
+from methods.model.terms import Factors, terms_of
 
 
 def terms(outcome):

@@ -5,7 +5,7 @@ import pytest
 import bench
 from bench.inputs import download, loading, windows
 from helpers import runs
-from methods.contract import Compute
+from methods.contract.method import Compute
 
 
 def perplexities(table):

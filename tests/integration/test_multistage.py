@@ -34,7 +34,7 @@ torch.set_default_device("meta")
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    needed = "import torch\nfrom methods.folder import Folder\n"
+    needed = "import torch\nfrom methods.model.folder import Folder\n"
     return plugins.install(tmp_path_factory.mktemp("site"), "refining", ENDS, preamble=needed)
 
 

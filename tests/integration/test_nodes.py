@@ -14,7 +14,7 @@ import pytest
 from bench.execution import nodes
 from bench.results.store import ReadOnlyStore
 from helpers import runs
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 PATIENCE_S = 300
 SLURM = {

@@ -14,10 +14,10 @@ from bench.inputs import loading
 from bench.measures.size import Size
 from bench.verify import Layer, WeightCounts
 from helpers import plugins, runs
-from methods.codec import Storage
-from methods.contract import Compute
-from methods.pattern import Pattern
-from methods.quantizing.inputs import ACTIVATIONS_KEY, int8_tokens, round_inputs
+from methods.contract.codec import Storage
+from methods.contract.method import Compute
+from methods.contract.pattern import Pattern
+from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY, int8_tokens, round_inputs
 
 BREAKS = """
 for weight in (model.get_submodule(target).weight for target in job.targets):

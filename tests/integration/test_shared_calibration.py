@@ -14,7 +14,7 @@ from bench.planning.memory import estimate_bytes, model_bytes
 from bench.results import reproduce
 from bench.results.store import ReadOnlyStore
 from helpers import runs
-from methods.contract import LIBRARY_BYTES
+from methods.contract.method import LIBRARY_BYTES
 
 SHARED = {"sequences": 4, "processes": 2}
 
@@ -125,7 +125,7 @@ def test_a_run_of_two_processes_is_a_run_of_one(method, quantizers, tmp_path, mo
 
 FAULTY = """
 import os, signal
-from methods.pruning.sharing import Sharing
+from methods.workshop.pruning.sharing import Sharing
 sent = []
 def send_(self, tensor, owner, send_=Sharing.send_):
     sent.append(owner)

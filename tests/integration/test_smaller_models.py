@@ -16,7 +16,7 @@ from bench.results.identity import chain_label
 from bench.results.store import ReadOnlyStore
 from bench.system.cache import cache_dir
 from helpers import runs
-from methods.contract import Compute
+from methods.contract.method import Compute
 
 DEPTH, WIDTH, CHANNELS = "depth", "width:heads=50%", "channels:from=rotate/pca"
 CHAINS = [

@@ -8,8 +8,8 @@ from bench.conformance.checks import CHECKS, declares_itself
 from bench.conformance.subject import Subject
 from helpers import runs
 from helpers.models import sample
-from methods.contract import Needs
-from methods.info import Does
+from methods.contract.info import Does
+from methods.contract.method import Needs
 
 ENTRIES = {name: entry for name, entry in METHODS.items() if Does.IMPORTS not in entry.does}
 NIGHTLY = ("keeps_its_function", "notes_are_json", "leaves_nothing_running")

@@ -23,7 +23,7 @@ from bench.compare.harnesses.evaluation import (
     time_of,
 )
 from bench.system import digests
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 MAX_CONFIG = 2**21
 """Largest file of settings in bytes."""

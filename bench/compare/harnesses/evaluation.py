@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.system.provenance import format_time
-from methods.errors import UserError, first_line
-from methods.files import check_depth
+from methods.contract.errors import UserError, first_line
+from methods.model.files import check_depth
 
 MAX_TIME = 2**33
 """Largest time in seconds since 1970 that is no error."""

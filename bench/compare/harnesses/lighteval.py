@@ -20,7 +20,7 @@ from bench.compare.harnesses.evaluation import (
 )
 from bench.results.parquet_pages import find_lie
 from bench.system import digests
-from methods.errors import UserError, first_line
+from methods.contract.errors import UserError, first_line
 
 COLUMNS = ("doc", "metric")
 MAX_FILE = 2**30

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.execution.versions import ModelVersions
 from bench.kernels.timing import Work
 from bench.results import identity
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 class Step(NamedTuple):

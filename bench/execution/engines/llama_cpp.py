@@ -17,8 +17,8 @@ from bench.export import gguf_file, llama_cpp
 from bench.export.onnx_model import RANDOM_TOKENS
 from bench.inputs import loading
 from bench.kernels.timing import Work
-from methods.contract import Compute
-from methods.errors import UserError
+from methods.contract.errors import UserError
+from methods.contract.method import Compute
 
 CHECK_TOKENS = 16
 TOLERANCES = {"fp16": 2e-2, "q8_0": 1e-1, "q4_k_m": 0.5, "q4_0": 0.5}

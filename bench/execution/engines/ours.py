@@ -18,9 +18,9 @@ from bench.kernels.integers24 import pack_rounded
 from bench.kernels.linear24 import Linear24, pack_head, swap_linears
 from bench.kernels.packed24 import pack
 from bench.measures.speed.decoding import DecodingWork, decode_step, dense_twin, prefill_step
-from methods.contract import Compute
-from methods.errors import UserError
-from methods.targets import dense_weight
+from methods.contract.errors import UserError
+from methods.contract.method import Compute
+from methods.model.targets import dense_weight
 
 
 def _contestant(kind: str, side: str, model: nn.Module, step: Step) -> Contestant:

@@ -16,7 +16,7 @@ from bench.execution.engines.onnx_runtime import inputs
 from bench.execution.versions import SPARSE, ModelVersions
 from bench.kernels.timing import Work
 from bench.system.packages import require
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 DTYPE = "float16"
 

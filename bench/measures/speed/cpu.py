@@ -24,7 +24,7 @@ from bench.measures.speed.comparison import (
     rotate,
 )
 from bench.measures.speed.roofline import RooflineCost
-from methods.errors import Skipped
+from methods.contract.errors import Skipped
 
 if TYPE_CHECKING:
     from bench.measures.speed.comparison import Contestants, StepFactory

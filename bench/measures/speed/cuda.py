@@ -24,7 +24,7 @@ from bench.measures.speed.comparison import (
     copy_count,
 )
 from bench.measures.speed.roofline import ACTIVATION_BYTES, product_costs
-from methods.errors import Skipped, first_line
+from methods.contract.errors import Skipped, first_line
 
 KINDS = ("bf16", "fp16", "int8", "fp8")
 DTYPES = {

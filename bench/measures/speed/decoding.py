@@ -29,10 +29,10 @@ from bench.measures.speed.cuda import Cuda
 from bench.measures.speed.roofline import Costs
 from bench.system.devices import EAGER
 from bench.system.text import amount
-from methods.codec import FloatCodec
-from methods.errors import Skipped
-from methods.folder import Folder, dtype_name
-from methods.targets import dense_weight, family_of
+from methods.contract.codec import FloatCodec
+from methods.contract.errors import Skipped
+from methods.model.folder import Folder, dtype_name
+from methods.model.targets import dense_weight, family_of
 
 KIND_OF_DTYPE = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 INTEGERS = {8: "int8", 4: "int4"}

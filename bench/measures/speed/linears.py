@@ -20,11 +20,11 @@ from bench.measures.speed.cpu import Cpu
 from bench.measures.speed.cuda import Cuda
 from bench.measures.speed.decoding import KIND_OF_DTYPE, find_kind, pack_stored
 from bench.results.record import Reading
-from methods.contract import Compute
-from methods.errors import Skipped
-from methods.folder import dtype_name
-from methods.pattern import Pattern
-from methods.targets import dense_weight
+from methods.contract.errors import Skipped
+from methods.contract.method import Compute
+from methods.contract.pattern import Pattern
+from methods.model.folder import dtype_name
+from methods.model.targets import dense_weight
 
 Weights = Iterator[tuple[int, Tensor]]
 """Number of linears of each shape, and the weight [out, in] of one of them."""

@@ -21,9 +21,9 @@ from bench.measures.contract import (
 from bench.results.identity import Protocol
 from bench.system.devices import fingerprint, resolve_devices
 from bench.system.validation import split_commas
-from methods.contract import Needs
-from methods.errors import Skipped, UserError
-from methods.info import MeasureInfo, Metric
+from methods.contract.errors import Skipped, UserError
+from methods.contract.info import MeasureInfo, Metric
+from methods.contract.method import Needs
 
 if TYPE_CHECKING:
     from torch import nn

@@ -20,8 +20,8 @@ from bench.inputs import architecture, models
 from bench.inputs.model_config import ModelConfig
 from bench.inputs.shapes import known_shapes, planned_model
 from bench.system.suggest import describe_unknown
-from methods.errors import UserError
-from methods.targets import family_of, find_targets
+from methods.contract.errors import UserError
+from methods.model.targets import family_of, find_targets
 
 BITS = {
     "float32": (32, 17),

@@ -13,7 +13,7 @@ from bench.catalog.declarations import CatalogEntry
 from bench.catalog.entries import METHODS, QUANTIZERS
 from bench.planning.recipes import recipes
 from methods import Needs, UserError
-from methods.ranges import Fraction, Positive
+from methods.contract.ranges import Fraction, Positive
 
 
 def parse(name, *options):

@@ -6,8 +6,8 @@ from bench.catalog import registry
 from bench.catalog.declarations import Catalog, CatalogEntry, describe
 from bench.catalog.entries import METHODS
 from bench.planning import method_cost
-from methods.contract import Needs
-from methods.rules import CalibratedBy, TurnsBasis, WholeGroups
+from methods.contract.method import Needs
+from methods.contract.rules import CalibratedBy, TurnsBasis, WholeGroups
 
 
 def classes():

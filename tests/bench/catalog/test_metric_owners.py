@@ -14,11 +14,11 @@ from bench.results import metrics
 from bench.results.check import check_folder
 from bench.results.record import Item, ReadingRow
 from helpers import fake_records, runs
-from methods.info import Metric
+from methods.contract.info import Metric
 
 SOURCE = """
 from typing import ClassVar
-from methods.info import MeasureInfo, Metric
+from methods.contract.info import MeasureInfo, Metric
 
 class Calibration:
     info: ClassVar[MeasureInfo] = MeasureInfo(
@@ -143,7 +143,7 @@ def test_a_board_shows_them_in_the_order_that_they_declare(site):
 )
 def test_facts_that_cannot_be_used_are_a_sentence(tmp_path, monkeypatch, facts, why):
     source = (
-        "from methods.info import MeasureInfo, Metric\nclass Wrong:\n    info = "
+        "from methods.contract.info import MeasureInfo, Metric\nclass Wrong:\n    info = "
         f"MeasureInfo(metrics=({facts},))\n"
     )
     site = runs.distribution(tmp_path, "wrongs", source, measures={"wrong": "wrongs:Wrong"})

@@ -12,7 +12,7 @@ from bench.planning.artifact import Stage
 from bench.results import reproduce
 from bench.submission import rules
 from helpers import runs
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 METHOD = """
 from dataclasses import dataclass

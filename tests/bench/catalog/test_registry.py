@@ -8,7 +8,7 @@ import pytest
 from bench.catalog import registry
 from bench.catalog.choice import parse_method
 from helpers import plugins, runs
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 @pytest.fixture(scope="module")

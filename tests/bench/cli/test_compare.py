@@ -11,7 +11,7 @@ from bench.compare.pairing import group_by_identity
 from bench.reporting import figures
 from bench.stats import changepoints
 from helpers import fake_records, runs
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("cache", "in_tmp_path")
 

@@ -10,7 +10,7 @@ import pytest
 from bench.cli import main as command_line
 from bench.system import provenance
 from helpers import runs, terminal
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 def fail(monkeypatch, path, number=errno.ENOENT):

@@ -18,7 +18,7 @@ from bench.results.store import Store
 from helpers import fake_records
 from helpers.hostile_results import ZIPS, bytes_of_zip, file_of, manifest, zipped
 from helpers.limits import limits
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("cache")
 

@@ -12,7 +12,7 @@ from bench.results.check import check_folder
 from bench.stats.mcnemar import mcnemar_p, tango_interval
 from helpers import fake_records
 from helpers.limits import limits
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 RIGHT_BEFORE = (1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1)
 RIGHT_AFTER = (1, 1, 0, 0, 0, 0, 0, 0, 1, 0, 1, 1)

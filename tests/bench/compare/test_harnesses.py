@@ -12,7 +12,7 @@ from bench.compare import elsewhere
 from bench.compare.settings import CompareSettings
 from bench.compare.verdict import compare
 from helpers.limits import limits
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 BEFORE, AFTER = (1, 1, 1, 1, 1, 0, 0, 1), (0, 0, 1, 1, 1, 1, 0, 1)
 DATE = "2026-01-01T00-00-00.0"

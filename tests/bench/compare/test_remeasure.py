@@ -6,7 +6,7 @@ from bench.execution.runner import measure_again
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
 from helpers import fake_records
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from bench.compare import scaling_law
 from bench.compare.scaling_law import GridRun
 from bench.results.record import Item, ReadingRow
 from helpers import fake_records
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 SIZES, BUDGETS = (1e5, 4e5, 1.6e6), (1e6, 2e6, 4e6, 8e6)
 

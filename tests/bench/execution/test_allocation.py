@@ -12,7 +12,7 @@ from bench.execution import allocation
 from bench.execution.allocation import Budget, _Problem, solve
 from bench.quantizers.allocated import LinearChoice
 from helpers import runs
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 @pytest.fixture

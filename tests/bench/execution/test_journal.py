@@ -24,7 +24,7 @@ from bench.results.run_status import (
     write_status,
 )
 from helpers import runs, terminal
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("world")
 

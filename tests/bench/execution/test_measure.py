@@ -13,7 +13,7 @@ from bench.results.consistency import require_consistent
 from bench.results.record import Item, Reading
 from bench.results.store import Store
 from helpers import runs
-from methods.errors import Diverged, Skipped
+from methods.contract.errors import Diverged, Skipped
 
 BITS = Reading("bits_per_weight", 9.0, metrics.find("bits_per_weight").unit, "lower")
 ITEMS = tuple(Item(str(i), str(i), 1.0, 1.0) for i in range(4))

@@ -12,7 +12,7 @@ from bench.system import interpreter
 from bench.system.cache import cache_dir
 from bench.verify import CheckFailed
 from helpers import runs
-from methods.errors import Diverged, Skipped, UserError
+from methods.contract.errors import Diverged, Skipped, UserError
 
 PRUNE = ("prune", "--method", "magnitude", "--device", "cpu", "--set", "threads=1", "--out")
 FAILED = "bench: magnitude on tiny failed: "

@@ -19,7 +19,7 @@ from bench.results.store import Store
 from bench.results.transfer import pack_record, unpack_record
 from bench.system.provenance import describe_code
 from helpers import runs
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 START = ray_task._start
 

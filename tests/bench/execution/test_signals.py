@@ -10,7 +10,7 @@ from bench.execution.build import Builder
 from bench.execution.events import Events
 from bench.planning.plan import make_plan
 from helpers import runs
-from methods.training.interrupt import Stopped, stop_request
+from methods.workshop.training.interrupt import Stopped, stop_request
 
 
 def handlers():

@@ -6,8 +6,8 @@ import torch
 from bench.execution import smaller
 from bench.inputs import loading
 from helpers import models, runs
-from methods.contract import Compute
-from methods.folder import Folder
+from methods.contract.method import Compute
+from methods.model.folder import Folder
 
 BITS = {"float32": (32, 17), "bfloat16": (16, 9), "float16": (16, 9)}
 """Bits of a dense weight, and of a weight of a 2:4 model, by format."""

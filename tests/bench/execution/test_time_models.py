@@ -19,9 +19,9 @@ from bench.reporting import engines as reporting
 from bench.results.store import ReadOnlyStore
 from helpers import runs
 from helpers.models import build, write
-from methods.errors import UserError
-from methods.folder import Folder
-from methods.pattern import Pattern
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
+from methods.model.folder import Folder
 
 
 class Fake:

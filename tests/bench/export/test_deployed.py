@@ -16,9 +16,9 @@ from bench.results.store import ReadOnlyStore
 from bench.verify import CheckFailed
 from helpers import folders, packers, runs
 from helpers.models import sample
-from methods.contract import Compute
-from methods.errors import UserError
-from methods.folder import Folder
+from methods.contract.errors import UserError
+from methods.contract.method import Compute
+from methods.model.folder import Folder
 
 pytest.importorskip("compressed_tensors")
 FEW = ("int4-awq", "w8a8", "nvfp4")

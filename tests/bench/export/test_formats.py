@@ -10,7 +10,7 @@ LIST = """
 import json
 
 from bench.export.contract import ModelFormat, ResultsFormat
-from methods.folder import Folder
+from methods.model.folder import Folder
 
 
 class Shapes(ModelFormat):

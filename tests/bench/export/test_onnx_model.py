@@ -18,10 +18,10 @@ from bench.inputs import loading
 from bench.verify import CheckFailed
 from helpers import runs
 from helpers.models import CONFIGS, build, job_for, write
-from methods.contract import Compute
-from methods.errors import UserError
-from methods.families import FAMILIES as FAMILIES_TAUGHT
-from methods.pattern import Pattern
+from methods.contract.errors import UserError
+from methods.contract.method import Compute
+from methods.contract.pattern import Pattern
+from methods.model.families import FAMILIES as FAMILIES_TAUGHT
 
 MIXTURES = [name for name in CONFIGS if FAMILIES_TAUGHT[name].experts]
 FAMILIES = [

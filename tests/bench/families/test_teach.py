@@ -10,8 +10,8 @@ from transformers import ArceeConfig, AutoModelForCausalLM, MixtralConfig, PhiCo
 from bench.families import teach
 from bench.families.probe import Probe, build
 from helpers.models import GROUPED, TOKENS, sample
-from methods.errors import UserError
-from methods.families import FAMILIES, read_families
+from methods.contract.errors import UserError
+from methods.model.families import FAMILIES, read_families
 
 TABLE = dict(FAMILIES)
 

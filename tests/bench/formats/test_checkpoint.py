@@ -18,10 +18,10 @@ from bench.formats.gptq import GptqScheme
 from bench.formats.opening import open_checkpoint
 from bench.inputs import architecture
 from helpers import gguf_files, models, packers
-from methods.errors import UserError
-from methods.experts import unfold
-from methods.folder import Folder
-from methods.quantizing.grids import FP4
+from methods.contract.errors import UserError
+from methods.model.experts import unfold
+from methods.model.folder import Folder
+from methods.workshop.quantizing.grids import FP4
 
 GROUPED = {
     "num_bits": 4,

@@ -15,7 +15,7 @@ from bench.inputs import models
 from bench.results.check import check_folder
 from bench.results.store import ReadOnlyStore
 from helpers import folders, packers, runs
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 ALL = ("*",), ()
 

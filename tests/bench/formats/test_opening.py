@@ -13,7 +13,7 @@ from helpers import runs
 HALVED = """
 from bench.formats.checkpoint import Checkpoint
 from bench.formats.opening import Reader
-from methods.folder import Folder
+from methods.model.folder import Folder
 
 FACTOR = 2
 

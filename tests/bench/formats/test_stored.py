@@ -14,12 +14,19 @@ from hypothesis import strategies as st
 from bench.formats import stored
 from bench.quantizers.libraries import AffineCodec
 from helpers.models import store
-from methods.codec import FloatCodec, StoredWeight
-from methods.errors import UserError
-from methods.folder import Writer
-from methods.pattern import Pattern
-from methods.quantizing.grid_codec import GridCodec
-from methods.quantizing.grids import Float8, Integer, Microscaling, NormalFloat4, NvFloat4, round_
+from methods.contract.codec import FloatCodec, StoredWeight
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
+from methods.model.folder import Writer
+from methods.workshop.quantizing.grid_codec import GridCodec
+from methods.workshop.quantizing.grids import (
+    Float8,
+    Integer,
+    Microscaling,
+    NormalFloat4,
+    NvFloat4,
+    round_,
+)
 
 GRIDS = (
     *map(Integer, (3, 4, 5, 8)), Float8(), NormalFloat4(), Microscaling(4), Microscaling(8),

@@ -10,7 +10,7 @@ import pytest
 
 from bench.inputs import tasks, tracks
 from bench.inputs.task_yaml import most_generated, read_task
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("cache")
 

@@ -13,10 +13,10 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from bench.inputs import architecture, loading, model_config, models
 from bench.inputs.shapes import planned_model
 from helpers.models import GROUPED, SIZES
-from methods.contract import Compute
-from methods.errors import UserError
-from methods.folder import Folder
-from methods.targets import find_targets
+from methods.contract.errors import UserError
+from methods.contract.method import Compute
+from methods.model.folder import Folder
+from methods.model.targets import find_targets
 
 VARIANTS = {
     "biased llama": lambda: LlamaConfig(**GROUPED, attention_bias=True, mlp_bias=True),

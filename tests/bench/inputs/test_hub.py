@@ -12,8 +12,8 @@ from huggingface_hub.errors import (
 )
 
 from bench.inputs import corpora, data_sets, download, hub
-from methods.errors import UserError
-from methods.folder import Folder
+from methods.contract.errors import UserError
+from methods.model.folder import Folder
 
 pytestmark = pytest.mark.usefixtures("cache")
 

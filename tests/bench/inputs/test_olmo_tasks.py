@@ -15,7 +15,7 @@ import pytest
 from bench.inputs import download, lmeval, olmo_tasks, tasks, wheels
 from bench.inputs.task_yaml import read_task
 from helpers.task_wheel import arrow, serve_wheel
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 NAMES = (*tasks.TASK_SETS["wanda7"], "piqa")
 SAVED = {

@@ -15,7 +15,7 @@ from bench.inputs import corpora, own_text, windows
 from bench.inputs.tokenizer_facts import read_tokenizer_facts
 from bench.planning.plan import make_plan
 from helpers import runs
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 LONG = "The mask of each layer is chosen from a few samples of text, block by block. " * 60
 

@@ -7,7 +7,7 @@ from transformers import DynamicCache
 from bench.inputs.rounded_cache import round_cache, rounded
 from bench.measures.size import cache_bytes
 from helpers import models
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 @pytest.mark.parametrize(("bits", "width", "group"), [(8, 16, 16), (4, 64, 32), (4, 48, 16)])

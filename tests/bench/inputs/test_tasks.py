@@ -6,7 +6,7 @@ import pytest
 
 from bench.inputs import lmeval, tasks
 from bench.inputs.task_yaml import read_task
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("cache")
 

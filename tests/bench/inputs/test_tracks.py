@@ -10,7 +10,7 @@ import pytest
 
 from bench.inputs import tracks
 from helpers.task_wheel import arrow, serve_wheel
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 SHOTS = "Question: a?\nAnswer: b\n\n"
 MMLU = tracks.all_tasks()["knowledge/mmlu_other"]

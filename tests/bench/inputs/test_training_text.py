@@ -10,7 +10,7 @@ import torch
 
 from bench.inputs import corpora, training_text
 from bench.inputs.training_text import PackedCorpus
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 class Letters:

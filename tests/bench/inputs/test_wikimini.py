@@ -11,7 +11,7 @@ import pytest
 from bench.inputs import loading, tasks, wikimini
 from bench.system import digests
 from helpers import runs
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 QUESTIONS = {"wiki_continuation": "96860b0dab3724cb", "wiki_lastword": "c3540d7cc84b2eff"}
 """First digits of the digest of the questions."""

@@ -11,8 +11,8 @@ from bench.kernels.linear24 import Linear24, pack_head, swap_linears
 from bench.measures.speed import decoding
 from bench.system.devices import EAGER
 from helpers.models import CONFIGS, GROUPED, job_for
-from methods.families import FAMILIES
-from methods.targets import dense_weight
+from methods.model.families import FAMILIES
+from methods.model.targets import dense_weight
 
 PROMPT = torch.randint(3, 64, (1, 9), generator=torch.Generator().manual_seed(0))
 

@@ -14,8 +14,8 @@ from bench.kernels.packed24 import PackedWeight, pack, unpack
 from bench.system import provenance
 from bench.system.devices import KERNEL_PATH
 from helpers.models import sample
-from methods.errors import UserError
-from methods.pattern import Pattern
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
 
 pytestmark = pytest.mark.numeric
 

@@ -14,8 +14,8 @@ from bench.kernels.folder24 import MANIFEST, Folder24, Writer24
 from bench.kernels.packed24 import pack
 from bench.results.store import ReadOnlyStore
 from helpers.runs import own_cache, prune, run_here, small, tiny
-from methods.errors import UserError
-from methods.folder import Folder
+from methods.contract.errors import UserError
+from methods.model.folder import Folder
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,12 @@ from helpers import folders
 from helpers.fake_cuda import Sparse
 from helpers.models import job_for, sample
 from helpers.runs import prune, tiny
-from methods.contract import Compute
-from methods.errors import UserError
-from methods.folder import Folder
-from methods.pattern import Pattern
-from methods.quantizing.inputs import ACTIVATIONS_KEY, round_inputs
-from methods.targets import dense_weight, find_targets
+from methods.contract.errors import UserError
+from methods.contract.method import Compute
+from methods.contract.pattern import Pattern
+from methods.model.folder import Folder
+from methods.model.targets import dense_weight, find_targets
+from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY, round_inputs
 
 IDS = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(0))
 

@@ -15,10 +15,10 @@ from bench.kernels.packed24 import (
     row_pieces,
     unpack,
 )
-from methods.codec import StoredWeight
-from methods.errors import UserError
-from methods.pattern import Pattern
-from methods.quantizing.grid_codec import GridCodec
+from methods.contract.codec import StoredWeight
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
+from methods.workshop.quantizing.grid_codec import GridCodec
 
 SHAPES = [(1, 4), (3, 12), (33, 260)]
 

@@ -13,10 +13,10 @@ from bench.kernels.folder24 import MANIFEST, Folder24
 from bench.kernels.packed24 import pack, unpack
 from bench.kernels.windows24 import from_windows, group_of, to_windows, window_columns, window_width
 from helpers.runs import prune, tiny
-from methods.contract import Compute
-from methods.errors import UserError
-from methods.folder import Folder
-from methods.pattern import Pattern
+from methods.contract.errors import UserError
+from methods.contract.method import Compute
+from methods.contract.pattern import Pattern
+from methods.model.folder import Folder
 
 
 def draw(pattern, rows=7, groups=5):

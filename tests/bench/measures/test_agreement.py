@@ -14,7 +14,7 @@ from bench.measures.window_pass import LogitPart, logit_parts
 from bench.measures.windowed import Windows
 from helpers import runs
 from helpers.measuring import context_of, near_tiny
-from methods.contract import Compute
+from methods.contract.method import Compute
 
 SEQLEN = 32
 NEAR = 64 * torch.finfo(torch.float32).eps

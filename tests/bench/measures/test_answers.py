@@ -20,8 +20,8 @@ from bench.results.consistency import require_consistent
 from bench.results.record import parse
 from bench.results.store import ReadOnlyStore
 from helpers import runs
-from methods.contract import Compute
-from methods.families import FAMILIES
+from methods.contract.method import Compute
+from methods.model.families import FAMILIES
 
 BEFORE = "".join(f"Question: What is {n} and {n}?\nAnswer: {2 * n}\n\n" for n in range(1, 9))
 QUESTIONS = [

@@ -8,8 +8,8 @@ from bench.inputs import loading, windows
 from bench.measures.continuation import NEW, Continuation
 from helpers import runs
 from helpers.measuring import context_of, near_tiny
-from methods.contract import Compute
-from methods.errors import UserError
+from methods.contract.errors import UserError
+from methods.contract.method import Compute
 
 PROMPTS = 5
 pytestmark = pytest.mark.usefixtures("cache")

@@ -13,7 +13,12 @@ from bench.planning.spec import Spec
 EXAMPLE = textwrap.dedent(
     "    from " + contract.__doc__.partition("\n\n    from ")[2].partition("\n\nA measure that")[0]
 )
-ALLOWED = {"bench.measures.contract", "bench.results.record", "methods.contract", "methods.info"}
+ALLOWED = {
+    "bench.measures.contract",
+    "bench.results.record",
+    "methods.contract.method",
+    "methods.contract.info",
+}
 
 
 def test_the_example_imports_nothing_else_of_the_suite():

@@ -18,8 +18,8 @@ from bench.results.check import check_folder
 from bench.results.derive import scores_of
 from bench.results.store import ReadOnlyStore
 from helpers import runs
-from methods.contract import Compute
-from methods.errors import UserError
+from methods.contract.errors import UserError
+from methods.contract.method import Compute
 
 LIMIT = 8
 TEMPLATE = (

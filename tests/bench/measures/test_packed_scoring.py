@@ -6,8 +6,8 @@ import torch
 from bench.measures import packed_scoring
 from bench.measures.packed_scoring import ATTENTIONS, find_obstacle, score
 from helpers import models
-from methods.families import FAMILIES
-from methods.quantizing.inputs import round_inputs
+from methods.model.families import FAMILIES
+from methods.workshop.quantizing.inputs import round_inputs
 
 MAX_LENGTH = 24
 

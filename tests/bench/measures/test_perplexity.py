@@ -19,8 +19,8 @@ from bench.measures.window_pass import LogitPart, logit_parts
 from bench.measures.windowed import Windows
 from helpers import runs
 from helpers.measuring import context_of
-from methods.contract import Compute
-from methods.errors import UserError
+from methods.contract.errors import UserError
+from methods.contract.method import Compute
 
 SEQLEN = 32
 ROWS = [

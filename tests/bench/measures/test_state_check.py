@@ -11,8 +11,8 @@ from bench.measures.continuation import Continuation
 from bench.measures.zeroshot import Zeroshot
 from helpers import runs
 from helpers.measuring import context_of
-from methods.contract import Compute
-from methods.errors import Diverged
+from methods.contract.errors import Diverged
+from methods.contract.method import Compute
 
 pytestmark = pytest.mark.usefixtures("cache")
 

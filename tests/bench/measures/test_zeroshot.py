@@ -20,8 +20,8 @@ from bench.inputs.task_yaml import read_task
 from bench.measures import packed_scoring
 from bench.results.store import ReadOnlyStore
 from helpers import runs
-from methods.contract import Compute, NoProgress
-from methods.errors import UserError
+from methods.contract.errors import UserError
+from methods.contract.method import Compute, NoProgress
 
 PIQA = [
     ("To open a jar", "turn its lid", "turn the sun", 0),

@@ -14,7 +14,7 @@ from bench.planning.estimate import count_operations, rows
 from bench.planning.memory import training_device_bytes
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("cache")
 

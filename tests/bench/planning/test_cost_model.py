@@ -18,7 +18,7 @@ from bench.planning.past_costs import PastCost, machine_of, measure_part, read_p
 from bench.planning.sizes import count_sizes
 from bench.system import provenance
 from helpers import runs
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 RECORDS = Path(__file__).parents[3] / "results/smollm2-search/records"
 

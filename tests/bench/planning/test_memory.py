@@ -6,9 +6,9 @@ from bench import api
 from bench.inputs import loading
 from bench.planning import memory, refusal
 from helpers import models, runs
-from methods.contract import LIBRARY_BYTES, Compute
-from methods.pruning.holders import hold
-from methods.targets import family_of
+from methods.contract.method import LIBRARY_BYTES, Compute
+from methods.model.targets import family_of
+from methods.workshop.pruning.holders import hold
 
 
 @pytest.fixture(

@@ -21,8 +21,8 @@ from bench.quantizers.allocated import pruner_code
 from bench.system import provenance
 from bench.system.interpreter import OWN_PACKAGES
 from helpers import models, runs
-from methods.errors import UserError
-from methods.families import FAMILIES
+from methods.contract.errors import UserError
+from methods.model.families import FAMILIES
 
 pytestmark = pytest.mark.usefixtures("cache")
 

@@ -6,7 +6,7 @@ from bench import api
 from bench.planning.spec import Spec
 from bench.results import reproduce
 from helpers import fake_records, runs
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 SOURCE = """
 from dataclasses import dataclass

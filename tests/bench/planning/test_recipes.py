@@ -12,7 +12,7 @@ from bench.results import reproduce
 from bench.results.consistency import require_consistent
 from bench.results.record import parse
 from helpers.runs import small
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("cache")
 

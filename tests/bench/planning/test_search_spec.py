@@ -4,7 +4,7 @@ import pytest
 
 from bench.planning.search import Range, Search, read_search
 from bench.planning.spec import Spec
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 SPEC = {
     "models": ["tiny"],
@@ -76,8 +76,8 @@ def test_a_spec_and_its_search():
                     }
                 },
             ),
-            "search.trials=13 is more than the 12 combinations that the fields of cast can take: use "
-            "at most 12",
+            "search.trials=13 is more than the 12 combinations that the fields of cast can take: "
+            "use at most 12",
         ),
         (SPEC | {"methods": ["cast"]}, "leave methods out"),
         (SPEC | {"perplexity": {"data": "wiki-mini"}}, 'set split = "validation"'),

@@ -7,7 +7,7 @@ from bench.planning import estimate, shards
 from bench.planning.plan import make_plan
 from bench.planning.shards import divide, parse_shard
 from helpers import runs
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 METHODS = ("magnitude", "wanda", "sparsegpt", "cast")
 

@@ -18,7 +18,7 @@ from bench.planning.spec import Spec
 from bench.results.store import Store
 from bench.system import devices
 from helpers import runs
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("cache")
 

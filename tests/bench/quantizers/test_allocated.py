@@ -14,8 +14,8 @@ from bench.quantizers.allocated import Allocated, LinearChoice, parse_pruner, pr
 from bench.quantizers.gptq import Int3Gptq
 from bench.quantizers.rounding import Int8
 from helpers.models import store
-from methods.errors import UserError
-from methods.pattern import Pattern
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import torch
 from bench.quantizers import gptq
 from bench.quantizers.gptq import Int4Gptq, largest_first, left_to_right, quantize
 from helpers.oracles import agree
-from methods.pattern import Pattern
-from methods.pruning.hessian import add_gram, symmetric
-from methods.quantizing.grids import Integer, round_
+from methods.contract.pattern import Pattern
+from methods.workshop.pruning.hessian import add_gram, symmetric
+from methods.workshop.quantizing.grids import Integer, round_
 
 pytestmark = pytest.mark.numeric
 

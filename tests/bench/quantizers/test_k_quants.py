@@ -9,7 +9,7 @@ from baselines.magnitude import Magnitude
 from bench.export import gguf_file, llama_cpp
 from bench.quantizers import k_quants
 from helpers.models import store
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 NAMES = [
     "q4_k",

@@ -12,12 +12,12 @@ from baselines.magnitude import Magnitude
 from bench.catalog.choice import build
 from bench.catalog.entries import QUANTIZERS
 from helpers import models
-from methods.errors import UserError
-from methods.pattern import Pattern
-from methods.quantizing import grids
-from methods.quantizing.grids import NF4, group_size
-from methods.quantizing.inputs import ACTIVATIONS_KEY, INPUT_FORMATS
-from methods.targets import dense_weight
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
+from methods.model.targets import dense_weight
+from methods.workshop.quantizing import grids
+from methods.workshop.quantizing.grids import NF4, group_size
+from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY, INPUT_FORMATS
 
 ENTRIES = {
     n: e for n, e in QUANTIZERS.items() if n != "none" and e.module.endswith((".rounding", ".gptq"))

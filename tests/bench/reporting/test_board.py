@@ -14,8 +14,8 @@ from bench.reporting.protocol import group_by_protocol
 from bench.results.identity import CalibrationText
 from bench.results.record import Item, ReadingRow
 from helpers import fake_records, reports, runs
-from methods.errors import UserError
-from methods.pattern import Pattern
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
 
 
 def tables(*roots, **options):
@@ -446,7 +446,7 @@ def test_a_record_in_two_folders_is_of_the_one_that_it_was_taken_from(tmp_path):
 def test_a_measure_says_which_of_its_metrics_a_leaderboard_shows(tmp_path, monkeypatch):
     """Also one of a plug-in, if it is installed."""
     source = (
-        "from typing import ClassVar\nfrom methods.info import MeasureInfo, Metric\n"
+        "from typing import ClassVar\nfrom methods.contract.info import MeasureInfo, Metric\n"
         "class Norm:\n    info: ClassVar[MeasureInfo] = MeasureInfo(metrics=(Metric('max_norm', "
         "'1', on_board=True),))\n"
     )

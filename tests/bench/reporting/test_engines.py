@@ -11,7 +11,7 @@ from scipy import stats
 from bench.reporting import engines
 from bench.results.identity import Identity, Protocol
 from bench.results.record import Record
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 BLOCKS = 12
 PACE = np.linspace(1, 2, BLOCKS)

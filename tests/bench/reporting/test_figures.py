@@ -14,7 +14,7 @@ from bench.reporting.drawing import LIGHT
 from bench.results.record import Record
 from bench.results.store import Store
 from helpers import fake_records, reports, runs
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 def record(curve=None, **labels):

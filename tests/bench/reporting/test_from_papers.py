@@ -7,7 +7,7 @@ import pytest
 
 from bench.reporting import from_papers
 from helpers import reports
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 

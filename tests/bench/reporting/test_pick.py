@@ -14,7 +14,7 @@ from bench.compare.resolve import read
 from bench.reporting import board, pairwise, pick
 from bench.results import reproduce
 from helpers import fake_records, reports
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 ROOT = reports.ROOT
 

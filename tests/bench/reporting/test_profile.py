@@ -8,7 +8,7 @@ import pytest
 from bench.compare.resolve import read
 from bench.reporting import board, latex, leaderboard, pick, profile, table_figures
 from helpers import fake_records
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 TASKS = (
     "code/mbpp@3-shotx40",

@@ -9,7 +9,7 @@ from bench.compare.resolve import read
 from bench.reporting import leaderboard, pareto, table_figures
 from bench.reporting.smaller_models import NOT_MADE
 from helpers import fake_records
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 TASKS = ("code/mbpp@3-shotx40", "code/humaneval@3-shotx40", "mathematics/gsm8k@8-shotx40")
 

@@ -9,7 +9,7 @@ from bench.results import reproduce
 from bench.results.artifacts import find_pruned
 from bench.results.store import ReadOnlyStore, Store
 from helpers import fake_records
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 RESULTS = Path(__file__).parents[3] / "results/smollm2-135m-wanda7"
 

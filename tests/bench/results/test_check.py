@@ -17,7 +17,7 @@ from bench.results.store import ReadOnlyStore, Store
 from helpers import fake_records
 from helpers.hostile_results import valid
 from helpers.limits import limits
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("cache")
 

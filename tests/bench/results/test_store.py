@@ -11,7 +11,7 @@ from bench.results.record import RENAMED_MODELS, SCHEMA, Item, Record
 from bench.results.store import ReadOnlyStore, Store, is_disk_full
 from bench.system.files import atomic_write
 from helpers import fake_records, runs
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 KEY = "ab" * 32
 (RENAMED,) = RENAMED_MODELS

@@ -41,7 +41,7 @@ from helpers.drafts import (
     with_raw,
 )
 from helpers.limits import limits
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from bench.catalog.entries import METHODS
 from bench.system import cache, environments
 from bench.system.environments import EnvironmentSpec
 from helpers import runs
-from methods.errors import Skipped, UserError
+from methods.contract.errors import Skipped, UserError
 
 PYTHON = f"""#!{sys.executable}
 import json, os, shutil, sys

@@ -12,7 +12,7 @@ from bench.planning.spec import Spec
 from bench.system import limits
 from bench.system.files import require_folder
 from helpers import runs
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 OPEN, SIZE = resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE
 

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.system import packages
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 
 def test_extras_are_those_of_the_metadata(monkeypatch):

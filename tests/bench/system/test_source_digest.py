@@ -13,7 +13,7 @@ from bench.planning.model_inputs import LOADER
 from bench.system import module_files, source_digest
 from bench.system.interpreter import OWN_PACKAGES, ROOT
 from bench.system.source_digest import digest_modules, digest_source
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 WINDOWS = "bench/inputs/windows.py"
 
@@ -122,8 +122,8 @@ def test_a_moved_file_or_package_changes_nothing(tree):
     before = [digest(root) for root in roots]
     places = [
         (WINDOWS, "bench/inputs/crops.py"),
-        ("methods/pruning/walk.py", "methods/blockwise.py"),
-        ("methods/quantizing/grids.py", "methods/workshop/rounding/grids.py"),
+        ("methods/workshop/pruning/walk.py", "methods/blockwise.py"),
+        ("methods/workshop/quantizing/grids.py", "methods/workshop/rounding/grids.py"),
         (
             "bench/inputs/corpora.py",
             "bench/texts.py",
@@ -188,7 +188,7 @@ def test_a_comment_or_docstring_changes_nothing(tree):
 def test_what_methods_share_counts_for_methods_and_quantizers_that_use_it(tree):
     before = {m: digest(m) for m in (METHOD, QUANTIZER, "cast.method", CROPS)}
 
-    rewrite(tree / "methods/pruning/walk.py", "self", "itself")
+    rewrite(tree / "methods/workshop/pruning/walk.py", "self", "itself")
 
     assert {m for m in before if digest(m) != before[m]} == {METHOD, QUANTIZER}
 
@@ -198,7 +198,7 @@ def test_the_loss_of_a_training_counts_only_for_methods_that_use_it(tree, monkey
     monkeypatch.syspath_prepend(tree)
     before = {m: digest(m) for m in ("baselines.retrain", "cast.method", "outer")}
 
-    rewrite(tree / "methods/training/distill.py", "temperature**2", "temperature**3")
+    rewrite(tree / "methods/workshop/training/distill.py", "temperature**2", "temperature**3")
 
     assert {m for m in before if digest(m) != before[m]} == {"baselines.retrain", "cast.method"}
 
@@ -251,7 +251,9 @@ def test_what_a_class_states_about_itself_is_no_part_of_its_code(tree):
     before = digest(METHOD), digest(MEASURE)
     rewrite(tree / "baselines/wanda.py", "Cost(passes=2)", "Cost(passes=3, also='more')")
     rewrite(tree / "bench/measures/perplexity.py", "margin=0.005", "margin=0.006")
-    rewrite(tree / "methods/info.py", "HESSIANS_PER_LINEAR = 1.3", "HESSIANS_PER_LINEAR = 2.0")
+    rewrite(
+        tree / "methods/contract/info.py", "HESSIANS_PER_LINEAR = 1.3", "HESSIANS_PER_LINEAR = 2.0"
+    )
     assert (digest(METHOD), digest(MEASURE)) == before
 
     rewrite(tree / "baselines/wanda.py", "Needs.CALIBRATION", "Needs.CALIBRATION | Needs.TEACHER")

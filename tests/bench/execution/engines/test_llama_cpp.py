@@ -14,8 +14,8 @@ from bench.execution.engines.contract import Step
 from bench.export import gguf_file
 from bench.inputs import loading
 from helpers.models import build, write
-from methods.contract import Compute
-from methods.errors import UserError
+from methods.contract.errors import UserError
+from methods.contract.method import Compute
 
 KINDS = ("fp16", "q8_0", "q4_k_m", "q4_0")
 

@@ -7,9 +7,9 @@ from bench.execution.engines import ours
 from bench.execution.engines.contract import Step
 from bench.inputs import loading
 from helpers.runs import prune, tiny
-from methods.contract import Compute
-from methods.folder import Folder
-from methods.targets import find_targets
+from methods.contract.method import Compute
+from methods.model.folder import Folder
+from methods.model.targets import find_targets
 
 
 class Versions:

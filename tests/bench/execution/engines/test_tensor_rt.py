@@ -11,7 +11,7 @@ import torch
 
 from bench.execution.engines import tensor_rt
 from bench.execution.engines.contract import Step
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 SHAPES = {
     "input_ids": (-1, -1), "attention_mask": (-1, -1), "position_ids": (-1, -1),

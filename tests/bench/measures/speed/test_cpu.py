@@ -25,13 +25,13 @@ from helpers import fake_records
 from helpers.measuring import context_of
 from helpers.models import random_folder, store
 from helpers.runs import prune, run_here, small, tiny
-from methods.codec import FloatCodec, Storage, StoredWeight
-from methods.contract import Compute
-from methods.errors import Skipped, UserError
-from methods.folder import Folder
-from methods.pattern import Pattern
-from methods.quantizing.grid_codec import GridCodec
-from methods.targets import find_targets
+from methods.contract.codec import FloatCodec, Storage, StoredWeight
+from methods.contract.errors import Skipped, UserError
+from methods.contract.method import Compute
+from methods.contract.pattern import Pattern
+from methods.model.folder import Folder
+from methods.model.targets import find_targets
+from methods.workshop.quantizing.grid_codec import GridCodec
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from bench.measures.speed import comparison, cuda, measure
 from bench.planning.spec import Spec
 from helpers.fake_cuda import Sparse, bind
 from helpers.runs import prune, tiny
-from methods.errors import Skipped
-from methods.pattern import Pattern
+from methods.contract.errors import Skipped
+from methods.contract.pattern import Pattern
 
 KINDS = cuda.KINDS
 
@@ -236,8 +236,8 @@ def test_a_whole_model_on_a_card(tmp_path):
     from bench.kernels.linear24 import swap_linears
     from bench.kernels.packed24 import pack
     from bench.measures.speed import decoding
-    from methods.contract import Compute
-    from methods.targets import find_targets
+    from methods.contract.method import Compute
+    from methods.model.targets import find_targets
 
     compute = Compute(device=torch.device("cuda"), dtype=torch.bfloat16)
     folder = prune(tiny(tmp_path / "tiny"))

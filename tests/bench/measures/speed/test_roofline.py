@@ -7,7 +7,7 @@ import pytest
 
 from bench.measures.speed import roofline
 from helpers.runs import TINY
-from methods.errors import UserError
+from methods.contract.errors import UserError
 
 H100 = roofline.device_specs()["h100"]
 

@@ -1,0 +1,158 @@
+"""Sparsity patterns along the input dimension: n:m, and unstructured.
+
+**n:m keeps n of every m consecutive weights** of a row. In some papers the same words count the
+zeros.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from methods.contract.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Keep n of every m consecutive weights; if m is 0, all but a fraction `sparsity` of the
+    weights.
+
+    Weights and scores are [out, in]. Dense is n = m.
+    """
+
+    n: int = 1
+    m: int = 1
+    sparsity: float = 0.0
+    beside: str = ""
+    """Low-rank term beside the weights: its rank, such as "r16", or the share of the dense bytes
+    that it takes, "10%"."""
+    removed: tuple[str, str] | None = None
+    """Method that removed parts of the model, and their number or share: ("depth", "25%"). The rest
+    is dense."""
+
+    @classmethod
+    def parse(cls, text: str) -> Pattern:
+        """Read "2:4" (2 of every 4 kept), "50%" (half of the weights zero, anywhere), "dense", or
+        "NAME 25%": a quarter of the parts removed by the method NAME. " + r16" after n:m or a
+        sparsity is a low-rank term of rank 16, and " + 10%" one that takes a tenth of the dense
+        bytes. `str` is the inverse.
+
+        Raises:
+            UserError: anything else.
+        """
+        base, _, beside = text.partition(" + ")
+        if (
+            re.fullmatch(r"r[0-9]{1,6}|[0-9]{1,6}(\.[0-9]{1,4})?%", beside)
+            and not (pattern := cls.parse(base)).dense
+        ):
+            return replace(pattern, beside=beside)
+        if text == "dense":
+            return cls()
+        if match := re.fullmatch(
+            r"([a-z][a-z0-9_-]{0,63}) ([0-9]{1,6}(?:\.[0-9]{1,4})?%|[0-9]{1,6})", text
+        ):
+            return cls(removed=(match[1], match[2]))
+        if match := re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text):
+            n, m = int(match[1]), int(match[2])
+            if 0 < n <= m:
+                return cls(n, m) if n < m else cls()
+            raise UserError(
+                f"invalid pattern {text!r}: n:m keeps n of every m weights, so n must be from 1 "
+                "to m; for example 2:4"
+            )
+        if (match := re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,4})?)%", text)) and 0 < float(
+            match[1]
+        ) < 100:
+            return cls(0, 0, float(match[1]) / 100)
+        raise UserError(
+            f"invalid pattern {text!r}: use n:m (2:4 keeps 2 of every 4), a sparsity of up to "
+            "four decimals (50%) or dense"
+        )
+
+    def __str__(self) -> str:
+        if self.removed:
+            return " ".join(self.removed)
+        if self.dense:
+            return "dense"
+        if self.beside:
+            return f"{self.base} + {self.beside}"
+        return f"{self.n}:{self.m}" if self.m else f"{100 * self.sparsity:g}%"
+
+    @property
+    def base(self) -> Pattern:
+        """The pattern of the weights alone."""
+        return replace(self, beside="")
+
+    @property
+    def dense(self) -> bool:
+        return self.m > 0 and self.n == self.m
+
+    @property
+    def unstructured(self) -> bool:
+        return self.m == 0
+
+    @property
+    def share(self) -> float:
+        """Fraction of the weights that are zero."""
+        return 1 - self.n / self.m if self.m else self.sparsity
+
+    def require_groups(self, label: str) -> None:
+        """Raise UserError if the pattern is unstructured. label: name of the method that needs
+        n:m."""
+        if self.unstructured:
+            raise UserError(
+                f"{label} needs an n:m pattern, and {self} is not one: use, for example, 2:4"
+            )
+
+    def fits(self, width: int) -> bool:
+        """Return whether a row of `width` weights is a whole number of groups."""
+        return self.m == 0 or width % self.m == 0
+
+    def require_whole_groups(self, size: int, option: str) -> None:
+        """Raise UserError if `size` columns are not a whole number of groups. option: name of the
+        setting."""
+        if not self.fits(size):
+            raise UserError(
+                f"invalid {option}={size}: must be a multiple of {self.m} for pattern {self}"
+            )
+
+    def keep(self, score: Tensor, *, per: str = "layer") -> Tensor:
+        """Return the mask of the largest scores: bool [out, in], like score. Of equal scores the
+        first is kept.
+
+        per: "layer" or "row", the unit in which an unstructured pattern is counted.
+
+        Raises:
+            ValueError: another unit.
+            FloatingPointError: a score is NaN.
+        """
+        if per not in ("layer", "row"):
+            raise ValueError(f"unknown per={per!r}: give layer or row")
+        from methods.workshop.pruning import selection  # here, so that a plan needs no torch
+
+        if self.m:
+            return selection.best_of_groups(score, self.n, self.m)
+        return selection.best(score, self.sparsity, per)
+
+    def violations(self, weight: Tensor) -> int:
+        """Return the number of groups of `weight` [out, in] with more than n non-zeros.
+
+        Unstructured: the number of excess non-zeros. Rounding may leave one more in each row.
+        """
+        if self.dense:
+            return 0
+        if self.m:
+            return int((weight.unflatten(-1, (-1, self.m)).count_nonzero(-1) > self.n).sum())
+        allowed = weight.numel() * (1 - self.sparsity) + weight.shape[0]
+        return max(0, int(weight.count_nonzero()) - int(allowed))
+
+    def broken_in(self, count: int) -> str:
+        """Return words for a number of violations: "2:4 does not hold in 1 group"."""
+        return (
+            f"{self} does not hold in {count:,} "
+            f"{'group' if self.m else 'weight'}{'' if count == 1 else 's'}"
+        )
