@@ -73,13 +73,16 @@ class CatalogEntry(MethodInfo):
 class Catalog(Mapping[str, CatalogEntry]):
     """Entries by name. Each is read from the source of its class when it is first asked for."""
 
-    def __init__(self, names: Mapping[str, str | CatalogEntry]) -> None:
-        """names: MODULE:CLASS by name, or the entry of a name that has no class."""
-        self._names = names
+    def __init__(self, names: Mapping[str, str | CatalogEntry], of_classes: bool = True) -> None:
+        """names: MODULE:CLASS by name, or the entry of a name that has no class. of_classes: False
+        if names stand for functions or other objects, which declare nothing."""
+        self._names, self.of_classes = names, of_classes
 
     def __getitem__(self, name: str) -> CatalogEntry:
         known = self._names[name]
-        return known if isinstance(known, CatalogEntry) else read_source(known)
+        if isinstance(known, CatalogEntry):
+            return known
+        return read_source(known) if self.of_classes else CatalogEntry(target=known)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -1,13 +1,61 @@
 """The names that are built in. The class behind a name says the rest: `bench.catalog.declarations`
-reads it."""
+reads it. What is in a part of bench/parts is named there."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from bench.catalog.declarations import Catalog, CatalogEntry
+from bench.catalog.parts import entries_of_parts
 
 DECIDES_NO_NUMBER = True
 
-METHODS = Catalog(
+
+def _section(
+    name: str, core: Mapping[str, str | CatalogEntry], *, of_classes: bool = True
+) -> Catalog:
+    return Catalog({**core, **entries_of_parts(name)}, of_classes)
+
+
+COMMANDS = _section(
+    "commands",
+    {
+        "run": "bench.cli.run:run",
+        "plan": "bench.cli.run:plan",
+        "top": "bench.cli.watch:top",
+        "search": "bench.cli.search:search",
+        "ls": "bench.cli.results:ls",
+        "show": "bench.cli.results:show",
+        "figure": "bench.cli.results:figure",
+        "scaling": "bench.cli.results:scaling",
+        "report": "bench.cli.results:report",
+        "pick": "bench.cli.pick:pick",
+        "pull": "bench.cli.models:pull",
+        "prune": "bench.cli.run:prune",
+        "finetune": "bench.cli.run:finetune",
+        "verify": "bench.cli.models:verify",
+        "export": "bench.cli.models:export",
+        "doctor": "bench.cli.setup:doctor",
+        "compare": "bench.cli.compare:compare",
+        "gate": "bench.cli.compare:gate",
+        "history": "bench.cli.compare:history",
+        "check": "bench.cli.check:check",
+        "sign": "bench.cli.check:sign",
+        "merge": "bench.cli.check:merge",
+        "import": "bench.cli.compare:import_results",
+        "allocate": "bench.cli.allocate:allocate",
+        "speed": "bench.cli.speed:speed",
+        "submit": "bench.cli.submit:submit",
+        "cache": "bench.cli.setup:cache_app",
+        "env": "bench.cli.setup:env_app",
+        "baseline": "bench.cli.compare:baseline_app",
+    },
+    of_classes=False,
+)
+"""Functions, or groups of typer, in the order of the help."""
+
+METHODS = _section(
+    "methods",
     {
         "dense": "baselines.dense:Dense",
         "magnitude": "baselines.magnitude:Magnitude",
@@ -42,10 +90,11 @@ METHODS = Catalog(
         "sr-ste": "baselines.sr_ste:SrSte",
         "ast": "baselines.sr_ste:Ast",
         "folder": "bench.formats.method:ModelFolder",
-    }
+    },
 )
 
-QUANTIZERS = Catalog(
+QUANTIZERS = _section(
+    "quantizers",
     {
         "none": CatalogEntry(target="", about="no quantization"),
         "int8": "bench.quantizers.rounding:Int8",
@@ -79,10 +128,11 @@ QUANTIZERS = Catalog(
         "llmcompressor-mxfp4": "bench.quantizers.libraries:LlmCompressorMxFp4",
         "auto-round": "bench.quantizers.libraries:AutoRound",
         "torchao-int4": "bench.quantizers.libraries:TorchaoInt4",
-    }
+    },
 )
 
-MEASURES = Catalog(
+MEASURES = _section(
+    "measures",
     {
         "size": "bench.measures.size:Size",
         "perplexity": "bench.measures.perplexity:Perplexity",
@@ -92,21 +142,23 @@ MEASURES = Catalog(
         "continuation": "bench.measures.continuation:Continuation",
         "speed": "bench.measures.speed.measure:Speed",
         "pattern": "bench.measures.pattern:PatternHolds",
-    }
+    },
 )
 """Measures in the order of their columns in a leaderboard."""
 
-CODECS = Catalog(
+CODECS = _section(
+    "codecs",
     {
         "float": "methods.contract.codec:FloatCodec",
         "grid": "methods.workshop.quantizing.grid_codec:GridCodec",
         "ggml": "bench.quantizers.k_quants:GgmlCodec",
         "affine": "bench.quantizers.libraries:AffineCodec",
         "compressed-tensors": "bench.formats.compressed_tensors:CompressedTensorsCodec",
-    }
+    },
 )
 
-EXPORTS = Catalog(
+EXPORTS = _section(
+    "exports",
     {
         "hf": "bench.export.formats:Dense",
         "stored": "bench.export.formats:Stored",
@@ -118,25 +170,27 @@ EXPORTS = Catalog(
         "onnx": "bench.export.formats:Onnx",
         "eee": "bench.export.formats:EveryEvalEver",
         "lm-eval": "bench.export.formats:LmEval",
-    }
+    },
 )
 
-TRACKERS = Catalog(
+TRACKERS = _section(
+    "trackers",
     {
         "mlflow": "bench.execution.trackers.mlflow_runs:MlflowRuns",
         "wandb": "bench.execution.trackers.wandb_runs:WandbRuns",
-    }
+    },
 )
 """Experiment trackers. A name is also that of the package that it needs, and of the extra that
 installs it."""
 
-READERS = Catalog(
+READERS = _section(
+    "readers",
     {
         "gguf": "bench.formats.opening:Gguf",
         "packed24": "bench.formats.opening:Packed24",
         "adapter": "bench.formats.opening:Adapter",
         "stored": "bench.formats.opening:Stored",
-    }
+    },
 )
 """Formats of models made elsewhere, in the order in which they are asked. The rest is
 safetensors."""

@@ -21,7 +21,16 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from bench.catalog.declarations import Catalog, CatalogEntry, describe
-from bench.catalog.entries import CODECS, EXPORTS, MEASURES, METHODS, QUANTIZERS, READERS, TRACKERS
+from bench.catalog.entries import (
+    CODECS,
+    COMMANDS,
+    EXPORTS,
+    MEASURES,
+    METHODS,
+    QUANTIZERS,
+    READERS,
+    TRACKERS,
+)
 from bench.system.suggest import describe_unknown, shorten
 from methods.contract.errors import UserError
 
@@ -36,6 +45,7 @@ SECTIONS: dict[str, Catalog] = {
     "exports": EXPORTS,
     "readers": READERS,
     "trackers": TRACKERS,
+    "commands": COMMANDS,
 }
 """Entries that are built in, by the name that commands and entry-point groups use for them."""
 NOUNS = {"exports": "format"}
@@ -180,7 +190,10 @@ def _import_plugin(point: EntryPoint) -> CatalogEntry:
         with _guest(point.name, target):
             if not match or not match["attr"]:
                 raise ValueError(f"its entry point {point.value!r} is not MODULE:CLASS")
-            if not isinstance(declared := resolve_name(target), type):
+            declared = resolve_name(target)
+            if not SECTIONS[point.group.removeprefix("cast_bench.")].of_classes:
+                return CatalogEntry(target=target, is_plugin=True)
+            if not isinstance(declared, type):
                 raise TypeError(f"{target} is no class")
             return describe(target, declared, is_plugin=True)
     except UserError as fault:
@@ -230,7 +243,7 @@ def lookup(kind: str, name: str) -> CatalogEntry:
 
 
 def load(entry: CatalogEntry) -> Any:
-    """Import the class of an entry. Raise UserError if a plug-in cannot be imported."""
+    """Import the class or object of an entry. Raise UserError if a plug-in cannot be imported."""
     if entry.module.endswith(".py"):
         return classes_of(entry.module)[entry.target.partition(":")[2]]
     with guarded(entry):

@@ -8,29 +8,15 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.main import get_command, get_group
 
 from bench.catalog import registry
-from bench.cli import (
-    allocate,
-    check,
-    compare,
-    conformance,
-    families,
-    models,
-    pick,
-    results,
-    run,
-    search,
-    setup,
-    speed,
-    submit,
-    watch,
-)
 from bench.cli.console import note, print_line
 from bench.execution import signals
 from bench.system import interpreter, provenance, terminal
@@ -40,25 +26,6 @@ from bench.system.suggest import shorten
 from bench.system.validation import describe_allowed
 from methods.contract.errors import UserError
 
-app = typer.Typer(
-    name="bench",
-    help="Prune, quantize, measure and compare language models.",
-    epilog="Exit codes: 0 success. 1 a measurement, a gate or a check failed. 2 invalid input; one "
-    "line says why. 130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP; run the same command "
-    "to resume. 141 the output's reader has gone.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-COMMANDS = (
-    run.run, run.plan, watch.top, search.search, allocate.allocate, results.ls, results.show,
-    results.figure, results.scaling, results.report, pick.pick, models.pull, run.prune,
-    run.finetune, models.verify, models.export, speed.speed, setup.doctor, conformance.conformance,
-    compare.compare, compare.gate, compare.history, check.check, check.sign, check.merge,
-    submit.submit,
-)  # fmt: skip
-"""Commands in the order of the help."""
 USAGE_ERROR: Any = typer.BadParameter.__base__
 """Base class of typer's errors about a command line, which has no public name."""
 PATH_ERRORS = (
@@ -82,14 +49,48 @@ class _Command(TyperCommand):
         super().format_options(ctx, formatter)
 
 
-for command in COMMANDS:
-    app.command(cls=_Command)(command)
-# A keyword of Python is no name of a function.
-app.command("import", cls=_Command)(compare.import_results)
-app.add_typer(families.families_app, name="families")
-app.add_typer(setup.cache_app, name="cache")
-app.add_typer(setup.env_app, name="env")
-app.add_typer(compare.baseline_app, name="baseline")
+class _Commands(Mapping[str, Any]):
+    """The commands of the catalog by name. Each is imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        if not registry.is_installed("commands", name):
+            raise KeyError(name)
+        entry = registry.lookup("commands", name)
+        with registry.guarded(entry):
+            found = registry.load(entry)
+            if isinstance(found, typer.Typer):
+                return get_group(found)
+            alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+            alone.command(name, cls=_Command)(found)
+            return get_command(alone)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(registry.names("commands"))
+
+    def __len__(self) -> int:
+        return len(registry.names("commands"))
+
+
+class _Program(TyperGroup):
+    """The program. Its commands are found in the catalog, those of plug-ins too."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = _Commands()  # type: ignore[assignment]
+
+
+app = typer.Typer(
+    name="bench",
+    cls=_Program,
+    help="Prune, quantize, measure and compare language models.",
+    epilog="Exit codes: 0 success. 1 a measurement, a gate or a check failed. 2 invalid input; one "
+    "line says why. 130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP; run the same command to "
+    "resume. 141 the output's reader has gone.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 
 
 def _print_version(wanted: bool) -> None:

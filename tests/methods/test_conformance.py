@@ -4,8 +4,8 @@ import pytest
 
 from bench.catalog.choice import build
 from bench.catalog.entries import METHODS
-from bench.conformance.checks import CHECKS, declares_itself
-from bench.conformance.subject import Subject
+from bench.parts.conformance.checks import CHECKS, declares_itself
+from bench.parts.conformance.subject import Subject
 from helpers import runs
 from helpers.models import sample
 from methods.contract.info import Does

@@ -31,8 +31,8 @@ def conformance(
     twice, says their unit and direction, and has a column.
     """
     kind = _kind_of(name)
-    from bench.conformance import measures
-    from bench.conformance.checks import rows
+    from bench.parts.conformance import measures
+    from bench.parts.conformance.checks import rows
 
     try:
         if kind == "measures":

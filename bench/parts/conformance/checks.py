@@ -16,8 +16,8 @@ import psutil
 import torch
 
 from bench import verify
-from bench.conformance.subject import Subject, sample
 from bench.formats import stored
+from bench.parts.conformance.subject import Subject, sample
 from methods.contract.info import Does
 from methods.contract.method import Needs
 from methods.contract.pattern import Pattern

@@ -1,5 +1,5 @@
-"""Checks as tests: pytest --pyargs bench.conformance -k NAME. Without -k they run for the whole
-catalog."""
+"""Checks as tests: pytest --pyargs bench.parts.conformance -k NAME. Without -k they run for the
+whole catalog."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.catalog import registry
-from bench.conformance.checks import CHECKS, Check
-from bench.conformance.subject import sample
+from bench.parts.conformance.checks import CHECKS, Check
+from bench.parts.conformance.subject import sample
 from methods.contract.errors import Skipped, UserError
 from methods.contract.info import Does
 

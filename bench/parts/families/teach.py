@@ -13,10 +13,10 @@ import tomlkit
 import torch
 from torch import Tensor, nn
 
-from bench.families.probe import Probe, build
-from bench.families.structure import are_close, find_flow, find_width
 from bench.inputs import architecture, loading
 from bench.inputs.model_config import REDIRECTS, ModelConfig
+from bench.parts.families.probe import Probe, build
+from bench.parts.families.structure import are_close, find_flow, find_width
 from methods.contract.errors import UserError
 from methods.contract.method import Compute, Job
 from methods.contract.pattern import Pattern

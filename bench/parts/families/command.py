@@ -51,7 +51,7 @@ def families_teach(
     nothing must reproduce the model's forward pass, bit for bit. Comments at the end name what it
     left out of the entry, and why.
     """
-    from bench.families.teach import teach, to_toml
+    from bench.parts.families.teach import teach, to_toml
 
     for line in to_toml(teach(folder)).splitlines():
         print_line(line)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from bench.conformance import checks
-from bench.conformance.subject import sample
+from bench.parts.conformance import checks
+from bench.parts.conformance.subject import sample
 from helpers import plugins
 
 ENDS = {

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from bench.compare.resolve import read
-from bench.conformance import checks, measures
+from bench.parts.conformance import checks, measures
 from bench.results.record import ReadingRow
 from helpers import fake_records, plugins, runs
 from methods.contract.info import MeasureInfo, Metric

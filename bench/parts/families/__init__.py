@@ -1,1 +1,3 @@
 """Teach an architecture: derive its entry of families.toml from a model, and try it."""
+
+ENTRIES = {"commands": {"families": "bench.parts.families.command:families_app"}}

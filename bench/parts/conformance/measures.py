@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.catalog import named_files, registry
-from bench.conformance.checks import require, row
+from bench.parts.conformance.checks import require, row
 from bench.planning.spec import Spec
 from bench.results.check import check_folder
 from bench.results.record import Record

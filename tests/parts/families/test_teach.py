@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import ArceeConfig, AutoModelForCausalLM, MixtralConfig, PhiConfig, StableLmConfig
 
-from bench.families import teach
-from bench.families.probe import Probe, build
+from bench.parts.families import teach
+from bench.parts.families.probe import Probe, build
 from helpers.models import GROUPED, TOKENS, sample
 from methods.contract.errors import UserError
 from methods.model.families import FAMILIES, read_families
