@@ -12,7 +12,8 @@ from methods.contract.rules import CalibratedBy, TurnsBasis, WholeGroups
 
 def classes():
     """Those of trackers need other packages."""
-    for section in (names for kind, names in registry.SECTIONS.items() if kind != "trackers"):
+    sections = {kind: s for kind, s in registry.SECTIONS.items() if kind != "trackers"}
+    for section in (s for s in sections.values() if s.of_classes):
         yield from ((name, entry) for name, entry in section.items() if entry.target)
 
 
