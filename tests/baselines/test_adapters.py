@@ -284,9 +284,8 @@ def require_int4(outcome, job, dense, group=0):
         for row in after.flatten(0, 1):
             levels = (row / row.unique().diff().min()).round()
             step = row @ levels / (levels @ levels)
-            torch.testing.assert_close(
-                row / step, levels, rtol=0, atol=0.05
-            )  # auto-round's are rounded to float16
+            # Auto-round's are rounded to float16.
+            torch.testing.assert_close(row / step, levels, rtol=0, atol=0.05)
             assert 5 <= levels.abs().max() <= 8, target
         assert (after - before).norm() < 0.2 * before.norm(), target
 

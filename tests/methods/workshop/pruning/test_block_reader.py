@@ -51,9 +51,8 @@ def test_about_two_blocks_are_in_memory(deep, new_objects, accumulate, monkeypat
     monkeypatch.setattr(holders, "SHARD_BYTES", 1)
     model, job = deep
     block = 4 * (4 * 64 * 64 + 3 * 64 * 256 + 2 * 64)
-    inputs = (
-        4 * job.calibration.numel() * (64 + 3 * 64 + 256 if accumulate else 0)
-    )  # of the block; samples of its linears
+    # Of the block; samples of its linears.
+    inputs = 4 * job.calibration.numel() * (64 + 3 * 64 + 256 if accumulate else 0)
     before, peak = live_bytes(), 0
 
     for visit in Walk(model, job, accumulate):

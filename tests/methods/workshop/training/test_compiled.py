@@ -42,9 +42,8 @@ def test_compiled_blocks_train_as_others_do(llama, make_job, tmp_path, compiles)
         copy.deepcopy(llama), replace(job, workdir=tmp_path / "b")
     )
 
-    assert compiles == ["LlamaDecoderLayer"] * 2 * len(
-        compiled.blocks_of(llama)
-    )  # the teacher's, too
+    # The teacher's, too.
+    assert compiles == ["LlamaDecoderLayer"] * 2 * len(compiled.blocks_of(llama))
     assert other.notes.pop("compiled") is True
     assert plain.notes["curve"] == other.notes["curve"]
     assert all(block._compiled_call_impl is None for block in compiled.blocks_of(other.model))

@@ -125,9 +125,8 @@ def test_killed_and_resumed_equals_undisturbed(name, trained, tmp_path):
     ("name", "config", "at"),
     [
         *(pytest.param("cast", {}, at, marks=pytest.mark.full) for at in (3, 8, 10)),
-        *(
-            ("sr-ste", {"refresh": 3}, at) for at in (7, 9)
-        ),  # step 7 updates the masks, step 9 does not
+        # Step 7 updates the masks, step 9 does not.
+        *(("sr-ste", {"refresh": 3}, at) for at in (7, 9)),
         pytest.param("ast", {}, 7, marks=pytest.mark.full),
     ],
 )

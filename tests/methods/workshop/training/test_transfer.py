@@ -83,9 +83,8 @@ class Waits(TorchDispatchMode):
             if not (to_device and len(args) > 2 and args[2]):
                 self.note("copy between devices")
             return args[0]
-        if (
-            func is aten._fused_adamw_.default
-        ):  # the meta device has no such operator; it changes tensors in place
+        # The meta device has no such operator; it changes tensors in place.
+        if func is aten._fused_adamw_.default:
             return None
         if func is aten.exponential_.default:  # nor random numbers of a generator
             return args[0]
@@ -123,9 +122,8 @@ def count(make_job, tmp_path, monkeypatch):
             found = sys.modules[module]
             if hasattr(found, "_get_fused_kernels_supported_devices"):
                 monkeypatch.setattr(found, "_get_fused_kernels_supported_devices", lambda: ["meta"])
-        monkeypatch.setattr(
-            torch, "is_autocast_enabled", lambda *_: False
-        )  # it knows no meta device
+        # It knows no meta device.
+        monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
         monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
         generator = maskllm._generator
         monkeypatch.setattr(maskllm, "_generator", lambda device, *key: generator("cpu", *key))
@@ -151,12 +149,10 @@ LOGGED = [4, 9, 11]
 last ends the training."""
 WAITING = {
     "elsa": [0, *LOGGED],  # it projects every 32nd step, and reads how far the weights were
-    "ast": list(
-        range(STEPS)
-    ),  # its masks are chosen again in every step, and it reads how much of them changed
-    "sr-ste": list(
-        range(STEPS)
-    ),  # it chooses its masks in every step, and reads how much of them changed
+    # Its masks are chosen again in every step, and it reads how much of them changed.
+    "ast": list(range(STEPS)),
+    # It chooses its masks in every step, and reads how much of them changed.
+    "sr-ste": list(range(STEPS)),
     "proxsparse": list(range(STEPS)),  # its descent ends when every group has arrived
 }
 TRAINED = [name for name, entry in METHODS.items() if entry.trains]
