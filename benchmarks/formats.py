@@ -25,7 +25,7 @@ from baselines.smooth import Awq
 from bench.catalog import registry
 from bench.catalog.choice import build
 from bench.inputs import download, loading
-from bench.quantizers import k_quants
+from bench.parts.gguf import k_quants
 from bench.system.cache import temporary_folder
 from methods.contract.method import Compute, Job
 from methods.contract.pattern import Pattern
@@ -98,7 +98,8 @@ def compare_k_quants(folder: Path, room: Path) -> dict[str, Any]:
     too."""
     from gguf import GGUFReader
 
-    from bench.export import gguf_file, llama_cpp
+    from bench.inputs import llamacpp
+    from bench.parts.gguf import gguf_file
 
     gguf_file.write(folder, room / "f16.gguf", "f16")
     source = {
@@ -118,7 +119,7 @@ def compare_k_quants(folder: Path, room: Path) -> dict[str, Any]:
         ("q6_k", "q6_k"),
     ):
         for given in (importance, None):
-            llama_cpp.quantize(room / "f16.gguf", room / "out.gguf", kind, 1, given, pure=True)
+            llamacpp.quantize(room / "f16.gguf", room / "out.gguf", kind, 1, given, pure=True)
             found = {t.name: t for t in GGUFReader(room / "out.gguf").tensors if t.name in source}
             same, types = 0, set()
             for matrix, tensor in found.items():

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from harness import apart, finish, ratio, start
 
-from bench.export.model import export_model
+from bench.formats.writing import export_model
 from bench.inputs import loading
 from bench.kernels import linear24
 from bench.kernels.packed24 import pack, unpack

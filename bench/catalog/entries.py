@@ -34,7 +34,6 @@ COMMANDS = _section(
         "prune": "bench.cli.run:prune",
         "finetune": "bench.cli.run:finetune",
         "verify": "bench.cli.models:verify",
-        "export": "bench.cli.models:export",
         "doctor": "bench.cli.setup:doctor",
         "compare": "bench.cli.compare:compare",
         "gate": "bench.cli.compare:gate",
@@ -117,16 +116,7 @@ QUANTIZERS = _section(
         "allocated": "bench.quantizers.allocated:Allocated",
         "kv8": "bench.quantizers.cache:Kv8",
         "kv4": "bench.quantizers.cache:Kv4",
-        "q2_k": "bench.quantizers.k_quants:Q2K",
-        "q3_k": "bench.quantizers.k_quants:Q3K",
-        "q4_k": "bench.quantizers.k_quants:Q4K",
-        "q5_k": "bench.quantizers.k_quants:Q5K",
-        "q6_k": "bench.quantizers.k_quants:Q6K",
         "hqq": "bench.quantizers.libraries:Hqq",
-        "llmcompressor-gptq": "bench.quantizers.libraries:LlmCompressorGptq",
-        "llmcompressor-nvfp4": "bench.quantizers.libraries:LlmCompressorNvFp4",
-        "llmcompressor-mxfp4": "bench.quantizers.libraries:LlmCompressorMxFp4",
-        "auto-round": "bench.quantizers.libraries:AutoRound",
         "torchao-int4": "bench.quantizers.libraries:TorchaoInt4",
     },
 )
@@ -151,27 +141,11 @@ CODECS = _section(
     {
         "float": "methods.contract.codec:FloatCodec",
         "grid": "methods.workshop.quantizing.grid_codec:GridCodec",
-        "ggml": "bench.quantizers.k_quants:GgmlCodec",
         "affine": "bench.quantizers.libraries:AffineCodec",
-        "compressed-tensors": "bench.formats.compressed_tensors:CompressedTensorsCodec",
     },
 )
 
-EXPORTS = _section(
-    "exports",
-    {
-        "hf": "bench.export.formats:Dense",
-        "stored": "bench.export.formats:Stored",
-        "compressed-tensors": "bench.export.formats:CompressedTensors",
-        "gptq": "bench.export.formats:Gptq",
-        "awq": "bench.export.formats:Awq",
-        "gguf": "bench.export.formats:Gguf",
-        "packed24": "bench.export.formats:Packed24",
-        "onnx": "bench.export.formats:Onnx",
-        "eee": "bench.export.formats:EveryEvalEver",
-        "lm-eval": "bench.export.formats:LmEval",
-    },
-)
+EXPORTS = _section("exports", {"packed24": "bench.export.formats:Packed24"})
 
 TRACKERS = _section(
     "trackers",
@@ -186,7 +160,6 @@ installs it."""
 READERS = _section(
     "readers",
     {
-        "gguf": "bench.formats.opening:Gguf",
         "packed24": "bench.formats.opening:Packed24",
         "adapter": "bench.formats.opening:Adapter",
         "stored": "bench.formats.opening:Stored",

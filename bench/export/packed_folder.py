@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from bench.export.contract import ModelSource, Options
-from bench.export.integers import common_bits
+from bench.formats.contract import ModelSource, Options
 from bench.formats.stored import StoredFolder
+from bench.formats.stored_grids import common_bits
 from bench.inputs import architecture
 from bench.kernels import folder24
 from bench.kernels.integers24 import BITS, integers_of, pack_codes, pack_rounded

@@ -11,7 +11,7 @@ import typer
 
 from bench.catalog import registry
 from bench.cli import main
-from bench.export.contract import ModelFormat
+from bench.formats.contract import ModelFormat
 from bench.inputs.models import ALIASES
 from bench.inputs.shapes import known_shapes
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from baselines.lowrank import LowRank
 from baselines.recon import Recon
-from bench.export.model import export_model
+from bench.formats.writing import export_model
 from bench.inputs import loading, models
 from bench.measures.speed.measure import Speed
 from bench.results import check

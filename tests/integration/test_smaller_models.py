@@ -10,7 +10,7 @@ import torch
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM
 
-from bench.export.model import export_model
+from bench.formats.writing import export_model
 from bench.inputs import loading
 from bench.results.identity import chain_label
 from bench.results.store import ReadOnlyStore

@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.execution.engines.contract import Contestant, Step, require_device
 from bench.execution.versions import ModelVersions
-from bench.export.onnx_model import RANDOM_TOKENS
+from bench.formats.loaded import RANDOM_TOKENS
 from bench.kernels.timing import Work
 from bench.system.packages import pip_install, require
 

@@ -11,10 +11,10 @@ import pytest
 from bench.execution import time_models, versions
 from bench.execution.engines.contract import Contestant
 from bench.execution.versions import DENSE, SPARSE
-from bench.export import onnx_model
 from bench.inputs import models
 from bench.kernels import native
 from bench.measures.speed.comparison import Timings
+from bench.parts.onnx import onnx_model
 from bench.reporting import engines as reporting
 from bench.results.store import ReadOnlyStore
 from helpers import runs

@@ -8,9 +8,11 @@ import torch
 from gguf import GGUFReader, quants
 from safetensors.torch import load_file
 
-from bench.export import deployed, gguf_file, gptq_folder
-from bench.export.model import export_model
+from bench.formats import loaded as deployed
+from bench.formats.writing import export_model
 from bench.inputs import loading, windows
+from bench.parts.gguf import gguf_file
+from bench.parts.gptq import gptq_folder
 from bench.results.artifacts import find_pruned
 from bench.results.store import ReadOnlyStore
 from bench.verify import CheckFailed

@@ -9,7 +9,7 @@ from helpers import runs
 LIST = """
 import json
 
-from bench.export.contract import ModelFormat, ResultsFormat
+from bench.formats.contract import ModelFormat, ResultsFormat
 from methods.model.folder import Folder
 
 
@@ -88,7 +88,7 @@ def test_it_is_in_the_help_and_in_errors(tmp_path, output, refused):
         (
             "other",
             "cannot be used (TypeError: listing:Other does not derive from "
-            "bench.export.contract.ExportFormat",
+            "bench.formats.contract.ExportFormat",
         ),
     ],
 )

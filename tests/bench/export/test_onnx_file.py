@@ -6,7 +6,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from bench.export.onnx_file import OnnxFile
+from bench.parts.onnx.onnx_file import OnnxFile
 from methods.contract.errors import UserError
 from methods.contract.pattern import Pattern
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from baselines.magnitude import Magnitude
-from bench.export import onnx_file, onnx_model
-from bench.export.model import export_model
-from bench.export.onnx_file import OnnxFile
+from bench.formats.writing import export_model
 from bench.inputs import loading
+from bench.parts.onnx import onnx_file, onnx_model
+from bench.parts.onnx.onnx_file import OnnxFile
 from bench.verify import CheckFailed
 from helpers import runs
 from helpers.models import CONFIGS, build, job_for, write

@@ -10,7 +10,7 @@ import pytest
 from lm_eval import utils
 from lm_eval.result_schema import EvalResults, _EvalConfig
 
-from bench.export import result_sets
+from bench.parts.exports import result_sets
 from bench.results.identity import describe_prompt
 from bench.results.record import Item, ReadingRow
 from bench.system import digests

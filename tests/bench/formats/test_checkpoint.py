@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from bench.formats.checkpoint import content_digest
-from bench.formats.compressed_tensors import CompressedTensorsScheme
-from bench.formats.gptq import GptqScheme
 from bench.formats.opening import open_checkpoint
 from bench.inputs import architecture
+from bench.parts.compressed_tensors.codec import CompressedTensorsScheme
+from bench.parts.gptq.codec import GptqScheme
 from helpers import gguf_files, models, packers
 from methods.contract.errors import UserError
 from methods.model.experts import unfold

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from bench.export.model import export_model
+from bench.formats.writing import export_model
 from bench.kernels.folder24 import MANIFEST, Folder24, Writer24
 from bench.kernels.packed24 import pack
 from bench.results.store import ReadOnlyStore

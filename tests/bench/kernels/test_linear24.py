@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from baselines.magnitude import Magnitude
-from bench.export.model import export_model
+from bench.formats.writing import export_model
 from bench.inputs import loading
 from bench.kernels import cpu24, linear24, native
 from bench.kernels.integers24 import pack_rounded

@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 
-from bench.export.model import export_model
+from bench.formats.writing import export_model
 from bench.inputs import loading
 from bench.kernels import linear24
 from bench.kernels.folder24 import MANIFEST, Folder24

@@ -6,8 +6,8 @@ from gguf import GGUFReader
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from baselines.magnitude import Magnitude
-from bench.export import gguf_file, llama_cpp
-from bench.quantizers import k_quants
+from bench.inputs import llamacpp
+from bench.parts.gguf import gguf_file, k_quants
 from helpers.models import store
 from methods.contract.errors import UserError
 
@@ -49,7 +49,7 @@ def test_the_bytes_are_those_of_llama_cpp(name, weighed, model, tmp_path):
     gguf_file.write(folder, tmp_path / "f16.gguf", "f16")
     kind = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}.get(name, name)
     given = importance if weighed else None
-    llama_cpp.quantize(tmp_path / "f16.gguf", tmp_path / "out.gguf", kind, 1, given, pure=True)
+    llamacpp.quantize(tmp_path / "f16.gguf", tmp_path / "out.gguf", kind, 1, given, pure=True)
     tensors = {t.name: t for t in GGUFReader(tmp_path / "out.gguf").tensors}
 
     for theirs, ours in (

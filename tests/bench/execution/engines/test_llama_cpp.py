@@ -11,8 +11,8 @@ import torch
 
 from bench.execution.engines import llama_cpp
 from bench.execution.engines.contract import Step
-from bench.export import gguf_file
 from bench.inputs import loading
+from bench.parts.gguf import gguf_file
 from helpers.models import build, write
 from methods.contract.errors import UserError
 from methods.contract.method import Compute

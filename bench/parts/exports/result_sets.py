@@ -7,9 +7,9 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.formats.contract import ModelResults
 from bench.inputs.corpora import CORPORA
 from bench.inputs.models import ALIASES
 from bench.inputs.tasks import BUILTIN_TASKS
@@ -20,35 +20,6 @@ from bench.system.grouping import group_by
 
 OURS = "cast-bench"
 """Developer of the models that this project made."""
-
-
-@dataclass(frozen=True)
-class ModelResults:
-    """The records of one model, measured by one version of cast-bench."""
-
-    name: str
-    """Name in the form of a hub id."""
-    source: str
-    """Model that it was made from, by hub id if it has one."""
-    published: bool
-    """True if the source has a hub id."""
-    identity: Identity
-    """Identity of its records, without measure and protocol."""
-    records: tuple[Record, ...]
-
-    @property
-    def version(self) -> str:
-        return _version(self.records[0])
-
-    @property
-    def dense(self) -> bool:
-        """True for the unchanged source."""
-        return self.identity.method == "dense" and self.identity.quantizer == "none"
-
-    @property
-    def recorded(self) -> int:
-        """Time of the last record in seconds since 1970."""
-        return max(recorded_at(r) for r in self.records)
 
 
 def group_by_model(records: Iterable[Record]) -> tuple[list[ModelResults], dict[str, int]]:
@@ -69,13 +40,24 @@ def _model_results(records: list[Record]) -> ModelResults:
     base, hub = _base(records[0].identity.model)
     # The path of a folder is private.
     identity = records[0].identity.model_copy(update={"model": hub or base})
-    model = ModelResults("", hub or base, bool(hub), identity, tuple(records))
-    if model.dense:
-        return replace(model, name=hub or f"{OURS}/{base}")
+    is_dense = identity.method == "dense" and identity.quantizer == "none"
+    return ModelResults(
+        name=hub or f"{OURS}/{base}" if is_dense else f"{OURS}/{_slug(base, identity)}",
+        source=hub or base,
+        published=bool(hub),
+        identity=identity,
+        records=tuple(records),
+        version=_version(records[0]),
+        is_dense=is_dense,
+        recorded=max(recorded_at(record) for record in records),
+    )
+
+
+def _slug(base: str, identity: Identity) -> str:
+    """Return a name for what was made of the model `base`."""
     seed = None if identity.seed is None else f"seed{identity.seed}"
     parts = dict.fromkeys((base, identity.method, identity.pattern, identity.quantizer, seed))
-    slug = "-".join(_plain(str(p)) for p in parts if p not in (None, "none"))
-    return replace(model, name=f"{OURS}/{slug}")
+    return "-".join(_plain(str(p)) for p in parts if p not in (None, "none"))
 
 
 def _base(model: str) -> tuple[str, str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.catalog import registry
-from bench.export.contract import Options, ResultsFormat
-from bench.export.result_sets import group_by_model
+from bench.formats.contract import Options, ResultsFormat
+from bench.parts.exports.result_sets import group_by_model
 from bench.results.store import ReadOnlyStore
 from bench.system.files import atomic_folder
 from methods.contract.errors import UserError

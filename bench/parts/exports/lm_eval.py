@@ -8,8 +8,9 @@ import re
 import time
 from typing import Any
 
-from bench.export.result_sets import OURS, ModelResults, data_of, task_of, values_of
+from bench.formats.contract import ModelResults
 from bench.inputs.tasks import BUILTIN_TASKS, TASK_FILES
+from bench.parts.exports.result_sets import OURS, data_of, task_of, values_of
 from bench.results.record import Record
 from bench.system.grouping import group_by
 

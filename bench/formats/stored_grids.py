@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bench.formats.stored import StoredFolder
-from bench.kernels.integers24 import integer_bits
+from methods.contract.codec import Codec
 from methods.contract.errors import UserError
 from methods.model.folder import Folder
 from methods.model.targets import family_of
@@ -42,5 +42,11 @@ def grids_of(stored: StoredFolder, format_: str) -> Mapping[str, GridCodec]:
 
 def common_bits(stored: StoredFolder) -> int:
     """Return the bits of the integers that all stored weights are; 0 without one such number."""
-    bits = {integer_bits(stored.codec(target)) for target in stored}
+    codecs = [stored.codec(target) for target in stored]
+    bits = {integer_bits(codec) for codec in codecs}
     return bits.pop() if len(bits) == 1 else 0
+
+
+def integer_bits(codec: Codec) -> int:
+    """Return the bits of a codec's integers; 0 for a codec of anything else."""
+    return codec.width if isinstance(codec, GridCodec) and codec.grid == "integer" else 0

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.export import onnx_file
+from bench.formats.loaded import RANDOM_TOKENS
 from bench.inputs import kv_cache, loading
+from bench.parts.onnx import onnx_file
 from bench.system.packages import pip_install, require
 from bench.system.suggest import describe_unknown
 from bench.verify import CheckFailed, name_pattern
@@ -38,8 +39,6 @@ TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2}
 1)."""
 OPSET = 20
 PRODUCER = "cast-bench"
-RANDOM_TOKENS = 32
-"""Limit of random token ids. Every vocabulary is larger."""
 Names = tuple[list[str], list[str]]
 
 

@@ -10,7 +10,8 @@ import json
 import uuid
 from typing import Any
 
-from bench.export.result_sets import OURS, ModelResults, data_of, recorded_at, values_of
+from bench.formats.contract import ModelResults
+from bench.parts.exports.result_sets import OURS, data_of, recorded_at, values_of
 from bench.results import metrics
 from bench.results.record import ReadingRow, Record
 
@@ -35,7 +36,7 @@ def documents(model: ModelResults, organization: str) -> dict[str, str]:
             "source_type": "evaluation_run",
             "source_organization_name": organization,
             # A pruned model's developer is the evaluator.
-            "evaluator_relationship": "third_party" if model.dense else "first_party",
+            "evaluator_relationship": "third_party" if model.is_dense else "first_party",
         },
         "eval_library": {
             "name": "cast_bench",
@@ -92,7 +93,7 @@ def _model(model: ModelResults) -> dict[str, Any]:
     }
     known = {
         "deployment_type": "self_deployed",
-        "model_availability": "open_weights" if model.dense and model.published else "unknown",
+        "model_availability": "open_weights" if model.is_dense and model.published else "unknown",
     }
     return {
         "name": model.name.partition("/")[2],

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.export.integers import common_bits
 from bench.formats.stored import StoredFolder
+from bench.formats.stored_grids import common_bits, integer_bits
 from bench.inputs import architecture
 from bench.inputs.tokenizer_facts import read_tokenizer, tokenizer_faults
-from bench.kernels.integers24 import Integers, integer_bits, integers_of
+from bench.parts.gguf.k_quants import GgmlCodec
+from methods.contract.codec import StoredWeight
 from methods.contract.errors import UserError
 from methods.model.files import find_file
 from methods.model.folder import Folder
@@ -117,16 +118,9 @@ def write(
                 f"{name} has {tensor.shape[1]} inputs, no multiple of {BLOCK} as {kind} needs: "
                 f"{instead}"
             )
-        has_integers = target in stored and integer_bits(stored.codec(target)) > 0
-        integers = (
-            integers_of(stored[target]) if has_integers and form.name.lower() in BITS else None
-        )
-        if integers and turned:
-            integers = integers._replace(
-                codes=_interleave_halves(integers.codes, turned),
-                scales=_interleave_halves(integers.scales, turned),
-            )
-        array = _blocks(integers, kind) if integers and linears else None
+        array = None
+        if linears and target in linears and target in stored:
+            array = _blocks(stored[target], form.name, tensor, turned)
         if array is None:
             values = tensor.float().contiguous().numpy()
             array = quants.quantize(values, form)
@@ -154,27 +148,31 @@ def kind_of(folder: Path) -> str:
     return next((kind for kind, own in BITS.items() if own == bits), "f16")
 
 
-def _blocks(integers: Integers, kind: str) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
-    """Return the blocks of a weight of integers, uint8 [out, bytes], or None if they cannot hold
-    it.
+def _blocks(
+    stored: StoredWeight, kind: str, weight: Tensor, heads: int
+) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+    """Return the blocks of stored integers, uint8 [out, bytes], or None if they do not decode to
+    the weight.
 
     A block is a scale in float16 and 32 integers: int8, or int4 + 8 with the second half in the
-    upper bits.
+    upper bits. kind: name of the type; weight: in the order of the file; heads: number of heads
+    whose rows are in another order, or 0.
     """
-    from gguf import GGMLQuantizationType, quants
-
-    if integers.group % BLOCK or integers.bits != BITS[kind]:
+    codec: Any = stored.codec
+    if integer_bits(codec) != BITS.get(kind.lower()) or codec.group % BLOCK:
         return None
-    blocks = integers.codes.unflatten(1, (-1, BLOCK))
-    if kind == "q4_0":
-        nibbles = (blocks + 8).view(torch.uint8)
-        blocks = (nibbles[..., : BLOCK // 2] | nibbles[..., BLOCK // 2 :] << 4).view(torch.int8)
-    halves = integers.split(BLOCK).scales.half().unsqueeze(-1)
-    array: np.ndarray[Any, np.dtype[np.uint8]] = (
-        torch.cat([halves.view(torch.int8), blocks], -1).flatten(1).view(torch.uint8).numpy()
-    )
-    restored = torch.from_numpy(quants.dequantize(array, GGMLQuantizationType[kind.upper()]))
-    return array if torch.equal(restored, integers.decode()) else None
+    codes, scales = stored.parts["codes"], stored.parts["scales"]
+    if heads:
+        codes, scales = _interleave_halves(codes, heads), _interleave_halves(scales, heads)
+    blocks = codes.unflatten(1, (-1, BLOCK))
+    if kind == "Q4_0":
+        blocks = blocks[..., : BLOCK // 2] | blocks[..., BLOCK // 2 :] << 4
+    else:
+        blocks = blocks ^ 0x80  # from the number plus 128 to two's complement
+    halves = scales.repeat_interleave(codec.group // BLOCK, 1).half().unsqueeze(-1)
+    parts = {"blocks": torch.cat([halves.view(torch.uint8), blocks], -1).flatten(1)}
+    restored = GgmlCodec(kind).decode(parts).to(weight.dtype)
+    return parts["blocks"].numpy() if torch.equal(restored, weight) else None
 
 
 def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -> None:

@@ -1,5 +1,5 @@
-"""Interface of the formats of `bench export`, built in or an entry point of the group
-cast_bench.exports."""
+"""What a format of model folders or results implements: a writer of `bench export` is an entry
+point in cast_bench.exports, a reader one in cast_bench.readers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bench.formats.checkpoint import Checkpoint
 from bench.inputs.models import COMPANIONS
 from methods.model.files import find_file
-from methods.model.folder import read_config
+from methods.model.folder import Folder, read_config
 
 if TYPE_CHECKING:
-    from bench.export.result_sets import ModelResults
+    from bench.results.identity import Identity
     from bench.results.record import Record
 
+__all__ = [
+    "Checkpoint", "ExportFormat", "ModelFormat", "ModelResults", "ModelSource", "Options",
+    "Reader", "ResultsFormat",
+]  # fmt: skip
+
+DECIDES_NO_NUMBER = True
 SPARSITY_KEYS = ("sparsity_config", "compression_config")
 """Keys of config.json that loaders refuse, or take for formats that are no longer in use."""
+MODEL_CARD = "README.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +113,46 @@ class ModelFormat(ExportFormat):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class ModelResults:
+    """The records of one model, measured by one version of cast-bench."""
+
+    name: str
+    """Name in the form of a hub id."""
+    source: str
+    """Model that it was made from, by hub id if it has one."""
+    published: bool
+    """True if the source has a hub id."""
+    identity: Identity
+    """Identity of its records, without measure and protocol."""
+    records: tuple[Record, ...]
+    version: str
+    """Version of cast-bench."""
+    is_dense: bool
+    """True for the unchanged source."""
+    recorded: int
+    """Time of the last record in seconds since 1970."""
+
+
 class ResultsFormat(ExportFormat):
     """A format of results."""
 
     def documents(self, model: ModelResults, options: Options) -> Mapping[str, str]:
         """Return the text of each file by its relative path."""
+        raise NotImplementedError
+
+
+class Reader:
+    """A format of model folders or files. The first reader that owns a path opens it, ours before
+    those of other packages."""
+
+    def owns(self, path: Path) -> bool:
+        """Return whether a file or folder has this format, without reading weights."""
+        raise NotImplementedError
+
+    def open(self, path: Path, original: Folder | None) -> Checkpoint:
+        """Return the plain model that the files describe. original: the model that it was made
+        from, if known."""
         raise NotImplementedError
 
 

@@ -1,17 +1,20 @@
-"""Weights in the formats of compressed-tensors, which llm-compressor writes and vLLM reads."""
+"""Codec of compressed-tensors, whose formats llm-compressor writes and vLLM reads."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from functools import cached_property
+from typing import Any, TypeVar
 
-from bench.formats.gptq import describe_group, even_groups
+import torch
+from torch import Tensor, nn
+
+from bench.formats.quantized import FolderCodec, describe_group, even_groups
+from bench.formats.stored import unpack_rows
 from methods.contract.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from methods.workshop.quantizing.grids import e2m1_points
 
 T = TypeVar("T")
 
@@ -26,7 +29,8 @@ MASK_PARTS = (MASKED, "bitmask", "shape", "row_offsets")
 these names."""
 
 
-class CompressedTensorsScheme:
+@dataclass(frozen=True)
+class CompressedTensorsCodec(FolderCodec):
     """w = (q - z) s for each group of a row. The parts of a weight say how it is packed.
 
     - `weight_packed` int32: 32 // bits values of a row in a word, each plus 2^(bits - 1). uint8:
@@ -38,69 +42,121 @@ class CompressedTensorsScheme:
     - `compressed` and `bitmask`: kept values, and a bit for each weight.
     """
 
+    name = "compressed-tensors"
     markers = ("weight_packed", "weight_scale", f"weight.{MASKED}", MASKED)
     parts = (
         "weight", "weight_packed", "weight_scale", "weight_zero_point", "weight_shape",
         "weight_g_idx", "weight_global_scale", *(f"weight.{part}" for part in MASK_PARTS),
         *MASK_PARTS,
     )  # fmt: skip
+    values = ("weight_packed", "weight", f"weight.{MASKED}", MASKED)
+    scales = "weight_scale"
+    has_floats = True
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        """config: quantization_config. Raise UserError for a format, a rotation or a rounding that
-        is not read here."""
-        form, sparse = config.get("format", "dense"), config.get("sparsity_config") or {}
-        groups = list((config.get("config_groups") or {}).values())
-        sparse_form = sparse.get("format", "dense") if isinstance(sparse, dict) else sparse
-        forms = {g.get("format") or form for g in groups if isinstance(g, dict)} or {form}
-        for found, known in ((forms, FORMATS), ({sparse_form}, SPARSE_FORMATS)):
+    @classmethod
+    def of(cls, linear: nn.Module) -> tuple[CompressedTensorsCodec, dict[str, Tensor]]:
+        """Return the codec and the parts of a linear that llm-compressor quantized, as its files
+        have them."""
+        compressors: Any = importlib.import_module("compressed_tensors.compressors.base")
+        scheme: Any = linear.quantization_scheme
+        form = compressors.infer_module_format(type(linear), scheme).value
+        compressor = compressors.BaseCompressor.get_value_from_registry(form)
+        state = {name: tensor.detach() for name, tensor in linear.state_dict().items()}
+        about = scheme.model_dump(mode="json", exclude={"targets"})
+        codec = cls({"format": form, "config_groups": {"group_0": about}})
+        return codec, compressor.compress(state, scheme)
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a format, a rotation or a rounding that is not read here."""
+        for found, known in ((self._forms, FORMATS), ({self._sparse_form}, SPARSE_FORMATS)):
             if unknown := sorted(map(str, found - set(known))):
                 raise UserError(
                     f"the compressed-tensors format {unknown[0]!r} cannot be read: use "
                     f"{', '.join(known)}"
                 )
         for key in ("transform_config", "kv_cache_scheme"):
-            if config.get(key):
+            if self.config.get(key):
                 raise UserError(
                     f"compressed-tensors with {key} cannot be read: it changes how the model runs"
                 )
-        settings = [g for g in groups if isinstance(g, dict)]
-        kinds = [g.get("weights") or {} for g in settings] or [{}]
-        weights = kinds[0]
-        self.groups: list[Any] = []
-        for kind in kinds:
-            if (size := kind.get("group_size")) not in self.groups:
-                self.groups.append(size)
-        if any(w | {"group_size": None} != weights | {"group_size": None} for w in kinds):
+        weights = [self._weights_of(group) | {"group_size": None} for group in self._groups]
+        if any(each != weights[0] for each in weights):
             raise UserError(
                 "compressed-tensors with several kinds of weights cannot be read: let them differ "
                 "in group_size alone"
             )
-        self.bits = weights.get("num_bits", 8)
-        self.block = weights.get("block_structure")
-        if type(self.bits) is not int or not 1 < self.bits <= 8:
+        if type(self.width) is not int or not 1 < self.width <= 8:
             raise UserError(
-                f"compressed-tensors weights of {self.bits!r} bits cannot be read: use 2 to 8"
+                f"compressed-tensors weights of {self.width!r} bits cannot be read: use 2 to 8"
             )
-        if any(g.get("output_activations") for g in settings):
+        if any(group.get("output_activations") for group in self._groups):
             raise UserError(
                 "compressed-tensors with output_activations cannot be read: use weights, or "
                 "weights and inputs"
             )
-        roundings = {_activations(g.get("input_activations")) for g in settings} or {""}
+        roundings = {_activations(group.get("input_activations")) for group in self._groups}
         if len(roundings) > 1:
             raise UserError(
                 "compressed-tensors with several input_activations cannot be read: use one config "
                 "group"
             )
-        (self.activations,) = roundings
-        sizes = " or ".join(map(describe_group, self.groups))
-        kind = f", {self.bits} bits ({weights.get('type', 'int')}), {sizes}" if weights else ""
-        named = sorted({*map(str, forms), str(sparse_form)} - {"dense"})
-        self.form = f"compressed-tensors {'/'.join(named) or 'dense'}{kind}"
-        self.is_packed = sparse_form != "dense"
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        """The config groups: linears of one kind each."""
+        groups = (self.config.get("config_groups") or {}).values()
+        return [group for group in groups if isinstance(group, dict)]
+
+    @staticmethod
+    def _weights_of(group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of the weights of a config group."""
+        return group.get("weights") or {}
+
+    @cached_property
+    def _weights(self) -> dict[str, Any]:
+        """Settings of the weights, but for the size of groups."""
+        return self._weights_of(self._groups[0]) if self._groups else {}
+
+    @property
+    def _forms(self) -> set[Any]:
+        form = self.config.get("format", "dense")
+        return {group.get("format") or form for group in self._groups} or {form}
+
+    @property
+    def _sparse_form(self) -> Any:
+        sparse = self.config.get("sparsity_config") or {}
+        return sparse.get("format", "dense") if isinstance(sparse, dict) else sparse
+
+    @cached_property
+    def sizes(self) -> list[Any]:
+        """Number of inputs that share a scale, of each kind of linear."""
+        sizes = [self._weights_of(group).get("group_size") for group in self._groups]
+        return list(dict.fromkeys(sizes)) or [None]
+
+    @cached_property
+    def width(self) -> int:
+        """Bits of a value."""
+        width: int = self._weights.get("num_bits", 8)
+        return width
+
+    @property
+    def form(self) -> str:
+        names = sorted({*map(str, self._forms), str(self._sparse_form)} - {"dense"})
+        form = f"compressed-tensors {'/'.join(names) or 'dense'}"
+        if not self._weights:
+            return form
+        sizes = " or ".join(map(describe_group, self.sizes))
+        return f"{form}, {self.width} bits ({self._weights.get('type', 'int')}), {sizes}"
+
+    @property
+    def is_packed(self) -> bool:
+        return bool(self._sparse_form != "dense")
+
+    @property
+    def activations(self) -> str:
+        return _activations(self._groups[0].get("input_activations")) if self._groups else ""
 
     def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-        """Return the shape [out, in] of a weight, from the shapes of its parts."""
         shapes = _short(shapes)
         if "weight" in shapes:
             return shapes["weight"]
@@ -109,22 +165,24 @@ class CompressedTensorsScheme:
             return rows, 8 * width
         rows, words = shapes["weight_packed"]
         # A byte has two floats of 4 bits, which are the only parts without a shape.
-        return rows, words * 32 // self.bits if "weight_shape" in shapes else words * 2
+        return rows, words * 32 // self.width if "weight_shape" in shapes else words * 2
+
+    def dtype(self, parts: Mapping[str, Tensor]) -> torch.dtype:
+        parts = _short(parts)
+        scale = parts.get("weight_scale")
+        if scale is None:
+            return self._values(parts).dtype
+        is_wide = scale.is_floating_point() and scale.itemsize > 1
+        return scale.dtype if is_wide else torch.bfloat16
 
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """Return a weight [out, in] in the dtype of its scales, or of its values if it has no
-        scales."""
-        import torch
-
-        from bench.formats.stored import unpack_rows
-
-        parts = _short(parts)
+        """Return the weight [out, in], float32, rounded to `dtype` as loaders do."""
+        dtype, parts = self.dtype(parts), _short(parts)
         q, scale = self._values(parts), parts.get("weight_scale")
         if scale is None:
-            return q
+            return q.float()
         if "weight_packed" not in parts and q.is_floating_point() and q.itemsize > 1:
             raise ValueError("a weight that is stored dense has a scale: save it compressed")
-        dtype = scale.dtype if scale.is_floating_point() and scale.itemsize > 1 else torch.bfloat16
         if scale.dtype == torch.uint8:  # the exponent of a power of two
             scale = torch.exp2(scale.float() - 127)
         wide = scale.float()
@@ -133,16 +191,11 @@ class CompressedTensorsScheme:
         values = q.float()
         if (zeros := parts.get("weight_zero_point")) is not None:
             if zeros.dtype == torch.int32:  # packed along the outputs
-                zeros = unpack_rows(zeros.T, self.bits).T[: wide.shape[0]] - 2 ** (self.bits - 1)
+                zeros = unpack_rows(zeros.T, self.width).T[: len(wide)] - 2 ** (self.width - 1)
             values = values - self._spread(zeros, values, parts).float()
-        return (values * self._spread(wide, values, parts)).to(dtype)
+        return (values * self._spread(wide, values, parts)).to(dtype).float()
 
     def _values(self, parts: Mapping[str, Tensor]) -> Tensor:
-        import torch
-
-        from bench.formats.stored import unpack_rows
-        from methods.workshop.quantizing.grids import e2m1_points
-
         if "weight" in parts:
             return parts["weight"]
         if MASKED in parts:
@@ -164,20 +217,17 @@ class CompressedTensorsScheme:
         if packed.dtype == torch.uint8:
             return e2m1_points(unpack_rows(packed, 4))
         _, width = (int(n) for n in parts["weight_shape"].tolist())
-        integers: Tensor = unpack_rows(packed, self.bits)[:, :width] - 2 ** (self.bits - 1)
+        integers: Tensor = unpack_rows(packed, self.width)[:, :width] - 2 ** (self.width - 1)
         return integers
 
     def _spread(self, scale: Tensor, values: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
         """Return the scale of each value, broadcastable to [out, in]."""
-        import torch
-
         rows, width = values.shape
         if scale.numel() == 1:
             return scale.view(1, 1)
-        if isinstance(self.block, list) and len(self.block) == 2:
-            down, across = (
-                torch.arange(n) // int(b) for n, b in zip((rows, width), self.block, strict=True)
-            )
+        block = self._weights.get("block_structure")
+        if isinstance(block, list) and len(block) == 2:
+            down, across = torch.arange(rows) // int(block[0]), torch.arange(width) // int(block[1])
             return scale[down][:, across]
         if scale.ndim > 1 and len(scale) != rows:
             raise ValueError(f"scales {list(scale.shape)} for {rows} rows")
@@ -189,40 +239,14 @@ class CompressedTensorsScheme:
         if groups is None:
             count = scale.shape[1]
             sizes = [
-                n for n in self.groups if isinstance(n, int) and n > 0 and -(-width // n) == count
+                n for n in self.sizes if isinstance(n, int) and n > 0 and -(-width // n) == count
             ]
             if len(sizes) > 1:
                 raise ValueError(
                     f"{count} groups of {width} inputs may be of {sizes[0]} or of {sizes[1]}"
                 )
-            groups = even_groups(width, count, sizes[0] if sizes else self.groups[0])
+            groups = even_groups(width, count, sizes[0] if sizes else self.sizes[0])
         return scale[:, groups]
-
-
-@dataclass(frozen=True)
-class CompressedTensorsCodec:
-    """The tensors that compressed-tensors writes for a linear, by their names in it."""
-
-    name: ClassVar[str] = "compressed-tensors"
-    bits: ClassVar[Mapping[str, int]] = {}
-    config: Mapping[str, Any]
-    """quantization_config of a model with this linear."""
-
-    def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
-        return CompressedTensorsScheme(self.config).decode(parts).float()
-
-
-def compress(linear: nn.Module) -> tuple[CompressedTensorsCodec, dict[str, Tensor]]:
-    """Return the codec and the tensors of a linear that llm-compressor quantized, as its files have
-    them."""
-    compressors: Any = importlib.import_module("compressed_tensors.compressors.base")
-    scheme: Any = linear.quantization_scheme
-    form = compressors.infer_module_format(type(linear), scheme).value
-    compressor = compressors.BaseCompressor.get_value_from_registry(form)
-    state = {name: tensor.detach() for name, tensor in linear.state_dict().items()}
-    about = scheme.model_dump(mode="json", exclude={"targets"})
-    config = {"format": form, "config_groups": {"group_0": about}}
-    return CompressedTensorsCodec(config), compressor.compress(state, scheme)
 
 
 def _short(parts: Mapping[str, T]) -> dict[str, T]:

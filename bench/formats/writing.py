@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from bench.catalog import registry
-from bench.export.contract import ExportFormat, ModelFormat, ModelSource, Options, copy_files
-from bench.export.formats import MODEL_CARD
 from bench.formats.adapter import AdapterCheckpoint
+from bench.formats.contract import (
+    MODEL_CARD,
+    ExportFormat,
+    ModelFormat,
+    ModelSource,
+    Options,
+    copy_files,
+)
+from bench.formats.opening import find_reader
 from bench.inputs.models import COMPANIONS
-from bench.kernels.folder24 import MANIFEST
 from bench.results.artifacts import find_pruned
 from bench.system.cache import in_use
 from bench.system.files import atomic_folder
@@ -91,9 +97,9 @@ def export_model(
             folder, record = _merge(folder, workdir / "merged"), None
         elif not found.takes_any:
             adapter.refuse(folder)
-        if not found.takes_any and (folder / MANIFEST).exists():
+        if not found.takes_any and (reader := find_reader(folder)):
             raise UserError(
-                f"{folder} is packed24: turn it into a dense folder with --format hf, and export "
+                f"{folder} is {reader}: turn it into a dense folder with --format hf, and export "
                 "that"
             )
         with registry.guarded(registry.lookup("exports", format_)):

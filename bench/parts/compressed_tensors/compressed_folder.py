@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.export.integers import grids_of, require_linears
+from bench.formats.contract import ModelSource
+from bench.formats.loaded import compare_folders, describe_size
 from bench.formats.stored import StoredFolder
+from bench.formats.stored_grids import grids_of, require_linears
+from bench.parts.compressed_tensors.codec import CompressedTensorsCodec
 from bench.system.packages import pip_install, require
 from bench.verify import FUNCTION_TOLERANCE
 from methods.contract.errors import UserError
@@ -70,36 +73,34 @@ INPUTS_TOLERANCE = 0.05
 def write(folder: Path, workdir: Path) -> tuple[str, dict[str, Any]]:
     """Write the weights of a quantized model folder. Return a sentence, and keys of config.json.
 
-    Each weight is unpacked again and compared. Refuse stored weights without such a format, and
+    Each weight is decoded again and compared. Refuse stored weights without such a format, and
     weights [in, out].
     """
     require("compressed_tensors", what="compressed-tensors", how=pip_install("compressed-tensors"))
     source, stored = Folder(folder), StoredFolder(folder)
     require_linears(source, "compressed-tensors")
-    codecs, form = grids_of(stored, "compressed-tensors"), form_of(source)
+    grids, form = grids_of(stored, "compressed-tensors"), form_of(source)
     family = family_of(source.config)
+    is_by_row = form.weights["strategy"] == "channel"
     groups: dict[int, list[str]] = {}
-    group_of: dict[str, int] = {}
-    for target, codec in codecs.items():
-        group_of[target] = 0 if form.weights["strategy"] == "channel" else codec.group
-        groups.setdefault(group_of[target], []).append(target)
+    for target, grid in grids.items():
+        groups.setdefault(0 if is_by_row else grid.group, []).append(target)
     schemes = {size: _scheme(form, size) for size in groups}
     writer, near, again = Writer(workdir), 0, 0
     computed = "bfloat16" if form in FP4 else source.dtype
     for name in source:
         target, weight = name.removesuffix(".weight"), source.tensor(name)
-        if target not in codecs:
-            writer.add(
-                name, weight.bfloat16() if form in FP4 and weight.is_floating_point() else weight
-            )
+        if target not in grids:
+            is_rounded = form in FP4 and weight.is_floating_point()
+            writer.add(name, weight.bfloat16() if is_rounded else weight)
             continue
-        parts, restored = _store(
-            weight, form, codecs[target], stored[target].parts, schemes[group_of[target]]
-        )
+        grid = grids[target]
+        scheme = schemes[0 if is_by_row else grid.group]
+        parts = _compress(weight, form, grid, stored[target].parts, scheme)
+        restored = _codec(form, scheme).decode(parts).to(weight.dtype)
         if not torch.equal(restored, weight):
-            is_near = torch.allclose(
-                restored, weight, rtol=torch.finfo(getattr(torch, computed)).eps, atol=0
-            )
+            epsilon = torch.finfo(getattr(torch, computed)).eps
+            is_near = torch.allclose(restored, weight, rtol=epsilon, atol=0)
             near, again = near + is_near, again + (not is_near)
         for leaf, tensor in parts.items():
             writer.add(f"{target}.{leaf}", tensor)
@@ -113,7 +114,7 @@ def write(folder: Path, workdir: Path) -> tuple[str, dict[str, Any]]:
         config["dtype"] = "bfloat16"
     rounded = f"; {near} of them differ in the last bit of {computed}" if near else ""
     rounded += f"; {again} of them rounded again" if again else ""
-    return f"{len(codecs)} linears stored as {form.name}{rounded}", config
+    return f"{len(grids)} linears stored as {form.name}{rounded}", config
 
 
 def form_of(source: Folder) -> StoredFormat:
@@ -136,13 +137,18 @@ def form_of(source: Folder) -> StoredFormat:
     return FORMATS[kinds.pop()]
 
 
-def precision(source: Folder) -> tuple[str, float]:
-    """Return the number format in which loaders compute, and how far their logits may be from the
-    model's."""
+def check(model: ModelSource, workdir: Path) -> str:
+    """Load a written folder with transformers. Return sentences about its logits and its size, ""
+    without a record."""
+    if not model.record:
+        return ""
+    source = Folder(model.folder)
     form = form_of(source)
     computed = "bfloat16" if form in FP4 else source.dtype
-    # engines round an input by another scale than ours: max|x| / 127.5, say, and not / 127
-    return computed, INPUTS_TOLERANCE if form.inputs else FUNCTION_TOLERANCE[computed]
+    # Engines round an input by another scale than ours: max|x| / 127.5, say, and not / 127.
+    tolerance = INPUTS_TOLERANCE if form.inputs else FUNCTION_TOLERANCE[computed]
+    said = compare_folders(model.folder, workdir, computed, tolerance)
+    return said + describe_size(model, workdir)
 
 
 def _scheme(form: StoredFormat, group: int) -> Any:
@@ -172,16 +178,22 @@ def _config(form: StoredFormat, targets: Mapping[int, list[str]]) -> dict[str, A
     return out | {"quant_method": "compressed-tensors"}
 
 
-def _store(
-    weight: Tensor, form: StoredFormat, codec: GridCodec, stored: Mapping[str, Tensor], scheme: Any
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the tensors of a linear by their names in it, and the weight that they give."""
+def _codec(form: StoredFormat, scheme: Any) -> CompressedTensorsCodec:
+    """Return the codec of linears with one scheme."""
+    group = scheme.model_dump(mode="json")
+    return CompressedTensorsCodec({"format": form.name, "config_groups": {"group_0": group}})
+
+
+def _compress(
+    weight: Tensor, form: StoredFormat, grid: GridCodec, stored: Mapping[str, Tensor], scheme: Any
+) -> dict[str, Tensor]:
+    """Return the parts of a linear by their names in it. stored: its parts on the grid."""
     compressors: Any = importlib.import_module("compressed_tensors.compressors")
     compressor = compressors.BaseCompressor.get_value_from_registry(form.name)
-    known = {"weight": weight.float(), "weight_scale": codec.scales(stored)}
+    known = {"weight": weight.float(), "weight_scale": grid.scales(stored)}
     if (shared := stored.get("tensor_scale")) is not None:
         # It has the scales of groups as multiples of the tensor's, which it divides by.
         known["weight_scale"] = e4m3_points(stored["scales"])
         known["weight_global_scale"] = 1 / shared.where(shared != 0, 1)
-    parts = compressor.compress(known, scheme)
-    return parts, compressor.decompress(dict(parts), scheme)["weight"].to(weight.dtype)
+    parts: dict[str, Tensor] = compressor.compress(known, scheme)
+    return parts
