@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class FolderCodec:
     """Codec of the quantized linears of safetensors folders. Its name in the catalog is the
-    quant_method of these folders.
-
-    Raises:
-        UserError: a config of a kind that is not read here.
-    """
+    quant_method of these folders."""
 
     name: ClassVar[str]
     bits: ClassVar[Mapping[str, int]] = {}
@@ -44,6 +40,12 @@ class FolderCodec:
 
     config: Mapping[str, Any]
     """quantization_config of a model."""
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raise UserError for a config that is not read here."""
 
     @property
     def form(self) -> str:

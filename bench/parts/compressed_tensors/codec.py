@@ -66,7 +66,7 @@ class CompressedTensorsCodec(FolderCodec):
         codec = cls({"format": form, "config_groups": {"group_0": about}})
         return codec, compressor.compress(state, scheme)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Raise UserError for a format, a rotation or a rounding that is not read here."""
         for found, known in ((self._forms, FORMATS), ({self._sparse_form}, SPARSE_FORMATS)):
             if unknown := sorted(map(str, found - set(known))):

@@ -29,13 +29,15 @@ class GptqCodec(FolderCodec):
     parts: ClassVar[tuple[str, ...]] = ("qweight", "qzeros", "scales", "g_idx")
     values = ("qweight",)
 
+    def check(self) -> None:
+        bits = self.config.get("bits")
+        if type(bits) is not int or bits not in self.widths:
+            raise UserError(f"GPTQ weights of bits={bits!r} cannot be read: use 2, 3, 4 or 8")
+
     @property
     def width(self) -> int:
         """Bits of a code."""
-        bits: Any = self.config.get("bits")
-        if type(bits) is not int or bits not in self.widths:
-            raise UserError(f"GPTQ weights of bits={bits!r} cannot be read: use 2, 3, 4 or 8")
-        return bits
+        return int(self.config["bits"])
 
     @property
     def group(self) -> Any:
@@ -97,8 +99,9 @@ class AwqCodec(GptqCodec):
     parts = ("qweight", "qzeros", "scales")
     offset = 0
 
-    @property
-    def width(self) -> int:
+    width = 4
+
+    def check(self) -> None:
         bits = self.config.get("bits", self.config.get("w_bit"))
         version = str(self.config.get("version", "gemm")).lower()
         if bits != 4 or version != "gemm":
@@ -106,7 +109,6 @@ class AwqCodec(GptqCodec):
                 f"AWQ weights of {bits!r} bits in the version {version!r} cannot be read: use 4 "
                 "bits and gemm"
             )
-        return 4
 
     @property
     def group(self) -> Any:
@@ -114,7 +116,7 @@ class AwqCodec(GptqCodec):
 
     @property
     def form(self) -> str:
-        return f"AWQ, {self.width} bits, {describe_group(self.group)}"
+        return f"AWQ, 4 bits, {describe_group(self.group)}"
 
     def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
         width, words = shapes["qweight"]

@@ -1,6 +1,7 @@
 """Formats of exports from another package."""
 
 import json
+import re
 
 import pytest
 
@@ -45,7 +46,7 @@ NAMES = {
     "names": "Names",
     "faulty": "Faulty",
     "other": "Other",
-    "gguf": "Shapes",
+    "hf": "Shapes",
 }
 
 
@@ -76,9 +77,8 @@ def test_it_is_in_the_help_and_in_errors(tmp_path, output, refused):
     assert "did you mean shapes" in refused(
         "export", runs.TINY, "--format", "shape", "--out", tmp_path / "out"
     )
-    assert "--values q needs --format gguf or packed24 or shapes" in refused(
-        "export", runs.TINY, "--values", "q", "--out", tmp_path / "out"
-    )
+    said = refused("export", runs.TINY, "--values", "q", "--out", tmp_path / "out")
+    assert re.search(r"--values q needs --format .*\bshapes: leave it out", said)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,16 @@ def test_a_fault_is_one_sentence(tmp_path, refused, name, said):
 
 def test_a_taken_name_is_ignored(tmp_path, cli):
     said = cli(
-        "export", runs.TINY, "--format", "gguf", "--values", "long", "--out", tmp_path / "out"
+        "export", runs.TINY, "--format", "hf", "--values", "long", "--out", tmp_path / "out"
     )[2]
-    assert "plug-in gguf is ignored: the name is built in" in said
-    assert "invalid --values 'long': with --format gguf it must be f16, " in said
+    assert "plug-in hf is ignored: the name is built in" in said
+    assert "--values long needs --format " in said
+
+
+def test_integers_are_no_dense_weights(tmp_path, refused):
+    folder = runs.tiny(tmp_path / "m", quantization_config={"quant_method": "gptq"})
+
+    assert "already quantized (gptq)" in refused(
+        "export", folder, "--format", "hf", "--out", tmp_path / "o"
+    )
+    assert not (tmp_path / "o").exists()
