@@ -47,21 +47,26 @@ def _require_option(
     """Refuse an option that a format does not use, or a value that it does not have."""
     typed = value if isinstance(value, str) else ",".join(value)
     if option not in found.options:
-        usable = {
-            name: entry for name, entry in registry.entries("exports").items() if not entry.broken
-        }
-        users = [
-            name
-            for name, entry in usable.items()
-            if option in getattr(registry.load(entry), "options", ())
-        ]
         raise UserError(
-            f"--{option} {shorten(typed)} needs --format {' or '.join(users)}: leave it out"
+            f"--{option} {shorten(typed)} needs --format {_users(option)}: leave it out"
         )
     if (allowed := found.options[option]) and value not in allowed:
         raise UserError(
             f"invalid --{option} {typed!r}: with --format {name} it must be {', '.join(allowed)}"
         )
+
+
+def _users(option: str) -> str:
+    """Return the names of the formats that use an option."""
+    usable = {
+        name: entry for name, entry in registry.entries("exports").items() if not entry.broken
+    }
+    users = [
+        name
+        for name, entry in usable.items()
+        if option in getattr(registry.load(entry), "options", ())
+    ]
+    return " or ".join(sorted(users)) or "of a part that is not installed"
 
 
 def export_model(

@@ -76,6 +76,7 @@ def test_a_blob_that_is_a_link_to_elsewhere_is_refused(tmp_path, refused):
 @pytest.mark.parametrize(
     "name", ["linked config", "linked weights", "piped", "piped weights", "linked to itself"]
 )
+@pytest.mark.parts("exports")
 def test_other_commands_follow_no_link_to_elsewhere_either(cli, tmp_path, name):
     folder = runs.tiny(tmp_path / "model")
     folders.DAMAGES[name](folder)
@@ -93,6 +94,7 @@ def test_other_commands_follow_no_link_to_elsewhere_either(cli, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "LICENSE"])
+@pytest.mark.parts("exports")
 def test_nothing_from_elsewhere_is_exported(refused, tmp_path, name):
     (tmp_path / "secret").write_text(json.dumps("secret"))
     folder = runs.tiny(tmp_path / "model")

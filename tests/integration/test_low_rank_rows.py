@@ -59,6 +59,7 @@ def test_folder_loads_here_and_in_peft_with_the_same_logits(folder):
 
 
 @torch.inference_mode()
+@pytest.mark.parts("exports", "onnx")
 def test_export_keeps_the_term_or_merges_it(folder, tmp_path):
     path, _, job = folder
     expected = loading.load(path, Compute())(input_ids=job.calibration).logits

@@ -109,6 +109,7 @@ def test_one_that_breaks_the_pattern_is_a_row_and_one_that_touches_what_is_no_ta
     assert again == {key: got[key] for key in again}, "from the cache, too"
 
 
+@pytest.mark.parts("compressed_tensors")
 def test_a_library_that_is_missing_is_skipped_with_the_way_to_get_it(tmp_path, monkeypatch, cli):
     for name in ("hqq", "hqq.core", "hqq.core.quantize", "llmcompressor"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -98,6 +98,7 @@ def test_transformers_loads_what_was_measured(method, quantizer, made):
 @pytest.mark.parametrize(
     "method", [DEPTH, *(pytest.param(m, marks=pytest.mark.full) for m in (WIDTH, CHANNELS))]
 )
+@pytest.mark.parts("gguf")
 def test_gguf_is_an_ordinary_smaller_model(method, made, tmp_path):
     folder, _ = made(method, "none")
 
@@ -126,6 +127,7 @@ def test_gguf_is_an_ordinary_smaller_model(method, made, tmp_path):
 
 @pytest.mark.full
 @pytest.mark.parametrize("method", [DEPTH, WIDTH, CHANNELS])
+@pytest.mark.parts("onnx")
 def test_onnxruntime_gives_the_logits(method, made, tmp_path):
     said = export_model(str(made(method, "none")[0]), "onnx", tmp_path / "out")
 

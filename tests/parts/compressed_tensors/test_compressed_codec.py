@@ -7,7 +7,8 @@ import torch
 
 from bench.formats.opening import open_checkpoint
 from bench.parts.compressed_tensors.codec import CompressedTensorsCodec
-from helpers import packers
+from bench.results.check import check_folder
+from helpers import packers, runs
 from methods.workshop.quantizing.grids import FP4
 
 GROUPED = {
@@ -167,3 +168,17 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(about, said, tmp_path):
 def test_parts_that_do_not_fit_are_refused(part, change, said, tmp_path):
     packers.folder(tmp_path / "m", *CASES["pack-quantized"])
     assert said in packers.damage(tmp_path / "m", part, change)
+
+
+def test_check_counts_the_bits_of_a_packed_folder_once(tmp_path):
+    about = {
+        "quant_method": "compressed-tensors",
+        "sparsity_config": {"format": "sparse-24-bitmask"},
+    }
+    packers.folder(tmp_path / "m", partial(packers.halves_of_four, prefix=""), about)
+    label = f"folder:path={tmp_path / 'm'}"
+
+    got = runs.measured(tmp_path / "r", only=(label,), methods=(label,), measures=("size",))
+
+    assert "2:4" in {r.identity.pattern for r in got.values()}
+    assert check_folder(tmp_path / "r").problems == ()

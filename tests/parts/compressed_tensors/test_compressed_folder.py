@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 from helpers import runs
 from helpers.models import sample
 
+pytestmark = pytest.mark.parts("exports")
+
 pytest.importorskip("compressed_tensors")
 FEW = ("int4-awq", "w8a8", "nvfp4")
 FORMATS = {

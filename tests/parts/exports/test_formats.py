@@ -46,7 +46,7 @@ NAMES = {
     "names": "Names",
     "faulty": "Faulty",
     "other": "Other",
-    "hf": "Shapes",
+    "stored": "Shapes",
 }
 
 
@@ -99,9 +99,9 @@ def test_a_fault_is_one_sentence(tmp_path, refused, name, said):
 
 def test_a_taken_name_is_ignored(tmp_path, cli):
     said = cli(
-        "export", runs.TINY, "--format", "hf", "--values", "long", "--out", tmp_path / "out"
+        "export", runs.TINY, "--format", "stored", "--values", "long", "--out", tmp_path / "out"
     )[2]
-    assert "plug-in hf is ignored: the name is built in" in said
+    assert "plug-in stored is ignored: the name is built in" in said
     assert "--values long needs --format " in said
 
 

@@ -19,6 +19,8 @@ from methods.contract.errors import UserError
 from methods.contract.method import Compute
 from methods.model.folder import Folder
 
+pytestmark = pytest.mark.parts("exports")
+
 
 @pytest.mark.parametrize(
     ("quantizer", "kind", "bits", "dtype"),

@@ -16,6 +16,8 @@ from helpers import runs
 from methods.contract.errors import UserError
 from methods.model.folder import Folder
 
+pytestmark = pytest.mark.parts("exports")
+
 
 @pytest.mark.parametrize(("kind", "sizes"), [("awq", "4"), ("gptq", "2, 3, 4, 8")])
 def test_stored_weights_that_are_no_integers_are_refused(
