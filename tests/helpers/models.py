@@ -142,10 +142,12 @@ experts."""
 
 
 def sample(values: Iterable[Any], *kept: Any) -> list[Any]:
-    """Return parameters for a test. The default run takes those in `kept`."""
-    return [
-        value if value in kept else pytest.param(value, marks=pytest.mark.full) for value in values
-    ]
+    """Return parameters for a test. The default run takes those in `kept`. A tuple is several."""
+    out = []
+    for value in values:
+        several = value if isinstance(value, tuple) else (value,)
+        out.append(pytest.param(*several, marks=() if value in kept else pytest.mark.full))
+    return out
 
 
 def build(family: str, **kwargs: object) -> nn.Module:

@@ -139,12 +139,17 @@ def test_method_that_also_changed_a_weight_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("drop", "count"), [("25%", 1), ("50%", 2), ("0%", 0), (2, 2), ("24.9%", 1), ("12.4%", 0)]
+    ("drop", "left"),
+    [
+        *(({"blocks": share}, {"blocks": n}) for share, n in (("25%", 3), ("50%", 2), (2, 2))),
+        *(({"blocks": share}, {"blocks": n}) for share, n in (("24.9%", 3), ("12.4%", 4))),
+        ({"units": "25%", "heads": "25%"}, {"units": 48, "heads": 1}),
+        ({"units": "25%", "heads": 0}, {"units": 48, "heads": 2}),
+        ({"units": "3%", "heads": "20%"}, {"units": 64, "heads": 2}),
+    ],
 )
-def test_share_is_rounded(drop, count):
-    assert count_left({"blocks": drop}, {"model_type": "llama", "num_hidden_layers": 4}) == {
-        "blocks": 4 - count
-    }
+def test_share_is_rounded_and_units_are_removed_in_whole_groups(drop, left):
+    assert count_left(drop, CONFIGS["llama"]().to_dict() | {"num_hidden_layers": 4}) == left
 
 
 def test_a_number_changes_under_the_key_that_the_config_has():
@@ -157,54 +162,31 @@ def test_a_number_changes_under_the_key_that_the_config_has():
     assert changed_config(config | {"n_layer": 4}, {"blocks": (0, 2)})["n_layer"] == 2
 
 
-def test_all_blocks_or_blocks_that_depend_on_their_index_are_refused():
-    with pytest.raises(UserError, match="at least one"):
-        count_left({"blocks": 4}, {"model_type": "llama", "num_hidden_layers": 4})
-    with pytest.raises(UserError, match="depend on its index"):
-        count_left(
-            {"blocks": 1},
-            {"model_type": "gpt2", "n_layer": 4, "scale_attn_by_inverse_layer_idx": True},
-        )
+INVERSE = {"scale_attn_by_inverse_layer_idx": True}
 
 
 @pytest.mark.parametrize(
-    ("drop", "heads", "left"),
-    [("25%", "25%", (48, 1)), ("25%", 0, (48, 2)), ("50%", "50%", (32, 1)), ("3%", "20%", (64, 2))],
-)
-def test_units_are_removed_in_whole_groups(drop, heads, left):
-    found = count_left({"units": drop, "heads": heads}, CONFIGS["llama"]().to_dict())
-    assert found == dict(zip(("units", "heads"), left, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("family", "drop", "heads", "said"),
+    ("family", "drop", "config", "said"),
     [
-        ("gpt_oss", "25%", 0, "gpt_oss has no units that can be removed"),
-        ("olmo2", "25%", "25%", "use width:heads=0"),
-        ("gpt2", "25%", 1, "use width:heads=0"),
-        ("llama", "99%", 0, "at least 8 must be left"),
-        ("llama", "25%", 2, "use width:heads=N with N of 0, 1"),
+        ("gpt_oss", {"units": "25%"}, {}, "gpt_oss has no units that can be removed"),
+        ("olmo2", {"units": "25%", "heads": "25%"}, {}, "use width:heads=0"),
+        ("gpt2", {"units": "25%", "heads": 1}, {}, "use width:heads=0"),
+        ("llama", {"units": "99%", "heads": 0}, {}, "at least 8 must be left"),
+        ("llama", {"units": "25%", "heads": 2}, {}, "use width:heads=N with N of 0, 1"),
+        ("llama", {"blocks": 3}, {}, "at least one"),
+        ("gpt2", {"blocks": 1}, INVERSE, "depend on its index"),
     ],
 )
-def test_width_that_no_model_has_is_refused(family, drop, heads, said):
+def test_what_no_model_can_lose_is_refused(family, drop, config, said):
     with pytest.raises(UserError, match=said):
-        count_left(
-            {"units": drop, "heads": heads}, CONFIGS[family]().to_dict(), {"heads": "width:heads"}
-        )
+        count_left(drop, CONFIGS[family]().to_dict() | config, {"heads": "width:heads"})
 
 
 def test_runner_refuses_what_the_stage_does_not_say(tmp_path):
     model = build("llama")
     write(model, tmp_path)
-    stage = Stage(
-        name="width",
-        label="width",
-        target="",
-        source="",
-        config={"heads": 0},
-        needs=(),
-        pattern="width 25%",
-    )
+    about = {"label": "width", "target": "", "source": "", "needs": (), "pattern": "width 25%"}
+    stage = Stage(name="width", config={"heads": 0}, **about)
 
     for kept in (
         {"units": (range(47),) * 3},
