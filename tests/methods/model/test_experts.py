@@ -82,11 +82,9 @@ def test_masks_of_a_fused_tensor_are_those_of_separate_linears(method, mixture, 
 
     for linear in family.experts.linears:
         for i in range(3):
-            stack = stacked[f"{family.blocks}.{i}.{family.experts.path}.{linear}"]
-            for number, one in enumerate(stack):
-                module = outcome.model.get_submodule(
-                    f"{family.blocks}.{i}.{family.experts.path}.{number}.{linear}"
-                )
+            path = f"{family.blocks}.{i}.{family.experts.path}"
+            for number, one in enumerate(stacked[f"{path}.{linear}"]):
+                module = outcome.model.get_submodule(f"{path}.{number}.{linear}")
                 one = one.T if family.experts.transposed else one
                 assert torch.equal(one, module.weight)
                 assert (one.unflatten(1, (-1, 4)).count_nonzero(-1) == 2).all()
@@ -118,14 +116,10 @@ def test_wandas_statistic_is_that_of_an_experts_own_tokens(mixture, make, make_j
         ((hidden, chosen, _),) = seen
         first, second = family.experts.linears
         for number, expert in enumerate(layer):
-            mine = [
-                x for x, experts in zip(hidden, chosen, strict=True) if number in experts.tolist()
-            ]
+            mine = hidden[(chosen == number).any(1)]
             assert notes["tokens"][f"{path}.{number}"] == len(mine)
-            for linear, inputs in (
-                (first, mine),
-                (second, [expert._gate(expert.gate_up_proj(x)) for x in mine]),
-            ):
+            inner = [expert._gate(expert.gate_up_proj(x)) for x in mine]
+            for linear, inputs in ((first, mine), (second, inner)):
                 name = f"{path}.{number}.{linear}"
                 width = expert.get_submodule(linear).weight.shape[1]
                 few = len(mine) < width

@@ -23,6 +23,15 @@ from methods.model.targets import dense_weight, family_of, find_targets
 TOKENS = torch.arange(16)[None]
 
 
+def logits(model):
+    return model(input_ids=TOKENS, use_cache=False).logits
+
+
+def pass_on(_module, args, output):
+    """Make a block an identity."""
+    return (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
+
+
 def smaller(family, tmp_path, kept):
     """A model, its folder, and the folder of what is kept of it."""
     model = build(family)
@@ -44,17 +53,13 @@ def test_folder_loads_and_computes_what_its_source_does_without_the_others(famil
     path = family_of(model.config.to_dict()).blocks
     blocks = model.get_submodule(path)
     for i in set(range(len(blocks))) - set(kept):
-        blocks[i].register_forward_hook(
-            lambda _module, args, output: (
-                (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
-            )
-        )
+        blocks[i].register_forward_hook(pass_on)
 
     loaded = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
 
     assert len(loaded.get_submodule(path)) == len(kept)
-    expected, got = (m(input_ids=TOKENS, use_cache=False).logits for m in (model, loaded))
-    assert not torch.equal(expected, build(family)(input_ids=TOKENS, use_cache=False).logits)
+    expected, got = map(logits, (model, loaded))
+    assert not torch.equal(expected, logits(build(family)))
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -62,15 +67,10 @@ UNITS = ((0, *range(9, 56)), (*range(8, 55), 63), (*range(16, 64),))
 GROUPS = ((1,), (0,), (1,))
 
 
-@pytest.mark.parametrize(
-    "family",
-    sample(
-        [f for f in CONFIGS if FAMILIES[f].width and not FAMILIES[f].experts],
-        "llama",
-        "gpt2",
-        "phi3",
-    ),
-)
+WIDE = [f for f in CONFIGS if FAMILIES[f].width and not FAMILIES[f].experts]
+
+
+@pytest.mark.parametrize("family", sample(WIDE, "llama", "gpt2", "phi3"))
 @torch.inference_mode()
 def test_folder_computes_what_its_source_does_without_units_and_heads(family, tmp_path):
     """Units and heads that nothing reads are as good as removed."""
@@ -92,11 +92,9 @@ def test_folder_computes_what_its_source_does_without_units_and_heads(family, tm
 
     loaded = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
 
-    expected, got = (m(input_ids=TOKENS, use_cache=False).logits for m in (model, loaded))
+    expected, got = map(logits, (model, loaded))
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(
-        expected, build(family)(input_ids=TOKENS, use_cache=False).logits, atol=1e-4
-    )
+    assert not torch.allclose(expected, logits(build(family)), atol=1e-4)
     assert SmallerFolder(source, kept).shapes() == Folder(target).shapes()
 
 
@@ -116,9 +114,7 @@ def test_verify_refuses_what_is_not_the_source(name, change, tmp_path):
     targets = find_targets(before.config, before.shapes())
     counts = verify(before, Folder(target), Pattern(), targets, (), torch.float32, frozen=True)
     tensors = load_file(target / "model.safetensors")
-    assert Folder(target).shapes() == before.shapes(), (
-        "also of units in a block that has another number"
-    )
+    assert Folder(target).shapes() == before.shapes(), "also of units in a block that moved"
     assert counts.parameters == sum(t.numel() for t in tensors.values())
     tensors[name] = change(tensors[name]).contiguous() if change else torch.zeros(2)
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
@@ -132,10 +128,9 @@ def test_method_that_also_changed_a_weight_is_refused(tmp_path):
     write(model, tmp_path / "source")
     model.model.norm.weight[0] += 1
 
+    folders = tmp_path / "source", {"blocks": (0, 2)}, tmp_path / "target"
     with pytest.raises(CheckFailed, match="also changed weights"):
-        write_smaller(
-            model, tmp_path / "source", {"blocks": (0, 2)}, tmp_path / "target", torch.float32
-        )
+        write_smaller(model, *folders, torch.float32)
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,8 @@ class Both:
         settings = Compute(stream=stream, **compute)
         model = loading.load(self.folder, settings) if stream else in_memory(self.folder, settings)
         workdir = self.workdir / f"{stream}"
-        job = self.make_job(
-            model, source=self.folder, compute=settings, workdir=workdir, **self.fields
-        )
+        fields = {"source": self.folder, "compute": settings, "workdir": workdir} | self.fields
+        job = self.make_job(model, **fields)
         return build(registry.lookup("methods", method), method, {}).apply(model, job)
 
     def compare(self, method, **compute):
@@ -98,53 +97,38 @@ def both(make_job, tmp_path):
     return lambda folder, **fields: Both(make_job, folder, tmp_path / "work", **fields)
 
 
-@pytest.mark.parametrize(
-    ("kind", "method"),
-    [
-        (fused, "sparsegpt"),
-        (published, "magnitude"),
-        *(
-            pytest.param(k, m, marks=pytest.mark.full)
-            for k in (fused, published)
-            for m in ("magnitude", "wanda")
-        ),
-    ],
-)
+DAILY = [(fused, "sparsegpt"), (published, "magnitude")]
+MORE = [(fused, "magnitude"), (fused, "wanda"), (published, "wanda")]
+
+
+@pytest.mark.parametrize(("kind", "method"), models.sample(DAILY + MORE, *DAILY))
 def test_streamed_by_expert_is_the_same_to_the_bit(mixture, method, kind, both, tmp_path):
     notes = both(kind(mixture, tmp_path / "source")).compare(method)
     assert ("experts" in notes) == (method != "magnitude")
 
 
-@pytest.mark.parametrize(
-    "dtype", models.sample([torch.float32, torch.bfloat16], torch.bfloat16), ids=str
-)
+@pytest.mark.parametrize("dtype", models.sample([torch.float32, torch.bfloat16], torch.bfloat16))
 def test_when_experts_see_all_tokens_too(mixture, dtype, both, tmp_path):
-    notes = both(fused(mixture, tmp_path / "source"), all_experts=True).compare(
-        "sparsegpt", dtype=dtype
-    )
+    seeing_all = both(fused(mixture, tmp_path / "source"), all_experts=True)
+    notes = seeing_all.compare("sparsegpt", dtype=dtype)
     assert set(notes["experts"]["tokens"].values()) == {6 * 16}
 
 
 def test_with_activations_on_disk_too(mixture, both, tmp_path):
-    both(fused(mixture, tmp_path / "source")).compare(
-        "wanda", scratch=tmp_path, dtype=torch.bfloat16
-    )
+    here = both(fused(mixture, tmp_path / "source"))
+    here.compare("wanda", scratch=tmp_path, dtype=torch.bfloat16)
 
 
-@pytest.mark.parametrize(
-    "left_out",
-    models.sample(
-        [".experts.", ".self_attn.", "gate_up_proj", "down_proj", ".1.mlp.", ".experts.2."],
-        "gate_up_proj",
-    ),
-)
+PARTS = [".experts.", ".self_attn.", "gate_up_proj", "down_proj", ".1.mlp.", ".experts.2."]
+
+
+@pytest.mark.parametrize("left_out", models.sample(PARTS, "gate_up_proj"))
 def test_with_some_of_the_targets_too(left_out, make_job, both, tmp_path):
     folder = fused("mixtral", tmp_path / "source")
     targets = make_job(loading.load(folder, Compute())).targets
+    targets = tuple(target for target in targets if left_out not in target)
     for every in (False, True):
-        both(
-            folder, targets=tuple(t for t in targets if left_out not in t), all_experts=every
-        ).compare("sparsegpt")
+        both(folder, targets=targets, all_experts=every).compare("sparsegpt")
 
 
 @pytest.fixture
@@ -159,11 +143,8 @@ def watched(monkeypatch, make_job, tmp_path):
             reads.append((name, threading.current_thread()))
         return tensor(folder, name)
 
-    model = AutoModelForCausalLM.from_config(
-        MixtralConfig(
-            **models.GROUPED | {"intermediate_size": 512}, **models.TOKENS, num_local_experts=8
-        )
-    )
+    sizes = models.GROUPED | models.TOKENS | {"intermediate_size": 512}
+    model = AutoModelForCausalLM.from_config(MixtralConfig(**sizes, num_local_experts=8))
     compute = Compute(stream=True)
     folder = models.write(unfold(model.eval().requires_grad_(False)), tmp_path / "source")
     skeleton = loading.load(folder, compute)
@@ -248,9 +229,8 @@ def test_a_block_is_kept_whole_where_it_is_trained(watched, make_job, tmp_path):
 def test_entries_are_read_and_written_alone(tmp_path):
     whole = {"a": torch.randn(3, 4, 2).bfloat16(), "b": torch.randn(3, 5).bfloat16()}
     file = tmp_path / "model.safetensors"
-    with Stacks(
-        file, {name: tuple(t.shape) for name, t in whole.items()}, torch.bfloat16
-    ) as stacks:
+    shapes = {name: tuple(t.shape) for name, t in whole.items()}
+    with Stacks(file, shapes, torch.bfloat16) as stacks:
         for number in (2, 0, 1):
             for name, tensor in whole.items():
                 stacks.write(name, number, tensor[number])
