@@ -144,11 +144,8 @@ def test_first_block_of_a_model_is_the_definition(llama, job):
     """Through the walk: on the support it ends with, least squares of the dense block's inputs. The
     last linears of the attention and the MLP stand for all.
     """
-    dense = {
-        name: layer
-        for name, layer in first_block(llama, job).items()
-        if name.endswith(("o_proj", "down_proj"))
-    }
+    dense = first_block(llama, job)
+    dense = {name: dense[name] for name in dense if name.endswith(("o_proj", "down_proj"))}
 
     notes = Alps(steps=80).apply(llama, replace(job, targets=tuple(dense))).notes
 
@@ -156,9 +153,8 @@ def test_first_block_of_a_model_is_the_definition(llama, job):
         got = llama.get_submodule(name).weight
         agree(got, lambda w, x: least_squares(w, x, searched(w, x, job.pattern)[0]), weight, x)
         # noted with six digits; by whole steps, so no rounding turns it where it turns no support
-        assert notes["layers"][name]["rho"] == pytest.approx(
-            searched(weight, x, job.pattern)[1], rel=1e-5
-        )
+        rho = pytest.approx(searched(weight, x, job.pattern)[1], rel=1e-5)
+        assert notes["layers"][name]["rho"] == rho
         assert notes["layers"][name]["error"] <= notes["layers"][name]["error_before"]
 
 
