@@ -146,9 +146,8 @@ def profiles(folder: str) -> str:
         )
         for text, about in zip(profile.text_tables(one), profile.CAPTIONS, strict=False):
             summary = f"<details><summary>{escape_markdown(text.title)}</summary>"
-            note = (
-                "" if about == profile.CAPTION else f"{about}\n\n"
-            )  # that one is under the picture
+            # That one is under the picture.
+            note = "" if about == profile.CAPTION else f"{about}\n\n"
             parts.append(f"{summary}\n\n{note}{table.to_markdown(text)}\n</details>\n")
     return "\n".join(parts)
 

@@ -133,9 +133,8 @@ def picture() -> str:
     for i, (color, (method, points)) in enumerate(
         zip(choose_colors(len(curves)), curves.items(), strict=True)
     ):
-        known = [
-            (p.tokens * 1.06**i, r) for p in points if (r := p.ratios.get("dense-ft"))
-        ]  # beside each other
+        # Beside each other.
+        known = [(p.tokens * 1.06**i, r) for p in points if (r := p.ratios.get("dense-ft"))]
         at = [tokens for tokens, _ in known]
         ratios.vlines(
             at, [r.low for _, r in known], [r.high for _, r in known], color=color, alpha=0.5

@@ -182,9 +182,8 @@ class _Turn:
         request, entered = self.request, _Entered()
         clock: Clock = CudaClock() if request.device.startswith("cuda") else WallClock()
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # names of arguments that transformers will change
+            # Names of arguments that transformers will change.
+            warnings.simplefilter("ignore", FutureWarning)
             for engine in self.engines:
                 say(f"{step.name}: loading {engine.name}")
                 for name, versions in self.models.items():

@@ -211,9 +211,8 @@ class Size:
                 if "relative_flops" in known
                 else 0
             )
-            saved = terms * item_bits / 8 - known.get(
-                "adapter_bytes", 0.0
-            )  # by factors that are rounded
+            # By factors that are rounded.
+            saved = terms * item_bits / 8 - known.get("adapter_bytes", 0.0)
             packed = known["bytes"] - targets * (item_bits - bits + beside) / 8 - saved
             # The sum of floats may be just above or below a whole number.
             return min(

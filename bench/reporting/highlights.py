@@ -153,9 +153,8 @@ def _describe_change(table: Table, dense: int, row: int, column: int) -> str:
     is_ratio = table.columns[column].definition.is_ratio
     describe = words.ratio if is_ratio else words.difference
     interval = table.intervals.get((*pairwise.ordered(dense, row), column))
-    if interval is None or (
-        is_ratio and interval.low == 0
-    ):  # so wide that its low end was rounded to 0
+    # So wide that its low end was rounded to 0.
+    if interval is None or (is_ratio and interval.low == 0):
         a, b = (table.value(k, column) or 0.0 for k in (dense, row))
         return describe(b / a if is_ratio else b - a)
     ends = [interval.value, interval.low, interval.high]

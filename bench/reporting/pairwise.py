@@ -110,9 +110,8 @@ def compare(
     """
     pairs, _ = pair_seeds("", a, b, True)
     pair = next((p for p in pairs if p.metric == metric), None)
-    if (
-        pair is None or pair.obstacle() or pair.is_ratio != pair.definition.is_ratio
-    ):  # a ratio to 0 says nothing
+    # A ratio to 0 says nothing.
+    if pair is None or pair.obstacle() or pair.is_ratio != pair.definition.is_ratio:
         return None
     noise, source = noises.of_pair(pair) or (None, "")
     try:

@@ -102,9 +102,8 @@ def test_what_is_handed_over_and_what_comes_back(llama, ready, script):
             before[:, 1::2] = 0
         assert torch.equal(after[name], before), name
     assert outcome.notes["recipe"] == "every other weight"
-    assert outcome.notes["versions"]["torch"] == metadata.version(
-        "torch"
-    )  # without the build, as in "+cu132"
+    # Without the build, as in "+cu132".
+    assert outcome.notes["versions"]["torch"] == metadata.version("torch")
     assert outcome.notes["dense_logits"]["difference"] == 0
     assert outcome.notes["log"] == {
         "file": "artifacts/a.log",

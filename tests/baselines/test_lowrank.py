@@ -182,6 +182,7 @@ def test_rounded_factors_are_integers_with_scales(factors, most, tmp_path):
     assert adapter.are_equal(back, found) and {term.bits for term in back.values()} == {bits}
     counts = WeightCounts(job.pattern, layers=dict.fromkeys(job.targets))
     count_terms(counts, back, Folder(tmp_path / "model"), torch.float32)
+    # One scale for each component of a factor.
     sides = [
         32 + 32,
         32 + 16,
@@ -190,7 +191,7 @@ def test_rounded_factors_are_integers_with_scales(factors, most, tmp_path):
         32 + 64,
         32 + 64,
         64 + 32,
-    ]  # one scale for each component of a factor
+    ]
     assert counts.term_bytes_packed == 3 * sum(4 * side * bits // 8 + 4 * 2 * 2 for side in sides)
     assert counts.term_bytes == 3 * sum(4 * side * 4 for side in sides)
     name = job.targets[0]

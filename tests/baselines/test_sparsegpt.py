@@ -72,9 +72,8 @@ def test_damping_grows_tenfold_until_it_helps():
 
     assert damping == pytest.approx(0.1)
     want = torch.linalg.inv(h.double() + 0.1 * torch.eye(2, dtype=torch.float64))
-    off = (
-        43 * torch.finfo(torch.float32).eps
-    )  # the condition of what is inverted, 2.15 / 0.05, times a rounding
+    # The condition of what is inverted, 2.15 / 0.05, times a rounding.
+    off = 43 * torch.finfo(torch.float32).eps
     torch.testing.assert_close((factor.T @ factor).double(), want, rtol=off, atol=0)
     assert inverse_factor(torch.ones(4, 4), 0)[1] > 0
     with pytest.raises(FloatingPointError, match="with any damping"):

@@ -50,9 +50,8 @@ def test_most_important_parts_are_kept(family, heads):
     outcome = Width(drop="25%", heads=heads).apply(model, job)
 
     found = naive(model, job.calibration, 4)
-    parts = (
-        2 if family == "llama" else 1
-    )  # the inputs of an attention's last linear come before those of the MLP's
+    # The inputs of an attention's last linear come before those of the MLP's.
+    parts = 2 if family == "llama" else 1
     for i, kept in enumerate(outcome.kept["units"]):
         scores = found[parts * i + parts - 1][0]
         assert set(kept) == set(scores.topk(len(kept)).indices.tolist())

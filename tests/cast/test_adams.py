@@ -149,11 +149,12 @@ def test_marks_are_taken_every_refresh_and_count_what_changed():
     optimizer.update_mask()
     assert optimizer.metrics["flipped"] > share  # of all updates so far
     before = optimizer.metrics["flipped"]
+    # A card's, which was not waited for.
     optimizer._unread = (
         torch.tensor([0.0, 0.0, 8.0], dtype=torch.float64),
         0.0,
         1,
-    )  # a card's, which was not waited for
+    )
     optimizer.update_mask()
     assert optimizer.metrics["flipped"] == pytest.approx(
         before + 8 / sum(p.numel() for p in params)

@@ -58,9 +58,8 @@ def test_records_the_squares_of_inputs_in_training_alone(llama, make_job):
         with torch.no_grad():
             model(job.calibration[:3])
         seen.clear()
-        for part in job.calibration.split(
-            4
-        ):  # as a step of two micro-batches, of 4 and 2 sequences
+        # As a step of two micro-batches, of 4 and 2 sequences.
+        for part in job.calibration.split(4):
             model(part, labels=part).loss.backward()
         optimizer.step()
     model(job.calibration[:2]).logits.sum().backward()

@@ -77,9 +77,8 @@ def test_windows_begin_with_bos_and_lose_no_text(tokenizer):
     )
 
     assert whole[:, 0].tolist() == [BOS] * 4
-    assert (
-        text[0, 0] == BOS and BOS not in text[1:]
-    )  # as papers cut: the whole text is encoded once
+    # As papers cut: the whole text is encoded once.
+    assert text[0, 0] == BOS and BOS not in text[1:]
     assert whole[:, 1:].flatten()[:-1].tolist() == text.flatten()[1:].tolist()
     assert torch.equal(
         windows.load_windows("wiki-mini", tokenizer, 31, 4, None, bos="never")[0], text

@@ -61,9 +61,8 @@ def test_a_build_may_read_and_nothing_else_but_for_the_job_that_comments():
 def test_actions_are_pinned_and_a_checkout_keeps_no_token():
     for step in STEPS:
         if "uses" in step:
-            version = (
-                r"v\d+(\.\d+\.\d+)?" if step in EXAMPLES else "[0-9a-f]{40}"
-            )  # a commit cannot be moved
+            # A commit cannot be moved.
+            version = r"v\d+(\.\d+\.\d+)?" if step in EXAMPLES else "[0-9a-f]{40}"
             assert step["uses"] == "./.github/actions/gate" or re.fullmatch(
                 rf"[\w./-]+@{version}", step["uses"]
             )
@@ -111,9 +110,8 @@ def room(tmp_path, monkeypatch):
     (tmp_path / "gate.toml").write_text(BLOCKS["toml"][1])
     monkeypatch.chdir(tmp_path)
     spec = runs.small(tmp_path / "results/local/ci", measures=("perplexity",))
-    runs.run_here(
-        spec, only=["dense"]
-    )  # the very same measurements, so that the commands measure one model, not two
+    # The very same measurements, so that the commands measure one model, not two.
+    runs.run_here(spec, only=["dense"])
     for line in BLOCKS["bash"][0].splitlines():
         assert shell(line)[0] == 0
     assert (tmp_path / "results/baselines/main.zip").exists()
@@ -168,9 +166,8 @@ def test_the_very_commands_pass_then_fail(room):
     assert "bench gate passed" in (room / "summary.md").read_text()
 
     (report,) = GITLAB["bench"]["artifacts"]["reports"].values()
-    fake_records.perplexity(
-        room / "results/more", method="wanda"
-    )  # a baseline of what is not measured
+    # A baseline of what is not measured.
+    fake_records.perplexity(room / "results/more", method="wanda")
     shell(
         "bench merge results/local/ci --results results/more && bench baseline set main --results "
         "results/more"

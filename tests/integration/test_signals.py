@@ -18,9 +18,8 @@ TRAINING = {"tokens": STEPS * 8 * 32, "batch": 8, "seqlen": 32}
 
 @pytest.fixture(autouse=True)
 def world(site, tmp_path, monkeypatch):
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a background job's children ignore it
+    # A background job's children ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield from runs.world(site, tmp_path, monkeypatch)
     signal.signal(signal.SIGINT, before)
 

@@ -158,10 +158,11 @@ def test_rows_that_follow_depth_and_width(rows_of):
     values = values_of(rows)
     dense = values["dense", "parameters"]
     assert values[DEPTH, "parameters"] == values["depth + retrain", "parameters"] < dense
+    # Of each block: 96 of 352 units and 2 of 4 heads of 32, hidden size 128.
     units, heads = (
         3 * 96 * 128,
         4 * 64 * 128,
-    )  # of each block: 96 of 352 units and 2 of 4 heads of 32, hidden size 128
+    )
     assert values[WIDTH, "parameters"] == dense - 4 * (units + heads)
 
 

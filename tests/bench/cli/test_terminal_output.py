@@ -133,12 +133,13 @@ def _equal(root):
 
 
 def _machine(monkeypatch):
+    # So that a new method changes no file.
     shown = (
         "dense",
         "sparsegpt",
         "cast",
         "sparseml-magnitude",
-    )  # so that a new method changes no file
+    )
     built_in = {
         kind: {n: e for n, e in s.items() if n in shown} for kind, s in registry.SECTIONS.items()
     }

@@ -127,9 +127,8 @@ def results(tmp_path):
             )
             write(tmp_path / "r", "dense-ft", f"m{weights}", weights, tokens, base)
             lost = base + cost + rng.normal(0, 0.01, 12)
-            write(
-                tmp_path / "r", "cast", f"m{weights}", weights + 1, tokens, lost
-            )  # the size is the control's
+            # The size is the control's.
+            write(tmp_path / "r", "cast", f"m{weights}", weights + 1, tokens, lost)
     return tmp_path / "r"
 
 

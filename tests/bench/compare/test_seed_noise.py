@@ -34,9 +34,8 @@ def test_rows_of_a_kind_are_pooled_by_their_degrees_of_freedom(tmp_path):
     noise, source = SeedNoiseTable(records(tmp_path, *rows)).of("tiny", "one-shot", PERPLEXITY)
 
     assert noise.freedom == 3
-    assert noise.variance == pytest.approx(
-        (1 * 0.02**2 / 2 + 2 * 0.03**2) / 3
-    )  # s^2 of two values is half their squared gap
+    # S^2 of two values is half their squared gap.
+    assert noise.variance == pytest.approx((1 * 0.02**2 / 2 + 2 * 0.03**2) / 3)
     assert source == "one-shot 2.6% (from 2 one-shot rows with seeds)"
 
 
@@ -163,7 +162,6 @@ def test_both_sides_of_a_pair_have_noise_if_both_have_a_seed(tmp_path):
     a, b = (known["wanda"],), (known["ria"],)
     assert deviation((dense,), a) == pytest.approx(0.01)
     assert deviation(a, b) == pytest.approx(0.01 * 2**0.5)
-    assert deviation(a * 3, b * 3) == pytest.approx(
-        0.01 * (2 / 3) ** 0.5
-    )  # of means over three seeds
+    # Of means over three seeds.
+    assert deviation(a * 3, b * 3) == pytest.approx(0.01 * (2 / 3) ** 0.5)
     assert deviation((dense,), (dense,)) is None

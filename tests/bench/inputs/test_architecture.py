@@ -49,9 +49,8 @@ def test_no_tensor_may_be_missing_or_of_another_shape(family, make, keep_as, tmp
     file = folder / "model.safetensors"
     tensors = load_file(file)
 
-    for name in [
-        n for n in tensors if ".1." not in n and ".2." not in n
-    ]:  # the first block, and what is outside
+    # The first block, and what is outside.
+    for name in [n for n in tensors if ".1." not in n and ".2." not in n]:
         save_file({n: t for n, t in tensors.items() if n != name}, file)
         with pytest.raises(
             UserError, match=name.replace("lm_head", "(lm_head|embed_out)") + "|layers"

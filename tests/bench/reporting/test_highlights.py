@@ -47,9 +47,8 @@ def of(*roots):
 def test_the_smallest_of_the_best_against_the_best_that_is_whole(filled):
     quantized, pruned = of(filled)
     assert (pruned.best, pruned.tied, pruned.uncompared) == ("small 2:4 int8", ("good 2:4",), 0)
-    assert pruned.reference == "longer dense" and pruned.change.startswith(
-        "×1.222 (1.1"
-    )  # exp(0.2001)
+    # Exp(0.2001).
+    assert pruned.reference == "longer dense" and pruned.change.startswith("×1.222 (1.1")
     assert pruned.size == "1.5 MB of 4.0 MB"
     assert (quantized.best, quantized.tied) == ("dense int8", ()) and quantized.change.startswith(
         "×1.116 (1.1"

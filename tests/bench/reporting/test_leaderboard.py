@@ -491,9 +491,8 @@ def test_the_page_has_every_number_and_what_it_was_made_from(files, first, fille
             for cell, given in zip(line.cells, shown["cells"], strict=True):
                 assert (cell is None) == (given is None)
                 if cell:
-                    assert given["v"] == (
-                        cell.value and float(f"{cell.value:.12g}")
-                    )  # versions of Python add otherwise
+                    # Versions of Python add otherwise.
+                    assert given["v"] == (cell.value and float(f"{cell.value:.12g}"))
                     assert set(given["records"]) <= set(data["records"])
     assert {data["strings"][r["commit"]] for r in data["records"].values()} == {"c" * 40}
     assert {data["strings"][r["folder"]] for r in data["records"].values()} == {

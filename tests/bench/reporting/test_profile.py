@@ -134,9 +134,8 @@ def test_seeds_are_those_of_all_tasks_whatever_the_order_of_the_records(made, tm
             fake_records.answers(
                 tmp_path, task, factor, method="wanda", seed=seed, made=made, lost=6, gained=2
             )
-    fake_records.answers(
-        tmp_path, TASKS[0], 9.0, method="wanda", seed=3
-    )  # the other task of this seed is missing
+    # The other task of this seed is missing.
+    fake_records.answers(tmp_path, TASKS[0], 9.0, method="wanda", seed=3)
 
     code = facts_of(table_of(tmp_path), "wanda 2:4").tracks["code"]
     assert code.loss.value == pytest.approx(0.5) and code.change.stderr == pytest.approx(

@@ -296,10 +296,11 @@ def test_n_that_would_decide():
     assert estimate.required_n(0.02, 0.04, 0.01) == (1600, "questions")  # 100 (0.04 / 0.01)^2
     assert estimate.required_n(0.01, 0.04, 0.01) is None
     shared = replace(estimate, seed_share=0.4, seeds=2)
+    # 100 * 0.6 / ((0.006 / 0.005)^2 - 0.4).
     assert shared.required_n(0.004, 0.005, 0.01) == (
         58,
         "questions",
-    )  # 100 * 0.6 / ((0.006 / 0.005)^2 - 0.4)
+    )
     assert shared.required_n(0.019, 0.01, 0.01) == (147, "questions")  # 100 * 0.6 / (0.9^2 - 0.4)
     assert shared.required_n(0.015, 0.01, 0.01) is None, (
         "the seeds alone leave too much, and so do the questions"

@@ -163,11 +163,12 @@ def artifacts(tmp_path, quantizers):
 
 def test_a_stage_is_made_once_however_many_start_from_it(tmp_path, monkeypatch):
     """Two workers quantize one pruned model."""
+    # Transformers loads one model at a time in a process.
     made, apply, one = (
         [],
         Builder._apply,
         threading.Lock(),
-    )  # transformers loads one model at a time in a process
+    )
 
     def slowly(builder, artifact, before, workdir):
         made.append(artifact.stage_labels)

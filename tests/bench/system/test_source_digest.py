@@ -124,10 +124,11 @@ def test_a_moved_file_or_package_changes_nothing(tree):
         (WINDOWS, "bench/inputs/crops.py"),
         ("methods/workshop/pruning/walk.py", "methods/blockwise.py"),
         ("methods/workshop/quantizing/grids.py", "methods/workshop/rounding/grids.py"),
+        # A measure reads its functions as corpora.NAME.
         (
             "bench/inputs/corpora.py",
             "bench/texts.py",
-        ),  # a measure reads its functions as corpora.NAME
+        ),
         ("bench/kernels", "bench/parts/packed24"),
         ("bench/measures/speed", "bench/parts/speed"),
         ("bench/results", "bench/core/results"),
