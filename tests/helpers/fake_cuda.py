@@ -68,7 +68,5 @@ class Sparse:
     def measure(self, work, count):
         for _ in range(count):
             work()
-        last = self.calls[-1]
-        return [
-            1.0 if (last["alg_id"], last["split_k"], last["split_k_mode"]) == (4, 2, 1) else 2.0
-        ] * count
+        plan = tuple(self.calls[-1][name] for name in ("alg_id", "split_k", "split_k_mode"))
+        return [1.0 if plan == (4, 2, 1) else 2.0] * count

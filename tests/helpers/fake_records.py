@@ -23,50 +23,28 @@ def record(method="wanda", seed=None, measure="perplexity", protocol="wiki-mini@
     identity: parts of it as text, as rows have them, by default 2:4 but for the dense model; made:
     what else its key is made of.
     """
-    slot = {
-        "model": "tiny",
-        "method": method,
-        "pattern": "dense" if method == "dense" else "2:4",
-        "quantizer": "none",
-    }
-    slot |= {
-        "seed": seed,
-        "measure": measure,
-        "protocol": protocol,
-        "targets": [["*"], []],
-        "dtype": "float32",
-        "device": "cpu",
-    }
+    pattern = "dense" if method == "dense" else "2:4"
+    slot = {"model": "tiny", "method": method, "pattern": pattern, "quantizer": "none"}
+    slot |= {"seed": seed, "measure": measure, "protocol": protocol, "targets": [["*"], []]}
+    slot |= {"dtype": "float32", "device": "cpu"}
     slot |= fields.pop("identity", {})
     identity = identity_of(**slot)
     inputs = {"made": repr((slot, fields.pop("made", None)))} | fields.pop("key_inputs", {})
     machine = {"cpu": fields.pop("cpu", "EPYC"), "device": None}
-    provenance = {
-        "commit": {"id": "c" * 40, "dirty": False},
-        "machine": machine,
-        "recorded": "2026-01-01T00:00:00Z",
-    }
+    provenance = {"commit": {"id": "c" * 40, "dirty": False}, "machine": machine}
+    provenance["recorded"] = "2026-01-01T00:00:00Z"
     fields = {"status": "ok", "token_digest": "t"} | fields
     provenance |= fields.pop("provenance", {})
-    return Record(
-        key=digests.of(inputs),
-        key_inputs=inputs,
-        identity=identity,
-        provenance=provenance,
-        **fields,
-    )
+    fields |= {"identity": identity, "provenance": provenance}
+    return Record(key=digests.of(inputs), key_inputs=inputs, **fields)
 
 
 def identity_of(**labels):
     """An identity from its parts as text, as rows have them."""
     include, exclude = labels.pop("targets", None) or (["*"], [])
-    detail = (
-        ("version", "limit")
-        if labels.get("measure") in ("zeroshot", "answers")
-        else ("seqlen", "limit")
-    )
+    is_task = labels.get("measure") in ("zeroshot", "answers")
     texts = {
-        "protocol": ("name", *detail),
+        "protocol": ("name", "version" if is_task else "seqlen", "limit"),
         "calibration": ("data", "seqlen", "sequences"),
         "training": ("data", "seqlen", "batch", "tokens"),
     }
@@ -129,17 +107,9 @@ def accuracy(root, lost=0, gained=0, n=1000, *, made="a", **about):
 
 
 def answers(
-    root,
-    task="code/mbpp@3-shotx40",
-    factor=1.0,
-    *,
-    lost=0,
-    gained=0,
-    n=40,
-    noise=0.0,
-    made="a",
+    root, task="code/mbpp@3-shotx40", factor=1.0, *, lost=0, gained=0, n=40, noise=0.0, made="a",
     **about,
-):
+):  # fmt: skip
     """`n` questions with two choices, half of them right before: `factor` times the bits, so many
     answers lost and gained."""
     rng = np.random.default_rng(len(task))
@@ -154,36 +124,19 @@ def answers(
         for i, (b, r) in enumerate(zip(bits, right, strict=True))
     ]
     stderr = bits.std(ddof=1) / n**0.5
-    rows = [
-        ReadingRow(
-            metric="bits_per_byte",
-            value=bits.mean(),
-            unit="bits/byte",
-            better="lower",
-            stderr=stderr,
-            n=n,
-        )
-    ]
+    unit = {"unit": "bits/byte", "better": "lower"}
+    rows = [ReadingRow(metric="bits_per_byte", value=bits.mean(), stderr=stderr, n=n, **unit)]
     rows.append(ReadingRow(metric="acc_raw", value=right.mean(), unit="1", better="higher", n=n))
-    about = {
-        "measure": "answers",
-        "protocol": task,
-        "token_digest": "",
-        "notes": {"ranking": "raw"},
-    } | about
+    about = {"notes": {"ranking": "raw"}} | about
+    about = {"measure": "answers", "protocol": task, "token_digest": ""} | about
     return put(root, record(made=made, **about), items, rows)
 
 
+PREFILL = ("prefill", "s", "lower")
+
+
 def latency(
-    root,
-    factor=1.0,
-    blocks=12,
-    *,
-    made="a",
-    noise=1,
-    spread=0.01,
-    metric=("prefill", "s", "lower"),
-    **about,
+    root, factor=1.0, blocks=12, *, made="a", noise=1, spread=0.01, metric=PREFILL, **about
 ):
     times = factor * np.exp(np.random.default_rng(noise).normal(0, spread, blocks))
     items = [Item(str(i), str(i), float(t), 1.0) for i, t in enumerate(times)]

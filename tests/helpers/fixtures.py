@@ -71,11 +71,8 @@ def encoded_once() -> Iterator[None]:
     """Encode a text once for each tokenizer: most tests read or count the tokens of the same text.
     Validate on little of it."""
     known: dict[tuple[Any, ...], Any] = {}
-    real_encode, real_count, real_tokens = (
-        windows.encode,
-        TokenizerFacts.count_tokens,
-        training_text._tokens,
-    )
+    real_encode, real_count = windows.encode, TokenizerFacts.count_tokens
+    real_tokens = training_text._tokens
 
     def once(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in known:
@@ -283,9 +280,8 @@ def script(request: pytest.FixtureRequest) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(SCRIPTS)
         yield importlib.import_module(request.module.SCRIPT)
-        for loaded in {module.stem for module in SCRIPTS.glob("*.py")} & (
-            set(sys.modules) - before
-        ):
+        ours = {module.stem for module in SCRIPTS.glob("*.py")}
+        for loaded in ours & (set(sys.modules) - before):
             del sys.modules[loaded]
 
 

@@ -35,11 +35,8 @@ class Commands:
 
     def __enter__(self) -> Commands:
         pipe = subprocess.PIPE
-        command = [
-            sys.executable,
-            "-c",
-            f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()",
-        ]
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
+        command = [sys.executable, "-c", code]
         self._server = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         return self
 
@@ -52,12 +49,8 @@ class Commands:
         self, arguments: list[str], folder: Path, environment: dict[str, str], path: Path
     ) -> Ended:
         """Run a command in a folder, with another folder first on Python's path."""
-        job = {
-            "arguments": arguments,
-            "folder": str(folder),
-            "environment": environment,
-            "path": str(path),
-        }
+        job = {"arguments": arguments, "folder": str(folder), "path": str(path)}
+        job["environment"] = environment
         print(json.dumps(job), file=self._server.stdin, flush=True)
         answer = self._server.stdout.readline()
         assert answer, "the server has ended"

@@ -30,11 +30,9 @@ def inputs_of(model, job):
 def first_block(model, job):
     """Weight and inputs of each target in the first block, before anything is pruned."""
     first = replace(job, targets=tuple(t for t in job.targets if ".layers.0." in t))
-    found = {
-        t: (model.get_submodule(t).weight.clone(), x) for t, x in inputs_of(model, first).items()
-    }
-    assert len(found) == 7
-    return found
+    inputs = inputs_of(model, first)
+    assert len(inputs) == 7
+    return {t: (model.get_submodule(t).weight.clone(), x) for t, x in inputs.items()}
 
 
 def check_first_block(model, job, method, naive):
@@ -80,9 +78,8 @@ def layer(out=24, width=64, tokens=256, seed=0):
     """Return a weight, and correlated inputs with unequal norms."""
     torch.manual_seed(seed)
     mix = torch.eye(width) + torch.randn(width, width) / width**0.5
-    return torch.randn(out, width) / width**0.5, torch.randn(tokens, width) @ mix * torch.rand(
-        width
-    ).add(0.5)
+    weight = torch.randn(out, width) / width**0.5
+    return weight, torch.randn(tokens, width) @ mix * torch.rand(width).add(0.5)
 
 
 def pruned(weight, x, pattern, block=128, damping=0.01):

@@ -71,14 +71,9 @@ def install(folder, module, ends, fields=None, preamble="", kind="methods"):
     """
     fields = fields or {}
     head, form = (MEASURES, MEASURE) if kind == "measures" else (METHODS, METHOD)
-    classes = [
-        form.format(
-            kind=name.capitalize(),
-            name=name,
-            fields=indent(fields.get(name, ""), " " * 4),
-            body=indent(end, " " * 8),
-        )
-        for name, end in ends.items()
-    ]
+    classes = []
+    for name, end in ends.items():
+        parts = {"fields": indent(fields.get(name, ""), " " * 4), "body": indent(end, " " * 8)}
+        classes.append(form.format(kind=name.capitalize(), name=name, **parts))
     names = {name: f"{module}:{name.capitalize()}" for name in ends}
     return runs.distribution(folder, module, head + preamble + "".join(classes), **{kind: names})

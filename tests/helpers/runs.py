@@ -42,10 +42,11 @@ SMALL = {
 }
 
 
+ASKING = {"training", "cuda", "isolated"}
 ONE_SHOT = [
     n
     for n, e in METHODS.items()
-    if not ({"training", "cuda", "isolated"} & set(e.needs) or e.extra or Does.IMPORTS in e.does)
+    if not (ASKING & set(e.needs) or e.extra or Does.IMPORTS in e.does)
 ]
 """Those that need no training corpus, no device and no other library; what refines a mask is among
 them."""
@@ -90,16 +91,14 @@ def store_as(folder, kind) -> Path:
     from safetensors.torch import load_file, save_file
 
     for file in folder.glob("*.safetensors"):
-        tensors = {
-            name: tensor.to(getattr(torch, kind)) for name, tensor in load_file(file).items()
-        }
+        dtype = getattr(torch, kind)
+        tensors = {name: tensor.to(dtype) for name, tensor in load_file(file).items()}
         save_file(tensors, file, metadata={"format": "pt"})
     return folder
 
 
 def prune(folder, pattern="2:4"):
     """Magnitude on a folder as it lies."""
-    import torch
     from safetensors.torch import save_file
 
     from methods.contract.pattern import Pattern
@@ -114,9 +113,8 @@ def prune(folder, pattern="2:4"):
     family = FAMILIES.get(opened.config["model_type"])
     tensors = {name: opened.tensor(name) for name in opened}
     for name in targets:
-        tensors[name] = torch.where(
-            Pattern.parse(pattern).keep(tensors[name].abs()), tensors[name], 0
-        )
+        keep = Pattern.parse(pattern).keep(tensors[name].abs())
+        tensors[name] = tensors[name].where(keep, 0)
     save_file(dict(fold(tensors, tensors.__getitem__, family)), file, metadata={"format": "pt"})
     return folder
 
@@ -141,12 +139,8 @@ def small(results, **changes) -> Spec:
 
 def flags(results, quantizers="none", **settings) -> list[str]:
     """The same small run for the command line. quantizers: None where the test names its own."""
-    known = {
-        "perplexity.windows": 4,
-        "calibration.sequences": 4,
-        "device": "cpu",
-        "threads": 1,
-    } | settings
+    known = {"perplexity.windows": 4, "calibration.sequences": 4, "device": "cpu", "threads": 1}
+    known |= settings
     asked = ["--quant", quantizers] if quantizers else []
     return ["--results", str(results), *asked, *(f"--set={k}={v}" for k, v in known.items())]
 
@@ -158,15 +152,10 @@ def run_here(spec, *, only=None) -> list[dict]:
         Store(spec.results)  # as a run does first
     for measurements in plan.make_plan(spec, fetch=True).artifacts().values():
         if only is None or measurements[0].artifact.method in only:
-            work(
-                Assignment(measurements=measurements, results=spec.results, wait=True),
-                Events(output),
-            )
-    return [
-        event
-        for line in output.getvalue().splitlines()
-        if (event := json.loads(line))["event"] not in ("progress", "state", "imported")
-    ]
+            asked = Assignment(measurements=measurements, results=spec.results, wait=True)
+            work(asked, Events(output))
+    events = map(json.loads, output.getvalue().splitlines())
+    return [e for e in events if e["event"] not in ("progress", "state", "imported")]
 
 
 def measured(results, *, only=None, **changes) -> dict:
@@ -241,9 +230,7 @@ def contents(results) -> dict:
 def left_over(results, cache) -> list[Path]:
     """What a run that ended well has no use for."""
     folders = [cache / part for part in ("tmp", "held", "training")] + [results / "locks"]
-    return [p for folder in folders if folder.is_dir() for p in folder.iterdir()] + list(
-        results.rglob("*.tmp")
-    )
+    return [*(p for folder in folders for p in folder.glob("*")), *results.rglob("*.tmp")]
 
 
 def call(capsys, monkeypatch, *args):
@@ -272,11 +259,10 @@ def distribution(folder: Path, name: str, source: str, **groups: dict[str, str])
     about.mkdir(parents=True)
     (folder / f"{name}.py").write_text(source)
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    sections = [
-        f"[cast_bench.{kind}]\n" + "".join(f"{n} = {t}\n" for n, t in names.items())
-        for kind, names in groups.items()
-    ]
-    (about / "entry_points.txt").write_text("\n".join(sections))
+    lines = []
+    for kind, names in groups.items():
+        lines += [f"[cast_bench.{kind}]", *(f"{name} = {target}" for name, target in names.items())]
+    (about / "entry_points.txt").write_text("\n".join([*lines, ""]))
     return folder
 
 
@@ -285,13 +271,9 @@ def put_on_path(folder: Path, monkeypatch) -> None:
     forgotten."""
     monkeypatch.syspath_prepend(folder)
     for file in folder.glob("*.py"):
-        if (loaded := sys.modules.get(file.stem)) and getattr(loaded, "__file__", None) != str(
-            file
-        ):
+        if getattr(sys.modules.get(file.stem), "__file__", str(file)) != str(file):
             del sys.modules[file.stem]
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    )
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     forget()
 
 

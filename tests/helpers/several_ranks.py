@@ -35,9 +35,8 @@ class Stopping:
 def train(name, family, out, work, stopping):
     model = exact(family)
     more = {"progress": Stopping()} if stopping else {}
-    job = job_to_train(
-        model, job_for, counting(), work, steps=STEPS, budget={"log_every": NOTED_EVERY}, **more
-    )
+    more |= {"steps": STEPS, "budget": {"log_every": NOTED_EVERY}}
+    job = job_to_train(model, job_for, counting(), work, **more)
     try:
         outcome = method(name, **RATE).apply(model, job)
     except Stopped:
@@ -47,9 +46,8 @@ def train(name, family, out, work, stopping):
     if dist.get_rank() == 0:
         shutil.copytree(outcome.model, out / "model")
         model.config.save_pretrained(out / "model")
-        (out / "curve.txt").write_text(
-            "\n".join(str(row["loss"]) for row in outcome.notes["curve"])
-        )
+        losses = [str(row["loss"]) for row in outcome.notes["curve"]]
+        (out / "curve.txt").write_text("\n".join(losses))
 
 
 class Memory:
@@ -75,9 +73,8 @@ class Memory:
 
 
 def _own_bytes():
-    (line,) = (
-        x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon")
-    )
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("RssAnon"))
     return int(line.split()[1]) * 1024
 
 
@@ -91,14 +88,9 @@ def measure(folder, out):
     with Memory() as build:
         model = loading.load(folder, compute)
         text = counting()
-        job = job_for(
-            model,
-            training=text,
-            budget=Budget(tokens=text.step_tokens),
-            compute=compute,
-            workdir=out / "work",
-            teacher=lambda: loading.load(folder, compute),
-        )
+        fields = {"training": text, "budget": Budget(tokens=text.step_tokens), "compute": compute}
+        teacher = lambda: loading.load(folder, compute)  # noqa: E731
+        job = job_for(model, workdir=out / "work", teacher=teacher, **fields)
         trainer = Trainer("dense-ft", model, job, method("dense-ft"))
         teacher = trainer._load_teacher()
     with Memory() as end:

@@ -57,18 +57,12 @@ def exact_case(case: str, folder: Path):
     family, name, config, changes = EXACT[case]
     model = exact(family)
     job = with_prior(model, job_for(model, changes.get("pattern", "2:4")))
-    tokens, all_experts = (
-        job.calibration[: changes.get("sequences", 6)],
-        changes.get("all_experts", False),
-    )
     if name in QUANTIZERS:
         model = pruned(model, job)
-    fields = {"calibration": tokens, "all_experts": all_experts, "source": write(model, folder)}
-    return (
-        model,
-        replace(job, targets=targets_of("exact", name, job), **fields),
-        method(name, config),
-    )
+    fields = {"targets": targets_of("exact", name, job), "source": write(model, folder)}
+    fields["calibration"] = job.calibration[: changes.get("sequences", 6)]
+    job = replace(job, all_experts=changes.get("all_experts", False), **fields)
+    return model, job, method(name, config)
 
 
 def tiny_case(case: str, tokens: torch.Tensor, workdir: Path):

@@ -46,12 +46,8 @@ def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def start(script: Path, task: int, tasks: int) -> subprocess.Popen[str]:
     """A task of the script's array."""
-    variables = {
-        "SLURM_ARRAY_JOB_ID": JOB,
-        "SLURM_JOB_ID": str(os.getpid()),
-        "SLURM_JOB_NODELIST": "localhost",
-    }
-    variables["SLURM_CPUS_PER_TASK"] = "1"
+    variables = {"SLURM_ARRAY_JOB_ID": JOB, "SLURM_JOB_ID": str(os.getpid())}
+    variables |= {"SLURM_JOB_NODELIST": "localhost", "SLURM_CPUS_PER_TASK": "1"}
     for name, value in {"ID": task, "MIN": 1, "COUNT": tasks}.items():
         variables[f"SLURM_ARRAY_TASK_{name}"] = str(value)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
