@@ -34,14 +34,8 @@ def prepared(tmp_path, method, **training):
     spec = runs.small(tmp_path / "r", methods=(method,), measures=("size",), training=training)
     runs.run_here(spec, only=["dense"])
     settings = {f"training.{k}": v for k, v in training.items()}
-    return spec, [
-        "run",
-        "--methods",
-        method,
-        "--measures",
-        "size",
-        *runs.flags(spec.results, **settings),
-    ]
+    flags = ["--methods", method, "--measures", "size"]
+    return spec, ["run", *flags, *runs.flags(spec.results, **settings)]
 
 
 @pytest.mark.full
@@ -130,6 +124,5 @@ def test_a_command_without_workers(tmp_path):
 
 
 def test_help_names_the_exit_codes(cli):
-    assert "130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP" in " ".join(
-        cli("--help")[1].split()
-    )
+    shown = " ".join(cli("--help")[1].split())
+    assert "130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP" in shown
