@@ -19,10 +19,8 @@ def test_a_damaged_file_is_a_sentence_before_it_is_converted(tmp_path, name):
     file.write_bytes(b"")
     gguf_files.DAMAGES[name](file)
 
-    with (
-        limits(),
-        pytest.raises(UserError, match=r"x\.gguf as GGUF \(.+\): download it again") as fault,
-    ):
+    sentence = r"x\.gguf as GGUF \(.+\): download it again"
+    with limits(), pytest.raises(UserError, match=sentence) as fault:
         models.resolve(str(file))
 
     assert len(str(fault.value).splitlines()) == 1 and len(str(fault.value)) < 700
@@ -58,10 +56,8 @@ def test_undamaged_it_is_a_model(tmp_path):
     assert models.resolve(str(file)) is None  # to be pulled
     opened = download.pull(str(file)).open()
 
-    assert opened.shapes()["model.embed_tokens.weight"] == (
-        len(gguf_files.TOKENS),
-        gguf_files.HIDDEN,
-    )
+    size = (len(gguf_files.TOKENS), gguf_files.HIDDEN)
+    assert opened.shapes()["model.embed_tokens.weight"] == size
 
 
 @pytest.mark.parametrize(

@@ -78,22 +78,12 @@ def poison(root, text, n, loss):
     plain = ReadOnlyStore(root / "plain").items(rows)
     fields = zip(plain.ids, plain.clusters, plain.columns["value"], plain.weights, strict=True)
     items = [fake_records.Item(str(i), text + str(c), float(v), float(w)) for i, c, v, w in fields]
-    size = fake_records.counted(
-        root / "plain", "bits_per_weight", 8.0, made=f"{n}{loss}", measure="size"
-    )
-    quantized = {"pattern": "dense", "quantizer": "int8"}
-    dense = fake_records.counted(
-        root / "plain",
-        "bits_per_weight",
-        8.1,
-        made=f"{n}{loss}",
-        measure="size",
-        identity=quantized,
-    )
-    reason = "ValueError: x"
-    fault = fake_records.failed(
-        root / "plain", reason, made=f"{n}{loss}", traceback="Traceback\n  y\n", method="cast"
-    )
+    about = {"made": f"{n}{loss}", "measure": "size"}
+    size = fake_records.counted(root / "plain", "bits_per_weight", 8.0, **about)
+    about["identity"] = {"pattern": "dense", "quantizer": "int8"}
+    dense = fake_records.counted(root / "plain", "bits_per_weight", 8.1, **about)
+    about = {"made": f"{n}{loss}", "traceback": "Traceback\n  y\n", "method": "cast"}
+    fault = fake_records.failed(root / "plain", "ValueError: x", **about)
     for record, kept, scores in (
         (rows, known, items),
         (size, known, ()),
@@ -101,11 +91,8 @@ def poison(root, text, n, loss):
         (rows.model_copy(update={"key": rows.key[::-1]}), KEPT, items),
         (fault, KEPT, ()),
     ):
-        fields = record.model_dump() | {
-            "items": None,
-            "notes": {"a": "b"},
-            "key_inputs": {"c": record.key},
-        }
+        fields = record.model_dump() | {"items": None, "notes": {"a": "b"}}
+        fields["key_inputs"] = {"c": record.key}
         empty = ("reason", "traceback") if record.status == "ok" else ()
         fields = poisoned(fields, text, (*kept, *empty))
         fields["key"] = digests.of(fields["key_inputs"])
@@ -131,12 +118,9 @@ def folders(tmp_path_factory):
     poison(corrupt, TEXTS["clipboard"], 0, 0.0)
     (corrupt / "hostile/records/\x1b]0;x\x07.json").write_text("{\x1b[31m")
     out["corrupt"] = str(corrupt / "hostile")
-    failed = next(
-        r
-        for r in ReadOnlyStore(Path(out["records"]))
-        if r.traceback and r.identity.model.endswith(TEXTS["clear_screen"])
-    )
-    return out | {"key": failed.short_key, "model": failed.identity.model, "folder": str(runs.TINY)}
+    failed = [r for r in ReadOnlyStore(Path(out["records"])) if r.traceback]
+    one = next(r for r in failed if r.identity.model.endswith(TEXTS["clear_screen"]))
+    return out | {"key": one.short_key, "model": one.identity.model, "folder": str(runs.TINY)}
 
 
 PLUGINS = '''"""{text}"""
@@ -155,12 +139,10 @@ def world(tmp_path_factory):
     site = home / "site"
     said = "".join(t for t in TEXTS.values() if "\0" not in t)
     broken = f"raise ValueError({said!r})"
-    for i, (source, kind) in enumerate(
-        itertools.product((broken, PLUGINS.format(text=repr(said)[1:-1])), ("methods", "measures"))
-    ):
-        runs.distribution(
-            site, f"evil{i}", source, **{kind: {f"evil{i}\x1b[2J\u202e": f"evil{i}:Evil"}}
-        )
+    sources = (broken, PLUGINS.format(text=repr(said)[1:-1]))
+    for i, (source, kind) in enumerate(itertools.product(sources, ("methods", "measures"))):
+        groups = {kind: {f"evil{i}\x1b[2J\u202e": f"evil{i}:Evil"}}
+        runs.distribution(site, f"evil{i}", source, **groups)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bootstrap, "MAX_DRAWS", 4000)
         yield from runs.world(site, home, patch)
@@ -184,9 +166,8 @@ def test_nothing_that_is_printed_is_obeyed(
     command = COMMANDS[name][i]
     if name == "baseline" and "{new}" in command and i:
         cli("baseline", "set", "main", "--results", folders["records"], "--dir", tmp_path / "new")
-    for text in _arguments(
-        "{text}" in "".join(command), where == "file", list(COMMANDS).index(name)
-    ):
+    is_asked = "{text}" in "".join(command)
+    for text in _arguments(is_asked, where == "file", list(COMMANDS).index(name)):
         values = folders | {"text": text, "new": str(tmp_path / "new")}
         line = [word.format_map(values) for word in command]
         code, out, err = cli(*line)
@@ -198,19 +179,16 @@ def test_nothing_that_is_printed_is_obeyed(
         assert "Traceback" not in err, err
         if name != "gate" or "--github" not in line:
             assert not commands_of_github(out + err), line
-        if "{text}" not in "".join(command):
+        if not is_asked:
             assert code < 2 or name in REFUSING or "{corrupt}" in command, (line, err)
-            assert re.search(r"�|\\u00|\\r", out + err) or name in SILENT or command[1] in SILENT, (
-                "no text was printed"
-            )
+            is_silent = name in SILENT or command[1] in SILENT
+            assert is_silent or re.search(r"�|\\u00|\\r", out + err), "no text was printed"
         if "json" in line or "--json" in line:
             json.loads(out)
         if "csv" in line:
             cells = [cell for row in csv.reader(io.StringIO(out)) for cell in row]
-            formulas = [
-                c for c in cells if c.lstrip(" �").startswith(FORMULA_STARTS) and not _is_number(c)
-            ]
-            assert not formulas and len(cells) > 20 * len(TEXTS)
+            formulas = [c for c in cells if c.lstrip(" �").startswith(FORMULA_STARTS)]
+            assert all(map(_is_number, formulas)) and len(cells) > 20 * len(TEXTS)
 
 
 def _arguments(is_asked, is_apart, number):
@@ -258,11 +236,8 @@ def test_progress_is_only_shown(text, kind, monkeypatch):
     display.take(running, runs.progress(text, 2, 3, **{text: 1.0}), TimeLeft(40.0, 20.0))
     if kind is RichDisplay:
         display._live.refresh()
-    display.take(
-        running,
-        {"event": "measurement", "key": text, "status": "failed", "reason": text},
-        TimeLeft(),
-    )
+    failure = {"event": "measurement", "key": text, "status": "failed", "reason": text}
+    display.take(running, failure, TimeLeft())
     display.close(None)
 
     out = OF_RICH.sub("", stream.getvalue()) if kind is RichDisplay else stream.getvalue()
