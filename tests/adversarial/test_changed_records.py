@@ -80,8 +80,7 @@ def other_values(value):
 
 
 def with_leaf(fields, path, value):
-    """Return the same fields in the same order, with one leaf changed. What is beside its path is
-    shared, not copied."""
+    """Return the same fields in the same order, with one leaf changed."""
     out = copy.copy(fields)
     out[path[0]] = with_leaf(fields[path[0]], path[1:], value) if path[1:] else value
     return out
@@ -124,8 +123,7 @@ def notices(content, items):
 
 
 def misses(path):
-    """Leaves of a record whose change nobody notices although UNPROVEN does not name them, sealed
-    or not."""
+    """Yield changes that nobody notices although UNPROVEN does not name them."""
     fields = json.loads(path.read_text())
     store = ReadOnlyStore(path.parents[1])
     record = parse(path.read_bytes(), str(path))
@@ -167,8 +165,7 @@ def test_any_leaf_of_a_record_of_each_shape(folder):
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory):
-    """Two folders of one published record and its row: an edited one, and one whose owner wrote a
-    new digest."""
+    """Two folders of one published record and its row: edited, and sealed anew."""
     root = tmp_path_factory.mktemp("damaged")
     for name in ("edited", "sealed"):
         folder = shutil.copytree(RESULTS / "tiny", root / name)

@@ -109,8 +109,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def here(place, tmp_path, monkeypatch):
-    """Work in the folder of bad files, without a CUDA device. A test fails if something is loaded
-    or started."""
+    """Work in the folder of bad files, without a CUDA device."""
 
     def refuse(*_, **__):
         raise AssertionError("loaded before the line was refused")
@@ -130,8 +129,7 @@ def entries(folder):
 
 
 def cases():
-    """Every line that names words of its sentence, and every twelfth line. The others run in tox -e
-    full."""
+    """Every line that names words of its sentence, and every twelfth line."""
     given = []
     for command, _, said in (line.partition(" => ") for line in LINES):
         given.append((shlex.split(command), said.split(" | ") if said else []))

@@ -54,8 +54,7 @@ def bench(folder, variables, *arguments):
 
 @pytest.mark.full
 def test_a_run_and_a_training_of_two_ranks(folder, marker, variables, tmp_path):
-    """The runner is started with -P, as the installed command does it: the current folder holds a
-    bench.py."""
+    """Start the runner with -P, as the installed command does."""
     variables["PYTHONPATH"] = variables["PYTHONPATH"].strip(os.pathsep)  # of the runner itself
     training = {"tokens": 1024, "batch": 8, "seqlen": 32, "processes": 2}
     settings = {f"training.{k}": v for k, v in training.items()}
@@ -69,8 +68,7 @@ def test_a_run_and_a_training_of_two_ranks(folder, marker, variables, tmp_path):
 
 
 def test_the_command_as_a_module(folder, marker, variables):
-    """Python puts the current folder first for `python -m bench`; this package takes it out
-    again."""
+    """Python puts the current folder first for `python -m bench`."""
     for name in ("bench", "methods"):  # Python looks for these before any code of ours runs
         (folder / f"{name}.py").unlink()
     variables["PYTHONPATH"] = variables["PYTHONPATH"].strip(os.pathsep)

@@ -1,5 +1,4 @@
-"""Damaged GGUF files end in one sentence: before they are converted if the header shows the damage,
-else while."""
+"""Damaged GGUF files end in one sentence, before conversion if the header shows the damage."""
 
 import os
 
@@ -64,8 +63,7 @@ def test_undamaged_it_is_a_model(tmp_path):
     ("limit", "reason"), [("MAX_ELEMENTS", "more than 3 elements"), ("MAX_TEXT", "a text of")]
 )
 def test_what_a_header_may_claim_is_bounded(tmp_path, monkeypatch, limit, reason):
-    """Libraries make objects of each element and text, so both have limits besides the size of the
-    file."""
+    """Libraries make objects of each element and text."""
     file = gguf_files.write(tmp_path / "x.gguf")
     gguf_header.read(file)
     monkeypatch.setattr(gguf_header, limit, 3)

@@ -1,8 +1,4 @@
-"""Hostile files under 2 GB of address space: no traceback, no hang, and nothing is written but
-where a command was told to.
-
-Each goes through the command that reads it. The default run takes a few, the full one all.
-"""
+"""Hostile files under 2 GB of address space: no traceback, no hang, nothing written elsewhere."""
 
 import os
 from collections.abc import Mapping
@@ -17,8 +13,7 @@ from helpers.hostile_results import ITEMS, RECORDS, ZIPS
 
 
 class Kind(NamedTuple):
-    """Cases of one kind of file, and the commands that read it. They take turns. {} is the case's
-    folder."""
+    """Cases of one kind of file, and the commands that read it."""
 
     commands: tuple[str, ...]
     cases: Mapping[str, Case]

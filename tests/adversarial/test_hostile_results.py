@@ -37,8 +37,7 @@ def varint(number):
 
 
 def with_lying_page(compression, size, rows=10):
-    """Items whose last page claims to unpack to `size` bytes, and a footer that knows nothing of
-    it."""
+    """Items whose last page claims to unpack to `size` bytes, unknown to the footer."""
     columns = {"item_id": [str(i) for i in range(rows)], "cluster_id": ["a"] * rows}
     sink = io.BytesIO()
     table = pa.table(columns | {"weight": [1.0] * rows, "value": [0.5] * rows})

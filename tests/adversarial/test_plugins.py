@@ -74,11 +74,11 @@ return walk.outcome()._replace(storage=Storage(weights=weights, values=weights /
     "remembers": """
 KEPT.extend(weight.clone() for weight in linears(model, job).values())
 keys = {target: torch.tensor(i) for i, target in enumerate(job.targets)}
-return walk.outcome()._replace(stored={t: StoredWeight(Own(), {"key": key}) for t, key in keys.items()})
+stored = {target: StoredWeight(Own(), {"key": key}) for target, key in keys.items()}
+return walk.outcome()._replace(stored=stored)
 """,
 }
-"""Quantizers: one says 1 bit and rounds to 8, one stores other weights, one has the weights in the
-settings of its codec, and one in the memory of the process."""
+"""Quantizers that claim 1 bit, store other weights, or hide them from the folder."""
 
 
 def install(folder, sources, monkeypatch):

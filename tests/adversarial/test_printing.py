@@ -1,8 +1,4 @@
-"""Text of strangers, printed by every command in every format: shown, and obeyed by nobody.
-
-printing.toml has the texts and the commands. All texts are in all names, reasons and logs of the
-same records.
-"""
+"""Text of strangers, printed by every command of printing.toml: shown, and never obeyed."""
 
 import csv
 import io
@@ -35,8 +31,7 @@ OTHER_FORMATS = (("report", 2), ("report", 3), ("gate", 1))
 
 
 def cases():
-    """The first line of every command in a file, and of some with colors. The others run in tox -e
-    full."""
+    """The first line of every command in a file, and of some with colors."""
     for name, lines in COMMANDS.items():
         for i in range(len(lines)):
             for where in ("file", "terminal", "colors"):
@@ -59,8 +54,7 @@ OF_RICH = re.compile(r"\x1b\[\?25[lh]|\x1b\[2K|\x1b\[1A|\r|\x1b\[[0-9;]*m")
 
 
 def poisoned(value, text, kept=KEPT):
-    """A record's fields with the text behind every word, or before it if it is a formula or a
-    command."""
+    """Return fields with the text behind every word, or before it if it is a formula."""
     if isinstance(value, dict):
         return {k: v if k in kept else poisoned(v, text, kept) for k, v in value.items()}
     if isinstance(value, list):
@@ -71,8 +65,7 @@ def poisoned(value, text, kept=KEPT):
 
 
 def poison(root, text, n, loss):
-    """Records of a model under this text: one with metrics that are known, one without, and a
-    failure."""
+    """Write records of a model under this text: metrics known and unknown, and a failure."""
     known = (*KEPT, "metric", "measure", "unit", "pattern")
     rows = fake_records.perplexity(root / "plain", loss, made=f"{n}{loss}", noise=n + 1, seed=0)
     plain = ReadOnlyStore(root / "plain").items(rows)
@@ -101,8 +94,7 @@ def poison(root, text, n, loss):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Two results folders with records under every text, and a file that is no record, in a folder
-    of a hostile name."""
+    """Results folders with records under every text, and one with a file that is no record."""
     home = tmp_path_factory.mktemp("hostile")
     out = {}
     for name, loss in (("records", 0.0), ("others", 0.2)):
@@ -133,8 +125,7 @@ class Evil:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Plug-ins that say the texts, and nobody to ask. Verdicts are only printed, so few draws are
-    enough."""
+    """Plug-ins that say the texts, and nobody to ask."""
     home = tmp_path_factory.mktemp("world")
     site = home / "site"
     said = "".join(t for t in TEXTS.values() if "\0" not in t)
@@ -192,8 +183,7 @@ def test_nothing_that_is_printed_is_obeyed(
 
 
 def _arguments(is_asked, is_apart, number):
-    """All texts that a command line can have, in one. is_apart: some alone, too, others for each
-    number of a command."""
+    """Return all texts that a command line can have, in one. is_apart: some alone, too."""
     texts = [text for text in TEXTS.values() if "\0" not in text]
     return ["".join(texts), *(texts[number % 12 :: 12] if is_apart else ())] if is_asked else [""]
 

@@ -1,5 +1,4 @@
-"""Odd surroundings: names with spaces, quotes and other scripts, no HOME, a strict umask, a cache
-that cannot be written."""
+"""Odd surroundings: odd names, no HOME, a strict umask, a cache that cannot be written."""
 
 import os
 import shlex

@@ -1,5 +1,4 @@
-"""Other libraries' pruners beside ours: what each says where it is missing, and, slowly, what each
-really does."""
+"""Other libraries' pruners beside ours: what each says where it is missing, and what it does."""
 
 import copy
 import importlib.util
@@ -159,8 +158,7 @@ def test_their_awq_scales_by_a_power_of_the_inputs_that_a_search_over_the_group_
 
 @pytest.mark.slow
 def test_their_smoothquant_balances_the_ranges_of_inputs_and_weights(named, make_job):
-    """Compare with their formula. It has ranges, where the paper and `smooth` have the largest
-    absolute values."""
+    """Compare with their formula."""
     pytest.importorskip("llmcompressor")
     job = make_job(named, "dense")
     attention, seen = named.model.layers[0].self_attn, inputs_of(named, job)
@@ -174,8 +172,7 @@ def test_their_smoothquant_balances_the_ranges_of_inputs_and_weights(named, make
 
 
 def nearest(model, target, kind):
-    """Round as llm-compressor does: the linears of one input share NVFP4's scale, and MXFP4's goes
-    up from 1.75 of a power."""
+    """Round as llm-compressor does: one NVFP4 scale for one input, MXFP4 up from 1.75 of a power."""
     stem, _, name = target.rpartition(".")
     of_one_input = [("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), (name,)]
     siblings = next(names for names in of_one_input if name in names)

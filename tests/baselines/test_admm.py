@@ -1,5 +1,4 @@
-"""ADMM against its definition: the paper's steps in float64, an explicit inverse, masks by
-sorting."""
+"""ADMM against its definition: the paper's steps in float64, an explicit inverse."""
 
 from itertools import product
 

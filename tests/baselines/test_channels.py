@@ -1,5 +1,4 @@
-"""Hidden channels: dead ones cost nothing, the principal components are those of the stream, and
-what may follow."""
+"""Hidden channels: dead ones cost nothing, and principal components are those of the stream."""
 
 import pytest
 import torch

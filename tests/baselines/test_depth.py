@@ -86,8 +86,7 @@ def test_search_of_few_blocks_tries_all_sets():
 
 
 def pairs_matter(removed):
-    """A loss in which the greedy choice, 0 at first, is a trap: the best four of ten are 5, 6, 7
-    and 8."""
+    """A loss in which the greedy choice is a trap: the best four of ten are 5, 6, 7 and 8."""
     removed = set(removed)
     bonus = 2.0 * len(removed & {5, 6, 7, 8}) ** 2 + 15 * (0 in removed)
     return sum(10 - i for i in removed) - bonus

@@ -1,5 +1,4 @@
-"""DSnoT against its definition, row by row and swap by swap in float64, and what no swap may
-change."""
+"""DSnoT against its definition, row by row and swap by swap in float64."""
 
 import copy
 from dataclasses import replace
@@ -106,8 +105,7 @@ def test_never_raises_its_own_error(text):
 
 @pytest.mark.parametrize(("variance", "comes"), [(0.0, 2), (1.0, 3)])
 def test_a_constant_input_is_worth_most(variance, comes):
-    """Compute by hand: e is 0.3 + 1.25, and the first weight, 0.5 in size and -0.5 of e, is
-    pruned."""
+    """Compute by hand: e is 0.3 + 1.25, and the first weight, -0.5 of e, is pruned."""
     mean, variances = torch.tensor([[-1.0, 1, 1, 5], [1, 1, variance, 1]])
     inputs = InputStatistics(mean, variances, torch.ones(4))
     weight, keep = torch.tensor([[0.5, 0.9, 0.3, 0.25]]), torch.tensor([[True, True, False, False]])
@@ -162,8 +160,7 @@ def test_moments_of_an_expert_are_of_the_tokens_that_reached_it():
 
 @pytest.mark.parametrize("text", ["2:4", "50%"])
 def test_first_block_of_a_model_is_the_definition(text, llama, make_job, refining):
-    """Inputs are those of the dense block, the weights the dense model's; the MLP keeps the mask it
-    came with."""
+    """The MLP keeps the mask that it came with."""
     job = refining(llama, make_job(llama, text))
     dense = first_block(llama, job)
     rule = DSnoT(threshold=0.001)

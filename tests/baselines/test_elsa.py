@@ -1,5 +1,4 @@
-"""ELSA's optimizer against the equations of ADMM, written a step at a time, and against Adam where
-nothing is pruned."""
+"""ELSA's optimizer against the equations of ADMM, and against Adam where nothing is pruned."""
 
 import math
 from itertools import pairwise
@@ -25,11 +24,7 @@ def elsa(params, pattern="2:4", **options):
 
 
 def naive(params, steps, keep, lambda_, interval, schedule, projection, total=40, seed=1):
-    """Train with the gradients of `train` by ADMM in its unscaled form, in which y = lambda u has
-    no scale to correct.
-
-    keep: mask of a matrix of sizes.
-    """
+    """Train by ADMM in its unscaled form, y = lambda u, with the gradients of `train`."""
     rng = torch.Generator().manual_seed(seed)
     beta1, beta2 = ADAM["betas"]
     y, mu, v, z = ([torch.zeros_like(x) for x in params] for _ in range(4))

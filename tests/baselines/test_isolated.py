@@ -1,8 +1,4 @@
-"""Files that go to another library's environment and come back. A script of a few lines replaces
-the library.
-
-The script does without torch: eleven processes would import it.
-"""
+"""Files that go to another library's environment and come back. A script replaces the library."""
 
 import json
 import os

@@ -94,8 +94,7 @@ def test_no_rank_is_spent_on_inputs_that_are_always_0():
 
 @torch.inference_mode()
 def test_whitened_svd_has_the_smallest_output_error_on_every_layer():
-    """Against the optimum that Eckart and Young give, in float64, by another root of the second
-    moment."""
+    """Compare with the optimum of Eckart and Young, in float64."""
     dense, job = pruned("llama")
     for name, x in inputs_of(dense, job).items():
         x, weight = x.double(), dense.get_submodule(name).weight.double()

@@ -1,5 +1,4 @@
-"""MaskLLM: gates, what leans them, the schedules, the regulariser, and what comes out of a
-training."""
+"""MaskLLM: gates, the prior, the schedules, the regulariser, and the outcome of a training."""
 
 import copy
 import math
@@ -25,8 +24,7 @@ def gated(pattern="2:4", out=6, width=16, weight=None):
 
 
 def noise_of(mask, draw):
-    """Return the noise of a soft mask, from a sample with gates of 0: log p is g up to a constant
-    per group."""
+    """Return the noise of a soft mask: with gates of 0, log p is g up to a constant."""
     still = copy.deepcopy(mask)
     still.gate.data.zero_()
     probability = []
@@ -84,8 +82,7 @@ def test_patterns_are_all_there_are():
 
 
 def test_a_prior_is_chosen_as_often_as_in_the_paper():
-    """tau = 1, alpha = 3, kappa = 100: mean p(prior) 0.73, the likeliest on 94.5% of groups; and as
-    a simulation says."""
+    """tau = 1, alpha = 3, kappa = 100: mean p(prior) 0.73, the likeliest on 94.5% of groups."""
     mask = gated(out=256, width=1024)
     keep = Pattern(2, 4).keep(torch.rand(256, 1024))
     mask.apply_prior(keep, alpha=3.0)
@@ -132,8 +129,7 @@ def test_the_gradient_is_that_of_the_regularised_loss():
 
 
 def test_untrained_it_is_the_priors_mask_over_the_dense_weights(llama, task):
-    """Leaning so far that no gate argues, and lr 0: the one-shot mask alone, whatever its weights
-    have become."""
+    """Leaning so far that no gate argues, and lr 0: the one-shot mask alone."""
     model, job = llama, task(llama, steps=1)
     given = copy.deepcopy(model)
     for target in job.targets:

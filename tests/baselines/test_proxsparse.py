@@ -16,8 +16,7 @@ from methods.contract.pattern import Pattern
 
 
 def objective(w, z, strength, n):
-    """||w - z||^2 / 2 + strength * sum of |products| of n + 1, in float64, written out. w: [...,
-    m]"""
+    """||w - z||^2 / 2 + strength * sum of |products| of n + 1, in float64. w: [..., m]"""
     total = ((w - z) ** 2).sum(-1) / 2
     for chosen in combinations(range(z.shape[-1]), n + 1):
         total = total + strength * np.abs(np.prod(w[..., list(chosen)], axis=-1))

@@ -1,5 +1,4 @@
-"""Block reconstruction against least squares, and what it must never do: end worse, move a zero,
-touch another tensor."""
+"""Block reconstruction against least squares. It never ends worse or moves a zero."""
 
 import copy
 from dataclasses import replace
@@ -270,8 +269,7 @@ def test_without_a_prior_it_says_what_to_type(llama, make_job):
 
 @pytest.mark.parametrize("name", ["recon", "retrain", "dsnot", "lowrank"])
 def test_a_start_that_is_not_pruned_is_refused(llama, make_job, refining, name):
-    """A model after `rotate` or `dense-ft` is not pruned. Without the check, the pattern would be
-    missed at the end of a training."""
+    """A model after `rotate` or `dense-ft` is not pruned."""
     job = refining(llama, make_job(llama))
     every = {target: torch.ones_like(mask) for target, mask in job.prior.masks.items()}
     method = choice.build(registry.lookup("methods", name), name, {})

@@ -1,5 +1,4 @@
-"""SparseGPT against its definition: an explicit inverse of what is left of H at every column, in
-float64."""
+"""SparseGPT against its definition: an explicit inverse at every column, in float64."""
 
 from dataclasses import replace
 
@@ -22,8 +21,7 @@ pytestmark = pytest.mark.numeric
 
 
 def naive(weight, x, pattern, block=128, damping=0.01):
-    """Return the pruned weight [out, in], float64, without Cholesky. Blocks matter only for an
-    unstructured mask."""
+    """Return the pruned weight [out, in], float64, without Cholesky."""
     w, x = weight.double().clone(), x.double()
     width = w.shape[1]
     h = 2 * x.T @ x / len(x)
@@ -93,8 +91,7 @@ def test_hessian_that_is_not_finite_raises(bad, llama, job):
     ("pattern", "out", "block"), [("50%", 7, 1), ("30%", 1, 1), ("70%", 3, 5), ("99%", 2, 3)]
 )
 def test_zeros_of_small_blocks_add_up(pattern, out, block):
-    """50% of a column of 7 is 3.5: rounded down in each of 64 columns, it would be 32 weights too
-    many."""
+    """50% of a column of 7 is 3.5; rounded in each of 64 columns, 32 weights would be lost."""
     weight, x = layer(out=out)
     got = pruned(weight, x, pattern := Pattern.parse(pattern), block)
 
@@ -144,8 +141,7 @@ def test_factor_is_that_of_the_damped_inverse(damping):
     "method", [SparseGPT(), Alps(), Int4Gptq()], ids=lambda method: method.name
 )
 def test_inputs_that_are_always_zero_do_not_tie_the_damping_to_the_unit_of_the_others(method):
-    """The inner units of an MLP times c, and what reads them divided by it, are the same
-    function."""
+    """An MLP's inner units times c, and their readers divided by it, are one function."""
     found = {}
     for c in (1.0, 2.0**-6):
         model = build("llama")

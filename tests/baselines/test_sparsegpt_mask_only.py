@@ -15,8 +15,7 @@ from methods.model.targets import dense_weight
 def test_the_mask_is_sparsegpts_and_the_weights_are_the_models(
     pattern, llama, make_job, keep_as, tmp_path
 ):
-    """The error is that of the masked weights: without the compensation, so larger, on inputs of
-    the same kind."""
+    """The error is that of the masked weights, so larger than with compensation."""
     source = keep_as(llama, tmp_path / "source")
     dense = loading.load(source, Compute())
     job = make_job(dense, pattern, source=source, workdir=tmp_path / "work")

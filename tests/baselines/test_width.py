@@ -14,8 +14,7 @@ from methods.model.targets import family_of
 
 
 def naive(model, tokens, heads):
-    """Importance of units and heads of each block, sequence by sequence and token by token, from
-    one pass of the model."""
+    """Return the importance of units and heads of each block, token by token."""
     family = family_of(model.config.to_dict())
     seen = []
     for block in model.get_submodule(family.blocks):

@@ -13,8 +13,7 @@ from methods.contract.pattern import Pattern
 pytestmark = pytest.mark.numeric
 
 CLOSE = {"rtol": 2e-5, "atol": 2e-6}
-"""A hundred steps round a weight by 6e-8 of itself each, so 6e-6, and its moves of 1e-2 some ten
-times, so 6e-7."""
+"""A hundred steps round a weight by 6e-6 of itself, and its moves by 6e-7."""
 HYPER = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8}
 
 

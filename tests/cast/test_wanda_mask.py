@@ -1,5 +1,4 @@
-"""CAST with a mask by |w| * ||x||: what is recorded, by which size it chooses, and that equal norms
-make it CAST."""
+"""CAST with a mask by |w| * ||x||. Equal norms make it CAST."""
 
 import copy
 

@@ -47,8 +47,7 @@ IDLE = []
 
 @contextmanager
 def visits(chromium, file, heard):
-    """Yield go(address="", viewport, **context), which opens a page. At the end only the file was
-    read, and nothing was heard."""
+    """Yield go(address="", viewport, **context), which opens a page."""
     asked, pages = [], []
     listeners = {
         "console": lambda message: heard.append(message.text),
@@ -80,8 +79,7 @@ def visits(chromium, file, heard):
 
 
 def load_axe(page):
-    """Return a function that lists the serious problems of accessibility. The page must bypass its
-    policy."""
+    """Return a function that lists the serious problems of accessibility."""
     try:
         import axe_playwright_python
     except ImportError:

@@ -18,11 +18,7 @@ WINDOWS = 4
 
 
 def record(method="wanda", seed=None, measure="perplexity", protocol="wiki-mini@128", **fields):
-    """A record under a key of its own, made of all that is said of it.
-
-    identity: parts of it as text, as rows have them, by default 2:4 but for the dense model; made:
-    what else its key is made of.
-    """
+    """Return a record. identity: parts as text. made: more inputs of its key."""
     pattern = "dense" if method == "dense" else "2:4"
     slot = {"model": "tiny", "method": method, "pattern": pattern, "quantizer": "none"}
     slot |= {"seed": seed, "measure": measure, "protocol": protocol, "targets": [["*"], []]}
@@ -55,8 +51,7 @@ def identity_of(**labels):
 
 
 def _parts(label, names):
-    """The parts of NAME, NAME@axb, NAME@axb, n tokens or NAME@axb, n tokens, recipe NAME, by their
-    names."""
+    """Return the parts of NAME, NAME@axb or NAME@axb, n tokens, recipe NAME, by name."""
     text, tokens, recipe = (*label.split(", "), "", "")[:3]
     found = re.fullmatch(r"(.+)@([0-9.]+(?:-shot)?)(?:x([0-9]+))?", text)
     parts = dict(zip(names, found.groups() if found else (text,), strict=False))
@@ -76,8 +71,7 @@ def put(root, record, items=(), readings=()):
 
 
 def perplexity(root, loss=0.0, spread=0.01, *, made="a", noise=0, **about):
-    """Windows of 30 articles; `loss` nats a token more in each, give or take `spread` by article,
-    drawn by `noise`."""
+    """Write windows of 30 articles, each `loss` nats a token more, give or take `spread`."""
     base = np.random.default_rng(0).normal(3.5, 0.3, ARTICLES * WINDOWS)
     own = np.random.default_rng(noise).normal(0, spread, ARTICLES) if noise else np.zeros(ARTICLES)
     own = own - own.mean()  # so that the loss is what it is said to be
@@ -92,8 +86,7 @@ def perplexity(root, loss=0.0, spread=0.01, *, made="a", noise=0, **about):
 
 
 def accuracy(root, lost=0, gained=0, n=1000, *, made="a", **about):
-    """`n` questions, half of them right before; so many right ones are lost, and wrong ones
-    gained."""
+    """Write `n` questions, half of them right before; right ones are lost, wrong ones gained."""
     right = np.arange(n) % 2 == 0
     right[np.flatnonzero(right)[:lost]] = False
     right[np.flatnonzero(~(np.arange(n) % 2 == 0))[:gained]] = True
@@ -110,8 +103,7 @@ def answers(
     root, task="code/mbpp@3-shotx40", factor=1.0, *, lost=0, gained=0, n=40, noise=0.0, made="a",
     **about,
 ):  # fmt: skip
-    """`n` questions with two choices, half of them right before: `factor` times the bits, so many
-    answers lost and gained."""
+    """Write `n` questions with two choices: `factor` times the bits, answers lost and gained."""
     rng = np.random.default_rng(len(task))
     bits = rng.uniform(0.5, 1.5, n)
     bits = bits * (factor + noise * np.random.default_rng(1).normal(size=n) if noise else factor)
@@ -173,8 +165,7 @@ def read_items(path):
 
 
 def edit(path, *, seal=False, **fields):
-    """Change a record's file by hand. seal: as its owner would write it, with a digest of the new
-    content."""
+    """Change a record's file by hand. seal: with a digest of the new content."""
     changed = json.loads(path.read_text()) | fields
     if seal:
         del changed["digest"]

@@ -1,5 +1,4 @@
-"""Fixtures of all tests: random models, small enough to prune in milliseconds, and a cache without
-a way to a hub."""
+"""Fixtures of all tests: small random models, and a cache without a way to a hub."""
 
 from __future__ import annotations
 
@@ -40,8 +39,7 @@ VALIDATION_WINDOWS = training_text.MAX_VALIDATION_WINDOWS
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Keep what was imported out of every garbage collection, and start the process that the ranks
-    of a test are forked from."""
+    """Freeze the garbage collector, and start the process that ranks are forked from."""
     gc.freeze()
     if any(hasattr(item.module, "forked_ranks") for item in session.items):
         forked_ranks.start()
@@ -53,8 +51,7 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def threads() -> Iterator[None]:
-    """One, unless CAST_BENCH_TEST_THREADS says more: on models this small a second waits longer
-    than it works."""
+    """Use one thread, unless CAST_BENCH_TEST_THREADS says more: models are small."""
     before = torch.get_num_threads()
     torch.set_num_threads(int(os.environ.get("CAST_BENCH_TEST_THREADS", "1")))
     yield
@@ -68,8 +65,7 @@ def seeded() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def encoded_once() -> Iterator[None]:
-    """Encode a text once for each tokenizer: most tests read or count the tokens of the same text.
-    Validate on little of it."""
+    """Encode each text once for each tokenizer, and validate on little of it."""
     known: dict[tuple[Any, ...], Any] = {}
     real_encode, real_count = windows.encode, TokenizerFacts.count_tokens
     real_tokens = training_text._tokens
@@ -120,8 +116,7 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def make_exact(float64: None) -> Callable[..., nn.Module]:
-    """make_exact(family, moved=0.0) -> a model for golden numbers, in a test whose float32 means
-    float64."""
+    """make_exact(family, moved=0.0) -> a model for golden numbers. float32 means float64."""
     return exact
 
 
@@ -161,8 +156,7 @@ def refining() -> Callable[..., Job]:
 
 @pytest.fixture
 def task(tmp_path: Path) -> Callable[..., Job]:
-    """task(model, **fields) -> a job that trains on a text with something to learn: see
-    `job_to_train`."""
+    """task(model, **fields) -> a job that trains on a learnable text: see `job_to_train`."""
     return lambda model, **fields: job_to_train(
         model, job_for, counting(), **({"workdir": tmp_path / "work"} | fields)
     )
@@ -182,8 +176,7 @@ def cli(capsys, monkeypatch):
 
 @pytest.fixture
 def refused(cli: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
-    """refused(*args) -> the sentence that a command ends with: exit code 2, nothing on stdout, and
-    before it only "fetching …"."""
+    """refused(*args) -> the sentence that a command ends with: exit code 2, nothing on stdout."""
 
     def run(*args: Any) -> str:
         code, out, err = cli(*args)
@@ -221,8 +214,7 @@ def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of plug-ins with faulty methods and a slow one. A module may have a `site` of its
-    own."""
+    """The folder of plug-ins with faulty methods and a slow one."""
     return faulty.install(tmp_path_factory.mktemp("faulty"))
 
 
@@ -267,15 +259,13 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def heard() -> list[str]:
-    """Collect what the pages of a test complain about: messages of the console, faults and
-    dialogs."""
+    """Collect messages of the console, faults and dialogs of a test's pages."""
     return []
 
 
 @pytest.fixture(scope="module")
 def script(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The module of scripts/ that the test's module names as SCRIPT. It and what it imports from
-    there are forgotten afterwards."""
+    """The module of scripts/ that the test's module names as SCRIPT."""
     before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(SCRIPTS)
@@ -287,8 +277,7 @@ def script(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.fixture
 def visit(chromium: Any, file: Path, heard: list[str]) -> Iterator[Callable[..., Any]]:
-    """visit(address, **context) -> the page that the fixture `file` of the module wrote. See
-    `helpers.browser.visits`."""
+    """visit(address, **context) -> the page that the fixture `file` of the module wrote."""
     with browser.visits(chromium, file, heard) as go:
         yield go
 

@@ -1,5 +1,4 @@
-"""Command lines in processes that are forked from one with the imports, each with limits: many take
-little time."""
+"""Command lines in processes forked from one with the imports, each with limits."""
 
 from __future__ import annotations
 
@@ -12,8 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 BYTES, CPU_S = 2 * 10**9, 20
-"""Address space, and seconds of processor time, of a command. A busy machine is no hang, so its
-wall clock has no limit."""
+"""Address space, and seconds of processor time, of a command."""
 IMPORTS = (
     "bench.cli.main", "bench.compare.verdict", "bench.compare.history",
     "bench.reporting.leaderboard", "bench.api", "bench.results.check", "bench.results.merge",

@@ -1,9 +1,4 @@
-"""Model folders, GGUF files, configs and plug-ins made to mislead, to flood or to stop the command
-that reads them.
-
-A case writes its files into a folder. The tables in helpers.folders and helpers.gguf_files have
-other ones.
-"""
+"""Model folders, GGUF files, configs and plug-ins made to mislead, flood or stop a command."""
 
 from __future__ import annotations
 
@@ -61,6 +56,7 @@ def weight_map(value: Any) -> Case:
 
 
 INDEX = "model.safetensors.index.json"
+A_BYTE = '"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'
 EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
 SAFETENSORS: dict[str, Case] = {
     name: model(damage)
@@ -82,10 +78,7 @@ SAFETENSORS: dict[str, Case] = {
         "many tensors": raw(lambda: json.dumps({f"t{i}": EMPTY for i in range(200_000)}).encode()),
         "long header": raw(lambda: b"{}" + b" " * 200_000_000),
         "length of a lie": raw(b"{}", 2**40),
-        "name twice": raw(
-            b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
-            data=b"x",
-        ),
+        "name twice": raw(f"{{{A_BYTE},{A_BYTE}}}".encode(), data=b"x"),
         "not unicode": raw(b'{"\xff": 1}'),
         "deep metadata": folders.header(lambda h: h.update(__metadata__={"format": {"a": [[]]}})),
         "more data": lambda folder: (folder / "model.safetensors").open("ab").write(bytes(99)),

@@ -1,7 +1,4 @@
-"""Records, items and baselines made to mislead, to flood or to stop the command that reads them.
-
-A case writes its files into a folder.
-"""
+"""Records, items and baselines made to mislead, to flood or to stop the command that reads them."""
 
 from __future__ import annotations
 

@@ -13,8 +13,7 @@ from methods.workshop.training.compiled import blocks_of
 
 
 def inputs_of(model, job):
-    """Inputs of each target on the calibration tokens, [tokens, in]. An expert that no token
-    reaches has none."""
+    """Inputs of each target on the calibration tokens, [tokens, in]."""
     seen = {}
 
     def note(name):
@@ -36,8 +35,7 @@ def first_block(model, job):
 
 
 def check_first_block(model, job, method, naive):
-    """Assert that a method makes of the first block, through the walk and with two dead inputs,
-    what naive(weight, x) is."""
+    """Assert that a method makes naive(weight, x) of the first block, with two dead inputs."""
     model.model.layers[0].input_layernorm.weight[[3, 17]] = 0
     dense = first_block(model, job)
     method.apply(model, job)
@@ -60,8 +58,7 @@ def block_calls(model, tokens):
 
 
 def live_bytes(*sizes):
-    """Return the memory of all tensors that the garbage collector lists, or of those whose storage
-    has one of these sizes."""
+    """Return the memory of all tensors, or of those whose storage has one of these sizes."""
     storages = {}
     for thing in gc.get_objects():
         if type(thing) in (torch.Tensor, torch.nn.Parameter) and not thing.is_meta:

@@ -96,8 +96,7 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
 
 
 REPRESENTATIVES = ("llama", "gpt2", "gpt_oss")
-"""Families of the default run: a plain one, one with weights [in, out] in files, and a mixture of
-experts."""
+"""Families of the default run: plain, with weights [in, out], and a mixture."""
 
 
 def sample(values: Iterable[Any], *kept: Any) -> list[Any]:
@@ -110,9 +109,7 @@ def sample(values: Iterable[Any], *kept: Any) -> list[Any]:
 
 
 def build(family: str, **kwargs: object) -> nn.Module:
-    """Build a random model as the loader does. Norms and biases are random too, so that a swap of
-    two changes the result.
-    """
+    """Build a random model as the loader does."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS[family](), **kwargs)
     model.eval().requires_grad_(False)
@@ -180,8 +177,7 @@ def store(stored: Mapping[str, StoredWeight], folder: Path, pattern: str = "dens
 
 
 def random_folder(family: str, folder: Path, **values: object) -> Path:
-    """Write a random model of transformers' class, with tiny's tokenizer. values: changes of its
-    config."""
+    """Write a random model with tiny's tokenizer. values: changes of its config."""
     torch.manual_seed(0)
     config = CONFIGS[family]()
     for name, value in {"vocab_size": 1024, **values}.items():
@@ -195,8 +191,7 @@ def random_folder(family: str, folder: Path, **values: object) -> Path:
 
 
 def same_to_the_bit(streamed: Outcome, memory: Outcome, source: Path) -> None:
-    """Assert that a streamed method wrote the model that it leaves in memory. source: the model
-    before."""
+    """Assert that a streamed method wrote the model that it leaves in memory."""
     want = memory.model.state_dict()
     shutil.copyfile(source / "config.json", streamed.model / "config.json")
     written = Folder(streamed.model)

@@ -30,8 +30,7 @@ def packed(rows: Tensor, bits: int) -> Tensor:
 
 
 def grid(weight: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Asymmetric rounding in groups of a row: q [out, in], zeros and float16 scales [out, groups],
-    and the weight."""
+    """Return q [out, in], zeros and scales [out, groups], and the weight, asymmetric by groups."""
     grouped = weight.float().unflatten(1, (-1, GROUP))
     low, high = grouped.amin(-1), grouped.amax(-1)
     scales = ((high - low) / (2**bits - 1)).clamp_min(1e-4).half()
@@ -74,8 +73,7 @@ def pack_quantized(weight: Tensor, bits: int = 4) -> Packed:
 
 
 def bitmask(weight: Tensor, prefix: str = "weight.") -> Packed:
-    """compressed-tensors: kept values, and a bit for each weight. prefix: "" as llm-compressor 0.8
-    writes it."""
+    """compressed-tensors: kept values, and a bit for each weight. llm-compressor 0.8 has no prefix."""
     bits = (weight != 0).unflatten(1, (-1, 8)).int()
     mask = (bits << torch.arange(8)).sum(-1).to(torch.uint8)
     shape = torch.tensor(weight.shape) if prefix else torch.tensor(weight.shape)[:, None]

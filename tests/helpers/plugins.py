@@ -1,5 +1,4 @@
-"""Plug-ins made from statements: methods and quantizers that prune by magnitude and then run them,
-and measures."""
+"""Plug-ins made from statements: methods and quantizers that prune first, and measures."""
 
 from textwrap import indent
 

@@ -1,5 +1,4 @@
-"""Results folders for tests of reports: made of numbers, some of them failed, some under names that
-would like to be code."""
+"""Results folders for tests of reports, some of them under names that would like to be code."""
 
 from pathlib import Path
 
@@ -14,8 +13,7 @@ CLOSING = "</script><script>alert(2)</script>"
 
 
 def folder(root):
-    """dense, wanda over three seeds, sparsegpt over two, one that failed, and an int8 row measured
-    another way."""
+    """Write dense, wanda over three seeds, sparsegpt over two, a failure, and an int8 row."""
     fake_records.perplexity(root, method="dense", noise=9)
     for seed in (0, 1, 2):
         fake_records.perplexity(root, 0.20 + seed / 100, method="wanda", seed=seed, noise=seed + 1)
@@ -68,12 +66,7 @@ def published(root, text=PUBLISHED):
 
 
 def compressed(root):
-    """Rows to pick from: dense, int8, three pruned ones of which two tie, one without a size, one
-    that breaks its pattern.
-
-    small and good do not differ; small has fewer bits. Only good was timed. Tasks are those of
-    wanda7.
-    """
+    """Write rows to pick from. small and good do not differ. Only good was timed."""
     rows = (
         # method, pattern, quantizer, loss, noise, bits, questions lost of 1000, tokens
         ("dense", "dense", "none", 0.0, 1, 16.0, 0, 0),

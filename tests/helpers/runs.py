@@ -1,5 +1,4 @@
-"""What test modules share: small runs, a cache with the corpus in it, and distributions of somebody
-else's."""
+"""Small runs, a cache with the corpus in it, and distributions of other packages."""
 
 import io
 import json
@@ -48,8 +47,7 @@ ONE_SHOT = [
     for n, e in METHODS.items()
     if not (ASKING & set(e.needs) or e.extra or Does.IMPORTS in e.does)
 ]
-"""Those that need no training corpus, no device and no other library; what refines a mask is among
-them."""
+"""Methods that need no training corpus, no device and no other library."""
 PRUNERS = [n for n in ONE_SHOT if not METHODS[n].does & Does.LEAVES_DENSE]
 """Those of ONE_SHOT that set weights of their targets to zero."""
 QUICK = {"recon": {"epochs": 1}, "admm": {"iterations": 3, "gradual": 2}, "alps": {"iterations": 9}}
@@ -69,8 +67,7 @@ def own_cache(tmp_path, monkeypatch) -> Path:
 
 
 def world(site, tmp_path, monkeypatch) -> Iterator[Path]:
-    """For a fixture: a cache of its own, which it yields, and the distributions in the folder
-    `site` as if installed."""
+    """Yield an own cache, with the distributions in the folder `site` as if installed."""
     put_on_path(site, monkeypatch)
     yield own_cache(tmp_path, monkeypatch)
     forget()
@@ -120,8 +117,7 @@ def prune(folder, pattern="2:4"):
 
 
 def running(label="tiny dense", key="a", measures=("perplexity",)):
-    """An artifact at work as a listener sees it. Its measurements have the names of their measures
-    as keys."""
+    """An artifact at work as a listener sees it."""
     artifact = SimpleNamespace(key=key, model="tiny", pattern="2:4")
     by_key = {name: SimpleNamespace(key=name, label=name) for name in measures}
     return SimpleNamespace(
@@ -159,15 +155,13 @@ def run_here(spec, *, only=None) -> list[dict]:
 
 
 def measured(results, *, only=None, **changes) -> dict:
-    """Run a small spec in this process, and return its records. only: names of methods. changes: of
-    the spec."""
+    """Run a small spec in this process, and return its records. only: names of methods."""
     run_here(small(results, **changes), only=only)
     return records(results)
 
 
 class Here:
-    """A worker that is no process: what bench.execution.runner hands it is done in this one, once
-    its events are read."""
+    """A worker that is no process: the runner's job is done here once its events are read."""
 
     def __init__(self):
         self._job = ""
@@ -199,8 +193,7 @@ def workers_here(monkeypatch) -> None:
 
 
 def records(results) -> dict:
-    """Every record by method, seed and measure; two of a kind would be told apart by their keys'
-    order alone."""
+    """Return every record by method, seed and measure, which must be unique."""
     found = {}
     for record in ReadOnlyStore(Path(results)):
         kind = record.identity.method, record.identity.seed, record.identity.measure
@@ -215,8 +208,7 @@ def same(record) -> dict:
 
 
 def contents(results) -> dict:
-    """What a run left, to be compared with what another left: every record by its key, none
-    damaged, none measured twice."""
+    """Return every record by its key. None may be damaged or measured twice."""
     found, kinds = {}, set()
     for record in ReadOnlyStore(Path(results)):
         kind = json.dumps(record.identity.labels())
@@ -253,8 +245,7 @@ def start(*args, **options) -> subprocess.Popen:
 
 
 def distribution(folder: Path, name: str, source: str, **groups: dict[str, str]) -> Path:
-    """Somebody else's distribution as pip leaves it: a module, and metadata with entry points.
-    groups: kind -> names."""
+    """Write a module and entry points as pip leaves them. groups: kind -> names."""
     about = folder / f"{name}-1.0.dist-info"
     about.mkdir(parents=True)
     (folder / f"{name}.py").write_text(source)
@@ -267,8 +258,7 @@ def distribution(folder: Path, name: str, source: str, **groups: dict[str, str])
 
 
 def put_on_path(folder: Path, monkeypatch) -> None:
-    """For this process and those it starts. A module of the same name from another test's folder is
-    forgotten."""
+    """For this process and those it starts."""
     monkeypatch.syspath_prepend(folder)
     for file in folder.glob("*.py"):
         if getattr(sys.modules.get(file.stem), "__file__", str(file)) != str(file):

@@ -51,8 +51,7 @@ def train(name, family, out, work, stopping):
 
 
 class Memory:
-    """The most that this process has taken for itself while the thread ran: pages of files are
-    everybody's."""
+    """The most that this process took for itself while the thread ran, without pages of files."""
 
     def __enter__(self):
         gc.collect()
@@ -79,10 +78,7 @@ def _own_bytes():
 
 
 def measure(folder, out):
-    """Measure the memory that loading, sharding and writing of student and teacher add.
-
-    The first call imports modules; its figures are overwritten.
-    """
+    """Measure the memory that loading, sharding and writing of student and teacher add."""
     gather.SHARD_BYTES = 2**23
     compute = Compute(is_shared=True)
     with Memory() as build:
@@ -100,8 +96,7 @@ def measure(folder, out):
 
 
 def main(world: str, out: str, *tasks: str) -> None:
-    """Do tasks in a folder on several ranks: "method,family", "stop=method,family",
-    "resume=method,family", "memory=FOLDER"."""
+    """Do tasks: "method,family", "stop=method,family", "resume=method,family", "memory=FOLDER"."""
     run_ranks(int(world), work, Path(out), *tasks)
 
 

@@ -52,8 +52,7 @@ another order parts from itself."""
 
 
 def exact_case(case: str, folder: Path):
-    """(model, job, method), under `mean_float64`. folder: for the model that the stage starts
-    from."""
+    """Return (model, job, method), under `mean_float64`. folder: for the source model."""
     family, name, config, changes = EXACT[case]
     model = exact(family)
     job = with_prior(model, job_for(model, changes.get("pattern", "2:4")))
@@ -86,8 +85,7 @@ def method(name: str, config: dict[str, Any]):
 
 
 def main(out: str, *worlds: str) -> None:
-    """Calibrate cases into a folder, for each "WORLD,CASE,CASE": names of EXACT, and of cases on
-    `tiny` with "tiny " before them."""
+    """Calibrate cases into a folder, for each "WORLD,CASE,CASE". "tiny " precedes those on it."""
     for asked in worlds:
         number, *cases = asked.split(",")
         run_ranks(int(number), work, Path(out), cases)

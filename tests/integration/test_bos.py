@@ -1,5 +1,4 @@
-"""BOS at the start of windows, calibration sequences and training sequences, on a random Gemma
-whose tokenizer adds it."""
+"""BOS at the start of each window and sequence, on a random Gemma whose tokenizer adds it."""
 
 import json
 import math

@@ -1,5 +1,4 @@
-"""What users copy into their builds: it parses, asks for no right it does not need, and its very
-commands run."""
+"""What users copy into their builds: it parses, asks for few rights, and its commands run."""
 
 import json
 import os

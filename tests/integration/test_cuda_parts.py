@@ -1,5 +1,4 @@
-"""The parts that carry packages, a model and texts to a card without a network; and its stages
-without a card."""
+"""Parts that carry packages, a model and texts to a card without a network."""
 
 import importlib.util
 import io

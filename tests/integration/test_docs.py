@@ -1,5 +1,4 @@
-"""README and docs/: short enough, no dead link, no command that the program does not have, nothing
-fetched from elsewhere."""
+"""README and docs/: short, no dead link, no unknown command, nothing fetched from elsewhere."""
 
 import importlib.util
 import re
@@ -88,8 +87,7 @@ def test_what_no_page_describes_is_described_from_its_code(section, monkeypatch)
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_a_plan_that_is_shown_has_its_model(page):
-    """`bench plan` does not download one: it needs a model, or its shapes from this package or from
-    a folder."""
+    """`bench plan` downloads no model: it needs its shapes, or the model."""
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
         for name in re.findall(r"bench plan .*--model (\S+)", block):
             planned = name in known_shapes() or name.endswith("/")
@@ -117,8 +115,7 @@ def test_facts_of_a_method():
 
 
 def test_every_name_has_one_page():
-    """A second place for the same facts would be a second heading of that name, and links would
-    lead to either."""
+    """Two headings of one name would make links ambiguous."""
     found = [pair for page in PAGES for pair in REFERENCE.FACTS.findall(page.read_text())]
     assert len(found) == len(set(found))
     for section, name in found:
@@ -165,8 +162,8 @@ def test_what_is_between_two_comments_is_written_again(monkeypatch):
 
 
 SITE = {
-    "index.html": '<link rel="stylesheet" href="a.css"><h2 id="part"></h2><a href="sub/b.html#there">b</a><img src="c.svg">'
-    '<a href="https://arxiv.org/abs/2306.11695">a paper</a><a href="#part">here</a>',
+    "index.html": '<link rel="stylesheet" href="a.css"><h2 id="part"></h2><img src="c.svg">'
+    '<a href="sub/b.html#there">b</a><a href="https://arxiv.org/abs/2306.11695">a paper</a><a href="#part">here</a>',
     "sub/b.html": '<p id="there"><a href="../index.html">back</a></p>',
     "a.css": "p { background: url(data:image/png;base64,AAAA) }",
     "c.svg": '<svg xmlns="http://www.w3.org/2000/svg"/>',

@@ -1,5 +1,4 @@
-"""Each family, as a random model of transformers' class, through what the suite does with a
-model."""
+"""Every method on every family: the pattern holds along the inputs, and nothing else moved."""
 
 import copy
 

@@ -56,8 +56,7 @@ WORKS = "works"
 
 
 def entry_digest(family):
-    """Return a digest of the entry that a family's row depends on, without the part that only
-    transforms read."""
+    """Return a digest of a family's entry without the part that only transforms read."""
     return digests.of(
         {name: value for name, value in asdict(FAMILIES[family]).items() if name != "flow"}
     )
@@ -80,8 +79,7 @@ def run_cell(folder, results, changes):
 
 
 def packed_cell(folder, path):
-    """Pruned, packed and loaded on its packed weights, it has the logits of the same model
-    dense."""
+    """Load packed weights. Their logits are those of the same model dense."""
     model = loading.load(folder, Compute())
     job = job_for(model)
     choice.build(registry.lookup("methods", "magnitude"), "magnitude", {}).apply(model, job)
@@ -102,8 +100,7 @@ def packed_cell(folder, path):
 
 
 def onnx_cell(folder, path):
-    """Pruned and exported, it has the pattern in its file, and its logits in onnxruntime: the
-    export checks both."""
+    """Export a pruned model. The export checks pattern and logits."""
     model = loading.load(folder, Compute())
     choice.build(registry.lookup("methods", "magnitude"), "magnitude", {}).apply(
         model, job_for(model)

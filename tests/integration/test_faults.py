@@ -1,5 +1,4 @@
-"""What goes wrong costs what it must and no more: kills, crashes, broken promises, a full disk,
-Ctrl-C."""
+"""Kills, crashes, broken promises, a full disk and Ctrl-C cost what they must and no more."""
 
 import errno
 import io
@@ -44,8 +43,7 @@ def dense(tmp_path_factory):
 
 @pytest.fixture
 def prepared(dense, tmp_path):
-    """prepared(**changes) -> the spec and the command of a run that finds dense done, so that a
-    test pays for one artifact."""
+    """prepared(**changes) -> the spec and the command of a run that finds dense done."""
 
     def prepare(**changes):
         spec = runs.small(tmp_path / "r", measures=("size",), **changes)
@@ -67,8 +65,7 @@ def again(cli, monkeypatch, command):
 def test_a_process_that_ends_costs_its_artifact_alone_and_a_signal_ends_the_run(
     tmp_path, prepared, cli, monkeypatch, gate
 ):
-    """One started and ended by itself, and two forked: one killed, one ended by its library. The
-    signal comes in a write."""
+    """One started and ended by itself, and two forked: one killed, one ended by its library."""
     spec, command = prepared(methods=("dies", "waits", "leaves", "magnitude", "waits:at=write"))
     run, worker = stopped_at(gate, command)
     assert worker.ppid() != run.pid, "the first alone is no fork"
@@ -106,8 +103,7 @@ def test_a_process_that_ends_costs_its_artifact_alone_and_a_signal_ends_the_run(
 
 @pytest.mark.full
 def test_two_runs_share_the_work(prepared, gate):
-    """The second comes while the first holds an artifact: it takes the other, then waits for the
-    first."""
+    """The second takes the free artifact, then waits for the one that the first holds."""
     spec, command = prepared(methods=("waits", "magnitude"))
     first, _ = stopped_at(gate, command)
     second = runs.start(*command)
@@ -175,8 +171,7 @@ def test_a_worker_that_dies_before_it_reads_is_a_failed_row(prepared, cli, monke
 FULL = OSError(errno.ENOSPC, "No space left on device")
 FULL_IN_WORDS = SafetensorError("I/O error: No space left on device (os error 28)")
 FULL_CHECKPOINT = CheckpointException("CheckpointException", {0: _wrap_exception(FULL)})
-"""Exception of torch when a checkpoint is written to a full disk. Its class is not derived from
-Exception."""
+"""Exception of torch when a checkpoint is written to a full disk."""
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
-"""Artifacts side by side: the records of one at a time, and a worker that dies costs its own
-artifact only."""
+"""Artifacts side by side: records as of one at a time. A dead worker costs its artifact only."""
 
 import io
 import threading
@@ -40,8 +39,7 @@ def test_they_share_the_cores(tmp_path, monkeypatch):
 
 
 def test_a_worker_that_is_lost_before_it_begins_costs_its_artifact_only(tmp_path, monkeypatch):
-    """A task of Ray is lost in this way when its node dies. A listener hears of a start before it
-    hears of measurements."""
+    """A task of Ray is lost in this way when its node dies."""
 
     class Lost(runs.Here):
         def lines(self):
@@ -138,8 +136,7 @@ def test_a_version_of_what_is_being_made_lets_another_artifact_go_first(tmp_path
 
 
 def test_all_are_asked_to_end_at_once_and_a_training_is_waited_for_last(monkeypatch):
-    """When a run ends, artifacts whose work never began are not waited for, and trainings are
-    waited for last."""
+    """Work that never began is not waited for."""
     monkeypatch.setattr(sweep, "time", SimpleNamespace(monotonic=lambda: 100.0))
     said = []
 

@@ -85,8 +85,7 @@ def test_settings_of_torch_that_a_method_leaves_behind_change_no_number(tmp_path
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_model_that_a_method_returns_as_its_folder_stays(dtype, tmp_path):
-    """A folder of the job is moved, because it may be large. A model of the user is copied, or
-    converted."""
+    """A folder of the job is moved, because it may be large."""
     model = runs.tiny(tmp_path / "model")
     before = {file.name: file.read_bytes() for file in model.iterdir()}
     asked = {"methods": ("gives_source",), "patterns": ("dense",), "measures": ("size",)}
@@ -97,8 +96,7 @@ def test_a_model_that_a_method_returns_as_its_folder_stays(dtype, tmp_path):
 
 
 def test_a_cached_artifact_follows_its_model_when_that_moves(tmp_path):
-    """What changed nothing is kept as "its input", never as a path: another model may come to lie
-    there."""
+    """The cache names its input, never its path."""
     first, second = (runs.tiny(tmp_path / name) for name in ("first", "second"))
     same = {"methods": ("dense",), "perplexity": {"windows": 2, "seqlen": 64, "data": "wiki-mini"}}
     runs.run_here(runs.small(tmp_path / "a", models=(str(first),), **same))

@@ -1,5 +1,4 @@
-"""One training over two nodes: two processes of this machine that torchrun starts, or variables as
-Slurm sets them."""
+"""One training over two nodes: processes of torchrun, or variables as Slurm sets them."""
 
 import contextlib
 import os

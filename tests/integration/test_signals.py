@@ -1,5 +1,4 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does, a training after a checkpoint; the same command
-goes on."""
+"""SIGTERM and SIGHUP end a command as Ctrl-C does, a training after a checkpoint."""
 
 import contextlib
 import os

@@ -1,5 +1,4 @@
-"""Models with fewer blocks, units, heads or channels: what follows the removal, and the libraries
-that load the result."""
+"""Models with fewer blocks, units, heads or channels, and the libraries that load them."""
 
 import functools
 import re
@@ -34,8 +33,7 @@ CHAINS = [
 
 @pytest.fixture(scope="module")
 def rows_of(tmp_path_factory):
-    """rows_of(*methods) -> the records of a run on tiny with little data, all good. The cache is of
-    the module."""
+    """rows_of(*methods) -> the records of a run on tiny with little data, all good."""
     with pytest.MonkeyPatch.context() as patch:
         home = tmp_path_factory.mktemp("smaller")
         runs.own_cache(home, patch)
@@ -125,8 +123,7 @@ def values_of(rows):
 
 
 def test_rows_that_follow_depth_and_width(rows_of):
-    """The runner compares what is left with the source, and allows only what the method
-    declared."""
+    """The runner compares what is left with the source."""
     after_depth, after_width = (
         ("recon:epochs=0:from=depth", "retrain:from=depth"),
         "magnitude:from=width/heads=50%",
@@ -152,8 +149,7 @@ def test_rows_that_follow_depth_and_width(rows_of):
 
 
 def test_rows_that_follow_channels(rows_of):
-    """The runner compares what is left with the rotated model, and principal components lose less
-    than plain channels."""
+    """The runner compares with the rotated model."""
     after = ("magnitude:from=channels", "retrain:from=channels")
     rows = rows_of("channels", CHANNELS, *after, measures=("size", "perplexity"))
 

@@ -13,8 +13,7 @@ HEAVY = {"torch", "transformers", "datasets", "lm_eval"}
 
 
 def run(code, *arguments):
-    """Run code in a process. Return its exit code, what it said beside its output, and the modules
-    that it loaded."""
+    """Run code in a process."""
     command = [sys.executable, "-c", PROGRAM.format(indent(code, "    ")), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, done.stderr, set(done.stdout.splitlines()[-1].split())

@@ -1,5 +1,4 @@
-"""Transforms in a run: first in a chain, checked when they are made, and under what refines a
-mask."""
+"""Transforms in a run: first in a chain, checked when made, under what refines a mask."""
 
 import pytest
 

@@ -24,8 +24,7 @@ def test_a_pattern_is_written_as_it_is_read(text):
 
 @pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (3, 4), (4, 8), (8, 16), (3, 32), (16, 32)])
 def test_keep_is_the_naive_loop(n, m):
-    """Three values in a group of four or more: nearly every group ties. Infinity is a score like
-    any other."""
+    """Three values in a group of four or more: nearly every group ties."""
     score = torch.randint(3, (20, 2 * m), generator=torch.Generator().manual_seed(0)).float()
     score[0, 0] = torch.inf
 
@@ -34,8 +33,7 @@ def test_keep_is_the_naive_loop(n, m):
 
 @pytest.mark.parametrize("text", ["2:4", "2:6"])
 def test_small_scores_in_float64_keep_their_order(text):
-    """A method may give scores that float32 cannot hold, such as fourth powers. They were all 0,
-    and the first were kept."""
+    """A method may give scores that float32 cannot hold, such as fourth powers."""
     pattern = Pattern.parse(text)
     order = torch.arange(pattern.m, dtype=torch.float64)
 

@@ -1,5 +1,4 @@
-"""The experts of a mixture as separate linears, in files of both kinds, each pruned by the tokens
-that reach it."""
+"""Experts as separate linears, in files of both kinds, pruned by the tokens that reach them."""
 
 import copy
 import itertools
@@ -39,8 +38,7 @@ def theirs(family):
 
 
 def test_files_of_either_kind_are_one_model(mixture, tmp_path):
-    """transformers saves linears of each expert, or tensors of all; this suite reads the same names
-    and bits."""
+    """transformers saves linears of each expert, or one tensor of all."""
     model = theirs(mixture)
     model.save_pretrained(tmp_path / "published")
     models.write(model, tmp_path / "fused")
@@ -95,8 +93,7 @@ def test_masks_of_a_fused_tensor_are_those_of_separate_linears(method, mixture, 
 
 
 def test_wandas_statistic_is_that_of_an_experts_own_tokens(mixture, make, make_job):
-    """Against a loop over tokens: the router's choice for each, and the expert's own inputs for its
-    second linear."""
+    """Compare with a loop over tokens, and with the expert's own inputs of its second linear."""
     model, family = make(mixture), FAMILIES[mixture]
     job = make_job(model)
     walked = {}

@@ -1,5 +1,4 @@
-"""Every method on every family: the pattern holds along the inputs of each target, and nothing else
-moved."""
+"""Every method on every family: the pattern holds along the inputs, and nothing else moved."""
 
 import copy
 

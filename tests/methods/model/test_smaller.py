@@ -1,5 +1,4 @@
-"""A model without some of its blocks, units or heads: as its source computes without them, and
-nothing else."""
+"""A model without some blocks, units or heads computes what its source does without them."""
 
 import json
 

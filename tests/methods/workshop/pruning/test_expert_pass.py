@@ -1,5 +1,4 @@
-"""A mixture larger than memory: its experts come one by one, and the numbers are those of the model
-in memory."""
+"""A mixture larger than memory: its experts come one by one, and the numbers stay."""
 
 import gc
 import threading
@@ -57,8 +56,7 @@ def published(mixture, folder):
 
 
 def in_memory(folder, compute):
-    """Load a model with aligned weights: rounding depends on the alignment, and transformers keeps
-    that of the file."""
+    """Load a model with aligned weights, because rounding depends on the alignment."""
     model = loading.load(folder, compute)
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
@@ -133,8 +131,7 @@ def test_with_some_of_the_targets_too(left_out, make_job, both, tmp_path):
 
 @pytest.fixture
 def watched(monkeypatch, make_job, tmp_path):
-    """Yield a streamed mixture of eight experts, its job, and a list of reads: (name, thread)
-    each."""
+    """Yield a streamed mixture of eight experts, its job, and a list of (name, thread) reads."""
     reads = []
     tensor = Folder.tensor
 

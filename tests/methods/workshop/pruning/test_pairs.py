@@ -1,5 +1,4 @@
-"""The two walks side by side: what each block is given and what it should give, by running whole
-models."""
+"""The paired walk: what each block is given and should give, by running whole models."""
 
 import copy
 from dataclasses import replace

@@ -34,14 +34,13 @@ QUICK = ("wanda unstructured", "int4-gptq", "experts")
 
 @pytest.fixture(scope="module")
 def shared(request, tokens, tmp_path_factory):
-    """Return the folder with the results of all cases of this session. Processes start once per
-    world."""
+    """Return the folder with the results of all cases of this session."""
     out = tmp_path_factory.mktemp("shared")
     save_file({"tokens": tokens}, out / "tokens.safetensors")
     asked = {}
     for item in request.session.items:
-        if item.path == request.path and "[" in item.name:
-            params = item.callspec.params
+        params = item.callspec.params if item.path == request.path and "[" in item.name else {}
+        if "world" in params:
             case = params.get("case", STREAMED)
             name = case if "float64" in item.fixturenames else f"tiny {case}"
             asked.setdefault(params["world"], {"tiny sparsegpt"}).add(name)
@@ -125,7 +124,7 @@ def test_every_method_that_says_it_can_be_shared_is_among_these():
 @pytest.mark.parametrize(
     ("sequences", "processes", "batch", "sizes"),
     [
-        (5, 4, 8, [[1], [1], [1], [2]]),
+        (5, 4, 8, [[1], [1], [1], [1, 1]]),
         (22, 3, 4, [[4, 4], [4, 4], [4, 2]]),  # the batches of one process
         (10, 3, 4, [[4], [4], [2]]),
     ],

@@ -1,5 +1,4 @@
-"""The walk gives each block the inputs that the whole model would, with all earlier blocks
-pruned."""
+"""The walk gives each block the inputs that the whole model would, earlier blocks pruned."""
 
 import weakref
 from dataclasses import replace

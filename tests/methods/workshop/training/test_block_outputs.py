@@ -23,8 +23,7 @@ def median(values):
 
 
 def naive(student, teacher):
-    """Return the distance by the definition, one number after the other, and its gradient in the
-    student."""
+    """Return the distance by the definition, number by number, and its gradient."""
     total, gradient = 0.0, torch.zeros_like(student)
     for b, (h, t) in enumerate(zip(student.tolist(), teacher.tolist(), strict=True)):
         norms = [sum(x * x for x in row) ** 0.5 for row in t]
@@ -40,8 +39,7 @@ def naive(student, teacher):
 
 
 def states(massive=True):
-    """Return a student's and a teacher's states [3, 9, 12]. A token and a channel of two sequences
-    are massive."""
+    """Return a student's and a teacher's states [3, 9, 12], some of them massive."""
     rng = torch.Generator().manual_seed(0)
     teacher = torch.randn(3, 9, 12, generator=rng)
     if massive:
@@ -87,8 +85,7 @@ def test_a_student_that_equals_its_teacher_does_not_move(llama, task):
 
 
 def naive_loss(model, dense, ids, every):
-    """Return CE, and the distance of every `every`-th block, per token, from hooks on the
-    blocks."""
+    """Return CE, and the distance of every `every`-th block, per token, from hooks."""
     seen = [], []
     for m, to in zip((model, dense), seen, strict=True):
         for block in list(blocks_of(m))[::-1][::every]:

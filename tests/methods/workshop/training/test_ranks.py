@@ -33,8 +33,7 @@ STOPPED = "cast,gpt2"
 
 @pytest.fixture(scope="module")
 def two(request, tmp_path_factory):
-    """Return the folder with the results of two processes, one folder for each pair of this
-    session."""
+    """Return the folder with the results of two processes for each pair of this session."""
     out = tmp_path_factory.mktemp("two")
     items = [i for i in request.session.items if i.path == request.path and "[" in i.name]
     pairs = {",".join(item.callspec.params[part] for part in ("name", "family")) for item in items}

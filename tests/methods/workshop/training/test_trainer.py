@@ -32,8 +32,7 @@ def start_of(name, model, job):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """trained(name, family, **config) -> the dense model, the job and the outcome of SHORT steps;
-    each is trained once."""
+    """trained(name, family, **config) -> the dense model, the job and the outcome; trained once."""
 
     @cache
     def train(name, family, **config):

@@ -1,8 +1,4 @@
-"""Steps of a training on a device that is not the CPU: what waits for it is counted. The meta
-device replaces a card.
-
-Tensors there have no numbers, so whatever would fetch one must come through here.
-"""
+"""Steps of a training wait for the device only where they log. The meta device replaces a card."""
 
 import copy
 import sys
@@ -41,8 +37,7 @@ def is_on_device(thing):
 
 
 class Waits(TorchDispatchMode):
-    """Counts what waits for the device, and answers with zeros in its place. steps: a list of names
-    for each step."""
+    """Counts in `steps` what waits for the device, and answers with zeros in its place."""
 
     def __init__(self):
         super().__init__()
@@ -91,8 +86,7 @@ class Waits(TorchDispatchMode):
 
 @pytest.fixture
 def count(make_job, tmp_path, monkeypatch):
-    """count(method, model) -> for each step of a training on the meta device, what waited for the
-    device."""
+    """count(method, model) -> for each step on the meta device, what waited for the device."""
 
     def run(name, dense):
         waits = Waits()
@@ -136,8 +130,7 @@ def shallow(model):
 
 LOG_EVERY = 5
 LOGGED = [4, 9, 11]
-"""Steps that read the losses; what the next step does before its gradients counts as theirs. The
-last ends the training."""
+"""Steps that read the losses; what the next step does before its gradients counts as theirs."""
 WAITING = {
     "elsa": [0, *LOGGED],  # it projects every 32nd step, and reads how far the weights were
     "ast": list(range(STEPS)),  # it chooses masks in every step, and reads how much they changed

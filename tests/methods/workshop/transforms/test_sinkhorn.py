@@ -89,8 +89,7 @@ def test_the_search_finds_the_best_order_where_one_is_known(seed):
 
 
 def test_the_search_goes_most_of_the_way_to_the_best_of_all_orders():
-    """Compare with the exact errors of all 35 orders. With correlated columns the search ends in a
-    local best."""
+    """Compare with the exact errors of all 35 orders."""
     weight, x = linear()
     errors = [
         naive_error(weight, x, (*four, *set(range(8)).difference(four)))

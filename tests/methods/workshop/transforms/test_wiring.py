@@ -117,8 +117,7 @@ def test_a_tied_head_becomes_a_tensor_of_its_own(source):
 
 
 def test_learned_rotations_gather_the_importance_of_weights(source):
-    """Compute the entropy of Wanda's importance in the rotated model itself, and compare it with
-    the note."""
+    """Compute the entropy of Wanda's importance in the rotated model itself."""
     model, job = source("llama")
     outcome = Rotate(steps=30, lr=0.05).apply(model, job)
     before, after = outcome.notes["entropy"]
@@ -150,8 +149,7 @@ def test_permuting_keeps_more(steps, source):
 
 
 def test_smoothing_makes_inputs_and_weights_alike(source):
-    """Check that with alpha 0 the largest weights of a norm's readers become equally large in every
-    column."""
+    """With alpha 0 the readers' largest weights become equal in every column."""
     model, job = source("llama")
     Smooth(alpha=0.0).apply(model, job)
     attention = model.model.layers[0].self_attn
