@@ -172,7 +172,7 @@ def test_their_smoothquant_balances_the_ranges_of_inputs_and_weights(named, make
 
 
 def nearest(model, target, kind):
-    """Round as llm-compressor does: one NVFP4 scale for one input, MXFP4 up from 1.75 of a power."""
+    """Round as llm-compressor does: one NVFP4 scale for one input, MXFP4 up from 1.75."""
     stem, _, name = target.rpartition(".")
     of_one_input = [("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), (name,)]
     siblings = next(names for names in of_one_input if name in names)
