@@ -1,6 +1,5 @@
 """Depth against plain loops, and what may follow it."""
 
-from dataclasses import replace
 from itertools import combinations
 from math import exp
 
@@ -11,8 +10,6 @@ from transformers import LlamaConfig
 from baselines.depth import Depth, SetLosses, drop_greedily, influences, search
 from helpers.layers import block_calls
 from helpers.models import CONFIGS, GROUPED, REPRESENTATIVES, build, job_for, sample
-from methods.contract.errors import UserError
-from methods.contract.method import Compute
 from methods.workshop.training.compiled import blocks_of
 
 
@@ -143,9 +140,3 @@ def test_dropping_no_block_keeps_all(by):
 
     assert outcome.kept["blocks"] == (0, 1, 2)
     assert outcome.model is model
-
-
-def test_last_block_stays():
-    model = build("llama")
-    with pytest.raises(UserError, match="at least one must be left"):
-        Depth(drop=3).apply(model, replace(job_for(model), compute=Compute()))

@@ -20,14 +20,12 @@ def test_the_mask_is_sparsegpts_and_the_weights_are_the_models(
     dense = loading.load(source, Compute())
     job = make_job(dense, pattern, source=source, workdir=tmp_path / "work")
 
-    moved, masked = (
-        SparseGPT(mask_only=only).apply(copy.deepcopy(dense), job) for only in (False, True)
-    )
+    methods = (SparseGPT(), SparseGPT(mask_only=True))
+    moved, masked = (method.apply(copy.deepcopy(dense), job) for method in methods)
 
     for name in job.targets:
-        was, full, got = (
-            dense_weight(m.get_submodule(name)) for m in (dense, moved.model, masked.model)
-        )
+        models = (dense, moved.model, masked.model)
+        was, full, got = (dense_weight(m.get_submodule(name)) for m in models)
         assert torch.equal(got != 0, full != 0), name
         assert torch.equal(got, was.where(full != 0, 0)), name
         assert not torch.equal(got, full)

@@ -104,14 +104,10 @@ def test_every_format_of_a_model_is_described(page):
 
 def test_facts_of_a_method():
     text = REFERENCE.facts("methods", "sparsegpt")
-    assert (
-        "`sparsegpt:mask-only` (`mask_only=true`)" in text
-        and "https://arxiv.org/abs/2301.00774" in text
-    )
-    assert (
-        "| `damping` | `0.01` | number from 0 to 1 |" in text
-        and "estimated for llama2-7b**: 2 passes" in text
-    )
+    assert "`sparsegpt:mask-only` (`mask_only=true`)" in text
+    assert "https://arxiv.org/abs/2301.00774" in text
+    assert "| `damping` | `0.01` | number from 0 to 1 |" in text
+    assert "estimated for llama2-7b**: 2 passes" in text
 
 
 def test_every_name_has_one_page():
@@ -170,39 +166,22 @@ SITE = {
 }
 
 
+INDEX = "index.html"
+
+
 @pytest.mark.parametrize(
     ("file", "more", "found"),
     [
-        ("index.html", "", None),
-        (
-            "index.html",
-            '<script src="https://cdn.x/x.js"></script>',
-            "index.html: fetches https://cdn.x/x.js",
-        ),
-        ("index.html", '<img src="//cdn.x/x.png">', "index.html: fetches //cdn.x/x.png"),
-        (
-            "index.html",
-            '<p style="background: url(https://cdn.x/x.png)">',
-            "index.html: fetches https://cdn",
-        ),
-        (
-            "index.html",
-            '<link rel="preconnect" href="https://fonts.x">',
-            "index.html: fetches https://fonts.x",
-        ),
-        ("index.html", '<link rel="canonical" href="https://here.example">', None),
-        ("a.css", '@import "https://fonts.x/x.css";', "a.css: fetches https://fonts.x/x.css"),
-        (
-            "index.html",
-            '<a href="gone.html">x</a>',
-            "index.html: link to gone.html, which does not exist",
-        ),
-        (
-            "index.html",
-            '<a href="sub/b.html#gone">x</a>',
-            "index.html: link to sub/b.html#gone, a heading",
-        ),
-        ("sub/b.html", '<a href="#part">x</a>', "sub/b.html: link to #part, a heading"),
+        (INDEX, "", None),
+        (INDEX, '<script src="https://cdn.x/x.js"></script>', "fetches https://cdn.x/x.js"),
+        (INDEX, '<img src="//cdn.x/x.png">', "fetches //cdn.x/x.png"),
+        (INDEX, '<p style="background: url(https://cdn.x/x.png)">', "fetches https://cdn"),
+        (INDEX, '<link rel="preconnect" href="https://fonts.x">', "fetches https://fonts.x"),
+        (INDEX, '<link rel="canonical" href="https://here.example">', None),
+        ("a.css", '@import "https://fonts.x/x.css";', "fetches https://fonts.x/x.css"),
+        (INDEX, '<a href="gone.html">x</a>', "link to gone.html, which does not exist"),
+        (INDEX, '<a href="sub/b.html#gone">x</a>', "link to sub/b.html#gone, a heading"),
+        ("sub/b.html", '<a href="#part">x</a>', "link to #part, a heading"),
     ],
 )
 def test_problems_of_a_site(tmp_path, file, more, found):
@@ -212,4 +191,4 @@ def test_problems_of_a_site(tmp_path, file, more, found):
         path.write_text(text + (more if name == file else ""))
     problems = list(DOCS.problems(tmp_path))
     assert len(problems) == (found is not None)
-    assert all(p.startswith(found) for p in problems)
+    assert all(problem.startswith(f"{file}: {found}") for problem in problems)

@@ -9,9 +9,10 @@ from methods.contract.pattern import Pattern
 from methods.workshop.pruning import selection
 
 INVALID = ["5:4", "0:4", "0:0", "x", "2:", ":4", "2:4:8", "-2:4", "0%", "100%", "50", "99.99999%"]
+TERMS = ["dense + r16", "2:4 + 16", "depth 25% + r1", "2:4 + r1 + r2"]
 
 
-@pytest.mark.parametrize("text", [*INVALID, "", "2:4\n"])
+@pytest.mark.parametrize("text", [*INVALID, *TERMS, "", "2:4\n"])
 def test_what_is_no_pattern_is_refused(text):
     with pytest.raises(UserError, match="pattern"):
         Pattern.parse(text)
@@ -20,6 +21,9 @@ def test_what_is_no_pattern_is_refused(text):
 @pytest.mark.parametrize("text", ["16:32", "50%", "66.6667%", "99.9999%", "0.0001%", "dense"])
 def test_a_pattern_is_written_as_it_is_read(text):
     assert str(Pattern.parse(text)) == text
+    if text != "dense":
+        assert str(Pattern.parse(f"{text} + r16")) == f"{text} + r16"
+        assert Pattern.parse(f"{text} + 12.5%").base == Pattern.parse(text)
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (3, 4), (4, 8), (8, 16), (3, 32), (16, 32)])

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 from baselines.wanda import squared_norm as squares
@@ -21,11 +20,9 @@ from methods.contract.method import Compute, NoProgress
 from methods.model.experts import Expert, unfold
 from methods.model.families import FAMILIES
 from methods.model.folder import Folder
-from methods.model.header import read_header
-from methods.model.stacks import Stacks, read_entry
+from methods.model.stacks import Stacks
 from methods.workshop.pruning import activations
 from methods.workshop.pruning.pairs import PairedWalk
-from methods.workshop.pruning.states import StatesInMemory, StatesOnDisk
 from methods.workshop.pruning.streaming import last_hidden
 from methods.workshop.pruning.walk import Walk
 
@@ -223,40 +220,9 @@ def test_a_block_is_kept_whole_where_it_is_trained(watched, make_job, tmp_path):
         assert pair.block is model.model.layers[int(pair.name.rsplit(".", 1)[1])]
 
 
-def test_entries_are_read_and_written_alone(tmp_path):
-    whole = {"a": torch.randn(3, 4, 2).bfloat16(), "b": torch.randn(3, 5).bfloat16()}
-    file = tmp_path / "model.safetensors"
-    shapes = {name: tuple(t.shape) for name, t in whole.items()}
-    with Stacks(file, shapes, torch.bfloat16) as stacks:
-        for number in (2, 0, 1):
-            for name, tensor in whole.items():
-                stacks.write(name, number, tensor[number])
-
-    read = load_file(file)
-    header = read_header(tmp_path, file.name)
-
-    assert all(torch.equal(read[name], tensor) for name, tensor in whole.items())
-    for name, tensor in whole.items():
-        assert all(torch.equal(read_entry(file, header[name], i), tensor[i]) for i in range(3))
-
-
 def test_an_entry_that_was_not_written_is_said(tmp_path):
     with (
         pytest.raises(RuntimeError, match=r"1 entries of .* were not written"),
         Stacks(tmp_path / "x", {"a": (2, 4)}, torch.float32) as stacks,
     ):
         stacks.write("a", 1, torch.ones(4))
-
-
-def test_rows_on_disk_are_those_in_memory(tmp_path):
-    here, there = StatesInMemory(), StatesOnDisk(tmp_path)
-    for seed in range(2):
-        tensor = torch.randn(7, 3, generator=torch.Generator().manual_seed(seed)).bfloat16()
-        here.append(tensor.clone())
-        there.append(tensor)
-    which, values = torch.tensor([5, 0, 3]), torch.randn(3, 3).bfloat16()
-    for states in (here, there):
-        states.add_rows(1, which, values)
-
-    assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
-    assert torch.equal(here.rows(1, which), there.rows(1, which))

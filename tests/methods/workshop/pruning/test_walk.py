@@ -269,15 +269,6 @@ def test_stored_parts_are_copies():
     assert visit.stored["q"].parts["values"].all()
 
 
-def test_prune_leaves_no_negative_zero():
-    visit = Visit("x", torch.tensor([[-1.0, -2, 3, 4]]), torch.empty(0), {})
-
-    visit.prune(torch.tensor([[False, True, True, False]]))
-
-    assert visit.weight.tolist() == [[0, -2, 3, 0]]
-    assert not visit.weight[visit.weight == 0].signbit().any()
-
-
 @pytest.mark.parametrize("streamed", [False, True], ids=["in memory", "streamed"])
 @pytest.mark.parametrize("kind", ["gpt2", "mixtral"])
 def test_no_negative_zero_that_a_method_leaves_is_kept(

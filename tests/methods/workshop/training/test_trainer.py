@@ -81,17 +81,6 @@ def test_learns_and_holds_the_pattern(name, family, trained):
     assert curve[-1]["ce"] < curve[0]["ce"]
 
 
-@pytest.mark.parametrize("name", sample(NAMES, "maskllm"))
-def test_same_seed_same_model(name, llama, task):
-    job = task(llama, pattern="dense" if name == "dense-ft" else "2:4", steps=4)
-
-    one, two = (method(name).apply(start_of(name, llama, job), job) for _ in range(2))
-
-    assert one.notes == two.notes
-    for p, q in zip(one.model.parameters(), two.model.parameters(), strict=True):
-        assert torch.equal(p, q)
-
-
 @pytest.mark.parametrize("name", sample(NAMES, "cast"))
 def test_killed_and_resumed_equals_undisturbed(name, trained, tmp_path):
     """Bit for bit: weights, curve, notes."""
