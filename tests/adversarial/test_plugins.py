@@ -178,9 +178,7 @@ def test_a_malformed_entry_point_costs_its_own_row(cli, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "why"), [(b"alone\n", "a line has no '='"), (b"\xff = a:b\n", "invalid start byte")]
 )
-def test_a_distribution_beside_which_pydantic_cannot_be_imported_is_named(
-    tmp_path, monkeypatch, line, why
-):
+def test_a_distribution_that_breaks_pydantic_is_named(tmp_path, monkeypatch, line, why):
     runs.distribution(tmp_path, "odd", "")
     (tmp_path / "odd-1.0.dist-info/entry_points.txt").write_bytes(b"[anything]\n" + line)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

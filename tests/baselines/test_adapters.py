@@ -131,9 +131,7 @@ def test_their_scales_keep_the_function(kind, named, make_job):
 
 
 @pytest.mark.slow
-def test_their_awq_scales_by_a_power_of_the_inputs_that_a_search_over_the_group_finds(
-    named, make_job
-):
+def test_their_awq_scales_by_a_power_of_the_inputs(named, make_job):
     pytest.importorskip("llmcompressor")
     job, sizes = make_job(named, "dense"), {}
     seen = inputs_of(named, job)

@@ -12,9 +12,7 @@ from methods.model.targets import dense_weight
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "50%"])
-def test_the_mask_is_sparsegpts_and_the_weights_are_the_models(
-    pattern, llama, make_job, keep_as, tmp_path
-):
+def test_it_is_sparsegpts_mask_on_dense_weights(pattern, llama, make_job, keep_as, tmp_path):
     """The error is that of the masked weights, so larger than with compensation."""
     source = keep_as(llama, tmp_path / "source")
     dense = loading.load(source, Compute())

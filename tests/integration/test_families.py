@@ -77,9 +77,7 @@ def test_a_streamed_copy_in_another_format(family, folder, tmp_path):
         assert torch.equal(new.tensor(name), old.tensor(name).bfloat16()), name
 
 
-def test_a_saved_folder_loads_in_transformers_with_the_same_logits(
-    family, folder, make_job, tmp_path
-):
+def test_a_saved_folder_has_the_same_logits_in_transformers(family, folder, make_job, tmp_path):
     model = loading.load(folder, Compute())
     where = models.write(Wanda().apply(model, make_job(model)).model, tmp_path / "pruned")
     ours = loading.load(where, Compute())

@@ -62,7 +62,7 @@ def again(cli, monkeypatch, command):
     return out, err
 
 
-def test_a_process_that_ends_costs_its_artifact_alone_and_a_signal_ends_the_run(
+def test_what_ends_costs_its_artifact_alone_and_a_signal_the_run(
     tmp_path, prepared, cli, monkeypatch, gate
 ):
     """One started and ended by itself, and two forked: one killed, one ended by its library."""
@@ -128,9 +128,7 @@ REASONS = {
 }
 
 
-def test_a_failed_check_is_a_failed_row_with_the_reason_and_a_declared_change_is_shown(
-    tmp_path, cli
-):
+def test_a_failed_check_is_a_failed_row_with_the_reason(tmp_path, cli):
     """Failed measurements are tried again, and good ones are not."""
     spec = runs.small(tmp_path / "r", methods=(*REASONS, "declares"), measures=("size",))
     runs.run_here(spec)
@@ -212,7 +210,7 @@ def test_a_worker_whose_runner_is_gone_records_nothing(prepared):
 
 
 @pytest.mark.slow
-def test_a_shared_folder_that_vanishes_for_ten_seconds_costs_nothing(
+def test_a_folder_that_vanishes_for_ten_seconds_costs_nothing(
     tmp_path, prepared, monkeypatch, gate
 ):
     """Under a worker that is about to write."""
@@ -268,9 +266,7 @@ class FullDiskWorker(runs.Here):
         return iter(self.said.splitlines())
 
 
-def test_collecting_the_cache_before_a_worker_is_up_disturbs_no_runner(
-    tmp_path, prepared, monkeypatch
-):
+def test_collecting_the_cache_early_disturbs_no_runner(tmp_path, prepared, monkeypatch):
     """It still has its log to read, and corpora and models for its workers."""
     spec, _ = prepared()
     corpus = tmp_path / "cache/data/owner/text"

@@ -57,12 +57,7 @@ def test_costs_of_a_row(script, monkeypatch):
 
     assert [row.perplexity for row in found.values()] == [pytest.approx(20.0)] * len(rows)
     # No kernel adds a term.
-    decoded = {
-        "sparsegpt 2:4": 25.0,
-        "depth:drop=25%": 20.0,
-        "ria 4:8": 30.0,
-        "dense": 30.0,
-    }
+    decoded = {"sparsegpt 2:4": 25.0, "depth:drop=25%": 20.0, "ria 4:8": 30.0, "dense": 30.0}
     assert {name: row.decode_ms for name, row in found.items() if row.decode_ms} == decoded
     assert {name: row.prompt_ms for name, row in found.items() if row.prompt_ms} == {
         n: 9 * x for n, x in decoded.items()

@@ -126,7 +126,7 @@ def test_a_version_of_what_is_being_made_lets_another_artifact_go_first(tmp_path
     assert runs.contents(tmp_path / "two") == runs.contents(tmp_path / "one")
 
 
-def test_all_are_asked_to_end_at_once_and_a_training_is_waited_for_last(monkeypatch):
+def test_all_are_asked_to_end_at_once_trainings_last(monkeypatch):
     """Work that never began is not waited for."""
     monkeypatch.setattr(sweep, "time", SimpleNamespace(monotonic=lambda: 100.0))
     said = []

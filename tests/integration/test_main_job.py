@@ -24,11 +24,7 @@ def test_tiny_comes_out_in_order(tmp_path, monkeypatch, cache):
         perplexity={"windows": 8},
         calibration={"sequences": 8},
         # CAST is poor, and still holds the pattern.
-        training={
-            "tokens": 4 * 8 * 64,
-            "batch": 8,
-            "seqlen": 64,
-        },
+        training={"tokens": 4 * 8 * 64, "batch": 8, "seqlen": 64},
         threads=1,
     )
 

@@ -53,9 +53,7 @@ def applied(monkeypatch):
     return labels
 
 
-def test_refinement_gets_its_prior_which_is_built_once_and_every_stage_has_to_hold_the_pattern(
-    tmp_path, applied
-):
+def test_refinement_gets_its_prior_which_is_built_once(tmp_path, applied):
     methods = ("magnitude", "forgets:from=magnitude", "refines:from=magnitude")
     got = runs.measured(tmp_path / "r", methods=methods, measures=("size",))
 

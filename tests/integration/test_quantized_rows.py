@@ -59,9 +59,7 @@ def test_only_what_draws_has_seeds(tmp_path):
         assert sorted(seeds, key=str) == [("int4-gptq", 0), ("int4-gptq", 1), ("int8", None)]
 
 
-def test_one_that_breaks_the_pattern_is_a_row_and_one_that_touches_what_is_no_target_fails(
-    tmp_path, cli
-):
+def test_one_that_breaks_the_pattern_is_a_row_and_one_that_wanders_fails(tmp_path, cli):
     runs.run_here(runs.small(tmp_path / "r", quantizers=("breaks", "wanders"), measures=("size",)))
     got = found(tmp_path / "r")
     targets = 802_816
@@ -160,9 +158,7 @@ def test_a_model_that_is_quantized_already(config, said, refused, tmp_path):
     assert said in err and "unquantized weights" in err
 
 
-def test_prune_writes_a_quantized_folder_and_the_inputs_of_w8a8_are_rounded_where_it_is_loaded(
-    tmp_path, cli, monkeypatch
-):
+def test_prune_writes_a_folder_whose_inputs_are_rounded(tmp_path, cli, monkeypatch):
     """Compare with its weights alone, after a hook was added to each target."""
     runs.workers_here(monkeypatch)
     flags = ("--method", "magnitude", "--quant", "w8a8", "--set", "threads=1")

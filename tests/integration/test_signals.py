@@ -82,9 +82,7 @@ def test_a_training_is_saved_when_its_terminal_is_closed(tmp_path, gate):
 
 
 @pytest.mark.slow
-def test_a_task_of_a_slurm_array_is_saved_and_requeued_and_goes_on(
-    tmp_path, gate, cli, monkeypatch
-):
+def test_a_task_of_a_slurm_array_is_requeued_and_goes_on(tmp_path, gate, cli, monkeypatch):
     spec, command = prepared(tmp_path, "slow", **TRAINING)
     requests = slurm.pretend(tmp_path, monkeypatch)
     script = tmp_path / "sweep.sh"

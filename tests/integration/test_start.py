@@ -43,12 +43,7 @@ def test_the_package_its_catalog_the_contract_and_the_machine_need_no_torch():
     [
         ("ls methods", 0, "", HEAVY),
         # Its sets need no lm-eval.
-        (
-            "plan --tasks maskllm7,wiki_lastword --quant none,int8,int4-gptq",
-            0,
-            "",
-            HEAVY,
-        ),
+        ("plan --tasks maskllm7,wiki_lastword --quant none,int8,int4-gptq", 0, "", HEAVY),
         ("speed", 0, "", {"torch"}),
         (
             "run --methods cast:beta1=1",

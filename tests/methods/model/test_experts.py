@@ -126,9 +126,7 @@ def test_wandas_statistic_is_that_of_an_experts_own_tokens(mixture, make, make_j
 
 
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
-def test_an_expert_that_no_token_reached_is_reported_and_pruned_by_magnitude(
-    method, make, make_job
-):
+def test_an_expert_without_tokens_is_pruned_by_magnitude(method, make, make_job):
     model = make("mixtral")
     real = torch.topk
 

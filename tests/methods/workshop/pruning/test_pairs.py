@@ -99,9 +99,7 @@ def test_needs_calibration(llama, make_job, refining):
 
 @pytest.mark.parametrize("goal", ["dense", "own-input"])
 @pytest.mark.parametrize("kept", [(0, 2), (1,)])
-def test_blocks_of_a_shorter_model_are_paired_by_their_old_numbers(
-    goal, kept, llama, make_job, refining
-):
+def test_blocks_of_a_shorter_model_keep_their_partners(goal, kept, llama, make_job, refining):
     job = replace(refining(llama, make_job(llama)), blocks=kept)
     short = copy.deepcopy(llama)
     short.model.layers = torch.nn.ModuleList(short.model.layers[i] for i in kept)

@@ -86,9 +86,7 @@ def test_in_float64_they_leave_the_same_masks_and_notes(case, world, shared, flo
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("case", sample(TINY_METHODS, "sparsegpt"))
-def test_on_tiny_they_leave_the_same_weights_but_for_ties_of_rounding(
-    case, world, shared, tokens, tmp_path
-):
+def test_on_tiny_they_leave_the_same_weights_but_for_ties(case, world, shared, tokens, tmp_path):
     model, job, method = tiny_case(case, tokens, tmp_path)
     method.apply(model, job)
 
@@ -129,9 +127,7 @@ def test_every_method_that_says_it_can_be_shared_is_among_these():
         (10, 3, 4, [[4], [4], [2]]),
     ],
 )
-def test_batches_are_in_order_and_as_large_as_the_processes_allow(
-    sequences, processes, batch, sizes
-):
+def test_batches_are_in_order_and_large(sequences, processes, batch, sizes):
     tokens = torch.arange(sequences)[:, None]
 
     def batches(rank):

@@ -53,9 +53,7 @@ def close(a, b):
 
 
 @pytest.mark.numeric
-def test_pruning_nothing_reproduces_the_forward_and_linears_with_one_input_share_it(
-    family, make, make_job
-):
+def test_pruning_nothing_reproduces_the_forward(family, make, make_job):
     model = make(family)
     job = make_job(model)
 

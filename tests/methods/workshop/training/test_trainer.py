@@ -117,9 +117,7 @@ UPDATING = [("sr-ste", {"refresh": 3}, at) for at in (7, 9)]
     ("name", "config", "at"),
     sample([*(("cast", {}, at) for at in (3, 8, 10)), *UPDATING, ("ast", {}, 7)], *UPDATING),
 )
-def test_asked_to_stop_it_saves_the_last_whole_step_and_resumes_as_undisturbed(
-    name, config, at, trained, tmp_path
-):
+def test_asked_to_stop_it_saves_the_last_whole_step(name, config, at, trained, tmp_path):
     """A process by itself stops between micro-batches, so a step that has begun is done again."""
     llama, job, straight = trained(name, "llama", **config)
     started = []
@@ -158,9 +156,7 @@ def test_asked_to_stop_it_saves_the_last_whole_step_and_resumes_as_undisturbed(
 @pytest.mark.parametrize(
     ("name", "fields"), [("cast", {}), ("cast", {"hidden": 0.3}), ("maskllm", {"lambda_": 1e-3})]
 )
-def test_micro_batches_add_up_and_recomputing_activations_changes_nothing(
-    name, fields, llama, task
-):
+def test_micro_batches_add_up_and_recomputing_changes_nothing(name, fields, llama, task):
     job = task(llama, steps=3, budget={"log_every": 1})
     whole = replace(job, budget=replace(job.budget, micro=None), workdir=job.workdir / "b")
 
