@@ -18,19 +18,8 @@ from torch import nn
 from bench.inputs import training_text, windows
 from bench.inputs.tokenizer_facts import TokenizerFacts
 from bench.kernels import native
-from helpers import browser, faulty, forked_ranks, runs
+from helpers import browser, faulty, forked_ranks, models, runs
 from helpers.fake_hub import FakeHub
-from helpers.models import (
-    CONFIGS,
-    REPRESENTATIVES,
-    build,
-    exact,
-    job_for,
-    mean_float64,
-    sample,
-    with_prior,
-    write,
-)
 from helpers.trainings import counting, job_to_train
 from methods.contract.method import Job
 
@@ -109,7 +98,7 @@ def as_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make float32 mean float64 within a test."""
     before = torch.get_default_dtype()
-    mean_float64(monkeypatch)
+    models.mean_float64(monkeypatch)
     yield
     torch.set_default_dtype(before)
 
@@ -117,20 +106,20 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def make_exact(float64: None) -> Callable[..., nn.Module]:
     """make_exact(family, moved=0.0) -> a model for golden numbers. float32 means float64."""
-    return exact
+    return models.exact
 
 
 @pytest.fixture
 def llama() -> nn.Module:
-    return build("llama")
+    return models.build("llama")
 
 
 @pytest.fixture
 def job(llama: nn.Module) -> Job:
-    return job_for(llama)
+    return models.job_for(llama)
 
 
-@pytest.fixture(params=sample(CONFIGS, *REPRESENTATIVES))
+@pytest.fixture(params=models.sample(models.CONFIGS, *models.REPRESENTATIVES))
 def family(request: pytest.FixtureRequest) -> str:
     """Every family. The default run takes a few of them."""
     return request.param
@@ -139,33 +128,33 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def make() -> Callable[..., nn.Module]:
     """make(family, **kwargs) -> a random model."""
-    return build
+    return models.build
 
 
 @pytest.fixture
 def make_job() -> Callable[..., Job]:
     """make_job(model, pattern, **fields) -> a job over all of its targets."""
-    return job_for
+    return models.job_for
 
 
 @pytest.fixture
 def refining() -> Callable[..., Job]:
     """refining(model, job) -> the job of a stage that refines magnitude's mask of the model."""
-    return with_prior
+    return models.with_prior
 
 
 @pytest.fixture
 def task(tmp_path: Path) -> Callable[..., Job]:
     """task(model, **fields) -> a job that trains on a learnable text: see `job_to_train`."""
     return lambda model, **fields: job_to_train(
-        model, job_for, counting(), **({"workdir": tmp_path / "work"} | fields)
+        model, models.job_for, counting(), **({"workdir": tmp_path / "work"} | fields)
     )
 
 
 @pytest.fixture
 def keep_as() -> Callable[[nn.Module, Path], Path]:
     """keep_as(model, folder) -> the folder."""
-    return write
+    return models.write
 
 
 @pytest.fixture

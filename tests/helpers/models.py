@@ -11,32 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GPT2Config,
-    GPTNeoXConfig,
-    GptOssConfig,
-    GraniteConfig,
-    GraniteMoeConfig,
-    LlamaConfig,
-    MistralConfig,
-    MixtralConfig,
-    Olmo2Config,
-    Olmo3Config,
-    OlmoeConfig,
-    OPTConfig,
-    Phi3Config,
-    PretrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
-    Qwen3MoeConfig,
-    SmolLM3Config,
-    Starcoder2Config,
-)
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from bench.formats.stored import StoredFolder
 from bench.formats.stored import write as write_stored
@@ -70,27 +47,29 @@ TWO_OF_SIX = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 TWO_OF_FOUR = {"num_local_experts": 4, "num_experts_per_tok": 2, "rope_parameters": ROPE}
 CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
-    "llama": lambda: LlamaConfig(**GROUPED),
-    "mistral": lambda: MistralConfig(**GROUPED, sliding_window=5),
-    "qwen2": lambda: Qwen2Config(**GROUPED, **HALF_SLIDING),
-    "qwen3": lambda: Qwen3Config(**GROUPED, **HALF_SLIDING, head_dim=8),
-    "opt": lambda: OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=32),
-    "gpt2": lambda: GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=64),
-    "gpt_neox": lambda: GPTNeoXConfig(**SIZES),
-    "gemma": lambda: GemmaConfig(**GROUPED, **TOKENS, head_dim=16),
-    "gemma2": lambda: Gemma2Config(**GROUPED, **TOKENS, **ALTERNATING, **CAPS, head_dim=16),
-    "gemma3_text": lambda: Gemma3TextConfig(**GROUPED, **TOKENS, **ALTERNATING, head_dim=16),
-    "phi3": lambda: Phi3Config(**GROUPED, **TOKENS, sliding_window=5),
-    "olmo2": lambda: Olmo2Config(**GROUPED, **TOKENS),
-    "olmo3": lambda: Olmo3Config(**GROUPED, **TOKENS, **ALTERNATING),
-    "granite": lambda: GraniteConfig(**GROUPED, **SCALES, residual_multiplier=0.22),
-    "smollm3": lambda: SmolLM3Config(**GROUPED, **TOKENS, no_rope_layers=[1, 0, 1]),
-    "starcoder2": lambda: Starcoder2Config(**GROUPED, **TOKENS, sliding_window=5),
-    "mixtral": lambda: MixtralConfig(**GROUPED, **TOKENS, num_local_experts=4),
-    "qwen3_moe": lambda: Qwen3MoeConfig(**GROUPED, **TOKENS, **TWO_OF_SIX, head_dim=16),
-    "olmoe": lambda: OlmoeConfig(**GROUPED, **TOKENS, num_experts=4, num_experts_per_tok=2),
-    "granitemoe": lambda: GraniteMoeConfig(**GROUPED, **TOKENS, **SCALES, num_local_experts=4),
-    "gpt_oss": lambda: GptOssConfig(**GROUPED, **TOKENS, **ALTERNATING, **TWO_OF_FOUR, head_dim=16),
+    "llama": lambda: hf.LlamaConfig(**GROUPED),
+    "mistral": lambda: hf.MistralConfig(**GROUPED, sliding_window=5),
+    "qwen2": lambda: hf.Qwen2Config(**GROUPED, **HALF_SLIDING),
+    "qwen3": lambda: hf.Qwen3Config(**GROUPED, **HALF_SLIDING, head_dim=8),
+    "opt": lambda: hf.OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=32),
+    "gpt2": lambda: hf.GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=64),
+    "gpt_neox": lambda: hf.GPTNeoXConfig(**SIZES),
+    "gemma": lambda: hf.GemmaConfig(**GROUPED, **TOKENS, head_dim=16),
+    "gemma2": lambda: hf.Gemma2Config(**GROUPED, **TOKENS, **ALTERNATING, **CAPS, head_dim=16),
+    "gemma3_text": lambda: hf.Gemma3TextConfig(**GROUPED, **TOKENS, **ALTERNATING, head_dim=16),
+    "phi3": lambda: hf.Phi3Config(**GROUPED, **TOKENS, sliding_window=5),
+    "olmo2": lambda: hf.Olmo2Config(**GROUPED, **TOKENS),
+    "olmo3": lambda: hf.Olmo3Config(**GROUPED, **TOKENS, **ALTERNATING),
+    "granite": lambda: hf.GraniteConfig(**GROUPED, **SCALES, residual_multiplier=0.22),
+    "smollm3": lambda: hf.SmolLM3Config(**GROUPED, **TOKENS, no_rope_layers=[1, 0, 1]),
+    "starcoder2": lambda: hf.Starcoder2Config(**GROUPED, **TOKENS, sliding_window=5),
+    "mixtral": lambda: hf.MixtralConfig(**GROUPED, **TOKENS, num_local_experts=4),
+    "qwen3_moe": lambda: hf.Qwen3MoeConfig(**GROUPED, **TOKENS, **TWO_OF_SIX, head_dim=16),
+    "olmoe": lambda: hf.OlmoeConfig(**GROUPED, **TOKENS, num_experts=4, num_experts_per_tok=2),
+    "granitemoe": lambda: hf.GraniteMoeConfig(**GROUPED, **TOKENS, **SCALES, num_local_experts=4),
+    "gpt_oss": lambda: hf.GptOssConfig(
+        **GROUPED, **TOKENS, **ALTERNATING, **TWO_OF_FOUR, head_dim=16
+    ),
 }
 """The caps of gemma2 are so small that they bend the logits of random weights."""
 
