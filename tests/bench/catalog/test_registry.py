@@ -60,10 +60,8 @@ def test_their_code_is_part_of_the_key(site, tmp_path, monkeypatch):
 def test_a_measure_whose_protocol_is_no_property_is_refused(tmp_path, cli):
     assert cli("plan", "--measures", "labelled", *runs.flags(tmp_path / "r"))[0] == 0
     code, _, said = cli("plan", "--measures", "unlabelled", *runs.flags(tmp_path / "r"))
-    assert (
-        code == 2
-        and "protocol is a method: make it a property that returns a Protocol or a text" in said
-    )
+    assert code == 2
+    assert "protocol is a method: make it a property that returns a Protocol or a text" in said
 
 
 def test_an_entry_point_that_is_not_used_is_named(tmp_path, monkeypatch, cli):

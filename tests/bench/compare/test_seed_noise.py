@@ -65,10 +65,8 @@ def test_a_kind_without_seeds_takes_rows_of_other_kinds(tmp_path):
 
     noise, source = SeedNoiseTable(records(tmp_path, *rows)).of("tiny", "trained", PERPLEXITY)
 
-    assert (
-        noise.deviation == pytest.approx(0.02)
-        and source == "trained 2% (from 1 other row with seeds)"
-    )
+    assert noise.deviation == pytest.approx(0.02)
+    assert source == "trained 2% (from 1 other row with seeds)"
 
 
 def test_rounded_dense_rows_are_of_a_kind_by_their_bits_and_without_seeds_take_those_of_any_bits(
@@ -103,10 +101,8 @@ def test_rounded_dense_rows_are_of_a_kind_by_their_bits_and_without_seeds_take_t
     table = SeedNoiseTable(found)
     by_name = {(r.identity.quantizer, r.identity.measure): table.kind_of(r) for r in found}
 
-    assert (
-        by_name["int3-gptq", "perplexity"] == "dense 3-bit"
-        and by_name["int8", "perplexity"] == "dense"
-    )
+    assert by_name["int3-gptq", "perplexity"] == "dense 3-bit"
+    assert by_name["int8", "perplexity"] == "dense"
     assert table.of("tiny", "dense 3-bit", PERPLEXITY).noise.deviation == pytest.approx(0.2)
     assert table.of("tiny", "dense 4-bit", PERPLEXITY).noise.variance == pytest.approx(
         (0.02**2 + 0.04**2) / 2
@@ -142,9 +138,8 @@ def test_without_seeds_it_is_assumed_and_settings_replace_it(tmp_path):
     noise, source = SeedNoiseTable(found).of("tiny", "one-shot", PERPLEXITY)
     given, _ = SeedNoiseTable(found, {"perplexity": 0.01}).of("tiny", "one-shot", PERPLEXITY)
 
-    assert noise.deviation == pytest.approx(metrics.find("perplexity").seed_noise) and math.isinf(
-        noise.freedom
-    )
+    assert noise.deviation == pytest.approx(metrics.find("perplexity").seed_noise)
+    assert math.isinf(noise.freedom)
     assert "assumed" in source and given.deviation == pytest.approx(0.01)
 
 

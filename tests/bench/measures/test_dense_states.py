@@ -102,10 +102,8 @@ def test_a_damaged_file_is_found_and_computed_anew(tmp_path, folder, wanted, at)
 
     assert got.numbers == wanted
     assert got.dense == 1
-    assert (
-        got.states[0].startswith(f"damaged in the cache ({entry}")
-        and "computed and kept" in got.states
-    )
+    assert got.states[0].startswith(f"damaged in the cache ({entry}")
+    assert "computed and kept" in got.states
 
 
 def test_what_is_larger_than_the_bound_is_not_kept(tmp_path, folder, wanted):
@@ -113,10 +111,8 @@ def test_what_is_larger_than_the_bound_is_not_kept(tmp_path, folder, wanted):
 
     assert got.numbers == wanted
     assert got.dense == 2
-    assert (
-        "computed, not kept" in got.states[0]
-        and "perplexity.dense_states_gb=0.0001" in got.states[0]
-    )
+    assert "computed, not kept" in got.states[0]
+    assert "perplexity.dense_states_gb=0.0001" in got.states[0]
     assert not list(folder.glob("*"))
 
 

@@ -85,11 +85,9 @@ def test_equal_answers_of_rows_without_an_artifact_are_not_certain(tmp_path):
     fake_records.answers(tmp_path, method="wanda")
 
     ((_, _, c), interval), *_ = (table := tables(tmp_path)[0]).intervals.items()
-    assert (
-        table.columns[c].metric == "acc"
-        and interval.value == 0
-        and interval.low < -0.02 < 0.02 < interval.high
-    )
+    assert table.columns[c].metric == "acc"
+    assert interval.value == 0
+    assert interval.low < -0.02 < 0.02 < interval.high
 
 
 def test_protocols_have_tables_of_their_own_the_one_of_most_rows_first(tmp_path):
@@ -109,9 +107,8 @@ def test_protocols_have_tables_of_their_own_the_one_of_most_rows_first(tmp_path)
         about = {"protocol": "wiki-mini-validation@128", "identity": {"dtype": "bfloat16"}}
         fake_records.perplexity(tmp_path, method=f"m{i}", **about)
     labels = [t.protocol for t in tables(tmp_path)]
-    assert (
-        labels[0] == "wiki-mini@128, bfloat16, cpu" and labels[1] == "wiki-mini@128, float32, cpu"
-    )
+    assert labels[0] == "wiki-mini@128, bfloat16, cpu"
+    assert labels[1] == "wiki-mini@128, float32, cpu"
     assert labels[-1] == "wiki-mini-validation@128, bfloat16, cpu", (
         "never the main one, however many rows it has"
     )
@@ -151,9 +148,8 @@ def test_budgets_and_seeds_fold_into_the_largest_budget(tmp_path):
     assert whole(table) == ["dense", "cast 2:4"]
     assert facts(table, "cast 2:4").loss.value == pytest.approx(math.expm1(0.1), rel=1e-3)
     parts = [r for r in table.rows if r.part_of is not None]
-    assert (
-        sum("seed" in r.name for r in parts) == 6 and sum("seed" not in r.name for r in parts) == 2
-    )
+    assert sum("seed" in r.name for r in parts) == 6
+    assert sum("seed" not in r.name for r in parts) == 2
     assert len(table.to_text_table().lines) == 2, "tables as text have whole rows alone"
     assert {
         table.ranks[c][k]
@@ -205,9 +201,8 @@ def test_a_question_flips_once_whatever_the_number_of_seeds(tmp_path):
     fake_records.accuracy(tmp_path, 100, 60, method="sparsegpt", seed=0)
     (table,) = tables(tmp_path)
     one, three = (facts(table, f"{name} 2:4").flips for name in ("sparsegpt", "wanda"))
-    assert three.changed.parts == pytest.approx(one.changed.parts) and three.lost == pytest.approx(
-        one.lost
-    )
+    assert three.changed.parts == pytest.approx(one.changed.parts)
+    assert three.lost == pytest.approx(one.lost)
 
 
 def build(root, seconds, tokens=0, **about):
@@ -227,12 +222,10 @@ def test_a_cost_is_that_of_all_stages(tmp_path):
         tmp_path, 1.0, method="sparsegpt + retrain", seed=0, identity={"quantizer": "int8"}
     )
     cost = CostIndex([first, second, last]).of_row([last.identity])
-    assert (cost.seconds, cost.tokens, cost.at_least, cost.device) == (
-        111.0,
-        6000,
-        False,
-        "EPYC, 2 threads",
-    )
+    assert cost.seconds == 111.0
+    assert cost.tokens == 6000
+    assert not cost.at_least
+    assert cost.device == "EPYC, 2 threads"
     assert CostIndex([last, second]).of_row([last.identity]).at_least, (
         "the record of the first stage is missing"
     )
@@ -257,9 +250,8 @@ def test_the_mean_of_wanda7_and_its_worst_task_with_an_interval(tmp_path):
     (alone,) = (
         i for (_, _, c), i in table.intervals.items() if table.columns[c].protocol.startswith("rte")
     )
-    assert one.drop.low < -alone.high and one.drop.high > -alone.low, (
-        "wider than that of one task, because it is of seven"
-    )
+    assert one.drop.low < -alone.high
+    assert one.drop.high > -alone.low, "wider than that of one task, because it is of seven"
     assert "7.0 pp" in cell(table, "wanda 2:4", "worst_drop").text
     shown = [c.metric for c in table.columns if not c.hidden]
     assert shown == ["perplexity", "perplexity_ratio", "mean_acc", "worst_drop", "flips"]
@@ -298,9 +290,8 @@ def test_a_speed_stands_beside_the_same_artifact_whatever_measured_its_quality(t
     fake_records.counted(tmp_path, "speedup", geometric_mean(times), better="higher", **about)
     (table,) = tables(tmp_path)
     bound = facts(table, "wanda 2:4").speedup
-    assert (
-        bound.value == pytest.approx(1.4739, abs=1e-4) and 1.3 < bound.low < 1.47 < bound.high < 1.6
-    )
+    assert bound.value == pytest.approx(1.4739, abs=1e-4)
+    assert 1.3 < bound.low < 1.47 < bound.high < 1.6
     (name,) = (c.name for c in table.columns if c.metric == "speedup")
     assert name == "speedup prefill@512 on cuda, H100"
     assert facts(table, "dense").speedup is None

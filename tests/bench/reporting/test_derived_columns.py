@@ -45,10 +45,8 @@ def test_a_new_entry_is_shown_everywhere(tmp_path, monkeypatch, words, rule):
 
     order = [c.metric for c in one.columns]
     place = order.index("bits_saved")
-    assert (
-        order.index("bits_per_weight") < place < order.index("perplexity")
-        and one.columns[place].sign == -1
-    )
+    assert order.index("bits_per_weight") < place < order.index("perplexity")
+    assert one.columns[place].sign == -1
     assert [row.cells[place].text for row in one.rows] == ["0", "7"]
     text = one.to_text_table()
     at = text.headers.index("bits saved")

@@ -74,9 +74,8 @@ def test_bytes_bandwidth_and_quality_stand_beside_a_speed():
     (row,) = engines.rows(found)
     assert (row["mb_per_token"], row["of_limit"], row["perplexity"]) == (100.0, "50%", 12.35)
     (step,) = engines.figures(found).values()
-    assert (
-        step["llamacpp q8_0, MB per token"] == 100.0 and step["llamacpp q8_0, perplexity"] == 12.35
-    )
+    assert step["llamacpp q8_0, MB per token"] == 100.0
+    assert step["llamacpp q8_0, perplexity"] == 12.35
 
 
 def test_a_prompt_has_its_share_of_the_peak():
@@ -87,9 +86,8 @@ def test_a_prompt_has_its_share_of_the_peak():
 
 def test_a_timing_that_is_not_steady_and_a_busy_machine_are_said():
     calm = entries(record("llamacpp", "q8_0", 60, load=1.9))
-    assert engines.rows(calm)[0]["noise"] == "1.0%" and not any(
-        "warning" in k for k in engines.figures(calm).popitem()[1]
-    )
+    assert engines.rows(calm)[0]["noise"] == "1.0%"
+    assert not any("warning" in k for k in engines.figures(calm).popitem()[1])
     found = entries(record("llamacpp", "q8_0", 60, noise={"dense": 0.144}, load=3.5))
     assert engines.rows(found)[0]["noise"] == "14.4%, not steady"
     (step,) = engines.figures(found).values()
@@ -169,10 +167,8 @@ def test_other_records_are_left_out():
 
 def test_figures_are_what_the_pages_take():
     of_step = engines.figures(entries(*MADE))["decode after 8 tokens, 1 thread"]
-    assert (
-        of_step["native int8 2:4, tokens/s"] == 45
-        and of_step["noise, llamacpp q8_0 against itself"] == "1.0%"
-    )
+    assert of_step["native int8 2:4, tokens/s"] == 45
+    assert of_step["noise, llamacpp q8_0 against itself"] == "1.0%"
     assert of_step["native int8 2:4 / llamacpp q8_0"] == {"median": 0.5, "min": 0.5, "max": 0.5}
     assert (
         of_step["native int8 2:4 / native int8"]["median"]

@@ -146,10 +146,8 @@ def test_the_file_of_an_alias_has_the_quality_of_the_dense_row_at_its_own_size(
 
     assert list(rows) == ["dense", "dense Q4_1 file", "wanda 2:4 int8"]
     assert rows["dense Q4_1 file"].facts.bits == ALIASES[MODEL].file.bits == 5.0
-    assert (
-        rows["dense Q4_1 file"].facts.ratio.value == 1
-        and rows["dense Q4_1 file"].facts.make == f"bench pull {MODEL}"
-    )
+    assert rows["dense Q4_1 file"].facts.ratio.value == 1
+    assert rows["dense Q4_1 file"].facts.make == f"bench pull {MODEL}"
     assert rows["dense"].facts.bits == 16 and rows["dense"].facts.make
     assert [line[3] for line in near.lines] == ["int8", "Q4_1 file"]
     assert "5.0 bits" in near.title and "5.0 bits" in table.text_tables(results.records)[0].title
@@ -206,9 +204,8 @@ def test_rows_without_tasks_stand_apart(tmp_path):
         "wanda has no tasks, though it is better"
     )
     assert {line[0] for line in with_tasks.lines} == {"dense", "ria (no channel permutation)"}
-    assert [line[0] for line in without.lines] == ["wanda"] and without.title.endswith(
-        "rows without tasks"
-    )
+    assert [line[0] for line in without.lines] == ["wanda"]
+    assert without.title.endswith("rows without tasks")
     assert not any("acc" in header for header in without.headers)
     assert (
         page.index("| ria (") < page.index(leaderboard.WITHOUT_TASKS) < page.index("| wanda | 2:4")

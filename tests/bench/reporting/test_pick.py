@@ -188,11 +188,9 @@ def test_the_commands_of_every_published_row_are_commands(folder):
         if record.identity.quantizer != "none":
             assert spec.quantizers == (record.identity.quantizer,)
         name, exported = parse(export)
-        assert (
-            name == "export"
-            and exported["artifact"] == str(params["out"])
-            and exported["out"] != params["out"]
-        )
+        assert name == "export"
+        assert exported["artifact"] == str(params["out"])
+        assert exported["out"] != params["out"]
         assert exported["format_"] == ("packed24" if record.identity.pattern == "2:4" else "hf")
 
 

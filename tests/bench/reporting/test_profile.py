@@ -54,9 +54,8 @@ def test_losses_are_means_over_tasks_and_the_worst_is_in_the_leaderboard(table):
     assert list(facts.tracks) == ["knowledge", "mathematics", "code"]
     expected = {"code": 0.4, "mathematics": 0.2, "knowledge": 0.19}
     assert {n: x.loss.value for n, x in facts.tracks.items()} == pytest.approx(expected, abs=0.02)
-    assert (
-        facts.worst_track == "code" and facts.track_loss.low <= facts.tracks["code"].loss.low < 0.4
-    )
+    assert facts.worst_track == "code"
+    assert facts.track_loss.low <= facts.tracks["code"].loss.low < 0.4
     assert facts.track_loss.high > facts.tracks["code"].loss.high, (
         "it is of the worst of several tracks"
     )
@@ -139,12 +138,10 @@ def test_seeds_are_those_of_all_tasks_whatever_the_order_of_the_records(made, tm
     )  # the other task of this seed is missing
 
     code = facts_of(table_of(tmp_path), "wanda 2:4").tracks["code"]
-    assert code.loss.value == pytest.approx(0.5) and code.change.stderr == pytest.approx(
-        0.4 / 3**0.5
-    )
-    assert code.flips.changed.parts[0] == 0.2 and code.flips.changed.low < 0.13, (
-        "a question counts once"
-    )
+    assert code.loss.value == pytest.approx(0.5)
+    assert code.change.stderr == pytest.approx(0.4 / 3**0.5)
+    assert code.flips.changed.parts[0] == 0.2
+    assert code.flips.changed.low < 0.13, "a question counts once"
 
 
 def test_tables_figure_and_latex_have_every_row(root, table):
@@ -162,10 +159,8 @@ def test_tables_figure_and_latex_have_every_row(root, table):
         "code",
     ]
     assert losses.lines[1][5].startswith("40.") and "(" in losses.lines[1][5]
-    assert (
-        flips.lines[0][4].endswith(", −15.0 +5.0")
-        and order.lines[0][2] == "code 1, mathematics 2, knowledge 3"
-    )
+    assert flips.lines[0][4].endswith(", −15.0 +5.0")
+    assert order.lines[0][2] == "code 1, mathematics 2, knowledge 3"
     (figure,) = (
         f for f in table_figures.draw_all(table, "tiny") if "what each track loses" in f.title
     )
@@ -223,9 +218,8 @@ def test_rows_are_picked_by_tracks(root, table, output):
     limits = pick.parse_limits(max_loss="5%")
     kept = pick.pick(table, limits, tracks=["mathematics", "knowledge"])
 
-    assert [c.row.name for c in kept.meets] == [
-        "sparsegpt 2:4"
-    ] and kept.nearest.row.name == "wanda 2:4"
+    assert [c.row.name for c in kept.meets] == ["sparsegpt 2:4"]
+    assert kept.nearest.row.name == "wanda 2:4"
     assert pick.pick(table, limits, tracks=["code"]).meets == ()
     both, one = (
         pick.keep(kept.nearest.facts, names).loss

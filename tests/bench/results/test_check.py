@@ -84,11 +84,9 @@ def test_a_number_that_its_items_do_not_give(root, cli, measure, field, name):
     code, out, err = cli("check", root)
 
     assert code == 1 and "delete them" in err
-    assert (
-        f"{path}: " in out
-        and f"{name}{reading['metric']} is" in out
-        and f"give {reading[field]:.9g}" in out
-    )
+    assert f"{path}: " in out
+    assert f"{name}{reading['metric']} is" in out
+    assert f"give {reading[field]:.9g}" in out
 
 
 @pytest.mark.parametrize(
@@ -242,12 +240,10 @@ def test_two_names_that_look_alike_are_named(root, cli):
 
     code, out, _ = cli("check", root)
 
-    assert (
-        code == 1
-        and out.count("looks like") == 1
-        and "'cafe\\u0301'" in out
-        and "'caf\\xe9'" in out
-    )
+    assert code == 1
+    assert out.count("looks like") == 1
+    assert "'cafe\\u0301'" in out
+    assert "'caf\\xe9'" in out
 
 
 def test_what_belongs_to_no_record_is_listed_and_is_no_damage(root, output):

@@ -47,10 +47,8 @@ def test_published_records_have_the_units_and_directions_of_the_table():
 def test_an_unknown_metric_is_shown_sampled_and_not_judged():
     strange = find("strangeness", "1")
 
-    assert (
-        strange == Metric("strangeness", "1")
-        and find("strangeness").unit == find("strangeness").better == ""
-    )
+    assert strange == Metric("strangeness", "1")
+    assert find("strangeness").unit == find("strangeness").better == ""
     assert (
         strange.in_tables and strange.sorts_rows and not strange.counted and strange.margin is None
     )

@@ -73,11 +73,9 @@ def test_where_a_plug_in_was_installed_from(site, tmp_path):
         subprocess.run([*git, *line], check=True)
     editable = {"url": (tmp_path / "package").as_uri(), "dir_info": {"editable": True}}
     about = installed(site, editable)
-    assert (
-        len(about["commit"]["id"]) == 40
-        and not about["commit"]["dirty"]
-        and "repository" not in about
-    )
+    assert len(about["commit"]["id"]) == 40
+    assert not about["commit"]["dirty"]
+    assert "repository" not in about
     (tmp_path / "package/a.py").write_text("2")
     assert installed(site, editable)["commit"]["dirty"]
 

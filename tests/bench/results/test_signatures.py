@@ -44,11 +44,9 @@ def test_signed_records_keep_their_signer_until_they_change(root, keys, tmp_path
         )
 
     code, out, err = cli("check", root, "--signed-by", keys / "bob.allowed")
-    assert (
-        code == 1
-        and out.count("unsigned: ") == 2
-        and "no signer in bob.allowed has signed it" in err
-    )
+    assert code == 1
+    assert out.count("unsigned: ") == 2
+    assert "no signer in bob.allowed has signed it" in err
 
     path = next((root / "records").glob("*.json"))
     fake_records.edit(path, seal=True, notes={"edited": True})
@@ -174,7 +172,5 @@ def test_a_merge_follows_no_link_and_takes_no_list_of_another_name(
 
 def test_the_digest_that_is_signed_is_the_stored_one(root):
     for record in ReadOnlyStore(root):
-        assert (
-            record.digest
-            and f'"digest": "{record.digest}"' in ReadOnlyStore(root).path(record.key).read_text()
-        )
+        assert record.digest
+        assert f'"digest": "{record.digest}"' in ReadOnlyStore(root).path(record.key).read_text()

@@ -156,10 +156,7 @@ def test_a_module_counts_unless_it_says_that_it_decides_no_number(tree):
     assert [
         a != b
         for a, b in zip((digest(MEASURE), digest("bench.measures.size")), before, strict=True)
-    ] == [
-        False,
-        True,
-    ]
+    ] == [False, True]
 
     rewrite(tree / "bench/results/record.py", "DECIDES_NO_NUMBER = True\n", "")
     assert digest(MEASURE) != before[0]
