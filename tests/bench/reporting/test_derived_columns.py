@@ -38,9 +38,7 @@ def test_a_new_entry_is_shown_everywhere(tmp_path, monkeypatch, words, rule):
     for method, bits in (("dense", 16.0), ("wanda", 9.0)):
         about = {"method": method, "made": method}
         fake_records.perplexity(tmp_path, **about)
-        fake_records.counted(
-            tmp_path, "bits_per_weight", bits, measure="size", protocol="weights", **about
-        )
+        fake_records.bits(tmp_path, bits, **about)
     (one,) = board.make_sections([read(tmp_path)])[0].tables
 
     order = [c.metric for c in one.columns]

@@ -56,9 +56,7 @@ def test_names_in_a_front_overlap_neither_each_other_nor_the_edge():
         *((40 + k, 2 + k / 9) for k in range(20)),
     ]  # fmt: skip
     rows = tuple(
-        TableRow(
-            f"sparsegpt 2:4 int4-gptq {i}", (), {}, (TableCell("", y, 0.5), TableCell("", 1e6 * x))
-        )
+        TableRow(f"sparsegpt 2:4 {i}", (), {}, (TableCell("", y, 0.5), TableCell("", 1e6 * x)))
         for i, (y, x) in enumerate(places)
     )
     (front,) = pareto.fronts(Table("t", (), columns, rows))
