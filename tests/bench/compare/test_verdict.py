@@ -138,9 +138,7 @@ def test_equal_answers_of_two_models_with_equal_zeros_are_not_certain(roots):
     for k, root in enumerate(roots):
         about = {"made": "ab"[k], "artifact": "ab"[k] * 64}
         fake_records.accuracy(root, n=50, **about)
-        fake_records.counted(
-            root, "sparsity", 0.5, items=layers, measure="size", protocol="weights", **about
-        )
+        fake_records.counted(root, "sparsity", 0.5, items=layers, measure="size", **about)
 
     assert verdict(roots)["acc"].verdict == "INCONCLUSIVE"
 
@@ -148,24 +146,16 @@ def test_equal_answers_of_two_models_with_equal_zeros_are_not_certain(roots):
 def test_scores_of_a_whole_task_are_not_compared_by_the_questions_of_another_metric(roots):
     right = [Item(f"q{i}", f"q{i}", float(i % 2 == 0), 1.0) for i in range(1000)]
     for root, value in zip(roots, (0.8, 0.3), strict=True):
-        f1, bleu = (
-            ReadingRow(metric=m, value=value, unit="1", better="higher", n=1000)
-            for m in ("f1", "bleu")
-        )
+        of_all = {"value": value, "unit": "1", "better": "higher", "n": 1000}
+        f1, bleu = (ReadingRow(metric=metric, **of_all) for metric in ("f1", "bleu"))
         with_f1 = fake_records.accuracy(root, made=value)
         fake_records.put(root, with_f1, right, [*with_f1.readings, f1])
-        fake_records.put(
-            root,
-            fake_records.record(measure="zeroshot", protocol="wmt@1.0", made=value),
-            (),
-            [bleu],
-        )
+        alone = fake_records.record(measure="zeroshot", protocol="wmt@1.0", made=value)
+        fake_records.put(root, alone, (), [bleu])
 
-    found = {
-        row.metric: row
-        for row in compare(*(read(r) for r in roots), settings.read(None), exploratory=True).rows
-    }
+    rows = compare(*map(read, roots), settings.read(None), exploratory=True).rows
 
+    found = {row.metric: row for row in rows}
     assert found["acc"].verdict == "OK"
     assert {found[m].reason for m in ("f1", "bleu")} == {"it has no score for each item"}
 
@@ -236,24 +226,21 @@ def test_bytes_are_compared_by_ratio(roots):
 
 
 @pytest.mark.parametrize(
-    ("seeds", "expected"), [((-0.05, 0.0), "IMPROVED"), ((-0.06, 0.05), "REGRESSION")]
+    ("losses", "expected"),
+    [
+        ((0.0,), "OK"),
+        ((5e-5,), "OK"),
+        ((3e-4,), "REGRESSION"),
+        ((-3e-4,), "IMPROVED"),
+        ((-0.05, 0.0), "IMPROVED"),
+        ((-0.06, 0.05), "REGRESSION"),
+    ],
 )
-def test_each_seed_of_the_same_key_is_reproduced(roots, seeds, expected):
-    for seed, loss in enumerate(seeds):
+def test_the_same_key_has_only_to_be_reproduced_for_each_seed(roots, losses, expected):
+    """3e-4 is far under the margin, and no reproduction."""
+    for seed, loss in enumerate(losses):
         fake_records.perplexity(roots[0], seed=seed)
         fake_records.perplexity(roots[1], loss, seed=seed)
-
-    row = verdict(roots)["perplexity"]
-    assert row.verdict == expected and "not reproduced" in row.reason
-
-
-@pytest.mark.parametrize(
-    ("loss", "expected"), [(0.0, "OK"), (5e-5, "OK"), (3e-4, "REGRESSION"), (-3e-4, "IMPROVED")]
-)
-def test_the_same_key_has_only_to_be_reproduced(roots, loss, expected):
-    """3e-4 is far under the margin, and no reproduction."""
-    fake_records.perplexity(roots[0])
-    fake_records.perplexity(roots[1], loss)
 
     row = verdict(roots)["perplexity"]
 
@@ -278,10 +265,8 @@ def test_one_seed_of_a_method_with_seeds_is_judged_with_more_doubt(roots):
     fake_records.perplexity(roots[0], seed=0)
     fake_records.perplexity(roots[1], 0.01, 0.005, made="b", noise=1, seed=0)
 
-    row, trusting = (
-        verdict(roots)["perplexity"],
-        verdict(roots, seed_noise={"perplexity": 0.0})["perplexity"],
-    )
+    row = verdict(roots)["perplexity"]
+    trusting = verdict(roots, seed_noise={"perplexity": 0.0})["perplexity"]
 
     assert (row.verdict, trusting.verdict) == ("INCONCLUSIVE", "REGRESSION")
     assert "1 calibration seed" in row.reason and row.required_n[1] == "seeds"
@@ -333,11 +318,7 @@ def test_a_gain_among_many_tests_needs_the_adjusted_p(roots):
 )
 def test_sparsity_counts_up_to_its_pattern(roots, pattern, before, after, expected):
     """Zeros above the required number come from rounding to few bits."""
-    about = {
-        "better": "higher",
-        "measure": "size",
-        "identity": {"pattern": pattern, "quantizer": "int3-rtn"},
-    }
+    about = {"measure": "size", "identity": {"pattern": pattern, "quantizer": "int3-rtn"}}
     fake_records.counted(roots[0], "sparsity", before, **about)
     fake_records.counted(roots[1], "sparsity", after, made="b", **about)
 

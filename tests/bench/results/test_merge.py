@@ -19,9 +19,7 @@ def test_records_and_scores_are_taken_once(tmp_path, cli, output):
     fake_records.perplexity(b, 0.1, method="x")  # another number under the same key
 
     said = output("merge", a, b, "--results", c)
-    assert (
-        said == "3 records copied, 0 already there, 1 not copied: here they have another number\n"
-    )
+    assert said.startswith("3 records copied, 0 already there, 1 not copied: ")
     side = read(c)
     assert {r.identity.method: r.status for r in side.records} == {"x": "ok", "y": "ok"}
     first = next(r for r in side.records if r.identity.method == "x")

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from bench.results.record import RENAMED_MODELS, SCHEMA, Item, Record
+from bench.results.record import RENAMED_MODELS, SCHEMA, Item, Reading, Record
 from bench.results.store import ReadOnlyStore, Store, is_disk_full
 from bench.system.files import atomic_write
 from helpers import fake_records, runs
@@ -43,9 +43,8 @@ def test_what_is_written_is_read(store):
 
     assert got.notes == {"a": [1, 2]}
     items = store.items(got)
-    assert list(
-        zip(items.ids, items.clusters, items.columns["value"], items.weights, strict=True)
-    ) == [i[:4] for i in ITEMS]
+    columns = (items.ids, items.clusters, items.columns["value"], items.weights)
+    assert list(zip(*columns, strict=True)) == [i[:4] for i in ITEMS]
     assert not temporaries(store)
 
 
@@ -135,26 +134,25 @@ def items_of(store):
     return next((store.root / "items").iterdir())
 
 
+def cut(end):
+    """Return a function that replaces the last byte of the items."""
+    return lambda store: items_of(store).write_bytes(items_of(store).read_bytes()[:-1] + end)
+
+
+def edited(**fields):
+    return lambda store: fake_records.edit(store.path(KEY), **fields)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
         (lambda store: store.path(KEY).rename(store.path("cd" * 32)), "its own key"),
         (lambda store: items_of(store).unlink(), "lost its items"),
-        (
-            lambda store: items_of(store).write_bytes(items_of(store).read_bytes()[:-1] + b"\0"),
-            "other items",
-        ),
-        (
-            lambda store: items_of(store).write_bytes(items_of(store).read_bytes()[:-1]),
-            "damaged items",
-        ),
-        *(
-            (
-                lambda store, f=fields: fake_records.edit(store.path(KEY), **f),
-                "changed after it was written",
-            )
-            for fields in ({"reason": "because"}, {"digest": None}, {"digest": "0" * 64})
-        ),
+        (cut(end=b"\0"), "other items"),
+        (cut(end=b""), "damaged items"),
+        (edited(reason="because"), "changed after it was written"),
+        (edited(digest=None), "changed after it was written"),
+        (edited(digest="0" * 64), "changed after it was written"),
     ],
 )
 def test_a_record_that_was_changed_is_no_record(store, damage, said):
@@ -220,21 +218,15 @@ def test_another_schema_is_named_and_the_rest_is_read(store, cli, version, remed
     fake_records.edit(store.path(KEY), schema_version=version, identity="a word")
     fake_records.perplexity(store.root)
 
+    said = f"{store.path(KEY)} has schema {version}, but this version reads only schema {SCHEMA}"
     for command, code in (
-        ("report --results", 0),
-        ("check", 1),
-        ("merge --results joined", 2),
-        ("pick --model tiny --results", 2),
+        (("report", "--results"), 0),
+        (("check",), 1),
+        (("merge", "--results", store.root.parent / "joined"), 2),
+        (("pick", "--model", "tiny", "--results"), 2),
     ):
-        found, out, err = cli(
-            *command.replace("joined", str(store.root.parent / "joined")).split(), store.root
-        )
-
-        said = (
-            f"{store.path(KEY)} has schema {version}, but this version reads only schema "
-            f"{SCHEMA}: {remedy}"
-        )
-        assert found == code and (out + err).count(said) == 1
+        found, out, err = cli(*command, store.root)
+        assert found == code and (out + err).count(f"{said}: {remedy}") == 1
         assert code == 2 or "perplexity" in out or "1 record read" in out
     assert list(store) and store.path(KEY).exists()
 
@@ -251,38 +243,26 @@ def test_a_schema_that_is_no_number_does_not_skip_the_digest(store, version):
 def test_json_never_contains_nan(store):
     store.write(record(notes={"a": math.nan, "b": [math.inf]}))
 
-    def refuse(name):
-        pytest.fail(f"{name} in a record")
-
-    json.loads(store.path(KEY).read_text(), parse_constant=refuse)
+    json.loads(store.path(KEY).read_text(), parse_constant=pytest.fail)
     assert store.get(KEY) is not None
 
 
 def test_diverged_is_a_status_and_no_number(tmp_path, monkeypatch):
     from bench.measures.contract import Readings
     from bench.measures.size import Size
-    from bench.results.record import Reading
 
-    runs.own_cache(tmp_path / "own", monkeypatch)
-    readings = Readings(
-        (Reading("bits_per_weight", math.nan, "1", "lower", stderr=math.inf),), ITEMS
-    )
-    monkeypatch.setattr(Size, "read", lambda *_: readings)
+    reading = Reading("bits_per_weight", math.nan, "1", "lower", stderr=math.inf)
+    monkeypatch.setattr(Size, "read", lambda *_: Readings((reading,), ITEMS))
 
-    got = runs.measured(tmp_path / "r", methods=("dense",), measures=("size",))[
-        "dense", None, "size"
-    ]
+    (got,) = runs.measured(tmp_path / "r", methods=("dense",), measures=("size",)).values()
 
-    assert got.status == "diverged"
-    assert got.reason == "bits_per_weight is nan"
+    assert (got.status, got.reason) == ("diverged", "bits_per_weight is nan")
     assert [(r.value, r.stderr) for r in got.readings] == [(None, None)]
     assert got.items is None
 
 
 def test_find_wants_exactly_one_that_is_sound(store):
-    sound, other = (
-        fake_records.perplexity(store.root, loss, made=str(loss)) for loss in (0.0, 0.1)
-    )
+    sound, other = (fake_records.perplexity(store.root, made=made) for made in "ab")
     fake_records.edit_value(store.path(other.key), 9.9, seal=True)
 
     assert store.find(sound.key[:12]).key == sound.key

@@ -19,9 +19,8 @@ from bench.stats import bootstrap, mcnemar, multiple_tests, seed_noise
 def test_mcnemar_is_statsmodels_and_a_binomial_test(lost, gained):
     got = mcnemar.mcnemar_p(lost, gained)
 
-    assert got == pytest.approx(
-        their_mcnemar([[50, lost], [gained, 60]], exact=True).pvalue, abs=1e-12
-    )
+    theirs = their_mcnemar([[50, lost], [gained, 60]], exact=True).pvalue
+    assert got == pytest.approx(theirs, abs=1e-12)
     if lost + gained:
         assert got == pytest.approx(binomtest(lost, lost + gained).pvalue)
 
@@ -34,10 +33,9 @@ def naive_score(lost, gained, n, delta):
         p = q + delta
         return -(xlogy(lost, q) + xlogy(gained, p) + xlogy(n - lost - gained, 1 - p - q))
 
-    low, high = max(0.0, -delta), (1 - delta) / 2
-    q = minimize_scalar(
-        minus_log_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-12}
-    ).x
+    how = {"method": "bounded", "options": {"xatol": 1e-12}}
+    bounds = (max(0.0, -delta), (1 - delta) / 2)
+    q = minimize_scalar(minus_log_likelihood, bounds=bounds, **how).x
     return (gained - lost - n * delta) / np.sqrt(n * (2 * q + delta * (1 - delta)))
 
 
@@ -67,9 +65,6 @@ def test_adjusted_p_values_are_those_of_statsmodels(count):
     p = np.random.default_rng(count).uniform(0, 0.3, count) ** 2
 
     assert multiple_tests.holm(list(p)) == pytest.approx(multipletests(p, method="holm")[1])
-
-
-def test_no_tests_no_adjustment():
     assert multiple_tests.holm([]) == []
 
 
@@ -98,10 +93,7 @@ def naive_t(differences, weights):
 def test_a_draw_of_the_bootstrap_is_the_estimator_on_that_draw(seeds):
     rng = np.random.default_rng(0)
     differences, weights = rng.normal(0.3, 1, (seeds, 9)), rng.uniform(1, 3, 9)
-    columns, rows = (
-        rng.multinomial(9, [1 / 9] * 9, 5),
-        rng.multinomial(seeds, [1 / seeds] * seeds, 5),
-    )
+    columns, rows = (rng.multinomial(n, [1 / n] * n, 5) for n in (9, seeds))
 
     got = bootstrap._t(differences, weights, columns.astype(float), rows.astype(float))
 
@@ -122,9 +114,12 @@ def test_p_and_interval_agree():
 
 def test_as_many_draws_as_the_level_asks_for(monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        bootstrap, "_draws", lambda d, w, count: (asked.append(count), np.linspace(-3, 3, count))[1]
-    )
+
+    def draws(differences, weights, count):
+        asked.append(count)
+        return np.linspace(-3, 3, count)
+
+    monkeypatch.setattr(bootstrap, "_draws", draws)
     rng = np.random.default_rng(2)
     for level in (0.05, 0.0025, 1e-9):
         bootstrap.studentized_bootstrap(rng.normal(0, 1, (1, 12)), np.ones(12), level)
@@ -191,9 +186,8 @@ def test_seeds_that_disagree_widen_the_interval():
     rng = np.random.default_rng(6)
     base = rng.normal(0, 1, 20)
     agree = bootstrap.studentized_bootstrap(np.stack([base] * 4), np.ones(20), 0.05)
-    differ = bootstrap.studentized_bootstrap(
-        np.stack([base + s for s in (-1, 0, 0.5, 0.5)]), np.ones(20), 0.05
-    )
+    apart = np.stack([base + s for s in (-1, 0, 0.5, 0.5)])
+    differ = bootstrap.studentized_bootstrap(apart, np.ones(20), 0.05)
 
     assert differ.high - differ.low > 1.8 * (agree.high - agree.low)
     assert agree.seed_share < 0.01 and differ.seed_share > 0.5
@@ -240,24 +234,16 @@ def test_a_margin_moves_the_null():
     sums = weights * rng.normal(0.02, 0.03, 12)[None]
     questions = rng.normal(0.02, 0.3, (2, 50))
 
-    for at, moved in (
-        (
-            bootstrap.studentized_bootstrap(sums, weights, 0.05, margin=0.01),
-            bootstrap.studentized_bootstrap(sums - 0.01 * weights, weights, 0.05),
-        ),
-        (
-            bootstrap.estimate_means(questions, 0.05, margin=0.01),
-            bootstrap.estimate_means(questions - 0.01, 0.05),
-        ),
-    ):
-        assert at.p_margin == pytest.approx(moved.p)
+    at = bootstrap.studentized_bootstrap(sums, weights, 0.05, margin=0.01)
+    moved = bootstrap.studentized_bootstrap(sums - 0.01 * weights, weights, 0.05)
+    assert at.p_margin == pytest.approx(moved.p)
+    at = bootstrap.estimate_means(questions, 0.05, margin=0.01)
+    assert at.p_margin == pytest.approx(bootstrap.estimate_means(questions - 0.01, 0.05).p)
 
 
 def test_the_margin_of_accuracies_is_tangos():
-    before, after = (
-        np.repeat([[1, 0]], 30, 0).T.ravel(),
-        np.r_[np.zeros(9), np.ones(21), np.ones(4), np.zeros(26)],
-    )
+    before = np.r_[np.ones(30), np.zeros(30)]
+    after = np.r_[np.zeros(9), np.ones(21), np.ones(4), np.zeros(26)]
     got = mcnemar.estimate_flips(before, after, 0.05, margin=-0.02)
 
     assert got.p_margin == pytest.approx(2 * norm.sf(abs(naive_score(9, 4, 60, -0.02))), abs=1e-4)
@@ -279,53 +265,44 @@ def test_interval_covers(seeds, seed_sd):
     for _ in range(200):
         weights = rng.integers(10, 200, 13) * 127.0
         truth = 0.05
-        differences = weights * (truth + rng.normal(0, 0.3, 13)) + weights * rng.normal(
-            0, seed_sd, (seeds, 1)
-        )
-        got = bootstrap.studentized_bootstrap(
-            differences + rng.normal(0, 5, (seeds, 13)), weights, 0.05
-        )
+        losses = truth + rng.normal(0, 0.3, 13) + rng.normal(0, seed_sd, (seeds, 1))
+        sums = weights * losses + rng.normal(0, 5, (seeds, 13))
+        got = bootstrap.studentized_bootstrap(sums, weights, 0.05)
         inside += got.low <= truth <= got.high
     assert inside / 200 > 0.9
 
 
 def test_n_that_would_decide():
+    """Of `shared`, the seeds alone may leave too much, as the questions may."""
     estimate = bootstrap.Estimate(0.004, 0.002, -0.001, 0.009, 0.1, 100, "questions")
-
-    assert estimate.required_n(0.004, 0.005, 0.01) == (70, "questions")  # 100 (0.005 / 0.006)^2
-    assert estimate.required_n(0.02, 0.04, 0.01) == (1600, "questions")  # 100 (0.04 / 0.01)^2
-    assert estimate.required_n(0.01, 0.04, 0.01) is None
     shared = replace(estimate, seed_share=0.4, seeds=2)
-    assert shared.required_n(0.004, 0.005, 0.01) == (
-        58,
-        "questions",
-    )  # 100 * 0.6 / ((0.006 / 0.005)^2 - 0.4)
-    assert shared.required_n(0.019, 0.01, 0.01) == (147, "questions")  # 100 * 0.6 / (0.9^2 - 0.4)
-    assert shared.required_n(0.015, 0.01, 0.01) is None, (
-        "the seeds alone leave too much, and so do the questions"
-    )
+
+    for one, near, arm, n in (
+        (estimate, 0.004, 0.005, 70),  # 100 (0.005 / 0.006)^2
+        (estimate, 0.02, 0.04, 1600),  # 100 (0.04 / 0.01)^2
+        (estimate, 0.01, 0.04, None),
+        (shared, 0.004, 0.005, 58),  # 100 * 0.6 / ((0.006 / 0.005)^2 - 0.4)
+        (shared, 0.019, 0.01, 147),  # 100 * 0.6 / (0.9^2 - 0.4)
+        (shared, 0.015, 0.01, None),
+    ):
+        assert one.required_n(near, arm, 0.01) == (n and (n, "questions"))
 
 
 def test_runs_of_timings_are_compared_by_their_means():
     """Their blocks are not independent, so that two runs have one degree of freedom."""
     rng = np.random.default_rng(3)
-    before, after = (
-        np.exp(rng.normal(0, 0.01, (3, 12)) + rng.normal(0, 0.05, (3, 1))) for _ in range(2)
-    )
-    got = bootstrap.estimate_blocks(before, after, 0.05)
-    means = np.log(after / before).mean(1)
+    logs = rng.normal(0, 0.01, (2, 3, 12)) + rng.normal(0, 0.05, (2, 3, 1))
+    got = bootstrap.estimate_blocks(*np.exp(logs), 0.05)
+    theirs = ttest_1samp((logs[1] - logs[0]).mean(1), 0)
 
-    assert got.p == pytest.approx(ttest_1samp(means, 0).pvalue)
-    assert (got.low, got.high) == pytest.approx(
-        tuple(ttest_1samp(means, 0).confidence_interval(0.95))
-    )
+    assert got.p == pytest.approx(theirs.pvalue)
+    assert (got.low, got.high) == pytest.approx(tuple(theirs.confidence_interval(0.95)))
     assert (got.n, got.unit, got.seeds) == (12, "blocks", 3)
 
 
 def test_an_interval_of_two_seeds_has_the_noise_that_is_known():
-    estimate = bootstrap.Estimate(
-        0.1, 0.01, 0.08, 0.12, 0.001, 30, "articles", seeds=2, seed_share=0.1, freedom=20
-    )
+    of_seeds = {"seeds": 2, "seed_share": 0.1, "freedom": 20}
+    estimate = bootstrap.Estimate(0.1, 0.01, 0.08, 0.12, 0.001, 30, "articles", **of_seeds)
     noise = seed_noise.SeedNoise(0.02**2, 12)
     found = seed_noise.add_seed_noise(estimate, noise, 0.05)
 
