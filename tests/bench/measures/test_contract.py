@@ -40,11 +40,8 @@ def test_the_example_measures():
 
 
 def test_the_settings_of_every_measure_are_a_table_of_a_run():
-    tables = {
-        kind.table: kind
-        for entry in MEASURES.values()
-        if (kind := getattr(load(entry), "settings", None))
-    }
+    kinds = [getattr(load(entry), "settings", None) for entry in MEASURES.values()]
+    tables = {kind.table: kind for kind in kinds if kind}
 
     assert {table: type(getattr(Spec(), table)) for table in tables} == tables
     assert set(tables) == {"perplexity", "continuation", "zeroshot", "answers", "speed"}

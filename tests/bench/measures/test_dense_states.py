@@ -24,12 +24,8 @@ def folder(tmp_path, monkeypatch):
 def run(results, *methods, **windows):
     """Readings and scores of each row, the costs of agreement, and how many forward passes the
     dense model made."""
-    spec = runs.small(
-        results,
-        measures=("perplexity", "agreement"),
-        methods=("magnitude",),
-        perplexity=WINDOWS | windows,
-    )
+    measures = ("perplexity", "agreement")
+    spec = runs.small(results, measures=measures, perplexity=WINDOWS | windows)
     passes = []
     real = forward.forward_windows
 
@@ -42,9 +38,8 @@ def run(results, *methods, **windows):
         runs.run_here(spec, only=methods or None)
     got = runs.records(results)
     assert {r.status for r in got.values()} == {"ok"}, [r.reason for r in got.values()]
-    numbers = {
-        k: (r.readings, r.items and r.items.sha256) for k, r in got.items() if k[0] == "magnitude"
-    }
+    pruned = {k[2]: r for k, r in got.items() if k[0] == "magnitude"}
+    numbers = {k: (r.readings, r.items and r.items.sha256) for k, r in pruned.items()}
     states = got["magnitude", None, "agreement"].cost.get("dense_states")
     return SimpleNamespace(numbers=numbers, states=states, dense=passes.count(runs.TINY.resolve()))
 
@@ -121,7 +116,7 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path, folder):
     for name, age in (("old", 3), ("older", 4), ("used", 5)):
         (folder / name).mkdir(parents=True)
         (folder / name / "file").write_bytes(bytes(150_000))
-        os.utime(folder / name, (age_s := 10**9 - 1000 * age, age_s))
+        os.utime(folder / name, (10**9 - 1000 * age,) * 2)
     with cache.in_use("used"):
         run(tmp_path / "r", dense_states_gb=0.00075)  # 328 kB are needed, so one of the two must go
 
@@ -140,9 +135,7 @@ def test_two_that_write_at_once_leave_one(folder):
     with states().states("t", 2) as one, states().states("t", 2) as other:
         writing = one.keep(BATCHES)
         next(writing)
-        assert [torch.equal(a, b) for a, b in zip(other.keep(BATCHES), BATCHES, strict=True)] == [
-            True
-        ] * 2
+        assert all(map(torch.equal, list(other.keep(BATCHES)), BATCHES))
         assert next(writing) is BATCHES[1]
         assert next(writing, None) is None
         for reading in (one, other):

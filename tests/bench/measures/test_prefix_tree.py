@@ -28,12 +28,10 @@ def test_each_sequence_is_the_path_that_its_last_node_sees(capacity):
 
 
 def test_a_node_stands_for_one_beginning():
-    (tree,) = grow_trees(SEQUENCES, 1000, reach=10**6)[:1]
-    beginnings = {
-        tuple(SEQUENCES[n][: i + 1]) for n in tree.paths for i in range(len(SEQUENCES[n]))
-    }
+    tree, *_ = grow_trees(SEQUENCES, 1000, reach=10**6)
+    sequences = [SEQUENCES[number] for number in tree.paths]
 
-    assert len(tree) == len(beginnings)
+    assert len(tree) == len({tuple(s[: i + 1]) for s in sequences for i in range(len(s))})
 
 
 def test_sequences_that_share_too_little_stay_apart():
