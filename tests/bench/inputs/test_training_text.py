@@ -29,9 +29,9 @@ class Letters:
 pytestmark = pytest.mark.usefixtures("cache")
 
 
-def load(name, **changes):
+def load(name, tokenizer=None, **changes):
     given = {"need": 1000, "seqlen": 8, "sequences": 2, "seed": 0, "data_dir": None} | changes
-    return training_text.load(str(name), Letters(), "identity", **given)
+    return training_text.load(str(name), tokenizer or Letters(), "identity", **given)
 
 
 def packed(tokens=100, seqlen=8, sequences=3, seed=0):
@@ -75,18 +75,10 @@ def test_ranks_share_a_step():
 
 
 def test_digest_names_tokens_and_order():
+    others = packed(seed=1), packed(tokens=99), packed(sequences=2)
+
     assert packed().digest == packed().digest
-    assert (
-        len(
-            {
-                packed().digest,
-                packed(seed=1).digest,
-                packed(tokens=99).digest,
-                packed(sequences=2).digest,
-            }
-        )
-        == 4
-    )
+    assert len({corpus.digest for corpus in (packed(), *others)}) == 4
 
 
 def test_documents_stand_in_a_row_each_closed(tmp_path):
@@ -98,9 +90,7 @@ def test_documents_stand_in_a_row_each_closed(tmp_path):
     assert held.shape == (64, 8) and held[-1, -1] == 0
     assert len(corpus.ids) == 801 - 64 * 8
 
-    with pytest.raises(
-        UserError, match=r"b\.jsonl has 0 tokens to train on and one step takes 2 x 8"
-    ):
+    with pytest.raises(UserError, match="has 0 tokens to train on and one step takes 2 x 8"):
         load(tmp_path / "b.jsonl")
     assert list(training_text._texts(str(tmp_path / "b.jsonl"), "training", None)) == ["xy", "z"]
 
@@ -154,21 +144,15 @@ def test_a_hub_is_streamed_at_one_revision_and_no_further_than_needed(monkeypatc
             read.append(1)
             yield {"text": "ab" * 50}
 
+    info = SimpleNamespace(sha="f00d", siblings=[])
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    monkeypatch.setattr(
-        "huggingface_hub.HfApi.dataset_info",
-        lambda *_, **__: SimpleNamespace(sha="f00d", siblings=[]),
-    )
-
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: info)
     monkeypatch.setattr(training_text, "BATCH_DOCUMENTS", 8)
     corpus, _ = load("c4", data_dir=None, need=1000)
 
     path, how = asked[0]
-    assert path == "allenai/c4"
-    assert how["revision"] == "f00d"
-    assert how["streaming"]
-    assert how["split"] == "train"
-    assert "trust_remote_code" not in how
+    assert (path, how["revision"], how["split"]) == ("allenai/c4", "f00d", "train")
+    assert how["streaming"] and "trust_remote_code" not in how
     assert corpus.ids[:4].tolist() == [97, 98, 97, 98]
     assert len(read) < 40
     assert training_text.content_digest("c4", None) == "f00d"
@@ -188,16 +172,7 @@ def test_a_tokenizer_without_an_end(tmp_path):
     endless.eos_token_id = None
 
     with pytest.raises(UserError, match="no end-of-text token"):
-        training_text.load(
-            str(tmp_path / "a.txt"),
-            endless,
-            "x",
-            need=1,
-            seqlen=8,
-            sequences=1,
-            seed=0,
-            data_dir=None,
-        )
+        load(tmp_path / "a.txt", endless)
 
 
 def test_tokens_are_written_a_piece_at_a_time(tmp_path, monkeypatch):
