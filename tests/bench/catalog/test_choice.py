@@ -50,14 +50,10 @@ def test_a_bad_value_is_refused_with_what_the_field_takes(typed, allowed):
 
 
 def bounds(schema):
-    """Limits of each number that a JSON schema allows."""
+    """Yield a set of "minimum" and "maximum" for each number that a JSON schema allows."""
     for option in schema.get("anyOf", [schema]):
         if option.get("type") in ("number", "integer"):
-            yield {
-                key[:3].replace("exc", key[9:12].lower())
-                for key in option
-                if "inimum" in key or "aximum" in key
-            }
+            yield {key.removeprefix("exclusive").lower() for key in option if "imum" in key}
 
 
 def test_every_number_of_every_method_and_quantizer_is_bounded_on_both_sides():
@@ -66,7 +62,7 @@ def test_every_number_of_every_method_and_quantizer_is_bounded_on_both_sides():
     for kind in (registry.load(entry) for entry in entries if entry.target):
         for name, schema in TypeAdapter(kind).json_schema().get("properties", {}).items():
             for found in bounds(schema):
-                assert found == {"min", "max"}, (kind, name)
+                assert found == {"minimum", "maximum"}, (kind, name)
                 fields += 1
     assert fields > 100
 
@@ -124,9 +120,7 @@ class Settable:
 def test_what_a_method_says_of_itself_is_not_for_a_user_to_set(field):
     entry = CatalogEntry(target=f"{__name__}:Settable")
 
-    with pytest.raises(
-        UserError, match=f"^unknown field of settable '{field}': known: share, power$"
-    ):
+    with pytest.raises(UserError, match=f"^unknown field of settable '{field}': known: share"):
         build(entry, "settable", {field: "x"})
     assert build(entry, "settable", {"share": 0.25}).share == 0.25
 
@@ -186,9 +180,7 @@ class Unchecked:
     [("Misspelled", "name 'Postive' is not defined"), ("Unchecked", "Unable to generate .*Tensor")],
 )
 def test_a_field_whose_type_cannot_be_checked_is_refused_with_the_reason(kind, why):
-    with pytest.raises(
-        UserError, match=rf"^mine cannot be used: .* field of {__name__}:{kind} \({why}[^.]*\)$"
-    ):
+    with pytest.raises(UserError, match=rf"^mine cannot be used: .*:{kind} \({why}[^.]*\)$"):
         build(CatalogEntry(target=f"{__name__}:{kind}"), "mine", {})
 
 
@@ -207,9 +199,7 @@ class Contradictory:
 def test_a_default_out_of_its_range_is_refused_and_a_value_in_range_is_not():
     entry = CatalogEntry(target=f"{__name__}:Contradictory")
 
-    with pytest.raises(
-        UserError, match=r"^invalid default contradictory:power=-1\.0: must be above 0"
-    ):
+    with pytest.raises(UserError, match=r"^invalid default .*:power=-1\.0: must be above 0"):
         build(entry, "contradictory", {"share": 0.25})
     assert build(entry, "contradictory", {"power": 2.0}).power == 2.0
 

@@ -23,9 +23,8 @@ def fields_named_by(entry):
     yield from (entry.adds.amount, entry.adds.rounded) if entry.adds else ()
     yield from (entry.file.field,) if entry.file else ()
     yield from (rule.field for rule in entry.rules if isinstance(rule, TurnsBasis | WholeGroups))
-    yield from (
-        field for rule in entry.rules if isinstance(rule, CalibratedBy) for field in rule.fields
-    )
+    for rule in entry.rules:
+        yield from rule.fields if isinstance(rule, CalibratedBy) else ()
 
 
 def test_the_source_says_what_the_class_says():

@@ -254,7 +254,8 @@ def test_diverged_is_a_status_and_no_number(tmp_path, monkeypatch):
     reading = Reading("bits_per_weight", math.nan, "1", "lower", stderr=math.inf)
     monkeypatch.setattr(Size, "read", lambda *_: Readings((reading,), ITEMS))
 
-    (got,) = runs.measured(tmp_path / "r", methods=("dense",), measures=("size",)).values()
+    found = runs.measured(tmp_path / "r", methods=("dense",), measures=("size",))
+    got = found["dense", None, "size"]
 
     assert (got.status, got.reason) == ("diverged", "bits_per_weight is nan")
     assert [(r.value, r.stderr) for r in got.readings] == [(None, None)]

@@ -24,9 +24,10 @@ def limit(monkeypatch, tmp_path):
     real = resource.getrlimit
 
     def set_limit(which, value):
-        monkeypatch.setattr(
-            resource, "getrlimit", lambda asked: (value, value) if asked == which else real(asked)
-        )
+        def told(asked):
+            return (value, value) if asked == which else real(asked)
+
+        monkeypatch.setattr(resource, "getrlimit", told)
 
     return set_limit
 
@@ -51,13 +52,11 @@ def test_enough_is_enough(limit, allowed):
 
 
 def test_a_limit_that_is_met_later_is_a_sentence_too():
-    assert (
-        "open files, which is too few: raise it (ulimit -n), or run fewer --jobs"
-        in limits.describe_limit(OSError(errno.EMFILE, ""))
-    )
-    assert "bytes, which is too few: set ulimit -f" in limits.describe_limit(
-        OSError(errno.EFBIG, "")
-    )
+    for code, said in (
+        (errno.EMFILE, "raise it (ulimit -n), or run fewer --jobs"),
+        (errno.EFBIG, "bytes, which is too few: set ulimit -f"),
+    ):
+        assert said in limits.describe_limit(OSError(code, ""))
     assert not limits.describe_limit(OSError(errno.ENOSPC, ""))
 
 

@@ -19,6 +19,7 @@ cpu family	: 99
 flags		: fpu
 """
 GENOA = AMD.format(family=25, model=17, flags="avx512f avx512dq avx512bw avx512vl avx512_bf16")
+AVX512 = "avx512f avx512bw avx512dq avx512vl avx2 fma"
 ROME = AMD.format(family=23, model=49, flags="")
 GRAVITON = """processor	: 0
 Features	: fp asimd sve bf16
@@ -28,28 +29,19 @@ CPU revision	: 1
 """
 
 
-def test_processors_of_one_name_are_told_apart():
-    genoa, rome = (provenance.cpu_of_cpuinfo(text) for text in (GENOA, ROME))
+def test_processors_of_one_name_are_told_apart_and_arm_has_none():
+    genoa, rome, arm = (provenance.cpu_of_cpuinfo(text) for text in (GENOA, ROME, GRAVITON))
 
     assert genoa == {"cpu": "AMD EPYC", "cpu_model": "25/17/1", "instruction_set": "avx512_bf16"}
     assert rome == {"cpu": "AMD EPYC", "cpu_model": "23/49/1", "instruction_set": "avx2"}
-
-
-def test_arm_has_a_part_and_no_name():
-    assert provenance.cpu_of_cpuinfo(GRAVITON) == {
-        "cpu_model": "0x41/0xd40/1",
-        "instruction_set": "sve",
-    }
+    assert arm == {"cpu_model": "0x41/0xd40/1", "instruction_set": "sve"}
 
 
 @pytest.mark.parametrize(
     ("flags", "level"),
     [
-        (
-            "amx_tile amx_bf16 amx_int8 avx512_bf16 avx512f avx512bw avx512dq avx512vl avx2 fma",
-            "amx",
-        ),
-        ("amx_tile avx512f avx512bw avx512dq avx512vl avx2 fma", "avx512"),
+        (f"amx_tile amx_bf16 amx_int8 avx512_bf16 {AVX512}", "amx"),
+        (f"amx_tile {AVX512}", "avx512"),
         ("avx512f avx2 fma", "avx2"),
         ("avx2 sse4_2", "sse4_2"),
         ("fp asimd", "neon"),
