@@ -17,7 +17,7 @@ from bench.results import metrics
 from bench.results.derive import Items
 from bench.results.record import Record
 from methods.contract.errors import UserError
-from methods.contract.info import Metric
+from methods.contract.measure_info import Metric
 
 SUSPECT_VERDICTS = ("REGRESSION", "NEW_FAILURE")
 

@@ -446,7 +446,7 @@ def test_a_record_in_two_folders_is_of_the_one_that_it_was_taken_from(tmp_path):
 def test_a_measure_says_which_of_its_metrics_a_leaderboard_shows(tmp_path, monkeypatch):
     """Also one of a plug-in, if it is installed."""
     source = (
-        "from typing import ClassVar\nfrom methods.contract.info import MeasureInfo, Metric\n"
+        "from typing import ClassVar\nfrom methods.contract.measure_info import MeasureInfo, Metric\n"
         "class Norm:\n    info: ClassVar[MeasureInfo] = MeasureInfo(metrics=(Metric('max_norm', "
         "'1', on_board=True),))\n"
     )
