@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from methods.contract.pattern import Pattern
     from methods.workshop.pruning.hessian import HessianWalk
     from methods.workshop.pruning.walk import Visit, Walk
-    from methods.workshop.quantizing.formats import Format, RoundInGroups, RoundToNearest
     from methods.workshop.quantizing.grid_codec import GridCodec
     from methods.workshop.quantizing.grids import Integer
+    from methods.workshop.quantizing.weight_formats import Format, RoundInGroups, RoundToNearest
     from methods.workshop.training.distill import Settings
     from methods.workshop.training.loss import Loss
     from methods.workshop.training.settings import TrainingSettings

@@ -16,7 +16,7 @@ from reference import ROOT
 
 from bench.compare.pairing import Seeds
 from bench.compare.result_set import ResultSet
-from bench.compare.seed_noise import SeedNoiseTable
+from bench.compare.seed_noise_table import SeedNoiseTable
 from bench.reporting import board, pairwise, searches
 from bench.reporting.cost import CostIndex
 from bench.reporting.facts import Interval

@@ -6,14 +6,14 @@ from functools import cache
 
 from reference import ROOT
 
-from bench.compare import resolve
+from bench.compare import result_arguments
 from bench.compare.result_set import ResultSet
 from bench.reporting import board
 
 
 @cache
 def read(folder: str) -> ResultSet:
-    return resolve.read(ROOT / folder).with_cache()
+    return result_arguments.read(ROOT / folder).with_cache()
 
 
 def merge(folders: str) -> ResultSet:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.compare.pairing import machine_of
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.compare.result_set import ResultSet
 from bench.compare.verdict import Comparison
 from bench.results import metrics

@@ -245,8 +245,8 @@ class Measure(Protocol):
     - `imports`: modules that a worker should import early.
     - `info`, a `methods.contract.measure_info.MeasureInfo`: its metrics. It is no part of a key.
     - `derive(metric, record, items)`, a static method: return the number of a metric with the
-      aggregation "own", computed from the items of a record (`bench.results.derive.Items`), or None if they do
-      not give it.
+      aggregation "own", computed from the items of a record (`bench.results.derive.Items`), or
+      None if they do not give it.
     - `streams = True`: for models larger than the device, `read` gets a model without its blocks if
       `context.compute.stream`. The blocks are in `context.folder` and `context.source`.
     """

@@ -76,8 +76,8 @@ def _derive(reading: ReadingRow, record: Record, items: Items) -> Derived | None
 
 
 def derive_own(metric: str, record: Record, items: Items) -> Derived | None:
-    """Return what the measure of a metric with the aggregation "own" derives. Raise UserError if a plug-in
-    fails."""
+    """Return what the measure of a metric with the aggregation "own" derives. Raise UserError if a
+    plug-in fails."""
     owned = metric_owners.find(metric)
     assert owned is not None
     kind = registry.load(owned.entry)
@@ -91,8 +91,8 @@ def derive_own(metric: str, record: Record, items: Items) -> Derived | None:
 
 
 def pseudo_values(metric: str, record: Record, items: Items) -> Array | None:
-    """Return scores of a number with the aggregation "own", one for each item, or None if the items do not
-    give it.
+    """Return scores of a number with the aggregation "own", one for each item, or None if the items
+    do not give it.
 
     They are jackknife pseudo-values (Tukey 1958), moved so that their mean is the number itself.
     """

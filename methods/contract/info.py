@@ -1,5 +1,5 @@
-"""Facts that the class of a method states besides its fields: its source and cost, what it does, and
-what it may follow. They decide no number, and are no part of a key."""
+"""Facts that the class of a method states besides its fields: its source and cost, what it does,
+and what it may follow. They decide no number, and are no part of a key."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ BYTES, CPU_S = 2 * 10**9, 20
 wall clock has no limit."""
 IMPORTS = (
     "bench.cli.main", "bench.compare.verdict", "bench.compare.history",
-    "bench.reporting.leaderboard", "bench.api", "bench.results.check", "bench.results.merge",
+    "bench.reporting.leaderboard", "bench.api", "bench.results.folder_check", "bench.results.merge",
     "bench.cli.listing", "bench.planning.plan", "pyarrow.parquet", "tokenizers",
 )  # fmt: skip
 

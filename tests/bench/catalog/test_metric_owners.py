@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from bench.catalog import metric_owners, registry
-from bench.compare.resolve import read
-from bench.compare.settings import CompareSettings
+from bench.compare.gate_settings import CompareSettings
+from bench.compare.result_arguments import read
 from bench.compare.verdict import compare
 from bench.reporting import board
 from bench.results import metrics
-from bench.results.check import check_folder
+from bench.results.folder_check import check_folder
 from bench.results.record import Item, ReadingRow
 from helpers import fake_records, runs
 from methods.contract.measure_info import Metric

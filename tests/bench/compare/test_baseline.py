@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from bench.compare import baseline
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.results.record import ItemsFile
 from bench.results.store import Store
 from helpers import fake_records

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from bench.compare import render, resolve, settings, verdict
+from bench.compare import gate_settings, render, result_arguments, verdict
 from bench.reporting import drawing, forest
 from bench.reporting.facts import Bound
 from helpers import fake_records
@@ -19,8 +19,8 @@ def itself(tmp_path):
     fake_records.counted(
         tmp_path, "bytes_packed", 2.2e6, method="wanda", seed=0, measure="size", unit="B"
     )
-    results = resolve.read(tmp_path)
-    return verdict.compare(results, results, settings.read(None))
+    results = result_arguments.read(tmp_path)
+    return verdict.compare(results, results, gate_settings.read(None))
 
 
 def test_an_unchanged_number_is_the_same_however_it_was_compared(itself):
@@ -47,7 +47,9 @@ def test_an_interval_that_says_nothing_is_not_shown(tmp_path, monkeypatch, windo
     fake_records.perplexity(tmp_path / "a")
     fake_records.perplexity(tmp_path / "b", loss, 0.2, made="b", noise=1)
     found = verdict.compare(
-        resolve.read(tmp_path / "a"), resolve.read(tmp_path / "b"), settings.read(None)
+        result_arguments.read(tmp_path / "a"),
+        result_arguments.read(tmp_path / "b"),
+        gate_settings.read(None),
     )
     (row,) = found.rows
     cells = render.cells(row)
@@ -69,7 +71,9 @@ def test_a_small_ratio_has_its_digits_and_from_0_there_is_no_ratio(tmp_path):
     ):
         fake_records.perplexity(root, loss, made=root.name, noise=k)
         fake_records.counted(root, "bytes_packed", count, made=root.name)
-    found = verdict.compare(*(resolve.read(tmp_path / name) for name in "ab"), settings.read(None))
+    found = verdict.compare(
+        *(result_arguments.read(tmp_path / name) for name in "ab"), gate_settings.read(None)
+    )
     changes = {row.metric: render.format_change(row) for row in found.rows}
 
     assert re.match(r"×0\.0001\d+ \[0\.0001\d+, ", changes["perplexity"])

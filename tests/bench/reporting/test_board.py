@@ -7,7 +7,7 @@ from statistics import geometric_mean
 
 import pytest
 
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.reporting import board, forest, hardware, leaderboard, searches, table_figures
 from bench.reporting.cost import CostIndex
 from bench.reporting.protocol import group_by_protocol
