@@ -31,7 +31,7 @@ def digest_source(*modules: str) -> str:
     their own package.
 
     Comments, docstrings, imports, texts of errors, facts that a class states about itself
-    (`methods.contract.info` and `measure_info`), and names and folders of modules do not count. So a
+    (`methods.contract.info`, `measure_info`), names and folders of modules do not count. So a
     moved file or a better sentence keeps every key, and a changed rule changes the keys that depend
     on it.
     """
