@@ -1,7 +1,7 @@
 """Tables of the pages from records: which rows each has, their columns and their sentences.
 
-A function of TABLES makes the text between two comments of a page. Its arguments are the words of the
-comment. Folders in one argument are separated by commas.
+A function of TABLES makes the text between two comments of a page. Its arguments are the words of
+the comment. Folders in one argument are separated by commas.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bench import search
 from bench.compare import resolve, scaling_law
 from bench.compare.pairing import Seeds, group_by_identity
 from bench.compare.result_set import ResultSet
-from bench.compare.seed_noise import SeedNoiseTable
+from bench.compare.seed_noise_table import SeedNoiseTable
 from bench.inputs.shapes import known_shapes
 from bench.planning import estimate
 from bench.planning.cards import split_cards

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from bench.compare import render, resolve, settings, verdict
+from bench.compare import gate_settings, render, result_arguments, verdict
 from bench.reporting import drawing, forest
 from bench.reporting.facts import Bound
 from helpers import fake_records
@@ -17,8 +17,8 @@ def itself(tmp_path):
     """A folder compared with itself."""
     fake_records.perplexity(tmp_path, seed=0)
     fake_records.counted(tmp_path, "bytes_packed", 2.2e6, seed=0, measure="size")
-    results = resolve.read(tmp_path)
-    return verdict.compare(results, results, settings.read(None))
+    results = result_arguments.read(tmp_path)
+    return verdict.compare(results, results, gate_settings.read(None))
 
 
 def test_an_unchanged_number_is_the_same_however_it_was_compared(itself):
@@ -34,7 +34,9 @@ def test_no_interval_is_spoken_of_where_nothing_was_sampled(itself):
 
 def compared(root):
     """The folders a and b."""
-    return verdict.compare(*(resolve.read(root / name) for name in "ab"), settings.read(None))
+    return verdict.compare(
+        *(result_arguments.read(root / name) for name in "ab"), gate_settings.read(None)
+    )
 
 
 @pytest.mark.parametrize("loss", [0.0, 2.0])

@@ -17,7 +17,7 @@ from helpers.trainings import counting, job_to_train, method
 from methods.contract.method import Compute
 from methods.contract.pattern import Pattern
 from methods.model.targets import family_of
-from methods.workshop.training import trainer, transfer
+from methods.workshop.training import batch_upload, trainer
 
 aten = torch.ops.aten
 META = torch.device("meta")
@@ -177,7 +177,7 @@ def test_batches_are_those_of_the_corpus_on_any_device(monkeypatch):
         lambda self, step, *place: (asked.append(step), real(self, step, *place))[1],
     )
     for device, ahead in ((torch.device("cpu"), []), (META, [0, 1, 2, 3])):
-        batches = transfer.Batches(corpus, device, 0, 2)
+        batches = batch_upload.Batches(corpus, device, 0, 2)
         asked.clear()
         for step in range(3):
             got = batches.take(step)
@@ -199,6 +199,6 @@ def test_a_card_reads_pinned_memory_by_itself(monkeypatch):
         "to",
         lambda self, to, non_blocking: (calls.append((to.type, non_blocking)), self)[1],
     )
-    transfer.upload(tensor, torch.device("cuda"))
+    batch_upload.upload(tensor, torch.device("cuda"))
     assert calls == ["pinned", ("cuda", True)]
-    assert transfer.upload(tensor, torch.device("cpu")) is tensor and len(calls) == 2
+    assert batch_upload.upload(tensor, torch.device("cpu")) is tensor and len(calls) == 2
