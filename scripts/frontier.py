@@ -16,7 +16,7 @@ import result_folders
 import timed_shapes
 from timed_shapes import TimedShape
 
-from bench.measures.speed.roofline import DeviceSpec, device_specs
+from bench.inputs.datasheets import DeviceSpec, device_specs
 from bench.reporting import drawing, front_figure
 from bench.reporting.hardware import hardware_limit
 from bench.reporting.pareto import MIN_POINTS, Front, FrontPoint, describe, pareto_optimal

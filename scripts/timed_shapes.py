@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from reference import ROOT
 
-from bench.reporting import engines
-from bench.reporting.engines import TimedModel
+from bench.parts.speed import engine_report
+from bench.parts.speed.engine_report import TimedModel
 from bench.results.store import ReadOnlyStore
 from bench.system.text import amount, escape_markdown
 
@@ -31,7 +31,7 @@ def _turns(folder: str) -> dict[tuple[str, str, int], dict[TimedShape, list[Time
     """Return the timings of a folder by model, step and threads, and in each by shape."""
     store = ReadOnlyStore(ROOT / folder)
     out: dict[tuple[str, str, int], dict[TimedShape, list[TimedModel]]] = {}
-    for entry in engines.entries(store, store.items):
+    for entry in engine_report.entries(store, store.items):
         identity, notes = entry.record.identity, entry.record.notes
         pattern = identity.model if identity.model != entry.model else entry.side
         if bits := BITS.get(identity.dtype):
@@ -81,7 +81,8 @@ def times(folder: str) -> str:
         ]
         for shape in sorted(found, key=lambda shape: (-shape.bits, _ms(_fastest(found, shape)))):
             best, dense = _fastest(found, shape), _fastest(found, TimedShape(DENSE, shape.bits))
-            ratio = engines.ratio(dense, best)  # of rates, so of the times the other way round
+            # Of rates, so of the times the other way round.
+            ratio = engine_report.ratio(dense, best)
             over = (
                 "–" if best is dense else f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
             )

@@ -18,7 +18,7 @@ from torch import nn
 
 from bench.inputs import training_text, windows
 from bench.inputs.tokenizer_facts import TokenizerFacts
-from bench.kernels import native
+from bench.parts.packed24 import native
 from helpers import browser, faulty, forked_ranks, runs
 from helpers.fake_hub import FakeHub
 from helpers.models import (

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from bench.catalog import choice, registry
 from bench.export.model import export_model
 from bench.inputs import loading
-from bench.kernels import linear24
+from bench.parts.packed24 import linear24
 from bench.planning.spec import Spec
 from bench.results.store import ReadOnlyStore
 from bench.system import digests

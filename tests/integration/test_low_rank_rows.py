@@ -15,7 +15,7 @@ from baselines.lowrank import LowRank
 from baselines.recon import Recon
 from bench.export.model import export_model
 from bench.inputs import loading, models
-from bench.measures.speed.measure import Speed
+from bench.parts.speed.measure import Speed
 from bench.results import check
 from bench.results.store import ReadOnlyStore
 from bench.system.cache import cache_dir

@@ -5,8 +5,8 @@ import pytest
 from bench.measures.pattern import PatternHolds
 from bench.measures.perplexity import Perplexity
 from bench.measures.size import Size
-from bench.measures.speed.measure import Speed
 from bench.measures.zeroshot import Zeroshot
+from bench.parts.speed.measure import Speed
 from bench.results.identity import Identity, Protocol, chain_label
 
 TASK = {"task": "piqa", "file": "", "version": "1.0", "harness": "0", "batch": 1, "tokens": 8}

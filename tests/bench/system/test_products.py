@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from bench.execution import job
-from bench.measures.speed import linears
-from bench.measures.speed.measure import Speed
+from bench.parts.speed import linears
+from bench.parts.speed.measure import Speed
 from bench.system import products
 from helpers import runs
 

@@ -116,8 +116,8 @@ def test_a_moved_file_or_package_changes_nothing(tree):
         CROPS,
         LOADER,
         "bench.inputs.training_text",
-        "bench.execution.time_models",
-        "bench.kernels.captured",
+        "bench.parts.speed.time_models",
+        "bench.parts.speed.captured",
     ]
     before = [digest(root) for root in roots]
     places = [
@@ -205,12 +205,12 @@ def test_the_loss_of_a_training_counts_only_for_methods_that_use_it(tree, monkey
 
 
 def test_modules_alone_have_a_digest_that_their_imports_do_not_change(tree):
-    before = [digest_modules("bench.kernels.captured"), digest("bench.kernels.captured")]
-    rewrite(tree / "bench/kernels/linear24.py", "LARGE = 2**22", "LARGE = 2**23")
-    after = [digest_modules("bench.kernels.captured"), digest("bench.kernels.captured")]
+    before = [digest_modules("bench.parts.speed.captured"), digest("bench.parts.speed.captured")]
+    rewrite(tree / "bench/parts/packed24/linear24.py", "LARGE = 2**22", "LARGE = 2**23")
+    after = [digest_modules("bench.parts.speed.captured"), digest("bench.parts.speed.captured")]
     assert before[0] == after[0] and before[1] != after[1]
-    rewrite(tree / "bench/kernels/captured.py", '"step.pt2"', '"other.pt2"')
-    assert digest_modules("bench.kernels.captured") != before[0]
+    rewrite(tree / "bench/parts/speed/captured.py", '"step.pt2"', '"other.pt2"')
+    assert digest_modules("bench.parts.speed.captured") != before[0]
 
 
 def test_an_unknown_module_is_an_error():
