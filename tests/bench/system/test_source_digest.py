@@ -112,13 +112,7 @@ def test_a_moved_file_or_package_changes_nothing(tree):
     roots = [
         entry.module for kind in kinds for entry in registry.SECTIONS[kind].values() if entry.module
     ]
-    roots += [
-        CROPS,
-        LOADER,
-        "bench.inputs.training_text",
-        "bench.parts.speed.time_models",
-        "bench.parts.speed.captured",
-    ]
+    roots += [CROPS, LOADER, "bench.inputs.training_text"]
     before = [digest(root) for root in roots]
     places = [
         (WINDOWS, "bench/inputs/crops.py"),
@@ -129,8 +123,7 @@ def test_a_moved_file_or_package_changes_nothing(tree):
             "bench/inputs/corpora.py",
             "bench/texts.py",
         ),
-        ("bench/kernels", "bench/parts/packed24"),
-        ("bench/measures/speed", "bench/parts/speed"),
+        ("bench/quantizers", "bench/core/rounding"),
         ("bench/results", "bench/core/results"),
     ]
 
@@ -205,12 +198,13 @@ def test_the_loss_of_a_training_counts_only_for_methods_that_use_it(tree, monkey
 
 
 def test_modules_alone_have_a_digest_that_their_imports_do_not_change(tree):
-    before = [digest_modules("bench.parts.speed.captured"), digest("bench.parts.speed.captured")]
-    rewrite(tree / "bench/parts/packed24/linear24.py", "LARGE = 2**22", "LARGE = 2**23")
-    after = [digest_modules("bench.parts.speed.captured"), digest("bench.parts.speed.captured")]
+    size = "bench.measures.size"
+    before = [digest_modules(size), digest(size)]
+    rewrite(tree / "bench/results/recount.py", "sparsity) + 1", "sparsity) + 2")
+    after = [digest_modules(size), digest(size)]
     assert before[0] == after[0] and before[1] != after[1]
-    rewrite(tree / "bench/parts/speed/captured.py", '"step.pt2"', '"other.pt2"')
-    assert digest_modules("bench.parts.speed.captured") != before[0]
+    rewrite(tree / "bench/measures/size.py", '"folder"', '"other"')
+    assert digest_modules(size) != before[0]
 
 
 def test_an_unknown_module_is_an_error():

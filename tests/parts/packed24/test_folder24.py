@@ -201,7 +201,7 @@ def test_a_mask_signed_by_a_liar_is_refused(packed, tmp_path):
     ("name", "sentence"),
     [
         ("tiny", "is not 2:4: row 0 has more than two"),
-        ("packed", "is packed24: turn it into a dense folder"),
+        ("packed", "is a packed24 folder: unpack it first with bench export"),
     ],
 )
 def test_what_cannot_be_packed_is_one_sentence(name, sentence, packed, tmp_path, refused):

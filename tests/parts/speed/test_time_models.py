@@ -1,6 +1,7 @@
 """Whole models in several engines: real ones on a small model, their records, and sentences where
 one is not here."""
 
+import importlib
 import importlib.util
 import json
 from dataclasses import replace
@@ -8,13 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from bench.catalog import registry
 from bench.export import onnx_model
 from bench.inputs import models
 from bench.parts.packed24 import native
-from bench.parts.speed import engine_report as reporting
-from bench.parts.speed import time_models, versions
+from bench.parts.speed import engine_report, time_models, versions
 from bench.parts.speed.comparison import Timings
-from bench.parts.speed.engines.contract import Contestant
+from bench.parts.speed.engines.contract import Engine
 from bench.parts.speed.versions import DENSE, SPARSE
 from bench.results.store import ReadOnlyStore
 from helpers import runs
@@ -23,46 +24,52 @@ from methods.contract.errors import UserError
 from methods.contract.pattern import Pattern
 from methods.model.folder import Folder
 
+SOURCE = """
+from bench.parts.speed.engines.contract import Contestant, Engine
 
-class Fake:
-    """An engine whose steps take no time. calls: how often its models were loaded."""
 
-    __module__ = time_models.__name__  # whose code the key has
-    name, kinds, sparse, version = "fake", {"bf16": "none", "int8": "int8"}, True, "1"
-    calls = 0
-
-    def require(self, device):
-        pass
+class Fake(Engine):
+    'Steps that take no time.'
+    kinds, sparse, version, calls = {"bf16": "none", "int8": "int8"}, True, "1", 0
 
     def about(self):
         return {"fake": self.version}
 
     def contestants(self, versions, step, device, threads):
         type(self).calls += 1
+        notes = {"2:4": {"layers": 3}, "dense": {}}
         return [
-            Contestant(kind, side, lambda: None, {"layers": 3} if side == SPARSE else {})
+            Contestant(kind, side, lambda: None, notes[side])
             for kind in self.kinds
             for side in versions.sides
         ]
 
 
 class Other(Fake):
-    __module__ = time_models.__name__
-    name, kinds, sparse = "other", {"fp16": "none"}, False
+    kinds, sparse = {"fp16": "none"}, False
 
     def contestants(self, versions, step, device, threads):
-        return [Contestant("fp16", DENSE, lambda: None)]
+        return [Contestant("fp16", "dense", lambda: None)]
+
+
+class Faulty(Other):
+    def require(self, device):
+        return 1 / 0
+"""
 
 
 @pytest.fixture
 def engines(monkeypatch, tmp_path, cache):
-    """Two engines that are none, blocks of no length, and a machine whose bandwidth is known."""
+    """Engines of another package, blocks of no length, and a machine whose bandwidth is known."""
     monkeypatch.setattr(time_models.Cpu, "peaks", lambda cpu: SimpleNamespace(bandwidth=1e9))
     monkeypatch.setattr(time_models, "BLOCK_S", 1e-7)
     monkeypatch.setattr(time_models, "PEAK_SIZE", 16)
-    monkeypatch.setattr(Fake, "calls", 0)
-    for name, engine in (("fake", Fake), ("other", Other)):
-        monkeypatch.setitem(time_models.ENGINES, name, engine)
+    names = {name: f"fakes:{name.capitalize()}" for name in ("fake", "other", "faulty")}
+    runs.distribution(tmp_path / "site", "fakes", SOURCE, engines=names)
+    runs.put_on_path(tmp_path / "site", monkeypatch)
+    yield importlib.import_module("fakes")
+    monkeypatch.undo()
+    runs.forget()
 
 
 def request(model, *names, tokens=(8,), threads=1):
@@ -128,15 +135,15 @@ def test_what_was_timed_together_is_not_timed_again_and_nothing_else_is_taken_fo
             )
         }
 
-    first, loaded = keys(), Fake.calls
-    assert keys() == first and Fake.calls == loaded
+    first, loaded = keys(), engines.Fake.calls
+    assert keys() == first and engines.Fake.calls == loaded
     assert not (keys(names=("fake",)) | keys(threads=2)) & first
     for what in ("fingerprint", "digest_source"):  # another machine, another code
         with monkeypatch.context() as elsewhere:
             elsewhere.setattr(time_models, what, lambda *of: "another")
             assert not keys() & first
     assert not keys(write(build("llama"), tmp_path / "m")) & first
-    monkeypatch.setattr(Fake, "version", "2")
+    monkeypatch.setattr(engines.Fake, "version", "2")
     assert not keys() & first
 
 
@@ -170,6 +177,15 @@ def test_a_record_has_both_sides_of_its_blocks(engines, tmp_path, monkeypatch):
             tokens
         }
         assert set(columns["tokens_per_s_dense"]) == {tokens} and set(columns["speedup"]) == {4}
+
+
+def test_an_engine_of_another_package_is_in_the_help_and_its_faults_are_sentences(
+    engines, output, refused
+):
+    assert "fake: Steps that take no time." in " ".join(output("speed", "--help").split())
+    asked = ("speed", "--model", "tiny", "--device", "cpu", "--engine")
+    assert "unknown engine 'fakes': did you mean fake?" in refused(*asked, "fakes")
+    assert "plug-in 'fakes:Faulty' cannot be used (ZeroDivisionError" in refused(*asked, "faulty")
 
 
 def test_versions_are_the_model_and_what_magnitude_leaves(tmp_path):
@@ -236,9 +252,9 @@ def test_other_models_are_timed_dense_in_the_same_turn(engines, tmp_path, cli):
     )
     assert made[3].identity.stages == ("dense",) and set(made[3].notes["noise"]) == {"dense"}
 
-    found = reporting.entries(made, ReadOnlyStore(tmp_path / "r").items)
+    found = engine_report.entries(made, ReadOnlyStore(tmp_path / "r").items)
     assert len(found) == 8 and {entry.name for entry in found} >= {*smaller_turn, "fake bf16"}
-    ratios = [row["ratio_of"] for row in reporting.rows(found)][-3:]
+    ratios = [row["ratio_of"] for row in engine_report.rows(found)][-3:]
     assert ratios == [f"fake bf16 2:4 / {name}" for name in smaller_turn]
     twice = measure(
         replace(plain, others={"a": str(smaller), "b": str(smaller)}), tmp_path / "twice"
@@ -392,7 +408,7 @@ def test_what_cannot_be_is_one_sentence(refused, monkeypatch, tmp_path, cache, a
 def test_what_measures_on_a_cpu_says_so(monkeypatch, name):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     with pytest.raises(UserError, match=f"^--engine {name} measures on a CPU: use --device cpu$"):
-        time_models.ENGINES[name]().require("cuda")
+        registry.build("engines", name, Engine).require("cuda")
 
 
 def test_the_native_engine_without_its_kernel_is_a_sentence(monkeypatch):
@@ -401,4 +417,4 @@ def test_the_native_engine_without_its_kernel_is_a_sentence(monkeypatch):
 
     monkeypatch.setattr(native, "load", load)
     with pytest.raises(UserError, match=r"^--engine native has no kernel here: no compiler$"):
-        time_models.ENGINES["native"]().require("cpu")
+        registry.build("engines", "native", Engine).require("cpu")
