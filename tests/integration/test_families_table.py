@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from bench.catalog import choice, registry
 from bench.export.model import export_model
 from bench.inputs import loading
-from bench.parts.packed24 import linear24
 from bench.planning.spec import Spec
 from bench.results.store import ReadOnlyStore
 from bench.system import digests
@@ -82,6 +81,8 @@ def run_cell(folder, results, changes):
 def packed_cell(folder, path):
     """Pruned, packed and loaded on its packed weights, it has the logits of the same model
     dense."""
+    from bench.parts.packed24 import linear24
+
     model = loading.load(folder, Compute())
     job = job_for(model)
     choice.build(registry.lookup("methods", "magnitude"), "magnitude", {}).apply(model, job)

@@ -85,7 +85,7 @@ def test_a_tied_head_of_other_values_is_refused(tmp_path, refused):
     for line in (("plan", "--model", other), ("plan", "--methods", f"folder:path={other}")):
         assert "ties lm_head.weight to the embedding, and their values differ" in refused(*line)
     assert "ties lm_head" in refused(
-        "export", other, "--format", "packed24", "--out", tmp_path / "out"
+        "export", other, "--format", "onnx", "--out", tmp_path / "out"
     )
 
 

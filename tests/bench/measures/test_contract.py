@@ -47,4 +47,4 @@ def test_the_settings_of_every_measure_are_a_table_of_a_run():
     }
 
     assert {table: type(getattr(Spec(), table)) for table in tables} == tables
-    assert set(tables) == {"perplexity", "continuation", "zeroshot", "answers", "speed"}
+    assert {"perplexity", "continuation", "zeroshot", "answers"} <= set(tables)

@@ -1,14 +1,11 @@
 """Products in bfloat16 through float32."""
 
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from bench.execution import job
-from bench.parts.speed import linears
-from bench.parts.speed.measure import Speed
 from bench.system import products
 from helpers import runs
 
@@ -116,13 +113,3 @@ def test_a_run_chooses_by_its_number_format(dtype, tmp_path, cache, slow_cpu, mo
 
     assert set(chosen) == {dtype == "bfloat16"}
     assert len(chosen) >= 3  # the dense model, a pruned one, and each again before it is measured
-
-
-def test_a_speed_is_of_torchs_own_products(slow_cpu, monkeypatch):
-    products.use_float32(wanted=True)
-    monkeypatch.setattr(linears, "select_device", lambda compute: None)
-    monkeypatch.setattr(linears, "read_linears", lambda *_: list(products._installed))
-
-    context = SimpleNamespace(counts=SimpleNamespace(term_parameters=0), compute=None)
-
-    assert Speed(workload="linears").read(lambda: None, context) == []

@@ -231,20 +231,21 @@ def test_linears_left_dense(pruned, tmp_path):
     )
 
 
-def test_the_model_of_a_record(tmp_path, monkeypatch, output):
+@pytest.mark.parametrize(
+    ("quantizer", "said"),
+    [
+        ("int8", "24 linears packed, 5.1"),
+        ("int4-rtn:group=8", "24 linears packed, 5 bits per weight"),
+    ],
+)
+def test_the_model_of_a_record_keeps_its_grid(quantizer, said, tmp_path, monkeypatch, output):
     own_cache(tmp_path, monkeypatch)
     results = tmp_path / "results"
-    run_here(
-        small(
-            results, measures=("size",), quantizers=("int8",), targets={"exclude": ("*.down_proj",)}
-        )
-    )
-    (key,) = (
-        r.short_key
-        for r in ReadOnlyStore(results)
-        if (r.identity.method, r.identity.measure) == ("magnitude", "size")
-    )
+    about = {"measures": ("size",), "targets": {"exclude": ("*.down_proj",)}}
+    run_here(small(results, quantizers=(quantizer,), **about), only=("magnitude",))
+    (record,) = (r for r in ReadOnlyStore(results) if r.identity.measure == "size")
     out = output(
-        "export", key, "--format", "packed24", "--out", tmp_path / "p", "--results", results
+        "export", record.key, "--format", "packed24", "--out", tmp_path / "p", "--results", results
     )
-    assert "24 linears packed, 5.1" in out and "all were on int8 grids already" in out
+    name = quantizer.partition(":")[0].removesuffix("-rtn")
+    assert said in out and f"all were on {name} grids already" in out
