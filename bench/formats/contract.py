@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.formats.checkpoint import Checkpoint
 from bench.inputs.models import COMPANIONS
-from methods.model.files import find_file
 from methods.model.folder import Folder, read_config
+from methods.model.safe_files import find_file
 
 if TYPE_CHECKING:
     from bench.results.identity import Identity

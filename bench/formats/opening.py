@@ -10,7 +10,6 @@ from bench.formats import checkpoint
 from bench.formats.adapter import AdapterCheckpoint
 from bench.formats.checkpoint import (
     ADAPTER,
-    PACKED24,
     QUANT_METHOD,
     QUANTIZATION_KEYS,
     STORED,
@@ -21,21 +20,9 @@ from bench.formats.quantized import QuantizedCheckpoint, find_codec
 from bench.system import digests
 from bench.system.source_digest import digest_source
 from methods.contract.errors import UserError
-from methods.model import adapter
-from methods.model.files import check_files, find_file
+from methods.model import low_rank_adapter
 from methods.model.folder import Folder, read_config
-
-
-class Packed24(Reader):
-    """A folder of `bench export --format packed24`."""
-
-    def owns(self, path: Path) -> bool:
-        return find_file(path, PACKED24) is not None
-
-    def open(self, path: Path, original: Folder | None) -> Checkpoint:
-        from bench.formats.packed24 import Packed24Checkpoint  # imports torch
-
-        return Packed24Checkpoint(path)
+from methods.model.safe_files import check_files, find_file
 
 
 class Adapter(Reader):
@@ -75,7 +62,7 @@ def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
     if path.is_dir():
         check_files(path)
         if original is not None:
-            adapter.refuse(path)
+            low_rank_adapter.refuse(path)
     if name := find_reader(path):
         with guarded(path):
             return registry.build("readers", name, Reader).open(path, original)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bench.formats.stored import StoredFolder
-from methods.contract.codec import Codec
 from methods.contract.errors import UserError
 from methods.model.folder import Folder
 from methods.model.targets import family_of
 from methods.workshop.quantizing.grid_codec import GridCodec
+from methods.workshop.quantizing.integers import integer_bits
 
 
 def require_linears(source: Folder, what: str) -> None:
@@ -45,8 +45,3 @@ def common_bits(stored: StoredFolder) -> int:
     codecs = [stored.codec(target) for target in stored]
     bits = {integer_bits(codec) for codec in codecs}
     return bits.pop() if len(bits) == 1 else 0
-
-
-def integer_bits(codec: Codec) -> int:
-    """Return the bits of a codec's integers; 0 for a codec of anything else."""
-    return codec.width if isinstance(codec, GridCodec) and codec.grid == "integer" else 0

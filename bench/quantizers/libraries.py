@@ -20,7 +20,7 @@ from methods.contract.errors import Skipped
 from methods.contract.info import MethodInfo
 from methods.contract.method import Job, Needs, Outcome
 from methods.contract.ranges import Count
-from methods.workshop.libraries import import_library
+from methods.workshop.library_calls import import_library
 from methods.workshop.pruning.walk import Walk
 from methods.workshop.quantizing.grids import group_size
 

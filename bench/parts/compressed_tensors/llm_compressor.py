@@ -20,10 +20,10 @@ from methods.contract.info import MethodInfo
 from methods.contract.method import Job, Needs, Outcome
 from methods.contract.ranges import Count
 from methods.model.targets import dense_weight
-from methods.workshop.libraries import import_library, import_modifier, oneshot, require_oneshot
+from methods.workshop.library_calls import import_library, import_modifier, oneshot, require_oneshot
 from methods.workshop.pruning.walk import Walk
-from methods.workshop.quantizing import formats
-from methods.workshop.quantizing.formats import Format
+from methods.workshop.quantizing import weight_formats
+from methods.workshop.quantizing.weight_formats import Format
 
 
 class WeightFormat(NamedTuple):
@@ -34,10 +34,10 @@ class WeightFormat(NamedTuple):
 
 
 INT4 = WeightFormat(
-    {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group"}, formats.INT4
+    {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group"}, weight_formats.INT4
 )
-NVFP4 = WeightFormat({"scheme": "NVFP4A16"}, formats.NVFP4)
-MXFP4 = WeightFormat({"scheme": "MXFP4A16"}, formats.MXFP4)
+NVFP4 = WeightFormat({"scheme": "NVFP4A16"}, weight_formats.NVFP4)
+MXFP4 = WeightFormat({"scheme": "MXFP4A16"}, weight_formats.MXFP4)
 
 
 class _LlmCompressor:

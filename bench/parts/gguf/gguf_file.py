@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from bench.formats.stored import StoredFolder
-from bench.formats.stored_grids import common_bits, integer_bits
+from bench.formats.stored_grids import common_bits
 from bench.inputs import architecture
 from bench.inputs.tokenizer_facts import read_tokenizer, tokenizer_faults
 from bench.parts.gguf.k_quants import GgmlCodec
 from methods.contract.codec import StoredWeight
 from methods.contract.errors import UserError
-from methods.model.files import find_file
 from methods.model.folder import Folder
+from methods.model.safe_files import find_file
+from methods.workshop.quantizing.integers import integer_bits
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

@@ -7,7 +7,7 @@ import torch
 
 from bench.formats.opening import open_checkpoint
 from bench.parts.compressed_tensors.codec import CompressedTensorsCodec
-from bench.results.check import check_folder
+from bench.results.folder_check import check_folder
 from helpers import packers, runs
 from methods.workshop.quantizing.grids import FP4
 

@@ -1,7 +1,6 @@
 """Formats of exports from another package."""
 
 import json
-import re
 
 import pytest
 
@@ -77,8 +76,9 @@ def test_it_is_in_the_help_and_in_errors(tmp_path, output, refused):
     assert "did you mean shapes" in refused(
         "export", runs.TINY, "--format", "shape", "--out", tmp_path / "out"
     )
-    said = refused("export", runs.TINY, "--values", "q", "--out", tmp_path / "out")
-    assert re.search(r"--values q needs --format .*\bshapes: leave it out", said)
+    assert " or shapes: leave it out" in refused(
+        "export", runs.TINY, "--values", "q", "--out", tmp_path / "out"
+    )
 
 
 @pytest.mark.parametrize(
