@@ -6,9 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.inputs.shapes import known_shapes
-from bench.planning import estimate
-from bench.planning.cards import split_cards
-from bench.planning.cost_model import CostModel
+from bench.parts.forecasts import plan_costs as estimate
+from bench.parts.forecasts.cards import split_cards
+from bench.parts.forecasts.cost_model import CostModel
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
 from bench.results.store import ReadOnlyStore

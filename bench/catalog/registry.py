@@ -24,11 +24,13 @@ from bench.catalog.declarations import Catalog, CatalogEntry, describe
 from bench.catalog.entries import (
     CODECS,
     COMMANDS,
+    EXECUTORS,
     EXPORTS,
     MEASURES,
     METHODS,
     QUANTIZERS,
     READERS,
+    SERVICES,
     TRACKERS,
 )
 from bench.system.suggest import describe_unknown, shorten
@@ -45,6 +47,8 @@ SECTIONS: dict[str, Catalog] = {
     "exports": EXPORTS,
     "readers": READERS,
     "trackers": TRACKERS,
+    "executors": EXECUTORS,
+    "services": SERVICES,
     "commands": COMMANDS,
 }
 """Entries that are built in, by the name that commands and entry-point groups use for them."""

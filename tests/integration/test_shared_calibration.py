@@ -8,8 +8,10 @@ import pytest
 
 from bench import api
 from bench.execution import ranks
-from bench.execution.ray_executor import resources_of
-from bench.planning import estimate, refusal, slurm
+from bench.parts.cluster.ray_executor import resources_of
+from bench.parts.forecasts import plan_costs as estimate
+from bench.planning import refusal
+from bench.parts.cluster import slurm
 from bench.planning.memory import estimate_bytes, model_bytes
 from bench.results import reproduce
 from bench.results.store import ReadOnlyStore

@@ -88,7 +88,7 @@ def test_no_summary_of_a_command_is_cut(output, monkeypatch):
             "bench.execution.prune",
             "write_pruned",
         ),
-        ("allocate --choices int8 --bits 9", "bench.execution.allocation", "allocate"),
+        ("allocate --choices int8 --bits 9", "bench.parts.allocate.allocation", "allocate"),
     ],
 )
 def test_a_default_does_not_override_the_config(

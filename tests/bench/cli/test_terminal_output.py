@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from bench.catalog import registry
 from bench.cli import doctor
 from bench.compare import baseline, resolve
-from bench.planning import estimate
+from bench.parts.forecasts import plan_costs as estimate
 from bench.results.run_status import RunStatus, write_status
 from helpers import fake_records, reports, runs, terminal
 

@@ -16,7 +16,7 @@ from bench import api
 from bench.execution import sweep
 from bench.execution.artifact_task import next_event
 from bench.execution.events import Events
-from bench.execution.forecast import Forecast
+from bench.parts.forecasts.time_left import Forecast
 from bench.execution.listener import RunListener
 from bench.execution.worker import Assignment, work
 from bench.planning import plan

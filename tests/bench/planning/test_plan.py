@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from bench import api
 from bench.catalog import code
 from bench.inputs import tokenizer_facts
-from bench.planning import estimate, model_inputs
+from bench.parts.forecasts import plan_costs as estimate
+from bench.planning import model_inputs
 from bench.planning.spec import Spec, assign
-from bench.quantizers.allocated import pruner_code
+from bench.parts.allocate.allocated import pruner_code
 from bench.system import provenance
 from bench.system.interpreter import OWN_PACKAGES
 from helpers import models, runs

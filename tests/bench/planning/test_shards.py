@@ -3,7 +3,8 @@
 import pytest
 
 from bench import api
-from bench.planning import estimate, shards
+from bench.parts.forecasts import plan_costs as estimate
+from bench.planning import shards
 from bench.planning.plan import make_plan
 from bench.planning.shards import divide, parse_shard
 from helpers import runs

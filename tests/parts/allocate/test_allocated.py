@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.catalog.choice import parse_quantizer
-from bench.quantizers.allocated import Allocated, LinearChoice, parse_pruner, pruner_code
+from bench.parts.allocate.allocated import Allocated, LinearChoice, parse_pruner, pruner_code
 from bench.quantizers.gptq import Int3Gptq
 from bench.quantizers.rounding import Int8
 from helpers.models import store

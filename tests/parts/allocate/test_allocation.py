@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bench.catalog.choice import parse_chain
-from bench.execution import allocation
-from bench.execution.allocation import Budget, _Problem, solve
-from bench.quantizers.allocated import LinearChoice
+from bench.parts.allocate import allocation
+from bench.parts.allocate.allocation import Budget, _Problem, solve
+from bench.parts.allocate.allocated import LinearChoice
 from helpers import runs
 from methods.contract.errors import UserError
 

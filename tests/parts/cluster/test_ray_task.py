@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from bench import api
-from bench.execution import ray_executor, ray_task
-from bench.execution.ray_executor import _places, describe_lack, find_least, resources_of
+from bench.parts.cluster import ray_executor, ray_task
+from bench.parts.cluster.ray_executor import _places, describe_lack, find_least, resources_of
 from bench.execution.worker import Assignment
 from bench.planning.memory import estimate_bytes
 from bench.results.record import parse

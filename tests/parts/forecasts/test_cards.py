@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from bench.inputs.shapes import known_shapes, planned_model
-from bench.planning.cards import RATE, Cards, enough, split_cards
-from bench.planning.estimate import count_operations, rows
+from bench.parts.forecasts.cards import RATE, Cards, enough, split_cards
+from bench.parts.forecasts.plan_costs import count_operations, rows
 from bench.planning.memory import training_device_bytes
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec

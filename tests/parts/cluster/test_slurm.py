@@ -10,8 +10,8 @@ import time
 import pytest
 
 from bench import api
-from bench.planning import estimate
-from bench.planning import slurm as script_writer
+from bench.parts.forecasts import plan_costs as estimate
+from bench.parts.cluster import slurm as script_writer
 from bench.planning.spec import assign
 from bench.results.store import ReadOnlyStore
 from helpers import runs, slurm

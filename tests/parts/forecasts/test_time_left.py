@@ -8,11 +8,11 @@ import pytest
 
 from bench.execution import progress
 from bench.execution.events import Events
-from bench.execution.forecast import MIN_SECONDS, Forecast, Pace, clock_time
+from bench.parts.forecasts.time_left import MIN_SECONDS, Forecast, Pace, clock_time
 from bench.execution.listener import TimeLeft
 from bench.execution.progress import LogDisplay
-from bench.planning.cost_model import CostModel
-from bench.planning.estimate import estimate_seconds, rows
+from bench.parts.forecasts.cost_model import CostModel
+from bench.parts.forecasts.plan_costs import estimate_seconds, rows
 from bench.planning.plan import make_plan
 from bench.results.record import ReadingRow
 from bench.results.run_status import AtWork

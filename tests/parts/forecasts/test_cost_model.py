@@ -11,10 +11,11 @@ import torch
 
 from bench import api
 from bench.inputs.shapes import planned_model
-from bench.planning import estimate, refusal
-from bench.planning.cost_model import CostModel
+from bench.parts.forecasts import plan_costs as estimate
+from bench.planning import refusal
+from bench.parts.forecasts.cost_model import CostModel
 from bench.planning.memory import estimate_bytes, estimate_device_bytes, model_bytes
-from bench.planning.past_costs import PastCost, machine_of, measure_part, read_past, stage_part
+from bench.parts.forecasts.past_costs import PastCost, machine_of, measure_part, read_past, stage_part
 from bench.planning.sizes import count_sizes
 from bench.system import provenance
 from helpers import runs
