@@ -36,5 +36,5 @@ def test_planning_and_execution_name_no_method():
     ]
     found = {file.name: set(named_in(file)) for file in files}
 
-    assert len(files) > 60
+    assert len(files) > 40
     assert {name: names for name, names in found.items() if names} == LABELS

@@ -8,10 +8,9 @@ import sys
 import pytest
 
 from bench import api
-from bench.parts.trackers import tracking
 from bench.execution.listener import RunningArtifact, TimeLeft
 from bench.execution.progress import LogDisplay
-from bench.parts.trackers import process
+from bench.parts.trackers import process, tracking
 from bench.system import interpreter
 from helpers import runs
 
@@ -27,7 +26,7 @@ def told(monkeypatch, tmp_path):
     """told(program) -> its records, and what a run said."""
     runs.own_cache(tmp_path, monkeypatch)
     runs.workers_here(monkeypatch)
-    monkeypatch.setattr("bench.api.require_packages", lambda names: None)
+    monkeypatch.setattr(tracking.Tracking, "require", lambda names: None)
 
     def run(program, methods, close_s=60.0):
         monkeypatch.setattr(
