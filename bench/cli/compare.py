@@ -119,10 +119,8 @@ def gate(
     _require_one_output(json, md, junit)
     harness = _pair_harness(baseline, str(results or RESULTS), whole=True)
     before, after = harness or (_read_baseline(baseline), read(results or RESULTS))
-    gate_settings = gate_settings.read(
-        config, before.metrics | after.metrics, strict=strict or None
-    )
-    comparison = compare(before, after, gate_settings)
+    limits = gate_settings.read(config, before.metrics | after.metrics, strict=strict or None)
+    comparison = compare(before, after, limits)
     if rerun_suspects and harness:
         raise UserError(
             "--rerun-suspects measures again with cast-bench, and these results are of another "
@@ -135,7 +133,7 @@ def gate(
 
         with temporary_folder("again-") as workdir:
             comparison = compare(
-                before, rerun(after, comparison, workdir, measure_again, note), gate_settings
+                before, rerun(after, comparison, workdir, measure_again, note), limits
             )
     _print_comparison(
         comparison, json, md, f"bench gate {render.describe_outcome(comparison)}", junit
