@@ -42,7 +42,6 @@ COMMANDS = _section(
         "sign": "bench.cli.check:sign",
         "merge": "bench.cli.check:merge",
         "import": "bench.cli.compare:import_results",
-        "allocate": "bench.cli.allocate:allocate",
         "submit": "bench.cli.submit:submit",
         "cache": "bench.cli.setup:cache_app",
         "env": "bench.cli.setup:env_app",
@@ -112,7 +111,6 @@ QUANTIZERS = _section(
         "nvfp4": "bench.quantizers.rounding:NvFp4",
         "nvfp4-gptq": "bench.quantizers.gptq:NvFp4Gptq",
         "nvfp4-w4a4": "bench.quantizers.rounding:NvFp4W4A4",
-        "allocated": "bench.quantizers.allocated:Allocated",
         "kv8": "bench.quantizers.cache:Kv8",
         "kv4": "bench.quantizers.cache:Kv4",
         "hqq": "bench.quantizers.libraries:Hqq",
@@ -145,15 +143,15 @@ CODECS = _section(
 
 EXPORTS = _section("exports", {})
 
-TRACKERS = _section(
-    "trackers",
-    {
-        "mlflow": "bench.execution.trackers.mlflow_runs:MlflowRuns",
-        "wandb": "bench.execution.trackers.wandb_runs:WandbRuns",
-    },
-)
+TRACKERS = _section("trackers", {})
 """Experiment trackers. A name is also that of the package that it needs, and of the extra that
 installs it."""
+
+EXECUTORS = _section("executors", {"local": "bench.execution.processes:LocalExecutor"})
+"""Where the artifacts of a run are made."""
+
+SERVICES = _section("services", {}, of_classes=False)
+"""Objects that the core asks for by name, and works without: forecasts, trackers and slurm."""
 
 READERS = _section(
     "readers",
@@ -174,3 +172,5 @@ DEFAULT_PRUNER = "sparsegpt"
 """Method that prunes the linears of an allocation if the user names none."""
 DEFAULT_METHODS = ("magnitude", "wanda", "sparsegpt", "cast")
 """Methods that `bench run` compares if the user names none."""
+LOCAL = "local"
+"""Executor of this machine. The devices, memory and cores of all others are unknown here."""

@@ -25,11 +25,13 @@ from bench.catalog.entries import (
     CODECS,
     COMMANDS,
     ENGINES,
+    EXECUTORS,
     EXPORTS,
     MEASURES,
     METHODS,
     QUANTIZERS,
     READERS,
+    SERVICES,
     TRACKERS,
 )
 from bench.system.suggest import describe_unknown, shorten
@@ -47,6 +49,8 @@ SECTIONS: dict[str, Catalog] = {
     "readers": READERS,
     "engines": ENGINES,
     "trackers": TRACKERS,
+    "executors": EXECUTORS,
+    "services": SERVICES,
     "commands": COMMANDS,
 }
 """Entries that are built in, by the name that commands and entry-point groups use for them."""
