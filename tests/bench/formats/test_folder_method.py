@@ -175,12 +175,6 @@ def test_the_folder_must_be_named(text):
         parse_method(text)
 
 
-def test_verify_reads_a_quantized_folder(quantized, cli):
-    code, out, _ = cli("verify", quantized, "--pattern", "2:4")
-
-    assert code == 1 and "q_proj" in out
-
-
 def test_another_number_of_logits_is_skipped_for_kl_alone(tmp_path):
     """Rows that another tool added to the vocabulary."""
     rows = 64

@@ -38,3 +38,9 @@ def test_a_quantized_folder_has_the_bits_of_its_files_and_no_second_quantizer(qu
 
     with pytest.raises(UserError, match=r"is quantized already .*: add none to --quant"):
         runs.run_here(runs.small(tmp_path / "r", methods=(label,), quantizers=("int8",)))
+
+
+def test_verify_reads_a_quantized_folder(quantized, cli):
+    code, out, _ = cli("verify", quantized, "--pattern", "2:4")
+
+    assert code == 1 and "q_proj" in out

@@ -333,7 +333,7 @@ def test_an_engine_on_a_cpu_names_the_command_that_puts_llama_cpp_beside_it(
 def test_an_export_is_made_once_for_a_dtype_a_torch_and_a_code(tmp_path, monkeypatch, cache):
     exported = []
 
-    def export(folder, room, dtype, pattern):
+    def export(folder, room, dtype, *others):
         exported.append(dtype)
         (room / onnx_model.FILE).write_text(dtype)
 
