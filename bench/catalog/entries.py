@@ -42,10 +42,8 @@ COMMANDS = _section(
         "check": "bench.cli.check:check",
         "sign": "bench.cli.check:sign",
         "merge": "bench.cli.check:merge",
-        "import": "bench.cli.compare:import_results",
         "allocate": "bench.cli.allocate:allocate",
         "speed": "bench.cli.speed:speed",
-        "submit": "bench.cli.submit:submit",
         "cache": "bench.cli.setup:cache_app",
         "env": "bench.cli.setup:env_app",
         "baseline": "bench.cli.compare:baseline_app",
@@ -194,6 +192,30 @@ READERS = _section(
 )
 """Formats of models made elsewhere, in the order in which they are asked. The rest is
 safetensors."""
+
+ALIASES = _section("aliases", {}, of_classes=False)
+"""Names for models besides those of bench.inputs.models."""
+
+COLUMNS = _section(
+    "columns",
+    {
+        "perplexity_ratio": "bench.reporting.derived_columns:PERPLEXITY_RATIO",
+        "perplexity_ratio_to_dense-ft": "bench.reporting.derived_columns:CONTROL_RATIO",
+        "worst_track": "bench.reporting.derived_columns:WORST_TRACK",
+        "flips": "bench.reporting.derived_columns:FLIPS",
+        "tokens_to_make": "bench.reporting.derived_columns:TOKENS_TO_MAKE",
+        "time_to_make": "bench.reporting.derived_columns:TIME_TO_MAKE",
+        "made_on": "bench.reporting.derived_columns:MADE_ON",
+    },
+    of_classes=False,
+)
+"""Columns that are computed from other numbers of a row, in the order in which a table has them."""
+
+FOREIGN_RESULTS = _section("foreign_results", {})
+"""Readers of results folders that other programs wrote."""
+
+HARNESSES = _section("harnesses", {})
+"""Harnesses whose answers can be compared and imported, in the order in which they are read."""
 
 CONTROL = "dense"
 """Method that changes nothing. Every other row is compared with its row."""

@@ -22,9 +22,13 @@ from typing import Any, TypeVar
 
 from bench.catalog.declarations import Catalog, CatalogEntry, describe
 from bench.catalog.entries import (
+    ALIASES,
     CODECS,
+    COLUMNS,
     COMMANDS,
     EXPORTS,
+    FOREIGN_RESULTS,
+    HARNESSES,
     MEASURES,
     METHODS,
     QUANTIZERS,
@@ -46,9 +50,13 @@ SECTIONS: dict[str, Catalog] = {
     "readers": READERS,
     "trackers": TRACKERS,
     "commands": COMMANDS,
+    "aliases": ALIASES,
+    "columns": COLUMNS,
+    "foreign_results": FOREIGN_RESULTS,
+    "harnesses": HARNESSES,
 }
 """Entries that are built in, by the name that commands and entry-point groups use for them."""
-NOUNS = {"exports": "format"}
+NOUNS = {"aliases": "alias", "exports": "format", "harnesses": "harness"}
 """Noun for a name of a section in errors, if it is not the singular of the section."""
 
 

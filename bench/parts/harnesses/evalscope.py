@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
-from bench.compare.harnesses.evaluation import (
+from bench.parts.harnesses.evaluation import (
     FAULTS,
     Evaluation,
     Harness,
@@ -36,43 +36,48 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
         """Keep a merge key. No constructor takes one, so the file is refused."""
 
 
-def _find(folder: Path) -> list[Path]:
-    return [
-        file
-        for file in folder.rglob("reports/*/*.json")
-        if file.is_file() and _reviews(file).is_dir()
-    ]
+class EvalScope(Harness):
+    """Folders of EvalScope."""
+
+    name: ClassVar[str] = "EvalScope"
+    how: ClassVar[str] = "evalscope eval, which writes a folder reviews/"
+
+    def find(self, folder: Path) -> list[Path]:
+        return [
+            file
+            for file in folder.rglob("reports/*/*.json")
+            if file.is_file() and _reviews(file).is_dir()
+        ]
+
+    def read(self, report: Path) -> Iterator[Evaluation]:
+        about = read_results(report, "metrics", list)
+        name = str(about.get("dataset_name") or report.stem)
+        home = report.parents[2]
+        run = _read_run(home)
+        version = _inner(run, "evaluation_identity", "benchmarks", name, "evaluation_version")
+        settings = {
+            "shots": _inner(run, "resolved_benchmarks", name, "few_shot_num"),
+            "generation_config": run.get("generation_config"),
+        }
+        for subset in sorted(_subsets(about)):
+            file = _reviews(report) / report.parent.name / f"{name}_{subset}.jsonl"
+            if file.is_file():
+                found = Evaluation(
+                    name if subset == "default" else f"{name}/{subset}",
+                    str(version or ""),
+                    settings,
+                    _directions(about),
+                    harness="EvalScope",
+                    about=facts(about.get("model_name"), run.get("evalscope_version")),
+                    # By default a run has a folder that is named by its time.
+                    made=time_of(report, home.name),
+                )
+                add_lines(file, "EvalScope", partial(_add, found))
+                yield found
 
 
 def _reviews(report: Path) -> Path:
     return report.parents[2] / "reviews"
-
-
-def _read(report: Path) -> Iterator[Evaluation]:
-    about = read_results(report, "metrics", list)
-    name = str(about.get("dataset_name") or report.stem)
-    home = report.parents[2]
-    run = _read_run(home)
-    version = _inner(run, "evaluation_identity", "benchmarks", name, "evaluation_version")
-    settings = {
-        "shots": _inner(run, "resolved_benchmarks", name, "few_shot_num"),
-        "generation_config": run.get("generation_config"),
-    }
-    for subset in sorted(_subsets(about)):
-        file = _reviews(report) / report.parent.name / f"{name}_{subset}.jsonl"
-        if file.is_file():
-            found = Evaluation(
-                name if subset == "default" else f"{name}/{subset}",
-                str(version or ""),
-                settings,
-                _directions(about),
-                harness="EvalScope",
-                about=facts(about.get("model_name"), run.get("evalscope_version")),
-                # By default a run has a folder that is named by its time.
-                made=time_of(report, home.name),
-            )
-            add_lines(file, "EvalScope", partial(_add, found))
-            yield found
 
 
 def _read_run(home: Path) -> Mapping[str, Any]:
@@ -125,6 +130,3 @@ def _add(evaluation: Evaluation, row: Mapping[str, Any]) -> None:
     evaluation.add(Question(digests.of(user[-1:]), digests.of(asked), target), "", values)
     for name in values:
         evaluation.higher.setdefault(name, True)
-
-
-HARNESS = Harness("EvalScope", "evalscope eval, which writes a folder reviews/", _find, _read)

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.compare.harnesses import evalscope, every_eval_ever, lighteval, lm_eval
-from bench.compare.harnesses.evaluation import FAULTS, Evaluation, Harness, Question, check_size
+from bench.catalog import registry
+from bench.compare.foreign import ForeignResults, Pairing
 from bench.compare.result_set import ResultSet
+from bench.parts.harnesses.evaluation import FAULTS, Evaluation, Harness, Question, check_size
 from bench.results.derive import Items
 from bench.results.identity import Identity, Protocol
 from bench.results.items import require_readable
@@ -25,22 +26,49 @@ from methods.contract.errors import UserError, first_line
 
 Array = np.ndarray[Any, Any]
 
-HARNESSES = (lm_eval.HARNESS, lighteval.HARNESS, evalscope.HARNESS, every_eval_ever.HARNESS)
 
+class HarnessResults(ForeignResults):
+    """Folders of the harnesses of the catalog."""
 
-class Pairing(NamedTuple):
-    """Two result sets with the same questions, and what could not be paired."""
+    def owns(self, path: Path) -> bool:
+        if not path.is_dir() or (path / "records").is_dir():
+            return False
+        return any(_find(name, path) for name in registry.names("harnesses"))
 
-    before: ResultSet
-    after: ResultSet
-    notes: tuple[str, ...]
+    def pair(self, a: Path, b: Path, *, whole: bool = False) -> Pairing:
+        before, after = read(a), read(b)
+        sides: tuple[list[_Side], list[_Side]] = ([], [])
+        notes: list[str] = []
+        for task in dict.fromkeys((*before, *after)):
+            was, now = before.get(task), after.get(task)
+            common: list[Question] = []
+            obstacle = ""
+            if was and now:
+                common = sorted(set(was.scores) & set(now.scores))
+                if sentence := _describe_rest(was, now, len(common)):
+                    notes.append(f"{task}: {sentence}")
+                obstacle = (
+                    sentence if not common or (whole and len(common) < len(was.scores)) else ""
+                )
+            for side, each in zip(sides, (was, now), strict=True):
+                if each:
+                    side.append(_Side(each, common or sorted(each.scores), obstacle))
+        for task, each in (*before.items(), *after.items()):
+            if each.left_out:
+                notes.append(
+                    f"{task}: {', '.join(sorted(each.left_out))} has no number for each question"
+                )
+        return Pairing(
+            _result_set(a, sides[0]), _result_set(b, sides[1]), tuple(dict.fromkeys(notes))
+        )
 
-
-def is_elsewhere(path: Path) -> bool:
-    """Return whether a folder has results of another harness."""
-    if not path.is_dir() or (path / "records").is_dir():
-        return False
-    return any(next(iter(harness.find(path)), None) for harness in HARNESSES)
+    @contextlib.contextmanager
+    def as_results(self, folder: Path) -> Iterator[Path]:
+        """Yield a temporary results folder. The row has the name of the folder."""
+        with temporary_folder("elsewhere-") as parent:
+            results = parent / folder.resolve().name
+            import_folder(folder, results, model="", method=results.name, pattern="dense")
+            yield results
 
 
 def read(folder: Path) -> dict[str, Evaluation]:
@@ -48,9 +76,9 @@ def read(folder: Path) -> dict[str, Evaluation]:
     models."""
     found: dict[str, Evaluation] = {}
     models: set[str] = set()
-    for harness in HARNESSES:
-        for results in sorted(harness.find(folder), key=lambda f: f.name):
-            for evaluation in _read_file(harness, results):
+    for name in registry.names("harnesses"):
+        for results in sorted(_find(name, folder), key=lambda f: f.name):
+            for evaluation in _read_file(name, results):
                 models |= {evaluation.about["model"]} if evaluation.about.get("model") else set()
                 known = found.setdefault(evaluation.task, evaluation)
                 if evaluation.made >= known.made:
@@ -63,53 +91,37 @@ def read(folder: Path) -> dict[str, Evaluation]:
     if not found:
         if not folder.is_dir():
             raise UserError(f"{str(folder)!r} is no folder: check the path")
-        ways = "; ".join(f"{harness.name}: {harness.how}" for harness in HARNESSES)
+        harnesses = [
+            registry.build("harnesses", name, Harness) for name in registry.names("harnesses")
+        ]
+        ways = "; ".join(f"{harness.name}: {harness.how}" for harness in harnesses)
         raise UserError(
             f"{folder} has no answers to single questions: measure again and keep them ({ways})"
         )
     return found
 
 
-def _read_file(harness: Harness, results: Path) -> Iterator[Evaluation]:
+def _find(name: str, folder: Path) -> list[Path]:
+    """Return the files with results of a harness."""
+    harness = registry.build("harnesses", name, Harness)
+    with registry.guarded(registry.lookup("harnesses", name)):
+        return list(harness.find(folder))
+
+
+def _read_file(name: str, results: Path) -> list[Evaluation]:
     """Read a file with results. Raise UserError for whatever a harness does not write."""
+    harness = registry.build("harnesses", name, Harness)
     try:
-        for one in harness.read(results):
+        with registry.guarded(registry.lookup("harnesses", name)):
+            found = list(harness.read(results))
+        for one in found:
             check_size([one.task, one.version, one.settings, one.higher, one.about])
-            yield one
     except FAULTS as fault:
         reason = first_line(fault)[:120]
         raise UserError(
             f"{results} cannot be read as results of {harness.name} ({reason}): measure it again"
         ) from None
-
-
-def pair(a: Path, b: Path, *, whole: bool = False) -> Pairing:
-    """Read two folders, and pair the questions of each task by content. Raise UserError as `read`
-    does.
-
-    whole: a task cannot be compared if a question of `a` has no partner, as a gate needs it.
-    """
-    before, after = read(a), read(b)
-    sides: tuple[list[_Side], list[_Side]] = ([], [])
-    notes: list[str] = []
-    for task in dict.fromkeys((*before, *after)):
-        was, now = before.get(task), after.get(task)
-        common: list[Question] = []
-        obstacle = ""
-        if was and now:
-            common = sorted(set(was.scores) & set(now.scores))
-            if sentence := _describe_rest(was, now, len(common)):
-                notes.append(f"{task}: {sentence}")
-            obstacle = sentence if not common or (whole and len(common) < len(was.scores)) else ""
-        for side, each in zip(sides, (was, now), strict=True):
-            if each:
-                side.append(_Side(each, common or sorted(each.scores), obstacle))
-    for task, each in (*before.items(), *after.items()):
-        if each.left_out:
-            notes.append(
-                f"{task}: {', '.join(sorted(each.left_out))} has no number for each question"
-            )
-    return Pairing(_result_set(a, sides[0]), _result_set(b, sides[1]), tuple(dict.fromkeys(notes)))
+    return found
 
 
 def import_folder(
@@ -137,19 +149,6 @@ def import_folder(
     for record, items in made:
         store.write(record, items)
     return list(found)
-
-
-@contextlib.contextmanager
-def as_results(folder: Path) -> Iterator[Path]:
-    """Yield the folder, or a temporary results folder with its records if another harness wrote it.
-    The row has its name."""
-    if not is_elsewhere(folder):
-        yield folder
-        return
-    with temporary_folder("elsewhere-") as parent:
-        results = parent / folder.resolve().name
-        import_folder(folder, results, model="", method=results.name, pattern="dense")
-        yield results
 
 
 def _record_of(

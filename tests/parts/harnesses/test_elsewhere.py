@@ -5,9 +5,10 @@ import os
 
 import pytest
 
-from bench.compare import elsewhere
 from bench.compare.settings import CompareSettings
 from bench.compare.verdict import compare
+from bench.parts.harnesses import elsewhere
+from bench.parts.harnesses.elsewhere import HarnessResults
 from bench.results.check import check_folder
 from bench.stats.mcnemar import mcnemar_p, tango_interval
 from helpers import fake_records
@@ -57,7 +58,7 @@ def test_the_counts_are_those_of_a_few_lines(tmp_path, output):
     gained = sum(x < y for x, y in zip(RIGHT_BEFORE, RIGHT_AFTER, strict=True))
     assert set(rows) == {"acc", "acc_norm"}
     assert rows["acc"]["before"] == pytest.approx(sum(RIGHT_BEFORE) / 12)
-    before, after, _ = elsewhere.pair(a, b)
+    before, after, _ = HarnessResults().pair(a, b)
     (row, _) = compare(before, after, CompareSettings(), exploratory=True, every_metric=True).rows
     assert (row.estimate.lost, row.estimate.gained, row.estimate.n) == (lost, gained, 12)
     assert row.estimate.p == mcnemar_p(lost, gained)
@@ -72,7 +73,7 @@ def test_only_questions_of_both_with_one_prompt_are_paired(tmp_path):
     rows[0]["prompt_hash"] = "other"
     b = folder(tmp_path / "b", [*rows, sample(50, 1), sample(51, 0)])
 
-    before, after, notes = elsewhere.pair(a, b)
+    before, after, notes = HarnessResults().pair(a, b)
 
     assert notes == (
         "piqa: 7 questions pair; 1 have another prompt or answer; 4 only before; 2 only after",
@@ -144,7 +145,7 @@ def test_a_log_likelihood_is_no_perplexity(tmp_path, cli):
         ]
         folder(tmp_path / name, rows, task="lambada", **higher)
 
-    a, b, _ = elsewhere.pair(tmp_path / "a", tmp_path / "b")
+    a, b, _ = HarnessResults().pair(tmp_path / "a", tmp_path / "b")
 
     settings = CompareSettings(margins={"log_likelihood": 0.1})
     (row,) = compare(a, b, settings).failed
@@ -207,7 +208,7 @@ def test_old_samples_without_hashes_are_paired_by_content(tmp_path):
         del row["doc_hash"], row["prompt_hash"], row["target_hash"]
     a, b = folder(tmp_path / "a", rows), folder(tmp_path / "b", rows[::-1])
 
-    assert elsewhere.pair(a, b).notes == ()
+    assert HarnessResults().pair(a, b).notes == ()
 
 
 def test_the_newest_run_counts(tmp_path):

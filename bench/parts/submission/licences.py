@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from importlib import resources
+from importlib.resources import files
 
 from bench.inputs.models import ALIASES
 from bench.inputs.tracks import all_tasks
@@ -14,7 +14,7 @@ from bench.results.record import Record
 
 @cache
 def _known() -> Mapping[str, Mapping[str, str]]:
-    text = resources.files("bench").joinpath("assets", "licences.toml").read_text(encoding="utf-8")
+    text = files(__package__).joinpath("licences.toml").read_text(encoding="utf-8")
     tasks = {name.rpartition("/")[2]: task.licence for name, task in all_tasks().items()}
     read = tomllib.loads(text)
     return {"models": read["models"], "data": tasks | read["data"]}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from bench.compare.harnesses import lighteval
-from bench.compare.harnesses.evaluation import (
+from bench.parts.harnesses.evaluation import (
     Evaluation,
     Harness,
     Question,
@@ -18,27 +17,33 @@ from bench.compare.harnesses.evaluation import (
     time_in_name,
     time_of,
 )
+from bench.parts.harnesses.lighteval import Lighteval
 from bench.system import digests
 
 
-def _find(folder: Path) -> list[Path]:
-    theirs = set(lighteval.HARNESS.find(folder))
-    return [
-        file for file in folder.rglob("results_*.json") if file.is_file() and file not in theirs
-    ]
+class LmEval(Harness):
+    """Folders of lm-eval."""
 
+    name: ClassVar[str] = "lm-eval"
+    how: ClassVar[str] = "lm_eval --log_samples"
 
-def _read(results: Path) -> Iterator[Evaluation]:
-    about = read_results(results, "results", dict)
-    stamp = results.stem.removeprefix("results_")
-    for task in about["results"]:
-        file = results.parent / f"samples_{task}_{stamp}.jsonl"
-        # A group has results and no questions.
-        if file.is_file():
-            found = _evaluation(task, about)
-            found.made = time_of(results, about.get("date"), time_in_name(stamp))
-            add_lines(file, "lm-eval", partial(_add, found))
-            yield found
+    def find(self, folder: Path) -> list[Path]:
+        theirs = set(Lighteval().find(folder))
+        return [
+            file for file in folder.rglob("results_*.json") if file.is_file() and file not in theirs
+        ]
+
+    def read(self, results: Path) -> Iterator[Evaluation]:
+        about = read_results(results, "results", dict)
+        stamp = results.stem.removeprefix("results_")
+        for task in about["results"]:
+            file = results.parent / f"samples_{task}_{stamp}.jsonl"
+            # A group has results and no questions.
+            if file.is_file():
+                found = _evaluation(task, about)
+                found.made = time_of(results, about.get("date"), time_in_name(stamp))
+                add_lines(file, "lm-eval", partial(_add, found))
+                yield found
 
 
 def _evaluation(task: str, about: Mapping[str, Any]) -> Evaluation:
@@ -80,6 +85,3 @@ def _question(row: Mapping[str, Any]) -> Question:
     """Return the digests that lm-eval wrote, or those of the content."""
     names = (("doc_hash", "doc"), ("prompt_hash", "arguments"), ("target_hash", "target"))
     return Question(*(str(row.get(known) or digests.of(row[content])) for known, content in names))
-
-
-HARNESS = Harness("lm-eval", "lm_eval --log_samples", _find, _read)

@@ -8,9 +8,10 @@ import pandas
 import pytest
 import yaml
 
-from bench.compare import elsewhere
 from bench.compare.settings import CompareSettings
 from bench.compare.verdict import compare
+from bench.parts.harnesses import elsewhere
+from bench.parts.harnesses.elsewhere import HarnessResults
 from helpers.limits import limits
 from methods.contract.errors import UserError
 
@@ -122,7 +123,7 @@ def test_questions_are_paired_and_counted(harness, writer, tmp_path):
     a, b = tmp_path / "a", tmp_path / "b"
     writer(a, BEFORE), writer(b, AFTER)
 
-    before, after, notes = elsewhere.pair(a, b)
+    before, after, notes = HarnessResults().pair(a, b)
 
     (row,) = compare(before, after, CompareSettings(), exploratory=True, every_metric=True).rows
     pairs = list(zip(BEFORE, AFTER, strict=True))
@@ -136,7 +137,7 @@ def test_questions_are_paired_and_counted(harness, writer, tmp_path):
 def test_other_questions_do_not_pair(harness, writer, tmp_path):
     writer(tmp_path / "a", BEFORE), writer(tmp_path / "b", AFTER, asked="Another")
 
-    (note,) = elsewhere.pair(tmp_path / "a", tmp_path / "b").notes
+    (note,) = HarnessResults().pair(tmp_path / "a", tmp_path / "b").notes
 
     assert "0 questions pair" in note and "8 only before" in note
 
@@ -194,7 +195,7 @@ def test_settings_of_evalscope_are_compared(tmp_path):
     file = tmp_path / "b/configs/task_config.yaml"
     file.write_text(file.read_text().replace("max_tokens: 8", "max_tokens: 16"))
 
-    (note,) = elsewhere.pair(tmp_path / "a", tmp_path / "b").notes
+    (note,) = HarnessResults().pair(tmp_path / "a", tmp_path / "b").notes
 
     assert note == "mini/s: generation_config {'max_tokens': 8} before and {'max_tokens': 16} after"
     file.write_text("!!python/object/apply:os.system ['true']")
@@ -309,8 +310,8 @@ def test_a_text_that_a_dictionary_repeats(tmp_path, monkeypatch):
     rows["doc"] = [doc | {"query": "x" * 10**5} for doc in rows["doc"]]
     rows.to_parquet(file)
     assert file.stat().st_size < 10**6
-    monkeypatch.setattr("bench.compare.harnesses.lighteval.BATCH", 2**21)
-    monkeypatch.setattr("bench.compare.harnesses.lighteval.MAX_UNPACKED", 2**24)
+    monkeypatch.setattr("bench.parts.harnesses.lighteval.BATCH", 2**21)
+    monkeypatch.setattr("bench.parts.harnesses.lighteval.MAX_UNPACKED", 2**24)
 
     with (
         limits(bytes_=2**28),

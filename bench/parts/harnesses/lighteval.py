@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from bench.compare.harnesses.evaluation import (
+from bench.parts.harnesses.evaluation import (
     FAULTS,
     Evaluation,
     Harness,
@@ -31,46 +31,53 @@ BATCH = 2**28
 """Largest size in bytes of the rows that are unpacked at once, if one row has no more."""
 
 
-def _find(folder: Path) -> list[Path]:
-    return [file for file in folder.rglob("results_*.json") if file.is_file() and _details(file)]
+class Lighteval(Harness):
+    """Folders of lighteval."""
+
+    name: ClassVar[str] = "lighteval"
+    how: ClassVar[str] = "lighteval --save-details"
+
+    def find(self, folder: Path) -> list[Path]:
+        return [
+            file for file in folder.rglob("results_*.json") if file.is_file() and _details(file)
+        ]
+
+    def read(self, results: Path) -> Iterator[Evaluation]:
+        about = read_results(results, "config_general", dict)
+        general, versions = about["config_general"], about.get("versions")
+        stamp, root = results.stem.removeprefix("results_"), _details(results)
+        for file in sorted(root.rglob(f"details_*_{stamp}.parquet")) if root else ():
+            task = file.stem.removeprefix("details_").removesuffix(f"_{stamp}")
+            name, _, shots = task.rpartition("|")
+            found = Evaluation(
+                name or task,
+                str((versions if isinstance(versions, dict) else {}).get(task)),
+                {"shots": shots or None},
+                harness="lighteval",
+                about=facts(general.get("model_name"), general.get("lighteval_sha")),
+                made=time_of(results, time_in_name(stamp)),
+            )
+            try:
+                for doc, metric in _rows(file):
+                    query, instruction, gold = (
+                        digests.of(str(doc.get(k))) for k in ("query", "instruction", "gold_index")
+                    )
+                    choices = digests.of([str(c) for c in doc.get("choices", ())])
+                    question = Question(
+                        digests.of([query, choices]), digests.of([query, instruction]), gold
+                    )
+                    found.add(question, "", metric)
+            except FAULTS as fault:
+                reason = first_line(fault)
+                raise UserError(
+                    f"{file} cannot be read as details of lighteval ({reason}): measure it again"
+                ) from None
+            found.higher = {name: True for scores in found.scores.values() for name in scores}
+            yield found
 
 
 def _details(results: Path) -> Path | None:
     return next((p / "details" for p in results.parents if (p / "details").is_dir()), None)
-
-
-def _read(results: Path) -> Iterator[Evaluation]:
-    about = read_results(results, "config_general", dict)
-    general, versions = about["config_general"], about.get("versions")
-    stamp, root = results.stem.removeprefix("results_"), _details(results)
-    for file in sorted(root.rglob(f"details_*_{stamp}.parquet")) if root else ():
-        task = file.stem.removeprefix("details_").removesuffix(f"_{stamp}")
-        name, _, shots = task.rpartition("|")
-        found = Evaluation(
-            name or task,
-            str((versions if isinstance(versions, dict) else {}).get(task)),
-            {"shots": shots or None},
-            harness="lighteval",
-            about=facts(general.get("model_name"), general.get("lighteval_sha")),
-            made=time_of(results, time_in_name(stamp)),
-        )
-        try:
-            for doc, metric in _rows(file):
-                query, instruction, gold = (
-                    digests.of(str(doc.get(k))) for k in ("query", "instruction", "gold_index")
-                )
-                choices = digests.of([str(c) for c in doc.get("choices", ())])
-                question = Question(
-                    digests.of([query, choices]), digests.of([query, instruction]), gold
-                )
-                found.add(question, "", metric)
-        except FAULTS as fault:
-            reason = first_line(fault)
-            raise UserError(
-                f"{file} cannot be read as details of lighteval ({reason}): measure it again"
-            ) from None
-        found.higher = {name: True for scores in found.scores.values() for name in scores}
-        yield found
 
 
 def _rows(file: Path) -> Iterator[tuple[Any, Any]]:
@@ -106,6 +113,3 @@ def _unpacked(group: Any) -> int:
     return sum(
         c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in COLUMNS
     )
-
-
-HARNESS = Harness("lighteval", "lighteval --save-details", _find, _read)

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bench.parts.submission import message, rules
+from bench.parts.submission.review import Review
 from bench.reporting.searches import About
 from bench.results.check import FolderCheck
 from bench.results.store import ReadOnlyStore
-from bench.submission import message, rules
-from bench.submission.review import Review
 from bench.system import archives, digests
 from helpers import fake_records
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from bench.compare import resolve
 from bench.compare.result_set import ResultSet
+from bench.parts.submission import rules
 from bench.reporting import board, searches
 from bench.reporting.searches import About
 from bench.reporting.view import Table
 from bench.results.check import FolderCheck, check_folder, disagreements
 from bench.results.record import Record
 from bench.results.store import RESULTS, ReadOnlyStore
-from bench.submission import rules
 from bench.system.grouping import group_by
 from bench.system.provenance import format_time
 from bench.system.text import amount

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from bench.compare.harnesses.evaluation import (
+from bench.parts.harnesses.evaluation import (
     Evaluation,
     Harness,
     Question,
@@ -25,33 +25,42 @@ from bench.system import digests
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def _find(folder: Path) -> list[Path]:
-    return [file for file in folder.rglob("*.json") if UUID.fullmatch(file.stem) and file.is_file()]
+class EveryEvalEver(Harness):
+    """Folders of Every Eval Ever."""
 
+    name: ClassVar[str] = "Every Eval Ever"
+    how: ClassVar[str] = "its converter with --include_samples"
 
-def _read(aggregate: Path) -> Iterator[Evaluation]:
-    about = read_results(aggregate, "evaluation_results", list)
-    samples = aggregate.with_name(f"{aggregate.stem}_samples.jsonl")
-    if not samples.is_file():
-        return
-    metrics: dict[str, Mapping[str, Any]] = {
-        str(result.get("evaluation_result_id")): result.get("metric_config") or {}
-        for result in about["evaluation_results"]
-    }
-    found: dict[str, Evaluation] = {}
-    made = time_of(aggregate, about.get("evaluation_timestamp"), about.get("retrieved_timestamp"))
+    def find(self, folder: Path) -> list[Path]:
+        return [
+            file for file in folder.rglob("*.json") if UUID.fullmatch(file.stem) and file.is_file()
+        ]
 
-    def add(row: Mapping[str, Any]) -> None:
-        task = str(row["evaluation_name"])
-        evaluation = found.setdefault(task, _evaluation(task, about, made))
-        result = str(row.get("evaluation_result_id"))
-        metric = metrics.get(result, {})
-        name = str(metric.get("metric_name") or metric.get("metric_id") or "score")
-        evaluation.higher[name] = metric.get("lower_is_better") is not True
-        evaluation.add(_question(row), result, {name: row["evaluation"]["score"]})
+    def read(self, aggregate: Path) -> Iterator[Evaluation]:
+        about = read_results(aggregate, "evaluation_results", list)
+        samples = aggregate.with_name(f"{aggregate.stem}_samples.jsonl")
+        if not samples.is_file():
+            return
+        metrics: dict[str, Mapping[str, Any]] = {
+            str(result.get("evaluation_result_id")): result.get("metric_config") or {}
+            for result in about["evaluation_results"]
+        }
+        found: dict[str, Evaluation] = {}
+        made = time_of(
+            aggregate, about.get("evaluation_timestamp"), about.get("retrieved_timestamp")
+        )
 
-    add_lines(samples, "Every Eval Ever", add)
-    yield from found.values()
+        def add(row: Mapping[str, Any]) -> None:
+            task = str(row["evaluation_name"])
+            evaluation = found.setdefault(task, _evaluation(task, about, made))
+            result = str(row.get("evaluation_result_id"))
+            metric = metrics.get(result, {})
+            name = str(metric.get("metric_name") or metric.get("metric_id") or "score")
+            evaluation.higher[name] = metric.get("lower_is_better") is not True
+            evaluation.add(_question(row), result, {name: row["evaluation"]["score"]})
+
+        add_lines(samples, "Every Eval Ever", add)
+        yield from found.values()
 
 
 def _evaluation(task: str, about: Mapping[str, Any], made: float) -> Evaluation:
@@ -80,6 +89,3 @@ def _question(row: Mapping[str, Any]) -> Question:
         digests.of(asked.get("formatted") or asked["raw"]),
         target,
     )
-
-
-HARNESS = Harness("Every Eval Ever", "its converter with --include_samples", _find, _read)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from bench.system.provenance import format_time
 from methods.contract.errors import UserError, first_line
@@ -87,17 +87,22 @@ class Evaluation:
                 self.left_out.add(name)
 
 
-class Harness(NamedTuple):
-    """A harness whose folders can be read."""
+class Harness:
+    """A harness whose folders can be read. A harness of another package is an entry point in
+    cast_bench.harnesses."""
 
-    name: str
-    how: str
+    name: ClassVar[str]
+    how: ClassVar[str]
     """Way to make it write the answer to each question."""
-    find: Callable[[Path], Iterable[Path]]
-    """Function that returns the files with its results in a folder."""
-    read: Callable[[Path], Iterator[Evaluation]]
-    """Function that reads one of these files, and those with the answers beside it. It raises
-    UserError."""
+
+    def find(self, folder: Path) -> Iterable[Path]:
+        """Return the files with its results in a folder."""
+        raise NotImplementedError
+
+    def read(self, file: Path) -> Iterator[Evaluation]:
+        """Read one of these files, and those with the answers beside it. Raise UserError for a
+        damaged one."""
+        raise NotImplementedError
 
 
 def read_whole(file: Path, most: int) -> bytes:

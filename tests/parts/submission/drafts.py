@@ -17,7 +17,7 @@ from bench.results.record import Item, Record, parse
 from bench.results.store import ReadOnlyStore
 from bench.system import digests
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[3] / "results"
 NAME = "tiny-xeon-ada"
 DAY = max(record.recorded[:10] for record in ReadOnlyStore(RESULTS / "tiny-default"))
 """Day of the newest record, before which nothing can be submitted."""

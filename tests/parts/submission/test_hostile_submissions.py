@@ -12,9 +12,11 @@ import zipfile
 
 import pytest
 
-from bench.submission.folder import opened
-from bench.submission.review import read_published, review
-from helpers.drafts import (
+from bench.parts.submission.folder import opened
+from bench.parts.submission.review import read_published, review
+from helpers.limits import limits
+from methods.contract.errors import UserError
+from parts.submission.drafts import (
     ABOUT,
     DAY,
     NAME,
@@ -40,8 +42,6 @@ from helpers.drafts import (
     with_info,
     with_raw,
 )
-from helpers.limits import limits
-from methods.contract.errors import UserError
 
 
 @pytest.fixture(scope="module")

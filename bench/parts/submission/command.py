@@ -15,8 +15,8 @@ from bench.system.text import amount
 from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.submission.folder import Contributor
-    from bench.submission.review import Review
+    from bench.parts.submission.folder import Contributor
+    from bench.parts.submission.review import Review
 
 
 def _require_published(folder: Path) -> None:
@@ -87,8 +87,8 @@ def submit(
     NAME.md is the text of the pull request. --check reviews a submission by the same rules. The
     exit code is 1 if it is refused.
     """
+    from bench.parts.submission.review import read_published, review
     from bench.results.store import RESULTS
-    from bench.submission.review import read_published, review
 
     source, root = results or RESULTS, published or RESULTS.parent
     if check:
@@ -110,7 +110,7 @@ def submit(
             if v
         ]:
             raise UserError(f"{given[0]} is for a new submission: leave it out with --check")
-        from bench.submission.folder import opened
+        from bench.parts.submission.folder import opened
 
         with opened(source) as (folder, named):
             found = review(folder, read_published(root, without=named), named)
@@ -120,15 +120,15 @@ def submit(
         raise UserError("--md is for --check: a new submission writes NAME.md beside its archive")
     if not credit:
         raise UserError("bench submit needs --credit: your name, or that of your group")
-    from bench.submission.folder import Contributor
+    from bench.parts.submission.folder import Contributor
 
     who = Contributor(credit, about or "", _licences(licence or ()), key)
     _make(source, root, who, name, out or Path("submissions"))
 
 
 def _make(source: Path, root: Path, who: Contributor, name: str | None, out: Path) -> None:
-    from bench.submission import folder, message
-    from bench.submission.review import read_published, review
+    from bench.parts.submission import folder, message
+    from bench.parts.submission.review import read_published, review
     from bench.system.cache import temporary_folder
 
     name = name or folder.default_name(source, who.credit)
@@ -166,7 +166,7 @@ def _licences(given: list[str] | tuple[str, ...]) -> dict[str, str]:
 
 def _print(found: Review, name: str, md: Path | None) -> None:
     """Print a review. A refused one ends with exit code 1."""
-    from bench.submission import message
+    from bench.parts.submission import message
 
     text = message.refusal(found, name) if found.refusals else message.text(found, name)
     if md and str(md) != "-":

@@ -10,7 +10,8 @@ from typing import Any
 
 from bench.catalog import choice, registry
 from bench.inputs.corpora import CORPORA
-from bench.inputs.models import ALIASES
+from bench.inputs.models import ALIASES, HUB_ID
+from bench.parts.submission import licences
 from bench.reporting.protocol import VALIDATION
 from bench.reporting.searches import About
 from bench.results import metrics, reproduce
@@ -18,7 +19,6 @@ from bench.results.derive import Items
 from bench.results.identity import IdentityKey
 from bench.results.record import DONE, Record
 from bench.results.store import FOLDERS
-from bench.submission import licences
 from methods.contract.errors import UserError
 from methods.contract.info import Does
 from methods.contract.pattern import Pattern
@@ -29,7 +29,6 @@ FILE = re.compile(
     r"about\.toml|records/[0-9a-f]{32}\.json|items/[0-9a-f]{32}\.parquet|signatures/[0-9a-f]{32}\.txt(\.sig)?"
 )
 """Files of a submission."""
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 MACHINE_PATH = re.compile(
     r"""(?:^|[\s"'=(,:;<\[])(/(?:[\w.@+-]+/)+[\w.@+-]*|/(?:home|root|tmp|mnt|data|work|Users)\b|~/[\w.]\S*"""
     r"""|[A-Za-z]:[\\/](?!/)\S*|\\\\\w+\\\S*|file://\S*)"""

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from bench.parts.submission.review import Effect, Review
 from bench.reporting.leaderboard import escape_all_markdown as escape
 from bench.reporting.table import to_markdown
 from bench.reporting.view import Table, TableRow
 from bench.results import reproduce
 from bench.results.record import Record
-from bench.submission.review import Effect, Review
 from bench.system.grouping import group_by
 from bench.system.text import amount
 

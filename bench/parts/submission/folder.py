@@ -13,14 +13,14 @@ from pathlib import Path
 import tomlkit
 
 from bench.compare.result_set import ResultSet
+from bench.parts.submission import licences, rules
+from bench.parts.submission.review import index
 from bench.reporting.searches import FILE as ABOUT_FILE
 from bench.results import signatures
 from bench.results.check import check_folder
 from bench.results.record import DONE
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore, Store
-from bench.submission import licences, rules
-from bench.submission.review import index
 from bench.system import archives
 from bench.system.cache import temporary_folder
 from bench.system.text import amount
