@@ -94,7 +94,7 @@ def read(folder: Path) -> dict[str, Evaluation]:
         harnesses = [
             registry.build("harnesses", name, Harness) for name in registry.names("harnesses")
         ]
-        ways = "; ".join(f"{harness.name}: {harness.how}" for harness in harnesses)
+        ways = "; ".join(f"{harness.title}: {harness.how}" for harness in harnesses)
         raise UserError(
             f"{folder} has no answers to single questions: measure again and keep them ({ways})"
         )
@@ -119,7 +119,7 @@ def _read_file(name: str, results: Path) -> list[Evaluation]:
     except FAULTS as fault:
         reason = first_line(fault)[:120]
         raise UserError(
-            f"{results} cannot be read as results of {harness.name} ({reason}): measure it again"
+            f"{results} cannot be read as results of {harness.title} ({reason}): measure it again"
         ) from None
     return found
 

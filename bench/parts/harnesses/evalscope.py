@@ -39,7 +39,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 class EvalScope(Harness):
     """Folders of EvalScope."""
 
-    name: ClassVar[str] = "EvalScope"
+    title: ClassVar[str] = "EvalScope"
     how: ClassVar[str] = "evalscope eval, which writes a folder reviews/"
 
     def find(self, folder: Path) -> list[Path]:

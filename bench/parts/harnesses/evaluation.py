@@ -91,7 +91,8 @@ class Harness:
     """A harness whose folders can be read. A harness of another package is an entry point in
     cast_bench.harnesses."""
 
-    name: ClassVar[str]
+    title: ClassVar[str]
+    """Name as its authors write it."""
     how: ClassVar[str]
     """Way to make it write the answer to each question."""
 

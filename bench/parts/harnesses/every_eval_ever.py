@@ -28,7 +28,7 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 class EveryEvalEver(Harness):
     """Folders of Every Eval Ever."""
 
-    name: ClassVar[str] = "Every Eval Ever"
+    title: ClassVar[str] = "Every Eval Ever"
     how: ClassVar[str] = "its converter with --include_samples"
 
     def find(self, folder: Path) -> list[Path]:

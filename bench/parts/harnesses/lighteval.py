@@ -34,7 +34,7 @@ BATCH = 2**28
 class Lighteval(Harness):
     """Folders of lighteval."""
 
-    name: ClassVar[str] = "lighteval"
+    title: ClassVar[str] = "lighteval"
     how: ClassVar[str] = "lighteval --save-details"
 
     def find(self, folder: Path) -> list[Path]:

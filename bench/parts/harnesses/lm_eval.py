@@ -24,7 +24,7 @@ from bench.system import digests
 class LmEval(Harness):
     """Folders of lm-eval."""
 
-    name: ClassVar[str] = "lm-eval"
+    title: ClassVar[str] = "lm-eval"
     how: ClassVar[str] = "lm_eval --log_samples"
 
     def find(self, folder: Path) -> list[Path]:
