@@ -230,9 +230,9 @@ def find_codec(name: str) -> type[Codec]:
     """Return the class of a codec by its name. Raise UserError if it is unknown."""
     if name not in registry.names("codecs"):
         raise UserError(
-            f"no installed package has codec {name!r}: install the package of its quantizer. If it "
-            f"is a class in a file FILE.py, make a package of that file with the entry point {name} "
-            "= FILE:CLASS in group cast_bench.codecs (docs/adding.md)"
+            f"no installed package has codec {name!r}: install the package of its quantizer. If "
+            f"its class is in FILE.py, make a package of that file, with the entry point {name} = "
+            "FILE:CLASS in group cast_bench.codecs (docs/adding.md)"
         )
     kind: type[Codec] = registry.load(registry.lookup("codecs", name))
     return kind

@@ -2,27 +2,30 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 
 class Lines:
     """Lines of the file that LINES_FILE names."""
 
-    def __init__(self) -> None:
-        self.file = open(os.environ["LINES_FILE"], "a", encoding="utf-8")
-
     def start(
         self, artifact: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]
     ) -> None:
-        self.file.write(f"start {name}\n")
+        self.write(f"start {name}")
 
     def curve(self, artifact: str, phase: str, step: int, figures: Mapping[str, float]) -> None:
-        self.file.write(f"{phase} step {step}: {dict(figures)}\n")
+        self.write(f"{phase} step {step}: {dict(figures)}")
 
     def metrics(self, artifact: str, values: Mapping[str, float]) -> None:
-        self.file.writelines(f"{name} {value}\n" for name, value in values.items())
+        for name, value in values.items():
+            self.write(f"{name} {value}")
 
     def end(self, artifact: str, ok: bool) -> None:
-        self.file.write("end\n" if ok else "failed\n")
+        self.write("end" if ok else "failed")
 
     def close(self) -> None:
-        self.file.close()
+        self.write("closed")
+
+    def write(self, line: str) -> None:
+        with Path(os.environ["LINES_FILE"]).open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")

@@ -1,8 +1,5 @@
 """The package of docs/examples adds one thing of each kind, and each is used."""
 
-import json
-import shutil
-import tomllib
 from pathlib import Path
 
 import numpy
@@ -10,33 +7,28 @@ import pytest
 
 from bench import api
 from bench.catalog import registry
+from bench.formats import opening
 from bench.inputs import models
-from bench.parts.harnesses.elsewhere import HarnessResults
-from helpers import runs
+from helpers import plugins, runs
 
-DOCS = Path(__file__).parents[2] / "docs"
-EXAMPLES = sorted((DOCS / "examples").glob("*.py"))
-POINTS = tomllib.loads((DOCS / "examples/pyproject.toml").read_text())["project"]["entry-points"]
+PAGE = Path(__file__).parents[2] / "docs/adding.md"
 MAX_LINES = 40
 
 
 @pytest.fixture(autouse=True)
 def package(tmp_path, monkeypatch):
     """The package of the examples, installed."""
-    groups = {group.removeprefix("cast_bench."): names for group, names in POINTS.items()}
-    runs.distribution(tmp_path / "site", "examples", "", **groups)
-    for file in EXAMPLES:
-        shutil.copy(file, tmp_path / "site")
+    plugins.install_examples(tmp_path / "site")
     monkeypatch.setenv("LINES_FILE", str(tmp_path / "lines.txt"))
     yield from runs.world(tmp_path / "site", tmp_path, monkeypatch)
 
 
 def test_the_page_has_each_example_and_each_is_short():
-    page = (DOCS / "adding.md").read_text()
-    for file in EXAMPLES:
+    page = PAGE.read_text()
+    for file in plugins.EXAMPLES.glob("*.py"):
         assert f"{{literalinclude}} examples/{file.name}\n" in page
         assert len(file.read_text().splitlines()) <= MAX_LINES, file.name
-    sections = {group.removeprefix("cast_bench.") for group in POINTS}
+    sections = plugins.groups_of_examples().keys()
     assert all(f"`{section}`" in page for section in sections)
     assert sections <= registry.SECTIONS.keys()
 
@@ -57,8 +49,8 @@ def test_a_run_with_what_the_package_adds(tmp_path, monkeypatch, output):
         (r.identity.method, r.identity.quantizer, r.identity.measure): r
         for r in runs.ReadOnlyStore(results)
     }
-    size = records["row-norm:power=0.5", "signs", "size"]
-    assert size.status == "ok" and size.notes["stored"]["form"] == "signs"
+    stored = records["row-norm:power=0.5", "signs", "pattern"].notes["stored"]
+    assert stored["form"] == "signs"
     outliers = records["row-norm:power=0.5", "none", "outliers"]
     assert outliers.readings[0].metric == "largest_outlier" and outliers.readings[0].value > 1
     assert "largest_outlier" in (tmp_path / "lines.txt").read_text()
@@ -74,23 +66,13 @@ def test_an_export_a_reader_and_a_command(tmp_path, output):
     every = sum(array.size for array in arrays.values())
     assert output("weights", folder).split() == [str(every)]
     assert int(output("weights", folder, "--layer", "norm")) < every
-    assert "halved" not in output("verify", folder)
+    plain = opening.open_checkpoint(folder).tensor("model.norm.weight")
     (folder / "halved.txt").touch()
-    assert "halved" in output("verify", folder)
+    read = opening.open_checkpoint(folder)
+    assert read.form == "halved" and read.tensor("model.norm.weight").equal(2 * plain)
 
 
 def test_an_alias(output, refused):
     assert "my-org/my-model" in output("ls", "models")
     assert models.find_alias("mine").seqlen == 1024
     assert "bench pull mine" in refused("plan", "--model", "mine")
-
-
-def test_a_harness(tmp_path, output):
-    for name, scores in (("before", [1, 1, 0, 1]), ("after", [1, 0, 0, 0])):
-        (tmp_path / name).mkdir()
-        answers = {f"question {i}": score for i, score in enumerate(scores)}
-        (tmp_path / name / "sums.scores.json").write_text(json.dumps(answers))
-    before, after, _ = HarnessResults().pair(tmp_path / "before", tmp_path / "after")
-    assert [side.records[0].readings[0].value for side in (before, after)] == [0.75, 0.25]
-    compared = output("compare", tmp_path / "before", tmp_path / "after", "--json")
-    assert json.loads(compared)["rows"][0]["metric"] == "score"
