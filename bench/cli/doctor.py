@@ -39,11 +39,6 @@ def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
     out += [_corpus(name, data_dir) for name in corpora.CORPORA]
     out += [_tasks(name, data_dir) for name in tasks.TASK_SETS]
     out += [_model(name) for name, alias in models.ALIASES.items() if alias.source != "hub"]
-    out += [
-        _row(f"plug-in {name}", "ignored", "the alias is built in: rename it in the package")
-        for name in registry.names("aliases")
-        if name in models.ALIASES
-    ]
     for kind in registry.SECTIONS:
         for name, entry in registry.entries(kind).items():
             if entry.broken:

@@ -180,9 +180,12 @@ ALIASES = {
 }
 
 
+registry.reserve("aliases", ALIASES)
+
+
 def names() -> list[str]:
     """Return all aliases, those of packages after ours. This imports none."""
-    return list(dict.fromkeys((*ALIASES, *registry.names("aliases"))))
+    return [*ALIASES, *registry.names("aliases")]
 
 
 def find_alias(name: str) -> Alias | None:

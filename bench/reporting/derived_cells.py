@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bench.compare.result_set import ResultSet
-from bench.reporting import board
+from bench.reporting import board, derived_columns
 from bench.reporting.table import ExtraColumn
 from bench.reporting.view import Table, TableCell, TableColumn, TableRow
 from bench.results.record import Record
@@ -38,7 +38,7 @@ def extra_columns(records: Sequence[Record]) -> list[ExtraColumn]:
                     ExtraColumn(column.head, derived.after, derived.words),
                 )
                 extra.texts.setdefault(tuple(labels[c] for c in IDENTITY), cell.text)
-    order = [column.name for column in board.all_columns()]
+    order = [column.name for column in derived_columns.all_columns()]
     return [columns[key] for key in sorted(columns, key=lambda key: order.index(key[0]))]
 
 

@@ -1,4 +1,4 @@
-"""A tracker: it follows a run in a process of its own."""
+"""A tracker, which follows a run in a separate process."""
 
 import os
 from collections.abc import Mapping

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from bench.catalog import registry
 from bench.inputs import models
 from helpers import runs
 from methods.contract.errors import UserError
@@ -58,3 +59,4 @@ def test_an_alias_that_could_mislead_is_refused(tmp_path, monkeypatch, output, c
 def test_an_alias_cannot_replace_ours(tmp_path, monkeypatch):
     install(tmp_path, monkeypatch, name="tiny")
     assert models.find_alias("tiny").source == "bundled" and models.names().count("tiny") == 1
+    assert [name for name, _ in registry.ignored("aliases")] == ["tiny"]
