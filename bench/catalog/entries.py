@@ -43,7 +43,6 @@ COMMANDS = _section(
         "sign": "bench.cli.check:sign",
         "merge": "bench.cli.check:merge",
         "allocate": "bench.cli.allocate:allocate",
-        "speed": "bench.cli.speed:speed",
         "cache": "bench.cli.setup:cache_app",
         "env": "bench.cli.setup:env_app",
         "baseline": "bench.cli.compare:baseline_app",
@@ -68,7 +67,7 @@ METHODS = _section(
         "admm": "baselines.admm:Admm",
         "alps": "baselines.alps:Alps",
         "recon": "baselines.recon:Recon",
-        "cast": "cast.method:Cast",
+        "cast": "cast.cast:Cast",
         "depth": "baselines.depth:Depth",
         "width": "baselines.width:Width",
         "channels": "baselines.channels:Channels",
@@ -138,8 +137,7 @@ MEASURES = _section(
         "zeroshot": "bench.measures.zeroshot:Zeroshot",
         "agreement": "bench.measures.agreement:Agreement",
         "continuation": "bench.measures.continuation:Continuation",
-        "speed": "bench.measures.speed.measure:Speed",
-        "pattern": "bench.measures.pattern:PatternHolds",
+        "pattern": "bench.measures.pattern_check:PatternHolds",
     },
 )
 """Measures in the order of their columns in a leaderboard."""
@@ -164,7 +162,6 @@ EXPORTS = _section(
         "gptq": "bench.export.formats:Gptq",
         "awq": "bench.export.formats:Awq",
         "gguf": "bench.export.formats:Gguf",
-        "packed24": "bench.export.formats:Packed24",
         "onnx": "bench.export.formats:Onnx",
         "eee": "bench.export.formats:EveryEvalEver",
         "lm-eval": "bench.export.formats:LmEval",
@@ -185,7 +182,6 @@ READERS = _section(
     "readers",
     {
         "gguf": "bench.formats.opening:Gguf",
-        "packed24": "bench.formats.opening:Packed24",
         "adapter": "bench.formats.opening:Adapter",
         "stored": "bench.formats.opening:Stored",
     },
@@ -216,6 +212,9 @@ FOREIGN_RESULTS = _section("foreign_results", {})
 
 HARNESSES = _section("harnesses", {})
 """Harnesses whose answers can be compared and imported, in the order in which they are read."""
+
+ENGINES = _section("engines", {})
+"""Engines of `bench speed --engine`."""
 
 CONTROL = "dense"
 """Method that changes nothing. Every other row is compared with its row."""

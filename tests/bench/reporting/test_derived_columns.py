@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.reporting import board, derived_cells, derived_columns, html_data, latex, table
 from bench.reporting.facts import Bound, Facts, RowNumbers
 from bench.reporting.view import ReportSection
@@ -55,17 +55,13 @@ def test_a_column_of_a_package_is_shown_everywhere(tmp_path, monkeypatch, words,
     for method, bits in (("dense", 16.0), ("wanda", 9.0)):
         about = {"method": method, "made": method}
         fake_records.perplexity(tmp_path / "r", **about)
-        fake_records.counted(
-            tmp_path / "r", "bits_per_weight", bits, measure="size", protocol="weights", **about
-        )
+        fake_records.bits(tmp_path / "r", bits, **about)
     (one,) = board.make_sections([read(tmp_path / "r")])[0].tables
 
     order = [c.metric for c in one.columns]
     place = order.index("bits_saved")
-    assert (
-        order.index("bits_per_weight") < place < order.index("perplexity")
-        and one.columns[place].sign == -1
-    )
+    assert order.index("bits_per_weight") < place < order.index("perplexity")
+    assert one.columns[place].sign == -1
     assert [row.cells[place].text for row in one.rows] == ["0", "7"]
     text = one.to_text_table()
     at = text.headers.index("bits saved")
@@ -108,9 +104,7 @@ def test_a_column_of_a_package_is_shown_everywhere(tmp_path, monkeypatch, words,
 )
 def test_a_column_that_cannot_be_used_is_named(tmp_path, monkeypatch, change, name, why):
     install(tmp_path, monkeypatch, COLUMN.replace(*change).replace("{words}", "False"), name)
-    fake_records.counted(
-        tmp_path / "r", "bits_per_weight", 9.0, measure="size", protocol="weights", method="dense"
-    )
+    fake_records.bits(tmp_path / "r", 9.0, method="dense")
     with pytest.raises(UserError, match="repair or uninstall it") as refused:
         board.make_sections([read(tmp_path / "r")])
     assert why in str(refused.value)

@@ -16,7 +16,7 @@ import yaml
 from bench.parts.submission import message, rules
 from bench.parts.submission.review import Review
 from bench.reporting.searches import About
-from bench.results.check import FolderCheck
+from bench.results.folder_check import FolderCheck
 from bench.results.store import ReadOnlyStore
 from bench.system import archives, digests
 from helpers import fake_records
