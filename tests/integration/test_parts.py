@@ -69,7 +69,7 @@ def test_a_part_is_deleted_with_its_tests(part, tmp_path):
     for path in ROOT.iterdir():
         if path.name in ("bench", "tests"):
             shutil.copytree(path, tree / path.name)
-        elif not path.name.startswith(".git"):
+        elif path.name != ".git":
             (tree / path.name).symlink_to(path)
     for name in {part, *needing(part)}:
         shutil.rmtree(tree / "bench/parts" / name)
@@ -80,7 +80,7 @@ def test_a_part_is_deleted_with_its_tests(part, tmp_path):
             [sys.executable, "-m", *command],
             cwd=tree, env=environment, capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+        assert done.returncode == 0, (done.stdout + done.stderr)[-1500:]
 
 
 def needing(part):
