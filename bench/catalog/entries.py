@@ -42,7 +42,6 @@ COMMANDS = _section(
         "check": "bench.cli.check:check",
         "sign": "bench.cli.check:sign",
         "merge": "bench.cli.check:merge",
-        "allocate": "bench.cli.allocate:allocate",
         "cache": "bench.cli.setup:cache_app",
         "env": "bench.cli.setup:env_app",
         "baseline": "bench.cli.compare:baseline_app",
@@ -111,7 +110,6 @@ QUANTIZERS = _section(
         "nvfp4": "bench.quantizers.rounding:NvFp4",
         "nvfp4-gptq": "bench.quantizers.gptq:NvFp4Gptq",
         "nvfp4-w4a4": "bench.quantizers.rounding:NvFp4W4A4",
-        "allocated": "bench.quantizers.allocated:Allocated",
         "kv8": "bench.quantizers.cache:Kv8",
         "kv4": "bench.quantizers.cache:Kv4",
         "q2_k": "bench.quantizers.k_quants:Q2K",
@@ -168,15 +166,16 @@ EXPORTS = _section(
     },
 )
 
-TRACKERS = _section(
-    "trackers",
-    {
-        "mlflow": "bench.execution.trackers.mlflow_runs:MlflowRuns",
-        "wandb": "bench.execution.trackers.wandb_runs:WandbRuns",
-    },
-)
+TRACKERS = _section("trackers", {})
 """Experiment trackers. A name is also that of the package that it needs, and of the extra that
 installs it."""
+
+EXECUTORS = _section("executors", {"local": "bench.execution.processes:LocalExecutor"})
+"""Where the artifacts of a run are made."""
+
+SERVICES = _section("services", {}, of_classes=False)
+"""Objects that the core asks for by name, and works without: forecasts, trackers, slurm and
+foreign_results."""
 
 READERS = _section(
     "readers",
@@ -207,9 +206,6 @@ COLUMNS = _section(
 )
 """Columns that are computed from other numbers of a row, in the order in which a table has them."""
 
-FOREIGN_RESULTS = _section("foreign_results", {})
-"""Readers of results folders that other programs wrote."""
-
 HARNESSES = _section("harnesses", {})
 """Harnesses whose answers can be compared and imported, in the order in which they are read."""
 
@@ -222,3 +218,5 @@ DEFAULT_PRUNER = "sparsegpt"
 """Method that prunes the linears of an allocation if the user names none."""
 DEFAULT_METHODS = ("magnitude", "wanda", "sparsegpt", "cast")
 """Methods that `bench run` compares if the user names none."""
+LOCAL = "local"
+"""Executor of this machine. The devices, memory and cores of all others are unknown here."""

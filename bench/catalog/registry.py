@@ -27,13 +27,14 @@ from bench.catalog.entries import (
     COLUMNS,
     COMMANDS,
     ENGINES,
+    EXECUTORS,
     EXPORTS,
-    FOREIGN_RESULTS,
     HARNESSES,
     MEASURES,
     METHODS,
     QUANTIZERS,
     READERS,
+    SERVICES,
     TRACKERS,
 )
 from bench.system.suggest import describe_unknown, shorten
@@ -51,10 +52,11 @@ SECTIONS: dict[str, Catalog] = {
     "readers": READERS,
     "engines": ENGINES,
     "trackers": TRACKERS,
+    "executors": EXECUTORS,
+    "services": SERVICES,
     "commands": COMMANDS,
     "aliases": ALIASES,
     "columns": COLUMNS,
-    "foreign_results": FOREIGN_RESULTS,
     "harnesses": HARNESSES,
 }
 """Entries that are built in, by the name that commands and entry-point groups use for them."""

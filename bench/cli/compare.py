@@ -10,7 +10,7 @@ import typer
 
 from bench.cli.console import note, print_commands, print_json, print_line, print_rows, write_output
 from bench.cli.flags import Figure, Json, Results, file_option
-from bench.compare import gate_settings as settings
+from bench.compare import gate_settings
 from bench.system.files import require_writable_file
 from bench.system.suggest import describe_unknown, shorten
 from bench.system.text import amount
@@ -71,7 +71,7 @@ def compare(
         before, after = harness
     else:
         before, after, ignore = result_arguments.resolve_both(a, b, results or RESULTS)
-    compare_settings = settings.read(config, before.metrics | after.metrics)
+    compare_settings = gate_settings.read(config, before.metrics | after.metrics)
     comparison = verdict.compare(
         before,
         after,
@@ -118,8 +118,8 @@ def gate(
     _require_one_output(json, md, junit)
     harness = _pair_harness(baseline, str(results or RESULTS), whole=True)
     before, after = harness or (_read_baseline(baseline), read(results or RESULTS))
-    gate_settings = settings.read(config, before.metrics | after.metrics, strict=strict or None)
-    comparison = compare(before, after, gate_settings)
+    limits = gate_settings.read(config, before.metrics | after.metrics, strict=strict or None)
+    comparison = compare(before, after, limits)
     if rerun_suspects and harness:
         raise UserError(
             "--rerun-suspects measures again with cast-bench, and these results are of another "
@@ -132,7 +132,7 @@ def gate(
 
         with temporary_folder("again-") as workdir:
             comparison = compare(
-                before, rerun(after, comparison, workdir, measure_again, note), gate_settings
+                before, rerun(after, comparison, workdir, measure_again, note), limits
             )
     _print_comparison(
         comparison, json, md, f"bench gate {render.describe_outcome(comparison)}", junit

@@ -1,4 +1,4 @@
-"""Results folders that other programs wrote. Their readers are in the catalog."""
+"""Results folders that other programs wrote. A service of the catalog reads them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from bench.catalog import registry
 from bench.compare.result_set import ResultSet
+
+SERVICE = "foreign_results"
+"""Name of the service."""
 
 
 class Pairing(NamedTuple):
@@ -39,12 +42,11 @@ class ForeignResults:
 
 
 def find_reader(path: Path) -> ForeignResults | None:
-    """Return the first reader that owns a folder, or None."""
-    for name in registry.names("foreign_results"):
-        reader = registry.build("foreign_results", name, ForeignResults)
-        if reader.owns(path):
-            return reader
-    return None
+    """Return the reader of a folder that another program wrote, or None."""
+    if SERVICE not in registry.names("services"):
+        return None
+    reader = registry.build("services", SERVICE, ForeignResults)
+    return reader if reader.owns(path) else None
 
 
 def as_results(folder: Path) -> AbstractContextManager[Path]:

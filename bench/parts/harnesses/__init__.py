@@ -2,7 +2,7 @@
 
 ENTRIES = {
     "commands": {"import": "bench.parts.harnesses.command:import_results"},
-    "foreign_results": {"harnesses": "bench.parts.harnesses.elsewhere:HarnessResults"},
+    "services": {"foreign_results": "bench.parts.harnesses.elsewhere:HarnessResults"},
     "harnesses": {
         "lm-eval": "bench.parts.harnesses.lm_eval:LmEval",
         "lighteval": "bench.parts.harnesses.lighteval:Lighteval",

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from bench.catalog import registry
-from bench.system.packages import pip_install, require
 
 
 class Tracker(Protocol):
@@ -38,16 +37,6 @@ class Tracker(Protocol):
 
     def close(self) -> None:
         """Send what is left before the process ends."""
-
-
-def require_packages(names: Iterable[str]) -> None:
-    """Raise UserError if a tracker of a plug-in is broken, or the package of one of ours is not
-    installed."""
-    for name in names:
-        if registry.distribution_of("trackers", name):
-            registry.lookup("trackers", name)
-        else:
-            require(name, what=f"--log-to {name}", how=pip_install(name))
 
 
 def make(name: str) -> Tracker:

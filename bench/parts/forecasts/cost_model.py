@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bench.parts.forecasts.past_costs import PastCost, TimedPart
 from bench.planning.memory import STATE_BYTES
-from bench.planning.past_costs import PastCost, TimedPart
 from methods.contract.method import LIBRARY_BYTES
 
 WITHIN = 1.5

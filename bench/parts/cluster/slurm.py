@@ -6,13 +6,15 @@ import json
 import math
 import shlex
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
-from bench.planning import estimate
+from bench.parts.forecasts.cards import Cards
+from bench.parts.forecasts.plan_costs import estimate_columns, fit_model
 from bench.planning.artifact import Plan
-from bench.planning.cards import Cards
 from bench.planning.shards import divide
+from bench.system.files import write_file
 from bench.system.grouping import flatten
 
 MARGIN = 2.0
@@ -67,7 +69,18 @@ exit "$code"
 """
 
 
-def write_script(plan: Plan, shards: int, cards: Cards | None = None) -> str:
+def write_job(plan: Plan, shards: int, cards: Any, file: Path) -> list[str]:
+    """Write the script for `sbatch` to a file, and return sentences for the user.
+
+    cards: from `bench.execution.forecast.Forecasts.split_cards`.
+    """
+    script = compose_script(plan, shards, cards)
+    write_file(file, script)
+    submit = f"check the time and memory in it, then: sbatch {shlex.quote(str(file))}"
+    return [UNKNOWN_TIME, submit] if UNKNOWN_TIME in script else [submit]
+
+
+def compose_script(plan: Plan, shards: int, cards: Cards | None = None) -> str:
     """Return the script for `sbatch`. Every task gets the time and memory of the largest shard.
 
     It runs in the current folder. All nodes must share it, the results folder and the cache. cards:
@@ -75,25 +88,28 @@ def write_script(plan: Plan, shards: int, cards: Cards | None = None) -> str:
     """
     spec, jobs = plan.spec, plan.jobs
     parts = [part for part in divide(plan, shards) if part.measurements]
-    model = estimate.fit_model(plan)
-    rows = [estimate.rows(part, model, cards) for part in parts]
-    times = [[row["about_s"] or 0.0 for row in part] for part in rows]
-    # An artifact cannot be divided.
-    seconds = max((max(*part, sum(part) / jobs) for part in times), default=0.0)
+    model = fit_model(plan)
+    seconds, memory, is_time_unknown = 0.0, 0.0, False
+    for part in parts:
+        rows = estimate_columns(part, model, cards)
+        times = [row["about_s"] or 0.0 for row in rows]
+        # An artifact cannot be divided among jobs.
+        seconds = max(seconds, max(times), sum(times) / jobs)
+        memory = max(memory, *(row["about_GB"] for row in rows))
+        is_time_unknown |= any(row["about_s"] is None for row in rows)
     minutes = max(MIN_MINUTES, math.ceil(MARGIN * seconds / 60))
-    is_time_unknown = any(row["about_s"] is None for part in rows for row in part)
-    memory = max((row["about_GB"] for part in rows for row in part), default=1.0)
-    device = plan.measurements[0].artifact.device if plan.measurements else "cpu"
-    threads = plan.measurements[0].artifact.threads if plan.measurements else 1
+    device, threads, ranks_per_node = "cpu", 1, 1
+    if plan.measurements:
+        first = plan.measurements[0].artifact
+        device, threads = first.device, first.threads
+        ranks_per_node = max(m.artifact.ranks_per_node for m in plan.measurements)
     nodes = spec.training.nodes
-    gpus = max((m.artifact.ranks_per_node for m in plan.measurements), default=1) * len(
-        plan.devices
-    )
     settings = flatten(spec.model_dump(mode="json", exclude_defaults=True, exclude={"shard"}))
     # TOML has no escapes of surrogate pairs.
     arguments = [
         f"--set={name}={json.dumps(value, ensure_ascii=False)}" for name, value in settings
     ]
+    start = ["srun"] if nodes > 1 else []
     template = jinja2.Template(
         TEMPLATE, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
@@ -104,13 +120,13 @@ def write_script(plan: Plan, shards: int, cards: Cards | None = None) -> str:
         is_time_unknown=is_time_unknown,
         unknown_time=UNKNOWN_TIME,
         time=f"{minutes // 60:02}:{minutes % 60:02}:00",
-        memory=math.ceil(1.25 * memory * jobs),
+        memory=math.ceil(1.25 * (memory or 1.0) * jobs),
         # Processes of one artifact share its threads.
         cores=threads * jobs,
-        gpus="" if device == "cpu" else gpus,
+        gpus="" if device == "cpu" else ranks_per_node * len(plan.devices),
         grace=GRACE_S,
         folder=shlex.quote(str(Path.cwd())),
         nodes=nodes,
-        command=shlex.join([*(["srun"] if nodes > 1 else []), "bench", "run", *arguments]),
+        command=shlex.join([*start, "bench", "run", *arguments]),
     )
     return script

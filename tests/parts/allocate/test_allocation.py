@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bench.catalog.choice import parse_chain
-from bench.execution import allocation
-from bench.execution.allocation import Budget, _Problem, solve
-from bench.quantizers.allocated import LinearChoice
+from bench.parts.allocate import allocation
+from bench.parts.allocate.allocated import LinearChoice
+from bench.parts.allocate.allocation import Budget, _Problem, solve
 from helpers import runs
 from methods.contract.errors import UserError
 
@@ -141,3 +141,19 @@ def test_a_budget_below_the_smallest_choices_is_a_sentence(refused, tmp_path, mo
         str(tmp_path / "a.json"),
     )
     assert "--bits 4 is below the 4.209 bits of the smallest choices" in refused(*line)
+
+
+def test_a_default_does_not_override_the_config(cli, monkeypatch, tmp_path):
+    specs = []
+
+    def take(spec, *_):
+        specs.append(spec)
+        raise UserError("enough")
+
+    monkeypatch.setattr(allocation, "allocate", take)
+    (tmp_path / "x.toml").write_text('models = "smollm2-135m"\nmethods = "awq"\nseeds = 7\n')
+    line = ["--choices", "int8", "--bits", "9", "--config", tmp_path / "x.toml"]
+    cli("allocate", *line, "--out", tmp_path / "out")
+
+    (spec,) = specs
+    assert (spec.models, spec.methods, spec.seeds) == (("smollm2-135m",), ("awq",), (7,))

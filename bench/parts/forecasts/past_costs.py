@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.catalog import registry
+from bench.planning.artifact import Artifact
+from bench.planning.work import Work, estimate_tokens
 from methods.contract.errors import UserError
 
 MAX_RECORDS = 3000
@@ -48,16 +49,26 @@ class PastCost:
         return sum(part.seconds for part in self.parts)
 
 
+def timed_parts(work: Work, artifact: Artifact) -> list[TimedPart]:
+    """Return the parts of an artifact that a run has yet to make."""
+    parameters = artifact.sizes.parameters
+    measures = [
+        measure_part(m.measure, m.protocol.name, parameters, tokens) for m, tokens in work.measures
+    ]
+    stages = [
+        stage_part(stage.name, parameters, stage.calibration, stage.training)
+        for stage in work.stages
+    ]
+    return measures + stages
+
+
 def measure_part(
     measure: str, protocol: str, parameters: float, tokens: float, seconds: float = 0.0
 ) -> TimedPart:
     """Return the part of a measure. Its work is proportional to the weights and to the tokens that
     it reads."""
-    return TimedPart(
-        (f"measure {measure} {protocol}", f"measure {measure}"),
-        parameters * max(tokens, 1.0),
-        seconds,
-    )
+    kinds = (f"measure {measure} {protocol}", f"measure {measure}")
+    return TimedPart(kinds, parameters * max(tokens, 1.0), seconds)
 
 
 def stage_part(
@@ -65,19 +76,13 @@ def stage_part(
 ) -> TimedPart:
     """Return the part of a stage. Its work is proportional to the weights and to its training or
     calibration tokens."""
-    need = "training" if training else "calibration" if calibration else "nothing"
-    return TimedPart(
-        (f"stage {name} {need}", f"stage {need}"),
-        parameters * max(training or calibration, 1.0),
-        seconds,
-    )
-
-
-def estimate_tokens(measure: str, config: dict[str, Any]) -> int:
-    """Return about how many tokens a measure reads, 0 if it does not say. Raise UserError or
-    TypeError if it is unknown."""
-    kind = registry.load(registry.lookup("measures", measure))
-    return int(getattr(kind(**config), "estimated_tokens", 0))
+    need, tokens = "nothing", 0.0
+    if training:
+        need, tokens = "training", training
+    elif calibration:
+        need, tokens = "calibration", calibration
+    kinds = (f"stage {name} {need}", f"stage {need}")
+    return TimedPart(kinds, parameters * max(tokens, 1.0), seconds)
 
 
 def machine_of(machine: dict[str, Any], device: str, dtype: str, threads: int) -> tuple[str, ...]:

@@ -1,19 +1,17 @@
 """Plans for models and cards that are not here."""
 
-import json
 import math
-import re
 
 import pytest
-import torch
-from torch import nn
 
-from bench.inputs.shapes import known_shapes, planned_model
-from bench.planning.cards import RATE, Cards, enough, split_cards
-from bench.planning.estimate import count_operations, rows
+from bench.inputs.shapes import planned_model
+from bench.parts.forecasts.cards import RATE, Cards, enough, split_cards
+from bench.parts.forecasts.cost_model import CostModel
+from bench.parts.forecasts.plan_costs import estimate_columns
 from bench.planning.memory import training_device_bytes
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
+from bench.planning.work import count_operations
 from methods.contract.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -23,19 +21,6 @@ def planned(tmp_path, **changes):
     spec = Spec(results=tmp_path / "r", quantizers=("none",), **changes)
     spec, cards = split_cards(spec)
     return make_plan(spec), cards
-
-
-@pytest.mark.parametrize("name", ["llama2-70b", "llama3-8b"])
-def test_the_shapes_are_those_of_the_class_in_transformers(name):
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    model = planned_model(name)
-    with torch.device("meta"):
-        built: nn.Module = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(**known_shapes()[name])
-        )
-
-    assert model.shapes == {n: tuple(p.shape) for n, p in built.named_parameters()}
 
 
 def test_a_plan_with_no_file_present(tmp_path, cli):
@@ -65,17 +50,17 @@ def test_the_time_and_the_cards_that_are_enough(tmp_path):
         training={"recipe": "paper-7b"},
     )
 
-    found = {row["method"]: row for row in rows(plan, cards=cards)}
+    found = estimate_columns(plan, CostModel(()), cards)
     (trained,) = [m[0].artifact for m in plan.artifacts().values() if m[0].artifact.training]
     assert trained.processes == 8 and trained.device == "cuda"
-    assert found["dense"]["cards_enough"] == "1"
+    assert found[0]["cards_enough"] == "1"
     count = int(enough(trained, cards))
     limit = 0.95 * 80e9
     assert (
         training_device_bytes(trained, count) <= limit < training_device_bytes(trained, count // 2)
     )
     operations = count_operations(plan.artifacts().values())
-    seconds = sum(row["about_s"] for row in found.values())
+    seconds = sum(row["about_s"] for row in found)
     assert seconds == pytest.approx(operations / (RATE * 989.4e12), abs=5)
 
 
@@ -104,18 +89,6 @@ def test_the_total_of_all_rows(methods, device, said, cli):
     assert said in err
 
 
-def test_a_script_for_slurm_has_the_time_of_the_cards(tmp_path, cli):
-    model, script = (
-        ("--model", "llama2-7b", "--quant", "none", "--methods", "cast", "--device", "8xh100"),
-        tmp_path / "s",
-    )
-    code, _, err = cli("plan", *model, "--slurm", str(script), "--shards", "2")
-
-    assert code == 0, err
-    hours = int(re.search(r"--time=(\d+):", script.read_text())[1])
-    assert hours == pytest.approx(2 * 37, abs=1) and "no time is known" not in script.read_text()
-
-
 @pytest.mark.parametrize("name", ["training", "calibration"])
 def test_more_processes_than_cards(name):
     spec = Spec(device="8xh100", **{name: {"processes": 16}})
@@ -142,21 +115,6 @@ def test_the_rate_against_trainings_that_were_published(name, tokens, hours, car
     arithmetic = 3 * 2 * parameters * tokens / cards.flops / 3600  # one pass forward, two backward
 
     assert hours / arithmetic == pytest.approx(ratio, rel=0.03)
-
-
-def test_a_config_alone_is_enough(tmp_path):
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    (folder / "config.json").write_text(
-        json.dumps(known_shapes()["llama2-7b"] | {"torch_dtype": "float16"})
-    )
-
-    plan, _ = planned(tmp_path, models=(str(folder),), methods=("wanda",))
-
-    assert {m.artifact.dtype for m in plan.measurements} == {"float16"}
-    assert planned_model(str(folder)).download_bytes == 2 * 6_738_415_616
-    with pytest.raises(UserError, match=r"no model\.safetensors"):
-        make_plan(Spec(results=tmp_path / "r", models=(str(folder),)), fetch=True)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
-"""The script for a Slurm array, run here by a stand-in for sbatch. A task that Slurm ends:
-tests/integration/test_signals.py."""
+"""The script for a Slurm array, run here by a stand-in for sbatch."""
 
 import json
 import re
@@ -10,8 +9,7 @@ import time
 import pytest
 
 from bench import api
-from bench.planning import estimate
-from bench.planning import slurm as script_writer
+from bench.parts.cluster import slurm as script_writer
 from bench.planning.spec import assign
 from bench.results.store import ReadOnlyStore
 from helpers import runs, slurm
@@ -84,11 +82,10 @@ def test_jobs_do_not_divide_an_artifact(cli, tmp_path, monkeypatch):
     """The time is that of the longest artifact, ten hours here, however many jobs there are. All
     shards share one reading of past records."""
     fitted = []
-    monkeypatch.setattr(estimate, "fit_model", fitted.append)
-    monkeypatch.setattr(
-        estimate, "rows", lambda part, *_: [{"about_s": s, "about_GB": 1} for s in (36000.0, 60.0)]
-    )
-    script = script_writer.write_script(api.plan(runs.small(tmp_path / "r", jobs=2)), 2)
+    monkeypatch.setattr(script_writer, "fit_model", fitted.append)
+    columns = [{"about_s": seconds, "about_GB": 1} for seconds in (36000.0, 60.0)]
+    monkeypatch.setattr(script_writer, "estimate_columns", lambda *_: columns)
+    script = script_writer.compose_script(api.plan(runs.small(tmp_path / "r", jobs=2)), 2)
 
     assert (
         f"#SBATCH --time={10 * script_writer.MARGIN:02.0f}:00:00\n" in script and len(fitted) == 1
@@ -162,3 +159,32 @@ def test_a_training_over_nodes_that_slurm_ends_goes_on_when_it_is_requeued(cli, 
         for i in started
     ]
     assert len(started) == 2 and steps[1][0] > 10, "it goes on"
+
+
+def test_a_script_for_slurm_has_the_time_of_the_cards(tmp_path, cli):
+    model, script = (
+        ("--model", "llama2-7b", "--quant", "none", "--methods", "cast", "--device", "8xh100"),
+        tmp_path / "s",
+    )
+    code, _, err = cli("plan", *model, "--slurm", str(script), "--shards", "2")
+
+    assert code == 0, err
+    hours = int(re.search(r"--time=(\d+):", script.read_text())[1])
+    assert hours == pytest.approx(2 * 37, abs=1) and "no time is known" not in script.read_text()
+
+
+def test_the_processes_of_a_slurm_task_share_its_cores_and_not_its_gpus():
+    changes = {
+        "methods": ("retrain",),
+        "calibration": {"sequences": 6, "processes": 2},
+        "threads": 3,
+        "jobs": 2,
+    }
+    plan = api.plan(runs.small("r", **changes, training={"processes": 2}))
+    assert "--cpus-per-task=6\n" in script_writer.compose_script(plan, 1)
+
+    nodes = {"processes": 2, "nodes": 2, "batch": 2}
+    plan = api.plan(runs.small("r", **changes | {"jobs": 1}, device="cuda", training=nodes))
+    assert "--gres=gpu:2\n" in script_writer.compose_script(plan, 1), (
+        "each node calibrates with two"
+    )

@@ -5,14 +5,17 @@ import dataclasses
 import hashlib
 import json
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
 
+from bench import api
 from bench.catalog.choice import parse_quantizer
-from bench.quantizers.allocated import Allocated, LinearChoice, parse_pruner, pruner_code
+from bench.parts.allocate.allocated import Allocated, LinearChoice, parse_pruner, pruner_code
 from bench.quantizers.gptq import Int3Gptq
 from bench.quantizers.rounding import Int8
+from helpers import runs
 from helpers.models import store
 from methods.contract.errors import UserError
 from methods.contract.pattern import Pattern
@@ -140,3 +143,43 @@ def test_a_file_must_be_named():
         UserError, match="allocated reads its settings from a file: name it, allocated:file=FILE"
     ):
         parse_quantizer("allocated")
+
+
+@pytest.mark.parametrize(
+    ("content", "why", "method"),
+    [
+        ("{}", "has no object 'linears'", "dense"),
+        ('{"linears": {"a": "int8"}}', "names other linears than the 3 of this run", "dense"),
+        (
+            '{"linears": {"a": "int8"}}',
+            None,
+            "depth",
+        ),  # which linears are left is known when it has run
+        ("whole", None, "magnitude"),
+        (
+            "pruned",
+            "prunes linears, and this model is pruned to 2:4: use --methods dense",
+            "magnitude",
+        ),
+        ("pruned", None, "dense"),
+    ],
+)
+def test_a_settings_file_is_read_before_anything_is_loaded(content, why, method, tmp_path):
+    linears = dict.fromkeys(
+        (f"model.layers.0.mlp.{part}_proj" for part in ("gate", "up", "down")), "int8"
+    )
+    whole = {
+        "linears": linears,
+        "pruner": {"method": "magnitude", "code": pruner_code("magnitude")},
+    }
+    pruned = whole | {"linears": dict.fromkeys(linears, "2:4")}
+    file = tmp_path / "a.json"
+    file.write_text(
+        {"whole": json.dumps(whole), "pruned": json.dumps(pruned)}.get(content, content)
+    )
+    targets = {"include": ["*.0.mlp.*"]}
+    spec = runs.small(
+        "r", methods=(method,), quantizers=(f"allocated:file={file}",), targets=targets
+    )
+    with pytest.raises(UserError, match=why) if why else nullcontext():
+        assert api.plan(spec).measurements

@@ -2,21 +2,21 @@
 
 import io
 import json
-import re
+from functools import partial
 
 import pytest
 
-from bench.execution import progress
+from bench import api
 from bench.execution.events import Events
-from bench.execution.forecast import MIN_SECONDS, Forecast, Pace, clock_time
-from bench.execution.listener import TimeLeft
-from bench.execution.progress import LogDisplay
-from bench.planning.cost_model import CostModel
-from bench.planning.estimate import estimate_seconds, rows
+from bench.execution.listener import RunListener, TimeLeft
+from bench.parts.forecasts import service
+from bench.parts.forecasts.cost_model import CostModel
+from bench.parts.forecasts.plan_costs import estimate_columns, estimate_seconds
+from bench.parts.forecasts.time_left import MIN_SECONDS, Pace, ScaledForecast
 from bench.planning.plan import make_plan
-from bench.results.record import ReadingRow
+from bench.reporting.words import clock_time
 from bench.results.run_status import AtWork
-from helpers import fake_records, runs
+from helpers import runs
 
 
 class Clock:
@@ -33,11 +33,11 @@ def clock():
 
 @pytest.fixture
 def forecast(clock):
-    """forecast(seconds by key, ...) -> a Forecast, and work(key, seconds, measured=True) that lets
+    """forecast(seconds by key, ...) -> a forecast, and work(key, seconds, measured=True) that lets
     an artifact end."""
 
     def make(estimates, are_seconds=True):
-        made = Forecast(estimates, are_seconds=are_seconds, clock=clock)
+        made = ScaledForecast(estimates, are_seconds=are_seconds, clock=clock)
 
         def work(key, seconds, records=(), measured=True):
             running = runs.running(key=key)
@@ -141,18 +141,6 @@ def test_the_pace_of_a_phase_is_counted_from_where_it_went_on(clock):
     assert pace.advance("perplexity", 1, 4) is None, "of another artifact"
 
 
-def test_the_line_of_an_artifact_says_when_all_is_done(monkeypatch):
-    monkeypatch.setattr(progress, "clock_time", lambda seconds: f"now + {seconds:.0f} s")
-    stream = io.StringIO()
-    display = LogDisplay(stream)
-    display.start(runs.running("tiny dense"), TimeLeft())
-    display.start(runs.running("tiny wanda"), TimeLeft(run=3600.0))
-
-    first, second = stream.getvalue().splitlines()
-    assert first == "tiny dense: started"
-    assert second == "tiny wanda: started, all done at now + 3600 s"
-
-
 def test_a_phase_of_any_length_has_a_finish_time(forecast, clock):
     """A method may count so many steps that no calendar has the end."""
     run, _ = forecast({"a": 5.0})
@@ -169,19 +157,12 @@ def test_a_phase_of_any_length_has_a_finish_time(forecast, clock):
     AtWork.model_validate(AtWork(label="a", left=left.phase).model_dump())
 
 
-def test_a_finish_time_of_another_day_has_its_date():
-    assert re.fullmatch(r"\d\d:\d\d:\d\d", clock_time(86_399))
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", clock_time(86_400))
-
-
-def test_a_log_has_the_numbers_of_each_row_as_it_ends():
-    stream = io.StringIO()
-    record = fake_records.record(
-        "wanda", readings=[ReadingRow(metric="perplexity", value=52.5, unit="1", better="lower")]
-    )
-    LogDisplay(stream).end(runs.running("tiny wanda"), "", [record])
-
-    assert stream.getvalue() == "tiny wanda, 2:4: perplexity wiki-mini@128 52.5\n"
+def estimated_tokens(spec):
+    """Return the tokens of each method."""
+    plan = make_plan(spec)
+    methods = [some[0].artifact.method for some in plan.artifacts().values()]
+    columns = estimate_columns(plan, CostModel(()))
+    return {method: row["tokens"] for method, row in zip(methods, columns, strict=True)}
 
 
 def test_a_stage_in_the_cache_takes_no_time(tmp_path, cache):
@@ -191,7 +172,7 @@ def test_a_stage_in_the_cache_takes_no_time(tmp_path, cache):
     )
     missing = list(make_plan(spec).artifacts().values())
     before = estimate_seconds(missing, CostModel(()))
-    planned = {row["method"]: row for row in rows(make_plan(spec))}
+    planned = estimated_tokens(spec)
     built = next(some[0].artifact for some in missing if some[0].artifact.method == "sparsegpt")
     home = cache / "artifacts" / built.cache_names[-1]
     home.mkdir(parents=True)
@@ -202,9 +183,38 @@ def test_a_stage_in_the_cache_takes_no_time(tmp_path, cache):
     assert {k: v for k, v in after.items() if k != built.key} == {
         k: v for k, v in before.items() if k != built.key
     }
-    again = {row["method"]: row for row in rows(make_plan(spec))}
-    assert (
-        again["sparsegpt"]["tokens"]
-        == planned["sparsegpt"]["tokens"] - 400 * built.calibration.seqlen
+    again = estimated_tokens(spec)
+    assert again["sparsegpt"] == planned["sparsegpt"] - 400 * built.calibration.seqlen
+    assert again["wanda"] == planned["wanda"]
+
+
+class Told(RunListener):
+    """A listener that keeps the time left: of the run at each start, and of the phase at each
+    event."""
+
+    def __init__(self):
+        self.run, self.phase = [], []
+
+    def start(self, running, left):
+        self.run.append(left.run)
+
+    def take(self, running, event, left):
+        self.phase.append(left.phase)
+
+
+@pytest.mark.usefixtures("cache")
+def test_listeners_are_told_the_time_left(tmp_path, monkeypatch):
+    """The plan expects five seconds for each artifact. The clock stands still, so the first took
+    none."""
+    runs.workers_here(monkeypatch)
+    still = partial(ScaledForecast, clock=lambda: 0.0)
+    monkeypatch.setattr(service, "ScaledForecast", still)
+    monkeypatch.setattr(
+        service,
+        "estimate_seconds",
+        lambda missing, model: {ms[0].artifact.key: 5.0 for ms in missing},
     )
-    assert again["wanda"]["tokens"] == planned["wanda"]["tokens"]
+    told = Told()
+    api.execute(runs.small(tmp_path / "r", measures=("perplexity",)), told)
+
+    assert told.run == [10.0, pytest.approx(5 * 0.5 / 5.5)] and 0.0 in told.phase

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from bench import api
-from bench.execution import ray_executor, ray_task
-from bench.execution.ray_executor import _places, describe_lack, find_least, resources_of
 from bench.execution.worker import Assignment
+from bench.parts.cluster import ray_executor, ray_task
+from bench.parts.cluster.ray_executor import _places, describe_lack, find_least, resources_of
 from bench.planning.memory import estimate_bytes
+from bench.planning.spec import Spec
 from bench.results.record import parse
 from bench.results.store import Store
 from bench.results.transfer import pack_record, unpack_record
@@ -198,7 +199,8 @@ def test_a_finished_record_is_not_replaced(source, tmp_path):
 
 
 def test_a_task_asks_for_what_its_plan_says(tmp_path):
-    artifact = api.plan(runs.small(tmp_path / "r", threads=3)).measurements[0].artifact
+    plan = api.plan(runs.small(tmp_path / "r", threads=3, methods=("wanda",)))
+    artifact = next(m.artifact for m in plan.measurements if m.artifact.calibration)
     wanted = resources_of(artifact)
 
     assert wanted == {"num_cpus": 3, "memory": int(estimate_bytes(artifact))}
@@ -207,6 +209,9 @@ def test_a_task_asks_for_what_its_plan_says(tmp_path):
     assert _places({"memory": 100e9}, wanted) == 0
     card = artifact.model_copy(update={"device": "cuda", "processes": 2})
     assert resources_of(card)["num_gpus"] == 2
+    shared = artifact.calibration.model_copy(update={"processes": 3})
+    card = artifact.model_copy(update={"device": "cuda", "calibration": shared})
+    assert resources_of(card)["num_gpus"] == 3
 
 
 def test_an_artifact_that_no_node_has_room_for_is_said(tmp_path):
@@ -247,3 +252,15 @@ def test_a_run_without_ray_installed_is_refused_before_it_is_said_to_begin(
     assert said == (
         "bench: --executor ray needs the package ray: pip install 'cast-bench[ray]' on every node"
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"device": "cuda:0"}, "the executor assigns them: use --device cuda or cpu"),
+        ({"measures": "speed"}, "a time of one machine"),
+    ],
+)
+def test_what_needs_one_machine_is_refused(settings, word):
+    with pytest.raises(UserError, match=word):
+        api.plan(Spec(executor="ray", **settings))

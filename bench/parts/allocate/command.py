@@ -74,7 +74,7 @@ def allocate(
         raise UserError("bench allocate takes one method, one model, one pattern and one seed")
     if (bits is None) == (kept is None):
         raise UserError("bench allocate takes one budget: --bits 4.2, or --kept 0.5")
-    from bench.execution import allocation
+    from bench.parts.allocate import allocation
 
     budget = allocation.Budget(bits or kept or 0.0, of_kept=bits is None)
     if not math.isfinite(budget.limit):

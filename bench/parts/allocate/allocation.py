@@ -24,10 +24,10 @@ from bench.catalog.registry import lookup
 from bench.execution.build import Builder
 from bench.execution.job import Silent
 from bench.inputs import loading
+from bench.parts.allocate.allocated import LINEARS, PRUNER, LinearChoice, parse_pruner, pruner_code
 from bench.planning.artifact import Artifact
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
-from bench.quantizers.allocated import LINEARS, PRUNER, LinearChoice, parse_pruner, pruner_code
 from bench.system.cache import in_use
 from bench.system.text import amount
 from methods.contract.errors import UserError

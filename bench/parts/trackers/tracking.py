@@ -16,11 +16,13 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
+from bench.catalog import registry
 from bench.execution.executor import describe_end
 from bench.execution.listener import RunListener, RunningArtifact, TimeLeft
 from bench.results.record import Record
 from bench.system import interpreter, provenance
 from bench.system.grouping import flatten
+from bench.system.packages import pip_install, require
 
 CLOSE_S = 60.0
 """Seconds that trackers have to send the rest when the run ends."""
@@ -37,6 +39,18 @@ NORMAL_95 = 1.96
 
 
 class Tracking(RunListener):
+    """Trackers that follow a run."""
+
+    @staticmethod
+    def require(names: Iterable[str]) -> None:
+        """Raise UserError if a tracker of a plug-in is broken, or the package of one of ours is not
+        installed."""
+        for name in names:
+            if registry.distribution_of("trackers", name):
+                registry.lookup("trackers", name)
+            else:
+                require(name, what=f"--log-to {name}", how=pip_install(name))
+
     def __init__(
         self,
         names: Iterable[str],
@@ -137,7 +151,7 @@ class _Channel:
         self._orders: SimpleQueue[str | None] = SimpleQueue()
         self._answer = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  closed in take_problem()
         self._process = subprocess.Popen(
-            interpreter.command("bench.execution.trackers.process", name),
+            interpreter.command("bench.parts.trackers.process", name),
             stdin=subprocess.PIPE,
             stdout=self._answer,
             stderr=subprocess.DEVNULL,

@@ -8,10 +8,9 @@ import sys
 import pytest
 
 from bench import api
-from bench.execution import tracking
 from bench.execution.listener import RunningArtifact, TimeLeft
 from bench.execution.progress import LogDisplay
-from bench.execution.trackers import process
+from bench.parts.trackers import process, tracking
 from bench.system import interpreter
 from helpers import runs
 
@@ -27,7 +26,7 @@ def told(monkeypatch, tmp_path):
     """told(program) -> its records, and what a run said."""
     runs.own_cache(tmp_path, monkeypatch)
     runs.workers_here(monkeypatch)
-    monkeypatch.setattr("bench.api.require_packages", lambda names: None)
+    monkeypatch.setattr(tracking.Tracking, "require", lambda names: None)
 
     def run(program, methods, close_s=60.0):
         monkeypatch.setattr(
@@ -285,7 +284,7 @@ def test_mlflow_says_soon_that_a_server_refuses(monkeypatch):
     pytest.importorskip("mlflow", reason="pip install 'cast-bench[mlflow]'")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     environment = interpreter.environment() | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-    command = interpreter.command("bench.execution.trackers.process", "mlflow")
+    command = interpreter.command("bench.parts.trackers.process", "mlflow")
     done = subprocess.run(
         command, env=environment, input="", capture_output=True, text=True, timeout=60, check=False
     )

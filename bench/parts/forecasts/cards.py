@@ -4,16 +4,19 @@ that is enough."""
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bench.inputs.datasheets import DeviceSpec, device_specs
-from bench.planning.artifact import Artifact
+from bench.planning.artifact import Artifact, Plan
 from bench.planning.memory import (
     estimate_device_bytes,
     streamed_device_bytes,
     training_device_bytes,
 )
 from bench.planning.spec import Spec
+from bench.reporting.words import duration
 from bench.system.suggest import describe_unknown
 from bench.system.text import amount
 from methods.contract.errors import UserError
@@ -84,12 +87,36 @@ def enough(artifact: Artifact, cards: Cards) -> str:
     Measures of a model that one card does not hold read it block by block.
     """
     if artifact.training:
-        counts = (2**power for power in range(MAX_CARDS.bit_length()))
-        found = next(
-            (n for n in counts if training_device_bytes(artifact, n) <= cards.usable_bytes), None
-        )
-        return f"{found}" if found else f"more than {MAX_CARDS}"
+        count = 1
+        while training_device_bytes(artifact, count) > cards.usable_bytes:
+            count *= 2
+            if count > MAX_CARDS:
+                return f"more than {MAX_CARDS}"
+        return str(count)
     if (estimate_device_bytes(artifact) or 0.0) <= cards.usable_bytes:
         return "1"
     fits = streamed_device_bytes(artifact) <= cards.usable_bytes
     return "1, block by block" if fits else "none: a block does not fit"
+
+
+def describe_cards(cards: Cards, columns: Sequence[dict[str, Any]], plan: Plan) -> str:
+    """Return how the times for named cards were computed, and the time of all artifacts together if
+    they fit. columns: estimates of each artifact."""
+    how = (
+        f"times are arithmetic, not measured: {RATE:.0%} of the {cards.card.peak('bf16'):g} "
+        f"TFLOP/s in the datasheet of {cards.card.name} ({cards.card.source})"
+    )
+    artifacts = [measurements[0].artifact for measurements in plan.artifacts().values()]
+    longest = kept = 0.0
+    for artifact, row in zip(artifacts, columns, strict=True):
+        least = re.match("[0-9]+", row["cards_enough"])
+        if not least or int(least[0]) > cards.count:
+            name = f"{artifact.method} on {artifact.model}"
+            return f"{how}; no total, because {name} does not fit on {amount(cards.count, 'card')}"
+        longest = max(longest, row["about_s"])
+        # An artifact keeps the cards of all its processes until it ends. Artifacts run side by side
+        # on the others.
+        kept += row["about_s"] * artifact.most_ranks
+    seconds = max(longest, kept / cards.count)
+    verb = "needs" if cards.count == 1 else "need"
+    return f"{how}; {amount(cards.count, 'card')} {verb} about {duration(seconds)} for all rows"

@@ -13,16 +13,17 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 import psutil
 
-from bench.execution import ray_task, signals
+from bench.execution import signals
 from bench.execution.disk import RunStopped
 from bench.execution.executor import LOST, Worker
 from bench.execution.worker import Assignment
-from bench.planning.artifact import Artifact, Plan
+from bench.parts.cluster import ray_task
+from bench.planning.artifact import Artifact, Measurement, Plan
 from bench.planning.memory import estimate_bytes
 from bench.results.store import Store
 from bench.results.transfer import unpack_record
@@ -48,14 +49,15 @@ def import_ray() -> Any:
 
 
 class RayExecutor:
-    """Tasks of one run. The driver writes the records of nodes that do not see the results
-    folder."""
+    """Tasks of a Ray cluster.
+
+    The driver writes the records of nodes that do not see the results folder.
+    """
 
     queues = True
 
-    def __init__(self, plan: Plan, artifacts: Iterable[Artifact], store: Store) -> None:
-        """Connect to the cluster, or raise UserError. artifacts: the artifacts that the run will
-        build."""
+    def __init__(self, plan: Plan, missing: Sequence[list[Measurement]], store: Store) -> None:
+        """Connect to the cluster, or raise UserError."""
         self._ray = ray = import_ray()
         self.store, self._most, self.problem = store, plan.spec.jobs, ""
         for name, value in QUIET.items():
@@ -79,7 +81,7 @@ class RayExecutor:
             self._make = ray.remote(ray_task.make)
             self._held = stack.pop_all()
         self._places, self._looked = 1, -LOOK_S
-        wanted = [resources_of(artifact) for artifact in artifacts]
+        wanted = [resources_of(measurements[0].artifact) for measurements in missing]
         self._least = find_least(wanted)
         self.problem = describe_lack(
             [node["Resources"] for node in ray.nodes() if node["Alive"]], wanted
