@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from bench.compare import baseline
 from bench.results.items import read_parquet
-from bench.results.record import MAX_BYTES, parse
+from bench.results.record import MAX_BYTES
 from bench.results.store import ReadOnlyStore, Store
 from helpers import fake_records
 from helpers.hostile_results import zipped
@@ -72,13 +72,6 @@ def test_damaged_page_headers_are_a_sentence():
         changed = content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
         with limits(bytes_=3 * 10**8), contextlib.suppress(UserError):
             read_parquet(changed, "items", 10)
-
-
-def test_a_name_twice_in_a_record(root):
-    text = next((root / "records").glob("*.json")).read_text()
-
-    with pytest.raises(ValueError, match="a name twice"):
-        parse(text.replace('"status": "ok"', '"status": "failed", "status": "ok"', 1).encode(), "r")
 
 
 def test_two_files_of_one_name_in_a_baseline(tmp_path):

@@ -36,32 +36,34 @@ def hub_cache(root):
     return snapshot
 
 
-def test_links_of_a_hub_cache_are_followed_wherever_it_lies(tmp_path):
-    found = models.resolve(str(hub_cache(tmp_path / "somewhere")))
-
-    tiny = models.resolve("tiny")
-    assert found.digest == tiny.digest and found.tokenizer_digest == tiny.tokenizer_digest
-
-
-@pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "CAST_BENCH_CACHE"])
-def test_links_into_a_cache_are_followed(tmp_path, monkeypatch, variable):
-    shared = tmp_path / "shared"
-    monkeypatch.setenv(variable, str(shared))
-    shutil.copytree(runs.TINY, shared / "tiny")
-    folder = runs.tiny(tmp_path / "model")
+def linked_into(cache, folder):
+    """Copy tiny with its weights in a cache."""
+    shutil.copytree(runs.TINY, cache / "tiny")
+    folder = runs.tiny(folder)
     (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors").symlink_to(shared / "tiny/model.safetensors")
+    (folder / "model.safetensors").symlink_to(cache / "tiny/model.safetensors")
+    return folder
 
-    assert models.resolve(str(folder)).digest == models.resolve("tiny").digest
+
+def linked_inside(folder):
+    """Copy tiny with its weights under another name, and link to the folder."""
+    real = runs.tiny(folder / "real")
+    (real / "model.safetensors").rename(real / "weights.safetensors")
+    (real / "model.safetensors").symlink_to("weights.safetensors")
+    (folder / "name").symlink_to(real)
+    return folder / "name"
 
 
-def test_links_inside_a_folder_and_to_a_folder_are_followed(tmp_path):
-    folder = runs.tiny(tmp_path / "real")
-    (folder / "model.safetensors").rename(folder / "weights.safetensors")
-    (folder / "model.safetensors").symlink_to("weights.safetensors")
-    (tmp_path / "name").symlink_to(folder)
+@pytest.mark.parametrize("where", ["HF_HUB_CACHE", "CAST_BENCH_CACHE", "a hub cache", "inside"])
+def test_links_into_a_cache_or_inside_a_folder_are_followed(where, tmp_path, monkeypatch):
+    if where.isupper():
+        monkeypatch.setenv(where, str(tmp_path / "shared"))
+        folder = linked_into(tmp_path / "shared", tmp_path / "model")
+    else:
+        folder = linked_inside(tmp_path) if where == "inside" else hub_cache(tmp_path)
+    found, tiny = models.resolve(str(folder)), models.resolve("tiny")
 
-    assert models.resolve(str(tmp_path / "name")).digest == models.resolve("tiny").digest
+    assert (found.digest, found.tokenizer_digest) == (tiny.digest, tiny.tokenizer_digest)
 
 
 def test_a_blob_that_is_a_link_to_elsewhere_is_refused(tmp_path, refused):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baselines.alps import make_problem
-from baselines.lowrank import LowRank, _regular, joint, low_rank, rank_for, root_of
+from baselines.lowrank import LowRank, joint, low_rank, rank_for, root_of
 from bench.verify import CheckFailed, WeightCounts, count_terms
 from helpers.layers import inputs_of
 from helpers.models import REPRESENTATIVES, build, job_for, sample, with_prior, write
@@ -201,11 +201,3 @@ def test_a_share_that_is_too_small_for_a_rank_is_refused_before_any_weight_chang
 
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not LowRank(rank="0%").apply(model, job).notes["ranks"]
-
-
-def test_an_input_that_is_always_zero_gets_the_mean_moment_of_the_others():
-    moment = torch.tensor([[0.0, 0, 0], [0, 2, 1], [0, 1, 4]])
-    want = torch.tensor([[3.0, 0, 0], [0, 2, 1], [0, 1, 4]])
-    for scale in (1.0, 2.0**-10):
-        assert torch.equal(_regular(scale * moment), scale * want)
-    assert torch.equal(_regular(torch.zeros(2, 2)), torch.eye(2))

@@ -131,16 +131,13 @@ def test_another_models_masks_are_not_its(llama, job, tmp_path):
         apply(llama, job, path)
 
 
-def test_no_npz_and_no_file(llama, job, tmp_path):
+def test_what_is_no_file_of_masks_is_refused(llama, job, tmp_path):
     (tmp_path / "text.npz").write_text("hello")
+    os.mkfifo(tmp_path / "pipe.npz")
     with pytest.raises(ValueError, match="not an npz file"):
         apply(llama, job, tmp_path / "text.npz")
     with pytest.raises(UserError, match=r"^cannot read mask file .*: No such file"):
         apply(llama, job, tmp_path / "nowhere.npz")
-
-
-def test_a_pipe_and_a_device_are_not_opened(tmp_path):
-    os.mkfifo(tmp_path / "pipe.npz")
     for path in (tmp_path / "pipe.npz", "/dev/zero"):
         with limits(), pytest.raises(UserError, match="not a regular file"):
             parse_method(f"maskllm:file={path}")

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from baselines.recon import Recon, scale, squared_error, weigh
+from baselines.dsnot import DSnoT
+from baselines.recon import Recon, squared_error, weigh
 from bench.catalog import choice, registry
 from helpers.trainings import pruned
 from methods.contract.errors import UserError
@@ -76,13 +77,6 @@ def test_a_scaled_model_is_trained_alike():
 
     assert trained[1][0] == pytest.approx(trained[0][0], rel=1e-4)
     torch.testing.assert_close(trained[1][1], trained[0][1], rtol=1e-4, atol=1e-5)
-
-
-def test_scale_is_that_of_the_kept_weights():
-    parameters = {"up.weight": torch.tensor([[7.0, 0], [0, -1]]), "up.bias": torch.zeros(2)}
-    parameters |= {"norm.weight": torch.zeros(2), "term.a": torch.full((2, 2), 0.5)}
-
-    assert [scale(name, parameters) for name in parameters] == [5, 5, 1, 0.5]
 
 
 def test_weights_of_tokens():
@@ -249,9 +243,10 @@ def test_says_how_far_it_is(sparse):
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_without_a_prior_it_says_what_to_type(llama, make_job):
-    with pytest.raises(UserError, match="recon:from=wanda"):
-        Recon().apply(llama, make_job(llama))
+@pytest.mark.parametrize("method", [Recon(), DSnoT()])
+def test_without_a_prior_it_says_what_to_type(method, llama, job):
+    with pytest.raises(UserError, match=f"{method.name}:from=wanda"):
+        method.apply(llama, job)
 
 
 @pytest.mark.parametrize("name", ["recon", "retrain", "dsnot", "lowrank"])

@@ -39,9 +39,6 @@ def test_who_is_who_is_said_by_torchrun_or_by_slurm():
 def test_a_node_that_nobody_placed_is_told_how_to_start(missing):
     with pytest.raises(UserError, match="this command on each of 2 nodes, started by torchrun"):
         nodes.find_place(2, {k: v for k, v in TORCHRUN.items() if k != missing})
-
-
-def test_the_number_of_nodes_must_be_the_one_that_was_started():
     with pytest.raises(UserError, match=r"training\.nodes=3, and 2 nodes were started"):
         nodes.find_place(3, TORCHRUN)
 

@@ -61,19 +61,13 @@ def test_unknown_architecture_is_refused(kind):
 @pytest.mark.parametrize(
     "extra", ["mlp.router.weight", "self_attn.q_proj.lora_A", "self_attn.q_proj.lora_A.weight"]
 )
-def test_matrix_that_a_block_should_not_have_is_refused(llama, extra):
-    shapes = shapes_of(llama) | {f"model.layers.1.{extra}": (4, 32)}
-
+def test_a_block_with_a_matrix_too_many_or_too_few_is_refused(llama, extra):
+    config, shapes = llama.config.to_dict(), shapes_of(llama)
     with pytest.raises(UserError, match=f"unexpected matrix model.layers.1.{extra}"):
-        find_targets(llama.config.to_dict(), shapes)
-
-
-def test_missing_linear_is_refused(llama):
-    shapes = shapes_of(llama)
+        find_targets(config, shapes | {f"model.layers.1.{extra}": (4, 32)})
     del shapes["model.layers.1.mlp.up_proj.weight"]
-
     with pytest.raises(UserError, match=r"missing matrix model.layers.1.mlp.up_proj"):
-        find_targets(llama.config.to_dict(), shapes)
+        find_targets(config, shapes)
 
 
 def test_include_and_exclude_are_globs(llama):

@@ -103,15 +103,11 @@ def test_streamed_by_expert_is_the_same_to_the_bit(mixture, method, kind, both, 
 
 
 @pytest.mark.parametrize("dtype", models.sample([torch.float32, torch.bfloat16], torch.bfloat16))
-def test_when_experts_see_all_tokens_too(mixture, dtype, both, tmp_path):
-    seeing_all = both(fused(mixture, tmp_path / "source"), all_experts=True)
-    notes = seeing_all.compare("sparsegpt", dtype=dtype)
+def test_when_experts_see_all_tokens_or_activations_are_on_disk_too(mixture, dtype, both, tmp_path):
+    folder = fused(mixture, tmp_path / "source")
+    notes = both(folder, all_experts=True).compare("sparsegpt", dtype=dtype)
     assert set(notes["experts"]["tokens"].values()) == {6 * 16}
-
-
-def test_with_activations_on_disk_too(mixture, both, tmp_path):
-    here = both(fused(mixture, tmp_path / "source"))
-    here.compare("wanda", scratch=tmp_path, dtype=torch.bfloat16)
+    both(folder).compare("wanda", scratch=tmp_path, dtype=dtype)
 
 
 PARTS = [".experts.", ".self_attn.", "gate_up_proj", "down_proj", ".1.mlp.", ".experts.2."]

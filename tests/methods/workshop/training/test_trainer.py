@@ -15,7 +15,8 @@ from cast.method import Cast
 from helpers.models import build, job_for, sample
 from helpers.trainings import LAST_DIGIT, counting, job_to_train, method, pruned, weight_of
 from methods.contract.errors import Diverged, UserError
-from methods.contract.method import Budget
+from methods.contract.method import Budget, Compute
+from methods.contract.pattern import Pattern
 from methods.workshop.training import checkpoint, trainer
 from methods.workshop.training.interrupt import Stopped, stop_request
 from methods.workshop.training.loss import Loss
@@ -260,24 +261,27 @@ def test_a_method_brings_its_own_loss(llama, task):
     assert set(outcome.notes["validation_perplexity"]) == {"start", "end"}
 
 
-def test_budget_below_one_step(llama, task):
-    with pytest.raises(UserError, match="tokens=100 is less than one step of 128"):
-        method("cast").apply(llama, replace(task(llama), budget=Budget(tokens=100)))
+class SmallVocabulary(torch.nn.Module):
+    def get_output_embeddings(self):
+        return torch.nn.Linear(8, 60, bias=False)
 
 
-def test_teacher_with_another_vocabulary(llama, task):
-    class Small(torch.nn.Module):
-        def get_output_embeddings(self):
-            return torch.nn.Linear(8, 60, bias=False)
-
-    with pytest.raises(UserError, match=r"different vocabularies \(60 and 64\)"):
-        method("cast").apply(llama, task(llama, teacher=Small))
+UNSTRUCTURED = {"pattern": Pattern.parse("50%")}
+WITH_GROUPS = ("cast", "sr-ste", "ast", "maskllm", "proxsparse")
 
 
-@pytest.mark.parametrize("name", ["cast", "sr-ste", "ast", "maskllm", "proxsparse"])
-def test_unstructured_has_no_groups(name, llama, task):
-    with pytest.raises(UserError, match=f"{name} needs an n:m pattern, and 50% is not one"):
-        method(name).apply(llama, task(llama, pattern="50%"))
+@pytest.mark.parametrize(
+    ("name", "fields", "said"),
+    [
+        ("cast", {"budget": Budget(tokens=100)}, "tokens=100 is less than one step of 128"),
+        ("cast", {"teacher": SmallVocabulary}, r"different vocabularies \(60 and 64\)"),
+        ("dense-ft", {"compute": Compute(dtype=torch.float16)}, "float16 loses small gradients"),
+        *((name, UNSTRUCTURED, f"{name} needs an n:m pattern") for name in WITH_GROUPS),
+    ],
+)
+def test_what_a_training_cannot_do_is_refused(name, fields, said, llama, task):
+    with pytest.raises(UserError, match=said):
+        method(name).apply(llama, replace(task(llama), **fields))
 
 
 @pytest.mark.parametrize(
@@ -370,13 +374,6 @@ def test_golden_trace(kernel, moved, make_exact, task):
     assert [r["step"] for r in curve] == list(range(1, 21))
     for name, golden in GOLDEN.items():
         assert [r[name] for r in curve] == pytest.approx(golden, rel=LAST_DIGIT), name
-
-
-def test_float16_is_refused(llama, task):
-    job = task(llama)
-    job = replace(job, compute=replace(job.compute, dtype=torch.float16))
-    with pytest.raises(UserError, match="training in float16 loses small gradients"):
-        method("dense-ft").apply(llama, job)
 
 
 def test_a_runner_is_told_of_a_validation(llama, task):
