@@ -31,11 +31,8 @@ def naive(model, tokens, heads):
             total = total + sum(part.abs() for part in sequence).div(len(sequence)).square()
         norms = 0.0
         for sequence in x:
-            each = [
-                torch.stack([h.square().sum().sqrt() for h in token.chunk(heads)])
-                for token in sequence
-            ]
-            norms = norms + (sum(each) / len(each)).square()
+            each = [[h.norm() for h in token.chunk(heads)] for token in sequence]
+            norms = norms + torch.tensor(each).mean(0).square()
         out.append((total.sqrt(), norms.sqrt()))
     return out
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -33,17 +34,15 @@ def test_targets_are_the_linears_of_the_blocks(family, make):
 
     assert len(set(found)) == len(found)
     assert set(found) == set(linears) - outside
-    experts = FAMILIES[family].experts
-    each = len(FAMILIES[family].linears) + (
-        len(list(experts.names(getattr(model.config, experts.count)))) if experts else 0
-    )
+    each, experts = len(FAMILIES[family].linears), FAMILIES[family].experts
+    if experts:
+        each += len(list(experts.names(getattr(model.config, experts.count))))
     assert len(found) == 3 * each
 
 
 def test_targets_come_block_by_block_beyond_nine():
-    shapes = {
-        f"transformer.h.{i}.{x}.weight": (4, 4) for i in range(11) for x in FAMILIES["gpt2"].linears
-    }
+    names = product(range(11), FAMILIES["gpt2"].linears)
+    shapes = {f"transformer.h.{i}.{linear}.weight": (4, 4) for i, linear in names}
 
     found = find_targets({"model_type": "gpt2"}, dict(reversed(shapes.items())))
 
