@@ -59,7 +59,6 @@ def with_lying_page(compression, size, rows=10):
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip"])
 def test_a_page_that_unpacks_to_more_than_its_footer_says(compression):
     content = with_lying_page(compression, 2**30)
-
     said = "unpack to 1,073,741,824 bytes, but its footer says"
     with limits(bytes_=3 * 10**8), pytest.raises(UserError, match=said):
         read_parquet(content, "items", 10)
@@ -80,7 +79,6 @@ def test_two_files_of_one_name_in_a_baseline(tmp_path):
     with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as out:
         warnings.simplefilter("ignore", UserWarning)
         out.writestr(baseline.RECORDS, "{}")
-
     with pytest.raises(UserError, match="two files of one name"):
         baseline.read(path)
 
@@ -119,7 +117,6 @@ def test_nothing_is_written_through_a_link(tmp_path, name):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / name).symlink_to(tmp_path / "elsewhere")
-
     with pytest.raises(UserError, match="is a link"):
         Store(tmp_path / "r")
     assert not list((tmp_path / "elsewhere").iterdir())

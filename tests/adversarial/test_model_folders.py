@@ -18,10 +18,8 @@ pytestmark = pytest.mark.usefixtures("cache", "in_tmp_path")
 def test_a_damaged_folder_is_a_sentence(tmp_path, name):
     folder = runs.tiny(tmp_path / "model")
     folders.DAMAGES[name](folder)
-
     with limits(), pytest.raises(UserError) as fault:
         api.plan(runs.small(tmp_path / "r", models=(str(folder),)))
-
     assert len(str(fault.value).splitlines()) == 1 and len(str(fault.value)) < 700
 
 
@@ -62,7 +60,6 @@ def test_links_into_a_cache_or_inside_a_folder_are_followed(where, tmp_path, mon
     else:
         folder = linked_inside(tmp_path) if where == "inside" else hub_cache(tmp_path)
     found, tiny = models.resolve(str(folder)), models.resolve("tiny")
-
     assert (found.digest, found.tokenizer_digest) == (tiny.digest, tiny.tokenizer_digest)
 
 
@@ -71,7 +68,6 @@ def test_a_blob_that_is_a_link_to_elsewhere_is_refused(tmp_path, refused):
     blob = (snapshot / "config.json").resolve()
     blob.unlink()
     blob.symlink_to("/etc/passwd")
-
     assert "outside its model folder" in refused("plan", "--model", snapshot)
 
 
@@ -96,7 +92,6 @@ def test_nothing_from_elsewhere_is_exported(refused, tmp_path, name):
     (tmp_path / "secret").write_text(json.dumps("secret"))
     folder = runs.tiny(tmp_path / "model")
     folders.link(name, str(tmp_path / "secret"))(folder)
-
     for line in (("export", folder), ("prune", "--model", folder, "--method", "dense")):
         assert name in refused(*line, "--out", tmp_path / "new")
         assert not (tmp_path / "new").exists()

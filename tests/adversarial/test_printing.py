@@ -199,7 +199,6 @@ def _is_number(cell):
 def test_every_command_is_asked():
     groups = {g.name for g in app.registered_groups}
     names = {(c.name or c.callback.__name__) for c in app.registered_commands}
-
     assert set(COMMANDS) == groups | names | {""}
 
 

@@ -79,9 +79,7 @@ def refined(weight, x, pattern, rule=None, seqlen=64):
 def test_is_its_definition(text, seed, fields):
     weight, x = layer(seed=seed)
     pattern, rule = Pattern.parse(text), DSnoT(**fields)
-
     keep, got = refined(weight, x, pattern, rule)
-
     agree(weight.where(got.keep, 0), partial(masked, keep, pattern, rule, 64), weight, x)
     assert got.swaps == int((got.keep & ~keep).sum()) > 0
 
@@ -119,9 +117,7 @@ def test_a_constant_input_is_worth_most(variance, comes):
 def test_dead_inputs_are_worth_nothing():
     weight, x = layer()
     x[:, 8:12] = 0
-
     keep, got = refined(weight, x, Pattern(2, 4))
-
     assert got.after.isfinite().all()
     assert torch.equal(keep[:, 8:12], got.keep[:, 8:12])
 
@@ -137,9 +133,7 @@ def test_dead_inputs_are_worth_nothing():
 def test_moments_of_parts_are_those_of_the_whole(tokens, first, spread, sequences, seqlen):
     x = 2 + spread * torch.randn(tokens, 5)
     parts = moments(x[:first], None) if first else None
-
     got = InputStatistics.of(moments(x[first:], parts), sequences, seqlen)
-
     torch.testing.assert_close(got.mean, x.sum(0) / sequences)
     variance = x.double().var(0, unbiased=False).float()
     torch.testing.assert_close(got.variance, variance, rtol=1e-5, atol=0)

@@ -47,7 +47,6 @@ def test_no_descent_from_anywhere_ends_lower(n, m, strength):
 @pytest.mark.numeric
 def test_elementary_is_the_sum_over_all_choices():
     x = torch.randn(5, 7, dtype=torch.float64)
-
     for k in range(9):
         products = [x[:, list(c)].prod(-1) for c in combinations(range(7), k)]
         naive = sum(products, torch.zeros(5, dtype=torch.float64))
@@ -85,9 +84,7 @@ def test_each_step_is_adams_and_then_the_prox():
 
 def test_all_at_once_and_no_learning_is_magnitude(llama, task):
     model, job = llama, task(llama, steps=2)
-
     outcome = ProxSparse(lr=0.0, lambda_=1e9).apply(copy.deepcopy(model), job)
-
     assert outcome.notes["held"] == 1
     for target in job.targets:
         before = weight_of(model, target)

@@ -101,9 +101,7 @@ def error_of_a_change(outputs, goals, change):
 def test_a_channel_counts_by_its_own_size():
     """Compute by hand: without the last token the channels' sizes are 5 and 50."""
     outputs = [torch.tensor([[[7.0, 10.0], [1.0, 70.0], [1000.0, 0.0]]])]
-
     goals = weigh(outputs, normalize=True, by_channel=True, massive=10)
-
     assert goals.scales.tolist() == [5, 50]
     assert goals.left_out == 1
     assert goals.weights[0].tolist() == [pytest.approx([0.5 / 2, 0.5 / 2, 0])]
@@ -113,9 +111,7 @@ def test_a_channel_counts_by_its_own_size():
 def test_a_channel_that_is_always_0_has_the_size_of_the_others():
     """A low-rank term makes it about 1e-9, which is no error."""
     outputs = [torch.tensor([[[3.0, 4.0, 0.0], [3.0, 4.0, 0.0]]])]
-
     goals = weigh(outputs, normalize=True, by_channel=True, massive=0)
-
     assert goals.scales.tolist() == pytest.approx([3, 4, 12.5**0.5])
     assert error_of_a_change(outputs[0], goals, [0, 0, 12.5**0.5]) == pytest.approx(0.5)
 
@@ -154,9 +150,7 @@ def test_a_step_too_large_is_undone(sparse):
     model, job = sparse()
     job = replace(job, targets=tuple(t for t in job.targets if ".layers.0." in t))
     start = copy.deepcopy(model.state_dict())
-
     got = Recon(epochs=1, lr=10.0).apply(model, job)
-
     assert got.notes["blocks_undone"] == 1
     assert got.notes["block_error"]["after"] == got.notes["block_error"]["before"]
     assert all(torch.equal(value, start[name]) for name, value in got.model.state_dict().items())
@@ -262,9 +256,7 @@ def test_a_start_that_is_not_pruned_is_refused(llama, make_job, refining, name):
 
 def test_a_dense_start_is_pruned_by_the_prior(llama, make_job, refining):
     job = refining(llama, make_job(llama))
-
     got = Recon(epochs=1).apply(llama, job)
-
     for name in job.targets:
         assert Pattern(2, 4).violations(dense_weight(got.model.get_submodule(name))) == 0
     assert isinstance(job.prior, Prior)

@@ -52,7 +52,6 @@ def naive(weight, x, pattern, block=128, damping=0.01):
 def test_is_its_definition(pattern, block, seed):
     weight, x = layer(seed=seed)
     pattern = Pattern.parse(pattern)
-
     agree(pruned(weight, x, pattern, block), lambda w, x: naive(w, x, pattern, block), weight, x)
 
 
@@ -93,7 +92,6 @@ def test_zeros_of_small_blocks_add_up(pattern, out, block):
     """50% of a column of 7 is 3.5; rounded in each of 64 columns, 32 weights would be lost."""
     weight, x = layer(out=out)
     got = pruned(weight, x, pattern := Pattern.parse(pattern), block)
-
     assert int((got == 0).sum()) == round(weight.numel() * pattern.sparsity)
     assert pattern.violations(got) == 0
 
@@ -117,9 +115,7 @@ def test_gram_is_the_whole_product(width, monkeypatch):
     monkeypatch.setattr(hessian, "PANEL", 5)
     x, y = torch.randn(9, width), torch.randn(5, width)
     both = torch.cat([x, y]).double()
-
     got = symmetric(add_gram(y, add_gram(x, None)))
-
     torch.testing.assert_close(got, (both.T @ both).float(), rtol=1e-5, atol=1e-5)
     assert torch.equal(got, got.T)
 

@@ -58,9 +58,7 @@ def test_most_important_parts_are_kept(family, heads):
 
 def test_dropping_nothing_keeps_all():
     model = build("llama")
-
     kept = Width(drop="0%").apply(model, job_for(model)).kept
-
     assert kept == {"units": (tuple(range(64)),) * 3}
 
 

@@ -30,7 +30,6 @@ def test_the_fastest_of_those_that_cannot_be_told_apart(script, chains):
 
 def test_a_line_for_each_budget_that_a_chain_fits(script, chains):
     lines = script.lines({"a": chains, "b": []}, dict.fromkeys("ab", lambda *_: ratio(1.03, 0.99)))
-
     assert [line.split(" | ")[:3] for line in lines[2:]] == [
         ["| a minute", "a", "quick"],
         *([f"| {name}", "a", "quick"] for name in ("ten minutes", "an hour", "a day")),

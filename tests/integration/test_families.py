@@ -68,19 +68,15 @@ def test_a_saved_folder_has_the_same_logits_in_transformers(family, folder, make
     model = loading.load(folder, Compute())
     where = models.write(Wanda().apply(model, make_job(model)).model, tmp_path / "pruned")
     ours = loading.load(where, Compute())
-
     _, tokens, want = logits_of(where)
-
     same(ours(input_ids=tokens, use_cache=False).logits, want, family)
 
 
 @pytest.mark.numeric
 def test_measures_read_the_models_own_logits(folder):
     theirs, tokens, want = logits_of(folder)
-
     with torch.no_grad():
         got = head_of(theirs)(theirs.base_model(input_ids=tokens, use_cache=False)[0])
-
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
 
 

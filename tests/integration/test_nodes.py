@@ -84,7 +84,6 @@ def test_two_nodes_train_what_two_processes_of_one_do(output, tmp_path, monkeypa
     assert "node 2 of 2 lends 1 processes" in log.read_text()
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "another cache"))
     output("run", *flags(tmp_path / "one"))
-
     one, two = numbers(tmp_path / "one"), numbers(tmp_path / "two")
     assert one == two and len(one) == 4
 

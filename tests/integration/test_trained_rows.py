@@ -19,7 +19,6 @@ def row(script):
 
 def test_rows_of_one_model_that_end_at_different_floors_are_marked(script, row):
     other = row(("small", "cast", (), ()), floor=0.5)
-
     assert script.floors([row(CAST), row(RETRAIN), other]) == ""
     text = script.floors([row(CAST), row(RETRAIN, floor=0.1), other])
     assert (

@@ -31,7 +31,6 @@ def test_keep_is_the_naive_loop(n, m):
     """Three values in a group of four or more: nearly every group ties."""
     score = torch.randint(3, (20, 2 * m), generator=torch.Generator().manual_seed(0)).float()
     score[0, 0] = torch.inf
-
     assert torch.equal(Pattern(n, m).keep(score), largest(score, n, m))
 
 
@@ -40,7 +39,6 @@ def test_small_scores_in_float64_keep_their_order(text):
     """A method may give scores that float32 cannot hold, such as fourth powers."""
     pattern = Pattern.parse(text)
     order = torch.arange(pattern.m, dtype=torch.float64)
-
     for scores in (1e-60 * order, 1 + 1e-12 * order, 1e60 * (1 + order)):
         assert pattern.keep(scores[None])[0].nonzero().flatten().tolist() == [
             pattern.m - 2,
@@ -50,7 +48,6 @@ def test_small_scores_in_float64_keep_their_order(text):
 
 def test_dense_keeps_all_and_nothing_violates_it():
     weight = torch.randn(3, 5)
-
     assert Pattern.parse("dense").keep(weight).all()
     assert Pattern.parse("dense").violations(weight) == 0
     assert Pattern(4, 4).dense
@@ -75,7 +72,6 @@ def test_unstructured_is_the_beginning_of_a_stable_sort(per, levels, sparsity):
     count = flat.shape[1] - round(flat.shape[1] * sparsity)
     order = flat.argsort(dim=1, descending=True, stable=True)[:, :count]
     expected = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, order, True)
-
     assert torch.equal(selection.best(score, sparsity, per), expected.view_as(score))
 
 
@@ -83,7 +79,6 @@ def test_violations_are_groups_with_more_than_n():
     weight = torch.tensor(
         [[1.0, 1, 1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 3, 0], [1, 0, 1, 1, 1, 1, 1, 0]]
     )
-
     assert Pattern(2, 4).violations(weight) == 3
     assert Pattern(3, 4).violations(weight) == 1
     assert Pattern(3, 8).violations(weight) == 2
@@ -94,7 +89,6 @@ def test_unstructured_violations_are_the_weights_too_many():
     """10 x 10, half of them zero, and one to spare in each row."""
     weight = torch.zeros(100)
     weight[:60] = 1
-
     assert Pattern.parse("50%").violations(weight.reshape(10, 10)) == 0
     weight[:67] = 1
     assert Pattern.parse("50%").violations(weight.reshape(10, 10)) == 7
@@ -104,7 +98,6 @@ def test_unstructured_violations_are_the_weights_too_many():
 def test_nan_has_no_place_in_an_order(text):
     pattern, score = Pattern.parse(text), torch.ones(2, 32)
     score[1, 3] = torch.nan
-
     with pytest.raises(FloatingPointError, match="NaN"):
         pattern.keep(score)
     if pattern.m in (4, 8):

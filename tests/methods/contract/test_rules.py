@@ -60,7 +60,6 @@ OUTPUTS = link("outputs", Does.KEEPS_MASK, rules=(SameOutputs(),))
 )
 def test_a_chain_knows_its_pattern(links, pattern, beside, own):
     made = chain(*links)
-
     assert (made.pattern, made.beside) == (pattern, beside)
     assert own is None or made.own_pattern == own
 
@@ -88,7 +87,6 @@ def test_a_chain_knows_its_pattern(links, pattern, beside, own):
 )
 def test_capabilities_and_rules_say_what_a_method_may_follow(links, own, why):
     reason = refusal(own, chain(*links))
-
     assert (reason is None) == (why is None)
     assert why is None or why in reason
 
@@ -103,7 +101,6 @@ class Alone(Rule):
 
 def test_an_author_can_write_a_rule():
     own = link("alone", rules=(Alone(),))
-
     assert refusal(own, Chain()) is None
     assert refusal(own, chain(PRUNER)) == "alone runs alone"
 

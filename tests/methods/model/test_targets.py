@@ -43,9 +43,7 @@ def test_targets_are_the_linears_of_the_blocks(family, make):
 def test_targets_come_block_by_block_beyond_nine():
     names = product(range(11), FAMILIES["gpt2"].linears)
     shapes = {f"transformer.h.{i}.{linear}.weight": (4, 4) for i, linear in names}
-
     found = find_targets({"model_type": "gpt2"}, dict(reversed(shapes.items())))
-
     assert [name + ".weight" for name in found] == list(shapes)
 
 
@@ -100,7 +98,6 @@ def test_a_glob_that_matches_no_linear_is_refused(llama, glob):
 
 def test_width_is_that_of_the_inputs():
     shapes = {"model.layers.0.mlp.up_proj.weight": (6, 8)}
-
     require_fit(Pattern(2, 8), shapes, ["model.layers.0.mlp.up_proj"])
     with pytest.raises(UserError, match=r"up_proj has 8: .*exclude='\*.up_proj'"):
         require_fit(Pattern(2, 3), shapes, ["model.layers.0.mlp.up_proj"])
@@ -125,7 +122,6 @@ def test_a_family_without_a_flow_gets_its_own_way_out(kind, flow, width, monkeyp
     """Such is an entry of `bench families teach`."""
     monkeypatch.setitem(FAMILIES, kind, replace(FAMILIES[kind], flow=None, width=None))
     config = CONFIGS[kind]().to_dict()
-
     with pytest.raises(UserError, match=f"permute does not know the architecture {kind}: {flow}"):
         require_flow(config, "permute")
     with pytest.raises(UserError, match=f"{kind} has no units that can be removed: {width}"):

@@ -201,7 +201,6 @@ def test_a_streamed_forward_has_two_experts_in_memory(watched, monkeypatch):
 def test_each_expert_is_read_once(watched):
     model, job, reads = watched
     list(Walk(model, job, squares))
-
     names = [name for name, _ in reads]
     assert len(names) == len(set(names)) == 3 * 8 * 2
     assert threading.current_thread() not in {thread for _, thread in reads}

@@ -179,7 +179,6 @@ def test_target_that_is_never_reached_raises(llama, job):
     layer = llama.model.layers[1]
     forward = layer.mlp.forward
     layer.mlp.forward = lambda x: forward(x) if x is None else x
-
     with pytest.raises(RuntimeError, match=r"did not reach .*layers\.1\.mlp\.down_proj"):
         list(Walk(llama, job, add_gram))
 
@@ -255,10 +254,8 @@ def test_a_mask_or_a_codec_of_another_type_or_shape_is_refused():
 
 def test_stored_parts_are_copies():
     values, visit = torch.ones(2, 4), Visit("q", torch.ones(2, 4), torch.empty(0), {})
-
     visit.store(FloatCodec(), {"values": values})
     values.zero_()
-
     assert visit.stored["q"].parts["values"].all()
 
 

@@ -195,9 +195,7 @@ def test_bfloat16_trains_masters_in_float32(llama, task, monkeypatch):
 
 def test_schedule():
     settings = TrainingSettings(lr=1.0, warmup=0.1, final_lr_ratio=0.2)
-
     rates = [settings.lr_at(step, 100, 1.0) for step in range(100)]
-
     assert rates[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
     assert max(rates) == 1.0 and rates[10] == 1.0
     assert rates[55] == pytest.approx(0.6)
@@ -328,7 +326,6 @@ def test_ablations_make_other_models(config, llama, task):
     plain = method("cast").apply(copy.deepcopy(llama), job).model.parameters()
     there = replace(job, workdir=job.workdir / "b")
     other = method("cast", **config).apply(copy.deepcopy(llama), there).model.parameters()
-
     assert any(not torch.equal(p, q) for p, q in zip(plain, other, strict=True))
 
 
@@ -394,7 +391,6 @@ def test_a_runner_is_told_of_a_validation(llama, task):
 def test_without_validation_windows_it_trains_and_saves(name, llama, task):
     job = replace(task(llama, steps=2, budget={"checkpoint_s": 0}), validation=None)
     notes = method(name).apply(copy.deepcopy(llama), job).notes
-
     assert checkpoint.latest(job.workdir) and not notes["validation_perplexity"]
     json.dumps(notes, allow_nan=False)
 
@@ -409,5 +405,4 @@ def test_a_long_curve_keeps_its_last_step(llama, task, monkeypatch):
     monkeypatch.setattr(trainer, "MAX_CURVE_ROWS", 2)
     job = task(llama, pattern="dense", steps=3, budget={"log_every": 1})
     notes = method("dense-ft").apply(copy.deepcopy(llama), job).notes
-
     assert [row["step"] for row in notes["curve"]] == [1, 3]

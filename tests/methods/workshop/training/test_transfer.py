@@ -140,7 +140,6 @@ TRAINED = [name for name, entry in METHODS.items() if entry.trains]
 )
 def test_steps_that_log_nothing_wait_for_nothing(count, make, name, family):
     steps = count(name, shallow(make(family)))
-
     assert len(steps) == STEPS
     assert [i for i, waited in enumerate(steps) if waited] == WAITING.get(name, LOGGED)
     if name not in WAITING:  # CAST reads its lambda once, before step 10
