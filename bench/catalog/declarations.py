@@ -13,8 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from bench.system.module_files import find_file
-from methods.contract import info, rules
-from methods.contract.info import Does, Link, MeasureInfo, MethodInfo, Metric
+from methods.contract import info, measure_info, rules
+from methods.contract.info import Does, Link, MethodInfo
+from methods.contract.measure_info import MeasureInfo, Metric
 from methods.contract.method import Needs
 
 
@@ -110,12 +111,11 @@ def describe(target: str, declared: Any, *, is_plugin: bool = False) -> CatalogE
         )
     if is_plugin:
         _check_types(stated)
-        if any(metric.rule == "own" for metric in getattr(stated, "metrics", ())) and not hasattr(
-            declared, "derive"
-        ):
+        derives = any(metric.aggregation == "own" for metric in getattr(stated, "metrics", ()))
+        if derives and not hasattr(declared, "derive"):
             raise TypeError(
-                "a metric has the rule own, but the class has no static method `derive(metric, "
-                "record, items)`"
+                "a metric has the aggregation own, but the class has no static method "
+                "`derive(metric, record, items)`"
             )
     if isinstance(stated, MethodInfo):
         _require_amounts(stated)
@@ -189,8 +189,8 @@ def _bases(classes: Mapping[str, ast.ClassDef], name: str) -> Iterator[ast.Class
 
 def _attributes(node: ast.ClassDef) -> dict[str, Any]:
     """Return the attributes whose values are literals, `Needs` or expressions of
-    `methods.contract.info` and `methods.contract.rules`."""
-    names = vars(info) | vars(rules) | {"Needs": Needs, "__builtins__": {}}
+    `methods.contract.info`, `measure_info` and `rules`."""
+    names = vars(info) | vars(measure_info) | vars(rules) | {"Needs": Needs, "__builtins__": {}}
     found = {}
     for statement in node.body:
         if (

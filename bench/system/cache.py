@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 
 from bench.system.files import sweep
 from methods.contract.errors import UserError
-from methods.model.files import CACHE_ENV as CACHE_ENV
-from methods.model.files import own_cache
+from methods.model.safe_files import CACHE_ENV as CACHE_ENV
+from methods.model.safe_files import own_cache
 
 DECIDES_NO_NUMBER = True
 

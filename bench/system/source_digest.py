@@ -31,8 +31,9 @@ def digest_source(*modules: str) -> str:
     their own package.
 
     Comments, docstrings, imports, texts of errors, facts that a class states about itself
-    (`methods.contract.info`), and names and folders of modules do not count. So a moved file or a
-    better sentence keeps every key, and a changed rule changes the keys that depend on it.
+    (`methods.contract.info`, `measure_info`), names and folders of modules do not count. So a
+    moved file or a better sentence keeps every key, and a changed rule changes the keys that depend
+    on it.
     """
     contents: set[str] = set()
     seen: set[str] = set()

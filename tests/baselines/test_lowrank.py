@@ -11,7 +11,7 @@ from bench.verify import CheckFailed, WeightCounts, count_terms
 from helpers.layers import inputs_of
 from helpers.models import REPRESENTATIVES, build, job_for, sample, with_prior, write
 from methods.contract.errors import UserError
-from methods.model import adapter
+from methods.model import low_rank_adapter
 from methods.model.folder import Folder
 from methods.model.targets import dense_weight
 from methods.model.terms import terms_of
@@ -159,9 +159,11 @@ def test_rounded_factors_are_integers_with_scales(factors, most, tmp_path):
     whole, rounded = (sum(e.values()) for e in (whole, outcome.notes["reconstruction_error"]))
     assert whole < rounded < most * whole
     write(outcome.model, tmp_path / "model")
-    adapter.write(tmp_path / "model", found, transposed=False)
-    back = adapter.read(tmp_path / "model")
-    assert adapter.are_equal(back, found) and {term.bits for term in back.values()} == {bits}
+    low_rank_adapter.write(tmp_path / "model", found, transposed=False)
+    back = low_rank_adapter.read(tmp_path / "model")
+    assert low_rank_adapter.are_equal(back, found) and {term.bits for term in back.values()} == {
+        bits
+    }
     counts = WeightCounts(job.pattern, layers=dict.fromkeys(job.targets))
     count_terms(counts, back, Folder(tmp_path / "model"), torch.float32)
     # One scale for each component of a factor.

@@ -9,7 +9,7 @@ from baselines.recon import Recon
 from baselines.smooth import Smooth
 from baselines.width import Width
 from helpers.models import build, job_for, with_prior
-from methods.model.smaller import reader
+from methods.model.smaller_folder import reader
 from methods.model.targets import family_of
 
 

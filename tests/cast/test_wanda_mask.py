@@ -5,7 +5,7 @@ import copy
 import torch
 
 from cast import wanda_mask
-from cast.method import Cast
+from cast.cast import Cast
 from cast.wanda_mask import WandaAdamS
 from methods.contract.pattern import Pattern
 

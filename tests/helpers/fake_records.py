@@ -152,6 +152,13 @@ def counted(
     return put(root, record(made=made, **about), items, rows)
 
 
+def bits(root, value, **about):
+    """A size in bits per weight."""
+    return counted(
+        root, "bits_per_weight", value, **{"measure": "size", "protocol": "weights"} | about
+    )
+
+
 def _reading(metric, value, unit, better):
     """A reading with the unit and direction that the metric has, if it is known."""
     if owned := metric_owners.find(metric):

@@ -18,6 +18,7 @@ from torch import nn
 from bench.inputs import training_text, windows
 from bench.inputs.tokenizer_facts import TokenizerFacts
 from bench.kernels import native
+from bench.results.store import ReadOnlyStore
 from helpers import browser, faulty, forked_ranks, models, runs
 from helpers.fake_hub import FakeHub
 from helpers.trainings import counting, job_to_train
@@ -275,3 +276,22 @@ def visit(chromium: Any, file: Path, heard: list[str]) -> Iterator[Callable[...,
 def roots(tmp_path: Path) -> tuple[Path, Path]:
     """Two results folders, before and after a change, not yet there."""
     return tmp_path / "before", tmp_path / "after"
+
+
+@pytest.fixture(scope="module")
+def quantized_row(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """quantized_row(quantizer) -> the results and the record of tiny's size under it, by magnitude,
+    in a cache of the module. Two quantizers have a transform of their own."""
+    pruned = ("magnitude", "awq + magnitude", "smooth + magnitude")
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("rows")
+        runs.own_cache(folder, patch)
+
+        def make(quantizer: str, dtype: str = "auto") -> Any:
+            results = folder / f"{quantizer.replace(':', '_')}-{dtype}"
+            spec = runs.small(results, quantizers=(quantizer,), measures=("size",), dtype=dtype)
+            runs.run_here(spec, only=pruned)
+            (record,) = (r for r in ReadOnlyStore(spec.results) if r.identity.measure == "size")
+            return spec.results, record
+
+        yield make

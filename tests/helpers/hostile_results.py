@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from bench.compare import baseline
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.system import digests
 from helpers import fake_records
 from helpers.hostile_inputs import DEEP, ESCAPE, OUTSIDE, Case

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bench.formats.opening import open_checkpoint
+from bench.inputs import architecture
 from bench.inputs.wikimini import FOLDER
+from methods.contract.errors import UserError
 
 TINY = FOLDER.parent / "tiny"
 GROUP = 16
@@ -99,3 +104,43 @@ def folder(path: Path, pack, quantization: dict, source: Path = TINY) -> dict[st
 def halves_of_four(weight, prefix="weight."):
     """2:4 with the first two of every four kept."""
     return bitmask(weight * (torch.arange(weight.shape[1]) % 4 < 2), prefix)
+
+
+def require_read(path: Path, pack: Callable, about: dict) -> None:
+    """Require that a folder is read as its packer stored it, with the bytes that lie on disk."""
+    stored = folder(path, pack, about)
+
+    opened = open_checkpoint(path)
+    architecture.check(opened)
+
+    assert opened.is_quantized and not opened.is_packed
+    for tensor, weight in stored.items():
+        assert torch.equal(opened.tensor(tensor), weight), tensor
+    on_disk = (path / "model.safetensors").stat().st_size
+    total = sum(size.values + size.others for size in opened.stored().values())
+    assert 0.95 * on_disk < total < on_disk
+
+
+def refusal(path: Path, about: object) -> str:
+    """Return the error of tiny with this quantization_config."""
+    shutil.copytree(TINY, path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"quantization_config": about}))
+    with pytest.raises(UserError) as fault:
+        open_checkpoint(path)
+    assert "plain safetensors" in str(fault.value)
+    return str(fault.value)
+
+
+def damage(path: Path, part: str, change: Callable) -> str:
+    """Return the error for a linear of a written folder with a changed part, or without it if
+    `change` gives None."""
+    file = path / "model.safetensors"
+    tensors = load_file(file)
+    name = next(n for n in tensors if n.endswith(f"q_proj.{part}"))
+    changed = change(tensors.pop(name))
+    tensors |= {name: changed} if changed is not None else {}
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"the parts of .*q_proj ") as fault:
+        open_checkpoint(path).tensor(name.replace(part, "weight"))
+    return str(fault.value)

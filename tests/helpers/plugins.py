@@ -42,7 +42,7 @@ import torch
 from bench.measures.contract import Readings
 from bench.results.record import Reading
 from methods import Needs
-from methods.contract.info import MeasureInfo, Metric
+from methods.contract.measure_info import MeasureInfo, Metric
 
 
 class _Measure:

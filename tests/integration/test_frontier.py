@@ -42,11 +42,11 @@ def test_costs_of_a_row(script, monkeypatch):
         records.append(record(method, "size", sizes, pattern))
     results = SimpleNamespace(records=records)
     results.items = lambda one: SimpleNamespace(weights=[targets.get(one.identity.method, 100)])
-    monkeypatch.setattr(script.result_folders, "merge", lambda _: results)
+    monkeypatch.setattr(script, "merge", lambda _: results)
     times = {("2:4", 16): 25.0, ("dense", 16): 30.0, ("dense", 8): 1.0, ("depth 25%", 16): 20.0}
     times = {script.TimedShape(*shape): ms for shape, ms in times.items()}
     monkeypatch.setattr(
-        script.timed_shapes,
+        script,
         "milliseconds",
         lambda folder, model, step: {
             shape: ms * (9 if step == "prompt" else 1) for shape, ms in times.items()

@@ -16,7 +16,7 @@ from baselines.recon import Recon
 from bench.export.model import export_model
 from bench.inputs import loading, models
 from bench.measures.speed.measure import Speed
-from bench.results import check
+from bench.results import folder_check
 from bench.results.store import ReadOnlyStore
 from bench.system.cache import cache_dir
 from bench.verify import CheckFailed, WeightCounts, count_terms, verify_folder
@@ -25,7 +25,7 @@ from helpers.models import build, job_for, with_prior, write
 from methods.contract.errors import Skipped, UserError
 from methods.contract.method import Compute, Prior
 from methods.contract.pattern import Pattern
-from methods.model import adapter
+from methods.model import low_rank_adapter
 from methods.model.folder import Folder
 from methods.model.terms import Factors, terms_of
 
@@ -41,7 +41,7 @@ def folder(tmp_path):
     job = with_prior(dense, job_for(dense))
     outcome = LowRank(rank="20%").apply(dense, job)
     write(outcome.model, tmp_path / "model")
-    adapter.write(tmp_path / "model", terms(outcome), transposed=False)
+    low_rank_adapter.write(tmp_path / "model", terms(outcome), transposed=False)
     assert len(set(outcome.notes["ranks"].values())) > 1
     return tmp_path / "model", outcome, job
 
@@ -142,7 +142,7 @@ def folder_of(results, stage):
 def test_recon_and_retrain_train_both_parts_and_load_in_peft(stage, results):
     (before, _), (after, record) = (folder_of(results, name) for name in (LOWRANK, stage))
 
-    old, new = adapter.read(before), adapter.read(after)
+    old, new = low_rank_adapter.read(before), low_rank_adapter.read(after)
     assert old.keys() == new.keys()
     dense, sparse = Folder(before), Folder(after)
     for name in old:
@@ -169,8 +169,8 @@ def test_two_processes_train_the_terms_of_one(tmp_path, cache):
     one, two = found
 
     assert one != two
-    for name, term in adapter.read(one).items():
-        for x, y in zip(term[:2], adapter.read(two)[name][:2], strict=True):
+    for name, term in low_rank_adapter.read(one).items():
+        for x, y in zip(term[:2], low_rank_adapter.read(two)[name][:2], strict=True):
             torch.testing.assert_close(x, y, rtol=0, atol=1e-5)
 
 
@@ -192,8 +192,8 @@ def test_streamed_model_has_the_terms_of_one_in_memory(folder, tmp_path):
         return terms_of(model, torch.float32)
 
     whole, streamed = trained(Compute(), "whole"), trained(Compute(stream=True), "streamed")
-    assert adapter.are_equal(whole, streamed)
-    assert not adapter.are_equal(whole, adapter.read(path))
+    assert low_rank_adapter.are_equal(whole, streamed)
+    assert not low_rank_adapter.are_equal(whole, low_rank_adapter.read(path))
 
 
 @torch.no_grad()
@@ -230,7 +230,7 @@ def test_rows(results):
     packed, adapters = (size[n] - half[n] for n in ("bytes_packed", "adapter_bytes"))
     assert packed == adapters
     assert size["relative_flops"] == pytest.approx(0.5 + factors / weights)
-    assert not check.check_folder(results).problems
+    assert not folder_check.check_folder(results).problems
 
 
 def test_no_kernel_is_timed_without_its_term():

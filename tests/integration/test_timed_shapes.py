@@ -11,7 +11,7 @@ from bench.results.record import Record
 PACE = np.tile([0.9, 1.1], 6)
 
 
-SCRIPT = "timed_shapes"
+SCRIPT = "frontier"
 
 
 def record(engine, kind, rate, model="m", sparse=None, threads=1):

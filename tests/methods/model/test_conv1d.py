@@ -13,7 +13,7 @@ from baselines.dense_ft import DenseFt
 from baselines.permute import Permute
 from baselines.wanda import Wanda
 from bench.inputs import loading
-from cast.method import Cast
+from cast.cast import Cast
 from helpers import models, trainings
 from methods.contract.errors import UserError
 from methods.contract.method import Compute

@@ -10,7 +10,7 @@ import torch
 from helpers.models import CONFIGS
 from methods.contract.errors import UserError
 from methods.contract.pattern import Pattern
-from methods.model.smaller import count_left
+from methods.model.smaller_folder import count_left
 from methods.model.targets import (
     FAMILIES,
     dense_weight,

@@ -11,13 +11,13 @@ import torch
 
 from baselines.retrain import train_kept
 from bench.catalog.entries import METHODS
-from cast.method import Cast
+from cast.cast import Cast
 from helpers.models import build, job_for, sample
 from helpers.trainings import LAST_DIGIT, counting, job_to_train, method, pruned, weight_of
 from methods.contract.errors import Diverged, UserError
 from methods.contract.method import Budget, Compute
 from methods.contract.pattern import Pattern
-from methods.workshop.training import checkpoint, trainer
+from methods.workshop.training import trainer, training_checkpoint
 from methods.workshop.training.interrupt import Stopped, stop_request
 from methods.workshop.training.loss import Loss
 from methods.workshop.training.settings import TrainingSettings
@@ -99,8 +99,8 @@ def test_killed_and_resumed_equals_undisturbed(name, trained, tmp_path):
     second = replace(job, workdir=tmp_path / "second", progress=Kill(), budget=budget)
     with pytest.raises(Killed):
         method(name).apply(start_of(name, llama, job), second)
-    assert checkpoint.latest(second.workdir).name == "step-5"
-    files = sorted(p.suffix for p in checkpoint.latest(second.workdir).iterdir())
+    assert training_checkpoint.latest(second.workdir).name == "step-5"
+    files = sorted(p.suffix for p in training_checkpoint.latest(second.workdir).iterdir())
     assert set(files) == {".json", ".safetensors"}
 
     resumed = method(name).apply(start_of(name, llama, job), replace(second, progress=job.progress))
@@ -144,7 +144,7 @@ def test_asked_to_stop_it_saves_the_last_whole_step(name, config, at, trained, t
     finally:
         stop_request.reset()
     assert started == list(range(at))
-    assert checkpoint.latest(tmp_path).name == f"step-{at - 1}"
+    assert training_checkpoint.latest(tmp_path).name == f"step-{at - 1}"
 
     resumed = method(name, **config).apply(copy.deepcopy(llama), replace(job, workdir=tmp_path))
 
@@ -391,7 +391,7 @@ def test_a_runner_is_told_of_a_validation(llama, task):
 def test_without_validation_windows_it_trains_and_saves(name, llama, task):
     job = replace(task(llama, steps=2, budget={"checkpoint_s": 0}), validation=None)
     notes = method(name).apply(copy.deepcopy(llama), job).notes
-    assert checkpoint.latest(job.workdir) and not notes["validation_perplexity"]
+    assert training_checkpoint.latest(job.workdir) and not notes["validation_perplexity"]
     json.dumps(notes, allow_nan=False)
 
 

@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from methods.workshop.transforms.grouping import best_order, kept
+from methods.workshop.transforms.column_order import best_order, kept
 
 
 def naive_kept(scores, order, n, m):

@@ -16,7 +16,7 @@ from methods.contract.method import Outcome
 from methods.contract.pattern import Pattern
 from methods.model.families import FAMILIES
 from methods.model.folder import Folder
-from methods.model.smaller import SmallerFolder, changed_config, count_left, reader
+from methods.model.smaller_folder import SmallerFolder, changed_config, count_left, reader
 from methods.model.targets import dense_weight, family_of, find_targets
 
 TOKENS = torch.arange(16)[None]

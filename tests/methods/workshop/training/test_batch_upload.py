@@ -18,7 +18,7 @@ from helpers.trainings import counting, job_to_train, method
 from methods.contract.method import Compute
 from methods.contract.pattern import Pattern
 from methods.model.targets import family_of
-from methods.workshop.training import trainer, transfer
+from methods.workshop.training import batch_upload, trainer
 
 aten = torch.ops.aten
 META = torch.device("meta")
@@ -171,7 +171,7 @@ def test_batches_are_those_of_the_corpus_on_any_device(monkeypatch):
 
     monkeypatch.setattr(type(corpus), "batch", batch)
     for device, ahead in ((torch.device("cpu"), []), (META, [0, 1, 2, 3])):
-        batches = transfer.Batches(corpus, device, 0, 2)
+        batches = batch_upload.Batches(corpus, device, 0, 2)
         asked.clear()
         for step in range(3):
             got = batches.take(step)
@@ -188,6 +188,6 @@ def test_a_card_reads_pinned_memory_by_itself(monkeypatch):
     tensor, calls = torch.ones(2), Mock()
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: calls.pin() or self)
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *to, **how: calls.to(*to, **how) or self)
-    transfer.upload(tensor, torch.device("cuda"))
+    batch_upload.upload(tensor, torch.device("cuda"))
     assert calls.mock_calls == [call.pin(), call.to(torch.device("cuda"), non_blocking=True)]
-    assert transfer.upload(tensor, torch.device("cpu")) is tensor and len(calls.mock_calls) == 2
+    assert batch_upload.upload(tensor, torch.device("cpu")) is tensor and len(calls.mock_calls) == 2
