@@ -19,8 +19,8 @@ from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Pattern, UserEr
 from methods.contract.info import Adds
 from methods.contract.ranges import CountOrZero, Fraction, Share
 from methods.contract.rules import SameBlocks
-from methods.model.adapter import SCALE_BITS, Term, group_of
 from methods.model.folder import Folder
+from methods.model.low_rank_adapter import SCALE_BITS, Term, group_of
 from methods.model.targets import dense_weight
 from methods.model.terms import attach
 from methods.workshop.pruning.hessian import (

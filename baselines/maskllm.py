@@ -23,7 +23,7 @@ from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, Settings, Tr
 from methods.contract.info import InputFile
 from methods.contract.ranges import Fraction, LearningRate, NonNegative, Positive
 from methods.contract.rules import GroupsOnly, SameBlocks
-from methods.workshop.training.ranks import full_tensor
+from methods.workshop.training.process_group import full_tensor
 from methods.workshop.training.trainer import bake
 
 GATE_STD = 0.01

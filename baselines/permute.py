@@ -18,7 +18,7 @@ from methods.contract.rules import GroupsOnly, TurnsBasis
 from methods.model.targets import dense_weight
 from methods.workshop.pruning.hessian import add_gram, symmetric
 from methods.workshop.transforms.changes import Permutation
-from methods.workshop.transforms.grouping import best_order, kept
+from methods.workshop.transforms.column_order import best_order, kept
 from methods.workshop.transforms.sinkhorn import Reader, learn_order
 from methods.workshop.transforms.wiring import Wiring
 

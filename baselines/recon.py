@@ -19,7 +19,7 @@ from baselines.retrain import MaskedAdamW
 from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, UserError
 from methods.contract.ranges import Beta, Count, CountOrZero, Fraction, LearningRate, NonNegative
 from methods.contract.rules import SameOutputs
-from methods.model.adapter import CHILD
+from methods.model.low_rank_adapter import CHILD
 from methods.model.terms import Factors
 from methods.workshop.pruning.hessian import mean_of_others
 from methods.workshop.pruning.pairs import Goal, Pair, PairedWalk

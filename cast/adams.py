@@ -18,8 +18,8 @@ from torch import Tensor
 
 from methods import Pattern
 from methods.workshop.pruning import selection
-from methods.workshop.training.ranks import all_reduce_sum, is_single_process, local
-from methods.workshop.training.transfer import upload
+from methods.workshop.training.batch_upload import upload
+from methods.workshop.training.process_group import all_reduce_sum, is_single_process, local
 
 CHUNK = 65536
 """Weights per thread processed at a time on a CPU, so that they stay in the cache during a step."""

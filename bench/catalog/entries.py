@@ -69,7 +69,7 @@ METHODS = _section(
         "admm": "baselines.admm:Admm",
         "alps": "baselines.alps:Alps",
         "recon": "baselines.recon:Recon",
-        "cast": "cast.method:Cast",
+        "cast": "cast.cast:Cast",
         "depth": "baselines.depth:Depth",
         "width": "baselines.width:Width",
         "channels": "baselines.channels:Channels",
@@ -139,7 +139,7 @@ MEASURES = _section(
         "zeroshot": "bench.measures.zeroshot:Zeroshot",
         "agreement": "bench.measures.agreement:Agreement",
         "continuation": "bench.measures.continuation:Continuation",
-        "pattern": "bench.measures.pattern:PatternHolds",
+        "pattern": "bench.measures.pattern_check:PatternHolds",
     },
 )
 """Measures in the order of their columns in a leaderboard."""

@@ -31,7 +31,7 @@ from methods.contract.codec import Storage
 from methods.contract.method import Budget, Compute, Environment, Job, Method, Prior, Progress
 from methods.contract.pattern import Pattern
 from methods.model.folder import Folder
-from methods.model.smaller import rename
+from methods.model.smaller_folder import rename
 from methods.model.targets import family_of, find_targets
 
 

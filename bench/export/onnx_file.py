@@ -13,7 +13,7 @@ from bench.system.packages import pip_install, require
 from bench.verify import WeightCounts, count_layer
 from methods.contract.errors import UserError, first_line
 from methods.contract.pattern import Pattern
-from methods.model.files import find_file
+from methods.model.safe_files import find_file
 
 if TYPE_CHECKING:
     from torch import Tensor

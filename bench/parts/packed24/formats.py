@@ -10,8 +10,8 @@ from bench.export.contract import ModelFormat, ModelSource, Options
 from bench.formats.checkpoint import Checkpoint
 from bench.formats.opening import Reader
 from bench.parts.packed24 import MANIFEST
-from methods.model.files import find_file
 from methods.model.folder import Folder
+from methods.model.safe_files import find_file
 
 
 class Packed24Format(ModelFormat):

@@ -40,7 +40,7 @@ from bench.system.cache import in_use, temporary_folder
 from bench.system.devices import fingerprint, has_instructions_for, select_card
 from bench.system.source_digest import digest_source
 from methods.contract.errors import Skipped, UserError
-from methods.model.files import find_file
+from methods.model.safe_files import find_file
 
 BLOCK_S = 0.2
 """Approximate length of a block in seconds."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.measures.pattern import PatternHolds
+from bench.measures.pattern_check import PatternHolds
 from bench.measures.perplexity import Perplexity
 from bench.measures.size import Size
 from bench.measures.zeroshot import Zeroshot
@@ -20,18 +20,11 @@ TASK = {"task": "piqa", "file": "", "version": "1.0", "harness": "0", "batch": 1
     ids=lambda value: getattr(value, "workload", getattr(value, "name", "")),
 )  # fmt: skip
 def test_a_subject_follows_from_the_protocol(measure, subject):
-    protocol = (
-        measure.protocol
-        if isinstance(measure.protocol, Protocol)
-        else Protocol(name=measure.protocol)
-    )
-
-    assert (
-        Identity(
-            model="m", stages=("dense",), pattern="dense", measure=measure.name, protocol=protocol
-        ).subject
-        == subject
-    )
+    protocol = measure.protocol
+    if isinstance(protocol, str):
+        protocol = Protocol(name=protocol)
+    slot = {"model": "m", "stages": ("dense",), "pattern": "dense", "measure": measure.name}
+    assert Identity(protocol=protocol, **slot).subject == subject
 
 
 @pytest.mark.parametrize(
