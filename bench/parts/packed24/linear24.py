@@ -188,6 +188,17 @@ def join_memory(model: nn.Module) -> None:
         module.use(replace(weight, memory=place.copy_(weight.memory)))
 
 
+def use_dense_twins(model: nn.Module) -> nn.Module:
+    """Replace each 2:4 weight of a model on the native kernel by that kernel's dense form, in
+    place."""
+    for module in model.modules():
+        weight = module.kernel_weight if isinstance(module, Linear24) else None
+        if weight is not None and not weight.dense:
+            module.use(cpu24.dense_twin(cpu24.from_kernel_layout(weight)))
+    join_memory(model)
+    return model
+
+
 def pack_head(model: nn.Module, kind: str = "int8") -> nn.Module:
     """Put the output head of a model on the native kernel, in place: "bf16", or "int8" with a scale
     for each row.
