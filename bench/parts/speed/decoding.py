@@ -90,9 +90,8 @@ def compare_models(
         engine = device.engine(kind)
         sparse["2:4"] = swap_linears(model(), packed, engine=engine)
         if engine == "native":
-            dense["same kernel, dense"] = use_dense_twins(
-                swap_linears(model(), packed, engine=engine)
-            )
+            twin = swap_linears(model(), packed, engine=engine)
+            dense["same kernel, dense"] = use_dense_twins(twin)
         check_models(make, dense | sparse)
     sides = device.steps(dense, sparse, make, prompt == 1)
     graphs = {
