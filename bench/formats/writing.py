@@ -104,8 +104,7 @@ def export_model(
             low_rank_adapter.refuse(folder)
         if not found.takes_any and (reader := find_reader(folder)):
             raise UserError(
-                f"{folder} is {reader}: turn it into a dense folder with --format hf, and export "
-                "that"
+                f"{folder} is a {reader} folder: unpack it first with bench export --format hf"
             )
         with registry.guarded(registry.lookup("exports", format_)):
             summary = found.write(ModelSource(name, folder, record, results), workdir, given)

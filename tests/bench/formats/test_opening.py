@@ -11,8 +11,7 @@ from bench.formats.opening import content_digest
 from helpers import runs
 
 HALVED = """
-from bench.formats.checkpoint import Checkpoint
-from bench.formats.opening import Reader
+from bench.formats.contract import Checkpoint, Reader
 from methods.model.folder import Folder
 
 FACTOR = 2
