@@ -11,7 +11,6 @@ import pytest
 
 from bench.catalog import registry
 from bench.inputs import models
-from bench.parts.onnx import onnx_model
 from bench.parts.packed24 import native
 from bench.parts.speed import engine_report, time_models, versions
 from bench.parts.speed.comparison import Timings
@@ -330,7 +329,10 @@ def test_an_engine_on_a_cpu_names_the_command_that_puts_llama_cpp_beside_it(
     )
 
 
+@pytest.mark.parts("onnx")
 def test_an_export_is_made_once_for_a_dtype_a_torch_and_a_code(tmp_path, monkeypatch, cache):
+    from bench.parts.onnx import onnx_model
+
     exported = []
 
     def export(folder, room, dtype, *others):
