@@ -24,6 +24,7 @@ from bench.catalog.declarations import Catalog, CatalogEntry, describe
 from bench.catalog.entries import (
     CODECS,
     COMMANDS,
+    ENGINES,
     EXECUTORS,
     EXPORTS,
     MEASURES,
@@ -46,6 +47,7 @@ SECTIONS: dict[str, Catalog] = {
     "codecs": CODECS,
     "exports": EXPORTS,
     "readers": READERS,
+    "engines": ENGINES,
     "trackers": TRACKERS,
     "executors": EXECUTORS,
     "services": SERVICES,
@@ -273,10 +275,7 @@ def fill_in(text: str) -> str:
     for kind in SECTIONS:
         if f"{{{kind}}}" in text:
             usable = {name: entry for name, entry in entries(kind).items() if not entry.broken}
-            said = [
-                f"{name}: {entry.about}." if entry.about else f"{name}."
-                for name, entry in usable.items()
-            ]
+            said = [": ".join(filter(None, (name, e.about))) + "." for name, e in usable.items()]
             text = text.replace(f"{{{kind}}}", " ".join(said))
     return text
 

@@ -221,9 +221,8 @@ class Sweep:
                 self._queue.appendleft(left)
                 self._tell_end(task, cause, None)
                 return
-        if (
-            left and not task.has_begun
-        ):  # each listener hears of a start before it hears of measurements
+        # Each listener hears of a start before it hears of measurements.
+        if left and not task.has_begun:
             self._tell_start(task)
         for measurement in left:
             try:

@@ -1,5 +1,4 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does, a training after a checkpoint; the same command
-goes on."""
+"""SIGTERM and SIGHUP end a command as Ctrl-C does, a training after a checkpoint."""
 
 import contextlib
 import os
@@ -18,9 +17,8 @@ TRAINING = {"tokens": STEPS * 8 * 32, "batch": 8, "seqlen": 32}
 
 @pytest.fixture(autouse=True)
 def world(site, tmp_path, monkeypatch):
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a background job's children ignore it
+    # A background job's children ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield from runs.world(site, tmp_path, monkeypatch)
     signal.signal(signal.SIGINT, before)
 
@@ -35,14 +33,8 @@ def prepared(tmp_path, method, **training):
     spec = runs.small(tmp_path / "r", methods=(method,), measures=("size",), training=training)
     runs.run_here(spec, only=["dense"])
     settings = {f"training.{k}": v for k, v in training.items()}
-    return spec, [
-        "run",
-        "--methods",
-        method,
-        "--measures",
-        "size",
-        *runs.flags(spec.results, **settings),
-    ]
+    flags = ["--methods", method, "--measures", "size"]
+    return spec, ["run", *flags, *runs.flags(spec.results, **settings)]
 
 
 @pytest.mark.full
@@ -104,6 +96,5 @@ def test_a_command_without_workers(tmp_path):
 
 
 def test_help_names_the_exit_codes(cli):
-    assert "130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP" in " ".join(
-        cli("--help")[1].split()
-    )
+    shown = " ".join(cli("--help")[1].split())
+    assert "130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP" in shown

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.measures.speed.roofline import DeviceSpec, device_specs
+from bench.inputs.datasheets import DeviceSpec, device_specs
 from bench.planning.artifact import Artifact, Plan
 from bench.planning.memory import (
     estimate_device_bytes,

@@ -65,9 +65,8 @@ def test_same_spec_same_keys_whatever_the_results_folder():
         ({"targets": {"exclude": ("*.mlp.*",)}}, ALL),
         ({"patterns": ("1:4",)}, ALL - {"dense"}),
     ],
-    ids=lambda value: (
-        str(value) if isinstance(value, dict) else None
-    ),  # the order of a set is not the same in every process
+    # The order of a set is not the same in every process.
+    ids=lambda value: str(value) if isinstance(value, dict) else None,
 )
 def test_key_moves_with_what_decides_the_weights(changes, methods):
     assert moved(**changes) == {kind for kind in usual() if kind[0] in methods}
