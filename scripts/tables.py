@@ -20,7 +20,7 @@ from typing import NamedTuple
 import trained_rows
 
 from bench import search
-from bench.compare import resolve, scaling_law
+from bench.compare import result_arguments, scaling_law
 from bench.compare.pairing import Seeds, group_by_identity
 from bench.compare.result_set import ResultSet
 from bench.compare.seed_noise_table import SeedNoiseTable
@@ -55,7 +55,7 @@ SEEDS = 3
 @cache
 def read(folder: str) -> ResultSet:
     """Read a results folder, once for all pages."""
-    return resolve.read(ROOT / folder).with_cache()
+    return result_arguments.read(ROOT / folder).with_cache()
 
 
 def merge(folders: str) -> ResultSet:

@@ -42,8 +42,6 @@ COMMANDS = _section(
         "check": "bench.cli.check:check",
         "sign": "bench.cli.check:sign",
         "merge": "bench.cli.check:merge",
-        "import": "bench.cli.compare:import_results",
-        "submit": "bench.cli.submit:submit",
         "cache": "bench.cli.setup:cache_app",
         "env": "bench.cli.setup:env_app",
         "baseline": "bench.cli.compare:baseline_app",
@@ -176,7 +174,8 @@ EXECUTORS = _section("executors", {"local": "bench.execution.processes:LocalExec
 """Where the artifacts of a run are made."""
 
 SERVICES = _section("services", {}, of_classes=False)
-"""Objects that the core asks for by name, and works without: forecasts, trackers and slurm."""
+"""Objects that the core asks for by name, and works without: forecasts, trackers, slurm and
+foreign_results."""
 
 READERS = _section(
     "readers",
@@ -188,6 +187,27 @@ READERS = _section(
 )
 """Formats of models made elsewhere, in the order in which they are asked. The rest is
 safetensors."""
+
+ALIASES = _section("aliases", {}, of_classes=False)
+"""Names for models besides those of bench.inputs.models."""
+
+COLUMNS = _section(
+    "columns",
+    {
+        "perplexity_ratio": "bench.reporting.derived_columns:PERPLEXITY_RATIO",
+        "perplexity_ratio_to_dense-ft": "bench.reporting.derived_columns:CONTROL_RATIO",
+        "worst_track": "bench.reporting.derived_columns:WORST_TRACK",
+        "flips": "bench.reporting.derived_columns:FLIPS",
+        "tokens_to_make": "bench.reporting.derived_columns:TOKENS_TO_MAKE",
+        "time_to_make": "bench.reporting.derived_columns:TIME_TO_MAKE",
+        "made_on": "bench.reporting.derived_columns:MADE_ON",
+    },
+    of_classes=False,
+)
+"""Columns that are computed from other numbers of a row, in the order in which a table has them."""
+
+HARNESSES = _section("harnesses", {})
+"""Harnesses whose answers can be compared and imported, in the order in which they are read."""
 
 ENGINES = _section("engines", {})
 """Engines of `bench speed --engine`."""
