@@ -140,11 +140,9 @@ def _means(
     found: Mapping[str, Mapping[str, list[list[float]]]],
 ) -> dict[str, dict[str, list[float]]]:
     """Return the mean of the figures of each part."""
-    return {
-        name: {
-            part: [round(sum(x) / len(x), 6) for x in zip(*each, strict=True)]
-            for part, each in parts.items()
-        }
-        for name, parts in found.items()
-        if parts
-    }
+    means: dict[str, dict[str, list[float]]] = {}
+    for name, parts in found.items():
+        for part, each in parts.items():
+            figures = [round(sum(x) / len(x), 6) for x in zip(*each, strict=True)]
+            means.setdefault(name, {})[part] = figures
+    return means

@@ -159,14 +159,13 @@ class Zeroshot:
         it, or it is for 0 examples."""
         wanted = run.settings_of(ZeroshotSettings)
         # lm-eval leaves out empty parts, too.
-        arguments = filter(None, wanted.gen_kwargs.split(","))
-        if not all(
-            equals and name.strip()
-            for name, equals, _ in (part.partition("=") for part in arguments)
-        ):
-            raise UserError(
-                f"invalid zeroshot.gen_kwargs={wanted.gen_kwargs}: give NAME=VALUE, comma-separated"
-            )
+        for argument in filter(None, wanted.gen_kwargs.split(",")):
+            name, equals, _ = argument.partition("=")
+            if not equals or not name.strip():
+                raise UserError(
+                    f"invalid zeroshot.gen_kwargs={wanted.gen_kwargs}: give NAME=VALUE, "
+                    "comma-separated"
+                )
         found = tasks.expand(run.tasks, wanted.include_path)
         if wanted.gen_kwargs and not any(
             read_task(name, file).generates for name, file in found.items()
@@ -181,9 +180,8 @@ class Zeroshot:
                     f"task {name} is for 0 examples, so zeroshot.num_fewshot={wanted.num_fewshot} "
                     "cannot be used: leave it out"
                 )
-        if "answers" not in run.measures and (
-            named := [name for name in run.tasks if tracks.is_track(name)]
-        ):
+        named = [name for name in run.tasks if tracks.is_track(name)]
+        if named and "answers" not in run.measures:
             raise UserError(
                 f"{named[0]} is read by the measure answers: add it to --measures, or leave "
                 f"{named[0]} out"

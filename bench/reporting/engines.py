@@ -4,6 +4,7 @@ figure."""
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -205,7 +206,8 @@ def figures(found: Sequence[TimedModel]) -> dict[str, Any]:
         mine[f"noise, {entry.name} against itself"] = f"{entry.noise:.1%}"
         if entry.noise > UNSTEADY:
             mine[f"warning, {entry.name}"] = "not steady: time it again on a quiet machine"
-        if (busy := entry.record.notes.get("load", 0) - entry.record.notes["threads"]) > BUSY:
+        busy = entry.record.notes.get("load", 0) - entry.record.notes["threads"]
+        if busy > BUSY:
             mine["warning"] = f"about {busy:.1f} other processes ran"
     return out
 
@@ -219,7 +221,7 @@ def draw(found: Sequence[TimedModel], file: Path) -> Path:
     if not found:
         raise UserError("nothing to draw: no engine was timed")
     steps = list(dict.fromkeys(entry.step for entry in found))
-    height = 70 + 20 * max(sum(e.step == step for e in found) for step in steps)
+    height = 70 + 20 * max(Counter(entry.step for entry in found).values())
     figure, axes = new_figure(400 * len(steps), height, columns=len(steps))
     for step, axis in zip(steps, axes[0], strict=True):
         shown = [entry for entry in found if entry.step == step][::-1]

@@ -32,11 +32,11 @@ IdentityKey = tuple[tuple[str, Any], ...]
 def chain_label(stages: Sequence[str]) -> str:
     """Return stages as one name: `permute + wanda`. `from` names the stages before, so it is left
     out of all but the first."""
-    later = (
-        ":".join(part for part in stage.split(":") if not part.startswith("from="))
-        for stage in stages[1:]
-    )
-    return " + ".join([*stages[:1], *later])
+    labels = list(stages[:1])
+    for stage in stages[1:]:
+        parts = [part for part in stage.split(":") if not part.startswith("from=")]
+        labels.append(":".join(parts))
+    return " + ".join(labels)
 
 
 def _with_bos(label: str, bos: str) -> str:

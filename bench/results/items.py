@@ -24,11 +24,15 @@ def pack(items: Sequence[Item]) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 
-    fixed = zip(*(item[:4] for item in items), strict=True)
-    columns: dict[str, Any] = dict(
-        zip(("item_id", "cluster_id", "value", "weight"), fixed, strict=True)
-    )
-    columns |= {name: [item.beside[name] for item in items] for name in items[0].beside}
+    ids, clusters, values, weights, _ = zip(*items, strict=True)
+    columns: dict[str, Any] = {
+        "item_id": ids,
+        "cluster_id": clusters,
+        "value": values,
+        "weight": weights,
+    }
+    for name in items[0].beside:
+        columns[name] = [item.beside[name] for item in items]
     sink = pa.BufferOutputStream()
     parquet.write_table(pa.table(columns), sink)
     content: bytes = sink.getvalue().to_pybytes()
@@ -40,8 +44,10 @@ def require_readable(record: Record, items: Sequence[Item]) -> None:
     items."""
     if len({frozenset(item.beside) for item in items}) > 1:
         raise UserError("its items differ in their columns")
-    content = pack(items) if items else b""
-    file = ItemsFile(file="", rows=len(items), sha256="", size=len(content)) if items else None
+    content, file = b"", None
+    if items:
+        content = pack(items)
+        file = ItemsFile(file="", rows=len(items), sha256="", size=len(content))
     whole = parse(record.model_copy(update={"items": file}).to_json().encode(), "the record")
     require_consistent(whole)
     if items:

@@ -169,7 +169,9 @@ class Family:
             known = config.get(name)
             return self.size(self.defaults[name], config) if known is None else known
 
-        return size if isinstance(size, int) else compute(size, value)
+        if isinstance(size, int):
+            return size
+        return compute(size, value)
 
     @property
     def tensors(self) -> dict[str, Shape]:
@@ -183,11 +185,12 @@ class Family:
     @property
     def fused(self) -> dict[str, int]:
         """The tensors that fuse linears, and the fused dimension of the stored tensor."""
-        parts = {
-            name: [i for i, size in enumerate(shape) if isinstance(size, tuple)]
-            for name, shape in self.tensors.items()
-        }
-        return {name: at[0] for name, at in parts.items() if at}
+        out: dict[str, int] = {}
+        for name, shape in self.tensors.items():
+            for i, size in enumerate(shape):
+                if isinstance(size, tuple):
+                    out.setdefault(name, i)
+        return out
 
 
 def read_families(text: str) -> dict[str, Family]:

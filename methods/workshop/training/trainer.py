@@ -365,10 +365,9 @@ class Trainer:
 
     def _save(self, optimizer: torch.optim.Optimizer, step: int, pending: Pending) -> None:
         read = self._read_losses(pending)
-        groups = [
-            {k: v for k, v in g.items() if k != "params" and isinstance(v, (int, float, bool, str))}
-            for g in optimizer.param_groups
-        ]
+        groups = []
+        for group in optimizer.param_groups:  # without its parameters, which are tensors
+            groups.append({k: v for k, v in group.items() if isinstance(v, (int, float, str))})
         info = {
             "step": step,
             "total": self.total,
