@@ -93,9 +93,8 @@ def swap_weights(
     restore = [
         _lowest(-benefit * sign, rule.cycles) for sign in (1, -1)
     ]  # [out, cycles], for errors above and below 0
-    signs = (
-        () if pattern.m else (1, -1)
-    )  # in groups, the weight to prune depends on the one to restore
+    # In groups, the weight to prune depends on the one to restore.
+    signs = () if pattern.m else (1, -1)
     prune = [
         _lowest(size.where(initial & (share * sign < 0), torch.inf), rule.cycles) for sign in signs
     ]

@@ -66,11 +66,9 @@ class Permute:
         if job.pattern.dense:
             return Outcome(model, notes={"kept": "no pattern, so no order is better than another"})
         flow = wiring.flow
-        stream = (
-            {r for _, _, linears in wiring.readers() for r in linears} & set(job.targets)
-            if self.residual
-            else set()
-        )
+        stream: set[str] = set()
+        if self.residual:
+            stream = {r for _, _, linears in wiring.readers() for r in linears} & set(job.targets)
         units = {f"{b}.{flow.units[-1]}": b for b in wiring.blocks if self.units and flow.units}
         values = {f"{b}.{flow.values[1]}": b for b in wiring.blocks if self.heads and flow.values}
         stride, seen = (

@@ -240,11 +240,9 @@ class AdamS(torch.optim.Optimizer):
     def _has_compiler(self) -> bool:
         """Return whether there is a compiler: Triton for a CUDA device, else the system's."""
         on_card = any(p.device.type == "cuda" for p in self._all())
-        return (
-            importlib.util.find_spec("triton") is not None
-            if on_card
-            else shutil.which("c++") is not None
-        )
+        if on_card:
+            return importlib.util.find_spec("triton") is not None
+        return shutil.which("c++") is not None
 
     def _theta(self) -> Iterator[Tensor]:
         return (p for group in self.param_groups if group["sparse"] for p in group["params"])
@@ -342,7 +340,8 @@ class AdamS(torch.optim.Optimizer):
                 / max(1.0, count)
             )
             # the notes need a number, also of a training with fewer steps
-            strength = float(strength) if t + 1 >= min(self.refresh, self.total) else strength
+            if t + 1 >= min(self.refresh, self.total):
+                strength = float(strength)
         else:
             size, count = all_reduce_sum(sum(float(size) / share for size, share in sizes), count)
             strength = self.lambda_scale * size / max(1.0, count)

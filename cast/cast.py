@@ -66,11 +66,9 @@ class Cast(Settings):
         if self.scales:
             scaling.add(model, job.targets, self.scales)
         # Hooks on inputs would be compiled with their block, and again for each of its calls.
-        settings = (
-            replace(self, compile="off")
-            if self.mask == "wanda" and self.compile == "auto"
-            else self
-        )
+        settings = self
+        if self.mask == "wanda" and self.compile == "auto":
+            settings = replace(self, compile="off")
         trainer = Trainer(self.name, model, job, settings)
         groups = trainer.groups(job.targets)
         kind = WandaAdamS if self.mask == "wanda" else AdamS

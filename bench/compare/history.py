@@ -102,11 +102,10 @@ def _series(name: str, metric: str, records: Sequence[Record]) -> Series:
     reading = next(r for r in records[0].readings if r.metric == metric)
     points = [_point(*key, group, metric) for key, group in commits.items()]
     values = np.array([p.value for p in points])
-    logs = (
-        np.log(values)
-        if (values > 0).all() and metrics.find(metric, reading.unit).is_ratio
-        else values
-    )
+    if (values > 0).all() and metrics.find(metric, reading.unit).is_ratio:
+        logs = np.log(values)
+    else:
+        logs = values
     steps = set(changepoints.find_steps(logs))
     changes = [
         (),

@@ -88,11 +88,13 @@ class MetricPair:
     def obstacle(self) -> str:
         """Return the reason why the two cannot be compared, or "" if they can."""
         for a, b in zip(self.before, self.after, strict=True):
-            if reason := a.reason or b.reason:
+            reason = a.reason or b.reason
+            if reason:
                 return reason
             if a.token_digest != b.token_digest:
                 return "measured on different tokens"
-            if what := another_source(a, b):
+            what = another_source(a, b)
+            if what:
                 return what
             if self.definition.is_time and _hardware(a) != _hardware(b):
                 return f"different hardware: {_hardware(a)}, now {_hardware(b)}"

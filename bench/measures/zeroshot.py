@@ -192,11 +192,8 @@ class Zeroshot:
         wanted, data_dir = context.run.settings_of(ZeroshotSettings), context.run.data_dir
         tokens = wanted.tokens or (1024 if context.devices[0] == "cpu" else 8192)
         limit = count_of(wanted.limit, context.facts.quick.questions)
-        prompt = {
-            name: value
-            for name in PROMPT
-            if (value := getattr(wanted, name)) not in (None, False, "")
-        }
+        prompt = {name: getattr(wanted, name) for name in PROMPT}
+        prompt = {name: value for name, value in prompt.items() if value not in (None, False, "")}
         if wanted.apply_chat_template and context.facts.tokenizer.lacks_template:
             raise UserError(
                 f"{context.facts.name} has no chat template: leave zeroshot.apply_chat_template out"
@@ -211,9 +208,10 @@ class Zeroshot:
                 "harness": version("lm_eval"),
             }
             config |= {"tokens": tokens, "batch": wanted.batch, "limit": limit} | prompt
-            content = (
-                tasks.ensure(task, data_dir) if context.fetch else tasks.data_digest(task, data_dir)
-            )
+            if context.fetch:
+                content = tasks.ensure(task, data_dir)
+            else:
+                content = tasks.data_digest(task, data_dir)
             shots = task.shots if wanted.num_fewshot is None else wanted.num_fewshot
             generates = task.generates and most_generated(wanted.gen_kwargs, task.generates)
             tokens_read = tasks.count_tokens(task, data_dir, limit, shots or 0, generates)
@@ -287,7 +285,9 @@ def _items(samples: tuple[Sample, ...], builtin: bool) -> tuple[Item, ...]:
     counts: Counter[str] = Counter()
     items = []
     for sample in samples:
-        name = sample.hash + (f"#{counts[sample.hash]}" if counts[sample.hash] else "")
+        name = sample.hash
+        if counts[sample.hash]:
+            name += f"#{counts[sample.hash]}"
         counts[sample.hash] += 1
         cluster = str(sample.document["article"]) if builtin else name
         others = {m: sample.scores[m] for m in names if m != first}

@@ -299,7 +299,10 @@ def _with_loss_of(table: Table, tracks: Sequence[str]) -> Table:
         )
     if unknown:
         raise UserError(describe_unknown(f"track of {table.title}", unknown[0], measured))
-    rows = [replace(row, facts=keep(row.facts, tracks)) if row.facts else row for row in table.rows]
+    rows = list(table.rows)
+    for k, row in enumerate(rows):
+        if row.facts:
+            rows[k] = replace(row, facts=keep(row.facts, tracks))
     return replace(table, rows=tuple(rows))
 
 
@@ -433,7 +436,9 @@ def _quality(table: Table, row: TableRow, column: int | None) -> float | None:
     if column is None:
         return row.facts.loss.value if row.facts and row.facts.loss else math.inf
     cell = row.cells[column]
-    return None if cell is None or cell.value is None else table.columns[column].sign * cell.value
+    if cell is None or cell.value is None:
+        return None
+    return table.columns[column].sign * cell.value
 
 
 def _given(limits: Limits) -> list[tuple[Limit, float]]:

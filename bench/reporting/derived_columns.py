@@ -32,11 +32,9 @@ def _ratio(ratio: Bound | None) -> TableCell | None:
 
 def worst_track(row: RowNumbers) -> TableCell | None:
     loss = row.facts.track_loss
-    return (
-        TableCell(f"{words.percent(*loss.parts)} {row.facts.worst_track}", loss.value)
-        if loss
-        else None
-    )
+    if not loss:
+        return None
+    return TableCell(f"{words.percent(*loss.parts)} {row.facts.worst_track}", loss.value)
 
 
 def flips(row: RowNumbers) -> TableCell | None:
@@ -46,18 +44,16 @@ def flips(row: RowNumbers) -> TableCell | None:
 
 def tokens_to_make(row: RowNumbers) -> TableCell | None:
     tokens = row.facts.tokens
-    return (
-        None
-        if tokens is None
-        else TableCell(_least(row.facts) + words.short_count(tokens), float(tokens))
-    )
+    if tokens is None:
+        return None
+    return TableCell(_least(row.facts) + words.short_count(tokens), float(tokens))
 
 
 def time_to_make(row: RowNumbers) -> TableCell | None:
     seconds = row.facts.seconds
-    return (
-        None if seconds is None else TableCell(_least(row.facts) + words.duration(seconds), seconds)
-    )
+    if seconds is None:
+        return None
+    return TableCell(_least(row.facts) + words.duration(seconds), seconds)
 
 
 def _least(facts: Facts) -> str:

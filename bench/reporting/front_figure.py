@@ -52,9 +52,8 @@ def _draw_front(axes: Axes, front: Front) -> None:
     mega = _scale_of(front)
     unit = {"B": ", MB", "1": "", "": ""}.get(front.x.unit, f", {front.x.unit}")
     optimal = front.optimal
-    where: Literal["pre", "post"] = (
-        "pre" if front.x.sign < 0 else "post"
-    )  # between two rows the worse one is what can be had
+    # Between two rows the worse one is what can be had.
+    where: Literal["pre", "post"] = "pre" if front.x.sign < 0 else "post"
     axes.step(
         [p.x / mega for p in optimal], [p.y for p in optimal], where=where, color=BLUE, alpha=0.55
     )
@@ -93,7 +92,10 @@ def _add_labels(axes: Axes, points: Sequence[FrontPoint], mega: float) -> None:
     boxes: list[Any] = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in taken]
     named = points if len(points) < MAX_LABELS else [p for p in points if p.on_front]
     for p in sorted(named, key=lambda p: (not p.on_front, -p.y, p.x)):
-        for letters in (MAX_LETTERS, MAX_LETTERS // 2) if p.on_front else (MAX_LETTERS,):
+        lengths = [MAX_LETTERS]
+        if p.on_front:
+            lengths.append(MAX_LETTERS // 2)
+        for letters in lengths:
             if any(_place(axes, p, mega, letters, place, panel, boxes) for place in PLACES):
                 break
 

@@ -55,7 +55,9 @@ def _shown(value: Any) -> Any:
         return {_shown(k): _shown(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_shown(v) for v in value]
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return printable(value)
+    return value
 
 
 def _breakable(name: str) -> Markup:

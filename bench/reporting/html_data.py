@@ -109,4 +109,8 @@ def _cell(cell: TableCell | None, strings: Strings) -> dict[str, Any] | None:
 
 def _record(record: Mapping[str, Any], strings: Strings) -> dict[str, Any]:
     repeated = ("commit", "machine", "versions", "folder", "credit")
-    return {k: strings[v] if k in repeated else v for k, v in record.items() if v not in (None, "")}
+    out = {name: value for name, value in record.items() if value not in (None, "")}
+    for name in repeated:
+        if name in out:
+            out[name] = strings[out[name]]
+    return out

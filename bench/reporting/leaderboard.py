@@ -123,10 +123,9 @@ def build(
         signers = {}
         for one in result_sets:
             signers |= signatures.names(one.records, signatures.verify(Path(one.name), signed_by))
-        sections = [
-            section if section.published else _with_signers(section, signers)
-            for section in sections
-        ]
+        for i, section in enumerate(sections):
+            if not section.published:
+                sections[i] = _with_signers(section, signers)
     figures = _draw(sections)
     figure_files = _figure_files(sections, figures)
     page = replace(html.LEADERBOARD, title=title)

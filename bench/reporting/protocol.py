@@ -68,7 +68,9 @@ def group_by_protocol(records: Iterable[Record]) -> dict[BoardProtocol, list[Rec
             members = [_measured_on(text, of_line) for of_line in lines.values()]
             members = [of_line for of_line in members if of_line]
             names = {_calibration(of_line[0]) for of_line in members} - {""}
-            for name in sorted(names) if len(names) > 1 else [""]:
+            if len(names) < 2:
+                names = {""}
+            for name in sorted(names):
                 kept = []
                 for of_line in members:
                     if not name or _calibration(of_line[0]) in ("", name):

@@ -56,7 +56,8 @@ def draw_all(table: Table, name: str) -> list[TableFigure]:
         )
         for front in pareto.fronts(table)
     ]
-    if rows := forest_rows(table):
+    rows = forest_rows(table)
+    if rows:
         text = "; ".join(f"{row} {words.ratio(*x.parts)}" for row, x in rows)
         out.append(_make(f"{title}: {FOREST_TITLE}", FOREST_CAPTION, draw_forest(rows), text))
     ratios = pattern_ratios(table)

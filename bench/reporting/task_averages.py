@@ -79,7 +79,9 @@ def _average_tracks(rows: list[Row]) -> list[Row]:
 def _mean(rows: Sequence[Row]) -> Row:
     """Return the fields of a mean over tasks, each with equal weight."""
     errors = [row["stderr"] for row in rows]
-    stderr = None if None in errors else math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
+    stderr = None
+    if None not in errors:
+        stderr = math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
     mean = math.fsum(row["value"] for row in rows) / len(rows)
     return {
         "value": mean,
@@ -148,7 +150,8 @@ def notes(rows: Sequence[Row]) -> tuple[str, ...]:
         name = _protocol(row).name
         doable = _is_doable(row, dense)
         if has_means and doable is not True and _is_in_a_set(name):
-            found.setdefault(NOTE if doable is False else UNJUDGED, set()).add(name)
+            note = NOTE if doable is False else UNJUDGED
+            found.setdefault(note, set()).add(name)
         if row.get("guess") is None:
             found.setdefault(UNKNOWN, set()).add(name)
     return tuple(

@@ -43,11 +43,10 @@ def quantity(
     high: float | None = None,
 ) -> str:
     """Format a value with its interval if it has one, and the unit once: 2.2 pp (−1.2 to 7.3)."""
-    return (
-        number(value)
-        + unit
-        + ("" if low is None or high is None else f" ({number(low)} to {number(high)})")
-    )
+    text = number(value) + unit
+    if low is None or high is None:
+        return text
+    return f"{text} ({number(low)} to {number(high)})"
 
 
 def ratio(value: float, low: float | None = None, high: float | None = None) -> str:

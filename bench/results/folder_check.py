@@ -102,11 +102,10 @@ def disagreements(
                     )
         digest, inputs = record.key_inputs.get("model"), record.key_inputs
         # The key inputs of a record made elsewhere have the name of its model, and no digest.
-        first = (
-            record
-            if "made_elsewhere" in record.notes
-            else weights.setdefault(record.identity.model, record)
-        )
+        if "made_elsewhere" in record.notes:
+            first = record
+        else:
+            first = weights.setdefault(record.identity.model, record)
         if first.key_inputs.get("model") != digest:
             name = record.identity.model
             yield (

@@ -114,18 +114,23 @@ def _find_odd_column(schema: Any, rows: int) -> str:
     """Return what is wrong with the columns of a table of items, or ""."""
     from pyarrow import types
 
-    if missing := {*ID_COLUMNS, "value"} - set(schema.names):
+    missing = {*ID_COLUMNS, "value"} - set(schema.names)
+    if missing:
         return f"has no column {min(missing)!r}"
-    if doubled := [name for name in schema.names if schema.names.count(name) > 1]:
+    doubled = [name for name in schema.names if schema.names.count(name) > 1]
+    if doubled:
         return f"has two columns {doubled[0]!r}"
-    for field in schema if rows else ():
-        kind = field.type.value_type if types.is_dictionary(field.type) else field.type
-        is_text = types.is_string(kind) or types.is_large_string(kind)
-        if not (
-            is_text
-            if field.name in TEXT_COLUMNS
-            else types.is_floating(kind) or types.is_integer(kind)
-        ):
+    if not rows:
+        return ""
+    for field in schema:
+        kind = field.type
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        if field.name in TEXT_COLUMNS:
+            is_right = types.is_string(kind) or types.is_large_string(kind)
+        else:
+            is_right = types.is_floating(kind) or types.is_integer(kind)
+        if not is_right:
             return f"has {field.type} in column {field.name!r}"
     return ""
 

@@ -31,9 +31,9 @@ def find(name: str, unit: str | None = None) -> Metric:
     metric = owned.metric if owned else Metric(name)
     if unit is not None and unit != metric.unit:
         metric = replace(metric, unit=unit)
-    return (
-        replace(metric, margin=TIME_MARGIN) if metric.is_time and metric.margin is None else metric
-    )
+    if metric.is_time and metric.margin is None:
+        return replace(metric, margin=TIME_MARGIN)
+    return metric
 
 
 def by_quality(names: Iterable[str]) -> list[str]:

@@ -73,7 +73,8 @@ def outdated(records: Sequence[Record]) -> list[tuple[Record, str]]:
             (identity.model, weights, f"the model {identity.model}"),
             (of_text, record.token_digest, f"the content of {identity.protocol.label}"),
         ):
-            if digest and (newer := known.setdefault(name, (digest, record)))[0] != digest:
+            newer = known.setdefault(name, (digest, record)) if digest else (digest, record)
+            if newer[0] != digest:
                 found.append(
                     (record, f"{what} was another than in the newer record {newer[1].short_key}")
                 )

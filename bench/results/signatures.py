@@ -136,7 +136,8 @@ def _read(path: Path) -> bytes:
     """Read a regular file. Raise ValueError if it is none, or too large."""
     if not path.is_file() or path.is_symlink():
         raise ValueError(f"{path.name} is no file")
-    if (size := path.stat().st_size) > MAX_BYTES:
+    size = path.stat().st_size
+    if size > MAX_BYTES:
         raise ValueError(f"{path.name} has {size:,} bytes, more than {MAX_BYTES:,}")
     return path.read_bytes()
 

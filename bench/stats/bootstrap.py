@@ -66,11 +66,9 @@ class Estimate:
         value = math.exp(self.value) if is_ratio else self.value
         if self.high >= (MAX_EXPONENT if is_ratio else math.inf):
             return value, None, None
-        return (
-            (value, math.exp(self.low), math.exp(self.high))
-            if is_ratio
-            else (value, self.low, self.high)
-        )
+        if is_ratio:
+            return (value, math.exp(self.low), math.exp(self.high))
+        return (value, self.low, self.high)
 
     def required_n(self, loss: float, half: float, margin: float) -> tuple[int, str] | None:
         """Return the n that would decide if the estimate stayed the same: its interval would
@@ -299,7 +297,8 @@ def estimate_means(
         margin: change that `p_margin` tests.
     """
     seeds, count = differences.shape
-    weights = np.ones(count) if weights is None else weights
+    if weights is None:
+        weights = np.ones(count)
     value = float(differences.mean(0).sum() / weights.sum())
     between = variance_parts(differences, weights)
     if between.total == 0:

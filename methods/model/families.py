@@ -221,7 +221,8 @@ def _expanded(entries: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 def _family(entry: Mapping[str, Any]) -> Family:
     known = {f.name for f in fields(Family)}
-    if unknown := sorted(set(entry) - known):
+    unknown = sorted(set(entry) - known)
+    if unknown:
         raise KeyError(f"{unknown[0]!r} is no field")
     values = {key: frozen(value) for key, value in entry.items()}
     if "experts" in values:

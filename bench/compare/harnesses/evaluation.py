@@ -105,7 +105,8 @@ def read_whole(file: Path, most: int) -> bytes:
     `most` bytes."""
     if not file.is_file():
         raise ValueError("not a regular file")
-    if (size := file.stat().st_size) > most:
+    size = file.stat().st_size
+    if size > most:
         raise ValueError(f"{size:,} bytes, more than {most:,}")
     return file.read_bytes()
 

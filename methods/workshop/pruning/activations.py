@@ -145,7 +145,8 @@ class Activations:
         inputs."""
         args, kwargs = self._calls[len(hidden)][index]
         out = block(hidden.to(self.device), *args, **kwargs)
-        out = out[0] if isinstance(out, tuple) else out
+        if isinstance(out, tuple):
+            out = out[0]
         return out.to(self._storage)  # type: ignore[no-any-return]
 
     def advance(self, index: int, block: nn.Module) -> None:

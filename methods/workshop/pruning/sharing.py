@@ -121,11 +121,10 @@ class Sharing:
         for name, about in (item for each in self.gather(mine) for item in each.items()):
             parts = {}
             for part, (dtype, shape) in about["parts"].items():
-                here = (
-                    stored[name].parts[part]
-                    if name in mine
-                    else torch.empty(shape, dtype=getattr(torch, dtype))
-                )
+                if name in mine:
+                    here = stored[name].parts[part]
+                else:
+                    here = torch.empty(shape, dtype=getattr(torch, dtype))
                 parts[part] = here.to(self._device)
                 self.send_(parts[part], owners[name])
             if name not in mine:

@@ -113,11 +113,10 @@ class Walk:
         job, held, statistics, tokens = self.job, self._held, self._statistics, None
         targets = {name: held.model.get_submodule(name) for name in job.targets}
         if statistics:
-            beside = (
-                statistics.bytes_for(targets, held.family, held.by_expert)
-                if job.compute.max_bytes
-                else 0
-            )
+            if job.compute.max_bytes:
+                beside = statistics.bytes_for(targets, held.family, held.by_expert)
+            else:
+                beside = 0
             tokens = held.start(statistics.batches, job.compute, beside=beside)
         with held:
             for i in range(len(held.blocks)):

@@ -69,7 +69,8 @@ class Skeleton:
         if writer is None:
             return folder
         written = writer.close()
-        if terms := terms_of(self._model, dtype):
+        terms = terms_of(self._model, dtype)
+        if terms:
             low_rank_adapter.write(folder, terms, family.transposed)
         return written
 

@@ -138,7 +138,8 @@ class Loss:
             part_bytes: size of the float32 logits processed at a time.
         """
         hidden, head, bias, finish, _ = student
-        teacher = teacher if self.needs_logits else None
+        if not self.needs_logits:
+            teacher = None
         logits_bytes = logits_bytes or largest_logits(hidden.device)
         part_bytes = part_bytes or PART_BYTES.get(hidden.device.type, logits_bytes)
         return _OverTokens.apply(  # type: ignore[no-any-return, no-untyped-call]
@@ -226,9 +227,10 @@ class _OverTokens(torch.autograd.Function):
         needed = need_hidden or need_head or need_bias
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_head = torch.zeros_like(head, dtype=torch.float32) if need_head else None
-        grad_bias = (
-            torch.zeros_like(bias, dtype=torch.float32) if bias is not None and need_bias else None
-        )
+        if bias is not None and need_bias:
+            grad_bias = torch.zeros_like(bias, dtype=torch.float32)
+        else:
+            grad_bias = None
         sums = [hidden.new_zeros((), dtype=torch.float32) for _ in loss.terms]
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
