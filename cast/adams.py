@@ -277,7 +277,8 @@ class AdamS(torch.optim.Optimizer):
         scalars = s._replace(alpha=0.0) if self.decoupled else s
         run = KERNELS[self.kernel]
         lists = [w, g, mu, v, keep]
-        for w_, g_, mu_, v_, keep_ in _chunks(lists) if run is foreach else [lists]:
+        chunks = _chunks(lists) if run is foreach else [lists]
+        for w_, g_, mu_, v_, keep_ in chunks:
             run(w_, g_, mu_, v_, keep_, scalars)
         if (
             self.decoupled

@@ -67,7 +67,7 @@ def describe(row: Row) -> str:
         moved = f"{columns['before']} to {columns['after']}, {columns['change']}"
     if not row.estimate and row.before is not None:
         moved = f"{columns['before']} to {columns['after']}"
-    p = f"p {columns['p']}" if columns["p"] else ""
+    p = columns["p"] and f"p {columns['p']}"
     return f"{columns['row']}, {columns['metric']}: " + "; ".join(
         filter(None, (row.verdict, moved, p, columns["about"]))
     )

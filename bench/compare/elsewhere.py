@@ -232,8 +232,10 @@ def _result_set(path: Path, sides: list[_Side]) -> ResultSet:
 def _columns(evaluation: Evaluation, questions: list[Question]) -> dict[str, Array]:
     """Return the scores of the questions by metric, of the metrics that all of them have."""
     scores = [evaluation.scores[question] for question in questions]
-    out = {}
-    for name in scores[0] if scores else ():
+    out: dict[str, Array] = {}
+    if not scores:
+        return out
+    for name in scores[0]:
         if all(name in of_question for of_question in scores):
             out[name] = np.array([of_question[name] for of_question in scores])
     return out

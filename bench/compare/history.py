@@ -154,11 +154,16 @@ def rows(series: Sequence[Series]) -> list[dict[str, Any]]:
     out = []
     for one in series:
         for before, p in zip((None, *one.points), one.points, strict=False):
-            moved = f"{100 * (p.value / before.value - 1):+.2f}%" if before and before.value else ""
+            moved = ""
+            if before and before.value:
+                moved = f"{100 * (p.value / before.value - 1):+.2f}%"
+            commit = p.commit[:12]
+            if p.dirty:
+                commit += "*"
             out.append(
                 {
                     "row": one.name,
-                    "commit": p.commit[:12] + ("*" if p.dirty else ""),
+                    "commit": commit,
                     "recorded": p.recorded,
                     one.metric: float(f"{p.value:.6g}"),
                     "seeds": p.seeds,

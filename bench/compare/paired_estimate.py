@@ -267,7 +267,8 @@ def _sums_by_cluster(
     names, index = np.unique(items.clusters.astype(str), return_inverse=True)
     unit = "articles"
     if len(names) < least:
-        order = np.argsort([int(i) if str(i).isdigit() else 0 for i in items.ids], kind="stable")
+        numbers = [int(i) if str(i).isdigit() else 0 for i in items.ids]
+        order = np.argsort(numbers, kind="stable")
         count = min(WINDOW_BLOCKS, len(order))
         index = np.empty(len(order), dtype=np.intp)
         index[order] = np.arange(len(order)) * count // len(order)

@@ -47,7 +47,8 @@ def rerun(
             note(f"measured again: {record.short_key}, {new.status}")
         except UserError as fault:
             note(f"cannot measure again: {record.short_key} ({fault})")
-    records = tuple(by_key[r.key][0] if r.key in by_key else r for r in after.records)
+    new_records = {key: record for key, (record, _) in by_key.items()}
+    records = tuple(new_records.get(record.key, record) for record in after.records)
     sources = {id(record): results for record, results in by_key.values()}
 
     def items(record: Record) -> Items:

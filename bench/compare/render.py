@@ -62,8 +62,8 @@ def cells(row: Row) -> dict[str, str]:
     if e and e.lost is not None:
         notes.append(f"{e.lost} lost, {e.gained} gained")
     if e and e.unit not in ("count", "items"):
-        seeds = f"{e.seeds} seeds, " if e.seeds > 1 else ""
-        notes.append(f"{seeds}{e.n:,} {e.unit}")
+        items = f"{e.n:,} {e.unit}"
+        notes.append(f"{e.seeds} seeds, {items}" if e.seeds > 1 else items)
     p = ""
     if row.adjusted is not None and e and e.n > 1 and e.stderr:
         p = f"{row.adjusted:.2g}"
@@ -125,11 +125,11 @@ def _table(rows: Sequence[Row], max_length: int = MAX_COMMENT_LENGTH) -> str:
     head = cells(rows[0])
     lines = ["| " + " | ".join(head) + " |", "|" + "|".join("---" for _ in head) + "|"]
     for i, row in enumerate(rows):
-        escaped = {
-            k: code(v) if k in ("row", "metric") else escape_comment(v)
-            for k, v in cells(row).items()
-        }
-        lines.append("| " + " | ".join(escaped.values()) + " |")
+        escaped = []
+        for column, text in cells(row).items():
+            is_name = column in ("row", "metric")
+            escaped.append(code(text) if is_name else escape_comment(text))
+        lines.append("| " + " | ".join(escaped) + " |")
         max_length -= len(lines[-1]) + 1
         if max_length < 500 and i + 1 < len(rows):
             return "\n".join(lines) + f"\n\nNot shown: {amount(len(rows) - i - 1, 'more row')}.\n"

@@ -147,4 +147,6 @@ def read(path: Path, what: str = "results", *, every: bool = False, model: str =
             f"{what} {str(path)!r} has no records: run bench run --results "
             f"{shlex.quote(str(path))} first"
         )
-    return ResultSet(str(path), tuple(records if every else latest(records)), store.items)
+    if not every:
+        records = latest(records)
+    return ResultSet(str(path), tuple(records), store.items)

@@ -120,8 +120,10 @@ class SeedNoiseTable:
             (rounded, "dense", MIN_FREEDOM),
             (every, "other", MIN_FREEDOM),
         ):
-            noise = pool(some) if some else None
-            if noise and noise.freedom >= least:
+            if not some:
+                continue
+            noise = pool(some)
+            if noise.freedom >= least:
                 source = f"from {amount(len(some), f'{of} row')} with seeds"
                 return KnownNoise(noise, f"{kind} {_amount(noise, metric)} ({source})")
         noise = SeedNoise(metric.seed_noise**2)

@@ -241,7 +241,9 @@ def _judged_estimate(pair: MetricPair, estimate: Estimate, settings: CompareSett
     draw, so the noise between seeds counts.
     """
     within = _worse(pair) * estimate.value <= _margin(pair, settings)
-    return estimate.alone if within and estimate.alone and estimate.seeds == 1 else estimate
+    if within and estimate.alone and estimate.seeds == 1:
+        return estimate.alone
+    return estimate
 
 
 def decide(
@@ -291,8 +293,8 @@ def decide(
 def _seed_hint(pair: MetricPair, source: str) -> str:
     seeds = {r.identity.seed for r in pair.before} - {None}
     if 0 < len(seeds) < 3 and not pair.counted:
-        noise = f"; noise between seeds added: {source}" if source else ""
-        return f"{amount(len(seeds), 'calibration seed')}: use 3 or more for less noise{noise}"
+        hint = f"{amount(len(seeds), 'calibration seed')}: use 3 or more for less noise"
+        return f"{hint}; noise between seeds added: {source}" if source else hint
     return ""
 
 

@@ -107,19 +107,19 @@ def _add_speeds(groups: Mapping[BoardProtocol, list[Record]]) -> dict[BoardProto
 
     every = chain.from_iterable(groups.values())
     speeds = {r.key: r for r in every if r.identity.subject == "timing"}
-    out, placed = {}, set()
+    out: dict[BoardProtocol, list[Record]] = {}
+    placed: set[str] = set()
     for protocol, records in groups.items():
         if protocol.text:
             artifacts, keys = {artifact(r) for r in records}, {r.key for r in records}
             extra = [r for key, r in speeds.items() if key not in keys and artifact(r) in artifacts]
             out[protocol] = [*records, *extra]
             placed |= {r.key for r in out[protocol]}
-    rest = {
-        protocol: records
-        for protocol, records in groups.items()
-        if not protocol.text and not placed.issuperset(r.key for r in records)
-    }
-    return out | rest
+    for protocol, records in groups.items():
+        keys = {r.key for r in records}
+        if not protocol.text and keys - placed:
+            out[protocol] = records
+    return out
 
 
 class Board:
@@ -367,13 +367,16 @@ def _text_name(line: PivotLine, column: str) -> str:
     return ", ".join(parts)
 
 
-def _labels(row: TableRow, line: PivotLine, names: Iterable[str]) -> tuple[str, ...]:
+def _labels(row: TableRow, line: PivotLine, names: Sequence[str]) -> tuple[str, ...]:
     own = {
         "method": line.labels[0],
         "pattern": pattern_label(row.filters["pattern"]),
         "quantizer": row.filters["quantizer"] or "none",
     }
-    return tuple(own[n] if n in own else _text_name(line, n) for n in names)
+    for name in names:
+        if name not in own:
+            own[name] = _text_name(line, name)
+    return tuple(own[name] for name in names)
 
 
 def _marked(row: TableRow) -> TableRow:

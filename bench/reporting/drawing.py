@@ -143,9 +143,11 @@ def name_ticks(axis: Axis) -> None:
             digits = (1, 3)
         axis.set_major_locator(LogLocator(subs=digits))
         axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(
-        FuncFormatter(lambda x, _: f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.4g}")
-    )
+
+    def plain(x: float, _: int) -> str:
+        return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.4g}"
+
+    axis.set_major_formatter(FuncFormatter(plain))
 
 
 def scale(axes: Axes, which: str, values: Sequence[float], name: str) -> None:

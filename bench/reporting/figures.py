@@ -81,14 +81,8 @@ def draw_scaling(law: Law, file: Path, method: str, control: str, holdout: GridR
             grid, [p.low for p in predicted], [p.high for p in predicted], color=color, alpha=0.12
         )
         for p in points:
-            axis.plot(
-                p.training,
-                p.loss,
-                "o",
-                color=color,
-                fillstyle="none" if p is holdout else "full",
-                markersize=6,
-            )
+            fill = "none" if p is holdout else "full"
+            axis.plot(p.training, p.loss, "o", color=color, fillstyle=fill, markersize=6)
     axis.set(
         xscale="log",
         yscale="log",
@@ -205,8 +199,10 @@ def _panel(
     steps = [row["step"] for row in curve]
     for key, label in columns:
         values = [row[key] for row in curve]
-        peak = max(values) if key == "lr" else 1.0
-        axis.plot(steps, [v / peak for v in values] if peak else values, label=label)
+        if key == "lr" and any(values):
+            peak = max(values)
+            values = [value / peak for value in values]
+        axis.plot(steps, values, label=label)
     axis.set(title=title, xlabel="step")
     if len(columns) > 1:
         axis.legend()

@@ -89,8 +89,11 @@ def _cell(
     by_seed = sorted(summary.rows, key=lambda r: -1 if r["seed"] is None else r["seed"])
     names = tuple(dict.fromkeys(name for r in by_seed for name in r.get("records", (r["record"],))))
     average = any("records" in r for r in summary.rows)
-    if not average and names[0] not in commands:
-        commands[names[0]] = reproduce.command([records[name] for name in names])
+    command = ""
+    if not average:
+        if names[0] not in commands:
+            commands[names[0]] = reproduce.command([records[name] for name in names])
+        command = commands[names[0]]
     reason = next((r["reason"] for r in summary.rows if r.get("claimed")), "")
     bad = next((r for r in summary.rows if r["value"] is None), None)
     if bad:
@@ -102,7 +105,7 @@ def _cell(
         reason=reason,
         records=names,
         average=average,
-        command="" if average else commands[names[0]],
+        command=command,
     )
 
 

@@ -68,15 +68,8 @@ def _draw_front(axes: Axes, front: Front) -> None:
                 linewidth=1.2,
                 gid=tip,
             )
-        axes.plot(
-            p.x / mega,
-            p.y,
-            "o",
-            color=color,
-            markersize=7,
-            markerfacecolor=color if p.dense else PAPER,
-            gid=tip,
-        )
+        face = color if p.dense else PAPER
+        axes.plot(p.x / mega, p.y, "o", color=color, markersize=7, markerfacecolor=face, gid=tip)
     ends = [end for p in front.points for end in (p.y - p.spread, p.y + p.spread)]
     scale(axes, "x", [p.x / mega for p in front.points], f"{front.x.label}{unit}")
     scale(axes, "y", ends, front.y.name)

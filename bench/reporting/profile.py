@@ -159,10 +159,10 @@ def order(losses: Mapping[str, TrackLoss]) -> str:
         frozenset(pair): multiple_tests.differs(x, ALPHA) for pair, x in zip(pairs, p, strict=True)
     }
     ranks = multiple_tests.tie_groups(names, lambda a, b: differ[frozenset((a, b))])
-    return ", ".join(
-        f"{name} {best}" if best == worst else f"{name} {best}–{worst}"
-        for name, best, worst in ranks
-    )
+    texts = []
+    for name, best, worst in ranks:
+        texts.append(f"{name} {best}" if best == worst else f"{name} {best}–{worst}")
+    return ", ".join(texts)
 
 
 def names_of(table: Table) -> list[str]:

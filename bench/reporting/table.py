@@ -105,8 +105,12 @@ def caption(model: str) -> str:
 def _by_tasks(rows: list[Row]) -> list[tuple[str, list[Row]]]:
     """Return the rows of lines with and without tasks apart, each with words for the title. One
     part if all are alike."""
-    tested = {tuple(r[c] for c in IDENTITY) for r in rows if r["measure"] == "zeroshot"}
-    parts = group_by(rows, lambda row: tuple(row[c] for c in IDENTITY) in tested)
+
+    def line_of(row: Row) -> tuple[Any, ...]:
+        return tuple(row[column] for column in IDENTITY)
+
+    tested = {line_of(row) for row in rows if row["measure"] == "zeroshot"}
+    parts = group_by(rows, lambda row: line_of(row) in tested)
     if len(parts) == 1:
         return [("", rows)]
     return [("", parts[True]), (NO_TASKS, parts[False])]

@@ -84,7 +84,8 @@ class _Reader:
             raise ValueError("too deep")
         numbers, field = [0] * 4, 0
         while (head := self._byte()) != STOP:
-            field = field + (head >> 4) if head >> 4 else self._signed()
+            step = head >> 4
+            field = field + step if step else self._signed()
             kind = head & 15
             if kind in (I16, I32, I64):
                 value = self._signed()

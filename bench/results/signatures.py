@@ -216,7 +216,8 @@ def of_row(stems: Iterable[str], names: Mapping[str, str]) -> str:
     who = ", ".join(sorted({name for text in found for name in text.split(", ")} - {""}))
     if not who:
         return "unsigned"
-    return who if all(found) else f"{who} ({sum(map(bool, found))} of {len(found)} records)"
+    signed = sum(map(bool, found))
+    return who if signed == len(found) else f"{who} ({signed} of {len(found)} records)"
 
 
 def counts(records: Sequence[Record], signers: Signers) -> Iterator[tuple[str, int]]:

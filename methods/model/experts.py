@@ -90,8 +90,9 @@ def unfold(model: nn.Module) -> nn.Module:
     family = FAMILIES.get(config.model_type)
     if not family or not (family.experts or family.transposed):
         return model
+    transposed = family.linears if family.transposed else ()
     for block in model.get_submodule(family.blocks).children():
-        for name in family.linears if family.transposed else ():
+        for name in transposed:
             conv = block.get_submodule(name)
             if stores_in_out(conv):
                 if parametrize.is_parametrized(conv):

@@ -155,7 +155,8 @@ def _linears(family: Family, inside: Iterable[str]) -> tuple[str, ...]:
         return family.linears
     prefix = f"{experts.path}."
     own = (_in_block(family, name).removeprefix(prefix) for name in inside if prefix in name)
-    count = len({number for name in own if (number := name.partition(".")[0]).isdecimal()})
+    numbers = {name.partition(".")[0] for name in own}
+    count = sum(number.isdecimal() for number in numbers)
     return (*family.linears, *experts.names(count))
 
 

@@ -61,8 +61,9 @@ def _read(report: Path) -> Iterator[Evaluation]:
     for subset in sorted(_subsets(about)):
         file = _reviews(report) / report.parent.name / f"{name}_{subset}.jsonl"
         if file.is_file():
+            task = name if subset == "default" else f"{name}/{subset}"
             found = Evaluation(
-                name if subset == "default" else f"{name}/{subset}",
+                task,
                 str(version or ""),
                 settings,
                 _directions(about),

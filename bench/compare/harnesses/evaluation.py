@@ -120,7 +120,9 @@ def check_size(value: Any) -> None:
     rest, size = [value], 0
     while rest:
         one = rest.pop()
-        size += 1 + (len(one) if isinstance(one, str | bytes) else 0)
+        size += 1
+        if isinstance(one, str | bytes):
+            size += len(one)
         if isinstance(one, dict):
             rest += [*one, *one.values()]
         elif isinstance(one, list | tuple | set):  # `!!omap` and `!!set` of YAML give the last two

@@ -12,7 +12,9 @@ def upload(tensor: Tensor, to: device) -> Tensor:
     continues."""
     if to.type == "cpu":
         return tensor
-    return (tensor.pin_memory() if to.type == "cuda" else tensor).to(to, non_blocking=True)
+    if to.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(to, non_blocking=True)
 
 
 class Batches:

@@ -155,7 +155,8 @@ class Loss:
     def columns(self) -> tuple[str, ...]:
         """Names of the curve's columns: the loss, its terms, and the comparisons of hidden states
         if it makes any."""
-        return ("loss", *self.terms, *(("hidden",) if self.blocks_every else ()))
+        names = ("loss", *self.terms)
+        return (*names, "hidden") if self.blocks_every else names
 
 
 class CrossEntropy(Loss):
@@ -267,11 +268,11 @@ class _OverTokens(torch.autograd.Function):
                     grad_head += logits.T @ h
                 if grad_bias is not None:
                     grad_bias += logits.sum(0)
-        ctx.gradients = (
-            grad_hidden,
-            grad_head if grad_head is None else grad_head.to(head.dtype),
-            grad_bias if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
-        )
+        if grad_head is not None:
+            grad_head = grad_head.to(head.dtype)
+        if grad_bias is not None and bias is not None:
+            grad_bias = grad_bias.to(bias.dtype)
+        ctx.gradients = (grad_hidden, grad_head, grad_bias)
         ctx.mark_non_differentiable(*sums)
         return scale * loss.weigh(sums), *sums
 
