@@ -225,7 +225,9 @@ def scale(name: str, parameters: Mapping[str, Tensor]) -> float:
     its weight."""
     values = parameters.get(name.removesuffix("bias") + "weight", parameters[name]).detach()
     kept = values[values != 0]
-    return float(kept.square().mean().sqrt()) if kept.numel() else 1.0
+    if kept.numel():
+        return float(kept.square().mean().sqrt())
+    return 1.0
 
 
 def apply_masks(pair: Pair, masks: Mapping[str, Tensor]) -> None:

@@ -82,7 +82,8 @@ def foreach(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s: S
         )  # masked_fill is slow on a CPU
         moved: Tensors = torch._foreach_add(mu, pull, alpha=s.alpha)
     else:
-        moved = mu if keep else g  # outside Theta plain Adam: the second moment of the gradient
+        # Outside Theta plain Adam: the second moment of the gradient.
+        moved = mu if keep else g
     torch._foreach_mul_(v, s.beta2)
     torch._foreach_addcmul_(v, moved, moved, 1 - s.beta2)
     denominator = torch._foreach_sqrt(v)
@@ -292,7 +293,9 @@ class AdamS(torch.optim.Optimizer):
         """Choose the mask again, unless `choose` is false, and update the metrics."""
         sums, weights = [], 0.0
         for group in self.param_groups:
-            for p in group["params"] if group["sparse"] else ():
+            if not group["sparse"]:
+                continue
+            for p in group["params"]:
                 w, mask = local(p), local(self.state[p]["keep"])
                 if choose:
                     sums.append(
@@ -327,8 +330,10 @@ class AdamS(torch.optim.Optimizer):
         sizes: list[tuple[Tensor, float]] = []
         count = 0.0
         for group in self.param_groups:
+            if not group["sparse"]:
+                continue
             beta1 = group["betas"][0]
-            for p in group["params"] if group["sparse"] else ():
+            for p in group["params"]:
                 if p.grad is not None:
                     mu = torch.lerp(local(self.state[p]["mu"]), local(p.grad), 1 - beta1)
                     sizes.append((mu.abs().sum(dtype=torch.float64), 1 - beta1 ** (t + 1)))

@@ -159,4 +159,6 @@ def _difference(record: Record, new: Record) -> str:
     """Say what two records of one identity do not share."""
     if record.key != new.key:
         return "code or data differ"
-    return "machines differ" if machine_of(record) != machine_of(new) else "libraries differ"
+    if machine_of(record) != machine_of(new):
+        return "machines differ"
+    return "libraries differ"

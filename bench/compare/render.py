@@ -28,14 +28,18 @@ def format_number(value: float | None, unit: str = "") -> str:
         return "–"
     if unit == "B":
         return f"{value / 1e6:,.2f} MB"
-    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
+    if abs(value) < 1000:
+        return f"{value:,.4g}"
+    return f"{value:,.1f}"
 
 
 def format_change(row: Row) -> str:
     """Return a ratio or a difference, with its interval."""
     if row.effect is None:
         is_equal = row.after is not None and row.before == row.after
-        return "same" if is_equal and row.verdict == "OK" else "–"
+        if is_equal and row.verdict == "OK":
+            return "same"
+        return "–"
     value, low, high = row.effect
     if row.estimate and row.estimate.value == row.estimate.low == row.estimate.high == 0:
         return "same"

@@ -94,7 +94,9 @@ class SeedNoiseTable:
         if identity.quantizer == "none":
             return TRANSFORMED
         bits = self._bits.get(_row(record))
-        return "dense" if bits is None else f"dense {bits:.0f}-bit"
+        if bits is None:
+            return "dense"
+        return f"dense {bits:.0f}-bit"
 
     def of(
         self, model: str, kind: str, metric: Metric, protocol: Protocol | None = None

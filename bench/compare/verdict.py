@@ -74,7 +74,9 @@ class Row:
     def effect(self) -> tuple[float, float | None, float | None] | None:
         """Return the ratio or difference, and the ends of its interval, which are None if it says
         nothing."""
-        return self.estimate.effect(self.ratio) if self.estimate else None
+        if not self.estimate:
+            return None
+        return self.estimate.effect(self.ratio)
 
     @property
     def mark(self) -> str:
@@ -277,13 +279,17 @@ def decide(
         loss = worse * counted_change(pair)
         if loss > margin:
             return replace(row, verdict="REGRESSION")
-        return replace(row, verdict="IMPROVED") if -loss > margin else row
+        if -loss > margin:
+            return replace(row, verdict="IMPROVED")
+        return row
     if max(abs(estimate.low), abs(estimate.high)) <= settings.tolerance(pair.definition):
         return row
     if loss < 0 and multiple_tests.differs(adjusted.change, settings.alpha):
         return replace(row, verdict="IMPROVED", adjusted=adjusted.change)
     if multiple_tests.differs(adjusted.margin, settings.alpha):
-        return replace(row, verdict="REGRESSION") if loss > margin else row
+        if loss > margin:
+            return replace(row, verdict="REGRESSION")
+        return row
     ends = (worse * judged.low, worse * judged.high)
     half = max(ends) - loss if loss <= margin else loss - min(ends)
     required_n = judged.required_n(loss, half * wider, margin)
@@ -294,7 +300,9 @@ def _seed_hint(pair: MetricPair, source: str) -> str:
     seeds = {r.identity.seed for r in pair.before} - {None}
     if 0 < len(seeds) < 3 and not pair.counted:
         hint = f"{amount(len(seeds), 'calibration seed')}: use 3 or more for less noise"
-        return f"{hint}; noise between seeds added: {source}" if source else hint
+        if source:
+            return f"{hint}; noise between seeds added: {source}"
+        return hint
     return ""
 
 

@@ -197,7 +197,9 @@ class Size:
         targets = math.fsum(items.weights)
         beside = 8 * known.get("adapter_bytes", 0.0) / max(1.0, targets)
         if any(stage["name"] == MADE_ELSEWHERE for stage in record.key_inputs.get("stages", ())):
-            return known["bytes"] if metric == "bytes_packed" and not packs else None
+            if metric == "bytes_packed" and not packs:
+                return known["bytes"]
+            return None
         if metric == "bits_per_weight" and record.identity.quantizer == "none":
             # A model that breaks its pattern counts as dense.
             choices = (item_bits, item_bits * pattern.n / pattern.m + 1) if packs else (item_bits,)

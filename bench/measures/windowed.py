@@ -123,7 +123,9 @@ class Windowed(ABC):
     @property
     def estimated_tokens(self) -> int:
         everything = corpora.lookup(self.corpus).tokens
-        return min(everything, self.windows * self.seqlen) if self.windows else everything
+        if self.windows:
+            return min(everything, self.windows * self.seqlen)
+        return everything
 
     @property
     def per_forward(self) -> int:

@@ -434,7 +434,9 @@ def _quality(table: Table, row: TableRow, column: int | None) -> float | None:
     """Return what a row is ordered by, lower is better: a column, or the loss if that is None.
     None: not measured."""
     if column is None:
-        return row.facts.loss.value if row.facts and row.facts.loss else math.inf
+        if row.facts and row.facts.loss:
+            return row.facts.loss.value
+        return math.inf
     cell = row.cells[column]
     if cell is None or cell.value is None:
         return None

@@ -111,4 +111,6 @@ def _device(record: Record) -> str:
         name = name.replace(word, "")
     threads = record.key_inputs.get("threads")
     on_card = record.machine.get("device")
-    return name if on_card or not threads else f"{name}, {amount(threads, 'thread')}"
+    if on_card or not threads:
+        return name
+    return f"{name}, {amount(threads, 'thread')}"

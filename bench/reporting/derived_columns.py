@@ -27,7 +27,9 @@ def control_ratio(row: RowNumbers) -> TableCell | None:
 
 
 def _ratio(ratio: Bound | None) -> TableCell | None:
-    return TableCell(words.ratio(*ratio.parts), ratio.value) if ratio else None
+    if not ratio:
+        return None
+    return TableCell(words.ratio(*ratio.parts), ratio.value)
 
 
 def worst_track(row: RowNumbers) -> TableCell | None:
@@ -39,7 +41,9 @@ def worst_track(row: RowNumbers) -> TableCell | None:
 
 def flips(row: RowNumbers) -> TableCell | None:
     found = row.facts.flips
-    return TableCell(profile.describe_flips(found), found.changed.value) if found else None
+    if not found:
+        return None
+    return TableCell(profile.describe_flips(found), found.changed.value)
 
 
 def tokens_to_make(row: RowNumbers) -> TableCell | None:
@@ -61,7 +65,9 @@ def _least(facts: Facts) -> str:
 
 
 def made_on(row: RowNumbers) -> TableCell | None:
-    return TableCell(row.facts.device) if row.facts.device else None
+    if not row.facts.device:
+        return None
+    return TableCell(row.facts.device)
 
 
 PERPLEXITY_RATIO = DerivedColumn(

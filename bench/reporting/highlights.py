@@ -152,7 +152,9 @@ def _describe_change(table: Table, dense: int, row: int, column: int) -> str:
     # The low end of a very wide interval is rounded to 0.
     if interval is None or (is_ratio and interval.low == 0):
         before, after = table.value(dense, column) or 0.0, table.value(row, column) or 0.0
-        return words.ratio(after / before) if is_ratio else words.difference(after - before)
+        if is_ratio:
+            return words.ratio(after / before)
+        return words.difference(after - before)
     value, low, high = interval.value, interval.low, interval.high
     if is_ratio:
         if dense > row:

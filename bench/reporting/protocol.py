@@ -82,7 +82,9 @@ def group_by_protocol(records: Iterable[Record]) -> dict[BoardProtocol, list[Rec
 
 def _text(record: Record) -> str | None:
     """Return the text that a record was measured on, or None."""
-    return record.identity.protocol.label if record.identity.subject == "text" else None
+    if record.identity.subject != "text":
+        return None
+    return record.identity.protocol.label
 
 
 def _measured_on(text: str, records: list[Record]) -> list[Record]:
@@ -97,7 +99,9 @@ def _measured_on(text: str, records: list[Record]) -> list[Record]:
 
 
 def _calibration(record: Record) -> str:
-    return record.identity.calibration.data if record.identity.calibration else ""
+    if not record.identity.calibration:
+        return ""
+    return record.identity.calibration.data
 
 
 def _order(protocol: BoardProtocol, records: list[Record]) -> tuple[Any, ...]:

@@ -340,7 +340,9 @@ def _status(row: Row) -> str:
 def format_number(value: float, stderr: float | None, unit: str) -> str:
     """Format a number with the digits that its standard error supports, bytes in MB or kB."""
     if unit == "B":
-        return f"{value / 1e6:,.1f} MB" if value >= 1e5 else f"{value / 1e3:,.1f} kB"
+        if value >= 1e5:
+            return f"{value / 1e6:,.1f} MB"
+        return f"{value / 1e3:,.1f} kB"
     if stderr:
         digits = max(0, 1 - math.floor(math.log10(stderr)))
         return f"{value:,.{digits}f} ± {stderr:,.{digits}f}"

@@ -131,7 +131,9 @@ def describe_column(metric: str, protocol: str, rows: Iterable[Row]) -> str:
     found = [r for r in _accuracies(rows) if r.get("guess")]
     if metric == "acc" and found:
         guess = _describe_guess(found[:1])
-        return f"{guess}, {LEFT_OUT}" if _is_left_out(found) else guess
+        if _is_left_out(found):
+            return f"{guess}, {LEFT_OUT}"
+        return guess
     if metric == "mean_acc":
         tasks, limit = tasks_of(protocol)
         by_task = {_protocol(r).name: r for r in found if _limit(r).removeprefix("x") == limit}

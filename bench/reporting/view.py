@@ -68,11 +68,15 @@ class TableColumn:
 
     @property
     def name(self) -> str:
-        return f"{self.label} {self.protocol}" if self.names_protocol else self.label
+        if self.names_protocol:
+            return f"{self.label} {self.protocol}"
+        return self.label
 
     @property
     def head(self) -> str:
-        return f"{self.name} ({self.about})" if self.about else self.name
+        if self.about:
+            return f"{self.name} ({self.about})"
+        return self.name
 
     @property
     def sign(self) -> int:
@@ -86,12 +90,16 @@ class TableColumn:
 
     @property
     def definition(self) -> Metric:
-        return Metric(self.metric) if self.derived else metrics.find(self.metric, self.unit)
+        if self.derived:
+            return Metric(self.metric)
+        return metrics.find(self.metric, self.unit)
 
     @property
     def hidden(self) -> bool:
         """Return whether a table leaves the column out until a reader asks for it."""
-        return not self.definition.in_tables if self.shown is None else not self.shown
+        if self.shown is None:
+            return not self.definition.in_tables
+        return not self.shown
 
 
 @dataclass(frozen=True)

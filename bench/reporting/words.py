@@ -98,7 +98,9 @@ def duration(seconds: float) -> str:
     )
     size, unit = next((size, unit) for least, size, unit in units if seconds >= least)
     value = seconds / size
-    return f"{value:.2g} {unit}" if value < 10 else f"{value:,.0f} {unit}"
+    if value < 10:
+        return f"{value:.2g} {unit}"
+    return f"{value:,.0f} {unit}"
 
 
 def cut(text: str, length: int) -> str:

@@ -42,7 +42,9 @@ def chain_label(stages: Sequence[str]) -> str:
 def _with_bos(label: str, bos: str) -> str:
     # Without BOS at the start of each sequence, a text has the name that it has in papers and in
     # older records.
-    return f"{label} with BOS" if bos in ("auto", "always") else label
+    if bos in ("auto", "always"):
+        return f"{label} with BOS"
+    return label
 
 
 class Protocol(BaseModel, frozen=True, extra="forbid"):
@@ -168,7 +170,9 @@ class Identity(BaseModel, frozen=True, extra="forbid"):
             return "timing"
         if self.protocol.seqlen is not None:
             return "text"
-        return "weights" if self.protocol.version is None else "task"
+        if self.protocol.version is None:
+            return "weights"
+        return "task"
 
     @property
     def computed_in(self) -> str:
@@ -178,7 +182,9 @@ class Identity(BaseModel, frozen=True, extra="forbid"):
     @property
     def number_format(self) -> str:
         """Number format of the weights, and that of the arithmetic if it is another."""
-        return f"{self.dtype}, computed in {self.arithmetic}" if self.arithmetic else self.dtype
+        if self.arithmetic:
+            return f"{self.dtype}, computed in {self.arithmetic}"
+        return self.dtype
 
     def labels(self) -> dict[str, str | int | None]:
         """Return COLUMNS as text. The seed is a number."""

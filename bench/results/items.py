@@ -107,7 +107,9 @@ def _find_excess(footer: Any, rows: int) -> str:
         if found != rows:
             return f"has {found:,} items, but its record says {rows:,}"
     size, most = sum(group.total_byte_size for group in groups), max_items_bytes(rows)
-    return f"unpacks to {size:,} bytes, more than {most:,}" if size > most else ""
+    if size <= most:
+        return ""
+    return f"unpacks to {size:,} bytes, more than {most:,}"
 
 
 def _find_odd_column(schema: Any, rows: int) -> str:

@@ -45,4 +45,6 @@ def by_quality(names: Iterable[str]) -> list[str]:
 def column_order(name: str) -> int:
     """Return the place of a metric's columns in a table. Hidden metrics come last."""
     metric = find(name)
-    return metric.order if metric.in_tables else Metric(name).order
+    if metric.in_tables:
+        return metric.order
+    return Metric(name).order

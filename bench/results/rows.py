@@ -124,7 +124,9 @@ def to_frame(records: Iterable[Record], signers: Mapping[str, str] | None = None
     frame = pd.DataFrame(to_rows(records), columns=list(COLUMNS)).astype(
         {"seed": "Int64", "n": "Int64"}
     )
-    return frame if signers is None else frame.assign(signed_by=frame["record"].map(signers))
+    if signers is None:
+        return frame
+    return frame.assign(signed_by=frame["record"].map(signers))
 
 
 def frame_to_csv(table: pd.DataFrame) -> str:

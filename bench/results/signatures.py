@@ -198,7 +198,9 @@ def _keygen(
 
 def _last_line(done: subprocess.CompletedProcess[bytes]) -> str:
     lines = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-    return lines[-1][:120] if lines else f"code {done.returncode}"
+    if lines:
+        return lines[-1][:120]
+    return f"code {done.returncode}"
 
 
 SIGNED_BY = "signed by"
@@ -217,7 +219,9 @@ def of_row(stems: Iterable[str], names: Mapping[str, str]) -> str:
     if not who:
         return "unsigned"
     signed = sum(map(bool, found))
-    return who if signed == len(found) else f"{who} ({signed} of {len(found)} records)"
+    if signed == len(found):
+        return who
+    return f"{who} ({signed} of {len(found)} records)"
 
 
 def counts(records: Sequence[Record], signers: Signers) -> Iterator[tuple[str, int]]:

@@ -86,7 +86,9 @@ class ReadOnlyStore:
     def finished(self, key: str) -> Record | None:
         """Return the record of a key, as `get` does, if a later run does not measure it again."""
         record = self.get(key)
-        return record if record and record.status in DONE else None
+        if record and record.status in DONE:
+            return record
+        return None
 
     def __iter__(self) -> Iterator[Record]:
         for path in self._paths():

@@ -142,7 +142,9 @@ def satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
     """Return the degrees of freedom of a sum of variances, each given with its own (Biometrics
     Bulletin 2, 1946)."""
     rest = sum(variance**2 / freedom for variance, freedom in parts)
-    return sum(variance for variance, _ in parts) ** 2 / rest if rest else math.inf
+    if rest:
+        return sum(variance for variance, _ in parts) ** 2 / rest
+    return math.inf
 
 
 def degrees_of_freedom(between: VarianceParts, weights: Array, seeds: int) -> float:
@@ -256,7 +258,9 @@ def _quantile(sample: Array, at: float, freedom: float) -> float:
     students = float(stdtrit(freedom, at))
     if min(at, 1 - at) * len(sample) >= DRAWS_OVER_LEVEL / 2 - 1e-6:
         bootstrapped = _sorted_quantile(sample, at)
-        return max(students, bootstrapped) if at > 0.5 else min(students, bootstrapped)
+        if at > 0.5:
+            return max(students, bootstrapped)
+        return min(students, bootstrapped)
     return students * _stretch(sample, at > 0.5, freedom)
 
 

@@ -14,7 +14,9 @@ def mcnemar_p(lost: int, gained: int) -> float:
     from scipy.special import bdtr
 
     discordant = lost + gained
-    return min(1.0, 2 * float(bdtr(min(lost, gained), discordant, 0.5))) if discordant else 1.0
+    if discordant:
+        return min(1.0, 2 * float(bdtr(min(lost, gained), discordant, 0.5)))
+    return 1.0
 
 
 def tango_score(lost: int, gained: int, n: int, delta: float) -> float:

@@ -81,7 +81,9 @@ class Pattern:
             return "dense"
         if self.beside:
             return f"{self.base} + {self.beside}"
-        return f"{self.n}:{self.m}" if self.m else f"{100 * self.sparsity:g}%"
+        if self.m:
+            return f"{self.n}:{self.m}"
+        return f"{100 * self.sparsity:g}%"
 
     @property
     def base(self) -> Pattern:
@@ -99,7 +101,9 @@ class Pattern:
     @property
     def share(self) -> float:
         """Fraction of the weights that are zero."""
-        return 1 - self.n / self.m if self.m else self.sparsity
+        if self.m:
+            return 1 - self.n / self.m
+        return self.sparsity
 
     def require_groups(self, label: str) -> None:
         """Raise UserError if the pattern is unstructured. label: name of the method that needs

@@ -178,4 +178,6 @@ class CalibratedBy(Rule):
     fields: tuple[str, ...]
 
     def waives(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        return () if any(settings.get(name) for name in self.fields) else ("calibration",)
+        if any(settings.get(name) for name in self.fields):
+            return ()
+        return ("calibration",)

@@ -237,7 +237,9 @@ def frozen(value: Any) -> Any:
     """Return a value with tuples in place of lists."""
     if isinstance(value, dict):
         return {key: frozen(inner) for key, inner in value.items()}
-    return tuple(map(frozen, value)) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return tuple(map(frozen, value))
+    return value
 
 
 @cache

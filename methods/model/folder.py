@@ -198,7 +198,9 @@ class Folder:
             )  # a copy would be no page of the file
         # the rounding of products depends on the alignment of their operands, and a reader aligns
         # none
-        return tensor.clone() if tensor.data_ptr() % ALIGNMENT and not self._mapped else tensor
+        if tensor.data_ptr() % ALIGNMENT and not self._mapped:
+            return tensor.clone()
+        return tensor
 
     def _file(self, shard: str) -> Any:
         from safetensors import safe_open

@@ -134,7 +134,9 @@ class Activations:
 
     def make_states(self) -> States:
         """Return an empty list for activations of all tokens, in memory or on disk."""
-        return StatesOnDisk(self._scratch) if self._scratch else StatesInMemory()
+        if self._scratch:
+            return StatesOnDisk(self._scratch)
+        return StatesInMemory()
 
     def needs_output_of(self, index: int) -> bool:
         """Return whether a later step uses the output of a block."""

@@ -150,7 +150,9 @@ class HessianWalk(Generic[T]):
         return dead
 
     def notes(self) -> dict[str, Any]:
-        return {"damping_raised": self._raised} if self._raised else {}
+        if not self._raised:
+            return {}
+        return {"damping_raised": self._raised}
 
     def total(self, *values: float) -> list[float]:
         return self._walk.total(*values)

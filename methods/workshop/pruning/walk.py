@@ -162,7 +162,9 @@ class Walk:
     def by_weights_alone(self) -> list[str]:
         """Linears of experts that too few tokens reached: their statistic is that of white
         noise."""
-        return self._statistics.few if self._statistics else []
+        if not self._statistics:
+            return []
+        return self._statistics.few
 
     def total(self, *values: float) -> list[float]:
         """Return each value summed over the processes of the walk, each of which has seen only its

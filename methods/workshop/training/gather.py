@@ -91,4 +91,6 @@ class Skeleton:
 
 def _empty(tensor: Tensor) -> Tensor:
     empty = torch.empty_like(tensor, device="meta")
-    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, requires_grad=False)
+    return empty

@@ -156,7 +156,9 @@ class Loss:
         """Names of the curve's columns: the loss, its terms, and the comparisons of hidden states
         if it makes any."""
         names = ("loss", *self.terms)
-        return (*names, "hidden") if self.blocks_every else names
+        if self.blocks_every:
+            return (*names, "hidden")
+        return names
 
 
 class CrossEntropy(Loss):

@@ -228,7 +228,9 @@ class Trainer:
         return sums / count
 
     def _precision(self) -> Any:
-        return torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext()
+        if self._autocast:
+            return torch.autocast(self.device.type, self._autocast)
+        return nullcontext()
 
     def _load_teacher(self) -> FrozenTeacher:
         teacher = FrozenTeacher(self.job.teacher())
